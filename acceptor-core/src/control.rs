@@ -1,0 +1,238 @@
+//! What a pool can tell one child: to close, to stop, to die.
+//!
+//! Invariants: a command is stored before the child's waker is looked for, and
+//! the child stores its waker before it looks for commands, so that one of the
+//! two sees the other; commands are never taken back.
+
+use std::task::Waker;
+
+use crate::signal::Signal;
+use crate::sync::{AtomicU8, Mutex, Ordering, lock, wake};
+
+const KILL: u8 = 1;
+const STOP: u8 = 2;
+const TRAPPED: u8 = 4;
+const CLOSED: u8 = 8;
+const FAILED: u8 = 16;
+const STOPPED: u8 = 32;
+
+/// Why an acceptor is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Closed,
+    Failed,
+    Stopped,
+}
+
+/// What a child may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// An acceptor ends; a connection takes no notice.
+    Close(Ending),
+    /// What does not trap the stop is dropped, once it has run at all.
+    Stop,
+    /// Dropped at once.
+    Kill,
+}
+
+/// How far a child has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Not through `init` yet.
+    Init,
+    /// Waiting for a connection, with a state.
+    Waiting,
+    /// In `terminate`.
+    Terminating,
+    /// In `serve`.
+    Serving,
+}
+
+/// The commands that a child has been given, as it reads them.
+#[derive(Clone, Copy)]
+pub(crate) struct Commands(u8);
+
+impl Commands {
+    pub(crate) fn kill(self) -> bool {
+        self.0 & KILL != 0
+    }
+
+    /// Told to stop, and not going to do so by itself.
+    pub(crate) fn stop(self) -> bool {
+        self.0 & (STOP | TRAPPED) == STOP
+    }
+
+    pub(crate) fn ending(self) -> Option<Ending> {
+        if self.0 & CLOSED != 0 {
+            Some(Ending::Closed)
+        } else if self.0 & FAILED != 0 {
+            Some(Ending::Failed)
+        } else if self.0 & STOPPED != 0 {
+            Some(Ending::Stopped)
+        } else {
+            None
+        }
+    }
+}
+
+/// The switchboard between a pool and one child.
+pub(crate) struct Control {
+    commands: AtomicU8,
+    stage: AtomicU8,
+    lines: Mutex<Lines>,
+}
+
+struct Lines {
+    waker: Option<Waker>,
+    stop: Option<Signal>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            commands: AtomicU8::new(0),
+            stage: AtomicU8::new(Stage::Init as u8),
+            lines: Mutex::new(Lines {
+                waker: None,
+                stop: None,
+            }),
+        }
+    }
+}
+
+impl Control {
+    /// Gives a command and wakes the child.
+    pub(crate) fn tell(&self, command: Command) {
+        match command {
+            Command::Kill => self.give(KILL),
+            Command::Stop => self.give(STOP),
+            Command::Close(Ending::Closed) => self.give_first(CLOSED),
+            Command::Close(Ending::Failed) => self.give_first(FAILED),
+            Command::Close(Ending::Stopped) => self.give_first(STOPPED),
+        }
+        let (waker, stop) = {
+            let lines = lock(&self.lines);
+            let stop = match command {
+                Command::Stop => lines.stop.clone(),
+                Command::Close(_) | Command::Kill => None,
+            };
+            (lines.waker.clone(), stop)
+        };
+        if let Some(stop) = stop {
+            stop.set();
+        }
+        if let Some(waker) = waker {
+            wake(waker);
+        }
+    }
+
+    fn give(&self, bit: u8) {
+        self.commands.fetch_or(bit, Ordering::SeqCst);
+    }
+
+    /// The first reason to end stays the reason.
+    fn give_first(&self, bit: u8) {
+        let _ = self
+            .commands
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |commands| {
+                (commands & (CLOSED | FAILED | STOPPED) == 0).then_some(commands | bit)
+            });
+    }
+
+    pub(crate) fn commands(&self) -> Commands {
+        Commands(self.commands.load(Ordering::SeqCst))
+    }
+
+    /// Stores whom to wake. The child calls it before it reads its commands.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let waker = Some(waker.clone());
+        let replaced = std::mem::replace(&mut lock(&self.lines).waker, waker);
+        drop(replaced);
+    }
+
+    /// Forgets whom to wake, so that an ended child keeps no task alive.
+    pub(crate) fn unregister(&self) {
+        let (waker, stop) = {
+            let mut lines = lock(&self.lines);
+            (lines.waker.take(), lines.stop.take())
+        };
+        drop((waker, stop));
+    }
+
+    pub(crate) fn trap(&self) -> Signal {
+        let signal = lock(&self.lines)
+            .stop
+            .get_or_insert_with(Signal::new)
+            .clone();
+        let before = self.commands.fetch_or(TRAPPED, Ordering::SeqCst);
+        if before & STOP != 0 {
+            signal.set();
+        }
+        signal
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::SeqCst) {
+            stage if stage == Stage::Init as u8 => Stage::Init,
+            stage if stage == Stage::Waiting as u8 => Stage::Waiting,
+            stage if stage == Stage::Terminating as u8 => Stage::Terminating,
+            _ => Stage::Serving,
+        }
+    }
+
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::testing::WakeCounter;
+
+    #[test]
+    fn a_command_wakes_whoever_registered_last() {
+        let control = Control::default();
+        let (first, second) = (WakeCounter::new(), WakeCounter::new());
+        control.register(first.waker());
+        control.register(second.waker());
+        control.tell(Command::Kill);
+        assert_eq!((first.wakes(), second.wakes()), (0, 1));
+        assert!(control.commands().kill());
+    }
+
+    #[test]
+    fn the_first_reason_to_end_stays() {
+        let control = Control::default();
+        assert_eq!(control.commands().ending(), None);
+        control.tell(Command::Close(Ending::Failed));
+        control.tell(Command::Close(Ending::Closed));
+        assert_eq!(control.commands().ending(), Some(Ending::Failed));
+    }
+
+    #[test]
+    fn trapping_holds_the_stop_off_and_gets_the_signal() {
+        let control = Control::default();
+        let signal = control.trap();
+        control.tell(Command::Stop);
+        assert!(signal.is_set());
+        assert!(!control.commands().stop());
+    }
+
+    #[test]
+    fn trapping_late_gets_the_signal_at_once() {
+        let control = Control::default();
+        control.tell(Command::Stop);
+        assert!(control.commands().stop());
+        assert!(control.trap().is_set());
+        assert!(!control.commands().stop());
+    }
+
+    #[test]
+    fn trapping_again_gives_the_same_signal() {
+        let control = Control::default();
+        let (first, second) = (control.trap(), control.trap());
+        control.tell(Command::Stop);
+        assert!(first.is_set() && second.is_set());
+    }
+}

@@ -1,0 +1,101 @@
+//! How a child ends, and what follows from it: the table of section 2 and the rules B3 to B8.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use crate::report::Failure;
+use crate::spec::Restart;
+use crate::stop::EndKind;
+
+/// What a child was when it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Acceptor,
+    Connection,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    Yes,
+    No,
+}
+
+/// How long an acceptor had waited when its accept time-out came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// Long enough that a replacement at once is not a busy loop.
+    AWhile,
+    /// So briefly that the starts need spacing (B6).
+    Hardly,
+}
+
+/// The end of a child.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// `init` answered *ignore*.
+    Ignored,
+    /// Terminated by its accept time-out.
+    TimedOut(Waited),
+    /// An acceptor ended because it was told to; or a connection was dropped by a stop.
+    Stopped,
+    /// `init` failed or panicked, or the wait did.
+    StartError(Failure),
+    /// `serve` returned `Ok`.
+    Normal,
+    /// `serve` returned the clean exit.
+    Clean,
+    /// `serve` returned another error.
+    Error(Arc<dyn Error + Send + Sync>),
+    /// `serve`, `terminate` or a `Drop` panicked.
+    Panic(String),
+    Killed,
+    Lost,
+}
+
+impl End {
+    pub(crate) fn kind(&self) -> EndKind {
+        match self {
+            End::Ignored | End::TimedOut(_) | End::Normal => EndKind::Normal,
+            End::Stopped => EndKind::Stopped,
+            End::StartError(Failure::Panic(_)) | End::Panic(_) => EndKind::Panic,
+            End::StartError(_) | End::Error(_) => EndKind::Error,
+            End::Clean => EndKind::Clean,
+            End::Killed => EndKind::Killed,
+            End::Lost => EndKind::Lost,
+        }
+    }
+
+    /// Whether it counts towards restart intensity.
+    pub(crate) fn counted(&self, restart: Restart) -> Counted {
+        match self {
+            End::StartError(_) => Counted::Yes,
+            End::Error(_) | End::Panic(_) | End::Killed => match restart {
+                Restart::Temporary => Counted::No,
+                Restart::Transient => Counted::Yes,
+            },
+            End::Ignored
+            | End::TimedOut(_)
+            | End::Stopped
+            | End::Normal
+            | End::Clean
+            | End::Lost => Counted::No,
+        }
+    }
+
+    /// Whether the same would follow at once from starting again, so that starts are spaced (B3, B6).
+    pub(crate) fn repeats(&self) -> bool {
+        matches!(self, End::Ignored | End::TimedOut(Waited::Hardly))
+    }
+
+    /// What is reported of it, if anything.
+    pub(crate) fn failure(self) -> Option<Failure> {
+        match self {
+            End::StartError(failure) => Some(failure),
+            End::Error(error) => Some(Failure::Error(error)),
+            End::Panic(message) => Some(Failure::Panic(message)),
+            End::Killed => Some(Failure::Killed),
+            End::Lost => Some(Failure::Lost),
+            End::Ignored | End::TimedOut(_) | End::Stopped | End::Normal | End::Clean => None,
+        }
+    }
+}

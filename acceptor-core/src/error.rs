@@ -1,0 +1,285 @@
+//! One small enum for each way of failing. Each message names the field, the value and what is allowed.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::id::{ChildId, ListenerId};
+
+/// Any error of a user's callback.
+pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
+
+/// The most acceptors of one listener: more would only wait on each other.
+pub const MAX_ACCEPTORS: usize = 65_536;
+
+/// A field of a [`Spec`](crate::Spec) is not allowed (V1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The id is empty, too long, or has control characters.
+    Id {
+        /// What was given.
+        value: String,
+    },
+    /// The period is zero.
+    Period {
+        /// What was given.
+        value: Duration,
+    },
+    /// The patience is zero.
+    Patience {
+        /// What was given.
+        value: Duration,
+    },
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SpecError::Id { value } => write!(
+                f,
+                "spec field `id` is {value:?}: give 1 to 255 bytes without control characters"
+            ),
+            SpecError::Period { value } => write!(
+                f,
+                "spec field `period` is {value:?}: give a time above zero, over which failures are counted"
+            ),
+            SpecError::Patience { value } => write!(
+                f,
+                "spec field `patience` is {value:?}: give a time above zero, in which killed children may suspend"
+            ),
+        }
+    }
+}
+
+impl Error for SpecError {}
+
+/// A pool could not start. Nothing half-started is left.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The spec is not allowed.
+    Spec(SpecError),
+    /// The init function returned an error (R3).
+    Init(BoxError),
+    /// The init function panicked, with this message (R3).
+    InitPanicked(String),
+    /// The runtime drops what is spawned on it.
+    RuntimeGone,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Spec(error) => error.fmt(f),
+            StartError::Init(error) => write!(f, "the pool's init function failed: {error}"),
+            StartError::InitPanicked(message) => {
+                write!(f, "the pool's init function panicked: {message}")
+            }
+            StartError::RuntimeGone => f.write_str(
+                "the runtime dropped the pool's task as it was spawned: start the pool while the runtime runs",
+            ),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            StartError::Spec(error) => Some(error),
+            StartError::Init(error) => Some(error.as_ref()),
+            StartError::InitPanicked(_) | StartError::RuntimeGone => None,
+        }
+    }
+}
+
+impl From<SpecError> for StartError {
+    fn from(error: SpecError) -> Self {
+        StartError::Spec(error)
+    }
+}
+
+/// The pool has stopped, and the call had nothing to act on (S9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped;
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the pool has stopped: its result is what `join` returns")
+    }
+}
+
+impl Error for Stopped {}
+
+/// A listener was not added; it comes back (V2).
+pub struct AddListenerError<L> {
+    /// The listener, untouched.
+    pub listener: L,
+    /// Why it was not added.
+    pub reason: AddListenerReason,
+}
+
+/// Why a listener was not added (V2).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AddListenerReason {
+    /// The number of acceptors is not within 1 to [`MAX_ACCEPTORS`].
+    Acceptors {
+        /// What was given.
+        value: usize,
+    },
+    /// The listener could not tell its local address.
+    LocalAddr(io::Error),
+    /// The pool is stopping.
+    Stopping,
+    /// The pool has stopped.
+    Stopped,
+}
+
+impl fmt::Display for AddListenerReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("listener not added: ")?;
+        match self {
+            AddListenerReason::Acceptors { value } => {
+                write!(f, "`acceptors` is {value}: give 1 to {MAX_ACCEPTORS}")
+            }
+            AddListenerReason::LocalAddr(error) => {
+                write!(f, "its local address cannot be read: {error}")
+            }
+            AddListenerReason::Stopping => {
+                f.write_str("the pool is stopping: add it to a pool that runs")
+            }
+            AddListenerReason::Stopped => {
+                f.write_str("the pool has stopped: add it to a pool that runs")
+            }
+        }
+    }
+}
+
+impl<L> fmt::Display for AddListenerError<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl<L> fmt::Debug for AddListenerError<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddListenerError")
+            .field("reason", &self.reason)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L> Error for AddListenerError<L> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.reason {
+            AddListenerReason::LocalAddr(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A listener was not closed (L3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// The pool has no such listener: it was closed, it failed, or it is another pool's.
+    UnknownListener(ListenerId),
+    /// The pool has stopped.
+    Stopped,
+}
+
+impl fmt::Display for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseError::UnknownListener(id) => {
+                write!(
+                    f,
+                    "no open listener {id}: `listeners` tells which there are"
+                )
+            }
+            CloseError::Stopped => Stopped.fmt(f),
+        }
+    }
+}
+
+impl Error for CloseError {}
+
+/// A child was not told anything (R4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChildError {
+    /// The pool has no such child: it has ended, or it is another pool's.
+    UnknownChild(ChildId),
+    /// The pool has stopped.
+    Stopped,
+}
+
+impl fmt::Display for ChildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChildError::UnknownChild(id) => {
+                write!(
+                    f,
+                    "no child {id}: `connections` tells which connections there are"
+                )
+            }
+            ChildError::Stopped => Stopped.fmt(f),
+        }
+    }
+}
+
+impl Error for ChildError {}
+
+/// A pool keeps the spec that it had (R2, R3).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReconfigureError {
+    /// The new spec is not allowed.
+    Spec(SpecError),
+    /// The init function returned an error.
+    Init(BoxError),
+    /// The init function panicked, with this message.
+    InitPanicked(String),
+    /// The pool was not started from an init function.
+    NoInit,
+    /// The pool is stopping.
+    Stopping,
+    /// The pool has stopped.
+    Stopped,
+}
+
+impl fmt::Display for ReconfigureError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReconfigureError::Spec(error) => error.fmt(f),
+            ReconfigureError::Init(error) => write!(f, "the pool's init function failed: {error}"),
+            ReconfigureError::InitPanicked(message) => {
+                write!(f, "the pool's init function panicked: {message}")
+            }
+            ReconfigureError::NoInit => f.write_str(
+                "nothing to reload: the pool was started from a spec; call `reconfigure`, or start it with `start_with`",
+            ),
+            ReconfigureError::Stopping => f.write_str("the pool is stopping: its spec stays"),
+            ReconfigureError::Stopped => Stopped.fmt(f),
+        }
+    }
+}
+
+impl Error for ReconfigureError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            ReconfigureError::Spec(error) => Some(error),
+            ReconfigureError::Init(error) => Some(error.as_ref()),
+            _ => None,
+        }
+    }
+}
+
+impl From<SpecError> for ReconfigureError {
+    fn from(error: SpecError) -> Self {
+        ReconfigureError::Spec(error)
+    }
+}

@@ -1,0 +1,355 @@
+//! The handle of a pool: everything that can be asked of it, and done to it, while it runs.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use crate::control::{Command, Control, Ending};
+use crate::end::Role;
+use crate::error::{
+    AddListenerError, AddListenerReason, BoxError, ChildError, CloseError, MAX_ACCEPTORS,
+    ReconfigureError, Stopped,
+};
+use crate::id::{ChildId, ListenerId};
+use crate::inner::{Inner, Present, State};
+use crate::listener::Listener;
+use crate::runtime::Runtime;
+use crate::socket::{Addresses, Socket};
+use crate::spec::{Configure, Spec};
+use crate::status::{ConnectionRecord, Counts, ListenerRecord, PoolState, Status};
+use crate::stop::{StopReason, StopReport};
+use crate::sync::{drop_guarded, guarded};
+
+/// The init function of a pool (R3).
+pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + Send + Sync;
+
+/// Looks into a pool and changes it while it runs. Cheap to clone; does not keep the pool alive (S9).
+///
+/// No method panics (V3), blocks, or waits for children unless it says so.
+pub struct PoolHandle<R: Runtime, L: Listener> {
+    inner: Arc<Inner<R, L>>,
+    init: Option<Arc<Reconfigurer<L>>>,
+}
+
+impl<R: Runtime, L: Listener> Clone for PoolHandle<R, L> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            init: self.init.clone(),
+        }
+    }
+}
+
+impl<R: Runtime, L: Listener> PoolHandle<R, L> {
+    pub(crate) fn new(inner: Arc<Inner<R, L>>, init: Option<Arc<Reconfigurer<L>>>) -> Self {
+        Self { inner, init }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner<R, L>> {
+        &self.inner
+    }
+
+    /// Adds a listener, and starts `acceptors` acceptors on it (L1).
+    ///
+    /// # Errors
+    ///
+    /// Gives the listener back, with the [reason](AddListenerReason), if `acceptors` is not within
+    /// 1 to [`MAX_ACCEPTORS`], if the listener cannot tell its address, or if the
+    /// pool is stopping or has stopped (V2).
+    pub fn add_listener(
+        &self,
+        listener: L,
+        acceptors: usize,
+    ) -> Result<ListenerId, AddListenerError<L>> {
+        let refused = |listener, reason| Err(AddListenerError { listener, reason });
+        if acceptors == 0 || acceptors > MAX_ACCEPTORS {
+            return refused(listener, AddListenerReason::Acceptors { value: acceptors });
+        }
+        let asked = guarded(|| {
+            let address = listener.local_addr()?;
+            let addresses = if L::is_wildcard(&address) {
+                Addresses::TheirOwn
+            } else {
+                Addresses::TheListeners
+            };
+            Ok((address, addresses))
+        });
+        let asked = asked.unwrap_or_else(|message| Err(io::Error::other(message)));
+        let (address, addresses) = match asked {
+            Ok(asked) => asked,
+            Err(error) => return refused(listener, AddListenerReason::LocalAddr(error)),
+        };
+        let added = self.inner.bring(|state, effects| {
+            let reason = match state.machine.state() {
+                PoolState::Running => {
+                    let socket = |id| Arc::new(Socket::new(id, listener, address, addresses));
+                    let control = || Arc::new(Control::default());
+                    return Ok(state
+                        .machine
+                        .add_listener(socket, acceptors, control, effects));
+                }
+                PoolState::Stopping(_) => AddListenerReason::Stopping,
+                PoolState::Stopped => AddListenerReason::Stopped,
+            };
+            Err((listener, reason))
+        });
+        added.or_else(|(listener, reason)| refused(listener, reason))
+    }
+
+    /// Closes a listener (L3). Its acceptors terminate, its connections live on and see *draining*.
+    ///
+    /// Begins when called. When the future is ready the socket is closed, and its
+    /// address can be bound again; it does not wait for `terminate`.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError`] if there is no such open listener, or the pool has stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops waiting: the listener closes all the same.
+    pub fn close_listener(
+        &self,
+        id: ListenerId,
+    ) -> impl Future<Output = Result<(), CloseError>> + Send + 'static + use<R, L> {
+        let closing = self.inner.bring(|state, effects| {
+            if state.machine.state() == PoolState::Stopped {
+                return Err(CloseError::Stopped);
+            }
+            let closing = state.machine.close(id, Ending::Closed, effects);
+            closing.ok_or(CloseError::UnknownListener(id))
+        });
+        let closed = closing.map(|socket| socket.closed.clone());
+        async move {
+            closed?.wait().await;
+            Ok(())
+        }
+    }
+
+    /// The open listeners, oldest first (Q1).
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] if the pool has stopped.
+    pub fn listeners(&self) -> Result<Vec<ListenerRecord<L::Addr>>, Stopped> {
+        self.running(listener_records)
+    }
+
+    /// The open connections, oldest first (Q1). Waiting acceptors are not among them.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] if the pool has stopped.
+    pub fn connections(&self) -> Result<Vec<ConnectionRecord<L::Addr>>, Stopped> {
+        let now = self.inner.time();
+        self.running(|state| connection_records(state, now))
+    }
+
+    /// How many children there are (Q2, Q3).
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] if the pool has stopped.
+    pub fn counts(&self) -> Result<Counts, Stopped> {
+        self.running(|state| state.machine.counts())
+    }
+
+    /// The whole at one moment, as one value (Q4).
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] if the pool has stopped.
+    pub fn status(&self) -> Result<Status<L::Addr>, Stopped> {
+        let now = self.inner.time();
+        self.running(|state| {
+            let rules = state.machine.rules();
+            Status {
+                spec: Arc::clone(&state.spec.id),
+                state: state.machine.state(),
+                counts: state.machine.counts(),
+                failures: state.machine.failures(now),
+                intensity: rules.intensity,
+                period: rules.period,
+                listeners: listener_records(state),
+                connections: connection_records(state, now),
+            }
+        })
+    }
+
+    fn running<T>(&self, look: impl FnOnce(&State<L>) -> T) -> Result<T, Stopped> {
+        self.inner.look(|state| match state.machine.state() {
+            PoolState::Stopped => Err(Stopped),
+            PoolState::Running | PoolState::Stopping(_) => Ok(look(state)),
+        })
+    }
+
+    /// Stops one child (R4): a connection that trapped the stop is told, another is dropped
+    /// at its next suspension point; an acceptor terminates and is replaced. Never counts.
+    ///
+    /// # Errors
+    ///
+    /// [`ChildError`] if there is no such child, or the pool has stopped.
+    pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
+        self.tell(id, |role| match role {
+            Role::Connection => Command::Stop,
+            Role::Acceptor => Command::Close(Ending::Stopped),
+        })
+    }
+
+    /// Kills one child (R4, E4): dropped at its next suspension point, reported, and counted in a transient pool.
+    ///
+    /// # Errors
+    ///
+    /// [`ChildError`] if there is no such child, or the pool has stopped.
+    pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
+        self.tell(id, |_| Command::Kill)
+    }
+
+    fn tell(&self, id: ChildId, command: impl FnOnce(Role) -> Command) -> Result<(), ChildError> {
+        let (control, role) = self.inner.look(|state| {
+            if state.machine.state() == PoolState::Stopped {
+                return Err(ChildError::Stopped);
+            }
+            state
+                .machine
+                .control(id)
+                .ok_or(ChildError::UnknownChild(id))
+        })?;
+        control.tell(command(role));
+        Ok(())
+    }
+
+    /// Replaces the spec (R1). Waiting acceptors keep the acceptor they started with; later ones
+    /// use the new one, which may be of another type. The history of failures, the listeners and
+    /// the connections stay.
+    ///
+    /// # Errors
+    ///
+    /// [`ReconfigureError`] if the spec is not allowed (R2), or the pool is stopping or has stopped. The old spec stays then.
+    pub fn reconfigure(&self, spec: Spec<L>) -> Result<(), ReconfigureError> {
+        let spec = spec.checked()?;
+        let rules = spec.rules;
+        let present = Present::from(spec);
+        // The old spec, or the refused one, is user values: dropped after the lock is released.
+        let (result, gone) = self.inner.bring(|state, _| match state.machine.state() {
+            PoolState::Running => {
+                state.machine.reconfigure(rules);
+                (Ok(()), std::mem::replace(&mut state.spec, present))
+            }
+            PoolState::Stopping(_) => (Err(ReconfigureError::Stopping), present),
+            PoolState::Stopped => (Err(ReconfigureError::Stopped), present),
+        });
+        drop_guarded(gone);
+        result
+    }
+
+    /// Runs the pool's init function again (R3): a spec replaces the old one, *ignore* keeps it.
+    ///
+    /// # Errors
+    ///
+    /// As [`reconfigure`](PoolHandle::reconfigure); and if the init function fails, or the pool has none. The old spec stays then.
+    pub fn reload(&self) -> Result<(), ReconfigureError> {
+        self.running(|_| ())
+            .map_err(|Stopped| ReconfigureError::Stopped)?;
+        let init = self.init.as_ref().ok_or(ReconfigureError::NoInit)?;
+        match guarded(|| init()) {
+            Ok(Ok(Configure::Use(spec))) => self.reconfigure(spec),
+            Ok(Ok(Configure::Ignore)) => Ok(()),
+            Ok(Err(error)) => Err(ReconfigureError::Init(error)),
+            Err(message) => Err(ReconfigureError::InitPanicked(message)),
+        }
+    }
+
+    /// Stops the pool gracefully, by the phases of its spec, and waits for the result (section 6).
+    ///
+    /// Begins when called; asking twice is harmless (S1).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops waiting: the pool stops all the same.
+    pub fn stop(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
+        self.inner.stop(StopReason::Requested);
+        self.join()
+    }
+
+    /// Kills everything at once, whatever phase the pool is in, and waits for the result.
+    ///
+    /// Begins when called. Ends within the spec's patience (S8).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops waiting.
+    pub fn kill(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
+        self.inner.kill(StopReason::Requested);
+        self.join()
+    }
+
+    /// Waits until the pool has stopped, for whatever reason, and returns the result (S1, I3).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops waiting.
+    pub fn join(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
+        let inner = Arc::clone(&self.inner);
+        async move {
+            inner.done.wait().await;
+            inner
+                .result()
+                .expect("the result is stored before the pool is done")
+        }
+    }
+}
+
+fn listener_records<L: Listener>(state: &State<L>) -> Vec<ListenerRecord<L::Addr>> {
+    let record = |(id, listening): (ListenerId, &crate::supervisor::Listening<Arc<Socket<L>>>)| {
+        let socket = &listening.socket;
+        ListenerRecord {
+            id,
+            spec: Arc::clone(&state.spec.id),
+            local_addr: socket.local_addr.clone(),
+            acceptors: listening.acceptors,
+            connections: listening.connections,
+            state: socket.state(),
+            accepted: listening.accepted,
+            skipped: socket.skipped(),
+            pauses: socket.pauses(),
+        }
+    };
+    state.machine.listeners().map(record).collect()
+}
+
+fn connection_records<L: Listener>(
+    state: &State<L>,
+    now: std::time::Instant,
+) -> Vec<ConnectionRecord<L::Addr>> {
+    let mut records: Vec<_> = state
+        .machine
+        .children()
+        .filter_map(|child| {
+            let peer = child.peer.as_ref()?;
+            Some(ConnectionRecord {
+                id: child.id,
+                spec: Arc::clone(&state.spec.id),
+                listener: child.listener,
+                peer_addr: peer.peer_addr.clone(),
+                local_addr: peer.local_addr.clone(),
+                age: now.saturating_duration_since(peer.since),
+            })
+        })
+        .collect();
+    records.sort_by_key(|record| record.id);
+    records
+}
+
+impl<R: Runtime, L: Listener> fmt::Debug for PoolHandle<R, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, state) = self
+            .inner
+            .look(|state| (Arc::clone(&state.spec.id), state.machine.state()));
+        f.debug_struct("PoolHandle")
+            .field("spec", &id)
+            .field("state", &state)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,372 @@
+//! What the owner, the handles and the children of a pool share: one lock around the machine, and its effects.
+//!
+//! Whoever brings an event runs the machine under the lock and carries out the
+//! effects after releasing it. Invariants: the lock is never held across an
+//! await or a call into user code; only this file and `driver` call the
+//! runtime; reports go out one at a time, in the order of the events, and the
+//! result after them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+
+use crate::accept_error::{AcceptErrorKind, AcceptErrors};
+use crate::bell::Bell;
+use crate::child::ChildTask;
+use crate::control::{Control, Ending};
+use crate::end::End;
+use crate::id::ChildId;
+use crate::life::{Host, Life, Place, Standing};
+use crate::listener::Listener;
+use crate::report::{Event, Observer, Report, trace};
+use crate::runtime::Runtime;
+use crate::signal::Signal;
+use crate::socket::Socket;
+use crate::spec::Spec;
+use crate::stop::{StopReason, StopReport};
+use crate::supervisor::{Became, Effects, Peer, Start, Supervisor, TimerChange};
+use crate::sync::{Mutex, drop_guarded, guarded, lock};
+
+pub(crate) struct Inner<R: Runtime, L: Listener> {
+    pub(crate) runtime: R,
+    pub(crate) bell: Bell,
+    /// Is set when the result is there.
+    pub(crate) done: Signal,
+    state: Mutex<State<L>>,
+}
+
+pub(crate) type Machine<L> = Supervisor<Arc<Control>, Arc<Socket<L>>, <L as Listener>::Addr>;
+pub(crate) type Outcomes<L> = Effects<Arc<Control>, Arc<Socket<L>>, <L as Listener>::Addr>;
+pub(crate) type Starting<L> = Start<Arc<Control>, Arc<Socket<L>>>;
+
+pub(crate) struct State<L: Listener> {
+    pub(crate) machine: Machine<L>,
+    pub(crate) spec: Present<L>,
+    /// Starts that only the pool's own task may carry out.
+    pub(crate) later: Vec<Starting<L>>,
+    outbox: VecDeque<Outgoing<L::Addr>>,
+    delivery: Delivery,
+    result: Option<Box<StopReport>>,
+}
+
+/// What the spec says besides the rules that the machine has.
+pub(crate) struct Present<L: Listener> {
+    pub(crate) id: Arc<str>,
+    pub(crate) acceptor: Option<Arc<dyn Life<L>>>,
+    pub(crate) observer: Option<Arc<dyn Observer<L::Addr>>>,
+    pub(crate) accept_errors: AcceptErrors,
+}
+
+enum Outgoing<A> {
+    Report(Report<A>),
+    Finished(Box<StopReport>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    Idle,
+    UnderWay,
+}
+
+impl<L: Listener> From<Spec<L>> for Present<L> {
+    fn from(spec: Spec<L>) -> Self {
+        Self {
+            id: spec.id,
+            acceptor: Some(spec.acceptor),
+            observer: spec.observer,
+            accept_errors: spec.accept_errors,
+        }
+    }
+}
+
+impl<R: Runtime, L: Listener> Inner<R, L> {
+    pub(crate) fn new(runtime: R, spec: Spec<L>) -> Arc<Self> {
+        Arc::new(Self {
+            runtime,
+            bell: Bell::default(),
+            done: Signal::new(),
+            state: Mutex::new(State {
+                machine: Supervisor::new(spec.rules),
+                spec: Present::from(spec),
+                later: Vec::new(),
+                outbox: VecDeque::new(),
+                delivery: Delivery::Idle,
+                result: None,
+            }),
+        })
+    }
+
+    /// Looks at the state, changing nothing.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State<L>) -> T) -> T {
+        look(&lock(&self.state))
+    }
+
+    /// Brings an event: runs it under the lock, then carries out what it leads to.
+    pub(crate) fn bring<T>(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut State<L>, &mut Outcomes<L>) -> T,
+    ) -> T {
+        let mut effects = Effects::default();
+        let (result, mail) = {
+            let mut state = lock(&self.state);
+            let result = event(&mut state, &mut effects);
+            let mail = state.post(&mut effects);
+            (result, mail)
+        };
+        self.carry_out(effects);
+        if mail == Mail::Waiting {
+            self.deliver();
+        }
+        result
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Outcomes<L>) {
+        for (control, command) in effects.tell {
+            control.tell(command);
+        }
+        for socket in effects.drain {
+            socket.draining.set();
+        }
+        for socket in effects.close {
+            socket.close();
+        }
+        for start in effects.start {
+            self.spawn(start);
+        }
+        if effects.timer_changed == TimerChange::Changed {
+            self.bell.ring();
+        }
+        if !effects.gone.is_empty() {
+            drop_guarded(effects.gone);
+        }
+    }
+
+    /// Starts a child. A runtime that panics in `spawn` drops the task, which tells its end.
+    pub(crate) fn spawn(self: &Arc<Self>, start: Starting<L>) {
+        let Start {
+            child,
+            control,
+            socket,
+            delay,
+        } = start;
+        let Some(acceptor) = lock(&self.state).spec.acceptor.clone() else {
+            return;
+        };
+        self.spawn_with(acceptor, child, control, socket, delay);
+    }
+
+    fn spawn_with(
+        self: &Arc<Self>,
+        acceptor: Arc<dyn Life<L>>,
+        child: ChildId,
+        control: Arc<Control>,
+        socket: Arc<Socket<L>>,
+        delay: Duration,
+    ) {
+        let host: Arc<dyn Host<L>> = Arc::<Self>::clone(self);
+        let life = acceptor.live(Place {
+            host: Arc::clone(&host),
+            socket,
+            control: Arc::clone(&control),
+            child,
+            delay,
+        });
+        let task = ChildTask::new(host, child, control, life);
+        let _ = guarded(|| self.runtime.spawn(task));
+    }
+
+    /// Sends what is in the outbox, unless somebody is at it already: then that one sends it.
+    fn deliver(&self) {
+        loop {
+            let (outgoing, observer) = {
+                let mut state = lock(&self.state);
+                if state.delivery == Delivery::UnderWay {
+                    return;
+                }
+                let Some(outgoing) = state.outbox.pop_front() else {
+                    return;
+                };
+                state.delivery = Delivery::UnderWay;
+                (outgoing, state.spec.observer.clone())
+            };
+            match outgoing {
+                Outgoing::Report(report) => {
+                    let _ = guarded(|| trace(&report));
+                    if let Some(observer) = observer {
+                        let _ = guarded(|| observer.report(&report));
+                        drop_guarded(observer);
+                    }
+                    drop_guarded(report);
+                    lock(&self.state).delivery = Delivery::Idle;
+                }
+                Outgoing::Finished(report) => {
+                    let (acceptor, kept) = {
+                        let mut state = lock(&self.state);
+                        state.delivery = Delivery::Idle;
+                        state.result = Some(report);
+                        (state.spec.acceptor.take(), state.spec.observer.take())
+                    };
+                    drop_guarded((acceptor, kept, observer));
+                    self.done.set();
+                    self.bell.ring();
+                }
+            }
+        }
+    }
+
+    /// A child whose task is gone without having run.
+    pub(crate) fn lost(self: &Arc<Self>, id: ChildId) {
+        Arc::clone(self).ended(id, End::Lost);
+    }
+
+    /// The result, once `done` is set.
+    pub(crate) fn result(&self) -> Option<StopReport> {
+        lock(&self.state).result.as_deref().cloned()
+    }
+
+    /// The runtime's clock; the standard one should the runtime's panic.
+    pub(crate) fn time(&self) -> Instant {
+        guarded(|| self.runtime.now()).unwrap_or_else(|_| Instant::now())
+    }
+
+    pub(crate) fn stop(self: &Arc<Self>, reason: StopReason) {
+        let now = self.time();
+        self.bring(|state, effects| state.machine.stop(reason, now, effects));
+    }
+
+    pub(crate) fn kill(self: &Arc<Self>, reason: StopReason) {
+        let now = self.time();
+        self.bring(|state, effects| state.machine.kill(reason, now, effects));
+    }
+
+    /// An event that is no end of a child, for the observer.
+    fn report(&self, event: Event<L::Addr>) {
+        {
+            let mut state = lock(&self.state);
+            let pool = Arc::clone(&state.spec.id);
+            let report = Report { pool, event };
+            state.outbox.push_back(Outgoing::Report(report));
+        }
+        self.deliver();
+    }
+}
+
+/// Whether the outbox wants emptying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mail {
+    None,
+    Waiting,
+}
+
+impl<L: Listener> State<L> {
+    /// Moves what is to be reported to the outbox, while the order is still that of the events.
+    fn post(&mut self, effects: &mut Outcomes<L>) -> Mail {
+        if !effects.start_later.is_empty() {
+            self.later.append(&mut effects.start_later);
+        }
+        if effects.reports.is_empty() && effects.finished.is_none() {
+            return Mail::None;
+        }
+        for event in effects.reports.drain(..) {
+            let pool = Arc::clone(&self.spec.id);
+            self.outbox
+                .push_back(Outgoing::Report(Report { pool, event }));
+        }
+        if let Some(report) = effects.finished.take() {
+            self.outbox.push_back(Outgoing::Finished(report));
+        }
+        Mail::Waiting
+    }
+}
+
+impl<R: Runtime, L: Listener> Host<L> for Inner<R, L> {
+    fn now(&self) -> Instant {
+        self.time()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let runtime = self.runtime.clone();
+        Box::pin(async move { runtime.sleep_until(deadline).await })
+    }
+
+    fn accept_error(&self, error: &io::Error) -> AcceptErrorKind {
+        let table = lock(&self.state).spec.accept_errors.clone();
+        let kind = table.kind(error);
+        drop_guarded(table);
+        kind
+    }
+
+    fn accept_paused(
+        &self,
+        socket: &Socket<L>,
+        error: io::Error,
+        pause: Duration,
+        unreported: u64,
+    ) {
+        self.report(Event::AcceptPaused {
+            listener: socket.id,
+            local_addr: socket.local_addr.clone(),
+            error: Arc::new(error),
+            pause,
+            unreported,
+        });
+    }
+
+    fn listener_failed(self: Arc<Self>, socket: &Socket<L>, error: Arc<io::Error>) {
+        socket.fail(Arc::clone(&error));
+        self.bring(|state, effects| {
+            // Closed in the meantime: what it failed of is nobody's concern any more.
+            if state
+                .machine
+                .close(socket.id, Ending::Failed, effects)
+                .is_some()
+            {
+                effects.reports.push(Event::ListenerFailed {
+                    listener: socket.id,
+                    local_addr: socket.local_addr.clone(),
+                    error,
+                });
+            }
+        });
+    }
+
+    fn became(self: Arc<Self>, id: ChildId, peer_addr: L::Addr, local_addr: L::Addr) -> Standing {
+        let peer = Peer {
+            peer_addr,
+            local_addr,
+            since: self.time(),
+        };
+        let control = Arc::new(Control::default());
+        let (became, acceptor) = {
+            let mut state = lock(&self.state);
+            let became = state.machine.became(id, peer, control);
+            (became, state.spec.acceptor.clone())
+        };
+        match became {
+            Became::Serves(Some(start)) => {
+                if let Some(acceptor) = acceptor {
+                    let Start {
+                        child,
+                        control,
+                        socket,
+                        delay,
+                    } = start;
+                    self.spawn_with(acceptor, child, control, socket, delay);
+                }
+                Standing::Child
+            }
+            Became::Serves(None) => Standing::Child,
+            Became::Gone => Standing::Gone,
+        }
+    }
+
+    fn ended(self: Arc<Self>, id: ChildId, end: End) {
+        let now = self.time();
+        self.bring(|state, effects| {
+            state.machine.ended(id, end, now, Arc::default, effects);
+        });
+    }
+}

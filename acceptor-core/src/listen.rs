@@ -1,0 +1,298 @@
+//! Socket options as one value that binds a standard listener, by socket2.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+/// How to listen on a TCP address.
+///
+/// | option | default |
+/// |---|---|
+/// | backlog | 1024; the system may cut it (Linux: `net.core.somaxconn`) |
+/// | reuse address | on, but on Windows, where it means something else |
+/// | reuse port | off |
+/// | IPv6 only | the system's default |
+/// | no-delay | off |
+/// | keep-alive | off |
+///
+/// The last two are for accepted streams. They are set on the listening socket,
+/// from which accepted sockets inherit them on Linux, Android, the BSDs and
+/// Apple's systems, at no system call for each connection; elsewhere set them in `serve`.
+///
+/// With reuse port several listeners share one address, and the system spreads
+/// connections over them. On Linux, closing one of them resets the connections
+/// that wait in *its* backlog: choose it for the spread, not for hand-over.
+///
+/// ```
+/// use acceptor_core::{ListenOptions, Toggle};
+///
+/// let listener = ListenOptions::new("127.0.0.1:0".parse().unwrap())
+///     .backlog(128)
+///     .no_delay(Toggle::On)
+///     .bind()
+///     .unwrap();
+/// assert_ne!(listener.local_addr().unwrap().port(), 0);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "options do nothing until `bind` is called"]
+pub struct ListenOptions {
+    address: SocketAddr,
+    backlog: u32,
+    reuse_address: Toggle,
+    reuse_port: Toggle,
+    ipv6_only: Option<Toggle>,
+    no_delay: Toggle,
+    keepalive: Option<Keepalive>,
+}
+
+/// Whether an option is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Toggle {
+    /// It is on.
+    On,
+    /// It is off.
+    Off,
+}
+
+impl Toggle {
+    fn is_on(self) -> bool {
+        self == Toggle::On
+    }
+}
+
+/// How idle connections are probed. What is not given is the system's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+pub struct Keepalive {
+    idle: Option<Duration>,
+    interval: Option<Duration>,
+    probes: Option<u32>,
+}
+
+impl Keepalive {
+    /// Keep-alive with the system's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long a connection is idle before the first probe; whole seconds on most systems, at least 1.
+    pub fn idle(mut self, idle: Duration) -> Self {
+        self.idle = Some(idle);
+        self
+    }
+
+    /// The time between probes; whole seconds on most systems, at least 1.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = Some(interval);
+        self
+    }
+
+    /// How many probes go unanswered before the connection is dropped. Ignored on Windows.
+    pub fn probes(mut self, probes: u32) -> Self {
+        self.probes = Some(probes);
+        self
+    }
+}
+
+impl ListenOptions {
+    /// Options for an address, with the defaults. Port 0 lets the system choose.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            backlog: 1024,
+            reuse_address: if cfg!(windows) {
+                Toggle::Off
+            } else {
+                Toggle::On
+            },
+            reuse_port: Toggle::Off,
+            ipv6_only: None,
+            no_delay: Toggle::Off,
+            keepalive: None,
+        }
+    }
+
+    /// How many connections may wait to be accepted: 1 to 2147483647.
+    pub fn backlog(mut self, backlog: u32) -> Self {
+        self.backlog = backlog;
+        self
+    }
+
+    /// Whether an address can be bound while connections of a former listener linger on it.
+    pub fn reuse_address(mut self, reuse: Toggle) -> Self {
+        self.reuse_address = reuse;
+        self
+    }
+
+    /// Whether other listeners that say so too may share the address. Not on every system.
+    pub fn reuse_port(mut self, reuse: Toggle) -> Self {
+        self.reuse_port = reuse;
+        self
+    }
+
+    /// Whether an IPv6 address takes IPv6 connections only. For IPv6 addresses.
+    pub fn ipv6_only(mut self, only: Toggle) -> Self {
+        self.ipv6_only = Some(only);
+        self
+    }
+
+    /// Whether accepted streams send small writes at once.
+    pub fn no_delay(mut self, no_delay: Toggle) -> Self {
+        self.no_delay = no_delay;
+        self
+    }
+
+    /// How accepted streams are probed while idle.
+    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
+        self.keepalive = Some(keepalive);
+        self
+    }
+
+    /// Binds and listens. The listener is non-blocking, as every runtime wants it.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError`] names the option that failed, its value and the address; no socket is left.
+    pub fn bind(&self) -> Result<TcpListener, ListenError> {
+        let refused = |option, value: String, error| ListenError {
+            option,
+            value,
+            address: self.address,
+            error,
+        };
+        let backlog = match i32::try_from(self.backlog) {
+            Ok(backlog) if backlog > 0 => backlog,
+            _ => {
+                let allowed = io::Error::new(io::ErrorKind::InvalidInput, "give 1 to 2147483647");
+                return Err(refused("backlog", self.backlog.to_string(), allowed));
+            }
+        };
+        if let Some(keepalive) = &self.keepalive {
+            for (option, time) in [
+                ("keep-alive idle", keepalive.idle),
+                ("keep-alive interval", keepalive.interval),
+            ] {
+                if time.is_some_and(|time| time < Duration::from_secs(1)) {
+                    let allowed = io::Error::new(io::ErrorKind::InvalidInput, "give at least 1 s");
+                    return Err(refused(
+                        option,
+                        format!("{:?}", time.unwrap_or_default()),
+                        allowed,
+                    ));
+                }
+            }
+        }
+        let domain = Domain::for_address(self.address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+            .map_err(|error| refused("socket", format!("{domain:?}"), error))?;
+        let named = |option, toggle: Toggle, done: io::Result<()>| {
+            done.map_err(|error| refused(option, format!("{toggle:?}"), error))
+        };
+        let reuse = self.reuse_address;
+        named(
+            "reuse address",
+            reuse,
+            socket.set_reuse_address(reuse.is_on()),
+        )?;
+        if self.reuse_port == Toggle::On {
+            named("reuse port", Toggle::On, set_reuse_port(&socket))?;
+        }
+        if let Some(only) = self.ipv6_only {
+            named("IPv6 only", only, socket.set_only_v6(only.is_on()))?;
+        }
+        if self.no_delay == Toggle::On {
+            named("no-delay", Toggle::On, socket.set_tcp_nodelay(true))?;
+        }
+        if let Some(keepalive) = &self.keepalive {
+            socket
+                .set_tcp_keepalive(&keepalive.parameters())
+                .map_err(|error| refused("keep-alive", format!("{keepalive:?}"), error))?;
+        }
+        socket
+            .set_nonblocking(true)
+            .map_err(|error| refused("non-blocking", "On".into(), error))?;
+        socket
+            .bind(&self.address.into())
+            .map_err(|error| refused("address", self.address.to_string(), error))?;
+        socket
+            .listen(backlog)
+            .map_err(|error| refused("backlog", backlog.to_string(), error))?;
+        Ok(socket.into())
+    }
+}
+
+#[cfg(all(
+    unix,
+    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+))]
+fn set_reuse_port(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+
+#[cfg(not(all(
+    unix,
+    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+)))]
+fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+impl Keepalive {
+    fn parameters(&self) -> TcpKeepalive {
+        let mut parameters = TcpKeepalive::new();
+        if let Some(idle) = self.idle {
+            parameters = parameters.with_time(idle);
+        }
+        if let Some(interval) = self.interval {
+            parameters = parameters.with_interval(interval);
+        }
+        #[cfg(not(windows))]
+        if let Some(probes) = self.probes {
+            parameters = parameters.with_retries(probes);
+        }
+        parameters
+    }
+}
+
+/// A listener could not be made: which option, what it was, and for which address.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ListenError {
+    /// The option: `address` for the bind itself.
+    pub option: &'static str,
+    /// What was given for it.
+    pub value: String,
+    /// The address to listen on.
+    pub address: SocketAddr,
+    /// What the system said, or what is allowed.
+    pub error: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.option == "address" {
+            return write!(f, "cannot listen on {}: {}", self.address, self.error);
+        }
+        write!(
+            f,
+            "cannot listen on {} with {} {}: {}",
+            self.address, self.option, self.value, self.error
+        )
+    }
+}
+
+impl Error for ListenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl From<ListenError> for io::Error {
+    fn from(error: ListenError) -> Self {
+        io::Error::new(error.error.kind(), error)
+    }
+}

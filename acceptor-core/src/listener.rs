@@ -1,0 +1,43 @@
+//! What an adapter supplies of its sockets: accept, and two addresses.
+//!
+//! A listener is separate from the runtime, so that Unix sockets, in-memory
+//! pipes, TLS- or PROXY-reading listeners need no change to the core.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+
+/// A listening socket of some runtime.
+///
+/// Dropping the listener closes the socket. The pool calls `accept` from one
+/// task at a time (rule L5).
+pub trait Listener: Send + Sync + 'static {
+    /// The runtime's own stream; the pool asks nothing of it and hands it over untouched (rule B10).
+    type Stream: Send + 'static;
+
+    /// [`SocketAddr`], or the address type of another family. Plain data: its `Clone` and `Debug` must not call the pool.
+    type Addr: Clone + Debug + Send + Sync + 'static;
+
+    /// Waits for the next connection.
+    ///
+    /// Dropping the future must lose no connection. Errors come through
+    /// unchanged: the pool decides what they mean (rules A1 to A4).
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Addr)>> + Send;
+
+    /// The address that the listener is bound to, with its port resolved.
+    fn local_addr(&self) -> io::Result<Self::Addr>;
+
+    /// The local address of one accepted connection. Asked only when the
+    /// listener is bound to a wildcard, for it costs a system call.
+    fn stream_local_addr(stream: &Self::Stream) -> io::Result<Self::Addr>;
+
+    /// Tells whether connections may have another local address than the
+    /// listener. The default knows it of [`SocketAddr`]: `0.0.0.0` and `::`.
+    fn is_wildcard(address: &Self::Addr) -> bool {
+        (address as &dyn Any)
+            .downcast_ref::<SocketAddr>()
+            .is_some_and(|address| address.ip().is_unspecified())
+    }
+}

@@ -1,0 +1,102 @@
+//! The owner of a pool: starts it, and kills it when dropped.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::driver::drive;
+use crate::error::{BoxError, StartError};
+use crate::handle::{PoolHandle, Reconfigurer};
+use crate::inner::Inner;
+use crate::listener::Listener;
+use crate::runtime::Runtime;
+use crate::spec::{Configure, Spec};
+use crate::status::PoolState;
+use crate::stop::StopReason;
+use crate::sync::guarded;
+
+/// Owns a running pool. Dropping it kills everything at once and blocks nobody (S9).
+///
+/// All calls are those of [`PoolHandle`], to which it dereferences.
+///
+/// To stop gracefully, call [`stop`](PoolHandle::stop) and await what it returns before the owner is dropped.
+#[must_use = "dropping the owner kills the pool"]
+pub struct Pool<R: Runtime, L: Listener> {
+    handle: PoolHandle<R, L>,
+}
+
+impl<R: Runtime, L: Listener> Pool<R, L> {
+    /// Starts a pool with no listeners yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Spec`] if the spec is not allowed (V1), [`StartError::RuntimeGone`] if the
+    /// runtime takes no tasks any more. Nothing is left of it then.
+    pub fn start(runtime: R, spec: Spec<L>) -> Result<Self, StartError> {
+        Self::launch(runtime, spec, None)
+    }
+
+    /// Starts a pool from an init function, which [`reload`](PoolHandle::reload) runs again (R3).
+    ///
+    /// `Ok(None)` if it answers *ignore*: there is no pool then.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Pool::start); [`StartError::Init`] and [`StartError::InitPanicked`] if the init function fails.
+    pub fn start_with(
+        runtime: R,
+        init: impl Fn() -> Result<Configure<L>, BoxError> + Send + Sync + 'static,
+    ) -> Result<Option<Self>, StartError> {
+        match guarded(&init) {
+            Ok(Ok(Configure::Use(spec))) => {
+                Self::launch(runtime, spec, Some(Arc::new(init))).map(Some)
+            }
+            Ok(Ok(Configure::Ignore)) => Ok(None),
+            Ok(Err(error)) => Err(StartError::Init(error)),
+            Err(message) => Err(StartError::InitPanicked(message)),
+        }
+    }
+
+    fn launch(
+        runtime: R,
+        spec: Spec<L>,
+        init: Option<Arc<Reconfigurer<L>>>,
+    ) -> Result<Self, StartError> {
+        let inner = Inner::new(runtime, spec.checked()?);
+        let driver = drive(Arc::clone(&inner));
+        let _ = guarded(|| inner.runtime.spawn(driver));
+        if inner.look(|state| state.machine.state()) != PoolState::Running {
+            return Err(StartError::RuntimeGone);
+        }
+        Ok(Self {
+            handle: PoolHandle::new(inner, init),
+        })
+    }
+
+    /// A handle to pass around. Handles do not keep the pool alive (S9).
+    pub fn handle(&self) -> PoolHandle<R, L> {
+        self.handle.clone()
+    }
+}
+
+impl<R: Runtime, L: Listener> Deref for Pool<R, L> {
+    type Target = PoolHandle<R, L>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.handle
+    }
+}
+
+impl<R: Runtime, L: Listener> Drop for Pool<R, L> {
+    fn drop(&mut self) {
+        self.handle.inner().kill(StopReason::OwnerDropped);
+    }
+}
+
+impl<R: Runtime, L: Listener> fmt::Debug for Pool<R, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("handle", &self.handle)
+            .finish()
+    }
+}

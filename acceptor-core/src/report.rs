@@ -1,0 +1,294 @@
+//! What a pool reports: one value for the observer and one `tracing` event, of the same thing.
+//!
+//! All events have the target `acceptor_pool` and the fields `pool` (the
+//! spec's id) and `event`:
+//!
+//! | [`Event`] | `event` | level | further fields |
+//! |---|---|---|---|
+//! | `StartError` | `start_error` | error | `listener`, `child`, `reason`, `error` |
+//! | `AcceptorFailed` | `acceptor_failed` | error | `listener`, `child`, `reason`, `error` |
+//! | `ConnectionFailed` | `connection_failed` | error | `listener`, `child`, `peer`, `age_seconds`, `reason`, `error` |
+//! | `ListenerFailed` | `listener_failed` | error | `listener`, `local`, `error` |
+//! | `AcceptPaused` | `accept_paused` | warn | `listener`, `local`, `pause_seconds`, `unreported`, `error` |
+//! | `KilledWhileStopping` | `killed_while_stopping` | warn | `count` |
+//! | `Stuck` | `stuck` | error | `count` |
+//! | `PoolStopped` | `pool_stopped` | error | `reason` |
+//!
+//! `reason` is one word: `error`, `panic`, `killed`, `lost`; for `pool_stopped` `max_restart_intensity`.
+
+use std::error::Error;
+use std::fmt::{self, Debug};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::{ChildId, ListenerId};
+use crate::stop::StopReason;
+
+/// Something that a pool has to report.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Report<A> {
+    /// The id of the spec that the pool has at the moment.
+    pub pool: Arc<str>,
+    /// What happened.
+    pub event: Event<A>,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event<A> {
+    /// `init` returned an error or panicked (B4). Counted.
+    #[non_exhaustive]
+    StartError {
+        /// The listener that the acceptor was to wait on.
+        listener: ListenerId,
+        /// The acceptor.
+        child: ChildId,
+        /// The error or the panic.
+        failure: Failure,
+    },
+    /// An acceptor ended otherwise than it should: killed, lost, or a panic in `terminate` or in a `Drop` (B8).
+    #[non_exhaustive]
+    AcceptorFailed {
+        /// The listener that the acceptor waited on.
+        listener: ListenerId,
+        /// The acceptor.
+        child: ChildId,
+        /// What befell it.
+        failure: Failure,
+    },
+    /// A connection ended with an error, a panic, a kill, or was lost (section 2).
+    #[non_exhaustive]
+    ConnectionFailed {
+        /// The listener that the connection came from.
+        listener: ListenerId,
+        /// The connection.
+        child: ChildId,
+        /// Its peer.
+        peer: A,
+        /// How old it was.
+        age: Duration,
+        /// What befell it.
+        failure: Failure,
+    },
+    /// A listener failed and was closed (L4).
+    #[non_exhaustive]
+    ListenerFailed {
+        /// The listener.
+        listener: ListenerId,
+        /// The address it was bound to.
+        local_addr: A,
+        /// The error that `accept` returned.
+        error: Arc<io::Error>,
+    },
+    /// A listener pauses for want of resources (A2). At most one a second for each listener.
+    #[non_exhaustive]
+    AcceptPaused {
+        /// The listener.
+        listener: ListenerId,
+        /// The address it is bound to.
+        local_addr: A,
+        /// The error that `accept` returned.
+        error: Arc<io::Error>,
+        /// How long this pause is.
+        pause: Duration,
+        /// How many pauses since the last report went unreported.
+        unreported: u64,
+    },
+    /// The stop had to kill children (S6).
+    #[non_exhaustive]
+    KilledWhileStopping {
+        /// How many.
+        count: usize,
+    },
+    /// Children did not suspend after the kill and were left (S8).
+    #[non_exhaustive]
+    Stuck {
+        /// How many.
+        count: usize,
+    },
+    /// The pool stops because of failures, not because it was asked to (I3).
+    #[non_exhaustive]
+    PoolStopped {
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+/// What befell a child.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Failure {
+    /// A callback returned this error.
+    Error(Arc<dyn Error + Send + Sync>),
+    /// A callback, or the `Drop` of something that it owned, panicked with this message.
+    Panic(String),
+    /// Killed through the handle.
+    Killed,
+    /// Its runtime dropped the task.
+    Lost,
+}
+
+impl Failure {
+    fn word(&self) -> &'static str {
+        match self {
+            Failure::Error(_) => "error",
+            Failure::Panic(_) => "panic",
+            Failure::Killed => "killed",
+            Failure::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Error(error) => fmt::Display::fmt(error, f),
+            Failure::Panic(message) => write!(f, "panicked: {message}"),
+            Failure::Killed => f.write_str("killed through the handle"),
+            Failure::Lost => f.write_str("its runtime dropped the task"),
+        }
+    }
+}
+
+impl<A: Debug> fmt::Display for Report<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pool {}: ", self.pool)?;
+        match &self.event {
+            Event::StartError {
+                listener, failure, ..
+            } => write!(f, "start error on listener {listener}: {failure}"),
+            Event::AcceptorFailed {
+                listener,
+                child,
+                failure,
+            } => write!(
+                f,
+                "acceptor {child} of listener {listener} failed: {failure}"
+            ),
+            Event::ConnectionFailed {
+                listener,
+                child,
+                peer,
+                age,
+                failure,
+            } => write!(
+                f,
+                "connection {child} from {peer:?} on listener {listener} failed after {age:.3?}: {failure}"
+            ),
+            Event::ListenerFailed {
+                listener,
+                local_addr,
+                error,
+            } => write!(f, "listener {listener} on {local_addr:?} failed: {error}"),
+            Event::AcceptPaused {
+                listener,
+                local_addr,
+                error,
+                pause,
+                unreported,
+            } => write!(
+                f,
+                "listener {listener} on {local_addr:?} pauses {pause:?} ({unreported} pauses before went unreported): {error}"
+            ),
+            Event::KilledWhileStopping { count } => {
+                write!(f, "{count} children were killed by the stop")
+            }
+            Event::Stuck { count } => write!(
+                f,
+                "{count} children did not suspend after the kill and were left"
+            ),
+            Event::PoolStopped { reason } => write!(f, "stops: {reason}"),
+        }
+    }
+}
+
+/// Gets every report of a pool.
+///
+/// Any `Fn(&Report<A>)` is one. Reports come one at a time, in the order in
+/// which things happened, from whichever task brought the event: an observer
+/// that blocks holds up the pool's reports and its end, nothing else. It may
+/// call the pool; a panic in it is caught.
+pub trait Observer<A>: Send + Sync + 'static {
+    /// Is told of one report.
+    fn report(&self, report: &Report<A>);
+}
+
+impl<A, F: Fn(&Report<A>) + Send + Sync + 'static> Observer<A> for F {
+    fn report(&self, report: &Report<A>) {
+        self(report);
+    }
+}
+
+/// The `tracing` target of all events.
+const TARGET: &str = "acceptor_pool";
+
+/// Emits the `tracing` event of a report.
+pub(crate) fn trace<A: Debug>(report: &Report<A>) {
+    let pool = &*report.pool;
+    match &report.event {
+        Event::StartError {
+            listener,
+            child,
+            failure,
+        } => tracing::error!(
+            target: TARGET, event = "start_error", pool, listener = listener.0,
+            child = child.sequence, reason = failure.word(), error = %failure, "start error"
+        ),
+        Event::AcceptorFailed {
+            listener,
+            child,
+            failure,
+        } => tracing::error!(
+            target: TARGET, event = "acceptor_failed", pool, listener = listener.0,
+            child = child.sequence, reason = failure.word(), error = %failure, "acceptor failed"
+        ),
+        Event::ConnectionFailed {
+            listener,
+            child,
+            peer,
+            age,
+            failure,
+        } => tracing::error!(
+            target: TARGET, event = "connection_failed", pool, listener = listener.0,
+            child = child.sequence, peer = ?peer, age_seconds = age.as_secs_f64(),
+            reason = failure.word(), error = %failure, "connection failed"
+        ),
+        Event::ListenerFailed {
+            listener,
+            local_addr,
+            error,
+        } => tracing::error!(
+            target: TARGET, event = "listener_failed", pool, listener = listener.0,
+            local = ?local_addr, error = %error, "listener failed"
+        ),
+        Event::AcceptPaused {
+            listener,
+            local_addr,
+            error,
+            pause,
+            unreported,
+        } => tracing::warn!(
+            target: TARGET, event = "accept_paused", pool, listener = listener.0,
+            local = ?local_addr, pause_seconds = pause.as_secs_f64(), unreported, error = %error,
+            "accept paused"
+        ),
+        Event::KilledWhileStopping { count } => tracing::warn!(
+            target: TARGET, event = "killed_while_stopping", pool, count, "killed while stopping"
+        ),
+        Event::Stuck { count } => tracing::error!(
+            target: TARGET, event = "stuck", pool, count, "children stuck after the kill"
+        ),
+        Event::PoolStopped { reason } => {
+            let word = match reason {
+                StopReason::Intensity => "max_restart_intensity",
+                StopReason::Requested => "requested",
+                StopReason::OwnerDropped => "owner_dropped",
+                StopReason::RuntimeGone => "runtime_gone",
+            };
+            tracing::error!(target: TARGET, event = "pool_stopped", pool, reason = word, "pool stopped");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What configures a pool, checked as a whole (V1).
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::accept_error::{AcceptErrorKind, AcceptErrors};
+use crate::acceptor::Acceptor;
+use crate::error::SpecError;
+use crate::life::Life;
+use crate::listener::Listener;
+use crate::report::Observer;
+use crate::shutdown::Plan;
+
+/// Which ends of a connection count towards restart intensity (section 2).
+///
+/// Start errors count in both. A connection is never restarted in either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Restart {
+    /// Only start errors count. The default.
+    #[default]
+    Temporary,
+    /// Errors, panics and kills of children count too.
+    Transient,
+}
+
+/// What the children are, which decides the default shutdown and how they are counted (Q2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ChildType {
+    /// Connections do their work themselves. The default.
+    #[default]
+    Worker,
+    /// Connections supervise others in turn: unless said otherwise, the stop waits for them for ever.
+    Supervisor,
+}
+
+/// How long connections are left alone after the listeners closed (S4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Grace {
+    /// At most this long. Zero, the default, is no grace.
+    Within(Duration),
+    /// Until the last child has ended.
+    Forever,
+}
+
+impl From<Duration> for Grace {
+    fn from(grace: Duration) -> Self {
+        Grace::Within(grace)
+    }
+}
+
+/// What happens to the children that grace left over (S5, S6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shutdown {
+    /// They are killed: there is no stop phase.
+    Kill,
+    /// They are told to stop, and killed after this long. The default for workers, with 5 s.
+    Within(Duration),
+    /// They are told to stop and never killed. The default for supervisors.
+    Never,
+}
+
+impl From<Duration> for Shutdown {
+    fn from(time: Duration) -> Self {
+        Shutdown::Within(time)
+    }
+}
+
+/// Configures a pool.
+///
+/// Nothing is checked until the pool starts or is reconfigured; then all of it is.
+///
+/// | field | default | allowed |
+/// |---|---|---|
+/// | id | none: always given | 1 to 255 bytes, no control characters |
+/// | restart | temporary | |
+/// | intensity | 1 | any |
+/// | period | 5 s | positive |
+/// | lame duck | none | any |
+/// | grace | zero | any, or for ever |
+/// | shutdown | within 5 s for workers, never for supervisors | |
+/// | child type | worker | |
+/// | patience | 1 s | positive |
+/// | observer | none | |
+/// | accept errors | [`AcceptErrorKind::of`] | |
+///
+/// ```
+/// # use acceptor_core::*;
+/// # use std::time::Duration;
+/// # fn check<L: Listener>(echo: impl Acceptor<L>) -> Spec<L> {
+/// Spec::new("echo", echo)
+///     .restart(Restart::Transient)
+///     .intensity(10)
+///     .period(Duration::from_secs(60))
+///     .grace(Duration::from_secs(5))
+/// # }
+/// ```
+pub struct Spec<L: Listener> {
+    pub(crate) id: Arc<str>,
+    pub(crate) acceptor: Arc<dyn Life<L>>,
+    pub(crate) observer: Option<Arc<dyn Observer<L::Addr>>>,
+    pub(crate) accept_errors: AcceptErrors,
+    pub(crate) rules: Rules,
+    shutdown: Option<Shutdown>,
+}
+
+/// The part of a spec that the supervision goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rules {
+    pub(crate) restart: Restart,
+    pub(crate) intensity: u32,
+    pub(crate) period: Duration,
+    pub(crate) child_type: ChildType,
+    pub(crate) plan: Plan,
+}
+
+/// The longest id, in bytes.
+const LONGEST_ID: usize = 255;
+
+impl<L: Listener> Spec<L> {
+    /// A spec with the defaults, for the acceptor that all of the pool's acceptors share.
+    pub fn new(id: impl Into<Arc<str>>, acceptor: impl Acceptor<L>) -> Self {
+        Self {
+            id: id.into(),
+            acceptor: Arc::new(acceptor),
+            observer: None,
+            accept_errors: AcceptErrors::new(AcceptErrorKind::of),
+            rules: Rules {
+                restart: Restart::default(),
+                intensity: 1,
+                period: Duration::from_secs(5),
+                child_type: ChildType::default(),
+                plan: Plan {
+                    lame_duck: Duration::ZERO,
+                    grace: Grace::Within(Duration::ZERO),
+                    shutdown: Shutdown::Within(Duration::from_secs(5)),
+                    patience: Duration::from_secs(1),
+                },
+            },
+            shutdown: None,
+        }
+    }
+
+    /// Says which ends of connections count (section 2).
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.rules.restart = restart;
+        self
+    }
+
+    /// How many counted failures within the period the pool survives (I1).
+    pub fn intensity(mut self, intensity: u32) -> Self {
+        self.rules.intensity = intensity;
+        self
+    }
+
+    /// Over which time failures are counted (I1, I2). Must be positive.
+    pub fn period(mut self, period: Duration) -> Self {
+        self.rules.period = period;
+        self
+    }
+
+    /// How long a stop goes on accepting while connections already see *draining* (S2).
+    pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
+        self.rules.plan.lame_duck = lame_duck;
+        self
+    }
+
+    /// How long connections are left alone after the listeners closed (S4). Takes a [`Duration`] or [`Grace::Forever`].
+    pub fn grace(mut self, grace: impl Into<Grace>) -> Self {
+        self.rules.plan.grace = grace.into();
+        self
+    }
+
+    /// What happens to those that grace left over (S5, S6). Takes a [`Duration`] or a [`Shutdown`].
+    pub fn shutdown(mut self, shutdown: impl Into<Shutdown>) -> Self {
+        self.shutdown = Some(shutdown.into());
+        self
+    }
+
+    /// What the children are (Q2).
+    pub fn child_type(mut self, child_type: ChildType) -> Self {
+        self.rules.child_type = child_type;
+        self
+    }
+
+    /// How long after the kill a child that does not suspend is waited for (S8). Must be positive.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.rules.plan.patience = patience;
+        self
+    }
+
+    /// Who gets the pool's [reports](crate::Report), besides `tracing`.
+    pub fn observer(mut self, observer: impl Observer<L::Addr>) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Replaces the table of accept errors (A4). Fall back on
+    /// [`AcceptErrorKind::of`] for what you do not decide. A table that panics
+    /// does not know: resources.
+    pub fn accept_errors(
+        mut self,
+        table: impl Fn(&io::Error) -> AcceptErrorKind + Send + Sync + 'static,
+    ) -> Self {
+        self.accept_errors = AcceptErrors::new(table);
+        self
+    }
+
+    /// Checks the whole and fills in what depends on other fields.
+    pub(crate) fn checked(mut self) -> Result<Self, SpecError> {
+        let control = self.id.chars().any(char::is_control);
+        if self.id.is_empty() || self.id.len() > LONGEST_ID || control {
+            return Err(SpecError::Id {
+                value: self.id.as_ref().into(),
+            });
+        }
+        if self.rules.period.is_zero() {
+            return Err(SpecError::Period {
+                value: self.rules.period,
+            });
+        }
+        if self.rules.plan.patience.is_zero() {
+            return Err(SpecError::Patience {
+                value: self.rules.plan.patience,
+            });
+        }
+        self.rules.plan.shutdown = self.shutdown.unwrap_or(match self.rules.child_type {
+            ChildType::Worker => Shutdown::Within(Duration::from_secs(5)),
+            ChildType::Supervisor => Shutdown::Never,
+        });
+        Ok(self)
+    }
+}
+
+impl<L: Listener> fmt::Debug for Spec<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spec")
+            .field("id", &self.id)
+            .field("restart", &self.rules.restart)
+            .field("intensity", &self.rules.intensity)
+            .field("period", &self.rules.period)
+            .field("child_type", &self.rules.child_type)
+            .field("lame_duck", &self.rules.plan.lame_duck)
+            .field("grace", &self.rules.plan.grace)
+            .field("shutdown", &self.shutdown)
+            .field("patience", &self.rules.plan.patience)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the init function of a pool answers (R3).
+#[derive(Debug)]
+pub enum Configure<L: Listener> {
+    /// Start, or go on, with this spec.
+    Use(Spec<L>),
+    /// At start: no pool. At a reload: keep the spec that is there.
+    Ignore,
+}

@@ -1,0 +1,200 @@
+//! What a pool shows of itself: counts, lists, and the whole as one value (section 7).
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::{ChildId, ListenerId};
+use crate::spec::ChildType;
+use crate::stop::Phase;
+
+/// How many children there are (Q2). Exact at every moment (Q3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Always 1: a pool has one spec.
+    pub specs: usize,
+    /// Connections.
+    pub active: usize,
+    /// Connections and acceptors, unless the spec's children are supervisors.
+    pub workers: usize,
+    /// Connections and acceptors, if the spec's children are supervisors.
+    pub supervisors: usize,
+}
+
+impl Counts {
+    pub(crate) fn new(connections: usize, children: usize, child_type: ChildType) -> Self {
+        let (workers, supervisors) = match child_type {
+            ChildType::Worker => (children, 0),
+            ChildType::Supervisor => (0, children),
+        };
+        Self {
+            specs: 1,
+            active: connections,
+            workers,
+            supervisors,
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "specs {}, active {}, workers {}, supervisors {}",
+            self.specs, self.active, self.workers, self.supervisors
+        )
+    }
+}
+
+/// What a pool is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PoolState {
+    /// It accepts and serves.
+    Running,
+    /// It stops, and is in this phase.
+    Stopping(Phase),
+    /// It has stopped.
+    Stopped,
+}
+
+impl fmt::Display for PoolState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PoolState::Running => f.write_str("running"),
+            PoolState::Stopping(phase) => write!(f, "stopping, phase {phase}"),
+            PoolState::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// What an open listener is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ListenerState {
+    /// It accepts.
+    Accepting,
+    /// It pauses for want of resources (A2).
+    Paused,
+    /// It accepts for the rest of the lame duck (S2).
+    LameDuck,
+}
+
+impl fmt::Display for ListenerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            ListenerState::Accepting => "accepting",
+            ListenerState::Paused => "paused",
+            ListenerState::LameDuck => "lame duck",
+        })
+    }
+}
+
+/// An open listener (Q1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenerRecord<A> {
+    /// The listener.
+    pub id: ListenerId,
+    /// The id of the pool's present spec (R1).
+    pub spec: Arc<str>,
+    /// The address it is bound to, with its port resolved.
+    pub local_addr: A,
+    /// How many acceptors it has.
+    pub acceptors: usize,
+    /// How many connections that came from it are open.
+    pub connections: usize,
+    /// What it is doing.
+    pub state: ListenerState,
+    /// How many connections it ever accepted.
+    pub accepted: u64,
+    /// How many connections were gone before they could be accepted (A1).
+    pub skipped: u64,
+    /// How often it paused for want of resources (A2).
+    pub pauses: u64,
+}
+
+impl<A: Debug> fmt::Display for ListenerRecord<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "listener {} on {:?}: {}, {} acceptors, {} connections, {} accepted, {} skipped, {} pauses",
+            self.id,
+            self.local_addr,
+            self.state,
+            self.acceptors,
+            self.connections,
+            self.accepted,
+            self.skipped,
+            self.pauses
+        )
+    }
+}
+
+/// An open connection (Q1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionRecord<A> {
+    /// The connection.
+    pub id: ChildId,
+    /// The id of the pool's present spec (R1).
+    pub spec: Arc<str>,
+    /// The listener that it came from.
+    pub listener: ListenerId,
+    /// The other end's address.
+    pub peer_addr: A,
+    /// This end's address.
+    pub local_addr: A,
+    /// How long ago it was accepted.
+    pub age: Duration,
+}
+
+impl<A: Debug> fmt::Display for ConnectionRecord<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "connection {} from {:?} to {:?} on listener {}, {:.3?} old",
+            self.id, self.peer_addr, self.local_addr, self.listener, self.age
+        )
+    }
+}
+
+/// A pool at one moment (Q4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status<A> {
+    /// The id of the pool's present spec.
+    pub spec: Arc<str>,
+    /// What the pool is doing.
+    pub state: PoolState,
+    /// How many children there are.
+    pub counts: Counts,
+    /// Counted failures within the period.
+    pub failures: usize,
+    /// How many of them the pool survives.
+    pub intensity: u32,
+    /// Over which time failures are counted.
+    pub period: Duration,
+    /// The open listeners, oldest first.
+    pub listeners: Vec<ListenerRecord<A>>,
+    /// The open connections, oldest first.
+    pub connections: Vec<ConnectionRecord<A>>,
+}
+
+impl<A: Debug> fmt::Display for Status<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "pool {}: {}; {}; {} failures within {:?} of {} allowed",
+            self.spec, self.state, self.counts, self.failures, self.period, self.intensity
+        )?;
+        for listener in &self.listeners {
+            write!(f, "\n  {listener}")?;
+        }
+        for connection in &self.connections {
+            write!(f, "\n  {connection}")?;
+        }
+        Ok(())
+    }
+}

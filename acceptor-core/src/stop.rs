@@ -1,0 +1,212 @@
+//! How a stop went: its reason, its phases, who ended how (S1, S7).
+
+use std::fmt;
+use std::time::Duration;
+
+/// The phases of a stop, in their order (section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Accepting as ever; connections see *draining* (S2).
+    LameDuck,
+    /// The listeners are closed; nobody is told to stop (S3, S4).
+    Grace,
+    /// Who trapped the stop is told, the others are dropped (S5).
+    Stop,
+    /// What is left is killed (S6, S8).
+    Kill,
+}
+
+impl Phase {
+    /// All phases, in their order.
+    pub const ALL: [Phase; 4] = [Phase::LameDuck, Phase::Grace, Phase::Stop, Phase::Kill];
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Phase::LameDuck => "lame duck",
+            Phase::Grace => "grace",
+            Phase::Stop => "stop",
+            Phase::Kill => "kill",
+        })
+    }
+}
+
+/// Why a pool stopped; the first reason counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// `stop` or `kill` was called.
+    Requested,
+    /// More counted failures within the period than the intensity allows (I1).
+    Intensity,
+    /// The owner was dropped (S9).
+    OwnerDropped,
+    /// The runtime dropped the pool's own task.
+    RuntimeGone,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            StopReason::Requested => "requested",
+            StopReason::Intensity => "restart intensity exceeded",
+            StopReason::OwnerDropped => "owner dropped",
+            StopReason::RuntimeGone => "runtime gone",
+        })
+    }
+}
+
+/// How a child ended, as far as counting goes (section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndKind {
+    /// `serve` returned `Ok`; for an acceptor: ignored, or terminated by its accept time-out.
+    Normal,
+    /// `serve` returned [`CleanExit`](crate::CleanExit).
+    Clean,
+    /// `serve` or `init` returned another error.
+    Error,
+    /// A callback panicked, or what it owned did when it was dropped.
+    Panic,
+    /// Killed, through the handle or by the stop.
+    Killed,
+    /// Stopped through the handle, or dropped at the stop phase; for an acceptor: terminated because its listener closed or failed or the pool stops.
+    Stopped,
+    /// Its runtime dropped the task.
+    Lost,
+}
+
+impl EndKind {
+    const ALL: [EndKind; 7] = [
+        EndKind::Normal,
+        EndKind::Clean,
+        EndKind::Error,
+        EndKind::Panic,
+        EndKind::Killed,
+        EndKind::Stopped,
+        EndKind::Lost,
+    ];
+}
+
+impl fmt::Display for EndKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            EndKind::Normal => "normal",
+            EndKind::Clean => "clean",
+            EndKind::Error => "error",
+            EndKind::Panic => "panic",
+            EndKind::Killed => "killed",
+            EndKind::Stopped => "stopped",
+            EndKind::Lost => "lost",
+        })
+    }
+}
+
+/// How many children ended in which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends([usize; 7]);
+
+impl Ends {
+    /// How many ended in this way.
+    pub fn of(&self, kind: EndKind) -> usize {
+        self.0[kind as usize]
+    }
+
+    /// How many ended.
+    pub fn total(&self) -> usize {
+        self.0.iter().sum()
+    }
+
+    pub(crate) fn count(&mut self, kind: EndKind) {
+        self.0[kind as usize] += 1;
+    }
+
+    fn add(&mut self, other: &Ends) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
+    }
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for kind in EndKind::ALL {
+            let count = self.of(kind);
+            if count > 0 {
+                write!(f, "{separator}{count} {kind}")?;
+                separator = ", ";
+            }
+        }
+        if separator.is_empty() {
+            f.write_str("none")?;
+        }
+        Ok(())
+    }
+}
+
+/// The result of a pool: why it stopped, how its last children ended, how long it took (S7).
+///
+/// Counted are the ends from the moment the stop began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Why the pool stopped.
+    pub reason: StopReason,
+    /// From the call that began the stop to the end of the last child.
+    pub elapsed: Duration,
+    /// Children that did not suspend after the kill and were left (S8).
+    pub stuck: usize,
+    pub(crate) connections: [Ends; 4],
+    pub(crate) acceptors: [Ends; 4],
+}
+
+impl StopReport {
+    /// How the connections ended that ended in this phase.
+    pub fn connections(&self, phase: Phase) -> Ends {
+        self.connections[phase as usize]
+    }
+
+    /// How the acceptors ended that ended in this phase.
+    pub fn acceptors(&self, phase: Phase) -> Ends {
+        self.acceptors[phase as usize]
+    }
+
+    /// How the connections ended, all phases together.
+    pub fn all_connections(&self) -> Ends {
+        sum(&self.connections)
+    }
+
+    /// How the acceptors ended, all phases together.
+    pub fn all_acceptors(&self) -> Ends {
+        sum(&self.acceptors)
+    }
+}
+
+fn sum(phases: &[Ends; 4]) -> Ends {
+    let mut all = Ends::default();
+    for ends in phases {
+        all.add(ends);
+    }
+    all
+}
+
+impl fmt::Display for StopReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pool stopped ({}) in {:.3?}", self.reason, self.elapsed)?;
+        for phase in Phase::ALL {
+            let (connections, acceptors) = (self.connections(phase), self.acceptors(phase));
+            if connections.total() + acceptors.total() > 0 {
+                write!(
+                    f,
+                    "\n  {phase:<9}  connections: {connections}; acceptors: {acceptors}"
+                )?;
+            }
+        }
+        if self.stuck > 0 {
+            write!(f, "\n  left stuck: {}", self.stuck)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,499 @@
+//! The children's table: events and the time go in, effects come out.
+//!
+//! Pure: no clock, no runtime, no future. `C` is how a child is told something,
+//! `S` a listening socket, `A` an address. Invariants: every child is in the
+//! table from before its start until its end; the counts are those of the
+//! table; an open listener has its number of acceptors; an end that is not of a
+//! child in the table changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use crate::backoff::Spacing;
+use crate::control::{Command, Ending};
+use crate::end::{Counted, End, Role};
+use crate::id::{ChildId, ListenerId};
+use crate::intensity::{Intensity, Verdict};
+use crate::report::{Event, Failure};
+use crate::shutdown::{Step, Stopping};
+use crate::spec::Rules;
+use crate::status::{Counts, PoolState};
+use crate::stop::{EndKind, Ends, Phase, StopReason, StopReport};
+
+pub(crate) struct Supervisor<C, S, A> {
+    rules: Rules,
+    children: Slab<Child<C, A>>,
+    listeners: BTreeMap<ListenerId, Listening<S>>,
+    children_ever: u64,
+    listeners_ever: u64,
+    connections: usize,
+    intensity: Intensity,
+    stop: Option<Stop>,
+}
+
+/// One row of the table.
+pub(crate) struct Child<C, A> {
+    pub(crate) id: ChildId,
+    pub(crate) listener: ListenerId,
+    pub(crate) control: C,
+    /// What it is; `None` while it is an acceptor.
+    pub(crate) peer: Option<Peer<A>>,
+    spacing: Spacing,
+}
+
+/// What is known of a connection.
+#[derive(Clone)]
+pub(crate) struct Peer<A> {
+    pub(crate) peer_addr: A,
+    pub(crate) local_addr: A,
+    pub(crate) since: Instant,
+}
+
+/// An open listener.
+pub(crate) struct Listening<S> {
+    pub(crate) socket: S,
+    pub(crate) acceptors: usize,
+    pub(crate) connections: usize,
+    pub(crate) accepted: u64,
+}
+
+struct Stop {
+    stopping: Stopping,
+    reason: StopReason,
+    connections: [Ends; 4],
+    acceptors: [Ends; 4],
+    finished: bool,
+}
+
+/// A child to be started.
+pub(crate) struct Start<C, S> {
+    pub(crate) child: ChildId,
+    pub(crate) control: C,
+    pub(crate) socket: S,
+    /// How long it waits before its `init`.
+    pub(crate) delay: Duration,
+}
+
+/// What is to be done once the lock is released, in this order.
+pub(crate) struct Effects<C, S, A> {
+    pub(crate) tell: Vec<(C, Command)>,
+    pub(crate) drain: Vec<S>,
+    pub(crate) close: Vec<S>,
+    pub(crate) start: Vec<Start<C, S>>,
+    /// To be started by the pool's own task: who ended was dropped by the runtime, perhaps from within a spawn.
+    pub(crate) start_later: Vec<Start<C, S>>,
+    pub(crate) reports: Vec<Event<A>>,
+    pub(crate) finished: Option<Box<StopReport>>,
+    pub(crate) timer_changed: TimerChange,
+    /// Rows that are no longer needed: what they hold is dropped outside the lock.
+    pub(crate) gone: Vec<Child<C, A>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TimerChange {
+    Unchanged,
+    Changed,
+}
+
+/// What becomes of a child that has a connection now.
+pub(crate) enum Became<C, S> {
+    /// It serves; its replacement, if there is to be one, is to be started first.
+    Serves(Option<Start<C, S>>),
+    /// It is not a child any more: the pool has ended without it.
+    Gone,
+}
+
+impl<C, S, A> Default for Effects<C, S, A> {
+    fn default() -> Self {
+        Self {
+            tell: Vec::new(),
+            drain: Vec::new(),
+            close: Vec::new(),
+            start: Vec::new(),
+            start_later: Vec::new(),
+            reports: Vec::new(),
+            finished: None,
+            timer_changed: TimerChange::Unchanged,
+            gone: Vec::new(),
+        }
+    }
+}
+
+impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            children: Slab::new(),
+            listeners: BTreeMap::new(),
+            children_ever: 0,
+            listeners_ever: 0,
+            connections: 0,
+            intensity: Intensity::default(),
+            stop: None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> PoolState {
+        match &self.stop {
+            None => PoolState::Running,
+            Some(stop) if stop.finished => PoolState::Stopped,
+            Some(stop) => PoolState::Stopping(stop.stopping.phase()),
+        }
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    pub(crate) fn reconfigure(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    pub(crate) fn failures(&self, now: Instant) -> usize {
+        self.intensity.within(now, self.rules.period)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts::new(self.connections, self.children.len(), self.rules.child_type)
+    }
+
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (ListenerId, &Listening<S>)> {
+        self.listeners
+            .iter()
+            .map(|(id, listening)| (*id, listening))
+    }
+
+    pub(crate) fn children(&self) -> impl Iterator<Item = &Child<C, A>> {
+        self.children.iter().map(|(_, child)| child)
+    }
+
+    /// When [`tick`](Self::tick) is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.stop.as_ref().and_then(|stop| stop.stopping.deadline())
+    }
+
+    /// Adds a listener with its acceptors. The pool must be running.
+    pub(crate) fn add_listener(
+        &mut self,
+        socket: impl FnOnce(ListenerId) -> S,
+        acceptors: usize,
+        mut control: impl FnMut() -> C,
+        effects: &mut Effects<C, S, A>,
+    ) -> ListenerId {
+        self.listeners_ever += 1;
+        let id = ListenerId(self.listeners_ever);
+        let listening = Listening {
+            socket: socket(id),
+            acceptors: 0,
+            connections: 0,
+            accepted: 0,
+        };
+        self.listeners.insert(id, listening);
+        for _ in 0..acceptors {
+            let start = self.start(id, control(), Spacing::default(), Duration::ZERO);
+            effects.start.extend(start);
+        }
+        id
+    }
+
+    /// A new acceptor, if its listener is open.
+    fn start(
+        &mut self,
+        listener: ListenerId,
+        control: C,
+        spacing: Spacing,
+        delay: Duration,
+    ) -> Option<Start<C, S>> {
+        let listening = self.listeners.get_mut(&listener)?;
+        listening.acceptors += 1;
+        self.children_ever += 1;
+        let slot = self.children.vacant_entry();
+        let id = ChildId {
+            sequence: self.children_ever,
+            slot: slot.key(),
+        };
+        slot.insert(Child {
+            id,
+            listener,
+            control: control.clone(),
+            peer: None,
+            spacing,
+        });
+        Some(Start {
+            child: id,
+            control,
+            socket: listening.socket.clone(),
+            delay,
+        })
+    }
+
+    /// An acceptor has a connection and becomes it (B5, Q3).
+    pub(crate) fn became(&mut self, id: ChildId, peer: Peer<A>, control: C) -> Became<C, S> {
+        let Some(child) = self.child_mut(id) else {
+            return Became::Gone;
+        };
+        child.peer = Some(peer);
+        let listener = child.listener;
+        self.connections += 1;
+        if let Some(listening) = self.listeners.get_mut(&listener) {
+            listening.acceptors -= 1;
+            listening.connections += 1;
+            listening.accepted += 1;
+        }
+        Became::Serves(self.start(listener, control, Spacing::default(), Duration::ZERO))
+    }
+
+    /// A child has ended, and what it held is gone (E1 to E3).
+    pub(crate) fn ended(
+        &mut self,
+        id: ChildId,
+        end: End,
+        now: Instant,
+        control: impl FnOnce() -> C,
+        effects: &mut Effects<C, S, A>,
+    ) {
+        if self.child_mut(id).is_none() {
+            return;
+        }
+        let mut child = self.children.remove(id.slot);
+        let listener = child.listener;
+        let role = match &child.peer {
+            Some(_) => Role::Connection,
+            None => Role::Acceptor,
+        };
+        if let Some(listening) = self.listeners.get_mut(&listener) {
+            match role {
+                Role::Connection => listening.connections -= 1,
+                Role::Acceptor => listening.acceptors -= 1,
+            }
+        }
+        if role == Role::Connection {
+            self.connections -= 1;
+        }
+        let kind = end.kind();
+        let counted = end.counted(self.rules.restart);
+        let repeats = end.repeats();
+        let lost = matches!(end, End::Lost);
+        if let Some(stop) = &mut self.stop {
+            stop.count(role, kind);
+        }
+        let aggregated = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
+        if !aggregated {
+            effects.reports.extend(report(&child, end, now));
+        }
+        if counted == Counted::Yes && self.stop.is_none() {
+            let (intensity, period) = (self.rules.intensity, self.rules.period);
+            if self.intensity.record(now, intensity, period) == Verdict::Exceeded {
+                self.stop(StopReason::Intensity, now, effects);
+            }
+        }
+        if role == Role::Acceptor && self.listeners.contains_key(&listener) {
+            // A start error costs no busy CPU either where it does not count any more: in a lame duck.
+            let delay = if repeats || lost || (counted == Counted::Yes && self.stop.is_some()) {
+                child.spacing.delay()
+            } else {
+                child.spacing = Spacing::default();
+                Duration::ZERO
+            };
+            let start = self.start(listener, control(), child.spacing, delay);
+            if lost {
+                effects.start_later.extend(start);
+                effects.timer_changed = TimerChange::Changed;
+            } else {
+                effects.start.extend(start);
+            }
+        }
+        effects.gone.push(child);
+        self.advance(now, effects);
+    }
+
+    /// Closes a listener: its acceptors end, its connections see *draining* (L3). `None` if it is not open.
+    pub(crate) fn close(
+        &mut self,
+        id: ListenerId,
+        ending: Ending,
+        effects: &mut Effects<C, S, A>,
+    ) -> Option<S> {
+        let listening = self.listeners.remove(&id)?;
+        let acceptors = self.children.iter().map(|(_, child)| child);
+        let acceptors = acceptors.filter(|child| child.listener == id && child.peer.is_none());
+        // Told before the socket closes: an acceptor that finds it closed knows why.
+        effects
+            .tell
+            .extend(acceptors.map(|child| (child.control.clone(), Command::Close(ending))));
+        effects.close.push(listening.socket.clone());
+        Some(listening.socket)
+    }
+
+    /// How to reach a child; `None` if it is not, or no longer, in the table.
+    pub(crate) fn control(&self, id: ChildId) -> Option<(C, Role)> {
+        let child = self.children.get(id.slot).filter(|child| child.id == id)?;
+        let role = match child.peer {
+            Some(_) => Role::Connection,
+            None => Role::Acceptor,
+        };
+        Some((child.control.clone(), role))
+    }
+
+    /// Begins to stop; a stop that is under way stays as it is (S1).
+    pub(crate) fn stop(
+        &mut self,
+        reason: StopReason,
+        now: Instant,
+        effects: &mut Effects<C, S, A>,
+    ) {
+        if self.stop.is_some() {
+            return;
+        }
+        self.begin_stop(reason, now, effects);
+        self.advance(now, effects);
+    }
+
+    /// Goes to the kill at once, be a stop under way or not (S9).
+    pub(crate) fn kill(
+        &mut self,
+        reason: StopReason,
+        now: Instant,
+        effects: &mut Effects<C, S, A>,
+    ) {
+        if self.stop.is_none() {
+            self.begin_stop(reason, now, effects);
+        }
+        let stop = self.stop.as_mut();
+        let steps = stop.map(|stop| stop.stopping.kill(now)).unwrap_or_default();
+        for step in steps {
+            self.take(step, now, effects);
+        }
+        self.advance(now, effects);
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+        self.advance(now, effects);
+    }
+
+    fn begin_stop(&mut self, reason: StopReason, now: Instant, effects: &mut Effects<C, S, A>) {
+        self.stop = Some(Stop {
+            stopping: Stopping::begin(self.rules.plan, now),
+            reason,
+            connections: Default::default(),
+            acceptors: Default::default(),
+            finished: false,
+        });
+        match reason {
+            StopReason::Intensity | StopReason::RuntimeGone => {
+                effects.reports.push(Event::PoolStopped { reason });
+            }
+            StopReason::Requested | StopReason::OwnerDropped => {}
+        }
+        let sockets = self.listeners.values().map(|listening| &listening.socket);
+        effects.drain.extend(sockets.cloned());
+        effects.timer_changed = TimerChange::Changed;
+    }
+
+    fn advance(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+        while let Some(stop) = &mut self.stop {
+            match stop.stopping.advance(now, self.children.len()) {
+                Some(step) => self.take(step, now, effects),
+                None => return,
+            }
+        }
+    }
+
+    fn take(&mut self, step: Step, now: Instant, effects: &mut Effects<C, S, A>) {
+        effects.timer_changed = TimerChange::Changed;
+        match step {
+            Step::CloseListeners => {
+                let open: Vec<_> = self.listeners.keys().copied().collect();
+                for id in open {
+                    self.close(id, Ending::Stopped, effects);
+                }
+            }
+            Step::TellStop => self.tell_all(Command::Stop, effects),
+            Step::Kill => self.tell_all(Command::Kill, effects),
+            Step::Finish { stuck } => self.finish(stuck, now, effects),
+        }
+    }
+
+    fn tell_all(&self, command: Command, effects: &mut Effects<C, S, A>) {
+        let children = self.children.iter();
+        let told = children.map(|(_, child)| (child.control.clone(), command));
+        effects.tell.extend(told);
+    }
+
+    fn finish(&mut self, stuck: usize, now: Instant, effects: &mut Effects<C, S, A>) {
+        let Some(stop) = &mut self.stop else { return };
+        stop.finished = true;
+        let kill = Phase::Kill as usize;
+        let killed =
+            stop.connections[kill].of(EndKind::Killed) + stop.acceptors[kill].of(EndKind::Killed);
+        if killed > 0 && stop.stopping.reports_kills() {
+            effects
+                .reports
+                .push(Event::KilledWhileStopping { count: killed });
+        }
+        if stuck > 0 {
+            effects.reports.push(Event::Stuck { count: stuck });
+        }
+        effects.finished = Some(Box::new(StopReport {
+            reason: stop.reason,
+            elapsed: now.saturating_duration_since(stop.stopping.began()),
+            stuck,
+            connections: stop.connections,
+            acceptors: stop.acceptors,
+        }));
+        effects.gone.extend(self.children.drain());
+        self.connections = 0;
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.stop.as_ref().map(|stop| stop.stopping.phase())
+    }
+
+    fn child_mut(&mut self, id: ChildId) -> Option<&mut Child<C, A>> {
+        self.children
+            .get_mut(id.slot)
+            .filter(|child| child.id == id)
+    }
+}
+
+impl Stop {
+    fn count(&mut self, role: Role, kind: EndKind) {
+        let phase = self.stopping.phase() as usize;
+        match role {
+            Role::Connection => self.connections[phase].count(kind),
+            Role::Acceptor => self.acceptors[phase].count(kind),
+        }
+    }
+}
+
+/// The report of an end, if it is one to report.
+fn report<C, A: Clone>(child: &Child<C, A>, end: End, now: Instant) -> Option<Event<A>> {
+    let (listener, id) = (child.listener, child.id);
+    let start_error = matches!(end, End::StartError(_));
+    let failure: Failure = end.failure()?;
+    Some(match &child.peer {
+        Some(peer) => Event::ConnectionFailed {
+            listener,
+            child: id,
+            peer: peer.peer_addr.clone(),
+            age: now.saturating_duration_since(peer.since),
+            failure,
+        },
+        None if start_error => Event::StartError {
+            listener,
+            child: id,
+            failure,
+        },
+        None => Event::AcceptorFailed {
+            listener,
+            child: id,
+            failure,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! A supervised pool of acceptors for [tokio](https://docs.rs/tokio).
+//!
+//! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
+//! to add; [`Pool`], [`PoolHandle`], [`Spec`], [`Connection`] and [`Report`] are
+//! the core's, for tokio's TCP listener unless another is named.
+//!
+//! ```
+//! use acceptor_tokio::{ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let runtime = TokioRuntime::current()?;
+//! let greet = acceptor_fn(|mut connection: acceptor_tokio::Connection| async move {
+//!     connection.stream.write_all(b"hello\n").await?;
+//!     Ok(())
+//! });
+//! let pool = Pool::start(runtime.clone(), Spec::new("greeter", greet))?;
+//! let socket = ListenOptions::new("127.0.0.1:0".parse()?).bind()?;
+//! let address = socket.local_addr()?;
+//! pool.add_listener(TcpListener::from_std(socket, &runtime)?, 10)?;
+//!
+//! let mut greeting = String::new();
+//! let mut client = tokio::net::TcpStream::connect(address).await?;
+//! client.read_to_string(&mut greeting).await?;
+//! assert_eq!(greeting, "hello\n");
+//!
+//! let report = pool.stop().await;
+//! assert_eq!(report.stuck, 0);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+pub use acceptor_core::*;
+use tokio::runtime::Handle;
+
+/// A pool on tokio.
+pub type Pool<L = TcpListener> = acceptor_core::Pool<TokioRuntime, L>;
+/// A handle of a pool on tokio.
+pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<TokioRuntime, L>;
+/// A spec of a pool on tokio.
+pub type Spec<L = TcpListener> = acceptor_core::Spec<L>;
+/// A connection over TCP on tokio.
+pub type Connection = acceptor_core::Connection<tokio::net::TcpStream, SocketAddr>;
+/// A report of a pool over TCP.
+pub type Report = acceptor_core::Report<SocketAddr>;
+
+/// A tokio runtime: the pool's tasks run there, wherever the pool is called from (rule B11).
+#[derive(Debug, Clone)]
+pub struct TokioRuntime {
+    handle: Handle,
+}
+
+impl TokioRuntime {
+    /// The runtime that the caller runs in.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError`] outside a runtime, or in one whose timer is not enabled.
+    pub fn current() -> Result<Self, RuntimeError> {
+        let handle = Handle::try_current().map_err(|_| RuntimeError::NoRuntime)?;
+        Self::from_handle(handle)
+    }
+
+    /// The runtime of a handle.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::NoTimer`] if it was built without `enable_time`.
+    pub fn from_handle(handle: Handle) -> Result<Self, RuntimeError> {
+        entered(&handle, || {
+            drop(tokio::time::sleep_until(tokio::time::Instant::now()))
+        })
+        .map_err(|_| RuntimeError::NoTimer)?;
+        Ok(Self { handle })
+    }
+}
+
+impl Runtime for TokioRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.handle.spawn(task));
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        // Made in the context of the handle's runtime, whose timer it is.
+        let sleep = {
+            let _context = self.handle.enter();
+            tokio::time::sleep_until(deadline.into())
+        };
+        sleep.await;
+    }
+
+    fn now(&self) -> Instant {
+        // Tokio's own clock, which tests can pause; without `test-util` it is the standard one.
+        tokio::time::Instant::now().into_std()
+    }
+}
+
+/// A TCP listener on tokio.
+#[derive(Debug)]
+pub struct TcpListener {
+    listener: tokio::net::TcpListener,
+}
+
+impl TcpListener {
+    /// Makes a listener of a standard one, for example of [`ListenOptions::bind`] or one that was
+    /// inherited; it need not be non-blocking yet. It is driven by `runtime`.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; and if the runtime was built without `enable_io`.
+    pub fn from_std(listener: std::net::TcpListener, runtime: &TokioRuntime) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let made = entered(&runtime.handle, || {
+            tokio::net::TcpListener::from_std(listener)
+        });
+        let listener = made.unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the tokio runtime has no I/O: build it with `enable_io`",
+            ))
+        })?;
+        Ok(Self { listener })
+    }
+}
+
+impl From<tokio::net::TcpListener> for TcpListener {
+    fn from(listener: tokio::net::TcpListener) -> Self {
+        Self { listener }
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = tokio::net::TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+        self.listener.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
+        stream.local_addr()
+    }
+}
+
+/// Tokio panics where a runtime lacks what is asked of it; here that is an error.
+fn entered<T>(handle: &Handle, code: impl FnOnce() -> T) -> std::thread::Result<T> {
+    let _context = handle.enter();
+    catch_unwind(AssertUnwindSafe(code))
+}
+
+/// A tokio runtime on which no pool can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The caller runs in no tokio runtime.
+    NoRuntime,
+    /// The runtime was built without its timer.
+    NoTimer,
+}
+
+impl fmt::Display for RuntimeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RuntimeError::NoRuntime => {
+                "not within a tokio runtime: call it from `#[tokio::main]` or a task, or use `TokioRuntime::from_handle`"
+            }
+            RuntimeError::NoTimer => "the tokio runtime has no timer: build it with `enable_time`",
+        })
+    }
+}
+
+impl Error for RuntimeError {}

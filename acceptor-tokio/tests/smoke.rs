@@ -1,0 +1,30 @@
+//! A real client talks to a real server.
+use acceptor_tokio::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_talks_to_a_server() {
+    let runtime = TokioRuntime::current().unwrap();
+    let echo = acceptor_fn(|connection: Connection| async move {
+        let mut stream = connection.stream;
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await?;
+        Ok(())
+    });
+    let pool = Pool::start(runtime.clone(), Spec::new("echo", echo)).unwrap();
+    let socket = ListenOptions::new("127.0.0.1:0".parse().unwrap())
+        .bind()
+        .unwrap();
+    let address = socket.local_addr().unwrap();
+    pool.add_listener(TcpListener::from_std(socket, &runtime).unwrap(), 3)
+        .unwrap();
+    for _ in 0..100 {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        let mut back = [0; 5];
+        client.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"hello");
+    }
+    println!("{}", pool.status().unwrap());
+    println!("{}", pool.stop().await);
+}
