@@ -1,4 +1,4 @@
-//! The task of one child: kill switch, panic capture, and an end that is seen once.
+//! The task of a child in `serve` or `terminate`: kill switch, panic capture, and an end that is seen once.
 //!
 //! Invariants: the child's future, and with it the socket, is dropped before
 //! its end is told (E2); the end is told exactly once, also when the runtime
@@ -11,49 +11,48 @@ use std::task::{Context, Poll, Waker};
 
 use futures::future::BoxFuture;
 
-use crate::connection::CleanExit;
-use crate::control::{Control, Stage};
+use crate::begin::Beginning;
 use crate::end::End;
-use crate::error::BoxError;
 use crate::id::ChildId;
-use crate::life::{Host, Outcome, Succession};
+use crate::inner::Inner;
 use crate::listener::Listener;
-use crate::report::Failure;
-use crate::sync::{guarded, wake};
+use crate::runtime::Runtime;
+use crate::seat::Child;
+use crate::sync::guarded;
 
-pub(crate) struct ChildTask<L: Listener> {
-    host: Arc<dyn Host<L>>,
+pub(crate) struct ChildTask<R: Runtime, L: Listener> {
+    inner: Arc<Inner<R, L>>,
     id: ChildId,
-    control: Arc<Control>,
-    body: Body,
+    seat: Arc<dyn Child<L>>,
+    body: Option<BoxFuture<'static, End>>,
+    /// Is started first (B5).
+    replacement: Option<Beginning<R, L>>,
+    begun: Begun,
     registered: Option<Waker>,
 }
 
-enum Body {
-    Acceptor(BoxFuture<'static, Outcome>),
-    /// `Begun::No` until `serve` was polled once: only then could it have trapped the stop.
-    Connection(BoxFuture<'static, Result<(), BoxError>>, Begun),
-    Ended,
-}
-
+/// Whether the child was polled: only then could it have trapped the stop, or begun to terminate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Begun {
     No,
     Yes,
 }
 
-impl<L: Listener> ChildTask<L> {
+impl<R: Runtime, L: Listener> ChildTask<R, L> {
     pub(crate) fn new(
-        host: Arc<dyn Host<L>>,
+        inner: Arc<Inner<R, L>>,
         id: ChildId,
-        control: Arc<Control>,
-        life: BoxFuture<'static, Outcome>,
+        seat: Arc<dyn Child<L>>,
+        body: BoxFuture<'static, End>,
+        replacement: Option<Beginning<R, L>>,
     ) -> Self {
         Self {
-            host,
+            inner,
             id,
-            control,
-            body: Body::Acceptor(life),
+            seat,
+            body: Some(body),
+            replacement,
+            begun: Begun::No,
             registered: None,
         }
     }
@@ -61,121 +60,78 @@ impl<L: Listener> ChildTask<L> {
     fn register(&mut self, waker: &Waker) {
         let known = |registered: &Waker| registered.will_wake(waker);
         if !self.registered.as_ref().is_some_and(known) {
-            self.control.register(waker);
+            self.seat.control().register(waker);
             self.registered = Some(waker.clone());
         }
     }
 
     /// What the commands say to a child that is about to be polled, or is pending.
     fn told_to_end(&self) -> Option<End> {
-        let commands = self.control.commands();
+        let commands = self.seat.control().commands();
         if commands.kill() {
-            return Some(End::Killed);
+            Some(End::Killed)
+        } else if self.begun == Begun::Yes && commands.stop() {
+            Some(End::Stopped)
+        } else {
+            None
         }
-        let dropped = match &self.body {
-            Body::Acceptor(_) => match self.control.stage() {
-                Stage::Init => commands.ending().is_some() || commands.stop(),
-                // It begins to terminate first, and is dropped where that suspends (B7, S3).
-                Stage::Waiting => false,
-                Stage::Terminating | Stage::Serving => commands.stop(),
-            },
-            Body::Connection(_, begun) => *begun == Begun::Yes && commands.stop(),
-            Body::Ended => false,
-        };
-        dropped.then_some(End::Stopped)
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
-            if let Some(end) = self.told_to_end() {
-                return Poll::Ready(end);
-            }
-            match &mut self.body {
-                Body::Acceptor(life) => match guarded(|| life.as_mut().poll(cx)) {
-                    Ok(Poll::Pending) => break,
-                    Ok(Poll::Ready(Outcome::Ended(end))) => return Poll::Ready(end),
-                    Ok(Poll::Ready(Outcome::Serves(serve, succession))) => {
-                        // The wait is over: its memory is not the connection's to hold.
-                        let wait =
-                            std::mem::replace(&mut self.body, Body::Connection(serve, Begun::No));
-                        if let Err(message) = guarded(move || drop(wait)) {
-                            return Poll::Ready(End::Panic(message));
-                        }
-                        if succession == Succession::Spawned {
-                            // A runtime may keep what was spawned last for the thread that spawned it, out of
-                            // the other threads' reach: `serve` must not block before the replacement waits (B5).
-                            wake(cx.waker().clone());
-                            return Poll::Pending;
-                        }
-                    }
-                    Err(message) => {
-                        return Poll::Ready(match self.control.stage() {
-                            Stage::Init | Stage::Waiting => {
-                                End::StartError(Failure::Panic(message))
-                            }
-                            Stage::Terminating | Stage::Serving => End::Panic(message),
-                        });
-                    }
-                },
-                Body::Connection(serve, begun) => {
-                    *begun = Begun::Yes;
-                    match guarded(|| serve.as_mut().poll(cx)) {
-                        Ok(Poll::Pending) => break,
-                        Ok(Poll::Ready(Ok(()))) => return Poll::Ready(End::Normal),
-                        Ok(Poll::Ready(Err(error))) if error.is::<CleanExit>() => {
-                            return Poll::Ready(End::Clean);
-                        }
-                        Ok(Poll::Ready(Err(error))) => {
-                            return Poll::Ready(End::Error(Arc::from(error)));
-                        }
-                        Err(message) => return Poll::Ready(End::Panic(message)),
-                    }
-                }
-                Body::Ended => return Poll::Pending,
-            }
+        self.register(cx.waker());
+        if let Some(end) = self.told_to_end() {
+            return Poll::Ready(end);
         }
-        // Told while it was polled: this is its suspension point.
-        match self.told_to_end() {
-            Some(end) => Poll::Ready(end),
-            None => Poll::Pending,
+        self.begun = Begun::Yes;
+        let Some(body) = &mut self.body else {
+            return Poll::Pending;
+        };
+        match body.as_mut().poll(cx) {
+            Poll::Ready(end) => Poll::Ready(end),
+            // Told while it was polled: this is its suspension point.
+            Poll::Pending => match self.told_to_end() {
+                Some(end) => Poll::Ready(end),
+                None => Poll::Pending,
+            },
         }
     }
 
     /// Drops what the child held, then tells its end.
     fn finish(&mut self, end: End) {
-        let body = std::mem::replace(&mut self.body, Body::Ended);
-        if matches!(body, Body::Ended) {
+        let Some(body) = self.body.take() else {
             return;
-        }
+        };
         let end = match (guarded(move || drop(body)), end) {
             (Ok(()), end) => end,
             // What went wrong first is what is told.
-            (Err(_), end @ (End::StartError(_) | End::Panic(_))) => end,
+            (Err(_), end @ End::Panic(_)) => end,
             (Err(message), _) => End::Panic(message),
         };
-        self.control.unregister();
+        self.seat.control().unregister();
         self.registered = None;
-        Arc::clone(&self.host).ended(self.id, end);
+        self.inner.ended(self.id, end);
     }
 }
 
-impl<L: Listener> Future for ChildTask<L> {
+impl<R: Runtime, L: Listener> Future for ChildTask<R, L> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.register(cx.waker());
-        match this.poll_body(cx) {
-            Poll::Ready(end) => {
-                this.finish(end);
-                Poll::Ready(())
-            }
-            Poll::Pending => Poll::Pending,
+        if let Some(replacement) = this.replacement.take() {
+            this.inner.begin(replacement, cx);
         }
+        let end = match guarded(|| this.poll_body(cx)) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(end)) => end,
+            Err(message) => End::Panic(message),
+        };
+        this.finish(end);
+        Poll::Ready(())
     }
 }
 
-impl<L: Listener> Drop for ChildTask<L> {
+impl<R: Runtime, L: Listener> Drop for ChildTask<R, L> {
     fn drop(&mut self) {
         self.finish(End::Lost);
     }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::control::Control;
+use crate::control::Controlled;
 use crate::id::{ChildId, ListenerId};
 use crate::signal::Signal;
 
@@ -41,7 +41,7 @@ pub struct Connection<S, A> {
 #[derive(Clone)]
 pub struct Signals {
     pub(crate) draining: Signal,
-    pub(crate) control: Arc<Control>,
+    pub(crate) control: Arc<dyn Controlled>,
 }
 
 impl Signals {
@@ -58,7 +58,7 @@ impl Signals {
     /// Taking it again gives the same signal; taking it late, in the very poll
     /// in which the stop phase came, still counts.
     pub fn trap_stop(&self) -> Signal {
-        self.control.trap()
+        self.control.control().trap()
     }
 }
 

@@ -35,19 +35,6 @@ pub(crate) enum Command {
     Kill,
 }
 
-/// How far a child has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Not through `init` yet.
-    Init,
-    /// Waiting for a connection, with a state.
-    Waiting,
-    /// In `terminate`.
-    Terminating,
-    /// In `serve`.
-    Serving,
-}
-
 /// The commands that a child has been given, as it reads them.
 #[derive(Clone, Copy)]
 pub(crate) struct Commands(u8);
@@ -73,15 +60,20 @@ impl Commands {
             None
         }
     }
+
+    /// Whether an acceptor that waits is to wait no more.
+    pub(crate) fn end_waiting(self) -> bool {
+        self.0 & (KILL | CLOSED | FAILED | STOPPED) != 0
+    }
 }
 
 /// The switchboard between a pool and one child.
 pub(crate) struct Control {
     commands: AtomicU8,
-    stage: AtomicU8,
     lines: Mutex<Lines>,
 }
 
+#[derive(Default)]
 struct Lines {
     waker: Option<Waker>,
     stop: Option<Signal>,
@@ -91,17 +83,13 @@ impl Default for Control {
     fn default() -> Self {
         Self {
             commands: AtomicU8::new(0),
-            stage: AtomicU8::new(Stage::Init as u8),
-            lines: Mutex::new(Lines {
-                waker: None,
-                stop: None,
-            }),
+            lines: Mutex::new(Lines::default()),
         }
     }
 }
 
 impl Control {
-    /// Gives a command and wakes the child.
+    /// Gives a command and wakes the child's task, if it has one.
     pub(crate) fn tell(&self, command: Command) {
         match command {
             Command::Kill => self.give(KILL),
@@ -152,11 +140,8 @@ impl Control {
 
     /// Forgets whom to wake, so that an ended child keeps no task alive.
     pub(crate) fn unregister(&self) {
-        let (waker, stop) = {
-            let mut lines = lock(&self.lines);
-            (lines.waker.take(), lines.stop.take())
-        };
-        drop((waker, stop));
+        let waker = lock(&self.lines).waker.take();
+        drop(waker);
     }
 
     pub(crate) fn trap(&self) -> Signal {
@@ -170,19 +155,11 @@ impl Control {
         }
         signal
     }
+}
 
-    pub(crate) fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::SeqCst) {
-            stage if stage == Stage::Init as u8 => Stage::Init,
-            stage if stage == Stage::Waiting as u8 => Stage::Waiting,
-            stage if stage == Stage::Terminating as u8 => Stage::Terminating,
-            _ => Stage::Serving,
-        }
-    }
-
-    pub(crate) fn set_stage(&self, stage: Stage) {
-        self.stage.store(stage as u8, Ordering::SeqCst);
-    }
+/// Whatever has a switchboard.
+pub(crate) trait Controlled: Send + Sync {
+    fn control(&self) -> &Control;
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use crate::end::End;
 use crate::inner::Inner;
 use crate::listener::Listener;
 use crate::runtime::Runtime;
@@ -24,7 +25,7 @@ impl<R: Runtime, L: Listener> Drop for Guard<R, L> {
         // Nobody is left to start them. Each tells its end as it is dropped, and none is replaced.
         let never_started = self.0.bring(|state, _| std::mem::take(&mut state.later));
         for start in never_started {
-            self.0.lost(start.child);
+            self.0.ended(start.child, End::Lost);
         }
     }
 }
@@ -44,7 +45,7 @@ pub(crate) fn drive<R: Runtime, L: Listener>(
                 (state.machine.state(), state.machine.deadline(), starts)
             });
             for start in starts {
-                inner.spawn(start);
+                inner.start(start);
             }
             if state == PoolState::Stopped {
                 return;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use crate::control::{Command, Control, Ending};
+use crate::control::{Command, Ending};
 use crate::end::Role;
 use crate::error::{
     AddListenerError, AddListenerReason, BoxError, ChildError, CloseError, MAX_ACCEPTORS,
@@ -15,7 +15,7 @@ use crate::id::{ChildId, ListenerId};
 use crate::inner::{Inner, Present, State};
 use crate::listener::Listener;
 use crate::runtime::Runtime;
-use crate::socket::{Addresses, Socket};
+use crate::socket::{Addresses, Gate, Socket};
 use crate::spec::{Configure, Spec};
 use crate::status::{ConnectionRecord, Counts, ListenerRecord, PoolState, Status};
 use crate::stop::{StopReason, StopReport};
@@ -80,20 +80,27 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             Ok(asked) => asked,
             Err(error) => return refused(listener, AddListenerReason::LocalAddr(error)),
         };
+        let mut gate = None;
         let added = self.inner.bring(|state, effects| {
             let reason = match state.machine.state() {
                 PoolState::Running => {
-                    let socket = |id| Arc::new(Socket::new(id, listener, address, addresses));
-                    let control = || Arc::new(Control::default());
-                    return Ok(state
-                        .machine
-                        .add_listener(socket, acceptors, control, effects));
+                    let socket = |id| {
+                        let socket = Arc::new(Socket::new(id, address, addresses));
+                        gate = Some(Gate::new(listener, Arc::clone(&socket)));
+                        socket
+                    };
+                    let acceptor = &state.spec.acceptor;
+                    let seat = || Arc::clone(acceptor).seat();
+                    return Ok(state.machine.add_listener(socket, acceptors, seat, effects));
                 }
                 PoolState::Stopping(_) => AddListenerReason::Stopping,
                 PoolState::Stopped => AddListenerReason::Stopped,
             };
             Err((listener, reason))
         });
+        if let Some(gate) = gate {
+            self.inner.watch(gate);
+        }
         added.or_else(|(listener, reason)| refused(listener, reason))
     }
 
@@ -207,16 +214,18 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     }
 
     fn tell(&self, id: ChildId, command: impl FnOnce(Role) -> Command) -> Result<(), ChildError> {
-        let (control, role) = self.inner.look(|state| {
+        let (seat, role, socket) = self.inner.look(|state| {
             if state.machine.state() == PoolState::Stopped {
                 return Err(ChildError::Stopped);
             }
-            state
-                .machine
-                .control(id)
-                .ok_or(ChildError::UnknownChild(id))
+            let reached = state.machine.control(id);
+            reached.ok_or(ChildError::UnknownChild(id))
         })?;
-        control.tell(command(role));
+        seat.control().tell(command(role));
+        // Who waits in line has no task of its own to be woken.
+        if let Some(socket) = socket.filter(|_| role == Role::Acceptor) {
+            socket.line.poke();
+        }
         Ok(())
     }
 

@@ -7,28 +7,36 @@
 //! result after them.
 
 use std::collections::VecDeque;
+use std::future::{Future, pending};
 use std::io;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::accept_error::{AcceptErrorKind, AcceptErrors};
+use crate::acceptor::{Terminate, acceptor_fn};
+use crate::begin::Beginning;
 use crate::bell::Bell;
 use crate::child::ChildTask;
-use crate::control::{Control, Ending};
-use crate::end::End;
+use crate::contained::Contained;
+use crate::control::Ending;
+use crate::end::{End, Waited};
 use crate::id::ChildId;
-use crate::life::{Host, Life, Place, Standing};
+use crate::line::Waiting;
 use crate::listener::Listener;
 use crate::report::{Event, Observer, Report, trace};
 use crate::runtime::Runtime;
+use crate::seat::{Child, Life};
 use crate::signal::Signal;
-use crate::socket::Socket;
+use crate::socket::{Gate, Socket};
 use crate::spec::Spec;
 use crate::stop::{StopReason, StopReport};
 use crate::supervisor::{Became, Effects, Peer, Start, Supervisor, TimerChange};
 use crate::sync::{Mutex, drop_guarded, guarded, lock};
+use crate::watcher::watch;
 
 pub(crate) struct Inner<R: Runtime, L: Listener> {
     pub(crate) runtime: R,
@@ -38,9 +46,9 @@ pub(crate) struct Inner<R: Runtime, L: Listener> {
     state: Mutex<State<L>>,
 }
 
-pub(crate) type Machine<L> = Supervisor<Arc<Control>, Arc<Socket<L>>, <L as Listener>::Addr>;
-pub(crate) type Outcomes<L> = Effects<Arc<Control>, Arc<Socket<L>>, <L as Listener>::Addr>;
-pub(crate) type Starting<L> = Start<Arc<Control>, Arc<Socket<L>>>;
+pub(crate) type Machine<L> = Supervisor<Arc<dyn Child<L>>, Arc<Socket<L>>, <L as Listener>::Addr>;
+pub(crate) type Outcomes<L> = Effects<Arc<dyn Child<L>>, Arc<Socket<L>>, <L as Listener>::Addr>;
+pub(crate) type Starting<L> = Start<Arc<dyn Child<L>>, Arc<Socket<L>>>;
 
 pub(crate) struct State<L: Listener> {
     pub(crate) machine: Machine<L>,
@@ -55,7 +63,7 @@ pub(crate) struct State<L: Listener> {
 /// What the spec says besides the rules that the machine has.
 pub(crate) struct Present<L: Listener> {
     pub(crate) id: Arc<str>,
-    pub(crate) acceptor: Option<Arc<dyn Life<L>>>,
+    pub(crate) acceptor: Arc<dyn Life<L>>,
     pub(crate) observer: Option<Arc<dyn Observer<L::Addr>>>,
     pub(crate) accept_errors: AcceptErrors,
 }
@@ -75,7 +83,7 @@ impl<L: Listener> From<Spec<L>> for Present<L> {
     fn from(spec: Spec<L>) -> Self {
         Self {
             id: spec.id,
-            acceptor: Some(spec.acceptor),
+            acceptor: spec.acceptor,
             observer: spec.observer,
             accept_errors: spec.accept_errors,
         }
@@ -124,17 +132,18 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     }
 
     fn carry_out(self: &Arc<Self>, effects: Outcomes<L>) {
-        for (control, command) in effects.tell {
-            control.tell(command);
+        for (seat, command) in effects.tell {
+            seat.control().tell(command);
         }
         for socket in effects.drain {
             socket.draining.set();
         }
+        // After its acceptors were told: whoever finds the line closed knows why.
         for socket in effects.close {
             socket.close();
         }
         for start in effects.start {
-            self.spawn(start);
+            self.start(start);
         }
         if effects.timer_changed == TimerChange::Changed {
             self.bell.ring();
@@ -144,38 +153,46 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
         }
     }
 
-    /// Starts a child. A runtime that panics in `spawn` drops the task, which tells its end.
-    pub(crate) fn spawn(self: &Arc<Self>, start: Starting<L>) {
-        let Start {
-            child,
-            control,
-            socket,
-            delay,
-        } = start;
-        let Some(acceptor) = lock(&self.state).spec.acceptor.clone() else {
-            return;
-        };
-        self.spawn_with(acceptor, child, control, socket, delay);
+    /// Starts a child in a task of its own.
+    pub(crate) fn start(self: &Arc<Self>, start: Starting<L>) {
+        self.spawn(Beginning::new(Arc::clone(self), start));
     }
 
-    fn spawn_with(
-        self: &Arc<Self>,
-        acceptor: Arc<dyn Life<L>>,
-        child: ChildId,
-        control: Arc<Control>,
-        socket: Arc<Socket<L>>,
-        delay: Duration,
-    ) {
-        let host: Arc<dyn Host<L>> = Arc::<Self>::clone(self);
-        let life = acceptor.live(Place {
-            host: Arc::clone(&host),
-            socket,
-            control: Arc::clone(&control),
-            child,
-            delay,
-        });
-        let task = ChildTask::new(host, child, control, life);
+    /// Starts a child within the present task; if its `init` takes time it goes on in one of its own.
+    pub(crate) fn begin(self: &Arc<Self>, mut beginning: Beginning<R, L>, cx: &mut Context<'_>) {
+        if beginning.poll_unpin(cx).is_pending() {
+            self.spawn(beginning);
+        }
+    }
+
+    /// Starts the task of a listener.
+    pub(crate) fn watch(self: &Arc<Self>, gate: Gate<L>) {
+        self.spawn(Contained::new(watch(Arc::clone(self), gate)));
+    }
+
+    /// A runtime that panics here drops the task, which tells its end.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let _ = guarded(|| self.runtime.spawn(task));
+    }
+
+    /// An acceptor waits no more: it was told to end, or its time-out has come (B6, B7).
+    pub(crate) fn leave_line(self: &Arc<Self>, socket: &Socket<L>, waiting: Waiting<L>) {
+        let Waiting { id, seat, deadline } = waiting;
+        let commands = seat.control().commands();
+        if commands.kill() {
+            let end = match seat.discard() {
+                Ok(()) => End::Killed,
+                Err(message) => End::Panic(message),
+            };
+            return self.ended(id, end);
+        }
+        let (reason, waited) = match (commands.ending(), deadline) {
+            (Some(ending), _) => (socket.terminate_reason(ending), Waited::AWhile),
+            (None, Some((_, waited))) => (Terminate::Timeout, waited),
+            (None, None) => (Terminate::Closed, Waited::AWhile),
+        };
+        let terminate = Arc::clone(&seat).terminate(reason, waited);
+        self.spawn(ChildTask::new(Arc::clone(self), id, seat, terminate, None));
     }
 
     /// Sends what is in the outbox, unless somebody is at it already: then that one sends it.
@@ -203,11 +220,14 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
                     lock(&self.state).delivery = Delivery::Idle;
                 }
                 Outgoing::Finished(report) => {
+                    let nothing = Arc::new(acceptor_fn(|_| async { Ok(()) }));
                     let (acceptor, kept) = {
                         let mut state = lock(&self.state);
                         state.delivery = Delivery::Idle;
                         state.result = Some(report);
-                        (state.spec.acceptor.take(), state.spec.observer.take())
+                        // What the user gave goes with the pool, not with the last handle.
+                        let acceptor = std::mem::replace(&mut state.spec.acceptor, nothing);
+                        (acceptor, state.spec.observer.take())
                     };
                     drop_guarded((acceptor, kept, observer));
                     self.done.set();
@@ -215,11 +235,6 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
                 }
             }
         }
-    }
-
-    /// A child whose task is gone without having run.
-    pub(crate) fn lost(self: &Arc<Self>, id: ChildId) {
-        Arc::clone(self).ended(id, End::Lost);
     }
 
     /// The result, once `done` is set.
@@ -243,7 +258,7 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     }
 
     /// An event that is no end of a child, for the observer.
-    fn report(&self, event: Event<L::Addr>) {
+    pub(crate) fn report(&self, event: Event<L::Addr>) {
         {
             let mut state = lock(&self.state);
             let pool = Arc::clone(&state.spec.id);
@@ -282,40 +297,30 @@ impl<L: Listener> State<L> {
     }
 }
 
-impl<R: Runtime, L: Listener> Host<L> for Inner<R, L> {
-    fn now(&self) -> Instant {
-        self.time()
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+/// What children and listeners bring.
+impl<R: Runtime, L: Listener> Inner<R, L> {
+    pub(crate) fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
         let runtime = self.runtime.clone();
         Box::pin(async move { runtime.sleep_until(deadline).await })
     }
 
-    fn accept_error(&self, error: &io::Error) -> AcceptErrorKind {
+    /// For ever, if that is how long it is.
+    pub(crate) fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        match self.time().checked_add(time) {
+            Some(deadline) => self.sleep_until(deadline),
+            None => Box::pin(pending()),
+        }
+    }
+
+    pub(crate) fn accept_error(&self, error: &io::Error) -> AcceptErrorKind {
         let table = lock(&self.state).spec.accept_errors.clone();
         let kind = table.kind(error);
         drop_guarded(table);
         kind
     }
 
-    fn accept_paused(
-        &self,
-        socket: &Socket<L>,
-        error: io::Error,
-        pause: Duration,
-        unreported: u64,
-    ) {
-        self.report(Event::AcceptPaused {
-            listener: socket.id,
-            local_addr: socket.local_addr.clone(),
-            error: Arc::new(error),
-            pause,
-            unreported,
-        });
-    }
-
-    fn listener_failed(self: Arc<Self>, socket: &Socket<L>, error: Arc<io::Error>) {
+    /// The listener is of no use any more; neither the pool nor another listener goes with it (L4).
+    pub(crate) fn listener_failed(self: &Arc<Self>, socket: &Socket<L>, error: Arc<io::Error>) {
         socket.fail(Arc::clone(&error));
         self.bring(|state, effects| {
             // Closed in the meantime: what it failed of is nobody's concern any more.
@@ -333,40 +338,29 @@ impl<R: Runtime, L: Listener> Host<L> for Inner<R, L> {
         });
     }
 
-    fn became(self: Arc<Self>, id: ChildId, peer_addr: L::Addr, local_addr: L::Addr) -> Standing {
+    /// The child has a connection: it is counted, before `serve` is first polled (Q3).
+    pub(crate) fn became(
+        &self,
+        id: ChildId,
+        peer_addr: L::Addr,
+        local_addr: L::Addr,
+    ) -> Became<Arc<dyn Child<L>>, Arc<Socket<L>>> {
         let peer = Peer {
             peer_addr,
             local_addr,
             since: self.time(),
         };
-        let control = Arc::new(Control::default());
-        let (became, acceptor) = {
-            let mut state = lock(&self.state);
-            let became = state.machine.became(id, peer, control);
-            (became, state.spec.acceptor.clone())
-        };
-        match became {
-            Became::Serves(Some(start)) => {
-                if let Some(acceptor) = acceptor {
-                    let Start {
-                        child,
-                        control,
-                        socket,
-                        delay,
-                    } = start;
-                    self.spawn_with(acceptor, child, control, socket, delay);
-                }
-                Standing::Child
-            }
-            Became::Serves(None) => Standing::Child,
-            Became::Gone => Standing::Gone,
-        }
+        let mut state = lock(&self.state);
+        let seat = Arc::clone(&state.spec.acceptor).seat();
+        state.machine.became(id, peer, seat)
     }
 
-    fn ended(self: Arc<Self>, id: ChildId, end: End) {
+    pub(crate) fn ended(self: &Arc<Self>, id: ChildId, end: End) {
         let now = self.time();
         self.bring(|state, effects| {
-            state.machine.ended(id, end, now, Arc::default, effects);
+            let acceptor = Arc::clone(&state.spec.acceptor);
+            let seat = || acceptor.seat();
+            state.machine.ended(id, end, now, seat, effects);
         });
     }
 }

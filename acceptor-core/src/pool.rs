@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::contained::Contained;
 use crate::driver::drive;
 use crate::error::{BoxError, StartError};
 use crate::handle::{PoolHandle, Reconfigurer};
@@ -63,8 +64,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         init: Option<Arc<Reconfigurer<L>>>,
     ) -> Result<Self, StartError> {
         let inner = Inner::new(runtime, spec.checked()?);
-        let driver = drive(Arc::clone(&inner));
-        let _ = guarded(|| inner.runtime.spawn(driver));
+        inner.spawn(Contained::new(drive(Arc::clone(&inner))));
         if inner.look(|state| state.machine.state()) != PoolState::Running {
             return Err(StartError::RuntimeGone);
         }

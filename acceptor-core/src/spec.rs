@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::accept_error::{AcceptErrorKind, AcceptErrors};
 use crate::acceptor::Acceptor;
 use crate::error::SpecError;
-use crate::life::Life;
 use crate::listener::Listener;
 use crate::report::Observer;
+use crate::seat::Life;
 use crate::shutdown::Plan;
 
 /// Which ends of a connection count towards restart intensity (section 2).

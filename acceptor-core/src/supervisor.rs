@@ -327,14 +327,16 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         Some(listening.socket)
     }
 
-    /// How to reach a child; `None` if it is not, or no longer, in the table.
-    pub(crate) fn control(&self, id: ChildId) -> Option<(C, Role)> {
+    /// How to reach a child, what it is, and its listener if that is open; `None` if it is not, or no longer, in the table.
+    pub(crate) fn control(&self, id: ChildId) -> Option<(C, Role, Option<S>)> {
         let child = self.children.get(id.slot).filter(|child| child.id == id)?;
         let role = match child.peer {
             Some(_) => Role::Connection,
             None => Role::Acceptor,
         };
-        Some((child.control.clone(), role))
+        let listening = self.listeners.get(&child.listener);
+        let socket = listening.map(|listening| listening.socket.clone());
+        Some((child.control.clone(), role, socket))
     }
 
     /// Begins to stop; a stop that is under way stays as it is (S1).

@@ -1,0 +1,75 @@
+//! A task of the pool's own out of which no panic comes: neither when it is polled nor when it is dropped.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+
+use crate::sync::{drop_guarded, guarded};
+
+pub(crate) struct Contained {
+    task: Option<BoxFuture<'static, ()>>,
+}
+
+impl Contained {
+    pub(crate) fn new(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self {
+            task: Some(Box::pin(task)),
+        }
+    }
+}
+
+impl Future for Contained {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(task) = &mut self.task else {
+            return Poll::Ready(());
+        };
+        match guarded(|| task.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) | Err(_) => {
+                drop_guarded(self.task.take());
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        drop_guarded(self.task.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    struct PanicsWhenDropped;
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_the_task_and_goes_no_further() {
+        assert_eq!(
+            Contained::new(async { panic!("polled") }).now_or_never(),
+            Some(())
+        );
+        let task = Contained::new(async {
+            let _held = PanicsWhenDropped;
+            std::future::pending::<()>().await;
+        });
+        drop(task);
+        let task = Contained::new(async {
+            let _held = PanicsWhenDropped;
+        });
+        assert_eq!(task.now_or_never(), Some(()));
+    }
+}

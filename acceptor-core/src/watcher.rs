@@ -1,0 +1,284 @@
+//! The task of one listener: accepts for the first in line, for as long as somebody waits.
+//!
+//! One task calls `accept`, whatever the number of acceptors: no accept call and
+//! no wake-up is made in vain (L5), and the acceptors themselves need no task
+//! while they wait (B9). Invariants: the socket is open exactly as long as this
+//! task holds the gate; nobody accepts unless an acceptor waits; who accepts has
+//! somebody to serve what was accepted, without a suspension point in between (L2).
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::accept_error::AcceptErrorKind;
+use crate::begin::Beginning;
+use crate::child::ChildTask;
+use crate::connection::{Connection, Signals};
+use crate::inner::Inner;
+use crate::line::{News, Waiting};
+use crate::listener::Listener;
+use crate::report::Event;
+use crate::runtime::Runtime;
+use crate::socket::{Addresses, Gate, Pauses, Socket};
+use crate::supervisor::Became;
+use crate::sync::{drop_guarded, guarded, panic_message};
+
+/// How many turns go by without a suspension before other tasks get theirs (A1).
+const TURNS_IN_A_ROW: u32 = 32;
+
+/// Who waits, and for how long.
+struct Desk<R: Runtime, L: Listener> {
+    inner: Arc<Inner<R, L>>,
+    socket: Arc<Socket<L>>,
+    line: VecDeque<Waiting<L>>,
+    /// No deadline in the line is before this one.
+    earliest: Option<Instant>,
+    timer: Option<(Instant, BoxFuture<'static, ()>)>,
+    pause: Option<BoxFuture<'static, ()>>,
+    pauses: Pauses,
+    turns: u32,
+}
+
+enum Turn<T> {
+    Accepted(T),
+    Closed,
+}
+
+pub(crate) fn watch<R: Runtime, L: Listener>(
+    inner: Arc<Inner<R, L>>,
+    gate: Gate<L>,
+) -> impl Future<Output = ()> + Send {
+    // Made here, not in the task: a task that is dropped before its first poll counts as well.
+    let desk = Desk {
+        inner,
+        socket: gate.socket(),
+        line: VecDeque::new(),
+        earliest: None,
+        timer: None,
+        pause: None,
+        pauses: Pauses::new(),
+        turns: 0,
+    };
+    async move {
+        // In this order: the gate is dropped, and the socket closed, before the acceptors are told.
+        let mut desk = desk;
+        let gate = gate;
+        loop {
+            let accept = async { gate.listener().accept().await };
+            let mut accept = pin!(AssertUnwindSafe(accept).catch_unwind());
+            match poll_fn(|cx| desk.poll_turn(cx, accept.as_mut())).await {
+                Turn::Accepted(Ok(Ok((stream, peer)))) => {
+                    let mut connected = Some((stream, peer));
+                    poll_fn(|cx| {
+                        if let Some((stream, peer)) = connected.take() {
+                            desk.connect(stream, peer, cx);
+                        }
+                        Poll::Ready(())
+                    })
+                    .await;
+                }
+                Turn::Accepted(Ok(Err(error))) => desk.accept_failed(error),
+                Turn::Accepted(Err(panic)) => {
+                    let message = format!("accept panicked: {}", panic_message(panic));
+                    desk.listener_failed(io::Error::other(message));
+                }
+                Turn::Closed => break,
+            }
+        }
+    }
+}
+
+impl<R: Runtime, L: Listener> Desk<R, L> {
+    fn poll_turn<F: Future>(
+        &mut self,
+        cx: &mut Context<'_>,
+        accept: Pin<&mut F>,
+    ) -> Poll<Turn<F::Output>> {
+        self.turns += 1;
+        if self.turns > TURNS_IN_A_ROW {
+            self.turns = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        match self.poll_line(cx, accept) {
+            Poll::Pending => {
+                self.turns = 0;
+                Poll::Pending
+            }
+            ready => ready,
+        }
+    }
+
+    fn poll_line<F: Future>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut accept: Pin<&mut F>,
+    ) -> Poll<Turn<F::Output>> {
+        loop {
+            let known = self.line.len();
+            let timer = self.timer.as_ref().map(|(at, _)| *at);
+            match self.socket.line.collect(&mut self.line, timer, cx.waker()) {
+                News::None => {}
+                News::Told => {
+                    self.dismiss(|waiting| waiting.seat.control().commands().end_waiting())
+                }
+                News::Closed => return Poll::Ready(Turn::Closed),
+            }
+            for waiting in self.line.iter().skip(known) {
+                if let Some((at, _)) = waiting.deadline {
+                    self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.min(at)));
+                }
+            }
+            if !self.line.is_empty() && self.poll_pause(cx).is_ready() {
+                if let Poll::Ready(accepted) = accept.as_mut().poll(cx) {
+                    return Poll::Ready(Turn::Accepted(accepted));
+                }
+            }
+            // After the accept: a connection that is there is taken, be the time-out zero (B6).
+            if self.poll_timer(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            if pause.poll_unpin(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.pause = None;
+            self.socket.resume();
+        }
+        Poll::Ready(())
+    }
+
+    /// Ready if the line has changed.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(earliest) = self.earliest else {
+            return Poll::Pending;
+        };
+        if self.timer.as_ref().is_none_or(|(at, _)| *at != earliest) {
+            self.timer = Some((earliest, self.inner.sleep_until(earliest)));
+            // The line has to know: who joins with an earlier deadline wakes this task.
+            return Poll::Ready(());
+        }
+        if let Some((_, sleep)) = &mut self.timer {
+            if sleep.poll_unpin(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        self.timer = None;
+        let now = self.inner.time().max(earliest);
+        self.dismiss(|waiting| waiting.deadline.is_some_and(|(at, _)| at <= now));
+        let deadlines = self.line.iter().filter_map(|waiting| waiting.deadline);
+        self.earliest = deadlines.map(|(at, _)| at).min();
+        Poll::Ready(())
+    }
+
+    /// Lets those go who wait no more.
+    fn dismiss(&mut self, goes: impl Fn(&Waiting<L>) -> bool) {
+        let (gone, stay) = std::mem::take(&mut self.line)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(goes);
+        self.line = stay;
+        for waiting in gone {
+            self.inner.leave_line(&self.socket, waiting);
+        }
+    }
+
+    /// The first in line becomes the connection (B5).
+    fn connect(&mut self, stream: L::Stream, peer_addr: L::Addr, cx: &mut Context<'_>) {
+        self.pauses.success();
+        let local_addr = match self.socket.addresses {
+            Addresses::TheListeners => self.socket.local_addr.clone(),
+            Addresses::TheirOwn => match guarded(|| L::stream_local_addr(&stream)) {
+                Ok(Ok(local_addr)) => local_addr,
+                // The peer was gone before its address was read (A1).
+                Ok(Err(_)) | Err(_) => return self.socket.count_skipped(),
+            },
+        };
+        let Some(first) = self.line.pop_front() else {
+            return;
+        };
+        let id = first.id;
+        let connection = Connection {
+            stream,
+            peer_addr: peer_addr.clone(),
+            local_addr: local_addr.clone(),
+            id,
+            listener: self.socket.id,
+            signals: Signals {
+                draining: self.socket.draining.clone(),
+                control: Arc::clone(&first.seat).controlled(),
+            },
+        };
+        let mut replacement = match self.inner.became(id, peer_addr, local_addr) {
+            Became::Serves(start) => {
+                start.map(|start| Beginning::new(Arc::clone(&self.inner), start))
+            }
+            // The pool ended without this child: what it took along goes with it.
+            Became::Gone => {
+                let _ = first.seat.discard();
+                return drop_guarded(connection);
+            }
+        };
+        // With nobody else in line accepting has to wait for this `init` in any case. Otherwise it must
+        // not: the connection's own task sees to it first.
+        if self.line.is_empty() && self.socket.line.is_empty() {
+            if let Some(replacement) = replacement.take() {
+                self.inner.begin(replacement, cx);
+            }
+        }
+        let serve = Arc::clone(&first.seat).serve(connection);
+        let inner = Arc::clone(&self.inner);
+        let task = ChildTask::new(inner, id, first.seat, serve, replacement);
+        self.inner.spawn(task);
+    }
+
+    fn accept_failed(&mut self, error: io::Error) {
+        match self.inner.accept_error(&error) {
+            AcceptErrorKind::Connection => self.socket.count_skipped(),
+            AcceptErrorKind::Resources => {
+                let pause = self.pauses.next(self.inner.time());
+                self.socket.pause();
+                self.pause = Some(self.inner.sleep(pause.length));
+                if let Some(unreported) = pause.report {
+                    self.inner.report(Event::AcceptPaused {
+                        listener: self.socket.id,
+                        local_addr: self.socket.local_addr.clone(),
+                        error: Arc::new(error),
+                        pause: pause.length,
+                        unreported,
+                    });
+                }
+            }
+            AcceptErrorKind::Listener => self.listener_failed(error),
+        }
+    }
+
+    fn listener_failed(&self, error: io::Error) {
+        self.inner.listener_failed(&self.socket, Arc::new(error));
+    }
+}
+
+impl<R: Runtime, L: Listener> Drop for Desk<R, L> {
+    fn drop(&mut self) {
+        // Nothing, if the listener is closed already: else its runtime dropped this task.
+        self.listener_failed(io::Error::other("the runtime dropped the listener's task"));
+        self.socket.line.close();
+        self.socket
+            .line
+            .collect(&mut self.line, None, std::task::Waker::noop());
+        for waiting in std::mem::take(&mut self.line) {
+            self.inner.leave_line(&self.socket, waiting);
+        }
+    }
+}
