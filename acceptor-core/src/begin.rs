@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -29,7 +29,6 @@ pub(crate) struct Beginning<R: Runtime, L: Listener> {
     seat: Arc<dyn Child<L>>,
     id: ChildId,
     step: Step,
-    registered: Option<Waker>,
 }
 
 enum Step {
@@ -60,8 +59,12 @@ impl<R: Runtime, L: Listener> Beginning<R, L> {
             seat,
             id,
             step,
-            registered: None,
         }
+    }
+
+    /// Polls once in another's task. What is pending then has to be spawned: nothing told to it wakes anybody before.
+    pub(crate) fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_step(cx).map(|begun| self.finish(begun))
     }
 
     fn told_to_end(&self) -> Option<End> {
@@ -111,7 +114,6 @@ impl<R: Runtime, L: Listener> Beginning<R, L> {
         let step = std::mem::replace(&mut self.step, Step::Done);
         let dropped = guarded(move || drop(step));
         self.seat.control().unregister();
-        self.registered = None;
         let end = match (begun, dropped) {
             (Begun::Waits(timeout), Ok(())) => return self.wait(timeout),
             (Begun::Waits(_), Err(message)) => {
@@ -153,7 +155,8 @@ impl<R: Runtime, L: Listener> Future for Beginning<R, L> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        match guarded(|| this.register(cx.waker())).map(|()| this.poll_step(cx)) {
+        let registered = guarded(|| this.seat.control().register(cx.waker()));
+        match registered.map(|()| this.poll_step(cx)) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(begun)) => {
                 this.finish(begun);
@@ -163,16 +166,6 @@ impl<R: Runtime, L: Listener> Future for Beginning<R, L> {
                 this.finish(Begun::Ended(End::StartError(Failure::Panic(message))));
                 Poll::Ready(())
             }
-        }
-    }
-}
-
-impl<R: Runtime, L: Listener> Beginning<R, L> {
-    fn register(&mut self, waker: &Waker) {
-        let known = |registered: &Waker| registered.will_wake(waker);
-        if !self.registered.as_ref().is_some_and(known) {
-            self.seat.control().register(waker);
-            self.registered = Some(waker.clone());
         }
     }
 }

@@ -7,14 +7,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use crate::begin::Beginning;
 use crate::end::End;
 use crate::id::ChildId;
-use crate::inner::Inner;
+use crate::inner::{Inner, Starting};
 use crate::listener::Listener;
 use crate::runtime::Runtime;
 use crate::seat::Child;
@@ -26,9 +25,8 @@ pub(crate) struct ChildTask<R: Runtime, L: Listener> {
     seat: Arc<dyn Child<L>>,
     body: Option<BoxFuture<'static, End>>,
     /// Is started first (B5).
-    replacement: Option<Beginning<R, L>>,
+    replacement: Option<Starting<L>>,
     begun: Begun,
-    registered: Option<Waker>,
 }
 
 /// Whether the child was polled: only then could it have trapped the stop, or begun to terminate.
@@ -44,7 +42,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
         id: ChildId,
         seat: Arc<dyn Child<L>>,
         body: BoxFuture<'static, End>,
-        replacement: Option<Beginning<R, L>>,
+        replacement: Option<Starting<L>>,
     ) -> Self {
         Self {
             inner,
@@ -53,15 +51,6 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
             body: Some(body),
             replacement,
             begun: Begun::No,
-            registered: None,
-        }
-    }
-
-    fn register(&mut self, waker: &Waker) {
-        let known = |registered: &Waker| registered.will_wake(waker);
-        if !self.registered.as_ref().is_some_and(known) {
-            self.seat.control().register(waker);
-            self.registered = Some(waker.clone());
         }
     }
 
@@ -78,7 +67,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.register(cx.waker());
+        self.seat.control().register(cx.waker());
         if let Some(end) = self.told_to_end() {
             return Poll::Ready(end);
         }
@@ -108,7 +97,6 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
             (Err(message), _) => End::Panic(message),
         };
         self.seat.control().unregister();
-        self.registered = None;
         self.inner.ended(self.id, end);
     }
 }
@@ -133,6 +121,9 @@ impl<R: Runtime, L: Listener> Future for ChildTask<R, L> {
 
 impl<R: Runtime, L: Listener> Drop for ChildTask<R, L> {
     fn drop(&mut self) {
+        if let Some(replacement) = self.replacement.take() {
+            self.inner.ended(replacement.child, End::Lost);
+        }
         self.finish(End::Lost);
     }
 }

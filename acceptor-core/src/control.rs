@@ -133,8 +133,16 @@ impl Control {
 
     /// Stores whom to wake. The child calls it before it reads its commands.
     pub(crate) fn register(&self, waker: &Waker) {
-        let waker = Some(waker.clone());
-        let replaced = std::mem::replace(&mut lock(&self.lines).waker, waker);
+        let mut lines = lock(&self.lines);
+        if lines
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
+            return;
+        }
+        let replaced = lines.waker.replace(waker.clone());
+        drop(lines);
         drop(replaced);
     }
 

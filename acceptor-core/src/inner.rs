@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::accept_error::{AcceptErrorKind, AcceptErrors};
@@ -159,8 +158,9 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     }
 
     /// Starts a child within the present task; if its `init` takes time it goes on in one of its own.
-    pub(crate) fn begin(self: &Arc<Self>, mut beginning: Beginning<R, L>, cx: &mut Context<'_>) {
-        if beginning.poll_unpin(cx).is_pending() {
+    pub(crate) fn begin(self: &Arc<Self>, start: Starting<L>, cx: &mut Context<'_>) {
+        let mut beginning = Beginning::new(Arc::clone(self), start);
+        if beginning.poll_once(cx).is_pending() {
             self.spawn(beginning);
         }
     }
@@ -356,6 +356,13 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     }
 
     pub(crate) fn ended(self: &Arc<Self>, id: ChildId, end: End) {
+        if let End::Normal | End::Clean = end {
+            // Most ends are of this sort, and most of them lead to nothing.
+            let left = lock(&self.state).machine.left(id);
+            if let Some(child) = left {
+                return drop_guarded(child);
+            }
+        }
         let now = self.time();
         self.bring(|state, effects| {
             let acceptor = Arc::clone(&state.spec.acceptor);

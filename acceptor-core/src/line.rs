@@ -133,7 +133,9 @@ impl<T> Line<T> {
         {
             replaced = state.waker.replace(waker.clone());
         }
-        line.append(&mut state.joined);
+        if !state.joined.is_empty() {
+            line.append(&mut state.joined);
+        }
         state.watcher = if line.is_empty() {
             Watcher::Starving
         } else {

@@ -245,6 +245,30 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         Became::Serves(self.start(listener, control, Spacing::default(), Duration::ZERO))
     }
 
+    /// A connection has ended well. `None`, and nothing done, if more could follow from it than that it is gone.
+    pub(crate) fn left(&mut self, id: ChildId) -> Option<Child<C, A>> {
+        let child = self.child_mut(id)?;
+        if child.peer.is_none() || self.stop.is_some() {
+            return None;
+        }
+        Some(self.remove(id))
+    }
+
+    /// Takes a child that is there out of the table, and out of the counts.
+    fn remove(&mut self, id: ChildId) -> Child<C, A> {
+        let child = self.children.remove(id.slot);
+        let listening = self.listeners.get_mut(&child.listener);
+        match (&child.peer, listening) {
+            (Some(_), Some(listening)) => listening.connections -= 1,
+            (None, Some(listening)) => listening.acceptors -= 1,
+            (_, None) => {}
+        }
+        if child.peer.is_some() {
+            self.connections -= 1;
+        }
+        child
+    }
+
     /// A child has ended, and what it held is gone (E1 to E3).
     pub(crate) fn ended(
         &mut self,
@@ -257,21 +281,9 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         if self.child_mut(id).is_none() {
             return;
         }
-        let mut child = self.children.remove(id.slot);
+        let mut child = self.remove(id);
         let listener = child.listener;
-        let role = match &child.peer {
-            Some(_) => Role::Connection,
-            None => Role::Acceptor,
-        };
-        if let Some(listening) = self.listeners.get_mut(&listener) {
-            match role {
-                Role::Connection => listening.connections -= 1,
-                Role::Acceptor => listening.acceptors -= 1,
-            }
-        }
-        if role == Role::Connection {
-            self.connections -= 1;
-        }
+        let role = child.role();
         let kind = end.kind();
         let counted = end.counted(self.rules.restart);
         let repeats = end.repeats();
@@ -330,10 +342,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
     /// How to reach a child, what it is, and its listener if that is open; `None` if it is not, or no longer, in the table.
     pub(crate) fn control(&self, id: ChildId) -> Option<(C, Role, Option<S>)> {
         let child = self.children.get(id.slot).filter(|child| child.id == id)?;
-        let role = match child.peer {
-            Some(_) => Role::Connection,
-            None => Role::Acceptor,
-        };
+        let role = child.role();
         let listening = self.listeners.get(&child.listener);
         let socket = listening.map(|listening| listening.socket.clone());
         Some((child.control.clone(), role, socket))
@@ -458,6 +467,15 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         self.children
             .get_mut(id.slot)
             .filter(|child| child.id == id)
+    }
+}
+
+impl<C, A> Child<C, A> {
+    fn role(&self) -> Role {
+        match self.peer {
+            Some(_) => Role::Connection,
+            None => Role::Acceptor,
+        }
     }
 }
 

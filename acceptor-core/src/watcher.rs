@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,7 +18,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::accept_error::AcceptErrorKind;
-use crate::begin::Beginning;
 use crate::child::ChildTask;
 use crate::connection::{Connection, Signals};
 use crate::inner::Inner;
@@ -29,7 +27,7 @@ use crate::report::Event;
 use crate::runtime::Runtime;
 use crate::socket::{Addresses, Gate, Pauses, Socket};
 use crate::supervisor::Became;
-use crate::sync::{drop_guarded, guarded, panic_message};
+use crate::sync::{drop_guarded, guarded};
 
 /// How many turns go by without a suspension before other tasks get theirs (A1).
 const TURNS_IN_A_ROW: u32 = 32;
@@ -47,8 +45,10 @@ struct Desk<R: Runtime, L: Listener> {
     turns: u32,
 }
 
-enum Turn<T> {
-    Accepted(T),
+/// What came of one call of `accept`.
+enum Turn {
+    /// It is over: time for the next one.
+    Over,
     Closed,
 }
 
@@ -72,36 +72,23 @@ pub(crate) fn watch<R: Runtime, L: Listener>(
         let mut desk = desk;
         let gate = gate;
         loop {
-            let accept = async { gate.listener().accept().await };
-            let mut accept = pin!(AssertUnwindSafe(accept).catch_unwind());
+            let mut accept = pin!(gate.listener().accept());
             match poll_fn(|cx| desk.poll_turn(cx, accept.as_mut())).await {
-                Turn::Accepted(Ok(Ok((stream, peer)))) => {
-                    let mut connected = Some((stream, peer));
-                    poll_fn(|cx| {
-                        if let Some((stream, peer)) = connected.take() {
-                            desk.connect(stream, peer, cx);
-                        }
-                        Poll::Ready(())
-                    })
-                    .await;
-                }
-                Turn::Accepted(Ok(Err(error))) => desk.accept_failed(error),
-                Turn::Accepted(Err(panic)) => {
-                    let message = format!("accept panicked: {}", panic_message(panic));
-                    desk.listener_failed(io::Error::other(message));
-                }
+                Turn::Over => {}
                 Turn::Closed => break,
             }
         }
     }
 }
 
+type Accepted<L> = io::Result<(<L as Listener>::Stream, <L as Listener>::Addr)>;
+
 impl<R: Runtime, L: Listener> Desk<R, L> {
-    fn poll_turn<F: Future>(
+    fn poll_turn(
         &mut self,
         cx: &mut Context<'_>,
-        accept: Pin<&mut F>,
-    ) -> Poll<Turn<F::Output>> {
+        accept: Pin<&mut impl Future<Output = Accepted<L>>>,
+    ) -> Poll<Turn> {
         self.turns += 1;
         if self.turns > TURNS_IN_A_ROW {
             self.turns = 0;
@@ -117,34 +104,52 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
         }
     }
 
-    fn poll_line<F: Future>(
+    fn poll_line(
         &mut self,
         cx: &mut Context<'_>,
-        mut accept: Pin<&mut F>,
-    ) -> Poll<Turn<F::Output>> {
+        mut accept: Pin<&mut impl Future<Output = Accepted<L>>>,
+    ) -> Poll<Turn> {
         loop {
             let known = self.line.len();
             let timer = self.timer.as_ref().map(|(at, _)| *at);
             match self.socket.line.collect(&mut self.line, timer, cx.waker()) {
-                News::None => {}
+                News::None => self.look_at_deadlines(known),
                 News::Told => {
-                    self.dismiss(|waiting| waiting.seat.control().commands().end_waiting())
+                    self.look_at_deadlines(known);
+                    self.dismiss(|waiting| waiting.seat.control().commands().end_waiting());
                 }
                 News::Closed => return Poll::Ready(Turn::Closed),
             }
-            for waiting in self.line.iter().skip(known) {
-                if let Some((at, _)) = waiting.deadline {
-                    self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.min(at)));
-                }
-            }
             if !self.line.is_empty() && self.poll_pause(cx).is_ready() {
-                if let Poll::Ready(accepted) = accept.as_mut().poll(cx) {
-                    return Poll::Ready(Turn::Accepted(accepted));
+                match guarded(|| accept.as_mut().poll(cx)) {
+                    Ok(Poll::Pending) => {}
+                    Ok(Poll::Ready(Ok((stream, peer)))) => {
+                        self.connect(stream, peer, cx);
+                        return Poll::Ready(Turn::Over);
+                    }
+                    Ok(Poll::Ready(Err(error))) => {
+                        self.accept_failed(error);
+                        return Poll::Ready(Turn::Over);
+                    }
+                    Err(message) => {
+                        let message = format!("accept panicked: {message}");
+                        self.listener_failed(io::Error::other(message));
+                        return Poll::Ready(Turn::Over);
+                    }
                 }
             }
             // After the accept: a connection that is there is taken, be the time-out zero (B6).
             if self.poll_timer(cx).is_pending() {
                 return Poll::Pending;
+            }
+        }
+    }
+
+    /// Those after the first `known` have just joined.
+    fn look_at_deadlines(&mut self, known: usize) {
+        for waiting in self.line.iter().skip(known) {
+            if let Some((at, _)) = waiting.deadline {
+                self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.min(at)));
             }
         }
     }
@@ -221,9 +226,7 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
             },
         };
         let mut replacement = match self.inner.became(id, peer_addr, local_addr) {
-            Became::Serves(start) => {
-                start.map(|start| Beginning::new(Arc::clone(&self.inner), start))
-            }
+            Became::Serves(replacement) => replacement,
             // The pool ended without this child: what it took along goes with it.
             Became::Gone => {
                 let _ = first.seat.discard();

@@ -141,8 +141,8 @@ impl Listener for TcpListener {
     type Stream = tokio::net::TcpStream;
     type Addr = SocketAddr;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
-        self.listener.accept().await
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send {
+        self.listener.accept()
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
