@@ -19,7 +19,7 @@ use crate::socket::{Addresses, Gate, Socket};
 use crate::spec::{Configure, Spec};
 use crate::status::{ConnectionRecord, Counts, ListenerRecord, PoolState, Status};
 use crate::stop::{StopReason, StopReport};
-use crate::sync::{drop_guarded, guarded};
+use crate::sync::guarded;
 
 /// The init function of a pool (R3).
 pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + Send + Sync;
@@ -249,7 +249,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             PoolState::Stopping(_) => (Err(ReconfigureError::Stopping), present),
             PoolState::Stopped => (Err(ReconfigureError::Stopped), present),
         });
-        drop_guarded(gone);
+        gone.discard();
         result
     }
 

@@ -89,6 +89,27 @@ impl<L: Listener> From<Spec<L>> for Present<L> {
     }
 }
 
+impl<L: Listener> Present<L> {
+    /// Takes the user's values away. A pool that has stopped, and perhaps a handle for long, keeps the id only.
+    fn take(&mut self) -> Self {
+        let nothing = Arc::new(acceptor_fn(|_| async { Ok(()) }));
+        let own = AcceptErrors::new(AcceptErrorKind::of);
+        Self {
+            id: Arc::clone(&self.id),
+            acceptor: std::mem::replace(&mut self.acceptor, nothing),
+            observer: self.observer.take(),
+            accept_errors: std::mem::replace(&mut self.accept_errors, own),
+        }
+    }
+
+    /// Drops the user's values, each by itself: two at once whose `Drop` panics would abort.
+    pub(crate) fn discard(self) {
+        drop_guarded(self.acceptor);
+        drop_guarded(self.observer);
+        drop_guarded(self.accept_errors);
+    }
+}
+
 impl<R: Runtime, L: Listener> Inner<R, L> {
     pub(crate) fn new(runtime: R, spec: Spec<L>) -> Arc<Self> {
         Arc::new(Self {
@@ -220,16 +241,14 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
                     lock(&self.state).delivery = Delivery::Idle;
                 }
                 Outgoing::Finished(report) => {
-                    let nothing = Arc::new(acceptor_fn(|_| async { Ok(()) }));
-                    let (acceptor, kept) = {
+                    drop_guarded(observer);
+                    let spec = {
                         let mut state = lock(&self.state);
                         state.delivery = Delivery::Idle;
                         state.result = Some(report);
-                        // What the user gave goes with the pool, not with the last handle.
-                        let acceptor = std::mem::replace(&mut state.spec.acceptor, nothing);
-                        (acceptor, state.spec.observer.take())
+                        state.spec.take()
                     };
-                    drop_guarded((acceptor, kept, observer));
+                    spec.discard();
                     self.done.set();
                     self.bell.ring();
                 }

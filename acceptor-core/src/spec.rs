@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::accept_error::{AcceptErrorKind, AcceptErrors};
 use crate::acceptor::Acceptor;
 use crate::error::SpecError;
+use crate::inner::Present;
 use crate::listener::Listener;
 use crate::report::Observer;
 use crate::seat::Life;
@@ -209,6 +210,18 @@ impl<L: Listener> Spec<L> {
 
     /// Checks the whole and fills in what depends on other fields.
     pub(crate) fn checked(mut self) -> Result<Self, SpecError> {
+        if let Err(error) = self.check() {
+            Present::from(self).discard();
+            return Err(error);
+        }
+        self.rules.plan.shutdown = self.shutdown.unwrap_or(match self.rules.child_type {
+            ChildType::Worker => Shutdown::Within(Duration::from_secs(5)),
+            ChildType::Supervisor => Shutdown::Never,
+        });
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<(), SpecError> {
         let control = self.id.chars().any(char::is_control);
         if self.id.is_empty() || self.id.len() > LONGEST_ID || control {
             return Err(SpecError::Id {
@@ -225,11 +238,7 @@ impl<L: Listener> Spec<L> {
                 value: self.rules.plan.patience,
             });
         }
-        self.rules.plan.shutdown = self.shutdown.unwrap_or(match self.rules.child_type {
-            ChildType::Worker => Shutdown::Within(Duration::from_secs(5)),
-            ChildType::Supervisor => Shutdown::Never,
-        });
-        Ok(self)
+        Ok(())
     }
 }
 
