@@ -82,9 +82,14 @@ impl End {
         }
     }
 
-    /// Whether the same would follow at once from starting again, so that starts are spaced (B3, B6).
+    /// Whether the same could follow at once from starting an acceptor again, so that starts are spaced (B3, B6).
     pub(crate) fn repeats(&self) -> bool {
-        matches!(self, End::Ignored | End::TimedOut(Waited::Hardly))
+        match self {
+            End::Ignored | End::TimedOut(Waited::Hardly) => true,
+            // Of an acceptor: after a wait of whatever length. In a temporary pool nothing else bounds it (B8).
+            End::Panic(_) => true,
+            _ => false,
+        }
     }
 
     /// What is reported of it, if anything.

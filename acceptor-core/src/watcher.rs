@@ -27,7 +27,7 @@ use crate::report::Event;
 use crate::runtime::Runtime;
 use crate::socket::{Addresses, Gate, Pauses, Socket};
 use crate::supervisor::Became;
-use crate::sync::{drop_guarded, guarded};
+use crate::sync::{drop_guarded, guarded, wake};
 
 /// How many turns go by without a suspension before other tasks get theirs (A1).
 const TURNS_IN_A_ROW: u32 = 32;
@@ -92,7 +92,7 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
         self.turns += 1;
         if self.turns > TURNS_IN_A_ROW {
             self.turns = 0;
-            cx.waker().wake_by_ref();
+            wake(cx.waker().clone());
             return Poll::Pending;
         }
         match self.poll_line(cx, accept) {
