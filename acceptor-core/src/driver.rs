@@ -1,7 +1,9 @@
 //! The pool's own task: waits with the timer of the phases, and sleeps while there is none.
 //!
 //! Invariant: if the runtime drops this task the pool can keep no time, so it is
-//! killed as a whole; nothing waits for a timer that will not come (S8).
+//! killed as a whole; nothing waits for a timer that will not come (S8). A child
+//! that the runtime dropped is started again from here, spaced by the timer
+//! here: a runtime that drops whatever is spawned would not wait in the child.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -10,22 +12,44 @@ use std::task::Poll;
 use std::time::Instant;
 
 use crate::end::End;
-use crate::inner::Inner;
+use crate::inner::{Inner, Starting};
 use crate::listener::Listener;
 use crate::runtime::Runtime;
 use crate::status::PoolState;
 use crate::stop::StopReason;
 
 /// Kills the pool when it is dropped with the task; does nothing for a pool that has stopped.
-struct Guard<R: Runtime, L: Listener>(Arc<Inner<R, L>>);
+struct Guard<R: Runtime, L: Listener> {
+    inner: Arc<Inner<R, L>>,
+    /// To be started, and when.
+    spaced: Vec<(Instant, Starting<L>)>,
+}
+
+impl<R: Runtime, L: Listener> Guard<R, L> {
+    /// Starts who is due, or told to end: that one must see it, not wait for its start.
+    fn start(&mut self, now: Instant) {
+        let (due, spaced): (Vec<_>, Vec<_>) = std::mem::take(&mut self.spaced)
+            .into_iter()
+            .partition(|(at, start)| {
+                *at <= now || start.control.control().commands().end_waiting()
+            });
+        self.spaced = spaced;
+        for (_, start) in due {
+            self.inner.start(start);
+        }
+    }
+}
 
 impl<R: Runtime, L: Listener> Drop for Guard<R, L> {
     fn drop(&mut self) {
-        self.0.kill(StopReason::RuntimeGone);
+        self.inner.kill(StopReason::RuntimeGone);
         // Nobody is left to start them. Each tells its end as it is dropped, and none is replaced.
-        let never_started = self.0.bring(|state, _| std::mem::take(&mut state.later));
-        for start in never_started {
-            self.0.ended(start.child, End::Lost);
+        let later = self
+            .inner
+            .bring(|state, _| std::mem::take(&mut state.later));
+        let spaced = self.spaced.drain(..).map(|(_, start)| start);
+        for start in spaced.chain(later) {
+            self.inner.ended(start.child, End::Lost);
         }
     }
 }
@@ -34,23 +58,29 @@ pub(crate) fn drive<R: Runtime, L: Listener>(
     inner: Arc<Inner<R, L>>,
 ) -> impl Future<Output = ()> + Send {
     // Made here, not in the task: a task that is dropped before its first poll counts as well.
-    let guard = Guard(inner);
+    let mut guard = Guard {
+        inner,
+        spaced: Vec::new(),
+    };
     async move {
-        let inner = &guard.0;
         loop {
-            let now = inner.time();
-            let (state, deadline, starts) = inner.bring(|state, effects| {
+            let now = guard.inner.time();
+            let (state, deadline, later) = guard.inner.bring(|state, effects| {
                 state.machine.tick(now, effects);
-                let starts = std::mem::take(&mut state.later);
-                (state.machine.state(), state.machine.deadline(), starts)
+                let later = std::mem::take(&mut state.later);
+                (state.machine.state(), state.machine.deadline(), later)
             });
-            for start in starts {
-                inner.start(start);
-            }
+            guard.spaced.extend(later.into_iter().map(|mut start| {
+                let delay = std::mem::take(&mut start.delay);
+                (now.checked_add(delay).unwrap_or(now), start)
+            }));
+            guard.start(now);
             if state == PoolState::Stopped {
                 return;
             }
-            wait(inner, deadline).await;
+            let next = guard.spaced.iter().map(|(at, _)| *at).min();
+            let deadline = [deadline, next].into_iter().flatten().min();
+            wait(&guard.inner, deadline).await;
         }
     }
 }

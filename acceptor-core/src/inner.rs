@@ -171,6 +171,9 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
         if !effects.gone.is_empty() {
             drop_guarded(effects.gone);
         }
+        if let Some(end) = effects.unseen {
+            drop_guarded(end);
+        }
     }
 
     /// Starts a child in a task of its own.

@@ -89,6 +89,8 @@ pub(crate) struct Effects<C, S, A> {
     pub(crate) timer_changed: TimerChange,
     /// Rows that are no longer needed: what they hold is dropped outside the lock.
     pub(crate) gone: Vec<Child<C, A>>,
+    /// The end of who is not in the table any more: what it holds is dropped outside the lock, too.
+    pub(crate) unseen: Option<End>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +119,7 @@ impl<C, S, A> Default for Effects<C, S, A> {
             finished: None,
             timer_changed: TimerChange::Unchanged,
             gone: Vec::new(),
+            unseen: None,
         }
     }
 }
@@ -279,6 +282,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         effects: &mut Effects<C, S, A>,
     ) {
         if self.child_mut(id).is_none() {
+            effects.unseen = Some(end);
             return;
         }
         let mut child = self.remove(id);
@@ -336,6 +340,8 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
             .tell
             .extend(acceptors.map(|child| (child.control.clone(), Command::Close(ending))));
         effects.close.push(listening.socket.clone());
+        // Those that the pool's own task is to start later are told as well.
+        effects.timer_changed = TimerChange::Changed;
         Some(listening.socket)
     }
 
