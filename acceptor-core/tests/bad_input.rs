@@ -1,0 +1,495 @@
+//! Every call that can be refused, refused: the exact error, its exact words, and that nothing has changed.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::error::Error;
+use std::fmt::{Debug, Display};
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use acceptor_core::*;
+use support::*;
+
+type TestPool = Pool<Manual, MemoryListener>;
+type TestSpec = Spec<MemoryListener>;
+
+/// A pool on a runtime of its own, with a port to listen on.
+struct Bench {
+    runtime: Manual,
+    faults: Faults,
+    ledger: Ledger,
+    port: Port,
+    pool: TestPool,
+}
+
+fn echo() -> impl Acceptor<MemoryListener> {
+    acceptor_fn(|connection: Connection<MemoryStream, Address>| async move {
+        connection.stream.serve();
+        connection.signals.trap_stop().wait().await;
+        Ok(())
+    })
+}
+
+fn spec(id: &str) -> TestSpec {
+    Spec::new(id, echo())
+}
+
+impl Bench {
+    fn new(start: impl FnOnce(Manual) -> TestPool) -> Self {
+        let (faults, ledger) = (Faults::default(), Ledger::default());
+        let runtime = Manual::new(&faults);
+        Self {
+            pool: start(runtime.clone()),
+            port: Port::new(7, &ledger, &faults),
+            runtime,
+            faults,
+            ledger,
+        }
+    }
+
+    fn plain() -> Self {
+        Self::new(|runtime| Pool::start(runtime, spec("plain")).unwrap())
+    }
+
+    /// With one listener and one connection.
+    fn serving() -> (Self, ListenerId, ChildId) {
+        let bench = Self::plain();
+        let listener = bench.pool.add_listener(bench.port.listen(), 2).unwrap();
+        bench.runtime.settle();
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+        let child = bench.pool.connections().unwrap()[0].id;
+        (bench, listener, child)
+    }
+
+    fn now<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.settle();
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("it is still pending"),
+        }
+    }
+
+    fn stopped() -> (Self, ListenerId, ChildId) {
+        let (bench, listener, child) = Self::serving();
+        let stop = bench.pool.stop();
+        bench.now(stop);
+        (bench, listener, child)
+    }
+
+    /// In its lame duck.
+    fn stopping() -> (Self, ListenerId) {
+        let lame = spec("lame").lame_duck(Duration::from_secs(1));
+        let bench = Self::new(|runtime| Pool::start(runtime, lame).unwrap());
+        let listener = bench.pool.add_listener(bench.port.listen(), 1).unwrap();
+        bench.runtime.settle();
+        drop(bench.pool.stop());
+        bench.runtime.settle();
+        assert_eq!(
+            bench.pool.status().unwrap().state,
+            PoolState::Stopping(Phase::LameDuck)
+        );
+        (bench, listener)
+    }
+}
+
+/// The error, by its `Debug`, and its words.
+#[track_caller]
+fn check<T: Debug, E: Debug + Display>(result: Result<T, E>, value: &str, words: &str) {
+    let error = result.expect_err("it is to be refused");
+    assert_eq!(format!("{error:?}"), value);
+    assert_eq!(error.to_string(), words);
+}
+
+const STOPPED: &str = "the pool has stopped: its result is what `join` returns";
+
+#[test]
+fn a_spec_that_is_not_allowed_starts_no_pool() {
+    let runtime = Manual::new(&Faults::default());
+    let start = |spec: TestSpec| Pool::start(runtime.clone(), spec);
+    check(
+        start(spec("")),
+        r#"Spec(Id { value: "" })"#,
+        r#"spec field `id` is "": give 1 to 255 bytes without control characters"#,
+    );
+    check(
+        start(spec("a\nb")),
+        r#"Spec(Id { value: "a\nb" })"#,
+        r#"spec field `id` is "a\nb": give 1 to 255 bytes without control characters"#,
+    );
+    check(
+        start(spec("a").period(Duration::ZERO)),
+        "Spec(Period { value: 0ns })",
+        "spec field `period` is 0ns: give a time above zero, over which failures are counted",
+    );
+    check(
+        start(spec("a").patience(Duration::ZERO)),
+        "Spec(Patience { value: 0ns })",
+        "spec field `patience` is 0ns: give a time above zero, in which killed children may suspend",
+    );
+    assert_eq!((runtime.spawned(), runtime.tasks()), (0, 0));
+}
+
+#[test]
+fn an_error_of_a_spec_is_the_source_of_the_error_of_the_call() {
+    let runtime = Manual::new(&Faults::default());
+    let error = Pool::start(runtime, spec("")).unwrap_err();
+    assert!(error.source().is_some_and(<dyn Error>::is::<SpecError>));
+    let error = Bench::plain().pool.reconfigure(spec("")).unwrap_err();
+    assert!(error.source().is_some_and(<dyn Error>::is::<SpecError>));
+}
+
+#[test]
+fn a_runtime_that_is_gone_starts_no_pool() {
+    let runtime = Manual::new(&Faults::default());
+    runtime.shut_down(Order::OldestFirst);
+    check(
+        Pool::start(runtime, spec("late")),
+        "RuntimeGone",
+        "the runtime dropped the pool's task as it was spawned: start the pool while the runtime runs",
+    );
+}
+
+#[track_caller]
+fn check_acceptors(acceptors: usize) {
+    let bench = Bench::plain();
+    let error = bench.pool.add_listener(bench.port.listen(), acceptors);
+    let error = error.unwrap_err();
+    assert!(bench.port.is_open(), "the listener comes back");
+    check(
+        Err::<(), _>(&error),
+        &format!("AddListenerError {{ reason: Acceptors {{ value: {acceptors} }}, .. }}"),
+        &format!("listener not added: `acceptors` is {acceptors}: give 1 to 65536"),
+    );
+    assert_eq!(bench.pool.listeners().unwrap(), []);
+    // What came back can be added.
+    bench.pool.add_listener(error.listener, 1).unwrap();
+    bench.runtime.settle();
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    assert_eq!(bench.pool.counts().unwrap().active, 1);
+}
+
+#[test]
+fn a_listener_has_1_to_65536_acceptors() {
+    assert_eq!(MAX_ACCEPTORS, 65_536);
+    check_acceptors(0);
+    check_acceptors(65_537);
+    check_acceptors(usize::MAX);
+}
+
+#[test]
+fn the_most_acceptors_are_allowed() {
+    let bench = Bench::plain();
+    let added = bench.pool.add_listener(bench.port.listen(), MAX_ACCEPTORS);
+    assert!(added.is_ok());
+    assert_eq!(bench.pool.counts().unwrap().workers, MAX_ACCEPTORS);
+}
+
+#[test]
+fn a_listener_that_cannot_tell_its_address_comes_back() {
+    let bench = Bench::plain();
+    bench.faults.arm(Site::LocalAddr, 0);
+    let error = bench.pool.add_listener(bench.port.listen(), 1).unwrap_err();
+    assert!(bench.port.is_open());
+    assert!(error.source().is_some_and(<dyn Error>::is::<io::Error>));
+    check(
+        Err::<(), _>(&error),
+        r#"AddListenerError { reason: LocalAddr(Custom { kind: Other, error: "injected" }), .. }"#,
+        "listener not added: its local address cannot be read: injected",
+    );
+    assert_eq!(bench.runtime.tasks(), 1);
+}
+
+#[test]
+fn a_pool_that_stops_or_has_stopped_takes_no_listener_and_gives_it_back() {
+    let (bench, _) = Bench::stopping();
+    let late = Port::new(8, &bench.ledger, &bench.faults);
+    let error = bench.pool.add_listener(late.listen(), 1).unwrap_err();
+    assert!(late.is_open());
+    check(
+        Err::<(), _>(error),
+        "AddListenerError { reason: Stopping, .. }",
+        "listener not added: the pool is stopping: add it to a pool that runs",
+    );
+    assert!(!late.is_open());
+
+    let (bench, ..) = Bench::stopped();
+    let error = bench.pool.add_listener(bench.port.listen(), 1).unwrap_err();
+    assert!(bench.port.is_open());
+    check(
+        Err::<(), _>(error),
+        "AddListenerError { reason: Stopped, .. }",
+        "listener not added: the pool has stopped: add it to a pool that runs",
+    );
+}
+
+#[test]
+fn a_listener_that_is_unknown_is_not_closed() {
+    let (bench, listener, _) = Bench::serving();
+    let (other, first, _) = Bench::serving();
+    let second = Port::new(8, &other.ledger, &other.faults);
+    let second = other.pool.add_listener(second.listen(), 1).unwrap();
+    // Another pool's.
+    check(
+        bench.now(bench.pool.close_listener(second)),
+        "UnknownListener(ListenerId(2))",
+        "no open listener 2: `listeners` tells which there are",
+    );
+    // Closed already.
+    assert_eq!(other.now(other.pool.close_listener(first)), Ok(()));
+    check(
+        other.now(other.pool.close_listener(first)),
+        "UnknownListener(ListenerId(1))",
+        "no open listener 1: `listeners` tells which there are",
+    );
+    assert_eq!(bench.pool.listeners().unwrap()[0].id, listener);
+    assert_eq!(other.pool.listeners().unwrap()[0].id, second);
+}
+
+#[test]
+fn a_listener_that_has_failed_is_unknown() {
+    let (bench, listener, _) = Bench::serving();
+    bench.port.fail(io::ErrorKind::InvalidInput.into());
+    bench.runtime.settle();
+    let closed = bench.now(bench.pool.close_listener(listener));
+    assert_eq!(closed, Err(CloseError::UnknownListener(listener)));
+}
+
+/// The two calls on one child.
+#[track_caller]
+fn check_unknown_child(bench: &Bench, id: ChildId) {
+    let words = format!("no child {id}: `connections` tells which connections there are");
+    let value = format!("UnknownChild({id:?})");
+    check(bench.pool.stop_child(id), &value, &words);
+    check(bench.pool.kill_child(id), &value, &words);
+}
+
+#[test]
+fn a_child_that_has_ended_is_unknown_also_when_its_place_is_taken() {
+    let (bench, _, child) = Bench::serving();
+    bench.pool.kill_child(child).unwrap();
+    bench.runtime.settle();
+    check_unknown_child(&bench, child);
+    for _ in 0..3 {
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+        check_unknown_child(&bench, child);
+    }
+    assert_eq!(bench.pool.counts().unwrap().active, 3);
+}
+
+#[test]
+fn a_child_of_another_pool_is_unknown() {
+    let (bench, ..) = Bench::serving();
+    let (other, ..) = Bench::serving();
+    for _ in 0..10 {
+        other.port.connect().unwrap();
+        other.runtime.settle();
+    }
+    // Ids are numbers: only one that this pool does not have can be told from its own.
+    let last = other.pool.connections().unwrap()[10].id;
+    check_unknown_child(&bench, last);
+    bench.runtime.settle();
+    assert_eq!(bench.pool.counts().unwrap().active, 1);
+}
+
+#[test]
+fn every_call_on_a_stopped_pool_is_an_error() {
+    let (bench, listener, child) = Bench::stopped();
+    let pool = &bench.pool;
+    check(pool.listeners(), "Stopped", STOPPED);
+    check(pool.connections(), "Stopped", STOPPED);
+    check(pool.counts(), "Stopped", STOPPED);
+    check(pool.status(), "Stopped", STOPPED);
+    check(pool.stop_child(child), "Stopped", STOPPED);
+    check(pool.kill_child(child), "Stopped", STOPPED);
+    check(pool.reconfigure(spec("late")), "Stopped", STOPPED);
+    check(pool.reload(), "Stopped", STOPPED);
+    check(bench.now(pool.close_listener(listener)), "Stopped", STOPPED);
+    let report = bench.now(pool.join());
+    assert_eq!(bench.now(pool.stop()), report);
+    assert_eq!(bench.now(pool.kill()), report);
+    let shown = format!("{:?}", pool.handle());
+    assert_eq!(shown, r#"PoolHandle { spec: "plain", state: Stopped, .. }"#);
+}
+
+#[test]
+fn a_pool_that_stops_keeps_its_spec_and_still_closes_listeners() {
+    let (bench, listener) = Bench::stopping();
+    check(
+        bench.pool.reconfigure(spec("late")),
+        "Stopping",
+        "the pool is stopping: its spec stays",
+    );
+    assert_eq!(&*bench.pool.status().unwrap().spec, "lame");
+    assert_eq!(bench.now(bench.pool.close_listener(listener)), Ok(()));
+    assert!(!bench.port.is_open());
+}
+
+#[test]
+fn an_invalid_spec_changes_nothing() {
+    let (bench, ..) = Bench::serving();
+    let before = bench.pool.status().unwrap();
+    check(
+        bench.pool.reconfigure(spec("").intensity(77)),
+        r#"Spec(Id { value: "" })"#,
+        r#"spec field `id` is "": give 1 to 255 bytes without control characters"#,
+    );
+    check(
+        bench.pool.reconfigure(spec("other").period(Duration::ZERO)),
+        "Spec(Period { value: 0ns })",
+        "spec field `period` is 0ns: give a time above zero, over which failures are counted",
+    );
+    check(
+        bench
+            .pool
+            .reconfigure(spec("other").patience(Duration::ZERO)),
+        "Spec(Patience { value: 0ns })",
+        "spec field `patience` is 0ns: give a time above zero, in which killed children may suspend",
+    );
+    assert_eq!(bench.pool.status().unwrap(), before);
+    let valid = spec("other").intensity(77).period(Duration::from_secs(9));
+    bench.pool.reconfigure(valid).unwrap();
+    let after = bench.pool.status().unwrap();
+    assert_eq!((&*after.spec, after.intensity), ("other", 77));
+    assert_eq!(after.period, Duration::from_secs(9));
+    assert_eq!(&*after.listeners[0].spec, "other");
+    assert_eq!(&*after.connections[0].spec, "other");
+    assert_eq!(after.counts, before.counts);
+}
+
+#[test]
+fn a_pool_without_an_init_function_has_nothing_to_reload() {
+    check(
+        Bench::plain().pool.reload(),
+        "NoInit",
+        "nothing to reload: the pool was started from a spec; call `reconfigure`, or start it with `start_with`",
+    );
+}
+
+/// What an init function is told to answer next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Use(&'static str),
+    Ignore,
+    Error,
+    Panic,
+}
+
+#[derive(Clone)]
+struct Script(Arc<Mutex<Answer>>);
+
+impl Script {
+    fn new(answer: Answer) -> Self {
+        Self(Arc::new(Mutex::new(answer)))
+    }
+
+    fn next(&self, answer: Answer) {
+        *self.0.lock().unwrap() = answer;
+    }
+
+    fn function(
+        &self,
+    ) -> impl Fn() -> Result<Configure<MemoryListener>, BoxError> + Send + Sync + 'static {
+        let script = self.clone();
+        move || {
+            let answer = *script.0.lock().unwrap();
+            match answer {
+                Answer::Use(id) => Ok(Configure::Use(spec(id))),
+                Answer::Ignore => Ok(Configure::Ignore),
+                Answer::Error => Err("no such file".into()),
+                Answer::Panic => std::panic::resume_unwind(Box::new("out of luck")),
+            }
+        }
+    }
+}
+
+const FAILED: &str = "the pool's init function failed: no such file";
+const PANICKED: &str = "the pool's init function panicked: out of luck";
+
+#[test]
+fn an_init_function_that_fails_or_ignores_starts_no_pool() {
+    let runtime = Manual::new(&Faults::default());
+    let start = |answer| Pool::start_with(runtime.clone(), Script::new(answer).function());
+    check(start(Answer::Error), r#"Init("no such file")"#, FAILED);
+    check(
+        start(Answer::Panic),
+        r#"InitPanicked("out of luck")"#,
+        PANICKED,
+    );
+    check(
+        start(Answer::Use("")),
+        r#"Spec(Id { value: "" })"#,
+        r#"spec field `id` is "": give 1 to 255 bytes without control characters"#,
+    );
+    assert!(start(Answer::Ignore).unwrap().is_none());
+    assert_eq!(runtime.spawned(), 0);
+}
+
+#[test]
+fn a_reload_that_fails_or_ignores_keeps_the_spec() {
+    let script = Script::new(Answer::Use("first"));
+    let bench = Bench::new(|runtime| {
+        let pool = Pool::start_with(runtime, script.function()).unwrap();
+        pool.expect("it answers with a spec")
+    });
+    let id = || bench.pool.status().unwrap().spec;
+    script.next(Answer::Error);
+    check(bench.pool.reload(), r#"Init("no such file")"#, FAILED);
+    script.next(Answer::Panic);
+    check(
+        bench.pool.reload(),
+        r#"InitPanicked("out of luck")"#,
+        PANICKED,
+    );
+    script.next(Answer::Use(""));
+    check(
+        bench.pool.reload(),
+        r#"Spec(Id { value: "" })"#,
+        r#"spec field `id` is "": give 1 to 255 bytes without control characters"#,
+    );
+    script.next(Answer::Ignore);
+    assert!(bench.pool.reload().is_ok());
+    assert_eq!(&*id(), "first");
+    script.next(Answer::Use("second"));
+    assert!(bench.pool.reload().is_ok());
+    assert_eq!(&*id(), "second");
+    // A handle reloads as well.
+    script.next(Answer::Use("third"));
+    assert!(bench.pool.handle().reload().is_ok());
+    assert_eq!(&*id(), "third");
+}
+
+#[test]
+fn times_of_any_length_are_allowed() {
+    let bench = Bench::new(|runtime| {
+        let longest = spec(&"x".repeat(255))
+            .period(Duration::MAX)
+            .patience(Duration::MAX)
+            .lame_duck(Duration::MAX)
+            .grace(Duration::MAX)
+            .shutdown(Duration::MAX)
+            .intensity(u32::MAX);
+        Pool::start(runtime, longest).unwrap()
+    });
+    bench.pool.add_listener(bench.port.listen(), 1).unwrap();
+    bench.runtime.settle();
+    drop(bench.pool.stop());
+    bench.runtime.settle();
+    assert_eq!(
+        bench.pool.status().unwrap().state,
+        PoolState::Stopping(Phase::LameDuck)
+    );
+    let killed = bench.now(bench.pool.kill());
+    assert_eq!((killed.stuck, killed.all_acceptors().total()), (0, 1));
+}

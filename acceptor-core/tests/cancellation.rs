@@ -1,0 +1,1016 @@
+//! One busy scenario, disturbed at every point where it can be: tasks dropped by the runtime, panics in whatever
+//! is not the pool's own code, the runtime shut down, the owner or a handle's future dropped, a stop or a kill.
+//! After each disturbance no connection is lost, no child is left, every end is seen once, and nothing hangs.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use acceptor_core::*;
+use support::*;
+
+type TestPool = Pool<Manual, MemoryListener>;
+type Handle = PoolHandle<Manual, MemoryListener>;
+type TestReport = Report<Address>;
+
+/// What is done to the scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disturbance {
+    None,
+    /// A callback or a `Drop` panics at the n-th time.
+    Panic(Site, usize),
+    /// The runtime drops the n-th task before its first poll.
+    DropAsSpawned(usize),
+    /// After the k-th poll of any task this happens.
+    AfterPoll(usize, Act),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// The runtime drops the task that was polled.
+    DropTask,
+    /// The runtime drops all its tasks.
+    ShutDown(Order),
+    DropOwner,
+    Stop,
+    Kill,
+    /// Begun and dropped at once: it stops, kills or closes all the same.
+    StopAndForget,
+    CloseListenerAndForget,
+    /// Polled once and dropped: changes nothing.
+    JoinAndForget,
+    KillEveryChild,
+    StopEveryChild,
+    Reconfigure,
+}
+
+const DRIVER: usize = 0;
+
+/// Its `Drop` is a site.
+#[derive(Debug)]
+struct ServeError(#[allow(dead_code, reason = "is there to be dropped")] Guard);
+
+struct Guard(PanicsOnDrop);
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0.1, f)
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("serve failed")
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// An acceptor that does a little of everything, by the number of its connection.
+struct Busy {
+    faults: Faults,
+    _gone: PanicsOnDrop,
+}
+
+impl Busy {
+    fn new(faults: &Faults) -> Self {
+        Self {
+            faults: faults.clone(),
+            _gone: PanicsOnDrop(faults.clone(), Site::DropAcceptor),
+        }
+    }
+
+    fn guard(&self, site: Site) -> PanicsOnDrop {
+        PanicsOnDrop(self.faults.clone(), site)
+    }
+}
+
+const ACCEPT_TIMEOUT: Duration = Duration::from_millis(100);
+
+impl Acceptor<MemoryListener> for Busy {
+    type State = PanicsOnDrop;
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<PanicsOnDrop>, BoxError> {
+        self.faults.pass(Site::InitBefore);
+        yield_now().await;
+        self.faults.pass(Site::InitAfter);
+        Ok(Init::AcceptWithin(
+            self.guard(Site::DropState),
+            ACCEPT_TIMEOUT,
+        ))
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<MemoryStream, Address>,
+        state: PanicsOnDrop,
+    ) -> Result<(), BoxError> {
+        let _serve = self.guard(Site::DropServe);
+        let Connection {
+            stream, signals, ..
+        } = connection;
+        stream.serve();
+        self.faults.pass(Site::ServeBefore);
+        yield_now().await;
+        self.faults.pass(Site::ServeAfter);
+        drop(state);
+        match stream.number % 4 {
+            0 => Ok(()),
+            1 => Err(ServeError(Guard(self.guard(Site::DropError))).into()),
+            2 => {
+                signals.trap_stop().wait().await;
+                Err(CleanExit::new().into())
+            }
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn terminate(&self, _: &Terminate, state: PanicsOnDrop) {
+        self.faults.pass(Site::TerminateBefore);
+        yield_now().await;
+        self.faults.pass(Site::TerminateAfter);
+        drop(state);
+    }
+}
+
+/// What was reported, without what the report holds: a report kept here would keep an error from being dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Noted {
+    Ended(ChildId, How),
+    ListenerFailed,
+    Other,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum How {
+    Error,
+    Panic(String),
+    Killed,
+    Lost,
+}
+
+type Notes = Arc<Mutex<Vec<Noted>>>;
+
+fn note(report: &TestReport) -> Noted {
+    match &report.event {
+        Event::StartError { child, failure, .. }
+        | Event::AcceptorFailed { child, failure, .. }
+        | Event::ConnectionFailed { child, failure, .. } => Noted::Ended(
+            *child,
+            match failure {
+                Failure::Panic(message) => How::Panic(message.clone()),
+                Failure::Killed => How::Killed,
+                Failure::Lost => How::Lost,
+                _ => How::Error,
+            },
+        ),
+        Event::ListenerFailed { .. } => Noted::ListenerFailed,
+        _ => Noted::Other,
+    }
+}
+
+struct Recorder {
+    faults: Faults,
+    reports: Notes,
+    /// An observer may call the pool.
+    pool: Arc<OnceLock<Handle>>,
+    _gone: PanicsOnDrop,
+}
+
+impl Observer<Address> for Recorder {
+    fn report(&self, report: &TestReport) {
+        self.reports.lock().unwrap().push(note(report));
+        if let Some(pool) = self.pool.get() {
+            let _ = pool.status();
+        }
+        self.faults.pass(Site::Observer);
+    }
+}
+
+struct Scenario {
+    disturbance: Disturbance,
+    disturbed: usize,
+    runtime: Manual,
+    faults: Faults,
+    ledger: Ledger,
+    reports: Notes,
+    ports: [Port; 3],
+    owner: Option<TestPool>,
+    pool: Handle,
+    observed: Arc<OnceLock<Handle>>,
+    listeners: Vec<ListenerId>,
+}
+
+fn spec(faults: &Faults, reports: &Notes, pool: &Arc<OnceLock<Handle>>) -> Spec<MemoryListener> {
+    let table = PanicsOnDrop(faults.clone(), Site::DropAcceptErrors);
+    Spec::new("busy", Busy::new(faults))
+        .restart(Restart::Transient)
+        .intensity(u32::MAX)
+        .lame_duck(Duration::from_millis(10))
+        .grace(Duration::from_millis(10))
+        .observer(Recorder {
+            faults: faults.clone(),
+            reports: Arc::clone(reports),
+            pool: Arc::clone(pool),
+            _gone: PanicsOnDrop(faults.clone(), Site::DropObserver),
+        })
+        .accept_errors(move |error| {
+            table.0.pass(Site::AcceptErrors);
+            AcceptErrorKind::of(error)
+        })
+}
+
+impl Scenario {
+    /// `None` if the disturbance kept the pool from starting.
+    fn begin(disturbance: Disturbance) -> Option<Self> {
+        let faults = Faults::default();
+        let runtime = Manual::new(&faults);
+        match disturbance {
+            Disturbance::Panic(site, occurrence) => faults.arm(site, occurrence),
+            Disturbance::DropAsSpawned(spawn) => runtime.drop_as_spawned(spawn..spawn + 1),
+            Disturbance::None | Disturbance::AfterPoll(..) => {}
+        }
+        let ledger = Ledger::default();
+        let reports = Notes::default();
+        let observed = Arc::default();
+        let owner = match Pool::start(runtime.clone(), spec(&faults, &reports, &observed)) {
+            Ok(owner) => owner,
+            Err(StartError::RuntimeGone) => {
+                assert_eq!(runtime.tasks(), 0, "something half-started is left");
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let pool = owner.handle();
+        assert!(observed.set(pool.clone()).is_ok());
+        Some(Self {
+            disturbance,
+            disturbed: 0,
+            ports: [0, 1, 2].map(|number| Port::new(number, &ledger, &faults)),
+            runtime,
+            faults,
+            ledger,
+            reports,
+            owner: Some(owner),
+            pool,
+            observed,
+            listeners: Vec::new(),
+        })
+    }
+
+    /// Runs all tasks until they sleep; the disturbance comes after its poll.
+    #[track_caller]
+    fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let Some(task) = self.runtime.step() else {
+                return self.check_at_rest();
+            };
+            if let Disturbance::AfterPoll(poll, act) = self.disturbance {
+                if self.runtime.polls() == poll {
+                    self.act(act, task);
+                }
+            }
+        }
+        panic!("{:?}: the tasks are busy for ever", self.disturbance);
+    }
+
+    fn act(&mut self, act: Act, task: usize) {
+        self.disturbed += 1;
+        match act {
+            Act::DropTask => self.runtime.drop_task(task),
+            Act::ShutDown(order) => self.runtime.shut_down(order),
+            Act::DropOwner => drop(self.owner.take()),
+            Act::Stop => drop(poll_once(self.pool.stop())),
+            Act::Kill => drop(poll_once(self.pool.kill())),
+            Act::StopAndForget => drop(self.pool.stop()),
+            Act::CloseListenerAndForget => {
+                for id in &self.listeners {
+                    drop(self.pool.close_listener(*id));
+                }
+            }
+            Act::JoinAndForget => drop(poll_once(self.pool.join())),
+            Act::KillEveryChild | Act::StopEveryChild => {
+                for record in self.pool.connections().unwrap_or_default() {
+                    // Between the list and the call nothing runs here, so each is still a child.
+                    let told = match act {
+                        Act::KillEveryChild => self.pool.kill_child(record.id),
+                        _ => self.pool.stop_child(record.id),
+                    };
+                    assert_eq!(told, Ok(()));
+                }
+            }
+            Act::Reconfigure => {
+                let _ = self
+                    .pool
+                    .reconfigure(spec(&self.faults, &self.reports, &self.observed));
+            }
+        }
+    }
+
+    /// The counts are those of the tasks and of the connections that are held.
+    #[track_caller]
+    fn check_at_rest(&self) {
+        let d = self.disturbance;
+        assert_eq!(
+            self.runtime.panics(),
+            0,
+            "{d:?}: a task of the pool panicked"
+        );
+        let Ok(status) = self.pool.status() else {
+            return;
+        };
+        let counts = status.counts;
+        assert_eq!(counts.active, status.connections.len(), "{d:?}");
+        assert_eq!(counts.active, self.ledger.alive(), "{d:?}: connections");
+        assert_eq!(counts.workers + 1, self.runtime.tasks(), "{d:?}: children");
+        for listener in &status.listeners {
+            let expected = ACCEPTORS[usize::from(listener.local_addr.0)];
+            assert_eq!(listener.acceptors, expected, "{d:?}: acceptors");
+            let port = &self.ports[usize::from(listener.local_addr.0)];
+            assert!(port.is_open(), "{d:?}: a listed listener is closed");
+            if listener.state != ListenerState::Paused {
+                assert_eq!(port.waiting(), 0, "{d:?}: a connection is left waiting");
+            }
+        }
+    }
+
+    fn add_listener(&mut self, number: usize) {
+        let added = self
+            .pool
+            .add_listener(self.ports[number].listen(), ACCEPTORS[number]);
+        self.listeners.extend(added.ok());
+    }
+
+    #[track_caller]
+    fn connect(&mut self, number: usize, clients: usize) {
+        for _ in 0..clients {
+            // Refused once the port is closed: then it was not made.
+            let _ = self.ports[number].connect();
+        }
+        self.settle();
+    }
+
+    #[track_caller]
+    fn advance(&mut self, time: Duration) {
+        self.runtime.advance(time);
+        self.settle();
+    }
+
+    /// The scenario, up to its stop.
+    #[track_caller]
+    fn play(&mut self) {
+        for number in [0, 1, 2] {
+            self.add_listener(number);
+        }
+        self.settle();
+        self.connect(0, 3);
+        self.connect(1, 5);
+        self.advance(ACCEPT_TIMEOUT);
+        self.ports[1].fail(io::ErrorKind::ConnectionAborted.into());
+        self.connect(1, 1);
+        self.ports[0].fail(io::Error::from_raw_os_error(24));
+        self.connect(0, 1);
+        self.advance(Duration::from_millis(5));
+        let _ = self
+            .pool
+            .reconfigure(spec(&self.faults, &self.reports, &self.observed));
+        self.connect(0, 2);
+        self.connect(2, 1);
+        self.ports[2].fail(io::ErrorKind::InvalidInput.into());
+        self.settle();
+        // Refused, for the listener has failed.
+        self.connect(2, 1);
+        if let Some(first) = self.listeners.first() {
+            let closing = self.pool.close_listener(*first);
+            self.settle();
+            let closed = poll_once(closing);
+            assert!(matches!(closed, Poll::Ready(_)), "{:?}", self.disturbance);
+        }
+        self.connect(1, 2);
+        self.advance(ACCEPT_TIMEOUT);
+        self.connect(1, 1);
+        // Starts that are spaced after a panic have a second to come.
+        for _ in 0..4 {
+            self.advance(Duration::from_millis(300));
+        }
+    }
+
+    /// Stops, and checks what is left and what was told.
+    #[track_caller]
+    fn end(mut self) -> Ended {
+        let d = self.disturbance;
+        let running = self
+            .pool
+            .status()
+            .is_ok_and(|s| s.state == PoolState::Running);
+        let before = self.pool.counts().ok();
+        let mut stop = pin!(self.pool.stop());
+        let mut patience = 0;
+        let report = loop {
+            self.settle();
+            match stop.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(report) => break report,
+                Poll::Pending => self.runtime.advance(Duration::from_millis(500)),
+            }
+            patience += 1;
+            assert!(patience < 100, "{d:?}: the stop hangs");
+        };
+        self.settle();
+        assert_eq!(poll_once(self.pool.join()), Poll::Ready(report.clone()));
+        assert_eq!(self.runtime.tasks(), 0, "{d:?}: tasks are left");
+        assert_eq!(report.stuck, 0, "{d:?}");
+        assert_eq!(self.ledger.alive(), 0, "{d:?}: streams are left");
+        assert!(
+            self.ports.iter().all(|port| !port.is_open()),
+            "{d:?}: a port is left open"
+        );
+        assert!(self.pool.counts().is_err());
+        if let (true, Some(before)) = (running, before) {
+            // A lame duck goes on accepting: ends are never fewer than there were children.
+            let connections = report.all_connections().total();
+            let acceptors = report.all_acceptors().total();
+            assert!(connections + acceptors >= before.workers, "{d:?}: {report}");
+            if self.runtime.polls() == 0 {
+                assert_eq!(connections, before.active);
+            }
+        }
+        let reports = self.reports.lock().unwrap().clone();
+        let mut seen = HashSet::new();
+        for report in &reports {
+            if let Noted::Ended(child, _) = report {
+                assert!(
+                    seen.insert(child),
+                    "{d:?}: the end of {child} was seen twice"
+                );
+            }
+        }
+        for made in self.ledger.all() {
+            assert!(made.served <= 1, "{d:?}: served twice");
+            assert!(made.accepted <= 1, "{d:?}: accepted twice");
+            assert_eq!(made.accepted, made.dropped, "{d:?}: leaked");
+        }
+        Ended {
+            polls: self.runtime.polls(),
+            spawned: self.runtime.spawned(),
+            fired: self.faults.fired(),
+            disturbed: self.disturbed,
+            unserved: self
+                .ledger
+                .all()
+                .iter()
+                .filter(|made| made.served == 0)
+                .count(),
+            reports,
+            report,
+        }
+    }
+}
+
+/// How many acceptors the listeners have: two share, three share, one is alone.
+const ACCEPTORS: [usize; 3] = [2, 3, 1];
+
+#[derive(Debug)]
+struct Ended {
+    polls: usize,
+    spawned: usize,
+    fired: bool,
+    disturbed: usize,
+    unserved: usize,
+    reports: Vec<Noted>,
+    report: StopReport,
+}
+
+impl Ended {
+    fn lost(&self) -> usize {
+        self.ends(&How::Lost)
+    }
+
+    fn injected(&self) -> usize {
+        self.ends(&How::Panic(INJECTED.to_owned()))
+    }
+
+    fn ends(&self, expected: &How) -> usize {
+        let ended = |noted: &&Noted| matches!(noted, Noted::Ended(_, how) if how == expected);
+        self.reports.iter().filter(ended).count()
+    }
+
+    fn listeners_failed(&self) -> usize {
+        let failed = |noted: &&Noted| **noted == Noted::ListenerFailed;
+        self.reports.iter().filter(failed).count()
+    }
+}
+
+fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Plays the scenario to its end; `None` if the pool could not start.
+#[track_caller]
+fn run(disturbance: Disturbance) -> Option<Ended> {
+    let mut scenario = Scenario::begin(disturbance)?;
+    scenario.play();
+    Some(scenario.end())
+}
+
+/// The scenario as it goes when nothing disturbs it.
+#[track_caller]
+fn undisturbed() -> Ended {
+    run(Disturbance::None).expect("a pool on a running runtime starts")
+}
+
+/// Disturbs the scenario at every one of its points, until it is over before the point comes.
+#[track_caller]
+fn everywhere(act: Act, check: impl Fn(usize, Ended)) {
+    let mut points = 0;
+    for poll in 1.. {
+        let ended = run(Disturbance::AfterPoll(poll, act)).expect("the pool starts");
+        if ended.disturbed == 0 {
+            break;
+        }
+        points += 1;
+        check(poll, ended);
+    }
+    assert!(points > 100, "{act:?}: only {points} points");
+}
+
+#[test]
+fn undisturbed_every_connection_is_served_and_only_what_failed_is_reported() {
+    let ended = undisturbed();
+    assert_eq!(ended.unserved, 0);
+    assert_eq!(
+        (ended.lost(), ended.injected(), ended.listeners_failed()),
+        (0, 0, 1)
+    );
+    assert_eq!(ended.report.reason, StopReason::Requested);
+}
+
+#[test]
+fn a_task_that_its_runtime_drops_loses_its_own_connection_at_most() {
+    let spawned = undisturbed().spawned;
+    everywhere(Act::DropTask, |poll, ended| {
+        // The one that it had and did not get to serve; nobody else's.
+        assert!(ended.lost() <= 1, "poll {poll}: {ended:?}");
+        if ended.report.reason == StopReason::RuntimeGone {
+            // It was the pool's own task: without it nothing goes on.
+            return;
+        }
+        assert!(ended.unserved <= ended.lost(), "poll {poll}: {ended:?}");
+        assert!(ended.spawned <= spawned + ended.lost() + 8, "poll {poll}");
+    });
+}
+
+#[test]
+fn a_task_that_is_dropped_as_it_is_spawned_is_replaced() {
+    assert!(run(Disturbance::DropAsSpawned(DRIVER)).is_none());
+    let spawned = undisturbed().spawned;
+    for spawn in 1..spawned {
+        let ended = run(Disturbance::DropAsSpawned(spawn)).expect("the pool starts");
+        assert_eq!(ended.lost(), 1, "spawn {spawn}");
+        assert_eq!(ended.unserved, 0, "spawn {spawn}");
+        assert_eq!(ended.report.reason, StopReason::Requested);
+    }
+}
+
+/// Panics at every occurrence of a site; how many there were.
+#[track_caller]
+fn panic_everywhere(site: Site, check: impl Fn(usize, &Ended)) {
+    let mut points = 0;
+    for occurrence in 0.. {
+        let disturbance = Disturbance::Panic(site, occurrence);
+        let Some(ended) = run(disturbance) else {
+            assert_eq!((site, occurrence), (Site::Spawn, DRIVER));
+            continue;
+        };
+        if !ended.fired {
+            break;
+        }
+        points += 1;
+        assert_eq!(
+            ended.report.reason,
+            StopReason::Requested,
+            "{disturbance:?}"
+        );
+        check(occurrence, &ended);
+    }
+    assert!(points > 0, "{site:?} is never passed");
+}
+
+/// The panic is one child's end, reported once; all connections but perhaps its own are served.
+#[track_caller]
+fn check_child_panics(site: Site) {
+    panic_everywhere(site, |occurrence, ended| {
+        assert_eq!(ended.injected(), 1, "{site:?} {occurrence}: {ended:?}");
+        assert_eq!(ended.lost(), 0, "{site:?} {occurrence}");
+        assert!(ended.unserved <= 1, "{site:?} {occurrence}: {ended:?}");
+    });
+}
+
+/// The panic is nobody's end.
+#[track_caller]
+fn check_harmless_panics(site: Site) {
+    panic_everywhere(site, |occurrence, ended| {
+        assert_eq!(ended.injected(), 0, "{site:?} {occurrence}: {ended:?}");
+        assert_eq!(ended.lost(), 0, "{site:?} {occurrence}");
+        assert_eq!(ended.unserved, 0, "{site:?} {occurrence}: {ended:?}");
+    });
+}
+
+#[test]
+fn a_panic_in_a_callback_ends_one_child() {
+    for site in [
+        Site::InitBefore,
+        Site::InitAfter,
+        Site::ServeBefore,
+        Site::ServeAfter,
+        Site::TerminateBefore,
+        Site::TerminateAfter,
+    ] {
+        check_child_panics(site);
+    }
+}
+
+#[test]
+fn a_panic_in_the_drop_of_what_a_child_owns_ends_that_child() {
+    for site in [Site::DropState, Site::DropStream, Site::DropServe] {
+        check_child_panics(site);
+    }
+}
+
+#[test]
+fn a_panic_in_the_drop_of_an_error_of_an_acceptor_or_of_the_table_is_nobodys_end() {
+    check_harmless_panics(Site::DropError);
+    check_harmless_panics(Site::DropAcceptErrors);
+    check_harmless_panics(Site::DropObserver);
+    // The last to hold an acceptor that was replaced may be a child of it.
+    panic_everywhere(Site::DropAcceptor, |occurrence, ended| {
+        assert!(ended.injected() <= 1, "{occurrence}: {ended:?}");
+        assert_eq!(
+            (ended.lost(), ended.unserved),
+            (0, 0),
+            "{occurrence}: {ended:?}"
+        );
+    });
+}
+
+#[test]
+fn a_panic_in_the_observer_or_in_the_table_of_accept_errors_is_nobodys_end() {
+    check_harmless_panics(Site::Observer);
+    check_harmless_panics(Site::AcceptErrors);
+}
+
+#[test]
+fn a_panic_in_a_listener_takes_that_listener_only() {
+    panic_everywhere(Site::Accept, |occurrence, ended| {
+        assert_eq!((ended.injected(), ended.lost()), (0, 0), "{occurrence}");
+        assert!((1..=2).contains(&ended.listeners_failed()), "{occurrence}");
+    });
+    check_harmless_panics(Site::LocalAddr);
+    check_harmless_panics(Site::DropListener);
+    // A connection whose address cannot be told is skipped (A1).
+    panic_everywhere(Site::StreamLocalAddr, |occurrence, ended| {
+        assert_eq!((ended.injected(), ended.lost()), (0, 0), "{occurrence}");
+        assert_eq!(ended.unserved, 1, "{occurrence}");
+    });
+}
+
+#[test]
+fn a_panic_in_a_waker_or_a_clock_is_nobodys_end() {
+    check_harmless_panics(Site::Wake);
+    check_harmless_panics(Site::Now);
+}
+
+#[test]
+fn a_panic_in_spawn_loses_the_child_that_is_replaced() {
+    panic_everywhere(Site::Spawn, |occurrence, ended| {
+        assert_eq!(ended.lost(), 1, "{occurrence}: {ended:?}");
+        assert_eq!(ended.unserved, 0, "{occurrence}: {ended:?}");
+    });
+}
+
+#[test]
+fn a_runtime_that_drops_all_its_tasks_ends_the_pool_without_a_poll() {
+    for order in [Order::OldestFirst, Order::NewestFirst] {
+        everywhere(Act::ShutDown(order), |poll, ended| {
+            let over = ended.report.reason == StopReason::Requested;
+            assert!(
+                over || ended.report.reason == StopReason::RuntimeGone,
+                "poll {poll}: {ended:?}"
+            );
+            assert_eq!(ended.polls, poll, "{order:?}");
+        });
+    }
+}
+
+#[test]
+fn a_shut_down_runtime_lets_join_resolve_and_no_pool_start() {
+    for order in [Order::OldestFirst, Order::NewestFirst] {
+        let mut scenario = Scenario::begin(Disturbance::None).unwrap();
+        scenario.play();
+        let mut join = pin!(scenario.pool.join());
+        assert!(poll_once(join.as_mut()).is_pending());
+        let alive = scenario.ledger.alive();
+        assert!(alive > 0);
+        let workers = scenario.pool.counts().unwrap().workers;
+        scenario.runtime.shut_down(order);
+        let Poll::Ready(report) = poll_once(join) else {
+            panic!("{order:?}: join hangs");
+        };
+        assert_eq!(report.reason, StopReason::RuntimeGone);
+        let ends = report.all_connections().total() + report.all_acceptors().total();
+        assert!(ends <= workers, "{order:?}: {report}");
+        assert_eq!(scenario.ledger.alive(), 0);
+        let again = Pool::start(
+            scenario.runtime.clone(),
+            spec(&scenario.faults, &scenario.reports, &Arc::default()),
+        );
+        assert!(matches!(again, Err(StartError::RuntimeGone)), "{again:?}");
+    }
+}
+
+#[test]
+fn dropping_the_owner_at_any_point_ends_everything() {
+    everywhere(Act::DropOwner, |poll, ended| {
+        let reason = ended.report.reason;
+        let expected = [StopReason::OwnerDropped, StopReason::Requested];
+        assert!(expected.contains(&reason), "poll {poll}: {ended:?}");
+    });
+}
+
+#[test]
+fn a_stop_or_a_kill_at_any_point_ends_everything() {
+    for act in [Act::Stop, Act::StopAndForget, Act::Kill] {
+        everywhere(act, |poll, ended| {
+            assert_eq!(ended.report.reason, StopReason::Requested, "poll {poll}");
+            assert_eq!((ended.lost(), ended.injected()), (0, 0), "poll {poll}");
+        });
+    }
+}
+
+#[test]
+fn closing_listeners_at_any_point_loses_only_what_still_waited() {
+    everywhere(Act::CloseListenerAndForget, |poll, ended| {
+        assert_eq!((ended.lost(), ended.injected()), (0, 0), "poll {poll}");
+    });
+}
+
+#[test]
+fn a_join_that_is_forgotten_at_any_point_changes_nothing() {
+    let undisturbed = undisturbed();
+    everywhere(Act::JoinAndForget, |poll, ended| {
+        assert_eq!(ended.polls, undisturbed.polls, "poll {poll}");
+        assert_eq!(ended.report, undisturbed.report, "poll {poll}");
+    });
+}
+
+#[test]
+fn killing_or_stopping_every_connection_at_any_point_touches_nobody_else() {
+    everywhere(Act::KillEveryChild, |poll, ended| {
+        assert_eq!((ended.lost(), ended.injected()), (0, 0), "poll {poll}");
+    });
+    everywhere(Act::StopEveryChild, |poll, ended| {
+        assert_eq!((ended.lost(), ended.injected()), (0, 0), "poll {poll}");
+        assert_eq!(
+            ended.unserved, 0,
+            "poll {poll}: one was dropped before it ran"
+        );
+    });
+}
+
+#[test]
+fn reconfiguring_at_any_point_loses_nothing() {
+    everywhere(Act::Reconfigure, |poll, ended| {
+        assert_eq!((ended.lost(), ended.unserved), (0, 0), "poll {poll}");
+    });
+}
+
+/// An acceptor whose parts are given.
+struct Parts<I, S> {
+    init: I,
+    serve: S,
+    _gone: Option<AlwaysPanics>,
+}
+
+/// Panics whenever it is dropped, so that two of them dropped as one would abort.
+#[derive(Debug)]
+struct AlwaysPanics;
+
+impl Drop for AlwaysPanics {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new(INJECTED));
+    }
+}
+
+impl fmt::Display for AlwaysPanics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("always panics")
+    }
+}
+
+impl std::error::Error for AlwaysPanics {}
+
+impl<I, S> Acceptor<MemoryListener> for Parts<I, S>
+where
+    I: Fn() -> Init<()> + Send + Sync + 'static,
+    S: Fn() -> Result<(), BoxError> + Send + Sync + 'static,
+{
+    type State = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok((self.init)())
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<MemoryStream, Address>,
+        _: (),
+    ) -> Result<(), BoxError> {
+        connection.stream.serve();
+        (self.serve)()
+    }
+
+    async fn terminate(&self, reason: &Terminate, _: ()) {
+        if matches!(reason, Terminate::Timeout) {
+            std::panic::resume_unwind(Box::new(INJECTED));
+        }
+    }
+}
+
+fn served() -> Result<(), BoxError> {
+    Ok(())
+}
+
+#[test]
+fn values_whose_drops_all_panic_escape_from_no_call() {
+    let spec = |id: &str| {
+        let (observer, table) = (AlwaysPanics, AlwaysPanics);
+        Spec::new(
+            id,
+            Parts {
+                init: || Init::Accept(()),
+                serve: served,
+                _gone: Some(AlwaysPanics),
+            },
+        )
+        .observer(move |_: &TestReport| {
+            let _ = &observer;
+        })
+        .accept_errors(move |error| {
+            let _ = &table;
+            AcceptErrorKind::of(error)
+        })
+    };
+    let runtime = Manual::new(&Faults::default());
+    let refused = Pool::start(runtime.clone(), spec(""));
+    assert!(matches!(
+        refused,
+        Err(StartError::Spec(SpecError::Id { .. }))
+    ));
+    let pool = Pool::start(runtime.clone(), spec("first")).unwrap();
+    let refused = pool.reconfigure(spec(""));
+    assert!(matches!(
+        refused,
+        Err(ReconfigureError::Spec(SpecError::Id { .. }))
+    ));
+    assert!(pool.reconfigure(spec("second")).is_ok());
+    drop(pool.stop());
+    runtime.settle();
+    assert!(poll_once(pool.join()).is_ready());
+    assert!(matches!(
+        pool.reconfigure(spec("third")),
+        Err(ReconfigureError::Stopped)
+    ));
+    drop(pool);
+    assert_eq!((runtime.panics(), runtime.tasks()), (0, 0));
+}
+
+#[test]
+fn a_runtime_that_drops_all_children_is_not_tried_in_a_busy_loop() {
+    let runtime = Manual::new(&Faults::default());
+    let (ledger, faults) = (Ledger::default(), Faults::default());
+    let port = Port::new(1, &ledger, &faults);
+    let acceptor = Parts {
+        init: || Init::Accept(()),
+        serve: served,
+        _gone: None,
+    };
+    let pool = Pool::start(runtime.clone(), Spec::new("echo", acceptor)).unwrap();
+    runtime.drop_as_spawned(1..1000);
+    pool.add_listener(port.listen(), 1).unwrap();
+    runtime.settle();
+    for _ in 0..3000 {
+        runtime.advance(Duration::from_millis(1));
+        runtime.settle();
+    }
+    // At 0, 0, 1, 3, 7, … 511, 1023, 2023 ms, and the pool's own task.
+    let tried = runtime.spawned();
+    assert!((12..=15).contains(&tried), "{tried} tries");
+    assert_eq!(pool.counts().unwrap().workers, 1);
+
+    // A runtime that runs tasks again is made use of.
+    runtime.drop_as_spawned(0..0);
+    runtime.advance(Duration::from_secs(1));
+    port.connect().unwrap();
+    runtime.settle();
+    assert_eq!(
+        ledger.all().iter().map(|made| made.served).sum::<usize>(),
+        1
+    );
+
+    // Who waits for a start of its own does not hold up a close or a stop.
+    runtime.drop_as_spawned(0..1000);
+    port.connect().unwrap();
+    runtime.settle();
+    runtime.advance(Duration::from_millis(1));
+    runtime.settle();
+    let closing = pool.close_listener(pool.listeners().unwrap()[0].id);
+    runtime.settle();
+    assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+    assert_eq!(pool.counts().unwrap().workers, 0);
+    pool.add_listener(port.listen(), 3).unwrap();
+    runtime.settle();
+    let stop = pool.stop();
+    runtime.settle();
+    assert!(poll_once(stop).is_ready());
+    assert_eq!(runtime.tasks(), 0);
+}
+
+/// How many acceptors start within ten seconds if each ends at once.
+#[track_caller]
+fn check_spaced(init: impl Fn() -> Init<()> + Send + Sync + 'static) {
+    let runtime = Manual::new(&Faults::default());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let acceptor = Parts {
+        init,
+        serve: served,
+        _gone: None,
+    };
+    let pool = Pool::start(runtime.clone(), Spec::new("spaced", acceptor)).unwrap();
+    pool.add_listener(port.listen(), 1).unwrap();
+    for _ in 0..10_000 {
+        runtime.settle();
+        runtime.advance(Duration::from_millis(1));
+    }
+    runtime.settle();
+    let started = runtime.spawned() - 1;
+    assert!(
+        (15..=25).contains(&started),
+        "{started} starts in ten seconds"
+    );
+    assert_eq!(pool.counts().unwrap().workers, 1);
+}
+
+#[test]
+fn acceptors_that_end_at_once_are_spaced() {
+    check_spaced(|| Init::Ignore);
+    // Their `terminate` panics, which in a temporary pool never counts.
+    check_spaced(|| Init::AcceptWithin((), Duration::ZERO));
+    check_spaced(|| Init::AcceptWithin((), Duration::from_nanos(1)));
+}
+
+#[test]
+fn a_child_that_was_left_as_stuck_may_end_as_it_likes() {
+    let runtime = Manual::new(&Faults::default());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let handle: Arc<OnceLock<Handle>> = Arc::default();
+    let (inside, pool_inside) = (runtime.clone(), Arc::clone(&handle));
+    // In the midst of its poll the pool is killed, and its patience ends.
+    let serve = move || -> Result<(), BoxError> {
+        let pool = pool_inside
+            .get()
+            .expect("the handle is set before the connection is made");
+        drop(pool.kill());
+        inside.settle();
+        inside.advance(Duration::from_secs(1));
+        inside.settle();
+        assert!(poll_once(pool.join()).is_ready());
+        Err(AlwaysPanics.into())
+    };
+    let acceptor = Parts {
+        init: || Init::Accept(()),
+        serve,
+        _gone: None,
+    };
+    let pool = Pool::start(runtime.clone(), Spec::new("stuck", acceptor)).unwrap();
+    assert!(handle.set(pool.handle()).is_ok());
+    pool.add_listener(port.listen(), 1).unwrap();
+    runtime.settle();
+    port.connect().unwrap();
+    runtime.settle();
+    let Poll::Ready(report) = poll_once(pool.join()) else {
+        panic!("join hangs");
+    };
+    assert_eq!((report.stuck, report.all_connections().total()), (1, 0));
+    assert_eq!((runtime.tasks(), runtime.panics()), (0, 0));
+}

@@ -1,0 +1,571 @@
+//! A runtime that does nothing by itself, on the public traits only: one thread, tasks in a list, a clock
+//! that moves when told, listeners in memory whose connections are all accounted for, and panics on demand.
+
+// Each test file is a crate of its own and uses its part of this.
+#![allow(dead_code)]
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use acceptor_core::{Listener, Runtime};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a panic can be asked for: before or after the only suspension point of a callback, or in a `Drop`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Site {
+    InitBefore,
+    InitAfter,
+    ServeBefore,
+    ServeAfter,
+    TerminateBefore,
+    TerminateAfter,
+    DropState,
+    DropStream,
+    DropServe,
+    DropError,
+    DropAcceptor,
+    Observer,
+    DropObserver,
+    AcceptErrors,
+    DropAcceptErrors,
+    Accept,
+    LocalAddr,
+    StreamLocalAddr,
+    DropListener,
+    Spawn,
+    Wake,
+    Now,
+}
+
+/// The panics of one test: at most one, at the n-th time that its site is passed.
+#[derive(Clone, Default)]
+pub(crate) struct Faults(Arc<Mutex<Armed>>);
+
+#[derive(Default)]
+struct Armed {
+    panic: Option<(Site, usize)>,
+    passed: HashMap<Site, usize>,
+    fired: bool,
+}
+
+/// What an injected panic says.
+pub(crate) const INJECTED: &str = "injected";
+
+impl Faults {
+    pub(crate) fn arm(&self, site: Site, occurrence: usize) {
+        lock(&self.0).panic = Some((site, occurrence));
+    }
+
+    pub(crate) fn fired(&self) -> bool {
+        lock(&self.0).fired
+    }
+
+    /// Panics here, if this is the site and the time. Never while unwinding: that would abort.
+    pub(crate) fn pass(&self, site: Site) {
+        if std::thread::panicking() {
+            return;
+        }
+        {
+            let mut armed = lock(&self.0);
+            let count = armed.passed.entry(site).or_default();
+            let this = *count;
+            *count += 1;
+            if armed.panic != Some((site, this)) {
+                return;
+            }
+            armed.fired = true;
+        }
+        // Past the panic hook: hundreds of expected panics would only hide an unexpected one.
+        resume_unwind(Box::new(INJECTED.to_owned()));
+    }
+}
+
+/// Passes its site when it is dropped.
+pub(crate) struct PanicsOnDrop(pub(crate) Faults, pub(crate) Site);
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        self.0.pass(self.1);
+    }
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The runtime. A task is polled only by [`step`](Manual::step).
+#[derive(Clone)]
+pub(crate) struct Manual {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    world: Mutex<World>,
+    faults: Faults,
+}
+
+struct World {
+    /// `None` while the task is polled.
+    tasks: BTreeMap<usize, Option<Task>>,
+    queue: VecDeque<usize>,
+    spawned: usize,
+    dropped_as_spawned: Range<usize>,
+    polls: usize,
+    panics: usize,
+    now: Instant,
+    sleepers: BTreeMap<usize, (Instant, Waker)>,
+    sleeps: usize,
+    life: Life,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Running,
+    Gone,
+}
+
+/// The order in which a runtime drops its tasks when it shuts down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
+impl Manual {
+    pub(crate) fn new(faults: &Faults) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                world: Mutex::new(World {
+                    tasks: BTreeMap::new(),
+                    queue: VecDeque::new(),
+                    spawned: 0,
+                    dropped_as_spawned: 0..0,
+                    polls: 0,
+                    panics: 0,
+                    now: Instant::now(),
+                    sleepers: BTreeMap::new(),
+                    sleeps: 0,
+                    life: Life::Running,
+                }),
+                faults: faults.clone(),
+            }),
+        }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        lock(&self.shared.world)
+    }
+
+    /// Polls the task that was woken first, and tells which one; `None` if all sleep.
+    pub(crate) fn step(&self) -> Option<usize> {
+        let (id, mut task) = {
+            let mut world = self.world();
+            loop {
+                let id = world.queue.pop_front()?;
+                if let Some(task) = world.tasks.get_mut(&id).and_then(Option::take) {
+                    break (id, task);
+                }
+            }
+        };
+        let waker = Waker::from(Arc::new(TaskWaker {
+            id,
+            shared: Arc::downgrade(&self.shared),
+        }));
+        let poll = catch_unwind(AssertUnwindSafe(|| {
+            task.as_mut().poll(&mut Context::from_waker(&waker))
+        }));
+        self.world().polls += 1;
+        if let Ok(Poll::Pending) = poll {
+            if let Some(slot) = self.world().tasks.get_mut(&id) {
+                *slot = Some(task);
+            }
+            return Some(id);
+        }
+        if poll.is_err() {
+            self.world().panics += 1;
+        }
+        self.world().tasks.remove(&id);
+        self.discard(task);
+        Some(id)
+    }
+
+    /// Polls until all tasks sleep.
+    #[track_caller]
+    pub(crate) fn settle(&self) {
+        for _ in 0..100_000 {
+            if self.step().is_none() {
+                return;
+            }
+        }
+        panic!("the tasks keep each other busy for ever");
+    }
+
+    /// Moves the clock, and wakes who slept until then.
+    pub(crate) fn advance(&self, time: Duration) {
+        let due: Vec<Waker> = {
+            let mut world = self.world();
+            world.now += time;
+            let now = world.now;
+            let due = world.sleepers.values().filter(|(at, _)| *at <= now);
+            due.map(|(_, waker)| waker.clone()).collect()
+        };
+        for waker in due {
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+    }
+
+    /// Drops one task, as a runtime may.
+    pub(crate) fn drop_task(&self, id: usize) {
+        let task = self.world().tasks.remove(&id).flatten();
+        if let Some(task) = task {
+            self.discard(task);
+        }
+    }
+
+    /// Drops all tasks, and from now on whatever is spawned.
+    pub(crate) fn shut_down(&self, order: Order) {
+        self.world().life = Life::Gone;
+        loop {
+            let next = {
+                let world = self.world();
+                let mut ids = world.tasks.keys().copied();
+                match order {
+                    Order::OldestFirst => ids.next(),
+                    Order::NewestFirst => ids.next_back(),
+                }
+            };
+            match next {
+                Some(id) => self.drop_task(id),
+                None => return,
+            }
+        }
+    }
+
+    /// Drops these tasks, by the order of their spawns, before `spawn` returns.
+    pub(crate) fn drop_as_spawned(&self, spawns: Range<usize>) {
+        self.world().dropped_as_spawned = spawns;
+    }
+
+    fn discard(&self, task: Task) {
+        if catch_unwind(AssertUnwindSafe(move || drop(task))).is_err() {
+            self.world().panics += 1;
+        }
+    }
+
+    pub(crate) fn tasks(&self) -> usize {
+        self.world().tasks.len()
+    }
+
+    pub(crate) fn spawned(&self) -> usize {
+        self.world().spawned
+    }
+
+    pub(crate) fn polls(&self) -> usize {
+        self.world().polls
+    }
+
+    /// How many tasks panicked: the pool's never may.
+    pub(crate) fn panics(&self) -> usize {
+        self.world().panics
+    }
+}
+
+impl Runtime for Manual {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.shared.faults.pass(Site::Spawn);
+        let task: Task = Box::pin(task);
+        let refused = {
+            let mut world = self.world();
+            let id = world.spawned;
+            world.spawned += 1;
+            if world.life == Life::Gone || world.dropped_as_spawned.contains(&id) {
+                Some(task)
+            } else {
+                world.tasks.insert(id, Some(task));
+                world.queue.push_back(id);
+                None
+            }
+        };
+        drop(refused);
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let key = {
+            let mut world = self.world();
+            world.sleeps += 1;
+            world.sleeps
+        };
+        let sleeper = Sleeper {
+            shared: &self.shared,
+            key,
+        };
+        poll_fn(|cx| {
+            let mut world = lock(&sleeper.shared.world);
+            if world.now >= deadline {
+                return Poll::Ready(());
+            }
+            world.sleepers.insert(key, (deadline, cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.faults.pass(Site::Now);
+        self.world().now
+    }
+}
+
+struct Sleeper<'a> {
+    shared: &'a Shared,
+    key: usize,
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        let gone = lock(&self.shared.world).sleepers.remove(&self.key);
+        drop(gone);
+    }
+}
+
+struct TaskWaker {
+    id: usize,
+    shared: Weak<Shared>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        {
+            let mut world = lock(&shared.world);
+            if world.tasks.contains_key(&self.id) && !world.queue.contains(&self.id) {
+                world.queue.push_back(self.id);
+            }
+        }
+        // It does its work, then panics.
+        shared.faults.pass(Site::Wake);
+    }
+}
+
+/// Lets other tasks run once.
+pub(crate) async fn yield_now() {
+    let mut polled = 0;
+    poll_fn(|cx| {
+        polled += 1;
+        if polled > 1 {
+            return Poll::Ready(());
+        }
+        // A panic of the waker's is not the callback's.
+        let _ = catch_unwind(AssertUnwindSafe(|| cx.waker().wake_by_ref()));
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What became of each connection that was ever made.
+#[derive(Clone, Default)]
+pub(crate) struct Ledger(Arc<Mutex<Vec<Made>>>);
+
+/// One connection that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Made {
+    pub(crate) accepted: usize,
+    pub(crate) served: usize,
+    pub(crate) dropped: usize,
+}
+
+impl Ledger {
+    pub(crate) fn all(&self) -> Vec<Made> {
+        lock(&self.0).clone()
+    }
+
+    /// Connections that somebody holds.
+    pub(crate) fn alive(&self) -> usize {
+        let held = |made: &&Made| made.accepted > made.dropped;
+        lock(&self.0).iter().filter(held).count()
+    }
+
+    fn note(&self, number: usize, change: impl FnOnce(&mut Made)) {
+        change(&mut lock(&self.0)[number]);
+    }
+}
+
+/// Where clients connect: one port and its backlog.
+#[derive(Clone)]
+pub(crate) struct Port {
+    shared: Arc<Mutex<Backlog>>,
+    ledger: Ledger,
+    faults: Faults,
+    /// 0 is the wildcard: its connections are asked for their own address.
+    pub(crate) number: u16,
+}
+
+struct Backlog {
+    open: bool,
+    waiting: VecDeque<Result<usize, io::Error>>,
+    accepting: Vec<Waker>,
+    accepts: usize,
+}
+
+/// A client came too late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused;
+
+impl Port {
+    pub(crate) fn new(number: u16, ledger: &Ledger, faults: &Faults) -> Self {
+        Self {
+            shared: Arc::new(Mutex::new(Backlog {
+                open: false,
+                waiting: VecDeque::new(),
+                accepting: Vec::new(),
+                accepts: 0,
+            })),
+            ledger: ledger.clone(),
+            faults: faults.clone(),
+            number,
+        }
+    }
+
+    pub(crate) fn listen(&self) -> MemoryListener {
+        lock(&self.shared).open = true;
+        MemoryListener { port: self.clone() }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        lock(&self.shared).open
+    }
+
+    /// Makes a connection.
+    pub(crate) fn connect(&self) -> Result<(), Refused> {
+        if !self.is_open() {
+            return Err(Refused);
+        }
+        let number = {
+            let mut made = lock(&self.ledger.0);
+            made.push(Made::default());
+            made.len() - 1
+        };
+        self.push(Ok(number));
+        Ok(())
+    }
+
+    /// The next accept fails.
+    pub(crate) fn fail(&self, error: io::Error) {
+        self.push(Err(error));
+    }
+
+    fn push(&self, entry: Result<usize, io::Error>) {
+        let accepting = {
+            let mut backlog = lock(&self.shared);
+            backlog.waiting.push_back(entry);
+            std::mem::take(&mut backlog.accepting)
+        };
+        for waker in accepting {
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+    }
+
+    /// Connections that nobody has accepted.
+    pub(crate) fn waiting(&self) -> usize {
+        let backlog = lock(&self.shared);
+        backlog.waiting.iter().filter(|entry| entry.is_ok()).count()
+    }
+}
+
+/// A listener in memory.
+pub(crate) struct MemoryListener {
+    port: Port,
+}
+
+/// A connection in memory. It tells the ledger when it is dropped.
+pub(crate) struct MemoryStream {
+    pub(crate) number: usize,
+    ledger: Ledger,
+    faults: Faults,
+}
+
+impl MemoryStream {
+    /// Notes that it is served.
+    pub(crate) fn serve(&self) {
+        self.ledger.note(self.number, |made| made.served += 1);
+    }
+}
+
+impl Drop for MemoryStream {
+    fn drop(&mut self) {
+        self.ledger.note(self.number, |made| made.dropped += 1);
+        self.faults.pass(Site::DropStream);
+    }
+}
+
+/// An address: a port, and for a client its number.
+pub(crate) type Address = (u16, Option<usize>);
+
+impl Listener for MemoryListener {
+    type Stream = MemoryStream;
+    type Addr = Address;
+
+    async fn accept(&self) -> io::Result<(MemoryStream, Address)> {
+        let port = &self.port;
+        poll_fn(|cx| {
+            let entry = {
+                let mut backlog = lock(&port.shared);
+                backlog.accepts += 1;
+                if backlog.waiting.is_empty() {
+                    let waker = cx.waker().clone();
+                    backlog.accepting.push(waker);
+                    return Poll::Pending;
+                }
+                drop(backlog);
+                // Before it takes anything: a listener that panics has lost nothing.
+                port.faults.pass(Site::Accept);
+                lock(&port.shared).waiting.pop_front()
+            };
+            Poll::Ready(match entry {
+                Some(Ok(number)) => {
+                    port.ledger.note(number, |made| made.accepted += 1);
+                    let stream = MemoryStream {
+                        number,
+                        ledger: port.ledger.clone(),
+                        faults: port.faults.clone(),
+                    };
+                    Ok((stream, (port.number, Some(number))))
+                }
+                Some(Err(error)) => Err(error),
+                None => return Poll::Pending,
+            })
+        })
+        .await
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        self.port.faults.pass(Site::LocalAddr);
+        Ok((self.port.number, None))
+    }
+
+    fn stream_local_addr(stream: &MemoryStream) -> io::Result<Address> {
+        stream.faults.pass(Site::StreamLocalAddr);
+        Ok((0, Some(stream.number)))
+    }
+
+    fn is_wildcard(address: &Address) -> bool {
+        address.0 == 0
+    }
+}
+
+impl Drop for MemoryListener {
+    fn drop(&mut self) {
+        lock(&self.port.shared).open = false;
+        self.port.faults.pass(Site::DropListener);
+    }
+}
