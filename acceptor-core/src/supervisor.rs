@@ -302,7 +302,11 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         if counted == Counted::Yes && self.stop.is_none() {
             let (intensity, period) = (self.rules.intensity, self.rules.period);
             if self.intensity.record(now, intensity, period) == Verdict::Exceeded {
-                self.stop(StopReason::Intensity, now, effects);
+                self.begin_stop(StopReason::Intensity, now, effects);
+                // A lame duck goes on accepting (S2), be this one the last child; without one nobody replaces it.
+                if self.rules.plan.lame_duck.is_zero() {
+                    self.advance(now, effects);
+                }
             }
         }
         if role == Role::Acceptor && self.listeners.contains_key(&listener) {
