@@ -141,3 +141,363 @@ impl Stopping {
         Some(Step::Finish { stuck })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GRACES: [Grace; 3] = [
+        Grace::Within(Duration::ZERO),
+        Grace::Within(Duration::from_millis(20)),
+        Grace::Forever,
+    ];
+    const SHUTDOWNS: [Shutdown; 4] = [
+        Shutdown::Kill,
+        Shutdown::Within(Duration::ZERO),
+        Shutdown::Within(Duration::from_millis(30)),
+        Shutdown::Never,
+    ];
+    const LAME_DUCKS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(10)];
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn plan(lame_duck: u64, grace: Grace, shutdown: Shutdown) -> Plan {
+        Plan {
+            lame_duck: ms(lame_duck),
+            grace,
+            shutdown,
+            patience: ms(40),
+        }
+    }
+
+    fn plans() -> Vec<Plan> {
+        let mut plans = Vec::new();
+        for lame_duck in LAME_DUCKS {
+            for grace in GRACES {
+                for shutdown in SHUTDOWNS {
+                    plans.push(Plan {
+                        lame_duck,
+                        ..plan(0, grace, shutdown)
+                    });
+                }
+            }
+        }
+        plans
+    }
+
+    /// The steps of a stop of one child that never ends, each with the time at which it is due.
+    #[track_caller]
+    fn check(plan: Plan, expected: &[(u64, Step)]) {
+        let began = Instant::now();
+        let mut stopping = Stopping::begin(plan, began);
+        let mut steps = Vec::new();
+        let mut now = began;
+        // By the deadlines alone, as the pool's own task goes.
+        loop {
+            while let Some(step) = stopping.advance(now, 1) {
+                steps.push(((now - began).as_millis() as u64, step));
+            }
+            match stopping.deadline() {
+                Some(deadline) => {
+                    assert!(
+                        deadline > now,
+                        "{plan:?}: a deadline that has passed is a busy loop"
+                    );
+                    let before = deadline - Duration::from_nanos(1);
+                    assert_eq!(stopping.advance(before, 1), None, "{plan:?}: too early");
+                    now = deadline;
+                }
+                None => break,
+            }
+        }
+        assert_eq!(steps, expected, "{plan:?}");
+    }
+
+    #[test]
+    fn phases_follow_each_other_as_planned() {
+        use Step::{CloseListeners, Finish, Kill, TellStop};
+        let (zero, some) = (Grace::from(ms(0)), Grace::from(ms(20)));
+        let left = Finish { stuck: 1 };
+        check(
+            plan(0, zero, Shutdown::Kill),
+            &[(0, CloseListeners), (0, Kill), (40, left)],
+        );
+        check(
+            plan(10, zero, Shutdown::Kill),
+            &[(10, CloseListeners), (10, Kill), (50, left)],
+        );
+        check(
+            plan(0, some, Shutdown::Kill),
+            &[(0, CloseListeners), (20, Kill), (60, left)],
+        );
+        check(
+            plan(10, some, Shutdown::Kill),
+            &[(10, CloseListeners), (30, Kill), (70, left)],
+        );
+        check(
+            plan(0, zero, Shutdown::Within(ms(0))),
+            &[(0, CloseListeners), (0, TellStop), (0, Kill), (40, left)],
+        );
+        check(
+            plan(0, zero, Shutdown::Within(ms(30))),
+            &[(0, CloseListeners), (0, TellStop), (30, Kill), (70, left)],
+        );
+        check(
+            plan(10, some, Shutdown::Within(ms(30))),
+            &[
+                (10, CloseListeners),
+                (30, TellStop),
+                (60, Kill),
+                (100, left),
+            ],
+        );
+        check(
+            plan(0, zero, Shutdown::Never),
+            &[(0, CloseListeners), (0, TellStop)],
+        );
+        check(
+            plan(10, some, Shutdown::Never),
+            &[(10, CloseListeners), (30, TellStop)],
+        );
+        for shutdown in SHUTDOWNS {
+            check(plan(0, Grace::Forever, shutdown), &[(0, CloseListeners)]);
+            check(plan(10, Grace::Forever, shutdown), &[(10, CloseListeners)]);
+        }
+    }
+
+    #[test]
+    fn times_beyond_the_clock_never_come() {
+        check(
+            plan(0, Duration::MAX.into(), Shutdown::Kill),
+            &[(0, Step::CloseListeners)],
+        );
+        check(
+            plan(0, Duration::ZERO.into(), Duration::MAX.into()),
+            &[(0, Step::CloseListeners), (0, Step::TellStop)],
+        );
+        let for_ever = Plan {
+            lame_duck: Duration::MAX,
+            ..plan(0, Grace::Forever, Shutdown::Never)
+        };
+        check(for_ever, &[]);
+    }
+
+    /// What may come to a stop.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Event {
+        /// So much time passes, and it is looked at.
+        Wait(u64),
+        /// A child ends.
+        Ends,
+        /// A lame duck accepts one more.
+        Joins,
+        Kill,
+    }
+
+    /// The contract's section 6, with the time since the present phase began.
+    #[derive(Debug, Clone)]
+    struct Model {
+        plan: Plan,
+        phase: Phase,
+        since: u64,
+        reports: bool,
+        over: bool,
+    }
+
+    impl Model {
+        fn enter(&mut self, phase: Phase, now: u64) {
+            self.phase = phase;
+            self.since = now;
+        }
+
+        /// All steps that are due.
+        fn steps(&mut self, now: u64, children: usize) -> Vec<Step> {
+            let mut steps = Vec::new();
+            loop {
+                let lasted = ms(now - self.since);
+                if self.over {
+                    return steps;
+                }
+                if self.phase == Phase::LameDuck {
+                    if lasted < self.plan.lame_duck && children > 0 {
+                        return steps;
+                    }
+                    self.enter(Phase::Grace, now);
+                    steps.push(Step::CloseListeners);
+                } else if children == 0 {
+                    self.over = true;
+                    steps.push(Step::Finish { stuck: 0 });
+                } else if self.phase == Phase::Grace {
+                    match self.plan.grace {
+                        Grace::Within(grace) if lasted >= grace => {}
+                        _ => return steps,
+                    }
+                    if self.plan.shutdown == Shutdown::Kill {
+                        self.enter(Phase::Kill, now);
+                        steps.push(Step::Kill);
+                    } else {
+                        self.enter(Phase::Stop, now);
+                        steps.push(Step::TellStop);
+                    }
+                } else if self.phase == Phase::Stop {
+                    match self.plan.shutdown {
+                        Shutdown::Within(time) if lasted >= time => {}
+                        _ => return steps,
+                    }
+                    self.enter(Phase::Kill, now);
+                    self.reports = true;
+                    steps.push(Step::Kill);
+                } else {
+                    if lasted < self.plan.patience {
+                        return steps;
+                    }
+                    self.over = true;
+                    steps.push(Step::Finish { stuck: children });
+                }
+            }
+        }
+
+        fn kill(&mut self, now: u64) -> Vec<Step> {
+            if self.over || self.phase == Phase::Kill {
+                return Vec::new();
+            }
+            let steps = match self.phase {
+                Phase::LameDuck => vec![Step::CloseListeners, Step::Kill],
+                _ => vec![Step::Kill],
+            };
+            self.enter(Phase::Kill, now);
+            self.reports = true;
+            steps
+        }
+    }
+
+    /// Plays events to both, and compares after each; whether the stop is over.
+    #[track_caller]
+    fn compare(plan: Plan, mut children: usize, events: &[Event]) -> bool {
+        let began = Instant::now();
+        let mut stopping = Stopping::begin(plan, began);
+        let mut model = Model {
+            plan,
+            phase: Phase::LameDuck,
+            since: 0,
+            reports: false,
+            over: false,
+        };
+        let mut now = 0;
+        for event in [&Event::Wait(0)].into_iter().chain(events) {
+            let mut expected = Vec::new();
+            let mut seen = Vec::new();
+            match event {
+                Event::Wait(time) => now += time,
+                Event::Ends => children = children.saturating_sub(1),
+                Event::Joins => children += usize::from(model.phase == Phase::LameDuck),
+                Event::Kill => {
+                    expected = model.kill(now);
+                    seen = stopping.kill(began + ms(now));
+                }
+            }
+            expected.extend(model.steps(now, children));
+            let before = stopping.phase();
+            while let Some(step) = stopping.advance(began + ms(now), children) {
+                seen.push(step);
+            }
+            // Formatted only when it fails: there are millions of these.
+            let at = format_args!("{plan:?} {events:?} {event:?}");
+            assert_eq!(seen, expected, "{at}");
+            assert_eq!(stopping.phase(), model.phase, "{at}");
+            assert_eq!(stopping.reports_kills(), model.reports, "{at}");
+            assert!(before <= stopping.phase(), "{at}: phases go forward");
+            let deadline = stopping.deadline();
+            assert!(
+                deadline.is_none_or(|deadline| deadline > began + ms(now)),
+                "{at}"
+            );
+            assert_eq!(stopping.began(), began);
+            if model.over {
+                assert_eq!(deadline, None, "{at}");
+            }
+        }
+        model.over
+    }
+
+    /// Every sequence of so many events that differ in what they can lead to, for every plan.
+    #[test]
+    fn every_order_of_ends_and_time_outs_does_what_it_should() {
+        const DEPTH: u32 = 5;
+        let events = [
+            Event::Wait(9),
+            Event::Wait(10),
+            Event::Wait(20),
+            Event::Wait(40),
+            Event::Ends,
+            Event::Joins,
+            Event::Kill,
+        ];
+        let mut over = 0;
+        for plan in plans() {
+            for children in 0..=2 {
+                for sequence in 0..events.len().pow(DEPTH) {
+                    let mut rest = sequence;
+                    let events: [Event; DEPTH as usize] = std::array::from_fn(|_| {
+                        let event = events[rest % events.len()];
+                        rest /= events.len();
+                        event
+                    });
+                    over += usize::from(compare(plan, children, &events));
+                }
+            }
+        }
+        assert!(over > 100_000, "only {over} stops came to their end");
+    }
+
+    #[test]
+    fn a_kill_in_any_phase_goes_to_the_kill_at_once_and_only_once() {
+        for plan in plans() {
+            for waits in [0, 5, 10, 25, 30, 45, 60, 75, 100] {
+                let began = Instant::now();
+                let mut stopping = Stopping::begin(plan, began);
+                for at in 0..=waits {
+                    while stopping.advance(began + ms(at), 1).is_some() {}
+                }
+                let (phase, deadline) = (stopping.phase(), stopping.deadline());
+                let steps = stopping.kill(began + ms(waits));
+                match phase {
+                    Phase::LameDuck => assert_eq!(steps, [Step::CloseListeners, Step::Kill]),
+                    Phase::Grace | Phase::Stop => assert_eq!(steps, [Step::Kill]),
+                    Phase::Kill => {
+                        assert_eq!((steps, stopping.deadline()), (Vec::new(), deadline));
+                        continue;
+                    }
+                }
+                assert_eq!(stopping.phase(), Phase::Kill);
+                assert_eq!(stopping.deadline(), Some(began + ms(waits) + plan.patience));
+                assert!(stopping.reports_kills());
+                assert_eq!(stopping.kill(began + ms(waits)), []);
+            }
+        }
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => (0..60_u64).prop_map(Event::Wait),
+            3 => Just(Event::Ends),
+            1 => Just(Event::Joins),
+            1 => Just(Event::Kill),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_stop_of_any_length_does_what_it_should(
+            which in 0..24_usize,
+            children in 0..10_usize,
+            events in proptest::collection::vec(any_event(), 0..40),
+        ) {
+            compare(plans()[which], children, &events);
+        }
+    }
+}
