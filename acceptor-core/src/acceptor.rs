@@ -39,6 +39,13 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
         listener: &ListenerInfo<L::Addr>,
     ) -> impl Future<Output = Result<Init<Self::State>, BoxError>> + Send;
 
+    /// The state of an acceptor that needs no `init` at all: it is not run then.
+    /// Not for implementors: [`acceptor_fn`] answers it, so that it costs a connection nothing.
+    #[doc(hidden)]
+    fn state_without_init(&self) -> Option<Self::State> {
+        None
+    }
+
     /// Is the connection, from its first byte to its end (rules B5, B10, section 2).
     ///
     /// `Ok` and [`CleanExit`](crate::CleanExit) are good ends. Any other error
@@ -155,6 +162,10 @@ where
 
     async fn init(&self, _listener: &ListenerInfo<L::Addr>) -> Result<Init<()>, BoxError> {
         Ok(Init::Accept(()))
+    }
+
+    fn state_without_init(&self) -> Option<()> {
+        Some(())
     }
 
     fn serve(

@@ -38,6 +38,9 @@ pub(crate) trait Child<L: Listener>: Controlled + 'static {
 
     async fn init(self: Arc<Self>, listener: ListenerInfo<L::Addr>) -> Begun;
 
+    /// Puts a state into the seat, if the acceptor needs no `init` for it.
+    fn begin_without_init(&self) -> Option<Begun>;
+
     /// Takes the state out of the seat, at once.
     fn serve(
         self: Arc<Self>,
@@ -97,6 +100,12 @@ impl<L: Listener, A: Acceptor<L>> Child<L> for Seat<L, A> {
         };
         *lock(&self.state) = Some(state);
         Begun::Waits(timeout)
+    }
+
+    fn begin_without_init(&self) -> Option<Begun> {
+        let state = guarded(|| self.acceptor.state_without_init()).ok()??;
+        *lock(&self.state) = Some(state);
+        Some(Begun::Waits(None))
     }
 
     fn serve(

@@ -20,11 +20,12 @@ use futures::future::BoxFuture;
 use crate::accept_error::AcceptErrorKind;
 use crate::child::ChildTask;
 use crate::connection::{Connection, Signals};
-use crate::inner::Inner;
+use crate::inner::{Inner, Starting};
 use crate::line::{News, Waiting};
 use crate::listener::Listener;
 use crate::report::Event;
 use crate::runtime::Runtime;
+use crate::seat::Begun;
 use crate::socket::{Addresses, Gate, Pauses, Socket};
 use crate::supervisor::Became;
 use crate::sync::{drop_guarded, guarded, wake};
@@ -233,17 +234,32 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
                 return drop_guarded(connection);
             }
         };
-        // With nobody else in line accepting has to wait for this `init` in any case. Otherwise it must
-        // not: the connection's own task sees to it first.
-        if self.line.is_empty() && self.socket.line.is_empty() {
-            if let Some(replacement) = replacement.take() {
-                self.inner.begin(replacement, cx);
-            }
+        if let Some(start) = replacement.take() {
+            replacement = self.replace(start, cx);
         }
         let serve = Arc::clone(&first.seat).serve(connection);
         let inner = Arc::clone(&self.inner);
         let task = ChildTask::new(inner, id, first.seat, serve, replacement);
         self.inner.spawn(task);
+    }
+
+    /// Starts a replacement; gives it back if the connection's task is to start it.
+    fn replace(&mut self, start: Starting<L>, cx: &mut Context<'_>) -> Option<Starting<L>> {
+        if let Some(Begun::Waits(None)) = start.control.begin_without_init() {
+            self.line.push_back(Waiting {
+                id: start.child,
+                seat: start.control,
+                deadline: None,
+            });
+            return None;
+        }
+        // With nobody else in line accepting has to wait for this `init` in any case. Otherwise it must
+        // not: the connection's own task sees to it, before it serves (B5).
+        if self.line.is_empty() && self.socket.line.is_empty() {
+            self.inner.begin(start, cx);
+            return None;
+        }
+        Some(start)
     }
 
     fn accept_failed(&mut self, error: io::Error) {
