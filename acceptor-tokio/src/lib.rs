@@ -182,3 +182,12 @@ impl fmt::Display for RuntimeError {
 }
 
 impl Error for RuntimeError {}
+
+/// The code of the readmes is compiled and run with the documentation's.
+#[cfg(doctest)]
+mod readmes {
+    #[doc = include_str!("../../README.md")]
+    struct Workspace;
+    #[doc = include_str!("../README.md")]
+    struct Crate;
+}

@@ -7,10 +7,10 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -95,13 +95,13 @@ fn the_listener_closes_at_once_while_sessions_go_on() {
     client.gets(CLOSING.as_bytes());
     let began = Instant::now();
     loop {
-        match TcpStream::connect(server.address) {
+        match TcpStream::connect_timeout(&server.address, PATIENCE) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => break,
             // Made in the moment between the signal and the close.
             Ok(_) => assert!(began.elapsed() < PATIENCE, "the listener is still open"),
             Err(error) => panic!("neither open nor closed: {error}"),
         }
-        thread::yield_now();
+        thread::sleep(Duration::from_millis(5));
     }
     client.sends_and_gets_back(b"after\r\n");
     client.leaves();
@@ -254,7 +254,7 @@ impl Server {
 struct Running {
     process: Child,
     lines: Receiver<String>,
-    errors: ChildStderr,
+    errors: Option<JoinHandle<String>>,
 }
 
 /// How the process ended, and what it printed that was not read yet.
@@ -276,6 +276,7 @@ impl Running {
             .unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let errors = process.stderr.take().unwrap();
+        let errors = thread::spawn(move || std::io::read_to_string(errors).unwrap());
         let (sender, lines) = channel();
         thread::spawn(move || {
             for line in output.lines() {
@@ -285,7 +286,7 @@ impl Running {
         Self {
             process,
             lines,
-            errors,
+            errors: Some(errors),
         }
     }
 
@@ -300,9 +301,8 @@ impl Running {
                 Err(RecvTimeoutError::Timeout) => panic!("still running; printed {output:?}"),
             }
         }
-        let mut errors = String::new();
-        self.errors.read_to_string(&mut errors).unwrap();
         let status = self.process.wait().unwrap();
+        let errors = self.errors.take().unwrap().join().unwrap();
         let code = status.code();
         let code = code.unwrap_or_else(|| panic!("{status}; printed {output:?} {errors}"));
         End {
