@@ -1,4 +1,5 @@
 //! What README.md promises of an acceptor that takes a permit in `init`: never more connections than permits, and none lost.
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
