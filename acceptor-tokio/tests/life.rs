@@ -1,0 +1,536 @@
+//! The signals and the phases of a stop, seen by real clients (sections 5 and 6 of the contract).
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use acceptor_tokio::{
+    Acceptor, AddListenerReason, BoxError, ChildError, CloseError, Connection, EndKind, Event,
+    Grace, Init, ListenOptions, ListenerId, ListenerInfo, ListenerState, Phase, Pool, PoolHandle,
+    PoolState, ReconfigureError, Shutdown, Spec, StopReason, StopReport, TcpListener, Terminate,
+    acceptor_fn,
+};
+use support::{
+    PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, gone, listen, loopback,
+    ping, runtime, soon,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// A pool with one listener of two acceptors.
+fn pool(spec: Spec) -> (Pool, SocketAddr) {
+    let pool = Pool::start(runtime(), spec).expect("the spec is allowed");
+    let (_, address) = listen(&pool, 2);
+    (pool, address)
+}
+
+/// Answers each byte with what the server sees: `d` if it is draining, `o` (open) if not.
+fn tells_draining() -> Spec {
+    let serve = |mut connection: Connection| async move {
+        while connection.stream.read_u8().await.is_ok() {
+            let draining = connection.signals.draining().is_set();
+            let seen = if draining { b'd' } else { b'o' };
+            connection.stream.write_u8(seen).await?;
+        }
+        Ok(())
+    };
+    Spec::new("tells draining", acceptor_fn(serve))
+}
+
+async fn asked(client: &mut TcpStream) -> char {
+    let ask = async {
+        client.write_u8(b'?').await.expect("the server reads");
+        char::from(client.read_u8().await.expect("the server answers"))
+    };
+    soon("the server tells what it sees", ask).await
+}
+
+/// Traps the stop, says `s` when it is told, then goes on echoing.
+fn traps_and_goes_on() -> Spec {
+    let serve = |mut connection: Connection| async move {
+        let stop = connection.signals.trap_stop();
+        let told = tokio::select! {
+            () = stop.wait() => true,
+            echoed = echo(&mut connection.stream) => { echoed?; false }
+        };
+        if told {
+            connection.stream.write_u8(b's').await?;
+            echo(&mut connection.stream).await?;
+        }
+        Ok(())
+    };
+    Spec::new("traps and goes on", acceptor_fn(serve))
+}
+
+async fn told_to_stop(client: &mut TcpStream) {
+    let told = soon("the connection is told to stop", client.read_u8()).await;
+    assert_eq!(told.expect("the server lives"), b's');
+}
+
+/// How one stop went: in which phase its connections ended, and how; and that it took no longer than its phases.
+#[track_caller]
+fn check(report: &StopReport, connections: &[(Phase, EndKind, usize)], phases: Duration) {
+    for phase in Phase::ALL {
+        let expected: usize = connections
+            .iter()
+            .filter_map(|&(in_phase, kind, count)| {
+                assert!(
+                    in_phase != phase || report.connections(phase).of(kind) == count,
+                    "{report}"
+                );
+                (in_phase == phase).then_some(count)
+            })
+            .sum();
+        assert_eq!(
+            report.connections(phase).total(),
+            expected,
+            "in {phase}: {report}"
+        );
+    }
+    assert_eq!(report.stuck, 0, "{report}");
+    assert_eq!(report.reason, StopReason::Requested, "{report}");
+    assert!(
+        report.elapsed >= phases,
+        "took {:?}, not {phases:?}",
+        report.elapsed
+    );
+    assert!(
+        report.elapsed <= phases + SLACK,
+        "took {:?}, not {phases:?}",
+        report.elapsed
+    );
+}
+
+#[tokio::test]
+async fn draining_is_a_level_that_asking_late_still_sees() {
+    let (pool, address) = pool(tells_draining());
+    let mut before = connect(address).await;
+    assert_eq!(asked(&mut before).await, 'o');
+    let id = pool.listeners().unwrap()[0].id;
+    pool.close_listener(id).await.unwrap();
+    // Each answer asks anew, long after the signal was set.
+    assert_eq!(asked(&mut before).await, 'd');
+    assert_eq!(asked(&mut before).await, 'd');
+}
+
+#[tokio::test]
+async fn closing_one_listener_leaves_the_connections_of_another_undisturbed() {
+    let (pool, first) = pool(tells_draining());
+    let (_, second) = listen(&pool, 2);
+    let (mut of_first, mut of_second) = (connect(first).await, connect(second).await);
+    assert_eq!(asked(&mut of_first).await, 'o');
+    assert_eq!(asked(&mut of_second).await, 'o');
+    let id = pool.listeners().unwrap()[0].id;
+    pool.close_listener(id).await.unwrap();
+    assert_eq!(asked(&mut of_first).await, 'd');
+    assert_eq!(asked(&mut of_second).await, 'o');
+    assert_eq!(
+        pool.close_listener(id).await,
+        Err(CloseError::UnknownListener(id))
+    );
+}
+
+#[tokio::test]
+async fn who_is_not_trapping_is_dropped_at_the_stop_phase_at_once() {
+    let (pool, address) = pool(echo_spec().shutdown(LONG));
+    let mut clients = [client(address).await, client(address).await];
+    let report = soon("the stop ends", pool.stop()).await;
+    check(
+        &report,
+        &[(Phase::Stop, EndKind::Stopped, 2)],
+        Duration::ZERO,
+    );
+    for client in &mut clients {
+        gone(client).await;
+    }
+}
+
+#[tokio::test]
+async fn who_traps_is_told_and_may_go_on_until_the_shutdown_time_out() {
+    let within = Duration::from_secs(1);
+    let reports = Reports::default();
+    let (pool, address) = pool(
+        traps_and_goes_on()
+            .shutdown(within)
+            .observer(reports.observer()),
+    );
+    let mut client = client(address).await;
+    let stopping = pool.stop();
+    told_to_stop(&mut client).await;
+    // Not dropped: it still answers.
+    ping(&mut client).await;
+    let report = soon("the stop ends", stopping).await;
+    check(&report, &[(Phase::Kill, EndKind::Killed, 1)], within);
+    gone(&mut client).await;
+    let told = |event: &Event<_>| matches!(event, Event::KilledWhileStopping { count: 1, .. });
+    assert_eq!(reports.count(told), 1, "{:?}", reports.all());
+    assert_eq!(reports.all().len(), 1, "{:?}", reports.all());
+}
+
+#[tokio::test]
+async fn who_traps_and_leaves_when_told_ends_the_stop() {
+    let reports = Reports::default();
+    let (pool, address) = pool(
+        traps_and_goes_on()
+            .shutdown(LONG)
+            .observer(reports.observer()),
+    );
+    let mut client = client(address).await;
+    let stopping = pool.stop();
+    told_to_stop(&mut client).await;
+    drop(client);
+    let report = soon("the stop ends", stopping).await;
+    check(
+        &report,
+        &[(Phase::Stop, EndKind::Normal, 1)],
+        Duration::ZERO,
+    );
+    assert_eq!(reports.all().len(), 0, "{:?}", reports.all());
+}
+
+#[tokio::test]
+async fn shutdown_never_waits_for_as_long_as_the_connection_stays() {
+    let (pool, address) = pool(traps_and_goes_on().shutdown(Shutdown::Never));
+    let mut client = client(address).await;
+    let stopping = pool.stop();
+    told_to_stop(&mut client).await;
+    for _ in 0..50 {
+        ping(&mut client).await;
+    }
+    assert_eq!(
+        pool.status().unwrap().state,
+        PoolState::Stopping(Phase::Stop)
+    );
+    drop(client);
+    let report = soon("the stop ends", stopping).await;
+    check(
+        &report,
+        &[(Phase::Stop, EndKind::Normal, 1)],
+        Duration::ZERO,
+    );
+}
+
+#[tokio::test]
+async fn brutal_shutdown_kills_without_a_stop_phase_and_without_a_report() {
+    let reports = Reports::default();
+    let spec = traps_and_goes_on().shutdown(Shutdown::Kill);
+    let (pool, address) = pool(spec.observer(reports.observer()));
+    let mut client = client(address).await;
+    let report = soon("the stop ends", pool.stop()).await;
+    check(
+        &report,
+        &[(Phase::Kill, EndKind::Killed, 1)],
+        Duration::ZERO,
+    );
+    gone(&mut client).await;
+    assert_eq!(reports.all().len(), 0, "{:?}", reports.all());
+}
+
+#[tokio::test]
+async fn a_lame_duck_accepts_as_ever_while_connections_see_draining() {
+    let lame_duck = Duration::from_secs(1);
+    let (pool, address) = pool(tells_draining().lame_duck(lame_duck));
+    let mut before = connect(address).await;
+    assert_eq!(asked(&mut before).await, 'o');
+    let began = Instant::now();
+    let stopping = pool.stop();
+    assert_eq!(asked(&mut before).await, 'd');
+    let mut during = connect(address).await;
+    assert_eq!(asked(&mut during).await, 'd');
+    let status = pool.status().unwrap();
+    let refused = pool.add_listener(unused_listener(), 1).unwrap_err();
+    // What was seen is of the lame duck only if it was not over meanwhile.
+    assert!(
+        began.elapsed() < lame_duck,
+        "the machine is too slow for this test's lame duck"
+    );
+    assert_eq!(status.state, PoolState::Stopping(Phase::LameDuck));
+    assert_eq!(status.listeners[0].state, ListenerState::LameDuck);
+    assert_eq!(status.listeners[0].acceptors, 2);
+    assert_eq!(status.counts.active, 2);
+    assert!(matches!(refused.reason, AddListenerReason::Stopping));
+    let report = soon("the stop ends", stopping).await;
+    check(&report, &[(Phase::Stop, EndKind::Stopped, 2)], lame_duck);
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "the listener is closed"
+    );
+}
+
+fn unused_listener() -> TcpListener {
+    let socket = ListenOptions::new(loopback())
+        .bind()
+        .expect("a port is free");
+    TcpListener::from_std(socket, &runtime()).expect("the runtime has I/O")
+}
+
+#[tokio::test]
+async fn in_grace_nobody_new_is_accepted_and_nobody_old_is_disturbed() {
+    let (pool, address) = pool(traps_and_goes_on().grace(LONG));
+    let mut client = client(address).await;
+    let stopping = pool.stop();
+    eventually("the listener is closed", || {
+        pool.listeners().unwrap().is_empty()
+    })
+    .await;
+    let refused = eventually("the waiting acceptors have ended", || {
+        pool.counts().unwrap().workers == 1
+    });
+    refused.await;
+    let late = soon("a late client is refused", TcpStream::connect(address)).await;
+    assert!(late.is_err(), "nobody accepts in grace");
+    for _ in 0..50 {
+        ping(&mut client).await;
+    }
+    assert_eq!(
+        pool.status().unwrap().state,
+        PoolState::Stopping(Phase::Grace)
+    );
+    drop(client);
+    let report = soon("the stop ends with its last connection", stopping).await;
+    check(
+        &report,
+        &[(Phase::Grace, EndKind::Normal, 1)],
+        Duration::ZERO,
+    );
+    assert_eq!(
+        report.acceptors(Phase::Grace).of(EndKind::Stopped),
+        2,
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn grace_is_waited_for_in_full_while_a_connection_stays() {
+    let grace = Duration::from_millis(300);
+    let (pool, address) = pool(echo_spec().grace(grace));
+    let mut client = client(address).await;
+    let report = soon("the stop ends", pool.stop()).await;
+    check(&report, &[(Phase::Stop, EndKind::Stopped, 1)], grace);
+    gone(&mut client).await;
+}
+
+#[tokio::test]
+async fn grace_for_ever_ends_with_the_last_connection() {
+    let (pool, address) = pool(echo_spec().grace(Grace::Forever));
+    let (mut first, mut last) = (client(address).await, client(address).await);
+    let stopping = pool.stop();
+    ping(&mut first).await;
+    drop(first);
+    eventually("one has left", || pool.counts().unwrap().active == 1).await;
+    ping(&mut last).await;
+    assert_eq!(
+        pool.status().unwrap().state,
+        PoolState::Stopping(Phase::Grace)
+    );
+    drop(last);
+    let report = soon("the stop ends", stopping).await;
+    check(
+        &report,
+        &[(Phase::Grace, EndKind::Normal, 2)],
+        Duration::ZERO,
+    );
+}
+
+#[tokio::test]
+async fn stopping_twice_is_harmless_and_everybody_gets_the_same_result() {
+    let (pool, address) = pool(echo_spec().grace(LONG));
+    let client = client(address).await;
+    let early = pool.join();
+    let handle = pool.handle();
+    let from_a_task = tokio::spawn(async move { handle.join().await });
+    let (first, second) = (pool.stop(), pool.stop());
+    drop(pool.stop());
+    drop(client);
+    let first = soon("the stop ends", first).await;
+    check(
+        &first,
+        &[(Phase::Grace, EndKind::Normal, 1)],
+        Duration::ZERO,
+    );
+    let late = pool.stop();
+    for other in [
+        soon("the second stop ends", second).await,
+        soon("the early join ends", early).await,
+        soon("the join in a task ends", from_a_task).await.unwrap(),
+        soon("a stop after the end ends", late).await,
+        soon("a join after the end ends", pool.join()).await,
+        soon("a kill after the end ends", pool.kill()).await,
+    ] {
+        assert_eq!(other, first);
+    }
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_grace_ends_it() {
+    let (pool, address) = pool(
+        traps_and_goes_on()
+            .grace(Grace::Forever)
+            .shutdown(Shutdown::Never),
+    );
+    let mut client = client(address).await;
+    let stopping = pool.stop();
+    ping(&mut client).await;
+    assert_eq!(
+        pool.status().unwrap().state,
+        PoolState::Stopping(Phase::Grace)
+    );
+    let killed = soon("the kill ends", pool.kill()).await;
+    check(
+        &killed,
+        &[(Phase::Kill, EndKind::Killed, 1)],
+        Duration::ZERO,
+    );
+    assert_eq!(soon("the stop ends", stopping).await, killed);
+    gone(&mut client).await;
+}
+
+#[tokio::test]
+async fn dropping_the_owner_kills_everything_at_once() {
+    let (pool, address) = pool(
+        traps_and_goes_on()
+            .grace(Grace::Forever)
+            .shutdown(Shutdown::Never),
+    );
+    let mut client = client(address).await;
+    let handle = pool.handle();
+    let id = handle.listeners().unwrap()[0].id;
+    let (join, began) = (handle.join(), Instant::now());
+    drop(pool);
+    assert!(began.elapsed() < SLACK, "the drop blocks nobody");
+    let report = soon("the pool ends", join).await;
+    assert_eq!(report.reason, StopReason::OwnerDropped);
+    assert_eq!(
+        report.connections(Phase::Kill).of(EndKind::Killed),
+        1,
+        "{report}"
+    );
+    assert_eq!(report.acceptors(Phase::Kill).total(), 2, "{report}");
+    assert_eq!(report.stuck, 0, "{report}");
+    gone(&mut client).await;
+    check_stopped(&handle, id).await;
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "the listener is closed"
+    );
+}
+
+/// Each call on a stopped pool is an error, not a panic (S9).
+async fn check_stopped(handle: &PoolHandle, id: ListenerId) {
+    assert!(handle.counts().is_err());
+    assert!(handle.listeners().is_err());
+    assert!(handle.connections().is_err());
+    assert!(handle.status().is_err());
+    let refused = handle.add_listener(unused_listener(), 1).unwrap_err();
+    assert!(matches!(refused.reason, AddListenerReason::Stopped));
+    let refused = handle.reconfigure(echo_spec()).unwrap_err();
+    assert!(matches!(refused, ReconfigureError::Stopped));
+    assert_eq!(handle.close_listener(id).await, Err(CloseError::Stopped));
+}
+
+#[tokio::test]
+async fn one_connection_is_killed_or_stopped_by_its_id() {
+    let reports = Reports::default();
+    let (pool, address) = pool(traps_and_goes_on().observer(reports.observer()));
+    let mut killed = client(address).await;
+    let id = pool.connections().unwrap()[0].id;
+    let mut stopped = client(address).await;
+    pool.kill_child(id).unwrap();
+    gone(&mut killed).await;
+    eventually("it has left the list", || {
+        pool.connections().unwrap().len() == 1
+    })
+    .await;
+    assert_eq!(pool.kill_child(id), Err(ChildError::UnknownChild(id)));
+    let was_killed = |event: &Event<_>| matches!(event, Event::ConnectionFailed { child, failure: acceptor_tokio::Failure::Killed, .. } if *child == id);
+    assert_eq!(reports.count(was_killed), 1, "{:?}", reports.all());
+    let id = pool.connections().unwrap()[0].id;
+    pool.stop_child(id).unwrap();
+    told_to_stop(&mut stopped).await;
+    ping(&mut stopped).await;
+    drop(stopped);
+    eventually("it has left the list", || {
+        pool.connections().unwrap().is_empty()
+    })
+    .await;
+    assert_eq!(reports.all().len(), 1, "{:?}", reports.all());
+    assert_eq!(pool.listeners().unwrap()[0].acceptors, 2);
+}
+
+/// Records why its acceptors terminated.
+#[derive(Clone, Default)]
+struct Terminates(Arc<Mutex<Vec<String>>>);
+
+impl Acceptor<TcpListener> for Terminates {
+    type State = ();
+
+    async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, mut connection: Connection, _state: ()) -> Result<(), BoxError> {
+        echo(&mut connection.stream).await
+    }
+
+    async fn terminate(&self, reason: &Terminate, _state: ()) {
+        self.0
+            .lock()
+            .expect("no test panics here")
+            .push(reason.to_string());
+    }
+}
+
+#[tokio::test]
+async fn waiting_acceptors_terminate_with_the_reason_of_their_end() {
+    let acceptor = Terminates::default();
+    let reasons = Arc::clone(&acceptor.0);
+    let pool = Pool::start(runtime(), Spec::new("terminates", acceptor)).unwrap();
+    let (closed, of_closed) = listen(&pool, 2);
+    let (_, of_open) = listen(&pool, 3);
+    drop((client(of_closed).await, client(of_open).await));
+    pool.close_listener(closed).await.unwrap();
+    let terminated = || reasons.lock().unwrap().clone();
+    eventually("the closed listener's acceptors terminate", || {
+        terminated().len() == 2
+    })
+    .await;
+    assert_eq!(terminated(), ["listener closed"; 2]);
+    soon("the stop ends", pool.stop()).await;
+    assert_eq!(terminated()[2..], ["stopped"; 3]);
+}
+
+#[tokio::test]
+async fn a_terminate_that_runs_on_is_waited_for_in_grace() {
+    struct Slow;
+    impl Acceptor<TcpListener> for Slow {
+        type State = ();
+        async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+            Ok(Init::Accept(()))
+        }
+        async fn serve(&self, mut connection: Connection, _state: ()) -> Result<(), BoxError> {
+            echo(&mut connection.stream).await
+        }
+        async fn terminate(&self, _reason: &Terminate, _state: ()) {
+            std::future::pending().await
+        }
+    }
+    let grace = Duration::from_millis(200);
+    let (pool, address) = pool(
+        Spec::new("slow to terminate", Slow)
+            .grace(grace)
+            .shutdown(PATIENCE),
+    );
+    drop(client(address).await);
+    eventually("the client has left", || pool.counts().unwrap().active == 0).await;
+    let report = soon("the stop ends", pool.stop()).await;
+    check(&report, &[], grace);
+    assert_eq!(
+        report.acceptors(Phase::Stop).of(EndKind::Stopped),
+        2,
+        "{report}"
+    );
+}
