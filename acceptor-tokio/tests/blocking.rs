@@ -1,0 +1,257 @@
+//! Callbacks that are slow, or block their thread, hold up nobody else (B1, B5, S8).
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use acceptor_tokio::{
+    Acceptor, BoxError, Connection, EndKind, Event, Init, ListenerInfo, Phase, Pool, Shutdown,
+    Spec, TcpListener, acceptor_fn,
+};
+use support::{
+    PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, listen, ping, runtime,
+    soon,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Barrier, Notify};
+
+/// What blocks a thread, until it is dropped; a test that fails drops it as well.
+struct Blockade(Arc<std::sync::Mutex<mpsc::Receiver<()>>>);
+
+impl Blockade {
+    fn new() -> (mpsc::Sender<()>, Self) {
+        let (release, released) = mpsc::channel();
+        (release, Self(Arc::new(std::sync::Mutex::new(released))))
+    }
+}
+
+/// Says `b` and blocks its thread if the client says `b`; echoes otherwise.
+fn blocks_when_asked(blockade: Blockade) -> Spec {
+    let serve = move |mut connection: Connection| {
+        let blockade = Arc::clone(&blockade.0);
+        async move {
+            let asked = connection.stream.read_u8().await?;
+            connection.stream.write_u8(asked).await?;
+            if asked == b'b' {
+                let released = blockade.lock().expect("one connection blocks at a time");
+                let _ = released.recv();
+            }
+            echo(&mut connection.stream).await
+        }
+    };
+    Spec::new("blocks when asked", acceptor_fn(serve))
+}
+
+/// Blocks its thread in the very first poll, before anything could be awaited; the second one echoes.
+fn blocks_at_once(blockade: Blockade, blocking: Arc<AtomicUsize>) -> Spec {
+    let connections = AtomicUsize::new(0);
+    let serve = move |mut connection: Connection| {
+        let nth = connections.fetch_add(1, Ordering::SeqCst);
+        let (blockade, blocking) = (Arc::clone(&blockade.0), Arc::clone(&blocking));
+        async move {
+            if nth % 2 == 0 {
+                let released = blockade.lock().expect("one connection blocks at a time");
+                blocking.fetch_add(1, Ordering::SeqCst);
+                let _ = released.recv();
+                return Ok(());
+            }
+            echo(&mut connection.stream).await
+        }
+    };
+    Spec::new("blocks at once", acceptor_fn(serve))
+}
+
+/// Each round one connection blocks one of the two threads at once, and the next is served all the same.
+async fn check_blocking(acceptors: usize) {
+    let (release, blockade) = Blockade::new();
+    let blocking = Arc::new(AtomicUsize::new(0));
+    let spec = blocks_at_once(blockade, Arc::clone(&blocking));
+    let pool = Pool::start(runtime(), spec).expect("the spec is allowed");
+    let (_, address) = listen(&pool, acceptors);
+    for round in 0..100 {
+        let blocked = connect(address).await;
+        eventually("a connection blocks", || {
+            blocking.load(Ordering::SeqCst) == round + 1
+        })
+        .await;
+        drop(client(address).await);
+        release.send(()).expect("the pool lives");
+        drop(blocked);
+        eventually("both have left", || pool.counts().unwrap().active == 0).await;
+    }
+    assert_eq!(pool.listeners().unwrap()[0].accepted, 200);
+    assert_eq!(soon("the stop ends", pool.stop()).await.stuck, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_serve_that_blocks_its_thread_does_not_delay_the_only_acceptors_successor() {
+    check_blocking(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_serve_that_blocks_its_thread_does_not_delay_an_acceptor_that_waits_behind_it() {
+    check_blocking(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_does_not_suspend_is_reported_stuck_and_left() {
+    let (release, blockade) = Blockade::new();
+    let (shutdown, patience) = (Duration::from_millis(200), Duration::from_millis(300));
+    let reports = Reports::default();
+    let spec = blocks_when_asked(blockade)
+        .shutdown(shutdown)
+        .patience(patience);
+    let pool = Pool::start(runtime(), spec.observer(reports.observer())).unwrap();
+    let (_, address) = listen(&pool, 1);
+    let (mut blocked, idle) = (connect(address).await, client(address).await);
+    blocked.write_u8(b'b').await.unwrap();
+    soon("it says that it blocks", blocked.read_u8())
+        .await
+        .unwrap();
+    let report = soon("the stop ends in spite of it", pool.stop()).await;
+    assert_eq!(report.stuck, 1, "{report}");
+    assert_eq!(
+        report.connections(Phase::Stop).of(EndKind::Stopped),
+        1,
+        "{report}"
+    );
+    assert_eq!(report.all_connections().total(), 1, "{report}");
+    let phases = shutdown + patience;
+    assert!(
+        report.elapsed >= phases,
+        "{:?} is less than {phases:?}",
+        report.elapsed
+    );
+    assert!(
+        report.elapsed <= phases + SLACK,
+        "{:?} is more than {phases:?}",
+        report.elapsed
+    );
+    let stuck = |event: &Event<_>| matches!(event, Event::Stuck { count: 1, .. });
+    assert_eq!(reports.count(stuck), 1, "{:?}", reports.all());
+    assert_eq!(reports.all().len(), 1, "{:?}", reports.all());
+    // When it suspends at last it is dropped, and nothing is told of it any more.
+    drop(release);
+    let mut rest = Vec::new();
+    let _ = soon("its socket is closed", blocked.read_to_end(&mut rest)).await;
+    assert_eq!(reports.all().len(), 1, "{:?}", reports.all());
+    assert_eq!(pool.stop().await, report);
+    drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brutal_stop_waits_for_the_patience_only() {
+    let (_release, blockade) = Blockade::new();
+    let patience = Duration::from_millis(300);
+    let spec = blocks_when_asked(blockade)
+        .shutdown(Shutdown::Kill)
+        .patience(patience);
+    let pool = Pool::start(runtime(), spec).unwrap();
+    let (_, address) = listen(&pool, 1);
+    let mut blocked = connect(address).await;
+    blocked.write_u8(b'b').await.unwrap();
+    soon("it says that it blocks", blocked.read_u8())
+        .await
+        .unwrap();
+    let report = soon("the stop ends in spite of it", pool.stop()).await;
+    assert_eq!(report.stuck, 1, "{report}");
+    assert!(
+        report.elapsed >= patience,
+        "{:?} is less than {patience:?}",
+        report.elapsed
+    );
+    assert!(
+        report.elapsed <= patience + SLACK,
+        "{:?} is more than {patience:?}",
+        report.elapsed
+    );
+}
+
+/// What its `init` does is the test's.
+struct Prepares<F>(F);
+
+impl<F, Fut> Acceptor<TcpListener> for Prepares<F>
+where
+    F: Fn(usize) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send,
+{
+    type State = ();
+
+    async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+        let number = listener
+            .child
+            .to_string()
+            .parse()
+            .expect("an id is shown as a number");
+        (self.0)(number).await;
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, mut connection: Connection, _state: ()) -> Result<(), BoxError> {
+        echo(&mut connection.stream).await
+    }
+}
+
+#[tokio::test]
+async fn any_number_of_acceptors_run_init_at_the_same_time() {
+    const ACCEPTORS: usize = 100;
+    // Nobody gets through before all have come.
+    let all = Arc::new(Barrier::new(ACCEPTORS));
+    let init = move |number| {
+        let all = Arc::clone(&all);
+        async move {
+            if number <= ACCEPTORS {
+                all.wait().await;
+            }
+        }
+    };
+    let pool = Pool::start(runtime(), Spec::new("together", Prepares(init))).unwrap();
+    let (_, address) = listen(&pool, ACCEPTORS);
+    let mut client = client(address).await;
+    ping(&mut client).await;
+}
+
+#[tokio::test]
+async fn an_init_that_never_ends_delays_neither_the_other_acceptors_nor_the_stop() {
+    let begun = Arc::new(Notify::new());
+    let init = {
+        let begun = Arc::clone(&begun);
+        move |number| {
+            let begun = Arc::clone(&begun);
+            async move {
+                if number == 1 {
+                    begun.notify_one();
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    };
+    let spec = Spec::new("one is slow", Prepares(init)).shutdown(PATIENCE * 2);
+    let pool = Pool::start(runtime(), spec).unwrap();
+    let (_, address) = listen(&pool, 2);
+    soon("the slow init begins", begun.notified()).await;
+    for _ in 0..10 {
+        drop(client(address).await);
+    }
+    let report = soon("the stop ends", pool.stop()).await;
+    assert_eq!(report.all_acceptors().of(EndKind::Stopped), 2, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_busy_does_not_delay_accepting() {
+    let pool = Pool::start(runtime(), echo_spec()).unwrap();
+    let (_, address) = listen(&pool, 1);
+    // As many connections at the same time as it takes, by one acceptor.
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(client(address).await);
+    }
+    for client in &mut clients {
+        ping(client).await;
+    }
+    assert_eq!(pool.counts().unwrap().active, 50);
+}
