@@ -100,6 +100,8 @@ impl Runtime for TokioRuntime {
 
     fn now(&self) -> Instant {
         // Tokio's own clock, which tests can pause; without `test-util` it is the standard one.
+        // The handle's, as the timer is, wherever the pool is called from.
+        let _context = self.handle.enter();
         tokio::time::Instant::now().into_std()
     }
 }
