@@ -1,0 +1,509 @@
+//! The runtime value: which tokio runtime the tasks run on, what it must have, what its end does, whose clock it keeps.
+
+mod support;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use acceptor_tokio::{
+    Acceptor, BoxError, Connection, EndKind, Event, Failure, Init, ListenOptions, ListenerInfo,
+    Phase, Pool, RuntimeError, Spec, StartError, StopReason, StopReport, TcpListener, Terminate,
+    TokioRuntime, acceptor_fn,
+};
+use support::{
+    PATIENCE, Reports, client, connect, echo, echo_spec, eventually, gone, listen, listen_on,
+    loopback, ping, runtime, soon,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A runtime whose threads can be told from others.
+fn named(name: &str) -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    let builder = builder.worker_threads(1).thread_name(name).enable_all();
+    builder.build().expect("a runtime can be built")
+}
+
+fn of(runtime: &Runtime) -> TokioRuntime {
+    TokioRuntime::from_handle(runtime.handle().clone()).expect("it has a timer")
+}
+
+#[test]
+fn outside_a_runtime_current_is_the_error_that_says_so() {
+    let error = TokioRuntime::current().unwrap_err();
+    assert_eq!(error, RuntimeError::NoRuntime);
+    assert_eq!(
+        error.to_string(),
+        "not within a tokio runtime: call it from `#[tokio::main]` or a task, or use `TokioRuntime::from_handle`"
+    );
+}
+
+#[test]
+fn a_runtime_without_a_timer_is_the_error_that_says_so() {
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let timeless = builder.worker_threads(1).enable_io().build().unwrap();
+        let error = TokioRuntime::from_handle(timeless.handle().clone()).unwrap_err();
+        assert_eq!(error, RuntimeError::NoTimer);
+        let message = "the tokio runtime has no timer: build it with `enable_time`";
+        assert_eq!(error.to_string(), message);
+        let from_within = timeless.block_on(async { TokioRuntime::current().unwrap_err() });
+        assert_eq!(from_within, RuntimeError::NoTimer);
+    }
+}
+
+#[test]
+fn a_listener_on_a_runtime_without_io_is_the_error_that_says_so() {
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let deaf = builder.worker_threads(1).enable_time().build().unwrap();
+        let socket = std::net::TcpListener::bind(loopback()).unwrap();
+        let error = TcpListener::from_std(socket, &of(&deaf)).unwrap_err();
+        let message = "the tokio runtime has no I/O: build it with `enable_io`";
+        assert_eq!(error.to_string(), message);
+    }
+}
+
+#[tokio::test]
+async fn a_blocking_standard_listener_will_do() {
+    let runtime = runtime();
+    let pool = Pool::start(runtime.clone(), echo_spec()).unwrap();
+    let socket = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = TcpListener::from_std(socket, &runtime).unwrap();
+    pool.add_listener(listener, 1).unwrap();
+    // On the only thread there is: a blocking accept would hold up the client as well.
+    let mut first = client(address).await;
+    let mut second = client(address).await;
+    ping(&mut first).await;
+    ping(&mut second).await;
+}
+
+#[test]
+fn a_pool_works_on_a_current_thread_runtime() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = Pool::start(support::runtime(), echo_spec()).unwrap();
+        let (_, address) = listen(&pool, 3);
+        let mut clients = Vec::new();
+        for _ in 0..10 {
+            clients.push(client(address).await);
+        }
+        for client in &mut clients {
+            ping(client).await;
+        }
+        let report = soon("the stop ends", pool.stop()).await;
+        assert_eq!(
+            report.connections(Phase::Stop).of(EndKind::Stopped),
+            10,
+            "{report}"
+        );
+        assert_eq!(report.all_acceptors().of(EndKind::Stopped), 3, "{report}");
+    });
+}
+
+/// Tells on which thread each of its callbacks runs.
+struct Where(mpsc::UnboundedSender<(&'static str, String)>);
+
+impl Where {
+    fn tell(&self, callback: &'static str) {
+        let thread = std::thread::current()
+            .name()
+            .unwrap_or("unnamed")
+            .to_owned();
+        let _ = self.0.send((callback, thread));
+    }
+}
+
+impl Acceptor<TcpListener> for Where {
+    type State = ();
+
+    async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+        self.tell("init");
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, mut connection: Connection, _state: ()) -> Result<(), BoxError> {
+        self.tell("serve");
+        // The timer of that runtime, too, is there.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        echo(&mut connection.stream).await?;
+        self.tell("served");
+        Ok(())
+    }
+
+    async fn terminate(&self, _reason: &Terminate, _state: ()) {
+        self.tell("terminate");
+    }
+}
+
+/// Whoever calls, the callbacks run on the runtime that the pool was given.
+async fn lives_on(name: &str, theirs: TokioRuntime) {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let pool = Pool::start(theirs.clone(), Spec::new("where", Where(tell))).unwrap();
+    let (id, address) = listen_on(&pool, &theirs, loopback(), 1);
+    drop(client(address).await);
+    eventually("the client has left", || pool.counts().unwrap().active == 0).await;
+    soon("the listener closes", pool.close_listener(id))
+        .await
+        .unwrap();
+    soon("the stop ends", pool.stop()).await;
+    drop(pool);
+    let mut seen = Vec::new();
+    while let Some((callback, thread)) = soon("the pool lets go", told.recv()).await {
+        assert_eq!(thread, name, "{callback} ran elsewhere");
+        seen.push(callback);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, ["init", "init", "serve", "served", "terminate"]);
+}
+
+#[test]
+fn the_tasks_run_on_the_given_runtime_though_called_from_another() {
+    let (theirs, ours) = (named("theirs"), named("ours"));
+    ours.block_on(lives_on("theirs", of(&theirs)));
+    let on_a_worker = ours.spawn(lives_on_theirs(of(&theirs)));
+    ours.block_on(on_a_worker).unwrap();
+}
+
+async fn lives_on_theirs(theirs: TokioRuntime) {
+    lives_on("theirs", theirs).await;
+}
+
+#[test]
+fn the_tasks_run_on_the_given_runtime_though_called_from_a_thread_that_has_none() {
+    let theirs = named("theirs");
+    let runtime = of(&theirs);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let pool = Pool::start(runtime.clone(), Spec::new("where", Where(tell))).unwrap();
+    let (id, address) = listen_on(&pool, &runtime, loopback(), 1);
+    let client = std::net::TcpStream::connect(address).unwrap();
+    let (mut seen, mut next) = (Vec::new(), || {
+        theirs
+            .block_on(soon("a callback runs", told.recv()))
+            .expect("the pool lives")
+    });
+    while seen.len() < 3 {
+        seen.push(next());
+    }
+    drop(pool.close_listener(id));
+    seen.push(next());
+    drop(client);
+    seen.push(next());
+    drop(pool);
+    for (callback, thread) in seen {
+        assert_eq!(thread, "theirs", "{callback} ran elsewhere");
+    }
+}
+
+/// Drops the runtime under a pool with a connection and acceptors, and gets the result elsewhere.
+fn dropped_under_a_pool(runtime: Runtime, drop_it: impl FnOnce(Runtime)) -> (StopReport, Reports) {
+    let reports = Reports::default();
+    let pool = {
+        let (of_it, reports) = (of(&runtime), &reports);
+        runtime.block_on(async move {
+            let spec = echo_spec().shutdown(HOUR).observer(reports.observer());
+            let pool = Pool::start(of_it.clone(), spec).unwrap();
+            let (_, address) = listen_on(&pool, &of_it, loopback(), 3);
+            // The client is of the standard library: it outlives the runtime.
+            let client = client(address).await.into_std().unwrap();
+            (pool, client, address)
+        })
+    };
+    let (pool, _client, address) = pool;
+    let (send, result) = std::sync::mpsc::channel();
+    let joining = pool.join();
+    let joins = std::thread::spawn(move || {
+        let waiting = Builder::new_current_thread().build().unwrap();
+        send.send(waiting.block_on(joining))
+            .expect("the test waits");
+    });
+    drop_it(runtime);
+    let report = result
+        .recv_timeout(PATIENCE)
+        .expect("the pool ends with its runtime");
+    joins.join().expect("the waiting thread ends well");
+    assert!(pool.counts().is_err(), "the pool has stopped");
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "the listener is closed"
+    );
+    (report, reports)
+}
+
+fn check_dropped((report, reports): (StopReport, Reports)) {
+    assert_eq!(report.reason, StopReason::RuntimeGone, "{report}");
+    assert_eq!(report.stuck, 0, "{report}");
+    let stopped = |event: &Event<_>| {
+        matches!(
+            event,
+            Event::PoolStopped {
+                reason: StopReason::RuntimeGone,
+                ..
+            }
+        )
+    };
+    assert_eq!(reports.count(stopped), 1, "{:?}", reports.all());
+}
+
+#[test]
+fn a_pool_ends_with_its_runtime_and_says_so() {
+    check_dropped(dropped_under_a_pool(named("doomed"), drop));
+}
+
+#[test]
+fn a_pool_ends_with_its_current_thread_runtime_and_says_so() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    check_dropped(dropped_under_a_pool(runtime, drop));
+}
+
+#[test]
+fn a_pool_ends_with_a_runtime_that_is_shut_down_in_the_background() {
+    check_dropped(dropped_under_a_pool(
+        named("doomed"),
+        Runtime::shutdown_background,
+    ));
+}
+
+#[test]
+fn a_connection_that_its_runtime_drops_is_lost_or_killed_and_seen_once() {
+    for _ in 0..20 {
+        let (report, reports) = dropped_under_a_pool(named("doomed"), drop);
+        let lost = |event: &Event<_>| {
+            matches!(
+                event,
+                Event::ConnectionFailed {
+                    failure: Failure::Lost,
+                    ..
+                }
+            )
+        };
+        let ended = report.all_connections();
+        let seen_before = reports.count(lost).saturating_sub(ended.of(EndKind::Lost));
+        assert_eq!(
+            ended.total() + seen_before,
+            1,
+            "{report} {:?}",
+            reports.all()
+        );
+    }
+}
+
+#[test]
+fn a_pool_does_not_start_on_a_runtime_that_is_gone() {
+    let runtime = named("gone");
+    let of_it = of(&runtime);
+    drop(runtime);
+    let refused = Pool::<TcpListener>::start(of_it, echo_spec()).unwrap_err();
+    assert!(matches!(refused, StartError::RuntimeGone), "{refused:?}");
+}
+
+/// Waits for an hour, then terminates.
+struct Patient(mpsc::UnboundedSender<tokio::time::Instant>);
+
+impl Acceptor<TcpListener> for Patient {
+    type State = tokio::time::Instant;
+
+    async fn init(
+        &self,
+        _listener: &ListenerInfo<SocketAddr>,
+    ) -> Result<Init<Self::State>, BoxError> {
+        Ok(Init::AcceptWithin(tokio::time::Instant::now(), HOUR))
+    }
+
+    async fn serve(&self, _connection: Connection, _state: Self::State) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn terminate(&self, reason: &Terminate, since: Self::State) {
+        if matches!(reason, Terminate::Timeout) {
+            let _ = self.0.send(since);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accept_time_out_follows_the_paused_clock() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let pool = Pool::start(runtime(), Spec::new("patient", Patient(tell))).unwrap();
+    listen(&pool, 1);
+    let began = Instant::now();
+    for _ in 0..3 {
+        let since = told.recv().await.expect("the pool lives");
+        assert!(since.elapsed() >= HOUR, "it waited {:?}", since.elapsed());
+        assert!(
+            since.elapsed() < HOUR + Duration::from_secs(1),
+            "{:?}",
+            since.elapsed()
+        );
+    }
+    assert!(began.elapsed() < PATIENCE, "an hour went by in no time");
+    assert_eq!(pool.listeners().unwrap()[0].acceptors, 1);
+}
+
+/// What a stop with an hour of grace takes of the paused clock.
+fn check_an_hour(report: &StopReport) {
+    assert!(report.elapsed >= HOUR, "{report}");
+    assert!(report.elapsed < HOUR + Duration::from_secs(1), "{report}");
+    assert_eq!(
+        report.connections(Phase::Stop).of(EndKind::Stopped),
+        1,
+        "{report}"
+    );
+}
+
+/// A pool on a paused clock, with an hour of grace and a connection that never ends.
+async fn in_paused_time() -> (Pool, std::net::TcpStream) {
+    let serve = |_connection: Connection| std::future::pending();
+    let spec = Spec::new("stays", acceptor_fn(serve))
+        .grace(HOUR)
+        .shutdown(HOUR);
+    let pool = Pool::start(runtime(), spec).unwrap();
+    let (_, address) = listen(&pool, 1);
+    let client = std::net::TcpStream::connect(address).unwrap();
+    // No time-out here: where nothing else is to do, paused time runs to it at once.
+    while pool.counts().unwrap().active == 0 {
+        tokio::task::yield_now().await;
+    }
+    (pool, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn grace_follows_the_paused_clock() {
+    let (pool, _client) = in_paused_time().await;
+    let (began, before) = (Instant::now(), tokio::time::Instant::now());
+    let report = pool.stop().await;
+    check_an_hour(&report);
+    assert!(before.elapsed() >= HOUR);
+    assert!(began.elapsed() < PATIENCE, "an hour went by in no time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn grace_follows_the_paused_clock_though_the_stop_is_called_from_a_thread_that_has_none() {
+    let (pool, _client) = in_paused_time().await;
+    // Far from the standard clock, in which the caller's thread lives.
+    tokio::time::advance(10 * HOUR).await;
+    let handle = pool.handle();
+    let stopping = std::thread::spawn(move || handle.stop()).join().unwrap();
+    check_an_hour(&stopping.await);
+}
+
+/// Connects to a wildcard listener through each of the addresses: each connection has its own.
+async fn check_wildcard(wildcard: SocketAddr, addresses: &[std::net::IpAddr]) {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let serve = move |mut connection: Connection| {
+        let _ = tell.send((connection.local_addr, connection.peer_addr));
+        async move { echo(&mut connection.stream).await }
+    };
+    let runtime = runtime();
+    let pool = Pool::start(runtime.clone(), Spec::new("wildcard", acceptor_fn(serve))).unwrap();
+    let (_, bound) = listen_on(&pool, &runtime, wildcard, 2);
+    assert!(bound.ip().is_unspecified());
+    assert_eq!(pool.listeners().unwrap()[0].local_addr, bound);
+    for &address in addresses {
+        let client = client(SocketAddr::new(address, bound.port())).await;
+        let (local, peer) = soon("it is served", told.recv()).await.unwrap();
+        assert_eq!(canonical(local), client.peer_addr().unwrap());
+        assert_eq!(canonical(peer), client.local_addr().unwrap());
+        assert_eq!(
+            local.ip().is_ipv6(),
+            wildcard.is_ipv6(),
+            "as the system gave it"
+        );
+        let records = pool.connections().unwrap();
+        let record = records.last().expect("the connection is there");
+        assert_eq!((record.local_addr, record.peer_addr), (local, peer));
+        drop(client);
+        eventually("the client has left", || pool.counts().unwrap().active == 0).await;
+    }
+}
+
+/// Without the prefix that an IPv6 socket gives to IPv4 addresses.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[tokio::test]
+async fn connections_of_an_ipv4_wildcard_have_their_own_local_address() {
+    let mut addresses = vec![Ipv4Addr::LOCALHOST.into()];
+    if cfg!(target_os = "linux") {
+        addresses.push(Ipv4Addr::new(127, 0, 0, 2).into());
+    }
+    check_wildcard((Ipv4Addr::UNSPECIFIED, 0).into(), &addresses).await;
+}
+
+#[tokio::test]
+async fn connections_of_an_ipv6_wildcard_have_their_own_local_address() {
+    let mut addresses = vec![Ipv6Addr::LOCALHOST.into()];
+    if cfg!(target_os = "linux") {
+        addresses.push(Ipv4Addr::LOCALHOST.into());
+    }
+    check_wildcard((Ipv6Addr::UNSPECIFIED, 0).into(), &addresses).await;
+}
+
+#[tokio::test]
+async fn connections_of_a_bound_address_have_the_listeners() {
+    let pool = Pool::start(runtime(), echo_spec()).unwrap();
+    let (_, address) = listen(&pool, 1);
+    let client = client(address).await;
+    let record = &pool.connections().unwrap()[0];
+    assert_eq!(record.local_addr, address);
+    assert_eq!(record.peer_addr, client.local_addr().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
+    let runtime = runtime();
+    let pool = Pool::start(runtime.clone(), echo_spec()).unwrap();
+    let (mut id, address) = listen(&pool, 3);
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(client(address).await);
+        soon("the listener closes", pool.close_listener(id))
+            .await
+            .unwrap();
+        // The default options share the address with no other listener: were one left, this would fail.
+        let bound = ListenOptions::new(address).bind();
+        let listener = TcpListener::from_std(bound.expect("the address is free"), &runtime);
+        id = pool.add_listener(listener.unwrap(), 3).unwrap();
+    }
+    for client in &mut clients {
+        ping(client).await;
+    }
+    assert_eq!(pool.counts().unwrap().active, 100);
+    assert_eq!(pool.listeners().unwrap().len(), 1);
+}
+
+/// A listener that the runtime's own type is made into works as well.
+#[tokio::test]
+async fn a_tokio_listener_will_do_and_its_streams_are_untouched() {
+    let served = Arc::new(AtomicUsize::new(0));
+    let serve = {
+        let served = Arc::clone(&served);
+        move |connection: Connection| {
+            let served = Arc::clone(&served);
+            async move {
+                let mut stream: TcpStream = connection.stream;
+                assert_eq!(stream.peer_addr()?, connection.peer_addr);
+                assert_eq!(stream.local_addr()?, connection.local_addr);
+                let byte = stream.read_u8().await?;
+                stream.write_u8(byte).await?;
+                served.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+        }
+    };
+    let spec: Spec = Spec::new("own", acceptor_fn(serve));
+    let pool = Pool::start(runtime(), spec).unwrap();
+    let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    pool.add_listener(TcpListener::from(listener), 1).unwrap();
+    let mut client = connect(address).await;
+    ping(&mut client).await;
+    gone(&mut client).await;
+    assert_eq!(served.load(Ordering::SeqCst), 1);
+}
