@@ -1,5 +1,7 @@
 //! Callbacks that are slow, or block their thread, hold up nobody else (B1, B5, S8).
 
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
 mod support;
 
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
 //! A stop with 5,000 idle connections takes the time of its phases and little more.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
 mod support;
 

@@ -1,5 +1,7 @@
 //! The signals and the phases of a stop, seen by real clients (sections 5 and 6 of the contract).
 
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
 mod support;
 
 use std::net::SocketAddr;

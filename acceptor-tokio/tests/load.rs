@@ -1,5 +1,6 @@
 //! 10,000 connections through two listeners, one of which is closed and added again meanwhile: each is served once, and nothing is left.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
 mod support;
 

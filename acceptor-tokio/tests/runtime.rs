@@ -1,5 +1,7 @@
 //! The runtime value: which tokio runtime the tasks run on, what it must have, what its end does, whose clock it keeps.
 
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
 mod support;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

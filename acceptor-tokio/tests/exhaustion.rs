@@ -1,0 +1,295 @@
+//! A server that runs out of descriptors pauses, costs nothing, goes on serving whom it has, and resumes by itself (A2).
+//!
+//! The server is this very test in a process of its own, with a low limit of
+//! descriptors. It tells of itself on its standard output; closing its standard
+//! input stops it. The clients are in the process of the test, with descriptors enough.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use acceptor_tokio::{EndKind, Event, Pool, Restart, StopReason};
+use support::{PATIENCE, echo_spec, listen, runtime};
+
+/// Tells the process of a test that it is to be the server.
+const SERVER: &str = "ACCEPTOR_TEST_SERVER";
+
+/// Marks what the server tells, among what the test harness prints.
+const MARK: &str = "server: ";
+
+const DESCRIPTORS: u64 = 64;
+const LIVE: usize = 20;
+const WAITING: usize = 100;
+
+/// What a server at rest may take of a processor.
+const AT_REST: f64 = 0.05;
+
+/// From the return of descriptors to the next accept: the longest pause is 1 s.
+const RESUMES: Duration = Duration::from_millis(1_500);
+
+/// The server's part: runs until its standard input is closed.
+fn serve(restart: Restart) {
+    rlimit::setrlimit(rlimit::Resource::NOFILE, DESCRIPTORS, DESCRIPTORS)
+        .expect("a limit can be lowered");
+    let began = Instant::now();
+    let tell = move |what: String| println!("{MARK}{what}");
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let builder = builder.worker_threads(2).enable_all();
+    let tokio = builder
+        .build()
+        .expect("the descriptors suffice for a runtime");
+    tokio.block_on(async {
+        let observer = move |report: &acceptor_tokio::Report| match &report.event {
+            Event::AcceptPaused { pause, error, .. } => {
+                assert_eq!(
+                    error.raw_os_error(),
+                    Some(24),
+                    "too many open files: {error}"
+                );
+                tell(format!(
+                    "paused {} {}",
+                    began.elapsed().as_millis(),
+                    pause.as_millis()
+                ));
+            }
+            _ => tell(format!("unexpected {report}")),
+        };
+        let spec = echo_spec().restart(restart).intensity(0).observer(observer);
+        let pool = Pool::start(runtime(), spec).expect("the spec is allowed");
+        let (_, address) = listen(&pool, 3);
+        tell(format!("listens {address}"));
+        let input = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
+        let ended = tokio::task::spawn_blocking(move || input.join());
+        let _ = ended
+            .await
+            .expect("the thread that reads can be waited for");
+        let status = pool.status().expect("the pool runs");
+        assert_eq!(status.failures, 0, "{status}");
+        assert_eq!(status.listeners.len(), 1, "{status}");
+        assert_eq!(status.listeners[0].acceptors, 3, "{status}");
+        assert_eq!(status.listeners[0].skipped, 0, "{status}");
+        tell(format!("accepted {}", status.listeners[0].accepted));
+        tell(format!("pauses {}", status.listeners[0].pauses));
+        let report = pool.stop().await;
+        assert_eq!(report.reason, StopReason::Requested);
+        // A client that has just left may be seen to before or after the stop began.
+        let ends = report.all_connections();
+        let well = ends.of(EndKind::Normal) + ends.of(EndKind::Stopped);
+        assert_eq!(ends.total(), well, "{report}");
+        tell("stopped".to_owned());
+    });
+}
+
+/// The server as its clients see it.
+struct Server {
+    process: Child,
+    told: Receiver<String>,
+}
+
+impl Server {
+    fn start(test: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("a test has an executable"));
+        command
+            .args(["--exact", test, "--nocapture"])
+            .env(SERVER, "");
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("the test can be run again");
+        let output = process.stdout.take().expect("its output is a pipe");
+        let (tell, told) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some((_, what)) = line.split_once(MARK) {
+                    let _ = tell.send(what.to_owned());
+                }
+            }
+        });
+        Self { process, told }
+    }
+
+    /// The rest of the next line, which must begin with this word.
+    #[track_caller]
+    fn tells(&self, word: &str) -> String {
+        let line = self.told.recv_timeout(PATIENCE);
+        let line = line.unwrap_or_else(|error| panic!("it did not tell of {word}: {error}"));
+        let rest = line.strip_prefix(word);
+        rest.unwrap_or_else(|| panic!("it was to tell of {word}, not: {line}"))
+            .trim()
+            .to_owned()
+    }
+
+    /// What it has used of a processor, over all its threads.
+    fn processor_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.process.id());
+        let stat = std::fs::read_to_string(path).expect("the server runs");
+        let (_, after_name) = stat.rsplit_once(')').expect("the name is in brackets");
+        let fields: Vec<_> = after_name.split_whitespace().collect();
+        let ticks = |field: usize| fields[field].parse::<u32>().expect("a number of ticks");
+        // User and system time, in the hundredths of a second in which Linux tells them.
+        Duration::from_millis(10) * (ticks(11) + ticks(12))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn client(address: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(address).expect("the backlog has room");
+    client
+        .set_read_timeout(Some(PATIENCE))
+        .expect("the option is known");
+    client
+}
+
+#[track_caller]
+fn send(client: &mut TcpStream) {
+    client.write_all(&[7]).expect("the connection lives");
+}
+
+#[track_caller]
+fn receive(client: &mut TcpStream) {
+    let mut back = [0];
+    client.read_exact(&mut back).expect("the server answers");
+    assert_eq!(back, [7]);
+}
+
+/// Whether an answer is there, without taking it.
+fn is_answered(client: &TcpStream) -> bool {
+    let look = || client.peek(&mut [0]);
+    client.set_nonblocking(true).expect("the option is known");
+    let there = look();
+    client.set_nonblocking(false).expect("the option is known");
+    match there {
+        Ok(count) => count == 1,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
+        Err(error) => panic!("a connection that waits is lost: {error}"),
+    }
+}
+
+/// At most one report a second, of pauses that grow.
+#[track_caller]
+fn check_reports(paused: &[String]) {
+    let parse = |line: &String| {
+        let (at, pause) = line.trim().split_once(' ').expect("a time and a pause");
+        let number = |text: &str| text.parse::<u64>().expect("a number of milliseconds");
+        (number(at), number(pause))
+    };
+    let reports: Vec<_> = paused.iter().map(parse).collect();
+    assert!(reports.len() >= 2, "{reports:?}");
+    assert_eq!(reports[0].1, 5, "the first pause is of 5 ms");
+    for pair in reports.windows(2) {
+        let ((before, shorter), (after, longer)) = (pair[0], pair[1]);
+        // The observer reads its clock a little after the pool read its own.
+        assert!(after >= before + 900, "more than one a second: {reports:?}");
+        assert!(shorter <= longer && longer <= 1_000, "{reports:?}");
+    }
+}
+
+fn check(test: &str, restart: Restart) {
+    if std::env::var_os(SERVER).is_some() {
+        return serve(restart);
+    }
+    let mut server = Server::start(test);
+    let address = server.tells("listens").parse().expect("an address");
+    let mut live: Vec<_> = (0..LIVE).map(|_| client(address)).collect();
+    for client in &mut live {
+        send(client);
+        receive(client);
+    }
+
+    // More than it has descriptors for: the system takes them, the server cannot.
+    let mut waiting: Vec<_> = (0..WAITING).map(|_| client(address)).collect();
+    for client in &mut waiting {
+        send(client);
+    }
+    let mut paused = vec![server.tells("paused")];
+    let (began, before) = (Instant::now(), server.processor_time());
+    while began.elapsed() < Duration::from_secs(3) {
+        for client in &mut live {
+            send(client);
+            receive(client);
+        }
+        // The next report, or a while: what is measured is a server at rest.
+        if let Ok(line) = server.told.recv_timeout(Duration::from_millis(300)) {
+            paused.push(
+                line.strip_prefix("paused")
+                    .expect("nothing else to tell")
+                    .to_owned(),
+            );
+        }
+    }
+    let share = (server.processor_time() - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    println!("{share:.3} of a processor while exhausted, reports: {paused:?}");
+    assert!(
+        share < AT_REST,
+        "{share:.3} of a processor while it had nothing to do"
+    );
+    check_reports(&paused);
+
+    // Some of those that came late were served with the last descriptors, the others wait for theirs.
+    let served = waiting
+        .iter()
+        .take_while(|client| is_answered(client))
+        .count();
+    let mut unserved = waiting.split_off(served);
+    assert!(
+        !unserved.iter().any(is_answered),
+        "they are served in their order"
+    );
+    println!(
+        "{served} served with the last descriptors, {} wait",
+        unserved.len()
+    );
+    let began = Instant::now();
+    drop(live);
+    receive(&mut unserved[0]);
+    let resumed = began.elapsed();
+    println!("accepts again after {resumed:?}");
+    assert!(resumed <= RESUMES, "it took {resumed:?} to accept again");
+    for mut client in waiting {
+        receive(&mut client);
+    }
+    // One after the other leaves, until everybody was served.
+    let mut rest = unserved.into_iter();
+    drop(rest.next());
+    for mut client in rest {
+        receive(&mut client);
+    }
+
+    drop(server.process.stdin.take());
+    let mut told = server
+        .told
+        .recv_timeout(PATIENCE)
+        .expect("it tells of its end");
+    while told.starts_with("paused") {
+        told = server
+            .told
+            .recv_timeout(PATIENCE)
+            .expect("it tells of its end");
+    }
+    assert_eq!(told, format!("accepted {}", LIVE + WAITING));
+    assert_ne!(server.tells("pauses"), "0");
+    server.tells("stopped");
+    let status = server.process.wait().expect("it can be waited for");
+    assert!(status.success(), "the server failed: {status}");
+}
+
+#[test]
+fn a_temporary_pool_outlives_the_want_of_descriptors() {
+    let test = "a_temporary_pool_outlives_the_want_of_descriptors";
+    check(test, Restart::Temporary);
+}
+
+#[test]
+fn a_transient_pool_that_survives_no_failure_outlives_the_want_of_descriptors() {
+    let test = "a_transient_pool_that_survives_no_failure_outlives_the_want_of_descriptors";
+    check(test, Restart::Transient);
+}
