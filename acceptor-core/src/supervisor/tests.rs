@@ -370,6 +370,7 @@ impl World {
                     self.machine.ended(id, how.end(), now, || 0, &mut effects);
                     self.unmoved(&effects);
                     assert!(effects.unseen.is_some(), "it is dropped outside the lock");
+                    assert!(self.machine.left(id).is_none());
                 }
             }
             Act::BecameAgain(which) => {
@@ -483,6 +484,15 @@ impl World {
             .remove(&id)
             .expect("it is chosen among those there are");
         self.ended.push(id);
+        // As the pool does it: most ends lead to nothing.
+        if let How::Normal | How::Clean = how {
+            let left = self.machine.left(id);
+            assert_eq!(left.is_some(), self.stop.is_none());
+            if let Some(child) = left {
+                assert_eq!((child.id, child.control), (id, known.control));
+                return;
+            }
+        }
         self.controls += 1;
         let control = self.controls;
         let mut effects = Outcome::default();
