@@ -148,3 +148,100 @@ impl fmt::Debug for AcceptErrors {
         f.debug_struct("AcceptErrors").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use AcceptErrorKind::{Connection, Listener, Resources};
+
+    #[track_caller]
+    fn check(error: &io::Error, expected: AcceptErrorKind) {
+        assert_eq!(AcceptErrorKind::of(error), expected, "{error:?}");
+    }
+
+    /// Every error that accept(2) lists, by its number on Linux.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn every_error_that_accept_lists_has_its_kind() {
+        for (number, name, kind) in [
+            (1, "EPERM", Connection),
+            (4, "EINTR", Connection),
+            (9, "EBADF", Listener),
+            (11, "EAGAIN", Resources),
+            (12, "ENOMEM", Resources),
+            (14, "EFAULT", Listener),
+            (22, "EINVAL", Listener),
+            (23, "ENFILE", Resources),
+            (24, "EMFILE", Resources),
+            (64, "ENONET", Connection),
+            (71, "EPROTO", Connection),
+            (88, "ENOTSOCK", Listener),
+            (92, "ENOPROTOOPT", Connection),
+            (95, "EOPNOTSUPP", Connection),
+            (100, "ENETDOWN", Connection),
+            (101, "ENETUNREACH", Connection),
+            (103, "ECONNABORTED", Connection),
+            (104, "ECONNRESET", Connection),
+            (105, "ENOBUFS", Resources),
+            (110, "ETIMEDOUT", Connection),
+            (111, "ECONNREFUSED", Connection),
+            (112, "EHOSTDOWN", Connection),
+            (113, "EHOSTUNREACH", Connection),
+        ] {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(AcceptErrorKind::of(&error), kind, "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_the_standard_library_has_its_kind() {
+        for (kind, expected) in [
+            (ErrorKind::ConnectionAborted, Connection),
+            (ErrorKind::ConnectionReset, Connection),
+            (ErrorKind::ConnectionRefused, Connection),
+            (ErrorKind::NotConnected, Connection),
+            (ErrorKind::HostUnreachable, Connection),
+            (ErrorKind::NetworkUnreachable, Connection),
+            (ErrorKind::NetworkDown, Connection),
+            (ErrorKind::PermissionDenied, Connection),
+            (ErrorKind::Interrupted, Connection),
+            (ErrorKind::BrokenPipe, Connection),
+            (ErrorKind::TimedOut, Connection),
+            (ErrorKind::InvalidInput, Listener),
+            (ErrorKind::OutOfMemory, Resources),
+            (ErrorKind::WouldBlock, Resources),
+            (ErrorKind::Unsupported, Resources),
+            (ErrorKind::UnexpectedEof, Resources),
+            (ErrorKind::Other, Resources),
+        ] {
+            check(&io::Error::from(kind), expected);
+            check(&io::Error::new(kind, "in words"), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_of_resources() {
+        check(&io::Error::other("unheard of"), Resources);
+        for number in [0, -1, i32::MIN, i32::MAX, 4095] {
+            check(&io::Error::from_raw_os_error(number), Resources);
+        }
+    }
+
+    #[test]
+    fn a_table_of_the_users_decides_and_may_fall_back() {
+        let table = AcceptErrors::new(|error| match error.kind() {
+            ErrorKind::InvalidInput => Connection,
+            _ => AcceptErrorKind::of(error),
+        });
+        assert_eq!(table.kind(&ErrorKind::InvalidInput.into()), Connection);
+        assert_eq!(table.kind(&ErrorKind::ConnectionReset.into()), Connection);
+        assert_eq!(table.kind(&ErrorKind::OutOfMemory.into()), Resources);
+    }
+
+    #[test]
+    fn a_table_that_panics_does_not_know() {
+        let table = AcceptErrors::new(|_| std::panic::resume_unwind(Box::new("out of luck")));
+        assert_eq!(table.kind(&ErrorKind::InvalidInput.into()), Resources);
+        assert_eq!(format!("{table:?}"), "AcceptErrors { .. }");
+    }
+}

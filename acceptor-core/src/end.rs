@@ -104,3 +104,72 @@ impl End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends() -> Vec<(End, EndKind, Option<&'static str>)> {
+        let error = || Arc::from(Box::<dyn Error + Send + Sync>::from("failed"));
+        let panic = || "out of luck".to_owned();
+        vec![
+            (End::Ignored, EndKind::Normal, None),
+            (End::TimedOut(Waited::AWhile), EndKind::Normal, None),
+            (End::TimedOut(Waited::Hardly), EndKind::Normal, None),
+            (End::Stopped, EndKind::Stopped, None),
+            (
+                End::StartError(Failure::Error(error())),
+                EndKind::Error,
+                Some("failed"),
+            ),
+            (
+                End::StartError(Failure::Panic(panic())),
+                EndKind::Panic,
+                Some("panicked: out of luck"),
+            ),
+            (End::Normal, EndKind::Normal, None),
+            (End::Clean, EndKind::Clean, None),
+            (End::Error(error()), EndKind::Error, Some("failed")),
+            (
+                End::Panic(panic()),
+                EndKind::Panic,
+                Some("panicked: out of luck"),
+            ),
+            (
+                End::Killed,
+                EndKind::Killed,
+                Some("killed through the handle"),
+            ),
+            (
+                End::Lost,
+                EndKind::Lost,
+                Some("its runtime dropped the task"),
+            ),
+        ]
+    }
+
+    #[test]
+    fn each_end_is_of_its_kind_and_says_what_befell_the_child() {
+        for (end, kind, words) in ends() {
+            assert_eq!(end.kind(), kind, "{end:?}");
+            let failure = end.failure().map(|failure| failure.to_string());
+            assert_eq!(failure.as_deref(), words);
+        }
+    }
+
+    #[test]
+    fn a_temporary_pool_counts_start_errors_only() {
+        for (end, ..) in ends() {
+            let expected = match &end {
+                End::StartError(_) => (Counted::Yes, Counted::Yes),
+                End::Error(_) | End::Panic(_) | End::Killed => (Counted::No, Counted::Yes),
+                _ => (Counted::No, Counted::No),
+            };
+            let counted = (
+                end.counted(Restart::Temporary),
+                end.counted(Restart::Transient),
+            );
+            assert_eq!(counted, expected, "{end:?}");
+        }
+    }
+}

@@ -195,3 +195,124 @@ impl Pauses {
         Pause { length, report }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn pauses_double_from_5_ms_to_a_second_until_a_success() {
+        let (mut pauses, now) = (Pauses::new(), Instant::now());
+        let lengths = |pauses: &mut Pauses, count: usize| -> Vec<u128> {
+            let next = |_| pauses.next(now).length.as_millis();
+            (0..count).map(next).collect()
+        };
+        let doubling = [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000];
+        assert_eq!(lengths(&mut pauses, 10), doubling);
+        pauses.success();
+        assert_eq!(lengths(&mut pauses, 3), doubling[..3]);
+    }
+
+    /// Whether each pause is reported, and with how many that were not.
+    #[track_caller]
+    fn check_reports(at_ms: &[u64], expected: &[Option<u64>]) {
+        let (mut pauses, start) = (Pauses::new(), Instant::now());
+        let report = |ms: &u64| pauses.next(start + Duration::from_millis(*ms)).report;
+        let reports: Vec<_> = at_ms.iter().map(report).collect();
+        assert_eq!(reports, expected);
+    }
+
+    #[test]
+    fn pauses_are_reported_at_most_once_a_second() {
+        check_reports(&[0], &[Some(0)]);
+        check_reports(&[0, 999], &[Some(0), None]);
+        check_reports(&[0, 1000], &[Some(0), Some(0)]);
+        check_reports(
+            &[0, 1, 2, 999, 1000, 1500, 1999, 2000],
+            &[Some(0), None, None, None, Some(3), None, None, Some(2)],
+        );
+        check_reports(&[0, 1, 60_000], &[Some(0), None, Some(1)]);
+    }
+
+    #[test]
+    fn a_success_does_not_make_reports_more_frequent() {
+        let (mut pauses, now) = (Pauses::new(), Instant::now());
+        assert_eq!(pauses.next(now).report, Some(0));
+        pauses.success();
+        assert_eq!(pauses.next(now + SECOND / 2).report, None);
+    }
+
+    /// A listener that tells whether its socket's *closed* was set while it was still there.
+    struct Watched(Signal, Arc<Mutex<Vec<bool>>>);
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            lock(&self.1).push(self.0.is_set());
+            std::panic::resume_unwind(Box::new("out of luck"));
+        }
+    }
+
+    impl Listener for Watched {
+        type Stream = ();
+        type Addr = SocketAddr;
+
+        async fn accept(&self) -> io::Result<((), SocketAddr)> {
+            std::future::pending().await
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn stream_local_addr(_stream: &()) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    fn socket() -> Arc<Socket<Watched>> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        Arc::new(Socket::new(ListenerId(1), address, Addresses::TheListeners))
+    }
+
+    #[test]
+    fn closed_is_set_after_the_listener_is_gone_be_it_with_a_panic() {
+        let (socket, seen) = (socket(), Arc::default());
+        let listener = Watched(socket.closed.clone(), Arc::clone(&seen));
+        drop(Gate::new(listener, Arc::clone(&socket)));
+        assert_eq!(*lock(&seen), [false]);
+        assert!(socket.closed.is_set());
+    }
+
+    #[test]
+    fn a_pause_shows_before_a_lame_duck() {
+        let socket = socket();
+        assert_eq!(socket.state(), ListenerState::Accepting);
+        socket.pause();
+        socket.draining.set();
+        assert_eq!(socket.state(), ListenerState::Paused);
+        socket.resume();
+        assert_eq!(socket.state(), ListenerState::LameDuck);
+        assert_eq!((socket.pauses(), socket.skipped()), (1, 0));
+    }
+
+    #[test]
+    fn an_acceptor_is_told_the_first_error_of_its_listener() {
+        let socket = socket();
+        assert!(matches!(
+            socket.terminate_reason(Ending::Closed),
+            Terminate::Closed
+        ));
+        assert!(matches!(
+            socket.terminate_reason(Ending::Stopped),
+            Terminate::Stopped
+        ));
+        socket.fail(Arc::new(io::Error::other("first")));
+        socket.fail(Arc::new(io::Error::other("second")));
+        let reason = socket.terminate_reason(Ending::Failed);
+        assert_eq!(reason.to_string(), "listener failed: first");
+    }
+}

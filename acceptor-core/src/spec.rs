@@ -266,3 +266,152 @@ pub enum Configure<L: Listener> {
     /// At start: no pool. At a reload: keep the spec that is there.
     Ignore,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::acceptor::acceptor_fn;
+
+    /// A listener to name in types.
+    struct Nowhere;
+
+    impl Listener for Nowhere {
+        type Stream = ();
+        type Addr = SocketAddr;
+
+        async fn accept(&self) -> io::Result<((), SocketAddr)> {
+            std::future::pending().await
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn stream_local_addr(_stream: &()) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    fn spec(id: &str) -> Spec<Nowhere> {
+        Spec::new(id, acceptor_fn(|_| async { Ok(()) }))
+    }
+
+    #[track_caller]
+    fn check_refused(spec: Spec<Nowhere>, error: SpecError, words: &str) {
+        let refused = spec.checked().map(|_| ()).unwrap_err();
+        assert_eq!(refused.to_string(), words);
+        assert_eq!(refused, error);
+    }
+
+    #[track_caller]
+    fn check_bad_id(id: &str) {
+        let words =
+            format!("spec field `id` is {id:?}: give 1 to 255 bytes without control characters");
+        check_refused(spec(id), SpecError::Id { value: id.into() }, &words);
+    }
+
+    #[test]
+    fn an_id_has_1_to_255_bytes_without_control_characters() {
+        check_bad_id("");
+        check_bad_id(&"x".repeat(256));
+        check_bad_id(&"\u{e9}".repeat(128));
+        for control in ["a\n", "\0", "\t", "\u{7f}", "\u{85}", "\u{1b}[31m"] {
+            check_bad_id(control);
+        }
+        for good in ["x", "my pool", "h\u{e9}llo \u{2603}", &"x".repeat(255)] {
+            assert!(spec(good).checked().is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_period_and_a_patience_are_above_zero() {
+        check_refused(
+            spec("a").period(Duration::ZERO),
+            SpecError::Period {
+                value: Duration::ZERO,
+            },
+            "spec field `period` is 0ns: give a time above zero, over which failures are counted",
+        );
+        check_refused(
+            spec("a").patience(Duration::ZERO),
+            SpecError::Patience {
+                value: Duration::ZERO,
+            },
+            "spec field `patience` is 0ns: give a time above zero, in which killed children may suspend",
+        );
+        let least = spec("a")
+            .period(Duration::from_nanos(1))
+            .patience(Duration::from_nanos(1));
+        assert!(least.checked().is_ok());
+    }
+
+    #[test]
+    fn all_else_of_any_size_is_allowed() {
+        for time in [Duration::ZERO, Duration::MAX] {
+            let spec = spec("a").lame_duck(time).grace(time).shutdown(time);
+            assert!(spec.checked().is_ok());
+        }
+        for intensity in [0, u32::MAX] {
+            assert!(spec("a").intensity(intensity).checked().is_ok());
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_reference() {
+        let Ok(Spec {
+            rules, observer, ..
+        }) = spec("a").checked()
+        else {
+            panic!("the defaults are allowed");
+        };
+        assert_eq!(
+            rules,
+            Rules {
+                restart: Restart::Temporary,
+                intensity: 1,
+                period: Duration::from_secs(5),
+                child_type: ChildType::Worker,
+                plan: Plan {
+                    lame_duck: Duration::ZERO,
+                    grace: Grace::Within(Duration::ZERO),
+                    shutdown: Shutdown::Within(Duration::from_secs(5)),
+                    patience: Duration::from_secs(1),
+                },
+            }
+        );
+        assert!(observer.is_none());
+    }
+
+    #[track_caller]
+    fn check_shutdown(spec: Spec<Nowhere>, expected: Shutdown) {
+        let Ok(spec) = spec.checked() else {
+            panic!("it is allowed");
+        };
+        assert_eq!(spec.rules.plan.shutdown, expected);
+    }
+
+    #[test]
+    fn supervisors_are_waited_for_ever_unless_said_otherwise() {
+        let supervisors = || spec("a").child_type(ChildType::Supervisor);
+        let second = Duration::from_secs(1);
+        check_shutdown(supervisors(), Shutdown::Never);
+        check_shutdown(supervisors().shutdown(second), Shutdown::Within(second));
+        check_shutdown(supervisors().shutdown(Shutdown::Kill), Shutdown::Kill);
+        // In whichever order they are said.
+        let said_first = spec("a").shutdown(second).child_type(ChildType::Supervisor);
+        check_shutdown(said_first, Shutdown::Within(second));
+        check_shutdown(spec("a").shutdown(Shutdown::Never), Shutdown::Never);
+    }
+
+    #[test]
+    fn a_spec_shows_what_was_said() {
+        let shown = format!("{:?}", spec("a").intensity(3).grace(Grace::Forever));
+        assert_eq!(
+            shown,
+            "Spec { id: \"a\", restart: Temporary, intensity: 3, period: 5s, child_type: Worker, \
+             lame_duck: 0ns, grace: Forever, shutdown: None, patience: 1s, .. }"
+        );
+    }
+}

@@ -210,3 +210,85 @@ impl fmt::Display for StopReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> StopReport {
+        StopReport {
+            reason: StopReason::Requested,
+            elapsed: Duration::from_millis(1500),
+            stuck: 0,
+            connections: Default::default(),
+            acceptors: Default::default(),
+        }
+    }
+
+    #[track_caller]
+    fn check(report: &StopReport, expected: &str) {
+        assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn a_report_says_why_how_long_and_who_ended_how() {
+        let mut report = report();
+        check(&report, "pool stopped (requested) in 1.500s");
+        report.reason = StopReason::Intensity;
+        report.acceptors[Phase::Grace as usize].count(EndKind::Stopped);
+        report.acceptors[Phase::Grace as usize].count(EndKind::Stopped);
+        report.connections[Phase::LameDuck as usize].count(EndKind::Normal);
+        report.connections[Phase::Stop as usize].count(EndKind::Stopped);
+        report.connections[Phase::Stop as usize].count(EndKind::Clean);
+        report.connections[Phase::Kill as usize].count(EndKind::Killed);
+        report.stuck = 3;
+        check(
+            &report,
+            "pool stopped (restart intensity exceeded) in 1.500s\n  \
+             lame duck  connections: 1 normal; acceptors: none\n  \
+             grace      connections: none; acceptors: 2 stopped\n  \
+             stop       connections: 1 clean, 1 stopped; acceptors: none\n  \
+             kill       connections: 1 killed; acceptors: none\n  \
+             left stuck: 3",
+        );
+        assert_eq!(report.all_connections().total(), 4);
+        assert_eq!(report.all_connections().of(EndKind::Stopped), 1);
+        assert_eq!(report.all_acceptors().of(EndKind::Stopped), 2);
+        assert_eq!(report.connections(Phase::Stop).total(), 2);
+    }
+
+    #[test]
+    fn every_reason_phase_and_kind_has_its_word() {
+        let reasons = [
+            StopReason::Requested,
+            StopReason::Intensity,
+            StopReason::OwnerDropped,
+            StopReason::RuntimeGone,
+        ];
+        assert_eq!(
+            reasons.map(|reason| reason.to_string()),
+            [
+                "requested",
+                "restart intensity exceeded",
+                "owner dropped",
+                "runtime gone"
+            ]
+        );
+        assert_eq!(
+            Phase::ALL.map(|phase| phase.to_string()),
+            ["lame duck", "grace", "stop", "kill"]
+        );
+        let mut ends = Ends::default();
+        assert_eq!(ends.to_string(), "none");
+        for (count, kind) in EndKind::ALL.into_iter().enumerate() {
+            for _ in 0..=count {
+                ends.count(kind);
+            }
+        }
+        assert_eq!(
+            ends.to_string(),
+            "1 normal, 2 clean, 3 error, 4 panic, 5 killed, 6 stopped, 7 lost"
+        );
+        assert_eq!(ends.total(), 28);
+    }
+}
