@@ -296,3 +296,206 @@ impl From<ListenError> for io::Error {
         io::Error::new(error.error.kind(), error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Instant;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    fn loopback() -> ListenOptions {
+        ListenOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    fn at(address: SocketAddr) -> ListenOptions {
+        ListenOptions::new(address)
+    }
+
+    /// The listener is non-blocking: asked until the connection is there.
+    #[track_caller]
+    fn accept(listener: &TcpListener) -> TcpStream {
+        let began = Instant::now();
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => return stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    assert!(began.elapsed() < Duration::from_secs(30), "nobody connects");
+                    std::thread::yield_now();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn accepted(options: &ListenOptions) -> TcpStream {
+        let listener = options.bind().unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = accept(&listener);
+        drop(client);
+        stream
+    }
+
+    #[track_caller]
+    fn check_refused(options: &ListenOptions, option: &str, words: &str, kind: io::ErrorKind) {
+        let error = options.bind().unwrap_err();
+        assert_eq!(error.to_string(), words);
+        assert_eq!((error.option, error.error.kind()), (option, kind));
+        assert!(error.source().is_some_and(<dyn Error>::is::<io::Error>));
+        // As an I/O error it keeps the kind and the words.
+        let error = io::Error::from(error);
+        assert_eq!((error.kind(), error.to_string()), (kind, words.to_owned()));
+    }
+
+    #[test]
+    fn a_backlog_is_1_to_2147483647() {
+        for backlog in [0, 1 << 31, u32::MAX] {
+            check_refused(
+                &loopback().backlog(backlog),
+                "backlog",
+                &format!(
+                    "cannot listen on 127.0.0.1:0 with backlog {backlog}: give 1 to 2147483647"
+                ),
+                io::ErrorKind::InvalidInput,
+            );
+        }
+        for backlog in [1, i32::MAX as u32] {
+            assert!(loopback().backlog(backlog).bind().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_keepalive_has_times_of_at_least_a_second() {
+        let short = Duration::from_millis(999);
+        check_refused(
+            &loopback().keepalive(Keepalive::new().idle(short)),
+            "keep-alive idle",
+            "cannot listen on 127.0.0.1:0 with keep-alive idle 999ms: give at least 1 s",
+            io::ErrorKind::InvalidInput,
+        );
+        check_refused(
+            &loopback().keepalive(Keepalive::new().interval(Duration::ZERO)),
+            "keep-alive interval",
+            "cannot listen on 127.0.0.1:0 with keep-alive interval 0ns: give at least 1 s",
+            io::ErrorKind::InvalidInput,
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_system_refuses_of_a_keepalive_is_named() {
+        let odd = Keepalive::new().probes(1_000_000);
+        check_refused(
+            &loopback().keepalive(odd),
+            "keep-alive",
+            "cannot listen on 127.0.0.1:0 with keep-alive Keepalive { idle: None, interval: None, \
+             probes: Some(1000000) }: Invalid argument (os error 22)",
+            io::ErrorKind::InvalidInput,
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_address_that_is_taken_or_not_here_is_named() {
+        let listener = loopback().bind().unwrap();
+        let taken = listener.local_addr().unwrap();
+        check_refused(
+            &at(taken),
+            "address",
+            &format!("cannot listen on {taken}: Address already in use (os error 98)"),
+            io::ErrorKind::AddrInUse,
+        );
+        // Of the block that is kept for documentation.
+        check_refused(
+            &at(SocketAddr::from(([192, 0, 2, 1], 0))),
+            "address",
+            "cannot listen on 192.0.2.1:0: Cannot assign requested address (os error 99)",
+            io::ErrorKind::AddrNotAvailable,
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn ipv6_only_is_for_ipv6() {
+        let error = loopback().ipv6_only(Toggle::On).bind().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot listen on 127.0.0.1:0 with IPv6 only On: Protocol not available (os error 92)"
+        );
+        assert_eq!(error.option, "IPv6 only");
+        assert_eq!(error.error.raw_os_error(), Some(92));
+    }
+
+    #[test]
+    fn ipv6_only_decides_who_may_connect() {
+        let any = SocketAddr::from(([0_u16; 8], 0));
+        for only in [Toggle::On, Toggle::Off] {
+            let listener = at(any).ipv6_only(only).bind().unwrap();
+            assert_eq!(SockRef::from(&listener).only_v6().unwrap(), only.is_on());
+            let port = listener.local_addr().unwrap().port();
+            let by_ipv4 = TcpStream::connect(("127.0.0.1", port));
+            assert_eq!(by_ipv4.is_ok(), only == Toggle::Off, "{only:?}");
+            assert!(TcpStream::connect(("::1", port)).is_ok());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn with_reuse_port_listeners_share_an_address() {
+        let first = loopback().reuse_port(Toggle::On).bind().unwrap();
+        let address = first.local_addr().unwrap();
+        let second = at(address).reuse_port(Toggle::On).bind();
+        assert_eq!(second.unwrap().local_addr().unwrap(), address);
+        // Who does not say so does not.
+        let third = at(address).bind().unwrap_err();
+        assert_eq!(third.option, "address");
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
+    #[test]
+    fn accepted_streams_inherit_no_delay() {
+        for toggle in [Toggle::On, Toggle::Off] {
+            let stream = accepted(&loopback().no_delay(toggle));
+            assert_eq!(stream.nodelay().unwrap(), toggle.is_on());
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn accepted_streams_inherit_keepalive() {
+        assert!(!SockRef::from(&accepted(&loopback())).keepalive().unwrap());
+        let keepalive = Keepalive::new()
+            .idle(Duration::from_secs(11))
+            .interval(Duration::from_secs(13))
+            .probes(7);
+        let stream = accepted(&loopback().keepalive(keepalive));
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        let idle = socket.tcp_keepalive_time().unwrap();
+        assert_eq!(idle, Duration::from_secs(11));
+        let interval = socket.tcp_keepalive_interval().unwrap();
+        assert_eq!(interval, Duration::from_secs(13));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 7);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn reuse_address_is_on_unless_said_otherwise() {
+        let reuses = |options: ListenOptions| {
+            let listener = options.bind().unwrap();
+            SockRef::from(&listener).reuse_address().unwrap()
+        };
+        assert!(reuses(loopback()));
+        assert!(!reuses(loopback().reuse_address(Toggle::Off)));
+    }
+
+    #[test]
+    fn a_listener_is_non_blocking() {
+        let listener = loopback().bind().unwrap();
+        let error = listener.accept().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -292,3 +292,273 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use tracing::field::{Field, Visit};
+    use tracing::span;
+    use tracing::{Level, Metadata, Subscriber};
+
+    use super::*;
+    use crate::sync::lock;
+
+    /// One `tracing` event, as a subscriber sees it.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct Traced {
+        target: String,
+        level: Level,
+        fields: BTreeMap<String, String>,
+    }
+
+    /// Keeps every event.
+    #[derive(Clone, Default)]
+    struct Keeper(Arc<Mutex<Vec<Traced>>>);
+
+    struct Fields<'a>(&'a mut BTreeMap<String, String>);
+
+    impl Visit for Fields<'_> {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            self.0.insert(field.name().to_owned(), format!("{value:?}"));
+        }
+    }
+
+    impl Subscriber for Keeper {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut fields = BTreeMap::new();
+            event.record(&mut Fields(&mut fields));
+            lock(&self.0).push(Traced {
+                target: event.metadata().target().to_owned(),
+                level: *event.metadata().level(),
+                fields,
+            });
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    type Address = &'static str;
+
+    const LISTENER: ListenerId = ListenerId(2);
+    const CHILD: ChildId = ChildId {
+        sequence: 7,
+        slot: 3,
+    };
+
+    /// A report in words, and its `tracing` event: both are promised to stay as they are.
+    #[track_caller]
+    fn check(event: Event<Address>, words: &str, level: Level, fields: &[(&str, &str)]) {
+        let report = Report {
+            pool: Arc::from("echo"),
+            event,
+        };
+        assert_eq!(report.to_string(), format!("pool echo: {words}"));
+        let keeper = Keeper::default();
+        tracing::subscriber::with_default(keeper.clone(), || trace(&report));
+        let fields = fields.iter().chain(&[("pool", "\"echo\"")]);
+        let expected = Traced {
+            target: "acceptor_pool".to_owned(),
+            level,
+            fields: fields
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        };
+        assert_eq!(*lock(&keeper.0), [expected]);
+    }
+
+    fn failed() -> Failure {
+        Failure::Error(Arc::from(Box::<dyn Error + Send + Sync>::from("no luck")))
+    }
+
+    #[test]
+    fn a_start_error() {
+        check(
+            Event::StartError {
+                listener: LISTENER,
+                child: CHILD,
+                failure: failed(),
+            },
+            "start error on listener 2: no luck",
+            Level::ERROR,
+            &[
+                ("message", "start error"),
+                ("event", "\"start_error\""),
+                ("listener", "2"),
+                ("child", "7"),
+                ("reason", "\"error\""),
+                ("error", "no luck"),
+            ],
+        );
+    }
+
+    #[test]
+    fn an_acceptor_that_failed() {
+        check(
+            Event::AcceptorFailed {
+                listener: LISTENER,
+                child: CHILD,
+                failure: Failure::Panic("oh".into()),
+            },
+            "acceptor 7 of listener 2 failed: panicked: oh",
+            Level::ERROR,
+            &[
+                ("message", "acceptor failed"),
+                ("event", "\"acceptor_failed\""),
+                ("listener", "2"),
+                ("child", "7"),
+                ("reason", "\"panic\""),
+                ("error", "panicked: oh"),
+            ],
+        );
+    }
+
+    #[track_caller]
+    fn check_connection(failure: Failure, words: &str, reason: &str) {
+        check(
+            Event::ConnectionFailed {
+                listener: LISTENER,
+                child: CHILD,
+                peer: "peer",
+                age: Duration::from_millis(2500),
+                failure,
+            },
+            &format!("connection 7 from \"peer\" on listener 2 failed after 2.500s: {words}"),
+            Level::ERROR,
+            &[
+                ("message", "connection failed"),
+                ("event", "\"connection_failed\""),
+                ("listener", "2"),
+                ("child", "7"),
+                ("peer", "\"peer\""),
+                ("age_seconds", "2.5"),
+                ("reason", &format!("{reason:?}")),
+                ("error", words),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_connection_that_failed_in_every_way() {
+        check_connection(failed(), "no luck", "error");
+        check_connection(Failure::Panic("oh".into()), "panicked: oh", "panic");
+        check_connection(Failure::Killed, "killed through the handle", "killed");
+        check_connection(Failure::Lost, "its runtime dropped the task", "lost");
+    }
+
+    #[test]
+    fn a_listener_that_failed() {
+        check(
+            Event::ListenerFailed {
+                listener: LISTENER,
+                local_addr: "here",
+                error: Arc::new(io::Error::other("no socket")),
+            },
+            "listener 2 on \"here\" failed: no socket",
+            Level::ERROR,
+            &[
+                ("message", "listener failed"),
+                ("event", "\"listener_failed\""),
+                ("listener", "2"),
+                ("local", "\"here\""),
+                ("error", "no socket"),
+            ],
+        );
+    }
+
+    #[test]
+    fn an_accept_pause() {
+        check(
+            Event::AcceptPaused {
+                listener: LISTENER,
+                local_addr: "here",
+                error: Arc::new(io::Error::other("no descriptors")),
+                pause: Duration::from_millis(5),
+                unreported: 3,
+            },
+            "listener 2 on \"here\" pauses 5ms (3 pauses before went unreported): no descriptors",
+            Level::WARN,
+            &[
+                ("message", "accept paused"),
+                ("event", "\"accept_paused\""),
+                ("listener", "2"),
+                ("local", "\"here\""),
+                ("pause_seconds", "0.005"),
+                ("unreported", "3"),
+                ("error", "no descriptors"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_a_stop_leaves() {
+        check(
+            Event::KilledWhileStopping { count: 4 },
+            "4 children were killed by the stop",
+            Level::WARN,
+            &[
+                ("message", "killed while stopping"),
+                ("event", "\"killed_while_stopping\""),
+                ("count", "4"),
+            ],
+        );
+        check(
+            Event::Stuck { count: 2 },
+            "2 children did not suspend after the kill and were left",
+            Level::ERROR,
+            &[
+                ("message", "children stuck after the kill"),
+                ("event", "\"stuck\""),
+                ("count", "2"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_pool_that_stops_by_itself() {
+        for (reason, words, word) in [
+            (
+                StopReason::Intensity,
+                "stops: restart intensity exceeded",
+                "max_restart_intensity",
+            ),
+            (
+                StopReason::RuntimeGone,
+                "stops: runtime gone",
+                "runtime_gone",
+            ),
+            (StopReason::Requested, "stops: requested", "requested"),
+            (
+                StopReason::OwnerDropped,
+                "stops: owner dropped",
+                "owner_dropped",
+            ),
+        ] {
+            check(
+                Event::PoolStopped { reason },
+                words,
+                Level::ERROR,
+                &[
+                    ("message", "pool stopped"),
+                    ("event", "\"pool_stopped\""),
+                    ("reason", &format!("{word:?}")),
+                ],
+            );
+        }
+    }
+}
