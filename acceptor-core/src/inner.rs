@@ -360,6 +360,11 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
         });
     }
 
+    pub(crate) fn socket_closed(self: &Arc<Self>) {
+        let now = self.time();
+        self.bring(|state, effects| state.machine.socket_closed(now, effects));
+    }
+
     /// The child has a connection: it is counted, before `serve` is first polled (Q3).
     pub(crate) fn became(
         &self,

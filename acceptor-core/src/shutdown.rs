@@ -1,7 +1,7 @@
 //! The way of a stop: lame duck → grace → stop → kill, each bounded (section 6).
 //!
 //! Pure: time is an argument. Invariants: phases only go forward; each begins
-//! when the one before was seen to end, never earlier; with no child left there
+//! when the one before was seen to end, never earlier; with nothing left there
 //! is no further phase.
 
 use std::time::{Duration, Instant};
@@ -24,10 +24,8 @@ pub(crate) enum Step {
     CloseListeners,
     TellStop,
     Kill,
-    /// All children are gone, but for those left behind as stuck.
-    Finish {
-        stuck: usize,
-    },
+    /// All is gone, but for what is left behind as stuck.
+    Finish,
 }
 
 /// Why the children are killed: by the plan, or in spite of it.
@@ -79,14 +77,14 @@ impl Stopping {
         self.killing == Killing::AfterTimeout
     }
 
-    /// The next step that is due, to be asked until there is none.
-    pub(crate) fn advance(&mut self, now: Instant, children: usize) -> Option<Step> {
+    /// The next step that is due, to be asked until there is none. `left` is how many children and sockets there are.
+    pub(crate) fn advance(&mut self, now: Instant, left: usize) -> Option<Step> {
         if self.finished {
             return None;
         }
         let due = self.deadline.is_some_and(|deadline| deadline <= now);
         match self.phase {
-            Phase::LameDuck if due || children == 0 => {
+            Phase::LameDuck if due || left == 0 => {
                 let grace = match self.plan.grace {
                     Grace::Within(grace) => now.checked_add(grace),
                     Grace::Forever => None,
@@ -94,7 +92,7 @@ impl Stopping {
                 self.enter(Phase::Grace, grace);
                 Some(Step::CloseListeners)
             }
-            Phase::Grace | Phase::Stop | Phase::Kill if children == 0 => self.finish(0),
+            Phase::Grace | Phase::Stop | Phase::Kill if left == 0 => self.finish(),
             Phase::Grace if due => match self.plan.shutdown {
                 Shutdown::Kill => self.enter_kill(now, Killing::AsPlanned),
                 Shutdown::Within(time) => {
@@ -107,7 +105,7 @@ impl Stopping {
                 }
             },
             Phase::Stop if due => self.enter_kill(now, Killing::AfterTimeout),
-            Phase::Kill if due => self.finish(children),
+            Phase::Kill if due => self.finish(),
             Phase::LameDuck | Phase::Grace | Phase::Stop | Phase::Kill => None,
         }
     }
@@ -136,9 +134,9 @@ impl Stopping {
         Some(Step::Kill)
     }
 
-    fn finish(&mut self, stuck: usize) -> Option<Step> {
+    fn finish(&mut self) -> Option<Step> {
         self.finished = true;
-        Some(Step::Finish { stuck })
+        Some(Step::Finish)
     }
 }
 
@@ -221,30 +219,29 @@ mod tests {
     fn phases_follow_each_other_as_planned() {
         use Step::{CloseListeners, Finish, Kill, TellStop};
         let (zero, some) = (Grace::from(ms(0)), Grace::from(ms(20)));
-        let left = Finish { stuck: 1 };
         check(
             plan(0, zero, Shutdown::Kill),
-            &[(0, CloseListeners), (0, Kill), (40, left)],
+            &[(0, CloseListeners), (0, Kill), (40, Finish)],
         );
         check(
             plan(10, zero, Shutdown::Kill),
-            &[(10, CloseListeners), (10, Kill), (50, left)],
+            &[(10, CloseListeners), (10, Kill), (50, Finish)],
         );
         check(
             plan(0, some, Shutdown::Kill),
-            &[(0, CloseListeners), (20, Kill), (60, left)],
+            &[(0, CloseListeners), (20, Kill), (60, Finish)],
         );
         check(
             plan(10, some, Shutdown::Kill),
-            &[(10, CloseListeners), (30, Kill), (70, left)],
+            &[(10, CloseListeners), (30, Kill), (70, Finish)],
         );
         check(
             plan(0, zero, Shutdown::Within(ms(0))),
-            &[(0, CloseListeners), (0, TellStop), (0, Kill), (40, left)],
+            &[(0, CloseListeners), (0, TellStop), (0, Kill), (40, Finish)],
         );
         check(
             plan(0, zero, Shutdown::Within(ms(30))),
-            &[(0, CloseListeners), (0, TellStop), (30, Kill), (70, left)],
+            &[(0, CloseListeners), (0, TellStop), (30, Kill), (70, Finish)],
         );
         check(
             plan(10, some, Shutdown::Within(ms(30))),
@@ -252,7 +249,7 @@ mod tests {
                 (10, CloseListeners),
                 (30, TellStop),
                 (60, Kill),
-                (100, left),
+                (100, Finish),
             ],
         );
         check(
@@ -330,7 +327,7 @@ mod tests {
                     steps.push(Step::CloseListeners);
                 } else if children == 0 {
                     self.over = true;
-                    steps.push(Step::Finish { stuck: 0 });
+                    steps.push(Step::Finish);
                 } else if self.phase == Phase::Grace {
                     match self.plan.grace {
                         Grace::Within(grace) if lasted >= grace => {}
@@ -356,7 +353,7 @@ mod tests {
                         return steps;
                     }
                     self.over = true;
-                    steps.push(Step::Finish { stuck: children });
+                    steps.push(Step::Finish);
                 }
             }
         }

@@ -29,6 +29,8 @@ pub(crate) struct Supervisor<C, S, A> {
     children_ever: u64,
     listeners_ever: u64,
     connections: usize,
+    /// Sockets that are not closed yet, be they told to: the pool ends with the last of them and the last child (S3).
+    sockets: usize,
     intensity: Intensity,
     stop: Option<Stop>,
 }
@@ -133,6 +135,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
             children_ever: 0,
             listeners_ever: 0,
             connections: 0,
+            sockets: 0,
             intensity: Intensity::default(),
             stop: None,
         }
@@ -186,6 +189,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         effects: &mut Effects<C, S, A>,
     ) -> ListenerId {
         self.listeners_ever += 1;
+        self.sockets += 1;
         let id = ListenerId(self.listeners_ever);
         let listening = Listening {
             socket: socket(id),
@@ -349,6 +353,12 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         Some(listening.socket)
     }
 
+    /// A listener's socket is closed: its address can be bound again.
+    pub(crate) fn socket_closed(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+        self.sockets -= 1;
+        self.advance(now, effects);
+    }
+
     /// How to reach a child, what it is, and its listener if that is open; `None` if it is not, or no longer, in the table.
     pub(crate) fn control(&self, id: ChildId) -> Option<(C, Role, Option<S>)> {
         let child = self.children.get(id.slot).filter(|child| child.id == id)?;
@@ -416,7 +426,10 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
 
     fn advance(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
         while let Some(stop) = &mut self.stop {
-            match stop.stopping.advance(now, self.children.len()) {
+            match stop
+                .stopping
+                .advance(now, self.children.len() + self.sockets)
+            {
                 Some(step) => self.take(step, now, effects),
                 None => return,
             }
@@ -434,7 +447,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
             }
             Step::TellStop => self.tell_all(Command::Stop, effects),
             Step::Kill => self.tell_all(Command::Kill, effects),
-            Step::Finish { stuck } => self.finish(stuck, now, effects),
+            Step::Finish => self.finish(now, effects),
         }
     }
 
@@ -444,7 +457,8 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         effects.tell.extend(told);
     }
 
-    fn finish(&mut self, stuck: usize, now: Instant, effects: &mut Effects<C, S, A>) {
+    fn finish(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+        let stuck = self.children.len();
         let Some(stop) = &mut self.stop else { return };
         stop.finished = true;
         let kill = Phase::Kill as usize;

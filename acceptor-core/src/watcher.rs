@@ -53,6 +53,20 @@ enum Turn {
     Closed,
 }
 
+/// An open socket. In this order: it is closed, then the pool is told.
+struct Open<R: Runtime, L: Listener> {
+    gate: Gate<L>,
+    _told: TellsClosed<R, L>,
+}
+
+struct TellsClosed<R: Runtime, L: Listener>(Arc<Inner<R, L>>);
+
+impl<R: Runtime, L: Listener> Drop for TellsClosed<R, L> {
+    fn drop(&mut self) {
+        self.0.socket_closed();
+    }
+}
+
 pub(crate) fn watch<R: Runtime, L: Listener>(
     inner: Arc<Inner<R, L>>,
     gate: Gate<L>,
@@ -68,12 +82,16 @@ pub(crate) fn watch<R: Runtime, L: Listener>(
         pauses: Pauses::new(),
         turns: 0,
     };
+    let open = Open {
+        gate,
+        _told: TellsClosed(Arc::clone(&desk.inner)),
+    };
     async move {
         // In this order: the gate is dropped, and the socket closed, before the acceptors are told.
         let mut desk = desk;
-        let gate = gate;
+        let open = open;
         loop {
-            let mut accept = pin!(gate.listener().accept());
+            let mut accept = pin!(open.gate.listener().accept());
             match poll_fn(|cx| desk.poll_turn(cx, accept.as_mut())).await {
                 Turn::Over => {}
                 Turn::Closed => break,

@@ -1028,3 +1028,39 @@ fn a_child_that_was_left_as_stuck_may_end_as_it_likes() {
     assert_eq!((report.stuck, report.all_connections().total()), (1, 0));
     assert_eq!((runtime.tasks(), runtime.panics()), (0, 0));
 }
+
+/// An acceptor that never gets through its `init`.
+struct Slow;
+
+impl Acceptor<MemoryListener> for Slow {
+    type State = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        std::future::pending().await
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, _: ()) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn when_the_result_is_there_the_sockets_are_closed() {
+    for act in [Act::Stop, Act::Kill, Act::DropOwner] {
+        let runtime = Manual::new(&Faults::default());
+        let port = Port::new(1, &Ledger::default(), &Faults::default());
+        let pool = Pool::start(runtime.clone(), Spec::new("slow", Slow)).unwrap();
+        pool.add_listener(port.listen(), 2).unwrap();
+        runtime.settle();
+        let mut join = Box::pin(pool.join());
+        match act {
+            Act::Stop => drop(pool.stop()),
+            Act::Kill => drop(pool.kill()),
+            _ => drop(pool),
+        }
+        while poll_once(join.as_mut()).is_pending() {
+            assert!(runtime.step().is_some(), "{act:?}: join hangs");
+        }
+        assert!(!port.is_open(), "{act:?}");
+    }
+}

@@ -191,6 +191,7 @@ enum Act {
     BecameAgain(usize),
     Close(usize),
     CloseAgain,
+    SocketCloses(usize),
     Stop(StopReason),
     Kill(StopReason),
     Wait(u64),
@@ -250,6 +251,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => any().prop_map(Act::BecameAgain),
         2 => any().prop_map(Act::Close),
         1 => Just(Act::CloseAgain),
+        3 => any().prop_map(Act::SocketCloses),
         1 => reason().prop_map(Act::Stop),
         1 => reason().prop_map(Act::Kill),
         8 => (0..60_u64).prop_map(Act::Wait),
@@ -315,6 +317,8 @@ struct World {
     stop: Option<Halt>,
     children_ever: BTreeSet<ChildId>,
     to_drain: Vec<ListenerId>,
+    /// Sockets that are not closed yet.
+    sockets: BTreeSet<ListenerId>,
 }
 
 impl World {
@@ -332,6 +336,7 @@ impl World {
             stop: None,
             children_ever: BTreeSet::new(),
             to_drain: Vec::new(),
+            sockets: BTreeSet::new(),
         }
     }
 
@@ -394,6 +399,13 @@ impl World {
                     self.unmoved(&effects);
                 }
             }
+            Act::SocketCloses(which) => {
+                let closing = |id: &&ListenerId| !self.open.contains_key(id);
+                let closing: Vec<_> = self.sockets.iter().filter(closing).copied().collect();
+                if let Some(which) = which.checked_rem(closing.len()) {
+                    self.socket_closes(closing[which]);
+                }
+            }
             Act::Stop(reason) => self.stop(*reason),
             Act::Kill(reason) => self.kill(*reason),
             Act::Wait(time) => self.wait(ms(*time)),
@@ -430,6 +442,7 @@ impl World {
             .add_listener(|id| id, acceptors, control, &mut effects);
         assert!(!self.open.contains_key(&id) && !self.closed.contains(&id));
         self.open.insert(id, (acceptors, 0));
+        self.sockets.insert(id);
         assert_eq!(effects.start.len(), acceptors);
         for start in std::mem::take(&mut effects.start) {
             self.begins(start, id, Duration::ZERO, 0);
@@ -624,6 +637,14 @@ impl World {
         self.settle(effects, expected, &left);
     }
 
+    fn socket_closes(&mut self, id: ListenerId) {
+        self.sockets.remove(&id);
+        let mut effects = Outcome::default();
+        self.machine.socket_closed(self.now, &mut effects);
+        let left = effects.gone.drain(..).map(|child| child.id).collect();
+        self.settle(effects, Vec::new(), &left);
+    }
+
     fn wait(&mut self, time: Duration) {
         self.now += time;
         let mut effects = Outcome::default();
@@ -638,7 +659,7 @@ impl World {
         let mut closes = Vec::new();
         let mut finished = None;
         while let Some(mut stop) = self.stop.take_if(|stop| !stop.finished) {
-            let none = self.children.is_empty();
+            let none = self.children.is_empty() && self.sockets.is_empty();
             let lasted = now - stop.since;
             let next = match stop.phase {
                 Phase::LameDuck => {
@@ -864,15 +885,18 @@ proptest! {
         check(rules, &acts);
     }
 
-    /// Every child ends in the end, and then the pool has stopped.
+    /// Every child ends, every socket closes, and then the pool has stopped.
     #[test]
-    fn a_stop_ends_when_the_last_child_has_ended(rules in any_rules(), acts in acts()) {
+    fn a_stop_ends_when_the_last_child_has_ended_and_the_last_socket_is_closed(rules in any_rules(), acts in acts()) {
         let mut world = check(rules, &acts);
         world.act(&Act::Stop(StopReason::Requested));
         world.wait(ms(40));
         while !world.children.is_empty() {
             world.act(&Act::AcceptorEnds(0, How::Stopped));
             world.act(&Act::ConnectionEnds(0, How::Normal));
+        }
+        while world.sockets.iter().any(|id| !world.open.contains_key(id)) {
+            world.act(&Act::SocketCloses(0));
         }
         prop_assert_eq!(world.machine.state(), PoolState::Stopped);
     }
@@ -1015,6 +1039,7 @@ fn with_the_kill_planned_the_killed_are_not_reported_but_in_the_result() {
         Act::Add(1),
         Act::Became(0),
         Act::Stop(StopReason::Requested),
+        Act::SocketCloses(0),
         Act::AcceptorEnds(0, How::Stopped),
         Act::ConnectionEnds(0, How::Killed),
     ];
