@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use acceptor_tokio::{
     Acceptor, BoxError, Connection, EndKind, Event, Init, ListenerInfo, Phase, Pool, Shutdown,
-    Spec, TcpListener, acceptor_fn,
+    Spec, TcpListener, TokioRuntime, acceptor_fn,
 };
 use support::{
-    PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, listen, ping, runtime,
-    soon,
+    PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, listen, listen_on,
+    loopback, ping, runtime, soon,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Builder;
 use tokio::sync::{Barrier, Notify};
 
 /// What blocks a thread, until it is dropped; a test that fails drops it as well.
@@ -29,6 +30,18 @@ impl Blockade {
         let (release, released) = mpsc::channel();
         (release, Self(Arc::new(std::sync::Mutex::new(released))))
     }
+}
+
+/// Runs a test whose pool has a runtime of two threads for itself. The test is on a runtime of its own, so that
+/// its clients and its patience do not depend on the threads that are blocked.
+fn on_two_threads<F: Future<Output = ()>>(test: impl FnOnce(TokioRuntime) -> F) {
+    let runtime = |mut builder: Builder| {
+        let built = builder.worker_threads(2).enable_all().build();
+        built.expect("a runtime can be built")
+    };
+    let theirs = runtime(Builder::new_multi_thread());
+    let handle = TokioRuntime::from_handle(theirs.handle().clone()).expect("it has a timer");
+    runtime(Builder::new_current_thread()).block_on(test(handle));
 }
 
 /// Says `b` and blocks its thread if the client says `b`; echoes otherwise.
@@ -68,12 +81,12 @@ fn blocks_at_once(blockade: Blockade, blocking: Arc<AtomicUsize>) -> Spec {
 }
 
 /// Each round one connection blocks one of the two threads at once, and the next is served all the same.
-async fn check_blocking(acceptors: usize) {
+async fn check_blocking(theirs: TokioRuntime, acceptors: usize) {
     let (release, blockade) = Blockade::new();
     let blocking = Arc::new(AtomicUsize::new(0));
     let spec = blocks_at_once(blockade, Arc::clone(&blocking));
-    let pool = Pool::start(runtime(), spec).expect("the spec is allowed");
-    let (_, address) = listen(&pool, acceptors);
+    let pool = Pool::start(theirs.clone(), spec).expect("the spec is allowed");
+    let (_, address) = listen_on(&pool, &theirs, loopback(), acceptors);
     for round in 0..100 {
         let blocked = connect(address).await;
         eventually("a connection blocks", || {
@@ -89,26 +102,30 @@ async fn check_blocking(acceptors: usize) {
     assert_eq!(soon("the stop ends", pool.stop()).await.stuck, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_serve_that_blocks_its_thread_does_not_delay_the_only_acceptors_successor() {
-    check_blocking(1).await;
+#[test]
+fn a_serve_that_blocks_its_thread_does_not_delay_the_only_acceptors_successor() {
+    on_two_threads(|theirs| check_blocking(theirs, 1));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_serve_that_blocks_its_thread_does_not_delay_an_acceptor_that_waits_behind_it() {
-    check_blocking(2).await;
+#[test]
+fn a_serve_that_blocks_its_thread_does_not_delay_an_acceptor_that_waits_behind_it() {
+    on_two_threads(|theirs| check_blocking(theirs, 2));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_child_that_does_not_suspend_is_reported_stuck_and_left() {
+#[test]
+fn a_child_that_does_not_suspend_is_reported_stuck_and_left() {
+    on_two_threads(check_stuck);
+}
+
+async fn check_stuck(theirs: TokioRuntime) {
     let (release, blockade) = Blockade::new();
     let (shutdown, patience) = (Duration::from_millis(200), Duration::from_millis(300));
     let reports = Reports::default();
     let spec = blocks_when_asked(blockade)
         .shutdown(shutdown)
         .patience(patience);
-    let pool = Pool::start(runtime(), spec.observer(reports.observer())).unwrap();
-    let (_, address) = listen(&pool, 1);
+    let pool = Pool::start(theirs.clone(), spec.observer(reports.observer())).unwrap();
+    let (_, address) = listen_on(&pool, &theirs, loopback(), 1);
     let (mut blocked, idle) = (connect(address).await, client(address).await);
     blocked.write_u8(b'b').await.unwrap();
     soon("it says that it blocks", blocked.read_u8())
@@ -145,15 +162,19 @@ async fn a_child_that_does_not_suspend_is_reported_stuck_and_left() {
     drop(idle);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_brutal_stop_waits_for_the_patience_only() {
+#[test]
+fn a_brutal_stop_waits_for_the_patience_only() {
+    on_two_threads(check_brutal);
+}
+
+async fn check_brutal(theirs: TokioRuntime) {
     let (_release, blockade) = Blockade::new();
     let patience = Duration::from_millis(300);
     let spec = blocks_when_asked(blockade)
         .shutdown(Shutdown::Kill)
         .patience(patience);
-    let pool = Pool::start(runtime(), spec).unwrap();
-    let (_, address) = listen(&pool, 1);
+    let pool = Pool::start(theirs.clone(), spec).unwrap();
+    let (_, address) = listen_on(&pool, &theirs, loopback(), 1);
     let mut blocked = connect(address).await;
     blocked.write_u8(b'b').await.unwrap();
     soon("it says that it blocks", blocked.read_u8())
