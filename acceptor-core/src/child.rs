@@ -17,7 +17,7 @@ use crate::inner::{Inner, Starting};
 use crate::listener::Listener;
 use crate::runtime::Runtime;
 use crate::seat::Child;
-use crate::sync::guarded;
+use crate::sync::{guarded, wake};
 
 pub(crate) struct ChildTask<R: Runtime, L: Listener> {
     inner: Arc<Inner<R, L>>,
@@ -108,6 +108,10 @@ impl<R: Runtime, L: Listener> Future for ChildTask<R, L> {
         let this = self.get_mut();
         if let Some(replacement) = this.replacement.take() {
             this.inner.begin(replacement, cx);
+            // A runtime may keep what was woken or spawned here for this thread: `serve`, which may block,
+            // comes after it, not before (B5).
+            wake(cx.waker().clone());
+            return Poll::Pending;
         }
         let end = match guarded(|| this.poll_body(cx)) {
             Ok(Poll::Pending) => return Poll::Pending,

@@ -44,6 +44,14 @@ struct Desk<R: Runtime, L: Listener> {
     pause: Option<BoxFuture<'static, ()>>,
     pauses: Pauses,
     turns: u32,
+    spawned: Spawned,
+}
+
+/// Whether a connection was spawned since this task last let others run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spawned {
+    No,
+    Yes,
 }
 
 /// What came of one call of `accept`.
@@ -81,6 +89,7 @@ pub(crate) fn watch<R: Runtime, L: Listener>(
         pause: None,
         pauses: Pauses::new(),
         turns: 0,
+        spawned: Spawned::No,
     };
     let open = Open {
         gate,
@@ -111,12 +120,18 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
         self.turns += 1;
         if self.turns > TURNS_IN_A_ROW {
             self.turns = 0;
+            self.spawned = Spawned::No;
             wake(cx.waker().clone());
             return Poll::Pending;
         }
         match self.poll_line(cx, accept) {
             Poll::Pending => {
                 self.turns = 0;
+                if std::mem::replace(&mut self.spawned, Spawned::No) == Spawned::Yes {
+                    // A runtime may run the connection next on this thread without waking another. Should it block,
+                    // nobody would look at the sockets: so this task is there for another thread to take (B5).
+                    wake(cx.waker().clone());
+                }
                 Poll::Pending
             }
             ready => ready,
@@ -259,6 +274,7 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
         let inner = Arc::clone(&self.inner);
         let task = ChildTask::new(inner, id, first.seat, serve, replacement);
         self.inner.spawn(task);
+        self.spawned = Spawned::Yes;
     }
 
     /// Starts a replacement; gives it back if the connection's task is to start it.

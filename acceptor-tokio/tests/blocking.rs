@@ -62,7 +62,10 @@ fn blocks_when_asked(blockade: Blockade) -> Spec {
 }
 
 /// Blocks its thread in the very first poll, before anything could be awaited; the second one echoes.
-fn blocks_at_once(blockade: Blockade, blocking: Arc<AtomicUsize>) -> Spec {
+fn blocks_at_once(
+    blockade: Blockade,
+    blocking: Arc<AtomicUsize>,
+) -> impl Acceptor<TcpListener, State = ()> {
     let connections = AtomicUsize::new(0);
     let serve = move |mut connection: Connection| {
         let nth = connections.fetch_add(1, Ordering::SeqCst);
@@ -77,22 +80,46 @@ fn blocks_at_once(blockade: Blockade, blocking: Arc<AtomicUsize>) -> Spec {
             echo(&mut connection.stream).await
         }
     };
-    Spec::new("blocks at once", acceptor_fn(serve))
+    acceptor_fn(serve)
+}
+
+/// The same acceptor, with an `init` that suspends once.
+struct WithInit<A>(A);
+
+impl<A: Acceptor<TcpListener, State = ()>> Acceptor<TcpListener> for WithInit<A> {
+    type State = ();
+
+    async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+        tokio::task::yield_now().await;
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, connection: Connection, state: ()) -> Result<(), BoxError> {
+        self.0.serve(connection, state).await
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Prepared {
+    Without,
+    WithInit,
 }
 
 /// Each round one connection blocks one of the two threads at once, and the next is served all the same.
-async fn check_blocking(theirs: TokioRuntime, acceptors: usize) {
+async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usize) {
     let (release, blockade) = Blockade::new();
     let blocking = Arc::new(AtomicUsize::new(0));
-    let spec = blocks_at_once(blockade, Arc::clone(&blocking));
+    let acceptor = blocks_at_once(blockade, Arc::clone(&blocking));
+    let spec = match prepared {
+        Prepared::Without => Spec::new("blocks at once", acceptor),
+        Prepared::WithInit => Spec::new("blocks at once", WithInit(acceptor)),
+    };
     let pool = Pool::start(theirs.clone(), spec).expect("the spec is allowed");
     let (_, address) = listen_on(&pool, &theirs, loopback(), acceptors);
     for round in 0..100 {
         let blocked = connect(address).await;
-        eventually("a connection blocks", || {
-            blocking.load(Ordering::SeqCst) == round + 1
-        })
-        .await;
+        let blocks = || blocking.load(Ordering::SeqCst) == round + 1;
+        eventually("a connection blocks", blocks).await;
         drop(client(address).await);
         release.send(()).expect("the pool lives");
         drop(blocked);
@@ -103,13 +130,23 @@ async fn check_blocking(theirs: TokioRuntime, acceptors: usize) {
 }
 
 #[test]
-fn a_serve_that_blocks_its_thread_does_not_delay_the_only_acceptors_successor() {
-    on_two_threads(|theirs| check_blocking(theirs, 1));
+fn a_serve_that_blocks_its_thread_does_not_delay_its_only_replacement() {
+    on_two_threads(|theirs| check_blocking(theirs, Prepared::Without, 1));
 }
 
 #[test]
-fn a_serve_that_blocks_its_thread_does_not_delay_an_acceptor_that_waits_behind_it() {
-    on_two_threads(|theirs| check_blocking(theirs, 2));
+fn a_serve_that_blocks_its_thread_does_not_delay_who_waits_behind_it() {
+    on_two_threads(|theirs| check_blocking(theirs, Prepared::Without, 2));
+}
+
+#[test]
+fn a_serve_that_blocks_its_thread_does_not_delay_the_init_of_its_only_replacement() {
+    on_two_threads(|theirs| check_blocking(theirs, Prepared::WithInit, 1));
+}
+
+#[test]
+fn a_serve_that_blocks_its_thread_delays_neither_who_waits_behind_it_nor_an_init() {
+    on_two_threads(|theirs| check_blocking(theirs, Prepared::WithInit, 2));
 }
 
 #[test]
