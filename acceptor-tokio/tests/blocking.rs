@@ -83,14 +83,15 @@ fn blocks_at_once(
     acceptor_fn(serve)
 }
 
-/// The same acceptor, with an `init` that suspends once.
-struct WithInit<A>(A);
+/// The same acceptor, with an `init` that suspends once, and is counted when it is through.
+struct WithInit<A>(A, Arc<AtomicUsize>);
 
 impl<A: Acceptor<TcpListener, State = ()>> Acceptor<TcpListener> for WithInit<A> {
     type State = ();
 
     async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
         tokio::task::yield_now().await;
+        self.1.fetch_add(1, Ordering::SeqCst);
         Ok(Init::Accept(()))
     }
 
@@ -109,10 +110,11 @@ enum Prepared {
 async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usize) {
     let (release, blockade) = Blockade::new();
     let blocking = Arc::new(AtomicUsize::new(0));
+    let inits = Arc::new(AtomicUsize::new(0));
     let acceptor = blocks_at_once(blockade, Arc::clone(&blocking));
     let spec = match prepared {
         Prepared::Without => Spec::new("blocks at once", acceptor),
-        Prepared::WithInit => Spec::new("blocks at once", WithInit(acceptor)),
+        Prepared::WithInit => Spec::new("blocks at once", WithInit(acceptor, Arc::clone(&inits))),
     };
     let pool = Pool::start(theirs.clone(), spec).expect("the spec is allowed");
     let (_, address) = listen_on(&pool, &theirs, loopback(), acceptors);
@@ -120,6 +122,11 @@ async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usi
         let blocked = connect(address).await;
         let blocks = || blocking.load(Ordering::SeqCst) == round + 1;
         eventually("a connection blocks", blocks).await;
+        if let Prepared::WithInit = prepared {
+            let all = acceptors + 2 * round + 1;
+            let through = || inits.load(Ordering::SeqCst) == all;
+            eventually("its replacement is through its init", through).await;
+        }
         drop(client(address).await);
         release.send(()).expect("the pool lives");
         drop(blocked);
