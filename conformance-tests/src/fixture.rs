@@ -1,0 +1,715 @@
+//! What tests play with: a pool whose acceptor does as it is told, and a record of all it was called with.
+//!
+//! Invariants: everything that the acceptor sees is recorded before it goes on;
+//! an order to a connection is acknowledged before its consequence begins; no
+//! wait here is longer than the patience.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, pending};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use acceptor_core::{
+    Acceptor, BoxError, ChildId, CleanExit, Connection, Counts, Init, Listener, ListenerId,
+    ListenerInfo, PoolHandle, PoolState, Report, Runtime, Signal, Signals, Spec, StopReport,
+    Terminate,
+};
+use futures::channel::{mpsc, oneshot};
+use futures::future::{Either, select};
+use futures::io::{AsyncReadExt, AsyncWriteExt};
+use futures::{FutureExt, StreamExt};
+
+use crate::patience::Patience;
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict};
+use crate::world::{Client, Closed, World};
+
+/// The owner of a pool in a world.
+pub type Pool<W> = acceptor_core::Pool<<W as World>::Runtime, <W as World>::Listener>;
+/// A handle of a pool in a world.
+pub type Handle<W> = PoolHandle<<W as World>::Runtime, <W as World>::Listener>;
+
+/// What `init` is to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Accept, with no time-out.
+    Accept,
+    /// Accept within this time.
+    AcceptWithin(Duration),
+    /// Accept, as *hibernate*.
+    Hibernate,
+    /// Ignore.
+    Ignore,
+    /// An error of this name.
+    Fail(&'static str),
+    /// The clean exit as an error.
+    FailCleanly,
+    /// A panic with this message.
+    Panic(&'static str),
+    /// Never.
+    Nothing,
+}
+
+/// What `terminate` is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// Return at once.
+    Leave,
+    /// Panic with this message.
+    Panic(&'static str),
+    /// Never return.
+    Stay,
+}
+
+/// What a connection is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Return `Ok`.
+    Return,
+    /// Return `Ok` at this time.
+    ReturnAt(Instant),
+    /// Return the clean exit.
+    ExitCleanly,
+    /// Return the clean exit, with this reason.
+    ExitCleanlyBecause(&'static str),
+    /// Return an error of this name.
+    Fail(&'static str),
+    /// Panic with this message.
+    Panic(&'static str),
+    /// Take the stop signal, and take no notice of it.
+    TrapAndStay,
+    /// Take the stop signal, and leave so long after it.
+    TrapAndLeaveAfter(Duration),
+}
+
+/// How the future of `serve` ended, as it saw it itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Departure {
+    /// It returned by itself, or panicked as it was told to.
+    ByItself,
+    /// It left because of the stop signal.
+    Told,
+    /// It was dropped.
+    Dropped,
+}
+
+/// A call of the acceptor, in the order of the calls.
+#[derive(Debug, Clone)]
+pub enum Call {
+    /// `init` began.
+    Init {
+        /// The how-manieth it is, from 1.
+        number: usize,
+        /// What it was given.
+        info: ListenerInfo<SocketAddr>,
+    },
+    /// `serve` began.
+    Serve(Served),
+    /// `serve` is over: its future is gone.
+    Left {
+        /// Which connection.
+        child: ChildId,
+        /// How it ended.
+        departure: Departure,
+    },
+    /// `terminate` began.
+    Terminate {
+        /// The number of the `init` that made the state.
+        number: usize,
+        /// Why.
+        reason: Terminate,
+    },
+    /// The state of an `init` was dropped.
+    StateDropped {
+        /// The number of that `init`.
+        number: usize,
+    },
+}
+
+/// A connection that is served, and a line to give it orders.
+#[derive(Clone)]
+pub struct Served {
+    /// Its id.
+    pub child: ChildId,
+    /// Where it came from.
+    pub listener: ListenerId,
+    /// Its peer.
+    pub peer_addr: SocketAddr,
+    /// Its own end.
+    pub local_addr: SocketAddr,
+    /// Its signals.
+    pub signals: Signals,
+    /// The number of the `init` that made its state.
+    pub number: usize,
+    orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served")
+            .field("child", &self.child)
+            .field("peer_addr", &self.peer_addr)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A pool's surroundings: a world, a script for its acceptor, and the records.
+pub struct Fixture<W> {
+    /// The world.
+    pub world: Arc<W>,
+    /// How long it waits.
+    pub patience: Patience,
+    /// All calls of the acceptor.
+    pub calls: Record<Call>,
+    /// All reports of the pool.
+    pub reports: Record<Report<SocketAddr>>,
+    script: Arc<Script>,
+}
+
+impl<W> fmt::Debug for Fixture<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fixture")
+            .field("patience", &self.patience)
+            .field("calls", &self.calls)
+            .field("reports", &self.reports)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Script {
+    inits: AtomicUsize,
+    answers: Mutex<Answers>,
+    farewell: Mutex<Farewell>,
+}
+
+struct Answers {
+    first: VecDeque<Answer>,
+    then: Answer,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<W: World> Fixture<W> {
+    /// Surroundings in which `init` accepts and `terminate` returns.
+    pub fn new(world: &Arc<W>) -> Self {
+        Self {
+            world: Arc::clone(world),
+            patience: Patience::of_environment(),
+            calls: Record::default(),
+            reports: Record::default(),
+            script: Arc::new(Script {
+                inits: AtomicUsize::new(0),
+                answers: Mutex::new(Answers {
+                    first: VecDeque::new(),
+                    then: Answer::Accept,
+                }),
+                farewell: Mutex::new(Farewell::Leave),
+            }),
+        }
+    }
+
+    /// Says what the next calls of `init` answer, and what all after them do.
+    pub fn answers(&self, first: impl IntoIterator<Item = Answer>, then: Answer) {
+        let first = first.into_iter().collect();
+        *lock(&self.script.answers) = Answers { first, then };
+    }
+
+    /// Says what `terminate` does.
+    pub fn farewell(&self, farewell: Farewell) {
+        *lock(&self.script.farewell) = farewell;
+    }
+
+    /// The acceptor that does as it is told.
+    pub fn acceptor(&self) -> Scripted<W> {
+        Scripted {
+            world: Arc::clone(&self.world),
+            script: Arc::clone(&self.script),
+            calls: self.calls.clone(),
+        }
+    }
+
+    /// A spec of that acceptor, whose reports are recorded.
+    pub fn spec(&self, id: &'static str) -> Spec<W::Listener> {
+        let reports = self.reports.clone();
+        let observer = move |report: &Report<SocketAddr>| reports.push(report.clone());
+        Spec::new(id, self.acceptor()).observer(observer)
+    }
+
+    /// Starts a pool in this world.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it does not start.
+    pub fn start(&self, spec: Spec<W::Listener>) -> Result<Pool<W>, Broken> {
+        Pool::<W>::start(self.world.runtime(), spec)
+            .map_err(|error| Broken::new("the pool starts", error.to_string()))
+    }
+
+    /// Adds a listener on the loopback.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it cannot be bound, or the pool refuses it.
+    pub fn listen(
+        &self,
+        pool: &Handle<W>,
+        acceptors: usize,
+    ) -> Result<(ListenerId, SocketAddr), Broken> {
+        let bound = self.world.listen();
+        let (listener, address) =
+            bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
+        let added = pool.add_listener(listener, acceptors);
+        let id = added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
+        Ok((id, address))
+    }
+
+    /// Connects a client, and waits until it is served.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it cannot connect, or is not served.
+    pub async fn connect(&self, address: SocketAddr) -> Result<(W::Client, Served), Broken> {
+        let client = self.knock(address).await?;
+        let served = self.served(&client).await?;
+        Ok((client, served))
+    }
+
+    /// Connects a client, which need not be served at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it cannot connect.
+    pub async fn knock(&self, address: SocketAddr) -> Result<W::Client, Broken> {
+        let connected = self.event("a client connects", self.world.connect(address));
+        let refused = |error: io::Error| Broken::new("a client connects", error.to_string());
+        connected.await?.map_err(refused)
+    }
+
+    /// Waits until a client is served.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it is not.
+    pub async fn served(&self, client: &W::Client) -> Result<Served, Broken> {
+        let peer = client.local_addr();
+        let served = self.calls.first(move |call| match call {
+            Call::Serve(served) if served.peer_addr == peer => Some(served.clone()),
+            _ => None,
+        });
+        self.event("the client is served", served).await
+    }
+
+    /// Sends a line, and expects it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it does not come back as it was sent.
+    pub async fn echo(&self, client: &mut W::Client, line: &str) -> Verdict {
+        let expected = || format!("the connection echoes {line:?}");
+        let exchange = async {
+            client.send(format!("{line}\n").as_bytes()).await?;
+            client.receive_line().await
+        };
+        match self.event(&expected(), exchange).await? {
+            Ok(back) if back == line => Ok(()),
+            Ok(back) => Err(Broken::new(expected(), format!("{back:?} came back"))),
+            Err(error) => Err(Broken::new(expected(), error.to_string())),
+        }
+    }
+
+    /// Whether a new client is served: a line that it sends comes back.
+    pub async fn serves(&self, address: SocketAddr) -> bool {
+        let client = self.knock(address).await;
+        match client {
+            Ok(mut client) => self.echo(&mut client, "anybody there?").await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Waits until the other side has closed a client's connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it does not.
+    pub async fn closed(&self, client: &mut W::Client) -> Result<Closed, Broken> {
+        self.event("the client's connection is closed", client.closed())
+            .await
+    }
+
+    /// Gives a connection an order, and waits until it took it.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it does not take it.
+    pub async fn order(&self, served: &Served, order: Order) -> Verdict {
+        let (tell, told) = oneshot::channel();
+        let what = "the connection takes an order";
+        if served.orders.unbounded_send((order, tell)).is_err() {
+            return Err(Broken::new(what, "it has ended"));
+        }
+        match self.event(what, told).await? {
+            Ok(()) => Ok(()),
+            Err(oneshot::Canceled) => Err(Broken::new(what, "it ended before it took it")),
+        }
+    }
+
+    /// Waits until the end of a child is visible: it is not in the lists any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it stays there.
+    pub async fn ended(&self, pool: &Handle<W>, child: ChildId) -> Verdict {
+        let look = || match pool.connections() {
+            Ok(list) if list.iter().any(|record| record.id == child) => Err(list),
+            _ => Ok(()),
+        };
+        self.until("the connection leaves the list", look).await
+    }
+
+    /// Waits for the result of a pool that stops, or is to stop.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if there is none.
+    pub async fn join(&self, pool: &Handle<W>) -> Result<StopReport, Broken> {
+        self.event("the pool stops", pool.join()).await
+    }
+
+    /// Waits until the pool has these counts.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it gets them never.
+    pub async fn counts(&self, pool: &Handle<W>, active: usize, workers: usize) -> Verdict {
+        let what = format!("{active} active, {workers} workers");
+        let look = || match pool.counts() {
+            Ok(Counts {
+                active: a,
+                workers: w,
+                ..
+            }) if (a, w) == (active, workers) => Ok(()),
+            seen => Err(seen),
+        };
+        self.until(&what, look).await
+    }
+
+    /// Waits for an event.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it does not come.
+    pub async fn event<T>(&self, what: &str, event: impl Future<Output = T>) -> Result<T, Broken> {
+        self.patience.wait(&self.world.runtime(), what, event).await
+    }
+
+    /// Waits for a condition that tells nobody when it changes.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it does not come.
+    pub async fn until<T, S: fmt::Debug>(
+        &self,
+        what: &str,
+        look: impl FnMut() -> Result<T, S>,
+    ) -> Result<T, Broken> {
+        self.patience.until(&self.world.runtime(), what, look).await
+    }
+
+    /// The time of this world.
+    pub fn now(&self) -> Instant {
+        self.world.runtime().now()
+    }
+
+    /// Lets time pass, where a scene is about time.
+    pub async fn pass_until(&self, time: Instant) {
+        self.world.runtime().sleep_until(time).await;
+    }
+
+    /// The reasons with which `terminate` was called so far.
+    pub fn terminated(&self) -> Vec<&'static str> {
+        let reason = |call: &Call| match call {
+            Call::Terminate { reason, .. } => Some(word(reason)),
+            _ => None,
+        };
+        self.calls
+            .look(|calls| calls.iter().filter_map(reason).collect())
+    }
+
+    /// Waits until `init` ran so often. An acceptor that began it goes on to its wait in the same poll.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it does not.
+    pub async fn began(&self, inits: usize) -> Verdict {
+        let count = |calls: &[Call]| {
+            let inits = calls
+                .iter()
+                .filter(|call| matches!(call, Call::Init { .. }));
+            inits.count()
+        };
+        let what = format!("`init` runs {inits} times");
+        let begun = self
+            .calls
+            .when(|calls| (count(calls) >= inits).then_some(()));
+        self.event(&what, begun).await
+    }
+
+    /// How often `init` ran so far.
+    pub fn inits(&self) -> usize {
+        self.script.inits.load(Ordering::SeqCst)
+    }
+}
+
+/// Whether a pool runs.
+pub fn runs<W: World>(pool: &Handle<W>) -> bool {
+    pool.status()
+        .is_ok_and(|status| status.state == PoolState::Running)
+}
+
+/// A reason to terminate, in one word.
+pub fn word(reason: &Terminate) -> &'static str {
+    match reason {
+        Terminate::Timeout => "timeout",
+        Terminate::Closed => "closed",
+        Terminate::Io(_) => "io",
+        Terminate::Stopped => "stopped",
+        _ => "unknown",
+    }
+}
+
+/// The acceptor that does as it is told. Its connections echo until they get an order, or their client closes.
+pub struct Scripted<W> {
+    world: Arc<W>,
+    script: Arc<Script>,
+    calls: Record<Call>,
+}
+
+impl<W> fmt::Debug for Scripted<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scripted").finish_non_exhaustive()
+    }
+}
+
+/// What `init` makes: it knows which `init`, and tells when it is dropped.
+#[derive(Debug)]
+pub struct State {
+    number: usize,
+    calls: Record<Call>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.calls.push(Call::StateDropped { number });
+    }
+}
+
+impl<W: World> Acceptor<W::Listener> for Scripted<W> {
+    type State = State;
+
+    async fn init(&self, info: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
+        let number = self.script.inits.fetch_add(1, Ordering::SeqCst) + 1;
+        self.calls.push(Call::Init {
+            number,
+            info: info.clone(),
+        });
+        let answer = {
+            let mut answers = lock(&self.script.answers);
+            let then = answers.then;
+            answers.first.pop_front().unwrap_or(then)
+        };
+        let state = || State {
+            number,
+            calls: self.calls.clone(),
+        };
+        match answer {
+            Answer::Accept => Ok(Init::Accept(state())),
+            Answer::AcceptWithin(timeout) => Ok(Init::AcceptWithin(state(), timeout)),
+            Answer::Hibernate => Ok(Init::Hibernate(state())),
+            Answer::Ignore => Ok(Init::Ignore),
+            Answer::Fail(name) => Err(name.into()),
+            Answer::FailCleanly => Err(CleanExit::new().into()),
+            Answer::Panic(message) => panic!("{message}"),
+            Answer::Nothing => pending().await,
+        }
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>,
+        state: State,
+    ) -> Result<(), BoxError> {
+        let (orders, mut inbox) = mpsc::unbounded();
+        let served = Served {
+            child: connection.id,
+            listener: connection.listener,
+            peer_addr: connection.peer_addr,
+            local_addr: connection.local_addr,
+            signals: connection.signals.clone(),
+            number: state.number,
+            orders,
+        };
+        let mut leaving = Leaving {
+            child: connection.id,
+            departure: Departure::Dropped,
+            calls: self.calls.clone(),
+        };
+        let mut echo = Box::pin(echo(self.world.stream(connection.stream)));
+        self.calls.push(Call::Serve(served));
+        let runtime = self.world.runtime();
+        let mut stop: Option<(Signal, Duration)> = None;
+        let mut deadlines: Vec<(Instant, Departure)> = Vec::new();
+        loop {
+            let next = {
+                let told = async {
+                    match &stop {
+                        Some((stop, _)) => stop.wait().await,
+                        None => pending().await,
+                    }
+                };
+                let due = async {
+                    match deadlines.iter().min_by_key(|(time, _)| *time) {
+                        Some((time, departure)) => {
+                            runtime.sleep_until(*time).await;
+                            *departure
+                        }
+                        None => pending().await,
+                    }
+                };
+                next(&mut inbox, told, due, &mut echo).await
+            };
+            match next {
+                Next::Order(order) => match order {
+                    Order::ReturnAt(time) => deadlines.push((time, Departure::ByItself)),
+                    Order::TrapAndStay => drop(connection.signals.trap_stop()),
+                    Order::TrapAndLeaveAfter(time) => {
+                        stop = Some((connection.signals.trap_stop(), time));
+                    }
+                    end => {
+                        leaving.departure = Departure::ByItself;
+                        return end.carried_out();
+                    }
+                },
+                Next::Told => {
+                    if let Some((_, delay)) = stop.take() {
+                        deadlines.push((runtime.now() + delay, Departure::Told));
+                    }
+                }
+                Next::Due(departure) => {
+                    leaving.departure = departure;
+                    return Ok(());
+                }
+                Next::Over => {
+                    leaving.departure = Departure::ByItself;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn terminate(&self, reason: &Terminate, state: State) {
+        self.calls.push(Call::Terminate {
+            number: state.number,
+            reason: reason.clone(),
+        });
+        let farewell = *lock(&self.script.farewell);
+        match farewell {
+            Farewell::Leave => {}
+            Farewell::Panic(message) => panic!("{message}"),
+            Farewell::Stay => pending().await,
+        }
+    }
+}
+
+impl Order {
+    fn carried_out(self) -> Result<(), BoxError> {
+        match self {
+            Order::ExitCleanly => Err(CleanExit::new().into()),
+            Order::ExitCleanlyBecause(reason) => Err(CleanExit::because(reason).into()),
+            Order::Fail(name) => Err(name.into()),
+            Order::Panic(message) => panic!("{message}"),
+            Order::Return
+            | Order::ReturnAt(_)
+            | Order::TrapAndStay
+            | Order::TrapAndLeaveAfter(_) => Ok(()),
+        }
+    }
+}
+
+/// Tells how `serve` ended, when its future is dropped.
+struct Leaving {
+    child: ChildId,
+    departure: Departure,
+    calls: Record<Call>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.calls.push(Call::Left {
+            child: self.child,
+            departure: self.departure,
+        });
+    }
+}
+
+enum Next {
+    Order(Order),
+    Told,
+    Due(Departure),
+    Over,
+}
+
+/// Orders come first: they were given before whatever is ready beside them.
+async fn next(
+    inbox: &mut mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>,
+    told: impl Future<Output = ()>,
+    due: impl Future<Output = Departure>,
+    echo: &mut (impl Future<Output = ()> + Unpin),
+) -> Next {
+    let order = async {
+        match inbox.next().await {
+            Some((order, taken)) => {
+                let _ = taken.send(());
+                Next::Order(order)
+            }
+            None => pending().await,
+        }
+    };
+    let order = std::pin::pin!(order);
+    let told = std::pin::pin!(told.map(|()| Next::Told));
+    let due = std::pin::pin!(due.map(Next::Due));
+    let over = echo.map(|()| Next::Over);
+    match select(order, select(told, select(due, over))).await {
+        Either::Left((next, _))
+        | Either::Right((Either::Left((next, _)), _))
+        | Either::Right((
+            Either::Right((Either::Left((next, _)) | Either::Right((next, _)), _)),
+            _,
+        )) => next,
+    }
+}
+
+/// Sends back what comes in, until the client closes.
+async fn echo(mut stream: impl futures::io::AsyncRead + futures::io::AsyncWrite + Unpin) {
+    let mut buffer = [0; 1024];
+    loop {
+        let count = match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => count,
+        };
+        let back = async {
+            stream.write_all(&buffer[..count]).await?;
+            stream.flush().await
+        };
+        if back.await.is_err() {
+            return;
+        }
+    }
+}

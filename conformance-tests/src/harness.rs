@@ -1,0 +1,74 @@
+//! What a third party implements so that the suite runs on their runtime.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use acceptor_core::{Listener, Runtime};
+use futures::io::{AsyncRead, AsyncWrite};
+
+/// Plugs a runtime into the suite.
+///
+/// A value is one instance of the runtime. Tests use it for one after the
+/// other and for several at a time.
+///
+#[cfg_attr(feature = "tokio", doc = "```")]
+#[cfg_attr(not(feature = "tokio"), doc = "```text")]
+/// use std::future::Future;
+/// use std::io;
+///
+/// use acceptor_tokio::{TcpListener, TokioRuntime};
+/// use conformance_tests::Harness;
+/// use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+///
+/// struct Mine(tokio::runtime::Runtime);
+///
+/// impl Harness for Mine {
+///     type Runtime = TokioRuntime;
+///     type Listener = TcpListener;
+///     type Stream = Compat<tokio::net::TcpStream>;
+///
+///     fn runtime(&self) -> TokioRuntime {
+///         TokioRuntime::from_handle(self.0.handle().clone()).expect("it was built with a timer")
+///     }
+///
+///     fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+///         self.0.block_on(test);
+///     }
+///
+///     fn listener(&self, listener: std::net::TcpListener) -> io::Result<TcpListener> {
+///         TcpListener::from_std(listener, &self.runtime())
+///     }
+///
+///     fn stream(&self, stream: tokio::net::TcpStream) -> Self::Stream {
+///         stream.compat()
+///     }
+/// }
+///
+/// let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// Mine(runtime).run(async { assert_eq!(1 + 1, 2) });
+/// ```
+pub trait Harness: Send + Sync + 'static {
+    /// The runtime, as a pool takes it.
+    type Runtime: Runtime;
+    /// The runtime's TCP listener, as a pool takes it.
+    type Listener: Listener<Addr = SocketAddr>;
+    /// The runtime's TCP stream, as the suite reads and writes it.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The value that pools are started with.
+    fn runtime(&self) -> Self::Runtime;
+
+    /// Runs a test on the runtime, and blocks until it is done. A panic of the test passes through.
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static);
+
+    /// Makes the runtime's listener of a standard one.
+    ///
+    /// # Errors
+    ///
+    /// What the system or the runtime says.
+    fn listener(&self, listener: TcpListener) -> io::Result<Self::Listener>;
+
+    /// Makes what the listener accepts readable and writable.
+    fn stream(&self, stream: <Self::Listener as Listener>::Stream) -> Self::Stream;
+}

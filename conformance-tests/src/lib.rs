@@ -1,0 +1,27 @@
+//! The conformance suite: what a pool does, whatever the runtime, as tests.
+//!
+//! Who has a runtime of their own implements [`Harness`]; [`Real`] makes a
+//! [`World`] of it, with sockets and clients, and everything here is written
+//! against a [`World`]. A failure tells what was expected and what was seen
+//! ([`Broken`]).
+//!
+//! Nothing here decides by an upper bound on time: a test waits for the event,
+//! and gives up after its [`Patience`].
+
+pub mod fixture;
+mod harness;
+#[cfg(feature = "observations")]
+pub mod observations;
+mod patience;
+mod real;
+mod record;
+pub mod runtimes;
+mod verdict;
+mod world;
+
+pub use harness::Harness;
+pub use patience::{PATIENCE_VARIABLE, Patience};
+pub use real::{Real, TcpClient};
+pub use record::Record;
+pub use verdict::{Broken, Verdict, same};
+pub use world::{Client, Closed, World, play};

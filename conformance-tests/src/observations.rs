@@ -1,0 +1,673 @@
+//! What was observed of the reference, and how to do the same here.
+//!
+//! An observation tells what was done and what was seen. Replaying one does the
+//! same in a world, and makes of what is seen there an observation again; they
+//! agree if the two are equal. The words are those of the reference's record.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use acceptor_core::{CleanExit, EndKind, Event, Failure, Report, Restart, Shutdown, StopReason};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::fixture::{
+    Answer, Call, Departure, Farewell, Fixture, Handle, Order, Pool, Served, runs,
+};
+use crate::verdict::Broken;
+use crate::world::{Client, World};
+
+/// One observation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Its name.
+    pub id: String,
+    /// What was done and what was seen.
+    #[serde(flatten)]
+    pub facts: Facts,
+}
+
+/// What was done and what was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "group", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Facts {
+    /// Connections end in some way.
+    ChildExit(ChildExit),
+    /// `init` answers something else than accept.
+    AcceptorInit(AcceptorInit),
+    /// No client comes within the accept time-out.
+    AcceptTimeout(AcceptTimeout),
+    /// The pool is told to stop with two open connections.
+    Terminate(Terminating),
+    /// Acceptors and connections are counted.
+    Counts(Counting),
+    /// Failures lie so far apart.
+    Period(Period),
+    /// One of two listeners is closed.
+    Listeners(Listeners),
+}
+
+macro_rules! facts {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+            #[serde(deny_unknown_fields)]
+            #[allow(missing_docs)]
+            pub struct $name { $(pub $field: $type),* }
+        )*
+    };
+}
+
+facts! {
+    /// `exits` connections end one after the other, 20 ms apart.
+    ChildExit {
+        restart: RestartWord,
+        connection_exit: ConnectionExit,
+        exits: usize,
+        intensity: u32,
+        period_s: u64,
+        pool: PoolWord,
+        reports: Vec<ReportLine>,
+    }
+    /// One acceptor, whose `init` answers so the first `times` times, then accepts.
+    AcceptorInit {
+        restart: RestartWord,
+        init: InitWord,
+        times: usize,
+        intensity: u32,
+        period_s: u64,
+        pool: PoolWord,
+        init_calls: usize,
+        then_serves: bool,
+        reports: Vec<ReportLine>,
+    }
+    /// One acceptor with an accept time-out, and at first no client.
+    AcceptTimeout {
+        restart: RestartWord,
+        timeout_ms: u64,
+        terminate_panics: bool,
+        intensity: u32,
+        pool: PoolWord,
+        several_inits: bool,
+        terminate_reason: String,
+        then_serves: bool,
+    }
+    /// Two open connections, the listener closed already, and the pool told to stop.
+    Terminating {
+        shutdown: ShutdownWord,
+        grace_ms: u64,
+        connection: Temper,
+        connection_ends_at_ms: Option<u64>,
+        stopped: bool,
+        elapsed_ms_at_least: Option<u64>,
+        connection_exit: Vec<ConnectionExit>,
+        reports: Vec<ReportLine>,
+    }
+    /// Acceptors, then connections, then none of these any more.
+    Counting {
+        acceptors: usize,
+        connections: usize,
+        before: CountPair,
+        open: CountPair,
+        after_close: CountPair,
+    }
+    /// Connections of a pool panic at the given times.
+    Period {
+        restart: RestartWord,
+        connection_panics_at_ms: Vec<u64>,
+        intensity: u32,
+        period_s: u64,
+        pool: PoolWord,
+    }
+    /// Two listeners with 2 and 3 acceptors and a connection on each; the first is closed.
+    Listeners {
+        setup: String,
+        sockets: usize,
+        counts: CountPair,
+        terminate_reasons: Vec<String>,
+        old_connection_echoes: bool,
+        connect_refused: bool,
+        pool: PoolWord,
+    }
+    /// Connections, and connections with acceptors.
+    CountPair {
+        active: usize,
+        workers: usize,
+    }
+    /// So many reports of a kind.
+    ReportLine {
+        about: String,
+        reason: String,
+        count: usize,
+    }
+}
+
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident { $($word:ident),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+            #[serde(rename_all = "snake_case")]
+            #[allow(missing_docs)]
+            pub enum $name { $($word),* }
+        )*
+    };
+}
+
+words! {
+    /// Which ends count.
+    RestartWord { Temporary, Transient }
+    /// How a connection ends, or ended.
+    ConnectionExit { Normal, Clean, CleanWithReason, Error, Panic, Killed, Stopped }
+    /// What became of the pool.
+    PoolWord { Alive, Stopped }
+    /// What `init` answers.
+    InitWord { Error, ErrorClean, ErrorNormal, Panic, Ignore }
+}
+
+/// What happens to the connections that grace left over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShutdownWord {
+    /// They are killed.
+    BrutalKill,
+    /// They are told, and killed after so many milliseconds.
+    WithinMs(u64),
+    /// They are told, and waited for.
+    Infinity,
+}
+
+/// What a connection makes of the stop signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Temper {
+    /// It never took it.
+    #[serde(rename = "does_not_trap")]
+    DoesNotTrap,
+    /// It took it, and leaves 50 ms after it.
+    #[serde(rename = "traps_and_leaves_in_50_ms")]
+    TrapsAndLeaves,
+    /// It took it and ignores it.
+    #[serde(rename = "traps_and_stays")]
+    TrapsAndStays,
+}
+
+/// An observation that did not come out as it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Disagreement {
+    /// The observation.
+    pub id: String,
+    /// What was recorded, where it differs.
+    pub expected: String,
+    /// What was seen, where it differs.
+    pub seen: String,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, expected, seen } = self;
+        write!(f, "{id}\n  expected: {expected}\n  seen:     {seen}")
+    }
+}
+
+impl std::error::Error for Disagreement {}
+
+/// Reads observations, one JSON object a line.
+///
+/// # Errors
+///
+/// What is wrong with the first line that is none.
+pub fn parse(lines: &str) -> serde_json::Result<Vec<Observation>> {
+    lines.lines().map(serde_json::from_str).collect()
+}
+
+/// Does what was done to the reference, and compares what is seen.
+///
+/// # Errors
+///
+/// [`Disagreement`] if something else is seen.
+pub async fn replay<W: World>(
+    world: &Arc<W>,
+    observation: &Observation,
+) -> Result<(), Disagreement> {
+    let disagreement = |expected, seen| Disagreement {
+        id: observation.id.clone(),
+        expected,
+        seen,
+    };
+    match observe(world, &observation.facts).await {
+        Ok(seen) if seen == observation.facts => Ok(()),
+        Ok(seen) => {
+            let (expected, seen) = differences(&observation.facts, &seen);
+            Err(disagreement(expected, seen))
+        }
+        Err(Broken { expected, seen, .. }) => Err(disagreement(expected, seen)),
+    }
+}
+
+/// The fields in which two observations of one kind differ.
+fn differences(expected: &Facts, seen: &Facts) -> (String, String) {
+    let fields = |facts: &Facts| match serde_json::to_value(facts) {
+        Ok(Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (mut expected, mut seen) = (fields(expected), fields(seen));
+    let both = expected.clone();
+    expected.retain(|name, value| seen.get(name) != Some(value));
+    seen.retain(|name, value| both.get(name) != Some(value));
+    (
+        Value::Object(expected).to_string(),
+        Value::Object(seen).to_string(),
+    )
+}
+
+/// Does the same here: what was done is taken from the facts, what was seen is seen anew.
+async fn observe<W: World>(world: &Arc<W>, facts: &Facts) -> Result<Facts, Broken> {
+    Ok(match facts {
+        Facts::ChildExit(facts) => Facts::ChildExit(child_exit(world, facts).await?),
+        Facts::AcceptorInit(facts) => Facts::AcceptorInit(acceptor_init(world, facts).await?),
+        Facts::AcceptTimeout(facts) => Facts::AcceptTimeout(accept_timeout(world, facts).await?),
+        Facts::Terminate(facts) => Facts::Terminate(terminate(world, facts).await?),
+        Facts::Counts(facts) => Facts::Counts(counts(world, facts).await?),
+        Facts::Period(facts) => Facts::Period(period(world, facts).await?),
+        Facts::Listeners(facts) => Facts::Listeners(listeners(world, facts).await?),
+    })
+}
+
+impl From<RestartWord> for Restart {
+    fn from(word: RestartWord) -> Self {
+        match word {
+            RestartWord::Temporary => Restart::Temporary,
+            RestartWord::Transient => Restart::Transient,
+        }
+    }
+}
+
+async fn child_exit<W: World>(world: &Arc<W>, facts: &ChildExit) -> Result<ChildExit, Broken> {
+    let stage = Fixture::new(world);
+    let spec = stage.spec("child_exit").restart(facts.restart.into());
+    let spec = spec.intensity(facts.intensity);
+    let pool = stage.start(spec.period(Duration::from_secs(facts.period_s)))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut connections = Vec::new();
+    for _ in 0..facts.exits {
+        connections.push(stage.connect(address).await?);
+    }
+    for (_client, served) in &connections {
+        let next = stage.now() + Duration::from_millis(20);
+        end(&stage, &pool, served, facts.connection_exit).await?;
+        stage.ended(&pool, served.child).await?;
+        stage.pass_until(next).await;
+    }
+    let (pool, reports) = outcome(&stage, pool).await?;
+    Ok(ChildExit {
+        pool,
+        reports,
+        ..facts.clone()
+    })
+}
+
+async fn end<W: World>(
+    stage: &Fixture<W>,
+    pool: &Handle<W>,
+    served: &Served,
+    exit: ConnectionExit,
+) -> Result<(), Broken> {
+    let order = match exit {
+        ConnectionExit::Normal => Order::Return,
+        ConnectionExit::Clean => Order::ExitCleanly,
+        ConnectionExit::CleanWithReason => Order::ExitCleanlyBecause("had enough"),
+        ConnectionExit::Error => Order::Fail("error"),
+        ConnectionExit::Panic => Order::Panic("as an observation says"),
+        ConnectionExit::Killed | ConnectionExit::Stopped => {
+            let told = match exit {
+                ConnectionExit::Killed => pool.kill_child(served.child),
+                _ => pool.stop_child(served.child),
+            };
+            return told.map_err(|error| Broken::new("the child is told", error.to_string()));
+        }
+    };
+    stage.order(served, order).await
+}
+
+/// What became of the pool, once it is at rest, and all that it reported.
+async fn outcome<W: World>(
+    stage: &Fixture<W>,
+    pool: Pool<W>,
+) -> Result<(PoolWord, Vec<ReportLine>), Broken> {
+    let word = pool_word(stage, &pool).await?;
+    // Reports come before the result: once that is there, none is missing.
+    stage.event("the pool stops", pool.stop()).await?;
+    Ok((word, stage.reports.look(report_lines)))
+}
+
+async fn pool_word<W: World>(stage: &Fixture<W>, pool: &Handle<W>) -> Result<PoolWord, Broken> {
+    if runs::<W>(pool) {
+        return Ok(PoolWord::Alive);
+    }
+    match stage.join(pool).await?.reason {
+        StopReason::Intensity => Ok(PoolWord::Stopped),
+        reason => Err(Broken::new("no stop but by intensity", reason.to_string())),
+    }
+}
+
+fn report_lines(reports: &[Report<std::net::SocketAddr>]) -> Vec<ReportLine> {
+    let mut lines: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for report in reports {
+        let (about, reason) = words_of(&report.event);
+        *lines.entry((about, reason)).or_default() += 1;
+    }
+    lines
+        .into_iter()
+        .map(|((about, reason), count)| ReportLine {
+            about,
+            reason,
+            count,
+        })
+        .collect()
+}
+
+fn words_of(event: &Event<std::net::SocketAddr>) -> (String, String) {
+    let failed = |failure: &Failure| match failure {
+        Failure::Error(_) => "error".to_owned(),
+        Failure::Panic(_) => "panic".to_owned(),
+        Failure::Killed => "killed".to_owned(),
+        other => other.to_string(),
+    };
+    // The reference tells a start error's own reason.
+    let not_started = |failure: &Failure| match failure {
+        Failure::Error(error) if error.is::<CleanExit>() => "clean".to_owned(),
+        Failure::Error(error) => error.to_string(),
+        other => failed(other),
+    };
+    let (about, reason) = match event {
+        Event::StartError { failure, .. } => ("start_error", not_started(failure)),
+        Event::ConnectionFailed { failure, .. } => ("connection_failed", failed(failure)),
+        Event::PoolStopped {
+            reason: StopReason::Intensity,
+            ..
+        } => ("pool_stopped", "max_restart_intensity".to_owned()),
+        Event::KilledWhileStopping { count, .. } => ("failed_while_stopping", count.to_string()),
+        other => return ("unknown".to_owned(), format!("{other:?}")),
+    };
+    (about.to_owned(), reason)
+}
+
+async fn acceptor_init<W: World>(
+    world: &Arc<W>,
+    facts: &AcceptorInit,
+) -> Result<AcceptorInit, Broken> {
+    let stage = Fixture::new(world);
+    let answer = match facts.init {
+        InitWord::Error => Answer::Fail("error"),
+        InitWord::ErrorClean => Answer::FailCleanly,
+        InitWord::ErrorNormal => Answer::Fail("normal"),
+        InitWord::Panic => Answer::Panic("as an observation says"),
+        InitWord::Ignore => Answer::Ignore,
+    };
+    stage.answers(vec![answer; facts.times], Answer::Accept);
+    let spec = stage.spec("acceptor_init").restart(facts.restart.into());
+    let spec = spec.intensity(facts.intensity);
+    let pool = stage.start(spec.period(Duration::from_secs(facts.period_s)))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    // Either some `init` accepts at last, or the pool stops.
+    let accepting = stage.calls.first(|call| match call {
+        Call::Init { number, .. } if *number > facts.times => Some(()),
+        _ => None,
+    });
+    let settled = futures::future::select(Box::pin(accepting), Box::pin(pool.join()));
+    stage
+        .event("an acceptor, or the pool's end", settled)
+        .await?;
+    let then_serves = stage.serves(address).await;
+    // Up to the one that is served: its replacement's does not belong to it.
+    let served = stage.calls.look(|calls| {
+        calls.iter().find_map(|call| match call {
+            Call::Serve(served) => Some(served.number),
+            _ => None,
+        })
+    });
+    let init_calls = served.unwrap_or_else(|| stage.inits());
+    let (pool, reports) = outcome(&stage, pool).await?;
+    Ok(AcceptorInit {
+        pool,
+        init_calls,
+        then_serves,
+        reports,
+        ..facts.clone()
+    })
+}
+
+async fn accept_timeout<W: World>(
+    world: &Arc<W>,
+    facts: &AcceptTimeout,
+) -> Result<AcceptTimeout, Broken> {
+    let stage = Fixture::new(world);
+    stage.answers(
+        [],
+        Answer::AcceptWithin(Duration::from_millis(facts.timeout_ms)),
+    );
+    if facts.terminate_panics {
+        stage.farewell(Farewell::Panic("as an observation says"));
+    }
+    let spec = stage.spec("accept_timeout").restart(facts.restart.into());
+    let pool = stage.start(spec.intensity(facts.intensity))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    // Three ends are more than any pool here tolerates that counts them.
+    let ended = stage.calls.when(|calls| {
+        let ended = calls
+            .iter()
+            .filter(|call| matches!(call, Call::Terminate { .. }));
+        (ended.count() >= 3).then_some(())
+    });
+    let settled = futures::future::select(Box::pin(ended), Box::pin(pool.join()));
+    stage
+        .event("three time-outs, or the pool's end", settled)
+        .await?;
+    let several_inits = stage.inits() > 1;
+    let reasons = stage.terminated();
+    let terminate_reason = match reasons.first() {
+        Some(first) if reasons.iter().all(|reason| reason == first) => (*first).to_owned(),
+        _ => format!("{reasons:?}"),
+    };
+    let then_serves = stage.serves(address).await;
+    let (pool, _) = outcome(&stage, pool).await?;
+    Ok(AcceptTimeout {
+        pool,
+        several_inits,
+        terminate_reason,
+        then_serves,
+        ..facts.clone()
+    })
+}
+
+async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Terminating, Broken> {
+    let stage = Fixture::new(world);
+    let time = |ms| stage.patience.stretch(Duration::from_millis(ms));
+    let shutdown = match facts.shutdown {
+        ShutdownWord::BrutalKill => Shutdown::Kill,
+        ShutdownWord::WithinMs(ms) => Shutdown::Within(time(ms)),
+        ShutdownWord::Infinity => Shutdown::Never,
+    };
+    let spec = stage.spec("terminate").shutdown(shutdown);
+    let pool = stage.start(spec.grace(time(facts.grace_ms)))?;
+    let (listener, address) = stage.listen(&pool, 1)?;
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        let connection = stage.connect(address).await?;
+        let trap = match facts.connection {
+            Temper::DoesNotTrap => None,
+            Temper::TrapsAndLeaves => Some(Order::TrapAndLeaveAfter(time(50))),
+            Temper::TrapsAndStays => Some(Order::TrapAndStay),
+        };
+        if let Some(trap) = trap {
+            stage.order(&connection.1, trap).await?;
+        }
+        connections.push(connection);
+    }
+    let closing = stage.event("the listener closes", pool.close_listener(listener));
+    closing
+        .await?
+        .map_err(|error| Broken::new("the listener closes", error.to_string()))?;
+    stage.counts(&pool, 2, 2).await?;
+    let began = stage.now();
+    let stopping = pool.stop();
+    if let Some(ms) = facts.connection_ends_at_ms {
+        for (_, served) in &connections {
+            // A connection that the stop has ended already takes no order.
+            let _ = stage.order(served, Order::ReturnAt(began + time(ms))).await;
+        }
+    }
+    let long = stage.pass_until(began + time(1500));
+    let (stopping, long) = (std::pin::pin!(stopping), std::pin::pin!(long));
+    let stopped = match futures::future::select(stopping, long).await {
+        futures::future::Either::Left((report, _)) => Some(report),
+        futures::future::Either::Right(_) => None,
+    };
+    let elapsed = stage.now() - began;
+    let reports = stage.reports.look(report_lines);
+    let Some(report) = stopped else {
+        stage.event("the pool is killed", pool.kill()).await?;
+        return Ok(Terminating {
+            stopped: false,
+            elapsed_ms_at_least: None,
+            connection_exit: Vec::new(),
+            reports,
+            ..facts.clone()
+        });
+    };
+    let ends = report.all_connections();
+    let departed = |departure: Departure| {
+        let matches =
+            |call: &&Call| matches!(call, Call::Left { departure: d, .. } if *d == departure);
+        stage
+            .calls
+            .look(|calls| calls.iter().filter(matches).count())
+    };
+    let (by_itself, told) = (departed(Departure::ByItself), departed(Departure::Told));
+    let dropped = ends.of(EndKind::Stopped) + ends.of(EndKind::Killed);
+    if (by_itself + told, departed(Departure::Dropped)) != (ends.of(EndKind::Normal), dropped) {
+        return Err(Broken::new(
+            "the result counts what the connections saw",
+            format!("{report}, and {:?}", stage.calls),
+        ));
+    }
+    let mut connection_exit = Vec::new();
+    for (exit, count) in [
+        (ConnectionExit::Normal, by_itself),
+        (ConnectionExit::Stopped, told + ends.of(EndKind::Stopped)),
+        (ConnectionExit::Killed, ends.of(EndKind::Killed)),
+    ] {
+        if count > 0 {
+            connection_exit.push(exit);
+        }
+    }
+    let bound = facts.elapsed_ms_at_least.unwrap_or_default();
+    let at_least = if elapsed >= time(bound) {
+        bound
+    } else {
+        elapsed.as_millis().try_into().unwrap_or(u64::MAX)
+    };
+    Ok(Terminating {
+        stopped: true,
+        elapsed_ms_at_least: Some(at_least),
+        connection_exit,
+        reports,
+        ..facts.clone()
+    })
+}
+
+fn count_pair<W: World>(pool: &Handle<W>) -> Result<CountPair, Broken> {
+    let counts = pool.counts();
+    let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    Ok(CountPair {
+        active: counts.active,
+        workers: counts.workers,
+    })
+}
+
+async fn counts<W: World>(world: &Arc<W>, facts: &Counting) -> Result<Counting, Broken> {
+    let stage = Fixture::new(world);
+    let pool = stage.start(stage.spec("counts"))?;
+    let (_, address) = stage.listen(&pool, facts.acceptors)?;
+    let before = count_pair::<W>(&pool)?;
+    let mut clients = Vec::new();
+    for _ in 0..facts.connections {
+        clients.push(stage.connect(address).await?);
+    }
+    let open = count_pair::<W>(&pool)?;
+    for (client, served) in clients {
+        client.close().await;
+        stage.ended(&pool, served.child).await?;
+    }
+    let after_close = count_pair::<W>(&pool)?;
+    Ok(Counting {
+        before,
+        open,
+        after_close,
+        ..facts.clone()
+    })
+}
+
+async fn period<W: World>(world: &Arc<W>, facts: &Period) -> Result<Period, Broken> {
+    let stage = Fixture::new(world);
+    let stretch = |time| stage.patience.stretch(time);
+    let spec = stage.spec("period").restart(facts.restart.into());
+    let spec = spec.intensity(facts.intensity);
+    let pool = stage.start(spec.period(stretch(Duration::from_secs(facts.period_s))))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut connections = Vec::new();
+    for _ in &facts.connection_panics_at_ms {
+        connections.push(stage.connect(address).await?);
+    }
+    let mut began = None;
+    for (ms, (_client, served)) in facts.connection_panics_at_ms.iter().zip(&connections) {
+        if !runs::<W>(&pool) {
+            break;
+        }
+        let began = *began.get_or_insert_with(|| stage.now());
+        stage
+            .pass_until(began + stretch(Duration::from_millis(*ms)))
+            .await;
+        stage
+            .order(served, Order::Panic("as an observation says"))
+            .await?;
+        stage.ended(&pool, served.child).await?;
+    }
+    Ok(Period {
+        pool: pool_word(&stage, &pool).await?,
+        ..facts.clone()
+    })
+}
+
+async fn listeners<W: World>(world: &Arc<W>, facts: &Listeners) -> Result<Listeners, Broken> {
+    let stage = Fixture::new(world);
+    let pool = stage.start(stage.spec("listeners"))?;
+    let (first, first_address) = stage.listen(&pool, 2)?;
+    let (_, second_address) = stage.listen(&pool, 3)?;
+    let (mut old, _) = stage.connect(first_address).await?;
+    let (_other, _) = stage.connect(second_address).await?;
+    // All of the five, and two replacements: who is not in `init` yet has no state to terminate with.
+    stage.began(7).await?;
+    let closing = stage.event("the listener closes", pool.close_listener(first));
+    closing
+        .await?
+        .map_err(|error| Broken::new("the listener closes", error.to_string()))?;
+    let connect_refused = stage.knock(first_address).await.is_err();
+    stage.counts(&pool, 2, 5).await?;
+    let open = pool.listeners();
+    let sockets = open.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    Ok(Listeners {
+        sockets: sockets.len(),
+        counts: count_pair::<W>(&pool)?,
+        terminate_reasons: stage.terminated().into_iter().map(str::to_owned).collect(),
+        old_connection_echoes: stage.echo(&mut old, "still there?").await.is_ok(),
+        connect_refused,
+        pool: pool_word(&stage, &pool).await?,
+        ..facts.clone()
+    })
+}

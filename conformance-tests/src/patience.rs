@@ -1,0 +1,158 @@
+//! How long the suite waits for an event before it gives up: one setting, scaled by the environment.
+
+use std::env;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use acceptor_core::Runtime;
+
+use crate::verdict::Broken;
+
+/// The environment variable that holds the factor by which patience is scaled.
+pub const PATIENCE_VARIABLE: &str = "CONFORMANCE_PATIENCE";
+
+/// How long the suite waits for an event before it gives up. 10 s, unless scaled.
+///
+/// A longer one costs nothing where all is well: only failures take that long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Patience {
+    factor: f64,
+}
+
+const UNSCALED: Duration = Duration::from_secs(10);
+
+/// How often a condition is looked at that tells nobody when it changes.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { factor: 1.0 }
+    }
+}
+
+impl Patience {
+    /// The patience that [`PATIENCE_VARIABLE`] says; unscaled if it is not set.
+    ///
+    /// # Panics
+    ///
+    /// If the variable holds something else than a factor.
+    pub fn of_environment() -> Self {
+        match env::var(PATIENCE_VARIABLE) {
+            Err(env::VarError::NotPresent) => Self::default(),
+            given => given
+                .ok()
+                .and_then(|text| Self::parse(&text))
+                .unwrap_or_else(|| {
+                    panic!("{PATIENCE_VARIABLE} must be a factor from 0.01 to 1000, such as 4")
+                }),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let factor = text.trim().parse().ok()?;
+        (0.01..=1000.0).contains(&factor).then_some(Self { factor })
+    }
+
+    /// How long to wait for an event.
+    pub fn length(self) -> Duration {
+        UNSCALED.mul_f64(self.factor)
+    }
+
+    /// Stretches the times of a scene in which one thing has to come before another by the clock.
+    /// A machine that needs more patience gets more room for that too; less patience shrinks nothing.
+    pub fn stretch(self, time: Duration) -> Duration {
+        time.mul_f64(self.factor.max(1.0))
+    }
+
+    /// Waits for an event.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`], which says what was waited for, if it does not come.
+    pub async fn wait<R: Runtime, T>(
+        self,
+        runtime: &R,
+        what: &str,
+        event: impl Future<Output = T>,
+    ) -> Result<T, Broken> {
+        let mut event = pin!(event);
+        let mut given_up = pin!(runtime.sleep_until(runtime.now() + self.length()));
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = event.as_mut().poll(cx) {
+                return Poll::Ready(Ok(value));
+            }
+            given_up
+                .as_mut()
+                .poll(cx)
+                .map(|()| Err(self.exhausted(what)))
+        })
+        .await
+    }
+
+    /// Waits for a condition that tells nobody when it changes, by looking again and again.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`], which says what was waited for and what was seen last, if it does not come.
+    pub async fn until<R: Runtime, T, S: std::fmt::Debug>(
+        self,
+        runtime: &R,
+        what: &str,
+        mut look: impl FnMut() -> Result<T, S>,
+    ) -> Result<T, Broken> {
+        let give_up = runtime.now() + self.length();
+        loop {
+            let seen = match look() {
+                Ok(found) => return Ok(found),
+                Err(seen) => seen,
+            };
+            if runtime.now() >= give_up {
+                let mut broken = self.exhausted(what);
+                broken.seen = format!("{seen:?} after {:?}", self.length());
+                return Err(broken);
+            }
+            runtime.sleep_until(runtime.now() + BETWEEN_LOOKS).await;
+        }
+    }
+
+    fn exhausted(self, what: &str) -> Broken {
+        Broken::new(
+            what,
+            format!("nothing of the kind within {:?}", self.length()),
+        )
+        .check("is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, length: Option<Duration>, stretched: Option<Duration>) {
+        let patience = Patience::parse(text);
+        assert_eq!(patience.map(Patience::length), length);
+        let second = Duration::from_secs(1);
+        assert_eq!(patience.map(|patience| patience.stretch(second)), stretched);
+    }
+
+    const fn seconds(seconds: u64) -> Option<Duration> {
+        Some(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_factor_scales_it_and_never_shrinks_what_is_stretched() {
+        check("1", seconds(10), seconds(1));
+        check(" 4 ", seconds(40), seconds(4));
+        check("0.5", seconds(5), seconds(1));
+    }
+
+    #[test]
+    fn what_is_no_factor_is_refused() {
+        for text in ["", "long", "0", "-1", "inf", "NaN", "1e9"] {
+            check(text, None, None);
+        }
+    }
+}

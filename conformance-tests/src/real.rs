@@ -1,0 +1,243 @@
+//! The world of real sockets, on any runtime: the standard library's listeners, and clients on threads of their own.
+//!
+//! A client is driven by a thread with blocking calls, so that it works
+//! whatever the runtime does, also one that has a single thread.
+
+use std::future::Future;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use acceptor_core::{ListenOptions, Listener};
+use futures::channel::oneshot;
+use socket2::SockRef;
+
+use crate::harness::Harness;
+use crate::patience::Patience;
+use crate::world::{Client, Closed, World};
+
+/// The world of real sockets, on the runtime of a harness.
+#[derive(Debug)]
+pub struct Real<H> {
+    harness: H,
+}
+
+impl<H: Harness> Real<H> {
+    /// The world of real sockets, on the runtime of a harness.
+    pub fn new(harness: H) -> Self {
+        Self { harness }
+    }
+}
+
+impl<H: Harness> World for Real<H> {
+    type Runtime = H::Runtime;
+    type Listener = H::Listener;
+    type Stream = H::Stream;
+    type Client = TcpClient;
+
+    fn runtime(&self) -> H::Runtime {
+        self.harness.runtime()
+    }
+
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+        self.harness.run(test);
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(H::Listener, SocketAddr)> {
+        let listener = ListenOptions::new(address)
+            .bind()
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let address = listener.local_addr()?;
+        Ok((self.harness.listener(listener)?, address))
+    }
+
+    fn stream(&self, stream: <H::Listener as Listener>::Stream) -> H::Stream {
+        self.harness.stream(stream)
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<TcpClient>> + Send + 'static {
+        TcpClient::connect(address)
+    }
+}
+
+/// What a client's thread is to do with its socket, and what it has read ahead.
+type Job = Box<dyn FnOnce(&mut Driven) + Send>;
+
+struct Driven {
+    socket: Arc<TcpStream>,
+    ahead: Vec<u8>,
+}
+
+/// A client over TCP, driven by a thread of its own.
+#[derive(Debug)]
+pub struct TcpClient {
+    local_addr: SocketAddr,
+    socket: Arc<TcpStream>,
+    jobs: Option<mpsc::Sender<Job>>,
+    over: Option<oneshot::Receiver<()>>,
+}
+
+impl TcpClient {
+    async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let (tell, told) = oneshot::channel();
+        thread::Builder::new()
+            .name("conformance client".into())
+            .spawn(move || {
+                let connected =
+                    TcpStream::connect_timeout(&address, Patience::of_environment().length());
+                let (socket, local_addr) = match connected.and_then(addressed) {
+                    Ok(connected) => connected,
+                    Err(error) => {
+                        let _ = tell.send(Err(error));
+                        return;
+                    }
+                };
+                let (jobs, inbox) = mpsc::channel::<Job>();
+                let (_alive, over) = oneshot::channel();
+                let client = TcpClient {
+                    local_addr,
+                    socket: Arc::clone(&socket),
+                    jobs: Some(jobs),
+                    over: Some(over),
+                };
+                let mut driven = Driven {
+                    socket,
+                    ahead: Vec::new(),
+                };
+                let _ = tell.send(Ok(client));
+                for job in inbox {
+                    job(&mut driven);
+                }
+                // Before `_alive` tells that it is.
+                drop(driven);
+            })?;
+        told.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    async fn does<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&mut Driven) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let (tell, told) = oneshot::channel();
+        let job: Job = Box::new(move |driven| {
+            let _ = tell.send(job(driven));
+        });
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
+        match sent {
+            Some(Ok(())) => told.await.map_err(|_| gone()),
+            _ => Err(gone()),
+        }
+    }
+
+    /// Makes the thread let go of the socket, whatever it is waiting for; sends nothing to the peer.
+    fn retire(&mut self) {
+        self.jobs = None;
+        let _ = self.socket.shutdown(Shutdown::Read);
+    }
+
+    async fn end(mut self) {
+        self.retire();
+        if let Some(over) = self.over.take() {
+            let _ = over.await;
+        }
+        // Dropping `self` drops the socket's last owner, which closes it.
+    }
+}
+
+fn addressed(socket: TcpStream) -> io::Result<(Arc<TcpStream>, SocketAddr)> {
+    let local_addr = socket.local_addr()?;
+    Ok((Arc::new(socket), local_addr))
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the client's thread has ended")
+}
+
+impl Drop for TcpClient {
+    fn drop(&mut self) {
+        self.retire();
+    }
+}
+
+impl Driven {
+    /// Reads on; what was read, or nothing at the end of the stream.
+    fn read_more(&mut self) -> io::Result<usize> {
+        let mut buffer = [0; 4096];
+        let count = loop {
+            match (&*self.socket).read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        self.ahead.extend_from_slice(&buffer[..count]);
+        Ok(count)
+    }
+
+    /// Takes from what was read, once so much of it is there as `enough` says.
+    fn take(&mut self, enough: impl Fn(&[u8]) -> Option<usize>) -> io::Result<Vec<u8>> {
+        loop {
+            if let Some(count) = enough(&self.ahead) {
+                return Ok(self.ahead.drain(..count).collect());
+            }
+            if self.read_more()? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Closed {
+        loop {
+            self.ahead.clear();
+            match self.read_more() {
+                Ok(0) => return Closed::EndOfStream,
+                Ok(_) => {}
+                Err(_) => return Closed::Reset,
+            }
+        }
+    }
+}
+
+impl Client for TcpClient {
+    fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let bytes = bytes.to_vec();
+        self.does(move |driven| (&*driven.socket).write_all(&bytes))
+            .await?
+    }
+
+    async fn receive(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        self.does(move |driven| driven.take(|ahead| (ahead.len() >= count).then_some(count)))
+            .await?
+    }
+
+    async fn receive_line(&mut self) -> io::Result<String> {
+        let end = |ahead: &[u8]| ahead.iter().position(|byte| *byte == b'\n');
+        let line = self
+            .does(move |driven| driven.take(|ahead| end(ahead).map(|end| end + 1)))
+            .await??;
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        String::from_utf8(line.to_vec())
+            .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+    }
+
+    async fn closed(&mut self) -> Closed {
+        self.does(Driven::drain).await.unwrap_or(Closed::Reset)
+    }
+
+    async fn close(self) {
+        self.end().await;
+    }
+
+    async fn reset(self) {
+        let _ = SockRef::from(&*self.socket).set_linger(Some(Duration::ZERO));
+        self.end().await;
+    }
+}

@@ -1,0 +1,110 @@
+//! Where a test plays: a runtime, listeners, and clients that connect to them.
+//!
+//! The suite knows only this, so that a world of real sockets and a simulated
+//! one with a clock of its own are two columns of the same matrix.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use acceptor_core::{Listener, Runtime};
+use futures::channel::oneshot;
+use futures::io::{AsyncRead, AsyncWrite};
+
+/// Where a test plays.
+pub trait World: Send + Sync + 'static {
+    /// The runtime that pools are started with.
+    type Runtime: Runtime;
+    /// What pools listen with.
+    type Listener: Listener<Addr = SocketAddr>;
+    /// What `serve` reads and writes.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// Who connects.
+    type Client: Client;
+
+    /// The runtime that pools are started with; its clock is this world's.
+    fn runtime(&self) -> Self::Runtime;
+
+    /// Runs a test, and blocks until it is done. A panic of the test passes through.
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static);
+
+    /// Listens on an address; port 0 is resolved in the one that is returned.
+    ///
+    /// # Errors
+    ///
+    /// What binding says.
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)>;
+
+    /// Listens on the loopback, on a port that is free.
+    ///
+    /// # Errors
+    ///
+    /// What binding says.
+    fn listen(&self) -> io::Result<(Self::Listener, SocketAddr)> {
+        self.listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Makes what a listener accepts readable and writable.
+    fn stream(&self, stream: <Self::Listener as Listener>::Stream) -> Self::Stream;
+
+    /// Connects a client.
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::Client>> + Send + 'static;
+}
+
+/// Who connects. Dropping it closes the connection without waiting for anything.
+///
+/// A client does one thing at a time: when a future is dropped before it is
+/// done the client is only good for closing.
+pub trait Client: Send + 'static {
+    /// The client's end of the connection: what the pool calls the peer's address.
+    fn local_addr(&self) -> SocketAddr;
+
+    /// Sends all of this.
+    fn send(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Receives exactly so many bytes.
+    fn receive(&mut self, count: usize) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
+
+    /// Receives up to the next line feed, which is left away.
+    fn receive_line(&mut self) -> impl Future<Output = io::Result<String>> + Send;
+
+    /// Waits until the other side has closed or reset the connection; what it still sends is thrown away.
+    fn closed(&mut self) -> impl Future<Output = Closed> + Send;
+
+    /// Closes the connection; done when it is.
+    fn close(self) -> impl Future<Output = ()> + Send;
+
+    /// Resets the connection; done when it is.
+    fn reset(self) -> impl Future<Output = ()> + Send;
+}
+
+/// How the other side ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// In order.
+    EndOfStream,
+    /// By a reset, or what else the system makes of it.
+    Reset,
+}
+
+/// Plays a scene in a world, and returns what it came to.
+///
+/// # Panics
+///
+/// If the world's runtime drops the scene before it is over; and with the scene's own panic.
+pub fn play<W: World, T: Send + 'static>(
+    world: &Arc<W>,
+    scene: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let (tell, told) = oneshot::channel();
+    world.run(async move {
+        let _ = tell.send(scene.await);
+    });
+    futures::FutureExt::now_or_never(told)
+        .and_then(Result::ok)
+        .expect("`run` returns when the test is done, not before")
+}
