@@ -80,6 +80,8 @@ pub enum Order {
     Fail(&'static str),
     /// Panic with this message.
     Panic(&'static str),
+    /// Keep something that panics with this message when it is dropped.
+    PanicWhenDropped(&'static str),
     /// Take the stop signal, and take no notice of it.
     TrapAndStay,
     /// Take the stop signal, and leave so long after it.
@@ -97,13 +99,15 @@ pub enum Departure {
     Dropped,
 }
 
-/// A call of the acceptor, in the order of the calls.
+/// A call of the acceptor or of the observer, in the order of the calls.
 #[derive(Debug, Clone)]
 pub enum Call {
     /// `init` began.
     Init {
         /// The how-manieth it is, from 1.
         number: usize,
+        /// When, by the world's clock.
+        at: Instant,
         /// What it was given.
         info: ListenerInfo<SocketAddr>,
     },
@@ -120,6 +124,8 @@ pub enum Call {
     Terminate {
         /// The number of the `init` that made the state.
         number: usize,
+        /// When, by the world's clock.
+        at: Instant,
         /// Why.
         reason: Terminate,
     },
@@ -128,6 +134,8 @@ pub enum Call {
         /// The number of that `init`.
         number: usize,
     },
+    /// The observer was told.
+    Report(Report<SocketAddr>),
 }
 
 /// A connection that is served, and a line to give it orders.
@@ -185,7 +193,11 @@ struct Script {
     inits: AtomicUsize,
     answers: Mutex<Answers>,
     farewell: Mutex<Farewell>,
+    witness: Mutex<Option<Arc<Witness>>>,
 }
+
+/// Looks around as `serve` is first polled.
+type Witness = dyn Fn(&Served) + Send + Sync;
 
 struct Answers {
     first: VecDeque<Answer>,
@@ -211,6 +223,7 @@ impl<W: World> Fixture<W> {
                     then: Answer::Accept,
                 }),
                 farewell: Mutex::new(Farewell::Leave),
+                witness: Mutex::new(None),
             }),
         }
     }
@@ -226,6 +239,11 @@ impl<W: World> Fixture<W> {
         *lock(&self.script.farewell) = farewell;
     }
 
+    /// Calls this as `serve` is first polled, before it does anything.
+    pub fn witness(&self, witness: impl Fn(&Served) + Send + Sync + 'static) {
+        *lock(&self.script.witness) = Some(Arc::new(witness));
+    }
+
     /// The acceptor that does as it is told.
     pub fn acceptor(&self) -> Scripted<W> {
         Scripted {
@@ -237,8 +255,11 @@ impl<W: World> Fixture<W> {
 
     /// A spec of that acceptor, whose reports are recorded.
     pub fn spec(&self, id: &'static str) -> Spec<W::Listener> {
-        let reports = self.reports.clone();
-        let observer = move |report: &Report<SocketAddr>| reports.push(report.clone());
+        let (calls, reports) = (self.calls.clone(), self.reports.clone());
+        let observer = move |report: &Report<SocketAddr>| {
+            calls.push(Call::Report(report.clone()));
+            reports.push(report.clone());
+        };
         Spec::new(id, self.acceptor()).observer(observer)
     }
 
@@ -277,7 +298,7 @@ impl<W: World> Fixture<W> {
     /// [`Broken`] if it cannot connect, or is not served.
     pub async fn connect(&self, address: SocketAddr) -> Result<(W::Client, Served), Broken> {
         let client = self.knock(address).await?;
-        let served = self.served(&client).await?;
+        let served = self.served(client.local_addr()).await?;
         Ok((client, served))
     }
 
@@ -292,13 +313,12 @@ impl<W: World> Fixture<W> {
         connected.await?.map_err(refused)
     }
 
-    /// Waits until a client is served.
+    /// Waits until the client of this address is served.
     ///
     /// # Errors
     ///
     /// [`Broken`] if it is not.
-    pub async fn served(&self, client: &W::Client) -> Result<Served, Broken> {
-        let peer = client.local_addr();
+    pub async fn served(&self, peer: SocketAddr) -> Result<Served, Broken> {
         let served = self.calls.first(move |call| match call {
             Call::Serve(served) if served.peer_addr == peer => Some(served.clone()),
             _ => None,
@@ -518,6 +538,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
         let number = self.script.inits.fetch_add(1, Ordering::SeqCst) + 1;
         self.calls.push(Call::Init {
             number,
+            at: self.world.runtime().now(),
             info: info.clone(),
         });
         let answer = {
@@ -556,6 +577,10 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             number: state.number,
             orders,
         };
+        let witness = lock(&self.script.witness).clone();
+        if let Some(witness) = witness {
+            witness(&served);
+        }
         let mut leaving = Leaving {
             child: connection.id,
             departure: Departure::Dropped,
@@ -564,6 +589,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
         let mut echo = Box::pin(echo(self.world.stream(connection.stream)));
         self.calls.push(Call::Serve(served));
         let runtime = self.world.runtime();
+        let mut kept = Vec::new();
         let mut stop: Option<(Signal, Duration)> = None;
         let mut deadlines: Vec<(Instant, Departure)> = Vec::new();
         loop {
@@ -588,6 +614,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             match next {
                 Next::Order(order) => match order {
                     Order::ReturnAt(time) => deadlines.push((time, Departure::ByItself)),
+                    Order::PanicWhenDropped(message) => kept.push(Bomb(message)),
                     Order::TrapAndStay => drop(connection.signals.trap_stop()),
                     Order::TrapAndLeaveAfter(time) => {
                         stop = Some((connection.signals.trap_stop(), time));
@@ -617,6 +644,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
     async fn terminate(&self, reason: &Terminate, state: State) {
         self.calls.push(Call::Terminate {
             number: state.number,
+            at: self.world.runtime().now(),
             reason: reason.clone(),
         });
         let farewell = *lock(&self.script.farewell);
@@ -637,8 +665,20 @@ impl Order {
             Order::Panic(message) => panic!("{message}"),
             Order::Return
             | Order::ReturnAt(_)
+            | Order::PanicWhenDropped(_)
             | Order::TrapAndStay
             | Order::TrapAndLeaveAfter(_) => Ok(()),
+        }
+    }
+}
+
+/// Panics when it is dropped, unless there is a panic already.
+struct Bomb(&'static str);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("{}", self.0);
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod observations;
 mod patience;
 mod real;
 mod record;
+pub mod rules;
 pub mod runtimes;
 mod verdict;
 mod world;

@@ -59,7 +59,7 @@ pub trait World: Send + Sync + 'static {
 ///
 /// A client does one thing at a time: when a future is dropped before it is
 /// done the client is only good for closing.
-pub trait Client: Send + 'static {
+pub trait Client: Send + Sync + 'static {
     /// The client's end of the connection: what the pool calls the peer's address.
     fn local_addr(&self) -> SocketAddr;
 

@@ -1,0 +1,166 @@
+//! The rules of the contract, in one list: id, level, sentence, and the function that checks it.
+
+mod behaviour;
+mod ends;
+mod intensity;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use crate::verdict::{Broken, Verdict};
+use crate::world::{World, play};
+
+/// Whether a rule may be left unmet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// It may not.
+    Must,
+    /// It may, and whoever does says why.
+    Should,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Level::Must => "MUST",
+            Level::Should => "SHOULD",
+        })
+    }
+}
+
+/// A rule of the contract, as it is checked in a world.
+pub struct Rule<W> {
+    /// Its id in the contract.
+    pub id: &'static str,
+    /// The name of its test, which begins with the id.
+    pub name: &'static str,
+    /// Whether it may be left unmet.
+    pub level: Level,
+    /// What the contract says.
+    pub sentence: &'static str,
+    check: fn(Arc<W>) -> BoxFuture<'static, Verdict>,
+}
+
+impl<W> fmt::Debug for Rule<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rule")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<W: World> Rule<W> {
+    /// Checks the rule.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`], which tells what was expected and what was seen.
+    pub fn check(&self, world: &Arc<W>) -> Verdict {
+        play(world, (self.check)(Arc::clone(world)))
+    }
+
+    /// What to tell of a rule that was found broken.
+    pub fn failure(&self, broken: &Broken) -> String {
+        let Self {
+            id,
+            level,
+            sentence,
+            ..
+        } = self;
+        format!("{id} ({level}) does not hold.\nrule:     {sentence}\n{broken}")
+    }
+}
+
+/// Checks one rule in a world, as a test does.
+///
+/// # Panics
+///
+/// If the rule does not hold, telling the rule, what was expected, and what was seen.
+#[track_caller]
+pub fn test<W: World>(world: W, name: &str) {
+    let world = Arc::new(world);
+    let rules = all::<W>();
+    let rule = rules.iter().find(|rule| rule.name == name);
+    let rule = rule.unwrap_or_else(|| panic!("no rule is named {name}"));
+    if let Err(broken) = rule.check(&world) {
+        panic!("{}", rule.failure(&broken));
+    }
+}
+
+/// Makes the list of all rules, and the macro that makes a test of each.
+macro_rules! rule_book {
+    ($dollar:tt $($id:literal $level:ident $section:ident :: $name:ident: $sentence:literal;)*) => {
+        /// All rules, in the order of the contract.
+        pub fn all<W: World>() -> Vec<Rule<W>> {
+            vec![$(Rule {
+                id: $id,
+                name: stringify!($name),
+                level: Level::$level,
+                sentence: $sentence,
+                check: |world| Box::pin($section::$name(world)),
+            }),*]
+        }
+
+        /// Makes one `#[test]` of each rule, named after its id, in the world that the expression makes.
+        ///
+        /// The expression is evaluated once for each test.
+        ///
+        #[cfg_attr(feature = "tokio", doc = "```")]
+        #[cfg_attr(not(feature = "tokio"), doc = "```text")]
+        /// use conformance_tests::{Real, runtimes::tokio::Tokio};
+        ///
+        /// conformance_tests::suite!(Real::new(Tokio::current_thread()));
+        /// ```
+        #[macro_export]
+        macro_rules! suite {
+            ($dollar world:expr) => {
+                $(
+                    #[test]
+                    fn $name() {
+                        $dollar crate::rules::test($dollar world, stringify!($name));
+                    }
+                )*
+            };
+        }
+    };
+}
+
+rule_book! { $
+    "B1" Must behaviour::b1_init_runs_before_the_acceptor_waits:
+        "`init` runs before the acceptor waits, once per acceptor, with the listener's local address and a handle that tells when that listener closes. Any number of acceptors run `init` at the same time.";
+    "B2" Must behaviour::b2_init_answers_accept_hibernate_ignore_or_an_error:
+        "`init` answers *accept* with a state and an optional accept timeout (none: wait for ever; *hibernate*: the same), *ignore*, or an error.";
+    "B3" Must behaviour::b3_ignore_is_silent_and_spaced:
+        "*ignore*: the acceptor ends silently and another starts. It never counts. Ignoring again and again costs no busy CPU: after the first, starts are spaced, 1 ms doubling to 1 s, until one accepts.";
+    "B4" Must behaviour::b4_a_start_error_is_reported_and_counts:
+        "An error or a panic in `init` is a start error: reported, and it always counts, also in a temporary pool, whatever the error says. If the pool survives, another acceptor starts.";
+    "B5" Must behaviour::b5_the_acceptor_becomes_the_connection:
+        "On a connection the acceptor *becomes* the connection: the same child goes on with `serve(connection, state)`. Its replacement is started before `serve` is first polled, so a slow or blocking `serve` never delays accepting.";
+    "B6" Must behaviour::b6_an_accept_timeout_is_no_failure:
+        "Accept timeout: `terminate(Timeout, state)`, then the acceptor ends; its replacement starts at once. Not reported, does not count. A timeout of zero is legal and costs no busy CPU (spacing as B3).";
+    "B7" Must behaviour::b7_terminate_runs_exactly_once_without_a_connection:
+        "`terminate(reason, state)` runs exactly once for an acceptor that got a state and never a connection, unless it is killed. Reasons: `Timeout`, `Closed` (listener closed), `Io` (listener failed, with the error), `Stopped` (the pool stops). It never runs for an acceptor that became a connection.";
+    "B8" Must behaviour::b8_a_panic_in_terminate_is_reported:
+        "A panic in `terminate` is reported, and counts only in a transient pool. The state is dropped in any case.";
+    "B10" Must behaviour::b10_serve_gets_addresses_id_and_signals:
+        "`serve` gets the stream (the runtime's own type, untouched), the peer's address, the local address of *this* connection (also when the listener is bound to `0.0.0.0` or `::`), its id, and the two signals of section 5.";
+    "E1" Must ends::e1_each_way_to_end_is_reported_and_counted_as_the_table_says:
+        "Each row of the table of ends holds. A connection is never restarted: there is nothing to restart.";
+    "E2" Must ends::e2_the_socket_is_gone_before_the_end_is_visible:
+        "The child's future, and with it the socket, is gone before its end is visible anywhere (report, counts, waiters).";
+    "E3" Must ends::e3_each_end_is_seen_exactly_once:
+        "Each child's end is seen exactly once. A panic in one child touches no other child, no lock and not the pool.";
+    "E4" Must ends::e4_a_killed_child_is_dropped_where_it_suspends:
+        "A killed child is dropped at its next suspension point. One that never suspends cannot be killed; see S8.";
+    "I1" Must intensity::i1_more_failures_than_intensity_stop_the_pool:
+        "The pool stops when more than `intensity` counted failures lie within `period`, both ends included. Defaults 1 and 5 s. `intensity` 0: the first counted failure stops it. `period` must be positive.";
+    "I2" Must intensity::i2_old_failures_are_forgotten:
+        "Failures older than `period` are forgotten.";
+    "I3" Must intensity::i3_a_stop_by_intensity_runs_the_whole_termination:
+        "A stop by intensity runs the whole termination of section 6, reports `pool_stopped` with the reason, and is the result of `join`.";
+    "I4" Must intensity::i4_timeouts_ignore_and_stops_never_count:
+        "Accept errors, timeouts, *ignore* and stops never count.";
+}

@@ -1,0 +1,470 @@
+//! Section 1 of the contract: the behaviour.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use acceptor_core::{Event, Failure, Restart, StopReason};
+
+use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs, word};
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::{Client, World};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+pub(super) async fn b1_init_runs_before_the_acceptor_waits<W: World>(world: Arc<W>) -> Verdict {
+    // Nobody is through `init`: all the same everybody begins it, and nobody takes the client.
+    let stage = Fixture::new(&world);
+    stage.answers([], Answer::Nothing);
+    let pool = stage.start(stage.spec("b1"))?;
+    let (_, address) = stage.listen(&pool, 5)?;
+    let _client = stage.knock(address).await?;
+    stage.began(5).await?;
+    same(
+        "connections while all are in `init`",
+        0,
+        active::<W>(&pool)?,
+    )?;
+    stage.event("the pool is killed", pool.kill()).await?;
+
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("b1"))?;
+    let (listener, address) = stage.listen(&pool, 3)?;
+    let (_client, _) = stage.connect(address).await?;
+    stage.began(4).await?;
+    let infos = stage.calls.look(|calls| {
+        let infos = calls.iter().filter_map(|call| match call {
+            Call::Init { info, .. } => Some(info.clone()),
+            _ => None,
+        });
+        infos.collect::<Vec<_>>()
+    });
+    let children: HashSet<_> = infos.iter().map(|info| info.child).collect();
+    same("acceptors that ran `init`", infos.len(), children.len())?;
+    for info in &infos {
+        same("the listener's address in `init`", address, info.local_addr)?;
+        same("the listener in `init`", listener, info.id)?;
+        same(
+            "*closed* while the listener is open",
+            false,
+            info.closed.is_set(),
+        )?;
+    }
+    close::<W>(&stage, &pool, listener).await?;
+    for info in &infos {
+        stage
+            .event(
+                "*closed* tells that the listener closed",
+                info.closed.wait(),
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn b2_init_answers_accept_hibernate_ignore_or_an_error<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let stage = Fixture::new(&world);
+    let accept_within = Answer::AcceptWithin(HOUR);
+    stage.answers(
+        [
+            Answer::Ignore,
+            Answer::Fail("not yet"),
+            Answer::Hibernate,
+            accept_within,
+        ],
+        Answer::Accept,
+    );
+    let pool = stage.start(stage.spec("b2"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    for (number, answer) in [
+        (3, "hibernate"),
+        (4, "accept within an hour"),
+        (5, "accept"),
+    ] {
+        let (mut client, served) = stage.connect(address).await?;
+        let what = format!("the number of the `init` that answered {answer}");
+        same(&what, number, served.number)?;
+        stage.echo(&mut client, answer).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn b3_ignore_is_silent_and_spaced<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    stage.answers([Answer::Ignore; 8], Answer::Accept);
+    let pool = stage.start(stage.spec("b3").restart(Restart::Transient).intensity(0))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, served) = stage.connect(address).await?;
+    same("the number of the `init` that accepted", 9, served.number)?;
+    spaced(&starts(&stage)[..9])?;
+    same("the pool runs on", true, runs::<W>(&pool))?;
+    no_reports(&stage, &pool).await
+}
+
+/// After the first, starts are spaced, 1 ms doubling.
+fn spaced(starts: &[Instant]) -> Verdict {
+    let mut least = Duration::ZERO;
+    for (index, pair) in starts.windows(2).enumerate() {
+        let gap = pair[1] - pair[0];
+        if gap < least {
+            return Err(Broken::new(
+                format!("at least {least:?} before start {}", index + 2),
+                format!("{gap:?}"),
+            )
+            .check("does `sleep_until` end early, or run on another clock than `now`?"));
+        }
+        least = (least * 2).clamp(MILLISECOND, 1000 * MILLISECOND);
+    }
+    Ok(())
+}
+
+fn starts<W: World>(stage: &Fixture<W>) -> Vec<Instant> {
+    stage.calls.look(|calls| {
+        let starts = calls.iter().filter_map(|call| match call {
+            Call::Init { at, .. } => Some(*at),
+            _ => None,
+        });
+        starts.collect()
+    })
+}
+
+pub(super) async fn b4_a_start_error_is_reported_and_counts<W: World>(world: Arc<W>) -> Verdict {
+    for restart in [Restart::Temporary, Restart::Transient] {
+        for answer in [Answer::Fail("no"), Answer::FailCleanly, Answer::Panic("no")] {
+            for intensity in [0, 1] {
+                start_error(&world, restart, answer, intensity).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn start_error<W: World>(
+    world: &Arc<W>,
+    restart: Restart,
+    answer: Answer,
+    intensity: u32,
+) -> Verdict {
+    let stage = Fixture::new(world);
+    stage.answers([answer], Answer::Accept);
+    let spec = stage.spec("b4").restart(restart);
+    let pool = stage.start(spec.intensity(intensity))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let case = format!("{answer:?} in a {restart:?} pool of intensity {intensity}");
+    if intensity == 0 {
+        let report = stage.join(&pool).await?;
+        same(
+            &format!("the stop after {case}"),
+            StopReason::Intensity,
+            report.reason,
+        )?;
+    } else {
+        let (_client, served) = stage.connect(address).await?;
+        same(&format!("the `init` after {case}"), 2, served.number)?;
+    }
+    let start_errors = stage.reports.look(|reports| {
+        let start_error = |event: &Event<_>| {
+            matches!(
+                (event, answer),
+                (
+                    Event::StartError {
+                        failure: Failure::Panic(_),
+                        ..
+                    },
+                    Answer::Panic(_)
+                ) | (
+                    Event::StartError {
+                        failure: Failure::Error(_),
+                        ..
+                    },
+                    Answer::Fail(_) | Answer::FailCleanly
+                )
+            )
+        };
+        reports
+            .iter()
+            .filter(|report| start_error(&report.event))
+            .count()
+    });
+    same(&format!("start errors reported of {case}"), 1, start_errors)
+}
+
+pub(super) async fn b5_the_acceptor_becomes_the_connection<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("b5"))?;
+    // What there is as `serve` is first polled.
+    let handle: Arc<Mutex<Option<Handle<W>>>> = Arc::default();
+    let seen = Record::default();
+    let (watched, seeing) = (Arc::clone(&handle), seen.clone());
+    stage.witness(move |_| {
+        let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = watched.as_ref().map(|pool| pool.counts());
+        if let Some(Ok(counts)) = counts {
+            seeing.push((counts.active, counts.workers));
+        }
+    });
+    *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.handle());
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        // Those before are still there: none delays the next.
+        held.push(stage.connect(address).await?);
+    }
+    // Nobody is to find the pool alive through its own acceptor.
+    handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+    for (_, served) in &held {
+        let child = served.child;
+        let number = stage.calls.look(|calls| {
+            calls.iter().find_map(|call| match call {
+                Call::Init { number, info, .. } if info.child == child => Some(*number),
+                _ => None,
+            })
+        });
+        same(
+            "the `init` of the child that serves",
+            Some(served.number),
+            number,
+        )?;
+    }
+    let expected: Vec<_> = (1..=10).map(|active| (active, active + 1)).collect();
+    same(
+        "connections and children as `serve` is first polled",
+        expected,
+        seen.all(),
+    )
+}
+
+pub(super) async fn b6_an_accept_timeout_is_no_failure<W: World>(world: Arc<W>) -> Verdict {
+    for timeout in [Duration::ZERO, 20 * MILLISECOND] {
+        let stage = Fixture::new(&world);
+        stage.answers([], Answer::AcceptWithin(timeout));
+        let spec = stage.spec("b6").restart(Restart::Transient).intensity(0);
+        let pool = stage.start(spec)?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        stage.began(6).await?;
+        let waits = waits(&stage);
+        for (number, (began, ended, reason)) in waits.iter().filter(|(number, _)| **number < 6) {
+            same(&format!("why acceptor {number} ended"), "timeout", *reason)?;
+            if *ended - *began < timeout {
+                return Err(Broken::new(
+                    format!("acceptor {number} waits {timeout:?}"),
+                    format!("it ended after {:?}", *ended - *began),
+                ));
+            }
+        }
+        same(
+            "acceptors that ended before the sixth began",
+            true,
+            waits.len() >= 5,
+        )?;
+        if timeout.is_zero() {
+            spaced(&starts(&stage)[..6])?;
+        }
+        let (mut client, _) = stage.connect(address).await?;
+        stage.echo(&mut client, "in time").await?;
+        same("the pool runs on", true, runs::<W>(&pool))?;
+        no_reports(&stage, &pool).await?;
+    }
+    Ok(())
+}
+
+/// When `init` began and `terminate` began, and why, of each acceptor that terminated.
+fn waits<W: World>(stage: &Fixture<W>) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
+    let starts = starts(stage);
+    stage.calls.look(|calls| {
+        let waits = calls.iter().filter_map(|call| match call {
+            Call::Terminate { number, at, reason } => {
+                let began = starts.get(number - 1)?;
+                Some((*number, (*began, *at, word(reason))))
+            }
+            _ => None,
+        });
+        waits.collect()
+    })
+}
+
+pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let stage = Fixture::new(&world);
+    let short = Answer::AcceptWithin(20 * MILLISECOND);
+    stage.answers([short, short], Answer::Accept);
+    let pool = stage.start(stage.spec("b7"))?;
+    let (first, address) = stage.listen(&pool, 2)?;
+    // Two time-outs, two that wait in their place.
+    stage.began(4).await?;
+    let (_, second_address) = stage.listen(&pool, 3)?;
+    let (client, served) = stage.connect(address).await?;
+    let (_open, _) = stage.connect(second_address).await?;
+    stage.began(9).await?;
+    close::<W>(&stage, &pool, first).await?;
+    client.close().await;
+    stage.ended(&pool, served.child).await?;
+    stage.event("the pool stops", pool.stop()).await?;
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in stage.terminated() {
+        *reasons.entry(reason).or_default() += 1;
+    }
+    let expected = BTreeMap::from([("timeout", 2), ("closed", 2), ("stopped", 3)]);
+    same("how often `terminate` ran, by reason", expected, reasons)?;
+    each_state_once(&stage)
+}
+
+/// Each state went to `serve` or to `terminate`, once.
+fn each_state_once<W: World>(stage: &Fixture<W>) -> Verdict {
+    let mut uses = BTreeMap::new();
+    stage.calls.look(|calls| {
+        for call in calls {
+            match call {
+                Call::Init { number, .. } => {
+                    uses.entry(*number).or_insert(0);
+                }
+                Call::Serve(served) => *uses.entry(served.number).or_insert(0) += 1,
+                Call::Terminate { number, .. } => *uses.entry(*number).or_insert(0) += 1,
+                _ => {}
+            }
+        }
+    });
+    let expected = uses.keys().map(|number| (*number, 1)).collect();
+    same(
+        "how often each state was served or terminated",
+        expected,
+        uses,
+    )
+}
+
+pub(super) async fn b8_a_panic_in_terminate_is_reported<W: World>(world: Arc<W>) -> Verdict {
+    for restart in [Restart::Temporary, Restart::Transient] {
+        let stage = Fixture::new(&world);
+        stage.answers([Answer::AcceptWithin(20 * MILLISECOND); 2], Answer::Accept);
+        stage.farewell(Farewell::Panic("as told"));
+        let pool = stage.start(stage.spec("b8").restart(restart).intensity(0))?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        let failures = match restart {
+            Restart::Temporary => {
+                // The first two are to time out, not to take the client.
+                stage.began(3).await?;
+                let (_client, served) = stage.connect(address).await?;
+                same("the `init` after two panics", 3, served.number)?;
+                stage.farewell(Farewell::Leave);
+                stage.event("the pool stops", pool.stop()).await?;
+                2
+            }
+            Restart::Transient => {
+                let report = stage.join(&pool).await?;
+                same("why the pool stopped", StopReason::Intensity, report.reason)?;
+                1
+            }
+        };
+        let reported = stage.reports.look(|reports| {
+            let panic = |event: &Event<_>| match event {
+                Event::AcceptorFailed {
+                    failure: Failure::Panic(message),
+                    ..
+                } => message == "as told",
+                _ => false,
+            };
+            reports.iter().filter(|report| panic(&report.event)).count()
+        });
+        same(
+            &format!("panics reported in a {restart:?} pool"),
+            failures,
+            reported,
+        )?;
+        for number in 1..=failures {
+            let dropped = stage.calls.look(|calls| {
+                let dropped =
+                    |call: &&Call| matches!(call, Call::StateDropped { number: n } if *n == number);
+                calls.iter().filter(dropped).count()
+            });
+            same(&format!("how often state {number} was dropped"), 1, dropped)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn b10_serve_gets_addresses_id_and_signals<W: World>(world: Arc<W>) -> Verdict {
+    let loopback = Ipv4Addr::LOCALHOST.into();
+    addresses(&world, loopback, loopback).await?;
+    addresses(&world, Ipv4Addr::UNSPECIFIED.into(), loopback).await?;
+    let loopback = Ipv6Addr::LOCALHOST.into();
+    // A world may have no IPv6: then there is no such listener to speak of.
+    if world.listen_on(SocketAddr::new(loopback, 0)).is_ok() {
+        addresses(&world, loopback, loopback).await?;
+        addresses(&world, Ipv6Addr::UNSPECIFIED.into(), loopback).await?;
+    }
+    Ok(())
+}
+
+async fn addresses<W: World>(
+    world: &Arc<W>,
+    bound: std::net::IpAddr,
+    called: std::net::IpAddr,
+) -> Verdict {
+    let stage = Fixture::new(world);
+    let pool = stage.start(stage.spec("b10"))?;
+    let failed = |error: io::Error| Broken::new("a listener is bound", error.to_string());
+    let (listener, address) = world.listen_on(SocketAddr::new(bound, 0)).map_err(failed)?;
+    let added = pool.add_listener(listener, 1);
+    let id = added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
+    let address = SocketAddr::new(called, address.port());
+    // Found by its peer's address, which so is the right one.
+    let (mut client, served) = stage.connect(address).await?;
+    same(
+        &format!("the local address on a listener of {bound}"),
+        address,
+        served.local_addr,
+    )?;
+    same("the listener", id, served.listener)?;
+    same(
+        "*draining* while all is well",
+        false,
+        served.signals.draining().is_set(),
+    )?;
+    let listed = pool.connections();
+    let listed = listed.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    let listed = listed
+        .first()
+        .map(|one| (one.id, one.peer_addr, one.local_addr));
+    let expected = Some((served.child, client.local_addr(), address));
+    same("the connection in the list", expected, listed)?;
+    stage.order(&served, Order::TrapAndStay).await?;
+    same(
+        "*stop* while all is well",
+        false,
+        served.signals.trap_stop().is_set(),
+    )?;
+    stage.echo(&mut client, "the stream itself").await
+}
+
+fn active<W: World>(pool: &Handle<W>) -> Result<usize, Broken> {
+    let counts = pool.counts();
+    let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    Ok(counts.active)
+}
+
+async fn close<W: World>(
+    stage: &Fixture<W>,
+    pool: &Handle<W>,
+    listener: acceptor_core::ListenerId,
+) -> Verdict {
+    let closing = pool.close_listener(listener);
+    let closed = stage.event("the listener closes", closing).await?;
+    closed.map_err(|error| Broken::new("the listener closes", error.to_string()))
+}
+
+/// Stops the pool; with its result all reports are there.
+async fn no_reports<W: World>(stage: &Fixture<W>, pool: &Pool<W>) -> Verdict {
+    stage.event("the pool stops", pool.stop()).await?;
+    let reports = stage.reports.look(|reports| {
+        let texts = reports.iter().map(ToString::to_string);
+        texts.collect::<Vec<_>>()
+    });
+    same("reports", Vec::new(), reports)
+}

@@ -1,0 +1,224 @@
+//! Section 2 of the contract: how children end.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use acceptor_core::{ChildError, ChildId, Event, Failure, Restart};
+
+use crate::fixture::{Call, Departure, Fixture, Handle, Order, Served, runs};
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::{Closed, World};
+
+/// A way to bring a connection to its end.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Ordered(Order),
+    /// It keeps something that panics when it is dropped, and is stopped.
+    PanicsWhenDropped,
+    Killed,
+    Stopped,
+}
+
+/// What the table says of an end: what is reported of it, and whether it counts in a transient pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Row {
+    Silent,
+    Fails(&'static str),
+}
+
+const TABLE: [(Way, Row); 8] = [
+    (Way::Ordered(Order::Return), Row::Silent),
+    (Way::Ordered(Order::ExitCleanly), Row::Silent),
+    (
+        Way::Ordered(Order::ExitCleanlyBecause("enough")),
+        Row::Silent,
+    ),
+    (
+        Way::Ordered(Order::Fail("no more")),
+        Row::Fails("error: no more"),
+    ),
+    (
+        Way::Ordered(Order::Panic("as told")),
+        Row::Fails("panic: as told"),
+    ),
+    (Way::PanicsWhenDropped, Row::Fails("panic: dropped as told")),
+    (Way::Killed, Row::Fails("killed")),
+    (Way::Stopped, Row::Silent),
+];
+
+pub(super) async fn e1_each_way_to_end_is_reported_and_counted_as_the_table_says<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    for restart in [Restart::Temporary, Restart::Transient] {
+        for (way, row) in TABLE {
+            holds(&world, restart, way, row).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn holds<W: World>(world: &Arc<W>, restart: Restart, way: Way, row: Row) -> Verdict {
+    let stage = Fixture::new(world);
+    let pool = stage.start(stage.spec("e1").restart(restart).intensity(0))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, served) = stage.connect(address).await?;
+    end(&stage, &pool, &served, way).await?;
+    stage.ended(&pool, served.child).await?;
+    let case = format!("after {way:?} in a {restart:?} pool of intensity 0");
+    let survives = restart == Restart::Temporary || row == Row::Silent;
+    same(&format!("the pool runs {case}"), survives, runs::<W>(&pool))?;
+    stage.event("the pool stops", pool.stop()).await?;
+    let expected = match row {
+        Row::Silent => Vec::new(),
+        Row::Fails(text) => vec![(served.child, text.to_owned())],
+    };
+    same(
+        &format!("connections reported {case}"),
+        expected,
+        failures(&stage),
+    )?;
+    let serves = stage.calls.look(|calls| {
+        let serve = |call: &&Call| matches!(call, Call::Serve(_));
+        calls.iter().filter(serve).count()
+    });
+    same(&format!("how often it was served {case}"), 1, serves)
+}
+
+async fn end<W: World>(stage: &Fixture<W>, pool: &Handle<W>, served: &Served, way: Way) -> Verdict {
+    let told = match way {
+        Way::Ordered(order) => return stage.order(served, order).await,
+        Way::PanicsWhenDropped => {
+            let bomb = Order::PanicWhenDropped("dropped as told");
+            stage.order(served, bomb).await?;
+            pool.stop_child(served.child)
+        }
+        Way::Stopped => pool.stop_child(served.child),
+        Way::Killed => pool.kill_child(served.child),
+    };
+    told.map_err(|error| Broken::new("the connection is told", error.to_string()))
+}
+
+/// What was reported of connections.
+fn failures<W: World>(stage: &Fixture<W>) -> Vec<(ChildId, String)> {
+    let failure = |event: &Event<_>| match event {
+        Event::ConnectionFailed { child, failure, .. } => {
+            let text = match failure {
+                Failure::Error(error) => format!("error: {error}"),
+                Failure::Panic(message) => format!("panic: {message}"),
+                Failure::Killed => "killed".to_owned(),
+                other => other.to_string(),
+            };
+            Some((*child, text))
+        }
+        _ => None,
+    };
+    stage.reports.look(|reports| {
+        let failures = reports.iter().filter_map(|report| failure(&report.event));
+        failures.collect()
+    })
+}
+
+pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let failing = TABLE.iter().filter(|(_, row)| *row != Row::Silent);
+    for (way, _) in failing {
+        let stage = Fixture::new(&world);
+        let pool = stage.start(stage.spec("e2"))?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        let (mut client, served) = stage.connect(address).await?;
+        end(&stage, &pool, &served, *way).await?;
+        let child = served.child;
+        let gone = move |calls: &[Call]| {
+            let left = |call: &Call| matches!(call, Call::Left { child: c, .. } if *c == child);
+            calls.iter().any(left)
+        };
+        stage.ended(&pool, child).await?;
+        same(
+            &format!("the future is gone when the list says so, {way:?}"),
+            true,
+            stage.calls.look(gone),
+        )?;
+        let reported = stage.calls.when(move |calls| {
+            let report = calls
+                .iter()
+                .position(|call| matches!(call, Call::Report(_)))?;
+            Some(gone(&calls[..report]))
+        });
+        let gone_before = stage.event("the end is reported", reported).await?;
+        same(
+            &format!("the future is gone before the report, {way:?}"),
+            true,
+            gone_before,
+        )?;
+        let closed = stage.closed(&mut client).await?;
+        same("how the client sees it", Closed::EndOfStream, closed)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn e3_each_end_is_seen_exactly_once<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("e3"))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    let mut connections = Vec::new();
+    for _ in 0..12 {
+        connections.push(stage.connect(address).await?);
+    }
+    let mut unharmed = connections.split_off(8);
+    for (_, served) in &connections {
+        stage.order(served, Order::Panic("as told")).await?;
+        // Too late, or just in time: one end it is.
+        match pool.kill_child(served.child) {
+            Ok(()) | Err(ChildError::UnknownChild(_)) => {}
+            Err(error) => return Err(Broken::new("the pool runs", error.to_string())),
+        }
+    }
+    for (_, served) in &connections {
+        stage.ended(&pool, served.child).await?;
+    }
+    for (client, _) in &mut unharmed {
+        stage.echo(client, "unharmed").await?;
+    }
+    let counts = pool.counts();
+    let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    same("children that are left", 4 + 2, counts.workers)?;
+    stage.event("the pool stops", pool.stop()).await?;
+    let mut seen: BTreeMap<ChildId, usize> = BTreeMap::new();
+    for (child, _) in failures(&stage) {
+        *seen.entry(child).or_default() += 1;
+    }
+    let children: HashSet<_> = connections.iter().map(|(_, served)| served.child).collect();
+    let expected = children.into_iter().map(|child| (child, 1)).collect();
+    same("how often each end was reported", expected, seen)
+}
+
+pub(super) async fn e4_a_killed_child_is_dropped_where_it_suspends<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("e4"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (mut client, served) = stage.connect(address).await?;
+    // Also one that trapped the stop.
+    stage.order(&served, Order::TrapAndStay).await?;
+    let kill = || pool.kill_child(served.child);
+    kill().map_err(|error| Broken::new("the connection is killed", error.to_string()))?;
+    let child = served.child;
+    let left = stage.calls.first(move |call| match call {
+        Call::Left {
+            child: c,
+            departure,
+        } if *c == child => Some(*departure),
+        _ => None,
+    });
+    let departure = stage.event("the killed connection ends", left).await?;
+    same("how it ended", Departure::Dropped, departure)?;
+    stage.closed(&mut client).await?;
+    stage.ended(&pool, child).await?;
+    same(
+        "killing it again",
+        Err(ChildError::UnknownChild(child)),
+        kill(),
+    )
+}

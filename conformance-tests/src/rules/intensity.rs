@@ -1,0 +1,192 @@
+//! Section 3 of the contract: restart intensity.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use acceptor_core::{Event, Restart, SpecError, StartError, StopReason};
+
+use crate::fixture::{Answer, Call, Fixture, Handle, Order, Pool, runs};
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::World;
+
+/// Makes one connection fail, and waits until that is visible.
+async fn fail<W: World>(
+    stage: &Fixture<W>,
+    pool: &Handle<W>,
+    address: std::net::SocketAddr,
+) -> Verdict {
+    let (_client, served) = stage.connect(address).await?;
+    stage.order(&served, Order::Fail("as told")).await?;
+    stage.ended(pool, served.child).await
+}
+
+pub(super) async fn i1_more_failures_than_intensity_stop_the_pool<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    for intensity in [Some(0), None, Some(3)] {
+        let stage = Fixture::new(&world);
+        let spec = stage.spec("i1").restart(Restart::Transient);
+        // As long as the machine is slow; but for the defaults, which are what they are.
+        let spec = match intensity {
+            Some(intensity) => spec
+                .intensity(intensity)
+                .period(10 * stage.patience.length()),
+            None => spec,
+        };
+        let pool = stage.start(spec)?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        let status = pool.status();
+        let status = status.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+        if intensity.is_none() {
+            same("the default intensity", 1, status.intensity)?;
+            same("the default period", Duration::from_secs(5), status.period)?;
+            fail(&stage, &pool, address).await?;
+            same("the pool runs after one failure", true, runs::<W>(&pool))?;
+            continue;
+        }
+        for failure in 1..=status.intensity {
+            fail(&stage, &pool, address).await?;
+            let what = format!(
+                "the pool runs after failure {failure} of {}",
+                status.intensity
+            );
+            same(&what, true, runs::<W>(&pool))?;
+        }
+        fail(&stage, &pool, address).await?;
+        let report = stage.join(&pool).await?;
+        same("why the pool stopped", StopReason::Intensity, report.reason)?;
+    }
+    let stage = Fixture::new(&world);
+    let spec = stage.spec("i1").period(Duration::ZERO);
+    match Pool::<W>::start(world.runtime(), spec) {
+        Err(StartError::Spec(SpecError::Period { .. })) => Ok(()),
+        other => Err(Broken::new(
+            "a period of zero is refused",
+            format!("{other:?}"),
+        )),
+    }
+}
+
+pub(super) async fn i2_old_failures_are_forgotten<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let period = Duration::from_millis(50);
+    let spec = stage.spec("i2").restart(Restart::Transient);
+    let pool = stage.start(spec.intensity(1).period(period))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    for failure in 1..=5 {
+        fail(&stage, &pool, address).await?;
+        // It was counted before its end was visible: past this it is older than the period.
+        stage
+            .pass_until(stage.now() + period + Duration::from_millis(1))
+            .await;
+        let status = pool.status();
+        let status = status.map_err(|error| {
+            Broken::new(
+                format!("the pool runs after failure {failure}"),
+                error.to_string(),
+            )
+        })?;
+        same("failures within the period", 0, status.failures)?;
+    }
+    same("the pool runs on", true, runs::<W>(&pool))
+}
+
+pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let stage = Fixture::new(&world);
+    let grace = Duration::from_millis(50);
+    let spec = stage.spec("i3").restart(Restart::Transient).intensity(0);
+    let spec = spec.grace(grace).shutdown(stage.patience.length());
+    let pool = stage.start(spec)?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_failing, failing) = stage.connect(address).await?;
+    let (_trapping, trapping) = stage.connect(address).await?;
+    stage
+        .order(&trapping, Order::TrapAndLeaveAfter(Duration::ZERO))
+        .await?;
+    stage.began(3).await?;
+    let began = stage.now();
+    stage.order(&failing, Order::Fail("as told")).await?;
+    let draining = trapping.signals.draining().wait();
+    stage
+        .event("the other connection sees *draining*", draining)
+        .await?;
+    let report = stage.join(&pool).await?;
+    let elapsed = stage.now() - began;
+    same("why the pool stopped", StopReason::Intensity, report.reason)?;
+    same("the grace was kept", true, elapsed >= grace)?;
+    same("what `join` says again", report, stage.join(&pool).await?)?;
+    let told = stage.calls.look(|calls| {
+        use crate::fixture::Departure::Told;
+        let told = |call: &&Call| {
+            matches!(
+                call,
+                Call::Left {
+                    departure: Told,
+                    ..
+                }
+            )
+        };
+        calls.iter().filter(told).count()
+    });
+    same("connections that were told to stop", 1, told)?;
+    same(
+        "acceptors that terminated",
+        vec!["stopped"],
+        stage.terminated(),
+    )?;
+    same(
+        "a new client is refused",
+        true,
+        stage.knock(address).await.is_err(),
+    )?;
+    let stops = stage.reports.look(|reports| {
+        let stop = |event: &Event<_>| {
+            matches!(
+                event,
+                Event::PoolStopped {
+                    reason: StopReason::Intensity,
+                    ..
+                }
+            )
+        };
+        reports.iter().filter(|report| stop(&report.event)).count()
+    });
+    same("how often `pool_stopped` was reported", 1, stops)
+}
+
+pub(super) async fn i4_timeouts_ignore_and_stops_never_count<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let short = Answer::AcceptWithin(Duration::from_millis(5));
+    stage.answers(
+        [Answer::Ignore, short, Answer::Ignore, short],
+        Answer::Accept,
+    );
+    let spec = stage.spec("i4").restart(Restart::Transient).intensity(0);
+    let pool = stage.start(spec)?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    stage.began(5).await?;
+    let (_client, served) = stage.connect(address).await?;
+    let stop = |child| {
+        let told = pool.stop_child(child);
+        told.map_err(|error| Broken::new("the child is stopped", error.to_string()))
+    };
+    stop(served.child)?;
+    stage.ended(&pool, served.child).await?;
+    // Its replacement waits: it is stopped too, and replaced.
+    let waiting = stage.calls.first(|call| match call {
+        Call::Init {
+            number: 6, info, ..
+        } => Some(info.child),
+        _ => None,
+    });
+    stop(stage.event("a replacement starts", waiting).await?)?;
+    stage.began(7).await?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "still there").await?;
+    let status = pool.status();
+    let status = status.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    same("counted failures", 0, status.failures)?;
+    same("the pool runs on", true, runs::<W>(&pool))
+}
