@@ -271,7 +271,14 @@ pub(super) async fn b6_an_accept_timeout_is_no_failure<W: World>(world: Arc<W>) 
         same("the pool runs on", true, runs::<W>(&pool))?;
         no_reports(&stage, &pool).await?;
     }
-    Ok(())
+    // A panic does not count in a temporary pool: nothing but the spacing bounds the starts.
+    let stage = Fixture::new(&world);
+    stage.answers([], Answer::AcceptWithin(Duration::ZERO));
+    stage.farewell(Farewell::Panic("as told"));
+    let pool = stage.start(stage.spec("b6").intensity(0))?;
+    stage.listen(&pool, 1)?;
+    stage.began(6).await?;
+    spaced(&starts(&stage)[..6])
 }
 
 /// When `init` began and `terminate` began, and why, of each acceptor that terminated.
