@@ -23,6 +23,7 @@ use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{FutureExt, StreamExt};
 
+use crate::disturbed::{TaskId, current_task};
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict};
@@ -108,6 +109,8 @@ pub enum Call {
         number: usize,
         /// When, by the world's clock.
         at: Instant,
+        /// The task that it runs on, in a world that knows.
+        task: Option<TaskId>,
         /// What it was given.
         info: ListenerInfo<SocketAddr>,
     },
@@ -126,6 +129,8 @@ pub enum Call {
         number: usize,
         /// When, by the world's clock.
         at: Instant,
+        /// The task that it runs on, in a world that knows.
+        task: Option<TaskId>,
         /// Why.
         reason: Terminate,
     },
@@ -153,6 +158,8 @@ pub struct Served {
     pub signals: Signals,
     /// The number of the `init` that made its state.
     pub number: usize,
+    /// The task that it runs on, in a world that knows.
+    pub task: Option<TaskId>,
     orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
 }
 
@@ -488,7 +495,7 @@ impl<W: World> Fixture<W> {
 }
 
 /// Whether a pool runs.
-pub fn runs<W: World>(pool: &Handle<W>) -> bool {
+pub fn runs<R: Runtime, L: Listener>(pool: &PoolHandle<R, L>) -> bool {
     pool.status()
         .is_ok_and(|status| status.state == PoolState::Running)
 }
@@ -539,6 +546,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
         self.calls.push(Call::Init {
             number,
             at: self.world.runtime().now(),
+            task: current_task(),
             info: info.clone(),
         });
         let answer = {
@@ -575,6 +583,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             local_addr: connection.local_addr,
             signals: connection.signals.clone(),
             number: state.number,
+            task: current_task(),
             orders,
         };
         let witness = lock(&self.script.witness).clone();
@@ -645,6 +654,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
         self.calls.push(Call::Terminate {
             number: state.number,
             at: self.world.runtime().now(),
+            task: current_task(),
             reason: reason.clone(),
         });
         let farewell = *lock(&self.script.farewell);

@@ -8,6 +8,7 @@
 //! Nothing here decides by an upper bound on time: a test waits for the event,
 //! and gives up after its [`Patience`].
 
+pub mod disturbed;
 pub mod fixture;
 mod harness;
 #[cfg(feature = "observations")]

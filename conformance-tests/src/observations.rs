@@ -346,7 +346,7 @@ async fn outcome<W: World>(
 }
 
 async fn pool_word<W: World>(stage: &Fixture<W>, pool: &Handle<W>) -> Result<PoolWord, Broken> {
-    if runs::<W>(pool) {
+    if runs(pool) {
         return Ok(PoolWord::Alive);
     }
     match stage.join(pool).await?.reason {
@@ -626,7 +626,7 @@ async fn period<W: World>(world: &Arc<W>, facts: &Period) -> Result<Period, Brok
     }
     let mut began = None;
     for (ms, (_client, served)) in facts.connection_panics_at_ms.iter().zip(&connections) {
-        if !runs::<W>(&pool) {
+        if !runs(&pool) {
             break;
         }
         let began = *began.get_or_insert_with(|| stage.now());

@@ -147,6 +147,8 @@ rule_book! { $
         "A panic in `terminate` is reported, and counts only in a transient pool. The state is dropped in any case.";
     "B10" Must behaviour::b10_serve_gets_addresses_id_and_signals:
         "`serve` gets the stream (the runtime's own type, untouched), the peer's address, the local address of *this* connection (also when the listener is bound to `0.0.0.0` or `::`), its id, and the two signals of section 5.";
+    "B11" Must behaviour::b11_all_callbacks_run_on_tasks_of_the_runtime_value:
+        "Spawn options are the runtime value's: the pool's tasks run where and as it says.";
     "E1" Must ends::e1_each_way_to_end_is_reported_and_counted_as_the_table_says:
         "Each row of the table of ends holds. A connection is never restarted: there is nothing to restart.";
     "E2" Must ends::e2_the_socket_is_gone_before_the_end_is_visible:

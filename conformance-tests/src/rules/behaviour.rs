@@ -6,8 +6,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use acceptor_core::{Event, Failure, Restart, StopReason};
+use acceptor_core::{Event, Failure, Restart, StopReason, Terminate};
 
+use crate::disturbed::{DroppedTasks, FailingListeners};
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs, word};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
@@ -103,7 +104,7 @@ pub(super) async fn b3_ignore_is_silent_and_spaced<W: World>(world: Arc<W>) -> V
     let (_client, served) = stage.connect(address).await?;
     same("the number of the `init` that accepted", 9, served.number)?;
     spaced(&starts(&stage)[..9])?;
-    same("the pool runs on", true, runs::<W>(&pool))?;
+    same("the pool runs on", true, runs(&pool))?;
     no_reports(&stage, &pool).await
 }
 
@@ -268,7 +269,7 @@ pub(super) async fn b6_an_accept_timeout_is_no_failure<W: World>(world: Arc<W>) 
         }
         let (mut client, _) = stage.connect(address).await?;
         stage.echo(&mut client, "in time").await?;
-        same("the pool runs on", true, runs::<W>(&pool))?;
+        same("the pool runs on", true, runs(&pool))?;
         no_reports(&stage, &pool).await?;
     }
     // A panic does not count in a temporary pool: nothing but the spacing bounds the starts.
@@ -286,7 +287,9 @@ fn waits<W: World>(stage: &Fixture<W>) -> BTreeMap<usize, (Instant, Instant, &'s
     let starts = starts(stage);
     stage.calls.look(|calls| {
         let waits = calls.iter().filter_map(|call| match call {
-            Call::Terminate { number, at, reason } => {
+            Call::Terminate {
+                number, at, reason, ..
+            } => {
                 let began = starts.get(number - 1)?;
                 Some((*number, (*began, *at, word(reason))))
             }
@@ -320,6 +323,34 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World
     }
     let expected = BTreeMap::from([("timeout", 2), ("closed", 2), ("stopped", 3)]);
     same("how often `terminate` ran, by reason", expected, reasons)?;
+    each_state_once(&stage)?;
+
+    let world = FailingListeners::new(&world);
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("b7"))?;
+    let (_, address) = stage.listen(&pool, 3)?;
+    stage.began(3).await?;
+    let faults = world.faults(address);
+    faults.inject(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "no listener any more",
+    ));
+    stage.counts(&pool, 0, 0).await?;
+    let errors = stage.calls.look(|calls| {
+        let errors = calls.iter().filter_map(|call| match call {
+            Call::Terminate {
+                reason: Terminate::Io(error),
+                ..
+            } => Some(error.to_string()),
+            _ => None,
+        });
+        errors.collect::<Vec<_>>()
+    });
+    same(
+        "the errors that `terminate` got",
+        vec!["no listener any more".to_owned(); 3],
+        errors,
+    )?;
     each_state_once(&stage)
 }
 
@@ -448,6 +479,41 @@ async fn addresses<W: World>(
         served.signals.trap_stop().is_set(),
     )?;
     stage.echo(&mut client, "the stream itself").await
+}
+
+pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let world = DroppedTasks::new(&world);
+    let stage = Fixture::new(&world);
+    stage.answers(
+        [Answer::AcceptWithin(MILLISECOND), Answer::Ignore],
+        Answer::Accept,
+    );
+    let pool = stage.start(stage.spec("b11"))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    stage.began(4).await?;
+    let (_client, served) = stage.connect(address).await?;
+    stage.event("the pool stops", pool.stop()).await?;
+    same(
+        "`serve` runs on a task of the value that the pool was given",
+        true,
+        served.task.is_some(),
+    )?;
+    let elsewhere = stage.calls.look(|calls| {
+        let elsewhere = |call: &&Call| {
+            matches!(
+                call,
+                Call::Init { task: None, .. } | Call::Terminate { task: None, .. }
+            )
+        };
+        calls
+            .iter()
+            .filter(elsewhere)
+            .map(|call| format!("{call:?}"))
+            .collect::<Vec<_>>()
+    });
+    same("callbacks that run elsewhere", Vec::new(), elsewhere)
 }
 
 fn active<W: World>(pool: &Handle<W>) -> Result<usize, Broken> {

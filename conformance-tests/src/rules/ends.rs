@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use acceptor_core::{ChildError, ChildId, Event, Failure, Restart};
 
+use crate::disturbed::DroppedTasks;
 use crate::fixture::{Call, Departure, Fixture, Handle, Order, Served, runs};
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Closed, World};
@@ -17,16 +18,19 @@ enum Way {
     PanicsWhenDropped,
     Killed,
     Stopped,
+    /// Its runtime drops its task.
+    TaskDropped,
 }
 
 /// What the table says of an end: what is reported of it, and whether it counts in a transient pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Row {
     Silent,
-    Fails(&'static str),
+    Reported(&'static str),
+    Counted(&'static str),
 }
 
-const TABLE: [(Way, Row); 8] = [
+const TABLE: [(Way, Row); 9] = [
     (Way::Ordered(Order::Return), Row::Silent),
     (Way::Ordered(Order::ExitCleanly), Row::Silent),
     (
@@ -35,15 +39,22 @@ const TABLE: [(Way, Row); 8] = [
     ),
     (
         Way::Ordered(Order::Fail("no more")),
-        Row::Fails("error: no more"),
+        Row::Counted("error: no more"),
     ),
     (
         Way::Ordered(Order::Panic("as told")),
-        Row::Fails("panic: as told"),
+        Row::Counted("panic: as told"),
     ),
-    (Way::PanicsWhenDropped, Row::Fails("panic: dropped as told")),
-    (Way::Killed, Row::Fails("killed")),
+    (
+        Way::PanicsWhenDropped,
+        Row::Counted("panic: dropped as told"),
+    ),
+    (Way::Killed, Row::Counted("killed")),
     (Way::Stopped, Row::Silent),
+    (
+        Way::TaskDropped,
+        Row::Reported("its runtime dropped the task"),
+    ),
 ];
 
 pub(super) async fn e1_each_way_to_end_is_reported_and_counted_as_the_table_says<W: World>(
@@ -58,19 +69,20 @@ pub(super) async fn e1_each_way_to_end_is_reported_and_counted_as_the_table_says
 }
 
 async fn holds<W: World>(world: &Arc<W>, restart: Restart, way: Way, row: Row) -> Verdict {
-    let stage = Fixture::new(world);
+    let world = DroppedTasks::new(world);
+    let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("e1").restart(restart).intensity(0))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (_client, served) = stage.connect(address).await?;
     end(&stage, &pool, &served, way).await?;
     stage.ended(&pool, served.child).await?;
     let case = format!("after {way:?} in a {restart:?} pool of intensity 0");
-    let survives = restart == Restart::Temporary || row == Row::Silent;
-    same(&format!("the pool runs {case}"), survives, runs::<W>(&pool))?;
+    let survives = restart == Restart::Temporary || !matches!(row, Row::Counted(_));
+    same(&format!("the pool runs {case}"), survives, runs(&pool))?;
     stage.event("the pool stops", pool.stop()).await?;
     let expected = match row {
         Row::Silent => Vec::new(),
-        Row::Fails(text) => vec![(served.child, text.to_owned())],
+        Row::Reported(text) | Row::Counted(text) => vec![(served.child, text.to_owned())],
     };
     same(
         &format!("connections reported {case}"),
@@ -84,7 +96,12 @@ async fn holds<W: World>(world: &Arc<W>, restart: Restart, way: Way, row: Row) -
     same(&format!("how often it was served {case}"), 1, serves)
 }
 
-async fn end<W: World>(stage: &Fixture<W>, pool: &Handle<W>, served: &Served, way: Way) -> Verdict {
+async fn end<W: World>(
+    stage: &Fixture<DroppedTasks<W>>,
+    pool: &Handle<DroppedTasks<W>>,
+    served: &Served,
+    way: Way,
+) -> Verdict {
     let told = match way {
         Way::Ordered(order) => return stage.order(served, order).await,
         Way::PanicsWhenDropped => {
@@ -94,6 +111,11 @@ async fn end<W: World>(stage: &Fixture<W>, pool: &Handle<W>, served: &Served, wa
         }
         Way::Stopped => pool.stop_child(served.child),
         Way::Killed => pool.kill_child(served.child),
+        Way::TaskDropped => {
+            let no_task = || Broken::new("`serve` runs on a spawned task", "it does not");
+            stage.world.drop_task(served.task.ok_or_else(no_task)?);
+            Ok(())
+        }
     };
     told.map_err(|error| Broken::new("the connection is told", error.to_string()))
 }
@@ -123,6 +145,7 @@ pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible<W: World>(
 ) -> Verdict {
     let failing = TABLE.iter().filter(|(_, row)| *row != Row::Silent);
     for (way, _) in failing {
+        let world = DroppedTasks::new(&world);
         let stage = Fixture::new(&world);
         let pool = stage.start(stage.spec("e2"))?;
         let (_, address) = stage.listen(&pool, 1)?;

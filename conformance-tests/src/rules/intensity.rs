@@ -1,10 +1,12 @@
 //! Section 3 of the contract: restart intensity.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{Event, Restart, SpecError, StartError, StopReason};
 
+use crate::disturbed::FailingListeners;
 use crate::fixture::{Answer, Call, Fixture, Handle, Order, Pool, runs};
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
@@ -41,7 +43,7 @@ pub(super) async fn i1_more_failures_than_intensity_stop_the_pool<W: World>(
             same("the default intensity", 1, status.intensity)?;
             same("the default period", Duration::from_secs(5), status.period)?;
             fail(&stage, &pool, address).await?;
-            same("the pool runs after one failure", true, runs::<W>(&pool))?;
+            same("the pool runs after one failure", true, runs(&pool))?;
             continue;
         }
         for failure in 1..=status.intensity {
@@ -50,7 +52,7 @@ pub(super) async fn i1_more_failures_than_intensity_stop_the_pool<W: World>(
                 "the pool runs after failure {failure} of {}",
                 status.intensity
             );
-            same(&what, true, runs::<W>(&pool))?;
+            same(&what, true, runs(&pool))?;
         }
         fail(&stage, &pool, address).await?;
         let report = stage.join(&pool).await?;
@@ -88,7 +90,7 @@ pub(super) async fn i2_old_failures_are_forgotten<W: World>(world: Arc<W>) -> Ve
         })?;
         same("failures within the period", 0, status.failures)?;
     }
-    same("the pool runs on", true, runs::<W>(&pool))
+    same("the pool runs on", true, runs(&pool))
 }
 
 pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination<W: World>(
@@ -188,5 +190,32 @@ pub(super) async fn i4_timeouts_ignore_and_stops_never_count<W: World>(world: Ar
     let status = pool.status();
     let status = status.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     same("counted failures", 0, status.failures)?;
-    same("the pool runs on", true, runs::<W>(&pool))
+    same("the pool runs on", true, runs(&pool))?;
+
+    let world = FailingListeners::new(&world);
+    let stage = Fixture::new(&world);
+    let spec = stage.spec("i4").restart(Restart::Transient).intensity(0);
+    let pool = stage.start(spec)?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_, failing_address) = stage.listen(&pool, 1)?;
+    stage.began(2).await?;
+    for (address, kind) in [
+        (address, ErrorKind::ConnectionAborted),
+        (address, ErrorKind::OutOfMemory),
+        (failing_address, ErrorKind::InvalidInput),
+    ] {
+        let faults = world.faults(address);
+        faults.inject(kind.into());
+        let look = || match faults.pending() {
+            0 => Ok(()),
+            pending => Err(pending),
+        };
+        stage
+            .until("the error is taken from the listener", look)
+            .await?;
+    }
+    stage.counts(&pool, 0, 1).await?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "still there").await?;
+    same("the pool runs on", true, runs(&pool))
 }

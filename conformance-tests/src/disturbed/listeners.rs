@@ -1,0 +1,165 @@
+//! A world whose listeners return errors from `accept` when told to.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use acceptor_core::Listener;
+
+use crate::world::World;
+
+/// A world whose listeners return errors from `accept` when told to.
+pub struct FailingListeners<W> {
+    world: Arc<W>,
+    faults: Mutex<HashMap<SocketAddr, Faults>>,
+}
+
+/// The errors that one listener has yet to return. Clones share them.
+#[derive(Clone, Default)]
+pub struct Faults {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    errors: VecDeque<io::Error>,
+    waker: Option<Waker>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Faults {
+    /// The listener is to return this error, before it accepts another connection.
+    pub fn inject(&self, error: io::Error) {
+        let waker = {
+            let mut shared = lock(&self.shared);
+            shared.errors.push_back(error);
+            shared.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// How many errors it has yet to return.
+    pub fn pending(&self) -> usize {
+        lock(&self.shared).errors.len()
+    }
+
+    fn next(&self, waker: &Waker) -> Option<io::Error> {
+        let mut shared = lock(&self.shared);
+        let error = shared.errors.pop_front();
+        if error.is_none() {
+            shared.waker = Some(waker.clone());
+        }
+        error
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults")
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<W: World> FailingListeners<W> {
+    /// The same world, with listeners that can fail.
+    pub fn new(world: &Arc<W>) -> Arc<Self> {
+        Arc::new(Self {
+            world: Arc::clone(world),
+            faults: Mutex::default(),
+        })
+    }
+
+    /// The faults of the listener that is bound to an address.
+    pub fn faults(&self, address: SocketAddr) -> Faults {
+        lock(&self.faults).entry(address).or_default().clone()
+    }
+}
+
+impl<W> fmt::Debug for FailingListeners<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailingListeners").finish_non_exhaustive()
+    }
+}
+
+/// A listener that returns errors when told to.
+pub struct FailingListener<L> {
+    listener: L,
+    faults: Faults,
+}
+
+impl<L> fmt::Debug for FailingListener<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailingListener")
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L: Listener> Listener for FailingListener<L> {
+    type Stream = L::Stream;
+    type Addr = L::Addr;
+
+    async fn accept(&self) -> io::Result<(L::Stream, L::Addr)> {
+        let mut accept = pin!(self.listener.accept());
+        poll_fn(|cx| match self.faults.next(cx.waker()) {
+            Some(error) => Poll::Ready(Err(error)),
+            None => accept.as_mut().poll(cx),
+        })
+        .await
+    }
+
+    fn local_addr(&self) -> io::Result<L::Addr> {
+        self.listener.local_addr()
+    }
+
+    fn stream_local_addr(stream: &L::Stream) -> io::Result<L::Addr> {
+        L::stream_local_addr(stream)
+    }
+
+    fn is_wildcard(address: &L::Addr) -> bool {
+        L::is_wildcard(address)
+    }
+}
+
+impl<W: World> World for FailingListeners<W> {
+    type Runtime = W::Runtime;
+    type Listener = FailingListener<W::Listener>;
+    type Stream = W::Stream;
+    type Client = W::Client;
+
+    fn runtime(&self) -> W::Runtime {
+        self.world.runtime()
+    }
+
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+        self.world.run(test);
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {
+        let (listener, address) = self.world.listen_on(address)?;
+        let faults = self.faults(address);
+        Ok((FailingListener { listener, faults }, address))
+    }
+
+    fn stream(&self, stream: <W::Listener as Listener>::Stream) -> W::Stream {
+        self.world.stream(stream)
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
+        self.world.connect(address)
+    }
+}
