@@ -27,3 +27,7 @@ pub use real::{Real, TcpClient};
 pub use record::Record;
 pub use verdict::{Broken, Verdict, same};
 pub use world::{Client, Closed, World, play};
+
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
