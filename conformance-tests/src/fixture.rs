@@ -298,6 +298,17 @@ impl<W: World> Fixture<W> {
         Ok((id, address))
     }
 
+    /// Closes a listener.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it is not open, or stays open.
+    pub async fn close(&self, pool: &Handle<W>, listener: ListenerId) -> Verdict {
+        let closing = pool.close_listener(listener);
+        let closed = self.event("the listener closes", closing).await?;
+        closed.map_err(|error| Broken::new("the listener closes", error.to_string()))
+    }
+
     /// Connects a client, and waits until it is served.
     ///
     /// # Errors

@@ -509,10 +509,7 @@ async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Term
         }
         connections.push(connection);
     }
-    let closing = stage.event("the listener closes", pool.close_listener(listener));
-    closing
-        .await?
-        .map_err(|error| Broken::new("the listener closes", error.to_string()))?;
+    stage.close(&pool, listener).await?;
     stage.counts(&pool, 2, 2).await?;
     let began = stage.now();
     let stopping = pool.stop();
@@ -653,10 +650,7 @@ async fn listeners<W: World>(world: &Arc<W>, facts: &Listeners) -> Result<Listen
     let (_other, _) = stage.connect(second_address).await?;
     // All of the five, and two replacements: who is not in `init` yet has no state to terminate with.
     stage.began(7).await?;
-    let closing = stage.event("the listener closes", pool.close_listener(first));
-    closing
-        .await?
-        .map_err(|error| Broken::new("the listener closes", error.to_string()))?;
+    stage.close(&pool, first).await?;
     let connect_refused = stage.knock(first_address).await.is_err();
     stage.counts(&pool, 2, 5).await?;
     let open = pool.listeners();

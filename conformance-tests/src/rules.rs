@@ -3,6 +3,8 @@
 mod behaviour;
 mod ends;
 mod intensity;
+mod listeners;
+mod signals;
 
 use std::fmt;
 use std::sync::Arc;
@@ -165,4 +167,16 @@ rule_book! { $
         "A stop by intensity runs the whole termination of section 6, reports `pool_stopped` with the reason, and is the result of `join`.";
     "I4" Must intensity::i4_timeouts_ignore_and_stops_never_count:
         "Accept errors, timeouts, *ignore* and stops never count.";
+    "L1" Must listeners::l1_any_number_of_listeners_come_and_go:
+        "A pool serves any number of listeners, each with its own number of acceptors (at least 1), added and removed at any time.";
+    "L2" Must listeners::l2_each_connection_is_served_by_exactly_one_child:
+        "Each connection made is served by exactly one child: none lost, none served twice, also while acceptors time out, are replaced or are removed.";
+    "L3" Must listeners::l3_closing_a_listener_leaves_its_connections_alive:
+        "Closing a listener (through the handle): its acceptors end with `terminate(Closed, ..)`, it leaves the list, its connections live on and see the draining signal; when `close` returns the socket is closed and its address can be bound again (it does not wait for `terminate`). An acceptor still in `init` is dropped: it has no state to terminate with.";
+    "L4" Must listeners::l4_a_listener_that_fails_takes_nobody_along:
+        "A listener that fails is treated like a closed one, with `Io` as the reason, is reported, and takes neither the pool nor another listener along.";
+    "N1" Must signals::n1_draining_is_a_level:
+        "*draining*: its listener was closed or failed, or the pool began to stop. A level, not an edge: asking late still sees it.";
+    "N2" Must signals::n2_taking_the_stop_signal_is_trapping_it:
+        "*stop*: taking the stop signal is trapping it. A connection that took it is told at the stop phase and may go on until the shutdown timeout. One that did not is dropped at the stop phase.";
 }

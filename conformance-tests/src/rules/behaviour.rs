@@ -55,7 +55,7 @@ pub(super) async fn b1_init_runs_before_the_acceptor_waits<W: World>(world: Arc<
             info.closed.is_set(),
         )?;
     }
-    close::<W>(&stage, &pool, listener).await?;
+    stage.close(&pool, listener).await?;
     for info in &infos {
         stage
             .event(
@@ -313,7 +313,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World
     let (client, served) = stage.connect(address).await?;
     let (_open, _) = stage.connect(second_address).await?;
     stage.began(9).await?;
-    close::<W>(&stage, &pool, first).await?;
+    stage.close(&pool, first).await?;
     client.close().await;
     stage.ended(&pool, served.child).await?;
     stage.event("the pool stops", pool.stop()).await?;
@@ -520,16 +520,6 @@ fn active<W: World>(pool: &Handle<W>) -> Result<usize, Broken> {
     let counts = pool.counts();
     let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     Ok(counts.active)
-}
-
-async fn close<W: World>(
-    stage: &Fixture<W>,
-    pool: &Handle<W>,
-    listener: acceptor_core::ListenerId,
-) -> Verdict {
-    let closing = pool.close_listener(listener);
-    let closed = stage.event("the listener closes", closing).await?;
-    closed.map_err(|error| Broken::new("the listener closes", error.to_string()))
 }
 
 /// Stops the pool; with its result all reports are there.

@@ -1,0 +1,109 @@
+//! Section 5 of the contract: signals to a connection.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use acceptor_core::{EndKind, Phase};
+
+use crate::disturbed::FailingListeners;
+use crate::fixture::{Call, Departure, Fixture, Order, Served};
+use crate::verdict::{Verdict, same};
+use crate::world::World;
+
+/// What sets *draining*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Close,
+    Failure,
+    Stop,
+}
+
+pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
+    let world = FailingListeners::new(&world);
+    for cause in [Cause::Close, Cause::Failure, Cause::Stop] {
+        let stage = Fixture::new(&world);
+        let spec = stage.spec("n1").grace(stage.patience.length());
+        let pool = stage.start(spec)?;
+        let (listener, address) = stage.listen(&pool, 1)?;
+        let (_client, served) = stage.connect(address).await?;
+        let draining = served.signals.draining();
+        same("*draining* while all is well", false, draining.is_set())?;
+        let early = draining.wait();
+        match cause {
+            Cause::Close => stage.close(&pool, listener).await?,
+            Cause::Failure => world.faults(address).inject(ErrorKind::InvalidInput.into()),
+            Cause::Stop => drop(pool.stop()),
+        }
+        let what = format!("*draining* after {cause:?} reaches who");
+        stage.event(&format!("{what} waited"), early).await?;
+        same(&format!("{what} asks late"), true, draining.is_set())?;
+        stage
+            .event(&format!("{what} waits late"), draining.wait())
+            .await?;
+        stage.event("the pool is killed", pool.kill()).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn n2_taking_the_stop_signal_is_trapping_it<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("n2").shutdown(stage.patience.length()))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_first, traps) = stage.connect(address).await?;
+    let (_second, does_not) = stage.connect(address).await?;
+    let delay = Duration::from_millis(20);
+    stage.order(&traps, Order::TrapAndLeaveAfter(delay)).await?;
+    let report = stage.event("the pool stops", pool.stop()).await?;
+    same(
+        "how who trapped ended",
+        Some(Departure::Told),
+        departure(&stage, &traps),
+    )?;
+    same(
+        "how who did not ended",
+        Some(Departure::Dropped),
+        departure(&stage, &does_not),
+    )?;
+    let ends = report.connections(Phase::Stop);
+    let ends = (
+        ends.of(EndKind::Normal),
+        ends.of(EndKind::Stopped),
+        ends.total(),
+    );
+    same(
+        "ends at the stop phase: normal, stopped, all",
+        (1, 1, 2),
+        ends,
+    )?;
+
+    // Until the shutdown timeout, and no longer.
+    let stage = Fixture::new(&world);
+    let within = Duration::from_millis(60);
+    let pool = stage.start(stage.spec("n2").shutdown(within))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, stays) = stage.connect(address).await?;
+    stage.order(&stays, Order::TrapAndStay).await?;
+    let began = stage.now();
+    let report = stage.event("the pool stops", pool.stop()).await?;
+    same("it had all the time", true, stage.now() - began >= within)?;
+    same(
+        "how it ended",
+        Some(Departure::Dropped),
+        departure(&stage, &stays),
+    )?;
+    same(
+        "killed",
+        1,
+        report.connections(Phase::Kill).of(EndKind::Killed),
+    )
+}
+
+fn departure<W: World>(stage: &Fixture<W>, served: &Served) -> Option<Departure> {
+    stage.calls.look(|calls| {
+        calls.iter().find_map(|call| match call {
+            Call::Left { child, departure } if *child == served.child => Some(*departure),
+            _ => None,
+        })
+    })
+}
