@@ -17,14 +17,20 @@ enum Cause {
     Close,
     Failure,
     Stop,
+    /// A stop, while its lame duck keeps the listener open.
+    LameDuck,
 }
 
 pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
     let world = FailingListeners::new(&world);
-    for cause in [Cause::Close, Cause::Failure, Cause::Stop] {
+    for cause in [Cause::Close, Cause::Failure, Cause::Stop, Cause::LameDuck] {
         let stage = Fixture::new(&world);
         let spec = stage.spec("n1").grace(stage.patience.length());
-        let pool = stage.start(spec)?;
+        let lame_duck = match cause {
+            Cause::LameDuck => stage.patience.length(),
+            Cause::Close | Cause::Failure | Cause::Stop => Duration::ZERO,
+        };
+        let pool = stage.start(spec.lame_duck(lame_duck))?;
         let (listener, address) = stage.listen(&pool, 1)?;
         let (_client, served) = stage.connect(address).await?;
         let draining = served.signals.draining();
@@ -33,7 +39,7 @@ pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
         match cause {
             Cause::Close => stage.close(&pool, listener).await?,
             Cause::Failure => world.faults(address).inject(ErrorKind::InvalidInput.into()),
-            Cause::Stop => drop(pool.stop()),
+            Cause::Stop | Cause::LameDuck => drop(pool.stop()),
         }
         let what = format!("*draining* after {cause:?} reaches who");
         stage.event(&format!("{what} waited"), early).await?;
