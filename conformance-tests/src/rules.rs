@@ -4,6 +4,7 @@ mod behaviour;
 mod ends;
 mod intensity;
 mod listeners;
+mod looking_in;
 mod signals;
 
 use std::fmt;
@@ -179,4 +180,12 @@ rule_book! { $
         "*draining*: its listener was closed or failed, or the pool began to stop. A level, not an edge: asking late still sees it.";
     "N2" Must signals::n2_taking_the_stop_signal_is_trapping_it:
         "*stop*: taking the stop signal is trapping it. A connection that took it is told at the stop phase and may go on until the shutdown timeout. One that did not is dropped at the stop phase.";
+    "Q1" Must looking_in::q1_the_lists_tell_what_is_there:
+        "`listeners()`: id, local address, acceptors, connections, state. `connections()`: id, listener, peer, local address, age. Waiting acceptors are not in it.";
+    "Q2" Must looking_in::q2_counts_are_by_kind:
+        "`counts()`: specs 1, active = connections, workers = connections + acceptors (or supervisors, by the spec's child type).";
+    "Q3" Must looking_in::q3_counts_are_exact_at_every_moment:
+        "Exact at every moment: a connection is counted before `serve` is first polled and no longer once its end is visible; never negative.";
+    "Q4" Must looking_in::q4_status_is_the_whole_as_one_value:
+        "`status()`: the whole as one value with `Debug` and `Display`.";
 }
