@@ -122,7 +122,7 @@ impl<R: Runtime, L: Listener> Beginning<R, L> {
             }
             // What went wrong first is what is told.
             (Begun::Ended(end @ End::StartError(_)), _) | (Begun::Ended(end), Ok(())) => end,
-            (Begun::Ended(_), Err(message)) => End::Panic(message),
+            (Begun::Ended(_), Err(message)) => End::Panic(message, Waited::AWhile),
         };
         self.inner.ended(self.id, end);
     }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use crate::end::End;
+use crate::end::{End, Waited};
 use crate::id::ChildId;
 use crate::inner::{Inner, Starting};
 use crate::listener::Listener;
@@ -26,6 +26,7 @@ pub(crate) struct ChildTask<R: Runtime, L: Listener> {
     body: Option<BoxFuture<'static, End>>,
     /// Is started first (B5).
     replacement: Option<Starting<L>>,
+    waited: Waited,
     begun: Begun,
 }
 
@@ -37,7 +38,7 @@ enum Begun {
 }
 
 impl<R: Runtime, L: Listener> ChildTask<R, L> {
-    pub(crate) fn new(
+    pub(crate) fn serve(
         inner: Arc<Inner<R, L>>,
         id: ChildId,
         seat: Arc<dyn Child<L>>,
@@ -50,6 +51,25 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
             seat,
             body: Some(body),
             replacement,
+            waited: Waited::AWhile,
+            begun: Begun::No,
+        }
+    }
+
+    pub(crate) fn terminate(
+        inner: Arc<Inner<R, L>>,
+        id: ChildId,
+        seat: Arc<dyn Child<L>>,
+        body: BoxFuture<'static, End>,
+        waited: Waited,
+    ) -> Self {
+        Self {
+            inner,
+            id,
+            seat,
+            body: Some(body),
+            replacement: None,
+            waited,
             begun: Begun::No,
         }
     }
@@ -93,8 +113,8 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
         let end = match (guarded(move || drop(body)), end) {
             (Ok(()), end) => end,
             // What went wrong first is what is told.
-            (Err(_), end @ End::Panic(_)) => end,
-            (Err(message), _) => End::Panic(message),
+            (Err(_), end @ End::Panic(..)) => end,
+            (Err(message), _) => End::Panic(message, self.waited),
         };
         self.seat.control().unregister();
         self.inner.ended(self.id, end);
@@ -107,16 +127,17 @@ impl<R: Runtime, L: Listener> Future for ChildTask<R, L> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         if let Some(replacement) = this.replacement.take() {
-            this.inner.begin(replacement, cx);
-            // A runtime may keep what was woken or spawned here for this thread: `serve`, which may block,
-            // comes after it, not before (B5).
-            wake(cx.waker().clone());
-            return Poll::Pending;
+            if this.inner.begin(replacement, cx).is_pending() {
+                // A runtime may keep what was spawned here for this thread: `serve`, which may block, comes
+                // after it, not before (B5).
+                wake(cx.waker().clone());
+                return Poll::Pending;
+            }
         }
         let end = match guarded(|| this.poll_body(cx)) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(end)) => end,
-            Err(message) => End::Panic(message),
+            Err(message) => End::Panic(message, this.waited),
         };
         this.finish(end);
         Poll::Ready(())

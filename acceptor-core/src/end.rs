@@ -47,7 +47,7 @@ pub(crate) enum End {
     /// `serve` returned another error.
     Error(Arc<dyn Error + Send + Sync>),
     /// `serve`, `terminate` or a `Drop` panicked.
-    Panic(String),
+    Panic(String, Waited),
     Killed,
     Lost,
 }
@@ -57,7 +57,7 @@ impl End {
         match self {
             End::Ignored | End::TimedOut(_) | End::Normal => EndKind::Normal,
             End::Stopped => EndKind::Stopped,
-            End::StartError(Failure::Panic(_)) | End::Panic(_) => EndKind::Panic,
+            End::StartError(Failure::Panic(_)) | End::Panic(..) => EndKind::Panic,
             End::StartError(_) | End::Error(_) => EndKind::Error,
             End::Clean => EndKind::Clean,
             End::Killed => EndKind::Killed,
@@ -69,7 +69,7 @@ impl End {
     pub(crate) fn counted(&self, restart: Restart) -> Counted {
         match self {
             End::StartError(_) => Counted::Yes,
-            End::Error(_) | End::Panic(_) | End::Killed => match restart {
+            End::Error(_) | End::Panic(..) | End::Killed => match restart {
                 Restart::Temporary => Counted::No,
                 Restart::Transient => Counted::Yes,
             },
@@ -86,8 +86,8 @@ impl End {
     pub(crate) fn repeats(&self) -> bool {
         match self {
             End::Ignored | End::TimedOut(Waited::Hardly) => true,
-            // Of an acceptor: after a wait of whatever length. In a temporary pool nothing else bounds it (B8).
-            End::Panic(_) => true,
+            // In a temporary pool nothing else bounds a `terminate` that panics (B8).
+            End::Panic(_, waited) => *waited == Waited::Hardly,
             _ => false,
         }
     }
@@ -97,7 +97,7 @@ impl End {
         match self {
             End::StartError(failure) => Some(failure),
             End::Error(error) => Some(Failure::Error(error)),
-            End::Panic(message) => Some(Failure::Panic(message)),
+            End::Panic(message, _) => Some(Failure::Panic(message)),
             End::Killed => Some(Failure::Killed),
             End::Lost => Some(Failure::Lost),
             End::Ignored | End::TimedOut(_) | End::Stopped | End::Normal | End::Clean => None,
@@ -131,7 +131,7 @@ mod tests {
             (End::Clean, EndKind::Clean, None),
             (End::Error(error()), EndKind::Error, Some("failed")),
             (
-                End::Panic(panic()),
+                End::Panic(panic(), Waited::AWhile),
                 EndKind::Panic,
                 Some("panicked: out of luck"),
             ),
@@ -162,7 +162,7 @@ mod tests {
         for (end, ..) in ends() {
             let expected = match &end {
                 End::StartError(_) => (Counted::Yes, Counted::Yes),
-                End::Error(_) | End::Panic(_) | End::Killed => (Counted::No, Counted::Yes),
+                End::Error(_) | End::Panic(..) | End::Killed => (Counted::No, Counted::Yes),
                 _ => (Counted::No, Counted::No),
             };
             let counted = (

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::io;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -182,11 +182,13 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     }
 
     /// Starts a child within the present task; if its `init` takes time it goes on in one of its own.
-    pub(crate) fn begin(self: &Arc<Self>, start: Starting<L>, cx: &mut Context<'_>) {
+    pub(crate) fn begin(self: &Arc<Self>, start: Starting<L>, cx: &mut Context<'_>) -> Poll<()> {
         let mut beginning = Beginning::new(Arc::clone(self), start);
-        if beginning.poll_once(cx).is_pending() {
+        let begun = beginning.poll_once(cx);
+        if begun.is_pending() {
             self.spawn(beginning);
         }
+        begun
     }
 
     /// Starts the task of a listener.
@@ -206,7 +208,7 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
         if commands.kill() {
             let end = match seat.discard() {
                 Ok(()) => End::Killed,
-                Err(message) => End::Panic(message),
+                Err(message) => End::Panic(message, Waited::AWhile),
             };
             return self.ended(id, end);
         }
@@ -216,7 +218,8 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
             (None, None) => (Terminate::Closed, Waited::AWhile),
         };
         let terminate = Arc::clone(&seat).terminate(reason, waited);
-        self.spawn(ChildTask::new(Arc::clone(self), id, seat, terminate, None));
+        let inner = Arc::clone(self);
+        self.spawn(ChildTask::terminate(inner, id, seat, terminate, waited));
     }
 
     /// Sends what is in the outbox, unless somebody is at it already: then that one sends it.

@@ -272,7 +272,7 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
         }
         let serve = Arc::clone(&first.seat).serve(connection);
         let inner = Arc::clone(&self.inner);
-        let task = ChildTask::new(inner, id, first.seat, serve, replacement);
+        let task = ChildTask::serve(inner, id, first.seat, serve, replacement);
         self.inner.spawn(task);
         self.spawned = Spawned::Yes;
     }
@@ -290,7 +290,7 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
         // With nobody else in line accepting has to wait for this `init` in any case. Otherwise it must
         // not: the connection's own task sees to it, before it serves (B5).
         if self.line.is_empty() && self.socket.line.is_empty() {
-            self.inner.begin(start, cx);
+            let _ = self.inner.begin(start, cx);
             return None;
         }
         Some(start)

@@ -48,11 +48,12 @@ enum How {
     Clean,
     Error,
     Panic,
+    PanicHardly,
     Killed,
     Lost,
 }
 
-const OF_ACCEPTORS: [How; 8] = [
+const OF_ACCEPTORS: [How; 9] = [
     How::Ignored,
     How::TimedOut,
     How::TimedOutHardly,
@@ -60,6 +61,7 @@ const OF_ACCEPTORS: [How; 8] = [
     How::StartError,
     How::StartPanic,
     How::Panic,
+    How::PanicHardly,
     How::Lost,
 ];
 
@@ -86,7 +88,8 @@ impl How {
             How::Normal => End::Normal,
             How::Clean => End::Clean,
             How::Error => End::Error(error()),
-            How::Panic => End::Panic("panicked".into()),
+            How::Panic => End::Panic("panicked".into(), Waited::AWhile),
+            How::PanicHardly => End::Panic("panicked".into(), Waited::Hardly),
             How::Killed => End::Killed,
             How::Lost => End::Lost,
         }
@@ -97,7 +100,7 @@ impl How {
             How::Ignored | How::TimedOut | How::TimedOutHardly | How::Normal => EndKind::Normal,
             How::Stopped => EndKind::Stopped,
             How::StartError | How::Error => EndKind::Error,
-            How::StartPanic | How::Panic => EndKind::Panic,
+            How::StartPanic | How::Panic | How::PanicHardly => EndKind::Panic,
             How::Clean => EndKind::Clean,
             How::Killed => EndKind::Killed,
             How::Lost => EndKind::Lost,
@@ -112,7 +115,7 @@ impl How {
             How::StartError => (Some("error"), CountsIn::Always),
             How::StartPanic => (Some("panic"), CountsIn::Always),
             How::Error => (Some("error"), CountsIn::Transient),
-            How::Panic => (Some("panic"), CountsIn::Transient),
+            How::Panic | How::PanicHardly => (Some("panic"), CountsIn::Transient),
             How::Killed => (Some("killed"), CountsIn::Transient),
             How::Lost => (Some("lost"), CountsIn::Never),
         }
@@ -129,8 +132,8 @@ impl How {
     /// The same may follow at once, and nothing else bounds it.
     fn repeats(self) -> bool {
         match self {
-            How::Ignored | How::TimedOutHardly | How::Panic | How::Lost => true,
-            How::TimedOut | How::Stopped | How::StartError | How::StartPanic => false,
+            How::Ignored | How::TimedOutHardly | How::PanicHardly | How::Lost => true,
+            How::TimedOut | How::Stopped | How::Panic | How::StartError | How::StartPanic => false,
             How::Normal | How::Clean | How::Error | How::Killed => false,
         }
     }
@@ -1001,7 +1004,7 @@ fn starts_that_lead_nowhere_are_spaced_1_ms_doubling_to_1_s() {
     let doubling = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000];
     check_spacing(&[How::Ignored; 13], &doubling);
     check_spacing(&[How::TimedOutHardly; 13], &doubling);
-    check_spacing(&[How::Panic; 13], &doubling);
+    check_spacing(&[How::PanicHardly; 13], &doubling);
     check_spacing(&[How::Lost; 13], &doubling);
 }
 
