@@ -130,7 +130,9 @@ fn an_idle_session_that_does_not_leave_is_sent_away_when_grace_is_over() {
 fn a_session_that_cannot_even_be_told_is_killed_when_the_shutdown_time_is_over() {
     let server = Server::start();
     let mut stream = TcpStream::connect(server.address).unwrap();
-    stream.write_all(b"I never read").unwrap();
+    // Once it answers, the session is there: before, a stop may still refuse the connection.
+    stream.write_all(b"I never read again").unwrap();
+    stream.read_exact(&mut [0; 18]).unwrap();
     let (writing, begun) = channel();
     let flood = thread::spawn(move || {
         // What the server sends back fills the buffers, until it can neither write nor read.
