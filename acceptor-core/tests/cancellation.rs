@@ -1064,3 +1064,106 @@ fn when_the_result_is_there_the_sockets_are_closed() {
         assert!(!port.is_open(), "{act:?}");
     }
 }
+
+/// The n-th acceptor takes its time over `init` and then waits for as long as it is told to.
+struct InTurn {
+    waits: [Option<Duration>; 3],
+    begun: AtomicUsize,
+    timed_out: Arc<Mutex<Vec<ChildId>>>,
+}
+
+impl Acceptor<MemoryListener> for InTurn {
+    type State = ChildId;
+
+    async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init<ChildId>, BoxError> {
+        let turn = self.begun.fetch_add(1, Ordering::SeqCst);
+        for _ in 0..turn * 5 {
+            yield_now().await;
+        }
+        Ok(match self.waits.get(turn).copied().flatten() {
+            Some(time) => Init::AcceptWithin(listener.child, time),
+            None => Init::Accept(listener.child),
+        })
+    }
+
+    async fn serve(
+        &self,
+        _: Connection<MemoryStream, Address>,
+        _: ChildId,
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn terminate(&self, _: &Terminate, child: ChildId) {
+        self.timed_out.lock().unwrap().push(child);
+    }
+}
+
+/// Which acceptors' time-outs have come after each millisecond.
+#[track_caller]
+fn check_timeouts(waits_ms: [Option<u64>; 3], expected: &[(u64, u64)]) {
+    let runtime = Manual::new(&Faults::default());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let timed_out = Arc::<Mutex<Vec<ChildId>>>::default();
+    let acceptor = InTurn {
+        waits: waits_ms.map(|time| time.map(Duration::from_millis)),
+        begun: AtomicUsize::new(0),
+        timed_out: Arc::clone(&timed_out),
+    };
+    let pool = Pool::start(runtime.clone(), Spec::new("in turn", acceptor)).unwrap();
+    pool.add_listener(port.listen(), 3).unwrap();
+    let mut seen = Vec::new();
+    for now in 0..50 {
+        runtime.settle();
+        for child in timed_out.lock().unwrap().drain(..) {
+            let number = child.to_string().parse().expect("an id shows as a number");
+            seen.push((now, number));
+        }
+        runtime.advance(Duration::from_millis(1));
+    }
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn each_accept_time_out_comes_when_it_is_due_whoever_waits_before() {
+    check_timeouts([None, Some(10), None], &[(10, 2)]);
+    check_timeouts([None, Some(10), Some(5)], &[(5, 3), (10, 2)]);
+    check_timeouts([Some(30), Some(10), Some(20)], &[(10, 2), (20, 3), (30, 1)]);
+    check_timeouts([Some(10), Some(10), Some(10)], &[(10, 1), (10, 2), (10, 3)]);
+}
+
+/// Replaces the spec, and so itself, while it is told of something.
+struct Replaces {
+    pool: Arc<OnceLock<Handle>>,
+    _gone: AlwaysPanics,
+}
+
+impl Observer<Address> for Replaces {
+    fn report(&self, _: &TestReport) {
+        let pool = self.pool.get().expect("the handle is set first");
+        let acceptor = acceptor_fn(|_| async { Ok(()) });
+        assert!(pool.reconfigure(Spec::new("replaced", acceptor)).is_ok());
+    }
+}
+
+#[test]
+fn an_observer_may_replace_itself_whatever_its_drop_does() {
+    let runtime = Manual::new(&Faults::default());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let handle: Arc<OnceLock<Handle>> = Arc::default();
+    let spec = Spec::new("first", acceptor_fn(|_| async { Ok(()) })).observer(Replaces {
+        pool: Arc::clone(&handle),
+        _gone: AlwaysPanics,
+    });
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    assert!(handle.set(pool.handle()).is_ok());
+    pool.add_listener(port.listen(), 1).unwrap();
+    runtime.settle();
+    port.fail(io::ErrorKind::InvalidInput.into());
+    runtime.settle();
+    assert_eq!(&*pool.status().unwrap().spec, "replaced");
+    drop(pool.stop());
+    runtime.settle();
+    assert!(poll_once(pool.join()).is_ready());
+    assert_eq!((runtime.tasks(), runtime.panics()), (0, 0));
+}
