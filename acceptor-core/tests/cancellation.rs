@@ -20,6 +20,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use acceptor_core::*;
+use proptest::prelude::{ProptestConfig, Strategy, prop_assert_eq, proptest};
 use support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
@@ -36,6 +37,8 @@ enum Disturbance {
     DropAsSpawned(usize),
     /// After the k-th poll of any task this happens.
     AfterPoll(usize, Act),
+    /// Two of them, after two polls.
+    AfterPolls([(usize, Act); 2]),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +244,7 @@ impl Scenario {
         match disturbance {
             Disturbance::Panic(site, occurrence) => faults.arm(site, occurrence),
             Disturbance::DropAsSpawned(spawn) => runtime.drop_as_spawned(spawn..spawn + 1),
-            Disturbance::None | Disturbance::AfterPoll(..) => {}
+            Disturbance::None | Disturbance::AfterPoll(..) | Disturbance::AfterPolls(_) => {}
         }
         let ledger = Ledger::default();
         let reports = Notes::default();
@@ -278,7 +281,14 @@ impl Scenario {
             let Some(task) = self.runtime.step() else {
                 return self.check_at_rest();
             };
-            if let Disturbance::AfterPoll(poll, act) = self.disturbance {
+            let acts = match self.disturbance {
+                Disturbance::AfterPoll(poll, act) => vec![(poll, act)],
+                Disturbance::AfterPolls(acts) => acts.to_vec(),
+                Disturbance::None | Disturbance::Panic(..) | Disturbance::DropAsSpawned(_) => {
+                    Vec::new()
+                }
+            };
+            for (poll, act) in acts {
                 if self.runtime.polls() == poll {
                     self.act(act, task);
                 }
@@ -795,6 +805,40 @@ fn reconfiguring_at_any_point_loses_nothing() {
     everywhere(Act::Reconfigure, |poll, ended| {
         assert_eq!((ended.lost(), ended.unserved), (0, 0), "poll {poll}");
     });
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
+    proptest::sample::select(
+        [
+            Act::DropTask,
+            Act::ShutDown(Order::OldestFirst),
+            Act::ShutDown(Order::NewestFirst),
+            Act::DropOwner,
+            Act::Stop,
+            Act::Kill,
+            Act::StopAndForget,
+            Act::CloseListenerAndForget,
+            Act::KillEveryChild,
+            Act::StopEveryChild,
+            Act::Reconfigure,
+        ]
+        .as_slice(),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// What holds after any one of them holds after any two: the scenario's own checks say what.
+    #[test]
+    fn two_disturbances_do_no_more_harm_than_one(
+        first in (1..200_usize, any_act()),
+        after in (0..30_usize, any_act()),
+    ) {
+        let second = (first.0 + after.0, after.1);
+        let ended = run(Disturbance::AfterPolls([first, second])).expect("the pool starts");
+        prop_assert_eq!(ended.injected(), 0);
+    }
 }
 
 /// An acceptor whose parts are given.
