@@ -244,14 +244,16 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
                 Ok(Err(_)) | Err(_) => return self.socket.count_skipped(),
             },
         };
+        // Copied before anybody leaves the line: should it panic, nobody is missing.
+        let (peer_copy, local_copy) = (peer_addr.clone(), local_addr.clone());
         let Some(first) = self.line.pop_front() else {
             return;
         };
         let id = first.id;
         let connection = Connection {
             stream,
-            peer_addr: peer_addr.clone(),
-            local_addr: local_addr.clone(),
+            peer_addr: peer_copy,
+            local_addr: local_copy,
             id,
             listener: self.socket.id,
             signals: Signals {
