@@ -102,7 +102,6 @@ impl From<SpecError> for StartError {
 
 /// The pool has stopped, and the call had nothing to act on (S9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Stopped;
 
 impl fmt::Display for Stopped {

@@ -57,6 +57,18 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// Gives the listener back, with the [reason](AddListenerReason), if `acceptors` is not within
     /// 1 to [`MAX_ACCEPTORS`], if the listener cannot tell its address, or if the
     /// pool is stopping or has stopped (V2).
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// # let refused = pool.add_listener(listener, 0);
+    /// # let listener = refused.expect_err("no acceptors").listener;
+    /// let id = pool.add_listener(listener, 10).map_err(|error| error.to_string())?;
+    /// assert_eq!(pool.listeners()?[0].id, id);
+    /// assert_eq!(pool.counts()?.workers, 10);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn add_listener(
         &self,
         listener: L,
@@ -116,6 +128,16 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Cancel safety
     ///
     /// Dropping the future only stops waiting: the listener closes all the same.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// let id = pool.listeners()?[0].id;
+    /// pool.close_listener(id).await?;
+    /// assert_eq!(pool.close_listener(id).await, Err(CloseError::UnknownListener(id)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn close_listener(
         &self,
         id: ListenerId,
@@ -148,6 +170,17 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// for connection in pool.connections()? {
+    ///     println!("{connection}");
+    ///     assert_eq!(connection.spec, pool.status()?.spec);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn connections(&self) -> Result<Vec<ConnectionRecord<L::Addr>>, Stopped> {
         let now = self.inner.time();
         self.running(|state| connection_records(state, now))
@@ -158,6 +191,15 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// let counts = pool.counts()?;
+    /// assert_eq!(counts.active, pool.connections()?.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn counts(&self) -> Result<Counts, Stopped> {
         self.running(|state| state.machine.counts())
     }
@@ -167,6 +209,14 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// println!("{}", pool.status()?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn status(&self) -> Result<Status<L::Addr>, Stopped> {
         let now = self.inner.time();
         self.running(|state| {
@@ -209,6 +259,16 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Errors
     ///
     /// [`ChildError`] if there is no such child, or the pool has stopped.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// if let Some(oldest) = pool.connections()?.first() {
+    ///     pool.kill_child(oldest.id)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
         self.tell(id, |_| Command::Kill)
     }
@@ -236,6 +296,15 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Errors
     ///
     /// [`ReconfigureError`] if the spec is not allowed (R2), or the pool is stopping or has stopped. The old spec stays then.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// pool.reconfigure(spec.intensity(100))?;
+    /// assert_eq!(pool.status()?.intensity, 100);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reconfigure(&self, spec: Spec<L>) -> Result<(), ReconfigureError> {
         let spec = spec.checked()?;
         let rules = spec.rules;
@@ -277,6 +346,16 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Cancel safety
     ///
     /// Dropping the future only stops waiting: the pool stops all the same.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// let report = pool.stop().await;
+    /// assert_eq!(report.reason, StopReason::Requested);
+    /// assert_eq!(pool.counts(), Err(Stopped));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stop(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
         self.inner.stop(StopReason::Requested);
         self.join()
@@ -299,6 +378,17 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Cancel safety
     ///
     /// Dropping the future only stops waiting.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// let handle = pool.handle();
+    /// let stopped = handle.join();
+    /// drop(pool);
+    /// assert_eq!(stopped.await.reason, StopReason::OwnerDropped);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn join(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
         let inner = Arc::clone(&self.inner);
         async move {

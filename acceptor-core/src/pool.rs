@@ -33,6 +33,15 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     ///
     /// [`StartError::Spec`] if the spec is not allowed (V1), [`StartError::RuntimeGone`] if the
     /// runtime takes no tasks any more. Nothing is left of it then.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # fn check<R: Runtime, L: Listener>(runtime: R, spec: Spec<L>) -> Result<(), BoxError> {
+    /// let pool = Pool::start(runtime, spec)?;
+    /// assert_eq!(pool.counts()?.workers, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn start(runtime: R, spec: Spec<L>) -> Result<Self, StartError> {
         Self::launch(runtime, spec, None)
     }
@@ -44,6 +53,17 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// # Errors
     ///
     /// As [`start`](Pool::start); [`StartError::Init`] and [`StartError::InitPanicked`] if the init function fails.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # fn check<R: Runtime, L: Listener>(runtime: R, read_settings: fn() -> Result<Spec<L>, BoxError>) -> Result<(), BoxError> {
+    /// let pool = Pool::start_with(runtime, move || Ok(Configure::Use(read_settings()?)))?;
+    /// let pool = pool.ok_or("the settings say that there is to be no pool")?;
+    /// // The settings have changed:
+    /// pool.reload()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn start_with(
         runtime: R,
         init: impl Fn() -> Result<Configure<L>, BoxError> + Send + Sync + 'static,
