@@ -1,29 +1,65 @@
-//! The names of listeners and children: never used twice within a pool.
+//! The names of listeners and children: never used twice, and no other pool's.
 
 use std::fmt;
 
-/// Names one listener of a pool. Displayed as a number that counts up from 1.
+use crate::sync::{AtomicU64, Ordering};
+
+/// Tells the pools of a process apart, so that one takes no notice of another's ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ListenerId(pub(crate) u64);
+pub(crate) struct PoolId(u64);
+
+impl PoolId {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// No pool's.
+    #[cfg(test)]
+    pub(crate) const NONE: Self = Self(0);
+}
+
+/// Names one listener of a pool.
+///
+/// Displayed as a number that counts up from 1 in each pool. Ids of different pools differ all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerId {
+    pub(crate) sequence: u64,
+    pub(crate) pool: PoolId,
+}
 
 /// Names one child of a pool, an acceptor or the connection that it became.
 ///
-/// Displayed as a number that counts up from 1 and is never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Displayed as a number that counts up from 1 in each pool and is never used again. Ids of different
+/// pools differ all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChildId {
     // First, so that ids sort by age.
     pub(crate) sequence: u64,
     pub(crate) slot: usize,
+    pub(crate) pool: PoolId,
 }
 
 impl fmt::Display for ListenerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.sequence.fmt(f)
     }
 }
 
 impl fmt::Display for ChildId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.sequence.fmt(f)
+    }
+}
+
+impl fmt::Debug for ListenerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ListenerId({})", self.sequence)
+    }
+}
+
+impl fmt::Debug for ChildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChildId({})", self.sequence)
     }
 }

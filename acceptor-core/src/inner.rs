@@ -23,7 +23,7 @@ use crate::child::ChildTask;
 use crate::contained::Contained;
 use crate::control::Ending;
 use crate::end::{End, Waited};
-use crate::id::ChildId;
+use crate::id::{ChildId, PoolId};
 use crate::line::Waiting;
 use crate::listener::Listener;
 use crate::report::{Event, Observer, Report, trace};
@@ -117,7 +117,7 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
             bell: Bell::default(),
             done: Signal::new(),
             state: Mutex::new(State {
-                machine: Supervisor::new(spec.rules),
+                machine: Supervisor::new(spec.rules, PoolId::next()),
                 spec: Present::from(spec),
                 later: Vec::new(),
                 outbox: VecDeque::new(),

@@ -234,7 +234,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             child,
             failure,
         } => tracing::error!(
-            target: TARGET, event = "start_error", pool, listener = listener.0,
+            target: TARGET, event = "start_error", pool, listener = listener.sequence,
             child = child.sequence, reason = failure.word(), error = %failure, "start error"
         ),
         Event::AcceptorFailed {
@@ -242,7 +242,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             child,
             failure,
         } => tracing::error!(
-            target: TARGET, event = "acceptor_failed", pool, listener = listener.0,
+            target: TARGET, event = "acceptor_failed", pool, listener = listener.sequence,
             child = child.sequence, reason = failure.word(), error = %failure, "acceptor failed"
         ),
         Event::ConnectionFailed {
@@ -252,7 +252,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             age,
             failure,
         } => tracing::error!(
-            target: TARGET, event = "connection_failed", pool, listener = listener.0,
+            target: TARGET, event = "connection_failed", pool, listener = listener.sequence,
             child = child.sequence, peer = ?peer, age_seconds = age.as_secs_f64(),
             reason = failure.word(), error = %failure, "connection failed"
         ),
@@ -261,7 +261,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             local_addr,
             error,
         } => tracing::error!(
-            target: TARGET, event = "listener_failed", pool, listener = listener.0,
+            target: TARGET, event = "listener_failed", pool, listener = listener.sequence,
             local = ?local_addr, error = %error, "listener failed"
         ),
         Event::AcceptPaused {
@@ -271,7 +271,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             pause,
             unreported,
         } => tracing::warn!(
-            target: TARGET, event = "accept_paused", pool, listener = listener.0,
+            target: TARGET, event = "accept_paused", pool, listener = listener.sequence,
             local = ?local_addr, pause_seconds = pause.as_secs_f64(), unreported, error = %error,
             "accept paused"
         ),
@@ -303,6 +303,7 @@ mod tests {
     use tracing::{Level, Metadata, Subscriber};
 
     use super::*;
+    use crate::id::PoolId;
     use crate::sync::lock;
 
     /// One `tracing` event, as a subscriber sees it.
@@ -355,10 +356,14 @@ mod tests {
 
     type Address = &'static str;
 
-    const LISTENER: ListenerId = ListenerId(2);
+    const LISTENER: ListenerId = ListenerId {
+        sequence: 2,
+        pool: PoolId::NONE,
+    };
     const CHILD: ChildId = ChildId {
         sequence: 7,
         slot: 3,
+        pool: PoolId::NONE,
     };
 
     /// A report in words, and its `tracing` event: both are promised to stay as they are.

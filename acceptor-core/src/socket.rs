@@ -201,6 +201,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::id::PoolId;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -275,7 +276,11 @@ mod tests {
 
     fn socket() -> Arc<Socket<Watched>> {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        Arc::new(Socket::new(ListenerId(1), address, Addresses::TheListeners))
+        let id = ListenerId {
+            sequence: 1,
+            pool: PoolId::NONE,
+        };
+        Arc::new(Socket::new(id, address, Addresses::TheListeners))
     }
 
     #[test]

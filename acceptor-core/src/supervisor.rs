@@ -14,7 +14,7 @@ use slab::Slab;
 use crate::backoff::Spacing;
 use crate::control::{Command, Ending};
 use crate::end::{Counted, End, Role};
-use crate::id::{ChildId, ListenerId};
+use crate::id::{ChildId, ListenerId, PoolId};
 use crate::intensity::{Intensity, Verdict};
 use crate::report::{Event, Failure};
 use crate::shutdown::{Step, Stopping};
@@ -23,6 +23,7 @@ use crate::status::{Counts, PoolState};
 use crate::stop::{EndKind, Ends, Phase, StopReason, StopReport};
 
 pub(crate) struct Supervisor<C, S, A> {
+    pool: PoolId,
     rules: Rules,
     children: Slab<Child<C, A>>,
     listeners: BTreeMap<ListenerId, Listening<S>>,
@@ -127,8 +128,9 @@ impl<C, S, A> Default for Effects<C, S, A> {
 }
 
 impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
-    pub(crate) fn new(rules: Rules) -> Self {
+    pub(crate) fn new(rules: Rules, pool: PoolId) -> Self {
         Self {
+            pool,
             rules,
             children: Slab::new(),
             listeners: BTreeMap::new(),
@@ -190,7 +192,10 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
     ) -> ListenerId {
         self.listeners_ever += 1;
         self.sockets += 1;
-        let id = ListenerId(self.listeners_ever);
+        let id = ListenerId {
+            sequence: self.listeners_ever,
+            pool: self.pool,
+        };
         let listening = Listening {
             socket: socket(id),
             acceptors: 0,
@@ -220,6 +225,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         let id = ChildId {
             sequence: self.children_ever,
             slot: slot.key(),
+            pool: self.pool,
         };
         slot.insert(Child {
             id,

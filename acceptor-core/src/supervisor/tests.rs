@@ -327,7 +327,7 @@ struct World {
 impl World {
     fn new(rules: Rules) -> Self {
         Self {
-            machine: Supervisor::new(rules),
+            machine: Supervisor::new(rules, PoolId::NONE),
             rules,
             now: Instant::now(),
             controls: 0,
@@ -912,11 +912,14 @@ fn check_row(role: Role, how: How, reported: Option<&str>, transient: Verdict, t
         (Restart::Transient, transient),
         (Restart::Temporary, temporary),
     ] {
-        let mut machine = Machine::new(Rules {
-            restart,
-            intensity: 0,
-            ..rules()
-        });
+        let mut machine = Machine::new(
+            Rules {
+                restart,
+                intensity: 0,
+                ..rules()
+            },
+            PoolId::NONE,
+        );
         let (now, mut effects) = (Instant::now(), Outcome::default());
         machine.add_listener(|id| id, 1, || 0, &mut effects);
         let id = effects.start[0].child;
@@ -979,10 +982,13 @@ fn ends_are_reported_and_counted_as_the_contract_says() {
 /// The delays of the starts that follow on these ends, each of the acceptor that was started last.
 #[track_caller]
 fn check_spacing(ends: &[How], delays_ms: &[u128]) {
-    let mut machine = Machine::new(Rules {
-        intensity: u32::MAX,
-        ..rules()
-    });
+    let mut machine = Machine::new(
+        Rules {
+            intensity: u32::MAX,
+            ..rules()
+        },
+        PoolId::NONE,
+    );
     let (now, mut effects) = (Instant::now(), Outcome::default());
     machine.add_listener(|id| id, 1, || 0, &mut effects);
     let mut id = effects.start[0].child;
