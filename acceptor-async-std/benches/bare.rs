@@ -1,0 +1,45 @@
+//! The accept loop to compare with: `accept`, then `task::spawn`. Echoes until it has served `CONNECTIONS`.
+//!
+//! Usage: `bare CONNECTIONS`; see `measure.sh` of acceptor-tokio, which sets `ASYNC_STD_THREAD_COUNT=1`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_std::io::{ReadExt, WriteExt};
+use async_std::net::{TcpListener, TcpStream};
+use async_std::task;
+
+static SERVED: AtomicUsize = AtomicUsize::new(0);
+
+fn main() -> std::io::Result<()> {
+    let connections = std::env::args().nth(1).and_then(|n| n.parse().ok());
+    let Some(connections) = connections else {
+        eprintln!("usage: bare CONNECTIONS");
+        return Ok(());
+    };
+    // A task, for the main thread is not the executor's.
+    let server = task::spawn(async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        println!("{}", listener.local_addr()?);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            task::spawn(async move {
+                let _ = echo(stream).await;
+                if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
+                    std::process::exit(0);
+                }
+            });
+        }
+    });
+    task::block_on(server)
+}
+
+async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; 64];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..read]).await?;
+    }
+}

@@ -1,0 +1,51 @@
+//! The same server as `bare`, in a pool with everything switched on.
+//!
+//! Usage: `pool CONNECTIONS ACCEPTORS [ADDRESS]`; see `measure.sh` of acceptor-tokio, which sets `ASYNC_STD_THREAD_COUNT=1`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use acceptor_async_std::{
+    AsyncStdRuntime, Connection, ListenOptions, Pool, Spec, TcpListener, acceptor_fn,
+};
+use async_std::io::{ReadExt, WriteExt};
+use async_std::net::TcpStream;
+
+static SERVED: AtomicUsize = AtomicUsize::new(0);
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let connections = arguments.next().and_then(|n| n.parse().ok());
+    let acceptors = arguments.next().and_then(|n| n.parse().ok());
+    let (Some(connections), Some(acceptors)) = (connections, acceptors) else {
+        eprintln!("usage: pool CONNECTIONS ACCEPTORS [ADDRESS]");
+        return Ok(());
+    };
+    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".into());
+    let acceptor = acceptor_fn(move |connection: Connection| async move {
+        let _ = echo(connection.stream).await;
+        if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
+            std::process::exit(0);
+        }
+        Ok(())
+    });
+    let spec = Spec::new("bench", acceptor).observer(|report: &acceptor_async_std::Report| {
+        eprintln!("{report}");
+    });
+    let pool = Pool::start(AsyncStdRuntime::new(), spec)?;
+    let socket = ListenOptions::new(address.parse()?).bind()?;
+    println!("127.0.0.1:{}", socket.local_addr()?.port());
+    pool.add_listener(TcpListener::from_std(socket)?, acceptors)?;
+    async_std::task::block_on(pool.join());
+    Ok(())
+}
+
+async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; 64];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..read]).await?;
+    }
+}

@@ -1,0 +1,52 @@
+//! The same server as `bare`, in a pool with everything switched on.
+//!
+//! Usage: `pool CONNECTIONS ACCEPTORS [ADDRESS]`; see `measure.sh` of acceptor-tokio.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use acceptor_smol::{Connection, ListenOptions, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn};
+use smol::Executor;
+use smol::io::{AsyncReadExt, AsyncWriteExt};
+use smol::net::TcpStream;
+
+static SERVED: AtomicUsize = AtomicUsize::new(0);
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let connections = arguments.next().and_then(|n| n.parse().ok());
+    let acceptors = arguments.next().and_then(|n| n.parse().ok());
+    let (Some(connections), Some(acceptors)) = (connections, acceptors) else {
+        eprintln!("usage: pool CONNECTIONS ACCEPTORS [ADDRESS]");
+        return Ok(());
+    };
+    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".into());
+    let executor = Arc::new(Executor::new());
+    let acceptor = acceptor_fn(move |connection: Connection| async move {
+        let _ = echo(connection.stream).await;
+        if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
+            std::process::exit(0);
+        }
+        Ok(())
+    });
+    let spec = Spec::new("bench", acceptor).observer(|report: &acceptor_smol::Report| {
+        eprintln!("{report}");
+    });
+    let pool = Pool::start(SmolRuntime::with_executor(Arc::clone(&executor)), spec)?;
+    let socket = ListenOptions::new(address.parse()?).bind()?;
+    println!("127.0.0.1:{}", socket.local_addr()?.port());
+    pool.add_listener(TcpListener::from_std(socket)?, acceptors)?;
+    smol::block_on(executor.run(pool.join()));
+    Ok(())
+}
+
+async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; 64];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..read]).await?;
+    }
+}

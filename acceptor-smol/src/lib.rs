@@ -1,0 +1,172 @@
+//! A supervised pool of acceptors for [smol](https://docs.rs/smol).
+//!
+//! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
+//! to add; [`Pool`], [`PoolHandle`], [`Spec`], [`Connection`] and [`Report`] are
+//! the core's, for smol's TCP listener unless another is named.
+//!
+//! ```
+//! use acceptor_smol::{ListenOptions, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn};
+//! use smol::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # smol::block_on(async {
+//! let greet = acceptor_fn(|mut connection: acceptor_smol::Connection| async move {
+//!     connection.stream.write_all(b"hello\n").await?;
+//!     Ok(())
+//! });
+//! let pool = Pool::start(SmolRuntime::global(), Spec::new("greeter", greet))?;
+//! let socket = ListenOptions::new("127.0.0.1:0".parse()?).bind()?;
+//! let address = socket.local_addr()?;
+//! pool.add_listener(TcpListener::from_std(socket)?, 10)?;
+//!
+//! let mut greeting = String::new();
+//! let mut client = smol::net::TcpStream::connect(address).await?;
+//! client.read_to_string(&mut greeting).await?;
+//! assert_eq!(greeting, "hello\n");
+//!
+//! let report = pool.stop().await;
+//! assert_eq!(report.stuck, 0);
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+pub use acceptor_core::*;
+use smol::Executor;
+
+/// A pool on smol.
+pub type Pool<L = TcpListener> = acceptor_core::Pool<SmolRuntime, L>;
+/// A handle of a pool on smol.
+pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<SmolRuntime, L>;
+/// A spec of a pool on smol.
+pub type Spec<L = TcpListener> = acceptor_core::Spec<L>;
+/// A connection over TCP on smol.
+pub type Connection = acceptor_core::Connection<smol::net::TcpStream, SocketAddr>;
+/// A report of a pool over TCP.
+pub type Report = acceptor_core::Report<SocketAddr>;
+
+/// An executor of smol: the pool's tasks run there, wherever the pool is called from (rule B11).
+#[derive(Clone)]
+pub struct SmolRuntime {
+    executor: Where,
+}
+
+#[derive(Clone)]
+enum Where {
+    Global,
+    /// Weak, for the pool's tasks have this value: otherwise an executor that its owner has
+    /// dropped would be kept by the tasks that it keeps.
+    Given(Weak<Executor<'static>>),
+}
+
+impl SmolRuntime {
+    /// The global executor, that of `smol::spawn`: one thread, or as many as `SMOL_THREADS` says.
+    pub fn global() -> Self {
+        let executor = Where::Global;
+        Self { executor }
+    }
+
+    /// An executor of your own, on the threads that run it.
+    ///
+    /// The pool does not keep it: once you have dropped it, its tasks are dropped, and a pool
+    /// that was not stopped is killed as a whole.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use acceptor_smol::{Pool, SmolRuntime, Spec, acceptor_fn};
+    ///
+    /// let executor = Arc::new(smol::Executor::new());
+    /// let runtime = SmolRuntime::with_executor(Arc::clone(&executor));
+    /// smol::block_on(executor.run(async {
+    ///     let pool = Pool::start(runtime, Spec::new("idle", acceptor_fn(|_| async { Ok(()) })))?;
+    ///     assert_eq!(pool.stop().await.stuck, 0);
+    ///     Ok::<_, acceptor_smol::StartError>(())
+    /// }))?;
+    /// # Ok::<_, acceptor_smol::StartError>(())
+    /// ```
+    pub fn with_executor(executor: Arc<Executor<'static>>) -> Self {
+        let executor = Where::Given(Arc::downgrade(&executor));
+        Self { executor }
+    }
+}
+
+impl Runtime for SmolRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match &self.executor {
+            Where::Global => smol::spawn(task).detach(),
+            Where::Given(executor) => {
+                if let Some(executor) = executor.upgrade() {
+                    executor.spawn(task).detach();
+                }
+            }
+        }
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        smol::Timer::at(deadline).await;
+    }
+}
+
+impl fmt::Debug for SmolRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.executor {
+            Where::Global => "SmolRuntime(global)",
+            Where::Given(_) => "SmolRuntime(given)",
+        })
+    }
+}
+
+/// A TCP listener on smol.
+#[derive(Debug)]
+pub struct TcpListener {
+    listener: smol::net::TcpListener,
+}
+
+impl TcpListener {
+    /// Makes a listener of a standard one, for example of [`ListenOptions::bind`] or one that was
+    /// inherited; it need not be non-blocking yet.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        let listener = listener.try_into()?;
+        Ok(Self { listener })
+    }
+}
+
+impl From<smol::net::TcpListener> for TcpListener {
+    fn from(listener: smol::net::TcpListener) -> Self {
+        Self { listener }
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = smol::net::TcpStream;
+    type Addr = SocketAddr;
+
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send {
+        self.listener.accept()
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
+        stream.local_addr()
+    }
+}
+
+/// The code of the readme is compiled and run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
