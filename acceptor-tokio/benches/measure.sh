@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What the pool costs on the accept path, against the bare accept loop of the same runtime.
 #
-#   acceptor-tokio/benches/measure.sh [RUNTIME]      RUNTIME: tokio (the default)
+#   acceptor-tokio/benches/measure.sh [RUNTIME]      RUNTIME: tokio (the default), smol or async-std
 #
+# MEASURE=calls or MEASURE=instructions measures only these. All of a server runs on one thread.
 # Needs strace and valgrind. Prints, for each connection, the system calls (strace -c) and the user
 # instructions (valgrind --tool=callgrind), each as the difference of two run lengths, so that start
 # and end cancel out. Local connections only; it takes a few minutes and stops by itself.
@@ -13,10 +14,12 @@ export LC_ALL=C
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-cargo build --quiet --release --examples -p "acceptor-$runtime" -p acceptor-tokio
+export ASYNC_STD_THREAD_COUNT=1
 bin=target/release/examples
 bare="$bin/${runtime//-/_}_bare"
 pool="$bin/${runtime//-/_}_pool"
+cargo build --quiet --release -p "acceptor-$runtime" -p acceptor-tokio \
+  --example "${bare##*/}" --example "${pool##*/}" --example bench_client
 short=100 long=600
 
 # run PREFIX PAUSE CONNECTIONS PROGRAM [ARGUMENT ...]
@@ -73,6 +76,8 @@ if [ "${MEASURE:-all}" != instructions ]; then
   for acceptors in 1 10 1000; do system_calls "pool, $acceptors acceptors" "$pool" "$acceptors"; done
   system_calls "pool, 10 acceptors, bound to a wildcard" "$pool" 10 0.0.0.0:0
 fi
-echo "user instructions for each connection"
-user_instructions "bare loop" "$bare"
-for acceptors in 1 10 1000; do user_instructions "pool, $acceptors acceptors" "$pool" "$acceptors"; done
+if [ "${MEASURE:-all}" != calls ]; then
+  echo "user instructions for each connection"
+  user_instructions "bare loop" "$bare"
+  for acceptors in 1 10 1000; do user_instructions "pool, $acceptors acceptors" "$pool" "$acceptors"; done
+fi
