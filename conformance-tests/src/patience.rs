@@ -3,10 +3,14 @@
 use std::env;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::mpsc;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use acceptor_core::Runtime;
+use futures::channel::oneshot;
+use futures::future::{Either, select};
 
 use crate::verdict::Broken;
 
@@ -89,6 +93,33 @@ impl Patience {
                 .map(|()| Err(self.exhausted(what)))
         })
         .await
+    }
+
+    /// Waits for an event, by the clock of a thread of its own: for where the runtime's is in question.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`], which says what was waited for, if it does not come.
+    pub async fn wait_outside<T>(
+        self,
+        what: &str,
+        event: impl Future<Output = T>,
+    ) -> Result<T, Broken> {
+        let (give_up, given_up) = oneshot::channel();
+        let (came, comes) = mpsc::channel::<()>();
+        let length = self.length();
+        thread::spawn(move || {
+            if comes.recv_timeout(length) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = give_up.send(());
+            }
+        });
+        let event = pin!(event);
+        let awaited = select(event, given_up).await;
+        drop(came);
+        match awaited {
+            Either::Left((value, _)) => Ok(value),
+            Either::Right(_) => Err(self.exhausted(what)),
+        }
     }
 
     /// Waits for a condition that tells nobody when it changes, by looking again and again.

@@ -5,14 +5,14 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use acceptor_core::{ListenOptions, Listener};
 use futures::channel::oneshot;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::Harness;
 use crate::patience::Patience;
@@ -51,6 +51,16 @@ impl<H: Harness> World for Real<H> {
             .map_err(|error| io::Error::other(error.to_string()))?;
         let address = listener.local_addr()?;
         Ok((self.harness.listener(listener)?, address))
+    }
+
+    fn listen_to_nothing(&self) -> io::Result<(H::Listener, io::Error)> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let listener = TcpListener::from(socket);
+        match listener.accept() {
+            Ok(_) => Err(io::Error::other("a socket accepts that does not listen")),
+            Err(error) => Ok((self.harness.listener(listener)?, error)),
+        }
     }
 
     fn stream(&self, stream: <H::Listener as Listener>::Stream) -> H::Stream {

@@ -5,7 +5,9 @@ mod ends;
 mod intensity;
 mod listeners;
 mod looking_in;
+mod runtime;
 mod signals;
+mod sockets;
 
 use std::fmt;
 use std::sync::Arc;
@@ -188,4 +190,52 @@ rule_book! { $
         "Exact at every moment: a connection is counted before `serve` is first polled and no longer once its end is visible; never negative.";
     "Q4" Must looking_in::q4_status_is_the_whole_as_one_value:
         "`status()`: the whole as one value with `Debug` and `Display`.";
+    "T1" Must runtime::t1_spawn_does_not_poll:
+        "`spawn` does not poll the task on the caller's stack, be the caller a task, a thread of the runtime's or another: whoever spawns may hold a lock.";
+    "T2" Must runtime::t2_a_task_is_detached:
+        "A task is detached: it runs until it is done, though nobody holds it.";
+    "T3" Should runtime::t3_a_panic_ends_its_own_task_only:
+        "A panic in a task ends that task, no other, and not the runtime.";
+    "T4" Must runtime::t4_a_wake_while_polled_is_not_lost:
+        "A wake that comes while the task is being polled, before it is pending, is not lost: the task is polled again.";
+    "T5" Must runtime::t5_a_wake_from_another_thread_arrives:
+        "A wake from a thread that is not the runtime's arrives, at whatever moment it comes.";
+    "T6" Must runtime::t6_a_sleep_is_never_early_and_at_once_for_the_past:
+        "`sleep_until` is never done before `now` has reached its deadline, and done at once for one in the past.";
+    "T7" Must runtime::t7_dropping_a_sleep_is_harmless:
+        "Dropping a sleep, polled or not, is harmless: others, also of the same deadline, go on.";
+    "T8" Must runtime::t8_now_and_sleep_keep_one_clock:
+        "`now` and `sleep_until` keep one clock, wherever they are asked.";
+    "T9" Must runtime::t9_now_never_goes_backwards:
+        "`now` never goes backwards, whoever asks.";
+    "T10" Must runtime::t10_each_task_gets_its_turn:
+        "Each task gets its turn, and each sleep ends, also among many tasks and beside such as are always ready.";
+    "T11" Must runtime::t11_spawn_works_from_anywhere:
+        "`spawn` may be called from within a task and from any thread, also one that the runtime does not know: the task runs where the value says.";
+    "T12" Must runtime::t12_a_future_is_dropped_with_its_end_once:
+        "The future of a task is dropped when the task ends, well or in a panic, once, though its wakers be kept; a wake that comes later is harmless.";
+    "T13" Must runtime::t13_a_deadline_far_away_is_waited_for:
+        "A deadline however far away is waited for.";
+    "T14" Must runtime::t14_a_sleep_wakes_who_polled_it_last:
+        "A sleep wakes who polled it last.";
+    "K1" Must sockets::k1_local_addr_tells_what_is_bound:
+        "`local_addr` tells the address that is bound, with its port resolved.";
+    "K2" Must sockets::k2_each_connection_has_its_own_addresses:
+        "`accept` tells the peer's address, `stream_local_addr` the connection's own and not the listener's.";
+    "K3" Must sockets::k3_connections_wait_until_they_are_accepted:
+        "Connections that came before anybody asked, also several at once, are accepted, each once; the listener may have been made on any thread.";
+    "K4" Must sockets::k4_dropping_a_pending_accept_loses_no_connection:
+        "Dropping a pending `accept` loses no connection, also at the moment when one comes.";
+    "K5" Must sockets::k5_accept_wakes_who_polled_it_last:
+        "`accept` wakes who polled it last.";
+    "K6" Should sockets::k6_several_tasks_may_wait_in_accept:
+        "Several tasks may wait in `accept` of one listener, and none starves, also when another that was woken goes away.";
+    "K7" Must sockets::k7_errors_of_accept_come_through_unchanged:
+        "An error of `accept` comes through as the system gave it, each time.";
+    "K8" Must sockets::k8_dropping_the_listener_closes_the_socket:
+        "Dropping the listener closes the socket before it returns: clients are refused and its address can be bound again. Its connections live on.";
+    "K9" Must sockets::k9_a_stream_carries_bytes_both_ways_until_it_is_closed:
+        "A stream carries bytes both ways, also more than the system holds at a time. Dropping it closes the connection, and the client's closing is read as its end.";
+    "K10" Should sockets::k10_a_stream_can_be_closed_by_halves:
+        "`close` of a stream ends what it sends: what the client sends after that is still read.";
 }

@@ -45,6 +45,13 @@ pub trait World: Send + Sync + 'static {
         self.listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
     }
 
+    /// A listener whose `accept` fails, for the socket does not listen; and how the system says so.
+    ///
+    /// # Errors
+    ///
+    /// What binding says.
+    fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)>;
+
     /// Makes what a listener accepts readable and writable.
     fn stream(&self, stream: <Self::Listener as Listener>::Stream) -> Self::Stream;
 

@@ -152,6 +152,12 @@ impl<W: World> World for FailingListeners<W> {
         Ok((FailingListener { listener, faults }, address))
     }
 
+    fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)> {
+        let (listener, error) = self.world.listen_to_nothing()?;
+        let faults = Faults::default();
+        Ok((FailingListener { listener, faults }, error))
+    }
+
     fn stream(&self, stream: <W::Listener as Listener>::Stream) -> W::Stream {
         self.world.stream(stream)
     }

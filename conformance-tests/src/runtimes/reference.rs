@@ -15,7 +15,7 @@
 //! Four promises are easy to break, and the suite finds out when they are: a
 //! wake that comes before the task sleeps is not lost (rules T4 and T5); a
 //! sleep is never done early (T6); a connection that was accepted for somebody
-//! who went away goes to the next who asks (K6); and once the listener is
+//! who went away goes to the next who asks (K4); and once the listener is
 //! dropped its address is free (K8).
 
 use std::collections::{BTreeMap, VecDeque};

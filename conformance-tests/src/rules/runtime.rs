@@ -1,0 +1,617 @@
+//! Rules about the runtime alone, without a pool: a failure here is the adapter's, or its runtime's.
+//!
+//! They give up by the clock of a thread of their own, for the runtime's is in question too.
+
+use std::cell::Cell;
+use std::fmt::Debug;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use acceptor_core::Runtime;
+use futures::channel::oneshot;
+use futures::future::{Either, join_all, select};
+
+use crate::patience::Patience;
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::World;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Waits for an event, by a clock that is not the runtime's.
+pub(super) async fn event<T>(what: &str, event: impl Future<Output = T>) -> Result<T, Broken> {
+    let patience = Patience::of_environment();
+    patience.wait_outside(what, event).await
+}
+
+/// Waits until there are so many entries.
+async fn entries<T: Send + 'static>(what: &str, record: &Record<T>, count: usize) -> Verdict {
+    let enough = record.when(|entries| (entries.len() >= count).then_some(()));
+    event(what, enough).await.map_err(|mut broken| {
+        broken.seen = format!("{}, {} of {count}", broken.seen, record.count());
+        broken
+    })
+}
+
+/// Runs code on a thread that the runtime does not know.
+pub(super) async fn elsewhere<T: Send + 'static>(
+    code: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Broken> {
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || tell.send(code()));
+    let done = event("a call from another thread returns", told).await?;
+    done.map_err(|_| Broken::new("a call from another thread returns", "it panicked"))
+}
+
+/// Lets the other tasks run.
+async fn turn() {
+    let mut polled = Polled::Never;
+    poll_fn(|cx| match std::mem::replace(&mut polled, Polled::Before) {
+        Polled::Before => Poll::Ready(()),
+        Polled::Never => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+enum Polled {
+    Never,
+    Before,
+}
+
+/// A waker that records its wakes.
+struct Woken(Record<()>);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.push(());
+    }
+}
+
+/// Polls once, with a waker that records its wakes.
+pub(super) fn poll_once<F: Future + ?Sized>(
+    future: Pin<&mut F>,
+    woken: &Record<()>,
+) -> Poll<F::Output> {
+    let waker = Waker::from(Arc::new(Woken(woken.clone())));
+    future.poll(&mut Context::from_waker(&waker))
+}
+
+/// Waits until a task that is spawned now is done: all that comes of what was done before has had its turn.
+async fn another_task(runtime: &impl Runtime) -> Verdict {
+    let done = Record::default();
+    let telling = done.clone();
+    runtime.spawn(async move {
+        turn().await;
+        telling.push(());
+    });
+    entries("another task is done", &done, 1).await
+}
+
+thread_local! {
+    static SPAWNING: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) async fn t1_spawn_does_not_poll<W: World>(world: Arc<W>) -> Verdict {
+    fn spawn(runtime: &impl Runtime, seen: &Record<bool>) {
+        let seen = seen.clone();
+        SPAWNING.set(true);
+        runtime.spawn(async move { seen.push(SPAWNING.get()) });
+        SPAWNING.set(false);
+    }
+
+    let runtime = world.runtime();
+    let seen = Record::default();
+    spawn(&runtime, &seen);
+    let (spawning, seeing) = (runtime.clone(), seen.clone());
+    runtime.spawn(async move { spawn(&spawning, &seeing) });
+    let (spawning, seeing) = (runtime.clone(), seen.clone());
+    elsewhere(move || spawn(&spawning, &seeing)).await?;
+    entries("the tasks are polled", &seen, 3).await?;
+    let inline = seen.look(|seen| seen.iter().filter(|inline| **inline).count());
+    let check = "does `spawn` poll the future itself? It may only hand it to the executor";
+    same("tasks that were polled within `spawn`", 0, inline).map_err(|broken| broken.check(check))
+}
+
+pub(super) async fn t2_a_task_is_detached<W: World>(world: Arc<W>) -> Verdict {
+    let runtime = world.runtime();
+    let done = Record::default();
+    let (go, gone) = oneshot::channel::<()>();
+    let telling = done.clone();
+    let sleeping = runtime.clone();
+    runtime.spawn(async move {
+        let _ = gone.await;
+        sleeping.sleep_until(sleeping.now() + MILLISECOND).await;
+        turn().await;
+        telling.push(());
+    });
+    drop(runtime);
+    another_task(&world.runtime()).await?;
+    let what = "the task finishes though nobody holds it";
+    if go.send(()).is_err() {
+        return Err(Broken::new(what, "it was dropped").check(DETACHED));
+    }
+    let done = entries(what, &done, 1).await;
+    done.map_err(|broken| broken.check(DETACHED))
+}
+
+const DETACHED: &str = "is the task cancelled when its handle is dropped? `spawn` has to detach it (async-task: `detach()`)";
+
+pub(super) async fn t3_a_panic_ends_its_own_task_only<W: World>(world: Arc<W>) -> Verdict {
+    const PANICS: usize = 8;
+    let runtime = world.runtime();
+    let unharmed = Record::default();
+    let (go, gone) = oneshot::channel::<()>();
+    let telling = unharmed.clone();
+    runtime.spawn(async move {
+        if gone.await.is_ok() {
+            telling.push(());
+        }
+    });
+    let panicked = Record::default();
+    for number in 0..PANICS {
+        let telling = Counted(panicked.clone());
+        runtime.spawn(async move {
+            let _telling = telling;
+            if number % 2 == 0 {
+                turn().await;
+            }
+            panic!("as told");
+        });
+    }
+    entries("the tasks that panic end", &panicked, PANICS).await?;
+    let check = "does a panic unwind through the executor's loop, or end its thread?";
+    let _ = go.send(());
+    let after = async {
+        entries("a task from before the panics finishes", &unharmed, 1).await?;
+        another_task(&runtime).await?;
+        let sleep = runtime.sleep_until(runtime.now() + MILLISECOND);
+        event("a sleep after the panics is done", sleep).await
+    };
+    after.await.map_err(|broken| broken.check(check))
+}
+
+/// Records that it is dropped.
+struct Counted(Record<()>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.push(());
+    }
+}
+
+/// Who wakes a task.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    /// Itself, while it is polled.
+    Itself,
+    /// A thread, while it is polled.
+    AThreadMeanwhile,
+    /// A thread, so long after the task was polled.
+    AThreadAfter(Duration),
+}
+
+/// Spawns a task that is pending once and is to be woken, and waits for its second poll.
+async fn woken_by(runtime: &impl Runtime, by: By) -> Verdict {
+    let polled = Record::default();
+    let telling = polled.clone();
+    let mut polls = 0;
+    runtime.spawn(poll_fn(move |cx| {
+        polls += 1;
+        telling.push(());
+        if polls == 2 {
+            return Poll::Ready(());
+        }
+        let waker = cx.waker().clone();
+        match by {
+            By::Itself => waker.wake(),
+            By::AThreadMeanwhile => {
+                let _ = thread::spawn(move || waker.wake()).join();
+            }
+            By::AThreadAfter(time) => {
+                thread::spawn(move || {
+                    thread::sleep(time);
+                    waker.wake();
+                });
+            }
+        }
+        Poll::Pending
+    }));
+    let what = format!("a task that was woken by {by:?} is polled again");
+    entries(&what, &polled, 2).await
+}
+
+pub(super) async fn t4_a_wake_while_polled_is_not_lost<W: World>(world: Arc<W>) -> Verdict {
+    let runtime = world.runtime();
+    for by in [By::Itself, By::AThreadMeanwhile].repeat(20) {
+        let woken = woken_by(&runtime, by).await;
+        woken.map_err(|broken| {
+            broken.check("is the flag that a task was woken cleared after the poll? It has to be cleared before")
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) async fn t5_a_wake_from_another_thread_arrives<W: World>(world: Arc<W>) -> Verdict {
+    let runtime = world.runtime();
+    // While it is polled, just after, and when the runtime has long come to rest.
+    let moments = (0..40).map(|step| Duration::from_micros(step * 10));
+    let at_rest = [5 * MILLISECOND, 20 * MILLISECOND];
+    for time in moments.chain(at_rest) {
+        let woken = woken_by(&runtime, By::AThreadAfter(time)).await;
+        woken.map_err(|broken| {
+            broken.check(
+                "does a wake from a foreign thread wake the thread that runs the tasks, or only put the task in the queue?",
+            )
+        })?;
+    }
+    Ok(())
+}
+
+const TIMER: &str = "does the timer round down, or wake early? It must not be done before its deadline by the clock of `now`";
+
+pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let runtime = world.runtime();
+    let micros = [1, 300, 700, 999, 1_000, 1_001, 1_500, 1_999, 2_999, 10_700];
+    for _ in 0..5 {
+        let sleeps = micros.map(|micros| {
+            let runtime = runtime.clone();
+            async move {
+                let length = Duration::from_micros(micros);
+                let deadline = runtime.now() + length;
+                runtime.sleep_until(deadline).await;
+                (length, deadline, runtime.now())
+            }
+        });
+        let slept = event("the sleeps are done", join_all(sleeps)).await;
+        for (length, deadline, now) in slept.map_err(|broken| broken.check(ONE_CLOCK))? {
+            not_early(&format!("a sleep of {length:?}"), deadline, now)?;
+        }
+    }
+    let now = runtime.now();
+    for past in [Some(now), now.checked_sub(Duration::from_secs(1))] {
+        let past = pin!(runtime.sleep_until(past.unwrap_or(now)));
+        let later = pin!(runtime.sleep_until(now + Duration::from_secs(2)));
+        // Should both be due the first is told.
+        let first = event("one of two sleeps is done", select(past, later)).await?;
+        if let Either::Right(_) = first {
+            let expected = "a sleep until a time in the past is done at once";
+            return Err(Broken::new(expected, "a sleep of 2 s is done before")
+                .check("is a deadline in the past taken for one far away?"));
+        }
+    }
+    Ok(())
+}
+
+fn not_early(what: &str, deadline: Instant, now: Instant) -> Verdict {
+    let early = deadline.saturating_duration_since(now);
+    if early.is_zero() {
+        return Ok(());
+    }
+    let expected = format!("{what} is done when `now` has reached its deadline");
+    Err(Broken::new(expected, format!("it is done {early:?} before")).check(TIMER))
+}
+
+pub(super) async fn t7_dropping_a_sleep_is_harmless<W: World>(world: Arc<W>) -> Verdict {
+    let runtime = world.runtime();
+    for length in [MILLISECOND, 20 * MILLISECOND, Duration::from_secs(3600)] {
+        let deadline = runtime.now() + length;
+        let mut kept = Vec::new();
+        let woken = Record::default();
+        for number in 0..30 {
+            // Two of the same deadline, one of which goes away before and one after it was polled.
+            let mut goes = Box::pin(runtime.sleep_until(deadline));
+            let mut stays = Box::pin(runtime.sleep_until(deadline));
+            if number % 3 != 0 {
+                let _ = poll_once(goes.as_mut(), &woken);
+            }
+            let _ = poll_once(stays.as_mut(), &woken);
+            drop(goes);
+            kept.push(stays);
+        }
+        if length >= Duration::from_secs(3600) {
+            continue;
+        }
+        let what = format!("sleeps of {length:?} beside dropped ones are done");
+        let done = event(&what, join_all(kept)).await;
+        done.map_err(|broken| {
+            broken.check("does dropping a sleep take away another of the same deadline?")
+        })?;
+        not_early(&what, deadline, runtime.now())?;
+    }
+    another_task(&runtime).await
+}
+
+const ONE_CLOCK: &str = "is `now` the clock that the timer goes by, wherever it is asked? With a paused or scaled clock override it";
+
+pub(super) async fn t8_now_and_sleep_keep_one_clock<W: World>(world: Arc<W>) -> Verdict {
+    async fn sleep(runtime: &impl Runtime, started: Instant) -> (Instant, Instant) {
+        let deadline = started + 10 * MILLISECOND;
+        runtime.sleep_until(deadline).await;
+        (deadline, runtime.now())
+    }
+
+    let runtime = world.runtime();
+    let from_here = event(
+        "a sleep of the test is done",
+        sleep(&runtime, runtime.now()),
+    )
+    .await;
+    let (tell, told) = oneshot::channel();
+    let sleeping = runtime.clone();
+    runtime.spawn(async move {
+        let _ = tell.send(sleep(&sleeping, sleeping.now()).await);
+    });
+    let from_task = event("a sleep of a task is done", told).await;
+    let asked = runtime.clone();
+    let now = elsewhere(move || asked.now()).await?;
+    let from_thread = event(
+        "a sleep by the time of another thread is done",
+        sleep(&runtime, now),
+    )
+    .await;
+    let from_task = from_task.and_then(|told| {
+        told.map_err(|_| Broken::new("a task sleeps", "it was dropped, or panicked"))
+    });
+    for slept in [from_here, from_task, from_thread] {
+        let (deadline, now) = slept.map_err(|broken| broken.check(ONE_CLOCK))?;
+        let expected = "when a sleep is done `now` has just reached its deadline";
+        let off = if now < deadline {
+            Some(format!("`now` is {:?} before it", deadline - now))
+        } else if now - deadline > Patience::of_environment().length() {
+            Some(format!("`now` is {:?} past it", now - deadline))
+        } else {
+            None
+        };
+        if let Some(off) = off {
+            return Err(Broken::new(expected, off).check(ONE_CLOCK));
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn t9_now_never_goes_backwards<W: World>(world: Arc<W>) -> Verdict {
+    const ASKING: usize = 4;
+    /// Asks the time, when nobody else does; how far it went back.
+    fn ask(runtime: &impl Runtime, last: &Mutex<Instant>) -> Duration {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = runtime.now();
+        let back = last.saturating_duration_since(now);
+        *last = now;
+        back
+    }
+
+    let runtime = world.runtime();
+    let last = Arc::new(Mutex::new(runtime.now()));
+    let back = Record::default();
+    for _ in 0..ASKING {
+        let (asked, known, telling) = (runtime.clone(), Arc::clone(&last), back.clone());
+        runtime.spawn(async move {
+            let mut most = Duration::ZERO;
+            for _ in 0..100 {
+                most = most.max(ask(&asked, &known));
+                turn().await;
+            }
+            telling.push(most);
+        });
+        let (asked, known, telling) = (runtime.clone(), Arc::clone(&last), back.clone());
+        thread::spawn(move || {
+            let most = (0..100).map(|_| ask(&asked, &known)).max();
+            telling.push(most.unwrap_or_default());
+        });
+    }
+    entries("all have asked the time", &back, 2 * ASKING).await?;
+    let most = back.all().into_iter().max().unwrap_or_default();
+    same("how far `now` went back", Duration::ZERO, most)
+        .map_err(|broken| broken.check("is `now` kept by each thread for itself?"))
+}
+
+pub(super) async fn t10_each_task_gets_its_turn<W: World>(world: Arc<W>) -> Verdict {
+    const MANY: usize = 300;
+    let runtime = world.runtime();
+    let over = Arc::new(AtomicBool::new(false));
+    // Two that are always ready, until all others are done.
+    for _ in 0..2 {
+        let over = Arc::clone(&over);
+        runtime.spawn(async move {
+            while !over.load(Ordering::SeqCst) {
+                turn().await;
+            }
+        });
+    }
+    let done = Record::default();
+    for _ in 0..MANY {
+        let done = done.clone();
+        runtime.spawn(async move {
+            for _ in 0..10 {
+                turn().await;
+            }
+            done.push(());
+        });
+    }
+    let slept = Record::default();
+    let (sleeping, telling) = (runtime.clone(), slept.clone());
+    runtime.spawn(async move {
+        sleeping.sleep_until(sleeping.now() + 2 * MILLISECOND).await;
+        telling.push(());
+    });
+    let others = async {
+        entries(
+            "many tasks, each, beside two that are always ready, are done",
+            &done,
+            MANY,
+        )
+        .await?;
+        entries(
+            "a task that sleeps, beside two that are always ready, is done",
+            &slept,
+            1,
+        )
+        .await
+    };
+    let others = others.await;
+    over.store(true, Ordering::SeqCst);
+    others.map_err(|broken| {
+        broken.check("does a task that wakes itself go to the end of the queue, and does the timer get a turn in between?")
+    })
+}
+
+pub(super) async fn t11_spawn_works_from_anywhere<W: World>(world: Arc<W>) -> Verdict {
+    fn spawn(runtime: &impl Runtime, done: &Record<&'static str>, from: &'static str) {
+        let done = done.clone();
+        let sleeping = runtime.clone();
+        runtime.spawn(async move {
+            sleeping.sleep_until(sleeping.now()).await;
+            done.push(from);
+        });
+    }
+
+    let runtime = world.runtime();
+    let done = Record::default();
+    let mut expected = vec!["a task", "another thread", "the test"];
+    spawn(&runtime, &done, "the test");
+    let (spawning, telling) = (runtime.clone(), done.clone());
+    runtime.spawn(async move { spawn(&spawning, &telling, "a task") });
+    let (spawning, telling) = (runtime.clone(), done.clone());
+    elsewhere(move || spawn(&spawning, &telling, "another thread")).await?;
+    let arrived = entries("the tasks are done", &done, expected.len()).await;
+    let mut seen = done.all();
+    seen.sort_unstable();
+    expected.sort_unstable();
+    arrived
+        .and_then(|()| same("where the tasks were spawned from", expected, seen.clone()))
+        .map_err(|mut broken| {
+            broken.seen = format!("done were those from {seen:?}");
+            broken.check("does `spawn` go by the thread that calls it? It has to go by the value")
+        })
+}
+
+/// Records its polls and its drop; keeps its waker for the test.
+struct Observed {
+    polls: Record<()>,
+    waker: Arc<Mutex<Option<Waker>>>,
+    ends: Ends,
+    _dropped: Counted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Well,
+    InAPanic,
+}
+
+impl Future for Observed {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let waker = cx.waker().clone();
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+        self.polls.push(());
+        match self.ends {
+            Ends::Well => Poll::Ready(()),
+            Ends::InAPanic => panic!("as told"),
+        }
+    }
+}
+
+pub(super) async fn t12_a_future_is_dropped_with_its_end_once<W: World>(world: Arc<W>) -> Verdict {
+    let runtime = world.runtime();
+    for ends in [Ends::Well, Ends::InAPanic] {
+        let (polls, drops) = (Record::default(), Record::default());
+        let waker = Arc::default();
+        runtime.spawn(Observed {
+            polls: polls.clone(),
+            waker: Arc::clone(&waker),
+            ends,
+            _dropped: Counted(drops.clone()),
+        });
+        let what = format!(
+            "the future of a task that ended ({ends:?}) is dropped, though its waker is kept"
+        );
+        let dropped = entries(&what, &drops, 1).await;
+        dropped.map_err(|broken| {
+            broken.check(
+                "does the future live as long as its wakers? It has to go as soon as it is done",
+            )
+        })?;
+        let late = waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(late) = late {
+            late.wake_by_ref();
+            late.wake();
+        }
+        another_task(&runtime).await?;
+        let seen = (polls.count(), drops.count());
+        same(
+            &format!("polls and drops of a task that ended ({ends:?}) and is woken late"),
+            (1, 1),
+            seen,
+        )
+        .map_err(|broken| {
+            broken.check("is a task that is done put in the queue again by a late wake?")
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) async fn t13_a_deadline_far_away_is_waited_for<W: World>(world: Arc<W>) -> Verdict {
+    let runtime = world.runtime();
+    let year = Duration::from_secs(365 * 24 * 3600);
+    for years in [1, 30, 1_000, 1_000_000_000] {
+        let Some(deadline) = runtime.now().checked_add(year * years) else {
+            continue;
+        };
+        let (tell, told) = oneshot::channel();
+        let sleeping = runtime.clone();
+        runtime.spawn(async move {
+            let sleep = pin!(sleeping.sleep_until(deadline));
+            let soon = pin!(sleeping.sleep_until(sleeping.now() + 2 * MILLISECOND));
+            let _ = tell.send(matches!(select(sleep, soon).await, Either::Right(_)));
+        });
+        let what = format!("a sleep of {years} years is waited for");
+        let waited = event("a sleep of 2 ms is done", told).await?;
+        let check = "does the timer add to, or cut, the deadline? What is too far away may be waited for in pieces";
+        match waited {
+            Ok(true) => {}
+            Ok(false) => return Err(Broken::new(what, "it is done at once").check(check)),
+            Err(_) => return Err(Broken::new(what, "the task panicked").check(check)),
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn t14_a_sleep_wakes_who_polled_it_last<W: World>(world: Arc<W>) -> Verdict {
+    let runtime = world.runtime();
+    let (before, last) = (Record::default(), Record::default());
+    let mut sleep = Box::pin(runtime.sleep_until(runtime.now() + 20 * MILLISECOND));
+    last_woken("a sleep", sleep.as_mut(), &before, &last).await
+}
+
+/// Polls with one waker, then with another, which is the one to be woken.
+pub(super) async fn last_woken<F: Future + ?Sized>(
+    what: &str,
+    mut future: Pin<&mut F>,
+    before: &Record<()>,
+    last: &Record<()>,
+) -> Verdict
+where
+    F::Output: Debug,
+{
+    let pending = poll_once(future.as_mut(), before).is_pending();
+    // One that is done by now has nobody to wake.
+    if !pending || poll_once(future, last).is_ready() {
+        return Ok(());
+    }
+    let woken = entries(&format!("{what} wakes who polled it last"), last, 1).await;
+    woken.map_err(|broken| {
+        broken.check("is the waker of the first poll kept? Each poll may bring another")
+    })
+}

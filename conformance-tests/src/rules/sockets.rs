@@ -1,0 +1,389 @@
+//! Rules about the runtime's sockets alone, without a pool: a failure here is the adapter's, or its runtime's.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+
+use acceptor_core::{Listener, Runtime};
+use futures::future::{Either, join, select};
+use futures::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::runtime::{elsewhere, event, last_woken, poll_once};
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::{Client, Closed, World};
+
+type Stream<W> = <<W as World>::Listener as Listener>::Stream;
+
+fn well<T>(what: &str, result: io::Result<T>) -> Result<T, Broken> {
+    result.map_err(|error| Broken::new(what, format!("{error} ({:?})", error.kind())))
+}
+
+fn listen<W: World>(world: &W) -> Result<(W::Listener, SocketAddr), Broken> {
+    well("a listener is bound", world.listen())
+}
+
+async fn connect<W: World>(world: &W, address: SocketAddr) -> Result<W::Client, Broken> {
+    let what = "a client connects";
+    well(what, event(what, world.connect(address)).await?)
+}
+
+async fn accept<L: Listener>(listener: &L) -> Result<(L::Stream, L::Addr), Broken> {
+    let what = "`accept` brings the connection of a client";
+    well(what, event(what, listener.accept()).await?)
+}
+
+pub(super) async fn k1_local_addr_tells_what_is_bound<W: World>(world: Arc<W>) -> Verdict {
+    let check = "does `local_addr` ask the socket? What it was to be bound to may have been port 0";
+    for ip in ips(&*world) {
+        let bound = world.listen_on(SocketAddr::new(ip, 0));
+        let (listener, address) = well(&format!("a listener is bound to {ip}"), bound)?;
+        let told = well("`local_addr` tells", listener.local_addr())?;
+        same("the address of the listener", address, told).map_err(|broken| broken.check(check))?;
+        same("the port is resolved", true, told.port() != 0)
+            .map_err(|broken| broken.check(check))?;
+        same(
+            &format!("whether {told} is a wildcard"),
+            ip.is_unspecified(),
+            W::Listener::is_wildcard(&told),
+        )?;
+    }
+    Ok(())
+}
+
+/// Loopback and wildcard; those of IPv6 where there is one.
+fn ips<W: World>(world: &W) -> Vec<IpAddr> {
+    let mut ips = vec![Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into()];
+    let six = [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED].map(IpAddr::from);
+    if world.listen_on(SocketAddr::new(six[0], 0)).is_ok() {
+        ips.extend(six);
+    }
+    ips
+}
+
+pub(super) async fn k2_each_connection_has_its_own_addresses<W: World>(world: Arc<W>) -> Verdict {
+    for ip in ips(&*world) {
+        let bound = world.listen_on(SocketAddr::new(ip, 0));
+        let (listener, address) = well(&format!("a listener is bound to {ip}"), bound)?;
+        let called = match ip {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let called = SocketAddr::new(called, address.port());
+        let client = connect(&*world, called).await?;
+        let (stream, peer) = accept(&listener).await?;
+        same("the peer's address", client.local_addr(), peer).map_err(|broken| {
+            broken.check("does `accept` tell the address that came with the stream?")
+        })?;
+        let local = W::Listener::stream_local_addr(&stream);
+        let local = well("`stream_local_addr` tells", local)?;
+        same(
+            &format!("the connection's address on a listener of {ip}"),
+            called,
+            local,
+        )
+        .map_err(|broken| {
+            broken.check("does `stream_local_addr` ask the stream, not the listener?")
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) async fn k3_connections_wait_until_they_are_accepted<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    const CLIENTS: usize = 5;
+    let making = Arc::clone(&world);
+    // Made elsewhere: listeners are added from any thread.
+    let (listener, address) = elsewhere(move || listen(&*making)).await??;
+    for _ in 0..2 {
+        let mut clients = Vec::new();
+        let mut expected = Vec::new();
+        for _ in 0..CLIENTS {
+            let client = connect(&*world, address).await?;
+            expected.push(client.local_addr());
+            clients.push(client);
+        }
+        let mut seen = Vec::new();
+        for _ in 0..CLIENTS {
+            let accepted = accept(&listener).await.map_err(|broken| {
+                broken.check("is it looked after the socket before it is waited for? Several may have come with one event")
+            })?;
+            seen.push(accepted.1);
+        }
+        expected.sort_unstable();
+        seen.sort_unstable();
+        same("who was accepted", expected, seen)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let lost = "is a connection that was accepted for somebody who went away kept for the next? Or accept only when polled";
+    let (listener, address) = listen(&*world)?;
+    for _ in 0..20 {
+        // Dropped before a client comes, and when it has come and the waker knows.
+        let mut pending = Box::pin(listener.accept());
+        nobody::<W>(poll_once(pending.as_mut(), &Record::default()))?;
+        drop(pending);
+        let mut pending = Box::pin(listener.accept());
+        let woken = Record::default();
+        nobody::<W>(poll_once(pending.as_mut(), &woken))?;
+        let client = connect(&*world, address).await?;
+        let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
+        event("a client wakes who waits in `accept`", wakes).await?;
+        drop(pending);
+        let accepted = accept(&listener)
+            .await
+            .map_err(|broken| broken.check(lost))?;
+        same("who was accepted", client.local_addr(), accepted.1)?;
+    }
+    for _ in 0..100 {
+        // Dropped as soon as the client has connected, whatever it came to.
+        let connecting = pin!(world.connect(address));
+        let accepting = pin!(listener.accept());
+        let what = "a client connects";
+        let (client, accepted) = match event(what, select(connecting, accepting)).await? {
+            Either::Left((client, _pending)) => (well(what, client)?, None),
+            Either::Right((accepted, connecting)) => {
+                let accepted = well("`accept` brings the connection", accepted)?;
+                (well(what, event(what, connecting).await?)?, Some(accepted))
+            }
+        };
+        let accepted = match accepted {
+            Some(accepted) => accepted,
+            None => accept(&listener)
+                .await
+                .map_err(|broken| broken.check(lost))?,
+        };
+        same("who was accepted", client.local_addr(), accepted.1)?;
+    }
+    Ok(())
+}
+
+/// No client has come: so nobody can have been accepted.
+fn nobody<W: World>(accepted: std::task::Poll<io::Result<(Stream<W>, SocketAddr)>>) -> Verdict {
+    match accepted {
+        std::task::Poll::Pending => Ok(()),
+        std::task::Poll::Ready(Ok((_, peer))) => Err(Broken::new(
+            "`accept` waits while there is no client",
+            format!("it brings {peer}"),
+        )),
+        std::task::Poll::Ready(Err(error)) => Err(Broken::new(
+            "`accept` waits while there is no client",
+            error.to_string(),
+        )
+        .check("does `accept` return `WouldBlock`? The listener that it is made of may be non-blocking, or not")),
+    }
+}
+
+pub(super) async fn k5_accept_wakes_who_polled_it_last<W: World>(world: Arc<W>) -> Verdict {
+    let (listener, address) = listen(&*world)?;
+    let (before, last) = (Record::default(), Record::default());
+    let mut accepting = Box::pin(async { listener.accept().await.map(|(_, peer)| peer) });
+    // Polled before the client comes, by both: what is woken is told afterwards.
+    let _ = poll_once(accepting.as_mut(), &before);
+    let client = connect(&*world, address);
+    let (woken, client) = join(
+        last_woken("`accept`", accepting.as_mut(), &before, &last),
+        client,
+    )
+    .await;
+    woken?;
+    let peer = event("`accept` brings the connection", accepting).await?;
+    let peer = well("`accept` brings the connection", peer)?;
+    same("who was accepted", client?.local_addr(), peer)
+}
+
+pub(super) async fn k6_several_tasks_may_wait_in_accept<W: World>(world: Arc<W>) -> Verdict {
+    const TASKS: usize = 4;
+    let one_each = "is there one waker a listener, the last one's? Each who waits needs one, and a wake that goes to somebody who went away has to go on to another";
+    let runtime = world.runtime();
+    let (listener, address) = listen(&*world)?;
+    let listener = Arc::new(listener);
+    let accepted = Record::default();
+    let waiting = Record::default();
+    for _ in 0..TASKS {
+        let (listener, telling, begins) =
+            (Arc::clone(&listener), accepted.clone(), waiting.clone());
+        runtime.spawn(async move {
+            let mut accepting = Box::pin(listener.accept());
+            let mut first = Some(());
+            let result = std::future::poll_fn(|cx| {
+                let polled = accepting.as_mut().poll(cx);
+                if first.take().is_some() {
+                    begins.push(());
+                }
+                polled
+            });
+            let peer = result.await.map(|(_, peer)| peer);
+            telling.push(peer.ok());
+        });
+    }
+    let all = waiting.when(|waiting| (waiting.len() >= TASKS).then_some(()));
+    event("all tasks wait in `accept`", all).await?;
+    let mut expected = Vec::new();
+    let mut clients = Vec::new();
+    for number in 1..=TASKS {
+        let client = connect(&*world, address).await?;
+        expected.push(Some(client.local_addr()));
+        clients.push(client);
+        let next = accepted.when(|accepted| (accepted.len() >= number).then_some(()));
+        let what = format!("client {number} is accepted by one of {TASKS} tasks that wait");
+        event(&what, next)
+            .await
+            .map_err(|broken| broken.check(one_each))?;
+    }
+    same("who was accepted", expected, accepted.all())?;
+
+    // Two wait, one is woken and goes away.
+    let mut goes = Box::pin(listener.accept());
+    let mut stays = Box::pin(listener.accept());
+    let woken = Record::default();
+    nobody::<W>(poll_once(goes.as_mut(), &woken))?;
+    nobody::<W>(poll_once(stays.as_mut(), &woken))?;
+    let client = connect(&*world, address).await?;
+    let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
+    event("a client wakes who waits in `accept`", wakes).await?;
+    drop(goes);
+    let what = "who still waits in `accept` gets the connection";
+    let got = event(what, stays)
+        .await
+        .map_err(|broken| broken.check(one_each))?;
+    same("who was accepted", client.local_addr(), well(what, got)?.1)
+}
+
+pub(super) async fn k7_errors_of_accept_come_through_unchanged<W: World>(world: Arc<W>) -> Verdict {
+    let made = world.listen_to_nothing();
+    let (listener, expected) = well("a socket is bound that does not listen", made)?;
+    let check =
+        "is the error swallowed, wrapped, or tried again? What it means is for the pool to decide";
+    for _ in 0..2 {
+        let what = format!("`accept` fails: {expected}");
+        let accepted = event(&what, listener.accept()).await;
+        let seen = match accepted.map_err(|broken| broken.check(check))? {
+            Ok(_) => return Err(Broken::new(what, "it brings a connection")),
+            Err(error) => (error.kind(), error.raw_os_error()),
+        };
+        let expected = (expected.kind(), expected.raw_os_error());
+        same("kind and code of the error", expected, seen).map_err(|broken| broken.check(check))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn k8_dropping_the_listener_closes_the_socket<W: World>(world: Arc<W>) -> Verdict {
+    let check = "who else holds the socket: a task, a thread, a copy? It has to be closed when the drop returns";
+    let (listener, address) = listen(&*world)?;
+    let mut client = connect(&*world, address).await?;
+    let (stream, _) = accept(&listener).await?;
+    let mut pending = Box::pin(listener.accept());
+    nobody::<W>(poll_once(pending.as_mut(), &Record::default()))?;
+    drop(pending);
+    drop(listener);
+    let again = event("connecting comes to something", world.connect(address)).await?;
+    same("a client is refused", true, again.is_err()).map_err(|broken| broken.check(check))?;
+    let (listener, _) = well("its address can be bound again", world.listen_on(address))
+        .map_err(|broken| broken.check(check))?;
+    let mut late = connect(&*world, address).await?;
+    let (_late, _) = accept(&listener).await?;
+    let mut stream = world.stream(stream);
+    echo(&mut stream, &mut client, b"its connections live on").await?;
+    let mut unserved = connect(&*world, address).await?;
+    drop(listener);
+    let told = unserved.closed();
+    event("a client that was not accepted is told", told).await?;
+    drop(_late);
+    event("a client that was accepted is told", late.closed()).await?;
+    Ok(())
+}
+
+/// Sends bytes from the client to the connection and back.
+async fn echo<S, C>(stream: &mut S, client: &mut C, bytes: &[u8]) -> Verdict
+where
+    S: futures::io::AsyncRead + futures::io::AsyncWrite + Unpin,
+    C: Client,
+{
+    let length = bytes.len();
+    let check =
+        "does the stream of the harness read and write with futures-io, and wake who waits?";
+    let mut read = vec![0; length];
+    let there = join(client.send(bytes), stream.read_exact(&mut read));
+    let what = format!("{length} bytes of a client are read");
+    let (sent, arrived) = event(&what, there)
+        .await
+        .map_err(|broken| broken.check(check))?;
+    well(&what, sent.and(arrived))?;
+    same("the same bytes are read as were sent", true, read == bytes)?;
+    let back = async {
+        stream.write_all(&read).await?;
+        stream.flush().await
+    };
+    let what = format!("{length} bytes are written to a client");
+    let back = join(back, client.receive(length));
+    let (written, received) = event(&what, back)
+        .await
+        .map_err(|broken| broken.check(check))?;
+    well(&what, written)?;
+    same(
+        "the same bytes are received as were written",
+        true,
+        well(&what, received)? == bytes,
+    )
+}
+
+pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let (listener, address) = listen(&*world)?;
+    let mut client = connect(&*world, address).await?;
+    let (stream, _) = accept(&listener).await?;
+    let mut stream = world.stream(stream);
+    echo(&mut stream, &mut client, b"a few").await?;
+    // More than the system holds for either side.
+    let many: Vec<u8> = (0..4_000_000_u32)
+        .map(|number| (number % 251) as u8)
+        .collect();
+    echo(&mut stream, &mut client, &many).await?;
+    drop(stream);
+    let closed = event("dropping the stream closes the connection", client.closed()).await?;
+    same("how the client sees it", Closed::EndOfStream, closed)?;
+
+    let client = connect(&*world, address).await?;
+    let (stream, _) = accept(&listener).await?;
+    let mut stream = world.stream(stream);
+    client.close().await;
+    let what = "the end of the stream is read when the client has closed";
+    let count = event(what, stream.read(&mut [0; 8])).await?;
+    same("how many bytes are read at the end", 0, well(what, count)?)
+}
+
+pub(super) async fn k10_a_stream_can_be_closed_by_halves<W: World>(world: Arc<W>) -> Verdict {
+    let (listener, address) = listen(&*world)?;
+    let mut client = connect(&*world, address).await?;
+    let (stream, _) = accept(&listener).await?;
+    let mut stream = world.stream(stream);
+    let what = "`close` ends what the stream sends";
+    let close = async {
+        stream.write_all(b"the last").await?;
+        stream.close().await
+    };
+    well(what, event(what, close).await?)?;
+    let last = event("what was sent before arrives", client.receive(8)).await?;
+    same(
+        "what was sent last",
+        b"the last".to_vec(),
+        well(what, last)?,
+    )?;
+    let closed = event("the client sees the end", client.closed()).await?;
+    same("how the client sees it", Closed::EndOfStream, closed)?;
+    let what = "what the client sends after that is read";
+    let mut read = [0; 5];
+    let after = join(client.send(b"after"), stream.read_exact(&mut read));
+    let (sent, arrived) = event(what, after).await?;
+    well(what, sent.and(arrived))
+        .map_err(|broken| broken.check("does `poll_close` shut down writing only?"))?;
+    same("what is read", *b"after", read)
+}
