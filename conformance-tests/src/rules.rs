@@ -8,6 +8,7 @@ mod looking_in;
 mod runtime;
 mod signals;
 mod sockets;
+mod stopping;
 
 use std::fmt;
 use std::sync::Arc;
@@ -182,6 +183,24 @@ rule_book! { $
         "*draining*: its listener was closed or failed, or the pool began to stop. A level, not an edge: asking late still sees it.";
     "N2" Must signals::n2_taking_the_stop_signal_is_trapping_it:
         "*stop*: taking the stop signal is trapping it. A connection that took it is told at the stop phase and may go on until the shutdown timeout. One that did not is dropped at the stop phase.";
+    "S1" Must stopping::s1_every_way_to_stop_gives_everybody_the_result:
+        "Stop through the handle, by intensity, or by dropping the owner (S9). Asking twice is harmless; all callers and all `join`s get the result.";
+    "S2" Must stopping::s2_a_lame_duck_accepts_as_ever:
+        "Lame duck (default none): for that long accepting goes on as ever, while connections already see *draining* and the status says so.";
+    "S3" Must stopping::s3_listeners_close_and_acceptors_terminate:
+        "Then all listeners close and waiting acceptors end with `terminate(Stopped, ..)`; those still in `init` are dropped. A `terminate` that is still running is a child like any other: waited for in grace, dropped at the stop phase.";
+    "S4" Must stopping::s4_grace_leaves_connections_alone_and_ends_early:
+        "Grace (default zero, may be for ever): nobody is told to stop. It ends early when the last child ends.";
+    "S5" Must stopping::s5_shutdown_is_kill_within_a_time_or_for_ever:
+        "Stop phase: shutdown is *kill* (brutal: no stop phase), *within a time* (default 5 s), or *for ever*.";
+    "S6" Must stopping::s6_what_is_left_is_killed_and_reported_with_a_count:
+        "Kill: what is left is killed. Reported with a count, except where shutdown is *kill*.";
+    "S7" Must stopping::s7_the_result_says_who_ended_how_and_when:
+        "Ends as soon as the last child has ended. The result says how many children ended in each way and phase, and how long it took.";
+    "S8" Must stopping::s8_a_child_that_does_not_suspend_is_left:
+        "A child that does not suspend within a patience (default 1 s) after the kill is reported as stuck and left; the pool ends. Never a hang.";
+    "S9" Must stopping::s9_dropping_the_owner_kills_everything_at_once:
+        "Dropping the owner kills everything at once and blocks nobody. Handles do not keep a pool alive; a call on a stopped pool is an error, not a panic.";
     "Q1" Must looking_in::q1_the_lists_tell_what_is_there:
         "`listeners()`: id, local address, acceptors, connections, state. `connections()`: id, listener, peer, local address, age. Waiting acceptors are not in it.";
     "Q2" Must looking_in::q2_counts_are_by_kind:

@@ -1,0 +1,228 @@
+//! A world whose listeners count what `accept` costs, and can be told that a peer is gone before its address is read.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Wake, Waker};
+
+use acceptor_core::Listener;
+
+use crate::world::World;
+
+/// A world whose listeners count what `accept` costs.
+pub struct CountedAccepts<W> {
+    world: Arc<W>,
+    cost: Arc<Cost>,
+    peer_gone: Arc<AtomicBool>,
+}
+
+/// What the `accept` of all listeners cost so far.
+#[derive(Debug, Default)]
+pub struct Cost {
+    calls: AtomicUsize,
+    polls: AtomicUsize,
+    wakes: AtomicUsize,
+    stage: Mutex<Stage>,
+}
+
+/// Where the last call of `accept` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Stage {
+    /// Nobody polls it, and nobody need be woken by it.
+    #[default]
+    Idle,
+    /// It is being polled.
+    Polled,
+    /// It is pending, and nobody was woken since.
+    Waits,
+}
+
+/// What `accept` cost, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// How often it was called.
+    pub calls: usize,
+    /// How often its future was polled.
+    pub polls: usize,
+    /// How often it woke who polled it.
+    pub wakes: usize,
+}
+
+impl Cost {
+    /// The numbers so far.
+    pub fn so_far(&self) -> Counted {
+        Counted {
+            calls: self.calls.load(Ordering::SeqCst),
+            polls: self.polls.load(Ordering::SeqCst),
+            wakes: self.wakes.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Whether it is pending, and nobody was woken since.
+    pub fn waits(&self) -> bool {
+        self.stage(|stage| *stage == Stage::Waits)
+    }
+
+    fn stage<T>(&self, look: impl FnOnce(&mut Stage) -> T) -> T {
+        look(&mut self.stage.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Counts, and passes on.
+struct CountingWaker {
+    cost: Arc<Cost>,
+    waker: Waker,
+}
+
+impl Wake for CountingWaker {
+    fn wake(self: Arc<Self>) {
+        self.cost.stage(|stage| *stage = Stage::Idle);
+        self.cost.wakes.fetch_add(1, Ordering::SeqCst);
+        self.waker.wake_by_ref();
+    }
+}
+
+impl<W: World> CountedAccepts<W> {
+    /// The same world, with listeners that count.
+    pub fn new(world: &Arc<W>) -> Arc<Self> {
+        Arc::new(Self {
+            world: Arc::clone(world),
+            cost: Arc::default(),
+            peer_gone: Arc::default(),
+        })
+    }
+
+    /// What `accept` costs.
+    pub fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    /// The peer of the next connection is gone before its address is read.
+    pub fn lose_next_peer(&self) {
+        self.peer_gone.store(true, Ordering::SeqCst);
+    }
+}
+
+impl<W> fmt::Debug for CountedAccepts<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CountedAccepts")
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A listener that counts.
+pub struct CountedListener<L> {
+    listener: L,
+    cost: Arc<Cost>,
+    peer_gone: Arc<AtomicBool>,
+}
+
+impl<L> fmt::Debug for CountedListener<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CountedListener").finish_non_exhaustive()
+    }
+}
+
+/// A stream, and whether its peer was there to be asked for.
+#[derive(Debug)]
+pub struct CountedStream<S> {
+    stream: S,
+    peer: Peer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    There,
+    Gone,
+}
+
+impl<L: Listener<Addr = SocketAddr>> Listener for CountedListener<L> {
+    type Stream = CountedStream<L::Stream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+        self.cost.calls.fetch_add(1, Ordering::SeqCst);
+        let mut accept = pin!(self.listener.accept());
+        let (stream, address) = poll_fn(|cx| {
+            self.cost.polls.fetch_add(1, Ordering::SeqCst);
+            self.cost.stage(|stage| *stage = Stage::Polled);
+            let waker = Waker::from(Arc::new(CountingWaker {
+                cost: Arc::clone(&self.cost),
+                waker: cx.waker().clone(),
+            }));
+            let accepted = accept.as_mut().poll(&mut Context::from_waker(&waker));
+            self.cost.stage(|stage| {
+                *stage = match *stage {
+                    Stage::Polled if accepted.is_pending() => Stage::Waits,
+                    // Ready, or woken while it was polled.
+                    _ => Stage::Idle,
+                }
+            });
+            accepted
+        })
+        .await?;
+        let peer = if self.peer_gone.swap(false, Ordering::SeqCst) {
+            Peer::Gone
+        } else {
+            Peer::There
+        };
+        Ok((CountedStream { stream, peer }, address))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
+        match stream.peer {
+            Peer::There => L::stream_local_addr(&stream.stream),
+            Peer::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// So that each connection is asked for its own.
+    fn is_wildcard(_address: &SocketAddr) -> bool {
+        true
+    }
+}
+
+impl<W: World> World for CountedAccepts<W> {
+    type Runtime = W::Runtime;
+    type Listener = CountedListener<W::Listener>;
+    type Stream = W::Stream;
+    type Client = W::Client;
+
+    fn runtime(&self) -> W::Runtime {
+        self.world.runtime()
+    }
+
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+        self.world.run(test);
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {
+        let (listener, address) = self.world.listen_on(address)?;
+        let listener = CountedListener {
+            listener,
+            cost: Arc::clone(&self.cost),
+            peer_gone: Arc::clone(&self.peer_gone),
+        };
+        Ok((listener, address))
+    }
+
+    fn stream(&self, stream: CountedStream<<W::Listener as Listener>::Stream>) -> W::Stream {
+        self.world.stream(stream.stream)
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
+        self.world.connect(address)
+    }
+}

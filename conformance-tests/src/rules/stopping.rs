@@ -1,0 +1,649 @@
+//! Section 6 of the contract: stopping.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use acceptor_core::{
+    AddListenerReason, ChildError, ChildType, CloseError, EndKind, Ends, Event, Grace,
+    ListenerState, Phase, PoolState, ReconfigureError, Restart, Shutdown, Spec, StopReason,
+    StopReport,
+};
+use futures::FutureExt;
+use futures::future::join_all;
+
+use crate::disturbed::{HeldTasks, TaskId};
+use crate::fixture::{Answer, Call, Departure, Farewell, Fixture, Handle, Order, Pool, Served};
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::World;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The state of the pool; a stopped one has no status to tell it.
+fn state<W: World>(pool: &Handle<W>) -> PoolState {
+    pool.status()
+        .map_or(PoolState::Stopped, |status| status.state)
+}
+
+/// Waits until the stop has come to this phase.
+async fn phase<W: World>(stage: &Fixture<W>, pool: &Handle<W>, phase: Phase) -> Verdict {
+    let look = || match state::<W>(pool) {
+        PoolState::Stopping(now) if now == phase => Ok(()),
+        other => Err(other),
+    };
+    stage
+        .until(&format!("the stop comes to the phase {phase}"), look)
+        .await
+}
+
+/// Waits until the future of `serve` is gone, and tells how it ended.
+async fn left<W: World>(stage: &Fixture<W>, served: &Served) -> Result<Departure, Broken> {
+    let id = served.child;
+    let left = stage.calls.first(move |call| match call {
+        Call::Left { child, departure } if *child == id => Some(*departure),
+        _ => None,
+    });
+    stage.event("the future of `serve` is gone", left).await
+}
+
+/// Waits until `terminate` ran so often.
+async fn terminations<W: World>(stage: &Fixture<W>, count: usize) -> Verdict {
+    let terminated = stage.calls.when(move |calls| {
+        let terminate = |call: &&Call| matches!(call, Call::Terminate { .. });
+        (calls.iter().filter(terminate).count() >= count).then_some(())
+    });
+    let what = format!("`terminate` runs {count} times");
+    stage.event(&what, terminated).await
+}
+
+/// Waits until nobody listens on an address any more: it can be bound again.
+async fn unbound<W: World>(stage: &Fixture<W>, address: std::net::SocketAddr) -> Verdict {
+    let bind = || {
+        let bound = stage.world.listen_on(address);
+        bound.map(drop).map_err(|error| error.to_string())
+    };
+    stage.until("the listener's socket is closed", bind).await
+}
+
+pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    for reason in [
+        StopReason::Requested,
+        StopReason::Intensity,
+        StopReason::OwnerDropped,
+    ] {
+        let stage = Fixture::new(&world);
+        let spec = stage.spec("s1").restart(Restart::Transient).intensity(0);
+        let owner = stage.start(spec.grace(Grace::Forever))?;
+        let pool = owner.handle();
+        let (_, address) = stage.listen(&pool, 2)?;
+        let (_failing, failing) = stage.connect(address).await?;
+        let (_client, served) = stage.connect(address).await?;
+        stage.began(4).await?;
+        let mut asking = vec![pool.join().boxed()];
+        // Dropped at the end of this round, unless that is what it is about.
+        let owner = match reason {
+            StopReason::OwnerDropped => {
+                drop(owner);
+                None
+            }
+            _ => Some(owner),
+        };
+        if owner.is_some() {
+            if reason == StopReason::Requested {
+                asking.push(pool.stop().boxed());
+            }
+            stage.order(&failing, Order::Fail("as told")).await?;
+            // The acceptors and the connection that failed are counted: asking again loses none of it.
+            stage.counts(&pool, 1, 1).await?;
+            asking.push(pool.stop().boxed());
+            asking.push(pool.clone().stop().boxed());
+            let asked_again = PoolState::Stopping(Phase::Grace);
+            same(
+                "the state after asking again",
+                asked_again,
+                state::<W>(&pool),
+            )?;
+            stage.order(&served, Order::Return).await?;
+        }
+        asking.push(pool.join().boxed());
+        let results = stage
+            .event("all callers get the result", join_all(asking))
+            .await?;
+        let result = stage.join(&pool).await?;
+        same("why the pool stopped", reason, result.reason)?;
+        same("acceptors that ended", 2, result.all_acceptors().total())?;
+        for other in results {
+            same("the result that another got", &result, &other)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("s2").lame_duck(10 * stage.patience.length()))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    let (mut client, served) = stage.connect(address).await?;
+    drop(pool.stop());
+    let lame = PoolState::Stopping(Phase::LameDuck);
+    same("the state", lame, state::<W>(&pool))?;
+    for open in 2..=4 {
+        let (mut late, late_served) = stage.connect(address).await?;
+        stage.echo(&mut late, "accepted as ever").await?;
+        let draining = late_served.signals.draining().is_set();
+        same("*draining* of who comes late", true, draining)?;
+        // It is held no longer than this, and another one may take its place.
+        stage.order(&late_served, Order::Return).await?;
+        stage.ended(&pool, late_served.child).await?;
+        stage.began(2 + open).await?;
+    }
+    let draining = served.signals.draining().is_set();
+    same("*draining* of who was there", true, draining)?;
+    stage.echo(&mut client, "left alone").await?;
+    let listeners = pool.listeners();
+    let listeners = listeners.map_err(|error| Broken::new("the pool stops", error.to_string()))?;
+    let listed: Vec<_> = listeners
+        .iter()
+        .map(|one| (one.local_addr, one.acceptors, one.state))
+        .collect();
+    let expected = vec![(address, 2, ListenerState::LameDuck)];
+    same("the listeners", expected, listed)?;
+    same("the state", lame, state::<W>(&pool))?;
+    same("terminations", 0, stage.terminated().len())?;
+    stage.event("the pool is killed", pool.kill()).await?;
+
+    // For that long.
+    let stage = Fixture::new(&world);
+    let lame_duck = 60 * MILLISECOND;
+    let pool = stage.start(stage.spec("s2").lame_duck(lame_duck))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, _) = stage.connect(address).await?;
+    stage.began(2).await?;
+    let began = stage.now();
+    stage.event("the pool stops", pool.stop()).await?;
+    let terminated = stage.calls.first(|call| match call {
+        Call::Terminate { at, .. } => Some(*at),
+        _ => None,
+    });
+    let after = stage.event("the acceptor terminates", terminated).await? - began;
+    let what = format!("the acceptor waited on for {lame_duck:?}, it was {after:?}");
+    same(&what, true, after >= lame_duck)?;
+
+    // None, unless the spec says so.
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("s2").grace(Grace::Forever))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, _) = stage.connect(address).await?;
+    drop(pool.stop());
+    let grace = PoolState::Stopping(Phase::Grace);
+    same("the state without a lame duck", grace, state::<W>(&pool))
+}
+
+pub(super) async fn s3_listeners_close_and_acceptors_terminate<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    stage.answers([Answer::Accept; 3], Answer::Nothing);
+    let pool = stage.start(stage.spec("s3").grace(Grace::Forever))?;
+    let (_, first) = stage.listen(&pool, 3)?;
+    stage.began(3).await?;
+    let (_, second) = stage.listen(&pool, 2)?;
+    // Two go on waiting; this one's replacement stays in `init`, as do those of the second listener.
+    let (mut client, served) = stage.connect(first).await?;
+    stage.began(6).await?;
+    let stopping = pool.stop();
+    stage.counts(&pool, 1, 1).await?;
+    let stopped = vec!["stopped"; 2];
+    same("why acceptors terminated", stopped, stage.terminated())?;
+    unbound(&stage, first).await?;
+    unbound(&stage, second).await?;
+    let open = pool.listeners().map(|list| list.len());
+    same("listeners in the list", Ok(0), open)?;
+    stage.echo(&mut client, "left alone").await?;
+    stage.order(&served, Order::Return).await?;
+    let report = stage.event("the pool stops", stopping).await?;
+    let ends = report.acceptors(Phase::Grace).of(EndKind::Stopped);
+    same("acceptors stopped in grace", 5, ends)?;
+
+    // A `terminate` that is still running.
+    let stage = Fixture::new(&world);
+    stage.farewell(Farewell::Stay);
+    let pool = stage.start(stage.spec("s3").grace(Grace::Forever))?;
+    stage.listen(&pool, 2)?;
+    stage.began(2).await?;
+    drop(pool.stop());
+    terminations(&stage, 2).await?;
+    let workers = pool.counts().map(|counts| counts.workers);
+    same("children while `terminate` runs", Ok(2), workers)?;
+    let grace = PoolState::Stopping(Phase::Grace);
+    same("the state while `terminate` runs", grace, state::<W>(&pool))?;
+    stage.event("the pool is killed", pool.kill()).await?;
+
+    let stage = Fixture::new(&world);
+    stage.farewell(Farewell::Stay);
+    let grace = 60 * MILLISECOND;
+    let spec = stage.spec("s3").grace(grace);
+    let pool = stage.start(spec.shutdown(Shutdown::Never))?;
+    stage.listen(&pool, 2)?;
+    stage.began(2).await?;
+    let report = stage.event("the pool stops", pool.stop()).await?;
+    same("it was waited for in grace", true, report.elapsed >= grace)?;
+    let ends = report.acceptors(Phase::Stop).of(EndKind::Stopped);
+    same("acceptors dropped at the stop phase", 2, ends)
+}
+
+pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let ten = 10 * Fixture::new(&world).patience.length();
+    for grace in [Grace::Within(ten), Grace::Forever] {
+        let stage = Fixture::new(&world);
+        let pool = stage.start(stage.spec("s4").grace(grace))?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        let (mut first, traps) = stage.connect(address).await?;
+        let (mut second, does_not) = stage.connect(address).await?;
+        stage.order(&traps, Order::TrapAndStay).await?;
+        let began = stage.now();
+        let stopping = pool.stop();
+        stage.counts(&pool, 2, 2).await?;
+        stage.pass_until(began + 20 * MILLISECOND).await;
+        stage.echo(&mut first, "left alone").await?;
+        stage.echo(&mut second, "left alone").await?;
+        let told = traps.signals.trap_stop().is_set();
+        same(&format!("*stop* in {grace:?}"), false, told)?;
+        let now = PoolState::Stopping(Phase::Grace);
+        same(&format!("the state in {grace:?}"), now, state::<W>(&pool))?;
+        stage.order(&traps, Order::Return).await?;
+        stage.order(&does_not, Order::Return).await?;
+        let what = format!("{grace:?} ends with the last child");
+        let report = stage.event(&what, stopping).await?;
+        let ends = report.connections(Phase::Grace).of(EndKind::Normal);
+        same("connections that ended in grace", 2, ends)?;
+    }
+
+    // Zero, unless the spec says so; and no less than the spec says.
+    for grace in [None, Some(60 * MILLISECOND)] {
+        let stage = Fixture::new(&world);
+        let spec = stage.spec("s4").shutdown(Shutdown::Never);
+        let pool = stage.start(match grace {
+            Some(grace) => spec.grace(grace),
+            None => spec,
+        })?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        let (_client, served) = stage.connect(address).await?;
+        let stopping = pool.stop();
+        if grace.is_none() {
+            let ended = PoolState::Stopping(Phase::Grace) != state::<W>(&pool);
+            same("without a grace it is over at once", true, ended)?;
+        }
+        let report = stage.event("the pool stops", stopping).await?;
+        let departure = left(&stage, &served).await?;
+        let what = format!("how a connection ended that outlasted a grace of {grace:?}");
+        same(&what, Departure::Dropped, departure)?;
+        let kept = report.elapsed >= grace.unwrap_or_default();
+        same("the grace was kept", true, kept)?;
+        let ends = report.connections(Phase::Stop).of(EndKind::Stopped);
+        same("connections that ended at the stop phase", 1, ends)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("s5").shutdown(Shutdown::Kill))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, served) = stage.connect(address).await?;
+    let trap = Order::TrapAndLeaveAfter(Duration::ZERO);
+    stage.order(&served, trap).await?;
+    let report = stage.event("the pool stops", pool.stop()).await?;
+    let departure = left(&stage, &served).await?;
+    let what = "how a connection ended where shutdown is kill";
+    same(what, Departure::Dropped, departure)?;
+    let stop_phase = report.connections(Phase::Stop).total();
+    same("connections that ended at a stop phase", 0, stop_phase)?;
+    let killed = report.connections(Phase::Kill).of(EndKind::Killed);
+    same("killed", 1, killed)?;
+
+    let stage = Fixture::new(&world);
+    let within = Shutdown::Within(10 * stage.patience.length());
+    let pool = stage.start(stage.spec("s5").shutdown(within))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (mut client, served) = stage.connect(address).await?;
+    stage.order(&served, Order::TrapAndStay).await?;
+    let stopping = pool.stop();
+    let told = served.signals.trap_stop().wait();
+    stage
+        .event("the connection is told at the stop phase", told)
+        .await?;
+    stage.echo(&mut client, "it may go on").await?;
+    stage.order(&served, Order::Return).await?;
+    let report = stage.event("the pool stops", stopping).await?;
+    let ends = report.connections(Phase::Stop).of(EndKind::Normal);
+    same("connections that left by themselves", 1, ends)?;
+
+    // Three at a time: the first is over after 5 s, the others are not.
+    let defaults = |stage: &Fixture<W>| stage.spec("s5");
+    let never = |stage: &Fixture<W>| stage.spec("s5").shutdown(Shutdown::Never);
+    let supervisor = |stage: &Fixture<W>| stage.spec("s5").child_type(ChildType::Supervisor);
+    let (default, default_pool, _, _client) = outlasted(&world, defaults).await?;
+    let (never, never_pool, never_served, _client) = outlasted(&world, never).await?;
+    let (supervisor, supervisor_pool, supervisor_served, _client) =
+        outlasted(&world, supervisor).await?;
+    let began = default.now();
+    let stopping = default_pool.stop();
+    drop((never_pool.stop(), supervisor_pool.stop()));
+    default.pass_until(began + 5 * SECOND).await;
+    let report = default.event("5 s are over", stopping).await?;
+    let killed = report.connections(Phase::Kill).of(EndKind::Killed);
+    same("killed after the default", 1, killed)?;
+    let what = format!("the default is 5 s, it took {:?}", report.elapsed);
+    same(&what, true, report.elapsed >= 5 * SECOND)?;
+    for (stage, pool, served, what) in [
+        (never, never_pool, never_served, "never"),
+        (
+            supervisor,
+            supervisor_pool,
+            supervisor_served,
+            "of supervisors",
+        ),
+    ] {
+        let now = PoolState::Stopping(Phase::Stop);
+        same(&format!("the state, {what}"), now, state::<W>(&pool))?;
+        stage.order(&served, Order::Return).await?;
+        let report = stage.join(&pool).await?;
+        let ends = report.connections(Phase::Stop).of(EndKind::Normal);
+        same("connections that left by themselves", 1, ends)?;
+    }
+    Ok(())
+}
+
+type Outlasted<W> = (Fixture<W>, Pool<W>, Served, <W as World>::Client);
+
+/// A pool with a connection that traps the stop and stays.
+async fn outlasted<W: World>(
+    world: &Arc<W>,
+    spec: impl Fn(&Fixture<W>) -> Spec<W::Listener>,
+) -> Result<Outlasted<W>, Broken> {
+    let stage = Fixture::new(world);
+    let pool = stage.start(spec(&stage))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (client, served) = stage.connect(address).await?;
+    stage.order(&served, Order::TrapAndStay).await?;
+    Ok((stage, pool, served, client))
+}
+
+pub(super) async fn s6_what_is_left_is_killed_and_reported_with_a_count<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    for (shutdown, expected) in [
+        (Shutdown::Within(20 * MILLISECOND), vec![Some(3)]),
+        (Shutdown::Kill, Vec::new()),
+    ] {
+        let stage = Fixture::new(&world);
+        let pool = stage.start(stage.spec("s6").shutdown(shutdown))?;
+        let (_, address) = stage.listen(&pool, 2)?;
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let (client, served) = stage.connect(address).await?;
+            stage.order(&served, Order::TrapAndStay).await?;
+            held.push((client, served));
+        }
+        let report = stage.event("the pool stops", pool.stop()).await?;
+        for (client, served) in &mut held {
+            let departure = left(&stage, served).await?;
+            let what = format!("how a connection ended that stays, {shutdown:?}");
+            same(&what, Departure::Dropped, departure)?;
+            stage.closed(client).await?;
+        }
+        let killed = report.connections(Phase::Kill).of(EndKind::Killed);
+        same(&format!("killed, {shutdown:?}"), 3, killed)?;
+        // With the result all reports are there.
+        let reported = stage.reports.look(|reports| {
+            let count = |event: &Event<_>| match event {
+                Event::KilledWhileStopping { count, .. } => Some(*count),
+                _ => None,
+            };
+            let counts = reports.iter().map(|report| count(&report.event));
+            counts.collect::<Vec<_>>()
+        });
+        let what = format!("the counts of the reports, {shutdown:?}");
+        same(&what, expected, reported)?;
+    }
+    Ok(())
+}
+
+/// How the connections ended: normal, clean, error, panic, killed, stopped, all.
+fn ways(ends: &Ends) -> [usize; 7] {
+    let [normal, clean, error, panic, killed, stopped] = [
+        EndKind::Normal,
+        EndKind::Clean,
+        EndKind::Error,
+        EndKind::Panic,
+        EndKind::Killed,
+        EndKind::Stopped,
+    ]
+    .map(|kind| ends.of(kind));
+    [normal, clean, error, panic, killed, stopped, ends.total()]
+}
+
+pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: Arc<W>) -> Verdict {
+    let ten = 10 * Fixture::new(&world).patience.length();
+    for last in [Phase::LameDuck, Phase::Grace, Phase::Stop] {
+        let stage = Fixture::new(&world);
+        // The phase in which all of them end would go on for long, and those before it are not there.
+        let spec = stage.spec("s7").shutdown(Shutdown::Never);
+        let pool = stage.start(match last {
+            Phase::LameDuck => spec.lame_duck(ten),
+            Phase::Grace => spec.grace(Grace::Forever),
+            _ => spec,
+        })?;
+        let (listener, address) = stage.listen(&pool, 2)?;
+        let mut connections = Vec::new();
+        for _ in 0..7 {
+            let (client, served) = stage.connect(address).await?;
+            // Or the stop phase would take it along.
+            stage.order(&served, Order::TrapAndStay).await?;
+            connections.push((client, served));
+        }
+        stage.began(9).await?;
+        let began = stage.now();
+        let stopping = pool.stop();
+        phase(&stage, &pool, last).await?;
+        stage.pass_until(began + 20 * MILLISECOND).await;
+        if last == Phase::LameDuck {
+            // A lame duck has acceptors as long as it has a listener.
+            stage.close(&pool, listener).await?;
+        }
+        let orders = [
+            Order::Return,
+            Order::Return,
+            Order::ExitCleanly,
+            Order::Fail("as told"),
+            Order::Panic("as told"),
+        ];
+        for ((_, served), order) in connections.iter().zip(orders) {
+            stage.order(served, order).await?;
+            stage.ended(&pool, served.child).await?;
+        }
+        let [.., (_, killed), (_, stopped)] = &connections[..] else {
+            return Err(Broken::new("7 connections", connections.len().to_string()));
+        };
+        let tell = |told: Result<(), ChildError>| {
+            told.map_err(|error| Broken::new("the connection is told", error.to_string()))
+        };
+        tell(pool.kill_child(killed.child))?;
+        stage.ended(&pool, killed.child).await?;
+        tell(pool.stop_child(stopped.child))?;
+        // It trapped the stop: it is told, and what it does then is its own.
+        let what = "the connection that is stopped is told";
+        stage
+            .event(what, stopped.signals.trap_stop().wait())
+            .await?;
+        stage.order(stopped, Order::Return).await?;
+        let what = format!("the pool ends with its last child, in the phase {last}");
+        let report: StopReport = stage.event(&what, stopping).await?;
+        let took = stage.now() - began;
+        for phase in Phase::ALL {
+            let expected = if phase == last {
+                [3, 1, 1, 1, 1, 0, 7]
+            } else {
+                [0; 7]
+            };
+            let seen = report.connections(phase);
+            let what = format!(
+                "ends in the phase {phase}: normal, clean, error, panic, killed, stopped, all"
+            );
+            same(&what, expected, ways(&seen))?;
+        }
+        let acceptors = report.all_acceptors();
+        let stopped = (acceptors.of(EndKind::Stopped), acceptors.total());
+        same("acceptors that ended: stopped, all", (2, 2), stopped)?;
+        let bounds = 20 * MILLISECOND..=took;
+        let what = format!("{:?} is within {bounds:?}", report.elapsed);
+        same(&what, true, bounds.contains(&report.elapsed))?;
+    }
+
+    // What the stop drops and kills.
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("s7").shutdown(20 * MILLISECOND))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_stays, stays) = stage.connect(address).await?;
+    let (_dropped, _) = stage.connect(address).await?;
+    stage.order(&stays, Order::TrapAndStay).await?;
+    let report = stage.event("the pool stops", pool.stop()).await?;
+    let stopped = ways(&report.connections(Phase::Stop));
+    same("ends at the stop", [0, 0, 0, 0, 0, 1, 1], stopped)?;
+    let killed = ways(&report.connections(Phase::Kill));
+    same("ends at the kill", [0, 0, 0, 0, 1, 0, 1], killed)?;
+
+    // With no child at all there is nothing to wait for.
+    let stage = Fixture::new(&world);
+    let spec = stage.spec("s7").lame_duck(ten).grace(Grace::Forever);
+    let pool = stage.start(spec.shutdown(Shutdown::Never))?;
+    let report = stage.event("an empty pool stops", pool.stop()).await?;
+    same("ends", 0, report.all_acceptors().total())
+}
+
+/// Polls the task of a connection no more: it suspends nowhere.
+async fn hold<W: World>(stage: &Fixture<HeldTasks<W>>, served: &Served) -> Result<TaskId, Broken> {
+    let no_task = || Broken::new("`serve` runs on a spawned task", "it does not");
+    let task = served.task.ok_or_else(no_task)?;
+    let held = stage.world.hold(task);
+    stage.event("the connection's task rests", held).await?;
+    Ok(task)
+}
+
+/// A child that blocks its thread would, in a world with one thread, block the pool with it. So its task is withheld
+/// from the runtime instead, which is the same to the pool: a poll that does not come back.
+pub(super) async fn s8_a_child_that_does_not_suspend_is_left<W: World>(world: Arc<W>) -> Verdict {
+    for patience in [Some(50 * MILLISECOND), None] {
+        let world = HeldTasks::new(&world);
+        let stage = Fixture::new(&world);
+        let spec = stage.spec("s8").shutdown(Shutdown::Kill);
+        let pool = stage.start(match patience {
+            Some(patience) => spec.patience(patience),
+            None => spec,
+        })?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        let (mut client, stuck) = stage.connect(address).await?;
+        let (_other, other) = stage.connect(address).await?;
+        let task = hold(&stage, &stuck).await?;
+        let began = stage.now();
+        let stopping = pool.stop();
+        let departure = left(&stage, &other).await?;
+        same("how another ended", Departure::Dropped, departure)?;
+        let patience = patience.unwrap_or(SECOND);
+        stage.pass_until(began + patience).await;
+        let report = stage.event("the pool ends all the same", stopping).await?;
+        same("children left as stuck", 1, report.stuck)?;
+        let what = format!("a patience of {patience:?}, it was {:?}", report.elapsed);
+        same(&what, true, report.elapsed >= patience)?;
+        let killed = report.connections(Phase::Kill);
+        same(
+            "killed besides",
+            (1, 1),
+            (killed.of(EndKind::Killed), killed.total()),
+        )?;
+        let reported = stage.reports.look(|reports| {
+            let count = |event: &Event<_>| match event {
+                Event::Stuck { count, .. } => Some(*count),
+                _ => None,
+            };
+            let counts = reports.iter().filter_map(|report| count(&report.event));
+            counts.collect::<Vec<_>>()
+        });
+        same("the counts of the reports", vec![1], reported)?;
+        // As soon as it suspends it is gone.
+        stage.world.release(task);
+        let departure = left(&stage, &stuck).await?;
+        same("how it ended at last", Departure::Dropped, departure)?;
+        stage.closed(&mut client).await?;
+        same("the result stays", report, stage.join(&pool).await?)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let world = HeldTasks::new(&world);
+    let stage = Fixture::new(&world);
+    let spec = stage.spec("s9").lame_duck(10 * stage.patience.length());
+    let spec = spec.grace(Grace::Forever).shutdown(Shutdown::Never);
+    let owner = stage.start(spec.patience(50 * MILLISECOND))?;
+    // Handles, and a connection's signals, keep nothing alive.
+    let pool = owner.handle();
+    let (listener, address) = stage.listen(&pool, 2)?;
+    let (_first, stays) = stage.connect(address).await?;
+    let (_second, plain) = stage.connect(address).await?;
+    let (_third, stuck) = stage.connect(address).await?;
+    stage.order(&stays, Order::TrapAndStay).await?;
+    let task = hold(&stage, &stuck).await?;
+    // A child that does not suspend is none to wait for here.
+    drop(owner);
+    let now = PoolState::Stopping(Phase::Kill);
+    let what = "the state, once the owner is dropped";
+    same(what, now, state::<HeldTasks<W>>(&pool))?;
+    for served in [&stays, &plain] {
+        let departure = left(&stage, served).await?;
+        same("how a connection ended", Departure::Dropped, departure)?;
+    }
+    let report = stage.join(&pool).await?;
+    same("why it stopped", StopReason::OwnerDropped, report.reason)?;
+    same("children left as stuck", 1, report.stuck)?;
+    let killed = report.connections(Phase::Kill).of(EndKind::Killed);
+    same("connections killed", 2, killed)?;
+    unbound(&stage, address).await?;
+    stage.world.release(task);
+
+    same("`listeners`", true, pool.listeners().is_err())?;
+    same("`connections`", true, pool.connections().is_err())?;
+    same("`counts`", true, pool.counts().is_err())?;
+    same("`status`", true, pool.status().is_err())?;
+    let stopped = Err(ChildError::Stopped);
+    same(
+        "`stop_child`",
+        stopped.clone(),
+        pool.stop_child(plain.child),
+    )?;
+    same("`kill_child`", stopped, pool.kill_child(plain.child))?;
+    let closed = pool.close_listener(listener);
+    let closed = stage.event("`close_listener` is answered", closed).await?;
+    same("`close_listener`", Err(CloseError::Stopped), closed)?;
+    let reconfigured = pool.reconfigure(stage.spec("late"));
+    let refused = matches!(reconfigured, Err(ReconfigureError::Stopped));
+    same("`reconfigure` is refused", true, refused)?;
+    let reloaded = matches!(pool.reload(), Err(ReconfigureError::Stopped));
+    same("`reload` is refused", true, reloaded)?;
+    let bound = stage.world.listen();
+    let (late, _) = bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
+    let added = pool.add_listener(late, 1).map_err(|error| error.reason);
+    let refused = matches!(added, Err(AddListenerReason::Stopped));
+    same("`add_listener` is refused", true, refused)?;
+    let again = stage.event("`stop` is answered", pool.stop()).await?;
+    same("what `stop` says", &report, &again)?;
+    let again = stage.event("`kill` is answered", pool.kill()).await?;
+    same("what `kill` says", &report, &again)
+}
