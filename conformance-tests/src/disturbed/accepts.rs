@@ -191,6 +191,16 @@ impl<L: Listener<Addr = SocketAddr>> Listener for CountedListener<L> {
     }
 }
 
+impl<W: World> CountedAccepts<W> {
+    fn counted(&self, listener: W::Listener) -> CountedListener<W::Listener> {
+        CountedListener {
+            listener,
+            cost: Arc::clone(&self.cost),
+            peer_gone: Arc::clone(&self.peer_gone),
+        }
+    }
+}
+
 impl<W: World> World for CountedAccepts<W> {
     type Runtime = W::Runtime;
     type Listener = CountedListener<W::Listener>;
@@ -207,12 +217,12 @@ impl<W: World> World for CountedAccepts<W> {
 
     fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {
         let (listener, address) = self.world.listen_on(address)?;
-        let listener = CountedListener {
-            listener,
-            cost: Arc::clone(&self.cost),
-            peer_gone: Arc::clone(&self.peer_gone),
-        };
-        Ok((listener, address))
+        Ok((self.counted(listener), address))
+    }
+
+    fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)> {
+        let (listener, error) = self.world.listen_to_nothing()?;
+        Ok((self.counted(listener), error))
     }
 
     fn stream(&self, stream: CountedStream<<W::Listener as Listener>::Stream>) -> W::Stream {

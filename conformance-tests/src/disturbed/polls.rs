@@ -222,6 +222,10 @@ impl<W: World> World for HeldTasks<W> {
         self.world.listen_on(address)
     }
 
+    fn listen_to_nothing(&self) -> io::Result<(W::Listener, io::Error)> {
+        self.world.listen_to_nothing()
+    }
+
     fn stream(&self, stream: <W::Listener as Listener>::Stream) -> W::Stream {
         self.world.stream(stream)
     }
