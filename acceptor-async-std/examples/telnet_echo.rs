@@ -101,8 +101,13 @@ async fn run() -> Result<ExitCode, BoxError> {
     pool.add_listener(TcpListener::from_std(socket)?, ACCEPTORS)?;
     say(format_args!("listening on {address}"));
 
-    let signalled = async { drop(signals.next().await) };
-    or(signalled, async { drop(pool.join().await) }).await;
+    let signalled = async {
+        signals.next().await;
+    };
+    or(signalled, async {
+        pool.join().await;
+    })
+    .await;
     // Begins the stop, or gives the result of a pool that has ended by itself.
     let stopped = pool.stop();
     let ended = async { Some(stopped.await) };

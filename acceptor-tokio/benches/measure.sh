@@ -3,7 +3,11 @@
 #
 #   acceptor-tokio/benches/measure.sh [RUNTIME]      RUNTIME: tokio (the default), smol or async-std
 #
-# MEASURE=calls or MEASURE=instructions measures only these. All of a server runs on one thread.
+# MEASURE=calls or MEASURE=instructions measures only these. All tasks of a server run on one thread.
+#
+# On smol and async-std the calls of `futex` say nothing of the server: there a thread of async-io wakes
+# up every 10 ms (one call each), and now and then takes a turn at epoll in place of the server's own
+# thread (two calls each, for one waits for the other). Which one does is up to chance.
 # Needs strace and valgrind. Prints, for each connection, the system calls (strace -c) and the user
 # instructions (valgrind --tool=callgrind), each as the difference of two run lengths, so that start
 # and end cancel out. Local connections only; it takes a few minutes and stops by itself.
@@ -39,7 +43,7 @@ run() {
 }
 
 calls() {
-  run "strace -f -c -S name -U name,calls -o $work/calls" 1500 "$@"
+  run "strace -f -c -S name -U name,calls -o $work/calls" 6000 "$@"
   awk 'NF == 2 && $2 ~ /^[0-9]+$/ && $1 != "total" { print $1, $2 }' "$work/calls" | sort
 }
 

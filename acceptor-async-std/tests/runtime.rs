@@ -1,0 +1,41 @@
+//! The runtime value and the listener on async-std: how tasks are named, and what they wait for.
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
+#[path = "../../tests/adapter.rs"]
+mod shared;
+
+use std::sync::mpsc::channel;
+
+use acceptor_async_std as adapter;
+use acceptor_async_std::{AsyncStdRuntime, Connection, Pool, Spec, acceptor_fn};
+use async_std::net::{TcpListener as RuntimeListener, TcpStream as RuntimeStream};
+use shared::{PATIENCE, client, listen, loopback};
+
+fn runtime() -> AsyncStdRuntime {
+    AsyncStdRuntime::new()
+}
+
+#[test]
+fn the_tasks_have_the_name_that_the_runtime_value_gives() {
+    check_name(AsyncStdRuntime::new().named("echo"), Some("echo"));
+}
+
+#[test]
+fn the_tasks_have_no_name_unless_one_is_given() {
+    check_name(AsyncStdRuntime::new(), None);
+}
+
+#[track_caller]
+fn check_name(runtime: AsyncStdRuntime, expected: Option<&str>) {
+    let (tell, told) = channel();
+    let serve = move |_: Connection| {
+        let name = async_std::task::current().name().map(str::to_owned);
+        tell.send(name).unwrap();
+        async { Ok(()) }
+    };
+    let pool = Pool::start(runtime, Spec::new("named", acceptor_fn(serve))).unwrap();
+    let (_, address) = listen(&pool, loopback(), 1);
+    let _client = client(address);
+    let name = told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(name.as_deref(), expected);
+}

@@ -1,0 +1,151 @@
+//! The runtime value and the listener on smol: where tasks run, and what the end of an executor does.
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
+#[path = "../../tests/adapter.rs"]
+mod shared;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use acceptor_smol as adapter;
+use acceptor_smol::{
+    Acceptor, BoxError, Connection, Event, Init, ListenerInfo, Pool, Report, SmolRuntime, Spec,
+    StartError, StopReason, TcpListener, Terminate,
+};
+use shared::{PATIENCE, client, echo_spec, listen, loopback, ping, soon};
+use smol::Executor;
+use smol::future::{pending, poll_once};
+use smol::net::{TcpListener as RuntimeListener, TcpStream as RuntimeStream};
+
+fn runtime() -> SmolRuntime {
+    SmolRuntime::global()
+}
+
+/// Tells on which thread each of its callbacks runs.
+struct Where(Sender<(&'static str, Option<String>)>);
+
+impl Where {
+    fn tell(&self, callback: &'static str) {
+        let name = thread::current().name().map(str::to_owned);
+        let _ = self.0.send((callback, name));
+    }
+}
+
+impl Acceptor<TcpListener> for Where {
+    type State = ();
+
+    async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+        self.tell("init");
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, _connection: Connection, _state: ()) -> Result<(), BoxError> {
+        self.tell("serve");
+        Ok(())
+    }
+
+    async fn terminate(&self, _reason: &Terminate, _state: ()) {
+        self.tell("terminate");
+    }
+}
+
+#[test]
+fn the_tasks_run_on_the_given_executor() {
+    let executor = Arc::new(Executor::new());
+    let theirs = Arc::clone(&executor);
+    let runs = move || smol::block_on(theirs.run(pending::<()>()));
+    thread::Builder::new()
+        .name("theirs".to_owned())
+        .spawn(runs)
+        .unwrap();
+    check_where(SmolRuntime::with_executor(executor), "theirs");
+}
+
+#[test]
+fn the_tasks_run_on_the_global_executor() {
+    check_where(SmolRuntime::global(), "smol-");
+}
+
+#[track_caller]
+fn check_where(runtime: SmolRuntime, threads: &str) {
+    let (tell, told) = channel();
+    let pool = Pool::start(runtime, Spec::new("where", Where(tell))).unwrap();
+    let (_, address) = listen(&pool, loopback(), 1);
+    let mut seen = vec![told.recv_timeout(PATIENCE).unwrap()];
+    drop(client(address));
+    for _ in 0..2 {
+        seen.push(told.recv_timeout(PATIENCE).unwrap());
+    }
+    soon(pool.stop());
+    seen.push(told.recv_timeout(PATIENCE).unwrap());
+    let callbacks: Vec<_> = seen.iter().map(|(callback, _)| *callback).collect();
+    assert_eq!(callbacks[0], "init");
+    assert_eq!(callbacks[3], "terminate");
+    for (callback, thread) in seen {
+        let thread = thread.unwrap_or_default();
+        assert!(thread.starts_with(threads), "{callback} ran on {thread:?}");
+    }
+}
+
+#[test]
+fn a_pool_ends_with_its_executor_and_says_so() {
+    let executor = Arc::new(Executor::new());
+    let (tell, told) = channel();
+    let observer = move |report: &Report| {
+        let _ = tell.send(report.event.clone());
+    };
+    let spec = echo_spec()
+        .shutdown(Duration::from_secs(3600))
+        .observer(observer);
+    let pool = Pool::start(SmolRuntime::with_executor(Arc::clone(&executor)), spec).unwrap();
+    let (_, address) = listen(&pool, loopback(), 3);
+    let talks = thread::spawn(move || {
+        let mut client = client(address);
+        ping(&mut client);
+        client
+    });
+    smol::block_on(executor.run(async {
+        while !talks.is_finished() {
+            smol::Timer::after(Duration::from_millis(1)).await;
+        }
+    }));
+    let _client = talks.join().unwrap();
+    drop(executor);
+    let report = soon(pool.join());
+    assert_eq!(report.reason, StopReason::RuntimeGone, "{report}");
+    assert_eq!(report.stuck, 0, "{report}");
+    assert!(pool.counts().is_err(), "the pool has stopped");
+    let refused = std::net::TcpStream::connect(address);
+    assert!(refused.is_err(), "the listener is closed");
+    let says_so = |event| {
+        let reason = StopReason::RuntimeGone;
+        matches!(event, Event::PoolStopped { reason: is, .. } if is == reason)
+    };
+    assert_eq!(
+        told.try_iter()
+            .filter(|event| says_so(event.clone()))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn a_pool_does_not_start_on_an_executor_that_is_gone() {
+    let runtime = SmolRuntime::with_executor(Arc::new(Executor::new()));
+    let error = Pool::start(runtime, echo_spec()).unwrap_err();
+    assert!(matches!(error, StartError::RuntimeGone), "{error}");
+}
+
+#[test]
+fn a_pool_on_an_executor_that_nobody_runs_waits_for_it() {
+    let executor = Arc::new(Executor::new());
+    let runtime = SmolRuntime::with_executor(Arc::clone(&executor));
+    let pool = Pool::<TcpListener>::start(runtime, echo_spec()).unwrap();
+    let mut stopped = Box::pin(pool.stop());
+    assert!(smol::block_on(poll_once(&mut stopped)).is_none());
+    let report = smol::block_on(executor.run(stopped));
+    assert_eq!(report.reason, StopReason::Requested);
+}

@@ -1,0 +1,225 @@
+//! What every adapter whose streams are those of `futures-io` does alike; their tests include this file.
+//!
+//! The including file names `runtime()`, and the adapter's own `RuntimeStream` and `RuntimeListener`.
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::pin::pin;
+use std::sync::mpsc::{Receiver, channel};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures_lite::future::block_on;
+use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::adapter::{
+    BoxError, Connection, EndKind, ListenOptions, ListenerId, Phase, Pool, PoolHandle, Runtime,
+    Spec, TcpListener, acceptor_fn,
+};
+use super::{RuntimeListener, RuntimeStream, runtime};
+
+/// How long a test waits for what must happen. Only a failing test waits that long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) fn loopback() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
+async fn echo(mut stream: RuntimeStream) -> Result<(), BoxError> {
+    let mut buffer = [0; 64];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..read]).await?;
+    }
+}
+
+pub(crate) fn echo_spec() -> Spec {
+    Spec::new(
+        "echo",
+        acceptor_fn(|connection: Connection| echo(connection.stream)),
+    )
+}
+
+pub(crate) fn listen(
+    pool: &PoolHandle,
+    address: SocketAddr,
+    acceptors: usize,
+) -> (ListenerId, SocketAddr) {
+    let socket = ListenOptions::new(address).bind().unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = TcpListener::from_std(socket).unwrap();
+    (pool.add_listener(listener, acceptors).unwrap(), address)
+}
+
+/// A client that is connected, and of no runtime.
+#[track_caller]
+pub(crate) fn client(address: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+#[track_caller]
+pub(crate) fn ping(client: &mut TcpStream) {
+    client.write_all(b"hello").unwrap();
+    let mut back = [0; 5];
+    client.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"hello");
+}
+
+/// Waits for the future on a thread of its own, so that the test can lose patience.
+#[track_caller]
+pub(crate) fn soon<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+    let (sender, result) = channel();
+    std::thread::spawn(move || sender.send(block_on(future)));
+    result.recv_timeout(PATIENCE).expect("it is done in time")
+}
+
+#[test]
+fn clients_talk_to_a_pool_until_it_stops() {
+    let pool = Pool::start(runtime(), echo_spec()).unwrap();
+    let (_, address) = listen(&pool, loopback(), 3);
+    let mut clients: Vec<_> = (0..20).map(|_| client(address)).collect();
+    clients.iter_mut().for_each(ping);
+    let report = soon(pool.stop());
+    let stopped = report.connections(Phase::Stop).of(EndKind::Stopped);
+    assert_eq!(stopped, 20, "{report}");
+    let acceptors = report.all_acceptors().of(EndKind::Stopped);
+    assert_eq!((acceptors, report.stuck), (3, 0), "{report}");
+    for mut client in clients {
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "the socket is gone");
+    }
+}
+
+#[test]
+fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
+    let pool = Pool::start(runtime(), echo_spec()).unwrap();
+    let (mut id, address) = listen(&pool, loopback(), 3);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = client(address);
+        ping(&mut client);
+        clients.push(client);
+        soon(pool.close_listener(id)).unwrap();
+        // The default options share the address with no other listener: were one left, this would fail.
+        (id, _) = listen(&pool, address, 3);
+    }
+    clients.iter_mut().for_each(ping);
+    assert_eq!(pool.counts().unwrap().active, 20);
+}
+
+#[test]
+fn a_blocking_standard_listener_will_do() {
+    let pool = Pool::start(runtime(), echo_spec()).unwrap();
+    let socket = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = socket.local_addr().unwrap();
+    pool.add_listener(TcpListener::from_std(socket).unwrap(), 1)
+        .unwrap();
+    ping(&mut client(address));
+    ping(&mut client(address));
+    assert_eq!(soon(pool.stop()).stuck, 0, "no thread is blocked");
+}
+
+/// A listener of the runtime's own type, and the runtime's own stream.
+#[test]
+fn a_listener_of_the_runtime_will_do_and_its_streams_are_untouched() {
+    let (tell, told) = channel();
+    let serve = move |connection: Connection| {
+        let stream: RuntimeStream = connection.stream;
+        let addresses = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        assert_eq!(addresses, (connection.local_addr, connection.peer_addr));
+        tell.send(addresses).unwrap();
+        echo(stream)
+    };
+    let spec: Spec = Spec::new("own", acceptor_fn(serve));
+    let pool = Pool::start(runtime(), spec).unwrap();
+    let listener = block_on(RuntimeListener::bind(loopback())).unwrap();
+    let address = listener.local_addr().unwrap();
+    pool.add_listener(TcpListener::from(listener), 1).unwrap();
+    let mut client = client(address);
+    ping(&mut client);
+    let served = told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(served, (address, client.local_addr().unwrap()));
+}
+
+#[test]
+fn connections_of_an_ipv4_wildcard_have_their_own_local_address() {
+    check_wildcard((Ipv4Addr::UNSPECIFIED, 0), Ipv4Addr::LOCALHOST.into());
+}
+
+#[test]
+fn connections_of_an_ipv6_wildcard_have_their_own_local_address() {
+    check_wildcard((Ipv6Addr::UNSPECIFIED, 0), Ipv6Addr::LOCALHOST.into());
+}
+
+#[track_caller]
+fn check_wildcard(wildcard: impl Into<SocketAddr>, address: std::net::IpAddr) {
+    let (tell, told) = channel();
+    let serve = move |connection: Connection| {
+        tell.send(connection.local_addr).unwrap();
+        echo(connection.stream)
+    };
+    let pool = Pool::start(runtime(), Spec::new("wildcard", acceptor_fn(serve))).unwrap();
+    let (_, bound) = listen(&pool, wildcard.into(), 2);
+    let client = client(SocketAddr::new(address, bound.port()));
+    let local = told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(local, client.peer_addr().unwrap());
+    assert_eq!(pool.connections().unwrap()[0].local_addr, local);
+}
+
+/// A file is no socket, and epoll waits for none: the listener cannot be made, which is no panic.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_listener_that_the_system_cannot_wait_for_is_an_error() {
+    let file = std::fs::File::open("Cargo.toml").unwrap();
+    let error = TcpListener::from_std(std::os::fd::OwnedFd::from(file).into()).unwrap_err();
+    let told = format!("{error:?}").contains("PermissionDenied");
+    assert!(told, "{error}");
+}
+
+#[test]
+fn a_sleep_is_never_done_before_its_deadline() {
+    let runtime = runtime();
+    for micros in [1, 100, 1_500, 20_000, 50_000] {
+        let (runtime, deadline) = (
+            runtime.clone(),
+            runtime.now() + Duration::from_micros(micros),
+        );
+        let woke = soon(async move {
+            runtime.sleep_until(deadline).await;
+            runtime.now()
+        });
+        assert!(woke >= deadline, "{:?} early", deadline - woke);
+    }
+}
+
+#[test]
+fn a_sleep_into_the_past_is_done_at_once_and_one_for_a_century_is_not() {
+    let runtime = runtime();
+    let mut cx = Context::from_waker(Waker::noop());
+    let now = Instant::now();
+    let past = pin!(runtime.sleep_until(now - Duration::from_millis(1)));
+    assert_eq!(past.poll(&mut cx), Poll::Ready(()));
+    let century = Duration::from_secs(100 * 365 * 24 * 3600);
+    let later = pin!(runtime.sleep_until(now + century));
+    assert_eq!(later.poll(&mut cx), Poll::Pending);
+}
+
+/// A task that is spawned goes on though nobody holds anything of it.
+#[test]
+fn a_task_is_detached() {
+    let (sender, told): (_, Receiver<()>) = channel();
+    let sleeps = runtime();
+    runtime().spawn(async move {
+        sleeps
+            .sleep_until(Instant::now() + Duration::from_millis(20))
+            .await;
+        sender.send(()).unwrap();
+    });
+    told.recv_timeout(PATIENCE).expect("the task runs");
+}
