@@ -144,6 +144,7 @@ fn a_pool_on_an_executor_that_nobody_runs_waits_for_it() {
     let executor = Arc::new(Executor::new());
     let runtime = SmolRuntime::with_executor(Arc::clone(&executor));
     let pool = Pool::<TcpListener>::start(runtime, echo_spec()).unwrap();
+    listen(&pool, loopback(), 1);
     let mut stopped = Box::pin(pool.stop());
     assert!(smol::block_on(poll_once(&mut stopped)).is_none());
     let report = smol::block_on(executor.run(stopped));
