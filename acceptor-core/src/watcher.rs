@@ -151,6 +151,10 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
                 News::Told => {
                     self.look_at_deadlines(known);
                     self.dismiss(|waiting| waiting.seat.control().commands().end_waiting());
+                    if self.line.is_empty() {
+                        // The line took this task for one that has somebody: whoever joins next would not wake it.
+                        continue;
+                    }
                 }
                 News::Closed => return Poll::Ready(Turn::Closed),
             }
