@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use crate::end::{End, Waited};
+use crate::end::{End, Role, Waited};
 use crate::id::ChildId;
 use crate::inner::{Inner, Starting};
 use crate::listener::Listener;
@@ -26,6 +26,8 @@ pub(crate) struct ChildTask<R: Runtime, L: Listener> {
     body: Option<BoxFuture<'static, End>>,
     /// Is started first (B5).
     replacement: Option<Starting<L>>,
+    /// A connection in `serve`, or an acceptor in `terminate`.
+    role: Role,
     waited: Waited,
     begun: Begun,
 }
@@ -51,6 +53,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
             seat,
             body: Some(body),
             replacement,
+            role: Role::Connection,
             waited: Waited::AWhile,
             begun: Begun::No,
         }
@@ -69,6 +72,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
             seat,
             body: Some(body),
             replacement: None,
+            role: Role::Acceptor,
             waited,
             begun: Begun::No,
         }
@@ -79,7 +83,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
         let commands = self.seat.control().commands();
         if commands.kill() {
             Some(End::Killed)
-        } else if self.begun == Begun::Yes && commands.stop() {
+        } else if self.begun == Begun::Yes && commands.stop(self.role) {
             Some(End::Stopped)
         } else {
             None

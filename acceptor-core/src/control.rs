@@ -6,6 +6,7 @@
 
 use std::task::Waker;
 
+use crate::end::Role;
 use crate::signal::Signal;
 use crate::sync::{AtomicU8, Mutex, Ordering, lock, wake};
 
@@ -15,6 +16,7 @@ const TRAPPED: u8 = 4;
 const CLOSED: u8 = 8;
 const FAILED: u8 = 16;
 const STOPPED: u8 = 32;
+const ASKED: u8 = 64;
 
 /// Why an acceptor is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(crate) enum Command {
     Close(Ending),
     /// What does not trap the stop is dropped, once it has run at all.
     Stop,
+    /// Asked to stop by itself: an acceptor ends, a connection stops, be it the one or the other by then.
+    StopAlone,
     /// Dropped at once.
     Kill,
 }
@@ -44,9 +48,14 @@ impl Commands {
         self.0 & KILL != 0
     }
 
-    /// Told to stop, and not going to do so by itself.
-    pub(crate) fn stop(self) -> bool {
-        self.0 & (STOP | TRAPPED) == STOP
+    /// Whether what `serve` or `terminate` left pending is to be dropped: it was told to stop, and is not going to by itself.
+    pub(crate) fn stop(self, role: Role) -> bool {
+        let told = match role {
+            // Asked while it waited, it does what it was asked for in `terminate`.
+            Role::Acceptor => STOP,
+            Role::Connection => STOP | ASKED,
+        };
+        self.0 & told != 0 && self.0 & TRAPPED == 0
     }
 
     pub(crate) fn ending(self) -> Option<Ending> {
@@ -54,7 +63,7 @@ impl Commands {
             Some(Ending::Closed)
         } else if self.0 & FAILED != 0 {
             Some(Ending::Failed)
-        } else if self.0 & STOPPED != 0 {
+        } else if self.0 & (STOPPED | ASKED) != 0 {
             Some(Ending::Stopped)
         } else {
             None
@@ -63,7 +72,7 @@ impl Commands {
 
     /// Whether an acceptor that waits is to wait no more.
     pub(crate) fn end_waiting(self) -> bool {
-        self.0 & (KILL | CLOSED | FAILED | STOPPED) != 0
+        self.0 & (KILL | CLOSED | FAILED | STOPPED | ASKED) != 0
     }
 }
 
@@ -94,6 +103,7 @@ impl Control {
         match command {
             Command::Kill => self.give(KILL),
             Command::Stop => self.give(STOP),
+            Command::StopAlone => self.give(ASKED),
             Command::Close(Ending::Closed) => self.give_first(CLOSED),
             Command::Close(Ending::Failed) => self.give_first(FAILED),
             Command::Close(Ending::Stopped) => self.give_first(STOPPED),
@@ -101,7 +111,7 @@ impl Control {
         let (waker, stop) = {
             let lines = lock(&self.lines);
             let stop = match command {
-                Command::Stop => lines.stop.clone(),
+                Command::Stop | Command::StopAlone => lines.stop.clone(),
                 Command::Close(_) | Command::Kill => None,
             };
             (lines.waker.clone(), stop)
@@ -123,7 +133,7 @@ impl Control {
         let _ = self
             .commands
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |commands| {
-                (commands & (CLOSED | FAILED | STOPPED) == 0).then_some(commands | bit)
+                (commands & (CLOSED | FAILED | STOPPED | ASKED) == 0).then_some(commands | bit)
             });
     }
 
@@ -158,7 +168,7 @@ impl Control {
             .get_or_insert_with(Signal::new)
             .clone();
         let before = self.commands.fetch_or(TRAPPED, Ordering::SeqCst);
-        if before & STOP != 0 {
+        if before & (STOP | ASKED) != 0 {
             signal.set();
         }
         signal
@@ -201,16 +211,28 @@ mod tests {
         let signal = control.trap();
         control.tell(Command::Stop);
         assert!(signal.is_set());
-        assert!(!control.commands().stop());
+        assert!(!control.commands().stop(Role::Connection));
     }
 
     #[test]
     fn trapping_late_gets_the_signal_at_once() {
         let control = Control::default();
         control.tell(Command::Stop);
-        assert!(control.commands().stop());
+        assert!(control.commands().stop(Role::Connection));
         assert!(control.trap().is_set());
-        assert!(!control.commands().stop());
+        assert!(!control.commands().stop(Role::Connection));
+    }
+
+    #[test]
+    fn who_is_asked_to_stop_ends_as_what_it_is_by_then() {
+        let control = Control::default();
+        control.tell(Command::StopAlone);
+        assert!(control.commands().end_waiting());
+        assert_eq!(control.commands().ending(), Some(Ending::Stopped));
+        assert!(!control.commands().stop(Role::Acceptor));
+        assert!(control.commands().stop(Role::Connection));
+        assert!(control.trap().is_set());
+        assert!(!control.commands().stop(Role::Connection));
     }
 
     #[test]

@@ -248,10 +248,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     ///
     /// [`ChildError`] if there is no such child, or the pool has stopped.
     pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
-        self.tell(id, |role| match role {
-            Role::Connection => Command::Stop,
-            Role::Acceptor => Command::Close(Ending::Stopped),
-        })
+        self.tell(id, Command::StopAlone)
     }
 
     /// Kills one child (R4, E4): dropped at its next suspension point, reported, and counted in a transient pool.
@@ -270,10 +267,10 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # }
     /// ```
     pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
-        self.tell(id, |_| Command::Kill)
+        self.tell(id, Command::Kill)
     }
 
-    fn tell(&self, id: ChildId, command: impl FnOnce(Role) -> Command) -> Result<(), ChildError> {
+    fn tell(&self, id: ChildId, command: Command) -> Result<(), ChildError> {
         let (seat, role, socket) = self.inner.look(|state| {
             if state.machine.state() == PoolState::Stopped {
                 return Err(ChildError::Stopped);
@@ -281,7 +278,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             let reached = state.machine.control(id);
             reached.ok_or(ChildError::UnknownChild(id))
         })?;
-        seat.control().tell(command(role));
+        // It may be a connection by now: no command depends on what it was.
+        seat.control().tell(command);
         // Who waits in line has no task of its own to be woken.
         if let Some(socket) = socket.filter(|_| role == Role::Acceptor) {
             socket.line.poke();
