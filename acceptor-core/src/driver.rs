@@ -63,8 +63,11 @@ pub(crate) fn drive<R: Runtime, L: Listener>(
         spaced: Vec::new(),
     };
     async move {
+        let mut reached = None;
         loop {
+            // A timer that is a little early is believed: to ask it again at once would be a busy loop.
             let now = guard.inner.time();
+            let now = reached.map_or(now, |reached| now.max(reached));
             let (state, deadline, later) = guard.inner.bring(|state, effects| {
                 state.machine.tick(now, effects);
                 let later = std::mem::take(&mut state.later);
@@ -80,22 +83,24 @@ pub(crate) fn drive<R: Runtime, L: Listener>(
             }
             let next = guard.spaced.iter().map(|(at, _)| *at).min();
             let deadline = [deadline, next].into_iter().flatten().min();
-            wait(&guard.inner, deadline).await;
+            reached = wait(&guard.inner, deadline).await;
         }
     }
 }
 
-/// Until the deadline, or until something has changed.
-async fn wait<R: Runtime, L: Listener>(inner: &Inner<R, L>, deadline: Option<Instant>) {
-    match deadline {
-        None => poll_fn(|cx| inner.bell.poll(cx)).await,
-        Some(deadline) => {
-            let mut sleep = pin!(inner.runtime.sleep_until(deadline));
-            poll_fn(|cx| match inner.bell.poll(cx) {
-                Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => sleep.as_mut().poll(cx),
-            })
-            .await;
-        }
-    }
+/// Until the deadline, which it then returns, or until something has changed.
+async fn wait<R: Runtime, L: Listener>(
+    inner: &Inner<R, L>,
+    deadline: Option<Instant>,
+) -> Option<Instant> {
+    let Some(deadline) = deadline else {
+        poll_fn(|cx| inner.bell.poll(cx)).await;
+        return None;
+    };
+    let mut sleep = pin!(inner.runtime.sleep_until(deadline));
+    poll_fn(|cx| match inner.bell.poll(cx) {
+        Poll::Ready(()) => Poll::Ready(None),
+        Poll::Pending => sleep.as_mut().poll(cx).map(|()| Some(deadline)),
+    })
+    .await
 }
