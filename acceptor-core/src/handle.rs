@@ -19,7 +19,7 @@ use crate::socket::{Addresses, Gate, Socket};
 use crate::spec::{Configure, Spec};
 use crate::status::{ConnectionRecord, Counts, ListenerRecord, PoolState, Status};
 use crate::stop::{StopReason, StopReport};
-use crate::sync::guarded;
+use crate::sync::{Shared, guarded};
 
 /// The init function of a pool (R3).
 pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + Send + Sync;
@@ -29,7 +29,7 @@ pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + S
 /// No method panics (V3), blocks, or waits for children unless it says so.
 pub struct PoolHandle<R: Runtime, L: Listener> {
     inner: Arc<Inner<R, L>>,
-    init: Option<Arc<Reconfigurer<L>>>,
+    init: Option<Shared<Reconfigurer<L>>>,
 }
 
 impl<R: Runtime, L: Listener> Clone for PoolHandle<R, L> {
@@ -42,7 +42,7 @@ impl<R: Runtime, L: Listener> Clone for PoolHandle<R, L> {
 }
 
 impl<R: Runtime, L: Listener> PoolHandle<R, L> {
-    pub(crate) fn new(inner: Arc<Inner<R, L>>, init: Option<Arc<Reconfigurer<L>>>) -> Self {
+    pub(crate) fn new(inner: Arc<Inner<R, L>>, init: Option<Shared<Reconfigurer<L>>>) -> Self {
         Self { inner, init }
     }
 
@@ -329,7 +329,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         self.running(|_| ())
             .map_err(|Stopped| ReconfigureError::Stopped)?;
         let init = self.init.as_ref().ok_or(ReconfigureError::NoInit)?;
-        match guarded(|| init()) {
+        match guarded(&**init) {
             Ok(Ok(Configure::Use(spec))) => self.reconfigure(spec),
             Ok(Ok(Configure::Ignore)) => Ok(()),
             Ok(Err(error)) => Err(ReconfigureError::Init(error)),

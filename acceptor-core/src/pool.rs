@@ -14,7 +14,7 @@ use crate::runtime::Runtime;
 use crate::spec::{Configure, Spec};
 use crate::status::PoolState;
 use crate::stop::StopReason;
-use crate::sync::guarded;
+use crate::sync::{Shared, guarded};
 
 /// Owns a running pool. Dropping it kills everything at once and blocks nobody (S9).
 ///
@@ -68,10 +68,9 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         runtime: R,
         init: impl Fn() -> Result<Configure<L>, BoxError> + Send + Sync + 'static,
     ) -> Result<Option<Self>, StartError> {
-        match guarded(&init) {
-            Ok(Ok(Configure::Use(spec))) => {
-                Self::launch(runtime, spec, Some(Arc::new(init))).map(Some)
-            }
+        let init: Shared<Reconfigurer<L>> = Shared::new(Arc::new(init));
+        match guarded(&*init) {
+            Ok(Ok(Configure::Use(spec))) => Self::launch(runtime, spec, Some(init)).map(Some),
             Ok(Ok(Configure::Ignore)) => Ok(None),
             Ok(Err(error)) => Err(StartError::Init(error)),
             Err(message) => Err(StartError::InitPanicked(message)),
@@ -81,7 +80,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     fn launch(
         runtime: R,
         spec: Spec<L>,
-        init: Option<Arc<Reconfigurer<L>>>,
+        init: Option<Shared<Reconfigurer<L>>>,
     ) -> Result<Self, StartError> {
         let inner = Inner::new(runtime, spec.checked()?);
         inner.spawn(Contained::new(drive(Arc::clone(&inner))));

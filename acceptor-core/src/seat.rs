@@ -5,7 +5,6 @@
 //! acceptor waits; whoever takes it out runs `serve` or `terminate` with it, or
 //! drops it; the future of `serve` is boxed only when a connection is there (B9).
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::control::{Control, Controlled};
 use crate::end::{End, Waited};
 use crate::listener::Listener;
 use crate::report::Failure;
-use crate::sync::{Mutex, drop_guarded, guarded, lock};
+use crate::sync::{Mutex, Shared, guarded, lock};
 
 /// What came of an `init`.
 pub(crate) enum Begun {
@@ -57,32 +56,16 @@ pub(crate) trait Child<L: Listener>: Controlled + 'static {
 
 struct Seat<L: Listener, A: Acceptor<L>> {
     control: Control,
+    /// The last seat may be anywhere when it goes.
     acceptor: Shared<A>,
     state: Mutex<Option<A::State>>,
-}
-
-/// The user's acceptor. Its `Drop` may panic, and the last seat may be anywhere when it goes.
-struct Shared<A>(Option<Arc<A>>);
-
-impl<A> Deref for Shared<A> {
-    type Target = A;
-
-    fn deref(&self) -> &A {
-        self.0.as_deref().expect("it is there until it is dropped")
-    }
-}
-
-impl<A> Drop for Shared<A> {
-    fn drop(&mut self) {
-        drop_guarded(self.0.take());
-    }
 }
 
 impl<L: Listener, A: Acceptor<L>> Life<L> for A {
     fn seat(self: Arc<Self>) -> Arc<dyn Child<L>> {
         Arc::new(Seat {
             control: Control::default(),
-            acceptor: Shared(Some(self)),
+            acceptor: Shared::new(self),
             state: Mutex::new(None),
         })
     }

@@ -4,7 +4,9 @@
 //! consistent at every point where user code may run, so a poisoned lock is opened.
 
 use std::any::Any;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::task::Waker;
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -22,6 +24,35 @@ pub(crate) fn guarded<T>(code: impl FnOnce() -> T) -> Result<T, String> {
 /// Drops what may hold user values, whose `Drop` may panic.
 pub(crate) fn drop_guarded<T>(value: T) {
     let _ = guarded(move || drop(value));
+}
+
+/// A value of the user's, shared. Its `Drop` may panic, wherever the last of them goes.
+pub(crate) struct Shared<T: ?Sized>(Option<Arc<T>>);
+
+impl<T: ?Sized> Shared<T> {
+    pub(crate) fn new(value: Arc<T>) -> Self {
+        Self(Some(value))
+    }
+}
+
+impl<T: ?Sized> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: ?Sized> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_deref().expect("it is there until it is dropped")
+    }
+}
+
+impl<T: ?Sized> Drop for Shared<T> {
+    fn drop(&mut self) {
+        drop_guarded(self.0.take());
+    }
 }
 
 /// A waker is the runtime's code: one that panics must not keep others asleep.
