@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use crate::end::{End, Waited};
 use crate::id::ChildId;
 use crate::inner::{Inner, Starting};
-use crate::line::Waiting;
+use crate::line::{Leaving, Waiting};
 use crate::listener::Listener;
 use crate::report::Failure;
 use crate::runtime::Runtime;
@@ -145,7 +145,7 @@ impl<R: Runtime, L: Listener> Beginning<R, L> {
             // Told between its last look and its joining: the watcher may have looked already.
             Ok(()) if self.seat.control().commands().end_waiting() => self.socket.line.poke(),
             Ok(()) => {}
-            Err(waiting) => self.inner.leave_line(&self.socket, waiting),
+            Err(waiting) => self.inner.leave_line(&self.socket, waiting, Leaving::Told),
         }
     }
 }

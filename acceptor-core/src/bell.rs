@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll, Waker};
 
-use crate::sync::{Mutex, lock, wake};
+use crate::sync::{Mutex, drop_guarded, lock, wake};
 
 #[derive(Default)]
 pub(crate) struct Bell {
@@ -36,7 +36,7 @@ impl Bell {
         }
         let replaced = state.waker.replace(waker);
         drop(state);
-        drop(replaced);
+        drop_guarded(replaced);
         Poll::Pending
     }
 }

@@ -8,7 +8,7 @@ use std::task::Waker;
 
 use crate::end::Role;
 use crate::signal::Signal;
-use crate::sync::{AtomicU8, Mutex, Ordering, lock, wake};
+use crate::sync::{AtomicU8, Mutex, Ordering, drop_guarded, lock, wake};
 
 const KILL: u8 = 1;
 const STOP: u8 = 2;
@@ -153,13 +153,13 @@ impl Control {
         }
         let replaced = lines.waker.replace(waker.clone());
         drop(lines);
-        drop(replaced);
+        drop_guarded(replaced);
     }
 
     /// Forgets whom to wake, so that an ended child keeps no task alive.
     pub(crate) fn unregister(&self) {
         let waker = lock(&self.lines).waker.take();
-        drop(waker);
+        drop_guarded(waker);
     }
 
     pub(crate) fn trap(&self) -> Signal {
@@ -182,8 +182,36 @@ pub(crate) trait Controlled: Send + Sync {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::Wake;
+
     use super::*;
     use crate::sync::testing::WakeCounter;
+
+    /// A waker whose `Drop` panics.
+    struct Bomb;
+
+    impl Wake for Bomb {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("dropped"));
+        }
+    }
+
+    #[test]
+    fn a_waker_whose_drop_panics_ends_nobody() {
+        let control = Control::default();
+        for _ in 0..2 {
+            let bomb = Waker::from(Arc::new(Bomb));
+            control.register(&bomb);
+            // Not the last of it: that one is the switchboard's.
+            drop(bomb);
+        }
+        control.unregister();
+    }
 
     #[test]
     fn a_command_wakes_whoever_registered_last() {

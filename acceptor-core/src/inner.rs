@@ -24,7 +24,7 @@ use crate::contained::Contained;
 use crate::control::Ending;
 use crate::end::{End, Waited};
 use crate::id::{ChildId, PoolId};
-use crate::line::Waiting;
+use crate::line::{Leaving, Waiting};
 use crate::listener::Listener;
 use crate::report::{Event, Observer, Report, trace};
 use crate::runtime::Runtime;
@@ -202,7 +202,12 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     }
 
     /// An acceptor waits no more: it was told to end, or its time-out has come (B6, B7).
-    pub(crate) fn leave_line(self: &Arc<Self>, socket: &Socket<L>, waiting: Waiting<L>) {
+    pub(crate) fn leave_line(
+        self: &Arc<Self>,
+        socket: &Socket<L>,
+        waiting: Waiting<L>,
+        why: Leaving,
+    ) {
         let Waiting { id, seat, deadline } = waiting;
         let commands = seat.control().commands();
         if commands.kill() {
@@ -212,10 +217,10 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
             };
             return self.ended(id, end);
         }
-        let (reason, waited) = match (commands.ending(), deadline) {
-            (Some(ending), _) => (socket.terminate_reason(ending), Waited::AWhile),
-            (None, Some((_, waited))) => (Terminate::Timeout, waited),
-            (None, None) => (Terminate::Closed, Waited::AWhile),
+        let (reason, waited) = match (commands.ending(), why, deadline) {
+            (Some(ending), ..) => (socket.terminate_reason(ending), Waited::AWhile),
+            (None, Leaving::TimedOut, Some((_, waited))) => (Terminate::Timeout, waited),
+            (None, ..) => (Terminate::Closed, Waited::AWhile),
         };
         let terminate = Arc::clone(&seat).terminate(reason, waited);
         let inner = Arc::clone(self);
@@ -324,13 +329,13 @@ impl<L: Listener> State<L> {
 
 /// What children and listeners bring.
 impl<R: Runtime, L: Listener> Inner<R, L> {
-    pub(crate) fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        let runtime = self.runtime.clone();
-        Box::pin(async move { runtime.sleep_until(deadline).await })
+    pub(crate) fn sleep_until(self: &Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
+        let inner = Arc::clone(self);
+        Box::pin(async move { inner.runtime.sleep_until(deadline).await })
     }
 
     /// For ever, if that is how long it is.
-    pub(crate) fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+    pub(crate) fn sleep(self: &Arc<Self>, time: Duration) -> BoxFuture<'static, ()> {
         match self.time().checked_add(time) {
             Some(deadline) => self.sleep_until(deadline),
             None => Box::pin(pending()),
@@ -347,20 +352,20 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     /// The listener is of no use any more; neither the pool nor another listener goes with it (L4).
     pub(crate) fn listener_failed(self: &Arc<Self>, socket: &Socket<L>, error: Arc<io::Error>) {
         socket.fail(Arc::clone(&error));
-        self.bring(|state, effects| {
-            // Closed in the meantime: what it failed of is nobody's concern any more.
-            if state
-                .machine
-                .close(socket.id, Ending::Failed, effects)
-                .is_some()
-            {
-                effects.reports.push(Event::ListenerFailed {
-                    listener: socket.id,
-                    local_addr: socket.local_addr.clone(),
-                    error,
-                });
+        let unused = self.bring(|state, effects| {
+            let closing = state.machine.close(socket.id, Ending::Failed, effects);
+            if closing.is_none() {
+                // Closed in the meantime: what it failed of is nobody's concern any more.
+                return Some(error);
             }
+            effects.reports.push(Event::ListenerFailed {
+                listener: socket.id,
+                local_addr: socket.local_addr.clone(),
+                error,
+            });
+            None
         });
+        drop_guarded(unused);
     }
 
     pub(crate) fn socket_closed(self: &Arc<Self>) {

@@ -14,7 +14,7 @@ use crate::end::Waited;
 use crate::id::ChildId;
 use crate::listener::Listener;
 use crate::seat::Child;
-use crate::sync::{Mutex, lock, wake};
+use crate::sync::{Mutex, drop_guarded, lock, wake};
 
 /// An acceptor that waits for a connection.
 pub(crate) struct Waiting<L: Listener> {
@@ -22,6 +22,14 @@ pub(crate) struct Waiting<L: Listener> {
     pub(crate) seat: Arc<dyn Child<L>>,
     /// When its accept time-out comes, and how long that is.
     pub(crate) deadline: Option<(Instant, Waited)>,
+}
+
+/// Why an acceptor leaves the line without a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    TimedOut,
+    /// Told to, or about to be.
+    Told,
 }
 
 /// What the watcher finds.
@@ -147,7 +155,7 @@ impl<T> Line<T> {
             state.news = News::None;
         }
         drop(state);
-        drop(replaced);
+        drop_guarded(replaced);
         news
     }
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use crate::sync::{AtomicBool, Mutex, Ordering, lock, wake};
+use crate::sync::{AtomicBool, Mutex, Ordering, drop_guarded, lock, wake};
 
 /// Tells that something has happened, for ever after it happened.
 ///
@@ -110,7 +110,7 @@ impl Future for SignalWait {
             }
         };
         drop(waiters);
-        drop(replaced);
+        drop_guarded(replaced);
         Poll::Pending
     }
 }
@@ -120,7 +120,7 @@ impl Drop for SignalWait {
         if let Some(key) = self.key.take() {
             // Once set, the list was taken as a whole and the key means nothing.
             let removed = lock(&self.signal.shared.waiters).try_remove(key);
-            drop(removed);
+            drop_guarded(removed);
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::accept_error::AcceptErrorKind;
 use crate::child::ChildTask;
 use crate::connection::{Connection, Signals};
 use crate::inner::{Inner, Starting};
-use crate::line::{News, Waiting};
+use crate::line::{Leaving, News, Waiting};
 use crate::listener::Listener;
 use crate::report::Event;
 use crate::runtime::Runtime;
@@ -61,10 +61,12 @@ enum Turn {
     Closed,
 }
 
-/// An open socket. In this order: it is closed, then the pool is told.
+/// An open socket. In this order, also for a task that was never polled: it is closed, the pool is told,
+/// then the acceptors are.
 struct Open<R: Runtime, L: Listener> {
     gate: Gate<L>,
     _told: TellsClosed<R, L>,
+    desk: Desk<R, L>,
 }
 
 struct TellsClosed<R: Runtime, L: Listener>(Arc<Inner<R, L>>);
@@ -94,13 +96,13 @@ pub(crate) fn watch<R: Runtime, L: Listener>(
     let open = Open {
         gate,
         _told: TellsClosed(Arc::clone(&desk.inner)),
+        desk,
     };
     async move {
-        // In this order: the gate is dropped, and the socket closed, before the acceptors are told.
-        let mut desk = desk;
-        let open = open;
+        let mut open = open;
+        let (gate, desk) = (&open.gate, &mut open.desk);
         loop {
-            let mut accept = pin!(open.gate.listener().accept());
+            let mut accept = pin!(gate.listener().accept());
             match poll_fn(|cx| desk.poll_turn(cx, accept.as_mut())).await {
                 Turn::Over => {}
                 Turn::Closed => break,
@@ -150,7 +152,9 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
                 News::None => self.look_at_deadlines(known),
                 News::Told => {
                     self.look_at_deadlines(known);
-                    self.dismiss(|waiting| waiting.seat.control().commands().end_waiting());
+                    self.dismiss(Leaving::Told, |waiting| {
+                        waiting.seat.control().commands().end_waiting()
+                    });
                     if self.line.is_empty() {
                         // The line took this task for one that has somebody: whoever joins next would not wake it.
                         continue;
@@ -220,20 +224,22 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
         }
         self.timer = None;
         let now = self.inner.time().max(earliest);
-        self.dismiss(|waiting| waiting.deadline.is_some_and(|(at, _)| at <= now));
+        self.dismiss(Leaving::TimedOut, |waiting| {
+            waiting.deadline.is_some_and(|(at, _)| at <= now)
+        });
         let deadlines = self.line.iter().filter_map(|waiting| waiting.deadline);
         self.earliest = deadlines.map(|(at, _)| at).min();
         Poll::Ready(())
     }
 
     /// Lets those go who wait no more.
-    fn dismiss(&mut self, goes: impl Fn(&Waiting<L>) -> bool) {
+    fn dismiss(&mut self, why: Leaving, goes: impl Fn(&Waiting<L>) -> bool) {
         let (gone, stay) = std::mem::take(&mut self.line)
             .into_iter()
             .partition::<VecDeque<_>, _>(goes);
         self.line = stay;
         for waiting in gone {
-            self.inner.leave_line(&self.socket, waiting);
+            self.inner.leave_line(&self.socket, waiting, why);
         }
     }
 
@@ -245,7 +251,10 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
             Addresses::TheirOwn => match guarded(|| L::stream_local_addr(&stream)) {
                 Ok(Ok(local_addr)) => local_addr,
                 // The peer was gone before its address was read (A1).
-                Ok(Err(_)) | Err(_) => return self.socket.count_skipped(),
+                Ok(Err(_)) | Err(_) => {
+                    self.socket.count_skipped();
+                    return drop_guarded(stream);
+                }
             },
         };
         // Copied before anybody leaves the line: should it panic, nobody is missing.
@@ -304,19 +313,23 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
 
     fn accept_failed(&mut self, error: io::Error) {
         match self.inner.accept_error(&error) {
-            AcceptErrorKind::Connection => self.socket.count_skipped(),
+            AcceptErrorKind::Connection => {
+                self.socket.count_skipped();
+                drop_guarded(error);
+            }
             AcceptErrorKind::Resources => {
                 let pause = self.pauses.next(self.inner.time());
                 self.socket.pause();
                 self.pause = Some(self.inner.sleep(pause.length));
-                if let Some(unreported) = pause.report {
-                    self.inner.report(Event::AcceptPaused {
+                match pause.report {
+                    Some(unreported) => self.inner.report(Event::AcceptPaused {
                         listener: self.socket.id,
                         local_addr: self.socket.local_addr.clone(),
                         error: Arc::new(error),
                         pause: pause.length,
                         unreported,
-                    });
+                    }),
+                    None => drop_guarded(error),
                 }
             }
             AcceptErrorKind::Listener => self.listener_failed(error),
@@ -337,7 +350,7 @@ impl<R: Runtime, L: Listener> Drop for Desk<R, L> {
             .line
             .collect(&mut self.line, None, std::task::Waker::noop());
         for waiting in std::mem::take(&mut self.line) {
-            self.inner.leave_line(&self.socket, waiting);
+            self.inner.leave_line(&self.socket, waiting, Leaving::Told);
         }
     }
 }

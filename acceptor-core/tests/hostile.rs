@@ -7,13 +7,24 @@
 
 mod support;
 
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, pending};
 use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use acceptor_core::*;
 use support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
+
+fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
 
 /// Notes which acceptors were in `init`, and how each ended; serves until it is stopped.
 #[derive(Clone, Default)]
@@ -180,4 +191,176 @@ fn check_told_as_it_becomes(end: impl Fn(&MeddledHandle, ChildId) + Send + Sync 
 fn an_acceptor_told_to_end_as_it_becomes_a_connection_ends_as_one() {
     check_told_as_it_becomes(|pool, id| assert_eq!(pool.stop_child(id), Ok(())));
     check_told_as_it_becomes(|pool, id| assert_eq!(pool.kill_child(id), Ok(())));
+}
+
+/// A runtime whose every sleep is over a little early.
+#[derive(Clone)]
+struct Hasty {
+    runtime: Manual,
+    sleeps: Arc<AtomicUsize>,
+}
+
+impl Runtime for Hasty {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let sleeps = self.sleeps.fetch_add(1, Ordering::SeqCst);
+        assert!(sleeps < 100, "it is asked again and again");
+        self.runtime.sleep_until(deadline - EARLY).await;
+    }
+
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+}
+
+const EARLY: Duration = Duration::from_millis(1);
+
+#[test]
+fn a_timer_that_fires_early_makes_a_stop_short_not_busy() {
+    let runtime = Hasty {
+        runtime: Manual::new(&Faults::default()),
+        sleeps: Arc::default(),
+    };
+    let second = Duration::from_secs(1);
+    let spec = Spec::new("hasty", Noting::default())
+        .lame_duck(second)
+        .grace(second)
+        .shutdown(second);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    pool.add_listener(port.listen(), 1).unwrap();
+    port.connect().unwrap();
+    runtime.runtime.settle();
+    let stopping = pool.stop();
+    for phase in [Phase::LameDuck, Phase::Grace] {
+        runtime.runtime.settle();
+        assert_eq!(pool.status().unwrap().state, PoolState::Stopping(phase));
+        runtime.runtime.advance(second - EARLY);
+        runtime.runtime.settle();
+        runtime.runtime.advance(EARLY);
+    }
+    let Poll::Ready(report) = poll_once(stopping) else {
+        panic!("the stop hangs");
+    };
+    assert_eq!(report.reason, StopReason::Requested);
+    assert_eq!(report.connections(Phase::Stop).of(EndKind::Stopped), 1);
+}
+
+/// Panics whenever it is dropped.
+#[derive(Debug)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("dropped"));
+    }
+}
+
+impl fmt::Display for Bomb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a bomb")
+    }
+}
+
+impl std::error::Error for Bomb {}
+
+/// Accepts what it is given, and cannot tell the address of any of it.
+struct Bomber(Mutex<VecDeque<io::Result<Bomb>>>);
+
+impl Listener for Bomber {
+    type Stream = Bomb;
+    type Addr = ();
+
+    async fn accept(&self) -> io::Result<(Bomb, ())> {
+        let next = self.0.lock().unwrap().pop_front();
+        match next {
+            Some(accepted) => accepted.map(|bomb| (bomb, ())),
+            None => pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stream_local_addr(_: &Bomb) -> io::Result<()> {
+        Err(io::ErrorKind::NotConnected.into())
+    }
+
+    fn is_wildcard((): &()) -> bool {
+        true
+    }
+}
+
+#[test]
+fn what_is_skipped_never_takes_the_listener_along_however_it_drops() {
+    let runtime = Manual::new(&Faults::default());
+    let error = |kind| Err(io::Error::new(kind, Bomb));
+    let accepted = VecDeque::from([
+        Ok(Bomb),
+        error(io::ErrorKind::ConnectionAborted),
+        error(io::ErrorKind::OutOfMemory),
+        error(io::ErrorKind::OutOfMemory),
+    ]);
+    let serve = acceptor_fn(|_| async { Ok(()) });
+    let pool: Pool<_, Bomber> = Pool::start(runtime.clone(), Spec::new("bombed", serve)).unwrap();
+    pool.add_listener(Bomber(Mutex::new(accepted)), 2).unwrap();
+    for _ in 0..2 {
+        runtime.settle();
+        runtime.advance(Duration::from_secs(1));
+    }
+    runtime.settle();
+    let listeners = pool.listeners().unwrap();
+    assert_eq!(listeners.len(), 1, "it lives");
+    assert_eq!((listeners[0].skipped, listeners[0].pauses), (2, 2));
+    assert_eq!(listeners[0].state, ListenerState::Accepting);
+}
+
+#[test]
+fn a_listener_whose_task_is_dropped_as_it_is_spawned_is_closed_before_that_is_told() {
+    let runtime = Manual::new(&Faults::default());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (told_inside, port_inside) = (Arc::clone(&told), port.clone());
+    let spec = Spec::new("dropped", Noting::default()).observer(move |report: &Report<Address>| {
+        let failed = matches!(report.event, Event::ListenerFailed { .. });
+        let told = (failed, port_inside.is_open());
+        told_inside.lock().unwrap().push(told);
+    });
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    // After the pool's own task and the acceptor's.
+    runtime.drop_as_spawned(2..3);
+    pool.add_listener(port.listen(), 1).unwrap();
+    runtime.settle();
+    assert_eq!(*told.lock().unwrap(), [(true, false)]);
+}
+
+#[test]
+fn an_init_function_escapes_from_no_call_however_it_drops() {
+    let answers: [fn() -> Result<Configure<MemoryListener>, BoxError>; 4] = [
+        || Ok(Configure::Use(Spec::new("good", Noting::default()))),
+        || Ok(Configure::Use(Spec::new("", Noting::default()))),
+        || Ok(Configure::Ignore),
+        || Err("no".into()),
+    ];
+    let started = answers.map(|answer| {
+        let bomb = Bomb;
+        let runtime = Manual::new(&Faults::default());
+        let pool = Pool::start_with(runtime.clone(), move || {
+            let _held = &bomb;
+            answer()
+        });
+        let Ok(Some(pool)) = pool else {
+            return false;
+        };
+        let handle = pool.handle();
+        drop(pool);
+        drop(handle);
+        runtime.settle();
+        true
+    });
+    assert_eq!(started, [true, false, false, false]);
 }
