@@ -8,6 +8,8 @@
 //! Nothing here decides by an upper bound on time: a test waits for the event,
 //! and gives up after its [`Patience`].
 
+#[cfg(feature = "cli")]
+pub mod command_line;
 pub mod disturbed;
 pub mod fixture;
 mod harness;
@@ -22,7 +24,7 @@ mod verdict;
 mod world;
 
 pub use harness::Harness;
-pub use patience::{PATIENCE_VARIABLE, Patience};
+pub use patience::{PATIENCE_VARIABLE, Patience, PatienceError};
 pub use real::{Real, TcpClient};
 pub use record::Record;
 pub use verdict::{Broken, Verdict, same};

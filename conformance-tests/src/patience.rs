@@ -1,6 +1,8 @@
 //! How long the suite waits for an event before it gives up: one setting, scaled by the environment.
 
 use std::env;
+use std::error::Error;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::mpsc;
@@ -43,14 +45,21 @@ impl Patience {
     ///
     /// If the variable holds something else than a factor.
     pub fn of_environment() -> Self {
+        Self::from_environment().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The patience that [`PATIENCE_VARIABLE`] says; unscaled if it is not set.
+    ///
+    /// # Errors
+    ///
+    /// [`PatienceError`] if the variable holds something else than a factor.
+    pub fn from_environment() -> Result<Self, PatienceError> {
         match env::var(PATIENCE_VARIABLE) {
-            Err(env::VarError::NotPresent) => Self::default(),
-            given => given
-                .ok()
-                .and_then(|text| Self::parse(&text))
-                .unwrap_or_else(|| {
-                    panic!("{PATIENCE_VARIABLE} must be a factor from 0.01 to 1000, such as 4")
-                }),
+            Err(env::VarError::NotPresent) => Ok(Self::default()),
+            Ok(text) => Self::parse(&text).ok_or(PatienceError(text)),
+            Err(env::VarError::NotUnicode(text)) => {
+                Err(PatienceError(text.to_string_lossy().into_owned()))
+            }
         }
     }
 
@@ -61,7 +70,12 @@ impl Patience {
 
     /// How long to wait for an event.
     pub fn length(self) -> Duration {
-        UNSCALED.mul_f64(self.factor)
+        self.scale(UNSCALED)
+    }
+
+    /// Scales a limit.
+    pub fn scale(self, limit: Duration) -> Duration {
+        limit.mul_f64(self.factor)
     }
 
     /// Stretches the times of a scene in which one thing has to come before another by the clock.
@@ -127,7 +141,7 @@ impl Patience {
     /// # Errors
     ///
     /// [`Broken`], which says what was waited for and what was seen last, if it does not come.
-    pub async fn until<R: Runtime, T, S: std::fmt::Debug>(
+    pub async fn until<R: Runtime, T, S: fmt::Debug>(
         self,
         runtime: &R,
         what: &str,
@@ -156,6 +170,22 @@ impl Patience {
         .check("is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long")
     }
 }
+
+/// What [`PATIENCE_VARIABLE`] holds is no factor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatienceError(String);
+
+impl fmt::Display for PatienceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(text) = self;
+        write!(
+            f,
+            "{PATIENCE_VARIABLE} is {text:?}: it must be a factor from 0.01 to 1000, such as 4"
+        )
+    }
+}
+
+impl Error for PatienceError {}
 
 #[cfg(test)]
 mod tests {

@@ -70,6 +70,39 @@ impl<W: World> Rule<W> {
 
     /// What to tell of a rule that was found broken.
     pub fn failure(&self, broken: &Broken) -> String {
+        self.entry().failure(broken)
+    }
+}
+
+impl<W> Rule<W> {
+    /// What the list says of the rule, whatever the world.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            id: self.id,
+            name: self.name,
+            level: self.level,
+            sentence: self.sentence,
+        }
+    }
+}
+
+/// What the list says of a rule, whatever the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Its id in the contract.
+    pub id: &'static str,
+    /// The name of its test, which begins with the id.
+    pub name: &'static str,
+    /// Whether it may be left unmet.
+    pub level: Level,
+    /// What the contract says.
+    pub sentence: &'static str,
+}
+
+impl Entry {
+    /// What to tell of a rule that was found broken.
+    pub fn failure(&self, broken: &Broken) -> String {
         let Self {
             id,
             level,

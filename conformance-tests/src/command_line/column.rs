@@ -1,0 +1,116 @@
+//! A runtime as a column of the matrix, and one check in it, which always comes to an end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::panics::caught;
+use crate::rules::{Entry, Rule, all};
+use crate::verdict::{Broken, Verdict};
+use crate::world::World;
+
+/// A runtime, or one of the ways to run it: a column of the matrix.
+#[derive(Clone)]
+pub struct Column {
+    /// What chooses it: several columns may have one.
+    pub(super) runtime: &'static str,
+    /// What heads it.
+    pub(super) title: &'static str,
+    checks: Arc<dyn Checks>,
+}
+
+impl fmt::Debug for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Column")
+            .field("runtime", &self.runtime)
+            .field("title", &self.title)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Column {
+    /// The rules in worlds that `world` makes, one for each.
+    ///
+    /// `--runtime` chooses it by the name `runtime`, which it may share with others next to it;
+    /// `title` heads its column.
+    pub fn new<W: World>(
+        runtime: &'static str,
+        title: &'static str,
+        world: impl Fn() -> W + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            runtime,
+            title,
+            checks: Arc::new(Worlds {
+                rules: all::<W>(),
+                world,
+            }),
+        }
+    }
+
+    pub(super) fn rules(&self) -> Vec<Entry> {
+        self.checks.rules()
+    }
+
+    /// Checks a rule on a thread of its own. One that takes longer than `limit` is broken, and its thread is left.
+    pub(super) fn check(&self, rule: &Entry, limit: Duration) -> Verdict {
+        let began = Instant::now();
+        let (tell, told) = mpsc::channel();
+        let (checks, name) = (Arc::clone(&self.checks), rule.name);
+        let check = thread::Builder::new()
+            .name(format!("{} on {}", rule.id, self.title))
+            .spawn(move || {
+                let told = |verdict| {
+                    let _ = tell.send(verdict);
+                };
+                if let Err(panic) = caught(|| checks.check(name, &told)) {
+                    told(Err(Broken::new(END, panic).check(AFTER_A_PANIC)));
+                }
+            });
+        if let Err(error) = check {
+            return Err(Broken::new("a thread to check it on", error.to_string())
+                .check("has the machine threads and memory left?"));
+        }
+        let Ok(verdict) = told.recv_timeout(limit) else {
+            let seen = format!("it did not end within {limit:?}");
+            return Err(Broken::new(END, seen).check(WITHOUT_AN_END));
+        };
+        // The world is gone before the next check begins, unless that takes for ever.
+        match told.recv_timeout(limit.saturating_sub(began.elapsed())) {
+            Ok(panic_on_the_way_out) => verdict.and(panic_on_the_way_out),
+            Err(_) => verdict,
+        }
+    }
+}
+
+const END: &str = "the check comes to an end";
+const AFTER_A_PANIC: &str = "does the harness panic, or the runtime outside of its tasks?";
+const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
+
+/// The rules, whatever the type of the world.
+trait Checks: Send + Sync {
+    fn rules(&self) -> Vec<Entry>;
+
+    /// Tells the verdict before the world is dropped.
+    fn check(&self, name: &str, tell: &dyn Fn(Verdict));
+}
+
+struct Worlds<W, F> {
+    rules: Vec<Rule<W>>,
+    world: F,
+}
+
+impl<W: World, F: Fn() -> W + Send + Sync> Checks for Worlds<W, F> {
+    fn rules(&self) -> Vec<Entry> {
+        self.rules.iter().map(Rule::entry).collect()
+    }
+
+    fn check(&self, name: &str, tell: &dyn Fn(Verdict)) {
+        let rule = self.rules.iter().find(|rule| rule.name == name);
+        let rule = rule.expect("the list of rules is the same in every world");
+        let world = Arc::new((self.world)());
+        tell(rule.check(&world));
+    }
+}

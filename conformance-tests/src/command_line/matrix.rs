@@ -1,0 +1,139 @@
+//! The matrix of rules by runtimes: filling it, and what it comes to.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use super::column::Column;
+use crate::rules::Entry;
+use crate::verdict::{Broken, Verdict};
+
+/// What the rules came to on each of the runtimes.
+#[derive(Debug)]
+pub(super) struct Matrix<'a> {
+    pub(super) rules: Vec<Entry>,
+    pub(super) columns: Vec<(&'a Column, Vec<Cell>)>,
+    pub(super) took: Duration,
+}
+
+/// What a rule came to on a runtime.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) rule: Entry,
+    pub(super) verdict: Verdict,
+    pub(super) took: Duration,
+}
+
+impl Cell {
+    pub(super) fn word(&self) -> &'static str {
+        match self.verdict {
+            Ok(()) => "holds",
+            Err(_) => "BROKEN",
+        }
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.verdict.is_ok()
+    }
+
+    /// That it does not hold, if so, in the column that it is of.
+    pub(super) fn failure<'a>(&'a self, column: &'a Column) -> Option<Failure<'a>> {
+        let broken = self.verdict.as_ref().err()?;
+        Some(Failure {
+            column,
+            rule: self.rule,
+            broken,
+        })
+    }
+}
+
+impl<'a> Matrix<'a> {
+    /// Checks each rule on each of the runtimes, one after the other, and tells how it goes.
+    pub(super) fn fill(
+        columns: Vec<&'a Column>,
+        rules: Vec<Entry>,
+        limit: Duration,
+        progress: &mut dyn Write,
+    ) -> io::Result<Self> {
+        let count = columns.len() * rules.len();
+        let digits = count.to_string().len();
+        let began = Instant::now();
+        let mut filled = Vec::new();
+        for column in columns {
+            let mut cells = Vec::new();
+            for rule in &rules {
+                let started = Instant::now();
+                let cell = Cell {
+                    rule: *rule,
+                    verdict: column.check(rule, limit),
+                    took: started.elapsed(),
+                };
+                let done = filled.len() * rules.len() + cells.len() + 1;
+                writeln!(
+                    progress,
+                    "{done:digits$} of {count}  {}: {} {} ({:.2} s)",
+                    column.title,
+                    rule.id,
+                    cell.word(),
+                    cell.took.as_secs_f64()
+                )?;
+                cells.push(cell);
+            }
+            filled.push((column, cells));
+        }
+        Ok(Self {
+            rules,
+            columns: filled,
+            took: began.elapsed(),
+        })
+    }
+
+    /// What does not hold.
+    pub(super) fn broken(&self) -> impl Iterator<Item = Failure<'_>> {
+        self.columns
+            .iter()
+            .flat_map(|(column, cells)| cells.iter().filter_map(|cell| cell.failure(column)))
+    }
+
+    /// The totals in a line.
+    pub(super) fn totals(&self) -> String {
+        let count = self.columns.len() * self.rules.len();
+        let broken = self.broken().count();
+        let outcome = match broken {
+            0 => format!("all {count} hold"),
+            broken => format!("{} of {count} hold, {broken} BROKEN", count - broken),
+        };
+        let rules = number(self.rules.len(), "rule");
+        let columns = number(self.columns.len(), "column");
+        format!("{rules} in {columns}: {outcome}")
+    }
+}
+
+fn number(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
+/// A rule that does not hold on a runtime.
+#[derive(Debug)]
+pub(super) struct Failure<'a> {
+    pub(super) column: &'a Column,
+    pub(super) rule: Entry,
+    pub(super) broken: &'a Broken,
+}
+
+impl Failure<'_> {
+    /// Where the cause may lie.
+    pub(super) fn check(&self) -> &'static str {
+        let elsewhere = "do the rules about the runtime and its listener alone hold? Begin with one that does not";
+        self.broken.check.unwrap_or(elsewhere)
+    }
+
+    /// All that is to be told of it.
+    pub(super) fn text(&self) -> String {
+        let told = self.rule.failure(&self.broken.clone().check(self.check()));
+        let (runtime, id) = (self.column.runtime, self.rule.id);
+        format!("{told}\nagain:    --runtime {runtime} --rule {id}")
+    }
+}

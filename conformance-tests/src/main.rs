@@ -1,0 +1,22 @@
+//! The suite from the command line, on the runtimes that have an adapter.
+
+use std::io;
+use std::process::ExitCode;
+
+use conformance_tests::command_line::{CommandLine, silence_panics};
+use conformance_tests::runtimes;
+
+fn main() -> ExitCode {
+    silence_panics();
+    let command_line = CommandLine::new(runtimes::columns());
+    let told = command_line.run(std::env::args_os(), &mut io::stdout(), &mut io::stderr());
+    match told {
+        Ok(status) => status.into(),
+        // Who reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: the result cannot be written: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

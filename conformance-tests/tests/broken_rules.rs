@@ -1,0 +1,224 @@
+//! The command line on runtimes that break rules: what it tells of a failure, a panic and a check without an end.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::net;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use conformance_tests::command_line::{Column, CommandLine, Status};
+use conformance_tests::rules::all;
+use conformance_tests::runtimes::tokio::Tokio;
+use conformance_tests::{Harness, Real};
+use serde_json::Value;
+
+/// What is wrong with a runtime.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    NoListener(&'static str),
+    PanicsInRun,
+    NeverEnds,
+}
+
+#[derive(Debug)]
+struct Faulty {
+    tokio: Tokio,
+    fault: Fault,
+}
+
+impl Harness for Faulty {
+    type Runtime = <Tokio as Harness>::Runtime;
+    type Listener = <Tokio as Harness>::Listener;
+    type Stream = <Tokio as Harness>::Stream;
+
+    fn runtime(&self) -> Self::Runtime {
+        self.tokio.runtime()
+    }
+
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+        match self.fault {
+            Fault::NoListener(_) => self.tokio.run(test),
+            Fault::PanicsInRun => panic!("there is no runtime"),
+            Fault::NeverEnds => loop {
+                std::thread::park();
+            },
+        }
+    }
+
+    fn listener(&self, listener: net::TcpListener) -> io::Result<Self::Listener> {
+        match self.fault {
+            Fault::NoListener(error) => Err(io::Error::other(error)),
+            _ => self.tokio.listener(listener),
+        }
+    }
+
+    fn stream(&self, stream: tokio::net::TcpStream) -> Self::Stream {
+        self.tokio.stream(stream)
+    }
+}
+
+fn faulty(fault: Fault) -> Column {
+    Column::new("faulty", "faulty tokio", move || {
+        Real::new(Faulty {
+            tokio: Tokio::current_thread(),
+            fault,
+        })
+    })
+}
+
+/// What is printed of rule B4 on these runtimes, of which the faulty one breaks it.
+#[track_caller]
+fn printed_on(columns: Vec<Column>, limit: Duration, format: &str) -> String {
+    let command_line = CommandLine::new(columns).limit(limit);
+    let arguments = format!("conformance-tests --rule B4 --format {format}");
+    let arguments = arguments.split(' ').map(OsString::from);
+    let (mut out, mut progress) = (Vec::new(), Vec::new());
+    let status = command_line.run(arguments, &mut out, &mut progress);
+    let status = status.expect("memory takes all that is written");
+    assert_eq!(status, Status::Broken);
+    let progress = String::from_utf8(progress).expect("it writes UTF-8");
+    assert!(progress.contains("faulty tokio: B4 BROKEN ("), "{progress}");
+    String::from_utf8(out).expect("it writes UTF-8")
+}
+
+/// What is printed of rule B4 on the faulty runtime, next to a correct one.
+#[track_caller]
+fn printed(fault: Fault, format: &str) -> String {
+    let sound = Column::new("tokio", "tokio", || Real::new(Tokio::current_thread()));
+    printed_on(vec![sound, faulty(fault)], Duration::from_secs(60), format)
+}
+
+fn sentence() -> &'static str {
+    let rules = all::<Real<Tokio>>();
+    let rule = rules.iter().find(|rule| rule.id == "B4");
+    rule.expect("B4 is a rule").sentence
+}
+
+/// What a table consists of: the matrix, the failure and the totals.
+#[track_caller]
+fn parts(table: &str) -> [&str; 3] {
+    let parts: Vec<_> = table.split("\n\n").collect();
+    parts.try_into().expect("a table has three parts")
+}
+
+#[track_caller]
+fn check_failure(told: &str, failure: &str) {
+    let sentence = sentence();
+    let expected = format!(
+        "on faulty tokio:\nB4 (MUST) does not hold.\nrule:     {sentence}\n{failure}\nagain:    --runtime faulty --rule B4"
+    );
+    assert_eq!(told, expected);
+}
+
+#[track_caller]
+fn tells(fault: Fault, failure: &str) {
+    let table = printed(fault, "table");
+    let [matrix, told, totals] = parts(&table);
+    assert_eq!(
+        matrix,
+        "rule  tokio   faulty tokio\n\
+         B4    holds   BROKEN\n      \
+               1 of 1  0 of 1"
+    );
+    check_failure(told, failure);
+    let said = "1 rule in 2 columns: 1 of 2 hold, 1 BROKEN (";
+    assert!(totals.starts_with(said), "{totals}");
+}
+
+#[test]
+fn a_failure_tells_the_rule_its_sentence_what_was_expected_what_was_seen_and_what_to_check() {
+    tells(
+        Fault::NoListener("no listener today"),
+        "expected: a listener is bound\n\
+         seen:     no listener today\n\
+         check:    do the rules about the runtime and its listener alone hold? Begin with one that does not",
+    );
+}
+
+#[test]
+fn a_panic_outside_of_the_tasks_is_a_failure_of_the_rule() {
+    tells(
+        Fault::PanicsInRun,
+        "expected: the check comes to an end\n\
+         seen:     it panicked: there is no runtime\n\
+         check:    does the harness panic, or the runtime outside of its tasks?",
+    );
+}
+
+#[test]
+fn a_check_without_an_end_is_a_failure_of_the_rule() {
+    // Alone, for the limit must be no bound on a correct runtime.
+    let alone = vec![faulty(Fault::NeverEnds)];
+    let table = printed_on(alone, Duration::from_millis(500), "table");
+    let [_, told, _] = parts(&table);
+    check_failure(
+        told,
+        "expected: the check comes to an end\n\
+         seen:     it did not end within 500ms\n\
+         check:    does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long",
+    );
+}
+
+#[test]
+fn json_tells_the_failure() {
+    let text = printed(Fault::NoListener("no <listener>"), "json");
+    let json: Value = serde_json::from_str(&text).expect("it is JSON");
+    assert_eq!(json["totals"]["broken"], 1);
+    let result = &json["runtimes"][1]["results"][0];
+    assert_eq!(result["holds"], false);
+    let failure = &result["failure"];
+    assert_eq!(failure["seen"], "no <listener>");
+    assert!(failure["expected"].is_string(), "{failure}");
+    assert!(failure["check"].is_string(), "{failure}");
+}
+
+#[test]
+fn junit_tells_the_failure_whatever_characters_it_has() {
+    let text = printed(
+        Fault::NoListener("no <listener> \u{1b}[1m & \u{0}"),
+        "junit",
+    );
+    let document = roxmltree::Document::parse(&text).expect("it is XML");
+    let failures: Vec<_> = document
+        .descendants()
+        .filter(|node| node.has_tag_name("failure"))
+        .collect();
+    assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].attribute("message"), Some("B4 does not hold"));
+    assert_eq!(failures[0].attribute("type"), Some("MUST"));
+    let text = failures[0].text().expect("the failure is told");
+    assert!(
+        text.contains("no <listener> \u{FFFD}[1m & \u{FFFD}"),
+        "{text}"
+    );
+    assert!(text.contains(sentence()), "{text}");
+    let suite = failures[0].ancestors().nth(2).expect("it is in a suite");
+    assert_eq!(suite.attribute("name"), Some("faulty tokio"));
+    assert_eq!(suite.attribute("failures"), Some("1"));
+}
+
+#[test]
+fn markdown_tells_the_failure() {
+    let text = printed(Fault::NoListener("no listener today"), "markdown");
+    for line in [
+        "| B: the behaviour | 1 of 1 | 0 of 1 |",
+        "| B4 | holds | BROKEN |",
+        "On faulty tokio:",
+        "seen:     no listener today",
+        "1 rule in 2 columns: 1 of 2 hold, 1 BROKEN.",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
+    }
+}
+
+#[test]
+fn the_exit_codes_are_0_1_and_2() {
+    for (status, code) in [
+        (Status::Success, 0),
+        (Status::Broken, 1),
+        (Status::Usage, 2),
+    ] {
+        assert_eq!(ExitCode::from(status), ExitCode::from(code));
+    }
+}

@@ -1,0 +1,260 @@
+//! The command line as a process: exit codes, messages, and formats that other programs can read.
+
+use std::process::{Command, Output};
+
+use conformance_tests::Real;
+use conformance_tests::rules::all;
+use conformance_tests::runtimes::tokio::Tokio;
+use serde_json::Value;
+
+const RENEW: &str = "README.md or RULES.md is out of date: `.ci/renew` renews both";
+
+/// Runs the program; its exit code, what it printed, and what it told meanwhile.
+fn run(arguments: &str) -> (Option<i32>, String, String) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-tests"));
+    finished(program.args(arguments.split_whitespace()))
+}
+
+fn finished(program: &mut Command) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = program.output().expect("the program can be run");
+    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// What it prints, if all is well.
+#[track_caller]
+fn printed(arguments: &str) -> String {
+    let (code, out, progress) = run(arguments);
+    assert_eq!(code, Some(0), "{out}{progress}");
+    out
+}
+
+#[track_caller]
+fn refused(program: &mut Command, message: &str) {
+    let (code, out, told) = finished(program);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    let first: Vec<_> = told.lines().take_while(|line| !line.is_empty()).collect();
+    assert_eq!(first.join("\n"), message);
+}
+
+#[track_caller]
+fn misused(arguments: &str, message: &str) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-tests"));
+    refused(program.args(arguments.split_whitespace()), message);
+}
+
+fn ids() -> Vec<&'static str> {
+    let rules = all::<Real<Tokio>>();
+    rules.iter().map(|rule| rule.id).collect()
+}
+
+#[test]
+fn a_runtime_that_is_not_there_is_bad_usage_and_the_choice_is_told() {
+    let (_, help, _) = run("--help");
+    let choice = help.lines().find_map(|line| {
+        let (_, choice) = line.split_once("[possible values: tokio")?;
+        Some(format!("tokio{}", choice.trim_end_matches(']')))
+    });
+    let choice = choice.expect("the help tells the runtimes");
+    misused(
+        "--runtime node",
+        &format!(
+            "error: invalid value 'node' for '--runtime <RUNTIME>'\n  [possible values: {choice}]"
+        ),
+    );
+}
+
+#[test]
+fn a_rule_that_is_not_there_is_bad_usage_and_the_rules_are_told() {
+    let choice = ids().join(", ");
+    misused(
+        "--rule Z1",
+        &format!("error: invalid value 'Z1' for '--rule <ID>'\n  [possible values: {choice}]"),
+    );
+}
+
+#[test]
+fn a_format_that_is_not_there_is_bad_usage_and_the_choice_is_told() {
+    misused(
+        "--format xml",
+        "error: invalid value 'xml' for '--format <FORMAT>'\n  [possible values: table, json, junit, markdown]",
+    );
+    misused(
+        "rules --format junit",
+        "error: invalid value 'junit' for '--format <FORMAT>'\n  [possible values: text, markdown]",
+    );
+}
+
+#[test]
+fn an_argument_that_is_none_is_bad_usage() {
+    misused("--speed 3", "error: unexpected argument '--speed' found");
+    misused("rule", "error: unrecognized subcommand 'rule'");
+    misused(
+        "rules --level",
+        "error: unexpected argument '--level' found",
+    );
+}
+
+#[test]
+fn a_patience_that_is_no_factor_is_bad_usage() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-tests"));
+    refused(
+        program.env("CONFORMANCE_PATIENCE", "long"),
+        "error: CONFORMANCE_PATIENCE is \"long\": it must be a factor from 0.01 to 1000, such as 4",
+    );
+}
+
+#[test]
+fn the_help_tells_the_exit_codes() {
+    let help = printed("--help");
+    assert!(
+        help.contains("0 all rules hold, 1 a rule is broken, 2 bad usage"),
+        "{help}"
+    );
+}
+
+#[test]
+fn a_table_has_a_row_for_each_rule_a_column_for_each_way_to_run_and_the_totals() {
+    let table = printed("--runtime tokio --rule b4 --rule I2");
+    let (matrix, totals) = table.split_once("\n\n").expect("the totals are apart");
+    assert_eq!(
+        matrix,
+        "rule  tokio, two threads  tokio, one thread\n\
+         B4    holds               holds\n\
+         I2    holds               holds\n      \
+               2 of 2              2 of 2"
+    );
+    let said = "2 rules in 2 columns: all 4 hold (";
+    assert!(totals.starts_with(said), "{totals}");
+}
+
+#[test]
+fn progress_is_told_check_by_check_apart_from_the_result() {
+    let (code, _, progress) = run("--runtime tokio --rule B4");
+    assert_eq!(code, Some(0));
+    let told: Vec<_> = progress
+        .lines()
+        .map(|line| line.rsplit_once(" (").expect("the time comes last").0)
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "1 of 2  tokio, two threads: B4 holds",
+            "2 of 2  tokio, one thread: B4 holds"
+        ]
+    );
+}
+
+#[test]
+fn json_can_be_read() {
+    let json: Value = serde_json::from_str(&printed("--rule B4 --runtime tokio --format json"))
+        .expect("it is JSON");
+    assert_eq!(json["totals"]["checks"], 2);
+    assert_eq!(json["totals"]["hold"], 2);
+    assert_eq!(json["totals"]["broken"], 0);
+    assert_eq!(json["rules"][0]["id"], "B4");
+    assert_eq!(json["rules"][0]["level"], "MUST");
+    for (number, title) in ["tokio, two threads", "tokio, one thread"]
+        .iter()
+        .enumerate()
+    {
+        let runtime = &json["runtimes"][number];
+        assert_eq!(runtime["runtime"], "tokio");
+        assert_eq!(runtime["title"], *title);
+        assert_eq!(runtime["results"][0]["rule"], "B4");
+        assert_eq!(runtime["results"][0]["holds"], true);
+    }
+}
+
+#[test]
+fn junit_can_be_read() {
+    let text = printed("--rule B4 --runtime tokio --format junit");
+    let document = roxmltree::Document::parse(&text).expect("it is XML");
+    let suites = document.root_element();
+    assert_eq!(suites.tag_name().name(), "testsuites");
+    assert_eq!(suites.attribute("tests"), Some("2"));
+    assert_eq!(suites.attribute("failures"), Some("0"));
+    let cases = suites
+        .descendants()
+        .filter(|node| node.has_tag_name("testcase"));
+    let cases: Vec<_> = cases
+        .map(|case| (case.attribute("classname"), case.attribute("name")))
+        .collect();
+    let name = Some("b4_a_start_error_is_reported_and_counts");
+    assert_eq!(
+        cases,
+        [
+            (Some("tokio, two threads"), name),
+            (Some("tokio, one thread"), name)
+        ]
+    );
+}
+
+#[test]
+fn markdown_has_sums_by_section_and_a_row_for_each_rule() {
+    assert_eq!(
+        printed("--rule B4 --rule I2 --runtime tokio --format markdown"),
+        "| section | tokio, two threads | tokio, one thread |
+|---|---|---|
+| B: the behaviour | 1 of 1 | 1 of 1 |
+| I: restart intensity | 1 of 1 | 1 of 1 |
+| **all** | 2 of 2 | 2 of 2 |
+
+<details><summary>Rule by rule</summary>
+
+| rule | tokio, two threads | tokio, one thread |
+|---|---|---|
+| B4 | holds | holds |
+| I2 | holds | holds |
+
+</details>
+
+2 rules in 2 columns: all 4 hold.
+"
+    );
+}
+
+#[test]
+fn the_rule_book_has_every_rule_with_its_level_and_sentence() {
+    let (text, markdown) = (printed("rules"), printed("rules --format markdown"));
+    for rule in all::<Real<Tokio>>() {
+        let (id, level, sentence) = (rule.id, rule.level, rule.sentence);
+        let line = format!("{id:4} {level:6}  {sentence}");
+        assert!(text.lines().any(|found| found == line), "{line}");
+        let line = format!("- **{id}** ({level}) {sentence}");
+        assert!(markdown.lines().any(|found| found == line), "{line}");
+    }
+}
+
+#[test]
+fn rules_md_is_what_the_rule_book_prints() {
+    assert!(
+        printed("rules --format markdown") == include_str!("../RULES.md"),
+        "{RENEW}; for RULES.md it is \
+         `cargo run -p conformance-tests -- rules --format markdown > conformance-tests/RULES.md`"
+    );
+}
+
+#[test]
+fn the_matrix_in_the_readme_has_every_rule_and_every_runtime() {
+    let readme = include_str!("../../README.md");
+    let begin = readme.split_once("<!-- matrix: begin -->\n");
+    let (_, rest) = begin.expect("the matrix begins");
+    let (matrix, _) = rest.split_once("<!-- matrix: end -->").expect("it ends");
+    let now = printed("--rule B4 --format markdown");
+    let heads = |text: &str| {
+        let heads = text.lines().filter(|line| line.starts_with("| rule |"));
+        heads.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(heads(matrix), heads(&now), "{RENEW}");
+    let rows: Vec<_> = matrix
+        .lines()
+        .filter(|line| line.ends_with(" holds |"))
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    assert_eq!(rows, ids(), "{RENEW}");
+}
