@@ -241,7 +241,8 @@ fn rules_md_is_what_the_rule_book_prints() {
 
 #[test]
 fn the_matrix_in_the_readme_has_every_rule_and_every_runtime() {
-    let readme = include_str!("../../README.md");
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).expect("the workspace has a readme");
     let begin = readme.split_once("<!-- matrix: begin -->\n");
     let (_, rest) = begin.expect("the matrix begins");
     let (matrix, _) = rest.split_once("<!-- matrix: end -->").expect("it ends");
