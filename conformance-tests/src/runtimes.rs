@@ -1,6 +1,10 @@
 //! The runtimes that the suite knows how to run on.
 
+#[cfg(feature = "async-std")]
+pub mod async_std;
 pub mod reference;
+#[cfg(feature = "smol")]
+pub mod smol;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
@@ -10,7 +14,6 @@ use crate::command_line::Column;
 /// A column of the matrix for each runtime that is compiled in, or for each of its ways to run.
 #[cfg(feature = "cli")]
 pub fn columns() -> Vec<Column> {
-    #[cfg(feature = "tokio")]
     use crate::real::Real;
 
     vec![
@@ -22,5 +25,14 @@ pub fn columns() -> Vec<Column> {
         Column::new("tokio", "tokio, one thread", || {
             Real::new(tokio::Tokio::current_thread())
         }),
+        #[cfg(feature = "async-std")]
+        Column::new("async-std", "async-std", || Real::new(async_std::AsyncStd)),
+        #[cfg(feature = "smol")]
+        Column::new("smol", "smol, global", || Real::new(smol::Smol::global())),
+        #[cfg(feature = "smol")]
+        Column::new("smol", "smol, own executor", || {
+            Real::new(smol::Smol::own_executor())
+        }),
+        Column::new("reference", "reference", || Real::new(reference::Reference)),
     ]
 }

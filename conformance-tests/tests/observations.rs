@@ -1,10 +1,9 @@
-//! What was observed of the reference is seen here too, on tokio.
+//! What was observed of the reference is seen here too, on every runtime.
 
 use std::sync::Arc;
 
 use conformance_tests::observations::{Facts, Observation, parse, replay};
-use conformance_tests::runtimes::tokio::Tokio;
-use conformance_tests::{Harness, Real, play};
+use conformance_tests::{Harness, Real, play, runtimes};
 use futures::{StreamExt, stream};
 
 const OBSERVATIONS: &str = include_str!("../data/vectors.jsonl");
@@ -42,35 +41,65 @@ fn check(harness: impl Harness, count: usize, of_group: impl Fn(&Facts) -> bool)
     );
 }
 
+/// Makes the tests of a runtime: the observations, group by group.
 macro_rules! replays {
-    ($($name:ident: $count:literal of $group:ident;)*) => {
-        mod on_several_threads {
-            $(
+    ($($(#[$condition:meta])* $runtime:ident: $harness:expr;)*) => {
+        $(
+            $(#[$condition])*
+            mod $runtime {
+                use super::{Facts, check, runtimes};
+
                 #[test]
-                fn $name() {
-                    super::check(super::Tokio::multi_thread(), $count, |facts| matches!(facts, super::Facts::$group(_)));
+                fn connections_that_end_count_and_are_reported_alike() {
+                    check($harness, 39, |facts| matches!(facts, Facts::ChildExit(_)));
                 }
-            )*
-        }
-        mod on_one_thread {
-            $(
+
                 #[test]
-                fn $name() {
-                    super::check(super::Tokio::current_thread(), $count, |facts| matches!(facts, super::Facts::$group(_)));
+                fn acceptors_whose_init_does_not_accept_fare_alike() {
+                    check($harness, 23, |facts| matches!(facts, Facts::AcceptorInit(_)));
                 }
-            )*
-        }
+
+                #[test]
+                fn accept_timeouts_lead_to_the_same() {
+                    check($harness, 4, |facts| matches!(facts, Facts::AcceptTimeout(_)));
+                }
+
+                #[test]
+                fn pools_stop_alike() {
+                    check($harness, 24, |facts| matches!(facts, Facts::Terminate(_)));
+                }
+
+                #[test]
+                fn children_are_counted_alike() {
+                    check($harness, 4, |facts| matches!(facts, Facts::Counts(_)));
+                }
+
+                #[test]
+                fn failures_are_counted_over_the_same_period() {
+                    check($harness, 6, |facts| matches!(facts, Facts::Period(_)));
+                }
+
+                #[test]
+                fn a_closed_listener_leaves_the_same_behind() {
+                    check($harness, 1, |facts| matches!(facts, Facts::Listeners(_)));
+                }
+            }
+        )*
     };
 }
 
 replays! {
-    connections_that_end_count_and_are_reported_alike: 39 of ChildExit;
-    acceptors_whose_init_does_not_accept_fare_alike: 23 of AcceptorInit;
-    accept_timeouts_lead_to_the_same: 4 of AcceptTimeout;
-    pools_stop_alike: 24 of Terminate;
-    children_are_counted_alike: 4 of Counts;
-    failures_are_counted_over_the_same_period: 6 of Period;
-    a_closed_listener_leaves_the_same_behind: 1 of Listeners;
+    #[cfg(feature = "tokio")]
+    on_tokio_with_two_threads: runtimes::tokio::Tokio::multi_thread();
+    #[cfg(feature = "tokio")]
+    on_tokio_with_one_thread: runtimes::tokio::Tokio::current_thread();
+    #[cfg(feature = "async-std")]
+    on_async_std: runtimes::async_std::AsyncStd;
+    #[cfg(feature = "smol")]
+    on_the_global_executor_of_smol: runtimes::smol::Smol::global();
+    #[cfg(feature = "smol")]
+    on_an_executor_of_smol: runtimes::smol::Smol::own_executor();
+    on_the_reference_runtime: runtimes::reference::Reference;
 }
 
 #[test]
