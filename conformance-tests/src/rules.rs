@@ -1,6 +1,8 @@
 //! The rules of the contract, in one list: id, level, sentence, and the function that checks it.
 
+mod accept_errors;
 mod behaviour;
+mod changing;
 mod ends;
 mod intensity;
 mod listeners;
@@ -242,6 +244,22 @@ rule_book! { $
         "Exact at every moment: a connection is counted before `serve` is first polled and no longer once its end is visible; never negative.";
     "Q4" Must looking_in::q4_status_is_the_whole_as_one_value:
         "`status()`: the whole as one value with `Debug` and `Display`.";
+    "R1" Must changing::r1_a_valid_spec_replaces_the_old_one:
+        "`reconfigure(spec)`: a valid spec replaces the old one. Waiting acceptors keep the acceptor they started with; later ones use the new one, which may be of another type. Lists show the new id at once. Intensity history, listeners and connections stay.";
+    "R2" Must changing::r2_an_invalid_spec_changes_nothing:
+        "An invalid spec is an error and changes nothing.";
+    "R3" Must changing::r3_reload_runs_the_init_function_again:
+        "A pool started from an init function re-runs it on `reload()`: a spec replaces, *ignore* keeps, an error is returned and keeps. At start, *ignore* means no pool.";
+    "R4" Must changing::r4_each_child_can_be_stopped_or_killed_by_id:
+        "Each child can be stopped or killed by id; an unknown id is an error.";
+    "A1" Must accept_errors::a1_an_error_of_one_connection_is_skipped:
+        "*Of one connection* (aborted, reset, refused, protocol error, the network errors that accept(2) lists, not permitted, interrupted, peer gone before its address was read): skipped and counted in the statistics; the same acceptor waits on; a flood of them still yields to other tasks.";
+    "A2" Must accept_errors::a2_an_error_of_resources_pauses_the_listener:
+        "*Of resources* (per-process and system descriptor limits, buffers, memory): the listener pauses, 5 ms doubling to 1 s, back to 5 ms after a success; reported at most once a second; live connections untouched; the pause races every stop and close.";
+    "A3" Must accept_errors::a3_an_error_of_the_listener_fails_it:
+        "*Of the listener* (bad descriptor, not a socket, invalid): L4. Anything unknown is treated as resources.";
+    "A4" Must accept_errors::a4_the_table_is_the_users_to_replace:
+        "The table can be replaced by the user, per pool.";
     "T1" Must runtime::t1_spawn_does_not_poll:
         "`spawn` does not poll the task on the caller's stack, be the caller a task, a thread of the runtime's or another: whoever spawns may hold a lock.";
     "T2" Must runtime::t2_a_task_is_detached:

@@ -1,0 +1,407 @@
+//! Section 9 of the contract: accept errors.
+
+use std::collections::HashSet;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use acceptor_core::{
+    AcceptErrorKind, Event, ListenerId, ListenerRecord, ListenerState, Runtime, Spec,
+};
+
+use crate::disturbed::{CountedAccepts, FailingListeners, Faults, HeldTasks, current_poll};
+use crate::fixture::{Fixture, Handle, runs};
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::World;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Errors of one connection, by kind; of a system whose numbers are known, by number too.
+fn of_one_connection() -> Vec<io::Error> {
+    let kinds = [
+        ErrorKind::ConnectionAborted,
+        ErrorKind::ConnectionReset,
+        ErrorKind::ConnectionRefused,
+        ErrorKind::NetworkDown,
+        ErrorKind::NetworkUnreachable,
+        ErrorKind::HostUnreachable,
+        ErrorKind::PermissionDenied,
+        ErrorKind::Interrupted,
+    ];
+    let mut errors: Vec<_> = kinds.into_iter().map(io::Error::from).collect();
+    if cfg!(target_os = "linux") {
+        // EPERM, EINTR, ENONET, EPROTO, ENOPROTOOPT, EOPNOTSUPP, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET,
+        // ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH
+        let numbers = [1, 4, 64, 71, 92, 95, 100, 101, 103, 104, 111, 112, 113];
+        errors.extend(numbers.map(io::Error::from_raw_os_error));
+    }
+    errors
+}
+
+/// Errors of resources; the last is one that nobody has heard of.
+fn of_resources() -> Vec<io::Error> {
+    let mut errors = vec![
+        ErrorKind::OutOfMemory.into(),
+        io::Error::other("unheard of"),
+    ];
+    if cfg!(unix) {
+        // ENOMEM, ENFILE, EMFILE
+        errors.extend([12, 23, 24].map(io::Error::from_raw_os_error));
+    }
+    if cfg!(target_os = "linux") {
+        // ENOBUFS
+        errors.push(io::Error::from_raw_os_error(105));
+    }
+    errors
+}
+
+/// Errors of the listener.
+fn of_the_listener() -> Vec<io::Error> {
+    let mut errors = vec![ErrorKind::InvalidInput.into()];
+    if cfg!(unix) {
+        // EBADF, EINVAL
+        errors.extend([9, 22].map(io::Error::from_raw_os_error));
+    }
+    if cfg!(target_os = "linux") {
+        // ENOTSOCK
+        errors.push(io::Error::from_raw_os_error(88));
+    }
+    errors
+}
+
+/// The only listener of a pool; `None` if it has none.
+fn listener<W: World>(
+    pool: &Handle<W>,
+) -> Result<Option<ListenerRecord<std::net::SocketAddr>>, Broken> {
+    let list = pool.listeners();
+    let list = list.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    Ok(list.into_iter().next())
+}
+
+/// Waits until the listener has returned all its errors.
+async fn taken<W: World>(stage: &Fixture<W>, faults: &Faults) -> Verdict {
+    let look = || match faults.pending() {
+        0 => Ok(()),
+        pending => Err(pending),
+    };
+    let what = "the errors are taken from the listener";
+    stage.until(what, look).await
+}
+
+pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Arc<W>) -> Verdict {
+    let failing = FailingListeners::new(&world);
+    let stage = Fixture::new(&failing);
+    let pool = stage.start(stage.spec("a1").intensity(0))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    stage.began(1).await?;
+    let errors = of_one_connection();
+    let count = errors.len() as u64;
+    let faults = failing.faults(address);
+    errors.into_iter().for_each(|error| faults.inject(error));
+    taken(&stage, &faults).await?;
+    let (mut client, served) = stage.connect(address).await?;
+    stage.echo(&mut client, "the next one").await?;
+    same(
+        "the `init` of the acceptor that waited on",
+        1,
+        served.number,
+    )?;
+    let listed = listener::<FailingListeners<W>>(&pool)?;
+    let listed = listed.map(|one| (one.skipped, one.pauses, one.accepted));
+    let expected = Some((count, 0, 1));
+    same("skipped, pauses, accepted", expected, listed)?;
+    same("reports", 0, stage.reports.count())?;
+    same("the pool runs on", true, runs(&pool))?;
+
+    // The peer is gone before its address was read.
+    let counted = CountedAccepts::new(&world);
+    counted.lose_next_peer();
+    let stage = Fixture::new(&counted);
+    let pool = stage.start(stage.spec("a1"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut gone = stage.knock(address).await?;
+    stage.closed(&mut gone).await?;
+    let (mut client, served) = stage.connect(address).await?;
+    stage.echo(&mut client, "the next one").await?;
+    same(
+        "the `init` of the acceptor that waited on",
+        1,
+        served.number,
+    )?;
+    let listed = listener::<CountedAccepts<W>>(&pool)?.map(|one| one.skipped);
+    same("connections skipped", Some(1), listed)?;
+
+    // Others get their turn between two polls of a task: so a flood must not be over within one.
+    const FLOOD: usize = 2000;
+    let held = HeldTasks::new(&world);
+    let failing = FailingListeners::new(&held);
+    let stage = Fixture::new(&failing);
+    let polls = Record::default();
+    let seen = polls.clone();
+    let spec = stage.spec("a1").accept_errors(move |error| {
+        seen.push(current_poll());
+        AcceptErrorKind::of(error)
+    });
+    let pool = stage.start(spec)?;
+    let (listener, address) = failing
+        .listen()
+        .map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
+    let faults = failing.faults(address);
+    for _ in 0..FLOOD {
+        faults.inject(ErrorKind::ConnectionAborted.into());
+    }
+    let added = pool.add_listener(listener, 1);
+    added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
+    taken(&stage, &faults).await?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "after the flood").await?;
+    same("errors seen", FLOOD, polls.count())?;
+    let polls: HashSet<_> = polls.all().into_iter().collect();
+    same(
+        &format!("{FLOOD} errors took several polls, not {}", polls.len()),
+        true,
+        polls.len() > 1,
+    )
+}
+
+/// A spec's table that records when it was asked.
+fn asked<W: World>(stage: &Fixture<W>) -> (Spec<W::Listener>, Record<Instant>) {
+    let (times, seen) = (Record::default(), stage.world.runtime());
+    let times_seen = times.clone();
+    let spec = stage.spec("a2").accept_errors(move |error| {
+        times_seen.push(seen.now());
+        AcceptErrorKind::of(error)
+    });
+    (spec, times)
+}
+
+/// The lengths of the pauses that were reported.
+fn pauses<W: World>(stage: &Fixture<W>) -> Vec<Duration> {
+    stage.reports.look(|reports| {
+        let pause = |event: &Event<_>| match event {
+            Event::AcceptPaused { pause, .. } => Some(*pause),
+            _ => None,
+        };
+        let pauses = reports.iter().filter_map(|report| pause(&report.event));
+        pauses.collect()
+    })
+}
+
+pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let failing = FailingListeners::new(&world);
+    let stage = Fixture::new(&failing);
+    let (spec, asked) = asked(&stage);
+    let pool = stage.start(spec.intensity(0))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (mut live, _) = stage.connect(address).await?;
+    let faults = failing.faults(address);
+    // The first at once, the tenth after 2.275 s; and after each the listener pauses.
+    let mut errors = of_resources().into_iter();
+    for _ in 0..10 {
+        let error = errors.next();
+        faults.inject(error.unwrap_or_else(|| ErrorKind::OutOfMemory.into()));
+    }
+    let began = stage.now();
+    stage.echo(&mut live, "untouched").await?;
+    stage.pass_until(began + 2275 * MILLISECOND).await;
+    taken(&stage, &faults).await?;
+    stage.echo(&mut live, "untouched").await?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "after the pauses").await?;
+    let times = asked.all();
+    let mut least = 5 * MILLISECOND;
+    for (number, pair) in times.windows(2).enumerate() {
+        let gap = pair[1] - pair[0];
+        let what = format!("pause {} is of {least:?} at least: {gap:?}", number + 1);
+        same(&what, true, gap >= least)?;
+        least = (2 * least).min(SECOND);
+    }
+    let whole = stage.now() - began;
+    let reported = pauses(&stage);
+    let most = 1 + whole.as_secs() as usize;
+    let what = format!("at most {most} reports in {whole:?}: {}", reported.len());
+    same(&what, true, reported.len() <= most)?;
+    // Those of a second or more are each a second or more after the one before.
+    let ends = (reported.first().copied(), reported.last().copied());
+    let expected = (Some(5 * MILLISECOND), Some(SECOND));
+    same("the first pause and the last", expected, ends)?;
+    let listed = listener::<FailingListeners<W>>(&pool)?.map(|one| (one.pauses, one.skipped));
+    same("pauses and skipped connections", Some((10, 0)), listed)?;
+    // After a success. The last report is more than a second ago: the pause was as long.
+    faults.inject(ErrorKind::OutOfMemory.into());
+    let again = reported.len() + 1;
+    let look = || match pauses(&stage) {
+        pauses if pauses.len() >= again => Ok(pauses),
+        pauses => Err(pauses),
+    };
+    let reported = stage.until("the next pause is reported", look).await?;
+    let last = reported.last().copied();
+    same("a pause after a success", Some(5 * MILLISECOND), last)?;
+    same("the pool runs on", true, runs(&pool))?;
+
+    // The pause races: it does not end here, and nobody waits for it.
+    for way in [Way::Close, Way::Stop, Way::Kill, Way::Drop] {
+        let held = HeldTasks::new(&world);
+        let failing = FailingListeners::new(&held);
+        let stage = Fixture::new(&failing);
+        let pool = stage.start(stage.spec("a2"))?;
+        let (id, address) = stage.listen(&pool, 2)?;
+        let (mut live, _) = stage.connect(address).await?;
+        stage.began(3).await?;
+        held.hold_sleeps();
+        failing
+            .faults(address)
+            .inject(ErrorKind::OutOfMemory.into());
+        let paused = || match pool.listeners() {
+            Ok(list) if list.iter().any(|one| one.state == ListenerState::Paused) => Ok(()),
+            other => Err(other),
+        };
+        stage.until("the listener pauses", paused).await?;
+        stage.echo(&mut live, "untouched").await?;
+        let handle = pool.handle();
+        match way {
+            Way::Close => {
+                stage.close(&pool, id).await?;
+                stage.echo(&mut live, "untouched").await?;
+                stage.counts(&pool, 1, 1).await?;
+            }
+            Way::Stop => drop(stage.event("a stop in a pause", pool.stop()).await?),
+            Way::Kill => drop(stage.event("a kill in a pause", pool.kill()).await?),
+            Way::Drop => drop(pool),
+        }
+        if way != Way::Close {
+            stage.join(&handle).await?;
+        }
+        let refused = stage.knock(address).await.is_err();
+        same(
+            &format!("a new client is refused after {way:?}"),
+            true,
+            refused,
+        )?;
+    }
+    Ok(())
+}
+
+/// What a pause is not to delay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Close,
+    Stop,
+    Kill,
+    Drop,
+}
+
+pub(super) async fn a3_an_error_of_the_listener_fails_it<W: World>(world: Arc<W>) -> Verdict {
+    let world = FailingListeners::new(&world);
+    for error in of_the_listener() {
+        let text = error.to_string();
+        let stage = Fixture::new(&world);
+        let pool = stage.start(stage.spec("a3").intensity(0))?;
+        let (id, address) = stage.listen(&pool, 2)?;
+        stage.began(2).await?;
+        world.faults(address).inject(error);
+        stage.counts(&pool, 0, 0).await?;
+        let open = listener::<FailingListeners<W>>(&pool)?.map(|one| one.id);
+        same(&format!("the listener after {text:?}"), None, open)?;
+        same("terminations", vec!["io"; 2], stage.terminated())?;
+        same("the pool runs on", true, runs(&pool))?;
+        // With the result all reports are there.
+        stage.event("the pool stops", pool.stop()).await?;
+        same("the failed listener", vec![(id, text)], failed(&stage))?;
+    }
+    for error in [
+        io::Error::other("unheard of"),
+        io::Error::from_raw_os_error(4095),
+        ErrorKind::UnexpectedEof.into(),
+    ] {
+        let text = error.to_string();
+        let stage = Fixture::new(&world);
+        let pool = stage.start(stage.spec("a3"))?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        stage.began(1).await?;
+        let faults = world.faults(address);
+        faults.inject(error);
+        taken(&stage, &faults).await?;
+        let (mut client, served) = stage.connect(address).await?;
+        stage.echo(&mut client, "after the pause").await?;
+        same("the `init` of the acceptor that waited", 1, served.number)?;
+        let listed = listener::<FailingListeners<W>>(&pool)?;
+        let listed = listed.map(|one| (one.pauses, one.skipped));
+        let what = format!("pauses and skipped connections after {text:?}");
+        same(&what, Some((1, 0)), listed)?;
+    }
+    Ok(())
+}
+
+/// The listeners that were reported as failed, and of what.
+fn failed<W: World>(stage: &Fixture<W>) -> Vec<(ListenerId, String)> {
+    stage.reports.look(|reports| {
+        let failed = |event: &Event<_>| match event {
+            Event::ListenerFailed {
+                listener, error, ..
+            } => Some((*listener, error.to_string())),
+            _ => None,
+        };
+        let failed = reports.iter().filter_map(|report| failed(&report.event));
+        failed.collect()
+    })
+}
+
+pub(super) async fn a4_the_table_is_the_users_to_replace<W: World>(world: Arc<W>) -> Verdict {
+    let world = FailingListeners::new(&world);
+    let own = Fixture::new(&world);
+    let own_pool = own.start(own.spec("a4 own"))?;
+    let (_, own_address) = own.listen(&own_pool, 1)?;
+    // The other way round.
+    let users = Fixture::new(&world);
+    let spec = users
+        .spec("a4 users")
+        .accept_errors(|error| match error.kind() {
+            ErrorKind::InvalidInput => AcceptErrorKind::Connection,
+            ErrorKind::ConnectionAborted => AcceptErrorKind::Resources,
+            ErrorKind::OutOfMemory => AcceptErrorKind::Listener,
+            _ => AcceptErrorKind::of(error),
+        });
+    let users_pool = users.start(spec)?;
+    let (_, users_address) = users.listen(&users_pool, 1)?;
+    users.began(1).await?;
+    own.began(1).await?;
+    for (kind, expected) in [
+        (ErrorKind::InvalidInput, (1, 0)),
+        (ErrorKind::ConnectionAborted, (1, 1)),
+        (ErrorKind::ConnectionReset, (2, 1)),
+    ] {
+        let faults = world.faults(users_address);
+        faults.inject(kind.into());
+        taken(&users, &faults).await?;
+        let (mut client, _) = users.connect(users_address).await?;
+        users.echo(&mut client, "here").await?;
+        let listed = listener::<FailingListeners<W>>(&users_pool)?;
+        let listed = listed.map(|one| (one.skipped, one.pauses));
+        let what = format!("skipped connections and pauses after {kind:?}");
+        same(&what, Some(expected), listed)?;
+    }
+    let faults = world.faults(users_address);
+    faults.inject(ErrorKind::OutOfMemory.into());
+    let gone = || match users_pool.listeners() {
+        Ok(list) if list.is_empty() => Ok(()),
+        other => Err(other),
+    };
+    users.until("the listener fails", gone).await?;
+
+    // Another pool goes by its own.
+    for kind in [ErrorKind::ConnectionAborted, ErrorKind::OutOfMemory] {
+        let faults = world.faults(own_address);
+        faults.inject(kind.into());
+        taken(&own, &faults).await?;
+    }
+    let (mut client, _) = own.connect(own_address).await?;
+    own.echo(&mut client, "here").await?;
+    let listed = listener::<FailingListeners<W>>(&own_pool)?;
+    let listed = listed.map(|one| (one.skipped, one.pauses));
+    same("skipped and pauses of another pool", Some((1, 1)), listed)
+}

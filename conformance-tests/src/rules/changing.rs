@@ -1,0 +1,319 @@
+//! Section 8 of the contract: changing a running pool.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use acceptor_core::{
+    Acceptor, ChildError, ChildId, Configure, Connection, Event, Failure, Listener,
+    ReconfigureError, Restart, Spec, SpecError, StartError, Status, StopReason, Stopped,
+    acceptor_fn,
+};
+use futures::io::AsyncWriteExt;
+
+use crate::fixture::{Call, Departure, Fixture, Handle, Order, Pool, runs};
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::{Client, World};
+
+/// An acceptor of another type than the scripted one: it says so, and leaves.
+fn greeter<W: World>(world: &Arc<W>, greeting: &'static str) -> impl Acceptor<W::Listener> {
+    let world = Arc::clone(world);
+    acceptor_fn(
+        move |connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>| {
+            let mut stream = world.stream(connection.stream);
+            async move {
+                stream.write_all(greeting.as_bytes()).await?;
+                stream.flush().await?;
+                stream.close().await?;
+                Ok(())
+            }
+        },
+    )
+}
+
+/// What a new client is greeted with.
+async fn greeted<W: World>(stage: &Fixture<W>, address: SocketAddr) -> Result<String, Broken> {
+    let mut client = stage.knock(address).await?;
+    let line = stage
+        .event("the client is greeted", client.receive_line())
+        .await?;
+    line.map_err(|error| Broken::new("the client is greeted", error.to_string()))
+}
+
+fn status<W: World>(pool: &Handle<W>) -> Result<Status<SocketAddr>, Broken> {
+    let stopped = |error: Stopped| Broken::new("the pool runs", error.to_string());
+    pool.status().map_err(stopped)
+}
+
+pub(super) async fn r1_a_valid_spec_replaces_the_old_one<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let period = 100 * stage.patience.length();
+    let spec = stage.spec("before").restart(Restart::Transient);
+    let pool = stage.start(spec.intensity(1).period(period))?;
+    let (listener, address) = stage.listen(&pool, 1)?;
+    let (_failing, failing) = stage.connect(address).await?;
+    stage.order(&failing, Order::Fail("as told")).await?;
+    stage.ended(&pool, failing.child).await?;
+    let (mut client, served) = stage.connect(address).await?;
+    stage.began(3).await?;
+
+    let after = Spec::new("after", greeter(&world, "after\n")).restart(Restart::Transient);
+    let changed = pool.reconfigure(after.intensity(1).period(period));
+    changed.map_err(|error| Broken::new("a valid spec is taken", error.to_string()))?;
+    let now = status::<W>(&pool)?;
+    let ids: Vec<_> = [&now.spec]
+        .into_iter()
+        .chain(now.listeners.iter().map(|one| &one.spec))
+        .chain(now.connections.iter().map(|one| &one.spec))
+        .map(ToString::to_string)
+        .collect();
+    let what = "the spec's id in the status, the listeners and the connections";
+    same(what, vec!["after".to_owned(); 3], ids)?;
+    same("failures that are remembered", 1, now.failures)?;
+    let listed: Vec<_> = now.listeners.iter().map(|one| one.id).collect();
+    same("the listeners", vec![listener], listed)?;
+    let listed: Vec<_> = now.connections.iter().map(|one| one.id).collect();
+    same("the connections", vec![served.child], listed)?;
+    stage.echo(&mut client, "still there").await?;
+
+    // Who waited keeps its acceptor; whoever comes after it has the new one.
+    let (mut waited, waited_served) = stage.connect(address).await?;
+    same("the `init` of who waited", 3, waited_served.number)?;
+    stage.echo(&mut waited, "the old acceptor").await?;
+    for _ in 0..2 {
+        let greeting = greeted(&stage, address).await?;
+        same("the greeting of the new acceptor", "after", &*greeting)?;
+    }
+    same("how often the old `init` ran", 3, stage.inits())?;
+
+    // One failure before, one after: two within the period are more than one.
+    stage.order(&served, Order::Fail("as told")).await?;
+    let report = stage.join(&pool).await?;
+    same("why the pool stopped", StopReason::Intensity, report.reason)
+}
+
+pub(super) async fn r2_an_invalid_spec_changes_nothing<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("good").intensity(7))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    stage.began(1).await?;
+    let before = status::<W>(&pool)?;
+    let other = |id: &'static str| Spec::new(id, greeter(&world, "bad\n")).intensity(3);
+    for (spec, field) in [
+        (other(""), "id"),
+        (other("two\nlines"), "id"),
+        (other("bad").period(Duration::ZERO), "period"),
+        (other("bad").patience(Duration::ZERO), "patience"),
+    ] {
+        let named = match pool.reconfigure(spec) {
+            Err(ReconfigureError::Spec(SpecError::Id { .. })) => Some("id"),
+            Err(ReconfigureError::Spec(SpecError::Period { .. })) => Some("period"),
+            Err(ReconfigureError::Spec(SpecError::Patience { .. })) => Some("patience"),
+            _ => None,
+        };
+        same("the field that the error names", Some(field), named)?;
+        same("the status after it", &before, &status::<W>(&pool)?)?;
+    }
+    for number in 1..=2 {
+        let (mut client, served) = stage.connect(address).await?;
+        same("the `init` of the connection", number, served.number)?;
+        stage.echo(&mut client, "the old acceptor").await?;
+    }
+    Ok(())
+}
+
+/// What an init function is to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Use(&'static str),
+    Ignore,
+    Fail,
+}
+
+type Configured<W> =
+    Result<Configure<<W as World>::Listener>, Box<dyn std::error::Error + Send + Sync>>;
+
+/// An init function that answers as it is told, and a record of what it answered.
+struct Init<W> {
+    world: Arc<W>,
+    answer: Arc<Mutex<Answer>>,
+    answered: Record<Answer>,
+}
+
+impl<W: World> Init<W> {
+    fn new(world: &Arc<W>, answer: Answer) -> Self {
+        Self {
+            world: Arc::clone(world),
+            answer: Arc::new(Mutex::new(answer)),
+            answered: Record::default(),
+        }
+    }
+
+    fn next(&self, answer: Answer) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    }
+
+    fn function(&self) -> impl Fn() -> Configured<W> + Send + Sync + 'static + use<W> {
+        let (world, answer) = (Arc::clone(&self.world), Arc::clone(&self.answer));
+        let answered = self.answered.clone();
+        move || {
+            let answer = *answer.lock().unwrap_or_else(PoisonError::into_inner);
+            answered.push(answer);
+            match answer {
+                Answer::Use(id) => Ok(Configure::Use(Spec::new(id, greeter(&world, id)))),
+                Answer::Ignore => Ok(Configure::Ignore),
+                Answer::Fail => Err("not now".into()),
+            }
+        }
+    }
+}
+
+pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<W>) -> Verdict {
+    let start = |init: &Init<W>| Pool::<W>::start_with(world.runtime(), init.function());
+    let init = Init::new(&world, Answer::Ignore);
+    let none = matches!(start(&init), Ok(None));
+    same("at start *ignore* means no pool", true, none)?;
+    init.next(Answer::Fail);
+    let failed =
+        matches!(start(&init), Err(StartError::Init(error)) if error.to_string() == "not now");
+    same("at start an error is returned", true, failed)?;
+    init.next(Answer::Use("first\n"));
+    let refused = matches!(start(&init), Err(StartError::Spec(SpecError::Id { .. })));
+    same("at start an invalid spec is returned", true, refused)?;
+
+    init.next(Answer::Use("first"));
+    let pool = start(&init);
+    let pool = pool.map_err(|error| Broken::new("the pool starts", error.to_string()))?;
+    let pool = pool.ok_or_else(|| Broken::new("the pool starts", "there is none"))?;
+    let id = || status::<W>(&pool).map(|status| status.spec.to_string());
+    same("the spec that it starts with", "first", &*id()?)?;
+    let told = |error: ReconfigureError| error.to_string();
+    for (answer, expected, then) in [
+        (Answer::Ignore, Ok(()), "first"),
+        (Answer::Fail, Err("not now"), "first"),
+        (Answer::Use("a\nb"), Err("field `id`"), "first"),
+        (Answer::Use("second"), Ok(()), "second"),
+        (Answer::Ignore, Ok(()), "second"),
+    ] {
+        init.next(answer);
+        let runs = init.answered.count();
+        let answered = pool.handle().reload().map_err(told);
+        same(
+            "how often the init function ran",
+            runs + 1,
+            init.answered.count(),
+        )?;
+        let as_expected = match (&answered, expected) {
+            (Ok(()), Ok(())) => true,
+            (Err(error), Err(part)) => error.contains(part),
+            _ => false,
+        };
+        let what = format!("what `reload` says to {answer:?} is {expected:?}: {answered:?}");
+        same(&what, true, as_expected)?;
+        same(&format!("the spec after {answer:?}"), then, &*id()?)?;
+    }
+    let stage = Fixture::new(&world);
+    init.next(Answer::Use("third"));
+    let answered = pool.reload().map_err(told);
+    same("what `reload` says", Ok(()), answered)?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut client = stage.knock(address).await?;
+    let greeting = stage
+        .event("the client is greeted", client.receive(5))
+        .await?;
+    let greeting = greeting.map_err(|error| Broken::new("a greeting", error.to_string()))?;
+    same("who serves", "third".as_bytes(), &greeting)
+}
+
+pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("r4"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_first, stopped) = stage.connect(address).await?;
+    let (_second, trapping) = stage.connect(address).await?;
+    let (_third, killed) = stage.connect(address).await?;
+    let (mut unharmed, _) = stage.connect(address).await?;
+    stage.began(5).await?;
+    let told = |what: &str, told: Result<(), ChildError>| {
+        told.map_err(|error| Broken::new(format!("{what} is told"), error.to_string()))
+    };
+    let trap = Order::TrapAndLeaveAfter(Duration::ZERO);
+    stage.order(&trapping, trap).await?;
+    for (served, expected) in [
+        (&stopped, Departure::Dropped),
+        (&trapping, Departure::Told),
+        (&killed, Departure::Dropped),
+    ] {
+        let id = served.child;
+        if id == killed.child {
+            told("a connection", pool.kill_child(id))?;
+        } else {
+            told("a connection", pool.stop_child(id))?;
+        }
+        stage.ended(&pool, id).await?;
+        let left = stage.calls.first(move |call| match call {
+            Call::Left { child, departure } if *child == id => Some(*departure),
+            _ => None,
+        });
+        let departure = stage.event("the connection ends", left).await?;
+        same("how it ended", expected, departure)?;
+        // It is gone: its id is unknown from now on.
+        let unknown = Err(ChildError::UnknownChild(id));
+        same("stopping it again", unknown.clone(), pool.stop_child(id))?;
+        same("killing it again", unknown, pool.kill_child(id))?;
+    }
+
+    // Acceptors: one that is stopped terminates, one that is killed does not; both are replaced.
+    let acceptor = latest(&stage).await?;
+    told("an acceptor", pool.stop_child(acceptor))?;
+    stage.began(6).await?;
+    stage.counts(&pool, 1, 2).await?;
+    same("terminations", vec!["stopped"], stage.terminated())?;
+    let acceptor = latest(&stage).await?;
+    told("an acceptor", pool.kill_child(acceptor))?;
+    stage.began(7).await?;
+    stage.counts(&pool, 1, 2).await?;
+    same("terminations", vec!["stopped"], stage.terminated())?;
+    let (mut late, served) = stage.connect(address).await?;
+    same("the `init` of the next connection", 7, served.number)?;
+    stage.echo(&mut late, "replaced").await?;
+    stage.echo(&mut unharmed, "unharmed").await?;
+    same("the pool runs on", true, runs(&pool))?;
+    let reported = stage.reports.look(|reports| {
+        let reported = |event: &Event<_>| match event {
+            Event::ConnectionFailed {
+                child,
+                failure: Failure::Killed,
+                ..
+            } => Some((*child, "connection")),
+            Event::AcceptorFailed {
+                child,
+                failure: Failure::Killed,
+                ..
+            } => Some((*child, "acceptor")),
+            _ => None,
+        };
+        let all = reports.iter().map(|report| reported(&report.event));
+        all.collect::<Vec<_>>()
+    });
+    let expected = vec![
+        Some((killed.child, "connection")),
+        Some((acceptor, "acceptor")),
+    ];
+    same("what was reported as killed", expected, reported)
+}
+
+/// The acceptor that ran `init` last.
+async fn latest<W: World>(stage: &Fixture<W>) -> Result<ChildId, Broken> {
+    let number = stage.inits();
+    let latest = stage.calls.first(move |call| match call {
+        Call::Init {
+            number: n, info, ..
+        } if *n == number => Some(info.child),
+        _ => None,
+    });
+    stage.event("an acceptor starts", latest).await
+}
