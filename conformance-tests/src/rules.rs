@@ -1,6 +1,7 @@
 //! The rules of the contract, in one list: id, level, sentence, and the function that checks it.
 
 mod accept_errors;
+mod bad_input;
 mod behaviour;
 mod changing;
 mod ends;
@@ -11,6 +12,7 @@ mod runtime;
 mod signals;
 mod sockets;
 mod stopping;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -186,6 +188,8 @@ rule_book! { $
         "`terminate(reason, state)` runs exactly once for an acceptor that got a state and never a connection, unless it is killed. Reasons: `Timeout`, `Closed` (listener closed), `Io` (listener failed, with the error), `Stopped` (the pool stops). It never runs for an acceptor that became a connection.";
     "B8" Must behaviour::b8_a_panic_in_terminate_is_reported:
         "A panic in `terminate` is reported, and counts only in a transient pool. The state is dropped in any case.";
+    "B9" Must waiting::b9_the_future_of_serve_is_not_there_before_its_connection:
+        "A waiting acceptor holds its state and a small wait, not the future of `serve`: its memory does not grow with the protocol's.";
     "B10" Must behaviour::b10_serve_gets_addresses_id_and_signals:
         "`serve` gets the stream (the runtime's own type, untouched), the peer's address, the local address of *this* connection (also when the listener is bound to `0.0.0.0` or `::`), its id, and the two signals of section 5.";
     "B11" Must behaviour::b11_all_callbacks_run_on_tasks_of_the_runtime_value:
@@ -214,6 +218,10 @@ rule_book! { $
         "Closing a listener (through the handle): its acceptors end with `terminate(Closed, ..)`, it leaves the list, its connections live on and see the draining signal; when `close` returns the socket is closed and its address can be bound again (it does not wait for `terminate`). An acceptor still in `init` is dropped: it has no state to terminate with.";
     "L4" Must listeners::l4_a_listener_that_fails_takes_nobody_along:
         "A listener that fails is treated like a closed one, with `Io` as the reason, is reported, and takes neither the pool nor another listener along.";
+    "L5" Must waiting::l5_many_acceptors_cost_no_more_than_one:
+        "N waiting acceptors on one listener cost no more accept calls and no more wake-ups per connection than one.";
+    "L6" Must waiting::l6_who_waits_longest_gets_the_next_connection:
+        "Acceptors of one listener get connections in the order in which they began to wait.";
     "N1" Must signals::n1_draining_is_a_level:
         "*draining*: its listener was closed or failed, or the pool began to stop. A level, not an edge: asking late still sees it.";
     "N2" Must signals::n2_taking_the_stop_signal_is_trapping_it:
@@ -260,6 +268,12 @@ rule_book! { $
         "*Of the listener* (bad descriptor, not a socket, invalid): L4. Anything unknown is treated as resources.";
     "A4" Must accept_errors::a4_the_table_is_the_users_to_replace:
         "The table can be replaced by the user, per pool.";
+    "V1" Must bad_input::v1_a_spec_is_checked_as_a_whole:
+        "A spec is checked as a whole when the pool starts; the error names the field, the value and what is allowed. Nothing half-started is left.";
+    "V2" Must bad_input::v2_a_listener_that_is_refused_is_given_back:
+        "Adding a listener with 0 acceptors, or to a stopping or stopped pool, is an error that gives the listener back.";
+    "V3" Must bad_input::v3_no_public_call_panics:
+        "No public call panics, whatever its arguments.";
     "T1" Must runtime::t1_spawn_does_not_poll:
         "`spawn` does not poll the task on the caller's stack, be the caller a task, a thread of the runtime's or another: whoever spawns may hold a lock.";
     "T2" Must runtime::t2_a_task_is_detached:

@@ -269,8 +269,12 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
                 stage.echo(&mut live, "untouched").await?;
                 stage.counts(&pool, 1, 1).await?;
             }
-            Way::Stop => drop(stage.event("a stop in a pause", pool.stop()).await?),
-            Way::Kill => drop(stage.event("a kill in a pause", pool.kill()).await?),
+            Way::Stop => {
+                stage.event("a stop in a pause", pool.stop()).await?;
+            }
+            Way::Kill => {
+                stage.event("a kill in a pause", pool.kill()).await?;
+            }
             Way::Drop => drop(pool),
         }
         if way != Way::Close {

@@ -1,0 +1,339 @@
+//! Section 10 of the contract: bad input.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use acceptor_core::{
+    AcceptErrorKind, AddListenerReason, ChildId, ChildType, Configure, Connection, Grace, Listener,
+    ListenerId, Phase, Restart, Shutdown, Spec, StartError, acceptor_fn,
+};
+use futures::FutureExt;
+
+use crate::fixture::{Fixture, Handle, Pool};
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::World;
+
+/// A spec of an acceptor that keeps something.
+fn keeping<W: World>(id: &str, kept: Arc<()>) -> Spec<W::Listener> {
+    let acceptor = acceptor_fn(
+        move |_connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>| {
+            let kept = Arc::clone(&kept);
+            async move {
+                drop(kept);
+                Ok(())
+            }
+        },
+    );
+    Spec::new(id, acceptor)
+}
+
+/// What a spec says wrongly, and how the error names it.
+type Wrong<L> = (
+    fn(Spec<L>) -> Spec<L>,
+    &'static str,
+    &'static [&'static str],
+);
+
+pub(super) async fn v1_a_spec_is_checked_as_a_whole<W: World>(world: Arc<W>) -> Verdict {
+    let right: fn(Spec<W::Listener>) -> Spec<W::Listener> = |spec| spec;
+    let wrong: [Wrong<W::Listener>; 6] = [
+        (right, "", &["`id`", "\"\"", "1 to 255 bytes"]),
+        (
+            right,
+            "two\nlines",
+            &["`id`", "two\\nlines", "control characters"],
+        ),
+        (right, LONG, &["`id`", LONG, "1 to 255 bytes"]),
+        (
+            |spec| spec.period(Duration::ZERO),
+            "v1",
+            &["`period`", "0ns", "above zero"],
+        ),
+        (
+            |spec| spec.patience(Duration::ZERO),
+            "v1",
+            &["`patience`", "0ns", "above zero"],
+        ),
+        // The whole: also what comes last.
+        (
+            |spec| {
+                let spec = spec.lame_duck(Duration::MAX).grace(Grace::Forever);
+                spec.intensity(u32::MAX).patience(Duration::ZERO)
+            },
+            "v1",
+            &["`patience`", "0ns", "above zero"],
+        ),
+    ];
+    for (change, id, words) in wrong {
+        for way in ["start", "start_with"] {
+            let kept = Arc::new(());
+            let left: Weak<()> = Arc::downgrade(&kept);
+            let started = match way {
+                "start" => {
+                    let spec = change(keeping::<W>(id, kept));
+                    Pool::<W>::start(world.runtime(), spec).map(drop)
+                }
+                _ => {
+                    let init =
+                        move || Ok(Configure::Use(change(keeping::<W>(id, Arc::clone(&kept)))));
+                    Pool::<W>::start_with(world.runtime(), init).map(drop)
+                }
+            };
+            let text = match started {
+                Err(StartError::Spec(error)) => error.to_string(),
+                other => {
+                    let expected = format!("`{way}` refuses the spec for {words:?}");
+                    return Err(Broken::new(expected, format!("{other:?}")));
+                }
+            };
+            for word in words {
+                let what = format!("{word} is in the words of `{way}`: {text}");
+                same(&what, true, text.contains(word))?;
+            }
+            let what = format!("something is left after `{way}` said: {text}");
+            same(&what, false, left.upgrade().is_some())?;
+        }
+    }
+    Ok(())
+}
+
+/// An id of 256 bytes.
+const LONG: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\
+0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\
+0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\
+0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+pub(super) async fn v2_a_listener_that_is_refused_is_given_back<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let stage = Fixture::new(&world);
+    let running = stage.start(stage.spec("v2"))?;
+    let lame = stage.start(stage.spec("v2").lame_duck(10 * stage.patience.length()))?;
+    stage.listen(&lame, 1)?;
+    drop(lame.stop());
+    let graceful = stage.start(stage.spec("v2").grace(Grace::Forever))?;
+    let (_, address) = stage.listen(&graceful, 1)?;
+    let (_client, _served) = stage.connect(address).await?;
+    drop(graceful.stop());
+    let stopped = stage.start(stage.spec("v2"))?;
+    stage.event("a pool stops", stopped.stop()).await?;
+
+    let bound = stage.world.listen();
+    let refused = |error: std::io::Error| Broken::new("a listener is bound", error.to_string());
+    let (mut listener, address) = bound.map_err(refused)?;
+    for (pool, acceptors, expected) in [
+        (&running, 0, "acceptors"),
+        (&lame, 1, "stopping"),
+        (&graceful, 1, "stopping"),
+        (&stopped, 1, "stopped"),
+        (&stopped, 0, "acceptors or stopped"),
+    ] {
+        let error = match pool.add_listener(listener, acceptors) {
+            Err(error) => error,
+            Ok(id) => {
+                let expected = format!("the listener is refused: {expected}");
+                return Err(Broken::new(expected, format!("it is listener {id}")));
+            }
+        };
+        let reason = match error.reason {
+            AddListenerReason::Acceptors { value: 0 } => "acceptors",
+            AddListenerReason::Stopping => "stopping",
+            AddListenerReason::Stopped => "stopped",
+            _ => "another",
+        };
+        let as_expected = expected.split(" or ").any(|word| word == reason);
+        same(&format!("{reason} is {expected}"), true, as_expected)?;
+        listener = error.listener;
+    }
+    let listed = running.listeners().map(|list| list.len());
+    same("listeners of the pool that refused it", Ok(0), listed)?;
+    // What came back is as good as it was.
+    let added = running.add_listener(listener, 1);
+    added.map_err(|error| Broken::new("what came back is added", error.to_string()))?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "here").await
+}
+
+/// Throws the same numbers each time.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[(self.throw() % all.len() as u64) as usize]
+    }
+
+    fn time(&mut self) -> Duration {
+        let (short, long) = (Duration::from_nanos(1), Duration::from_secs(1 << 40));
+        self.one_of(&[
+            Duration::ZERO,
+            short,
+            Duration::from_secs(1),
+            long,
+            Duration::MAX,
+        ])
+    }
+
+    fn spec<W: World>(&mut self, stage: &Fixture<W>) -> Spec<W::Listener> {
+        let id = self.one_of(&["", "x", "\0", "\u{85}", "two\nlines", "\u{2603}", LONG]);
+        let grace = [Grace::Forever, Grace::Within(self.time())];
+        let shutdown = [
+            Shutdown::Kill,
+            Shutdown::Never,
+            Shutdown::Within(self.time()),
+        ];
+        let kind = [
+            AcceptErrorKind::Connection,
+            AcceptErrorKind::Resources,
+            AcceptErrorKind::Listener,
+        ];
+        let kind = self.one_of(&kind);
+        stage
+            .spec(id)
+            .restart(self.one_of(&[Restart::Temporary, Restart::Transient]))
+            .child_type(self.one_of(&[ChildType::Worker, ChildType::Supervisor]))
+            .intensity(self.one_of(&[0, 1, u32::MAX]))
+            .period(self.time())
+            .patience(self.time())
+            .lame_duck(self.time())
+            .grace(self.one_of(&grace))
+            .shutdown(self.one_of(&shutdown))
+            .accept_errors(move |_| kind)
+    }
+}
+
+/// Makes a call, and tells if it panics.
+fn calmly<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, Broken> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
+        let seen = format!("it panicked: {}", message.unwrap_or("without a message"));
+        Broken::new(format!("{what} does not panic"), seen)
+    })
+}
+
+/// Makes every call of a handle, with arguments of all sorts.
+fn call_all<W: World>(
+    stage: &Fixture<W>,
+    pool: &Handle<W>,
+    dice: &mut Dice,
+    listeners: &[ListenerId],
+    children: &[ChildId],
+) -> Verdict {
+    let show = |value: &dyn std::fmt::Debug| drop(format!("{value:?} {value:#?}"));
+    calmly("`listeners`", || show(&pool.listeners()))?;
+    calmly("`connections`", || show(&pool.connections()))?;
+    calmly("`counts`", || show(&pool.counts()))?;
+    calmly("`status`", || {
+        let status = pool.status();
+        show(&status);
+        status.map(|status| status.to_string())
+    })?
+    .ok();
+    calmly("`Debug`", || show(pool))?;
+    for acceptors in [0, 1, usize::MAX] {
+        let (listener, _) = stage
+            .world
+            .listen()
+            .map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
+        let add = || pool.add_listener(listener, acceptors);
+        let added = calmly("`add_listener`", add)?;
+        calmly("the words of `add_listener`", || {
+            show(&added);
+            added.err().map(|error| error.to_string())
+        })?;
+    }
+    for id in listeners {
+        let close = || pool.close_listener(*id).now_or_never();
+        calmly("`close_listener`", || show(&close()))?;
+    }
+    for id in children {
+        if dice.throw() % 2 == 0 {
+            calmly("`stop_child`", || show(&pool.stop_child(*id)))?;
+        } else {
+            calmly("`kill_child`", || show(&pool.kill_child(*id)))?;
+        }
+    }
+    let spec = dice.spec(stage);
+    calmly("`Debug` of a spec", || show(&spec))?;
+    calmly("`reconfigure`", || show(&pool.reconfigure(spec)))?;
+    calmly("`reload`", || show(&pool.reload()))?;
+    calmly("`clone`", || drop(pool.clone()))
+}
+
+pub(super) async fn v3_no_public_call_panics<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    // Ids of a pool that is another one's, and long gone; some of them are those of children here.
+    let other = stage.start(stage.spec("v3 other"))?;
+    let mut listeners = Vec::new();
+    let mut children = Vec::new();
+    for _ in 0..3 {
+        let (listener, address) = stage.listen(&other, 2)?;
+        let (_client, served) = stage.connect(address).await?;
+        listeners.push(listener);
+        children.push(served.child);
+    }
+    stage
+        .event("the other pool is killed", other.kill())
+        .await?;
+
+    let mut dice = Dice(0x2545_F491_4F6C_DD1D);
+    for round in 0..40 {
+        let spec = dice.spec(&stage);
+        let started = if round % 2 == 0 {
+            let start = || Pool::<W>::start(world.runtime(), spec).map(Some);
+            calmly("`start`", start)?
+        } else {
+            let spec = std::sync::Mutex::new(Some(spec));
+            let init = move || {
+                let spec = spec.lock().map(|mut spec| spec.take());
+                match spec {
+                    Ok(Some(spec)) => Ok(Configure::Use(spec)),
+                    Ok(None) => Ok(Configure::Ignore),
+                    Err(_) => Err("poisoned".into()),
+                }
+            };
+            let start = || Pool::<W>::start_with(world.runtime(), init);
+            calmly("`start_with`", start)?
+        };
+        let pool = match started {
+            Ok(Some(pool)) => pool,
+            Ok(None) => continue,
+            Err(error) => {
+                calmly("the words of an error", || error.to_string())?;
+                continue;
+            }
+        };
+        let handle = calmly("`handle`", || pool.handle())?;
+        let ids = (&listeners[..], &children[..]);
+        call_all(&stage, &handle, &mut dice, ids.0, ids.1)?;
+        let stop = calmly("`stop`", || pool.stop())?;
+        call_all(&stage, &handle, &mut dice, ids.0, ids.1)?;
+        drop(calmly("`stop`", || pool.stop())?);
+        let kill = calmly("`kill`", || handle.kill())?;
+        call_all(&stage, &handle, &mut dice, ids.0, ids.1)?;
+        if round % 3 == 0 {
+            calmly("dropping the owner", || drop(pool))?;
+        }
+        let report = stage.event("the pool is killed", kill).await?;
+        same("what `stop` says", &report, &stop.await)?;
+        calmly("the words of the result", || {
+            let ends = Phase::ALL.map(|phase| report.connections(phase).to_string());
+            format!("{report} {report:?} {ends:?}")
+        })?;
+        call_all(&stage, &handle, &mut dice, ids.0, ids.1)?;
+    }
+    for number in [i32::MIN, -1, 0, 1, 4095, i32::MAX] {
+        let error = std::io::Error::from_raw_os_error(number);
+        calmly("`AcceptErrorKind::of`", || AcceptErrorKind::of(&error))?;
+    }
+    Ok(())
+}

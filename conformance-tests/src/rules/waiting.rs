@@ -1,0 +1,255 @@
+//! What waiting costs, and in which order it ends: B9, L5 and L6 of the contract.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use acceptor_core::{
+    Acceptor, BoxError, ChildId, Connection, Init, Listener, ListenerInfo, Spec, Terminate,
+};
+
+use crate::disturbed::{Counted, CountedAccepts, HeldTasks, PollId, current_poll};
+use crate::fixture::Fixture;
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::{Client, World};
+
+/// What the acceptor of B9 is asked, and what becomes of what it makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Init,
+    /// For the future of `serve`, which is then made.
+    Serve,
+    StateDropped,
+}
+
+/// Tells when the future of `serve` is made.
+struct Making {
+    asked: Record<Asked>,
+    hibernating: AtomicUsize,
+}
+
+struct Held(Record<Asked>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.push(Asked::StateDropped);
+    }
+}
+
+impl<L: Listener> Acceptor<L> for Making {
+    type State = Held;
+
+    async fn init(&self, _listener: &ListenerInfo<L::Addr>) -> Result<Init<Held>, BoxError> {
+        self.asked.push(Asked::Init);
+        let state = Held(self.asked.clone());
+        Ok(match self.hibernating.fetch_add(1, Ordering::SeqCst) % 2 {
+            0 => Init::Accept(state),
+            _ => Init::Hibernate(state),
+        })
+    }
+
+    fn serve(
+        &self,
+        connection: Connection<L::Stream, L::Addr>,
+        state: Held,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send {
+        self.asked.push(Asked::Serve);
+        async move {
+            // First: that the connection is closed tells that it is gone.
+            drop(state);
+            drop(connection);
+            Ok(())
+        }
+    }
+
+    async fn terminate(&self, _reason: &Terminate, state: Held) {
+        drop(state);
+    }
+}
+
+/// Memory itself cannot be seen on every runtime. What can: nobody asks for the future of `serve`, whatever its size,
+/// before there is a connection, and the state is held until then.
+pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    const ACCEPTORS: usize = 10;
+    let stage = Fixture::new(&world);
+    let asked = Record::default();
+    let making = Making {
+        asked: asked.clone(),
+        hibernating: AtomicUsize::new(0),
+    };
+    let pool = stage.start(Spec::new("b9", making))?;
+    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    let count = |all: &[Asked], what: Asked| all.iter().filter(|asked| **asked == what).count();
+    for connections in 0..=4 {
+        let inits = ACCEPTORS + connections;
+        let begun = asked.when(|all| (count(all, Asked::Init) >= inits).then_some(()));
+        stage.event("the acceptors begin to wait", begun).await?;
+        let made = asked.look(|all| count(all, Asked::Serve));
+        let what = format!("futures of `serve` made for {connections} connections");
+        same(&what, connections, made)?;
+        let dropped = asked.look(|all| count(all, Asked::StateDropped));
+        let held = inits - dropped;
+        same("states held by who waits", ACCEPTORS, held)?;
+        let mut client = stage.knock(address).await?;
+        stage.closed(&mut client).await?;
+    }
+    Ok(())
+}
+
+/// How many connections are made to see what each costs.
+const CONNECTIONS: usize = 20;
+
+/// What `accept` costs for 20 connections, one after the other, while so many acceptors wait.
+async fn cost<W: World>(world: &Arc<W>, acceptors: usize) -> Result<Counted, Broken> {
+    let world = CountedAccepts::new(world);
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("l5"))?;
+    let (_, address) = stage.listen(&pool, acceptors)?;
+    // Everybody waits before a connection comes: nothing is found by chance, without a wake-up.
+    let rest = async |inits: usize| {
+        stage.began(inits).await?;
+        let look = || match world.cost().waits() {
+            true => Ok(()),
+            false => Err(world.cost().so_far()),
+        };
+        stage.until("`accept` waits", look).await
+    };
+    rest(acceptors).await?;
+    let before = world.cost().so_far();
+    for connection in 1..=CONNECTIONS {
+        let (mut client, _) = stage.connect(address).await?;
+        stage.echo(&mut client, "here").await?;
+        rest(acceptors + connection).await?;
+    }
+    let after = world.cost().so_far();
+    stage.event("the pool is killed", pool.kill()).await?;
+    Ok(Counted {
+        calls: after.calls - before.calls,
+        polls: after.polls - before.polls,
+        wakes: after.wakes - before.wakes,
+    })
+}
+
+pub(super) async fn l5_many_acceptors_cost_no_more_than_one<W: World>(world: Arc<W>) -> Verdict {
+    let one = cost(&world, 1).await?;
+    for acceptors in [2, 32] {
+        let many = cost(&world, acceptors).await?;
+        let what = format!(
+            "{acceptors} acceptors and {CONNECTIONS} connections took {many:?}, one acceptor took {one:?}"
+        );
+        same(
+            &format!("no more calls: {what}"),
+            true,
+            many.calls <= one.calls,
+        )?;
+        // A wake-up more now and then is the runtime's; one more for each connection is not.
+        let wakes = many.wakes < one.wakes + CONNECTIONS;
+        same(&format!("no more wake-ups: {what}"), true, wakes)?;
+        // So is a poll, of which each connection takes some, and some are one with the next.
+        let polls = many.polls <= 2 * one.polls;
+        same(&format!("no more polls: {what}"), true, polls)?;
+    }
+    Ok(())
+}
+
+/// An `init` that waits for leave to return, and then the poll in which it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// It was begun.
+    Begun(ChildId),
+    /// It may return.
+    Open(ChildId),
+    /// It returns, in this poll.
+    Through(ChildId, Option<PollId>),
+}
+
+/// Its acceptors begin to wait when they are told to.
+struct Gated {
+    gate: Record<Gate>,
+    served: Record<(SocketAddr, ChildId)>,
+}
+
+impl<L: Listener<Addr = SocketAddr>> Acceptor<L> for Gated {
+    type State = ChildId;
+
+    async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<ChildId>, BoxError> {
+        let child = listener.child;
+        self.gate.push(Gate::Begun(child));
+        let leave = |gate: &Gate| (*gate == Gate::Open(child)).then_some(());
+        self.gate.first(leave).await;
+        self.gate.push(Gate::Through(child, current_poll()));
+        Ok(Init::Accept(child))
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<L::Stream, SocketAddr>,
+        state: ChildId,
+    ) -> Result<(), BoxError> {
+        self.served.push((connection.peer_addr, state));
+        connection.signals.draining().wait().await;
+        Ok(())
+    }
+}
+
+pub(super) async fn l6_who_waits_longest_gets_the_next_connection<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    const ACCEPTORS: usize = 5;
+    let world = HeldTasks::new(&world);
+    let stage = Fixture::new(&world);
+    let (gate, served) = (Record::default(), Record::default());
+    let gated = Gated {
+        gate: gate.clone(),
+        served: served.clone(),
+    };
+    let pool = stage.start(Spec::new("l6", gated))?;
+    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    let mut clients = Vec::new();
+    // The first ones, and twice those that took their places.
+    for round in 1..=3 {
+        let begun = gate.when(|all| {
+            let begun = all.iter().filter_map(|gate| match gate {
+                Gate::Begun(child) => Some(*child),
+                _ => None,
+            });
+            let begun: Vec<_> = begun.collect();
+            (begun.len() == round * ACCEPTORS).then(|| begun[(round - 1) * ACCEPTORS..].to_vec())
+        });
+        let begun = stage.event("all acceptors are in `init`", begun).await?;
+        let order: Vec<_> = [2, 0, 4, 1, 3].map(|at| begun[at]).to_vec();
+        for child in &order {
+            gate.push(Gate::Open(*child));
+            let through = gate.first(|gate| match gate {
+                Gate::Through(other, poll) if other == child => Some(*poll),
+                _ => None,
+            });
+            let poll = stage.event("`init` returns", through).await?;
+            let poll = poll.ok_or_else(|| {
+                Broken::new("`init` runs on a task of the runtime", "it runs elsewhere")
+            })?;
+            // It begins to wait in the very poll in which `init` returns.
+            let over = || match world.is_over(poll) {
+                true => Ok(()),
+                false => Err("it is under way"),
+            };
+            stage
+                .until("the poll in which `init` returns", over)
+                .await?;
+        }
+        let mut by = Vec::new();
+        for _ in 0..ACCEPTORS {
+            let client = stage.knock(address).await?;
+            let peer = client.local_addr();
+            let serving = served.first(|(other, child)| (*other == peer).then_some(*child));
+            by.push(stage.event("the client is served", serving).await?);
+            clients.push(client);
+        }
+        same("the acceptors that serve, in their order", order, by)?;
+    }
+    Ok(())
+}
