@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{
     Acceptor, BoxError, ChildId, CleanExit, Connection, Counts, Init, Listener, ListenerId,
-    ListenerInfo, PoolHandle, PoolState, Report, Runtime, Signal, Signals, Spec, StopReport,
-    Terminate,
+    ListenerInfo, PoolState, Report, Runtime, Signal, Signals, Spec, StopReport, Terminate,
 };
 use futures::channel::{mpsc, oneshot};
 use futures::future::{Either, select};
@@ -26,13 +25,11 @@ use futures::{FutureExt, StreamExt};
 use crate::disturbed::{TaskId, current_task};
 use crate::patience::Patience;
 use crate::record::Record;
+use crate::tamper::{Tamper, Tampered};
 use crate::verdict::{Broken, Verdict};
 use crate::world::{Client, Closed, World};
 
-/// The owner of a pool in a world.
-pub type Pool<W> = acceptor_core::Pool<<W as World>::Runtime, <W as World>::Listener>;
-/// A handle of a pool in a world.
-pub type Handle<W> = PoolHandle<<W as World>::Runtime, <W as World>::Listener>;
+pub use crate::pool::{Handle, Pool};
 
 /// What `init` is to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,7 +217,7 @@ impl<W: World> Fixture<W> {
     pub fn new(world: &Arc<W>) -> Self {
         Self {
             world: Arc::clone(world),
-            patience: Patience::of_environment(),
+            patience: world.patience(),
             calls: Record::default(),
             reports: Record::default(),
             script: Arc::new(Script {
@@ -252,20 +249,31 @@ impl<W: World> Fixture<W> {
     }
 
     /// The acceptor that does as it is told.
-    pub fn acceptor(&self) -> Scripted<W> {
-        Scripted {
+    pub fn acceptor(&self) -> Tampered<Scripted<W>, State> {
+        let scripted = Scripted {
             world: Arc::clone(&self.world),
             script: Arc::clone(&self.script),
             calls: self.calls.clone(),
-        }
+        };
+        Tampered::new(scripted, self.tamper().as_deref())
+    }
+
+    fn tamper(&self) -> Option<Arc<Tamper>> {
+        W::tamper(&self.world.runtime())
     }
 
     /// A spec of that acceptor, whose reports are recorded.
     pub fn spec(&self, id: &'static str) -> Spec<W::Listener> {
         let (calls, reports) = (self.calls.clone(), self.reports.clone());
+        let tamper = self.tamper();
         let observer = move |report: &Report<SocketAddr>| {
-            calls.push(Call::Report(report.clone()));
-            reports.push(report.clone());
+            let mut report = report.clone();
+            let change = tamper.as_ref().and_then(|tamper| tamper.report.as_ref());
+            let times = change.map_or(1, |change| change(&mut report));
+            for _ in 0..times {
+                calls.push(Call::Report(report.clone()));
+                reports.push(report.clone());
+            }
         };
         Spec::new(id, self.acceptor()).observer(observer)
     }
@@ -444,7 +452,7 @@ impl<W: World> Fixture<W> {
     ///
     /// [`Broken`] if it does not come.
     pub async fn event<T>(&self, what: &str, event: impl Future<Output = T>) -> Result<T, Broken> {
-        self.patience.wait(&self.world.runtime(), what, event).await
+        self.patience.wait(&self.world.clock(), what, event).await
     }
 
     /// Waits for a condition that tells nobody when it changes.
@@ -457,17 +465,17 @@ impl<W: World> Fixture<W> {
         what: &str,
         look: impl FnMut() -> Result<T, S>,
     ) -> Result<T, Broken> {
-        self.patience.until(&self.world.runtime(), what, look).await
+        self.patience.until(&self.world.clock(), what, look).await
     }
 
     /// The time of this world.
     pub fn now(&self) -> Instant {
-        self.world.runtime().now()
+        self.world.clock().now()
     }
 
     /// Lets time pass, where a scene is about time.
     pub async fn pass_until(&self, time: Instant) {
-        self.world.runtime().sleep_until(time).await;
+        self.world.clock().sleep_until(time).await;
     }
 
     /// The reasons with which `terminate` was called so far.
@@ -506,7 +514,7 @@ impl<W: World> Fixture<W> {
 }
 
 /// Whether a pool runs.
-pub fn runs<R: Runtime, L: Listener>(pool: &PoolHandle<R, L>) -> bool {
+pub fn runs<W: World>(pool: &Handle<W>) -> bool {
     pool.status()
         .is_ok_and(|status| status.state == PoolState::Running)
 }
@@ -556,7 +564,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
         let number = self.script.inits.fetch_add(1, Ordering::SeqCst) + 1;
         self.calls.push(Call::Init {
             number,
-            at: self.world.runtime().now(),
+            at: self.world.clock().now(),
             task: current_task(),
             info: info.clone(),
         });
@@ -664,7 +672,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
     async fn terminate(&self, reason: &Terminate, state: State) {
         self.calls.push(Call::Terminate {
             number: state.number,
-            at: self.world.runtime().now(),
+            at: self.world.clock().now(),
             task: current_task(),
             reason: reason.clone(),
         });

@@ -16,12 +16,18 @@ mod harness;
 #[cfg(feature = "observations")]
 pub mod observations;
 mod patience;
+mod pool;
 mod real;
 mod record;
 pub mod rules;
 pub mod runtimes;
+#[doc(hidden)]
+pub mod tamper;
 mod verdict;
 mod world;
+#[cfg(feature = "wrong")]
+#[doc(hidden)]
+pub mod wrong;
 
 pub use harness::Harness;
 pub use patience::{PATIENCE_VARIABLE, Patience, PatienceError};

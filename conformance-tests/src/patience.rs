@@ -63,6 +63,13 @@ impl Patience {
         }
     }
 
+    /// A patience that is so many times as long.
+    pub fn scaled(self, by: f64) -> Self {
+        Self {
+            factor: self.factor * by,
+        }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let factor = text.trim().parse().ok()?;
         (0.01..=1000.0).contains(&factor).then_some(Self { factor })

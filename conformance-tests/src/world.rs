@@ -12,6 +12,9 @@ use acceptor_core::{Listener, Runtime};
 use futures::channel::oneshot;
 use futures::io::{AsyncRead, AsyncWrite};
 
+use crate::patience::Patience;
+use crate::tamper::Tamper;
+
 /// Where a test plays.
 pub trait World: Send + Sync + 'static {
     /// The runtime that pools are started with.
@@ -60,6 +63,23 @@ pub trait World: Send + Sync + 'static {
         &self,
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::Client>> + Send + 'static;
+
+    /// How long tests wait in this world.
+    fn patience(&self) -> Patience {
+        Patience::of_environment()
+    }
+
+    /// The runtime that tests themselves wait with. Another than the pools' only where that is wrong on purpose.
+    #[doc(hidden)]
+    fn clock(&self) -> Self::Runtime {
+        self.runtime()
+    }
+
+    /// What pools that are started with this runtime do otherwise, on purpose.
+    #[doc(hidden)]
+    fn tamper(_runtime: &Self::Runtime) -> Option<Arc<Tamper>> {
+        None
+    }
 }
 
 /// Who connects. Dropping it closes the connection without waiting for anything.

@@ -11,6 +11,8 @@ use std::task::{Poll, Waker};
 
 use acceptor_core::Listener;
 
+use crate::patience::Patience;
+use crate::tamper::Tamper;
 use crate::world::World;
 
 /// A world whose listeners return errors from `accept` when told to.
@@ -167,5 +169,17 @@ impl<W: World> World for FailingListeners<W> {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
         self.world.connect(address)
+    }
+
+    fn patience(&self) -> Patience {
+        self.world.patience()
+    }
+
+    fn clock(&self) -> Self::Runtime {
+        self.world.clock()
+    }
+
+    fn tamper(runtime: &Self::Runtime) -> Option<Arc<Tamper>> {
+        W::tamper(runtime)
     }
 }

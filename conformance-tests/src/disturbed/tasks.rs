@@ -12,7 +12,9 @@ use std::time::Instant;
 
 use acceptor_core::{Listener, Runtime};
 
+use crate::patience::Patience;
 use crate::record::Record;
+use crate::tamper::Tamper;
 use crate::world::World;
 
 /// A task of a [`DroppingRuntime`], by the order of their spawning.
@@ -140,5 +142,20 @@ impl<W: World> World for DroppedTasks<W> {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
         self.world.connect(address)
+    }
+
+    fn patience(&self) -> Patience {
+        self.world.patience()
+    }
+
+    fn clock(&self) -> Self::Runtime {
+        DroppingRuntime {
+            runtime: self.world.clock(),
+            ..self.runtime.clone()
+        }
+    }
+
+    fn tamper(runtime: &Self::Runtime) -> Option<Arc<Tamper>> {
+        W::tamper(&runtime.runtime)
     }
 }

@@ -1,0 +1,294 @@
+//! The pool and its handle, as rules call them: the core's own, and a wrong one where the world says so.
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use acceptor_core::{
+    AddListenerError, BoxError, ChildError, ChildId, CloseError, Configure, ConnectionRecord,
+    Counts, ListenerId, ListenerRecord, PoolHandle, ReconfigureError, Spec, StartError, Status,
+    StopReport, Stopped,
+};
+
+use crate::tamper::{Conduct, Edit, Tamper, Verb};
+use crate::world::World;
+
+/// A handle of a pool in a world; its calls are those of [`PoolHandle`].
+pub struct Handle<W: World> {
+    handle: PoolHandle<W::Runtime, W::Listener>,
+    tamper: Option<Arc<Tamper>>,
+}
+
+impl<W: World> Clone for Handle<W> {
+    fn clone(&self) -> Self {
+        Self {
+            handle: self.handle.clone(),
+            tamper: self.tamper.clone(),
+        }
+    }
+}
+
+impl<W: World> fmt::Debug for Handle<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.handle.fmt(f)
+    }
+}
+
+/// See [`PoolHandle`].
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl<W: World> Handle<W> {
+    fn conduct(&self, verb: Verb) -> Option<Conduct> {
+        self.tamper.as_ref()?.conduct(verb)
+    }
+
+    fn answer<E: fmt::Display>(
+        &self,
+        verb: Verb,
+        call: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self.conduct(verb) {
+            Some(Conduct::Ignored) => Ok(()),
+            Some(Conduct::Twice) => {
+                let _ = call();
+                call()
+            }
+            Some(conduct) => settled(Some(conduct), call()),
+            None => call(),
+        }
+    }
+
+    fn shown<T>(
+        &self,
+        edit: impl FnOnce(&Tamper) -> Option<&Edit<T>>,
+        value: Result<T, Stopped>,
+    ) -> Result<T, Stopped> {
+        let Some(tamper) = &self.tamper else {
+            return value;
+        };
+        if let (Some(Conduct::Panics), Err(error)) = (tamper.conduct(Verb::Look), &value) {
+            panic!("{error}");
+        }
+        let mut value = value?;
+        if let Some(edit) = edit(tamper) {
+            edit(&mut value);
+        }
+        Ok(value)
+    }
+
+    fn result(&self, verb: Verb) -> impl Future<Output = StopReport> + Send + 'static + use<W> {
+        let tamper = self.tamper.clone();
+        let report = self.handle.join();
+        async move {
+            let mut report = report.await;
+            if let Some(tamper) = &tamper {
+                if tamper.conduct(verb) == Some(Conduct::Hangs) {
+                    pending::<()>().await;
+                }
+                if let Some(edit) = &tamper.result {
+                    edit(&mut report);
+                }
+            }
+            report
+        }
+    }
+
+    pub fn add_listener(
+        &self,
+        listener: W::Listener,
+        acceptors: usize,
+    ) -> Result<ListenerId, AddListenerError<W::Listener>> {
+        let change = self.tamper.as_ref().and_then(|tamper| tamper.acceptors);
+        let acceptors = change.map_or(acceptors, |change| change(acceptors));
+        let added = self.handle.add_listener(listener, acceptors);
+        settled_or_error(self.conduct(Verb::AddListener), added)
+    }
+
+    pub fn close_listener(
+        &self,
+        id: ListenerId,
+    ) -> impl Future<Output = Result<(), CloseError>> + Send + 'static + use<W> {
+        let conduct = self.conduct(Verb::CloseListener);
+        let closing = (conduct != Some(Conduct::Ignored)).then(|| self.handle.close_listener(id));
+        async move {
+            let Some(closing) = closing else {
+                return Ok(());
+            };
+            let closed = closing.await;
+            if conduct == Some(Conduct::Hangs) {
+                pending::<()>().await;
+            }
+            settled(conduct, closed)
+        }
+    }
+
+    pub fn listeners(&self) -> Result<Vec<ListenerRecord<SocketAddr>>, Stopped> {
+        self.shown(|tamper| tamper.listeners.as_ref(), self.handle.listeners())
+    }
+
+    pub fn connections(&self) -> Result<Vec<ConnectionRecord<SocketAddr>>, Stopped> {
+        self.shown(
+            |tamper| tamper.connections.as_ref(),
+            self.handle.connections(),
+        )
+    }
+
+    pub fn counts(&self) -> Result<Counts, Stopped> {
+        self.shown(|tamper| tamper.counts.as_ref(), self.handle.counts())
+    }
+
+    pub fn status(&self) -> Result<Status<SocketAddr>, Stopped> {
+        self.shown(|tamper| tamper.status.as_ref(), self.handle.status())
+    }
+
+    pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
+        self.answer(Verb::StopChild, || match self.conduct(Verb::StopChild) {
+            Some(Conduct::Swapped) => self.handle.kill_child(id),
+            _ => self.handle.stop_child(id),
+        })
+    }
+
+    pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
+        self.answer(Verb::KillChild, || match self.conduct(Verb::KillChild) {
+            Some(Conduct::Swapped) => self.handle.stop_child(id),
+            _ => self.handle.kill_child(id),
+        })
+    }
+
+    pub fn reconfigure(&self, spec: Spec<W::Listener>) -> Result<(), ReconfigureError> {
+        let conduct = self.conduct(Verb::Reconfigure);
+        if conduct == Some(Conduct::Ignored) {
+            return Ok(());
+        }
+        let tamper = self.tamper.as_ref();
+        let spec = match tamper {
+            Some(tamper) => tamper.spec(spec),
+            None => spec,
+        };
+        settled(conduct, self.handle.reconfigure(spec))
+    }
+
+    pub fn reload(&self) -> Result<(), ReconfigureError> {
+        self.answer(Verb::Reload, || self.handle.reload())
+    }
+
+    pub fn stop(&self) -> impl Future<Output = StopReport> + Send + 'static + use<W> {
+        if self.conduct(Verb::Stop) == Some(Conduct::Swapped) {
+            drop(self.handle.kill());
+        } else if self.conduct(Verb::Stop) != Some(Conduct::Ignored) {
+            drop(self.handle.stop());
+        }
+        self.result(Verb::Stop)
+    }
+
+    pub fn kill(&self) -> impl Future<Output = StopReport> + Send + 'static + use<W> {
+        if self.conduct(Verb::Kill) == Some(Conduct::Swapped) {
+            drop(self.handle.stop());
+        } else if self.conduct(Verb::Kill) != Some(Conduct::Ignored) {
+            drop(self.handle.kill());
+        }
+        self.result(Verb::Kill)
+    }
+
+    pub fn join(&self) -> impl Future<Output = StopReport> + Send + 'static + use<W> {
+        self.result(Verb::Join)
+    }
+}
+
+fn settled<E: fmt::Display>(conduct: Option<Conduct>, answer: Result<(), E>) -> Result<(), E> {
+    match conduct {
+        Some(Conduct::Forgiven) => Ok(()),
+        conduct => settled_or_error(conduct, answer),
+    }
+}
+
+fn settled_or_error<T, E: fmt::Display>(
+    conduct: Option<Conduct>,
+    answer: Result<T, E>,
+) -> Result<T, E> {
+    match (conduct, &answer) {
+        (Some(Conduct::Panics), Err(error)) => panic!("{error}"),
+        _ => answer,
+    }
+}
+
+/// The owner of a pool in a world; see [`acceptor_core::Pool`].
+pub struct Pool<W: World> {
+    owner: Option<acceptor_core::Pool<W::Runtime, W::Listener>>,
+    handle: Handle<W>,
+}
+
+impl<W: World> Pool<W> {
+    /// See [`acceptor_core::Pool::start`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start(runtime: W::Runtime, spec: Spec<W::Listener>) -> Result<Self, StartError> {
+        let tamper = W::tamper(&runtime);
+        let spec = match &tamper {
+            Some(tamper) => tamper.spec(spec),
+            None => spec,
+        };
+        let owner = acceptor_core::Pool::start(runtime, spec)?;
+        Ok(Self::of(owner, tamper))
+    }
+
+    /// See [`acceptor_core::Pool::start_with`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_with(
+        runtime: W::Runtime,
+        init: impl Fn() -> Result<Configure<W::Listener>, BoxError> + Send + Sync + 'static,
+    ) -> Result<Option<Self>, StartError> {
+        let tamper = W::tamper(&runtime);
+        let known = tamper.clone();
+        let init = move || match (init()?, &known) {
+            (Configure::Use(spec), Some(tamper)) => Ok(Configure::Use(tamper.spec(spec))),
+            (other, _) => Ok(other),
+        };
+        let owner = acceptor_core::Pool::start_with(runtime, init)?;
+        Ok(owner.map(|owner| Self::of(owner, tamper)))
+    }
+
+    fn of(
+        owner: acceptor_core::Pool<W::Runtime, W::Listener>,
+        tamper: Option<Arc<Tamper>>,
+    ) -> Self {
+        let handle = owner.handle();
+        Self {
+            owner: Some(owner),
+            handle: Handle { handle, tamper },
+        }
+    }
+
+    /// See [`acceptor_core::Pool::handle`].
+    pub fn handle(&self) -> Handle<W> {
+        self.handle.clone()
+    }
+}
+
+impl<W: World> Deref for Pool<W> {
+    type Target = Handle<W>;
+
+    fn deref(&self) -> &Handle<W> {
+        &self.handle
+    }
+}
+
+impl<W: World> Drop for Pool<W> {
+    fn drop(&mut self) {
+        if self.handle.conduct(Verb::DropOwner) == Some(Conduct::Ignored) {
+            std::mem::forget(self.owner.take());
+        }
+    }
+}
+
+impl<W: World> fmt::Debug for Pool<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.owner.fmt(f)
+    }
+}

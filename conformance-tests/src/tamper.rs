@@ -1,0 +1,501 @@
+//! Where the suite itself is tested: what a deliberately wrong pool does otherwise.
+//!
+//! A pool is always the core's own. A wrong one is made by tampering with what
+//! goes in (the spec, the acceptor, the observer: here) and with what its
+//! handle is asked and answers ([`Pool`](crate::fixture::Pool) and
+//! [`Handle`](crate::fixture::Handle)). A [`World`](crate::World) says through
+//! its runtime value what is tampered with; every world but the wrong ones says: nothing.
+
+use std::fmt;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use acceptor_core::{
+    AcceptErrorKind, Acceptor, BoxError, ChildType, Connection, ConnectionRecord, Counts, Grace,
+    Init, Listener, ListenerInfo, ListenerRecord, Report, Restart, Shutdown, Spec, Status,
+    StopReport, Terminate,
+};
+use futures::FutureExt;
+use futures::channel::oneshot;
+
+/// Changes a value.
+pub type Edit<T> = Box<dyn Fn(&mut T) + Send + Sync>;
+
+/// Changes a report, and says how often it is made.
+pub type Reporting = Box<dyn Fn(&mut Report<SocketAddr>) -> usize + Send + Sync>;
+
+/// What is tampered with. The default: nothing.
+#[derive(Default)]
+pub struct Tamper {
+    /// Replaces what the spec says.
+    pub settings: Settings,
+    /// What befalls the acceptor's callbacks.
+    pub callbacks: Callbacks,
+    /// Changes a report, and says how often it is made.
+    pub report: Option<Reporting>,
+    /// Changes what `counts` answers.
+    pub counts: Option<Edit<Counts>>,
+    /// Changes what `listeners` answers.
+    pub listeners: Option<Edit<Vec<ListenerRecord<SocketAddr>>>>,
+    /// Changes what `connections` answers.
+    pub connections: Option<Edit<Vec<ConnectionRecord<SocketAddr>>>>,
+    /// Changes what `status` answers.
+    pub status: Option<Edit<Status<SocketAddr>>>,
+    /// Changes the result.
+    pub result: Option<Edit<StopReport>>,
+    /// Changes the number of acceptors with which a listener is added.
+    pub acceptors: Option<fn(usize) -> usize>,
+    /// What becomes of calls of the handle.
+    pub conduct: Option<(Verb, Conduct)>,
+}
+
+/// Shows what is tampered with, and nothing else.
+impl fmt::Debug for Tamper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changed = [
+            ("report", self.report.is_some()),
+            ("counts", self.counts.is_some()),
+            ("listeners", self.listeners.is_some()),
+            ("connections", self.connections.is_some()),
+            ("status", self.status.is_some()),
+            ("result", self.result.is_some()),
+            ("acceptors", self.acceptors.is_some()),
+        ];
+        let mut shown = f.debug_set();
+        for (name, _) in changed.iter().filter(|(_, changed)| *changed) {
+            shown.entry(name);
+        }
+        if !self.settings.replaced().is_empty() {
+            shown.entry(&self.settings);
+        }
+        if self.callbacks != Callbacks::Sound {
+            shown.entry(&self.callbacks);
+        }
+        shown.entries(self.conduct).finish()
+    }
+}
+
+/// What of a spec is replaced, whatever it says.
+#[derive(Clone, Copy, Default)]
+pub struct Settings {
+    /// The restart type.
+    pub restart: Option<Restart>,
+    /// The intensity.
+    pub intensity: Option<u32>,
+    /// The period.
+    pub period: Option<Duration>,
+    /// The lame duck.
+    pub lame_duck: Option<Duration>,
+    /// The grace.
+    pub grace: Option<Grace>,
+    /// The shutdown.
+    pub shutdown: Option<Shutdown>,
+    /// The child type.
+    pub child_type: Option<ChildType>,
+    /// The patience.
+    pub patience: Option<Duration>,
+    /// The table of accept errors.
+    pub accept_errors: Option<fn(&io::Error) -> AcceptErrorKind>,
+}
+
+impl Settings {
+    /// The names and values of what is replaced.
+    fn replaced(&self) -> Vec<(&'static str, String)> {
+        fn shown<T: fmt::Debug>(
+            name: &'static str,
+            value: &Option<T>,
+        ) -> Option<(&'static str, String)> {
+            Some((name, format!("{:?}", value.as_ref()?)))
+        }
+        let table = self.accept_errors.map(|_| "a table");
+        [
+            shown("restart", &self.restart),
+            shown("intensity", &self.intensity),
+            shown("period", &self.period),
+            shown("lame_duck", &self.lame_duck),
+            shown("grace", &self.grace),
+            shown("shutdown", &self.shutdown),
+            shown("child_type", &self.child_type),
+            shown("patience", &self.patience),
+            shown("accept_errors", &table),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn apply<L: Listener>(self, mut spec: Spec<L>) -> Spec<L> {
+        if let Some(restart) = self.restart {
+            spec = spec.restart(restart);
+        }
+        if let Some(intensity) = self.intensity {
+            spec = spec.intensity(intensity);
+        }
+        if let Some(period) = self.period {
+            spec = spec.period(period);
+        }
+        if let Some(lame_duck) = self.lame_duck {
+            spec = spec.lame_duck(lame_duck);
+        }
+        if let Some(grace) = self.grace {
+            spec = spec.grace(grace);
+        }
+        if let Some(shutdown) = self.shutdown {
+            spec = spec.shutdown(shutdown);
+        }
+        if let Some(child_type) = self.child_type {
+            spec = spec.child_type(child_type);
+        }
+        if let Some(patience) = self.patience {
+            spec = spec.patience(patience);
+        }
+        if let Some(table) = self.accept_errors {
+            spec = spec.accept_errors(table);
+        }
+        spec
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.replaced()).finish()
+    }
+}
+
+/// A call of a pool or its handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// `Pool::start` and `Pool::start_with`.
+    Start,
+    /// `add_listener`.
+    AddListener,
+    /// `close_listener`.
+    CloseListener,
+    /// `stop_child`.
+    StopChild,
+    /// `kill_child`.
+    KillChild,
+    /// `reconfigure`.
+    Reconfigure,
+    /// `reload`.
+    Reload,
+    /// `stop`.
+    Stop,
+    /// `kill`.
+    Kill,
+    /// `join`.
+    Join,
+    /// `counts`, `listeners`, `connections` and `status`.
+    Look,
+    /// Dropping the owner.
+    DropOwner,
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conduct {
+    /// It does nothing, and says that it did.
+    Ignored,
+    /// An error of it is kept to itself.
+    Forgiven,
+    /// It is never done.
+    Hangs,
+    /// It panics where an error is due.
+    Panics,
+    /// It stops what it was to kill, and kills what it was to stop.
+    Swapped,
+    /// It is done twice.
+    Twice,
+}
+
+impl Tamper {
+    /// The spec that goes into the pool instead.
+    pub fn spec<L: Listener>(&self, spec: Spec<L>) -> Spec<L> {
+        self.settings.apply(spec)
+    }
+
+    /// What becomes of a call.
+    pub fn conduct(&self, verb: Verb) -> Option<Conduct> {
+        let (wrong, conduct) = self.conduct?;
+        (wrong == verb).then_some(conduct)
+    }
+}
+
+/// What befalls the callbacks of an acceptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Callbacks {
+    /// Nothing.
+    #[default]
+    Sound,
+    /// `init` runs twice.
+    InitTwice,
+    /// Only one acceptor at a time runs `init`.
+    InitOneByOne,
+    /// *Ignore* is taken for an error.
+    IgnoreFails,
+    /// An error or a panic of `init` is taken for *ignore*.
+    FailureIgnored,
+    /// *Hibernate* is taken for *ignore*.
+    HibernateIgnored,
+    /// The accept time-out is never due.
+    NoTimeout,
+    /// The accept time-out is due at once.
+    TimeoutAtOnce,
+    /// A child gets the state of the one before it.
+    StateOfAnother,
+    /// `terminate` never runs.
+    TerminateNever,
+    /// `terminate` runs, but for the caller it never ends.
+    TerminateHangs,
+    /// `terminate` is told that its listener closed, whatever the reason.
+    TerminateClosed,
+    /// A panic in `terminate` is kept back.
+    TerminateCaught,
+    /// `terminate` is not run at a stop.
+    TerminateNotWhenStopped,
+    /// `serve` gets the peer's address for its own.
+    ServePeerForLocal,
+    /// `serve` runs on a thread outside of the runtime.
+    ServeElsewhere,
+    /// `serve` runs on a thread outside of the runtime, and for the pool it has returned.
+    ServeDetached,
+    /// What `serve` returns is taken for `Ok`.
+    ServeErrorsForgiven,
+    /// What `serve` held is never let go.
+    ServeKept,
+    /// `serve` always traps the stop.
+    ServeTraps,
+    /// A panic of `serve` ends all others, too.
+    ServePanicSpreads,
+}
+
+/// An acceptor whose callbacks something may befall.
+pub struct Tampered<A, S> {
+    acceptor: Arc<A>,
+    callbacks: Callbacks,
+    kept: Mutex<Option<S>>,
+    turn: futures::lock::Mutex<()>,
+    harm: Arc<Mutex<Harm>>,
+}
+
+/// What a panic spreads.
+#[derive(Default)]
+struct Harm {
+    done: bool,
+    waiting: Vec<Waker>,
+}
+
+impl<A, S> Tampered<A, S> {
+    /// This acceptor, and what befalls its callbacks.
+    pub fn new(acceptor: A, tamper: Option<&Tamper>) -> Self {
+        Self {
+            acceptor: Arc::new(acceptor),
+            callbacks: tamper.map_or(Callbacks::Sound, |tamper| tamper.callbacks),
+            kept: Mutex::new(None),
+            turn: futures::lock::Mutex::new(()),
+            harm: Arc::default(),
+        }
+    }
+}
+
+impl<A, S> fmt::Debug for Tampered<A, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tampered")
+            .field("callbacks", &self.callbacks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L, A> Acceptor<L> for Tampered<A, A::State>
+where
+    L: Listener<Addr = SocketAddr>,
+    A: Acceptor<L>,
+{
+    type State = A::State;
+
+    async fn init(&self, info: &ListenerInfo<SocketAddr>) -> Result<Init<A::State>, BoxError> {
+        let init = || self.acceptor.init(info);
+        match self.callbacks {
+            Callbacks::InitTwice => {
+                drop(init().await);
+                init().await
+            }
+            Callbacks::InitOneByOne => {
+                let _turn = self.turn.lock().await;
+                init().await
+            }
+            Callbacks::IgnoreFails => match init().await? {
+                Init::Ignore => Err("ignored".into()),
+                other => Ok(other),
+            },
+            Callbacks::FailureIgnored => match AssertUnwindSafe(init()).catch_unwind().await {
+                Ok(Ok(answer)) => Ok(answer),
+                _ => Ok(Init::Ignore),
+            },
+            Callbacks::HibernateIgnored => match init().await? {
+                Init::Hibernate(_) => Ok(Init::Ignore),
+                other => Ok(other),
+            },
+            Callbacks::NoTimeout => match init().await? {
+                Init::AcceptWithin(state, _) => Ok(Init::Accept(state)),
+                other => Ok(other),
+            },
+            Callbacks::TimeoutAtOnce => match init().await? {
+                Init::AcceptWithin(state, _) => Ok(Init::AcceptWithin(state, Duration::ZERO)),
+                other => Ok(other),
+            },
+            Callbacks::StateOfAnother => match init().await? {
+                Init::Accept(state) => {
+                    let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    Ok(kept.replace(state).map_or(Init::Ignore, Init::Accept))
+                }
+                other => Ok(other),
+            },
+            _ => init().await,
+        }
+    }
+
+    async fn serve(
+        &self,
+        mut connection: Connection<L::Stream, SocketAddr>,
+        state: A::State,
+    ) -> Result<(), BoxError> {
+        let acceptor = Arc::clone(&self.acceptor);
+        match self.callbacks {
+            Callbacks::ServePeerForLocal => {
+                connection.local_addr = connection.peer_addr;
+                acceptor.serve(connection, state).await
+            }
+            Callbacks::ServeElsewhere => {
+                let serve = async move { acceptor.serve(connection, state).await };
+                elsewhere(serve).await.unwrap_or(Ok(()))
+            }
+            Callbacks::ServeDetached => {
+                let serve = async move { acceptor.serve(connection, state).await };
+                drop(elsewhere(serve));
+                Ok(())
+            }
+            Callbacks::ServeErrorsForgiven => {
+                let _ = acceptor.serve(connection, state).await;
+                Ok(())
+            }
+            Callbacks::ServeKept => {
+                let serve = async move { acceptor.serve(connection, state).await };
+                Kept(Some(Box::pin(serve))).await
+            }
+            Callbacks::ServeTraps => {
+                let _stop = connection.signals.trap_stop();
+                acceptor.serve(connection, state).await
+            }
+            Callbacks::ServePanicSpreads => {
+                let mut serve = pin!(acceptor.serve(connection, state));
+                poll_fn(|cx| self.spread(cx, |cx| serve.as_mut().poll(cx))).await
+            }
+            _ => acceptor.serve(connection, state).await,
+        }
+    }
+
+    async fn terminate(&self, reason: &Terminate, state: A::State) {
+        let reason = match self.callbacks {
+            Callbacks::TerminateClosed => &Terminate::Closed,
+            _ => reason,
+        };
+        let terminate = self.acceptor.terminate(reason, state);
+        match self.callbacks {
+            Callbacks::TerminateNever => drop(terminate),
+            Callbacks::TerminateNotWhenStopped if matches!(reason, Terminate::Stopped) => {
+                drop(terminate);
+            }
+            Callbacks::TerminateHangs => {
+                terminate.await;
+                pending().await
+            }
+            Callbacks::TerminateCaught => {
+                let _ = AssertUnwindSafe(terminate).catch_unwind().await;
+            }
+            _ => terminate.await,
+        }
+    }
+}
+
+impl<A, S> Tampered<A, S> {
+    /// Polls a connection that ends when another has panicked.
+    fn spread(
+        &self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), BoxError>>,
+    ) -> Poll<Result<(), BoxError>> {
+        let lock = || self.harm.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut harm = lock();
+            if harm.done {
+                return Poll::Ready(Err("another has panicked".into()));
+            }
+            harm.waiting.push(cx.waker().clone());
+        }
+        catch_unwind(AssertUnwindSafe(|| poll(cx))).unwrap_or_else(|panic| {
+            let waiting = {
+                let mut harm = lock();
+                harm.done = true;
+                std::mem::take(&mut harm.waiting)
+            };
+            waiting.into_iter().for_each(Waker::wake);
+            resume_unwind(panic)
+        })
+    }
+}
+
+/// A future that is not let go when it is done or dropped.
+struct Kept<F>(Option<std::pin::Pin<Box<F>>>);
+
+impl<F: Future> Future for Kept<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match &mut self.0 {
+            Some(future) => future.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<F> Drop for Kept<F> {
+    fn drop(&mut self) {
+        std::mem::forget(self.0.take());
+    }
+}
+
+/// Runs a future on a thread of its own, also when nobody waits for it.
+pub fn elsewhere<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> oneshot::Receiver<T> {
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut cx = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        loop {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+                let _ = tell.send(value);
+                return;
+            }
+            thread::park();
+        }
+    });
+    told
+}
+
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

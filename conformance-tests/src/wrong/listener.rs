@@ -1,0 +1,197 @@
+//! Listeners that err.
+
+use std::fmt;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use acceptor_core::{Listener, Runtime};
+
+/// What is wrong with a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerFlaw {
+    /// An accept that is dropped while it waits takes the next connection with it.
+    EatsWhenDropped,
+    /// Every third connection is thrown away.
+    EatsEveryThird,
+    /// Whoever polled last is woken, nobody else.
+    OneWaker,
+    /// Only the first to wait is ever woken: the others starve.
+    Starves,
+    /// Never accepts anything after the first connection.
+    OnlyOne,
+    /// An error is swallowed, and accept tried again.
+    SwallowsErrors,
+    /// An error becomes another one.
+    ChangesErrors,
+    /// The listener's address is given for the stream's.
+    ListenersForStreams,
+    /// The local address is given for the peer's.
+    LocalForPeer,
+    /// The port is not resolved.
+    PortZero,
+    /// The socket stays open when the listener is dropped.
+    StaysOpen,
+    /// The socket's address cannot be told: asking panics.
+    PanicsOnAddress,
+}
+
+/// A listener that errs.
+pub struct WrongListener<L, R> {
+    listener: Arc<L>,
+    flaw: Option<ListenerFlaw>,
+    runtime: R,
+    accepted: AtomicUsize,
+    to_eat: AtomicUsize,
+    last: Arc<Last>,
+}
+
+/// A stream, and what its local address is said to be.
+#[derive(Debug)]
+pub struct WrongStream<S> {
+    /// The stream.
+    pub stream: S,
+    local_addr: Option<SocketAddr>,
+}
+
+/// Who polled last.
+#[derive(Default)]
+struct Last(Mutex<Option<Waker>>);
+
+impl Wake for Last {
+    fn wake(self: Arc<Self>) {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = last {
+            waker.wake();
+        }
+    }
+}
+
+impl<L, R> WrongListener<L, R> {
+    pub(super) fn new(listener: L, flaw: Option<ListenerFlaw>, runtime: R) -> Self {
+        let listener = Arc::new(listener);
+        if flaw == Some(ListenerFlaw::StaysOpen) {
+            std::mem::forget(Arc::clone(&listener));
+        }
+        Self {
+            listener,
+            flaw,
+            runtime,
+            accepted: AtomicUsize::new(0),
+            to_eat: AtomicUsize::new(0),
+            last: Arc::default(),
+        }
+    }
+}
+
+impl<L, R> fmt::Debug for WrongListener<L, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WrongListener")
+            .field("flaw", &self.flaw)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts an accept that is dropped before it is done.
+struct Unfinished<'a>(Option<&'a AtomicUsize>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(dropped) = self.0 {
+            dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl<L: Listener<Addr = SocketAddr>, R: Runtime> WrongListener<L, R> {
+    async fn accept_last_woken(&self) -> io::Result<(L::Stream, SocketAddr)> {
+        let mut accept = pin!(self.listener.accept());
+        poll_fn(|cx| {
+            let waker = Waker::from(Arc::clone(&self.last));
+            let last = cx.waker().clone();
+            self.last
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .replace(last);
+            accept.as_mut().poll(&mut Context::from_waker(&waker))
+        })
+        .await
+    }
+
+    /// An accept that takes what comes after it was dropped.
+    async fn accept_greedily(&self) -> io::Result<(L::Stream, SocketAddr)> {
+        let mut unfinished = Unfinished(Some(&self.to_eat));
+        loop {
+            let accepted = self.listener.accept().await?;
+            let eaten = self
+                .to_eat
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+                    count.checked_sub(1)
+                });
+            if eaten.is_err() {
+                unfinished.0 = None;
+                return Ok(accepted);
+            }
+        }
+    }
+}
+
+impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R> {
+    type Stream = WrongStream<L::Stream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+        let (stream, mut peer) = loop {
+            let accepted = match self.flaw {
+                Some(ListenerFlaw::OneWaker) => self.accept_last_woken().await,
+                Some(ListenerFlaw::EatsWhenDropped) => self.accept_greedily().await,
+                _ => self.listener.accept().await,
+            };
+            let number = self.accepted.fetch_add(1, Ordering::SeqCst) + 1;
+            match (self.flaw, accepted) {
+                (Some(ListenerFlaw::EatsEveryThird), Ok(_)) if number % 3 == 0 => {}
+                (Some(ListenerFlaw::OnlyOne), Ok(_)) if number > 1 => pending().await,
+                (Some(ListenerFlaw::SwallowsErrors), Err(_)) => {
+                    let soon = self.runtime.now() + Duration::from_millis(1);
+                    self.runtime.sleep_until(soon).await;
+                }
+                (Some(ListenerFlaw::ChangesErrors), Err(error)) => {
+                    return Err(io::Error::other(error));
+                }
+                (_, accepted) => break accepted?,
+            }
+        };
+        let mut local_addr = None;
+        match self.flaw {
+            Some(ListenerFlaw::ListenersForStreams) => local_addr = Some(self.local_addr()?),
+            Some(ListenerFlaw::LocalForPeer) => peer = L::stream_local_addr(&stream)?,
+            _ => {}
+        }
+        Ok((WrongStream { stream, local_addr }, peer))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self.flaw {
+            Some(ListenerFlaw::PortZero) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            Some(ListenerFlaw::PanicsOnAddress) => panic!("no address"),
+            _ => self.listener.local_addr(),
+        }
+    }
+
+    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
+        match stream.local_addr {
+            Some(address) => Ok(address),
+            None => L::stream_local_addr(&stream.stream),
+        }
+    }
+
+    fn is_wildcard(address: &SocketAddr) -> bool {
+        L::is_wildcard(address)
+    }
+}

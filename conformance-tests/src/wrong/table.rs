@@ -1,0 +1,506 @@
+//! Which flaw breaks which rule.
+
+use std::time::Duration;
+
+use acceptor_core::{AcceptErrorKind, ChildType, Event, Grace, Restart, Shutdown};
+
+use super::{Flaw, ListenerFlaw, RuntimeFlaw};
+use crate::tamper::{Callbacks, Conduct, Settings, Tamper, Verb};
+
+/// One flaw, and what the suite is to say of it.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// The rule that it breaks.
+    pub rule: &'static str,
+    /// What is wrong.
+    pub flaw: Flaw,
+    /// What the failure says, in its words.
+    pub words: &'static str,
+    /// Rules that hold all the same.
+    pub leaves: &'static [&'static str],
+}
+
+/// Begins a case: this flaw breaks a rule, which these words say; these rules hold all the same.
+fn breaks(
+    rule: &'static str,
+    flaw: impl Into<Flaw>,
+    words: &'static str,
+    leaves: &'static [&'static str],
+) -> Case {
+    Case {
+        rule,
+        flaw: flaw.into(),
+        words,
+        leaves,
+    }
+}
+
+fn callbacks(callbacks: Callbacks) -> Tamper {
+    Tamper {
+        callbacks,
+        ..Tamper::default()
+    }
+}
+
+fn settings(settings: Settings) -> Tamper {
+    Tamper {
+        settings,
+        ..Tamper::default()
+    }
+}
+
+fn conduct(verb: Verb, conduct: Conduct) -> Tamper {
+    Tamper {
+        conduct: Some((verb, conduct)),
+        ..Tamper::default()
+    }
+}
+
+fn shutdown(shutdown: Shutdown) -> Tamper {
+    settings(Settings {
+        shutdown: Some(shutdown),
+        ..Settings::default()
+    })
+}
+
+fn grace(grace: Grace) -> Tamper {
+    settings(Settings {
+        grace: Some(grace),
+        ..Settings::default()
+    })
+}
+
+fn restart(restart: Restart) -> Tamper {
+    settings(Settings {
+        restart: Some(restart),
+        ..Settings::default()
+    })
+}
+
+fn intensity(intensity: u32) -> Tamper {
+    settings(Settings {
+        intensity: Some(intensity),
+        ..Settings::default()
+    })
+}
+
+fn period(period: Duration) -> Tamper {
+    settings(Settings {
+        period: Some(period),
+        ..Settings::default()
+    })
+}
+
+fn accept_errors(kind: fn(&std::io::Error) -> AcceptErrorKind) -> Tamper {
+    settings(Settings {
+        accept_errors: Some(kind),
+        ..Settings::default()
+    })
+}
+
+/// Reports of this sort are made so many times.
+fn reported(times: usize, sort: fn(&Event<std::net::SocketAddr>) -> bool) -> Tamper {
+    Tamper {
+        report: Some(Box::new(move |report| match sort(&report.event) {
+            true => times,
+            false => 1,
+        })),
+        ..Tamper::default()
+    }
+}
+
+/// All cases, in the order of the contract.
+pub fn table() -> Vec<Case> {
+    let mut cases = behaviour();
+    cases.extend(ends());
+    cases.extend(intensities());
+    cases.extend(listeners());
+    cases.extend(signals());
+    cases.extend(looking_in());
+    cases
+}
+
+fn behaviour() -> Vec<Case> {
+    vec![
+        breaks(
+            "B1",
+            callbacks(Callbacks::InitTwice),
+            "acceptors that ran `init`",
+            &["L1", "N2", "Q3"],
+        ),
+        breaks(
+            "B1",
+            callbacks(Callbacks::InitOneByOne),
+            "`init` runs 5 times",
+            &["B4", "B7", "L2"],
+        ),
+        breaks(
+            "B1",
+            ListenerFlaw::PortZero,
+            "the listener's address in `init`",
+            &["B3", "E1", "L2"],
+        ),
+        breaks(
+            "B2",
+            callbacks(Callbacks::HibernateIgnored),
+            "the number of the `init` that answered hibernate",
+            &["B3", "B4", "B6", "L2"],
+        ),
+        breaks(
+            "B3",
+            callbacks(Callbacks::IgnoreFails),
+            "the client is served",
+            &["B1", "B4", "B7"],
+        ),
+        breaks(
+            "B3",
+            RuntimeFlaw::RoundsDown,
+            "at least",
+            &["B1", "B2", "B4", "B5", "L1", "Q2"],
+        ),
+        breaks(
+            "B4",
+            callbacks(Callbacks::FailureIgnored),
+            "the pool stops",
+            &["B2", "B3", "B8"],
+        ),
+        breaks(
+            "B4",
+            reported(0, |event| matches!(event, Event::StartError { .. })),
+            "start errors reported",
+            &["B2", "B8", "E1"],
+        ),
+        breaks(
+            "B5",
+            callbacks(Callbacks::StateOfAnother),
+            "the `init` of the child that serves",
+            &["B4", "E2", "L1"],
+        ),
+        breaks(
+            "B5",
+            Tamper {
+                counts: Some(Box::new(|counts| counts.workers = counts.active)),
+                ..Tamper::default()
+            },
+            "connections and children as `serve` is first polled",
+            &["B2", "Q1"],
+        ),
+        breaks(
+            "B6",
+            callbacks(Callbacks::NoTimeout),
+            "`init` runs 6 times",
+            &["B1", "B3", "B4", "E1"],
+        ),
+        breaks(
+            "B6",
+            callbacks(Callbacks::TimeoutAtOnce),
+            "waits 20ms",
+            &["B1", "B3", "B4", "E1"],
+        ),
+        breaks(
+            "B7",
+            callbacks(Callbacks::TerminateNever),
+            "how often `terminate` ran, by reason",
+            &["B1", "B2", "B3", "E1"],
+        ),
+        breaks(
+            "B7",
+            callbacks(Callbacks::TerminateClosed),
+            "how often `terminate` ran, by reason",
+            &["B1", "B2", "L3"],
+        ),
+        breaks(
+            "B8",
+            callbacks(Callbacks::TerminateCaught),
+            "panics reported",
+            &["B6", "B7", "E1"],
+        ),
+        breaks(
+            "B8",
+            restart(Restart::Temporary),
+            "the pool stops",
+            &["B3", "B4", "B6", "B7"],
+        ),
+        breaks(
+            "B10",
+            callbacks(Callbacks::ServePeerForLocal),
+            "the local address on a listener of 127.0.0.1",
+            &["B5", "E1", "Q1"],
+        ),
+        breaks(
+            "B10",
+            ListenerFlaw::ListenersForStreams,
+            "the local address on a listener of 0.0.0.0",
+            &["B1", "L1", "Q1"],
+        ),
+        breaks(
+            "B10",
+            ListenerFlaw::LocalForPeer,
+            "the client is served",
+            &[],
+        ),
+        breaks(
+            "B11",
+            callbacks(Callbacks::ServeElsewhere),
+            "`serve` runs on a task of the value that the pool was given",
+            &["B1", "B5", "L1"],
+        ),
+    ]
+}
+
+fn ends() -> Vec<Case> {
+    vec![
+        breaks(
+            "E1",
+            callbacks(Callbacks::ServeErrorsForgiven),
+            "connections reported after Ordered(Fail(\"no more\"))",
+            &["B4", "E4", "L1"],
+        ),
+        breaks(
+            "E1",
+            restart(Restart::Transient),
+            "in a Temporary pool",
+            &["B3", "B4", "B7"],
+        ),
+        breaks(
+            "E2",
+            callbacks(Callbacks::ServeKept),
+            "the future is gone when the list says so",
+            &["B1", "B4", "E3"],
+        ),
+        breaks(
+            "E3",
+            callbacks(Callbacks::ServePanicSpreads),
+            "the connection takes an order\nseen:     it has ended",
+            &["B4", "B8", "E1", "E2"],
+        ),
+        breaks(
+            "E3",
+            reported(2, |event| matches!(event, Event::ConnectionFailed { .. })),
+            "how often each end was reported",
+            &["B4", "B8", "E2"],
+        ),
+        breaks(
+            "E4",
+            conduct(Verb::KillChild, Conduct::Swapped),
+            "the killed connection ends",
+            &["B1", "B11", "N2"],
+        ),
+        breaks(
+            "E4",
+            callbacks(Callbacks::ServeElsewhere),
+            "the killed connection ends",
+            &["B1", "B5"],
+        ),
+    ]
+}
+
+fn intensities() -> Vec<Case> {
+    vec![
+        breaks(
+            "I1",
+            intensity(4),
+            "the default intensity",
+            &["B1", "B3", "I4"],
+        ),
+        breaks(
+            "I1",
+            period(Duration::from_secs(1)),
+            "the default period",
+            &["B1", "I4", "E1"],
+        ),
+        breaks(
+            "I2",
+            period(Duration::from_secs(3600)),
+            "failures within the period",
+            &["B1", "I3", "E1"],
+        ),
+        breaks(
+            "I3",
+            grace(Grace::Within(Duration::ZERO)),
+            "the grace was kept",
+            &["I1", "I2", "N2"],
+        ),
+        breaks(
+            "I3",
+            reported(0, |event| matches!(event, Event::PoolStopped { .. })),
+            "how often `pool_stopped` was reported",
+            &["I1", "I2", "B4", "E1"],
+        ),
+        breaks(
+            "I3",
+            shutdown(Shutdown::Kill),
+            "connections that were told to stop",
+            &["I1", "I2", "B4"],
+        ),
+        breaks(
+            "I4",
+            callbacks(Callbacks::IgnoreFails),
+            "`init` runs 5 times",
+            &["I1", "I2", "I3"],
+        ),
+        breaks(
+            "I4",
+            conduct(Verb::StopChild, Conduct::Swapped),
+            "the pool has stopped",
+            &["I1", "I2", "I3"],
+        ),
+    ]
+}
+
+fn listeners() -> Vec<Case> {
+    vec![
+        breaks(
+            "L1",
+            Tamper {
+                acceptors: Some(|acceptors| acceptors + 1),
+                ..Tamper::default()
+            },
+            "id, address and acceptors of the listeners",
+            &["B4", "B10", "E1"],
+        ),
+        breaks(
+            "L2",
+            ListenerFlaw::EatsEveryThird,
+            "the connection echoes \"served\"",
+            &["B1", "B4", "N2"],
+        ),
+        breaks(
+            "L2",
+            ListenerFlaw::OnlyOne,
+            "the connection echoes \"served\"",
+            &["B4", "E1", "E4"],
+        ),
+        breaks(
+            "L3",
+            ListenerFlaw::StaysOpen,
+            "the socket of a listener that was closed is closed",
+            &["B1", "L2", "N1"],
+        ),
+        breaks(
+            "L3",
+            conduct(Verb::CloseListener, Conduct::Ignored),
+            "the socket of a listener that was closed is closed",
+            &["B6", "L2", "L4"],
+        ),
+        breaks(
+            "L3",
+            conduct(Verb::CloseListener, Conduct::Hangs),
+            "the listener closes",
+            &["B6", "L2", "L4"],
+        ),
+        breaks(
+            "L4",
+            accept_errors(|_| AcceptErrorKind::Connection),
+            "the failed listener is reported",
+            &["B1", "L1", "L2", "L3"],
+        ),
+    ]
+}
+
+fn signals() -> Vec<Case> {
+    vec![
+        breaks(
+            "N1",
+            conduct(Verb::CloseListener, Conduct::Ignored),
+            "*draining* after Close reaches who waited",
+            &["B6", "N2"],
+        ),
+        breaks(
+            "N1",
+            conduct(Verb::Stop, Conduct::Ignored),
+            "*draining* after Stop reaches who waited",
+            &["E4", "L3"],
+        ),
+        breaks(
+            "N2",
+            shutdown(Shutdown::Kill),
+            "how who trapped ended",
+            &["B1", "E1", "L3", "N1"],
+        ),
+        breaks(
+            "N2",
+            shutdown(Shutdown::Within(Duration::from_millis(40))),
+            "it had all the time",
+            &["B1", "E1", "L3"],
+        ),
+        breaks(
+            "N2",
+            callbacks(Callbacks::ServeTraps),
+            "the pool stops",
+            &["B1", "L3", "N1"],
+        ),
+    ]
+}
+
+fn looking_in() -> Vec<Case> {
+    vec![
+        breaks(
+            "Q1",
+            Tamper {
+                connections: Some(Box::new(|list| list.reverse())),
+                ..Tamper::default()
+            },
+            "id, listener, peer and local address of the connections",
+            &["B5", "Q2", "Q3"],
+        ),
+        breaks(
+            "Q1",
+            Tamper {
+                listeners: Some(Box::new(|list| {
+                    list.iter_mut()
+                        .for_each(|one| one.acceptors += one.connections);
+                })),
+                ..Tamper::default()
+            },
+            "id, address, acceptors, connections and state of the listeners",
+            &["L3", "Q2", "Q3"],
+        ),
+        breaks("Q1", RuntimeFlaw::ClockStands, "an age of", &["B1", "E1"]),
+        breaks(
+            "Q2",
+            settings(Settings {
+                child_type: Some(ChildType::Worker),
+                ..Settings::default()
+            }),
+            "specs, active, workers, supervisors of Supervisor",
+            &["B5", "Q1", "Q3"],
+        ),
+        breaks(
+            "Q2",
+            Tamper {
+                counts: Some(Box::new(|counts| counts.active = counts.workers)),
+                ..Tamper::default()
+            },
+            "specs, active, workers, supervisors of Worker",
+            &["B2", "Q1"],
+        ),
+        breaks(
+            "Q3",
+            callbacks(Callbacks::ServeDetached),
+            "active and workers",
+            &["B3", "B4"],
+        ),
+        breaks(
+            "Q3",
+            Tamper {
+                counts: Some(Box::new(|counts| {
+                    counts.active = counts.active.saturating_sub(1)
+                })),
+                ..Tamper::default()
+            },
+            "active and workers",
+            &["B3", "B4", "Q1"],
+        ),
+        breaks(
+            "Q4",
+            Tamper {
+                status: Some(Box::new(|status| status.connections.clear())),
+                ..Tamper::default()
+            },
+            "the connections",
+            &["Q1", "Q2", "Q3"],
+        ),
+        breaks("Q4", intensity(4), "the intensity", &["Q1", "Q2", "Q3"]),
+    ]
+}
