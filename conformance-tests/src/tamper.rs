@@ -473,7 +473,7 @@ impl<F> Drop for Kept<F> {
 }
 
 /// Runs a future on a thread of its own, also when nobody waits for it.
-pub fn elsewhere<T: Send + 'static>(
+fn elsewhere<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> oneshot::Receiver<T> {
     let (tell, told) = oneshot::channel();

@@ -8,6 +8,7 @@
 
 mod listener;
 mod runtime;
+mod stream;
 mod table;
 
 use std::fmt;
@@ -24,15 +25,18 @@ use crate::world::World;
 
 pub use listener::{ListenerFlaw, WrongListener, WrongStream};
 pub use runtime::{RuntimeFlaw, WrongRuntime};
+pub use stream::{StreamFlaw, WrongIo};
 pub use table::{Case, table};
 
-/// What is wrong: a runtime, the listeners, or the pools.
+/// What is wrong: the runtime, the listeners, the streams, or the pools.
 #[derive(Debug, Clone)]
 pub enum Flaw {
     /// The runtime.
     Runtime(RuntimeFlaw),
     /// The listeners.
     Listener(ListenerFlaw),
+    /// The streams.
+    Stream(StreamFlaw),
     /// The pools.
     Pool(Arc<Tamper>),
 }
@@ -46,6 +50,12 @@ impl From<RuntimeFlaw> for Flaw {
 impl From<ListenerFlaw> for Flaw {
     fn from(flaw: ListenerFlaw) -> Self {
         Flaw::Listener(flaw)
+    }
+}
+
+impl From<StreamFlaw> for Flaw {
+    fn from(flaw: StreamFlaw) -> Self {
+        Flaw::Stream(flaw)
     }
 }
 
@@ -74,6 +84,14 @@ impl<W: World> Wrong<W> {
             runtime,
         }
     }
+
+    fn listener(&self, listener: W::Listener) -> WrongListener<W::Listener, W::Runtime> {
+        let flaw = match self.flaw {
+            Flaw::Listener(flaw) => Some(flaw),
+            _ => None,
+        };
+        WrongListener::new(listener, flaw, self.world.runtime())
+    }
 }
 
 impl<W: World> fmt::Debug for Wrong<W> {
@@ -87,7 +105,7 @@ impl<W: World> fmt::Debug for Wrong<W> {
 impl<W: World> World for Wrong<W> {
     type Runtime = WrongRuntime<W::Runtime>;
     type Listener = WrongListener<W::Listener, W::Runtime>;
-    type Stream = W::Stream;
+    type Stream = WrongIo<W::Stream>;
     type Client = W::Client;
 
     fn runtime(&self) -> Self::Runtime {
@@ -100,16 +118,20 @@ impl<W: World> World for Wrong<W> {
 
     fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {
         let (listener, address) = self.world.listen_on(address)?;
-        let flaw = match self.flaw {
-            Flaw::Listener(flaw) => Some(flaw),
-            _ => None,
-        };
-        let listener = WrongListener::new(listener, flaw, self.world.runtime());
-        Ok((listener, address))
+        Ok((self.listener(listener), address))
     }
 
-    fn stream(&self, stream: WrongStream<<W::Listener as Listener>::Stream>) -> W::Stream {
-        self.world.stream(stream.stream)
+    fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)> {
+        let (listener, error) = self.world.listen_to_nothing()?;
+        Ok((self.listener(listener), error))
+    }
+
+    fn stream(&self, stream: WrongStream<<W::Listener as Listener>::Stream>) -> Self::Stream {
+        let flaw = match self.flaw {
+            Flaw::Stream(flaw) => Some(flaw),
+            _ => None,
+        };
+        WrongIo::new(self.world.stream(stream.stream), flaw)
     }
 
     fn connect(

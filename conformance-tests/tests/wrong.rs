@@ -12,7 +12,7 @@ use conformance_tests::wrong::{Case, Wrong, table};
 use conformance_tests::{Patience, Real};
 
 /// How many checks run at the same time.
-const AT_A_TIME: usize = 6;
+const AT_A_TIME: usize = 12;
 
 /// What will not come is waited for so much shorter.
 const SHORT: f64 = 0.25;
@@ -131,6 +131,8 @@ sections! {
     a_wrong_listener_is_found_out: 'L';
     a_wrong_signal_is_found_out: 'N';
     a_wrong_look_is_found_out: 'Q';
+    a_wrong_runtime_is_found_out: 'T';
+    a_wrong_socket_is_found_out: 'K';
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use acceptor_core::{Listener, Runtime};
 
+use super::runtime::woken_first;
+
 /// What is wrong with a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerFlaw {
@@ -21,8 +23,8 @@ pub enum ListenerFlaw {
     EatsEveryThird,
     /// Whoever polled last is woken, nobody else.
     OneWaker,
-    /// Only the first to wait is ever woken: the others starve.
-    Starves,
+    /// Who polled first is woken, whoever polls later.
+    WakesWhoPolledFirst,
     /// Never accepts anything after the first connection.
     OnlyOne,
     /// An error is swallowed, and accept tried again.
@@ -37,8 +39,6 @@ pub enum ListenerFlaw {
     PortZero,
     /// The socket stays open when the listener is dropped.
     StaysOpen,
-    /// The socket's address cannot be told: asking panics.
-    PanicsOnAddress,
 }
 
 /// A listener that errs.
@@ -150,6 +150,9 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
         let (stream, mut peer) = loop {
             let accepted = match self.flaw {
                 Some(ListenerFlaw::OneWaker) => self.accept_last_woken().await,
+                Some(ListenerFlaw::WakesWhoPolledFirst) => {
+                    woken_first(self.listener.accept()).await
+                }
                 Some(ListenerFlaw::EatsWhenDropped) => self.accept_greedily().await,
                 _ => self.listener.accept().await,
             };
@@ -179,7 +182,6 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
     fn local_addr(&self) -> io::Result<SocketAddr> {
         match self.flaw {
             Some(ListenerFlaw::PortZero) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-            Some(ListenerFlaw::PanicsOnAddress) => panic!("no address"),
             _ => self.listener.local_addr(),
         }
     }

@@ -1,10 +1,13 @@
 //! Runtimes that err.
 
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -13,7 +16,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::Flaw;
-use crate::tamper::{Tamper, elsewhere};
+use crate::tamper::Tamper;
 
 /// What is wrong with a runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,30 +25,38 @@ pub enum RuntimeFlaw {
     PollsInline,
     /// The handle that `spawn` lets go cancels the task: it is polled once.
     CancelsWithHandle,
-    /// Every fifth task is dropped.
-    DropsTasks,
     /// A wake while the task is polled is lost.
     LosesWakes,
     /// After a panic in one task no other is polled.
     DiesOfPanic,
-    /// A panic in one task reaches the next one.
-    PassesPanicsOn,
-    /// All tasks run on threads outside.
-    RunsElsewhere,
+    /// A panic in one task ends all that are there.
+    PanicsEndAll,
+    /// A wake from a thread that is not the runtime's is lost, unless the task is being polled.
+    HearsNoStrangers,
+    /// What a task spawns is dropped.
+    SpawnsFromOutsideOnly,
+    /// The future of a task lives as long as its wakers.
+    KeepsWithWaker,
     /// A task that wakes itself is polled again at once: the others starve.
     Starves,
     /// A sleep is rounded down to 10 ms.
     RoundsDown,
-    /// A deadline in the past is never reached.
+    /// A deadline long past is never reached.
     PastNeverComes,
-    /// No deadline is ever reached.
-    NeverWakes,
+    /// A deadline in more than ten years is taken for one in the past.
+    CutsFarDeadlines,
+    /// Dropping a sleep that is not done drops all others of its deadline.
+    DropsTakeOthers,
+    /// A sleep wakes who polled it first.
+    WakesWhoPolledFirst,
     /// The clock is an hour ahead of the one that sleeps keep.
     ClockAhead,
     /// The clock is an hour behind the one that sleeps keep.
     ClockBehind,
     /// The clock stands still.
     ClockStands,
+    /// Every other time that is told is 5 ms old.
+    ClockGoesBack,
 }
 
 /// A runtime that errs.
@@ -58,17 +69,26 @@ pub struct WrongRuntime<R> {
 
 struct Shared {
     spawned: AtomicUsize,
+    ended: AtomicUsize,
     panicked: AtomicBool,
+    asked: AtomicUsize,
+    dropped: Mutex<HashSet<Instant>>,
     began: Instant,
 }
 
+/// Longer ago than a deadline is that was in the future as the sleep was made.
+const LONG_PAST: Duration = Duration::from_millis(500);
 const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl<R: Runtime> WrongRuntime<R> {
     pub(super) fn new(runtime: R, flaw: Flaw) -> Self {
         let shared = Shared {
             spawned: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            dropped: Mutex::default(),
             began: runtime.now(),
         };
         Self {
@@ -90,14 +110,14 @@ impl<R: Runtime> WrongRuntime<R> {
     pub(super) fn tamper(&self) -> Option<Arc<Tamper>> {
         match &self.flaw {
             Flaw::Pool(tamper) => Some(Arc::clone(tamper)),
-            Flaw::Runtime(_) | Flaw::Listener(_) => None,
+            Flaw::Runtime(_) | Flaw::Listener(_) | Flaw::Stream(_) => None,
         }
     }
 
     fn flaw(&self) -> Option<RuntimeFlaw> {
         match self.flaw {
             Flaw::Runtime(flaw) => Some(flaw),
-            Flaw::Listener(_) | Flaw::Pool(_) => None,
+            Flaw::Listener(_) | Flaw::Stream(_) | Flaw::Pool(_) => None,
         }
     }
 
@@ -112,15 +132,20 @@ impl<R: Runtime> WrongRuntime<R> {
         })
     }
 
-    /// Polls a task, unless another's panic is due.
-    fn poll_or_panic(&self, task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.panicked.swap(false, Ordering::SeqCst) {
-            drop(std::mem::replace(task, Box::pin(pending())));
+    /// Polls a task, unless another has panicked since it was spawned.
+    fn poll_or_end(
+        &self,
+        number: usize,
+        task: &mut BoxFuture<'static, ()>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if number <= self.shared.ended.load(Ordering::SeqCst) {
             return Poll::Ready(());
         }
         let polled = catch_unwind(AssertUnwindSafe(|| task.poll_unpin(cx)));
         polled.unwrap_or_else(|_| {
-            self.shared.panicked.store(true, Ordering::SeqCst);
+            let spawned = self.shared.spawned.load(Ordering::SeqCst);
+            self.shared.ended.fetch_max(spawned, Ordering::SeqCst);
             Poll::Ready(())
         })
     }
@@ -146,6 +171,97 @@ impl Wake for Deaf {
             self.waker.wake_by_ref();
         }
     }
+}
+
+thread_local! {
+    /// Whether this thread has ever polled a task.
+    static AT_HOME: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread polls a task.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Is woken by the runtime's own threads, and by others while its task is polled.
+struct Shy {
+    waker: Waker,
+    polling: AtomicBool,
+}
+
+impl Wake for Shy {
+    fn wake(self: Arc<Self>) {
+        if AT_HOME.get() || self.polling.load(Ordering::SeqCst) {
+            self.waker.wake_by_ref();
+        }
+    }
+}
+
+fn poll_at_home(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+    AT_HOME.set(true);
+    let shy = Arc::new(Shy {
+        waker: cx.waker().clone(),
+        polling: AtomicBool::new(true),
+    });
+    let polled = task.poll_unpin(&mut Context::from_waker(&Waker::from(Arc::clone(&shy))));
+    shy.polling.store(false, Ordering::SeqCst);
+    polled
+}
+
+fn poll_inside(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+    IN_TASK.set(true);
+    let polled = catch_unwind(AssertUnwindSafe(|| task.poll_unpin(cx)));
+    IN_TASK.set(false);
+    polled.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Keeps a task's future for its wakers.
+struct Keeps {
+    _task: Arc<Mutex<BoxFuture<'static, ()>>>,
+    waker: Waker,
+}
+
+impl Wake for Keeps {
+    fn wake(self: Arc<Self>) {
+        self.waker.wake_by_ref();
+    }
+}
+
+fn poll_kept(kept: &Arc<Mutex<BoxFuture<'static, ()>>>, cx: &mut Context<'_>) -> Poll<()> {
+    let waker = Waker::from(Arc::new(Keeps {
+        _task: Arc::clone(kept),
+        waker: cx.waker().clone(),
+    }));
+    let mut task = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    task.poll_unpin(&mut Context::from_waker(&waker))
+}
+
+/// Tells all others of its deadline when a sleep is dropped before it is done.
+struct TakesOthers<'a> {
+    dropped: &'a Mutex<HashSet<Instant>>,
+    deadline: Option<Instant>,
+}
+
+impl TakesOthers<'_> {
+    fn dropped(&self) -> MutexGuard<'_, HashSet<Instant>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for TakesOthers<'_> {
+    fn drop(&mut self) {
+        if let Some(deadline) = self.deadline {
+            self.dropped().insert(deadline);
+        }
+    }
+}
+
+/// Polls with the waker of the first poll.
+pub(super) async fn woken_first<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut first = None;
+    poll_fn(|cx| {
+        let waker = first.get_or_insert_with(|| cx.waker().clone());
+        future.as_mut().poll(&mut Context::from_waker(waker))
+    })
+    .await
 }
 
 /// Remembers that it was called.
@@ -185,7 +301,6 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
             return self.runtime.spawn(task);
         };
         let mut task: BoxFuture<'static, ()> = Box::pin(task);
-        let number = self.shared.spawned.fetch_add(1, Ordering::SeqCst) + 1;
         let wrong = self.clone();
         match flaw {
             RuntimeFlaw::PollsInline => {
@@ -197,7 +312,6 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
             RuntimeFlaw::CancelsWithHandle => self.runtime.spawn(async move {
                 let _ = poll_fn(|cx| Poll::Ready(task.poll_unpin(cx))).await;
             }),
-            RuntimeFlaw::DropsTasks if number % 5 == 0 => drop(task),
             RuntimeFlaw::LosesWakes => {
                 self.runtime
                     .spawn(poll_fn(move |cx| poll_deaf(&mut task, cx)));
@@ -206,11 +320,25 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
                 self.runtime
                     .spawn(poll_fn(move |cx| wrong.poll_or_die(&mut task, cx)));
             }
-            RuntimeFlaw::PassesPanicsOn => {
+            RuntimeFlaw::PanicsEndAll => {
+                let number = self.shared.spawned.fetch_add(1, Ordering::SeqCst) + 1;
                 self.runtime
-                    .spawn(poll_fn(move |cx| wrong.poll_or_panic(&mut task, cx)));
+                    .spawn(poll_fn(move |cx| wrong.poll_or_end(number, &mut task, cx)));
             }
-            RuntimeFlaw::RunsElsewhere => drop(elsewhere(task)),
+            RuntimeFlaw::HearsNoStrangers => {
+                self.runtime
+                    .spawn(poll_fn(move |cx| poll_at_home(&mut task, cx)));
+            }
+            RuntimeFlaw::SpawnsFromOutsideOnly => {
+                if !IN_TASK.get() {
+                    self.runtime
+                        .spawn(poll_fn(move |cx| poll_inside(&mut task, cx)));
+                }
+            }
+            RuntimeFlaw::KeepsWithWaker => {
+                let kept = Arc::new(Mutex::new(task));
+                self.runtime.spawn(poll_fn(move |cx| poll_kept(&kept, cx)));
+            }
             RuntimeFlaw::Starves => {
                 self.runtime
                     .spawn(poll_fn(move |cx| poll_greedily(&mut task, cx)));
@@ -226,11 +354,28 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
                 let whole = deadline.saturating_duration_since(now).as_millis() / 10 * 10;
                 now + Duration::from_millis(u64::try_from(whole).unwrap_or(u64::MAX))
             }
-            Some(RuntimeFlaw::PastNeverComes) if deadline <= now => pending().await,
-            Some(RuntimeFlaw::NeverWakes) => pending().await,
+            Some(RuntimeFlaw::PastNeverComes) if now.duration_since(deadline) > LONG_PAST => {
+                pending().await
+            }
+            Some(RuntimeFlaw::CutsFarDeadlines) if deadline - now > 10 * YEAR => now,
             _ => deadline,
         };
-        self.runtime.sleep_until(deadline).await;
+        let sleep = self.runtime.sleep_until(deadline);
+        match self.flaw() {
+            Some(RuntimeFlaw::WakesWhoPolledFirst) => woken_first(sleep).await,
+            Some(RuntimeFlaw::DropsTakeOthers) => {
+                let mut takes = TakesOthers {
+                    dropped: &self.shared.dropped,
+                    deadline: Some(deadline),
+                };
+                sleep.await;
+                takes.deadline = None;
+                if takes.dropped().contains(&deadline) {
+                    pending::<()>().await;
+                }
+            }
+            _ => sleep.await,
+        }
     }
 
     fn now(&self) -> Instant {
@@ -239,6 +384,11 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
             Some(RuntimeFlaw::ClockAhead) => now + HOUR,
             Some(RuntimeFlaw::ClockBehind) => now.checked_sub(HOUR).unwrap_or(self.shared.began),
             Some(RuntimeFlaw::ClockStands) => self.shared.began,
+            Some(RuntimeFlaw::ClockGoesBack) => {
+                let old = self.shared.asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+                let back = if old { 5 } else { 0 };
+                now.checked_sub(Duration::from_millis(back)).unwrap_or(now)
+            }
             _ => now,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use acceptor_core::{AcceptErrorKind, ChildType, Event, Grace, Restart, Shutdown};
 
-use super::{Flaw, ListenerFlaw, RuntimeFlaw};
+use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
 use crate::tamper::{Callbacks, Conduct, Settings, Tamper, Verb};
 
 /// One flaw, and what the suite is to say of it.
@@ -117,6 +117,8 @@ pub fn table() -> Vec<Case> {
     cases.extend(listeners());
     cases.extend(signals());
     cases.extend(looking_in());
+    cases.extend(runtimes());
+    cases.extend(sockets());
     cases
 }
 
@@ -502,5 +504,207 @@ fn looking_in() -> Vec<Case> {
             &["Q1", "Q2", "Q3"],
         ),
         breaks("Q4", intensity(4), "the intensity", &["Q1", "Q2", "Q3"]),
+    ]
+}
+
+fn runtimes() -> Vec<Case> {
+    vec![
+        breaks(
+            "T1",
+            RuntimeFlaw::PollsInline,
+            "tasks that were polled within `spawn`",
+            &["T4", "T6", "B3", "L1"],
+        ),
+        breaks(
+            "T2",
+            RuntimeFlaw::CancelsWithHandle,
+            "is the task cancelled when its handle is dropped?",
+            &["T1", "T6", "K1"],
+        ),
+        breaks(
+            "T3",
+            RuntimeFlaw::DiesOfPanic,
+            "the tasks that panic end",
+            &["T1", "T2", "T4", "E1"],
+        ),
+        breaks(
+            "T3",
+            RuntimeFlaw::PanicsEndAll,
+            "a task from before the panics finishes",
+            &["T1", "T2", "T4", "E3"],
+        ),
+        breaks(
+            "T4",
+            RuntimeFlaw::LosesWakes,
+            "a task that was woken by Itself is polled again",
+            &["T1", "T6", "T8"],
+        ),
+        breaks(
+            "T5",
+            RuntimeFlaw::HearsNoStrangers,
+            "a task that was woken by AThreadAfter",
+            &["T1", "T4", "T6"],
+        ),
+        breaks(
+            "T6",
+            RuntimeFlaw::RoundsDown,
+            "is done when `now` has reached its deadline",
+            &["T1", "T2", "T4", "T5"],
+        ),
+        breaks(
+            "T6",
+            RuntimeFlaw::PastNeverComes,
+            "a sleep until a time in the past is done at once",
+            &["T1", "T2", "T9"],
+        ),
+        breaks(
+            "T7",
+            RuntimeFlaw::DropsTakeOthers,
+            "beside dropped ones are done",
+            &["T1", "T2", "T6", "T8"],
+        ),
+        breaks(
+            "T8",
+            RuntimeFlaw::ClockAhead,
+            "a sleep of the test is done",
+            &["T1", "T4", "T9"],
+        ),
+        breaks(
+            "T8",
+            RuntimeFlaw::ClockBehind,
+            "when a sleep is done `now` has just reached its deadline",
+            &["T1", "T4", "T9"],
+        ),
+        breaks(
+            "T8",
+            RuntimeFlaw::ClockStands,
+            "when a sleep is done `now` has just reached its deadline",
+            &["T1", "T4", "T9"],
+        ),
+        breaks(
+            "T9",
+            RuntimeFlaw::ClockGoesBack,
+            "how far `now` went back",
+            &["T1", "T2", "T3"],
+        ),
+        breaks(
+            "T10",
+            RuntimeFlaw::Starves,
+            "beside two that are always ready",
+            &["T1", "T2", "T6"],
+        ),
+        breaks(
+            "T11",
+            RuntimeFlaw::SpawnsFromOutsideOnly,
+            "done were those from [\"another thread\", \"the test\"]",
+            &["T2", "T4", "T6"],
+        ),
+        breaks(
+            "T12",
+            RuntimeFlaw::KeepsWithWaker,
+            "is dropped, though its waker is kept",
+            &["T1", "T2", "T4"],
+        ),
+        breaks(
+            "T13",
+            RuntimeFlaw::CutsFarDeadlines,
+            "a sleep of 30 years is waited for",
+            &["T1", "T6", "T8"],
+        ),
+        breaks(
+            "T14",
+            RuntimeFlaw::WakesWhoPolledFirst,
+            "a sleep wakes who polled it last",
+            &["T1", "T2", "T6"],
+        ),
+    ]
+}
+
+fn sockets() -> Vec<Case> {
+    vec![
+        breaks(
+            "K1",
+            ListenerFlaw::PortZero,
+            "the address of the listener",
+            &["K2", "K3", "K4"],
+        ),
+        breaks(
+            "K2",
+            ListenerFlaw::ListenersForStreams,
+            "the connection's address on a listener of 0.0.0.0",
+            &["K1", "K3", "K4"],
+        ),
+        breaks(
+            "K2",
+            ListenerFlaw::LocalForPeer,
+            "the peer's address",
+            &["K1", "K9"],
+        ),
+        breaks(
+            "K3",
+            ListenerFlaw::EatsEveryThird,
+            "`accept` brings the connection of a client",
+            &["K1", "K2", "K7"],
+        ),
+        breaks(
+            "K4",
+            ListenerFlaw::EatsWhenDropped,
+            "`accept` brings the connection of a client",
+            &["K1", "K2", "K3", "K9"],
+        ),
+        breaks(
+            "K5",
+            ListenerFlaw::WakesWhoPolledFirst,
+            "`accept` wakes who polled it last",
+            &["K1", "K3", "K4"],
+        ),
+        breaks(
+            "K6",
+            ListenerFlaw::OneWaker,
+            "is accepted by one of 4 tasks that wait",
+            &["K1", "K3", "K4", "K5", "L2"],
+        ),
+        breaks(
+            "K7",
+            ListenerFlaw::SwallowsErrors,
+            "`accept` fails",
+            &["K1", "K3", "K4"],
+        ),
+        breaks(
+            "K7",
+            ListenerFlaw::ChangesErrors,
+            "kind and code of the error",
+            &["K1", "K3", "K4"],
+        ),
+        breaks(
+            "K8",
+            ListenerFlaw::StaysOpen,
+            "a client is refused",
+            &["K1", "K3", "K4", "K7"],
+        ),
+        breaks(
+            "K9",
+            StreamFlaw::StaysOpen,
+            "dropping the stream closes the connection",
+            &["K1", "K3", "K10"],
+        ),
+        breaks(
+            "K9",
+            StreamFlaw::NoEnd,
+            "the end of the stream is read when the client has closed",
+            &["K8", "K10"],
+        ),
+        breaks(
+            "K9",
+            StreamFlaw::Changes,
+            "the same bytes are received as were written",
+            &["K1", "K3"],
+        ),
+        breaks(
+            "K10",
+            StreamFlaw::ClosesBoth,
+            "what the client sends after that is read",
+            &["K8", "K9"],
+        ),
     ]
 }
