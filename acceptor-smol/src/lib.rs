@@ -81,12 +81,13 @@ impl SmolRuntime {
     /// ```
     /// use std::sync::Arc;
     ///
-    /// use acceptor_smol::{Pool, SmolRuntime, Spec, acceptor_fn};
+    /// use acceptor_smol::{Connection, Pool, SmolRuntime, Spec, acceptor_fn};
     ///
+    /// let idle = acceptor_fn(|_: Connection| async { Ok(()) });
     /// let executor = Arc::new(smol::Executor::new());
     /// let runtime = SmolRuntime::with_executor(Arc::clone(&executor));
     /// smol::block_on(executor.run(async {
-    ///     let pool = Pool::start(runtime, Spec::new("idle", acceptor_fn(|_| async { Ok(()) })))?;
+    ///     let pool: Pool = Pool::start(runtime, Spec::new("idle", idle))?;
     ///     assert_eq!(pool.stop().await.stuck, 0);
     ///     Ok::<_, acceptor_smol::StartError>(())
     /// }))?;
