@@ -1,7 +1,7 @@
 //! An echo server to talk to with telnet or `nc`, that stops gracefully.
 //!
 //! ```text
-//! cargo run -p acceptor-async-std --example telnet_echo [IP:PORT]
+//! cargo run -p acceptor-async-std --example telnet_echo_async_std [IP:PORT]
 //! ```
 //!
 //! It listens on 127.0.0.1:7000 unless told otherwise; with port 0 the system chooses one.

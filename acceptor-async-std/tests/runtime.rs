@@ -1,7 +1,7 @@
 //! The runtime value and the listener on async-std: how tasks are named, and what they wait for.
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-#[path = "../../tests/adapter.rs"]
+#[path = "../../acceptor-tokio/tests/shared/adapter.rs"]
 mod shared;
 
 use std::sync::mpsc::channel;

@@ -1,4 +1,7 @@
 //! The example `telnet_echo` of this adapter, tested like that of every other.
 
-#[path = "../../tests/telnet_echo.rs"]
+#[path = "../../acceptor-tokio/tests/shared/telnet_echo.rs"]
 mod telnet_echo;
+
+/// What the example is called.
+const EXAMPLE: &str = "telnet_echo_async_std";

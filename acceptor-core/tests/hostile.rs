@@ -340,7 +340,8 @@ fn a_listener_whose_task_is_dropped_as_it_is_spawned_is_closed_before_that_is_to
 
 #[test]
 fn an_init_function_escapes_from_no_call_however_it_drops() {
-    let answers: [fn() -> Result<Configure<MemoryListener>, BoxError>; 4] = [
+    type Answer = fn() -> Result<Configure<MemoryListener>, BoxError>;
+    let answers: [Answer; 4] = [
         || Ok(Configure::Use(Spec::new("good", Noting::default()))),
         || Ok(Configure::Use(Spec::new("", Noting::default()))),
         || Ok(Configure::Ignore),

@@ -1,7 +1,7 @@
 //! The runtime value and the listener on smol: where tasks run, and what the end of an executor does.
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-#[path = "../../tests/adapter.rs"]
+#[path = "../../acceptor-tokio/tests/shared/adapter.rs"]
 mod shared;
 
 use std::net::SocketAddr;

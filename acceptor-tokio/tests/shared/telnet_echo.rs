@@ -383,9 +383,6 @@ impl Client {
 }
 
 /// The example, built from the sources as they are: `cargo test --test telnet_echo` alone builds no example.
-///
-/// In a target directory of its own, for each adapter has an example of this name, and in the
-/// common one whatever cargo happens to build next takes the place of this one.
 fn example() -> &'static Path {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
     EXAMPLE.get_or_init(|| {
@@ -397,9 +394,8 @@ fn example() -> &'static Path {
         };
         let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["build", "--quiet", "--package", package])
-            .args(["--example", "telnet_echo", "--profile", profile])
-            .args(["--message-format", "json", "--target-dir"])
-            .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join(package))
+            .args(["--example", super::EXAMPLE, "--profile", profile])
+            .args(["--message-format", "json"])
             .stderr(Stdio::inherit())
             .output()
             .unwrap();
