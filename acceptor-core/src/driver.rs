@@ -1,15 +1,17 @@
 //! The pool's own task: waits with the timer of the phases, and sleeps while there is none.
 //!
 //! Invariant: if the runtime drops this task the pool can keep no time, so it is
-//! killed as a whole; nothing waits for a timer that will not come (S8). A child
+//! killed as a whole; nothing waits for a timer that will not come (S8): for
+//! who does not suspend then a thread keeps the patience. A child
 //! that the runtime dropped is started again from here, spaced by the timer
 //! here: a runtime that drops whatever is spawned would not wait in the child.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Instant;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use crate::end::End;
 use crate::inner::{Inner, Starting};
@@ -17,6 +19,7 @@ use crate::listener::Listener;
 use crate::runtime::Runtime;
 use crate::status::PoolState;
 use crate::stop::StopReason;
+use crate::sync::guarded;
 
 /// Kills the pool when it is dropped with the task; does nothing for a pool that has stopped.
 struct Guard<R: Runtime, L: Listener> {
@@ -51,7 +54,58 @@ impl<R: Runtime, L: Listener> Drop for Guard<R, L> {
         for start in spaced.chain(later) {
             self.inner.ended(start.child, End::Lost);
         }
+        keep_patience(&self.inner);
     }
+}
+
+/// Ends a pool that has children left and no task of its own any more, when its patience ends (S8).
+fn keep_patience<R: Runtime, L: Listener>(inner: &Arc<Inner<R, L>>) {
+    let Some(deadline) = inner.look(|state| state.machine.deadline()) else {
+        return;
+    };
+    let patience = deadline.saturating_duration_since(inner.time());
+    let inner = Arc::clone(inner);
+    let keep = move || {
+        // Most are dropped by their runtime in the meantime, and this is over at once.
+        if wait_on_this_thread(inner.done.wait(), patience) == Waited::InVain {
+            inner.bring(|state, effects| state.machine.tick(deadline, effects));
+        }
+    };
+    // Where there are no threads there is nobody else to run a child that does not suspend either.
+    let name = "acceptor-pool".to_owned();
+    let _ = guarded(|| thread::Builder::new().name(name).spawn(keep));
+}
+
+/// Whether what was waited for has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    Through,
+    InVain,
+}
+
+struct Unparks(Thread);
+
+impl Wake for Unparks {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn wait_on_this_thread(future: impl Future<Output = ()>, patience: Duration) -> Waited {
+    let began = Instant::now();
+    let waker = Waker::from(Arc::new(Unparks(thread::current())));
+    let mut future = pin!(future);
+    while future
+        .as_mut()
+        .poll(&mut Context::from_waker(&waker))
+        .is_pending()
+    {
+        match patience.checked_sub(began.elapsed()) {
+            Some(left) if !left.is_zero() => thread::park_timeout(left),
+            _ => return Waited::InVain,
+        }
+    }
+    Waited::Through
 }
 
 pub(crate) fn drive<R: Runtime, L: Listener>(

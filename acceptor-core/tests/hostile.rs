@@ -13,8 +13,9 @@ use std::future::{Future, pending};
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use acceptor_core::*;
@@ -338,9 +339,10 @@ fn a_listener_whose_task_is_dropped_as_it_is_spawned_is_closed_before_that_is_to
     assert_eq!(*told.lock().unwrap(), [(true, false)]);
 }
 
+type Answer = fn() -> Result<Configure<MemoryListener>, BoxError>;
+
 #[test]
 fn an_init_function_escapes_from_no_call_however_it_drops() {
-    type Answer = fn() -> Result<Configure<MemoryListener>, BoxError>;
     let answers: [Answer; 4] = [
         || Ok(Configure::Use(Spec::new("good", Noting::default()))),
         || Ok(Configure::Use(Spec::new("", Noting::default()))),
@@ -364,4 +366,59 @@ fn an_init_function_escapes_from_no_call_however_it_drops() {
         true
     });
     assert_eq!(started, [true, false, false, false]);
+}
+
+/// Wakes the thread that waits.
+struct Unparks(Thread);
+
+impl Wake for Unparks {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits on this thread, however long it takes.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unparks(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[test]
+fn a_pool_whose_runtime_is_gone_does_not_wait_for_who_never_suspends() {
+    const PATIENCE: Duration = Duration::from_millis(20);
+    let runtime = Manual::new(&Faults::default());
+    let handle = Arc::new(OnceLock::<PoolHandle<Manual, MemoryListener>>::new());
+    let (results, result) = mpsc::channel();
+    let (inside, pool_inside) = (runtime.clone(), Arc::clone(&handle));
+    let serve = acceptor_fn(move |_| {
+        let pool = pool_inside.get().unwrap().clone();
+        let (inside, results) = (inside.clone(), results.clone());
+        async move {
+            // Does not suspend before the pool has ended without it.
+            let began = Instant::now();
+            inside.shut_down(Order::OldestFirst);
+            let report = block_on(pool.join());
+            results.send((report, began.elapsed()))?;
+            Ok(())
+        }
+    });
+    let spec = Spec::new("left alone", serve).patience(PATIENCE);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    assert!(handle.set(pool.handle()).is_ok());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    pool.add_listener(port.listen(), 1).unwrap();
+    port.connect().unwrap();
+    let served = thread::spawn(move || runtime.settle());
+    let waited = result.recv_timeout(Duration::from_secs(30));
+    let (report, took) = waited.expect("the pool ends without its child");
+    served.join().unwrap();
+    assert_eq!(report.reason, StopReason::RuntimeGone);
+    assert_eq!(report.stuck, 1);
+    assert!(took >= PATIENCE, "{took:?}");
 }
