@@ -208,8 +208,9 @@ impl<A: Debug> fmt::Display for Report<A> {
 /// Gets every report of a pool.
 ///
 /// Any `Fn(&Report<A>)` is one. Reports come one at a time, in the order in
-/// which things happened, from whichever task brought the event: an observer
-/// that blocks holds up the pool's reports and its end, nothing else. It may
+/// which things happened, from whichever task or call brought the event, which
+/// may be the one that accepts: an observer that blocks holds up that task, the
+/// reports that follow, which are kept meanwhile, and the pool's end. It may
 /// call the pool; a panic in it is caught.
 pub trait Observer<A>: Send + Sync + 'static {
     /// Is told of one report.

@@ -307,7 +307,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         }
         let aggregated = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
         if !aggregated {
-            effects.reports.extend(report(&child, end, now));
+            effects.reports.extend(report(&mut child, end, now));
         }
         if counted == Counted::Yes && self.stop.is_none() {
             let (intensity, period) = (self.rules.intensity, self.rules.period);
@@ -519,16 +519,16 @@ impl Stop {
     }
 }
 
-/// The report of an end, if it is one to report.
-fn report<C, A: Clone>(child: &Child<C, A>, end: End, now: Instant) -> Option<Event<A>> {
+/// The report of an end, if it is one to report. The peer's address goes with it.
+fn report<C, A>(child: &mut Child<C, A>, end: End, now: Instant) -> Option<Event<A>> {
     let (listener, id) = (child.listener, child.id);
     let start_error = matches!(end, End::StartError(_));
     let failure: Failure = end.failure()?;
-    Some(match &child.peer {
+    Some(match child.peer.take() {
         Some(peer) => Event::ConnectionFailed {
             listener,
             child: id,
-            peer: peer.peer_addr.clone(),
+            peer: peer.peer_addr,
             age: now.saturating_duration_since(peer.since),
             failure,
         },

@@ -9,7 +9,7 @@ mod support;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -421,4 +421,215 @@ fn a_pool_whose_runtime_is_gone_does_not_wait_for_who_never_suspends() {
     assert_eq!(report.reason, StopReason::RuntimeGone);
     assert_eq!(report.stuck, 1);
     assert!(took >= PATIENCE, "{took:?}");
+}
+
+/// Calls the pool whenever it is used or dropped: a lock that is held meanwhile would hold for ever.
+#[derive(Clone)]
+struct Nosy {
+    pool: Arc<OnceLock<NosyHandle>>,
+    calls: Arc<AtomicUsize>,
+}
+
+type NosyHandle = PoolHandle<NosyRuntime, NosyListener>;
+
+impl Nosy {
+    fn ask(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let Some(pool) = self.pool.get() else { return };
+        let _ = (pool.counts(), pool.listeners());
+        let _ = format!("{pool:?}");
+    }
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        self.ask();
+    }
+}
+
+impl fmt::Debug for Nosy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ask();
+        f.write_str("Nosy")
+    }
+}
+
+impl fmt::Display for Nosy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Nosy {}
+
+#[derive(Clone)]
+struct NosyRuntime {
+    runtime: Manual,
+    nosy: Nosy,
+}
+
+impl Runtime for NosyRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.nosy.ask();
+        let (nosy, mut task) = (self.nosy.clone(), Box::pin(task));
+        // Its wakers call the pool as they wake.
+        self.runtime.spawn(poll_fn(move |cx| {
+            let waker = Waker::from(Arc::new(NosyWaker(nosy.clone(), cx.waker().clone())));
+            task.as_mut().poll(&mut Context::from_waker(&waker))
+        }));
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        self.nosy.ask();
+        self.runtime.sleep_until(deadline).await;
+    }
+
+    fn now(&self) -> Instant {
+        self.nosy.ask();
+        self.runtime.now()
+    }
+}
+
+struct NosyWaker(Nosy, Waker);
+
+impl Wake for NosyWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.ask();
+        self.1.wake_by_ref();
+    }
+}
+
+struct NosyListener {
+    nosy: Nosy,
+    accepted: Mutex<VecDeque<io::Result<Nosy>>>,
+}
+
+impl NosyListener {
+    /// Each a connection or, by its kind, an error.
+    fn new(nosy: &Nosy, accepted: impl IntoIterator<Item = Option<io::ErrorKind>>) -> Self {
+        let accept = |error: Option<io::ErrorKind>| match error {
+            None => Ok(nosy.clone()),
+            Some(kind) => Err(io::Error::new(kind, nosy.clone())),
+        };
+        Self {
+            nosy: nosy.clone(),
+            accepted: Mutex::new(accepted.into_iter().map(accept).collect()),
+        }
+    }
+}
+
+impl Listener for NosyListener {
+    type Stream = Nosy;
+    type Addr = ();
+
+    async fn accept(&self) -> io::Result<(Nosy, ())> {
+        self.nosy.ask();
+        let next = self.accepted.lock().unwrap().pop_front();
+        match next {
+            Some(accepted) => accepted.map(|stream| (stream, ())),
+            None => pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        self.nosy.ask();
+        Ok(())
+    }
+
+    fn stream_local_addr(stream: &Nosy) -> io::Result<()> {
+        stream.ask();
+        Ok(())
+    }
+
+    fn is_wildcard((): &()) -> bool {
+        true
+    }
+}
+
+/// Its acceptors wait a second, its connections fail.
+struct NosyAcceptor(Nosy);
+
+impl Acceptor<NosyListener> for NosyAcceptor {
+    type State = Nosy;
+
+    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<Nosy>, BoxError> {
+        self.0.ask();
+        Ok(Init::AcceptWithin(self.0.clone(), Duration::from_secs(1)))
+    }
+
+    async fn serve(&self, _: Connection<Nosy, ()>, state: Nosy) -> Result<(), BoxError> {
+        Err(state.into())
+    }
+
+    async fn terminate(&self, _: &Terminate, state: Nosy) {
+        state.ask();
+    }
+}
+
+fn nosy_spec(nosy: &Nosy) -> Spec<NosyListener> {
+    let (observer, table) = (nosy.clone(), nosy.clone());
+    Spec::new("nosy", NosyAcceptor(nosy.clone()))
+        .intensity(u32::MAX)
+        .observer(move |report: &Report<()>| {
+            let _ = format!("{observer} {report} {report:?}");
+        })
+        .accept_errors(move |error| {
+            table.ask();
+            AcceptErrorKind::of(error)
+        })
+}
+
+#[test]
+fn whatever_is_the_users_may_call_the_pool_whenever_it_is_called_or_dropped() {
+    let (done, over) = mpsc::channel();
+    let play = move || {
+        let nosy = Nosy {
+            pool: Arc::default(),
+            calls: Arc::default(),
+        };
+        let manual = Manual::new(&Faults::default());
+        let runtime = NosyRuntime {
+            runtime: manual.clone(),
+            nosy: nosy.clone(),
+        };
+        let init = nosy.clone();
+        let started = Pool::start_with(runtime, move || {
+            init.ask();
+            Ok(Configure::Use(nosy_spec(&init)))
+        });
+        let pool = started.unwrap().unwrap();
+        assert!(nosy.pool.set(pool.handle()).is_ok());
+        let skipped = Some(io::ErrorKind::ConnectionAborted);
+        let paused = Some(io::ErrorKind::OutOfMemory);
+        let failed = Some(io::ErrorKind::InvalidInput);
+        let listeners = [
+            vec![None, skipped, None, paused, paused, None],
+            vec![None, failed],
+            vec![],
+        ];
+        for accepted in listeners {
+            let listener = NosyListener::new(&nosy, accepted);
+            pool.add_listener(listener, 2).unwrap();
+        }
+        drop(pool.add_listener(NosyListener::new(&nosy, []), 0));
+        for _ in 0..3 {
+            manual.settle();
+            manual.advance(Duration::from_secs(1));
+        }
+        pool.reload().unwrap();
+        let open = pool.listeners().unwrap();
+        assert_eq!(open.len(), 2);
+        drop(pool.close_listener(open[1].id));
+        manual.settle();
+        drop(pool.stop());
+        manual.settle();
+        assert!(poll_once(pool.join()).is_ready());
+        assert_eq!((manual.tasks(), manual.panics()), (0, 0));
+        let calls = nosy.calls.load(Ordering::SeqCst);
+        done.send(calls).unwrap();
+    };
+    thread::spawn(play);
+    let calls = over.recv_timeout(Duration::from_secs(30));
+    let calls = calls.expect("somebody called the pool while it was locked");
+    assert!(calls > 100, "{calls}");
 }
