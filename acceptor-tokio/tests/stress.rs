@@ -207,15 +207,16 @@ async fn pools_that_come_and_go_leave_no_task_and_no_state() {
             Some((_, address)) if round % 8 == 0 => Some(connect(address).await),
             _ => None,
         };
-        match round % 3 {
-            0 => drop(soon("the pool stops", pool.stop()).await),
-            1 => drop(soon("the pool is killed", pool.kill()).await),
+        let report = match round % 3 {
+            0 => soon("the pool stops", pool.stop()).await,
+            1 => soon("the pool is killed", pool.kill()).await,
             _ => {
                 let joined = pool.join();
                 drop(pool);
-                soon("the pool ends without its owner", joined).await;
+                soon("the pool ends without its owner", joined).await
             }
-        }
+        };
+        assert_eq!(report.stuck, 0, "{report}");
         drop(stream);
     }
     eventually("no task is left", || metrics.num_alive_tasks() == 0).await;
