@@ -130,6 +130,7 @@ sections! {
     a_wrong_intensity_is_found_out: 'I';
     a_wrong_listener_is_found_out: 'L';
     a_wrong_signal_is_found_out: 'N';
+    a_wrong_stop_is_found_out: 'S';
     a_wrong_look_is_found_out: 'Q';
     a_wrong_runtime_is_found_out: 'T';
     a_wrong_socket_is_found_out: 'K';

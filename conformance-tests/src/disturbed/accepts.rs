@@ -11,6 +11,8 @@ use std::task::{Context, Wake, Waker};
 
 use acceptor_core::Listener;
 
+use crate::patience::Patience;
+use crate::tamper::Tamper;
 use crate::world::World;
 
 /// A world whose listeners count what `accept` costs.
@@ -234,5 +236,17 @@ impl<W: World> World for CountedAccepts<W> {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
         self.world.connect(address)
+    }
+
+    fn patience(&self) -> Patience {
+        self.world.patience()
+    }
+
+    fn clock(&self) -> Self::Runtime {
+        self.world.clock()
+    }
+
+    fn tamper(runtime: &Self::Runtime) -> Option<Arc<Tamper>> {
+        W::tamper(runtime)
     }
 }

@@ -23,7 +23,9 @@ use std::time::Instant;
 use acceptor_core::{Listener, Runtime};
 
 use crate::disturbed::{DroppedTasks, DroppingRuntime, TaskId, current_task};
+use crate::patience::Patience;
 use crate::record::Record;
+use crate::tamper::Tamper;
 use crate::world::World;
 
 /// A poll of a task of a [`HeldRuntime`].
@@ -235,5 +237,20 @@ impl<W: World> World for HeldTasks<W> {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
         self.world.connect(address)
+    }
+
+    fn patience(&self) -> Patience {
+        self.world.patience()
+    }
+
+    fn clock(&self) -> Self::Runtime {
+        HeldRuntime {
+            runtime: self.world.clock(),
+            shared: Arc::default(),
+        }
+    }
+
+    fn tamper(runtime: &Self::Runtime) -> Option<Arc<Tamper>> {
+        DroppedTasks::<W>::tamper(&runtime.runtime)
     }
 }

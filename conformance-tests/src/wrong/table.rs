@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use acceptor_core::{AcceptErrorKind, ChildType, Event, Grace, Restart, Shutdown};
+use acceptor_core::{
+    AcceptErrorKind, ChildType, Event, Grace, ListenerState, Restart, Shutdown, StopReason,
+    StopReport,
+};
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
 use crate::tamper::{Callbacks, Conduct, Settings, Tamper, Verb};
@@ -116,6 +119,7 @@ pub fn table() -> Vec<Case> {
     cases.extend(intensities());
     cases.extend(listeners());
     cases.extend(signals());
+    cases.extend(stopping());
     cases.extend(looking_in());
     cases.extend(runtimes());
     cases.extend(sockets());
@@ -429,8 +433,166 @@ fn signals() -> Vec<Case> {
         breaks(
             "N2",
             callbacks(Callbacks::ServeTraps),
-            "the pool stops",
+            "ends at the stop phase: normal, stopped, all",
             &["B1", "L3", "N1"],
+        ),
+    ]
+}
+
+fn patience(patience: Duration) -> Tamper {
+    settings(Settings {
+        patience: Some(patience),
+        ..Settings::default()
+    })
+}
+
+fn result(edit: fn(&mut StopReport)) -> Tamper {
+    Tamper {
+        result: Some(Box::new(edit)),
+        ..Tamper::default()
+    }
+}
+
+fn stopping() -> Vec<Case> {
+    vec![
+        breaks(
+            "S1",
+            result(|report| report.reason = StopReason::Requested),
+            "why the pool stopped: Intensity",
+            &["S3", "S7", "N2"],
+        ),
+        breaks(
+            "S1",
+            conduct(Verb::Stop, Conduct::Hangs),
+            "all callers get the result",
+            &["I1", "N1", "E4"],
+        ),
+        breaks(
+            "S2",
+            settings(Settings {
+                lame_duck: Some(Duration::ZERO),
+                ..Settings::default()
+            }),
+            "the state: Stopping(LameDuck)",
+            &["S1", "S3", "S9", "N2"],
+        ),
+        breaks(
+            "S2",
+            Tamper {
+                listeners: Some(Box::new(|list| {
+                    list.iter_mut()
+                        .for_each(|one| one.state = ListenerState::Accepting);
+                })),
+                ..Tamper::default()
+            },
+            "the listeners",
+            &["S3", "Q2", "L1"],
+        ),
+        breaks(
+            "S3",
+            callbacks(Callbacks::TerminateNotWhenStopped),
+            "why acceptors terminated",
+            &["S1", "L3", "B6"],
+        ),
+        breaks(
+            "S3",
+            ListenerFlaw::StaysOpen,
+            "the listener's socket is closed",
+            &["S1", "S2", "S6", "S7"],
+        ),
+        breaks(
+            "S3",
+            callbacks(Callbacks::TerminateHangs),
+            "1 active, 1 workers",
+            &["L3", "E4"],
+        ),
+        breaks(
+            "S4",
+            grace(Grace::Within(Duration::ZERO)),
+            "2 active, 2 workers",
+            &["S5", "S6", "S8"],
+        ),
+        breaks(
+            "S4",
+            grace(Grace::Forever),
+            "without a grace it is over at once",
+            &["S1", "I1", "E4"],
+        ),
+        breaks(
+            "S5",
+            shutdown(Shutdown::Never),
+            "how a connection ended where shutdown is kill",
+            &["S1", "S2", "S4"],
+        ),
+        breaks(
+            "S5",
+            shutdown(Shutdown::Kill),
+            "the connection is told at the stop phase",
+            &["S1", "S8"],
+        ),
+        breaks(
+            "S6",
+            reported(0, |event| {
+                matches!(event, Event::KilledWhileStopping { .. })
+            }),
+            "the counts of the reports",
+            &["S1", "S5", "S7", "S8"],
+        ),
+        breaks(
+            "S6",
+            reported(2, |event| {
+                matches!(event, Event::KilledWhileStopping { .. })
+            }),
+            "the counts of the reports",
+            &["S1", "S7", "S8"],
+        ),
+        breaks(
+            "S7",
+            result(|report| report.elapsed = Duration::ZERO),
+            "is within",
+            &["S1", "S2", "S6"],
+        ),
+        breaks(
+            "S7",
+            callbacks(Callbacks::ServeErrorsForgiven),
+            "ends in the phase lame duck: normal, clean",
+            &["S2", "S3", "S6"],
+        ),
+        breaks(
+            "S8",
+            patience(Duration::from_secs(3600)),
+            "the pool ends all the same",
+            &["S1", "S2", "S6", "S7"],
+        ),
+        breaks(
+            "S8",
+            result(|report| report.stuck = 0),
+            "children left as stuck",
+            &["S1", "S6", "S7"],
+        ),
+        breaks(
+            "S8",
+            reported(0, |event| matches!(event, Event::Stuck { .. })),
+            "the counts of the reports",
+            &["S1", "S6", "S7", "S9"],
+        ),
+        breaks(
+            "S9",
+            conduct(Verb::DropOwner, Conduct::Ignored),
+            "the state, once the owner is dropped",
+            &["S2", "S3", "S6"],
+        ),
+        breaks(
+            "S9",
+            conduct(Verb::Look, Conduct::Panics),
+            "panic: the pool has stopped",
+            &["Q1", "Q2", "Q3"],
+        ),
+        breaks(
+            "S9",
+            conduct(Verb::StopChild, Conduct::Forgiven),
+            "`stop_child`",
+            &["S7", "I4"],
         ),
     ]
 }
