@@ -425,18 +425,20 @@ fn connection_records<L: Listener>(
         .children()
         .filter_map(|child| {
             let peer = child.peer.as_ref()?;
-            Some(ConnectionRecord {
+            let record = ConnectionRecord {
                 id: child.id,
                 spec: Arc::clone(&state.spec.id),
                 listener: child.listener,
                 peer_addr: peer.peer_addr.clone(),
                 local_addr: peer.local_addr.clone(),
                 age: now.saturating_duration_since(peer.since),
-            })
+            };
+            Some((peer.since, record))
         })
         .collect();
-    records.sort_by_key(|record| record.id);
-    records
+    // Ids are as old as the acceptor, which may have begun to wait after a younger one.
+    records.sort_by_key(|(since, record)| (*since, record.id));
+    records.into_iter().map(|(_, record)| record).collect()
 }
 
 impl<R: Runtime, L: Listener> fmt::Debug for PoolHandle<R, L> {
