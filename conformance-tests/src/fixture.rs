@@ -255,7 +255,13 @@ impl<W: World> Fixture<W> {
             script: Arc::clone(&self.script),
             calls: self.calls.clone(),
         };
-        Tampered::new(scripted, self.tamper().as_deref())
+        self.tampered(scripted)
+    }
+
+    /// This acceptor, with what a deliberately wrong world makes of it.
+    #[doc(hidden)]
+    pub fn tampered<A: Acceptor<W::Listener>>(&self, acceptor: A) -> Tampered<A, A::State> {
+        Tampered::new(acceptor, self.tamper().as_deref())
     }
 
     fn tamper(&self) -> Option<Arc<Tamper>> {

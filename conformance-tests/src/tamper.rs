@@ -12,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -248,6 +249,8 @@ pub enum Callbacks {
     NoTimeout,
     /// The accept time-out is due at once.
     TimeoutAtOnce,
+    /// Every other acceptor begins to wait late after its `init`.
+    WaitsLate,
     /// A child gets the state of the one before it.
     StateOfAnother,
     /// `terminate` never runs.
@@ -276,11 +279,15 @@ pub enum Callbacks {
     ServePanicSpreads,
 }
 
+/// By how much an acceptor that waits late is late.
+const LATE: Duration = Duration::from_millis(300);
+
 /// An acceptor whose callbacks something may befall.
 pub struct Tampered<A, S> {
     acceptor: Arc<A>,
     callbacks: Callbacks,
     kept: Mutex<Option<S>>,
+    inits: AtomicUsize,
     turn: futures::lock::Mutex<()>,
     harm: Arc<Mutex<Harm>>,
 }
@@ -299,6 +306,7 @@ impl<A, S> Tampered<A, S> {
             acceptor: Arc::new(acceptor),
             callbacks: tamper.map_or(Callbacks::Sound, |tamper| tamper.callbacks),
             kept: Mutex::new(None),
+            inits: AtomicUsize::new(0),
             turn: futures::lock::Mutex::new(()),
             harm: Arc::default(),
         }
@@ -351,6 +359,13 @@ where
                 Init::AcceptWithin(state, _) => Ok(Init::AcceptWithin(state, Duration::ZERO)),
                 other => Ok(other),
             },
+            Callbacks::WaitsLate => {
+                let answer = init().await;
+                if self.inits.fetch_add(1, Ordering::SeqCst) % 2 == 1 {
+                    let _ = elsewhere(async { thread::sleep(LATE) }).await;
+                }
+                answer
+            }
             Callbacks::StateOfAnother => match init().await? {
                 Init::Accept(state) => {
                     let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

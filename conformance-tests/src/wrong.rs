@@ -16,6 +16,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use acceptor_core::Listener;
 
@@ -71,6 +72,7 @@ pub struct Wrong<W: World> {
     flaw: Flaw,
     patience: Patience,
     runtime: WrongRuntime<W::Runtime>,
+    listeners: AtomicUsize,
 }
 
 impl<W: World> Wrong<W> {
@@ -82,6 +84,7 @@ impl<W: World> Wrong<W> {
             flaw,
             patience,
             runtime,
+            listeners: AtomicUsize::new(0),
         }
     }
 
@@ -90,7 +93,8 @@ impl<W: World> Wrong<W> {
             Flaw::Listener(flaw) => Some(flaw),
             _ => None,
         };
-        WrongListener::new(listener, flaw, self.world.runtime())
+        let before = self.listeners.fetch_add(1, Ordering::SeqCst);
+        WrongListener::new(listener, flaw, self.world.runtime(), before)
     }
 }
 

@@ -132,6 +132,9 @@ sections! {
     a_wrong_signal_is_found_out: 'N';
     a_wrong_stop_is_found_out: 'S';
     a_wrong_look_is_found_out: 'Q';
+    a_wrong_change_is_found_out: 'R';
+    a_wrong_accept_error_is_found_out: 'A';
+    a_wrong_word_on_bad_input_is_found_out: 'V';
     a_wrong_runtime_is_found_out: 'T';
     a_wrong_socket_is_found_out: 'K';
 }

@@ -81,7 +81,7 @@ pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection<W:
         asked: asked.clone(),
         hibernating: AtomicUsize::new(0),
     };
-    let pool = stage.start(Spec::new("b9", making))?;
+    let pool = stage.start(Spec::new("b9", stage.tampered(making)))?;
     let (_, address) = stage.listen(&pool, ACCEPTORS)?;
     let count = |all: &[Asked], what: Asked| all.iter().filter(|asked| **asked == what).count();
     for connections in 0..=4 {
@@ -207,7 +207,7 @@ pub(super) async fn l6_who_waits_longest_gets_the_next_connection<W: World>(
         gate: gate.clone(),
         served: served.clone(),
     };
-    let pool = stage.start(Spec::new("l6", gated))?;
+    let pool = stage.start(Spec::new("l6", stage.tampered(gated)))?;
     let (_, address) = stage.listen(&pool, ACCEPTORS)?;
     let mut clients = Vec::new();
     // The first ones, and twice those that took their places.
@@ -249,7 +249,12 @@ pub(super) async fn l6_who_waits_longest_gets_the_next_connection<W: World>(
             by.push(stage.event("the client is served", serving).await?);
             clients.push(client);
         }
-        same("the acceptors that serve, in their order", order, by)?;
+        same("the acceptors that serve, in their order", &order, &by)?;
+        let listed = pool.connections();
+        let listed = listed.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+        let newest = listed.iter().rev().take(ACCEPTORS).rev();
+        let newest: Vec<_> = newest.map(|one| one.id).collect();
+        same("the connections in the list, oldest first", order, newest)?;
     }
     Ok(())
 }

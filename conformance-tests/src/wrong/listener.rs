@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use acceptor_core::{Listener, Runtime};
@@ -27,6 +27,8 @@ pub enum ListenerFlaw {
     WakesWhoPolledFirst,
     /// Never accepts anything after the first connection.
     OnlyOne,
+    /// A connection wakes once more for each listener that was made before.
+    Herd,
     /// An error is swallowed, and accept tried again.
     SwallowsErrors,
     /// An error becomes another one.
@@ -46,6 +48,7 @@ pub struct WrongListener<L, R> {
     listener: Arc<L>,
     flaw: Option<ListenerFlaw>,
     runtime: R,
+    before: usize,
     accepted: AtomicUsize,
     to_eat: AtomicUsize,
     last: Arc<Last>,
@@ -73,7 +76,7 @@ impl Wake for Last {
 }
 
 impl<L, R> WrongListener<L, R> {
-    pub(super) fn new(listener: L, flaw: Option<ListenerFlaw>, runtime: R) -> Self {
+    pub(super) fn new(listener: L, flaw: Option<ListenerFlaw>, runtime: R, before: usize) -> Self {
         let listener = Arc::new(listener);
         if flaw == Some(ListenerFlaw::StaysOpen) {
             std::mem::forget(Arc::clone(&listener));
@@ -82,6 +85,7 @@ impl<L, R> WrongListener<L, R> {
             listener,
             flaw,
             runtime,
+            before,
             accepted: AtomicUsize::new(0),
             to_eat: AtomicUsize::new(0),
             last: Arc::default(),
@@ -173,6 +177,13 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
         let mut local_addr = None;
         match self.flaw {
             Some(ListenerFlaw::ListenersForStreams) => local_addr = Some(self.local_addr()?),
+            Some(ListenerFlaw::Herd) => {
+                poll_fn(|cx| {
+                    (0..self.before).for_each(|_| cx.waker().wake_by_ref());
+                    Poll::Ready(())
+                })
+                .await;
+            }
             Some(ListenerFlaw::LocalForPeer) => peer = L::stream_local_addr(&stream)?,
             _ => {}
         }

@@ -1,5 +1,6 @@
 //! Which flaw breaks which rule.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use acceptor_core::{
@@ -121,6 +122,10 @@ pub fn table() -> Vec<Case> {
     cases.extend(signals());
     cases.extend(stopping());
     cases.extend(looking_in());
+    cases.extend(waiting());
+    cases.extend(changing());
+    cases.extend(errors());
+    cases.extend(bad_input());
     cases.extend(runtimes());
     cases.extend(sockets());
     cases
@@ -593,6 +598,164 @@ fn stopping() -> Vec<Case> {
             conduct(Verb::StopChild, Conduct::Forgiven),
             "`stop_child`",
             &["S7", "I4"],
+        ),
+    ]
+}
+
+fn waiting() -> Vec<Case> {
+    vec![
+        // That the future of `serve` is made too early no wrong pool can show: without a connection nobody can call it.
+        breaks(
+            "B9",
+            callbacks(Callbacks::HibernateIgnored),
+            "states held by who waits",
+            &["B3", "B4", "L6"],
+        ),
+        breaks(
+            "L5",
+            ListenerFlaw::Herd,
+            "no more wake-ups",
+            &["L2", "L6", "K1"],
+        ),
+        breaks(
+            "L6",
+            callbacks(Callbacks::WaitsLate),
+            "the acceptors that serve, in their order",
+            &["E1", "L3"],
+        ),
+    ]
+}
+
+fn changing() -> Vec<Case> {
+    vec![
+        breaks(
+            "R1",
+            conduct(Verb::Reconfigure, Conduct::Ignored),
+            "the spec's id in the status",
+            &["R3", "R4"],
+        ),
+        breaks(
+            "R2",
+            conduct(Verb::Reconfigure, Conduct::Forgiven),
+            "the field that the error names",
+            &["R1", "R3", "R4"],
+        ),
+        breaks(
+            "R3",
+            conduct(Verb::Reload, Conduct::Ignored),
+            "how often the init function ran",
+            &["R1", "R2", "R4"],
+        ),
+        breaks(
+            "R3",
+            conduct(Verb::Reload, Conduct::Forgiven),
+            "what `reload` says to Fail",
+            &["R1", "R2", "R4"],
+        ),
+        breaks(
+            "R4",
+            conduct(Verb::StopChild, Conduct::Swapped),
+            "how it ended: Told",
+            &["R1", "R2", "E4"],
+        ),
+        breaks(
+            "R4",
+            conduct(Verb::KillChild, Conduct::Swapped),
+            "terminations",
+            &["R1", "R2"],
+        ),
+        breaks(
+            "R4",
+            conduct(Verb::StopChild, Conduct::Forgiven),
+            "stopping it again",
+            &["R1", "R2", "I4"],
+        ),
+    ]
+}
+
+fn errors() -> Vec<Case> {
+    vec![
+        breaks(
+            "A1",
+            accept_errors(|_| AcceptErrorKind::Listener),
+            "the errors are taken from the listener",
+            &["L1", "L2", "L4"],
+        ),
+        breaks(
+            "A1",
+            Tamper {
+                listeners: Some(Box::new(|list| {
+                    list.iter_mut().for_each(|one| one.skipped = 0);
+                })),
+                ..Tamper::default()
+            },
+            "skipped, pauses, accepted",
+            &["A2", "A3", "L4"],
+        ),
+        breaks(
+            "A2",
+            reported(0, |event| matches!(event, Event::AcceptPaused { .. })),
+            "the first pause and the last",
+            &["A1", "A3", "A4"],
+        ),
+        breaks(
+            "A2",
+            RuntimeFlaw::RoundsDown,
+            "pause 1 is of 5ms at least",
+            &["A1", "A4"],
+        ),
+        breaks(
+            "A3",
+            accept_errors(|_| AcceptErrorKind::Resources),
+            "0 active, 0 workers",
+            &["L1", "L2", "K7"],
+        ),
+        breaks(
+            "A3",
+            accept_errors(|error| match error.kind() {
+                ErrorKind::Other => AcceptErrorKind::Connection,
+                _ => AcceptErrorKind::of(error),
+            }),
+            "pauses and skipped connections after \"unheard of\"",
+            &["L4", "I4"],
+        ),
+        breaks(
+            "A4",
+            accept_errors(|_| AcceptErrorKind::Connection),
+            "skipped connections and pauses after ConnectionAborted",
+            &["L1", "L2"],
+        ),
+    ]
+}
+
+fn bad_input() -> Vec<Case> {
+    vec![
+        breaks(
+            "V1",
+            period(Duration::from_secs(5)),
+            "`start` refuses the spec",
+            &["V2", "V3", "E1"],
+        ),
+        breaks(
+            "V2",
+            Tamper {
+                acceptors: Some(|acceptors| acceptors.max(1)),
+                ..Tamper::default()
+            },
+            "the listener is refused: acceptors",
+            &["V1", "V3", "L1"],
+        ),
+        breaks(
+            "V3",
+            conduct(Verb::AddListener, Conduct::Panics),
+            "`add_listener` does not panic",
+            &["V1", "L1", "S1"],
+        ),
+        breaks(
+            "V3",
+            conduct(Verb::Look, Conduct::Panics),
+            "does not panic",
+            &["V1", "V2", "Q1", "Q2"],
         ),
     ]
 }
