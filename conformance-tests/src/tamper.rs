@@ -273,8 +273,6 @@ pub enum Callbacks {
     ServeErrorsForgiven,
     /// What `serve` held is never let go.
     ServeKept,
-    /// `serve` always traps the stop.
-    ServeTraps,
     /// A panic of `serve` ends all others, too.
     ServePanicSpreads,
 }
@@ -404,10 +402,6 @@ where
             Callbacks::ServeKept => {
                 let serve = async move { acceptor.serve(connection, state).await };
                 Kept(Some(Box::pin(serve))).await
-            }
-            Callbacks::ServeTraps => {
-                let _stop = connection.signals.trap_stop();
-                acceptor.serve(connection, state).await
             }
             Callbacks::ServePanicSpreads => {
                 let mut serve = pin!(acceptor.serve(connection, state));
