@@ -1,0 +1,79 @@
+//! A pool of acceptors on async-executor and async-io: all that an adapter has to do, and the proof that it holds.
+
+use std::future::{Future, pending};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use acceptor_core::{Listener, Runtime};
+use async_executor::Executor;
+use async_io::{Async, Timer, block_on};
+
+/// The executor, with two threads that outlive a panic in a task.
+static EXECUTOR: std::sync::LazyLock<Executor<'static>> = std::sync::LazyLock::new(|| {
+    for _ in 0..2 {
+        let run = || block_on(EXECUTOR.run(pending::<()>()));
+        std::thread::spawn(move || while std::panic::catch_unwind(run).is_err() {});
+    }
+    Executor::new()
+});
+
+#[derive(Clone)]
+pub struct MyRuntime;
+
+impl Runtime for MyRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        EXECUTOR.spawn(task).detach();
+    }
+
+    async fn sleep_until(&self, deadline: std::time::Instant) {
+        Timer::at(deadline).await;
+    }
+}
+
+pub struct MyListener(pub Async<TcpListener>);
+
+impl Listener for MyListener {
+    type Stream = Async<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.get_ref().local_addr()
+    }
+
+    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
+        stream.get_ref().local_addr()
+    }
+}
+
+#[cfg(test)]
+mod conformance {
+    use super::*;
+
+    impl conformance_tests::Harness for MyRuntime {
+        type Runtime = MyRuntime;
+        type Listener = MyListener;
+        type Stream = Async<TcpStream>;
+
+        fn runtime(&self) -> MyRuntime {
+            MyRuntime
+        }
+
+        fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+            block_on(test);
+        }
+
+        fn listener(&self, listener: TcpListener) -> io::Result<MyListener> {
+            Async::new(listener).map(MyListener)
+        }
+
+        fn stream(&self, stream: Async<TcpStream>) -> Async<TcpStream> {
+            stream
+        }
+    }
+
+    conformance_tests::suite!(conformance_tests::Real::new(MyRuntime));
+}

@@ -1,0 +1,18 @@
+//! The guide shows what `examples/custom-runtime` holds, which is built and tested by itself.
+
+const GUIDE: &str = include_str!("../WRITE-AN-ADAPTER.md");
+const ADAPTER: &str = include_str!("../examples/custom-runtime/src/lib.rs");
+
+#[test]
+fn its_code_is_that_of_the_example() {
+    let blocks = GUIDE.split("```rust\n").skip(1);
+    let blocks: Vec<_> = blocks.filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.join("\n"), ADAPTER);
+}
+
+#[test]
+fn an_adapter_and_its_tests_take_less_than_sixty_lines() {
+    let code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+    let count = ADAPTER.lines().filter(code).count();
+    assert!(count < 60, "{count} lines");
+}
