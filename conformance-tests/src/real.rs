@@ -223,6 +223,11 @@ impl Client for TcpClient {
             .await?
     }
 
+    async fn finish(&mut self) -> io::Result<()> {
+        self.does(|driven| driven.socket.shutdown(Shutdown::Write))
+            .await?
+    }
+
     async fn receive(&mut self, count: usize) -> io::Result<Vec<u8>> {
         self.does(move |driven| driven.take(|ahead| (ahead.len() >= count).then_some(count)))
             .await?

@@ -320,6 +320,6 @@ rule_book! { $
         "Dropping the listener closes the socket before it returns: clients are refused and its address can be bound again. Its connections live on.";
     "K9" Must sockets::k9_a_stream_carries_bytes_both_ways_until_it_is_closed:
         "A stream carries bytes both ways, also more than the system holds at a time. Dropping it closes the connection, and the client's closing is read as its end.";
-    "K10" Should sockets::k10_a_stream_can_be_closed_by_halves:
-        "`close` of a stream ends what it sends: what the client sends after that is still read.";
+    "K10" Must sockets::k10_a_half_closed_stream_still_carries_bytes:
+        "When the client ends what it sends, that is read as the end of the stream, and what is written after that still arrives.";
 }

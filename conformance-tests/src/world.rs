@@ -93,6 +93,9 @@ pub trait Client: Send + Sync + 'static {
     /// Sends all of this.
     fn send(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
 
+    /// Ends what it sends; it still receives.
+    fn finish(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+
     /// Receives exactly so many bytes.
     fn receive(&mut self, count: usize) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
 
