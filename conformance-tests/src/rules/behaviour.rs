@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use acceptor_core::{Event, Failure, Restart, StopReason, Terminate};
+use acceptor_core::{Event, Failure, Report, Restart, StopReason, Terminate};
 
 use crate::disturbed::{DroppedTasks, FailingListeners};
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs, word};
@@ -169,7 +169,7 @@ async fn start_error<W: World>(
         let (_client, served) = stage.connect(address).await?;
         same(&format!("the `init` after {case}"), 2, served.number)?;
     }
-    let start_errors = stage.reports.look(|reports| {
+    let start_errors = |reports: &[Report<SocketAddr>]| {
         let start_error = |event: &Event<_>| {
             matches!(
                 (event, answer),
@@ -192,7 +192,14 @@ async fn start_error<W: World>(
             .iter()
             .filter(|report| start_error(&report.event))
             .count()
-    });
+    };
+    // It may be told while the next acceptor serves already.
+    let told = stage
+        .reports
+        .when(|reports| (start_errors(reports) > 0).then_some(()));
+    let what = format!("the start error is reported, {case}");
+    stage.event(&what, told).await?;
+    let start_errors = stage.reports.look(start_errors);
     same(&format!("start errors reported of {case}"), 1, start_errors)
 }
 

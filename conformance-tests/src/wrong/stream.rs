@@ -15,8 +15,8 @@ pub enum StreamFlaw {
     NoEnd,
     /// What is written comes out in capitals.
     Changes,
-    /// Closing it ends what is read, too.
-    ClosesBoth,
+    /// The end of what the client sends ends what is written, too.
+    EndsBoth,
 }
 
 /// A stream that errs.
@@ -66,12 +66,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for WrongIo<S> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if self.reading == Reading::Over {
-            return Poll::Ready(Ok(0));
-        }
         match (self.flaw, self.stream().poll_read(cx, buffer)) {
             (Some(StreamFlaw::NoEnd), Poll::Ready(Ok(0))) => Poll::Pending,
-            (_, read) => read,
+            (_, read) => {
+                if matches!(read, Poll::Ready(Ok(0))) {
+                    self.reading = Reading::Over;
+                }
+                read
+            }
         }
     }
 }
@@ -87,6 +89,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WrongIo<S> {
                 let changed = bytes.to_ascii_uppercase();
                 self.stream().poll_write(cx, &changed)
             }
+            Some(StreamFlaw::EndsBoth) if self.reading == Reading::Over => {
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
             _ => self.stream().poll_write(cx, bytes),
         }
     }
@@ -96,9 +101,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WrongIo<S> {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.flaw == Some(StreamFlaw::ClosesBoth) {
-            self.reading = Reading::Over;
-        }
         self.stream().poll_close(cx)
     }
 }

@@ -1014,7 +1014,7 @@ fn sockets() -> Vec<Case> {
             "K9",
             StreamFlaw::NoEnd,
             "the end of the stream is read when the client has closed",
-            &["K8", "K10"],
+            &["K3", "K8"],
         ),
         breaks(
             "K9",
@@ -1024,8 +1024,8 @@ fn sockets() -> Vec<Case> {
         ),
         breaks(
             "K10",
-            StreamFlaw::ClosesBoth,
-            "what the client sends after that is read",
+            StreamFlaw::EndsBoth,
+            "what is written after that is received",
             &["K8", "K9"],
         ),
     ]
