@@ -329,8 +329,17 @@ impl<W: World> Fixture<W> {
     ///
     /// [`Broken`] if it cannot connect, or is not served.
     pub async fn connect(&self, address: SocketAddr) -> Result<(W::Client, Served), Broken> {
+        // An address whose client is gone may be another's by now: only what comes from here on is of this one.
+        let before = self.calls.count();
         let client = self.knock(address).await?;
-        let served = self.served(client.local_addr()).await?;
+        let peer = client.local_addr();
+        let served = self.calls.when(move |calls| {
+            calls[before..].iter().find_map(|call| match call {
+                Call::Serve(served) if served.peer_addr == peer => Some(served.clone()),
+                _ => None,
+            })
+        });
+        let served = self.event("the client is served", served).await?;
         Ok((client, served))
     }
 
@@ -343,19 +352,6 @@ impl<W: World> Fixture<W> {
         let connected = self.event("a client connects", self.world.connect(address));
         let refused = |error: io::Error| Broken::new("a client connects", error.to_string());
         connected.await?.map_err(refused)
-    }
-
-    /// Waits until the client of this address is served.
-    ///
-    /// # Errors
-    ///
-    /// [`Broken`] if it is not.
-    pub async fn served(&self, peer: SocketAddr) -> Result<Served, Broken> {
-        let served = self.calls.first(move |call| match call {
-            Call::Serve(served) if served.peer_addr == peer => Some(served.clone()),
-            _ => None,
-        });
-        self.event("the client is served", served).await
     }
 
     /// Sends a line, and expects it back.
