@@ -69,6 +69,13 @@ pub trait Harness: Send + Sync + 'static {
     /// What the system or the runtime says.
     fn listener(&self, listener: TcpListener) -> io::Result<Self::Listener>;
 
+    /// The rules of level SHOULD that this runtime leaves unmet, by id, and why. None, unless overridden.
+    ///
+    /// They are not checked, and the matrix tells the reason. A MUST is checked in any case.
+    fn unmet(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// Makes what the listener accepts readable and writable.
     fn stream(&self, stream: <Self::Listener as Listener>::Stream) -> Self::Stream;
 }

@@ -63,6 +63,10 @@ impl<H: Harness> World for Real<H> {
         }
     }
 
+    fn unmet(&self) -> &'static [(&'static str, &'static str)] {
+        self.harness.unmet()
+    }
+
     fn stream(&self, stream: <H::Listener as Listener>::Stream) -> H::Stream {
         self.harness.stream(stream)
     }

@@ -55,6 +55,11 @@ pub trait World: Send + Sync + 'static {
     /// What binding says.
     fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)>;
 
+    /// The rules of level SHOULD that are left unmet here, by id, and why. A MUST is checked in any case.
+    fn unmet(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// Makes what a listener accepts readable and writable.
     fn stream(&self, stream: <Self::Listener as Listener>::Stream) -> Self::Stream;
 

@@ -17,6 +17,8 @@ use serde_json::Value;
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     NoListener(&'static str),
+    /// It breaks each rule with this error, and says that it leaves B4 and K10 unmet.
+    LeavesUnmet,
     PanicsInRun,
     NeverEnds,
 }
@@ -38,7 +40,7 @@ impl Harness for Faulty {
 
     fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
         match self.fault {
-            Fault::NoListener(_) => self.tokio.run(test),
+            Fault::NoListener(_) | Fault::LeavesUnmet => self.tokio.run(test),
             Fault::PanicsInRun => panic!("there is no runtime"),
             Fault::NeverEnds => loop {
                 std::thread::park();
@@ -49,7 +51,15 @@ impl Harness for Faulty {
     fn listener(&self, listener: net::TcpListener) -> io::Result<Self::Listener> {
         match self.fault {
             Fault::NoListener(error) => Err(io::Error::other(error)),
+            Fault::LeavesUnmet => Err(io::Error::other("no listener")),
             _ => self.tokio.listener(listener),
+        }
+    }
+
+    fn unmet(&self) -> &'static [(&'static str, &'static str)] {
+        match self.fault {
+            Fault::LeavesUnmet => &[("B4", "too much work"), ("K10", "there are no halves")],
+            _ => &[],
         }
     }
 
@@ -67,19 +77,26 @@ fn faulty(fault: Fault) -> Column {
     })
 }
 
+/// How it ends with these arguments, what is printed, and what is told meanwhile.
+fn run(command_line: &CommandLine, arguments: &str) -> (Status, String, String) {
+    let arguments = ["conformance-tests"]
+        .into_iter()
+        .chain(arguments.split(' '));
+    let (mut out, mut progress) = (Vec::new(), Vec::new());
+    let status = command_line.run(arguments.map(OsString::from), &mut out, &mut progress);
+    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    let status = status.expect("memory takes all that is written");
+    (status, text(out), text(progress))
+}
+
 /// What is printed of rule B4 on these runtimes, of which the faulty one breaks it.
 #[track_caller]
 fn printed_on(columns: Vec<Column>, limit: Duration, format: &str) -> String {
     let command_line = CommandLine::new(columns).limit(limit);
-    let arguments = format!("conformance-tests --rule B4 --format {format}");
-    let arguments = arguments.split(' ').map(OsString::from);
-    let (mut out, mut progress) = (Vec::new(), Vec::new());
-    let status = command_line.run(arguments, &mut out, &mut progress);
-    let status = status.expect("memory takes all that is written");
+    let (status, out, progress) = run(&command_line, &format!("--rule B4 --format {format}"));
     assert_eq!(status, Status::Broken);
-    let progress = String::from_utf8(progress).expect("it writes UTF-8");
     assert!(progress.contains("faulty tokio: B4 BROKEN ("), "{progress}");
-    String::from_utf8(out).expect("it writes UTF-8")
+    out
 }
 
 /// What is printed of rule B4 on the faulty runtime, next to a correct one.
@@ -210,6 +227,36 @@ fn markdown_tells_the_failure() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
     }
+}
+
+#[test]
+fn a_should_that_is_left_unmet_says_why_and_fails_nothing() {
+    let command_line = CommandLine::new(vec![faulty(Fault::LeavesUnmet)]);
+    let (status, table, _) = run(&command_line, "--rule K10");
+    assert_eq!(status, Status::Success);
+    let why = "faulty tokio leaves K10 (SHOULD) unmet: there are no halves";
+    assert!(table.lines().any(|line| line == why), "{table}");
+    let totals = "1 rule in 1 column: 0 of 1 hold, 1 left unmet (";
+    assert!(table.contains(totals), "{table}");
+    let (_, json, _) = run(&command_line, "--rule K10 --format json");
+    let json: Value = serde_json::from_str(&json).expect("it is JSON");
+    assert_eq!(json["totals"]["unmet"], 1);
+    let result = &json["runtimes"][0]["results"][0];
+    assert_eq!(result["unmet"], "there are no halves");
+    let (_, junit, _) = run(&command_line, "--rule K10 --format junit");
+    let junit = roxmltree::Document::parse(&junit).expect("it is XML");
+    let mut nodes = junit.descendants();
+    let skipped = nodes.find(|node| node.has_tag_name("skipped"));
+    let skipped = skipped.and_then(|node| node.attribute("message"));
+    assert_eq!(skipped, Some("there are no halves"));
+}
+
+#[test]
+fn a_must_cannot_be_left_unmet() {
+    let command_line = CommandLine::new(vec![faulty(Fault::LeavesUnmet)]);
+    let (status, table, _) = run(&command_line, "--rule B4");
+    assert_eq!(status, Status::Broken);
+    assert!(table.contains("B4 (MUST) does not hold."), "{table}");
 }
 
 #[test]

@@ -8,8 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::panics::caught;
 use crate::rules::{Entry, Rule, all};
-use crate::verdict::{Broken, Verdict};
+use crate::verdict::Broken;
 use crate::world::World;
+
+/// What a rule came to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Holds,
+    /// It is a SHOULD that is left unmet, for this reason.
+    Unmet(&'static str),
+    Broken(Broken),
+}
 
 /// A runtime, or one of the ways to run it: a column of the matrix.
 #[derive(Clone)]
@@ -55,32 +64,34 @@ impl Column {
     }
 
     /// Checks a rule on a thread of its own. One that takes longer than `limit` is broken, and its thread is left.
-    pub(super) fn check(&self, rule: &Entry, limit: Duration) -> Verdict {
+    pub(super) fn check(&self, rule: &Entry, limit: Duration) -> Outcome {
         let began = Instant::now();
         let (tell, told) = mpsc::channel();
         let (checks, name) = (Arc::clone(&self.checks), rule.name);
         let check = thread::Builder::new()
             .name(format!("{} on {}", rule.id, self.title))
             .spawn(move || {
-                let told = |verdict| {
-                    let _ = tell.send(verdict);
+                let told = |outcome| {
+                    let _ = tell.send(outcome);
                 };
                 if let Err(panic) = caught(|| checks.check(name, &told)) {
-                    told(Err(Broken::new(END, panic).check(AFTER_A_PANIC)));
+                    told(Outcome::Broken(
+                        Broken::new(END, panic).check(AFTER_A_PANIC),
+                    ));
                 }
             });
         if let Err(error) = check {
-            return Err(Broken::new("a thread to check it on", error.to_string())
-                .check("has the machine threads and memory left?"));
+            let broken = Broken::new("a thread to check it on", error.to_string());
+            return Outcome::Broken(broken.check("has the machine threads and memory left?"));
         }
-        let Ok(verdict) = told.recv_timeout(limit) else {
+        let Ok(outcome) = told.recv_timeout(limit) else {
             let seen = format!("it did not end within {limit:?}");
-            return Err(Broken::new(END, seen).check(WITHOUT_AN_END));
+            return Outcome::Broken(Broken::new(END, seen).check(WITHOUT_AN_END));
         };
         // The world is gone before the next check begins, unless that takes for ever.
         match told.recv_timeout(limit.saturating_sub(began.elapsed())) {
-            Ok(panic_on_the_way_out) => verdict.and(panic_on_the_way_out),
-            Err(_) => verdict,
+            Ok(panic) if !matches!(outcome, Outcome::Broken(_)) => panic,
+            _ => outcome,
         }
     }
 }
@@ -93,8 +104,8 @@ const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread th
 trait Checks: Send + Sync {
     fn rules(&self) -> Vec<Entry>;
 
-    /// Tells the verdict before the world is dropped.
-    fn check(&self, name: &str, tell: &dyn Fn(Verdict));
+    /// Tells the outcome before the world is dropped.
+    fn check(&self, name: &str, tell: &dyn Fn(Outcome));
 }
 
 struct Worlds<W, F> {
@@ -107,10 +118,15 @@ impl<W: World, F: Fn() -> W + Send + Sync> Checks for Worlds<W, F> {
         self.rules.iter().map(Rule::entry).collect()
     }
 
-    fn check(&self, name: &str, tell: &dyn Fn(Verdict)) {
+    fn check(&self, name: &str, tell: &dyn Fn(Outcome)) {
         let rule = self.rules.iter().find(|rule| rule.name == name);
         let rule = rule.expect("the list of rules is the same in every world");
         let world = Arc::new((self.world)());
-        tell(rule.check(&world));
+        tell(match rule.unmet(&world) {
+            Some(why) => Outcome::Unmet(why),
+            None => rule
+                .check(&world)
+                .map_or_else(Outcome::Broken, |()| Outcome::Holds),
+        });
     }
 }

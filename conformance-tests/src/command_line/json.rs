@@ -18,6 +18,7 @@ struct Document<'a> {
 struct Totals {
     checks: usize,
     hold: usize,
+    unmet: usize,
     broken: usize,
     seconds: f64,
 }
@@ -54,6 +55,8 @@ struct ResultLine<'a> {
     holds: bool,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    unmet: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<FailureLine<'a>>,
 }
 
@@ -66,6 +69,7 @@ struct FailureLine<'a> {
 
 pub(super) fn write(out: &mut dyn Write, matrix: &Matrix<'_>) -> io::Result<()> {
     let broken = matrix.broken().count();
+    let unmet = matrix.unmet().count();
     let checks = matrix.columns.len() * matrix.rules.len();
     let runtimes = matrix.columns.iter().map(|(column, cells)| RuntimeLine {
         runtime: column.runtime,
@@ -76,6 +80,7 @@ pub(super) fn write(out: &mut dyn Write, matrix: &Matrix<'_>) -> io::Result<()> 
                 rule: cell.rule.id,
                 holds: cell.holds(),
                 seconds: cell.took.as_secs_f64(),
+                unmet: cell.unmet(),
                 failure: cell.failure(column).map(|failure| FailureLine {
                     expected: &failure.broken.expected,
                     seen: &failure.broken.seen,
@@ -87,7 +92,8 @@ pub(super) fn write(out: &mut dyn Write, matrix: &Matrix<'_>) -> io::Result<()> 
     let document = Document {
         totals: Totals {
             checks,
-            hold: checks - broken,
+            hold: checks - broken - unmet,
+            unmet,
             broken,
             seconds: matrix.took.as_secs_f64(),
         },

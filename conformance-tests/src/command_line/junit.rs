@@ -13,25 +13,29 @@ pub(super) fn write(out: &mut dyn Write, matrix: &Matrix<'_>) -> io::Result<()> 
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
     let tests = (matrix.columns.len() * matrix.rules.len()).to_string();
     let failures = matrix.broken().count().to_string();
+    let skipped = matrix.unmet().count().to_string();
     let time = seconds(matrix.took);
     let suites = writer.create_element("testsuites").with_attributes([
         ("name", "conformance-tests"),
         ("tests", &tests),
         ("failures", &failures),
         ("errors", "0"),
+        ("skipped", &skipped),
         ("time", &time),
     ]);
     suites.write_inner_content(|writer| {
         for (column, cells) in &matrix.columns {
             let tests = cells.len().to_string();
-            let failures = cells.iter().filter(|cell| !cell.holds()).count();
-            let failures = failures.to_string();
+            let failing = cells.iter().filter(|cell| cell.failure(column).is_some());
+            let failures = failing.count().to_string();
+            let skipped = cells.iter().filter_map(Cell::unmet).count().to_string();
             let time = seconds(cells.iter().map(|cell| cell.took).sum());
             let suite = writer.create_element("testsuite").with_attributes([
                 ("name", column.title),
                 ("tests", &tests),
                 ("failures", &failures),
                 ("errors", "0"),
+                ("skipped", &skipped),
                 ("time", &time),
             ]);
             suite.write_inner_content(|writer| {
@@ -58,6 +62,14 @@ fn write_case(
         ("name", cell.rule.name),
         ("time", &time),
     ]);
+    if let Some(why) = cell.unmet() {
+        case.write_inner_content(|writer| {
+            let skipped = writer.create_element("skipped");
+            skipped.with_attribute(("message", why)).write_empty()?;
+            Ok(())
+        })?;
+        return Ok(());
+    }
     let Some(failure) = failure else {
         case.write_empty()?;
         return Ok(());

@@ -33,6 +33,9 @@ pub(super) fn write(out: &mut dyn Write, matrix: &Matrix<'_>) -> io::Result<()> 
         writeln!(out)?;
     }
     writeln!(out, "\n</details>")?;
+    for line in matrix.unmet() {
+        writeln!(out, "\n{line}.")?;
+    }
     for failure in matrix.broken() {
         let (title, text) = (failure.column.title, failure.text());
         writeln!(out, "\nOn {title}:\n\n```text\n{text}\n```")?;

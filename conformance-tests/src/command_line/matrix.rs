@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::column::Column;
+use super::column::{Column, Outcome};
 use crate::rules::Entry;
-use crate::verdict::{Broken, Verdict};
+use crate::verdict::Broken;
 
 /// What the rules came to on each of the runtimes.
 #[derive(Debug)]
@@ -19,25 +19,36 @@ pub(super) struct Matrix<'a> {
 #[derive(Debug)]
 pub(super) struct Cell {
     pub(super) rule: Entry,
-    pub(super) verdict: Verdict,
+    pub(super) outcome: Outcome,
     pub(super) took: Duration,
 }
 
 impl Cell {
     pub(super) fn word(&self) -> &'static str {
-        match self.verdict {
-            Ok(()) => "holds",
-            Err(_) => "BROKEN",
+        match self.outcome {
+            Outcome::Holds => "holds",
+            Outcome::Unmet(_) => "unmet",
+            Outcome::Broken(_) => "BROKEN",
         }
     }
 
     pub(super) fn holds(&self) -> bool {
-        self.verdict.is_ok()
+        matches!(self.outcome, Outcome::Holds)
+    }
+
+    /// Why it is left unmet, if so.
+    pub(super) fn unmet(&self) -> Option<&'static str> {
+        match self.outcome {
+            Outcome::Unmet(why) => Some(why),
+            _ => None,
+        }
     }
 
     /// That it does not hold, if so, in the column that it is of.
     pub(super) fn failure<'a>(&'a self, column: &'a Column) -> Option<Failure<'a>> {
-        let broken = self.verdict.as_ref().err()?;
+        let Outcome::Broken(broken) = &self.outcome else {
+            return None;
+        };
         Some(Failure {
             column,
             rule: self.rule,
@@ -64,7 +75,7 @@ impl<'a> Matrix<'a> {
                 let started = Instant::now();
                 let cell = Cell {
                     rule: *rule,
-                    verdict: column.check(rule, limit),
+                    outcome: column.check(rule, limit),
                     took: started.elapsed(),
                 };
                 let done = filled.len() * rules.len() + cells.len() + 1;
@@ -94,14 +105,35 @@ impl<'a> Matrix<'a> {
             .flat_map(|(column, cells)| cells.iter().filter_map(|cell| cell.failure(column)))
     }
 
+    /// What is left unmet, a line each.
+    pub(super) fn unmet(&self) -> impl Iterator<Item = String> {
+        self.columns.iter().flat_map(|(column, cells)| {
+            cells.iter().filter_map(|cell| {
+                let why = cell.unmet()?;
+                let (title, rule) = (column.title, cell.rule);
+                Some(format!(
+                    "{title} leaves {} ({}) unmet: {why}",
+                    rule.id, rule.level
+                ))
+            })
+        })
+    }
+
     /// The totals in a line.
     pub(super) fn totals(&self) -> String {
         let count = self.columns.len() * self.rules.len();
         let broken = self.broken().count();
-        let outcome = match broken {
+        let unmet = self.unmet().count();
+        let mut outcome = match broken + unmet {
             0 => format!("all {count} hold"),
-            broken => format!("{} of {count} hold, {broken} BROKEN", count - broken),
+            others => format!("{} of {count} hold", count - others),
         };
+        if unmet > 0 {
+            outcome.push_str(&format!(", {unmet} left unmet"));
+        }
+        if broken > 0 {
+            outcome.push_str(&format!(", {broken} BROKEN"));
+        }
         let rules = number(self.rules.len(), "rule");
         let columns = number(self.columns.len(), "column");
         format!("{rules} in {columns}: {outcome}")

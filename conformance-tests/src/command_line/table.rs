@@ -35,6 +35,9 @@ pub(super) fn write(out: &mut dyn Write, matrix: &Matrix<'_>) -> io::Result<()> 
         }
         writeln!(out, "{}", text.trim_end())?;
     }
+    for line in matrix.unmet() {
+        writeln!(out, "\n{line}")?;
+    }
     for failure in matrix.broken() {
         writeln!(out, "\non {}:\n{}", failure.column.title, failure.text())?;
     }
