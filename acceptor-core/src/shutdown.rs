@@ -28,13 +28,6 @@ pub(crate) enum Step {
     Finish,
 }
 
-/// Why the children are killed: by the plan, or in spite of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Killing {
-    AsPlanned,
-    AfterTimeout,
-}
-
 /// One stop, under way.
 #[derive(Debug)]
 pub(crate) struct Stopping {
@@ -42,7 +35,6 @@ pub(crate) struct Stopping {
     began: Instant,
     phase: Phase,
     deadline: Option<Instant>,
-    killing: Killing,
     finished: bool,
 }
 
@@ -54,7 +46,6 @@ impl Stopping {
             began: now,
             phase: Phase::LameDuck,
             deadline: now.checked_add(plan.lame_duck),
-            killing: Killing::AsPlanned,
             finished: false,
         }
     }
@@ -74,7 +65,7 @@ impl Stopping {
 
     /// Whether what is killed now is one report with a count (S6).
     pub(crate) fn reports_kills(&self) -> bool {
-        self.killing == Killing::AfterTimeout
+        self.plan.shutdown != Shutdown::Kill
     }
 
     /// The next step that is due, to be asked until there is none. `left` is how many children and sockets there are.
@@ -94,7 +85,7 @@ impl Stopping {
             }
             Phase::Grace | Phase::Stop | Phase::Kill if left == 0 => self.finish(),
             Phase::Grace if due => match self.plan.shutdown {
-                Shutdown::Kill => self.enter_kill(now, Killing::AsPlanned),
+                Shutdown::Kill => self.enter_kill(now),
                 Shutdown::Within(time) => {
                     self.enter(Phase::Stop, now.checked_add(time));
                     Some(Step::TellStop)
@@ -104,7 +95,7 @@ impl Stopping {
                     Some(Step::TellStop)
                 }
             },
-            Phase::Stop if due => self.enter_kill(now, Killing::AfterTimeout),
+            Phase::Stop if due => self.enter_kill(now),
             Phase::Kill if due => self.finish(),
             Phase::LameDuck | Phase::Grace | Phase::Stop | Phase::Kill => None,
         }
@@ -119,7 +110,7 @@ impl Stopping {
         if self.phase == Phase::LameDuck {
             steps.push(Step::CloseListeners);
         }
-        steps.extend(self.enter_kill(now, Killing::AfterTimeout));
+        steps.extend(self.enter_kill(now));
         steps
     }
 
@@ -128,8 +119,7 @@ impl Stopping {
         self.deadline = deadline;
     }
 
-    fn enter_kill(&mut self, now: Instant, killing: Killing) -> Option<Step> {
-        self.killing = killing;
+    fn enter_kill(&mut self, now: Instant) -> Option<Step> {
         self.enter(Phase::Kill, now.checked_add(self.plan.patience));
         Some(Step::Kill)
     }
@@ -301,7 +291,6 @@ mod tests {
         plan: Plan,
         phase: Phase,
         since: u64,
-        reports: bool,
         over: bool,
     }
 
@@ -346,7 +335,6 @@ mod tests {
                         _ => return steps,
                     }
                     self.enter(Phase::Kill, now);
-                    self.reports = true;
                     steps.push(Step::Kill);
                 } else {
                     if lasted < self.plan.patience {
@@ -367,7 +355,6 @@ mod tests {
                 _ => vec![Step::Kill],
             };
             self.enter(Phase::Kill, now);
-            self.reports = true;
             steps
         }
     }
@@ -381,7 +368,6 @@ mod tests {
             plan,
             phase: Phase::LameDuck,
             since: 0,
-            reports: false,
             over: false,
         };
         let mut now = 0;
@@ -406,7 +392,6 @@ mod tests {
             let at = format_args!("{plan:?} {events:?} {event:?}");
             assert_eq!(seen, expected, "{at}");
             assert_eq!(stopping.phase(), model.phase, "{at}");
-            assert_eq!(stopping.reports_kills(), model.reports, "{at}");
             assert!(before <= stopping.phase(), "{at}: phases go forward");
             let deadline = stopping.deadline();
             assert!(
@@ -472,7 +457,8 @@ mod tests {
                 }
                 assert_eq!(stopping.phase(), Phase::Kill);
                 assert_eq!(stopping.deadline(), Some(began + ms(waits) + plan.patience));
-                assert!(stopping.reports_kills());
+                let brutal = plan.shutdown == Shutdown::Kill;
+                assert_eq!(stopping.reports_kills(), !brutal);
                 assert_eq!(stopping.kill(began + ms(waits)), []);
             }
         }

@@ -30,13 +30,6 @@ impl Harness for AsyncStd {
         TcpListener::from_std(listener)
     }
 
-    fn unmet(&self) -> &'static [(&'static str, &'static str)] {
-        &[(
-            "K10",
-            "closing a stream of async-std does not shut down writing; `TcpStream::shutdown` does",
-        )]
-    }
-
     fn stream(&self, stream: TcpStream) -> TcpStream {
         stream
     }
