@@ -1051,6 +1051,7 @@ fn with_the_kill_planned_the_killed_are_not_reported_but_in_the_result() {
     ];
     let world = check(planned, &acts);
     let stop = world.stop.expect("it was stopped");
+    assert!(stop.finished);
     assert_eq!(
         stop.count(Role::Connection, Phase::Kill, EndKind::Killed),
         1
