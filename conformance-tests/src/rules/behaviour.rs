@@ -197,7 +197,7 @@ async fn start_error<W: World>(
     let told = stage
         .reports
         .when(|reports| (start_errors(reports) > 0).then_some(()));
-    let what = format!("the start error is reported, {case}");
+    let what = format!("start errors reported of {case}: 1");
     stage.event(&what, told).await?;
     let start_errors = stage.reports.look(start_errors);
     same(&format!("start errors reported of {case}"), 1, start_errors)
