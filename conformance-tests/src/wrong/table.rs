@@ -181,7 +181,7 @@ fn behaviour() -> Vec<Case> {
         breaks(
             "B4",
             reported(0, |event| matches!(event, Event::StartError { .. })),
-            "start errors reported",
+            "the start error is reported",
             &["B2", "B8", "E1"],
         ),
         breaks(
@@ -621,6 +621,15 @@ fn waiting() -> Vec<Case> {
             "the acceptors that serve, in their order",
             &["E1"],
         ),
+        breaks(
+            "L6",
+            Tamper {
+                connections: Some(Box::new(|list| list.reverse())),
+                ..Tamper::default()
+            },
+            "the connections in the list, oldest first",
+            &["L2", "Q1", "Q2"],
+        ),
     ]
 }
 
@@ -763,7 +772,10 @@ fn looking_in() -> Vec<Case> {
         breaks(
             "Q1",
             Tamper {
-                connections: Some(Box::new(|list| list.reverse())),
+                connections: Some(Box::new(|list| {
+                    list.iter_mut()
+                        .for_each(|one| std::mem::swap(&mut one.peer_addr, &mut one.local_addr));
+                })),
                 ..Tamper::default()
             },
             "id, listener, peer and local address of the connections",
