@@ -673,9 +673,7 @@ impl World {
                         Grace::Within(grace) => lasted >= grace,
                         Grace::Forever => false,
                     };
-                    if stop.killed_early {
-                        Some(Phase::Kill)
-                    } else if over && stop.plan.shutdown == Shutdown::Kill {
+                    if stop.killed_early || (over && stop.plan.shutdown == Shutdown::Kill) {
                         Some(Phase::Kill)
                     } else {
                         over.then_some(Phase::Stop)
