@@ -3,7 +3,7 @@
 //! [`Wrong`] is a world with a flaw, around a world without: its runtime
 //! ([`RuntimeFlaw`]) and its listeners ([`ListenerFlaw`]) err by themselves; its
 //! pools are the core's own, tampered with from all sides ([`Tamper`]). The
-//! table ([`table`]) says which flaw breaks which rule, with which words, and
+//! table (`table`) says which flaw breaks which rule, with which words, and
 //! which rules it leaves alone. `tests/wrong.rs` holds the suite to it.
 
 mod listener;
