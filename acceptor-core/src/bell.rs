@@ -27,6 +27,14 @@ impl Bell {
         }
     }
 
+    /// Has the task that listens polled once, though it hears nothing.
+    pub(crate) fn nudge(&self) {
+        let waker = lock(&self.state).waker.clone();
+        if let Some(waker) = waker {
+            wake(waker);
+        }
+    }
+
     /// Ready once for each time it was rung since it was last ready, several rings being one.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let waker = cx.waker().clone();
@@ -56,6 +64,21 @@ mod tests {
         assert!(bell.poll(&cx).is_pending());
         bell.ring();
         assert_eq!(counter.wakes(), 1);
+        assert!(bell.poll(&cx).is_ready());
+    }
+
+    #[test]
+    fn a_nudge_wakes_who_listens_and_says_nothing() {
+        let (bell, counter) = (Bell::default(), WakeCounter::new());
+        let cx = Context::from_waker(counter.waker());
+        bell.nudge();
+        assert!(bell.poll(&cx).is_pending());
+        for nudges in 1..3 {
+            bell.nudge();
+            assert_eq!(counter.wakes(), nudges);
+            assert!(bell.poll(&cx).is_pending());
+        }
+        bell.ring();
         assert!(bell.poll(&cx).is_ready());
     }
 }

@@ -131,8 +131,9 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
                 self.turns = 0;
                 if std::mem::replace(&mut self.spawned, Spawned::No) == Spawned::Yes {
                     // A runtime may run the connection next on this thread without waking another. Should it block,
-                    // nobody would look at the sockets: so this task is there for another thread to take (B5).
-                    wake(cx.waker().clone());
+                    // nobody would look at the sockets: so there is a task for another thread to take (B5). Not
+                    // this one, for on most runtimes it would ask the system in vain whether somebody has come.
+                    self.inner.bell.nudge();
                 }
                 Poll::Pending
             }
