@@ -34,5 +34,9 @@ pub fn columns() -> Vec<Column> {
             Real::new(smol::Smol::own_executor())
         }),
         Column::new("reference", "reference", || Real::new(reference::Reference)),
+        #[cfg(feature = "simulated")]
+        Column::new("simulated", "simulated", || {
+            crate::simulated::Simulated::new(1)
+        }),
     ]
 }

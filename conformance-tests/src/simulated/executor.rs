@@ -1,0 +1,620 @@
+//! One thread, a seeded choice of who is polled next, and a clock that moves only when it is told to.
+//!
+//! Invariants: no lock is held while a task is polled, dropped or woken; a task
+//! is queued at most once, however often it is woken; the same calls in the
+//! same order make the same choices, whatever the machine.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use acceptor_core::Runtime;
+use fastrand::Rng;
+use futures::future::BoxFuture;
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Names a task of a [`Simulation`], counted up from 1 in the order in which they were spawned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SimulatedTask(u64);
+
+impl fmt::Display for SimulatedTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A runtime of one thread with a clock of its own, and whoever drives it.
+///
+/// Clones share it. Nothing runs unless it is told to: see [`poll_next`](Self::poll_next).
+#[derive(Clone)]
+pub struct Simulation {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    began: Instant,
+    /// Nanoseconds since `began`.
+    elapsed: AtomicU64,
+    state: Mutex<State>,
+    /// Something became ready, perhaps by a thread that is not of this world.
+    stirred: Condvar,
+}
+
+struct State {
+    random: Rng,
+    spurious: Spurious,
+    ready: Vec<Arc<Task>>,
+    live: Vec<Arc<Task>>,
+    timers: BTreeMap<(u64, u64), Waker>,
+    tasks_ever: u64,
+    timers_ever: u64,
+    current: Option<Arc<Task>>,
+    statistics: Statistics,
+    closed: bool,
+}
+
+/// How often a task is polled that nobody woke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spurious {
+    /// Never.
+    Never,
+    /// In one of so many polls.
+    OneIn(u32),
+}
+
+/// What a [`Simulation`] has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Polls of tasks that were woken, or had just been spawned.
+    pub polls: u64,
+    /// Polls of tasks that nobody woke.
+    pub spurious: u64,
+    /// Tasks that were spawned.
+    pub tasks: u64,
+    /// Timers that fired.
+    pub timers: u64,
+}
+
+struct Task {
+    id: SimulatedTask,
+    name: &'static str,
+    shared: Weak<Shared>,
+    future: Mutex<Option<BoxFuture<'static, ()>>>,
+    waits: Mutex<Vec<Wait>>,
+    // These are read and written under the lock of the state.
+    queued: AtomicBool,
+    held: AtomicBool,
+    position: AtomicUsize,
+}
+
+/// How long a poll takes by the clock of [`Simulation::run_until`].
+const POLL: Duration = Duration::from_micros(1);
+
+/// The position of a task that is done.
+const GONE: usize = usize::MAX;
+
+/// What a task that is pending asked for last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    Timer(u64),
+    Accept(std::net::SocketAddr),
+    Read(std::net::SocketAddr),
+    Write(std::net::SocketAddr),
+    Connect(std::net::SocketAddr),
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wait::Timer(at) => write!(f, "the clock to reach {:?}", Duration::from_nanos(*at)),
+            Wait::Accept(at) => write!(f, "a client of {at}"),
+            Wait::Read(peer) => write!(f, "bytes from {peer}"),
+            Wait::Write(peer) => write!(f, "{peer} to read"),
+            Wait::Connect(to) => write!(f, "room in the backlog of {to}"),
+        }
+    }
+}
+
+/// What is known of a task that is not done.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TaskRecord {
+    /// Its name.
+    pub id: SimulatedTask,
+    /// The type of what was spawned.
+    pub kind: &'static str,
+    /// What it waits for, of what this world knows.
+    pub waits_for: String,
+}
+
+impl fmt::Display for TaskRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "task {} ({}) waits for {}",
+            self.id, self.kind, self.waits_for
+        )
+    }
+}
+
+/// The tasks went on and on without the clock moving.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Restless {
+    /// How many polls there were.
+    pub polls: usize,
+    /// Who was polled last, the latest last.
+    pub last: Vec<TaskRecord>,
+}
+
+impl Simulation {
+    /// A world in which nothing has happened yet; the seed makes the choices.
+    pub fn new(seed: u64, spurious: Spurious) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                began: Instant::now(),
+                elapsed: AtomicU64::new(0),
+                state: Mutex::new(State {
+                    random: Rng::with_seed(seed),
+                    spurious,
+                    ready: Vec::new(),
+                    live: Vec::new(),
+                    timers: BTreeMap::new(),
+                    tasks_ever: 0,
+                    timers_ever: 0,
+                    current: None,
+                    statistics: Statistics::default(),
+                    closed: false,
+                }),
+                stirred: Condvar::new(),
+            }),
+        }
+    }
+
+    /// The runtime, as a pool is given it.
+    pub fn runtime(&self) -> SimulatedRuntime {
+        SimulatedRuntime {
+            simulation: self.clone(),
+        }
+    }
+
+    /// The seed of the choices from now on.
+    pub fn reseed(&self, seed: u64) {
+        lock(&self.shared.state).random = Rng::with_seed(seed);
+    }
+
+    /// How often tasks are polled from now on that nobody woke.
+    pub fn set_spurious(&self, spurious: Spurious) {
+        lock(&self.shared.state).spurious = spurious;
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.shared.now()
+    }
+
+    /// How much time has passed since the world began.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.shared.elapsed.load(Ordering::Relaxed))
+    }
+
+    /// What has been done so far.
+    pub fn statistics(&self) -> Statistics {
+        lock(&self.shared.state).statistics
+    }
+
+    /// Polls one task that is ready, chosen by chance; now and then one that is not. `None` if none is ready.
+    pub fn poll_next(&self) -> Option<SimulatedTask> {
+        let task = {
+            let mut state = lock(&self.shared.state);
+            let task = state.choose()?;
+            state.current = Some(Arc::clone(&task));
+            task
+        };
+        let Some(mut future) = lock(&task.future).take() else {
+            lock(&self.shared.state).current = None;
+            return Some(task.id);
+        };
+        lock(&task.waits).clear();
+        let waker = Waker::from(Arc::clone(&task));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            future.as_mut().poll(&mut Context::from_waker(&waker))
+        }));
+        lock(&self.shared.state).current = None;
+        if let Ok(Poll::Pending) = polled {
+            *lock(&task.future) = Some(future);
+        } else {
+            // The task is what panicked, if it did; nobody else is to know.
+            drop_quietly(polled.err());
+            drop_quietly(future);
+            lock(&self.shared.state).remove(&task);
+        }
+        Some(task.id)
+    }
+
+    /// Polls until nothing is ready.
+    ///
+    /// # Errors
+    ///
+    /// [`Restless`] after so many polls.
+    pub fn settle(&self, limit: usize) -> Result<usize, Restless> {
+        let mut polls = 0;
+        while let Some(task) = self.poll_next() {
+            polls += 1;
+            if polls >= limit {
+                return Err(self.restless(polls, task));
+            }
+        }
+        Ok(polls)
+    }
+
+    pub(super) fn restless(&self, polls: usize, last: SimulatedTask) -> Restless {
+        let mut last = vec![last];
+        for _ in 0..20 {
+            last.extend(self.poll_next());
+        }
+        let known = self.tasks();
+        let find = |id: &SimulatedTask| known.iter().find(|task| task.id == *id).cloned();
+        Restless {
+            polls,
+            last: last.iter().filter_map(find).collect(),
+        }
+    }
+
+    /// When the next timer fires.
+    pub fn next_timer(&self) -> Option<Instant> {
+        let state = lock(&self.shared.state);
+        let ((at, _), _) = state.timers.first_key_value()?;
+        Some(self.shared.began + Duration::from_nanos(*at))
+    }
+
+    /// Moves the clock, forward only, and fires the timers that are due by then.
+    pub fn advance_to(&self, time: Instant) {
+        let to = self.shared.offset(time);
+        let due = {
+            let mut state = lock(&self.shared.state);
+            let now = self.shared.elapsed.fetch_max(to, Ordering::Relaxed).max(to);
+            let later = state.timers.split_off(&(now.saturating_add(1), 0));
+            let due = std::mem::replace(&mut state.timers, later);
+            state.statistics.timers += due.len() as u64;
+            due
+        };
+        for waker in due.into_values() {
+            waker.wake();
+        }
+    }
+
+    /// The tasks that are not done, oldest first.
+    pub fn tasks(&self) -> Vec<TaskRecord> {
+        let mut tasks = lock(&self.shared.state).live.clone();
+        tasks.sort_unstable_by_key(|task| task.id);
+        tasks.iter().map(|task| task.record()).collect()
+    }
+
+    /// How many tasks are not done.
+    pub fn task_count(&self) -> usize {
+        lock(&self.shared.state).live.len()
+    }
+
+    /// How many timers are set.
+    pub fn timer_count(&self) -> usize {
+        lock(&self.shared.state).timers.len()
+    }
+
+    /// Drops a task, as a runtime does that gives up on it. Nothing, if it is done.
+    pub fn drop_task(&self, id: SimulatedTask) {
+        let task = self.find(id);
+        if let Some(task) = task {
+            let future = lock(&task.future).take();
+            lock(&self.shared.state).remove(&task);
+            drop_quietly(future);
+        }
+    }
+
+    /// Withholds all polls of a task, as if the last one never returned.
+    pub fn hold(&self, id: SimulatedTask) {
+        if let Some(task) = self.find(id) {
+            let mut state = lock(&self.shared.state);
+            task.held.store(true, Ordering::Relaxed);
+            state.ready.retain(|other| other.id != id);
+        }
+    }
+
+    /// Polls a task again that was held.
+    pub fn release(&self, id: SimulatedTask) {
+        if let Some(task) = self.find(id) {
+            let mut state = lock(&self.shared.state);
+            task.held.store(false, Ordering::Relaxed);
+            if task.queued.load(Ordering::Relaxed) {
+                state.ready.push(task);
+            }
+        }
+    }
+
+    /// Drops all tasks, and from now on whatever is spawned, as a runtime does that is shut down.
+    pub fn close(&self) {
+        lock(&self.shared.state).closed = true;
+        loop {
+            let last = lock(&self.shared.state).live.last().cloned();
+            match last {
+                Some(task) => self.drop_task(task.id),
+                None => return,
+            }
+        }
+    }
+
+    /// Polls, and moves the clock, a little for each poll and to the next timer when nothing is ready, until `done` says so.
+    ///
+    /// With neither a task nor a timer left it waits for a thread of another world to wake somebody.
+    ///
+    /// # Panics
+    ///
+    /// If nobody does within so long by the machine's clock: then it tells who waits for what.
+    pub(super) fn run_until(&self, outside: Duration, done: impl Fn() -> bool) {
+        while !done() {
+            if self.poll_next().is_some() {
+                // Also where somebody is always ready the timers are to have their turn.
+                self.advance_to(self.now() + POLL);
+                continue;
+            }
+            if let Some(time) = self.next_timer() {
+                self.advance_to(time);
+                continue;
+            }
+            let state = lock(&self.shared.state);
+            let idle = |state: &mut State| state.ready.is_empty();
+            let waited = self
+                .shared
+                .stirred
+                .wait_timeout_while(state, outside, idle)
+                .unwrap_or_else(PoisonError::into_inner);
+            let idle = waited.1.timed_out() && waited.0.ready.is_empty();
+            drop(waited);
+            if idle && !done() {
+                let waiting: Vec<_> = self.tasks().iter().map(ToString::to_string).collect();
+                panic!(
+                    "nothing is ready, no timer is set, and it is not over:\n{}",
+                    waiting.join("\n")
+                );
+            }
+        }
+    }
+
+    /// What the task that is being polled waits for.
+    pub(super) fn waits_for(&self, wait: Wait) {
+        let state = lock(&self.shared.state);
+        if let Some(task) = &state.current {
+            lock(&task.waits).push(wait);
+        }
+    }
+
+    fn find(&self, id: SimulatedTask) -> Option<Arc<Task>> {
+        let state = lock(&self.shared.state);
+        state.live.iter().find(|task| task.id == id).cloned()
+    }
+}
+
+impl fmt::Debug for Simulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulation")
+            .field("elapsed", &self.elapsed())
+            .field("tasks", &self.task_count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Drops a value whose `Drop` may panic.
+fn drop_quietly<T>(value: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Instant {
+        self.began + Duration::from_nanos(self.elapsed.load(Ordering::Relaxed))
+    }
+
+    /// Nanoseconds since the world began; the furthest there is for what lies beyond.
+    fn offset(&self, time: Instant) -> u64 {
+        let since = time.saturating_duration_since(self.began);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl State {
+    fn choose(&mut self) -> Option<Arc<Task>> {
+        if self.ready.is_empty() {
+            return None;
+        }
+        if let Spurious::OneIn(many) = self.spurious {
+            if self.random.u32(..many.max(1)) == 0 {
+                let task = &self.live[self.random.usize(..self.live.len())];
+                if !task.queued.load(Ordering::Relaxed) && !task.held.load(Ordering::Relaxed) {
+                    self.statistics.spurious += 1;
+                    return Some(Arc::clone(task));
+                }
+            }
+        }
+        let chosen = self.random.usize(..self.ready.len());
+        let task = self.ready.swap_remove(chosen);
+        // Before the poll: whoever wakes it from now on wants another.
+        task.queued.store(false, Ordering::Relaxed);
+        self.statistics.polls += 1;
+        Some(task)
+    }
+
+    fn remove(&mut self, task: &Arc<Task>) {
+        let position = task.position.swap(GONE, Ordering::Relaxed);
+        if position == GONE {
+            return;
+        }
+        self.live.swap_remove(position);
+        if let Some(moved) = self.live.get(position) {
+            moved.position.store(position, Ordering::Relaxed);
+        }
+        if task.queued.load(Ordering::Relaxed) {
+            self.ready.retain(|other| other.id != task.id);
+        }
+    }
+}
+
+impl Task {
+    fn record(&self) -> TaskRecord {
+        let waits = lock(&self.waits);
+        let mut waits: Vec<_> = waits.iter().map(ToString::to_string).collect();
+        if self.held.load(Ordering::Relaxed) {
+            waits.push("its next poll, which is withheld".to_owned());
+        }
+        if waits.is_empty() {
+            waits.push("a wake".to_owned());
+        }
+        TaskRecord {
+            id: self.id,
+            kind: short(self.name),
+            waits_for: waits.join(", or "),
+        }
+    }
+}
+
+/// A type's name without its parameters and its path.
+fn short(name: &'static str) -> &'static str {
+    let name = name.split('<').next().unwrap_or(name);
+    name.rsplit("::")
+        .find(|part| *part != "{{closure}}")
+        .unwrap_or(name)
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let mut state = lock(&shared.state);
+        let gone = self.position.load(Ordering::Relaxed) == GONE;
+        if gone || self.queued.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if !self.held.load(Ordering::Relaxed) {
+            state.ready.push(Arc::clone(self));
+            drop(state);
+            shared.stirred.notify_all();
+        }
+    }
+}
+
+/// The runtime of a [`Simulation`].
+#[derive(Debug, Clone)]
+pub struct SimulatedRuntime {
+    simulation: Simulation,
+}
+
+impl SimulatedRuntime {
+    /// What drives it.
+    pub fn simulation(&self) -> &Simulation {
+        &self.simulation
+    }
+}
+
+impl Runtime for SimulatedRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        fn spawn(shared: &Arc<Shared>, name: &'static str, future: BoxFuture<'static, ()>) {
+            let mut state = lock(&shared.state);
+            if state.closed {
+                drop(state);
+                return drop_quietly(future);
+            }
+            state.tasks_ever += 1;
+            state.statistics.tasks += 1;
+            let task = Arc::new(Task {
+                id: SimulatedTask(state.tasks_ever),
+                name,
+                shared: Arc::downgrade(shared),
+                future: Mutex::new(Some(future)),
+                waits: Mutex::default(),
+                queued: AtomicBool::new(true),
+                held: AtomicBool::new(false),
+                position: AtomicUsize::new(state.live.len()),
+            });
+            state.live.push(Arc::clone(&task));
+            state.ready.push(task);
+            drop(state);
+            shared.stirred.notify_all();
+        }
+
+        fn name<T>(_task: &T) -> &'static str {
+            std::any::type_name::<T>()
+        }
+
+        let name = name(&task);
+        spawn(&self.simulation.shared, name, Box::pin(task));
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
+        Sleep {
+            simulation: self.simulation.clone(),
+            deadline: self.simulation.shared.offset(deadline),
+            timer: None,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.simulation.now()
+    }
+}
+
+/// Waits until the clock has reached its deadline.
+struct Sleep {
+    simulation: Simulation,
+    deadline: u64,
+    /// The number of its timer, if one was ever set.
+    timer: Option<u64>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let shared = Arc::clone(&self.simulation.shared);
+        let waker = cx.waker().clone();
+        let mut state = lock(&shared.state);
+        if shared.elapsed.load(Ordering::Relaxed) >= self.deadline {
+            return Poll::Ready(());
+        }
+        let timer = *self.timer.get_or_insert_with(|| {
+            state.timers_ever += 1;
+            state.timers_ever
+        });
+        let replaced = state.timers.insert((self.deadline, timer), waker);
+        if let Some(task) = &state.current {
+            lock(&task.waits).push(Wait::Timer(self.deadline));
+        }
+        drop(state);
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer {
+            let mut state = lock(&self.simulation.shared.state);
+            let waker = state.timers.remove(&(self.deadline, timer));
+            drop(state);
+            drop(waker);
+        }
+    }
+}
