@@ -21,6 +21,8 @@ mod real;
 mod record;
 pub mod rules;
 pub mod runtimes;
+#[cfg(feature = "scenarios")]
+pub mod scenario;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 #[doc(hidden)]

@@ -1,0 +1,473 @@
+//! Lives of a pool, as data: how it is set up, and what befalls it step by step.
+//!
+//! A scenario is made of a seed ([`Scenario::of_seed`]), played in a simulated
+//! world and held against a model there ([`play`]). It is plain data, so that
+//! one that fails can be made smaller, printed, kept in a file and played again
+//! to the letter. Whatever a step names by number is counted round, so that a
+//! scenario from which steps were taken still means something.
+
+mod event;
+mod generate;
+
+use std::fmt;
+use std::time::Duration;
+
+use acceptor_core::{ChildType, Grace, Restart, Shutdown};
+use serde::{Deserialize, Serialize};
+
+pub use self::event::{Begun, Bomb, Call, Event, Farewell, Moment, Return};
+pub use self::generate::STEPS;
+
+/// A life of one pool after the other, in one simulated world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// The seed that it was made of; what acceptors do by chance depends on it.
+    pub seed: u64,
+    /// How pools are started, and how large the world is.
+    pub setting: Setting,
+    /// What happens, in this order.
+    pub steps: Vec<Step>,
+    /// How it ends.
+    pub finale: Finale,
+}
+
+/// How pools are started, and how large the world is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// What a pool is started with.
+    pub spec: SpecSetting,
+    /// How a pool is started.
+    pub start: Start,
+    /// How many connections a listener keeps for whoever accepts.
+    pub backlog: u8,
+    /// How many bytes a stream keeps for whoever reads.
+    pub buffer: u8,
+    /// One poll in so many is of a task that nobody woke; 0: none.
+    pub spurious: u8,
+}
+
+/// How a pool is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// With a spec.
+    Spec,
+    /// With an init function, which can be run again.
+    InitFunction,
+}
+
+/// What a spec says; times are milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecSetting {
+    /// What counts.
+    pub restart: RestartSetting,
+    /// How many failures are tolerated.
+    pub intensity: u32,
+    /// Within this time.
+    pub period: u32,
+    /// What the children are.
+    pub child_type: ChildSetting,
+    /// How long a pool that stops still accepts.
+    pub lame_duck: u32,
+    /// How long connections are then left alone; `None` for ever.
+    pub grace: Option<u32>,
+    /// How long they then have.
+    pub shutdown: ShutdownSetting,
+    /// How long the kill waits for who does not suspend.
+    pub patience: u32,
+}
+
+/// [`Restart`], as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartSetting {
+    /// Only start errors count.
+    Temporary,
+    /// Failures of connections count, too.
+    Transient,
+}
+
+/// [`ChildType`], as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChildSetting {
+    /// Workers.
+    Worker,
+    /// Supervisors.
+    Supervisor,
+}
+
+/// [`Shutdown`], as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShutdownSetting {
+    /// At once.
+    Kill,
+    /// After so many milliseconds.
+    Within(u32),
+    /// Never.
+    Never,
+}
+
+/// One thing that happens, and how far the world then goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The seed of the choices of the scheduler after this step: taking other steps away changes none of them.
+    pub schedule: u32,
+    /// What happens.
+    pub action: Action,
+    /// How far the world then goes on.
+    pub then: Then,
+}
+
+/// How far the world goes on after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Then {
+    /// So many polls at the most; the clock stands.
+    Polls(u8),
+    /// Until nothing is ready; the clock stands.
+    Settle,
+    /// Until nothing is ready, and so many milliseconds have passed, timer by timer.
+    Pass(u32),
+    /// The clock jumps by so many milliseconds, over all timers that are due by then; then until nothing is ready.
+    Jump(u32),
+}
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Nothing but time.
+    Wait,
+    /// A listener is added.
+    Listen {
+        /// With so many acceptors.
+        acceptors: u8,
+        /// Bound to what.
+        bound: Bound,
+    },
+    /// A listener is closed through the handle.
+    Close(u8),
+    /// A listener's socket is broken from now on.
+    Break(u8),
+    /// Calls of `accept` on a listener go wrong.
+    Fault {
+        /// Which listener's.
+        listener: u8,
+        /// How.
+        fault: Fault,
+        /// How many.
+        times: u8,
+    },
+    /// Whoever waits in `accept` is woken for nothing.
+    Stir(u8),
+    /// Clients connect to a listener.
+    Connect {
+        /// To which.
+        listener: u8,
+        /// How many.
+        clients: u8,
+    },
+    /// A client tells its connection what to do.
+    Order {
+        /// Which client.
+        client: u8,
+        /// What.
+        order: Order,
+    },
+    /// A client reads what is there for it.
+    Read(u8),
+    /// A client ends what it sends.
+    HalfClose(u8),
+    /// A client closes its connection.
+    Leave(u8),
+    /// A client resets its connection.
+    Reset(u8),
+    /// A connection is stopped by id.
+    StopConnection(u8),
+    /// A connection is killed by id.
+    KillConnection(u8),
+    /// An acceptor is stopped by id.
+    StopAcceptor(u8),
+    /// An acceptor is killed by id.
+    KillAcceptor(u8),
+    /// A child is stopped, and one is killed, that is not there any more.
+    StopUnknown,
+    /// The spec is replaced.
+    Reconfigure(SpecSetting),
+    /// The spec is to be replaced by one that is not allowed.
+    ReconfigureBadly,
+    /// The init function is run again.
+    Reload(Reload),
+    /// A listener is to be added with no acceptors.
+    ListenBadly,
+    /// The pool is to stop.
+    Stop,
+    /// The pool is to end at once.
+    Kill,
+    /// Somebody waits for the result.
+    Join,
+    /// The owner is dropped.
+    DropOwner,
+    /// From now on acceptors do this.
+    Weather(Weather),
+    /// The runtime drops a task of the pool.
+    DropTask(u8),
+    /// The runtime polls a task of a child no more.
+    HoldTask(u8),
+    /// The runtime polls all tasks again.
+    ReleaseTasks,
+}
+
+/// What a listener is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bound {
+    /// The loopback.
+    Loopback,
+    /// Any address.
+    Wildcard,
+}
+
+/// How a call of `accept` goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// An error of one connection.
+    Connection,
+    /// Too many open files.
+    Resources,
+    /// An error that nobody knows.
+    Unknown,
+    /// An error of the listener.
+    Listener,
+    /// A panic.
+    Panic,
+}
+
+/// What a connection is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Return `Ok`.
+    Return,
+    /// Return the clean exit.
+    ExitCleanly,
+    /// Return an error.
+    Fail,
+    /// Panic.
+    Panic,
+    /// Keep something that panics when it is dropped.
+    PanicWhenDropped,
+    /// Take the stop signal, and return when it comes.
+    Trap,
+    /// Take the stop signal, and return 20 ms after it came.
+    TrapAndLeaveLate,
+    /// Take the stop signal, and take no notice of it.
+    TrapAndStay,
+    /// Return when the connection is draining.
+    ReturnWhenDraining,
+    /// Do nothing for 3 ms.
+    Sleep,
+    /// Be pending some times, and ready at once again.
+    Yield,
+    /// Write more than there is room for.
+    Flood,
+    /// Stop the pool, from within.
+    StopPool,
+    /// Kill the pool, from within.
+    KillPool,
+    /// Stop itself by its id.
+    StopItself,
+    /// Kill itself by its id.
+    KillItself,
+    /// Close its own listener.
+    CloseListener,
+}
+
+/// What the init function answers when it is run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reload {
+    /// This spec.
+    Use(SpecSetting),
+    /// *Ignore*.
+    Ignore,
+    /// An error.
+    Fail,
+    /// A panic.
+    Panic,
+    /// A spec that is not allowed.
+    UseBadly,
+}
+
+/// What acceptors do of themselves: the more the fouler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Weather {
+    /// They accept, for ever.
+    Fair,
+    /// They accept for a while, be it none.
+    Impatient,
+    /// They ignore, more often than not.
+    Reluctant,
+    /// Their `init` takes its time, or for ever.
+    Slow,
+    /// Their `init` fails or panics now and then.
+    Failing,
+    /// Their `terminate` takes its time, or for ever, or panics.
+    Clinging,
+    /// All of it, and states whose `Drop` panics.
+    Foul,
+}
+
+/// How a scenario ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finale {
+    /// The last pool is stopped, and whatever does not end by itself is killed.
+    Stop,
+    /// The last pool's owner is dropped.
+    DropOwner,
+    /// The runtime is shut down under the last pool.
+    CloseRuntime,
+}
+
+impl SpecSetting {
+    /// The defaults of a spec.
+    pub const DEFAULT: Self = Self {
+        restart: RestartSetting::Temporary,
+        intensity: 1,
+        period: 5_000,
+        child_type: ChildSetting::Worker,
+        lame_duck: 0,
+        grace: Some(0),
+        shutdown: ShutdownSetting::Within(5_000),
+        patience: 1_000,
+    };
+
+    pub(crate) fn restart(&self) -> Restart {
+        match self.restart {
+            RestartSetting::Temporary => Restart::Temporary,
+            RestartSetting::Transient => Restart::Transient,
+        }
+    }
+
+    pub(crate) fn period(&self) -> Duration {
+        milliseconds(self.period)
+    }
+
+    pub(crate) fn child_type(&self) -> ChildType {
+        match self.child_type {
+            ChildSetting::Worker => ChildType::Worker,
+            ChildSetting::Supervisor => ChildType::Supervisor,
+        }
+    }
+
+    pub(crate) fn lame_duck(&self) -> Duration {
+        milliseconds(self.lame_duck)
+    }
+
+    pub(crate) fn grace(&self) -> Grace {
+        match self.grace {
+            Some(grace) => Grace::Within(milliseconds(grace)),
+            None => Grace::Forever,
+        }
+    }
+
+    pub(crate) fn shutdown(&self) -> Shutdown {
+        match self.shutdown {
+            ShutdownSetting::Kill => Shutdown::Kill,
+            ShutdownSetting::Within(time) => Shutdown::Within(milliseconds(time)),
+            ShutdownSetting::Never => Shutdown::Never,
+        }
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        milliseconds(self.patience)
+    }
+}
+
+pub(crate) fn milliseconds(count: u32) -> Duration {
+    Duration::from_millis(count.into())
+}
+
+impl fmt::Display for SpecSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?}, intensity {} within {} ms, lame duck {} ms, grace ",
+            self.restart, self.intensity, self.period, self.lame_duck
+        )?;
+        match self.grace {
+            Some(grace) => write!(f, "{grace} ms")?,
+            None => f.write_str("for ever")?,
+        }
+        match self.shutdown {
+            ShutdownSetting::Kill => f.write_str(", shutdown kill")?,
+            ShutdownSetting::Within(time) => write!(f, ", shutdown {time} ms")?,
+            ShutdownSetting::Never => f.write_str(", shutdown never")?,
+        }
+        write!(f, ", patience {} ms", self.patience)?;
+        match self.child_type {
+            ChildSetting::Worker => Ok(()),
+            ChildSetting::Supervisor => f.write_str(", of supervisors"),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Wait => f.write_str("nothing happens"),
+            Action::Listen { acceptors, bound } => {
+                write!(f, "a listener is added: {bound:?}, {acceptors} acceptors")
+            }
+            Action::Close(listener) => write!(f, "listener #{listener} is closed"),
+            Action::Break(listener) => write!(f, "listener #{listener} breaks"),
+            Action::Fault {
+                listener,
+                fault,
+                times,
+            } => write!(
+                f,
+                "{times} calls of accept on listener #{listener} go wrong: {fault:?}"
+            ),
+            Action::Stir(listener) => {
+                write!(f, "who accepts on listener #{listener} is woken in vain")
+            }
+            Action::Connect { listener, clients } => {
+                write!(f, "{clients} clients connect to listener #{listener}")
+            }
+            Action::Order { client, order } => write!(f, "client #{client} orders {order:?}"),
+            Action::Read(client) => write!(f, "client #{client} reads"),
+            Action::HalfClose(client) => write!(f, "client #{client} ends what it sends"),
+            Action::Leave(client) => write!(f, "client #{client} leaves"),
+            Action::Reset(client) => write!(f, "client #{client} resets"),
+            Action::StopConnection(which) => write!(f, "connection #{which} is stopped by id"),
+            Action::KillConnection(which) => write!(f, "connection #{which} is killed by id"),
+            Action::StopAcceptor(which) => write!(f, "acceptor #{which} is stopped by id"),
+            Action::KillAcceptor(which) => write!(f, "acceptor #{which} is killed by id"),
+            Action::StopUnknown => f.write_str("a child that is gone is stopped, and killed"),
+            Action::Reconfigure(spec) => write!(f, "the spec becomes: {spec}"),
+            Action::ReconfigureBadly => f.write_str("the spec is to become a bad one"),
+            Action::Reload(Reload::Use(spec)) => write!(f, "reload: {spec}"),
+            Action::Reload(reload) => write!(f, "reload: {reload:?}"),
+            Action::ListenBadly => f.write_str("a listener is to be added with no acceptors"),
+            Action::Stop => f.write_str("the pool is to stop"),
+            Action::Kill => f.write_str("the pool is to end at once"),
+            Action::Join => f.write_str("somebody waits for the result"),
+            Action::DropOwner => f.write_str("the owner is dropped"),
+            Action::Weather(weather) => write!(f, "the weather is {weather:?}"),
+            Action::DropTask(task) => write!(f, "the runtime drops task #{task}"),
+            Action::HoldTask(task) => write!(f, "the runtime withholds the polls of task #{task}"),
+            Action::ReleaseTasks => f.write_str("the runtime polls all tasks again"),
+        }
+    }
+}
+
+impl fmt::Display for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Then::Polls(polls) => write!(f, "{polls} polls"),
+            Then::Settle => f.write_str("until nothing is ready"),
+            Then::Pass(time) => write!(f, "{time} ms pass"),
+            Then::Jump(time) => write!(f, "the clock jumps {time} ms"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.action, self.then)
+    }
+}

@@ -1,0 +1,282 @@
+//! What was seen while a scenario was played, in the order in which it happened.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use acceptor_core::{ChildId, ListenerId, PoolState, Report, StopReport, Terminate};
+
+use super::{Bound, SpecSetting, Step};
+use crate::simulated::Happened;
+
+/// One thing that was seen, and when.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Moment {
+    /// The time since the world began.
+    pub at: Duration,
+    /// What was seen.
+    pub event: Event,
+}
+
+/// What was seen: by the callbacks of the acceptor and the observer, by the network, or by who plays the scenario.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// A pool was started, the so-manieth in this world.
+    Started(usize, SpecSetting),
+    /// This step was taken, the so-manieth of the scenario.
+    Step(usize, Step),
+    /// The finale began.
+    Finale,
+    /// The pool's state is another than before.
+    State(PoolState),
+    /// A listener was added.
+    Listening {
+        /// Its id.
+        listener: ListenerId,
+        /// Its address.
+        address: SocketAddr,
+        /// Bound to what.
+        bound: Bound,
+        /// Its acceptors.
+        acceptors: usize,
+    },
+    /// A client connected to a listener.
+    Connected {
+        /// The client.
+        peer: SocketAddr,
+        /// The listener's address.
+        listener: SocketAddr,
+    },
+    /// A client found nobody who listens.
+    Refused {
+        /// The listener's address.
+        listener: SocketAddr,
+    },
+    /// `init` was called.
+    InitBegan {
+        /// Whose.
+        child: ChildId,
+        /// On which listener.
+        listener: ListenerId,
+        /// The generation of the spec that the acceptor is of.
+        generation: u32,
+    },
+    /// `init` is over.
+    InitEnded {
+        /// Whose.
+        child: ChildId,
+        /// What came of it.
+        how: Begun,
+    },
+    /// `serve` was polled for the first time.
+    ServeBegan {
+        /// Whose.
+        child: ChildId,
+        /// Of which listener.
+        listener: ListenerId,
+        /// With which client.
+        peer: SocketAddr,
+        /// At which end.
+        local: SocketAddr,
+    },
+    /// A connection took the stop signal.
+    Trapped {
+        /// Which.
+        child: ChildId,
+    },
+    /// A connection will panic when it is dropped.
+    Armed {
+        /// Which.
+        child: ChildId,
+    },
+    /// `serve` returned, or is about to panic.
+    ServeReturned {
+        /// Whose.
+        child: ChildId,
+        /// How.
+        how: Return,
+    },
+    /// `terminate` was polled for the first time.
+    TerminateBegan {
+        /// Whose.
+        child: ChildId,
+        /// Why.
+        reason: Terminate,
+    },
+    /// `terminate` is over.
+    TerminateEnded {
+        /// Whose.
+        child: ChildId,
+        /// How.
+        how: Farewell,
+    },
+    /// The state of an acceptor was dropped.
+    StateDropped {
+        /// Whose.
+        child: ChildId,
+        /// Whether the drop panics.
+        bomb: Bomb,
+    },
+    /// Something happened to a socket of the pool's.
+    Network(Happened),
+    /// A connection called the pool.
+    Called {
+        /// Which connection.
+        child: ChildId,
+        /// What it called.
+        call: Call,
+    },
+    /// The observer was told.
+    Reported(Report<SocketAddr>),
+    /// Whoever waited for a listener to close was told.
+    CloseReturned(ListenerId),
+    /// Whoever waited for the result was told.
+    Joined(StopReport),
+}
+
+/// What came of an `init`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// The acceptor waits, this long if it said so.
+    Waits(Option<Duration>),
+    /// *Ignore*.
+    Ignored,
+    /// An error.
+    Failed,
+    /// A panic.
+    Panicked,
+    /// It was dropped before it was through.
+    Dropped,
+}
+
+/// How `serve` came to its end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Return {
+    /// It returned `Ok`.
+    Normal,
+    /// It returned the clean exit.
+    Clean,
+    /// It returned an error.
+    Error,
+    /// It panicked.
+    Panic,
+}
+
+/// How `terminate` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// It returned.
+    Returned,
+    /// It panicked.
+    Panicked,
+    /// It was dropped before it was through.
+    Dropped,
+}
+
+/// Whether a `Drop` panics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bomb {
+    /// It does not.
+    None,
+    /// It does.
+    Armed,
+}
+
+/// What a connection called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// `stop`.
+    Stop,
+    /// `kill`.
+    Kill,
+    /// `stop_child`, with its own id.
+    StopItself,
+    /// `kill_child`, with its own id.
+    KillItself,
+    /// `close_listener`, with its own listener's id.
+    CloseListener,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>12.3?}  {}", self.at, self.event)
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Started(number, spec) => write!(f, "pool {number} is started: {spec}"),
+            Event::Step(number, step) => write!(f, "step {number}: {step}"),
+            Event::Finale => f.write_str("finale"),
+            Event::State(state) => write!(f, "  the pool is {state}"),
+            Event::Listening {
+                listener,
+                address,
+                bound,
+                acceptors,
+            } => write!(
+                f,
+                "  listener {listener} at {address} ({bound:?}), {acceptors} acceptors"
+            ),
+            Event::Connected { peer, listener } => write!(f, "  {peer} connects to {listener}"),
+            Event::Refused { listener } => write!(f, "  nobody listens at {listener}"),
+            Event::InitBegan {
+                child,
+                listener,
+                generation,
+            } => write!(
+                f,
+                "  acceptor {child} of listener {listener}: init, generation {generation}"
+            ),
+            Event::InitEnded { child, how } => match how {
+                Begun::Waits(None) => write!(f, "  acceptor {child} waits"),
+                Begun::Waits(Some(time)) => write!(f, "  acceptor {child} waits {time:?}"),
+                how => write!(f, "  acceptor {child}: init {how:?}"),
+            },
+            Event::ServeBegan {
+                child,
+                listener,
+                peer,
+                local,
+            } => write!(
+                f,
+                "  connection {child}: serve, {peer} to {local}, listener {listener}"
+            ),
+            Event::Trapped { child } => write!(f, "  connection {child} takes the stop signal"),
+            Event::Armed { child } => {
+                write!(f, "  connection {child} is going to panic when dropped")
+            }
+            Event::ServeReturned { child, how } => write!(f, "  connection {child}: {how:?}"),
+            Event::TerminateBegan { child, reason } => {
+                write!(f, "  acceptor {child}: terminate, {reason}")
+            }
+            Event::TerminateEnded { child, how } => {
+                write!(f, "  acceptor {child}: terminate {how:?}")
+            }
+            Event::StateDropped { child, bomb } => match bomb {
+                Bomb::None => write!(f, "  the state of {child} is dropped"),
+                Bomb::Armed => write!(f, "  the state of {child} is dropped, and panics"),
+            },
+            Event::Network(happened) => match happened {
+                Happened::Accepted { listener, peer } => {
+                    write!(f, "  {listener} accepts {peer}")
+                }
+                Happened::Dropped { peer } => write!(f, "  the stream of {peer} is dropped"),
+                Happened::Failed { listener, fault } => {
+                    write!(f, "  accept at {listener}: {fault:?}")
+                }
+                Happened::Closed { listener } => write!(f, "  the socket {listener} is closed"),
+            },
+            Event::Called { child, call } => write!(f, "  connection {child} calls {call:?}"),
+            Event::Reported(report) => write!(f, "  reported: {report}"),
+            Event::CloseReturned(listener) => write!(f, "  closing listener {listener} is done"),
+            Event::Joined(report) => {
+                let lines = report.to_string().replace('\n', "; ");
+                write!(f, "  result: {lines}")
+            }
+        }
+    }
+}

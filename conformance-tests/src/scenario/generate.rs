@@ -1,0 +1,262 @@
+//! Makes a scenario of a seed.
+//!
+//! Most of a life is ordinary, so that pools grow old enough for what is rare
+//! to find something; each seed has preferences of its own.
+
+use fastrand::Rng;
+
+use super::{
+    Action, Bound, ChildSetting, Fault, Finale, Order, Reload, RestartSetting, Scenario, Setting,
+    ShutdownSetting, SpecSetting, Start, Step, Then, Weather,
+};
+
+/// How many steps a scenario has, unless it is said otherwise.
+pub const STEPS: usize = 200;
+
+impl Scenario {
+    /// The scenario of a seed, of so many steps.
+    pub fn of_seed(seed: u64, steps: usize) -> Self {
+        // The seed itself is used again while the scenario is played: not for the same choices.
+        let mut random = Rng::with_seed(seed ^ 0x5eed_0f5c_e4a2_1057);
+        let maker = Maker {
+            calm: random.u8(1..10),
+            stopping: random.u8(..4),
+            random: &mut random,
+        };
+        maker.scenario(seed, steps)
+    }
+}
+
+/// Makes choices, with a seed's own preferences.
+struct Maker<'a> {
+    random: &'a mut Rng,
+    /// The more, the oftener the world comes to rest between steps.
+    calm: u8,
+    /// The more, the oftener pools are stopped.
+    stopping: u8,
+}
+
+impl Maker<'_> {
+    fn scenario(mut self, seed: u64, steps: usize) -> Scenario {
+        let setting = Setting {
+            spec: self.spec(),
+            start: self.pick(&[Start::Spec, Start::InitFunction]),
+            backlog: self.pick(&[1, 2, 8, 64]),
+            buffer: self.pick(&[1, 8, 64]),
+            spurious: self.pick(&[0, 0, 4, 32]),
+        };
+        let mut first = self.step(first_listener());
+        first.then = Then::Settle;
+        let mut made = vec![first];
+        while made.len() < steps {
+            let action = self.action();
+            made.push(self.step(action));
+        }
+        made.truncate(steps);
+        let finale = match self.random.u8(..8) {
+            0 => Finale::DropOwner,
+            1 => Finale::CloseRuntime,
+            _ => Finale::Stop,
+        };
+        Scenario {
+            seed,
+            setting,
+            steps: made,
+            finale,
+        }
+    }
+
+    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.random.usize(..choices.len())]
+    }
+
+    fn step(&mut self, action: Action) -> Step {
+        Step {
+            schedule: self.random.u32(..),
+            action,
+            then: self.then(),
+        }
+    }
+
+    fn then(&mut self) -> Then {
+        match self.random.u8(..20) {
+            0 => Then::Jump(self.time()),
+            1..5 => Then::Pass(self.time()),
+            _ if self.random.u8(..10) < self.calm => Then::Settle,
+            _ => Then::Polls(self.random.u8(..6)),
+        }
+    }
+
+    /// Milliseconds: mostly few, sometimes many.
+    fn time(&mut self) -> u32 {
+        match self.random.u8(..10) {
+            0 => self.random.u32(100..3_000),
+            1..4 => self.random.u32(10..60),
+            _ => self.random.u32(..10),
+        }
+    }
+
+    fn spec(&mut self) -> SpecSetting {
+        let tolerant = self.random.u8(..4) > 0;
+        SpecSetting {
+            restart: self.pick(&[RestartSetting::Temporary, RestartSetting::Transient]),
+            intensity: match tolerant {
+                true => self.random.u32(5..200),
+                false => self.random.u32(..5),
+            },
+            period: self.random.u32(1..40),
+            child_type: self.pick(&[
+                ChildSetting::Worker,
+                ChildSetting::Worker,
+                ChildSetting::Supervisor,
+            ]),
+            lame_duck: match self.random.u8(..3) {
+                0 => self.time(),
+                _ => 0,
+            },
+            grace: match self.random.u8(..6) {
+                0 => None,
+                1 | 2 => Some(0),
+                _ => Some(self.time()),
+            },
+            shutdown: match self.random.u8(..6) {
+                0 => ShutdownSetting::Kill,
+                1 => ShutdownSetting::Never,
+                2 => ShutdownSetting::Within(0),
+                _ => ShutdownSetting::Within(self.time()),
+            },
+            patience: self.random.u32(1..50),
+        }
+    }
+
+    fn action(&mut self) -> Action {
+        let number = self.random.u8(..);
+        match self.random.u16(..1000) {
+            0..220 => Action::Connect {
+                listener: number,
+                clients: match self.random.u8(..8) {
+                    0 => self.random.u8(2..12),
+                    _ => 1,
+                },
+            },
+            220..520 => Action::Order {
+                client: number,
+                order: self.order(),
+            },
+            520..570 => Action::Leave(number),
+            570..590 => Action::Reset(number),
+            590..605 => Action::HalfClose(number),
+            605..620 => Action::Read(number),
+            620..660 => self.listen(),
+            660..680 => Action::Close(number),
+            680..688 => Action::Break(number),
+            688..730 => Action::Fault {
+                listener: number,
+                fault: self.pick(&[
+                    Fault::Connection,
+                    Fault::Connection,
+                    Fault::Resources,
+                    Fault::Resources,
+                    Fault::Unknown,
+                    Fault::Listener,
+                    Fault::Panic,
+                ]),
+                times: match self.random.u8(..6) {
+                    0 => self.random.u8(2..100),
+                    _ => 1,
+                },
+            },
+            730..740 => Action::Stir(number),
+            740..765 => Action::StopConnection(number),
+            765..790 => Action::KillConnection(number),
+            790..810 => Action::StopAcceptor(number),
+            810..830 => Action::KillAcceptor(number),
+            830..836 => Action::StopUnknown,
+            836..850 => Action::Reconfigure(self.spec()),
+            850..854 => Action::ReconfigureBadly,
+            854..866 => {
+                let reload = match self.random.u8(..5) {
+                    0 => Reload::Ignore,
+                    1 => Reload::Fail,
+                    2 => Reload::Panic,
+                    3 => Reload::UseBadly,
+                    _ => Reload::Use(self.spec()),
+                };
+                Action::Reload(reload)
+            }
+            866..870 => Action::ListenBadly,
+            870..890 => Action::Weather(self.pick(&[
+                Weather::Fair,
+                Weather::Fair,
+                Weather::Impatient,
+                Weather::Reluctant,
+                Weather::Slow,
+                Weather::Failing,
+                Weather::Clinging,
+                Weather::Foul,
+            ])),
+            890..900 => Action::Join,
+            900..912 => Action::DropTask(number),
+            912..920 => Action::HoldTask(number),
+            920..930 => Action::ReleaseTasks,
+            930..960 => match self.random.u8(..12) {
+                0 => Action::DropOwner,
+                1 => Action::Kill,
+                chosen if chosen < 4 + 2 * self.stopping => Action::Stop,
+                _ => Action::Wait,
+            },
+            _ => Action::Wait,
+        }
+    }
+
+    fn listen(&mut self) -> Action {
+        Action::Listen {
+            acceptors: match self.random.u8(..8) {
+                0 => self.random.u8(4..20),
+                _ => self.random.u8(1..4),
+            },
+            bound: self.pick(&[Bound::Loopback, Bound::Loopback, Bound::Wildcard]),
+        }
+    }
+
+    fn order(&mut self) -> Order {
+        let rare = match self.random.u8(..40) {
+            0 => Order::StopPool,
+            1 => Order::KillPool,
+            2..12 => Order::StopItself,
+            12..22 => Order::KillItself,
+            22..30 => Order::CloseListener,
+            _ => Order::Return,
+        };
+        self.pick(&[
+            Order::Return,
+            Order::Return,
+            Order::Return,
+            Order::Return,
+            Order::ExitCleanly,
+            Order::Fail,
+            Order::Fail,
+            Order::Panic,
+            Order::PanicWhenDropped,
+            Order::Trap,
+            Order::Trap,
+            Order::TrapAndLeaveLate,
+            Order::TrapAndStay,
+            Order::ReturnWhenDraining,
+            Order::Sleep,
+            Order::Sleep,
+            Order::Yield,
+            Order::Yield,
+            Order::Flood,
+            rare,
+        ])
+    }
+}
+
+/// The listener that every scenario begins with.
+fn first_listener() -> Action {
+    Action::Listen {
+        acceptors: 2,
+        bound: Bound::Loopback,
+    }
+}
