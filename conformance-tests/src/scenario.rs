@@ -6,8 +6,12 @@
 //! to the letter. Whatever a step names by number is counted round, so that a
 //! scenario from which steps were taken still means something.
 
+mod book;
+mod cast;
 mod event;
 mod generate;
+mod model;
+mod play;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::event::{Begun, Bomb, Call, Event, Farewell, Moment, Return};
 pub use self::generate::STEPS;
+pub use self::play::{Failure, Played, play, tell};
 
 /// A life of one pool after the other, in one simulated world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -41,8 +41,8 @@ const LIMITS: Limits = Limits {
     buffer: 65_536,
 };
 
-/// The error number of `accept` on a socket that does not listen.
-const EINVAL: i32 = 22;
+/// The error of `accept` on a socket that does not listen.
+const DEAF: io::ErrorKind = io::ErrorKind::InvalidInput;
 
 impl Simulated {
     /// A world whose choices are made by this seed.
@@ -97,8 +97,8 @@ impl World for Simulated {
 
     fn listen_to_nothing(&self) -> io::Result<(SimulatedListener, io::Error)> {
         let (listener, address) = self.listen()?;
-        self.network.kill_listener(address, EINVAL);
-        Ok((listener, io::Error::from_raw_os_error(EINVAL)))
+        self.network.kill_listener(address, DEAF);
+        Ok((listener, DEAF.into()))
     }
 
     fn stream(&self, stream: SimulatedStream) -> SimulatedStream {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use acceptor_core::{ChildId, ListenerId, PoolState, Report, StopReport, Terminate};
+use acceptor_core::{ChildId, ListenerId, Phase, PoolState, Report, StopReport, Terminate};
 
 use super::{Bound, SpecSetting, Step};
 use crate::simulated::Happened;
@@ -88,6 +88,11 @@ pub enum Event {
     },
     /// A connection will panic when it is dropped.
     Armed {
+        /// Which.
+        child: ChildId,
+    },
+    /// What such a connection kept was dropped, and panics.
+    Exploded {
         /// Which.
         child: ChildId,
     },
@@ -199,6 +204,72 @@ pub enum Call {
     CloseListener,
 }
 
+impl Event {
+    /// A word for its sort, under which it is counted.
+    pub fn sort(&self) -> &'static str {
+        match self {
+            Event::Started(..) => "pools started",
+            Event::Step(..) => "steps",
+            Event::Finale => "finales",
+            Event::State(PoolState::Running) => "pools running",
+            Event::State(PoolState::Stopping(phase)) => match phase {
+                Phase::LameDuck => "lame ducks",
+                Phase::Grace => "graces",
+                Phase::Stop => "stop phases",
+                Phase::Kill => "kills of pools",
+            },
+            Event::State(_) => "pools stopped",
+            Event::Listening { .. } => "listeners added",
+            Event::Connected { .. } => "clients connected",
+            Event::Refused { .. } => "clients refused",
+            Event::InitBegan { .. } => "inits",
+            Event::InitEnded { how, .. } => match how {
+                Begun::Waits(None) => "acceptors that wait for ever",
+                Begun::Waits(Some(_)) => "acceptors that wait for a while",
+                Begun::Ignored => "inits that ignore",
+                Begun::Failed => "inits that fail",
+                Begun::Panicked => "inits that panic",
+                Begun::Dropped => "inits dropped",
+            },
+            Event::ServeBegan { .. } => "connections served",
+            Event::Trapped { .. } => "stop signals taken",
+            Event::Armed { .. } => "bombs in connections",
+            Event::Exploded { .. } => "panics in the drop of a connection",
+            Event::ServeReturned { how, .. } => match how {
+                Return::Normal => "connections that return",
+                Return::Clean => "connections that exit cleanly",
+                Return::Error => "connections that fail",
+                Return::Panic => "connections that panic",
+            },
+            Event::TerminateBegan { reason, .. } => match reason {
+                Terminate::Timeout => "terminates for a time-out",
+                Terminate::Closed => "terminates for a closed listener",
+                Terminate::Io(_) => "terminates for a failed listener",
+                _ => "terminates for a stop",
+            },
+            Event::TerminateEnded { how, .. } => match how {
+                Farewell::Returned => "terminates that return",
+                Farewell::Panicked => "terminates that panic",
+                Farewell::Dropped => "terminates dropped",
+            },
+            Event::StateDropped { bomb, .. } => match bomb {
+                Bomb::None => "states dropped",
+                Bomb::Armed => "panics in the drop of a state",
+            },
+            Event::Network(happened) => match happened {
+                Happened::Accepted { .. } => "connections accepted",
+                Happened::Dropped { .. } => "streams dropped",
+                Happened::Failed { .. } => "accepts that fail",
+                Happened::Closed { .. } => "sockets closed",
+            },
+            Event::Called { .. } => "calls from within",
+            Event::Reported(_) => "reports",
+            Event::CloseReturned(_) => "closes awaited",
+            Event::Joined(_) => "results awaited",
+        }
+    }
+}
+
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>12.3?}  {}", self.at, self.event)
@@ -249,6 +320,7 @@ impl fmt::Display for Event {
             Event::Armed { child } => {
                 write!(f, "  connection {child} is going to panic when dropped")
             }
+            Event::Exploded { child } => write!(f, "  connection {child} panics while dropped"),
             Event::ServeReturned { child, how } => write!(f, "  connection {child}: {how:?}"),
             Event::TerminateBegan { child, reason } => {
                 write!(f, "  acceptor {child}: terminate, {reason}")

@@ -89,9 +89,10 @@ impl Maker<'_> {
 
     /// Milliseconds: mostly few, sometimes many.
     fn time(&mut self) -> u32 {
-        match self.random.u8(..10) {
-            0 => self.random.u32(100..3_000),
-            1..4 => self.random.u32(10..60),
+        match self.random.u8(..100) {
+            0 => self.random.u32(1_000..3_000),
+            1..5 => self.random.u32(100..300),
+            5..40 => self.random.u32(10..60),
             _ => self.random.u32(..10),
         }
     }

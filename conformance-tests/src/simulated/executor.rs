@@ -300,6 +300,19 @@ impl Simulation {
         tasks.iter().map(|task| task.record()).collect()
     }
 
+    /// The tasks that are not done and whose type is of this name.
+    pub fn tasks_of(&self, kinds: &[&str]) -> Vec<(SimulatedTask, &'static str)> {
+        let state = lock(&self.shared.state);
+        let live = state.live.iter();
+        let mut tasks: Vec<_> = live
+            .map(|task| (task.id, short(task.name)))
+            .filter(|(_, kind)| kinds.contains(kind))
+            .collect();
+        drop(state);
+        tasks.sort_unstable();
+        tasks
+    }
+
     /// How many tasks are not done.
     pub fn task_count(&self) -> usize {
         lock(&self.shared.state).live.len()

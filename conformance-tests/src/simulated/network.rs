@@ -40,10 +40,13 @@ struct Sockets {
     next_port: u16,
     next_client: u32,
     open_streams: usize,
-    happened: Option<Vec<Happened>>,
+    witness: Option<Arc<Witness>>,
 }
 
-/// What happened to a socket of the pool's, in the order in which it did.
+/// Is told what happens, as it happens. It must not call the network.
+type Witness = dyn Fn(Happened) + Send + Sync;
+
+/// What happened to a socket of the pool's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
     /// A connection was accepted.
@@ -75,8 +78,8 @@ pub enum Happened {
 /// What is to go wrong in a call of `accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptFault {
-    /// It fails with this error of the system's.
-    Error(i32),
+    /// It fails with an error of this kind.
+    Error(ErrorKind),
     /// It panics.
     Panic,
 }
@@ -87,7 +90,7 @@ struct Listening {
     faults: VecDeque<AcceptFault>,
     waiting: Vec<(u64, Waker)>,
     waiting_ever: u64,
-    dead: Option<i32>,
+    dead: Option<ErrorKind>,
     polls: u64,
 }
 
@@ -310,25 +313,21 @@ impl Network {
                 next_port: 1,
                 next_client: 0,
                 open_streams: 0,
-                happened: None,
+                witness: None,
             })),
             limits,
         }
     }
 
-    /// From now on what happens is kept for [`happened`](Self::happened).
-    pub fn keep_what_happens(&self) {
-        lock(&self.sockets).happened.get_or_insert_default();
+    /// From now on this is told what happens, as it happens. It must not call the network.
+    pub fn witness(&self, witness: impl Fn(Happened) + Send + Sync + 'static) {
+        lock(&self.sockets).witness = Some(Arc::new(witness));
     }
 
-    /// Takes what has happened since it was last taken.
-    pub fn happened(&self) -> Vec<Happened> {
-        let mut sockets = lock(&self.sockets);
-        sockets
-            .happened
-            .as_mut()
-            .map(std::mem::take)
-            .unwrap_or_default()
+    /// Nobody is told any more.
+    pub fn dismiss_witness(&self) {
+        let witness = lock(&self.sockets).witness.take();
+        drop(witness);
     }
 
     /// How many streams were accepted and are not dropped.
@@ -398,8 +397,8 @@ impl Network {
         })
     }
 
-    /// From now on every call of `accept` fails with this error of the system's.
-    pub fn kill_listener(&self, listener: SocketAddr, error: i32) {
+    /// From now on every call of `accept` fails with an error of this kind.
+    pub fn kill_listener(&self, listener: SocketAddr, error: ErrorKind) {
         self.disturb(listener, |listening| listening.dead = Some(error));
     }
 
@@ -519,8 +518,8 @@ impl Sockets {
     }
 
     fn note(&mut self, happened: Happened) {
-        if let Some(kept) = &mut self.happened {
-            kept.push(happened);
+        if let Some(witness) = &self.witness {
+            witness(happened);
         }
     }
 }
@@ -562,7 +561,7 @@ impl SimulatedListener {
             sockets.note(Happened::Failed { listener, fault });
             match fault {
                 AcceptFault::Error(error) => {
-                    return Poll::Ready(Err(io::Error::from_raw_os_error(error)));
+                    return Poll::Ready(Err(error.into()));
                 }
                 // Without the panic hook: it is meant.
                 AcceptFault::Panic => std::panic::resume_unwind(Box::new("accept as told")),

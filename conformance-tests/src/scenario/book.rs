@@ -1,0 +1,221 @@
+//! What the callbacks of a scenario write down, and what they ask for.
+//!
+//! Invariant: everything is written down before its consequence begins, so that
+//! the order of the book is the order of the world. The book is never locked
+//! while the pool or the network is called.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use acceptor_core::{ChildId, ListenerId, PoolHandle, Runtime, Signal, Signals};
+
+use super::event::Event;
+use super::{Reload, Weather};
+use crate::simulated::{Network, SimulatedListener, SimulatedRuntime, Simulation};
+
+pub(super) type Handle = PoolHandle<SimulatedRuntime, SimulatedListener>;
+
+/// What the callbacks of one pool share.
+pub(super) struct Book {
+    pub(super) seed: u64,
+    simulation: Simulation,
+    network: Network,
+    pages: Mutex<Pages>,
+}
+
+struct Pages {
+    events: Vec<Event>,
+    /// What a callback saw itself that must not be: rule, expected, seen.
+    broken: Option<(&'static str, String, String)>,
+    handle: Option<Handle>,
+    weather: Weather,
+    reload: (Reload, u32),
+    serving: BTreeMap<ChildId, Serving>,
+    closed: BTreeMap<ListenerId, Signal>,
+    states: usize,
+    acceptors: usize,
+}
+
+/// What can be asked of a connection from outside.
+pub(super) struct Serving {
+    pub(super) signals: Signals,
+    pub(super) stop: Option<Signal>,
+}
+
+impl Book {
+    pub(super) fn new(seed: u64, simulation: &Simulation, network: &Network) -> Arc<Self> {
+        Arc::new(Self {
+            seed,
+            simulation: simulation.clone(),
+            network: network.clone(),
+            pages: Mutex::new(Pages {
+                events: Vec::new(),
+                broken: None,
+                handle: None,
+                weather: Weather::Fair,
+                reload: (Reload::Ignore, 0),
+                serving: BTreeMap::new(),
+                closed: BTreeMap::new(),
+                states: 0,
+                acceptors: 0,
+            }),
+        })
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, event: Event) {
+        self.pages().events.push(event);
+    }
+
+    /// Moves what was written down since to the end of `events`.
+    pub(super) fn take(&self, events: &mut Vec<Event>) {
+        events.append(&mut self.pages().events);
+    }
+
+    pub(super) fn broken(&self) -> Option<(&'static str, String, String)> {
+        self.pages().broken.take()
+    }
+
+    pub(super) fn set_handle(&self, handle: Option<Handle>) {
+        let before = std::mem::replace(&mut self.pages().handle, handle);
+        drop(before);
+    }
+
+    pub(super) fn handle(&self) -> Option<Handle> {
+        self.pages().handle.clone()
+    }
+
+    pub(super) fn weather(&self) -> Weather {
+        self.pages().weather
+    }
+
+    pub(super) fn set_weather(&self, weather: Weather) {
+        self.pages().weather = weather;
+    }
+
+    /// What the init function answers next, and of which generation the spec is.
+    pub(super) fn reload(&self) -> (Reload, u32) {
+        self.pages().reload
+    }
+
+    pub(super) fn set_reload(&self, reload: Reload, generation: u32) {
+        self.pages().reload = (reload, generation);
+    }
+
+    pub(super) fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let runtime = self.simulation.runtime();
+        async move { runtime.sleep_until(runtime.now() + time).await }
+    }
+
+    /// Looks from within a callback whether the counts are exact (Q3): a connection is one from when it was
+    /// accepted until its stream is gone.
+    pub(super) fn look(&self, from: &str) {
+        let Some(handle) = self.handle() else { return };
+        let Ok(counts) = handle.counts() else { return };
+        let open = self.network.open_streams();
+        if counts.active != open {
+            self.break_rule(
+                "Q3",
+                format!("from within {from}: active {open}, as many as there are streams"),
+                format!("{counts}"),
+            );
+        }
+    }
+
+    /// Looks from within the observer whether what is reported to have ended is gone (E2).
+    pub(super) fn look_for(&self, child: ChildId, peer: Option<SocketAddr>) {
+        self.look("the observer");
+        let listed = self.handle().and_then(|handle| handle.connections().ok());
+        let listed = listed.unwrap_or_default();
+        let found = |record: &acceptor_core::ConnectionRecord<SocketAddr>| {
+            record.id == child || Some(record.peer_addr) == peer
+        };
+        if let Some(record) = listed.iter().find(|record| found(record)) {
+            self.break_rule(
+                "E2",
+                format!("{child} is gone when its end is reported"),
+                format!("it is listed: {record}"),
+            );
+        }
+    }
+
+    pub(super) fn break_rule(&self, rule: &'static str, expected: String, seen: String) {
+        self.pages().broken.get_or_insert((rule, expected, seen));
+    }
+
+    pub(super) fn serves(&self, child: ChildId, signals: Signals) {
+        let serving = Serving {
+            signals,
+            stop: None,
+        };
+        self.pages().serving.insert(child, serving);
+    }
+
+    pub(super) fn traps(&self, child: ChildId, stop: Signal) {
+        if let Some(serving) = self.pages().serving.get_mut(&child) {
+            serving.stop = Some(stop);
+        }
+    }
+
+    pub(super) fn served(&self, child: ChildId) {
+        let serving = self.pages().serving.remove(&child);
+        drop(serving);
+    }
+
+    /// For each connection in `serve`: whether it sees *draining*, and *stop*, if it took that.
+    pub(super) fn signals(&self) -> Vec<(ChildId, bool, Option<bool>)> {
+        let pages = self.pages();
+        let serving = pages.serving.iter();
+        serving
+            .map(|(child, serving)| {
+                let stop = serving.stop.as_ref().map(Signal::is_set);
+                (*child, serving.signals.draining().is_set(), stop)
+            })
+            .collect()
+    }
+
+    pub(super) fn knows_closed(&self, listener: ListenerId, closed: &Signal) {
+        let mut pages = self.pages();
+        pages
+            .closed
+            .entry(listener)
+            .or_insert_with(|| closed.clone());
+    }
+
+    /// For each listener that an acceptor began on: whether its acceptors see that it is closed.
+    pub(super) fn closed(&self) -> Vec<(ListenerId, bool)> {
+        let pages = self.pages();
+        let closed = pages.closed.iter();
+        closed
+            .map(|(listener, closed)| (*listener, closed.is_set()))
+            .collect()
+    }
+
+    pub(super) fn count_state(&self) {
+        self.pages().states += 1;
+    }
+
+    pub(super) fn uncount_state(&self) {
+        self.pages().states -= 1;
+    }
+
+    pub(super) fn count_acceptor(&self) {
+        self.pages().acceptors += 1;
+    }
+
+    pub(super) fn uncount_acceptor(&self) {
+        self.pages().acceptors -= 1;
+    }
+
+    /// How many states, and how many acceptors as the user wrote them, are not dropped.
+    pub(super) fn left(&self) -> (usize, usize) {
+        let pages = self.pages();
+        (pages.states, pages.acceptors)
+    }
+}

@@ -1,0 +1,538 @@
+//! The acceptor of a scenario: does what the weather and its clients say, and writes all of it down.
+
+use std::future::{Future, pending, poll_fn};
+use std::net::SocketAddr;
+use std::panic::resume_unwind;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use acceptor_core::{
+    Acceptor, BoxError, ChildId, CleanExit, Connection, Init, ListenerInfo, Observer, Report,
+    Signal, Terminate,
+};
+use fastrand::Rng;
+use futures::io::{AsyncRead, AsyncWriteExt};
+
+use super::book::Book;
+use super::event::{Begun, Bomb, Call, Event, Farewell, Return};
+use super::{Order, Weather};
+use crate::simulated::{SimulatedListener, SimulatedStream};
+
+/// The acceptor of one spec.
+pub(super) struct Cast {
+    book: Arc<Book>,
+    generation: u32,
+}
+
+impl Cast {
+    pub(super) fn new(book: &Arc<Book>, generation: u32) -> Self {
+        book.count_acceptor();
+        Self {
+            book: Arc::clone(book),
+            generation,
+        }
+    }
+}
+
+impl Drop for Cast {
+    fn drop(&mut self) {
+        self.book.uncount_acceptor();
+    }
+}
+
+/// The observer of a pool.
+pub(super) struct Audience(pub(super) Arc<Book>);
+
+impl Observer<SocketAddr> for Audience {
+    fn report(&self, report: &Report<SocketAddr>) {
+        use acceptor_core::Event::{AcceptorFailed, ConnectionFailed, StartError};
+        self.0.push(Event::Reported(report.clone()));
+        match &report.event {
+            ConnectionFailed { child, peer, .. } => self.0.look_for(*child, Some(*peer)),
+            StartError { child, .. } | AcceptorFailed { child, .. } => {
+                self.0.look_for(*child, None);
+            }
+            _ => self.0.look("the observer"),
+        }
+    }
+}
+
+/// The state of an acceptor.
+pub(super) struct Prop {
+    book: Arc<Book>,
+    child: ChildId,
+    bomb: Bomb,
+}
+
+impl Prop {
+    fn new(book: &Arc<Book>, child: ChildId, bomb: Bomb) -> Self {
+        book.count_state();
+        Self {
+            book: Arc::clone(book),
+            child,
+            bomb,
+        }
+    }
+}
+
+impl Drop for Prop {
+    fn drop(&mut self) {
+        let bomb = match std::thread::panicking() {
+            // A second panic would abort.
+            true => Bomb::None,
+            false => self.bomb,
+        };
+        self.book.uncount_state();
+        self.book.push(Event::StateDropped {
+            child: self.child,
+            bomb,
+        });
+        if bomb == Bomb::Armed {
+            resume_unwind(Box::new("the state's drop"));
+        }
+    }
+}
+
+/// What an acceptor does by chance, always the same for the same child of the same seed in the same weather.
+struct Fate {
+    before: Duration,
+    answer: Answer,
+    bomb: Bomb,
+}
+
+enum Answer {
+    Accept,
+    Hibernate,
+    Within(Duration),
+    Ignore,
+    Fail,
+    Panic,
+    Never,
+}
+
+fn random(book: &Book, child: ChildId, of: u64) -> Rng {
+    let child: u64 = child.to_string().parse().unwrap_or_default();
+    Rng::with_seed(book.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (child << 8) ^ of)
+}
+
+fn milliseconds(random: &mut Rng, below: u64) -> Duration {
+    Duration::from_millis(random.u64(..below))
+}
+
+impl Fate {
+    fn of(book: &Book, child: ChildId) -> Self {
+        let mut random = random(book, child, 1);
+        let chance = random.u8(..100);
+        let foul = book.weather() == Weather::Foul;
+        let some_time = milliseconds(&mut random, 15);
+        let answer = match (book.weather(), chance) {
+            (Weather::Impatient | Weather::Foul, ..30) => Answer::Within(some_time),
+            (Weather::Impatient, ..50) => Answer::Within(Duration::ZERO),
+            (Weather::Impatient, ..60) => Answer::Within(Duration::from_micros(700)),
+            (Weather::Impatient, ..90) => Answer::Within(3 * some_time),
+            (Weather::Reluctant, ..65) | (Weather::Foul, ..40) => Answer::Ignore,
+            (Weather::Failing, ..25) | (Weather::Foul, ..45) => Answer::Fail,
+            (Weather::Failing, ..40) | (Weather::Foul, ..50) => Answer::Panic,
+            (Weather::Slow, ..10) | (Weather::Foul, ..55) => Answer::Never,
+            (_, 90..) => Answer::Hibernate,
+            _ => Answer::Accept,
+        };
+        let slow = match book.weather() {
+            Weather::Slow => 70,
+            Weather::Foul => 20,
+            _ => 0,
+        };
+        let before = match random.u8(..100) < slow {
+            true => Duration::from_millis(1) + milliseconds(&mut random, 20),
+            false => Duration::ZERO,
+        };
+        let bomb = match foul && random.u8(..100) < 10 {
+            true => Bomb::Armed,
+            false => Bomb::None,
+        };
+        Self {
+            before,
+            answer,
+            bomb,
+        }
+    }
+}
+
+/// Tells that `init` was dropped, if it was.
+struct Beginning<'a> {
+    book: &'a Book,
+    child: ChildId,
+    over: Option<()>,
+}
+
+impl Beginning<'_> {
+    fn ends(&mut self, how: Begun) {
+        self.over = Some(());
+        self.book.push(Event::InitEnded {
+            child: self.child,
+            how,
+        });
+    }
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        if self.over.is_none() {
+            self.ends(Begun::Dropped);
+        }
+    }
+}
+
+impl Acceptor<SimulatedListener> for Cast {
+    type State = Prop;
+
+    async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<Prop>, BoxError> {
+        let child = listener.child;
+        let book = &self.book;
+        book.knows_closed(listener.id, &listener.closed);
+        book.push(Event::InitBegan {
+            child,
+            listener: listener.id,
+            generation: self.generation,
+        });
+        let mut beginning = Beginning {
+            book,
+            child,
+            over: None,
+        };
+        book.look("init");
+        let fate = Fate::of(book, child);
+        if !fate.before.is_zero() {
+            book.sleep(fate.before).await;
+        }
+        let state = || Prop::new(book, child, fate.bomb);
+        match fate.answer {
+            Answer::Accept => {
+                beginning.ends(Begun::Waits(None));
+                Ok(Init::Accept(state()))
+            }
+            Answer::Hibernate => {
+                beginning.ends(Begun::Waits(None));
+                Ok(Init::Hibernate(state()))
+            }
+            Answer::Within(time) => {
+                beginning.ends(Begun::Waits(Some(time)));
+                Ok(Init::AcceptWithin(state(), time))
+            }
+            Answer::Ignore => {
+                beginning.ends(Begun::Ignored);
+                Ok(Init::Ignore)
+            }
+            Answer::Fail => {
+                beginning.ends(Begun::Failed);
+                Err("init fails".into())
+            }
+            Answer::Panic => {
+                beginning.ends(Begun::Panicked);
+                resume_unwind(Box::new("init panics"))
+            }
+            Answer::Never => pending().await,
+        }
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<SimulatedStream, SocketAddr>,
+        state: Prop,
+    ) -> Result<(), BoxError> {
+        let child = connection.id;
+        // First, so that it is dropped last.
+        let _serving = Served {
+            book: &self.book,
+            child,
+        };
+        self.book.push(Event::ServeBegan {
+            child,
+            listener: connection.listener,
+            peer: connection.peer_addr,
+            local: connection.local_addr,
+        });
+        self.book.serves(child, connection.signals.clone());
+        self.book.look("serve");
+        let mut part = Part::new(&self.book, connection);
+        let how = part.play().await;
+        self.book.push(Event::ServeReturned { child, how });
+        drop(state);
+        match how {
+            Return::Normal => Ok(()),
+            Return::Clean => Err(CleanExit::because("as told").into()),
+            Return::Error => Err("serve fails".into()),
+            Return::Panic => resume_unwind(Box::new("serve panics")),
+        }
+    }
+
+    async fn terminate(&self, reason: &Terminate, state: Prop) {
+        let child = state.child;
+        let mut leaving = Leaving {
+            book: &self.book,
+            child,
+            over: None,
+        };
+        self.book.push(Event::TerminateBegan {
+            child,
+            reason: reason.clone(),
+        });
+        self.book.look("terminate");
+        let mut random = random(&self.book, child, 2);
+        let clings = matches!(self.book.weather(), Weather::Clinging | Weather::Foul);
+        match random.u8(..100) {
+            ..30 if clings => {
+                let time = milliseconds(&mut random, 20);
+                self.book.sleep(time).await;
+            }
+            30..40 if clings => pending().await,
+            40..55 if clings => {
+                leaving.ends(Farewell::Panicked);
+                resume_unwind(Box::new("terminate panics"))
+            }
+            _ => {}
+        }
+        leaving.ends(Farewell::Returned);
+        drop(state);
+    }
+}
+
+/// Tells that nobody serves any more.
+struct Served<'a> {
+    book: &'a Book,
+    child: ChildId,
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.book.served(self.child);
+    }
+}
+
+/// Tells that `terminate` was dropped, if it was.
+struct Leaving<'a> {
+    book: &'a Book,
+    child: ChildId,
+    over: Option<()>,
+}
+
+impl Leaving<'_> {
+    fn ends(&mut self, how: Farewell) {
+        self.over = Some(());
+        self.book.push(Event::TerminateEnded {
+            child: self.child,
+            how,
+        });
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if self.over.is_none() {
+            self.ends(Farewell::Dropped);
+        }
+    }
+}
+
+/// Panics when it is dropped.
+struct Explosive<'a> {
+    book: &'a Book,
+    child: ChildId,
+}
+
+impl Drop for Explosive<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.book.push(Event::Exploded { child: self.child });
+            resume_unwind(Box::new("the connection's drop"));
+        }
+    }
+}
+
+/// What a connection is told, or hears.
+enum Heard {
+    Order(Order),
+    EndOfStream,
+    Reset,
+    Stop,
+    Draining,
+}
+
+/// What a connection does when it is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnStop {
+    Leave,
+    LeaveLate,
+    Stay,
+}
+
+/// A connection, playing its part.
+struct Part<'a> {
+    book: &'a Arc<Book>,
+    connection: Connection<SimulatedStream, SocketAddr>,
+    stop: Option<(Signal, OnStop)>,
+    draining: Option<Signal>,
+    explosive: Option<Explosive<'a>>,
+}
+
+impl<'a> Part<'a> {
+    fn new(book: &'a Arc<Book>, connection: Connection<SimulatedStream, SocketAddr>) -> Self {
+        Self {
+            book,
+            connection,
+            stop: None,
+            draining: None,
+            explosive: None,
+        }
+    }
+
+    async fn play(&mut self) -> Return {
+        loop {
+            let order = match self.hear().await {
+                Heard::Order(order) => order,
+                Heard::EndOfStream | Heard::Draining => return Return::Normal,
+                Heard::Reset => return Return::Error,
+                Heard::Stop => match self.stop.take() {
+                    Some((_, OnStop::Stay)) => continue,
+                    Some((_, OnStop::LeaveLate)) => {
+                        self.book.sleep(Duration::from_millis(20)).await;
+                        return Return::Normal;
+                    }
+                    _ => return Return::Normal,
+                },
+            };
+            match order {
+                Order::Return => return Return::Normal,
+                Order::ExitCleanly => return Return::Clean,
+                Order::Fail => return Return::Error,
+                Order::Panic => return Return::Panic,
+                Order::PanicWhenDropped => {
+                    let child = self.connection.id;
+                    self.book.push(Event::Armed { child });
+                    let book: &'a Book = self.book;
+                    self.explosive.get_or_insert(Explosive { book, child });
+                }
+                Order::Trap => self.trap(OnStop::Leave),
+                Order::TrapAndLeaveLate => self.trap(OnStop::LeaveLate),
+                Order::TrapAndStay => self.trap(OnStop::Stay),
+                Order::ReturnWhenDraining => {
+                    self.draining = Some(self.connection.signals.draining().clone());
+                }
+                Order::Sleep => self.book.sleep(Duration::from_millis(3)).await,
+                Order::Yield => {
+                    for _ in 0..3 {
+                        yield_now().await;
+                    }
+                }
+                Order::Flood => {
+                    // Pending, unless the client reads or leaves.
+                    if self.connection.stream.write_all(&[7; 200]).await.is_err() {
+                        return Return::Error;
+                    }
+                }
+                Order::StopPool => self.call(Call::Stop),
+                Order::KillPool => self.call(Call::Kill),
+                Order::StopItself => self.call(Call::StopItself),
+                Order::KillItself => self.call(Call::KillItself),
+                Order::CloseListener => self.call(Call::CloseListener),
+            }
+        }
+    }
+
+    fn trap(&mut self, on_stop: OnStop) {
+        let child = self.connection.id;
+        self.book.push(Event::Trapped { child });
+        let stop = self.connection.signals.trap_stop();
+        self.book.traps(child, stop.clone());
+        self.stop = Some((stop, on_stop));
+    }
+
+    fn call(&self, call: Call) {
+        let (child, listener) = (self.connection.id, self.connection.listener);
+        let Some(handle) = self.book.handle() else {
+            return;
+        };
+        self.book.push(Event::Called { child, call });
+        match call {
+            Call::Stop => drop(handle.stop()),
+            Call::Kill => drop(handle.kill()),
+            Call::StopItself => drop(handle.stop_child(child)),
+            Call::KillItself => drop(handle.kill_child(child)),
+            Call::CloseListener => drop(handle.close_listener(listener)),
+        }
+    }
+
+    async fn hear(&mut self) -> Heard {
+        let mut stop = self.stop.as_ref().map(|(stop, _)| stop.wait());
+        let mut draining = self.draining.as_ref().map(Signal::wait);
+        let mut stream = pin!(&mut self.connection.stream);
+        poll_fn(|cx| {
+            if let Some(stop) = &mut stop {
+                if Pin::new(stop).poll(cx).is_ready() {
+                    return Poll::Ready(Heard::Stop);
+                }
+            }
+            if let Some(draining) = &mut draining {
+                if Pin::new(draining).poll(cx).is_ready() {
+                    return Poll::Ready(Heard::Draining);
+                }
+            }
+            let mut byte = [0];
+            stream
+                .as_mut()
+                .poll_read(cx, &mut byte)
+                .map(|read| match read {
+                    Ok(0) => Heard::EndOfStream,
+                    Ok(_) => Heard::Order(Order::of_byte(byte[0])),
+                    Err(_) => Heard::Reset,
+                })
+        })
+        .await
+    }
+}
+
+async fn yield_now() {
+    let mut again = Some(());
+    poll_fn(|cx| match again.take() {
+        Some(()) => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        None => Poll::Ready(()),
+    })
+    .await;
+}
+
+impl Order {
+    const ALL: [Order; 17] = [
+        Order::Return,
+        Order::ExitCleanly,
+        Order::Fail,
+        Order::Panic,
+        Order::PanicWhenDropped,
+        Order::Trap,
+        Order::TrapAndLeaveLate,
+        Order::TrapAndStay,
+        Order::ReturnWhenDraining,
+        Order::Sleep,
+        Order::Yield,
+        Order::Flood,
+        Order::StopPool,
+        Order::KillPool,
+        Order::StopItself,
+        Order::KillItself,
+        Order::CloseListener,
+    ];
+
+    pub(super) fn byte(self) -> u8 {
+        let position = Self::ALL.iter().position(|order| *order == self);
+        position.map_or(0, |position| position as u8)
+    }
+
+    fn of_byte(byte: u8) -> Self {
+        let order = Self::ALL.get(usize::from(byte));
+        order.copied().unwrap_or(Order::Return)
+    }
+}
