@@ -156,10 +156,9 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
                     self.dismiss(Leaving::Told, |waiting| {
                         waiting.seat.control().commands().end_waiting()
                     });
-                    if self.line.is_empty() {
-                        // The line took this task for one that has somebody: whoever joins next would not wake it.
-                        continue;
-                    }
+                    // The line took this task for one that has somebody: whoever joins next would not wake it. And an
+                    // end may have stopped the pool: then nobody is accepted any more (S3).
+                    continue;
                 }
                 News::Closed => return Poll::Ready(Turn::Closed),
             }

@@ -126,7 +126,10 @@ impl Maker<'_> {
                 2 => ShutdownSetting::Within(0),
                 _ => ShutdownSetting::Within(self.time()),
             },
-            patience: self.random.u32(1..50),
+            patience: match self.random.u8(..3) {
+                0 => 600_000,
+                _ => self.random.u32(1..50),
+            },
         }
     }
 

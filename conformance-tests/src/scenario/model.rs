@@ -71,7 +71,10 @@ pub(super) fn same<T: PartialEq + std::fmt::Debug>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tasks {
     Run,
-    Dropped,
+    /// That of one child.
+    ChildDropped,
+    /// The pool's own, or that of a listener.
+    OwnDropped,
 }
 
 pub(super) struct Model {
@@ -92,6 +95,10 @@ pub(super) struct Model {
     /// The number of the poll, or call, whose events are being seen.
     batch: u64,
     tasks: Tasks,
+    /// Acceptors of which nothing was seen when their listener was told to end: they end unseen.
+    unseen: usize,
+    /// The listener whose acceptor has just ended, and has no replacement yet.
+    bereft: Option<usize>,
     /// The pool's own task was dropped: it can keep no time.
     pub(super) timeless: bool,
     closes: Vec<ListenerId>,
@@ -196,6 +203,8 @@ impl Model {
             now,
             batch: 0,
             tasks: Tasks::Run,
+            unseen: 0,
+            bereft: None,
             timeless: false,
             closes: Vec::new(),
             joins: 0,
@@ -256,6 +265,12 @@ impl Model {
         }
         listening.told = Some(ending);
         listening.line.clear();
+        let acceptors = listening.acceptors - usize::from(self.bereft == Some(listener));
+        let unseen = acceptors.saturating_sub(self.acceptors_of(listener).count());
+        match &mut self.stop {
+            Some(stop) => stop.unseen += unseen,
+            None => self.unseen += unseen,
+        }
         let (now, batch) = (self.now, self.batch);
         for child in self.children.values_mut() {
             if child.listener == listener && child.is_acceptor() {
@@ -458,8 +473,9 @@ impl Model {
         let Some(number) = self.listener_at(address) else {
             return Ok(());
         };
+        self.listeners[number].socket = SocketState::Closed;
+        self.phases_go_on();
         let listening = &mut self.listeners[number];
-        listening.socket = SocketState::Closed;
         if listening.told.is_some() {
             return Ok(());
         }
@@ -505,7 +521,7 @@ impl Model {
                 child,
                 failure: acceptor_core::Failure::Lost,
                 ..
-            } if self.tasks == Tasks::Dropped && !self.children.contains_key(child) => {
+            } if self.tasks != Tasks::Run && !self.children.contains_key(child) => {
                 // Dropped by the runtime before anything was seen of it.
                 return self.unseen_lost(*listener);
             }

@@ -864,16 +864,27 @@ impl<'a> Player<'a> {
     fn drop_task(&mut self, which: u8) -> Seen {
         let kinds = ["Beginning", "ChildTask", "Contained"];
         let tasks = self.simulation.tasks_of(&kinds);
-        let Some((task, _)) = pick(&tasks, which) else {
+        let Some((task, kind)) = pick(&tasks, which) else {
             return Ok(());
         };
-        self.begin(Tasks::Dropped);
+        if self.life().driver == Some(task) && !self.may_lose_its_task() {
+            return Ok(());
+        }
+        self.begin(match kind {
+            "Contained" => Tasks::OwnDropped,
+            _ => Tasks::ChildDropped,
+        });
         let stopped = self.life().state == PoolState::Stopped;
         if self.life().driver == Some(task) && !stopped {
             self.life().model.lost_its_task();
         }
         self.simulation.drop_task(task);
         self.see()
+    }
+
+    /// A pool without a task of its own keeps its patience by the machine's clock: that must never be over.
+    fn may_lose_its_task(&mut self) -> bool {
+        self.life().model.patience() >= Duration::from_secs(60)
     }
 
     /// Nothing is left of a pool that has stopped, once everybody has let go of it.

@@ -346,8 +346,8 @@ impl Simulation {
     pub fn release(&self, id: SimulatedTask) {
         if let Some(task) = self.find(id) {
             let mut state = lock(&self.shared.state);
-            task.held.store(false, Ordering::Relaxed);
-            if task.queued.load(Ordering::Relaxed) {
+            let was_held = task.held.swap(false, Ordering::Relaxed);
+            if was_held && task.queued.load(Ordering::Relaxed) {
                 state.ready.push(task);
             }
         }

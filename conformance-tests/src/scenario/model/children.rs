@@ -330,7 +330,7 @@ impl Model {
             Begun::Failed => self.ended(id, EndKind::Error, Sort::StartError, Repeats::No),
             Begun::Panicked => self.ended(id, EndKind::Panic, Sort::StartError, Repeats::No),
             Begun::Dropped => {
-                let kind = if self.tasks == Tasks::Dropped {
+                let kind = if self.tasks == Tasks::ChildDropped {
                     EndKind::Lost
                 } else if self.child(id, "E4")?.killed.is_some() {
                     EndKind::Killed
@@ -432,7 +432,7 @@ impl Model {
         let Some(id) = self.ending.take() else {
             return Ok(());
         };
-        let lost = self.tasks == Tasks::Dropped;
+        let lost = self.tasks == Tasks::ChildDropped;
         let known = self.child(id, "E1")?;
         if known.state == State::Held {
             return breach("E2", format!("the state of {id} is dropped"), "it is kept");
@@ -494,10 +494,13 @@ impl Model {
             .map(|link| (link.peer, now - link.since));
         let lost = kind == EndKind::Lost;
         let start_error = sort == Sort::StartError;
+        let counts = start_error
+            || (self.spec.restart == RestartSetting::Transient
+                && matches!(kind, EndKind::Error | EndKind::Panic | EndKind::Killed));
         if sort != Sort::Connection {
             let listening = &mut self.listeners[number];
             listening.line.retain(|other| *other != id);
-            if repeats == Repeats::Yes || lost || (start_error && stopping) {
+            if repeats == Repeats::Yes || lost || (counts && stopping) {
                 listening.spaced = Some(now);
             }
         }
@@ -524,12 +527,12 @@ impl Model {
                 peer,
             });
         }
-        let counts = start_error
-            || (self.spec.restart == RestartSetting::Transient
-                && matches!(kind, EndKind::Error | EndKind::Panic | EndKind::Killed));
         if counts && !stopping {
+            self.bereft = (sort != Sort::Connection).then_some(number);
             self.failed();
+            self.bereft = None;
         }
+        self.phases_go_on();
         Ok(())
     }
 
@@ -565,8 +568,12 @@ impl Model {
             );
         };
         self.listeners[number].spaced = Some(now);
+        let told = self.listeners[number].told.is_some();
         if let Some(stop) = &mut self.stop {
             stop.count(Sort::Acceptor, EndKind::Lost);
+            if told {
+                stop.unseen = stop.unseen.saturating_sub(1);
+            }
         }
         Ok(())
     }

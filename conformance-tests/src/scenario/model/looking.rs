@@ -142,20 +142,22 @@ impl Model {
 
     /// Nothing is ready: whatever was to happen by now must have happened.
     pub(in crate::scenario) fn rests(
-        &self,
+        &mut self,
         counts: Option<Counts>,
         polls: Polls,
         backlog: impl Fn(SocketAddr) -> usize,
     ) -> Seen {
         if polls == Polls::All {
+            self.unseen = 0;
             self.everybody_went()?;
             self.acceptors_are_complete()?;
             self.nobody_waits_in_vain(backlog)?;
         }
         self.stop_goes_on()?;
-        match counts {
-            Some(counts) => self.all_are_counted(&counts),
-            None => Ok(()),
+        match (counts, polls) {
+            (Some(counts), Polls::All) => self.all_are_counted(&counts),
+            // A task that is not polled may keep a replacement from being started.
+            (Some(_), Polls::Some) | (None, _) => Ok(()),
         }
     }
 

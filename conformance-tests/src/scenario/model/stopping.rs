@@ -20,7 +20,9 @@ pub(super) struct Stop {
     connections: [[usize; KINDS]; 4],
     acceptors: [[usize; KINDS]; 4],
     /// Acceptors of which nothing had been seen when their listeners closed: they end unseen, stopped or killed.
-    unseen: usize,
+    pub(super) unseen: usize,
+    /// The same of listeners that closed just before: these may have ended before the stop began.
+    unseen_before: usize,
     stuck: Option<usize>,
     killed: Option<usize>,
 }
@@ -42,6 +44,10 @@ fn position(kind: EndKind) -> usize {
 }
 
 impl Stop {
+    fn may_be_unseen(&self) -> usize {
+        self.unseen + self.unseen_before
+    }
+
     pub(super) fn count(&mut self, sort: Sort, kind: EndKind) {
         if self.finished.is_some() {
             return;
@@ -61,9 +67,14 @@ impl Model {
             return;
         }
         self.begin_stop(reason);
-        while let Some(deadline) = self.stop.as_ref().and_then(|stop| stop.deadline) {
+        self.phases_go_on();
+    }
+
+    /// Phases whose time is over end with whatever happens next.
+    pub(super) fn phases_go_on(&mut self) {
+        while let Some(deadline) = self.deadline() {
             if deadline > self.now || self.phase() == Some(Phase::Kill) {
-                break;
+                return;
             }
             self.next_phase();
         }
@@ -98,6 +109,7 @@ impl Model {
             connections: Default::default(),
             acceptors: Default::default(),
             unseen: 0,
+            unseen_before: self.unseen,
             stuck: None,
             killed: None,
         });
@@ -138,14 +150,7 @@ impl Model {
             Phase::LameDuck => {}
             Phase::Grace => {
                 for number in 0..self.listeners.len() {
-                    if self.listeners[number].told.is_none() {
-                        let seen = self.acceptors_of(number).count();
-                        let unseen = self.listeners[number].acceptors.saturating_sub(seen);
-                        self.closes(number, Ending::Stopped);
-                        if let Some(stop) = &mut self.stop {
-                            stop.unseen += unseen;
-                        }
-                    }
+                    self.closes(number, Ending::Stopped);
                 }
             }
             Phase::Stop => {
@@ -242,7 +247,7 @@ impl Model {
             + stop.acceptors[kill][position(EndKind::Killed)];
         let reports = stop.plan.shutdown() != Shutdown::Kill;
         let told = stop.killed.unwrap_or(0);
-        if reports && !(killed..=killed + stop.unseen).contains(&told) {
+        if reports && !(killed..=killed + stop.may_be_unseen()).contains(&told) {
             let expected = format!("{killed} killed children are reported with a count");
             return breach("S6", expected, format!("{told}"));
         }
@@ -279,7 +284,7 @@ impl Model {
                 count.to_string(),
             );
         };
-        if stop.stuck.is_some() || !(seen..=seen + stop.unseen).contains(&count) {
+        if stop.stuck.is_some() || !(seen..=seen + stop.may_be_unseen()).contains(&count) {
             return breach(
                 "S8",
                 format!("{seen} children are stuck"),
@@ -340,7 +345,7 @@ impl Model {
                 let expected = stop.acceptors[phase as usize][position(kind)];
                 let seen = report.acceptors(phase).of(kind);
                 let may_be_more = matches!(kind, EndKind::Stopped | EndKind::Killed);
-                let more = if may_be_more { stop.unseen } else { 0 };
+                let more = if may_be_more { stop.may_be_unseen() } else { 0 };
                 if !(expected..=expected + more).contains(&seen) {
                     let what = format!("acceptors that ended {kind} in phase {phase}");
                     return same("S7", &what, expected, seen);
@@ -350,11 +355,20 @@ impl Model {
         let sum = |counts: &[[usize; KINDS]; 4]| counts.iter().flatten().sum::<usize>();
         let (seen, left) = (sum(&stop.acceptors), report.stuck);
         let told = report.all_acceptors().total();
-        if told < seen || told > seen + stop.unseen || (left == 0 && told != seen + stop.unseen) {
+        let least = if left == 0 { seen + stop.unseen } else { seen };
+        if !(least..=seen + stop.may_be_unseen()).contains(&told) {
             let expected = format!("{seen} acceptors and {} unseen ended", stop.unseen);
             return breach("S7", expected, format!("{told}"));
         }
         Ok(())
+    }
+
+    /// How long the kill waits, be it under way or to come.
+    pub(in crate::scenario) fn patience(&self) -> Duration {
+        self.stop
+            .as_ref()
+            .map_or(self.spec, |stop| stop.plan)
+            .patience()
     }
 
     /// When the phase is over, if it is ever.
