@@ -106,7 +106,6 @@ impl Simulate {
             }
             writeln!(out)?;
         }
-        let mut drawn = scenario.clone();
         let status = match told {
             Ok(played) => {
                 let mut totals = Totals::default();
@@ -118,14 +117,13 @@ impl Simulate {
             Err(failure) => {
                 let finding = find(origin, scenario, *failure);
                 write!(out, "{finding}")?;
-                drawn = finding.scenario().clone();
                 moments = finding.into_moments();
                 Status::Broken
             }
         };
         out.flush()?;
         if let Some(file) = &self.picture {
-            if let Err(error) = fs::write(file, picture(&drawn, &moments)) {
+            if let Err(error) = fs::write(file, picture(&moments)) {
                 writeln!(progress, "error: {}: {error}", file.display())?;
                 return Ok(Status::Usage);
             }

@@ -41,11 +41,6 @@ impl Finding {
         }
     }
 
-    /// The scenario, shrunk.
-    pub fn scenario(&self) -> &Scenario {
-        &self.shrunk.scenario
-    }
-
     /// What was seen in it.
     pub fn into_moments(self) -> Vec<Moment> {
         self.moments
