@@ -28,6 +28,8 @@ mod markdown;
 mod matrix;
 mod panics;
 mod rule_book;
+#[cfg(feature = "scenarios")]
+mod simulate;
 mod table;
 
 use std::ffi::OsString;
@@ -41,6 +43,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 pub use self::column::Column;
 use self::matrix::Matrix;
 pub use self::panics::silence_panics;
+#[cfg(feature = "scenarios")]
+pub use self::simulate::Progress;
+#[cfg(feature = "scenarios")]
+use self::simulate::Simulate;
 use crate::patience::Patience;
 use crate::rules::Entry;
 
@@ -81,6 +87,9 @@ enum Command {
         #[arg(long, value_enum, default_value_t = BookFormat::Text)]
         format: BookFormat,
     },
+    /// Plays lives of a pool, made by chance, in a simulated world.
+    #[cfg(feature = "scenarios")]
+    Simulate(Simulate),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -129,6 +138,8 @@ impl From<Status> for ExitCode {
 pub struct CommandLine {
     columns: Vec<Column>,
     limit: Duration,
+    #[cfg(feature = "scenarios")]
+    progress: Progress,
 }
 
 impl CommandLine {
@@ -137,12 +148,21 @@ impl CommandLine {
         Self {
             columns,
             limit: LIMIT,
+            #[cfg(feature = "scenarios")]
+            progress: Progress::default(),
         }
     }
 
     /// How long a rule may take before it is reported as broken. 20 s, unless set; the patience scales it.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// How a long run tells how far it has come. In lines, unless set.
+    #[cfg(feature = "scenarios")]
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
         self
     }
 
@@ -170,12 +190,19 @@ impl CommandLine {
                 return Ok(Status::Success);
             }
         };
-        if let Some(Command::Rules { format }) = arguments.command {
-            match format {
-                BookFormat::Text => rule_book::write_text(out, &self.rules())?,
-                BookFormat::Markdown => rule_book::write_markdown(out, &self.rules())?,
+        match arguments.command {
+            Some(Command::Rules { format }) => {
+                match format {
+                    BookFormat::Text => rule_book::write_text(out, &self.rules())?,
+                    BookFormat::Markdown => rule_book::write_markdown(out, &self.rules())?,
+                }
+                return Ok(Status::Success);
             }
-            return Ok(Status::Success);
+            #[cfg(feature = "scenarios")]
+            Some(Command::Simulate(simulate)) => {
+                return simulate.run(out, progress, self.progress);
+            }
+            None => {}
         }
         let patience = match Patience::from_environment() {
             Ok(patience) => patience,

@@ -9,6 +9,9 @@ use conformance_tests::runtimes;
 fn main() -> ExitCode {
     silence_panics();
     let command_line = CommandLine::new(runtimes::columns());
+    #[cfg(feature = "scenarios")]
+    let command_line =
+        command_line.progress(conformance_tests::command_line::Progress::of_standard_error());
     let told = command_line.run(std::env::args_os(), &mut io::stdout(), &mut io::stderr());
     match told {
         Ok(status) => status.into(),

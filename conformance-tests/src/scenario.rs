@@ -10,8 +10,13 @@ mod book;
 mod cast;
 mod event;
 mod generate;
+mod graceful_stop;
+mod json;
 mod model;
+mod picture;
 mod play;
+mod shrink;
+mod timeline;
 
 use std::fmt;
 use std::time::Duration;
@@ -21,7 +26,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::event::{Begun, Bomb, Call, Event, Farewell, Moment, Return};
 pub use self::generate::STEPS;
+pub use self::graceful_stop::graceful_stop;
+pub use self::json::ScenarioError;
+pub use self::picture::picture;
 pub use self::play::{Failure, Played, play, tell};
+pub use self::shrink::{PLAYS, Shrunk, shrink};
+pub use self::timeline::{Finding, Origin};
 
 /// A life of one pool after the other, in one simulated world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

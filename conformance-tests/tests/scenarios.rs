@@ -15,7 +15,8 @@ fn lives_go_as_the_model_says() {
                 .chars()
                 .filter(|c| !c.is_ascii_digit())
                 .collect();
-            let _ = &words; let key = format!("{} {}", failure.rule, words);
+            let _ = &words;
+            let key = format!("{} {}", failure.rule, words);
             let entry = failures.entry(key).or_insert((0, seed));
             entry.0 += 1;
             if std::env::var("TELL").is_ok() {

@@ -1,0 +1,380 @@
+//! Makes a scenario that fails as small and as plain as it can be, so that one sees why.
+//!
+//! Steps are taken away in ever smaller chunks, then what is left is made
+//! plainer piece by piece, as long as the same rule is broken. No choice is made
+//! by chance or by time: the same scenario always shrinks to the same one.
+
+use super::play::Failure;
+use super::{
+    Action, Bound, ChildSetting, Finale, Order, Reload, RestartSetting, Scenario, ShutdownSetting,
+    SpecSetting, Start, Step, Then, Weather,
+};
+
+/// How many plays a failure is worth.
+pub const PLAYS: usize = 3_000;
+
+/// What a scenario was shrunk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shrunk {
+    /// The small scenario.
+    pub scenario: Scenario,
+    /// How it fails.
+    pub failure: Failure,
+    /// How many plays it took.
+    pub plays: usize,
+}
+
+/// Shrinks a scenario that fails in this way, in at most so many plays.
+///
+/// `play` says how a scenario fails, `None` if it does not.
+pub fn shrink(
+    scenario: &Scenario,
+    failure: Failure,
+    limit: usize,
+    play: impl Fn(&Scenario) -> Option<Failure>,
+) -> Shrunk {
+    let mut shrinker = Shrinker {
+        best: Shrunk {
+            scenario: scenario.clone(),
+            failure,
+            plays: 0,
+        },
+        limit,
+        play,
+    };
+    loop {
+        let before = shrinker.best.scenario.clone();
+        shrinker.cut_off();
+        shrinker.drop_steps();
+        shrinker.plainer_steps();
+        shrinker.fold_waits();
+        shrinker.plainer_setting();
+        if shrinker.best.scenario == before || shrinker.is_at_its_limit() {
+            return shrinker.best;
+        }
+    }
+}
+
+struct Shrinker<F> {
+    best: Shrunk,
+    limit: usize,
+    play: F,
+}
+
+impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
+    fn is_at_its_limit(&self) -> bool {
+        self.best.plays >= self.limit
+    }
+
+    fn steps(&self) -> usize {
+        self.best.scenario.steps.len()
+    }
+
+    /// Takes it if it breaks the same rule; whether it does.
+    fn attempt(&mut self, scenario: Scenario) -> bool {
+        if self.is_at_its_limit() || scenario == self.best.scenario {
+            return false;
+        }
+        self.best.plays += 1;
+        let failure = (self.play)(&scenario);
+        let same = failure.filter(|failure| failure.rule == self.best.failure.rule);
+        let Some(failure) = same else { return false };
+        self.best.scenario = scenario;
+        self.best.failure = failure;
+        true
+    }
+
+    fn attempt_change(&mut self, change: impl FnOnce(&mut Scenario)) -> bool {
+        let mut scenario = self.best.scenario.clone();
+        change(&mut scenario);
+        self.attempt(scenario)
+    }
+
+    /// What comes after the failure has nothing to do with it.
+    fn cut_off(&mut self) {
+        let end = self.best.failure.step.saturating_add(1);
+        if end < self.steps() {
+            self.attempt_change(|scenario| scenario.steps.truncate(end));
+        }
+    }
+
+    /// The later steps first: they are the likelier to be of no importance.
+    fn drop_steps(&mut self) {
+        let mut size = self.steps().div_ceil(2);
+        while size > 0 {
+            let mut end = self.steps();
+            while end > 0 {
+                let begin = end.saturating_sub(size);
+                self.attempt_change(|scenario| {
+                    scenario.steps.drain(begin..end);
+                });
+                // A step fails earlier perhaps, now that others are gone.
+                self.cut_off();
+                end = begin.min(self.steps());
+            }
+            size /= 2;
+        }
+    }
+
+    fn plainer_steps(&mut self) {
+        let mut number = 0;
+        while number < self.steps() {
+            let step = self.best.scenario.steps[number];
+            let mut plainer = plainer_steps(step).into_iter();
+            let found =
+                plainer.any(|step| self.attempt_change(|scenario| scenario.steps[number] = step));
+            if !found {
+                number += 1;
+            }
+        }
+    }
+
+    /// Nothing but time is joined to the step before.
+    fn fold_waits(&mut self) {
+        for number in (1..self.steps()).rev() {
+            let previous = number - 1;
+            let [before, wait] = [previous, number].map(|at| self.best.scenario.steps[at]);
+            let then = match (wait.action, before.then, wait.then) {
+                (Action::Wait, Then::Pass(a), Then::Pass(b)) => Then::Pass(a.saturating_add(b)),
+                (Action::Wait, _, then) => then,
+                _ => continue,
+            };
+            self.attempt_change(|scenario| {
+                scenario.steps.remove(number);
+                scenario.steps[previous].then = then;
+            });
+        }
+    }
+
+    fn plainer_setting(&mut self) {
+        self.attempt_change(|scenario| scenario.finale = Finale::Stop);
+        self.attempt_change(|scenario| scenario.setting.spurious = 0);
+        self.attempt_change(|scenario| scenario.setting.start = Start::Spec);
+        for backlog in [64, 8] {
+            if self.best.scenario.setting.backlog < backlog {
+                self.attempt_change(|scenario| scenario.setting.backlog = backlog);
+            }
+        }
+        for buffer in [64, 8] {
+            if self.best.scenario.setting.buffer < buffer {
+                self.attempt_change(|scenario| scenario.setting.buffer = buffer);
+            }
+        }
+        loop {
+            let mut plainer = plainer_specs(self.best.scenario.setting.spec).into_iter();
+            if !plainer.any(|spec| self.attempt_change(|scenario| scenario.setting.spec = spec)) {
+                return;
+            }
+        }
+    }
+}
+
+/// Steps that are a little plainer than this one, the plainest first. No step comes back to itself.
+fn plainer_steps(step: Step) -> Vec<Step> {
+    let mut plainer = Vec::new();
+    for action in plainer_actions(step.action) {
+        plainer.push(Step { action, ..step });
+    }
+    for then in plainer_thens(step.then) {
+        plainer.push(Step { then, ..step });
+    }
+    if step.schedule != 0 {
+        plainer.push(Step {
+            schedule: 0,
+            ..step
+        });
+    }
+    plainer
+}
+
+fn plainer_actions(action: Action) -> Vec<Action> {
+    let mut plainer = match action {
+        Action::Wait => return Vec::new(),
+        Action::Listen { acceptors, bound } => {
+            let fewer = smaller(acceptors.into(), 1).into_iter();
+            let mut plainer: Vec<_> = fewer
+                .map(|acceptors| Action::Listen {
+                    acceptors: byte(acceptors),
+                    bound,
+                })
+                .collect();
+            if bound != Bound::Loopback {
+                plainer.push(Action::Listen {
+                    acceptors,
+                    bound: Bound::Loopback,
+                });
+            }
+            plainer
+        }
+        Action::Connect { listener, clients } => {
+            let fewer = smaller(clients.into(), 1).into_iter().map(byte);
+            let fewer = fewer.map(|clients| Action::Connect { listener, clients });
+            let others = numbers(listener).map(|listener| Action::Connect { listener, clients });
+            fewer.chain(others).collect()
+        }
+        Action::Fault {
+            listener,
+            fault,
+            times,
+        } => {
+            let fewer = smaller(times.into(), 1).into_iter().map(byte);
+            let fewer = fewer.map(|times| Action::Fault {
+                listener,
+                fault,
+                times,
+            });
+            let others = numbers(listener).map(|listener| Action::Fault {
+                listener,
+                fault,
+                times,
+            });
+            fewer.chain(others).collect()
+        }
+        Action::Order { client, order } => {
+            let other = (order != Order::Return).then_some(Order::Return);
+            let other = other.map(|order| Action::Order { client, order });
+            let others = numbers(client).map(|client| Action::Order { client, order });
+            other.into_iter().chain(others).collect()
+        }
+        Action::Close(number) => numbers(number).map(Action::Close).collect(),
+        Action::Break(number) => numbers(number).map(Action::Break).collect(),
+        Action::Stir(number) => numbers(number).map(Action::Stir).collect(),
+        Action::Read(number) => numbers(number).map(Action::Read).collect(),
+        Action::HalfClose(number) => numbers(number).map(Action::HalfClose).collect(),
+        Action::Leave(number) => numbers(number).map(Action::Leave).collect(),
+        Action::Reset(number) => numbers(number).map(Action::Reset).collect(),
+        Action::StopConnection(number) => numbers(number).map(Action::StopConnection).collect(),
+        Action::KillConnection(number) => numbers(number).map(Action::KillConnection).collect(),
+        Action::StopAcceptor(number) => numbers(number).map(Action::StopAcceptor).collect(),
+        Action::KillAcceptor(number) => numbers(number).map(Action::KillAcceptor).collect(),
+        Action::DropTask(number) => numbers(number).map(Action::DropTask).collect(),
+        Action::HoldTask(number) => numbers(number).map(Action::HoldTask).collect(),
+        Action::Reconfigure(spec) => {
+            let specs = plainer_specs(spec).into_iter();
+            specs.map(Action::Reconfigure).collect()
+        }
+        Action::Reload(Reload::Use(spec)) => {
+            let specs = plainer_specs(spec).into_iter();
+            specs
+                .map(|spec| Action::Reload(Reload::Use(spec)))
+                .collect()
+        }
+        Action::Weather(weather) if weather != Weather::Fair => {
+            vec![Action::Weather(Weather::Fair)]
+        }
+        Action::StopUnknown
+        | Action::ReconfigureBadly
+        | Action::Reload(_)
+        | Action::ListenBadly
+        | Action::Stop
+        | Action::Kill
+        | Action::Join
+        | Action::DropOwner
+        | Action::Weather(_)
+        | Action::ReleaseTasks => Vec::new(),
+    };
+    plainer.insert(0, Action::Wait);
+    plainer
+}
+
+/// The plainest is until nothing is ready, then few polls, then time that passes, then a jump.
+fn plainer_thens(then: Then) -> Vec<Then> {
+    let mut plainer = vec![Then::Settle];
+    match then {
+        Then::Settle => return Vec::new(),
+        Then::Polls(polls) => {
+            let fewer = smaller(polls.into(), 0).into_iter();
+            plainer.extend(fewer.map(|polls| Then::Polls(byte(polls))));
+        }
+        Then::Pass(time) => plainer.extend(smaller(time, 1).into_iter().map(Then::Pass)),
+        Then::Jump(time) => {
+            plainer.push(Then::Pass(time));
+            plainer.extend(smaller(time, 1).into_iter().map(Then::Jump));
+        }
+    }
+    plainer
+}
+
+/// The defaults, field by field; where they do not do, smaller numbers.
+fn plainer_specs(spec: SpecSetting) -> Vec<SpecSetting> {
+    const DEFAULT: SpecSetting = SpecSetting::DEFAULT;
+    let mut plainer = Vec::new();
+    if spec.restart != RestartSetting::Temporary {
+        plainer.push(SpecSetting {
+            restart: RestartSetting::Temporary,
+            ..spec
+        });
+    }
+    if spec.child_type != ChildSetting::Worker {
+        plainer.push(SpecSetting {
+            child_type: ChildSetting::Worker,
+            ..spec
+        });
+    }
+    for intensity in plainer_number(spec.intensity, DEFAULT.intensity) {
+        plainer.push(SpecSetting { intensity, ..spec });
+    }
+    for period in plainer_number(spec.period, DEFAULT.period) {
+        // Zero is not allowed.
+        let period = period.max(1);
+        plainer.push(SpecSetting { period, ..spec });
+    }
+    for lame_duck in plainer_number(spec.lame_duck, DEFAULT.lame_duck) {
+        plainer.push(SpecSetting { lame_duck, ..spec });
+    }
+    let graces = match spec.grace {
+        None => vec![0],
+        Some(grace) => plainer_number(grace, 0),
+    };
+    for grace in graces {
+        let grace = Some(grace);
+        plainer.push(SpecSetting { grace, ..spec });
+    }
+    if spec.shutdown != DEFAULT.shutdown {
+        let shutdown = DEFAULT.shutdown;
+        plainer.push(SpecSetting { shutdown, ..spec });
+    }
+    if let ShutdownSetting::Within(time) = spec.shutdown {
+        for time in plainer_number(time, 5_000) {
+            let shutdown = ShutdownSetting::Within(time);
+            plainer.push(SpecSetting { shutdown, ..spec });
+        }
+    }
+    for patience in plainer_number(spec.patience, DEFAULT.patience) {
+        plainer.push(SpecSetting { patience, ..spec });
+    }
+    plainer.retain(|other| *other != spec);
+    plainer
+}
+
+/// The default; if it has that, nothing is plainer; if not, smaller numbers are.
+fn plainer_number(number: u32, default: u32) -> Vec<u32> {
+    if number == default {
+        return Vec::new();
+    }
+    let mut plainer = vec![default];
+    plainer.extend(smaller(number, 0));
+    plainer
+}
+
+/// Smaller numbers down to the least, boldest first: the least, round ones, the half, the one before.
+fn smaller(number: u32, least: u32) -> Vec<u32> {
+    let round = [1, 2, 5, 10, 20, 50, 100, 1_000];
+    let mut numbers = vec![least];
+    numbers.extend(round);
+    numbers.extend([number / 2, number.saturating_sub(1)]);
+    numbers.retain(|other| (least..number).contains(other));
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
+/// Numbers are counted round: the same is named by one that is small.
+fn numbers(number: u8) -> impl Iterator<Item = u8> {
+    0..number.min(8)
+}
+
+fn byte(number: u32) -> u8 {
+    u8::try_from(number).expect("it is smaller than one that was a byte")
+}

@@ -1,0 +1,156 @@
+//! What is to be told of a scenario that fails: what was expected and seen, the steps that lead there, and how to see it again.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{Failure, Finale, Moment, STEPS, Scenario, Setting, Shrunk, Start};
+
+/// A scenario that fails, shrunk, with all that was seen in it.
+///
+/// Displayed as what one reads to find out why; the same failure is always the same text.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    origin: Origin,
+    steps_before: usize,
+    shrunk: Shrunk,
+    moments: Vec<Moment>,
+}
+
+/// Where a scenario comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was made of this seed.
+    Seed(u64),
+    /// It was read from a file.
+    File,
+    /// It is the built-in one.
+    BuiltIn,
+}
+
+/// How the program is called.
+const PROGRAM: &str = "cargo run --release -p conformance-tests -- simulate";
+
+impl Finding {
+    /// A scenario that was shrunk to one in which these moments were seen.
+    pub fn new(origin: Origin, scenario: &Scenario, shrunk: Shrunk, moments: Vec<Moment>) -> Self {
+        Self {
+            origin,
+            steps_before: scenario.steps.len(),
+            shrunk,
+            moments,
+        }
+    }
+
+    /// What was seen in it.
+    pub fn into_moments(self) -> Vec<Moment> {
+        self.moments
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Seed(seed) => write!(f, "seed {seed}"),
+            Origin::File => f.write_str("the scenario"),
+            Origin::BuiltIn => f.write_str("the graceful stop"),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shrunk {
+            scenario,
+            failure,
+            plays,
+        } = &self.shrunk;
+        let at = self.moments.last().map_or(Duration::ZERO, |last| last.at);
+        writeln!(
+            f,
+            "{} breaks {} {}, at {at:.3?}\n",
+            self.origin,
+            failure.rule,
+            place(failure, scenario)
+        )?;
+        write_indented(f, "  expected  ", &failure.expected)?;
+        write_indented(f, "  seen      ", &failure.seen)?;
+        writeln!(
+            f,
+            "\nShrunk from {} steps to {} in {plays} plays:\n",
+            self.steps_before,
+            scenario.steps.len()
+        )?;
+        writeln!(f, "  setting  {}", scenario.setting)?;
+        for (number, step) in scenario.steps.iter().enumerate() {
+            writeln!(f, "  step {number:<3} {step}")?;
+        }
+        writeln!(f, "  finale   {}", scenario.finale)?;
+        writeln!(f, "\nWhat was seen:\n")?;
+        for moment in &self.moments {
+            writeln!(f, "{moment}")?;
+        }
+        let mark = " ".repeat(10);
+        write_indented(f, &format!("{mark}>>  expected  "), &failure.expected)?;
+        write_indented(f, &format!("{mark}>>  seen      "), &failure.seen)?;
+        writeln!(f, "\nTo see it again:\n")?;
+        match self.origin {
+            Origin::Seed(seed) if self.steps_before == STEPS => {
+                writeln!(f, "  {PROGRAM} --seed {seed}")?;
+            }
+            Origin::Seed(seed) => {
+                let steps = self.steps_before;
+                writeln!(f, "  {PROGRAM} --seed {seed} --steps {steps}")?;
+            }
+            Origin::File | Origin::BuiltIn => {}
+        }
+        writeln!(f, "  {PROGRAM} --scenario FILE\n\nwith this in the file:\n")?;
+        f.write_str(&scenario.to_json())
+    }
+}
+
+fn place(failure: &Failure, scenario: &Scenario) -> String {
+    if failure.step < scenario.steps.len() {
+        format!("at step {}", failure.step)
+    } else {
+        "in the finale".to_owned()
+    }
+}
+
+/// Writes a text of perhaps several lines, all of them after a margin as wide as the head of the first.
+fn write_indented(f: &mut fmt::Formatter<'_>, head: &str, text: &str) -> fmt::Result {
+    let margin = " ".repeat(head.len());
+    let mut before = head;
+    for line in text.lines() {
+        writeln!(f, "{before}{line}")?;
+        before = &margin;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = match self.start {
+            Start::Spec => "a spec",
+            Start::InitFunction => "an init function",
+        };
+        write!(
+            f,
+            "{}; started with {start}; backlog {}, buffer {}",
+            self.spec, self.backlog, self.buffer
+        )?;
+        match self.spurious {
+            0 => Ok(()),
+            many => write!(f, "; one poll in {many} for nothing"),
+        }
+    }
+}
+
+impl fmt::Display for Finale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Finale::Stop => "the pool is stopped",
+            Finale::DropOwner => "the owner is dropped",
+            Finale::CloseRuntime => "the runtime is shut down",
+        })
+    }
+}

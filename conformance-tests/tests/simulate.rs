@@ -1,0 +1,72 @@
+//! The command that plays scenarios, as a process.
+
+use std::process::{Command, Output};
+
+/// Runs it; its exit code, what it printed, and what it told meanwhile.
+fn run(arguments: &str) -> (Option<i32>, String, String) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-tests"));
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = program
+        .arg("simulate")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("the program can be run");
+    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[track_caller]
+fn misused(arguments: &str, message: &str) {
+    let (code, out, told) = run(arguments);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    let first: Vec<_> = told.lines().take_while(|line| !line.is_empty()).collect();
+    assert_eq!(first.join("\n"), message);
+}
+
+#[test]
+fn seeds_that_hold_are_counted() {
+    let (code, out, told) = run("--seeds 5 --first 7 --steps 20 --jobs 2");
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
+    let line = |begin: &str| {
+        let line = out.lines().find(|line| line.starts_with(begin));
+        let line = line.unwrap_or_else(|| panic!("no {begin} in {out}"));
+        line.rsplit(' ').next().map(str::to_owned)
+    };
+    assert_eq!(line("seeds "), Some("5".to_owned()));
+    assert_eq!(line("steps "), Some("100".to_owned()));
+    assert!(out.contains("\nall hold: "), "{out}");
+}
+
+#[test]
+fn one_seed_is_traced_the_same_each_time() {
+    let (code, out, _) = run("--seed 3 --steps 10 --trace");
+    assert_eq!(code, Some(0), "{out}");
+    let (trace, _) = out.split_once("\nseed 3 holds\n").expect("it holds");
+    assert!(trace.contains("step 9: "), "{trace}");
+    let (_, again, _) = run("--seed 3 --steps 10 --trace");
+    let (again, _) = again.split_once("\nseed 3 holds\n").expect("it holds");
+    assert_eq!(trace, again);
+}
+
+#[test]
+fn what_makes_no_sense_together_is_bad_usage() {
+    misused(
+        "--seed 3 --seeds 4",
+        "error: the argument '--seed <SEED>' cannot be used with '--seeds <N>'",
+    );
+    misused(
+        "--scenario file --steps 4",
+        "error: the argument '--scenario <FILE>' cannot be used with '--steps <N>'",
+    );
+    misused(
+        "--trace",
+        "error: the following required arguments were not provided:\n  <--seed <SEED>|--scenario <FILE>|--picture <FILE.svg>>",
+    );
+    misused(
+        "--jobs 0",
+        "error: invalid value '0' for '--jobs <N>': number would be zero for non-zero type",
+    );
+}
