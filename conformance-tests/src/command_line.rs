@@ -48,7 +48,7 @@ pub use self::simulate::Progress;
 #[cfg(feature = "scenarios")]
 use self::simulate::Simulate;
 use crate::patience::Patience;
-use crate::rules::Entry;
+use crate::rules::{Entry, entries};
 
 /// How long a rule may take before it is reported as broken. Scaled by the patience.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -193,8 +193,8 @@ impl CommandLine {
         match arguments.command {
             Some(Command::Rules { format }) => {
                 match format {
-                    BookFormat::Text => rule_book::write_text(out, &self.rules())?,
-                    BookFormat::Markdown => rule_book::write_markdown(out, &self.rules())?,
+                    BookFormat::Text => rule_book::write_text(out, &entries())?,
+                    BookFormat::Markdown => rule_book::write_markdown(out, &entries())?,
                 }
                 return Ok(Status::Success);
             }
@@ -203,6 +203,13 @@ impl CommandLine {
                 return simulate.run(out, progress, self.progress);
             }
             None => {}
+        }
+        if self.columns.is_empty() {
+            writeln!(
+                progress,
+                "error: there is no runtime to check: build this program with one of the features async-std, columns, smol and tokio, which are on by default"
+            )?;
+            return Ok(Status::Usage);
         }
         let patience = match Patience::from_environment() {
             Ok(patience) => patience,
@@ -219,7 +226,7 @@ impl CommandLine {
             let mut ids = arguments.rule.iter();
             arguments.rule.is_empty() || ids.any(|id| id.eq_ignore_ascii_case(rule.id))
         };
-        let rules = self.rules().into_iter().filter(wanted).collect();
+        let rules = entries().into_iter().filter(wanted).collect();
         let limit = patience.scale(self.limit);
         let matrix = Matrix::fill(columns.collect(), rules, limit, progress)?;
         match arguments.format {
@@ -235,11 +242,6 @@ impl CommandLine {
         Ok(Status::Success)
     }
 
-    fn rules(&self) -> Vec<Entry> {
-        let first = self.columns.first();
-        first.map(Column::rules).unwrap_or_default()
-    }
-
     /// What the arguments say, if the runtimes and the rules that they name are there.
     fn parse(
         &self,
@@ -248,7 +250,7 @@ impl CommandLine {
         let mut runtimes: Vec<_> = self.columns.iter().map(|column| column.runtime).collect();
         runtimes.dedup();
         runtimes.push(ALL);
-        let ids: Vec<_> = self.rules().iter().map(|rule| rule.id).collect();
+        let ids: Vec<_> = entries().iter().map(|rule| rule.id).collect();
         let mut command = Arguments::command()
             .mut_arg("runtime", |argument| {
                 argument.value_parser(PossibleValuesParser::new(runtimes))

@@ -158,6 +158,17 @@ macro_rules! rule_book {
             }),*]
         }
 
+        /// What the list says of all rules, whatever the world.
+        #[cfg(feature = "cli")]
+        pub(crate) fn entries() -> Vec<Entry> {
+            vec![$(Entry {
+                id: $id,
+                name: stringify!($name),
+                level: Level::$level,
+                sentence: $sentence,
+            }),*]
+        }
+
         /// Makes one `#[test]` of each rule, named after its id, in the world that the expression makes.
         ///
         /// The expression is evaluated once for each test.

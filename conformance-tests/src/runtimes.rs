@@ -14,6 +14,12 @@ use crate::command_line::Column;
 /// A column of the matrix for each runtime that is compiled in, or for each of its ways to run.
 #[cfg(feature = "cli")]
 pub fn columns() -> Vec<Column> {
+    #[cfg(any(
+        feature = "async-std",
+        feature = "columns",
+        feature = "smol",
+        feature = "tokio"
+    ))]
     use crate::real::Real;
 
     vec![
@@ -33,8 +39,9 @@ pub fn columns() -> Vec<Column> {
         Column::new("smol", "smol, own executor", || {
             Real::new(smol::Smol::own_executor())
         }),
+        #[cfg(feature = "columns")]
         Column::new("reference", "reference", || Real::new(reference::Reference)),
-        #[cfg(feature = "simulated")]
+        #[cfg(all(feature = "columns", feature = "simulated"))]
         Column::new("simulated", "simulated", || {
             crate::simulated::Simulated::new(1)
         }),

@@ -59,10 +59,6 @@ impl Column {
         }
     }
 
-    pub(super) fn rules(&self) -> Vec<Entry> {
-        self.checks.rules()
-    }
-
     /// Checks a rule on a thread of its own. One that takes longer than `limit` is broken, and its thread is left.
     pub(super) fn check(&self, rule: &Entry, limit: Duration) -> Outcome {
         let began = Instant::now();
@@ -102,8 +98,6 @@ const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread th
 
 /// The rules, whatever the type of the world.
 trait Checks: Send + Sync {
-    fn rules(&self) -> Vec<Entry>;
-
     /// Tells the outcome before the world is dropped.
     fn check(&self, name: &str, tell: &dyn Fn(Outcome));
 }
@@ -114,10 +108,6 @@ struct Worlds<W, F> {
 }
 
 impl<W: World, F: Fn() -> W + Send + Sync> Checks for Worlds<W, F> {
-    fn rules(&self) -> Vec<Entry> {
-        self.rules.iter().map(Rule::entry).collect()
-    }
-
     fn check(&self, name: &str, tell: &dyn Fn(Outcome)) {
         let rule = self.rules.iter().find(|rule| rule.name == name);
         let rule = rule.expect("the list of rules is the same in every world");
