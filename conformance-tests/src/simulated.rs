@@ -23,6 +23,8 @@ use self::executor::lock;
 pub use self::executor::{
     Restless, SimulatedRuntime, SimulatedTask, Simulation, Spurious, Statistics, TaskRecord,
 };
+#[cfg(feature = "scenarios")]
+pub(crate) use self::network::wakes_by_sockets;
 pub use self::network::{
     AcceptFault, Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedStream,
     Stage,

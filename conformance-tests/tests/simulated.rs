@@ -1,9 +1,13 @@
 //! The whole suite in the simulated world.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use acceptor_core::{Connection, Listener, Pool, Spec, acceptor_fn};
 use conformance_tests::rules::all;
-use conformance_tests::simulated::Simulated;
+use conformance_tests::simulated::{
+    Limits, Network, Simulated, SimulatedStream, Simulation, Spurious,
+};
 
 conformance_tests::suite!(Simulated::new(1));
 
@@ -18,4 +22,48 @@ fn every_rule_holds_whatever_the_seed() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n\n"));
+}
+
+/// How many polls of tasks, and how many calls of `accept`, one more connection costs a pool at rest.
+fn cost_of_a_connection(acceptors: usize) -> (u64, u64) {
+    let simulation = Simulation::new(1, Spurious::Never);
+    let limits = Limits {
+        backlog: 8,
+        buffer: 8,
+    };
+    let network = Network::new(&simulation, limits);
+    let serve = acceptor_fn(
+        |connection: Connection<SimulatedStream, SocketAddr>| async move {
+            let _open = connection;
+            std::future::pending().await
+        },
+    );
+    let pool = Pool::start(simulation.runtime(), Spec::new("p", serve)).expect("it starts");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = network.listen(address).expect("port 0 is free");
+    let address = listener.local_addr().expect("it has one");
+    pool.add_listener(listener, acceptors).expect("it runs");
+    let rest = || simulation.settle(10_000).expect("it comes to rest");
+    rest();
+    let mut costs = Vec::new();
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let before = (simulation.statistics().polls, network.accept_polls(address));
+        clients.push(network.connect(address).expect("somebody listens"));
+        rest();
+        let after = (simulation.statistics().polls, network.accept_polls(address));
+        costs.push((after.0 - before.0, after.1 - before.1));
+    }
+    assert_eq!(pool.counts().expect("it runs").active, clients.len());
+    simulation.close();
+    costs.dedup();
+    assert_eq!(costs.len(), 1, "each costs the same: {costs:?}");
+    costs[0]
+}
+
+#[test]
+fn a_connection_costs_three_polls_and_two_calls_of_accept_whatever_the_number_of_acceptors() {
+    // The listener's task, which accepts and then finds nobody; the connection's; the pool's own, in case the
+    // connection blocks the thread.
+    assert_eq!([1, 10, 1000].map(cost_of_a_connection), [(3, 2); 3]);
 }

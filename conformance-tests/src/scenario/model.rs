@@ -21,7 +21,7 @@ use acceptor_core::{
 };
 
 use super::SpecSetting;
-use super::event::Event;
+use super::event::{Begun, Event};
 use crate::simulated::{AcceptFault, Happened};
 
 use self::children::{Child, Stage};
@@ -101,6 +101,8 @@ pub(super) struct Model {
     bereft: Option<usize>,
     /// The pool's own task was dropped: it can keep no time.
     pub(super) timeless: bool,
+    /// How many times a task may have been woken by the pool for what was seen, be it for nothing.
+    pub(super) wakes: u64,
     closes: Vec<ListenerId>,
     joins: usize,
     result: Option<StopReport>,
@@ -206,6 +208,7 @@ impl Model {
             unseen: 0,
             bereft: None,
             timeless: false,
+            wakes: 0,
             closes: Vec::new(),
             joins: 0,
             result: None,
@@ -277,6 +280,27 @@ impl Model {
                 child.tell(ending, now, batch);
             }
         }
+        // Its acceptors, its own task, whoever waits for it to close, and the pool's own task.
+        self.wakes += 3 + self.listeners[listener].acceptors as u64;
+    }
+
+    /// How many wakes by the pool an event accounts for.
+    fn wakes_of(event: &Event) -> u64 {
+        match event {
+            // The pool's own task, so that there is one for another thread to take; its own, after its replacement.
+            Event::Network(Happened::Accepted { .. }) => 2,
+            // The listener's task, which may have nobody to accept for.
+            Event::InitEnded {
+                how: Begun::Waits(_),
+                ..
+            } => 1,
+            // Whoever waits for the end, and the pool's own task.
+            Event::Network(Happened::Closed { .. }) | Event::Joined(_) => 2,
+            Event::Called { .. } => 2,
+            // What it then waits for is told once.
+            Event::Trapped { .. } => 1,
+            _ => 0,
+        }
     }
 
     pub(super) fn awaits_close(&mut self, listener: ListenerId) {
@@ -309,6 +333,7 @@ impl Model {
                 Killed::Yes => known.kill(batch),
                 Killed::No => known.ask(now, batch),
             }
+            self.wakes += 2;
             if known.stage == Stage::Waiting {
                 let listener = known.listener;
                 self.listeners[listener]
@@ -325,6 +350,7 @@ impl Model {
         connections: &[ConnectionRecord<SocketAddr>],
     ) -> Seen {
         for (number, event) in events.iter().enumerate() {
+            self.wakes += Self::wakes_of(event);
             self.see_one(event, &events[number + 1..], connections)?;
         }
         self.end_is_complete()?;

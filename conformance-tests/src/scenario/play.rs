@@ -21,11 +21,12 @@ use super::cast::{Audience, Cast};
 use super::event::{Event, Moment};
 use super::model::{Breach, Killed, Model, Peer, Polls, Seen, SocketState, Tasks, breach, same};
 use super::{
-    Action, Bound, Fault, Finale, Reload, Scenario, SpecSetting, Start, Step, Then, milliseconds,
+    Action, Bound, Fault, Finale, Order, Reload, Scenario, SpecSetting, Start, Step, Then,
+    milliseconds,
 };
 use crate::simulated::{
     AcceptFault, Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime,
-    SimulatedTask, Simulation, Spurious, Stage, Statistics,
+    SimulatedTask, Simulation, Spurious, Stage, Statistics, wakes_by_sockets,
 };
 
 /// What was exercised by a scenario that went as it should.
@@ -46,7 +47,6 @@ pub struct Played {
 
 /// How a scenario went otherwise than it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Failure {
     /// The step after which it was seen, from 0; as many as there are steps: the finale.
     pub step: usize,
@@ -96,6 +96,8 @@ struct Player<'a> {
     life: Option<Life>,
     moments: Option<Vec<Moment>>,
     played: Played,
+    /// What tasks may have been woken for, one by one.
+    causes: u64,
     /// Taken from the book, and not yet seen by the model.
     events: Vec<Event>,
 }
@@ -143,6 +145,7 @@ impl<'a> Player<'a> {
             life: None,
             moments,
             played: Played::default(),
+            causes: 0,
             events: Vec::new(),
         }
     }
@@ -171,6 +174,7 @@ impl<'a> Player<'a> {
     }
 
     fn steps(&mut self, number: &mut usize) -> Seen {
+        let by_sockets = wakes_by_sockets();
         for (index, step) in self.scenario.steps.iter().enumerate() {
             *number = index;
             self.ensure_life()?;
@@ -183,7 +187,17 @@ impl<'a> Player<'a> {
         }
         *number = self.scenario.steps.len();
         self.note(Event::Finale);
-        self.finale()
+        self.finale()?;
+        let statistics = self.simulation.statistics();
+        self.causes += wakes_by_sockets() - by_sockets + statistics.tasks + statistics.timers;
+        if statistics.polls > self.causes {
+            let expected = format!(
+                "{} polls at the most, for so many causes there were",
+                self.causes
+            );
+            return breach("L5", expected, statistics.polls.to_string());
+        }
+        Ok(())
     }
 
     /// Keeps an event that is not from the book.
@@ -479,6 +493,12 @@ impl<'a> Player<'a> {
                 Ok(())
             }
             Action::Order { client, order } => {
+                // One that yields wakes itself; one that waits for *draining* is told of it once.
+                self.causes += match order {
+                    Order::Yield => 3,
+                    Order::ReturnWhenDraining => 1,
+                    _ => 0,
+                };
                 if let Some(caller) = self.caller(client) {
                     // No room is as good as a lost byte: neither says anything of the pool.
                     let _ = self.clients[caller].client.try_send(&[order.byte()]);
@@ -879,6 +899,8 @@ impl<'a> Player<'a> {
             self.life().model.lost_its_task();
         }
         self.simulation.drop_task(task);
+        // The pool's own task, which starts another for it.
+        self.causes += 1;
         self.see()
     }
 
@@ -900,6 +922,7 @@ impl<'a> Player<'a> {
             None => return breach("S1", "the result of a pool that has stopped", "none"),
         }
         let mut life = self.life.take().expect("it was there just now");
+        self.causes += life.model.wakes;
         life.book.set_handle(None);
         life.owner = None;
         drop(life.handle);
@@ -987,6 +1010,7 @@ impl<'a> Player<'a> {
         network.dismiss_witness();
         self.simulation.close();
         let life = self.life.take().expect("it was there just now");
+        self.causes += life.model.wakes;
         if let Ok(status) = life.handle.status() {
             let expected = "a pool whose runtime is gone has stopped";
             return breach("S9", expected, status.to_string());

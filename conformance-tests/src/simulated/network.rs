@@ -4,6 +4,7 @@
 //! exactly one of the stages of [`Stage`]; a stream that was accepted is counted
 //! as open from then until it is dropped.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -173,8 +174,19 @@ impl Flow {
     }
 }
 
+thread_local! {
+    static WAKES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many tasks the sockets of all simulated worlds have woken on this thread.
+#[cfg(feature = "scenarios")]
+pub(crate) fn wakes_by_sockets() -> u64 {
+    WAKES.get()
+}
+
 fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
     for waker in wakers.into_iter().flatten() {
+        WAKES.set(WAKES.get() + 1);
         waker.wake();
     }
 }

@@ -131,8 +131,15 @@ impl Model {
 
     fn enter(&mut self, phase: Phase) {
         let (now, batch) = (self.now, self.batch);
+        let children = self.living().count() as u64;
         let Some(stop) = &mut self.stop else { return };
         stop.phase = phase;
+        // The pool's own task; from the stop phase on, each child.
+        self.wakes += 1 + if phase >= Phase::Stop {
+            children + stop.unseen as u64
+        } else {
+            0
+        };
         let time = match phase {
             Phase::LameDuck => Some(Duration::ZERO),
             Phase::Grace => match stop.plan.grace() {
