@@ -1,6 +1,7 @@
 //! The command that plays scenarios, as a process.
 
-use std::process::{Command, Output};
+use std::process::{self, Command, Output};
+use std::{env, fs};
 
 /// Runs it; its exit code, what it printed, and what it told meanwhile.
 fn run(arguments: &str) -> (Option<i32>, String, String) {
@@ -49,6 +50,51 @@ fn one_seed_is_traced_the_same_each_time() {
     let (_, again, _) = run("--seed 3 --steps 10 --trace");
     let (again, _) = again.split_once("\nseed 3 holds\n").expect("it holds");
     assert_eq!(trace, again);
+}
+
+#[test]
+fn the_picture_in_the_readme_is_what_is_drawn() {
+    let file = env::temp_dir().join(format!("graceful-stop-{}.svg", process::id()));
+    let (code, out, told) = run(&format!("--picture {}", file.display()));
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
+    assert!(out.starts_with("the graceful stop holds\n"), "{out}");
+    let drawn = fs::read_to_string(&file).expect("it was drawn");
+    fs::remove_file(&file).expect("it is there");
+    assert!(
+        drawn == include_str!("../pictures/graceful-stop.svg"),
+        "conformance-tests/pictures/graceful-stop.svg is out of date: `.ci/renew` renews it"
+    );
+}
+
+#[test]
+fn a_picture_that_cannot_be_written_is_bad_usage() {
+    let (code, _, told) = run("--picture no/such/folder/life.svg");
+    let begin = "error: no/such/folder/life.svg: ";
+    assert_eq!(code, Some(2));
+    assert!(told.starts_with(begin), "{told}");
+}
+
+#[test]
+fn a_file_that_is_no_scenario_is_bad_usage() {
+    misused(
+        "--scenario Cargo.toml",
+        "error: Cargo.toml: it is no scenario: expected value at line 1 column 2",
+    );
+}
+
+#[test]
+fn a_scenario_is_played_from_its_file() {
+    let file = "regressions/nothing-yet-an-ordinary-life.json";
+    let (code, out, _) = run(&format!("--scenario {file} --trace"));
+    assert_eq!(code, Some(0), "{out}");
+    let (_, of_seed, _) = run("--seed 1 --steps 60 --trace");
+    let trace = |out: &str| {
+        out.split_once(" holds\n")
+            .map(|(trace, _)| trace.to_owned())
+    };
+    let expected = trace(&of_seed).map(|trace| trace.replace("\nseed 1", "\nthe scenario"));
+    assert!(expected.is_some());
+    assert_eq!(trace(&out), expected);
 }
 
 #[test]

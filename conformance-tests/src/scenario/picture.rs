@@ -19,7 +19,7 @@ const WIDTH: f64 = 1000.0;
 const MARGIN: f64 = 20.0;
 /// Where the time line begins, and where it ends: to the left are names, to the right room for what is said at an end.
 const LEFT: f64 = 226.0;
-const RIGHT: f64 = 868.0;
+const RIGHT: f64 = 886.0;
 const ROW: f64 = 22.0;
 const STRIP: f64 = 22.0;
 /// The width of a letter of the small font, more or less.
@@ -142,7 +142,7 @@ impl Axis {
     fn new(end: Duration) -> Self {
         let end = milliseconds(end).max(1.0);
         // 1, 2 or 5, whatever the power of ten, so that there are about ten of them.
-        let rough = end / 12.0;
+        let rough = end / 14.0;
         let power = 10_f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
         let step = step.into_iter().find(|step| *step >= rough);
@@ -363,19 +363,19 @@ impl Painter {
         self.y = y + 38.0;
     }
 
-    /// What the signs mean that are there, in as many lines as it takes.
+    /// What the signs mean that are there, in columns.
     fn legend(&mut self) {
-        let mut x = MARGIN;
-        for sign in std::mem::take(&mut self.shown) {
-            let words = sign.words();
-            let width = 26.0 + words.len() as f64 * LETTER + 18.0;
-            if x + width > WIDTH - MARGIN + 18.0 {
-                x = MARGIN;
+        const COLUMNS: usize = 6;
+        let width = (WIDTH - 2.0 * MARGIN) / COLUMNS as f64;
+        let shown = std::mem::take(&mut self.shown);
+        for (number, sign) in shown.into_iter().enumerate() {
+            if number > 0 && number % COLUMNS == 0 {
                 self.y += 20.0;
             }
+            let x = MARGIN + (number % COLUMNS) as f64 * width;
             self.sign(sign, x + 9.0, self.y);
-            self.canvas.text(x + 24.0, self.y + 4.0, "mute", words);
-            x += width;
+            self.canvas
+                .text(x + 24.0, self.y + 4.0, "mute", sign.words());
         }
         self.y += 10.0;
     }

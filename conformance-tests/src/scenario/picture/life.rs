@@ -59,7 +59,7 @@ pub(super) struct ListenerLife {
 
 #[derive(Debug)]
 pub(super) struct ChildLife {
-    pub(super) id: String,
+    pub(super) id: ChildId,
     pub(super) peer: Option<SocketAddr>,
     pub(super) init: Option<Span>,
     pub(super) waits: Option<Span>,
@@ -103,6 +103,10 @@ impl Story {
             story.see(moment.at, &moment.event);
         }
         story.leave_the_stuck();
+        let listeners = story.pools.iter_mut().flat_map(|pool| &mut pool.listeners);
+        for listener in listeners {
+            listener.children.sort_by_key(|child| child.id);
+        }
         story
     }
 
@@ -196,7 +200,7 @@ impl Story {
         self.children
             .insert(child, (pool, listener, children.len()));
         children.push(ChildLife {
-            id: child.to_string(),
+            id: child,
             peer: None,
             init: Some(Span::from(at)),
             waits: None,
