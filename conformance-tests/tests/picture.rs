@@ -93,7 +93,7 @@ fn a_graceful_stop_has_a_connection_that_ends_in_each_way() {
     assert_eq!(count("returned"), 4 + 1);
     assert_eq!(count("dropped"), 1 + 1);
     assert_eq!(count("killed"), 1);
-    assert_eq!(count("terminated"), 3);
+    assert_eq!(count("terminated"), 2);
     assert_eq!(count("closed"), 2);
     for phase in ["running", "lame duck", "grace", "stop", "kill"] {
         assert_eq!(count(phase), 1, "{phase}");
