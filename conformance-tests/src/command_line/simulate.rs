@@ -28,6 +28,7 @@ const ONE: [&str; 3] = ["seed", "scenario", "picture"];
 
 /// What is to be played.
 #[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 all is as it should be, 1 something is not, 2 bad usage.")]
 #[command(group = ArgGroup::new("one").args(ONE).multiple(true))]
 pub(super) struct Simulate {
     /// How many seeds are played.
