@@ -49,6 +49,7 @@ pub fn shrink(
         shrinker.drop_steps();
         shrinker.plainer_steps();
         shrinker.fold_waits();
+        shrinker.lift_specs();
         shrinker.plainer_setting();
         if shrinker.best.scenario == before || shrinker.is_at_its_limit() {
             return shrinker.best;
@@ -144,6 +145,19 @@ impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
                 scenario.steps.remove(number);
                 scenario.steps[previous].then = then;
             });
+        }
+    }
+
+    /// A pool is started with the spec that it is given later.
+    fn lift_specs(&mut self) {
+        for number in (0..self.steps()).rev() {
+            let action = self.best.scenario.steps[number].action;
+            if let Action::Reconfigure(spec) | Action::Reload(Reload::Use(spec)) = action {
+                self.attempt_change(|scenario| {
+                    scenario.setting.spec = spec;
+                    scenario.steps.remove(number);
+                });
+            }
         }
     }
 
@@ -530,6 +544,29 @@ mod tests {
             ..step(listen)
         };
         assert_eq!(shrunk, plain(1, vec![expected]));
+    }
+
+    #[test]
+    fn a_spec_that_is_needed_is_what_the_pool_is_started_with() {
+        let kills = SpecSetting {
+            shutdown: ShutdownSetting::Kill,
+            ..SpecSetting::DEFAULT
+        };
+        let steps = vec![step(Action::Reconfigure(kills)), step(Action::Stop)];
+        let killed = |scenario: &Scenario| {
+            let mut spec = scenario.setting.spec;
+            for (number, step) in scenario.steps.iter().enumerate() {
+                match step.action {
+                    Action::Reconfigure(other) => spec = other,
+                    Action::Stop => return (spec == kills).then(|| failure(number, "S6")),
+                    _ => {}
+                }
+            }
+            None
+        };
+        let mut expected = plain(1, vec![step(Action::Stop)]);
+        expected.setting.spec = kills;
+        assert_eq!(shrunk(&plain(1, steps), killed).scenario, expected);
     }
 
     #[test]
