@@ -1,6 +1,10 @@
 //! The command that plays scenarios, as a process.
 
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::{self, Command, Output};
+use std::{env, fs};
+
+use conformance_tests::scenario::Scenario;
 
 /// Runs it; its exit code, what it printed, and what it told meanwhile.
 fn run(arguments: &str) -> (Option<i32>, String, String) {
@@ -16,6 +20,11 @@ fn run(arguments: &str) -> (Option<i32>, String, String) {
         .expect("the program can be run");
     let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
     (status.code(), text(stdout), text(stderr))
+}
+
+/// A file of this process alone.
+fn temporary(name: &str) -> PathBuf {
+    env::temp_dir().join(format!("{}-{name}", process::id()))
 }
 
 #[track_caller]
@@ -49,6 +58,48 @@ fn one_seed_is_traced_the_same_each_time() {
     let (_, again, _) = run("--seed 3 --steps 10 --trace");
     let (again, _) = again.split_once("\nseed 3 holds\n").expect("it holds");
     assert_eq!(trace, again);
+}
+
+#[test]
+fn the_picture_in_the_readme_is_what_is_drawn() {
+    let file = temporary("graceful-stop.svg");
+    let (code, out, told) = run(&format!("--picture {}", file.display()));
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
+    assert!(out.starts_with("the graceful stop holds\n"), "{out}");
+    let drawn = fs::read_to_string(&file).expect("it was drawn");
+    fs::remove_file(&file).expect("it is there");
+    assert!(
+        drawn == include_str!("../pictures/graceful-stop.svg"),
+        "conformance-tests/pictures/graceful-stop.svg is out of date: `.ci/renew` renews it"
+    );
+}
+
+#[test]
+fn a_picture_that_cannot_be_written_is_bad_usage() {
+    let (code, _, told) = run("--picture no/such/folder/life.svg");
+    let begin = "error: no/such/folder/life.svg: ";
+    assert_eq!(code, Some(2));
+    assert!(told.starts_with(begin), "{told}");
+}
+
+#[test]
+fn a_file_that_is_no_scenario_is_bad_usage() {
+    misused(
+        "--scenario Cargo.toml",
+        "error: Cargo.toml: it is no scenario: expected value at line 1 column 2",
+    );
+}
+
+#[test]
+fn a_scenario_is_played_from_its_file_as_it_is_from_its_seed() {
+    let file = temporary("life.json");
+    fs::write(&file, Scenario::of_seed(4, 60).to_json()).expect("it can be written");
+    let (code, out, _) = run(&format!("--scenario {} --trace", file.display()));
+    fs::remove_file(&file).expect("it is there");
+    assert_eq!(code, Some(0), "{out}");
+    let (_, of_seed, _) = run("--seed 4 --steps 60 --trace");
+    assert!(out.contains("step 59: "), "{out}");
+    assert!(out == of_seed.replace("\nseed 4 holds\n", "\nthe scenario holds\n"));
 }
 
 #[test]

@@ -28,6 +28,7 @@ const ONE: [&str; 3] = ["seed", "scenario", "picture"];
 
 /// What is to be played.
 #[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 all is as it should be, 1 something is not, 2 bad usage.")]
 #[command(group = ArgGroup::new("one").args(ONE).multiple(true))]
 pub(super) struct Simulate {
     /// How many seeds are played.
@@ -98,36 +99,39 @@ impl Simulate {
         out: &mut dyn Write,
         progress: &mut dyn Write,
     ) -> io::Result<Status> {
-        let began = Instant::now();
-        let (mut moments, told) = seen(scenario);
+        let (moments, told) = seen(scenario);
+        let finding = told.map_err(|failure| find(origin, scenario, *failure));
+        // First, so that it is there also if nobody reads all that is printed.
+        if let Some(file) = &self.picture {
+            let shown = match &finding {
+                Ok(_) => moments.as_slice(),
+                Err(finding) => finding.moments(),
+            };
+            if let Err(error) = fs::write(file, picture(shown)) {
+                writeln!(progress, "error: {}: {error}", file.display())?;
+                return Ok(Status::Usage);
+            }
+        }
         if self.trace {
             for moment in &moments {
                 writeln!(out, "{moment}")?;
             }
             writeln!(out)?;
         }
-        let status = match told {
+        let status = match finding {
             Ok(played) => {
                 let mut totals = Totals::default();
                 totals.add(&played);
                 writeln!(out, "{origin} holds\n")?;
-                totals.write(out, began.elapsed(), NonZeroUsize::MIN)?;
+                totals.write(out)?;
                 Status::Success
             }
-            Err(failure) => {
-                let finding = find(origin, scenario, *failure);
+            Err(finding) => {
                 write!(out, "{finding}")?;
-                moments = finding.into_moments();
                 Status::Broken
             }
         };
         out.flush()?;
-        if let Some(file) = &self.picture {
-            if let Err(error) = fs::write(file, picture(&moments)) {
-                writeln!(progress, "error: {}: {error}", file.display())?;
-                return Ok(Status::Usage);
-            }
-        }
         Ok(status)
     }
 
@@ -147,7 +151,8 @@ impl Simulate {
         let began = Instant::now();
         match many.play(progress, style)? {
             Ok(totals) => {
-                totals.write(out, began.elapsed(), many.jobs.min(cores))?;
+                totals.write(out)?;
+                totals.write_speed(out, began.elapsed(), many.jobs.min(cores))?;
                 out.flush()?;
                 Ok(Status::Success)
             }

@@ -10,7 +10,7 @@ use super::{
 /// Lame duck 20 ms, grace 30 ms, shutdown 40 ms.
 pub fn graceful_stop() -> Scenario {
     let mut script = Script(Vec::new());
-    script.then(listen(2, Bound::Loopback), Then::Settle);
+    // A pool has a listener from its start on.
     script.then(listen(1, Bound::Wildcard), Then::Pass(4));
     // Clients are numbered in the order in which they connect.
     script.then(connect(0), Then::Pass(4));

@@ -79,7 +79,7 @@ mod tests {
         let text = Scenario::of_seed(1, 7).to_json();
         let lines = text.lines().filter(|line| line.contains("schedule"));
         assert_eq!(lines.count(), 7, "{text}");
-        assert_eq!(text.lines().count(), 7 + 6, "{text}");
+        assert_eq!(text.lines().count(), 7 + 7, "{text}");
     }
 
     #[test]

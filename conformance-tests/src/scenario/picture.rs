@@ -18,8 +18,8 @@ use super::Moment;
 const WIDTH: f64 = 1000.0;
 const MARGIN: f64 = 20.0;
 /// Where the time line begins, and where it ends: to the left are names, to the right room for what is said at an end.
-const LEFT: f64 = 226.0;
-const RIGHT: f64 = 868.0;
+const LEFT: f64 = 232.0;
+const RIGHT: f64 = 886.0;
 const ROW: f64 = 22.0;
 const STRIP: f64 = 22.0;
 /// The width of a letter of the small font, more or less.
@@ -53,9 +53,12 @@ text { font: 12px sans-serif; fill: #2b3440 }
 .line { fill: none; stroke: #6b7683; stroke-width: 1.5 }
 ";
 
-/// What a picture shows, and therefore explains.
+/// What a picture shows, and therefore explains, unless it is named where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Sign {
+    LameDuck,
+    Grace,
+    Stop,
     Open,
     Client,
     Paused,
@@ -74,6 +77,9 @@ enum Sign {
 impl Sign {
     fn words(self) -> &'static str {
         match self {
+            Sign::LameDuck => "lame duck",
+            Sign::Grace => "grace",
+            Sign::Stop => "stop",
             Sign::Open => "listener, open",
             Sign::Client => "a client connects",
             Sign::Paused => "pauses",
@@ -105,14 +111,13 @@ pub fn picture(moments: &[Moment]) -> String {
     let story = Story::of(moments);
     let mut painter = Painter {
         canvas: Canvas::default(),
-        axis: Axis::new(story.end),
+        axis: Axis::of(Duration::ZERO, Duration::ZERO),
         shown: BTreeSet::new(),
         y: MARGIN,
     };
     for pool in &story.pools {
         painter.pool(pool);
     }
-    painter.ticks();
     painter.legend();
     painter
         .canvas
@@ -124,42 +129,52 @@ fn summary(story: &Story) -> String {
     let children = listeners.clone().flat_map(|listener| &listener.children);
     let connections = children.filter(|child| child.serves.is_some()).count();
     format!(
-        "The lives of {} listeners and {connections} connections, and the phases of the stop, from 0 to {:.3?}",
-        listeners.count(),
-        story.end
+        "The lives of {} listeners and {connections} connections, before the phases of the stop",
+        listeners.count()
     )
 }
 
-/// Times as places.
+/// Times as places: each pool has its own.
 struct Axis {
-    /// The last time there is.
-    end: f64,
+    from: f64,
+    length: f64,
     /// The time between two ticks.
     step: f64,
 }
 
 impl Axis {
-    fn new(end: Duration) -> Self {
-        let end = milliseconds(end).max(1.0);
+    fn of(from: Duration, to: Duration) -> Self {
+        let (from, to) = (milliseconds(from), milliseconds(to));
+        let length = (to - from).max(1.0);
         // 1, 2 or 5, whatever the power of ten, so that there are about ten of them.
-        let rough = end / 12.0;
+        let rough = length / 14.0;
         let power = 10_f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
+        let step = [1.0, 2.0, 5.0].map(|factor| factor * power);
         let step = step.into_iter().find(|step| *step >= rough);
         Self {
-            end: end * 1.015,
+            from,
+            length: length * 1.015,
             step: step.unwrap_or(10.0 * power),
         }
     }
 
     fn place(&self, time: Duration) -> f64 {
-        LEFT + (RIGHT - LEFT) * milliseconds(time) / self.end
+        self.place_of(milliseconds(time))
     }
 
-    fn ticks(&self) -> impl Iterator<Item = f64> {
-        let count = (self.end / self.step).floor() as u32;
-        let step = self.step;
-        (0..=count).map(move |number| f64::from(number) * step)
+    fn place_of(&self, milliseconds: f64) -> f64 {
+        let part = (milliseconds - self.from) / self.length;
+        LEFT + (RIGHT - LEFT) * part.clamp(0.0, 1.0)
+    }
+
+    /// The times of the ticks, and their places.
+    fn ticks(&self) -> impl Iterator<Item = (f64, f64)> {
+        let first = (self.from / self.step).ceil() as u64;
+        let last = ((self.from + self.length) / self.step).floor() as u64;
+        (first..=last).map(|number| {
+            let time = number as f64 * self.step;
+            (time, self.place_of(time))
+        })
     }
 }
 
@@ -177,6 +192,7 @@ struct Painter {
 
 impl Painter {
     fn pool(&mut self, pool: &PoolLife) {
+        self.axis = Axis::of(pool.from, pool.to);
         self.canvas.text(MARGIN, self.y + 12.0, "head", &pool.name);
         let spec = pool.spec.to_string();
         self.canvas
@@ -198,7 +214,8 @@ impl Painter {
                 self.child(child);
             }
         }
-        self.y += 8.0 + 18.0;
+        self.y += 8.0;
+        self.ticks();
     }
 
     /// The phases, behind all that follows, and their names above.
@@ -216,23 +233,29 @@ impl Painter {
             self.canvas
                 .rect((*from, top), (to - from, STRIP), 0.0, &strip);
         }
-        for tick in self.axis.ticks() {
-            let x = LEFT + (RIGHT - LEFT) * tick / self.axis.end;
+        for (_, x) in self.axis.ticks() {
             self.canvas
                 .line((x, top + STRIP), (x, top + height + 4.0), "grid");
         }
-        // A kill is mostly over at once: then it is a line, and its name stands beside it.
         for (number, (class, words, from, to)) in places.iter().enumerate() {
-            let width = words.len() as f64 * LETTER + 8.0;
+            // A kill is mostly over at once: then it is a line, and its name stands beside it.
             if *class == "kill" {
                 self.canvas
                     .line((*from, top), (*from, top + height), "edge");
             }
+            let width = words.len() as f64 * LETTER + 8.0;
             if to - from >= width {
                 self.canvas
                     .centred((from + to) / 2.0, top + 15.0, "", words);
             } else if number + 1 == places.len() {
                 self.canvas.text(to + 6.0, top + 15.0, "", words);
+            } else {
+                self.shown.extend(match *class {
+                    "duck" => Some(Sign::LameDuck),
+                    "grace" => Some(Sign::Grace),
+                    "stop" => Some(Sign::Stop),
+                    _ => None,
+                });
             }
         }
     }
@@ -302,7 +325,7 @@ impl Painter {
     fn name(&mut self, x: f64, class: &str, name: &str, address: &str) {
         let baseline = self.y + ROW / 2.0 + 4.0;
         self.canvas.text(x, baseline, class, name);
-        self.canvas.text(MARGIN + 106.0, baseline, "mute", address);
+        self.canvas.text(MARGIN + 110.0, baseline, "mute", address);
     }
 
     /// A time from which nothing is to be seen has no bar, and nothing to explain.
@@ -340,6 +363,9 @@ impl Painter {
                 canvas.rect((x - 9.0, y - 4.0), (18.0, 8.0), 1.5, "open");
                 canvas.circle((x, y), 2.3, "failed");
             }
+            Sign::LameDuck => canvas.rect((x - 9.0, y - 6.0), (18.0, 12.0), 0.0, "strip duck"),
+            Sign::Grace => canvas.rect((x - 9.0, y - 6.0), (18.0, 12.0), 0.0, "strip grace"),
+            Sign::Stop => canvas.rect((x - 9.0, y - 6.0), (18.0, 12.0), 0.0, "strip stop"),
             Sign::Open => canvas.rect((x - 9.0, y - 4.0), (18.0, 8.0), 1.5, "open"),
             Sign::Paused => canvas.rect((x - 9.0, y - 3.0), (18.0, 6.0), 1.5, "paused"),
             Sign::Init => canvas.rect((x - 9.0, y - 3.0), (18.0, 6.0), 1.5, "init"),
@@ -351,31 +377,30 @@ impl Painter {
     }
 
     fn ticks(&mut self) {
-        let y = self.y - 14.0;
+        let y = self.y + 4.0;
         self.canvas.line((LEFT, y), (RIGHT, y), "axis");
-        for tick in self.axis.ticks() {
-            let x = LEFT + (RIGHT - LEFT) * tick / self.axis.end;
+        for (time, x) in self.axis.ticks() {
             self.canvas.line((x, y), (x, y + 4.0), "axis");
-            let label = canvas::number(tick);
+            let label = canvas::number(time);
             self.canvas.centred(x, y + 16.0, "mute", &label);
         }
         self.canvas.text(RIGHT + 10.0, y + 16.0, "mute", "ms");
         self.y = y + 38.0;
     }
 
-    /// What the signs mean that are there, in as many lines as it takes.
+    /// What the signs mean that are there, in columns.
     fn legend(&mut self) {
-        let mut x = MARGIN;
-        for sign in std::mem::take(&mut self.shown) {
-            let words = sign.words();
-            let width = 26.0 + words.len() as f64 * LETTER + 18.0;
-            if x + width > WIDTH - MARGIN + 18.0 {
-                x = MARGIN;
+        const COLUMNS: usize = 6;
+        let width = (WIDTH - 2.0 * MARGIN) / COLUMNS as f64;
+        let shown = std::mem::take(&mut self.shown);
+        for (number, sign) in shown.into_iter().enumerate() {
+            if number > 0 && number % COLUMNS == 0 {
                 self.y += 20.0;
             }
+            let x = MARGIN + (number % COLUMNS) as f64 * width;
             self.sign(sign, x + 9.0, self.y);
-            self.canvas.text(x + 24.0, self.y + 4.0, "mute", words);
-            x += width;
+            self.canvas
+                .text(x + 24.0, self.y + 4.0, "mute", sign.words());
         }
         self.y += 10.0;
     }

@@ -49,6 +49,7 @@ pub fn shrink(
         shrinker.drop_steps();
         shrinker.plainer_steps();
         shrinker.fold_waits();
+        shrinker.lift_specs();
         shrinker.plainer_setting();
         if shrinker.best.scenario == before || shrinker.is_at_its_limit() {
             return shrinker.best;
@@ -144,6 +145,19 @@ impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
                 scenario.steps.remove(number);
                 scenario.steps[previous].then = then;
             });
+        }
+    }
+
+    /// A pool is started with the spec that it is given later.
+    fn lift_specs(&mut self) {
+        for number in (0..self.steps()).rev() {
+            let action = self.best.scenario.steps[number].action;
+            if let Action::Reconfigure(spec) | Action::Reload(Reload::Use(spec)) = action {
+                self.attempt_change(|scenario| {
+                    scenario.setting.spec = spec;
+                    scenario.steps.remove(number);
+                });
+            }
         }
     }
 
@@ -377,4 +391,223 @@ fn numbers(number: u8) -> impl Iterator<Item = u8> {
 
 fn byte(number: u32) -> u8 {
     u8::try_from(number).expect("it is smaller than one that was a byte")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::scenario::Setting;
+
+    fn failure(step: usize, rule: &'static str) -> Failure {
+        Failure {
+            step,
+            rule,
+            expected: "no such thing".to_owned(),
+            seen: format!("one, at step {step}"),
+        }
+    }
+
+    /// Fails once a connection was told to panic after the pool was given an impatient weather.
+    fn planted(scenario: &Scenario) -> Option<Failure> {
+        let mut steps = scenario.steps.iter();
+        let bad = |step: &Step| {
+            matches!(
+                step.action,
+                Action::Weather(Weather::Impatient | Weather::Foul)
+            )
+        };
+        let weather = steps.position(bad)?;
+        let panics = |step: &Step| {
+            matches!(
+                step.action,
+                Action::Order {
+                    order: Order::Panic,
+                    ..
+                }
+            )
+        };
+        let after = scenario.steps[weather..].iter().position(panics)?;
+        Some(failure(weather + after, "E3"))
+    }
+
+    #[track_caller]
+    fn shrunk(scenario: &Scenario, play: impl Fn(&Scenario) -> Option<Failure>) -> Shrunk {
+        let failure = play(scenario).expect("it fails");
+        shrink(scenario, failure, PLAYS, play)
+    }
+
+    /// The plainest setting there is.
+    fn plain(seed: u64, steps: Vec<Step>) -> Scenario {
+        Scenario {
+            seed,
+            setting: Setting {
+                spec: SpecSetting::DEFAULT,
+                start: Start::Spec,
+                backlog: 64,
+                buffer: 64,
+                spurious: 0,
+            },
+            steps,
+            finale: Finale::Stop,
+        }
+    }
+
+    fn step(action: Action) -> Step {
+        Step {
+            schedule: 0,
+            action,
+            then: Then::Settle,
+        }
+    }
+
+    /// Seeds of which the planted mistake makes a failure.
+    fn failing() -> impl Iterator<Item = Scenario> {
+        let scenarios = (0..).map(|seed| Scenario::of_seed(seed, 400));
+        scenarios.filter(|scenario| planted(scenario).is_some())
+    }
+
+    #[test]
+    fn a_planted_mistake_shrinks_to_the_two_steps_that_it_needs() {
+        for scenario in failing().take(20) {
+            let shrunk = shrunk(&scenario, planted);
+            let weather = match shrunk.scenario.steps[0].action {
+                Action::Weather(weather @ (Weather::Impatient | Weather::Foul)) => weather,
+                other => panic!("{other}"),
+            };
+            let order = Action::Order {
+                client: 0,
+                order: Order::Panic,
+            };
+            let least = vec![step(Action::Weather(weather)), step(order)];
+            assert_eq!(shrunk.scenario, plain(scenario.seed, least));
+            assert_eq!(shrunk.failure, failure(1, "E3"));
+            assert!(shrunk.plays < 1_000, "{}", shrunk.plays);
+        }
+    }
+
+    #[test]
+    fn numbers_become_as_small_as_they_can_be() {
+        let many = |step: &Step| {
+            matches!(step.action, Action::Connect { clients, .. } if clients >= 3)
+                && matches!(step.then, Then::Pass(time) if time >= 7)
+        };
+        let many = |scenario: &Scenario| {
+            let number = scenario.steps.iter().position(many)?;
+            (scenario.setting.spec.patience < 30).then(|| failure(number, "S8"))
+        };
+        let mut scenarios = (0..).map(|seed| Scenario::of_seed(seed, 200));
+        let scenario = scenarios.find(|scenario| many(scenario).is_some());
+        let scenario = scenario.expect("there are enough seeds");
+        let shrunk = shrunk(&scenario, many).scenario;
+        let mut expected = plain(
+            scenario.seed,
+            vec![Step {
+                then: Then::Pass(7),
+                ..step(Action::Connect {
+                    listener: 0,
+                    clients: 3,
+                })
+            }],
+        );
+        expected.setting.spec.patience = 0;
+        assert_eq!(shrunk, expected);
+    }
+
+    #[test]
+    fn time_that_has_to_pass_is_joined_to_the_step_before() {
+        let wait = |time| Step {
+            then: Then::Pass(time),
+            ..step(Action::Wait)
+        };
+        let listen = Action::Listen {
+            acceptors: 1,
+            bound: Bound::Loopback,
+        };
+        let scenario = plain(
+            1,
+            vec![step(listen), wait(30), step(Action::Join), wait(40)],
+        );
+        let late = |scenario: &Scenario| {
+            let listens = |step: &Step| matches!(step.action, Action::Listen { .. });
+            let number = scenario.steps.iter().position(listens)?;
+            let times = scenario.steps[number..].iter().map(|step| match step.then {
+                Then::Pass(time) => time,
+                _ => 0,
+            });
+            (times.sum::<u32>() >= 70).then(|| failure(number, "S4"))
+        };
+        let shrunk = shrunk(&scenario, late).scenario;
+        let expected = Step {
+            then: Then::Pass(70),
+            ..step(listen)
+        };
+        assert_eq!(shrunk, plain(1, vec![expected]));
+    }
+
+    #[test]
+    fn a_spec_that_is_needed_is_what_the_pool_is_started_with() {
+        let kills = SpecSetting {
+            shutdown: ShutdownSetting::Kill,
+            ..SpecSetting::DEFAULT
+        };
+        let steps = vec![step(Action::Reconfigure(kills)), step(Action::Stop)];
+        let killed = |scenario: &Scenario| {
+            let mut spec = scenario.setting.spec;
+            for (number, step) in scenario.steps.iter().enumerate() {
+                match step.action {
+                    Action::Reconfigure(other) => spec = other,
+                    Action::Stop => return (spec == kills).then(|| failure(number, "S6")),
+                    _ => {}
+                }
+            }
+            None
+        };
+        let mut expected = plain(1, vec![step(Action::Stop)]);
+        expected.setting.spec = kills;
+        assert_eq!(shrunk(&plain(1, steps), killed).scenario, expected);
+    }
+
+    #[test]
+    fn a_failure_in_the_finale_shrinks_to_no_step_at_all() {
+        let scenario = Scenario::of_seed(3, 200);
+        let shrunk = shrunk(&scenario, |scenario| {
+            Some(failure(scenario.steps.len(), "S7"))
+        });
+        assert_eq!(shrunk.scenario, plain(3, Vec::new()));
+    }
+
+    #[test]
+    fn another_rule_is_another_failure() {
+        let scenario = Scenario::of_seed(3, 200);
+        let both = |scenario: &Scenario| {
+            let rule = if scenario.steps.len() >= 10 {
+                "Q3"
+            } else {
+                "E2"
+            };
+            Some(failure(scenario.steps.len(), rule))
+        };
+        let shrunk = shrunk(&scenario, both);
+        assert_eq!(shrunk.scenario.steps.len(), 10);
+        assert_eq!(shrunk.failure.rule, "Q3");
+    }
+
+    #[test]
+    fn the_plays_are_counted_and_bounded() {
+        let scenario = failing().next().expect("there is one");
+        for limit in [0, 1, 10, 20] {
+            let plays = Cell::new(0);
+            let counted = |scenario: &Scenario| {
+                plays.set(plays.get() + 1);
+                planted(scenario)
+            };
+            let first = planted(&scenario).expect("it fails");
+            let shrunk = shrink(&scenario, first, limit, counted);
+            assert_eq!(shrunk.plays, limit);
+            assert_eq!(plays.get(), limit);
+            assert_eq!(planted(&shrunk.scenario), Some(shrunk.failure));
+        }
+    }
 }

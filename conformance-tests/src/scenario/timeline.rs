@@ -42,8 +42,8 @@ impl Finding {
     }
 
     /// What was seen in it.
-    pub fn into_moments(self) -> Vec<Moment> {
-        self.moments
+    pub fn moments(&self) -> &[Moment] {
+        &self.moments
     }
 }
 
@@ -152,5 +152,66 @@ impl fmt::Display for Finale {
             Finale::DropOwner => "the owner is dropped",
             Finale::CloseRuntime => "the runtime is shut down",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::tell;
+
+    fn finding(seed: u64) -> Finding {
+        let whole = Scenario::of_seed(seed, 400);
+        let scenario = Scenario::of_seed(seed, 3);
+        let (moments, _) = tell(&scenario);
+        let failure = Failure {
+            step: 1,
+            rule: "E3",
+            expected: "one line".to_owned(),
+            seen: "two\nlines".to_owned(),
+        };
+        let plays = 17;
+        let shrunk = Shrunk {
+            scenario,
+            failure,
+            plays,
+        };
+        Finding::new(Origin::Seed(seed), &whole, shrunk, moments)
+    }
+
+    #[test]
+    fn the_same_failure_is_the_same_text_to_the_letter() {
+        assert_eq!(finding(7).to_string(), finding(7).to_string());
+    }
+
+    #[test]
+    fn what_is_told_has_the_steps_what_was_seen_and_how_to_see_it_again() {
+        let finding = finding(7);
+        let text = finding.to_string();
+        let (head, rest) = text.split_once("\nShrunk").expect("it is shrunk");
+        let last = finding.moments.last().expect("something was seen").at;
+        assert_eq!(
+            head,
+            format!(
+                "seed 7 breaks E3 at step 1, at {last:.3?}\n\n  \
+                 expected  one line\n  \
+                 seen      two\n            lines\n"
+            )
+        );
+        assert!(rest.starts_with(" from 400 steps to 3 in 17 plays:\n"));
+        for (number, step) in finding.shrunk.scenario.steps.iter().enumerate() {
+            let line = format!("\n  step {number}   {step}\n");
+            assert!(rest.contains(&line), "{text}");
+        }
+        for moment in &finding.moments {
+            assert!(rest.contains(&format!("\n{moment}\n")), "{text}");
+        }
+        assert!(
+            rest.contains("-- simulate --seed 7 --steps 400\n"),
+            "{text}"
+        );
+        let (_, json) = rest.split_once("in the file:\n\n").expect("it has a file");
+        let again: Scenario = json.parse().expect("it is a scenario");
+        assert_eq!(again, finding.shrunk.scenario);
     }
 }

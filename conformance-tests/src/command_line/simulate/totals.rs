@@ -64,16 +64,12 @@ impl Totals {
         self.virtual_time += other.virtual_time;
     }
 
-    /// Prints them, with the time that it took on so many cores.
-    pub(super) fn write(
-        &self,
-        out: &mut dyn Write,
-        took: Duration,
-        cores: NonZeroUsize,
-    ) -> io::Result<()> {
+    /// Prints them.
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let exercised = self.exercised.iter();
         let exercised: Vec<_> = exercised.map(|(kind, count)| (*kind, *count)).collect();
         write_table(out, &exercised)?;
+        writeln!(out)?;
         let Statistics {
             polls,
             spurious,
@@ -92,21 +88,27 @@ impl Totals {
                 ("polls of tasks that nobody woke", spurious),
                 ("seconds of virtual time", self.virtual_time.as_secs()),
             ],
-        )?;
+        )
+    }
+
+    /// Prints the time that it took on so many cores.
+    pub(super) fn write_speed(
+        &self,
+        out: &mut dyn Write,
+        took: Duration,
+        cores: NonZeroUsize,
+    ) -> io::Result<()> {
         let seconds = took.as_secs_f64();
         let each = self.seeds as f64 / seconds.max(f64::MIN_POSITIVE);
         let core = each / cores.get() as f64;
         writeln!(
             out,
-            "all hold: {seconds:.1} s, {each:.0} seeds a second, {core:.0} a second and core"
+            "\nall hold: {seconds:.1} s, {each:.0} seeds a second, {core:.0} a second and core"
         )
     }
 }
 
 fn write_table(out: &mut dyn Write, lines: &[(&str, u64)]) -> io::Result<()> {
-    if lines.is_empty() {
-        return Ok(());
-    }
     let lines: Vec<_> = lines
         .iter()
         .map(|(kind, count)| (*kind, grouped(*count)))
@@ -117,7 +119,7 @@ fn write_table(out: &mut dyn Write, lines: &[(&str, u64)]) -> io::Result<()> {
     for (kind, count) in lines {
         writeln!(out, "{kind:kinds$}  {count:>counts$}")?;
     }
-    writeln!(out)
+    Ok(())
 }
 
 /// A number with a comma after each three digits.
@@ -157,7 +159,8 @@ mod tests {
         let mut out = Vec::new();
         let cores = NonZeroUsize::new(2).expect("two cores");
         totals
-            .write(&mut out, Duration::from_millis(500), cores)
+            .write(&mut out)
+            .and_then(|()| totals.write_speed(&mut out, Duration::from_millis(500), cores))
             .expect("it can be written");
         assert_eq!(
             String::from_utf8(out).expect("it is text"),

@@ -13,8 +13,6 @@ use crate::simulated::Happened;
 #[derive(Debug, Default)]
 pub(super) struct Story {
     pub(super) pools: Vec<PoolLife>,
-    /// When the last thing happened.
-    pub(super) end: Duration,
     /// The places of listeners: which pool's, and the so-manieth of it.
     listeners: HashMap<ListenerId, (usize, usize)>,
     /// The places of children: the listener's, and the so-manieth of it.
@@ -39,6 +37,9 @@ impl Span {
 pub(super) struct PoolLife {
     pub(super) name: String,
     pub(super) spec: SpecSetting,
+    /// When it was started, and when the last thing happened to it.
+    pub(super) from: Duration,
+    pub(super) to: Duration,
     pub(super) phases: Vec<(PoolState, Span)>,
     pub(super) listeners: Vec<ListenerLife>,
 }
@@ -59,7 +60,7 @@ pub(super) struct ListenerLife {
 
 #[derive(Debug)]
 pub(super) struct ChildLife {
-    pub(super) id: String,
+    pub(super) id: ChildId,
     pub(super) peer: Option<SocketAddr>,
     pub(super) init: Option<Span>,
     pub(super) waits: Option<Span>,
@@ -103,16 +104,22 @@ impl Story {
             story.see(moment.at, &moment.event);
         }
         story.leave_the_stuck();
+        let listeners = story.pools.iter_mut().flat_map(|pool| &mut pool.listeners);
+        for listener in listeners {
+            listener.children.sort_by_key(|child| child.id);
+        }
         story
     }
 
     fn see(&mut self, at: Duration, event: &Event) {
         match event {
             // These are about whoever plays the scenario, not about pools.
-            Event::Step(..) | Event::Finale => return,
+            Event::Step(..) | Event::Finale | Event::CloseReturned(_) | Event::Joined(_) => return,
             Event::Started(number, spec) => self.pools.push(PoolLife {
                 name: format!("pool {number}"),
                 spec: *spec,
+                from: at,
+                to: at,
                 phases: vec![(PoolState::Running, Span::from(at))],
                 listeners: Vec::new(),
             }),
@@ -132,7 +139,9 @@ impl Story {
             Event::Reported(report) => self.reported(at, &report.event),
             event => self.child_event(at, event),
         }
-        self.end = self.end.max(at);
+        if let Some(pool) = self.pools.last_mut() {
+            pool.to = at;
+        }
     }
 
     fn enter(&mut self, at: Duration, state: PoolState) {
@@ -196,7 +205,7 @@ impl Story {
         self.children
             .insert(child, (pool, listener, children.len()));
         children.push(ChildLife {
-            id: child.to_string(),
+            id: child,
             peer: None,
             init: Some(Span::from(at)),
             waits: None,
