@@ -1,0 +1,522 @@
+//! Takes one step: calls the pool, the network or the runtime, and holds the answer against the model.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use acceptor_core::{
+    AddListenerReason, ChildError, ChildId, CloseError, ListenerId, PoolState, ReconfigureError,
+    Runtime, StopReason,
+};
+
+use super::start::{made, made_badly};
+use super::{Breach, Caller, Killed, Player, Polls, Seen, Tasks, breach, same};
+use crate::scenario::book::Handle;
+use crate::scenario::event::Event;
+use crate::scenario::{Action, Bound, Fault, Order, Reload, SpecSetting, Start, Step};
+use crate::simulated::{AcceptFault, SimulatedListener};
+
+/// What `add_listener` refuses is given back.
+type Refused = acceptor_core::AddListenerError<SimulatedListener>;
+
+impl Player<'_> {
+    pub(super) fn act(&mut self, step: &Step) -> Seen {
+        match step.action {
+            Action::Wait => Ok(()),
+            Action::Listen { acceptors, bound } => {
+                self.add_listener(acceptors.max(1).into(), bound)
+            }
+            Action::ListenBadly => self.add_listener_badly(),
+            Action::Close(which) => self.close(which),
+            Action::Break(which) => {
+                if let Some(address) = self.open_listener(which) {
+                    self.network.kill_listener(address, ErrorKind::InvalidInput);
+                }
+                Ok(())
+            }
+            Action::Fault {
+                listener,
+                fault,
+                times,
+            } => {
+                if let Some(address) = self.open_listener(listener) {
+                    for _ in 0..times {
+                        self.network.inject(address, fault.injected());
+                    }
+                }
+                Ok(())
+            }
+            Action::Stir(which) => {
+                if let Some(address) = self.open_listener(which) {
+                    self.network.stir(address);
+                }
+                Ok(())
+            }
+            Action::Connect { listener, clients } => {
+                for _ in 0..clients {
+                    self.connect(listener);
+                }
+                Ok(())
+            }
+            Action::Order { client, order } => {
+                // One that yields wakes itself; one that waits for *draining* is told of it once.
+                self.causes += match order {
+                    Order::Yield => 3,
+                    Order::ReturnWhenDraining => 1,
+                    _ => 0,
+                };
+                if let Some(caller) = self.caller(client) {
+                    // No room is as good as a lost byte: neither says anything of the pool.
+                    let _ = self.clients[caller].client.try_send(&[order.byte()]);
+                }
+                Ok(())
+            }
+            Action::Read(client) => {
+                if let Some(caller) = self.caller(client) {
+                    let _ = self.clients[caller].client.try_receive(&mut [0; 512]);
+                }
+                Ok(())
+            }
+            Action::HalfClose(client) => {
+                if let Some(caller) = self.caller(client) {
+                    self.clients[caller].client.half_close();
+                }
+                Ok(())
+            }
+            Action::Leave(client) => {
+                if let Some(caller) = self.caller(client) {
+                    drop(self.clients.swap_remove(caller));
+                }
+                Ok(())
+            }
+            Action::Reset(client) => {
+                if let Some(caller) = self.caller(client) {
+                    self.clients.swap_remove(caller).client.abort();
+                }
+                Ok(())
+            }
+            Action::StopConnection(which) => {
+                let ids = self.life().model.connection_ids();
+                self.tell(pick(&ids, which), Killed::No)
+            }
+            Action::KillConnection(which) => {
+                let ids = self.life().model.connection_ids();
+                self.tell(pick(&ids, which), Killed::Yes)
+            }
+            Action::StopAcceptor(which) => {
+                let ids = self.life().model.acceptor_ids();
+                self.tell(pick(&ids, which), Killed::No)
+            }
+            Action::KillAcceptor(which) => {
+                let ids = self.life().model.acceptor_ids();
+                self.tell(pick(&ids, which), Killed::Yes)
+            }
+            Action::StopUnknown => self.tell_unknown(step.schedule),
+            Action::Reconfigure(spec) => self.reconfigure(spec),
+            Action::ReconfigureBadly => self.reconfigure_badly(),
+            Action::Reload(reload) => self.reload(reload),
+            Action::Stop => {
+                self.call(
+                    |model| model.stops(StopReason::Requested),
+                    |handle| {
+                        drop(handle.stop());
+                    },
+                )?;
+                self.wait_for_result()
+            }
+            Action::Kill => self.call(
+                |model| model.kills(StopReason::Requested),
+                |handle| {
+                    drop(handle.kill());
+                },
+            ),
+            Action::Join => self.wait_for_result(),
+            Action::DropOwner => self.drop_owner(),
+            Action::Weather(weather) => {
+                self.life().book.set_weather(weather);
+                Ok(())
+            }
+            Action::DropTask(which) => self.drop_task(which),
+            Action::HoldTask(which) => {
+                let tasks = self.simulation.tasks_of(&["ChildTask"]);
+                if let Some((task, _)) = pick(&tasks, which) {
+                    self.life().polls = Polls::Some;
+                    self.simulation.hold(task);
+                }
+                Ok(())
+            }
+            Action::ReleaseTasks => {
+                self.release_tasks();
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn release_tasks(&mut self) {
+        for (task, _) in self.simulation.tasks_of(&["ChildTask"]) {
+            self.simulation.release(task);
+        }
+        if let Some(life) = &mut self.life {
+            life.polls = Polls::All;
+        }
+    }
+
+    /// A listener of the model's that is open, counted round.
+    fn open_number(&mut self, which: u8) -> Option<usize> {
+        let model = &self.life().model;
+        let open: Vec<_> = (0..model.listeners.len())
+            .filter(|number| model.open(*number))
+            .collect();
+        pick(&open, which)
+    }
+
+    fn open_listener(&mut self, which: u8) -> Option<SocketAddr> {
+        let number = self.open_number(which)?;
+        Some(self.life().model.listeners[number].address)
+    }
+
+    fn caller(&self, which: u8) -> Option<usize> {
+        let count = self.clients.len();
+        (count > 0).then(|| usize::from(which) % count)
+    }
+
+    fn bind(&self, bound: Bound) -> Result<(SimulatedListener, SocketAddr), Breach> {
+        let ip = match bound {
+            Bound::Loopback => Ipv4Addr::LOCALHOST,
+            Bound::Wildcard => Ipv4Addr::UNSPECIFIED,
+        };
+        let bound = self.network.listen(SocketAddr::from((ip, 0)));
+        let listener = bound.or_else(|error| breach("K1", "port 0 is free", error.to_string()))?;
+        let address = acceptor_core::Listener::local_addr(&listener);
+        let address = address.or_else(|error| breach("K1", "an address", error.to_string()))?;
+        Ok((listener, address))
+    }
+
+    pub(super) fn add_listener(&mut self, acceptors: usize, bound: Bound) -> Seen {
+        let (listener, address) = self.bind(bound)?;
+        self.begin(Tasks::Run);
+        let life = self.life();
+        let expected = life.model.state();
+        // Before its acceptors are seen the listener has to be known: they begin in tasks of their own.
+        let added = life.handle.add_listener(listener, acceptors);
+        match (added, expected) {
+            (Ok(id), PoolState::Running) => {
+                life.model.listens(id, address, acceptors);
+                self.note(Event::Listening {
+                    listener: id,
+                    address,
+                    bound,
+                    acceptors,
+                });
+            }
+            (Ok(id), state) => {
+                let expected = format!("no listener is added while the pool is {state}");
+                return breach("V2", expected, format!("listener {id} is"));
+            }
+            (Err(error), state) => refused(error, state)?,
+        }
+        self.see()
+    }
+
+    fn add_listener_badly(&mut self) -> Seen {
+        let (listener, _) = self.bind(Bound::Loopback)?;
+        self.begin(Tasks::Run);
+        let added = self.life().handle.add_listener(listener, 0);
+        match added {
+            Err(Refused {
+                reason: AddListenerReason::Acceptors { value: 0 },
+                ..
+            }) => {}
+            other => {
+                let seen = other.map_err(|error| error.to_string());
+                return breach("V2", "0 acceptors are an error", format!("{seen:?}"));
+            }
+        }
+        self.see()
+    }
+
+    fn close(&mut self, which: u8) -> Seen {
+        let Some(number) = self.open_number(which) else {
+            return self.close_unknown(which);
+        };
+        let id = self.life().model.listeners[number].id;
+        let closing = self.call(
+            |model| {
+                model.close_by_hand(number);
+                model.awaits_close(id);
+            },
+            |handle| handle.close_listener(id),
+        )?;
+        let book = Arc::clone(&self.life().book);
+        let (network, address) = (
+            self.network.clone(),
+            self.life().model.listeners[number].address,
+        );
+        self.simulation.runtime().spawn(async move {
+            match closing.await {
+                Ok(()) => {
+                    book.push(Event::CloseReturned(id));
+                    if let Err(error) = network.listen(address).map(drop) {
+                        let expected = format!("{address} can be bound again");
+                        book.break_rule("L3", expected, error.to_string());
+                    }
+                }
+                Err(error) => {
+                    let expected = format!("listener {id} can be closed");
+                    book.break_rule("L3", expected, error.to_string());
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn close_unknown(&mut self, which: u8) -> Seen {
+        let ids: Vec<ListenerId> = {
+            let model = &self.life().model;
+            model
+                .listeners
+                .iter()
+                .map(|listening| listening.id)
+                .collect()
+        };
+        let Some(id) = pick(&ids, which) else {
+            return Ok(());
+        };
+        let closing = self.call(|_| {}, |handle| handle.close_listener(id))?;
+        let stopped = self.life().state == PoolState::Stopped;
+        let expected = match stopped {
+            true => CloseError::Stopped,
+            false => CloseError::UnknownListener(id),
+        };
+        let closed = futures::FutureExt::now_or_never(closing);
+        same(
+            "L3",
+            "closing a closed listener",
+            Some(Err(expected)),
+            closed,
+        )
+    }
+
+    fn connect(&mut self, which: u8) {
+        let addresses: Vec<SocketAddr> = {
+            let model = &self.life().model;
+            let listening = model.listeners.iter();
+            listening.map(|listening| listening.address).collect()
+        };
+        // Mostly one that listens.
+        let open = self.open_listener(which).filter(|_| which % 16 != 0);
+        let Some(listener) = open.or_else(|| pick(&addresses, which)) else {
+            return;
+        };
+        let called = match listener.ip().is_unspecified() {
+            true => SocketAddr::from((Ipv4Addr::LOCALHOST, listener.port())),
+            false => listener,
+        };
+        match self.network.connect(called) {
+            Ok(client) => {
+                let peer = client.address();
+                self.life().model.connects(peer, listener);
+                self.clients.push(Caller { client, listener });
+                self.note(Event::Connected { peer, listener });
+            }
+            Err(_) => self.note(Event::Refused { listener }),
+        }
+    }
+
+    fn tell(&mut self, child: Option<ChildId>, killed: Killed) -> Seen {
+        let Some(child) = child else { return Ok(()) };
+        let stopped = self.life().state == PoolState::Stopped;
+        let told = self.call(
+            |model| {
+                if !stopped {
+                    model.told_alone(child, killed);
+                }
+            },
+            |handle| match killed {
+                Killed::Yes => handle.kill_child(child),
+                Killed::No => handle.stop_child(child),
+            },
+        )?;
+        let expected = match stopped {
+            true => Err(ChildError::Stopped),
+            false => Ok(()),
+        };
+        same("R4", &format!("telling {child} to end"), expected, told)
+    }
+
+    fn tell_unknown(&mut self, which: u32) -> Seen {
+        let ids = self.life().model.ended_ids();
+        let Some(child) = ids.get(which as usize % ids.len().max(1)).copied() else {
+            return Ok(());
+        };
+        let expected = match self.life().state {
+            PoolState::Stopped => ChildError::Stopped,
+            _ => ChildError::UnknownChild(child),
+        };
+        let told = self.call(
+            |_| {},
+            |handle| [handle.stop_child(child), handle.kill_child(child)],
+        )?;
+        let expected = [Err(expected.clone()), Err(expected)];
+        same("R4", "stopping and killing who is gone", expected, told)
+    }
+
+    fn reconfigure(&mut self, spec: SpecSetting) -> Seen {
+        let life = self.life();
+        let generation = life.generations + 1;
+        life.generations = generation;
+        let (book, state) = (Arc::clone(&life.book), life.state);
+        let changed = self.call(
+            |model| {
+                if state == PoolState::Running {
+                    model.reconfigured(spec, generation);
+                }
+            },
+            |handle| handle.reconfigure(made(&book, spec, generation)),
+        )?;
+        changes(state, changed)
+    }
+
+    fn reconfigure_badly(&mut self) -> Seen {
+        let book = Arc::clone(&self.life().book);
+        let changed = self.call(|_| {}, |handle| handle.reconfigure(made_badly(&book)))?;
+        match (self.life().state, changed) {
+            (PoolState::Running, Err(ReconfigureError::Spec(_))) => Ok(()),
+            (PoolState::Running, other) => {
+                breach("R2", "a period of zero is an error", format!("{other:?}"))
+            }
+            // Which of two reasons is told first is not said.
+            (_, Err(_)) => Ok(()),
+            (state, Ok(())) => breach("R2", format!("an error while {state}"), "Ok"),
+        }
+    }
+
+    fn reload(&mut self, reload: Reload) -> Seen {
+        let start = self.scenario.setting.start;
+        let life = self.life();
+        let state = life.state;
+        let generation = life.generations + 1;
+        life.generations = generation;
+        life.book.set_reload(reload, generation);
+        let replaces = state == PoolState::Running && start == Start::InitFunction;
+        let changed = self.call(
+            |model| match reload {
+                Reload::Use(spec) if replaces => model.reconfigured(spec, generation),
+                _ => {}
+            },
+            Handle::reload,
+        )?;
+        if start == Start::Spec && state != PoolState::Stopped {
+            return match changed {
+                Err(ReconfigureError::NoInit) => Ok(()),
+                other => breach("R3", "nothing to reload", format!("{other:?}")),
+            };
+        }
+        match (state, reload, changed) {
+            (PoolState::Running, Reload::Fail, Err(ReconfigureError::Init(_)))
+            | (PoolState::Running, Reload::Panic, Err(ReconfigureError::InitPanicked(_)))
+            | (PoolState::Running, Reload::UseBadly, Err(ReconfigureError::Spec(_)))
+            | (PoolState::Running | PoolState::Stopping(_), Reload::Ignore, Ok(())) => Ok(()),
+            (PoolState::Running, Reload::Use(_), changed) => changes(state, changed),
+            (PoolState::Running, ..) => breach("R3", format!("{reload:?}"), "another answer"),
+            (_, _, Err(_)) => Ok(()),
+            (state, _, Ok(())) => breach("R3", format!("an error while {state}"), "Ok"),
+        }
+    }
+
+    pub(super) fn wait_for_result(&mut self) -> Seen {
+        self.begin(Tasks::Run);
+        let life = self.life();
+        life.model.awaits_result();
+        let joining = life.handle.join();
+        let book = Arc::clone(&life.book);
+        self.simulation.runtime().spawn(async move {
+            let report = joining.await;
+            book.push(Event::Joined(report));
+        });
+        self.see()
+    }
+
+    pub(super) fn drop_owner(&mut self) -> Seen {
+        self.begin(Tasks::Run);
+        let life = self.life();
+        if let Some(owner) = life.owner.take() {
+            life.model.kills(StopReason::OwnerDropped);
+            drop(owner);
+        }
+        self.see()
+    }
+
+    fn drop_task(&mut self, which: u8) -> Seen {
+        let kinds = ["Beginning", "ChildTask", "Contained"];
+        let tasks = self.simulation.tasks_of(&kinds);
+        let Some((task, kind)) = pick(&tasks, which) else {
+            return Ok(());
+        };
+        if self.life().driver == Some(task) && !self.may_lose_its_task() {
+            return Ok(());
+        }
+        self.begin(match kind {
+            "Contained" => Tasks::OwnDropped,
+            _ => Tasks::ChildDropped,
+        });
+        let stopped = self.life().state == PoolState::Stopped;
+        if self.life().driver == Some(task) && !stopped {
+            self.life().model.lost_its_task();
+        }
+        self.simulation.drop_task(task);
+        // The pool's own task, which starts another for it.
+        self.causes += 1;
+        self.see()
+    }
+
+    /// A pool without a task of its own keeps its patience by the machine's clock: that must never be over.
+    fn may_lose_its_task(&mut self) -> bool {
+        self.life().model.patience() >= Duration::from_secs(60)
+    }
+}
+
+/// One of these, counted round.
+fn pick<T: Copy>(choices: &[T], which: u8) -> Option<T> {
+    let count = choices.len();
+    (count > 0).then(|| choices[usize::from(which) % count])
+}
+
+/// A listener is given back by a pool that does not run.
+fn refused(error: Refused, state: PoolState) -> Seen {
+    match (&error.reason, state) {
+        (AddListenerReason::Stopping, PoolState::Stopping(_))
+        | (AddListenerReason::Stopped, PoolState::Stopped) => Ok(()),
+        (reason, state) => {
+            let expected = format!("a listener is taken, or the reason why not: {state}");
+            breach("V2", expected, reason.to_string())
+        }
+    }
+}
+
+/// A spec replaces another while the pool runs.
+fn changes(state: PoolState, changed: Result<(), ReconfigureError>) -> Seen {
+    match (state, changed) {
+        (PoolState::Running, Ok(()))
+        | (PoolState::Stopping(_), Err(ReconfigureError::Stopping))
+        | (PoolState::Stopped, Err(ReconfigureError::Stopped)) => Ok(()),
+        (state, changed) => {
+            let expected =
+                format!("a spec replaces another while the pool is running, not {state}");
+            breach("R1", expected, format!("{changed:?}"))
+        }
+    }
+}
+
+impl Fault {
+    fn injected(self) -> AcceptFault {
+        AcceptFault::Error(match self {
+            Fault::Connection => ErrorKind::ConnectionAborted,
+            Fault::Resources => ErrorKind::OutOfMemory,
+            Fault::Unknown => ErrorKind::Other,
+            Fault::Listener => ErrorKind::InvalidInput,
+            Fault::Panic => return AcceptFault::Panic,
+        })
+    }
+}

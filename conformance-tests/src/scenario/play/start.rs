@@ -1,0 +1,67 @@
+//! Makes specs of settings, and starts pools with them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use acceptor_core::{Configure, Pool, Spec};
+
+use super::{Breach, breach};
+use crate::scenario::book::Book;
+use crate::scenario::cast::{Audience, Cast};
+use crate::scenario::{Reload, SpecSetting, Start};
+use crate::simulated::{SimulatedListener, SimulatedRuntime};
+
+pub(super) fn made(
+    book: &Arc<Book>,
+    spec: SpecSetting,
+    generation: u32,
+) -> Spec<SimulatedListener> {
+    Spec::new(format!("g{generation}"), Cast::new(book, generation))
+        .observer(Audience(Arc::clone(book)))
+        .restart(spec.restart())
+        .intensity(spec.intensity)
+        .period(spec.period())
+        .child_type(spec.child_type())
+        .lame_duck(spec.lame_duck())
+        .grace(spec.grace())
+        .shutdown(spec.shutdown())
+        .patience(spec.patience())
+}
+
+pub(super) fn made_badly(book: &Arc<Book>) -> Spec<SimulatedListener> {
+    made(book, SpecSetting::DEFAULT, 0).period(Duration::ZERO)
+}
+
+pub(super) fn start(
+    start: Start,
+    book: &Arc<Book>,
+    runtime: SimulatedRuntime,
+    spec: SpecSetting,
+) -> Result<Pool<SimulatedRuntime, SimulatedListener>, Breach> {
+    let started = match start {
+        Start::Spec => Pool::start(runtime, made(book, spec, 1)).map(Some),
+        Start::InitFunction => {
+            book.set_reload(Reload::Use(spec), 1);
+            // The pool keeps it: it must not keep the book, which has a handle of the pool.
+            let book = Arc::downgrade(book);
+            Pool::start_with(runtime, move || {
+                let book = book.upgrade().ok_or("the book is gone")?;
+                let (reload, generation) = book.reload();
+                match reload {
+                    Reload::Use(spec) => Ok(Configure::Use(made(&book, spec, generation))),
+                    Reload::UseBadly => Ok(Configure::Use(made_badly(&book))),
+                    Reload::Ignore => Ok(Configure::Ignore),
+                    Reload::Fail => Err("the init function fails".into()),
+                    Reload::Panic => {
+                        std::panic::resume_unwind(Box::new("the init function panics"))
+                    }
+                }
+            })
+        }
+    };
+    match started {
+        Ok(Some(owner)) => Ok(owner),
+        Ok(None) => breach("R3", "a pool is started", "none"),
+        Err(error) => breach("V1", "a pool is started", error.to_string()),
+    }
+}
