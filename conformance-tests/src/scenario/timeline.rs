@@ -28,7 +28,7 @@ pub enum Origin {
 }
 
 /// How the program is called.
-const PROGRAM: &str = "cargo run --release -p conformance-tests -- simulate";
+const PROGRAM: &str = "cargo simulate";
 
 impl Finding {
     /// A scenario that was shrunk to one in which these moments were seen.
