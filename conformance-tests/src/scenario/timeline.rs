@@ -207,7 +207,7 @@ mod tests {
             assert!(rest.contains(&format!("\n{moment}\n")), "{text}");
         }
         assert!(
-            rest.contains("-- simulate --seed 7 --steps 400\n"),
+            rest.contains("cargo simulate --seed 7 --steps 400\n"),
             "{text}"
         );
         let (_, json) = rest.split_once("in the file:\n\n").expect("it has a file");
