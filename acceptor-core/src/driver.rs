@@ -100,10 +100,11 @@ fn wait_on_this_thread(future: impl Future<Output = ()>, patience: Duration) -> 
         .poll(&mut Context::from_waker(&waker))
         .is_pending()
     {
-        match patience.checked_sub(began.elapsed()) {
-            Some(left) if !left.is_zero() => thread::park_timeout(left),
-            _ => return Waited::InVain,
+        let left = patience.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Waited::InVain;
         }
+        thread::park_timeout(left);
     }
     Waited::Through
 }
