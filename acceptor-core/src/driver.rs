@@ -159,3 +159,36 @@ async fn wait<R: Runtime, L: Listener>(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::Signal;
+    use futures::FutureExt;
+
+    #[test]
+    fn a_thread_that_waits_is_through_as_soon_as_it_is_woken() {
+        let (began, patience) = (Instant::now(), Duration::from_secs(30));
+        let signal = Signal::new();
+        let mut waits = signal.wait();
+        let mut sets = Some(move || signal.set());
+        let future = poll_fn(move |cx| {
+            let polled = waits.poll_unpin(cx);
+            // Not before somebody waits for it.
+            if let Some(sets) = sets.take() {
+                thread::spawn(sets);
+            }
+            polled
+        });
+        assert_eq!(wait_on_this_thread(future, patience), Waited::Through);
+        assert!(began.elapsed() < patience);
+    }
+
+    #[test]
+    fn a_thread_waits_in_vain_for_no_longer_than_its_patience() {
+        let (began, patience) = (Instant::now(), Duration::from_millis(1));
+        let waited = wait_on_this_thread(std::future::pending(), patience);
+        assert_eq!(waited, Waited::InVain);
+        assert!(began.elapsed() >= patience);
+    }
+}
