@@ -176,3 +176,42 @@ where
         (self.serve)(connection)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::testing::Nowhere;
+
+    #[test]
+    fn an_acceptor_of_a_function_has_its_state_without_init() {
+        fn state<A: Acceptor<Nowhere, State = ()>>(acceptor: &A) -> Option<()> {
+            acceptor.state_without_init()
+        }
+        assert_eq!(state(&acceptor_fn(|_| async { Ok(()) })), Some(()));
+    }
+
+    #[test]
+    fn an_acceptor_of_a_function_shows_its_name_only() {
+        assert_eq!(format!("{:?}", acceptor_fn(())), "AcceptorFn { .. }");
+    }
+
+    #[test]
+    fn every_reason_to_terminate_has_its_words() {
+        let error = Arc::new(io::Error::other("no socket"));
+        let reasons = [
+            Terminate::Timeout,
+            Terminate::Closed,
+            Terminate::Io(error),
+            Terminate::Stopped,
+        ];
+        assert_eq!(
+            reasons.map(|reason| reason.to_string()),
+            [
+                "accept time-out",
+                "listener closed",
+                "listener failed: no socket",
+                "stopped"
+            ]
+        );
+    }
+}

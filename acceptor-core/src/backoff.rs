@@ -68,4 +68,33 @@ mod tests {
             [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]
         );
     }
+
+    /// Every sequence of so many pauses and successes more, against the n-th power of two.
+    fn play_all(before: Backoff, first: u32, pauses: u32, depth: usize) {
+        let Some(depth) = depth.checked_sub(1) else {
+            return;
+        };
+        let mut backoff = before;
+        let expected = match pauses {
+            0 => Duration::from_millis(first.into()),
+            _ => Duration::from_millis((first * 2_u32.pow(pauses)).min(1000).into()),
+        };
+        assert_eq!(backoff.pause(), expected, "{first} ms, pause {pauses}");
+        play_all(backoff, first, pauses + 1, depth);
+        let mut backoff = before;
+        backoff.reset();
+        play_all(backoff, first, 0, depth);
+    }
+
+    #[test]
+    fn every_sequence_of_pauses_and_successes_doubles_from_the_last_success() {
+        for first in [1, 5, 999, 1000, 1001] {
+            play_all(
+                Backoff::new(Duration::from_millis(first.into())),
+                first,
+                0,
+                14,
+            );
+        }
+    }
 }

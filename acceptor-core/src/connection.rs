@@ -119,3 +119,42 @@ impl fmt::Display for CleanExit {
 }
 
 impl Error for CleanExit {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Control;
+
+    #[track_caller]
+    fn check(exit: &CleanExit, reason: Option<&str>, words: &str) {
+        assert_eq!(exit.reason(), reason);
+        assert_eq!(exit.to_string(), words);
+    }
+
+    #[test]
+    fn a_clean_exit_says_why_if_it_was_told() {
+        check(&CleanExit::new(), None, "clean exit");
+        let because = CleanExit::because("quit");
+        check(&because, Some("quit"), "clean exit: quit");
+        check(&CleanExit::because(""), Some(""), "clean exit: ");
+    }
+
+    struct Alone(Control);
+
+    impl Controlled for Alone {
+        fn control(&self) -> &Control {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn signals_show_whether_they_drain() {
+        let signals = Signals {
+            draining: Signal::new(),
+            control: Arc::new(Alone(Control::default())),
+        };
+        assert_eq!(format!("{signals:?}"), "Signals { draining: false, .. }");
+        signals.draining().clone().set();
+        assert_eq!(format!("{signals:?}"), "Signals { draining: true, .. }");
+    }
+}

@@ -62,14 +62,25 @@ mod tests {
             Contained::new(async { panic!("polled") }).now_or_never(),
             Some(())
         );
-        let task = Contained::new(async {
+        let mut task = Contained::new(async {
             let _held = PanicsWhenDropped;
             std::future::pending::<()>().await;
         });
+        // What it holds is there from its first poll on.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(task.poll_unpin(&mut cx).is_pending());
         drop(task);
         let task = Contained::new(async {
             let _held = PanicsWhenDropped;
         });
         assert_eq!(task.now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn a_task_that_is_over_is_not_polled_again() {
+        let mut task = Contained::new(std::future::ready(()));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(task.poll_unpin(&mut cx).is_ready());
+        assert!(task.poll_unpin(&mut cx).is_ready());
     }
 }

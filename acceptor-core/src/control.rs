@@ -44,26 +44,27 @@ pub(crate) enum Command {
 pub(crate) struct Commands(u8);
 
 impl Commands {
+    fn has(self, command: u8) -> bool {
+        self.0 & command != 0
+    }
+
     pub(crate) fn kill(self) -> bool {
-        self.0 & KILL != 0
+        self.has(KILL)
     }
 
     /// Whether what `serve` or `terminate` left pending is to be dropped: it was told to stop, and is not going to by itself.
     pub(crate) fn stop(self, role: Role) -> bool {
-        let told = match role {
-            // Asked while it waited, it does what it was asked for in `terminate`.
-            Role::Acceptor => STOP,
-            Role::Connection => STOP | ASKED,
-        };
-        self.0 & told != 0 && self.0 & TRAPPED == 0
+        // An acceptor that was asked while it waited does what it was asked for in `terminate`.
+        let told = self.has(STOP) || (role == Role::Connection && self.has(ASKED));
+        told && !self.has(TRAPPED)
     }
 
     pub(crate) fn ending(self) -> Option<Ending> {
-        if self.0 & CLOSED != 0 {
+        if self.has(CLOSED) {
             Some(Ending::Closed)
-        } else if self.0 & FAILED != 0 {
+        } else if self.has(FAILED) {
             Some(Ending::Failed)
-        } else if self.0 & (STOPPED | ASKED) != 0 {
+        } else if self.has(STOPPED) || self.has(ASKED) {
             Some(Ending::Stopped)
         } else {
             None
@@ -72,7 +73,7 @@ impl Commands {
 
     /// Whether an acceptor that waits is to wait no more.
     pub(crate) fn end_waiting(self) -> bool {
-        self.0 & (KILL | CLOSED | FAILED | STOPPED | ASKED) != 0
+        self.kill() || self.ending().is_some()
     }
 }
 
@@ -133,7 +134,10 @@ impl Control {
         let _ = self
             .commands
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |commands| {
-                (commands & (CLOSED | FAILED | STOPPED | ASKED) == 0).then_some(commands | bit)
+                Commands(commands)
+                    .ending()
+                    .is_none()
+                    .then_some(commands | bit)
             });
     }
 
@@ -167,8 +171,8 @@ impl Control {
             .stop
             .get_or_insert_with(Signal::new)
             .clone();
-        let before = self.commands.fetch_or(TRAPPED, Ordering::SeqCst);
-        if before & (STOP | ASKED) != 0 {
+        let before = Commands(self.commands.fetch_or(TRAPPED, Ordering::SeqCst));
+        if before.has(STOP) || before.has(ASKED) {
             signal.set();
         }
         signal

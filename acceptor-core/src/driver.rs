@@ -100,10 +100,11 @@ fn wait_on_this_thread(future: impl Future<Output = ()>, patience: Duration) -> 
         .poll(&mut Context::from_waker(&waker))
         .is_pending()
     {
-        match patience.checked_sub(began.elapsed()) {
-            Some(left) if !left.is_zero() => thread::park_timeout(left),
-            _ => return Waited::InVain,
+        let left = patience.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Waited::InVain;
         }
+        thread::park_timeout(left);
     }
     Waited::Through
 }
@@ -157,4 +158,37 @@ async fn wait<R: Runtime, L: Listener>(
         Poll::Pending => sleep.as_mut().poll(cx).map(|()| Some(deadline)),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::Signal;
+    use futures::FutureExt;
+
+    #[test]
+    fn a_thread_that_waits_is_through_as_soon_as_it_is_woken() {
+        let (began, patience) = (Instant::now(), Duration::from_secs(30));
+        let signal = Signal::new();
+        let mut waits = signal.wait();
+        let mut sets = Some(move || signal.set());
+        let future = poll_fn(move |cx| {
+            let polled = waits.poll_unpin(cx);
+            // Not before somebody waits for it.
+            if let Some(sets) = sets.take() {
+                thread::spawn(sets);
+            }
+            polled
+        });
+        assert_eq!(wait_on_this_thread(future, patience), Waited::Through);
+        assert!(began.elapsed() < patience);
+    }
+
+    #[test]
+    fn a_thread_waits_in_vain_for_no_longer_than_its_patience() {
+        let (began, patience) = (Instant::now(), Duration::from_millis(1));
+        let waited = wait_on_this_thread(std::future::pending(), patience);
+        assert_eq!(waited, Waited::InVain);
+        assert!(began.elapsed() >= patience);
+    }
 }

@@ -136,6 +136,11 @@ mod tests {
                 Some("panicked: out of luck"),
             ),
             (
+                End::Panic(panic(), Waited::Hardly),
+                EndKind::Panic,
+                Some("panicked: out of luck"),
+            ),
+            (
                 End::Killed,
                 EndKind::Killed,
                 Some("killed through the handle"),
@@ -170,6 +175,17 @@ mod tests {
                 end.counted(Restart::Transient),
             );
             assert_eq!(counted, expected, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_follow_again_at_once_is_what_nothing_else_bounds() {
+        for (end, ..) in ends() {
+            let expected = matches!(
+                end,
+                End::Ignored | End::TimedOut(Waited::Hardly) | End::Panic(_, Waited::Hardly)
+            );
+            assert_eq!(end.repeats(), expected, "{end:?}");
         }
     }
 }

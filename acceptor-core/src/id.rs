@@ -63,3 +63,30 @@ impl fmt::Debug for ChildId {
         write!(f, "ChildId({})", self.sequence)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_displayed_as_its_number_and_shown_with_its_sort() {
+        let pool = PoolId::NONE;
+        let listener = ListenerId { sequence: 3, pool };
+        assert_eq!(format!("{listener} {listener:?}"), "3 ListenerId(3)");
+        assert_eq!(format!("{listener:>4}"), "   3");
+        let (sequence, slot) = (7, 1);
+        let child = ChildId {
+            sequence,
+            slot,
+            pool,
+        };
+        assert_eq!(format!("{child} {child:?}"), "7 ChildId(7)");
+        assert_eq!(format!("{child:>4}"), "   7");
+    }
+
+    #[test]
+    fn no_two_pools_have_the_same_id() {
+        assert!(PoolId::NONE < PoolId::next());
+        assert_ne!(PoolId::next(), PoolId::next());
+    }
+}

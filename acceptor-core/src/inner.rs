@@ -168,9 +168,7 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
         if effects.timer_changed == TimerChange::Changed {
             self.bell.ring();
         }
-        if !effects.gone.is_empty() {
-            drop_guarded(effects.gone);
-        }
+        drop_guarded(effects.gone);
         if let Some(end) = effects.unseen {
             drop_guarded(end);
         }

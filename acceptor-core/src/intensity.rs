@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 /// The history of counted failures.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Intensity {
     failures: VecDeque<Instant>,
 }
@@ -54,10 +55,14 @@ impl Intensity {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
     #[track_caller]
     fn check(intensity: u32, period: Duration, failures_ms: &[u64], expected: &[Verdict]) {
@@ -115,6 +120,44 @@ mod tests {
             &[700, 600, 1800],
             &[Tolerable, Exceeded, Tolerable],
         );
+    }
+
+    /// How much later than the last one a failure comes, with a period of 10 ms; of the first sort its clock was
+    /// read before that of the last.
+    const GAPS_MS: [i64; 6] = [-1, 0, 1, 9, 10, 11];
+
+    /// Every sequence of so many failures more, against a count over all times that there ever were.
+    fn play_all(before: &Intensity, times: &mut Vec<i64>, intensity: u32, depth: usize) {
+        let Some(depth) = depth.checked_sub(1) else {
+            return;
+        };
+        let (period, start) = (10, *START);
+        let at = |ms: i64| start + Duration::from_millis(ms.unsigned_abs());
+        for gap in GAPS_MS {
+            let mut history = before.clone();
+            let clock = times.last().unwrap_or(&100) + gap;
+            let verdict = history.record(at(clock), intensity, at(period) - start);
+            let now = times.last().map_or(clock, |last| clock.max(*last));
+            times.push(now);
+            let count = |now: i64| times.iter().filter(|t| now - **t <= period).count();
+            let exceeded = count(now) > intensity as usize;
+            assert_eq!(verdict == Exceeded, exceeded, "{times:?}, {intensity}");
+            for later in GAPS_MS.map(|gap| now + gap.max(0)) {
+                let seen = history.within(at(later), at(period) - start);
+                let enough = intensity as usize + 1;
+                assert_eq!(seen, count(later).min(enough), "{times:?} at {later}");
+            }
+            play_all(&history, times, intensity, depth);
+            times.pop();
+        }
+    }
+
+    /// Six failures deep.
+    #[test]
+    fn every_sequence_of_failures_is_a_count_over_the_last_period() {
+        for intensity in 0..=3 {
+            play_all(&Intensity::default(), &mut Vec::new(), intensity, 6);
+        }
     }
 
     proptest! {

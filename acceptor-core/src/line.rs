@@ -159,3 +159,106 @@ impl<T> Line<T> {
         news
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sync::testing::WakeCounter;
+
+    /// A line, its watcher, and who stands before the watcher.
+    struct Bench {
+        line: Line<u8>,
+        watcher: WakeCounter,
+        collected: VecDeque<u8>,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self {
+                line: Line::new(),
+                watcher: WakeCounter::new(),
+                collected: VecDeque::new(),
+                now: Instant::now(),
+            }
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.now + Duration::from_millis(ms)
+        }
+
+        /// The watcher looks, with a timer for then.
+        #[track_caller]
+        fn collect(&mut self, timer: Option<Instant>, news: News, line: &[u8]) {
+            let watcher = self.watcher.waker();
+            let seen = self.line.collect(&mut self.collected, timer, watcher);
+            assert_eq!((seen, &self.collected), (news, &line.to_vec().into()));
+        }
+
+        /// Somebody joins; how often the watcher was woken by then.
+        #[track_caller]
+        fn join(&self, number: u8, deadline: Option<Instant>, wakes: usize) {
+            assert_eq!(self.line.join(number, deadline), Ok(()));
+            assert_eq!(self.watcher.wakes(), wakes);
+            assert!(!self.line.is_empty());
+        }
+    }
+
+    #[test]
+    fn who_joins_is_collected_in_order_and_wakes_a_watcher_that_has_nobody() {
+        let mut bench = Bench::new();
+        bench.collect(None, News::None, &[]);
+        assert!(bench.line.is_empty());
+        bench.join(1, None, 1);
+        bench.join(2, None, 1);
+        bench.collect(None, News::None, &[1, 2]);
+        assert!(bench.line.is_empty());
+        bench.join(3, None, 1);
+        bench.collect(None, News::None, &[1, 2, 3]);
+        bench.collected.clear();
+        bench.collect(None, News::None, &[]);
+        bench.join(4, None, 2);
+    }
+
+    #[test]
+    fn who_joins_wakes_the_watcher_if_its_timer_would_be_too_late() {
+        let mut bench = Bench::new();
+        bench.collected.push_back(0);
+        bench.collect(None, News::None, &[0]);
+        bench.join(1, Some(bench.at(20)), 1);
+        bench.collect(Some(bench.at(20)), News::None, &[0, 1]);
+        bench.join(2, Some(bench.at(21)), 1);
+        bench.join(3, Some(bench.at(20)), 1);
+        bench.join(4, None, 1);
+        bench.join(5, Some(bench.at(19)), 2);
+    }
+
+    #[test]
+    fn news_is_told_once_and_a_closed_line_stays_closed() {
+        let mut bench = Bench::new();
+        bench.collect(None, News::None, &[]);
+        bench.line.poke();
+        assert_eq!(bench.watcher.wakes(), 1);
+        bench.collect(None, News::Told, &[]);
+        bench.collect(None, News::None, &[]);
+        bench.join(1, None, 2);
+        bench.line.close();
+        assert_eq!(bench.watcher.wakes(), 3);
+        assert_eq!(bench.line.join(2, None), Err(2));
+        bench.line.poke();
+        bench.collect(None, News::Closed, &[1]);
+        bench.collect(None, News::Closed, &[1]);
+    }
+
+    #[test]
+    fn the_waker_of_the_last_look_is_woken() {
+        let mut bench = Bench::new();
+        bench.collect(None, News::None, &[]);
+        let before = std::mem::replace(&mut bench.watcher, WakeCounter::new());
+        bench.collect(None, News::None, &[]);
+        bench.line.poke();
+        assert_eq!((before.wakes(), bench.watcher.wakes()), (0, 1));
+    }
+}

@@ -225,20 +225,22 @@ impl ListenOptions {
     }
 }
 
-#[cfg(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-))]
+/// Not every system has it.
 fn set_reuse_port(socket: &Socket) -> io::Result<()> {
-    socket.set_reuse_port(true)
-}
-
-#[cfg(not(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-)))]
-fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
-    Err(io::Error::from(io::ErrorKind::Unsupported))
+    #[cfg(all(
+        unix,
+        not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+    ))]
+    let set = socket.set_reuse_port(true);
+    #[cfg(not(all(
+        unix,
+        not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+    )))]
+    let set = {
+        let _ = socket;
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    };
+    set
 }
 
 impl Keepalive {
@@ -382,6 +384,9 @@ mod tests {
             "cannot listen on 127.0.0.1:0 with keep-alive interval 0ns: give at least 1 s",
             io::ErrorKind::InvalidInput,
         );
+        let second = Duration::from_secs(1);
+        let least = Keepalive::new().idle(second).interval(second);
+        assert!(loopback().keepalive(least).bind().is_ok());
     }
 
     #[cfg(target_os = "linux")]

@@ -41,3 +41,47 @@ pub trait Listener: Send + Sync + 'static {
             .is_some_and(|address| address.ip().is_unspecified())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A listener to name in types.
+    pub(crate) struct Nowhere;
+
+    impl Listener for Nowhere {
+        type Stream = ();
+        type Addr = SocketAddr;
+
+        async fn accept(&self) -> io::Result<((), SocketAddr)> {
+            std::future::pending().await
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn stream_local_addr(_stream: &()) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::Nowhere;
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_an_unspecified_address_of_either_family() {
+        for (address, wildcard) in [
+            ("0.0.0.0:1", true),
+            ("[::]:1", true),
+            ("127.0.0.1:1", false),
+            ("[::1]:1", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(Nowhere::is_wildcard(&address), wildcard, "{address}");
+        }
+    }
+}

@@ -139,3 +139,114 @@ impl<L: Listener, A: Acceptor<L>> Child<L> for Seat<L, A> {
         guarded(move || drop(state))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::acceptor::acceptor_fn;
+    use crate::connection::Signals;
+    use crate::error::BoxError;
+    use crate::id::{ChildId, ListenerId, PoolId};
+    use crate::listener::testing::Nowhere;
+    use crate::signal::Signal;
+
+    const POOL: PoolId = PoolId::NONE;
+    const LISTENER: ListenerId = ListenerId {
+        sequence: 1,
+        pool: POOL,
+    };
+    const CHILD: ChildId = ChildId {
+        sequence: 1,
+        slot: 0,
+        pool: POOL,
+    };
+
+    fn address() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 1))
+    }
+
+    fn connection(seat: &Arc<dyn Child<Nowhere>>) -> Connection<(), SocketAddr> {
+        Connection {
+            stream: (),
+            peer_addr: address(),
+            local_addr: address(),
+            id: CHILD,
+            listener: LISTENER,
+            signals: Signals {
+                draining: Signal::new(),
+                control: Arc::clone(seat).controlled(),
+            },
+        }
+    }
+
+    /// How a connection ends whose `serve` returns this.
+    #[track_caller]
+    fn check(result: fn() -> Result<(), BoxError>, expected: &str) {
+        let acceptor = Arc::new(acceptor_fn(move |_| async move { result() }));
+        let seat: Arc<dyn Child<Nowhere>> = acceptor.seat();
+        assert!(matches!(
+            seat.begin_without_init(),
+            Some(Begun::Waits(None))
+        ));
+        let serve = Arc::clone(&seat).serve(connection(&seat));
+        let end = serve.now_or_never().expect("it does not wait");
+        assert_eq!(format!("{end:?}"), expected);
+    }
+
+    #[test]
+    fn a_connection_ends_as_its_serve_says() {
+        check(|| Ok(()), "Normal");
+        check(|| Err(CleanExit::new().into()), "Clean");
+        check(|| Err(CleanExit::because("quit").into()), "Clean");
+        check(|| Err("failed".into()), r#"Error("failed")"#);
+        // At the top only.
+        let wrapped = || Err(std::io::Error::other(CleanExit::new()).into());
+        check(
+            wrapped,
+            "Error(Custom { kind: Other, error: CleanExit { reason: None } })",
+        );
+    }
+
+    /// Its state panics when it is dropped.
+    struct Fragile;
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("dropped"));
+        }
+    }
+
+    impl Acceptor<Nowhere> for Fragile {
+        type State = Bomb;
+
+        async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<Bomb>, BoxError> {
+            Ok(Init::Accept(Bomb))
+        }
+
+        async fn serve(&self, _: Connection<(), SocketAddr>, _: Bomb) -> Result<(), BoxError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_state_is_dropped_once_and_its_panic_is_told() {
+        let seat: Arc<dyn Child<Nowhere>> = Arc::new(Fragile).seat();
+        assert!(seat.begin_without_init().is_none(), "it needs its `init`");
+        let info = ListenerInfo {
+            id: LISTENER,
+            child: CHILD,
+            local_addr: address(),
+            closed: Signal::new(),
+        };
+        let begun = Arc::clone(&seat).init(info).now_or_never();
+        assert!(matches!(begun, Some(Begun::Waits(None))));
+        assert_eq!(seat.discard(), Err("dropped".to_owned()));
+        assert_eq!(seat.discard(), Ok(()));
+    }
+}

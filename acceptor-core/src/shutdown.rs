@@ -30,6 +30,7 @@ pub(crate) enum Step {
 
 /// One stop, under way.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Stopping {
     plan: Plan,
     began: Instant,
@@ -359,57 +360,102 @@ mod tests {
         }
     }
 
-    /// Plays events to both, and compares after each; whether the stop is over.
-    #[track_caller]
-    fn compare(plan: Plan, mut children: usize, events: &[Event]) -> bool {
-        let began = Instant::now();
-        let mut stopping = Stopping::begin(plan, began);
-        let mut model = Model {
-            plan,
-            phase: Phase::LameDuck,
-            since: 0,
-            over: false,
-        };
-        let mut now = 0;
-        for event in [&Event::Wait(0)].into_iter().chain(events) {
+    /// A stop, and beside it what should be.
+    #[derive(Clone)]
+    struct Pair {
+        stopping: Stopping,
+        model: Model,
+        began: Instant,
+        now: u64,
+        children: usize,
+    }
+
+    impl Pair {
+        fn begin(plan: Plan, children: usize) -> Self {
+            let began = Instant::now();
+            let mut pair = Self {
+                stopping: Stopping::begin(plan, began),
+                model: Model {
+                    plan,
+                    phase: Phase::LameDuck,
+                    since: 0,
+                    over: false,
+                },
+                began,
+                now: 0,
+                children,
+            };
+            pair.play(Event::Wait(0), &[]);
+            pair
+        }
+
+        /// Plays an event to both, and compares; `before` is what led here.
+        #[track_caller]
+        fn play(&mut self, event: Event, before: &[Event]) {
             let mut expected = Vec::new();
             let mut seen = Vec::new();
             match event {
-                Event::Wait(time) => now += time,
-                Event::Ends => children = children.saturating_sub(1),
-                Event::Joins => children += usize::from(model.phase == Phase::LameDuck),
+                Event::Wait(time) => self.now += time,
+                Event::Ends => self.children = self.children.saturating_sub(1),
+                Event::Joins => self.children += usize::from(self.model.phase == Phase::LameDuck),
                 Event::Kill => {
-                    expected = model.kill(now);
-                    seen = stopping.kill(began + ms(now));
+                    expected = self.model.kill(self.now);
+                    seen = self.stopping.kill(self.began + ms(self.now));
                 }
             }
-            expected.extend(model.steps(now, children));
-            let before = stopping.phase();
-            while let Some(step) = stopping.advance(began + ms(now), children) {
+            let (stopping, model) = (&mut self.stopping, &mut self.model);
+            let now = self.began + ms(self.now);
+            expected.extend(model.steps(self.now, self.children));
+            let phase = stopping.phase();
+            while let Some(step) = stopping.advance(now, self.children) {
                 seen.push(step);
             }
             // Formatted only when it fails: there are millions of these.
-            let at = format_args!("{plan:?} {events:?} {event:?}");
+            let at = format_args!("{:?} {before:?} {event:?}", model.plan);
             assert_eq!(seen, expected, "{at}");
             assert_eq!(stopping.phase(), model.phase, "{at}");
-            assert!(before <= stopping.phase(), "{at}: phases go forward");
+            assert!(phase <= stopping.phase(), "{at}: phases go forward");
             let deadline = stopping.deadline();
-            assert!(
-                deadline.is_none_or(|deadline| deadline > began + ms(now)),
-                "{at}"
-            );
-            assert_eq!(stopping.began(), began);
+            assert!(deadline.is_none_or(|deadline| deadline > now), "{at}");
+            assert_eq!(stopping.began(), self.began);
             if model.over {
                 assert_eq!(deadline, None, "{at}");
             }
         }
-        model.over
+
+        /// Whether the event would be none at all.
+        fn is_unmoved_by(&self, event: Event) -> bool {
+            match event {
+                Event::Ends => self.children == 0,
+                Event::Joins => self.model.phase != Phase::LameDuck,
+                Event::Wait(_) | Event::Kill => false,
+            }
+        }
+
+        /// Every sequence of so many events more; how many of them end the stop.
+        fn play_all(&self, events: &[Event], depth: usize, before: &mut Vec<Event>) -> usize {
+            if depth == 0 {
+                return usize::from(self.model.over);
+            }
+            let mut over = 0;
+            for event in events {
+                if self.is_unmoved_by(*event) {
+                    continue;
+                }
+                let mut next = self.clone();
+                next.play(*event, before);
+                before.push(*event);
+                over += next.play_all(events, depth - 1, before);
+                before.pop();
+            }
+            over
+        }
     }
 
     /// Every sequence of so many events that differ in what they can lead to, for every plan.
     #[test]
     fn every_order_of_ends_and_time_outs_does_what_it_should() {
-        const DEPTH: u32 = 5;
+        const DEPTH: usize = 6;
         let events = [
             Event::Wait(9),
             Event::Wait(10),
@@ -422,15 +468,7 @@ mod tests {
         let mut over = 0;
         for plan in plans() {
             for children in 0..=2 {
-                for sequence in 0..events.len().pow(DEPTH) {
-                    let mut rest = sequence;
-                    let events: [Event; DEPTH as usize] = std::array::from_fn(|_| {
-                        let event = events[rest % events.len()];
-                        rest /= events.len();
-                        event
-                    });
-                    over += usize::from(compare(plan, children, &events));
-                }
+                over += Pair::begin(plan, children).play_all(&events, DEPTH, &mut Vec::new());
             }
         }
         assert!(over > 100_000, "only {over} stops came to their end");
@@ -480,7 +518,10 @@ mod tests {
             children in 0..10_usize,
             events in proptest::collection::vec(any_event(), 0..40),
         ) {
-            compare(plans()[which], children, &events);
+            let mut pair = Pair::begin(plans()[which], children);
+            for (index, event) in events.iter().enumerate() {
+                pair.play(*event, &events[..index]);
+            }
         }
     }
 }

@@ -147,6 +147,16 @@ mod tests {
     }
 
     #[test]
+    fn it_shows_whether_it_is_set() {
+        let signal = Signal::new();
+        assert_eq!(format!("{signal:?}"), "Signal { set: false, .. }");
+        signal.set();
+        assert_eq!(format!("{signal:?}"), "Signal { set: true, .. }");
+        let shown = format!("{:?}", signal.wait());
+        assert_eq!(shown, "SignalWait { set: true, .. }");
+    }
+
+    #[test]
     fn every_waiter_is_woken_once_and_dropped_waiters_leave_nothing() {
         let signal = Signal::new();
         let counter = crate::sync::testing::WakeCounter::new();

@@ -269,30 +269,9 @@ pub enum Configure<L: Listener> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
     use crate::acceptor::acceptor_fn;
-
-    /// A listener to name in types.
-    struct Nowhere;
-
-    impl Listener for Nowhere {
-        type Stream = ();
-        type Addr = SocketAddr;
-
-        async fn accept(&self) -> io::Result<((), SocketAddr)> {
-            std::future::pending().await
-        }
-
-        fn local_addr(&self) -> io::Result<SocketAddr> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-
-        fn stream_local_addr(_stream: &()) -> io::Result<SocketAddr> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-    }
+    use crate::listener::testing::Nowhere;
 
     fn spec(id: &str) -> Spec<Nowhere> {
         Spec::new(id, acceptor_fn(|_| async { Ok(()) }))

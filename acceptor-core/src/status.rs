@@ -198,3 +198,94 @@ impl<A: Debug> fmt::Display for Status<A> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::PoolId;
+
+    type Address = &'static str;
+
+    const LISTENER: ListenerId = ListenerId {
+        sequence: 2,
+        pool: PoolId::NONE,
+    };
+    const CHILD: ChildId = ChildId {
+        sequence: 7,
+        slot: 0,
+        pool: PoolId::NONE,
+    };
+
+    fn status() -> Status<Address> {
+        let spec = Arc::from("echo");
+        let listener = ListenerRecord {
+            id: LISTENER,
+            spec: Arc::clone(&spec),
+            local_addr: "here",
+            acceptors: 3,
+            connections: 1,
+            state: ListenerState::Accepting,
+            accepted: 4,
+            skipped: 5,
+            pauses: 6,
+        };
+        let connection = ConnectionRecord {
+            id: CHILD,
+            spec: Arc::clone(&spec),
+            listener: LISTENER,
+            peer_addr: "there",
+            local_addr: "here",
+            age: Duration::from_millis(1500),
+        };
+        Status {
+            spec,
+            state: PoolState::Running,
+            counts: Counts::new(1, 4, ChildType::Worker),
+            failures: 0,
+            intensity: 1,
+            period: Duration::from_secs(5),
+            listeners: vec![listener],
+            connections: vec![connection],
+        }
+    }
+
+    #[test]
+    fn a_status_says_it_all() {
+        assert_eq!(
+            status().to_string(),
+            "pool echo: running; specs 1, active 1, workers 4, supervisors 0; \
+             0 failures within 5s of 1 allowed\n  \
+             listener 2 on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses\n  \
+             connection 7 from \"there\" to \"here\" on listener 2, 1.500s old"
+        );
+    }
+
+    #[test]
+    fn every_state_has_its_words() {
+        let pool = [
+            PoolState::Running,
+            PoolState::Stopping(Phase::LameDuck),
+            PoolState::Stopped,
+        ];
+        assert_eq!(
+            pool.map(|state| state.to_string()),
+            ["running", "stopping, phase lame duck", "stopped"]
+        );
+        let listener = [
+            ListenerState::Accepting,
+            ListenerState::Paused,
+            ListenerState::LameDuck,
+        ];
+        assert_eq!(
+            listener.map(|state| state.to_string()),
+            ["accepting", "paused", "lame duck"]
+        );
+    }
+
+    #[test]
+    fn children_are_counted_by_their_type() {
+        let supervisors = Counts::new(2, 5, ChildType::Supervisor);
+        let words = "specs 1, active 2, workers 0, supervisors 5";
+        assert_eq!(supervisors.to_string(), words);
+    }
+}

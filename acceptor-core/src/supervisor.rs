@@ -22,6 +22,7 @@ use crate::spec::Rules;
 use crate::status::{Counts, PoolState};
 use crate::stop::{EndKind, Ends, Phase, StopReason, StopReport};
 
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Supervisor<C, S, A> {
     pool: PoolId,
     rules: Rules,
@@ -37,6 +38,7 @@ pub(crate) struct Supervisor<C, S, A> {
 }
 
 /// One row of the table.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Child<C, A> {
     pub(crate) id: ChildId,
     pub(crate) listener: ListenerId,
@@ -55,6 +57,7 @@ pub(crate) struct Peer<A> {
 }
 
 /// An open listener.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Listening<S> {
     pub(crate) socket: S,
     pub(crate) acceptors: usize,
@@ -62,6 +65,7 @@ pub(crate) struct Listening<S> {
     pub(crate) accepted: u64,
 }
 
+#[cfg_attr(test, derive(Clone))]
 struct Stop {
     stopping: Stopping,
     reason: StopReason,

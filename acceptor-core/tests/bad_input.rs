@@ -149,6 +149,19 @@ fn an_error_of_a_spec_is_the_source_of_the_error_of_the_call() {
 }
 
 #[test]
+fn an_error_of_an_init_function_is_the_source_of_the_error_of_the_call() {
+    let runtime = Manual::new(&Faults::default());
+    let script = Script::new(Answer::Error);
+    let error = Pool::start_with(runtime.clone(), script.function()).unwrap_err();
+    assert_eq!(error.source().unwrap().to_string(), "no such file");
+    script.next(Answer::Use("first"));
+    let pool = Pool::start_with(runtime, script.function()).unwrap();
+    script.next(Answer::Error);
+    let error = pool.unwrap().reload().unwrap_err();
+    assert_eq!(error.source().unwrap().to_string(), "no such file");
+}
+
+#[test]
 fn a_runtime_that_is_gone_starts_no_pool() {
     let runtime = Manual::new(&Faults::default());
     runtime.shut_down(Order::OldestFirst);
@@ -319,6 +332,7 @@ fn every_call_on_a_stopped_pool_is_an_error() {
     assert_eq!(bench.now(pool.kill()), report);
     let shown = format!("{:?}", pool.handle());
     assert_eq!(shown, r#"PoolHandle { spec: "plain", state: Stopped, .. }"#);
+    assert_eq!(format!("{pool:?}"), format!("Pool {{ handle: {shown} }}"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The machine against an obvious model: whatever happens in whatever order, every effect is the expected one.
 
+mod enumeration;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -53,7 +55,7 @@ enum How {
     Lost,
 }
 
-const OF_ACCEPTORS: [How; 9] = [
+const OF_ACCEPTORS: [How; 10] = [
     How::Ignored,
     How::TimedOut,
     How::TimedOutHardly,
@@ -62,6 +64,7 @@ const OF_ACCEPTORS: [How; 9] = [
     How::StartPanic,
     How::Panic,
     How::PanicHardly,
+    How::Killed,
     How::Lost,
 ];
 
@@ -274,7 +277,7 @@ struct Known {
 }
 
 /// What the model knows of a stop.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Halt {
     plan: Plan,
     reason: StopReason,
@@ -305,6 +308,7 @@ const KINDS: [EndKind; 7] = [
 ];
 
 /// The machine, and beside it what should be.
+#[derive(Clone)]
 struct World {
     machine: Machine,
     rules: Rules,
@@ -321,6 +325,21 @@ struct World {
     to_drain: Vec<ListenerId>,
     /// Sockets that are not closed yet.
     sockets: BTreeSet<ListenerId>,
+    /// All that ever happened.
+    history: Vec<Moment>,
+}
+
+/// One act, and what could be seen after it.
+#[derive(Debug, Clone)]
+struct Moment {
+    act: Act,
+    at: Instant,
+    rules: Rules,
+    state: PoolState,
+    /// Children and sockets.
+    left: usize,
+    reports: Vec<Told>,
+    results: usize,
 }
 
 impl World {
@@ -339,6 +358,7 @@ impl World {
             children_ever: BTreeSet::new(),
             to_drain: Vec::new(),
             sockets: BTreeSet::new(),
+            history: Vec::new(),
         }
     }
 
@@ -349,6 +369,15 @@ impl World {
     }
 
     fn act(&mut self, act: &Act) {
+        self.history.push(Moment {
+            act: act.clone(),
+            at: self.now,
+            rules: self.rules,
+            state: self.machine.state(),
+            left: 0,
+            reports: Vec::new(),
+            results: 0,
+        });
         let choose = |among: &[ChildId], which: usize| {
             let which = which.checked_rem(among.len())?;
             Some(among[which])
@@ -419,6 +448,11 @@ impl World {
             }
         }
         self.check();
+        let left = self.children.len() + self.sockets.len();
+        if let Some(moment) = self.history.last_mut() {
+            (moment.at, moment.rules) = (self.now, self.rules);
+            (moment.state, moment.left) = (self.machine.state(), left);
+        }
     }
 
     fn peer(&self) -> Peer<()> {
@@ -580,17 +614,22 @@ impl World {
         self.open.remove(&id);
         self.closed.push(id);
         assert_eq!(std::mem::take(&mut effects.close), [id]);
-        let told: BTreeMap<_, _> = std::mem::take(&mut effects.tell).into_iter().collect();
-        assert_eq!(told, self.acceptors_told(&[id], Ending::Closed));
+        let told = by_control(std::mem::take(&mut effects.tell));
+        assert_eq!(told, by_control(self.acceptors_told(&[id], Ending::Closed)));
         self.unmoved(&effects);
     }
 
-    fn acceptors_told(&self, closed: &[ListenerId], ending: Ending) -> BTreeMap<u64, Command> {
+    fn acceptors_told(&self, closed: &[ListenerId], ending: Ending) -> Vec<(u64, Command)> {
         let waiting = |known: &&Known| known.became.is_none() && closed.contains(&known.listener);
         let waiting = self.children.values().filter(waiting);
         waiting
             .map(|known| (known.control, Command::Close(ending)))
             .collect()
+    }
+
+    fn everybody_told(&self, command: Command) -> impl Iterator<Item = (u64, Command)> {
+        let children = self.children.values();
+        children.map(move |known| (known.control, command))
     }
 
     fn begin_stop(&mut self, reason: StopReason) {
@@ -656,7 +695,7 @@ impl World {
 
     /// Follows the stop as far as it is due, and compares all effects.
     fn settle(&mut self, effects: Outcome, mut reports: Vec<Told>, left: &BTreeSet<ChildId>) {
-        let (now, mut expected_told) = (self.now, BTreeMap::new());
+        let (now, mut expected_told) = (self.now, Vec::new());
         let mut closes = Vec::new();
         let mut finished = None;
         while let Some(mut stop) = self.stop.take_if(|stop| !stop.finished) {
@@ -695,11 +734,12 @@ impl World {
                 match next {
                     Phase::Grace => {
                         closes = self.open.keys().copied().collect();
-                        expected_told = self.acceptors_told(&closes, Ending::Stopped);
+                        expected_told.extend(self.acceptors_told(&closes, Ending::Stopped));
                         self.closed
                             .extend(std::mem::take(&mut self.open).into_keys());
                     }
-                    Phase::Stop | Phase::Kill => {}
+                    Phase::Stop => expected_told.extend(self.everybody_told(Command::Stop)),
+                    Phase::Kill => expected_told.extend(self.everybody_told(Command::Kill)),
                     Phase::LameDuck => unreachable!("nothing leads back"),
                 }
                 self.stop = Some(stop);
@@ -731,14 +771,11 @@ impl World {
         assert_eq!(seen, reports);
         assert_eq!(effects.drain, std::mem::take(&mut self.to_drain));
         assert_eq!(effects.close, closes);
-        let told: BTreeMap<_, _> = effects
-            .tell
-            .iter()
-            .filter(|(_, command)| matches!(command, Command::Close(_)))
-            .copied()
-            .collect();
-        assert_eq!(told, expected_told);
-        self.check_everybody_told(&effects, left);
+        assert_eq!(by_control(effects.tell), by_control(expected_told));
+        if let Some(moment) = self.history.last_mut() {
+            moment.reports.extend(seen);
+            moment.results += usize::from(effects.finished.is_some());
+        }
         let report = effects.finished.as_ref();
         let seen = report.map(|report| (report.stuck, report.reason, report.elapsed));
         assert_eq!(seen, finished);
@@ -757,26 +794,6 @@ impl World {
                     }
                 }
             }
-        }
-    }
-
-    /// A stop or a kill goes to all children, and in its phase only.
-    fn check_everybody_told(&self, effects: &Outcome, left: &BTreeSet<ChildId>) {
-        for (command, phases) in [
-            (Command::Stop, [Phase::Stop, Phase::Kill].as_slice()),
-            (Command::Kill, [Phase::Kill].as_slice()),
-        ] {
-            let told = effects
-                .tell
-                .iter()
-                .filter(|(_, given)| *given == command)
-                .count();
-            if told == 0 {
-                continue;
-            }
-            let stop = self.stop.as_ref().expect("told by a stop");
-            assert!(phases.contains(&stop.phase));
-            assert_eq!(told, self.children.len() + left.len());
         }
     }
 
@@ -863,6 +880,12 @@ impl World {
             .count();
         assert_eq!(self.machine.failures(self.now), recent);
     }
+}
+
+/// Who is told first is left open; what each is told has its order.
+fn by_control(mut told: Vec<(u64, Command)>) -> Vec<(u64, Command)> {
+    told.sort_by_key(|(control, _)| *control);
+    told
 }
 
 /// Everything that a test does, in order; what should be is compared after each.
