@@ -184,7 +184,7 @@ pub(crate) trait Controlled: Send + Sync {
     fn control(&self) -> &Control;
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::Arc;
     use std::task::Wake;

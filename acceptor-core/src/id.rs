@@ -1,8 +1,8 @@
 //! The names of listeners and children: never used twice, and no other pool's.
 
 use std::fmt;
-
-use crate::sync::{AtomicU64, Ordering};
+// Not by way of `sync`: it outlives each model of loom's, and no order hangs on it.
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tells the pools of a process apart, so that one takes no notice of another's ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -32,6 +32,8 @@ mod intensity;
 mod line;
 mod listen;
 mod listener;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod pool;
 pub mod report;
 mod runtime;

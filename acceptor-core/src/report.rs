@@ -294,7 +294,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Mutex;

@@ -133,7 +133,7 @@ impl fmt::Debug for SignalWait {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use futures::FutureExt;

@@ -196,7 +196,7 @@ impl Pauses {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::net::SocketAddr;
 
