@@ -49,7 +49,10 @@ fn check(interruptions: Interruptions, model: impl Fn() + Send + Sync + 'static)
         model();
     });
     IN_A_MODEL.set(false);
-    println!("{} interleavings", count.load(std::sync::atomic::Ordering::Relaxed));
+    println!(
+        "{} interleavings",
+        count.load(std::sync::atomic::Ordering::Relaxed)
+    );
 }
 
 /// The values of a model that failed cannot be dropped: their locks are loom's, which is gone by then. Nor may

@@ -1,9 +1,11 @@
 //! The whole suite in the simulated world.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
-use acceptor_core::{Connection, Listener, Pool, Spec, acceptor_fn};
+use acceptor_core::{Connection, Listener, Pool, Runtime, Spec, acceptor_fn};
 use conformance_tests::rules::all;
 use conformance_tests::simulated::{
     Limits, Network, Simulated, SimulatedStream, Simulation, Spurious,
@@ -22,6 +24,28 @@ fn every_rule_holds_whatever_the_seed() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n\n"));
+}
+
+#[test]
+fn a_world_in_which_nobody_can_go_on_says_who_waits_for_what() {
+    let simulation = Simulation::new(1, Spurious::Never);
+    let limits = Limits {
+        backlog: 1,
+        buffer: 1,
+    };
+    let network = Network::new(&simulation, limits);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
+    let listener = network.listen(address).expect("the port is free");
+    simulation.runtime().spawn(async move {
+        let _accepted = listener.accept().await;
+    });
+    let waits = || simulation.run_until(Duration::ZERO, || false);
+    let panic = catch_unwind(AssertUnwindSafe(waits)).expect_err("nobody connects");
+    let words = panic.downcast_ref::<String>().expect("it is text");
+    simulation.close();
+    let who = "task 1 (a_world_in_which_nobody_can_go_on_says_who_waits_for_what) waits for a client of 127.0.0.1:7";
+    let all = format!("nothing is ready, no timer is set, and it is not over:\n{who}");
+    assert_eq!(*words, all);
 }
 
 /// How many polls of tasks, and how many calls of `accept`, one more connection costs a pool at rest.

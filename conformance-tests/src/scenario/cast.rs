@@ -56,6 +56,9 @@ impl Observer<SocketAddr> for Audience {
             }
             _ => self.0.look("the observer"),
         }
+        if self.0.weather() == Weather::Foul {
+            resume_unwind(Box::new("the observer panics"));
+        }
     }
 }
 

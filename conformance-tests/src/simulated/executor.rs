@@ -372,7 +372,7 @@ impl Simulation {
     /// # Panics
     ///
     /// If nobody does within so long by the machine's clock: then it tells who waits for what.
-    pub(super) fn run_until(&self, outside: Duration, done: impl Fn() -> bool) {
+    pub fn run_until(&self, outside: Duration, done: impl Fn() -> bool) {
         while !done() {
             if self.poll_next().is_some() {
                 // Also where somebody is always ready the timers are to have their turn.
