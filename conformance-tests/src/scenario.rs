@@ -322,7 +322,7 @@ pub enum Weather {
     Failing,
     /// Their `terminate` takes its time, or for ever, or panics.
     Clinging,
-    /// All of it, states whose `Drop` panics, and an observer that does.
+    /// All of it, states whose `Drop` panics, and an observer that panics.
     Foul,
 }
 

@@ -10,9 +10,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use acceptor_core::{ChildId, ListenerId, PoolHandle, Runtime, Signal, Signals};
+use acceptor_core::{ChildId, ListenerId, ListenerInfo, PoolHandle, Runtime, Signal, Signals};
 
 use super::event::Event;
+use super::model::SocketState;
 use super::{Reload, Weather};
 use crate::simulated::{Network, SimulatedListener, SimulatedRuntime, Simulation};
 
@@ -34,7 +35,7 @@ struct Pages {
     weather: Weather,
     reload: (Reload, u32),
     serving: BTreeMap<ChildId, Serving>,
-    closed: BTreeMap<ListenerId, Signal>,
+    closed: BTreeMap<ListenerId, Closed>,
     states: usize,
     acceptors: usize,
 }
@@ -43,6 +44,15 @@ struct Pages {
 pub(super) struct Serving {
     pub(super) signals: Signals,
     pub(super) stop: Option<Signal>,
+    /// What it waits for just now, and the rule by which it is told.
+    pub(super) awaited: Vec<(&'static str, Signal)>,
+}
+
+/// What acceptors know of their listener's end.
+struct Closed {
+    address: SocketAddr,
+    signal: Signal,
+    socket: SocketState,
 }
 
 impl Book {
@@ -153,6 +163,7 @@ impl Book {
         let serving = Serving {
             signals,
             stop: None,
+            awaited: Vec::new(),
         };
         self.pages().serving.insert(child, serving);
     }
@@ -161,6 +172,22 @@ impl Book {
         if let Some(serving) = self.pages().serving.get_mut(&child) {
             serving.stop = Some(stop);
         }
+    }
+
+    pub(super) fn awaits(&self, child: ChildId, signals: Vec<(&'static str, Signal)>) {
+        if let Some(serving) = self.pages().serving.get_mut(&child) {
+            serving.awaited = signals;
+        }
+    }
+
+    /// A connection that waits for a signal which is set, and the rule by which it should have been told.
+    pub(super) fn waits_in_vain(&self) -> Option<(&'static str, ChildId)> {
+        let pages = self.pages();
+        pages.serving.iter().find_map(|(child, serving)| {
+            let mut awaited = serving.awaited.iter();
+            let (rule, _) = awaited.find(|(_, signal)| signal.is_set())?;
+            Some((*rule, *child))
+        })
     }
 
     pub(super) fn served(&self, child: ChildId) {
@@ -180,12 +207,30 @@ impl Book {
             .collect()
     }
 
-    pub(super) fn knows_closed(&self, listener: ListenerId, closed: &Signal) {
+    pub(super) fn knows_closed(&self, listener: &ListenerInfo<SocketAddr>) {
         let mut pages = self.pages();
-        pages
-            .closed
-            .entry(listener)
-            .or_insert_with(|| closed.clone());
+        pages.closed.entry(listener.id).or_insert_with(|| Closed {
+            address: listener.local_addr,
+            signal: listener.closed.clone(),
+            socket: SocketState::Open,
+        });
+    }
+
+    /// A socket is about to be closed: nobody may have been told that it is (L3).
+    pub(super) fn closes(&self, address: SocketAddr) {
+        let mut pages = self.pages();
+        let mut known = pages.closed.values_mut();
+        let open =
+            |known: &&mut Closed| known.address == address && known.socket == SocketState::Open;
+        let Some(known) = known.find(open) else {
+            return;
+        };
+        known.socket = SocketState::Closed;
+        if known.signal.is_set() {
+            let expected = format!("{address} is closed when those who wait for it are told");
+            let seen = "it is open".to_owned();
+            pages.broken.get_or_insert(("L3", expected, seen));
+        }
     }
 
     /// For each listener that an acceptor began on: whether its acceptors see that it is closed.
@@ -193,7 +238,7 @@ impl Book {
         let pages = self.pages();
         let closed = pages.closed.iter();
         closed
-            .map(|(listener, closed)| (*listener, closed.is_set()))
+            .map(|(listener, closed)| (*listener, closed.signal.is_set()))
             .collect()
     }
 

@@ -194,7 +194,7 @@ impl Acceptor<SimulatedListener> for Cast {
     async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<Prop>, BoxError> {
         let child = listener.child;
         let book = &self.book;
-        book.knows_closed(listener.id, &listener.closed);
+        book.knows_closed(listener);
         book.push(Event::InitBegan {
             child,
             listener: listener.id,
@@ -470,8 +470,13 @@ impl<'a> Part<'a> {
     async fn hear(&mut self) -> Heard {
         let mut stop = self.stop.as_ref().map(|(stop, _)| stop.wait());
         let mut draining = self.draining.as_ref().map(Signal::wait);
+        let awaited = self.draining.iter().map(|draining| ("N1", draining));
+        let awaited = awaited.chain(self.stop.iter().map(|(stop, _)| ("N2", stop)));
+        let awaited = awaited.map(|(rule, signal)| (rule, signal.clone()));
+        let child = self.connection.id;
+        self.book.awaits(child, awaited.collect());
         let mut stream = pin!(&mut self.connection.stream);
-        poll_fn(|cx| {
+        let heard = poll_fn(|cx| {
             if let Some(stop) = &mut stop {
                 if Pin::new(stop).poll(cx).is_ready() {
                     return Poll::Ready(Heard::Stop);
@@ -492,7 +497,9 @@ impl<'a> Part<'a> {
                     Err(_) => Heard::Reset,
                 })
         })
-        .await
+        .await;
+        self.book.awaits(child, Vec::new());
+        heard
     }
 }
 

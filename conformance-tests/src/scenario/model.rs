@@ -124,6 +124,30 @@ pub(super) struct Listening {
     pauses: u64,
     /// When an acceptor ended last whose replacement may have to wait.
     spaced: Option<Instant>,
+    starts: Starts,
+}
+
+/// What was started on a listener at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Starts {
+    at: Instant,
+    /// Acceptors that nothing keeps from starting at once, for nobody before them led nowhere.
+    fresh: usize,
+    /// Those that were seen to begin.
+    begun: usize,
+}
+
+impl Starts {
+    fn at(&mut self, now: Instant) -> &mut Self {
+        if self.at != now {
+            *self = Self {
+                at: now,
+                fresh: 0,
+                begun: 0,
+            };
+        }
+        self
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +175,9 @@ struct Pause {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const SECOND: Duration = Duration::from_secs(1);
+
+/// More calls of `accept` than that come to an end in one poll only of who lets no other task run.
+const ACCEPTS_IN_A_ROW: usize = 50;
 
 /// What has become of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,6 +276,11 @@ impl Model {
             skipped: 0,
             pauses: 0,
             spaced: None,
+            starts: Starts {
+                at: self.now,
+                fresh: acceptors,
+                begun: 0,
+            },
         });
     }
 
@@ -349,6 +381,16 @@ impl Model {
         events: &[Event],
         connections: &[ConnectionRecord<SocketAddr>],
     ) -> Seen {
+        let accepts = |event: &&Event| {
+            use Happened::{Accepted, Failed};
+            matches!(event, Event::Network(Accepted { .. } | Failed { .. }))
+        };
+        let accepted = events.iter().filter(accepts).count();
+        if accepted > ACCEPTS_IN_A_ROW {
+            let expected =
+                format!("others have their turn after at most {ACCEPTS_IN_A_ROW} accepts");
+            return breach("A1", expected, format!("{accepted} in one poll"));
+        }
         for (number, event) in events.iter().enumerate() {
             self.wakes += Self::wakes_of(event);
             self.see_one(event, &events[number + 1..], connections)?;

@@ -222,6 +222,9 @@ impl<'a> Player<'a> {
         let told = Arc::downgrade(&book);
         self.network.witness(move |happened| {
             if let Some(book) = told.upgrade() {
+                if let Happened::Closed { listener } = happened {
+                    book.closes(listener);
+                }
                 book.push(Event::Network(happened));
             }
         });
@@ -344,6 +347,12 @@ impl<'a> Player<'a> {
         life.model
             .rests(counts, life.polls, |address| network.backlog(address))?;
         life.model.closes_returned()?;
+        if life.polls == Polls::All {
+            if let Some((rule, child)) = life.book.waits_in_vain() {
+                let expected = format!("{child} is told, for the signal that it waits for is set");
+                return breach(rule, expected, "it waits");
+            }
+        }
         self.clients_are_served()
     }
 

@@ -274,6 +274,7 @@ impl Model {
             let expected = format!("acceptor {id} is of a spec from {least} to {most}");
             return breach("R1", expected, format!("of {generation}"));
         }
+        self.starts_are_spaced(number, id)?;
         let child = Child {
             listener: number,
             stage: Stage::Init,
@@ -301,6 +302,21 @@ impl Model {
         if seen > most {
             let expected = format!("listener {listener} has {most} acceptors");
             return breach("L1", expected, format!("{seen}, with {id}"));
+        }
+        Ok(())
+    }
+
+    /// After the first, starts that lead nowhere are spaced (B3, B6): at one moment there is none but the first of each
+    /// acceptor, and of each that starts afresh, and the one after it.
+    fn starts_are_spaced(&mut self, number: usize, id: ChildId) -> Seen {
+        let now = self.now;
+        let listening = &mut self.listeners[number];
+        let starts = listening.starts.at(now);
+        starts.begun += 1;
+        let most = 2 * (listening.acceptors + starts.fresh);
+        if starts.begun > most {
+            let expected = format!("at most {most} starts at one moment, the others are spaced");
+            return breach("B3", expected, format!("that of {id} is one more"));
         }
         Ok(())
     }
@@ -364,6 +380,7 @@ impl Model {
             }
         }
         listening.accepted += 1;
+        listening.starts.at(now).fresh += 1;
         let address = listening.address;
         let local = match address.ip().is_unspecified() {
             true => SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, address.port())),
@@ -502,6 +519,8 @@ impl Model {
             listening.line.retain(|other| *other != id);
             if repeats == Repeats::Yes || lost || (counts && stopping) {
                 listening.spaced = Some(now);
+            } else {
+                listening.starts.at(now).fresh += 1;
             }
         }
         if let Some(stop) = &mut self.stop {
