@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{CleanExit, EndKind, Event, Failure, Report, Restart, Shutdown, StopReason};
+use futures::FutureExt;
+use futures::future::{Either, select};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -419,7 +422,7 @@ async fn acceptor_init<W: World>(
         Call::Init { number, .. } if *number > facts.times => Some(()),
         _ => None,
     });
-    let settled = futures::future::select(Box::pin(accepting), Box::pin(pool.join()));
+    let settled = select(Box::pin(accepting), Box::pin(pool.join()));
     stage
         .event("an acceptor, or the pool's end", settled)
         .await?;
@@ -465,7 +468,7 @@ async fn accept_timeout<W: World>(
             .filter(|call| matches!(call, Call::Terminate { .. }));
         (ended.count() >= 3).then_some(())
     });
-    let settled = futures::future::select(Box::pin(ended), Box::pin(pool.join()));
+    let settled = select(Box::pin(ended), Box::pin(pool.join()));
     stage
         .event("three time-outs, or the pool's end", settled)
         .await?;
@@ -489,6 +492,9 @@ async fn accept_timeout<W: World>(
 /// After what a connection that takes the stop signal leaves, if that is its temper.
 const LEAVES_AFTER: Duration = Duration::from_millis(50);
 
+/// How long the record was made that nothing came of a stop.
+const RECORDED: Duration = Duration::from_millis(1500);
+
 /// What ends the connections first, once the pool was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum First {
@@ -504,7 +510,8 @@ enum First {
 }
 
 impl Terminating {
-    fn first(&self) -> First {
+    /// And when.
+    fn first(&self) -> (Duration, First) {
         let grace = Duration::from_millis(self.grace_ms);
         let returns = self.connection_ends_at_ms.map(Duration::from_millis);
         let within = match self.shutdown {
@@ -531,21 +538,19 @@ impl Terminating {
             .into_iter()
             .filter_map(|(time, what)| Some((time?, what)));
         let first = times.min_by_key(|(time, _)| *time);
-        first.map_or(First::Nothing, |(_, what)| what)
+        first.unwrap_or((RECORDED, First::Nothing))
     }
 }
 
 async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Terminating, Broken> {
     let stage = Fixture::new(world);
-    let first = facts.first();
+    let (after, first) = facts.first();
     // Of the times of an observation all that something else comes before are put out of reach: it does so on a slow
     // machine, too.
     let never = stage.patience.out_of_reach();
-    let returns = facts.connection_ends_at_ms.map(Duration::from_millis);
-    let grace = Duration::from_millis(facts.grace_ms);
-    let grace = match (first, returns) {
-        (First::ByThemselves, Some(returns)) if returns < grace => never,
-        _ => grace,
+    let grace = match Duration::from_millis(facts.grace_ms) {
+        grace if after < grace => never,
+        grace => grace,
     };
     let shutdown = match (facts.shutdown, first) {
         (ShutdownWord::BrutalKill, _) => Shutdown::Kill,
@@ -573,26 +578,21 @@ async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Term
     stage.counts(&pool, 2, 2).await?;
     let began = stage.now();
     let stopping = pool.stop();
-    if let (First::ByThemselves, Some(after)) = (first, returns) {
+    if first == First::ByThemselves {
         for (_, served) in &connections {
             stage.order(served, Order::ReturnAt(began + after)).await?;
         }
     }
-    let stopped = match first {
-        // That it does not stop has no event: only time can tell, and this is what the record was given.
-        First::Nothing => {
-            let long = stage.pass_until(began + Duration::from_millis(1500));
-            let (stopping, long) = (std::pin::pin!(stopping), std::pin::pin!(long));
-            match futures::future::select(stopping, long).await {
-                futures::future::Either::Left((report, _)) => Some(report),
-                futures::future::Either::Right(_) => None,
-            }
-        }
-        _ => Some(stage.event("the pool stops", stopping).await?),
+    let stopped = pin!(stopping.map(|report| (report, stage.now() - began)));
+    let due = pin!(stage.pass_until(began + after));
+    let stopped = match (select(stopped, due).await, first) {
+        (Either::Left((stopped, _)), _) => Some(stopped),
+        // That it does not stop has no event: only time can tell.
+        (Either::Right(_), First::Nothing) => None,
+        (Either::Right((_, stopped)), _) => Some(stage.event("the pool stops", stopped).await?),
     };
-    let elapsed = stage.now() - began;
     let reports = stage.reports.look(report_lines);
-    let Some(report) = stopped else {
+    let Some((report, elapsed)) = stopped else {
         stage.event("the pool is killed", pool.kill()).await?;
         return Ok(Terminating {
             stopped: false,

@@ -201,7 +201,7 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
     let (_, address) = stage.listen(&pool, 1)?;
     let (mut live, _) = stage.connect(address).await?;
     let faults = failing.faults(address);
-    // The first at once, the tenth after 2.275 s; and after each the listener pauses.
+    // The first at once, the tenth after 2.275 s; and after each the listener pauses, 3.275 s in all.
     let mut errors = of_resources().into_iter();
     for _ in 0..10 {
         let error = errors.next();
@@ -209,7 +209,7 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
     }
     let began = stage.now();
     stage.echo(&mut live, "untouched").await?;
-    stage.pass_until(began + 2275 * MILLISECOND).await;
+    stage.pass_until(began + 3275 * MILLISECOND).await;
     taken(&stage, &faults).await?;
     stage.echo(&mut live, "untouched").await?;
     let (mut client, _) = stage.connect(address).await?;

@@ -91,8 +91,10 @@ pub(super) async fn n2_taking_the_stop_signal_is_trapping_it<W: World>(world: Ar
     let (_client, stays) = stage.connect(address).await?;
     stage.order(&stays, Order::TrapAndStay).await?;
     let began = stage.now();
-    let report = stage.event("the pool stops", pool.stop()).await?;
-    same("it had all the time", true, stage.now() - began >= within)?;
+    let stopping = pool.stop();
+    stage.pass_until(began + within).await;
+    let report = stage.event("the pool stops", stopping).await?;
+    same("it had all the time", true, report.elapsed >= within)?;
     same(
         "how it ended",
         Some(Departure::Dropped),
