@@ -224,6 +224,7 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
     }
     let whole = stage.now() - began;
     let reported = pauses(&stage);
+    // A second apart at least: in so long a time, however long it is, there is room for no more.
     let most = 1 + whole.as_secs() as usize;
     let what = format!("at most {most} reports in {whole:?}: {}", reported.len());
     same(&what, true, reported.len() <= most)?;

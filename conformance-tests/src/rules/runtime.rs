@@ -680,7 +680,7 @@ pub(super) async fn t12_a_future_is_dropped_with_its_end_once<W: World>(world: A
             late.wake_by_ref();
             late.wake();
         }
-        // Had it been put in the queue it would have had its turn by now, or on another thread soon.
+        // Had it been put in the queue it would have had its turn by now; on another thread perhaps later, and unseen.
         another_task(patience, &runtime).await?;
         let seen = (polls.count(), drops.count());
         same(
