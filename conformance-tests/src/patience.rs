@@ -99,14 +99,11 @@ impl Patience {
         time.mul_f64(self.factor.max(1.0))
     }
 
-    fn part(self) -> Duration {
-        self.length() / PARTS
-    }
-
     /// Sleeps until the patience is used up.
     async fn use_up<R: Runtime>(self, runtime: &R) {
+        let part = self.length() / PARTS;
         for _ in 0..PARTS {
-            runtime.sleep_until(runtime.now() + self.part()).await;
+            runtime.sleep_until(runtime.now() + part).await;
         }
     }
 
@@ -149,12 +146,9 @@ impl Patience {
         let (give_up, given_up) = oneshot::channel();
         let (came, comes) = mpsc::channel::<()>();
         thread::spawn(move || {
-            for _ in 0..PARTS {
-                if comes.recv_timeout(self.part()) != Err(mpsc::RecvTimeoutError::Timeout) {
-                    return;
-                }
+            if receive(&comes, self.length()) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = give_up.send(());
             }
-            let _ = give_up.send(());
         });
         let event = pin!(event);
         let awaited = select(event, given_up).await;
@@ -202,6 +196,20 @@ impl Patience {
         )
         .check("is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long")
     }
+}
+
+/// Waits on this thread for what is sent, and uses up so much time for it, part by part.
+pub(crate) fn receive<T>(
+    from: &mpsc::Receiver<T>,
+    limit: Duration,
+) -> Result<T, mpsc::RecvTimeoutError> {
+    for _ in 1..PARTS {
+        match from.recv_timeout(limit / PARTS) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            received => return received,
+        }
+    }
+    from.recv_timeout(limit / PARTS)
 }
 
 /// What [`PATIENCE_VARIABLE`] holds is no factor.

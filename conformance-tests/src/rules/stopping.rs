@@ -391,13 +391,16 @@ pub(super) async fn s6_what_is_left_is_killed_and_reported_with_a_count<W: World
     ] {
         let stage = Fixture::new(&world);
         let pool = stage.start(stage.spec("s6").shutdown(shutdown))?;
-        let (_, address) = stage.listen(&pool, 2)?;
+        let (listener, address) = stage.listen(&pool, 2)?;
         let mut held = Vec::new();
         for _ in 0..3 {
             let (client, served) = stage.connect(address).await?;
             stage.order(&served, Order::TrapAndStay).await?;
             held.push((client, served));
         }
+        // They alone are left: how soon acceptors terminate is the machine's.
+        stage.close(&pool, listener).await?;
+        stage.counts(&pool, 3, 3).await?;
         let report = stage.event("the pool stops", pool.stop()).await?;
         for (client, served) in &mut held {
             let departure = left(&stage, served).await?;

@@ -44,7 +44,7 @@ pub enum RuntimeFlaw {
     KeepsWithWaker,
     /// A task that wakes itself is polled again at once: the others starve.
     Starves,
-    /// A sleep is rounded down to 10 ms.
+    /// A sleep is rounded down to 50 ms: by so much that it shows on a slow machine, too.
     RoundsDown,
     /// A deadline long past is never reached.
     PastNeverComes,
@@ -414,7 +414,7 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
         let now = self.runtime.now();
         let deadline = match self.flaw() {
             Some(RuntimeFlaw::RoundsDown) => {
-                let whole = deadline.saturating_duration_since(now).as_millis() / 10 * 10;
+                let whole = deadline.saturating_duration_since(now).as_millis() / 50 * 50;
                 now + Duration::from_millis(u64::try_from(whole).unwrap_or(u64::MAX))
             }
             Some(RuntimeFlaw::PastNeverComes) if now.duration_since(deadline) > LONG_PAST => {
