@@ -50,7 +50,11 @@ use self::simulate::Simulate;
 use crate::patience::Patience;
 use crate::rules::{Entry, entries};
 
-/// How long a rule may take before it is reported as broken. Scaled by the patience.
+/// How long a rule may take before it is reported as broken. Stretched by the patience: with less of it no rule is
+/// through any sooner.
+///
+/// Rules give up by themselves. This is for a check that does not come that far, of which only time can tell: the runtime
+/// has blocked its thread.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// What stands for every runtime.
@@ -71,7 +75,7 @@ struct Arguments {
     /// Only on this runtime; may be given again.
     #[arg(long, value_name = "RUNTIME", default_value = ALL)]
     runtime: Vec<String>,
-    /// Only this rule; may be given again.
+    /// Only this rule, such as S4; may be given again. `rules` prints them all.
     #[arg(long, value_name = "ID")]
     rule: Vec<String>,
     /// How the result is written.
@@ -153,7 +157,7 @@ impl CommandLine {
         }
     }
 
-    /// How long a rule may take before it is reported as broken. 20 s, unless set; the patience scales it.
+    /// How long a rule may take before it is reported as broken. 20 s, unless set; more patience stretches it.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -220,14 +224,16 @@ impl CommandLine {
         };
         let columns = self.columns.iter().filter(|column| {
             let mut runtimes = arguments.runtime.iter();
-            runtimes.any(|name| name == ALL || name == column.runtime)
+            runtimes.any(|name| {
+                name.eq_ignore_ascii_case(ALL) || name.eq_ignore_ascii_case(column.runtime)
+            })
         });
         let wanted = |rule: &Entry| {
             let mut ids = arguments.rule.iter();
             arguments.rule.is_empty() || ids.any(|id| id.eq_ignore_ascii_case(rule.id))
         };
         let rules = entries().into_iter().filter(wanted).collect();
-        let limit = patience.scale(self.limit);
+        let limit = patience.stretch(self.limit);
         let matrix = Matrix::fill(columns.collect(), rules, limit, progress)?;
         match arguments.format {
             Format::Table => table::write(out, &matrix)?,
@@ -253,7 +259,8 @@ impl CommandLine {
         let ids: Vec<_> = entries().iter().map(|rule| rule.id).collect();
         let mut command = Arguments::command()
             .mut_arg("runtime", |argument| {
-                argument.value_parser(PossibleValuesParser::new(runtimes))
+                let argument = argument.value_parser(PossibleValuesParser::new(runtimes));
+                argument.ignore_case(true)
             })
             .mut_arg("rule", |argument| {
                 let argument = argument.value_parser(PossibleValuesParser::new(ids));
