@@ -1,9 +1,10 @@
 //! How far a long run has come: a bar where there is a terminal, a line now and then where there is none.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// How a long run tells how far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,7 +30,7 @@ impl Progress {
 /// The time between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
 
-const TEMPLATE: &str = "{wide_bar} {human_pos} of {human_len} seeds, {per_sec}, {eta} left";
+const TEMPLATE: &str = "{wide_bar} {human_pos} of {human_len} seeds, {speed} a second, {eta} left";
 
 /// Tells how many seeds of all were played.
 pub(super) struct Teller<'a> {
@@ -48,6 +49,12 @@ impl<'a> Teller<'a> {
             Progress::Bar => ProgressDrawTarget::stderr(),
         };
         let template = ProgressStyle::with_template(TEMPLATE).expect("the template is a good one");
+        let template = template.with_key(
+            "speed",
+            |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{:.0}", state.per_sec());
+            },
+        );
         let now = Instant::now();
         Self {
             out,
