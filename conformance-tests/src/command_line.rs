@@ -44,7 +44,11 @@ pub use self::panics::silence_panics;
 use crate::patience::Patience;
 use crate::rules::Entry;
 
-/// How long a rule may take before it is reported as broken. Scaled by the patience.
+/// How long a rule may take before it is reported as broken. Stretched by the patience: with less of it no rule is
+/// through any sooner.
+///
+/// Rules give up by themselves. This is for a check that does not come that far, of which only time can tell: the runtime
+/// has blocked its thread.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// What stands for every runtime.
@@ -140,7 +144,7 @@ impl CommandLine {
         }
     }
 
-    /// How long a rule may take before it is reported as broken. 20 s, unless set; the patience scales it.
+    /// How long a rule may take before it is reported as broken. 20 s, unless set; more patience stretches it.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -193,7 +197,7 @@ impl CommandLine {
             arguments.rule.is_empty() || ids.any(|id| id.eq_ignore_ascii_case(rule.id))
         };
         let rules = self.rules().into_iter().filter(wanted).collect();
-        let limit = patience.scale(self.limit);
+        let limit = patience.stretch(self.limit);
         let matrix = Matrix::fill(columns.collect(), rules, limit, progress)?;
         match arguments.format {
             Format::Table => table::write(out, &matrix)?,

@@ -21,6 +21,8 @@ pub const PATIENCE_VARIABLE: &str = "CONFORMANCE_PATIENCE";
 
 /// How long the suite waits for an event before it gives up. 10 s, unless scaled.
 ///
+/// It is the only upper bound on time that decides a verdict, and it decides
+/// where nothing else can: that an event never comes has no event of its own.
 /// A longer one costs nothing where all is well: only failures take that long.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Patience {
@@ -28,6 +30,12 @@ pub struct Patience {
 }
 
 const UNSCALED: Duration = Duration::from_secs(10);
+
+/// Patience is used up in so many parts, one after the other: whatever stands still for a while and goes on, a machine
+/// perhaps, uses up one of them.
+const PARTS: u32 = 20;
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// How often a condition is looked at that tells nobody when it changes.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
@@ -77,18 +85,26 @@ impl Patience {
 
     /// How long to wait for an event.
     pub fn length(self) -> Duration {
-        self.scale(UNSCALED)
+        UNSCALED.mul_f64(self.factor)
     }
 
-    /// Scales a limit.
-    pub fn scale(self, limit: Duration) -> Duration {
-        limit.mul_f64(self.factor)
+    /// A limit that no scene is to reach, though it wait for many events: over an hour, however little patience there is.
+    pub fn out_of_reach(self) -> Duration {
+        HOUR + 100 * self.length()
     }
 
-    /// Stretches the times of a scene in which one thing has to come before another by the clock.
+    /// Stretches a time that is to be long enough for something.
     /// A machine that needs more patience gets more room for that too; less patience shrinks nothing.
     pub fn stretch(self, time: Duration) -> Duration {
         time.mul_f64(self.factor.max(1.0))
+    }
+
+    /// Sleeps until the patience is used up.
+    async fn use_up<R: Runtime>(self, runtime: &R) {
+        let part = self.length() / PARTS;
+        for _ in 0..PARTS {
+            runtime.sleep_until(runtime.now() + part).await;
+        }
     }
 
     /// Waits for an event.
@@ -103,8 +119,9 @@ impl Patience {
         event: impl Future<Output = T>,
     ) -> Result<T, Broken> {
         let mut event = pin!(event);
-        let mut given_up = pin!(runtime.sleep_until(runtime.now() + self.length()));
+        let mut given_up = pin!(self.use_up(runtime));
         poll_fn(|cx| {
+            // First: should both be due the event has come.
             if let Poll::Ready(value) = event.as_mut().poll(cx) {
                 return Poll::Ready(Ok(value));
             }
@@ -128,9 +145,8 @@ impl Patience {
     ) -> Result<T, Broken> {
         let (give_up, given_up) = oneshot::channel();
         let (came, comes) = mpsc::channel::<()>();
-        let length = self.length();
         thread::spawn(move || {
-            if comes.recv_timeout(length) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if receive(&comes, self.length()) == Err(mpsc::RecvTimeoutError::Timeout) {
                 let _ = give_up.send(());
             }
         });
@@ -154,19 +170,23 @@ impl Patience {
         what: &str,
         mut look: impl FnMut() -> Result<T, S>,
     ) -> Result<T, Broken> {
-        let give_up = runtime.now() + self.length();
-        loop {
-            let seen = match look() {
-                Ok(found) => return Ok(found),
-                Err(seen) => seen,
-            };
-            if runtime.now() >= give_up {
-                let mut broken = self.exhausted(what);
-                broken.seen = format!("{seen:?} after {:?}", self.length());
-                return Err(broken);
+        let mut last = None;
+        let looking = async {
+            loop {
+                match look() {
+                    Ok(found) => return found,
+                    Err(seen) => last = Some(seen),
+                }
+                runtime.sleep_until(runtime.now() + BETWEEN_LOOKS).await;
             }
-            runtime.sleep_until(runtime.now() + BETWEEN_LOOKS).await;
-        }
+        };
+        let found = self.wait(runtime, what, looking).await;
+        found.map_err(|mut broken| {
+            if let Some(seen) = last {
+                broken.seen = format!("{seen:?} after {:?}", self.length());
+            }
+            broken
+        })
     }
 
     fn exhausted(self, what: &str) -> Broken {
@@ -176,6 +196,20 @@ impl Patience {
         )
         .check("is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long")
     }
+}
+
+/// Waits on this thread for what is sent, and uses up so much time for it, part by part.
+pub(crate) fn receive<T>(
+    from: &mpsc::Receiver<T>,
+    limit: Duration,
+) -> Result<T, mpsc::RecvTimeoutError> {
+    for _ in 1..PARTS {
+        match from.recv_timeout(limit / PARTS) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            received => return received,
+        }
+    }
+    from.recv_timeout(limit / PARTS)
 }
 
 /// What [`PATIENCE_VARIABLE`] holds is no factor.
@@ -196,7 +230,14 @@ impl Error for PatienceError {}
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+    use std::sync::{Arc, Mutex};
+    use std::time::Instant;
+
+    use futures::executor::block_on;
+
     use super::*;
+    use crate::record::Record;
 
     #[track_caller]
     fn check(text: &str, length: Option<Duration>, stretched: Option<Duration>) {
@@ -215,6 +256,55 @@ mod tests {
         check("1", seconds(10), seconds(1));
         check(" 4 ", seconds(40), seconds(4));
         check("0.5", seconds(5), seconds(1));
+    }
+
+    #[test]
+    fn what_is_out_of_reach_is_so_with_any_patience() {
+        for factor in [0.01, 1.0, 1000.0] {
+            let patience = Patience { factor };
+            assert!(patience.out_of_reach() > HOUR);
+            assert!(patience.out_of_reach() > 100 * patience.length());
+        }
+    }
+
+    /// A machine that stands still for an hour in the first sleep, and never again.
+    #[derive(Debug, Clone)]
+    struct StandsStill {
+        now: Arc<Mutex<Instant>>,
+        slept: Record<Duration>,
+    }
+
+    impl Runtime for StandsStill {
+        fn spawn(&self, _task: impl Future<Output = ()> + Send + 'static) {}
+
+        async fn sleep_until(&self, deadline: Instant) {
+            let mut now = self.now.lock().expect("nobody panics in here");
+            let length = deadline.saturating_duration_since(*now);
+            let stands_still = if self.slept.count() == 0 {
+                HOUR
+            } else {
+                Duration::ZERO
+            };
+            *now += length + stands_still;
+            self.slept.push(length);
+        }
+
+        fn now(&self) -> Instant {
+            *self.now.lock().expect("nobody panics in here")
+        }
+    }
+
+    #[test]
+    fn what_stands_still_for_a_while_uses_up_one_part_of_it() {
+        let runtime = StandsStill {
+            now: Arc::new(Mutex::new(Instant::now())),
+            slept: Record::default(),
+        };
+        let waited = Patience::default().wait(&runtime, "the moon", pending::<()>());
+        let broken = block_on(waited).expect_err("it does not come");
+        assert_eq!(broken.expected, "the moon");
+        let slept: Duration = runtime.slept.all().iter().sum();
+        assert_eq!(slept, Patience::default().length());
     }
 
     #[test]

@@ -102,8 +102,9 @@ impl TcpClient {
         thread::Builder::new()
             .name("conformance client".into())
             .spawn(move || {
-                let connected =
-                    TcpStream::connect_timeout(&address, Patience::of_environment().length());
+                // So that this thread ends; whoever waits for the client has given up long before.
+                let limit = 2 * Patience::of_environment().length();
+                let connected = TcpStream::connect_timeout(&address, limit);
                 let (socket, local_addr) = match connected.and_then(addressed) {
                     Ok(connected) => connected,
                     Err(error) => {

@@ -17,7 +17,7 @@ const AT_A_TIME: usize = 12;
 /// What will not come is waited for so much shorter.
 const SHORT: f64 = 0.25;
 
-/// After this a check hangs, which no check may.
+/// After this a check hangs, which no check may, and of which only time can tell. Stretched by the patience.
 const HANGS: Duration = Duration::from_secs(60);
 
 /// Checks a rule where something is wrong; what the rule says, if it is broken.
@@ -35,7 +35,7 @@ fn said(case: &Case, rule: &str, patience: Patience) -> Result<(), String> {
         let verdict = rules[position].check(&Arc::new(world));
         let _ = tell.send(verdict.map_err(|broken| broken.to_string()));
     });
-    match told.recv_timeout(HANGS) {
+    match told.recv_timeout(Patience::of_environment().stretch(HANGS)) {
         Ok(verdict) => verdict,
         Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("the check of {rule} hangs")),
         Err(mpsc::RecvTimeoutError::Disconnected) => {

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::panics::caught;
+use crate::patience::receive;
 use crate::rules::{Entry, Rule, all};
 use crate::verdict::Broken;
 use crate::world::World;
@@ -84,7 +85,7 @@ impl Column {
             let broken = Broken::new("a thread to check it on", error.to_string());
             return Outcome::Broken(broken.check("has the machine threads and memory left?"));
         }
-        let Ok(outcome) = told.recv_timeout(limit) else {
+        let Ok(outcome) = receive(&told, limit) else {
             let seen = format!("it did not end within {limit:?}");
             return Outcome::Broken(Broken::new(END, seen).check(WITHOUT_AN_END));
         };
