@@ -268,8 +268,15 @@ impl<W: World> Fixture<W> {
         W::tamper(&self.world.runtime())
     }
 
-    /// A spec of that acceptor, whose reports are recorded.
+    /// A spec of that acceptor, whose reports are recorded. No limit of a stop is reached, unless one is set:
+    /// how soon children end is the machine's.
     pub fn spec(&self, id: &'static str) -> Spec<W::Listener> {
+        let never = self.patience.out_of_reach();
+        self.plain_spec(id).shutdown(never).patience(never)
+    }
+
+    /// A spec of that acceptor, whose reports are recorded: all else is the default, for rules about that.
+    pub fn plain_spec(&self, id: &'static str) -> Spec<W::Listener> {
         let (calls, reports) = (self.calls.clone(), self.reports.clone());
         let tamper = self.tamper();
         let observer = move |report: &Report<SocketAddr>| {
@@ -372,13 +379,33 @@ impl<W: World> Fixture<W> {
         }
     }
 
-    /// Whether a new client is served: a line that it sends comes back.
-    pub async fn serves(&self, address: SocketAddr) -> bool {
-        let client = self.knock(address).await;
-        match client {
-            Ok(mut client) => self.echo(&mut client, "anybody there?").await.is_ok(),
-            Err(_) => false,
-        }
+    /// Whether a new client is refused: nobody listens there.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if connecting comes to nothing: that is no refusal.
+    pub async fn refuses(&self, address: SocketAddr) -> Result<bool, Broken> {
+        let what = "a client connects, or is refused";
+        let connected = self.event(what, self.world.connect(address)).await?;
+        Ok(not_refused(what, connected)?.is_none())
+    }
+
+    /// Whether a new client is served: a line that it sends comes back. If not it is refused, or its connection closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if it comes to nothing of all this.
+    pub async fn serves(&self, address: SocketAddr) -> Result<bool, Broken> {
+        let what = "a client is served, refused, or its connection closed";
+        let connected = self.event(what, self.world.connect(address)).await?;
+        let Some(mut client) = not_refused(what, connected)? else {
+            return Ok(false);
+        };
+        let exchange = async {
+            client.send(b"anybody there?\n").await?;
+            client.receive_line().await
+        };
+        Ok(self.event(what, exchange).await?.is_ok())
     }
 
     /// Waits until the other side has closed a client's connection.
@@ -512,6 +539,17 @@ impl<W: World> Fixture<W> {
     /// How often `init` ran so far.
     pub fn inits(&self) -> usize {
         self.script.inits.load(Ordering::SeqCst)
+    }
+}
+
+/// The client that has connected; `None` if it was refused. To have waited in vain is neither.
+pub(crate) fn not_refused<C>(what: &str, connected: io::Result<C>) -> Result<Option<C>, Broken> {
+    match connected {
+        Ok(client) => Ok(Some(client)),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(Broken::new(what, error.to_string()))
+        }
+        Err(_) => Ok(None),
     }
 }
 

@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{CleanExit, EndKind, Event, Failure, Report, Restart, Shutdown, StopReason};
+use futures::FutureExt;
+use futures::future::{Either, select};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -291,7 +294,7 @@ async fn child_exit<W: World>(world: &Arc<W>, facts: &ChildExit) -> Result<Child
     let stage = Fixture::new(world);
     let spec = stage.spec("child_exit").restart(facts.restart.into());
     let spec = spec.intensity(facts.intensity);
-    let pool = stage.start(spec.period(Duration::from_secs(facts.period_s)))?;
+    let pool = stage.start(spec.period(stage.patience.out_of_reach()))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let mut connections = Vec::new();
     for _ in 0..facts.exits {
@@ -412,18 +415,18 @@ async fn acceptor_init<W: World>(
     stage.answers(vec![answer; facts.times], Answer::Accept);
     let spec = stage.spec("acceptor_init").restart(facts.restart.into());
     let spec = spec.intensity(facts.intensity);
-    let pool = stage.start(spec.period(Duration::from_secs(facts.period_s)))?;
+    let pool = stage.start(spec.period(stage.patience.out_of_reach()))?;
     let (_, address) = stage.listen(&pool, 1)?;
     // Either some `init` accepts at last, or the pool stops.
     let accepting = stage.calls.first(|call| match call {
         Call::Init { number, .. } if *number > facts.times => Some(()),
         _ => None,
     });
-    let settled = futures::future::select(Box::pin(accepting), Box::pin(pool.join()));
+    let settled = select(Box::pin(accepting), Box::pin(pool.join()));
     stage
         .event("an acceptor, or the pool's end", settled)
         .await?;
-    let then_serves = stage.serves(address).await;
+    let then_serves = stage.serves(address).await?;
     // Up to the one that is served: its replacement's does not belong to it.
     let served = stage.calls.look(|calls| {
         calls.iter().find_map(|call| match call {
@@ -455,7 +458,8 @@ async fn accept_timeout<W: World>(
         stage.farewell(Farewell::Panic("as an observation says"));
     }
     let spec = stage.spec("accept_timeout").restart(facts.restart.into());
-    let pool = stage.start(spec.intensity(facts.intensity))?;
+    let spec = spec.intensity(facts.intensity);
+    let pool = stage.start(spec.period(stage.patience.out_of_reach()))?;
     let (_, address) = stage.listen(&pool, 1)?;
     // Three ends are more than any pool here tolerates that counts them.
     let ended = stage.calls.when(|calls| {
@@ -464,7 +468,7 @@ async fn accept_timeout<W: World>(
             .filter(|call| matches!(call, Call::Terminate { .. }));
         (ended.count() >= 3).then_some(())
     });
-    let settled = futures::future::select(Box::pin(ended), Box::pin(pool.join()));
+    let settled = select(Box::pin(ended), Box::pin(pool.join()));
     stage
         .event("three time-outs, or the pool's end", settled)
         .await?;
@@ -474,7 +478,7 @@ async fn accept_timeout<W: World>(
         Some(first) if reasons.iter().all(|reason| reason == first) => (*first).to_owned(),
         _ => format!("{reasons:?}"),
     };
-    let then_serves = stage.serves(address).await;
+    let then_serves = stage.serves(address).await?;
     let (pool, _) = outcome(&stage, pool).await?;
     Ok(AcceptTimeout {
         pool,
@@ -485,23 +489,84 @@ async fn accept_timeout<W: World>(
     })
 }
 
+/// After what a connection that takes the stop signal leaves, if that is its temper.
+const LEAVES_AFTER: Duration = Duration::from_millis(50);
+
+/// How long the record was made that nothing came of a stop.
+const RECORDED: Duration = Duration::from_millis(1500);
+
+/// What ends the connections first, once the pool was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// They return.
+    ByThemselves,
+    /// They are dropped or killed at the end of grace.
+    Grace,
+    /// They leave, for they were told.
+    Told,
+    /// They are killed at the end of the shutdown.
+    Shutdown,
+    Nothing,
+}
+
+impl Terminating {
+    /// And when.
+    fn first(&self) -> (Duration, First) {
+        let grace = Duration::from_millis(self.grace_ms);
+        let returns = self.connection_ends_at_ms.map(Duration::from_millis);
+        let within = match self.shutdown {
+            ShutdownWord::BrutalKill => Some(grace),
+            ShutdownWord::WithinMs(ms) => Some(grace + Duration::from_millis(ms)),
+            ShutdownWord::Infinity => None,
+        };
+        let (dropped, told) = match self.connection {
+            Temper::DoesNotTrap => (Some(grace), None),
+            Temper::TrapsAndLeaves => (None, Some(grace + LEAVES_AFTER)),
+            Temper::TrapsAndStays => (None, None),
+        };
+        let killed = match self.shutdown {
+            ShutdownWord::BrutalKill => First::Grace,
+            _ => First::Shutdown,
+        };
+        let times = [
+            (returns, First::ByThemselves),
+            (dropped, First::Grace),
+            (within, killed),
+            (told, First::Told),
+        ];
+        let times = times
+            .into_iter()
+            .filter_map(|(time, what)| Some((time?, what)));
+        let first = times.min_by_key(|(time, _)| *time);
+        first.unwrap_or((RECORDED, First::Nothing))
+    }
+}
+
 async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Terminating, Broken> {
     let stage = Fixture::new(world);
-    let time = |ms| stage.patience.stretch(Duration::from_millis(ms));
-    let shutdown = match facts.shutdown {
-        ShutdownWord::BrutalKill => Shutdown::Kill,
-        ShutdownWord::WithinMs(ms) => Shutdown::Within(time(ms)),
-        ShutdownWord::Infinity => Shutdown::Never,
+    let (after, first) = facts.first();
+    // Of the times of an observation all that something else comes before are put out of reach: it does so on a slow
+    // machine, too.
+    let never = stage.patience.out_of_reach();
+    let grace = match Duration::from_millis(facts.grace_ms) {
+        grace if after < grace => never,
+        grace => grace,
+    };
+    let shutdown = match (facts.shutdown, first) {
+        (ShutdownWord::BrutalKill, _) => Shutdown::Kill,
+        (ShutdownWord::WithinMs(ms), First::Shutdown) => Duration::from_millis(ms).into(),
+        (ShutdownWord::WithinMs(_), _) => never.into(),
+        (ShutdownWord::Infinity, _) => Shutdown::Never,
     };
     let spec = stage.spec("terminate").shutdown(shutdown);
-    let pool = stage.start(spec.grace(time(facts.grace_ms)))?;
+    let pool = stage.start(spec.grace(grace))?;
     let (listener, address) = stage.listen(&pool, 1)?;
     let mut connections = Vec::new();
     for _ in 0..2 {
         let connection = stage.connect(address).await?;
         let trap = match facts.connection {
             Temper::DoesNotTrap => None,
-            Temper::TrapsAndLeaves => Some(Order::TrapAndLeaveAfter(time(50))),
+            Temper::TrapsAndLeaves => Some(Order::TrapAndLeaveAfter(LEAVES_AFTER)),
             Temper::TrapsAndStays => Some(Order::TrapAndStay),
         };
         if let Some(trap) = trap {
@@ -513,21 +578,21 @@ async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Term
     stage.counts(&pool, 2, 2).await?;
     let began = stage.now();
     let stopping = pool.stop();
-    if let Some(ms) = facts.connection_ends_at_ms {
+    if first == First::ByThemselves {
         for (_, served) in &connections {
-            // A connection that the stop has ended already takes no order.
-            let _ = stage.order(served, Order::ReturnAt(began + time(ms))).await;
+            stage.order(served, Order::ReturnAt(began + after)).await?;
         }
     }
-    let long = stage.pass_until(began + time(1500));
-    let (stopping, long) = (std::pin::pin!(stopping), std::pin::pin!(long));
-    let stopped = match futures::future::select(stopping, long).await {
-        futures::future::Either::Left((report, _)) => Some(report),
-        futures::future::Either::Right(_) => None,
+    let stopped = pin!(stopping.map(|report| (report, stage.now() - began)));
+    let due = pin!(stage.pass_until(began + after));
+    let stopped = match (select(stopped, due).await, first) {
+        (Either::Left((stopped, _)), _) => Some(stopped),
+        // That it does not stop has no event: only time can tell.
+        (Either::Right(_), First::Nothing) => None,
+        (Either::Right((_, stopped)), _) => Some(stage.event("the pool stops", stopped).await?),
     };
-    let elapsed = stage.now() - began;
     let reports = stage.reports.look(report_lines);
-    let Some(report) = stopped else {
+    let Some((report, elapsed)) = stopped else {
         stage.event("the pool is killed", pool.kill()).await?;
         return Ok(Terminating {
             stopped: false,
@@ -564,7 +629,7 @@ async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Term
         }
     }
     let bound = facts.elapsed_ms_at_least.unwrap_or_default();
-    let at_least = if elapsed >= time(bound) {
+    let at_least = if elapsed >= Duration::from_millis(bound) {
         bound
     } else {
         elapsed.as_millis().try_into().unwrap_or(u64::MAX)
@@ -611,34 +676,67 @@ async fn counts<W: World>(world: &Arc<W>, facts: &Counting) -> Result<Counting, 
 }
 
 async fn period<W: World>(world: &Arc<W>, facts: &Period) -> Result<Period, Broken> {
+    // A machine may be too slow for the times of the record: then the clock says so, and all is done again, slower.
+    for slower in [1, 2, 4, 8] {
+        if let Some(pool) = panics(world, facts, slower).await? {
+            return Ok(Period {
+                pool,
+                ..facts.clone()
+            });
+        }
+    }
+    Err(Broken::new(
+        "the connections panic at their times",
+        "this machine is too slow for that, though there was eight times as much",
+    ))
+}
+
+/// Makes connections panic at their times, all of which are so many times as long; what becomes of the pool. `None` if
+/// two panics came so late that the clock does not tell whether they lie within a period.
+async fn panics<W: World>(
+    world: &Arc<W>,
+    facts: &Period,
+    slower: u32,
+) -> Result<Option<PoolWord>, Broken> {
     let stage = Fixture::new(world);
-    let stretch = |time| stage.patience.stretch(time);
+    let stretch = |time| slower * stage.patience.stretch(time);
+    let period = Duration::from_secs(facts.period_s);
     let spec = stage.spec("period").restart(facts.restart.into());
     let spec = spec.intensity(facts.intensity);
-    let pool = stage.start(spec.period(stretch(Duration::from_secs(facts.period_s))))?;
+    let pool = stage.start(spec.period(stretch(period)))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let mut connections = Vec::new();
     for _ in &facts.connection_panics_at_ms {
         connections.push(stage.connect(address).await?);
     }
-    let mut began = None;
+    let began = stage.now();
+    // By the record, and between which two times it was.
+    let mut panics = Vec::new();
     for (ms, (_client, served)) in facts.connection_panics_at_ms.iter().zip(&connections) {
         if !runs(&pool) {
             break;
         }
-        let began = *began.get_or_insert_with(|| stage.now());
-        stage
-            .pass_until(began + stretch(Duration::from_millis(*ms)))
-            .await;
-        stage
-            .order(served, Order::Panic("as an observation says"))
-            .await?;
+        let due = Duration::from_millis(*ms);
+        stage.pass_until(began + stretch(due)).await;
+        let not_before = stage.now();
+        let panic = Order::Panic("as an observation says");
+        stage.order(served, panic).await?;
         stage.ended(&pool, served.child).await?;
+        panics.push((due, not_before, stage.now()));
     }
-    Ok(Period {
-        pool: pool_word(&stage, &pool).await?,
-        ..facts.clone()
-    })
+    for (number, (later_due, after, before)) in panics.iter().enumerate() {
+        for (due, not_before, not_after) in &panics[..number] {
+            let clear = if *later_due - *due <= period {
+                *before - *not_before <= stretch(period)
+            } else {
+                after.saturating_duration_since(*not_after) > stretch(period)
+            };
+            if !clear {
+                return Ok(None);
+            }
+        }
+    }
+    pool_word(&stage, &pool).await.map(Some)
 }
 
 async fn listeners<W: World>(world: &Arc<W>, facts: &Listeners) -> Result<Listeners, Broken> {
@@ -651,7 +749,7 @@ async fn listeners<W: World>(world: &Arc<W>, facts: &Listeners) -> Result<Listen
     // All of the five, and two replacements: who is not in `init` yet has no state to terminate with.
     stage.began(7).await?;
     stage.close(&pool, first).await?;
-    let connect_refused = stage.knock(first_address).await.is_err();
+    let connect_refused = stage.refuses(first_address).await?;
     stage.counts(&pool, 2, 5).await?;
     let open = pool.listeners();
     let sockets = open.map_err(|error| Broken::new("the pool runs", error.to_string()))?;

@@ -110,7 +110,7 @@ pub(super) async fn v2_a_listener_that_is_refused_is_given_back<W: World>(
 ) -> Verdict {
     let stage = Fixture::new(&world);
     let running = stage.start(stage.spec("v2"))?;
-    let lame = stage.start(stage.spec("v2").lame_duck(10 * stage.patience.length()))?;
+    let lame = stage.start(stage.spec("v2").lame_duck(stage.patience.out_of_reach()))?;
     stage.listen(&lame, 1)?;
     drop(lame.stop());
     let graceful = stage.start(stage.spec("v2").grace(Grace::Forever))?;

@@ -48,7 +48,7 @@ fn status<W: World>(pool: &Handle<W>) -> Result<Status<SocketAddr>, Broken> {
 
 pub(super) async fn r1_a_valid_spec_replaces_the_old_one<W: World>(world: Arc<W>) -> Verdict {
     let stage = Fixture::new(&world);
-    let period = 100 * stage.patience.length();
+    let period = stage.patience.out_of_reach();
     let spec = stage.spec("before").restart(Restart::Transient);
     let pool = stage.start(spec.intensity(1).period(period))?;
     let (listener, address) = stage.listen(&pool, 1)?;
@@ -282,6 +282,8 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id<W: World>(
     stage.echo(&mut late, "replaced").await?;
     stage.echo(&mut unharmed, "unharmed").await?;
     same("the pool runs on", true, runs(&pool))?;
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
     let reported = stage.reports.look(|reports| {
         let reported = |event: &Event<_>| match event {
             Event::ConnectionFailed {

@@ -28,11 +28,11 @@ pub(super) async fn i1_more_failures_than_intensity_stop_the_pool<W: World>(
     for intensity in [Some(0), None, Some(3)] {
         let stage = Fixture::new(&world);
         let spec = stage.spec("i1").restart(Restart::Transient);
-        // As long as the machine is slow; but for the defaults, which are what they are.
+        // However slow the machine; but for the defaults, which are what they are.
         let spec = match intensity {
             Some(intensity) => spec
                 .intensity(intensity)
-                .period(10 * stage.patience.length()),
+                .period(stage.patience.out_of_reach()),
             None => spec,
         };
         let pool = stage.start(spec)?;
@@ -99,8 +99,7 @@ pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination<W: World>(
     let stage = Fixture::new(&world);
     let grace = Duration::from_millis(50);
     let spec = stage.spec("i3").restart(Restart::Transient).intensity(0);
-    let spec = spec.grace(grace).shutdown(stage.patience.length());
-    let pool = stage.start(spec)?;
+    let pool = stage.start(spec.grace(grace))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (_failing, failing) = stage.connect(address).await?;
     let (_trapping, trapping) = stage.connect(address).await?;
@@ -141,7 +140,7 @@ pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination<W: World>(
     same(
         "a new client is refused",
         true,
-        stage.knock(address).await.is_err(),
+        stage.refuses(address).await?,
     )?;
     let stops = stage.reports.look(|reports| {
         let stop = |event: &Event<_>| {

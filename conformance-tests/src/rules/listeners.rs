@@ -35,7 +35,7 @@ pub(super) async fn l1_any_number_of_listeners_come_and_go<W: World>(world: Arc<
         same(
             "a new client of the closed listener is refused",
             true,
-            stage.knock(address).await.is_err(),
+            stage.refuses(address).await?,
         )?;
         as_listed(&stage, &pool, &open).await?;
     }
@@ -112,6 +112,10 @@ pub(super) async fn l2_each_connection_is_served_by_exactly_one_child<W: World>(
     clients.push(stage.knock(address).await?);
     for client in &mut clients {
         stage.echo(client, "still served").await?;
+    }
+    // With the result there is nobody left who might serve one again.
+    stage.event("the pool stops", pool.stop()).await?;
+    for client in &clients {
         let peer = client.local_addr();
         let served = stage.calls.look(|calls| {
             let serve =
@@ -137,7 +141,7 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive<W: World>
     same(
         "the socket of a listener that was closed is closed",
         true,
-        stage.knock(address).await.is_err(),
+        stage.refuses(address).await?,
     )?;
     let again = world.listen_on(address);
     same(
@@ -157,7 +161,6 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive<W: World>
         (calls.iter().filter(terminate).count() >= 2).then_some(())
     });
     stage.event("both acceptors terminate", closed).await?;
-    same("why they terminate", vec!["closed"; 2], stage.terminated())?;
     let again = stage.event("the second close is answered", pool.close_listener(id));
     same(
         "what closing it again says",
@@ -165,6 +168,8 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive<W: World>
         again.await?,
     )?;
     stage.event("the pool is killed", pool.kill()).await?;
+    // From now on nobody does.
+    same("why they terminate", vec!["closed"; 2], stage.terminated())?;
 
     let stage = Fixture::new(&world);
     stage.answers([], Answer::Nothing);
@@ -193,20 +198,6 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along<W: World>(
     stage.began(5).await?;
     let faults = world.faults(address);
     faults.inject(Error::new(ErrorKind::InvalidInput, "no listener any more"));
-    let failed = stage.reports.first(|report| match &report.event {
-        Event::ListenerFailed {
-            listener,
-            local_addr,
-            error,
-            ..
-        } => Some((*listener, *local_addr, error.to_string())),
-        _ => None,
-    });
-    let failed = stage
-        .event("the failed listener is reported", failed)
-        .await?;
-    let expected = (failing, address, "no listener any more".to_owned());
-    same("what is reported", expected, failed)?;
     stage.counts(&pool, 2, 3).await?;
     same(
         "why its acceptors terminated",
@@ -231,5 +222,22 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along<W: World>(
     stage.echo(&mut other_client, "still there").await?;
     let (mut late, _) = stage.connect(other_address).await?;
     stage.echo(&mut late, "the other serves on").await?;
-    same("the pool runs on", true, runs(&pool))
+    same("the pool runs on", true, runs(&pool))?;
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let failed = |event: &Event<SocketAddr>| match event {
+        Event::ListenerFailed {
+            listener,
+            local_addr,
+            error,
+            ..
+        } => Some((*listener, *local_addr, error.to_string())),
+        _ => None,
+    };
+    let failed = stage.reports.look(|reports| {
+        let failed = reports.iter().filter_map(|report| failed(&report.event));
+        failed.collect::<Vec<_>>()
+    });
+    let expected = vec![(failing, address, "no listener any more".to_owned())];
+    same("the failed listeners that were reported", expected, failed)
 }

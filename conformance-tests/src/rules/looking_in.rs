@@ -49,6 +49,7 @@ pub(super) async fn q1_the_lists_tell_what_is_there<W: World>(world: Arc<W>) -> 
         seen.collect(),
     )?;
     for (one, (_, before)) in listed.iter().zip(&clients) {
+        // By the order of what the clock told, not by how long anything took.
         let bounds = Duration::from_millis(20)..=(now - *before);
         same(
             &format!("an age of {:?} is within {bounds:?}", one.age),

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use acceptor_core::{EndKind, Phase};
+use acceptor_core::{EndKind, Grace, Phase};
 
 use crate::disturbed::FailingListeners;
 use crate::fixture::{Call, Departure, Fixture, Order, Served};
@@ -25,9 +25,9 @@ pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
     let world = FailingListeners::new(&world);
     for cause in [Cause::Close, Cause::Failure, Cause::Stop, Cause::LameDuck] {
         let stage = Fixture::new(&world);
-        let spec = stage.spec("n1").grace(stage.patience.length());
+        let spec = stage.spec("n1").grace(Grace::Forever);
         let lame_duck = match cause {
-            Cause::LameDuck => stage.patience.length(),
+            Cause::LameDuck => stage.patience.out_of_reach(),
             Cause::Close | Cause::Failure | Cause::Stop => Duration::ZERO,
         };
         let pool = stage.start(spec.lame_duck(lame_duck))?;
@@ -54,12 +54,12 @@ pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
 
 pub(super) async fn n2_taking_the_stop_signal_is_trapping_it<W: World>(world: Arc<W>) -> Verdict {
     let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("n2").shutdown(stage.patience.length()))?;
+    let pool = stage.start(stage.spec("n2"))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (_first, traps) = stage.connect(address).await?;
     let (_second, does_not) = stage.connect(address).await?;
-    let delay = Duration::from_millis(20);
-    stage.order(&traps, Order::TrapAndLeaveAfter(delay)).await?;
+    let trap = Order::TrapAndLeaveAfter(Duration::ZERO);
+    stage.order(&traps, trap).await?;
     let report = stage.event("the pool stops", pool.stop()).await?;
     same(
         "how who trapped ended",
@@ -85,14 +85,16 @@ pub(super) async fn n2_taking_the_stop_signal_is_trapping_it<W: World>(world: Ar
 
     // Until the shutdown timeout, and no longer.
     let stage = Fixture::new(&world);
-    let within = Duration::from_millis(60);
+    let within = Duration::from_millis(300);
     let pool = stage.start(stage.spec("n2").shutdown(within))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (_client, stays) = stage.connect(address).await?;
     stage.order(&stays, Order::TrapAndStay).await?;
     let began = stage.now();
-    let report = stage.event("the pool stops", pool.stop()).await?;
-    same("it had all the time", true, stage.now() - began >= within)?;
+    let stopping = pool.stop();
+    stage.pass_until(began + within).await;
+    let report = stage.event("the pool stops", stopping).await?;
+    same("it had all the time", true, report.elapsed >= within)?;
     same(
         "how it ended",
         Some(Departure::Dropped),

@@ -75,7 +75,6 @@ pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result<W: World>(
     ] {
         let stage = Fixture::new(&world);
         let spec = stage.spec("s1").restart(Restart::Transient).intensity(0);
-        let spec = spec.patience(stage.patience.length());
         let owner = stage.start(spec.grace(Grace::Forever))?;
         let pool = owner.handle();
         let (_, address) = stage.listen(&pool, 2)?;
@@ -124,7 +123,7 @@ pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result<W: World>(
 
 pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> Verdict {
     let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("s2").lame_duck(10 * stage.patience.length()))?;
+    let pool = stage.start(stage.spec("s2").lame_duck(stage.patience.out_of_reach()))?;
     let (_, address) = stage.listen(&pool, 2)?;
     let (mut client, served) = stage.connect(address).await?;
     drop(pool.stop());
@@ -152,8 +151,9 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
     let expected = vec![(address, 2, ListenerState::LameDuck)];
     same("the listeners", expected, listed)?;
     same("the state", lame, state::<W>(&pool))?;
-    same("terminations", 0, stage.terminated().len())?;
     stage.event("the pool is killed", pool.kill()).await?;
+    // Now nobody can terminate any more; and who is killed does not.
+    same("terminations", 0, stage.terminated().len())?;
 
     // For that long.
     let stage = Fixture::new(&world);
@@ -236,22 +236,22 @@ pub(super) async fn s3_listeners_close_and_acceptors_terminate<W: World>(world: 
 pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
     world: Arc<W>,
 ) -> Verdict {
-    let ten = 10 * Fixture::new(&world).patience.length();
-    for grace in [Grace::Within(ten), Grace::Forever] {
+    let long = Fixture::new(&world).patience.out_of_reach();
+    for grace in [Grace::Within(long), Grace::Forever] {
         let stage = Fixture::new(&world);
         let pool = stage.start(stage.spec("s4").grace(grace))?;
         let (_, address) = stage.listen(&pool, 1)?;
         let (mut first, traps) = stage.connect(address).await?;
         let (mut second, does_not) = stage.connect(address).await?;
         stage.order(&traps, Order::TrapAndStay).await?;
+        let told = traps.signals.trap_stop();
         let began = stage.now();
         let stopping = pool.stop();
         stage.counts(&pool, 2, 2).await?;
+        // A grace that is too short is over by now.
         stage.pass_until(began + 20 * MILLISECOND).await;
         stage.echo(&mut first, "left alone").await?;
         stage.echo(&mut second, "left alone").await?;
-        let told = traps.signals.trap_stop().is_set();
-        same(&format!("*stop* in {grace:?}"), false, told)?;
         let now = PoolState::Stopping(Phase::Grace);
         same(&format!("the state in {grace:?}"), now, state::<W>(&pool))?;
         stage.order(&traps, Order::Return).await?;
@@ -260,6 +260,8 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
         let report = stage.event(&what, stopping).await?;
         let ends = report.connections(Phase::Grace).of(EndKind::Normal);
         same("connections that ended in grace", 2, ends)?;
+        // There is nobody left to tell it: it never was told.
+        same(&format!("*stop* in {grace:?}"), false, told.is_set())?;
     }
 
     // Zero, unless the spec says so; and no less than the spec says.
@@ -293,8 +295,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
     world: Arc<W>,
 ) -> Verdict {
     let stage = Fixture::new(&world);
-    let spec = stage.spec("s5").patience(stage.patience.length());
-    let pool = stage.start(spec.shutdown(Shutdown::Kill))?;
+    let pool = stage.start(stage.spec("s5").shutdown(Shutdown::Kill))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (_client, served) = stage.connect(address).await?;
     let trap = Order::TrapAndLeaveAfter(Duration::ZERO);
@@ -309,7 +310,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
     same("killed", 1, killed)?;
 
     let stage = Fixture::new(&world);
-    let within = Shutdown::Within(10 * stage.patience.length());
+    let within = Shutdown::Within(stage.patience.out_of_reach());
     let pool = stage.start(stage.spec("s5").shutdown(within))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (mut client, served) = stage.connect(address).await?;
@@ -326,16 +327,20 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
     same("connections that left by themselves", 1, ends)?;
 
     // Three at a time: the first is over after 5 s, the others are not.
-    let defaults = |stage: &Fixture<W>| stage.spec("s5").patience(stage.patience.length());
-    let never = |stage: &Fixture<W>| stage.spec("s5").shutdown(Shutdown::Never);
-    let supervisor = |stage: &Fixture<W>| stage.spec("s5").child_type(ChildType::Supervisor);
-    let (default, default_pool, _, _client) = outlasted(&world, defaults).await?;
+    let plain = |stage: &Fixture<W>| {
+        let spec = stage.plain_spec("s5");
+        spec.patience(stage.patience.out_of_reach())
+    };
+    let never = |stage: &Fixture<W>| plain(stage).shutdown(Shutdown::Never);
+    let supervisor = |stage: &Fixture<W>| plain(stage).child_type(ChildType::Supervisor);
+    let (default, default_pool, _, _client) = outlasted(&world, plain).await?;
     let (never, never_pool, never_served, _client) = outlasted(&world, never).await?;
     let (supervisor, supervisor_pool, supervisor_served, _client) =
         outlasted(&world, supervisor).await?;
+    // These first: should they be over after 5 s, too, then before the other.
+    drop((never_pool.stop(), supervisor_pool.stop()));
     let began = default.now();
     let stopping = default_pool.stop();
-    drop((never_pool.stop(), supervisor_pool.stop()));
     default.pass_until(began + 5 * SECOND).await;
     let report = default.event("5 s are over", stopping).await?;
     let killed = report.connections(Phase::Kill).of(EndKind::Killed);
@@ -384,15 +389,17 @@ pub(super) async fn s6_what_is_left_is_killed_and_reported_with_a_count<W: World
         (Shutdown::Kill, Vec::new()),
     ] {
         let stage = Fixture::new(&world);
-        let spec = stage.spec("s6").patience(stage.patience.length());
-        let pool = stage.start(spec.shutdown(shutdown))?;
-        let (_, address) = stage.listen(&pool, 2)?;
+        let pool = stage.start(stage.spec("s6").shutdown(shutdown))?;
+        let (listener, address) = stage.listen(&pool, 2)?;
         let mut held = Vec::new();
         for _ in 0..3 {
             let (client, served) = stage.connect(address).await?;
             stage.order(&served, Order::TrapAndStay).await?;
             held.push((client, served));
         }
+        // They alone are left: how soon acceptors terminate is the machine's.
+        stage.close(&pool, listener).await?;
+        stage.counts(&pool, 3, 3).await?;
         let report = stage.event("the pool stops", pool.stop()).await?;
         for (client, served) in &mut held {
             let departure = left(&stage, served).await?;
@@ -432,13 +439,13 @@ fn ways(ends: &Ends) -> [usize; 7] {
 }
 
 pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: Arc<W>) -> Verdict {
-    let ten = 10 * Fixture::new(&world).patience.length();
+    let long = Fixture::new(&world).patience.out_of_reach();
     for last in [Phase::LameDuck, Phase::Grace, Phase::Stop] {
         let stage = Fixture::new(&world);
         // The phase in which all of them end would go on for long, and those before it are not there.
         let spec = stage.spec("s7").shutdown(Shutdown::Never);
         let pool = stage.start(match last {
-            Phase::LameDuck => spec.lame_duck(ten),
+            Phase::LameDuck => spec.lame_duck(long),
             Phase::Grace => spec.grace(Grace::Forever),
             _ => spec,
         })?;
@@ -503,6 +510,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
         let acceptors = report.all_acceptors();
         let stopped = (acceptors.of(EndKind::Stopped), acceptors.total());
         same("acceptors that ended: stopped, all", (2, 2), stopped)?;
+        // By the order of what the clock told, not by how long anything took.
         let bounds = 20 * MILLISECOND..=took;
         let what = format!("{:?} is within {bounds:?}", report.elapsed);
         same(&what, true, bounds.contains(&report.elapsed))?;
@@ -519,8 +527,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
         ),
     ] {
         let stage = Fixture::new(&world);
-        let spec = stage.spec("s7").patience(stage.patience.length());
-        let pool = stage.start(spec.shutdown(shutdown))?;
+        let pool = stage.start(stage.spec("s7").shutdown(shutdown))?;
         let (_, address) = stage.listen(&pool, 1)?;
         let (_client, served) = stage.connect(address).await?;
         if let Some(order) = order {
@@ -535,7 +542,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
 
     // With no child at all there is nothing to wait for.
     let stage = Fixture::new(&world);
-    let spec = stage.spec("s7").lame_duck(ten).grace(Grace::Forever);
+    let spec = stage.spec("s7").lame_duck(long).grace(Grace::Forever);
     let pool = stage.start(spec.shutdown(Shutdown::Never))?;
     let report = stage.event("an empty pool stops", pool.stop()).await?;
     same("ends", 0, report.all_acceptors().total())
@@ -556,7 +563,7 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left<W: World>(world: Ar
     for patience in [Some(50 * MILLISECOND), None] {
         let world = HeldTasks::new(&world);
         let stage = Fixture::new(&world);
-        let spec = stage.spec("s8").shutdown(Shutdown::Kill);
+        let spec = stage.plain_spec("s8").shutdown(Shutdown::Kill);
         let pool = stage.start(match patience {
             Some(patience) => spec.patience(patience),
             None => spec,
@@ -601,9 +608,9 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
 ) -> Verdict {
     let world = HeldTasks::new(&world);
     let stage = Fixture::new(&world);
-    let spec = stage.spec("s9").lame_duck(10 * stage.patience.length());
+    let spec = stage.spec("s9").lame_duck(stage.patience.out_of_reach());
     let spec = spec.grace(Grace::Forever).shutdown(Shutdown::Never);
-    let owner = stage.start(spec.patience(stage.patience.length()))?;
+    let owner = stage.start(spec)?;
     // Handles, and a connection's signals, keep nothing alive.
     let pool = owner.handle();
     let (listener, address) = stage.listen(&pool, 2)?;
@@ -612,7 +619,8 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
     let (_third, stuck) = stage.connect(address).await?;
     stage.order(&stays, Order::TrapAndStay).await?;
     let task = hold(&stage, &stuck).await?;
-    // It does not wait for a child that does not suspend; the pool does, for its patience.
+    // It does not wait for a child that does not suspend; the pool does, for its patience. If it waited this check would
+    // have no end.
     drop(owner);
     let now = PoolState::Stopping(Phase::Kill);
     let what = "the state, once the owner is dropped";

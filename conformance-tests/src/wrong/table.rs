@@ -407,7 +407,13 @@ fn listeners() -> Vec<Case> {
         breaks(
             "L4",
             accept_errors(|_| AcceptErrorKind::Connection),
-            "the failed listener is reported",
+            "2 active, 3 workers",
+            &["B1", "L1", "L2", "L3"],
+        ),
+        breaks(
+            "L4",
+            reported(0, |event| matches!(event, Event::ListenerFailed { .. })),
+            "the failed listeners that were reported",
             &["B1", "L1", "L2", "L3"],
         ),
     ]
@@ -435,7 +441,7 @@ fn signals() -> Vec<Case> {
         ),
         breaks(
             "N2",
-            shutdown(Shutdown::Within(Duration::from_millis(40))),
+            shutdown(Shutdown::Within(Duration::from_millis(200))),
             "it had all the time",
             &["B1", "E1", "L3"],
         ),
