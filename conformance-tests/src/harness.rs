@@ -60,6 +60,8 @@ pub trait Harness: Send + Sync + 'static {
     fn runtime(&self) -> Self::Runtime;
 
     /// Runs a test on the runtime, and blocks until it is done. A panic of the test passes through.
+    ///
+    /// Tasks that the test leaves behind are not dropped: they go on, in the next run at the latest (rule T2).
     fn run(&self, test: impl Future<Output = ()> + Send + 'static);
 
     /// Makes the runtime's listener of a standard one.

@@ -17,8 +17,6 @@ mod waiting;
 use std::fmt;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-
 use crate::verdict::{Broken, Verdict};
 use crate::world::{World, play};
 
@@ -50,7 +48,7 @@ pub struct Rule<W> {
     pub level: Level,
     /// What the contract says.
     pub sentence: &'static str,
-    check: fn(Arc<W>) -> BoxFuture<'static, Verdict>,
+    check: fn(&Arc<W>) -> Verdict,
 }
 
 impl<W> fmt::Debug for Rule<W> {
@@ -69,7 +67,7 @@ impl<W: World> Rule<W> {
     ///
     /// [`Broken`], which tells what was expected and what was seen.
     pub fn check(&self, world: &Arc<W>) -> Verdict {
-        play(world, (self.check)(Arc::clone(world)))
+        (self.check)(world)
     }
 
     /// Why the rule is left unmet in a world, if it is. That can only be said of a SHOULD.
@@ -144,9 +142,16 @@ pub fn test<W: World>(world: W, name: &str) {
     }
 }
 
-/// Makes the list of all rules, and the macro that makes a test of each.
+/// Makes the list of all rules, and the macro that makes a test of each. A rule is a scene that is played in one run of
+/// the world, unless it says `runs`: then it plays its scenes itself.
 macro_rules! rule_book {
-    ($dollar:tt $($id:literal $level:ident $section:ident :: $name:ident: $sentence:literal;)*) => {
+    (@check $section:ident $name:ident) => {
+        |world| play(world, $section::$name(Arc::clone(world)))
+    };
+    (@check $section:ident $name:ident runs) => {
+        $section::$name
+    };
+    ($dollar:tt $($id:literal $level:ident $section:ident :: $name:ident $($runs:ident)?: $sentence:literal;)*) => {
         /// All rules, in the order of the contract.
         pub fn all<W: World>() -> Vec<Rule<W>> {
             vec![$(Rule {
@@ -154,7 +159,7 @@ macro_rules! rule_book {
                 name: stringify!($name),
                 level: Level::$level,
                 sentence: $sentence,
-                check: |world| Box::pin($section::$name(world)),
+                check: rule_book!(@check $section $name $($runs)?),
             }),*]
         }
 
@@ -287,8 +292,8 @@ rule_book! { $
         "No public call panics, whatever its arguments.";
     "T1" Must runtime::t1_spawn_does_not_poll:
         "`spawn` does not poll the task on the caller's stack, be the caller a task, a thread of the runtime's or another: whoever spawns may hold a lock.";
-    "T2" Must runtime::t2_a_task_is_detached:
-        "A task is detached: it runs until it is done, though nobody holds it.";
+    "T2" Must runtime::t2_a_task_is_detached runs:
+        "A task is detached: it runs until it is done, though nobody holds it, and though the value, the task, the thread or the run that spawned it is gone.";
     "T3" Should runtime::t3_a_panic_ends_its_own_task_only:
         "A panic in a task ends that task, no other, and not the runtime.";
     "T4" Must runtime::t4_a_wake_while_polled_is_not_lost:

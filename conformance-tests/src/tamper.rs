@@ -12,7 +12,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -25,6 +24,8 @@ use acceptor_core::{
 };
 use futures::FutureExt;
 use futures::channel::oneshot;
+
+use crate::record::Record;
 
 /// Changes a value.
 pub type Edit<T> = Box<dyn Fn(&mut T) + Send + Sync>;
@@ -249,7 +250,9 @@ pub enum Callbacks {
     NoTimeout,
     /// The accept time-out is due at once.
     TimeoutAtOnce,
-    /// Every other acceptor begins to wait late after its `init`.
+    /// `init` runs on a thread outside of the runtime.
+    InitElsewhere,
+    /// The second acceptor that is through `init` begins to wait when the fourth is.
     WaitsLate,
     /// A child gets the state of the one before it.
     StateOfAnother,
@@ -257,6 +260,8 @@ pub enum Callbacks {
     TerminateNever,
     /// `terminate` runs, but for the caller it never ends.
     TerminateHangs,
+    /// `terminate` runs on a thread outside of the runtime.
+    TerminateElsewhere,
     /// `terminate` is told that its listener closed, whatever the reason.
     TerminateClosed,
     /// A panic in `terminate` is kept back.
@@ -277,15 +282,12 @@ pub enum Callbacks {
     ServePanicSpreads,
 }
 
-/// By how much an acceptor that waits late is late.
-const LATE: Duration = Duration::from_millis(300);
-
 /// An acceptor whose callbacks something may befall.
 pub struct Tampered<A, S> {
     acceptor: Arc<A>,
     callbacks: Callbacks,
     kept: Mutex<Option<S>>,
-    inits: AtomicUsize,
+    through: Record<()>,
     turn: futures::lock::Mutex<()>,
     harm: Arc<Mutex<Harm>>,
 }
@@ -304,7 +306,7 @@ impl<A, S> Tampered<A, S> {
             acceptor: Arc::new(acceptor),
             callbacks: tamper.map_or(Callbacks::Sound, |tamper| tamper.callbacks),
             kept: Mutex::new(None),
-            inits: AtomicUsize::new(0),
+            through: Record::default(),
             turn: futures::lock::Mutex::new(()),
             harm: Arc::default(),
         }
@@ -357,10 +359,18 @@ where
                 Init::AcceptWithin(state, _) => Ok(Init::AcceptWithin(state, Duration::ZERO)),
                 other => Ok(other),
             },
+            Callbacks::InitElsewhere => {
+                let (acceptor, info) = (Arc::clone(&self.acceptor), info.clone());
+                let init = async move { acceptor.init(&info).await };
+                let answer = elsewhere(init).await;
+                answer.unwrap_or_else(|_| Err("it panicked".into()))
+            }
             Callbacks::WaitsLate => {
                 let answer = init().await;
-                if self.inits.fetch_add(1, Ordering::SeqCst) % 2 == 1 {
-                    let _ = elsewhere(async { thread::sleep(LATE) }).await;
+                self.through.push(());
+                if self.through.count() == 2 {
+                    let four = |through: &[()]| (through.len() >= 4).then_some(());
+                    self.through.when(four).await;
                 }
                 answer
             }
@@ -416,6 +426,12 @@ where
             Callbacks::TerminateClosed => &Terminate::Closed,
             _ => reason,
         };
+        if self.callbacks == Callbacks::TerminateElsewhere {
+            let (acceptor, reason) = (Arc::clone(&self.acceptor), reason.clone());
+            let terminate = async move { acceptor.terminate(&reason, state).await };
+            let _ = elsewhere(terminate).await;
+            return;
+        }
         let terminate = self.acceptor.terminate(reason, state);
         match self.callbacks {
             Callbacks::TerminateNever => drop(terminate),

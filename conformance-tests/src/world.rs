@@ -30,6 +30,8 @@ pub trait World: Send + Sync + 'static {
     fn runtime(&self) -> Self::Runtime;
 
     /// Runs a test, and blocks until it is done. A panic of the test passes through.
+    ///
+    /// Tasks that the test leaves behind go on, in the next run at the latest.
     fn run(&self, test: impl Future<Output = ()> + Send + 'static);
 
     /// Listens on an address; port 0 is resolved in the one that is returned.

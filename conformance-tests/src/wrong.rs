@@ -118,6 +118,7 @@ impl<W: World> World for Wrong<W> {
 
     fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
         self.world.run(test);
+        self.runtime.run_is_over();
     }
 
     fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {

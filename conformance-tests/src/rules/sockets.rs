@@ -1,5 +1,6 @@
 //! Rules about the runtime's sockets alone, without a pool: a failure here is the adapter's, or its runtime's.
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
@@ -7,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{Listener, Runtime};
-use futures::future::{Either, join, select};
+use futures::future::{Either, join, select, select_all};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::runtime::{elsewhere, event, last_woken, poll_once};
+use super::runtime::{elsewhere, last_woken, poll_once};
+use crate::fixture::not_refused;
+use crate::patience::Patience;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, Closed, World};
@@ -27,13 +30,35 @@ fn listen<W: World>(world: &W) -> Result<(W::Listener, SocketAddr), Broken> {
 
 async fn connect<W: World>(world: &W, address: SocketAddr) -> Result<W::Client, Broken> {
     let what = "a client connects";
-    well(what, event(what, world.connect(address)).await?)
+    let connecting = world.connect(address);
+    well(what, world.patience().wait_outside(what, connecting).await?)
 }
 
-async fn accept<L: Listener>(listener: &L) -> Result<(L::Stream, L::Addr), Broken> {
-    let what = "`accept` brings the connection of a client";
-    well(what, event(what, listener.accept()).await?)
+async fn accept<L: Listener>(
+    patience: Patience,
+    listener: &L,
+) -> Result<(L::Stream, L::Addr), Broken> {
+    let accepted = patience.wait_outside(ACCEPTS, listener.accept());
+    well(ACCEPTS, accepted.await?)
 }
+
+/// Accepts, unless it is told first that a connection was lost: that its client saw it closed.
+async fn accept_unless<L: Listener, T>(
+    patience: Patience,
+    listener: &L,
+    lost: impl Future<Output = T> + Unpin,
+) -> Result<(L::Stream, L::Addr), Broken> {
+    let accepting = pin!(accept(patience, listener));
+    match select(accepting, lost).await {
+        Either::Left((accepted, _)) => accepted,
+        Either::Right(_) => Err(Broken::new(
+            ACCEPTS,
+            "a connection is closed that nobody got",
+        )),
+    }
+}
+
+const ACCEPTS: &str = "`accept` brings the connection of a client";
 
 pub(super) async fn k1_local_addr_tells_what_is_bound<W: World>(world: Arc<W>) -> Verdict {
     let check = "does `local_addr` ask the socket? What it was to be bound to may have been port 0";
@@ -64,6 +89,7 @@ fn ips<W: World>(world: &W) -> Vec<IpAddr> {
 }
 
 pub(super) async fn k2_each_connection_has_its_own_addresses<W: World>(world: Arc<W>) -> Verdict {
+    let patience = world.patience();
     for ip in ips(&*world) {
         let bound = world.listen_on(SocketAddr::new(ip, 0));
         let (listener, address) = well(&format!("a listener is bound to {ip}"), bound)?;
@@ -73,7 +99,7 @@ pub(super) async fn k2_each_connection_has_its_own_addresses<W: World>(world: Ar
         };
         let called = SocketAddr::new(called, address.port());
         let client = connect(&*world, called).await?;
-        let (stream, peer) = accept(&listener).await?;
+        let (stream, peer) = accept(patience, &listener).await?;
         same("the peer's address", client.local_addr(), peer).map_err(|broken| {
             broken.check("does `accept` tell the address that came with the stream?")
         })?;
@@ -95,9 +121,10 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted<W: World>(
     world: Arc<W>,
 ) -> Verdict {
     const CLIENTS: usize = 5;
+    let patience = world.patience();
     let making = Arc::clone(&world);
     // Made elsewhere: listeners are added from any thread.
-    let (listener, address) = elsewhere(move || listen(&*making)).await??;
+    let (listener, address) = elsewhere(patience, move || listen(&*making)).await??;
     for _ in 0..2 {
         let mut clients = Vec::new();
         let mut expected = Vec::new();
@@ -106,12 +133,16 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted<W: World>(
             expected.push(client.local_addr());
             clients.push(client);
         }
+        let mut lost = select_all(clients.iter_mut().map(|client| Box::pin(client.closed())));
+        let mut streams = Vec::new();
         let mut seen = Vec::new();
         for _ in 0..CLIENTS {
-            let accepted = accept(&listener).await.map_err(|broken| {
+            let accepted = accept_unless(patience, &listener, &mut lost).await;
+            let (stream, peer) = accepted.map_err(|broken| {
                 broken.check("is it looked after the socket before it is waited for? Several may have come with one event")
             })?;
-            seen.push(accepted.1);
+            streams.push(stream);
+            seen.push(peer);
         }
         expected.sort_unstable();
         seen.sort_unstable();
@@ -123,7 +154,7 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted<W: World>(
 pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection<W: World>(
     world: Arc<W>,
 ) -> Verdict {
-    let lost = "is a connection that was accepted for somebody who went away kept for the next? Or accept only when polled";
+    let patience = world.patience();
     let (listener, address) = listen(&*world)?;
     let runtime = world.runtime();
     for round in 0..20 {
@@ -132,12 +163,9 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection<W: World>(
         nobody::<W>(poll_once(pending.as_mut(), &Record::default()))?;
         drop(pending);
         let client = connect(&*world, address).await?;
-        let moment = runtime.now() + Duration::from_micros(round * 100);
-        event("a sleep is done", runtime.sleep_until(moment)).await?;
-        let accepted = accept(&listener)
-            .await
-            .map_err(|broken| broken.check(lost))?;
-        same("who was accepted", client.local_addr(), accepted.1)?;
+        let moment = runtime.sleep_until(runtime.now() + Duration::from_micros(round * 100));
+        patience.wait_outside("a sleep is done", moment).await?;
+        accepted::<W>(patience, &listener, client).await?;
 
         // Dropped when a client has come and the waker knows.
         let mut pending = Box::pin(listener.accept());
@@ -145,34 +173,45 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection<W: World>(
         nobody::<W>(poll_once(pending.as_mut(), &woken))?;
         let client = connect(&*world, address).await?;
         let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
-        event("a client wakes who waits in `accept`", wakes).await?;
+        let what = "a client wakes who waits in `accept`";
+        patience.wait_outside(what, wakes).await?;
         drop(pending);
-        let accepted = accept(&listener)
-            .await
-            .map_err(|broken| broken.check(lost))?;
-        same("who was accepted", client.local_addr(), accepted.1)?;
+        accepted::<W>(patience, &listener, client).await?;
     }
     for _ in 0..100 {
         // Dropped as soon as the client has connected, whatever it came to.
         let connecting = pin!(world.connect(address));
-        let accepting = pin!(listener.accept());
+        let accepting = Box::pin(listener.accept());
         let what = "a client connects";
-        let (client, accepted) = match event(what, select(connecting, accepting)).await? {
-            Either::Left((client, _pending)) => (well(what, client)?, None),
-            Either::Right((accepted, connecting)) => {
-                let accepted = well("`accept` brings the connection", accepted)?;
-                (well(what, event(what, connecting).await?)?, Some(accepted))
+        let either = patience.wait_outside(what, select(connecting, accepting));
+        match either.await? {
+            Either::Left((client, pending)) => {
+                drop(pending);
+                accepted::<W>(patience, &listener, well(what, client)?).await?;
             }
-        };
-        let accepted = match accepted {
-            Some(accepted) => accepted,
-            None => accept(&listener)
-                .await
-                .map_err(|broken| broken.check(lost))?,
-        };
-        same("who was accepted", client.local_addr(), accepted.1)?;
+            Either::Right((accepted, connecting)) => {
+                let (_, peer) = well(ACCEPTS, accepted)?;
+                let client = patience.wait_outside(what, connecting).await?;
+                same("who was accepted", well(what, client)?.local_addr(), peer)?;
+            }
+        }
     }
     Ok(())
+}
+
+/// This client's connection is accepted.
+async fn accepted<W: World>(
+    patience: Patience,
+    listener: &W::Listener,
+    mut client: W::Client,
+) -> Verdict {
+    let expected = client.local_addr();
+    let lost = pin!(client.closed());
+    let accepted = accept_unless(patience, listener, lost).await;
+    let (_, peer) = accepted.map_err(|broken| {
+        broken.check("is a connection that was accepted for somebody who went away kept for the next? Or accept only when polled")
+    })?;
+    same("who was accepted", expected, peer)
 }
 
 /// No client has come: so nobody can have been accepted.
@@ -192,6 +231,7 @@ fn nobody<W: World>(accepted: std::task::Poll<io::Result<(Stream<W>, SocketAddr)
 }
 
 pub(super) async fn k5_accept_wakes_who_polled_it_last<W: World>(world: Arc<W>) -> Verdict {
+    let patience = world.patience();
     let (listener, address) = listen(&*world)?;
     let (before, last) = (Record::default(), Record::default());
     let mut accepting = Box::pin(async { listener.accept().await.map(|(_, peer)| peer) });
@@ -199,18 +239,21 @@ pub(super) async fn k5_accept_wakes_who_polled_it_last<W: World>(world: Arc<W>) 
     let _ = poll_once(accepting.as_mut(), &before);
     let client = connect(&*world, address);
     let (woken, client) = join(
-        last_woken("`accept`", accepting.as_mut(), &before, &last),
+        last_woken(patience, "`accept`", accepting.as_mut(), &before, &last),
         client,
     )
     .await;
     woken?;
-    let peer = event("`accept` brings the connection", accepting).await?;
+    let peer = patience
+        .wait_outside("`accept` brings the connection", accepting)
+        .await?;
     let peer = well("`accept` brings the connection", peer)?;
     same("who was accepted", client?.local_addr(), peer)
 }
 
 pub(super) async fn k6_several_tasks_may_wait_in_accept<W: World>(world: Arc<W>) -> Verdict {
     const TASKS: usize = 4;
+    let patience = world.patience();
     let one_each = "is there one waker a listener, the last one's? Each who waits needs one, and a wake that goes to somebody who went away has to go on to another";
     let runtime = world.runtime();
     let (listener, address) = listen(&*world)?;
@@ -235,7 +278,9 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept<W: World>(world: Arc<W>)
         });
     }
     let all = waiting.when(|waiting| (waiting.len() >= TASKS).then_some(()));
-    event("all tasks wait in `accept`", all).await?;
+    patience
+        .wait_outside("all tasks wait in `accept`", all)
+        .await?;
     let mut expected = Vec::new();
     let mut clients = Vec::new();
     for number in 1..=TASKS {
@@ -244,7 +289,8 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept<W: World>(world: Arc<W>)
         clients.push(client);
         let next = accepted.when(|accepted| (accepted.len() >= number).then_some(()));
         let what = format!("client {number} is accepted by one of {TASKS} tasks that wait");
-        event(&what, next)
+        patience
+            .wait_outside(&what, next)
             .await
             .map_err(|broken| broken.check(one_each))?;
     }
@@ -258,23 +304,27 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept<W: World>(world: Arc<W>)
     nobody::<W>(poll_once(stays.as_mut(), &woken))?;
     let client = connect(&*world, address).await?;
     let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
-    event("a client wakes who waits in `accept`", wakes).await?;
+    patience
+        .wait_outside("a client wakes who waits in `accept`", wakes)
+        .await?;
     drop(goes);
     let what = "who still waits in `accept` gets the connection";
-    let got = event(what, stays)
+    let got = patience
+        .wait_outside(what, stays)
         .await
         .map_err(|broken| broken.check(one_each))?;
     same("who was accepted", client.local_addr(), well(what, got)?.1)
 }
 
 pub(super) async fn k7_errors_of_accept_come_through_unchanged<W: World>(world: Arc<W>) -> Verdict {
+    let patience = world.patience();
     let made = world.listen_to_nothing();
     let (listener, expected) = well("a socket is bound that does not listen", made)?;
     let check =
         "is the error swallowed, wrapped, or tried again? What it means is for the pool to decide";
     for _ in 0..2 {
         let what = format!("`accept` fails: {expected}");
-        let accepted = event(&what, listener.accept()).await;
+        let accepted = patience.wait_outside(&what, listener.accept()).await;
         let seen = match accepted.map_err(|broken| broken.check(check))? {
             Ok(_) => return Err(Broken::new(what, "it brings a connection")),
             Err(error) => (error.kind(), error.raw_os_error()),
@@ -286,33 +336,46 @@ pub(super) async fn k7_errors_of_accept_come_through_unchanged<W: World>(world: 
 }
 
 pub(super) async fn k8_dropping_the_listener_closes_the_socket<W: World>(world: Arc<W>) -> Verdict {
+    let patience = world.patience();
     let check = "who else holds the socket: a task, a thread, a copy? It has to be closed when the drop returns";
     let (listener, address) = listen(&*world)?;
     let mut client = connect(&*world, address).await?;
-    let (stream, _) = accept(&listener).await?;
+    let (stream, _) = accept(patience, &listener).await?;
     let mut pending = Box::pin(listener.accept());
     nobody::<W>(poll_once(pending.as_mut(), &Record::default()))?;
     drop(pending);
     drop(listener);
-    let again = event("connecting comes to something", world.connect(address)).await?;
-    same("a client is refused", true, again.is_err()).map_err(|broken| broken.check(check))?;
+    let what = "a client is refused";
+    let again = patience.wait_outside(what, world.connect(address)).await?;
+    let refused = not_refused(what, again)?.is_none();
+    same(what, true, refused).map_err(|broken| broken.check(check))?;
     let (listener, _) = well("its address can be bound again", world.listen_on(address))
         .map_err(|broken| broken.check(check))?;
     let mut late = connect(&*world, address).await?;
-    let (_late, _) = accept(&listener).await?;
+    let (_late, _) = accept(patience, &listener).await?;
     let mut stream = world.stream(stream);
-    echo(&mut stream, &mut client, b"its connections live on").await?;
+    echo(
+        patience,
+        &mut stream,
+        &mut client,
+        b"its connections live on",
+    )
+    .await?;
     let mut unserved = connect(&*world, address).await?;
     drop(listener);
     let told = unserved.closed();
-    event("a client that was not accepted is told", told).await?;
+    patience
+        .wait_outside("a client that was not accepted is told", told)
+        .await?;
     drop(_late);
-    event("a client that was accepted is told", late.closed()).await?;
+    patience
+        .wait_outside("a client that was accepted is told", late.closed())
+        .await?;
     Ok(())
 }
 
 /// Sends bytes from the client to the connection and back.
-async fn echo<S, C>(stream: &mut S, client: &mut C, bytes: &[u8]) -> Verdict
+async fn echo<S, C>(patience: Patience, stream: &mut S, client: &mut C, bytes: &[u8]) -> Verdict
 where
     S: futures::io::AsyncRead + futures::io::AsyncWrite + Unpin,
     C: Client,
@@ -323,7 +386,8 @@ where
     let mut read = vec![0; length];
     let there = join(client.send(bytes), stream.read_exact(&mut read));
     let what = format!("{length} bytes of a client are read");
-    let (sent, arrived) = event(&what, there)
+    let (sent, arrived) = patience
+        .wait_outside(&what, there)
         .await
         .map_err(|broken| broken.check(check))?;
     well(&what, sent.and(arrived))?;
@@ -334,7 +398,8 @@ where
     };
     let what = format!("{length} bytes are written to a client");
     let back = join(back, client.receive(length));
-    let (written, received) = event(&what, back)
+    let (written, received) = patience
+        .wait_outside(&what, back)
         .await
         .map_err(|broken| broken.check(check))?;
     well(&what, written)?;
@@ -348,48 +413,58 @@ where
 pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed<W: World>(
     world: Arc<W>,
 ) -> Verdict {
+    let patience = world.patience();
     let (listener, address) = listen(&*world)?;
     let mut client = connect(&*world, address).await?;
-    let (stream, _) = accept(&listener).await?;
+    let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.stream(stream);
-    echo(&mut stream, &mut client, b"a few").await?;
+    echo(patience, &mut stream, &mut client, b"a few").await?;
     // More than the system holds for either side.
     let many: Vec<u8> = (0..4_000_000_u32)
         .map(|number| (number % 251) as u8)
         .collect();
-    echo(&mut stream, &mut client, &many).await?;
+    echo(patience, &mut stream, &mut client, &many).await?;
     drop(stream);
-    let closed = event("dropping the stream closes the connection", client.closed()).await?;
+    let closed = patience
+        .wait_outside("dropping the stream closes the connection", client.closed())
+        .await?;
     same("how the client sees it", Closed::EndOfStream, closed)?;
 
     let client = connect(&*world, address).await?;
-    let (stream, _) = accept(&listener).await?;
+    let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.stream(stream);
     client.close().await;
     let what = "the end of the stream is read when the client has closed";
-    let count = event(what, stream.read(&mut [0; 8])).await?;
+    let count = patience
+        .wait_outside(what, stream.read(&mut [0; 8]))
+        .await?;
     same("how many bytes are read at the end", 0, well(what, count)?)
 }
 
 pub(super) async fn k10_a_half_closed_stream_still_carries_bytes<W: World>(
     world: Arc<W>,
 ) -> Verdict {
+    let patience = world.patience();
     let (listener, address) = listen(&*world)?;
     let mut client = connect(&*world, address).await?;
-    let (stream, _) = accept(&listener).await?;
+    let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.stream(stream);
-    echo(&mut stream, &mut client, b"before").await?;
+    echo(patience, &mut stream, &mut client, b"before").await?;
     let what = "the client ends what it sends";
-    well(what, event(what, client.finish()).await?)?;
+    well(what, patience.wait_outside(what, client.finish()).await?)?;
     let what = "the end of what the client sends is read";
-    let count = event(what, stream.read(&mut [0; 8])).await?;
+    let count = patience
+        .wait_outside(what, stream.read(&mut [0; 8]))
+        .await?;
     same("how many bytes are read at the end", 0, well(what, count)?)?;
     let what = "what is written after that is received";
     let write = async {
         stream.write_all(b"after").await?;
         stream.flush().await
     };
-    let (written, received) = event(what, join(write, client.receive(5))).await?;
+    let (written, received) = patience
+        .wait_outside(what, join(write, client.receive(5)))
+        .await?;
     well(what, written)?;
     same("what is received", b"after".to_vec(), well(what, received)?)
 }

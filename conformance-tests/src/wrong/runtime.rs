@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::Runtime;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, select};
 
 use super::Flaw;
+use crate::record::Record;
 use crate::tamper::Tamper;
 
 /// What is wrong with a runtime.
@@ -25,6 +26,10 @@ pub enum RuntimeFlaw {
     PollsInline,
     /// The handle that `spawn` lets go cancels the task: it is polled once.
     CancelsWithHandle,
+    /// The value that spawned a task takes it along when it is dropped.
+    EndsWithValue,
+    /// A run takes along what was spawned in it when it is over, as a runtime does that shuts down with its main task.
+    EndsWithRun,
     /// A wake while the task is polled is lost.
     LosesWakes,
     /// After a panic in one task no other is polled.
@@ -39,7 +44,7 @@ pub enum RuntimeFlaw {
     KeepsWithWaker,
     /// A task that wakes itself is polled again at once: the others starve.
     Starves,
-    /// A sleep is rounded down to 10 ms.
+    /// A sleep is rounded down to 50 ms: by so much that it shows on a slow machine, too.
     RoundsDown,
     /// A deadline long past is never reached.
     PastNeverComes,
@@ -53,6 +58,8 @@ pub enum RuntimeFlaw {
     ClockAhead,
     /// The clock is an hour behind the one that sleeps keep.
     ClockBehind,
+    /// The clock of tasks is an hour ahead of everybody else's.
+    ClockAheadInTasks,
     /// The clock stands still.
     ClockStands,
     /// Every other time that is told is 5 ms old.
@@ -60,14 +67,25 @@ pub enum RuntimeFlaw {
 }
 
 /// A runtime that errs.
-#[derive(Clone)]
 pub struct WrongRuntime<R> {
     runtime: R,
     flaw: Flaw,
     shared: Arc<Shared>,
+    /// Tells this value from its clones.
+    number: usize,
+}
+
+/// What takes its tasks along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    Value(usize),
+    Run(usize),
 }
 
 struct Shared {
+    values: AtomicUsize,
+    runs: AtomicUsize,
+    gone: Record<Gone>,
     spawned: AtomicUsize,
     ended: AtomicUsize,
     panicked: AtomicBool,
@@ -84,6 +102,9 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 impl<R: Runtime> WrongRuntime<R> {
     pub(super) fn new(runtime: R, flaw: Flaw) -> Self {
         let shared = Shared {
+            values: AtomicUsize::new(1),
+            runs: AtomicUsize::new(0),
+            gone: Record::default(),
             spawned: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
@@ -95,16 +116,30 @@ impl<R: Runtime> WrongRuntime<R> {
             runtime,
             flaw,
             shared: Arc::new(shared),
+            number: 0,
         }
     }
 
     /// The same runtime without a flaw.
     pub(super) fn sound(&self) -> Self {
-        Self {
-            runtime: self.runtime.clone(),
-            flaw: Flaw::Pool(Arc::default()),
-            shared: Arc::clone(&self.shared),
-        }
+        let mut sound = self.clone();
+        sound.flaw = Flaw::Pool(Arc::default());
+        sound
+    }
+
+    /// A run of the world is over.
+    pub(super) fn run_is_over(&self) {
+        let run = self.shared.runs.fetch_add(1, Ordering::SeqCst);
+        self.shared.gone.push(Gone::Run(run));
+    }
+
+    /// Spawns a task that is dropped when this is gone.
+    fn spawn_with(&self, with: Gone, task: BoxFuture<'static, ()>) {
+        let gone = self.shared.gone.clone();
+        self.runtime.spawn(async move {
+            let gone = pin!(gone.first(|gone| (*gone == with).then_some(())));
+            select(gone, task).await;
+        });
     }
 
     pub(super) fn tamper(&self) -> Option<Arc<Tamper>> {
@@ -148,6 +183,25 @@ impl<R: Runtime> WrongRuntime<R> {
             self.shared.ended.fetch_max(spawned, Ordering::SeqCst);
             Poll::Ready(())
         })
+    }
+}
+
+impl<R: Clone> Clone for WrongRuntime<R> {
+    fn clone(&self) -> Self {
+        Self {
+            runtime: self.runtime.clone(),
+            flaw: self.flaw.clone(),
+            shared: Arc::clone(&self.shared),
+            number: self.shared.values.fetch_add(1, Ordering::SeqCst),
+        }
+    }
+}
+
+impl<R> Drop for WrongRuntime<R> {
+    fn drop(&mut self) {
+        if matches!(self.flaw, Flaw::Runtime(RuntimeFlaw::EndsWithValue)) {
+            self.shared.gone.push(Gone::Value(self.number));
+        }
     }
 }
 
@@ -312,6 +366,11 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
             RuntimeFlaw::CancelsWithHandle => self.runtime.spawn(async move {
                 let _ = poll_fn(|cx| Poll::Ready(task.poll_unpin(cx))).await;
             }),
+            RuntimeFlaw::EndsWithValue => self.spawn_with(Gone::Value(self.number), task),
+            RuntimeFlaw::EndsWithRun => {
+                let run = self.shared.runs.load(Ordering::SeqCst);
+                self.spawn_with(Gone::Run(run), task);
+            }
             RuntimeFlaw::LosesWakes => {
                 self.runtime
                     .spawn(poll_fn(move |cx| poll_deaf(&mut task, cx)));
@@ -328,6 +387,10 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
             RuntimeFlaw::HearsNoStrangers => {
                 self.runtime
                     .spawn(poll_fn(move |cx| poll_at_home(&mut task, cx)));
+            }
+            RuntimeFlaw::ClockAheadInTasks => {
+                self.runtime
+                    .spawn(poll_fn(move |cx| poll_inside(&mut task, cx)));
             }
             RuntimeFlaw::SpawnsFromOutsideOnly => {
                 if !IN_TASK.get() {
@@ -351,7 +414,7 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
         let now = self.runtime.now();
         let deadline = match self.flaw() {
             Some(RuntimeFlaw::RoundsDown) => {
-                let whole = deadline.saturating_duration_since(now).as_millis() / 10 * 10;
+                let whole = deadline.saturating_duration_since(now).as_millis() / 50 * 50;
                 now + Duration::from_millis(u64::try_from(whole).unwrap_or(u64::MAX))
             }
             Some(RuntimeFlaw::PastNeverComes) if now.duration_since(deadline) > LONG_PAST => {
@@ -383,6 +446,7 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
         match self.flaw() {
             Some(RuntimeFlaw::ClockAhead) => now + HOUR,
             Some(RuntimeFlaw::ClockBehind) => now.checked_sub(HOUR).unwrap_or(self.shared.began),
+            Some(RuntimeFlaw::ClockAheadInTasks) if IN_TASK.get() => now + HOUR,
             Some(RuntimeFlaw::ClockStands) => self.shared.began,
             Some(RuntimeFlaw::ClockGoesBack) => {
                 let old = self.shared.asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;

@@ -259,6 +259,18 @@ fn behaviour() -> Vec<Case> {
             "`serve` runs on a task of the value that the pool was given",
             &["B1", "B5", "L1"],
         ),
+        breaks(
+            "B11",
+            callbacks(Callbacks::InitElsewhere),
+            "callbacks that run elsewhere",
+            &["B1", "B2", "L1"],
+        ),
+        breaks(
+            "B11",
+            callbacks(Callbacks::TerminateElsewhere),
+            "callbacks that run elsewhere",
+            &["B6", "B7", "L3"],
+        ),
     ]
 }
 
@@ -863,6 +875,18 @@ fn runtimes() -> Vec<Case> {
             &["T1", "T6", "K1"],
         ),
         breaks(
+            "T2",
+            RuntimeFlaw::EndsWithValue,
+            "though the value that spawned it is gone: Dropped",
+            &["T6", "T9", "K1", "B3", "L1"],
+        ),
+        breaks(
+            "T2",
+            RuntimeFlaw::EndsWithRun,
+            "though the run that spawned it is gone: Dropped",
+            &["T1", "T6", "K1", "B3", "E1", "S9"],
+        ),
+        breaks(
             "T3",
             RuntimeFlaw::DiesOfPanic,
             "the tasks that panic end",
@@ -913,13 +937,19 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T8",
             RuntimeFlaw::ClockBehind,
-            "when a sleep is done `now` has just reached its deadline",
+            "when a sleep is done `now` has reached its deadline",
             &["T1", "T4", "T9"],
         ),
         breaks(
             "T8",
+            RuntimeFlaw::ClockAheadInTasks,
+            "`now` in a task lies between two times that are told here",
+            &["T1", "T4", "T6"],
+        ),
+        breaks(
+            "T8",
             RuntimeFlaw::ClockStands,
-            "when a sleep is done `now` has just reached its deadline",
+            "when a sleep is done `now` has reached its deadline",
             &["T1", "T4", "T9"],
         ),
         breaks(
@@ -937,8 +967,8 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T11",
             RuntimeFlaw::SpawnsFromOutsideOnly,
-            "done were those from [\"another thread\", \"the test\"]",
-            &["T2", "T4", "T6"],
+            "a task that is spawned from a task runs: Dropped",
+            &["T3", "T4", "T6"],
         ),
         breaks(
             "T12",
