@@ -69,7 +69,7 @@ struct Arguments {
     /// Only on this runtime; may be given again.
     #[arg(long, value_name = "RUNTIME", default_value = ALL)]
     runtime: Vec<String>,
-    /// Only this rule; may be given again.
+    /// Only this rule, such as S4; may be given again. `rules` prints them all.
     #[arg(long, value_name = "ID")]
     rule: Vec<String>,
     /// How the result is written.
@@ -190,7 +190,9 @@ impl CommandLine {
         };
         let columns = self.columns.iter().filter(|column| {
             let mut runtimes = arguments.runtime.iter();
-            runtimes.any(|name| name == ALL || name == column.runtime)
+            runtimes.any(|name| {
+                name.eq_ignore_ascii_case(ALL) || name.eq_ignore_ascii_case(column.runtime)
+            })
         });
         let wanted = |rule: &Entry| {
             let mut ids = arguments.rule.iter();
@@ -228,7 +230,8 @@ impl CommandLine {
         let ids: Vec<_> = self.rules().iter().map(|rule| rule.id).collect();
         let mut command = Arguments::command()
             .mut_arg("runtime", |argument| {
-                argument.value_parser(PossibleValuesParser::new(runtimes))
+                let argument = argument.value_parser(PossibleValuesParser::new(runtimes));
+                argument.ignore_case(true)
             })
             .mut_arg("rule", |argument| {
                 let argument = argument.value_parser(PossibleValuesParser::new(ids));

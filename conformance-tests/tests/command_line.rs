@@ -108,6 +108,28 @@ fn a_patience_that_is_no_factor_is_bad_usage() {
     );
 }
 
+/// A device that is always full.
+#[cfg(target_os = "linux")]
+fn full() -> std::fs::File {
+    let options = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    options.expect("the system has one")
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_result_or_a_progress_that_cannot_be_written_is_no_success() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-tests"));
+    let (code, _, told) = finished(program.arg("rules").stdout(full()));
+    let error = "error: the result cannot be written: ";
+    assert!(told.starts_with(error), "{told}");
+    assert_eq!(code, Some(1));
+
+    let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-tests"));
+    let program = program.args(["--runtime", "tokio", "--rule", "B4"]);
+    let (code, out, _) = finished(program.stderr(full()));
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+}
+
 #[test]
 fn the_help_tells_the_exit_codes() {
     let help = printed("--help");
@@ -130,6 +152,13 @@ fn a_table_has_a_row_for_each_rule_a_column_for_each_way_to_run_and_the_totals()
     );
     let said = "2 rules in 2 columns: all 4 hold (";
     assert!(totals.starts_with(said), "{totals}");
+}
+
+#[test]
+fn runtimes_and_rules_are_chosen_in_any_case() {
+    let table = printed("--runtime TOKIO --rule b4");
+    let said = "1 rule in 2 columns: all 2 hold (";
+    assert!(table.contains(said), "{table}");
 }
 
 #[test]
