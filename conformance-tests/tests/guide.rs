@@ -2,12 +2,15 @@
 
 const GUIDE: &str = include_str!("../WRITE-AN-ADAPTER.md");
 const ADAPTER: &str = include_str!("../examples/custom-runtime/src/lib.rs");
+const POOL: &str = include_str!("../examples/custom-runtime/examples/hello.rs");
 
 #[test]
 fn its_code_is_that_of_the_example() {
     let blocks = GUIDE.split("```rust\n").skip(1);
     let blocks: Vec<_> = blocks.filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.join("\n"), ADAPTER);
+    let (pool, adapter) = blocks.split_last().expect("it shows code");
+    assert_eq!(adapter.join("\n"), ADAPTER);
+    assert_eq!(*pool, POOL);
 }
 
 #[test]
