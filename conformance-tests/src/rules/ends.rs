@@ -167,8 +167,8 @@ pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible<W: World>(
         // With the result all reports are there.
         stage.event("the pool stops", pool.stop()).await?;
         let gone_before = stage.calls.look(|calls| {
-            let mut calls_only = calls.iter();
-            let report = calls_only.position(|call| matches!(call, Call::Report(_)))?;
+            let is_report = |call: &Call| matches!(call, Call::Report(_));
+            let report = calls.iter().position(is_report)?;
             Some(gone(&calls[..report]))
         });
         same(

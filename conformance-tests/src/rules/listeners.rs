@@ -168,7 +168,7 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive<W: World>
         again.await?,
     )?;
     stage.event("the pool is killed", pool.kill()).await?;
-    // All that ever will.
+    // From now on nobody does.
     same("why they terminate", vec!["closed"; 2], stage.terminated())?;
 
     let stage = Fixture::new(&world);

@@ -181,11 +181,12 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection<W: World>(
     for _ in 0..100 {
         // Dropped as soon as the client has connected, whatever it came to.
         let connecting = pin!(world.connect(address));
-        let accepting = pin!(listener.accept());
+        let accepting = Box::pin(listener.accept());
         let what = "a client connects";
         let either = patience.wait_outside(what, select(connecting, accepting));
         match either.await? {
-            Either::Left((client, _pending)) => {
+            Either::Left((client, pending)) => {
+                drop(pending);
                 accepted::<W>(patience, &listener, well(what, client)?).await?;
             }
             Either::Right((accepted, connecting)) => {

@@ -331,10 +331,9 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
         let spec = stage.plain_spec("s5");
         spec.patience(stage.patience.out_of_reach())
     };
-    let defaults = |stage: &Fixture<W>| plain(stage);
     let never = |stage: &Fixture<W>| plain(stage).shutdown(Shutdown::Never);
     let supervisor = |stage: &Fixture<W>| plain(stage).child_type(ChildType::Supervisor);
-    let (default, default_pool, _, _client) = outlasted(&world, defaults).await?;
+    let (default, default_pool, _, _client) = outlasted(&world, plain).await?;
     let (never, never_pool, never_served, _client) = outlasted(&world, never).await?;
     let (supervisor, supervisor_pool, supervisor_served, _client) =
         outlasted(&world, supervisor).await?;
@@ -620,8 +619,8 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
     let (_third, stuck) = stage.connect(address).await?;
     stage.order(&stays, Order::TrapAndStay).await?;
     let task = hold(&stage, &stuck).await?;
-    // It does not wait for a child that does not suspend; the pool does, for its patience. Should it block, the check
-    // has no end, which who runs it finds out.
+    // It does not wait for a child that does not suspend; the pool does, for its patience. If it waited this check would
+    // have no end.
     drop(owner);
     let now = PoolState::Stopping(Phase::Kill);
     let what = "the state, once the owner is dropped";
