@@ -81,6 +81,9 @@ enum Command {
         #[arg(long, value_enum, default_value_t = BookFormat::Text)]
         format: BookFormat,
     },
+    /// Soaks the pool on real sockets, for minutes: in the end the sums add up, and nothing is left.
+    #[cfg(feature = "soak")]
+    Soak(crate::soak::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -106,9 +109,9 @@ enum BookFormat {
 /// How a run of the command line ended; it becomes the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Every rule that was asked for holds, or what was asked for is printed.
+    /// Every rule that was asked for holds, every sum adds up, or what was asked for is printed.
     Success,
-    /// A rule is broken.
+    /// A rule is broken, or a sum does not add up.
     Broken,
     /// The arguments or the environment say something that has no meaning.
     Usage,
@@ -170,6 +173,10 @@ impl CommandLine {
                 return Ok(Status::Success);
             }
         };
+        #[cfg(feature = "soak")]
+        if let Some(Command::Soak(soak)) = &arguments.command {
+            return soak.run(out, progress);
+        }
         if let Some(Command::Rules { format }) = arguments.command {
             match format {
                 BookFormat::Text => rule_book::write_text(out, &self.rules())?,

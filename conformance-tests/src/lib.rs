@@ -21,6 +21,8 @@ mod real;
 mod record;
 pub mod rules;
 pub mod runtimes;
+#[cfg(feature = "soak")]
+pub mod soak;
 #[doc(hidden)]
 pub mod tamper;
 mod verdict;
