@@ -94,6 +94,9 @@ enum Command {
     /// Plays lives of a pool, made by chance, in a simulated world.
     #[cfg(feature = "scenarios")]
     Simulate(Simulate),
+    /// Soaks the pool on real sockets, for minutes: in the end the sums add up, and nothing is left.
+    #[cfg(feature = "soak")]
+    Soak(crate::soak::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -119,9 +122,9 @@ enum BookFormat {
 /// How a run of the command line ended; it becomes the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Every rule that was asked for holds, or what was asked for is printed.
+    /// Every rule that was asked for holds, every sum adds up, or what was asked for is printed.
     Success,
-    /// A rule is broken.
+    /// A rule is broken, or a sum does not add up.
     Broken,
     /// The arguments or the environment say something that has no meaning.
     Usage,
@@ -206,6 +209,8 @@ impl CommandLine {
             Some(Command::Simulate(simulate)) => {
                 return simulate.run(out, progress, self.progress);
             }
+            #[cfg(feature = "soak")]
+            Some(Command::Soak(soak)) => return soak.run(out, progress),
             None => {}
         }
         if self.columns.is_empty() {

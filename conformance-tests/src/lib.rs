@@ -25,6 +25,8 @@ pub mod runtimes;
 pub mod scenario;
 #[cfg(feature = "simulated")]
 pub mod simulated;
+#[cfg(feature = "soak")]
+pub mod soak;
 #[doc(hidden)]
 pub mod tamper;
 mod verdict;
