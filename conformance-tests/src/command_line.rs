@@ -216,7 +216,7 @@ impl CommandLine {
         if self.columns.is_empty() {
             writeln!(
                 progress,
-                "error: there is no runtime to check: build this program with one of the features async-std, columns, smol and tokio, which are on by default"
+                "error: there is no runtime to check: build this program with the feature columns, which is on by default"
             )?;
             return Ok(Status::Usage);
         }

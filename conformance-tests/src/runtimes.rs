@@ -11,15 +11,15 @@ pub mod tokio;
 #[cfg(feature = "cli")]
 use crate::command_line::Column;
 
-/// A column of the matrix for each runtime that is compiled in, or for each of its ways to run.
-#[cfg(feature = "cli")]
+/// A column of the matrix for each runtime that is compiled in, or for each of its ways to run; none without the feature `columns`.
+#[cfg(all(feature = "cli", not(feature = "columns")))]
 pub fn columns() -> Vec<Column> {
-    #[cfg(any(
-        feature = "async-std",
-        feature = "columns",
-        feature = "smol",
-        feature = "tokio"
-    ))]
+    Vec::new()
+}
+
+/// A column of the matrix for each runtime that is compiled in, or for each of its ways to run; none without the feature `columns`.
+#[cfg(feature = "columns")]
+pub fn columns() -> Vec<Column> {
     use crate::real::Real;
 
     vec![
@@ -39,9 +39,8 @@ pub fn columns() -> Vec<Column> {
         Column::new("smol", "smol, own executor", || {
             Real::new(smol::Smol::own_executor())
         }),
-        #[cfg(feature = "columns")]
         Column::new("reference", "reference", || Real::new(reference::Reference)),
-        #[cfg(all(feature = "columns", feature = "simulated"))]
+        #[cfg(feature = "simulated")]
         Column::new("simulated", "simulated", || {
             crate::simulated::Simulated::new(1)
         }),
