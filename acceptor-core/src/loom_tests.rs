@@ -4,15 +4,20 @@
 //! no order of anything else; a wake that is lost is a deadlock, which loom finds; a model that fails ends the process.
 
 mod bell;
+mod child;
 mod control;
 mod line;
+mod pool;
 mod signal;
+mod tasks;
+mod world;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::{self, Write};
 use std::pin::pin;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::{panic, process, thread};
 
@@ -35,24 +40,33 @@ thread_local! {
 
 /// Runs a model once for each interleaving of its threads.
 fn check(interruptions: Interruptions, model: impl Fn() + Send + Sync + 'static) {
+    outcomes(interruptions, model);
+}
+
+/// The same, for a model that may come out in several ways: gives back each that it does come out in.
+fn outcomes<T: Ord + Send + 'static>(
+    interruptions: Interruptions,
+    model: impl Fn() -> T + Send + Sync + 'static,
+) -> BTreeSet<T> {
     end_the_process_when_a_model_fails();
     let mut builder = Builder::new();
     builder.max_branches = 10_000;
     if let Interruptions::AtMost(bound) = interruptions {
         builder.preemption_bound = Some(bound);
     }
-    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counter = Arc::clone(&count);
+    let seen = Arc::new(std::sync::Mutex::new((0, BTreeSet::new())));
+    let sees = Arc::clone(&seen);
     IN_A_MODEL.set(true);
     builder.check(move || {
-        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        model();
+        let outcome = model();
+        let mut seen = sees.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.0 += 1;
+        seen.1.insert(outcome);
     });
     IN_A_MODEL.set(false);
-    println!(
-        "{} interleavings",
-        count.load(std::sync::atomic::Ordering::Relaxed)
-    );
+    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("{} interleavings", seen.0);
+    std::mem::take(&mut seen.1)
 }
 
 /// The values of a model that failed cannot be dropped: their locks are loom's, which is gone by then. Nor may
