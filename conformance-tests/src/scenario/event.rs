@@ -138,7 +138,7 @@ pub enum Event {
     /// Whoever waited for a listener to close was told.
     CloseReturned(ListenerId),
     /// Whoever waited for the result was told.
-    Joined(StopReport),
+    Joined(Box<StopReport>),
 }
 
 /// What came of an `init`.

@@ -433,7 +433,7 @@ impl Player<'_> {
         let book = Arc::clone(&life.book);
         self.simulation.runtime().spawn(async move {
             let report = joining.await;
-            book.push(Event::Joined(report));
+            book.push(Event::Joined(Box::new(report)));
         });
         self.see()
     }
