@@ -182,7 +182,7 @@ impl Drop for TcpClient {
 impl Driven {
     /// Reads on; what was read, or nothing at the end of the stream.
     fn read_more(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; 65_536];
         let count = loop {
             match (&*self.socket).read(&mut buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -15,7 +15,7 @@ use conformance_tests::{Patience, Real};
 const AT_A_TIME: usize = 12;
 
 /// What will not come is waited for so much shorter.
-const SHORT: f64 = 0.25;
+const SHORT: f64 = 0.35;
 
 /// After this a check hangs, which no check may, and of which only time can tell. Stretched by the patience.
 const HANGS: Duration = Duration::from_secs(60);

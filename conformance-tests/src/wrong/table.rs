@@ -269,7 +269,7 @@ fn behaviour() -> Vec<Case> {
             "B11",
             callbacks(Callbacks::TerminateElsewhere),
             "callbacks that run elsewhere",
-            &["B6", "B7", "L3"],
+            &["B1", "B6", "L3"],
         ),
     ]
 }
