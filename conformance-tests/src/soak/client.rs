@@ -160,7 +160,7 @@ impl Client {
     }
 
     /// Waits for the server to end it, and says nothing more.
-    pub(super) fn is_ended(mut self) {
+    pub(super) fn end(mut self) {
         let seen = match self.sees_the_end() {
             // The end of the others is not of their choice.
             Ok(_) if self.way != Way::AwaitsDraining => Seen::CutShort,

@@ -54,7 +54,7 @@ impl Guests {
 
     /// The server has ended them all.
     pub(super) fn are_ended(self) {
-        self.clients.into_iter().for_each(Client::is_ended);
+        self.clients.into_iter().for_each(Client::end);
     }
 }
 

@@ -142,10 +142,9 @@ impl<W: World> Life<W> {
         let unknown = Err(CloseError::UnknownListener(id));
         same("the answer to a second close", unknown, again)?;
         // Somebody else may have been given the port meanwhile.
-        if bound.ip().is_unspecified() || self.random.bool() {
-            if self.listens_on(bound).is_ok() {
-                return Ok(());
-            }
+        let again = bound.ip().is_unspecified() || self.random.bool();
+        if again && self.listens_on(bound).is_ok() {
+            return Ok(());
         }
         self.listens_anew()
     }

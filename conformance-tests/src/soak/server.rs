@@ -65,7 +65,7 @@ impl<W: World> Acceptor<W::Listener> for Server<W> {
     ) -> Result<(), BoxError> {
         // Dropped after all else that is in here: the end is told when the socket is gone.
         let mut serving = Serving::begins(&self.scene, &connection);
-        state.is_served();
+        state.count_served();
         let Connection {
             stream, signals, ..
         } = connection;
@@ -80,7 +80,7 @@ impl<W: World> Acceptor<W::Listener> for Server<W> {
     }
 
     async fn terminate(&self, _reason: &Terminate, state: State) {
-        state.is_terminated();
+        state.count_terminated();
         let mut random = self.scene.random();
         if random.u32(0..200) == 0 {
             self.scene.counters.terminate_panics.up();
@@ -187,11 +187,11 @@ impl State {
         }
     }
 
-    fn is_served(mut self) {
+    fn count_served(mut self) {
         self.became = Became::Served;
     }
 
-    fn is_terminated(mut self) {
+    fn count_terminated(mut self) {
         self.became = Became::Terminated;
     }
 }
