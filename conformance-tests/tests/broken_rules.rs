@@ -10,7 +10,7 @@ use std::time::Duration;
 use conformance_tests::command_line::{Column, CommandLine, Status};
 use conformance_tests::rules::all;
 use conformance_tests::runtimes::tokio::Tokio;
-use conformance_tests::{Harness, Real};
+use conformance_tests::{Harness, Patience, Real};
 use serde_json::Value;
 
 /// What is wrong with a runtime.
@@ -167,14 +167,16 @@ fn a_panic_outside_of_the_tasks_is_a_failure_of_the_rule() {
 fn a_check_without_an_end_is_a_failure_of_the_rule() {
     // Alone, for the limit must be no bound on a correct runtime.
     let alone = vec![faulty(Fault::NeverEnds)];
-    let table = printed_on(alone, Duration::from_millis(500), "table");
+    let limit = Duration::from_millis(500);
+    let table = printed_on(alone, limit, "table");
     let [_, told, _] = parts(&table);
-    check_failure(
-        told,
+    let limit = Patience::of_environment().stretch(limit);
+    let failure = format!(
         "expected: the check comes to an end\n\
-         seen:     it did not end within 500ms\n\
-         check:    does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long",
+         seen:     it did not end within {limit:?}\n\
+         check:    does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long"
     );
+    check_failure(told, &failure);
 }
 
 #[test]
