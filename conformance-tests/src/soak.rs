@@ -14,7 +14,6 @@ mod arguments;
 mod client;
 mod course;
 mod crowd;
-#[cfg(target_os = "linux")]
 mod exhaustion;
 mod guests;
 mod interrupt;
@@ -26,6 +25,8 @@ mod plan;
 mod process;
 mod scene;
 mod server;
+mod shown;
+mod sums;
 mod table;
 mod totals;
 mod way;
@@ -201,7 +202,7 @@ impl Soak {
             if !soaked.wrong.is_empty() {
                 status = Status::Broken;
             }
-            tell(out, course.title, &soaked, &grown)?;
+            tell(out, course, self.seed, &soaked, &grown)?;
         }
         out.flush()?;
         Ok(status)
@@ -241,6 +242,8 @@ impl Soak {
                     return Err(error);
                 }
             }
+            // However short it was.
+            look_on(course, &task, &mut memory);
             let panicked = |_| {
                 let broken = Broken::new("the soak comes to an end", "it panicked");
                 let place = "in the soak itself".to_owned();
@@ -256,16 +259,13 @@ impl Soak {
     }
 }
 
-/// How far it has come, in a line.
+/// How far it has come, in a line. Takes a sample of the memory.
 fn look_on(course: &Course, task: &Task, memory: &mut Memory) -> String {
     let title = course.title;
     let Some(began) = task.gauges.began.get() else {
         return format!("{title}: begins");
     };
     let (at, resident) = (began.elapsed(), process::resident());
-    if let Some(resident) = resident {
-        memory.note(at, resident);
-    }
     let left = task.until.time.saturating_duration_since(Instant::now());
     let connections = task.gauges.connections.load(Ordering::Relaxed);
     let pools = task.gauges.pools.load(Ordering::Relaxed);
@@ -277,20 +277,34 @@ fn look_on(course: &Course, task: &Task, memory: &mut Memory) -> String {
         a_second(connections, at.as_secs_f64()),
     );
     if let Some(resident) = resident {
+        memory.note(at, resident);
         line.push_str(&format!(", {} resident", Kib(resident)));
     }
     line
 }
 
-fn tell(out: &mut dyn Write, title: &str, soaked: &Soaked, grown: &Grown) -> io::Result<()> {
+fn tell(
+    out: &mut dyn Write,
+    course: &Course,
+    seed: u64,
+    soaked: &Soaked,
+    grown: &Grown,
+) -> io::Result<()> {
     let verdict = match soaked.wrong.len() {
         0 => "the sums add up".to_owned(),
         1 => "1 sum does NOT add up".to_owned(),
         count => format!("{count} sums do NOT add up"),
     };
-    table::write(out, title, soaked, grown, &verdict)?;
+    table::write(out, course.title, soaked, grown, &verdict)?;
     for Wrong { place, broken } in &soaked.wrong {
-        writeln!(out, "\n{place}\n{broken}")?;
+        writeln!(out, "\n{place}:\n{broken}")?;
+    }
+    if !soaked.wrong.is_empty() {
+        let runtime = course.runtime;
+        writeln!(
+            out,
+            "\nthe same draws again: soak --runtime {runtime} --seed {seed}"
+        )?;
     }
     Ok(())
 }

@@ -4,11 +4,11 @@
 //! know a number to the last one, for the pool was stopped in the midst of it
 //! all, a sum has bounds; after a stop at rest it has none.
 
-use std::fmt::Display;
 use std::net::SocketAddr;
 
 use acceptor_core::{EndKind, Event, Failure, Phase, Restart, Shutdown, StopReason, StopReport};
 
+use super::sums::Sums;
 use super::way::{Outcome, Way};
 use crate::verdict::Broken;
 
@@ -254,7 +254,7 @@ impl Account {
         self.audit_dropped(&mut sums);
         self.audit_states(&mut sums);
         self.audit_stop(&mut sums);
-        sums.wrong
+        sums.wrong()
     }
 
     fn audit_connections(&self, sums: &mut Sums) {
@@ -295,14 +295,19 @@ impl Account {
             faults.dead_listeners,
             reports.listeners_failed,
         );
-        // One a listener is always reported, others may not be.
-        let least = faults.exhaustions;
-        let most = if least == 0 { 0 } else { u64::MAX };
-        sums.within(
-            "times without descriptors, each with a pause reported",
-            least..=most,
-            reports.pauses,
-        );
+        match faults.exhaustions {
+            0 => sums.same(
+                "pauses reported, with descriptors enough",
+                0,
+                reports.pauses,
+            ),
+            // The first of a listener is reported, later ones may not be.
+            count => sums.at_least(
+                "pauses reported, of times without descriptors",
+                count,
+                reports.pauses,
+            ),
+        }
         sums.same("children lost", 0, reports.lost);
         sums.same("children stuck", 0, reports.stuck + self.stop.stuck);
         sums.same("reports of no known sort", 0, reports.others);
@@ -317,19 +322,20 @@ impl Account {
             Ending::AtRest => told + self.asked_away,
             _ => told.saturating_sub(self.unserved_and_killed()),
         };
-        sums.within(
+        sums.between(
             "connections dropped = reported as killed + stopped and killed by the stop + stopped by id",
-            least..=told + self.asked_away,
+            least,
+            told + self.asked_away,
             dropped,
         );
         let killed = self.stop.connections_killed + self.stop.acceptors_killed;
+        let reported = match self.shutdown {
+            Shutdown::Kill => 0,
+            _ => killed,
+        };
         sums.same(
             "killed in the kill phase = reported as killed while stopping",
-            if self.shutdown == Shutdown::Kill {
-                0
-            } else {
-                killed
-            },
+            reported,
             self.reports.killed_while_stopping,
         );
     }
@@ -353,9 +359,10 @@ impl Account {
         );
         let killed = self.reports.acceptors_killed + self.stop.acceptors_killed;
         let unserved = self.tally.killed_unserved + self.unserved_and_killed();
-        sums.within(
+        sums.between(
             "states dropped without either, where only a kill does that",
-            0..=killed + unserved,
+            0,
+            killed + unserved,
             states.forsaken,
         );
     }
@@ -406,43 +413,14 @@ impl Account {
                 normal + clean + stopped + killed,
                 stop.connections,
             );
-            sums.within(
-                "acceptors that ended with the pool, of at least those that waited",
-                self.acceptors..=u64::MAX,
+            sums.at_least(
+                "acceptors that ended with the pool, of those that waited",
+                self.acceptors,
                 stop.acceptors,
             );
         }
     }
 }
 
-/// Collects the sums that do not add up.
-#[derive(Debug, Default)]
-pub(super) struct Sums {
-    pub(super) wrong: Vec<Broken>,
-}
-
-impl Sums {
-    pub(super) fn same<T: PartialEq + std::fmt::Debug>(
-        &mut self,
-        what: &str,
-        expected: T,
-        seen: T,
-    ) {
-        self.wrong
-            .extend(crate::verdict::same(what, expected, seen).err());
-    }
-
-    pub(super) fn within<T: PartialOrd + Display>(
-        &mut self,
-        what: &str,
-        bounds: std::ops::RangeInclusive<T>,
-        seen: T,
-    ) {
-        if bounds.contains(&seen) {
-            return;
-        }
-        let expected = format!("{what}: {} to {}", bounds.start(), bounds.end());
-        self.wrong
-            .push(Broken::new(expected, format!("{what}: {seen}")));
-    }
-}
+#[cfg(test)]
+mod tests;

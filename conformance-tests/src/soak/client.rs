@@ -15,7 +15,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::ledger::Seen;
 use super::scene::{Place, Scene};
-use super::way::{Order, Way};
+use super::way::{FAREWELL, Order, Way};
 
 /// A socket that has an address, and is not connected yet.
 pub(super) struct Caller {
@@ -129,29 +129,39 @@ impl Client {
         let over = |seen| Ok(Step::Over(seen));
         match self.way {
             Way::StartsLate => return Ok(Step::Pauses),
+            Way::HalfCloses => return over(self.half_closes(&words(random, 100))?),
             Way::Leaves | Way::Resets => return over(Seen::Left),
             Way::TrapsStop => self.orders(Order::TrapStop)?,
             Way::AwaitsDraining => self.orders(Order::AwaitDraining)?,
             Way::Stays => self.orders(Order::Stay)?,
-            Way::TalksAtLength => self.says(&words(random, 32 * 1024))?,
             _ => {
-                let length = random.usize(1..100);
+                let length = match self.way {
+                    Way::TalksAtLength => 32 * 1024,
+                    _ => random.usize(1..100),
+                };
                 self.says(&words(random, length))?;
             }
         }
         match self.way {
             Way::TalksAndLeaves | Way::TalksAndResets => over(Seen::Left),
-            Way::HalfCloses => {
-                let closed = self.socket.shutdown(Shutdown::Write);
-                closed.map_err(|_| Seen::CutShort)?;
-                over(self.sees_the_end()?)
-            }
             Way::EndsCleanly => over(self.ends_with(Order::LeaveCleanly)?),
             Way::EndsInError => over(self.ends_with(Order::Fail)?),
             Way::EndsInPanic => over(self.ends_with(Order::Panic)?),
             Way::Talks | Way::TalksAtLength => over(self.ends_with(Order::Leave)?),
             _ => Ok(Step::Pauses),
         }
+    }
+
+    fn half_closes(&mut self, words: &[u8]) -> Result<Seen, Seen> {
+        let order = [Order::SayFarewell.byte()];
+        self.speaks(words)?;
+        self.speaks(&order)?;
+        let closed = self.socket.shutdown(Shutdown::Write);
+        closed.map_err(|error| seen(&error))?;
+        self.hears(words)?;
+        self.hears(&order)?;
+        self.hears(FAREWELL)?;
+        self.sees_the_end()
     }
 
     fn second_part(&mut self) -> Result<Seen, Seen> {
@@ -185,7 +195,15 @@ impl Client {
 
     /// Says something, and hears it back.
     fn says(&mut self, words: &[u8]) -> Result<(), Seen> {
-        self.socket.write_all(words).map_err(|error| seen(&error))?;
+        self.speaks(words)?;
+        self.hears(words)
+    }
+
+    fn speaks(&mut self, words: &[u8]) -> Result<(), Seen> {
+        self.socket.write_all(words).map_err(|error| seen(&error))
+    }
+
+    fn hears(&mut self, words: &[u8]) -> Result<(), Seen> {
         let mut heard = vec![0; words.len()];
         match self.socket.read_exact(&mut heard) {
             Ok(()) if heard == words => Ok(()),

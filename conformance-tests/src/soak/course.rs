@@ -115,7 +115,9 @@ impl Task {
         for number in 0.. {
             let made = self.gauges.connections.load(Ordering::Relaxed);
             let now = Instant::now();
-            if self.is_over(now, made) || !soaked.wrong.is_empty() {
+            // However few connections: each ending has its turn.
+            let enough = made >= self.until.connections && number >= ENDINGS;
+            if enough || self.is_over(now) || !soaked.wrong.is_empty() {
                 break;
             }
             let meddled_with = Duration::from_millis(random.u64(MEDDLED_WITH));
@@ -143,9 +145,8 @@ impl Task {
         soaked
     }
 
-    fn is_over(&self, now: Instant, made: u64) -> bool {
-        let limits = now >= self.until.time || made >= self.until.connections;
-        limits || (self.over)() || self.abandoned.load(Ordering::Relaxed)
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.until.time || (self.over)() || self.abandoned.load(Ordering::Relaxed)
     }
 
     /// A runtime before the one that is looked at: what a process makes once, and keeps, is there then.
@@ -163,7 +164,10 @@ impl Task {
                 time: self.until.time,
                 connections: (number + 1) * OF_THE_FIRST,
             };
-            let _ = self.live(&world, number, until, random, &made_ever, soaked);
+            let lived = self.live(&world, number, until, random, &made_ever, soaked);
+            if lived.is_none() {
+                break;
+            }
         }
         drop(world);
         descriptors_down_to(cold, KEPT);
@@ -180,13 +184,10 @@ impl Task {
     ) -> Option<Lived> {
         let plan = Plan::of(number, random);
         let lived = live(world, plan, until, self.patience, random.fork(), made_ever);
-        let place = || format!("pool {number}, with the seed {}: {plan:?}", self.seed);
+        let place = || format!("in pool {number}, {plan:?}");
         let (lived, wrong) = match lived {
-            Ok(mut lived) => {
-                let wrong = std::mem::take(&mut lived.wrong);
-                (Some(lived), wrong)
-            }
-            Err(broken) => (None, vec![broken]),
+            Ok(lived) => (Some(lived), Vec::new()),
+            Err(wrong) => (None, wrong),
         };
         let wrong = wrong.into_iter().map(|broken| Wrong {
             place: place(),

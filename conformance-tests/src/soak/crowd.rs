@@ -92,7 +92,10 @@ fn come_and_go(scene: &Arc<Scene>, mut random: Rng) {
             pausing.push((Instant::now() + pause, client));
         }
     }
+    // Once something is wrong they need not wait, each for its own, for what may never come.
     for (_, client) in pausing {
-        client.goes_on();
+        if scene.ledger.verdict().is_ok() {
+            client.goes_on();
+        }
     }
 }

@@ -6,6 +6,7 @@ use acceptor_core::Shutdown;
 
 use super::account::Last;
 use super::client::{Caller, Client};
+use super::exhaustion::Exhausted;
 use super::life::Life;
 use super::way::Way;
 use crate::verdict::{Broken, Verdict};
@@ -59,9 +60,7 @@ impl Guests {
 }
 
 /// How many clients are served on while there are no descriptors, and how many wait for theirs.
-#[cfg(target_os = "linux")]
 const SERVED_ON: usize = 4;
-#[cfg(target_os = "linux")]
 const WAITING: usize = 24;
 
 impl<W: World> Life<W> {
@@ -86,14 +85,8 @@ impl<W: World> Life<W> {
         client.ok_or_else(|| Broken::new("a pool at rest serves who comes", "it did not"))
     }
 
-    /// Every other time: the pool pauses, goes on serving whom it has, and serves the others once it can (A2).
-    #[cfg(target_os = "linux")]
+    /// There are no descriptors for a moment: the pool pauses, goes on serving whom it has, and serves the others after it (A2).
     pub(super) fn runs_out_of_descriptors(&mut self) -> Verdict {
-        use super::exhaustion::Exhausted;
-
-        if self.random.bool() {
-            return Ok(());
-        }
         let mut served_on = Vec::new();
         for _ in 0..SERVED_ON {
             served_on.push(self.guest(Way::Stalls)?);
@@ -103,7 +96,7 @@ impl<W: World> Life<W> {
         let pauses = self.scene.ledger.pauses();
         let exhausted = Exhausted::now();
         let exhausted =
-            exhausted.map_err(|error| Broken::new("the limit is lowered", error.to_string()))?;
+            exhausted.map_err(|error| Broken::new("no descriptor is left", error.to_string()))?;
         self.faults.exhaustions += 1;
         let mut waiting = Vec::new();
         for caller in callers? {
@@ -115,24 +108,17 @@ impl<W: World> Life<W> {
             .pauses()
         {
             now if now > pauses => Ok(()),
-            now => Err(now),
+            now => Err(format!("{now} pauses")),
         })?;
         for client in &mut served_on {
-            let talked = client.talks();
-            talked.map_err(|seen| {
+            client.talks().map_err(|seen| {
                 let expected = "who is connected is served on without descriptors";
-                Broken::new(expected, format!("{seen:?}"))
+                Broken::new(expected, format!("a client saw {seen:?}"))
             })?;
         }
         drop(exhausted);
         let clients = waiting.into_iter().chain(served_on);
         clients.for_each(Client::goes_on);
         self.comes_to_rest()
-    }
-
-    /// Only Linux tells how many descriptors there are.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn runs_out_of_descriptors(&mut self) -> Verdict {
-        Ok(())
     }
 }

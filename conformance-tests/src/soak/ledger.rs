@@ -13,8 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use acceptor_core::{ChildId, Event, Failure, ListenerId, Report};
 
 use super::account::{Reports, Tally};
+use super::exhaustion;
 use super::way::{Outcome, Way};
-use crate::verdict::Broken;
+use crate::verdict::{Broken, Verdict};
 
 /// What a client saw in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,6 @@ pub(super) struct Balance {
     pub(super) reports: Reports,
     /// Children that were told to stop and did, before the pool stopped or with it.
     pub(super) asked_away: u64,
-    pub(super) wrong: Vec<Broken>,
 }
 
 impl Ledger {
@@ -294,15 +294,19 @@ impl Ledger {
     pub(super) fn reported(&self, report: &Report<SocketAddr>) {
         let mut pages = self.pages();
         pages.reports.count(&report.event);
-        if let Event::ConnectionFailed {
-            listener,
-            child,
-            peer,
-            failure: Failure::Killed,
-            ..
-        } = report.event
-        {
-            pages.killed(listener, child, canonical(peer));
+        match &report.event {
+            Event::ConnectionFailed {
+                listener,
+                child,
+                peer,
+                failure: Failure::Killed,
+                ..
+            } => pages.killed(*listener, *child, canonical(*peer)),
+            Event::AcceptPaused { error, .. } if !exhaustion::is_cause_of(error) => {
+                let seen = format!("a pause for: {error}");
+                pages.wrong("a listener pauses for want of descriptors", seen);
+            }
+            _ => {}
         }
     }
 
@@ -377,8 +381,17 @@ impl Ledger {
             tally: pages.tally.clone(),
             reports: pages.reports.clone(),
             asked_away: pages.dropped_when_told.len() as u64,
-            wrong: std::mem::take(&mut pages.wrong),
         }
+    }
+
+    /// What was wrong so far, the first of it first.
+    pub(super) fn wrong(&self) -> Vec<Broken> {
+        self.pages().wrong.clone()
+    }
+
+    /// Whether nothing was wrong so far.
+    pub(super) fn verdict(&self) -> Verdict {
+        self.pages().wrong.first().cloned().map_or(Ok(()), Err)
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
@@ -448,3 +461,6 @@ impl Pages {
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use super::account::{Account, Ending, Faults, Last, Stop};
 use super::crowd::Crowd;
 use super::guests::Guests;
 use super::ledger::Fate;
-use super::plan::{Answer, Plan, Specs};
+use super::plan::{Answer, Descriptors, Plan, Specs};
 use super::process;
 use super::scene::{Place, Scene};
 use crate::patience::Patience;
@@ -30,7 +30,6 @@ use crate::world::World;
 pub(super) struct Lived {
     pub(super) account: Account,
     pub(super) listeners: u64,
-    pub(super) wrong: Vec<Broken>,
 }
 
 /// When a life has been meddled with enough.
@@ -72,7 +71,7 @@ pub(super) struct Life<W: World> {
 ///
 /// # Errors
 ///
-/// What went wrong, if it could not be lived to its end.
+/// What does not add up, or does not come to its end.
 pub(super) fn live<W: World>(
     world: &Arc<W>,
     plan: Plan,
@@ -80,22 +79,37 @@ pub(super) fn live<W: World>(
     patience: Patience,
     mut random: Rng,
     made_ever: &Arc<AtomicU64>,
-) -> Result<Lived, Broken> {
+) -> Result<Lived, Vec<Broken>> {
     let before = process::descriptors();
     let (seed, made_ever) = (random.u64(..), Arc::clone(made_ever));
     let scene = Scene::new(plan.fate(), plan.restart, patience, seed, made_ever);
-    let mut life = Life::starts(Arc::clone(world), scene, plan, random)?;
-    let lived = life.passes(until)?;
-    drop(life);
-    let gone = "no descriptor is left of a pool that is gone";
-    block_on(patience.until(&world.clock(), gone, || {
-        let now = process::descriptors();
-        if now <= before {
-            return Ok(());
+    let life = Life::starts(Arc::clone(world), Arc::clone(&scene), plan, random);
+    // The pool goes with it, and so do the clients.
+    let lived = life.and_then(|mut life| life.passes(until));
+    let mut wrong = scene.ledger.wrong();
+    let lived = match lived {
+        Ok(lived) => {
+            wrong.extend(lived.account.audit());
+            Some(lived)
         }
-        Err(format!("{before:?} before, {now:?} now"))
-    }))?;
-    Ok(lived)
+        Err(broken) => {
+            if !wrong.contains(&broken) {
+                wrong.push(broken);
+            }
+            None
+        }
+    };
+    let (Some(lived), true) = (lived, wrong.is_empty()) else {
+        return Err(wrong);
+    };
+    let gone = "no descriptor is left of a pool that is gone";
+    let left = block_on(patience.until(&world.clock(), gone, || {
+        match (before, process::descriptors()) {
+            (Some(before), Some(now)) if now > before => Err([before, now]),
+            _ => Ok(()),
+        }
+    }));
+    left.map(|()| lived).map_err(|broken| vec![broken])
 }
 
 impl<W: World> Life<W> {
@@ -169,8 +183,11 @@ impl<W: World> Life<W> {
         let report = if self.plan.ending == Ending::AtRest {
             self.is_meddled_with(until)?;
             crowd.leaves()?;
+            self.scene.ledger.verdict()?;
             self.comes_to_rest()?;
-            self.runs_out_of_descriptors()?;
+            if self.plan.descriptors == Descriptors::RunOut {
+                self.runs_out_of_descriptors()?;
+            }
             let guests = Guests::come(self)?;
             last = guests.last;
             acceptors = self.open.iter().map(|open| open.acceptors as u64).sum();
@@ -207,12 +224,9 @@ impl<W: World> Life<W> {
             last,
             acceptors,
         };
-        let mut wrong = balance.wrong;
-        wrong.extend(account.audit());
         Ok(Lived {
             account,
             listeners: self.listeners as u64,
-            wrong,
         })
     }
 

@@ -4,13 +4,12 @@ use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{
-    ChildError, ChildId, CloseError, PoolState, ReconfigureError, Status, Stopped,
-};
+use acceptor_core::{ChildError, ChildId, CloseError, ReconfigureError, Stopped};
 
-use super::account::{Ending, Sums};
+use super::account::Ending;
 use super::life::{Life, Listening, Until};
 use super::plan::{Answer, OF_INIT};
+use super::shown::Shown;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
@@ -24,6 +23,7 @@ impl<W: World> Life<W> {
             return self.is_watched_until_it_stops();
         }
         while Instant::now() < until.time && self.scene.made_ever() < until.connections {
+            self.scene.ledger.verdict()?;
             match self.random.u32(0..100) {
                 0..40 => self.look()?,
                 40..54 => self.kills_a_connection()?,
@@ -63,7 +63,7 @@ impl<W: World> Life<W> {
             (Err(Stopped), _) => return Err(Broken::new("the pool runs", "it has stopped")),
         };
         let ended = self.scene.ledger.ended();
-        Seen::of(&status, &self.open).audit(served.saturating_sub(ended))
+        Shown::of(&status, &self.open).audit(served.saturating_sub(ended))
     }
 
     /// With nobody there, what each listener accepted is what was served from it.
@@ -198,155 +198,4 @@ impl<W: World> Life<W> {
 
 fn unexpected(expected: &str, seen: impl Debug) -> Broken {
     Broken::new(expected, format!("{seen:?}"))
-}
-
-/// What a pool shows at one moment, in numbers.
-#[derive(Debug, Clone)]
-struct Seen {
-    active: u64,
-    workers: u64,
-    connections: u64,
-    listeners: Vec<Listened>,
-    /// How many acceptors the open listeners were given; nothing, if the pool does not run any more.
-    given: Option<Vec<u64>>,
-}
-
-/// What it shows of one listener.
-#[derive(Debug, Clone, Copy)]
-struct Listened {
-    acceptors: u64,
-    /// How many connections it is told to have.
-    connections: u64,
-    /// How many there are in the list of connections.
-    listed: u64,
-}
-
-impl Seen {
-    fn of<A>(status: &Status<A>, open: &[Listening]) -> Self {
-        let listened = status.listeners.iter().map(|listener| Listened {
-            acceptors: listener.acceptors as u64,
-            connections: listener.connections as u64,
-            listed: {
-                let connections = status.connections.iter();
-                let from = connections.filter(|connection| connection.listener == listener.id);
-                from.count() as u64
-            },
-        });
-        let mut open = open.to_vec();
-        open.sort_by_key(|listening| listening.id);
-        let given = open.iter().map(|listening| listening.acceptors as u64);
-        Self {
-            active: status.counts.active as u64,
-            workers: status.counts.workers as u64,
-            connections: status.connections.len() as u64,
-            listeners: listened.collect(),
-            given: (status.state == PoolState::Running).then(|| given.collect()),
-        }
-    }
-
-    /// At least so many are being served.
-    fn audit(&self, served: u64) -> Verdict {
-        let mut sums = Sums::default();
-        sums.same("active = connections listed", self.connections, self.active);
-        sums.within(
-            "active, of those being served",
-            served..=u64::MAX,
-            self.active,
-        );
-        let acceptors: Vec<_> = self.listeners.iter().map(|one| one.acceptors).collect();
-        // Those of a listener that was closed may still terminate.
-        let least = self.connections + acceptors.iter().sum::<u64>();
-        sums.within(
-            "workers, of connections and acceptors listed",
-            least..=u64::MAX,
-            self.workers,
-        );
-        if let Some(given) = &self.given {
-            sums.same("acceptors of the listeners", given, &acceptors);
-        }
-        for one in &self.listeners {
-            sums.same(
-                "connections of a listener = listed from it",
-                one.listed,
-                one.connections,
-            );
-        }
-        sums.wrong.into_iter().next().map_or(Ok(()), Err)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Three connections, of which one is from a listener that was closed; two listeners with 2 and 3 acceptors.
-    fn right() -> Seen {
-        let listened = |acceptors, connections| Listened {
-            acceptors,
-            connections,
-            listed: connections,
-        };
-        Seen {
-            active: 3,
-            workers: 8,
-            connections: 3,
-            listeners: vec![listened(2, 1), listened(3, 1)],
-            given: Some(vec![2, 3]),
-        }
-    }
-
-    #[track_caller]
-    fn check(spoil: impl FnOnce(&mut Seen), served: u64, words: Option<&str>) {
-        let mut seen = right();
-        spoil(&mut seen);
-        let told = seen.audit(served).map_err(|broken| broken.to_string());
-        match (words, told) {
-            (None, told) => assert_eq!(told, Ok(())),
-            (Some(words), Err(told)) => assert!(told.contains(words), "{told}"),
-            (Some(words), Ok(())) => panic!("nothing is told of {words}"),
-        }
-    }
-
-    #[test]
-    fn counts_that_are_those_of_the_lists_are_right() {
-        check(|_| {}, 3, None);
-        check(|_| {}, 0, None);
-        check(|seen| seen.workers = 11, 3, None);
-        // A pool that stops has closed its listeners.
-        let stops = |seen: &mut Seen| {
-            seen.listeners.clear();
-            seen.given = None;
-        };
-        check(stops, 3, None);
-    }
-
-    #[test]
-    fn counts_that_are_not_those_of_the_lists_are_told() {
-        check(
-            |seen| seen.active = 4,
-            3,
-            Some("active = connections listed: 4"),
-        );
-        check(|_| {}, 4, Some("active, of those being served: 4 to"));
-        check(
-            |seen| seen.workers = 7,
-            3,
-            Some("workers, of connections and acceptors listed: 7"),
-        );
-        check(
-            |seen| seen.listeners[1].acceptors = 2,
-            3,
-            Some("acceptors of the listeners: [2, 2]"),
-        );
-        check(
-            |seen| seen.listeners.truncate(1),
-            3,
-            Some("acceptors of the listeners: [2]"),
-        );
-        check(
-            |seen| seen.listeners[0].listed = 2,
-            3,
-            Some("connections of a listener"),
-        );
-    }
 }

@@ -7,6 +7,7 @@ use acceptor_core::{BoxError, Configure, Grace, Restart, Shutdown, Spec};
 use fastrand::Rng;
 
 use super::account::Ending;
+use super::exhaustion;
 use super::ledger::Fate;
 use super::scene::Scene;
 use super::server::Server;
@@ -25,6 +26,15 @@ pub(super) struct Plan {
     lame_duck: Duration,
     grace: Grace,
     pub(super) shutdown: Shutdown,
+    pub(super) descriptors: Descriptors,
+}
+
+/// Whether there are enough of them all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Descriptors {
+    Suffice,
+    /// For a moment, in which the pool is at rest.
+    RunOut,
 }
 
 /// Longer than any pool lives.
@@ -74,6 +84,11 @@ impl Plan {
             },
             grace,
             shutdown,
+            descriptors: if exhaustion::POSSIBLE && (number / ENDINGS) % 2 == 0 {
+                Descriptors::RunOut
+            } else {
+                Descriptors::Suffice
+            },
         }
     }
 

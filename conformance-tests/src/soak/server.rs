@@ -15,7 +15,7 @@ use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::scene::Scene;
-use super::way::{Order, Outcome};
+use super::way::{FAREWELL, Order, Outcome};
 use crate::world::World;
 
 /// What all acceptors of a pool share.
@@ -96,7 +96,7 @@ async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
     serving: &mut Serving,
 ) -> Result<(), BoxError> {
     let mut said = [0; AT_ONCE];
-    let mut stop = None;
+    let (mut stop, mut last_words) = (None, None);
     loop {
         let count = match &mut stop {
             None => stream.read(&mut said).await?,
@@ -106,6 +106,10 @@ async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
             },
         };
         if count == 0 {
+            if let Some(words) = last_words {
+                stream.write_all(words).await?;
+                stream.flush().await?;
+            }
             return Ok(());
         }
         let said = &said[..count];
@@ -117,6 +121,7 @@ async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
         stream.flush().await?;
         match order {
             None | Some(Order::TrapStop) => {}
+            Some(Order::SayFarewell) => last_words = Some(FAREWELL),
             Some(Order::Leave) => return Ok(()),
             Some(Order::LeaveCleanly) => return Err(CleanExit::new().into()),
             Some(Order::Fail) => return Err("an error of serve, as ordered".into()),

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::course::Soaked;
+use super::exhaustion;
 use super::memory::Grown;
 use super::process;
 use super::way::Way;
@@ -37,6 +38,29 @@ fn listed(counts: impl IntoIterator<Item = (u64, &'static str)>) -> String {
     there.join(", ")
 }
 
+/// Where the texts begin, after the names.
+const INDENT: usize = 13;
+
+/// The longest that a text is before it goes on in the next line.
+const WIDTH: usize = 100;
+
+/// A text in lines of which none but the first has a name before it.
+fn wrapped(text: &str) -> String {
+    let (mut wrapped, mut width) = (String::new(), 0);
+    for word in text.split(' ') {
+        if width > 0 && width + 1 + word.len() > WIDTH {
+            wrapped.push_str(&format!("\n{:1$}", "", INDENT + 2));
+            width = 0;
+        } else if width > 0 {
+            wrapped.push(' ');
+            width += 1;
+        }
+        wrapped.push_str(word);
+        width += word.len();
+    }
+    wrapped
+}
+
 /// The table of one runtime.
 pub(super) fn write(
     out: &mut dyn Write,
@@ -65,6 +89,7 @@ pub(super) fn write(
     let unserved = [
         (totals.refused, "refused"),
         (totals.unserved, "in the backlog of a listener that closed"),
+        (totals.killed_unserved, "killed before they were"),
     ];
     let acceptors = [
         (totals.terminated, "terminated"),
@@ -87,10 +112,10 @@ pub(super) fn write(
         (Some(before), Some(after)) => format!("{before} before, {after} after"),
         _ => process::ONLY_LINUX.to_owned(),
     };
-    let exhaustions = if soaked.before.is_some() {
+    let exhaustions = if exhaustion::POSSIBLE {
         grouped(totals.exhaustions)
     } else {
-        "not made: only Linux tells how many descriptors there are".to_owned()
+        "not made: only Linux tells how many descriptors are open".to_owned()
     };
     writeln!(out, "\n{title}")?;
     let lines = [
@@ -110,7 +135,7 @@ pub(super) fn write(
         ("verdict", verdict.to_owned()),
     ];
     for (name, text) in lines {
-        writeln!(out, "  {name:<13}{text}")?;
+        writeln!(out, "  {name:<INDENT$}{}", wrapped(&text))?;
     }
     Ok(())
 }

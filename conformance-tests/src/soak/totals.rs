@@ -17,6 +17,8 @@ pub(super) struct Totals {
     pub(super) stopped: u64,
     /// Connections that nobody served, for their listener closed.
     pub(super) unserved: u64,
+    /// Connections that were killed by id before they were served.
+    pub(super) killed_unserved: u64,
     pub(super) at_rest: u64,
     pub(super) under_way: u64,
     pub(super) killed_pools: u64,
@@ -49,6 +51,7 @@ impl Totals {
         // Less than nothing, if the stop killed some that were not served yet.
         self.stopped += dropped.saturating_sub(killed);
         self.unserved += tally.unserved;
+        self.killed_unserved += tally.killed_unserved;
         *match account.ending {
             Ending::AtRest => &mut self.at_rest,
             Ending::UnderWay => &mut self.under_way,

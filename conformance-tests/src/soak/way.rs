@@ -13,7 +13,7 @@ pub(super) enum Way {
     Stalls,
     /// Connects, and says nothing for a while.
     StartsLate,
-    /// Ends what it sends, and reads to the end.
+    /// Ends what it sends before it has heard what it said, and reads to the end.
     HalfCloses,
     /// Leaves without a word.
     Leaves,
@@ -148,6 +148,8 @@ pub(super) enum Order {
     Fail,
     /// Panic.
     Panic,
+    /// Say [`FAREWELL`] at the end of what is said, and return `Ok`.
+    SayFarewell,
     /// Trap the stop, and leave cleanly once told.
     TrapStop,
     /// Leave once *draining* is set, whatever the stop says.
@@ -156,15 +158,19 @@ pub(super) enum Order {
     Stay,
 }
 
+/// What is said to who has ended what it sends, and still reads.
+pub(super) const FAREWELL: &[u8] = b"farewell";
+
 /// The first byte that is an order.
 const ORDERS: u8 = 0x80;
 
 impl Order {
-    const ALL: [Order; 7] = [
+    const ALL: [Order; 8] = [
         Order::Leave,
         Order::LeaveCleanly,
         Order::Fail,
         Order::Panic,
+        Order::SayFarewell,
         Order::TrapStop,
         Order::AwaitDraining,
         Order::Stay,
