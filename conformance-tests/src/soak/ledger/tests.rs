@@ -72,7 +72,7 @@ impl Play {
         play
     }
 
-    fn is_served(self) -> Self {
+    fn served(self) -> Self {
         let (listener, child, _) = ids();
         self.0.begins(client(), door(), listener, child);
         self
@@ -93,11 +93,11 @@ impl Play {
         self
     }
 
-    fn is_told(self) -> Self {
+    fn told(self) -> Self {
         self.does(|ledger| ledger.tells(ids().1))
     }
 
-    fn is_reported_killed(self) -> Self {
+    fn reported_killed(self) -> Self {
         let (listener, child, _) = ids();
         self.does(|ledger| ledger.pages().killed(listener, child, client()))
     }
@@ -125,13 +125,13 @@ fn a_connection_that_ends_as_its_client_has_it_is_right() {
             Way::Leaves | Way::TalksAndLeaves | Way::Resets | Way::TalksAndResets => Seen::Left,
             _ => Seen::Done,
         };
-        check(play().connects(way).is_served().ends(due).sees(seen), &[]);
-        check(play().connects(way).sees(seen).is_served().ends(due), &[]);
+        check(play().connects(way).served().ends(due).sees(seen), &[]);
+        check(play().connects(way).sees(seen).served().ends(due), &[]);
         // The server may have it before the client knows of it.
         check(
             play()
                 .comes(way)
-                .is_served()
+                .served()
                 .does(|ledger| ledger.connected(client()))
                 .ends(due)
                 .sees(seen),
@@ -142,7 +142,7 @@ fn a_connection_that_ends_as_its_client_has_it_is_right() {
 
 #[test]
 fn both_ends_are_counted() {
-    let play = play().connects(Way::EndsCleanly).is_served();
+    let play = play().connects(Way::EndsCleanly).served();
     assert_eq!((play.0.served(), play.0.ended()), (1, 0));
     assert_eq!(play.0.taken_from(ids().0), 1);
     let play = play.ends(Outcome::Clean).sees(Seen::Done);
@@ -159,13 +159,13 @@ fn an_address_is_taken_until_both_ends_are_over() {
     let play = play().connects(Way::Leaves).sees(Seen::Left);
     let again = |ledger: &Ledger| ledger.comes(client(), door(), PLACE, Way::Talks);
     assert_eq!(again(&play.0), Err(Taken));
-    let play = play.is_served().ends(Outcome::Normal);
+    let play = play.served().ends(Outcome::Normal);
     assert_eq!(again(&play.0), Ok(()));
 }
 
 #[test]
 fn who_is_served_twice_is_told_of() {
-    let twice = play().connects(Way::Talks).is_served().is_served();
+    let twice = play().connects(Way::Talks).served().served();
     let play = twice.ends(Outcome::Normal).sees(Seen::Done);
     check(play, &["each connection is served once"]);
 }
@@ -173,7 +173,7 @@ fn who_is_served_twice_is_told_of() {
 #[test]
 fn who_is_served_and_has_not_connected_is_told_of() {
     check(
-        play().is_served().ends(Outcome::Normal),
+        play().served().ends(Outcome::Normal),
         &["who is served has connected"],
     );
     let listener = |ledger: &Ledger| {
@@ -222,7 +222,7 @@ fn an_open_listener_that_refuses_is_told_of() {
     let served = play()
         .does(|ledger| ledger.closes(PLACE))
         .comes(Way::Talks)
-        .is_served();
+        .served();
     let served = served
         .does(|ledger| ledger.refused(client()))
         .ends(Outcome::Dropped);
@@ -232,17 +232,14 @@ fn an_open_listener_that_refuses_is_told_of() {
 #[test]
 fn who_is_dropped_and_was_not_told_is_told_of() {
     let dropped = |play: Play| {
-        let play = play
-            .connects(Way::Stalls)
-            .is_served()
-            .ends(Outcome::Dropped);
+        let play = play.connects(Way::Stalls).served().ends(Outcome::Dropped);
         play.sees(Seen::CutShort)
     };
     check(
         dropped(play()),
         &["each connection ends as its client has it"],
     );
-    check(dropped(play().is_told()), &[]);
+    check(dropped(play().told()), &[]);
     check(dropped(play().does(|ledger| ledger.fate(Fate::Stops))), &[]);
     check(
         dropped(play().does(|ledger| ledger.fate(Fate::MayStop))),
@@ -253,13 +250,10 @@ fn who_is_dropped_and_was_not_told_is_told_of() {
 #[test]
 fn who_traps_the_stop_leaves_cleanly_only_when_told() {
     let leaves = |play: Play| {
-        let play = play
-            .connects(Way::TrapsStop)
-            .is_served()
-            .ends(Outcome::Clean);
+        let play = play.connects(Way::TrapsStop).served().ends(Outcome::Clean);
         play.sees(Seen::CutShort)
     };
-    check(leaves(play().is_told()), &[]);
+    check(leaves(play().told()), &[]);
     check(
         leaves(play()),
         &["each connection ends as its client has it"],
@@ -268,13 +262,7 @@ fn who_traps_the_stop_leaves_cleanly_only_when_told() {
 
 #[test]
 fn another_end_than_was_ordered_is_told_of() {
-    let ended = |way, outcome| {
-        play()
-            .connects(way)
-            .is_served()
-            .ends(outcome)
-            .sees(Seen::Done)
-    };
+    let ended = |way, outcome| play().connects(way).served().ends(outcome).sees(Seen::Done);
     let told = ["each connection ends as its client has it"];
     check(ended(Way::EndsInPanic, Outcome::Normal), &told);
     check(ended(Way::Talks, Outcome::Error), &told);
@@ -283,10 +271,7 @@ fn another_end_than_was_ordered_is_told_of() {
 
 #[test]
 fn who_is_cut_short_though_the_server_ended_well_is_told_of() {
-    let play = play()
-        .connects(Way::Talks)
-        .is_served()
-        .ends(Outcome::Normal);
+    let play = play().connects(Way::Talks).served().ends(Outcome::Normal);
     check(
         play.sees(Seen::CutShort),
         &["both ends of a connection agree"],
@@ -317,7 +302,7 @@ fn who_is_not_served_is_told_of_unless_the_listener_closes() {
 #[test]
 fn a_client_that_gets_no_answer_or_a_wrong_one_is_told_of() {
     let over = |seen| {
-        let play = play().connects(Way::Talks).is_served().sees(seen);
+        let play = play().connects(Way::Talks).served().sees(seen);
         play.ends(Outcome::Normal)
     };
     check(
@@ -332,7 +317,7 @@ fn a_client_that_gets_no_answer_or_a_wrong_one_is_told_of() {
 
 #[test]
 fn who_is_still_there_in_the_end_is_told_of() {
-    let served = play().connects(Way::Talks).is_served();
+    let served = play().connects(Way::Talks).served();
     check(served, &["nobody is served once the pool is gone"]);
     check(
         play().connects(Way::Talks),
@@ -343,23 +328,20 @@ fn who_is_still_there_in_the_end_is_told_of() {
 #[test]
 fn who_is_killed_was_told_to_be_and_was_there() {
     let killed = |play: Play| {
-        let play = play
-            .connects(Way::Stalls)
-            .is_served()
-            .ends(Outcome::Dropped);
-        play.is_reported_killed().sees(Seen::CutShort)
+        let play = play.connects(Way::Stalls).served().ends(Outcome::Dropped);
+        play.reported_killed().sees(Seen::CutShort)
     };
-    check(killed(play().is_told()), &[]);
+    check(killed(play().told()), &[]);
     let untold = killed(play().does(|ledger| ledger.fate(Fate::MayStop)));
     let there = "who is killed was being served, or was to be";
     check(untold, &["who is killed was told to die", there]);
-    let twice = killed(play().is_told()).is_reported_killed();
+    let twice = killed(play().told()).reported_killed();
     check(twice, &[there]);
 }
 
 #[test]
 fn who_is_killed_before_it_is_served_is_not_missed() {
-    let killed = play().connects(Way::Stalls).is_told().is_reported_killed();
+    let killed = play().connects(Way::Stalls).told().reported_killed();
     assert_eq!(killed.0.taken_from(ids().0), 1);
     let tally = {
         let killed = killed.sees(Seen::CutShort);
@@ -378,12 +360,12 @@ fn only_those_that_were_stopped_and_not_killed_are_asked_away() {
     let stopped = || {
         play()
             .connects(Way::Stalls)
-            .is_served()
-            .is_told()
+            .served()
+            .told()
             .ends(Outcome::Dropped)
     };
     assert_eq!(stopped().0.balance().asked_away, 1);
-    assert_eq!(stopped().is_reported_killed().0.balance().asked_away, 0);
+    assert_eq!(stopped().reported_killed().0.balance().asked_away, 0);
 }
 
 #[test]
@@ -395,7 +377,7 @@ fn nothing_is_under_way_at_rest() {
     assert!(!at_rest(&play));
     let play = play.sees(Seen::Left);
     assert!(!at_rest(&play));
-    let play = play.is_served();
+    let play = play.served();
     assert!(!at_rest(&play));
     let play = play.ends(Outcome::Normal);
     assert!(at_rest(&play));
