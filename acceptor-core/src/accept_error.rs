@@ -135,7 +135,7 @@ impl fmt::Debug for AcceptErrors {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use AcceptErrorKind::{Connection, Listener, Resources};

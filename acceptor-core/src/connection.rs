@@ -120,7 +120,7 @@ impl fmt::Display for CleanExit {
 
 impl Error for CleanExit {}
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::control::Control;

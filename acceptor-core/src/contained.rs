@@ -43,7 +43,7 @@ impl Drop for Contained {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use futures::FutureExt;

@@ -160,7 +160,7 @@ async fn wait<R: Runtime, L: Listener>(
     .await
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::signal::Signal;

@@ -15,7 +15,7 @@ impl PoolId {
     }
 
     /// No pool's.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) const NONE: Self = Self(0);
 }
 
@@ -64,7 +64,7 @@ impl fmt::Debug for ChildId {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

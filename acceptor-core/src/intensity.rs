@@ -53,7 +53,7 @@ impl Intensity {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::LazyLock;
 

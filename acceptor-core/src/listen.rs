@@ -299,7 +299,7 @@ impl From<ListenError> for io::Error {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::net::TcpStream;
     use std::time::Instant;

@@ -42,7 +42,7 @@ pub trait Listener: Send + Sync + 'static {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod testing {
     use super::*;
 
@@ -67,7 +67,7 @@ pub(crate) mod testing {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::testing::Nowhere;
     use super::*;

@@ -140,7 +140,7 @@ impl<L: Listener, A: Acceptor<L>> Child<L> for Seat<L, A> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::net::SocketAddr;
 

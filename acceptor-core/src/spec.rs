@@ -267,7 +267,7 @@ pub enum Configure<L: Listener> {
     Ignore,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::acceptor::acceptor_fn;

@@ -199,7 +199,7 @@ impl<A: Debug> fmt::Display for Status<A> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::id::PoolId;

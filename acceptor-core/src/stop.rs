@@ -211,7 +211,7 @@ impl fmt::Display for StopReport {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

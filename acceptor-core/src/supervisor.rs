@@ -549,5 +549,5 @@ fn report<C, A>(child: &mut Child<C, A>, end: End, now: Instant) -> Option<Event
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
