@@ -135,7 +135,8 @@ impl fmt::Debug for AcceptErrors {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use AcceptErrorKind::{Connection, Listener, Resources};

@@ -120,7 +120,8 @@ impl fmt::Display for CleanExit {
 
 impl Error for CleanExit {}
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::control::Control;

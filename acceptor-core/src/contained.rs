@@ -43,7 +43,8 @@ impl Drop for Contained {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use futures::FutureExt;

@@ -184,7 +184,8 @@ pub(crate) trait Controlled: Send + Sync {
     fn control(&self) -> &Control;
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::sync::Arc;
     use std::task::Wake;

@@ -160,7 +160,8 @@ async fn wait<R: Runtime, L: Listener>(
     .await
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::signal::Signal;

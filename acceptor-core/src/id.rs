@@ -64,7 +64,8 @@ impl fmt::Debug for ChildId {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

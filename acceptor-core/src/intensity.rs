@@ -53,7 +53,8 @@ impl Intensity {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::sync::LazyLock;
 

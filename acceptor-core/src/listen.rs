@@ -299,7 +299,8 @@ impl From<ListenError> for io::Error {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::net::TcpStream;
     use std::time::Instant;

@@ -67,7 +67,8 @@ pub(crate) mod testing {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::testing::Nowhere;
     use super::*;

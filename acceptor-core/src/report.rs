@@ -294,7 +294,8 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Mutex;

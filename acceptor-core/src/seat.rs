@@ -140,7 +140,8 @@ impl<L: Listener, A: Acceptor<L>> Child<L> for Seat<L, A> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::net::SocketAddr;
 

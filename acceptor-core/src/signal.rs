@@ -133,7 +133,8 @@ impl fmt::Debug for SignalWait {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use futures::FutureExt;

@@ -196,7 +196,8 @@ impl Pauses {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::net::SocketAddr;
 

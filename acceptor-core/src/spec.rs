@@ -267,7 +267,8 @@ pub enum Configure<L: Listener> {
     Ignore,
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::acceptor::acceptor_fn;

@@ -199,7 +199,8 @@ impl<A: Debug> fmt::Display for Status<A> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::id::PoolId;

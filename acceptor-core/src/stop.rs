@@ -211,7 +211,8 @@ impl fmt::Display for StopReport {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

@@ -549,5 +549,6 @@ fn report<C, A>(child: &mut Child<C, A>, end: End, now: Instant) -> Option<Event
     })
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
