@@ -550,6 +550,10 @@ impl Model {
             self.bereft = (sort != Sort::Connection).then_some(number);
             self.failed();
             self.bereft = None;
+            if sort != Sort::Connection && self.stop.is_some() {
+                // In the lame duck that it brought about its replacement may have to wait, too.
+                self.listeners[number].spaced = Some(now);
+            }
         }
         self.phases_go_on();
         Ok(())
