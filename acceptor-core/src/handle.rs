@@ -1,10 +1,11 @@
 //! The handle of a pool: everything that can be asked of it, and done to it, while it runs.
 
-use std::fmt;
+mod records;
+
 use std::future::Future;
-use std::io;
 use std::sync::Arc;
 
+use self::records::{connection_records, listener_records};
 use crate::control::{Command, Ending};
 use crate::end::Role;
 use crate::error::{
@@ -78,18 +79,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         if acceptors == 0 || acceptors > MAX_ACCEPTORS {
             return refused(listener, AddListenerReason::Acceptors { value: acceptors });
         }
-        let asked = guarded(|| {
-            let address = listener.local_addr()?;
-            let addresses = if L::is_wildcard(&address) {
-                Addresses::TheirOwn
-            } else {
-                Addresses::TheListeners
-            };
-            Ok((address, addresses))
-        });
-        let asked = asked.unwrap_or_else(|message| Err(io::Error::other(message)));
-        let (address, addresses) = match asked {
-            Ok(asked) => asked,
+        let (address, addresses) = match Addresses::of(&listener) {
+            Ok(known) => known,
             Err(error) => return refused(listener, AddListenerReason::LocalAddr(error)),
         };
         let mut gate = None;
@@ -395,60 +386,5 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
                 .result()
                 .expect("the result is stored before the pool is done")
         }
-    }
-}
-
-fn listener_records<L: Listener>(state: &State<L>) -> Vec<ListenerRecord<L::Addr>> {
-    let record = |(id, listening): (ListenerId, &crate::supervisor::Listening<Arc<Socket<L>>>)| {
-        let socket = &listening.socket;
-        ListenerRecord {
-            id,
-            spec: Arc::clone(&state.spec.id),
-            local_addr: socket.local_addr.clone(),
-            acceptors: listening.acceptors,
-            connections: listening.connections,
-            state: socket.state(),
-            accepted: listening.accepted,
-            skipped: socket.skipped(),
-            pauses: socket.pauses(),
-        }
-    };
-    state.machine.listeners().map(record).collect()
-}
-
-fn connection_records<L: Listener>(
-    state: &State<L>,
-    now: std::time::Instant,
-) -> Vec<ConnectionRecord<L::Addr>> {
-    let mut records: Vec<_> = state
-        .machine
-        .children()
-        .filter_map(|child| {
-            let peer = child.peer.as_ref()?;
-            let record = ConnectionRecord {
-                id: child.id,
-                spec: Arc::clone(&state.spec.id),
-                listener: child.listener,
-                peer_addr: peer.peer_addr.clone(),
-                local_addr: peer.local_addr.clone(),
-                age: now.saturating_duration_since(peer.since),
-            };
-            Some((peer.since, record))
-        })
-        .collect();
-    // Ids are as old as the acceptor, which may have begun to wait after a younger one.
-    records.sort_by_key(|(since, record)| (*since, record.id));
-    records.into_iter().map(|(_, record)| record).collect()
-}
-
-impl<R: Runtime, L: Listener> fmt::Debug for PoolHandle<R, L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (id, state) = self
-            .inner
-            .look(|state| (Arc::clone(&state.spec.id), state.machine.state()));
-        f.debug_struct("PoolHandle")
-            .field("spec", &id)
-            .field("state", &state)
-            .finish_non_exhaustive()
     }
 }

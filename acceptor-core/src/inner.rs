@@ -6,6 +6,9 @@
 //! runtime; reports go out one at a time, in the order of the events, and the
 //! result after them.
 
+mod outbox;
+mod present;
+
 use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::io;
@@ -15,8 +18,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
-use crate::accept_error::{AcceptErrorKind, AcceptErrors};
-use crate::acceptor::{Terminate, acceptor_fn};
+use self::outbox::{Delivery, Mail, Outgoing};
+pub(crate) use self::present::Present;
+use crate::accept_error::AcceptErrorKind;
+use crate::acceptor::Terminate;
 use crate::begin::Beginning;
 use crate::bell::Bell;
 use crate::child::ChildTask;
@@ -26,9 +31,9 @@ use crate::end::{End, Waited};
 use crate::id::{ChildId, PoolId};
 use crate::line::{Leaving, Waiting};
 use crate::listener::Listener;
-use crate::report::{Event, Observer, Report, trace};
+use crate::report::Event;
 use crate::runtime::Runtime;
-use crate::seat::{Child, Life};
+use crate::seat::Child;
 use crate::signal::Signal;
 use crate::socket::{Gate, Socket};
 use crate::spec::Spec;
@@ -57,57 +62,6 @@ pub(crate) struct State<L: Listener> {
     outbox: VecDeque<Outgoing<L::Addr>>,
     delivery: Delivery,
     result: Option<Box<StopReport>>,
-}
-
-/// What the spec says besides the rules that the machine has.
-pub(crate) struct Present<L: Listener> {
-    pub(crate) id: Arc<str>,
-    pub(crate) acceptor: Arc<dyn Life<L>>,
-    pub(crate) observer: Option<Arc<dyn Observer<L::Addr>>>,
-    pub(crate) accept_errors: AcceptErrors,
-}
-
-enum Outgoing<A> {
-    Report(Report<A>),
-    Finished(Box<StopReport>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delivery {
-    Idle,
-    UnderWay,
-}
-
-impl<L: Listener> From<Spec<L>> for Present<L> {
-    fn from(spec: Spec<L>) -> Self {
-        Self {
-            id: spec.id,
-            acceptor: spec.acceptor,
-            observer: spec.observer,
-            accept_errors: spec.accept_errors,
-        }
-    }
-}
-
-impl<L: Listener> Present<L> {
-    /// Takes the user's values away. A pool that has stopped, and perhaps a handle for long, keeps the id only.
-    fn take(&mut self) -> Self {
-        let nothing = Arc::new(acceptor_fn(|_| async { Ok(()) }));
-        let own = AcceptErrors::new(AcceptErrorKind::of);
-        Self {
-            id: Arc::clone(&self.id),
-            acceptor: std::mem::replace(&mut self.acceptor, nothing),
-            observer: self.observer.take(),
-            accept_errors: std::mem::replace(&mut self.accept_errors, own),
-        }
-    }
-
-    /// Drops the user's values, each by itself: two at once whose `Drop` panics would abort.
-    pub(crate) fn discard(self) {
-        drop_guarded(self.acceptor);
-        drop_guarded(self.observer);
-        drop_guarded(self.accept_errors);
-    }
 }
 
 impl<R: Runtime, L: Listener> Inner<R, L> {
@@ -225,46 +179,6 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
         self.spawn(ChildTask::terminate(inner, id, seat, terminate, waited));
     }
 
-    /// Sends what is in the outbox, unless somebody is at it already: then that one sends it.
-    fn deliver(&self) {
-        loop {
-            let (outgoing, observer) = {
-                let mut state = lock(&self.state);
-                if state.delivery == Delivery::UnderWay {
-                    return;
-                }
-                let Some(outgoing) = state.outbox.pop_front() else {
-                    return;
-                };
-                state.delivery = Delivery::UnderWay;
-                (outgoing, state.spec.observer.clone())
-            };
-            match outgoing {
-                Outgoing::Report(report) => {
-                    let _ = guarded(|| trace(&report));
-                    if let Some(observer) = observer {
-                        let _ = guarded(|| observer.report(&report));
-                        drop_guarded(observer);
-                    }
-                    drop_guarded(report);
-                    lock(&self.state).delivery = Delivery::Idle;
-                }
-                Outgoing::Finished(report) => {
-                    drop_guarded(observer);
-                    let spec = {
-                        let mut state = lock(&self.state);
-                        state.delivery = Delivery::Idle;
-                        state.result = Some(report);
-                        state.spec.take()
-                    };
-                    spec.discard();
-                    self.done.set();
-                    self.bell.ring();
-                }
-            }
-        }
-    }
-
     /// The result, once `done` is set.
     pub(crate) fn result(&self) -> Option<StopReport> {
         lock(&self.state).result.as_deref().cloned()
@@ -283,45 +197,6 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     pub(crate) fn kill(self: &Arc<Self>, reason: StopReason) {
         let now = self.time();
         self.bring(|state, effects| state.machine.kill(reason, now, effects));
-    }
-
-    /// An event that is no end of a child, for the observer.
-    pub(crate) fn report(&self, event: Event<L::Addr>) {
-        {
-            let mut state = lock(&self.state);
-            let pool = Arc::clone(&state.spec.id);
-            let report = Report { pool, event };
-            state.outbox.push_back(Outgoing::Report(report));
-        }
-        self.deliver();
-    }
-}
-
-/// Whether the outbox wants emptying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mail {
-    None,
-    Waiting,
-}
-
-impl<L: Listener> State<L> {
-    /// Moves what is to be reported to the outbox, while the order is still that of the events.
-    fn post(&mut self, effects: &mut Outcomes<L>) -> Mail {
-        if !effects.start_later.is_empty() {
-            self.later.append(&mut effects.start_later);
-        }
-        if effects.reports.is_empty() && effects.finished.is_none() {
-            return Mail::None;
-        }
-        for event in effects.reports.drain(..) {
-            let pool = Arc::clone(&self.spec.id);
-            self.outbox
-                .push_back(Outgoing::Report(Report { pool, event }));
-        }
-        if let Some(report) = effects.finished.take() {
-            self.outbox.push_back(Outgoing::Finished(report));
-        }
-        Mail::Waiting
     }
 }
 

@@ -15,7 +15,7 @@ use crate::line::{Line, Waiting};
 use crate::listener::Listener;
 use crate::signal::Signal;
 use crate::status::ListenerState;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, drop_guarded, lock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, drop_guarded, guarded, lock};
 
 pub(crate) struct Socket<L: Listener> {
     pub(crate) id: ListenerId,
@@ -36,6 +36,22 @@ pub(crate) struct Socket<L: Listener> {
 pub(crate) enum Addresses {
     TheListeners,
     TheirOwn,
+}
+
+impl Addresses {
+    /// The address of a listener, and whose addresses its connections have.
+    pub(crate) fn of<L: Listener>(listener: &L) -> io::Result<(L::Addr, Self)> {
+        let asked = guarded(|| {
+            let address = listener.local_addr()?;
+            let addresses = if L::is_wildcard(&address) {
+                Self::TheirOwn
+            } else {
+                Self::TheListeners
+            };
+            Ok((address, addresses))
+        });
+        asked.unwrap_or_else(|message| Err(io::Error::other(message)))
+    }
 }
 
 impl<L: Listener> Socket<L> {

@@ -6,21 +6,26 @@
 //! table; an open listener has its number of acceptors; an end that is not of a
 //! child in the table changes nothing.
 
+mod child;
+mod effects;
+mod stop;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+pub(crate) use self::child::{Child, Peer};
+pub(crate) use self::effects::{Became, Effects, Start, TimerChange};
+use self::stop::Stop;
 use crate::backoff::Spacing;
 use crate::control::{Command, Ending};
 use crate::end::{Counted, End, Role};
 use crate::id::{ChildId, ListenerId, PoolId};
 use crate::intensity::{Intensity, Verdict};
-use crate::report::{Event, Failure};
-use crate::shutdown::{Step, Stopping};
 use crate::spec::Rules;
 use crate::status::{Counts, PoolState};
-use crate::stop::{EndKind, Ends, Phase, StopReason, StopReport};
+use crate::stop::{EndKind, Phase, StopReason};
 
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Supervisor<C, S, A> {
@@ -37,25 +42,6 @@ pub(crate) struct Supervisor<C, S, A> {
     stop: Option<Stop>,
 }
 
-/// One row of the table.
-#[cfg_attr(test, derive(Clone))]
-pub(crate) struct Child<C, A> {
-    pub(crate) id: ChildId,
-    pub(crate) listener: ListenerId,
-    pub(crate) control: C,
-    /// What it is; `None` while it is an acceptor.
-    pub(crate) peer: Option<Peer<A>>,
-    spacing: Spacing,
-}
-
-/// What is known of a connection.
-#[derive(Clone)]
-pub(crate) struct Peer<A> {
-    pub(crate) peer_addr: A,
-    pub(crate) local_addr: A,
-    pub(crate) since: Instant,
-}
-
 /// An open listener.
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Listening<S> {
@@ -63,72 +49,6 @@ pub(crate) struct Listening<S> {
     pub(crate) acceptors: usize,
     pub(crate) connections: usize,
     pub(crate) accepted: u64,
-}
-
-#[cfg_attr(test, derive(Clone))]
-struct Stop {
-    stopping: Stopping,
-    reason: StopReason,
-    connections: [Ends; 4],
-    acceptors: [Ends; 4],
-    finished: bool,
-}
-
-/// A child to be started.
-pub(crate) struct Start<C, S> {
-    pub(crate) child: ChildId,
-    pub(crate) control: C,
-    pub(crate) socket: S,
-    /// How long it waits before its `init`.
-    pub(crate) delay: Duration,
-}
-
-/// What is to be done once the lock is released, in this order.
-pub(crate) struct Effects<C, S, A> {
-    pub(crate) tell: Vec<(C, Command)>,
-    pub(crate) drain: Vec<S>,
-    pub(crate) close: Vec<S>,
-    pub(crate) start: Vec<Start<C, S>>,
-    /// To be started by the pool's own task: who ended was dropped by the runtime, perhaps from within a spawn.
-    pub(crate) start_later: Vec<Start<C, S>>,
-    pub(crate) reports: Vec<Event<A>>,
-    pub(crate) finished: Option<Box<StopReport>>,
-    pub(crate) timer_changed: TimerChange,
-    /// Rows that are no longer needed: what they hold is dropped outside the lock.
-    pub(crate) gone: Vec<Child<C, A>>,
-    /// The end of who is not in the table any more: what it holds is dropped outside the lock, too.
-    pub(crate) unseen: Option<End>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TimerChange {
-    Unchanged,
-    Changed,
-}
-
-/// What becomes of a child that has a connection now.
-pub(crate) enum Became<C, S> {
-    /// It serves; its replacement, if there is to be one, is to be started first.
-    Serves(Option<Start<C, S>>),
-    /// It is not a child any more: the pool has ended without it.
-    Gone,
-}
-
-impl<C, S, A> Default for Effects<C, S, A> {
-    fn default() -> Self {
-        Self {
-            tell: Vec::new(),
-            drain: Vec::new(),
-            close: Vec::new(),
-            start: Vec::new(),
-            start_later: Vec::new(),
-            reports: Vec::new(),
-            finished: None,
-            timer_changed: TimerChange::Unchanged,
-            gone: Vec::new(),
-            unseen: None,
-        }
-    }
 }
 
 impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
@@ -311,7 +231,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         }
         let aggregated = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
         if !aggregated {
-            effects.reports.extend(report(&mut child, end, now));
+            effects.reports.extend(child.report(end, now));
         }
         if counted == Counted::Yes && self.stop.is_none() {
             let (intensity, period) = (self.rules.intensity, self.rules.period);
@@ -378,175 +298,11 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         Some((child.control.clone(), role, socket))
     }
 
-    /// Begins to stop; a stop that is under way stays as it is (S1).
-    pub(crate) fn stop(
-        &mut self,
-        reason: StopReason,
-        now: Instant,
-        effects: &mut Effects<C, S, A>,
-    ) {
-        if self.stop.is_some() {
-            return;
-        }
-        self.begin_stop(reason, now, effects);
-        self.advance(now, effects);
-    }
-
-    /// Goes to the kill at once, be a stop under way or not (S9).
-    pub(crate) fn kill(
-        &mut self,
-        reason: StopReason,
-        now: Instant,
-        effects: &mut Effects<C, S, A>,
-    ) {
-        if self.stop.is_none() {
-            self.begin_stop(reason, now, effects);
-        }
-        let stop = self.stop.as_mut();
-        let steps = stop.map(|stop| stop.stopping.kill(now)).unwrap_or_default();
-        for step in steps {
-            self.take(step, now, effects);
-        }
-        self.advance(now, effects);
-    }
-
-    /// Time has passed.
-    pub(crate) fn tick(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
-        self.advance(now, effects);
-    }
-
-    fn begin_stop(&mut self, reason: StopReason, now: Instant, effects: &mut Effects<C, S, A>) {
-        self.stop = Some(Stop {
-            stopping: Stopping::begin(self.rules.plan, now),
-            reason,
-            connections: Default::default(),
-            acceptors: Default::default(),
-            finished: false,
-        });
-        match reason {
-            StopReason::Intensity | StopReason::RuntimeGone => {
-                effects.reports.push(Event::PoolStopped { reason });
-            }
-            StopReason::Requested | StopReason::OwnerDropped => {}
-        }
-        let sockets = self.listeners.values().map(|listening| &listening.socket);
-        effects.drain.extend(sockets.cloned());
-        effects.timer_changed = TimerChange::Changed;
-    }
-
-    fn advance(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
-        while let Some(stop) = &mut self.stop {
-            match stop
-                .stopping
-                .advance(now, self.children.len() + self.sockets)
-            {
-                Some(step) => self.take(step, now, effects),
-                None => return,
-            }
-        }
-    }
-
-    fn take(&mut self, step: Step, now: Instant, effects: &mut Effects<C, S, A>) {
-        effects.timer_changed = TimerChange::Changed;
-        match step {
-            Step::CloseListeners => {
-                let open: Vec<_> = self.listeners.keys().copied().collect();
-                for id in open {
-                    self.close(id, Ending::Stopped, effects);
-                }
-            }
-            Step::TellStop => self.tell_all(Command::Stop, effects),
-            Step::Kill => self.tell_all(Command::Kill, effects),
-            Step::Finish => self.finish(now, effects),
-        }
-    }
-
-    fn tell_all(&self, command: Command, effects: &mut Effects<C, S, A>) {
-        let children = self.children.iter();
-        let told = children.map(|(_, child)| (child.control.clone(), command));
-        effects.tell.extend(told);
-    }
-
-    fn finish(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
-        let stuck = self.children.len();
-        let Some(stop) = &mut self.stop else { return };
-        stop.finished = true;
-        let kill = Phase::Kill as usize;
-        let killed =
-            stop.connections[kill].of(EndKind::Killed) + stop.acceptors[kill].of(EndKind::Killed);
-        if killed > 0 && stop.stopping.reports_kills() {
-            effects
-                .reports
-                .push(Event::KilledWhileStopping { count: killed });
-        }
-        if stuck > 0 {
-            effects.reports.push(Event::Stuck { count: stuck });
-        }
-        effects.finished = Some(Box::new(StopReport {
-            reason: stop.reason,
-            elapsed: now.saturating_duration_since(stop.stopping.began()),
-            stuck,
-            connections: stop.connections,
-            acceptors: stop.acceptors,
-        }));
-        effects.gone.extend(self.children.drain());
-        self.connections = 0;
-    }
-
-    fn phase(&self) -> Option<Phase> {
-        self.stop.as_ref().map(|stop| stop.stopping.phase())
-    }
-
     fn child_mut(&mut self, id: ChildId) -> Option<&mut Child<C, A>> {
         self.children
             .get_mut(id.slot)
             .filter(|child| child.id == id)
     }
-}
-
-impl<C, A> Child<C, A> {
-    fn role(&self) -> Role {
-        match self.peer {
-            Some(_) => Role::Connection,
-            None => Role::Acceptor,
-        }
-    }
-}
-
-impl Stop {
-    fn count(&mut self, role: Role, kind: EndKind) {
-        let phase = self.stopping.phase() as usize;
-        match role {
-            Role::Connection => self.connections[phase].count(kind),
-            Role::Acceptor => self.acceptors[phase].count(kind),
-        }
-    }
-}
-
-/// The report of an end, if it is one to report. The peer's address goes with it.
-fn report<C, A>(child: &mut Child<C, A>, end: End, now: Instant) -> Option<Event<A>> {
-    let (listener, id) = (child.listener, child.id);
-    let start_error = matches!(end, End::StartError(_));
-    let failure: Failure = end.failure()?;
-    Some(match child.peer.take() {
-        Some(peer) => Event::ConnectionFailed {
-            listener,
-            child: id,
-            peer: peer.peer_addr,
-            age: now.saturating_duration_since(peer.since),
-            failure,
-        },
-        None if start_error => Event::StartError {
-            listener,
-            child: id,
-            failure,
-        },
-        None => Event::AcceptorFailed {
-            listener,
-            child: id,
-            failure,
-        },
-    })
 }
 
 #[cfg(test)]

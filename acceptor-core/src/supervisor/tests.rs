@@ -8,7 +8,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::control::Command;
 use crate::end::Waited;
+use crate::report::{Event, Failure};
 use crate::shutdown::Plan;
 use crate::spec::{ChildType, Grace, Restart, Shutdown};
 
