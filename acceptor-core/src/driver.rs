@@ -14,12 +14,12 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::end::End;
-use crate::inner::{Inner, Starting};
+use crate::inner::{Inner, Starting, is_never};
 use crate::listener::Listener;
 use crate::runtime::Runtime;
 use crate::status::PoolState;
-use crate::stop::StopReason;
-use crate::sync::guarded;
+use crate::stop::{Phase, StopReason};
+use crate::sync::{guarded, wake};
 
 /// Kills the pool when it is dropped with the task; does nothing for a pool that has stopped.
 struct Guard<R: Runtime, L: Listener> {
@@ -123,6 +123,10 @@ pub(crate) fn drive<R: Runtime, L: Listener>(
             // A timer that is a little early is believed: to ask it again at once would be a busy loop.
             let now = guard.inner.time();
             let now = reached.map_or(now, |reached| now.max(reached));
+            if gives_up(&guard.inner, now) {
+                // Somebody may have held this thread since the kill: who has had no turn since then is not stuck.
+                last_turns().await;
+            }
             let (state, deadline, later) = guard.inner.bring(|state, effects| {
                 state.machine.tick(now, effects);
                 let later = std::mem::take(&mut state.later);
@@ -143,12 +147,37 @@ pub(crate) fn drive<R: Runtime, L: Listener>(
     }
 }
 
+/// How often others have their turn before they are given up: who is woken, and whom that one wakes.
+const LAST_TURNS: u32 = 2;
+
+/// Whether the patience is over, and somebody left (S8).
+fn gives_up<R: Runtime, L: Listener>(inner: &Inner<R, L>, now: Instant) -> bool {
+    inner.look(|state| {
+        let killing = state.machine.state() == PoolState::Stopping(Phase::Kill);
+        let deadline = state.machine.deadline();
+        killing && deadline.is_some_and(|deadline| deadline <= now)
+    })
+}
+
+async fn last_turns() {
+    let mut turns = LAST_TURNS;
+    poll_fn(|cx| {
+        if turns == 0 {
+            return Poll::Ready(());
+        }
+        turns -= 1;
+        wake(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Until the deadline, which it then returns, or until something has changed.
 async fn wait<R: Runtime, L: Listener>(
     inner: &Inner<R, L>,
     deadline: Option<Instant>,
 ) -> Option<Instant> {
-    let Some(deadline) = deadline else {
+    let Some(deadline) = deadline.filter(|deadline| !is_never(*deadline)) else {
         poll_fn(|cx| inner.bell.poll(cx)).await;
         return None;
     };

@@ -200,9 +200,19 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
     }
 }
 
+/// Whether nobody lives to see it. Runtimes reckon with a little more than what they are given: at the end of all
+/// time that overflows.
+pub(crate) fn is_never(deadline: Instant) -> bool {
+    const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    deadline.checked_add(A_DAY).is_none()
+}
+
 /// What children and listeners bring.
 impl<R: Runtime, L: Listener> Inner<R, L> {
     pub(crate) fn sleep_until(self: &Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
+        if is_never(deadline) {
+            return Box::pin(pending());
+        }
         let inner = Arc::clone(self);
         Box::pin(async move { inner.runtime.sleep_until(deadline).await })
     }

@@ -34,11 +34,12 @@ pub trait Listener: Send + Sync + 'static {
     fn stream_local_addr(stream: &Self::Stream) -> io::Result<Self::Addr>;
 
     /// Tells whether connections may have another local address than the
-    /// listener. The default knows it of [`SocketAddr`]: `0.0.0.0` and `::`.
+    /// listener. The default knows it of [`SocketAddr`]: `0.0.0.0`, `::`, and
+    /// `0.0.0.0` as an IPv6 address.
     fn is_wildcard(address: &Self::Addr) -> bool {
         (address as &dyn Any)
             .downcast_ref::<SocketAddr>()
-            .is_some_and(|address| address.ip().is_unspecified())
+            .is_some_and(|address| address.ip().to_canonical().is_unspecified())
     }
 }
 
@@ -78,7 +79,9 @@ mod tests {
         for (address, wildcard) in [
             ("0.0.0.0:1", true),
             ("[::]:1", true),
+            ("[::ffff:0.0.0.0]:1", true),
             ("127.0.0.1:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
             ("[::1]:1", false),
         ] {
             let address = address.parse().unwrap();

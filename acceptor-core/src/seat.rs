@@ -5,6 +5,7 @@
 //! acceptor waits; whoever takes it out runs `serve` or `terminate` with it, or
 //! drops it; the future of `serve` is boxed only when a connection is there (B9).
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,36 @@ impl<L: Listener, A: Acceptor<L>> Life<L> for A {
     }
 }
 
+/// What `serve` or `terminate` is given when it is first polled. Dropped before, it goes one by one: two panics at
+/// once would abort the process.
+struct Given<T, S>(Option<(T, S)>);
+
+impl<T, S> Given<T, S> {
+    fn new(first: T, state: S) -> Self {
+        Self(Some((first, state)))
+    }
+
+    fn take(mut self) -> (T, S) {
+        self.0
+            .take()
+            .expect("it is taken once, for this consumes it")
+    }
+}
+
+impl<T, S> Drop for Given<T, S> {
+    fn drop(&mut self) {
+        let Some((first, state)) = self.0.take() else {
+            return;
+        };
+        let first = guarded(|| drop(first));
+        let dropped = first.and(guarded(|| drop(state)));
+        if let Err(message) = dropped {
+            // As it came, for the child's end to tell; the hook has been called.
+            resume_unwind(Box::new(message));
+        }
+    }
+}
+
 impl<L: Listener, A: Acceptor<L>> Seat<L, A> {
     fn take_state(&self) -> A::State {
         let state = lock(&self.state).take();
@@ -113,8 +144,9 @@ impl<L: Listener, A: Acceptor<L>> Child<L> for Seat<L, A> {
         self: Arc<Self>,
         connection: Connection<L::Stream, L::Addr>,
     ) -> BoxFuture<'static, End> {
-        let state = self.take_state();
+        let given = Given::new(connection, self.take_state());
         Box::pin(async move {
+            let (connection, state) = given.take();
             match self.acceptor.serve(connection, state).await {
                 Ok(()) => End::Normal,
                 Err(error) if error.is::<CleanExit>() => End::Clean,
@@ -124,8 +156,9 @@ impl<L: Listener, A: Acceptor<L>> Child<L> for Seat<L, A> {
     }
 
     fn terminate(self: Arc<Self>, reason: Terminate, waited: Waited) -> BoxFuture<'static, End> {
-        let state = self.take_state();
+        let given = Given::new(reason, self.take_state());
         Box::pin(async move {
+            let (reason, state) = given.take();
             self.acceptor.terminate(&reason, state).await;
             match reason {
                 Terminate::Timeout => End::TimedOut(waited),

@@ -97,9 +97,18 @@ impl Stopping {
                 }
             },
             Phase::Stop if due => self.enter_kill(now),
-            Phase::Kill if due => self.finish(),
+            // Not for the end of one child, however late: others may not have had their turn to end. See `give_up`.
             Phase::LameDuck | Phase::Grace | Phase::Stop | Phase::Kill => None,
         }
+    }
+
+    /// The last step, if the patience is over: whoever is left is stuck (S8).
+    pub(crate) fn give_up(&mut self, now: Instant) -> Option<Step> {
+        let due = self.deadline.is_some_and(|deadline| deadline <= now);
+        if self.finished || self.phase != Phase::Kill || !due {
+            return None;
+        }
+        self.finish()
     }
 
     /// Goes to the kill at once, whatever the phase; the listeners close on the way.
@@ -179,6 +188,27 @@ mod tests {
         plans
     }
 
+    /// The next step for whoever keeps the time.
+    fn step(stopping: &mut Stopping, now: Instant, left: usize) -> Option<Step> {
+        let step = stopping.advance(now, left);
+        step.or_else(|| stopping.give_up(now))
+    }
+
+    #[test]
+    fn the_late_end_of_one_child_gives_up_no_other() {
+        let began = Instant::now();
+        let mut stopping = Stopping::begin(plan(0, Grace::Within(ms(0)), Shutdown::Kill), began);
+        while stopping.advance(began, 3).is_some() {}
+        let late = began + ms(50);
+        assert_eq!(stopping.advance(late, 2), None);
+        assert_eq!(stopping.advance(late, 1), None);
+        let mut kept = stopping.clone();
+        assert_eq!(kept.advance(late, 0), Some(Step::Finish));
+        assert_eq!(kept.give_up(late), None);
+        assert_eq!(stopping.give_up(late), Some(Step::Finish));
+        assert_eq!(stopping.give_up(late), None);
+    }
+
     /// The steps of a stop of one child that never ends, each with the time at which it is due.
     #[track_caller]
     fn check(plan: Plan, expected: &[(u64, Step)]) {
@@ -188,7 +218,7 @@ mod tests {
         let mut now = began;
         // By the deadlines alone, as the pool's own task goes.
         loop {
-            while let Some(step) = stopping.advance(now, 1) {
+            while let Some(step) = step(&mut stopping, now, 1) {
                 steps.push(((now - began).as_millis() as u64, step));
             }
             match stopping.deadline() {
@@ -198,7 +228,7 @@ mod tests {
                         "{plan:?}: a deadline that has passed is a busy loop"
                     );
                     let before = deadline - Duration::from_nanos(1);
-                    assert_eq!(stopping.advance(before, 1), None, "{plan:?}: too early");
+                    assert_eq!(step(&mut stopping, before, 1), None, "{plan:?}: too early");
                     now = deadline;
                 }
                 None => break,
@@ -408,7 +438,7 @@ mod tests {
             let now = self.began + ms(self.now);
             expected.extend(model.steps(self.now, self.children));
             let phase = stopping.phase();
-            while let Some(step) = stopping.advance(now, self.children) {
+            while let Some(step) = step(stopping, now, self.children) {
                 seen.push(step);
             }
             // Formatted only when it fails: there are millions of these.
@@ -482,7 +512,7 @@ mod tests {
                 let began = Instant::now();
                 let mut stopping = Stopping::begin(plan, began);
                 for at in 0..=waits {
-                    while stopping.advance(began + ms(at), 1).is_some() {}
+                    while step(&mut stopping, began + ms(at), 1).is_some() {}
                 }
                 let (phase, deadline) = (stopping.phase(), stopping.deadline());
                 let steps = stopping.kill(began + ms(waits));

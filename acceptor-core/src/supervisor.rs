@@ -283,6 +283,20 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         Some(listening.socket)
     }
 
+    /// The same for all listeners, in one pass over the table.
+    fn close_all(&mut self, ending: Ending, effects: &mut Effects<C, S, A>) {
+        let closing = std::mem::take(&mut self.listeners);
+        let acceptors = self.children.iter().map(|(_, child)| child);
+        let acceptors =
+            acceptors.filter(|child| child.peer.is_none() && closing.contains_key(&child.listener));
+        effects
+            .tell
+            .extend(acceptors.map(|child| (child.control.clone(), Command::Close(ending))));
+        let sockets = closing.into_values().map(|listening| listening.socket);
+        effects.close.extend(sockets);
+        effects.timer_changed = TimerChange::Changed;
+    }
+
     /// A listener's socket is closed: its address can be bound again.
     pub(crate) fn socket_closed(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
         self.sockets -= 1;

@@ -102,13 +102,34 @@ pub(crate) fn watch<R: Runtime, L: Listener>(
         let mut open = open;
         let (gate, desk) = (&open.gate, &mut open.desk);
         loop {
-            let mut accept = pin!(gate.listener().accept());
-            match poll_fn(|cx| desk.poll_turn(cx, accept.as_mut())).await {
+            let called = guarded(|| gate.listener().accept());
+            let mut accept = pin!(match called {
+                Ok(accept) => Some(accept),
+                Err(message) => {
+                    desk.accept_panicked(&message);
+                    break;
+                }
+            });
+            let turn = poll_fn(|cx| desk.poll_turn(cx, accept.as_mut())).await;
+            if let Err(message) = guarded(|| accept.set(None)) {
+                desk.accept_panicked(&message);
+                break;
+            }
+            match turn {
                 Turn::Over => {}
                 Turn::Closed => break,
             }
         }
     }
+}
+
+/// There is a call until it is over, and then nobody polls it.
+fn poll_accept<T>(
+    call: Pin<&mut Option<impl Future<Output = T>>>,
+    cx: &mut Context<'_>,
+) -> Poll<T> {
+    call.as_pin_mut()
+        .map_or(Poll::Pending, |call| call.poll(cx))
 }
 
 type Accepted<L> = io::Result<(<L as Listener>::Stream, <L as Listener>::Addr)>;
@@ -117,12 +138,15 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
     fn poll_turn(
         &mut self,
         cx: &mut Context<'_>,
-        accept: Pin<&mut impl Future<Output = Accepted<L>>>,
+        accept: Pin<&mut Option<impl Future<Output = Accepted<L>>>>,
     ) -> Poll<Turn> {
         self.turns += 1;
         if self.turns > TURNS_IN_A_ROW {
             self.turns = 0;
-            self.spawned = Spawned::No;
+            if std::mem::replace(&mut self.spawned, Spawned::No) == Spawned::No {
+                // Nobody was accepted in all these turns: a time-out comes all the same (B6).
+                let _ = self.poll_timer(cx);
+            }
             wake(cx.waker().clone());
             return Poll::Pending;
         }
@@ -144,7 +168,7 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
     fn poll_line(
         &mut self,
         cx: &mut Context<'_>,
-        mut accept: Pin<&mut impl Future<Output = Accepted<L>>>,
+        mut accept: Pin<&mut Option<impl Future<Output = Accepted<L>>>>,
     ) -> Poll<Turn> {
         loop {
             let known = self.line.len();
@@ -162,8 +186,9 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
                 }
                 News::Closed => return Poll::Ready(Turn::Closed),
             }
-            if !self.line.is_empty() && self.poll_pause(cx).is_ready() {
-                match guarded(|| accept.as_mut().poll(cx)) {
+            // The pause first: it is over at its time, be there nobody to accept for.
+            if self.poll_pause(cx).is_ready() && !self.line.is_empty() {
+                match guarded(|| poll_accept(accept.as_mut(), cx)) {
                     Ok(Poll::Pending) => {}
                     Ok(Poll::Ready(Ok((stream, peer)))) => {
                         self.connect(stream, peer, cx);
@@ -174,8 +199,7 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
                         return Poll::Ready(Turn::Over);
                     }
                     Err(message) => {
-                        let message = format!("accept panicked: {message}");
-                        self.listener_failed(io::Error::other(message));
+                        self.accept_panicked(&message);
                         return Poll::Ready(Turn::Over);
                     }
                 }
@@ -294,6 +318,10 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
 
     /// Starts a replacement; gives it back if the connection's task is to start it.
     fn replace(&mut self, start: Starting<L>, cx: &mut Context<'_>) -> Option<Starting<L>> {
+        // Whoever joined while `accept` was polled began to wait earlier (L6).
+        let known = self.line.len();
+        self.socket.line.take_joined(&mut self.line);
+        self.look_at_deadlines(known);
         if let Some(Begun::Waits(None)) = start.control.begin_without_init() {
             self.line.push_back(Waiting {
                 id: start.child,
@@ -304,7 +332,7 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
         }
         // With nobody else in line accepting has to wait for this `init` in any case. Otherwise it must
         // not: the connection's own task sees to it, before it serves (B5).
-        if self.line.is_empty() && self.socket.line.is_empty() {
+        if self.line.is_empty() {
             let _ = self.inner.begin(start, cx);
             return None;
         }
@@ -334,6 +362,10 @@ impl<R: Runtime, L: Listener> Desk<R, L> {
             }
             AcceptErrorKind::Listener => self.listener_failed(error),
         }
+    }
+
+    fn accept_panicked(&self, message: &str) {
+        self.listener_failed(io::Error::other(format!("accept panicked: {message}")));
     }
 
     fn listener_failed(&self, error: io::Error) {

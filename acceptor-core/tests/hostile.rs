@@ -633,3 +633,58 @@ fn whatever_is_the_users_may_call_the_pool_whenever_it_is_called_or_dropped() {
     let calls = calls.expect("somebody called the pool while it was locked");
     assert!(calls > 100, "{calls}");
 }
+
+/// Has one connection, which is a bomb.
+struct Bombs(Mutex<Option<Bomb>>);
+
+impl Listener for Bombs {
+    type Stream = Bomb;
+    type Addr = ();
+
+    async fn accept(&self) -> io::Result<(Bomb, ())> {
+        let bomb = self.0.lock().unwrap().take();
+        match bomb {
+            Some(bomb) => Ok((bomb, ())),
+            None => pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stream_local_addr(_: &Bomb) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct HoldsBombs;
+
+impl Acceptor<Bombs> for HoldsBombs {
+    type State = Bomb;
+
+    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<Bomb>, BoxError> {
+        Ok(Init::Accept(Bomb))
+    }
+
+    async fn serve(&self, _: Connection<Bomb, ()>, _: Bomb) -> Result<(), BoxError> {
+        pending().await
+    }
+}
+
+#[test]
+fn a_stream_and_a_state_whose_drops_panic_end_a_connection_that_never_began() {
+    let runtime = Manual::new(&Faults::default());
+    let pool = Pool::start(runtime.clone(), Spec::new("bombs", HoldsBombs)).unwrap();
+    pool.add_listener(Bombs(Mutex::new(Some(Bomb))), 1).unwrap();
+    while pool.connections().unwrap().is_empty() {
+        assert!(runtime.step().is_some(), "nobody accepts");
+    }
+    let killed = pool.kill();
+    runtime.settle();
+    let Poll::Ready(report) = poll_once(killed) else {
+        panic!("the pool waits for a connection that is gone");
+    };
+    let connections = report.connections(Phase::Kill);
+    assert_eq!(connections.of(EndKind::Panic), 1, "{report}");
+}

@@ -177,6 +177,66 @@ fn a_flood_of_connections_that_are_gone_lets_others_run_after_every_32() {
     assert_eq!(skipped, [32, 64, 96, 100]);
 }
 
+#[test]
+fn a_flood_of_connections_that_are_gone_holds_up_no_time_out() {
+    let bench = Bench::new(1, |_| {
+        Box::pin(async { Init::AcceptWithin((), Duration::from_millis(10)) })
+    });
+    bench.runtime.settle();
+    let flood = || {
+        for _ in 0..100 {
+            bench.port.fail(io::ErrorKind::ConnectionAborted.into());
+        }
+        assert_eq!(bench.runtime.step(), Some(2), "the listener's task");
+    };
+    flood();
+    bench.runtime.advance(Duration::from_millis(9));
+    flood();
+    assert_eq!(bench.terminated(), [""; 0]);
+    bench.runtime.advance(Duration::from_millis(1));
+    flood();
+    assert!(bench.pool.listeners().unwrap()[0].skipped < 300);
+    // It terminates in a task of its own.
+    bench.runtime.step_first(3);
+    assert_eq!(bench.terminated(), ["accept time-out"]);
+}
+
+#[test]
+fn a_time_out_of_zero_does_not_send_away_who_could_be_served_in_a_burst() {
+    let bench = Bench::new(3, |_| {
+        Box::pin(async { Init::AcceptWithin((), Duration::ZERO) })
+    });
+    for _ in 0..100 {
+        bench.port.connect().unwrap();
+    }
+    while bench.port.waiting() > 0 {
+        assert!(bench.runtime.step().is_some());
+    }
+    assert_eq!(bench.terminated(), [""; 0]);
+}
+
+#[test]
+fn a_pause_is_over_at_its_time_also_if_nobody_waits() {
+    let bench = Bench::new(1, |child| {
+        Box::pin(async move {
+            if child.to_string() != "1" {
+                std::future::pending::<()>().await;
+            }
+            Init::AcceptWithin((), Duration::from_millis(1))
+        })
+    });
+    let state = || bench.pool.listeners().unwrap()[0].state;
+    bench.port.fail(io::ErrorKind::OutOfMemory.into());
+    bench.runtime.settle();
+    bench.runtime.advance(Duration::from_millis(4));
+    bench.runtime.settle();
+    assert_eq!(bench.terminated(), ["accept time-out"]);
+    assert_eq!(state(), ListenerState::Paused);
+    bench.runtime.advance(Duration::from_millis(1));
+    bench.runtime.settle();
+    assert_eq!(state(), ListenerState::Accepting);
+}
+
 /// Has its acceptor told to stop, and everybody else see it, as late as can be.
 struct StopsWhenDropped {
     pool: Arc<OnceLock<Handle>>,

@@ -6,6 +6,7 @@ use super::{Inner, Outcomes, State};
 use crate::listener::Listener;
 use crate::report::{Event, Report, trace};
 use crate::runtime::Runtime;
+use crate::status::PoolState;
 use crate::stop::StopReport;
 use crate::sync::{drop_guarded, guarded, lock};
 
@@ -51,12 +52,19 @@ impl<L: Listener> State<L> {
 impl<R: Runtime, L: Listener> Inner<R, L> {
     /// An event that is no end of a child, for the observer.
     pub(crate) fn report(&self, event: Event<L::Addr>) {
-        {
+        let late = {
             let mut state = lock(&self.state);
-            let pool = Arc::clone(&state.spec.id);
-            let report = Report { pool, event };
-            state.outbox.push_back(Outgoing::Report(report));
-        }
+            if state.machine.state() == PoolState::Stopped {
+                // The result is the last that is told of a pool.
+                Some(event)
+            } else {
+                let pool = Arc::clone(&state.spec.id);
+                let report = Report { pool, event };
+                state.outbox.push_back(Outgoing::Report(report));
+                None
+            }
+        };
+        drop_guarded(late);
         self.deliver();
     }
 

@@ -61,9 +61,13 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         self.advance(now, effects);
     }
 
-    /// Time has passed.
+    /// Time has passed, and everybody has had a turn in it.
     pub(crate) fn tick(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
         self.advance(now, effects);
+        let stop = self.stop.as_mut();
+        if let Some(step) = stop.and_then(|stop| stop.stopping.give_up(now)) {
+            self.take(step, now, effects);
+        }
     }
 
     pub(super) fn begin_stop(
@@ -106,10 +110,7 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         effects.timer_changed = TimerChange::Changed;
         match step {
             Step::CloseListeners => {
-                let open: Vec<_> = self.listeners.keys().copied().collect();
-                for id in open {
-                    self.close(id, Ending::Stopped, effects);
-                }
+                self.close_all(Ending::Stopped, effects);
             }
             Step::TellStop => self.tell_all(Command::Stop, effects),
             Step::Kill => self.tell_all(Command::Kill, effects),

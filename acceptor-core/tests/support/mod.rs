@@ -197,6 +197,17 @@ impl Manual {
         Some(id)
     }
 
+    /// Polls this task before those that were woken earlier.
+    #[track_caller]
+    pub(crate) fn step_first(&self, id: usize) {
+        {
+            let mut world = self.world();
+            world.queue.retain(|other| *other != id);
+            world.queue.push_front(id);
+        }
+        assert_eq!(self.step(), Some(id));
+    }
+
     /// Polls until all tasks sleep.
     #[track_caller]
     pub(crate) fn settle(&self) {

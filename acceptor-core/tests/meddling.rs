@@ -1,0 +1,326 @@
+//! Listeners and runtimes that come between two steps of a pool, or hold it up there.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use acceptor_core::*;
+use support::*;
+
+/// When a listener meddles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Called,
+    Polled,
+    /// Something was accepted, or failed; the pool does not know yet.
+    Through,
+    Dropped,
+}
+
+type Meddle = Arc<dyn Fn(When) + Send + Sync>;
+
+/// Does something whenever it is asked to accept.
+struct Meddler {
+    listener: MemoryListener,
+    meddle: Meddle,
+}
+
+struct Dropped<'a>(&'a Meddle);
+
+impl Drop for Dropped<'_> {
+    fn drop(&mut self) {
+        (self.0)(When::Dropped);
+    }
+}
+
+impl Listener for Meddler {
+    type Stream = MemoryStream;
+    type Addr = Address;
+
+    fn accept(&self) -> impl Future<Output = io::Result<(MemoryStream, Address)>> + Send {
+        (self.meddle)(When::Called);
+        let dropped = Dropped(&self.meddle);
+        let mut accept = Box::pin(self.listener.accept());
+        poll_fn(move |cx| {
+            (dropped.0)(When::Polled);
+            let accepted = accept.as_mut().poll(cx);
+            if accepted.is_ready() {
+                (dropped.0)(When::Through);
+            }
+            accepted
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        self.listener.local_addr()
+    }
+
+    fn stream_local_addr(stream: &MemoryStream) -> io::Result<Address> {
+        MemoryListener::stream_local_addr(stream)
+    }
+
+    fn is_wildcard(address: &Address) -> bool {
+        MemoryListener::is_wildcard(address)
+    }
+}
+
+/// A world of one port, and what is reported there.
+struct Bench {
+    runtime: Manual,
+    ledger: Ledger,
+    port: Port,
+    reports: Arc<Mutex<Vec<String>>>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let faults = Faults::default();
+        let ledger = Ledger::default();
+        Self {
+            runtime: Manual::new(&faults),
+            port: Port::new(1, &ledger, &faults),
+            ledger,
+            reports: Arc::default(),
+        }
+    }
+
+    fn observed<L: Listener<Addr = Address>>(&self, spec: Spec<L>) -> Spec<L> {
+        let reports = Arc::clone(&self.reports);
+        spec.observer(move |report: &Report<Address>| {
+            reports.lock().unwrap().push(report.to_string());
+        })
+    }
+
+    fn reports(&self) -> Vec<String> {
+        self.reports.lock().unwrap().clone()
+    }
+}
+
+#[test]
+fn who_joins_while_accept_is_polled_is_served_before_the_replacement() {
+    let bench = Bench::new();
+    let served = Arc::<Mutex<Vec<String>>>::default();
+    let inside = Arc::clone(&served);
+    let spec = Spec::new(
+        "order",
+        acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
+            inside.lock().unwrap().push(connection.id.to_string());
+            async move {
+                let _connection = connection;
+                pending().await
+            }
+        }),
+    );
+    let pool = Pool::start(bench.runtime.clone(), spec).unwrap();
+    let runtime = bench.runtime.clone();
+    let meddle: Meddle = Arc::new(move |when| {
+        if when == When::Through {
+            runtime.settle();
+        }
+    });
+    let listener = bench.port.listen();
+    pool.add_listener(Meddler { listener, meddle }, 2).unwrap();
+    bench.port.connect().unwrap();
+    // The first acceptor, then the listener's task; the second joins from within its `accept`.
+    bench.runtime.step_first(1);
+    bench.runtime.step_first(3);
+    bench.runtime.settle();
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    assert_eq!(*served.lock().unwrap(), ["1", "2"]);
+}
+
+#[test]
+fn an_accept_that_panics_is_told_as_that_wherever_it_does() {
+    for panics in [When::Called, When::Polled, When::Through, When::Dropped] {
+        let bench = Bench::new();
+        let spec = Spec::new("panics", acceptor_fn(|_| async { Ok(()) }));
+        let pool = Pool::start(bench.runtime.clone(), bench.observed(spec)).unwrap();
+        let meddle: Meddle = Arc::new(move |when| {
+            if when == panics {
+                resume_unwind(Box::new("of the listener's own"));
+            }
+        });
+        let listener = bench.port.listen();
+        pool.add_listener(Meddler { listener, meddle }, 1).unwrap();
+        bench.runtime.settle();
+        bench.port.fail(io::ErrorKind::ConnectionAborted.into());
+        bench.runtime.settle();
+        let reports = bench.reports();
+        assert_eq!(reports.len(), 1, "{panics:?}: {reports:?}");
+        let told = "accept panicked: of the listener's own";
+        assert!(reports[0].contains(told), "{panics:?}: {reports:?}");
+        assert!(!bench.port.is_open(), "{panics:?}");
+        assert_eq!(bench.runtime.panics(), 0, "{panics:?}");
+        assert_eq!(pool.counts().unwrap().workers, 0, "{panics:?}");
+    }
+}
+
+#[test]
+fn nothing_is_reported_of_a_pool_that_has_stopped() {
+    let bench = Bench::new();
+    let spec = Spec::new("late", acceptor_fn(|_| async { Ok(()) }));
+    let spec = bench.observed(spec.patience(Duration::from_millis(1)));
+    let pool = Pool::start(bench.runtime.clone(), spec).unwrap();
+    let handle = pool.handle();
+    let runtime = bench.runtime.clone();
+    // The pool stops without this listener, which comes with an error later.
+    let meddle: Meddle = Arc::new(move |when| {
+        if when == When::Through {
+            drop(handle.kill());
+            runtime.settle();
+            runtime.advance(Duration::from_millis(1));
+            runtime.settle();
+            assert_eq!(handle.counts(), Err(Stopped));
+        }
+    });
+    let listener = bench.port.listen();
+    pool.add_listener(Meddler { listener, meddle }, 1).unwrap();
+    bench.runtime.settle();
+    bench.port.fail(io::ErrorKind::OutOfMemory.into());
+    let traced = traced(|| bench.runtime.settle());
+    let reports = bench.reports();
+    assert!(
+        !reports.iter().any(|report| report.contains("pause")),
+        "{reports:?}"
+    );
+    assert_eq!(traced, reports.len());
+}
+
+/// How many reports were traced meanwhile.
+fn traced(run: impl FnOnce()) -> usize {
+    struct Counts(Arc<Mutex<usize>>);
+
+    impl tracing::Subscriber for Counts {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            *self.0.lock().unwrap() += 1;
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    let count = Arc::<Mutex<usize>>::default();
+    tracing::subscriber::with_default(Counts(Arc::clone(&count)), run);
+    *count.lock().unwrap()
+}
+
+#[test]
+fn who_was_held_up_by_another_is_not_stuck_when_the_patience_ends() {
+    let bench = Bench::new();
+    let handle = Arc::<OnceLock<PoolHandle<Manual, MemoryListener>>>::default();
+    let (inside, runtime) = (Arc::clone(&handle), bench.runtime.clone());
+    let spec = Spec::new(
+        "held up",
+        acceptor_fn(move |_: Connection<MemoryStream, Address>| {
+            // Holds the only thread for longer than the patience, in which the pool is killed; then ends.
+            drop(inside.get().unwrap().kill());
+            runtime.advance(Duration::from_secs(2));
+            async { Ok(()) }
+        }),
+    );
+    let pool = Pool::start(bench.runtime.clone(), spec).unwrap();
+    assert!(handle.set(pool.handle()).is_ok());
+    pool.add_listener(bench.port.listen(), 3).unwrap();
+    bench.runtime.settle();
+    bench.port.connect().unwrap();
+    let mut join = Box::pin(pool.join());
+    let mut cx = Context::from_waker(Waker::noop());
+    let report = loop {
+        bench.runtime.step().expect("somebody is to be polled");
+        if let Poll::Ready(report) = join.as_mut().poll(&mut cx) {
+            break report;
+        }
+    };
+    assert_eq!(report.stuck, 0, "{report}");
+    assert!(!bench.port.is_open());
+    assert_eq!(bench.ledger.alive(), 0);
+}
+
+/// Its timers need a little more than what they are given, and panic where there is not.
+#[derive(Clone)]
+struct RoundsUp(Manual);
+
+impl Runtime for RoundsUp {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task);
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let rounded = deadline.checked_add(Duration::from_millis(1));
+        self.0
+            .sleep_until(rounded.expect("there is such a time"))
+            .await;
+    }
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+}
+
+/// The longest time from now that there is, to the nanosecond.
+fn longest(now: Instant) -> Duration {
+    let (mut longest, mut step) = (Duration::ZERO, Duration::MAX / 2);
+    while step > Duration::ZERO {
+        if longest
+            .checked_add(step)
+            .is_some_and(|time| now.checked_add(time).is_some())
+        {
+            longest += step;
+        } else {
+            step /= 2;
+        }
+    }
+    longest
+}
+
+#[test]
+fn a_time_that_ends_with_all_time_is_for_ever() {
+    let bench = Bench::new();
+    let longest = longest(bench.runtime.now());
+    struct Patient(Duration);
+    impl Acceptor<MemoryListener> for Patient {
+        type State = ();
+
+        async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+            Ok(Init::AcceptWithin((), self.0))
+        }
+
+        async fn serve(
+            &self,
+            _: Connection<MemoryStream, Address>,
+            (): (),
+        ) -> Result<(), BoxError> {
+            pending().await
+        }
+    }
+    let spec = bench.observed(Spec::new("patient", Patient(longest)).lame_duck(longest));
+    let pool = Pool::start(RoundsUp(bench.runtime.clone()), spec).unwrap();
+    pool.add_listener(bench.port.listen(), 1).unwrap();
+    bench.runtime.settle();
+    drop(pool.stop());
+    bench.runtime.settle();
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    let status = pool.status().unwrap();
+    assert_eq!(status.state, PoolState::Stopping(Phase::LameDuck));
+    assert_eq!(status.counts.active, 1);
+    assert_eq!(bench.reports(), [""; 0]);
+}
