@@ -64,6 +64,13 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     /// Ends an acceptor that got a state and never a connection: exactly once, unless it is killed (rule B7).
     ///
     /// The default drops the state.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped at a suspension point when the stop phase of the
+    /// pool comes, or a kill. **By default that is at once:** a pool's grace is
+    /// zero unless its spec says otherwise, and then only what `terminate` does
+    /// before it first suspends is done while the pool stops.
     fn terminate(&self, reason: &Terminate, state: Self::State) -> impl Future<Output = ()> + Send {
         let _ = reason;
         async move { drop(state) }

@@ -233,7 +233,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     }
 
     /// Stops one child (R4): a connection that trapped the stop is told, another is dropped
-    /// at its next suspension point; an acceptor terminates and is replaced. Never counts.
+    /// at its next suspension point; an acceptor that waits terminates, one in `init` is
+    /// dropped, and either is replaced. Never counts.
     ///
     /// # Errors
     ///
@@ -313,6 +314,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// Runs the pool's init function again (R3): a spec replaces the old one, *ignore* keeps it.
     ///
+    /// Of two calls at once the one whose init function is through last decides.
+    ///
     /// # Errors
     ///
     /// As [`reconfigure`](PoolHandle::reconfigure); and if the init function fails, or the pool has none. The old spec stays then.
@@ -352,7 +355,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// Kills everything at once, whatever phase the pool is in, and waits for the result.
     ///
-    /// Begins when called. Ends within the spec's patience (S8).
+    /// Begins when called. Ends within the spec's patience (S8), as long as the runtime has a
+    /// thread that is free: code that blocks the only one holds up the pool's own task, too.
     ///
     /// # Cancel safety
     ///

@@ -79,19 +79,19 @@ impl Keepalive {
         Self::default()
     }
 
-    /// How long a connection is idle before the first probe; whole seconds on most systems, at least 1.
+    /// How long a connection is idle before the first probe: whole seconds on most systems, at least 1, on Linux at most 32767.
     pub fn idle(mut self, idle: Duration) -> Self {
         self.idle = Some(idle);
         self
     }
 
-    /// The time between probes; whole seconds on most systems, at least 1.
+    /// The time between probes: whole seconds on most systems, at least 1, on Linux at most 32767.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = Some(interval);
         self
     }
 
-    /// How many probes go unanswered before the connection is dropped. Ignored on Windows.
+    /// How many probes go unanswered before the connection is dropped: at least 1, on Linux at most 127. Ignored on Windows.
     pub fn probes(mut self, probes: u32) -> Self {
         self.probes = Some(probes);
         self
@@ -134,7 +134,7 @@ impl ListenOptions {
         self
     }
 
-    /// Whether an IPv6 address takes IPv6 connections only. For IPv6 addresses.
+    /// Whether an IPv6 address takes IPv6 connections only. Refused for an IPv4 address.
     pub fn ipv6_only(mut self, only: Toggle) -> Self {
         self.ipv6_only = Some(only);
         self
@@ -164,28 +164,12 @@ impl ListenOptions {
             address: self.address,
             error,
         };
-        let backlog = match i32::try_from(self.backlog) {
-            Ok(backlog) if backlog > 0 => backlog,
-            _ => {
-                let allowed = io::Error::new(io::ErrorKind::InvalidInput, "give 1 to 2147483647");
-                return Err(refused("backlog", self.backlog.to_string(), allowed));
-            }
-        };
-        if let Some(keepalive) = &self.keepalive {
-            for (option, time) in [
-                ("keep-alive idle", keepalive.idle),
-                ("keep-alive interval", keepalive.interval),
-            ] {
-                if time.is_some_and(|time| time < Duration::from_secs(1)) {
-                    let allowed = io::Error::new(io::ErrorKind::InvalidInput, "give at least 1 s");
-                    return Err(refused(
-                        option,
-                        format!("{:?}", time.unwrap_or_default()),
-                        allowed,
-                    ));
-                }
-            }
+        if let Some((option, value, allowed)) = self.not_allowed() {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, allowed);
+            return Err(refused(option, value, error));
         }
+        // Allowed values fit.
+        let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         let domain = Domain::for_address(self.address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
             .map_err(|error| refused("socket", format!("{domain:?}"), error))?;
@@ -225,6 +209,21 @@ impl ListenOptions {
     }
 }
 
+impl ListenOptions {
+    /// The first option that no system takes, or that Linux would refuse without saying why: its value, and what is allowed.
+    fn not_allowed(&self) -> Option<(&'static str, String, String)> {
+        if self.backlog == 0 || i32::try_from(self.backlog).is_err() {
+            let allowed = "give 1 to 2147483647".to_owned();
+            return Some(("backlog", self.backlog.to_string(), allowed));
+        }
+        if let Some(only) = self.ipv6_only.filter(|_| self.address.is_ipv4()) {
+            let allowed = "give an IPv6 address, or leave it out".to_owned();
+            return Some(("IPv6 only", format!("{only:?}"), allowed));
+        }
+        self.keepalive.as_ref().and_then(Keepalive::not_allowed)
+    }
+}
+
 /// Not every system has it.
 fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     #[cfg(all(
@@ -243,7 +242,44 @@ fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     set
 }
 
+/// What Linux takes at most; elsewhere the system knows.
+const MOST_SECONDS: Option<u64> = on_linux(32767);
+const MOST_PROBES: Option<u64> = on_linux(127);
+
+const fn on_linux(most: u64) -> Option<u64> {
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        Some(most)
+    } else {
+        None
+    }
+}
+
+/// What to give instead of a number that is not from 1 to the most there may be.
+fn outside(value: u64, most: Option<u64>) -> Option<String> {
+    match most {
+        Some(most) if value == 0 || value > most => Some(format!("give 1 to {most}")),
+        None if value == 0 => Some("give at least 1".to_owned()),
+        Some(_) | None => None,
+    }
+}
+
 impl Keepalive {
+    fn not_allowed(&self) -> Option<(&'static str, String, String)> {
+        let times = [
+            ("keep-alive idle", self.idle),
+            ("keep-alive interval", self.interval),
+        ];
+        for (option, time) in times {
+            let Some(time) = time else { continue };
+            if let Some(range) = outside(time.as_secs(), MOST_SECONDS) {
+                return Some((option, format!("{time:?}"), format!("{range} s")));
+            }
+        }
+        let probes = self.probes?;
+        let range = outside(probes.into(), MOST_PROBES)?;
+        Some(("keep-alive probes", probes.to_string(), range))
+    }
+
     fn parameters(&self) -> TcpKeepalive {
         let mut parameters = TcpKeepalive::new();
         if let Some(idle) = self.idle {
@@ -370,37 +406,48 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_keepalive_has_times_of_at_least_a_second() {
-        let short = Duration::from_millis(999);
+    #[track_caller]
+    fn check_keepalive_refused(keepalive: Keepalive, option: &str, value: &str, allowed: &str) {
+        let words = format!("cannot listen on 127.0.0.1:0 with {option} {value}: {allowed}");
         check_refused(
-            &loopback().keepalive(Keepalive::new().idle(short)),
-            "keep-alive idle",
-            "cannot listen on 127.0.0.1:0 with keep-alive idle 999ms: give at least 1 s",
+            &loopback().keepalive(keepalive),
+            option,
+            &words,
             io::ErrorKind::InvalidInput,
         );
-        check_refused(
-            &loopback().keepalive(Keepalive::new().interval(Duration::ZERO)),
-            "keep-alive interval",
-            "cannot listen on 127.0.0.1:0 with keep-alive interval 0ns: give at least 1 s",
-            io::ErrorKind::InvalidInput,
-        );
-        let second = Duration::from_secs(1);
-        let least = Keepalive::new().idle(second).interval(second);
-        assert!(loopback().keepalive(least).bind().is_ok());
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn what_the_system_refuses_of_a_keepalive_is_named() {
-        let odd = Keepalive::new().probes(1_000_000);
-        check_refused(
-            &loopback().keepalive(odd),
-            "keep-alive",
-            "cannot listen on 127.0.0.1:0 with keep-alive Keepalive { idle: None, interval: None, \
-             probes: Some(1000000) }: Invalid argument (os error 22)",
-            io::ErrorKind::InvalidInput,
-        );
+    fn a_keepalive_is_within_what_linux_takes() {
+        let seconds = Duration::from_secs;
+        let allowed = "give 1 to 32767 s";
+        for (time, value) in [
+            (Duration::ZERO, "0ns"),
+            (Duration::from_millis(999), "999ms"),
+            (seconds(32768), "32768s"),
+            (Duration::MAX, "18446744073709551615.999999999s"),
+        ] {
+            let (idle, interval) = (Keepalive::new().idle(time), Keepalive::new().interval(time));
+            check_keepalive_refused(idle, "keep-alive idle", value, allowed);
+            check_keepalive_refused(interval, "keep-alive interval", value, allowed);
+        }
+        for (probes, value) in [(0, "0"), (128, "128"), (u32::MAX, "4294967295")] {
+            let probes = Keepalive::new().probes(probes);
+            check_keepalive_refused(probes, "keep-alive probes", value, "give 1 to 127");
+        }
+        for (time, probes) in [(1, 1), (32767, 127)] {
+            let time = seconds(time);
+            let keepalive = Keepalive::new().idle(time).interval(time).probes(probes);
+            assert!(loopback().keepalive(keepalive).bind().is_ok());
+        }
+    }
+
+    #[test]
+    fn where_no_most_is_known_any_number_from_1_is_tried() {
+        assert_eq!(outside(0, None).as_deref(), Some("give at least 1"));
+        assert_eq!(outside(1, None), None);
+        assert_eq!(outside(u64::MAX, None), None);
     }
 
     #[cfg(target_os = "linux")]
@@ -423,16 +470,18 @@ mod tests {
         );
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn ipv6_only_is_for_ipv6() {
-        let error = loopback().ipv6_only(Toggle::On).bind().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cannot listen on 127.0.0.1:0 with IPv6 only On: Protocol not available (os error 92)"
-        );
-        assert_eq!(error.option, "IPv6 only");
-        assert_eq!(error.error.raw_os_error(), Some(92));
+        for (toggle, value) in [(Toggle::On, "On"), (Toggle::Off, "Off")] {
+            check_refused(
+                &loopback().ipv6_only(toggle),
+                "IPv6 only",
+                &format!(
+                    "cannot listen on 127.0.0.1:0 with IPv6 only {value}: give an IPv6 address, or leave it out"
+                ),
+                io::ErrorKind::InvalidInput,
+            );
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! | `Stuck` | `stuck` | error | `count` |
 //! | `PoolStopped` | `pool_stopped` | error | `reason` |
 //!
-//! `reason` is one word: `error`, `panic`, `killed`, `lost`; for `pool_stopped` `max_restart_intensity`.
+//! `reason` is one word: `error`, `panic`, `killed`, `lost`; for `pool_stopped` `max_restart_intensity` or `runtime_gone`.
 
 use std::error::Error;
 use std::fmt::{self, Debug};
@@ -80,7 +80,8 @@ pub enum Event<A> {
         listener: ListenerId,
         /// The address it was bound to.
         local_addr: A,
-        /// The error that `accept` returned.
+        /// The error that `accept` returned; or one that tells that `accept` panicked, or that the runtime dropped
+        /// the listener's task.
         error: Arc<io::Error>,
     },
     /// A listener pauses for want of resources (A2). At most one a second for each listener.
@@ -109,7 +110,7 @@ pub enum Event<A> {
         /// How many.
         count: usize,
     },
-    /// The pool stops because of failures, not because it was asked to (I3).
+    /// The pool stops, and was not asked to: too many failures (I3), or the runtime dropped the pool's own task (S9).
     #[non_exhaustive]
     PoolStopped {
         /// Why.

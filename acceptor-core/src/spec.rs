@@ -150,6 +150,10 @@ impl<L: Listener> Spec<L> {
     }
 
     /// How many counted failures within the period the pool survives (I1).
+    ///
+    /// The pool keeps the moment of each failure within the period: 16 bytes, at most one more than
+    /// this number. As long as it survives, an acceptor whose `init` failed is replaced at once: with a
+    /// great intensity let `init` wait before it tries again.
     pub fn intensity(mut self, intensity: u32) -> Self {
         self.rules.intensity = intensity;
         self
@@ -186,6 +190,8 @@ impl<L: Listener> Spec<L> {
     }
 
     /// How long after the kill a child that does not suspend is waited for (S8). Must be positive.
+    ///
+    /// It is the pool's own task that gives up waiting: on a runtime whose only thread is blocked nobody does.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.rules.plan.patience = patience;
         self

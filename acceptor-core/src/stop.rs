@@ -154,7 +154,8 @@ impl fmt::Display for Ends {
 pub struct StopReport {
     /// Why the pool stopped.
     pub reason: StopReason,
-    /// From the call that began the stop to the end of the last child.
+    /// From the call that began the stop to the end of the last child, or the close of the last socket if that came
+    /// later; to the end of the patience, if somebody is stuck.
     pub elapsed: Duration,
     /// Children that did not suspend after the kill and were left (S8).
     pub stuck: usize,
