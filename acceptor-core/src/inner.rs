@@ -203,7 +203,7 @@ impl<R: Runtime, L: Listener> Inner<R, L> {
 /// Whether nobody lives to see it. Runtimes reckon with a little more than what they are given: at the end of all
 /// time that overflows.
 pub(crate) fn is_never(deadline: Instant) -> bool {
-    const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const A_DAY: Duration = Duration::from_secs(86_400);
     deadline.checked_add(A_DAY).is_none()
 }
 

@@ -162,6 +162,34 @@ fn the_pools_own_task_is_there_for_another_thread_once_after_each_connection() {
     assert_eq!(bench.polled(), [WATCHER]);
 }
 
+/// How many turns the pool's own task takes for a change, until all tasks sleep.
+#[track_caller]
+fn check_own_turns(change: impl FnOnce(&TestPool), expected: usize) {
+    let bench = Bench::new(2, counting(&Arc::default()));
+    bench.runtime.settle();
+    change(&bench.pool);
+    let polled = bench.polled();
+    let own = polled.iter().filter(|task| **task == OWN);
+    assert_eq!(own.count(), expected, "{polled:?}");
+}
+
+#[test]
+fn the_pools_own_task_takes_no_turn_but_for_what_changes() {
+    check_own_turns(|_| {}, 0);
+    let close = |pool: &TestPool| drop(pool.close_listener(pool.listeners().unwrap()[0].id));
+    check_own_turns(close, 1);
+    check_own_turns(|pool| drop(pool.kill()), 1);
+}
+
+#[test]
+fn while_the_patience_lasts_the_pools_own_task_waits_for_it() {
+    let bench = Bench::new(2, counting(&Arc::default()));
+    bench.runtime.settle();
+    drop(bench.pool.kill());
+    bench.runtime.step_first(OWN);
+    assert_eq!(bench.polled(), [WATCHER, OWN]);
+}
+
 #[test]
 fn a_flood_of_connections_that_are_gone_lets_others_run_after_every_32() {
     let bench = Bench::new(2, counting(&Arc::default()));

@@ -5,11 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use super::Interruptions::{Any, AtMost};
 use super::tasks::Time;
-use super::world::{Script, World};
+use super::world::{Handle, Script, World};
 use super::{block_on, block_on_with_new_wakers, outcomes, spawn};
-use crate::{Grace, Shutdown, StopReport};
+use crate::{ChildId, Grace, Shutdown, StopReport};
 
 fn world(script: Script) -> World {
     World::new(Time::StandsStill, script, |spec| {
@@ -42,95 +44,72 @@ const SERVED: &[&str] = &["served", "stream gone"];
 const STOPPED: &[&str] = &["stream gone"];
 const LOST: &[&str] = &["stream gone", "connection: its runtime dropped the task"];
 
-#[test]
-fn a_kill_ends_a_connection_that_waits_or_begins_to() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::ServesForEver);
+/// One thread has a connection's task, while another does something to the connection.
+#[track_caller]
+fn check(
+    script: Script,
+    serve: fn(BoxFuture<'static, ()>),
+    meanwhile: fn(&Handle, ChildId),
+    expected: &[&[&str]],
+) {
+    let logs = outcomes(Any, move || {
+        let world = world(script);
         world.listen();
         let child = world.connection();
         let (handle, id) = (world.handle(), world.child());
-        let serving = spawn(move || block_on(child));
-        handle.kill_child(id).expect("it does not end by itself");
+        let serving = spawn(move || serve(child));
+        meanwhile(&handle, id);
         serving.join();
         log_of_who_is_gone(world)
     });
-    check_logs(logs, &[KILLED]);
+    check_logs(logs, expected);
+}
+
+fn stop(handle: &Handle, id: ChildId) {
+    handle.stop_child(id).expect("it does not end by itself");
+}
+
+fn kill(handle: &Handle, id: ChildId) {
+    handle.kill_child(id).expect("it does not end by itself");
+}
+
+fn kill_if_there(handle: &Handle, id: ChildId) {
+    let _ = handle.kill_child(id);
+}
+
+#[test]
+fn a_kill_ends_a_connection_that_waits_or_begins_to() {
+    check(Script::ServesForEver, block_on, kill, &[KILLED]);
 }
 
 #[test]
 fn a_kill_ends_a_connection_whose_task_moves() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::ServesUntilTold);
-        world.listen();
-        let child = world.connection();
-        let (handle, id) = (world.handle(), world.child());
-        let serving = spawn(move || block_on_with_new_wakers(child));
-        handle.kill_child(id).expect("it does not end by itself");
-        serving.join();
-        log_of_who_is_gone(world)
-    });
-    check_logs(logs, &[KILLED]);
+    check(
+        Script::ServesUntilTold,
+        block_on_with_new_wakers,
+        kill,
+        &[KILLED],
+    );
 }
 
 #[test]
 fn a_connection_that_is_through_as_it_is_killed_ends_once() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::Serves);
-        world.listen();
-        let child = world.connection();
-        let (handle, id) = (world.handle(), world.child());
-        let serving = spawn(move || block_on(child));
-        // It may be gone.
-        let _ = handle.kill_child(id);
-        serving.join();
-        log_of_who_is_gone(world)
-    });
-    check_logs(logs, &[KILLED, SERVED]);
+    check(Script::Serves, block_on, kill_if_there, &[KILLED, SERVED]);
 }
 
 #[test]
 fn a_connection_that_is_lost_as_it_is_killed_ends_once() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::ServesForEver);
-        world.listen();
-        let child = world.connection();
-        let (handle, id) = (world.handle(), world.child());
-        let dropping = spawn(move || drop(child));
-        let _ = handle.kill_child(id);
-        dropping.join();
-        log_of_who_is_gone(world)
-    });
-    check_logs(logs, &[LOST]);
+    check(Script::ServesForEver, drop, kill_if_there, &[LOST]);
 }
 
 #[test]
 fn a_connection_that_traps_the_stop_as_it_is_stopped_is_told_and_not_dropped() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::ServesUntilTold);
-        world.listen();
-        let child = world.connection();
-        let (handle, id) = (world.handle(), world.child());
-        let serving = spawn(move || block_on(child));
-        handle.stop_child(id).expect("it does not end by itself");
-        serving.join();
-        log_of_who_is_gone(world)
-    });
-    check_logs(logs, &[SERVED]);
+    check(Script::ServesUntilTold, block_on, stop, &[SERVED]);
 }
 
 #[test]
 fn a_connection_that_does_not_trap_the_stop_is_dropped_wherever_it_meets_it() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::ServesForEver);
-        world.listen();
-        let child = world.connection();
-        let (handle, id) = (world.handle(), world.child());
-        let serving = spawn(move || block_on(child));
-        handle.stop_child(id).expect("it does not end by itself");
-        serving.join();
-        log_of_who_is_gone(world)
-    });
-    check_logs(logs, &[STOPPED]);
+    check(Script::ServesForEver, block_on, stop, &[STOPPED]);
 }
 
 #[test]
