@@ -29,6 +29,8 @@ pub(super) struct Book {
 
 struct Pages {
     events: Vec<Event>,
+    /// How often acceptors woke themselves, or asked to be woken for what is no event.
+    wakes: u64,
     /// What a callback saw itself that must not be: rule, expected, seen.
     broken: Option<(&'static str, String, String)>,
     handle: Option<Handle>,
@@ -63,6 +65,7 @@ impl Book {
             network: network.clone(),
             pages: Mutex::new(Pages {
                 events: Vec::new(),
+                wakes: 0,
                 broken: None,
                 handle: None,
                 weather: Weather::Fair,
@@ -86,6 +89,15 @@ impl Book {
     /// Moves what was written down since to the end of `events`.
     pub(super) fn take(&self, events: &mut Vec<Event>) {
         events.append(&mut self.pages().events);
+    }
+
+    /// An acceptor wakes itself so often, or is going to be woken.
+    pub(super) fn wakes(&self, count: u64) {
+        self.pages().wakes += count;
+    }
+
+    pub(super) fn take_wakes(&self) -> u64 {
+        std::mem::take(&mut self.pages().wakes)
     }
 
     pub(super) fn broken(&self) -> Option<(&'static str, String, String)> {

@@ -421,11 +421,13 @@ impl<'a> Part<'a> {
                 Order::TrapAndLeaveLate => self.trap(OnStop::LeaveLate),
                 Order::TrapAndStay => self.trap(OnStop::Stay),
                 Order::ReturnWhenDraining => {
+                    self.book.wakes(1);
                     self.draining = Some(self.connection.signals.draining().clone());
                 }
                 Order::Sleep => self.book.sleep(Duration::from_millis(3)).await,
                 Order::Yield => {
                     for _ in 0..3 {
+                        self.book.wakes(1);
                         yield_now().await;
                     }
                 }

@@ -11,7 +11,7 @@ mod children;
 mod looking;
 mod stopping;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use acceptor_core::{
 };
 
 use super::SpecSetting;
-use super::event::{Begun, Event};
+use super::event::Event;
 use crate::simulated::{AcceptFault, Happened};
 
 use self::children::{Child, Stage};
@@ -83,6 +83,8 @@ pub(super) struct Model {
     pub(super) listeners: Vec<Listening>,
     children: BTreeMap<ChildId, Child>,
     peers: BTreeMap<SocketAddr, Peer>,
+    /// Clients that reset their connection: they may be gone before their address is read (A1).
+    reset: BTreeSet<SocketAddr>,
     /// When failures were counted that are not forgotten.
     failures: Vec<Instant>,
     stop: Option<Stop>,
@@ -224,6 +226,7 @@ impl Model {
             listeners: Vec::new(),
             children: BTreeMap::new(),
             peers: BTreeMap::new(),
+            reset: BTreeSet::new(),
             failures: Vec::new(),
             stop: None,
             reports: VecDeque::new(),
@@ -288,6 +291,10 @@ impl Model {
         self.peers.insert(peer, Peer::Waits(listener));
     }
 
+    pub(super) fn resets(&mut self, peer: SocketAddr) {
+        self.reset.insert(peer);
+    }
+
     pub(super) fn peer(&self, peer: SocketAddr) -> Option<Peer> {
         self.peers.get(&peer).copied()
     }
@@ -317,15 +324,17 @@ impl Model {
     }
 
     /// How many wakes by the pool an event accounts for.
-    fn wakes_of(event: &Event) -> u64 {
+    fn wakes_of(event: &Event, later: &[Event]) -> u64 {
         match event {
-            // The pool's own task, so that there is one for another thread to take; its own, after its replacement.
-            Event::Network(Happened::Accepted { .. }) => 2,
-            // The listener's task, which may have nobody to accept for.
-            Event::InitEnded {
-                how: Begun::Waits(_),
-                ..
-            } => 1,
+            // The pool's own task, so that there is one for another thread to take.
+            Event::Network(Happened::Accepted { .. }) => 1,
+            // The connection's that it replaces, which serves only after that; unless it was through in one poll.
+            Event::InitBegan { child, .. } => {
+                let ends = |event: &Event| matches!(event, Event::InitEnded { child: other, .. } if other == child);
+                u64::from(!later.iter().any(ends))
+            }
+            // The listener's own, so that others have their turn.
+            Event::Network(Happened::Failed { .. }) => 1,
             // Whoever waits for the end, and the pool's own task.
             Event::Network(Happened::Closed { .. }) | Event::Joined(_) => 2,
             Event::Called { .. } => 2,
@@ -392,7 +401,7 @@ impl Model {
             return breach("A1", expected, format!("{accepted} in one poll"));
         }
         for (number, event) in events.iter().enumerate() {
-            self.wakes += Self::wakes_of(event);
+            self.wakes += Self::wakes_of(event, &events[number + 1..]);
             self.see_one(event, &events[number + 1..], connections)?;
         }
         self.end_is_complete()?;
@@ -474,7 +483,7 @@ impl Model {
         listening.pause.next = FIRST_PAUSE;
         let gone = |event: &Event| matches!(event, Event::Network(Happened::Dropped { peer: other }) if *other == peer);
         if later.iter().any(gone) {
-            if !address.ip().is_unspecified() {
+            if !address.ip().is_unspecified() || !self.reset.contains(&peer) {
                 return breach("L2", format!("{peer} is served"), "it is dropped at once");
             }
             listening.skipped += 1;

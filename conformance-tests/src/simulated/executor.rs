@@ -59,6 +59,7 @@ struct State {
     timers_ever: u64,
     current: Option<Arc<Task>>,
     statistics: Statistics,
+    panics: u64,
     closed: bool,
 }
 
@@ -173,6 +174,7 @@ impl Simulation {
                     timers_ever: 0,
                     current: None,
                     statistics: Statistics::default(),
+                    panics: 0,
                     closed: false,
                 }),
                 stirred: Condvar::new(),
@@ -212,6 +214,11 @@ impl Simulation {
         lock(&self.shared.state).statistics
     }
 
+    /// How many panics have left a task, in a poll or while it was dropped.
+    pub fn panics(&self) -> u64 {
+        lock(&self.shared.state).panics
+    }
+
     /// Polls one task that is ready, chosen by chance; now and then one that is not. `None` if none is ready.
     pub fn poll_next(&self) -> Option<SimulatedTask> {
         let task = {
@@ -234,9 +241,11 @@ impl Simulation {
             *lock(&task.future) = Some(future);
         } else {
             // The task is what panicked, if it did; nobody else is to know.
-            drop_quietly(polled.err());
-            drop_quietly(future);
-            lock(&self.shared.state).remove(&task);
+            let panicked = polled.err().map(drop_quietly).is_some();
+            let panicked = drop_quietly(future) == Dropped::Panicking || panicked;
+            let mut state = lock(&self.shared.state);
+            state.panics += u64::from(panicked);
+            state.remove(&task);
         }
         Some(task.id)
     }
@@ -329,7 +338,9 @@ impl Simulation {
         if let Some(task) = task {
             let future = lock(&task.future).take();
             lock(&self.shared.state).remove(&task);
-            drop_quietly(future);
+            if drop_quietly(future) == Dropped::Panicking {
+                lock(&self.shared.state).panics += 1;
+            }
         }
     }
 
@@ -425,10 +436,21 @@ impl fmt::Debug for Simulation {
     }
 }
 
+/// How a value was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dropped {
+    Quietly,
+    Panicking,
+}
+
 /// Drops a value whose `Drop` may panic.
-fn drop_quietly<T>(value: T) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+fn drop_quietly<T>(value: T) -> Dropped {
+    match catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        Ok(()) => Dropped::Quietly,
+        Err(panic) => {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+            Dropped::Panicking
+        }
     }
 }
 
@@ -548,7 +570,10 @@ impl Runtime for SimulatedRuntime {
             let mut state = lock(&shared.state);
             if state.closed {
                 drop(state);
-                return drop_quietly(future);
+                if drop_quietly(future) == Dropped::Panicking {
+                    lock(&shared.state).panics += 1;
+                }
+                return;
             }
             state.tasks_ever += 1;
             state.statistics.tasks += 1;

@@ -336,7 +336,11 @@ impl Model {
                 known.stage = Stage::Waiting;
                 known.state = State::Held;
                 known.deadline = timeout.map(|timeout| (now + timeout, timeout));
+                let deadline = known.deadline.map(|(at, _)| at);
                 let number = known.listener;
+                if self.wakes_for(number, deadline) {
+                    self.wakes += 1;
+                }
                 if self.listeners[number].told.is_none() {
                     self.listeners[number].line.push_back(id);
                 }
@@ -357,6 +361,18 @@ impl Model {
                 };
                 self.ended(id, kind, Sort::Acceptor, Repeats::No)
             }
+        }
+    }
+
+    /// Whether the listener's task is woken for who joins its line: only if it has nobody to accept for, or if no
+    /// time-out that it knows of is as early (L5). Who is overdue may have left.
+    fn wakes_for(&self, number: usize, deadline: Option<Instant>) -> bool {
+        let line = &self.listeners[number].line;
+        let line = line.iter().filter_map(|id| self.children.get(id));
+        let mut line = line.filter(|child| child.deadline.is_none_or(|(at, _)| at > self.now));
+        match deadline {
+            None => line.next().is_none(),
+            Some(deadline) => line.all(|child| child.deadline.is_none_or(|(at, _)| deadline < at)),
         }
     }
 

@@ -99,6 +99,8 @@ impl Model {
         if matches!(reason, StopReason::Intensity | StopReason::RuntimeGone) {
             self.reports.push_back(Expected::PoolStopped(reason));
         }
+        // The pool's own task, for it has a timer to set.
+        self.wakes += 1;
         self.stop = Some(Stop {
             reason,
             began: self.now,
@@ -270,10 +272,10 @@ impl Model {
                 count.to_string(),
             );
         };
-        if stop.plan.shutdown() == Shutdown::Kill || stop.killed.is_some() {
+        if count == 0 || stop.plan.shutdown() == Shutdown::Kill || stop.killed.is_some() {
             return breach(
                 "S6",
-                "no count of the killed, or no second one",
+                "no count of the killed, nor one of nobody, nor a second one",
                 count.to_string(),
             );
         }
@@ -291,10 +293,11 @@ impl Model {
                 count.to_string(),
             );
         };
-        if stop.stuck.is_some() || !(seen..=seen + stop.may_be_unseen()).contains(&count) {
+        let may_be = seen.max(1)..=seen + stop.may_be_unseen();
+        if stop.stuck.is_some() || !may_be.contains(&count) {
             return breach(
                 "S8",
-                format!("{seen} children are stuck"),
+                format!("{seen} children are stuck, or it is not told"),
                 count.to_string(),
             );
         }

@@ -14,7 +14,7 @@ use super::start::{made, made_badly};
 use super::{Breach, Caller, Killed, Player, Polls, Seen, Tasks, breach, same};
 use crate::scenario::book::Handle;
 use crate::scenario::event::Event;
-use crate::scenario::{Action, Bound, Fault, Order, Reload, SpecSetting, Start, Step};
+use crate::scenario::{Action, Bound, Fault, Reload, SpecSetting, Start, Step};
 use crate::simulated::{AcceptFault, SimulatedListener};
 
 /// What `add_listener` refuses is given back.
@@ -60,12 +60,6 @@ impl Player<'_> {
                 Ok(())
             }
             Action::Order { client, order } => {
-                // One that yields wakes itself; one that waits for *draining* is told of it once.
-                self.causes += match order {
-                    Order::Yield => 3,
-                    Order::ReturnWhenDraining => 1,
-                    _ => 0,
-                };
                 if let Some(caller) = self.caller(client) {
                     // No room is as good as a lost byte: neither says anything of the pool.
                     let _ = self.clients[caller].client.try_send(&[order.byte()]);
@@ -92,7 +86,9 @@ impl Player<'_> {
             }
             Action::Reset(client) => {
                 if let Some(caller) = self.caller(client) {
-                    self.clients.swap_remove(caller).client.abort();
+                    let client = self.clients.swap_remove(caller).client;
+                    self.life().model.resets(client.address());
+                    client.abort();
                 }
                 Ok(())
             }

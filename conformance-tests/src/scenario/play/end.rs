@@ -108,6 +108,12 @@ impl Player<'_> {
         let network = self.network.clone();
         network.dismiss_witness();
         self.simulation.close();
+        same(
+            "E3",
+            "panics that leave a task",
+            0,
+            self.simulation.panics(),
+        )?;
         let life = self.life.take().expect("it was there just now");
         self.causes += life.model.wakes;
         if let Ok(status) = life.handle.status() {
