@@ -89,6 +89,10 @@ pub(super) struct Model {
     failures: Vec<Instant>,
     stop: Option<Stop>,
     reports: VecDeque<Expected>,
+    /// How many acceptors the pool has started: they are numbered in this order.
+    starts: u64,
+    /// The numbers of those whose `init` was seen to begin.
+    begun: BTreeSet<u64>,
     /// Whose end is being seen.
     ending: Option<ChildId>,
     /// Since the last reconfiguration every child above this one is of this generation.
@@ -230,6 +234,8 @@ impl Model {
             failures: Vec::new(),
             stop: None,
             reports: VecDeque::new(),
+            starts: 0,
+            begun: BTreeSet::new(),
             ending: None,
             frontier: None,
             now,
@@ -262,6 +268,7 @@ impl Model {
 
     /// A listener was added.
     pub(super) fn listens(&mut self, id: ListenerId, address: SocketAddr, acceptors: usize) {
+        self.starts += acceptors as u64;
         self.listeners.push(Listening {
             id,
             address,

@@ -42,6 +42,13 @@ pub(super) struct Link {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) since: Instant,
+    /// The number of the acceptor that was started in its place.
+    replacement: u64,
+}
+
+/// The number of a child: its pool counts them in the order in which it starts them.
+fn number_of(child: ChildId) -> u64 {
+    child.to_string().parse().unwrap_or_default()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +176,8 @@ impl Model {
                     return breach("E4", "a killed child is not polled", "`serve` begins");
                 }
                 known.begun = Some(batch);
-                let link = known.connection.as_ref();
+                let (of, link) = (known.listener, known.connection.as_ref());
+                let replacement = link.map(|link| link.replacement);
                 let expected = link.map(|link| (link.peer, link.local));
                 same(
                     "B10",
@@ -177,7 +185,8 @@ impl Model {
                     expected,
                     Some((*peer, *local)),
                 )?;
-                same("B10", "listener", Some(known.listener), number)
+                same("B10", "listener", Some(of), number)?;
+                self.was_replaced(of, replacement)
             }
             Event::Trapped { child } => {
                 self.child(*child, "N2")?.trapped = true;
@@ -249,6 +258,18 @@ impl Model {
         }
     }
 
+    /// Whoever replaces a connection begins before that serves, unless it is told to end before (B5).
+    fn was_replaced(&self, listener: usize, replacement: Option<u64>) -> Seen {
+        match replacement.filter(|number| !self.begun.contains(number)) {
+            Some(number) if self.listeners[listener].told.is_none() => breach(
+                "B5",
+                format!("`init` of {number}, which replaces it, begins before `serve`"),
+                "it has not begun",
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn init_began(&mut self, id: ChildId, listener: ListenerId, generation: u32) -> Seen {
         let Some(number) = self.listener(listener) else {
             return breach(
@@ -260,6 +281,12 @@ impl Model {
         if self.children.contains_key(&id) {
             return breach("B1", format!("`init` of {id} runs once"), "it runs again");
         }
+        let started = number_of(id);
+        if started > self.starts {
+            let expected = format!("{} acceptors were started", self.starts);
+            return breach("L1", expected, format!("{id} is one more"));
+        }
+        self.begun.insert(started);
         if let Some(told) = self.listeners[number].told {
             let expected = format!("no `init` begins on a listener that was {told:?}");
             return breach("L3", expected, format!("that of {id}"));
@@ -410,12 +437,15 @@ impl Model {
             record.listener,
         )?;
         same("B10", "the local address", local, record.local_addr)?;
+        self.starts += 1;
+        let replacement = self.starts;
         let known = self.child(id, "B5")?;
         known.stage = Stage::Connection;
         known.connection = Some(Link {
             peer: record.peer_addr,
             local,
             since: now,
+            replacement,
         });
         self.peers.insert(record.peer_addr, Peer::Served(id));
         Ok(())
@@ -571,6 +601,9 @@ impl Model {
                 self.listeners[number].spaced = Some(now);
             }
         }
+        if sort != Sort::Connection && self.listeners[number].told.is_none() {
+            self.starts += 1;
+        }
         self.phases_go_on();
         Ok(())
     }
@@ -608,6 +641,7 @@ impl Model {
         };
         self.listeners[number].spaced = Some(now);
         let told = self.listeners[number].told.is_some();
+        self.starts += u64::from(!told);
         if let Some(stop) = &mut self.stop {
             stop.count(Sort::Acceptor, EndKind::Lost);
             if told {
