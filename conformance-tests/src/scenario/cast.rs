@@ -20,6 +20,15 @@ use super::event::{Begun, Bomb, Call, Event, Farewell, Return};
 use super::{Order, Weather};
 use crate::simulated::{SimulatedListener, SimulatedStream};
 
+// What errors and panics say, so that reports can be held against it.
+pub(super) const CONNECTION_DROPPED: &str = "the connection's drop";
+pub(super) const INIT_FAILS: &str = "init fails";
+pub(super) const INIT_PANICS: &str = "init panics";
+pub(super) const SERVE_FAILS: &str = "serve fails";
+pub(super) const SERVE_PANICS: &str = "serve panics";
+pub(super) const STATE_DROPPED: &str = "the state's drop";
+pub(super) const TERMINATE_PANICS: &str = "terminate panics";
+
 /// The acceptor of one spec.
 pub(super) struct Cast {
     book: Arc<Book>,
@@ -93,7 +102,7 @@ impl Drop for Prop {
             bomb,
         });
         if bomb == Bomb::Armed {
-            resume_unwind(Box::new("the state's drop"));
+            resume_unwind(Box::new(STATE_DROPPED));
         }
     }
 }
@@ -230,11 +239,11 @@ impl Acceptor<SimulatedListener> for Cast {
             }
             Answer::Fail => {
                 beginning.ends(Begun::Failed);
-                Err("init fails".into())
+                Err(INIT_FAILS.into())
             }
             Answer::Panic => {
                 beginning.ends(Begun::Panicked);
-                resume_unwind(Box::new("init panics"))
+                resume_unwind(Box::new(INIT_PANICS))
             }
             Answer::Never => pending().await,
         }
@@ -266,8 +275,8 @@ impl Acceptor<SimulatedListener> for Cast {
         match how {
             Return::Normal => Ok(()),
             Return::Clean => Err(CleanExit::because("as told").into()),
-            Return::Error => Err("serve fails".into()),
-            Return::Panic => resume_unwind(Box::new("serve panics")),
+            Return::Error => Err(SERVE_FAILS.into()),
+            Return::Panic => resume_unwind(Box::new(SERVE_PANICS)),
         }
     }
 
@@ -293,7 +302,7 @@ impl Acceptor<SimulatedListener> for Cast {
             30..40 if clings => pending().await,
             40..55 if clings => {
                 leaving.ends(Farewell::Panicked);
-                resume_unwind(Box::new("terminate panics"))
+                resume_unwind(Box::new(TERMINATE_PANICS))
             }
             _ => {}
         }
@@ -349,7 +358,7 @@ impl Drop for Explosive<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.book.push(Event::Exploded { child: self.child });
-            resume_unwind(Box::new("the connection's drop"));
+            resume_unwind(Box::new(CONNECTION_DROPPED));
         }
     }
 }

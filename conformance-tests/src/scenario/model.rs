@@ -121,6 +121,8 @@ pub(super) struct Listening {
     pub(super) acceptors: usize,
     /// Why it is not open any more, be its socket closed yet or not.
     pub(super) told: Option<Ending>,
+    /// With which error it failed, if it did.
+    failure: String,
     pub(super) socket: SocketState,
     /// Who waits, in the order in which they began to.
     line: VecDeque<ChildId>,
@@ -199,19 +201,29 @@ pub(super) enum Peer {
 /// A report that must come next.
 #[derive(Debug, Clone)]
 enum Expected {
-    Child {
-        child: ChildId,
-        sort: Sort,
-        kind: EndKind,
-        peer: Option<(SocketAddr, Duration)>,
-    },
-    ListenerFailed(ListenerId),
+    Child(Failed),
+    /// With this error.
+    ListenerFailed(ListenerId, SocketAddr, String),
     AcceptPaused {
         listener: ListenerId,
+        address: SocketAddr,
+        text: String,
         pause: Duration,
         unreported: u64,
     },
     PoolStopped(StopReason),
+}
+
+/// The end of a child that must be reported.
+#[derive(Debug, Clone)]
+struct Failed {
+    child: ChildId,
+    listener: ListenerId,
+    sort: Sort,
+    kind: EndKind,
+    /// What the error or the panic says.
+    text: &'static str,
+    peer: Option<(SocketAddr, Duration)>,
 }
 
 /// Under which name an end is reported.
@@ -274,6 +286,7 @@ impl Model {
             address,
             acceptors,
             told: None,
+            failure: String::new(),
             socket: SocketState::Open,
             line: VecDeque::new(),
             pause: Pause {
@@ -525,13 +538,12 @@ impl Model {
         match fault {
             AcceptFault::Error(ErrorKind::ConnectionAborted) => listening.skipped += 1,
             AcceptFault::Error(ErrorKind::InvalidInput) | AcceptFault::Panic => {
-                let id = listening.id;
                 if listening.told.is_none() {
-                    self.reports.push_back(Expected::ListenerFailed(id));
-                    self.closes(number, Ending::Failed);
+                    self.listener_failed(number, fault.text());
                 }
             }
             AcceptFault::Error(_) => {
+                let text = fault.text();
                 let pause = &mut listening.pause;
                 let length = pause.next;
                 pause.until = Some(now + length);
@@ -543,6 +555,8 @@ impl Model {
                     pause.reported = Some(now);
                     self.reports.push_back(Expected::AcceptPaused {
                         listener: listening.id,
+                        address,
+                        text,
                         pause: length,
                         unreported: std::mem::take(&mut pause.unreported),
                     });
@@ -567,10 +581,18 @@ impl Model {
             return breach("L4", format!("{address} stays open"), "it is closed");
         }
         // Its runtime dropped the task that holds it.
-        let id = listening.id;
-        self.reports.push_back(Expected::ListenerFailed(id));
-        self.closes(number, Ending::Failed);
+        self.listener_failed(number, "the runtime dropped the listener's task".into());
         Ok(())
+    }
+
+    /// A listener fails with this error: it is reported, and its acceptors are told (L4).
+    fn listener_failed(&mut self, number: usize, text: String) {
+        let listening = &mut self.listeners[number];
+        listening.failure.clone_from(&text);
+        let (id, address) = (listening.id, listening.address);
+        let report = Expected::ListenerFailed(id, address, text);
+        self.reports.push_back(report);
+        self.closes(number, Ending::Failed);
     }
 
     fn close_returned(&mut self, listener: ListenerId) -> Seen {
@@ -597,6 +619,8 @@ impl Model {
             let expected = "nothing is reported after the pool has stopped";
             return breach("E3", expected, report.to_string());
         }
+        let pool = format!("g{}", self.generation);
+        same("R1", "the pool of a report", pool.as_str(), &*report.pool)?;
         match &report.event {
             Reported::KilledWhileStopping { count, .. } => return self.killed(*count),
             Reported::Stuck { count, .. } => return self.stuck(*count),
@@ -632,79 +656,94 @@ pub(super) enum Killed {
 impl Expected {
     fn is(&self, event: &acceptor_core::Event<SocketAddr>) -> bool {
         use acceptor_core::Event as Reported;
-        use acceptor_core::Failure;
-        let fits = |kind: EndKind, failure: &Failure| {
-            matches!(
-                (kind, failure),
-                (EndKind::Error, Failure::Error(_))
-                    | (EndKind::Panic, Failure::Panic(_))
-                    | (EndKind::Killed, Failure::Killed)
-                    | (EndKind::Lost, Failure::Lost)
-            )
-        };
         match (self, event) {
             (
-                Expected::Child {
-                    child,
-                    sort: Sort::StartError,
-                    kind,
-                    ..
-                },
+                Expected::Child(expected),
                 Reported::StartError {
-                    child: other,
-                    failure,
-                    ..
-                },
-            )
-            | (
-                Expected::Child {
                     child,
-                    sort: Sort::Acceptor,
-                    kind,
-                    ..
-                },
-                Reported::AcceptorFailed {
-                    child: other,
+                    listener,
                     failure,
                     ..
                 },
-            ) => child == other && fits(*kind, failure),
+            ) => expected.is(Sort::StartError, *child, *listener, failure, None),
             (
-                Expected::Child {
+                Expected::Child(expected),
+                Reported::AcceptorFailed {
                     child,
-                    sort: Sort::Connection,
-                    kind,
-                    peer: with,
+                    listener,
+                    failure,
+                    ..
                 },
+            ) => expected.is(Sort::Acceptor, *child, *listener, failure, None),
+            (
+                Expected::Child(expected),
                 Reported::ConnectionFailed {
-                    child: other,
+                    child,
+                    listener,
                     failure,
                     peer,
                     age,
                     ..
                 },
-            ) => child == other && fits(*kind, failure) && *with == Some((*peer, *age)),
-            (Expected::ListenerFailed(id), Reported::ListenerFailed { listener, .. }) => {
-                id == listener
+            ) => {
+                let peer = Some((*peer, *age));
+                expected.is(Sort::Connection, *child, *listener, failure, peer)
             }
+            (
+                Expected::ListenerFailed(id, address, text),
+                Reported::ListenerFailed {
+                    listener,
+                    local_addr,
+                    error,
+                    ..
+                },
+            ) => id == listener && address == local_addr && *text == error.to_string(),
             (
                 Expected::AcceptPaused {
                     listener,
+                    address,
+                    text,
                     pause,
                     unreported,
                 },
                 Reported::AcceptPaused {
                     listener: other,
+                    local_addr,
+                    error,
                     pause: length,
                     unreported: more,
                     ..
                 },
-            ) => listener == other && pause == length && unreported == more,
+            ) => {
+                (listener, pause, unreported) == (other, length, more)
+                    && address == local_addr
+                    && *text == error.to_string()
+            }
             (Expected::PoolStopped(reason), Reported::PoolStopped { reason: other, .. }) => {
                 reason == other
             }
             _ => false,
         }
+    }
+}
+
+impl Failed {
+    fn is(
+        &self,
+        sort: Sort,
+        child: ChildId,
+        listener: ListenerId,
+        failure: &acceptor_core::Failure,
+        peer: Option<(SocketAddr, Duration)>,
+    ) -> bool {
+        use acceptor_core::Failure;
+        let fits = match (self.kind, failure) {
+            (EndKind::Error, Failure::Error(error)) => error.to_string() == self.text,
+            (EndKind::Panic, Failure::Panic(message)) => message == self.text,
+            (EndKind::Killed, Failure::Killed) | (EndKind::Lost, Failure::Lost) => true,
+            _ => false,
+        };
+        fits && (self.sort, self.child, self.listener, self.peer) == (sort, child, listener, peer)
     }
 }
 

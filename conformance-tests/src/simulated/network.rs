@@ -85,6 +85,19 @@ pub enum AcceptFault {
     Panic,
 }
 
+const ACCEPT_PANICS: &str = "accept as told";
+
+#[cfg(feature = "scenarios")]
+impl AcceptFault {
+    /// What the error says that a listener then fails or pauses with.
+    pub(crate) fn text(self) -> String {
+        match self {
+            AcceptFault::Error(kind) => io::Error::from(kind).to_string(),
+            AcceptFault::Panic => format!("accept panicked: {ACCEPT_PANICS}"),
+        }
+    }
+}
+
 struct Listening {
     queued: VecDeque<Arc<Pipe>>,
     knocking: VecDeque<Arc<Pipe>>,
@@ -576,7 +589,7 @@ impl SimulatedListener {
                     return Poll::Ready(Err(error.into()));
                 }
                 // Without the panic hook: it is meant.
-                AcceptFault::Panic => std::panic::resume_unwind(Box::new("accept as told")),
+                AcceptFault::Panic => std::panic::resume_unwind(Box::new(ACCEPT_PANICS)),
             }
         }
         if let Some(pipe) = listening.queued.pop_front() {

@@ -5,8 +5,12 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{ChildId, ConnectionRecord, EndKind, ListenerId, Phase, StopReason, Terminate};
 
-use super::{Ending, Expected, Model, Peer, Seen, SocketState, Sort, Tasks, breach, same};
+use super::{Ending, Expected, Failed, Model, Peer, Seen, SocketState, Sort, Tasks, breach, same};
 use crate::scenario::RestartSetting;
+use crate::scenario::cast::{
+    CONNECTION_DROPPED, INIT_FAILS, INIT_PANICS, SERVE_FAILS, SERVE_PANICS, STATE_DROPPED,
+    TERMINATE_PANICS,
+};
 use crate::scenario::event::{Begun, Bomb, Call, Event, Farewell, Return};
 use crate::simulated::Happened;
 
@@ -30,7 +34,8 @@ pub(super) struct Child {
     /// The batch in which its `serve` or `terminate` was first polled.
     pub(super) begun: Option<u64>,
     state: State,
-    panicked: bool,
+    /// What the first panic said.
+    panicked: Option<&'static str>,
     returned: Option<Return>,
     reason: Option<Terminate>,
     farewell: Option<Farewell>,
@@ -193,7 +198,8 @@ impl Model {
                 Ok(())
             }
             Event::Exploded { child } => {
-                self.child(*child, "E1")?.panicked = true;
+                let known = self.child(*child, "E1")?;
+                known.panicked.get_or_insert(CONNECTION_DROPPED);
                 Ok(())
             }
             Event::ServeReturned { child, how } => {
@@ -209,7 +215,9 @@ impl Model {
                     return breach("B7", "the state of a child is dropped once", seen);
                 }
                 known.state = State::Dropped;
-                known.panicked |= *bomb == Bomb::Armed;
+                if *bomb == Bomb::Armed {
+                    known.panicked.get_or_insert(STATE_DROPPED);
+                }
                 match known.stage {
                     // `serve` drops it when it is over, or `terminate`; or who was neither.
                     Stage::Connection if known.returned.is_some() => {}
@@ -315,7 +323,7 @@ impl Model {
             trapped: false,
             begun: None,
             state: State::None,
-            panicked: false,
+            panicked: None,
             returned: None,
             reason: None,
             farewell: None,
@@ -466,26 +474,28 @@ impl Model {
             );
         }
         let deadline = known.deadline.map(|(at, _)| at);
-        let fits = match (reason, known.told) {
+        let (number, told) = (known.listener, known.told);
+        let failure = &self.listeners[number].failure;
+        let fits = match (reason, told) {
             (Terminate::Timeout, None) => deadline.is_some_and(|at| at <= now),
             // It had left the line by then.
             (Terminate::Timeout, Some((_, told))) => deadline.is_some_and(|at| at <= told),
             (Terminate::Closed, Some((Ending::Closed, _))) => true,
-            (Terminate::Io(_), Some((Ending::Failed, _))) => true,
+            (Terminate::Io(error), Some((Ending::Failed, _))) => error.to_string() == *failure,
             (Terminate::Stopped, Some((Ending::Stopped | Ending::Asked, _))) => true,
             _ => false,
         };
         if !fits {
-            let expected = match known.told {
-                Some((told, _)) => format!("{id} terminates, for it was {told:?}"),
+            let expected = match told {
+                Some((told, _)) => format!("{id} terminates, for it was {told:?} {failure}"),
                 None => format!("{id} waits on"),
             };
             return breach("B7", expected, format!("it terminates: {reason}"));
         }
+        let known = self.child(id, "B7")?;
         known.stage = Stage::Terminating;
         known.begun = Some(batch);
         known.reason = Some(reason.clone());
-        let number = known.listener;
         self.listeners[number].line.retain(|other| *other != id);
         Ok(())
     }
@@ -510,7 +520,7 @@ impl Model {
             None
         };
         let kind = match known.stage {
-            _ if known.panicked => Some(EndKind::Panic),
+            _ if known.panicked.is_some() => Some(EndKind::Panic),
             Stage::Connection => match known.returned {
                 Some(Return::Normal) => Some(EndKind::Normal),
                 Some(Return::Clean) => Some(EndKind::Clean),
@@ -555,6 +565,13 @@ impl Model {
             .connection
             .as_ref()
             .map(|link| (link.peer, now - link.since));
+        let text = known.panicked.unwrap_or(match (sort, kind) {
+            (Sort::StartError, EndKind::Panic) => INIT_PANICS,
+            (Sort::StartError, _) => INIT_FAILS,
+            (Sort::Acceptor, _) => TERMINATE_PANICS,
+            (Sort::Connection, EndKind::Panic) => SERVE_PANICS,
+            (Sort::Connection, _) => SERVE_FAILS,
+        });
         let lost = kind == EndKind::Lost;
         let start_error = sort == Sort::StartError;
         let counts = start_error
@@ -585,12 +602,14 @@ impl Model {
                 .as_ref()
                 .is_some_and(|stop| stop.phase == Phase::Kill);
         if failed && !aggregated {
-            self.reports.push_back(Expected::Child {
+            self.reports.push_back(Expected::Child(Failed {
                 child: id,
+                listener: self.listeners[number].id,
                 sort,
                 kind,
+                text,
                 peer,
-            });
+            }));
         }
         if counts && !stopping {
             self.bereft = (sort != Sort::Connection).then_some(number);
