@@ -21,7 +21,7 @@ mod timeline;
 use std::fmt;
 use std::time::Duration;
 
-use acceptor_core::{ChildType, Grace, Restart, Shutdown};
+use acceptor_core::{AcceptErrorKind, ChildType, Grace, Restart, Shutdown};
 use serde::{Deserialize, Serialize};
 
 pub use self::event::{Begun, Bomb, Call, Event, Farewell, Moment, Return};
@@ -89,6 +89,31 @@ pub struct SpecSetting {
     pub shutdown: ShutdownSetting,
     /// How long the kill waits for who does not suspend.
     pub patience: u32,
+    /// What an accept error is that nobody knows.
+    #[serde(default)]
+    pub unknown: UnknownSetting,
+}
+
+/// What its table makes of an accept error that nobody knows (A4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum UnknownSetting {
+    /// One of resources, as without a table.
+    #[default]
+    Resources,
+    /// One of a connection.
+    Connection,
+    /// One of the listener.
+    Listener,
+}
+
+impl UnknownSetting {
+    pub(crate) fn kind(self) -> AcceptErrorKind {
+        match self {
+            UnknownSetting::Resources => AcceptErrorKind::Resources,
+            UnknownSetting::Connection => AcceptErrorKind::Connection,
+            UnknownSetting::Listener => AcceptErrorKind::Listener,
+        }
+    }
 }
 
 /// [`Restart`], as data.
@@ -236,6 +261,8 @@ pub enum Bound {
     Loopback,
     /// Any address.
     Wildcard,
+    /// Any address of version 6.
+    Wildcard6,
 }
 
 /// How a call of `accept` goes wrong.
@@ -348,6 +375,7 @@ impl SpecSetting {
         grace: Some(0),
         shutdown: ShutdownSetting::Within(5_000),
         patience: 1_000,
+        unknown: UnknownSetting::Resources,
     };
 
     pub(crate) fn restart(&self) -> Restart {
@@ -413,6 +441,10 @@ impl fmt::Display for SpecSetting {
             ShutdownSetting::Never => f.write_str(", shutdown never")?,
         }
         write!(f, ", patience {} ms", self.patience)?;
+        match self.unknown {
+            UnknownSetting::Resources => {}
+            other => write!(f, ", unknown errors are of {other:?}")?,
+        }
         match self.child_type {
             ChildSetting::Worker => Ok(()),
             ChildSetting::Supervisor => f.write_str(", of supervisors"),

@@ -45,7 +45,8 @@ struct Pages {
 /// What can be asked of a connection from outside.
 pub(super) struct Serving {
     pub(super) signals: Signals,
-    pub(super) stop: Option<Signal>,
+    /// Each time that it took the stop signal.
+    pub(super) stop: Vec<Signal>,
     /// What it waits for just now, and the rule by which it is told.
     pub(super) awaited: Vec<(&'static str, Signal)>,
 }
@@ -174,7 +175,7 @@ impl Book {
     pub(super) fn serves(&self, child: ChildId, signals: Signals) {
         let serving = Serving {
             signals,
-            stop: None,
+            stop: Vec::new(),
             awaited: Vec::new(),
         };
         self.pages().serving.insert(child, serving);
@@ -182,7 +183,7 @@ impl Book {
 
     pub(super) fn traps(&self, child: ChildId, stop: Signal) {
         if let Some(serving) = self.pages().serving.get_mut(&child) {
-            serving.stop = Some(stop);
+            serving.stop.push(stop);
         }
     }
 
@@ -207,13 +208,13 @@ impl Book {
         drop(serving);
     }
 
-    /// For each connection in `serve`: whether it sees *draining*, and *stop*, if it took that.
-    pub(super) fn signals(&self) -> Vec<(ChildId, bool, Option<bool>)> {
+    /// For each connection in `serve`: whether it sees *draining*, and *stop*, as often as it took that.
+    pub(super) fn signals(&self) -> Vec<(ChildId, bool, Vec<bool>)> {
         let pages = self.pages();
         let serving = pages.serving.iter();
         serving
             .map(|(child, serving)| {
-                let stop = serving.stop.as_ref().map(Signal::is_set);
+                let stop = serving.stop.iter().map(Signal::is_set).collect();
                 (*child, serving.signals.draining().is_set(), stop)
             })
             .collect()

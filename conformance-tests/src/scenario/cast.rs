@@ -21,7 +21,7 @@ use super::{Order, Weather};
 use crate::simulated::{SimulatedListener, SimulatedStream};
 
 // What errors and panics say, so that reports can be held against it.
-pub(super) const CONNECTION_DROPPED: &str = "the connection's drop";
+pub(super) const KEPT_DROPPED: &str = "the drop of what it kept";
 pub(super) const INIT_FAILS: &str = "init fails";
 pub(super) const INIT_PANICS: &str = "init panics";
 pub(super) const SERVE_FAILS: &str = "serve fails";
@@ -52,20 +52,29 @@ impl Drop for Cast {
 }
 
 /// The observer of a pool.
-pub(super) struct Audience(pub(super) Arc<Book>);
+pub(super) struct Audience {
+    pub(super) book: Arc<Book>,
+    pub(super) generation: u32,
+}
 
 impl Observer<SocketAddr> for Audience {
     fn report(&self, report: &Report<SocketAddr>) {
         use acceptor_core::Event::{AcceptorFailed, ConnectionFailed, StartError};
-        self.0.push(Event::Reported(report.clone()));
-        match &report.event {
-            ConnectionFailed { child, peer, .. } => self.0.look_for(*child, Some(*peer)),
-            StartError { child, .. } | AcceptorFailed { child, .. } => {
-                self.0.look_for(*child, None);
-            }
-            _ => self.0.look("the observer"),
+        self.book.push(Event::Reported(report.clone()));
+        let pool = format!("g{}", self.generation);
+        if *report.pool != *pool {
+            let expected = format!("the observer of {} is told", report.pool);
+            let seen = format!("that of {pool} is told: {report}");
+            self.book.break_rule("R1", expected, seen);
         }
-        if self.0.weather() == Weather::Foul {
+        match &report.event {
+            ConnectionFailed { child, peer, .. } => self.book.look_for(*child, Some(*peer)),
+            StartError { child, .. } | AcceptorFailed { child, .. } => {
+                self.book.look_for(*child, None);
+            }
+            _ => self.book.look("the observer"),
+        }
+        if self.book.weather() == Weather::Foul {
             resume_unwind(Box::new("the observer panics"));
         }
     }
@@ -111,7 +120,10 @@ impl Drop for Prop {
 struct Fate {
     before: Duration,
     answer: Answer,
+    /// Of the state.
     bomb: Bomb,
+    /// Of what `init` keeps while it takes its time.
+    kept: Bomb,
 }
 
 enum Answer {
@@ -160,14 +172,16 @@ impl Fate {
             true => Duration::from_millis(1) + milliseconds(&mut random, 20),
             false => Duration::ZERO,
         };
-        let bomb = match foul && random.u8(..100) < 10 {
+        let mut bomb = |chance| match foul && random.u8(..100) < chance {
             true => Bomb::Armed,
             false => Bomb::None,
         };
+        let (bomb, kept) = (bomb(10), bomb(30));
         Self {
             before,
             answer,
             bomb,
+            kept,
         }
     }
 }
@@ -216,8 +230,15 @@ impl Acceptor<SimulatedListener> for Cast {
         };
         book.look("init");
         let fate = Fate::of(book, child);
+        let explosive = (fate.kept == Bomb::Armed).then(|| Explosive { book, child });
         if !fate.before.is_zero() {
             book.sleep(fate.before).await;
+        }
+        if let Answer::Never = fate.answer {
+            pending::<()>().await;
+        }
+        if let Some(explosive) = explosive {
+            explosive.disarm();
         }
         let state = || Prop::new(book, child, fate.bomb);
         match fate.answer {
@@ -233,7 +254,7 @@ impl Acceptor<SimulatedListener> for Cast {
                 beginning.ends(Begun::Waits(Some(time)));
                 Ok(Init::AcceptWithin(state(), time))
             }
-            Answer::Ignore => {
+            Answer::Ignore | Answer::Never => {
                 beginning.ends(Begun::Ignored);
                 Ok(Init::Ignore)
             }
@@ -245,7 +266,6 @@ impl Acceptor<SimulatedListener> for Cast {
                 beginning.ends(Begun::Panicked);
                 resume_unwind(Box::new(INIT_PANICS))
             }
-            Answer::Never => pending().await,
         }
     }
 
@@ -348,17 +368,24 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Panics when it is dropped.
+/// Panics when it is dropped, for it has a `Drop` that does.
 struct Explosive<'a> {
     book: &'a Book,
     child: ChildId,
+}
+
+impl Explosive<'_> {
+    /// It is not dropped any more.
+    fn disarm(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Explosive<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.book.push(Event::Exploded { child: self.child });
-            resume_unwind(Box::new(CONNECTION_DROPPED));
+            resume_unwind(Box::new(KEPT_DROPPED));
         }
     }
 }

@@ -320,7 +320,7 @@ impl fmt::Display for Event {
             Event::Armed { child } => {
                 write!(f, "  connection {child} is going to panic when dropped")
             }
-            Event::Exploded { child } => write!(f, "  connection {child} panics while dropped"),
+            Event::Exploded { child } => write!(f, "  what {child} kept panics while dropped"),
             Event::ServeReturned { child, how } => write!(f, "  connection {child}: {how:?}"),
             Event::TerminateBegan { child, reason } => {
                 write!(f, "  acceptor {child}: terminate, {reason}")

@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::{
     Action, Bound, ChildSetting, Fault, Finale, Order, Reload, RestartSetting, Scenario, Setting,
-    ShutdownSetting, SpecSetting, Start, Step, Then, Weather,
+    ShutdownSetting, SpecSetting, Start, Step, Then, UnknownSetting, Weather,
 };
 
 /// How many steps a scenario has, unless it is said otherwise.
@@ -130,6 +130,12 @@ impl Maker<'_> {
                 0 => 600_000,
                 _ => self.random.u32(1..50),
             },
+            unknown: self.pick(&[
+                UnknownSetting::Resources,
+                UnknownSetting::Resources,
+                UnknownSetting::Connection,
+                UnknownSetting::Listener,
+            ]),
         }
     }
 
@@ -219,7 +225,13 @@ impl Maker<'_> {
                 0 => self.random.u8(4..20),
                 _ => self.random.u8(1..4),
             },
-            bound: self.pick(&[Bound::Loopback, Bound::Loopback, Bound::Wildcard]),
+            bound: self.pick(&[
+                Bound::Loopback,
+                Bound::Loopback,
+                Bound::Loopback,
+                Bound::Wildcard,
+                Bound::Wildcard6,
+            ]),
         }
     }
 

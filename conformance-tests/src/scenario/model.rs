@@ -12,12 +12,12 @@ mod looking;
 mod stopping;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    ChildId, ConnectionRecord, EndKind, ListenerId, Phase, PoolState, Report, StopReason,
-    StopReport,
+    AcceptErrorKind, ChildId, ConnectionRecord, EndKind, ListenerId, Phase, PoolState, Report,
+    StopReason, StopReport,
 };
 
 use super::SpecSetting;
@@ -65,6 +65,16 @@ pub(super) fn same<T: PartialEq + std::fmt::Debug>(
         format!("{what}: {expected:?}"),
         format!("{what}: {seen:?}"),
     )
+}
+
+/// Where a client of a listener calls it: nobody can call any address.
+pub(super) fn reached(listener: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match listener.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, listener.port())
 }
 
 /// Whether the runtime is dropping a task of the pool's just now.
@@ -535,14 +545,22 @@ impl Model {
             return breach("A2", expected, "`accept` is called");
         }
         listening.pause.until = None;
-        match fault {
-            AcceptFault::Error(ErrorKind::ConnectionAborted) => listening.skipped += 1,
+        let kind = match fault {
+            AcceptFault::Error(ErrorKind::ConnectionAborted) => AcceptErrorKind::Connection,
             AcceptFault::Error(ErrorKind::InvalidInput) | AcceptFault::Panic => {
+                AcceptErrorKind::Listener
+            }
+            AcceptFault::Error(ErrorKind::Other) => self.spec.unknown.kind(),
+            AcceptFault::Error(_) => AcceptErrorKind::Resources,
+        };
+        match kind {
+            AcceptErrorKind::Connection => listening.skipped += 1,
+            AcceptErrorKind::Listener => {
                 if listening.told.is_none() {
                     self.listener_failed(number, fault.text());
                 }
             }
-            AcceptFault::Error(_) => {
+            AcceptErrorKind::Resources => {
                 let text = fault.text();
                 let pause = &mut listening.pause;
                 let length = pause.next;

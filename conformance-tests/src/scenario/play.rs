@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use acceptor_core::{Pool, PoolState};
+use acceptor_core::{ChildId, Pool, PoolState};
 
 use super::book::{Book, Handle};
 use super::event::{Event, Moment};
@@ -93,6 +93,8 @@ struct Player<'a> {
     network: Network,
     clients: Vec<Caller>,
     life: Option<Life>,
+    /// Children of the pool before.
+    buried: Vec<ChildId>,
     moments: Option<Vec<Moment>>,
     played: Played,
     /// What tasks may have been woken for, one by one, but for what the simulation counts itself.
@@ -150,6 +152,7 @@ impl<'a> Player<'a> {
             network,
             clients: Vec::new(),
             life: None,
+            buried: Vec::new(),
             moments,
             played: Played::default(),
             causes: 0,

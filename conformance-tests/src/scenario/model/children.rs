@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{ChildId, ConnectionRecord, EndKind, ListenerId, Phase, StopReason, Terminate};
 
-use super::{Ending, Expected, Failed, Model, Peer, Seen, SocketState, Sort, Tasks, breach, same};
+use super::{
+    Ending, Expected, Failed, Model, Peer, Seen, SocketState, Sort, Tasks, breach, reached, same,
+};
 use crate::scenario::RestartSetting;
 use crate::scenario::cast::{
-    CONNECTION_DROPPED, INIT_FAILS, INIT_PANICS, SERVE_FAILS, SERVE_PANICS, STATE_DROPPED,
+    INIT_FAILS, INIT_PANICS, KEPT_DROPPED, SERVE_FAILS, SERVE_PANICS, STATE_DROPPED,
     TERMINATE_PANICS,
 };
 use crate::scenario::event::{Begun, Bomb, Call, Event, Farewell, Return};
@@ -199,7 +201,7 @@ impl Model {
             }
             Event::Exploded { child } => {
                 let known = self.child(*child, "E1")?;
-                known.panicked.get_or_insert(CONNECTION_DROPPED);
+                known.panicked.get_or_insert(KEPT_DROPPED);
                 Ok(())
             }
             Event::ServeReturned { child, how } => {
@@ -385,7 +387,9 @@ impl Model {
             Begun::Failed => self.ended(id, EndKind::Error, Sort::StartError, Repeats::No),
             Begun::Panicked => self.ended(id, EndKind::Panic, Sort::StartError, Repeats::No),
             Begun::Dropped => {
-                let kind = if self.tasks == Tasks::ChildDropped {
+                let kind = if known.panicked.is_some() {
+                    EndKind::Panic
+                } else if self.tasks == Tasks::ChildDropped {
                     EndKind::Lost
                 } else if self.child(id, "E4")?.killed.is_some() {
                     EndKind::Killed
@@ -433,10 +437,7 @@ impl Model {
         listening.accepted += 1;
         listening.starts.at(now).fresh += 1;
         let address = listening.address;
-        let local = match address.ip().is_unspecified() {
-            true => SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, address.port())),
-            false => address,
-        };
+        let local = reached(address);
         let listener = listening.id;
         same(
             "Q1",

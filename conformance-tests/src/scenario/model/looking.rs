@@ -107,14 +107,14 @@ impl Model {
     }
 
     /// Holds the signals of the connections against what they were told (N1, N2).
-    pub(in crate::scenario) fn signals(&self, signals: &[(ChildId, bool, Option<bool>)]) -> Seen {
+    pub(in crate::scenario) fn signals(&self, signals: &[(ChildId, bool, Vec<bool>)]) -> Seen {
         for (id, draining, stop) in signals {
             let Some(child) = self.children.get(id) else {
                 return breach("N1", "a child of the pool has signals", format!("{id}"));
             };
             let told = self.listeners[child.listener].told.is_some() || self.stop.is_some();
             same("N1", &format!("{id} sees draining"), told, *draining)?;
-            if let Some(stop) = stop {
+            for stop in stop {
                 let told = child.stopped.is_some() || child.asked.is_some();
                 same("N2", &format!("{id} sees stop"), told, *stop)?;
             }

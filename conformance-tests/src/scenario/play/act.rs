@@ -1,7 +1,7 @@
 //! Takes one step: calls the pool, the network or the runtime, and holds the answer against the model.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::start::{made, made_badly};
 use super::{Breach, Caller, Killed, Player, Polls, Seen, Tasks, breach, same};
 use crate::scenario::book::Handle;
 use crate::scenario::event::Event;
+use crate::scenario::model::reached;
 use crate::scenario::{Action, Bound, Fault, Reload, SpecSetting, Start, Step};
 use crate::simulated::{AcceptFault, SimulatedListener};
 
@@ -178,9 +179,10 @@ impl Player<'_> {
     }
 
     fn bind(&self, bound: Bound) -> Result<(SimulatedListener, SocketAddr), Breach> {
-        let ip = match bound {
-            Bound::Loopback => Ipv4Addr::LOCALHOST,
-            Bound::Wildcard => Ipv4Addr::UNSPECIFIED,
+        let ip: IpAddr = match bound {
+            Bound::Loopback => Ipv4Addr::LOCALHOST.into(),
+            Bound::Wildcard => Ipv4Addr::UNSPECIFIED.into(),
+            Bound::Wildcard6 => Ipv6Addr::UNSPECIFIED.into(),
         };
         let bound = self.network.listen(SocketAddr::from((ip, 0)));
         let listener = bound.or_else(|error| breach("K1", "port 0 is free", error.to_string()))?;
@@ -305,11 +307,7 @@ impl Player<'_> {
         let Some(listener) = open.or_else(|| pick(&addresses, which)) else {
             return;
         };
-        let called = match listener.ip().is_unspecified() {
-            true => SocketAddr::from((Ipv4Addr::LOCALHOST, listener.port())),
-            false => listener,
-        };
-        match self.network.connect(called) {
+        match self.network.connect(reached(listener)) {
             Ok(client) => {
                 let peer = client.address();
                 self.life().model.connects(peer, listener);
@@ -342,7 +340,13 @@ impl Player<'_> {
     }
 
     fn tell_unknown(&mut self, which: u32) -> Seen {
-        let ids = self.life().model.ended_ids();
+        let ended = self.life().model.ended_ids();
+        // Those of another pool mean nothing to this one, either.
+        let ids = match which % 2 {
+            0 => &ended,
+            _ => &self.buried,
+        };
+        let which = which / 2;
         let Some(child) = ids.get(which as usize % ids.len().max(1)).copied() else {
             return Ok(());
         };

@@ -22,6 +22,7 @@ impl Player<'_> {
         }
         let mut life = self.life.take().expect("it was there just now");
         self.causes += life.model.wakes;
+        self.buried = life.model.ended_ids();
         life.book.set_handle(None);
         life.owner = None;
         drop(life.handle);

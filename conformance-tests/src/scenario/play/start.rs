@@ -1,9 +1,10 @@
 //! Makes specs of settings, and starts pools with them.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use acceptor_core::{Configure, Pool, Spec};
+use acceptor_core::{AcceptErrorKind, Configure, Pool, Spec};
 
 use super::{Breach, breach};
 use crate::scenario::book::Book;
@@ -17,7 +18,14 @@ pub(super) fn made(
     generation: u32,
 ) -> Spec<SimulatedListener> {
     Spec::new(format!("g{generation}"), Cast::new(book, generation))
-        .observer(Audience(Arc::clone(book)))
+        .observer(Audience {
+            book: Arc::clone(book),
+            generation,
+        })
+        .accept_errors(move |error| match error.kind() {
+            ErrorKind::Other => spec.unknown.kind(),
+            _ => AcceptErrorKind::of(error),
+        })
         .restart(spec.restart())
         .intensity(spec.intensity)
         .period(spec.period())
