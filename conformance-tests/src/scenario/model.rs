@@ -9,6 +9,7 @@
 
 mod children;
 mod looking;
+mod starts;
 mod stopping;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,6 +27,7 @@ use crate::simulated::{AcceptFault, Happened};
 
 use self::children::{Child, Stage};
 pub(super) use self::looking::Polls;
+use self::starts::Starts;
 use self::stopping::Stop;
 
 /// Something is otherwise than it must be.
@@ -99,10 +101,7 @@ pub(super) struct Model {
     failures: Vec<Instant>,
     stop: Option<Stop>,
     reports: VecDeque<Expected>,
-    /// How many acceptors the pool has started: they are numbered in this order.
-    starts: u64,
-    /// The numbers of those whose `init` was seen to begin.
-    begun: BTreeSet<u64>,
+    starts: Starts,
     /// Whose end is being seen.
     ending: Option<ChildId>,
     /// Since the last reconfiguration every child above this one is of this generation.
@@ -113,8 +112,6 @@ pub(super) struct Model {
     tasks: Tasks,
     /// Acceptors of which nothing was seen when their listener was told to end: they end unseen.
     unseen: usize,
-    /// The listener whose acceptor has just ended, and has no replacement yet.
-    bereft: Option<usize>,
     /// The pool's own task was dropped: it can keep no time.
     pub(super) timeless: bool,
     /// How many times a task may have been woken by the pool for what was seen, be it for nothing.
@@ -140,32 +137,6 @@ pub(super) struct Listening {
     accepted: u64,
     skipped: u64,
     pauses: u64,
-    /// When an acceptor ended last whose replacement may have to wait.
-    spaced: Option<Instant>,
-    starts: Starts,
-}
-
-/// What was started on a listener at one moment.
-#[derive(Debug, Clone, Copy)]
-struct Starts {
-    at: Instant,
-    /// Acceptors that nothing keeps from starting at once, for nobody before them led nowhere.
-    fresh: usize,
-    /// Those that were seen to begin.
-    begun: usize,
-}
-
-impl Starts {
-    fn at(&mut self, now: Instant) -> &mut Self {
-        if self.at != now {
-            *self = Self {
-                at: now,
-                fresh: 0,
-                begun: 0,
-            };
-        }
-        self
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,15 +227,13 @@ impl Model {
             failures: Vec::new(),
             stop: None,
             reports: VecDeque::new(),
-            starts: 0,
-            begun: BTreeSet::new(),
+            starts: Starts::default(),
             ending: None,
             frontier: None,
             now,
             batch: 0,
             tasks: Tasks::Run,
             unseen: 0,
-            bereft: None,
             timeless: false,
             wakes: 0,
             closes: Vec::new(),
@@ -290,7 +259,9 @@ impl Model {
 
     /// A listener was added.
     pub(super) fn listens(&mut self, id: ListenerId, address: SocketAddr, acceptors: usize) {
-        self.starts += acceptors as u64;
+        for _ in 0..acceptors {
+            self.starts.start(self.listeners.len(), self.now, 0);
+        }
         self.listeners.push(Listening {
             id,
             address,
@@ -308,12 +279,6 @@ impl Model {
             accepted: 0,
             skipped: 0,
             pauses: 0,
-            spaced: None,
-            starts: Starts {
-                at: self.now,
-                fresh: acceptors,
-                begun: 0,
-            },
         });
     }
 
@@ -337,8 +302,7 @@ impl Model {
         }
         listening.told = Some(ending);
         listening.line.clear();
-        let acceptors = listening.acceptors - usize::from(self.bereft == Some(listener));
-        let unseen = acceptors.saturating_sub(self.acceptors_of(listener).count());
+        let unseen = self.starts.forget(listener);
         match &mut self.stop {
             Some(stop) => stop.unseen += unseen,
             None => self.unseen += unseen,
@@ -386,14 +350,10 @@ impl Model {
     pub(super) fn reconfigured(&mut self, spec: SpecSetting, generation: u32) {
         self.spec = spec;
         self.generation = generation;
-        let all_known = self
-            .listeners
-            .iter()
-            .enumerate()
-            .filter(|(_, listening)| listening.told.is_none())
-            .all(|(number, listening)| self.acceptors_of(number).count() == listening.acceptors);
         let last = self.children.keys().next_back();
-        self.frontier = last.filter(|_| all_known).map(|last| (*last, generation));
+        self.frontier = last
+            .filter(|_| self.starts.all_have_begun())
+            .map(|last| (*last, generation));
     }
 
     /// One child is told to end, or is killed, by its id.
@@ -649,7 +609,7 @@ impl Model {
                 ..
             } if self.tasks != Tasks::Run && !self.children.contains_key(child) => {
                 // Dropped by the runtime before anything was seen of it.
-                return self.unseen_lost(*listener);
+                return self.unseen_lost(*child, *listener);
             }
             _ => {}
         }

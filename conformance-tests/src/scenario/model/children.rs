@@ -35,6 +35,8 @@ pub(super) struct Child {
     pub(super) trapped: bool,
     /// The batch in which its `serve` or `terminate` was first polled.
     pub(super) begun: Option<u64>,
+    /// How many acceptors before it, one after the other, led nowhere.
+    vain: u32,
     state: State,
     /// What the first panic said.
     panicked: Option<&'static str>,
@@ -51,11 +53,6 @@ pub(super) struct Link {
     pub(super) since: Instant,
     /// The number of the acceptor that was started in its place.
     replacement: u64,
-}
-
-/// The number of a child: its pool counts them in the order in which it starts them.
-fn number_of(child: ChildId) -> u64 {
-    child.to_string().parse().unwrap_or_default()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +190,10 @@ impl Model {
                     Some((*peer, *local)),
                 )?;
                 same("B10", "listener", Some(of), number)?;
-                self.was_replaced(of, replacement)
+                match replacement {
+                    Some(replacement) => self.starts.has_begun(replacement),
+                    None => Ok(()),
+                }
             }
             Event::Trapped { child } => {
                 self.child(*child, "N2")?.trapped = true;
@@ -268,18 +268,6 @@ impl Model {
         }
     }
 
-    /// Whoever replaces a connection begins before that serves, unless it is told to end before (B5).
-    fn was_replaced(&self, listener: usize, replacement: Option<u64>) -> Seen {
-        match replacement.filter(|number| !self.begun.contains(number)) {
-            Some(number) if self.listeners[listener].told.is_none() => breach(
-                "B5",
-                format!("`init` of {number}, which replaces it, begins before `serve`"),
-                "it has not begun",
-            ),
-            _ => Ok(()),
-        }
-    }
-
     fn init_began(&mut self, id: ChildId, listener: ListenerId, generation: u32) -> Seen {
         let Some(number) = self.listener(listener) else {
             return breach(
@@ -291,12 +279,6 @@ impl Model {
         if self.children.contains_key(&id) {
             return breach("B1", format!("`init` of {id} runs once"), "it runs again");
         }
-        let started = number_of(id);
-        if started > self.starts {
-            let expected = format!("{} acceptors were started", self.starts);
-            return breach("L1", expected, format!("{id} is one more"));
-        }
-        self.begun.insert(started);
         if let Some(told) = self.listeners[number].told {
             let expected = format!("no `init` begins on a listener that was {told:?}");
             return breach("L3", expected, format!("that of {id}"));
@@ -311,7 +293,18 @@ impl Model {
             let expected = format!("acceptor {id} is of a spec from {least} to {most}");
             return breach("R1", expected, format!("of {generation}"));
         }
-        self.starts_are_spaced(number, id)?;
+        let Some(due) = self.starts.take(id).filter(|due| due.listener == number) else {
+            let expected = format!("an acceptor that listener {listener} lacks begins `init`");
+            return breach("L1", expected, format!("{id} does"));
+        };
+        if due.at > self.now {
+            let expected = format!("{id} waits for its start for {:?} more", due.at - self.now);
+            return breach(
+                "B3",
+                expected,
+                format!("it begins, {} led nowhere", due.vain),
+            );
+        }
         let child = Child {
             listener: number,
             stage: Stage::Init,
@@ -324,6 +317,7 @@ impl Model {
             asked: None,
             trapped: false,
             begun: None,
+            vain: due.vain,
             state: State::None,
             panicked: None,
             returned: None,
@@ -339,21 +333,6 @@ impl Model {
         if seen > most {
             let expected = format!("listener {listener} has {most} acceptors");
             return breach("L1", expected, format!("{seen}, with {id}"));
-        }
-        Ok(())
-    }
-
-    /// After the first, starts that lead nowhere are spaced (B3, B6): at one moment there is none but the first of each
-    /// acceptor, and of each that starts afresh, and the one after it.
-    fn starts_are_spaced(&mut self, number: usize, id: ChildId) -> Seen {
-        let now = self.now;
-        let listening = &mut self.listeners[number];
-        let starts = listening.starts.at(now);
-        starts.begun += 1;
-        let most = 2 * (listening.acceptors + starts.fresh);
-        if starts.begun > most {
-            let expected = format!("at most {most} starts at one moment, the others are spaced");
-            return breach("B3", expected, format!("that of {id} is one more"));
         }
         Ok(())
     }
@@ -435,7 +414,6 @@ impl Model {
             }
         }
         listening.accepted += 1;
-        listening.starts.at(now).fresh += 1;
         let address = listening.address;
         let local = reached(address);
         let listener = listening.id;
@@ -446,8 +424,7 @@ impl Model {
             record.listener,
         )?;
         same("B10", "the local address", local, record.local_addr)?;
-        self.starts += 1;
-        let replacement = self.starts;
+        let replacement = self.starts.start(number, now, 0);
         let known = self.child(id, "B5")?;
         known.stage = Stage::Connection;
         known.connection = Some(Link {
@@ -573,19 +550,14 @@ impl Model {
             (Sort::Connection, EndKind::Panic) => SERVE_PANICS,
             (Sort::Connection, _) => SERVE_FAILS,
         });
+        let vain = known.vain;
         let lost = kind == EndKind::Lost;
         let start_error = sort == Sort::StartError;
         let counts = start_error
             || (self.spec.restart == RestartSetting::Transient
                 && matches!(kind, EndKind::Error | EndKind::Panic | EndKind::Killed));
         if sort != Sort::Connection {
-            let listening = &mut self.listeners[number];
-            listening.line.retain(|other| *other != id);
-            if repeats == Repeats::Yes || lost || (counts && stopping) {
-                listening.spaced = Some(now);
-            } else {
-                listening.starts.at(now).fresh += 1;
-            }
+            self.listeners[number].line.retain(|other| *other != id);
         }
         if let Some(stop) = &mut self.stop {
             stop.count(sort, kind);
@@ -613,16 +585,13 @@ impl Model {
             }));
         }
         if counts && !stopping {
-            self.bereft = (sort != Sort::Connection).then_some(number);
             self.failed();
-            self.bereft = None;
-            if sort != Sort::Connection && self.stop.is_some() {
-                // In the lame duck that it brought about its replacement may have to wait, too.
-                self.listeners[number].spaced = Some(now);
-            }
         }
         if sort != Sort::Connection && self.listeners[number].told.is_none() {
-            self.starts += 1;
+            // Failures that do not count any more, in a lame duck, are spaced as well.
+            let in_vain = repeats == Repeats::Yes || lost || (counts && self.stop.is_some());
+            let vain = if in_vain { vain + 1 } else { 0 };
+            self.starts.start(number, now, vain);
         }
         self.phases_go_on();
         Ok(())
@@ -650,7 +619,7 @@ impl Model {
     }
 
     /// An acceptor was dropped by the runtime of which nothing was seen before.
-    pub(super) fn unseen_lost(&mut self, listener: ListenerId) -> Seen {
+    pub(super) fn unseen_lost(&mut self, child: ChildId, listener: ListenerId) -> Seen {
         let now = self.now;
         let Some(number) = self.listener(listener) else {
             return breach(
@@ -659,9 +628,17 @@ impl Model {
                 format!("listener {listener}"),
             );
         };
-        self.listeners[number].spaced = Some(now);
         let told = self.listeners[number].told.is_some();
-        self.starts += u64::from(!told);
+        match self.starts.take(child) {
+            Some(due) => {
+                self.starts.start(number, now, due.vain + 1);
+            }
+            None if told => {}
+            None => {
+                let expected = format!("an acceptor that was started is lost, not {child}");
+                return breach("E3", expected, "it is");
+            }
+        }
         if let Some(stop) = &mut self.stop {
             stop.count(Sort::Acceptor, EndKind::Lost);
             if told {

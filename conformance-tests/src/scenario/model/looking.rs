@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use acceptor_core::{ChildId, Counts, ListenerId, ListenerState, Phase, PoolState, Status};
 
 use super::children::Stage;
-use super::{Ending, Model, SECOND, Seen, SocketState, breach, same};
+use super::{Ending, Model, Seen, SocketState, breach, same};
 use crate::scenario::ChildSetting;
 
 /// Whether the runtime polls every task that is woken.
@@ -184,7 +184,7 @@ impl Model {
     }
 
     fn acceptors_are_complete(&self) -> Seen {
-        for (number, listening) in self.listeners.iter().enumerate() {
+        for listening in &self.listeners {
             let id = listening.id;
             if listening.told.is_some() {
                 same(
@@ -195,15 +195,8 @@ impl Model {
                 )?;
                 continue;
             }
-            // Whoever may be waiting for its start is not seen; after a second it must be.
-            let spaced = listening.spaced.is_some_and(|at| self.now - at < SECOND);
-            let seen = self.acceptors_of(number).count();
-            if !spaced && seen < listening.acceptors {
-                let expected = format!("{} acceptors of listener {id}", listening.acceptors);
-                return breach("L1", expected, seen.to_string());
-            }
         }
-        Ok(())
+        self.starts.nobody_is_late(self.now)
     }
 
     fn nobody_waits_in_vain(&self, backlog: impl Fn(SocketAddr) -> usize) -> Seen {
