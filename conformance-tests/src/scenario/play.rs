@@ -84,6 +84,9 @@ const RESTLESS: u32 = 20_000;
 /// So many polls more than there were causes are no waste: a pool's own task may look in time to find out that it need not.
 const SPARE: u64 = 2;
 
+/// For so many steps a task is held at the most.
+const HELD: u32 = 6;
+
 /// So many steps are taken with a pool that has stopped, before the next one is started.
 const AFTERMATH: u32 = 4;
 
@@ -128,9 +131,11 @@ struct Life {
     handle: Handle,
     state: PoolState,
     /// The pool's own task.
-    driver: Option<SimulatedTask>,
+    driver: SimulatedTask,
     generations: u32,
     polls: Polls,
+    /// For how many steps a task has been held.
+    held: u32,
     aftermath: u32,
 }
 
@@ -195,6 +200,7 @@ impl<'a> Player<'a> {
             self.ensure_life()?;
             self.note(Event::Step(index, *step));
             self.simulation.reseed(step.schedule.into());
+            self.release_in_time();
             self.act(step)?;
             self.go_on(step.then)?;
             self.look()?;
@@ -239,9 +245,22 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
+    /// Who is held is not held for long: much is not looked at meanwhile.
+    fn release_in_time(&mut self) {
+        let life = self.life();
+        life.held += 1;
+        if life.polls == Polls::Some && life.held > HELD {
+            self.release_tasks();
+        }
+    }
+
+    fn count(&mut self, sort: &'static str) {
+        *self.played.exercised.entry(sort).or_default() += 1;
+    }
+
     /// Keeps an event that is not from the book.
     fn note(&mut self, event: Event) {
-        *self.played.exercised.entry(event.sort()).or_default() += 1;
+        self.count(event.sort());
         if let Some(moments) = &mut self.moments {
             let at = self.simulation.elapsed();
             moments.push(Moment { at, event });
@@ -284,16 +303,21 @@ impl<'a> Player<'a> {
         )?;
         let handle = owner.handle();
         book.set_handle(Some(owner.handle()));
-        let tasks = self.simulation.tasks_of(&["Contained"]);
+        let tasks = self.simulation.tasks_of(&[act::OWN]);
+        let Some((driver, _)) = tasks.first() else {
+            let expected = format!("a task of the pool's own, of a type `{}`", act::OWN);
+            return breach("K1", expected, "none");
+        };
         self.life = Some(Life {
             book,
             model: Model::new(spec, 1, self.simulation.now()),
             owner: Some(owner),
             handle,
             state: PoolState::Running,
-            driver: tasks.first().map(|(task, _)| *task),
+            driver: *driver,
             generations: 1,
             polls: Polls::All,
+            held: 0,
             aftermath: 0,
         });
         self.add_listener(1, Bound::Loopback)?;

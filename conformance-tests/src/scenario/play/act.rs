@@ -16,7 +16,7 @@ use crate::scenario::book::Handle;
 use crate::scenario::event::Event;
 use crate::scenario::model::reached;
 use crate::scenario::{Action, Bound, Fault, Reload, SpecSetting, Start, Step};
-use crate::simulated::{AcceptFault, SimulatedListener};
+use crate::simulated::{AcceptFault, SimulatedListener, SimulatedTask};
 
 /// What `add_listener` refuses is given back.
 type Refused = acceptor_core::AddListenerError<SimulatedListener>;
@@ -136,10 +136,14 @@ impl Player<'_> {
             }
             Action::DropTask(which) => self.drop_task(which),
             Action::HoldTask(which) => {
-                let tasks = self.simulation.tasks_of(&["ChildTask"]);
+                let tasks = self.simulation.tasks_of(&[CHILD]);
+                self.tasks_have_their_names(&tasks)?;
                 if let Some((task, _)) = pick(&tasks, which) {
-                    self.life().polls = Polls::Some;
+                    let life = self.life();
+                    life.polls = Polls::Some;
+                    life.held = 0;
                     self.simulation.hold(task);
+                    self.count("tasks held");
                 }
                 Ok(())
             }
@@ -151,7 +155,7 @@ impl Player<'_> {
     }
 
     pub(super) fn release_tasks(&mut self) {
-        for (task, _) in self.simulation.tasks_of(&["ChildTask"]) {
+        for (task, _) in self.simulation.tasks_of(&[CHILD]) {
             self.simulation.release(task);
         }
         if let Some(life) = &mut self.life {
@@ -449,26 +453,42 @@ impl Player<'_> {
     }
 
     fn drop_task(&mut self, which: u8) -> Seen {
-        let kinds = ["Beginning", "ChildTask", "Contained"];
-        let tasks = self.simulation.tasks_of(&kinds);
+        let tasks = self.simulation.tasks_of(&[BEGINNING, CHILD, OWN]);
+        self.tasks_have_their_names(&tasks)?;
         let Some((task, kind)) = pick(&tasks, which) else {
             return Ok(());
         };
-        if self.life().driver == Some(task) && !self.may_lose_its_task() {
+        if self.life().driver == task && !self.may_lose_its_task() {
             return Ok(());
         }
         self.begin(match kind {
-            "Contained" => Tasks::OwnDropped,
+            OWN => Tasks::OwnDropped,
             _ => Tasks::ChildDropped,
         });
         let stopped = self.life().state == PoolState::Stopped;
-        if self.life().driver == Some(task) && !stopped {
+        if self.life().driver == task && !stopped {
             self.life().model.lost_its_task();
         }
         self.simulation.drop_task(task);
+        self.count(match kind {
+            BEGINNING => "tasks dropped, of acceptors that begin",
+            CHILD => "tasks dropped, of children",
+            _ => "tasks dropped, of the pool's own",
+        });
         // The pool's own task, which starts another for it.
         self.causes += 1;
         self.see()
+    }
+
+    /// A task that is not found by its name, for its type has another one now, would be neither dropped nor held ever.
+    fn tasks_have_their_names(&mut self, tasks: &[(SimulatedTask, &'static str)]) -> Seen {
+        let served = self.life().model.connection_ids().len();
+        let found = tasks.iter().filter(|(_, kind)| *kind == CHILD).count();
+        if found < served {
+            let expected = format!("{served} tasks of connections, of a type `{CHILD}`");
+            return breach("K1", expected, format!("{found}"));
+        }
+        Ok(())
     }
 
     /// A pool without a task of its own keeps its patience by the machine's clock: that must never be over.
@@ -476,6 +496,11 @@ impl Player<'_> {
         self.life().model.patience() >= Duration::from_secs(60)
     }
 }
+
+/// The types of the pool's tasks: of an acceptor that begins, of a connection or who terminates, of its own.
+const BEGINNING: &str = "Beginning";
+const CHILD: &str = "ChildTask";
+pub(super) const OWN: &str = "Contained";
 
 /// One of these, counted round.
 fn pick<T: Copy>(choices: &[T], which: u8) -> Option<T> {

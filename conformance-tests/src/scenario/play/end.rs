@@ -23,12 +23,13 @@ impl Player<'_> {
         let mut life = self.life.take().expect("it was there just now");
         self.causes += life.model.wakes;
         self.buried = life.model.ended_ids();
-        life.book.set_handle(None);
-        life.owner = None;
-        drop(life.handle);
+        // While there are handles yet: a pool that has stopped keeps nothing of the user's for them.
         let (states, acceptors) = life.book.left();
         same("S7", "states that are left", 0, states)?;
         same("S7", "acceptors that are left", 0, acceptors)?;
+        life.book.set_handle(None);
+        life.owner = None;
+        drop(life.handle);
         same(
             "S7",
             "streams that are left",
@@ -66,12 +67,13 @@ impl Player<'_> {
             Finale::CloseRuntime => return self.close_runtime(),
         }
         self.look()?;
-        same(
-            "S9",
-            "the pool's state",
-            PoolState::Stopped,
-            self.life().state,
-        )?;
+        let state = self.life().state;
+        if state != PoolState::Stopped {
+            let tasks = self.simulation.tasks();
+            let tasks: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+            let seen = format!("it is {state}; {}", tasks.join("; "));
+            return breach("S9", "the pool has stopped", seen);
+        }
         self.bury()
     }
 
@@ -125,12 +127,12 @@ impl Player<'_> {
         if result.is_none() {
             return breach("S1", "the result of a pool that has stopped", "none");
         }
-        life.book.set_handle(None);
-        drop(life.owner);
-        drop(life.handle);
         let (states, acceptors) = life.book.left();
         same("S9", "states that are left", 0, states)?;
         same("S9", "acceptors that are left", 0, acceptors)?;
+        life.book.set_handle(None);
+        drop(life.owner);
+        drop(life.handle);
         same("S9", "streams that are left", 0, network.open_streams())?;
         same("S9", "sockets that are left", 0, network.open_listeners())?;
         same(
