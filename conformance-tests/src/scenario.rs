@@ -244,6 +244,8 @@ pub enum Action {
     Join,
     /// The owner is dropped.
     DropOwner,
+    /// A handle is dropped, of more than one.
+    DropHandle,
     /// From now on acceptors do this.
     Weather(Weather),
     /// The runtime drops a task of the pool.
@@ -494,6 +496,7 @@ impl fmt::Display for Action {
             Action::Kill => f.write_str("the pool is to end at once"),
             Action::Join => f.write_str("somebody waits for the result"),
             Action::DropOwner => f.write_str("the owner is dropped"),
+            Action::DropHandle => f.write_str("a handle is dropped"),
             Action::Weather(weather) => write!(f, "the weather is {weather:?}"),
             Action::DropTask(task) => write!(f, "the runtime drops task #{task}"),
             Action::HoldTask(task) => write!(f, "the runtime withholds the polls of task #{task}"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use acceptor_core::{ChildId, ListenerId, ListenerInfo, PoolHandle, Runtime, Signal, Signals};
 
-use super::event::Event;
+use super::event::{Call, Event};
 use super::model::SocketState;
 use super::{Reload, Weather};
 use crate::simulated::{Network, SimulatedListener, SimulatedRuntime, Simulation};
@@ -134,6 +134,23 @@ impl Book {
     pub(super) fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + use<> {
         let runtime = self.simulation.runtime();
         async move { runtime.sleep_until(runtime.now() + time).await }
+    }
+
+    /// Calls the pool from within a callback of this child's, or from one that is told of it.
+    pub(super) fn call(&self, child: ChildId, listener: ListenerId, call: Call) {
+        let Some(handle) = self.handle() else { return };
+        self.push(Event::Called {
+            child,
+            listener,
+            call,
+        });
+        match call {
+            Call::Stop => drop(handle.stop()),
+            Call::Kill => drop(handle.kill()),
+            Call::StopItself => drop(handle.stop_child(child)),
+            Call::KillItself => drop(handle.kill_child(child)),
+            Call::CloseListener => drop(handle.close_listener(listener)),
+        }
     }
 
     /// Looks from within a callback whether the counts are exact (Q3): a connection is one from when it was

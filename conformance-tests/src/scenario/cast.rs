@@ -9,8 +9,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, CleanExit, Connection, Init, ListenerInfo, Observer, Report,
-    Signal, Terminate,
+    Acceptor, BoxError, ChildId, CleanExit, Connection, Init, ListenerId, ListenerInfo, Observer,
+    Report, Signal, Terminate,
 };
 use fastrand::Rng;
 use futures::io::{AsyncRead, AsyncWriteExt};
@@ -57,6 +57,16 @@ pub(super) struct Audience {
     pub(super) generation: u32,
 }
 
+impl Audience {
+    /// Calls the pool now and then, be it for who is gone.
+    fn call(&self, child: ChildId, listener: ListenerId) {
+        let mut random = random(&self.book, child, 3);
+        if let Some(call) = call(&self.book, &mut random) {
+            self.book.call(child, listener, call);
+        }
+    }
+}
+
 impl Observer<SocketAddr> for Audience {
     fn report(&self, report: &Report<SocketAddr>) {
         use acceptor_core::Event::{AcceptorFailed, ConnectionFailed, StartError};
@@ -68,9 +78,23 @@ impl Observer<SocketAddr> for Audience {
             self.book.break_rule("R1", expected, seen);
         }
         match &report.event {
-            ConnectionFailed { child, peer, .. } => self.book.look_for(*child, Some(*peer)),
-            StartError { child, .. } | AcceptorFailed { child, .. } => {
+            ConnectionFailed {
+                child,
+                listener,
+                peer,
+                ..
+            } => {
+                self.book.look_for(*child, Some(*peer));
+                self.call(*child, *listener);
+            }
+            StartError {
+                child, listener, ..
+            }
+            | AcceptorFailed {
+                child, listener, ..
+            } => {
                 self.book.look_for(*child, None);
+                self.call(*child, *listener);
             }
             _ => self.book.look("the observer"),
         }
@@ -84,15 +108,17 @@ impl Observer<SocketAddr> for Audience {
 pub(super) struct Prop {
     book: Arc<Book>,
     child: ChildId,
+    listener: ListenerId,
     bomb: Bomb,
 }
 
 impl Prop {
-    fn new(book: &Arc<Book>, child: ChildId, bomb: Bomb) -> Self {
+    fn new(book: &Arc<Book>, listener: &ListenerInfo<SocketAddr>, bomb: Bomb) -> Self {
         book.count_state();
         Self {
             book: Arc::clone(book),
-            child,
+            child: listener.child,
+            listener: listener.id,
             bomb,
         }
     }
@@ -124,6 +150,7 @@ struct Fate {
     bomb: Bomb,
     /// Of what `init` keeps while it takes its time.
     kept: Bomb,
+    call: Option<Call>,
 }
 
 enum Answer {
@@ -143,6 +170,21 @@ fn random(book: &Book, child: ChildId, of: u64) -> Rng {
 
 fn milliseconds(random: &mut Rng, below: u64) -> Duration {
     Duration::from_millis(random.u64(..below))
+}
+
+/// What a callback calls the pool for: nothing, mostly.
+fn call(book: &Book, random: &mut Rng) -> Option<Call> {
+    const CALLS: [Call; 6] = [
+        Call::StopItself,
+        Call::KillItself,
+        Call::CloseListener,
+        Call::CloseListener,
+        Call::Stop,
+        Call::Kill,
+    ];
+    let foul = book.weather() == Weather::Foul;
+    let calls = foul && random.u8(..100) < 3;
+    calls.then(|| CALLS[random.usize(..CALLS.len())])
 }
 
 impl Fate {
@@ -182,6 +224,7 @@ impl Fate {
             answer,
             bomb,
             kept,
+            call: call(book, &mut random),
         }
     }
 }
@@ -230,6 +273,9 @@ impl Acceptor<SimulatedListener> for Cast {
         };
         book.look("init");
         let fate = Fate::of(book, child);
+        if let Some(call) = fate.call {
+            book.call(child, listener.id, call);
+        }
         let explosive = (fate.kept == Bomb::Armed).then(|| Explosive { book, child });
         if !fate.before.is_zero() {
             book.sleep(fate.before).await;
@@ -240,7 +286,7 @@ impl Acceptor<SimulatedListener> for Cast {
         if let Some(explosive) = explosive {
             explosive.disarm();
         }
-        let state = || Prop::new(book, child, fate.bomb);
+        let state = || Prop::new(book, listener, fate.bomb);
         match fate.answer {
             Answer::Accept => {
                 beginning.ends(Begun::Waits(None));
@@ -313,6 +359,9 @@ impl Acceptor<SimulatedListener> for Cast {
         });
         self.book.look("terminate");
         let mut random = random(&self.book, child, 2);
+        if let Some(call) = call(&self.book, &mut random) {
+            self.book.call(child, state.listener, call);
+        }
         let clings = matches!(self.book.weather(), Weather::Clinging | Weather::Foul);
         match random.u8(..100) {
             ..30 if clings => {
@@ -492,17 +541,7 @@ impl<'a> Part<'a> {
 
     fn call(&self, call: Call) {
         let (child, listener) = (self.connection.id, self.connection.listener);
-        let Some(handle) = self.book.handle() else {
-            return;
-        };
-        self.book.push(Event::Called { child, call });
-        match call {
-            Call::Stop => drop(handle.stop()),
-            Call::Kill => drop(handle.kill()),
-            Call::StopItself => drop(handle.stop_child(child)),
-            Call::KillItself => drop(handle.kill_child(child)),
-            Call::CloseListener => drop(handle.close_listener(listener)),
-        }
+        self.book.call(child, listener, call);
     }
 
     async fn hear(&mut self) -> Heard {

@@ -126,10 +126,12 @@ pub enum Event {
     },
     /// Something happened to a socket of the pool's.
     Network(Happened),
-    /// A connection called the pool.
+    /// A callback called the pool.
     Called {
-        /// Which connection.
+        /// Whose, or who it was told of.
         child: ChildId,
+        /// That one's listener.
+        listener: ListenerId,
         /// What it called.
         call: Call,
     },
@@ -189,7 +191,7 @@ pub enum Bomb {
     Armed,
 }
 
-/// What a connection called.
+/// What a callback called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// `stop`.
@@ -342,7 +344,7 @@ impl fmt::Display for Event {
                 }
                 Happened::Closed { listener } => write!(f, "  the socket {listener} is closed"),
             },
-            Event::Called { child, call } => write!(f, "  connection {child} calls {call:?}"),
+            Event::Called { child, call, .. } => write!(f, "  from within {child}: {call:?}"),
             Event::Reported(report) => write!(f, "  reported: {report}"),
             Event::CloseReturned(listener) => write!(f, "  closing listener {listener} is done"),
             Event::Joined(report) => {

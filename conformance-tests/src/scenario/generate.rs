@@ -215,6 +215,7 @@ impl Maker<'_> {
                 chosen if chosen < 4 + 2 * self.stopping => Action::Stop,
                 _ => Action::Wait,
             },
+            960..966 => Action::DropHandle,
             _ => Action::Wait,
         }
     }

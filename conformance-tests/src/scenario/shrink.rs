@@ -285,6 +285,7 @@ fn plainer_actions(action: Action) -> Vec<Action> {
         | Action::Kill
         | Action::Join
         | Action::DropOwner
+        | Action::DropHandle
         | Action::Weather(_)
         | Action::ReleaseTasks => Vec::new(),
     };

@@ -248,15 +248,25 @@ impl Model {
                 }
                 Ok(())
             }
-            Event::Called { child, call } => {
+            Event::Called {
+                child,
+                listener,
+                call,
+            } => {
                 match call {
                     Call::Stop => self.stops(StopReason::Requested),
                     Call::Kill => self.kills(StopReason::Requested),
-                    Call::StopItself => self.child(*child, "R4")?.ask(now, batch),
-                    Call::KillItself => self.child(*child, "R4")?.kill(batch),
+                    // Who is gone takes no notice of it.
+                    Call::StopItself | Call::KillItself => {
+                        if let Some(known) = self.children.get_mut(child) {
+                            match call {
+                                Call::StopItself => known.ask(now, batch),
+                                _ => known.kill(batch),
+                            }
+                        }
+                    }
                     Call::CloseListener => {
-                        let listener = self.child(*child, "L3")?.listener;
-                        if self.listeners[listener].told.is_none() {
+                        if let Some(listener) = self.listener(*listener) {
                             self.closes(listener, Ending::Closed);
                         }
                     }
@@ -350,6 +360,7 @@ impl Model {
         match how {
             Begun::Waits(timeout) => {
                 known.stage = Stage::Waiting;
+                let stays = known.told.is_none() && known.killed.is_none();
                 known.state = State::Held;
                 known.deadline = timeout.map(|timeout| (now + timeout, timeout));
                 let deadline = known.deadline.map(|(at, _)| at);
@@ -357,7 +368,7 @@ impl Model {
                 if self.wakes_for(number, deadline) {
                     self.wakes += 1;
                 }
-                if self.listeners[number].told.is_none() {
+                if stays && self.listeners[number].told.is_none() {
                     self.listeners[number].line.push_back(id);
                 }
                 Ok(())

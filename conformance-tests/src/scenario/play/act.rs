@@ -130,6 +130,8 @@ impl Player<'_> {
             ),
             Action::Join => self.wait_for_result(),
             Action::DropOwner => self.drop_owner(),
+            // The others go on with the pool.
+            Action::DropHandle => self.call(|_| {}, |handle| drop(handle.clone())),
             Action::Weather(weather) => {
                 self.life().book.set_weather(weather);
                 Ok(())
