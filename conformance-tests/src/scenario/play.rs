@@ -6,6 +6,7 @@
 
 mod act;
 mod end;
+mod plain;
 mod start;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use acceptor_core::{ChildId, Pool, PoolState};
 use super::book::{Book, Handle};
 use super::event::{Event, Moment};
 use super::model::{Breach, Killed, Model, Peer, Polls, Seen, SocketState, Tasks, breach, same};
-use super::{Bound, Scenario, Then, milliseconds};
+use super::{Bound, Finale, Scenario, Then, milliseconds};
 use crate::simulated::{
     Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime, SimulatedTask,
     Simulation, Spurious, Stage, Statistics, wakes_by_sockets,
@@ -208,7 +209,12 @@ impl<'a> Player<'a> {
         }
         *number = self.scenario.steps.len();
         self.note(Event::Finale);
-        self.finale()
+        self.finale()?;
+        match self.scenario.finale {
+            // Nothing runs any more.
+            Finale::CloseRuntime => Ok(()),
+            Finale::Stop | Finale::DropOwner => self.plain_life(),
+        }
     }
 
     /// How much has happened so far.
