@@ -90,7 +90,7 @@ pub struct SpecSetting {
     /// How long the kill waits for who does not suspend.
     pub patience: u32,
     /// What an accept error is that nobody knows.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "UnknownSetting::is_as_without_a_table")]
     pub unknown: UnknownSetting,
 }
 
@@ -107,6 +107,11 @@ pub enum UnknownSetting {
 }
 
 impl UnknownSetting {
+    /// Then it is not written, so that what was kept before there was this setting stays as it is.
+    fn is_as_without_a_table(&self) -> bool {
+        *self == UnknownSetting::Resources
+    }
+
     pub(crate) fn kind(self) -> AcceptErrorKind {
         match self {
             UnknownSetting::Resources => AcceptErrorKind::Resources,
