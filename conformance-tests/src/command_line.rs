@@ -26,7 +26,6 @@ mod json;
 mod junit;
 mod markdown;
 mod matrix;
-mod panics;
 mod rule_book;
 #[cfg(feature = "scenarios")]
 mod simulate;
@@ -42,11 +41,11 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use self::column::Column;
 use self::matrix::Matrix;
-pub use self::panics::silence_panics;
 #[cfg(feature = "scenarios")]
 pub use self::simulate::Progress;
 #[cfg(feature = "scenarios")]
 use self::simulate::Simulate;
+pub use crate::panics::silence_panics;
 use crate::patience::Patience;
 use crate::rules::{Entry, entries};
 

@@ -29,7 +29,7 @@ pub use self::generate::STEPS;
 pub use self::graceful_stop::graceful_stop;
 pub use self::json::ScenarioError;
 pub use self::picture::picture;
-pub use self::play::{Failure, Played, play, tell};
+pub use self::play::{Failure, Played, play, tell, watch};
 pub use self::shrink::{PLAYS, Shrunk, shrink};
 pub use self::timeline::{Finding, Origin};
 

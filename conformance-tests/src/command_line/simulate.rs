@@ -2,8 +2,10 @@
 
 mod many;
 mod progress;
+mod stage;
 mod totals;
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -15,12 +17,12 @@ use clap::{ArgGroup, Args};
 
 use self::many::Many;
 pub use self::progress::Progress;
+use self::stage::{Outcome, Stage};
 use self::totals::Totals;
 use super::Status;
-use super::panics::caught;
 use crate::scenario::{
-    Failure, Finding, Moment, Origin, PLAYS, Played, STEPS, Scenario, graceful_stop, picture, play,
-    shrink, tell,
+    Failure, Finding, Moment, Origin, PLAYS, STEPS, Scenario, Shrunk, graceful_stop, picture,
+    shrink,
 };
 
 /// What says that one scenario is played, not many seeds.
@@ -64,9 +66,19 @@ impl Simulate {
         progress: &mut dyn Write,
         style: Progress,
     ) -> io::Result<Status> {
+        self.run_on(Stage::default(), out, progress, style)
+    }
+
+    fn run_on(
+        &self,
+        stage: Stage,
+        out: &mut dyn Write,
+        progress: &mut dyn Write,
+        style: Progress,
+    ) -> io::Result<Status> {
         match self.one() {
-            Ok(Some((origin, scenario))) => self.play_one(origin, &scenario, out, progress),
-            Ok(None) => self.play_many(out, progress, style),
+            Ok(Some((origin, scenario))) => self.play_one(stage, origin, &scenario, out, progress),
+            Ok(None) => self.play_many(stage, out, progress, style),
             Err(error) => {
                 writeln!(progress, "error: {error}")?;
                 Ok(Status::Usage)
@@ -94,13 +106,18 @@ impl Simulate {
 
     fn play_one(
         &self,
+        stage: Stage,
         origin: Origin,
         scenario: &Scenario,
         out: &mut dyn Write,
         progress: &mut dyn Write,
     ) -> io::Result<Status> {
-        let (moments, told) = seen(scenario);
-        let finding = told.map_err(|failure| find(origin, scenario, *failure));
+        let (moments, outcome) = stage.watch(scenario);
+        let finding = match outcome {
+            Outcome::Holds(played) => Ok(played),
+            Outcome::Fails(failure) => Err(shrunk(stage, origin, scenario, *failure)),
+            Outcome::Hangs(failure) => Err(cut_off(origin, scenario, *failure, moments.clone())),
+        };
         // First, so that it is there also if nobody reads all that is printed.
         if let Some(file) = &self.picture {
             let shown = match &finding {
@@ -137,32 +154,54 @@ impl Simulate {
 
     fn play_many(
         &self,
+        stage: Stage,
         out: &mut dyn Write,
         progress: &mut dyn Write,
         style: Progress,
     ) -> io::Result<Status> {
         let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let jobs = self.jobs.unwrap_or(cores);
+        let steps = self.steps;
         let many = Many {
             first: self.first,
             seeds: self.seeds,
-            jobs: self.jobs.unwrap_or(cores),
-            play: |seed| attempt(&self.of_seed(seed).1),
+            jobs,
+            bound: stage.bound,
+            play: move |seed| stage.play(&Scenario::of_seed(seed, steps)),
         };
         let began = Instant::now();
-        match many.play(progress, style)? {
-            Ok(totals) => {
+        let status = match many.play(progress, style)? {
+            many::Outcome::Hold(totals) => {
                 totals.write(out)?;
-                totals.write_speed(out, began.elapsed(), many.jobs.min(cores))?;
-                out.flush()?;
-                Ok(Status::Success)
+                totals.write_speed(out, began.elapsed(), jobs.min(cores))?;
+                Status::Success
             }
-            Err((seed, failure)) => {
+            many::Outcome::Fails(seed, failure) => {
                 let (origin, scenario) = self.of_seed(seed);
-                write!(out, "{}", find(origin, &scenario, *failure))?;
-                out.flush()?;
-                Ok(Status::Broken)
+                write!(out, "{}", shrunk(stage, origin, &scenario, *failure))?;
+                Status::Broken
             }
-        }
+            many::Outcome::Hangs(seed) => {
+                let (origin, scenario) = self.of_seed(seed);
+                let bound = stage.bound;
+                writeln!(
+                    progress,
+                    "{origin} has not ended within {bound:?}: it is played again, for as long, to see where it stands"
+                )?;
+                match self.play_one(stage, origin, &scenario, out, progress)? {
+                    Status::Success => {
+                        writeln!(
+                            out,
+                            "\n{origin} ended this time: was the machine held up? The seeds after it were not all played"
+                        )?;
+                        Status::Broken
+                    }
+                    status => status,
+                }
+            }
+        };
+        out.flush()?;
+        Ok(status)
     }
 }
 
@@ -171,28 +210,41 @@ fn read(file: &Path) -> Result<Scenario, String> {
     text.parse::<Scenario>().map_err(|error| error.to_string())
 }
 
-/// Shrinks a scenario that fails.
-fn find(origin: Origin, scenario: &Scenario, failure: Failure) -> Finding {
-    let again = |scenario: &Scenario| attempt(scenario).err().map(|failure| *failure);
+/// What is to be told of a scenario that fails: it is made smaller first.
+fn shrunk(stage: Stage, origin: Origin, scenario: &Scenario, failure: Failure) -> Finding {
+    let hung = Cell::new(false);
+    let again = |scenario: &Scenario| {
+        // One that never ends is enough: its thread goes on.
+        if hung.get() {
+            return None;
+        }
+        match stage.watch(scenario).1 {
+            Outcome::Holds(_) => None,
+            Outcome::Fails(failure) => Some(*failure),
+            Outcome::Hangs(_) => {
+                hung.set(true);
+                None
+            }
+        }
+    };
     let shrunk = shrink(scenario, failure, PLAYS, again);
-    let (moments, _) = seen(&shrunk.scenario);
+    let (moments, _) = stage.watch(&shrunk.scenario);
     Finding::new(origin, scenario, shrunk, moments)
 }
 
-/// Plays a scenario; that the pool panics, or the player, is a failure as any other.
-fn attempt(scenario: &Scenario) -> Result<Played, Box<Failure>> {
-    caught(|| play(scenario)).unwrap_or_else(|panic| Err(panicked(scenario, panic)))
+/// What is to be told of a scenario that never ends, of which this was seen.
+///
+/// The steps behind the one that it is in were never taken. Nothing else is tried: each play takes as long as one waits for it.
+fn cut_off(origin: Origin, whole: &Scenario, failure: Failure, moments: Vec<Moment>) -> Finding {
+    let mut scenario = whole.clone();
+    scenario.steps.truncate(failure.step.saturating_add(1));
+    let shrunk = Shrunk {
+        scenario,
+        failure,
+        plays: 1,
+    };
+    Finding::new(origin, whole, shrunk, moments)
 }
 
-fn seen(scenario: &Scenario) -> (Vec<Moment>, Result<Played, Box<Failure>>) {
-    caught(|| tell(scenario)).unwrap_or_else(|panic| (Vec::new(), Err(panicked(scenario, panic))))
-}
-
-fn panicked(scenario: &Scenario, panic: String) -> Box<Failure> {
-    Box::new(Failure {
-        step: scenario.steps.len(),
-        rule: "V3",
-        expected: "no call of the pool panics".to_owned(),
-        seen: panic,
-    })
-}
+#[cfg(test)]
+mod tests;

@@ -70,12 +70,23 @@ impl fmt::Display for Failure {
 ///
 /// [`Failure`] if something goes otherwise than it should.
 pub fn play(scenario: &Scenario) -> Result<Played, Box<Failure>> {
-    Player::new(scenario, None).play().1
+    Player::new(scenario, None).play()
+}
+
+/// Plays a scenario and shows everything when it is seen, so that it is known also of one that never ends.
+///
+/// # Errors
+///
+/// [`Failure`] if something goes otherwise than it should.
+pub fn watch(scenario: &Scenario, watcher: &mut dyn FnMut(Moment)) -> Result<Played, Box<Failure>> {
+    Player::new(scenario, Some(watcher)).play()
 }
 
 /// Plays a scenario and tells everything that was seen on the way, also when it fails.
 pub fn tell(scenario: &Scenario) -> (Vec<Moment>, Result<Played, Box<Failure>>) {
-    Player::new(scenario, Some(Vec::new())).play()
+    let mut moments = Vec::new();
+    let played = watch(scenario, &mut |moment| moments.push(moment));
+    (moments, played)
 }
 
 /// So many polls without the clock moving are a busy loop.
@@ -90,7 +101,7 @@ struct Player<'a> {
     network: Network,
     clients: Vec<Caller>,
     life: Option<Life>,
-    moments: Option<Vec<Moment>>,
+    watcher: Option<&'a mut dyn FnMut(Moment)>,
     played: Played,
     /// What tasks may have been woken for, one by one.
     causes: u64,
@@ -119,7 +130,7 @@ struct Life {
 }
 
 impl<'a> Player<'a> {
-    fn new(scenario: &'a Scenario, moments: Option<Vec<Moment>>) -> Self {
+    fn new(scenario: &'a Scenario, watcher: Option<&'a mut dyn FnMut(Moment)>) -> Self {
         let spurious = match scenario.setting.spurious {
             0 => Spurious::Never,
             many => Spurious::OneIn(many.into()),
@@ -136,14 +147,14 @@ impl<'a> Player<'a> {
             network,
             clients: Vec::new(),
             life: None,
-            moments,
+            watcher,
             played: Played::default(),
             causes: 0,
             events: Vec::new(),
         }
     }
 
-    fn play(mut self) -> (Vec<Moment>, Result<Played, Box<Failure>>) {
+    fn play(mut self) -> Result<Played, Box<Failure>> {
         let mut step = 0;
         let result = self.steps(&mut step);
         // Tasks hold the simulation, and it holds them.
@@ -155,15 +166,14 @@ impl<'a> Player<'a> {
         self.simulation.close();
         self.played.statistics = self.simulation.statistics();
         self.played.virtual_time = self.simulation.elapsed();
-        let result = result.map(|()| self.played).map_err(|breach| {
+        result.map(|()| self.played).map_err(|breach| {
             Box::new(Failure {
                 step,
                 rule: breach.rule,
                 expected: breach.expected,
                 seen: breach.seen,
             })
-        });
-        (self.moments.unwrap_or_default(), result)
+        })
     }
 
     fn steps(&mut self, number: &mut usize) -> Seen {
@@ -196,9 +206,9 @@ impl<'a> Player<'a> {
     /// Keeps an event that is not from the book.
     fn note(&mut self, event: Event) {
         *self.played.exercised.entry(event.sort()).or_default() += 1;
-        if let Some(moments) = &mut self.moments {
+        if let Some(watcher) = &mut self.watcher {
             let at = self.simulation.elapsed();
-            moments.push(Moment { at, event });
+            watcher(Moment { at, event });
         }
     }
 
@@ -271,12 +281,12 @@ impl<'a> Player<'a> {
         for event in &events {
             *self.played.exercised.entry(event.sort()).or_default() += 1;
         }
-        if let Some(moments) = &mut self.moments {
+        if let Some(watcher) = &mut self.watcher {
             let at = self.simulation.elapsed();
-            moments.extend(events.iter().map(|event| Moment {
-                at,
-                event: event.clone(),
-            }));
+            for event in &events {
+                let event = event.clone();
+                watcher(Moment { at, event });
+            }
         }
         self.events = events;
         seen?;

@@ -1,4 +1,4 @@
-//! Panics while rules are checked: those of children belong to the checks and are not printed; one that ends a check is told.
+//! Panics while pools are checked: those of children belong to the checks and are not printed; one that ends a check is told.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ pub fn silence_panics() {
 }
 
 /// Runs it; if it panics, what is to be told of that.
-pub(super) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, String> {
     panic::catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         let place = PLACE.take().unwrap_or_default();
         format!("it panicked{place}: {}", message(&*payload))
