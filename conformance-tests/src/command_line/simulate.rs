@@ -167,7 +167,7 @@ impl Simulate {
             seeds: self.seeds,
             jobs,
             bound: stage.bound,
-            play: move |seed| stage.play(&Scenario::of_seed(seed, steps)),
+            play: move |seed| (stage.play)(&Scenario::of_seed(seed, steps), None),
         };
         let began = Instant::now();
         let status = match many.play(progress, style)? {

@@ -20,6 +20,7 @@ use super::book::{Book, Handle};
 use super::event::{Event, Moment};
 use super::model::{Breach, Killed, Model, Peer, Polls, Seen, SocketState, Tasks, breach, same};
 use super::{Bound, Scenario, Then, milliseconds};
+use crate::panics::caught;
 use crate::simulated::{
     Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime, SimulatedTask,
     Simulation, Spurious, Stage, Statistics, wakes_by_sockets,
@@ -95,6 +96,10 @@ const RESTLESS: u32 = 20_000;
 /// So many steps are taken with a pool that has stopped, before the next one is started.
 const AFTERMATH: u32 = 4;
 
+fn panicked(panic: String) -> Seen {
+    breach("V3", "no call of the pool panics", panic)
+}
+
 struct Player<'a> {
     scenario: &'a Scenario,
     simulation: Simulation,
@@ -156,14 +161,10 @@ impl<'a> Player<'a> {
 
     fn play(mut self) -> Result<Played, Box<Failure>> {
         let mut step = 0;
-        let result = self.steps(&mut step);
-        // Tasks hold the simulation, and it holds them.
-        self.network.dismiss_witness();
-        if let Some(life) = self.life.take() {
-            life.book.set_handle(None);
-        }
-        self.clients.clear();
-        self.simulation.close();
+        // A panic, be it the player's own, is told with the step that it is in, like all that goes wrong.
+        let steps = caught(|| self.steps(&mut step)).unwrap_or_else(panicked);
+        let left = caught(|| self.leave()).or_else(panicked);
+        let result = steps.and(left);
         self.played.statistics = self.simulation.statistics();
         self.played.virtual_time = self.simulation.elapsed();
         result.map(|()| self.played).map_err(|breach| {
@@ -174,6 +175,16 @@ impl<'a> Player<'a> {
                 seen: breach.seen,
             })
         })
+    }
+
+    /// Tasks hold the simulation, and it holds them.
+    fn leave(&mut self) {
+        self.network.dismiss_witness();
+        if let Some(life) = self.life.take() {
+            life.book.set_handle(None);
+        }
+        self.clients.clear();
+        self.simulation.close();
     }
 
     fn steps(&mut self, number: &mut usize) -> Seen {

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::panics::caught;
 use crate::patience::receive;
 use crate::scenario::{Event, Failure, Moment, Played, Scenario, play, watch};
 
@@ -14,6 +13,7 @@ pub(super) type Watcher<'a> = &'a mut dyn FnMut(Moment);
 /// Plays scenarios, and knows how long one may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stage {
+    /// Never panics.
     pub(super) play: fn(&Scenario, Option<Watcher<'_>>) -> Result<Played, Box<Failure>>,
     /// What takes longer never ends. One is played in milliseconds, of the most steps that there are in seconds.
     pub(super) bound: Duration,
@@ -41,11 +41,6 @@ impl Default for Stage {
 }
 
 impl Stage {
-    /// Plays it on this very thread, to its end.
-    pub(super) fn play(self, scenario: &Scenario) -> Result<Played, Box<Failure>> {
-        self.attempt(scenario, None)
-    }
-
     /// Plays it; everything that is seen, and what came of it.
     pub(super) fn watch(self, scenario: &Scenario) -> (Vec<Moment>, Outcome) {
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -53,7 +48,7 @@ impl Stage {
         let (watched, played) = (Arc::clone(&seen), scenario.clone());
         thread::spawn(move || {
             let mut watcher = |moment| lock(&watched).push(moment);
-            let result = self.attempt(&played, Some(&mut watcher));
+            let result = (self.play)(&played, Some(&mut watcher));
             // Who waited too long has gone.
             let _ = tell.send(result);
         });
@@ -65,22 +60,6 @@ impl Stage {
             Err(_) => Outcome::Hangs(Box::new(self.hang(scenario, &moments))),
         };
         (moments, outcome)
-    }
-
-    /// That the pool panics, or the player, is a failure as any other.
-    fn attempt(
-        self,
-        scenario: &Scenario,
-        watcher: Option<Watcher<'_>>,
-    ) -> Result<Played, Box<Failure>> {
-        caught(|| (self.play)(scenario, watcher)).unwrap_or_else(|panic| {
-            Err(Box::new(Failure {
-                step: scenario.steps.len(),
-                rule: "V3",
-                expected: "no call of the pool panics".to_owned(),
-                seen: panic,
-            }))
-        })
     }
 
     fn hang(self, scenario: &Scenario, moments: &[Moment]) -> Failure {

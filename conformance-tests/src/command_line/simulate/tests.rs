@@ -1,13 +1,14 @@
 //! What is told, and the exit code, of scenarios that go wrong: by a player that has something against clients.
 
-use std::thread;
+use std::panic::resume_unwind;
 use std::time::Duration;
+use std::{env, fs, process, thread};
 
 use clap::Parser;
 
 use super::stage::Watcher;
 use super::*;
-use crate::scenario::{Event, Played, watch};
+use crate::scenario::{Action, Event, Played, Step, watch};
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -63,6 +64,89 @@ fn hangs(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result<Played, Bo
             thread::park();
         }
     })
+}
+
+/// Far longer than anything takes that ends.
+const LONG: Duration = Duration::from_secs(600);
+
+/// The one step that it takes, as it is told: alone, and with the seed that it came from.
+#[track_caller]
+fn check_failure(play: Play, rule: &str, expected: &str, seen: &str) {
+    let (status, out, told) = run(play, LONG, "--seeds 20 --first 3");
+    assert_eq!((status, told.as_str()), (Status::Broken, ""), "{out}");
+    let head = format!("seed 3 breaks {rule} at step 0, at 0.000ns\n\n  expected  {expected}\n");
+    assert!(out.starts_with(&head), "{out}");
+    assert!(out.contains(&format!("  seen      {seen}")), "{out}");
+    assert!(out.contains("\nShrunk from 200 steps to 1 in "), "{out}");
+    assert!(out.contains(" connects to "), "{out}");
+    assert!(out.contains("\n  cargo simulate --seed 3\n"), "{out}");
+    let scenario = scenario_in(&out);
+    assert!(
+        matches!(
+            scenario.steps[..],
+            [Step {
+                action: Action::Connect { clients: 1, .. },
+                ..
+            }]
+        ),
+        "{out}"
+    );
+
+    let file = env::temp_dir().join(format!("{}-{rule}.json", process::id()));
+    fs::write(&file, scenario.to_json()).expect("it can be written");
+    let again = format!("--scenario {}", file.display());
+    let (status, again, _) = run(play, LONG, &again);
+    fs::remove_file(&file).expect("it is there");
+    assert_eq!(status, Status::Broken, "{again}");
+    let head = format!("the scenario breaks {rule} at step 0, ");
+    assert!(again.starts_with(&head), "{again}");
+    assert_eq!(scenario_in(&again), scenario);
+}
+
+/// Holds that nobody ever connects.
+fn refuses_clients(
+    scenario: &Scenario,
+    watcher: Option<Watcher<'_>>,
+) -> Result<Played, Box<Failure>> {
+    let mut nobody = |_| {};
+    let watcher = watcher.unwrap_or(&mut nobody);
+    let (mut step, mut breach) = (0, None);
+    let played = watch(scenario, &mut |moment| {
+        match moment.event {
+            Event::Step(number, _) => step = number,
+            Event::Connected { .. } if breach.is_none() => breach = Some(step),
+            _ => {}
+        }
+        watcher(moment);
+    });
+    match breach {
+        None => played,
+        Some(step) => Err(Box::new(Failure {
+            step,
+            rule: "L2",
+            expected: "nobody connects".to_owned(),
+            seen: "a client".to_owned(),
+        })),
+    }
+}
+
+#[test]
+fn a_seed_that_fails_is_told_shrunk_and_what_is_printed_fails_again() {
+    check_failure(refuses_clients, "L2", "nobody connects", "a client\n");
+}
+
+#[test]
+fn a_seed_that_panics_is_told_like_any_other_that_fails() {
+    fn panics(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result<Played, Box<Failure>> {
+        // Without a word of its own to standard error.
+        at_the_first_client(scenario, watcher, || resume_unwind(Box::new("a client")))
+    }
+    check_failure(
+        panics,
+        "V3",
+        "no call of the pool panics",
+        "it panicked: a client\n",
+    );
 }
 
 #[test]
