@@ -30,6 +30,7 @@ mod rule_book;
 #[cfg(feature = "scenarios")]
 mod simulate;
 mod table;
+mod while_read;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -45,6 +46,7 @@ use self::matrix::Matrix;
 pub use self::simulate::Progress;
 #[cfg(feature = "scenarios")]
 use self::simulate::Simulate;
+use self::while_read::WhileRead;
 pub use crate::panics::silence_panics;
 use crate::patience::Patience;
 use crate::rules::{Entry, entries};
@@ -174,7 +176,8 @@ impl CommandLine {
 
     /// Does what the arguments say, of which the first is the program's name.
     ///
-    /// The result goes to `out`, the progress and what is wrong with the arguments to `progress`.
+    /// The result goes to `out`, the progress and what is wrong with the arguments to `progress`. That nobody reads
+    /// the result to its end changes nothing of the status.
     ///
     /// # Errors
     ///
@@ -185,6 +188,7 @@ impl CommandLine {
         out: &mut dyn Write,
         progress: &mut dyn Write,
     ) -> io::Result<Status> {
+        let out = &mut WhileRead::new(out);
         let arguments = match self.parse(arguments) {
             Ok(arguments) => arguments,
             Err(error) if error.use_stderr() => {

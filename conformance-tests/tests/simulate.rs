@@ -121,3 +121,26 @@ fn what_makes_no_sense_together_is_bad_usage() {
         "error: invalid value '0' for '--jobs <N>': number would be zero for non-zero type",
     );
 }
+
+#[cfg(unix)]
+#[test]
+fn a_reader_who_leaves_early_changes_nothing_of_the_exit_code() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    // More than a pipe holds, so that it is still writing when nobody reads any more.
+    let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-tests"));
+    let mut program = program
+        .args(["simulate", "--seed", "3", "--steps", "5000", "--trace"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program can be run");
+    let out = program.stdout.take().expect("it is a pipe");
+    let mut first = String::new();
+    let mut out = BufReader::new(out);
+    out.read_line(&mut first).expect("it can be read");
+    assert!(first.contains("pool 1 is started"), "{first}");
+    drop(out);
+    let status = program.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0));
+}
