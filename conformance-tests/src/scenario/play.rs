@@ -47,6 +47,8 @@ pub struct Played {
 pub struct Failure {
     /// The step after which it was seen, from 0; as many as there are steps: the finale.
     pub step: usize,
+    /// When it was seen, since the world began.
+    pub at: Duration,
     /// The rule of the contract that is nearest to what is broken.
     pub rule: &'static str,
     /// What was expected.
@@ -163,6 +165,7 @@ impl<'a> Player<'a> {
         let mut step = 0;
         // A panic, be it the player's own, is told with the step that it is in, like all that goes wrong.
         let steps = caught(|| self.steps(&mut step)).unwrap_or_else(panicked);
+        let at = self.simulation.elapsed();
         let left = caught(|| self.leave()).or_else(panicked);
         let result = steps.and(left);
         self.played.statistics = self.simulation.statistics();
@@ -170,6 +173,7 @@ impl<'a> Player<'a> {
         result.map(|()| self.played).map_err(|breach| {
             Box::new(Failure {
                 step,
+                at,
                 rule: breach.rule,
                 expected: breach.expected,
                 seen: breach.seen,

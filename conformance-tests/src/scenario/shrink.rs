@@ -396,6 +396,7 @@ fn byte(number: u32) -> u8 {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::time::Duration;
 
     use super::*;
     use crate::scenario::Setting;
@@ -403,6 +404,7 @@ mod tests {
     fn failure(step: usize, rule: &'static str) -> Failure {
         Failure {
             step,
+            at: Duration::from_millis(step as u64),
             rule,
             expected: "no such thing".to_owned(),
             seen: format!("one, at step {step}"),

@@ -156,6 +156,7 @@ mod tests {
     fn failure(seed: u64) -> Box<Failure> {
         Box::new(Failure {
             step: 0,
+            at: Duration::ZERO,
             rule: "Q3",
             expected: String::new(),
             seen: seed.to_string(),

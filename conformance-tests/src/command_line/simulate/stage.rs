@@ -70,6 +70,7 @@ impl Stage {
         });
         Failure {
             step: step.unwrap_or_default(),
+            at: moments.last().map(|last| last.at).unwrap_or_default(),
             rule: "S8",
             expected: "no poll and no call goes on for ever".to_owned(),
             seen: format!("one does not return within {:?}", self.bound),

@@ -114,15 +114,16 @@ fn refuses_clients(
     let played = watch(scenario, &mut |moment| {
         match moment.event {
             Event::Step(number, _) => step = number,
-            Event::Connected { .. } if breach.is_none() => breach = Some(step),
+            Event::Connected { .. } if breach.is_none() => breach = Some((step, moment.at)),
             _ => {}
         }
         watcher(moment);
     });
     match breach {
         None => played,
-        Some(step) => Err(Box::new(Failure {
+        Some((step, at)) => Err(Box::new(Failure {
             step,
+            at,
             rule: "L2",
             expected: "nobody connects".to_owned(),
             seen: "a client".to_owned(),
