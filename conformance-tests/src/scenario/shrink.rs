@@ -356,6 +356,7 @@ fn plainer_specs(spec: SpecSetting) -> Vec<SpecSetting> {
         }
     }
     for patience in plainer_number(spec.patience, DEFAULT.patience) {
+        let patience = patience.max(1);
         plainer.push(SpecSetting { patience, ..spec });
     }
     plainer.retain(|other| *other != spec);
@@ -513,7 +514,7 @@ mod tests {
                 })
             }],
         );
-        expected.setting.spec.patience = 0;
+        expected.setting.spec.patience = 1;
         assert_eq!(shrunk, expected);
     }
 
