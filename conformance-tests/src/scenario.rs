@@ -35,6 +35,7 @@ pub use self::timeline::{Finding, Origin};
 
 /// A life of one pool after the other, in one simulated world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// The seed that it was made of; what acceptors do by chance depends on it.
     pub seed: u64,
@@ -48,6 +49,7 @@ pub struct Scenario {
 
 /// How pools are started, and how large the world is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Setting {
     /// What a pool is started with.
     pub spec: SpecSetting,
@@ -72,6 +74,7 @@ pub enum Start {
 
 /// What a spec says; times are milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SpecSetting {
     /// What counts.
     pub restart: RestartSetting,
@@ -84,6 +87,8 @@ pub struct SpecSetting {
     /// How long a pool that stops still accepts.
     pub lame_duck: u32,
     /// How long connections are then left alone; `None` for ever.
+    // Otherwise one that is left out would be for ever, too.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub grace: Option<u32>,
     /// How long they then have.
     pub shutdown: ShutdownSetting,
@@ -122,6 +127,7 @@ pub enum ShutdownSetting {
 
 /// One thing that happens, and how far the world then goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Step {
     /// The seed of the choices of the scheduler after this step: taking other steps away changes none of them.
     pub schedule: u32,
@@ -146,6 +152,7 @@ pub enum Then {
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Action {
     /// Nothing but time.
     Wait,

@@ -91,6 +91,22 @@ fn a_file_that_is_no_scenario_is_bad_usage() {
 }
 
 #[test]
+fn a_scenario_that_no_pool_can_be_started_with_is_bad_usage() {
+    let mut scenario = Scenario::of_seed(4, 60);
+    scenario.setting.spec.patience = 0;
+    let file = temporary("impatient.json");
+    fs::write(&file, scenario.to_json()).expect("it can be written");
+    let file = file.display();
+    misused(
+        &format!("--scenario {file}"),
+        &format!(
+            "error: {file}: it is no scenario: `patience` in the spec of the setting is 0: give at least 1, in milliseconds"
+        ),
+    );
+    fs::remove_file(file.to_string()).expect("it is there");
+}
+
+#[test]
 fn a_scenario_is_played_from_its_file_as_it_is_from_its_seed() {
     let file = temporary("life.json");
     fs::write(&file, Scenario::of_seed(4, 60).to_json()).expect("it can be written");
