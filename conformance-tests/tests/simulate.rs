@@ -132,10 +132,42 @@ fn what_makes_no_sense_together_is_bad_usage() {
         "--trace",
         "error: the following required arguments were not provided:\n  <--seed <SEED>|--scenario <FILE>|--picture <FILE.svg>>",
     );
+}
+
+#[test]
+fn a_number_out_of_bounds_is_bad_usage_and_the_bounds_are_told() {
+    let all = "give a whole number from 0 to 18,446,744,073,709,551,615";
+    let some = "give a whole number from 1 to 18,446,744,073,709,551,615";
+    let steps = "give a whole number from 1 to 100,000";
+    let jobs = "give a whole number from 1 to 1,000";
+    for (option, value, name, allowed) in [
+        ("--seeds", "0", "N", some),
+        ("--seeds", "-1", "N", some),
+        ("--seeds", "many", "N", some),
+        ("--first", "-1", "SEED", all),
+        ("--first", "18446744073709551616", "SEED", all),
+        ("--seed", "-1", "SEED", all),
+        ("--steps", "0", "N", steps),
+        ("--steps", "-1", "N", steps),
+        ("--steps", "100001", "N", steps),
+        ("--jobs", "0", "N", jobs),
+        ("--jobs", "1001", "N", jobs),
+    ] {
+        misused(
+            &format!("{option} {value}"),
+            &format!("error: invalid value '{value}' for '{option} <{name}>': {allowed}"),
+        );
+    }
+}
+
+#[test]
+fn seeds_beyond_the_last_one_are_bad_usage() {
     misused(
-        "--jobs 0",
-        "error: invalid value '0' for '--jobs <N>': number would be zero for non-zero type",
+        "--first 18446744073709551615 --seeds 2",
+        "error: --seeds 2 from --first 18446744073709551615 on are beyond the last seed, 18446744073709551615: give at most --seeds 1",
     );
+    let (code, out, told) = run("--first 18446744073709551615 --seeds 1 --steps 20");
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
 }
 
 #[cfg(unix)]

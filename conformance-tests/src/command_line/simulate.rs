@@ -1,6 +1,7 @@
 //! The command that plays scenarios: many seeds, or one scenario, which is traced and drawn if that is asked for.
 
 mod many;
+mod numbers;
 mod progress;
 mod stage;
 mod totals;
@@ -34,22 +35,22 @@ const ONE: [&str; 3] = ["seed", "scenario", "picture"];
 #[command(group = ArgGroup::new("one").args(ONE).multiple(true))]
 pub(super) struct Simulate {
     /// How many seeds are played.
-    #[arg(long, value_name = "N", default_value_t = 10_000, conflicts_with_all = ONE)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = numbers::seeds, allow_negative_numbers = true, conflicts_with_all = ONE)]
     seeds: u64,
     /// The first of them; the others follow one by one.
-    #[arg(long, value_name = "SEED", default_value_t = 1, conflicts_with_all = ONE)]
+    #[arg(long, value_name = "SEED", default_value_t = 1, value_parser = numbers::seed, allow_negative_numbers = true, conflicts_with_all = ONE)]
     first: u64,
     /// On how many threads; on as many as there are cores, unless it is said.
-    #[arg(long, value_name = "N", conflicts_with_all = ONE)]
-    jobs: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = numbers::jobs, allow_negative_numbers = true, conflicts_with_all = ONE)]
+    jobs: Option<usize>,
     /// Only this seed.
-    #[arg(long, value_name = "SEED", conflicts_with = "scenario")]
+    #[arg(long, value_name = "SEED", value_parser = numbers::seed, allow_negative_numbers = true, conflicts_with = "scenario")]
     seed: Option<u64>,
     /// Only the scenario in this file: a failure prints what belongs into it.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
     /// How many steps are made of a seed.
-    #[arg(long, value_name = "N", default_value_t = STEPS, conflicts_with = "scenario")]
+    #[arg(long, value_name = "N", default_value_t = STEPS, value_parser = numbers::steps, allow_negative_numbers = true, conflicts_with = "scenario")]
     steps: usize,
     /// Prints everything that is seen, also when all is well.
     #[arg(long, requires = "one")]
@@ -86,7 +87,7 @@ impl Simulate {
         }
     }
 
-    /// The one scenario that is asked for, if it is one.
+    /// The one scenario that is asked for, if it is one; an error if there is none, or not as many seeds.
     fn one(&self) -> Result<Option<(Origin, Scenario)>, String> {
         if let Some(seed) = self.seed {
             return Ok(Some(self.of_seed(seed)));
@@ -95,8 +96,19 @@ impl Simulate {
             let scenario = read(file).map_err(|error| format!("{}: {error}", file.display()))?;
             return Ok(Some((Origin::File, scenario)));
         }
-        let picture = self.picture.as_ref();
-        Ok(picture.map(|_| (Origin::BuiltIn, graceful_stop())))
+        if self.picture.is_some() {
+            return Ok(Some((Origin::BuiltIn, graceful_stop())));
+        }
+        let (first, seeds) = (self.first, self.seeds);
+        match first.checked_add(seeds - 1) {
+            Some(_) => Ok(None),
+            None => Err(format!(
+                "--seeds {seeds} from --first {first} on are beyond the last seed, {}: give at most --seeds {}",
+                u64::MAX,
+                // It is not the very first: from there on there is no number too many.
+                u64::MAX - (first - 1)
+            )),
+        }
     }
 
     fn of_seed(&self, seed: u64) -> (Origin, Scenario) {
@@ -118,27 +130,20 @@ impl Simulate {
             Outcome::Fails(failure) => Err(shrunk(stage, origin, scenario, *failure)),
             Outcome::Hangs(failure) => Err(cut_off(origin, scenario, *failure, moments.clone())),
         };
-        // First, so that it is there also if nobody reads all that is printed.
-        if let Some(file) = &self.picture {
-            let shown = match &finding {
-                Ok(_) => moments.as_slice(),
-                Err(finding) => finding.moments(),
-            };
-            if let Err(error) = fs::write(file, picture(shown)) {
-                writeln!(progress, "error: {}: {error}", file.display())?;
-                return Ok(Status::Usage);
-            }
-        }
         if self.trace {
             for moment in &moments {
                 writeln!(out, "{moment}")?;
             }
             writeln!(out)?;
         }
-        let status = match finding {
+        let shown = match &finding {
+            Ok(_) => moments.as_slice(),
+            Err(finding) => finding.moments(),
+        };
+        let status = match &finding {
             Ok(played) => {
                 let mut totals = Totals::default();
-                totals.add(&played);
+                totals.add(played);
                 writeln!(out, "{origin} holds\n")?;
                 totals.write(out)?;
                 Status::Success
@@ -149,6 +154,16 @@ impl Simulate {
             }
         };
         out.flush()?;
+        // Last, so that what was found is told though it cannot be drawn.
+        if let Some(file) = &self.picture {
+            if let Err(error) = fs::write(file, picture(shown)) {
+                writeln!(progress, "error: {}: {error}", file.display())?;
+                return Ok(match status {
+                    Status::Success => Status::Usage,
+                    status => status,
+                });
+            }
+        }
         Ok(status)
     }
 
@@ -160,7 +175,7 @@ impl Simulate {
         style: Progress,
     ) -> io::Result<Status> {
         let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let jobs = self.jobs.unwrap_or(cores);
+        let jobs = self.jobs.and_then(NonZeroUsize::new).unwrap_or(cores);
         let steps = self.steps;
         let many = Many {
             first: self.first,

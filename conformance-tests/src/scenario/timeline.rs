@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Failure, Finale, Moment, STEPS, Scenario, Setting, Shrunk, Start};
+use super::{Failure, Finale, Moment, STEPS, Scenario, Setting, Shrunk, Start, counted};
 
 /// A scenario that fails, shrunk, with all that was seen in it.
 ///
@@ -75,9 +75,10 @@ impl fmt::Display for Finding {
         write_indented(f, "  seen      ", &failure.seen)?;
         writeln!(
             f,
-            "\nShrunk from {} steps to {} in {plays} plays:\n",
-            self.steps_before,
-            scenario.steps.len()
+            "\nShrunk from {} to {} in {}; a place is counted round among those that are there, from 0 on:\n",
+            counted(self.steps_before, "step", "steps"),
+            scenario.steps.len(),
+            counted(*plays, "play", "plays")
         )?;
         writeln!(f, "  setting  {}", scenario.setting)?;
         for (number, step) in scenario.steps.iter().enumerate() {
@@ -197,7 +198,10 @@ mod tests {
              expected  one line\n  \
              seen      two\n            lines\n"
         );
-        assert!(rest.starts_with(" from 400 steps to 3 in 17 plays:\n"));
+        assert!(
+            rest.starts_with(" from 400 steps to 3 in 17 plays; "),
+            "{text}"
+        );
         for (number, step) in finding.shrunk.scenario.steps.iter().enumerate() {
             let line = format!("\n  step {number}   {step}\n");
             assert!(rest.contains(&line), "{text}");

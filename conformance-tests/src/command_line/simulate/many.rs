@@ -20,6 +20,7 @@ use crate::scenario::{Failure, Played};
 /// Seeds that are to be played, one after the other, by `play`, which does not panic.
 pub(super) struct Many<F> {
     pub(super) first: u64,
+    /// As many as there are from the first on at the most.
     pub(super) seeds: u64,
     pub(super) jobs: NonZeroUsize,
     /// A seed that takes longer never ends.
@@ -103,9 +104,9 @@ impl<F: Fn(u64) -> Result<Played, Box<Failure>> + Send + Sync + 'static> Many<F>
         let failure = failures.into_iter().min_by_key(|(number, _)| *number);
         Ok(match (failure, lowest) {
             (Some((number, failure)), lowest) if lowest.is_none_or(|hangs| number <= hangs) => {
-                Outcome::Fails(first.wrapping_add(number), failure)
+                Outcome::Fails(first + number, failure)
             }
-            (_, Some(number)) => Outcome::Hangs(first.wrapping_add(number)),
+            (_, Some(number)) => Outcome::Hangs(first + number),
             (_, None) => Outcome::Hold(totals),
         })
     }
@@ -119,7 +120,7 @@ impl<F: Fn(u64) -> Result<Played, Box<Failure>> + Send + Sync + 'static> Many<F>
                 break;
             }
             *lock(&shared.under_way[job]) = Some((number, Instant::now()));
-            let played = (self.play)(self.first.wrapping_add(number));
+            let played = (self.play)(self.first + number);
             *lock(&shared.under_way[job]) = None;
             match played {
                 Ok(played) => share.totals.add(&played),

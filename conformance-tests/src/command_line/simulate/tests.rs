@@ -175,3 +175,15 @@ fn a_seed_that_never_ends_is_told_with_all_that_was_seen_before() {
     );
     assert_eq!(scenario.steps, Scenario::of_seed(3, STEPS).steps[..=step]);
 }
+
+#[test]
+fn what_was_found_is_told_though_it_cannot_be_drawn() {
+    let arguments = "--seed 3 --picture no/such/folder/life.svg";
+    let (status, out, told) = run(refuses_clients, LONG, arguments);
+    assert_eq!(status, Status::Broken, "{out}");
+    assert!(out.starts_with("seed 3 breaks L2 at step 0, "), "{out}");
+    assert!(
+        told.starts_with("error: no/such/folder/life.svg: "),
+        "{told}"
+    );
+}
