@@ -45,6 +45,7 @@ use self::life::Until;
 use self::memory::{Grown, Kib, Memory};
 use self::table::{a_second, grouped};
 use crate::command_line::Status;
+use crate::panics::caught;
 use crate::patience::Patience;
 use crate::real::Real;
 use crate::runtimes;
@@ -230,7 +231,7 @@ impl Soak {
         let (tell, told) = mpsc::channel::<()>();
         let soaked = thread::scope(|scope| {
             let soaking = scope.spawn(|| {
-                let soaked = course.soak(&task);
+                let soaked = caught(|| course.soak(&task));
                 drop(tell);
                 soaked
             });
@@ -244,18 +245,23 @@ impl Soak {
             }
             // However short it was.
             look_on(course, &task, &mut memory);
-            let panicked = |_| {
-                let broken = Broken::new("the soak comes to an end", "it panicked");
-                let place = "in the soak itself".to_owned();
-                Soaked {
-                    wrong: vec![Wrong { place, broken }],
-                    ..Soaked::default()
-                }
-            };
-            Ok(soaking.join().unwrap_or_else(panicked))
+            let soaked = soaking.join().expect("a panic is caught in its thread");
+            Ok(soaked.unwrap_or_else(panicked))
         })?;
         telling.ends(progress)?;
         Ok((soaked, memory))
+    }
+}
+
+/// What there is to tell of a soak that did not come to its end.
+fn panicked(panic: String) -> Soaked {
+    let wrong = Wrong {
+        place: "in the soak itself".to_owned(),
+        broken: Broken::new("the soak comes to an end", panic),
+    };
+    Soaked {
+        wrong: vec![wrong],
+        ..Soaked::default()
     }
 }
 

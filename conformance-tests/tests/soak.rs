@@ -233,6 +233,23 @@ fn a_stream_that_ends_at_both_ends_at_once_is_found() {
     );
 }
 
+#[test]
+fn a_panic_of_the_soak_itself_is_told_with_its_message_and_its_place() {
+    let world = || -> Real<Tokio> { panic!("there is no world") };
+    let soak = Soak::new(vec![Course::new("wrong", "wrong", world)]).seed(1);
+    silence_panics();
+    let (mut out, mut progress) = (Vec::new(), Vec::new());
+    let status = soak.run(&mut out, &mut progress, Telling::InLines);
+    let out = String::from_utf8_lossy(&out);
+    assert_eq!(status.ok(), Some(Status::Broken), "{out}");
+    let told = format!(
+        "in the soak itself:\nexpected: the soak comes to an end\nseen:     it panicked at {}:",
+        file!()
+    );
+    assert!(out.contains(&told), "{out}");
+    assert!(out.contains(": there is no world\n"), "{out}");
+}
+
 #[track_caller]
 fn misused(program: &mut Command, message: &str) {
     let (code, out, told) = run(program);
