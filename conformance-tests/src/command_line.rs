@@ -125,7 +125,7 @@ enum BookFormat {
 pub enum Status {
     /// Every rule that was asked for holds, every sum adds up, or what was asked for is printed.
     Success,
-    /// A rule is broken, or a sum does not add up.
+    /// A rule is broken, a sum does not add up, or something that was asked for was not checked.
     Broken,
     /// The arguments or the environment say something that has no meaning.
     Usage,

@@ -187,7 +187,8 @@ impl Soak {
         let mut status = Status::Success;
         for (place, course) in self.courses.iter().enumerate() {
             if (self.over)() {
-                writeln!(out, "\n{}: not soaked", course.title)?;
+                status = Status::Broken;
+                not_soaked(out, course)?;
                 continue;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -202,6 +203,11 @@ impl Soak {
             let soaked = Soaked { wrong, ..soaked };
             if !soaked.wrong.is_empty() {
                 status = Status::Broken;
+            } else if soaked.totals.pools() == 0 {
+                // It was over before its first pool was: there is no sum that could add up.
+                status = Status::Broken;
+                not_soaked(out, course)?;
+                continue;
             }
             tell(out, course, self.seed, &soaked, &grown)?;
         }
@@ -287,6 +293,10 @@ fn look_on(course: &Course, task: &Task, memory: &mut Memory) -> String {
         line.push_str(&format!(", {} resident", Kib(resident)));
     }
     line
+}
+
+fn not_soaked(out: &mut dyn Write, course: &Course) -> io::Result<()> {
+    writeln!(out, "\n{}: not soaked", course.title)
 }
 
 fn tell(
