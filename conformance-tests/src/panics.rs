@@ -11,6 +11,7 @@ thread_local! {
 /// From now on panics are not printed, in the whole process.
 ///
 /// Many rules are about children that panic. A panic that ends a check is told as its failure, with its place.
+#[cfg(feature = "cli")]
 pub fn silence_panics() {
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|location| format!(" at {location}"));
