@@ -227,12 +227,13 @@ fn read(file: &Path) -> Result<Scenario, String> {
 
 /// What is to be told of a scenario that fails: it is made smaller first.
 fn shrunk(stage: Stage, origin: Origin, scenario: &Scenario, failure: Failure) -> Finding {
-    let hung = Cell::new(false);
+    let (hung, plays) = (Cell::new(false), Cell::new(0));
     let again = |scenario: &Scenario| {
-        // One that never ends is enough: its thread goes on.
+        // One that never ends is enough: its thread goes on. What comes after it is not played.
         if hung.get() {
             return None;
         }
+        plays.set(plays.get() + 1);
         match stage.watch(scenario).1 {
             Outcome::Holds(_) => None,
             Outcome::Fails(failure) => Some(*failure),
@@ -243,6 +244,10 @@ fn shrunk(stage: Stage, origin: Origin, scenario: &Scenario, failure: Failure) -
         }
     };
     let shrunk = shrink(scenario, failure, PLAYS, again);
+    let shrunk = Shrunk {
+        plays: plays.get(),
+        ..shrunk
+    };
     let (moments, _) = stage.watch(&shrunk.scenario);
     Finding::new(origin, scenario, shrunk, moments)
 }

@@ -177,6 +177,27 @@ fn a_seed_that_never_ends_is_told_with_all_that_was_seen_before() {
 }
 
 #[test]
+fn a_smaller_scenario_that_never_ends_is_not_waited_for_twice() {
+    fn hangs_if_cut_off(
+        scenario: &Scenario,
+        watcher: Option<Watcher<'_>>,
+    ) -> Result<Played, Box<Failure>> {
+        match scenario.steps.len() {
+            STEPS => refuses_clients(scenario, watcher),
+            _ => hangs(scenario, watcher),
+        }
+    }
+    let bound = Duration::from_secs(2);
+    let (status, out, told) = run(hangs_if_cut_off, bound, "--seed 3");
+    assert_eq!((status, told.as_str()), (Status::Broken, ""), "{out}");
+    assert!(out.starts_with("seed 3 breaks L2 at step "), "{out}");
+    assert!(
+        out.contains("\nShrunk from 200 steps to 200 in 1 play; "),
+        "{out}"
+    );
+}
+
+#[test]
 fn what_was_found_is_told_though_it_cannot_be_drawn() {
     let arguments = "--seed 3 --picture no/such/folder/life.svg";
     let (status, out, told) = run(refuses_clients, LONG, arguments);
