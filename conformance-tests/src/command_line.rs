@@ -26,11 +26,11 @@ mod json;
 mod junit;
 mod markdown;
 mod matrix;
-mod panics;
 mod rule_book;
 #[cfg(feature = "scenarios")]
 mod simulate;
 mod table;
+mod while_read;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -42,11 +42,12 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use self::column::Column;
 use self::matrix::Matrix;
-pub use self::panics::silence_panics;
 #[cfg(feature = "scenarios")]
 pub use self::simulate::Progress;
 #[cfg(feature = "scenarios")]
 use self::simulate::Simulate;
+use self::while_read::WhileRead;
+pub use crate::panics::silence_panics;
 use crate::patience::Patience;
 use crate::rules::{Entry, entries};
 
@@ -124,7 +125,7 @@ enum BookFormat {
 pub enum Status {
     /// Every rule that was asked for holds, every sum adds up, or what was asked for is printed.
     Success,
-    /// A rule is broken, or a sum does not add up.
+    /// A rule is broken, a sum does not add up, or something that was asked for was not checked.
     Broken,
     /// The arguments or the environment say something that has no meaning.
     Usage,
@@ -175,7 +176,8 @@ impl CommandLine {
 
     /// Does what the arguments say, of which the first is the program's name.
     ///
-    /// The result goes to `out`, the progress and what is wrong with the arguments to `progress`.
+    /// The result goes to `out`, the progress and what is wrong with the arguments to `progress`. That nobody reads
+    /// the result to its end changes nothing of the status.
     ///
     /// # Errors
     ///
@@ -186,6 +188,7 @@ impl CommandLine {
         out: &mut dyn Write,
         progress: &mut dyn Write,
     ) -> io::Result<Status> {
+        let out = &mut WhileRead::new(out);
         let arguments = match self.parse(arguments) {
             Ok(arguments) => arguments,
             Err(error) if error.use_stderr() => {

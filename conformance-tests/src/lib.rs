@@ -15,6 +15,8 @@ pub mod fixture;
 mod harness;
 #[cfg(feature = "observations")]
 pub mod observations;
+#[cfg(any(feature = "cli", feature = "scenarios"))]
+mod panics;
 mod patience;
 mod pool;
 mod real;

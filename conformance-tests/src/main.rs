@@ -15,8 +15,8 @@ fn main() -> ExitCode {
     let told = command_line.run(std::env::args_os(), &mut io::stdout(), &mut io::stderr());
     match told {
         Ok(status) => status.into(),
-        // Who reads has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        // Nobody reads how far it is: it gave up before all was checked.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
             // Perhaps it is this very stream that cannot be written to.
             let _ = writeln!(io::stderr(), "error: the result cannot be written: {error}");

@@ -29,12 +29,13 @@ pub use self::generate::STEPS;
 pub use self::graceful_stop::graceful_stop;
 pub use self::json::ScenarioError;
 pub use self::picture::picture;
-pub use self::play::{Failure, Played, play, tell};
+pub use self::play::{Failure, Played, play, tell, watch};
 pub use self::shrink::{PLAYS, Shrunk, shrink};
 pub use self::timeline::{Finding, Origin};
 
 /// A life of one pool after the other, in one simulated world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// The seed that it was made of; what acceptors do by chance depends on it.
     pub seed: u64,
@@ -48,6 +49,7 @@ pub struct Scenario {
 
 /// How pools are started, and how large the world is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Setting {
     /// What a pool is started with.
     pub spec: SpecSetting,
@@ -72,6 +74,7 @@ pub enum Start {
 
 /// What a spec says; times are milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SpecSetting {
     /// What counts.
     pub restart: RestartSetting,
@@ -84,6 +87,8 @@ pub struct SpecSetting {
     /// How long a pool that stops still accepts.
     pub lame_duck: u32,
     /// How long connections are then left alone; `None` for ever.
+    // Otherwise one that is left out would be for ever, too.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub grace: Option<u32>,
     /// How long they then have.
     pub shutdown: ShutdownSetting,
@@ -152,6 +157,7 @@ pub enum ShutdownSetting {
 
 /// One thing that happens, and how far the world then goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Step {
     /// The seed of the choices of the scheduler after this step: taking other steps away changes none of them.
     pub schedule: u32,
@@ -176,6 +182,7 @@ pub enum Then {
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Action {
     /// Nothing but time.
     Wait,
@@ -459,38 +466,66 @@ impl fmt::Display for SpecSetting {
     }
 }
 
+/// A number with the word for what is counted: for one of it, and for any other number.
+fn counted(number: impl Into<usize>, one: &str, many: &str) -> String {
+    match number.into() {
+        1 => format!("1 {one}"),
+        number => format!("{number} {many}"),
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Action::Wait => f.write_str("nothing happens"),
             Action::Listen { acceptors, bound } => {
-                write!(f, "a listener is added: {bound:?}, {acceptors} acceptors")
+                let acceptors = counted(*acceptors, "acceptor", "acceptors");
+                write!(f, "a listener is added: {bound:?}, {acceptors}")
             }
-            Action::Close(listener) => write!(f, "listener #{listener} is closed"),
-            Action::Break(listener) => write!(f, "listener #{listener} breaks"),
+            Action::Close(listener) => write!(f, "the listener at place {listener} is closed"),
+            Action::Break(listener) => write!(f, "the listener at place {listener} breaks"),
             Action::Fault {
                 listener,
                 fault,
                 times,
-            } => write!(
-                f,
-                "{times} calls of accept on listener #{listener} go wrong: {fault:?}"
-            ),
+            } => {
+                let calls = counted(*times, "call of accept goes", "calls of accept go");
+                write!(
+                    f,
+                    "on the listener at place {listener} {calls} wrong: {fault:?}"
+                )
+            }
             Action::Stir(listener) => {
-                write!(f, "who accepts on listener #{listener} is woken in vain")
+                write!(
+                    f,
+                    "who accepts on the listener at place {listener} is woken in vain"
+                )
             }
             Action::Connect { listener, clients } => {
-                write!(f, "{clients} clients connect to listener #{listener}")
+                let clients = counted(*clients, "client connects", "clients connect");
+                write!(f, "{clients} to the listener at place {listener}")
             }
-            Action::Order { client, order } => write!(f, "client #{client} orders {order:?}"),
-            Action::Read(client) => write!(f, "client #{client} reads"),
-            Action::HalfClose(client) => write!(f, "client #{client} ends what it sends"),
-            Action::Leave(client) => write!(f, "client #{client} leaves"),
-            Action::Reset(client) => write!(f, "client #{client} resets"),
-            Action::StopConnection(which) => write!(f, "connection #{which} is stopped by id"),
-            Action::KillConnection(which) => write!(f, "connection #{which} is killed by id"),
-            Action::StopAcceptor(which) => write!(f, "acceptor #{which} is stopped by id"),
-            Action::KillAcceptor(which) => write!(f, "acceptor #{which} is killed by id"),
+            Action::Order { client, order } => {
+                write!(f, "the client at place {client} orders {order:?}")
+            }
+            Action::Read(client) => write!(f, "the client at place {client} reads"),
+            Action::HalfClose(client) => {
+                write!(f, "the client at place {client} ends what it sends")
+            }
+            Action::Leave(client) => write!(f, "the client at place {client} leaves"),
+            Action::Reset(client) => write!(f, "the client at place {client} resets"),
+            Action::StopConnection(which) => {
+                write!(f, "the connection at place {which} is stopped by id")
+            }
+            Action::KillConnection(which) => {
+                write!(f, "the connection at place {which} is killed by id")
+            }
+            Action::StopAcceptor(which) => {
+                write!(f, "the acceptor at place {which} is stopped by id")
+            }
+            Action::KillAcceptor(which) => {
+                write!(f, "the acceptor at place {which} is killed by id")
+            }
             Action::StopUnknown => f.write_str("a child that is gone is stopped, and killed"),
             Action::Reconfigure(spec) => write!(f, "the spec becomes: {spec}"),
             Action::ReconfigureBadly => f.write_str("the spec is to become a bad one"),
@@ -503,8 +538,11 @@ impl fmt::Display for Action {
             Action::DropOwner => f.write_str("the owner is dropped"),
             Action::DropHandle => f.write_str("a handle is dropped"),
             Action::Weather(weather) => write!(f, "the weather is {weather:?}"),
-            Action::DropTask(task) => write!(f, "the runtime drops task #{task}"),
-            Action::HoldTask(task) => write!(f, "the runtime withholds the polls of task #{task}"),
+            Action::DropTask(task) => write!(f, "the runtime drops the task at place {task}"),
+            Action::HoldTask(task) => write!(
+                f,
+                "the runtime withholds the polls of the task at place {task}"
+            ),
             Action::ReleaseTasks => f.write_str("the runtime polls all tasks again"),
         }
     }
@@ -513,7 +551,7 @@ impl fmt::Display for Action {
 impl fmt::Display for Then {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Then::Polls(polls) => write!(f, "{polls} polls"),
+            Then::Polls(polls) => f.write_str(&counted(*polls, "poll", "polls")),
             Then::Settle => f.write_str("until nothing is ready"),
             Then::Pass(time) => write!(f, "{time} ms pass"),
             Then::Jump(time) => write!(f, "the clock jumps {time} ms"),

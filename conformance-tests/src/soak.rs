@@ -45,6 +45,7 @@ use self::life::Until;
 use self::memory::{Grown, Kib, Memory};
 use self::table::{a_second, grouped};
 use crate::command_line::Status;
+use crate::panics::caught;
 use crate::patience::Patience;
 use crate::real::Real;
 use crate::runtimes;
@@ -186,7 +187,8 @@ impl Soak {
         let mut status = Status::Success;
         for (place, course) in self.courses.iter().enumerate() {
             if (self.over)() {
-                writeln!(out, "\n{}: not soaked", course.title)?;
+                status = Status::Broken;
+                not_soaked(out, course)?;
                 continue;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -201,6 +203,11 @@ impl Soak {
             let soaked = Soaked { wrong, ..soaked };
             if !soaked.wrong.is_empty() {
                 status = Status::Broken;
+            } else if soaked.totals.pools() == 0 {
+                // It was over before its first pool was: there is no sum that could add up.
+                status = Status::Broken;
+                not_soaked(out, course)?;
+                continue;
             }
             tell(out, course, self.seed, &soaked, &grown)?;
         }
@@ -230,7 +237,7 @@ impl Soak {
         let (tell, told) = mpsc::channel::<()>();
         let soaked = thread::scope(|scope| {
             let soaking = scope.spawn(|| {
-                let soaked = course.soak(&task);
+                let soaked = caught(|| course.soak(&task));
                 drop(tell);
                 soaked
             });
@@ -244,18 +251,23 @@ impl Soak {
             }
             // However short it was.
             look_on(course, &task, &mut memory);
-            let panicked = |_| {
-                let broken = Broken::new("the soak comes to an end", "it panicked");
-                let place = "in the soak itself".to_owned();
-                Soaked {
-                    wrong: vec![Wrong { place, broken }],
-                    ..Soaked::default()
-                }
-            };
-            Ok(soaking.join().unwrap_or_else(panicked))
+            let soaked = soaking.join().expect("a panic is caught in its thread");
+            Ok(soaked.unwrap_or_else(panicked))
         })?;
         telling.ends(progress)?;
         Ok((soaked, memory))
+    }
+}
+
+/// What there is to tell of a soak that did not come to its end.
+fn panicked(panic: String) -> Soaked {
+    let wrong = Wrong {
+        place: "in the soak itself".to_owned(),
+        broken: Broken::new("the soak comes to an end", panic),
+    };
+    Soaked {
+        wrong: vec![wrong],
+        ..Soaked::default()
     }
 }
 
@@ -281,6 +293,10 @@ fn look_on(course: &Course, task: &Task, memory: &mut Memory) -> String {
         line.push_str(&format!(", {} resident", Kib(resident)));
     }
     line
+}
+
+fn not_soaked(out: &mut dyn Write, course: &Course) -> io::Result<()> {
+    writeln!(out, "\n{}: not soaked", course.title)
 }
 
 fn tell(

@@ -91,6 +91,22 @@ fn a_file_that_is_no_scenario_is_bad_usage() {
 }
 
 #[test]
+fn a_scenario_that_no_pool_can_be_started_with_is_bad_usage() {
+    let mut scenario = Scenario::of_seed(4, 60);
+    scenario.setting.spec.patience = 0;
+    let file = temporary("impatient.json");
+    fs::write(&file, scenario.to_json()).expect("it can be written");
+    let file = file.display();
+    misused(
+        &format!("--scenario {file}"),
+        &format!(
+            "error: {file}: it is no scenario: `patience` in the spec of the setting is 0: give at least 1, in milliseconds"
+        ),
+    );
+    fs::remove_file(file.to_string()).expect("it is there");
+}
+
+#[test]
 fn a_scenario_is_played_from_its_file_as_it_is_from_its_seed() {
     let file = temporary("life.json");
     fs::write(&file, Scenario::of_seed(4, 60).to_json()).expect("it can be written");
@@ -116,8 +132,63 @@ fn what_makes_no_sense_together_is_bad_usage() {
         "--trace",
         "error: the following required arguments were not provided:\n  <--seed <SEED>|--scenario <FILE>|--picture <FILE.svg>>",
     );
+}
+
+#[test]
+fn a_number_out_of_bounds_is_bad_usage_and_the_bounds_are_told() {
+    let all = "give a whole number from 0 to 18,446,744,073,709,551,615";
+    let some = "give a whole number from 1 to 18,446,744,073,709,551,615";
+    let steps = "give a whole number from 1 to 100,000";
+    let jobs = "give a whole number from 1 to 1,000";
+    for (option, value, name, allowed) in [
+        ("--seeds", "0", "N", some),
+        ("--seeds", "-1", "N", some),
+        ("--seeds", "many", "N", some),
+        ("--first", "-1", "SEED", all),
+        ("--first", "18446744073709551616", "SEED", all),
+        ("--seed", "-1", "SEED", all),
+        ("--steps", "0", "N", steps),
+        ("--steps", "-1", "N", steps),
+        ("--steps", "100001", "N", steps),
+        ("--jobs", "0", "N", jobs),
+        ("--jobs", "1001", "N", jobs),
+    ] {
+        misused(
+            &format!("{option} {value}"),
+            &format!("error: invalid value '{value}' for '{option} <{name}>': {allowed}"),
+        );
+    }
+}
+
+#[test]
+fn seeds_beyond_the_last_one_are_bad_usage() {
     misused(
-        "--jobs 0",
-        "error: invalid value '0' for '--jobs <N>': number would be zero for non-zero type",
+        "--first 18446744073709551615 --seeds 2",
+        "error: --seeds 2 from --first 18446744073709551615 on are beyond the last seed, 18446744073709551615: give at most --seeds 1",
     );
+    let (code, out, told) = run("--first 18446744073709551615 --seeds 1 --steps 20");
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_who_leaves_early_changes_nothing_of_the_exit_code() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    // More than a pipe holds, so that it is still writing when nobody reads any more.
+    let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-tests"));
+    let mut program = program
+        .args(["simulate", "--seed", "3", "--steps", "5000", "--trace"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program can be run");
+    let out = program.stdout.take().expect("it is a pipe");
+    let mut first = String::new();
+    let mut out = BufReader::new(out);
+    out.read_line(&mut first).expect("it can be read");
+    assert!(first.contains("pool 1 is started"), "{first}");
+    drop(out);
+    let status = program.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0));
 }

@@ -233,6 +233,23 @@ fn a_stream_that_ends_at_both_ends_at_once_is_found() {
     );
 }
 
+#[test]
+fn a_panic_of_the_soak_itself_is_told_with_its_message_and_its_place() {
+    let world = || -> Real<Tokio> { panic!("there is no world") };
+    let soak = Soak::new(vec![Course::new("wrong", "wrong", world)]).seed(1);
+    silence_panics();
+    let (mut out, mut progress) = (Vec::new(), Vec::new());
+    let status = soak.run(&mut out, &mut progress, Telling::InLines);
+    let out = String::from_utf8_lossy(&out);
+    assert_eq!(status.ok(), Some(Status::Broken), "{out}");
+    let told = format!(
+        "in the soak itself:\nexpected: the soak comes to an end\nseen:     it panicked at {}:",
+        file!()
+    );
+    assert!(out.contains(&told), "{out}");
+    assert!(out.contains(": there is no world\n"), "{out}");
+}
+
 #[track_caller]
 fn misused(program: &mut Command, message: &str) {
     let (code, out, told) = run(program);
@@ -269,7 +286,7 @@ fn the_time_is_divided_among_the_runtimes() {
     let arguments = [
         "soak",
         "--minutes",
-        "0.05",
+        "0.1",
         "--runtime",
         "tokio",
         "--runtime",
@@ -318,7 +335,26 @@ fn an_interrupt_ends_it_early_and_in_order() {
     progress.for_each(drop);
     let output = soak.wait_with_output().expect("it ends");
     let out = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{out}");
     assert_eq!(told(&out, "verdict"), "the sums add up", "{out}");
     assert!(out.ends_with("\nreference: not soaked\n"), "{out}");
+    // For one was to be soaked, and was not.
+    assert_eq!(output.status.code(), Some(1), "{out}");
+}
+
+#[test]
+fn what_is_over_before_it_begins_is_no_success() {
+    let world = || Real::new(Tokio::multi_thread());
+    let soak = Soak::new(vec![Course::new("tokio", "tokio", world)]).over(|| true);
+    let (mut out, mut progress) = (Vec::new(), Vec::new());
+    let status = soak.run(&mut out, &mut progress, Telling::InLines);
+    assert_eq!(status.ok(), Some(Status::Broken));
+    assert_eq!(String::from_utf8_lossy(&out), "\ntokio: not soaked\n");
+}
+
+#[test]
+fn what_is_over_before_its_first_pool_is_no_success() {
+    let arguments = ["soak", "--runtime", "reference", "--minutes", "0.00001"];
+    let (code, out, progress) = run(program().args(arguments));
+    assert_eq!(code, Some(1), "{out}{progress}");
+    assert_eq!(out, "\nreference: not soaked\n");
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::panics::caught;
+use crate::panics::caught;
 use crate::patience::receive;
 use crate::rules::{Entry, Rule, all};
 use crate::verdict::Broken;

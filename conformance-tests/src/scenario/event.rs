@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use acceptor_core::{ChildId, ListenerId, Phase, PoolState, Report, StopReport, Terminate};
 
-use super::{Bound, SpecSetting, Step};
+use super::{Bound, SpecSetting, Step, counted};
 use crate::simulated::Happened;
 
 /// One thing that was seen, and when.
@@ -290,10 +290,13 @@ impl fmt::Display for Event {
                 address,
                 bound,
                 acceptors,
-            } => write!(
-                f,
-                "  listener {listener} at {address} ({bound:?}), {acceptors} acceptors"
-            ),
+            } => {
+                let acceptors = counted(*acceptors, "acceptor", "acceptors");
+                write!(
+                    f,
+                    "  listener {listener} at {address} ({bound:?}), {acceptors}"
+                )
+            }
             Event::Connected { peer, listener } => write!(f, "  {peer} connects to {listener}"),
             Event::Refused { listener } => write!(f, "  nobody listens at {listener}"),
             Event::InitBegan {

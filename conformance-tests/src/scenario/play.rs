@@ -21,6 +21,7 @@ use super::book::{Book, Handle};
 use super::event::{Event, Moment};
 use super::model::{Breach, Killed, Model, Peer, Polls, Seen, SocketState, Tasks, breach, same};
 use super::{Bound, Finale, Scenario, Then, milliseconds};
+use crate::panics::caught;
 use crate::simulated::{
     Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime, SimulatedTask,
     Simulation, Spurious, Stage, Statistics, wakes_by_sockets,
@@ -47,6 +48,8 @@ pub struct Played {
 pub struct Failure {
     /// The step after which it was seen, from 0; as many as there are steps: the finale.
     pub step: usize,
+    /// When it was seen, since the world began.
+    pub at: Duration,
     /// The rule of the contract that is nearest to what is broken.
     pub rule: &'static str,
     /// What was expected.
@@ -71,12 +74,23 @@ impl fmt::Display for Failure {
 ///
 /// [`Failure`] if something goes otherwise than it should.
 pub fn play(scenario: &Scenario) -> Result<Played, Box<Failure>> {
-    Player::new(scenario, None).play().1
+    Player::new(scenario, None).play()
+}
+
+/// Plays a scenario and shows everything when it is seen, so that it is known also of one that never ends.
+///
+/// # Errors
+///
+/// [`Failure`] if something goes otherwise than it should.
+pub fn watch(scenario: &Scenario, watcher: &mut dyn FnMut(Moment)) -> Result<Played, Box<Failure>> {
+    Player::new(scenario, Some(watcher)).play()
 }
 
 /// Plays a scenario and tells everything that was seen on the way, also when it fails.
 pub fn tell(scenario: &Scenario) -> (Vec<Moment>, Result<Played, Box<Failure>>) {
-    Player::new(scenario, Some(Vec::new())).play()
+    let mut moments = Vec::new();
+    let played = watch(scenario, &mut |moment| moments.push(moment));
+    (moments, played)
 }
 
 /// So many polls without the clock moving are a busy loop.
@@ -91,6 +105,10 @@ const HELD: u32 = 6;
 /// So many steps are taken with a pool that has stopped, before the next one is started.
 const AFTERMATH: u32 = 4;
 
+fn panicked(panic: String) -> Seen {
+    breach("V3", "no call of the pool panics", panic)
+}
+
 struct Player<'a> {
     scenario: &'a Scenario,
     simulation: Simulation,
@@ -99,7 +117,7 @@ struct Player<'a> {
     life: Option<Life>,
     /// Children of the pool before.
     buried: Vec<ChildId>,
-    moments: Option<Vec<Moment>>,
+    watcher: Option<&'a mut dyn FnMut(Moment)>,
     played: Played,
     /// What tasks may have been woken for, one by one, but for what the simulation counts itself.
     causes: u64,
@@ -141,7 +159,7 @@ struct Life {
 }
 
 impl<'a> Player<'a> {
-    fn new(scenario: &'a Scenario, moments: Option<Vec<Moment>>) -> Self {
+    fn new(scenario: &'a Scenario, watcher: Option<&'a mut dyn FnMut(Moment)>) -> Self {
         let spurious = match scenario.setting.spurious {
             0 => Spurious::Never,
             many => Spurious::OneIn(many.into()),
@@ -159,7 +177,7 @@ impl<'a> Player<'a> {
             clients: Vec::new(),
             life: None,
             buried: Vec::new(),
-            moments,
+            watcher,
             played: Played::default(),
             causes: 0,
             by_sockets: wakes_by_sockets(),
@@ -172,27 +190,34 @@ impl<'a> Player<'a> {
         }
     }
 
-    fn play(mut self) -> (Vec<Moment>, Result<Played, Box<Failure>>) {
+    fn play(mut self) -> Result<Played, Box<Failure>> {
         let mut step = 0;
-        let result = self.steps(&mut step);
-        // Tasks hold the simulation, and it holds them.
+        // A panic, be it the player's own, is told with the step that it is in, like all that goes wrong.
+        let steps = caught(|| self.steps(&mut step)).unwrap_or_else(panicked);
+        let at = self.simulation.elapsed();
+        let left = caught(|| self.leave()).or_else(panicked);
+        let result = steps.and(left);
+        self.played.statistics = self.simulation.statistics();
+        self.played.virtual_time = self.simulation.elapsed();
+        result.map(|()| self.played).map_err(|breach| {
+            Box::new(Failure {
+                step,
+                at,
+                rule: breach.rule,
+                expected: breach.expected,
+                seen: breach.seen,
+            })
+        })
+    }
+
+    /// Tasks hold the simulation, and it holds them.
+    fn leave(&mut self) {
         self.network.dismiss_witness();
         if let Some(life) = self.life.take() {
             life.book.set_handle(None);
         }
         self.clients.clear();
         self.simulation.close();
-        self.played.statistics = self.simulation.statistics();
-        self.played.virtual_time = self.simulation.elapsed();
-        let result = result.map(|()| self.played).map_err(|breach| {
-            Box::new(Failure {
-                step,
-                rule: breach.rule,
-                expected: breach.expected,
-                seen: breach.seen,
-            })
-        });
-        (self.moments.unwrap_or_default(), result)
     }
 
     fn steps(&mut self, number: &mut usize) -> Seen {
@@ -267,9 +292,9 @@ impl<'a> Player<'a> {
     /// Keeps an event that is not from the book.
     fn note(&mut self, event: Event) {
         self.count(event.sort());
-        if let Some(moments) = &mut self.moments {
+        if let Some(watcher) = &mut self.watcher {
             let at = self.simulation.elapsed();
-            moments.push(Moment { at, event });
+            watcher(Moment { at, event });
         }
     }
 
@@ -348,12 +373,12 @@ impl<'a> Player<'a> {
         for event in &events {
             *self.played.exercised.entry(event.sort()).or_default() += 1;
         }
-        if let Some(moments) = &mut self.moments {
+        if let Some(watcher) = &mut self.watcher {
             let at = self.simulation.elapsed();
-            moments.extend(events.iter().map(|event| Moment {
-                at,
-                event: event.clone(),
-            }));
+            for event in &events {
+                let event = event.clone();
+                watcher(Moment { at, event });
+            }
         }
         self.events = events;
         seen?;

@@ -346,6 +346,10 @@ fn plainer_specs(spec: SpecSetting) -> Vec<SpecSetting> {
         let grace = Some(grace);
         plainer.push(SpecSetting { grace, ..spec });
     }
+    if spec.unknown != DEFAULT.unknown {
+        let unknown = DEFAULT.unknown;
+        plainer.push(SpecSetting { unknown, ..spec });
+    }
     if spec.shutdown != DEFAULT.shutdown {
         let shutdown = DEFAULT.shutdown;
         plainer.push(SpecSetting { shutdown, ..spec });
@@ -357,6 +361,7 @@ fn plainer_specs(spec: SpecSetting) -> Vec<SpecSetting> {
         }
     }
     for patience in plainer_number(spec.patience, DEFAULT.patience) {
+        let patience = patience.max(1);
         plainer.push(SpecSetting { patience, ..spec });
     }
     plainer.retain(|other| *other != spec);
@@ -397,6 +402,7 @@ fn byte(number: u32) -> u8 {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::time::Duration;
 
     use super::*;
     use crate::scenario::Setting;
@@ -404,6 +410,7 @@ mod tests {
     fn failure(step: usize, rule: &'static str) -> Failure {
         Failure {
             step,
+            at: Duration::from_millis(step as u64),
             rule,
             expected: "no such thing".to_owned(),
             seen: format!("one, at step {step}"),
@@ -512,7 +519,7 @@ mod tests {
                 })
             }],
         );
-        expected.setting.spec.patience = 0;
+        expected.setting.spec.patience = 1;
         assert_eq!(shrunk, expected);
     }
 

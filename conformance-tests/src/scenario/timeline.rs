@@ -1,9 +1,8 @@
 //! What is to be told of a scenario that fails: what was expected and seen, the steps that lead there, and how to see it again.
 
 use std::fmt;
-use std::time::Duration;
 
-use super::{Failure, Finale, Moment, STEPS, Scenario, Setting, Shrunk, Start};
+use super::{Failure, Finale, Moment, STEPS, Scenario, Setting, Shrunk, Start, counted};
 
 /// A scenario that fails, shrunk, with all that was seen in it.
 ///
@@ -64,21 +63,22 @@ impl fmt::Display for Finding {
             failure,
             plays,
         } = &self.shrunk;
-        let at = self.moments.last().map_or(Duration::ZERO, |last| last.at);
         writeln!(
             f,
-            "{} breaks {} {}, at {at:.3?}\n",
+            "{} breaks {} {}, at {:.3?}\n",
             self.origin,
             failure.rule,
-            place(failure, scenario)
+            place(failure, scenario),
+            failure.at
         )?;
         write_indented(f, "  expected  ", &failure.expected)?;
         write_indented(f, "  seen      ", &failure.seen)?;
         writeln!(
             f,
-            "\nShrunk from {} steps to {} in {plays} plays:\n",
-            self.steps_before,
-            scenario.steps.len()
+            "\nShrunk from {} to {} in {}; a place is counted round among those that are there, from 0 on:\n",
+            counted(self.steps_before, "step", "steps"),
+            scenario.steps.len(),
+            counted(*plays, "play", "plays")
         )?;
         writeln!(f, "  setting  {}", scenario.setting)?;
         for (number, step) in scenario.steps.iter().enumerate() {
@@ -157,6 +157,8 @@ impl fmt::Display for Finale {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::scenario::tell;
 
@@ -166,6 +168,7 @@ mod tests {
         let (moments, _) = tell(&scenario);
         let failure = Failure {
             step: 1,
+            at: Duration::from_millis(70),
             rule: "E3",
             expected: "one line".to_owned(),
             seen: "two\nlines".to_owned(),
@@ -189,16 +192,16 @@ mod tests {
         let finding = finding(7);
         let text = finding.to_string();
         let (head, rest) = text.split_once("\nShrunk").expect("it is shrunk");
-        let last = finding.moments.last().expect("something was seen").at;
         assert_eq!(
             head,
-            format!(
-                "seed 7 breaks E3 at step 1, at {last:.3?}\n\n  \
-                 expected  one line\n  \
-                 seen      two\n            lines\n"
-            )
+            "seed 7 breaks E3 at step 1, at 70.000ms\n\n  \
+             expected  one line\n  \
+             seen      two\n            lines\n"
         );
-        assert!(rest.starts_with(" from 400 steps to 3 in 17 plays:\n"));
+        assert!(
+            rest.starts_with(" from 400 steps to 3 in 17 plays; "),
+            "{text}"
+        );
         for (number, step) in finding.shrunk.scenario.steps.iter().enumerate() {
             let line = format!("\n  step {number}   {step}\n");
             assert!(rest.contains(&line), "{text}");

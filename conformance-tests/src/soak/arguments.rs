@@ -17,7 +17,7 @@ const ALL: &str = "all";
 #[derive(Debug, Args)]
 #[command(
     after_help = "Ctrl-C ends it early, and all that was counted is told.\n\
-                        Exit code: 0 all sums add up, 1 one does not, 2 bad usage."
+                        Exit code: 0 all sums add up, 1 one does not, or a runtime was not soaked, 2 bad usage."
 )]
 pub struct Arguments {
     /// How long, in minutes, for all runtimes together.

@@ -10,6 +10,7 @@ use fastrand::Rng;
 use super::client::{Caller, Client};
 use super::scene::Scene;
 use super::way::Way;
+use crate::panics::caught;
 use crate::verdict::Broken;
 
 /// How many threads there are: enough to keep the processors of a small machine busy.
@@ -24,7 +25,8 @@ const A_MOMENT: Duration = Duration::from_millis(1);
 /// Clients that come and go until they are sent away.
 pub(super) struct Crowd {
     scene: Arc<Scene>,
-    threads: Vec<JoinHandle<()>>,
+    /// Each tells of its panic, if it had one.
+    threads: Vec<JoinHandle<Result<(), String>>>,
 }
 
 impl Crowd {
@@ -41,7 +43,7 @@ impl Crowd {
         for _ in 0..THREADS {
             let (scene, random) = (Arc::clone(scene), scene.random());
             let thread = thread::Builder::new().name("soak clients".into());
-            let thread = thread.spawn(move || come_and_go(&scene, random))?;
+            let thread = thread.spawn(move || caught(|| come_and_go(&scene, random)))?;
             crowd.threads.push(thread);
         }
         Ok(crowd)
@@ -52,11 +54,15 @@ impl Crowd {
         self.scene.sends_clients_away();
         let threads = std::mem::take(&mut self.threads);
         // All of them, whatever became of the first.
-        let joined: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
-        if joined.iter().any(Result::is_err) {
-            return Err(Broken::new("clients do not panic", "one of them did"));
+        let joined = threads.into_iter().map(|thread| {
+            let ended = thread.join();
+            ended.expect("a panic is caught in its thread")
+        });
+        let panics: Vec<_> = joined.filter_map(Result::err).collect();
+        match panics.first() {
+            Some(panic) => Err(Broken::new("clients do not panic", panic)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -97,5 +103,26 @@ fn come_and_go(scene: &Arc<Scene>, mut random: Rng) {
         if scene.ledger.verdict().is_ok() {
             client.goes_on();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::resume_unwind;
+
+    use acceptor_core::Restart;
+
+    use super::*;
+    use crate::patience::Patience;
+    use crate::soak::ledger::Fate;
+
+    #[test]
+    fn a_client_that_panics_is_told_with_its_message() {
+        let patience = Patience::default();
+        let scene = Scene::new(Fate::Runs, Restart::Temporary, patience, 1, Arc::default());
+        let panics = || caught(|| resume_unwind(Box::new("no more room")));
+        let threads = vec![thread::spawn(|| Ok(())), thread::spawn(panics)];
+        let broken = Crowd { scene, threads }.leaves().expect_err("one panics");
+        assert_eq!(broken.seen, "it panicked: no more room");
     }
 }

@@ -111,7 +111,7 @@ impl Totals {
 fn write_table(out: &mut dyn Write, lines: &[(&str, u64)]) -> io::Result<()> {
     let lines: Vec<_> = lines
         .iter()
-        .map(|(kind, count)| (*kind, grouped(*count)))
+        .map(|(kind, count)| (*kind, grouped(&count.to_string())))
         .collect();
     let kinds = lines.iter().map(|(kind, _)| kind.chars().count()).max();
     let counts = lines.iter().map(|(_, count)| count.len()).max();
@@ -123,8 +123,7 @@ fn write_table(out: &mut dyn Write, lines: &[(&str, u64)]) -> io::Result<()> {
 }
 
 /// A number with a comma after each three digits.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
+pub(super) fn grouped(digits: &str) -> String {
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
         if place > 0 && (digits.len() - place) % 3 == 0 {

@@ -1,4 +1,4 @@
-//! Panics while rules are checked: those of children belong to the checks and are not printed; one that ends a check is told.
+//! Panics while pools are checked: those of children belong to the checks and are not printed; one that ends a check is told.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -11,6 +11,7 @@ thread_local! {
 /// From now on panics are not printed, in the whole process.
 ///
 /// Many rules are about children that panic. A panic that ends a check is told as its failure, with its place.
+#[cfg(feature = "cli")]
 pub fn silence_panics() {
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|location| format!(" at {location}"));
@@ -20,7 +21,7 @@ pub fn silence_panics() {
 }
 
 /// Runs it; if it panics, what is to be told of that.
-pub(super) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, String> {
     panic::catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         let place = PLACE.take().unwrap_or_default();
         format!("it panicked{place}: {}", message(&*payload))
