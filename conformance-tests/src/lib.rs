@@ -12,6 +12,8 @@
 pub mod command_line;
 pub mod disturbed;
 pub mod fixture;
+#[cfg(any(all(feature = "cli", feature = "scenarios"), feature = "soak"))]
+mod grouped;
 mod harness;
 #[cfg(feature = "observations")]
 pub mod observations;

@@ -7,19 +7,7 @@ use super::exhaustion;
 use super::memory::Grown;
 use super::process;
 use super::way::Way;
-
-/// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+use crate::grouped::grouped;
 
 /// How many in a second, to the nearest.
 pub(super) fn a_second(count: u64, seconds: f64) -> String {
@@ -145,17 +133,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_apart() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1,000"),
-            (123_456, "123,456"),
-            (1_234_567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), text);
-        }
+    fn a_rate_is_rounded() {
         assert_eq!(a_second(10_000, 2.5), "4,000");
+        assert_eq!(a_second(2, 3.0), "1");
     }
 
     #[test]

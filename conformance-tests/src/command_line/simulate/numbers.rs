@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::totals::grouped;
+use crate::grouped::grouped;
 
 /// Any seed.
 pub(super) fn seed(text: &str) -> Result<u64, String> {
@@ -32,7 +32,7 @@ fn within<T: FromStr + PartialOrd + Copy + Display>(
 ) -> Result<T, String> {
     let number = text.parse().ok().filter(|number| allowed.contains(number));
     number.ok_or_else(|| {
-        let [least, most] = [allowed.start(), allowed.end()].map(|end| grouped(&end.to_string()));
+        let [least, most] = [allowed.start(), allowed.end()].map(grouped);
         format!("give a whole number from {least} to {most}")
     })
 }

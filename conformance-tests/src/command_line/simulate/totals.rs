@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::grouped::grouped;
 use crate::scenario::Played;
 use crate::simulated::Statistics;
 
@@ -111,7 +112,7 @@ impl Totals {
 fn write_table(out: &mut dyn Write, lines: &[(&str, u64)]) -> io::Result<()> {
     let lines: Vec<_> = lines
         .iter()
-        .map(|(kind, count)| (*kind, grouped(&count.to_string())))
+        .map(|(kind, count)| (*kind, grouped(*count)))
         .collect();
     let kinds = lines.iter().map(|(kind, _)| kind.chars().count()).max();
     let counts = lines.iter().map(|(_, count)| count.len()).max();
@@ -120,18 +121,6 @@ fn write_table(out: &mut dyn Write, lines: &[(&str, u64)]) -> io::Result<()> {
         writeln!(out, "{kind:kinds$}  {count:>counts$}")?;
     }
     Ok(())
-}
-
-/// A number with a comma after each three digits.
-pub(super) fn grouped(digits: &str) -> String {
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
