@@ -35,11 +35,19 @@ struct Meddler {
     meddle: Meddle,
 }
 
-struct Dropped<'a>(&'a Meddle);
+/// One call of `accept`.
+struct Call<'a>(&'a Meddle);
 
-impl Drop for Dropped<'_> {
+impl Call<'_> {
+    /// A method, so that the future holds the call and not only what is in it.
+    fn meddle(&self, when: When) {
+        (self.0)(when);
+    }
+}
+
+impl Drop for Call<'_> {
     fn drop(&mut self) {
-        (self.0)(When::Dropped);
+        self.meddle(When::Dropped);
     }
 }
 
@@ -49,13 +57,13 @@ impl Listener for Meddler {
 
     fn accept(&self) -> impl Future<Output = io::Result<(MemoryStream, Address)>> + Send {
         (self.meddle)(When::Called);
-        let dropped = Dropped(&self.meddle);
+        let call = Call(&self.meddle);
         let mut accept = Box::pin(self.listener.accept());
         poll_fn(move |cx| {
-            (dropped.0)(When::Polled);
+            call.meddle(When::Polled);
             let accepted = accept.as_mut().poll(cx);
             if accepted.is_ready() {
-                (dropped.0)(When::Through);
+                call.meddle(When::Through);
             }
             accepted
         })
