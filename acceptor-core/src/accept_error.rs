@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use crate::sync::guarded;
+use crate::sync::catch_panic;
 
 /// What an accept error is about, and so what the pool does on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,7 +125,7 @@ impl AcceptErrors {
 
     /// A table that panics does not know.
     pub(crate) fn kind(&self, error: &io::Error) -> AcceptErrorKind {
-        guarded(|| (self.table)(error)).unwrap_or(AcceptErrorKind::Resources)
+        catch_panic(|| (self.table)(error)).unwrap_or(AcceptErrorKind::Resources)
     }
 }
 

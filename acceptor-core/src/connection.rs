@@ -5,7 +5,6 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::control::Controlled;
 use crate::id::{ChildId, ListenerId};
 use crate::signal::Signal;
 
@@ -41,7 +40,7 @@ pub struct Connection<S, A> {
 #[derive(Clone)]
 pub struct Signals {
     pub(crate) draining: Signal,
-    pub(crate) control: Arc<dyn Controlled>,
+    pub(crate) control: Arc<dyn TrapStop>,
 }
 
 impl Signals {
@@ -58,8 +57,13 @@ impl Signals {
     /// Taking it again gives the same signal; taking it late, in the very poll
     /// in which the stop phase came, still counts.
     pub fn trap_stop(&self) -> Signal {
-        self.control.control().trap()
+        self.control.trap_stop()
     }
+}
+
+/// Gives the stop signal to the connection that takes it.
+pub(crate) trait TrapStop: Send + Sync {
+    fn trap_stop(&self) -> Signal;
 }
 
 impl fmt::Debug for Signals {
@@ -124,7 +128,6 @@ impl Error for CleanExit {}
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::control::Control;
 
     #[track_caller]
     fn check(exit: &CleanExit, reason: Option<&str>, words: &str) {
@@ -140,11 +143,11 @@ mod tests {
         check(&CleanExit::because(""), Some(""), "clean exit: ");
     }
 
-    struct Alone(Control);
+    struct Untrapped;
 
-    impl Controlled for Alone {
-        fn control(&self) -> &Control {
-            &self.0
+    impl TrapStop for Untrapped {
+        fn trap_stop(&self) -> Signal {
+            Signal::new()
         }
     }
 
@@ -152,7 +155,7 @@ mod tests {
     fn signals_show_whether_they_drain() {
         let signals = Signals {
             draining: Signal::new(),
-            control: Arc::new(Alone(Control::default())),
+            control: Arc::new(Untrapped),
         };
         assert_eq!(format!("{signals:?}"), "Signals { draining: false, .. }");
         signals.draining().clone().set();

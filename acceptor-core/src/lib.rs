@@ -15,38 +15,23 @@
 
 mod accept_error;
 mod acceptor;
-mod backoff;
-mod begin;
-mod bell;
 mod child;
 mod connection;
-mod contained;
-mod control;
-mod driver;
-mod end;
 mod error;
-mod handle;
 mod id;
-mod inner;
-mod intensity;
-mod line;
 mod listen;
 mod listener;
 #[cfg(all(test, loom))]
 mod loom_tests;
+mod machine;
+mod policy;
 mod pool;
 pub mod report;
 mod runtime;
-mod seat;
-mod shutdown;
 mod signal;
-mod socket;
-mod spec;
 mod status;
-mod stop;
-mod supervisor;
+mod stop_report;
 mod sync;
-mod watcher;
 
 pub use accept_error::AcceptErrorKind;
 pub use acceptor::{Acceptor, AcceptorFn, Init, ListenerInfo, Terminate, acceptor_fn};
@@ -55,14 +40,15 @@ pub use error::{
     AddListenerError, AddListenerReason, BoxError, ChildError, CloseError, MAX_ACCEPTORS,
     ReconfigureError, SpecError, StartError, Stopped,
 };
-pub use handle::PoolHandle;
 pub use id::{ChildId, ListenerId};
 pub use listen::{Keepalive, ListenError, ListenOptions, Toggle};
 pub use listener::Listener;
+pub use policy::{ChildType, Grace, Restart, Shutdown};
 pub use pool::Pool;
+pub use pool::handle::PoolHandle;
+pub use pool::spec::{Configure, Spec};
 pub use report::{Event, Failure, Observer, Report};
 pub use runtime::Runtime;
 pub use signal::{Signal, SignalWait};
-pub use spec::{ChildType, Configure, Grace, Restart, Shutdown, Spec};
 pub use status::{ConnectionRecord, Counts, ListenerRecord, ListenerState, PoolState, Status};
-pub use stop::{EndKind, Ends, Phase, StopReason, StopReport};
+pub use stop_report::{EndKind, Ends, Phase, StopReason, StopReport};

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
-use crate::stop::StopReason;
+use crate::stop_report::StopReason;
 
 /// Something that a pool has to report.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use crate::sync::{AtomicBool, Mutex, Ordering, drop_guarded, lock, wake};
+use crate::sync::{AtomicBool, Mutex, Ordering, drop_catching, lock, wake};
 
 /// Tells that something has happened, for ever after it happened.
 ///
@@ -29,10 +29,10 @@ use crate::sync::{AtomicBool, Mutex, Ordering, drop_guarded, lock, wake};
 /// ```
 #[derive(Clone)]
 pub struct Signal {
-    shared: Arc<Shared>,
+    shared: Arc<LatchState>,
 }
 
-struct Shared {
+struct LatchState {
     set: AtomicBool,
     waiters: Mutex<Slab<Waker>>,
 }
@@ -40,7 +40,7 @@ struct Shared {
 impl Signal {
     pub(crate) fn new() -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(LatchState {
                 set: AtomicBool::new(false),
                 waiters: Mutex::new(Slab::new()),
             }),
@@ -110,7 +110,7 @@ impl Future for SignalWait {
             }
         };
         drop(waiters);
-        drop_guarded(replaced);
+        drop_catching(replaced);
         Poll::Pending
     }
 }
@@ -120,7 +120,7 @@ impl Drop for SignalWait {
         if let Some(key) = self.key.take() {
             // Once set, the list was taken as a whole and the key means nothing.
             let removed = lock(&self.signal.shared.waiters).try_remove(key);
-            drop_guarded(removed);
+            drop_catching(removed);
         }
     }
 }

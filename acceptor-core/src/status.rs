@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
-use crate::spec::ChildType;
-use crate::stop::Phase;
+use crate::policy::ChildType;
+use crate::stop_report::Phase;
 
 /// How many children there are (Q2). Exact at every moment (Q3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

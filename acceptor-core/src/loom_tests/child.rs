@@ -118,8 +118,8 @@ fn an_acceptor_in_init_is_dropped_as_its_listener_closes() {
         let world = world(Script::PreparesForEver);
         world.tasks.settle();
         let listener = world.listen();
-        let (handle, beginning) = (world.handle(), world.tasks.take());
-        let preparing = spawn(move || block_on(beginning));
+        let (handle, init_task) = (world.handle(), world.tasks.take());
+        let preparing = spawn(move || block_on(init_task));
         drop(handle.close_listener(listener));
         preparing.join();
         world.tasks.settle();
@@ -140,8 +140,8 @@ fn an_acceptor_that_joins_as_its_listener_closes_terminates_once_or_is_dropped_i
         let world = world(Script::Serves);
         world.tasks.settle();
         let listener = world.listen();
-        let (handle, beginning) = (world.handle(), world.tasks.take());
-        let joining = spawn(move || block_on(beginning));
+        let (handle, init_task) = (world.handle(), world.tasks.take());
+        let joining = spawn(move || block_on(init_task));
         drop(handle.close_listener(listener));
         joining.join();
         world.tasks.settle();
@@ -165,10 +165,10 @@ fn an_acceptor_that_joins_as_its_listener_fails_is_told_the_error() {
         let world = world(Script::Serves);
         world.tasks.settle();
         let (handle, socket) = (world.handle(), world.socket(world.listen()));
-        let beginning = world.tasks.take();
-        let joining = spawn(move || block_on(beginning));
+        let init_task = world.tasks.take();
+        let joining = spawn(move || block_on(init_task));
         let error = io::Error::other("broken");
-        handle.inner().listener_failed(&socket, Arc::new(error));
+        handle.shared().listener_failed(&socket, Arc::new(error));
         joining.join();
         world.tasks.settle();
         assert_eq!(handle.counts().map(|counts| counts.workers), Ok(0));
@@ -195,9 +195,9 @@ fn an_acceptor_that_joins_as_it_is_stopped_terminates_or_is_dropped_in_init_and_
         let world = world(Script::Serves);
         world.tasks.settle();
         world.listen();
-        let (handle, beginning) = (world.handle(), world.tasks.take());
+        let (handle, init_task) = (world.handle(), world.tasks.take());
         let id = world.child();
-        let joining = spawn(move || block_on(beginning));
+        let joining = spawn(move || block_on(init_task));
         let (tasks, replaced) = (world.tasks.clone(), world.replaced.clone());
         let watching = spawn(move || tasks.run_until(&replaced));
         handle.stop_child(id).expect("it does not end by itself");
@@ -222,8 +222,8 @@ fn an_acceptor_that_joins_as_the_pool_stops_ends_once() {
         let world = world(Script::Serves);
         world.tasks.settle();
         world.listen();
-        let (beginning, watcher) = (world.tasks.take(), world.tasks.take());
-        let joining = spawn(move || block_on(beginning));
+        let (init_task, watcher) = (world.tasks.take(), world.tasks.take());
+        let joining = spawn(move || block_on(init_task));
         let watching = spawn(move || block_on(watcher));
         let stopped = world.handle().stop();
         joining.join();

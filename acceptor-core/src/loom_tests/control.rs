@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
 
 use super::{Interruptions::Any, block_on, block_on_with_new_wakers, check, spawn};
-use crate::control::{Command, Commands, Control, Ending};
-use crate::end::Role;
+use crate::child::control::{Commands, Control};
+use crate::machine::child_end::Role;
+use crate::machine::command::{CloseReason, Command};
 
 /// As a child's task does: stores its waker, then looks.
 async fn told(control: &Control, what: impl Fn(Commands) -> bool) {
@@ -43,8 +44,8 @@ fn a_stop_reaches_a_child_that_is_about_to_wait() {
 
 #[test]
 fn a_close_reaches_a_child_that_is_about_to_wait() {
-    check_command(Command::Close(Ending::Closed), |commands| {
-        commands.ending() == Some(Ending::Closed)
+    check_command(Command::Close(CloseReason::Closed), |commands| {
+        commands.ending() == Some(CloseReason::Closed)
     });
 }
 
@@ -54,7 +55,7 @@ fn a_child_is_woken_through_the_waker_that_it_was_last_polled_with() {
         let control = Arc::new(Control::default());
         let teller = Arc::clone(&control);
         spawn(move || {
-            teller.tell(Command::Close(Ending::Stopped));
+            teller.tell(Command::Close(CloseReason::Stopped));
             teller.tell(Command::Kill);
         });
         block_on_with_new_wakers(told(&control, Commands::kill));
@@ -67,9 +68,9 @@ fn two_who_tell_at_once_are_both_heard() {
         let control = Arc::new(Control::default());
         let (killer, closer) = (Arc::clone(&control), Arc::clone(&control));
         spawn(move || killer.tell(Command::Kill));
-        spawn(move || closer.tell(Command::Close(Ending::Closed)));
+        spawn(move || closer.tell(Command::Close(CloseReason::Closed)));
         block_on(told(&control, |commands| {
-            commands.kill() && commands.ending() == Some(Ending::Closed)
+            commands.kill() && commands.ending() == Some(CloseReason::Closed)
         }));
     });
 }
@@ -93,8 +94,8 @@ fn the_reason_to_end_that_was_seen_once_stays_the_reason() {
     check(Any, || {
         let control = Arc::new(Control::default());
         let (closer, failer) = (Arc::clone(&control), Arc::clone(&control));
-        let closing = spawn(move || closer.tell(Command::Close(Ending::Closed)));
-        let failing = spawn(move || failer.tell(Command::Close(Ending::Failed)));
+        let closing = spawn(move || closer.tell(Command::Close(CloseReason::Closed)));
+        let failing = spawn(move || failer.tell(Command::Close(CloseReason::Failed)));
         let seen = control.commands().ending();
         closing.join();
         failing.join();

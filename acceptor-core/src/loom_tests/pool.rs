@@ -6,7 +6,7 @@ use super::Interruptions::{Any, AtMost};
 use super::tasks::{AN_HOUR, Tasks, Time};
 use super::world::{Door, Script, World};
 use super::{block_on, block_on_with_new_wakers, check, outcomes, spawn};
-use crate::inner::Inner;
+use crate::pool::shared::PoolShared;
 use crate::sync::{Mutex, lock};
 use crate::{Event, Grace, Phase, PoolState, Report, Shutdown, Spec, StopReason, acceptor_fn};
 
@@ -18,7 +18,11 @@ struct Seen {
 }
 
 /// A pool whose observer asserts that events come one at a time and in their order; with the events, counted.
-fn observed() -> (Arc<Inner<Tasks, Door>>, Arc<Mutex<Seen>>, Arc<Mutex<usize>>) {
+fn observed() -> (
+    Arc<PoolShared<Tasks, Door>>,
+    Arc<Mutex<Seen>>,
+    Arc<Mutex<usize>>,
+) {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let sees = Arc::clone(&seen);
     let observer = move |report: &Report<u8>| {
@@ -39,14 +43,14 @@ fn observed() -> (Arc<Inner<Tasks, Door>>, Arc<Mutex<Seen>>, Arc<Mutex<usize>>) 
     let spec = Spec::new("loom", acceptor_fn(|_| async { Ok(()) })).observer(observer);
     let spec = spec.checked().expect("the spec is allowed");
     (
-        Inner::new(Tasks::new(Time::StandsStill), spec),
+        PoolShared::new(Tasks::new(Time::StandsStill), spec),
         seen,
         Arc::default(),
     )
 }
 
-fn bring_event(inner: &Arc<Inner<Tasks, Door>>, events: &Mutex<usize>) {
-    inner.bring(|_, effects| {
+fn post_event(shared: &Arc<PoolShared<Tasks, Door>>, events: &Mutex<usize>) {
+    shared.handle_event(|_, effects| {
         let mut count = lock(events);
         *count += 1;
         effects.reports.push(Event::Stuck { count: *count });
@@ -56,10 +60,10 @@ fn bring_event(inner: &Arc<Inner<Tasks, Door>>, events: &Mutex<usize>) {
 #[test]
 fn reports_of_two_events_go_out_one_at_a_time_in_the_order_of_the_events_and_none_stays_behind() {
     check(Any, || {
-        let (inner, seen, events) = observed();
-        let (other, others) = (Arc::clone(&inner), Arc::clone(&events));
-        let bringing = spawn(move || bring_event(&other, &others));
-        bring_event(&inner, &events);
+        let (shared, seen, events) = observed();
+        let (other, others) = (Arc::clone(&shared), Arc::clone(&events));
+        let bringing = spawn(move || post_event(&other, &others));
+        post_event(&shared, &events);
         bringing.join();
         assert_eq!(lock(&seen).last, 2);
     });
@@ -68,12 +72,12 @@ fn reports_of_two_events_go_out_one_at_a_time_in_the_order_of_the_events_and_non
 #[test]
 fn reports_of_three_events_do_so_too() {
     check(AtMost(3), || {
-        let (inner, seen, events) = observed();
+        let (shared, seen, events) = observed();
         let bringing = [(); 2].map(|()| {
-            let (other, others) = (Arc::clone(&inner), Arc::clone(&events));
-            spawn(move || bring_event(&other, &others))
+            let (other, others) = (Arc::clone(&shared), Arc::clone(&events));
+            spawn(move || post_event(&other, &others))
         });
-        bring_event(&inner, &events);
+        post_event(&shared, &events);
         for bringing in bringing {
             bringing.join();
         }
@@ -84,19 +88,19 @@ fn reports_of_three_events_do_so_too() {
 #[test]
 fn the_result_is_there_after_every_report_of_what_was_before_it() {
     let reports = outcomes(Any, || {
-        let (inner, seen, events) = observed();
-        let (other, others) = (Arc::clone(&inner), Arc::clone(&events));
+        let (shared, seen, events) = observed();
+        let (other, others) = (Arc::clone(&shared), Arc::clone(&events));
         let bringing = spawn(move || {
-            other.bring(|state, effects| {
+            other.handle_event(|state, effects| {
                 if state.machine.state() == PoolState::Running {
                     *lock(&others) = 1;
                     effects.reports.push(Event::Stuck { count: 1 });
                 }
             });
         });
-        inner.stop(StopReason::Requested);
-        block_on(inner.done.wait());
-        assert!(inner.result().is_some());
+        shared.stop(StopReason::Requested);
+        block_on(shared.done.wait());
+        assert!(shared.result().is_some());
         let (before, seen) = (*lock(&events), lock(&seen).last);
         assert_eq!(before, seen);
         bringing.join();

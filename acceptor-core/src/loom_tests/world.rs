@@ -9,8 +9,8 @@ use futures::future::BoxFuture;
 
 use super::block_on;
 use super::tasks::{Tasks, Time};
-use crate::inner::State;
-use crate::socket::Socket;
+use crate::pool::listener_shared::ListenerShared;
+use crate::pool::shared::State;
 use crate::sync::{Mutex, lock, wake};
 use crate::{
     Acceptor, BoxError, ChildId, Connection, Event, Init, Listener, ListenerId, ListenerInfo, Pool,
@@ -210,9 +210,9 @@ impl World {
             .expect("the pool runs")
     }
 
-    pub(super) fn socket(&self, id: ListenerId) -> Arc<Socket<Door>> {
+    pub(super) fn socket(&self, id: ListenerId) -> Arc<ListenerShared<Door>> {
         let handle = self.handle();
-        handle.inner().look(|state: &State<Door>| {
+        handle.shared().read(|state: &State<Door>| {
             let mut listeners = state.machine.listeners();
             let (_, listening) = listeners.find(|(open, _)| *open == id).expect("it is open");
             Arc::clone(&listening.socket)
@@ -234,7 +234,7 @@ impl World {
     pub(super) fn child(&self) -> ChildId {
         let handle = self.handle();
         let oldest = |state: &State<Door>| state.machine.children().map(|child| child.id).min();
-        handle.inner().look(oldest).expect("there is one")
+        handle.shared().read(oldest).expect("there is one")
     }
 
     /// Kills the pool, whose time must stand still: it ends only if every child has ended, or ends now.

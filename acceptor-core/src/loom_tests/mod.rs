@@ -1,0 +1,184 @@
+//! What synchronises by hand, checked by [loom](https://docs.rs/loom) over all interleavings of two or three threads.
+//!
+//! Invariants: whatever the threads of a model share is behind a primitive of [`crate::sync`], for loom explores
+//! no order of anything else; a wake that is lost is a deadlock, which loom finds; a model that fails ends the process.
+
+mod child;
+mod control;
+mod notify;
+mod pool;
+mod signal;
+mod tasks;
+mod wait_queue;
+mod world;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io::{self, Write};
+use std::pin::pin;
+use std::sync::{Arc, Once, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::{panic, process, thread};
+
+use loom::model::Builder;
+
+use crate::sync::{Mutex, lock};
+
+/// How many times a thread may be interrupted where it could have gone on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interruptions {
+    Any,
+    /// For models that have too many interleavings. Nearly all races need no more than two or three.
+    AtMost(usize),
+}
+
+thread_local! {
+    /// Whether this thread runs a model, of whose threads each has a stack of its own but all run on this one.
+    static IN_A_MODEL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a model once for each interleaving of its threads.
+fn check(interruptions: Interruptions, model: impl Fn() + Send + Sync + 'static) {
+    outcomes(interruptions, model);
+}
+
+/// The same, for a model that may come out in several ways: gives back each that it does come out in.
+fn outcomes<T: Ord + Send + 'static>(
+    interruptions: Interruptions,
+    model: impl Fn() -> T + Send + Sync + 'static,
+) -> BTreeSet<T> {
+    end_the_process_when_a_model_fails();
+    let mut builder = Builder::new();
+    builder.max_branches = 10_000;
+    if let Interruptions::AtMost(bound) = interruptions {
+        builder.preemption_bound = Some(bound);
+    }
+    let seen = Arc::new(std::sync::Mutex::new((0, BTreeSet::new())));
+    let sees = Arc::clone(&seen);
+    IN_A_MODEL.set(true);
+    builder.check(move || {
+        let outcome = model();
+        let mut seen = sees.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.0 += 1;
+        seen.1.insert(outcome);
+    });
+    IN_A_MODEL.set(false);
+    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("{} interleavings", seen.0);
+    std::mem::take(&mut seen.1)
+}
+
+/// The values of a model that failed cannot be dropped: their locks are loom's, which is gone by then. Nor may
+/// the panic be caught, as that of a callback would be. So it is told, past what a test captures, and that is all.
+fn end_the_process_when_a_model_fails() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !IN_A_MODEL.get() {
+                return before(panic);
+            }
+            let thread = thread::current();
+            let test = thread.name().unwrap_or("a test");
+            let _ = writeln!(io::stderr(), "\nloom found a fault: {test} {panic}");
+            process::exit(101);
+        }));
+    });
+}
+
+/// Another thread of a model.
+struct Running<T> {
+    value: Arc<RefCell<Option<T>>>,
+    through: Arc<Parker>,
+}
+
+fn spawn<T: 'static>(run: impl FnOnce() -> T + 'static) -> Running<T> {
+    let running = Running {
+        value: Arc::new(RefCell::new(None)),
+        through: Arc::default(),
+    };
+    let (value, through) = (Arc::clone(&running.value), Arc::clone(&running.through));
+    loom::thread::spawn(move || {
+        *value.borrow_mut() = Some(run());
+        through.unpark();
+    });
+    running
+}
+
+impl<T> Running<T> {
+    /// Waits until it is through. (loom's own way prints a line.)
+    fn join(self) -> T {
+        self.through.park();
+        let value = self.value.borrow_mut().take();
+        value.expect("a thread that is through has left its value")
+    }
+}
+
+/// Holds one thread up until it is woken. A wake that comes first is kept.
+///
+/// loom's own `park` is not enough: there a late wake lets a thread into a lock that is not free.
+#[derive(Default)]
+struct Parker(Mutex<Parked>);
+
+#[derive(Default)]
+enum Parked {
+    #[default]
+    No,
+    Woken,
+    Yes(loom::thread::Thread),
+}
+
+impl Parker {
+    fn park(&self) {
+        {
+            let mut parked = lock(&self.0);
+            if let Parked::Woken = *parked {
+                *parked = Parked::No;
+                return;
+            }
+            *parked = Parked::Yes(loom::thread::current());
+        }
+        loom::thread::park();
+    }
+
+    fn unpark(&self) {
+        let mut parked = lock(&self.0);
+        if let Parked::Yes(thread) = std::mem::replace(&mut *parked, Parked::Woken) {
+            *parked = Parked::No;
+            thread.unpark();
+        }
+    }
+}
+
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.unpark();
+    }
+}
+
+/// Runs a future on this thread, with the same waker at each poll.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let parker = Arc::new(Parker::default());
+    let waker = Waker::from(Arc::clone(&parker));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => parker.park(),
+        }
+    }
+}
+
+/// Runs a future on this thread, with another waker at each poll: to wake one of those before wakes nobody.
+fn block_on_with_new_wakers<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    loop {
+        let parker = Arc::new(Parker::default());
+        let waker = Waker::from(Arc::clone(&parker));
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => parker.park(),
+        }
+    }
+}

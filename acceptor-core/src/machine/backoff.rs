@@ -1,0 +1,101 @@
+//! A pause that doubles up to a limit: between starts that lead nowhere (B3, B6) and after resource errors (A2).
+
+use std::time::Duration;
+
+/// How long the next pause is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    first: Duration,
+    next: Duration,
+}
+
+/// No pause is longer.
+const LONGEST: Duration = Duration::from_secs(1);
+
+impl Backoff {
+    pub(crate) const fn new(first: Duration) -> Self {
+        Self { first, next: first }
+    }
+
+    /// The pause to make now; the next one is twice as long.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = pause.saturating_mul(2).min(LONGEST);
+        pause
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// Spaces the starts of acceptors that end without having waited: the first follows at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct StartBackoff(Option<Backoff>);
+
+impl StartBackoff {
+    /// How long the next start waits.
+    pub(crate) fn delay(&mut self) -> Duration {
+        match &mut self.0 {
+            None => {
+                self.0 = Some(Backoff::new(Duration::from_millis(1)));
+                Duration::ZERO
+            }
+            Some(backoff) => backoff.pause(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_to_a_second_and_start_again() {
+        let mut backoff = Backoff::new(Duration::from_millis(5));
+        let pauses: Vec<_> = (0..10).map(|_| backoff.pause().as_millis()).collect();
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        backoff.reset();
+        assert_eq!(backoff.pause(), Duration::from_millis(5));
+    }
+
+    #[test]
+    fn the_first_start_is_not_spaced() {
+        let mut spacing = StartBackoff::default();
+        let delays: Vec<_> = (0..13).map(|_| spacing.delay().as_millis()).collect();
+        assert_eq!(
+            delays,
+            [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]
+        );
+    }
+
+    /// Every sequence of so many pauses and successes more, against the n-th power of two.
+    fn play_all(before: Backoff, first: u32, pauses: u32, depth: usize) {
+        let Some(depth) = depth.checked_sub(1) else {
+            return;
+        };
+        let mut backoff = before;
+        let expected = match pauses {
+            0 => Duration::from_millis(first.into()),
+            _ => Duration::from_millis((first * 2_u32.pow(pauses)).min(1000).into()),
+        };
+        assert_eq!(backoff.pause(), expected, "{first} ms, pause {pauses}");
+        play_all(backoff, first, pauses + 1, depth);
+        let mut backoff = before;
+        backoff.reset();
+        play_all(backoff, first, 0, depth);
+    }
+
+    #[test]
+    fn every_sequence_of_pauses_and_successes_doubles_from_the_last_success() {
+        for first in [1, 5, 999, 1000, 1001] {
+            play_all(
+                Backoff::new(Duration::from_millis(first.into())),
+                first,
+                0,
+                14,
+            );
+        }
+    }
+}

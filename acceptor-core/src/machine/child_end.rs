@@ -1,0 +1,200 @@
+//! How a child ends, and what follows from it: the table of section 2 and the rules B3 to B8.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use crate::policy::Restart;
+use crate::report::Failure;
+use crate::stop_report::EndKind;
+
+/// What a child was when it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Acceptor,
+    Connection,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    Yes,
+    No,
+}
+
+/// How long an acceptor had wait_time when its accept time-out came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitTime {
+    /// Long enough that a replacement at once is not a busy loop.
+    Long,
+    /// So briefly that the starts need spacing (B6).
+    Short,
+}
+
+/// The end of a child.
+#[derive(Debug)]
+pub(crate) enum ChildEnd {
+    /// `init` answered *ignore*.
+    Ignored,
+    /// Terminated by its accept time-out.
+    TimedOut(WaitTime),
+    /// An acceptor ended because it was told to; or a connection was dropped by a stop.
+    Stopped,
+    /// `init` failed or panicked, or the wait did.
+    StartError(Failure),
+    /// `serve` returned `Ok`.
+    Normal,
+    /// `serve` returned the clean exit.
+    Clean,
+    /// `serve` returned another error.
+    Error(Arc<dyn Error + Send + Sync>),
+    /// `serve`, `terminate` or a `Drop` panicked.
+    Panic(String, WaitTime),
+    Killed,
+    Lost,
+}
+
+impl ChildEnd {
+    pub(crate) fn kind(&self) -> EndKind {
+        match self {
+            ChildEnd::Ignored | ChildEnd::TimedOut(_) | ChildEnd::Normal => EndKind::Normal,
+            ChildEnd::Stopped => EndKind::Stopped,
+            ChildEnd::StartError(Failure::Panic(_)) | ChildEnd::Panic(..) => EndKind::Panic,
+            ChildEnd::StartError(_) | ChildEnd::Error(_) => EndKind::Error,
+            ChildEnd::Clean => EndKind::Clean,
+            ChildEnd::Killed => EndKind::Killed,
+            ChildEnd::Lost => EndKind::Lost,
+        }
+    }
+
+    /// Whether it counts towards restart intensity.
+    pub(crate) fn counted(&self, restart: Restart) -> Counted {
+        match self {
+            ChildEnd::StartError(_) => Counted::Yes,
+            ChildEnd::Error(_) | ChildEnd::Panic(..) | ChildEnd::Killed => match restart {
+                Restart::Temporary => Counted::No,
+                Restart::Transient => Counted::Yes,
+            },
+            ChildEnd::Ignored
+            | ChildEnd::TimedOut(_)
+            | ChildEnd::Stopped
+            | ChildEnd::Normal
+            | ChildEnd::Clean
+            | ChildEnd::Lost => Counted::No,
+        }
+    }
+
+    /// Whether the same could follow at once from starting an acceptor again, so that starts are spaced (B3, B6).
+    pub(crate) fn needs_spacing(&self) -> bool {
+        match self {
+            ChildEnd::Ignored | ChildEnd::TimedOut(WaitTime::Short) => true,
+            // In a temporary pool nothing else bounds a `terminate` that panics (B8).
+            ChildEnd::Panic(_, wait_time) => *wait_time == WaitTime::Short,
+            _ => false,
+        }
+    }
+
+    /// What is reported of it, if anything.
+    pub(crate) fn failure(self) -> Option<Failure> {
+        match self {
+            ChildEnd::StartError(failure) => Some(failure),
+            ChildEnd::Error(error) => Some(Failure::Error(error)),
+            ChildEnd::Panic(message, _) => Some(Failure::Panic(message)),
+            ChildEnd::Killed => Some(Failure::Killed),
+            ChildEnd::Lost => Some(Failure::Lost),
+            ChildEnd::Ignored
+            | ChildEnd::TimedOut(_)
+            | ChildEnd::Stopped
+            | ChildEnd::Normal
+            | ChildEnd::Clean => None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    fn ends() -> Vec<(ChildEnd, EndKind, Option<&'static str>)> {
+        let error = || Arc::from(Box::<dyn Error + Send + Sync>::from("failed"));
+        let panic = || "out of luck".to_owned();
+        vec![
+            (ChildEnd::Ignored, EndKind::Normal, None),
+            (ChildEnd::TimedOut(WaitTime::Long), EndKind::Normal, None),
+            (ChildEnd::TimedOut(WaitTime::Short), EndKind::Normal, None),
+            (ChildEnd::Stopped, EndKind::Stopped, None),
+            (
+                ChildEnd::StartError(Failure::Error(error())),
+                EndKind::Error,
+                Some("failed"),
+            ),
+            (
+                ChildEnd::StartError(Failure::Panic(panic())),
+                EndKind::Panic,
+                Some("panicked: out of luck"),
+            ),
+            (ChildEnd::Normal, EndKind::Normal, None),
+            (ChildEnd::Clean, EndKind::Clean, None),
+            (ChildEnd::Error(error()), EndKind::Error, Some("failed")),
+            (
+                ChildEnd::Panic(panic(), WaitTime::Long),
+                EndKind::Panic,
+                Some("panicked: out of luck"),
+            ),
+            (
+                ChildEnd::Panic(panic(), WaitTime::Short),
+                EndKind::Panic,
+                Some("panicked: out of luck"),
+            ),
+            (
+                ChildEnd::Killed,
+                EndKind::Killed,
+                Some("killed through the handle"),
+            ),
+            (
+                ChildEnd::Lost,
+                EndKind::Lost,
+                Some("its runtime dropped the task"),
+            ),
+        ]
+    }
+
+    #[test]
+    fn each_end_is_of_its_kind_and_says_what_befell_the_child() {
+        for (end, kind, words) in ends() {
+            assert_eq!(end.kind(), kind, "{end:?}");
+            let failure = end.failure().map(|failure| failure.to_string());
+            assert_eq!(failure.as_deref(), words);
+        }
+    }
+
+    #[test]
+    fn a_temporary_pool_counts_start_errors_only() {
+        for (end, ..) in ends() {
+            let expected = match &end {
+                ChildEnd::StartError(_) => (Counted::Yes, Counted::Yes),
+                ChildEnd::Error(_) | ChildEnd::Panic(..) | ChildEnd::Killed => {
+                    (Counted::No, Counted::Yes)
+                }
+                _ => (Counted::No, Counted::No),
+            };
+            let counted = (
+                end.counted(Restart::Temporary),
+                end.counted(Restart::Transient),
+            );
+            assert_eq!(counted, expected, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_follow_again_at_once_is_what_nothing_else_bounds() {
+        for (end, ..) in ends() {
+            let expected = matches!(
+                end,
+                ChildEnd::Ignored
+                    | ChildEnd::TimedOut(WaitTime::Short)
+                    | ChildEnd::Panic(_, WaitTime::Short)
+            );
+            assert_eq!(end.needs_spacing(), expected, "{end:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! How a pool supervises and stops, as its spec says it: plain data, which the machines go by.
+
+use std::time::Duration;
+
+/// Which ends of a connection count towards restart intensity (section 2).
+///
+/// Start errors count in both. A connection is never restarted in either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Restart {
+    /// Only start errors count. The default.
+    #[default]
+    Temporary,
+    /// Errors, panics and kills of children count too.
+    Transient,
+}
+
+/// What the children are, which decides the default shutdown and how they are counted (Q2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ChildType {
+    /// Connections do their work themselves. The default.
+    #[default]
+    Worker,
+    /// Connections supervise others in turn: unless said otherwise, the stop waits for them for ever.
+    Supervisor,
+}
+
+/// How long connections are left alone after the listeners closed (S4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Grace {
+    /// At most this long. Zero, the default, is no grace.
+    Within(Duration),
+    /// Until the last child has ended.
+    Forever,
+}
+
+impl From<Duration> for Grace {
+    fn from(grace: Duration) -> Self {
+        Grace::Within(grace)
+    }
+}
+
+/// What happens to the children that grace left over (S5, S6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shutdown {
+    /// They are killed: there is no stop phase.
+    Kill,
+    /// They are told to stop, and killed after this long. The default for workers, with 5 s.
+    Within(Duration),
+    /// They are told to stop and never killed. The default for supervisors.
+    Never,
+}
+
+impl From<Duration> for Shutdown {
+    fn from(time: Duration) -> Self {
+        Shutdown::Within(time)
+    }
+}
+
+/// The part of a spec that the supervision goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rules {
+    pub(crate) restart: Restart,
+    pub(crate) intensity: u32,
+    pub(crate) period: Duration,
+    pub(crate) child_type: ChildType,
+    pub(crate) plan: StopPlan,
+}
+
+/// The bounds of the phases, taken from the spec when the stop begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StopPlan {
+    pub(crate) lame_duck: Duration,
+    pub(crate) grace: Grace,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) patience: Duration,
+}

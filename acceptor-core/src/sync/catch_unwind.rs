@@ -1,0 +1,87 @@
+//! A task of the pool's own out of which no panic comes: neither when it is polled nor when it is dropped.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+
+use crate::sync::{catch_panic, drop_catching};
+
+pub(crate) struct CatchUnwind {
+    task: Option<BoxFuture<'static, ()>>,
+}
+
+impl CatchUnwind {
+    pub(crate) fn new(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self {
+            task: Some(Box::pin(task)),
+        }
+    }
+}
+
+impl Future for CatchUnwind {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(task) = &mut self.task else {
+            return Poll::Ready(());
+        };
+        match catch_panic(|| task.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) | Err(_) => {
+                drop_catching(self.task.take());
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl Drop for CatchUnwind {
+    fn drop(&mut self) {
+        drop_catching(self.task.take());
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    struct PanicsWhenDropped;
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_the_task_and_goes_no_further() {
+        assert_eq!(
+            CatchUnwind::new(async { panic!("polled") }).now_or_never(),
+            Some(())
+        );
+        let mut task = CatchUnwind::new(async {
+            let _held = PanicsWhenDropped;
+            std::future::pending::<()>().await;
+        });
+        // What it holds is there from its first poll on.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(task.poll_unpin(&mut cx).is_pending());
+        drop(task);
+        let task = CatchUnwind::new(async {
+            let _held = PanicsWhenDropped;
+        });
+        assert_eq!(task.now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn a_task_that_is_over_is_not_polled_again() {
+        let mut task = CatchUnwind::new(std::future::ready(()));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(task.poll_unpin(&mut cx).is_ready());
+        assert!(task.poll_unpin(&mut cx).is_ready());
+    }
+}

@@ -1,0 +1,84 @@
+//! The few synchronisation primitives that the core uses, in one place.
+//!
+//! Invariant: no lock of the core is poisoned for good. What a lock protects is
+//! consistent at every point where user code may run, so a poisoned lock is opened.
+
+pub(crate) mod catch_panic;
+pub(crate) mod catch_unwind;
+pub(crate) mod notify;
+
+#[cfg(all(test, loom))]
+mod modelled;
+
+#[cfg(all(test, loom))]
+use modelled as primitives;
+
+#[cfg(not(all(test, loom)))]
+mod primitives {
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+    pub(crate) use std::sync::{Mutex, MutexGuard};
+}
+
+pub(crate) use self::catch_panic::{Shared, catch_panic, drop_catching, wake};
+pub(crate) use std::sync::PoisonError;
+pub(crate) use std::sync::atomic::Ordering;
+
+pub(crate) use primitives::{AtomicBool, AtomicU8, AtomicU64, Mutex, MutexGuard};
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    /// A waker that counts how often it was woken.
+    pub(crate) struct WakeCounter {
+        count: Arc<Count>,
+        waker: Waker,
+    }
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    impl WakeCounter {
+        pub(crate) fn new() -> Self {
+            let count = Arc::new(Count(AtomicUsize::new(0)));
+            let waker = Waker::from(Arc::clone(&count));
+            Self { count, waker }
+        }
+
+        pub(crate) fn waker(&self) -> &Waker {
+            &self.waker
+        }
+
+        pub(crate) fn wakes(&self) -> usize {
+            self.count.0.load(Ordering::SeqCst)
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poisoned_lock_is_opened() {
+        let mutex = Mutex::new(1);
+        let _ = catch_panic(|| {
+            let _guard = mutex.lock();
+            panic!("while locked");
+        });
+        assert!(mutex.is_poisoned());
+        assert_eq!(*lock(&mutex), 1);
+    }
+}
