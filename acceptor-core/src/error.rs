@@ -73,7 +73,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Spec(error) => error.fmt(f),
-            StartError::Init(error) => write!(f, "the pool's init function failed: {error}"),
+            StartError::Init(_) => f.write_str("the pool's init function failed"),
             StartError::InitPanicked(message) => {
                 write!(f, "the pool's init function panicked: {message}")
             }
@@ -87,7 +87,7 @@ impl fmt::Display for StartError {
 impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            StartError::Spec(error) => Some(error),
+            StartError::Spec(error) => error.source(),
             StartError::Init(error) => Some(error.as_ref()),
             StartError::InitPanicked(_) | StartError::RuntimeGone => None,
         }
@@ -144,9 +144,7 @@ impl fmt::Display for AddListenerReason {
             AddListenerReason::Acceptors { value } => {
                 write!(f, "`acceptors` is {value}: give 1 to {MAX_ACCEPTORS}")
             }
-            AddListenerReason::LocalAddr(error) => {
-                write!(f, "its local address cannot be read: {error}")
-            }
+            AddListenerReason::LocalAddr(_) => f.write_str("its local address cannot be read"),
             AddListenerReason::Stopping => {
                 f.write_str("the pool is stopping: add it to a pool that runs")
             }
@@ -254,7 +252,7 @@ impl fmt::Display for ReconfigureError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReconfigureError::Spec(error) => error.fmt(f),
-            ReconfigureError::Init(error) => write!(f, "the pool's init function failed: {error}"),
+            ReconfigureError::Init(_) => f.write_str("the pool's init function failed"),
             ReconfigureError::InitPanicked(message) => {
                 write!(f, "the pool's init function panicked: {message}")
             }
@@ -270,7 +268,7 @@ impl fmt::Display for ReconfigureError {
 impl Error for ReconfigureError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            ReconfigureError::Spec(error) => Some(error),
+            ReconfigureError::Spec(error) => error.source(),
             ReconfigureError::Init(error) => Some(error.as_ref()),
             _ => None,
         }

@@ -1,5 +1,6 @@
 //! Section 8 of the contract: changing a running pool.
 
+use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -188,7 +189,10 @@ pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<
     let pool = pool.ok_or_else(|| Broken::new("the pool starts", "there is none"))?;
     let id = || status::<W>(&pool).map(|status| status.spec.to_string());
     same("the spec that it starts with", "first", &*id()?)?;
-    let told = |error: ReconfigureError| error.to_string();
+    let told = |error: ReconfigureError| match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
     for (answer, expected, then) in [
         (Answer::Ignore, Ok(()), "first"),
         (Answer::Fail, Err("not now"), "first"),
