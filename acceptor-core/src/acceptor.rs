@@ -11,6 +11,7 @@ use crate::error::BoxError;
 use crate::id::{ChildId, ListenerId};
 use crate::listener::Listener;
 use crate::signal::Signal;
+use crate::text::Escaped;
 
 /// What each acceptor of a pool does: prepares a state, becomes a connection, or terminates.
 ///
@@ -109,7 +110,7 @@ impl fmt::Display for Terminate {
         match self {
             Terminate::Timeout => f.write_str("accept time-out"),
             Terminate::Closed => f.write_str("listener closed"),
-            Terminate::Io(error) => write!(f, "listener failed: {error}"),
+            Terminate::Io(error) => write!(f, "listener failed: {}", Escaped(error)),
             Terminate::Stopped => f.write_str("stopped"),
         }
     }
@@ -221,5 +222,16 @@ mod tests {
                 "stopped"
             ]
         );
+    }
+
+    #[test]
+    fn error_that_terminates_is_escaped_and_cut() {
+        for (text, safe) in [
+            ("a\nb".to_owned(), r"a\nb".to_owned()),
+            ("x".repeat(1_000_000), format!("{}…", "x".repeat(1021))),
+        ] {
+            let reason = Terminate::Io(Arc::new(io::Error::other(text)));
+            assert_eq!(reason.to_string(), format!("listener failed: {safe}"));
+        }
     }
 }

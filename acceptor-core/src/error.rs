@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
+use crate::text::{Escaped, EscapedDebug};
 
 /// Any error of a user's callback.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
@@ -39,7 +40,8 @@ impl fmt::Display for SpecError {
         match self {
             SpecError::Id { value } => write!(
                 f,
-                "spec field `id` is {value:?}: give 1 to 255 bytes without control characters"
+                "spec field `id` is {}: give 1 to 255 bytes without control characters",
+                EscapedDebug(value)
             ),
             SpecError::Period { value } => write!(
                 f,
@@ -75,7 +77,7 @@ impl fmt::Display for StartError {
             StartError::Spec(error) => error.fmt(f),
             StartError::Init(_) => f.write_str("the pool's init function failed"),
             StartError::InitPanicked(message) => {
-                write!(f, "the pool's init function panicked: {message}")
+                write!(f, "the pool's init function panicked: {}", Escaped(message))
             }
             StartError::RuntimeGone => f.write_str(
                 "the runtime dropped the pool's task as it was spawned: start the pool while the runtime runs",
@@ -254,7 +256,7 @@ impl fmt::Display for ReconfigureError {
             ReconfigureError::Spec(error) => error.fmt(f),
             ReconfigureError::Init(_) => f.write_str("the pool's init function failed"),
             ReconfigureError::InitPanicked(message) => {
-                write!(f, "the pool's init function panicked: {message}")
+                write!(f, "the pool's init function panicked: {}", Escaped(message))
             }
             ReconfigureError::NoInit => f.write_str(
                 "nothing to reload: the pool was started from a spec; call `reconfigure`, or start it with `start_with`",

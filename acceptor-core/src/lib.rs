@@ -32,6 +32,7 @@ mod signal;
 mod status;
 mod stop_report;
 mod sync;
+mod text;
 
 pub use accept_error::AcceptErrorKind;
 pub use acceptor::{Acceptor, AcceptorFn, Init, ListenerInfo, Terminate, acceptor_fn};

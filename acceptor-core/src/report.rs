@@ -15,6 +15,9 @@
 //! | `PoolStopped` | `pool_stopped` | error | `reason` |
 //!
 //! `reason` is one word: `error`, `panic`, `killed`, `lost`; for `pool_stopped` `max_restart_intensity` or `runtime_gone`.
+//!
+//! Errors, panic messages and addresses may be text that a client chose. Wherever the pool writes them, in these fields
+//! and in `Display`, they are escaped and cut to 1 KiB each; an observer gets the values whole (V5).
 
 use std::error::Error;
 use std::fmt::{self, Debug};
@@ -24,6 +27,7 @@ use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
 use crate::stop_report::StopReason;
+use crate::text::{Escaped, EscapedDebug};
 
 /// Something that a pool has to report.
 #[derive(Debug, Clone)]
@@ -146,8 +150,8 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Error(error) => fmt::Display::fmt(error, f),
-            Failure::Panic(message) => write!(f, "panicked: {message}"),
+            Failure::Error(error) => fmt::Display::fmt(&Escaped(error), f),
+            Failure::Panic(message) => write!(f, "panicked: {}", Escaped(message)),
             Failure::Killed => f.write_str("killed through the handle"),
             Failure::Lost => f.write_str("its runtime dropped the task"),
         }
@@ -177,13 +181,19 @@ impl<A: Debug> fmt::Display for Report<A> {
                 failure,
             } => write!(
                 f,
-                "connection {child} from {peer:?} on listener {listener} failed after {age:.3?}: {failure}"
+                "connection {child} from {} on listener {listener} failed after {age:.3?}: {failure}",
+                EscapedDebug(peer)
             ),
             Event::ListenerFailed {
                 listener,
                 local_addr,
                 error,
-            } => write!(f, "listener {listener} on {local_addr:?} failed: {error}"),
+            } => write!(
+                f,
+                "listener {listener} on {} failed: {}",
+                EscapedDebug(local_addr),
+                Escaped(error)
+            ),
             Event::AcceptPaused {
                 listener,
                 local_addr,
@@ -192,7 +202,9 @@ impl<A: Debug> fmt::Display for Report<A> {
                 unreported,
             } => write!(
                 f,
-                "listener {listener} on {local_addr:?} pauses {pause:?} ({unreported} pauses before went unreported): {error}"
+                "listener {listener} on {} pauses {pause:?} ({unreported} pauses before went unreported): {}",
+                EscapedDebug(local_addr),
+                Escaped(error)
             ),
             Event::KilledWhileStopping { count } => {
                 write!(f, "{count} children were killed by the stop")
@@ -255,7 +267,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             failure,
         } => tracing::error!(
             target: TARGET, event = "connection_failed", pool, listener = listener.sequence,
-            child = child.sequence, peer = ?peer, age_seconds = age.as_secs_f64(),
+            child = child.sequence, peer = %EscapedDebug(peer), age_seconds = age.as_secs_f64(),
             reason = failure.word(), error = %failure, "connection failed"
         ),
         Event::ListenerFailed {
@@ -264,7 +276,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             error,
         } => tracing::error!(
             target: TARGET, event = "listener_failed", pool, listener = listener.sequence,
-            local = ?local_addr, error = %error, "listener failed"
+            local = %EscapedDebug(local_addr), error = %Escaped(error), "listener failed"
         ),
         Event::AcceptPaused {
             listener,
@@ -274,8 +286,8 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             unreported,
         } => tracing::warn!(
             target: TARGET, event = "accept_paused", pool, listener = listener.sequence,
-            local = ?local_addr, pause_seconds = pause.as_secs_f64(), unreported, error = %error,
-            "accept paused"
+            local = %EscapedDebug(local_addr), pause_seconds = pause.as_secs_f64(), unreported,
+            error = %Escaped(error), "accept paused"
         ),
         Event::KilledWhileStopping { count } => tracing::warn!(
             target: TARGET, event = "killed_while_stopping", pool, count, "killed while stopping"
@@ -372,6 +384,11 @@ mod tests {
     /// A report in words, and its `tracing` event: both are promised to stay as they are.
     #[track_caller]
     fn check(event: Event<Address>, words: &str, level: Level, fields: &[(&str, &str)]) {
+        check_event(event, words, level, fields);
+    }
+
+    #[track_caller]
+    fn check_event<A: Debug>(event: Event<A>, words: &str, level: Level, fields: &[(&str, &str)]) {
         let report = Report {
             pool: Arc::from("echo"),
             event,
@@ -568,5 +585,139 @@ mod tests {
                 ],
             );
         }
+    }
+
+    /// Text that a client chose, repeated, as an error and as an address whose `Debug` escapes nothing.
+    #[derive(Clone, Copy)]
+    struct Hostile {
+        text: &'static str,
+        times: usize,
+    }
+
+    impl fmt::Display for Hostile {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            for _ in 0..self.times {
+                f.write_str(self.text)?;
+            }
+            Ok(())
+        }
+    }
+
+    impl Debug for Hostile {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt::Display::fmt(self, f)
+        }
+    }
+
+    impl Error for Hostile {}
+
+    /// The same reports as above, with hostile text wherever a client may choose it.
+    #[track_caller]
+    fn check_hostile(text: &'static str, times: usize, safe: &str) {
+        let hostile = Hostile { text, times };
+        let io_error = || Arc::new(io::Error::other(hostile));
+        check(
+            Event::StartError {
+                listener: LISTENER,
+                child: CHILD,
+                failure: Failure::Error(Arc::new(hostile)),
+            },
+            &format!("start error on listener 2: {safe}"),
+            Level::ERROR,
+            &[
+                ("message", "start error"),
+                ("event", "\"start_error\""),
+                ("listener", "2"),
+                ("child", "7"),
+                ("reason", "\"error\""),
+                ("error", safe),
+            ],
+        );
+        check_event(
+            Event::ConnectionFailed {
+                listener: LISTENER,
+                child: CHILD,
+                peer: hostile,
+                age: Duration::from_millis(2500),
+                failure: Failure::Error(Arc::new(hostile)),
+            },
+            &format!("connection 7 from {safe} on listener 2 failed after 2.500s: {safe}"),
+            Level::ERROR,
+            &[
+                ("message", "connection failed"),
+                ("event", "\"connection_failed\""),
+                ("listener", "2"),
+                ("child", "7"),
+                ("peer", safe),
+                ("age_seconds", "2.5"),
+                ("reason", "\"error\""),
+                ("error", safe),
+            ],
+        );
+        check_event(
+            Event::ListenerFailed {
+                listener: LISTENER,
+                local_addr: hostile,
+                error: io_error(),
+            },
+            &format!("listener 2 on {safe} failed: {safe}"),
+            Level::ERROR,
+            &[
+                ("message", "listener failed"),
+                ("event", "\"listener_failed\""),
+                ("listener", "2"),
+                ("local", safe),
+                ("error", safe),
+            ],
+        );
+        check_event(
+            Event::AcceptPaused {
+                listener: LISTENER,
+                local_addr: hostile,
+                error: io_error(),
+                pause: Duration::from_millis(5),
+                unreported: 3,
+            },
+            &format!("listener 2 on {safe} pauses 5ms (3 pauses before went unreported): {safe}"),
+            Level::WARN,
+            &[
+                ("message", "accept paused"),
+                ("event", "\"accept_paused\""),
+                ("listener", "2"),
+                ("local", safe),
+                ("pause_seconds", "0.005"),
+                ("unreported", "3"),
+                ("error", safe),
+            ],
+        );
+    }
+
+    /// A panic has a message that is collected already.
+    #[track_caller]
+    fn check_hostile_panic(message: &str, safe: &str) {
+        let words = format!("panicked: {safe}");
+        check_connection(Failure::Panic(message.to_owned()), &words, "panic");
+    }
+
+    #[test]
+    fn text_of_a_client_is_escaped() {
+        for (text, safe) in [
+            ("a\nERROR forged", r"a\nERROR forged"),
+            ("\x1b[2J\x1b[31m", r"\u{1b}[2J\u{1b}[31m"),
+            ("a\u{2028}b\u{202e}c", r"a\u{2028}b\u{202e}c"),
+        ] {
+            check_hostile(text, 1, safe);
+            check_hostile_panic(text, safe);
+        }
+        check_hostile_panic(r"C:\new", r"C:\\new");
+    }
+
+    #[test]
+    fn text_of_a_client_is_cut_to_a_kibibyte() {
+        let safe = format!("{}…", "x".repeat(1021));
+        for times in [1025, 1_000_000, usize::MAX] {
+            check_hostile("x", times, &safe);
+        }
+        check_hostile_panic(&"x".repeat(1_000_000), &safe);
     }
 }

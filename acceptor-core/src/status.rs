@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::id::{ChildId, ListenerId};
 use crate::policy::ChildType;
 use crate::stop_report::Phase;
+use crate::text::EscapedDebug;
 
 /// How many children there are (Q2). Exact at every moment (Q3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,9 +120,9 @@ impl<A: Debug> fmt::Display for ListenerRecord<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "listener {} on {:?}: {}, {} acceptors, {} connections, {} accepted, {} skipped, {} pauses",
+            "listener {} on {}: {}, {} acceptors, {} connections, {} accepted, {} skipped, {} pauses",
             self.id,
-            self.local_addr,
+            EscapedDebug(&self.local_addr),
             self.state,
             self.acceptors,
             self.connections,
@@ -154,8 +155,12 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "connection {} from {:?} to {:?} on listener {}, {:.3?} old",
-            self.id, self.peer_addr, self.local_addr, self.listener, self.age
+            "connection {} from {} to {} on listener {}, {:.3?} old",
+            self.id,
+            EscapedDebug(&self.peer_addr),
+            EscapedDebug(&self.local_addr),
+            self.listener,
+            self.age
         )
     }
 }
@@ -205,8 +210,6 @@ mod tests {
     use super::*;
     use crate::id::PoolId;
 
-    type Address = &'static str;
-
     const LISTENER: ListenerId = ListenerId {
         sequence: 2,
         pool: PoolId::NONE,
@@ -217,12 +220,12 @@ mod tests {
         pool: PoolId::NONE,
     };
 
-    fn status() -> Status<Address> {
+    fn status<A: Clone>(here: A, there: A) -> Status<A> {
         let spec = Arc::from("echo");
         let listener = ListenerRecord {
             id: LISTENER,
             spec: Arc::clone(&spec),
-            local_addr: "here",
+            local_addr: here.clone(),
             acceptors: 3,
             connections: 1,
             state: ListenerState::Accepting,
@@ -234,8 +237,8 @@ mod tests {
             id: CHILD,
             spec: Arc::clone(&spec),
             listener: LISTENER,
-            peer_addr: "there",
-            local_addr: "here",
+            peer_addr: there,
+            local_addr: here,
             age: Duration::from_millis(1500),
         };
         Status {
@@ -253,11 +256,36 @@ mod tests {
     #[test]
     fn a_status_says_it_all() {
         assert_eq!(
-            status().to_string(),
+            status("here", "there").to_string(),
             "pool echo: running; specs 1, active 1, workers 4, supervisors 0; \
              0 failures within 5s of 1 allowed\n  \
              listener 2 on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses\n  \
              connection 7 from \"there\" to \"here\" on listener 2, 1.500s old"
+        );
+    }
+
+    /// An address whose `Debug` escapes nothing.
+    #[derive(Clone)]
+    struct Raw(String);
+
+    impl Debug for Raw {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(&self.0)
+        }
+    }
+
+    #[test]
+    fn addresses_are_escaped_and_cut() {
+        let (here, there) = (Raw("h\n".to_owned()), Raw("\x1b".repeat(1_000_000)));
+        let there_safe = format!("{}…", r"\u{1b}".repeat(170));
+        let status = status(here, there);
+        assert_eq!(
+            status.listeners[0].to_string(),
+            r"listener 2 on h\n: accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses"
+        );
+        assert_eq!(
+            status.connections[0].to_string(),
+            format!(r"connection 7 from {there_safe} to h\n on listener 2, 1.500s old")
         );
     }
 

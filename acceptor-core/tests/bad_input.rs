@@ -12,6 +12,7 @@ use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -137,6 +138,19 @@ fn a_spec_that_is_not_allowed_starts_no_pool() {
         "spec field `patience` is 0ns: give a time above zero, in which killed children may suspend",
     );
     assert_eq!((runtime.spawned(), runtime.tasks()), (0, 0));
+}
+
+#[test]
+fn refused_id_is_whole_in_the_error_and_cut_in_its_words() {
+    let runtime = Manual::new(&Faults::default());
+    let id = "x".repeat(1_000_000);
+    let error = Pool::start(runtime, spec(&id)).unwrap_err();
+    let start = "x".repeat(1020);
+    assert_eq!(
+        error.to_string(),
+        format!("spec field `id` is \"{start}…: give 1 to 255 bytes without control characters")
+    );
+    assert!(matches!(error, StartError::Spec(SpecError::Id { value }) if value == id));
 }
 
 /// The words are those of the spec's error: as a source it would be printed twice.
@@ -458,6 +472,39 @@ fn an_init_function_that_fails_or_ignores_starts_no_pool() {
     );
     assert!(start(Answer::Ignore).unwrap().is_none());
     assert_eq!(runtime.spawned(), 0);
+}
+
+/// Of `start_with` and of `reload`; the program gets the message whole.
+#[track_caller]
+fn check_panic_of_init(message: &str, safe: &str) {
+    let words = format!("the pool's init function panicked: {safe}");
+    let runtime = Manual::new(&Faults::default());
+    let fails: Arc<AtomicBool> = Arc::default();
+    let (panic_message, init) = (message.to_owned(), Arc::clone(&fails));
+    let panics = move || {
+        if init.load(Ordering::Relaxed) {
+            std::panic::resume_unwind(Box::new(panic_message.clone()));
+        }
+        Ok(Configure::Use(spec("first")))
+    };
+    let pool = Pool::start_with(runtime.clone(), panics.clone());
+    let pool = pool.unwrap().unwrap();
+    fails.store(true, Ordering::Relaxed);
+
+    let error = Pool::start_with(runtime, panics).unwrap_err();
+    assert_eq!(error.to_string(), words);
+    assert!(matches!(error, StartError::InitPanicked(whole) if whole == message));
+
+    let error = pool.reload().unwrap_err();
+    assert_eq!(error.to_string(), words);
+    assert!(matches!(error, ReconfigureError::InitPanicked(whole) if whole == message));
+}
+
+#[test]
+fn panic_of_an_init_function_is_escaped_and_cut() {
+    check_panic_of_init("a\nb", r"a\nb");
+    let long = "x".repeat(1_000_000);
+    check_panic_of_init(&long, &format!("{}…", "x".repeat(1021)));
 }
 
 #[test]
