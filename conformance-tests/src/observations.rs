@@ -141,7 +141,7 @@ facts! {
         active: usize,
         workers: usize,
     }
-    /// So many reports of a kind.
+    /// How many failures of a kind were reported.
     ReportLine {
         about: String,
         reason: String,
@@ -361,8 +361,8 @@ async fn pool_word<W: World>(stage: &Fixture<W>, pool: &Handle<W>) -> Result<Poo
 fn report_lines(reports: &[Report<std::net::SocketAddr>]) -> Vec<ReportLine> {
     let mut lines: BTreeMap<(String, String), usize> = BTreeMap::new();
     for report in reports {
-        let (about, reason) = words_of(&report.event);
-        *lines.entry((about, reason)).or_default() += 1;
+        let (about, reason, count) = words_of(&report.event);
+        *lines.entry((about, reason)).or_default() += count;
     }
     lines
         .into_iter()
@@ -374,7 +374,8 @@ fn report_lines(reports: &[Report<std::net::SocketAddr>]) -> Vec<ReportLine> {
         .collect()
 }
 
-fn words_of(event: &Event<std::net::SocketAddr>) -> (String, String) {
+/// The words for an event: what it is about, the reason, and how many children it is about.
+fn words_of(event: &Event<std::net::SocketAddr>) -> (String, String, usize) {
     let failed = |failure: &Failure| match failure {
         Failure::Error(_) => "error".to_owned(),
         Failure::Panic(_) => "panic".to_owned(),
@@ -387,17 +388,20 @@ fn words_of(event: &Event<std::net::SocketAddr>) -> (String, String) {
         Failure::Error(error) => error.to_string(),
         other => failed(other),
     };
-    let (about, reason) = match event {
-        Event::StartError { failure, .. } => ("start_error", not_started(failure)),
-        Event::ConnectionFailed { failure, .. } => ("connection_failed", failed(failure)),
+    let (about, reason, count) = match event {
+        Event::StartError { failure, .. } => ("start_error", not_started(failure), 1),
+        Event::ConnectionFailed { failure, .. } => ("connection_failed", failed(failure), 1),
         Event::PoolStopped {
             reason: StopReason::Intensity,
             ..
-        } => ("pool_stopped", "max_restart_intensity".to_owned()),
-        Event::KilledWhileStopping { count, .. } => ("failed_while_stopping", count.to_string()),
-        other => return ("unknown".to_owned(), format!("{other:?}")),
+        } => ("pool_stopped", "max_restart_intensity".to_owned(), 1),
+        // The one event here that is about several children: the reference records them by reason, with their number.
+        Event::KilledWhileStopping { count, .. } => {
+            ("failed_while_stopping", "killed".to_owned(), *count)
+        }
+        other => ("unknown", format!("{other:?}"), 1),
     };
-    (about.to_owned(), reason)
+    (about.to_owned(), reason, count)
 }
 
 async fn acceptor_init<W: World>(
@@ -762,4 +766,53 @@ async fn listeners<W: World>(world: &Arc<W>, facts: &Listeners) -> Result<Listen
         pool: pool_word(&stage, &pool).await?,
         ..facts.clone()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Real, play, runtimes};
+
+    /// A stop that kills two connections, with these reports, in the format of the record.
+    fn two_killed(reports: &str) -> Observation {
+        let line = format!(
+            r#"{{"id": "two-killed", "group": "terminate", "shutdown": {{"within_ms": 20}}, "grace_ms": 0, "connection": "traps_and_stays", "connection_ends_at_ms": null, "stopped": true, "elapsed_ms_at_least": 20, "connection_exit": ["killed"], "reports": {reports}}}"#
+        );
+        let mut observations = parse(&line).expect("the line is an observation");
+        observations.pop().expect("there is one line")
+    }
+
+    fn replayed(reports: &str) -> Result<(), Disagreement> {
+        let observation = two_killed(reports);
+        let world = Arc::new(Real::new(runtimes::reference::Reference));
+        let stage = Arc::clone(&world);
+        play(&world, async move { replay(&stage, &observation).await })
+    }
+
+    const KILLED: &str = r#"{"about":"failed_while_stopping","count":2,"reason":"killed"}"#;
+
+    #[test]
+    fn killed_while_stopping_agrees() {
+        assert_eq!(replayed(&format!("[{KILLED}]")), Ok(()));
+    }
+
+    #[test]
+    fn other_words_for_killed_while_stopping_disagree() {
+        for reports in [
+            "[]".to_owned(),
+            r#"[{"about":"failed_while_stopping","count":1,"reason":"2"}]"#.to_owned(),
+            r#"[{"about":"failed_while_stopping","count":1,"reason":"killed"}]"#.to_owned(),
+            r#"[{"about":"failed_while_stopping","count":3,"reason":"killed"}]"#.to_owned(),
+            r#"[{"about":"failed_while_stopping","count":2,"reason":"stopped"}]"#.to_owned(),
+            r#"[{"about":"connection_failed","count":2,"reason":"killed"}]"#.to_owned(),
+            format!("[{KILLED},{KILLED}]"),
+        ] {
+            let expected = Disagreement {
+                id: "two-killed".to_owned(),
+                expected: format!(r#"{{"reports":{reports}}}"#),
+                seen: format!(r#"{{"reports":[{KILLED}]}}"#),
+            };
+            assert_eq!(replayed(&reports), Err(expected), "{reports}");
+        }
+    }
 }
