@@ -4,24 +4,28 @@
 //! cargo run -p acceptor-async-std --example telnet_echo_async_std [IP:PORT]
 //! ```
 //!
-//! It listens on 127.0.0.1:7000 unless told otherwise; with port 0 the system chooses one.
-//! SIGINT or SIGTERM stops it: the listener closes at once, every session is told, and has 5 s to
-//! leave by itself; then it is sent away, and killed if it has not gone 2 s later. A second signal
-//! kills everything at once.
+//! It listens on 127.0.0.1:7000, or on the address given; with port 0 the system chooses one.
+//! SIGINT or SIGTERM stops it: the listener closes at once, every session gets a notice and has
+//! 5 s to leave by itself; then it is sent away, and killed if it has not gone 2 s later. A second
+//! signal kills everything at once.
 //!
 //! | exit code | |
 //! |---|---|
 //! | 0 | stopped by a signal |
-//! | 1 | killed by a second signal, or the pool ended by itself |
+//! | 1 | killed by a second signal, a session was stuck, or the pool stopped by itself |
 //! | 2 | could not start |
 
+use std::collections::VecDeque;
 use std::env;
 use std::fmt::Display;
 use std::future::pending;
 use std::io::{self, Write};
+use std::mem;
 use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::process;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use acceptor_async_std::{
     AsyncStdRuntime, BoxError, Connection, ListenOptions, Pool, Report, Spec, StopReason,
@@ -36,11 +40,15 @@ use futures_lite::future::or;
 const ACCEPTORS: usize = 10;
 const GRACE: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(2);
+/// How many lines wait for a reader that is slow.
+const MAX_LINES: usize = 256;
+/// How long the last lines may take at exit.
+const FLUSH: Duration = Duration::from_millis(500);
 
 const CLOSING: &[u8] = b"The server is closing: please finish what you are doing.\r\n";
 const GOODBYE: &[u8] = b"Goodbye.\r\n";
 
-/// What a session waits for.
+/// The first event of those that a session waits for.
 enum Next {
     Stop,
     Draining,
@@ -63,7 +71,7 @@ async fn echo(connection: Connection) -> Result<(), BoxError> {
             (&mut stop).await;
             Ok(Next::Stop)
         };
-        let to_be_told = async {
+        let notified = async {
             match &mut draining {
                 Some(draining) => draining.await,
                 None => pending().await,
@@ -72,7 +80,7 @@ async fn echo(connection: Connection) -> Result<(), BoxError> {
         };
         let read = async { io::Result::Ok(Next::Read(stream.read(&mut buffer).await?)) };
         // Reading loses nothing when another is first. Writing would: it is done outside.
-        match or(stopped, or(to_be_told, read)).await? {
+        match or(stopped, or(notified, read)).await? {
             Next::Stop => {
                 stream.write_all(GOODBYE).await?;
                 return Ok(());
@@ -87,50 +95,140 @@ async fn echo(connection: Connection) -> Result<(), BoxError> {
     }
 }
 
-async fn run() -> Result<ExitCode, BoxError> {
+async fn run(
+    signals: io::Result<Signals>,
+    output: &Lines,
+    errors: &Arc<Lines>,
+) -> Result<i32, BoxError> {
+    let mut signals = signals?;
     let address = address()?;
-    let mut signals = signals()?;
 
+    let log = Arc::clone(errors);
     let spec = Spec::new("telnet_echo", acceptor_fn(echo))
         .grace(GRACE)
         .shutdown(SHUTDOWN)
-        .observer(|report: &Report| eprintln!("{report}"));
+        .observer(move |report: &Report| log.push(report));
     let pool = Pool::start(AsyncStdRuntime::new(), spec)?;
     let socket = ListenOptions::new(address).bind()?;
     let address = socket.local_addr()?;
     pool.add_listener(TcpListener::from_std(socket)?, ACCEPTORS)?;
-    say(format_args!("listening on {address}"));
+    output.push(format_args!("listening on {address}"));
 
     let signalled = async {
         signals.next().await;
     };
-    or(signalled, async {
+    // A pool stops by itself when its restart intensity is exceeded. There is no supervisor above
+    // this one: the process has to end, so that its service manager can start it again.
+    let ended = async {
         pool.join().await;
-    })
-    .await;
-    // Begins the stop, or gives the result of a pool that has ended by itself.
+    };
+    or(signalled, ended).await;
+    // Begins the stop, or gives the result of a pool that has stopped by itself.
     let stopped = pool.stop();
-    let ended = async { Some(stopped.await) };
+    let stopped = async { Some(stopped.await) };
     let signalled = async {
         signals.next().await;
         None
     };
-    let (report, code) = match or(ended, signalled).await {
-        Some(report) => match report.reason {
-            StopReason::Requested => (report, ExitCode::SUCCESS),
-            _ => (report, ExitCode::FAILURE),
-        },
-        None => (pool.kill().await, ExitCode::FAILURE),
+    let (report, killed) = match or(stopped, signalled).await {
+        Some(report) => (report, false),
+        None => (pool.kill().await, true),
     };
-    say(report);
-    Ok(code)
+    output.push(&report);
+    let by_itself = report.reason != StopReason::Requested;
+    if by_itself {
+        errors.push(format_args!(
+            "the pool stopped by itself: {}",
+            report.reason
+        ));
+    }
+    Ok(i32::from(killed || by_itself || report.stuck > 0))
 }
 
-fn main() -> ExitCode {
-    task::block_on(run()).unwrap_or_else(|error| {
-        eprintln!("{error}");
-        ExitCode::from(2)
-    })
+fn main() {
+    // Before anything else: process 1 of a container ignores every signal without a handler.
+    let signals = signals();
+    let (output, errors) = (Lines::to(io::stdout()), Lines::to(io::stderr()));
+    let code = task::block_on(run(signals, &output, &errors));
+    let code = code.unwrap_or_else(|error| {
+        errors.push(error);
+        2
+    });
+    let deadline = Instant::now() + FLUSH;
+    output.flush(deadline);
+    errors.flush(deadline);
+    process::exit(code)
+}
+
+/// Lines for standard output or standard error, written by a thread of their own.
+///
+/// A pipe whose reader is slow, or reads no longer, blocks that thread alone: neither a session
+/// nor a stop waits for it. Lines for which there is no room are dropped, and counted.
+#[derive(Default)]
+struct Lines {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// The first stays until it is written.
+    lines: VecDeque<String>,
+    dropped: usize,
+}
+
+impl Lines {
+    fn to(stream: impl Write + Send + 'static) -> Arc<Self> {
+        let lines = Arc::new(Self::default());
+        let writer = Arc::clone(&lines);
+        thread::spawn(move || writer.write_to(stream));
+        lines
+    }
+
+    /// Puts a line into the queue. Never waits for the stream.
+    fn push(&self, line: impl Display) {
+        let mut line = line.to_string();
+        let mut queue = self.lock();
+        if queue.lines.len() == MAX_LINES {
+            queue.dropped += 1;
+            return;
+        }
+        match mem::take(&mut queue.dropped) {
+            0 => {}
+            1 => line += " (1 line before this one was dropped)",
+            dropped => line += &format!(" ({dropped} lines before this one were dropped)"),
+        }
+        line.push('\n');
+        queue.lines.push_back(line);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, no longer than until the deadline.
+    fn flush(&self, deadline: Instant) {
+        let time = deadline.saturating_duration_since(Instant::now());
+        let waiting = |queue: &mut Queue| !queue.lines.is_empty();
+        let _ = self.changed.wait_timeout_while(self.lock(), time, waiting);
+    }
+
+    fn write_to(&self, mut stream: impl Write) {
+        loop {
+            let queued = self
+                .changed
+                .wait_while(self.lock(), |queue| queue.lines.is_empty());
+            let mut queue = queued.unwrap_or_else(PoisonError::into_inner);
+            let line = mem::take(&mut queue.lines[0]);
+            drop(queue);
+            // One write a line: those of several processes that share a pipe do not mix. An error
+            // means that there is no reader, and no place to report it.
+            let _ = stream.write_all(line.as_bytes());
+            self.lock().lines.pop_front();
+            self.changed.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The address in the first argument.
@@ -149,18 +247,13 @@ fn address() -> Result<SocketAddr, BoxError> {
     })
 }
 
-/// Prints a line. Unlike `println!`, it does not panic when nobody reads it any more.
-fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// SIGINT and SIGTERM, heard from now on.
+/// SIGINT and SIGTERM, received from now on.
 #[cfg(unix)]
 fn signals() -> io::Result<Signals> {
     Signals::new([Signal::Int, Signal::Term])
 }
 
-/// Ctrl-C, heard from now on.
+/// Ctrl-C, received from now on.
 #[cfg(windows)]
 fn signals() -> io::Result<Signals> {
     Signals::new([Signal::Int])

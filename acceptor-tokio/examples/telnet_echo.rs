@@ -4,23 +4,27 @@
 //! cargo run -p acceptor-tokio --example telnet_echo [IP:PORT]
 //! ```
 //!
-//! It listens on 127.0.0.1:7000 unless told otherwise; with port 0 the system chooses one.
-//! SIGINT or SIGTERM stops it: the listener closes at once, every session is told, and has 5 s to
-//! leave by itself; then it is sent away, and killed if it has not gone 2 s later. A second signal
-//! kills everything at once.
+//! It listens on 127.0.0.1:7000, or on the address given; with port 0 the system chooses one.
+//! SIGINT or SIGTERM stops it: the listener closes at once, every session gets a notice and has
+//! 5 s to leave by itself; then it is sent away, and killed if it has not gone 2 s later. A second
+//! signal kills everything at once.
 //!
 //! | exit code | |
 //! |---|---|
 //! | 0 | stopped by a signal |
-//! | 1 | killed by a second signal, or the pool ended by itself |
+//! | 1 | killed by a second signal, a session was stuck, or the pool stopped by itself |
 //! | 2 | could not start |
 
+use std::collections::VecDeque;
 use std::env;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::mem;
 use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::process;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use acceptor_tokio::{
     BoxError, Connection, ListenOptions, Pool, Report, Spec, StopReason, TcpListener, TokioRuntime,
@@ -31,6 +35,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const ACCEPTORS: usize = 10;
 const GRACE: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(2);
+/// How many lines wait for a reader that is slow.
+const MAX_LINES: usize = 256;
+/// How long the last lines may take at exit.
+const FLUSH: Duration = Duration::from_millis(500);
 
 const CLOSING: &[u8] = b"The server is closing: please finish what you are doing.\r\n";
 const GOODBYE: &[u8] = b"Goodbye.\r\n";
@@ -45,7 +53,7 @@ async fn echo(connection: Connection) -> Result<(), BoxError> {
     // Trapped, so that a stop is ours to answer: otherwise the session would just be dropped.
     let mut stop = signals.trap_stop().wait();
     let mut draining = signals.draining().wait();
-    let mut told = false;
+    let mut notified = false;
     let mut buffer = [0; 4096];
     loop {
         // Reading loses nothing when another branch is first. Writing would: it is done outside.
@@ -55,8 +63,8 @@ async fn echo(connection: Connection) -> Result<(), BoxError> {
                 stream.write_all(GOODBYE).await?;
                 return Ok(());
             }
-            () = &mut draining, if !told => {
-                told = true;
+            () = &mut draining, if !notified => {
+                notified = true;
                 stream.write_all(CLOSING).await?;
             }
             read = stream.read(&mut buffer) => match read? {
@@ -67,46 +75,137 @@ async fn echo(connection: Connection) -> Result<(), BoxError> {
     }
 }
 
-async fn run() -> Result<ExitCode, BoxError> {
+async fn run(
+    signals: io::Result<Signals>,
+    output: &Lines,
+    errors: &Arc<Lines>,
+) -> Result<i32, BoxError> {
+    let (mut interrupt, mut terminate) = signals?;
     let address = address()?;
     let runtime = TokioRuntime::current()?;
-    let (mut interrupt, mut terminate) = signals()?;
 
+    let log = Arc::clone(errors);
     let spec = Spec::new("telnet_echo", acceptor_fn(echo))
         .grace(GRACE)
         .shutdown(SHUTDOWN)
-        .observer(|report: &Report| eprintln!("{report}"));
+        .observer(move |report: &Report| log.push(report));
     let pool = Pool::start(runtime.clone(), spec)?;
     let socket = ListenOptions::new(address).bind()?;
     let address = socket.local_addr()?;
     pool.add_listener(TcpListener::from_std(socket, &runtime)?, ACCEPTORS)?;
-    say(format_args!("listening on {address}"));
+    output.push(format_args!("listening on {address}"));
 
+    // A pool stops by itself when its restart intensity is exceeded. There is no supervisor above
+    // this one: the process has to end, so that its service manager can start it again.
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
         _ = pool.join() => {}
     }
-    // Begins the stop, or gives the result of a pool that has ended by itself.
+    // Begins the stop, or gives the result of a pool that has stopped by itself.
     let stopped = pool.stop();
-    let (report, code) = tokio::select! {
-        report = stopped => match report.reason {
-            StopReason::Requested => (report, ExitCode::SUCCESS),
-            _ => (report, ExitCode::FAILURE),
-        },
-        _ = interrupt.recv() => (pool.kill().await, ExitCode::FAILURE),
-        _ = terminate.recv() => (pool.kill().await, ExitCode::FAILURE),
+    let (report, killed) = tokio::select! {
+        report = stopped => (report, false),
+        _ = interrupt.recv() => (pool.kill().await, true),
+        _ = terminate.recv() => (pool.kill().await, true),
     };
-    say(report);
-    Ok(code)
+    output.push(&report);
+    let by_itself = report.reason != StopReason::Requested;
+    if by_itself {
+        errors.push(format_args!(
+            "the pool stopped by itself: {}",
+            report.reason
+        ));
+    }
+    Ok(i32::from(killed || by_itself || report.stuck > 0))
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    run().await.unwrap_or_else(|error| {
-        eprintln!("{error}");
-        ExitCode::from(2)
-    })
+async fn main() {
+    // Before anything else: process 1 of a container ignores every signal without a handler.
+    let signals = signals();
+    let (output, errors) = (Lines::to(io::stdout()), Lines::to(io::stderr()));
+    let code = run(signals, &output, &errors).await;
+    let code = code.unwrap_or_else(|error| {
+        errors.push(error);
+        2
+    });
+    let deadline = Instant::now() + FLUSH;
+    output.flush(deadline);
+    errors.flush(deadline);
+    // To return would drop the runtime, and that waits for a worker that is blocked.
+    process::exit(code)
+}
+
+/// Lines for standard output or standard error, written by a thread of their own.
+///
+/// A pipe whose reader is slow, or reads no longer, blocks that thread alone: neither a session
+/// nor a stop waits for it. Lines for which there is no room are dropped, and counted.
+#[derive(Default)]
+struct Lines {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// The first stays until it is written.
+    lines: VecDeque<String>,
+    dropped: usize,
+}
+
+impl Lines {
+    fn to(stream: impl Write + Send + 'static) -> Arc<Self> {
+        let lines = Arc::new(Self::default());
+        let writer = Arc::clone(&lines);
+        thread::spawn(move || writer.write_to(stream));
+        lines
+    }
+
+    /// Puts a line into the queue. Never waits for the stream.
+    fn push(&self, line: impl Display) {
+        let mut line = line.to_string();
+        let mut queue = self.lock();
+        if queue.lines.len() == MAX_LINES {
+            queue.dropped += 1;
+            return;
+        }
+        match mem::take(&mut queue.dropped) {
+            0 => {}
+            1 => line += " (1 line before this one was dropped)",
+            dropped => line += &format!(" ({dropped} lines before this one were dropped)"),
+        }
+        line.push('\n');
+        queue.lines.push_back(line);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, no longer than until the deadline.
+    fn flush(&self, deadline: Instant) {
+        let time = deadline.saturating_duration_since(Instant::now());
+        let waiting = |queue: &mut Queue| !queue.lines.is_empty();
+        let _ = self.changed.wait_timeout_while(self.lock(), time, waiting);
+    }
+
+    fn write_to(&self, mut stream: impl Write) {
+        loop {
+            let queued = self
+                .changed
+                .wait_while(self.lock(), |queue| queue.lines.is_empty());
+            let mut queue = queued.unwrap_or_else(PoisonError::into_inner);
+            let line = mem::take(&mut queue.lines[0]);
+            drop(queue);
+            // One write a line: those of several processes that share a pipe do not mix. An error
+            // means that there is no reader, and no place to report it.
+            let _ = stream.write_all(line.as_bytes());
+            self.lock().lines.pop_front();
+            self.changed.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The address in the first argument.
@@ -125,14 +224,12 @@ fn address() -> Result<SocketAddr, BoxError> {
     })
 }
 
-/// Prints a line. Unlike `println!`, it does not panic when nobody reads it any more.
-fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// SIGINT and SIGTERM, heard from now on.
 #[cfg(unix)]
-fn signals() -> io::Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)> {
+type Signals = (tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+/// SIGINT and SIGTERM, received from now on.
+#[cfg(unix)]
+fn signals() -> io::Result<Signals> {
     use tokio::signal::unix::{SignalKind, signal};
     Ok((
         signal(SignalKind::interrupt())?,
@@ -140,12 +237,15 @@ fn signals() -> io::Result<(tokio::signal::unix::Signal, tokio::signal::unix::Si
     ))
 }
 
-/// Ctrl-C and Ctrl-Break, heard from now on.
 #[cfg(windows)]
-fn signals() -> io::Result<(
+type Signals = (
     tokio::signal::windows::CtrlC,
     tokio::signal::windows::CtrlBreak,
-)> {
+);
+
+/// Ctrl-C and Ctrl-Break, received from now on.
+#[cfg(windows)]
+fn signals() -> io::Result<Signals> {
     use tokio::signal::windows::{ctrl_break, ctrl_c};
     Ok((ctrl_c()?, ctrl_break()?))
 }
