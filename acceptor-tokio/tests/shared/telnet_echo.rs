@@ -6,16 +6,22 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
+use rustix::net::sockopt::set_socket_linger;
+use rustix::pipe::pipe;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take on a machine that is busy with other things.
@@ -23,6 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What the example promises.
 const GRACE: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(2);
+/// The default of a pool.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many lines the example keeps for a reader that is slow.
+const QUEUE: usize = 256;
+/// More clients than reports fit into a pipe and that queue.
+const MANY: usize = 1500;
 
 /// Who cannot write for so long is not only slow.
 const STUCK: Duration = Duration::from_secs(1);
@@ -182,10 +195,136 @@ fn check_second_signal(first: Signal, second: Signal) {
 }
 
 #[test]
+fn full_stderr_delays_no_session_and_no_kill() {
+    let stderr = Pipe::new();
+    let filled = stderr.fill();
+    let end = check_unread(Server::start_with_stderr(stderr.to_stdio()));
+    end.reports("kill", "1 killed");
+    assert_eq!(stderr.read_to_end().len(), filled);
+}
+
+#[test]
+fn full_stdout_delays_no_session_and_no_kill() {
+    let mut both = Pipe::new();
+    let mut command = Command::new(example());
+    command.arg("127.0.0.1:0");
+    command.stdout(both.to_stdio()).stderr(both.to_stdio());
+    let running = Running::spawn(command);
+    let line = both.read_line();
+    let filled = both.fill();
+    check_unread(Server::new(running, line.trim_end()));
+    assert_eq!(both.read_to_end().len(), filled);
+}
+
+/// A server whose lines are not read goes on, and ends by a second signal.
+#[track_caller]
+fn check_unread(server: Server) -> End {
+    let mut client = Client::connect(server.address);
+    client.sends_and_gets_back(b"before\r\n");
+    for _ in 0..MANY {
+        Client::connect(server.address).resets();
+    }
+    Client::connect(server.address).sends_and_gets_back(b"a new session\r\n");
+    client.sends_and_gets_back(b"an old session\r\n");
+    server.signal(Signal::INT);
+    client.gets(CLOSING.as_bytes());
+    client.sends_and_gets_back(b"during the stop\r\n");
+    let signalled = Instant::now();
+    server.signal(Signal::INT);
+    let end = server.ends();
+    let took = signalled.elapsed();
+    assert_eq!(end.code, 1);
+    assert!(took < KILL_TIMEOUT + Duration::from_secs(1), "{took:?}");
+    end
+}
+
+#[test]
+fn dropped_reports_are_counted() {
+    let mut stderr = Pipe::new();
+    let filled = stderr.fill();
+    let server = Server::start_with_stderr(stderr.to_stdio());
+    let mut client = Client::connect(server.address);
+    client.sends_and_gets_back(b"I stay\r\n");
+    for _ in 0..MANY {
+        Client::connect(server.address).resets();
+    }
+    let mut lines: Vec<_> = (0..QUEUE).map(|_| stderr.read_line()).collect();
+    lines[0].drain(..filled);
+    // There is room again: the next report says how many were dropped.
+    server.signal(Signal::INT);
+    client.gets(CLOSING.as_bytes());
+    server.signal(Signal::INT);
+    assert_eq!(server.ends().code, 1);
+    lines.extend(stderr.read_to_end().lines().map(str::to_owned));
+    let dropped = |line: &String| {
+        assert!(line.starts_with("pool telnet_echo: "), "{line}");
+        let (line, _) = line.split_once(" lines before this one were dropped)")?;
+        line.rsplit_once('(')?.1.parse::<usize>().ok()
+    };
+    let dropped: usize = lines.iter().filter_map(dropped).sum();
+    assert!(dropped > 0, "{lines:?}");
+    // One of each client that reset its connection, and one of the kill.
+    assert_eq!(lines.len() + dropped, MANY + 1);
+}
+
+#[test]
+fn report_is_one_write() {
+    // In such a socket each write is a message of its own.
+    let (stderr, writer) = UnixDatagram::pair().unwrap();
+    let server = Server::start_with_stderr(OwnedFd::from(writer).into());
+    let mut client = Client::connect(server.address);
+    client.sends_and_gets_back(b"I stay\r\n");
+    server.signal(Signal::TERM);
+    client.gets(CLOSING.as_bytes());
+    server.signal(Signal::TERM);
+    assert_eq!(server.ends().code, 1);
+    stderr.set_nonblocking(true).unwrap();
+    let mut report = [0; 4096];
+    let length = stderr.recv(&mut report).unwrap();
+    let report = String::from_utf8_lossy(&report[..length]);
+    let line = report.strip_suffix('\n').unwrap();
+    assert!(line.starts_with("pool telnet_echo: "), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+    stderr.recv(&mut [0; 4096]).unwrap_err();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn termination_stops_process_1() {
+    let Some(server) = Server::start_as_process_1() else {
+        return;
+    };
+    let mut client = Client::connect(server.address);
+    client.sends_and_gets_back(b"I leave\r\n");
+    server.signal(Signal::TERM);
+    client.gets(CLOSING.as_bytes());
+    client.leaves();
+    let end = server.ends();
+    assert_eq!((end.code, end.errors.as_str()), (0, ""));
+    end.reports("grace", "1 normal");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn second_interrupt_kills_process_1() {
+    let Some(server) = Server::start_as_process_1() else {
+        return;
+    };
+    let mut client = Client::connect(server.address);
+    client.sends_and_gets_back(b"I stay\r\n");
+    server.signal(Signal::INT);
+    client.gets(CLOSING.as_bytes());
+    server.signal(Signal::INT);
+    let end = server.ends();
+    assert_eq!(end.code, 1);
+    end.reports("kill", "1 killed");
+}
+
+#[test]
 fn an_address_in_use_is_one_line_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let in_use = std::io::Error::from(rustix::io::Errno::ADDRINUSE);
+    let in_use = std::io::Error::from(Errno::ADDRINUSE);
     check_refused(
         [address.to_string()],
         &format!("cannot listen on {address}: {in_use}\n"),
@@ -221,7 +360,10 @@ fn more_than_one_argument_is_one_line_that_says_what_is_allowed() {
 
 #[track_caller]
 fn check_refused(arguments: impl IntoIterator<Item: AsRef<OsStr>>, errors: &str) {
-    let end = Running::spawn(arguments).ends();
+    let mut command = Command::new(example());
+    command.args(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let end = Running::spawn(command).ends();
     assert_eq!((end.code, end.errors.as_str()), (2, errors));
     assert!(end.output.is_empty(), "{:?}", end.output);
 }
@@ -230,23 +372,80 @@ fn check_refused(arguments: impl IntoIterator<Item: AsRef<OsStr>>, errors: &str)
 struct Server {
     running: Running,
     address: SocketAddr,
+    pid: Pid,
 }
 
 impl Server {
     #[track_caller]
     fn start() -> Self {
-        let running = Running::spawn(["127.0.0.1:0"]);
+        Self::start_with_stderr(Stdio::piped())
+    }
+
+    #[track_caller]
+    fn start_with_stderr(stderr: Stdio) -> Self {
+        let mut command = Command::new(example());
+        command.arg("127.0.0.1:0");
+        command.stdout(Stdio::piped()).stderr(stderr);
+        Self::listening(Running::spawn(command))
+    }
+
+    /// As process 1 of a process namespace, as in a container. `None` where the system has none for this test.
+    #[cfg(target_os = "linux")]
+    #[track_caller]
+    fn start_as_process_1() -> Option<Self> {
+        let unshare = |program: &Path| {
+            let mut command = Command::new("unshare");
+            command.args(["--pid", "--fork", "--kill-child"]);
+            command.arg(program);
+            command
+        };
+        match unshare(Path::new("true")).output() {
+            Ok(tried) if tried.status.success() => {}
+            refused => {
+                eprintln!("skipped: unshare makes no process namespace: {refused:?}");
+                return None;
+            }
+        }
+        let mut command = unshare(example());
+        command.arg("127.0.0.1:0");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut server = Self::listening(Running::spawn(command));
+        let unshare = server.running.process.id();
+        let children =
+            match std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")) {
+                Ok(children) => children,
+                Err(error) => {
+                    eprintln!("skipped: the process behind unshare is not known: {error}");
+                    return None;
+                }
+            };
+        let example = children.trim().parse().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{example}/status")).unwrap();
+        let ids = status.lines().find(|line| line.starts_with("NSpid:"));
+        assert_eq!(ids.unwrap().split_whitespace().last(), Some("1"));
+        server.pid = Pid::from_raw(example).unwrap();
+        Some(server)
+    }
+
+    #[track_caller]
+    fn listening(running: Running) -> Self {
         let line = running.lines.recv_timeout(PATIENCE).unwrap();
+        Self::new(running, &line)
+    }
+
+    #[track_caller]
+    fn new(running: Running, line: &str) -> Self {
         let address = line.strip_prefix("listening on ").unwrap();
         Self {
             address: address.parse().unwrap(),
+            pid: Pid::from_child(&running.process),
             running,
         }
     }
 
     #[track_caller]
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.running.process), signal).unwrap();
+        kill_process(self.pid, signal).unwrap();
     }
 
     #[track_caller]
@@ -258,6 +457,8 @@ impl Server {
 /// The example's process. Killed should a test fail before it ended.
 struct Running {
     process: Child,
+    /// The other end of its standard input, which closes with the process.
+    alive: UnixStream,
     lines: Receiver<String>,
     errors: Option<JoinHandle<String>>,
 }
@@ -271,43 +472,40 @@ struct End {
 
 impl Running {
     #[track_caller]
-    fn spawn(arguments: impl IntoIterator<Item: AsRef<OsStr>>) -> Self {
-        let mut process = Command::new(example())
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let errors = process.stderr.take().unwrap();
-        let errors = thread::spawn(move || std::io::read_to_string(errors).unwrap());
+    fn spawn(mut command: Command) -> Self {
+        let (alive, stdin) = UnixStream::pair().unwrap();
+        alive.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut process = command.stdin(OwnedFd::from(stdin)).spawn().unwrap();
+        let errors = process.stderr.take();
+        let errors =
+            errors.map(|errors| thread::spawn(move || std::io::read_to_string(errors).unwrap()));
         let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in output.lines() {
-                let _ = sender.send(line.unwrap());
-            }
-        });
+        if let Some(output) = process.stdout.take() {
+            thread::spawn(move || {
+                for line in BufReader::new(output).lines() {
+                    let _ = sender.send(line.unwrap());
+                }
+            });
+        }
         Self {
             process,
+            alive,
             lines,
-            errors: Some(errors),
+            errors,
         }
     }
 
     /// Waits until it has ended by itself.
     #[track_caller]
     fn ends(mut self) -> End {
-        let mut output = Vec::new();
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => output.push(line),
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("still running; printed {output:?}"),
-            }
+        if let Err(error) = self.alive.read(&mut [0]) {
+            let output: Vec<_> = self.lines.try_iter().collect();
+            panic!("still running ({error}); printed {output:?}");
         }
         let status = self.process.wait().unwrap();
-        let errors = self.errors.take().unwrap().join().unwrap();
+        let output: Vec<_> = self.lines.iter().collect();
+        let errors = self.errors.take().map(|errors| errors.join().unwrap());
+        let errors = errors.unwrap_or_default();
         let code = status.code();
         let code = code.unwrap_or_else(|| panic!("{status}; printed {output:?} {errors}"));
         End {
@@ -323,6 +521,77 @@ impl Drop for Running {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A pipe that is read only when the test says so.
+struct Pipe {
+    reader: Option<BufReader<File>>,
+    writer: OwnedFd,
+}
+
+impl Pipe {
+    #[track_caller]
+    fn new() -> Self {
+        let (reader, writer) = pipe().unwrap();
+        for end in [&reader, &writer] {
+            // Another test's process would keep it open.
+            fcntl_setfd(end, FdFlags::CLOEXEC).unwrap();
+        }
+        Self {
+            reader: Some(BufReader::new(reader.into())),
+            writer,
+        }
+    }
+
+    fn to_stdio(&self) -> Stdio {
+        self.writer.try_clone().unwrap().into()
+    }
+
+    /// Writes until there is no room for one byte more; returns how many there was room for.
+    #[track_caller]
+    fn fill(&self) -> usize {
+        ioctl_fionbio(&self.writer, true).unwrap();
+        let mut written = 0;
+        for length in [4096, 1] {
+            let full = loop {
+                match rustix::io::write(&self.writer, &vec![b'.'; length]) {
+                    Ok(length) => written += length,
+                    Err(full) => break full,
+                }
+            };
+            assert_eq!(full, Errno::AGAIN);
+        }
+        ioctl_fionbio(&self.writer, false).unwrap();
+        written
+    }
+
+    #[track_caller]
+    fn read_line(&mut self) -> String {
+        let mut line = String::new();
+        let mut reader = self.reader.take().unwrap();
+        let (reader, line) = within_patience(move || {
+            reader.read_line(&mut line).unwrap();
+            (reader, line)
+        });
+        self.reader = Some(reader);
+        line
+    }
+
+    /// All that is left, once the process has ended.
+    #[track_caller]
+    fn read_to_end(self) -> String {
+        drop(self.writer);
+        let reader = self.reader.unwrap();
+        within_patience(move || std::io::read_to_string(reader).unwrap())
+    }
+}
+
+/// Does something that may block, for as long as anything may take.
+#[track_caller]
+fn within_patience<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, done) = channel();
+    thread::spawn(move || sender.send(action()));
+    done.recv_timeout(PATIENCE).unwrap()
 }
 
 impl End {
@@ -372,6 +641,13 @@ impl Client {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).unwrap();
         assert_eq!(String::from_utf8_lossy(&rest), "");
+    }
+
+    /// Talks, then resets the connection: the server reports a session that failed.
+    #[track_caller]
+    fn resets(mut self) {
+        self.sends_and_gets_back(b"x");
+        set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
     }
 
     /// Says that it has nothing more to send, and expects nothing more.
