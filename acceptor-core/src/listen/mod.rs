@@ -158,54 +158,101 @@ impl ListenOptions {
     ///
     /// [`ListenError`] names the option that failed, its value and the address; no socket is left.
     pub fn bind(&self) -> Result<TcpListener, ListenError> {
-        let refused = |option, value: String, error| ListenError {
-            option,
-            value,
-            address: self.address,
-            error,
-        };
+        self.listen(self.bound()?)
+    }
+
+    /// A socket with all options, which is bound and does not listen yet.
+    fn bound(&self) -> Result<Socket, ListenError> {
         if let Some((option, value, allowed)) = self.not_allowed() {
-            let error = io::Error::new(io::ErrorKind::InvalidInput, allowed);
-            return Err(refused(option, value, error));
+            return Err(ListenError {
+                option,
+                value,
+                address: self.address,
+                advice: allowed,
+                error: None,
+            });
         }
-        // Allowed values fit.
-        let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         let domain = Domain::for_address(self.address);
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
-            .map_err(|error| refused("socket", format!("{domain:?}"), error))?;
-        let named = |option, toggle: Toggle, done: io::Result<()>| {
-            done.map_err(|error| refused(option, format!("{toggle:?}"), error))
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(|error| {
+            let family = if self.address.is_ipv4() {
+                "IPv4"
+            } else {
+                "IPv6"
+            };
+            self.refused("address family", family.into(), String::new(), error)
+        })?;
+        let set = |option, value: String, done: io::Result<()>| {
+            let advice = "leave it out, or give a value that this system takes".to_owned();
+            done.map_err(|error| self.refused(option, value, advice, error))
         };
+        let toggled = |option, toggle: Toggle, done| set(option, format!("{toggle:?}"), done);
         let reuse = self.reuse_address;
-        named(
+        toggled(
             "reuse address",
             reuse,
             socket.set_reuse_address(reuse.is_on()),
         )?;
         if self.reuse_port == Toggle::On {
-            named("reuse port", Toggle::On, set_reuse_port(&socket))?;
+            toggled("reuse port", Toggle::On, set_reuse_port(&socket))?;
         }
         if let Some(only) = self.ipv6_only {
-            named("IPv6 only", only, socket.set_only_v6(only.is_on()))?;
+            toggled("IPv6 only", only, socket.set_only_v6(only.is_on()))?;
         }
         if self.no_delay == Toggle::On {
-            named("no-delay", Toggle::On, socket.set_tcp_nodelay(true))?;
+            toggled("no-delay", Toggle::On, socket.set_tcp_nodelay(true))?;
         }
         if let Some(keepalive) = &self.keepalive {
-            socket
-                .set_tcp_keepalive(&keepalive.parameters())
-                .map_err(|error| refused("keep-alive", format!("{keepalive:?}"), error))?;
+            set(
+                "keep-alive",
+                format!("{keepalive:?}"),
+                socket.set_tcp_keepalive(&keepalive.parameters()),
+            )?;
         }
-        socket
-            .set_nonblocking(true)
-            .map_err(|error| refused("non-blocking", "On".into(), error))?;
-        socket
-            .bind(&self.address.into())
-            .map_err(|error| refused("address", self.address.to_string(), error))?;
-        socket
-            .listen(backlog)
-            .map_err(|error| refused("backlog", backlog.to_string(), error))?;
+        toggled("non-blocking", Toggle::On, socket.set_nonblocking(true))?;
+        let bound = socket.bind(&self.address.into());
+        bound.map_err(|error| self.address_refused(error))?;
+        Ok(socket)
+    }
+
+    fn listen(&self, socket: Socket) -> Result<TcpListener, ListenError> {
+        // Allowed values fit.
+        let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
+        // Never refused for the backlog, which the system cuts. With reuse address two sockets can
+        // bind one address, and the second to listen is the one that finds it in use.
+        let listens = socket.listen(backlog);
+        listens.map_err(|error| self.address_refused(error))?;
         Ok(socket.into())
+    }
+
+    fn address_refused(&self, error: io::Error) -> ListenError {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "give an address that no other socket uses, or port 0 to get one"
+            }
+            io::ErrorKind::AddrNotAvailable => "give an address that this machine has",
+            io::ErrorKind::PermissionDenied if self.address.port() < 1024 => {
+                "give a port above 1023, or the process the right to use this one"
+            }
+            _ => "",
+        };
+        let value = self.address.to_string();
+        self.refused("address", value, advice.to_owned(), error)
+    }
+
+    fn refused(
+        &self,
+        option: &'static str,
+        value: String,
+        advice: String,
+        error: io::Error,
+    ) -> ListenError {
+        ListenError {
+            option,
+            value,
+            address: self.address,
+            advice,
+            error: Some(error),
+        }
     }
 }
 
@@ -296,42 +343,56 @@ impl Keepalive {
     }
 }
 
-/// A listener could not be made: which option, what it was, and for which address.
+/// A listener could not be made: which option, its value, and for which address.
+///
+/// The message does not repeat the system's error, which is the [`source`](Error::source).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ListenError {
-    /// The option: `address` for the bind itself.
+    /// The option. `address` if the system refused to bind it or to listen on it.
     pub option: &'static str,
-    /// What was given for it.
+    /// The value that was given for it.
     pub value: String,
     /// The address to listen on.
     pub address: SocketAddr,
-    /// What the system said, or what is allowed.
-    pub error: io::Error,
+    /// Which values are allowed, or what to do. Empty where only the system's error says more.
+    pub advice: String,
+    /// The system's error; `None` for a value that was refused without asking the system.
+    pub error: Option<io::Error>,
+}
+
+impl ListenError {
+    /// The kind of the system's error, or [`InvalidInput`](io::ErrorKind::InvalidInput) for a value that is not allowed.
+    pub fn kind(&self) -> io::ErrorKind {
+        let kind = self.error.as_ref().map(io::Error::kind);
+        kind.unwrap_or(io::ErrorKind::InvalidInput)
+    }
 }
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.option == "address" {
-            return write!(f, "cannot listen on {}: {}", self.address, self.error);
+        write!(f, "cannot listen on {}", self.address)?;
+        if self.option != "address" {
+            write!(f, " with {} {}", self.option, self.value)?;
         }
-        write!(
-            f,
-            "cannot listen on {} with {} {}: {}",
-            self.address, self.option, self.value, self.error
-        )
+        match &self.error {
+            _ if self.advice.is_empty() => Ok(()),
+            // The system's error follows where the whole chain is printed.
+            Some(_) => write!(f, " ({})", self.advice),
+            None => write!(f, ": {}", self.advice),
+        }
     }
 }
 
 impl Error for ListenError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.error)
+        self.error.as_ref().map(|error| error as _)
     }
 }
 
 impl From<ListenError> for io::Error {
     fn from(error: ListenError) -> Self {
-        io::Error::new(error.error.kind(), error)
+        io::Error::new(error.kind(), error)
     }
 }
 
@@ -380,13 +441,30 @@ mod tests {
 
     #[track_caller]
     fn check_refused(options: &ListenOptions, option: &str, words: &str, kind: io::ErrorKind) {
-        let error = options.bind().unwrap_err();
+        check_error(options.bind().unwrap_err(), option, words, kind);
+    }
+
+    #[track_caller]
+    fn check_error(error: ListenError, option: &str, words: &str, kind: io::ErrorKind) {
         assert_eq!(error.to_string(), words);
-        assert_eq!((error.option, error.error.kind()), (option, kind));
-        assert!(error.source().is_some_and(<dyn Error>::is::<io::Error>));
-        // As an I/O error it keeps the kind and the words.
+        assert_eq!((error.option, error.kind()), (option, kind));
+        check_cause(&error, kind);
+        // As an I/O error it keeps the kind, the words and the cause.
         let error = io::Error::from(error);
         assert_eq!((error.kind(), error.to_string()), (kind, words.to_owned()));
+        check_cause(&error, kind);
+    }
+
+    /// The system's error is the source, and the message does not repeat it.
+    #[track_caller]
+    fn check_cause(error: &dyn Error, kind: io::ErrorKind) {
+        let cause = error.source().map(|cause| {
+            let cause: &io::Error = cause.downcast_ref().expect("the source is an I/O error");
+            assert!(!error.to_string().contains(&cause.to_string()), "{error}");
+            cause.kind()
+        });
+        let of_the_system = (kind != io::ErrorKind::InvalidInput).then_some(kind);
+        assert_eq!(cause, of_the_system, "{error}");
     }
 
     #[test]
@@ -450,24 +528,83 @@ mod tests {
         assert_eq!(outside(u64::MAX, None), None);
     }
 
-    #[cfg(target_os = "linux")]
+    #[track_caller]
+    fn check_in_use(error: ListenError, address: SocketAddr) {
+        let words = format!(
+            "cannot listen on {address} (give an address that no other socket uses, or port 0 to get one)"
+        );
+        assert_eq!(error.value, address.to_string());
+        check_error(error, "address", &words, io::ErrorKind::AddrInUse);
+    }
+
     #[test]
-    fn an_address_that_is_taken_or_not_here_is_named() {
+    fn address_in_use_is_named_by_bind() {
         let listener = loopback().bind().unwrap();
         let taken = listener.local_addr().unwrap();
-        check_refused(
-            &at(taken),
-            "address",
-            &format!("cannot listen on {taken}: Address already in use (os error 98)"),
-            io::ErrorKind::AddrInUse,
-        );
+        check_in_use(at(taken).bind().unwrap_err(), taken);
+    }
+
+    /// With reuse address, which is the default, two sockets can bind before either listens.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn address_in_use_is_named_by_listen() {
+        let rival = loopback().bound().unwrap();
+        let address = rival.local_addr().unwrap().as_socket().unwrap();
+        let late = at(address).bound().unwrap();
+        rival.listen(1).unwrap();
+        check_in_use(at(address).listen(late).unwrap_err(), address);
+    }
+
+    /// Without reuse address an address can be bound only if no socket at all is bound to it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn failed_bind_leaves_no_socket() {
+        // Not where other tests listen and connect: they could get the port once it is free.
+        let apart = at(SocketAddr::from(([127, 0, 0, 3], 0)));
+        let rival = apart.bound().unwrap();
+        let address = rival.local_addr().unwrap().as_socket().unwrap();
+        let late = at(address).bound().unwrap();
+        rival.listen(1).unwrap();
+        assert!(at(address).bind().is_err());
+        assert!(at(address).listen(late).is_err());
+        drop(rival);
+        at(address).reuse_address(Toggle::Off).bind().unwrap();
+    }
+
+    #[test]
+    fn address_of_another_machine_is_named() {
         // Of the block that is kept for documentation.
         check_refused(
             &at(SocketAddr::from(([192, 0, 2, 1], 0))),
             "address",
-            "cannot listen on 192.0.2.1:0: Cannot assign requested address (os error 99)",
+            "cannot listen on 192.0.2.1:0 (give an address that this machine has)",
             io::ErrorKind::AddrNotAvailable,
         );
+    }
+
+    #[test]
+    fn advice_follows_the_kind_of_the_error() {
+        let low = at(SocketAddr::from(([127, 0, 0, 1], 1023)));
+        let high = at(SocketAddr::from(([127, 0, 0, 1], 1024)));
+        for (options, kind, words) in [
+            (
+                &low,
+                io::ErrorKind::PermissionDenied,
+                "cannot listen on 127.0.0.1:1023 (give a port above 1023, or the process the right to use this one)",
+            ),
+            (
+                &high,
+                io::ErrorKind::PermissionDenied,
+                "cannot listen on 127.0.0.1:1024",
+            ),
+            (
+                &low,
+                io::ErrorKind::OutOfMemory,
+                "cannot listen on 127.0.0.1:1023",
+            ),
+        ] {
+            check_error(options.address_refused(kind.into()), "address", words, kind);
+        }
     }
 
     #[test]
