@@ -42,7 +42,9 @@ pub use error::{
     ReconfigureError, SpecError, StartError, Stopped,
 };
 pub use id::{ChildId, ListenerId};
-pub use listen::{Keepalive, ListenError, ListenOptions, Toggle};
+pub use listen::{
+    Keepalive, ListenError, ListenOptions, Toggle, check_listener, check_tcp_listener,
+};
 pub use listener::Listener;
 pub use policy::{ChildType, Grace, Restart, Shutdown};
 pub use pool::Pool;

@@ -1,4 +1,6 @@
-//! Socket options as one value that binds a standard listener, by socket2.
+//! Socket options as one value that binds a standard listener, by socket2; and whether a descriptor can accept.
+
+mod descriptor;
 
 use std::error::Error;
 use std::fmt;
@@ -7,6 +9,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+pub use descriptor::{check_listener, check_tcp_listener};
 
 /// How to listen on a TCP address.
 ///

@@ -1,0 +1,319 @@
+//! Whether a descriptor can accept at all, asked before a listener is made of it (V4).
+//!
+//! A descriptor that was inherited can be anything. `accept` on it fails each
+//! time, with errors that a listening socket has for single connections as well.
+
+use std::io;
+#[cfg(unix)]
+use std::os::fd::AsFd as AsDescriptor;
+#[cfg(windows)]
+use std::os::windows::io::AsSocket as AsDescriptor;
+
+use socket2::{SockAddr, SockRef, Type};
+
+/// Checks that a descriptor is a stream socket that listens, of whatever family (rule V4).
+///
+/// For the constructors of listeners. Call it before anything changes the descriptor, such as its
+/// blocking mode. On Windows it takes what is `AsSocket`.
+///
+/// Apple's systems, NetBSD, OpenBSD and Windows are not asked whether a socket listens. There one that is
+/// not connected passes, and its first `accept` fails with an error of the listener (rule A3).
+///
+/// # Errors
+///
+/// [`InvalidInput`](io::ErrorKind::InvalidInput), with a message that says what the descriptor is and
+/// what to give instead; or the system's own error if it does not answer.
+///
+/// ```
+/// use std::net::{TcpListener, UdpSocket};
+///
+/// use acceptor_core::check_listener;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// check_listener(&listener)?;
+///
+/// let datagrams = UdpSocket::bind("127.0.0.1:0")?;
+/// let error = check_listener(&datagrams).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     format!(
+///         "cannot accept on a UDP socket on {}: give a stream socket that listens",
+///         datagrams.local_addr()?
+///     )
+/// );
+/// # Ok::<_, std::io::Error>(())
+/// ```
+pub fn check_listener(descriptor: &impl AsDescriptor) -> io::Result<()> {
+    match inspect(descriptor)? {
+        Descriptor::Listener(_) => Ok(()),
+        Descriptor::Other(is) => Err(refused(&is, "give a stream socket that listens")),
+    }
+}
+
+/// Checks that a descriptor is a TCP socket that listens (rule V4).
+///
+/// As [`check_listener`], and refuses the families whose peers have no [`SocketAddr`](std::net::SocketAddr), such
+/// as Unix sockets: a TCP listener would lose each of their connections.
+///
+/// # Errors
+///
+/// Those of [`check_listener`].
+///
+/// ```
+/// use std::io::ErrorKind;
+/// use std::net::{TcpListener, TcpStream};
+///
+/// use acceptor_core::check_tcp_listener;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// check_tcp_listener(&listener)?;
+///
+/// let connected = TcpStream::connect(listener.local_addr()?)?;
+/// let error = check_tcp_listener(&connected).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidInput);
+/// # Ok::<_, std::io::Error>(())
+/// ```
+pub fn check_tcp_listener(descriptor: &impl AsDescriptor) -> io::Result<()> {
+    let give = "give a TCP socket that listens, such as `ListenOptions::bind` returns";
+    match inspect(descriptor)? {
+        Descriptor::Listener(Some(address)) if address.as_socket().is_none() => {
+            let is = kind_of_socket(Type::STREAM, Some(&address));
+            Err(refused(&format!("{is} that listens"), give))
+        }
+        Descriptor::Listener(_) => Ok(()),
+        Descriptor::Other(is) => Err(refused(&is, give)),
+    }
+}
+
+fn refused(is: &str, give: &str) -> io::Error {
+    let message = format!("cannot accept on {is}: {give}");
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+enum Descriptor {
+    /// A stream socket that listens, or may listen; with its address.
+    Listener(Option<SockAddr>),
+    /// Anything else, in words.
+    Other(String),
+}
+
+fn inspect(descriptor: &impl AsDescriptor) -> io::Result<Descriptor> {
+    let socket = SockRef::from(descriptor);
+    let kind = match socket.r#type() {
+        Ok(kind) => kind,
+        Err(error) => return kind_of_file(descriptor, error).map(Descriptor::Other),
+    };
+    let address = socket.local_addr().ok();
+    let is = kind_of_socket(kind, address.as_ref());
+    let inet = address.as_ref().and_then(SockAddr::as_socket);
+    let on = match inet.filter(|address| address.port() != 0) {
+        Some(address) => format!(" on {address}"),
+        None => String::new(),
+    };
+    if kind != Type::STREAM {
+        return Ok(Descriptor::Other(format!("{is}{on}")));
+    }
+    let listens = listens(&socket)?;
+    if listens == Some(true) {
+        return Ok(Descriptor::Listener(address));
+    }
+    if let Ok(peer) = socket.peer_addr() {
+        let peer = peer.as_socket().map(|peer| format!(" to {peer}"));
+        let to = peer.unwrap_or_default();
+        return Ok(Descriptor::Other(format!("{is} that is connected{to}")));
+    }
+    Ok(match listens {
+        Some(_) => Descriptor::Other(format!("{is}{on} that does not listen")),
+        None => Descriptor::Listener(address),
+    })
+}
+
+/// Whether the socket listens; `None` where the system is not asked.
+fn listens(socket: &SockRef<'_>) -> io::Result<Option<bool>> {
+    // Those for which socket2 has it.
+    #[cfg(any(
+        target_os = "aix",
+        target_os = "android",
+        target_os = "cygwin",
+        target_os = "freebsd",
+        target_os = "fuchsia",
+        target_os = "linux",
+    ))]
+    let listens = socket.is_listener().map(Some);
+    #[cfg(not(any(
+        target_os = "aix",
+        target_os = "android",
+        target_os = "cygwin",
+        target_os = "freebsd",
+        target_os = "fuchsia",
+        target_os = "linux",
+    )))]
+    let listens = {
+        let _ = socket;
+        Ok(None)
+    };
+    listens
+}
+
+fn kind_of_socket(kind: Type, address: Option<&SockAddr>) -> String {
+    let inet = address.is_some_and(|address| address.as_socket().is_some());
+    let unix = address.is_some_and(SockAddr::is_unix);
+    match kind {
+        Type::STREAM if inet => "a TCP socket".to_owned(),
+        Type::STREAM if unix => "a Unix stream socket".to_owned(),
+        Type::STREAM => "a stream socket".to_owned(),
+        Type::DGRAM if inet => "a UDP socket".to_owned(),
+        Type::DGRAM if unix => "a Unix datagram socket".to_owned(),
+        Type::DGRAM => "a datagram socket".to_owned(),
+        kind => format!("a socket of type {kind:?}"),
+    }
+}
+
+/// What a descriptor is that has no socket type; the error that said so if it is a socket after all.
+#[cfg(unix)]
+fn kind_of_file(descriptor: &impl AsDescriptor, error: io::Error) -> io::Result<String> {
+    use std::fs::File;
+    use std::os::unix::fs::FileTypeExt;
+
+    // A copy, because a `File` closes its descriptor.
+    let Ok(copy) = descriptor.as_fd().try_clone_to_owned() else {
+        return Err(error);
+    };
+    let kind = match File::from(copy).metadata() {
+        Ok(metadata) => metadata.file_type(),
+        Err(_) => return Err(error),
+    };
+    let is = if kind.is_socket() {
+        return Err(error);
+    } else if kind.is_file() {
+        "a regular file"
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_char_device() {
+        "a character device"
+    } else if kind.is_block_device() {
+        "a block device"
+    } else {
+        "a descriptor that is not a socket"
+    };
+    Ok(is.to_owned())
+}
+
+/// Here a descriptor is a socket by its type.
+#[cfg(windows)]
+fn kind_of_file(_descriptor: &impl AsDescriptor, error: io::Error) -> io::Result<String> {
+    Err(error)
+}
+
+#[cfg(all(test, unix, not(loom)))]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::process::{Command, Stdio};
+
+    use socket2::{Domain, Socket};
+
+    use super::*;
+
+    const GIVE: &str = "give a stream socket that listens";
+    const GIVE_TCP: &str = "give a TCP socket that listens, such as `ListenOptions::bind` returns";
+
+    #[track_caller]
+    fn check(checked: io::Result<()>, is: &str, give: &str) {
+        let error = checked.unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot accept on {is}: {give}"));
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[track_caller]
+    fn check_refused(descriptor: &impl AsFd, is: &str) {
+        check(check_listener(descriptor), is, GIVE);
+        check(check_tcp_listener(descriptor), is, GIVE_TCP);
+    }
+
+    fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").unwrap()
+    }
+
+    #[test]
+    fn listening_tcp_socket_passes() {
+        for address in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            assert!(check_listener(&listener).is_ok(), "{address}");
+            assert!(check_tcp_listener(&listener).is_ok(), "{address}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn listening_unix_socket_is_no_tcp_listener() {
+        let unix = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        // An empty name: the system chooses one, and no file is left.
+        unix.bind(&SockAddr::unix("").unwrap()).unwrap();
+        unix.listen(1).unwrap();
+        assert!(check_listener(&unix).is_ok());
+        let is = "a Unix stream socket that listens";
+        check(check_tcp_listener(&unix), is, GIVE_TCP);
+    }
+
+    #[test]
+    fn udp_socket_is_refused() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        check_refused(&socket, &format!("a UDP socket on {address}"));
+        let unbound = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+        check_refused(&unbound, "a UDP socket");
+    }
+
+    #[test]
+    fn unix_datagram_socket_is_refused() {
+        let socket = UnixDatagram::unbound().unwrap();
+        check_refused(&socket, "a Unix datagram socket");
+    }
+
+    #[test]
+    fn connected_socket_is_refused() {
+        let listener = listener();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let is = format!("a TCP socket that is connected to {address}");
+        check_refused(&client, &is);
+        let (accepted, peer) = listener.accept().unwrap();
+        let is = format!("a TCP socket that is connected to {peer}");
+        check_refused(&accepted, &is);
+        let (unix, _other) = UnixStream::pair().unwrap();
+        check_refused(&unix, "a Unix stream socket that is connected");
+    }
+
+    #[cfg(any(target_os = "android", target_os = "freebsd", target_os = "linux"))]
+    #[test]
+    fn socket_that_does_not_listen_is_refused() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        check_refused(&socket, "a TCP socket that does not listen");
+        let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&loopback.into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let is = format!("a TCP socket on {address} that does not listen");
+        check_refused(&socket, &is);
+    }
+
+    #[test]
+    fn file_is_refused() {
+        check_refused(&File::open("Cargo.toml").unwrap(), "a regular file");
+        check_refused(&File::open(".").unwrap(), "a directory");
+        check_refused(&File::open("/dev/null").unwrap(), "a character device");
+    }
+
+    #[test]
+    fn pipe_is_refused() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pipe = child.stdin.take().unwrap();
+        check_refused(&pipe, "a pipe");
+        drop(pipe);
+        child.wait().unwrap();
+    }
+}
