@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 use std::env;
+use std::error::Error;
 use std::fmt::Display;
 use std::future::pending;
 use std::io::{self, Write};
@@ -150,7 +151,7 @@ fn main() {
     let (output, errors) = (Lines::to(io::stdout()), Lines::to(io::stderr()));
     let code = smol::block_on(run(signals, &output, &errors));
     let code = code.unwrap_or_else(|error| {
-        errors.push(error);
+        errors.push(with_causes(&*error));
         2
     });
     let deadline = Instant::now() + FLUSH;
@@ -228,6 +229,13 @@ impl Lines {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An error and its causes, on one line.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
 }
 
 /// The address in the first argument.

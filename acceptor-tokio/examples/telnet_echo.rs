@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 use std::env;
+use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::mem;
@@ -127,7 +128,7 @@ async fn main() {
     let (output, errors) = (Lines::to(io::stdout()), Lines::to(io::stderr()));
     let code = run(signals, &output, &errors).await;
     let code = code.unwrap_or_else(|error| {
-        errors.push(error);
+        errors.push(with_causes(&*error));
         2
     });
     let deadline = Instant::now() + FLUSH;
@@ -206,6 +207,13 @@ impl Lines {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An error and its causes, on one line.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
 }
 
 /// The address in the first argument.

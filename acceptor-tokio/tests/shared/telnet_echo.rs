@@ -325,9 +325,10 @@ fn an_address_in_use_is_one_line_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let in_use = std::io::Error::from(Errno::ADDRINUSE);
+    let advice = "give an address that no other socket uses, or port 0 to get one";
     check_refused(
         [address.to_string()],
-        &format!("cannot listen on {address}: {in_use}\n"),
+        &format!("cannot listen on {address} ({advice}): {in_use}\n"),
     );
 }
 
