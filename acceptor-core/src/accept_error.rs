@@ -1,4 +1,4 @@
-//! What an error of `accept` means: of one connection, of resources, or of the listener (A1 to A4).
+//! What an error of `accept` means: of one connection, of resources, or of the listener (A1 to A4, A6).
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -18,7 +18,11 @@ pub enum AcceptErrorKind {
 }
 
 impl AcceptErrorKind {
-    /// The pool's own table. What it does not know is treated as resources.
+    /// The pool's own table. An unknown error is treated as one of resources.
+    ///
+    /// The system's error number decides where there is one (rule A6). Without one, `InvalidInput`
+    /// is of one connection: some systems return a connection that was reset with an empty address,
+    /// which the standard library reports so.
     ///
     /// ```
     /// use std::io::{Error, ErrorKind};
@@ -30,24 +34,28 @@ impl AcceptErrorKind {
     /// assert_eq!(AcceptErrorKind::of(&unheard_of), AcceptErrorKind::Resources);
     /// ```
     pub fn of(error: &io::Error) -> Self {
-        if let Some(kind) = error.raw_os_error().and_then(by_number) {
-            return kind;
-        }
-        match error.kind() {
-            ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::NotConnected
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown
-            | ErrorKind::PermissionDenied
-            | ErrorKind::Interrupted
-            | ErrorKind::BrokenPipe
-            | ErrorKind::TimedOut => Self::Connection,
-            ErrorKind::InvalidInput => Self::Listener,
-            _ => Self::Resources,
-        }
+        let number = error.raw_os_error();
+        let known = number.and_then(by_number);
+        known.unwrap_or_else(|| by_kind(error.kind(), number))
+    }
+}
+
+fn by_kind(kind: ErrorKind, number: Option<i32>) -> AcceptErrorKind {
+    match kind {
+        ErrorKind::ConnectionAborted
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionRefused
+        | ErrorKind::NotConnected
+        | ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable
+        | ErrorKind::NetworkDown
+        | ErrorKind::PermissionDenied
+        | ErrorKind::Interrupted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::TimedOut => AcceptErrorKind::Connection,
+        ErrorKind::InvalidInput if number.is_none() => AcceptErrorKind::Connection,
+        ErrorKind::InvalidInput => AcceptErrorKind::Listener,
+        _ => AcceptErrorKind::Resources,
     }
 }
 
@@ -65,6 +73,8 @@ fn by_number(number: i32) -> Option<AcceptErrorKind> {
         target_os = "dragonfly"
     )) {
         on_the_bsds(number)
+    } else if cfg!(windows) {
+        on_windows(number)
     } else {
         None
     }
@@ -84,7 +94,7 @@ fn on_linux(number: i32) -> Option<AcceptErrorKind> {
     match number {
         EPERM | ENONET | EPROTO | ENOPROTOOPT | EHOSTDOWN => Some(AcceptErrorKind::Connection),
         // accept(2) lists it twice: among the errors of a new connection, and for a socket that can
-        // never accept. The standard library's listeners are never of the second sort.
+        // never accept. The constructors of listeners refuse the second sort (V4).
         EOPNOTSUPP => Some(AcceptErrorKind::Connection),
         EBADF | EFAULT | EINVAL | ENOTSOCK => Some(AcceptErrorKind::Listener),
         _ => None,
@@ -104,6 +114,21 @@ fn on_the_bsds(number: i32) -> Option<AcceptErrorKind> {
     match number {
         EPERM | ENOPROTOOPT | EOPNOTSUPP | EHOSTDOWN => Some(AcceptErrorKind::Connection),
         EBADF | EFAULT | EINVAL | ENOTSOCK => Some(AcceptErrorKind::Listener),
+        _ => None,
+    }
+}
+
+/// Winsock has numbers of its own; all but that of an invalid argument are of no kind.
+fn on_windows(number: i32) -> Option<AcceptErrorKind> {
+    const WSAEBADF: i32 = 10009;
+    const WSAEFAULT: i32 = 10014;
+    const WSAEINVAL: i32 = 10022;
+    const WSAENOTSOCK: i32 = 10038;
+    const WSAEOPNOTSUPP: i32 = 10045;
+    match number {
+        WSAEBADF | WSAEFAULT | WSAEINVAL | WSAENOTSOCK | WSAEOPNOTSUPP => {
+            Some(AcceptErrorKind::Listener)
+        }
         _ => None,
     }
 }
@@ -202,6 +227,35 @@ mod tests {
     }
 
     #[test]
+    fn windows_numbers_of_a_bad_socket_are_of_the_listener() {
+        for (number, name, kind) in [
+            (10009, "WSAEBADF", Some(Listener)),
+            (10014, "WSAEFAULT", Some(Listener)),
+            (10022, "WSAEINVAL", Some(Listener)),
+            (10024, "WSAEMFILE", None),
+            (10038, "WSAENOTSOCK", Some(Listener)),
+            (10045, "WSAEOPNOTSUPP", Some(Listener)),
+            (10054, "WSAECONNRESET", None),
+            (10055, "WSAENOBUFS", None),
+        ] {
+            assert_eq!(on_windows(number), kind, "{name}");
+        }
+    }
+
+    /// Without a number it is a connection that came with an empty address.
+    #[test]
+    fn invalid_input_is_of_the_listener_by_number_only() {
+        assert_eq!(by_kind(ErrorKind::InvalidInput, Some(22)), Listener);
+        assert_eq!(by_kind(ErrorKind::InvalidInput, None), Connection);
+        let unreadable = io::Error::new(ErrorKind::InvalidInput, "invalid argument");
+        check(&unreadable, Connection);
+        check(&ErrorKind::InvalidInput.into(), Connection);
+        if cfg!(unix) {
+            check(&io::Error::from_raw_os_error(22), Listener);
+        }
+    }
+
+    #[test]
     fn every_kind_of_the_standard_library_has_its_kind() {
         for (kind, expected) in [
             (ErrorKind::ConnectionAborted, Connection),
@@ -215,7 +269,7 @@ mod tests {
             (ErrorKind::Interrupted, Connection),
             (ErrorKind::BrokenPipe, Connection),
             (ErrorKind::TimedOut, Connection),
-            (ErrorKind::InvalidInput, Listener),
+            (ErrorKind::InvalidInput, Connection),
             (ErrorKind::OutOfMemory, Resources),
             (ErrorKind::WouldBlock, Resources),
             (ErrorKind::Unsupported, Resources),
@@ -238,10 +292,10 @@ mod tests {
     #[test]
     fn a_table_of_the_users_decides_and_may_fall_back() {
         let table = AcceptErrors::new(|error| match error.kind() {
-            ErrorKind::InvalidInput => Connection,
+            ErrorKind::ConnectionAborted => Listener,
             _ => AcceptErrorKind::of(error),
         });
-        assert_eq!(table.kind(&ErrorKind::InvalidInput.into()), Connection);
+        assert_eq!(table.kind(&ErrorKind::ConnectionAborted.into()), Listener);
         assert_eq!(table.kind(&ErrorKind::ConnectionReset.into()), Connection);
         assert_eq!(table.kind(&ErrorKind::OutOfMemory.into()), Resources);
     }
@@ -249,7 +303,7 @@ mod tests {
     #[test]
     fn a_table_that_panics_does_not_know() {
         let table = AcceptErrors::new(|_| std::panic::resume_unwind(Box::new("out of luck")));
-        assert_eq!(table.kind(&ErrorKind::InvalidInput.into()), Resources);
+        assert_eq!(table.kind(&io::Error::from_raw_os_error(22)), Resources);
         assert_eq!(format!("{table:?}"), "AcceptErrors { .. }");
     }
 }

@@ -9,6 +9,8 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::accept_error::AcceptErrorKind;
+
 /// A listening socket of some runtime.
 ///
 /// Dropping the listener closes the socket. The pool calls `accept` from one
@@ -32,6 +34,17 @@ pub trait Listener: Send + Sync + 'static {
     /// The local address of one accepted connection. Asked only when the
     /// listener is bound to a wildcard, for it costs a system call.
     fn stream_local_addr(stream: &Self::Stream) -> io::Result<Self::Addr>;
+
+    /// Classifies an error of `accept` that only the listener knows, before the pool's table is asked (rule A6).
+    ///
+    /// `None`, which the default always returns, leaves it to the table:
+    /// [`AcceptErrorKind::of`], or the one of the spec. A runtime's own errors
+    /// belong here, because neither table can name a runtime. That the
+    /// listener's runtime has ended is [`AcceptErrorKind::Listener`]: it will never accept again.
+    fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        let _ = error;
+        None
+    }
 
     /// Tells whether connections may have another local address than the
     /// listener. The default knows it of [`SocketAddr`]: `0.0.0.0`, `::`, and
@@ -73,6 +86,13 @@ pub(crate) mod testing {
 mod tests {
     use super::testing::Nowhere;
     use super::*;
+
+    #[test]
+    fn errors_are_left_to_the_table_by_default() {
+        for error in [io::Error::other("gone"), io::Error::from_raw_os_error(22)] {
+            assert_eq!(Nowhere.classify(&error), None, "{error}");
+        }
+    }
 
     #[test]
     fn a_wildcard_is_an_unspecified_address_of_either_family() {

@@ -298,7 +298,7 @@ fn a_listener_that_is_unknown_is_not_closed() {
 #[test]
 fn a_listener_that_has_failed_is_unknown() {
     let (bench, listener, _) = Bench::serving();
-    bench.port.fail(io::ErrorKind::InvalidInput.into());
+    bench.port.fail(listener_error());
     bench.runtime.settle();
     let closed = bench.now(bench.pool.close_listener(listener));
     assert_eq!(closed, Err(CloseError::UnknownListener(listener)));

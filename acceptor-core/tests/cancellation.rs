@@ -403,7 +403,7 @@ impl Scenario {
             .reconfigure(spec(&self.faults, &self.reports, &self.observed));
         self.connect(0, 2);
         self.connect(2, 1);
-        self.ports[2].fail(io::ErrorKind::InvalidInput.into());
+        self.ports[2].fail(listener_error());
         self.settle();
         // Refused, for the listener has failed.
         self.connect(2, 1);
@@ -1203,7 +1203,7 @@ fn an_observer_may_replace_itself_whatever_its_drop_does() {
     assert!(handle.set(pool.handle()).is_ok());
     pool.add_listener(port.listen(), 1).unwrap();
     runtime.settle();
-    port.fail(io::ErrorKind::InvalidInput.into());
+    port.fail(listener_error());
     runtime.settle();
     assert_eq!(&*pool.status().unwrap().spec, "replaced");
     drop(pool.stop());

@@ -544,6 +544,11 @@ impl Listener for NosyListener {
     fn is_wildcard((): &()) -> bool {
         true
     }
+
+    fn classify(&self, _error: &io::Error) -> Option<AcceptErrorKind> {
+        self.nosy.ask();
+        None
+    }
 }
 
 /// Its acceptors wait a second, its connections fail.
@@ -575,7 +580,10 @@ fn nosy_spec(nosy: &Nosy) -> Spec<NosyListener> {
         })
         .accept_errors(move |error| {
             table.ask();
-            AcceptErrorKind::of(error)
+            match error.kind() {
+                io::ErrorKind::InvalidInput => AcceptErrorKind::Listener,
+                _ => AcceptErrorKind::of(error),
+            }
         })
 }
 

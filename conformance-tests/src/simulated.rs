@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use acceptor_core::Runtime;
 use futures::FutureExt;
 
+use crate::disturbed::not_listening;
 use crate::patience::Patience;
 use crate::world::{Client, Closed, World};
 
@@ -42,9 +43,6 @@ const LIMITS: Limits = Limits {
     backlog: 4096,
     buffer: 65_536,
 };
-
-/// The error of `accept` on a socket that does not listen.
-const DEAF: io::ErrorKind = io::ErrorKind::InvalidInput;
 
 impl Simulated {
     /// A world whose choices are made by this seed.
@@ -99,8 +97,8 @@ impl World for Simulated {
 
     fn listen_to_nothing(&self) -> io::Result<(SimulatedListener, io::Error)> {
         let (listener, address) = self.listen()?;
-        self.network.kill_listener(address, DEAF);
-        Ok((listener, DEAF.into()))
+        self.network.kill_listener(address);
+        Ok((listener, not_listening()))
     }
 
     fn stream(&self, stream: SimulatedStream) -> SimulatedStream {

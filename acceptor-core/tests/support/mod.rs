@@ -20,6 +20,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// EINVAL: an error of the listener, which it is by its number alone (A6).
+pub(crate) fn listener_error() -> io::Error {
+    io::Error::from_raw_os_error(22)
+}
+
 /// Where a panic can be asked for: before or after the only suspension point of a callback, or in a `Drop`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Site {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use acceptor_core::Listener;
+use acceptor_core::{AcceptErrorKind, Listener};
 
 use crate::patience::Patience;
 use crate::tamper::Tamper;
@@ -190,6 +190,10 @@ impl<L: Listener<Addr = SocketAddr>> Listener for CountedListener<L> {
     /// So that each connection is asked for its own.
     fn is_wildcard(_address: &SocketAddr) -> bool {
         true
+    }
+
+    fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        self.listener.classify(error)
     }
 }
 

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use acceptor_core::Listener;
+use acceptor_core::{AcceptErrorKind, Listener};
 
 use crate::patience::Patience;
 use crate::tamper::Tamper;
@@ -19,6 +19,12 @@ use crate::world::World;
 pub struct FailingListeners<W> {
     world: Arc<W>,
     faults: Mutex<HashMap<SocketAddr, Faults>>,
+}
+
+/// The error of `accept` on a socket that does not listen: EINVAL, or WSAEINVAL. It is one of the listener by its
+/// number; without one, `InvalidInput` is of one connection (A6).
+pub(crate) fn not_listening() -> io::Error {
+    io::Error::from_raw_os_error(if cfg!(windows) { 10022 } else { 22 })
 }
 
 /// The errors that one listener has yet to return. Clones share them.
@@ -131,6 +137,10 @@ impl<L: Listener> Listener for FailingListener<L> {
 
     fn is_wildcard(address: &L::Addr) -> bool {
         L::is_wildcard(address)
+    }
+
+    fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        self.listener.classify(error)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{Event, Failure, Report, Restart, StopReason, Terminate};
 
-use crate::disturbed::{CountedAccepts, DroppedTasks, FailingListeners};
+use crate::disturbed::{CountedAccepts, DroppedTasks, FailingListeners, not_listening};
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs, word};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
@@ -328,10 +328,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World
     let (_, address) = stage.listen(&pool, 3)?;
     stage.began(3).await?;
     let faults = world.faults(address);
-    faults.inject(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "no listener any more",
-    ));
+    faults.inject(not_listening());
     stage.counts(&pool, 0, 0).await?;
     let errors = stage.calls.look(|calls| {
         let errors = calls.iter().filter_map(|call| match call {
@@ -345,7 +342,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World
     });
     same(
         "the errors that `terminate` got",
-        vec!["no listener any more".to_owned(); 3],
+        vec![not_listening().to_string(); 3],
         errors,
     )?;
     each_state_once(&stage)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use acceptor_core::{Event, Restart, SpecError, StartError, StopReason};
 
-use crate::disturbed::FailingListeners;
+use crate::disturbed::{FailingListeners, not_listening};
 use crate::fixture::{Answer, Call, Fixture, Handle, Order, Pool, runs};
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
@@ -198,13 +198,13 @@ pub(super) async fn i4_timeouts_ignore_and_stops_never_count<W: World>(world: Ar
     let (_, address) = stage.listen(&pool, 1)?;
     let (_, failing_address) = stage.listen(&pool, 1)?;
     stage.began(2).await?;
-    for (address, kind) in [
-        (address, ErrorKind::ConnectionAborted),
-        (address, ErrorKind::OutOfMemory),
-        (failing_address, ErrorKind::InvalidInput),
+    for (address, error) in [
+        (address, ErrorKind::ConnectionAborted.into()),
+        (address, ErrorKind::OutOfMemory.into()),
+        (failing_address, not_listening()),
     ] {
         let faults = world.faults(address);
-        faults.inject(kind.into());
+        faults.inject(error);
         let look = || match faults.pending() {
             0 => Ok(()),
             pending => Err(pending),

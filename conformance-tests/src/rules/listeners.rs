@@ -1,6 +1,5 @@
 //! Section 4 of the contract: listeners.
 
-use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use acceptor_core::{CloseError, Event, ListenerId, ListenerRecord};
 use futures::future::join_all;
 
-use crate::disturbed::FailingListeners;
+use crate::disturbed::{FailingListeners, not_listening};
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, runs};
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
@@ -197,7 +196,7 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along<W: World>(
     let (mut other_client, other_served) = stage.connect(other_address).await?;
     stage.began(5).await?;
     let faults = world.faults(address);
-    faults.inject(Error::new(ErrorKind::InvalidInput, "no listener any more"));
+    faults.inject(not_listening());
     stage.counts(&pool, 2, 3).await?;
     same(
         "why its acceptors terminated",
@@ -238,6 +237,6 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along<W: World>(
         let failed = reports.iter().filter_map(|report| failed(&report.event));
         failed.collect::<Vec<_>>()
     });
-    let expected = vec![(failing, address, "no listener any more".to_owned())];
+    let expected = vec![(failing, address, not_listening().to_string())];
     same("the failed listeners that were reported", expected, failed)
 }

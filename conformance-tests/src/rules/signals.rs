@@ -1,12 +1,11 @@
 //! Section 5 of the contract: signals to a connection.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{EndKind, Grace, Phase};
 
-use crate::disturbed::FailingListeners;
+use crate::disturbed::{FailingListeners, not_listening};
 use crate::fixture::{Call, Departure, Fixture, Order, Served};
 use crate::verdict::{Verdict, same};
 use crate::world::World;
@@ -38,7 +37,7 @@ pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
         let early = draining.wait();
         match cause {
             Cause::Close => stage.close(&pool, listener).await?,
-            Cause::Failure => world.faults(address).inject(ErrorKind::InvalidInput.into()),
+            Cause::Failure => world.faults(address).inject(not_listening()),
             Cause::Stop | Cause::LameDuck => drop(pool.stop()),
         }
         let what = format!("*draining* after {cause:?} reaches who");

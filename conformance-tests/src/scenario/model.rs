@@ -507,9 +507,7 @@ impl Model {
         listening.pause.until = None;
         let kind = match fault {
             AcceptFault::Error(ErrorKind::ConnectionAborted) => AcceptErrorKind::Connection,
-            AcceptFault::Error(ErrorKind::InvalidInput) | AcceptFault::Panic => {
-                AcceptErrorKind::Listener
-            }
+            AcceptFault::NotListening | AcceptFault::Panic => AcceptErrorKind::Listener,
             AcceptFault::Error(ErrorKind::Other) => self.spec.unknown.kind(),
             AcceptFault::Error(_) => AcceptErrorKind::Resources,
         };

@@ -18,6 +18,7 @@ use acceptor_core::Listener;
 use futures::io::{AsyncRead, AsyncWrite};
 
 use super::executor::{Simulation, Wait, lock};
+use crate::disturbed::not_listening;
 
 /// The sockets of a simulated world. Clones share them.
 #[derive(Clone)]
@@ -81,6 +82,8 @@ pub enum Happened {
 pub enum AcceptFault {
     /// It fails with an error of this kind.
     Error(ErrorKind),
+    /// It fails as on a socket that does not listen.
+    NotListening,
     /// It panics.
     Panic,
 }
@@ -93,6 +96,7 @@ impl AcceptFault {
     pub(crate) fn text(self) -> String {
         match self {
             AcceptFault::Error(kind) => io::Error::from(kind).to_string(),
+            AcceptFault::NotListening => not_listening().to_string(),
             AcceptFault::Panic => format!("accept panicked: {ACCEPT_PANICS}"),
         }
     }
@@ -104,7 +108,7 @@ struct Listening {
     faults: VecDeque<AcceptFault>,
     waiting: Vec<(u64, Waker)>,
     waiting_ever: u64,
-    dead: Option<ErrorKind>,
+    dead: bool,
     polls: u64,
 }
 
@@ -412,7 +416,7 @@ impl Network {
                 faults: VecDeque::new(),
                 waiting: Vec::new(),
                 waiting_ever: 0,
-                dead: None,
+                dead: false,
                 polls: 0,
             },
         );
@@ -422,9 +426,9 @@ impl Network {
         })
     }
 
-    /// From now on every call of `accept` fails with an error of this kind.
-    pub fn kill_listener(&self, listener: SocketAddr, error: ErrorKind) {
-        self.disturb(listener, |listening| listening.dead = Some(error));
+    /// From now on every call of `accept` fails as on a socket that does not listen.
+    pub fn kill_listener(&self, listener: SocketAddr) {
+        self.disturb(listener, |listening| listening.dead = true);
     }
 
     /// The next call of `accept` that has something to say goes wrong.
@@ -577,9 +581,10 @@ impl SimulatedListener {
             .get_mut(&self.address)
             .expect("it listens until it is dropped");
         listening.polls += 1;
-        let fault = match listening.dead {
-            Some(error) => Some(AcceptFault::Error(error)),
-            None => listening.faults.pop_front(),
+        let fault = if listening.dead {
+            Some(AcceptFault::NotListening)
+        } else {
+            listening.faults.pop_front()
         };
         if let Some(fault) = fault {
             let listener = self.address;
@@ -588,6 +593,7 @@ impl SimulatedListener {
                 AcceptFault::Error(error) => {
                     return Poll::Ready(Err(error.into()));
                 }
+                AcceptFault::NotListening => return Poll::Ready(Err(not_listening())),
                 // Without the panic hook: it is meant.
                 AcceptFault::Panic => std::panic::resume_unwind(Box::new(ACCEPT_PANICS)),
             }

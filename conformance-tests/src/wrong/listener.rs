@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{AcceptErrorKind, Listener, Runtime};
 
 use super::runtime::woken_first;
 
@@ -206,5 +206,9 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
 
     fn is_wildcard(address: &SocketAddr) -> bool {
         L::is_wildcard(address)
+    }
+
+    fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        self.listener.classify(error)
     }
 }

@@ -32,7 +32,7 @@ impl Player<'_> {
             Action::Close(which) => self.close(which),
             Action::Break(which) => {
                 if let Some(address) = self.open_listener(which) {
-                    self.network.kill_listener(address, ErrorKind::InvalidInput);
+                    self.network.kill_listener(address);
                 }
                 Ok(())
             }
@@ -542,7 +542,7 @@ impl Fault {
             Fault::Connection => ErrorKind::ConnectionAborted,
             Fault::Resources => ErrorKind::OutOfMemory,
             Fault::Unknown => ErrorKind::Other,
-            Fault::Listener => ErrorKind::InvalidInput,
+            Fault::Listener => return AcceptFault::NotListening,
             Fault::Panic => return AcceptFault::Panic,
         })
     }
