@@ -111,8 +111,10 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4);
+    /// and the system's errors.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        check_tcp_listener(&listener)?;
         // The conversion panics where it fails.
         listener.set_nonblocking(true)?;
         let made = catch_unwind(|| listener.into());
@@ -126,9 +128,13 @@ impl TcpListener {
     }
 }
 
-impl From<async_std::net::TcpListener> for TcpListener {
-    fn from(listener: async_std::net::TcpListener) -> Self {
-        Self { listener }
+impl TryFrom<async_std::net::TcpListener> for TcpListener {
+    type Error = io::Error;
+
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4).
+    fn try_from(listener: async_std::net::TcpListener) -> io::Result<Self> {
+        check_tcp_listener(&listener)?;
+        Ok(Self { listener })
     }
 }
 

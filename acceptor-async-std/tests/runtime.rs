@@ -4,6 +4,10 @@
 #[path = "../../acceptor-tokio/tests/shared/adapter.rs"]
 mod shared;
 
+#[cfg(unix)]
+#[path = "../../acceptor-tokio/tests/shared/descriptors.rs"]
+mod descriptors;
+
 use std::sync::mpsc::channel;
 
 use acceptor_async_std as adapter;
@@ -13,6 +17,16 @@ use shared::{PATIENCE, client, listen, loopback};
 
 fn runtime() -> AsyncStdRuntime {
     AsyncStdRuntime::new()
+}
+
+#[cfg(unix)]
+fn from_std(socket: std::net::TcpListener) -> std::io::Result<adapter::TcpListener> {
+    adapter::TcpListener::from_std(socket)
+}
+
+#[cfg(unix)]
+fn from_runtime(socket: std::net::TcpListener) -> std::io::Result<adapter::TcpListener> {
+    adapter::TcpListener::try_from(RuntimeListener::from(socket))
 }
 
 #[test]

@@ -137,16 +137,22 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4);
+    /// and the system's errors.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        check_tcp_listener(&listener)?;
         let listener = listener.try_into()?;
         Ok(Self { listener })
     }
 }
 
-impl From<smol::net::TcpListener> for TcpListener {
-    fn from(listener: smol::net::TcpListener) -> Self {
-        Self { listener }
+impl TryFrom<smol::net::TcpListener> for TcpListener {
+    type Error = io::Error;
+
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4).
+    fn try_from(listener: smol::net::TcpListener) -> io::Result<Self> {
+        check_tcp_listener(&listener)?;
+        Ok(Self { listener })
     }
 }
 

@@ -4,6 +4,10 @@
 #[path = "../../acceptor-tokio/tests/shared/adapter.rs"]
 mod shared;
 
+#[cfg(unix)]
+#[path = "../../acceptor-tokio/tests/shared/descriptors.rs"]
+mod descriptors;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -22,6 +26,16 @@ use smol::net::{TcpListener as RuntimeListener, TcpStream as RuntimeStream};
 
 fn runtime() -> SmolRuntime {
     SmolRuntime::global()
+}
+
+#[cfg(unix)]
+fn from_std(socket: std::net::TcpListener) -> std::io::Result<TcpListener> {
+    TcpListener::from_std(socket)
+}
+
+#[cfg(unix)]
+fn from_runtime(socket: std::net::TcpListener) -> std::io::Result<TcpListener> {
+    TcpListener::try_from(RuntimeListener::try_from(socket)?)
 }
 
 /// Tells on which thread each of its callbacks runs.

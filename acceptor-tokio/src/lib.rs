@@ -118,8 +118,10 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// What the system says; and if the runtime was built without `enable_io`.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4);
+    /// the system's errors; and if the runtime was built without `enable_io`.
     pub fn from_std(listener: std::net::TcpListener, runtime: &TokioRuntime) -> io::Result<Self> {
+        check_tcp_listener(&listener)?;
         listener.set_nonblocking(true)?;
         let made = entered(&runtime.handle, || {
             tokio::net::TcpListener::from_std(listener)
@@ -133,9 +135,13 @@ impl TcpListener {
     }
 }
 
-impl From<tokio::net::TcpListener> for TcpListener {
-    fn from(listener: tokio::net::TcpListener) -> Self {
-        Self { listener }
+impl TryFrom<tokio::net::TcpListener> for TcpListener {
+    type Error = io::Error;
+
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4).
+    fn try_from(listener: tokio::net::TcpListener) -> io::Result<Self> {
+        check_tcp_listener(&listener)?;
+        Ok(Self { listener })
     }
 }
 
@@ -153,6 +159,11 @@ impl Listener for TcpListener {
 
     fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
         stream.local_addr()
+    }
+
+    fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        // The listener's own runtime, which need not be that of the pool.
+        tokio::runtime::is_rt_shutdown_err(error).then_some(AcceptErrorKind::Listener)
     }
 }
 

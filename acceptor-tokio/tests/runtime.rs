@@ -4,15 +4,24 @@
 
 mod support;
 
+#[cfg(unix)]
+#[path = "shared/descriptors.rs"]
+mod descriptors;
+
+use std::future::Future;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use acceptor_tokio as adapter;
 use acceptor_tokio::{
-    Acceptor, BoxError, Connection, EndKind, Event, Failure, Init, ListenOptions, ListenerInfo,
-    Phase, Pool, RuntimeError, Spec, StartError, StopReason, StopReport, TcpListener, Terminate,
-    TokioRuntime, acceptor_fn,
+    AcceptErrorKind, Acceptor, BoxError, Connection, EndKind, Event, Failure, Init, ListenOptions,
+    Listener, ListenerInfo, Phase, Pool, RuntimeError, Spec, StartError, StopReason, StopReport,
+    TcpListener, Terminate, TokioRuntime, acceptor_fn,
 };
 use support::{
     PATIENCE, Reports, client, connect, echo, echo_spec, eventually, gone, listen, listen_on,
@@ -67,6 +76,70 @@ fn a_listener_on_a_runtime_without_io_is_the_error_that_says_so() {
         let error = TcpListener::from_std(socket, &of(&deaf)).unwrap_err();
         let message = "the tokio runtime has no I/O: build it with `enable_io`";
         assert_eq!(error.to_string(), message);
+    }
+}
+
+#[cfg(unix)]
+fn from_std(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    TcpListener::from_std(socket, &of(&named("refuses")))
+}
+
+#[cfg(unix)]
+fn from_runtime(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    let runtime = named("refuses");
+    let _context = runtime.enter();
+    socket.set_nonblocking(true)?;
+    TcpListener::try_from(tokio::net::TcpListener::from_std(socket)?)
+}
+
+/// Its blocking mode is shared with every copy, perhaps in another process.
+#[cfg(unix)]
+#[test]
+fn refused_descriptor_keeps_its_blocking_mode() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let copy = std::os::fd::OwnedFd::from(client.try_clone().unwrap());
+    from_std(copy.into()).unwrap_err();
+    let nonblocking = socket2::SockRef::from(&client).nonblocking().unwrap();
+    assert!(!nonblocking);
+}
+
+/// A listener of a runtime that has ended, whose `accept` is polled on another.
+#[track_caller]
+fn check_accept_after(theirs: Runtime, end: impl FnOnce(Runtime)) {
+    let socket = ListenOptions::new(loopback()).bind().unwrap();
+    let listener = TcpListener::from_std(socket, &of(&theirs)).unwrap();
+    let ours = named("ours");
+    let mut waiting = pin!(listener.accept());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut cx).is_pending());
+    end(theirs);
+    for accept in [waiting, pin!(listener.accept())] {
+        let accepted = ours.block_on(soon("accept fails", accept));
+        let error = accepted.unwrap_err();
+        let kind = listener.classify(&error);
+        assert_eq!(kind, Some(AcceptErrorKind::Listener), "{error}");
+    }
+}
+
+#[test]
+fn end_of_a_listeners_own_runtime_is_of_the_listener() {
+    let current_thread = Builder::new_current_thread().enable_all().build().unwrap();
+    check_accept_after(current_thread, drop);
+    check_accept_after(named("theirs"), drop);
+    check_accept_after(named("theirs"), Runtime::shutdown_background);
+}
+
+#[tokio::test]
+async fn other_errors_of_a_listener_are_left_to_the_table() {
+    let socket = ListenOptions::new(loopback()).bind().unwrap();
+    let listener = TcpListener::from_std(socket, &runtime()).unwrap();
+    for error in [
+        io::Error::other("unheard of"),
+        io::ErrorKind::ConnectionAborted.into(),
+        io::Error::from_raw_os_error(22),
+    ] {
+        assert_eq!(listener.classify(&error), None, "{error}");
     }
 }
 
@@ -503,7 +576,8 @@ async fn a_tokio_listener_will_do_and_its_streams_are_untouched() {
     let pool = Pool::start(runtime(), spec).unwrap();
     let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    pool.add_listener(TcpListener::from(listener), 1).unwrap();
+    let listener = TcpListener::try_from(listener).unwrap();
+    pool.add_listener(listener, 1).unwrap();
     let mut client = connect(address).await;
     ping(&mut client).await;
     gone(&mut client).await;

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -46,9 +46,7 @@ impl<H: Harness> World for Real<H> {
     }
 
     fn listen_on(&self, address: SocketAddr) -> io::Result<(H::Listener, SocketAddr)> {
-        let listener = ListenOptions::new(address)
-            .bind()
-            .map_err(|error| io::Error::other(error.to_string()))?;
+        let listener = ListenOptions::new(address).bind()?;
         let address = listener.local_addr()?;
         Ok((self.harness.listener(listener)?, address))
     }
@@ -56,10 +54,19 @@ impl<H: Harness> World for Real<H> {
     fn listen_to_nothing(&self) -> io::Result<(H::Listener, io::Error)> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        let listener = TcpListener::from(socket);
-        match listener.accept() {
+        // Where the system says whether a socket listens, an adapter refuses one that does not (V4):
+        // there it listens until the adapter has it.
+        let listens = cfg!(any(target_os = "linux", target_os = "android"));
+        if listens {
+            socket.listen(1)?;
+        }
+        let listener = self.harness.listener(socket.try_clone()?.into())?;
+        if listens {
+            socket.shutdown(Shutdown::Both)?;
+        }
+        match socket.accept() {
             Ok(_) => Err(io::Error::other("a socket accepts that does not listen")),
-            Err(error) => Ok((self.harness.listener(listener)?, error)),
+            Err(error) => Ok((listener, error)),
         }
     }
 

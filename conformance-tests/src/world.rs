@@ -50,7 +50,7 @@ pub trait World: Send + Sync + 'static {
         self.listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
     }
 
-    /// A listener whose `accept` fails, for the socket does not listen; and how the system says so.
+    /// A listener whose `accept` fails because its socket no longer listens; and the system's error.
     ///
     /// # Errors
     ///

@@ -213,8 +213,10 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// [`ErrorKind::InvalidInput`] if it is not a TCP socket that listens, and the system's errors.
     pub fn from_std(socket: net::TcpListener) -> io::Result<Self> {
+        // Before the descriptor is changed: it may be shared, and not a socket at all.
+        acceptor_core::check_tcp_listener(&socket)?;
         // Here `accept` is to block; most adapters want the opposite.
         socket.set_nonblocking(false)?;
         Ok(Self {
