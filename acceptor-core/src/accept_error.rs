@@ -1,4 +1,4 @@
-//! What an error of `accept` means: of one connection, of resources, or of the listener (A1 to A4, A6).
+//! The meaning of an error of `accept`: of one connection, of resources, or of the listener (A1 to A4, A6).
 
 use std::fmt;
 use std::io::{self, ErrorKind};

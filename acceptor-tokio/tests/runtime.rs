@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
 use acceptor_tokio as adapter;
 use acceptor_tokio::{
     AcceptErrorKind, Acceptor, BoxError, Connection, EndKind, Event, Failure, Init, ListenOptions,

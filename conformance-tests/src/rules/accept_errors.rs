@@ -383,7 +383,7 @@ pub(super) async fn a4_the_table_is_the_users_to_replace<W: World>(world: Arc<W>
         (ErrorKind::ConnectionAborted.into(), (1, 1)),
         (ErrorKind::ConnectionReset.into(), (2, 1)),
     ] {
-        let what = format!("skipped connections and pauses after {error:?}");
+        let what = format!("skipped connections and pauses after {:?}", error.kind());
         let faults = world.faults(users_address);
         faults.inject(error);
         taken(&users, &faults).await?;
