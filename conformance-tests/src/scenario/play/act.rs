@@ -500,9 +500,9 @@ impl Player<'_> {
 }
 
 /// The types of the pool's tasks: of an acceptor that begins, of a connection or who terminates, of its own.
-const BEGINNING: &str = "Beginning";
+const BEGINNING: &str = "InitTask";
 const CHILD: &str = "ChildTask";
-pub(super) const OWN: &str = "Contained";
+pub(super) const OWN: &str = "CatchUnwind";
 
 /// One of these, counted round.
 fn pick<T: Copy>(choices: &[T], which: u8) -> Option<T> {
