@@ -30,14 +30,33 @@ pub struct ListenerId {
 
 /// Names one child of a pool, an acceptor or the connection that it became.
 ///
-/// Displayed as a number that counts up from 1 in each pool and is never used again. Ids of different
-/// pools differ all the same.
+/// Displayed as the listener's number and its own, `3.17`: the latter counts up from 1 for each listener and is
+/// never used again. Ids of different pools differ as well.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChildId {
-    // First, so that ids sort by age.
-    pub(crate) sequence: u64,
-    pub(crate) slot: usize,
+    // In this order, so that the ids of a listener sort by age.
+    pub(crate) listener: u64,
+    pub(crate) number: u64,
+    pub(crate) slot: u32,
     pub(crate) pool: PoolId,
+}
+
+impl ChildId {
+    pub(crate) fn new(listener: ListenerId, number: u64, slot: u32) -> Self {
+        Self {
+            listener: listener.sequence,
+            number,
+            slot,
+            pool: listener.pool,
+        }
+    }
+
+    pub(crate) fn listener_id(&self) -> ListenerId {
+        ListenerId {
+            sequence: self.listener,
+            pool: self.pool,
+        }
+    }
 }
 
 impl fmt::Display for ListenerId {
@@ -48,7 +67,10 @@ impl fmt::Display for ListenerId {
 
 impl fmt::Display for ChildId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.sequence.fmt(f)
+        if f.width().is_none() {
+            return write!(f, "{}.{}", self.listener, self.number);
+        }
+        f.pad(&format!("{}.{}", self.listener, self.number))
     }
 }
 
@@ -60,7 +82,7 @@ impl fmt::Debug for ListenerId {
 
 impl fmt::Debug for ChildId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChildId({})", self.sequence)
+        write!(f, "ChildId({self})")
     }
 }
 
@@ -70,23 +92,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_displayed_as_its_number_and_shown_with_its_sort() {
+    fn ids_are_displayed_as_numbers() {
         let pool = PoolId::NONE;
         let listener = ListenerId { sequence: 3, pool };
         assert_eq!(format!("{listener} {listener:?}"), "3 ListenerId(3)");
         assert_eq!(format!("{listener:>4}"), "   3");
-        let (sequence, slot) = (7, 1);
-        let child = ChildId {
-            sequence,
-            slot,
-            pool,
-        };
-        assert_eq!(format!("{child} {child:?}"), "7 ChildId(7)");
-        assert_eq!(format!("{child:>4}"), "   7");
+        let child = ChildId::new(listener, 17, 1);
+        assert_eq!(format!("{child} {child:?}"), "3.17 ChildId(3.17)");
+        assert_eq!(format!("{child:>6}"), "  3.17");
+        assert_eq!(child.listener_id(), listener);
     }
 
     #[test]
-    fn no_two_pools_have_the_same_id() {
+    fn pools_have_different_ids() {
         assert!(PoolId::NONE < PoolId::next());
         assert_ne!(PoolId::next(), PoolId::next());
     }

@@ -46,12 +46,15 @@ pub use listen::{
     Keepalive, ListenError, ListenOptions, Toggle, check_listener, check_tcp_listener,
 };
 pub use listener::Listener;
-pub use policy::{ChildType, Grace, Restart, Shutdown};
+pub use policy::{ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown};
 pub use pool::Pool;
 pub use pool::handle::PoolHandle;
 pub use pool::spec::{Configure, Spec};
-pub use report::{Event, Failure, Observer, Report};
+pub use report::{Event, EventKind, Failure, Losses, Observer, Report};
 pub use runtime::Runtime;
 pub use signal::{Signal, SignalWait};
-pub use status::{ConnectionRecord, Counts, ListenerRecord, ListenerState, PoolState, Status};
+pub use status::{
+    AcceptorRecord, AcceptorState, ConnectionRecord, Counts, ListenerRecord, ListenerState,
+    PoolState, Status,
+};
 pub use stop_report::{EndKind, Ends, Phase, StopReason, StopReport};

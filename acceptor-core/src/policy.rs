@@ -56,6 +56,26 @@ impl From<Duration> for Shutdown {
     }
 }
 
+/// Which connections are reported (O4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ConnectionReports {
+    /// Those that fail. The default.
+    #[default]
+    Failures,
+    /// The beginning and the end of each connection.
+    All,
+}
+
+/// What a pool does when its last listener has failed (L9). That it was closed is no failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LastListener {
+    /// The pool goes on without a listener. The default.
+    #[default]
+    Continue,
+    /// The pool stops, with [`StopReason::ListenersFailed`](crate::StopReason::ListenersFailed).
+    Stop,
+}
+
 /// The part of a spec that the supervision goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
@@ -63,6 +83,8 @@ pub(crate) struct Rules {
     pub(crate) intensity: u32,
     pub(crate) period: Duration,
     pub(crate) child_type: ChildType,
+    pub(crate) connection_reports: ConnectionReports,
+    pub(crate) last_listener: LastListener,
     pub(crate) plan: StopPlan,
 }
 

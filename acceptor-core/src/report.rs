@@ -8,13 +8,22 @@
 //! | `StartError` | `start_error` | error | `listener`, `child`, `reason`, `error` |
 //! | `AcceptorFailed` | `acceptor_failed` | error | `listener`, `child`, `reason`, `error` |
 //! | `ConnectionFailed` | `connection_failed` | error | `listener`, `child`, `peer`, `age_seconds`, `reason`, `error` |
-//! | `ListenerFailed` | `listener_failed` | error | `listener`, `local`, `error` |
-//! | `AcceptPaused` | `accept_paused` | warn | `listener`, `local`, `pause_seconds`, `unreported`, `error` |
+//! | `ConnectionBegan` | `connection_began` | debug | `listener`, `child`, `peer`, `local` |
+//! | `ConnectionEnded` | `connection_ended` | debug | `listener`, `child`, `peer`, `age_seconds`, `reason` |
+//! | `ListenerFailed` | `listener_failed` | error | `listener`, `local`, `listeners_left`, `error` |
+//! | `AcceptPaused` | `accept_paused` | warn | `listener`, `local`, `pause_seconds`, `suppressed`, `error` |
 //! | `KilledWhileStopping` | `killed_while_stopping` | warn | `count` |
 //! | `Stuck` | `stuck` | error | `count` |
 //! | `PoolStopped` | `pool_stopped` | error | `reason` |
+//! | `ReportsLost` | `reports_lost` | warn | `count`, `kinds` |
 //!
-//! `reason` is one word: `error`, `panic`, `killed`, `lost`; for `pool_stopped` `max_restart_intensity` or `runtime_gone`.
+//! `child` is the number as it is displayed, `3.17`. `reason` is one word: `error`, `panic`, `killed`, `lost`; for
+//! `connection_ended` that of the [`EndKind`]; for `pool_stopped` `max_restart_intensity`, `runtime_gone` or
+//! `listeners_failed`.
+//!
+//! Events of failures are limited to ten a second for each kind and listener (O3). They have a field `suppressed` more: the
+//! number of events that were left out before this one. What was left out when the pool ends is one event
+//! `events_suppressed` (warn) with `listener`, `kind` and `count`. The observer gets all.
 //!
 //! Errors, panic messages and addresses may be text that a client chose. Wherever the pool writes them, in these fields
 //! and in `Display`, they are escaped and cut to 1 KiB each; an observer gets the values whole (V5).
@@ -26,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
-use crate::stop_report::StopReason;
+use crate::stop_report::{EndKind, StopReason};
 use crate::text::{Escaped, EscapedDebug};
 
 /// Something that a pool has to report.
@@ -77,13 +86,42 @@ pub enum Event<A> {
         /// What befell it.
         failure: Failure,
     },
-    /// A listener failed and was closed (L4).
+    /// A connection began (O4); reported if the spec [says so](crate::Spec::connection_reports).
+    #[non_exhaustive]
+    ConnectionBegan {
+        /// The listener that it came from.
+        listener: ListenerId,
+        /// The connection.
+        child: ChildId,
+        /// Its peer.
+        peer: A,
+        /// Its local address.
+        local_addr: A,
+    },
+    /// A connection ended in a way that is no failure, or was one of those that the stop killed (O4); reported if the spec
+    /// [says so](crate::Spec::connection_reports). One that failed is a [`ConnectionFailed`](Event::ConnectionFailed) instead.
+    #[non_exhaustive]
+    ConnectionEnded {
+        /// The listener that it came from.
+        listener: ListenerId,
+        /// The connection.
+        child: ChildId,
+        /// Its peer.
+        peer: A,
+        /// How old it was.
+        age: Duration,
+        /// How it ended.
+        kind: EndKind,
+    },
+    /// A listener failed and was closed (L4). Its address can be bound again (L8).
     #[non_exhaustive]
     ListenerFailed {
         /// The listener.
         listener: ListenerId,
         /// The address it was bound to.
         local_addr: A,
+        /// How many listeners of the pool are still open (L9).
+        listeners_left: usize,
         /// The error that `accept` returned; or one that tells that `accept` panicked, or that the runtime dropped
         /// the listener's task.
         error: Arc<io::Error>,
@@ -99,8 +137,8 @@ pub enum Event<A> {
         error: Arc<io::Error>,
         /// How long this pause is.
         pause: Duration,
-        /// How many pauses since the last report went unreported.
-        unreported: u64,
+        /// How many pauses before this one have no report of their own.
+        suppressed: u64,
     },
     /// The stop had to kill children (S6).
     #[non_exhaustive]
@@ -114,12 +152,145 @@ pub enum Event<A> {
         /// How many.
         count: usize,
     },
-    /// The pool stops, and was not asked to: too many failures (I3), or the runtime dropped the pool's own task (S9).
+    /// The pool stops, and was not asked to: too many failures (I3), the last listener failed (L9), or the runtime dropped
+    /// the pool's own task (S9).
     #[non_exhaustive]
     PoolStopped {
         /// Why.
         reason: StopReason,
     },
+    /// Reports were dropped, since too many waited for delivery (O2).
+    #[non_exhaustive]
+    ReportsLost {
+        /// How many of which kind.
+        lost: Losses,
+    },
+}
+
+impl<A> Event<A> {
+    /// The kind of the event.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Event::StartError { .. } => EventKind::StartError,
+            Event::AcceptorFailed { .. } => EventKind::AcceptorFailed,
+            Event::ConnectionFailed { .. } => EventKind::ConnectionFailed,
+            Event::ConnectionBegan { .. } => EventKind::ConnectionBegan,
+            Event::ConnectionEnded { .. } => EventKind::ConnectionEnded,
+            Event::ListenerFailed { .. } => EventKind::ListenerFailed,
+            Event::AcceptPaused { .. } => EventKind::AcceptPaused,
+            Event::KilledWhileStopping { .. } => EventKind::KilledWhileStopping,
+            Event::Stuck { .. } => EventKind::Stuck,
+            Event::PoolStopped { .. } => EventKind::PoolStopped,
+            Event::ReportsLost { .. } => EventKind::ReportsLost,
+        }
+    }
+}
+
+/// The kinds of [`Event`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// [`Event::StartError`].
+    StartError,
+    /// [`Event::AcceptorFailed`].
+    AcceptorFailed,
+    /// [`Event::ConnectionFailed`].
+    ConnectionFailed,
+    /// [`Event::ConnectionBegan`].
+    ConnectionBegan,
+    /// [`Event::ConnectionEnded`].
+    ConnectionEnded,
+    /// [`Event::ListenerFailed`].
+    ListenerFailed,
+    /// [`Event::AcceptPaused`].
+    AcceptPaused,
+    /// [`Event::KilledWhileStopping`].
+    KilledWhileStopping,
+    /// [`Event::Stuck`].
+    Stuck,
+    /// [`Event::PoolStopped`].
+    PoolStopped,
+    /// [`Event::ReportsLost`].
+    ReportsLost,
+}
+
+impl EventKind {
+    const ALL: [EventKind; 11] = [
+        EventKind::StartError,
+        EventKind::AcceptorFailed,
+        EventKind::ConnectionFailed,
+        EventKind::ConnectionBegan,
+        EventKind::ConnectionEnded,
+        EventKind::ListenerFailed,
+        EventKind::AcceptPaused,
+        EventKind::KilledWhileStopping,
+        EventKind::Stuck,
+        EventKind::PoolStopped,
+        EventKind::ReportsLost,
+    ];
+
+    /// The field `event` of its `tracing` event.
+    fn word(self) -> &'static str {
+        match self {
+            EventKind::StartError => "start_error",
+            EventKind::AcceptorFailed => "acceptor_failed",
+            EventKind::ConnectionFailed => "connection_failed",
+            EventKind::ConnectionBegan => "connection_began",
+            EventKind::ConnectionEnded => "connection_ended",
+            EventKind::ListenerFailed => "listener_failed",
+            EventKind::AcceptPaused => "accept_paused",
+            EventKind::KilledWhileStopping => "killed_while_stopping",
+            EventKind::Stuck => "stuck",
+            EventKind::PoolStopped => "pool_stopped",
+            EventKind::ReportsLost => "reports_lost",
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+/// How many reports of which kind were dropped (O2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Losses([u64; 11]);
+
+impl Losses {
+    /// How many of this kind were dropped.
+    pub fn of(&self, kind: EventKind) -> u64 {
+        self.0[kind as usize]
+    }
+
+    /// How many were dropped.
+    pub fn total(&self) -> u64 {
+        self.0
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    pub(crate) fn count(&mut self, kind: EventKind) {
+        let count = &mut self.0[kind as usize];
+        *count = count.saturating_add(1);
+    }
+}
+
+impl fmt::Display for Losses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for kind in EventKind::ALL {
+            let count = self.of(kind);
+            if count > 0 {
+                write!(f, "{separator}{count} {kind}")?;
+                separator = ", ";
+            }
+        }
+        if separator.is_empty() {
+            f.write_str("none")?;
+        }
+        Ok(())
+    }
 }
 
 /// What befell a child.
@@ -184,49 +355,83 @@ impl<A: Debug> fmt::Display for Report<A> {
                 "connection {child} from {} on listener {listener} failed after {age:.3?}: {failure}",
                 EscapedDebug(peer)
             ),
+            Event::ConnectionBegan {
+                listener,
+                child,
+                peer,
+                local_addr,
+            } => write!(
+                f,
+                "connection {child} from {} to {} on listener {listener} began",
+                EscapedDebug(peer),
+                EscapedDebug(local_addr)
+            ),
+            Event::ConnectionEnded {
+                listener,
+                child,
+                peer,
+                age,
+                kind,
+            } => write!(
+                f,
+                "connection {child} from {} on listener {listener} ended after {age:.3?}: {kind}",
+                EscapedDebug(peer)
+            ),
             Event::ListenerFailed {
                 listener,
                 local_addr,
+                listeners_left,
                 error,
-            } => write!(
-                f,
-                "listener {listener} on {} failed: {}",
-                EscapedDebug(local_addr),
-                Escaped(error)
-            ),
+            } => {
+                let local_addr = EscapedDebug(local_addr);
+                write!(f, "listener {listener} on {local_addr} failed")?;
+                if *listeners_left == 0 {
+                    f.write_str(", and no listener is left")?;
+                }
+                write!(f, ": {}", Escaped(error))
+            }
             Event::AcceptPaused {
                 listener,
                 local_addr,
                 error,
                 pause,
-                unreported,
+                suppressed,
             } => write!(
                 f,
-                "listener {listener} on {} pauses {pause:?} ({unreported} pauses before went unreported): {}",
+                "listener {listener} on {} pauses {pause:?} (pauses not reported before: {suppressed}): {}",
                 EscapedDebug(local_addr),
                 Escaped(error)
             ),
+            Event::KilledWhileStopping { count: 1 } => f.write_str("the stop killed 1 child"),
             Event::KilledWhileStopping { count } => {
-                write!(f, "{count} children were killed by the stop")
+                write!(f, "the stop killed {count} children")
+            }
+            Event::Stuck { count: 1 } => {
+                f.write_str("1 child did not suspend after the kill and was left")
             }
             Event::Stuck { count } => write!(
                 f,
                 "{count} children did not suspend after the kill and were left"
             ),
             Event::PoolStopped { reason } => write!(f, "stops: {reason}"),
+            Event::ReportsLost { lost } => write!(
+                f,
+                "reports were dropped, since too many waited for the observer: {lost}"
+            ),
         }
     }
 }
 
-/// Gets every report of a pool.
+/// Gets the reports of a pool (O1, O2).
 ///
-/// Any `Fn(&Report<A>)` is one. Reports come one at a time, in the order in
-/// which things happened, from whichever task or call brought the event, which
-/// may be the one that accepts: an observer that blocks holds up that task, the
-/// reports that follow, which are kept meanwhile, and the pool's end. It may
-/// call the pool; a panic in it is caught.
+/// Any `Fn(&Report<A>)` is one. Reports come one at a time, in the order in which they
+/// came up, from a task of the pool's own. An observer may block: it holds up the
+/// reports that follow, of which 1,024 are kept and the others counted as
+/// [lost](Event::ReportsLost), and the pool's end by one kill timeout at most; it holds up
+/// no connection and no listener as long as the runtime has another thread. It
+/// may call the pool and wait for its end. A panic in it is caught.
 pub trait Observer<A>: Send + Sync + 'static {
-    /// Is told of one report.
+    /// Takes one report.
     fn report(&self, report: &Report<A>);
 }
 
@@ -239,25 +444,26 @@ impl<A, F: Fn(&Report<A>) + Send + Sync + 'static> Observer<A> for F {
 /// The `tracing` target of all events.
 const TARGET: &str = "acceptor_pool";
 
-/// Emits the `tracing` event of a report.
-pub(crate) fn trace<A: Debug>(report: &Report<A>) {
+/// Emits the `tracing` event of a report; `suppressed` events of its kind were left out before it (O3).
+pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
     let pool = &*report.pool;
+    let event = report.event.kind().word();
     match &report.event {
         Event::StartError {
             listener,
             child,
             failure,
         } => tracing::error!(
-            target: TARGET, event = "start_error", pool, listener = listener.sequence,
-            child = child.sequence, reason = failure.word(), error = %failure, "start error"
+            target: TARGET, event, pool, listener = listener.sequence, %child,
+            reason = failure.word(), error = %failure, suppressed, "start error"
         ),
         Event::AcceptorFailed {
             listener,
             child,
             failure,
         } => tracing::error!(
-            target: TARGET, event = "acceptor_failed", pool, listener = listener.sequence,
-            child = child.sequence, reason = failure.word(), error = %failure, "acceptor failed"
+            target: TARGET, event, pool, listener = listener.sequence, %child,
+            reason = failure.word(), error = %failure, suppressed, "acceptor failed"
         ),
         Event::ConnectionFailed {
             listener,
@@ -266,45 +472,76 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>) {
             age,
             failure,
         } => tracing::error!(
-            target: TARGET, event = "connection_failed", pool, listener = listener.sequence,
-            child = child.sequence, peer = %EscapedDebug(peer), age_seconds = age.as_secs_f64(),
-            reason = failure.word(), error = %failure, "connection failed"
+            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            age_seconds = age.as_secs_f64(), reason = failure.word(), error = %failure, suppressed,
+            "connection failed"
+        ),
+        Event::ConnectionBegan {
+            listener,
+            child,
+            peer,
+            local_addr,
+        } => tracing::debug!(
+            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            local = %EscapedDebug(local_addr), "connection began"
+        ),
+        Event::ConnectionEnded {
+            listener,
+            child,
+            peer,
+            age,
+            kind,
+        } => tracing::debug!(
+            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            age_seconds = age.as_secs_f64(), reason = %kind, "connection ended"
         ),
         Event::ListenerFailed {
             listener,
             local_addr,
+            listeners_left,
             error,
         } => tracing::error!(
-            target: TARGET, event = "listener_failed", pool, listener = listener.sequence,
-            local = %EscapedDebug(local_addr), error = %Escaped(error), "listener failed"
+            target: TARGET, event, pool, listener = listener.sequence, local = %EscapedDebug(local_addr),
+            listeners_left, error = %Escaped(error), "listener failed"
         ),
         Event::AcceptPaused {
             listener,
             local_addr,
             error,
             pause,
-            unreported,
+            suppressed,
         } => tracing::warn!(
-            target: TARGET, event = "accept_paused", pool, listener = listener.sequence,
-            local = %EscapedDebug(local_addr), pause_seconds = pause.as_secs_f64(), unreported,
-            error = %Escaped(error), "accept paused"
+            target: TARGET, event, pool, listener = listener.sequence, local = %EscapedDebug(local_addr),
+            pause_seconds = pause.as_secs_f64(), suppressed, error = %Escaped(error), "accept paused"
         ),
-        Event::KilledWhileStopping { count } => tracing::warn!(
-            target: TARGET, event = "killed_while_stopping", pool, count, "killed while stopping"
-        ),
-        Event::Stuck { count } => tracing::error!(
-            target: TARGET, event = "stuck", pool, count, "children stuck after the kill"
-        ),
+        Event::KilledWhileStopping { count } => {
+            tracing::warn!(target: TARGET, event, pool, count, "killed while stopping")
+        }
+        Event::Stuck { count } => {
+            tracing::error!(target: TARGET, event, pool, count, "children stuck after the kill")
+        }
         Event::PoolStopped { reason } => {
-            let word = match reason {
+            let reason = match reason {
                 StopReason::Intensity => "max_restart_intensity",
                 StopReason::Requested => "requested",
                 StopReason::OwnerDropped => "owner_dropped",
                 StopReason::RuntimeGone => "runtime_gone",
+                StopReason::ListenersFailed => "listeners_failed",
             };
-            tracing::error!(target: TARGET, event = "pool_stopped", pool, reason = word, "pool stopped");
+            tracing::error!(target: TARGET, event, pool, reason, "pool stopped");
         }
+        Event::ReportsLost { lost } => tracing::warn!(
+            target: TARGET, event, pool, count = lost.total(), kinds = %lost, "reports lost"
+        ),
     }
+}
+
+/// Emits one `tracing` event for those of a kind that were left out last.
+pub(crate) fn trace_suppressed(pool: &str, listener: ListenerId, kind: EventKind, count: u64) {
+    tracing::warn!(
+        target: TARGET, event = "events_suppressed", pool, listener = listener.sequence, %kind, count,
+        "events suppressed"
+    );
 }
 
 #[cfg(test)]
@@ -376,10 +613,14 @@ mod tests {
         pool: PoolId::NONE,
     };
     const CHILD: ChildId = ChildId {
-        sequence: 7,
+        listener: 2,
+        number: 7,
         slot: 3,
         pool: PoolId::NONE,
     };
+
+    /// How many events of failures were left out before each.
+    const SUPPRESSED: u64 = 9;
 
     /// A report in words, and its `tracing` event: both are promised to stay as they are.
     #[track_caller]
@@ -395,7 +636,7 @@ mod tests {
         };
         assert_eq!(report.to_string(), format!("pool echo: {words}"));
         let keeper = Keeper::default();
-        tracing::subscriber::with_default(keeper.clone(), || trace(&report));
+        tracing::subscriber::with_default(keeper.clone(), || trace(&report, SUPPRESSED));
         let fields = fields.iter().chain(&[("pool", "\"echo\"")]);
         let expected = Traced {
             target: "acceptor_pool".to_owned(),
@@ -412,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_error() {
+    fn start_error() {
         check(
             Event::StartError {
                 listener: LISTENER,
@@ -425,30 +666,32 @@ mod tests {
                 ("message", "start error"),
                 ("event", "\"start_error\""),
                 ("listener", "2"),
-                ("child", "7"),
+                ("child", "2.7"),
                 ("reason", "\"error\""),
                 ("error", "no luck"),
+                ("suppressed", "9"),
             ],
         );
     }
 
     #[test]
-    fn an_acceptor_that_failed() {
+    fn acceptor_failed() {
         check(
             Event::AcceptorFailed {
                 listener: LISTENER,
                 child: CHILD,
                 failure: Failure::Panic("oh".into()),
             },
-            "acceptor 7 of listener 2 failed: panicked: oh",
+            "acceptor 2.7 of listener 2 failed: panicked: oh",
             Level::ERROR,
             &[
                 ("message", "acceptor failed"),
                 ("event", "\"acceptor_failed\""),
                 ("listener", "2"),
-                ("child", "7"),
+                ("child", "2.7"),
                 ("reason", "\"panic\""),
                 ("error", "panicked: oh"),
+                ("suppressed", "9"),
             ],
         );
     }
@@ -463,60 +706,69 @@ mod tests {
                 age: Duration::from_millis(2500),
                 failure,
             },
-            &format!("connection 7 from \"peer\" on listener 2 failed after 2.500s: {words}"),
+            &format!("connection 2.7 from \"peer\" on listener 2 failed after 2.500s: {words}"),
             Level::ERROR,
             &[
                 ("message", "connection failed"),
                 ("event", "\"connection_failed\""),
                 ("listener", "2"),
-                ("child", "7"),
+                ("child", "2.7"),
                 ("peer", "\"peer\""),
                 ("age_seconds", "2.5"),
                 ("reason", &format!("{reason:?}")),
                 ("error", words),
+                ("suppressed", "9"),
             ],
         );
     }
 
     #[test]
-    fn a_connection_that_failed_in_every_way() {
+    fn connection_failed() {
         check_connection(failed(), "no luck", "error");
         check_connection(Failure::Panic("oh".into()), "panicked: oh", "panic");
         check_connection(Failure::Killed, "killed through the handle", "killed");
         check_connection(Failure::Lost, "its runtime dropped the task", "lost");
     }
 
-    #[test]
-    fn a_listener_that_failed() {
+    #[track_caller]
+    fn check_listener(listeners_left: usize, words: &str) {
         check(
             Event::ListenerFailed {
                 listener: LISTENER,
                 local_addr: "here",
+                listeners_left,
                 error: Arc::new(io::Error::other("no socket")),
             },
-            "listener 2 on \"here\" failed: no socket",
+            &format!("listener 2 on \"here\" failed{words}: no socket"),
             Level::ERROR,
             &[
                 ("message", "listener failed"),
                 ("event", "\"listener_failed\""),
                 ("listener", "2"),
                 ("local", "\"here\""),
+                ("listeners_left", &listeners_left.to_string()),
                 ("error", "no socket"),
             ],
         );
     }
 
     #[test]
-    fn an_accept_pause() {
+    fn listener_failed() {
+        check_listener(2, "");
+        check_listener(0, ", and no listener is left");
+    }
+
+    #[test]
+    fn accept_paused() {
         check(
             Event::AcceptPaused {
                 listener: LISTENER,
                 local_addr: "here",
                 error: Arc::new(io::Error::other("no descriptors")),
                 pause: Duration::from_millis(5),
-                unreported: 3,
+                suppressed: 3,
             },
-            "listener 2 on \"here\" pauses 5ms (3 pauses before went unreported): no descriptors",
+            "listener 2 on \"here\" pauses 5ms (pauses not reported before: 3): no descriptors",
             Level::WARN,
             &[
                 ("message", "accept paused"),
@@ -524,38 +776,170 @@ mod tests {
                 ("listener", "2"),
                 ("local", "\"here\""),
                 ("pause_seconds", "0.005"),
-                ("unreported", "3"),
+                ("suppressed", "3"),
                 ("error", "no descriptors"),
             ],
         );
     }
 
-    #[test]
-    fn what_a_stop_leaves() {
+    #[track_caller]
+    fn check_killed(count: usize, words: &str) {
         check(
-            Event::KilledWhileStopping { count: 4 },
-            "4 children were killed by the stop",
+            Event::KilledWhileStopping { count },
+            words,
             Level::WARN,
             &[
                 ("message", "killed while stopping"),
                 ("event", "\"killed_while_stopping\""),
-                ("count", "4"),
+                ("count", &count.to_string()),
             ],
         );
+    }
+
+    #[track_caller]
+    fn check_stuck(count: usize, words: &str) {
         check(
-            Event::Stuck { count: 2 },
-            "2 children did not suspend after the kill and were left",
+            Event::Stuck { count },
+            words,
             Level::ERROR,
             &[
                 ("message", "children stuck after the kill"),
                 ("event", "\"stuck\""),
-                ("count", "2"),
+                ("count", &count.to_string()),
             ],
         );
     }
 
     #[test]
-    fn a_pool_that_stops_by_itself() {
+    fn killed_while_stopping_and_stuck() {
+        check_killed(1, "the stop killed 1 child");
+        check_killed(4, "the stop killed 4 children");
+        check_stuck(1, "1 child did not suspend after the kill and was left");
+        check_stuck(2, "2 children did not suspend after the kill and were left");
+    }
+
+    #[test]
+    fn connection_began() {
+        check(
+            Event::ConnectionBegan {
+                listener: LISTENER,
+                child: CHILD,
+                peer: "peer",
+                local_addr: "here",
+            },
+            "connection 2.7 from \"peer\" to \"here\" on listener 2 began",
+            Level::DEBUG,
+            &[
+                ("message", "connection began"),
+                ("event", "\"connection_began\""),
+                ("listener", "2"),
+                ("child", "2.7"),
+                ("peer", "\"peer\""),
+                ("local", "\"here\""),
+            ],
+        );
+    }
+
+    #[test]
+    fn connection_ended() {
+        for (kind, word) in [(EndKind::Normal, "normal"), (EndKind::Stopped, "stopped")] {
+            check(
+                Event::ConnectionEnded {
+                    listener: LISTENER,
+                    child: CHILD,
+                    peer: "peer",
+                    age: Duration::from_millis(2500),
+                    kind,
+                },
+                &format!("connection 2.7 from \"peer\" on listener 2 ended after 2.500s: {word}"),
+                Level::DEBUG,
+                &[
+                    ("message", "connection ended"),
+                    ("event", "\"connection_ended\""),
+                    ("listener", "2"),
+                    ("child", "2.7"),
+                    ("peer", "\"peer\""),
+                    ("age_seconds", "2.5"),
+                    ("reason", word),
+                ],
+            );
+        }
+    }
+
+    fn losses(kinds: &[EventKind]) -> Losses {
+        let mut lost = Losses::default();
+        kinds.iter().for_each(|kind| lost.count(*kind));
+        lost
+    }
+
+    #[test]
+    fn reports_lost() {
+        let (began, ended) = (EventKind::ConnectionBegan, EventKind::ConnectionEnded);
+        check(
+            Event::ReportsLost {
+                lost: losses(&[ended, began, ended]),
+            },
+            "reports were dropped, since too many waited for the observer: \
+             1 connection_began, 2 connection_ended",
+            Level::WARN,
+            &[
+                ("message", "reports lost"),
+                ("event", "\"reports_lost\""),
+                ("count", "3"),
+                ("kinds", "1 connection_began, 2 connection_ended"),
+            ],
+        );
+    }
+
+    #[test]
+    fn losses_are_counted_by_kind() {
+        let lost = losses(&[EventKind::Stuck, EventKind::StartError, EventKind::Stuck]);
+        assert_eq!(lost.of(EventKind::Stuck), 2);
+        assert_eq!(lost.of(EventKind::ReportsLost), 0);
+        assert_eq!(lost.total(), 3);
+        assert_eq!(lost.to_string(), "1 start_error, 2 stuck");
+        assert_eq!(Losses::default().to_string(), "none");
+    }
+
+    #[test]
+    fn each_kind_has_its_own_count_and_word() {
+        let all = losses(&EventKind::ALL);
+        for kind in EventKind::ALL {
+            assert_eq!(all.of(kind), 1, "{kind}");
+            assert_eq!(kind.to_string(), kind.word());
+        }
+        let words: std::collections::BTreeSet<_> = EventKind::ALL.map(EventKind::word).into();
+        assert_eq!(words.len(), EventKind::ALL.len());
+    }
+
+    #[test]
+    fn events_suppressed() {
+        let keeper = Keeper::default();
+        tracing::subscriber::with_default(keeper.clone(), || {
+            trace_suppressed("echo", LISTENER, EventKind::StartError, 12);
+        });
+        let fields = [
+            ("message", "events suppressed"),
+            ("event", "\"events_suppressed\""),
+            ("pool", "\"echo\""),
+            ("listener", "2"),
+            ("kind", "start_error"),
+            ("count", "12"),
+        ];
+        assert_eq!(
+            *lock(&keeper.0),
+            [Traced {
+                target: "acceptor_pool".to_owned(),
+                level: Level::WARN,
+                fields: fields
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+            }]
+        );
+    }
+
+    #[test]
+    fn pool_stopped() {
         for (reason, words, word) in [
             (
                 StopReason::Intensity,
@@ -572,6 +956,11 @@ mod tests {
                 StopReason::OwnerDropped,
                 "stops: owner dropped",
                 "owner_dropped",
+            ),
+            (
+                StopReason::ListenersFailed,
+                "stops: last listener failed",
+                "listeners_failed",
             ),
         ] {
             check(
@@ -628,9 +1017,10 @@ mod tests {
                 ("message", "start error"),
                 ("event", "\"start_error\""),
                 ("listener", "2"),
-                ("child", "7"),
+                ("child", "2.7"),
                 ("reason", "\"error\""),
                 ("error", safe),
+                ("suppressed", "9"),
             ],
         );
         check_event(
@@ -641,23 +1031,25 @@ mod tests {
                 age: Duration::from_millis(2500),
                 failure: Failure::Error(Arc::new(hostile)),
             },
-            &format!("connection 7 from {safe} on listener 2 failed after 2.500s: {safe}"),
+            &format!("connection 2.7 from {safe} on listener 2 failed after 2.500s: {safe}"),
             Level::ERROR,
             &[
                 ("message", "connection failed"),
                 ("event", "\"connection_failed\""),
                 ("listener", "2"),
-                ("child", "7"),
+                ("child", "2.7"),
                 ("peer", safe),
                 ("age_seconds", "2.5"),
                 ("reason", "\"error\""),
                 ("error", safe),
+                ("suppressed", "9"),
             ],
         );
         check_event(
             Event::ListenerFailed {
                 listener: LISTENER,
                 local_addr: hostile,
+                listeners_left: 1,
                 error: io_error(),
             },
             &format!("listener 2 on {safe} failed: {safe}"),
@@ -667,6 +1059,7 @@ mod tests {
                 ("event", "\"listener_failed\""),
                 ("listener", "2"),
                 ("local", safe),
+                ("listeners_left", "1"),
                 ("error", safe),
             ],
         );
@@ -676,9 +1069,9 @@ mod tests {
                 local_addr: hostile,
                 error: io_error(),
                 pause: Duration::from_millis(5),
-                unreported: 3,
+                suppressed: 3,
             },
-            &format!("listener 2 on {safe} pauses 5ms (3 pauses before went unreported): {safe}"),
+            &format!("listener 2 on {safe} pauses 5ms (pauses not reported before: 3): {safe}"),
             Level::WARN,
             &[
                 ("message", "accept paused"),
@@ -686,7 +1079,7 @@ mod tests {
                 ("listener", "2"),
                 ("local", safe),
                 ("pause_seconds", "0.005"),
-                ("unreported", "3"),
+                ("suppressed", "3"),
                 ("error", safe),
             ],
         );
@@ -700,7 +1093,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_a_client_is_escaped() {
+    fn client_text_is_escaped() {
         for (text, safe) in [
             ("a\nERROR forged", r"a\nERROR forged"),
             ("\x1b[2J\x1b[31m", r"\u{1b}[2J\u{1b}[31m"),
@@ -713,7 +1106,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_a_client_is_cut_to_a_kibibyte() {
+    fn client_text_is_cut_to_a_kibibyte() {
         let safe = format!("{}…", "x".repeat(1021));
         for times in [1025, 1_000_000, usize::MAX] {
             check_hostile("x", times, &safe);

@@ -1,6 +1,6 @@
 //! What an adapter supplies of its runtime: a detached spawn, a sleep and a clock.
 //!
-//! Spawn-with-abort, join handles, time-outs and channels differ between
+//! Spawn-with-abort, join handles, timeouts and channels differ between
 //! runtimes in how they drop, cancel and panic. The core builds them once from
 //! these three, so that every runtime behaves the same by construction.
 
@@ -30,5 +30,119 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// where time can be paused.
     fn now(&self) -> Instant {
         Instant::now()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Poll, Wake, Waker};
+    use std::time::Duration;
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::sync::lock;
+
+    /// A runtime whose tasks run when a test says so, on its thread, and whose clock a test moves.
+    #[derive(Clone)]
+    pub(crate) struct Tasks(Arc<TasksState>);
+
+    struct TasksState {
+        now: Mutex<Instant>,
+        sleepers: Mutex<Vec<Waker>>,
+        tasks: Mutex<Vec<Task>>,
+    }
+
+    struct Task {
+        future: BoxFuture<'static, ()>,
+        woken: Arc<Woken>,
+    }
+
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    impl Tasks {
+        pub(crate) fn new() -> Self {
+            Self(Arc::new(TasksState {
+                now: Mutex::new(Instant::now()),
+                sleepers: Mutex::default(),
+                tasks: Mutex::default(),
+            }))
+        }
+
+        /// Polls the tasks that were woken, in the order in which they were spawned, until none is.
+        pub(crate) fn run(&self) {
+            let mut polled = true;
+            while std::mem::take(&mut polled) {
+                let tasks = std::mem::take(&mut *lock(&self.0.tasks));
+                let mut left = Vec::new();
+                for mut task in tasks {
+                    if !task.woken.0.swap(false, Ordering::SeqCst) {
+                        left.push(task);
+                        continue;
+                    }
+                    polled = true;
+                    let waker = Waker::from(Arc::clone(&task.woken));
+                    let cx = &mut Context::from_waker(&waker);
+                    if task.future.as_mut().poll(cx).is_pending() {
+                        left.push(task);
+                    }
+                }
+                let mut tasks = lock(&self.0.tasks);
+                // Those that were spawned meanwhile come last.
+                left.append(&mut tasks);
+                *tasks = left;
+            }
+        }
+
+        /// Moves the clock, and runs what is due.
+        pub(crate) fn advance(&self, time: Duration) {
+            *lock(&self.0.now) += time;
+            let sleepers = std::mem::take(&mut *lock(&self.0.sleepers));
+            sleepers.into_iter().for_each(Waker::wake);
+            self.run();
+        }
+
+        /// Drops the task that was spawned last, as a runtime that shuts down.
+        pub(crate) fn drop_last(&self) {
+            let last = lock(&self.0.tasks).pop();
+            drop(last);
+        }
+
+        /// How many tasks are not over.
+        pub(crate) fn tasks(&self) -> usize {
+            lock(&self.0.tasks).len()
+        }
+    }
+
+    impl Runtime for Tasks {
+        fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+            lock(&self.0.tasks).push(Task {
+                future: Box::pin(task),
+                woken: Arc::new(Woken(AtomicBool::new(true))),
+            });
+        }
+
+        async fn sleep_until(&self, deadline: Instant) {
+            std::future::poll_fn(|cx| {
+                if self.now() >= deadline {
+                    return Poll::Ready(());
+                }
+                lock(&self.0.sleepers).push(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+        }
+
+        fn now(&self) -> Instant {
+            *lock(&self.0.now)
+        }
     }
 }

@@ -1,18 +1,17 @@
-//! A level signal: once set it stays set, and whoever asks late still sees it (N1).
+//! A level signal: once set it stays set, and a task that asks late still sees it (N1).
 //!
-//! Invariants: wakers are woken, cloned into place and dropped without the
-//! lock's guard alive wherever that is user code; a waiter that registered
-//! before `set` took the list is in that list.
+//! Invariants: no lock is held while a waker is cloned, woken or dropped, which is code of the runtime; a waiter that
+//! registered before `set` took the list is in that list.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use slab::Slab;
 
-use crate::sync::{AtomicBool, Mutex, Ordering, drop_catching, lock, wake};
+use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, lock};
 
 /// Tells that something has happened, for ever after it happened.
 ///
@@ -34,7 +33,7 @@ pub struct Signal {
 
 struct LatchState {
     set: AtomicBool,
-    waiters: Mutex<Slab<Waker>>,
+    waiters: Mutex<Slab<TaskWaker>>,
 }
 
 impl Signal {
@@ -48,11 +47,19 @@ impl Signal {
     }
 
     pub(crate) fn set(&self) {
+        self.raise();
+        self.take_waiters().for_each(TaskWaker::wake);
+    }
+
+    /// Sets the level and wakes no waiter: the caller sees to it that those of `take_waiters` are woken.
+    pub(crate) fn raise(&self) {
         self.shared.set.store(true, Ordering::SeqCst);
+    }
+
+    /// The wakers of all that wait, once the level is set.
+    pub(crate) fn take_waiters(&self) -> Waiters {
         let waiters = std::mem::take(&mut *lock(&self.shared.waiters));
-        for (_, waiter) in waiters {
-            wake(waiter);
-        }
+        Waiters(waiters.into_iter())
     }
 
     /// Tells whether it has happened.
@@ -70,6 +77,23 @@ impl Signal {
             signal: self.clone(),
             key: None,
         }
+    }
+}
+
+/// The wakers of a signal that is set. Those that are left are woken when it is dropped.
+pub(crate) struct Waiters(slab::IntoIter<TaskWaker>);
+
+impl Iterator for Waiters {
+    type Item = TaskWaker;
+
+    fn next(&mut self) -> Option<TaskWaker> {
+        self.0.next().map(|(_, waiter)| waiter)
+    }
+}
+
+impl Drop for Waiters {
+    fn drop(&mut self) {
+        self.for_each(TaskWaker::wake);
     }
 }
 
@@ -95,22 +119,21 @@ impl Future for SignalWait {
         if self.signal.is_set() {
             return Poll::Ready(());
         }
-        let waker = cx.waker().clone();
+        let waker = TaskWaker::new(cx.waker());
         let shared = Arc::clone(&self.signal.shared);
         let mut waiters = lock(&shared.waiters);
         // Looked at again under the lock: `set` stores before it takes the list.
         if self.signal.is_set() {
             return Poll::Ready(());
         }
-        let replaced = match self.key {
-            Some(key) => Some(std::mem::replace(&mut waiters[key], waker)),
+        let _replaced = match self.key {
+            Some(key) => std::mem::replace(&mut waiters[key], waker),
             None => {
                 self.key = Some(waiters.insert(waker));
-                None
+                TaskWaker::default()
             }
         };
         drop(waiters);
-        drop_catching(replaced);
         Poll::Pending
     }
 }
@@ -119,8 +142,7 @@ impl Drop for SignalWait {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             // Once set, the list was taken as a whole and the key means nothing.
-            let removed = lock(&self.signal.shared.waiters).try_remove(key);
-            drop_catching(removed);
+            let _removed = lock(&self.signal.shared.waiters).try_remove(key);
         }
     }
 }
@@ -136,11 +158,14 @@ impl fmt::Debug for SignalWait {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
+    use crate::sync::testing::WakeCounter;
     use futures::FutureExt;
 
     #[test]
-    fn asking_late_still_sees_it() {
+    fn late_waiter_sees_the_level() {
         let signal = Signal::new();
         signal.set();
         assert!(signal.is_set());
@@ -148,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn it_shows_whether_it_is_set() {
+    fn debug_shows_the_level() {
         let signal = Signal::new();
         assert_eq!(format!("{signal:?}"), "Signal { set: false, .. }");
         signal.set();
@@ -157,23 +182,101 @@ mod tests {
         assert_eq!(shown, "SignalWait { set: true, .. }");
     }
 
-    #[test]
-    fn every_waiter_is_woken_once_and_dropped_waiters_leave_nothing() {
-        let signal = Signal::new();
-        let counter = crate::sync::testing::WakeCounter::new();
+    /// A signal with waiters, all of one task that counts how often it is woken.
+    fn with_waiters(count: usize) -> (Signal, WakeCounter, Vec<SignalWait>) {
+        let (signal, counter) = (Signal::new(), WakeCounter::new());
         let mut cx = Context::from_waker(counter.waker());
-        let mut first = signal.wait();
-        let mut second = signal.wait();
-        assert!(first.poll_unpin(&mut cx).is_pending());
-        assert!(second.poll_unpin(&mut cx).is_pending());
-        assert!(second.poll_unpin(&mut cx).is_pending());
-        let mut third = signal.wait();
-        assert!(third.poll_unpin(&mut cx).is_pending());
-        drop(third);
+        let mut waits: Vec<_> = (0..count).map(|_| signal.wait()).collect();
+        for wait in &mut waits {
+            assert!(wait.poll_unpin(&mut cx).is_pending());
+        }
+        (signal, counter, waits)
+    }
+
+    fn is_ready(wait: &mut SignalWait) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        wait.poll_unpin(&mut cx).is_ready()
+    }
+
+    #[test]
+    fn each_waiter_is_woken_once_and_a_dropped_one_leaves_nothing() {
+        let (signal, counter, mut waits) = with_waiters(3);
+        let mut cx = Context::from_waker(counter.waker());
+        assert!(waits[1].poll_unpin(&mut cx).is_pending());
+        drop(waits.pop());
         assert_eq!(lock(&signal.shared.waiters).len(), 2);
         signal.set();
         assert_eq!(counter.wakes(), 2);
-        assert!(first.poll_unpin(&mut cx).is_ready());
-        assert!(second.poll_unpin(&mut cx).is_ready());
+        assert!(waits.iter_mut().all(is_ready));
+    }
+
+    #[test]
+    fn waiter_is_woken_through_its_last_waker() {
+        let (signal, before, mut waits) = with_waiters(1);
+        let after = WakeCounter::new();
+        let mut cx = Context::from_waker(after.waker());
+        assert!(waits[0].poll_unpin(&mut cx).is_pending());
+        signal.set();
+        assert_eq!((before.wakes(), after.wakes()), (0, 1));
+    }
+
+    #[test]
+    fn raise_sets_the_level_and_wakes_none() {
+        let (signal, counter, mut waits) = with_waiters(2);
+        signal.raise();
+        assert!(signal.is_set());
+        assert!(is_ready(&mut waits[0]));
+        assert_eq!(counter.wakes(), 0);
+        // Of those that saw it by themselves, too: it is up to them when they are dropped.
+        assert_eq!(signal.take_waiters().count(), 2);
+        assert_eq!(signal.take_waiters().count(), 0);
+        drop(waits);
+        assert_eq!(signal.wait().now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn waiter_that_is_dropped_after_raise_is_not_taken() {
+        let (signal, _, mut waits) = with_waiters(3);
+        signal.raise();
+        drop(waits.remove(1));
+        assert_eq!(signal.take_waiters().count(), 2);
+        // Those that are dropped after the list was taken take nothing of another.
+        drop(waits);
+    }
+
+    #[test]
+    fn take_waiters_leaves_the_level() {
+        let (signal, _, mut waits) = with_waiters(1);
+        signal.raise();
+        for waiter in signal.take_waiters() {
+            waiter.wake();
+        }
+        assert!(is_ready(&mut waits[0]));
+    }
+
+    #[test]
+    fn panic_of_a_waker_keeps_no_other_asleep() {
+        struct Panics;
+
+        impl std::task::Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                std::panic::resume_unwind(Box::new("woken"));
+            }
+        }
+
+        let signal = Signal::new();
+        let (panics, counter) = (Waker::from(Arc::new(Panics)), WakeCounter::new());
+        let mut waits = [(); 3].map(|()| signal.wait());
+        for (wait, waker) in waits
+            .iter_mut()
+            .zip([counter.waker(), &panics, counter.waker()])
+        {
+            assert!(
+                wait.poll_unpin(&mut Context::from_waker(waker))
+                    .is_pending()
+            );
+        }
+        signal.set();
+        assert_eq!(counter.wakes(), 2);
     }
 }

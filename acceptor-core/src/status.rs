@@ -70,29 +70,82 @@ impl fmt::Display for PoolState {
     }
 }
 
-/// What an open listener is doing.
+/// What a listener is doing (Q5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ListenerState {
+    /// None of its acceptors waits yet, so it accepts nothing.
+    Starting,
     /// It accepts.
     Accepting,
     /// It pauses for want of resources (A2).
-    Paused,
-    /// It accepts for the rest of the lame duck (S2).
-    LameDuck,
+    Resources,
+    /// It was asked to close, or the pool stops, and its socket is still open: it takes the connections that the system
+    /// has queued (L7).
+    Closing,
 }
 
 impl fmt::Display for ListenerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            ListenerState::Starting => "starting",
             ListenerState::Accepting => "accepting",
-            ListenerState::Paused => "paused",
-            ListenerState::LameDuck => "lame duck",
+            ListenerState::Resources => "paused for want of resources",
+            ListenerState::Closing => "closing",
         })
     }
 }
 
-/// An open listener (Q1).
+/// What an acceptor is doing (Q5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AcceptorState {
+    /// Its start is due later: starts are spaced (B3, B4, B6), or it is one of many that are about to start.
+    Spaced,
+    /// It is in `init`.
+    Init,
+    /// It waits for a connection.
+    Waiting,
+    /// It is in `terminate`.
+    Terminating,
+}
+
+impl fmt::Display for AcceptorState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            AcceptorState::Spaced => "spaced",
+            AcceptorState::Init => "in init",
+            AcceptorState::Waiting => "waiting",
+            AcceptorState::Terminating => "terminating",
+        })
+    }
+}
+
+/// An acceptor (Q5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AcceptorRecord {
+    /// The acceptor; the connection that it becomes keeps the id.
+    pub id: ChildId,
+    /// The listener that it waits on.
+    pub listener: ListenerId,
+    /// What it is doing.
+    pub state: AcceptorState,
+    /// How long ago it was made.
+    pub age: Duration,
+}
+
+impl fmt::Display for AcceptorRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "acceptor {} of listener {}: {}, {:.3?} old",
+            self.id, self.listener, self.state, self.age
+        )
+    }
+}
+
+/// A listener whose socket is open (Q1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerRecord<A> {
@@ -215,7 +268,8 @@ mod tests {
         pool: PoolId::NONE,
     };
     const CHILD: ChildId = ChildId {
-        sequence: 7,
+        listener: 2,
+        number: 7,
         slot: 0,
         pool: PoolId::NONE,
     };
@@ -254,13 +308,13 @@ mod tests {
     }
 
     #[test]
-    fn a_status_says_it_all() {
+    fn status_in_words() {
         assert_eq!(
             status("here", "there").to_string(),
             "pool echo: running; specs 1, active 1, workers 4, supervisors 0; \
              0 failures within 5s of 1 allowed\n  \
              listener 2 on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses\n  \
-             connection 7 from \"there\" to \"here\" on listener 2, 1.500s old"
+             connection 2.7 from \"there\" to \"here\" on listener 2, 1.500s old"
         );
     }
 
@@ -285,7 +339,7 @@ mod tests {
         );
         assert_eq!(
             status.connections[0].to_string(),
-            format!(r"connection 7 from {there_safe} to h\n on listener 2, 1.500s old")
+            format!(r"connection 2.7 from {there_safe} to h\n on listener 2, 1.500s old")
         );
     }
 
@@ -301,14 +355,42 @@ mod tests {
             ["running", "stopping, phase lame duck", "stopped"]
         );
         let listener = [
+            ListenerState::Starting,
             ListenerState::Accepting,
-            ListenerState::Paused,
-            ListenerState::LameDuck,
+            ListenerState::Resources,
+            ListenerState::Closing,
         ];
         assert_eq!(
             listener.map(|state| state.to_string()),
-            ["accepting", "paused", "lame duck"]
+            [
+                "starting",
+                "accepting",
+                "paused for want of resources",
+                "closing"
+            ]
         );
+        let acceptor = [
+            AcceptorState::Spaced,
+            AcceptorState::Init,
+            AcceptorState::Waiting,
+            AcceptorState::Terminating,
+        ];
+        assert_eq!(
+            acceptor.map(|state| state.to_string()),
+            ["spaced", "in init", "waiting", "terminating"]
+        );
+    }
+
+    #[test]
+    fn acceptor_record_in_words() {
+        let record = AcceptorRecord {
+            id: CHILD,
+            listener: LISTENER,
+            state: AcceptorState::Init,
+            age: Duration::from_millis(1500),
+        };
+        let words = "acceptor 2.7 of listener 2: in init, 1.500s old";
+        assert_eq!(record.to_string(), words);
     }
 
     #[test]

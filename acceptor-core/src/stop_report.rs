@@ -44,6 +44,8 @@ pub enum StopReason {
     OwnerDropped,
     /// The runtime dropped the pool's own task.
     RuntimeGone,
+    /// The last listener failed, and the spec says that the pool ends with it (L9).
+    ListenersFailed,
 }
 
 impl fmt::Display for StopReason {
@@ -53,6 +55,7 @@ impl fmt::Display for StopReason {
             StopReason::Intensity => "restart intensity exceeded",
             StopReason::OwnerDropped => "owner dropped",
             StopReason::RuntimeGone => "runtime gone",
+            StopReason::ListenersFailed => "last listener failed",
         })
     }
 }
@@ -118,8 +121,8 @@ impl Ends {
         self.0.iter().sum()
     }
 
-    pub(crate) fn count(&mut self, kind: EndKind) {
-        self.0[kind as usize] += 1;
+    pub(crate) fn count(&mut self, kind: EndKind, count: usize) {
+        self.0[kind as usize] += count;
     }
 
     fn add(&mut self, other: &Ends) {
@@ -159,6 +162,9 @@ pub struct StopReport {
     pub elapsed: Duration,
     /// Children that did not suspend after the kill and were left (S8).
     pub stuck: usize,
+    /// Reports that no observer got: those that found the outbox full, and those that were not delivered within a kill
+    /// timeout after the last child had ended (O2).
+    pub undelivered: u64,
     pub(crate) connections: [Ends; 4],
     pub(crate) acceptors: [Ends; 4],
 }
@@ -208,6 +214,9 @@ impl fmt::Display for StopReport {
         if self.stuck > 0 {
             write!(f, "\n  left stuck: {}", self.stuck)?;
         }
+        if self.undelivered > 0 {
+            write!(f, "\n  reports not delivered: {}", self.undelivered)?;
+        }
         Ok(())
     }
 }
@@ -222,6 +231,7 @@ mod tests {
             reason: StopReason::Requested,
             elapsed: Duration::from_millis(1500),
             stuck: 0,
+            undelivered: 0,
             connections: Default::default(),
             acceptors: Default::default(),
         }
@@ -233,17 +243,18 @@ mod tests {
     }
 
     #[test]
-    fn a_report_says_why_how_long_and_who_ended_how() {
+    fn report_in_words() {
         let mut report = report();
         check(&report, "pool stopped (requested) in 1.500s");
         report.reason = StopReason::Intensity;
-        report.acceptors[Phase::Grace as usize].count(EndKind::Stopped);
-        report.acceptors[Phase::Grace as usize].count(EndKind::Stopped);
-        report.connections[Phase::LameDuck as usize].count(EndKind::Normal);
-        report.connections[Phase::Stop as usize].count(EndKind::Stopped);
-        report.connections[Phase::Stop as usize].count(EndKind::Clean);
-        report.connections[Phase::Kill as usize].count(EndKind::Killed);
+        report.acceptors[Phase::Grace as usize].count(EndKind::Stopped, 1);
+        report.acceptors[Phase::Grace as usize].count(EndKind::Stopped, 1);
+        report.connections[Phase::LameDuck as usize].count(EndKind::Normal, 1);
+        report.connections[Phase::Stop as usize].count(EndKind::Stopped, 1);
+        report.connections[Phase::Stop as usize].count(EndKind::Clean, 1);
+        report.connections[Phase::Kill as usize].count(EndKind::Killed, 1);
         report.stuck = 3;
+        report.undelivered = 5;
         check(
             &report,
             "pool stopped (restart intensity exceeded) in 1.500s\n  \
@@ -251,7 +262,8 @@ mod tests {
              grace      connections: none; acceptors: 2 stopped\n  \
              stop       connections: 1 clean, 1 stopped; acceptors: none\n  \
              kill       connections: 1 killed; acceptors: none\n  \
-             left stuck: 3",
+             left stuck: 3\n  \
+             reports not delivered: 5",
         );
         assert_eq!(report.all_connections().total(), 4);
         assert_eq!(report.all_connections().of(EndKind::Stopped), 1);
@@ -266,6 +278,7 @@ mod tests {
             StopReason::Intensity,
             StopReason::OwnerDropped,
             StopReason::RuntimeGone,
+            StopReason::ListenersFailed,
         ];
         assert_eq!(
             reasons.map(|reason| reason.to_string()),
@@ -273,7 +286,8 @@ mod tests {
                 "requested",
                 "restart intensity exceeded",
                 "owner dropped",
-                "runtime gone"
+                "runtime gone",
+                "last listener failed"
             ]
         );
         assert_eq!(
@@ -284,7 +298,7 @@ mod tests {
         assert_eq!(ends.to_string(), "none");
         for (count, kind) in EndKind::ALL.into_iter().enumerate() {
             for _ in 0..=count {
-                ends.count(kind);
+                ends.count(kind, 1);
             }
         }
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A pool against values, runtimes and timings that mean it harm: nothing deaf, nothing lost, nothing for ever.
+//! A pool against values, runtimes and timings that mean it harm: no listener deaf, no connection lost, no call without an end.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,25 +7,21 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use acceptor_core::*;
 use support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
-
-fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
-    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
-}
 
 /// Notes which acceptors were in `init`, and how each ended; serves until it is stopped.
 #[derive(Clone, Default)]
@@ -91,7 +87,7 @@ impl Bench {
     }
 }
 
-/// Ends the only acceptor after so many polls from when its listener was added: before its watcher ran, or later.
+/// Ends the only acceptor after so many polls from when its listener was added: before its accept loop ran, or later.
 #[track_caller]
 fn check_hears_again(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>) {
     let mut ended = 0;
@@ -120,7 +116,7 @@ fn check_hears_again(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>)
 }
 
 #[test]
-fn a_listener_whose_only_acceptor_is_ended_hears_again_with_the_next() {
+fn listener_whose_only_acceptor_is_ended_accepts_with_the_next() {
     check_hears_again(|pool, id| pool.stop_child(id));
     check_hears_again(|pool, id| pool.kill_child(id));
 }
@@ -158,7 +154,7 @@ type MeddledHandle = PoolHandle<Manual, Meddler>;
 
 /// Ends the acceptor between the accept and its becoming the connection; what the report then says of it.
 #[track_caller]
-fn check_told_as_it_becomes(end: impl Fn(&MeddledHandle, ChildId) + Send + Sync + 'static) {
+fn check_commanded_as_it_becomes(end: impl Fn(&MeddledHandle, ChildId) + Send + Sync + 'static) {
     let faults = Faults::default();
     let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
     let (port, noting) = (Port::new(1, &ledger, &faults), Noting::default());
@@ -180,7 +176,7 @@ fn check_told_as_it_becomes(end: impl Fn(&MeddledHandle, ChildId) + Send + Sync 
     runtime.settle();
     port.connect().unwrap();
     runtime.settle();
-    assert_eq!(pool.connections().unwrap(), [], "it was told to end");
+    assert_eq!(pool.connections().unwrap(), [], "it was commanded to end");
     assert_eq!(pool.counts().unwrap().workers, 1);
     assert_eq!(ledger.alive(), 0);
     port.connect().unwrap();
@@ -189,9 +185,9 @@ fn check_told_as_it_becomes(end: impl Fn(&MeddledHandle, ChildId) + Send + Sync 
 }
 
 #[test]
-fn an_acceptor_told_to_end_as_it_becomes_a_connection_ends_as_one() {
-    check_told_as_it_becomes(|pool, id| assert_eq!(pool.stop_child(id), Ok(())));
-    check_told_as_it_becomes(|pool, id| assert_eq!(pool.kill_child(id), Ok(())));
+fn acceptor_commanded_as_it_becomes_a_connection_ends_as_one() {
+    check_commanded_as_it_becomes(|pool, id| assert_eq!(pool.stop_child(id), Ok(())));
+    check_commanded_as_it_becomes(|pool, id| assert_eq!(pool.kill_child(id), Ok(())));
 }
 
 /// A runtime whose every sleep is over a little early.
@@ -220,7 +216,7 @@ impl Runtime for Hasty {
 const EARLY: Duration = Duration::from_millis(1);
 
 #[test]
-fn a_timer_that_fires_early_makes_a_stop_short_not_busy() {
+fn timer_that_fires_early_makes_a_stop_short_not_busy() {
     let runtime = Hasty {
         runtime: Manual::new(&Faults::default()),
         sleeps: Arc::default(),
@@ -268,7 +264,7 @@ impl fmt::Display for Bomb {
 
 impl std::error::Error for Bomb {}
 
-/// Accepts what it is given, and cannot tell the address of any of it.
+/// Accepts the given connections, and has no address for any of them.
 struct Bomber(Mutex<VecDeque<io::Result<Bomb>>>);
 
 impl Listener for Bomber {
@@ -297,7 +293,7 @@ impl Listener for Bomber {
 }
 
 #[test]
-fn what_is_skipped_never_takes_the_listener_along_however_it_drops() {
+fn panics_of_skipped_connections_end_no_listener() {
     let runtime = Manual::new(&Faults::default());
     let error = |kind| Err(io::Error::new(kind, Bomb));
     let accepted = VecDeque::from([
@@ -321,28 +317,27 @@ fn what_is_skipped_never_takes_the_listener_along_however_it_drops() {
 }
 
 #[test]
-fn a_listener_whose_task_is_dropped_as_it_is_spawned_is_closed_before_that_is_told() {
+fn listener_dropped_as_it_is_spawned_is_closed_before_the_report() {
     let runtime = Manual::new(&Faults::default());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let (told_inside, port_inside) = (Arc::clone(&told), port.clone());
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let (seen, port_inside) = (Arc::clone(&reports), port.clone());
     let spec = Spec::new("dropped", Noting::default()).observer(move |report: &Report<Address>| {
         let failed = matches!(report.event, Event::ListenerFailed { .. });
-        let told = (failed, port_inside.is_open());
-        told_inside.lock().unwrap().push(told);
+        seen.lock().unwrap().push((failed, port_inside.is_open()));
     });
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    // After the pool's own task and the acceptor's.
+    // After the pool's own two tasks.
     runtime.drop_as_spawned(2..3);
     pool.add_listener(port.listen(), 1).unwrap();
     runtime.settle();
-    assert_eq!(*told.lock().unwrap(), [(true, false)]);
+    assert_eq!(*reports.lock().unwrap(), [(true, false)]);
 }
 
 type Answer = fn() -> Result<Configure<MemoryListener>, BoxError>;
 
 #[test]
-fn an_init_function_escapes_from_no_call_however_it_drops() {
+fn panic_in_the_drop_of_an_init_function_escapes_from_no_call() {
     let answers: [Answer; 4] = [
         || Ok(Configure::Use(Spec::new("good", Noting::default()))),
         || Ok(Configure::Use(Spec::new("", Noting::default()))),
@@ -368,29 +363,8 @@ fn an_init_function_escapes_from_no_call_however_it_drops() {
     assert_eq!(started, [true, false, false, false]);
 }
 
-/// Wakes the thread that waits.
-struct Unparks(Thread);
-
-impl Wake for Unparks {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Waits on this thread, however long it takes.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unparks(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
 #[test]
-fn a_pool_whose_runtime_is_gone_does_not_wait_for_who_never_suspends() {
+fn pool_whose_runtime_is_gone_waits_for_no_stuck_child() {
     const PATIENCE: Duration = Duration::from_millis(20);
     let runtime = Manual::new(&Faults::default());
     let handle = Arc::new(OnceLock::<PoolHandle<Manual, MemoryListener>>::new());
@@ -423,7 +397,7 @@ fn a_pool_whose_runtime_is_gone_does_not_wait_for_who_never_suspends() {
     assert!(took >= PATIENCE, "{took:?}");
 }
 
-/// Calls the pool whenever it is used or dropped: a lock that is held meanwhile would hold for ever.
+/// Calls the pool whenever it is used or dropped: a lock that is held meanwhile would never be released.
 #[derive(Clone)]
 struct Nosy {
     pool: Arc<OnceLock<NosyHandle>>,
@@ -435,10 +409,18 @@ type NosyHandle = PoolHandle<NosyRuntime, NosyListener>;
 impl Nosy {
     fn ask(&self) {
         self.calls.fetch_add(1, Ordering::SeqCst);
-        let Some(pool) = self.pool.get() else { return };
-        let _ = (pool.counts(), pool.listeners());
+        // A call asks the clock, which is user code as well.
+        let (Some(pool), false) = (self.pool.get(), ASKS.replace(true)) else {
+            return;
+        };
+        let _ = (pool.status(), pool.acceptors());
         let _ = format!("{pool:?}");
+        ASKS.set(false);
     }
+}
+
+thread_local! {
+    static ASKS: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Drop for Nosy {
@@ -499,9 +481,12 @@ impl Wake for NosyWaker {
     }
 }
 
+/// What `accept` returns, in this order.
+type Backlog = Arc<Mutex<VecDeque<io::Result<Nosy>>>>;
+
 struct NosyListener {
     nosy: Nosy,
-    accepted: Mutex<VecDeque<io::Result<Nosy>>>,
+    accepted: Backlog,
 }
 
 impl NosyListener {
@@ -513,7 +498,7 @@ impl NosyListener {
         };
         Self {
             nosy: nosy.clone(),
-            accepted: Mutex::new(accepted.into_iter().map(accept).collect()),
+            accepted: Arc::new(Mutex::new(accepted.into_iter().map(accept).collect())),
         }
     }
 }
@@ -524,11 +509,10 @@ impl Listener for NosyListener {
 
     async fn accept(&self) -> io::Result<(Nosy, ())> {
         self.nosy.ask();
-        let next = self.accepted.lock().unwrap().pop_front();
-        match next {
-            Some(accepted) => accepted.map(|stream| (stream, ())),
-            None => pending().await,
-        }
+        // Whenever it is polled: nothing wakes it for a client that comes later.
+        let next = || self.accepted.lock().unwrap().pop_front();
+        let accepted = poll_fn(|_| next().map_or(Poll::Pending, Poll::Ready)).await;
+        accepted.map(|stream| (stream, ()))
     }
 
     fn local_addr(&self) -> io::Result<()> {
@@ -545,8 +529,8 @@ impl Listener for NosyListener {
         true
     }
 
-    fn classify(&self, _error: &io::Error) -> Option<AcceptErrorKind> {
-        self.nosy.ask();
+    fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        let _ = format!("{error}");
         None
     }
 }
@@ -575,6 +559,8 @@ fn nosy_spec(nosy: &Nosy) -> Spec<NosyListener> {
     let (observer, table) = (nosy.clone(), nosy.clone());
     Spec::new("nosy", NosyAcceptor(nosy.clone()))
         .intensity(u32::MAX)
+        .connection_reports(ConnectionReports::All)
+        .grace(Duration::from_millis(1))
         .observer(move |report: &Report<()>| {
             let _ = format!("{observer} {report} {report:?}");
         })
@@ -588,7 +574,7 @@ fn nosy_spec(nosy: &Nosy) -> Spec<NosyListener> {
 }
 
 #[test]
-fn whatever_is_the_users_may_call_the_pool_whenever_it_is_called_or_dropped() {
+fn user_code_may_call_the_pool_whenever_it_is_called_or_dropped() {
     let (done, over) = mpsc::channel();
     let play = move || {
         let nosy = Nosy {
@@ -615,8 +601,10 @@ fn whatever_is_the_users_may_call_the_pool_whenever_it_is_called_or_dropped() {
             vec![None, failed],
             vec![],
         ];
+        let mut backlogs = Vec::new();
         for accepted in listeners {
             let listener = NosyListener::new(&nosy, accepted);
+            backlogs.push(Arc::clone(&listener.accepted));
             pool.add_listener(listener, 2).unwrap();
         }
         drop(pool.add_listener(NosyListener::new(&nosy, []), 0));
@@ -627,18 +615,32 @@ fn whatever_is_the_users_may_call_the_pool_whenever_it_is_called_or_dropped() {
         pool.reload().unwrap();
         let open = pool.listeners().unwrap();
         assert_eq!(open.len(), 2);
-        drop(pool.close_listener(open[1].id));
+        // A client comes while the listener closes, and another while the pool stops.
+        let queue = |backlog: &Backlog| backlog.lock().unwrap().push_back(Ok(nosy.clone()));
+        let closing = pool.close_listener(open[1].id);
+        queue(&backlogs[2]);
         manual.settle();
-        drop(pool.stop());
+        manual.advance(CLOSE_DELAY);
         manual.settle();
-        assert!(poll_once(pool.join()).is_ready());
+        assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+        let stopping = pool.stop();
+        queue(&backlogs[0]);
+        manual.settle();
+        manual.advance(CLOSE_DELAY);
+        manual.settle();
+        assert!(poll_once(stopping).is_ready());
+        assert!(
+            backlogs
+                .iter()
+                .all(|backlog| backlog.lock().unwrap().is_empty())
+        );
         assert_eq!((manual.tasks(), manual.panics()), (0, 0));
         let calls = nosy.calls.load(Ordering::SeqCst);
         done.send(calls).unwrap();
     };
     thread::spawn(play);
     let calls = over.recv_timeout(Duration::from_secs(30));
-    let calls = calls.expect("somebody called the pool while it was locked");
+    let calls = calls.expect("user code runs under a lock, or a check failed");
     assert!(calls > 100, "{calls}");
 }
 
@@ -681,12 +683,12 @@ impl Acceptor<Bombs> for HoldsBombs {
 }
 
 #[test]
-fn a_stream_and_a_state_whose_drops_panic_end_a_connection_that_never_began() {
+fn panics_of_a_stream_and_a_state_end_a_connection_that_never_began() {
     let runtime = Manual::new(&Faults::default());
     let pool = Pool::start(runtime.clone(), Spec::new("bombs", HoldsBombs)).unwrap();
     pool.add_listener(Bombs(Mutex::new(Some(Bomb))), 1).unwrap();
     while pool.connections().unwrap().is_empty() {
-        assert!(runtime.step().is_some(), "nobody accepts");
+        assert!(runtime.step().is_some(), "nothing is accepted");
     }
     let killed = pool.kill();
     runtime.settle();

@@ -48,10 +48,7 @@ impl Listener for Hostile {
         let client = self.clients.lock().unwrap().pop_front();
         match client {
             Some(client) => Ok((client, Raw(Arc::clone(&self.text)))),
-            None => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                self.text.to_string(),
-            )),
+            None => Err(io::Error::other(self.text.to_string())),
         }
     }
 
@@ -61,6 +58,10 @@ impl Listener for Hostile {
 
     fn stream_local_addr(_: &Client) -> io::Result<Raw> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn classify(&self, _: &io::Error) -> Option<AcceptErrorKind> {
+        Some(AcceptErrorKind::Listener)
     }
 }
 

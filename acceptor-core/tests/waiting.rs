@@ -1,4 +1,4 @@
-//! Acceptors that wait: how long, who is woken for them, and what they are told just before they join the line.
+//! Acceptors that wait: how long, which tasks run for them, and the commands that reach them just before they wait.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,8 +7,9 @@
 
 mod support;
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -22,7 +23,7 @@ type Handle = PoolHandle<Manual, MemoryListener>;
 type Init = acceptor_core::Init<()>;
 type InitFuture = Pin<Box<dyn Future<Output = Init> + Send>>;
 
-/// An acceptor whose `init` is given. It serves nobody for long, and notes why it terminates.
+/// An acceptor whose `init` is given. Its connections end at once; it notes why it terminates.
 struct Given<I> {
     init: I,
     terminated: Arc<Mutex<Vec<String>>>,
@@ -42,6 +43,13 @@ impl<I: Fn(ChildId) -> InitFuture + Send + Sync + 'static> Acceptor<MemoryListen
     async fn terminate(&self, reason: &Terminate, _: ()) {
         self.terminated.lock().unwrap().push(reason.to_string());
     }
+}
+
+/// Which acceptor of its listener it is.
+fn number(child: ChildId) -> u64 {
+    let shown = child.to_string();
+    let (_, number) = shown.split_once('.').expect("an id is displayed as two");
+    number.parse().expect("they are numbers")
 }
 
 struct Bench {
@@ -72,9 +80,15 @@ impl Bench {
         bench
     }
 
-    /// Runs all tasks until they sleep; which they were.
+    /// Runs all tasks until they sleep; returns them in the order of their polls.
     fn polled(&self) -> Vec<usize> {
         std::iter::from_fn(|| self.runtime.step()).collect()
+    }
+
+    fn terminating(&self) -> usize {
+        let acceptors = self.pool.acceptors().unwrap();
+        let terminates = |a: &&AcceptorRecord| a.state == AcceptorState::Terminating;
+        acceptors.iter().filter(terminates).count()
     }
 
     fn terminated(&self) -> Vec<String> {
@@ -83,7 +97,7 @@ impl Bench {
 }
 
 #[test]
-fn an_accept_time_out_of_a_millisecond_is_long_enough_to_need_no_spacing() {
+fn accept_timeout_of_a_millisecond_is_not_spaced() {
     let inits = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&inits);
     let bench = Bench::new(1, move |_| {
@@ -97,14 +111,17 @@ fn an_accept_time_out_of_a_millisecond_is_long_enough_to_need_no_spacing() {
     assert_eq!(inits.load(Ordering::SeqCst), 100);
 }
 
-/// The tasks of a pool whose first listener has two acceptors, by the order of their spawns; the pool's own is the first.
-const OWN: usize = 0;
-const SECOND_ACCEPTOR: usize = 2;
-const WATCHER: usize = 3;
-const CONNECTION: usize = 4;
+/// The tasks of a pool whose first listener has two acceptors, by the order of their spawns.
+const DRIVER: usize = 0;
+const REPORTER: usize = 1;
+const ACCEPT_LOOP: usize = 2;
+const FIRST_ACCEPTOR: usize = 3;
+const SECOND_ACCEPTOR: usize = 4;
+const REPLACEMENT: usize = 5;
+const CONNECTION: usize = 6;
 
 #[test]
-fn who_joins_others_in_line_wakes_nobody() {
+fn second_waiter_wakes_no_task() {
     let begun = AtomicUsize::new(0);
     let bench = Bench::new(2, move |_| {
         let turn = begun.fetch_add(1, Ordering::SeqCst);
@@ -129,84 +146,116 @@ fn counting(inits: &Arc<AtomicUsize>) -> impl Fn(ChildId) -> InitFuture + Send +
     }
 }
 
-/// With others in line the replacement's `init` is the connection's business, alone it is the listener's.
+/// The accept loop begins no `init`; the replacement's task is spawned before the connection's (B5).
 #[track_caller]
-fn check_who_begins_the_replacement(acceptors: usize, begun_by_listener: usize) {
+fn check_replacement_has_its_own_task(acceptors: usize) {
     let inits = Arc::default();
     let bench = Bench::new(acceptors, counting(&inits));
     bench.runtime.settle();
-    let watcher = acceptors + 1;
+    let replacement = FIRST_ACCEPTOR + acceptors;
     bench.port.connect().unwrap();
-    assert_eq!(bench.runtime.step(), Some(watcher));
+    assert_eq!(bench.runtime.step(), Some(ACCEPT_LOOP));
     let begun = || inits.load(Ordering::SeqCst) - acceptors;
-    assert_eq!(begun(), begun_by_listener);
-    assert_eq!(bench.runtime.step(), Some(watcher + 1));
+    assert_eq!(begun(), 0);
+    assert_eq!(bench.pool.connections().unwrap().len(), 1);
+    assert_eq!(bench.runtime.step(), Some(replacement));
     assert_eq!(begun(), 1);
+    assert_eq!(bench.runtime.step(), Some(replacement + 1));
+    assert_eq!(bench.pool.connections().unwrap(), []);
 }
 
 #[test]
-fn a_listener_runs_no_init_while_somebody_waits() {
-    check_who_begins_the_replacement(1, 1);
-    check_who_begins_the_replacement(2, 0);
-    check_who_begins_the_replacement(3, 0);
+fn init_of_a_replacement_has_a_task_before_its_connection() {
+    check_replacement_has_its_own_task(1);
+    check_replacement_has_its_own_task(2);
+    check_replacement_has_its_own_task(3);
 }
 
 #[test]
-fn the_pools_own_task_is_there_for_another_thread_once_after_each_connection() {
+fn replacement_without_init_has_no_task() {
+    let runtime = Manual::new(&Faults::default());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let serve = acceptor_fn(|_| async { Ok(()) });
+    let pool = Pool::start(runtime.clone(), Spec::new("plain", serve)).unwrap();
+    pool.add_listener(port.listen(), 2).unwrap();
+    for _ in 0..10 {
+        port.connect().unwrap();
+    }
+    runtime.settle();
+    // The pool's own two, the accept loop, and ten connections.
+    assert_eq!(runtime.spawned(), 13);
+}
+
+#[test]
+fn driver_is_polled_once_after_a_connection() {
     let bench = Bench::new(2, counting(&Arc::default()));
     bench.runtime.settle();
     bench.port.connect().unwrap();
-    assert_eq!(bench.polled(), [WATCHER, CONNECTION, OWN]);
+    assert_eq!(
+        bench.polled(),
+        [ACCEPT_LOOP, REPLACEMENT, CONNECTION, DRIVER]
+    );
     // Not when there was none.
     bench.port.fail(io::ErrorKind::ConnectionAborted.into());
-    assert_eq!(bench.polled(), [WATCHER]);
+    assert_eq!(bench.polled(), [ACCEPT_LOOP]);
 }
 
-/// How many turns the pool's own task takes for a change, until all tasks sleep.
+/// How often the driver is polled for a change, until all tasks sleep; and again when a close has waited for its queue.
 #[track_caller]
-fn check_own_turns(change: impl FnOnce(&TestPool), expected: usize) {
+fn check_driver_polls(change: impl FnOnce(&TestPool), expected: (usize, usize)) {
     let bench = Bench::new(2, counting(&Arc::default()));
     bench.runtime.settle();
     change(&bench.pool);
-    let polled = bench.polled();
-    let own = polled.iter().filter(|task| **task == OWN);
-    assert_eq!(own.count(), expected, "{polled:?}");
+    let driver_polls = || {
+        let polled = bench.polled();
+        polled.iter().filter(|task| **task == DRIVER).count()
+    };
+    let at_once = driver_polls();
+    bench.runtime.advance(CLOSE_DELAY);
+    assert_eq!((at_once, driver_polls()), expected);
 }
 
 #[test]
-fn the_pools_own_task_takes_no_turn_but_for_what_changes() {
-    check_own_turns(|_| {}, 0);
+fn driver_is_polled_only_for_changes() {
+    check_driver_polls(|_| {}, (0, 0));
+    // For *draining*, and for the commands that come with the closed socket.
     let close = |pool: &TestPool| drop(pool.close_listener(pool.listeners().unwrap()[0].id));
-    check_own_turns(close, 1);
-    check_own_turns(|pool| drop(pool.kill()), 1);
+    check_driver_polls(close, (1, 1));
+    check_driver_polls(|pool| drop(pool.kill()), (2, 0));
 }
 
 #[test]
-fn while_the_patience_lasts_the_pools_own_task_waits_for_it() {
+fn driver_sleeps_between_its_looks() {
     let bench = Bench::new(2, counting(&Arc::default()));
     bench.runtime.settle();
     drop(bench.pool.kill());
-    bench.runtime.step_first(OWN);
-    assert_eq!(bench.polled(), [WATCHER, OWN]);
+    bench.runtime.step_first(DRIVER);
+    // For the closed socket, and for the end; the killed acceptors end in tasks of their own.
+    let (first, second) = (SECOND_ACCEPTOR + 1, SECOND_ACCEPTOR + 2);
+    assert_eq!(
+        bench.polled(),
+        [ACCEPT_LOOP, DRIVER, first, second, REPORTER, DRIVER]
+    );
+    assert_eq!(bench.runtime.tasks(), 0);
 }
 
 #[test]
-fn a_flood_of_connections_that_are_gone_lets_others_run_after_every_32() {
+fn accept_errors_let_other_tasks_run_after_every_32() {
     let bench = Bench::new(2, counting(&Arc::default()));
     bench.runtime.settle();
-    for _ in 0..100 {
+    for _ in 0..99 {
         bench.port.fail(io::ErrorKind::ConnectionAborted.into());
     }
     let mut skipped = Vec::new();
     while let Some(polled) = bench.runtime.step() {
-        assert_eq!(polled, WATCHER);
+        assert_eq!(polled, ACCEPT_LOOP);
         skipped.push(bench.pool.listeners().unwrap()[0].skipped);
     }
-    assert_eq!(skipped, [32, 64, 96, 100]);
+    assert_eq!(skipped, [32, 64, 96, 99]);
 }
 
 #[test]
-fn a_flood_of_connections_that_are_gone_holds_up_no_time_out() {
+fn accept_errors_hold_up_no_timeout() {
     let bench = Bench::new(1, |_| {
         Box::pin(async { Init::AcceptWithin((), Duration::from_millis(10)) })
     });
@@ -215,62 +264,181 @@ fn a_flood_of_connections_that_are_gone_holds_up_no_time_out() {
         for _ in 0..100 {
             bench.port.fail(io::ErrorKind::ConnectionAborted.into());
         }
-        assert_eq!(bench.runtime.step(), Some(2), "the listener's task");
+        assert_eq!(bench.runtime.step(), Some(ACCEPT_LOOP));
     };
-    flood();
     bench.runtime.advance(Duration::from_millis(9));
     flood();
-    assert_eq!(bench.terminated(), [""; 0]);
     bench.runtime.advance(Duration::from_millis(1));
-    flood();
-    assert!(bench.pool.listeners().unwrap()[0].skipped < 300);
+    // The next time that other tasks run it is seen, and then dismissed.
+    for _ in 0..2 {
+        assert_eq!(bench.terminated(), [""; 0]);
+        flood();
+    }
+    assert!(bench.pool.listeners().unwrap()[0].skipped < 99);
     // It terminates in a task of its own.
-    bench.runtime.step_first(3);
+    bench.runtime.step_first(FIRST_ACCEPTOR + 1);
     assert_eq!(bench.terminated(), ["accept time-out"]);
 }
 
+/// Has a client whenever it is asked, and counts those that came while this many waited too long.
+struct Busy {
+    overdue: Arc<dyn Fn() -> usize + Send + Sync>,
+    accepted_while_overdue: Arc<AtomicUsize>,
+}
+
+impl Listener for Busy {
+    type Stream = ();
+    type Addr = ();
+
+    async fn accept(&self) -> io::Result<((), ())> {
+        let overdue = (self.overdue)();
+        let accepted = usize::from(overdue > 0);
+        self.accepted_while_overdue
+            .fetch_add(accepted, Ordering::SeqCst);
+        Ok(((), ()))
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stream_local_addr((): &()) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_millis(10);
+
+/// Those with these numbers have an accept timeout.
+struct Timed(RangeInclusive<u64>);
+
+impl Acceptor<Busy> for Timed {
+    type State = ();
+
+    async fn init(&self, listener: &ListenerInfo<()>) -> Result<Init, BoxError> {
+        Ok(if self.0.contains(&number(listener.child)) {
+            Init::AcceptWithin((), TIMEOUT)
+        } else {
+            Init::Accept(())
+        })
+    }
+
+    async fn serve(&self, _: Connection<(), ()>, (): ()) -> Result<(), BoxError> {
+        pending().await
+    }
+}
+
+/// Of 300 acceptors these time out while clients never pause: all are dismissed before 64 more are accepted (B6).
+#[track_caller]
+fn check_dismissed_under_load(timed: RangeInclusive<u64>) {
+    let runtime = Manual::new(&Faults::default());
+    let spec = Spec::new("busy", Timed(timed.clone()));
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let began = runtime.now();
+    let (handle, clock) = (pool.handle(), runtime.clone());
+    let overdue: Arc<dyn Fn() -> usize + Send + Sync> = Arc::new(move || {
+        if clock.now() < began + TIMEOUT {
+            return 0;
+        }
+        let overdue = |a: &&AcceptorRecord| {
+            a.state == AcceptorState::Waiting && timed.contains(&number(a.id))
+        };
+        handle.acceptors().unwrap().iter().filter(overdue).count()
+    });
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let listener = Busy {
+        overdue: Arc::clone(&overdue),
+        accepted_while_overdue: Arc::clone(&accepted),
+    };
+    pool.add_listener(listener, 300).unwrap();
+    // All 300 wait before the first client is accepted.
+    let starts = 300_usize.div_ceil(64);
+    for _ in 0..starts {
+        assert_eq!(pool.listeners().unwrap()[0].accepted, 0);
+        runtime.step_first(ACCEPT_LOOP);
+    }
+    for acceptor in 0..300 {
+        runtime.step_first(FIRST_ACCEPTOR + acceptor);
+    }
+    runtime.step_first(ACCEPT_LOOP);
+    runtime.advance(TIMEOUT);
+    for _ in 0..4 {
+        runtime.step_first(ACCEPT_LOOP);
+    }
+    assert_eq!(overdue(), 0);
+    let accepted = accepted.load(Ordering::SeqCst);
+    assert!((1..64).contains(&accepted), "{accepted} were accepted");
+}
+
 #[test]
-fn a_time_out_of_zero_does_not_send_away_who_could_be_served_in_a_burst() {
-    let bench = Bench::new(100, |_| {
+fn expired_acceptors_are_dismissed_before_64_more_connections() {
+    check_dismissed_under_load(1..=300);
+    check_dismissed_under_load(200..=300);
+    check_dismissed_under_load(300..=300);
+}
+
+#[test]
+fn timeout_of_zero_takes_a_connection_that_is_there() {
+    let bench = Bench::new(20, |_| {
         Box::pin(async { Init::AcceptWithin((), Duration::ZERO) })
     });
-    for acceptor in 1..=100 {
-        bench.runtime.step_first(acceptor);
-    }
-    for _ in 0..100 {
+    for _ in 0..20 {
         bench.port.connect().unwrap();
     }
-    // The listener's task alone: all others of the hundred are in line when it lets others run.
-    let accepted = [(); 4].map(|()| {
-        bench.runtime.step_first(101);
-        bench.pool.listeners().unwrap()[0].accepted
-    });
-    assert_eq!(accepted, [32, 64, 96, 100]);
+    bench.runtime.step_first(ACCEPT_LOOP);
+    for acceptor in 0..20 {
+        bench.runtime.step_first(FIRST_ACCEPTOR + acceptor);
+    }
+    bench.runtime.step_first(ACCEPT_LOOP);
+    assert_eq!(bench.pool.listeners().unwrap()[0].accepted, 20);
+    assert_eq!(bench.terminating(), 0);
+}
+
+/// Its first acceptor waits for a millisecond and then terminates without end; the others stay in `init`.
+struct Lingers;
+
+impl Acceptor<MemoryListener> for Lingers {
+    type State = ();
+
+    async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init, BoxError> {
+        if listener.child.to_string() != "1.1" {
+            pending::<()>().await;
+        }
+        Ok(Init::AcceptWithin((), Duration::from_millis(1)))
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn terminate(&self, _: &Terminate, (): ()) {
+        pending().await
+    }
 }
 
 #[test]
-fn a_pause_is_over_at_its_time_also_if_nobody_waits() {
-    let bench = Bench::new(1, |child| {
-        Box::pin(async move {
-            if child.to_string() != "1" {
-                std::future::pending::<()>().await;
-            }
-            Init::AcceptWithin((), Duration::from_millis(1))
-        })
-    });
-    let state = || bench.pool.listeners().unwrap()[0].state;
-    bench.port.fail(io::ErrorKind::OutOfMemory.into());
-    bench.runtime.settle();
-    bench.runtime.advance(Duration::from_millis(4));
-    bench.runtime.settle();
-    assert_eq!(bench.terminated(), ["accept time-out"]);
-    assert_eq!(state(), ListenerState::Paused);
-    bench.runtime.advance(Duration::from_millis(1));
-    bench.runtime.settle();
-    assert_eq!(state(), ListenerState::Accepting);
+fn pause_ends_at_its_time_even_if_no_acceptor_waits() {
+    let runtime = Manual::new(&Faults::default());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let pool = Pool::start(runtime.clone(), Spec::new("lingers", Lingers)).unwrap();
+    pool.add_listener(port.listen(), 1).unwrap();
+    port.fail(io::ErrorKind::OutOfMemory.into());
+    runtime.settle();
+    let state = || pool.listeners().unwrap()[0].state;
+    for (wait_ms, expected) in [
+        (0, ListenerState::Resources),
+        (4, ListenerState::Resources),
+        (1, ListenerState::Starting),
+    ] {
+        runtime.advance(Duration::from_millis(wait_ms));
+        runtime.settle();
+        assert_eq!(state(), expected, "{wait_ms} ms later");
+    }
+    let states: Vec<_> = pool.acceptors().unwrap().iter().map(|a| a.state).collect();
+    assert_eq!(states, [AcceptorState::Terminating]);
 }
 
-/// Has its acceptor told to stop, and everybody else see it, as late as can be.
+/// Has its acceptor stopped, and lets all other tasks run, as late as can be.
 struct StopsWhenDropped {
     pool: Arc<OnceLock<Handle>>,
     runtime: Arc<OnceLock<Manual>>,
@@ -286,7 +454,7 @@ impl Drop for StopsWhenDropped {
 }
 
 #[test]
-fn who_is_told_to_stop_just_before_it_joins_the_line_does_not_wait() {
+fn acceptor_stopped_just_before_it_waits_does_not_wait() {
     let pool = Arc::<OnceLock<Handle>>::default();
     let runtime = Arc::<OnceLock<Manual>>::default();
     let first = AtomicUsize::new(0);

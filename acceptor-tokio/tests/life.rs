@@ -251,7 +251,7 @@ async fn a_lame_duck_accepts_as_ever_while_connections_see_draining() {
         "the machine is too slow for this test's lame duck"
     );
     assert_eq!(status.state, PoolState::Stopping(Phase::LameDuck));
-    assert_eq!(status.listeners[0].state, ListenerState::LameDuck);
+    assert_eq!(status.listeners[0].state, ListenerState::Accepting);
     assert_eq!(status.listeners[0].acceptors, 2);
     assert_eq!(status.counts.active, 2);
     assert!(matches!(refused.reason, AddListenerReason::Stopping));

@@ -14,18 +14,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, CleanExit, Connection, Counts, Init, Listener, ListenerId,
-    ListenerInfo, PoolState, Report, Runtime, Signal, Signals, Spec, StopReport, Terminate,
+    Acceptor, AcceptorRecord, AcceptorState, BoxError, ChildId, CleanExit, Connection, Counts,
+    Init, Listener, ListenerId, ListenerInfo, PoolState, Report, Runtime, Signal, Signals, Spec,
+    StopReport, Terminate,
 };
 use futures::channel::{mpsc, oneshot};
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{FutureExt, StreamExt};
 
-use crate::disturbed::{TaskId, current_task};
+use crate::disturbed::{PollId, TaskId, current_poll, current_task};
 use crate::patience::Patience;
 use crate::record::Record;
-use crate::tamper::{Tamper, Tampered};
+use crate::tamper::{Observes, Tamper, Tampered};
 use crate::verdict::{Broken, Verdict};
 use crate::world::{Client, Closed, World};
 
@@ -50,6 +51,8 @@ pub enum Answer {
     Panic(&'static str),
     /// Never.
     Nothing,
+    /// What the scene [decides](Fixture::decide) while it waits.
+    Deferred,
 }
 
 /// What `terminate` is to do.
@@ -78,6 +81,8 @@ pub enum Order {
     Fail(&'static str),
     /// Panic with this message.
     Panic(&'static str),
+    /// Panic with this message, which the panic hook is not shown.
+    Unwind(&'static str),
     /// Keep something that panics with this message when it is dropped.
     PanicWhenDropped(&'static str),
     /// Take the stop signal, and take no notice of it.
@@ -157,6 +162,8 @@ pub struct Served {
     pub number: usize,
     /// The task that it runs on, in a world that knows.
     pub task: Option<TaskId>,
+    /// The poll in which `serve` began, in a world that knows.
+    pub poll: Option<PollId>,
     orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
 }
 
@@ -198,7 +205,13 @@ struct Script {
     answers: Mutex<Answers>,
     farewell: Mutex<Farewell>,
     witness: Mutex<Option<Arc<Witness>>>,
+    /// The answers that were deferred, in the order in which `init` began.
+    decided: Record<Answer>,
+    hears: Mutex<Option<Arc<Hears>>>,
 }
+
+/// Hears a report in the observer, before it is recorded.
+type Hears = dyn Fn(&Report<SocketAddr>) + Send + Sync;
 
 /// Looks around as `serve` is first polled.
 type Witness = dyn Fn(&Served) + Send + Sync;
@@ -206,6 +219,20 @@ type Witness = dyn Fn(&Served) + Send + Sync;
 struct Answers {
     first: VecDeque<Answer>,
     then: Answer,
+    deferred: usize,
+}
+
+impl Script {
+    /// `init` begins: its number, what it answers, and its place among those whose answer is deferred.
+    fn begins(&self) -> (usize, Answer, usize) {
+        let mut answers = lock(&self.answers);
+        let number = self.inits.fetch_add(1, Ordering::SeqCst) + 1;
+        let then = answers.then;
+        let answer = answers.first.pop_front().unwrap_or(then);
+        let place = answers.deferred;
+        answers.deferred += usize::from(answer == Answer::Deferred);
+        (number, answer, place)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -225,17 +252,26 @@ impl<W: World> Fixture<W> {
                 answers: Mutex::new(Answers {
                     first: VecDeque::new(),
                     then: Answer::Accept,
+                    deferred: 0,
                 }),
                 farewell: Mutex::new(Farewell::Leave),
                 witness: Mutex::new(None),
+                decided: Record::default(),
+                hears: Mutex::new(None),
             }),
         }
     }
 
     /// Says what the next calls of `init` answer, and what all after them do.
     pub fn answers(&self, first: impl IntoIterator<Item = Answer>, then: Answer) {
-        let first = first.into_iter().collect();
-        *lock(&self.script.answers) = Answers { first, then };
+        let mut answers = lock(&self.script.answers);
+        answers.first = first.into_iter().collect();
+        answers.then = then;
+    }
+
+    /// Decides what the first `init` answers whose answer is deferred and not decided yet.
+    pub fn decide(&self, answer: Answer) {
+        self.script.decided.push(answer);
     }
 
     /// Says what `terminate` does.
@@ -246,6 +282,17 @@ impl<W: World> Fixture<W> {
     /// Calls this as `serve` is first polled, before it does anything.
     pub fn witness(&self, witness: impl Fn(&Served) + Send + Sync + 'static) {
         *lock(&self.script.witness) = Some(Arc::new(witness));
+    }
+
+    /// Calls this in the observer with each report, before it is recorded.
+    pub fn hears(&self, hears: impl Fn(&Report<SocketAddr>) + Send + Sync + 'static) {
+        *lock(&self.script.hears) = Some(Arc::new(hears));
+    }
+
+    /// A report in words.
+    pub fn words(&self, report: &Report<SocketAddr>) -> String {
+        let words = self.tamper().and_then(|tamper| tamper.words);
+        words.map_or_else(|| report.to_string(), |words| words(report))
     }
 
     /// The acceptor that does as it is told.
@@ -278,15 +325,27 @@ impl<W: World> Fixture<W> {
     /// A spec of that acceptor, whose reports are recorded: all else is the default, for rules about that.
     pub fn plain_spec(&self, id: &'static str) -> Spec<W::Listener> {
         let (calls, reports) = (self.calls.clone(), self.reports.clone());
-        let tamper = self.tamper();
-        let observer = move |report: &Report<SocketAddr>| {
+        let (tamper, script) = (self.tamper(), Arc::clone(&self.script));
+        let observe = move |report: &Report<SocketAddr>, tamper: Option<&Tamper>| {
             let mut report = report.clone();
-            let change = tamper.as_ref().and_then(|tamper| tamper.report.as_ref());
+            let change = tamper.and_then(|tamper| tamper.report.as_ref());
             let times = change.map_or(1, |change| change(&mut report));
             for _ in 0..times {
+                let hears = lock(&script.hears).clone();
+                if let Some(hears) = hears {
+                    hears(&report);
+                }
                 calls.push(Call::Report(report.clone()));
                 reports.push(report.clone());
             }
+        };
+        let observer = move |report: &Report<SocketAddr>| match tamper.as_deref() {
+            Some(tamper) if tamper.observes == Observes::Elsewhere => {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| observe(report, Some(tamper)));
+                });
+            }
+            tamper => observe(report, tamper),
         };
         Spec::new(id, self.acceptor()).observer(observer)
     }
@@ -475,6 +534,25 @@ impl<W: World> Fixture<W> {
         self.until(&what, look).await
     }
 
+    /// Waits until so many acceptors wait for a connection, and there is no other.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if they do not.
+    pub async fn waiting(
+        &self,
+        pool: &Handle<W>,
+        count: usize,
+    ) -> Result<Vec<AcceptorRecord>, Broken> {
+        let what = format!("{count} acceptors wait");
+        let waits = |one: &AcceptorRecord| one.state == AcceptorState::Waiting;
+        let look = || match pool.acceptors() {
+            Ok(list) if list.len() == count && list.iter().all(waits) => Ok(list),
+            seen => Err(seen),
+        };
+        self.until(&what, look).await
+    }
+
     /// Waits for an event.
     ///
     /// # Errors
@@ -553,6 +631,40 @@ pub(crate) fn not_refused<C>(what: &str, connected: io::Result<C>) -> Result<Opt
     }
 }
 
+/// A thread of the runtime that polls tasks while another of its threads is blocked.
+///
+/// Rules run at the same time, some of them on one runtime: no two of them block a thread of it.
+#[derive(Debug)]
+pub struct AnotherThread {
+    _blocking: futures::lock::MutexGuard<'static, ()>,
+}
+
+impl AnotherThread {
+    /// Whether there is one. A runtime that is slow to show it is taken for one that has none, and the checks that need
+    /// it are left out.
+    pub async fn of<W: World>(world: &Arc<W>) -> Option<Self> {
+        static BLOCKING: futures::lock::Mutex<()> = futures::lock::Mutex::new(());
+        const WAIT: Duration = Duration::from_millis(200);
+        let blocking = BLOCKING.lock().await;
+        let runtime = world.clock();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (blocks, is_blocked) = oneshot::channel();
+        let (tell, told) = oneshot::channel();
+        runtime.spawn(async move {
+            let _ = blocks.send(());
+            let _ = tell.send(released.recv_timeout(WAIT).is_ok());
+        });
+        let _ = is_blocked.await;
+        runtime.spawn(async move {
+            let _ = release.send(());
+        });
+        let there_is = told.await.unwrap_or(false);
+        there_is.then_some(Self {
+            _blocking: blocking,
+        })
+    }
+}
+
 /// Whether a pool runs.
 pub fn runs<W: World>(pool: &Handle<W>) -> bool {
     pool.status()
@@ -601,17 +713,19 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
     type State = State;
 
     async fn init(&self, info: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
-        let number = self.script.inits.fetch_add(1, Ordering::SeqCst) + 1;
+        let (number, answer, place) = self.script.begins();
         self.calls.push(Call::Init {
             number,
             at: self.world.clock().now(),
             task: current_task(),
             info: info.clone(),
         });
-        let answer = {
-            let mut answers = lock(&self.script.answers);
-            let then = answers.then;
-            answers.first.pop_front().unwrap_or(then)
+        let answer = match answer {
+            Answer::Deferred => {
+                let decided = self.script.decided.when(|all| all.get(place).copied());
+                decided.await
+            }
+            answer => answer,
         };
         let state = || State {
             number,
@@ -625,7 +739,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             Answer::Fail(name) => Err(name.into()),
             Answer::FailCleanly => Err(CleanExit::new().into()),
             Answer::Panic(message) => panic!("{message}"),
-            Answer::Nothing => pending().await,
+            Answer::Nothing | Answer::Deferred => pending().await,
         }
     }
 
@@ -643,6 +757,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             signals: connection.signals.clone(),
             number: state.number,
             task: current_task(),
+            poll: current_poll(),
             orders,
         };
         let witness = lock(&self.script.witness).clone();
@@ -732,6 +847,7 @@ impl Order {
             Order::ExitCleanlyBecause(reason) => Err(CleanExit::because(reason).into()),
             Order::Fail(name) => Err(name.into()),
             Order::Panic(message) => panic!("{message}"),
+            Order::Unwind(message) => std::panic::resume_unwind(Box::new(message)),
             Order::Return
             | Order::ReturnAt(_)
             | Order::PanicWhenDropped(_)

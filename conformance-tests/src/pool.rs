@@ -5,11 +5,12 @@ use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use acceptor_core::{
-    AddListenerError, BoxError, ChildError, ChildId, CloseError, Configure, ConnectionRecord,
-    Counts, ListenerId, ListenerRecord, PoolHandle, ReconfigureError, Spec, StartError, Status,
-    StopReport, Stopped,
+    AcceptorRecord, AddListenerError, BoxError, ChildError, ChildId, CloseError, Configure,
+    ConnectionRecord, Counts, ListenerId, ListenerRecord, PoolHandle, ReconfigureError, Spec,
+    StartError, Status, StopReport, Stopped,
 };
 
 use crate::tamper::{Conduct, Edit, Tamper, Verb};
@@ -110,12 +111,15 @@ impl<W: World> Handle<W> {
         id: ListenerId,
     ) -> impl Future<Output = Result<(), CloseError>> + Send + 'static + use<W> {
         let conduct = self.conduct(Verb::CloseListener);
-        let closing = (conduct != Some(Conduct::Ignored)).then(|| self.handle.close_listener(id));
+        let begins = !matches!(conduct, Some(Conduct::Ignored | Conduct::Later));
+        let closing = begins.then(|| self.handle.close_listener(id));
+        let handle = self.handle.clone();
         async move {
-            let Some(closing) = closing else {
-                return Ok(());
+            let closed = match closing {
+                Some(closing) => closing.await,
+                None if conduct == Some(Conduct::Later) => handle.close_listener(id).await,
+                None => return Ok(()),
             };
-            let closed = closing.await;
             if conduct == Some(Conduct::Hangs) {
                 pending::<()>().await;
             }
@@ -131,6 +135,13 @@ impl<W: World> Handle<W> {
         self.shown(
             |tamper| tamper.connections.as_ref(),
             self.handle.connections(),
+        )
+    }
+
+    pub fn acceptors(&self) -> Result<Vec<AcceptorRecord>, Stopped> {
+        self.shown(
+            |tamper| tamper.acceptors_shown.as_ref(),
+            self.handle.acceptors(),
         )
     }
 
@@ -281,8 +292,16 @@ impl<W: World> Deref for Pool<W> {
 
 impl<W: World> Drop for Pool<W> {
     fn drop(&mut self) {
-        if self.handle.conduct(Verb::DropOwner) == Some(Conduct::Ignored) {
-            std::mem::forget(self.owner.take());
+        match self.handle.conduct(Verb::DropOwner) {
+            Some(Conduct::Ignored) => std::mem::forget(self.owner.take()),
+            Some(Conduct::Later) => {
+                let owner = self.owner.take();
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(50));
+                    drop(owner);
+                });
+            }
+            _ => {}
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::harness::Harness;
 use crate::patience::Patience;
 use crate::world::{Client, Closed, World};
+
+/// Whether the system says if a socket listens, and so a constructor refuses one that does not (V4).
+pub(crate) const SAYS_WHETHER_IT_LISTENS: bool =
+    cfg!(any(target_os = "linux", target_os = "android"));
 
 /// The world of real sockets, on the runtime of a harness.
 #[derive(Debug)]
@@ -56,7 +60,7 @@ impl<H: Harness> World for Real<H> {
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         // Where the system says whether a socket listens, an adapter refuses one that does not (V4):
         // there it listens until the adapter has it.
-        let listens = cfg!(any(target_os = "linux", target_os = "android"));
+        let listens = SAYS_WHETHER_IT_LISTENS;
         if listens {
             socket.listen(1)?;
         }
@@ -68,6 +72,10 @@ impl<H: Harness> World for Real<H> {
             Ok(_) => Err(io::Error::other("a socket accepts that does not listen")),
             Err(error) => Ok((listener, error)),
         }
+    }
+
+    fn listen_with(&self, socket: TcpListener) -> Option<io::Result<H::Listener>> {
+        Some(self.harness.listener(socket))
     }
 
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {

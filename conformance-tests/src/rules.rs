@@ -4,10 +4,12 @@ mod accept_errors;
 mod bad_input;
 mod behaviour;
 mod changing;
+mod closing;
 mod ends;
 mod intensity;
 mod listeners;
 mod looking_in;
+mod reports;
 mod runtime;
 mod signals;
 mod sockets;
@@ -200,33 +202,33 @@ macro_rules! rule_book {
 
 rule_book! { $
     "B1" Must behaviour::b1_init_runs_before_the_acceptor_waits:
-        "`init` runs before the acceptor waits, once per acceptor, with the listener's local address and a handle that tells when that listener closes. Any number of acceptors run `init` at the same time.";
+        "`init` runs before the acceptor waits, once per acceptor, with the listener's local address and a handle that signals the listener's close. Any number of acceptors run `init` concurrently.";
     "B2" Must behaviour::b2_init_answers_accept_hibernate_ignore_or_an_error:
-        "`init` answers *accept* with a state and an optional accept timeout (none: wait for ever; *hibernate*: the same), *ignore*, or an error.";
+        "`init` returns *accept* with a state and an optional accept timeout (none: wait indefinitely; *hibernate*: the same), *ignore*, or an error.";
     "B3" Must behaviour::b3_ignore_is_silent_and_spaced:
-        "*ignore*: the acceptor ends silently and another starts. It never counts. Ignoring again and again costs no busy CPU: after the first, starts are spaced, 1 ms doubling to 1 s, until one accepts.";
+        "*Ignore*: the acceptor ends silently and another starts. It never counts. Repeated *ignore* uses no busy CPU: after the first, starts are spaced, 1 ms doubling to 1 s, until one accepts.";
     "B4" Must behaviour::b4_a_start_error_is_reported_and_counts:
-        "An error or a panic in `init` is a start error: reported, and it always counts, also in a temporary pool, whatever the error says. If the pool survives, another acceptor starts.";
+        "An error or panic in `init` is a start error: reported, and it always counts, also in a temporary pool, whatever the error is. If the pool survives, another acceptor starts. After a start error, one acceptor of that listener at a time tries again, spaced as in B3, until one accepts; the others start then. So a failing `init` uses no busy CPU, and a pool outlives an outage if its intensity is at least the number of acceptors plus the retries that fit the period.";
     "B5" Must behaviour::b5_the_acceptor_becomes_the_connection:
-        "On a connection the acceptor *becomes* the connection: the same child goes on with `serve(connection, state)`. Its replacement is started before `serve` is first polled, so a slow or blocking `serve` never delays accepting.";
+        "On a connection the acceptor *becomes* the connection: the same child continues with `serve(connection, state)`. Its replacement is started (its `init` has a task) before `serve` is first polled, so a slow or blocking `serve` never delays accepting. A slow `init` never delays `serve` either: it is never polled inside another child's task or the accept loop.";
     "B6" Must behaviour::b6_an_accept_timeout_is_no_failure:
-        "Accept timeout: `terminate(Timeout, state)`, then the acceptor ends; its replacement starts at once. Not reported, does not count. A timeout of zero is legal and costs no busy CPU (spacing as B3).";
+        "Accept timeout: `terminate(Timeout, state)`, then the acceptor ends and its replacement starts at once. Not reported, does not count. A timeout of zero is legal and uses no busy CPU (spaced as in B3). Timeouts are honoured under load: while connections arrive, an expired acceptor is dismissed before 64 more connections are accepted; until then it may still get one.";
     "B7" Must behaviour::b7_terminate_runs_exactly_once_without_a_connection:
-        "`terminate(reason, state)` runs exactly once for an acceptor that got a state and never a connection, unless it is killed. Reasons: `Timeout`, `Closed` (listener closed), `Io` (listener failed, with the error), `Stopped` (the pool stops). It never runs for an acceptor that became a connection.";
+        "`terminate(reason, state)` runs exactly once for an acceptor that had a state and never got a connection, unless it was killed or its runtime is gone (then it is lost). Reasons: `Timeout`, `Closed` (listener closed), `Io` (listener failed, with the error), `Stopped` (the pool stops). It never runs for an acceptor that became a connection.";
     "B8" Must behaviour::b8_a_panic_in_terminate_is_reported:
         "A panic in `terminate` is reported, and counts only in a transient pool. The state is dropped in any case.";
     "B9" Must waiting::b9_the_future_of_serve_is_not_there_before_its_connection:
         "A waiting acceptor holds its state and a small wait, not the future of `serve`: its memory does not grow with the protocol's.";
     "B10" Must behaviour::b10_serve_gets_addresses_id_and_signals:
-        "`serve` gets the stream (the runtime's own type, untouched), the peer's address, the local address of *this* connection (also when the listener is bound to `0.0.0.0` or `::`), its id, and the two signals of section 5.";
+        "`serve` receives the stream (the runtime's own type, untouched), the peer's address, the local address of *this* connection (also when the listener is bound to `0.0.0.0` or `::`), its id, and the signals of section N.";
     "B11" Must behaviour::b11_all_callbacks_run_on_tasks_of_the_runtime_value:
-        "Spawn options are the runtime value's: the pool's tasks run where and as it says.";
+        "Spawn options belong to the runtime value: the pool's tasks run where and as it says.";
     "E1" Must ends::e1_each_way_to_end_is_reported_and_counted_as_the_table_says:
         "Each row of the table of ends holds. A connection is never restarted: there is nothing to restart.";
     "E2" Must ends::e2_the_socket_is_gone_before_the_end_is_visible:
-        "The child's future, and with it the socket, is gone before its end is visible anywhere (report, counts, waiters).";
+        "The child's future, and with it the socket, is dropped before its end is visible anywhere (report, counts, waiters).";
     "E3" Must ends::e3_each_end_is_seen_exactly_once:
-        "Each child's end is seen exactly once. A panic in one child touches no other child, no lock and not the pool.";
+        "Each child's end is counted exactly once, and reported at most once (O2). A panic in one child affects no other child, no lock, and not the pool.";
     "E4" Must ends::e4_a_killed_child_is_dropped_where_it_suspends:
         "A killed child is dropped at its next suspension point. One that never suspends cannot be killed; see S8.";
     "I1" Must intensity::i1_more_failures_than_intensity_stop_the_pool:
@@ -234,21 +236,27 @@ rule_book! { $
     "I2" Must intensity::i2_old_failures_are_forgotten:
         "Failures older than `period` are forgotten.";
     "I3" Must intensity::i3_a_stop_by_intensity_runs_the_whole_termination:
-        "A stop by intensity runs the whole termination of section 6, reports `pool_stopped` with the reason, and is the result of `join`.";
+        "A stop by intensity runs the whole shutdown sequence of section S, reports `pool_stopped` with the reason, and is the result of `join`.";
     "I4" Must intensity::i4_timeouts_ignore_and_stops_never_count:
         "Accept errors, timeouts, *ignore* and stops never count.";
     "L1" Must listeners::l1_any_number_of_listeners_come_and_go:
         "A pool serves any number of listeners, each with its own number of acceptors (at least 1), added and removed at any time.";
     "L2" Must listeners::l2_each_connection_is_served_by_exactly_one_child:
-        "Each connection made is served by exactly one child: none lost, none served twice, also while acceptors time out, are replaced or are removed.";
+        "Each connection accepted is served by exactly one child: none lost, none served twice, also while acceptors time out, are replaced or are removed.";
     "L3" Must listeners::l3_closing_a_listener_leaves_its_connections_alive:
-        "Closing a listener (through the handle): its acceptors end with `terminate(Closed, ..)`, it leaves the list, its connections live on and see the draining signal; when `close` returns the socket is closed and its address can be bound again (it does not wait for `terminate`). An acceptor still in `init` is dropped: it has no state to terminate with.";
+        "Closing a listener through the handle: its acceptors end with `terminate(Closed, ..)`, it leaves the list, its connections go on and see *draining*; when `close` returns, the socket is closed and its address can be bound again. It does not wait for `terminate`. An acceptor still in `init` is dropped: it has no state to terminate with.";
     "L4" Must listeners::l4_a_listener_that_fails_takes_nobody_along:
-        "A listener that fails is treated like a closed one, with `Io` as the reason, is reported, and takes neither the pool nor another listener along.";
+        "A listener that fails is treated like a closed one, with `Io` as the reason, is reported, and affects neither the pool nor other listeners.";
     "L5" Must waiting::l5_many_acceptors_cost_no_more_than_one:
         "N waiting acceptors on one listener cost no more accept calls and no more wake-ups per connection than one.";
     "L6" Must waiting::l6_who_waits_longest_gets_the_next_connection:
         "Acceptors of one listener get connections in the order in which they began to wait.";
+    "L7" Must closing::l7_close_takes_what_is_queued:
+        "A graceful close or stop first takes what the kernel has queued. *Draining* is set when the close begins; the closed signal (B1) when the socket is closed; grace begins when the last listener is closed. The accept loop waits 1 ms (an accept that is pending in a busy runtime does not mean that the queue is empty), then accepts until nothing is found, an error of resources or of the listener comes, 4,096 were taken, or 1 s has passed. While no acceptor waits and none is starting, it ends at once; one that is starting is waited for within that second. Clients not taken by then are reset. Not drained: `kill()`, dropping the owner, a stop with grace zero and shutdown *kill*, a paused listener. Drained connections need a grace to be served.";
+    "L8" Must closing::l8_failure_is_reported_once_the_address_is_free:
+        "A listener's failure is reported after its socket is closed, so the address can be bound at once on the report. A listener that is closing stays known until it is closed: a second `close` waits for the same close.";
+    "L9" Must closing::l9_last_listener_that_fails:
+        "When the last listener has *failed* (not: was closed), the pool continues, or stops, as its spec says. Default: it continues, and the report says that no listener is left.";
     "N1" Must signals::n1_draining_is_a_level:
         "*draining*: its listener was closed or failed, or the pool began to stop. A level, not an edge: asking late still sees it.";
     "N2" Must signals::n2_taking_the_stop_signal_is_trapping_it:
@@ -258,27 +266,29 @@ rule_book! { $
     "S2" Must stopping::s2_a_lame_duck_accepts_as_ever:
         "Lame duck (default none): for that long accepting goes on as ever, while connections already see *draining* and the status says so.";
     "S3" Must stopping::s3_listeners_close_and_acceptors_terminate:
-        "Then all listeners close and waiting acceptors end with `terminate(Stopped, ..)`; those still in `init` are dropped. A `terminate` that is still running is a child like any other: waited for in grace, dropped at the stop phase.";
+        "Then all listeners close (L7) and waiting acceptors end with `terminate(Stopped, ..)`; those still in `init` are dropped. A `terminate` that is still running is a child like any other: waited for during grace, dropped at the stop phase.";
     "S4" Must stopping::s4_grace_leaves_connections_alone_and_ends_early:
-        "Grace (default zero, may be for ever): nobody is told to stop. It ends early when the last child ends.";
+        "Grace (default zero, may be unlimited): no child is told to stop. It ends early when the last child ends.";
     "S5" Must stopping::s5_shutdown_is_kill_within_a_time_or_for_ever:
-        "Stop phase: shutdown is *kill* (brutal: no stop phase), *within a time* (default 5 s), or *for ever*.";
+        "Stop phase: shutdown is *kill* (brutal: no stop phase), *within a time* (default 5 s), or *unlimited*.";
     "S6" Must stopping::s6_what_is_left_is_killed_and_reported_with_a_count:
         "Kill: what is left is killed. Reported with a count, except where shutdown is *kill*.";
     "S7" Must stopping::s7_the_result_says_who_ended_how_and_when:
-        "Ends as soon as the last child has ended. The result says how many children ended in each way and phase, and how long it took.";
+        "The stop ends as soon as the last child has ended. The result says how many children ended in which way in which phase, and how long it took.";
     "S8" Must stopping::s8_a_child_that_does_not_suspend_is_left:
-        "A child that does not suspend within a patience (default 1 s) after the kill is reported as stuck and left; the pool ends. Never a hang.";
+        "A child that is inside one and the same poll or drop for a whole *kill timeout* (default 1 s) after it was killed is reported as stuck and abandoned; the pool ends. Children that merely wait for their turn are waited for, however many they are, as long as their runtime polls tasks of the pool; a runtime that polls none for a kill timeout after a wake-up is treated as blocked, and its children as stuck. A blocked observer or log delays no stop beyond the kill timeout. All this needs one thread that is free.";
     "S9" Must stopping::s9_dropping_the_owner_kills_everything_at_once:
-        "Dropping the owner kills everything at once and blocks nobody. Handles do not keep a pool alive; a call on a stopped pool is an error, not a panic.";
+        "Dropping the owner kills everything and blocks nothing. From its return on, no child is polled again, except polls already under way; the pool's task wakes and drops them. Handles do not keep a pool alive; a call on a stopped pool is an error, not a panic.";
     "Q1" Must looking_in::q1_the_lists_tell_what_is_there:
         "`listeners()`: id, local address, acceptors, connections, state. `connections()`: id, listener, peer, local address, age. Waiting acceptors are not in it.";
     "Q2" Must looking_in::q2_counts_are_by_kind:
         "`counts()`: specs 1, active = connections, workers = connections + acceptors (or supervisors, by the spec's child type).";
     "Q3" Must looking_in::q3_counts_are_exact_at_every_moment:
-        "Exact at every moment: a connection is counted before `serve` is first polled and no longer once its end is visible; never negative.";
+        "Exact at every moment, for each listener: a connection is counted before `serve` is first polled and no longer once its end is visible; never negative. The pool's counts are the sum of its listeners'.";
     "Q4" Must looking_in::q4_status_is_the_whole_as_one_value:
         "`status()`: the whole as one value with `Debug` and `Display`.";
+    "Q5" Must looking_in::q5_acceptors_and_states_of_listeners:
+        "Acceptors are listed on request: id, listener, state (spaced, in init, waiting, terminating), age; so R4 can be used on them. A listener's state is one of starting, accepting, resources, closing; it is not *accepting* while no acceptor is ready.";
     "R1" Must changing::r1_a_valid_spec_replaces_the_old_one:
         "`reconfigure(spec)`: a valid spec replaces the old one. Waiting acceptors keep the acceptor they started with; later ones use the new one, which may be of another type. Lists show the new id at once. Intensity history, listeners and connections stay.";
     "R2" Must changing::r2_an_invalid_spec_changes_nothing:
@@ -286,21 +296,37 @@ rule_book! { $
     "R3" Must changing::r3_reload_runs_the_init_function_again:
         "A pool started from an init function re-runs it on `reload()`: a spec replaces, *ignore* keeps, an error is returned and keeps. At start, *ignore* means no pool.";
     "R4" Must changing::r4_each_child_can_be_stopped_or_killed_by_id:
-        "Each child can be stopped or killed by id; an unknown id is an error.";
+        "Each child can be stopped or killed by id; an unknown id is an error. A waiting acceptor that is stopped terminates with `Stopped` and is replaced; a killed one does not terminate.";
     "A1" Must accept_errors::a1_an_error_of_one_connection_is_skipped:
         "*Of one connection* (aborted, reset, refused, protocol error, the network errors that accept(2) lists, not permitted, interrupted, peer gone before its address was read): skipped and counted in the statistics; the same acceptor waits on; a flood of them still yields to other tasks.";
     "A2" Must accept_errors::a2_an_error_of_resources_pauses_the_listener:
-        "*Of resources* (per-process and system descriptor limits, buffers, memory): the listener pauses, 5 ms doubling to 1 s, back to 5 ms after a success; reported at most once a second; live connections untouched; the pause races every stop and close.";
+        "*Of resources* (per-process and system descriptor limits, buffers, memory): the listener pauses, 5 ms doubling to 1 s, back to 5 ms after a success; reported at most once a second; live connections untouched; the pause races every stop and close. It also ends when a connection of the pool ends: a descriptor is free then.";
     "A3" Must accept_errors::a3_an_error_of_the_listener_fails_it:
         "*Of the listener* (bad descriptor, not a socket, invalid): L4. Anything unknown is treated as resources.";
     "A4" Must accept_errors::a4_the_table_is_the_users_to_replace:
-        "The table can be replaced by the user, per pool.";
+        "The classifier can be replaced by the user, per pool.";
+    "A5" Must accept_errors::a5_errors_in_a_row_become_a_pause:
+        "From the 100th error of one connection in a row on, each is treated as one of resources (paused and reported), until a connection or an empty queue comes in between. No accept error, whatever it is, makes a silent busy loop.";
+    "A6" Must accept_errors::a6_errors_are_classified_by_number:
+        "Classified by the system's error number where there is one. Without one, *invalid input* is of one connection: some systems return a descriptor with an empty address for a connection that was reset. A listener may classify its runtime's own errors first (`Listener::classify`): \"the runtime is gone\" is of the listener.";
     "V1" Must bad_input::v1_a_spec_is_checked_as_a_whole:
         "A spec is checked as a whole when the pool starts; the error names the field, the value and what is allowed. Nothing half-started is left.";
     "V2" Must bad_input::v2_a_listener_that_is_refused_is_given_back:
         "Adding a listener with 0 acceptors, or to a stopping or stopped pool, is an error that gives the listener back.";
     "V3" Must bad_input::v3_no_public_call_panics:
-        "No public call panics, whatever its arguments.";
+        "No public call panics, whatever its arguments; except where the runtime itself panics and cannot be asked beforehand.";
+    "V4" Must bad_input::v4_descriptor_that_cannot_accept_is_refused:
+        "A descriptor that cannot accept (not a stream socket, not listening, connected) is refused by the constructor, with an error that says what it is.";
+    "V5" Must bad_input::v5_text_from_a_peer_is_escaped:
+        "Text from a peer (errors, addresses, panics) is escaped and cut to 1 KiB wherever the pool itself writes it (`Display`, `tracing`); programs get the value whole.";
+    "O1" Must reports::o1_reports_come_in_order_from_one_task:
+        "Reports reach the observer one at a time, in the order in which they entered the outbox, from a task of the pool's own; the pool's `tracing` events too. No accept, connection, call on the handle or other listener waits for an observer, provided the runtime has another thread.";
+    "O2" Must reports::o2_outbox_is_bounded:
+        "The outbox holds 1,024 ordinary reports, and 1,024 of those that are dropped last (listener failed). What does not fit is dropped, and the next report says how many of which kind; *pool stopped* and losses have places of their own. Repeated reports of one listener's accept errors are merged. A stop waits for delivery no longer than the kill timeout.";
+    "O3" Must reports::o3_tracing_of_failures_is_limited:
+        "`tracing` events of failures are limited to 10 a second per kind and listener, with the number suppressed; the observer gets all.";
+    "O4" Must reports::o4_connections_are_reported_if_asked_for:
+        "Beginnings and ends of connections can be reported too (off by default), with the end's kind and age; paired, unless a loss is reported, which counts beginnings and ends apart.";
     "T1" Must runtime::t1_spawn_does_not_poll:
         "`spawn` does not poll the task on the caller's stack, be the caller a task, a thread of the runtime's or another: whoever spawns may hold a lock.";
     "T2" Must runtime::t2_a_task_is_detached runs:

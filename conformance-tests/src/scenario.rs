@@ -21,7 +21,9 @@ mod timeline;
 use std::fmt;
 use std::time::Duration;
 
-use acceptor_core::{AcceptErrorKind, ChildType, Grace, Restart, Shutdown};
+use acceptor_core::{
+    AcceptErrorKind, ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown,
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::event::{Begun, Bomb, Call, Event, Farewell, Moment, Return};
@@ -97,6 +99,44 @@ pub struct SpecSetting {
     /// What an accept error is that nobody knows.
     #[serde(default, skip_serializing_if = "UnknownSetting::is_as_without_a_table")]
     pub unknown: UnknownSetting,
+    /// Which connections are reported.
+    #[serde(default, skip_serializing_if = "ReportsSetting::is_default")]
+    pub reports: ReportsSetting,
+    /// What happens when the last listener has failed.
+    #[serde(default, skip_serializing_if = "LastListenerSetting::is_default")]
+    pub last_listener: LastListenerSetting,
+}
+
+/// [`ConnectionReports`], as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ReportsSetting {
+    /// Those that fail.
+    #[default]
+    Failures,
+    /// The beginning and the end of each.
+    All,
+}
+
+impl ReportsSetting {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// [`LastListener`], as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LastListenerSetting {
+    /// The pool goes on without one.
+    #[default]
+    Continue,
+    /// The pool stops.
+    Stop,
+}
+
+impl LastListenerSetting {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What its table makes of an accept error that nobody knows (A4).
@@ -206,7 +246,16 @@ pub enum Action {
         /// How many.
         times: u8,
     },
-    /// Whoever waits in `accept` is woken for nothing.
+    /// From now on each call of `accept` on a listener goes wrong.
+    FaultLasts {
+        /// Which listener's.
+        listener: u8,
+        /// How.
+        fault: Fault,
+    },
+    /// Calls of `accept` on a listener no longer go wrong.
+    FaultEnds(u8),
+    /// The task in `accept` is woken to no effect.
     Stir(u8),
     /// Clients connect to a listener.
     Connect {
@@ -215,6 +264,31 @@ pub enum Action {
         /// How many.
         clients: u8,
     },
+    /// Many clients connect to a listener, and leave at once.
+    Crowd {
+        /// To which.
+        listener: u8,
+        /// How many.
+        clients: u16,
+    },
+    /// The clock jumps, and before anything that is due by then can happen, clients connect to a listener.
+    ConnectLate {
+        /// To which.
+        listener: u8,
+        /// How many.
+        clients: u8,
+        /// How many milliseconds the clock jumps.
+        after: u16,
+    },
+    /// Clients connect to a listener, and it is closed at once.
+    CloseCrowded {
+        /// To which.
+        listener: u8,
+        /// How many.
+        clients: u16,
+    },
+    /// Clients connect to each listener, and the pool is to stop at once.
+    StopCrowded(u8),
     /// A client tells its connection what to do.
     Order {
         /// Which client.
@@ -264,6 +338,8 @@ pub enum Action {
     DropTask(u8),
     /// The runtime polls a task of a child no more.
     HoldTask(u8),
+    /// The runtime polls the task that delivers reports no more, as if an observer did not return.
+    HoldReporter,
     /// The runtime polls all tasks again.
     ReleaseTasks,
 }
@@ -284,10 +360,14 @@ pub enum Bound {
 pub enum Fault {
     /// An error of one connection.
     Connection,
+    /// Invalid input without a number of the system: of one connection (A6).
+    InvalidInput,
     /// Too many open files.
     Resources,
-    /// An error that nobody knows.
+    /// An error that is in no table.
     Unknown,
+    /// An error that only the listener can classify: of the listener (A6).
+    RuntimeGone,
     /// An error of the listener.
     Listener,
     /// A panic.
@@ -357,8 +437,10 @@ pub enum Weather {
     Impatient,
     /// They ignore, more often than not.
     Reluctant,
-    /// Their `init` takes its time, or for ever.
+    /// Their `init` takes its time, or never ends.
     Slow,
+    /// Their `init` and `terminate` give way to other tasks, several times.
+    Yielding,
     /// Their `init` fails or panics now and then.
     Failing,
     /// Their `terminate` takes its time, or for ever, or panics.
@@ -390,6 +472,8 @@ impl SpecSetting {
         shutdown: ShutdownSetting::Within(5_000),
         patience: 1_000,
         unknown: UnknownSetting::Resources,
+        reports: ReportsSetting::Failures,
+        last_listener: LastListenerSetting::Continue,
     };
 
     pub(crate) fn restart(&self) -> Restart {
@@ -432,6 +516,20 @@ impl SpecSetting {
     pub(crate) fn patience(&self) -> Duration {
         milliseconds(self.patience)
     }
+
+    pub(crate) fn reports(&self) -> ConnectionReports {
+        match self.reports {
+            ReportsSetting::Failures => ConnectionReports::Failures,
+            ReportsSetting::All => ConnectionReports::All,
+        }
+    }
+
+    pub(crate) fn last_listener(&self) -> LastListener {
+        match self.last_listener {
+            LastListenerSetting::Continue => LastListener::Continue,
+            LastListenerSetting::Stop => LastListener::Stop,
+        }
+    }
 }
 
 pub(crate) fn milliseconds(count: u32) -> Duration {
@@ -458,6 +556,14 @@ impl fmt::Display for SpecSetting {
         match self.unknown {
             UnknownSetting::Resources => {}
             other => write!(f, ", unknown errors are of {other:?}")?,
+        }
+        match self.reports {
+            ReportsSetting::Failures => {}
+            ReportsSetting::All => f.write_str(", all connections are reported")?,
+        }
+        match self.last_listener {
+            LastListenerSetting::Continue => {}
+            LastListenerSetting::Stop => f.write_str(", stops when the last listener fails")?,
         }
         match self.child_type {
             ChildSetting::Worker => Ok(()),
@@ -495,15 +601,50 @@ impl fmt::Display for Action {
                     "on the listener at place {listener} {calls} wrong: {fault:?}"
                 )
             }
-            Action::Stir(listener) => {
-                write!(
-                    f,
-                    "who accepts on the listener at place {listener} is woken in vain"
-                )
-            }
+            Action::FaultLasts { listener, fault } => write!(
+                f,
+                "from now on calls of accept on the listener at place {listener} go wrong: {fault:?}"
+            ),
+            Action::FaultEnds(listener) => write!(
+                f,
+                "calls of accept on the listener at place {listener} go wrong no longer"
+            ),
+            Action::Stir(listener) => write!(
+                f,
+                "the task that accepts on the listener at place {listener} is woken to no effect"
+            ),
             Action::Connect { listener, clients } => {
                 let clients = counted(*clients, "client connects", "clients connect");
                 write!(f, "{clients} to the listener at place {listener}")
+            }
+            Action::Crowd { listener, clients } => {
+                let clients = counted(*clients, "client connects", "clients connect");
+                write!(
+                    f,
+                    "{clients} to the listener at place {listener}, and leave"
+                )
+            }
+            Action::ConnectLate {
+                listener,
+                clients,
+                after,
+            } => {
+                let clients = counted(*clients, "client connects", "clients connect");
+                write!(
+                    f,
+                    "the clock jumps {after} ms, and {clients} to the listener at place {listener}"
+                )
+            }
+            Action::CloseCrowded { listener, clients } => {
+                let clients = counted(*clients, "client connects", "clients connect");
+                write!(
+                    f,
+                    "{clients} to the listener at place {listener}, which is closed"
+                )
+            }
+            Action::StopCrowded(clients) => {
+                let clients = counted(*clients, "client connects", "clients connect");
+                write!(f, "{clients} to each listener, and the pool is to stop")
             }
             Action::Order { client, order } => {
                 write!(f, "the client at place {client} orders {order:?}")
@@ -543,6 +684,7 @@ impl fmt::Display for Action {
                 f,
                 "the runtime withholds the polls of the task at place {task}"
             ),
+            Action::HoldReporter => f.write_str("an observer does not return"),
             Action::ReleaseTasks => f.write_str("the runtime polls all tasks again"),
         }
     }

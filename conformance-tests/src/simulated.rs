@@ -22,10 +22,8 @@ use crate::world::{Client, Closed, World};
 
 use self::executor::lock;
 pub use self::executor::{
-    Restless, SimulatedRuntime, SimulatedTask, Simulation, Spurious, Statistics, TaskRecord,
+    Restless, SimulatedRuntime, SimulatedTask, Simulation, Spurious, Statistics, Tally, TaskRecord,
 };
-#[cfg(feature = "scenarios")]
-pub(crate) use self::network::wakes_by_sockets;
 pub use self::network::{
     AcceptFault, Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedStream,
     Stage,

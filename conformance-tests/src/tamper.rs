@@ -12,19 +12,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, Acceptor, BoxError, ChildType, Connection, ConnectionRecord, Counts, Grace,
-    Init, Listener, ListenerInfo, ListenerRecord, Report, Restart, Shutdown, Spec, Status,
-    StopReport, Terminate,
+    AcceptErrorKind, Acceptor, AcceptorRecord, BoxError, ChildType, Connection, ConnectionRecord,
+    ConnectionReports, Counts, Grace, Init, LastListener, Listener, ListenerInfo, ListenerRecord,
+    Report, Restart, Shutdown, Spec, Status, StopReport, Terminate,
 };
-use futures::FutureExt;
-use futures::channel::oneshot;
+use futures::channel::{mpsc, oneshot};
+use futures::future::join;
+use futures::{FutureExt, StreamExt};
 
+use crate::disturbed::Traced;
 use crate::record::Record;
 
 /// Changes a value.
@@ -46,6 +49,8 @@ pub struct Tamper {
     pub counts: Option<Edit<Counts>>,
     /// Changes what `listeners` answers.
     pub listeners: Option<Edit<Vec<ListenerRecord<SocketAddr>>>>,
+    /// Changes what `acceptors` answers.
+    pub acceptors_shown: Option<Edit<Vec<AcceptorRecord>>>,
     /// Changes what `connections` answers.
     pub connections: Option<Edit<Vec<ConnectionRecord<SocketAddr>>>>,
     /// Changes what `status` answers.
@@ -56,6 +61,24 @@ pub struct Tamper {
     pub acceptors: Option<fn(usize) -> usize>,
     /// What becomes of calls of the handle.
     pub conduct: Option<(Verb, Conduct)>,
+    /// How the observer is called.
+    pub observes: Observes,
+    /// Writes a report.
+    pub words: Option<fn(&Report<SocketAddr>) -> String>,
+    /// Changes what `tracing` is given.
+    pub traces: Option<Edit<Vec<Traced>>>,
+    /// A listener is not asked how it classifies an error.
+    pub asks_no_listener: bool,
+}
+
+/// How the observer is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Observes {
+    /// From the pool's task.
+    #[default]
+    Sound,
+    /// From a thread outside of the runtime.
+    Elsewhere,
 }
 
 /// Shows what is tampered with, and nothing else.
@@ -65,10 +88,15 @@ impl fmt::Debug for Tamper {
             ("report", self.report.is_some()),
             ("counts", self.counts.is_some()),
             ("listeners", self.listeners.is_some()),
+            ("acceptors_shown", self.acceptors_shown.is_some()),
             ("connections", self.connections.is_some()),
             ("status", self.status.is_some()),
             ("result", self.result.is_some()),
             ("acceptors", self.acceptors.is_some()),
+            ("observes", self.observes != Observes::Sound),
+            ("words", self.words.is_some()),
+            ("traces", self.traces.is_some()),
+            ("asks_no_listener", self.asks_no_listener),
         ];
         let mut shown = f.debug_set();
         for (name, _) in changed.iter().filter(|(_, changed)| *changed) {
@@ -105,6 +133,10 @@ pub struct Settings {
     pub patience: Option<Duration>,
     /// The table of accept errors.
     pub accept_errors: Option<fn(&io::Error) -> AcceptErrorKind>,
+    /// Which connections are reported.
+    pub connection_reports: Option<ConnectionReports>,
+    /// What the pool does when its last listener has failed.
+    pub last_listener: Option<LastListener>,
 }
 
 impl Settings {
@@ -127,6 +159,8 @@ impl Settings {
             shown("child_type", &self.child_type),
             shown("patience", &self.patience),
             shown("accept_errors", &table),
+            shown("connection_reports", &self.connection_reports),
+            shown("last_listener", &self.last_listener),
         ]
         .into_iter()
         .flatten()
@@ -160,6 +194,12 @@ impl Settings {
         }
         if let Some(table) = self.accept_errors {
             spec = spec.accept_errors(table);
+        }
+        if let Some(reports) = self.connection_reports {
+            spec = spec.connection_reports(reports);
+        }
+        if let Some(last_listener) = self.last_listener {
+            spec = spec.last_listener(last_listener);
         }
         spec
     }
@@ -215,6 +255,8 @@ pub enum Conduct {
     Swapped,
     /// It is done twice.
     Twice,
+    /// It begins later than it is called.
+    Later,
 }
 
 impl Tamper {
@@ -244,6 +286,10 @@ pub enum Callbacks {
     IgnoreFails,
     /// An error or a panic of `init` is taken for *ignore*.
     FailureIgnored,
+    /// After `init` has failed two of it try again at a time.
+    RetriesInPairs,
+    /// `init` runs in the task of the connection whose acceptor it replaces.
+    InitInServe,
     /// *Hibernate* is taken for *ignore*.
     HibernateIgnored,
     /// The accept time-out is never due.
@@ -276,6 +322,8 @@ pub enum Callbacks {
     ServeDetached,
     /// What `serve` returns is taken for `Ok`.
     ServeErrorsForgiven,
+    /// For the caller `serve` never ends.
+    ServeHangs,
     /// What `serve` held is never let go.
     ServeKept,
     /// A panic of `serve` ends all others, too.
@@ -290,6 +338,16 @@ pub struct Tampered<A, S> {
     through: Record<()>,
     turn: futures::lock::Mutex<()>,
     harm: Arc<Mutex<Harm>>,
+    failed: AtomicBool,
+    begun: AtomicBool,
+    asks: mpsc::UnboundedSender<Ask<S>>,
+    asked: futures::lock::Mutex<mpsc::UnboundedReceiver<Ask<S>>>,
+}
+
+/// An `init` that is to run in the task of a connection.
+struct Ask<S> {
+    info: ListenerInfo<SocketAddr>,
+    answer: oneshot::Sender<Result<Init<S>, BoxError>>,
 }
 
 /// What a panic spreads.
@@ -302,6 +360,7 @@ struct Harm {
 impl<A, S> Tampered<A, S> {
     /// This acceptor, and what befalls its callbacks.
     pub fn new(acceptor: A, tamper: Option<&Tamper>) -> Self {
+        let (asks, asked) = mpsc::unbounded();
         Self {
             acceptor: Arc::new(acceptor),
             callbacks: tamper.map_or(Callbacks::Sound, |tamper| tamper.callbacks),
@@ -309,6 +368,10 @@ impl<A, S> Tampered<A, S> {
             through: Record::default(),
             turn: futures::lock::Mutex::new(()),
             harm: Arc::default(),
+            failed: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            asks,
+            asked: futures::lock::Mutex::new(asked),
         }
     }
 }
@@ -347,6 +410,24 @@ where
                 Ok(Ok(answer)) => Ok(answer),
                 _ => Ok(Init::Ignore),
             },
+            Callbacks::RetriesInPairs => {
+                let answer = if self.failed.load(Ordering::SeqCst) {
+                    join(init(), init()).await.0
+                } else {
+                    init().await
+                };
+                self.failed.store(answer.is_err(), Ordering::SeqCst);
+                answer
+            }
+            Callbacks::InitInServe if self.begun.swap(true, Ordering::SeqCst) => {
+                let (answer, answered) = oneshot::channel();
+                let ask = Ask {
+                    info: info.clone(),
+                    answer,
+                };
+                let _ = self.asks.unbounded_send(ask);
+                answered.await.unwrap_or_else(|_| Ok(Init::Ignore))
+            }
             Callbacks::HibernateIgnored => match init().await? {
                 Init::Hibernate(_) => Ok(Init::Ignore),
                 other => Ok(other),
@@ -408,6 +489,17 @@ where
             Callbacks::ServeErrorsForgiven => {
                 let _ = acceptor.serve(connection, state).await;
                 Ok(())
+            }
+            Callbacks::ServeHangs => {
+                let _ = acceptor.serve(connection, state).await;
+                pending().await
+            }
+            Callbacks::InitInServe => {
+                let ask = self.asked.lock().await.next().await;
+                if let Some(Ask { info, answer }) = ask {
+                    let _ = answer.send(acceptor.init(&info).await);
+                }
+                acceptor.serve(connection, state).await
             }
             Callbacks::ServeKept => {
                 let serve = async move { acceptor.serve(connection, state).await };

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use acceptor_core::{Listener, Runtime};
@@ -56,6 +56,11 @@ pub trait World: Send + Sync + 'static {
     ///
     /// What binding says.
     fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)>;
+
+    /// Makes a listener of a socket, whatever the socket is. `None` in a world without descriptors, which is the default.
+    fn listen_with(&self, _socket: TcpListener) -> Option<io::Result<Self::Listener>> {
+        None
+    }
 
     /// The rules of level SHOULD that are left unmet here, by id, and why. A MUST is checked in any case.
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {

@@ -14,7 +14,7 @@ mod table;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -129,6 +129,20 @@ impl<W: World> World for Wrong<W> {
     fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)> {
         let (listener, error) = self.world.listen_to_nothing()?;
         Ok((self.listener(listener), error))
+    }
+
+    fn listen_with(&self, socket: TcpListener) -> Option<io::Result<Self::Listener>> {
+        let made = self.world.listen_with(socket)?;
+        let made = match self.flaw {
+            Flaw::Listener(ListenerFlaw::OfAnything) => {
+                made.or_else(|_| self.world.listen().map(|(listener, _)| listener))
+            }
+            Flaw::Listener(ListenerFlaw::RefusesWithoutAWord) => {
+                made.map_err(|error| error.kind().into())
+            }
+            _ => made,
+        };
+        Some(made.map(|listener| self.listener(listener)))
     }
 
     fn stream(&self, stream: WrongStream<<W::Listener as Listener>::Stream>) -> Self::Stream {

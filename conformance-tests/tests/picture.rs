@@ -76,9 +76,9 @@ fn a_graceful_stop_has_its_phases_side_by_side() {
             "{bands:?}"
         );
     }
-    // In proportion: 40 ms, 20 ms, 30 ms, 40 ms, and a kill that is over at once.
+    // In proportion: 40 ms, 20 ms, 1 ms in which the listeners close and 30 ms, 40 ms, and a kill that is over at once.
     let millisecond = bands[1].1 / 20.0;
-    for (band, length) in bands.iter().zip([40.0, 20.0, 30.0, 40.0, 0.0]) {
+    for (band, length) in bands.iter().zip([40.0, 20.0, 31.0, 40.0, 0.0]) {
         assert!((band.1 - length * millisecond).abs() < 0.02, "{bands:?}");
     }
 }

@@ -200,6 +200,7 @@ fn a_runtime_that_loses_wakes_is_found() {
         RuntimeFlaw::LosesWakes,
         &[
             "expected: each connection is served to its end",
+            "expected: reports that were not delivered = reports that were reported as lost",
             "expected: who is connected gets an answer, or an end",
             "seen:     nothing of the kind within",
         ],

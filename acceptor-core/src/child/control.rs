@@ -1,15 +1,18 @@
-//! What a pool can tell one child: to close, to stop, to die.
+//! How a pool commands one child: to close, to stop, to die.
 //!
-//! Invariants: a command is stored before the child's waker is looked for, and
-//! the child stores its waker before it looks for commands, so that one of the
-//! two sees the other; commands are never taken back.
+//! A command to all children of a listener is stored once, in its [`Level`]; one to
+//! a single child in its [`Control`]. Invariants: a command is stored before the
+//! child's waker is looked for, and the child stores its waker before it reads its
+//! commands, so that one of the two sees the other; commands are never taken back.
 
+use std::sync::Arc;
 use std::task::Waker;
 
 use crate::machine::child_end::Role;
 use crate::machine::command::{CloseReason, Command};
+use crate::machine::stuck::Marked;
 use crate::signal::Signal;
-use crate::sync::{AtomicU8, Mutex, Ordering, drop_catching, lock, wake};
+use crate::sync::{AtomicU8, AtomicU32, Mutex, Ordering, TaskWaker, lock};
 
 const KILL: u8 = 1;
 const STOP: u8 = 2;
@@ -18,6 +21,19 @@ const CLOSED: u8 = 8;
 const FAILED: u8 = 16;
 const STOPPED: u8 = 32;
 const ASKED: u8 = 64;
+
+/// The bit of a command.
+fn bit(command: Command) -> u8 {
+    match command {
+        Command::Kill => KILL,
+        Command::Stop => STOP,
+        Command::StopAlone => ASKED,
+        // There is one reason for each listener: it closes once.
+        Command::Close(CloseReason::Closed) => CLOSED,
+        Command::Close(CloseReason::Failed) => FAILED,
+        Command::Close(CloseReason::Stopped) => STOPPED,
+    }
+}
 
 /// The commands that a child has been given, as it reads them.
 #[derive(Clone, Copy)]
@@ -32,14 +48,14 @@ impl Commands {
         self.has(KILL)
     }
 
-    /// Whether what `serve` or `terminate` left pending is to be dropped: it was told to stop, and is not going to by itself.
+    /// Whether a pending `serve` or `terminate` is to be dropped: it was commanded to stop, and will not end by itself.
     pub(crate) fn stop(self, role: Role) -> bool {
-        // An acceptor that was asked while it waited does what it was asked for in `terminate`.
-        let told = self.has(STOP) || (role == Role::Connection && self.has(ASKED));
-        told && !self.has(TRAPPED)
+        // An acceptor that was asked while it waited does in `terminate` as it was asked.
+        let commanded = self.has(STOP) || (role == Role::Connection && self.has(ASKED));
+        commanded && !self.has(TRAPPED)
     }
 
-    pub(crate) fn ending(self) -> Option<CloseReason> {
+    pub(crate) fn close_reason(self) -> Option<CloseReason> {
         if self.has(CLOSED) {
             Some(CloseReason::Closed)
         } else if self.has(FAILED) {
@@ -51,107 +67,106 @@ impl Commands {
         }
     }
 
-    /// Whether an acceptor that waits is to wait no more.
+    /// Whether an acceptor is not to wait any longer.
     pub(crate) fn end_waiting(self) -> bool {
-        self.kill() || self.ending().is_some()
+        self.kill() || self.close_reason().is_some()
     }
 }
 
-/// The switchboard between a pool and one child.
+/// The commands to all children of one listener.
+#[derive(Debug)]
+pub(crate) struct Level(AtomicU8);
+
+impl Level {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    /// Stores a command; the children that have a task are woken later, by the driver.
+    pub(crate) fn raise(&self, command: Command) {
+        self.0.fetch_or(bit(command), Ordering::SeqCst);
+    }
+
+    pub(crate) fn commands(&self) -> Commands {
+        Commands(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// The way to one child.
 pub(crate) struct Control {
+    level: Arc<Level>,
     commands: AtomicU8,
-    lines: Mutex<Wakeups>,
+    /// Counts the child's polls and its drop: odd while one is under way (S8). Only the thread that polls writes it.
+    polls: AtomicU32,
+    wakeups: Mutex<Wakeups>,
 }
 
 #[derive(Default)]
 struct Wakeups {
-    waker: Option<Waker>,
+    waker: TaskWaker,
     stop: Option<Signal>,
 }
 
-impl Default for Control {
-    fn default() -> Self {
+impl Control {
+    pub(crate) fn new(level: Arc<Level>) -> Self {
         Self {
+            level,
             commands: AtomicU8::new(0),
-            lines: Mutex::new(Wakeups::default()),
+            polls: AtomicU32::new(0),
+            wakeups: Mutex::new(Wakeups::default()),
         }
     }
-}
 
-impl Control {
-    /// Gives a command and wakes the child's task, if it has one.
-    pub(crate) fn tell(&self, command: Command) {
-        match command {
-            Command::Kill => self.give(KILL),
-            Command::Stop => self.give(STOP),
-            Command::StopAlone => self.give(ASKED),
-            Command::Close(CloseReason::Closed) => self.give_first(CLOSED),
-            Command::Close(CloseReason::Failed) => self.give_first(FAILED),
-            Command::Close(CloseReason::Stopped) => self.give_first(STOPPED),
-        }
+    /// A poll, or the drop, of the child begins or ends. Called twice for each, by the one thread that is at it.
+    pub(crate) fn count_poll(&self) {
+        // A load and a store: no two threads poll one child at a time.
+        let polls = self.polls.load(Ordering::Relaxed);
+        self.polls.store(polls.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Gives this child a command and wakes its task, if it has one.
+    pub(crate) fn send(&self, command: Command) {
+        self.commands.fetch_or(bit(command), Ordering::SeqCst);
+        self.notify();
+    }
+
+    /// Wakes the child's task, and sets its stop signal, should it have been commanded to stop.
+    pub(crate) fn notify(&self) {
+        let commands = self.commands();
+        let stops = commands.has(STOP) || commands.has(ASKED);
         let (waker, stop) = {
-            let lines = lock(&self.lines);
-            let stop = match command {
-                Command::Stop | Command::StopAlone => lines.stop.clone(),
-                Command::Close(_) | Command::Kill => None,
-            };
-            (lines.waker.clone(), stop)
+            let wakeups = lock(&self.wakeups);
+            let stop = wakeups.stop.as_ref().filter(|_| stops).cloned();
+            (wakeups.waker.clone(), stop)
         };
         if let Some(stop) = stop {
             stop.set();
         }
-        if let Some(waker) = waker {
-            wake(waker);
-        }
-    }
-
-    fn give(&self, bit: u8) {
-        self.commands.fetch_or(bit, Ordering::SeqCst);
-    }
-
-    /// The first reason to end stays the reason.
-    fn give_first(&self, bit: u8) {
-        let _ = self
-            .commands
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |commands| {
-                Commands(commands)
-                    .ending()
-                    .is_none()
-                    .then_some(commands | bit)
-            });
+        waker.wake();
     }
 
     pub(crate) fn commands(&self) -> Commands {
-        Commands(self.commands.load(Ordering::SeqCst))
+        let own = self.commands.load(Ordering::SeqCst);
+        Commands(own | self.level.commands().0)
     }
 
-    /// Stores whom to wake. The child calls it before it reads its commands.
+    /// Stores the waker of the child's task. The child calls it before it reads its commands.
     pub(crate) fn register(&self, waker: &Waker) {
-        let mut lines = lock(&self.lines);
-        if lines
-            .waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
-            return;
-        }
-        let replaced = lines.waker.replace(waker.clone());
-        drop(lines);
-        drop_catching(replaced);
+        let _replaced = lock(&self.wakeups).waker.register(waker);
     }
 
-    /// Forgets whom to wake, so that an ended child keeps no task alive.
+    /// Forgets the waker, so that an ended child keeps no task alive.
     pub(crate) fn unregister(&self) {
-        let waker = lock(&self.lines).waker.take();
-        drop_catching(waker);
+        let _waker = lock(&self.wakeups).waker.take();
     }
 
     pub(crate) fn trap(&self) -> Signal {
-        let signal = lock(&self.lines)
+        let signal = lock(&self.wakeups)
             .stop
             .get_or_insert_with(Signal::new)
             .clone();
-        let before = Commands(self.commands.fetch_or(TRAPPED, Ordering::SeqCst));
+        self.commands.fetch_or(TRAPPED, Ordering::SeqCst);
+        let before = self.commands();
         if before.has(STOP) || before.has(ASKED) {
             signal.set();
         }
@@ -159,84 +174,177 @@ impl Control {
     }
 }
 
+impl Marked for Control {
+    fn mark(&self) -> u32 {
+        self.polls.load(Ordering::Acquire)
+    }
+}
+
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use std::sync::Arc;
     use std::task::Wake;
 
     use super::*;
     use crate::sync::testing::WakeCounter;
 
-    /// A waker whose `Drop` panics.
-    struct Bomb;
+    fn control() -> Control {
+        Control::new(Arc::new(Level::new()))
+    }
 
-    impl Wake for Bomb {
+    /// Two children of one listener.
+    fn siblings() -> (Arc<Level>, [Control; 2]) {
+        let level = Arc::new(Level::new());
+        let controls = [0; 2].map(|_| Control::new(Arc::clone(&level)));
+        (level, controls)
+    }
+
+    /// A waker whose `Drop` panics.
+    struct PanicsWhenDropped;
+
+    impl Wake for PanicsWhenDropped {
         fn wake(self: Arc<Self>) {}
     }
 
-    impl Drop for Bomb {
+    impl Drop for PanicsWhenDropped {
         fn drop(&mut self) {
             std::panic::resume_unwind(Box::new("dropped"));
         }
     }
 
     #[test]
-    fn a_waker_whose_drop_panics_ends_nobody() {
-        let control = Control::default();
+    fn panic_in_the_drop_of_a_waker_is_contained() {
+        let control = control();
         for _ in 0..2 {
-            let bomb = Waker::from(Arc::new(Bomb));
-            control.register(&bomb);
-            // Not the last of it: that one is the switchboard's.
-            drop(bomb);
+            let waker = Waker::from(Arc::new(PanicsWhenDropped));
+            control.register(&waker);
+            // Not the last of its owners: that is the control.
+            drop(waker);
         }
         control.unregister();
     }
 
     #[test]
-    fn a_command_wakes_whoever_registered_last() {
-        let control = Control::default();
+    fn command_wakes_the_waker_that_was_registered_last() {
+        let control = control();
         let (first, second) = (WakeCounter::new(), WakeCounter::new());
         control.register(first.waker());
         control.register(second.waker());
-        control.tell(Command::Kill);
+        control.send(Command::Kill);
         assert_eq!((first.wakes(), second.wakes()), (0, 1));
         assert!(control.commands().kill());
+        control.unregister();
+        control.send(Command::Kill);
+        assert_eq!(second.wakes(), 1);
     }
 
     #[test]
-    fn the_first_reason_to_end_stays() {
-        let control = Control::default();
-        assert_eq!(control.commands().ending(), None);
-        control.tell(Command::Close(CloseReason::Failed));
-        control.tell(Command::Close(CloseReason::Closed));
-        assert_eq!(control.commands().ending(), Some(CloseReason::Failed));
+    fn command_to_one_child_is_not_one_to_its_sibling() {
+        let (_, [one, other]) = siblings();
+        one.send(Command::Kill);
+        one.send(Command::StopAlone);
+        assert!(one.commands().kill());
+        assert!(!other.commands().kill() && !other.commands().end_waiting());
     }
 
     #[test]
-    fn trapping_holds_the_stop_off_and_gets_the_signal() {
-        let control = Control::default();
+    fn level_is_read_by_each_child_and_wakes_none() {
+        let (level, controls) = siblings();
+        let counter = WakeCounter::new();
+        controls
+            .iter()
+            .for_each(|control| control.register(counter.waker()));
+        level.raise(Command::Kill);
+        assert!(controls.iter().all(|control| control.commands().kill()));
+        assert!(level.commands().kill());
+        assert_eq!(counter.wakes(), 0);
+        controls.iter().for_each(Control::notify);
+        assert_eq!(counter.wakes(), 2);
+    }
+
+    #[test]
+    fn level_and_own_commands_add_up() {
+        let (level, [one, other]) = siblings();
+        one.send(Command::Kill);
+        level.raise(Command::Close(CloseReason::Failed));
+        for (control, killed) in [(one, true), (other, false)] {
+            assert_eq!(control.commands().kill(), killed);
+            let reason = control.commands().close_reason();
+            assert_eq!(reason, Some(CloseReason::Failed));
+            assert!(!control.commands().stop(Role::Connection));
+        }
+    }
+
+    /// The reason that an acceptor finds that was asked to stop before its listener closed, if it did.
+    #[track_caller]
+    fn check_reason(listener: Option<CloseReason>, expected: CloseReason) {
+        let (level, [control, _]) = siblings();
+        assert_eq!(control.commands().close_reason(), None);
+        assert!(!control.commands().end_waiting());
+        control.send(Command::StopAlone);
+        if let Some(reason) = listener {
+            level.raise(Command::Close(reason));
+        }
+        assert_eq!(control.commands().close_reason(), Some(expected));
+        assert!(control.commands().end_waiting());
+    }
+
+    #[test]
+    fn reason_to_end_is_that_of_the_listener() {
+        use CloseReason::{Closed, Failed, Stopped};
+        check_reason(None, Stopped);
+        check_reason(Some(Closed), Closed);
+        check_reason(Some(Failed), Failed);
+        check_reason(Some(Stopped), Stopped);
+    }
+
+    #[test]
+    fn trap_holds_the_stop_off_and_gets_the_signal() {
+        let control = control();
         let signal = control.trap();
-        control.tell(Command::Stop);
+        control.send(Command::Stop);
         assert!(signal.is_set());
         assert!(!control.commands().stop(Role::Connection));
     }
 
     #[test]
-    fn trapping_late_gets_the_signal_at_once() {
-        let control = Control::default();
-        control.tell(Command::Stop);
+    fn trap_after_the_stop_gets_the_signal_at_once() {
+        let control = control();
+        control.send(Command::Stop);
         assert!(control.commands().stop(Role::Connection));
         assert!(control.trap().is_set());
         assert!(!control.commands().stop(Role::Connection));
     }
 
     #[test]
-    fn who_is_asked_to_stop_ends_as_what_it_is_by_then() {
-        let control = Control::default();
-        control.tell(Command::StopAlone);
+    fn trap_gets_the_signal_of_a_level() {
+        let (level, [before, after]) = siblings();
+        let early = before.trap();
+        level.raise(Command::Stop);
+        assert!(!early.is_set(), "the driver sets it");
+        before.notify();
+        assert!(early.is_set());
+        assert!(after.trap().is_set());
+    }
+
+    #[test]
+    fn kill_and_close_set_no_stop_signal() {
+        for command in [Command::Kill, Command::Close(CloseReason::Stopped)] {
+            let (level, [control, _]) = siblings();
+            let stop = control.trap();
+            control.send(command);
+            level.raise(command);
+            control.notify();
+            assert!(!stop.is_set(), "{command:?}");
+            assert!(!control.trap().is_set(), "{command:?}");
+        }
+    }
+
+    #[test]
+    fn child_that_is_asked_to_stop_ends_by_its_role() {
+        let control = control();
+        control.send(Command::StopAlone);
         assert!(control.commands().end_waiting());
-        assert_eq!(control.commands().ending(), Some(CloseReason::Stopped));
         assert!(!control.commands().stop(Role::Acceptor));
         assert!(control.commands().stop(Role::Connection));
         assert!(control.trap().is_set());
@@ -244,10 +352,21 @@ mod tests {
     }
 
     #[test]
-    fn trapping_again_gives_the_same_signal() {
-        let control = Control::default();
+    fn second_trap_gets_the_same_signal() {
+        let control = control();
         let (first, second) = (control.trap(), control.trap());
-        control.tell(Command::Stop);
+        control.send(Command::Stop);
         assert!(first.is_set() && second.is_set());
+    }
+
+    #[test]
+    fn mark_is_odd_inside_a_poll() {
+        let control = control();
+        for poll in 0..3 {
+            assert_eq!(control.mark(), 2 * poll);
+            control.count_poll();
+            assert_eq!(control.mark(), 2 * poll + 1);
+            control.count_poll();
+        }
     }
 }

@@ -13,13 +13,14 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use crate::acceptor::{Acceptor, Init, ListenerInfo, Terminate};
-use crate::child::control::Control;
+use crate::child::control::{Control, Level};
 use crate::connection::{CleanExit, Connection, TrapStop};
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
+use crate::machine::stuck::Marked;
 use crate::report::Failure;
 use crate::signal::Signal;
-use crate::sync::{Mutex, Shared, catch_panic, lock};
+use crate::sync::{DropCatching, Mutex, Shared, catch_panic, lock};
 
 /// What came of an `init`.
 pub(crate) enum InitOutcome {
@@ -30,7 +31,13 @@ pub(crate) enum InitOutcome {
 
 /// Makes seats for children.
 pub(crate) trait Factory<L: Listener>: Send + Sync + 'static {
-    fn child(self: Arc<Self>) -> Arc<dyn ErasedChild<L>>;
+    fn make_child(self: Arc<Self>, level: &Arc<Level>) -> Arc<dyn ErasedChild<L>>;
+}
+
+impl<L: Listener> Marked for Arc<dyn ErasedChild<L>> {
+    fn mark(&self) -> u32 {
+        self.control().mark()
+    }
 }
 
 /// A child, whatever its acceptor's type.
@@ -59,20 +66,20 @@ pub(crate) trait ErasedChild<L: Listener>: Send + Sync + 'static {
     ) -> BoxFuture<'static, ChildEnd>;
 
     /// Drops the state, for a child that is killed while it waits.
-    fn discard(&self) -> Result<(), String>;
+    fn discard(&self);
 }
 
 struct TypedChild<L: Listener, A: Acceptor<L>> {
     control: Control,
     /// The last child may be anywhere when it goes.
     acceptor: Shared<A>,
-    state: Mutex<Option<A::State>>,
+    state: Mutex<Option<DropCatching<A::State>>>,
 }
 
 impl<L: Listener, A: Acceptor<L>> Factory<L> for A {
-    fn child(self: Arc<Self>) -> Arc<dyn ErasedChild<L>> {
+    fn make_child(self: Arc<Self>, level: &Arc<Level>) -> Arc<dyn ErasedChild<L>> {
         Arc::new(TypedChild {
-            control: Control::default(),
+            control: Control::new(Arc::clone(level)),
             acceptor: Shared::new(self),
             state: Mutex::new(None),
         })
@@ -110,9 +117,16 @@ impl<T, S> Drop for CallArgs<T, S> {
 }
 
 impl<L: Listener, A: Acceptor<L>> TypedChild<L, A> {
+    fn put_state(&self, state: A::State) {
+        *lock(&self.state) = Some(DropCatching::new(state));
+    }
+
     fn take_state(&self) -> A::State {
         let state = lock(&self.state).take();
-        state.expect("the state is taken once, by who took the acceptor out of its line")
+        let state = state.expect(
+            "the state is taken once: by the caller that took the acceptor out of its queue",
+        );
+        state.into_inner()
     }
 }
 
@@ -141,13 +155,13 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
                 return InitOutcome::Ended(ChildEnd::StartError(Failure::Error(Arc::from(error))));
             }
         };
-        *lock(&self.state) = Some(state);
+        self.put_state(state);
         InitOutcome::Waits(timeout)
     }
 
     fn begin_without_init(&self) -> Option<InitOutcome> {
         let state = catch_panic(|| self.acceptor.state_without_init()).ok()??;
-        *lock(&self.state) = Some(state);
+        self.put_state(state);
         Some(InitOutcome::Waits(None))
     }
 
@@ -182,9 +196,8 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
         })
     }
 
-    fn discard(&self) -> Result<(), String> {
-        let state = lock(&self.state).take();
-        catch_panic(move || drop(state))
+    fn discard(&self) {
+        let _state = lock(&self.state).take();
     }
 }
 
@@ -192,6 +205,7 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
 #[cfg(not(loom))]
 mod tests {
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures::FutureExt;
 
@@ -208,7 +222,8 @@ mod tests {
         pool: POOL,
     };
     const CHILD: ChildId = ChildId {
-        sequence: 1,
+        listener: 1,
+        number: 1,
         slot: 0,
         pool: POOL,
     };
@@ -231,70 +246,243 @@ mod tests {
         }
     }
 
+    /// A child of this acceptor, with its state.
+    fn child<A: Acceptor<Nowhere>>(acceptor: A) -> Arc<dyn ErasedChild<Nowhere>> {
+        let child = Arc::new(acceptor).make_child(&Arc::new(Level::new()));
+        let begun = match child.begin_without_init() {
+            Some(begun) => begun,
+            None => {
+                let init = Arc::clone(&child).init(info());
+                init.now_or_never().expect("it does not wait")
+            }
+        };
+        assert!(matches!(begun, InitOutcome::Waits(None)));
+        child
+    }
+
+    fn info() -> ListenerInfo<SocketAddr> {
+        ListenerInfo {
+            id: LISTENER,
+            child: CHILD,
+            local_addr: address(),
+            closed: Signal::new(),
+        }
+    }
+
     /// How a connection ends whose `serve` returns this.
     #[track_caller]
-    fn check(result: fn() -> Result<(), BoxError>, expected: &str) {
-        let acceptor = Arc::new(acceptor_fn(move |_| async move { result() }));
-        let child: Arc<dyn ErasedChild<Nowhere>> = acceptor.child();
-        assert!(matches!(
-            child.begin_without_init(),
-            Some(InitOutcome::Waits(None))
-        ));
+    fn check_end(result: fn() -> Result<(), BoxError>, expected: &str) {
+        let child = child(acceptor_fn(move |_| async move { result() }));
         let serve = Arc::clone(&child).serve(connection(&child));
         let end = serve.now_or_never().expect("it does not wait");
         assert_eq!(format!("{end:?}"), expected);
     }
 
     #[test]
-    fn a_connection_ends_as_its_serve_says() {
-        check(|| Ok(()), "Normal");
-        check(|| Err(CleanExit::new().into()), "Clean");
-        check(|| Err(CleanExit::because("quit").into()), "Clean");
-        check(|| Err("failed".into()), r#"Error("failed")"#);
+    fn connection_ends_by_the_result_of_serve() {
+        check_end(|| Ok(()), "Normal");
+        check_end(|| Err(CleanExit::new().into()), "Clean");
+        check_end(|| Err(CleanExit::because("quit").into()), "Clean");
+        check_end(|| Err("failed".into()), r#"Error("failed")"#);
         // At the top only.
         let wrapped = || Err(std::io::Error::other(CleanExit::new()).into());
-        check(
+        check_end(
             wrapped,
             "Error(Custom { kind: Other, error: CleanExit { reason: None } })",
         );
     }
 
-    /// Its state panics when it is dropped.
-    struct Fragile;
-
-    struct Bomb;
+    /// Panics with its name when it is dropped.
+    struct Bomb(&'static str);
 
     impl Drop for Bomb {
         fn drop(&mut self) {
-            std::panic::resume_unwind(Box::new("dropped"));
+            std::panic::resume_unwind(Box::new(self.0));
         }
     }
+
+    /// Its state panics when it is dropped.
+    struct Fragile;
 
     impl Acceptor<Nowhere> for Fragile {
         type State = Bomb;
 
         async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<Bomb>, BoxError> {
-            Ok(Init::Accept(Bomb))
+            Ok(Init::Accept(Bomb("state")))
         }
 
-        async fn serve(&self, _: Connection<(), SocketAddr>, _: Bomb) -> Result<(), BoxError> {
+        async fn serve(&self, _: Connection<(), SocketAddr>, state: Bomb) -> Result<(), BoxError> {
+            std::mem::forget(state);
+            Ok(())
+        }
+
+        async fn terminate(&self, _: &Terminate, state: Bomb) {
+            std::mem::forget(state);
+        }
+    }
+
+    /// A state that counts its drops, and panics.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::panic::resume_unwind(Box::new("dropped"));
+        }
+    }
+
+    struct Counts(Arc<AtomicUsize>);
+
+    impl Acceptor<Nowhere> for Counts {
+        type State = Counted;
+
+        async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<Counted>, BoxError> {
+            Ok(Init::Accept(Counted(Arc::clone(&self.0))))
+        }
+
+        async fn serve(&self, _: Connection<(), SocketAddr>, _: Counted) -> Result<(), BoxError> {
             Ok(())
         }
     }
 
     #[test]
-    fn a_state_is_dropped_once_and_its_panic_is_told() {
-        let child: Arc<dyn ErasedChild<Nowhere>> = Arc::new(Fragile).child();
-        assert!(child.begin_without_init().is_none(), "it needs its `init`");
-        let info = ListenerInfo {
-            id: LISTENER,
-            child: CHILD,
-            local_addr: address(),
-            closed: Signal::new(),
+    fn state_is_dropped_once_and_its_panic_is_contained() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let discarded = child(Counts(Arc::clone(&drops)));
+        for _ in 0..2 {
+            discarded.discard();
+            assert_eq!(drops.load(Ordering::SeqCst), 1);
+        }
+        drop(discarded);
+        // One that is dropped with its state, wherever that is.
+        drop(child(Counts(Arc::clone(&drops))));
+        assert_eq!(drops.load(Ordering::SeqCst), 2);
+    }
+
+    /// The message of the panic when a call is dropped that was never polled.
+    fn dropped(call: BoxFuture<'static, ChildEnd>) -> Result<(), String> {
+        catch_panic(move || drop(call))
+    }
+
+    #[test]
+    fn call_that_is_never_polled_drops_its_state() {
+        let child_of_a_connection = child(Fragile);
+        let serve = Arc::clone(&child_of_a_connection).serve(connection(&child_of_a_connection));
+        assert_eq!(dropped(serve), Err("state".to_owned()));
+        let terminate = child(Fragile).terminate(Terminate::Closed, WaitTime::Long);
+        assert_eq!(dropped(terminate), Err("state".to_owned()));
+    }
+
+    #[test]
+    fn panics_of_both_arguments_are_one_panic_with_the_first_message() {
+        let args = CallArgs::new(Bomb("first"), Bomb("second"));
+        let dropped = catch_panic(move || drop(args));
+        assert_eq!(dropped, Err("first".to_owned()));
+        let args = CallArgs::new((), Bomb("second"));
+        let dropped = catch_panic(move || drop(args));
+        assert_eq!(dropped, Err("second".to_owned()));
+    }
+
+    #[test]
+    fn polled_call_takes_its_arguments() {
+        let serving = child(Fragile);
+        let serve = Arc::clone(&serving).serve(connection(&serving));
+        assert!(matches!(serve.now_or_never(), Some(ChildEnd::Normal)));
+    }
+
+    /// How an acceptor ends that terminates for this reason.
+    #[track_caller]
+    fn check_terminated(reason: Terminate, expected: &str) {
+        let terminate = child(Fragile).terminate(reason, WaitTime::Short);
+        let end = terminate.now_or_never().expect("it does not wait");
+        assert_eq!(format!("{end:?}"), expected);
+    }
+
+    #[test]
+    fn acceptor_ends_by_the_reason_to_terminate() {
+        check_terminated(Terminate::Timeout, "TimedOut(Short)");
+        check_terminated(Terminate::Closed, "Stopped");
+        check_terminated(Terminate::Stopped, "Stopped");
+        let error = Arc::new(std::io::Error::other("failed"));
+        check_terminated(Terminate::Io(error), "Stopped");
+    }
+
+    type Returned = fn() -> Result<Init<()>, BoxError>;
+
+    /// Its `init` returns this.
+    struct Returns(Returned);
+
+    impl Acceptor<Nowhere> for Returns {
+        type State = ();
+
+        async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+            (self.0)()
+        }
+
+        async fn serve(&self, _: Connection<(), SocketAddr>, (): ()) -> Result<(), BoxError> {
+            Ok(())
+        }
+    }
+
+    #[track_caller]
+    fn check_init(returned: Returned, expected: &str) {
+        let child = Arc::new(Returns(returned)).make_child(&Arc::new(Level::new()));
+        assert!(child.begin_without_init().is_none());
+        let outcome = Arc::clone(&child).init(info()).now_or_never();
+        let outcome = match outcome.expect("it does not wait") {
+            InitOutcome::Waits(timeout) => format!("waits {timeout:?}"),
+            InitOutcome::Ended(end) => format!("{end:?}"),
         };
-        let begun = Arc::clone(&child).init(info).now_or_never();
-        assert!(matches!(begun, Some(InitOutcome::Waits(None))));
-        assert_eq!(child.discard(), Err("dropped".to_owned()));
-        assert_eq!(child.discard(), Ok(()));
+        assert_eq!(outcome, expected);
+    }
+
+    #[test]
+    fn acceptor_waits_or_ends_by_the_result_of_init() {
+        check_init(|| Ok(Init::Accept(())), "waits None");
+        check_init(|| Ok(Init::Hibernate(())), "waits None");
+        let within = || Ok(Init::AcceptWithin((), Duration::from_secs(1)));
+        check_init(within, "waits Some(1s)");
+        check_init(|| Ok(Init::Ignore), "Ignored");
+        let failed = r#"StartError(Error("failed"))"#;
+        check_init(|| Err("failed".into()), failed);
+        // A clean exit is one of `serve` only.
+        let clean = "StartError(Error(CleanExit { reason: None }))";
+        check_init(|| Err(CleanExit::new().into()), clean);
+    }
+
+    #[test]
+    fn panic_without_init_is_left_to_init() {
+        struct Panics;
+
+        impl Acceptor<Nowhere> for Panics {
+            type State = ();
+
+            async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+                Ok(Init::Accept(()))
+            }
+
+            fn state_without_init(&self) -> Option<()> {
+                panic!("no state")
+            }
+
+            async fn serve(&self, _: Connection<(), SocketAddr>, (): ()) -> Result<(), BoxError> {
+                Ok(())
+            }
+        }
+
+        drop(child(Panics));
+    }
+
+    #[test]
+    fn commands_of_a_level_reach_its_children() {
+        let level = Arc::new(Level::new());
+        let acceptor = Arc::new(acceptor_fn(|_| async { Ok(()) }));
+        let child: Arc<dyn ErasedChild<Nowhere>> = acceptor.make_child(&level);
+        let stop = Arc::clone(&child).trap_stop().trap_stop();
+        level.raise(crate::machine::command::Command::Stop);
+        assert!(!stop.is_set());
+        child.control().notify();
+        assert!(stop.is_set());
+        assert_eq!(child.mark(), 0);
     }
 }

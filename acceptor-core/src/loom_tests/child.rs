@@ -1,33 +1,22 @@
-//! A child's task against whatever ends it: its end is told once, after its socket is gone, and none is missed.
+//! A child's task against the call that ends it: its end is seen once, after its socket is gone, and no command is missed.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::Interruptions::{Any, AtMost};
-use super::tasks::Time;
+use super::Interruptions::{self, Any, AtMost};
+use super::tasks::{AN_HOUR, Sleeps};
 use super::world::{Handle, Script, World};
-use super::{block_on, block_on_with_new_wakers, outcomes, spawn};
-use crate::{ChildId, Grace, Shutdown, StopReport};
+use super::{block_on, block_on_in_another_task, check as check_model, outcomes, spawn};
+use crate::{AcceptorState, ChildId, Grace, Shutdown, StopReport};
 
-fn world(script: Script) -> World {
-    World::new(Time::StandsStill, script, |spec| {
+fn world(sleeps: Sleeps, script: Script) -> World {
+    World::new(sleeps, script, |spec| {
         spec.grace(Grace::Within(Duration::ZERO))
             .shutdown(Shutdown::Never)
+            .patience(AN_HOUR)
     })
-}
-
-/// What is in the log of a connection that is gone, and left nothing but its replacement.
-#[track_caller]
-fn log_of_who_is_gone(world: World) -> Vec<String> {
-    let counts = world.handle().counts().expect("the pool runs");
-    assert_eq!((counts.active, counts.workers), (0, 1));
-    let log = world.log.read();
-    world.end();
-    log
 }
 
 #[track_caller]
@@ -44,6 +33,17 @@ const SERVED: &[&str] = &["served", "stream gone"];
 const STOPPED: &[&str] = &["stream gone"];
 const LOST: &[&str] = &["stream gone", "connection: its runtime dropped the task"];
 
+/// The log of a pool in which nothing is left but one acceptor that waits.
+#[track_caller]
+fn log_with_one_acceptor_left(world: World) -> Vec<String> {
+    world.tasks.settle();
+    let counts = world.handle().counts().expect("the pool runs");
+    assert_eq!((counts.active, counts.workers), (0, 1));
+    let log = world.log.read();
+    world.end();
+    log
+}
+
 /// One thread has a connection's task, while another does something to the connection.
 #[track_caller]
 fn check(
@@ -53,14 +53,13 @@ fn check(
     expected: &[&[&str]],
 ) {
     let logs = outcomes(Any, move || {
-        let world = world(script);
-        world.listen();
-        let child = world.connection();
-        let (handle, id) = (world.handle(), world.child());
-        let serving = spawn(move || serve(child));
+        let world = world(Sleeps::Close, script);
+        let (_, connection) = world.connection();
+        let (handle, id) = (world.handle(), world.children()[0]);
+        let serving = spawn(move || serve(connection));
         meanwhile(&handle, id);
         serving.join();
-        log_of_who_is_gone(world)
+        log_with_one_acceptor_left(world)
     });
     check_logs(logs, expected);
 }
@@ -78,80 +77,86 @@ fn kill_if_there(handle: &Handle, id: ChildId) {
 }
 
 #[test]
-fn a_kill_ends_a_connection_that_waits_or_begins_to() {
-    check(Script::ServesForEver, block_on, kill, &[KILLED]);
+fn kill_ends_a_connection_that_waits_or_begins_to() {
+    check(Script::ServesForever, block_on, kill, &[KILLED]);
 }
 
 #[test]
-fn a_kill_ends_a_connection_whose_task_moves() {
+fn kill_ends_a_connection_whose_task_moves() {
     check(
-        Script::ServesUntilTold,
-        block_on_with_new_wakers,
+        Script::ServesUntilStopped,
+        block_on_in_another_task,
         kill,
         &[KILLED],
     );
 }
 
 #[test]
-fn a_connection_that_is_through_as_it_is_killed_ends_once() {
+fn connection_that_returns_as_it_is_killed_ends_once() {
     check(Script::Serves, block_on, kill_if_there, &[KILLED, SERVED]);
 }
 
 #[test]
-fn a_connection_that_is_lost_as_it_is_killed_ends_once() {
-    check(Script::ServesForEver, drop, kill_if_there, &[LOST]);
+fn connection_that_is_lost_as_it_is_killed_ends_once() {
+    check(Script::ServesForever, drop, kill_if_there, &[LOST]);
 }
 
 #[test]
-fn a_connection_that_traps_the_stop_as_it_is_stopped_is_told_and_not_dropped() {
-    check(Script::ServesUntilTold, block_on, stop, &[SERVED]);
+fn connection_that_traps_the_stop_as_it_is_stopped_is_signalled_and_not_dropped() {
+    check(Script::ServesUntilStopped, block_on, stop, &[SERVED]);
 }
 
 #[test]
-fn a_connection_that_does_not_trap_the_stop_is_dropped_wherever_it_meets_it() {
-    check(Script::ServesForEver, block_on, stop, &[STOPPED]);
+fn connection_that_does_not_trap_the_stop_is_dropped_wherever_it_meets_it() {
+    check(Script::ServesForever, block_on, stop, &[STOPPED]);
 }
 
-#[test]
-fn an_acceptor_in_init_is_dropped_as_its_listener_closes() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::PreparesForEver);
+/// One thread has the task of an acceptor in `init`, while another does something to the pool. Nothing is left.
+#[track_caller]
+fn check_init(script: Script, meanwhile: fn(&World), expected: &[&[&str]]) {
+    let logs = outcomes(AtMost(3), move || {
+        let world = world(Sleeps::CloseLimit, script);
+        let (_, init) = world.init();
+        let starting = spawn(move || block_on(init));
+        meanwhile(&world);
         world.tasks.settle();
-        let listener = world.listen();
-        let (handle, init_task) = (world.handle(), world.tasks.take());
-        let preparing = spawn(move || block_on(init_task));
-        drop(handle.close_listener(listener));
-        preparing.join();
+        starting.join();
         world.tasks.settle();
+        let handle = world.handle();
         assert_eq!(handle.counts().map(|counts| counts.workers), Ok(0));
+        assert!(world.children().is_empty());
         let log = world.log.read();
         world.end();
         log
     });
-    check_logs(
-        logs,
-        &[&["socket closed"], &["preparation gone", "socket closed"]],
+    check_logs(logs, expected);
+}
+
+fn close_listener(world: &World) {
+    let id = world.handle().listeners().expect("the pool runs")[0].id;
+    drop(world.handle().close_listener(id));
+}
+
+/// As a runtime does that drops the accept loop's task.
+fn fail_listener(world: &World) {
+    drop(world.take_accept_loop());
+}
+
+/// The listener closes as soon as it is asked to: the longest that it may take is over.
+#[test]
+fn acceptor_in_init_is_dropped_as_its_listener_closes() {
+    check_init(
+        Script::PreparesForever,
+        close_listener,
+        &[&["socket closed"], &["socket closed", "preparation gone"]],
     );
 }
 
 #[test]
-fn an_acceptor_that_joins_as_its_listener_closes_terminates_once_or_is_dropped_in_init() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::Serves);
-        world.tasks.settle();
-        let listener = world.listen();
-        let (handle, init_task) = (world.handle(), world.tasks.take());
-        let joining = spawn(move || block_on(init_task));
-        drop(handle.close_listener(listener));
-        joining.join();
-        world.tasks.settle();
-        assert_eq!(handle.counts().map(|counts| counts.workers), Ok(0));
-        let log = world.log.read();
-        world.end();
-        log
-    });
-    check_logs(
-        logs,
+fn acceptor_that_begins_to_wait_as_its_listener_closes_terminates_once_or_is_dropped_in_init() {
+    check_init(
+        Script::Serves,
+        close_listener,
         &[
             &["socket closed"],
             &["socket closed", "terminated: listener closed"],
@@ -160,99 +165,273 @@ fn an_acceptor_that_joins_as_its_listener_closes_terminates_once_or_is_dropped_i
 }
 
 #[test]
-fn an_acceptor_that_joins_as_its_listener_fails_is_told_the_error() {
-    let logs = outcomes(Any, || {
-        let world = world(Script::Serves);
-        world.tasks.settle();
-        let (handle, socket) = (world.handle(), world.socket(world.listen()));
-        let init_task = world.tasks.take();
-        let joining = spawn(move || block_on(init_task));
-        let error = io::Error::other("broken");
-        handle.shared().listener_failed(&socket, Arc::new(error));
-        joining.join();
-        world.tasks.settle();
-        assert_eq!(handle.counts().map(|counts| counts.workers), Ok(0));
-        let log = world.log.read();
-        world.end();
-        log
-    });
-    check_logs(
-        logs,
+fn acceptor_that_begins_to_wait_as_its_listener_fails_terminates_with_the_error() {
+    let failed = "listener: the runtime dropped the listener's task";
+    let terminated = "terminated: listener failed: the runtime dropped the listener's task";
+    check_init(
+        Script::Serves,
+        fail_listener,
         &[
-            &["listener: broken", "socket closed"],
-            &[
-                "listener: broken",
-                "socket closed",
-                "terminated: listener failed: broken",
-            ],
+            &["socket closed", failed],
+            &["socket closed", failed, terminated],
         ],
     );
 }
 
+/// One thread has the task of an acceptor in `init`, while another does something to the acceptor. It is replaced.
+#[track_caller]
+fn check_acceptor(meanwhile: fn(&Handle, ChildId), expected: &[&[&str]]) {
+    let logs = outcomes(Any, move || {
+        let world = world(Sleeps::Close, Script::Serves);
+        let (_, init) = world.init();
+        let (handle, id) = (world.handle(), world.children()[0]);
+        let starting = spawn(move || block_on(init));
+        meanwhile(&handle, id);
+        starting.join();
+        world.tasks.settle();
+        assert!(!world.children().contains(&id));
+        log_with_one_acceptor_left(world)
+    });
+    check_logs(logs, expected);
+}
+
 #[test]
-fn an_acceptor_that_joins_as_it_is_stopped_terminates_or_is_dropped_in_init_and_is_replaced() {
+fn acceptor_that_begins_to_wait_as_it_is_stopped_terminates_or_is_dropped_in_init() {
+    check_acceptor(stop, &[&[], &["terminated: stopped"]]);
+}
+
+#[test]
+fn acceptor_that_begins_to_wait_as_it_is_killed_does_not_terminate() {
+    check_acceptor(kill, &[&["acceptor: killed through the handle"]]);
+}
+
+/// Two threads run the pool's tasks: this one lists the acceptor before or after the accept loop has started it.
+#[test]
+fn acceptor_that_is_started_as_it_is_stopped_ends_and_is_replaced() {
     let logs = outcomes(AtMost(3), || {
-        let world = world(Script::Serves);
+        let world = world(Sleeps::Close, Script::ServesWithoutInit);
         world.tasks.settle();
         world.listen();
-        let (handle, init_task) = (world.handle(), world.tasks.take());
-        let id = world.child();
-        let joining = spawn(move || block_on(init_task));
-        let (tasks, replaced) = (world.tasks.clone(), world.replaced.clone());
-        let watching = spawn(move || tasks.run_until(&replaced));
-        handle.stop_child(id).expect("it does not end by itself");
-        joining.join();
-        watching.join();
+        let tasks = world.tasks.clone();
+        let accepting = spawn(move || tasks.settle());
+        let handle = world.handle();
+        let id = handle.acceptors().expect("the pool runs")[0].id;
+        stop(&handle, id);
+        accepting.join();
         world.tasks.settle();
-        log_of_who_is_gone(world)
+        assert!(!world.children().contains(&id));
+        log_with_one_acceptor_left(world)
     });
     check_logs(logs, &[&[], &["terminated: stopped"]]);
 }
 
-/// How the only child ended, in the words of the pool's result.
+/// The acceptor is spaced, because another has failed to start: the driver starts it, while this thread stops it.
+#[test]
+fn acceptor_that_the_driver_starts_as_it_is_stopped_ends_and_is_replaced() {
+    let logs = outcomes(AtMost(3), || {
+        let world = world(Sleeps::Close, Script::FailsToStart(1));
+        let (_, init) = world.init();
+        block_on(init);
+        let (handle, id) = (world.handle(), world.children()[0]);
+        let tasks = world.tasks.clone();
+        let starting = spawn(move || tasks.settle());
+        stop(&handle, id);
+        starting.join();
+        world.tasks.settle();
+        assert!(!world.children().contains(&id));
+        log_with_one_acceptor_left(world)
+    });
+    let failed = "start error: no luck";
+    check_logs(logs, &[&[failed], &[failed, "terminated: stopped"]]);
+}
+
+/// Of two that fail to start, one tries again and the other is held until that one waits.
+#[test]
+fn acceptors_that_fail_to_start_at_once_wait_in_the_end() {
+    check_model(AtMost(3), || {
+        let world = World::new(Sleeps::Close, Script::FailsToStart(2), |spec| {
+            spec.intensity(10)
+        });
+        world.tasks.settle();
+        let first = world.tasks.spawned() + 1;
+        let added = world.handle().add_listener(world.door(), 2);
+        assert!(added.is_ok());
+        world.tasks.poll_one();
+        let inits = [first, first + 1].map(|number| world.tasks.take(number));
+        let [init, other] = inits;
+        let starting = spawn(move || block_on(init));
+        block_on(other);
+        world.tasks.settle();
+        starting.join();
+        world.tasks.settle();
+        let acceptors = world.handle().acceptors().expect("the pool runs");
+        let states: Vec<_> = acceptors.iter().map(|acceptor| acceptor.state).collect();
+        assert_eq!(states, [AcceptorState::Waiting; 2]);
+        world.end();
+    });
+}
+
+/// The ends that a result counts.
 fn ends(report: &StopReport) -> String {
     let (connections, acceptors) = (report.all_connections(), report.all_acceptors());
     let stuck = report.stuck;
     format!("connections: {connections}; acceptors: {acceptors}; stuck: {stuck}")
 }
 
-#[test]
-fn an_acceptor_that_joins_as_the_pool_stops_ends_once() {
-    let ends = outcomes(AtMost(3), || {
-        let world = world(Script::Serves);
-        world.tasks.settle();
-        world.listen();
-        let (init_task, watcher) = (world.tasks.take(), world.tasks.take());
-        let joining = spawn(move || block_on(init_task));
-        let watching = spawn(move || block_on(watcher));
-        let stopped = world.handle().stop();
-        joining.join();
-        watching.join();
-        world.tasks.run();
-        let report = block_on(stopped);
-        ends(&report)
-    });
-    let expected = ["connections: none; acceptors: 1 stopped; stuck: 0"];
-    assert_eq!(ends, expected.map(String::from).into());
+#[track_caller]
+fn check_ends(ends: BTreeSet<String>, expected: &[&str]) {
+    assert_eq!(ends, expected.iter().map(|&ends| ends.to_owned()).collect());
 }
 
 #[test]
-fn a_connection_that_ends_as_the_patience_ends_has_ended_or_is_stuck_and_not_both() {
-    let ends = outcomes(Any, || {
-        let world = World::new(Time::Flies, Script::Serves, |spec| spec);
-        let driver = world.tasks.take();
-        world.listen();
-        let child = world.connection();
-        let killed = world.handle().kill();
+fn acceptor_that_begins_to_wait_as_the_pool_stops_ends_once() {
+    let ends = outcomes(AtMost(3), || {
+        let world = world(Sleeps::CloseLimit, Script::Serves);
+        let (_, init) = world.init();
+        let starting = spawn(move || block_on(init));
+        let stopped = world.handle().stop();
         world.tasks.run();
-        let waiting = spawn(move || block_on(driver));
-        block_on(child);
-        waiting.join();
-        ends(&block_on(killed))
+        starting.join();
+        ends(&block_on(stopped))
     });
-    let expected = [
-        "connections: 1 killed; acceptors: 1 killed; stuck: 0",
-        "connections: none; acceptors: 1 killed; stuck: 1",
-    ];
-    assert_eq!(ends, expected.map(String::from).into());
+    check_ends(ends, &["connections: none; acceptors: 1 stopped; stuck: 0"]);
+}
+
+/// One thread has a connection's task, while another ends the pool: the result counts the end, or it was before.
+#[track_caller]
+fn check_end<F: Future<Output = StopReport>>(
+    interruptions: Interruptions,
+    sleeps: Sleeps,
+    script: Script,
+    stop: fn(&Handle) -> F,
+    expected: &[&str],
+) where
+    F: 'static,
+{
+    let ends = outcomes(interruptions, move || {
+        let world = world(sleeps, script);
+        let (_, connection) = world.connection();
+        let serving = spawn(move || block_on(connection));
+        let stopped = stop(&world.handle());
+        world.tasks.run();
+        serving.join();
+        assert_eq!(world.log.count("stream gone"), 1);
+        ends(&block_on(stopped))
+    });
+    check_ends(ends, expected);
+}
+
+#[test]
+fn connection_that_returns_as_the_pool_stops_is_counted_once() {
+    check_end(
+        AtMost(3),
+        Sleeps::Close,
+        Script::Serves,
+        Handle::stop,
+        &[
+            "connections: none; acceptors: 1 stopped; stuck: 0",
+            "connections: 1 normal; acceptors: 1 stopped; stuck: 0",
+        ],
+    );
+}
+
+#[test]
+fn connection_that_returns_as_the_pool_is_killed_is_counted_once() {
+    check_end(
+        AtMost(3),
+        Sleeps::Close,
+        Script::Serves,
+        Handle::kill,
+        &[
+            "connections: none; acceptors: 1 killed; stuck: 0",
+            "connections: 1 normal; acceptors: 1 killed; stuck: 0",
+            "connections: 1 killed; acceptors: 1 killed; stuck: 0",
+        ],
+    );
+}
+
+#[test]
+fn connection_that_begins_to_wait_as_the_pool_is_killed_is_dropped() {
+    check_end(
+        AtMost(3),
+        Sleeps::Close,
+        Script::ServesForever,
+        Handle::kill,
+        &["connections: 1 killed; acceptors: 1 killed; stuck: 0"],
+    );
+}
+
+#[test]
+fn connection_that_begins_to_wait_as_the_stop_phase_begins_is_dropped() {
+    check_end(
+        AtMost(3),
+        Sleeps::Close,
+        Script::ServesForever,
+        Handle::stop,
+        &["connections: 1 stopped; acceptors: 1 stopped; stuck: 0"],
+    );
+}
+
+#[test]
+fn connection_that_traps_the_stop_as_the_stop_phase_begins_is_signalled() {
+    check_end(
+        AtMost(3),
+        Sleeps::Close,
+        Script::ServesUntilStopped,
+        Handle::stop,
+        &["connections: 1 normal; acceptors: 1 stopped; stuck: 0"],
+    );
+}
+
+#[test]
+fn connection_that_begins_to_wait_for_draining_as_the_pool_stops_is_signalled() {
+    let ends = outcomes(AtMost(3), || {
+        let world = World::new(Sleeps::Close, Script::ServesUntilDraining, |spec| {
+            spec.grace(Grace::Forever)
+        });
+        let (_, connection) = world.connection();
+        let serving = spawn(move || block_on(connection));
+        let stopped = world.handle().stop();
+        world.tasks.run();
+        serving.join();
+        ends(&block_on(stopped))
+    });
+    check_ends(
+        ends,
+        &["connections: 1 normal; acceptors: 1 stopped; stuck: 0"],
+    );
+}
+
+/// The driver's looks follow each other at once: a poll lasts for all of them, or for some.
+#[test]
+fn connection_that_ends_as_the_kill_timeout_ends_has_ended_or_is_stuck_and_not_both() {
+    check_end(
+        AtMost(2),
+        Sleeps::Any,
+        Script::Serves,
+        Handle::kill,
+        &[
+            "connections: none; acceptors: 1 killed; stuck: 0",
+            "connections: 1 normal; acceptors: 1 killed; stuck: 0",
+            "connections: 1 killed; acceptors: 1 killed; stuck: 0",
+            "connections: none; acceptors: 1 killed; stuck: 1",
+        ],
+    );
+}
+
+/// The connection's end is its table's business alone, unless the listener is closed by then.
+#[test]
+fn listener_whose_last_connection_ends_as_it_closes_is_forgotten() {
+    check_model(AtMost(3), || {
+        let world = world(Sleeps::Close, Script::Serves);
+        let (listener, connection) = world.connection();
+        let serving = spawn(move || block_on(connection));
+        drop(world.handle().close_listener(listener));
+        world.tasks.settle();
+        serving.join();
+        world.tasks.settle();
+        let handle = world.handle();
+        assert!(handle.shared().listeners_after(None, 1).is_empty());
+        world.end();
+    });
 }

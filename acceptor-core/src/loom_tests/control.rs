@@ -1,19 +1,22 @@
-//! The kill switch: what is told to a child, against the child that looks.
+//! The commands to a child, against the child that reads them; and its count of polls, against the driver's look.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
 
-use super::{Interruptions::Any, block_on, block_on_with_new_wakers, check, spawn};
-use crate::child::control::{Commands, Control};
+use super::Interruptions::{Any, AtMost};
+use super::{block_on, block_on_with_new_wakers, check, spawn};
+use crate::child::control::{Commands, Control, Level};
 use crate::machine::child_end::Role;
 use crate::machine::command::{CloseReason, Command};
+use crate::machine::stuck::Marked;
+use crate::sync::{Mutex, lock};
 
-/// As a child's task does: stores its waker, then looks.
-async fn told(control: &Control, what: impl Fn(Commands) -> bool) {
+/// As a child's task does: stores its waker, then reads its commands.
+async fn commanded(control: &Control, sees: impl Fn(Commands) -> bool) {
     poll_fn(|cx| {
         control.register(cx.waker());
-        if what(control.commands()) {
+        if sees(control.commands()) {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -22,87 +25,128 @@ async fn told(control: &Control, what: impl Fn(Commands) -> bool) {
     .await;
 }
 
-fn check_command(command: Command, seen: fn(Commands) -> bool) {
+/// How a command comes to a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To the one child.
+    Single,
+    /// To all children of its listener: raised by the call, followed by the driver's walk.
+    Level,
+}
+
+fn child() -> (Arc<Level>, Arc<Control>) {
+    let level = Arc::new(Level::new());
+    let control = Arc::new(Control::new(Arc::clone(&level)));
+    (level, control)
+}
+
+fn command(level: &Level, control: &Control, command: Command, way: Way) {
+    match way {
+        Way::Single => control.send(command),
+        Way::Level => {
+            level.raise(command);
+            control.notify();
+        }
+    }
+}
+
+fn check_command(sent: Command, way: Way, sees: fn(Commands) -> bool) {
     check(Any, move || {
-        let control = Arc::new(Control::default());
-        let teller = Arc::clone(&control);
-        spawn(move || teller.tell(command));
-        block_on(told(&control, seen));
+        let (level, control) = child();
+        let sender = Arc::clone(&control);
+        spawn(move || command(&level, &sender, sent, way));
+        block_on(commanded(&control, sees));
     });
 }
 
 #[test]
-fn a_kill_reaches_a_child_that_is_about_to_wait() {
-    check_command(Command::Kill, Commands::kill);
+fn kill_reaches_a_child_that_begins_to_wait() {
+    check_command(Command::Kill, Way::Single, Commands::kill);
+    check_command(Command::Kill, Way::Level, Commands::kill);
 }
 
 #[test]
-fn a_stop_reaches_a_child_that_is_about_to_wait() {
-    check_command(Command::Stop, |commands| commands.stop(Role::Connection));
-    check_command(Command::StopAlone, Commands::end_waiting);
+fn stop_reaches_a_child_that_begins_to_wait() {
+    let stops = |commands: Commands| commands.stop(Role::Connection);
+    check_command(Command::StopAlone, Way::Single, stops);
+    check_command(Command::Stop, Way::Level, stops);
 }
 
 #[test]
-fn a_close_reaches_a_child_that_is_about_to_wait() {
-    check_command(Command::Close(CloseReason::Closed), |commands| {
-        commands.ending() == Some(CloseReason::Closed)
+fn close_reaches_an_acceptor_that_begins_to_wait() {
+    check_command(Command::StopAlone, Way::Single, Commands::end_waiting);
+    let close = Command::Close(CloseReason::Closed);
+    check_command(close, Way::Level, |commands| {
+        commands.close_reason() == Some(CloseReason::Closed)
     });
 }
 
+/// The level is raised by the call, and the children are woken by the driver, which hears of it later.
 #[test]
-fn a_child_is_woken_through_the_waker_that_it_was_last_polled_with() {
+fn command_to_all_children_reaches_each() {
     check(Any, || {
-        let control = Arc::new(Control::default());
-        let teller = Arc::clone(&control);
+        let level = Arc::new(Level::new());
+        let children = [(); 2].map(|()| Arc::new(Control::new(Arc::clone(&level))));
+        let walked = children.clone();
         spawn(move || {
-            teller.tell(Command::Close(CloseReason::Stopped));
-            teller.tell(Command::Kill);
+            level.raise(Command::Kill);
+            walked.iter().for_each(|child| child.notify());
         });
-        block_on_with_new_wakers(told(&control, Commands::kill));
+        let [first, second] = children;
+        spawn(move || block_on(commanded(&first, Commands::kill)));
+        block_on(commanded(&second, Commands::kill));
     });
 }
 
 #[test]
-fn two_who_tell_at_once_are_both_heard() {
-    check(Any, || {
-        let control = Arc::new(Control::default());
-        let (killer, closer) = (Arc::clone(&control), Arc::clone(&control));
-        spawn(move || killer.tell(Command::Kill));
-        spawn(move || closer.tell(Command::Close(CloseReason::Closed)));
-        block_on(told(&control, |commands| {
-            commands.kill() && commands.ending() == Some(CloseReason::Closed)
-        }));
-    });
-}
-
-#[test]
-fn a_stop_is_signalled_to_who_traps_it_at_that_moment() {
-    for command in [Command::Stop, Command::StopAlone] {
+fn child_is_woken_through_the_waker_of_its_last_poll() {
+    for way in [Way::Single, Way::Level] {
         check(Any, move || {
-            let control = Arc::new(Control::default());
-            let teller = Arc::clone(&control);
-            spawn(move || teller.tell(command));
-            let stop = control.trap();
-            assert!(!control.commands().stop(Role::Connection));
-            block_on(stop.wait());
+            let (level, control) = child();
+            let sender = Arc::clone(&control);
+            spawn(move || {
+                command(&level, &sender, Command::StopAlone, Way::Single);
+                command(&level, &sender, Command::Kill, way);
+            });
+            block_on_with_new_wakers(commanded(&control, Commands::kill));
         });
     }
 }
 
 #[test]
-fn the_reason_to_end_that_was_seen_once_stays_the_reason() {
-    check(Any, || {
-        let control = Arc::new(Control::default());
-        let (closer, failer) = (Arc::clone(&control), Arc::clone(&control));
-        let closing = spawn(move || closer.tell(Command::Close(CloseReason::Closed)));
-        let failing = spawn(move || failer.tell(Command::Close(CloseReason::Failed)));
-        let seen = control.commands().ending();
-        closing.join();
-        failing.join();
-        let at_last = control.commands().ending();
-        assert!(at_last.is_some());
-        assert!(seen.is_none() || seen == at_last);
-    });
+fn commands_of_two_callers_at_once_both_arrive() {
+    for (way, stop) in [
+        (Way::Single, Command::StopAlone),
+        (Way::Level, Command::Stop),
+    ] {
+        check(AtMost(3), move || {
+            let (level, control) = child();
+            for sent in [Command::Kill, stop] {
+                let (level, control) = (Arc::clone(&level), Arc::clone(&control));
+                spawn(move || command(&level, &control, sent, way));
+            }
+            block_on(commanded(&control, |commands| {
+                commands.kill() && commands.stop(Role::Connection)
+            }));
+        });
+    }
+}
+
+#[test]
+fn stop_is_signalled_to_a_child_that_traps_it_at_that_moment() {
+    for (sent, way) in [
+        (Command::StopAlone, Way::Single),
+        (Command::Stop, Way::Level),
+    ] {
+        check(Any, move || {
+            let (level, control) = child();
+            let sender = Arc::clone(&control);
+            spawn(move || command(&level, &sender, sent, way));
+            let stop = control.trap();
+            assert!(!control.commands().stop(Role::Connection));
+            block_on(stop.wait());
+        });
+    }
 }
 
 struct Task;
@@ -112,15 +156,46 @@ impl Wake for Task {
 }
 
 #[test]
-fn an_ended_child_keeps_no_task_alive_though_it_is_told_something_as_it_ends() {
+fn ended_child_keeps_no_task_alive_though_it_is_commanded_as_it_ends() {
+    for way in [Way::Single, Way::Level] {
+        check(Any, move || {
+            let (level, control) = child();
+            let task = Arc::new(Task);
+            control.register(&Waker::from(Arc::clone(&task)));
+            let sender = Arc::clone(&control);
+            let sending = spawn(move || command(&level, &sender, Command::Kill, way));
+            control.unregister();
+            sending.join();
+            assert_eq!(Arc::strong_count(&task), 1);
+        });
+    }
+}
+
+/// Two threads poll a child in turn, as a runtime has them do.
+#[test]
+fn poll_that_is_seen_to_have_begun_or_ended_is_counted() {
     check(Any, || {
-        let control = Arc::new(Control::default());
-        let task = Arc::new(Task);
-        control.register(&Waker::from(Arc::clone(&task)));
-        let teller = Arc::clone(&control);
-        let telling = spawn(move || teller.tell(Command::Kill));
-        control.unregister();
-        telling.join();
-        assert_eq!(Arc::strong_count(&task), 1);
+        let (_, control) = child();
+        let steps = Arc::new(Mutex::new(0));
+        let (polled, progress) = (Arc::clone(&control), Arc::clone(&steps));
+        let poll = move |first: u32| {
+            polled.count_poll();
+            *lock(&progress) = first;
+            polled.count_poll();
+            *lock(&progress) = first + 1;
+        };
+        let next = poll.clone();
+        spawn(move || {
+            poll(1);
+            spawn(move || next(3));
+        });
+        let mut last = 0;
+        for _ in 0..2 {
+            let step = *lock(&steps);
+            let mark = control.mark();
+            assert!(mark >= step, "{mark} at step {step}");
+            assert!(mark >= last, "{mark} after {last}");
+            last = mark;
+        }
     });
 }

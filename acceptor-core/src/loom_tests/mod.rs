@@ -1,15 +1,18 @@
-//! What synchronises by hand, checked by [loom](https://docs.rs/loom) over all interleavings of two or three threads.
+//! The code that synchronises by hand, checked by [loom](https://docs.rs/loom) over all interleavings of two or three threads.
 //!
 //! Invariants: whatever the threads of a model share is behind a primitive of [`crate::sync`], for loom explores
 //! no order of anything else; a wake that is lost is a deadlock, which loom finds; a model that fails ends the process.
 
+mod accept_loop;
 mod child;
 mod control;
+mod driver;
+mod inbox;
 mod notify;
 mod pool;
+mod reporter;
 mod signal;
 mod tasks;
-mod wait_queue;
 mod world;
 
 use std::cell::{Cell, RefCell};
@@ -43,7 +46,7 @@ fn check(interruptions: Interruptions, model: impl Fn() + Send + Sync + 'static)
     outcomes(interruptions, model);
 }
 
-/// The same, for a model that may come out in several ways: gives back each that it does come out in.
+/// The same with a model that has several outcomes: returns each that occurs.
 fn outcomes<T: Ord + Send + 'static>(
     interruptions: Interruptions,
     model: impl Fn() -> T + Send + Sync + 'static,
@@ -70,7 +73,7 @@ fn outcomes<T: Ord + Send + 'static>(
 }
 
 /// The values of a model that failed cannot be dropped: their locks are loom's, which is gone by then. Nor may
-/// the panic be caught, as that of a callback would be. So it is told, past what a test captures, and that is all.
+/// the panic be caught, as that of a callback would be. So it is printed, past the capture of the test, and nothing else.
 fn end_the_process_when_a_model_fails() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -170,7 +173,19 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Runs a future on this thread, with another waker at each poll: to wake one of those before wakes nobody.
+/// Runs a future on this thread that was polled in another task before, whose waker does nothing.
+fn block_on_in_another_task<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(value) => value,
+        Poll::Pending => block_on(future),
+    }
+}
+
+/// Runs a future on this thread, with another waker at each poll: those of before wake nothing.
 fn block_on_with_new_wakers<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {

@@ -1,4 +1,4 @@
-//! The notify: whoever has something to tell rings, the pool's own task listens and then looks.
+//! The notify: a thread with news notifies, the task that listens looks for them.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -8,56 +8,67 @@ use crate::sync::notify::Notify;
 use crate::sync::{Mutex, lock};
 
 #[derive(Default)]
-struct QueueSignal {
+struct News {
     notify: Notify,
-    told: Mutex<usize>,
+    count: Mutex<usize>,
 }
 
-impl QueueSignal {
-    fn tell(&self) {
-        *lock(&self.told) += 1;
+impl News {
+    fn announce(&self) {
+        *lock(&self.count) += 1;
         self.notify.notify();
     }
 
-    /// As the pool's own task does: looks, then listens, then looks again.
+    /// As the pool's own tasks do: looks, then listens, then looks again.
     async fn hear(&self, count: usize) {
-        while *lock(&self.told) < count {
+        while *lock(&self.count) < count {
             poll_fn(|cx| self.notify.poll(cx)).await;
         }
     }
 }
 
 #[test]
-fn news_that_comes_between_looking_and_listening_is_heard() {
+fn news_between_looking_and_listening_is_heard() {
     check(Any, || {
-        let news = Arc::new(QueueSignal::default());
-        let teller = Arc::clone(&news);
-        spawn(move || teller.tell());
+        let news = Arc::new(News::default());
+        let announced = Arc::clone(&news);
+        spawn(move || announced.announce());
         block_on(news.hear(1));
     });
 }
 
 #[test]
-fn news_that_comes_while_one_wakes_up_is_heard_in_whatever_task() {
+fn news_while_the_task_wakes_up_is_heard_whatever_its_waker() {
     check(Any, || {
-        let news = Arc::new(QueueSignal::default());
-        let teller = Arc::clone(&news);
+        let news = Arc::new(News::default());
+        let announced = Arc::clone(&news);
         spawn(move || {
-            teller.tell();
-            teller.tell();
+            announced.announce();
+            announced.announce();
         });
         block_on_with_new_wakers(news.hear(2));
     });
 }
 
 #[test]
-fn news_from_two_at_once_is_heard() {
+fn news_from_two_threads_at_once_is_heard() {
     check(Any, || {
-        let news = Arc::new(QueueSignal::default());
-        let tellers = [Arc::clone(&news), Arc::clone(&news)];
-        for teller in tellers {
-            spawn(move || teller.tell());
+        let news = Arc::new(News::default());
+        for _ in 0..2 {
+            let announced = Arc::clone(&news);
+            spawn(move || announced.announce());
         }
         block_on(news.hear(2));
+    });
+}
+
+#[test]
+fn nudge_takes_no_news_away() {
+    check(Any, || {
+        let news = Arc::new(News::default());
+        let (nudged, announced) = (Arc::clone(&news), Arc::clone(&news));
+        spawn(move || nudged.notify.wake_task());
+        spawn(move || announced.announce());
+        block_on(news.hear(1));
     });
 }

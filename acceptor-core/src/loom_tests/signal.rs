@@ -1,13 +1,16 @@
-//! The signals: who waits, against who sets.
+//! The signals: tasks that wait, against the one that sets them.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::{Interruptions::Any, block_on, block_on_with_new_wakers, check, spawn};
 use crate::signal::Signal;
+use crate::sync::TaskWaker;
+use crate::sync::notify::Notify;
 
 #[test]
-fn who_begins_to_wait_as_it_is_set_hears_it() {
+fn task_that_begins_to_wait_as_it_is_set_is_woken() {
     check(Any, || {
         let signal = Signal::new();
         let setter = signal.clone();
@@ -18,13 +21,56 @@ fn who_begins_to_wait_as_it_is_set_hears_it() {
 }
 
 #[test]
-fn everybody_who_waits_hears_it() {
+fn all_that_wait_are_woken() {
     check(Any, || {
         let signal = Signal::new();
         let (setter, waiter) = (signal.clone(), signal.clone());
         spawn(move || block_on(waiter.wait()));
         spawn(move || setter.set());
         block_on(signal.wait());
+    });
+}
+
+/// As a call raises *draining*, and the driver wakes what waits for it.
+#[test]
+fn task_that_begins_to_wait_as_it_is_raised_is_woken_by_another_thread() {
+    check(Any, || {
+        let (signal, news) = (Signal::new(), Arc::new(Notify::default()));
+        let (raised, announced) = (signal.clone(), Arc::clone(&news));
+        spawn(move || {
+            raised.raise();
+            announced.notify();
+        });
+        let walked = signal.clone();
+        spawn(move || {
+            block_on(std::future::poll_fn(|cx| news.poll(cx)));
+            walked.take_waiters().for_each(TaskWaker::wake);
+        });
+        block_on(signal.wait());
+    });
+}
+
+#[test]
+fn two_that_take_the_waiters_at_once_wake_all() {
+    check(Any, || {
+        let signal = Signal::new();
+        for _ in 0..2 {
+            let setter = signal.clone();
+            spawn(move || setter.set());
+        }
+        block_on(signal.wait());
+    });
+}
+
+/// As a runtime does that drops the driver on its walk.
+#[test]
+fn walk_that_is_cut_short_wakes_those_that_are_left() {
+    check(Any, || {
+        let signal = Signal::new();
+        let waiter = signal.clone();
+        spawn(move || block_on(waiter.wait()));
+        signal.raise();
+        drop(signal.take_waiters());
     });
 }
 
@@ -36,7 +82,7 @@ fn begin_to_wait(signal: &Signal) -> impl Future<Output = ()> + use<> {
 }
 
 #[test]
-fn who_goes_on_to_wait_in_another_task_hears_it_there() {
+fn wait_that_goes_on_in_another_task_is_woken_there() {
     check(Any, || {
         let signal = Signal::new();
         let setter = signal.clone();
@@ -46,7 +92,7 @@ fn who_goes_on_to_wait_in_another_task_hears_it_there() {
 }
 
 #[test]
-fn who_gives_up_waiting_takes_nobody_elses_place() {
+fn wait_that_is_dropped_takes_no_other_along() {
     check(Any, || {
         let signal = Signal::new();
         let (setter, waiter) = (signal.clone(), signal.clone());

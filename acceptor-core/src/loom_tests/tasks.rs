@@ -1,7 +1,7 @@
 //! A runtime whose tasks run on those threads of a model that say so.
 //!
 //! Invariants: a task is polled by one thread at a time, and again if it was woken meanwhile; a task that was
-//! polled last and is not woken is not polled.
+//! polled last and is not woken is not polled; the clock stands, and of a sleep nothing counts but its length.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -12,30 +12,49 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 
 use super::Parker;
+use crate::Runtime;
+use crate::pool::reporter::yield_now;
 use crate::sync::{Mutex, lock};
-use crate::{Runtime, Signal};
 
-/// Whether a sleep ever ends.
+/// How long the sleeps are that end: they do once other tasks had their turn. Longer ones never end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Time {
-    StandsStill,
-    /// Whoever sleeps for less than an hour finds that the time has come.
-    Flies,
+pub(super) enum Sleeps {
+    /// That of a listener that closes, before it believes that no connection is queued.
+    Close,
+    /// And the first pause of a listener that is short of resources.
+    FirstPause,
+    /// And the longest that a listener may take to close.
+    CloseLimit,
+    /// And all others, but for an hour.
+    Any,
 }
 
 pub(super) const AN_HOUR: Duration = Duration::from_secs(3600);
+
+impl Sleeps {
+    fn end(self, length: Duration) -> bool {
+        match self {
+            Self::Close => length <= Duration::from_millis(1),
+            Self::FirstPause => length <= Duration::from_millis(5),
+            Self::CloseLimit => length <= Duration::from_secs(1),
+            Self::Any => length < AN_HOUR,
+        }
+    }
+}
 
 #[derive(Clone)]
 pub(super) struct Tasks(Arc<Shared>);
 
 struct Shared {
-    time: Time,
+    sleeps: Sleeps,
     now: Instant,
     queue: Mutex<Queue>,
 }
 
 #[derive(Default)]
 struct Queue {
+    /// In the order in which they were spawned; each until it is over.
+    tasks: Vec<Option<Arc<Task>>>,
     turns: Vec<Turn>,
     ready: VecDeque<Arc<Task>>,
     unfinished: usize,
@@ -54,12 +73,12 @@ enum Turn {
 struct Task {
     shared: Arc<Shared>,
     number: usize,
-    /// Free whenever it is wanted: by whose turn it is.
+    /// Free whenever it is wanted: by the thread whose turn it is.
     future: Untracked<Option<BoxFuture<'static, ()>>>,
 }
 
 impl Queue {
-    /// Gives back whom to wake for it.
+    /// Returns the thread to wake for it.
     #[must_use]
     fn push(&mut self, task: Arc<Task>) -> Option<Arc<Parker>> {
         self.turns[task.number] = Turn::Ready;
@@ -73,10 +92,11 @@ impl Queue {
         Some(task)
     }
 
-    /// Gives back whom to wake: who has waited for tasks finds that there are none.
+    /// Returns the threads to wake: those that have waited for tasks find that there are none.
     #[must_use]
-    fn over(&mut self, task: &Task) -> Vec<Arc<Parker>> {
-        self.turns[task.number] = Turn::Over;
+    fn over(&mut self, number: usize) -> Vec<Arc<Parker>> {
+        self.turns[number] = Turn::Over;
+        self.tasks[number] = None;
         self.unfinished -= 1;
         if self.unfinished == 0 {
             std::mem::take(&mut self.idle)
@@ -115,22 +135,25 @@ impl Runtime for Tasks {
         let future: BoxFuture<'static, ()> = Box::pin(task);
         let idle = {
             let mut queue = lock(&self.0.queue);
-            let task = Task {
+            let task = Arc::new(Task {
                 shared: Arc::clone(&self.0),
                 number: queue.turns.len(),
                 future: Untracked::new(Some(future)),
-            };
+            });
             queue.turns.push(Turn::Ready);
+            queue.tasks.push(Some(Arc::clone(&task)));
             queue.unfinished += 1;
-            queue.push(Arc::new(task))
+            queue.push(task)
         };
         unpark(idle);
     }
 
     async fn sleep_until(&self, deadline: Instant) {
-        if self.0.time == Time::StandsStill || deadline - self.0.now >= AN_HOUR {
-            pending().await
+        let length = deadline.saturating_duration_since(self.0.now);
+        if !self.0.sleeps.end(length) {
+            pending::<()>().await;
         }
+        yield_now().await;
     }
 
     fn now(&self) -> Instant {
@@ -139,58 +162,58 @@ impl Runtime for Tasks {
 }
 
 impl Tasks {
-    pub(super) fn new(time: Time) -> Self {
+    pub(super) fn new(sleeps: Sleeps) -> Self {
         Self(Arc::new(Shared {
-            time,
+            sleeps,
             now: Instant::now(),
             queue: Mutex::default(),
         }))
     }
 
-    /// Takes the task that is ready for longest out of this runtime, to be run by itself. It must not have been polled.
-    pub(super) fn take(&self) -> BoxFuture<'static, ()> {
+    /// Takes a task out of this runtime, by the order in which they were spawned. Its next poll is due at once.
+    pub(super) fn take(&self, number: usize) -> BoxFuture<'static, ()> {
         let (task, idle) = {
             let mut queue = lock(&self.0.queue);
-            let task = queue.pop().expect("a task was spawned just now");
-            let idle = queue.over(&task);
+            let task = queue.tasks[number].take().expect("it is not over");
+            queue.ready.retain(|ready| ready.number != number);
+            let idle = queue.over(number);
             (task, idle)
         };
         unpark(idle);
-        let future = task.future.try_lock().expect("it is nobody's turn").take();
-        future.expect("it was never polled")
+        let future = task.future.try_lock().expect("no thread polls it").take();
+        future.expect("it is not over")
     }
 
-    /// Polls those that are ready, and those that get ready by it, on this thread, `count` times altogether.
-    pub(super) fn poll(&self, count: usize) {
-        for _ in 0..count {
-            let task = lock(&self.0.queue).pop();
-            self.poll_task(task.expect("as many polls are due"));
-        }
+    /// How many tasks were spawned so far.
+    pub(super) fn spawned(&self) -> usize {
+        lock(&self.0.queue).tasks.len()
     }
 
-    /// Runs tasks on this thread until none waits but for what comes from outside.
+    /// Takes the task that was spawned last.
+    pub(super) fn take_last(&self) -> BoxFuture<'static, ()> {
+        self.take(self.spawned() - 1)
+    }
+
+    /// Polls the task that is ready for longest, on this thread.
+    pub(super) fn poll_one(&self) {
+        let task = lock(&self.0.queue).pop();
+        self.poll(task.expect("a task is ready"));
+    }
+
+    /// Runs tasks on this thread until none is ready.
     pub(super) fn settle(&self) {
         while let Some(task) = { lock(&self.0.queue).pop() } {
-            self.poll_task(task);
+            self.poll(task);
         }
     }
 
     /// Runs tasks on this thread until none is left.
     pub(super) fn run(&self) {
-        self.run_while(|queue| queue.unfinished > 0);
-    }
-
-    /// Runs tasks on this thread, and no other, until one of them has set the signal.
-    pub(super) fn run_until(&self, signal: &Signal) {
-        self.run_while(|_| !signal.is_set());
-    }
-
-    fn run_while(&self, goes_on: impl Fn(&Queue) -> bool) {
         let parker = Arc::new(Parker::default());
         loop {
             let task = {
                 let mut queue = lock(&self.0.queue);
-                if !goes_on(&queue) {
+                if queue.unfinished == 0 {
                     return;
                 }
                 let task = queue.pop();
@@ -200,16 +223,16 @@ impl Tasks {
                 task
             };
             match task {
-                Some(task) => self.poll_task(task),
+                Some(task) => self.poll(task),
                 None => parker.park(),
             }
         }
     }
 
-    fn poll_task(&self, task: Arc<Task>) {
+    fn poll(&self, task: Arc<Task>) {
         let waker = Waker::from(Arc::clone(&task));
         let mut slot = task.future.try_lock().expect("it is this thread's turn");
-        let future = slot.as_mut().expect("nobody polls what is over");
+        let future = slot.as_mut().expect("a task that is over is not polled");
         let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
         if polled.is_ready() {
             *slot = None;
@@ -218,7 +241,7 @@ impl Tasks {
         let idle = {
             let mut queue = lock(&self.0.queue);
             match (polled, queue.turns[task.number]) {
-                (Poll::Ready(()), _) => queue.over(&task),
+                (Poll::Ready(()), _) => queue.over(task.number),
                 (Poll::Pending, Turn::PolledAndWoken) => queue.push(task).into_iter().collect(),
                 (Poll::Pending, _) => {
                     queue.turns[task.number] = Turn::Waits;

@@ -8,16 +8,14 @@ use std::task::{Poll, Waker};
 use futures::future::BoxFuture;
 
 use super::block_on;
-use super::tasks::{Tasks, Time};
-use crate::pool::listener_shared::ListenerShared;
-use crate::pool::shared::State;
+use super::tasks::{Sleeps, Tasks};
 use crate::sync::{Mutex, lock, wake};
 use crate::{
     Acceptor, BoxError, ChildId, Connection, Event, Init, Listener, ListenerId, ListenerInfo, Pool,
-    PoolHandle, Report, Signal, Spec, StopReport, Terminate,
+    PoolHandle, Report, Spec, StopReport, Terminate,
 };
 
-/// What happened, in the order in which it did.
+/// Entries in the order in which things happened.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -29,6 +27,11 @@ impl Log {
 
     pub(super) fn read(&self) -> Vec<String> {
         lock(&self.0).clone()
+    }
+
+    /// How often this happened.
+    pub(super) fn count(&self, entry: &str) -> usize {
+        self.read().iter().filter(|known| *known == entry).count()
     }
 }
 
@@ -48,25 +51,40 @@ pub(super) struct Clients(Arc<Mutex<Backlog>>);
 #[derive(Default)]
 struct Backlog {
     connections: usize,
+    /// Each stream takes one, if there is a limit.
+    descriptors: Option<usize>,
+    broken: bool,
     waker: Option<Waker>,
 }
 
 impl Clients {
-    pub(super) fn connect(&self) {
+    fn change(&self, change: impl FnOnce(&mut Backlog)) {
         let waker = {
             let mut backlog = lock(&self.0);
-            backlog.connections += 1;
+            change(&mut backlog);
             backlog.waker.take()
         };
         if let Some(waker) = waker {
             wake(waker);
         }
     }
-}
 
-impl Clients {
-    /// How many connections nobody has accepted.
-    pub(super) fn waiting(&self) -> usize {
+    pub(super) fn connect(&self) {
+        self.change(|backlog| backlog.connections += 1);
+    }
+
+    /// Has `accept` fail for good.
+    pub(super) fn break_listener(&self) {
+        self.change(|backlog| backlog.broken = true);
+    }
+
+    /// Has the system no more than these descriptors for streams.
+    pub(super) fn limit_descriptors(&self, count: usize) {
+        self.change(|backlog| backlog.descriptors = Some(count));
+    }
+
+    /// How many connections were not accepted.
+    pub(super) fn queued(&self) -> usize {
         lock(&self.0).connections
     }
 }
@@ -77,7 +95,24 @@ pub(super) struct Door {
     _open: Held,
 }
 
-pub(super) type Stream = Held;
+pub(super) struct Stream {
+    clients: Clients,
+    log: Log,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(descriptors) = &mut lock(&self.clients.0).descriptors {
+            *descriptors += 1;
+        }
+        self.log.write("stream gone");
+    }
+}
+
+/// Too many open files.
+const EMFILE: i32 = 24;
+/// Bad file descriptor.
+const EBADF: i32 = 9;
 
 impl Listener for Door {
     type Stream = Stream;
@@ -86,13 +121,22 @@ impl Listener for Door {
     async fn accept(&self) -> io::Result<(Stream, u8)> {
         poll_fn(|cx| {
             let mut backlog = lock(&self.clients.0);
+            if backlog.broken {
+                return Poll::Ready(Err(io::Error::from_raw_os_error(EBADF)));
+            }
             if backlog.connections == 0 {
                 backlog.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
+            match &mut backlog.descriptors {
+                Some(0) => return Poll::Ready(Err(io::Error::from_raw_os_error(EMFILE))),
+                Some(descriptors) => *descriptors -= 1,
+                None => {}
+            }
             backlog.connections -= 1;
             drop(backlog);
-            Poll::Ready(Ok((Held(self.log.clone(), "stream gone"), 1)))
+            let (clients, log) = (self.clients.clone(), self.log.clone());
+            Poll::Ready(Ok((Stream { clients, log }, 1)))
         })
         .await
     }
@@ -106,46 +150,64 @@ impl Listener for Door {
     }
 }
 
-/// What the callbacks do.
+/// The behaviour of the callbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
     /// `serve` returns at once.
     Serves,
-    /// `serve` waits for ever.
-    ServesForEver,
-    /// `serve` traps the stop, and leaves when it comes.
-    ServesUntilTold,
-    /// `init` waits for ever.
-    PreparesForEver,
+    /// The same, and the log says that it was this one.
+    ServesAnew,
+    /// The same, and there is no `init`.
+    ServesWithoutInit,
+    /// `serve` waits, and nothing ends its wait.
+    ServesForever,
+    /// `serve` traps the stop, and returns when it comes.
+    ServesUntilStopped,
+    /// `serve` waits for *draining*.
+    ServesUntilDraining,
+    /// `init` waits, and nothing ends its wait.
+    PreparesForever,
+    /// `init` fails for as many as these, then `serve` returns at once.
+    FailsToStart(u64),
 }
 
 struct Scripted {
     script: Script,
     log: Log,
-    replaced: Signal,
 }
 
 impl Acceptor<Door> for Scripted {
     type State = ();
 
     async fn init(&self, listener: &ListenerInfo<u8>) -> Result<Init<()>, BoxError> {
-        if listener.child.sequence == 2 {
-            self.replaced.set();
-        }
-        if self.script == Script::PreparesForEver {
-            let _prepared = Held(self.log.clone(), "preparation gone");
-            pending::<()>().await;
+        match self.script {
+            Script::PreparesForever => {
+                let _prepared = Held(self.log.clone(), "preparation gone");
+                pending::<()>().await;
+            }
+            Script::FailsToStart(last) if listener.child.number <= last => {
+                return Err("no luck".into());
+            }
+            _ => {}
         }
         Ok(Init::Accept(()))
     }
 
-    async fn serve(&self, connection: Connection<Held, u8>, _: ()) -> Result<(), BoxError> {
+    fn state_without_init(&self) -> Option<()> {
+        (self.script == Script::ServesWithoutInit).then_some(())
+    }
+
+    async fn serve(&self, connection: Connection<Stream, u8>, _: ()) -> Result<(), BoxError> {
         match self.script {
-            Script::Serves | Script::PreparesForEver => {}
-            Script::ServesForEver => pending().await,
-            Script::ServesUntilTold => connection.signals.trap_stop().wait().await,
+            Script::ServesForever => pending().await,
+            Script::ServesUntilStopped => connection.signals.trap_stop().wait().await,
+            Script::ServesUntilDraining => connection.signals.draining().wait().await,
+            _ => {}
         }
-        self.log.write("served");
+        self.log.write(match self.script {
+            Script::ServesAnew => "served anew",
+            _ => "served",
+        });
         Ok(())
     }
 
@@ -154,13 +216,21 @@ impl Acceptor<Door> for Scripted {
     }
 }
 
+fn scripted(script: Script, log: &Log) -> Spec<Door> {
+    let acceptor = Scripted {
+        script,
+        log: log.clone(),
+    };
+    let observed = log.clone();
+    let observer = move |report: &Report<u8>| observed.write(words(&report.event));
+    Spec::new("loom", acceptor).observer(observer)
+}
+
 /// A pool, not yet run by any thread.
 pub(super) struct World {
     pub(super) tasks: Tasks,
     pub(super) clients: Clients,
     pub(super) log: Log,
-    /// Is set when the first acceptor's replacement begins.
-    pub(super) replaced: Signal,
     pool: Pool<Tasks, Door>,
 }
 
@@ -168,30 +238,41 @@ pub(super) type Handle = PoolHandle<Tasks, Door>;
 
 impl World {
     pub(super) fn new(
-        time: Time,
+        sleeps: Sleeps,
         script: Script,
         spec: impl FnOnce(Spec<Door>) -> Spec<Door>,
     ) -> Self {
-        let (tasks, log, replaced) = (Tasks::new(time), Log::default(), Signal::new());
-        let acceptor = Scripted {
-            script,
-            log: log.clone(),
-            replaced: replaced.clone(),
-        };
-        let observed = log.clone();
-        let observer = move |report: &Report<u8>| observed.write(words(&report.event));
-        let spec = spec(Spec::new("loom", acceptor).observer(observer));
+        let (tasks, log) = (Tasks::new(sleeps), Log::default());
+        let spec = spec(scripted(script, &log));
         Self {
             pool: Pool::start(tasks.clone(), spec).expect("the spec is allowed"),
             clients: Clients::default(),
             tasks,
             log,
-            replaced,
         }
+    }
+
+    /// A spec for the same pool.
+    pub(super) fn spec(&self, script: Script) -> Spec<Door> {
+        scripted(script, &self.log)
     }
 
     pub(super) fn handle(&self) -> Handle {
         self.pool.handle()
+    }
+
+    /// Takes the pool's own task.
+    pub(super) fn take_driver(&self) -> BoxFuture<'static, ()> {
+        self.tasks.take(0)
+    }
+
+    pub(super) fn take_reporter(&self) -> BoxFuture<'static, ()> {
+        self.tasks.take(1)
+    }
+
+    /// Takes the task of the first listener.
+    pub(super) fn take_accept_loop(&self) -> BoxFuture<'static, ()> {
+        self.tasks.take(2)
     }
 
     pub(super) fn door(&self) -> Door {
@@ -210,34 +291,53 @@ impl World {
             .expect("the pool runs")
     }
 
-    pub(super) fn socket(&self, id: ListenerId) -> Arc<ListenerShared<Door>> {
-        let handle = self.handle();
-        handle.shared().read(|state: &State<Door>| {
-            let mut listeners = state.machine.listeners();
-            let (_, listening) = listeners.find(|(open, _)| *open == id).expect("it is open");
-            Arc::clone(&listening.socket)
-        })
+    /// Adds a listener, and returns the task in which its acceptor is about to run `init`. All else waits.
+    pub(super) fn init(&self) -> (ListenerId, BoxFuture<'static, ()>) {
+        self.tasks.settle();
+        let listener = self.listen();
+        self.tasks.poll_one();
+        (listener, self.tasks.take_last())
     }
 
-    /// Makes a connection, and gives back its task, which was not polled yet. All else waits.
-    pub(super) fn connection(&self) -> BoxFuture<'static, ()> {
+    /// Adds a listener whose acceptor waits, and returns its task. All else waits.
+    pub(super) fn accept_loop(&self) -> (ListenerId, BoxFuture<'static, ()>) {
         self.tasks.settle();
+        let listener = self.listen();
+        self.tasks.settle();
+        (listener, self.take_accept_loop())
+    }
+
+    /// Adds a listener, makes a connection, and returns its task, which was not polled yet. All else waits.
+    pub(super) fn connection(&self) -> (ListenerId, BoxFuture<'static, ()>) {
+        self.tasks.settle();
+        let listener = self.listen();
+        self.tasks.settle();
+        (listener, self.next_connection())
+    }
+
+    /// Makes another connection.
+    pub(super) fn next_connection(&self) -> BoxFuture<'static, ()> {
         self.clients.connect();
-        // The watcher.
-        self.tasks.poll(1);
-        let child = self.tasks.take();
+        // The accept loop: it starts the next acceptor, then the connection.
+        self.tasks.poll_one();
+        let connection = self.tasks.take_last();
         self.tasks.settle();
-        child
+        connection
     }
 
-    /// The pool's oldest child.
-    pub(super) fn child(&self) -> ChildId {
+    /// The children that there are, oldest first.
+    pub(super) fn children(&self) -> Vec<ChildId> {
+        let mut children = Vec::new();
         let handle = self.handle();
-        let oldest = |state: &State<Door>| state.machine.children().map(|child| child.id).min();
-        handle.shared().read(oldest).expect("there is one")
+        for listener in handle.shared().listeners_after(None, usize::MAX) {
+            let table = &mut lock(&listener.children).table;
+            table.visit(0, usize::MAX, |row| children.push(row.id));
+        }
+        children.sort_unstable();
+        children
     }
 
-    /// Kills the pool, whose time must stand still: it ends only if every child has ended, or ends now.
+    /// Kills the pool. No sleep may end by then: the pool ends only if each child has ended, or ends now.
     pub(super) fn end(self) -> StopReport {
         let killed = self.pool.kill();
         self.tasks.run();
@@ -250,10 +350,13 @@ fn words(event: &Event<u8>) -> String {
         Event::StartError { failure, .. } => format!("start error: {failure}"),
         Event::AcceptorFailed { failure, .. } => format!("acceptor: {failure}"),
         Event::ConnectionFailed { failure, .. } => format!("connection: {failure}"),
+        Event::ConnectionBegan { .. } => "connection began".to_owned(),
+        Event::ConnectionEnded { kind, .. } => format!("connection ended: {kind}"),
         Event::ListenerFailed { error, .. } => format!("listener: {error}"),
         Event::AcceptPaused { .. } => "paused".to_owned(),
         Event::KilledWhileStopping { count } => format!("{count} killed while stopping"),
         Event::Stuck { count } => format!("{count} stuck"),
         Event::PoolStopped { reason } => format!("stops: {reason}"),
+        Event::ReportsLost { lost } => format!("lost: {lost:?}"),
     }
 }

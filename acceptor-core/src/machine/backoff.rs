@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_start_is_not_spaced() {
+    fn first_start_is_not_spaced() {
         let mut spacing = StartBackoff::default();
         let delays: Vec<_> = (0..13).map(|_| spacing.delay().as_millis()).collect();
         assert_eq!(

@@ -20,7 +20,7 @@ pub(crate) enum Counted {
     No,
 }
 
-/// How long an acceptor had wait_time when its accept time-out came.
+/// How long an acceptor had waited when its accept timeout came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitTime {
     /// Long enough that a replacement at once is not a busy loop.
@@ -34,7 +34,7 @@ pub(crate) enum WaitTime {
 pub(crate) enum ChildEnd {
     /// `init` answered *ignore*.
     Ignored,
-    /// Terminated by its accept time-out.
+    /// Terminated by its accept timeout.
     TimedOut(WaitTime),
     /// An acceptor ended because it was told to; or a connection was dropped by a stop.
     Stopped,
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_is_of_its_kind_and_says_what_befell_the_child() {
+    fn each_end_has_its_kind_and_words() {
         for (end, kind, words) in ends() {
             assert_eq!(end.kind(), kind, "{end:?}");
             let failure = end.failure().map(|failure| failure.to_string());
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_pool_counts_start_errors_only() {
+    fn temporary_pool_counts_start_errors_only() {
         for (end, ..) in ends() {
             let expected = match &end {
                 ChildEnd::StartError(_) => (Counted::Yes, Counted::Yes),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_follow_again_at_once_is_what_nothing_else_bounds() {
+    fn ends_that_nothing_else_bounds_are_spaced() {
         for (end, ..) in ends() {
             let expected = matches!(
                 end,

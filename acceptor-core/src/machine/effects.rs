@@ -2,65 +2,76 @@
 
 use std::time::Duration;
 
-use super::children::ChildRow;
-use crate::id::ChildId;
-use crate::machine::child_end::ChildEnd;
-use crate::machine::command::Command;
+use super::child_end::ChildEnd;
+use super::command::CloseReason;
+use super::table::{Row, Starting};
 use crate::report::Event;
 use crate::stop_report::StopReport;
+use crate::sync::DropCatching;
 
-/// A child to be started.
-pub(crate) struct Start<C, S> {
-    pub(crate) child: ChildId,
-    pub(crate) control: C,
-    pub(crate) socket: S,
-    /// How long it waits before its `init`.
-    pub(crate) delay: Duration,
-}
-
-/// What is to be done once the lock is released, in this order.
+/// What is to be done, in this order: `orders` before the lock is released, the rest after.
 pub(crate) struct Effects<C, S, A> {
-    pub(crate) tell: Vec<(C, Command)>,
-    pub(crate) drain: Vec<S>,
-    pub(crate) close: Vec<S>,
-    pub(crate) start: Vec<Start<C, S>>,
-    /// To be started by the pool's own task: who ended was dropped by the runtime, perhaps from within a spawn.
-    pub(crate) start_later: Vec<Start<C, S>>,
+    pub(crate) orders: Vec<Order>,
+    /// These listeners close.
+    pub(crate) close: Vec<(S, Close)>,
+    /// A child that is to be started in a task of its own.
+    pub(crate) start: Option<(S, Starting<C>)>,
+    /// A child that the driver starts, after this time.
+    pub(crate) start_later: Option<(S, Starting<C>, Duration)>,
     pub(crate) reports: Vec<Event<A>>,
     pub(crate) finished: Option<Box<StopReport>>,
-    pub(crate) timer_changed: TimerChange,
-    /// Rows that are no longer needed: what they hold is dropped outside the lock.
-    pub(crate) gone: Vec<ChildRow<C, A>>,
-    /// The end of who is not in the table any more: what it holds is dropped outside the lock, too.
-    pub(crate) unseen: Option<ChildEnd>,
+    pub(crate) driver: Driver,
+    /// A row that is no longer needed: what it holds is dropped outside the lock.
+    pub(crate) gone: Option<DropCatching<Row<C, A>>>,
+    /// The end of a child that has no row any longer: what it holds is dropped outside the lock, too.
+    pub(crate) unseen: Option<DropCatching<ChildEnd>>,
 }
 
+/// What all listeners of a pool are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TimerChange {
-    Unchanged,
-    Changed,
+pub(crate) enum Order {
+    /// Their connections see *draining*, and from here on each end counts for the result.
+    BeginStop,
+    CloseListeners(Close),
+    /// What does not trap the stop is dropped.
+    Stop,
+    Kill,
 }
 
-/// What becomes of a child that has a connection now.
-pub(crate) enum Became<C, S> {
-    /// It serves; its replacement, if there is to be one, is to be started first.
-    Serves(Option<Start<C, S>>),
-    /// It is not a child any more: the pool has ended without it.
-    Gone,
+/// How a listener closes (L3, L7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Close {
+    pub(crate) reason: CloseReason,
+    pub(crate) queued: Queued,
+}
+
+/// What happens to the connections that the kernel has queued when a listener closes (L7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queued {
+    /// They are accepted first.
+    Accepted,
+    /// The system resets them.
+    Reset,
+}
+
+/// Whether the pool's own task has something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Driver {
+    Sleeps,
+    Wakes,
 }
 
 impl<C, S, A> Default for Effects<C, S, A> {
     fn default() -> Self {
         Self {
-            tell: Vec::new(),
-            drain: Vec::new(),
+            orders: Vec::new(),
             close: Vec::new(),
-            start: Vec::new(),
-            start_later: Vec::new(),
+            start: None,
+            start_later: None,
             reports: Vec::new(),
             finished: None,
-            timer_changed: TimerChange::Unchanged,
-            gone: Vec::new(),
+            driver: Driver::Sleeps,
+            gone: None,
             unseen: None,
         }
     }

@@ -23,7 +23,7 @@ pub(crate) enum Verdict {
 impl Intensity {
     /// Counts a failure. Exceeded if more than `intensity` failures lie within `period`, both ends included.
     pub(crate) fn record(&mut self, now: Instant, intensity: u32, period: Duration) -> Verdict {
-        // Whoever brings an event read the clock before it got the lock, so times may come a little out of order.
+        // The clock is read before the lock is taken, so times may come a little out of order.
         let now = self.failures.back().map_or(now, |last| now.max(*last));
         self.failures.push_back(now);
         self.forget(now, period);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_period_of_any_length_is_exact() {
+    fn period_of_any_length_is_exact() {
         let nanosecond = Duration::from_nanos(1);
         check(1, nanosecond, &[0, 1], &[Tolerable, Tolerable]);
         check(1, nanosecond, &[0, 0], &[Tolerable, Exceeded]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_read_out_of_order_does_no_harm() {
+    fn clock_read_out_of_order_does_no_harm() {
         check(
             1,
             SECOND,
@@ -164,7 +164,7 @@ mod tests {
     proptest! {
         /// Against a count over all timestamps that there ever were.
         #[test]
-        fn it_is_a_count_over_the_last_period(
+        fn intensity_is_a_count_over_the_last_period(
             intensity in 0..5_u32,
             period in 1..50_u64,
             gaps in proptest::collection::vec(0..30_u64, 0..60),

@@ -2,12 +2,17 @@
 //!
 //! Pure: no clock, no future, no runtime; time is an argument.
 
+pub(crate) mod accept_backoff;
 pub(crate) mod backoff;
 pub(crate) mod child_end;
-pub(crate) mod children;
 pub(crate) mod command;
 pub(crate) mod effects;
 pub(crate) mod intensity;
+pub(crate) mod outbox;
+pub(crate) mod rate_limit;
 pub(crate) mod shutdown;
-mod stop;
+mod slots;
+pub(crate) mod stop;
+pub(crate) mod stuck;
 pub(crate) mod supervisor;
+pub(crate) mod table;

@@ -1,23 +1,29 @@
-//! The way of a stop: lame duck → grace → stop → kill, each bounded (section 6).
+//! The phases of a stop: lame duck → grace → stop → kill, each bounded.
 //!
 //! Pure: time is an argument. Invariants: phases only go forward; each begins
 //! when the one before was seen to end, never earlier; with nothing left there
 //! is no further phase.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::effects::Queued;
+use super::stuck::LOOKS_IN_A_KILL_TIMEOUT;
+use super::supervisor::queued;
 use crate::policy::{Grace, Shutdown, StopPlan};
 use crate::stop_report::Phase;
 
 /// What the pool has to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopStep {
-    CloseListeners,
-    TellStop,
+    CloseListeners(Queued),
+    SendStop,
     Kill,
     /// All is gone, but for what is left behind as stuck.
     Finish,
 }
+
+/// How long listeners may take to close: grace begins then at the latest (L7).
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// One stop, under way.
 #[derive(Debug)]
@@ -26,17 +32,20 @@ pub(crate) struct Stopping {
     plan: StopPlan,
     began: Instant,
     phase: Phase,
+    /// Grace has not begun: the listeners take what the kernel has queued.
+    closing: bool,
     deadline: Option<Instant>,
     finished: bool,
 }
 
 impl Stopping {
-    /// Begins with the lame duck, be it of no length.
+    /// Begins with the lame duck, whatever its length.
     pub(crate) fn begin(plan: StopPlan, now: Instant) -> Self {
         Self {
             plan,
             began: now,
             phase: Phase::LameDuck,
+            closing: false,
             deadline: now.checked_add(plan.lame_duck),
             finished: false,
         }
@@ -50,69 +59,82 @@ impl Stopping {
         self.phase
     }
 
-    /// When `advance` has to be called again even if nothing happens.
+    /// What becomes of connections that the kernel has queued.
+    pub(crate) fn queued(&self) -> Queued {
+        queued(self.plan.grace, self.plan.shutdown)
+    }
+
+    /// When `advance`, or in the kill phase a look, is due even if nothing happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.finished { None } else { self.deadline }
     }
 
-    /// Whether what is killed now is one report with a count (S6).
+    /// Whether children that are killed now are one report with a count (S6).
     pub(crate) fn reports_kills(&self) -> bool {
         self.plan.shutdown != Shutdown::Kill
     }
 
-    /// The next step that is due, to be asked until there is none. `left` is how many children and sockets there are.
-    pub(crate) fn advance(&mut self, now: Instant, left: usize) -> Option<StopStep> {
+    /// The next step that is due, to be asked until there is none. `left` is the number of listeners that are open or
+    /// have children, `sockets` of those that are open.
+    pub(crate) fn advance(
+        &mut self,
+        now: Instant,
+        left: usize,
+        sockets: usize,
+    ) -> Option<StopStep> {
         if self.finished {
             return None;
         }
         let due = self.deadline.is_some_and(|deadline| deadline <= now);
         match self.phase {
             Phase::LameDuck if due || left == 0 => {
-                let grace = match self.plan.grace {
+                self.phase = Phase::Grace;
+                self.closing = true;
+                self.deadline = now.checked_add(CLOSE_LIMIT);
+                Some(StopStep::CloseListeners(self.queued()))
+            }
+            Phase::Grace | Phase::Stop | Phase::Kill if left == 0 => {
+                self.finished = true;
+                Some(StopStep::Finish)
+            }
+            Phase::Grace if self.closing => {
+                if sockets > 0 && !due && self.queued() == Queued::Accepted {
+                    return None;
+                }
+                self.closing = false;
+                self.deadline = match self.plan.grace {
                     Grace::Within(grace) => now.checked_add(grace),
                     Grace::Forever => None,
                 };
-                self.enter(Phase::Grace, grace);
-                Some(StopStep::CloseListeners)
+                self.advance(now, left, sockets)
             }
-            Phase::Grace | Phase::Stop | Phase::Kill if left == 0 => self.finish(),
             Phase::Grace if due => match self.plan.shutdown {
                 Shutdown::Kill => self.enter_kill(now),
                 Shutdown::Within(time) => {
                     self.enter(Phase::Stop, now.checked_add(time));
-                    Some(StopStep::TellStop)
+                    Some(StopStep::SendStop)
                 }
                 Shutdown::Never => {
                     self.enter(Phase::Stop, None);
-                    Some(StopStep::TellStop)
+                    Some(StopStep::SendStop)
                 }
             },
             Phase::Stop if due => self.enter_kill(now),
-            // Not for the end of one child, however late: others may not have had their turn to end. See `give_up`.
             Phase::LameDuck | Phase::Grace | Phase::Stop | Phase::Kill => None,
         }
     }
 
-    /// The last step, if the patience is over: whoever is left is stuck (S8).
-    pub(crate) fn give_up(&mut self, now: Instant) -> Option<StopStep> {
-        let due = self.deadline.is_some_and(|deadline| deadline <= now);
-        if self.finished || self.phase != Phase::Kill || !due {
+    /// Goes to the kill at once, whatever the phase; the listeners close on the way.
+    pub(crate) fn kill(&mut self, now: Instant) -> Option<StopStep> {
+        if self.finished || self.phase == Phase::Kill {
             return None;
         }
-        self.finish()
+        self.enter_kill(now)
     }
 
-    /// Goes to the kill at once, whatever the phase; the listeners close on the way.
-    pub(crate) fn kill(&mut self, now: Instant) -> Vec<StopStep> {
-        let mut steps = Vec::new();
-        if self.finished || self.phase == Phase::Kill {
-            return steps;
-        }
-        if self.phase == Phase::LameDuck {
-            steps.push(StopStep::CloseListeners);
-        }
-        steps.extend(self.enter_kill(now));
-        steps
+    /// All children were looked at: the next look is a quarter of a kill timeout away.
+    pub(crate) fn looked(&mut self, now: Instant) {
+        self.deadline = now.checked_add(self.plan.patience / LOOKS_IN_A_KILL_TIMEOUT);
     }
 
     fn enter(&mut self, phase: Phase, deadline: Option<Instant>) {
@@ -120,14 +142,10 @@ impl Stopping {
         self.deadline = deadline;
     }
 
+    /// The first look is due at once.
     fn enter_kill(&mut self, now: Instant) -> Option<StopStep> {
-        self.enter(Phase::Kill, now.checked_add(self.plan.patience));
+        self.enter(Phase::Kill, Some(now));
         Some(StopStep::Kill)
-    }
-
-    fn finish(&mut self) -> Option<StopStep> {
-        self.finished = true;
-        Some(StopStep::Finish)
     }
 }
 
@@ -181,141 +199,175 @@ mod tests {
         plans
     }
 
-    /// The next step for whoever keeps the time.
-    fn step(stopping: &mut Stopping, now: Instant, left: usize) -> Option<StopStep> {
-        let step = stopping.advance(now, left);
-        step.or_else(|| stopping.give_up(now))
+    /// A step, or a look at the children in the kill phase.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Turn {
+        Close(Queued),
+        Stop,
+        Kill,
+        Look,
     }
 
-    #[test]
-    fn the_late_end_of_one_child_gives_up_no_other() {
-        let began = Instant::now();
-        let mut stopping = Stopping::begin(plan(0, Grace::Within(ms(0)), Shutdown::Kill), began);
-        while stopping.advance(began, 3).is_some() {}
-        let late = began + ms(50);
-        assert_eq!(stopping.advance(late, 2), None);
-        assert_eq!(stopping.advance(late, 1), None);
-        let mut kept = stopping.clone();
-        assert_eq!(kept.advance(late, 0), Some(StopStep::Finish));
-        assert_eq!(kept.give_up(late), None);
-        assert_eq!(stopping.give_up(late), Some(StopStep::Finish));
-        assert_eq!(stopping.give_up(late), None);
+    impl Turn {
+        fn of(step: StopStep) -> Self {
+            match step {
+                StopStep::CloseListeners(queued) => Turn::Close(queued),
+                StopStep::SendStop => Turn::Stop,
+                StopStep::Kill => Turn::Kill,
+                StopStep::Finish => panic!("a child is left"),
+            }
+        }
     }
 
-    /// The steps of a stop of one child that never ends, each with the time at which it is due.
+    use Queued::{Accepted, Reset};
+    use Turn::{Close, Kill, Look, Stop};
+
+    /// When the sockets close that are to.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Sockets {
+        AtOnce,
+        Never,
+    }
+
+    /// The turns of a stop with one child that never ends, by the deadlines alone, up to the fifth look: each with its
+    /// time.
     #[track_caller]
-    fn check(plan: StopPlan, expected: &[(u64, StopStep)]) {
+    fn check_turns(plan: StopPlan, close: Sockets, expected: &[(u64, Turn)]) {
         let began = Instant::now();
         let mut stopping = Stopping::begin(plan, began);
-        let mut steps = Vec::new();
-        let mut now = began;
-        // By the deadlines alone, as the pool's own task goes.
-        loop {
-            while let Some(step) = step(&mut stopping, now, 1) {
-                steps.push(((now - began).as_millis() as u64, step));
+        let sockets = usize::from(close == Sockets::Never);
+        let (mut turns, mut now) = (Vec::new(), began);
+        while turns.iter().filter(|(_, turn)| *turn == Look).count() < 5 {
+            let at = (now - began).as_millis() as u64;
+            while let Some(step) = stopping.advance(now, 1, sockets) {
+                turns.push((at, Turn::of(step)));
             }
-            match stopping.deadline() {
-                Some(deadline) => {
-                    assert!(
-                        deadline > now,
-                        "{plan:?}: a deadline that has passed is a busy loop"
-                    );
-                    let before = deadline - Duration::from_nanos(1);
-                    assert_eq!(step(&mut stopping, before, 1), None, "{plan:?}: too early");
-                    now = deadline;
-                }
-                None => break,
+            if stopping.phase() == Phase::Kill {
+                stopping.looked(now);
+                turns.push((at, Look));
             }
+            let Some(deadline) = stopping.deadline() else {
+                break;
+            };
+            assert!(deadline > now, "{plan:?}: a busy loop");
+            let before = deadline - Duration::from_nanos(1);
+            assert_eq!(stopping.advance(before, 1, sockets), None, "{plan:?}");
+            now = deadline;
         }
-        assert_eq!(steps, expected, "{plan:?}");
+        assert_eq!(turns, expected, "{plan:?}, sockets close: {close:?}");
+    }
+
+    /// Those of a plan that ends in a kill, without the five looks that follow on it.
+    #[track_caller]
+    fn check_kill(plan: StopPlan, close: Sockets, before: &[(u64, Turn)], kill: u64) {
+        let mut expected = before.to_vec();
+        expected.push((kill, Kill));
+        expected.extend((0..5).map(|look| (kill + 10 * look, Look)));
+        check_turns(plan, close, &expected);
     }
 
     #[test]
-    fn phases_follow_each_other_as_planned() {
-        use StopStep::{CloseListeners, Finish, Kill, TellStop};
+    fn phases_follow_the_plan() {
         let (zero, some) = (Grace::from(ms(0)), Grace::from(ms(20)));
-        check(
-            plan(0, zero, Shutdown::Kill),
-            &[(0, CloseListeners), (0, Kill), (40, Finish)],
+        let at_once = Sockets::AtOnce;
+        let brutal = Shutdown::Kill;
+        check_kill(plan(0, zero, brutal), at_once, &[(0, Close(Reset))], 0);
+        check_kill(plan(10, zero, brutal), at_once, &[(10, Close(Reset))], 10);
+        check_kill(plan(0, some, brutal), at_once, &[(0, Close(Accepted))], 20);
+        check_kill(
+            plan(10, some, brutal),
+            at_once,
+            &[(10, Close(Accepted))],
+            30,
         );
-        check(
-            plan(10, zero, Shutdown::Kill),
-            &[(10, CloseListeners), (10, Kill), (50, Finish)],
-        );
-        check(
-            plan(0, some, Shutdown::Kill),
-            &[(0, CloseListeners), (20, Kill), (60, Finish)],
-        );
-        check(
-            plan(10, some, Shutdown::Kill),
-            &[(10, CloseListeners), (30, Kill), (70, Finish)],
-        );
-        check(
-            plan(0, zero, Shutdown::Within(ms(0))),
-            &[(0, CloseListeners), (0, TellStop), (0, Kill), (40, Finish)],
-        );
-        check(
-            plan(0, zero, Shutdown::Within(ms(30))),
-            &[(0, CloseListeners), (0, TellStop), (30, Kill), (70, Finish)],
-        );
-        check(
-            plan(10, some, Shutdown::Within(ms(30))),
-            &[
-                (10, CloseListeners),
-                (30, TellStop),
-                (60, Kill),
-                (100, Finish),
-            ],
-        );
-        check(
-            plan(0, zero, Shutdown::Never),
-            &[(0, CloseListeners), (0, TellStop)],
-        );
-        check(
-            plan(10, some, Shutdown::Never),
-            &[(10, CloseListeners), (30, TellStop)],
-        );
+        let closed_and_stopped = [(0, Close(Accepted)), (0, Stop)];
+        let within = |time| Shutdown::Within(ms(time));
+        check_kill(plan(0, zero, within(0)), at_once, &closed_and_stopped, 0);
+        check_kill(plan(0, zero, within(30)), at_once, &closed_and_stopped, 30);
+        let spread = [(10, Close(Accepted)), (30, Stop)];
+        check_kill(plan(10, some, within(30)), at_once, &spread, 60);
+        let never = Shutdown::Never;
+        check_turns(plan(0, zero, never), at_once, &closed_and_stopped);
+        check_turns(plan(10, some, never), at_once, &spread);
         for shutdown in SHUTDOWNS {
-            check(plan(0, Grace::Forever, shutdown), &[(0, CloseListeners)]);
-            check(plan(10, Grace::Forever, shutdown), &[(10, CloseListeners)]);
+            for lame_duck in [0, 10] {
+                let endless = plan(lame_duck, Grace::Forever, shutdown);
+                check_turns(endless, at_once, &[(lame_duck, Close(Accepted))]);
+            }
         }
+    }
+
+    #[test]
+    fn grace_begins_a_second_after_the_close_at_the_latest() {
+        let (zero, some) = (Grace::from(ms(0)), Grace::from(ms(20)));
+        let never = Sockets::Never;
+        let closed = [(10, Close(Accepted))];
+        check_kill(plan(10, some, Shutdown::Kill), never, &closed, 1030);
+        let stopped = [(0, Close(Accepted)), (1000, Stop)];
+        check_kill(
+            plan(0, zero, Shutdown::Within(ms(30))),
+            never,
+            &stopped,
+            1030,
+        );
+        // Nothing is taken from the queue, so nothing is waited for.
+        check_kill(
+            plan(0, zero, Shutdown::Kill),
+            never,
+            &[(0, Close(Reset))],
+            0,
+        );
+    }
+
+    #[test]
+    fn grace_begins_when_the_last_socket_is_closed() {
+        let began = Instant::now();
+        let at = |time| began + ms(time);
+        let mut stopping = Stopping::begin(plan(0, ms(20).into(), Shutdown::Kill), began);
+        let close = Some(StopStep::CloseListeners(Accepted));
+        assert_eq!(stopping.advance(at(0), 2, 2), close);
+        assert_eq!(stopping.advance(at(7), 2, 1), None);
+        assert_eq!(stopping.deadline(), Some(at(1000)));
+        assert_eq!(stopping.advance(at(8), 2, 0), None);
+        assert_eq!(stopping.deadline(), Some(at(28)));
+        assert_eq!(stopping.advance(at(28), 2, 0), Some(StopStep::Kill));
     }
 
     #[test]
     fn times_beyond_the_clock_never_come() {
-        check(
-            plan(0, Duration::MAX.into(), Shutdown::Kill),
-            &[(0, StopStep::CloseListeners)],
-        );
-        check(
-            plan(0, Duration::ZERO.into(), Duration::MAX.into()),
-            &[(0, StopStep::CloseListeners), (0, StopStep::TellStop)],
-        );
-        let for_ever = StopPlan {
+        let at_once = Sockets::AtOnce;
+        let endless = plan(0, Duration::MAX.into(), Shutdown::Kill);
+        check_turns(endless, at_once, &[(0, Close(Accepted))]);
+        let endless = plan(0, Duration::ZERO.into(), Duration::MAX.into());
+        check_turns(endless, at_once, &[(0, Close(Accepted)), (0, Stop)]);
+        let endless = StopPlan {
             lame_duck: Duration::MAX,
             ..plan(0, Grace::Forever, Shutdown::Never)
         };
-        check(for_ever, &[]);
+        check_turns(endless, at_once, &[]);
     }
 
-    /// What may come to a stop.
+    /// Something that happens to a stop.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Event {
-        /// So much time passes, and it is looked at.
+        /// This much time passes; in the kill phase a look follows if it is due.
         Wait(u64),
-        /// A child ends.
+        /// A socket closes.
+        Closes,
+        /// The last child of a closed listener ends.
         Ends,
-        /// A lame duck accepts one more.
-        Joins,
         Kill,
     }
 
-    /// The contract's section 6, with the time since the present phase began.
+    /// The phases of the contract, with the time since the present one began.
     #[derive(Debug, Clone)]
     struct Model {
         plan: StopPlan,
         phase: Phase,
+        /// In the grace phase: some sockets are open, and grace has not begun.
+        closing: bool,
         since: u64,
+        looked: Option<u64>,
         over: bool,
     }
 
@@ -325,113 +377,135 @@ mod tests {
             self.since = now;
         }
 
-        /// All steps that are due.
-        fn steps(&mut self, now: u64, children: usize) -> Vec<StopStep> {
-            let mut steps = Vec::new();
-            loop {
+        fn queued(&self) -> Queued {
+            match (self.plan.grace, self.plan.shutdown) {
+                (Grace::Within(Duration::ZERO), Shutdown::Kill) => Reset,
+                _ => Accepted,
+            }
+        }
+
+        /// All steps that are due, with `open` sockets and `closed` listeners that have children left.
+        fn steps(&mut self, now: u64, open: usize, closed: usize) -> Vec<StopStep> {
+            let (mut steps, none) = (Vec::new(), open + closed == 0);
+            while !self.over {
                 let lasted = ms(now - self.since);
-                if self.over {
-                    return steps;
-                }
                 if self.phase == Phase::LameDuck {
-                    if lasted < self.plan.lame_duck && children > 0 {
-                        return steps;
+                    if lasted < self.plan.lame_duck && !none {
+                        break;
                     }
                     self.enter(Phase::Grace, now);
-                    steps.push(StopStep::CloseListeners);
-                } else if children == 0 {
+                    self.closing = true;
+                    steps.push(StopStep::CloseListeners(self.queued()));
+                } else if none {
                     self.over = true;
                     steps.push(StopStep::Finish);
+                } else if self.phase == Phase::Grace && self.closing {
+                    if open > 0 && lasted < ms(1000) && self.queued() == Accepted {
+                        break;
+                    }
+                    self.closing = false;
+                    self.since = now;
                 } else if self.phase == Phase::Grace {
                     match self.plan.grace {
                         Grace::Within(grace) if lasted >= grace => {}
-                        _ => return steps,
+                        _ => break,
                     }
                     if self.plan.shutdown == Shutdown::Kill {
                         self.enter(Phase::Kill, now);
                         steps.push(StopStep::Kill);
                     } else {
                         self.enter(Phase::Stop, now);
-                        steps.push(StopStep::TellStop);
+                        steps.push(StopStep::SendStop);
                     }
                 } else if self.phase == Phase::Stop {
                     match self.plan.shutdown {
                         Shutdown::Within(time) if lasted >= time => {}
-                        _ => return steps,
+                        _ => break,
                     }
                     self.enter(Phase::Kill, now);
                     steps.push(StopStep::Kill);
                 } else {
-                    if lasted < self.plan.patience {
-                        return steps;
-                    }
-                    self.over = true;
-                    steps.push(StopStep::Finish);
+                    break;
                 }
             }
+            steps
         }
 
         fn kill(&mut self, now: u64) -> Vec<StopStep> {
             if self.over || self.phase == Phase::Kill {
                 return Vec::new();
             }
-            let steps = match self.phase {
-                Phase::LameDuck => vec![StopStep::CloseListeners, StopStep::Kill],
-                _ => vec![StopStep::Kill],
-            };
             self.enter(Phase::Kill, now);
-            steps
+            vec![StopStep::Kill]
+        }
+
+        /// When the next turn is due though nothing happens.
+        fn deadline(&self) -> Option<u64> {
+            let after = |time: Duration| Some(self.since + time.as_millis() as u64);
+            match (self.phase, self.plan.grace, self.plan.shutdown) {
+                _ if self.over => None,
+                (Phase::LameDuck, ..) => after(self.plan.lame_duck),
+                (Phase::Grace, ..) if self.closing => after(ms(1000)),
+                (Phase::Grace, Grace::Within(time), _) => after(time),
+                (Phase::Stop, _, Shutdown::Within(time)) => after(time),
+                (Phase::Grace | Phase::Stop, ..) => None,
+                (Phase::Kill, ..) => Some(self.looked.map_or(self.since, |at| at + 10)),
+            }
         }
     }
 
-    /// A stop, and beside it what should be.
+    /// A stop, and beside it the expected one.
     #[derive(Clone)]
     struct Pair {
         stopping: Stopping,
         model: Model,
         began: Instant,
         now: u64,
-        children: usize,
+        open: usize,
+        closed: usize,
     }
 
     impl Pair {
-        fn begin(plan: StopPlan, children: usize) -> Self {
+        fn begin(plan: StopPlan, open: usize, closed: usize) -> Self {
             let began = Instant::now();
             let mut pair = Self {
                 stopping: Stopping::begin(plan, began),
                 model: Model {
                     plan,
                     phase: Phase::LameDuck,
+                    closing: false,
                     since: 0,
+                    looked: None,
                     over: false,
                 },
                 began,
                 now: 0,
-                children,
+                open,
+                closed,
             };
-            pair.play(Event::Wait(0), &[]);
+            pair.apply(Event::Wait(0), &[]);
             pair
         }
 
-        /// Plays an event to both, and compares; `before` is what led here.
+        /// Applies an event to both, and compares; `before` is what led here.
         #[track_caller]
-        fn play(&mut self, event: Event, before: &[Event]) {
+        fn apply(&mut self, event: Event, before: &[Event]) {
             let mut expected = Vec::new();
             let mut seen = Vec::new();
             match event {
                 Event::Wait(time) => self.now += time,
-                Event::Ends => self.children = self.children.saturating_sub(1),
-                Event::Joins => self.children += usize::from(self.model.phase == Phase::LameDuck),
+                Event::Closes => (self.open, self.closed) = (self.open - 1, self.closed + 1),
+                Event::Ends => self.closed -= 1,
                 Event::Kill => {
                     expected = self.model.kill(self.now);
-                    seen = self.stopping.kill(self.began + ms(self.now));
+                    seen.extend(self.stopping.kill(self.began + ms(self.now)));
                 }
             }
             let (stopping, model) = (&mut self.stopping, &mut self.model);
             let now = self.began + ms(self.now);
-            expected.extend(model.steps(self.now, self.children));
+            expected.extend(model.steps(self.now, self.open, self.closed));
             let phase = stopping.phase();
-            while let Some(step) = step(stopping, now, self.children) {
+            while let Some(step) = stopping.advance(now, self.open + self.closed, self.open) {
                 seen.push(step);
             }
             // Formatted only when it fails: there are millions of these.
@@ -439,91 +513,88 @@ mod tests {
             assert_eq!(seen, expected, "{at}");
             assert_eq!(stopping.phase(), model.phase, "{at}");
             assert!(phase <= stopping.phase(), "{at}: phases go forward");
-            let deadline = stopping.deadline();
-            assert!(deadline.is_none_or(|deadline| deadline > now), "{at}");
+            let deadline = |model: &Model| model.deadline().map(|time| self.began + ms(time));
+            assert_eq!(stopping.deadline(), deadline(model), "{at}");
+            if model.phase == Phase::Kill && stopping.deadline().is_some_and(|at| at <= now) {
+                model.looked = Some(self.now);
+                stopping.looked(now);
+                assert_eq!(stopping.deadline(), deadline(model), "{at}");
+            }
+            assert!(stopping.deadline().is_none_or(|at| at > now), "{at}");
             assert_eq!(stopping.began(), self.began);
-            if model.over {
-                assert_eq!(deadline, None, "{at}");
-            }
+            assert_eq!(stopping.queued(), model.queued());
+            let brutal = model.plan.shutdown == Shutdown::Kill;
+            assert_eq!(stopping.reports_kills(), !brutal);
         }
 
-        /// Whether the event would be none at all.
-        fn is_unmoved_by(&self, event: Event) -> bool {
+        fn is_possible(&self, event: Event) -> bool {
             match event {
-                Event::Ends => self.children == 0,
-                Event::Joins => self.model.phase != Phase::LameDuck,
-                Event::Wait(_) | Event::Kill => false,
+                Event::Closes => self.open > 0,
+                Event::Ends => self.closed > 0,
+                Event::Wait(_) | Event::Kill => true,
             }
         }
 
-        /// Every sequence of so many events more; how many of them end the stop.
-        fn play_all(&self, events: &[Event], depth: usize, before: &mut Vec<Event>) -> usize {
+        /// Applies every sequence of `depth` more events; how many of them end the stop.
+        fn apply_all(&self, events: &[Event], depth: usize, before: &mut Vec<Event>) -> usize {
             if depth == 0 {
                 return usize::from(self.model.over);
             }
             let mut over = 0;
             for event in events {
-                if self.is_unmoved_by(*event) {
+                if !self.is_possible(*event) {
                     continue;
                 }
                 let mut next = self.clone();
-                next.play(*event, before);
+                next.apply(*event, before);
                 before.push(*event);
-                over += next.play_all(events, depth - 1, before);
+                over += next.apply_all(events, depth - 1, before);
                 before.pop();
             }
             over
         }
     }
 
-    /// Every sequence of so many events that differ in what they can lead to, for every plan.
+    /// Every sequence of six events that differ in what they can lead to, for every plan.
     #[test]
-    fn every_order_of_ends_and_time_outs_does_what_it_should() {
-        const DEPTH: usize = 6;
+    fn every_order_of_events_follows_the_plan() {
         let events = [
-            Event::Wait(9),
             Event::Wait(10),
-            Event::Wait(20),
             Event::Wait(40),
+            Event::Wait(1000),
+            Event::Closes,
             Event::Ends,
-            Event::Joins,
             Event::Kill,
         ];
         let mut over = 0;
         for plan in plans() {
-            for children in 0..=2 {
-                over += Pair::begin(plan, children).play_all(&events, DEPTH, &mut Vec::new());
+            for (open, closed) in [(0, 0), (1, 0), (2, 0), (1, 1), (0, 1)] {
+                let pair = Pair::begin(plan, open, closed);
+                over += pair.apply_all(&events, 6, &mut Vec::new());
             }
         }
         assert!(over > 100_000, "only {over} stops came to their end");
     }
 
     #[test]
-    fn a_kill_in_any_phase_goes_to_the_kill_at_once_and_only_once() {
+    fn a_kill_in_any_phase_is_one_step_and_has_a_look_at_once() {
         for plan in plans() {
-            for waits in [0, 5, 10, 25, 30, 45, 60, 75, 100] {
-                let began = Instant::now();
-                let mut stopping = Stopping::begin(plan, began);
-                for at in 0..=waits {
-                    while step(&mut stopping, began + ms(at), 1).is_some() {}
+            for time in [0, 5, 10, 25, 30, 45, 60, 75, 100] {
+                let mut pair = Pair::begin(plan, 0, 1);
+                for _ in 0..time {
+                    pair.apply(Event::Wait(1), &[]);
                 }
+                let (stopping, now) = (&mut pair.stopping, pair.began + ms(time));
                 let (phase, deadline) = (stopping.phase(), stopping.deadline());
-                let steps = stopping.kill(began + ms(waits));
-                match phase {
-                    Phase::LameDuck => {
-                        assert_eq!(steps, [StopStep::CloseListeners, StopStep::Kill])
-                    }
-                    Phase::Grace | Phase::Stop => assert_eq!(steps, [StopStep::Kill]),
-                    Phase::Kill => {
-                        assert_eq!((steps, stopping.deadline()), (Vec::new(), deadline));
-                        continue;
-                    }
+                let step = stopping.kill(now);
+                if phase == Phase::Kill {
+                    assert_eq!((step, stopping.deadline()), (None, deadline));
+                    continue;
                 }
+                assert_eq!(step, Some(StopStep::Kill));
                 assert_eq!(stopping.phase(), Phase::Kill);
-                assert_eq!(stopping.deadline(), Some(began + ms(waits) + plan.patience));
-                let brutal = plan.shutdown == Shutdown::Kill;
-                assert_eq!(stopping.reports_kills(), !brutal);
-                assert_eq!(stopping.kill(began + ms(waits)), []);
+                assert_eq!(stopping.deadline(), Some(now));
+                assert_eq!(stopping.kill(now), None);
             }
         }
     }
@@ -531,22 +602,25 @@ mod tests {
     fn any_event() -> impl Strategy<Value = Event> {
         prop_oneof![
             4 => (0..60_u64).prop_map(Event::Wait),
+            1 => Just(Event::Wait(1000)),
+            2 => Just(Event::Closes),
             3 => Just(Event::Ends),
-            1 => Just(Event::Joins),
             1 => Just(Event::Kill),
         ]
     }
 
     proptest! {
         #[test]
-        fn a_stop_of_any_length_does_what_it_should(
+        fn a_stop_of_any_length_follows_the_plan(
             which in 0..24_usize,
-            children in 0..10_usize,
+            listeners in (0..6_usize, 0..4_usize),
             events in proptest::collection::vec(any_event(), 0..40),
         ) {
-            let mut pair = Pair::begin(plans()[which], children);
+            let mut pair = Pair::begin(plans()[which], listeners.0, listeners.1);
             for (index, event) in events.iter().enumerate() {
-                pair.play(*event, &events[..index]);
+                if pair.is_possible(*event) {
+                    pair.apply(*event, &events[..index]);
+                }
             }
         }
     }

@@ -1,37 +1,47 @@
-//! How the table goes through the phases of a stop.
+//! How a pool goes through the phases of a stop.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::effects::{Effects, TimerChange};
-use super::supervisor::Supervisor;
-use crate::machine::child_end::Role;
-use crate::machine::command::{CloseReason, Command};
-use crate::machine::shutdown::{StopStep, Stopping};
+use super::child_end::Role;
+use super::command::CloseReason;
+use super::effects::{Close, Driver, Effects, Order, Queued};
+use super::shutdown::{StopStep, Stopping};
+use super::stuck::{Marked, Stillness};
+use super::supervisor::{Listening, Supervisor};
+use super::table::{Row, Table};
+use crate::id::ListenerId;
 use crate::report::Event;
 use crate::stop_report::{EndKind, Ends, Phase, StopReason, StopReport};
+use crate::sync::DropCatching;
 
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct Stop {
+pub(crate) struct Stop {
     pub(super) stopping: Stopping,
     reason: StopReason,
     connections: [Ends; 4],
     acceptors: [Ends; 4],
+    stuck: usize,
+    stillness: Stillness,
+    /// Whether anything moved in the present round of looks.
+    moved: bool,
     pub(super) finished: bool,
 }
 
 impl Stop {
-    pub(super) fn count(&mut self, role: Role, kind: EndKind) {
+    pub(super) fn count(&mut self, role: Role, kind: EndKind, count: usize) {
         let phase = self.stopping.phase() as usize;
         match role {
-            Role::Connection => self.connections[phase].count(kind),
-            Role::Acceptor => self.acceptors[phase].count(kind),
+            Role::Connection => self.connections[phase].count(kind, count),
+            Role::Acceptor => self.acceptors[phase].count(kind, count),
         }
+        self.moved = true;
     }
 }
 
-impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
+impl<S: Clone> Supervisor<S> {
     /// Begins to stop; a stop that is under way stays as it is (S1).
-    pub(crate) fn stop(
+    pub(crate) fn stop<C, A>(
         &mut self,
         reason: StopReason,
         now: Instant,
@@ -44,8 +54,8 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         self.advance(now, effects);
     }
 
-    /// Goes to the kill at once, be a stop under way or not (S9).
-    pub(crate) fn kill(
+    /// Goes to the kill at once, whether or not a stop is under way (S9).
+    pub(crate) fn kill<C, A>(
         &mut self,
         reason: StopReason,
         now: Instant,
@@ -55,23 +65,18 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
             self.begin_stop(reason, now, effects);
         }
         let stop = self.stop.as_mut();
-        let steps = stop.map(|stop| stop.stopping.kill(now)).unwrap_or_default();
-        for step in steps {
+        if let Some(step) = stop.and_then(|stop| stop.stopping.kill(now)) {
             self.take(step, now, effects);
         }
         self.advance(now, effects);
     }
 
-    /// Time has passed, and everybody has had a turn in it.
-    pub(crate) fn tick(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+    /// Time has passed.
+    pub(crate) fn tick<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
         self.advance(now, effects);
-        let stop = self.stop.as_mut();
-        if let Some(step) = stop.and_then(|stop| stop.stopping.give_up(now)) {
-            self.take(step, now, effects);
-        }
     }
 
-    pub(super) fn begin_stop(
+    pub(super) fn begin_stop<C, A>(
         &mut self,
         reason: StopReason,
         now: Instant,
@@ -82,76 +87,140 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
             reason,
             connections: Default::default(),
             acceptors: Default::default(),
+            stuck: 0,
+            stillness: Stillness::default(),
+            moved: false,
             finished: false,
         });
         match reason {
-            StopReason::Intensity | StopReason::RuntimeGone => {
+            StopReason::Intensity | StopReason::RuntimeGone | StopReason::ListenersFailed => {
                 effects.reports.push(Event::PoolStopped { reason });
             }
             StopReason::Requested | StopReason::OwnerDropped => {}
         }
-        let sockets = self.listeners.values().map(|listening| &listening.socket);
-        effects.drain.extend(sockets.cloned());
-        effects.timer_changed = TimerChange::Changed;
+        effects.orders.push(Order::BeginStop);
+        effects.driver = Driver::Wakes;
     }
 
-    pub(super) fn advance(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+    pub(super) fn advance<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
         while let Some(stop) = &mut self.stop {
-            match stop
-                .stopping
-                .advance(now, self.children.len() + self.sockets)
-            {
+            let (left, sockets) = (self.listeners.len(), self.sockets);
+            match stop.stopping.advance(now, left, sockets) {
                 Some(step) => self.take(step, now, effects),
                 None => return,
             }
         }
     }
 
-    fn take(&mut self, step: StopStep, now: Instant, effects: &mut Effects<C, S, A>) {
-        effects.timer_changed = TimerChange::Changed;
+    fn take<C, A>(&mut self, step: StopStep, now: Instant, effects: &mut Effects<C, S, A>) {
+        effects.driver = Driver::Wakes;
         match step {
-            StopStep::CloseListeners => {
-                self.close_all(CloseReason::Stopped, effects);
+            StopStep::CloseListeners(queued) => {
+                let reason = CloseReason::Stopped;
+                let close = Close { reason, queued };
+                self.close_all(close, effects);
+                effects.orders.push(Order::CloseListeners(close));
             }
-            StopStep::TellStop => self.tell_all(Command::Stop, effects),
-            StopStep::Kill => self.tell_all(Command::Kill, effects),
+            StopStep::SendStop => effects.orders.push(Order::Stop),
+            StopStep::Kill => {
+                let (reason, queued) = (CloseReason::Stopped, Queued::Reset);
+                self.close_all(Close { reason, queued }, effects);
+                effects.orders.push(Order::Kill);
+            }
             StopStep::Finish => self.finish(now, effects),
         }
     }
 
-    fn tell_all(&self, command: Command, effects: &mut Effects<C, S, A>) {
-        let children = self.children.iter();
-        let told = children.map(|(_, child)| (child.control.clone(), command));
-        effects.tell.extend(told);
+    /// Whether the driver is to look for children that are stuck.
+    pub(crate) fn look_is_due(&self, now: Instant) -> bool {
+        self.phase() == Some(Phase::Kill) && self.deadline().is_some_and(|at| at <= now)
     }
 
-    fn finish(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
-        let stuck = self.children.len();
+    /// Looks at some children of one listener; returns where to go on, if anywhere. The rows of those that are stuck go
+    /// to `gone`, to be dropped outside of any lock.
+    pub(crate) fn look<C: Clone + Marked, A>(
+        &mut self,
+        table: &mut Table<C, A>,
+        id: ListenerId,
+        (from, limit): (usize, usize),
+        gone: &mut Vec<DropCatching<Row<C, A>>>,
+    ) -> Option<usize> {
+        let (stuck, moved, next) = table.look(from, limit);
+        let stop = self.stop.as_mut().filter(|stop| !stop.finished)?;
+        stop.moved |= moved;
+        for id in stuck {
+            gone.extend(table.remove(id));
+            stop.stuck += 1;
+        }
+        if table.is_over() {
+            self.listeners.remove(&id);
+        }
+        next
+    }
+
+    /// All children were looked at. If none of them moved for a kill timeout, all that are left are stuck.
+    pub(crate) fn looked<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) -> Looks {
+        self.advance(now, effects);
+        let Some(stop) = self.stop.as_mut().filter(|stop| !stop.finished) else {
+            return Looks::Over;
+        };
+        stop.stopping.looked(now);
+        let moved = std::mem::take(&mut stop.moved);
+        if stop.stillness.is_blocked(moved) {
+            Looks::Blocked
+        } else {
+            Looks::GoOn
+        }
+    }
+
+    /// Gives up what is left: `stuck` children, of listeners that are forgotten, and are given back to be dropped
+    /// outside of any lock.
+    #[must_use]
+    pub(crate) fn give_up<C, A>(
+        &mut self,
+        stuck: usize,
+        now: Instant,
+        effects: &mut Effects<C, S, A>,
+    ) -> BTreeMap<ListenerId, Listening<S>> {
+        let Some(stop) = self.stop.as_mut().filter(|stop| !stop.finished) else {
+            return BTreeMap::new();
+        };
+        stop.stuck += stuck;
+        self.sockets = 0;
+        let listeners = std::mem::take(&mut self.listeners);
+        self.advance(now, effects);
+        listeners
+    }
+
+    fn finish<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
         let Some(stop) = &mut self.stop else { return };
         stop.finished = true;
         let kill = Phase::Kill as usize;
         let killed =
             stop.connections[kill].of(EndKind::Killed) + stop.acceptors[kill].of(EndKind::Killed);
         if killed > 0 && stop.stopping.reports_kills() {
-            effects
-                .reports
-                .push(Event::KilledWhileStopping { count: killed });
+            let event = Event::KilledWhileStopping { count: killed };
+            effects.reports.push(event);
         }
-        if stuck > 0 {
-            effects.reports.push(Event::Stuck { count: stuck });
+        if stop.stuck > 0 {
+            effects.reports.push(Event::Stuck { count: stop.stuck });
         }
         effects.finished = Some(Box::new(StopReport {
             reason: stop.reason,
             elapsed: now.saturating_duration_since(stop.stopping.began()),
-            stuck,
+            stuck: stop.stuck,
+            undelivered: 0,
             connections: stop.connections,
             acceptors: stop.acceptors,
         }));
-        effects.gone.extend(self.children.drain());
-        self.connections = 0;
     }
+}
 
-    pub(super) fn phase(&self) -> Option<Phase> {
-        self.stop.as_ref().map(|stop| stop.stopping.phase())
-    }
+/// What a round of looks leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Looks {
+    GoOn,
+    /// The runtime polls none of the pool's tasks: what is left is stuck.
+    Blocked,
+    Over,
 }

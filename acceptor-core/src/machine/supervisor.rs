@@ -1,62 +1,61 @@
-//! The children's table: events and the time go in, effects come out.
+//! A pool's listeners, its restart intensity and its stop: events and the time go in, effects come out.
 //!
-//! Pure: no clock, no runtime, no future. `C` is how a child is told something,
-//! `S` a listening socket, `A` an address. Invariants: every child is in the
-//! table from before its start until its end; the counts are those of the
-//! table; an open listener has its number of acceptors; an end that is not of a
-//! child in the table changes nothing.
+//! Pure: no clock, no runtime, no future. `S` is a listener; its children are in
+//! a [`Table`] of its own, which an event of a child brings along. Invariants: a
+//! listener is known from before its start until its socket is closed and its last
+//! child has ended; the pool has stopped when the last listener is gone.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use slab::Slab;
-
+use super::child_end::{ChildEnd, Counted, Role};
+use super::command::CloseReason;
+use super::effects::{Close, Driver, Effects, Queued};
+use super::intensity::{Intensity, Verdict};
+use super::stop::Stop;
+use super::table::{AcceptorEnd, Replacement, Table};
 use crate::id::{ChildId, ListenerId, PoolId};
-use crate::machine::backoff::StartBackoff;
-use crate::machine::child_end::{ChildEnd, Counted, Role};
-use crate::machine::children::{ChildRow, Peer};
-use crate::machine::command::{CloseReason, Command};
-use crate::machine::effects::{Became, Effects, Start, TimerChange};
-use crate::machine::intensity::{Intensity, Verdict};
-use crate::machine::stop::Stop;
-use crate::policy::Rules;
-use crate::status::{Counts, PoolState};
+use crate::policy::{Grace, LastListener, Rules, Shutdown};
+use crate::report::Event;
+use crate::status::PoolState;
 use crate::stop_report::{EndKind, Phase, StopReason};
+use crate::sync::DropCatching;
 
 #[cfg_attr(test, derive(Clone))]
-pub(crate) struct Supervisor<C, S, A> {
+pub(crate) struct Supervisor<S> {
     pub(super) pool: PoolId,
     pub(super) rules: Rules,
-    pub(super) children: Slab<ChildRow<C, A>>,
     pub(super) listeners: BTreeMap<ListenerId, Listening<S>>,
-    children_ever: u64,
     listeners_ever: u64,
-    pub(super) connections: usize,
-    /// Sockets that are not closed yet, be they told to: the pool ends with the last of them and the last child (S3).
+    /// Listeners whose socket is not closed yet.
     pub(super) sockets: usize,
     pub(super) intensity: Intensity,
     pub(super) stop: Option<Stop>,
 }
 
-/// An open listener.
+/// A listener that is open, or that has children left.
+#[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Listening<S> {
-    pub(crate) socket: S,
-    pub(crate) acceptors: usize,
-    pub(crate) connections: usize,
-    pub(crate) accepted: u64,
+    pub(crate) listener: S,
+    pub(crate) socket: SocketState,
 }
 
-impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SocketState {
+    Open,
+    /// It was asked to close, and is still open.
+    Closing(CloseReason),
+    Closed,
+}
+
+impl<S: Clone> Supervisor<S> {
     pub(crate) fn new(rules: Rules, pool: PoolId) -> Self {
         Self {
             pool,
             rules,
-            children: Slab::new(),
             listeners: BTreeMap::new(),
-            children_ever: 0,
             listeners_ever: 0,
-            connections: 0,
             sockets: 0,
             intensity: Intensity::default(),
             stop: None,
@@ -83,18 +82,23 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         self.intensity.within(now, self.rules.period)
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        Counts::new(self.connections, self.children.len(), self.rules.child_type)
-    }
-
+    /// All listeners, oldest first, also those that are closed and have children left.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = (ListenerId, &Listening<S>)> {
         self.listeners
             .iter()
             .map(|(id, listening)| (*id, listening))
     }
 
-    pub(crate) fn children(&self) -> impl Iterator<Item = &ChildRow<C, A>> {
-        self.children.iter().map(|(_, child)| child)
+    pub(crate) fn listener(&self, id: ListenerId) -> Option<&Listening<S>> {
+        self.listeners.get(&id)
+    }
+
+    /// The first listener after this one.
+    pub(crate) fn listener_after(&self, id: Option<ListenerId>) -> Option<(ListenerId, &S)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = id.map_or(Unbounded, Excluded);
+        let next = self.listeners.range((from, Unbounded)).next();
+        next.map(|(id, listening)| (*id, &listening.listener))
     }
 
     /// When [`tick`](Self::tick) is due.
@@ -102,14 +106,12 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
         self.stop.as_ref().and_then(|stop| stop.stopping.deadline())
     }
 
-    /// Adds a listener with its acceptors. The pool must be running.
-    pub(crate) fn add_listener(
-        &mut self,
-        socket: impl FnOnce(ListenerId) -> S,
-        acceptors: usize,
-        mut control: impl FnMut() -> C,
-        effects: &mut Effects<C, S, A>,
-    ) -> ListenerId {
+    pub(super) fn phase(&self) -> Option<Phase> {
+        self.stop.as_ref().map(|stop| stop.stopping.phase())
+    }
+
+    /// Adds a listener. The pool must be running.
+    pub(crate) fn add_listener(&mut self, listener: impl FnOnce(ListenerId) -> S) -> ListenerId {
         self.listeners_ever += 1;
         self.sockets += 1;
         let id = ListenerId {
@@ -117,202 +119,180 @@ impl<C: Clone, S: Clone, A: Clone> Supervisor<C, S, A> {
             pool: self.pool,
         };
         let listening = Listening {
-            socket: socket(id),
-            acceptors: 0,
-            connections: 0,
-            accepted: 0,
+            listener: listener(id),
+            socket: SocketState::Open,
         };
         self.listeners.insert(id, listening);
-        for _ in 0..acceptors {
-            let start = self.start(id, control(), StartBackoff::default(), Duration::ZERO);
-            effects.start.extend(start);
-        }
         id
     }
 
-    /// A new acceptor, if its listener is open.
-    fn start(
-        &mut self,
-        listener: ListenerId,
-        control: C,
-        spacing: StartBackoff,
-        delay: Duration,
-    ) -> Option<Start<C, S>> {
-        let listening = self.listeners.get_mut(&listener)?;
-        listening.acceptors += 1;
-        self.children_ever += 1;
-        let slot = self.children.vacant_entry();
-        let id = ChildId {
-            sequence: self.children_ever,
-            slot: slot.key(),
-            pool: self.pool,
-        };
-        slot.insert(ChildRow {
-            id,
-            listener,
-            control: control.clone(),
-            peer: None,
-            spacing,
-        });
-        Some(Start {
-            child: id,
-            control,
-            socket: listening.socket.clone(),
-            delay,
-        })
-    }
-
-    /// An acceptor has a connection and becomes it (B5, Q3).
-    pub(crate) fn became(&mut self, id: ChildId, peer: Peer<A>, control: C) -> Became<C, S> {
-        let Some(child) = self.child_mut(id) else {
-            return Became::Gone;
-        };
-        child.peer = Some(peer);
-        let listener = child.listener;
-        self.connections += 1;
-        if let Some(listening) = self.listeners.get_mut(&listener) {
-            listening.acceptors -= 1;
-            listening.connections += 1;
-            listening.accepted += 1;
-        }
-        Became::Serves(self.start(listener, control, StartBackoff::default(), Duration::ZERO))
-    }
-
-    /// A connection has ended well. `None`, and nothing done, if more could follow from it than that it is gone.
-    pub(crate) fn left(&mut self, id: ChildId) -> Option<ChildRow<C, A>> {
-        let child = self.child_mut(id)?;
-        if child.peer.is_none() || self.stop.is_some() {
-            return None;
-        }
-        Some(self.remove(id))
-    }
-
-    /// Takes a child that is there out of the table, and out of the counts.
-    fn remove(&mut self, id: ChildId) -> ChildRow<C, A> {
-        let child = self.children.remove(id.slot);
-        let listening = self.listeners.get_mut(&child.listener);
-        match (&child.peer, listening) {
-            (Some(_), Some(listening)) => listening.connections -= 1,
-            (None, Some(listening)) => listening.acceptors -= 1,
-            (_, None) => {}
-        }
-        if child.peer.is_some() {
-            self.connections -= 1;
-        }
-        child
-    }
-
     /// A child has ended, and what it held is gone (E1 to E3).
-    pub(crate) fn ended(
+    pub(crate) fn ended<C: Clone, A: Clone>(
         &mut self,
+        table: &mut Table<C, A>,
         id: ChildId,
         end: ChildEnd,
         now: Instant,
         control: impl FnOnce() -> C,
         effects: &mut Effects<C, S, A>,
     ) {
-        if self.child_mut(id).is_none() {
-            effects.unseen = Some(end);
+        let Some(row) = table.remove(id) else {
+            effects.unseen = Some(DropCatching::new(end));
             return;
-        }
-        let mut child = self.remove(id);
-        let listener = child.listener;
-        let role = child.role();
-        let kind = end.kind();
+        };
+        // Before anything else: a pool in which nothing is left has no further phase.
+        self.forget_if_over(table, id.listener_id());
+        let (role, kind) = (row.role(), end.kind());
         let counted = end.counted(self.rules.restart);
-        let needs_spacing = end.needs_spacing();
-        let lost = matches!(end, ChildEnd::Lost);
+        let how = AcceptorEnd::of(&end);
         if let Some(stop) = &mut self.stop {
-            stop.count(role, kind);
+            stop.count(role, kind, 1);
         }
-        let aggregated = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
-        if !aggregated {
-            effects.reports.extend(child.report(end, now));
-        }
+        let one_of_many = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
+        let failed = if one_of_many {
+            None
+        } else {
+            row.report(end, now)
+        };
+        let report = failed.or_else(|| row.ended(kind, now));
+        effects.reports.extend(report);
+        let mut replaces = true;
         if counted == Counted::Yes && self.stop.is_none() {
             let (intensity, period) = (self.rules.intensity, self.rules.period);
             if self.intensity.record(now, intensity, period) == Verdict::Exceeded {
                 self.begin_stop(StopReason::Intensity, now, effects);
-                // A lame duck goes on accepting (S2), be this one the last child; without one nobody replaces it.
-                if self.rules.plan.lame_duck.is_zero() {
-                    self.advance(now, effects);
-                }
+                self.advance(now, effects);
+                // A pool that does not survive the failure starts no other acceptor (B4); a lame duck goes on as before.
+                replaces = self.phase() == Some(Phase::LameDuck);
             }
         }
-        if role == Role::Acceptor && self.listeners.contains_key(&listener) {
-            // A start error costs no busy CPU either where it does not count any more: in a lame duck.
-            let delay = if needs_spacing || lost || (counted == Counted::Yes && self.stop.is_some())
-            {
-                child.spacing.delay()
-            } else {
-                child.spacing = StartBackoff::default();
-                Duration::ZERO
-            };
-            let start = self.start(listener, control(), child.spacing, delay);
-            if lost {
-                effects.start_later.extend(start);
-                effects.timer_changed = TimerChange::Changed;
-            } else {
-                effects.start.extend(start);
-            }
+        if role == Role::Acceptor && replaces && table.is_open() && self.accepts() {
+            self.replace(table, &row, how, now, control, effects);
         }
-        effects.gone.push(child);
+        effects.gone = Some(row);
         self.advance(now, effects);
     }
 
-    /// Closes a listener: its acceptors end, its connections see *draining* (L3). `None` if it is not open.
-    pub(crate) fn close(
+    fn replace<C: Clone, A: Clone>(
+        &self,
+        table: &mut Table<C, A>,
+        row: &super::table::Row<C, A>,
+        end: AcceptorEnd,
+        now: Instant,
+        control: impl FnOnce() -> C,
+        effects: &mut Effects<C, S, A>,
+    ) {
+        let Some(listening) = self.listeners.get(&row.id.listener_id()) else {
+            return;
+        };
+        let listener = listening.listener.clone();
+        match table.replace(row, end, now, control()) {
+            Replacement::Init(starting) | Replacement::Waits(starting) => {
+                effects.start = Some((listener, starting));
+            }
+            Replacement::Later(starting, delay) => {
+                effects.start_later = Some((listener, starting, delay));
+                effects.driver = Driver::Wakes;
+            }
+            Replacement::None => {}
+        }
+    }
+
+    /// Whether acceptors are of any use: the pool runs, is a lame duck, or still takes what the kernel has queued. One that
+    /// does not take that has no grace either.
+    fn accepts(&self) -> bool {
+        !matches!(self.phase(), Some(Phase::Stop | Phase::Kill))
+    }
+
+    /// Forgets a listener once its socket is closed and its last child has ended.
+    fn forget_if_over<C: Clone, A>(&mut self, table: &Table<C, A>, id: ListenerId) {
+        if table.is_over() {
+            self.listeners.remove(&id);
+        }
+    }
+
+    /// Closes a listener, or joins its close (L3, L8). `None` if its socket is closed, or it is not known.
+    pub(crate) fn close<C, A>(
         &mut self,
         id: ListenerId,
-        ending: CloseReason,
         effects: &mut Effects<C, S, A>,
     ) -> Option<S> {
-        let listening = self.listeners.remove(&id)?;
-        let acceptors = self.children.iter().map(|(_, child)| child);
-        let acceptors = acceptors.filter(|child| child.listener == id && child.peer.is_none());
-        // Commanded before the socket closes: an acceptor that finds it closed knows why.
-        effects
-            .tell
-            .extend(acceptors.map(|child| (child.control.clone(), Command::Close(ending))));
-        effects.close.push(listening.socket.clone());
-        // Those that the pool's own task is to start later are told as well.
-        effects.timer_changed = TimerChange::Changed;
-        Some(listening.socket)
+        let listening = self.listeners.get_mut(&id)?;
+        match listening.socket {
+            SocketState::Open => {
+                let reason = CloseReason::Closed;
+                listening.socket = SocketState::Closing(reason);
+                let queued = Queued::Accepted;
+                let close = Close { reason, queued };
+                effects.close.push((listening.listener.clone(), close));
+                // The connections that wait for *draining* are woken by the driver.
+                effects.driver = Driver::Wakes;
+            }
+            SocketState::Closing(_) => {}
+            SocketState::Closed => return None,
+        }
+        Some(listening.listener.clone())
     }
 
-    /// The same for all listeners, in one pass over the table.
-    pub(super) fn close_all(&mut self, ending: CloseReason, effects: &mut Effects<C, S, A>) {
-        let closing = std::mem::take(&mut self.listeners);
-        let acceptors = self.children.iter().map(|(_, child)| child);
-        let acceptors =
-            acceptors.filter(|child| child.peer.is_none() && closing.contains_key(&child.listener));
-        effects
-            .tell
-            .extend(acceptors.map(|child| (child.control.clone(), Command::Close(ending))));
-        let sockets = closing.into_values().map(|listening| listening.socket);
-        effects.close.extend(sockets);
-        effects.timer_changed = TimerChange::Changed;
+    /// All open listeners close.
+    pub(super) fn close_all<C, A>(&mut self, close: Close, effects: &mut Effects<C, S, A>) {
+        for listening in self.listeners.values_mut() {
+            if listening.socket == SocketState::Open {
+                listening.socket = SocketState::Closing(close.reason);
+            }
+            if listening.socket != SocketState::Closed {
+                effects.close.push((listening.listener.clone(), close));
+            }
+        }
+        effects.driver = Driver::Wakes;
     }
 
-    /// A listener's socket is closed: its address can be bound again.
-    pub(crate) fn socket_closed(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+    /// A listener's socket is closed: its address can be bound again, and its acceptors are told why.
+    ///
+    /// `failure` is its report, should it have failed and not been asked to close.
+    pub(crate) fn socket_closed<C: Clone, A>(
+        &mut self,
+        table: &mut Table<C, A>,
+        id: ListenerId,
+        now: Instant,
+        failure: Option<impl FnOnce(usize) -> Event<A>>,
+        effects: &mut Effects<C, S, A>,
+    ) -> CloseReason {
+        let Some(listening) = self.listeners.get_mut(&id) else {
+            return CloseReason::Stopped;
+        };
+        let reason = match listening.socket {
+            SocketState::Closing(reason) => reason,
+            SocketState::Open | SocketState::Closed => CloseReason::Failed,
+        };
+        listening.socket = SocketState::Closed;
         self.sockets -= 1;
+        effects.driver = Driver::Wakes;
+        let (owed, kind) = table.close();
+        if let Some(stop) = &mut self.stop {
+            stop.count(Role::Acceptor, kind, owed);
+        }
+        if reason == CloseReason::Failed {
+            let open = |listening: &&Listening<S>| listening.socket == SocketState::Open;
+            let left = self.listeners.values().filter(open).count();
+            effects.reports.extend(failure.map(|report| report(left)));
+            let stops = self.rules.last_listener == LastListener::Stop;
+            if left == 0 && stops && self.stop.is_none() {
+                self.begin_stop(StopReason::ListenersFailed, now, effects);
+            }
+        }
+        self.forget_if_over(table, id);
         self.advance(now, effects);
+        reason
     }
+}
 
-    /// How to reach a child, what it is, and its listener if that is open; `None` if it is not, or no longer, in the table.
-    pub(crate) fn control(&self, id: ChildId) -> Option<(C, Role, Option<S>)> {
-        let child = self.children.get(id.slot).filter(|child| child.id == id)?;
-        let role = child.role();
-        let listening = self.listeners.get(&child.listener);
-        let socket = listening.map(|listening| listening.socket.clone());
-        Some((child.control.clone(), role, socket))
-    }
-
-    fn child_mut(&mut self, id: ChildId) -> Option<&mut ChildRow<C, A>> {
-        self.children
-            .get_mut(id.slot)
-            .filter(|child| child.id == id)
+/// Whether a stop first takes what the kernel has queued (L7).
+pub(super) fn queued(grace: Grace, shutdown: Shutdown) -> Queued {
+    if grace == Grace::Within(std::time::Duration::ZERO) && shutdown == Shutdown::Kill {
+        Queued::Reset
+    } else {
+        Queued::Accepted
     }
 }
 

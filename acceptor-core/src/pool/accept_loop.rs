@@ -1,10 +1,10 @@
-//! The task of one listener: accepts for the first in line, for as long as somebody waits.
+//! The task of one listener: accepts for the acceptor that has waited longest, as long as any waits.
 //!
 //! One task calls `accept`, whatever the number of acceptors: no accept call and
-//! no wake-up is made in vain (L5), and the acceptors themselves need no task
+//! no wake-up is made to no effect (L5), and the acceptors themselves need no task
 //! while they wait (B9). Invariants: the socket is open exactly as long as this
-//! task holds the gate; nobody accepts unless an acceptor waits; who accepts has
-//! somebody to serve what was accepted, without a suspension point in between (L2).
+//! task holds it; nothing is accepted unless an acceptor waits; between
+//! accepting a connection and having a child for it there is no suspension point (L2).
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -12,37 +12,58 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::accept_error::AcceptErrorKind;
-use crate::child::erased::InitOutcome;
+use crate::child::erased::{ErasedChild, Factory};
 use crate::connection::{Connection, Signals};
 use crate::listener::Listener;
-use crate::machine::effects::Became;
+use crate::machine::accept_backoff::AcceptBackoff;
+use crate::machine::effects::{Close, Queued};
+use crate::machine::table::{Became, Next, Peer, Replacement};
+use crate::policy::ConnectionReports;
 use crate::pool::child_task::ChildTask;
-use crate::pool::listener_shared::{AcceptBackoff, ListenerShared, LocalAddrSource, SocketGuard};
-use crate::pool::shared::{PoolShared, PoolStart};
-use crate::pool::wait_queue::{DismissReason, QueueSignal, Waiter};
+use crate::pool::listener_shared::{ListenerShared, LocalAddrSource, Waiter};
+use crate::pool::reporter::yield_now;
+use crate::pool::shared::{DismissReason, PoolShared};
+use crate::pool::wait_queue::WaitQueue;
 use crate::report::Event;
 use crate::runtime::Runtime;
-use crate::sync::{catch_panic, drop_catching, wake};
+use crate::sync::{DropCatching, Shared, catch_panic, lock, wake};
 
-/// How many turns go by without a suspension before other tasks get theirs (A1).
+/// How many turns go by without a suspension before other tasks get theirs (A1), and timeouts that have come are seen (B6).
 const TURNS_IN_A_ROW: u32 = 32;
 
-/// Who waits, and for how long.
+/// How many acceptors are started, or dismissed, in one turn.
+const BATCH: usize = 64;
+
+/// How long a listener that closes waits before it believes that no connection is queued (L7).
+const CLOSE_DELAY: Duration = Duration::from_millis(1);
+
+/// How long it accepts at the most, and how many.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+const MOST_QUEUED: usize = 4096;
+
 struct AcceptLoop<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
-    socket: Arc<ListenerShared<L>>,
-    line: VecDeque<Waiter<L>>,
-    /// No deadline in the line is before this one.
-    earliest: Option<Instant>,
+    listener: Arc<ListenerShared<L>>,
+    factory: Shared<dyn Factory<L>>,
+    generation: u64,
+    queue: WaitQueue<Waiter<L>>,
+    arrived: VecDeque<Waiter<L>>,
+    /// Wakes this task for the first timeout, or earlier.
     timer: Option<(Instant, BoxFuture<'static, ()>)>,
+    /// Waiters whose timeout came before this moment are being dismissed.
+    expiring: Option<Instant>,
+    starts: bool,
     pause: Option<BoxFuture<'static, ()>>,
-    pauses: AcceptBackoff,
+    backoff: AcceptBackoff,
+    /// While the listener is short of resources: how many connections had ended before `accept` was called.
+    ends: Option<u64>,
+    closing: Option<Closing>,
     turns: u32,
     spawned: Spawned,
 }
@@ -54,76 +75,121 @@ enum Spawned {
     Yes,
 }
 
-/// What came of one call of `accept`.
+/// A listener that takes what the system has queued before it closes (L7).
+struct Closing {
+    /// Until it may be believed that nothing is queued.
+    delay: Option<BoxFuture<'static, ()>>,
+    limit: BoxFuture<'static, ()>,
+    taken: usize,
+}
+
+/// What one call of `accept` leads to.
 enum AcceptTurn {
     /// It is over: time for the next one.
     Over,
-    Closed,
+    /// The listener closes; should it have failed, with this error.
+    Closed(Option<Shared<io::Error>>),
 }
 
-/// An open socket. In this order, also for a task that was never polled: it is closed, the pool is told,
-/// then the acceptors are.
+/// An open socket; closes when it is dropped, also with a task that was never polled.
 struct OpenSocket<R: Runtime, L: Listener> {
-    gate: SocketGuard<L>,
-    _reports_closed: ReportsClosed<R, L>,
+    /// Dropping it closes the socket.
+    socket: Option<DropCatching<L>>,
     accept_loop: AcceptLoop<R, L>,
-}
-
-struct ReportsClosed<R: Runtime, L: Listener>(Arc<PoolShared<R, L>>);
-
-impl<R: Runtime, L: Listener> Drop for ReportsClosed<R, L> {
-    fn drop(&mut self) {
-        self.0.socket_closed();
-    }
 }
 
 pub(crate) fn run<R: Runtime, L: Listener>(
     shared: Arc<PoolShared<R, L>>,
-    gate: SocketGuard<L>,
+    listener: Arc<ListenerShared<L>>,
+    socket: L,
 ) -> impl Future<Output = ()> + Send {
+    let factory = lock(&listener.children).factory.clone();
     // Made here, not in the task: a task that is dropped before its first poll counts as well.
-    let accept_loop = AcceptLoop {
-        shared,
-        socket: gate.socket(),
-        line: VecDeque::new(),
-        earliest: None,
-        timer: None,
-        pause: None,
-        pauses: AcceptBackoff::new(),
-        turns: 0,
-        spawned: Spawned::No,
-    };
     let open = OpenSocket {
-        gate,
-        _reports_closed: ReportsClosed(Arc::clone(&accept_loop.shared)),
-        accept_loop,
+        socket: Some(DropCatching::new(socket)),
+        accept_loop: AcceptLoop {
+            generation: listener.generation(),
+            shared,
+            listener,
+            factory,
+            queue: WaitQueue::new(),
+            arrived: VecDeque::new(),
+            timer: None,
+            expiring: None,
+            starts: false,
+            pause: None,
+            backoff: AcceptBackoff::new(),
+            ends: None,
+            closing: None,
+            turns: 0,
+            spawned: Spawned::No,
+        },
     };
     async move {
         let mut open = open;
-        let (gate, accept_loop) = (&open.gate, &mut open.accept_loop);
-        loop {
-            let called = catch_panic(|| gate.listener().accept());
-            let mut accept = pin!(match called {
-                Ok(accept) => Some(accept),
-                Err(message) => {
-                    accept_loop.accept_panicked(&message);
-                    break;
-                }
-            });
-            let turn = poll_fn(|cx| accept_loop.poll_turn(cx, accept.as_mut())).await;
-            if let Err(message) = catch_panic(|| accept.set(None)) {
-                accept_loop.accept_panicked(&message);
-                break;
-            }
-            match turn {
-                AcceptTurn::Over => {}
-                AcceptTurn::Closed => break,
-            }
+        let failure = open.accept().await;
+        open.close(failure);
+        while open.accept_loop.dismiss_some() {
+            yield_now().await;
         }
     }
 }
 
-/// There is a call until it is over, and then nobody polls it.
+impl<R: Runtime, L: Listener> OpenSocket<R, L> {
+    /// Accepts until the listener closes; returns the error with which it failed, if it did.
+    async fn accept(&mut self) -> Option<Shared<io::Error>> {
+        let Self {
+            socket,
+            accept_loop,
+        } = self;
+        let listener: &L = socket.as_ref()?;
+        loop {
+            let called = catch_panic(|| listener.accept());
+            let mut accept = pin!(match called {
+                Ok(accept) => Some(accept),
+                Err(message) => return Some(accept_panicked(&message)),
+            });
+            let turn = poll_fn(|cx| accept_loop.poll_turn(cx, listener, accept.as_mut())).await;
+            if let Err(message) = catch_panic(|| accept.set(None)) {
+                return Some(accept_panicked(&message));
+            }
+            match turn {
+                AcceptTurn::Over => {}
+                AcceptTurn::Closed(failure) => return failure,
+            }
+        }
+    }
+
+    fn close(&mut self, failure: Option<Shared<io::Error>>) {
+        // The socket first: its address can be bound again as soon as anything shows that it is closed (L8).
+        drop(self.socket.take());
+        let accept_loop = &mut self.accept_loop;
+        accept_loop.enough_resources();
+        let (shared, listener) = (&accept_loop.shared, &accept_loop.listener);
+        shared.socket_closed(listener, failure);
+        listener.closed.set();
+        for waiter in listener.inbox.shut() {
+            accept_loop.queue.push_back(waiter, None);
+        }
+    }
+}
+
+impl<R: Runtime, L: Listener> Drop for OpenSocket<R, L> {
+    fn drop(&mut self) {
+        if self.socket.is_some() {
+            let error = io::Error::other("the runtime dropped the listener's task");
+            self.close(Some(Shared::new(Arc::new(error))));
+        }
+        while self.accept_loop.dismiss_some() {}
+    }
+}
+
+fn accept_panicked(message: &str) -> Shared<io::Error> {
+    let error = io::Error::other(format!("accept panicked: {message}"));
+    Shared::new(Arc::new(error))
+}
+
+/// There is a call until it is over, and then it is not polled again.
 fn poll_accept<T>(
     call: Pin<&mut Option<impl Future<Output = T>>>,
     cx: &mut Context<'_>,
@@ -138,26 +204,25 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     fn poll_turn(
         &mut self,
         cx: &mut Context<'_>,
+        listener: &L,
         accept: Pin<&mut Option<impl Future<Output = Accepted<L>>>>,
     ) -> Poll<AcceptTurn> {
         self.turns += 1;
         if self.turns > TURNS_IN_A_ROW {
             self.turns = 0;
-            if std::mem::replace(&mut self.spawned, Spawned::No) == Spawned::No {
-                // Nobody was accepted in all these turns: a time-out comes all the same (B6).
-                let _ = self.poll_timer(cx);
-            }
+            self.spawned = Spawned::No;
+            self.look_for_expired();
             wake(cx.waker().clone());
             return Poll::Pending;
         }
-        match self.poll_line(cx, accept) {
+        match self.poll_queue(cx, listener, accept) {
             Poll::Pending => {
                 self.turns = 0;
                 if std::mem::replace(&mut self.spawned, Spawned::No) == Spawned::Yes {
                     // A runtime may run the connection next on this thread without waking another. Should it block,
-                    // nobody would read at the sockets: so there is a task for another thread to take (B5). Not
-                    // this one, for on most runtimes it would ask the system in vain whether somebody has come.
-                    self.shared.notify.wake_task();
+                    // no thread would look at the sockets: so there is a task for another thread to take (B5). Not
+                    // this one, since on most runtimes it would ask the system to no effect whether a client has come.
+                    self.shared.driver.wake_task();
                 }
                 Poll::Pending
             }
@@ -165,59 +230,168 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
-    fn poll_line(
+    fn poll_queue(
         &mut self,
         cx: &mut Context<'_>,
+        listener: &L,
         mut accept: Pin<&mut Option<impl Future<Output = Accepted<L>>>>,
     ) -> Poll<AcceptTurn> {
         loop {
-            let known = self.line.len();
-            let timer = self.timer.as_ref().map(|(at, _)| *at);
-            match self.socket.line.collect(&mut self.line, timer, cx.waker()) {
-                QueueSignal::None => self.look_at_deadlines(known),
-                QueueSignal::Commanded => {
-                    self.look_at_deadlines(known);
-                    self.dismiss(DismissReason::Commanded, |waiting| {
-                        waiting.child.control().commands().end_waiting()
-                    });
-                    // The line took this task for one that has somebody: whoever joins next would not wake it. And an
-                    // end may have stopped the pool: then nobody is accepted any more (S3).
-                    continue;
-                }
-                QueueSignal::Closed => return Poll::Ready(AcceptTurn::Closed),
+            if let Poll::Ready(()) = self.poll_news(cx) {
+                return Poll::Ready(AcceptTurn::Closed(None));
             }
-            // The pause first: it is over at its time, be there nobody to accept for.
-            if self.poll_pause(cx).is_ready() && !self.line.is_empty() {
+            if self.expiring.is_some() {
+                // Before the next connection is accepted (B6).
+                if self.expire() {
+                    return Poll::Ready(AcceptTurn::Over);
+                }
+                continue;
+            }
+            if self.poll_closing(cx).is_ready() {
+                return Poll::Ready(AcceptTurn::Closed(None));
+            }
+            // The pause first: it is over at its time, whether or not an acceptor waits.
+            if self.poll_pause(cx).is_ready() && !self.queue.is_empty() {
                 match catch_panic(|| poll_accept(accept.as_mut(), cx)) {
-                    Ok(Poll::Pending) => {}
+                    Ok(Poll::Pending) => {
+                        self.backoff.nothing_queued();
+                        if self
+                            .closing
+                            .as_ref()
+                            .is_some_and(|closing| closing.delay.is_none())
+                        {
+                            return Poll::Ready(AcceptTurn::Closed(None));
+                        }
+                    }
                     Ok(Poll::Ready(Ok((stream, peer)))) => {
-                        self.connect(stream, peer, cx);
+                        self.enough_resources();
+                        self.connect(stream, peer);
                         return Poll::Ready(AcceptTurn::Over);
                     }
                     Ok(Poll::Ready(Err(error))) => {
-                        self.accept_failed(error);
-                        return Poll::Ready(AcceptTurn::Over);
+                        return Poll::Ready(self.accept_failed(listener, error));
                     }
                     Err(message) => {
-                        self.accept_panicked(&message);
-                        return Poll::Ready(AcceptTurn::Over);
+                        let failure = accept_panicked(&message);
+                        return Poll::Ready(AcceptTurn::Closed(Some(failure)));
                     }
                 }
             }
-            // After the accept: a connection that is there is taken, be the time-out zero (B6).
+            // After the accept: a connection that is there is taken, even with a timeout of zero (B6).
             if self.poll_timer(cx).is_pending() {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Those after the first `known` have just joined.
-    fn look_at_deadlines(&mut self, known: usize) {
-        for waiting in self.line.iter().skip(known) {
-            if let Some((at, _)) = waiting.deadline {
-                self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.min(at)));
+    /// Ready if the listener is to close at once.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut started = false;
+        loop {
+            let timer = self.timer.as_ref().map(|(at, _)| *at);
+            let inbox = &self.listener.inbox;
+            let known = !self.queue.is_empty();
+            let news = inbox.collect(&mut self.arrived, known, timer, cx.waker());
+            if !self.arrived.is_empty() {
+                self.enqueue_arrived();
+            }
+            if news.resume && self.pause.take().is_some() {
+                self.listener.resume();
+            }
+            match news.close {
+                Some(Close {
+                    queued: Queued::Reset,
+                    ..
+                }) => return Poll::Ready(()),
+                Some(_) if self.closing.is_none() => {
+                    // One that pauses had an error of resources already. A pause that is over is none.
+                    if self.poll_pause(cx).is_pending() {
+                        return Poll::Ready(());
+                    }
+                    self.closing = Some(Closing {
+                        delay: Some(self.shared.sleep(CLOSE_DELAY)),
+                        limit: self.shared.sleep(CLOSE_LIMIT),
+                        taken: 0,
+                    });
+                }
+                _ => {}
+            }
+            if news.commanded {
+                let commanded =
+                    |waiter: &Waiter<L>| waiter.child.control().commands().end_waiting();
+                for waiter in self.queue.extract(commanded) {
+                    self.shared
+                        .dismiss(&self.listener, waiter, DismissReason::Commanded);
+                }
+            }
+            self.starts |= news.starts;
+            if self.starts && !started {
+                started = true;
+                self.start_some();
+                if self.starts {
+                    // The others have their turn first.
+                    wake(cx.waker().clone());
+                }
+            } else if !news.commanded {
+                return Poll::Pending;
+            }
+            // The inbox took this task for one that has a waiter: the next to arrive would not wake it. And an end
+            // may have stopped the pool: then nothing is accepted any longer (S3).
+        }
+    }
+
+    fn enqueue_arrived(&mut self) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        arrived.drain(..).for_each(|waiter| self.enqueue(waiter));
+        self.arrived = arrived;
+    }
+
+    fn enqueue(&mut self, waiter: Waiter<L>) {
+        let deadline = waiter.deadline.map(|(at, _)| at);
+        self.queue.push_back(waiter, deadline);
+    }
+
+    /// Starts acceptors that the listener was added with, or that were held (B4).
+    fn start_some(&mut self) {
+        let now = self.shared.time();
+        let (starts, before) = {
+            let children = &mut *lock(&self.listener.children);
+            let (factory, level) = (&children.factory, &self.listener.level);
+            let make = || Arc::clone(factory).make_child(level);
+            let mut starts = children.table.take_starts(BATCH, now, make);
+            let renewed = starts.iter_mut();
+            let renewed = renewed.map(|start| children.renew(&self.listener, start));
+            let before: Vec<_> = renewed.collect();
+            (starts, before)
+        };
+        drop(before);
+        self.starts = starts.len() == BATCH;
+        for start in starts {
+            self.shared.start(&self.listener, start);
+        }
+    }
+
+    /// Ready if a listener that closes has taken what there is, or may take no more.
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(closing) = &mut self.closing else {
+            return Poll::Pending;
+        };
+        if closing.taken >= MOST_QUEUED || closing.limit.poll_unpin(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if let Some(delay) = &mut closing.delay {
+            if delay.poll_unpin(cx).is_ready() {
+                closing.delay = None;
             }
         }
+        if self.queue.is_empty() {
+            let tally = lock(&self.listener.children).table.tally();
+            // One that counts as waiting and is not in the queue is about to arrive, and wakes this task.
+            if tally.starting + tally.waiting == 0 {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -226,164 +400,245 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 return Poll::Pending;
             }
             self.pause = None;
-            self.socket.resume();
+            self.listener.resume();
+        }
+        if self.ends.is_some() {
+            self.ends = Some(self.shared.exhaustion.ends());
         }
         Poll::Ready(())
     }
 
-    /// Ready if the line has changed.
+    /// Ready if timeouts have come, or the timer was set anew.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(earliest) = self.earliest else {
-            return Poll::Pending;
+        let Some(earliest) = self.queue.earliest() else {
+            // The inbox has to know: else an acceptor that arrives with a later timeout relies on this timer.
+            return match self.timer.take() {
+                Some(_) => Poll::Ready(()),
+                None => Poll::Pending,
+            };
         };
-        if self.timer.as_ref().is_none_or(|(at, _)| *at != earliest) {
+        if self.timer.as_ref().is_none_or(|(at, _)| earliest < *at) {
             self.timer = Some((earliest, self.shared.sleep_until(earliest)));
-            // The line has to know: who joins with an earlier deadline wakes this task.
+            // The inbox has to know: an acceptor that arrives with an earlier timeout wakes this task.
             return Poll::Ready(());
         }
-        if let Some((_, sleep)) = &mut self.timer {
-            if sleep.poll_unpin(cx).is_pending() {
-                return Poll::Pending;
-            }
+        let Some((at, sleep)) = &mut self.timer else {
+            return Poll::Pending;
+        };
+        if sleep.poll_unpin(cx).is_pending() {
+            return Poll::Pending;
         }
+        // A timer that is a little early is believed.
+        self.expiring = Some(self.shared.time().max(*at));
         self.timer = None;
-        let now = self.shared.time().max(earliest);
-        self.dismiss(DismissReason::TimedOut, |waiting| {
-            waiting.deadline.is_some_and(|(at, _)| at <= now)
-        });
-        let deadlines = self.line.iter().filter_map(|waiting| waiting.deadline);
-        self.earliest = deadlines.map(|(at, _)| at).min();
         Poll::Ready(())
     }
 
-    /// Lets those go who wait no more.
-    fn dismiss(&mut self, why: DismissReason, goes: impl Fn(&Waiter<L>) -> bool) {
-        let (gone, stay) = std::mem::take(&mut self.line)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(goes);
-        self.line = stay;
-        for waiting in gone {
-            self.shared.dismiss(&self.socket, waiting, why);
+    /// The timer is not asked as long as each `accept` finds something.
+    fn look_for_expired(&mut self) {
+        if let Some(earliest) = self.queue.earliest() {
+            let now = self.shared.time();
+            if earliest <= now && self.expiring.is_none() {
+                self.expiring = Some(now);
+            }
         }
     }
 
-    /// The first in line becomes the connection (B5).
-    fn connect(&mut self, stream: L::Stream, peer_addr: L::Addr, cx: &mut Context<'_>) {
-        self.pauses.success();
-        let local_addr = match self.socket.addresses {
-            LocalAddrSource::Listener => self.socket.local_addr.clone(),
-            LocalAddrSource::Stream => match catch_panic(|| L::stream_local_addr(&stream)) {
-                Ok(Ok(local_addr)) => local_addr,
+    /// Dismisses some of those whose timeout has come; returns whether there are more.
+    fn expire(&mut self) -> bool {
+        let Some(until) = self.expiring else {
+            return false;
+        };
+        for _ in 0..BATCH {
+            let Some(waiter) = self.queue.pop_expired(until) else {
+                self.expiring = None;
+                return false;
+            };
+            self.shared
+                .dismiss(&self.listener, waiter, DismissReason::TimedOut);
+        }
+        true
+    }
+
+    /// Dismisses some of those that wait on a socket that is closed; returns whether there are more.
+    fn dismiss_some(&mut self) -> bool {
+        for _ in 0..BATCH {
+            let Some(waiter) = self.queue.pop_front() else {
+                return false;
+            };
+            self.shared
+                .dismiss(&self.listener, waiter, DismissReason::Commanded);
+        }
+        true
+    }
+
+    /// The acceptor that has waited longest becomes the connection (B5).
+    fn connect(&mut self, stream: L::Stream, peer_addr: L::Addr) {
+        self.backoff.success();
+        let stream = DropCatching::new(stream);
+        let local_addr = match self.listener.addresses {
+            LocalAddrSource::Listener => self.listener.local_addr.clone(),
+            LocalAddrSource::Stream => match catch_panic(|| L::stream_local_addr(&stream).ok()) {
+                Ok(Some(local_addr)) => local_addr,
                 // The peer was gone before its address was read (A1).
-                Ok(Err(_)) | Err(_) => {
-                    self.socket.count_skipped();
-                    return drop_catching(stream);
-                }
+                Ok(None) | Err(_) => return self.listener.count_skipped(),
             },
         };
-        // Copied before anybody leaves the line: should it panic, nobody is missing.
-        let (peer_copy, local_copy) = (peer_addr.clone(), local_addr.clone());
-        let Some(first) = self.line.pop_front() else {
+        // Copied before an acceptor leaves the queue: should it panic, none is missing.
+        let peer = Peer {
+            peer_addr: peer_addr.clone(),
+            local_addr: local_addr.clone(),
+        };
+        let Some(first) = self.queue.pop_front() else {
             return;
         };
-        let id = first.id;
-        let connection = Connection {
-            stream,
-            peer_addr: peer_copy,
-            local_addr: local_copy,
-            id,
-            listener: self.socket.id,
-            signals: Signals {
-                draining: self.socket.draining.clone(),
-                control: Arc::clone(&first.child).trap_stop(),
-            },
+        let (id, child) = (first.id, first.child);
+        let next = self.next_child();
+        let now = self.shared.time();
+        let (became, reports) = {
+            let children = &mut *lock(&self.listener.children);
+            let reports = children.reports;
+            let reported = (reports == ConnectionReports::All).then(|| peer.clone());
+            (children.table.became(id, peer, now, next), reported)
         };
-        let mut replacement = match self.shared.became(id, peer_addr, local_addr) {
-            Became::Serves(replacement) => replacement,
-            // The pool ended without this child: what it took along goes with it.
-            Became::Gone => {
-                let _ = first.child.discard();
-                return drop_catching(connection);
+        match became {
+            Became::Serves(replacement) => self.replace(replacement),
+            Became::ServesLast(_) => {}
+            // It was killed while it waited: it ends as those do that are left in the queue.
+            Became::Gone(_) => {
+                let deadline = None;
+                let waiter = Waiter {
+                    id,
+                    child,
+                    deadline,
+                };
+                let (shared, listener) = (&self.shared, &self.listener);
+                return shared.dismiss(listener, waiter, DismissReason::Commanded);
             }
-        };
-        if let Some(start) = replacement.take() {
-            replacement = self.replace(start, cx);
         }
-        let serve = Arc::clone(&first.child).serve(connection);
-        let shared = Arc::clone(&self.shared);
-        let task = ChildTask::serve(shared, id, first.child, serve, replacement);
+        if let Some(peer) = reports {
+            self.shared.report(Event::ConnectionBegan {
+                listener: self.listener.id,
+                child: id,
+                peer: peer.peer_addr,
+                local_addr: peer.local_addr,
+            });
+        }
+        let serve = Arc::clone(&child).serve(Connection {
+            stream: stream.into_inner(),
+            peer_addr,
+            local_addr,
+            id,
+            listener: self.listener.id,
+            signals: Signals {
+                draining: self.listener.draining.clone(),
+                control: Arc::clone(&child).trap_stop(),
+            },
+        });
+        let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
+        let task = ChildTask::serve(shared, listener, id, child, serve);
         self.shared.spawn(task);
         self.spawned = Spawned::Yes;
+        if let Some(closing) = &mut self.closing {
+            closing.taken += 1;
+        }
     }
 
-    /// Starts a replacement; gives it back if the connection's task is to start it.
-    fn replace(&mut self, start: PoolStart<L>, cx: &mut Context<'_>) -> Option<PoolStart<L>> {
-        // Whoever joined while `accept` was polled began to wait earlier (L6).
-        let known = self.line.len();
-        self.socket.line.take_joined(&mut self.line);
-        self.look_at_deadlines(known);
-        if let Some(InitOutcome::Waits(None)) = start.control.begin_without_init() {
-            self.line.push_back(Waiter {
-                id: start.child,
-                child: start.control,
-                deadline: None,
-            });
-            return None;
+    /// The child that is to take the place of one that has a connection.
+    fn next_child(&mut self) -> Next<Arc<dyn ErasedChild<L>>> {
+        let generation = self.listener.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            let factory = lock(&self.listener.children).factory.clone();
+            self.factory = factory;
         }
-        // With nobody else in line accepting has to wait for this `init` in any case. Otherwise it must
-        // not: the connection's own task sees to it, before it serves (B5).
-        if self.line.is_empty() {
-            let _ = self.shared.begin(start, cx);
-            return None;
-        }
-        Some(start)
+        let control = Arc::clone(&self.factory).make_child(&self.listener.level);
+        let ready = control.begin_without_init().is_some();
+        Next { control, ready }
     }
 
-    fn accept_failed(&mut self, error: io::Error) {
-        match self.shared.accept_error(&error) {
-            AcceptErrorKind::Connection => {
-                self.socket.count_skipped();
-                drop_catching(error);
-            }
-            AcceptErrorKind::Resources => {
-                let pause = self.pauses.next(self.shared.time());
-                self.socket.pause();
-                self.pause = Some(self.shared.sleep(pause.length));
-                match pause.report {
-                    Some(unreported) => self.shared.report(Event::AcceptPaused {
-                        listener: self.socket.id,
-                        local_addr: self.socket.local_addr.clone(),
-                        error: Arc::new(error),
-                        pause: pause.length,
-                        unreported,
-                    }),
-                    None => drop_catching(error),
+    /// The replacement has its `init` in a task, or waits, before the connection is served (B5).
+    fn replace(&mut self, replacement: Replacement<Arc<dyn ErasedChild<L>>>) {
+        match replacement {
+            Replacement::Waits(start) => {
+                // An acceptor that arrived while `accept` was polled began to wait earlier (L6).
+                self.listener.inbox.take_arrived(&mut self.arrived);
+                if !self.arrived.is_empty() {
+                    self.enqueue_arrived();
                 }
+                self.enqueue(Waiter {
+                    id: start.child,
+                    child: start.control,
+                    deadline: None,
+                });
             }
-            AcceptErrorKind::Listener => self.listener_failed(error),
+            Replacement::Init(start) => self.shared.start_init(&self.listener, start),
+            Replacement::Later(start, delay) => {
+                self.shared.start_later(&self.listener, start.child, delay);
+            }
+            Replacement::None => {}
         }
     }
 
-    fn accept_panicked(&self, message: &str) {
-        self.listener_failed(io::Error::other(format!("accept panicked: {message}")));
+    fn accept_failed(&mut self, listener: &L, error: io::Error) -> AcceptTurn {
+        let error = DropCatching::new(error);
+        let of_listener = catch_panic(|| listener.classify(&error)).ok().flatten();
+        let kind = of_listener.unwrap_or_else(|| self.shared.accept_error(&error));
+        match self.backoff.classify(kind) {
+            AcceptErrorKind::Connection => {
+                self.listener.count_skipped();
+                AcceptTurn::Over
+            }
+            AcceptErrorKind::Resources if self.closing.is_none() => {
+                // A free descriptor ends no error of a connection that does not go away (A5).
+                if kind == AcceptErrorKind::Connection || self.is_still_short() {
+                    self.pause(error);
+                }
+                AcceptTurn::Over
+            }
+            AcceptErrorKind::Listener if self.closing.is_none() => {
+                AcceptTurn::Closed(Some(Shared::new(Arc::new(error.into_inner()))))
+            }
+            // It closes in any case.
+            AcceptErrorKind::Resources | AcceptErrorKind::Listener => AcceptTurn::Closed(None),
+        }
     }
 
-    fn listener_failed(&self, error: io::Error) {
-        self.shared.listener_failed(&self.socket, Arc::new(error));
+    /// Notes that resources are short; false if a connection has ended since `accept` was called (A2).
+    fn is_still_short(&mut self) -> bool {
+        let exhaustion = &self.shared.exhaustion;
+        match self.ends {
+            None => {
+                exhaustion.enter(&self.listener);
+                self.ends = Some(exhaustion.ends());
+                true
+            }
+            Some(ends) => ends == exhaustion.ends(),
+        }
     }
-}
 
-impl<R: Runtime, L: Listener> Drop for AcceptLoop<R, L> {
-    fn drop(&mut self) {
-        // Nothing, if the listener is closed already: else its runtime dropped this task.
-        self.listener_failed(io::Error::other("the runtime dropped the listener's task"));
-        self.socket.line.close();
-        self.socket
-            .line
-            .collect(&mut self.line, None, std::task::Waker::noop());
-        for waiting in std::mem::take(&mut self.line) {
-            self.shared
-                .dismiss(&self.socket, waiting, DismissReason::Commanded);
+    fn pause(&mut self, error: DropCatching<io::Error>) {
+        let pause = self.backoff.pause(self.shared.time());
+        self.listener.pause();
+        self.pause = Some(self.shared.sleep(pause.length));
+        if let Some(suppressed) = pause.report {
+            self.shared.report(Event::AcceptPaused {
+                listener: self.listener.id,
+                local_addr: self.listener.local_addr.clone(),
+                error: Arc::new(error.into_inner()),
+                pause: pause.length,
+                suppressed,
+            });
+        }
+    }
+
+    fn enough_resources(&mut self) {
+        if self.ends.take().is_some() {
+            self.shared.exhaustion.leave(&self.listener);
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

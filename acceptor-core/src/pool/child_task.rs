@@ -1,7 +1,7 @@
 //! The task of a child in `serve` or `terminate`: kill switch, panic capture, and an end that is seen once.
 //!
 //! Invariants: the child's future, and with it the socket, is dropped before
-//! its end is told (E2); the end is told exactly once, also when the runtime
+//! its end is visible (E2); the end is reported exactly once, also when the runtime
 //! drops the task (E3); nothing that a callback does leaves this file as a panic.
 
 use std::future::Future;
@@ -11,28 +11,29 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
+use crate::child::control::Control;
 use crate::child::erased::ErasedChild;
 use crate::id::ChildId;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role, WaitTime};
-use crate::pool::shared::{PoolShared, PoolStart};
+use crate::pool::listener_shared::ListenerShared;
+use crate::pool::shared::PoolShared;
 use crate::runtime::Runtime;
-use crate::sync::{catch_panic, wake};
+use crate::sync::{DropCatching, catch_panic};
 
 pub(crate) struct ChildTask<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
+    listener: Arc<ListenerShared<L>>,
     id: ChildId,
     child: Arc<dyn ErasedChild<L>>,
     body: Option<BoxFuture<'static, ChildEnd>>,
-    /// Is started first (B5).
-    replacement: Option<PoolStart<L>>,
     /// A connection in `serve`, or an acceptor in `terminate`.
     role: Role,
     wait_time: WaitTime,
     polled: Polled,
 }
 
-/// Whether the child was polled: only then could it have trapped the stop, or polled to terminate.
+/// Whether the child was polled: only then could it have trapped the stop, or begun to terminate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Polled {
     No,
@@ -42,17 +43,17 @@ enum Polled {
 impl<R: Runtime, L: Listener> ChildTask<R, L> {
     pub(crate) fn serve(
         shared: Arc<PoolShared<R, L>>,
+        listener: Arc<ListenerShared<L>>,
         id: ChildId,
         child: Arc<dyn ErasedChild<L>>,
         body: BoxFuture<'static, ChildEnd>,
-        replacement: Option<PoolStart<L>>,
     ) -> Self {
         Self {
             shared,
+            listener,
             id,
             child,
             body: Some(body),
-            replacement,
             role: Role::Connection,
             wait_time: WaitTime::Long,
             polled: Polled::No,
@@ -61,67 +62,71 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
 
     pub(crate) fn terminate(
         shared: Arc<PoolShared<R, L>>,
+        listener: Arc<ListenerShared<L>>,
         id: ChildId,
         child: Arc<dyn ErasedChild<L>>,
         body: BoxFuture<'static, ChildEnd>,
         wait_time: WaitTime,
     ) -> Self {
-        Self {
-            shared,
-            id,
-            child,
-            body: Some(body),
-            replacement: None,
-            role: Role::Acceptor,
-            wait_time,
-            polled: Polled::No,
-        }
+        let mut task = Self::serve(shared, listener, id, child, body);
+        (task.role, task.wait_time) = (Role::Acceptor, wait_time);
+        task
     }
 
-    /// What the commands say to a child that is about to be polled, or is pending.
-    fn told_to_end(&self) -> Option<ChildEnd> {
-        let commands = self.child.control().commands();
-        if commands.kill() {
-            Some(ChildEnd::Killed)
-        } else if self.polled == Polled::Yes && commands.stop(self.role) {
-            Some(ChildEnd::Stopped)
-        } else {
-            None
-        }
-    }
-
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<ChildEnd> {
-        self.child.control().register(cx.waker());
-        if let Some(end) = self.told_to_end() {
-            return Poll::Ready(end);
-        }
-        self.polled = Polled::Yes;
-        let Some(body) = &mut self.body else {
-            return Poll::Pending;
-        };
-        match body.as_mut().poll(cx) {
-            Poll::Ready(end) => Poll::Ready(end),
-            // Commanded while it was polled: this is its suspension point.
-            Poll::Pending => match self.told_to_end() {
-                Some(end) => Poll::Ready(end),
-                None => Poll::Pending,
-            },
-        }
-    }
-
-    /// Drops what the child held, then tells its end.
+    /// Drops what the child held, then reports its end.
     fn finish(&mut self, end: ChildEnd) {
         let Some(body) = self.body.take() else {
             return;
         };
         let end = match (catch_panic(move || drop(body)), end) {
             (Ok(()), end) => end,
-            // What went wrong first is what is told.
+            // The first failure is the one that counts.
             (Err(_), end @ ChildEnd::Panic(..)) => end,
-            (Err(message), _) => ChildEnd::Panic(message, self.wait_time),
+            (Err(message), end) => {
+                // It may be an error whose `Drop` panics, too.
+                drop(DropCatching::new(end));
+                ChildEnd::Panic(message, self.wait_time)
+            }
         };
         self.child.control().unregister();
-        self.shared.ended(self.id, end);
+        self.shared.ended(&self.listener, self.id, end);
+    }
+}
+
+fn poll_body(
+    control: &Control,
+    body: &mut Option<BoxFuture<'static, ChildEnd>>,
+    polled: &mut Polled,
+    role: Role,
+    cx: &mut Context<'_>,
+) -> Poll<ChildEnd> {
+    control.register(cx.waker());
+    if let Some(end) = commanded(control, *polled, role) {
+        return Poll::Ready(end);
+    }
+    *polled = Polled::Yes;
+    let Some(body) = body else {
+        return Poll::Pending;
+    };
+    match body.as_mut().poll(cx) {
+        Poll::Ready(end) => Poll::Ready(end),
+        // Commanded while it was polled: this is its suspension point.
+        Poll::Pending => match commanded(control, Polled::Yes, role) {
+            Some(end) => Poll::Ready(end),
+            None => Poll::Pending,
+        },
+    }
+}
+
+/// The end of a child that is about to be polled, or is pending, and was commanded to end.
+fn commanded(control: &Control, polled: Polled, role: Role) -> Option<ChildEnd> {
+    let commands = control.commands();
+    if commands.kill() {
+        Some(ChildEnd::Killed)
+    } else if polled == Polled::Yes && commands.stop(role) {
+        Some(ChildEnd::Stopped)
+    } else {
+        None
     }
 }
 
@@ -130,29 +135,25 @@ impl<R: Runtime, L: Listener> Future for ChildTask<R, L> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if let Some(replacement) = this.replacement.take() {
-            if this.shared.begin(replacement, cx).is_pending() {
-                // A runtime may keep what was spawned here for this thread: `serve`, which may block, comes
-                // after it, not before (B5).
-                wake(cx.waker().clone());
-                return Poll::Pending;
-            }
-        }
-        let end = match catch_panic(|| this.poll_body(cx)) {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(end)) => end,
-            Err(message) => ChildEnd::Panic(message, this.wait_time),
+        let control = this.child.control();
+        control.count_poll();
+        let (body, begun, role) = (&mut this.body, &mut this.polled, this.role);
+        let polled = match catch_panic(|| poll_body(control, body, begun, role, cx)) {
+            Ok(polled) => polled,
+            Err(message) => Poll::Ready(ChildEnd::Panic(message, this.wait_time)),
         };
-        this.finish(end);
-        Poll::Ready(())
+        let polled = polled.map(|end| this.finish(end));
+        this.child.control().count_poll();
+        polled
     }
 }
 
 impl<R: Runtime, L: Listener> Drop for ChildTask<R, L> {
     fn drop(&mut self) {
-        if let Some(replacement) = self.replacement.take() {
-            self.shared.ended(replacement.child, ChildEnd::Lost);
+        if self.body.is_some() {
+            self.child.control().count_poll();
+            self.finish(ChildEnd::Lost);
+            self.child.control().count_poll();
         }
-        self.finish(ChildEnd::Lost);
     }
 }

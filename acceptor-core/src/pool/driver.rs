@@ -1,11 +1,11 @@
-//! The pool's own task: waits with the timer of the phases, and sleeps while there is none.
+//! The pool's own task: keeps the time of the phases and of spaced starts, and wakes the children that were commanded.
 //!
-//! Invariant: if the runtime drops this task the pool can keep no time, so it is
-//! killed as a whole; nothing waits for a timer that will not come (S8): for
-//! who does not suspend then a thread keeps the patience. A child
-//! that the runtime dropped is started again from here, spaced by the timer
-//! here: a runtime that drops whatever is spawned would not wait in the child.
+//! Calls hand over to it what takes time for each child. Invariants: between two of
+//! its turns it handles no more than a few hundred children; if the runtime drops
+//! this task the pool can keep no time, so it is killed as a whole, and a thread
+//! waits for the children that do not suspend (S8).
 
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,70 +13,368 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use crate::child::erased::ErasedChild;
+use crate::id::ChildId;
 use crate::listener::Listener;
-use crate::machine::child_end::ChildEnd;
-use crate::pool::shared::{PoolShared, PoolStart, is_never};
+use crate::machine::child_end::{ChildEnd, Role};
+use crate::machine::stop::Looks;
+use crate::pool::listener_shared::ListenerShared;
+use crate::pool::reporter::yield_now;
+use crate::pool::shared::{Later, PoolShared, State, is_never};
 use crate::runtime::Runtime;
-use crate::status::PoolState;
-use crate::stop_report::{Phase, StopReason};
-use crate::sync::{catch_panic, wake};
+use crate::status::{AcceptorState, PoolState};
+use crate::stop_report::StopReason;
+use crate::sync::{TaskWaker, catch_panic, lock, spawn_thread};
+
+/// How many children, or listeners, are handled under one lock and before other tasks get their turn. A model of loom has
+/// few, and a walk that suspends.
+pub(super) const BATCH: usize = if cfg!(all(test, loom)) { 1 } else { 256 };
 
 /// Kills the pool when it is dropped with the task; does nothing for a pool that has stopped.
-struct DriverGuard<R: Runtime, L: Listener> {
+struct Driver<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
-    /// To be started, and when.
-    spaced: Vec<(Instant, PoolStart<L>)>,
+    /// Spaced starts, by their time.
+    spaced: BTreeMap<(Instant, u64), Spaced<L>>,
+    spaced_ever: u64,
+    /// Until when reports may be delivered that were left when the last child ended.
+    delivery: Option<Instant>,
 }
 
-impl<R: Runtime, L: Listener> DriverGuard<R, L> {
-    /// Starts who is due, or told to end: that one must see it, not wait for its start.
-    fn start(&mut self, now: Instant) {
-        let (due, spaced): (Vec<_>, Vec<_>) = std::mem::take(&mut self.spaced)
-            .into_iter()
-            .partition(|(at, start)| {
-                *at <= now || start.control.control().commands().end_waiting()
-            });
-        self.spaced = spaced;
-        for (_, start) in due {
-            self.shared.start(start);
+/// An acceptor that is to be started.
+type Spaced<L> = (Arc<ListenerShared<L>>, ChildId);
+
+pub(crate) fn run<R: Runtime, L: Listener>(
+    shared: Arc<PoolShared<R, L>>,
+) -> impl Future<Output = ()> + Send {
+    // Made here, not in the task: a task that is dropped before its first poll counts as well.
+    let mut driver = Driver {
+        shared,
+        spaced: BTreeMap::new(),
+        spaced_ever: 0,
+        delivery: None,
+    };
+    async move {
+        let mut reached = None;
+        loop {
+            driver.wake_children().await;
+            // A timer that is a little early is believed: to ask it again at once would be a busy loop.
+            let now = driver.shared.time();
+            let now = reached.map_or(now, |reached| now.max(reached));
+            driver.tick(now);
+            if driver.shared.read(|state| state.machine.look_is_due(now)) {
+                driver.look().await;
+            }
+            driver.start_spaced(now).await;
+            if driver.is_complete(now) {
+                return;
+            }
+            reached = driver.wait().await;
         }
     }
 }
 
-impl<R: Runtime, L: Listener> Drop for DriverGuard<R, L> {
+impl<R: Runtime, L: Listener> Driver<R, L> {
+    fn tick(&mut self, now: Instant) {
+        let later = self.shared.handle_event(|state, effects| {
+            state.machine.tick(now, effects);
+            std::mem::take(&mut state.later)
+        });
+        for Later {
+            listener,
+            child,
+            delay,
+        } in later
+        {
+            let at = now.checked_add(delay).unwrap_or(now);
+            self.spaced_ever += 1;
+            self.spaced
+                .insert((at, self.spaced_ever), (listener, child));
+        }
+    }
+
+    /// Wakes what a call has commanded: the children of listeners, and what waits for *draining*.
+    async fn wake_children(&self) {
+        while let Some(listener) = self.shared.next_to_wake() {
+            for (number, waiter) in listener.draining.take_waiters().enumerate() {
+                waiter.wake();
+                if number % BATCH == BATCH - 1 {
+                    yield_now().await;
+                }
+            }
+            let mut from = Some(0);
+            while let Some(cursor) = from {
+                from = self.shared.wake_some(&listener, cursor);
+                if from.is_some() {
+                    yield_now().await;
+                }
+            }
+        }
+    }
+
+    /// Starts the spaced acceptors that are due.
+    async fn start_spaced(&mut self, now: Instant) {
+        let mut started = 0;
+        while let Some(entry) = self.spaced.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let (listener, child) = entry.remove();
+            let (start, before) = {
+                let children = &mut *lock(&listener.children);
+                let mut start = children.table.start(child);
+                let renewed = start.as_mut();
+                let before = renewed.map(|start| children.renew(&listener, start));
+                (start, before)
+            };
+            drop(before);
+            if let Some(start) = start {
+                self.shared.start(&listener, start);
+            }
+            started += 1;
+            if started % BATCH == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Looks at all children, for those that are stuck (S8).
+    async fn look(&self) {
+        let mut last = None;
+        loop {
+            let listeners = self.shared.listeners_after(last, 1);
+            let Some(listener) = listeners.first() else {
+                break;
+            };
+            last = Some(listener.id);
+            let mut from = Some(0);
+            while let Some(cursor) = from {
+                from = self.shared.look_at_some(listener, cursor);
+                if from.is_some() {
+                    yield_now().await;
+                }
+            }
+        }
+        self.shared.looked();
+    }
+
+    /// Whether the result is given; after a kill timeout it is given here, whatever is not delivered (O2).
+    fn is_complete(&mut self, now: Instant) -> bool {
+        let (ended, given, kill_timeout) = self.shared.read(|state| {
+            let kill_timeout = state.machine.rules().plan.patience;
+            (state.ended.is_some(), state.result.is_some(), kill_timeout)
+        });
+        if ended {
+            let until = self
+                .delivery
+                .unwrap_or_else(|| now.checked_add(kill_timeout).unwrap_or(now));
+            self.delivery = Some(until);
+            if until <= now {
+                self.shared.complete();
+                return true;
+            }
+        }
+        given
+    }
+
+    /// Until the next deadline, which it then returns, or until something has changed.
+    async fn wait(&self) -> Option<Instant> {
+        let deadline = self.shared.read(|state| state.machine.deadline());
+        let spaced = self.spaced.first_key_value().map(|((at, _), _)| *at);
+        let deadlines = [deadline, spaced, self.delivery];
+        let deadline = deadlines.into_iter().flatten().min();
+        let notify = &self.shared.driver;
+        let Some(deadline) = deadline.filter(|deadline| !is_never(*deadline)) else {
+            poll_fn(|cx| notify.poll(cx)).await;
+            return None;
+        };
+        let mut sleep = pin!(self.shared.runtime.sleep_until(deadline));
+        poll_fn(|cx| match notify.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => sleep.as_mut().poll(cx).map(|()| Some(deadline)),
+        })
+        .await
+    }
+}
+
+impl<R: Runtime, L: Listener> PoolShared<R, L> {
+    /// Has the next walk go to all listeners, whether or not they were commanded.
+    fn wake_all(&self) {
+        let state = &mut *lock(&self.state);
+        for (id, listening) in state.machine.listeners() {
+            let listener = Arc::clone(&listening.listener);
+            state.to_wake.insert(id, listener);
+        }
+    }
+
+    /// A listener whose children were commanded.
+    fn next_to_wake(&self) -> Option<Arc<ListenerShared<L>>> {
+        let next = lock(&self.state).to_wake.pop_first();
+        next.map(|(_, listener)| listener)
+    }
+
+    /// Wakes some children of a listener, and ends those that have no task; returns where to go on, if anywhere.
+    fn wake_some(
+        self: &Arc<Self>,
+        listener: &Arc<ListenerShared<L>>,
+        from: usize,
+    ) -> Option<usize> {
+        let mut children: Vec<Arc<dyn ErasedChild<L>>> = Vec::new();
+        let mut spaced = Vec::new();
+        let next = {
+            let table = &mut lock(&listener.children).table;
+            let (starts, commands) = (table.is_open(), listener.level.commands());
+            table.visit(from, BATCH, |row| {
+                let ends = match row.acceptor_state() {
+                    Some(AcceptorState::Spaced) if !starts => {
+                        spaced.push(row.id);
+                        false
+                    }
+                    // It has no task: the accept loop has it, or the driver.
+                    Some(AcceptorState::Waiting | AcceptorState::Spaced) => false,
+                    Some(AcceptorState::Init) => commands.end_waiting(),
+                    // A close is nothing to them.
+                    Some(AcceptorState::Terminating) | None => {
+                        commands.kill() || commands.stop(Role::Acceptor)
+                    }
+                };
+                if ends {
+                    children.push(Arc::clone(&row.control));
+                }
+            })
+        };
+        for child in children {
+            child.control().notify();
+        }
+        for id in spaced {
+            self.end_spaced(listener, id);
+        }
+        next
+    }
+
+    /// Ends an acceptor that was not started yet; returns whether it was still that.
+    pub(super) fn end_spaced(
+        self: &Arc<Self>,
+        listener: &Arc<ListenerShared<L>>,
+        id: ChildId,
+    ) -> bool {
+        let now = self.time();
+        self.handle_event(|state, effects| {
+            let children = &mut *lock(&listener.children);
+            let Some((child, Some(AcceptorState::Spaced))) = children.table.control(id) else {
+                return false;
+            };
+            let end = if child.control().commands().kill() {
+                ChildEnd::Killed
+            } else {
+                ChildEnd::Stopped
+            };
+            let factory = &children.factory;
+            let make = || Arc::clone(factory).make_child(&listener.level);
+            state
+                .machine
+                .ended(&mut children.table, id, end, now, make, effects);
+            true
+        })
+    }
+
+    /// Looks at some children of a listener; returns where to go on, if anywhere.
+    fn look_at_some(self: &Arc<Self>, listener: &ListenerShared<L>, from: usize) -> Option<usize> {
+        let mut gone = Vec::new();
+        let state = &mut *lock(&self.state);
+        let table = &mut lock(&listener.children).table;
+        state
+            .machine
+            .look(table, listener.id, (from, BATCH), &mut gone)
+    }
+
+    /// All children were looked at.
+    fn looked(self: &Arc<Self>) {
+        let now = self.time();
+        let looks = self.handle_event(|state, effects| state.machine.looked(now, effects));
+        if looks == Looks::Blocked {
+            self.give_up();
+        }
+    }
+
+    /// Gives up all that is left.
+    fn give_up(self: &Arc<Self>) {
+        let now = self.time();
+        let given_up = self.handle_event(|state, effects| {
+            let abandon =
+                |listener: &Arc<ListenerShared<L>>| lock(&listener.children).table.abandon();
+            let listeners = state.machine.listeners();
+            let rows: Vec<_> = listeners
+                .map(|(_, listening)| abandon(&listening.listener))
+                .collect();
+            let stuck = rows.iter().map(|rows| rows.len()).sum();
+            (state.machine.give_up(stuck, now, effects), rows)
+        });
+        drop(given_up);
+    }
+}
+
+impl<R: Runtime, L: Listener> Drop for Driver<R, L> {
     fn drop(&mut self) {
         self.shared.kill(StopReason::RuntimeGone);
-        // Nobody is left to start them. Each tells its end as it is dropped, and none is replaced.
-        let later = self
-            .shared
-            .handle_event(|state, _| std::mem::take(&mut state.later));
-        let spaced = self.spaced.drain(..).map(|(_, start)| start);
-        for start in spaced.chain(later) {
-            self.shared.ended(start.child, ChildEnd::Lost);
+        if self.shared.read(|state| state.result.is_some()) {
+            return;
         }
-        keep_patience(&self.shared);
+        // No other task is left to do this, and the task may have been dropped in the middle of a walk.
+        self.shared.wake_all();
+        while let Some(listener) = self.shared.next_to_wake() {
+            listener.draining.take_waiters().for_each(TaskWaker::wake);
+            let mut from = Some(0);
+            while let Some(cursor) = from {
+                from = self.shared.wake_some(&listener, cursor);
+            }
+        }
+        keep_time(&self.shared);
     }
 }
 
-/// Ends a pool that has children left and no task of its own any more, when its patience ends (S8).
-fn keep_patience<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
-    let Some(deadline) = shared.read(|state| state.machine.deadline()) else {
+/// Ends a pool that has children left and no task of its own any longer, when its kill timeout is over (S8).
+fn keep_time<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
+    if shared.read(|state| state.result.is_some()) {
         return;
-    };
-    let patience = deadline.saturating_duration_since(shared.time());
+    }
     let shared = Arc::clone(shared);
     let keep = move || {
-        // Most are dropped by their runtime in the meantime, and this is over at once.
-        if wait_on_this_thread(shared.done.wait(), patience) == ParkOutcome::TimedOut {
-            shared.handle_event(|state, effects| state.machine.tick(deadline, effects));
+        // Most children are dropped by their runtime in the meantime, and this is over at once.
+        let kill_timeout = shared.read(|state| state.machine.rules().plan.patience);
+        let mut ended = None;
+        while !shared.done.is_set() {
+            let now = Instant::now();
+            let since = shared.read(|state| state.ended.is_some());
+            if since {
+                let ended = *ended.get_or_insert(now);
+                if now.saturating_duration_since(ended) >= kill_timeout {
+                    shared.complete();
+                    break;
+                }
+            } else {
+                look_on_this_thread(&shared);
+            }
+            wait_on_this_thread(shared.done.wait(), kill_timeout / 4);
         }
     };
-    // Where there are no threads there is nobody else to run a child that does not suspend either.
-    let name = "acceptor-pool".to_owned();
-    let _ = catch_panic(|| thread::Builder::new().name(name).spawn(keep));
+    // Where there are no threads no other thread runs a child that does not suspend either.
+    let _ = catch_panic(|| spawn_thread("acceptor-pool", keep));
 }
 
-/// Whether what was waited for has come.
+fn look_on_this_thread<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
+    if shared.read(|state: &State<L>| state.machine.state() == PoolState::Stopped) {
+        return;
+    }
+    for listener in shared.listeners_after(None, usize::MAX) {
+        let mut from = Some(0);
+        while let Some(cursor) = from {
+            from = shared.look_at_some(&listener, cursor);
+        }
+    }
+    shared.looked();
+}
+
+/// Whether the future is done, or its time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ParkOutcome {
     Done,
@@ -91,7 +389,7 @@ impl Wake for Unparks {
     }
 }
 
-fn wait_on_this_thread(future: impl Future<Output = ()>, patience: Duration) -> ParkOutcome {
+fn wait_on_this_thread(future: impl Future<Output = ()>, timeout: Duration) -> ParkOutcome {
     let began = Instant::now();
     let waker = Waker::from(Arc::new(Unparks(thread::current())));
     let mut future = pin!(future);
@@ -100,93 +398,13 @@ fn wait_on_this_thread(future: impl Future<Output = ()>, patience: Duration) -> 
         .poll(&mut Context::from_waker(&waker))
         .is_pending()
     {
-        let left = patience.saturating_sub(began.elapsed());
+        let left = timeout.saturating_sub(began.elapsed());
         if left.is_zero() {
             return ParkOutcome::TimedOut;
         }
         thread::park_timeout(left);
     }
     ParkOutcome::Done
-}
-
-pub(crate) fn run<R: Runtime, L: Listener>(
-    shared: Arc<PoolShared<R, L>>,
-) -> impl Future<Output = ()> + Send {
-    // Made here, not in the task: a task that is dropped before its first poll counts as well.
-    let mut driver = DriverGuard {
-        shared,
-        spaced: Vec::new(),
-    };
-    async move {
-        let mut reached = None;
-        loop {
-            // A timer that is a little early is believed: to ask it again at once would be a busy loop.
-            let now = driver.shared.time();
-            let now = reached.map_or(now, |reached| now.max(reached));
-            if gives_up(&driver.shared, now) {
-                // Somebody may have held this thread since the kill: who has had no turn since then is not stuck.
-                last_turns().await;
-            }
-            let (state, deadline, later) = driver.shared.handle_event(|state, effects| {
-                state.machine.tick(now, effects);
-                let later = std::mem::take(&mut state.later);
-                (state.machine.state(), state.machine.deadline(), later)
-            });
-            driver.spaced.extend(later.into_iter().map(|mut start| {
-                let delay = std::mem::take(&mut start.delay);
-                (now.checked_add(delay).unwrap_or(now), start)
-            }));
-            driver.start(now);
-            if state == PoolState::Stopped {
-                return;
-            }
-            let next = driver.spaced.iter().map(|(at, _)| *at).min();
-            let deadline = [deadline, next].into_iter().flatten().min();
-            reached = wait(&driver.shared, deadline).await;
-        }
-    }
-}
-
-/// How often others have their turn before they are given up: who is woken, and whom that one wakes.
-const LAST_TURNS: u32 = 2;
-
-/// Whether the patience is over, and somebody left (S8).
-fn gives_up<R: Runtime, L: Listener>(shared: &PoolShared<R, L>, now: Instant) -> bool {
-    shared.read(|state| {
-        let killing = state.machine.state() == PoolState::Stopping(Phase::Kill);
-        let deadline = state.machine.deadline();
-        killing && deadline.is_some_and(|deadline| deadline <= now)
-    })
-}
-
-async fn last_turns() {
-    let mut turns = LAST_TURNS;
-    poll_fn(|cx| {
-        if turns == 0 {
-            return Poll::Ready(());
-        }
-        turns -= 1;
-        wake(cx.waker().clone());
-        Poll::Pending
-    })
-    .await;
-}
-
-/// Until the deadline, which it then returns, or until something has changed.
-async fn wait<R: Runtime, L: Listener>(
-    shared: &PoolShared<R, L>,
-    deadline: Option<Instant>,
-) -> Option<Instant> {
-    let Some(deadline) = deadline.filter(|deadline| !is_never(*deadline)) else {
-        poll_fn(|cx| shared.notify.poll(cx)).await;
-        return None;
-    };
-    let mut sleep = pin!(shared.runtime.sleep_until(deadline));
-    poll_fn(|cx| match shared.notify.poll(cx) {
-        Poll::Ready(()) => Poll::Ready(None),
-        Poll::Pending => sleep.as_mut().poll(cx).map(|()| Some(deadline)),
-    })
-    .await
 }
 
 #[cfg(test)]
@@ -197,28 +415,28 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn a_thread_that_waits_is_through_as_soon_as_it_is_woken() {
-        let (began, patience) = (Instant::now(), Duration::from_secs(30));
+    fn waiting_thread_is_done_once_it_is_woken() {
+        let (began, timeout) = (Instant::now(), Duration::from_secs(30));
         let signal = Signal::new();
         let mut waits = signal.wait();
         let mut sets = Some(move || signal.set());
         let future = poll_fn(move |cx| {
             let polled = waits.poll_unpin(cx);
-            // Not before somebody waits for it.
+            // Not before it is waited for.
             if let Some(sets) = sets.take() {
                 thread::spawn(sets);
             }
             polled
         });
-        assert_eq!(wait_on_this_thread(future, patience), ParkOutcome::Done);
-        assert!(began.elapsed() < patience);
+        assert_eq!(wait_on_this_thread(future, timeout), ParkOutcome::Done);
+        assert!(began.elapsed() < timeout);
     }
 
     #[test]
-    fn a_thread_waits_in_vain_for_no_longer_than_its_patience() {
-        let (began, patience) = (Instant::now(), Duration::from_millis(1));
-        let waited = wait_on_this_thread(std::future::pending(), patience);
-        assert_eq!(waited, ParkOutcome::TimedOut);
-        assert!(began.elapsed() >= patience);
+    fn waiting_thread_times_out() {
+        let (began, timeout) = (Instant::now(), Duration::from_millis(1));
+        let outcome = wait_on_this_thread(std::future::pending(), timeout);
+        assert_eq!(outcome, ParkOutcome::TimedOut);
+        assert!(began.elapsed() >= timeout);
     }
 }

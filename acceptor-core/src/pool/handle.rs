@@ -3,25 +3,26 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::accept_loop;
 use crate::error::{
     AddListenerError, AddListenerReason, BoxError, ChildError, CloseError, MAX_ACCEPTORS,
     ReconfigureError, Stopped,
 };
 use crate::id::{ChildId, ListenerId};
 use crate::listener::Listener;
-use crate::machine::child_end::Role;
-use crate::machine::command::{CloseReason, Command};
+use crate::machine::command::Command;
+use crate::pool::accept_loop;
 use crate::pool::current_spec::CurrentSpec;
-use crate::pool::listener_shared::{ListenerShared, LocalAddrSource, SocketGuard};
+use crate::pool::listener_shared::{ListenerShared, LocalAddrSource};
 use crate::pool::shared::{PoolShared, State};
-use crate::pool::snapshot::{connection_records, listener_records};
+use crate::pool::snapshot;
 use crate::pool::spec::{Configure, Spec};
 use crate::runtime::Runtime;
-use crate::status::{ConnectionRecord, Counts, ListenerRecord, PoolState, Status};
+use crate::status::{
+    AcceptorRecord, AcceptorState, ConnectionRecord, Counts, ListenerRecord, PoolState, Status,
+};
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::catch_unwind::CatchUnwind;
-use crate::sync::{Shared, catch_panic};
+use crate::sync::{Shared, catch_panic, lock};
 
 /// The init function of a pool (R3).
 pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + Send + Sync;
@@ -83,51 +84,56 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         if acceptors == 0 || acceptors > MAX_ACCEPTORS {
             return refused(listener, AddListenerReason::Acceptors { value: acceptors });
         }
-        let (address, addresses) = match LocalAddrSource::of(&listener) {
+        let addresses = match LocalAddrSource::of(&listener) {
             Ok(known) => known,
             Err(error) => return refused(listener, AddListenerReason::LocalAddr(error)),
         };
-        let mut gate = None;
-        let added = self.shared.handle_event(|state, effects| {
+        let added = self.shared.handle_event(|state, _| {
             let reason = match state.machine.state() {
                 PoolState::Running => {
-                    let socket = |id| {
-                        let socket = Arc::new(ListenerShared::new(id, address, addresses));
-                        gate = Some(SocketGuard::new(listener, Arc::clone(&socket)));
-                        socket
-                    };
-                    let acceptor = &state.spec.acceptor;
-                    let child = || Arc::clone(acceptor).child();
-                    return Ok(state
-                        .machine
-                        .add_listener(socket, acceptors, child, effects));
+                    let (factory, reports) = (
+                        state.spec.factory.clone(),
+                        state.machine.rules().connection_reports,
+                    );
+                    let mut added = None;
+                    state.machine.add_listener(|id| {
+                        let listener = Arc::new(ListenerShared::new(
+                            id, addresses, acceptors, factory, reports,
+                        ));
+                        added = Some(Arc::clone(&listener));
+                        listener
+                    });
+                    return added.ok_or(AddListenerReason::Stopped);
                 }
                 PoolState::Stopping(_) => AddListenerReason::Stopping,
                 PoolState::Stopped => AddListenerReason::Stopped,
             };
-            Err((listener, reason))
+            Err(reason)
         });
-        if let Some(gate) = gate {
-            self.shared.spawn(CatchUnwind::new(accept_loop::run(
-                Arc::clone(&self.shared),
-                gate,
-            )));
+        match added {
+            Ok(added) => {
+                let id = added.id;
+                let accepts = accept_loop::run(Arc::clone(&self.shared), added, listener);
+                self.shared.spawn(CatchUnwind::new(accepts));
+                Ok(id)
+            }
+            Err(reason) => refused(listener, reason),
         }
-        added.or_else(|(listener, reason)| refused(listener, reason))
     }
 
-    /// Closes a listener (L3). Its acceptors terminate, its connections live on and see *draining*.
+    /// Closes a listener (L3). Its acceptors terminate, its connections go on and see *draining*.
     ///
-    /// Begins when called. When the future is ready the socket is closed, and its
-    /// address can be bound again; it does not wait for `terminate`.
+    /// Begins when called. First the connections are accepted that the system has queued, for at most a second (L7).
+    /// When the future is ready the socket is closed, and its address can be bound again; it does not wait for
+    /// `terminate`. A second call while the listener closes waits for the same close (L8).
     ///
     /// # Errors
     ///
-    /// [`CloseError`] if there is no such open listener, or the pool has stopped.
+    /// [`CloseError`] if there is no such listener, or it is closed, or the pool has stopped.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future only stops waiting: the listener closes all the same.
+    /// Dropping the future only stops waiting: the listener closes anyway.
     ///
     /// ```
     /// # use acceptor_core::*;
@@ -146,23 +152,48 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             if state.machine.state() == PoolState::Stopped {
                 return Err(CloseError::Stopped);
             }
-            let closing = state.machine.close(id, CloseReason::Closed, effects);
+            let closing = state.machine.close(id, effects);
             closing.ok_or(CloseError::UnknownListener(id))
         });
-        let closed = closing.map(|socket| socket.closed.clone());
+        let closed = closing.map(|listener| listener.closed.clone());
         async move {
             closed?.wait().await;
             Ok(())
         }
     }
 
-    /// The open listeners, oldest first (Q1).
+    /// The listeners whose socket is open, oldest first (Q1).
     ///
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
     pub fn listeners(&self) -> Result<Vec<ListenerRecord<L::Addr>>, Stopped> {
-        self.running(listener_records)
+        self.running(|_| ())?;
+        Ok(snapshot::listeners(&self.shared))
+    }
+
+    /// The acceptors, oldest first for each listener (Q5).
+    ///
+    /// The list is taken in parts of at most 256 children, between which the pool goes on: each acceptor was there when it
+    /// was read.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] if the pool has stopped.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
+    /// let waiting = |acceptor: &AcceptorRecord| acceptor.state == AcceptorState::Waiting;
+    /// if let Some(acceptor) = pool.acceptors()?.into_iter().find(waiting) {
+    ///     pool.stop_child(acceptor.id)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn acceptors(&self) -> Result<Vec<AcceptorRecord>, Stopped> {
+        self.running(|_| ())?;
+        Ok(snapshot::acceptors(&self.shared))
     }
 
     /// The open connections, oldest first (Q1). Waiter acceptors are not among them.
@@ -182,8 +213,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # }
     /// ```
     pub fn connections(&self) -> Result<Vec<ConnectionRecord<L::Addr>>, Stopped> {
-        let now = self.shared.time();
-        self.running(|state| connection_records(state, now))
+        self.running(|_| ())?;
+        Ok(snapshot::connections(&self.shared))
     }
 
     /// How many children there are (Q2, Q3).
@@ -201,7 +232,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # }
     /// ```
     pub fn counts(&self) -> Result<Counts, Stopped> {
-        self.running(|state| state.machine.counts())
+        self.running(|_| ())?;
+        Ok(snapshot::counts(&self.shared))
     }
 
     /// The whole at one moment, as one value (Q4).
@@ -219,18 +251,25 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// ```
     pub fn status(&self) -> Result<Status<L::Addr>, Stopped> {
         let now = self.shared.time();
-        self.running(|state| {
-            let rules = state.machine.rules();
-            Status {
-                spec: Arc::clone(&state.spec.id),
-                state: state.machine.state(),
-                counts: state.machine.counts(),
-                failures: state.machine.failures(now),
-                intensity: rules.intensity,
-                period: rules.period,
-                listeners: listener_records(state),
-                connections: connection_records(state, now),
-            }
+        let (spec, state, failures, rules) = self.running(|state| {
+            let failures = state.machine.failures(now);
+            let spec = Arc::clone(&state.spec.id);
+            (
+                spec,
+                state.machine.state(),
+                failures,
+                *state.machine.rules(),
+            )
+        })?;
+        Ok(Status {
+            spec,
+            state,
+            counts: snapshot::counts(&self.shared),
+            failures,
+            intensity: rules.intensity,
+            period: rules.period,
+            listeners: snapshot::listeners(&self.shared),
+            connections: snapshot::connections(&self.shared),
         })
     }
 
@@ -249,7 +288,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     ///
     /// [`ChildError`] if there is no such child, or the pool has stopped.
     pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
-        self.tell(id, Command::StopAlone)
+        self.send(id, Command::StopAlone)
     }
 
     /// Kills one child (R4, E4): dropped at its next suspension point, reported, and counted in a transient pool.
@@ -268,22 +307,38 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # }
     /// ```
     pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
-        self.tell(id, Command::Kill)
+        self.send(id, Command::Kill)
     }
 
-    fn tell(&self, id: ChildId, command: Command) -> Result<(), ChildError> {
-        let (child, role, socket) = self.shared.read(|state| {
+    fn send(&self, id: ChildId, command: Command) -> Result<(), ChildError> {
+        let listener = self.shared.read(|state| {
             if state.machine.state() == PoolState::Stopped {
                 return Err(ChildError::Stopped);
             }
-            let reached = state.machine.control(id);
-            reached.ok_or(ChildError::UnknownChild(id))
+            let known = state.machine.listener(id.listener_id());
+            let listening = known.ok_or(ChildError::UnknownChild(id))?;
+            Ok(Arc::clone(&listening.listener))
         })?;
-        // It may be a connection by now: no command depends on what it was.
-        child.control().tell(command);
-        // Who waits in line has no task of its own to be woken.
-        if let Some(socket) = socket.filter(|_| role == Role::Acceptor) {
-            socket.line.poke();
+        let find = || lock(&listener.children).table.control(id);
+        let (mut child, _) = find().ok_or(ChildError::UnknownChild(id))?;
+        loop {
+            // It may be a connection by now: no command depends on what it was.
+            child.control().send(command);
+            // Looked at after the command was stored: an acceptor that begins to wait later finds it by itself.
+            let Some((found, acceptor)) = find() else {
+                break;
+            };
+            let renewed = !Arc::ptr_eq(&child, &found);
+            child = found;
+            match acceptor {
+                // Started meanwhile, and made anew for it: the command is given again.
+                _ if renewed => continue,
+                // An acceptor that waits has no task of its own to be woken, and one that is spaced has none at all.
+                Some(AcceptorState::Waiting) => listener.inbox.commanded(),
+                Some(AcceptorState::Spaced) if !self.shared.end_spaced(&listener, id) => continue,
+                _ => {}
+            }
+            break;
         }
         Ok(())
     }
@@ -309,17 +364,25 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         let rules = spec.rules;
         let present = CurrentSpec::from(spec);
         // The old spec, or the refused one, is user values: dropped after the lock is released.
-        let (result, gone) = self
-            .shared
-            .handle_event(|state, _| match state.machine.state() {
-                PoolState::Running => {
-                    state.machine.reconfigure(rules);
-                    (Ok(()), std::mem::replace(&mut state.spec, present))
-                }
-                PoolState::Stopping(_) => (Err(ReconfigureError::Stopping), present),
-                PoolState::Stopped => (Err(ReconfigureError::Stopped), present),
+        let (result, _gone) = self.shared.handle_event(|state, _| {
+            let refused = match state.machine.state() {
+                PoolState::Running => None,
+                PoolState::Stopping(_) => Some(ReconfigureError::Stopping),
+                PoolState::Stopped => Some(ReconfigureError::Stopped),
+            };
+            if let Some(refused) = refused {
+                return (Err(refused), (present, Vec::new()));
+            }
+            state.machine.reconfigure(rules);
+            let listeners = state.machine.listeners();
+            let factories = listeners.map(|(_, listening)| {
+                let (factory, reports) = (present.factory.clone(), rules.connection_reports);
+                listening.listener.reconfigure(factory, reports)
             });
-        gone.discard();
+            let factories = factories.collect();
+            let before = std::mem::replace(&mut state.spec, present);
+            (Ok(()), (before, factories))
+        });
         result
     }
 
@@ -334,7 +397,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         self.running(|_| ())
             .map_err(|Stopped| ReconfigureError::Stopped)?;
         let init = self.init.as_ref().ok_or(ReconfigureError::NoInit)?;
-        match catch_panic(&**init) {
+        match catch_panic(&***init) {
             Ok(Ok(Configure::Use(spec))) => self.reconfigure(spec),
             Ok(Ok(Configure::Ignore)) => Ok(()),
             Ok(Err(error)) => Err(ReconfigureError::Init(error)),

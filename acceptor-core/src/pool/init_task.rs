@@ -1,7 +1,6 @@
-//! A child before it waits: spacing, then `init`, then into the line.
+//! The task of a child in `init`: ends with the child waiting, or with its end.
 //!
-//! It is a task of its own, or polled once by the task that made it necessary:
-//! most are through `init` in one poll. Invariant: it joins the line, or tells its end, exactly once.
+//! Invariant: the child waits, or its end is reported, exactly once, also when the runtime drops the task.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,63 +14,46 @@ use crate::child::erased::{ErasedChild, InitOutcome};
 use crate::id::ChildId;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
-use crate::machine::effects::Start;
 use crate::pool::listener_shared::ListenerShared;
-use crate::pool::shared::{PoolShared, PoolStart};
-use crate::pool::wait_queue::{DismissReason, Waiter};
+use crate::pool::shared::PoolShared;
 use crate::report::Failure;
 use crate::runtime::Runtime;
 use crate::sync::catch_panic;
 
 pub(crate) struct InitTask<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
-    socket: Arc<ListenerShared<L>>,
+    listener: Arc<ListenerShared<L>>,
     child: Arc<dyn ErasedChild<L>>,
     id: ChildId,
-    step: InitStep,
+    /// `None` once it is over.
+    init: Option<BoxFuture<'static, InitOutcome>>,
 }
 
-enum InitStep {
-    Spaced(BoxFuture<'static, ()>),
-    Init(BoxFuture<'static, InitOutcome>),
-    Done,
-}
-
-/// An accept time-out below this would make a busy loop of restarts (B6).
+/// A shorter accept timeout would make a busy loop of restarts (B6).
 const MIN_ACCEPT_TIMEOUT: Duration = Duration::from_millis(1);
 
 impl<R: Runtime, L: Listener> InitTask<R, L> {
-    pub(crate) fn new(shared: Arc<PoolShared<R, L>>, start: PoolStart<L>) -> Self {
-        let Start {
-            child: id,
-            control: child,
-            socket,
-            delay,
-        } = start;
-        let step = if delay.is_zero() {
-            InitStep::Init(Arc::clone(&child).init(socket.info(id)))
-        } else {
-            InitStep::Spaced(shared.sleep(delay))
-        };
+    pub(crate) fn new(
+        shared: Arc<PoolShared<R, L>>,
+        listener: Arc<ListenerShared<L>>,
+        id: ChildId,
+        child: Arc<dyn ErasedChild<L>>,
+    ) -> Self {
+        let init = Arc::clone(&child).init(listener.info(id));
         Self {
             shared,
-            socket,
+            listener,
             child,
             id,
-            step,
+            init: Some(init),
         }
     }
 
-    /// Polls once in another's task. What is pending then has to be spawned: nothing told to it wakes anybody before.
-    pub(crate) fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_step(cx).map(|begun| self.finish(begun))
-    }
-
-    fn told_to_end(&self) -> Option<ChildEnd> {
+    fn commanded(&self) -> Option<ChildEnd> {
         let commands = self.child.control().commands();
         if commands.kill() {
             Some(ChildEnd::Killed)
-        } else if commands.ending().is_some() {
+        } else if commands.close_reason().is_some() {
             // It has no state to terminate with (L3, S3).
             Some(ChildEnd::Stopped)
         } else {
@@ -79,54 +61,46 @@ impl<R: Runtime, L: Listener> InitTask<R, L> {
         }
     }
 
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<InitOutcome> {
-        loop {
-            if let Some(end) = self.told_to_end() {
-                return Poll::Ready(InitOutcome::Ended(end));
-            }
-            let panicked =
-                |message| InitOutcome::Ended(ChildEnd::StartError(Failure::Panic(message)));
-            match &mut self.step {
-                InitStep::Spaced(sleep) => match catch_panic(|| sleep.as_mut().poll(cx)) {
-                    Ok(Poll::Ready(())) => {
-                        let info = self.socket.info(self.id);
-                        self.step = InitStep::Init(Arc::clone(&self.child).init(info));
-                    }
-                    Ok(Poll::Pending) => break,
-                    Err(message) => return Poll::Ready(panicked(message)),
-                },
-                InitStep::Init(init) => match catch_panic(|| init.as_mut().poll(cx)) {
-                    Ok(Poll::Ready(begun)) => return Poll::Ready(begun),
-                    Ok(Poll::Pending) => break,
-                    Err(message) => return Poll::Ready(panicked(message)),
-                },
-                InitStep::Done => return Poll::Pending,
-            }
+    fn poll_init(&mut self, cx: &mut Context<'_>) -> Poll<InitOutcome> {
+        self.child.control().register(cx.waker());
+        if let Some(end) = self.commanded() {
+            return Poll::Ready(InitOutcome::Ended(end));
         }
-        // Commanded while it was polled: this is its suspension point.
-        match self.told_to_end() {
-            Some(end) => Poll::Ready(InitOutcome::Ended(end)),
-            None => Poll::Pending,
+        let Some(init) = &mut self.init else {
+            return Poll::Pending;
+        };
+        match init.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            // Commanded while it was polled: this is its suspension point.
+            Poll::Pending => match self.commanded() {
+                Some(end) => Poll::Ready(InitOutcome::Ended(end)),
+                None => Poll::Pending,
+            },
         }
     }
 
-    /// Drops what `init` held; then waits, or tells its end.
-    fn finish(&mut self, begun: InitOutcome) {
-        let step = std::mem::replace(&mut self.step, InitStep::Done);
-        let dropped = catch_panic(move || drop(step));
+    /// Drops what `init` held; then the child waits, or ends. Ends the poll that was counted.
+    fn finish(&mut self, outcome: InitOutcome) {
+        let init = self.init.take();
+        let dropped = catch_panic(move || drop(init));
         self.child.control().unregister();
-        let end = match (begun, dropped) {
-            (InitOutcome::Waits(timeout), Ok(())) => return self.wait(timeout),
+        let end = match (outcome, dropped) {
+            (InitOutcome::Waits(timeout), Ok(())) => {
+                // First: another thread may poll the child as soon as it waits, and no two count at a time.
+                self.child.control().count_poll();
+                return self.wait(timeout);
+            }
             (InitOutcome::Waits(_), Err(message)) => {
-                let _ = self.child.discard();
+                self.child.discard();
                 ChildEnd::StartError(Failure::Panic(message))
             }
-            // What went wrong first is what is told.
+            // The first failure is the one that counts.
             (InitOutcome::Ended(end @ ChildEnd::StartError(_)), _)
             | (InitOutcome::Ended(end), Ok(())) => end,
             (InitOutcome::Ended(_), Err(message)) => ChildEnd::Panic(message, WaitTime::Long),
         };
-        self.shared.ended(self.id, end);
+        self.shared.ended(&self.listener, self.id, end);
+        self.child.control().count_poll();
     }
 
     fn wait(&self, timeout: Option<Duration>) {
@@ -138,19 +112,8 @@ impl<R: Runtime, L: Listener> InitTask<R, L> {
             };
             Some((self.shared.time().checked_add(timeout)?, wait_time))
         });
-        let waiting = Waiter {
-            id: self.id,
-            child: Arc::clone(&self.child),
-            deadline,
-        };
-        match self.socket.line.join(waiting, deadline.map(|(at, _)| at)) {
-            // Commanded between its last read and its joining: the watcher may have looked already.
-            Ok(()) if self.child.control().commands().end_waiting() => self.socket.line.poke(),
-            Ok(()) => {}
-            Err(waiting) => self
-                .shared
-                .dismiss(&self.socket, waiting, DismissReason::Commanded),
-        }
+        let child = Arc::clone(&self.child);
+        self.shared.waits(&self.listener, self.id, child, deadline);
     }
 }
 
@@ -159,27 +122,99 @@ impl<R: Runtime, L: Listener> Future for InitTask<R, L> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let registered = catch_panic(|| this.child.control().register(cx.waker()));
-        match registered.map(|()| this.poll_step(cx)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(begun)) => {
-                this.finish(begun);
-                Poll::Ready(())
+        this.child.control().count_poll();
+        let outcome = match catch_panic(|| this.poll_init(cx)) {
+            Ok(Poll::Pending) => {
+                this.child.control().count_poll();
+                return Poll::Pending;
             }
-            Err(message) => {
-                this.finish(InitOutcome::Ended(ChildEnd::StartError(Failure::Panic(
-                    message,
-                ))));
-                Poll::Ready(())
-            }
-        }
+            Ok(Poll::Ready(outcome)) => outcome,
+            Err(message) => InitOutcome::Ended(ChildEnd::StartError(Failure::Panic(message))),
+        };
+        this.finish(outcome);
+        Poll::Ready(())
     }
 }
 
 impl<R: Runtime, L: Listener> Drop for InitTask<R, L> {
     fn drop(&mut self) {
-        if !matches!(self.step, InitStep::Done) {
+        if self.init.is_some() {
+            self.child.control().count_poll();
             self.finish(InitOutcome::Ended(ChildEnd::Lost));
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::collections::VecDeque;
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+    use std::task::{Wake, Waker};
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::acceptor::{Acceptor, Init, ListenerInfo};
+    use crate::connection::Connection;
+    use crate::error::BoxError;
+    use crate::listener::testing::Nowhere;
+    use crate::machine::stuck::Marked;
+    use crate::pool::listener_shared::testing::with_factory;
+    use crate::pool::spec::Spec;
+    use crate::runtime::testing::Tasks;
+    use crate::sync::lock;
+
+    struct Ready;
+
+    impl Acceptor<Nowhere> for Ready {
+        type State = ();
+
+        async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+            Ok(Init::Accept(()))
+        }
+
+        async fn serve(&self, _: Connection<(), SocketAddr>, (): ()) -> Result<(), BoxError> {
+            Ok(())
+        }
+    }
+
+    /// Stands for the accept loop: reads the polls of a child when the child begins to wait.
+    struct Reads {
+        child: Arc<dyn ErasedChild<Nowhere>>,
+        polls: Mutex<Vec<u32>>,
+    }
+
+    impl Wake for Reads {
+        fn wake(self: Arc<Self>) {
+            lock(&self.polls).push(self.child.control().mark());
+        }
+    }
+
+    /// Another thread may poll it from then on, and no two may count its polls at a time (S8).
+    #[test]
+    fn child_that_waits_is_inside_no_poll() {
+        let spec = Spec::new("test", Ready).checked().expect("it is allowed");
+        let shared = PoolShared::new(Tasks::new(), spec);
+        let listener = with_factory(1, Arc::new(Ready));
+        let start = {
+            let children = &mut *lock(&listener.children);
+            let make = || Arc::clone(&children.factory).make_child(&listener.level);
+            let now = shared.time();
+            children.table.take_starts(1, now, make).remove(0)
+        };
+        let reads = Arc::new(Reads {
+            child: Arc::clone(&start.control),
+            polls: Mutex::default(),
+        });
+        let waker = Waker::from(Arc::clone(&reads));
+        listener
+            .inbox
+            .collect(&mut VecDeque::new(), false, None, &waker);
+        let task = InitTask::new(shared, Arc::clone(&listener), start.child, start.control);
+        assert_eq!(task.now_or_never(), Some(()));
+        assert_eq!(*lock(&reads.polls), [2]);
+        assert_eq!(lock(&listener.children).table.tally().waiting, 1);
     }
 }

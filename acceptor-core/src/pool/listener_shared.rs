@@ -1,34 +1,57 @@
-//! A listener inside a pool: its line, its signals, its statistics.
+//! A listener inside a pool: its children, its inbox, its signals, its statistics.
 //!
-//! Invariant: *closed* is set after the listener's own value was dropped, and
-//! so after its socket was closed.
+//! Invariant: *closed* is set after the listener's own value was dropped, so after
+//! its socket was closed, and after it has left the list.
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::acceptor::{ListenerInfo, Terminate};
+use crate::child::control::Level;
+use crate::child::erased::{ErasedChild, Factory};
 use crate::id::{ChildId, ListenerId};
 use crate::listener::Listener;
-use crate::machine::backoff::Backoff;
+use crate::machine::child_end::WaitTime;
 use crate::machine::command::CloseReason;
-use crate::pool::wait_queue::{WaitQueue, Waiter};
+use crate::machine::table::Table;
+use crate::policy::ConnectionReports;
+use crate::pool::inbox::Inbox;
+use crate::pool::shared::ChildStart;
 use crate::signal::Signal;
-use crate::status::ListenerState;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, catch_panic, drop_catching, lock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, Shared, catch_panic, lock};
 
 pub(crate) struct ListenerShared<L: Listener> {
     pub(crate) id: ListenerId,
     pub(crate) local_addr: L::Addr,
     pub(crate) addresses: LocalAddrSource,
-    pub(crate) line: WaitQueue<Waiter<L>>,
+    pub(crate) inbox: Inbox<Waiter<L>>,
+    pub(crate) level: Arc<Level>,
     pub(crate) draining: Signal,
     pub(crate) closed: Signal,
+    pub(crate) children: Mutex<Children<L>>,
+    /// Counts the specs that the listener has had: the accept loop keeps what it took from the last.
+    generation: AtomicU64,
     /// Why it failed, for the acceptors that end with it.
-    failure: Mutex<Option<Arc<io::Error>>>,
+    failure: Mutex<Option<Shared<io::Error>>>,
     paused: AtomicBool,
     skipped: AtomicU64,
     pauses: AtomicU64,
+}
+
+/// The children of a listener, and what new ones are made of.
+pub(crate) struct Children<L: Listener> {
+    pub(crate) table: Table<Arc<dyn ErasedChild<L>>, L::Addr>,
+    pub(crate) factory: Shared<dyn Factory<L>>,
+    pub(crate) reports: ConnectionReports,
+}
+
+/// An acceptor that waits for a connection.
+pub(crate) struct Waiter<L: Listener> {
+    pub(crate) id: ChildId,
+    pub(crate) child: Arc<dyn ErasedChild<L>>,
+    /// When its accept timeout comes, and how long that is.
+    pub(crate) deadline: Option<(Instant, WaitTime)>,
 }
 
 /// Whether connections have the listener's local address or are to be asked for their own (B10).
@@ -38,8 +61,24 @@ pub(crate) enum LocalAddrSource {
     Stream,
 }
 
+impl<L: Listener> Children<L> {
+    /// An acceptor that was just started is of the spec that the pool has by now (R1); returns what was made for it before,
+    /// to be dropped outside of any lock.
+    pub(crate) fn renew(
+        &mut self,
+        listener: &ListenerShared<L>,
+        start: &mut ChildStart<L>,
+    ) -> Option<Arc<dyn ErasedChild<L>>> {
+        if !listener.was_reconfigured() {
+            return None;
+        }
+        let control = Arc::clone(&self.factory).make_child(&listener.level);
+        self.table.renew(start, control)
+    }
+}
+
 impl LocalAddrSource {
-    /// The address of a listener, and whose addresses its connections have.
+    /// The address of a listener, and where the addresses of its connections come from.
     pub(crate) fn of<L: Listener>(listener: &L) -> io::Result<(L::Addr, Self)> {
         let asked = catch_panic(|| {
             let address = listener.local_addr()?;
@@ -55,19 +94,39 @@ impl LocalAddrSource {
 }
 
 impl<L: Listener> ListenerShared<L> {
-    pub(crate) fn new(id: ListenerId, local_addr: L::Addr, addresses: LocalAddrSource) -> Self {
+    pub(crate) fn new(
+        id: ListenerId,
+        (local_addr, addresses): (L::Addr, LocalAddrSource),
+        acceptors: usize,
+        factory: Shared<dyn Factory<L>>,
+        reports: ConnectionReports,
+    ) -> Self {
+        let mut table = Table::new(id, acceptors);
+        table.watch_ends(reports == ConnectionReports::All);
         Self {
             id,
             local_addr,
             addresses,
-            line: WaitQueue::new(),
+            inbox: Inbox::new(),
+            level: Arc::new(Level::new()),
             draining: Signal::new(),
             closed: Signal::new(),
+            children: Mutex::new(Children {
+                table,
+                factory,
+                reports,
+            }),
+            generation: AtomicU64::new(0),
             failure: Mutex::new(None),
             paused: AtomicBool::new(false),
             skipped: AtomicU64::new(0),
             pauses: AtomicU64::new(0),
         }
+    }
+
+    /// Whether the listener had another spec before.
+    fn was_reconfigured(&self) -> bool {
+        self.generation() > 0
     }
 
     pub(crate) fn info(&self, child: ChildId) -> ListenerInfo<L::Addr> {
@@ -79,23 +138,35 @@ impl<L: Listener> ListenerShared<L> {
         }
     }
 
-    /// Closes the socket as soon as its watcher lets go of it.
-    pub(crate) fn close(&self) {
-        self.draining.set();
-        self.line.close();
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
-    pub(crate) fn fail(&self, error: Arc<io::Error>) {
+    /// Later children are made by another factory; returns the one before, to be dropped outside of any lock.
+    pub(crate) fn reconfigure(
+        &self,
+        factory: Shared<dyn Factory<L>>,
+        reports: ConnectionReports,
+    ) -> Shared<dyn Factory<L>> {
+        let mut children = lock(&self.children);
+        self.generation.fetch_add(1, Ordering::Release);
+        children.reports = reports;
+        let all = reports == ConnectionReports::All;
+        children.table.watch_ends(all);
+        std::mem::replace(&mut children.factory, factory)
+    }
+
+    pub(crate) fn fail(&self, error: Shared<io::Error>) {
         lock(&self.failure).get_or_insert(error);
     }
 
-    /// Why an acceptor terminates that was told to end.
-    pub(crate) fn terminate_reason(&self, ending: CloseReason) -> Terminate {
-        match ending {
+    /// Why an acceptor terminates that was commanded to end.
+    pub(crate) fn terminate_reason(&self, reason: CloseReason) -> Terminate {
+        match reason {
             CloseReason::Closed => Terminate::Closed,
             CloseReason::Stopped => Terminate::Stopped,
             CloseReason::Failed => {
-                let error = lock(&self.failure).clone();
+                let error = lock(&self.failure).as_deref().cloned();
                 Terminate::Io(error.unwrap_or_else(|| Arc::new(io::ErrorKind::Other.into())))
             }
         }
@@ -114,14 +185,8 @@ impl<L: Listener> ListenerShared<L> {
         self.paused.store(false, Ordering::Relaxed);
     }
 
-    pub(crate) fn state(&self) -> ListenerState {
-        if self.paused.load(Ordering::Relaxed) {
-            ListenerState::Paused
-        } else if self.draining.is_set() {
-            ListenerState::LameDuck
-        } else {
-            ListenerState::Accepting
-        }
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
     }
 
     pub(crate) fn skipped(&self) -> u64 {
@@ -133,82 +198,37 @@ impl<L: Listener> ListenerShared<L> {
     }
 }
 
-/// The listener itself, in the hands of its watcher. Dropping it closes the socket.
-pub(crate) struct SocketGuard<L: Listener> {
-    listener: Option<L>,
-    socket: Arc<ListenerShared<L>>,
-}
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing {
+    use std::net::SocketAddr;
 
-impl<L: Listener> SocketGuard<L> {
-    pub(crate) fn new(listener: L, socket: Arc<ListenerShared<L>>) -> Self {
-        Self {
-            listener: Some(listener),
-            socket,
-        }
+    use super::*;
+    use crate::acceptor::acceptor_fn;
+    use crate::id::PoolId;
+
+    /// A listener that owes this many acceptors, which need no `init`.
+    pub(crate) fn listener<L: Listener<Addr = SocketAddr>>(
+        acceptors: usize,
+    ) -> Arc<ListenerShared<L>> {
+        with_factory(acceptors, Arc::new(acceptor_fn(|_| async { Ok(()) })))
     }
 
-    pub(crate) fn socket(&self) -> Arc<ListenerShared<L>> {
-        Arc::clone(&self.socket)
-    }
-
-    pub(crate) fn listener(&self) -> &L {
-        self.listener
-            .as_ref()
-            .expect("the listener is there until the gate is dropped")
-    }
-}
-
-impl<L: Listener> Drop for SocketGuard<L> {
-    fn drop(&mut self) {
-        drop_catching(self.listener.take());
-        self.socket.closed.set();
-    }
-}
-
-/// The pauses of one listener for want of resources, and how often they are reported (A2).
-#[derive(Debug)]
-pub(crate) struct AcceptBackoff {
-    backoff: Backoff,
-    reported: Option<Instant>,
-    unreported: u64,
-}
-
-/// One pause.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Pause {
-    pub(crate) length: Duration,
-    /// How many pauses went unreported before this one; `None` if this one goes unreported too.
-    pub(crate) report: Option<u64>,
-}
-
-/// AcceptBackoff are reported no more often.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
-
-impl AcceptBackoff {
-    pub(crate) fn new() -> Self {
-        Self {
-            backoff: Backoff::new(Duration::from_millis(5)),
-            reported: None,
-            unreported: 0,
-        }
-    }
-
-    /// A connection was accepted.
-    pub(crate) fn success(&mut self) {
-        self.backoff.reset();
-    }
-
-    pub(crate) fn next(&mut self, now: Instant) -> Pause {
-        let length = self.backoff.pause();
-        let recently = |at: Instant| now.saturating_duration_since(at) < REPORT_EVERY;
-        let report = if self.reported.is_some_and(recently) {
-            self.unreported += 1;
-            None
-        } else {
-            self.reported = Some(now);
-            Some(std::mem::take(&mut self.unreported))
+    pub(crate) fn with_factory<L: Listener<Addr = SocketAddr>>(
+        acceptors: usize,
+        factory: Arc<dyn Factory<L>>,
+    ) -> Arc<ListenerShared<L>> {
+        let id = ListenerId {
+            sequence: 1,
+            pool: PoolId::NONE,
         };
-        Pause { length, report }
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        Arc::new(ListenerShared::new(
+            id,
+            (address, LocalAddrSource::Listener),
+            acceptors,
+            Shared::new(factory),
+            ConnectionReports::Failures,
+        ))
     }
 }
 
@@ -217,64 +237,82 @@ impl AcceptBackoff {
 mod tests {
     use std::net::SocketAddr;
 
+    use super::testing::listener;
     use super::*;
-    use crate::id::PoolId;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn pauses_double_from_5_ms_to_a_second_until_a_success() {
-        let (mut pauses, now) = (AcceptBackoff::new(), Instant::now());
-        let lengths = |pauses: &mut AcceptBackoff, count: usize| -> Vec<u128> {
-            let next = |_| pauses.next(now).length.as_millis();
-            (0..count).map(next).collect()
-        };
-        let doubling = [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000];
-        assert_eq!(lengths(&mut pauses, 10), doubling);
-        pauses.success();
-        assert_eq!(lengths(&mut pauses, 3), doubling[..3]);
-    }
-
-    /// Whether each pause is reported, and with how many that were not.
-    #[track_caller]
-    fn check_reports(at_ms: &[u64], expected: &[Option<u64>]) {
-        let (mut pauses, start) = (AcceptBackoff::new(), Instant::now());
-        let report = |ms: &u64| pauses.next(start + Duration::from_millis(*ms)).report;
-        let reports: Vec<_> = at_ms.iter().map(report).collect();
-        assert_eq!(reports, expected);
-    }
+    use crate::acceptor::acceptor_fn;
+    use crate::listener::testing::Nowhere;
 
     #[test]
-    fn pauses_are_reported_at_most_once_a_second() {
-        check_reports(&[0], &[Some(0)]);
-        check_reports(&[0, 999], &[Some(0), None]);
-        check_reports(&[0, 1000], &[Some(0), Some(0)]);
-        check_reports(
-            &[0, 1, 2, 999, 1000, 1500, 1999, 2000],
-            &[Some(0), None, None, None, Some(3), None, None, Some(2)],
-        );
-        check_reports(&[0, 1, 60_000], &[Some(0), None, Some(1)]);
-    }
-
-    #[test]
-    fn a_success_does_not_make_reports_more_frequent() {
-        let (mut pauses, now) = (AcceptBackoff::new(), Instant::now());
-        assert_eq!(pauses.next(now).report, Some(0));
-        pauses.success();
-        assert_eq!(pauses.next(now + SECOND / 2).report, None);
-    }
-
-    /// A listener that tells whether its socket's *closed* was set while it was still there.
-    struct Watched(Signal, Arc<Mutex<Vec<bool>>>);
-
-    impl Drop for Watched {
-        fn drop(&mut self) {
-            lock(&self.1).push(self.0.is_set());
-            std::panic::resume_unwind(Box::new("out of luck"));
+    fn acceptors_terminate_with_the_first_error_of_their_listener() {
+        let listener = listener::<Nowhere>(1);
+        let reason = |reason| listener.terminate_reason(reason).to_string();
+        assert_eq!(reason(CloseReason::Closed), "listener closed");
+        assert_eq!(reason(CloseReason::Stopped), "stopped");
+        for error in ["first", "second"] {
+            listener.fail(Shared::new(Arc::new(io::Error::other(error))));
         }
+        assert_eq!(reason(CloseReason::Failed), "listener failed: first");
+        assert_eq!(reason(CloseReason::Closed), "listener closed");
     }
 
-    impl Listener for Watched {
+    #[test]
+    fn pauses_and_skipped_connections_are_counted() {
+        let listener = listener::<Nowhere>(1);
+        assert!(!listener.is_paused());
+        for pauses in 1..3 {
+            listener.pause();
+            assert!(listener.is_paused());
+            listener.resume();
+            assert!(!listener.is_paused());
+            assert_eq!((listener.pauses(), listener.skipped()), (pauses, 0));
+        }
+        listener.count_skipped();
+        assert_eq!((listener.pauses(), listener.skipped()), (2, 1));
+    }
+
+    #[test]
+    fn new_listener_is_open_and_owes_its_acceptors() {
+        let listener = listener::<Nowhere>(3);
+        assert!(!listener.closed.is_set() && !listener.draining.is_set());
+        let table = &lock(&listener.children).table;
+        assert_eq!((table.tally().starting, table.is_open()), (3, true));
+    }
+
+    #[test]
+    fn info_names_the_acceptor_and_shares_the_closed_signal() {
+        let listener = listener::<Nowhere>(1);
+        let id = ChildId::new(listener.id, 7, 0);
+        let info = listener.info(id);
+        assert_eq!((info.id, info.child), (listener.id, id));
+        assert_eq!(info.local_addr, listener.local_addr);
+        listener.closed.set();
+        assert!(info.closed.is_set());
+    }
+
+    #[test]
+    fn reconfigured_listener_has_another_factory_and_generation() {
+        let listener = listener::<Nowhere>(1);
+        let factory =
+            || -> Arc<dyn Factory<Nowhere>> { Arc::new(acceptor_fn(|_| async { Ok(()) })) };
+        let (first, second) = (factory(), factory());
+        let replace = |factory: &Arc<dyn Factory<Nowhere>>, reports| {
+            let generation = listener.generation();
+            let before = listener.reconfigure(Shared::new(Arc::clone(factory)), reports);
+            assert_ne!(listener.generation(), generation);
+            let children = lock(&listener.children);
+            assert_eq!(children.reports, reports);
+            assert!(Arc::ptr_eq(&children.factory, factory));
+            before
+        };
+        replace(&first, ConnectionReports::All);
+        let before = replace(&second, ConnectionReports::Failures);
+        assert!(Arc::ptr_eq(&before, &first));
+    }
+
+    /// A listener whose address is this, or an error, or a panic.
+    struct At(fn() -> io::Result<SocketAddr>);
+
+    impl Listener for At {
         type Stream = ();
         type Addr = SocketAddr;
 
@@ -283,7 +321,7 @@ mod tests {
         }
 
         fn local_addr(&self) -> io::Result<SocketAddr> {
-            Err(io::ErrorKind::Unsupported.into())
+            (self.0)()
         }
 
         fn stream_local_addr(_stream: &()) -> io::Result<SocketAddr> {
@@ -291,50 +329,27 @@ mod tests {
         }
     }
 
-    fn socket() -> Arc<ListenerShared<Watched>> {
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let id = ListenerId {
-            sequence: 1,
-            pool: PoolId::NONE,
-        };
-        Arc::new(ListenerShared::new(id, address, LocalAddrSource::Listener))
+    #[track_caller]
+    fn check_address(
+        address: fn() -> io::Result<SocketAddr>,
+        expected: Result<LocalAddrSource, &str>,
+    ) {
+        let found = LocalAddrSource::of(&At(address));
+        let found = found.map(|(address, source)| (address.port(), source));
+        let found = found.map_err(|error| error.to_string());
+        assert_eq!(
+            found,
+            expected.map(|source| (1, source)).map_err(str::to_owned)
+        );
     }
 
     #[test]
-    fn closed_is_set_after_the_listener_is_gone_be_it_with_a_panic() {
-        let (socket, seen) = (socket(), Arc::default());
-        let listener = Watched(socket.closed.clone(), Arc::clone(&seen));
-        drop(SocketGuard::new(listener, Arc::clone(&socket)));
-        assert_eq!(*lock(&seen), [false]);
-        assert!(socket.closed.is_set());
-    }
-
-    #[test]
-    fn a_pause_shows_before_a_lame_duck() {
-        let socket = socket();
-        assert_eq!(socket.state(), ListenerState::Accepting);
-        socket.pause();
-        socket.draining.set();
-        assert_eq!(socket.state(), ListenerState::Paused);
-        socket.resume();
-        assert_eq!(socket.state(), ListenerState::LameDuck);
-        assert_eq!((socket.pauses(), socket.skipped()), (1, 0));
-    }
-
-    #[test]
-    fn an_acceptor_is_told_the_first_error_of_its_listener() {
-        let socket = socket();
-        assert!(matches!(
-            socket.terminate_reason(CloseReason::Closed),
-            Terminate::Closed
-        ));
-        assert!(matches!(
-            socket.terminate_reason(CloseReason::Stopped),
-            Terminate::Stopped
-        ));
-        socket.fail(Arc::new(io::Error::other("first")));
-        socket.fail(Arc::new(io::Error::other("second")));
-        let reason = socket.terminate_reason(CloseReason::Failed);
-        assert_eq!(reason.to_string(), "listener failed: first");
+    fn address_of_a_connection_is_the_streams_on_a_wildcard() {
+        let specific = || Ok(SocketAddr::from(([127, 0, 0, 1], 1)));
+        check_address(specific, Ok(LocalAddrSource::Listener));
+        let wildcard = || Ok(SocketAddr::from(([0, 0, 0, 0], 1)));
+        check_address(wildcard, Ok(LocalAddrSource::Stream));
+        check_address(|| Err(io::Error::other("no address")), Err("no address"));
+        check_address(|| panic!("no address at all"), Err("no address at all"));
     }
 }

@@ -4,14 +4,16 @@ mod accept_loop;
 mod child_task;
 mod current_spec;
 mod driver;
+mod exhaustion;
 pub(crate) mod handle;
+pub(crate) mod inbox;
 mod init_task;
 pub(crate) mod listener_shared;
-mod reporter;
+pub(crate) mod reporter;
 pub(crate) mod shared;
 mod snapshot;
 pub(crate) mod spec;
-pub(crate) mod wait_queue;
+mod wait_queue;
 
 use std::fmt;
 use std::ops::Deref;
@@ -81,7 +83,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         init: impl Fn() -> Result<Configure<L>, BoxError> + Send + Sync + 'static,
     ) -> Result<Option<Self>, StartError> {
         let init: Shared<Reconfigurer<L>> = Shared::new(Arc::new(init));
-        match catch_panic(&*init) {
+        match catch_panic(&**init) {
             Ok(Ok(Configure::Use(spec))) => Self::launch(runtime, spec, Some(init)).map(Some),
             Ok(Ok(Configure::Ignore)) => Ok(None),
             Ok(Err(error)) => Err(StartError::Init(error)),
@@ -95,8 +97,14 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         init: Option<Shared<Reconfigurer<L>>>,
     ) -> Result<Self, StartError> {
         let shared = PoolShared::new(runtime, spec.checked()?);
+        let runs = || shared.read(|state| state.machine.state()) == PoolState::Running;
         shared.spawn(CatchUnwind::new(driver::run(Arc::clone(&shared))));
-        if shared.read(|state| state.machine.state()) != PoolState::Running {
+        // No reporter for a pool that has ended already: its task would be left behind.
+        if !runs() {
+            return Err(StartError::RuntimeGone);
+        }
+        shared.spawn(CatchUnwind::new(reporter::run(Arc::clone(&shared))));
+        if !runs() {
             return Err(StartError::RuntimeGone);
         }
         Ok(Self {

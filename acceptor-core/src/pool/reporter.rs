@@ -1,110 +1,258 @@
-//! The way of the reports: one at a time, in the order of the events, and the result after them.
+//! The task that delivers a pool's reports: one at a time, in the order in which they entered the outbox (O1).
+//!
+//! Invariants: only this task calls the observer and emits `tracing` events, as long
+//! as the runtime keeps it; the result of the pool follows the last report, or
+//! comes a kill timeout after the last child's end, whichever is first (O2).
 
+use std::fmt::Debug;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 
 use crate::listener::Listener;
-use crate::pool::shared::{PoolEffects, PoolShared, State};
-use crate::report::{Event, Report, trace};
+use crate::machine::outbox::Outbox;
+use crate::machine::rate_limit::RateLimit;
+use crate::pool::shared::PoolShared;
+use crate::report::{Event, Report, trace, trace_suppressed};
 use crate::runtime::Runtime;
 use crate::status::PoolState;
-use crate::stop_report::StopReport;
-use crate::sync::{catch_panic, drop_catching, lock};
+use crate::sync::notify::Notify;
+use crate::sync::{AtomicBool, DropCatching, Mutex, Ordering, catch_panic, lock, wake};
 
-pub(super) enum Outgoing<A> {
-    Report(Report<A>),
-    Finished(Box<StopReport>),
+/// How many reports are delivered before other tasks get their turn.
+const REPORTS_IN_A_ROW: usize = 32;
+
+/// The reports of a pool on their way to the observer.
+pub(crate) struct Reports<A> {
+    outbox: Mutex<Outbox<A>>,
+    limit: Mutex<RateLimit>,
+    posted: Notify,
+    /// There is no reporter: not yet, or the runtime has dropped it.
+    gone: AtomicBool,
+    /// A thread delivers what a reporter that is gone has left.
+    delivering: AtomicBool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Delivery {
-    Idle,
-    UnderWay,
+/// What is to be done after reports were posted, outside of any lock.
+pub(crate) struct Posted<A> {
+    dropped: Vec<DropCatching<Report<A>>>,
+    /// Whether the reporter has something to do.
+    pub(super) wakes: bool,
 }
 
-/// Whether the outbox wants emptying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mail {
-    None,
-    Waiter,
-}
+impl<A> Reports<A> {
+    pub(crate) fn new() -> Self {
+        Self {
+            outbox: Mutex::new(Outbox::new()),
+            limit: Mutex::default(),
+            posted: Notify::default(),
+            gone: AtomicBool::new(true),
+            delivering: AtomicBool::new(false),
+        }
+    }
 
-impl<L: Listener> State<L> {
-    /// Moves what is to be reported to the outbox, while the order is still that of the events.
-    pub(super) fn post(&mut self, effects: &mut PoolEffects<L>) -> Mail {
-        if !effects.start_later.is_empty() {
-            self.later.append(&mut effects.start_later);
+    /// Puts events into the outbox. The caller [follows](Self::follow) once it has released its locks.
+    pub(crate) fn post(
+        &self,
+        pool: &Arc<str>,
+        events: impl ExactSizeIterator<Item = Event<A>>,
+    ) -> Posted<A> {
+        let wakes = events.len() > 0;
+        let mut dropped = Vec::new();
+        if wakes {
+            let mut outbox = lock(&self.outbox);
+            let report = |event| Report {
+                pool: Arc::clone(pool),
+                event,
+            };
+            let no_place = events.filter_map(|event| outbox.push(report(event)));
+            dropped.extend(no_place.map(DropCatching::new));
         }
-        if effects.reports.is_empty() && effects.finished.is_none() {
-            return Mail::None;
+        Posted { dropped, wakes }
+    }
+
+    /// Wakes the reporter, and drops the reports that found no place.
+    pub(crate) fn follow(&self, posted: Posted<A>) {
+        if posted.wakes {
+            self.posted.notify();
         }
-        for event in effects.reports.drain(..) {
-            let pool = Arc::clone(&self.spec.id);
-            self.outbox
-                .push_back(Outgoing::Report(Report { pool, event }));
-        }
-        if let Some(report) = effects.finished.take() {
-            self.outbox.push_back(Outgoing::Finished(report));
-        }
-        Mail::Waiter
+        drop(posted.dropped);
+    }
+
+    pub(crate) fn is_deliverer_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
     }
 }
 
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
-    /// An event that is no end of a child, for the observer.
+    /// Reports an event that is no end of a child.
     pub(crate) fn report(&self, event: Event<L::Addr>) {
-        let late = {
-            let mut state = lock(&self.state);
+        let posted = {
+            let state = lock(&self.state);
             if state.machine.state() == PoolState::Stopped {
-                // The result is the last that is told of a pool.
-                Some(event)
-            } else {
-                let pool = Arc::clone(&state.spec.id);
-                let report = Report { pool, event };
-                state.outbox.push_back(Outgoing::Report(report));
-                None
+                // The result is the last that is known of a pool.
+                drop(state);
+                return drop(DropCatching::new(event));
             }
+            self.reports.post(&state.spec.id, [event].into_iter())
         };
-        drop_catching(late);
-        self.deliver();
+        self.reports.follow(posted);
     }
 
-    /// Sends what is in the outbox, unless somebody is at it already: then that one sends it.
-    pub(super) fn deliver(&self) {
-        loop {
-            let (outgoing, observer) = {
-                let mut state = lock(&self.state);
-                if state.delivery == Delivery::UnderWay {
-                    return;
-                }
-                let Some(outgoing) = state.outbox.pop_front() else {
-                    return;
-                };
-                state.delivery = Delivery::UnderWay;
-                (outgoing, state.spec.observer.clone())
+    /// Delivers the next report.
+    fn deliver_next(&self) -> Delivered {
+        let (report, observer) = {
+            let state = lock(&self.state);
+            let Some(report) = lock(&self.reports.outbox).pop() else {
+                return Delivered::Nothing;
             };
-            match outgoing {
-                Outgoing::Report(report) => {
-                    let _ = catch_panic(|| trace(&report));
-                    if let Some(observer) = observer {
-                        let _ = catch_panic(|| observer.report(&report));
-                        drop_catching(observer);
-                    }
-                    drop_catching(report);
-                    lock(&self.state).delivery = Delivery::Idle;
+            (DropCatching::new(report), state.spec.observer.clone())
+        };
+        if let Some(suppressed) = self.admit(&report.event) {
+            let _ = catch_panic(|| trace(&report, suppressed));
+        }
+        if let Some(observer) = observer {
+            let _ = catch_panic(|| observer.report(&report));
+        }
+        Delivered::One
+    }
+
+    /// Whether the event is emitted to `tracing`, and how many of its kind were left out before (O3).
+    fn admit(&self, event: &Event<L::Addr>) -> Option<u64> {
+        let listener = match event {
+            Event::StartError { listener, .. }
+            | Event::AcceptorFailed { listener, .. }
+            | Event::ConnectionFailed { listener, .. } => *listener,
+            _ => return Some(0),
+        };
+        let now = self.time();
+        lock(&self.reports.limit).admit(listener, event.kind(), now)
+    }
+
+    /// Gives the result of a pool that has ended, once all reports are delivered.
+    fn complete_if_delivered(self: &Arc<Self>) -> Completed {
+        {
+            let state = lock(&self.state);
+            if state.result.is_some() {
+                return Completed::Yes;
+            }
+            if state.ended.is_none() || !lock(&self.reports.outbox).is_empty() {
+                return Completed::No;
+            }
+        }
+        let suppressed = std::mem::take(&mut *lock(&self.reports.limit));
+        let pool = self.read(|state| Arc::clone(&state.spec.id));
+        for (listener, kind, count) in suppressed.suppressed() {
+            let _ = catch_panic(|| trace_suppressed(&pool, listener, kind, count));
+        }
+        self.complete();
+        Completed::Yes
+    }
+
+    /// Gives the result of a pool that has ended, whether or not all reports are delivered.
+    pub(crate) fn complete(self: &Arc<Self>) {
+        let (spec, left) = {
+            let mut state = lock(&self.state);
+            let Some(mut report) = state.ended.take() else {
+                return;
+            };
+            let mut outbox = lock(&self.reports.outbox);
+            let left: Vec<_> = outbox
+                .abandon()
+                .into_iter()
+                .map(DropCatching::new)
+                .collect();
+            report.undelivered = outbox.lost();
+            state.result = Some(report);
+            let later = (
+                std::mem::take(&mut state.later),
+                std::mem::take(&mut state.to_wake),
+            );
+            (state.spec.take(), (left, later))
+        };
+        drop(spec);
+        drop(left);
+        self.done.set();
+        self.driver.notify();
+        self.reports.posted.notify();
+    }
+
+    /// Delivers what waits on this thread, for a pool whose reporter the runtime has dropped.
+    pub(crate) fn deliver_here(self: &Arc<Self>) {
+        // Only at the end, so that no event of a connection waits for the observer.
+        if self.read(|state| state.ended.is_none()) {
+            return;
+        }
+        // Another thread, or the observer that made this call: it goes on to the end, one report at a time (O1).
+        if self.reports.delivering.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        while self.deliver_next() == Delivered::One {}
+        self.complete_if_delivered();
+        self.reports.delivering.store(false, Ordering::SeqCst);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivered {
+    One,
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Completed {
+    Yes,
+    No,
+}
+
+/// Says so when the runtime drops the task.
+struct ReporterGuard<R: Runtime, L: Listener>(Arc<PoolShared<R, L>>);
+
+impl<R: Runtime, L: Listener> Drop for ReporterGuard<R, L> {
+    fn drop(&mut self) {
+        self.0.reports.gone.store(true, Ordering::SeqCst);
+        self.0.deliver_here();
+    }
+}
+
+pub(crate) fn run<R: Runtime, L: Listener>(
+    shared: Arc<PoolShared<R, L>>,
+) -> impl Future<Output = ()> + Send
+where
+    L::Addr: Debug,
+{
+    shared.reports.gone.store(false, Ordering::SeqCst);
+    // Made here, not in the task: a task that is dropped before its first poll counts as well.
+    let reporter = ReporterGuard(shared);
+    async move {
+        let shared = &reporter.0;
+        let mut in_a_row = 0;
+        loop {
+            if shared.deliver_next() == Delivered::Nothing {
+                if shared.complete_if_delivered() == Completed::Yes {
+                    return;
                 }
-                Outgoing::Finished(report) => {
-                    drop_catching(observer);
-                    let spec = {
-                        let mut state = lock(&self.state);
-                        state.delivery = Delivery::Idle;
-                        state.result = Some(report);
-                        state.spec.take()
-                    };
-                    spec.discard();
-                    self.done.set();
-                    self.notify.notify();
-                }
+                poll_fn(|cx| shared.reports.posted.poll(cx)).await;
+                in_a_row = 0;
+            } else if in_a_row == REPORTS_IN_A_ROW {
+                yield_now().await;
+                in_a_row = 0;
+            } else {
+                in_a_row += 1;
             }
         }
     }
+}
+
+/// Lets other tasks have their turn.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        wake(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
 }

@@ -1,16 +1,14 @@
-//! What the owner, the handles and the children of a pool share: one lock around the machine, and its effects.
+//! What the owner, the handles and the tasks of a pool share: one lock around the machine, and its effects.
 //!
-//! Whoever brings an event runs the machine under the lock and carries out the
-//! effects after releasing it. Invariants: the lock is never held across an
-//! await or a call into user code; only this file and `driver` call the
-//! runtime; reports go out one at a time, in the order of the events, and the
-//! result after them.
+//! An event runs the machine under the lock; its effects follow after the lock is
+//! released. Invariants: the locks are taken in the order pool, listener, outbox;
+//! none is held across an await or a call into user code; only this file and
+//! `driver` call the runtime.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::future::{Future, pending};
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -18,167 +16,211 @@ use futures::future::BoxFuture;
 use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::Terminate;
 use crate::child::erased::ErasedChild;
-use crate::id::{ChildId, PoolId};
+use crate::id::{ChildId, ListenerId, PoolId};
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
-use crate::machine::children::Peer;
-use crate::machine::command::CloseReason;
-use crate::machine::effects::{Became, Effects, Start, TimerChange};
+use crate::machine::command::Command;
+use crate::machine::effects::{Driver, Effects, Order};
 use crate::machine::supervisor::Supervisor;
+use crate::machine::table::{Starting, Waits};
 use crate::pool::child_task::ChildTask;
 use crate::pool::current_spec::CurrentSpec;
+use crate::pool::exhaustion::Exhaustion;
 use crate::pool::init_task::InitTask;
-use crate::pool::listener_shared::ListenerShared;
-use crate::pool::reporter::{Delivery, Mail, Outgoing};
+use crate::pool::listener_shared::{ListenerShared, Waiter};
+use crate::pool::reporter::Reports;
 use crate::pool::spec::Spec;
-use crate::pool::wait_queue::{DismissReason, Waiter};
 use crate::report::Event;
 use crate::runtime::Runtime;
 use crate::signal::Signal;
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::notify::Notify;
-use crate::sync::{Mutex, catch_panic, drop_catching, lock};
+use crate::sync::{Mutex, Shared, catch_panic, lock};
 
 pub(crate) struct PoolShared<R: Runtime, L: Listener> {
     pub(crate) runtime: R,
-    pub(crate) notify: Notify,
+    /// Wakes the pool's own task.
+    pub(crate) driver: Notify,
+    pub(crate) reports: Reports<L::Addr>,
+    pub(crate) exhaustion: Exhaustion<L>,
     /// Is set when the result is there.
     pub(crate) done: Signal,
     pub(super) state: Mutex<State<L>>,
 }
 
-pub(crate) type Machine<L> =
-    Supervisor<Arc<dyn ErasedChild<L>>, Arc<ListenerShared<L>>, <L as Listener>::Addr>;
+pub(crate) type ChildStart<L> = Starting<Arc<dyn ErasedChild<L>>>;
 pub(crate) type PoolEffects<L> =
     Effects<Arc<dyn ErasedChild<L>>, Arc<ListenerShared<L>>, <L as Listener>::Addr>;
-pub(crate) type PoolStart<L> = Start<Arc<dyn ErasedChild<L>>, Arc<ListenerShared<L>>>;
 
 pub(crate) struct State<L: Listener> {
-    pub(crate) machine: Machine<L>,
+    pub(crate) machine: Supervisor<Arc<ListenerShared<L>>>,
     pub(crate) spec: CurrentSpec<L>,
-    /// Starts that only the pool's own task may carry out.
-    pub(crate) later: Vec<PoolStart<L>>,
-    pub(super) outbox: VecDeque<Outgoing<L::Addr>>,
-    pub(super) delivery: Delivery,
+    /// Starts that the driver is to carry out.
+    pub(super) later: Vec<Later<L>>,
+    /// Listeners of whose children and waiters the driver is to wake each.
+    pub(super) to_wake: BTreeMap<ListenerId, Arc<ListenerShared<L>>>,
+    /// The result, once the last child has ended and while reports are still delivered.
+    pub(super) ended: Option<Box<StopReport>>,
     pub(super) result: Option<Box<StopReport>>,
+}
+
+/// A start that the driver carries out, after a time.
+pub(crate) struct Later<L: Listener> {
+    pub(crate) listener: Arc<ListenerShared<L>>,
+    pub(crate) child: ChildId,
+    pub(crate) delay: Duration,
+}
+
+/// Why a waiter leaves its queue without a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DismissReason {
+    TimedOut,
+    /// It was commanded to end, or its listener was.
+    Commanded,
 }
 
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
     pub(crate) fn new(runtime: R, spec: Spec<L>) -> Arc<Self> {
         Arc::new(Self {
             runtime,
-            notify: Notify::default(),
+            driver: Notify::default(),
+            reports: Reports::new(),
+            exhaustion: Exhaustion::new(),
             done: Signal::new(),
             state: Mutex::new(State {
                 machine: Supervisor::new(spec.rules, PoolId::next()),
                 spec: CurrentSpec::from(spec),
                 later: Vec::new(),
-                outbox: VecDeque::new(),
-                delivery: Delivery::Idle,
+                to_wake: BTreeMap::new(),
+                ended: None,
                 result: None,
             }),
         })
     }
 
-    /// Looks at the state, changing nothing.
+    /// Reads the state, changing nothing.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&State<L>) -> T) -> T {
         read(&lock(&self.state))
     }
 
-    /// Brings an event: runs it under the lock, then carries out what it leads to.
+    /// Runs an event under the lock, then carries out what it leads to.
     pub(crate) fn handle_event<T>(
         self: &Arc<Self>,
         event: impl FnOnce(&mut State<L>, &mut PoolEffects<L>) -> T,
     ) -> T {
         let mut effects = Effects::default();
-        let (result, mail) = {
+        let (result, posted) = {
             let mut state = lock(&self.state);
             let result = event(&mut state, &mut effects);
-            let mail = state.post(&mut effects);
-            (result, mail)
+            state.obey(&mut effects);
+            let pool = &state.spec.id;
+            let mut posted = self.reports.post(pool, effects.reports.drain(..));
+            if let Some(report) = effects.finished.take() {
+                state.ended = Some(report);
+                posted.wakes = true;
+            }
+            (result, posted)
         };
+        self.reports.follow(posted);
         self.apply_effects(effects);
-        if mail == Mail::Waiter {
-            self.deliver();
-        }
         result
     }
 
     fn apply_effects(self: &Arc<Self>, effects: PoolEffects<L>) {
-        for (child, command) in effects.tell {
-            child.control().tell(command);
+        for (listener, close) in effects.close {
+            listener.inbox.close(close);
         }
-        for socket in effects.drain {
-            socket.draining.set();
+        if let Some((listener, starting)) = effects.start {
+            self.start(&listener, starting);
         }
-        // After its acceptors were told: whoever finds the line closed knows why.
-        for socket in effects.close {
-            socket.close();
+        if effects.driver == Driver::Wakes {
+            self.driver.notify();
         }
-        for start in effects.start {
-            self.start(start);
-        }
-        if effects.timer_changed == TimerChange::Changed {
-            self.notify.notify();
-        }
-        drop_catching(effects.gone);
-        if let Some(end) = effects.unseen {
-            drop_catching(end);
+        drop((effects.gone, effects.unseen));
+        if self.reports.is_deliverer_gone() {
+            self.deliver_here();
         }
     }
 
-    /// Starts a child in a task of its own.
-    pub(crate) fn start(self: &Arc<Self>, start: PoolStart<L>) {
-        self.spawn(InitTask::new(Arc::clone(self), start));
-    }
-
-    /// Starts a child within the present task; if its `init` takes time it goes on in one of its own.
-    pub(crate) fn begin(self: &Arc<Self>, start: PoolStart<L>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut init_task = InitTask::new(Arc::clone(self), start);
-        let begun = init_task.poll_once(cx);
-        if begun.is_pending() {
-            self.spawn(init_task);
+    /// Starts a child: it waits if it needs no `init`, else its `init` has a task of its own (B5).
+    pub(crate) fn start(self: &Arc<Self>, listener: &Arc<ListenerShared<L>>, start: ChildStart<L>) {
+        let Starting { child: id, control } = start;
+        if control.begin_without_init().is_some() {
+            return self.waits(listener, id, control, None);
         }
-        begun
+        self.start_init(listener, Starting { child: id, control });
     }
 
-    /// A runtime that panics here drops the task, which tells its end.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let _ = catch_panic(|| self.runtime.spawn(task));
+    pub(crate) fn start_init(
+        self: &Arc<Self>,
+        listener: &Arc<ListenerShared<L>>,
+        start: ChildStart<L>,
+    ) {
+        let (shared, listener) = (Arc::clone(self), Arc::clone(listener));
+        self.spawn(InitTask::new(shared, listener, start.child, start.control));
     }
 
-    /// An acceptor waits no more: it was told to end, or its time-out has come (B6, B7).
+    /// An acceptor has its state, and waits for a connection.
+    pub(crate) fn waits(
+        self: &Arc<Self>,
+        listener: &Arc<ListenerShared<L>>,
+        id: ChildId,
+        child: Arc<dyn ErasedChild<L>>,
+        deadline: Option<(Instant, WaitTime)>,
+    ) {
+        let waits = lock(&listener.children).table.waits(id);
+        match waits {
+            Waits::Yes => {}
+            Waits::Releases => listener.inbox.starts(),
+            Waits::Gone => {
+                return child.discard();
+            }
+        }
+        let waiter = Waiter {
+            id,
+            child: Arc::clone(&child),
+            deadline,
+        };
+        match listener.inbox.push(waiter, deadline.map(|(at, _)| at)) {
+            // Commanded between its last look and its arrival: the accept loop may have looked already.
+            Ok(()) if child.control().commands().end_waiting() => listener.inbox.commanded(),
+            Ok(()) => {}
+            Err(waiter) => self.dismiss(listener, waiter, DismissReason::Commanded),
+        }
+    }
+
+    /// An acceptor waits no longer: it was commanded to end, or its timeout has come (B6, B7).
     pub(crate) fn dismiss(
         self: &Arc<Self>,
-        socket: &ListenerShared<L>,
-        waiting: Waiter<L>,
+        listener: &Arc<ListenerShared<L>>,
+        waiter: Waiter<L>,
         why: DismissReason,
     ) {
         let Waiter {
             id,
             child,
             deadline,
-        } = waiting;
-        let commands = child.control().commands();
-        if commands.kill() {
-            let end = match child.discard() {
-                Ok(()) => ChildEnd::Killed,
-                Err(message) => ChildEnd::Panic(message, WaitTime::Long),
-            };
-            return self.ended(id, end);
-        }
-        let (reason, wait_time) = match (commands.ending(), why, deadline) {
-            (Some(ending), ..) => (socket.terminate_reason(ending), WaitTime::Long),
+        } = waiter;
+        lock(&listener.children).table.terminates(id);
+        let close_reason = child.control().commands().close_reason();
+        let (reason, wait_time) = match (close_reason, why, deadline) {
+            (Some(reason), ..) => (listener.terminate_reason(reason), WaitTime::Long),
             (None, DismissReason::TimedOut, Some((_, wait_time))) => {
                 (Terminate::Timeout, wait_time)
             }
             (None, ..) => (Terminate::Closed, WaitTime::Long),
         };
+        // One that was killed does not terminate: its task finds that out, and drops the state (B7).
         let terminate = Arc::clone(&child).terminate(reason, wait_time);
-        let shared = Arc::clone(self);
+        let (shared, listener) = (Arc::clone(self), Arc::clone(listener));
         self.spawn(ChildTask::terminate(
-            shared, id, child, terminate, wait_time,
+            shared, listener, id, child, terminate, wait_time,
         ));
+    }
+
+    /// A runtime that panics here drops the task, which reports its end.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let _ = catch_panic(|| self.runtime.spawn(task));
     }
 
     /// The result, once `done` is set.
@@ -200,16 +242,72 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         let now = self.time();
         self.handle_event(|state, effects| state.machine.kill(reason, now, effects));
     }
+
+    /// At most this many listeners after one, oldest first.
+    pub(crate) fn listeners_after(
+        &self,
+        last: Option<ListenerId>,
+        limit: usize,
+    ) -> Vec<Arc<ListenerShared<L>>> {
+        let mut listeners = Vec::new();
+        let state = lock(&self.state);
+        let mut last = last;
+        while listeners.len() < limit {
+            let Some((id, listener)) = state.machine.listener_after(last) else {
+                break;
+            };
+            listeners.push(Arc::clone(listener));
+            last = Some(id);
+        }
+        listeners
+    }
 }
 
-/// Whether nobody lives to see it. Runtimes reckon with a little more than what they are given: at the end of all
+impl<L: Listener> State<L> {
+    /// Has all listeners do as the machine says, before another event can come between.
+    fn obey(&mut self, effects: &mut PoolEffects<L>) {
+        if let Some((listener, starting, delay)) = effects.start_later.take() {
+            self.later.push(Later {
+                listener,
+                child: starting.child,
+                delay,
+            });
+        }
+        for order in effects.orders.drain(..) {
+            for (id, listening) in self.machine.listeners() {
+                let listener = &listening.listener;
+                match order {
+                    Order::BeginStop => {
+                        lock(&listener.children).table.begin_stop();
+                        listener.draining.raise();
+                    }
+                    Order::CloseListeners(_) => {}
+                    Order::Stop => listener.level.raise(Command::Stop),
+                    Order::Kill => {
+                        // In this order: one that is refused a connection finds that it was killed.
+                        listener.level.raise(Command::Kill);
+                        lock(&listener.children).table.kill();
+                    }
+                }
+                self.to_wake.insert(id, Arc::clone(listener));
+            }
+        }
+        // After the stop has begun: a connection that ends because of it counts for the result.
+        for (listener, _) in &effects.close {
+            listener.draining.raise();
+            self.to_wake.insert(listener.id, Arc::clone(listener));
+        }
+    }
+}
+
+/// Whether a deadline is so late that it never comes. Runtimes add a little to what they are given: at the end of all
 /// time that overflows.
 pub(crate) fn is_never(deadline: Instant) -> bool {
     const A_DAY: Duration = Duration::from_secs(86_400);
     deadline.checked_add(A_DAY).is_none()
 }
 
-/// What children and listeners handle_event.
+/// Events of children and listeners.
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
     pub(crate) fn sleep_until(self: &Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
         if is_never(deadline) {
@@ -219,7 +317,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         Box::pin(async move { shared.runtime.sleep_until(deadline).await })
     }
 
-    /// For ever, if that is how long it is.
+    /// Without end, if the time is that long.
     pub(crate) fn sleep(self: &Arc<Self>, time: Duration) -> BoxFuture<'static, ()> {
         match self.time().checked_add(time) {
             Some(deadline) => self.sleep_until(deadline),
@@ -229,69 +327,77 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 
     pub(crate) fn accept_error(&self, error: &io::Error) -> AcceptErrorKind {
         let table = lock(&self.state).spec.accept_errors.clone();
-        let kind = table.kind(error);
-        drop_catching(table);
-        kind
+        table.kind(error)
     }
 
-    /// The listener is of no use any more; neither the pool nor another listener goes with it (L4).
-    pub(crate) fn listener_failed(
+    /// A listener's socket is closed; `failure` is why, should it not have been asked to (L4, L8).
+    pub(crate) fn socket_closed(
         self: &Arc<Self>,
-        socket: &ListenerShared<L>,
-        error: Arc<io::Error>,
+        listener: &Arc<ListenerShared<L>>,
+        failure: Option<Shared<io::Error>>,
     ) {
-        socket.fail(Arc::clone(&error));
-        let unused = self.handle_event(|state, effects| {
-            let closing = state.machine.close(socket.id, CloseReason::Failed, effects);
-            if closing.is_none() {
-                // Closed in the meantime: what it failed of is nobody's concern any more.
-                return Some(error);
-            }
-            effects.reports.push(Event::ListenerFailed {
-                listener: socket.id,
-                local_addr: socket.local_addr.clone(),
-                error,
-            });
-            None
-        });
-        drop_catching(unused);
-    }
-
-    pub(crate) fn socket_closed(self: &Arc<Self>) {
+        if let Some(error) = &failure {
+            listener.fail(error.clone());
+        }
+        listener.draining.raise();
         let now = self.time();
-        self.handle_event(|state, effects| state.machine.socket_closed(now, effects));
+        self.handle_event(|state, effects| {
+            let report = failure.as_ref().map(|error| {
+                |listeners_left| Event::ListenerFailed {
+                    listener: listener.id,
+                    local_addr: listener.local_addr.clone(),
+                    listeners_left,
+                    error: Arc::clone(error),
+                }
+            });
+            let table = &mut lock(&listener.children).table;
+            let reason = state
+                .machine
+                .socket_closed(table, listener.id, now, report, effects);
+            listener.level.raise(Command::Close(reason));
+            let wakes = Arc::clone(listener);
+            state.to_wake.insert(listener.id, wakes);
+        });
     }
 
-    /// The child has a connection: it is counted, before `serve` is first polled (Q3).
-    pub(crate) fn became(
-        &self,
+    pub(crate) fn ended(
+        self: &Arc<Self>,
+        listener: &Arc<ListenerShared<L>>,
         id: ChildId,
-        peer_addr: L::Addr,
-        local_addr: L::Addr,
-    ) -> Became<Arc<dyn ErasedChild<L>>, Arc<ListenerShared<L>>> {
-        let peer = Peer {
-            peer_addr,
-            local_addr,
-            since: self.time(),
-        };
-        let mut state = lock(&self.state);
-        let child = Arc::clone(&state.spec.acceptor).child();
-        state.machine.became(id, peer, child)
-    }
-
-    pub(crate) fn ended(self: &Arc<Self>, id: ChildId, end: ChildEnd) {
+        end: ChildEnd,
+    ) {
         if let ChildEnd::Normal | ChildEnd::Clean = end {
-            // Most ends are of this sort, and most of them lead to nothing.
-            let left = lock(&self.state).machine.left(id);
-            if let Some(child) = left {
-                return drop_catching(child);
+            // Most ends are of this kind, and most of them lead to nothing.
+            let left = lock(&listener.children).table.left(id);
+            if left.is_some() {
+                return self.exhaustion.connection_ended();
             }
         }
         let now = self.time();
         self.handle_event(|state, effects| {
-            let acceptor = Arc::clone(&state.spec.acceptor);
-            let child = || acceptor.child();
-            state.machine.ended(id, end, now, child, effects);
+            let children = &mut *lock(&listener.children);
+            let factory = &children.factory;
+            let make = || Arc::clone(factory).make_child(&listener.level);
+            state
+                .machine
+                .ended(&mut children.table, id, end, now, make, effects);
         });
+        self.exhaustion.connection_ended();
+    }
+
+    /// A child that is to be started by the driver.
+    pub(crate) fn start_later(
+        self: &Arc<Self>,
+        listener: &Arc<ListenerShared<L>>,
+        child: ChildId,
+        delay: Duration,
+    ) {
+        let listener = Arc::clone(listener);
+        lock(&self.state).later.push(Later {
+            listener,
+            child,
+            delay,
+        });
+        self.driver.notify();
     }
 }

@@ -1,61 +1,160 @@
-//! The pool as it is shown: its tables as lists, and the handle itself.
+//! The pool as it is shown: its counts and lists, and the handle itself.
+//!
+//! Invariant: no lock is held for more than a batch of children or listeners; what
+//! takes time for each of them, and the order of a list, comes after.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::id::ListenerId;
 use crate::listener::Listener;
-use crate::machine::supervisor::Listening;
+use crate::machine::supervisor::SocketState;
+use crate::machine::table::{Row, Stage};
+use crate::pool::driver::BATCH;
 use crate::pool::handle::PoolHandle;
 use crate::pool::listener_shared::ListenerShared;
-use crate::pool::shared::State;
+use crate::pool::shared::PoolShared;
 use crate::runtime::Runtime;
-use crate::status::{ConnectionRecord, ListenerRecord};
+use crate::status::{AcceptorRecord, ConnectionRecord, Counts, ListenerRecord, ListenerState};
+use crate::sync::lock;
 
-/// Of the open listeners, oldest first.
-pub(super) fn listener_records<L: Listener>(state: &State<L>) -> Vec<ListenerRecord<L::Addr>> {
-    let record = |(id, listening): (ListenerId, &Listening<Arc<ListenerShared<L>>>)| {
-        let socket = &listening.socket;
-        ListenerRecord {
-            id,
-            spec: Arc::clone(&state.spec.id),
-            local_addr: socket.local_addr.clone(),
-            acceptors: listening.acceptors,
-            connections: listening.connections,
-            state: socket.state(),
-            accepted: listening.accepted,
-            skipped: socket.skipped(),
-            pauses: socket.pauses(),
-        }
-    };
-    state.machine.listeners().map(record).collect()
+type ChildRow<L> = Row<Arc<dyn crate::child::erased::ErasedChild<L>>, <L as Listener>::Addr>;
+
+/// All listeners, oldest first, also those that are closed and have children left.
+fn each_listener<R: Runtime, L: Listener>(
+    shared: &PoolShared<R, L>,
+    mut visit: impl FnMut(&Arc<ListenerShared<L>>),
+) {
+    let mut last = None;
+    loop {
+        let listeners = shared.listeners_after(last, BATCH);
+        let Some(listener) = listeners.last() else {
+            return;
+        };
+        last = Some(listener.id);
+        listeners.iter().for_each(&mut visit);
+    }
+}
+
+/// All children of a listener.
+fn each_child<L: Listener>(listener: &ListenerShared<L>, mut visit: impl FnMut(&ChildRow<L>)) {
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        from = lock(&listener.children)
+            .table
+            .visit(cursor, BATCH, &mut visit);
+    }
+}
+
+pub(super) fn counts<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> Counts {
+    let child_type = shared.read(|state| state.machine.rules().child_type);
+    let (mut connections, mut children) = (0, 0);
+    each_listener(shared, |listener| {
+        let tally = lock(&listener.children).table.tally();
+        connections += tally.connections;
+        children += tally.connections + tally.acceptors();
+    });
+    Counts::new(connections, children, child_type)
+}
+
+/// Of the listeners whose socket is open, oldest first.
+pub(super) fn listeners<R: Runtime, L: Listener>(
+    shared: &PoolShared<R, L>,
+) -> Vec<ListenerRecord<L::Addr>> {
+    let mut records = Vec::new();
+    let spec = shared.read(|state| Arc::clone(&state.spec.id));
+    each_listener(shared, |listener| {
+        let socket = shared.read(|state| {
+            let known = state.machine.listener(listener.id);
+            known.map(|listening| listening.socket)
+        });
+        let (tally, accepted) = {
+            let table = &lock(&listener.children).table;
+            (table.tally(), table.accepted())
+        };
+        let state = match socket {
+            None | Some(SocketState::Closed) => return,
+            Some(SocketState::Closing(_)) => ListenerState::Closing,
+            Some(SocketState::Open) if listener.is_paused() => ListenerState::Resources,
+            Some(SocketState::Open) if tally.waiting == 0 => ListenerState::Starting,
+            Some(SocketState::Open) => ListenerState::Accepting,
+        };
+        records.push(ListenerRecord {
+            id: listener.id,
+            spec: Arc::clone(&spec),
+            local_addr: listener.local_addr.clone(),
+            acceptors: tally.acceptors(),
+            connections: tally.connections,
+            state,
+            accepted,
+            skipped: listener.skipped(),
+            pauses: listener.pauses(),
+        });
+    });
+    records
 }
 
 /// Of the open connections, oldest first.
-pub(super) fn connection_records<L: Listener>(
-    state: &State<L>,
-    now: Instant,
+pub(super) fn connections<R: Runtime, L: Listener>(
+    shared: &PoolShared<R, L>,
 ) -> Vec<ConnectionRecord<L::Addr>> {
-    let mut records: Vec<_> = state
-        .machine
-        .children()
-        .filter_map(|child| {
-            let peer = child.peer.as_ref()?;
+    let now = shared.time();
+    let spec = shared.read(|state| Arc::clone(&state.spec.id));
+    let mut records: Vec<(Instant, _)> = Vec::new();
+    each_listener(shared, |listener| {
+        each_child(listener, |row| {
+            let Stage::Connection(peer) = &row.stage else {
+                return;
+            };
             let record = ConnectionRecord {
-                id: child.id,
-                spec: Arc::clone(&state.spec.id),
-                listener: child.listener,
+                id: row.id,
+                spec: Arc::clone(&spec),
+                listener: listener.id,
                 peer_addr: peer.peer_addr.clone(),
                 local_addr: peer.local_addr.clone(),
-                age: now.saturating_duration_since(peer.since),
+                age: now.saturating_duration_since(row.since),
             };
-            Some((peer.since, record))
-        })
-        .collect();
+            records.push((row.since, record));
+        });
+    });
     // Ids are as old as the acceptor, which may have begun to wait after a younger one.
     records.sort_by_key(|(since, record)| (*since, record.id));
     records.into_iter().map(|(_, record)| record).collect()
+}
+
+/// Of the acceptors, oldest first for each listener.
+pub(super) fn acceptors<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> Vec<AcceptorRecord> {
+    let now = shared.time();
+    let mut records = Vec::new();
+    each_listener(shared, |listener| {
+        give_rows(listener, now);
+        each_child(listener, |row| {
+            let Some(state) = row.acceptor_state() else {
+                return;
+            };
+            records.push(AcceptorRecord {
+                id: row.id,
+                listener: listener.id,
+                state,
+                age: now.saturating_duration_since(row.since),
+            });
+        });
+    });
+    records.sort_by_key(|record| record.id);
+    records
+}
+
+/// Acceptors that are about to start have ids once they are listed.
+fn give_rows<L: Listener>(listener: &ListenerShared<L>, now: Instant) {
+    loop {
+        let children = &mut *lock(&listener.children);
+        if !children.table.is_owed() {
+            return;
+        }
+        let (factory, level) = (&children.factory, &listener.level);
+        let make = || Arc::clone(factory).make_child(level);
+        children.table.give_rows(BATCH, now, make);
+    }
 }
 
 impl<R: Runtime, L: Listener> fmt::Debug for PoolHandle<R, L> {
@@ -67,5 +166,57 @@ impl<R: Runtime, L: Listener> fmt::Debug for PoolHandle<R, L> {
             .field("spec", &id)
             .field("state", &state)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::acceptor::acceptor_fn;
+    use crate::child::control::Level;
+    use crate::child::erased::{ErasedChild, Factory};
+    use crate::listener::testing::Nowhere;
+    use crate::pool::listener_shared::testing::with_factory;
+    use crate::sync::testing::locks;
+
+    /// How many calls came under each lock that was taken.
+    #[derive(Default)]
+    struct Calls(Mutex<BTreeMap<u64, usize>>);
+
+    impl Calls {
+        fn count(&self) {
+            *self.0.lock().unwrap().entry(locks()).or_default() += 1;
+        }
+
+        fn under_each_lock(&self) -> Vec<usize> {
+            self.0.lock().unwrap().values().copied().collect()
+        }
+    }
+
+    /// Counts the children that it makes.
+    impl Factory<Nowhere> for Calls {
+        fn make_child(self: Arc<Self>, level: &Arc<Level>) -> Arc<dyn ErasedChild<Nowhere>> {
+            self.count();
+            Arc::new(acceptor_fn(|_| async { Ok(()) })).make_child(level)
+        }
+    }
+
+    #[test]
+    fn list_holds_no_lock_for_more_than_256_children() {
+        let (made, visited) = (Arc::new(Calls::default()), Calls::default());
+        let listener = with_factory(1000, Arc::<Calls>::clone(&made));
+        give_rows(&listener, Instant::now());
+        assert_eq!(made.under_each_lock(), [256, 256, 256, 232]);
+        let mut ids = Vec::new();
+        each_child(&listener, |row| {
+            visited.count();
+            ids.push(row.id.number);
+        });
+        assert_eq!(visited.under_each_lock(), [256, 256, 256, 232]);
+        assert_eq!(ids, (1..=1000).collect::<Vec<_>>());
     }
 }

@@ -10,9 +10,11 @@ use crate::acceptor::Acceptor;
 use crate::child::erased::Factory;
 use crate::error::SpecError;
 use crate::listener::Listener;
-use crate::policy::{ChildType, Grace, Restart, Rules, Shutdown, StopPlan};
-use crate::pool::current_spec::CurrentSpec;
+use crate::policy::{
+    ChildType, ConnectionReports, Grace, LastListener, Restart, Rules, Shutdown, StopPlan,
+};
 use crate::report::Observer;
+use crate::sync::{DropCatching, Shared};
 
 /// Configures a pool.
 ///
@@ -30,6 +32,8 @@ use crate::report::Observer;
 /// | child type | worker | |
 /// | patience | 1 s | positive |
 /// | observer | none | |
+/// | connection reports | failures | |
+/// | last listener | continue | |
 /// | accept errors | [`AcceptErrorKind::of`] | |
 ///
 /// ```
@@ -45,9 +49,9 @@ use crate::report::Observer;
 /// ```
 pub struct Spec<L: Listener> {
     pub(crate) id: Arc<str>,
-    pub(crate) acceptor: Arc<dyn Factory<L>>,
-    pub(crate) observer: Option<Arc<dyn Observer<L::Addr>>>,
-    pub(crate) accept_errors: AcceptErrors,
+    pub(crate) acceptor: Shared<dyn Factory<L>>,
+    pub(crate) observer: Option<Shared<dyn Observer<L::Addr>>>,
+    pub(crate) accept_errors: DropCatching<AcceptErrors>,
     pub(crate) rules: Rules,
     shutdown: Option<Shutdown>,
 }
@@ -60,14 +64,16 @@ impl<L: Listener> Spec<L> {
     pub fn new(id: impl Into<Arc<str>>, acceptor: impl Acceptor<L>) -> Self {
         Self {
             id: id.into(),
-            acceptor: Arc::new(acceptor),
+            acceptor: Shared::new(Arc::new(acceptor)),
             observer: None,
-            accept_errors: AcceptErrors::new(AcceptErrorKind::of),
+            accept_errors: DropCatching::new(AcceptErrors::new(AcceptErrorKind::of)),
             rules: Rules {
                 restart: Restart::default(),
                 intensity: 1,
                 period: Duration::from_secs(5),
                 child_type: ChildType::default(),
+                connection_reports: ConnectionReports::default(),
+                last_listener: LastListener::default(),
                 plan: StopPlan {
                     lame_duck: Duration::ZERO,
                     grace: Grace::Within(Duration::ZERO),
@@ -88,8 +94,19 @@ impl<L: Listener> Spec<L> {
     /// How many counted failures within the period the pool survives (I1).
     ///
     /// The pool keeps the moment of each failure within the period: 16 bytes, at most one more than
-    /// this number. As long as it survives, an acceptor whose `init` failed is replaced at once: with a
-    /// great intensity let `init` wait before it tries again.
+    /// this number.
+    ///
+    /// # Surviving an outage
+    ///
+    /// While `init` fails, one acceptor of a listener at a time tries again: at once, after 1 ms, 2 ms, 4 ms and so
+    /// on, then once a second (B4). In a period of `p` seconds these are at most `9 + p` retries, `p` rounded up. A
+    /// pool outlives an outage of any length if its intensity is at least
+    ///
+    /// ```text
+    /// acceptors of all listeners + listeners × (9 + p)
+    /// ```
+    ///
+    /// The first term is for the acceptors that are in `init` when the outage begins.
     pub fn intensity(mut self, intensity: u32) -> Self {
         self.rules.intensity = intensity;
         self
@@ -133,9 +150,21 @@ impl<L: Listener> Spec<L> {
         self
     }
 
-    /// Who gets the pool's [reports](crate::Report), besides `tracing`.
+    /// Gets the pool's [reports](crate::Report), besides `tracing`.
     pub fn observer(mut self, observer: impl Observer<L::Addr>) -> Self {
-        self.observer = Some(Arc::new(observer));
+        self.observer = Some(Shared::new(Arc::new(observer)));
+        self
+    }
+
+    /// Which connections are reported (O4).
+    pub fn connection_reports(mut self, reports: ConnectionReports) -> Self {
+        self.rules.connection_reports = reports;
+        self
+    }
+
+    /// What the pool does when its last listener has failed (L9).
+    pub fn last_listener(mut self, last_listener: LastListener) -> Self {
+        self.rules.last_listener = last_listener;
         self
     }
 
@@ -146,16 +175,13 @@ impl<L: Listener> Spec<L> {
         mut self,
         table: impl Fn(&io::Error) -> AcceptErrorKind + Send + Sync + 'static,
     ) -> Self {
-        self.accept_errors = AcceptErrors::new(table);
+        self.accept_errors = DropCatching::new(AcceptErrors::new(table));
         self
     }
 
     /// Checks the whole and fills in what depends on other fields.
     pub(crate) fn checked(mut self) -> Result<Self, SpecError> {
-        if let Err(error) = self.check() {
-            CurrentSpec::from(self).discard();
-            return Err(error);
-        }
+        self.check()?;
         self.rules.plan.shutdown = self.shutdown.unwrap_or(match self.rules.child_type {
             ChildType::Worker => Shutdown::Within(Duration::from_secs(5)),
             ChildType::Supervisor => Shutdown::Never,
@@ -235,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_has_1_to_255_bytes_without_control_characters() {
+    fn id_has_1_to_255_bytes_without_control_characters() {
         check_bad_id("");
         check_bad_id(&"x".repeat(256));
         check_bad_id(&"\u{e9}".repeat(128));
@@ -248,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_period_and_a_patience_are_above_zero() {
+    fn period_and_patience_are_above_zero() {
         check_refused(
             spec("a").period(Duration::ZERO),
             SpecError::Period {
@@ -270,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_of_any_size_is_allowed() {
+    fn other_fields_allow_any_size() {
         for time in [Duration::ZERO, Duration::MAX] {
             let spec = spec("a").lame_duck(time).grace(time).shutdown(time);
             assert!(spec.checked().is_ok());
@@ -281,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_reference() {
+    fn defaults_are_those_of_the_reference() {
         let Ok(Spec {
             rules, observer, ..
         }) = spec("a").checked()
@@ -295,6 +321,8 @@ mod tests {
                 intensity: 1,
                 period: Duration::from_secs(5),
                 child_type: ChildType::Worker,
+                connection_reports: ConnectionReports::Failures,
+                last_listener: LastListener::Continue,
                 plan: StopPlan {
                     lame_duck: Duration::ZERO,
                     grace: Grace::Within(Duration::ZERO),
@@ -315,20 +343,20 @@ mod tests {
     }
 
     #[test]
-    fn supervisors_are_waited_for_ever_unless_said_otherwise() {
+    fn supervisors_are_never_killed_by_default() {
         let supervisors = || spec("a").child_type(ChildType::Supervisor);
         let second = Duration::from_secs(1);
         check_shutdown(supervisors(), Shutdown::Never);
         check_shutdown(supervisors().shutdown(second), Shutdown::Within(second));
         check_shutdown(supervisors().shutdown(Shutdown::Kill), Shutdown::Kill);
-        // In whichever order they are said.
-        let said_first = spec("a").shutdown(second).child_type(ChildType::Supervisor);
-        check_shutdown(said_first, Shutdown::Within(second));
+        // In either order.
+        let shutdown_first = spec("a").shutdown(second).child_type(ChildType::Supervisor);
+        check_shutdown(shutdown_first, Shutdown::Within(second));
         check_shutdown(spec("a").shutdown(Shutdown::Never), Shutdown::Never);
     }
 
     #[test]
-    fn a_spec_shows_what_was_said() {
+    fn debug_shows_the_settings() {
         let shown = format!("{:?}", spec("a").intensity(3).grace(Grace::Forever));
         assert_eq!(
             shown,

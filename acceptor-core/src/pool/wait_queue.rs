@@ -1,162 +1,101 @@
-//! The line of acceptors that wait on one listener, as they join it (L6).
+//! The acceptors that wait on one listener, in the order in which they began to (L6), and their timeouts (B6).
 //!
-//! Acceptors join here, from their own tasks; the listener's demand collects
-//! them and is the only one to take them out again. Invariants: who joins is
-//! collected in that order; a closed line gives back who comes too late; the
-//! demand is woken for a joiner only if it waits for one, or for an earlier time-out.
+//! The accept loop owns it. Invariant: no call takes time that grows with the number
+//! of waiters, but for the logarithm that a timeout costs; `extract` looks at each.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::task::Waker;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::child::erased::ErasedChild;
-use crate::id::ChildId;
-use crate::listener::Listener;
-use crate::machine::child_end::WaitTime;
-use crate::sync::{Mutex, drop_catching, lock, wake};
-
-/// An acceptor that waits for a connection.
-pub(crate) struct Waiter<L: Listener> {
-    pub(crate) id: ChildId,
-    pub(crate) child: Arc<dyn ErasedChild<L>>,
-    /// When its accept time-out comes, and how long that is.
-    pub(crate) deadline: Option<(Instant, WaitTime)>,
-}
-
-/// Why an acceptor leaves the line without a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DismissReason {
-    TimedOut,
-    /// Commanded to, or about to be.
-    Commanded,
-}
-
-/// What the demand finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum QueueSignal {
-    None,
-    /// Somebody in line was told something.
-    Commanded,
-    Closed,
-}
+use slab::Slab;
 
 pub(crate) struct WaitQueue<T> {
-    state: Mutex<QueueState<T>>,
+    nodes: Slab<Node<T>>,
+    first: Option<usize>,
+    last: Option<usize>,
+    deadlines: BTreeSet<(Instant, usize)>,
 }
 
-struct QueueState<T> {
-    joined: VecDeque<T>,
-    demand: Demand,
-    news: QueueSignal,
-    /// The demand's timer will wake it then.
-    timer: Option<Instant>,
-    waker: Option<Waker>,
-}
-
-/// Whether the demand has somebody to accept for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Demand {
-    Satisfied,
-    Waiting_,
+struct Node<T> {
+    waiter: T,
+    deadline: Option<Instant>,
+    before: Option<usize>,
+    after: Option<usize>,
 }
 
 impl<T> WaitQueue<T> {
     pub(crate) fn new() -> Self {
         Self {
-            state: Mutex::new(QueueState {
-                joined: VecDeque::new(),
-                demand: Demand::Satisfied,
-                news: QueueSignal::None,
-                timer: None,
-                waker: None,
-            }),
+            nodes: Slab::new(),
+            first: None,
+            last: None,
+            deadlines: BTreeSet::new(),
         }
     }
 
-    /// Begins to wait; gives the acceptor back if the line is closed.
-    pub(crate) fn join(&self, waiting: T, deadline: Option<Instant>) -> Result<(), T> {
-        let waker = {
-            let mut state = lock(&self.state);
-            if state.news == QueueSignal::Closed {
-                return Err(waiting);
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(crate) fn push_back(&mut self, waiter: T, deadline: Option<Instant>) {
+        let before = self.last;
+        let key = self.nodes.insert(Node {
+            waiter,
+            deadline,
+            before,
+            after: None,
+        });
+        match before {
+            Some(before) => self.nodes[before].after = Some(key),
+            None => self.first = Some(key),
+        }
+        self.last = Some(key);
+        if let Some(at) = deadline {
+            self.deadlines.insert((at, key));
+        }
+    }
+
+    pub(crate) fn pop_front(&mut self) -> Option<T> {
+        self.first.map(|key| self.remove(key))
+    }
+
+    /// When the first timeout comes.
+    pub(crate) fn earliest(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// A waiter whose timeout has come.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<T> {
+        let (at, key) = *self.deadlines.first()?;
+        (at <= now).then(|| self.remove(key))
+    }
+
+    /// Takes the waiters for which this is true, in their order.
+    pub(crate) fn extract(&mut self, takes: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        let mut next = self.first;
+        while let Some(key) = next {
+            next = self.nodes[key].after;
+            if takes(&self.nodes[key].waiter) {
+                taken.push(self.remove(key));
             }
-            state.joined.push_back(waiting);
-            let timer = state.timer;
-            let sooner = deadline.is_some_and(|at| timer.is_none_or(|timer| at < timer));
-            let starving = std::mem::replace(&mut state.demand, Demand::Satisfied);
-            if sooner || starving == Demand::Waiting_ {
-                state.waker.clone()
-            } else {
-                None
-            }
-        };
-        if let Some(waker) = waker {
-            wake(waker);
         }
-        Ok(())
+        taken
     }
 
-    /// Moves who joined to the end of `line`, for a demand that will look for news before it sleeps.
-    pub(crate) fn take_joined(&self, line: &mut VecDeque<T>) {
-        line.append(&mut lock(&self.state).joined);
-    }
-
-    /// Somebody in line was told something, or may have been.
-    pub(crate) fn poke(&self) {
-        self.announce(QueueSignal::Commanded);
-    }
-
-    /// Nobody waits here any more.
-    pub(crate) fn close(&self) {
-        self.announce(QueueSignal::Closed);
-    }
-
-    fn announce(&self, news: QueueSignal) {
-        let waker = {
-            let mut state = lock(&self.state);
-            if state.news != QueueSignal::Closed {
-                state.news = news;
-            }
-            state.waker.clone()
-        };
-        if let Some(waker) = waker {
-            wake(waker);
+    fn remove(&mut self, key: usize) -> T {
+        let node = self.nodes.remove(key);
+        match node.before {
+            Some(before) => self.nodes[before].after = node.after,
+            None => self.first = node.after,
         }
-    }
-
-    /// Moves who joined to the end of `line`, and tells what else there is.
-    pub(crate) fn collect(
-        &self,
-        line: &mut VecDeque<T>,
-        timer: Option<Instant>,
-        waker: &Waker,
-    ) -> QueueSignal {
-        let mut state = lock(&self.state);
-        let mut replaced = None;
-        if !state
-            .waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
-            replaced = state.waker.replace(waker.clone());
+        match node.after {
+            Some(after) => self.nodes[after].before = node.before,
+            None => self.last = node.before,
         }
-        if !state.joined.is_empty() {
-            line.append(&mut state.joined);
+        if let Some(at) = node.deadline {
+            self.deadlines.remove(&(at, key));
         }
-        state.demand = if line.is_empty() {
-            Demand::Waiting_
-        } else {
-            Demand::Satisfied
-        };
-        state.timer = timer;
-        let news = state.news;
-        if news == QueueSignal::Commanded {
-            state.news = QueueSignal::None;
-        }
-        drop(state);
-        drop_catching(replaced);
-        news
+        node.waiter
     }
 }
 
@@ -165,109 +104,66 @@ impl<T> WaitQueue<T> {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-    use crate::sync::testing::WakeCounter;
+    use proptest::prelude::*;
 
-    /// A line, its demand, and who stands before the demand.
-    struct Bench {
-        line: WaitQueue<u8>,
-        demand: WakeCounter,
-        collected: VecDeque<u8>,
-        now: Instant,
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Push(Option<u64>),
+        Pop,
+        Expire(u64),
+        Extract(u32),
     }
 
-    impl Bench {
-        fn new() -> Self {
-            Self {
-                line: WaitQueue::new(),
-                demand: WakeCounter::new(),
-                collected: VecDeque::new(),
-                now: Instant::now(),
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            4 => proptest::option::of(0..20_u64).prop_map(Act::Push),
+            2 => Just(Act::Pop),
+            1 => (0..20_u64).prop_map(Act::Expire),
+            1 => (1..5_u32).prop_map(Act::Extract),
+        ]
+    }
+
+    proptest! {
+        /// Against a list that is searched.
+        #[test]
+        fn queue_is_a_list_in_order_of_arrival(acts in proptest::collection::vec(act(), 0..200)) {
+            let start = Instant::now();
+            let at = |ms: u64| start + Duration::from_millis(ms);
+            let (mut queue, mut list, mut next) = (WaitQueue::new(), Vec::new(), 0_u32);
+            for act in acts {
+                match act {
+                    Act::Push(deadline) => {
+                        queue.push_back(next, deadline.map(at));
+                        list.push((next, deadline));
+                        next += 1;
+                    }
+                    Act::Pop => {
+                        let expected = (!list.is_empty()).then(|| list.remove(0).0);
+                        prop_assert_eq!(queue.pop_front(), expected);
+                    }
+                    Act::Expire(now) => {
+                        let due = |(_, deadline): &(u32, Option<u64>)| deadline.is_some_and(|at| at <= now);
+                        let mut expired = Vec::new();
+                        while let Some(waiter) = queue.pop_expired(at(now)) {
+                            expired.push(waiter);
+                        }
+                        expired.sort_unstable();
+                        let expected: Vec<_> = list.iter().filter(|entry| due(entry)).map(|(waiter, _)| *waiter).collect();
+                        prop_assert_eq!(expired, expected);
+                        list.retain(|entry| !due(entry));
+                    }
+                    Act::Extract(of) => {
+                        let expected: Vec<_> = list.iter().map(|(waiter, _)| *waiter).filter(|waiter| waiter % of == 0).collect();
+                        prop_assert_eq!(queue.extract(|waiter| waiter % of == 0), expected);
+                        list.retain(|(waiter, _)| waiter % of != 0);
+                    }
+                }
+                prop_assert_eq!(queue.is_empty(), list.is_empty());
+                let earliest = list.iter().filter_map(|(_, deadline)| *deadline).min();
+                prop_assert_eq!(queue.earliest(), earliest.map(at));
             }
         }
-
-        fn at(&self, ms: u64) -> Instant {
-            self.now + Duration::from_millis(ms)
-        }
-
-        /// The demand looks, with a timer for then.
-        #[track_caller]
-        fn collect(&mut self, timer: Option<Instant>, news: QueueSignal, line: &[u8]) {
-            let demand = self.demand.waker();
-            let seen = self.line.collect(&mut self.collected, timer, demand);
-            assert_eq!((seen, &self.collected), (news, &line.to_vec().into()));
-        }
-
-        /// Somebody joins; how often the demand was woken by then.
-        #[track_caller]
-        fn join(&self, number: u8, deadline: Option<Instant>, wakes: usize) {
-            assert_eq!(self.line.join(number, deadline), Ok(()));
-            assert_eq!(self.demand.wakes(), wakes);
-        }
-    }
-
-    #[test]
-    fn who_joins_is_collected_in_order_and_wakes_a_watcher_that_has_nobody() {
-        let mut bench = Bench::new();
-        bench.collect(None, QueueSignal::None, &[]);
-        bench.join(1, None, 1);
-        bench.join(2, None, 1);
-        bench.collect(None, QueueSignal::None, &[1, 2]);
-        bench.join(3, None, 1);
-        bench.collect(None, QueueSignal::None, &[1, 2, 3]);
-        bench.collected.clear();
-        bench.collect(None, QueueSignal::None, &[]);
-        bench.join(4, None, 2);
-    }
-
-    #[test]
-    fn who_joined_can_be_taken_ahead_of_the_next_look() {
-        let mut bench = Bench::new();
-        bench.join(1, None, 0);
-        bench.line.take_joined(&mut bench.collected);
-        assert_eq!(bench.collected, [1]);
-        bench.collected.push_back(2);
-        bench.join(3, None, 0);
-        bench.collect(None, QueueSignal::None, &[1, 2, 3]);
-    }
-
-    #[test]
-    fn who_joins_wakes_the_watcher_if_its_timer_would_be_too_late() {
-        let mut bench = Bench::new();
-        bench.collected.push_back(0);
-        bench.collect(None, QueueSignal::None, &[0]);
-        bench.join(1, Some(bench.at(20)), 1);
-        bench.collect(Some(bench.at(20)), QueueSignal::None, &[0, 1]);
-        bench.join(2, Some(bench.at(21)), 1);
-        bench.join(3, Some(bench.at(20)), 1);
-        bench.join(4, None, 1);
-        bench.join(5, Some(bench.at(19)), 2);
-    }
-
-    #[test]
-    fn news_is_told_once_and_a_closed_line_stays_closed() {
-        let mut bench = Bench::new();
-        bench.collect(None, QueueSignal::None, &[]);
-        bench.line.poke();
-        assert_eq!(bench.demand.wakes(), 1);
-        bench.collect(None, QueueSignal::Commanded, &[]);
-        bench.collect(None, QueueSignal::None, &[]);
-        bench.join(1, None, 2);
-        bench.line.close();
-        assert_eq!(bench.demand.wakes(), 3);
-        assert_eq!(bench.line.join(2, None), Err(2));
-        bench.line.poke();
-        bench.collect(None, QueueSignal::Closed, &[1]);
-        bench.collect(None, QueueSignal::Closed, &[1]);
-    }
-
-    #[test]
-    fn the_waker_of_the_last_look_is_woken() {
-        let mut bench = Bench::new();
-        bench.collect(None, QueueSignal::None, &[]);
-        let before = std::mem::replace(&mut bench.demand, WakeCounter::new());
-        bench.collect(None, QueueSignal::None, &[]);
-        bench.line.poke();
-        assert_eq!((before.wakes(), bench.demand.wakes()), (0, 1));
     }
 }

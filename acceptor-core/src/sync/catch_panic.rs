@@ -12,36 +12,47 @@ pub(crate) fn catch_panic<T>(code: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// Drops what may hold user values, whose `Drop` may panic.
-pub(crate) fn drop_catching<T>(value: T) {
+pub(super) fn drop_catching<T>(value: T) {
     let _ = catch_panic(move || drop(value));
 }
 
-/// A value of the user's, shared. Its `Drop` may panic, wherever the last of them goes.
-pub(crate) struct Shared<T: ?Sized>(Option<Arc<T>>);
+/// Owns a value of the user's and contains the panics of its `Drop`, wherever it is dropped.
+pub(crate) struct DropCatching<T>(Option<T>);
 
-impl<T: ?Sized> Shared<T> {
-    pub(crate) fn new(value: Arc<T>) -> Self {
+/// A value of the user's, shared: the last of its owners may be dropped anywhere.
+pub(crate) type Shared<T> = DropCatching<Arc<T>>;
+
+impl<T> DropCatching<T> {
+    pub(crate) fn new(value: T) -> Self {
         Self(Some(value))
+    }
+
+    pub(crate) fn into_inner(mut self) -> T {
+        self.0.take().expect(OWNED)
     }
 }
 
-impl<T: ?Sized> Clone for Shared<T> {
+const OWNED: &str = "the value is taken by nothing but a call that consumes its owner";
+
+impl<T: Clone> Clone for DropCatching<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T: ?Sized> Deref for Shared<T> {
+impl<T> Deref for DropCatching<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_deref().expect("it is there until it is dropped")
+        self.0.as_ref().expect(OWNED)
     }
 }
 
-impl<T: ?Sized> Drop for Shared<T> {
+impl<T> Drop for DropCatching<T> {
     fn drop(&mut self) {
-        drop_catching(self.0.take());
+        if let Some(value) = self.0.take() {
+            drop_catching(value);
+        }
     }
 }
 
@@ -80,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_comes_back_as_its_message_whatever_its_payload() {
+    fn panic_comes_back_as_its_message() {
         assert_eq!(
             catch_panic(|| panic!("plain")),
             Err::<(), _>("plain".into())
@@ -97,7 +108,57 @@ mod tests {
     }
 
     #[test]
-    fn a_value_whose_drop_panics_does_no_harm() {
-        drop_catching(PanicsWhenDropped);
+    fn panic_of_a_payload_is_contained() {
+        /// Its drop panics with another of its kind, without end.
+        struct Hydra;
+
+        impl Drop for Hydra {
+            fn drop(&mut self) {
+                std::panic::resume_unwind(Box::new(Hydra));
+            }
+        }
+
+        let odd = catch_panic(|| std::panic::resume_unwind(Box::new(Hydra)));
+        assert_eq!(
+            odd,
+            Err::<(), _>("a panic whose payload is not text".into())
+        );
+    }
+
+    #[test]
+    fn panic_of_a_drop_is_contained() {
+        drop(DropCatching::new(PanicsWhenDropped));
+        drop(Shared::new(Arc::new(PanicsWhenDropped)));
+    }
+
+    #[test]
+    fn panic_of_a_drop_is_contained_while_another_unwinds() {
+        let message = catch_panic(|| {
+            let _owned = DropCatching::new(PanicsWhenDropped);
+            panic!("first");
+        });
+        assert_eq!(message, Err::<(), _>("first".into()));
+    }
+
+    #[test]
+    fn owner_is_its_value() {
+        let owner = DropCatching::new(vec![1, 2]);
+        assert_eq!(*owner, [1, 2]);
+        assert_eq!(*owner.clone(), [1, 2]);
+        assert_eq!(owner.into_inner(), [1, 2]);
+    }
+
+    #[test]
+    fn value_is_dropped_with_its_last_owner() {
+        let (value, shared) = (Arc::new(()), Shared::new(Arc::new(Arc::new(()))));
+        let owner = DropCatching::new(Arc::clone(&value));
+        assert_eq!(Arc::strong_count(&value), 2);
+        drop(owner);
+        assert_eq!(Arc::strong_count(&value), 1);
+        let inside = Arc::clone(&**shared);
+        drop(shared.clone());
+        assert_eq!(Arc::strong_count(&inside), 2);
+        drop(shared);
+        assert_eq!(Arc::strong_count(&inside), 1);
     }
 }

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use crate::sync::{catch_panic, drop_catching};
+use super::catch_panic::drop_catching;
+use crate::sync::catch_panic;
 
 pub(crate) struct CatchUnwind {
     task: Option<BoxFuture<'static, ()>>,
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_ends_the_task_and_goes_no_further() {
+    fn panic_ends_the_task_and_is_contained() {
         assert_eq!(
             CatchUnwind::new(async { panic!("polled") }).now_or_never(),
             Some(())
@@ -67,7 +68,7 @@ mod tests {
             let _held = PanicsWhenDropped;
             std::future::pending::<()>().await;
         });
-        // What it holds is there from its first poll on.
+        // It holds the value from its first poll on.
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(task.poll_unpin(&mut cx).is_pending());
         drop(task);
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_is_over_is_not_polled_again() {
+    fn task_that_is_over_is_not_polled_again() {
         let mut task = CatchUnwind::new(std::future::ready(()));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(task.poll_unpin(&mut cx).is_ready());

@@ -6,6 +6,7 @@
 pub(crate) mod catch_panic;
 pub(crate) mod catch_unwind;
 pub(crate) mod notify;
+pub(crate) mod task_waker;
 
 #[cfg(all(test, loom))]
 mod modelled;
@@ -15,25 +16,53 @@ use modelled as primitives;
 
 #[cfg(not(all(test, loom)))]
 mod primitives {
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
     pub(crate) use std::sync::{Mutex, MutexGuard};
+
+    /// Runs this on a thread of its own.
+    pub(crate) fn spawn_thread(
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        let builder = std::thread::Builder::new().name(name.to_owned());
+        builder.spawn(run).map(drop)
+    }
 }
 
-pub(crate) use self::catch_panic::{Shared, catch_panic, drop_catching, wake};
+pub(crate) use self::catch_panic::{DropCatching, Shared, catch_panic, wake};
+pub(crate) use self::task_waker::TaskWaker;
 pub(crate) use std::sync::PoisonError;
 pub(crate) use std::sync::atomic::Ordering;
 
-pub(crate) use primitives::{AtomicBool, AtomicU8, AtomicU64, Mutex, MutexGuard};
+pub(crate) use primitives::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, spawn_thread,
+};
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    #[cfg(all(test, not(loom)))]
+    testing::count_lock();
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, not(loom)))]
 pub(crate) mod testing {
+    use std::cell::Cell;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
+
+    thread_local! {
+        static LOCKS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count_lock() {
+        LOCKS.set(LOCKS.get() + 1);
+    }
+
+    /// How often this thread has taken a lock.
+    pub(crate) fn locks() -> u64 {
+        LOCKS.get()
+    }
 
     /// A waker that counts how often it was woken.
     pub(crate) struct WakeCounter {
@@ -72,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_poisoned_lock_is_opened() {
+    fn poisoned_lock_is_opened() {
         let mutex = Mutex::new(1);
         let _ = catch_panic(|| {
             let _guard = mutex.lock();

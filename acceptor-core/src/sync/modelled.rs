@@ -1,14 +1,15 @@
 //! The same primitives as loom has them: wherever one is used, another thread may come between.
 //!
-//! Invariant: nobody waits for the standard library's lock, for loom has let one thread in at a time. (loom's
+//! Invariant: no thread waits for the standard library's lock, because loom lets one thread in at a time. (loom's
 //! own `Mutex` prints a line each time it is locked; its `RwLock`, locked to write, does not.)
 
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::{self, LockResult, PoisonError};
 
 use loom::sync::{RwLock, RwLockWriteGuard};
 
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 
 #[derive(Default)]
 pub(crate) struct Mutex<T> {
@@ -16,7 +17,12 @@ pub(crate) struct Mutex<T> {
     value: sync::Mutex<T>,
 }
 
-/// In this order: whoever has the turn next finds the value free.
+/// A model has the threads that it spawns itself, and a pool in it none of its own.
+pub(crate) fn spawn_thread(_name: &str, _run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// In this order: the thread that has the turn next finds the value free.
 pub(crate) struct MutexGuard<'a, T> {
     value: sync::MutexGuard<'a, T>,
     _turn: RwLockWriteGuard<'a, ()>,

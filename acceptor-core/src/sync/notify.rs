@@ -1,8 +1,8 @@
-//! Wakes the pool's own task: notified before or after it listens, it is heard once.
+//! Wakes a task of the pool's own: a notification is seen once, whether it comes before or after the task waits.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use crate::sync::{Mutex, drop_catching, lock, wake};
+use crate::sync::{Mutex, TaskWaker, lock};
 
 #[derive(Default)]
 pub(crate) struct Notify {
@@ -12,7 +12,7 @@ pub(crate) struct Notify {
 #[derive(Default)]
 struct NotifyState {
     notified: bool,
-    waker: Option<Waker>,
+    waker: TaskWaker,
 }
 
 impl Notify {
@@ -22,29 +22,24 @@ impl Notify {
             state.notified = true;
             state.waker.take()
         };
-        if let Some(waker) = waker {
-            wake(waker);
-        }
+        waker.wake();
     }
 
-    /// Has the task that listens polled once, though it hears nothing.
+    /// Has the waiting task polled once, without a notification.
     pub(crate) fn wake_task(&self) {
         let waker = lock(&self.state).waker.clone();
-        if let Some(waker) = waker {
-            wake(waker);
-        }
+        waker.wake();
     }
 
-    /// Ready once for each time it was notified since it was last ready, several rings being one.
+    /// Ready if it was notified since it was last ready, however often.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        let waker = cx.waker().clone();
+        let waker = TaskWaker::new(cx.waker());
         let mut state = lock(&self.state);
         if std::mem::take(&mut state.notified) {
             return Poll::Ready(());
         }
-        let replaced = state.waker.replace(waker);
+        let _replaced = std::mem::replace(&mut state.waker, waker);
         drop(state);
-        drop_catching(replaced);
         Poll::Pending
     }
 }
@@ -56,7 +51,7 @@ mod tests {
     use crate::sync::testing::WakeCounter;
 
     #[test]
-    fn it_is_heard_once_whether_rung_before_or_after() {
+    fn notification_is_seen_once_whether_it_came_before_or_after() {
         let (notify, counter) = (Notify::default(), WakeCounter::new());
         let cx = Context::from_waker(counter.waker());
         notify.notify();
@@ -69,14 +64,14 @@ mod tests {
     }
 
     #[test]
-    fn a_nudge_wakes_who_listens_and_says_nothing() {
+    fn wake_task_wakes_and_notifies_of_nothing() {
         let (notify, counter) = (Notify::default(), WakeCounter::new());
         let cx = Context::from_waker(counter.waker());
         notify.wake_task();
         assert!(notify.poll(&cx).is_pending());
-        for nudges in 1..3 {
+        for wakes in 1..3 {
             notify.wake_task();
-            assert_eq!(counter.wakes(), nudges);
+            assert_eq!(counter.wakes(), wakes);
             assert!(notify.poll(&cx).is_pending());
         }
         notify.notify();

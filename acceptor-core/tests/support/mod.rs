@@ -1,24 +1,31 @@
 //! A runtime that does nothing by itself, on the public traits only: one thread, tasks in a list, a clock
-//! that moves when told, listeners in memory whose connections are all accounted for, and panics on demand.
+//! that moves on request, listeners in memory whose connections are all accounted for, and panics on demand.
 
 // Each test file is a crate of its own and uses its part of this.
 #![allow(dead_code)]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{AcceptErrorKind, Listener, Runtime};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// How long a listener that closes waits before it believes that no connection is queued (L7).
+pub(crate) const CLOSE_DELAY: Duration = Duration::from_millis(1);
+
+/// How long it takes connections that are queued at the most.
+pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// EINVAL: an error of the listener, which it is by its number alone (A6).
 pub(crate) fn listener_error() -> io::Error {
@@ -44,6 +51,7 @@ pub(crate) enum Site {
     AcceptErrors,
     DropAcceptErrors,
     Accept,
+    Classify,
     LocalAddr,
     StreamLocalAddr,
     DropListener,
@@ -63,7 +71,7 @@ struct Armed {
     fired: bool,
 }
 
-/// What an injected panic says.
+/// The message of an injected panic.
 pub(crate) const INJECTED: &str = "injected";
 
 impl Faults {
@@ -121,9 +129,12 @@ struct World {
     /// `None` while the task is polled.
     tasks: BTreeMap<usize, Option<Task>>,
     queue: VecDeque<usize>,
+    queued: HashSet<usize>,
     spawned: usize,
     dropped_as_spawned: Range<usize>,
     polls: usize,
+    /// How often any task was woken.
+    woken: usize,
     panics: usize,
     now: Instant,
     sleepers: BTreeMap<usize, (Instant, Waker)>,
@@ -151,9 +162,11 @@ impl Manual {
                 world: Mutex::new(World {
                     tasks: BTreeMap::new(),
                     queue: VecDeque::new(),
+                    queued: HashSet::new(),
                     spawned: 0,
                     dropped_as_spawned: 0..0,
                     polls: 0,
+                    woken: 0,
                     panics: 0,
                     now: Instant::now(),
                     sleepers: BTreeMap::new(),
@@ -169,16 +182,32 @@ impl Manual {
         lock(&self.shared.world)
     }
 
-    /// Polls the task that was woken first, and tells which one; `None` if all sleep.
+    /// Polls the task that was woken first, and returns its number; `None` if all sleep.
+    ///
+    /// Threads may do so at the same time: a task that one of them polls waits in the queue for its next poll.
     pub(crate) fn step(&self) -> Option<usize> {
         let (id, mut task) = {
-            let mut world = self.world();
-            loop {
-                let id = world.queue.pop_front()?;
-                if let Some(task) = world.tasks.get_mut(&id).and_then(Option::take) {
-                    break (id, task);
+            let World {
+                tasks,
+                queue,
+                queued,
+                ..
+            } = &mut *self.world();
+            let mut polled = Vec::new();
+            let next = loop {
+                let Some(id) = queue.pop_front() else {
+                    break None;
+                };
+                match tasks.get_mut(&id).map(Option::take) {
+                    Some(Some(task)) => break Some((id, task)),
+                    Some(None) => polled.push(id),
+                    None => {}
                 }
-            }
+            };
+            polled.into_iter().rev().for_each(|id| queue.push_front(id));
+            let (id, task) = next?;
+            queued.remove(&id);
+            (id, task)
         };
         let waker = Waker::from(Arc::new(TaskWaker {
             id,
@@ -209,6 +238,7 @@ impl Manual {
             let mut world = self.world();
             world.queue.retain(|other| *other != id);
             world.queue.push_front(id);
+            world.queued.insert(id);
         }
         assert_eq!(self.step(), Some(id));
     }
@@ -221,10 +251,20 @@ impl Manual {
                 return;
             }
         }
-        panic!("the tasks keep each other busy for ever");
+        panic!("the tasks keep each other busy without end");
     }
 
-    /// Moves the clock, and wakes who slept until then.
+    /// Polls until all tasks but this one sleep.
+    #[track_caller]
+    pub(crate) fn settle_without(&self, task: usize) {
+        let left = self.world().tasks.get_mut(&task).and_then(Option::take);
+        self.settle();
+        if let Some(slot) = self.world().tasks.get_mut(&task) {
+            *slot = left;
+        }
+    }
+
+    /// Moves the clock, and wakes the tasks that slept until then.
     pub(crate) fn advance(&self, time: Duration) {
         let due: Vec<Waker> = {
             let mut world = self.world();
@@ -280,12 +320,21 @@ impl Manual {
         self.world().tasks.len()
     }
 
+    /// Whether this task, by the order of the spawns, is not over.
+    pub(crate) fn has(&self, task: usize) -> bool {
+        self.world().tasks.contains_key(&task)
+    }
+
     pub(crate) fn spawned(&self) -> usize {
         self.world().spawned
     }
 
     pub(crate) fn polls(&self) -> usize {
         self.world().polls
+    }
+
+    pub(crate) fn woken(&self) -> usize {
+        self.world().woken
     }
 
     /// How many tasks panicked: the pool's never may.
@@ -307,6 +356,7 @@ impl Runtime for Manual {
             } else {
                 world.tasks.insert(id, Some(task));
                 world.queue.push_back(id);
+                world.queued.insert(id);
                 None
             }
         };
@@ -364,13 +414,39 @@ impl Wake for TaskWaker {
         };
         {
             let mut world = lock(&shared.world);
-            if world.tasks.contains_key(&self.id) && !world.queue.contains(&self.id) {
+            world.woken += 1;
+            if world.tasks.contains_key(&self.id) && world.queued.insert(self.id) {
                 world.queue.push_back(self.id);
             }
         }
         // It does its work, then panics.
         shared.faults.pass(Site::Wake);
     }
+}
+
+/// Wakes the thread that waits.
+struct Unparks(Thread);
+
+impl Wake for Unparks {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits on this thread, however long it takes.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unparks(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+pub(crate) fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Lets other tasks run once.
@@ -388,7 +464,7 @@ pub(crate) async fn yield_now() {
     .await;
 }
 
-/// What became of each connection that was ever made.
+/// The course of each connection that was ever made.
 #[derive(Clone, Default)]
 pub(crate) struct Ledger(Arc<Mutex<Vec<Made>>>);
 
@@ -405,7 +481,7 @@ impl Ledger {
         lock(&self.0).clone()
     }
 
-    /// Connections that somebody holds.
+    /// Connections that are accepted and not dropped.
     pub(crate) fn alive(&self) -> usize {
         let held = |made: &&Made| made.accepted > made.dropped;
         lock(&self.0).iter().filter(held).count()
@@ -480,6 +556,11 @@ impl Port {
         self.push(Err(error));
     }
 
+    /// The next accept fails, before those that wait.
+    pub(crate) fn fail_first(&self, error: io::Error) {
+        lock(&self.shared).waiting.push_front(Err(error));
+    }
+
     fn push(&self, entry: Result<usize, io::Error>) {
         let accepting = {
             let mut backlog = lock(&self.shared);
@@ -491,7 +572,7 @@ impl Port {
         }
     }
 
-    /// Connections that nobody has accepted.
+    /// Connections that are not accepted yet.
     pub(crate) fn waiting(&self) -> usize {
         let backlog = lock(&self.shared);
         backlog.waiting.iter().filter(|entry| entry.is_ok()).count()
@@ -503,7 +584,7 @@ pub(crate) struct MemoryListener {
     port: Port,
 }
 
-/// A connection in memory. It tells the ledger when it is dropped.
+/// A connection in memory. It notes in the ledger when it is dropped.
 pub(crate) struct MemoryStream {
     pub(crate) number: usize,
     ledger: Ledger,
@@ -576,6 +657,11 @@ impl Listener for MemoryListener {
 
     fn is_wildcard(address: &Address) -> bool {
         address.0 == 0
+    }
+
+    fn classify(&self, _: &io::Error) -> Option<AcceptErrorKind> {
+        self.port.faults.pass(Site::Classify);
+        None
     }
 }
 

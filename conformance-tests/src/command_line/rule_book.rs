@@ -21,7 +21,7 @@ const fn plain(letter: &'static str, title: &'static str) -> Section {
     }
 }
 
-pub(super) const SECTIONS: [Section; 12] = [
+pub(super) const SECTIONS: [Section; 13] = [
     plain("B", "the behaviour"),
     Section {
         letter: "E",
@@ -40,6 +40,7 @@ pub(super) const SECTIONS: [Section; 12] = [
     plain("R", "changing a running pool"),
     plain("A", "accept errors"),
     plain("V", "bad input"),
+    plain("O", "reports"),
     Section {
         letter: "T",
         title: "the runtime alone",

@@ -1,4 +1,5 @@
-//! A world whose listeners count what `accept` costs, and can be told that a peer is gone before its address is read.
+//! A world whose listeners count what `accept` costs, know the task that calls it, and can lose a peer before its address
+//! is read.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -11,6 +12,7 @@ use std::task::{Context, Wake, Waker};
 
 use acceptor_core::{AcceptErrorKind, Listener};
 
+use crate::disturbed::{TaskId, current_task};
 use crate::patience::Patience;
 use crate::tamper::Tamper;
 use crate::world::World;
@@ -23,12 +25,26 @@ pub struct CountedAccepts<W> {
 }
 
 /// What the `accept` of all listeners cost so far.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Cost {
     calls: AtomicUsize,
     polls: AtomicUsize,
     wakes: AtomicUsize,
+    accepted: AtomicUsize,
     stage: Mutex<Stage>,
+    tasks: Mutex<Vec<TaskId>>,
+    witness: Mutex<Option<Arc<Witness>>>,
+}
+
+/// Is called by `accept` before it returns a connection, with the number of that connection.
+type Witness = dyn Fn(usize) + Send + Sync;
+
+impl fmt::Debug for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cost")
+            .field("so_far", &self.so_far())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where the last call of `accept` is.
@@ -62,6 +78,45 @@ impl Cost {
             polls: self.polls.load(Ordering::SeqCst),
             wakes: self.wakes.load(Ordering::SeqCst),
         }
+    }
+
+    /// How many connections it returned.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// The tasks that polled it, in a world that knows its tasks.
+    pub fn tasks(&self) -> Vec<TaskId> {
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Calls this before `accept` returns a connection, with the number of that connection, counted from 1.
+    pub fn witness(&self, witness: impl Fn(usize) + Send + Sync + 'static) {
+        let witness: Arc<Witness> = Arc::new(witness);
+        *self.witness.lock().unwrap_or_else(PoisonError::into_inner) = Some(witness);
+    }
+
+    fn returns(&self) {
+        let number = self.accepted.fetch_add(1, Ordering::SeqCst) + 1;
+        let witness = self
+            .witness
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(witness) = witness {
+            witness(number);
+        }
+    }
+
+    fn is_polled(&self) {
+        self.polls.fetch_add(1, Ordering::SeqCst);
+        self.stage(|stage| *stage = Stage::Polled);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = current_task().filter(|task| !tasks.contains(task));
+        tasks.extend(new);
     }
 
     /// Whether it is pending, and nobody was woken since.
@@ -151,8 +206,7 @@ impl<L: Listener<Addr = SocketAddr>> Listener for CountedListener<L> {
         self.cost.calls.fetch_add(1, Ordering::SeqCst);
         let mut accept = pin!(self.listener.accept());
         let (stream, address) = poll_fn(|cx| {
-            self.cost.polls.fetch_add(1, Ordering::SeqCst);
-            self.cost.stage(|stage| *stage = Stage::Polled);
+            self.cost.is_polled();
             let waker = Waker::from(Arc::new(CountingWaker {
                 cost: Arc::clone(&self.cost),
                 waker: cx.waker().clone(),
@@ -168,6 +222,7 @@ impl<L: Listener<Addr = SocketAddr>> Listener for CountedListener<L> {
             accepted
         })
         .await?;
+        self.cost.returns();
         let peer = if self.peer_gone.swap(false, Ordering::SeqCst) {
             Peer::Gone
         } else {

@@ -1,6 +1,7 @@
-//! A world whose listeners return errors from `accept` when told to.
+//! A world whose listeners return errors from `accept` when told to, and classify some of them.
 
 use std::collections::{HashMap, VecDeque};
+use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -27,6 +28,18 @@ pub(crate) fn not_listening() -> io::Error {
     io::Error::from_raw_os_error(if cfg!(windows) { 10022 } else { 22 })
 }
 
+/// An error that the listener itself classifies, as it does those of its runtime (A6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfTheRuntime(pub AcceptErrorKind);
+
+impl fmt::Display for OfTheRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an error of the runtime's own, of kind {:?}", self.0)
+    }
+}
+
+impl Error for OfTheRuntime {}
+
 /// The errors that one listener has yet to return. Clones share them.
 #[derive(Clone, Default)]
 pub struct Faults {
@@ -46,9 +59,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Faults {
     /// The listener is to return this error, before it accepts another connection.
     pub fn inject(&self, error: io::Error) {
+        self.inject_all([error]);
+    }
+
+    /// The listener is to return these errors one after the other, before it accepts another connection.
+    pub fn inject_all(&self, errors: impl IntoIterator<Item = io::Error>) {
         let waker = {
             let mut shared = lock(&self.shared);
-            shared.errors.push_back(error);
+            shared.errors.extend(errors);
             shared.waker.take()
         };
         if let Some(waker) = waker {
@@ -92,6 +110,19 @@ impl<W: World> FailingListeners<W> {
     pub fn faults(&self, address: SocketAddr) -> Faults {
         lock(&self.faults).entry(address).or_default().clone()
     }
+
+    fn failing(&self, listener: W::Listener, faults: Faults) -> FailingListener<W::Listener> {
+        let tamper = W::tamper(&self.world.runtime());
+        let classifies = match tamper.is_some_and(|tamper| tamper.asks_no_listener) {
+            true => Classifies::Nothing,
+            false => Classifies::ItsOwn,
+        };
+        FailingListener {
+            listener,
+            faults,
+            classifies,
+        }
+    }
 }
 
 impl<W> fmt::Debug for FailingListeners<W> {
@@ -104,6 +135,14 @@ impl<W> fmt::Debug for FailingListeners<W> {
 pub struct FailingListener<L> {
     listener: L,
     faults: Faults,
+    classifies: Classifies,
+}
+
+/// Which errors a listener classifies itself. None only where that is wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Classifies {
+    ItsOwn,
+    Nothing,
 }
 
 impl<L> fmt::Debug for FailingListener<L> {
@@ -140,7 +179,14 @@ impl<L: Listener> Listener for FailingListener<L> {
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
-        self.listener.classify(error)
+        if self.classifies == Classifies::Nothing {
+            return None;
+        }
+        let own = error.get_ref().and_then(|error| error.downcast_ref());
+        match own {
+            Some(OfTheRuntime(kind)) => Some(*kind),
+            None => self.listener.classify(error),
+        }
     }
 }
 
@@ -161,13 +207,12 @@ impl<W: World> World for FailingListeners<W> {
     fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {
         let (listener, address) = self.world.listen_on(address)?;
         let faults = self.faults(address);
-        Ok((FailingListener { listener, faults }, address))
+        Ok((self.failing(listener, faults), address))
     }
 
     fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)> {
         let (listener, error) = self.world.listen_to_nothing()?;
-        let faults = Faults::default();
-        Ok((FailingListener { listener, faults }, error))
+        Ok((self.failing(listener, Faults::default()), error))
     }
 
     fn stream(&self, stream: <W::Listener as Listener>::Stream) -> W::Stream {

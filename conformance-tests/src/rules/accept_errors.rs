@@ -10,9 +10,9 @@ use acceptor_core::{
 };
 
 use crate::disturbed::{
-    CountedAccepts, FailingListeners, Faults, HeldTasks, current_poll, not_listening,
+    CountedAccepts, FailingListeners, Faults, HeldTasks, OfTheRuntime, current_poll, not_listening,
 };
-use crate::fixture::{Fixture, Handle, runs};
+use crate::fixture::{Fixture, Handle, Order, runs};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
@@ -139,8 +139,9 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Ar
     let listed = listener::<CountedAccepts<W>>(&pool)?.map(|one| one.skipped);
     same("connections skipped", Some(1), listed)?;
 
-    // Others get their turn between two polls of a task: so a flood must not be over within one.
-    const FLOOD: usize = 2000;
+    // Other tasks get their turn between two polls of a task, so a flood must not be over within one. One more error and
+    // it would be one of resources (A5).
+    const FLOOD: usize = 99;
     let held = HeldTasks::new(&world);
     let failing = FailingListeners::new(&held);
     let stage = Fixture::new(&failing);
@@ -261,7 +262,7 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
             .faults(address)
             .inject(ErrorKind::OutOfMemory.into());
         let paused = || match pool.listeners() {
-            Ok(list) if list.iter().any(|one| one.state == ListenerState::Paused) => Ok(()),
+            Ok(list) if list.iter().any(|one| one.state == ListenerState::Resources) => Ok(()),
             other => Err(other),
         };
         stage.until("the listener pauses", paused).await?;
@@ -291,6 +292,44 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
             refused,
         )?;
     }
+    pause_ends_with_a_connection(&world).await
+}
+
+/// A descriptor is free then, whichever listener the connection came from.
+async fn pause_ends_with_a_connection<W: World>(world: &Arc<W>) -> Verdict {
+    let held = HeldTasks::new(world);
+    let failing = FailingListeners::new(&held);
+    let stage = Fixture::new(&failing);
+    let pool = stage.start(stage.spec("a2"))?;
+    let (paused, address) = stage.listen(&pool, 1)?;
+    let (_, other_address) = stage.listen(&pool, 1)?;
+    let (_client, served) = stage.connect(other_address).await?;
+    stage.waiting(&pool, 2).await?;
+    held.hold_sleeps();
+    failing
+        .faults(address)
+        .inject(ErrorKind::OutOfMemory.into());
+    let state = || {
+        let list = pool.listeners().unwrap_or_default();
+        let known = list.into_iter().find(|one| one.id == paused);
+        known.map(|one| one.state)
+    };
+    for (what, expected) in [
+        ("the listener pauses", ListenerState::Resources),
+        ("the pause ends with a connection", ListenerState::Accepting),
+    ] {
+        if expected == ListenerState::Accepting {
+            stage.order(&served, Order::Return).await?;
+        }
+        let look = || match state() {
+            Some(state) if state == expected => Ok(()),
+            other => Err(other),
+        };
+        stage.until(what, look).await?;
+    }
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "after the pause").await?;
+    stage.event("the pool is killed", pool.kill()).await?;
     Ok(())
 }
 
@@ -412,4 +451,133 @@ pub(super) async fn a4_the_table_is_the_users_to_replace<W: World>(world: Arc<W>
     let listed = listener::<FailingListeners<W>>(&own_pool)?;
     let listed = listed.map(|one| (one.skipped, one.pauses));
     same("skipped and pauses of another pool", Some((1, 1)), listed)
+}
+
+pub(super) async fn a5_errors_in_a_row_become_a_pause<W: World>(world: Arc<W>) -> Verdict {
+    const IN_A_ROW: usize = 100;
+    let failing = FailingListeners::new(&world);
+    let stage = Fixture::new(&failing);
+    let (spec, asked) = asked(&stage);
+    let pool = stage.start(spec)?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    stage.waiting(&pool, 1).await?;
+    let faults = failing.faults(address);
+    let aborted = |count: usize| {
+        let errors = (0..count).map(|_| io::Error::from(ErrorKind::ConnectionAborted));
+        errors.collect::<Vec<_>>()
+    };
+    // No connection ends meanwhile: a pause would end with it (A2).
+    let mut open = Vec::new();
+    let mut skipped = 0;
+    let mut pauses_so_far = 0;
+    for (errors, pauses) in [
+        (IN_A_ROW - 1, 0),
+        // A connection, or an empty queue, came in between.
+        (IN_A_ROW - 1, 0),
+        (IN_A_ROW + 3, 4),
+        (IN_A_ROW - 1, 0),
+    ] {
+        let before = asked.count();
+        faults.inject_all(aborted(errors));
+        taken(&stage, &faults).await?;
+        let (mut client, _) = stage.connect(address).await?;
+        stage.echo(&mut client, "after them").await?;
+        open.push(client);
+        skipped += (errors - pauses) as u64;
+        pauses_so_far += pauses as u64;
+        let listed = listener::<FailingListeners<W>>(&pool)?;
+        let listed = listed.map(|one| (one.skipped, one.pauses));
+        let what = format!("skipped connections and pauses after {errors} errors in a row");
+        same(&what, Some((skipped, pauses_so_far)), listed)?;
+        let times = asked.all().split_off(before);
+        let mut least = 5 * MILLISECOND;
+        for pair in times[IN_A_ROW.min(times.len()) - 1..]
+            .windows(2)
+            .take(pauses)
+        {
+            let gap = pair[1] - pair[0];
+            let what = format!("a pause of {least:?} at least: {gap:?}");
+            same(&what, true, gap >= least)?;
+            least *= 2;
+        }
+    }
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let error = io::Error::from(ErrorKind::ConnectionAborted).to_string();
+    let reported = stage.reports.look(|reports| {
+        let errors = reports.iter().filter_map(|report| match &report.event {
+            Event::AcceptPaused { error, .. } => Some(error.to_string()),
+            _ => None,
+        });
+        errors.collect::<Vec<_>>()
+    });
+    let paused = !reported.is_empty() && reported.iter().all(|text| *text == error);
+    let what = format!("a pause is reported, with its error: {reported:?}");
+    same(&what, true, paused)
+}
+
+pub(super) async fn a6_errors_are_classified_by_number<W: World>(world: Arc<W>) -> Verdict {
+    let failing = FailingListeners::new(&world);
+    // Both have the kind *invalid input*; the second has a number.
+    let stage = Fixture::new(&failing);
+    let pool = stage.start(stage.spec("a6"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let faults = failing.faults(address);
+    faults.inject(ErrorKind::InvalidInput.into());
+    let look = || match listener::<FailingListeners<W>>(&pool) {
+        Ok(Some(one)) if (one.skipped, one.pauses) == (1, 0) => Ok(()),
+        other => Err(other),
+    };
+    let what = "*invalid input* without a number is of one connection";
+    stage.until(what, look).await?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "the next one").await?;
+    faults.inject(not_listening());
+    let gone = || match pool.listeners() {
+        Ok(list) if list.is_empty() => Ok(()),
+        other => Err(other),
+    };
+    stage
+        .until("the listener fails with the system's number", gone)
+        .await?;
+
+    // The listener is asked first: the table of this pool would say otherwise each time.
+    for kind in [
+        AcceptErrorKind::Connection,
+        AcceptErrorKind::Resources,
+        AcceptErrorKind::Listener,
+    ] {
+        let stage = Fixture::new(&failing);
+        let otherwise = match kind {
+            AcceptErrorKind::Listener => AcceptErrorKind::Connection,
+            _ => AcceptErrorKind::Listener,
+        };
+        let spec = stage.spec("a6").accept_errors(move |_| otherwise);
+        let pool = stage.start(spec)?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        let faults = failing.faults(address);
+        faults.inject(io::Error::other(OfTheRuntime(kind)));
+        taken(&stage, &faults).await?;
+        let what = format!("what the listener calls an error of kind {kind:?} is one");
+        let (skipped, pauses) = match kind {
+            AcceptErrorKind::Connection => (1, 0),
+            AcceptErrorKind::Resources => (0, 1),
+            _ => {
+                let gone = || match pool.listeners() {
+                    Ok(list) if list.is_empty() => Ok(()),
+                    other => Err(other),
+                };
+                stage.until(&what, gone).await?;
+                continue;
+            }
+        };
+        let look = || match listener::<FailingListeners<W>>(&pool) {
+            Ok(Some(one)) if (one.skipped, one.pauses) == (skipped, pauses) => Ok(()),
+            other => Err(other),
+        };
+        stage.until(&what, look).await?;
+        let (mut client, _) = stage.connect(address).await?;
+        stage.echo(&mut client, "after it").await?;
+    }
+    Ok(())
 }

@@ -1,17 +1,20 @@
 //! Section 10 of the contract: bad input.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, AddListenerReason, ChildId, ChildType, Configure, Connection, Grace, Listener,
-    ListenerId, Phase, Restart, Shutdown, Spec, StartError, acceptor_fn,
+    AcceptErrorKind, AddListenerReason, ChildId, ChildType, Configure, Connection, Event, Failure,
+    Grace, Listener, ListenerId, Phase, Report, Restart, Shutdown, Spec, StartError, acceptor_fn,
 };
 use futures::FutureExt;
+use socket2::{Domain, Socket, Type};
 
-use crate::fixture::{Fixture, Handle, Pool};
+use crate::disturbed::Everything;
+use crate::fixture::{Fixture, Handle, Order, Pool};
+use crate::real::SAYS_WHETHER_IT_LISTENS;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
@@ -340,4 +343,140 @@ pub(super) async fn v3_no_public_call_panics<W: World>(world: Arc<W>) -> Verdict
         calmly("`AcceptErrorKind::of`", || AcceptErrorKind::of(&error))?;
     }
     Ok(())
+}
+
+/// A socket that cannot accept: what it is, and words of which one is to be in the error.
+type Refused = (&'static str, TcpListener, &'static [&'static str]);
+
+/// Sockets that cannot accept; and the listener that one of them is connected to.
+fn cannot_accept() -> std::io::Result<(Vec<Refused>, TcpListener)> {
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let bound = |kind| {
+        let socket = Socket::new(Domain::IPV4, kind, None)?;
+        socket.bind(&loopback.into())?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    let listening = TcpListener::bind(loopback)?;
+    let connected = bound(Type::STREAM)?;
+    connected.connect(&listening.local_addr()?.into())?;
+    let mut sockets: Vec<Refused> = vec![
+        (
+            "a datagram socket",
+            bound(Type::DGRAM)?.into(),
+            &["UDP", "datagram"],
+        ),
+        ("a connected socket", connected.into(), &["connected"]),
+    ];
+    if SAYS_WHETHER_IT_LISTENS {
+        let silent = bound(Type::STREAM)?;
+        sockets.push(("a socket that does not listen", silent.into(), &["listen"]));
+    }
+    Ok((sockets, listening))
+}
+
+/// A world without descriptors has none to refuse.
+pub(super) async fn v4_descriptor_that_cannot_accept_is_refused<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let failed = |error: std::io::Error| Broken::new("a socket is made", error.to_string());
+    let check = "does the constructor call `check_tcp_listener` before anything else?";
+    let (sockets, _listening) = cannot_accept().map_err(failed)?;
+    for (what, socket, words) in sockets {
+        let text = match world.listen_with(socket) {
+            None => return Ok(()),
+            Some(Ok(_)) => {
+                let expected = format!("{what} is refused");
+                return Err(Broken::new(expected, "a listener is made of it").check(check));
+            }
+            Some(Err(error)) => error.to_string(),
+        };
+        let says = words.iter().any(|word| text.contains(word));
+        same(
+            &format!("the error says that it is {what}: {text:?}"),
+            true,
+            says,
+        )
+        .map_err(|broken| broken.check(check))?;
+    }
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let made = TcpListener::bind(loopback).map_err(failed)?;
+    match world.listen_with(made) {
+        None | Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(Broken::new(
+            "a socket that listens is taken",
+            error.to_string(),
+        )),
+    }
+}
+
+/// The most that the pool writes of one value, in bytes.
+const MOST_TEXT: usize = 1024;
+
+/// Text that is to be escaped, and cut.
+const HOSTILE: &str = "first\nERROR forged \u{1b}[31m\u{202e}\r";
+
+pub(super) async fn v5_text_from_a_peer_is_escaped<W: World>(world: Arc<W>) -> Verdict {
+    let all = Everything::new(&world);
+    let stage = Fixture::new(&all.world);
+    let pool = stage.start(stage.spec("v5"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let long: &'static str = Box::leak((HOSTILE.to_owned() + &"x".repeat(2000)).into_boxed_str());
+    for order in [
+        Order::Fail(HOSTILE),
+        Order::Fail(long),
+        Order::Unwind(HOSTILE),
+        Order::Unwind(long),
+    ] {
+        let (_client, served) = stage.connect(address).await?;
+        stage.order(&served, order).await?;
+        stage.ended(&pool, served.child).await?;
+    }
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let reports = stage.reports.all();
+    let whole: Vec<_> = reports.iter().filter_map(text_of).collect();
+    let expected: Vec<_> = [HOSTILE, long, HOSTILE, long].map(str::to_owned).into();
+    same(
+        "the text of an error or a panic, as a program gets it",
+        expected,
+        whole,
+    )?;
+    // Besides the text itself a report names the pool, the connection and its peer.
+    let most = MOST_TEXT + 256;
+    let words = reports.iter().map(|report| stage.words(report));
+    let events = all.traced.traced();
+    same("events of `tracing`", reports.len(), events.len())?;
+    let fields = events
+        .iter()
+        .flat_map(|event| event.fields.values().cloned());
+    for text in words.chain(fields) {
+        let control = |c: char| c.is_control() || c == '\u{202e}';
+        let what = format!("a control character is in what the pool writes: {text:?}");
+        same(&what, false, text.contains(control))?;
+        let what = format!("at most {most} bytes are written of {} bytes", long.len());
+        same(&what, true, text.len() <= most)?;
+    }
+    let shown = reports
+        .iter()
+        .filter(|report| stage.words(report).contains("first\\nERROR"));
+    same(
+        "reports that show the text, escaped",
+        reports.len(),
+        shown.count(),
+    )
+}
+
+/// The text that came with a failure.
+fn text_of(report: &Report<SocketAddr>) -> Option<String> {
+    match &report.event {
+        Event::ConnectionFailed {
+            failure: Failure::Error(error),
+            ..
+        } => Some(error.to_string()),
+        Event::ConnectionFailed {
+            failure: Failure::Panic(message),
+            ..
+        } => Some(message.clone()),
+        _ => None,
+    }
 }

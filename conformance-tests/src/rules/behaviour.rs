@@ -1,14 +1,18 @@
 //! Section 1 of the contract: the behaviour.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use acceptor_core::{Event, Failure, Report, Restart, StopReason, Terminate};
+use acceptor_core::{
+    AcceptorState, ChildId, Event, Failure, Report, Restart, StopReason, Terminate,
+};
 
-use crate::disturbed::{CountedAccepts, DroppedTasks, FailingListeners, not_listening};
+use crate::disturbed::{
+    CountedAccepts, DroppedTasks, Everything, FailingListeners, TaskId, not_listening,
+};
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs, word};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
@@ -137,7 +141,57 @@ pub(super) async fn b4_a_start_error_is_reported_and_counts<W: World>(world: Arc
             }
         }
     }
-    Ok(())
+    outage(&world).await
+}
+
+/// While `init` fails one acceptor tries again, spaced; the others start once it is through.
+async fn outage<W: World>(world: &Arc<W>) -> Verdict {
+    const ACCEPTORS: usize = 3;
+    const RETRIES: usize = 6;
+    const FAILURES: usize = ACCEPTORS + RETRIES;
+    let stage = Fixture::new(world);
+    stage.answers([], Answer::Deferred);
+    let spec = stage.spec("b4").intensity(FAILURES as u32);
+    let pool = stage.start(spec.period(stage.patience.out_of_reach()))?;
+    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    stage.began(ACCEPTORS).await?;
+    (0..ACCEPTORS).for_each(|_| stage.decide(Answer::Fail("no")));
+    for retry in 1..=RETRIES + 1 {
+        stage.began(ACCEPTORS + retry).await?;
+        let mut expected = vec![AcceptorState::Spaced; ACCEPTORS - 1];
+        expected.push(AcceptorState::Init);
+        let look = || {
+            let mut states: Vec<_> = pool.acceptors()?.iter().map(|one| one.state).collect();
+            // As ids are given: the one that tries again need not be the last.
+            states.sort_by_key(|state| *state == AcceptorState::Init);
+            Ok::<_, acceptor_core::Stopped>(states)
+        };
+        let states = || match look() {
+            Ok(states) if states == expected => Ok(()),
+            other => Err(other),
+        };
+        stage
+            .until("one acceptor is in `init`, the others wait for it", states)
+            .await?;
+        let what = "how often `init` ran while one tries again";
+        same(what, ACCEPTORS + retry, stage.inits())?;
+        if retry <= RETRIES {
+            stage.decide(Answer::Fail("no"));
+        }
+    }
+    spaced(&starts(&stage)[ACCEPTORS - 1..])?;
+    (0..ACCEPTORS).for_each(|_| stage.decide(Answer::Accept));
+    stage.waiting(&pool, ACCEPTORS).await?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "after the outage").await?;
+    same("the pool outlives the outage", true, runs(&pool))?;
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let errors = stage.reports.look(|reports| {
+        let errors = |report: &&Report<_>| matches!(report.event, Event::StartError { .. });
+        reports.iter().filter(errors).count()
+    });
+    same("start errors reported of the outage", FAILURES, errors)
 }
 
 async fn start_error<W: World>(
@@ -203,8 +257,12 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection<W: World>(world: Arc<
     stage.witness(move |_| {
         let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = watched.as_ref().map(|pool| pool.counts());
-        if let Some(Ok(counts)) = counts {
-            seeing.push((counts.active, counts.workers));
+        // A replacement that has no task yet is spaced.
+        let started = |state| matches!(state, AcceptorState::Init | AcceptorState::Waiting);
+        let acceptors = watched.as_ref().map(|pool| pool.acceptors());
+        if let (Some(Ok(counts)), Some(Ok(acceptors))) = (counts, acceptors) {
+            let started = acceptors.iter().all(|one| started(one.state));
+            seeing.push((counts.active, counts.workers, started));
         }
     });
     *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.handle());
@@ -230,12 +288,78 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection<W: World>(world: Arc<
             number,
         )?;
     }
-    let expected: Vec<_> = (1..=10).map(|active| (active, active + 1)).collect();
+    let expected: Vec<_> = (1..=10).map(|active| (active, active + 1, true)).collect();
     same(
-        "connections and children as `serve` is first polled",
+        "connections, children, and whether the replacement is started, as `serve` is first polled",
         expected,
         seen.all(),
-    )
+    )?;
+    tasks_of_init(&world).await?;
+
+    // None of them is ever through `init`.
+    let stage = Fixture::new(&world);
+    stage.answers([Answer::Accept; 2], Answer::Nothing);
+    let pool = stage.start(stage.spec("b5"))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    for _ in 0..2 {
+        let (mut client, _) = stage.connect(address).await?;
+        stage.echo(&mut client, "served meanwhile").await?;
+    }
+    stage.event("the pool is killed", pool.kill()).await?;
+    Ok(())
+}
+
+/// `init` is polled in no task of another child, and not in the accept loop.
+async fn tasks_of_init<W: World>(world: &Arc<W>) -> Verdict {
+    let all = Everything::new(world);
+    let stage = Fixture::new(&all.world);
+    let pool = stage.start(stage.spec("b5"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(stage.connect(address).await?);
+    }
+    stage.began(4).await?;
+    stage.event("the pool stops", pool.stop()).await?;
+    let (mut inits, mut others) = (Vec::new(), Vec::new());
+    stage.calls.look(|calls| {
+        let mut children = HashMap::new();
+        for call in calls {
+            match call {
+                Call::Init {
+                    number, task, info, ..
+                } => {
+                    children.insert(*number, info.child);
+                    inits.push((info.child, *task));
+                }
+                Call::Serve(served) => others.push((served.child, served.task)),
+                Call::Terminate { number, task, .. } => {
+                    others.extend(children.get(number).map(|child| (*child, *task)));
+                }
+                _ => {}
+            }
+        }
+    });
+    let accepts = all.counted.cost().tasks();
+    let known = |of: &[(ChildId, Option<TaskId>)], child: ChildId, task: TaskId| {
+        let of_another =
+            |(other, at): &(ChildId, Option<TaskId>)| *other != child && *at == Some(task);
+        of.iter().any(of_another)
+    };
+    let elsewhere: Vec<_> = inits
+        .iter()
+        .filter(|(child, task)| {
+            let of_its_own = |task: TaskId| {
+                !accepts.contains(&task)
+                    && !known(&inits, *child, task)
+                    && !known(&others, *child, task)
+            };
+            !task.is_some_and(of_its_own)
+        })
+        .map(|(child, _)| child)
+        .collect();
+    let what = "children whose `init` was polled in a task that is not their own";
+    same(what, Vec::<&ChildId>::new(), elsewhere)
 }
 
 pub(super) async fn b6_an_accept_timeout_is_no_failure<W: World>(world: Arc<W>) -> Verdict {
@@ -276,7 +400,69 @@ pub(super) async fn b6_an_accept_timeout_is_no_failure<W: World>(world: Arc<W>) 
     let pool = stage.start(stage.spec("b6").intensity(0))?;
     stage.listen(&pool, 1)?;
     stage.began(6).await?;
-    spaced(&starts(&stage)[..6])
+    spaced(&starts(&stage)[..6])?;
+    timeout_under_load(&world).await
+}
+
+/// While the accept loop rests, clients come and a timeout expires: they are all there when it goes on.
+async fn timeout_under_load<W: World>(world: &Arc<W>) -> Verdict {
+    const MOST: usize = 64;
+    const CLIENTS: usize = MOST + 6;
+    let timeout = 200 * MILLISECOND;
+    let all = Everything::new(world);
+    let stage = Fixture::new(&all.world);
+    // One that is dismissed stays in `terminate`, where it can be seen.
+    stage.farewell(Farewell::Stay);
+    let pool = stage.start(stage.spec("b6"))?;
+    let (_, address) = stage.listen(&pool, CLIENTS + 2)?;
+    stage.waiting(&pool, CLIENTS + 2).await?;
+    // Its replacement is the last in the queue: it is not reached before the clients are served.
+    let number = stage.inits() + 1;
+    stage.answers([Answer::AcceptWithin(timeout)], Answer::Accept);
+    let (_first, _) = stage.connect(address).await?;
+    let last = stage.calls.first(move |call| match call {
+        Call::Init {
+            number: n, info, ..
+        } if *n == number => Some(info.child),
+        _ => None,
+    });
+    let last = stage.event("the replacement starts", last).await?;
+    let state = move |pool: &Handle<_>| {
+        let list: Vec<_> = pool.acceptors().unwrap_or_default();
+        let last = list.into_iter().find(|one| one.id == last);
+        last.map(|one| one.state)
+    };
+    let waits = || match state(&pool) {
+        // On a slow machine its timeout has come by now, which is as well.
+        Some(AcceptorState::Waiting | AcceptorState::Terminating) => Ok(()),
+        other => Err(other),
+    };
+    stage.until("the replacement waits", waits).await?;
+    let expires = stage.now() + timeout;
+    let task = all.hold_accepting(&stage).await?;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(stage.knock(address).await?);
+    }
+    stage.pass_until(expires).await;
+    let cost = all.counted.cost();
+    let (before, seen) = (cost.accepted(), Record::default());
+    let (handle, seeing) = (pool.handle(), seen.clone());
+    cost.witness(move |number| {
+        if number == before + MOST {
+            seeing.push(state(&handle));
+        }
+    });
+    all.held.release(task);
+    for client in &mut clients {
+        stage.echo(client, "served").await?;
+    }
+    let what = format!("the expired acceptor, after {MOST} more connections were accepted");
+    let dismissed = Some(AcceptorState::Terminating);
+    same(&what, vec![dismissed], seen.all())?;
+    same("why it terminates", vec!["timeout"], stage.terminated())?;
+    stage.event("the pool is killed", pool.kill()).await?;
+    Ok(())
 }
 
 /// When `init` began and `terminate` began, and why, of each acceptor that terminated.
@@ -378,22 +564,27 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported<W: World>(world: Arc<W>)
         stage.farewell(Farewell::Panic("as told"));
         let pool = stage.start(stage.spec("b8").restart(restart).intensity(0))?;
         let (_, address) = stage.listen(&pool, 1)?;
-        let failures = match restart {
+        match restart {
             Restart::Temporary => {
                 // The first two are to time out, not to take the client.
                 stage.began(3).await?;
                 let (_client, served) = stage.connect(address).await?;
                 same("the `init` after two panics", 3, served.number)?;
-                stage.farewell(Farewell::Leave);
                 stage.event("the pool stops", pool.stop()).await?;
-                2
             }
             Restart::Transient => {
                 let report = stage.join(&pool).await?;
                 same("why the pool stopped", StopReason::Intensity, report.reason)?;
-                1
             }
-        };
+        }
+        // Those that the stop terminates panic as well.
+        let panicked = stage.calls.look(|calls| {
+            let panicked = calls.iter().filter_map(|call| match call {
+                Call::Terminate { number, .. } => Some(*number),
+                _ => None,
+            });
+            panicked.collect::<Vec<_>>()
+        });
         let reported = stage.reports.look(|reports| {
             let panic = |event: &Event<_>| match event {
                 Event::AcceptorFailed {
@@ -406,10 +597,10 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported<W: World>(world: Arc<W>)
         });
         same(
             &format!("panics reported in a {restart:?} pool"),
-            failures,
+            panicked.len(),
             reported,
         )?;
-        for number in 1..=failures {
+        for number in panicked {
             let dropped = stage.calls.look(|calls| {
                 let dropped =
                     |call: &&Call| matches!(call, Call::StateDropped { number: n } if *n == number);

@@ -175,6 +175,7 @@ pub(super) async fn i4_timeouts_ignore_and_stops_never_count<W: World>(world: Ar
     };
     stop(served.child)?;
     stage.ended(&pool, served.child).await?;
+    same("the pool runs after a stop by id", true, runs(&pool))?;
     // Its replacement waits: it is stopped too, and replaced.
     let waiting = stage.calls.first(|call| match call {
         Call::Init {

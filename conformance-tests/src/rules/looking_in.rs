@@ -1,11 +1,17 @@
 //! Section 7 of the contract: looking in.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use acceptor_core::{ChildType, Counts, ListenerState, PoolState, Stopped};
+use acceptor_core::{
+    AcceptorRecord, AcceptorState, ChildError, ChildId, ChildType, ConnectionRecord, Event,
+    Failure, ListenerId, ListenerState, PoolState, Stopped,
+};
 
-use crate::fixture::{Fixture, Handle, Order};
+use crate::disturbed::{Everything, HeldTasks};
+use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool};
+use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
 
@@ -38,17 +44,29 @@ pub(super) async fn q1_the_lists_tell_what_is_there<W: World>(world: Arc<W>) -> 
     stage
         .pass_until(stage.now() + Duration::from_millis(20))
         .await;
+    stage.waiting(&pool, 5).await?;
     let listed = running(pool.connections())?;
     let now = stage.now();
-    let seen = listed
+    let mut seen: Vec<_> = listed
         .iter()
-        .map(|one| (one.id, one.listener, one.peer_addr, one.local_addr));
+        .map(|one| (one.id, one.listener, one.peer_addr, one.local_addr))
+        .collect();
+    // L6 is about their order.
+    seen.sort_unstable();
+    expected.sort_unstable();
     same(
         "id, listener, peer and local address of the connections",
         expected,
-        seen.collect(),
+        seen,
     )?;
-    for (one, (_, before)) in listed.iter().zip(&clients) {
+    for (client, before) in &clients {
+        let of_client = |one: &&ConnectionRecord<SocketAddr>| one.peer_addr == client.local_addr();
+        let Some(one) = listed.iter().find(of_client) else {
+            return Err(Broken::new(
+                "the connection of each client",
+                "there is none",
+            ));
+        };
         // By the order of what the clock told, not by how long anything took.
         let bounds = Duration::from_millis(20)..=(now - *before);
         same(
@@ -111,13 +129,39 @@ pub(super) async fn q2_counts_are_by_kind<W: World>(world: Arc<W>) -> Verdict {
 pub(super) async fn q3_counts_are_exact_at_every_moment<W: World>(world: Arc<W>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("q3"))?;
-    let (_, address) = stage.listen(&pool, 2)?;
-    exact::<W>(&pool, 0)?;
+    let (first, first_address) = stage.listen(&pool, 2)?;
+    let (second, second_address) = stage.listen(&pool, 3)?;
+    // The connections as `serve` is first polled: its own, and those before it.
+    let handle: Arc<Mutex<Option<Handle<W>>>> = Arc::default();
+    let seen = Record::default();
+    let (watched, seeing) = (Arc::clone(&handle), seen.clone());
+    stage.witness(move |served| {
+        let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = watched.as_ref().map(|pool| pool.listeners());
+        let Some(Ok(listeners)) = listeners else {
+            return;
+        };
+        let counted = listeners.iter().find(|one| one.id == served.listener);
+        seeing.push(counted.map(|one| one.connections));
+    });
+    *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.handle());
+    let mut open = [(first, 0, 2), (second, 0, 3)];
+    exact::<W>(&pool, open)?;
     let mut connections = Vec::new();
-    for open in 1..=10 {
+    for number in 0..10 {
+        let (place, address) = match number % 3 {
+            0 => (0, first_address),
+            _ => (1, second_address),
+        };
         connections.push(stage.connect(address).await?);
+        open[place].1 += 1;
         exact::<W>(&pool, open)?;
+        let connections = seen.look(|seen| seen.last().copied().flatten());
+        let what = "connections of the listener as `serve` is first polled";
+        same(what, Some(open[place].1), connections)?;
     }
+    // No acceptor is to find the pool alive through its own.
+    handle.lock().unwrap_or_else(PoisonError::into_inner).take();
     while let Some((mut client, served)) = connections.pop() {
         let order = match connections.len() % 3 {
             0 => Order::Return,
@@ -126,22 +170,38 @@ pub(super) async fn q3_counts_are_exact_at_every_moment<W: World>(world: Arc<W>)
         };
         stage.order(&served, order).await?;
         stage.ended(&pool, served.child).await?;
-        exact::<W>(&pool, connections.len())?;
+        let place = usize::from(served.listener == second);
+        open[place].1 -= 1;
+        exact::<W>(&pool, open)?;
         stage.closed(&mut client).await?;
     }
     Ok(())
 }
 
-fn exact<W: World>(pool: &Handle<W>, open: usize) -> Verdict {
-    let Counts {
-        active, workers, ..
-    } = running(pool.counts())?;
-    same("active and workers", (open, open + 2), (active, workers))?;
-    same(
-        "connections in the list",
-        open,
-        running(pool.connections())?.len(),
-    )
+/// The counts of a pool with these connections and acceptors, by listener.
+fn exact<W: World>(pool: &Handle<W>, open: [(ListenerId, usize, usize); 2]) -> Verdict {
+    let counts = running(pool.counts())?;
+    let active: usize = open.iter().map(|(_, connections, _)| connections).sum();
+    let acceptors: usize = open.iter().map(|(_, _, acceptors)| acceptors).sum();
+    let seen = (counts.active, counts.workers);
+    same("active and workers", (active, active + acceptors), seen)?;
+    let listed = running(pool.listeners())?;
+    let listed: Vec<_> = listed
+        .iter()
+        .map(|one| (one.id, one.connections, one.acceptors))
+        .collect();
+    let what = "connections and acceptors of each listener";
+    same(what, open.to_vec(), listed)?;
+    let listed = running(pool.connections())?;
+    let of = |(id, ..): &(ListenerId, usize, usize)| {
+        listed.iter().filter(|one| one.listener == *id).count()
+    };
+    let seen: Vec<_> = open.iter().map(of).collect();
+    let expected = open
+        .iter()
+        .map(|(_, connections, _)| *connections)
+        .collect();
+    same("connections in the list, by listener", expected, seen)
 }
 
 pub(super) async fn q4_status_is_the_whole_as_one_value<W: World>(world: Arc<W>) -> Verdict {
@@ -182,4 +242,188 @@ pub(super) async fn q4_status_is_the_whole_as_one_value<W: World>(world: Arc<W>)
             status.to_string(),
         )),
     }
+}
+
+/// How acceptors come to be in a state, all of them, and stay there.
+fn script<W: World>(stage: &Fixture<HeldTasks<W>>, state: AcceptorState) {
+    match state {
+        AcceptorState::Init => stage.answers([], Answer::Nothing),
+        AcceptorState::Terminating => {
+            stage.farewell(Farewell::Stay);
+            stage.answers([], Answer::AcceptWithin(Duration::from_millis(1)));
+        }
+        AcceptorState::Spaced => {
+            // The first replacement starts at once, the second after a time that does not come.
+            stage.world.hold_sleeps();
+            stage.answers([], Answer::Ignore);
+        }
+        _ => {}
+    }
+}
+
+/// Waits until all acceptors of a pool are in a state.
+async fn all_in<W: World>(
+    stage: &Fixture<W>,
+    pool: &Handle<W>,
+    count: usize,
+    state: AcceptorState,
+) -> Result<Vec<AcceptorRecord>, Broken> {
+    let what = format!("{count} acceptors in the list are {state}");
+    let look = || match pool.acceptors() {
+        Ok(list) if list.len() == count && list.iter().all(|one| one.state == state) => Ok(list),
+        seen => Err(seen),
+    };
+    stage.until(&what, look).await
+}
+
+pub(super) async fn q5_acceptors_and_states_of_listeners<W: World>(world: Arc<W>) -> Verdict {
+    for state in [
+        AcceptorState::Init,
+        AcceptorState::Waiting,
+        AcceptorState::Terminating,
+        AcceptorState::Spaced,
+    ] {
+        acceptors_are_listed(&world, state).await?;
+    }
+    listener_states(&world).await
+}
+
+async fn acceptors_are_listed<W: World>(world: &Arc<W>, state: AcceptorState) -> Verdict {
+    const ACCEPTORS: usize = 2;
+    let held = HeldTasks::new(world);
+    let stage = Fixture::new(&held);
+    script(&stage, state);
+    let pool = stage.start(stage.spec("q5"))?;
+    let began = stage.now();
+    let (listener, _) = stage.listen(&pool, ACCEPTORS)?;
+    let at_once = running(pool.acceptors())?;
+    same(
+        "acceptors in the list from the beginning",
+        ACCEPTORS,
+        at_once.len(),
+    )?;
+    let listed = all_in(&stage, &pool, ACCEPTORS, state).await?;
+    let most = stage.now() - began;
+    let listeners: Vec<_> = listed.iter().map(|one| one.listener).collect();
+    same("the listener of each", vec![listener; ACCEPTORS], listeners)?;
+    for one in &listed {
+        let within = one.age <= most;
+        same(
+            &format!("an age of {:?} is within {most:?}", one.age),
+            true,
+            within,
+        )?;
+    }
+    let ids: Vec<_> = listed.iter().map(|one| one.id).collect();
+    if state != AcceptorState::Spaced {
+        // The task of one that is in `init` may not have had its turn.
+        let begun = || {
+            let known: Vec<_> = ids.iter().map(|id| has_begun(&stage, *id)).collect();
+            match known.contains(&false) {
+                true => Err(known),
+                false => Ok(()),
+            }
+        };
+        stage.until("`init` runs for each id", begun).await?;
+    }
+
+    // By its id each can be stopped or killed, and is replaced.
+    let told = |told: Result<(), ChildError>| {
+        told.map_err(|error| Broken::new("an acceptor is commanded to end", error.to_string()))
+    };
+    let (stopped, killed) = (ids[0], ids[1]);
+    if state == AcceptorState::Terminating {
+        // A stop changes nothing for it; a kill does.
+        told(pool.kill_child(stopped))?;
+    } else {
+        told(pool.stop_child(stopped))?;
+    }
+    told(pool.kill_child(killed))?;
+    let replaced = || match pool.acceptors() {
+        Ok(list) if list.len() == ACCEPTORS && list.iter().all(|one| !ids.contains(&one.id)) => {
+            Ok(())
+        }
+        seen => Err(seen),
+    };
+    stage.until("both acceptors are replaced", replaced).await?;
+    let unknown = Err(ChildError::UnknownChild(killed));
+    same("killing it again", unknown, pool.kill_child(killed))?;
+    // With the result all reports are there.
+    stage.event("the pool is killed", pool.kill()).await?;
+    let reported = stage.reports.look(|reports| {
+        let killed = |event: &Event<_>| match event {
+            Event::AcceptorFailed {
+                child,
+                failure: Failure::Killed,
+                ..
+            } => Some(*child),
+            _ => None,
+        };
+        let all = reports.iter().filter_map(|report| killed(&report.event));
+        all.collect::<Vec<_>>()
+    });
+    let was_killed = reported.contains(&killed);
+    same(
+        &format!("the kill of an acceptor that was {state} is reported"),
+        true,
+        was_killed,
+    )
+}
+
+/// Whether `init` ran for a child.
+fn has_begun<W: World>(stage: &Fixture<W>, id: ChildId) -> bool {
+    stage.calls.look(|calls| {
+        let of_it = |call: &Call| matches!(call, Call::Init { info, .. } if info.child == id);
+        calls.iter().any(of_it)
+    })
+}
+
+/// Waits until the only listener of a pool is in a state.
+async fn comes_to<W: World>(stage: &Fixture<W>, pool: &Pool<W>, state: ListenerState) -> Verdict {
+    let what = format!("the listener is {state}");
+    let look = || match pool.listeners() {
+        Ok(list) if list.iter().all(|one| one.state == state) && list.len() == 1 => Ok(()),
+        seen => Err(seen),
+    };
+    stage.until(&what, look).await
+}
+
+async fn listener_states<W: World>(world: &Arc<W>) -> Verdict {
+    let all = Everything::new(world);
+    let stage = Fixture::new(&all.world);
+    stage.answers([], Answer::Deferred);
+    let pool = stage.start(stage.spec("q5"))?;
+    let (id, address) = stage.listen(&pool, 1)?;
+    let what = "the listener while no acceptor is ready";
+    for number in 1..=2 {
+        stage.began(number).await?;
+        let states: Vec<_> = running(pool.listeners())?
+            .iter()
+            .map(|one| one.state)
+            .collect();
+        same(what, vec![ListenerState::Starting], states)?;
+        stage.decide(Answer::Accept);
+        comes_to(&stage, &pool, ListenerState::Accepting).await?;
+        if number == 1 {
+            // Its replacement is not ready.
+            let (client, _) = stage.connect(address).await?;
+            client.close().await;
+        }
+    }
+    let task = all.hold_accepting(&stage).await?;
+    let close = pool.close_listener(id);
+    comes_to(&stage, &pool, ListenerState::Closing).await?;
+    all.held.release(task);
+    let closed = stage.event("the listener closes", close).await?;
+    same("what the close says", Ok(()), closed)?;
+
+    let (_, address) = stage.listen(&pool, 1)?;
+    stage.decide(Answer::Accept);
+    comes_to(&stage, &pool, ListenerState::Accepting).await?;
+    all.held.hold_sleeps();
+    let faults = all.faults(address);
+    faults.inject(std::io::ErrorKind::OutOfMemory.into());
+    comes_to(&stage, &pool, ListenerState::Resources).await?;
+    stage.event("the pool is killed", pool.kill()).await?;
+    Ok(())
 }

@@ -1,18 +1,23 @@
 //! Section 6 of the contract: stopping.
 
-use std::sync::Arc;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use acceptor_core::{
-    AddListenerReason, ChildError, ChildType, CloseError, EndKind, Ends, Event, Grace,
-    ListenerState, Phase, PoolState, ReconfigureError, Restart, Shutdown, Spec, StopReason,
-    StopReport,
+    AddListenerReason, ChildError, ChildType, CloseError, Connection, EndKind, Ends, Event, Grace,
+    Listener, ListenerState, Phase, PoolState, ReconfigureError, Restart, Shutdown, Spec,
+    StopReason, StopReport, acceptor_fn,
 };
 use futures::FutureExt;
 use futures::future::join_all;
 
 use crate::disturbed::{HeldTasks, TaskId};
-use crate::fixture::{Answer, Call, Departure, Farewell, Fixture, Handle, Order, Pool, Served};
+use crate::fixture::{
+    AnotherThread, Answer, Call, Departure, Farewell, Fixture, Handle, Order, Pool, Served,
+};
+use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
@@ -126,6 +131,7 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
     let pool = stage.start(stage.spec("s2").lame_duck(stage.patience.out_of_reach()))?;
     let (_, address) = stage.listen(&pool, 2)?;
     let (mut client, served) = stage.connect(address).await?;
+    stage.waiting(&pool, 2).await?;
     drop(pool.stop());
     let lame = PoolState::Stopping(Phase::LameDuck);
     same("the state", lame, state::<W>(&pool))?;
@@ -142,13 +148,14 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
     let draining = served.signals.draining().is_set();
     same("*draining* of who was there", true, draining)?;
     stage.echo(&mut client, "left alone").await?;
+    stage.waiting(&pool, 2).await?;
     let listeners = pool.listeners();
     let listeners = listeners.map_err(|error| Broken::new("the pool stops", error.to_string()))?;
     let listed: Vec<_> = listeners
         .iter()
         .map(|one| (one.local_addr, one.acceptors, one.state))
         .collect();
-    let expected = vec![(address, 2, ListenerState::LameDuck)];
+    let expected = vec![(address, 2, ListenerState::Accepting)];
     same("the listeners", expected, listed)?;
     same("the state", lame, state::<W>(&pool))?;
     stage.event("the pool is killed", pool.kill()).await?;
@@ -240,14 +247,16 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
     for grace in [Grace::Within(long), Grace::Forever] {
         let stage = Fixture::new(&world);
         let pool = stage.start(stage.spec("s4").grace(grace))?;
-        let (_, address) = stage.listen(&pool, 1)?;
+        let (listener, address) = stage.listen(&pool, 1)?;
         let (mut first, traps) = stage.connect(address).await?;
         let (mut second, does_not) = stage.connect(address).await?;
         stage.order(&traps, Order::TrapAndStay).await?;
         let told = traps.signals.trap_stop();
+        // Grace begins when the last listener is closed (L7).
+        stage.close(&pool, listener).await?;
+        stage.counts(&pool, 2, 2).await?;
         let began = stage.now();
         let stopping = pool.stop();
-        stage.counts(&pool, 2, 2).await?;
         // A grace that is too short is over by now.
         stage.pass_until(began + 20 * MILLISECOND).await;
         stage.echo(&mut first, "left alone").await?;
@@ -272,8 +281,12 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
             Some(grace) => spec.grace(grace),
             None => spec,
         })?;
-        let (_, address) = stage.listen(&pool, 1)?;
+        let (listener, address) = stage.listen(&pool, 1)?;
         let (_client, served) = stage.connect(address).await?;
+        if grace.is_none() {
+            // Grace begins when the last listener is closed (L7).
+            stage.close(&pool, listener).await?;
+        }
         let stopping = pool.stop();
         if grace.is_none() {
             let ended = PoolState::Stopping(Phase::Grace) != state::<W>(&pool);
@@ -557,8 +570,8 @@ async fn hold<W: World>(stage: &Fixture<HeldTasks<W>>, served: &Served) -> Resul
     Ok(task)
 }
 
-/// A child that blocks its thread would, in a world with one thread, block the pool with it. So its task is withheld
-/// from the runtime instead, which is the same to the pool: a poll that does not come back.
+/// A child that blocks its thread would, in a world with one thread, block the pool with it. So a task is withheld from
+/// the runtime first: a child that is not polled, while no other is either, looks the same as one that is blocked.
 pub(super) async fn s8_a_child_that_does_not_suspend_is_left<W: World>(world: Arc<W>) -> Verdict {
     for patience in [Some(50 * MILLISECOND), None] {
         let world = HeldTasks::new(&world);
@@ -600,6 +613,160 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left<W: World>(world: Ar
         stage.closed(&mut client).await?;
         same("the result stays", report, stage.join(&pool).await?)?;
     }
+    children_in_turn_are_waited_for(&world).await?;
+    if let Some(_other) = AnotherThread::of(&world).await {
+        for blocks in [Blocks::InPoll, Blocks::InDrop] {
+            blocked_child_is_left(&world, blocks).await?;
+        }
+        blocked_observer_is_left(&world).await?;
+    }
+    Ok(())
+}
+
+/// Children whose turn has not come, one of which ends now and then: the runtime polls tasks of the pool.
+async fn children_in_turn_are_waited_for<W: World>(world: &Arc<W>) -> Verdict {
+    const CONNECTIONS: usize = 10;
+    let world = HeldTasks::new(world);
+    let stage = Fixture::new(&world);
+    let kill_timeout = stage.patience.stretch(2 * SECOND);
+    let spec = stage.plain_spec("s8").patience(kill_timeout);
+    let pool = stage.start(spec.shutdown(Shutdown::Kill))?;
+    let (listener, address) = stage.listen(&pool, 1)?;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        held.push(stage.connect(address).await?);
+    }
+    stage.close(&pool, listener).await?;
+    stage.counts(&pool, CONNECTIONS, CONNECTIONS).await?;
+    let mut tasks = Vec::new();
+    for (_, served) in &held {
+        tasks.push(hold(&stage, served).await?);
+    }
+    let stopping = pool.stop();
+    for task in tasks {
+        // Less than a kill timeout each, and more all together.
+        stage.pass_until(stage.now() + kill_timeout / 8).await;
+        world.release(task);
+    }
+    let report = stage.event("the pool stops", stopping).await?;
+    let what = "children left as stuck, of those that waited for their turn";
+    same(what, 0, report.stuck)?;
+    let killed = report.connections(Phase::Kill).of(EndKind::Killed);
+    same("connections killed", CONNECTIONS, killed)?;
+    let what = format!("longer than a kill timeout: {:?}", report.elapsed);
+    same(&what, true, report.elapsed >= kill_timeout)
+}
+
+/// Where a child blocks its thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocks {
+    InPoll,
+    InDrop,
+}
+
+/// Blocks the thread that comes to it, until the other end is dropped.
+#[derive(Clone)]
+struct Barrier {
+    blocking: Record<()>,
+    until: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Barrier {
+    fn new() -> (Self, mpsc::Sender<()>) {
+        let (open, opened) = mpsc::channel();
+        let barrier = Self {
+            blocking: Record::default(),
+            until: Arc::new(Mutex::new(opened)),
+        };
+        (barrier, open)
+    }
+
+    fn block(&self) {
+        self.blocking.push(());
+        let until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = until.recv();
+    }
+
+    async fn is_blocking<W: World>(&self, stage: &Fixture<W>) -> Verdict {
+        let blocking = self.blocking.when(|all| (!all.is_empty()).then_some(()));
+        stage.event("a thread is blocked", blocking).await
+    }
+}
+
+struct BlocksInDrop(Option<Barrier>);
+
+impl Drop for BlocksInDrop {
+    fn drop(&mut self) {
+        if let Some(barrier) = &self.0 {
+            barrier.block();
+        }
+    }
+}
+
+async fn blocked_child_is_left<W: World>(world: &Arc<W>, blocks: Blocks) -> Verdict {
+    let kill_timeout = 50 * MILLISECOND;
+    let (barrier, open) = Barrier::new();
+    let child = barrier.clone();
+    let began = Record::default();
+    let begins = began.clone();
+    let acceptor = acceptor_fn(
+        move |connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>| {
+            let (child, begins) = (child.clone(), begins.clone());
+            async move {
+                let _open = connection;
+                begins.push(());
+                let _drop = BlocksInDrop((blocks == Blocks::InDrop).then(|| child.clone()));
+                if blocks == Blocks::InPoll {
+                    child.block();
+                }
+                pending().await
+            }
+        },
+    );
+    let stage = Fixture::new(world);
+    let spec = Spec::new("s8", stage.tampered(acceptor)).patience(kill_timeout);
+    let pool = stage.start(spec)?;
+    let (listener, address) = stage.listen(&pool, 1)?;
+    let mut client = stage.knock(address).await?;
+    let begun = began.when(|all| (!all.is_empty()).then_some(()));
+    stage.event("the client is served", begun).await?;
+    if blocks == Blocks::InPoll {
+        barrier.is_blocking(&stage).await?;
+    }
+    // It alone is left: how soon others suspend is the machine's.
+    stage.close(&pool, listener).await?;
+    stage.counts(&pool, 1, 1).await?;
+    let began = stage.now();
+    let killing = pool.kill();
+    stage.pass_until(began + kill_timeout).await;
+    let what = format!("the pool ends though a child blocks its thread, {blocks:?}");
+    let report = stage.event(&what, killing).await?;
+    same("children left as stuck", 1, report.stuck)?;
+    let what = format!(
+        "a kill timeout of {kill_timeout:?}, it was {:?}",
+        report.elapsed
+    );
+    same(&what, true, report.elapsed >= kill_timeout)?;
+    drop(open);
+    stage.closed(&mut client).await?;
+    Ok(())
+}
+
+async fn blocked_observer_is_left<W: World>(world: &Arc<W>) -> Verdict {
+    let (barrier, open) = Barrier::new();
+    let observer = barrier.clone();
+    let stage = Fixture::new(world);
+    stage.hears(move |_| observer.block());
+    let pool = stage.start(stage.plain_spec("s8").patience(50 * MILLISECOND))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, served) = stage.connect(address).await?;
+    stage.order(&served, Order::Fail("as told")).await?;
+    barrier.is_blocking(&stage).await?;
+    let stopping = pool.stop();
+    stage
+        .event("the pool ends though its observer blocks", stopping)
+        .await?;
+    drop(open);
     Ok(())
 }
 
@@ -617,11 +784,21 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
     let (_first, stays) = stage.connect(address).await?;
     let (_second, plain) = stage.connect(address).await?;
     let (_third, stuck) = stage.connect(address).await?;
+    // The poll in which it began is over: none is under way.
+    let rests = || match plain.poll.is_some_and(|poll| stage.world.is_over(poll)) {
+        true => Ok(()),
+        false => Err("it is being polled"),
+    };
+    stage.until("the second connection waits", rests).await?;
     stage.order(&stays, Order::TrapAndStay).await?;
     let task = hold(&stage, &stuck).await?;
     // It does not wait for a child that does not suspend; the pool does, for its patience. If it waited this check would
     // have no end.
     drop(owner);
+    // It would take the order in its next poll.
+    let polled = stage.order(&plain, Order::TrapAndStay).await.is_ok();
+    let what = "a connection is polled after the owner was dropped";
+    same(what, false, polled)?;
     let now = PoolState::Stopping(Phase::Kill);
     let what = "the state, once the owner is dropped";
     same(what, now, state::<HeldTasks<W>>(&pool))?;

@@ -263,6 +263,12 @@ impl Future for Accept<'_> {
         if let Some(accepted) = hall.accepted.pop_front() {
             return Poll::Ready(accepted);
         }
+        if hall.porter.is_none() {
+            // What is queued is taken at once: a pool that closes believes an `accept` that is pending (L7).
+            if let Some(accepted) = self.shared.accept_queued() {
+                return Poll::Ready(accepted);
+            }
+        }
         // A waker for each who waits: with one for all of them, all but the last would wait for ever.
         let old = hall.waiting.insert(self.place, cx.waker().clone());
         if hall.porter.is_none() {
@@ -284,6 +290,23 @@ impl Drop for Accept<'_> {
 }
 
 impl Shared {
+    /// Accepts without blocking, while no thread waits on the socket.
+    fn accept_queued(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        let accepted = self
+            .socket
+            .set_nonblocking(true)
+            .and_then(|()| self.socket.accept());
+        let restored = self.socket.set_nonblocking(false);
+        match (accepted, restored) {
+            (Err(error), Ok(())) if error.kind() == ErrorKind::WouldBlock => None,
+            (Ok((stream, peer)), Ok(())) => {
+                // On some systems the stream is as the listener was.
+                Some(stream.set_nonblocking(false).map(|()| (stream, peer)))
+            }
+            (Err(error), _) | (_, Err(error)) => Some(Err(error)),
+        }
+    }
+
     fn accept_one(&self) {
         // Errors come through as they are, and nothing is tried again: what they mean is for the pool to say.
         let accepted = self.socket.accept();

@@ -13,7 +13,6 @@ use std::time::Duration;
 use acceptor_core::{ChildId, ListenerId, ListenerInfo, PoolHandle, Runtime, Signal, Signals};
 
 use super::event::{Call, Event};
-use super::model::SocketState;
 use super::{Reload, Weather};
 use crate::simulated::{Network, SimulatedListener, SimulatedRuntime, Simulation};
 
@@ -31,6 +30,10 @@ struct Pages {
     events: Vec<Event>,
     /// How often acceptors woke themselves, or asked to be woken for what is no event.
     wakes: u64,
+    /// The children whose callbacks were polled.
+    polled: Vec<ChildId>,
+    /// Whether an observer has a report at this moment.
+    reporting: bool,
     /// What a callback saw itself that must not be: rule, expected, seen.
     broken: Option<(&'static str, String, String)>,
     handle: Option<Handle>,
@@ -58,6 +61,12 @@ struct Closed {
     socket: SocketState,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SocketState {
+    Open,
+    Closed,
+}
+
 impl Book {
     pub(super) fn new(seed: u64, simulation: &Simulation, network: &Network) -> Arc<Self> {
         Arc::new(Self {
@@ -67,6 +76,8 @@ impl Book {
             pages: Mutex::new(Pages {
                 events: Vec::new(),
                 wakes: 0,
+                polled: Vec::new(),
+                reporting: false,
                 broken: None,
                 handle: None,
                 weather: Weather::Fair,
@@ -99,6 +110,28 @@ impl Book {
 
     pub(super) fn take_wakes(&self) -> u64 {
         std::mem::take(&mut self.pages().wakes)
+    }
+
+    /// A callback of this child is polled.
+    pub(super) fn polls(&self, child: ChildId) {
+        self.pages().polled.push(child);
+    }
+
+    /// Moves the children whose callbacks were polled since to the end of `polled`.
+    pub(super) fn take_polled(&self, polled: &mut Vec<ChildId>) {
+        polled.append(&mut self.pages().polled);
+    }
+
+    /// An observer gets a report: one at a time (O1).
+    pub(super) fn begins_report(&self) {
+        if std::mem::replace(&mut self.pages().reporting, true) {
+            let expected = "an observer gets one report at a time".to_owned();
+            self.break_rule("O1", expected, "two at once".to_owned());
+        }
+    }
+
+    pub(super) fn ends_report(&self) {
+        self.pages().reporting = false;
     }
 
     pub(super) fn broken(&self) -> Option<(&'static str, String, String)> {
@@ -165,6 +198,15 @@ impl Book {
                 format!("from within {from}: active {open}, as many as there are streams"),
                 format!("{counts}"),
             );
+        }
+    }
+
+    /// Looks from within the observer whether the address of a listener that failed can be bound again (L8).
+    pub(super) fn binds(&self, address: SocketAddr) {
+        if let Err(error) = self.network.listen(address) {
+            let expected =
+                format!("{address} can be bound when the listener's failure is reported");
+            self.break_rule("L8", expected, error.to_string());
         }
     }
 

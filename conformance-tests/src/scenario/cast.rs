@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use acceptor_core::{
@@ -28,6 +28,16 @@ pub(super) const SERVE_FAILS: &str = "serve fails";
 pub(super) const SERVE_PANICS: &str = "serve panics";
 pub(super) const STATE_DROPPED: &str = "the state's drop";
 pub(super) const TERMINATE_PANICS: &str = "terminate panics";
+
+/// The text of an error or a panic of a child: of some, text such as a peer may choose (V5).
+pub(super) fn text(message: &'static str, child: &str) -> String {
+    let hostile =
+        child.ends_with('7') && [SERVE_FAILS, SERVE_PANICS, INIT_FAILS].contains(&message);
+    match hostile {
+        true => format!("{message}\n\u{1b}[2J{}", "\u{202e}x".repeat(600)),
+        false => message.to_owned(),
+    }
+}
 
 /// The acceptor of one spec.
 pub(super) struct Cast {
@@ -69,14 +79,12 @@ impl Audience {
 
 impl Observer<SocketAddr> for Audience {
     fn report(&self, report: &Report<SocketAddr>) {
-        use acceptor_core::Event::{AcceptorFailed, ConnectionFailed, StartError};
-        self.book.push(Event::Reported(report.clone()));
-        let pool = format!("g{}", self.generation);
-        if *report.pool != *pool {
-            let expected = format!("the observer of {} is told", report.pool);
-            let seen = format!("that of {pool} is told: {report}");
-            self.book.break_rule("R1", expected, seen);
-        }
+        use acceptor_core::Event::{AcceptorFailed, ConnectionFailed, ListenerFailed, StartError};
+        self.book.begins_report();
+        self.book.push(Event::Reported {
+            report: report.clone(),
+            observer: self.generation,
+        });
         match &report.event {
             ConnectionFailed {
                 child,
@@ -96,8 +104,10 @@ impl Observer<SocketAddr> for Audience {
                 self.book.look_for(*child, None);
                 self.call(*child, *listener);
             }
+            ListenerFailed { local_addr, .. } => self.book.binds(*local_addr),
             _ => self.book.look("the observer"),
         }
+        self.book.ends_report();
         if self.book.weather() == Weather::Foul {
             resume_unwind(Box::new("the observer panics"));
         }
@@ -145,6 +155,8 @@ impl Drop for Prop {
 /// What an acceptor does by chance, always the same for the same child of the same seed in the same weather.
 struct Fate {
     before: Duration,
+    /// How often it gives way to other tasks first.
+    yields: u8,
     answer: Answer,
     /// Of the state.
     bomb: Bomb,
@@ -164,7 +176,10 @@ enum Answer {
 }
 
 fn random(book: &Book, child: ChildId, of: u64) -> Rng {
-    let child: u64 = child.to_string().parse().unwrap_or_default();
+    let child = child.to_string();
+    let (listener, child) = child.split_once('.').unwrap_or(("0", &child));
+    let number = |text: &str| text.parse::<u64>().unwrap_or_default();
+    let child = (number(listener) << 32) | number(child);
     Rng::with_seed(book.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (child << 8) ^ of)
 }
 
@@ -214,6 +229,10 @@ impl Fate {
             true => Duration::from_millis(1) + milliseconds(&mut random, 20),
             false => Duration::ZERO,
         };
+        let yields = match book.weather() {
+            Weather::Yielding | Weather::Foul => random.u8(..5),
+            _ => 0,
+        };
         let mut bomb = |chance| match foul && random.u8(..100) < chance {
             true => Bomb::Armed,
             false => Bomb::None,
@@ -221,6 +240,7 @@ impl Fate {
         let (bomb, kept) = (bomb(10), bomb(30));
         Self {
             before,
+            yields,
             answer,
             bomb,
             kept,
@@ -257,7 +277,57 @@ impl Drop for Beginning<'_> {
 impl Acceptor<SimulatedListener> for Cast {
     type State = Prop;
 
-    async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<Prop>, BoxError> {
+    fn init(
+        &self,
+        listener: &ListenerInfo<SocketAddr>,
+    ) -> impl Future<Output = Result<Init<Prop>, BoxError>> + Send {
+        Watched::new(&self.book, listener.child, self.begin(listener))
+    }
+
+    fn serve(
+        &self,
+        connection: Connection<SimulatedStream, SocketAddr>,
+        state: Prop,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send {
+        let child = connection.id;
+        Watched::new(&self.book, child, self.play(connection, state))
+    }
+
+    fn terminate(&self, reason: &Terminate, state: Prop) -> impl Future<Output = ()> + Send {
+        let child = state.child;
+        Watched::new(&self.book, child, self.leave(reason, state))
+    }
+}
+
+/// A callback: each of its polls is written down.
+struct Watched<'a, F> {
+    book: &'a Book,
+    child: ChildId,
+    callback: Pin<Box<F>>,
+}
+
+impl<'a, F> Watched<'a, F> {
+    fn new(book: &'a Book, child: ChildId, callback: F) -> Self {
+        let callback = Box::pin(callback);
+        Self {
+            book,
+            child,
+            callback,
+        }
+    }
+}
+
+impl<F: Future> Future for Watched<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.book.polls(self.child);
+        self.callback.as_mut().poll(cx)
+    }
+}
+
+impl Cast {
+    async fn begin(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<Prop>, BoxError> {
         let child = listener.child;
         let book = &self.book;
         book.knows_closed(listener);
@@ -277,6 +347,10 @@ impl Acceptor<SimulatedListener> for Cast {
             book.call(child, listener.id, call);
         }
         let explosive = (fate.kept == Bomb::Armed).then(|| Explosive { book, child });
+        for _ in 0..fate.yields {
+            book.wakes(1);
+            yield_now().await;
+        }
         if !fate.before.is_zero() {
             book.sleep(fate.before).await;
         }
@@ -306,7 +380,7 @@ impl Acceptor<SimulatedListener> for Cast {
             }
             Answer::Fail => {
                 beginning.ends(Begun::Failed);
-                Err(INIT_FAILS.into())
+                Err(text(INIT_FAILS, &child.to_string()).into())
             }
             Answer::Panic => {
                 beginning.ends(Begun::Panicked);
@@ -315,7 +389,7 @@ impl Acceptor<SimulatedListener> for Cast {
         }
     }
 
-    async fn serve(
+    async fn play(
         &self,
         connection: Connection<SimulatedStream, SocketAddr>,
         state: Prop,
@@ -340,13 +414,13 @@ impl Acceptor<SimulatedListener> for Cast {
         drop(state);
         match how {
             Return::Normal => Ok(()),
-            Return::Clean => Err(CleanExit::because("as told").into()),
-            Return::Error => Err(SERVE_FAILS.into()),
-            Return::Panic => resume_unwind(Box::new(SERVE_PANICS)),
+            Return::Clean => Err(CleanExit::because("as ordered").into()),
+            Return::Error => Err(text(SERVE_FAILS, &child.to_string()).into()),
+            Return::Panic => resume_unwind(Box::new(text(SERVE_PANICS, &child.to_string()))),
         }
     }
 
-    async fn terminate(&self, reason: &Terminate, state: Prop) {
+    async fn leave(&self, reason: &Terminate, state: Prop) {
         let child = state.child;
         let mut leaving = Leaving {
             book: &self.book,
@@ -363,6 +437,12 @@ impl Acceptor<SimulatedListener> for Cast {
             self.book.call(child, state.listener, call);
         }
         let clings = matches!(self.book.weather(), Weather::Clinging | Weather::Foul);
+        if self.book.weather() == Weather::Yielding {
+            for _ in 0..random.u8(..5) {
+                self.book.wakes(1);
+                yield_now().await;
+            }
+        }
         match random.u8(..100) {
             ..30 if clings => {
                 let time = milliseconds(&mut random, 20);

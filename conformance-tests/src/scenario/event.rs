@@ -135,15 +135,43 @@ pub enum Event {
         /// What it called.
         call: Call,
     },
-    /// The observer was told.
-    Reported(Report<SocketAddr>),
+    /// An observer got a report.
+    Reported {
+        /// The report.
+        report: Report<SocketAddr>,
+        /// The generation of the spec that the observer is of.
+        observer: u32,
+    },
     /// Whoever waited for a listener to close was told.
     CloseReturned(ListenerId),
     /// Whoever waited for the result was told.
     Joined(Box<StopReport>),
 }
 
-/// What came of an `init`.
+/// A word for the sort of a report.
+fn reported(event: &acceptor_core::Event<SocketAddr>) -> &'static str {
+    use acceptor_core::Event as Reported;
+    match event {
+        Reported::ConnectionBegan { .. } => "reports of a beginning",
+        Reported::ConnectionEnded { .. } => "reports of an end",
+        Reported::AcceptPaused { .. } => "reports of a pause",
+        Reported::ListenerFailed { .. } => "reports of a listener",
+        Reported::ReportsLost { .. } => "reports of losses",
+        Reported::Stuck { .. } => "reports of stuck children",
+        Reported::KilledWhileStopping { .. } => "reports of kills",
+        Reported::PoolStopped { .. } => "reports of a stop",
+        _ => "reports of a failure",
+    }
+}
+
+impl Event {
+    /// Whether it is of use to the model alone: a trace would be full of it.
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self, Event::Network(Happened::Empty { .. }))
+    }
+}
+
+/// The outcome of an `init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begun {
     /// The acceptor waits, this long if it said so.
@@ -262,10 +290,11 @@ impl Event {
                 Happened::Accepted { .. } => "connections accepted",
                 Happened::Dropped { .. } => "streams dropped",
                 Happened::Failed { .. } => "accepts that fail",
+                Happened::Empty { .. } => "accepts that find nothing",
                 Happened::Closed { .. } => "sockets closed",
             },
             Event::Called { .. } => "calls from within",
-            Event::Reported(_) => "reports",
+            Event::Reported { report, .. } => reported(&report.event),
             Event::CloseReturned(_) => "closes awaited",
             Event::Joined(_) => "results awaited",
         }
@@ -345,10 +374,20 @@ impl fmt::Display for Event {
                 Happened::Failed { listener, fault } => {
                     write!(f, "  accept at {listener}: {fault:?}")
                 }
-                Happened::Closed { listener } => write!(f, "  the socket {listener} is closed"),
+                Happened::Empty { listener } => write!(f, "  {listener} has no client"),
+                Happened::Closed {
+                    listener,
+                    queued: 0,
+                } => {
+                    write!(f, "  the socket {listener} is closed")
+                }
+                Happened::Closed { listener, queued } => {
+                    let queued = counted(*queued, "client is reset", "clients are reset");
+                    write!(f, "  the socket {listener} is closed, {queued}")
+                }
             },
             Event::Called { child, call, .. } => write!(f, "  from within {child}: {call:?}"),
-            Event::Reported(report) => write!(f, "  reported: {report}"),
+            Event::Reported { report, .. } => write!(f, "  reported: {report}"),
             Event::CloseReturned(listener) => write!(f, "  closing listener {listener} is done"),
             Event::Joined(report) => {
                 let lines = report.to_string().replace('\n', "; ");

@@ -6,8 +6,9 @@
 use fastrand::Rng;
 
 use super::{
-    Action, Bound, ChildSetting, Fault, Finale, Order, Reload, RestartSetting, Scenario, Setting,
-    ShutdownSetting, SpecSetting, Start, Step, Then, UnknownSetting, Weather,
+    Action, Bound, ChildSetting, Fault, Finale, LastListenerSetting, Order, Reload, ReportsSetting,
+    RestartSetting, Scenario, Setting, ShutdownSetting, SpecSetting, Start, Step, Then,
+    UnknownSetting, Weather,
 };
 
 /// How many steps a scenario has, unless it is said otherwise.
@@ -51,6 +52,14 @@ impl Maker<'_> {
         while made.len() < steps {
             let action = self.action();
             made.push(self.step(action));
+            if action == Action::HoldReporter && self.random.u8(..8) == 0 {
+                // More than an outbox holds, if beginnings and ends are reported.
+                let crowd = Action::Crowd {
+                    listener: self.random.u8(..),
+                    clients: 600,
+                };
+                made.push(self.step(crowd));
+            }
         }
         made.truncate(steps);
         let finale = match self.random.u8(..8) {
@@ -136,12 +145,50 @@ impl Maker<'_> {
                 UnknownSetting::Connection,
                 UnknownSetting::Listener,
             ]),
+            reports: self.pick(&[
+                ReportsSetting::Failures,
+                ReportsSetting::Failures,
+                ReportsSetting::All,
+            ]),
+            last_listener: self.pick(&[
+                LastListenerSetting::Continue,
+                LastListenerSetting::Continue,
+                LastListenerSetting::Stop,
+            ]),
         }
     }
 
     fn action(&mut self) -> Action {
         let number = self.random.u8(..);
-        match self.random.u16(..1000) {
+        match self.random.u16(..1060) {
+            1000..1008 => Action::Crowd {
+                listener: number,
+                clients: self.random.u16(1..80),
+            },
+            1008..1020 => Action::ConnectLate {
+                listener: number,
+                clients: self.random.u8(1..120),
+                after: self.random.u16(..40),
+            },
+            1020..1028 => Action::CloseCrowded {
+                listener: number,
+                clients: self.random.u16(1..40),
+            },
+            1028..1032 => match self.random.u8(..4) {
+                chosen if chosen < self.stopping => Action::StopCrowded(self.random.u8(1..20)),
+                _ => Action::Wait,
+            },
+            1032..1036 => Action::FaultLasts {
+                listener: number,
+                fault: self.fault(),
+            },
+            1036..1048 => Action::FaultEnds(number),
+            1048..1056 => Action::HoldReporter,
+            1056..1060 => Action::Listen {
+                // More than are started at once.
+                acceptors: self.random.u8(65..200),
+                bound: Bound::Loopback,
+            },
             0..220 => Action::Connect {
                 listener: number,
                 clients: match self.random.u8(..8) {
@@ -162,17 +209,9 @@ impl Maker<'_> {
             680..688 => Action::Break(number),
             688..730 => Action::Fault {
                 listener: number,
-                fault: self.pick(&[
-                    Fault::Connection,
-                    Fault::Connection,
-                    Fault::Resources,
-                    Fault::Resources,
-                    Fault::Unknown,
-                    Fault::Listener,
-                    Fault::Panic,
-                ]),
+                fault: self.fault(),
                 times: match self.random.u8(..6) {
-                    0 => self.random.u8(2..100),
+                    0 => self.random.u8(2..),
                     _ => 1,
                 },
             },
@@ -201,6 +240,7 @@ impl Maker<'_> {
                 Weather::Impatient,
                 Weather::Reluctant,
                 Weather::Slow,
+                Weather::Yielding,
                 Weather::Failing,
                 Weather::Clinging,
                 Weather::Foul,
@@ -218,6 +258,23 @@ impl Maker<'_> {
             960..966 => Action::DropHandle,
             _ => Action::Wait,
         }
+    }
+
+    fn fault(&mut self) -> Fault {
+        self.pick(&[
+            Fault::Connection,
+            Fault::Connection,
+            Fault::Connection,
+            Fault::InvalidInput,
+            Fault::Resources,
+            Fault::Resources,
+            Fault::Resources,
+            Fault::Unknown,
+            Fault::Unknown,
+            Fault::RuntimeGone,
+            Fault::Listener,
+            Fault::Panic,
+        ])
     }
 
     fn listen(&mut self) -> Action {

@@ -79,6 +79,8 @@ fn check(spec: SpecSetting, place: impl FnOnce() -> String) -> Result<(), Scenar
         shutdown: _,
         patience,
         unknown: _,
+        reports: _,
+        last_listener: _,
     } = spec;
     let mut times = [("period", period), ("patience", patience)].into_iter();
     match times.find(|(_, value)| *value == 0) {

@@ -13,18 +13,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use acceptor_core::{ChildId, Pool, PoolState};
 
 use super::book::{Book, Handle};
 use super::event::{Event, Moment};
-use super::model::{Breach, Killed, Model, Peer, Polls, Seen, SocketState, Tasks, breach, same};
+use super::model::{
+    Breach, Killed, Model, Peer, Polls, Reporter, Seen, Tasks, Wakes, breach, same,
+};
 use super::{Bound, Finale, Scenario, Then, milliseconds};
 use crate::panics::caught;
 use crate::simulated::{
     Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime, SimulatedTask,
-    Simulation, Spurious, Stage, Statistics, wakes_by_sockets,
+    Simulation, Spurious, Stage, Statistics,
 };
 
 /// What was exercised by a scenario that went as it should.
@@ -96,11 +98,12 @@ pub fn tell(scenario: &Scenario) -> (Vec<Moment>, Result<Played, Box<Failure>>) 
 /// So many polls without the clock moving are a busy loop.
 const RESTLESS: u32 = 20_000;
 
-/// So many polls more than there were causes are no waste: a pool's own task may look in time to find out that it need not.
-const SPARE: u64 = 2;
+/// So many polls of a kind of task more than there were causes are no waste.
+const SPARE: u64 = 1;
 
 /// For so many steps a task is held at the most.
 const HELD: u32 = 6;
+const REPORTER_HELD: u32 = 20;
 
 /// So many steps are taken with a pool that has stopped, before the next one is started.
 const AFTERMATH: u32 = 4;
@@ -119,22 +122,38 @@ struct Player<'a> {
     buried: Vec<ChildId>,
     watcher: Option<&'a mut dyn FnMut(Moment)>,
     played: Played,
-    /// What tasks may have been woken for, one by one, but for what the simulation counts itself.
-    causes: u64,
-    /// How many of those were by sockets when the scenario began.
-    by_sockets: u64,
     last_rest: Rest,
+    /// How many calls of `accept` came to an end.
+    accepts_ended: u64,
     /// Taken from the book, and not yet seen by the model.
     events: Vec<Event>,
+    polled: Vec<ChildId>,
 }
 
 /// How much had happened when nothing was ready.
 #[derive(Debug, Clone, Copy)]
 struct Rest {
-    polls: u64,
-    causes: u64,
-    tasks: Polls,
+    /// The number of the pool.
+    pool: u64,
+    polls: Polls,
+    /// By the kind of the task: its polls, and the causes that there were for them but for those of the pool.
+    kinds: [(u64, u64); KINDS],
+    /// By the pool, and by callbacks.
+    wakes: Wakes,
+    /// Calls of `accept`, and how many came to an end.
+    accepts: (u64, u64),
 }
+
+/// The kinds of tasks: of an acceptor in `init`; of a connection, or of an acceptor in `terminate`; of a listener; the
+/// pool's own; the one that delivers reports; those of the player.
+pub(super) const INIT: &str = "InitTask";
+pub(super) const CHILD: &str = "ChildTask";
+pub(super) const LISTENER: &str = "listener";
+pub(super) const DRIVER: &str = "pool";
+pub(super) const REPORTER: &str = "reporter";
+/// A task of the pool's own, which is named by the order in which these are spawned.
+pub(super) const OWN: &str = "CatchUnwind";
+const KINDS: usize = 4;
 
 /// A client, and whom it called.
 struct Caller {
@@ -149,13 +168,31 @@ struct Life {
     owner: Option<Pool<SimulatedRuntime, SimulatedListener>>,
     handle: Handle,
     state: PoolState,
-    /// The pool's own task.
+    /// The pool's own task, and the one that delivers reports.
     driver: SimulatedTask,
+    reporter: SimulatedTask,
+    /// Those of its listeners, in their order.
+    listeners: Vec<SimulatedTask>,
     generations: u32,
+    /// How often callbacks woke themselves, or asked to be woken.
+    woken: u64,
     polls: Polls,
     /// For how many steps a task has been held.
     held: u32,
     aftermath: u32,
+}
+
+impl Life {
+    /// Acceptors may have ended of which nothing was seen: the list shows which.
+    fn sees_unseen_ends(&mut self) -> Seen {
+        if !self.model.expects_unseen_ends() {
+            return Ok(());
+        }
+        match self.handle.acceptors() {
+            Ok(acceptors) => self.model.lists(&acceptors),
+            Err(_) => self.model.lists_nothing(self.polls),
+        }
+    }
 }
 
 impl<'a> Player<'a> {
@@ -179,13 +216,15 @@ impl<'a> Player<'a> {
             buried: Vec::new(),
             watcher,
             played: Played::default(),
-            causes: 0,
-            by_sockets: wakes_by_sockets(),
             last_rest: Rest {
-                polls: 0,
-                causes: 0,
-                tasks: Polls::All,
+                pool: 0,
+                polls: Polls::Some,
+                kinds: [(0, 0); KINDS],
+                wakes: Wakes::default(),
+                accepts: (0, 0),
             },
+            accepts_ended: 0,
+            polled: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -243,35 +282,69 @@ impl<'a> Player<'a> {
     }
 
     /// How much has happened so far.
-    fn rest(&self) -> Rest {
-        let statistics = self.simulation.statistics();
-        let by_world = wakes_by_sockets() - self.by_sockets + statistics.tasks + statistics.timers;
-        let (by_pool, tasks) = match &self.life {
-            Some(life) => (life.model.wakes, life.polls),
-            None => (0, Polls::All),
-        };
+    fn rest(&mut self) -> Rest {
+        let (pool, life) = (self.played.pools, self.life.as_ref());
+        let polls = life.map_or(Polls::Some, |life| match life.model.reporter() {
+            Reporter::Held => Polls::Some,
+            _ => life.polls,
+        });
+        let mut wakes = life.map(|life| life.model.wakes).unwrap_or_default();
+        wakes.children += life.map_or(0, |life| life.woken);
+        let listeners = self.network.wakes_by_listeners();
+        let streams = self.network.wakes_by_streams();
+        let kinds: [(&[&str], u64); KINDS] = [
+            (&[DRIVER], 0),
+            (&[REPORTER], 0),
+            (&[LISTENER], listeners),
+            (&[INIT, CHILD], streams),
+        ];
+        let kinds = kinds.map(|(kinds, sockets)| {
+            let tallies = kinds.iter().map(|kind| self.simulation.tally(kind));
+            let both = tallies.map(|tally| (tally.polls, tally.spawned + tally.timers));
+            both.fold((0, sockets), |sum, more| (sum.0 + more.0, sum.1 + more.1))
+        });
         Rest {
-            polls: statistics.polls,
-            causes: self.causes + by_world + by_pool,
-            tasks,
+            pool,
+            polls,
+            kinds,
+            wakes,
+            accepts: (self.network.accept_calls(), self.accepts_ended),
         }
     }
 
-    /// Nothing is ready: whoever was woken was polled, and had to be (L5). A cause that nobody was woken for is not
-    /// kept for later, else the waste of a whole life would hide behind it.
-    fn nobody_was_woken_in_vain(&mut self) -> Seen {
+    /// Nothing is ready: each task that was woken was polled, and had to be (L5). A cause that led to no wake is not kept
+    /// for later, else the waste of a whole life would hide behind it.
+    fn no_wake_was_to_no_effect(&mut self) -> Seen {
         let rest = self.rest();
         let before = std::mem::replace(&mut self.last_rest, rest);
-        if [before.tasks, rest.tasks].contains(&Polls::Some) {
-            // Who is held was woken at one time, and is polled at another.
+        let calls = rest.accepts.0 - before.accepts.0;
+        // Each call but the last of a listener came to its end.
+        let ended = rest.accepts.1 - before.accepts.1 + self.life().listeners.len() as u64;
+        if calls > ended {
+            let expected = format!("at most {ended} calls of `accept`");
+            return breach("L5", expected, calls.to_string());
+        }
+        if before.pool != rest.pool || [before.polls, rest.polls].contains(&Polls::Some) {
+            // A task that is held was woken at one time, and is polled at another.
             return Ok(());
         }
-        let (polls, causes) = (rest.polls - before.polls, rest.causes - before.causes);
-        if polls > causes + SPARE {
-            let expected = format!(
-                "{causes} polls at the most since nothing was ready, for so many causes there were"
-            );
-            return breach("L5", expected, polls.to_string());
+        let wakes = rest.wakes - before.wakes;
+        let by_pool = [
+            wakes.driver,
+            wakes.reporter,
+            wakes.listeners,
+            wakes.children,
+        ];
+        let kinds = ["the pool", "the reporter", "listeners", "children"];
+        for (number, kind) in kinds.into_iter().enumerate() {
+            let polls = rest.kinds[number].0 - before.kinds[number].0;
+            let causes = rest.kinds[number].1 - before.kinds[number].1 + by_pool[number];
+            if polls > causes + SPARE {
+                let expected = format!(
+                    "{causes} polls of tasks of {kind} at the most since nothing was ready, because there were so many causes"
+                );
+                return breach("L5", expected, polls.to_string());
+            }
         }
         Ok(())
     }
@@ -280,7 +353,12 @@ impl<'a> Player<'a> {
     fn release_in_time(&mut self) {
         let life = self.life();
         life.held += 1;
-        if life.polls == Polls::Some && life.held > HELD {
+        let held = match (life.polls, life.model.reporter()) {
+            (Polls::Some, _) => HELD,
+            (_, Reporter::Held) => REPORTER_HELD,
+            _ => return,
+        };
+        if life.held > held {
             self.release_tasks();
         }
     }
@@ -318,7 +396,7 @@ impl<'a> Player<'a> {
         let told = Arc::downgrade(&book);
         self.network.witness(move |happened| {
             if let Some(book) = told.upgrade() {
-                if let Happened::Closed { listener } = happened {
+                if let Happened::Closed { listener, .. } = happened {
                     book.closes(listener);
                 }
                 book.push(Event::Network(happened));
@@ -334,19 +412,18 @@ impl<'a> Player<'a> {
         )?;
         let handle = owner.handle();
         book.set_handle(Some(owner.handle()));
-        let tasks = self.simulation.tasks_of(&[act::OWN]);
-        let Some((driver, _)) = tasks.first() else {
-            let expected = format!("a task of the pool's own, of a type `{}`", act::OWN);
-            return breach("K1", expected, "none");
-        };
+        let (driver, reporter) = (self.own_task(DRIVER)?, self.own_task(REPORTER)?);
         self.life = Some(Life {
             book,
             model: Model::new(spec, 1, self.simulation.now()),
             owner: Some(owner),
             handle,
             state: PoolState::Running,
-            driver: *driver,
+            driver,
+            reporter,
+            listeners: Vec::new(),
             generations: 1,
+            woken: 0,
             polls: Polls::All,
             held: 0,
             aftermath: 0,
@@ -355,43 +432,69 @@ impl<'a> Player<'a> {
         self.settle()
     }
 
-    /// Sees what came of one poll, or one call, of which the model was told.
+    /// The oldest of the pool's own tasks that has no name yet: now it has this one.
+    fn own_task(&self, name: &'static str) -> Result<SimulatedTask, Breach> {
+        match self.simulation.tasks_of(&[OWN]).first() {
+            Some((task, _)) => {
+                self.simulation.set_kind(*task, name);
+                Ok(*task)
+            }
+            None => breach(
+                "K1",
+                format!("a task of the pool of the type `{OWN}`"),
+                "none",
+            ),
+        }
+    }
+
+    /// Sees what followed from one poll, or one call, which the model knows of.
     fn see(&mut self) -> Seen {
         let Some(life) = &mut self.life else {
             return Ok(());
         };
         let mut events = std::mem::take(&mut self.events);
+        let mut polled = std::mem::take(&mut self.polled);
         events.clear();
+        polled.clear();
         life.book.take(&mut events);
-        self.causes += life.book.take_wakes();
-        let accepted = |event: &Event| matches!(event, Event::Network(Happened::Accepted { .. }));
-        let connections = match events.iter().any(accepted) {
+        life.book.take_polled(&mut polled);
+        life.woken += life.book.take_wakes();
+        let mut accepted = false;
+        for event in &events {
+            use Happened::{Accepted, Failed};
+            accepted |= matches!(event, Event::Network(Accepted { .. }));
+            let ended = matches!(event, Event::Network(Accepted { .. } | Failed { .. }));
+            self.accepts_ended += u64::from(ended);
+        }
+        let connections = match accepted {
             true => life.handle.connections().unwrap_or_default(),
             false => Vec::new(),
         };
-        let seen = life.model.see(&events, &connections);
+        let mut seen = life.model.see(&events, &polled, &connections);
+        if seen.is_ok() {
+            seen = life.sees_unseen_ends();
+        }
         for event in &events {
             *self.played.exercised.entry(event.sort()).or_default() += 1;
         }
         if let Some(watcher) = &mut self.watcher {
             let at = self.simulation.elapsed();
-            for event in &events {
+            for event in events.iter().filter(|event| !event.is_quiet()) {
                 let event = event.clone();
                 watcher(Moment { at, event });
             }
         }
+        let seen = seen.and_then(|()| self.observe());
+        let seen = seen.and_then(|()| self.life().model.see_reports(&events));
         self.events = events;
+        self.polled = polled;
         seen?;
-        same(
-            "E3",
-            "panics that leave a task",
-            0,
-            self.simulation.panics(),
-        )?;
-        if let Some((rule, expected, seen)) = life.book.broken() {
+        let panics = self.simulation.panics();
+        same("E3", "panics that leave a task", 0, panics)?;
+        if let Some((rule, expected, seen)) = self.life().book.broken() {
             return breach(rule, expected, seen);
         }
-        self.observe()
+        Ok(())
     }
 
     /// Tells the model that a poll or a call begins now.
@@ -405,21 +508,32 @@ impl<'a> Player<'a> {
     /// Holds state and counts against the model; cheap enough for every poll.
     fn observe(&mut self) -> Seen {
         let open = self.network.open_streams();
+        let inits = self.simulation.tally(INIT).live;
         let life = self.life();
-        let state = match life.handle.counts() {
-            Err(_) => PoolState::Stopped,
-            Ok(counts) => {
-                same("Q3", "active, as many as streams", open, counts.active)?;
-                match life.model.state() {
-                    PoolState::Running => PoolState::Running,
-                    _ => life
-                        .handle
-                        .status()
-                        .map_or(PoolState::Stopped, |status| status.state),
-                }
+        let counts = life.handle.counts();
+        let state = match (&counts, life.model.state()) {
+            (Err(_), _) => PoolState::Stopped,
+            (Ok(_), PoolState::Running) => PoolState::Running,
+            (Ok(_), _) => {
+                let status = life.handle.status();
+                status.map_or(PoolState::Stopped, |status| status.state)
             }
         };
+        let before = life.model.state();
         life.model.observe(state)?;
+        if life.model.state() != before && state != PoolState::Stopped {
+            // What the phase has ended.
+            life.sees_unseen_ends()?;
+        }
+        if let Ok(counts) = counts {
+            same("Q3", "active, as many as streams", open, counts.active)?;
+            life.model.counts(&counts)?;
+            let expected = life.model.inits();
+            if inits < expected {
+                let expected = format!("{expected} acceptors in `init` have tasks of their own");
+                return breach("B5", expected, format!("{inits} tasks"));
+            }
+        }
         if state != life.state {
             life.state = state;
             self.note(Event::State(state));
@@ -429,8 +543,19 @@ impl<'a> Player<'a> {
 
     fn poll(&mut self) -> Result<Option<()>, Breach> {
         self.begin(Tasks::Run);
-        if self.simulation.poll_next().is_none() {
+        let Some((task, kind)) = self.simulation.poll_next() else {
             return Ok(None);
+        };
+        if let Some(life) = &mut self.life {
+            match kind {
+                INIT | CHILD => life.model.child_was_polled(),
+                LISTENER => {
+                    if let Some(number) = life.listeners.iter().position(|other| *other == task) {
+                        life.model.listener_was_polled(number);
+                    }
+                }
+                _ => {}
+            }
         }
         self.see()?;
         Ok(Some(()))
@@ -449,16 +574,19 @@ impl<'a> Player<'a> {
                 return breach("B3", expected, who.join("; "));
             }
         }
-        self.nobody_was_woken_in_vain()?;
+        self.no_wake_was_to_no_effect()?;
         let network = self.network.clone();
         let life = self.life();
-        let counts = life.handle.counts().ok();
+        let polls = life.polls;
         life.model
-            .rests(counts, life.polls, |address| network.backlog(address))?;
+            .rests(polls, |address| network.backlog(address))?;
         life.model.closes_returned()?;
-        if life.polls == Polls::All {
+        if polls == Polls::All {
+            let signals = life.book.signals();
+            life.model.signals_have_come(&signals)?;
             if let Some((rule, child)) = life.book.waits_in_vain() {
-                let expected = format!("{child} is told, for the signal that it waits for is set");
+                let expected =
+                    format!("{child} is woken, because the signal that it waits for is set");
                 return breach(rule, expected, "it waits");
             }
         }
@@ -480,7 +608,7 @@ impl<'a> Player<'a> {
                 .listeners
                 .iter()
                 .find(|listening| listening.address == caller.listener)
-                .is_some_and(|listening| listening.socket == SocketState::Open);
+                .is_some_and(|listening| listening.is_open());
             let fits = match caller.client.stage() {
                 Stage::Accepted => known != Peer::Waits(caller.listener),
                 Stage::Queued | Stage::Knocking => known == Peer::Waits(caller.listener) && open,
@@ -514,10 +642,16 @@ impl<'a> Player<'a> {
             Then::Jump(time) => {
                 self.settle()?;
                 let to = self.simulation.now() + milliseconds(time);
-                self.simulation.advance_to(to);
+                self.jump_to(to);
                 self.settle()
             }
         }
+    }
+
+    /// Moves the clock at once, over all timers that are due on the way.
+    fn jump_to(&mut self, to: Instant) {
+        self.simulation.advance_to(to);
+        self.life().model.jumped(to);
     }
 
     fn pass(&mut self, time: Duration) -> Seen {
@@ -538,12 +672,13 @@ impl<'a> Player<'a> {
     fn look(&mut self) -> Seen {
         self.begin(Tasks::Run);
         let life = self.life();
-        match life.handle.status() {
-            Ok(status) => {
+        match (life.handle.acceptors(), life.handle.status()) {
+            (Ok(acceptors), Ok(status)) => {
                 life.model.observe(status.state)?;
-                life.model.shows(&status)?;
+                life.model.lists(&acceptors)?;
+                life.model.shows(&status, &acceptors)?;
             }
-            Err(_) => life.model.observe(PoolState::Stopped)?,
+            _ => life.model.observe(PoolState::Stopped)?,
         }
         let signals = life.book.signals();
         life.model.signals(&signals)?;

@@ -245,6 +245,50 @@ fn plainer_actions(action: Action) -> Vec<Action> {
             });
             fewer.chain(others).collect()
         }
+        Action::FaultLasts { listener, fault } => numbers(listener)
+            .map(|listener| Action::FaultLasts { listener, fault })
+            .collect(),
+        Action::FaultEnds(number) => numbers(number).map(Action::FaultEnds).collect(),
+        Action::Crowd { listener, clients } => {
+            let fewer = smaller(clients.into(), 1).into_iter().map(word);
+            let fewer = fewer.map(|clients| Action::Crowd { listener, clients });
+            let others = numbers(listener).map(|listener| Action::Crowd { listener, clients });
+            fewer.chain(others).collect()
+        }
+        Action::ConnectLate {
+            listener,
+            clients,
+            after,
+        } => {
+            let late = |listener, clients, after| Action::ConnectLate {
+                listener,
+                clients,
+                after,
+            };
+            let fewer = smaller(clients.into(), 1).into_iter().map(byte);
+            let fewer = fewer.map(|clients| late(listener, clients, after));
+            let sooner = smaller(after.into(), 0).into_iter().map(word);
+            let sooner = sooner.map(|after| late(listener, clients, after));
+            let others = numbers(listener).map(|listener| late(listener, clients, after));
+            let mut plainer = vec![Action::Connect { listener, clients }];
+            plainer.extend(fewer.chain(sooner).chain(others));
+            plainer
+        }
+        Action::CloseCrowded { listener, clients } => {
+            let fewer = smaller(clients.into(), 1).into_iter().map(word);
+            let fewer = fewer.map(|clients| Action::CloseCrowded { listener, clients });
+            let others =
+                numbers(listener).map(|listener| Action::CloseCrowded { listener, clients });
+            let mut plainer = vec![Action::Close(listener)];
+            plainer.extend(fewer.chain(others));
+            plainer
+        }
+        Action::StopCrowded(clients) => {
+            let fewer = smaller(clients.into(), 1).into_iter().map(byte);
+            let mut plainer = vec![Action::Stop];
+            plainer.extend(fewer.map(Action::StopCrowded));
+            plainer
+        }
         Action::Order { client, order } => {
             let other = (order != Order::Return).then_some(Order::Return);
             let other = other.map(|order| Action::Order { client, order });
@@ -287,6 +331,7 @@ fn plainer_actions(action: Action) -> Vec<Action> {
         | Action::DropOwner
         | Action::DropHandle
         | Action::Weather(_)
+        | Action::HoldReporter
         | Action::ReleaseTasks => Vec::new(),
     };
     plainer.insert(0, Action::Wait);
@@ -350,6 +395,17 @@ fn plainer_specs(spec: SpecSetting) -> Vec<SpecSetting> {
         let unknown = DEFAULT.unknown;
         plainer.push(SpecSetting { unknown, ..spec });
     }
+    if spec.reports != DEFAULT.reports {
+        let reports = DEFAULT.reports;
+        plainer.push(SpecSetting { reports, ..spec });
+    }
+    if spec.last_listener != DEFAULT.last_listener {
+        let last_listener = DEFAULT.last_listener;
+        plainer.push(SpecSetting {
+            last_listener,
+            ..spec
+        });
+    }
     if spec.shutdown != DEFAULT.shutdown {
         let shutdown = DEFAULT.shutdown;
         plainer.push(SpecSetting { shutdown, ..spec });
@@ -393,6 +449,10 @@ fn smaller(number: u32, least: u32) -> Vec<u32> {
 /// Numbers are counted round: the same is named by one that is small.
 fn numbers(number: u8) -> impl Iterator<Item = u8> {
     0..number.min(8)
+}
+
+fn word(number: u32) -> u16 {
+    u16::try_from(number).expect("it is smaller than one of 16 bits")
 }
 
 fn byte(number: u32) -> u8 {

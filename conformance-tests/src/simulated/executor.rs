@@ -45,6 +45,8 @@ struct Shared {
     /// Nanoseconds since `began`.
     elapsed: AtomicU64,
     state: Mutex<State>,
+    /// Timers fire at this moment.
+    firing: AtomicBool,
     /// Something became ready, perhaps by a thread that is not of this world.
     stirred: Condvar,
 }
@@ -59,6 +61,7 @@ struct State {
     timers_ever: u64,
     current: Option<Arc<Task>>,
     statistics: Statistics,
+    tallies: BTreeMap<&'static str, Tally>,
     panics: u64,
     closed: bool,
 }
@@ -85,9 +88,23 @@ pub struct Statistics {
     pub timers: u64,
 }
 
+/// How many tasks of one kind there are and were, and how often they were polled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Tally {
+    /// Tasks that are not done.
+    pub live: u64,
+    /// Tasks that were spawned.
+    pub spawned: u64,
+    /// Polls of tasks that were woken, or had just been spawned.
+    pub polls: u64,
+    /// Wakes by timers.
+    pub timers: u64,
+}
+
 struct Task {
     id: SimulatedTask,
-    name: &'static str,
+    kind: Mutex<&'static str>,
     shared: Weak<Shared>,
     future: Mutex<Option<BoxFuture<'static, ()>>>,
     waits: Mutex<Vec<Wait>>,
@@ -131,7 +148,7 @@ impl fmt::Display for Wait {
 pub struct TaskRecord {
     /// Its name.
     pub id: SimulatedTask,
-    /// The type of what was spawned.
+    /// The type of the task, or the name that it was given.
     pub kind: &'static str,
     /// What it waits for, of what this world knows.
     pub waits_for: String,
@@ -174,9 +191,11 @@ impl Simulation {
                     timers_ever: 0,
                     current: None,
                     statistics: Statistics::default(),
+                    tallies: BTreeMap::new(),
                     panics: 0,
                     closed: false,
                 }),
+                firing: AtomicBool::new(false),
                 stirred: Condvar::new(),
             }),
         }
@@ -214,13 +233,20 @@ impl Simulation {
         lock(&self.shared.state).statistics
     }
 
+    /// How many tasks of this kind there are and were, and how often they were polled.
+    pub fn tally(&self, kind: &str) -> Tally {
+        let state = lock(&self.shared.state);
+        state.tallies.get(kind).copied().unwrap_or_default()
+    }
+
     /// How many panics have left a task, in a poll or while it was dropped.
     pub fn panics(&self) -> u64 {
         lock(&self.shared.state).panics
     }
 
-    /// Polls one task that is ready, chosen by chance; now and then one that is not. `None` if none is ready.
-    pub fn poll_next(&self) -> Option<SimulatedTask> {
+    /// Polls one task that is ready, chosen at random; now and then one that is not. Returns it and its kind, `None` if
+    /// none is ready.
+    pub fn poll_next(&self) -> Option<(SimulatedTask, &'static str)> {
         let task = {
             let mut state = lock(&self.shared.state);
             let task = state.choose()?;
@@ -229,7 +255,7 @@ impl Simulation {
         };
         let Some(mut future) = lock(&task.future).take() else {
             lock(&self.shared.state).current = None;
-            return Some(task.id);
+            return Some((task.id, task.kind()));
         };
         lock(&task.waits).clear();
         let waker = Waker::from(Arc::clone(&task));
@@ -247,7 +273,7 @@ impl Simulation {
             state.panics += u64::from(panicked);
             state.remove(&task);
         }
-        Some(task.id)
+        Some((task.id, task.kind()))
     }
 
     /// Polls until nothing is ready.
@@ -257,7 +283,7 @@ impl Simulation {
     /// [`Restless`] after so many polls.
     pub fn settle(&self, limit: usize) -> Result<usize, Restless> {
         let mut polls = 0;
-        while let Some(task) = self.poll_next() {
+        while let Some((task, _)) = self.poll_next() {
             polls += 1;
             if polls >= limit {
                 return Err(self.restless(polls, task));
@@ -269,7 +295,7 @@ impl Simulation {
     pub(super) fn restless(&self, polls: usize, last: SimulatedTask) -> Restless {
         let mut last = vec![last];
         for _ in 0..20 {
-            last.extend(self.poll_next());
+            last.extend(self.poll_next().map(|(task, _)| task));
         }
         let known = self.tasks();
         let find = |id: &SimulatedTask| known.iter().find(|task| task.id == *id).cloned();
@@ -297,9 +323,11 @@ impl Simulation {
             state.statistics.timers += due.len() as u64;
             due
         };
+        self.shared.firing.store(true, Ordering::Relaxed);
         for waker in due.into_values() {
             waker.wake();
         }
+        self.shared.firing.store(false, Ordering::Relaxed);
     }
 
     /// The tasks that are not done, oldest first.
@@ -309,17 +337,30 @@ impl Simulation {
         tasks.iter().map(|task| task.record()).collect()
     }
 
-    /// The tasks that are not done and whose type is of this name.
+    /// The tasks that are not done and of one of these kinds, oldest first.
     pub fn tasks_of(&self, kinds: &[&str]) -> Vec<(SimulatedTask, &'static str)> {
         let state = lock(&self.shared.state);
         let live = state.live.iter();
         let mut tasks: Vec<_> = live
-            .map(|task| (task.id, short(task.name)))
+            .map(|task| (task.id, task.kind()))
             .filter(|(_, kind)| kinds.contains(kind))
             .collect();
         drop(state);
         tasks.sort_unstable();
         tasks
+    }
+
+    /// Gives a task another kind than its type, which it then is counted under. Nothing, if it is done.
+    pub fn set_kind(&self, id: SimulatedTask, kind: &'static str) {
+        if let Some(task) = self.find(id) {
+            let before = std::mem::replace(&mut *lock(&task.kind), kind);
+            let mut state = lock(&self.shared.state);
+            for (kind, change) in [(before, -1), (kind, 1)] {
+                let tally = state.tally(kind);
+                tally.live = tally.live.saturating_add_signed(change);
+                tally.spawned = tally.spawned.saturating_add_signed(change);
+            }
+        }
     }
 
     /// How many tasks are not done.
@@ -485,7 +526,12 @@ impl State {
         // Before the poll: whoever wakes it from now on wants another.
         task.queued.store(false, Ordering::Relaxed);
         self.statistics.polls += 1;
+        self.tally(task.kind()).polls += 1;
         Some(task)
+    }
+
+    fn tally(&mut self, kind: &'static str) -> &mut Tally {
+        self.tallies.entry(kind).or_default()
     }
 
     fn remove(&mut self, task: &Arc<Task>) {
@@ -493,6 +539,7 @@ impl State {
         if position == GONE {
             return;
         }
+        self.tally(task.kind()).live -= 1;
         self.live.swap_remove(position);
         if let Some(moved) = self.live.get(position) {
             moved.position.store(position, Ordering::Relaxed);
@@ -504,6 +551,10 @@ impl State {
 }
 
 impl Task {
+    fn kind(&self) -> &'static str {
+        *lock(&self.kind)
+    }
+
     fn record(&self) -> TaskRecord {
         let waits = lock(&self.waits);
         let mut waits: Vec<_> = waits.iter().map(ToString::to_string).collect();
@@ -515,7 +566,7 @@ impl Task {
         }
         TaskRecord {
             id: self.id,
-            kind: short(self.name),
+            kind: self.kind(),
             waits_for: waits.join(", or "),
         }
     }
@@ -543,6 +594,9 @@ impl Wake for Task {
         if gone || self.queued.swap(true, Ordering::Relaxed) {
             return;
         }
+        if shared.firing.load(Ordering::Relaxed) {
+            state.tally(self.kind()).timers += 1;
+        }
         if !self.held.load(Ordering::Relaxed) {
             state.ready.push(Arc::clone(self));
             drop(state);
@@ -566,7 +620,7 @@ impl SimulatedRuntime {
 
 impl Runtime for SimulatedRuntime {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        fn spawn(shared: &Arc<Shared>, name: &'static str, future: BoxFuture<'static, ()>) {
+        fn spawn(shared: &Arc<Shared>, kind: &'static str, future: BoxFuture<'static, ()>) {
             let mut state = lock(&shared.state);
             if state.closed {
                 drop(state);
@@ -577,9 +631,12 @@ impl Runtime for SimulatedRuntime {
             }
             state.tasks_ever += 1;
             state.statistics.tasks += 1;
+            let tally = state.tally(kind);
+            tally.spawned += 1;
+            tally.live += 1;
             let task = Arc::new(Task {
                 id: SimulatedTask(state.tasks_ever),
-                name,
+                kind: Mutex::new(kind),
                 shared: Arc::downgrade(shared),
                 future: Mutex::new(Some(future)),
                 waits: Mutex::default(),
@@ -597,8 +654,8 @@ impl Runtime for SimulatedRuntime {
             std::any::type_name::<T>()
         }
 
-        let name = name(&task);
-        spawn(&self.simulation.shared, name, Box::pin(task));
+        let kind = short(name(&task));
+        spawn(&self.simulation.shared, kind, Box::pin(task));
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {

@@ -4,17 +4,17 @@
 //! exactly one of the stages of [`Stage`]; a stream that was accepted is counted
 //! as open from then until it is dropped.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use acceptor_core::Listener;
+use acceptor_core::{AcceptErrorKind, Listener};
 use futures::io::{AsyncRead, AsyncWrite};
 
 use super::executor::{Simulation, Wait, lock};
@@ -25,6 +25,8 @@ use crate::disturbed::not_listening;
 pub struct Network {
     simulation: Simulation,
     sockets: Arc<Mutex<Sockets>>,
+    /// How many tasks were woken by streams.
+    woken: Arc<AtomicU64>,
     limits: Limits,
 }
 
@@ -42,6 +44,9 @@ struct Sockets {
     next_port: u16,
     next_client: u32,
     open_streams: usize,
+    /// How many calls of `accept` there were, and how many tasks in one were woken.
+    accept_calls: u64,
+    accepts_woken: u64,
     witness: Option<Arc<Witness>>,
 }
 
@@ -70,10 +75,17 @@ pub enum Happened {
         /// How.
         fault: AcceptFault,
     },
+    /// A call of `accept` was polled and found nothing.
+    Empty {
+        /// On which listener.
+        listener: SocketAddr,
+    },
     /// A listener was dropped.
     Closed {
         /// Which.
         listener: SocketAddr,
+        /// How many connections were in its backlog, or waited for room in it.
+        queued: usize,
     },
 }
 
@@ -84,8 +96,16 @@ pub enum AcceptFault {
     Error(ErrorKind),
     /// It fails as on a socket that does not listen.
     NotListening,
+    /// It fails with an error that only the listener can classify: its runtime has ended.
+    RuntimeGone,
     /// It panics.
     Panic,
+}
+
+const RUNTIME_GONE: &str = "the simulated runtime has ended";
+
+fn runtime_gone() -> io::Error {
+    io::Error::other(RUNTIME_GONE)
 }
 
 const ACCEPT_PANICS: &str = "accept as told";
@@ -97,6 +117,7 @@ impl AcceptFault {
         match self {
             AcceptFault::Error(kind) => io::Error::from(kind).to_string(),
             AcceptFault::NotListening => not_listening().to_string(),
+            AcceptFault::RuntimeGone => RUNTIME_GONE.to_owned(),
             AcceptFault::Panic => format!("accept panicked: {ACCEPT_PANICS}"),
         }
     }
@@ -108,7 +129,8 @@ struct Listening {
     faults: VecDeque<AcceptFault>,
     waiting: Vec<(u64, Waker)>,
     waiting_ever: u64,
-    dead: bool,
+    /// Every call goes wrong, until it no longer does.
+    lasting: Option<AcceptFault>,
     polls: u64,
 }
 
@@ -127,6 +149,7 @@ pub enum Stage {
 
 /// A connection: two flows of bytes, and how far it has come.
 struct Pipe {
+    woken: Arc<AtomicU64>,
     called: SocketAddr,
     client: SocketAddr,
     state: Mutex<PipeState>,
@@ -191,23 +214,6 @@ impl Flow {
     }
 }
 
-thread_local! {
-    static WAKES: Cell<u64> = const { Cell::new(0) };
-}
-
-/// How many tasks the sockets of all simulated worlds have woken on this thread.
-#[cfg(feature = "scenarios")]
-pub(crate) fn wakes_by_sockets() -> u64 {
-    WAKES.get()
-}
-
-fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
-    for waker in wakers.into_iter().flatten() {
-        WAKES.set(WAKES.get() + 1);
-        waker.wake();
-    }
-}
-
 fn reset() -> io::Error {
     ErrorKind::ConnectionReset.into()
 }
@@ -229,6 +235,13 @@ impl PipeState {
 }
 
 impl Pipe {
+    fn wake(&self, wakers: impl IntoIterator<Item = Option<Waker>>) {
+        for waker in wakers.into_iter().flatten() {
+            self.woken.fetch_add(1, Ordering::Relaxed);
+            waker.wake();
+        }
+    }
+
     fn poll_read(
         &self,
         end: End,
@@ -244,7 +257,7 @@ impl Pipe {
             Some(count) => {
                 let writer = incoming.writer.take();
                 drop(state);
-                wake([writer]);
+                self.wake([writer]);
                 Poll::Ready(Ok(count))
             }
             None => {
@@ -266,7 +279,7 @@ impl Pipe {
             Some(written) => {
                 let reader = outgoing.reader.take();
                 drop(state);
-                wake([reader]);
+                self.wake([reader]);
                 Poll::Ready(written)
             }
             None => {
@@ -286,7 +299,7 @@ impl Pipe {
             outgoing.finished = true;
             outgoing.wakers()
         };
-        wake(wakers);
+        self.wake(wakers);
     }
 
     /// Ends both what this end sends and what it reads.
@@ -298,7 +311,7 @@ impl Pipe {
             incoming.deaf = true;
             [incoming.wakers(), outgoing.wakers()].concat()
         };
-        wake(wakers);
+        self.wake(wakers);
     }
 
     fn reset(&self) {
@@ -307,7 +320,7 @@ impl Pipe {
             state.reset = true;
             [state.to_server.wakers(), state.to_client.wakers()].concat()
         };
-        wake(wakers);
+        self.wake(wakers);
     }
 
     /// Comes to another stage, and tells whoever waits for it.
@@ -324,7 +337,7 @@ impl Pipe {
                 Stage::Knocking | Stage::Queued | Stage::Accepted => vec![connecting],
             }
         };
-        wake(wakers);
+        self.wake(wakers);
     }
 
     fn stage(&self) -> Stage {
@@ -342,8 +355,11 @@ impl Network {
                 next_port: 1,
                 next_client: 0,
                 open_streams: 0,
+                accept_calls: 0,
+                accepts_woken: 0,
                 witness: None,
             })),
+            woken: Arc::default(),
             limits,
         }
     }
@@ -376,6 +392,21 @@ impl Network {
             .listening
             .get(&listener)
             .map_or(0, |listening| listening.polls)
+    }
+
+    /// How many calls of `accept` there were, of all listeners.
+    pub fn accept_calls(&self) -> u64 {
+        lock(&self.sockets).accept_calls
+    }
+
+    /// How many tasks were woken out of `accept`.
+    pub fn wakes_by_listeners(&self) -> u64 {
+        lock(&self.sockets).accepts_woken
+    }
+
+    /// How many tasks were woken by streams.
+    pub fn wakes_by_streams(&self) -> u64 {
+        self.woken.load(Ordering::Relaxed)
     }
 
     /// How many connections are in the backlog of a listener, or wait for room in it.
@@ -416,7 +447,7 @@ impl Network {
                 faults: VecDeque::new(),
                 waiting: Vec::new(),
                 waiting_ever: 0,
-                dead: false,
+                lasting: None,
                 polls: 0,
             },
         );
@@ -428,7 +459,12 @@ impl Network {
 
     /// From now on every call of `accept` fails as on a socket that does not listen.
     pub fn kill_listener(&self, listener: SocketAddr) {
-        self.disturb(listener, |listening| listening.dead = true);
+        self.inject_lasting(listener, Some(AcceptFault::NotListening));
+    }
+
+    /// From now on every call of `accept` goes wrong; `None`: no longer.
+    pub fn inject_lasting(&self, listener: SocketAddr, fault: Option<AcceptFault>) {
+        self.disturb(listener, |listening| listening.lasting = fault);
     }
 
     /// The next call of `accept` that has something to say goes wrong.
@@ -448,9 +484,11 @@ impl Network {
                 return;
             };
             change(listening);
-            listening.wakers()
+            let wakers = listening.wakers();
+            sockets.accepts_woken += wakers.len() as u64;
+            wakers
         };
-        wake(wakers);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Connects a client. It is in the backlog then, or waits for room in it: see [`SimulatedClient::stage`].
@@ -476,6 +514,7 @@ impl Network {
                 Stage::Knocking
             };
             let pipe = Arc::new(Pipe {
+                woken: Arc::clone(&self.woken),
                 called: address,
                 client,
                 state: Mutex::new(PipeState {
@@ -491,9 +530,11 @@ impl Network {
                 _ => &mut listening.knocking,
             };
             line.push_back(Arc::clone(&pipe));
-            (pipe, listening.wakers())
+            let wakers = listening.wakers();
+            sockets.accepts_woken += wakers.len() as u64;
+            (pipe, wakers)
         };
-        wake(wakers);
+        wakers.into_iter().for_each(Waker::wake);
         Ok(SimulatedClient {
             simulation: self.simulation.clone(),
             pipe,
@@ -554,9 +595,9 @@ impl Sockets {
 }
 
 impl Listening {
-    fn wakers(&mut self) -> Vec<Option<Waker>> {
+    fn wakers(&mut self) -> Vec<Waker> {
         let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().map(|(_, waker)| Some(waker)).collect()
+        waiting.into_iter().map(|(_, waker)| waker).collect()
     }
 }
 
@@ -581,11 +622,7 @@ impl SimulatedListener {
             .get_mut(&self.address)
             .expect("it listens until it is dropped");
         listening.polls += 1;
-        let fault = if listening.dead {
-            Some(AcceptFault::NotListening)
-        } else {
-            listening.faults.pop_front()
-        };
+        let fault = listening.lasting.or_else(|| listening.faults.pop_front());
         if let Some(fault) = fault {
             let listener = self.address;
             sockets.note(Happened::Failed { listener, fault });
@@ -594,6 +631,7 @@ impl SimulatedListener {
                     return Poll::Ready(Err(error.into()));
                 }
                 AcceptFault::NotListening => return Poll::Ready(Err(not_listening())),
+                AcceptFault::RuntimeGone => return Poll::Ready(Err(runtime_gone())),
                 // Without the panic hook: it is meant.
                 AcceptFault::Panic => std::panic::resume_unwind(Box::new(ACCEPT_PANICS)),
             }
@@ -629,6 +667,8 @@ impl SimulatedListener {
             Some((_, known)) => *known = waker,
             None => listening.waiting.push((key, waker)),
         }
+        let listener = self.address;
+        sockets.note(Happened::Empty { listener });
         Poll::Pending
     }
 }
@@ -654,6 +694,7 @@ impl Listener for SimulatedListener {
     type Addr = SocketAddr;
 
     async fn accept(&self) -> io::Result<(SimulatedStream, SocketAddr)> {
+        lock(&self.network.sockets).accept_calls += 1;
         let mut waits = Waits {
             listener: self,
             key: None,
@@ -682,6 +723,10 @@ impl Listener for SimulatedListener {
         }
         Ok(stream.pipe.called)
     }
+
+    fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        (error.to_string() == RUNTIME_GONE).then_some(AcceptErrorKind::Listener)
+    }
 }
 
 impl Drop for SimulatedListener {
@@ -689,8 +734,12 @@ impl Drop for SimulatedListener {
         let gone = {
             let mut sockets = lock(&self.network.sockets);
             let listener = self.address;
-            sockets.note(Happened::Closed { listener });
-            sockets.listening.remove(&listener)
+            let gone = sockets.listening.remove(&listener);
+            let queued = gone
+                .as_ref()
+                .map_or(0, |gone| gone.queued.len() + gone.knocking.len());
+            sockets.note(Happened::Closed { listener, queued });
+            gone
         };
         if let Some(gone) = gone {
             for pipe in gone.queued.into_iter().chain(gone.knocking) {

@@ -6,7 +6,9 @@
 
 use std::net::SocketAddr;
 
-use acceptor_core::{EndKind, Event, Failure, Phase, Restart, Shutdown, StopReason, StopReport};
+use acceptor_core::{
+    EndKind, Event, EventKind, Failure, Losses, Phase, Restart, Shutdown, StopReason, StopReport,
+};
 
 use super::sums::Sums;
 use super::way::{Outcome, Way};
@@ -27,6 +29,8 @@ pub(super) struct Tally {
     pub(super) killed_unserved: u64,
     /// Connections that nobody served, for their listener closed.
     pub(super) unserved: u64,
+    /// Those of them that were cut while the listener was open.
+    pub(super) cut_early: u64,
 }
 
 impl Tally {
@@ -79,10 +83,34 @@ pub(super) struct Reports {
     pub(super) pool_stopped: u64,
     /// Of what has no place above.
     pub(super) others: u64,
+    /// Reports that were dropped, since too many waited for the observer.
+    pub(super) dropped: Dropped,
     /// Start errors until the pool was told to stop by itself.
     start_errors_before: u64,
     /// What else counts in a transient pool, until then.
     failures_before: u64,
+}
+
+/// Reports that did not reach the observer, by kind, as a later report says.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Dropped {
+    pub(super) start_errors: u64,
+    pub(super) acceptors: u64,
+    pub(super) connections: u64,
+    pub(super) listeners: u64,
+    pub(super) pauses: u64,
+    pub(super) all: u64,
+}
+
+impl Dropped {
+    fn count(&mut self, lost: &Losses) {
+        self.start_errors += lost.of(EventKind::StartError);
+        self.acceptors += lost.of(EventKind::AcceptorFailed);
+        self.connections += lost.of(EventKind::ConnectionFailed);
+        self.listeners += lost.of(EventKind::ListenerFailed);
+        self.pauses += lost.of(EventKind::AcceptPaused);
+        self.all += lost.total();
+    }
 }
 
 impl Reports {
@@ -107,7 +135,15 @@ impl Reports {
                 _ => &mut self.others,
             },
             Event::ListenerFailed { .. } => &mut self.listeners_failed,
-            Event::AcceptPaused { .. } => &mut self.pauses,
+            Event::AcceptPaused { suppressed, .. } => {
+                // It may stand for others, which it was merged with.
+                self.pauses += *suppressed;
+                &mut self.pauses
+            }
+            Event::ReportsLost { lost, .. } => {
+                self.dropped.count(lost);
+                return;
+            }
             Event::KilledWhileStopping { count, .. } => {
                 self.killed_while_stopping += *count as u64;
                 return;
@@ -202,6 +238,8 @@ pub(super) struct Stop {
     pub(super) acceptors: u64,
     /// Acceptors that were killed in the kill phase.
     pub(super) acceptors_killed: u64,
+    /// Reports that were not delivered.
+    pub(super) undelivered: u64,
 }
 
 impl From<&StopReport> for Stop {
@@ -222,6 +260,7 @@ impl From<&StopReport> for Stop {
             connections_killed: killed(report.connections(Phase::Kill)),
             acceptors: acceptors.total() as u64,
             acceptors_killed: killed(report.acceptors(Phase::Kill)),
+            undelivered: report.undelivered,
         }
     }
 }
@@ -266,34 +305,51 @@ impl Account {
         );
         let ends = tally.ends.total();
         sums.same("calls of serve = their ends", tally.served, ends);
+        sums.between(
+            "connections cut early and not served, where only a kill does that",
+            0,
+            self.stop.connections_killed,
+            tally.cut_early,
+        );
     }
 
     fn audit_reports(&self, sums: &mut Sums) {
         let (reports, ends, faults) = (&self.reports, &self.tally.ends, &self.faults);
-        sums.same(
+        let dropped = reports.dropped;
+        sums.reported(
             "errors of serve = reports of them",
             ends.error,
+            dropped.connections,
             reports.connections_failed,
         );
-        sums.same(
+        sums.reported(
             "panics of serve = reports of them",
             ends.panic,
+            dropped.connections,
             reports.connections_panicked,
         );
-        sums.same(
+        sums.reported(
             "failures of init = start errors reported",
             faults.start_errors,
+            dropped.start_errors,
             reports.start_errors,
         );
-        sums.same(
+        sums.reported(
             "panics of terminate = reports of them",
             faults.terminate_panics,
+            dropped.acceptors,
             reports.acceptors_panicked,
         );
-        sums.same(
+        sums.reported(
             "listeners that do not listen = listeners reported as failed",
             faults.dead_listeners,
+            dropped.listeners,
             reports.listeners_failed,
+        );
+        sums.same(
+            "reports that were not delivered = reports that were reported as lost",
+            self.stop.undelivered,
+            dropped.all,
         );
         match faults.exhaustions {
             0 => sums.same(
@@ -304,7 +360,7 @@ impl Account {
             // The first of a listener is reported, later ones may not be.
             count => sums.at_least(
                 "pauses reported, of times without descriptors",
-                count,
+                count.saturating_sub(dropped.pauses),
                 reports.pauses,
             ),
         }
@@ -325,7 +381,7 @@ impl Account {
         sums.between(
             "connections dropped = reported as killed + stopped and killed by the stop + stopped by id",
             least,
-            told + self.asked_away,
+            told + self.asked_away + self.reports.dropped.connections,
             dropped,
         );
         let killed = self.stop.connections_killed + self.stop.acceptors_killed;
@@ -357,7 +413,8 @@ impl Account {
             states.served,
             self.tally.served,
         );
-        let killed = self.reports.acceptors_killed + self.stop.acceptors_killed;
+        let unreported = self.reports.dropped.acceptors + self.reports.dropped.connections;
+        let killed = self.reports.acceptors_killed + self.stop.acceptors_killed + unreported;
         let unserved = self.tally.killed_unserved + self.unserved_and_killed();
         sums.between(
             "states dropped without either, where only a kill does that",
@@ -374,9 +431,11 @@ impl Account {
             Ending::Intensity(intensity) => {
                 let counted = self.reports.counted_before(self.restart);
                 let too_many = u64::from(intensity) + 1;
-                sums.same(
+                let dropped = self.reports.dropped;
+                sums.reported(
                     "counted failures when the pool stops by itself",
                     too_many,
+                    dropped.start_errors + dropped.acceptors + dropped.connections,
                     counted,
                 );
                 sums.same(

@@ -363,7 +363,13 @@ impl Ledger {
                     pages.tally.unserved += 1;
                     let well = match seen {
                         Seen::Left => true,
-                        Seen::CutShort => when == WhenOver::ListenerClosing,
+                        Seen::CutShort if when == WhenOver::ListenerOpen => {
+                            // Killed by its id before it was served: an end that the stop overtook has no report of its own.
+                            let may_be = pages.fate == Fate::Stops && !pages.told.is_empty();
+                            pages.tally.cut_early += u64::from(may_be);
+                            may_be
+                        }
+                        Seen::CutShort => true,
                         Seen::Done | Seen::Nothing | Seen::Mangled => false,
                     };
                     if !well {

@@ -53,7 +53,7 @@ impl<W: World> Life<W> {
         Ok(())
     }
 
-    /// The counts are those of the lists, at any moment.
+    /// What is there all the time is in the counts and in the lists.
     fn look(&self) -> Verdict {
         // In this order: who was served before and has not ended after is there in between.
         let served = self.scene.ledger.served();

@@ -15,6 +15,15 @@ impl Sums {
         self.wrong.extend(same(what, expected, seen).err());
     }
 
+    /// A number of reports, of which so many may have been dropped.
+    pub(super) fn reported(&mut self, what: &str, expected: u64, dropped: u64, seen: u64) {
+        if dropped == 0 {
+            self.same(what, expected, seen);
+        } else {
+            self.between(what, expected.saturating_sub(dropped), expected, seen);
+        }
+    }
+
     pub(super) fn between(&mut self, what: &str, least: u64, most: u64, seen: u64) {
         let right = (least..=most).contains(&seen);
         self.check(what, right, format_args!("{least} to {most}"), seen);

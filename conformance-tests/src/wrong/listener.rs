@@ -41,6 +41,12 @@ pub enum ListenerFlaw {
     PortZero,
     /// The socket stays open when the listener is dropped.
     StaysOpen,
+    /// Each accept waits for a while, though a connection is there.
+    TakesItsTime,
+    /// A listener is made of anything.
+    OfAnything,
+    /// What is refused is not told what it is.
+    RefusesWithoutAWord,
 }
 
 /// A listener that errs.
@@ -151,6 +157,10 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
     type Addr = SocketAddr;
 
     async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+        if self.flaw == Some(ListenerFlaw::TakesItsTime) {
+            let later = self.runtime.now() + Duration::from_millis(50);
+            self.runtime.sleep_until(later).await;
+        }
         let (stream, mut peer) = loop {
             let accepted = match self.flaw {
                 Some(ListenerFlaw::OneWaker) => self.accept_last_woken().await,

@@ -1,15 +1,19 @@
 //! Which flaw breaks which rule.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, ChildType, Event, Grace, ListenerState, Restart, Shutdown, StopReason,
+    AcceptErrorKind, AcceptorRecord, AcceptorState, ChildType, ConnectionReports, Event, Failure,
+    Grace, LastListener, ListenerRecord, ListenerState, Report, Restart, Shutdown, StopReason,
     StopReport,
 };
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
-use crate::tamper::{Callbacks, Conduct, Settings, Tamper, Verb};
+use crate::disturbed::Traced;
+use crate::tamper::{Callbacks, Conduct, Observes, Settings, Tamper, Verb};
 
 /// One flaw, and what the suite is to say of it.
 #[derive(Debug, Clone)]
@@ -103,7 +107,7 @@ fn accept_errors(kind: fn(&std::io::Error) -> AcceptErrorKind) -> Tamper {
 }
 
 /// Reports of this sort are made so many times.
-fn reported(times: usize, sort: fn(&Event<std::net::SocketAddr>) -> bool) -> Tamper {
+fn reported(times: usize, sort: fn(&Event<SocketAddr>) -> bool) -> Tamper {
     Tamper {
         report: Some(Box::new(move |report| match sort(&report.event) {
             true => times,
@@ -111,6 +115,31 @@ fn reported(times: usize, sort: fn(&Event<std::net::SocketAddr>) -> bool) -> Tam
         })),
         ..Tamper::default()
     }
+}
+
+/// Each report is changed so.
+fn reporting(change: fn(&mut Report<SocketAddr>)) -> Tamper {
+    Tamper {
+        report: Some(Box::new(move |report| {
+            change(report);
+            1
+        })),
+        ..Tamper::default()
+    }
+}
+
+fn acceptors_shown(edit: fn(&mut Vec<AcceptorRecord>)) -> Tamper {
+    Tamper {
+        acceptors_shown: Some(Box::new(edit)),
+        ..Tamper::default()
+    }
+}
+
+fn last_listener(last_listener: LastListener) -> Tamper {
+    settings(Settings {
+        last_listener: Some(last_listener),
+        ..Settings::default()
+    })
 }
 
 /// All cases, in the order of the contract.
@@ -126,6 +155,7 @@ pub fn table() -> Vec<Case> {
     cases.extend(changing());
     cases.extend(errors());
     cases.extend(bad_input());
+    cases.extend(reports());
     cases.extend(runtimes());
     cases.extend(sockets());
     cases
@@ -143,7 +173,7 @@ fn behaviour() -> Vec<Case> {
             "B1",
             callbacks(Callbacks::InitOneByOne),
             "`init` runs 5 times",
-            &["B4", "B7", "L2"],
+            &["B7", "L2"],
         ),
         breaks(
             "B1",
@@ -163,14 +193,14 @@ fn behaviour() -> Vec<Case> {
                 callbacks: Callbacks::IgnoreFails,
                 ..intensity(100)
             },
-            "before start",
+            "reports: []",
             &["B1", "B7"],
         ),
         breaks(
             "B3",
             RuntimeFlaw::RoundsDown,
             "at least",
-            &["B1", "B2", "B4", "B5", "L1", "Q2"],
+            &["B1", "B2", "B5", "L1", "Q2"],
         ),
         breaks(
             "B4",
@@ -185,10 +215,22 @@ fn behaviour() -> Vec<Case> {
             &["B2", "B8", "E1"],
         ),
         breaks(
+            "B4",
+            RuntimeFlaw::RoundsDown,
+            "at least",
+            &["B1", "B2", "B5", "L1"],
+        ),
+        breaks(
+            "B4",
+            callbacks(Callbacks::RetriesInPairs),
+            "how often `init` ran while one tries again",
+            &["B1", "B3", "B5"],
+        ),
+        breaks(
             "B5",
             callbacks(Callbacks::StateOfAnother),
             "the `init` of the child that serves",
-            &["B4", "E2", "L1"],
+            &["E2", "L1"],
         ),
         breaks(
             "B5",
@@ -196,8 +238,23 @@ fn behaviour() -> Vec<Case> {
                 counts: Some(Box::new(|counts| counts.workers = counts.active)),
                 ..Tamper::default()
             },
-            "connections and children as `serve` is first polled",
+            "connections, children, and whether the replacement is started",
             &["B2", "Q1"],
+        ),
+        breaks(
+            "B5",
+            acceptors_shown(|list| {
+                list.iter_mut()
+                    .for_each(|one| one.state = AcceptorState::Spaced);
+            }),
+            "connections, children, and whether the replacement is started",
+            &["B1", "L1", "N2"],
+        ),
+        breaks(
+            "B5",
+            callbacks(Callbacks::InitInServe),
+            "children whose `init` was polled in a task that is not their own",
+            &["E4", "N2"],
         ),
         breaks(
             "B6",
@@ -210,6 +267,17 @@ fn behaviour() -> Vec<Case> {
             callbacks(Callbacks::TimeoutAtOnce),
             "waits 20ms",
             &["B1", "B3", "B4", "E1"],
+        ),
+        breaks(
+            "B6",
+            acceptors_shown(|list| {
+                let dismissed = |one: &&mut AcceptorRecord| one.state == AcceptorState::Terminating;
+                list.iter_mut()
+                    .filter(dismissed)
+                    .for_each(|one| one.state = AcceptorState::Waiting);
+            }),
+            "the expired acceptor, after 64 more connections were accepted",
+            &["B3", "B5", "L1"],
         ),
         breaks(
             "B7",
@@ -369,7 +437,7 @@ fn intensities() -> Vec<Case> {
         breaks(
             "I4",
             conduct(Verb::StopChild, Conduct::Swapped),
-            "the pool has stopped",
+            "the pool runs after a stop by id",
             &["I1", "I2", "I3"],
         ),
     ]
@@ -427,6 +495,63 @@ fn listeners() -> Vec<Case> {
             reported(0, |event| matches!(event, Event::ListenerFailed { .. })),
             "the failed listeners that were reported",
             &["B1", "L1", "L2", "L3"],
+        ),
+        breaks(
+            "L7",
+            conduct(Verb::Stop, Conduct::Swapped),
+            "the connection echoes \"queued\"",
+            &["L1", "L3", "E4"],
+        ),
+        breaks(
+            "L7",
+            ListenerFlaw::TakesItsTime,
+            "the connection echoes \"queued\"",
+            &["B1", "E1", "L1"],
+        ),
+        breaks(
+            "L7",
+            conduct(Verb::CloseListener, Conduct::Later),
+            "*draining* once the listener begins to close, Close",
+            &["L1", "L3", "N2"],
+        ),
+        breaks(
+            "L8",
+            ListenerFlaw::StaysOpen,
+            "what binding its address again says on the report",
+            &["B1", "L2", "N1"],
+        ),
+        breaks(
+            "L8",
+            Tamper {
+                listeners: Some(Box::new(|list| {
+                    list.retain(|one| one.state != ListenerState::Closing);
+                })),
+                ..Tamper::default()
+            },
+            "the listener while it closes",
+            &["L1", "L3", "Q1"],
+        ),
+        breaks(
+            "L9",
+            last_listener(LastListener::Stop),
+            "the pool runs on without a listener",
+            &["L1", "L3", "L4"],
+        ),
+        breaks(
+            "L9",
+            last_listener(LastListener::Continue),
+            "the state when the last has failed",
+            &["L1", "L3", "L4"],
+        ),
+        breaks(
+            "L9",
+            reporting(|report| {
+                if let Event::ListenerFailed { listeners_left, .. } = &mut report.event {
+                    *listeners_left = 1;
+                }
+            }),
+            "listeners left, as the reports say",
+            &["L4", "A3"],
         ),
     ]
 }
@@ -502,7 +627,7 @@ fn stopping() -> Vec<Case> {
             Tamper {
                 listeners: Some(Box::new(|list| {
                     list.iter_mut()
-                        .for_each(|one| one.state = ListenerState::Accepting);
+                        .for_each(|one| one.state = ListenerState::Closing);
                 })),
                 ..Tamper::default()
             },
@@ -530,7 +655,7 @@ fn stopping() -> Vec<Case> {
         breaks(
             "S4",
             grace(Grace::Within(Duration::ZERO)),
-            "2 active, 2 workers",
+            "the connection echoes \"left alone\"",
             &["S5", "S6", "S8"],
         ),
         breaks(
@@ -593,6 +718,16 @@ fn stopping() -> Vec<Case> {
         ),
         breaks(
             "S8",
+            result(|report| {
+                if report.elapsed >= Duration::from_secs(1) {
+                    report.stuck = 1;
+                }
+            }),
+            "children left as stuck, of those that waited for their turn",
+            &["S1", "S6", "S9"],
+        ),
+        breaks(
+            "S8",
             reported(0, |event| matches!(event, Event::Stuck { .. })),
             "the counts of the reports",
             &["S1", "S6", "S7", "S9"],
@@ -600,7 +735,13 @@ fn stopping() -> Vec<Case> {
         breaks(
             "S9",
             conduct(Verb::DropOwner, Conduct::Ignored),
-            "the state, once the owner is dropped",
+            "a connection is polled after the owner was dropped",
+            &["S2", "S3", "S6"],
+        ),
+        breaks(
+            "S9",
+            conduct(Verb::DropOwner, Conduct::Later),
+            "a connection is polled after the owner was dropped",
             &["S2", "S3", "S6"],
         ),
         breaks(
@@ -730,6 +871,12 @@ fn errors() -> Vec<Case> {
             &["A1", "A4"],
         ),
         breaks(
+            "A2",
+            callbacks(Callbacks::ServeHangs),
+            "the pause ends with a connection",
+            &["A1", "A3", "B5"],
+        ),
+        breaks(
             "A3",
             accept_errors(|_| AcceptErrorKind::Resources),
             "0 active, 0 workers",
@@ -747,8 +894,45 @@ fn errors() -> Vec<Case> {
         breaks(
             "A4",
             accept_errors(|_| AcceptErrorKind::Connection),
-            "skipped connections and pauses after ConnectionAborted",
+            "skipped connections and pauses after Kind(ConnectionAborted)",
             &["L1", "L2"],
+        ),
+        breaks(
+            "A5",
+            Tamper {
+                listeners: Some(Box::new(|list| {
+                    for one in list {
+                        one.skipped += std::mem::take(&mut one.pauses);
+                    }
+                })),
+                ..Tamper::default()
+            },
+            "skipped connections and pauses after 103 errors in a row",
+            &["A1", "L4"],
+        ),
+        breaks(
+            "A5",
+            reported(0, |event| matches!(event, Event::AcceptPaused { .. })),
+            "a pause is reported, with its error",
+            &["A1", "A3", "A4"],
+        ),
+        breaks(
+            "A6",
+            accept_errors(|error| match error.kind() {
+                ErrorKind::InvalidInput => AcceptErrorKind::Listener,
+                _ => AcceptErrorKind::of(error),
+            }),
+            "*invalid input* without a number is of one connection",
+            &["A2", "A3", "L4"],
+        ),
+        breaks(
+            "A6",
+            Tamper {
+                asks_no_listener: true,
+                ..Tamper::default()
+            },
+            "what the listener calls an error of kind Connection is one",
+            &["A1", "A2", "A3", "A4"],
         ),
     ]
 }
@@ -782,7 +966,156 @@ fn bad_input() -> Vec<Case> {
             "does not panic",
             &["V1", "V2", "Q1", "Q2"],
         ),
+        breaks(
+            "V4",
+            ListenerFlaw::OfAnything,
+            "a datagram socket is refused",
+            &["K1", "K3", "K7"],
+        ),
+        breaks(
+            "V4",
+            ListenerFlaw::RefusesWithoutAWord,
+            "the error says that it is a datagram socket",
+            &["K1", "K3", "K7"],
+        ),
+        breaks(
+            "V5",
+            Tamper {
+                words: Some(|report| match &report.event {
+                    Event::ConnectionFailed {
+                        failure: Failure::Error(error),
+                        ..
+                    } => error.to_string(),
+                    _ => report.to_string(),
+                }),
+                ..Tamper::default()
+            },
+            "a control character is in what the pool writes",
+            &["E1", "O1"],
+        ),
+        breaks(
+            "V5",
+            reporting(|report| {
+                if let Event::ConnectionFailed {
+                    failure: Failure::Panic(message),
+                    ..
+                } = &mut report.event
+                {
+                    message.truncate(1024);
+                }
+            }),
+            "the text of an error or a panic, as a program gets it",
+            &["E1", "O1"],
+        ),
     ]
+}
+
+fn reports() -> Vec<Case> {
+    vec![
+        breaks(
+            "O1",
+            Tamper {
+                observes: Observes::Elsewhere,
+                ..Tamper::default()
+            },
+            "reports that did not come from one task of the runtime",
+            &["E1", "I3", "S6"],
+        ),
+        breaks(
+            "O1",
+            in_another_order(),
+            "the order of the reports",
+            &["B1", "A1"],
+        ),
+        breaks(
+            "O2",
+            reported(0, |event| matches!(event, Event::ReportsLost { .. })),
+            "the reports after them",
+            &["O1", "O3", "S6"],
+        ),
+        breaks(
+            "O2",
+            patience(Duration::from_secs(3600)),
+            "the stop waits for delivery no longer",
+            &["O1", "O3", "S6"],
+        ),
+        breaks(
+            "O2",
+            result(|report| report.undelivered = 0),
+            "reports that were not delivered, as the result says",
+            &["O1", "O3", "S6"],
+        ),
+        breaks(
+            "O3",
+            traces(|list| {
+                for event in list {
+                    event.fields.remove("suppressed");
+                }
+            }),
+            "events, and those that they say were suppressed",
+            &["O1", "V5"],
+        ),
+        breaks(
+            "O3",
+            traces(|list| {
+                *list = list
+                    .iter()
+                    .flat_map(|one| [one.clone(), one.clone()])
+                    .collect()
+            }),
+            "12 events took",
+            &["O2", "O4"],
+        ),
+        breaks(
+            "O4",
+            settings(Settings {
+                connection_reports: Some(ConnectionReports::All),
+                ..Settings::default()
+            }),
+            "beginnings and ends reported, unless asked for",
+            &["E1", "I3", "E3"],
+        ),
+        breaks(
+            "O4",
+            reported(0, |event| matches!(event, Event::ConnectionEnded { .. })),
+            "what is reported of each connection, in order",
+            &["O1", "O2", "E1"],
+        ),
+        breaks(
+            "O4",
+            reported(0, |event| matches!(event, Event::ReportsLost { .. })),
+            "losses: beginnings, ends, all",
+            &["O1", "O3", "E1"],
+        ),
+    ]
+}
+
+/// The second report comes before the first.
+fn in_another_order() -> Tamper {
+    let kept: Mutex<Vec<Report<SocketAddr>>> = Mutex::default();
+    Tamper {
+        report: Some(Box::new(move |report| {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.is_empty() {
+                kept.push(report.clone());
+                return 0;
+            }
+            if kept.len() == 1 {
+                kept.push(report.clone());
+                return 1;
+            }
+            std::mem::swap(report, &mut kept[0]);
+            1
+        })),
+        ..Tamper::default()
+    }
+}
+
+fn traces(edit: fn(&mut Vec<Traced>)) -> Tamper {
+    Tamper {
+        traces: Some(Box::new(edit)),
+        ..Tamper::default()
+    }
 }
 
 fn looking_in() -> Vec<Case> {
@@ -809,7 +1142,7 @@ fn looking_in() -> Vec<Case> {
                 ..Tamper::default()
             },
             "id, address, acceptors, connections and state of the listeners",
-            &["L3", "Q2", "Q3"],
+            &["L3", "Q2"],
         ),
         breaks("Q1", RuntimeFlaw::ClockStands, "an age of", &["B1", "E1"]),
         breaks(
@@ -848,6 +1181,18 @@ fn looking_in() -> Vec<Case> {
             &["B3", "B4", "Q1"],
         ),
         breaks(
+            "Q3",
+            Tamper {
+                listeners: Some(Box::new(|list| {
+                    let all = list.iter().map(|one| one.connections).sum();
+                    list.iter_mut().for_each(|one| one.connections = all);
+                })),
+                ..Tamper::default()
+            },
+            "connections and acceptors of each listener",
+            &["L1", "Q2", "B5"],
+        ),
+        breaks(
             "Q4",
             Tamper {
                 status: Some(Box::new(|status| status.connections.clear())),
@@ -857,6 +1202,27 @@ fn looking_in() -> Vec<Case> {
             &["Q1", "Q2", "Q3"],
         ),
         breaks("Q4", intensity(4), "the intensity", &["Q1", "Q2", "Q3"]),
+        breaks(
+            "Q5",
+            acceptors_shown(|list| list.retain(|one| one.state != AcceptorState::Spaced)),
+            "acceptors in the list",
+            &["Q1", "Q2", "Q3"],
+        ),
+        breaks(
+            "Q5",
+            Tamper {
+                listeners: Some(Box::new(|list| {
+                    let starting =
+                        |one: &&mut ListenerRecord<_>| one.state == ListenerState::Starting;
+                    list.iter_mut()
+                        .filter(starting)
+                        .for_each(|one| one.state = ListenerState::Accepting);
+                })),
+                ..Tamper::default()
+            },
+            "the listener while no acceptor is ready",
+            &["Q1", "Q2", "Q3", "L1"],
+        ),
     ]
 }
 

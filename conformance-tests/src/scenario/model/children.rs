@@ -1,42 +1,46 @@
-//! The children of the model: what was seen of each, and what its end must come to.
+//! The children of the model: what was seen of each, and what must follow from its end.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use acceptor_core::{ChildId, ConnectionRecord, EndKind, ListenerId, Phase, StopReason, Terminate};
 
-use super::{
-    Ending, Expected, Failed, Model, Peer, Seen, SocketState, Sort, Tasks, breach, reached, same,
-};
-use crate::scenario::RestartSetting;
+use super::listeners::{Ending, Told};
+use super::outbox::{Expected, Failed, Sort};
+use super::starting::Ended;
+use super::{Breach, Key, Killed, Model, Peer, Seen, Tasks, breach, reached, same};
 use crate::scenario::cast::{
     INIT_FAILS, INIT_PANICS, KEPT_DROPPED, SERVE_FAILS, SERVE_PANICS, STATE_DROPPED,
-    TERMINATE_PANICS,
+    TERMINATE_PANICS, text,
 };
 use crate::scenario::event::{Begun, Bomb, Call, Event, Farewell, Return};
+use crate::scenario::{ReportsSetting, RestartSetting};
 use crate::simulated::Happened;
 
-/// What was seen of a child.
+/// A child: all that was seen of it, and its own commands.
 pub(super) struct Child {
-    pub(super) listener: usize,
+    /// Known once anything was seen of it.
+    pub(super) id: Option<ChildId>,
     pub(super) stage: Stage,
-    generation: u32,
-    /// When its accept time-out comes, and how long that is.
+    /// When it was made: as an acceptor, which is what it is counted as from then on.
+    pub(super) made: Instant,
+    /// The least generation of the spec that its acceptor is of, and the greatest, if that is known.
+    generations: (u32, Option<u32>),
+    /// When its accept timeout comes, and how long that is.
     pub(super) deadline: Option<(Instant, Duration)>,
-    /// Why it was told to end first, and when.
-    pub(super) told: Option<(Ending, Instant)>,
-    pub(super) told_in: u64,
-    /// The batch in which it was killed.
+    /// How many connections were accepted since then, as far as it stays in the queue.
+    pub(super) passed_over: u64,
+    /// It was listed as one that terminates: it waits no longer.
+    pub(super) leaves: bool,
+    /// The batch in which it was killed by its id.
     pub(super) killed: Option<u64>,
-    /// The batch in which the stop phase came.
-    pub(super) stopped: Option<u64>,
-    /// The batch in which it was asked to stop, by its id.
-    pub(super) asked: Option<u64>,
+    /// When it was asked to stop by its id, and the batch.
+    pub(super) asked: Option<(Instant, u64)>,
     pub(super) trapped: bool,
     /// The batch in which its `serve` or `terminate` was first polled.
     pub(super) begun: Option<u64>,
     /// How many acceptors before it, one after the other, led nowhere.
-    vain: u32,
+    pub(super) repeats: u32,
     state: State,
     /// What the first panic said.
     panicked: Option<&'static str>,
@@ -51,17 +55,26 @@ pub(super) struct Link {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) since: Instant,
-    /// The number of the acceptor that was started in its place.
-    replacement: u64,
+    /// Its beginning was reported, so its end is, too (O4).
+    reported: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// The listener that it was added with has not been polled yet.
+    Owed,
+    /// It is started at this time.
+    Spaced(Instant),
+    /// It is started once another acceptor accepts (B4).
+    Held {
+        released: bool,
+    },
+    /// Its `init` has a task, and has not begun.
+    Starting,
     Init,
     Waiting,
     Connection,
     Terminating,
-    Ended,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,92 +84,178 @@ enum State {
     Dropped,
 }
 
-/// How long a wait must be at least for the replacement to start at once (B6).
-const HARDLY: Duration = Duration::from_millis(1);
+/// All commands to one child: its own, and those to all children of its listener.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Commands {
+    killed: Option<u64>,
+    /// The stop phase has come.
+    stopped: Option<u64>,
+    told: Option<Told>,
+    asked: Option<(Instant, u64)>,
+}
+
+/// A wait must be at least this long for the replacement to start at once (B6).
+const LONG_ENOUGH: Duration = Duration::from_millis(1);
 
 impl Child {
-    pub(super) fn is_acceptor(&self) -> bool {
-        matches!(
+    pub(super) fn new(stage: Stage, generation: u32, repeats: u32, now: Instant) -> Self {
+        let known = (stage == Stage::Starting).then_some(generation);
+        Self {
+            id: None,
+            stage,
+            made: now,
+            generations: (generation, known),
+            deadline: None,
+            passed_over: 0,
+            leaves: false,
+            killed: None,
+            asked: None,
+            trapped: false,
+            begun: None,
+            repeats,
+            state: State::None,
+            panicked: None,
+            returned: None,
+            reason: None,
+            farewell: None,
+            connection: None,
+        }
+    }
+
+    fn is_started(&self) -> bool {
+        !matches!(
             self.stage,
-            Stage::Init | Stage::Waiting | Stage::Terminating
+            Stage::Owed | Stage::Spaced(_) | Stage::Held { .. }
         )
     }
 
-    /// The first reason to end stays the reason.
-    pub(super) fn tell(&mut self, ending: Ending, now: Instant, batch: u64) {
-        if self.told.is_none() {
-            self.told = Some((ending, now));
-            self.told_in = batch;
+    /// The spec was replaced: an acceptor that is started from now on is of the new one.
+    pub(super) fn is_of_later_spec(&mut self, generation: u32) {
+        if !self.is_started() {
+            self.generations.0 = generation;
         }
     }
 
-    pub(super) fn ask(&mut self, now: Instant, batch: u64) {
-        self.asked.get_or_insert(batch);
-        // A connection has no reason to end, and takes no notice of one.
-        self.tell(Ending::Asked, now, batch);
+    /// It is known to be started, at the latest while the spec is of this generation.
+    pub(super) fn starts(&mut self, generation: u32) {
+        self.stage = Stage::Starting;
+        self.generations.1.get_or_insert(generation);
     }
 
-    pub(super) fn kill(&mut self, batch: u64) {
-        self.killed.get_or_insert(batch);
-    }
-
-    /// Whether it is dropped where it next suspends, for it was told to stop and is not going to by itself.
-    pub(super) fn is_to_be_dropped(&self) -> bool {
-        if self.killed.is_some() {
+    /// Whether it is dropped where it next suspends, because it was told to stop and will not end by itself.
+    pub(super) fn is_to_be_dropped(&self, commands: &Commands) -> bool {
+        if commands.killed.is_some() {
             return true;
         }
+        let ends = commands.told.is_some() || commands.asked.is_some();
         let stopped = match self.stage {
-            Stage::Connection => self.stopped.is_some() || self.asked.is_some(),
-            Stage::Terminating => self.stopped.is_some(),
-            Stage::Init | Stage::Waiting => self.told.is_some(),
-            Stage::Ended => false,
+            Stage::Connection => commands.stopped.is_some() || commands.asked.is_some(),
+            Stage::Terminating => commands.stopped.is_some(),
+            Stage::Waiting => false,
+            _ => return ends,
         };
-        stopped && !self.trapped && (self.begun.is_some() || self.stage == Stage::Init)
+        stopped && !self.trapped && self.begun.is_some()
+    }
+
+    /// No callback of a child is polled that was to be dropped before this poll.
+    fn not_polled_after(&self, commands: &Commands, batch: u64, what: &str) -> Seen {
+        let before = |at: Option<u64>| at.is_some_and(|at| at < batch);
+        let asked = before(commands.asked.map(|(_, at)| at));
+        let told = match self.stage {
+            Stage::Connection => before(commands.stopped) || asked,
+            Stage::Terminating => before(commands.stopped),
+            Stage::Init => before(commands.told.map(|told| told.batch)) || asked,
+            _ => false,
+        };
+        // A connection that has not begun is polled once: it could not have trapped the stop.
+        let stopped = told && !self.trapped && (before(self.begun) || self.stage == Stage::Init);
+        if before(commands.killed) || stopped {
+            let expected = "a child that is to be dropped is not polled again";
+            return breach("E4", expected, what);
+        }
+        Ok(())
     }
 }
 
 impl Model {
-    pub(super) fn acceptors_of(&self, listener: usize) -> impl Iterator<Item = &Child> {
-        let children = self.children.values();
-        children.filter(move |child| child.listener == listener && child.is_acceptor())
+    /// The children of a listener.
+    pub(super) fn children_of(&self, number: usize) -> impl Iterator<Item = (&Key, &Child)> {
+        let at = |listener| Key {
+            listener,
+            number: 0,
+        };
+        self.children.range(at(number)..at(number + 1))
     }
 
-    /// The children that are there, as far as they were seen.
-    pub(super) fn living(&self) -> impl Iterator<Item = (&ChildId, &Child)> {
+    pub(super) fn connections(&self) -> impl Iterator<Item = (&Key, &Child)> {
         let children = self.children.iter();
-        children.filter(|(_, child)| child.stage != Stage::Ended)
-    }
-
-    /// Those that are connections.
-    pub(super) fn connections(&self) -> impl Iterator<Item = (&ChildId, &Child)> {
-        self.living()
-            .filter(|(_, child)| child.stage == Stage::Connection)
+        children.filter(|(_, child)| child.stage == Stage::Connection)
     }
 
     pub(in crate::scenario) fn connection_ids(&self) -> Vec<ChildId> {
-        self.connections().map(|(id, _)| *id).collect()
-    }
-
-    pub(in crate::scenario) fn acceptor_ids(&self) -> Vec<ChildId> {
-        let acceptors = self.living().filter(|(_, child)| child.is_acceptor());
-        acceptors.map(|(id, _)| *id).collect()
+        self.connections()
+            .filter_map(|(_, child)| child.id)
+            .collect()
     }
 
     pub(in crate::scenario) fn ended_ids(&self) -> Vec<ChildId> {
-        let ended = self.children.iter();
-        let ended = ended.filter(|(_, child)| child.stage == Stage::Ended);
-        ended.map(|(id, _)| *id).collect()
+        self.ended.values().copied().flatten().collect()
     }
 
-    fn child(&mut self, id: ChildId, rule: &'static str) -> Result<&mut Child, super::Breach> {
-        match self.children.get_mut(&id) {
-            Some(child) => Ok(child),
-            None => breach(rule, "a child that ran `init`", format!("child {id}")),
+    pub(super) fn commands(&self, key: Key, child: &Child) -> Commands {
+        let listening = &self.listeners[key.listener];
+        Commands {
+            killed: listening.killed.into_iter().chain(child.killed).min(),
+            stopped: listening.stopped,
+            told: listening.told,
+            asked: child.asked,
         }
     }
 
+    fn child(
+        &mut self,
+        id: ChildId,
+        rule: &'static str,
+    ) -> Result<(Key, Commands, &mut Child), Breach> {
+        let key = Key::of(id)?;
+        let Some(child) = self.children.get(&key) else {
+            return breach(rule, "a child that is there", format!("{id}, which is not"));
+        };
+        let commands = self.commands(key, child);
+        match self.children.get_mut(&key) {
+            Some(child) if child.id.is_none_or(|known| known == id) => {
+                child.id = Some(id);
+                Ok((key, commands, child))
+            }
+            _ => breach("R4", format!("{key} of this pool"), "that of another"),
+        }
+    }
+
+    /// Whether an acceptor that waits has a reason not to wait any longer.
+    pub(super) fn may_leave(&self, key: Key, child: &Child) -> bool {
+        let commands = self.commands(key, child);
+        let overdue = child.deadline.is_some_and(|(at, _)| at <= self.now);
+        child.leaves
+            || overdue
+            || commands.killed.is_some()
+            || commands.asked.is_some()
+            || commands.told.is_some()
+    }
+
+    /// A callback of this child is polled.
+    pub(super) fn is_polled(&mut self, id: ChildId) -> Seen {
+        let batch = self.batch;
+        let Ok(key) = Key::of(id) else { return Ok(()) };
+        // One that is given up may go on.
+        let Some(child) = self.children.get(&key) else {
+            return Ok(());
+        };
+        let commands = self.commands(key, child);
+        child.not_polled_after(&commands, batch, &format!("a callback of {key} is polled"))
+    }
+
     pub(super) fn see_child(&mut self, event: &Event) -> Seen {
-        let (now, batch) = (self.now, self.batch);
+        let batch = self.batch;
         match event {
             Event::InitBegan {
                 child,
@@ -171,47 +270,38 @@ impl Model {
                 local,
             } => {
                 let number = self.listener(*listener);
-                let known = self.child(*child, "B5")?;
+                let (key, _, known) = self.child(*child, "B5")?;
                 if known.stage != Stage::Connection || known.begun.is_some() {
                     let seen = format!("{:?}, begun {:?}", known.stage, known.begun);
                     return breach("B5", "`serve` begins once, for a connection", seen);
                 }
-                if known.killed.is_some_and(|at| at < batch) {
-                    return breach("E4", "a killed child is not polled", "`serve` begins");
-                }
                 known.begun = Some(batch);
-                let (of, link) = (known.listener, known.connection.as_ref());
-                let replacement = link.map(|link| link.replacement);
-                let expected = link.map(|link| (link.peer, link.local));
-                same(
-                    "B10",
-                    "peer and local address",
-                    expected,
-                    Some((*peer, *local)),
-                )?;
-                same("B10", "listener", Some(of), number)?;
-                match replacement {
-                    Some(replacement) => self.starts.has_begun(replacement),
-                    None => Ok(()),
-                }
+                let expected = known
+                    .connection
+                    .as_ref()
+                    .map(|link| (link.peer, link.local));
+                let seen = Some((*peer, *local));
+                same("B10", "peer and local address", expected, seen)?;
+                same("B10", "listener", Some(key.listener), number)
             }
             Event::Trapped { child } => {
-                self.child(*child, "N2")?.trapped = true;
+                // What it then waits for is set once.
+                self.wakes.children += 1;
+                self.child(*child, "N2")?.2.trapped = true;
                 Ok(())
             }
             Event::Exploded { child } => {
-                let known = self.child(*child, "E1")?;
+                let (_, _, known) = self.child(*child, "E1")?;
                 known.panicked.get_or_insert(KEPT_DROPPED);
                 Ok(())
             }
             Event::ServeReturned { child, how } => {
-                let known = self.child(*child, "E1")?;
-                known.not_polled_after(batch, "`serve` returns")?;
+                let (_, _, known) = self.child(*child, "E1")?;
                 known.returned = Some(*how);
                 Ok(())
             }
             Event::StateDropped { child, bomb } => {
-                let known = self.child(*child, "B7")?;
+                let (key, _, known) = self.child(*child, "B7")?;
                 if known.state != State::Held {
                     let seen = format!("{:?}", known.state);
                     return breach("B7", "the state of a child is dropped once", seen);
@@ -221,289 +311,310 @@ impl Model {
                     known.panicked.get_or_insert(STATE_DROPPED);
                 }
                 match known.stage {
-                    // `serve` drops it when it is over, or `terminate`; or who was neither.
+                    // `serve` drops it at its end, or `terminate`; else what held it was dropped.
                     Stage::Connection if known.returned.is_some() => {}
-                    _ => self.ending = Some(*child),
+                    _ => self.ending = Some(key),
                 }
                 Ok(())
             }
             Event::TerminateBegan { child, reason } => self.terminate_began(*child, reason),
             Event::TerminateEnded { child, how } => {
-                let known = self.child(*child, "B7")?;
-                if *how != Farewell::Dropped {
-                    known.not_polled_after(batch, "`terminate` goes on")?;
-                }
+                let (key, _, known) = self.child(*child, "B7")?;
                 known.farewell = Some(*how);
-                self.ending = Some(*child);
+                self.ending = Some(key);
                 Ok(())
             }
-            Event::Network(Happened::Dropped { peer }) => {
-                match self.peer(*peer) {
-                    Some(Peer::Served(child)) => self.ending = Some(child),
-                    Some(Peer::Skipped) => {}
-                    other => {
-                        let seen = format!("the stream of {peer}, {other:?}, is dropped");
-                        return breach("L2", "a stream that is served", seen);
-                    }
+            Event::Network(Happened::Dropped { peer }) => match self.peer(*peer) {
+                Some(Peer::Served(key)) => {
+                    self.ending = Some(key);
+                    Ok(())
                 }
-                Ok(())
-            }
+                Some(Peer::Skipped) => Ok(()),
+                other => {
+                    let seen = format!("the stream of {peer}, {other:?}, is dropped");
+                    breach("L2", "a stream that is served", seen)
+                }
+            },
             Event::Called {
                 child,
                 listener,
                 call,
-            } => {
-                match call {
-                    Call::Stop => self.stops(StopReason::Requested),
-                    Call::Kill => self.kills(StopReason::Requested),
-                    // Who is gone takes no notice of it.
-                    Call::StopItself | Call::KillItself => {
-                        if let Some(known) = self.children.get_mut(child) {
-                            match call {
-                                Call::StopItself => known.ask(now, batch),
-                                _ => known.kill(batch),
-                            }
-                        }
-                    }
-                    Call::CloseListener => {
-                        if let Some(listener) = self.listener(*listener) {
-                            self.closes(listener, Ending::Closed);
-                        }
-                    }
-                }
-                Ok(())
-            }
-            // What is not the model's concern, or has been seen to already.
+            } => self.called(*child, *listener, *call),
+            // Of no concern here, or seen elsewhere.
             _ => Ok(()),
         }
     }
 
-    fn init_began(&mut self, id: ChildId, listener: ListenerId, generation: u32) -> Seen {
-        let Some(number) = self.listener(listener) else {
-            return breach(
-                "B1",
-                "a listener of the pool",
-                format!("listener {listener}"),
-            );
-        };
-        if self.children.contains_key(&id) {
-            return breach("B1", format!("`init` of {id} runs once"), "it runs again");
-        }
-        if let Some(told) = self.listeners[number].told {
-            let expected = format!("no `init` begins on a listener that was {told:?}");
-            return breach("L3", expected, format!("that of {id}"));
-        }
-        let older = self.children.range(..id).next_back();
-        let younger = self.children.range(id..).next();
-        let least = older.map_or(0, |(_, child)| child.generation);
-        let most = younger.map_or(self.generation, |(_, child)| child.generation);
-        let frontier = self.frontier.filter(|(last, _)| id > *last);
-        let least = least.max(frontier.map_or(0, |(_, generation)| generation));
-        if generation < least || generation > most {
-            let expected = format!("acceptor {id} is of a spec from {least} to {most}");
-            return breach("R1", expected, format!("of {generation}"));
-        }
-        let Some(due) = self.starts.take(id).filter(|due| due.listener == number) else {
-            let expected = format!("an acceptor that listener {listener} lacks begins `init`");
-            return breach("L1", expected, format!("{id} does"));
-        };
-        if due.at > self.now {
-            let expected = format!("{id} waits for its start for {:?} more", due.at - self.now);
-            return breach(
-                "B3",
-                expected,
-                format!("it begins, {} led nowhere", due.vain),
-            );
-        }
-        let child = Child {
-            listener: number,
-            stage: Stage::Init,
-            generation,
-            deadline: None,
-            told: None,
-            told_in: 0,
-            killed: None,
-            stopped: None,
-            asked: None,
-            trapped: false,
-            begun: None,
-            vain: due.vain,
-            state: State::None,
-            panicked: None,
-            returned: None,
-            reason: None,
-            farewell: None,
-            connection: None,
-        };
-        self.children.insert(id, child);
-        let (seen, most) = (
-            self.acceptors_of(number).count(),
-            self.listeners[number].acceptors,
-        );
-        if seen > most {
-            let expected = format!("listener {listener} has {most} acceptors");
-            return breach("L1", expected, format!("{seen}, with {id}"));
+    /// A callback called the pool.
+    fn called(&mut self, child: ChildId, listener: ListenerId, call: Call) -> Seen {
+        match call {
+            Call::Stop => self.stops(StopReason::Requested),
+            Call::Kill => self.kills(StopReason::Requested),
+            Call::StopItself => self.told_alone(child, Killed::No)?,
+            Call::KillItself => self.told_alone(child, Killed::Yes)?,
+            Call::CloseListener => {
+                if let Some(number) = self.listener(listener) {
+                    self.close_by_hand(number);
+                }
+            }
         }
         Ok(())
     }
 
-    fn init_ended(&mut self, id: ChildId, how: Begun) -> Seen {
+    /// One child is told to end, or is killed, by its id (R4).
+    pub(in crate::scenario) fn told_alone(&mut self, id: ChildId, killed: Killed) -> Seen {
         let (now, batch) = (self.now, self.batch);
-        let known = self.child(id, "B1")?;
+        let key = Key::of(id)?;
+        let Some(known) = self.children.get_mut(&key) else {
+            return Ok(());
+        };
+        match killed {
+            Killed::Yes => known.killed = known.killed.or(Some(batch)),
+            Killed::No => known.asked = known.asked.or(Some((now, batch))),
+        }
+        match known.stage {
+            // Nothing of it is anywhere: it ends at once.
+            Stage::Owed | Stage::Spaced(_) | Stage::Held { .. } => {
+                let child = self.children.get(&key);
+                let kind = child.and_then(|child| self.unseen_end(key, child));
+                self.vanishes(key, kind.unwrap_or(EndKind::Stopped));
+            }
+            Stage::Waiting => {
+                self.wakes.listeners += 1;
+                self.listeners[key.listener]
+                    .queue
+                    .retain(|other| *other != key);
+            }
+            // Its task, and what waits for the signal.
+            _ => self.wakes.children += 2,
+        }
+        Ok(())
+    }
+
+    fn init_began(&mut self, id: ChildId, listener: ListenerId, generation: u32) -> Seen {
+        let key = Key::of(id)?;
+        if self.listener(listener) != Some(key.listener) {
+            let seen = format!("listener {listener}");
+            return breach("B1", format!("`init` of {id} has its listener"), seen);
+        }
+        if self.ended.contains_key(&key) {
+            let seen = "its `init` begins";
+            return breach("B1", format!("{id} has ended"), seen);
+        }
+        let Some(known) = self.children.get(&key) else {
+            let expected = format!("an acceptor that listener {listener} lacks begins `init`");
+            return breach("L1", expected, format!("{id} does"));
+        };
+        let commands = self.commands(key, known);
+        if commands.told.is_some_and(|told| told.batch < self.batch) {
+            let expected = format!(
+                "no `init` begins on a listener that is closed: {:?}",
+                commands.told
+            );
+            return breach("L3", expected, format!("that of {id}"));
+        }
+        if let Err(early) = self.may_begin(known.stage) {
+            let expected = match early {
+                Some(early) => format!("{id} begins `init` {early:?} later"),
+                None => format!("{id} does not begin `init`: {:?}", known.stage),
+            };
+            let rule = match known.stage {
+                Stage::Spaced(_) if known.repeats > 0 => "B3",
+                Stage::Spaced(_) | Stage::Held { .. } => "B4",
+                _ => "B1",
+            };
+            return breach(rule, expected, "it begins");
+        }
+        let (least, most) = known.generations;
+        let most = most.unwrap_or(self.generation);
+        if generation < least || generation > most {
+            let expected = format!("acceptor {id} is of a spec from {least} to {most}");
+            return breach("R1", expected, format!("of {generation}"));
+        }
+        let (_, _, known) = self.child(id, "B1")?;
+        known.stage = Stage::Init;
+        known.generations = (generation, Some(generation));
+        Ok(())
+    }
+
+    fn init_ended(&mut self, id: ChildId, how: Begun) -> Seen {
+        let now = self.now;
+        let lost = self.tasks == Tasks::ChildDropped;
+        let (key, commands, known) = self.child(id, "B1")?;
         if known.stage != Stage::Init {
             let seen = format!("{:?}", known.stage);
             return breach("B1", format!("{id} is in `init`"), seen);
         }
-        if how != Begun::Dropped {
-            known.not_polled_after(batch, "`init` goes on")?;
-        }
         match how {
             Begun::Waits(timeout) => {
                 known.stage = Stage::Waiting;
-                let stays = known.told.is_none() && known.killed.is_none();
                 known.state = State::Held;
                 known.deadline = timeout.map(|timeout| (now + timeout, timeout));
                 let deadline = known.deadline.map(|(at, _)| at);
-                let number = known.listener;
-                if self.wakes_for(number, deadline) {
-                    self.wakes += 1;
+                let told = commands.killed.is_some() || commands.asked.is_some();
+                let number = key.listener;
+                self.outage_is_over(number);
+                if !self.listeners[number].is_open() {
+                    return Ok(());
                 }
-                if stays && self.listeners[number].told.is_none() {
-                    self.listeners[number].line.push_back(id);
+                if told || self.wakes_for(number, deadline) {
+                    self.wakes.listeners += 1;
+                }
+                if !told {
+                    self.listeners[number].queue.push_back(key);
                 }
                 Ok(())
             }
-            Begun::Ignored => self.ended(id, EndKind::Normal, Sort::Acceptor, Repeats::Yes),
-            Begun::Failed => self.ended(id, EndKind::Error, Sort::StartError, Repeats::No),
-            Begun::Panicked => self.ended(id, EndKind::Panic, Sort::StartError, Repeats::No),
+            Begun::Ignored => self.ended(key, EndKind::Normal, Sort::Acceptor, Ended::Repeats),
+            Begun::Failed => self.ended(key, EndKind::Error, Sort::StartError, Ended::StartError),
+            Begun::Panicked => self.ended(key, EndKind::Panic, Sort::StartError, Ended::StartError),
             Begun::Dropped => {
                 let kind = if known.panicked.is_some() {
                     EndKind::Panic
-                } else if self.tasks == Tasks::ChildDropped {
+                } else if lost {
                     EndKind::Lost
-                } else if self.child(id, "E4")?.killed.is_some() {
+                } else if commands.killed.is_some() {
                     EndKind::Killed
-                } else if self.child(id, "L3")?.told.is_some() {
+                } else if commands.told.is_some() || commands.asked.is_some() {
                     EndKind::Stopped
                 } else {
                     return breach("B1", format!("{id} stays in `init`"), "it is dropped");
                 };
-                self.ended(id, kind, Sort::Acceptor, Repeats::No)
+                let how = match kind {
+                    EndKind::Lost => Ended::Lost,
+                    _ => Ended::Other,
+                };
+                self.ended(key, kind, Sort::Acceptor, how)
             }
         }
     }
 
-    /// Whether the listener's task is woken for who joins its line: only if it has nobody to accept for, or if no
-    /// time-out that it knows of is as early (L5). Who is overdue may have left.
+    /// Whether the listener's task is woken for an acceptor that begins to wait: only if no other waits, or if no timeout
+    /// that the task knows of is as early (L5). One that is overdue may have left.
     fn wakes_for(&self, number: usize, deadline: Option<Instant>) -> bool {
-        let line = &self.listeners[number].line;
-        let line = line.iter().filter_map(|id| self.children.get(id));
-        let mut line = line.filter(|child| child.deadline.is_none_or(|(at, _)| at > self.now));
+        let queue = &self.listeners[number].queue;
+        let queue = queue.iter().filter_map(|key| self.children.get(key));
+        let mut queue = queue.filter(|child| child.deadline.is_none_or(|(at, _)| at > self.now));
         match deadline {
-            None => line.next().is_none(),
-            Some(deadline) => line.all(|child| child.deadline.is_none_or(|(at, _)| deadline < at)),
+            None => queue.next().is_none(),
+            Some(deadline) => queue.all(|child| child.deadline.is_none_or(|(at, _)| deadline < at)),
         }
     }
 
     /// An acceptor has become a connection.
     pub(super) fn became(&mut self, number: usize, record: &ConnectionRecord<SocketAddr>) -> Seen {
-        let (now, id) = (self.now, record.id);
+        let (now, key) = (self.now, Key::of(record.id)?);
         let listening = &mut self.listeners[number];
-        if !listening.line.contains(&id) {
-            let seen = format!(
-                "{id} becomes the connection, in line are {:?}",
-                listening.line
-            );
+        if !listening.queue.contains(&key) {
+            let seen = format!("{key} becomes the connection; {:?} wait", listening.queue);
             return breach("B5", "an acceptor that waits becomes the connection", seen);
         }
-        // Who is before it must have waited for as long as it wanted to.
-        while let Some(first) = listening.line.pop_front().filter(|first| *first != id) {
-            let deadline = self.children.get(&first).and_then(|child| child.deadline);
+        // Each before it must have waited for as long as it was to.
+        while let Some(first) = listening.queue.pop_front().filter(|first| *first != key) {
+            let child = self.children.get(&first);
+            let deadline = child.and_then(|child| child.deadline);
             if deadline.is_none_or(|(at, _)| at > now) {
-                let expected = format!("{first}, who waits longest, gets {}", record.peer_addr);
-                return breach("L6", expected, format!("{id} gets it"));
+                let expected = format!("{first}, which waits longest, gets {}", record.peer_addr);
+                return breach("L6", expected, format!("{key} gets it"));
             }
         }
         listening.accepted += 1;
-        let address = listening.address;
-        let local = reached(address);
-        let listener = listening.id;
-        same(
-            "Q1",
-            "the listener of a connection",
-            listener,
-            record.listener,
-        )?;
+        let local = reached(listening.address);
+        let id = listening.id;
+        same("Q1", "the listener of a connection", id, record.listener)?;
         same("B10", "the local address", local, record.local_addr)?;
-        let replacement = self.starts.start(number, now, 0);
-        let known = self.child(id, "B5")?;
+        let reported = self.spec.reports == ReportsSetting::All;
+        let peer = record.peer_addr;
+        let (_, _, known) = self.child(record.id, "B5")?;
+        if known.leaves {
+            return breach("B7", format!("{key} terminates"), format!("it gets {peer}"));
+        }
         known.stage = Stage::Connection;
         known.connection = Some(Link {
-            peer: record.peer_addr,
+            peer,
             local,
             since: now,
-            replacement,
+            reported,
         });
-        self.peers.insert(record.peer_addr, Peer::Served(id));
+        self.peers.insert(peer, Peer::Served(key));
+        self.replace_connected(number);
+        if reported {
+            self.reports(Expected::Began {
+                child: key,
+                peer,
+                local,
+            });
+        }
         Ok(())
     }
 
     fn terminate_began(&mut self, id: ChildId, reason: &Terminate) -> Seen {
         let (now, batch) = (self.now, self.batch);
-        let known = self.child(id, "B7")?;
+        let (key, commands, known) = self.child(id, "B7")?;
         if known.stage != Stage::Waiting {
             let seen = format!("{id}, which is {:?}", known.stage);
-            return breach("B7", "`terminate` runs once, for who waits", seen);
-        }
-        if known.killed.is_some_and(|at| at < batch) {
             return breach(
                 "B7",
-                "who is killed does not terminate",
-                format!("{id} does"),
+                "`terminate` runs once, for an acceptor that waits",
+                seen,
             );
         }
+        if commands.killed.is_some_and(|at| at < batch) {
+            let expected = "an acceptor that is killed does not terminate";
+            return breach("B7", expected, format!("{id} does"));
+        }
         let deadline = known.deadline.map(|(at, _)| at);
-        let (number, told) = (known.listener, known.told);
-        let failure = &self.listeners[number].failure;
-        let fits = match (reason, told) {
-            (Terminate::Timeout, None) => deadline.is_some_and(|at| at <= now),
-            // It had left the line by then.
-            (Terminate::Timeout, Some((_, told))) => deadline.is_some_and(|at| at <= told),
-            (Terminate::Closed, Some((Ending::Closed, _))) => true,
-            (Terminate::Io(error), Some((Ending::Failed, _))) => error.to_string() == *failure,
-            (Terminate::Stopped, Some((Ending::Stopped | Ending::Asked, _))) => true,
+        let told = commands.told;
+        let failure = &self.listeners[key.listener].failure;
+        let is = |ending| told.is_some_and(|told: Told| told.ending == ending);
+        let fits = match reason {
+            // It had left the queue before it was told anything else.
+            Terminate::Timeout => {
+                let others = [told.map(|told| told.at), commands.asked.map(|(at, _)| at)];
+                let by = others.into_iter().flatten().fold(now, Instant::min);
+                deadline.is_some_and(|at| at <= by)
+            }
+            Terminate::Closed => is(Ending::Closed),
+            Terminate::Io(error) => is(Ending::Failed) && error.to_string() == *failure,
+            Terminate::Stopped => is(Ending::Stopped) || commands.asked.is_some(),
             _ => false,
         };
         if !fits {
-            let expected = match told {
-                Some((told, _)) => format!("{id} terminates, for it was {told:?} {failure}"),
-                None => format!("{id} waits on"),
+            let expected = match (told, commands.asked) {
+                (Some(told), _) => format!("{id} terminates: {:?} {failure}", told.ending),
+                (None, Some(_)) => format!("{id} terminates, because it was asked to stop"),
+                (None, None) => format!("{id} waits on"),
             };
             return breach("B7", expected, format!("it terminates: {reason}"));
         }
-        let known = self.child(id, "B7")?;
+        let (_, _, known) = self.child(id, "B7")?;
         known.stage = Stage::Terminating;
         known.begun = Some(batch);
         known.reason = Some(reason.clone());
-        self.listeners[number].line.retain(|other| *other != id);
+        self.listeners[key.listener]
+            .queue
+            .retain(|other| *other != key);
         Ok(())
     }
 
-    /// What a child held is gone: works out how it ended, and what must follow.
+    /// All that a child held is gone: works out how it ended, and what must follow.
     pub(super) fn end_is_complete(&mut self) -> Seen {
-        let Some(id) = self.ending.take() else {
+        let Some(key) = self.ending.take() else {
             return Ok(());
         };
         let lost = self.tasks == Tasks::ChildDropped;
-        let known = self.child(id, "E1")?;
+        let Some(known) = self.children.get(&key) else {
+            return breach("E3", format!("{key} ended once"), "it ends again");
+        };
         if known.state == State::Held {
-            return breach("E2", format!("the state of {id} is dropped"), "it is kept");
+            return breach("E2", format!("the state of {key} is dropped"), "it is kept");
         }
+        let commands = self.commands(key, known);
         let dropped = if lost {
             Some(EndKind::Lost)
-        } else if known.killed.is_some() {
+        } else if commands.killed.is_some() {
             Some(EndKind::Killed)
-        } else if known.stage != Stage::Waiting && known.is_to_be_dropped() {
+        } else if known.is_to_be_dropped(&commands) {
             Some(EndKind::Stopped)
         } else {
             None
@@ -524,88 +635,107 @@ impl Model {
                 _ => dropped,
             },
             Stage::Waiting => dropped,
-            Stage::Init | Stage::Ended => None,
+            _ => None,
         };
         let Some(kind) = kind else {
-            let expected = format!("{id} stays, for it was told nothing that ends it");
+            let expected = format!("{key} stays, because nothing has ended it");
             return breach("E1", expected, format!("it is dropped, {:?}", known.stage));
         };
         let timed_out = matches!(known.reason, Some(Terminate::Timeout));
-        let hardly = known.deadline.is_some_and(|(_, timeout)| timeout < HARDLY);
-        let repeats = match kind {
-            EndKind::Normal | EndKind::Panic if timed_out && hardly => Repeats::Yes,
-            _ => Repeats::No,
+        let short = known
+            .deadline
+            .is_some_and(|(_, timeout)| timeout < LONG_ENOUGH);
+        let how = match kind {
+            EndKind::Normal | EndKind::Panic if timed_out && short => Ended::Repeats,
+            EndKind::Lost => Ended::Lost,
+            _ => Ended::Other,
         };
         let sort = match known.stage {
             Stage::Connection => Sort::Connection,
             _ => Sort::Acceptor,
         };
-        self.ended(id, kind, sort, repeats)
+        self.ended(key, kind, sort, how)
     }
 
-    /// A child has ended: what is reported of it, and whether it counts.
-    fn ended(&mut self, id: ChildId, kind: EndKind, sort: Sort, repeats: Repeats) -> Seen {
-        let now = self.now;
-        let stopping = self.stop.is_some();
-        let known = self.child(id, "E3")?;
-        known.stage = Stage::Ended;
-        let number = known.listener;
-        let peer = known
-            .connection
-            .as_ref()
-            .map(|link| (link.peer, now - link.since));
-        let text = known.panicked.unwrap_or(match (sort, kind) {
+    /// A child has ended: what is reported, whether it counts, and which acceptor takes its place.
+    fn ended(&mut self, key: Key, kind: EndKind, sort: Sort, how: Ended) -> Seen {
+        let number = key.listener;
+        let Some(child) = self.remove(key) else {
+            return breach("E3", format!("{key} ended once"), "it ends again");
+        };
+        if sort != Sort::Connection {
+            self.listeners[number].queue.retain(|other| *other != key);
+        }
+        if let Some(stop) = &mut self.stop {
+            if stop.finished.is_some() {
+                return Ok(());
+            }
+            stop.count(sort, kind);
+        }
+        let message = child.panicked.unwrap_or(match (sort, kind) {
             (Sort::StartError, EndKind::Panic) => INIT_PANICS,
             (Sort::StartError, _) => INIT_FAILS,
             (Sort::Acceptor, _) => TERMINATE_PANICS,
             (Sort::Connection, EndKind::Panic) => SERVE_PANICS,
             (Sort::Connection, _) => SERVE_FAILS,
         });
-        let vain = known.vain;
-        let lost = kind == EndKind::Lost;
-        let start_error = sort == Sort::StartError;
-        let counts = start_error
-            || (self.spec.restart == RestartSetting::Transient
-                && matches!(kind, EndKind::Error | EndKind::Panic | EndKind::Killed));
-        if sort != Sort::Connection {
-            self.listeners[number].line.retain(|other| *other != id);
+        self.end_is_reported(key, &child, kind, sort, text(message, &key.to_string()));
+        self.resources_are_freed();
+        let survives = self.survives(kind, sort);
+        if sort != Sort::Connection && survives && self.replaces(number) {
+            self.replace(number, how, child.repeats);
         }
-        if let Some(stop) = &mut self.stop {
-            stop.count(sort, kind);
-            if stop.finished.is_some() {
-                return Ok(());
-            }
-        }
+        self.phases_go_on();
+        Ok(())
+    }
+
+    pub(super) fn end_is_reported(
+        &mut self,
+        key: Key,
+        child: &Child,
+        kind: EndKind,
+        sort: Sort,
+        text: String,
+    ) {
         let failed = matches!(
             kind,
             EndKind::Error | EndKind::Panic | EndKind::Killed | EndKind::Lost
         );
-        let aggregated = kind == EndKind::Killed
-            && self
-                .stop
-                .as_ref()
-                .is_some_and(|stop| stop.phase == Phase::Kill);
-        if failed && !aggregated {
-            self.reports.push_back(Expected::Child(Failed {
-                child: id,
-                listener: self.listeners[number].id,
+        let one_of_many = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
+        let link = child.connection.as_ref();
+        let peer = link.map(|link| (link.peer, self.now - link.since));
+        if failed && !one_of_many {
+            self.reports(Expected::Child(Failed {
+                child: key,
                 sort,
                 kind,
                 text,
                 peer,
             }));
+            return;
         }
-        if counts && !stopping {
+        let reported = link.is_some_and(|link| link.reported);
+        if let Some((peer, age)) = peer.filter(|_| reported) {
+            self.reports(Expected::Ended {
+                child: key,
+                peer,
+                age,
+                kind,
+            });
+        }
+    }
+
+    /// Counts the end, if it counts (I1). A pool that does not survive it starts no other acceptor (B4), unless it is a lame
+    /// duck, which goes on as before (S2).
+    pub(super) fn survives(&mut self, kind: EndKind, sort: Sort) -> bool {
+        let before = self.stop.is_some();
+        let counts = sort == Sort::StartError
+            || (self.spec.restart == RestartSetting::Transient
+                && matches!(kind, EndKind::Error | EndKind::Panic | EndKind::Killed));
+        if counts && !before {
             self.failed();
         }
-        if sort != Sort::Connection && self.listeners[number].told.is_none() {
-            // Failures that do not count any more, in a lame duck, are spaced as well.
-            let in_vain = repeats == Repeats::Yes || lost || (counts && self.stop.is_some());
-            let vain = if in_vain { vain + 1 } else { 0 };
-            self.starts.start(number, now, vain);
-        }
-        self.phases_go_on();
-        Ok(())
+        before || matches!(self.phase(), None | Some(Phase::LameDuck))
     }
 
     /// A failure counts (I1, I2).
@@ -615,89 +745,23 @@ impl Model {
         self.failures.push(now);
         let most = self.spec.intensity as usize;
         if self.failures.len() > most {
-            // Older ones do not matter any more.
+            // Older ones do not matter any longer.
             let old = self.failures.len() - (most + 1);
             self.failures.drain(..old);
             self.stops(StopReason::Intensity);
         }
     }
 
-    /// How many failures are shown, of those that are not forgotten.
+    /// How many failures are shown: those that are not forgotten.
     pub(super) fn shown_failures(&self) -> usize {
         let (now, period) = (self.now, self.spec.period());
         let within = self.failures.iter().filter(|at| now - **at <= period);
         within.count()
     }
 
-    /// An acceptor was dropped by the runtime of which nothing was seen before.
-    pub(super) fn unseen_lost(&mut self, child: ChildId, listener: ListenerId) -> Seen {
-        let now = self.now;
-        let Some(number) = self.listener(listener) else {
-            return breach(
-                "E1",
-                "a listener of the pool",
-                format!("listener {listener}"),
-            );
-        };
-        let told = self.listeners[number].told.is_some();
-        match self.starts.take(child) {
-            Some(due) => {
-                self.starts.start(number, now, due.vain + 1);
-            }
-            None if told => {}
-            None => {
-                let expected = format!("an acceptor that was started is lost, not {child}");
-                return breach("E3", expected, "it is");
-            }
-        }
-        if let Some(stop) = &mut self.stop {
-            stop.count(Sort::Acceptor, EndKind::Lost);
-            if told {
-                stop.unseen = stop.unseen.saturating_sub(1);
-            }
-        }
-        Ok(())
-    }
-
-    /// The runtime dropped a task, and no socket with it: if it was the pool's own, the pool is killed.
+    /// The runtime dropped the pool's own task: the pool is killed.
     pub(in crate::scenario) fn lost_its_task(&mut self) {
         self.timeless = true;
         self.kills(StopReason::RuntimeGone);
-    }
-
-    pub(in crate::scenario) fn has_open_sockets(&self) -> bool {
-        let mut listeners = self.listeners.iter();
-        listeners.any(|listening| listening.socket == SocketState::Open)
-    }
-}
-
-/// Whether the same could follow at once from starting an acceptor again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Repeats {
-    Yes,
-    No,
-}
-
-impl Child {
-    /// Who was to be dropped before this poll must not have been polled.
-    fn not_polled_after(&self, batch: u64, seen: &str) -> Seen {
-        let before = |at: Option<u64>| at.is_some_and(|at| at < batch);
-        let told = match self.stage {
-            Stage::Connection => before(self.stopped) || before(self.asked),
-            Stage::Terminating => before(self.stopped),
-            Stage::Init => self.told.is_some() && self.told_in < batch,
-            Stage::Waiting | Stage::Ended => false,
-        };
-        // One that had not begun is polled once: it could not have trapped the stop.
-        let stopped =
-            told && !self.trapped && (self.begun_before(batch) || self.stage == Stage::Init);
-        if before(self.killed) || stopped {
-            return breach("E4", "who is to be dropped is not polled again", seen);
-        }
-        Ok(())
-    }
-
-    fn begun_before(&self, batch: u64) -> bool {
-        self.begun.is_some_and(|at| at < batch)
     }
 }

@@ -1,29 +1,168 @@
-//! What the pool shows, held against the model: after each step, and more of it when nothing is ready.
+//! What the pool shows, held against the model: its counts after each poll, its lists after each step.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use acceptor_core::{ChildId, Counts, ListenerId, ListenerState, Phase, PoolState, Status};
+use acceptor_core::{
+    AcceptorRecord, AcceptorState, ChildId, Counts, EndKind, ListenerId, ListenerState, Phase,
+    PoolState, Status,
+};
 
-use super::children::Stage;
-use super::{Ending, Model, Seen, SocketState, breach, same};
+use super::children::{Child, Stage};
+use super::listeners::Listening;
+use super::{Key, Model, Seen, Tasks, breach, same};
 use crate::scenario::ChildSetting;
 
 /// Whether the runtime polls every task that is woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::scenario) enum Polls {
     All,
-    /// It withholds those of some.
+    /// It withholds those of some children.
     Some,
 }
 
 impl Model {
-    /// How many children there are, by what is counted.
-    fn children_in(counts: &Counts) -> usize {
-        counts.workers + counts.supervisors
+    /// Holds the number of children against what was seen (Q3).
+    pub(in crate::scenario) fn counts(&self, counts: &Counts) -> Seen {
+        let children = counts.workers + counts.supervisors;
+        same("Q3", "children", self.children.len(), children)
+    }
+
+    /// How many acceptors are known to be started and not to be through `init`: each has a task of its own (B5).
+    pub(in crate::scenario) fn inits(&self) -> u64 {
+        let in_init = |child: &&Child| matches!(child.stage, Stage::Starting | Stage::Init);
+        self.children.values().filter(in_init).count() as u64
+    }
+
+    /// Sees the list of acceptors. Some have ended of which nothing was seen: the list shows which.
+    pub(in crate::scenario) fn lists(&mut self, acceptors: &[AcceptorRecord]) -> Seen {
+        let mut listed = BTreeMap::new();
+        for record in acceptors {
+            let key = Key::of(record.id)?;
+            if listed
+                .last_key_value()
+                .is_some_and(|(last, _)| *last >= key)
+            {
+                return breach(
+                    "Q5",
+                    "acceptors are listed by age, each once",
+                    format!("{record}"),
+                );
+            }
+            listed.insert(key, record);
+        }
+        let gone = self.children.keys().filter(|key| !listed.contains_key(key));
+        for key in gone.copied().collect::<Vec<_>>() {
+            self.is_not_listed(key)?;
+        }
+        for (key, record) in listed {
+            self.lists_one(key, record)?;
+        }
+        Ok(())
+    }
+
+    /// The pool has stopped, so that there is no list any longer: acceptors of which nothing was seen have ended, unless
+    /// their tasks are held, and they were given up.
+    pub(in crate::scenario) fn lists_nothing(&mut self, polls: Polls) -> Seen {
+        let given_up = polls == Polls::Some && self.may_give_up();
+        for key in self.children.keys().copied().collect::<Vec<_>>() {
+            let Some(child) = self.children.get(&key) else {
+                continue;
+            };
+            let unseen = match child.stage {
+                Stage::Starting => !given_up,
+                Stage::Spaced(_) | Stage::Held { .. } => true,
+                _ => false,
+            };
+            if unseen {
+                self.is_not_listed(key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lists_one(&mut self, key: Key, record: &AcceptorRecord) -> Seen {
+        use AcceptorState::{Init, Spaced, Terminating, Waiting};
+        let (now, generation) = (self.now, self.generation);
+        let listener = self.listeners[key.listener].id;
+        same(
+            "Q5",
+            "the listener of an acceptor",
+            listener,
+            record.listener,
+        )?;
+        let Some(child) = self.children.get(&key) else {
+            return breach("Q5", "no other acceptor is listed", format!("{record}"));
+        };
+        let may_leave = self.may_leave(key, child);
+        let may_begin = self.may_begin(child.stage).is_ok();
+        let Some(child) = self.children.get_mut(&key) else {
+            return Ok(());
+        };
+        same(
+            "R4",
+            "the id of an acceptor",
+            *child.id.get_or_insert(record.id),
+            record.id,
+        )?;
+        same(
+            "Q5",
+            &format!("the age of {key}"),
+            now - child.made,
+            record.age,
+        )?;
+        match (child.stage, record.state) {
+            // Listed, it has a place of its own.
+            (Stage::Owed, Spaced) => child.stage = Stage::Spaced(now),
+            (Stage::Spaced(_) | Stage::Held { .. }, Spaced) => {}
+            (Stage::Spaced(_) | Stage::Held { .. }, Init) if may_begin => child.starts(generation),
+            (Stage::Starting | Stage::Init, Init) => {}
+            (Stage::Waiting, Waiting) if !child.leaves => {}
+            (Stage::Waiting, Terminating) if may_leave => child.leaves = true,
+            (Stage::Terminating, Terminating) => {}
+            (stage, state) => {
+                let seen = format!("it is {stage:?}");
+                return breach("Q5", format!("{key} is not shown as {state}"), seen);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_not_listed(&mut self, key: Key) -> Seen {
+        let Some(child) = self.children.get(&key) else {
+            return Ok(());
+        };
+        match child.stage {
+            Stage::Connection => return Ok(()),
+            // One that was killed is given no place of its own any longer.
+            Stage::Owed if self.listeners[key.listener].killed.is_some() => return Ok(()),
+            _ => {}
+        }
+        let unseen = matches!(
+            child.stage,
+            Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
+        );
+        let reason = self.unseen_end(key, child);
+        let lost = self.tasks == Tasks::ChildDropped && child.stage == Stage::Starting;
+        let kind = if lost { Some(EndKind::Lost) } else { reason };
+        match kind.filter(|_| unseen) {
+            Some(kind) => {
+                self.vanishes(key, kind);
+                Ok(())
+            }
+            None => {
+                let seen = format!("it is {:?}", child.stage);
+                breach("Q5", format!("{key} is listed"), seen)
+            }
+        }
     }
 
     /// Holds the lists and counts against what was seen.
-    pub(in crate::scenario) fn shows(&self, status: &Status<SocketAddr>) -> Seen {
+    pub(in crate::scenario) fn shows(
+        &self,
+        status: &Status<SocketAddr>,
+        acceptors: &[AcceptorRecord],
+    ) -> Seen {
         let spec = format!("g{}", self.generation);
         same("R1", "the spec's id", spec.as_str(), &*status.spec)?;
         same("Q4", "intensity", self.spec.intensity, status.intensity)?;
@@ -38,16 +177,16 @@ impl Model {
         };
         same("Q2", "children of the other type", 0, other)?;
         self.shows_connections(status, &spec)?;
-        self.shows_listeners(status, &spec)
+        self.shows_listeners(status, acceptors, &spec)
     }
 
     fn shows_connections(&self, status: &Status<SocketAddr>, spec: &str) -> Seen {
         let mut expected: Vec<_> = self
             .connections()
-            .filter_map(|(id, child)| {
+            .filter_map(|(key, child)| {
                 let link = child.connection.as_ref()?;
-                let listener = self.listeners[child.listener].id;
-                Some((link.since, *id, listener, link.peer, link.local))
+                let listener = self.listeners[key.listener].id;
+                Some((link.since, child.id?, listener, link.peer, link.local))
             })
             .collect();
         expected.sort_unstable_by_key(|(since, id, ..)| (*since, *id));
@@ -71,9 +210,14 @@ impl Model {
         }
     }
 
-    fn shows_listeners(&self, status: &Status<SocketAddr>, spec: &str) -> Seen {
+    fn shows_listeners(
+        &self,
+        status: &Status<SocketAddr>,
+        acceptors: &[AcceptorRecord],
+        spec: &str,
+    ) -> Seen {
         let open = self.listeners.iter().enumerate();
-        let open = open.filter(|(_, listening)| listening.told.is_none());
+        let open = open.filter(|(_, listening)| listening.is_open());
         let mut listed = status.listeners.iter();
         for (number, listening) in open {
             let id = listening.id;
@@ -83,22 +227,23 @@ impl Model {
             same("Q1", "listener", id, record.id)?;
             same("Q1", "its address", listening.address, record.local_addr)?;
             same("R1", "its spec", spec, &*record.spec)?;
-            let what = format!("acceptors of listener {id}");
-            same("L1", &what, listening.acceptors, record.acceptors)?;
-            let connections = self.connections();
-            let connections = connections.filter(|(_, child)| child.listener == number);
+            let children = self.children_of(number);
+            let connections = children
+                .filter(|(_, child)| child.stage == Stage::Connection)
+                .count();
             let what = format!("connections of listener {id}");
-            same("Q1", &what, connections.count(), record.connections)?;
+            same("Q1", &what, connections, record.connections)?;
+            let left = self.children_of(number).count() - connections;
+            let what = format!("acceptors of listener {id}");
+            same("L1", &what, left, record.acceptors)?;
+            // While a stop drains, the acceptor whose failure began it is missing.
+            if matches!(self.phase(), None | Some(Phase::LameDuck)) {
+                same("L1", &what, listening.acceptors, record.acceptors)?;
+            }
             same("Q1", "accepted", listening.accepted, record.accepted)?;
             same("A1", "skipped", listening.skipped, record.skipped)?;
             same("A2", "pauses", listening.pauses, record.pauses)?;
-            let expected = match (listening.pause.until, &self.stop) {
-                // The clock moves only when nothing is ready, so a pause that is over has been seen to be.
-                (Some(until), _) if until > self.now => ListenerState::Paused,
-                (_, Some(_)) => ListenerState::LameDuck,
-                (_, None) => ListenerState::Accepting,
-            };
-            same("Q1", "state of a listener", expected, record.state)?;
+            self.shows_state(listening, acceptors, record.state)?;
         }
         match listed.next() {
             Some(record) => breach("Q1", "no other listener is listed", format!("{record}")),
@@ -106,17 +251,71 @@ impl Model {
         }
     }
 
+    fn shows_state(
+        &self,
+        listening: &Listening,
+        acceptors: &[AcceptorRecord],
+        state: ListenerState,
+    ) -> Seen {
+        let mut acceptors = acceptors.iter();
+        let waits = acceptors.any(|acceptor| {
+            acceptor.listener == listening.id && acceptor.state == AcceptorState::Waiting
+        });
+        let otherwise = match waits {
+            true => ListenerState::Accepting,
+            false => ListenerState::Starting,
+        };
+        let expected = if listening.closing.is_some() {
+            ListenerState::Closing
+        } else if listening.pause.lasts(self.now) {
+            ListenerState::Resources
+        } else if listening.pause.may_be_shown() && state == ListenerState::Resources {
+            return Ok(());
+        } else {
+            otherwise
+        };
+        let what = format!("state of listener {}", listening.id);
+        same("Q5", &what, expected, state)
+    }
+
     /// Holds the signals of the connections against what they were told (N1, N2).
     pub(in crate::scenario) fn signals(&self, signals: &[(ChildId, bool, Vec<bool>)]) -> Seen {
         for (id, draining, stop) in signals {
-            let Some(child) = self.children.get(id) else {
+            let key = Key::of(*id)?;
+            let Some(child) = self.children.get(&key) else {
                 return breach("N1", "a child of the pool has signals", format!("{id}"));
             };
-            let told = self.listeners[child.listener].told.is_some() || self.stop.is_some();
+            let listening = &self.listeners[key.listener];
+            let told = listening.closing.is_some() || !listening.is_open() || self.stop.is_some();
             same("N1", &format!("{id} sees draining"), told, *draining)?;
+            let told = listening.stopped.is_some() || child.asked.is_some();
             for stop in stop {
-                let told = child.stopped.is_some() || child.asked.is_some();
-                same("N2", &format!("{id} sees stop"), told, *stop)?;
+                // The pool's own task sets it for each child.
+                if *stop && !told {
+                    return breach("N2", format!("{id} is not told to stop"), "it is");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is ready: each connection that took the stop signal sees it (N2).
+    pub(in crate::scenario) fn signals_have_come(
+        &self,
+        signals: &[(ChildId, bool, Vec<bool>)],
+    ) -> Seen {
+        for (id, _, stop) in signals {
+            let key = Key::of(*id)?;
+            let Some(child) = self.children.get(&key) else {
+                continue;
+            };
+            let told = self.listeners[key.listener].stopped.is_some() || child.asked.is_some();
+            if told && stop.contains(&false) {
+                return breach(
+                    "N2",
+                    format!("{id} sees that it is told to stop"),
+                    "it does not",
+                );
             }
         }
         Ok(())
@@ -126,140 +325,54 @@ impl Model {
     pub(in crate::scenario) fn sees_closed(&self, closed: &[(ListenerId, bool)]) -> Seen {
         for (id, seen) in closed {
             let number = self.listener(*id);
-            let expected =
-                number.is_some_and(|number| self.listeners[number].socket == SocketState::Closed);
-            same(
-                "B1",
-                &format!("listener {id} is seen closed"),
-                expected,
-                *seen,
-            )?;
+            let expected = number.is_some_and(|number| !self.listeners[number].is_open());
+            let what = format!("listener {id} is seen closed");
+            same("B1", &what, expected, *seen)?;
         }
         Ok(())
     }
 
-    /// Nothing is ready: whatever was to happen by now must have happened.
+    /// Nothing is ready: whatever was to happen by now has happened.
     pub(in crate::scenario) fn rests(
         &mut self,
-        counts: Option<Counts>,
         polls: Polls,
         backlog: impl Fn(SocketAddr) -> usize,
     ) -> Seen {
+        for listening in &mut self.listeners {
+            listening.pause.is_noticed(self.now);
+        }
+        self.closes_are_done()?;
         if polls == Polls::All {
-            self.unseen = 0;
-            self.everybody_went()?;
-            self.acceptors_are_complete()?;
-            self.nobody_waits_in_vain(backlog)?;
+            self.children_went_on()?;
+            self.starts_are_done()?;
         }
-        self.stop_goes_on()?;
-        match (counts, polls) {
-            (Some(counts), Polls::All) => self.all_are_counted(&counts),
-            // A task that is not polled may keep a replacement from being started.
-            (Some(_), Polls::Some) | (None, _) => Ok(()),
-        }
+        self.clients_are_taken(backlog)?;
+        self.result_is_given();
+        self.reports_have_come()?;
+        self.stop_goes_on()
     }
 
-    fn everybody_went(&self) -> Seen {
-        for (id, child) in self.living() {
-            if child.is_to_be_dropped() {
-                let told = (child.told, child.killed, child.stopped, child.asked);
-                let expected = format!("{id} is gone, for it was told to be: {told:?}");
-                return breach("E4", expected, format!("it is {:?}", child.stage));
-            }
-            if child.stage == Stage::Connection && child.begun.is_none() {
-                return breach("B5", format!("{id} serves"), "it was not polled");
-            }
-            if child.stage == Stage::Waiting {
-                if let Some((told, _)) = child.told {
-                    let expected = format!("{id} terminates, for it was {told:?}");
-                    return breach("B7", expected, "it waits");
-                }
-                if child.deadline.is_some_and(|(at, _)| at <= self.now) {
-                    let expected = format!("{id} terminates, for its time is over");
-                    return breach("B6", expected, "it waits");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn acceptors_are_complete(&self) -> Seen {
-        for listening in &self.listeners {
-            let id = listening.id;
-            if listening.told.is_some() {
-                same(
-                    "L3",
-                    &format!("the socket of listener {id}"),
-                    SocketState::Closed,
-                    listening.socket,
-                )?;
+    /// An acceptor that waits gets a client that is queued (L2).
+    fn clients_are_taken(&self, backlog: impl Fn(SocketAddr) -> usize) -> Seen {
+        for (number, listening) in self.listeners.iter().enumerate() {
+            if !listening.accepts() || listening.pause.lasts(self.now) {
                 continue;
             }
-        }
-        self.starts.nobody_is_late(self.now)
-    }
-
-    fn nobody_waits_in_vain(&self, backlog: impl Fn(SocketAddr) -> usize) -> Seen {
-        for listening in &self.listeners {
-            let paused = listening.pause.until.is_some_and(|until| until > self.now);
-            if listening.told.is_some() || paused || listening.line.is_empty() {
-                continue;
-            }
+            let waits = self.readiness(number).waiting > 0;
             let clients = backlog(listening.address);
-            if clients > 0 {
-                let first = &listening.line[0];
-                let expected = format!("{first} gets a client of {}", listening.address);
+            if waits && clients > 0 {
+                let expected = format!("an acceptor gets a client of {}", listening.address);
                 return breach("L2", expected, format!("{clients} clients wait"));
             }
         }
         Ok(())
     }
 
-    fn stop_goes_on(&self) -> Seen {
-        let PoolState::Stopping(phase) = self.state() else {
-            if self.state() == PoolState::Stopped && self.joins > 0 {
-                let seen = format!("{} wait on", self.joins);
-                return breach("S1", "whoever waits for the result gets it", seen);
-            }
-            return Ok(());
-        };
-        let overdue = self.deadline().is_some_and(|deadline| deadline <= self.now);
-        if overdue && !(self.timeless && phase == Phase::Kill) {
-            return breach("S7", format!("phase {phase} is over"), "it goes on");
-        }
-        Ok(())
-    }
-
-    fn all_are_counted(&self, counts: &Counts) -> Seen {
-        let of_open: usize = self
-            .listeners
-            .iter()
-            .filter(|listening| listening.told.is_none())
-            .map(|listening| listening.acceptors)
-            .sum();
-        let others = self.living().filter(|(_, child)| {
-            let of_closed = self.listeners[child.listener].told.is_some();
-            child.stage == Stage::Connection || of_closed
-        });
-        let expected = of_open + others.count();
-        let seen = Self::children_in(counts);
-        if let PoolState::Stopping(phase) = self.state() {
-            if expected == 0 && !self.has_open_sockets() {
-                return breach(
-                    "S7",
-                    "the pool has stopped, for nothing is left",
-                    phase.to_string(),
-                );
-            }
-        }
-        same("Q3", "children", expected, seen)
-    }
-
-    /// Whoever waits for a listener to close must have been told.
+    /// Every wait for a close of a socket that is closed has returned.
     pub(in crate::scenario) fn closes_returned(&self) -> Seen {
         let waits = self.closes.iter().find(|id| {
             let number = self.listener(**id);
-            number.is_none_or(|number| self.listeners[number].socket == SocketState::Closed)
+            number.is_none_or(|number| !self.listeners[number].is_open())
         });
         match waits {
             Some(id) => breach(
@@ -271,12 +384,8 @@ impl Model {
         }
     }
 
-    /// The listener, if it can be closed.
-    pub(in crate::scenario) fn open(&self, number: usize) -> bool {
-        self.listeners[number].told.is_none()
-    }
-
-    pub(in crate::scenario) fn close_by_hand(&mut self, number: usize) {
-        self.closes(number, Ending::Closed);
+    /// Whether the pool's lists are there to be taken.
+    pub(in crate::scenario) fn is_stopped(&self) -> bool {
+        self.state() == PoolState::Stopped
     }
 }

@@ -1,11 +1,13 @@
-//! The stop of the model: phases that may end at a time, and who ended how in each.
+//! The stop of the model: phases that may end at a time, and how many children ended how in each.
 
 use std::time::{Duration, Instant};
 
 use acceptor_core::{EndKind, Grace, Phase, PoolState, Shutdown, StopReason, StopReport};
 
 use super::children::Stage;
-use super::{Ending, Expected, Model, Seen, SocketState, Sort, after, breach, same};
+use super::listeners::Ending;
+use super::outbox::{Expected, Reporter, Sort};
+use super::{Model, SECOND, Seen, breach, same};
 use crate::scenario::SpecSetting;
 
 /// A stop, under way or over.
@@ -14,17 +16,18 @@ pub(super) struct Stop {
     began: Instant,
     plan: SpecSetting,
     pub(super) phase: Phase,
+    /// Grace has not begun: listeners take what is queued, since then (L7).
+    closing: Option<Instant>,
     /// When the phase may end; never, if there is none.
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     pub(super) finished: Option<Instant>,
     connections: [[usize; KINDS]; 4],
     acceptors: [[usize; KINDS]; 4],
-    /// Acceptors of which nothing had been seen when their listeners closed: they end unseen, stopped or killed.
-    pub(super) unseen: usize,
-    /// The same of listeners that closed just before: these may have ended before the stop began.
-    unseen_before: usize,
-    stuck: Option<usize>,
-    killed: Option<usize>,
+    stuck: usize,
+    /// When a child was polled last, or ended; in the kill phase.
+    moved: Instant,
+    /// When the clock jumped last.
+    jumped: Instant,
 }
 
 const KINDS: usize = ALL.len();
@@ -38,14 +41,24 @@ const ALL: [EndKind; 7] = [
     EndKind::Lost,
 ];
 
+/// Grace begins this long after the listeners were to close, at the latest (L7).
+const CLOSE_LIMIT: Duration = SECOND;
+
 fn position(kind: EndKind) -> usize {
     let position = ALL.iter().position(|other| *other == kind);
     position.expect("these are all kinds")
 }
 
+impl SpecSetting {
+    /// Whether a stop first takes the connections that are queued (L7).
+    fn drains(&self) -> bool {
+        self.grace() != Grace::Within(Duration::ZERO) || self.shutdown() != Shutdown::Kill
+    }
+}
+
 impl Stop {
-    fn may_be_unseen(&self) -> usize {
-        self.unseen + self.unseen_before
+    pub(super) fn drains(&self) -> bool {
+        self.plan.drains()
     }
 
     pub(super) fn count(&mut self, sort: Sort, kind: EndKind) {
@@ -58,6 +71,25 @@ impl Stop {
         };
         phases[self.phase as usize][position(kind)] += 1;
     }
+
+    /// Grace begins, whether or not all sockets are closed.
+    fn begin_grace(&mut self, now: Instant) {
+        self.closing = None;
+        self.deadline = match self.plan.grace() {
+            Grace::Within(time) => now.checked_add(time),
+            Grace::Forever => None,
+        };
+    }
+
+    /// When children that do not end are given up, at the earliest and at the latest (S8).
+    fn gives_up(&self) -> (Instant, Instant) {
+        let kill_timeout = self.plan.patience();
+        let late = kill_timeout + kill_timeout / 4;
+        (
+            self.moved + kill_timeout,
+            self.moved.max(self.jumped) + late,
+        )
+    }
 }
 
 impl Model {
@@ -66,14 +98,24 @@ impl Model {
         if self.stop.is_some() {
             return;
         }
-        self.begin_stop(reason);
+        self.begins_stop(reason);
         self.phases_go_on();
     }
 
     /// Phases whose time is over end with whatever happens next.
     pub(super) fn phases_go_on(&mut self) {
-        while let Some(deadline) = self.deadline() {
-            if deadline > self.now || self.phase() == Some(Phase::Kill) {
+        loop {
+            let sockets = self.sockets();
+            let now = self.now;
+            let Some(stop) = self.stop.as_mut().filter(|stop| stop.finished.is_none()) else {
+                return;
+            };
+            let due = stop.deadline.is_some_and(|deadline| deadline <= now);
+            if stop.closing.is_some() && (sockets == 0 || due) {
+                stop.begin_grace(now);
+                continue;
+            }
+            if !due || stop.phase == Phase::Kill {
                 return;
             }
             self.next_phase();
@@ -83,97 +125,92 @@ impl Model {
     /// The pool is to end at once.
     pub(in crate::scenario) fn kills(&mut self, reason: StopReason) {
         if self.stop.is_none() {
-            self.begin_stop(reason);
+            self.begins_stop(reason);
         }
-        match self.state() {
-            PoolState::Stopping(Phase::LameDuck) => {
-                self.enter(Phase::Grace);
-                self.enter(Phase::Kill);
-            }
-            PoolState::Stopping(Phase::Grace | Phase::Stop) => self.enter(Phase::Kill),
-            _ => {}
+        if let PoolState::Stopping(Phase::LameDuck | Phase::Grace | Phase::Stop) = self.state() {
+            self.enter(Phase::Kill);
         }
     }
 
-    fn begin_stop(&mut self, reason: StopReason) {
-        if matches!(reason, StopReason::Intensity | StopReason::RuntimeGone) {
-            self.reports.push_back(Expected::PoolStopped(reason));
+    pub(super) fn begins_stop(&mut self, reason: StopReason) {
+        if self.stop.is_some() {
+            return;
         }
-        // The pool's own task, for it has a timer to set.
-        self.wakes += 1;
+        match reason {
+            StopReason::Requested | StopReason::OwnerDropped => {}
+            _ => self.reports(Expected::PoolStopped(reason)),
+        }
+        // The pool's own task, because it has a timer to set.
+        self.wakes.driver += 1;
         self.stop = Some(Stop {
             reason,
             began: self.now,
             plan: self.spec,
             phase: Phase::LameDuck,
+            closing: None,
             deadline: self.now.checked_add(self.spec.lame_duck()),
             finished: None,
             connections: Default::default(),
             acceptors: Default::default(),
-            unseen: 0,
-            unseen_before: self.unseen,
-            stuck: None,
-            killed: None,
+            stuck: 0,
+            moved: self.now,
+            jumped: self.now,
         });
-    }
-
-    fn phase(&self) -> Option<Phase> {
-        self.stop.as_ref().map(|stop| stop.phase)
     }
 
     fn next_phase(&mut self) {
         let Some(stop) = &self.stop else { return };
         let next = match (stop.phase, stop.plan.shutdown()) {
+            (Phase::LameDuck, _) => Phase::Grace,
             // Brutal: no stop phase.
             (Phase::Grace, Shutdown::Kill) => Phase::Kill,
-            (phase, _) => after(phase).unwrap_or(Phase::Kill),
+            (Phase::Grace, _) => Phase::Stop,
+            (Phase::Stop | Phase::Kill, _) => Phase::Kill,
         };
         self.enter(next);
     }
 
     fn enter(&mut self, phase: Phase) {
         let (now, batch) = (self.now, self.batch);
-        let children = self.living().count() as u64;
+        let children = self.children.len() as u64;
         let Some(stop) = &mut self.stop else { return };
         stop.phase = phase;
+        stop.closing = None;
+        stop.moved = now;
+        let (drains, plan) = (stop.drains(), stop.plan);
         // The pool's own task; from the stop phase on, each child.
-        self.wakes += 1 + if phase >= Phase::Stop {
-            children + stop.unseen as u64
-        } else {
-            0
-        };
-        let time = match phase {
-            Phase::LameDuck => Some(Duration::ZERO),
-            Phase::Grace => match stop.plan.grace() {
-                Grace::Within(time) => Some(time),
-                Grace::Forever => None,
-            },
-            Phase::Stop => match stop.plan.shutdown() {
-                Shutdown::Within(time) => Some(time),
-                Shutdown::Kill | Shutdown::Never => None,
-            },
-            Phase::Kill => Some(stop.plan.patience()),
-        };
-        stop.deadline = time.and_then(|time| now.checked_add(time));
+        self.wakes.driver += 1;
+        if phase >= Phase::Stop {
+            self.wakes.children += children;
+        }
         match phase {
             Phase::LameDuck => {}
             Phase::Grace => {
+                stop.closing = drains.then_some(now);
+                stop.deadline = Some(now + CLOSE_LIMIT);
+                if !drains {
+                    stop.begin_grace(now);
+                }
                 for number in 0..self.listeners.len() {
-                    self.closes(number, Ending::Stopped);
+                    self.closes(number, Ending::Stopped, drains);
                 }
             }
             Phase::Stop => {
-                for child in self.children.values_mut() {
-                    if child.stage != Stage::Ended {
-                        child.stopped.get_or_insert(batch);
-                    }
+                stop.deadline = match plan.shutdown() {
+                    Shutdown::Within(time) => now.checked_add(time),
+                    Shutdown::Kill | Shutdown::Never => None,
+                };
+                for listening in &mut self.listeners {
+                    listening.stopped.get_or_insert(batch);
                 }
             }
             Phase::Kill => {
-                for child in self.children.values_mut() {
-                    if child.stage != Stage::Ended {
-                        child.kill(batch);
-                    }
+                stop.deadline = None;
+                for listening in &mut self.listeners {
+                    listening.killed.get_or_insert(batch);
+                }
+                for number in 0..self.listeners.len() {
+                    self.closes(number, Ending::Stopped, false);
                 }
             }
         }
@@ -205,147 +242,106 @@ impl Model {
 
     /// A phase is over: it must be at its time.
     fn goes_on(&mut self) -> Seen {
-        let now = self.now;
-        let Some(stop) = &self.stop else {
+        let (now, before) = (self.now, self.phase());
+        self.phases_go_on();
+        let Some(stop) = self.stop.as_ref().filter(|stop| Some(stop.phase) == before) else {
             return Ok(());
         };
-        if stop.deadline.is_none_or(|deadline| deadline > now) {
-            let rule = match stop.phase {
-                Phase::LameDuck => "S2",
-                Phase::Grace => "S4",
-                Phase::Stop => "S5",
-                Phase::Kill => "S8",
-            };
-            let expected = match stop.deadline {
-                Some(deadline) => format!("phase {} for {:?} more", stop.phase, deadline - now),
-                None => format!("phase {} until the last child ends", stop.phase),
-            };
-            return breach(rule, expected, "it is over");
-        }
-        self.next_phase();
-        Ok(())
+        let rule = match stop.phase {
+            Phase::LameDuck => "S2",
+            Phase::Grace if stop.closing.is_some() => "L7",
+            Phase::Grace => "S4",
+            Phase::Stop => "S5",
+            Phase::Kill => "S8",
+        };
+        let expected = match stop.deadline {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(now);
+                format!("phase {} for {left:?} more", stop.phase)
+            }
+            None => format!("phase {} until the last child ends", stop.phase),
+        };
+        breach(rule, expected, "it is over")
+    }
+
+    /// Whether children that do not end may be given up by now (S8).
+    pub(super) fn may_give_up(&self) -> bool {
+        let stop = self.stop.as_ref();
+        stop.is_some_and(|stop| stop.phase == Phase::Kill && stop.gives_up().0 <= self.now)
     }
 
     fn finishes(&mut self) -> Seen {
         let now = self.now;
-        let left = self.living().count();
-        let sockets = self.listeners.iter();
-        let sockets = sockets.filter(|listening| listening.socket == SocketState::Open);
-        let sockets = sockets.count();
+        let (left, sockets) = (self.children.len(), self.sockets());
         if left + sockets > 0 {
-            // Only the patience of the kill leaves somebody behind.
-            while self.phase() != Some(Phase::Kill) {
-                self.goes_on()?;
-            }
-            let deadline = self.stop.as_ref().and_then(|stop| stop.deadline);
-            if deadline.is_none_or(|deadline| deadline > now) {
+            self.phases_go_on();
+            if !self.may_give_up() {
                 let expected = format!("the pool waits for {left} children and {sockets} sockets");
-                return breach("S7", expected, "it has stopped");
+                return breach("S8", expected, "it has stopped");
             }
         }
         let Some(stop) = &mut self.stop else {
             return Ok(());
         };
         stop.finished = Some(now);
-        if stop.stuck.unwrap_or(0) < left {
-            let expected = format!("{left} children, or more, are reported as stuck");
-            return breach("S8", expected, format!("{:?}", stop.stuck));
-        }
+        stop.stuck = left;
         let kill = Phase::Kill as usize;
         let killed = stop.connections[kill][position(EndKind::Killed)]
             + stop.acceptors[kill][position(EndKind::Killed)];
         let reports = stop.plan.shutdown() != Shutdown::Kill;
-        let told = stop.killed.unwrap_or(0);
-        if reports && !(killed..=killed + stop.may_be_unseen()).contains(&told) {
-            let expected = format!("{killed} killed children are reported with a count");
-            return breach("S6", expected, format!("{told}"));
+        if killed > 0 && reports {
+            self.reports(Expected::KilledWhileStopping(killed));
         }
+        if left > 0 {
+            self.reports(Expected::Stuck(left));
+        }
+        // The task that delivers reports has the result to give, and wakes the pool's own task with it.
+        self.wakes.reporter += 2;
+        self.wakes.driver += 2;
         Ok(())
     }
 
-    /// The kill is reported with a count.
-    pub(super) fn killed(&mut self, count: usize) -> Seen {
-        let Some(stop) = &mut self.stop else {
-            return breach(
-                "S6",
-                "no kill is reported while the pool runs",
-                count.to_string(),
-            );
-        };
-        if count == 0 || stop.plan.shutdown() == Shutdown::Kill || stop.killed.is_some() {
-            return breach(
-                "S6",
-                "no count of the killed, nor one of nobody, nor a second one",
-                count.to_string(),
-            );
-        }
-        stop.killed = Some(count);
-        Ok(())
-    }
-
-    /// Some are reported as stuck.
-    pub(super) fn stuck(&mut self, count: usize) -> Seen {
-        let seen = self.living().count();
-        let Some(stop) = &mut self.stop else {
-            return breach(
-                "S8",
-                "nobody is stuck while the pool runs",
-                count.to_string(),
-            );
-        };
-        let may_be = seen.max(1)..=seen + stop.may_be_unseen();
-        if stop.stuck.is_some() || !may_be.contains(&count) {
-            return breach(
-                "S8",
-                format!("{seen} children are stuck, or it is not told"),
-                count.to_string(),
-            );
-        }
-        stop.stuck = Some(count);
-        Ok(())
-    }
-
-    /// Somebody got the result.
+    /// A wait for the result is over.
     pub(super) fn joined(&mut self, report: &StopReport) -> Seen {
+        self.wakes.others += 1;
         if self.joins == 0 {
-            return breach("S1", "who waits for the result is told once", "told again");
+            return breach("S1", "each wait for the result returns once", "once more");
         }
         self.joins -= 1;
         if let Some(result) = &self.result {
-            return same("S1", "everybody gets the same result", result, report);
+            return same("S1", "all get the same result", result, report);
         }
         self.result = Some(report.clone());
         let Some(stop) = &self.stop else {
             return breach("S1", "no result while the pool runs", report.to_string());
         };
         same("S7", "the reason", stop.reason, report.reason)?;
-        if stop.finished.is_some() {
-            self.result_is(report)
-        } else {
-            // Told within the very poll that ended the pool.
-            Ok(())
-        }
+        self.result_is(report)
     }
 
     /// Holds the result against what was seen.
-    pub(in crate::scenario) fn result_is(&self, report: &StopReport) -> Seen {
+    pub(in crate::scenario) fn result_is(&mut self, report: &StopReport) -> Seen {
         let Some(stop) = &self.stop else {
             return Ok(());
         };
         let Some(finished) = stop.finished else {
-            return breach(
-                "S1",
-                "no result before the pool has stopped",
-                report.to_string(),
-            );
+            let expected = "no result before the pool has stopped";
+            return breach("S1", expected, report.to_string());
         };
+        if !self.outbox.closed && !self.delivery_is_over(finished) {
+            let expected = "the result comes after the last report, or a kill timeout later";
+            return breach("O2", expected, report.to_string());
+        }
+        self.outbox.closed = true;
         same(
-            "S7",
-            "how long it took",
-            finished - stop.began,
-            report.elapsed,
+            "O2",
+            "reports that are not delivered",
+            self.outbox.undelivered(),
+            report.undelivered,
         )?;
-        same("S8", "left stuck", stop.stuck.unwrap_or(0), report.stuck)?;
+        let took = finished - stop.began;
+        same("S7", "how long it took", took, report.elapsed)?;
+        same("S8", "left stuck", stop.stuck, report.stuck)?;
         for phase in Phase::ALL {
             for kind in ALL {
                 let expected = stop.connections[phase as usize][position(kind)];
@@ -354,35 +350,87 @@ impl Model {
                 same("S7", &what, expected, seen)?;
                 let expected = stop.acceptors[phase as usize][position(kind)];
                 let seen = report.acceptors(phase).of(kind);
-                let may_be_more = matches!(kind, EndKind::Stopped | EndKind::Killed);
-                let more = if may_be_more { stop.may_be_unseen() } else { 0 };
-                if !(expected..=expected + more).contains(&seen) {
-                    let what = format!("acceptors that ended {kind} in phase {phase}");
-                    return same("S7", &what, expected, seen);
-                }
+                let what = format!("acceptors that ended {kind} in phase {phase}");
+                same("S7", &what, expected, seen)?;
             }
-        }
-        let sum = |counts: &[[usize; KINDS]; 4]| counts.iter().flatten().sum::<usize>();
-        let (seen, left) = (sum(&stop.acceptors), report.stuck);
-        let told = report.all_acceptors().total();
-        let least = if left == 0 { seen + stop.unseen } else { seen };
-        if !(least..=seen + stop.may_be_unseen()).contains(&told) {
-            let expected = format!("{seen} acceptors and {} unseen ended", stop.unseen);
-            return breach("S7", expected, format!("{told}"));
         }
         Ok(())
     }
 
-    /// How long the kill waits, be it under way or to come.
-    pub(in crate::scenario) fn patience(&self) -> Duration {
-        self.stop
-            .as_ref()
-            .map_or(self.spec, |stop| stop.plan)
-            .patience()
+    /// How long a stop waits for children that were killed, whether it is under way or to come.
+    pub(in crate::scenario) fn kill_timeout(&self) -> Duration {
+        let plan = self.stop.as_ref().map_or(self.spec, |stop| stop.plan);
+        plan.patience()
     }
 
-    /// When the phase is over, if it is ever.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.stop.as_ref().and_then(|stop| stop.deadline)
+    /// A task of a child was polled (S8).
+    pub(in crate::scenario) fn child_was_polled(&mut self) {
+        if let Some(stop) = &mut self.stop {
+            stop.moved = self.now;
+        }
+    }
+
+    /// The clock jumped to this moment: timers that were due on the way fire now.
+    pub(in crate::scenario) fn jumped(&mut self, now: Instant) {
+        if let Some(stop) = &mut self.stop {
+            stop.jumped = now;
+        }
+    }
+
+    /// Nothing is ready: the result was given, unless the task that delivers reports is held, and its time is not over.
+    pub(super) fn result_is_given(&mut self) {
+        let stop = self.stop.as_ref();
+        let Some(finished) = stop.and_then(|stop| stop.finished) else {
+            return;
+        };
+        let by_time = self.now >= finished + self.kill_timeout() && !self.timeless;
+        let delivered = self.outbox.reporter != Reporter::Held && self.outbox.is_empty();
+        self.outbox.closed |= delivered || by_time;
+    }
+
+    /// Nothing is ready: the stop has gone as far as it may by now.
+    pub(super) fn stop_goes_on(&self) -> Seen {
+        let Some(stop) = &self.stop else {
+            return Ok(());
+        };
+        if stop.finished.is_some() {
+            if self.outbox.closed && self.joins > 0 {
+                let seen = format!("{} wait on", self.joins);
+                return breach("S1", "all that wait for the result get it", seen);
+            }
+            return Ok(());
+        }
+        if self.children.is_empty() && self.sockets() == 0 && stop.phase > Phase::LameDuck {
+            let expected = "the pool has stopped, because nothing is left";
+            return breach("S7", expected, format!("phase {}", stop.phase));
+        }
+        let overdue = match stop.phase {
+            Phase::Kill => stop.gives_up().1 <= self.now && !self.timeless,
+            _ => stop.deadline.is_some_and(|deadline| deadline <= self.now),
+        };
+        if overdue {
+            return breach("S7", format!("phase {} is over", stop.phase), "it goes on");
+        }
+        Ok(())
+    }
+
+    /// Nothing is ready: what was to be dropped is gone, and what was to go on has.
+    pub(super) fn children_went_on(&self) -> Seen {
+        for (key, child) in &self.children {
+            let commands = self.commands(*key, child);
+            if child.is_to_be_dropped(&commands) {
+                let expected = format!("{key} is gone: {commands:?}");
+                return breach("E4", expected, format!("it is {:?}", child.stage));
+            }
+            if child.stage == Stage::Connection && child.begun.is_none() {
+                return breach("B5", format!("{key} serves"), "it was not polled");
+            }
+            if child.stage == Stage::Waiting && self.may_leave(*key, child) {
+                let overdue = child.deadline.is_some_and(|(at, _)| at <= self.now);
+                let rule = if overdue { "B6" } else { "B7" };
+                return breach(rule, format!("{key} terminates: {commands:?}"), "it waits");
+            }
+        }
+        Ok(())
     }
 }

@@ -136,7 +136,7 @@ impl Story {
                 child, listener, ..
             } => self.begin(at, *child, *listener),
             Event::Network(happened) => self.happened(at, *happened),
-            Event::Reported(report) => self.reported(at, &report.event),
+            Event::Reported { report, .. } => self.reported(at, &report.event),
             event => self.child_event(at, event),
         }
         if let Some(pool) = self.pools.last_mut() {
@@ -219,7 +219,7 @@ impl Story {
 
     fn happened(&mut self, at: Duration, happened: Happened) {
         match happened {
-            Happened::Accepted { .. } => {}
+            Happened::Accepted { .. } | Happened::Empty { .. } => {}
             Happened::Dropped { peer } => {
                 let Some(id) = self.peers.get(&peer).copied() else {
                     return;
@@ -235,7 +235,7 @@ impl Story {
                     listener.failures.push(at);
                 }
             }
-            Happened::Closed { listener } => {
+            Happened::Closed { listener, .. } => {
                 if let Some(listener) = self.open_listener(listener) {
                     listener.open.to = Some(at);
                     listener.how.get_or_insert("closed");

@@ -11,15 +11,21 @@ use acceptor_core::{
 };
 
 use super::start::{made, made_badly};
-use super::{Breach, Caller, Killed, Player, Polls, Seen, Tasks, breach, same};
+use super::{
+    Breach, CHILD, Caller, DRIVER, INIT, Killed, LISTENER, Player, Polls, REPORTER, Reporter, Seen,
+    Tasks, breach, same,
+};
 use crate::scenario::book::Handle;
 use crate::scenario::event::Event;
 use crate::scenario::model::reached;
-use crate::scenario::{Action, Bound, Fault, Reload, SpecSetting, Start, Step};
-use crate::simulated::{AcceptFault, SimulatedListener, SimulatedTask};
+use crate::scenario::{Action, Bound, Fault, Reload, SpecSetting, Start, Step, milliseconds};
+use crate::simulated::{AcceptFault, SimulatedListener};
 
 /// What `add_listener` refuses is given back.
 type Refused = acceptor_core::AddListenerError<SimulatedListener>;
+
+/// A listener starts so many acceptors at once.
+const STARTED_AT_ONCE: usize = 64;
 
 impl Player<'_> {
     pub(super) fn act(&mut self, step: &Step) -> Seen {
@@ -48,6 +54,19 @@ impl Player<'_> {
                 }
                 Ok(())
             }
+            Action::FaultLasts { listener, fault } => {
+                if let Some(address) = self.open_listener(listener) {
+                    let fault = Some(fault.injected());
+                    self.network.inject_lasting(address, fault);
+                }
+                Ok(())
+            }
+            Action::FaultEnds(which) => {
+                if let Some(address) = self.open_listener(which) {
+                    self.network.inject_lasting(address, None);
+                }
+                Ok(())
+            }
             Action::Stir(which) => {
                 if let Some(address) = self.open_listener(which) {
                     self.network.stir(address);
@@ -59,6 +78,41 @@ impl Player<'_> {
                     self.connect(listener);
                 }
                 Ok(())
+            }
+            Action::Crowd { listener, clients } => {
+                let before = self.clients.len();
+                for _ in 0..clients {
+                    self.connect(listener);
+                }
+                self.clients.truncate(before);
+                Ok(())
+            }
+            Action::ConnectLate {
+                listener,
+                clients,
+                after,
+            } => {
+                self.settle()?;
+                let to = self.simulation.now() + milliseconds(after.into());
+                self.jump_to(to);
+                for _ in 0..clients {
+                    self.connect(listener);
+                }
+                Ok(())
+            }
+            Action::CloseCrowded { listener, clients } => {
+                for _ in 0..clients {
+                    self.connect(listener);
+                }
+                self.close(listener)
+            }
+            Action::StopCrowded(clients) => {
+                for listener in 0..self.life().listeners.len() {
+                    for _ in 0..clients {
+                        self.connect(listener as u8);
+                    }
+                }
+                self.stop()
             }
             Action::Order { client, order } => {
                 if let Some(caller) = self.caller(client) {
@@ -102,26 +156,18 @@ impl Player<'_> {
                 self.tell(pick(&ids, which), Killed::Yes)
             }
             Action::StopAcceptor(which) => {
-                let ids = self.life().model.acceptor_ids();
+                let ids = self.acceptor_ids()?;
                 self.tell(pick(&ids, which), Killed::No)
             }
             Action::KillAcceptor(which) => {
-                let ids = self.life().model.acceptor_ids();
+                let ids = self.acceptor_ids()?;
                 self.tell(pick(&ids, which), Killed::Yes)
             }
             Action::StopUnknown => self.tell_unknown(step.schedule),
             Action::Reconfigure(spec) => self.reconfigure(spec),
             Action::ReconfigureBadly => self.reconfigure_badly(),
             Action::Reload(reload) => self.reload(reload),
-            Action::Stop => {
-                self.call(
-                    |model| model.stops(StopReason::Requested),
-                    |handle| {
-                        drop(handle.stop());
-                    },
-                )?;
-                self.wait_for_result()
-            }
+            Action::Stop => self.stop(),
             Action::Kill => self.call(
                 |model| model.kills(StopReason::Requested),
                 |handle| {
@@ -138,14 +184,24 @@ impl Player<'_> {
             }
             Action::DropTask(which) => self.drop_task(which),
             Action::HoldTask(which) => {
-                let tasks = self.simulation.tasks_of(&[CHILD]);
-                self.tasks_have_their_names(&tasks)?;
+                let tasks = self.simulation.tasks_of(&[INIT, CHILD]);
                 if let Some((task, _)) = pick(&tasks, which) {
                     let life = self.life();
                     life.polls = Polls::Some;
                     life.held = 0;
                     self.simulation.hold(task);
                     self.count("tasks held");
+                }
+                Ok(())
+            }
+            Action::HoldReporter => {
+                let life = self.life();
+                if life.model.reporter() == Reporter::Runs {
+                    life.model.reporter_is(Reporter::Held);
+                    life.held = 0;
+                    let reporter = life.reporter;
+                    self.simulation.hold(reporter);
+                    self.count("reporters held");
                 }
                 Ok(())
             }
@@ -157,19 +213,41 @@ impl Player<'_> {
     }
 
     pub(super) fn release_tasks(&mut self) {
-        for (task, _) in self.simulation.tasks_of(&[CHILD]) {
+        for (task, _) in self.simulation.tasks_of(&[INIT, CHILD, REPORTER]) {
             self.simulation.release(task);
         }
         if let Some(life) = &mut self.life {
             life.polls = Polls::All;
+            life.model.reporter_is(Reporter::Runs);
         }
+    }
+
+    fn stop(&mut self) -> Seen {
+        self.call(
+            |model| model.stops(StopReason::Requested),
+            |handle| {
+                drop(handle.stop());
+            },
+        )?;
+        self.wait_for_result()
+    }
+
+    /// The ids of the acceptors that are listed, which the model then knows, too.
+    fn acceptor_ids(&mut self) -> Result<Vec<ChildId>, Breach> {
+        self.begin(Tasks::Run);
+        let life = self.life();
+        let Ok(acceptors) = life.handle.acceptors() else {
+            return Ok(Vec::new());
+        };
+        life.model.lists(&acceptors)?;
+        Ok(acceptors.iter().map(|acceptor| acceptor.id).collect())
     }
 
     /// A listener of the model's that is open, counted round.
     fn open_number(&mut self, which: u8) -> Option<usize> {
         let model = &self.life().model;
         let open: Vec<_> = (0..model.listeners.len())
-            .filter(|number| model.open(*number))
+            .filter(|number| model.listeners[*number].accepts())
             .collect();
         pick(&open, which)
     }
@@ -207,6 +285,13 @@ impl Player<'_> {
         match (added, expected) {
             (Ok(id), PoolState::Running) => {
                 life.model.listens(id, address, acceptors);
+                if acceptors > STARTED_AT_ONCE {
+                    // Their numbers are known once they are listed.
+                    let acceptors = life.handle.acceptors().unwrap_or_default();
+                    life.model.lists(&acceptors)?;
+                }
+                let task = self.own_task(LISTENER)?;
+                self.life().listeners.push(task);
                 self.note(Event::Listening {
                     listener: id,
                     address,
@@ -241,7 +326,12 @@ impl Player<'_> {
     }
 
     fn close(&mut self, which: u8) -> Seen {
-        let Some(number) = self.open_number(which) else {
+        // Also one that closes already: then it is the same close that is waited for (L8).
+        let model = &self.life().model;
+        let open: Vec<_> = (0..model.listeners.len())
+            .filter(|number| model.listeners[*number].is_open())
+            .collect();
+        let Some(number) = pick(&open, which).filter(|_| !model.is_stopped()) else {
             return self.close_unknown(which);
         };
         let id = self.life().model.listeners[number].id;
@@ -327,17 +417,16 @@ impl Player<'_> {
     fn tell(&mut self, child: Option<ChildId>, killed: Killed) -> Seen {
         let Some(child) = child else { return Ok(()) };
         let stopped = self.life().state == PoolState::Stopped;
-        let told = self.call(
-            |model| {
-                if !stopped {
-                    model.told_alone(child, killed);
-                }
-            },
-            |handle| match killed {
-                Killed::Yes => handle.kill_child(child),
-                Killed::No => handle.stop_child(child),
-            },
-        )?;
+        self.begin(Tasks::Run);
+        let life = self.life();
+        if !stopped {
+            life.model.told_alone(child, killed)?;
+        }
+        let told = match killed {
+            Killed::Yes => life.handle.kill_child(child),
+            Killed::No => life.handle.stop_child(child),
+        };
+        self.see()?;
         let expected = match stopped {
             true => Err(ChildError::Stopped),
             false => Ok(()),
@@ -369,6 +458,7 @@ impl Player<'_> {
     }
 
     fn reconfigure(&mut self, spec: SpecSetting) -> Seen {
+        self.knows_which_are_started()?;
         let life = self.life();
         let generation = life.generations + 1;
         life.generations = generation;
@@ -382,6 +472,14 @@ impl Player<'_> {
             |handle| handle.reconfigure(made(&book, spec, generation)),
         )?;
         changes(state, changed)
+    }
+
+    /// What is started before a spec is replaced keeps what it was started with (R1): the list shows which acceptors are.
+    fn knows_which_are_started(&mut self) -> Seen {
+        match self.life().model.has_unseen_starts() {
+            true => self.acceptor_ids().map(drop),
+            false => Ok(()),
+        }
     }
 
     fn reconfigure_badly(&mut self) -> Seen {
@@ -399,6 +497,7 @@ impl Player<'_> {
     }
 
     fn reload(&mut self, reload: Reload) -> Seen {
+        self.knows_which_are_started()?;
         let start = self.scenario.setting.start;
         let life = self.life();
         let state = life.state;
@@ -455,54 +554,42 @@ impl Player<'_> {
     }
 
     fn drop_task(&mut self, which: u8) -> Seen {
-        let tasks = self.simulation.tasks_of(&[BEGINNING, CHILD, OWN]);
-        self.tasks_have_their_names(&tasks)?;
+        let kinds = [INIT, CHILD, DRIVER, REPORTER, LISTENER];
+        let tasks = self.simulation.tasks_of(&kinds);
         let Some((task, kind)) = pick(&tasks, which) else {
             return Ok(());
         };
-        if self.life().driver == task && !self.may_lose_its_task() {
+        if kind == DRIVER && !self.may_lose_its_task() {
             return Ok(());
         }
         self.begin(match kind {
-            OWN => Tasks::OwnDropped,
-            _ => Tasks::ChildDropped,
+            INIT | CHILD => Tasks::ChildDropped,
+            _ => Tasks::OwnDropped,
         });
-        let stopped = self.life().state == PoolState::Stopped;
-        if self.life().driver == task && !stopped {
-            self.life().model.lost_its_task();
+        let life = self.life();
+        let stopped = life.state == PoolState::Stopped;
+        if task == life.driver && !stopped {
+            life.model.lost_its_task();
+        }
+        if task == life.reporter {
+            life.model.reporter_is(Reporter::Gone);
         }
         self.simulation.drop_task(task);
         self.count(match kind {
-            BEGINNING => "tasks dropped, of acceptors that begin",
+            INIT => "tasks dropped, of acceptors in init",
             CHILD => "tasks dropped, of children",
-            _ => "tasks dropped, of the pool's own",
+            DRIVER => "tasks dropped, of the pool",
+            REPORTER => "tasks dropped, of the reporter",
+            _ => "tasks dropped, of listeners",
         });
-        // The pool's own task, which starts another for it.
-        self.causes += 1;
         self.see()
     }
 
-    /// A task that is not found by its name, for its type has another one now, would be neither dropped nor held ever.
-    fn tasks_have_their_names(&mut self, tasks: &[(SimulatedTask, &'static str)]) -> Seen {
-        let served = self.life().model.connection_ids().len();
-        let found = tasks.iter().filter(|(_, kind)| *kind == CHILD).count();
-        if found < served {
-            let expected = format!("{served} tasks of connections, of a type `{CHILD}`");
-            return breach("K1", expected, format!("{found}"));
-        }
-        Ok(())
-    }
-
-    /// A pool without a task of its own keeps its patience by the machine's clock: that must never be over.
+    /// A pool without a task of its own keeps its kill timeout by the machine's clock: that must never be over.
     fn may_lose_its_task(&mut self) -> bool {
-        self.life().model.patience() >= Duration::from_secs(60)
+        self.life().model.kill_timeout() >= Duration::from_secs(60)
     }
 }
-
-/// The types of the pool's tasks: of an acceptor that begins, of a connection or who terminates, of its own.
-const BEGINNING: &str = "InitTask";
-const CHILD: &str = "ChildTask";
-pub(super) const OWN: &str = "CatchUnwind";
 
 /// One of these, counted round.
 fn pick<T: Copy>(choices: &[T], which: u8) -> Option<T> {
@@ -540,8 +627,10 @@ impl Fault {
     fn injected(self) -> AcceptFault {
         AcceptFault::Error(match self {
             Fault::Connection => ErrorKind::ConnectionAborted,
+            Fault::InvalidInput => ErrorKind::InvalidInput,
             Fault::Resources => ErrorKind::OutOfMemory,
             Fault::Unknown => ErrorKind::Other,
+            Fault::RuntimeGone => return AcceptFault::RuntimeGone,
             Fault::Listener => return AcceptFault::NotListening,
             Fault::Panic => return AcceptFault::Panic,
         })

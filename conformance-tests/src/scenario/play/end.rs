@@ -1,6 +1,6 @@
 //! How pools and scenarios end: with nothing left.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use acceptor_core::{PoolState, StopReason};
 
@@ -21,8 +21,14 @@ impl Player<'_> {
             None => return breach("S1", "the result of a pool that has stopped", "none"),
         }
         let mut life = self.life.take().expect("it was there just now");
-        self.causes += life.model.wakes;
         self.buried = life.model.ended_ids();
+        if life.model.timeless {
+            // The thread that keeps the kill timeout in its place may be about to end.
+            let patience = Instant::now();
+            while life.book.left() != (0, 0) && patience.elapsed() < Duration::from_secs(10) {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
         // While there are handles yet: a pool that has stopped keeps nothing of the user's for them.
         let (states, acceptors) = life.book.left();
         same("S7", "states that are left", 0, states)?;
@@ -88,9 +94,7 @@ impl Player<'_> {
         )?;
         self.wait_for_result()?;
         let spec = self.life().model.spec;
-        let longest = [spec.lame_duck(), spec.patience()]
-            .into_iter()
-            .sum::<Duration>();
+        let longest = spec.lame_duck() + spec.patience();
         self.pass(longest + Duration::from_millis(1))?;
         self.clients.clear();
         self.pass(Duration::from_millis(100))?;
@@ -118,7 +122,6 @@ impl Player<'_> {
             self.simulation.panics(),
         )?;
         let life = self.life.take().expect("it was there just now");
-        self.causes += life.model.wakes;
         if let Ok(status) = life.handle.status() {
             let expected = "a pool whose runtime is gone has stopped";
             return breach("S9", expected, status.to_string());

@@ -34,6 +34,8 @@ pub(super) fn made(
         .grace(spec.grace())
         .shutdown(spec.shutdown())
         .patience(spec.patience())
+        .connection_reports(spec.reports())
+        .last_listener(spec.last_listener())
 }
 
 pub(super) fn made_badly(book: &Arc<Book>) -> Spec<SimulatedListener> {

@@ -24,6 +24,7 @@ fn right() -> Account {
             },
             killed_unserved: 2,
             unserved: 3,
+            cut_early: 0,
         },
         reports: Reports {
             start_errors: 3,
@@ -64,6 +65,7 @@ fn right() -> Account {
             connections_killed: 2,
             acceptors: 9,
             acceptors_killed: 0,
+            undelivered: 0,
         },
         asked_away: 3,
         last: Last {
@@ -140,6 +142,14 @@ fn a_connection_that_was_served_and_not_made_is_told_of() {
 }
 
 #[test]
+fn a_connection_that_was_cut_by_nothing_is_told_of() {
+    let spoil = |account: &mut Account| account.tally.cut_early = 3;
+    let sum = "connections cut early and not served, where only a kill does that";
+    check(under_way(), spoil, &[(sum, "0 to 2", "3")]);
+    check(under_way(), |account| account.tally.cut_early = 2, &[]);
+}
+
+#[test]
 fn a_call_of_serve_without_an_end_is_told_of() {
     let spoil = |account: &mut Account| account.tally.ends.normal -= 1;
     check(right(), spoil, &[(ENDS, "95", "94")]);
@@ -171,6 +181,28 @@ fn an_end_that_was_not_reported_is_told_of() {
     let listener = |account: &mut Account| account.reports.listeners_failed = 2;
     let sum = "listeners that do not listen = listeners reported as failed";
     check(right(), listener, &[(sum, "1", "2")]);
+}
+
+/// The same, had three reports of connections found no place.
+fn with_losses() -> Account {
+    let mut account = right();
+    account.reports.dropped.connections = 3;
+    account.reports.dropped.all = 3;
+    account.reports.connections_failed -= 2;
+    account.reports.connections_killed -= 1;
+    account.stop.undelivered = 3;
+    account
+}
+
+#[test]
+fn reports_that_were_lost_are_missing() {
+    check(with_losses(), |_| {}, &[]);
+    let more = |account: &mut Account| account.reports.connections_failed -= 2;
+    let sum = "errors of serve = reports of them";
+    check(with_losses(), more, &[(sum, "5 to 8", "4")]);
+    let untold = |account: &mut Account| account.stop.undelivered += 1;
+    let sum = "reports that were not delivered = reports that were reported as lost";
+    check(with_losses(), untold, &[(sum, "4", "3")]);
 }
 
 #[test]

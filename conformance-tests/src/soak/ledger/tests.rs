@@ -291,6 +291,11 @@ fn who_is_not_served_is_told_of_unless_the_listener_closes() {
             .sees(Seen::CutShort),
         &[],
     );
+    // Killed by its id, as it seems, and overtaken by the stop; but without a kill, or a stop, it is not.
+    let stops = |ledger: &Ledger| ledger.fate(Fate::Stops);
+    check(cut().told().sees(Seen::CutShort).does(stops), &[]);
+    check(cut().told().sees(Seen::CutShort), &[served]);
+    check(cut().sees(Seen::CutShort).does(stops), &[served]);
     // The closing came too late to be the reason.
     check(cut().sees(Seen::CutShort).does(closing), &[served]);
     check(cut().does(closing).sees(Seen::Done), &[served]);

@@ -1,52 +1,55 @@
-//! Every life of a small pool up to a stated depth: whatever may happen, in every order.
+//! Every sequence of events of a small pool up to a stated depth.
 //!
-//! After each event the machine is held against the model, and what was seen
-//! of it so far against what a list of all events says. The model goes step by
-//! step, much as the machine does; a count over the whole list cannot be wrong
+//! After each event the machine is compared with the model, and all that was seen so far with statements about
+//! the whole history. The model goes step by step, much as the machine does; a count over a list cannot be wrong
 //! in the same way.
 
-use super::*;
+use std::collections::BTreeMap;
 
-/// What may happen next.
+use super::acts::Moment;
+use super::*;
+use crate::status::AcceptorState;
+
+/// The acts that may come next.
 type Choices = fn(&World) -> Vec<Act>;
 
-/// How many lives there were, and in how many of them the pool stops.
+/// How many histories there were, and in how many of them the pool stops.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Lives {
+struct Histories {
     all: usize,
     stop: usize,
 }
 
-/// Plays every sequence of `depth` events more.
-fn play_all(world: &World, choices: Choices, depth: usize) -> Lives {
+/// Carries out every sequence of `depth` more events.
+fn act_all(world: &World, choices: Choices, depth: usize) -> Histories {
     let state = world.machine.state();
     if depth == 0 {
-        return Lives {
+        return Histories {
             all: 1,
             stop: usize::from(state != PoolState::Running),
         };
     }
-    // Of what is tried after the end nothing comes: once is enough.
+    // After the end nothing leads to anything: one more event is enough.
     let depth = if state == PoolState::Stopped {
         0
     } else {
         depth - 1
     };
-    let mut lives = Lives::default();
+    let mut histories = Histories::default();
     for act in choices(world) {
         let mut next = world.clone();
         let explains = Explains(world, &act);
         next.act(&act);
         check_history(&next.history);
         drop(explains);
-        let more = play_all(&next, choices, depth);
-        lives.all += more.all;
-        lives.stop += more.stop;
+        let more = act_all(&next, choices, depth);
+        histories.all += more.all;
+        histories.stop += more.stop;
     }
-    lives
+    histories
 }
 
-/// Says which life it was that failed.
+/// Prints the history that failed.
 struct Explains<'a>(&'a World, &'a Act);
 
 impl Drop for Explains<'_> {
@@ -54,19 +57,25 @@ impl Drop for Explains<'_> {
         if std::thread::panicking() {
             let acts = self.0.history.iter().map(|moment| &moment.act);
             let acts: Vec<_> = acts.chain([self.1]).collect();
-            eprintln!("rules {:?}\nlife {acts:?}", self.0.rules);
+            eprintln!("rules {:?}\nacts {acts:?}", self.0.rules);
         }
     }
 }
 
-/// Every life from here on, of pools with these rules: so many at least, or the test tests nothing.
+/// Every history from here on, of pools with these rules: at least this many, or the test tests nothing.
 #[track_caller]
-fn check_all(all_rules: &[Rules], first: &[Act], choices: Choices, depth: usize, at_least: Lives) {
-    let mut sum = Lives::default();
+fn check_all(
+    all_rules: &[Rules],
+    first: &[Act],
+    choices: Choices,
+    depth: usize,
+    at_least: Histories,
+) {
+    let mut sum = Histories::default();
     for rules in all_rules {
-        let lives = play_all(&check(*rules, first), choices, depth);
-        sum.all += lives.all;
-        sum.stop += lives.stop;
+        let histories = act_all(&check(*rules, first), choices, depth);
+        sum.all += histories.all;
+        sum.stop += histories.stop;
     }
     assert!(
         sum.all >= at_least.all && sum.stop >= at_least.stop,
@@ -75,7 +84,7 @@ fn check_all(all_rules: &[Rules], first: &[Act], choices: Choices, depth: usize,
 }
 
 fn check_history(history: &[Moment]) {
-    check_when_it_stops(history);
+    check_stop(history);
     check_phases(history);
     check_reports(history);
 }
@@ -108,23 +117,29 @@ fn failures(history: &[Moment]) -> usize {
 fn stops_at(history: &[Moment]) -> Option<(usize, StopReason)> {
     history.iter().enumerate().find_map(|(index, moment)| {
         let exceeded = || failures(&history[..=index]) > moment.rules.intensity as usize;
+        let last = |report: &Reported| matches!(report, Reported::ListenerFailed(_, 0));
+        let no_listener = moment.reports.iter().any(last);
         match moment.act {
             Act::Stop(reason) | Act::Kill(reason) => Some((index, reason)),
             _ if is_failure(moment) && exceeded() => Some((index, StopReason::Intensity)),
+            _ if no_listener && moment.rules.last_listener == LastListener::Stop => {
+                Some((index, StopReason::ListenersFailed))
+            }
             _ => None,
         }
     })
 }
 
-/// It stops when it is told to, or when there are too many failures, and else never (I1, I2, S1).
-fn check_when_it_stops(history: &[Moment]) {
+/// It stops when it is asked to, when there are too many failures, or when the last listener has failed and the spec
+/// says so; else never (I1, I2, L9, S1).
+fn check_stop(history: &[Moment]) {
     let stops = stops_at(history).map(|(index, _)| index);
     let not_running = |moment: &Moment| moment.state != PoolState::Running;
     assert_eq!(history.iter().position(not_running), stops);
 }
 
 /// The states of a stop, in their order.
-const WAY: [PoolState; 5] = [
+const STATES: [PoolState; 5] = [
     PoolState::Stopping(Phase::LameDuck),
     PoolState::Stopping(Phase::Grace),
     PoolState::Stopping(Phase::Stop),
@@ -134,9 +149,9 @@ const WAY: [PoolState; 5] = [
 
 /// Phases only go forward. Each lasts as long as the plan says, unless all is gone or a kill cuts it short (S2 to S8).
 fn check_phases(history: &[Moment]) {
-    let way = |moment: &Moment| WAY.iter().position(|state| *state == moment.state);
-    let ways: Vec<_> = history.iter().map(way).collect();
-    assert!(ways.is_sorted(), "it went back: {ways:?}");
+    let state = |moment: &Moment| STATES.iter().position(|state| *state == moment.state);
+    let states: Vec<_> = history.iter().map(state).collect();
+    assert!(states.is_sorted(), "it went back: {states:?}");
     let Some((began, _)) = stops_at(history) else {
         return;
     };
@@ -152,30 +167,41 @@ fn check_phases(history: &[Moment]) {
             Shutdown::Within(time) => Some(time),
             Shutdown::Never => None,
         },
-        Some(plan.patience),
+        // Children that move are waited for without a bound.
+        None,
     ];
+    let reached = |state: usize| {
+        states
+            .iter()
+            .position(|at| at.is_some_and(|at| at >= state))
+    };
     let now = history.last().expect("a stop is a moment");
     for (phase, bound) in bounds.into_iter().enumerate() {
-        let reached = |way: usize| ways.iter().position(|at| at.is_some_and(|at| at >= way));
         let Some(since) = reached(phase) else { break };
-        let since = history[since].at;
-        match reached(phase + 1) {
+        let over = reached(phase + 1);
+        let since = if phase == Phase::Grace as usize {
+            grace_began(&history[since..], plan)
+        } else {
+            Some(history[since].at)
+        };
+        match over {
             Some(over) => {
                 let cut = phase < 3 && matches!(history[over].act, Act::Kill(_));
                 let all_gone = history[over].left == 0 && !is_stuck(&history[over]);
-                let lasted = history[over].at - since;
+                let lasted = since.map(|since| history[over].at - since);
+                let in_time = bound.is_some_and(|bound| lasted.is_some_and(|time| time >= bound));
+                let stuck = phase == Phase::Kill as usize
+                    && lasted.is_some_and(|time| time >= plan.patience);
                 assert!(
-                    cut || all_gone || bound.is_some_and(|bound| lasted >= bound),
+                    cut || all_gone || in_time || stuck,
                     "phase {phase} was over too early"
                 );
             }
             None => {
                 assert!(now.left > 0, "nothing is left and it goes on");
-                let lasted = now.at - since;
-                assert!(
-                    bound.is_none_or(|bound| lasted < bound),
-                    "phase {phase} is overdue"
-                );
+                let lasted = since.map(|since| now.at - since);
+                let overdue = bound.is_some_and(|bound| lasted.is_some_and(|time| time >= bound));
+                assert!(!overdue, "phase {phase} is overdue");
                 let killed = history.iter().any(|at| matches!(at.act, Act::Kill(_)));
                 assert!(phase == 3 || !killed, "killed, and not in the kill");
             }
@@ -185,15 +211,25 @@ fn check_phases(history: &[Moment]) {
     assert_eq!(results, usize::from(now.state == PoolState::Stopped));
 }
 
+/// When the last socket was closed, or a second after the close began; at once, if no connection is taken from the
+/// queues (L7).
+fn grace_began(history: &[Moment], plan: StopPlan) -> Option<Instant> {
+    let began = history.first()?.at;
+    let at_once = plan.shutdown == Shutdown::Kill && plan.grace == Grace::Within(Duration::ZERO);
+    let closed = |moment: &&Moment| moment.sockets == 0 || moment.at - began >= ms(1000);
+    let first = history.iter().find(|moment| at_once || closed(moment));
+    first.map(|moment| moment.at)
+}
+
 fn is_stuck(moment: &Moment) -> bool {
-    let stuck = |told: &Commanded| matches!(told, Commanded::Stuck(_));
+    let stuck = |report: &Reported| matches!(report, Reported::Stuck(_));
     moment.reports.iter().any(stuck)
 }
 
-/// As many reports of each sort as there were ends of that sort: the table of section 2, S6, S8 and I3.
+/// As many reports of each sort as there were ends of that sort: the contract's table of ends, S6, S8 and I3.
 fn check_reports(history: &[Moment]) {
     let reports = || history.iter().flat_map(|moment| &moment.reports);
-    let mut befell: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut ended: BTreeMap<&str, usize> = BTreeMap::new();
     let mut by_the_stop = 0;
     for (index, moment) in history.iter().enumerate() {
         let before = index.checked_sub(1).map(|before| history[before].state);
@@ -202,41 +238,48 @@ fn check_reports(history: &[Moment]) {
                 by_the_stop += 1;
             }
             Some(how) => {
-                if let (Some(word), _) = how.row() {
-                    *befell.entry(word).or_default() += 1;
+                if let Some(word) = how.word() {
+                    *ended.entry(word).or_default() += 1;
                 }
             }
             None => {}
         }
     }
-    let mut told: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for report in reports() {
         match report {
-            Commanded::StartError(_, word)
-            | Commanded::AcceptorFailed(_, word)
-            | Commanded::ConnectionFailed(_, word, _) => *told.entry(word).or_default() += 1,
+            Reported::StartError(_, word)
+            | Reported::AcceptorFailed(_, word)
+            | Reported::ConnectionFailed(_, word, _) => *seen.entry(word).or_default() += 1,
             _ => {}
         }
     }
-    assert_eq!(told, befell);
+    assert_eq!(seen, ended);
 
     let stops = stops_at(history);
     let stopped = stops
-        .filter(|(_, reason)| matches!(reason, StopReason::Intensity | StopReason::RuntimeGone));
+        .filter(|(_, reason)| !matches!(reason, StopReason::Requested | StopReason::OwnerDropped));
     let of_the_pool: Vec<_> = reports()
-        .filter(|told| matches!(told, Commanded::PoolStopped(_)))
+        .filter(|report| matches!(report, Reported::PoolStopped(_)))
         .collect();
-    let expected = stopped.map(|(_, reason)| Commanded::PoolStopped(reason));
+    let expected = stopped.map(|(_, reason)| Reported::PoolStopped(reason));
     assert_eq!(of_the_pool, Vec::from_iter(&expected));
 
     let ended = history.iter().any(|moment| moment.results > 0);
     let brutal = stops.is_some_and(|(at, _)| history[at].rules.plan.shutdown == Shutdown::Kill);
     let killed: Vec<_> = reports()
-        .filter(|told| matches!(told, Commanded::KilledWhileStopping(_)))
+        .filter(|report| matches!(report, Reported::KilledWhileStopping(_)))
+        .copied()
         .collect();
-    let expected = (ended && !brutal && by_the_stop > 0).then_some(by_the_stop);
-    let expected = expected.map(Commanded::KilledWhileStopping);
-    assert_eq!(killed, Vec::from_iter(&expected));
+    let owed = killed_before_they_began(history);
+    let expected = (ended && !brutal && by_the_stop + owed > 0).then_some(by_the_stop + owed);
+    let expected = expected.map(Reported::KilledWhileStopping);
+    assert_eq!(killed, Vec::from_iter(expected));
+}
+
+/// Acceptors that no accept loop had started when the pool was killed: they end with their socket.
+fn killed_before_they_began(history: &[Moment]) -> usize {
+    history.iter().map(|moment| moment.owed_killed).sum()
 }
 
 /// All that there are, as acts choose among them.
@@ -259,18 +302,30 @@ fn ends(world: &World, of_acceptors: &[How], of_connections: &[How]) -> Vec<Act>
     acceptors.chain(connections).collect()
 }
 
-/// Each acceptor has a connection.
-fn connections(world: &World) -> impl Iterator<Item = Act> {
-    which(world, Role::Acceptor).map(Act::Became)
+/// Each acceptor in this state, by an act.
+fn in_state(
+    world: &World,
+    state: AcceptorState,
+    act: fn(usize) -> Act,
+) -> impl Iterator<Item = Act> {
+    (0..world.in_state(state).len()).map(act)
 }
 
-/// Each socket that is told to close closes.
+/// Each acceptor in `init` is through it, and each that waits has a connection.
+fn goes_on(world: &World) -> impl Iterator<Item = Act> {
+    let waits = in_state(world, AcceptorState::Init, Act::Waits);
+    waits.chain(in_state(world, AcceptorState::Waiting, Act::Became))
+}
+
+/// Each accept loop starts what there is to start.
+fn starts(world: &World) -> impl Iterator<Item = Act> {
+    let with_starts = world.with_starts().into_iter();
+    with_starts.map(|which| Act::Starts(which, 8))
+}
+
+/// Each socket that was asked to close closes.
 fn sockets(world: &World) -> impl Iterator<Item = Act> {
-    let closing = world
-        .sockets
-        .iter()
-        .filter(|id| !world.open.contains_key(id));
-    (0..closing.count()).map(Act::SocketCloses)
+    (0..world.closing().len()).map(Act::SocketCloses)
 }
 
 fn plan(lame_duck: u64, grace: Grace, shutdown: Shutdown) -> Rules {
@@ -279,30 +334,32 @@ fn plan(lame_duck: u64, grace: Grace, shutdown: Shutdown) -> Rules {
             lame_duck: ms(lame_duck),
             grace,
             shutdown,
-            patience: ms(10),
+            patience: ms(40),
         },
         ..rules()
     }
 }
 
-fn whatever_there_is(world: &World) -> Vec<Act> {
+fn everything(world: &World) -> Vec<Act> {
     let mut acts = ends(
         world,
         &[How::Ignored, How::Stopped, How::StartError, How::Lost],
         &[How::Normal, How::Error, How::Killed],
     );
-    acts.extend(connections(world));
-    let listeners = world.open.len() + world.closed.len();
-    if world.stop.is_none() && listeners < 2 {
+    acts.extend(goes_on(world));
+    acts.extend(starts(world));
+    acts.extend(in_state(world, AcceptorState::Waiting, Act::Dismissed));
+    if world.stop.is_none() && world.doors.len() < 2 {
         acts.push(Act::Add(1));
     }
-    acts.extend((0..world.open.len()).map(Act::Close));
+    acts.extend((0..world.open().len()).map(Act::Close));
+    acts.extend((0..world.open().len()).map(Act::ListenerFails));
     acts.extend(sockets(world));
     if !world.ended.is_empty() {
         acts.push(Act::EndsAgain(0, How::Error));
-        acts.push(Act::BecameAgain(0));
+        acts.push(Act::ComesLate(0));
     }
-    if !world.closed.is_empty() {
+    if world.open().len() < world.doors.len() {
         acts.push(Act::CloseAgain);
     }
     if world.stop.is_none() {
@@ -310,6 +367,8 @@ fn whatever_there_is(world: &World) -> Vec<Act> {
         acts.push(Act::Reconfigure(Rules {
             intensity: 0,
             restart: Restart::Temporary,
+            connection_reports: ConnectionReports::All,
+            last_listener: LastListener::Stop,
             ..other
         }));
     }
@@ -321,40 +380,52 @@ fn whatever_there_is(world: &World) -> Vec<Act> {
 
 /// Five events deep.
 #[test]
-fn whatever_happens_to_a_pool_from_its_start_it_does_what_it_should() {
+fn every_history_of_a_new_pool() {
     let rules = [plan(10, Grace::Within(ms(10)), Shutdown::Within(ms(10)))];
-    let at_least = Lives {
+    let at_least = Histories {
         all: 25_000,
         stop: 10_000,
     };
-    check_all(&rules, &[], whatever_there_is, 5, at_least);
+    check_all(&rules, &[Act::Add(1)], everything, 5, at_least);
 }
+
+/// One acceptor in `init`, and a connection.
+const SERVES: [Act; 4] = [
+    Act::Add(1),
+    Act::Starts(0, 8),
+    Act::Waits(0),
+    Act::Became(0),
+];
 
 /// Four events deep, with more that may happen from the first on.
 #[test]
-fn whatever_happens_to_a_pool_that_serves_it_does_what_it_should() {
+fn every_history_of_a_pool_that_serves() {
     let rules = [plan(0, Grace::Within(ms(0)), Shutdown::Kill)];
-    let at_least = Lives {
+    let at_least = Histories {
         all: 40_000,
         stop: 10_000,
     };
-    let first = [Act::Add(1), Act::Became(0)];
-    check_all(&rules, &first, whatever_there_is, 4, at_least);
+    check_all(&rules, &SERVES, everything, 4, at_least);
 }
 
 fn while_it_stops(world: &World) -> Vec<Act> {
     let (of_acceptors, of_connections) = ([How::Stopped, How::Killed], [How::Normal, How::Killed]);
     let mut acts = ends(world, &of_acceptors, &of_connections);
-    acts.extend(connections(world));
+    acts.extend(goes_on(world));
     acts.extend(sockets(world));
-    acts.push(Act::Kill(StopReason::Requested));
-    acts.extend([9, 10].map(Act::Wait));
+    if world.machine.state() != PoolState::Stopping(Phase::Kill) {
+        acts.push(Act::Kill(StopReason::Requested));
+    }
+    acts.push(Act::Wait(10));
+    if !world.closing().is_empty() {
+        acts.push(Act::Wait(1000));
+    }
     acts
 }
 
 /// Five events deep, for plans of every sort.
 #[test]
-fn whatever_happens_while_a_pool_stops_its_phases_are_as_planned() {
+fn every_history_of_a_stop_follows_its_plan() {
     let (some, none) = (Grace::Within(ms(10)), Grace::Within(ms(0)));
     let all_rules = [
         plan(0, none, Shutdown::Kill),
@@ -363,12 +434,9 @@ fn whatever_happens_while_a_pool_stops_its_phases_are_as_planned() {
         plan(10, Grace::Forever, Shutdown::Kill),
         plan(0, some, Shutdown::Never),
     ];
-    let first = [
-        Act::Add(1),
-        Act::Became(0),
-        Act::Stop(StopReason::OwnerDropped),
-    ];
-    let at_least = Lives {
+    let mut first = SERVES.to_vec();
+    first.push(Act::Stop(StopReason::OwnerDropped));
+    let at_least = Histories {
         all: 50_000,
         stop: 50_000,
     };
@@ -377,13 +445,13 @@ fn whatever_happens_while_a_pool_stops_its_phases_are_as_planned() {
 
 fn failures_at_all_times(world: &World) -> Vec<Act> {
     let mut acts = vec![Act::Wait(1), Act::Wait(10)];
-    if !world.open.is_empty() {
-        // Connections enough for all that follows, and one acceptor.
+    if !world.open().is_empty() {
+        // There are enough connections for all that follows, and one acceptor.
         acts.push(Act::AcceptorEnds(0, How::StartError));
         acts.push(Act::ConnectionEnds(0, How::Error));
     }
     if world.stop.is_none() {
-        // There and back: what is forgotten in a short period is not remembered in a longer one (I2, R1).
+        // There and back: a failure that is forgotten in a short period does not come back in a longer one (I2, R1).
         let period = if world.rules.period == ms(10) { 1 } else { 10 };
         acts.push(Act::Reconfigure(Rules {
             period: ms(period),
@@ -395,7 +463,7 @@ fn failures_at_all_times(world: &World) -> Vec<Act> {
 
 /// Six events deep.
 #[test]
-fn whenever_failures_come_the_pool_stops_when_there_are_too_many() {
+fn every_history_of_failures_is_a_count_within_the_period() {
     let with = |restart, intensity| Rules {
         restart,
         intensity,
@@ -408,11 +476,68 @@ fn whenever_failures_come_the_pool_stops_when_there_are_too_many() {
         with(Restart::Transient, 2),
         with(Restart::Temporary, 1),
     ];
-    let mut first = vec![Act::Add(1)];
-    first.extend([0; 6].map(Act::Became));
-    let at_least = Lives {
+    let mut first = vec![Act::Add(1), Act::Starts(0, 8)];
+    first.extend(
+        [0; 6]
+            .map(|_| [Act::Waits(0), Act::Became(0)])
+            .into_iter()
+            .flatten(),
+    );
+    let at_least = Histories {
         all: 30_000,
         stop: 5_000,
     };
     check_all(&all_rules, &first, failures_at_all_times, 6, at_least);
+}
+
+fn during_an_outage(world: &World) -> Vec<Act> {
+    let mut acts: Vec<_> = goes_on(world).chain(starts(world)).collect();
+    acts.extend(
+        which(world, Role::Acceptor).map(|which| Act::AcceptorEnds(which, How::StartError)),
+    );
+    acts.push(Act::AcceptorEnds(0, How::Stopped));
+    acts.push(Act::Wait(1));
+    acts
+}
+
+/// Five events deep from the moment when two acceptors are in `init` and one is owed, and six with one of each.
+#[test]
+fn every_history_of_an_outage_has_one_retry_at_a_time() {
+    let survives = Rules {
+        intensity: u32::MAX,
+        ..rules()
+    };
+    let at_least = Histories {
+        all: 10_000,
+        stop: 0,
+    };
+    let (three, two) = (
+        [Act::Add(3), Act::Starts(0, 2)],
+        [Act::Add(2), Act::Starts(0, 1)],
+    );
+    check_all(&[survives], &three, during_an_outage, 5, at_least);
+    check_all(&[survives], &two, during_an_outage, 6, at_least);
+}
+
+fn after_the_kill(world: &World) -> Vec<Act> {
+    let mut acts = vec![Act::Wait(10)];
+    acts.extend((0..world.children.len()).map(Act::Poll));
+    if !world.of_role(Role::Connection).is_empty() {
+        acts.push(Act::ConnectionEnds(0, How::Killed));
+    }
+    acts.extend(sockets(world).take(1));
+    acts
+}
+
+/// Eight events deep: in six of them one child is stuck, in seven another moves meanwhile.
+#[test]
+fn every_history_of_a_kill_gives_up_only_what_is_stuck() {
+    let mut first = SERVES.to_vec();
+    first.extend([Act::Kill(StopReason::Requested), Act::Wait(0)]);
+    let at_least = Histories {
+        all: 40_000,
+        stop: 40_000,
+    };
+    let rules = [plan(0, Grace::Forever, Shutdown::Never)];
+    check_all(&rules, &first, after_the_kill, 8, at_least);
 }

@@ -1,0 +1,41 @@
+//! A graceful close or stop loses no client that had connected before, on async-std.
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
+#[path = "../../acceptor-tokio/tests/shared/draining.rs"]
+mod shared;
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use acceptor_async_std::{
+    AsyncStdRuntime, Connection, ListenOptions, ListenerId, Pool, PoolHandle, Spec, TcpListener,
+    acceptor_fn,
+};
+use futures_lite::future::block_on;
+use futures_lite::io::copy;
+
+fn echo_pool(grace: Duration) -> Pool {
+    let echo = acceptor_fn(|connection: Connection| async move {
+        copy(connection.stream.clone(), connection.stream).await?;
+        Ok(())
+    });
+    Pool::start(AsyncStdRuntime::new(), Spec::new("echo", echo).grace(grace)).unwrap()
+}
+
+fn listen(pool: &PoolHandle, acceptors: usize) -> (ListenerId, SocketAddr) {
+    let options = ListenOptions::new((Ipv4Addr::LOCALHOST, 0).into());
+    let socket = options.bind().unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = TcpListener::from_std(socket).unwrap();
+    (pool.add_listener(listener, acceptors).unwrap(), address)
+}
+
+/// Waits on a thread of its own, so that the test can lose patience.
+fn soon<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+    let (sender, result) = channel();
+    std::thread::spawn(move || sender.send(block_on(future)));
+    let patience = Duration::from_secs(30);
+    result.recv_timeout(patience).expect("it is done in time")
+}

@@ -1,0 +1,438 @@
+//! What calls on a pool cost, by the number of its children, in memory and on one thread.
+//!
+//! Usage: `costs WHAT [NUMBER]`; see `costs.sh`, which counts the instructions of [`measured`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::hint::black_box;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use acceptor_core::{
+    Acceptor, BoxError, Connection, Init, Listener, ListenerId, ListenerInfo, Pool, PoolHandle,
+    Runtime, Spec, acceptor_fn,
+};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Its instructions are what `costs.sh` counts.
+#[inline(never)]
+fn measured<T>(run: impl FnOnce() -> T) -> T {
+    black_box(run())
+}
+
+/// A runtime that runs by hand, with a clock that is set by hand.
+#[derive(Clone)]
+struct ByHand(Arc<Hand>);
+
+struct Hand {
+    ready: Mutex<VecDeque<Arc<Task>>>,
+    clock: Mutex<Instant>,
+    timers: Mutex<BTreeMap<(Instant, usize), Waker>>,
+}
+
+struct Task {
+    hand: Arc<Hand>,
+    queued: AtomicBool,
+    future: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        if !self.queued.swap(true, Ordering::SeqCst) {
+            let hand = Arc::clone(&self.hand);
+            lock(&hand.ready).push_back(self);
+        }
+    }
+}
+
+impl ByHand {
+    fn new() -> Self {
+        Self(Arc::new(Hand {
+            ready: Mutex::default(),
+            clock: Mutex::new(Instant::now()),
+            timers: Mutex::default(),
+        }))
+    }
+
+    /// Runs until no task is ready.
+    fn settle(&self) {
+        while let Some(task) = { lock(&self.0.ready).pop_front() } {
+            task.queued.store(false, Ordering::SeqCst);
+            let Some(mut future) = lock(&task.future).take() else {
+                continue;
+            };
+            let waker = Waker::from(Arc::clone(&task));
+            if future
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+            {
+                *lock(&task.future) = Some(future);
+            }
+        }
+    }
+
+    fn advance(&self, time: Duration) {
+        let now = {
+            let mut clock = lock(&self.0.clock);
+            *clock += time;
+            *clock
+        };
+        loop {
+            let due = {
+                let mut timers = lock(&self.0.timers);
+                let first = timers.first_key_value().map(|(key, _)| *key);
+                let first = first.filter(|(at, _)| *at <= now);
+                first.and_then(|key| timers.remove(&key))
+            };
+            let Some(due) = due else { break };
+            due.wake();
+        }
+        self.settle();
+    }
+}
+
+impl Runtime for ByHand {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let task = Arc::new(Task {
+            hand: Arc::clone(&self.0),
+            queued: AtomicBool::new(false),
+            future: Mutex::new(Some(Box::pin(task))),
+        });
+        task.wake();
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let hand = Arc::clone(&self.0);
+        let mut key = None;
+        poll_fn(move |cx| {
+            if *lock(&hand.clock) >= deadline {
+                return Poll::Ready(());
+            }
+            let mut timers = lock(&hand.timers);
+            let key = *key.get_or_insert_with(|| {
+                let after = timers.range((deadline, 0)..=(deadline, usize::MAX));
+                (deadline, after.last().map_or(0, |((_, last), _)| last + 1))
+            });
+            timers.insert(key, cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn now(&self) -> Instant {
+        *lock(&self.0.clock)
+    }
+}
+
+/// A connection that lasts until it is ended.
+#[derive(Clone, Default)]
+struct Stream(Arc<Mutex<(bool, Option<Waker>)>>);
+
+impl Stream {
+    fn end(&self) {
+        let waker = {
+            let mut state = lock(&self.0);
+            state.0 = true;
+            state.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    async fn ended(&self) {
+        poll_fn(|cx| {
+            let mut state = lock(&self.0);
+            if state.0 {
+                return Poll::Ready(());
+            }
+            state.1 = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// A listener in memory, and its clients.
+#[derive(Clone, Default)]
+struct Port(Arc<Mutex<(VecDeque<Stream>, Option<Waker>)>>);
+
+impl Port {
+    fn connect(&self) -> Stream {
+        let stream = Stream::default();
+        let waker = {
+            let mut state = lock(&self.0);
+            state.0.push_back(stream.clone());
+            state.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        stream
+    }
+}
+
+impl Listener for Port {
+    type Stream = Stream;
+    type Addr = ();
+
+    async fn accept(&self) -> io::Result<(Stream, ())> {
+        let stream = poll_fn(|cx| {
+            let mut state = lock(&self.0);
+            match state.0.pop_front() {
+                Some(stream) => Poll::Ready(stream),
+                None => {
+                    state.1 = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        });
+        Ok((stream.await, ()))
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stream_local_addr(_stream: &Stream) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An acceptor whose accept timeout is the next of a sequence.
+struct Expires(Mutex<u32>);
+
+impl Acceptor<Port> for Expires {
+    type State = ();
+
+    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<()>, BoxError> {
+        let mut next = lock(&self.0);
+        *next += 1;
+        // One a second, each at a moment of its own.
+        Ok(Init::AcceptWithin(
+            (),
+            Duration::from_secs(u64::from(*next)),
+        ))
+    }
+
+    async fn serve(&self, connection: Connection<Stream, ()>, _: ()) -> Result<(), BoxError> {
+        connection.stream.ended().await;
+        Ok(())
+    }
+}
+
+struct World {
+    runtime: ByHand,
+    pool: Pool<ByHand, Port>,
+}
+
+impl World {
+    fn new(acceptor: impl Acceptor<Port>) -> Self {
+        let runtime = ByHand::new();
+        let spec = Spec::new("costs", acceptor);
+        let pool = Pool::start(runtime.clone(), spec).expect("the spec is allowed");
+        runtime.settle();
+        Self { runtime, pool }
+    }
+
+    fn serving() -> Self {
+        Self::new(acceptor_fn(
+            |connection: Connection<Stream, ()>| async move {
+                connection.stream.ended().await;
+                Ok(())
+            },
+        ))
+    }
+
+    fn listen(&self, acceptors: usize) -> (ListenerId, Port) {
+        let port = Port::default();
+        let id = self.pool.add_listener(port.clone(), acceptors);
+        let id = id.expect("the pool runs");
+        self.runtime.settle();
+        (id, port)
+    }
+
+    fn connect(&self, port: &Port, connections: usize) -> Vec<Stream> {
+        let streams = (0..connections).map(|_| port.connect()).collect();
+        self.runtime.settle();
+        streams
+    }
+
+    fn close(&self, id: ListenerId) {
+        let closed = self.pool.close_listener(id);
+        self.runtime.settle();
+        self.runtime.advance(Duration::from_millis(1));
+        drop(closed);
+    }
+}
+
+/// How often what is measured is done in one run.
+const TIMES: usize = 100;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|word| word != "--bench");
+    let what = arguments.next().unwrap_or_default();
+    let number = arguments.next().and_then(|number| number.parse().ok());
+    match (what.as_str(), number.unwrap_or(200_000)) {
+        ("close-beside-connections", connections) => close_beside_connections(connections),
+        ("close-of-many", listeners) => close_of_many(listeners),
+        ("timeout", acceptors) => timeout(acceptors),
+        ("kill", connections) => with_connections(connections, |pool| drop(pool.kill())),
+        ("stop", connections) => with_connections(connections, |pool| drop(pool.stop())),
+        ("drop", connections) => drop_owner(connections),
+        ("add", acceptors) => add(acceptors),
+        ("counts", connections) => counts(connections),
+        ("heap", connections) => heap(connections),
+        _ => eprintln!("see costs.sh"),
+    }
+}
+
+/// A listener closes while another has connections.
+fn close_beside_connections(connections: usize) {
+    let world = World::serving();
+    let (_, port) = world.listen(10);
+    let _streams = world.connect(&port, connections);
+    let listeners: Vec<_> = (0..TIMES).map(|_| world.listen(10).0).collect();
+    for id in listeners {
+        measured(|| world.close(id));
+    }
+    assert_eq!(world.pool.counts().expect("it runs").active, connections);
+}
+
+/// Some of many listeners close.
+fn close_of_many(listeners: usize) {
+    let world = World::serving();
+    let ids: Vec<_> = (0..listeners).map(|_| world.listen(1).0).collect();
+    for id in ids.iter().step_by(listeners / TIMES) {
+        measured(|| world.close(*id));
+    }
+    assert_eq!(
+        world.pool.listeners().expect("it runs").len(),
+        listeners - TIMES
+    );
+}
+
+/// One acceptor's timeout comes, of many that wait.
+fn timeout(acceptors: usize) {
+    let world = World::new(Expires(Mutex::new(0)));
+    world.listen(acceptors);
+    for _ in 0..TIMES {
+        measured(|| world.runtime.advance(Duration::from_secs(1)));
+    }
+    let next = world.pool.acceptors().expect("it runs");
+    let youngest = next.iter().map(|acceptor| acceptor.id).max();
+    println!("{youngest:?} of {}", next.len());
+}
+
+fn with_connections(connections: usize, call: impl FnOnce(&PoolHandle<ByHand, Port>)) {
+    let world = World::serving();
+    let (_, port) = world.listen(10);
+    let _streams = world.connect(&port, connections);
+    measured(|| call(&world.pool));
+    world.runtime.settle();
+}
+
+fn drop_owner(connections: usize) {
+    let world = World::serving();
+    let (_, port) = world.listen(10);
+    let _streams = world.connect(&port, connections);
+    let World { runtime, pool } = world;
+    let stopped = pool.join();
+    measured(|| drop(pool));
+    runtime.settle();
+    drop(stopped);
+}
+
+fn add(acceptors: usize) {
+    let world = World::serving();
+    measured(|| drop(world.pool.add_listener(Port::default(), acceptors)));
+    world.runtime.settle();
+    assert_eq!(world.pool.counts().expect("it runs").workers, acceptors);
+}
+
+/// How long `counts` takes while another thread asks for the list of connections without a pause.
+fn counts(connections: usize) {
+    let world = World::serving();
+    let (_, port) = world.listen(10);
+    let _streams = world.connect(&port, connections);
+    let (lists, stop) = (world.pool.handle(), Arc::new(AtomicBool::new(false)));
+    let (began, stops) = (Instant::now(), Arc::clone(&stop));
+    let listing = std::thread::spawn(move || {
+        let mut times = 0;
+        while !stops.load(Ordering::SeqCst) {
+            assert_eq!(lists.connections().expect("it runs").len(), connections);
+            times += 1;
+        }
+        times
+    });
+    let mut micros = Vec::new();
+    while micros.len() < 21 {
+        std::thread::sleep(Duration::from_millis(20));
+        let began = Instant::now();
+        let counts = world.pool.counts().expect("it runs");
+        micros.push(began.elapsed().as_micros());
+        assert_eq!(counts.active, connections);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let lists = listing.join().expect("the list has each connection");
+    micros.sort_unstable();
+    println!(
+        "counts() beside connections() of {connections}: median {} us, most {} us; {lists} lists in {:?}",
+        micros[micros.len() / 2],
+        micros[micros.len() - 1],
+        began.elapsed()
+    );
+}
+
+/// What is left of the memory once all connections have gone.
+fn heap(connections: usize) {
+    let world = World::serving();
+    let (_, port) = world.listen(10);
+    for stream in world.connect(&port, 10) {
+        stream.end();
+    }
+    world.runtime.settle();
+    let bare = bare_tasks(&world.runtime, connections);
+    let before = HEAP.current_usage();
+    let streams = world.connect(&port, connections);
+    let peak = HEAP.current_usage();
+    for stream in &streams {
+        stream.end();
+    }
+    world.runtime.settle();
+    drop(streams);
+    let after = HEAP.current_usage();
+    assert_eq!(world.pool.counts().expect("it runs").active, 0);
+    println!(
+        "live heap with {connections} connections: {} bytes each; after all have gone: {} bytes more than before, of which bare tasks leave {bare}",
+        (peak - before) / connections.max(1),
+        after.saturating_sub(before)
+    );
+}
+
+/// What as many tasks without a pool leave.
+fn bare_tasks(runtime: &ByHand, number: usize) -> usize {
+    let before = HEAP.current_usage();
+    let streams: Vec<_> = (0..number).map(|_| Stream::default()).collect();
+    for stream in &streams {
+        let stream = stream.clone();
+        runtime.spawn(async move { stream.ended().await });
+    }
+    runtime.settle();
+    streams.iter().for_each(Stream::end);
+    runtime.settle();
+    drop(streams);
+    HEAP.current_usage().saturating_sub(before)
+}

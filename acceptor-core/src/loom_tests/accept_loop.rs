@@ -1,0 +1,154 @@
+//! The accept loop, against clients, calls, and connections that end.
+
+use super::Interruptions::AtMost;
+use super::tasks::{AN_HOUR, Sleeps};
+use super::world::{Script, World};
+use super::{block_on, check, outcomes, spawn};
+use crate::{Grace, Shutdown};
+
+fn world(sleeps: Sleeps, script: Script) -> World {
+    World::new(sleeps, script, |spec| {
+        spec.grace(Grace::Forever)
+            .shutdown(Shutdown::Never)
+            .patience(AN_HOUR)
+    })
+}
+
+#[test]
+fn connection_that_is_queued_as_the_pool_stops_is_served() {
+    check(AtMost(3), || {
+        let world = world(Sleeps::Close, Script::Serves);
+        let (_, accept_loop) = world.accept_loop();
+        world.clients.connect();
+        let accepting = spawn(move || block_on(accept_loop));
+        let stopped = world.handle().stop();
+        world.tasks.run();
+        accepting.join();
+        block_on(stopped);
+        assert_eq!(world.log.count("served"), 1);
+    });
+}
+
+/// The only acceptor is in `init`, on another thread: it is waited for.
+#[test]
+fn connection_that_is_queued_as_the_pool_stops_is_served_by_an_acceptor_that_starts() {
+    check(AtMost(3), || {
+        let world = world(Sleeps::Close, Script::Serves);
+        let (_, init) = world.init();
+        world.clients.connect();
+        let starting = spawn(move || block_on(init));
+        let stopped = world.handle().stop();
+        world.tasks.run();
+        starting.join();
+        block_on(stopped);
+        assert_eq!(world.log.count("served"), 1);
+    });
+}
+
+#[test]
+fn connection_that_comes_as_the_pool_stops_is_served_or_was_never_accepted() {
+    let served = outcomes(AtMost(2), || {
+        let world = world(Sleeps::Close, Script::Serves);
+        let (_, accept_loop) = world.accept_loop();
+        let clients = world.clients.clone();
+        let accepting = spawn(move || block_on(accept_loop));
+        let connecting = spawn(move || clients.connect());
+        let stopped = world.handle().stop();
+        world.tasks.run();
+        accepting.join();
+        connecting.join();
+        block_on(stopped);
+        let served = world.log.count("served");
+        assert_eq!(served + world.clients.queued(), 1);
+        assert_eq!(world.log.count("stream gone"), served);
+        served
+    });
+    assert_eq!(served, [0, 1].into());
+}
+
+/// A child is polled by this thread only, and by that time the kill has returned.
+#[test]
+fn connection_that_is_accepted_as_the_pool_is_killed_is_dropped_and_counted_or_none() {
+    let connections = outcomes(AtMost(3), || {
+        let world = world(Sleeps::Close, Script::Serves);
+        let (_, accept_loop) = world.accept_loop();
+        world.clients.connect();
+        let accepting = spawn(move || block_on(accept_loop));
+        let killed = world.handle().kill();
+        world.tasks.run();
+        accepting.join();
+        let report = block_on(killed);
+        assert_eq!(world.log.count("served"), 0);
+        assert_eq!(world.log.count("stream gone") + world.clients.queued(), 1);
+        assert_eq!(report.all_acceptors().total(), 1);
+        report.all_connections().total()
+    });
+    assert_eq!(connections, [0, 1].into());
+}
+
+/// The first pause ends; each longer one has to be ended by the connection.
+#[test]
+fn listener_short_of_descriptors_goes_on_as_soon_as_a_connection_ends() {
+    check(AtMost(3), || {
+        let world = world(Sleeps::FirstPause, Script::Serves);
+        world.clients.limit_descriptors(1);
+        let (_, connection) = world.connection();
+        let serving = spawn(move || block_on(connection));
+        world.clients.connect();
+        world.tasks.settle();
+        serving.join();
+        world.tasks.settle();
+        assert_eq!(world.log.count("served"), 2);
+        world.end();
+    });
+}
+
+/// Two threads run all tasks of the pool, and the driver's looks follow each other at once.
+#[test]
+fn connection_that_is_accepted_as_the_driver_gives_up_is_dropped() {
+    check(AtMost(2), || {
+        let world = World::new(Sleeps::Any, Script::Serves, |spec| spec);
+        world.tasks.settle();
+        world.listen();
+        world.tasks.settle();
+        world.clients.connect();
+        let tasks = world.tasks.clone();
+        let running = spawn(move || tasks.run());
+        let killed = world.handle().kill();
+        world.tasks.run();
+        running.join();
+        let report = block_on(killed);
+        assert_eq!(world.log.count("stream gone") + world.clients.queued(), 1);
+        let ended = report.all_acceptors().total() + report.all_connections().total();
+        assert!((1..=2).contains(&(ended + report.stuck)), "{report}");
+    });
+}
+
+/// The accept loop keeps what it makes acceptors of, until the spec is another.
+#[test]
+fn acceptor_that_begins_after_the_spec_was_replaced_is_of_the_new_one() {
+    let second = outcomes(AtMost(3), || {
+        let world = world(Sleeps::Close, Script::Serves);
+        world.listen();
+        world.tasks.settle();
+        let (handle, spec) = (world.handle(), world.spec(Script::ServesAnew));
+        let replacing = spawn(move || handle.reconfigure(spec).is_ok());
+        world.clients.connect();
+        world.tasks.settle();
+        assert!(replacing.join());
+        for _ in 0..2 {
+            world.clients.connect();
+            world.tasks.settle();
+        }
+        let served: Vec<_> = world.log.read();
+        let served: Vec<_> = served
+            .iter()
+            .filter(|entry| entry.starts_with("served"))
+            .collect();
+        assert_eq!([served[0], served[2]], ["served", "served anew"]);
+        let second = served[1].clone();
+        world.end();
+        second
+    });
+    assert_eq!(second, ["served", "served anew"].map(String::from).into());
+}

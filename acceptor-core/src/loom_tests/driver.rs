@@ -1,0 +1,192 @@
+//! The pool's own task: its walks against calls and children, and a runtime that drops it.
+
+use std::task::{Context, Waker};
+
+use futures::FutureExt;
+
+use super::Interruptions::AtMost;
+use super::tasks::{AN_HOUR, Sleeps};
+use super::world::{Script, World};
+use super::{block_on, check, outcomes, spawn};
+use crate::{Grace, Shutdown};
+
+fn world(script: Script) -> World {
+    World::new(Sleeps::Close, script, |spec| {
+        spec.grace(Grace::Forever)
+            .shutdown(Shutdown::Never)
+            .patience(AN_HOUR)
+    })
+}
+
+/// Three threads: the driver, a connection that is polled only if it is woken, and the calls.
+#[test]
+fn driver_that_walks_for_one_call_hears_of_the_next() {
+    check(AtMost(2), || {
+        let world = world(Script::ServesForever);
+        let (listener, connection) = world.connection();
+        let driver = world.take_driver();
+        let driving = spawn(move || block_on(driver));
+        let serving = spawn(move || block_on(connection));
+        drop(world.handle().close_listener(listener));
+        let killed = world.handle().kill();
+        serving.join();
+        world.tasks.run();
+        driving.join();
+        assert_eq!(block_on(killed).stuck, 0);
+    });
+}
+
+#[test]
+fn driver_that_walks_wakes_each_child() {
+    check(AtMost(2), || {
+        let world = world(Script::ServesForever);
+        let (_, first) = world.connection();
+        let second = world.next_connection();
+        let serving = [first, second].map(|connection| spawn(move || block_on(connection)));
+        let killed = world.handle().kill();
+        world.tasks.run();
+        for serving in serving {
+            serving.join();
+        }
+        assert_eq!(block_on(killed).all_connections().total(), 2);
+    });
+}
+
+/// As a runtime does that ends.
+#[test]
+fn listener_that_is_added_as_the_driver_is_dropped_is_closed_or_refused() {
+    let added = outcomes(AtMost(3), || {
+        let world = world(Script::Serves);
+        world.tasks.settle();
+        let driver = world.take_driver();
+        let joined = world.handle().join();
+        let dropping = spawn(move || drop(driver));
+        let added = world.handle().add_listener(world.door(), 1).is_ok();
+        world.tasks.run();
+        dropping.join();
+        world.tasks.run();
+        assert_eq!(world.log.count("socket closed"), 1);
+        assert_eq!(block_on(joined).stuck, 0);
+        added
+    });
+    assert_eq!(added, [false, true].into());
+}
+
+/// The driver of a pool with a listener is dropped by another thread: the pool ends, and nothing is left.
+#[track_caller]
+fn check_dropped(script: Script, meanwhile: fn(World)) {
+    check(AtMost(3), move || {
+        let world = world(script);
+        let joined = world.handle().join();
+        meanwhile(world);
+        let report = block_on(joined);
+        assert_eq!(report.stuck, 0);
+    });
+}
+
+#[test]
+fn connection_that_begins_to_wait_as_the_driver_is_dropped_is_dropped() {
+    check_dropped(Script::ServesForever, |world| {
+        let (_, connection) = world.connection();
+        let driver = world.take_driver();
+        let dropping = spawn(move || drop(driver));
+        block_on(connection);
+        dropping.join();
+        world.tasks.run();
+    });
+}
+
+/// The grace never ends.
+#[test]
+fn connection_of_a_pool_that_is_stopped_as_the_driver_is_dropped_is_dropped() {
+    check_dropped(Script::ServesForever, |world| {
+        world.listen();
+        world.tasks.settle();
+        world.clients.connect();
+        world.tasks.settle();
+        let driver = world.take_driver();
+        let dropping = spawn(move || drop(driver));
+        drop(world.handle().stop());
+        world.tasks.settle();
+        dropping.join();
+        world.tasks.run();
+        assert_eq!(world.log.count("stream gone"), 1);
+    });
+}
+
+#[test]
+fn connection_that_is_accepted_as_the_driver_is_dropped_is_dropped() {
+    check_dropped(Script::ServesForever, |world| {
+        let (_, accept_loop) = world.accept_loop();
+        world.clients.connect();
+        let driver = world.take_driver();
+        let dropping = spawn(move || drop(driver));
+        block_on(accept_loop);
+        dropping.join();
+        world.tasks.run();
+        assert_eq!(world.log.count("stream gone") + world.clients.queued(), 1);
+    });
+}
+
+/// Its replacement is for the driver to start.
+#[test]
+fn acceptor_that_fails_to_start_as_the_driver_is_dropped_leaves_no_other_behind() {
+    check_dropped(Script::FailsToStart(1), |world| {
+        let (_, init) = world.init();
+        let driver = world.take_driver();
+        let dropping = spawn(move || drop(driver));
+        block_on(init);
+        dropping.join();
+        world.tasks.run();
+    });
+}
+
+#[test]
+fn acceptors_that_are_listed_as_the_driver_is_dropped_end() {
+    check_dropped(Script::Serves, |world| {
+        world.tasks.settle();
+        world.listen();
+        let driver = world.take_driver();
+        let dropping = spawn(move || drop(driver));
+        drop(world.handle().acceptors());
+        dropping.join();
+        world.tasks.run();
+    });
+}
+
+#[test]
+fn both_tasks_of_the_pool_may_be_dropped_at_once() {
+    check_dropped(Script::Serves, |world| {
+        let (_, accept_loop) = world.accept_loop();
+        let (driver, reporter) = (world.take_driver(), world.take_reporter());
+        let dropping = spawn(move || drop(driver));
+        drop(reporter);
+        block_on(accept_loop);
+        dropping.join();
+        world.tasks.run();
+        assert_eq!(world.log.count("stops: runtime gone"), 1);
+    });
+}
+
+#[test]
+fn driver_that_is_dropped_on_its_walk_leaves_no_child_asleep() {
+    check_dropped(Script::ServesForever, |world| {
+        world.listen();
+        for _ in 0..2 {
+            world.tasks.settle();
+            world.clients.connect();
+        }
+        world.tasks.settle();
+        let mut driver = world.take_driver();
+        let handle = world.handle();
+        let walking = spawn(move || {
+            let _ = driver.poll_unpin(&mut Context::from_waker(Waker::noop()));
+            drop(driver);
+        });
+        drop(handle.kill());
+        world.tasks.run();
+        walking.join();
+        world.tasks.run();
+        assert_eq!(world.log.count("stream gone"), 2);
+    });
+}

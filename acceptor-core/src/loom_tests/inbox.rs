@@ -1,0 +1,206 @@
+//! The inbox: acceptors that arrive, and news, against the accept loop that collects them.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::{Interruptions::Any, block_on, block_on_with_new_wakers, check, outcomes, spawn};
+use crate::machine::command::CloseReason;
+use crate::machine::effects::{Close, Queued};
+use crate::pool::inbox::{Inbox, News};
+use crate::sync::{Mutex, lock};
+
+/// An inbox whose accept loop has started the acceptors that the listener was added with.
+fn inbox<T>() -> Arc<Inbox<T>> {
+    Arc::new(Inbox::new())
+}
+
+/// The first acceptor in the queue; waits for one if there is none.
+async fn first(inbox: &Inbox<u32>, queue: &mut VecDeque<u32>) -> u32 {
+    poll_fn(|cx| {
+        let mut arrived = VecDeque::new();
+        inbox.collect(&mut arrived, !queue.is_empty(), None, cx.waker());
+        queue.extend(arrived);
+        queue.pop_front().map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// Collects until all of these news were there.
+async fn news<T>(inbox: &Inbox<T>, arrived: &mut VecDeque<T>, enough: impl Fn(&News) -> bool) {
+    let mut all = News::default();
+    poll_fn(|cx| {
+        let mut more = VecDeque::new();
+        let news = inbox.collect(&mut more, !arrived.is_empty(), None, cx.waker());
+        arrived.extend(more);
+        all.starts |= news.starts;
+        all.commanded |= news.commanded;
+        all.resume |= news.resume;
+        all.close = news.close.or(all.close);
+        if enough(&all) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+#[test]
+fn arrival_as_the_accept_loop_runs_out_of_acceptors_is_collected() {
+    check(Any, || {
+        let inbox = inbox();
+        let arriving = Arc::clone(&inbox);
+        spawn(move || arriving.push(1, None));
+        assert_eq!(block_on(first(&inbox, &mut VecDeque::new())), 1);
+    });
+}
+
+#[test]
+fn arrivals_are_collected_in_their_order() {
+    check(Any, || {
+        let inbox = inbox();
+        let arriving = Arc::clone(&inbox);
+        spawn(move || {
+            let _ = arriving.push(1, None);
+            let _ = arriving.push(2, None);
+        });
+        let mut queue = VecDeque::new();
+        block_on_with_new_wakers(async {
+            for expected in 1..=2 {
+                assert_eq!(first(&inbox, &mut queue).await, expected);
+            }
+        });
+    });
+}
+
+#[test]
+fn two_arrivals_at_once_are_both_collected() {
+    check(Any, || {
+        let inbox = inbox();
+        for number in 1..=2 {
+            let arriving = Arc::clone(&inbox);
+            spawn(move || arriving.push(number, None));
+        }
+        let mut queue = VecDeque::new();
+        let mut sum = 0;
+        for _ in 0..2 {
+            sum += block_on(first(&inbox, &mut queue));
+        }
+        assert_eq!(sum, 3);
+    });
+}
+
+/// As an accept loop does that has just accepted a connection.
+#[test]
+fn arrival_between_two_collections_is_taken_once() {
+    check(Any, || {
+        let inbox = inbox();
+        let arriving = Arc::clone(&inbox);
+        spawn(move || {
+            let _ = arriving.push(1, None);
+            let _ = arriving.push(2, None);
+        });
+        let mut queue = VecDeque::new();
+        inbox.take_arrived(&mut queue);
+        for expected in 1..=2 {
+            assert_eq!(block_on(first(&inbox, &mut queue)), expected);
+        }
+    });
+}
+
+#[test]
+fn news_of_two_threads_at_once_is_collected() {
+    check(Any, || {
+        let inbox = inbox::<u32>();
+        let (commanded, resumed) = (Arc::clone(&inbox), Arc::clone(&inbox));
+        spawn(move || commanded.commanded());
+        spawn(move || resumed.resume());
+        let enough = |news: &News| news.commanded && news.resume && news.starts;
+        block_on(news(&inbox, &mut VecDeque::new(), enough));
+    });
+}
+
+#[test]
+fn command_to_an_acceptor_that_waits_is_seen_with_the_news_of_it() {
+    check(Any, || {
+        let inbox = inbox();
+        let _ = inbox.push(1, None);
+        let command = Arc::new(Mutex::new(false));
+        let (given, announced) = (Arc::clone(&command), Arc::clone(&inbox));
+        spawn(move || {
+            *lock(&given) = true;
+            announced.commanded();
+        });
+        let mut queue = VecDeque::new();
+        block_on_with_new_wakers(news(&inbox, &mut queue, |news| news.commanded));
+        assert!(*lock(&command));
+    });
+}
+
+#[test]
+fn close_of_two_callers_at_once_takes_no_queued_connections_if_either_says_so() {
+    check(Any, || {
+        let inbox = inbox::<u32>();
+        for (reason, queued) in [
+            (CloseReason::Closed, Queued::Accepted),
+            (CloseReason::Stopped, Queued::Reset),
+        ] {
+            let closed = Arc::clone(&inbox);
+            spawn(move || closed.close(Close { reason, queued }));
+        }
+        let reset = |news: &News| {
+            news.close
+                .is_some_and(|close| close.queued == Queued::Reset)
+        };
+        block_on(news(&inbox, &mut VecDeque::new(), reset));
+    });
+}
+
+#[test]
+fn arrival_as_the_inbox_is_shut_is_collected_or_given_back() {
+    let taken = outcomes(Any, || {
+        let inbox = inbox();
+        let arriving = Arc::clone(&inbox);
+        let arriving = spawn(move || arriving.push(1, None).is_ok());
+        let mut queue = VecDeque::new();
+        block_on(news(&inbox, &mut queue, |news| news.starts));
+        queue.extend(inbox.shut());
+        let taken = arriving.join();
+        assert_eq!(queue.len(), usize::from(taken));
+        taken
+    });
+    assert_eq!(taken, [false, true].into());
+}
+
+#[test]
+fn arrival_with_the_earliest_timeout_wakes_the_accept_loop_to_set_its_timer() {
+    let soon = Instant::now();
+    let late = soon + Duration::from_secs(1);
+    check(Any, move || {
+        let inbox = inbox();
+        let _ = inbox.push(late, Some(late));
+        let arriving = Arc::clone(&inbox);
+        spawn(move || arriving.push(soon, Some(soon)));
+        let (mut queue, mut timer) = (VecDeque::new(), None);
+        block_on(poll_fn(|cx| {
+            loop {
+                let mut arrived = VecDeque::new();
+                inbox.collect(&mut arrived, !queue.is_empty(), timer, cx.waker());
+                queue.extend(arrived);
+                let earliest = queue.iter().min().copied();
+                if timer == earliest {
+                    break;
+                }
+                timer = earliest;
+            }
+            if timer == Some(soon) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        }));
+    });
+}

@@ -1,0 +1,170 @@
+//! The reporter: reports come one at a time and in their order, and the result after the last, whatever happens meanwhile.
+
+use std::sync::Arc;
+
+use super::Interruptions::AtMost;
+use super::tasks::Sleeps;
+use super::world::{Handle, Script, World};
+use super::{block_on, check, outcomes, spawn};
+use crate::sync::{Mutex, lock};
+use crate::{Event, PoolState, Report, Signal};
+
+/// Counts the events that are posted, and those that the observer has seen.
+#[derive(Clone, Default)]
+struct Count(Arc<Mutex<Counted>>);
+
+#[derive(Default)]
+struct Counted {
+    posted: usize,
+    seen: usize,
+    inside: bool,
+    /// No report may come after it.
+    done: Option<Signal>,
+}
+
+impl Count {
+    /// An observer that takes a while, so that another thread may come between.
+    fn observe(&self, report: &Report<u8>) {
+        let Event::Stuck { count } = report.event else {
+            return;
+        };
+        {
+            let mut counted = lock(&self.0);
+            assert!(!counted.inside, "two reports at a time");
+            assert_eq!(count, counted.seen + 1, "in the order of the events");
+            counted.inside = true;
+        }
+        let mut counted = lock(&self.0);
+        counted.inside = false;
+        counted.seen = count;
+        let done = counted.done.as_ref().is_some_and(Signal::is_set);
+        assert!(!done, "the result came before a report");
+    }
+
+    fn seen(&self) -> usize {
+        lock(&self.0).seen
+    }
+
+    fn posted(&self) -> usize {
+        lock(&self.0).posted
+    }
+
+    /// Posts the next event, unless the pool stops.
+    fn post(&self, handle: &Handle) {
+        handle.shared().handle_event(|state, effects| {
+            if state.machine.state() == PoolState::Running {
+                let mut counted = lock(&self.0);
+                counted.posted += 1;
+                let count = counted.posted;
+                effects.reports.push(Event::Stuck { count });
+            }
+        });
+    }
+}
+
+/// A pool without listeners, which ends as soon as it is stopped.
+fn world(sleeps: Sleeps) -> (World, Count) {
+    let count = Count::default();
+    let observer = count.clone();
+    let observer = move |report: &Report<u8>| observer.observe(report);
+    let world = World::new(sleeps, Script::Serves, |spec| spec.observer(observer));
+    (world, count)
+}
+
+fn expect_result_last(world: &World, count: &Count) {
+    let done = world.handle().shared().done.clone();
+    lock(&count.0).done = Some(done);
+}
+
+#[test]
+fn reports_of_two_threads_are_delivered_one_at_a_time_and_in_order() {
+    check(AtMost(2), || {
+        let (world, count) = world(Sleeps::Close);
+        expect_result_last(&world, &count);
+        let reporter = world.take_reporter();
+        let reporting = spawn(move || block_on(reporter));
+        let (handle, other) = (world.handle(), count.clone());
+        let posting = spawn(move || other.post(&handle));
+        count.post(&world.handle());
+        posting.join();
+        assert_eq!(world.end().undelivered, 0);
+        reporting.join();
+        assert_eq!(count.seen(), 2);
+    });
+}
+
+#[test]
+fn result_comes_after_each_report_that_was_posted_before_the_end() {
+    let reports = outcomes(AtMost(3), || {
+        let (world, count) = world(Sleeps::Close);
+        expect_result_last(&world, &count);
+        let reporter = world.take_reporter();
+        let reporting = spawn(move || block_on(reporter));
+        let (handle, other) = (world.handle(), count.clone());
+        let posting = spawn(move || other.post(&handle));
+        let stopped = world.handle().stop();
+        let report = block_on(stopped);
+        assert_eq!(report.undelivered, 0);
+        assert_eq!(count.seen(), count.posted());
+        posting.join();
+        reporting.join();
+        world.tasks.run();
+        count.seen()
+    });
+    assert_eq!(reports, [0, 1].into());
+}
+
+/// The driver gives the result when the kill timeout is over, which it is at once.
+#[test]
+fn each_report_is_delivered_or_counted_as_undelivered_when_the_kill_timeout_ends() {
+    let undelivered = outcomes(AtMost(3), || {
+        let (world, count) = world(Sleeps::Any);
+        for _ in 0..2 {
+            count.post(&world.handle());
+        }
+        let reporter = world.take_reporter();
+        let reporting = spawn(move || block_on(reporter));
+        let report = world.end();
+        reporting.join();
+        assert_eq!(count.seen() as u64 + report.undelivered, 2);
+        report.undelivered
+    });
+    assert_eq!(undelivered, [0, 1, 2].into());
+}
+
+#[test]
+fn reports_are_delivered_in_order_though_the_runtime_drops_the_reporter() {
+    check(AtMost(3), || {
+        let (world, count) = world(Sleeps::Close);
+        expect_result_last(&world, &count);
+        for _ in 0..2 {
+            count.post(&world.handle());
+        }
+        let reporter = world.take_reporter();
+        let dropping = spawn(move || drop(reporter));
+        let stopped = world.handle().stop();
+        assert_eq!(block_on(stopped).undelivered, 0);
+        assert_eq!(count.seen(), 2);
+        dropping.join();
+        world.tasks.run();
+    });
+}
+
+#[test]
+fn reports_are_delivered_in_order_though_the_runtime_drops_a_reporter_at_work() {
+    check(AtMost(3), || {
+        let (world, count) = world(Sleeps::Close);
+        expect_result_last(&world, &count);
+        world.tasks.settle();
+        let reporter = world.take_reporter();
+        let (handle, other) = (world.handle(), count.clone());
+        let posting = spawn(move || other.post(&handle));
+        let dropping = spawn(move || drop(reporter));
+        let stopped = world.handle().stop();
+        assert_eq!(block_on(stopped).undelivered, 0);
+        assert_eq!(count.seen(), count.posted());
+        posting.join();
+        dropping.join();
+        world.tasks.run();
+    });
+}

@@ -1,0 +1,145 @@
+//! How a listener goes on after accept errors: its pauses, how often they are reported, and errors that do not go away.
+//!
+//! Pure: time is an argument.
+
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use crate::accept_error::AcceptErrorKind;
+
+/// From this one on, an error of one connection in a row of them is treated as one of resources (A5).
+const IN_A_ROW: u32 = 100;
+
+/// Pauses are reported no more often.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct AcceptBackoff {
+    backoff: Backoff,
+    reported: Option<Instant>,
+    suppressed: u64,
+    /// Errors of one connection since the last connection, or since nothing was queued.
+    errors: u32,
+}
+
+/// One pause.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) length: Duration,
+    /// How many pauses went unreported before this one; `None` if this one goes unreported too.
+    pub(crate) report: Option<u64>,
+}
+
+impl AcceptBackoff {
+    pub(crate) fn new() -> Self {
+        Self {
+            backoff: Backoff::new(Duration::from_millis(5)),
+            reported: None,
+            suppressed: 0,
+            errors: 0,
+        }
+    }
+
+    /// A connection was accepted.
+    pub(crate) fn success(&mut self) {
+        self.backoff.reset();
+        self.errors = 0;
+    }
+
+    pub(crate) fn nothing_queued(&mut self) {
+        self.errors = 0;
+    }
+
+    /// How an error is treated that is of this kind by itself.
+    pub(crate) fn classify(&mut self, kind: AcceptErrorKind) -> AcceptErrorKind {
+        if kind != AcceptErrorKind::Connection {
+            return kind;
+        }
+        self.errors = self.errors.saturating_add(1);
+        if self.errors < IN_A_ROW {
+            AcceptErrorKind::Connection
+        } else {
+            AcceptErrorKind::Resources
+        }
+    }
+
+    pub(crate) fn pause(&mut self, now: Instant) -> Pause {
+        let length = self.backoff.pause();
+        let recently = |at: Instant| now.saturating_duration_since(at) < REPORT_EVERY;
+        let report = if self.reported.is_some_and(recently) {
+            self.suppressed += 1;
+            None
+        } else {
+            self.reported = Some(now);
+            Some(std::mem::take(&mut self.suppressed))
+        };
+        Pause { length, report }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn pauses_double_from_5_ms_to_a_second_until_a_success() {
+        let (mut backoff, now) = (AcceptBackoff::new(), Instant::now());
+        let lengths = |backoff: &mut AcceptBackoff, count: usize| -> Vec<u128> {
+            let next = |_| backoff.pause(now).length.as_millis();
+            (0..count).map(next).collect()
+        };
+        let doubling = [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000];
+        assert_eq!(lengths(&mut backoff, 10), doubling);
+        backoff.success();
+        assert_eq!(lengths(&mut backoff, 3), doubling[..3]);
+    }
+
+    /// Whether each pause is reported, and with how many that were not.
+    #[track_caller]
+    fn check_reports(at_ms: &[u64], expected: &[Option<u64>]) {
+        let (mut backoff, start) = (AcceptBackoff::new(), Instant::now());
+        let report = |ms: &u64| backoff.pause(start + Duration::from_millis(*ms)).report;
+        let reports: Vec<_> = at_ms.iter().map(report).collect();
+        assert_eq!(reports, expected);
+    }
+
+    #[test]
+    fn pauses_are_reported_at_most_once_a_second() {
+        check_reports(&[0], &[Some(0)]);
+        check_reports(&[0, 999], &[Some(0), None]);
+        check_reports(&[0, 1000], &[Some(0), Some(0)]);
+        check_reports(
+            &[0, 1, 2, 999, 1000, 1500, 1999, 2000],
+            &[Some(0), None, None, None, Some(3), None, None, Some(2)],
+        );
+        check_reports(&[0, 1, 60_000], &[Some(0), None, Some(1)]);
+    }
+
+    #[test]
+    fn success_does_not_make_reports_more_frequent() {
+        let (mut backoff, now) = (AcceptBackoff::new(), Instant::now());
+        assert_eq!(backoff.pause(now).report, Some(0));
+        backoff.success();
+        assert_eq!(backoff.pause(now + SECOND / 2).report, None);
+    }
+
+    #[test]
+    fn the_100th_error_of_one_connection_in_a_row_is_of_resources() {
+        use AcceptErrorKind::{Connection, Listener, Resources};
+        for between in [AcceptBackoff::success, AcceptBackoff::nothing_queued] {
+            let mut backoff = AcceptBackoff::new();
+            for _ in 0..2 {
+                for _ in 1..100 {
+                    assert_eq!(backoff.classify(Connection), Connection);
+                }
+                assert_eq!(backoff.classify(Connection), Resources);
+                assert_eq!(backoff.classify(Connection), Resources);
+                assert_eq!(backoff.classify(Listener), Listener);
+                between(&mut backoff);
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! How many `tracing` events of failures are emitted: at most ten a second for each kind and listener (O3).
+//!
+//! Pure: time is an argument.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::id::ListenerId;
+use crate::report::EventKind;
+
+const PER_SECOND: usize = 10;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// More than that are looked through for those that are of no use any longer.
+const MANY: usize = 256;
+
+#[derive(Debug, Default)]
+pub(crate) struct RateLimit {
+    recent: HashMap<(ListenerId, EventKind), Recent>,
+    /// The number of entries at which they are looked through again.
+    prune_at: usize,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    /// When the last ten were emitted.
+    emitted: VecDeque<Instant>,
+    suppressed: u64,
+}
+
+impl RateLimit {
+    /// Whether an event is to be emitted, and then how many of its kind were suppressed before it.
+    pub(crate) fn admit(
+        &mut self,
+        listener: ListenerId,
+        kind: EventKind,
+        now: Instant,
+    ) -> Option<u64> {
+        self.prune(now);
+        let recent = self.recent.entry((listener, kind)).or_default();
+        if recent.emitted.len() == PER_SECOND {
+            let oldest = recent.emitted.front().copied().unwrap_or(now);
+            if now.saturating_duration_since(oldest) < SECOND {
+                recent.suppressed += 1;
+                return None;
+            }
+            recent.emitted.pop_front();
+        }
+        recent.emitted.push_back(now);
+        Some(std::mem::take(&mut recent.suppressed))
+    }
+
+    /// Those of which some were suppressed since the last that was emitted.
+    pub(crate) fn suppressed(&self) -> impl Iterator<Item = (ListenerId, EventKind, u64)> {
+        let all = self.recent.iter();
+        let some = all.filter(|(_, recent)| recent.suppressed > 0);
+        some.map(|((listener, kind), recent)| (*listener, *kind, recent.suppressed))
+    }
+
+    /// Forgets what was emitted long ago, once there is much of it.
+    fn prune(&mut self, now: Instant) {
+        if self.recent.len() < self.prune_at.max(MANY) {
+            return;
+        }
+        let old =
+            |at: Option<&Instant>| at.is_none_or(|at| now.saturating_duration_since(*at) >= SECOND);
+        self.recent
+            .retain(|_, recent| recent.suppressed > 0 || !old(recent.emitted.back()));
+        self.prune_at = self.recent.len() * 2;
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::PoolId;
+
+    const FAILED: EventKind = EventKind::ConnectionFailed;
+
+    fn listener(sequence: u64) -> ListenerId {
+        let pool = PoolId::NONE;
+        ListenerId { sequence, pool }
+    }
+
+    #[test]
+    fn ten_a_second_pass_and_the_rest_is_counted() {
+        let (mut limit, start) = (RateLimit::default(), Instant::now());
+        let ms = |ms| start + Duration::from_millis(ms);
+        for at in 0..10 {
+            assert_eq!(limit.admit(listener(1), FAILED, ms(at * 10)), Some(0));
+        }
+        for at in [95, 500, 999] {
+            assert_eq!(limit.admit(listener(1), FAILED, ms(at)), None);
+        }
+        let suppressed: Vec<_> = limit.suppressed().collect();
+        assert_eq!(suppressed, [(listener(1), FAILED, 3)]);
+        // The first of the ten was a second ago, the second was not.
+        assert_eq!(limit.admit(listener(1), FAILED, ms(1000)), Some(3));
+        assert_eq!(limit.admit(listener(1), FAILED, ms(1009)), None);
+        assert_eq!(limit.admit(listener(1), FAILED, ms(1010)), Some(1));
+    }
+
+    #[test]
+    fn kinds_and_listeners_are_limited_apart() {
+        let (mut limit, now) = (RateLimit::default(), Instant::now());
+        for _ in 0..10 {
+            limit.admit(listener(1), FAILED, now);
+        }
+        assert_eq!(limit.admit(listener(1), FAILED, now), None);
+        assert_eq!(limit.admit(listener(2), FAILED, now), Some(0));
+        let other = EventKind::StartError;
+        assert_eq!(limit.admit(listener(1), other, now), Some(0));
+    }
+
+    proptest! {
+        /// Against a list of all that were emitted.
+        #[test]
+        fn limit_is_a_count_over_the_last_second(
+            events in proptest::collection::vec((0..300_u64, 0..2_u64), 0..200),
+        ) {
+            let (mut limit, start) = (RateLimit::default(), Instant::now());
+            let (mut emitted, mut suppressed, mut now) = ([vec![], vec![]], [0, 0], 0);
+            for (gap, on) in events {
+                now += gap;
+                let at = start + Duration::from_millis(now);
+                let of = on as usize;
+                let recent = emitted[of].iter().filter(|at| now - **at < 1000).count();
+                let expected = (recent < 10).then(|| std::mem::take(&mut suppressed[of]));
+                prop_assert_eq!(limit.admit(listener(on), FAILED, at), expected);
+                match expected {
+                    Some(_) => emitted[of].push(now),
+                    None => suppressed[of] += 1,
+                }
+                let mut left: Vec<_> = limit.suppressed().collect();
+                left.sort_unstable();
+                let some = (0..2_u64).filter(|on| suppressed[*on as usize] > 0);
+                let expected: Vec<_> = some.map(|on| (listener(on), FAILED, suppressed[on as usize])).collect();
+                prop_assert_eq!(left, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn suppressed_events_are_not_forgotten() {
+        let (mut limit, start) = (RateLimit::default(), Instant::now());
+        for _ in 0..12 {
+            limit.admit(listener(0), FAILED, start);
+        }
+        for number in 1..10_000 {
+            limit.admit(
+                listener(number),
+                FAILED,
+                start + Duration::from_secs(number),
+            );
+        }
+        let left: Vec<_> = limit.suppressed().collect();
+        assert_eq!(left, [(listener(0), FAILED, 2)]);
+    }
+
+    #[test]
+    fn entries_of_long_ago_are_forgotten() {
+        let (mut limit, start) = (RateLimit::default(), Instant::now());
+        for number in 0..100_000 {
+            let now = start + Duration::from_millis(number * 10);
+            limit.admit(listener(number), FAILED, now);
+        }
+        assert!(limit.recent.len() <= 4 * MANY, "{}", limit.recent.len());
+    }
+}

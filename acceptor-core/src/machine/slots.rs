@@ -1,0 +1,230 @@
+//! Numbered slots for the children of one listener.
+//!
+//! Invariants: a value stays in its slot until it is removed; no operation
+//! moves or visits more than one chunk of others; a chunk without values holds
+//! no memory, so that a past peak is given back.
+
+/// How many slots a chunk has: one bit each in its mask.
+const CHUNK: usize = u64::BITS as usize;
+
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(crate) struct Slots<T> {
+    chunks: Vec<Chunk<T>>,
+    /// Chunks with a vacant slot; the next value goes to the last of them.
+    available: Vec<u32>,
+    /// Chunks that hold a value.
+    used: usize,
+    len: usize,
+}
+
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+struct Chunk<T> {
+    slots: Vec<Option<T>>,
+    occupied: u64,
+    /// Whether `available` has it.
+    listed: bool,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self {
+            chunks: Vec::new(),
+            available: Vec::new(),
+            used: 0,
+            len: 0,
+        }
+    }
+}
+
+impl<T> Slots<T> {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Inserts the value that is made of the slot's number.
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce(u32) -> T) -> u32 {
+        let index = match self.available.last() {
+            Some(index) => *index,
+            None => {
+                let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+                self.chunks.push(Chunk {
+                    slots: Vec::new(),
+                    occupied: 0,
+                    listed: true,
+                });
+                self.available.push(index);
+                index
+            }
+        };
+        let chunk = &mut self.chunks[index as usize];
+        let vacant = (!chunk.occupied).trailing_zeros() as usize;
+        let slot = index * CHUNK as u32 + vacant as u32;
+        let value = make(slot);
+        self.used += usize::from(chunk.occupied == 0);
+        // The lowest vacant slot is within the chunk's length, or just behind it.
+        match chunk.slots.get_mut(vacant) {
+            Some(place) => *place = Some(value),
+            None => chunk.slots.push(Some(value)),
+        }
+        chunk.occupied |= 1 << vacant;
+        if chunk.occupied == u64::MAX {
+            chunk.listed = false;
+            self.available.pop();
+        }
+        self.len += 1;
+        slot
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&T> {
+        let chunk = self.chunks.get(slot as usize / CHUNK)?;
+        chunk.slots.get(slot as usize % CHUNK)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        let chunk = self.chunks.get_mut(slot as usize / CHUNK)?;
+        chunk.slots.get_mut(slot as usize % CHUNK)?.as_mut()
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
+        let (index, at) = (slot as usize / CHUNK, slot as usize % CHUNK);
+        let chunk = self.chunks.get_mut(index)?;
+        let value = chunk.slots.get_mut(at)?.take()?;
+        chunk.occupied &= !(1 << at);
+        if !chunk.listed {
+            chunk.listed = true;
+            self.available.push(index as u32);
+        }
+        if chunk.occupied == 0 {
+            chunk.slots = Vec::new();
+            self.used -= 1;
+            self.trim();
+        }
+        self.len -= 1;
+        Some(value)
+    }
+
+    /// Gives back what a past peak took of the directory, once most of it is unused.
+    fn trim(&mut self) {
+        if self.used * 8 >= self.chunks.len() {
+            return;
+        }
+        let before = self.chunks.len();
+        while self.chunks.last().is_some_and(|chunk| chunk.occupied == 0) {
+            self.chunks.pop();
+        }
+        if self.chunks.len() < before {
+            let len = self.chunks.len();
+            self.available.retain(|index| (*index as usize) < len);
+            self.chunks.shrink_to(len * 2);
+            self.available.shrink_to(len * 2);
+        }
+    }
+
+    /// Visits values from a slot on, looking at no more than `limit` slots, and returns where to go on, if anywhere.
+    pub(crate) fn visit(
+        &mut self,
+        from: usize,
+        limit: usize,
+        mut visit: impl FnMut(u32, &mut T),
+    ) -> Option<usize> {
+        let (mut at, mut left) = (from, limit);
+        loop {
+            let chunk = self.chunks.get_mut(at / CHUNK)?;
+            if left == 0 {
+                return Some(at);
+            }
+            left -= 1;
+            if chunk.occupied >> (at % CHUNK) == 0 {
+                // Nothing in the rest of this chunk.
+                at = (at / CHUNK + 1) * CHUNK;
+                continue;
+            }
+            if let Some(Some(value)) = chunk.slots.get_mut(at % CHUNK) {
+                visit(at as u32, value);
+            }
+            at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(slots: &mut Slots<u32>, limit: usize) -> BTreeMap<u32, u32> {
+        let (mut seen, mut from) = (BTreeMap::new(), Some(0));
+        while let Some(cursor) = from {
+            let mut visited = 0;
+            from = slots.visit(cursor, limit, |slot, value| {
+                visited += 1;
+                assert_eq!(seen.insert(slot, *value), None);
+            });
+            assert!(visited <= limit);
+        }
+        seen
+    }
+
+    proptest! {
+        /// Against a map.
+        #[test]
+        fn slots_are_a_map(choices in proptest::collection::vec((0..3_u8, any::<u32>()), 0..600)) {
+            let (mut slots, mut map) = (Slots::default(), BTreeMap::new());
+            for (choice, value) in choices {
+                if choice == 0 {
+                    let key = map.keys().nth(value as usize % map.len().max(1)).copied();
+                    let removed = key.and_then(|key| slots.remove(key));
+                    prop_assert_eq!(removed, key.and_then(|key| map.remove(&key)));
+                } else {
+                    let slot = slots.insert_with(|slot| slot ^ value);
+                    prop_assert_eq!(map.insert(slot, slot ^ value), None);
+                }
+                prop_assert_eq!(slots.len(), map.len());
+            }
+            for (slot, value) in &map {
+                prop_assert_eq!(slots.get(*slot), Some(value));
+                prop_assert_eq!(slots.get_mut(*slot).copied(), Some(*value));
+            }
+            for limit in [1, 7, 256] {
+                prop_assert_eq!(all(&mut slots, limit), map.clone());
+            }
+        }
+    }
+
+    #[test]
+    fn memory_of_a_past_peak_is_given_back() {
+        let mut slots = Slots::default();
+        let kept = slots.insert_with(|_| 0);
+        let peak: Vec<_> = (0..10_000).map(|n| slots.insert_with(|_| n)).collect();
+        for slot in peak {
+            slots.remove(slot);
+        }
+        assert_eq!(slots.get(kept), Some(&0));
+        let capacity: usize = slots
+            .chunks
+            .iter()
+            .map(|chunk| chunk.slots.capacity())
+            .sum();
+        assert!(capacity <= CHUNK, "{capacity}");
+        assert!(slots.chunks.capacity() <= 16, "{}", slots.chunks.capacity());
+        assert!(slots.available.capacity() <= 16);
+    }
+
+    #[test]
+    fn vacant_slot_is_used_again() {
+        let mut slots = Slots::default();
+        let first = slots.insert_with(|_| 1);
+        slots.insert_with(|_| 2);
+        slots.remove(first);
+        assert_eq!(slots.get(first), None);
+        assert_eq!(slots.remove(first), None);
+        assert_eq!(slots.insert_with(|_| 3), first);
+        assert_eq!(slots.remove(u32::MAX), None);
+    }
+}

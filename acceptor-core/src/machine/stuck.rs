@@ -1,0 +1,151 @@
+//! Which children are stuck: those that the kill found inside one and the same poll or drop for a whole kill timeout (S8).
+//!
+//! Pure. A child counts its polls: the number is odd while it is inside one. The
+//! driver looks at all of them every quarter of a kill timeout, so the same odd
+//! number in five looks in a row is one poll that lasted a whole kill timeout.
+
+/// How many looks a kill timeout has, both ends included.
+const LOOKS: u8 = 5;
+
+/// Looks are this part of a kill timeout apart.
+pub(crate) const LOOKS_IN_A_KILL_TIMEOUT: u32 = 4;
+
+/// A counter that is odd while its child is inside a poll or a drop.
+pub(crate) trait Marked {
+    fn mark(&self) -> u32;
+}
+
+/// What the last looks at one child found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Looked {
+    mark: u32,
+    same: u8,
+}
+
+/// What one look at a child finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It was polled, or seen for the first time, since the look before.
+    Moved,
+    /// It was not polled since.
+    Still,
+    /// It is inside a poll that has lasted a kill timeout.
+    Stuck,
+}
+
+impl Looked {
+    pub(crate) fn look(&mut self, mark: u32) -> Found {
+        if self.same == 0 || self.mark != mark {
+            *self = Self { mark, same: 1 };
+            return Found::Moved;
+        }
+        self.same = self.same.saturating_add(1);
+        if mark % 2 == 1 && self.same >= LOOKS {
+            Found::Stuck
+        } else {
+            Found::Still
+        }
+    }
+}
+
+/// How many looks in a row found that nothing moved at all: the runtime polls no task of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stillness(u8);
+
+impl Stillness {
+    /// Whether the runtime is to be treated as blocked.
+    pub(crate) fn is_blocked(&mut self, moved: bool) -> bool {
+        // The look after which nothing moved any longer is the first of them.
+        self.0 = if moved { 1 } else { self.0.saturating_add(1) };
+        self.0 >= LOOKS
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use Found::{Moved, Still, Stuck};
+
+    #[track_caller]
+    fn check(marks: &[u32], expected: &[Found]) {
+        let mut looked = Looked::default();
+        let found: Vec<_> = marks.iter().map(|mark| looked.look(*mark)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn one_poll_in_five_looks_is_stuck() {
+        check(&[7; 5], &[Moved, Still, Still, Still, Stuck]);
+        check(&[7, 7, 7, 7, 9], &[Moved, Still, Still, Still, Moved]);
+        check(&[0, 7, 7, 7, 7], &[Moved, Moved, Still, Still, Still]);
+    }
+
+    #[test]
+    fn child_between_polls_is_not_stuck() {
+        check(&[8; 6], &[Moved, Still, Still, Still, Still, Still]);
+    }
+
+    #[test]
+    fn stuck_child_stays_stuck_however_long_it_is_looked_at() {
+        let mut looked = Looked::default();
+        let found: Vec<_> = (0..1000).map(|_| looked.look(7)).collect();
+        assert!(found[4..].iter().all(|found| *found == Stuck));
+        let mut looked = Looked::default();
+        assert!((0..1000).all(|_| looked.look(8) != Stuck));
+    }
+
+    /// Every sequence of this length, of choices from 0 on.
+    fn sequences(choices: usize, length: usize) -> impl Iterator<Item = Vec<usize>> {
+        let all = choices.pow(length as u32);
+        (0..all).map(move |number| {
+            let digits = (0..length).map(|at| number / choices.pow(at as u32) % choices);
+            digits.collect()
+        })
+    }
+
+    /// Against the last five marks.
+    #[test]
+    fn every_sequence_of_marks_is_stuck_after_five_that_are_odd_and_equal() {
+        for marks in sequences(4, 8) {
+            let mut looked = Looked::default();
+            for (at, mark) in marks.iter().enumerate() {
+                let found = looked.look(*mark as u32);
+                let last = &marks[at.saturating_sub(4)..=at];
+                let stuck = last.len() == 5 && mark % 2 == 1 && last.iter().all(|m| m == mark);
+                let moved = at == 0 || marks[at - 1] != *mark;
+                let expected = match (stuck, moved) {
+                    (true, _) => Stuck,
+                    (false, true) => Moved,
+                    (false, false) => Still,
+                };
+                assert_eq!(found, expected, "{marks:?} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn runtime_that_moves_nothing_in_five_looks_is_blocked() {
+        let mut stillness = Stillness::default();
+        let moved = [true, false, false, true, false, false, false, false, false];
+        let blocked = moved.map(|moved| stillness.is_blocked(moved));
+        assert_eq!(
+            blocked,
+            [false, false, false, false, false, false, false, true, true]
+        );
+    }
+
+    /// Against the last four looks.
+    #[test]
+    fn every_sequence_of_looks_is_blocked_after_four_that_found_nothing() {
+        for looks in sequences(2, 12) {
+            let mut stillness = Stillness::default();
+            for at in 0..looks.len() {
+                let blocked = stillness.is_blocked(looks[at] == 1);
+                let last = &looks[at.saturating_sub(3)..=at];
+                let expected = at >= 4 && last.iter().all(|moved| *moved == 0);
+                assert_eq!(blocked, expected, "{looks:?} at {at}");
+            }
+        }
+    }
+}

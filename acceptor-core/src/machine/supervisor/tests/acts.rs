@@ -1,0 +1,121 @@
+//! The acts that tests carry out on a pool, and the reports that they see: plain data.
+
+use super::ends::How;
+use super::*;
+use crate::report::Failure;
+
+/// A report, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reported {
+    StartError(ChildId, &'static str),
+    AcceptorFailed(ChildId, &'static str),
+    ConnectionFailed(ChildId, &'static str, Duration),
+    ConnectionEnded(ChildId, EndKind, Duration),
+    ListenerFailed(ListenerId, usize),
+    KilledWhileStopping(usize),
+    Stuck(usize),
+    PoolStopped(StopReason),
+}
+
+pub(super) fn reported(event: &Event<()>) -> Reported {
+    let word = |failure: &Failure| match failure {
+        Failure::Error(_) => "error",
+        Failure::Panic(_) => "panic",
+        Failure::Killed => "killed",
+        Failure::Lost => "lost",
+    };
+    let of_listener = |child: &ChildId, listener: &ListenerId| {
+        assert_eq!(child.listener_id(), *listener);
+        *child
+    };
+    match event {
+        Event::StartError {
+            child,
+            listener,
+            failure,
+        } => Reported::StartError(of_listener(child, listener), word(failure)),
+        Event::AcceptorFailed {
+            child,
+            listener,
+            failure,
+        } => Reported::AcceptorFailed(of_listener(child, listener), word(failure)),
+        Event::ConnectionFailed {
+            child,
+            listener,
+            failure,
+            age,
+            ..
+        } => Reported::ConnectionFailed(of_listener(child, listener), word(failure), *age),
+        Event::ConnectionEnded {
+            child,
+            listener,
+            kind,
+            age,
+            ..
+        } => Reported::ConnectionEnded(of_listener(child, listener), *kind, *age),
+        Event::ListenerFailed {
+            listener,
+            listeners_left,
+            ..
+        } => Reported::ListenerFailed(*listener, *listeners_left),
+        Event::KilledWhileStopping { count } => Reported::KilledWhileStopping(*count),
+        Event::Stuck { count } => Reported::Stuck(*count),
+        Event::PoolStopped { reason } => Reported::PoolStopped(*reason),
+        Event::AcceptPaused { .. } | Event::ConnectionBegan { .. } | Event::ReportsLost { .. } => {
+            panic!("the machine does not report {event:?}")
+        }
+    }
+}
+
+/// One thing that happens. Numbers choose among what there is.
+#[derive(Debug, Clone)]
+pub(super) enum Act {
+    Add(usize),
+    /// The accept loop of a listener starts at most this many.
+    Starts(usize, usize),
+    /// At most this many acceptors that are owed get rows.
+    Lists(usize, usize),
+    /// An acceptor is through `init`.
+    Waits(usize),
+    /// A waiting acceptor begins to terminate.
+    Dismissed(usize),
+    /// A waiting acceptor has a connection; the next acceptor needs its `init`.
+    Became(usize),
+    /// The same, and the next acceptor has its state.
+    BecameWithNext(usize),
+    AcceptorEnds(usize, How),
+    ConnectionEnds(usize, How),
+    /// Of a child that has ended.
+    EndsAgain(usize, How),
+    /// Everything else that could come for a child that has ended.
+    ComesLate(usize),
+    Close(usize),
+    CloseAgain,
+    /// A socket closes that was asked to.
+    SocketCloses(usize),
+    /// A socket closes because its listener failed.
+    ListenerFails(usize),
+    Stop(StopReason),
+    Kill(StopReason),
+    /// This many milliseconds pass, and the driver has its turn.
+    Wait(u64),
+    /// A child enters a poll, or leaves it.
+    Poll(usize),
+    Reconfigure(Rules),
+}
+
+/// One act, and what could be seen after it.
+#[derive(Debug, Clone)]
+pub(super) struct Moment {
+    pub(super) act: Act,
+    pub(super) at: Instant,
+    pub(super) rules: Rules,
+    pub(super) state: PoolState,
+    /// Children, and sockets that are open.
+    pub(super) left: usize,
+    pub(super) sockets: usize,
+    pub(super) reports: Vec<Reported>,
+    pub(super) results: usize,
+    /// Acceptors that were owed when their socket closed after the kill.
+    pub(super) owed_killed: usize,
+}

@@ -1,0 +1,140 @@
+//! The comparison after each act.
+
+use super::*;
+use crate::machine::effects::Order;
+use crate::machine::table::Tally;
+
+impl World {
+    /// Compares all effects, then applies the orders as the pool does before it releases its lock.
+    pub(super) fn compare(&mut self, effects: Outcome, expected: Expected) {
+        let reports: Vec<_> = effects.reports.iter().map(reported).collect();
+        assert_eq!(reports, expected.reports);
+        assert_eq!(effects.orders, expected.orders);
+        assert_eq!(effects.close, expected.close);
+        let control = |id: ChildId| self.children[&id].control;
+        let start = effects
+            .start
+            .map(|(on, start)| (on, start.child, start.control));
+        let at_once = expected.start.map(|(on, id)| (on, id, control(id)));
+        assert_eq!(start, at_once);
+        let later = effects.start_later;
+        let later = later.map(|(on, start, delay)| (on, start.child, start.control, delay));
+        let spaced = expected.start_later;
+        assert_eq!(
+            later,
+            spaced.map(|(on, id, delay)| (on, id, control(id), delay))
+        );
+        assert_eq!(effects.finished.as_deref(), expected.finished.as_ref());
+        assert_eq!(effects.driver == Driver::Wakes, expected.wakes_driver);
+        assert_eq!(effects.gone.map(|row| row.id), expected.gone);
+        assert_eq!(effects.unseen.is_some(), expected.unseen);
+        if let Some(moment) = self.history.last_mut() {
+            moment.reports.extend(reports);
+            moment.results += usize::from(effects.finished.is_some());
+        }
+        for order in effects.orders {
+            for (id, _) in self.machine.listeners() {
+                let table = self.tables.get_mut(&id).expect("its table");
+                let door = self.doors.get_mut(&id).expect("its door");
+                match order {
+                    Order::BeginStop => table.begin_stop(),
+                    Order::Kill => {
+                        table.kill();
+                        door.killed = true;
+                    }
+                    Order::CloseListeners(_) | Order::Stop => {}
+                }
+            }
+        }
+    }
+
+    /// The tables, the counts and the lists are those of the model.
+    pub(super) fn check(&mut self) {
+        let mut rows = BTreeMap::new();
+        for table in self.tables.values_mut() {
+            let mut from = Some(0);
+            while let Some(cursor) = from {
+                from = table.visit(cursor, 3, |row| {
+                    let row_is = (row.control, row.acceptor_state(), row.since);
+                    assert!(rows.insert(row.id, row_is).is_none(), "{:?} twice", row.id);
+                });
+            }
+        }
+        let expected = self.children.iter();
+        let expected = expected.map(|(id, known)| (*id, (known.control, known.state, known.since)));
+        assert_eq!(rows, expected.collect::<BTreeMap<_, _>>());
+        for (id, known) in &self.children {
+            let found = self.tables[&id.listener_id()].control(*id);
+            assert_eq!(found, Some((known.control, known.state)));
+        }
+        for (id, door) in &self.doors {
+            self.check_door(*id, door);
+        }
+        let known: Vec<_> = self.machine.listeners().map(|(id, _)| id).collect();
+        assert_eq!(known, self.known());
+        for id in &known {
+            let listening = self.machine.listener(*id).expect("it is listed");
+            assert_eq!(listening.socket, self.doors[id].socket);
+        }
+        let mut after = Vec::new();
+        while let Some((id, _)) = self.machine.listener_after(after.last().copied()) {
+            after.push(id);
+        }
+        assert_eq!(after, known);
+        self.check_stop();
+        let period = self.rules.period;
+        let recent = |at: &&Instant| self.now - **at <= period;
+        let recent = self.failures.iter().filter(recent).count();
+        assert_eq!(self.machine.failures(self.now), recent);
+    }
+
+    pub(super) fn check_door(&self, id: ListenerId, door: &Door) {
+        let table = &self.tables[&id];
+        let count = |state: Option<AcceptorState>| {
+            let these = self.children.iter();
+            let these =
+                these.filter(|(child, known)| child.listener_id() == id && known.state == state);
+            these.count()
+        };
+        let of = |state| count(Some(state));
+        let tally = Tally {
+            connections: count(None),
+            waiting: of(AcceptorState::Waiting),
+            starting: of(AcceptorState::Init) + of(AcceptorState::Spaced) + door.owed,
+            terminating: of(AcceptorState::Terminating),
+        };
+        assert_eq!(table.tally(), tally);
+        assert_eq!(table.accepted(), door.accepted);
+        assert_eq!(table.is_owed(), door.owed > 0 && door.is_open());
+        if !door.forgotten {
+            assert_eq!(table.is_open(), door.is_open());
+            let over = door.socket == SocketState::Closed && !self.has_children(id);
+            assert_eq!(table.is_over(), over);
+        }
+        assert!(tally.acceptors() <= door.acceptors);
+        // While a stop drains, the acceptor whose failure began it is missing.
+        let stop = self.stop.as_ref();
+        if door.is_open() && stop.is_none_or(|stop| stop.phase == Phase::LameDuck) {
+            assert_eq!(tally.acceptors(), door.acceptors);
+        }
+    }
+
+    pub(super) fn check_stop(&self) {
+        let state = match &self.stop {
+            None => PoolState::Running,
+            Some(stop) if stop.finished => PoolState::Stopped,
+            Some(stop) => PoolState::Stopping(stop.phase),
+        };
+        assert_eq!(self.machine.state(), state);
+        let deadline = self.stop.as_ref().and_then(Halt::deadline);
+        assert_eq!(self.machine.deadline(), deadline);
+        if let PoolState::Stopped = state {
+            assert_eq!((self.children.len(), self.sockets()), (0, 0));
+        }
+        let due = state == PoolState::Stopping(Phase::Kill) && deadline <= Some(self.now);
+        assert_eq!(self.machine.look_is_due(self.now), due);
+        if state != PoolState::Stopping(Phase::Kill) {
+            assert!(deadline.is_none_or(|at| at > self.now), "it is overdue");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Starts and ends of children.
+
+use super::*;
+use crate::machine::supervisor::tests::ends::Spacing;
+use crate::machine::supervisor::tests::model::{Outage, delay};
+use crate::machine::table::{Became, Next, Starting, Waits};
+
+impl World {
+    /// A child that was never there before has a row now.
+    pub(super) fn begins(
+        &mut self,
+        listener: ListenerId,
+        state: AcceptorState,
+        started_by: StartedBy,
+        spaced: u32,
+    ) -> ChildId {
+        self.controls += 1;
+        let (control, now) = (Child::new(self.controls), self.now);
+        let door = self.door(listener);
+        door.numbers += 1;
+        let number = door.numbers;
+        let (mut found, mut from) = (None, Some(0));
+        while let Some(cursor) = from {
+            from = self.table(listener).visit(cursor, 100, |row| {
+                if row.id.number == number {
+                    found = Some(row.id);
+                }
+            });
+        }
+        let id = found.expect("the child has a row, and the next number of its listener");
+        assert_eq!(id.listener_id(), listener);
+        let known = Known {
+            control,
+            state: Some(state),
+            since: now,
+            reported: false,
+            started_by,
+            spaced,
+            looks: Vec::new(),
+        };
+        assert!(self.children.insert(id, known).is_none());
+        id
+    }
+
+    /// The accept loop starts some.
+    pub(super) fn starts(&mut self, listener: ListenerId, limit: usize) {
+        let (mut made, now) = (self.controls, self.now);
+        let make = || {
+            made += 1;
+            Child::new(made)
+        };
+        let starts = self.table(listener).take_starts(limit, now, make);
+        let door = self.doors[&listener].clone();
+        let mut expected = Vec::new();
+        if door.is_open() {
+            let mut spaced = self.spaced_by(listener, StartedBy::AcceptLoop);
+            if door.outage.is_none() {
+                spaced.extend(self.spaced_by(listener, StartedBy::AcceptLoopLater));
+            }
+            for id in spaced.into_iter().take(limit) {
+                self.set_state(id, AcceptorState::Init);
+                expected.push(id);
+            }
+            let owed = door.owed.min(limit - expected.len());
+            self.door(listener).owed -= owed;
+            for _ in 0..owed {
+                let (init, by) = (AcceptorState::Init, StartedBy::AcceptLoop);
+                expected.push(self.begins(listener, init, by, 0));
+            }
+        }
+        let with_controls = expected.into_iter().map(|child| Starting {
+            child,
+            control: self.children[&child].control,
+        });
+        assert_eq!(starts, with_controls.collect::<Vec<_>>());
+        assert_eq!(made, self.controls, "a control was made to no effect");
+    }
+
+    pub(super) fn lists(&mut self, listener: ListenerId, limit: usize) {
+        if !self.table(listener).is_owed() {
+            return;
+        }
+        let (mut made, now) = (self.controls, self.now);
+        self.table(listener).give_rows(limit, now, || {
+            made += 1;
+            Child::new(made)
+        });
+        let owed = self.doors[&listener].owed.min(limit);
+        self.door(listener).owed -= owed;
+        for _ in 0..owed {
+            let (spaced, by) = (AcceptorState::Spaced, StartedBy::AcceptLoop);
+            self.begins(listener, spaced, by, 0);
+        }
+        assert_eq!(made, self.controls, "a control was made to no effect");
+    }
+
+    pub(super) fn waits(&mut self, id: ChildId) {
+        let listener = id.listener_id();
+        let waits = self.table(listener).waits(id);
+        let held = self.spaced_by(listener, StartedBy::AcceptLoopLater);
+        let outage = self.door(listener).outage.take();
+        let expected = match outage {
+            Some(_) if !held.is_empty() => Waits::Releases,
+            _ => Waits::Yes,
+        };
+        assert_eq!(waits, expected);
+        self.set_state(id, AcceptorState::Waiting);
+    }
+
+    pub(super) fn dismissed(&mut self, id: ChildId) {
+        self.table(id.listener_id()).terminates(id);
+        self.set_state(id, AcceptorState::Terminating);
+    }
+
+    pub(super) fn became(&mut self, id: ChildId, ready: bool) {
+        let (listener, now) = (id.listener_id(), self.now);
+        let next = || Next {
+            control: Child::new(self.controls + 1),
+            ready,
+        };
+        let (next, given_back) = (next(), next());
+        let became = self.table(listener).became(id, Self::peer(), now, next);
+        if self.doors[&listener].killed {
+            assert_eq!(became, Became::Gone(given_back));
+            self.controls += 1;
+            return;
+        }
+        let reported = self.rules.connection_reports == ConnectionReports::All;
+        let known = self.children.get_mut(&id).expect("it waits");
+        (known.state, known.since, known.reported) = (None, now, reported);
+        self.door(listener).accepted += 1;
+        if !self.doors[&listener].is_open() {
+            assert_eq!(became, Became::ServesLast(given_back));
+            self.controls += 1;
+            return;
+        }
+        let outage = self.doors[&listener].outage.is_some();
+        let (child, delay) = if ready {
+            let (waiting, by) = (AcceptorState::Waiting, StartedBy::AcceptLoop);
+            (self.begins(listener, waiting, by, 0), None)
+        } else if outage {
+            self.retries(listener)
+        } else {
+            let (init, by) = (AcceptorState::Init, StartedBy::AcceptLoop);
+            (self.begins(listener, init, by, 0), None)
+        };
+        let control = self.children[&child].control;
+        let starting = Starting { child, control };
+        let replacement = match delay {
+            Some(delay) => {
+                self.spaced.push((now + delay, child));
+                Replacement::Later(starting, delay)
+            }
+            None if ready => Replacement::Waits(starting),
+            None if outage => Replacement::None,
+            None => Replacement::Init(starting),
+        };
+        assert_eq!(became, Became::Serves(replacement));
+    }
+
+    /// During an outage: the next retry with its delay, or one that is held.
+    pub(super) fn retries(&mut self, listener: ListenerId) -> (ChildId, Option<Duration>) {
+        let outage = self.doors[&listener].outage.expect("there is an outage");
+        if outage.probe.is_some() {
+            let held = (AcceptorState::Spaced, StartedBy::AcceptLoopLater);
+            return (self.begins(listener, held.0, held.1, 0), None);
+        }
+        let probe = self.begins(listener, AcceptorState::Spaced, StartedBy::Driver, 0);
+        self.door(listener).outage = Some(Outage {
+            retries: outage.retries + 1,
+            probe: Some(probe),
+        });
+        (probe, Some(delay(outage.retries)))
+    }
+
+    pub(super) fn ends(&mut self, id: ChildId, how: How) {
+        let listener = id.listener_id();
+        let known = self.children.remove(&id).expect("a child that is there");
+        self.ended.push(id);
+        // As the pool does it: most ends lead to nothing.
+        if let How::Normal | How::Clean = how {
+            let closed = self.doors[&listener].socket == SocketState::Closed;
+            let left = self.table(listener).left(id);
+            assert_eq!(
+                left.is_some(),
+                self.stop.is_none() && !known.reported && !closed
+            );
+            if let Some(row) = left {
+                assert_eq!((row.id, row.control), (id, known.control));
+                return;
+            }
+        }
+        if let Some(outage) = &mut self.door(listener).outage {
+            outage.probe = outage.probe.filter(|probe| *probe != id);
+        }
+        let (mut effects, mut made) = (Outcome::default(), self.controls);
+        let (machine, now) = (&mut self.machine, self.now);
+        let table = self.tables.get_mut(&listener).expect("its listener");
+        let make = || {
+            made += 1;
+            Child::new(made)
+        };
+        machine.ended(table, id, how.end(), now, make, &mut effects);
+
+        let mut expected = Expected {
+            gone: Some(id),
+            ..Expected::default()
+        };
+        let role = known.role();
+        self.count(role, how.kind(), 1);
+        expected.reports.extend(self.report_of(id, &known, how));
+        let mut survives = true;
+        if how.counts(self.rules.restart) && self.stop.is_none() && self.fails() {
+            self.begin_stop(StopReason::Intensity, &mut expected);
+            self.advance(&mut expected);
+            let phase = self.stop.as_ref().map(|stop| stop.phase);
+            survives = phase == Some(Phase::LameDuck);
+        }
+        if role == Role::Acceptor && survives && self.doors[&listener].is_open() && self.accepts() {
+            self.replaced(listener, &known, how, &mut expected);
+        }
+        self.advance(&mut expected);
+        self.compare(effects, expected);
+        assert_eq!(made, self.controls, "a control was made to no effect");
+    }
+
+    pub(super) fn report_of(&self, id: ChildId, known: &Known, how: How) -> Option<Reported> {
+        let age = self.now - known.since;
+        let phase = self.stop.as_ref().map(|stop| stop.phase);
+        let by_the_stop = how == How::Killed && phase == Some(Phase::Kill);
+        match (how.word().filter(|_| !by_the_stop), known.role()) {
+            (Some(word), Role::Connection) => Some(Reported::ConnectionFailed(id, word, age)),
+            (Some(word), _) if how.is_start_error() => Some(Reported::StartError(id, word)),
+            (Some(word), _) => Some(Reported::AcceptorFailed(id, word)),
+            (None, Role::Connection) if known.reported => {
+                Some(Reported::ConnectionEnded(id, how.kind(), age))
+            }
+            (None, _) => None,
+        }
+    }
+
+    /// Counts a failure; whether it is one too many.
+    pub(super) fn fails(&mut self) -> bool {
+        let (now, rules) = (self.now, self.rules);
+        self.failures.retain(|at| now - *at <= rules.period);
+        self.failures.push(now);
+        // No more are kept than are enough to stop.
+        let enough = rules.intensity as usize + 1;
+        let exceeded = self.failures.len() >= enough;
+        if exceeded {
+            self.failures.drain(..self.failures.len() - enough);
+        }
+        exceeded
+    }
+
+    /// Whether acceptors are replaced.
+    pub(super) fn accepts(&self) -> bool {
+        match &self.stop {
+            None => true,
+            Some(stop) => match stop.phase {
+                Phase::LameDuck => true,
+                Phase::Grace => stop.queued() == Queued::Accepted,
+                Phase::Stop | Phase::Kill => false,
+            },
+        }
+    }
+
+    pub(super) fn replaced(
+        &mut self,
+        listener: ListenerId,
+        known: &Known,
+        how: How,
+        expected: &mut Expected,
+    ) {
+        let door = self.door(listener);
+        if how.spacing() == Spacing::Outage && door.outage.is_none() {
+            door.outage = Some(Outage {
+                retries: 0,
+                probe: None,
+            });
+        }
+        let later = if door.outage.is_some() {
+            let (child, delay) = self.retries(listener);
+            delay.map(|delay| (child, delay))
+        } else {
+            let (wait, spaced) = match how.spacing() {
+                Spacing::None | Spacing::Outage => (Duration::ZERO, 0),
+                Spacing::Repeats | Spacing::Lost => (delay(known.spaced), known.spaced + 1),
+            };
+            if wait.is_zero() && how.spacing() != Spacing::Lost {
+                let (init, by) = (AcceptorState::Init, StartedBy::AcceptLoop);
+                let child = self.begins(listener, init, by, spaced);
+                expected.start = Some((listener, child));
+                return;
+            }
+            let (state, by) = (AcceptorState::Spaced, StartedBy::Driver);
+            Some((self.begins(listener, state, by, spaced), wait))
+        };
+        if let Some((child, delay)) = later {
+            expected.start_later = Some((listener, child, delay));
+            expected.wakes_driver = true;
+            self.spaced.push((self.now + delay, child));
+        }
+    }
+
+    pub(super) fn ends_again(&mut self, id: ChildId, how: How) {
+        let (mut effects, now) = (Outcome::default(), self.now);
+        let table = self
+            .tables
+            .get_mut(&id.listener_id())
+            .expect("its listener");
+        let make = || panic!("nothing is replaced");
+        self.machine
+            .ended(table, id, how.end(), now, make, &mut effects);
+        assert!(table.left(id).is_none());
+        let expected = Expected {
+            unseen: true,
+            ..Expected::default()
+        };
+        self.compare(effects, expected);
+    }
+
+    pub(super) fn comes_late(&mut self, id: ChildId) {
+        let (now, next) = (self.now, || Next {
+            control: Child::new(0),
+            ready: false,
+        });
+        let table = self.table(id.listener_id());
+        let became = table.became(id, Self::peer(), now, next());
+        assert_eq!(became, Became::Gone(next()));
+        assert_eq!(table.waits(id), Waits::Gone);
+        table.terminates(id);
+        assert_eq!(table.start(id), None);
+        assert!(table.control(id).is_none());
+    }
+
+    pub(super) fn start_spaced(&mut self, child: ChildId) {
+        let listener = child.listener_id();
+        let start = self.table(listener).start(child);
+        let open = self.doors[&listener].is_open();
+        let known = self.children.get(&child).filter(|_| open);
+        let control = known.map(|known| known.control);
+        assert_eq!(start, control.map(|control| Starting { child, control }));
+        if start.is_some() {
+            self.set_state(child, AcceptorState::Init);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Closes, and the phases of a stop.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::machine::effects::Order;
+use crate::machine::stop::Looks;
+
+impl World {
+    pub(super) fn close(&mut self, listener: ListenerId) {
+        let mut effects = Outcome::default();
+        assert_eq!(self.machine.close(listener, &mut effects), Some(listener));
+        let reason = CloseReason::Closed;
+        self.door(listener).socket = SocketState::Closing(reason);
+        let queued = Queued::Accepted;
+        let expected = Expected {
+            close: vec![(listener, Close { reason, queued })],
+            wakes_driver: true,
+            ..Expected::default()
+        };
+        self.compare(effects, expected);
+    }
+
+    /// A close that is under way is joined, and of one that is over the listener is not known.
+    pub(super) fn close_again(&mut self) {
+        for (id, door) in self.doors.clone() {
+            let mut effects = Outcome::default();
+            let joined = match door.socket {
+                SocketState::Open => continue,
+                SocketState::Closing(_) => door.has_socket().then_some(id),
+                SocketState::Closed => None,
+            };
+            assert_eq!(self.machine.close(id, &mut effects), joined);
+            self.compare(effects, Expected::default());
+        }
+    }
+
+    pub(super) fn socket_closes(&mut self, listener: ListenerId) {
+        let mut effects = Outcome::default();
+        let (machine, now) = (&mut self.machine, self.now);
+        let table = self.tables.get_mut(&listener).expect("its table");
+        let failure = |listeners_left| Event::ListenerFailed {
+            listener,
+            local_addr: (),
+            listeners_left,
+            error: Arc::new(std::io::ErrorKind::Other.into()),
+        };
+        let reason = machine.socket_closed(table, listener, now, Some(failure), &mut effects);
+
+        let mut expected = Expected::default();
+        let door = self.doors[&listener].clone();
+        let known = door.has_socket();
+        self.door(listener).socket = SocketState::Closed;
+        if !known {
+            assert_eq!(reason, CloseReason::Stopped);
+            return self.compare(effects, expected);
+        }
+        expected.wakes_driver = true;
+        self.door(listener).outage = None;
+        let owed = std::mem::take(&mut self.door(listener).owed);
+        let kind = if door.killed {
+            EndKind::Killed
+        } else {
+            EndKind::Stopped
+        };
+        self.count(Role::Acceptor, kind, owed);
+        if let (true, Some(moment)) = (door.killed, self.history.last_mut()) {
+            moment.owed_killed += owed;
+        }
+        match door.socket {
+            SocketState::Closing(asked) => assert_eq!(reason, asked),
+            SocketState::Open | SocketState::Closed => {
+                assert_eq!(reason, CloseReason::Failed);
+                let left = self.open().len();
+                let report = Reported::ListenerFailed(listener, left);
+                expected.reports.push(report);
+                let stops = self.rules.last_listener == LastListener::Stop;
+                if left == 0 && stops && self.stop.is_none() {
+                    self.begin_stop(StopReason::ListenersFailed, &mut expected);
+                }
+            }
+        }
+        self.advance(&mut expected);
+        self.compare(effects, expected);
+    }
+
+    pub(super) fn begin_stop(&mut self, reason: StopReason, expected: &mut Expected) {
+        self.stop = Some(Halt {
+            plan: self.rules.plan,
+            reason,
+            began: self.now,
+            phase: Phase::LameDuck,
+            closing: false,
+            since: self.now,
+            ends: Vec::new(),
+            looked: None,
+            moved: false,
+            rounds: Vec::new(),
+            stuck: 0,
+            finished: false,
+        });
+        match reason {
+            StopReason::Requested | StopReason::OwnerDropped => {}
+            _ => expected.reports.push(Reported::PoolStopped(reason)),
+        }
+        expected.orders.push(Order::BeginStop);
+        expected.wakes_driver = true;
+    }
+
+    pub(super) fn stop(&mut self, reason: StopReason) {
+        let mut effects = Outcome::default();
+        self.machine.stop(reason, self.now, &mut effects);
+        let mut expected = Expected::default();
+        if self.stop.is_none() {
+            self.begin_stop(reason, &mut expected);
+            self.advance(&mut expected);
+        }
+        self.compare(effects, expected);
+    }
+
+    pub(super) fn kill(&mut self, reason: StopReason) {
+        let mut effects = Outcome::default();
+        self.machine.kill(reason, self.now, &mut effects);
+        let mut expected = Expected::default();
+        if self.stop.is_none() {
+            self.begin_stop(reason, &mut expected);
+        }
+        let phase = self.stop.as_ref().map(|stop| (stop.phase, stop.finished));
+        if !matches!(phase, Some((Phase::Kill, _) | (_, true))) {
+            self.enter_kill(&mut expected);
+        }
+        self.advance(&mut expected);
+        self.compare(effects, expected);
+    }
+
+    pub(super) fn enter_kill(&mut self, expected: &mut Expected) {
+        let now = self.now;
+        self.close_all(Queued::Reset, expected);
+        expected.orders.push(Order::Kill);
+        self.halt().enter(Phase::Kill, now);
+    }
+
+    pub(super) fn close_all(&mut self, queued: Queued, expected: &mut Expected) -> Close {
+        let reason = CloseReason::Stopped;
+        let close = Close { reason, queued };
+        for (id, door) in &mut self.doors {
+            if door.has_socket() {
+                expected.close.push((*id, close));
+                if door.socket == SocketState::Open {
+                    door.socket = SocketState::Closing(reason);
+                }
+            }
+        }
+        expected.wakes_driver = true;
+        close
+    }
+
+    pub(super) fn halt(&mut self) -> &mut Halt {
+        self.stop.as_mut().expect("a stop is under way")
+    }
+
+    /// Follows the stop as far as it is due.
+    pub(super) fn advance(&mut self, expected: &mut Expected) {
+        let now = self.now;
+        while let Some(stop) = self.stop.as_ref().filter(|stop| !stop.finished) {
+            let (none, lasted) = (self.known().is_empty(), now - stop.since);
+            let (plan, closing, queued) = (stop.plan, stop.closing, stop.queued());
+            match stop.phase {
+                Phase::LameDuck if lasted < plan.lame_duck && !none => return,
+                Phase::LameDuck => {
+                    let close = self.close_all(queued, expected);
+                    expected.orders.push(Order::CloseListeners(close));
+                    self.halt().enter(Phase::Grace, now);
+                    self.halt().closing = true;
+                }
+                _ if none => return self.finish(expected),
+                Phase::Grace if closing => {
+                    let waits = self.sockets() > 0 && lasted < ms(1000);
+                    if waits && queued == Queued::Accepted {
+                        return;
+                    }
+                    self.halt().closing = false;
+                    self.halt().since = now;
+                }
+                Phase::Grace => match plan.grace {
+                    Grace::Within(grace) if lasted >= grace => {
+                        if plan.shutdown == Shutdown::Kill {
+                            self.enter_kill(expected);
+                        } else {
+                            expected.orders.push(Order::Stop);
+                            expected.wakes_driver = true;
+                            self.halt().enter(Phase::Stop, now);
+                        }
+                    }
+                    _ => return,
+                },
+                Phase::Stop => match plan.shutdown {
+                    Shutdown::Within(time) if lasted >= time => self.enter_kill(expected),
+                    _ => return,
+                },
+                Phase::Kill => return,
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, expected: &mut Expected) {
+        let now = self.now;
+        let stop = self.halt();
+        stop.finished = true;
+        let killed = [Role::Acceptor, Role::Connection]
+            .map(|role| stop.count(role, Phase::Kill, EndKind::Killed));
+        let killed = killed.iter().sum();
+        if killed > 0 && stop.plan.shutdown != Shutdown::Kill {
+            let report = Reported::KilledWhileStopping(killed);
+            expected.reports.push(report);
+        }
+        if stop.stuck > 0 {
+            expected.reports.push(Reported::Stuck(stop.stuck));
+        }
+        expected.finished = Some(stop.report(now));
+        expected.wakes_driver = true;
+    }
+
+    /// The driver looks at all children, a few at a time.
+    pub(super) fn look(&mut self) {
+        let mut gone = Vec::new();
+        let listeners: Vec<_> = self.machine.listeners().map(|(id, _)| id).collect();
+        for listener in listeners {
+            let table = self.tables.get_mut(&listener).expect("its table");
+            let mut from = Some(0);
+            while let Some(cursor) = from {
+                from = self.machine.look(table, listener, (cursor, 2), &mut gone);
+            }
+        }
+        let (mut effects, now) = (Outcome::default(), self.now);
+        let looks = self.machine.looked(now, &mut effects);
+
+        let (mut stuck, mut moved) = (BTreeSet::new(), false);
+        for (id, known) in &mut self.children {
+            known.looks.push(known.control.polls);
+            let same = known.looks.iter().rev();
+            let same = same.take_while(|polls| **polls == known.control.polls);
+            match same.count() {
+                1 => moved = true,
+                same if same >= 5 && known.control.polls % 2 == 1 => {
+                    stuck.insert(*id);
+                }
+                _ => {}
+            }
+        }
+        let gone: BTreeSet<_> = gone.into_iter().map(|row| row.id).collect();
+        assert_eq!(gone, stuck);
+        self.children.retain(|id, _| !stuck.contains(id));
+        self.ended.extend(&stuck);
+        let mut expected = Expected::default();
+        self.halt().stuck += stuck.len();
+        self.advance(&mut expected);
+        self.compare(effects, expected);
+        let stop = self.halt();
+        if stop.finished {
+            return assert_eq!(looks, Looks::Over);
+        }
+        stop.looked = Some(now);
+        stop.rounds.push(std::mem::take(&mut stop.moved) || moved);
+        let last_four = stop.rounds.iter().rev().take(4);
+        let blocked = stop.rounds.len() >= 5 && last_four.clone().all(|moved| !moved);
+        if blocked {
+            assert_eq!(looks, Looks::Blocked);
+            self.give_up();
+        } else {
+            assert_eq!(looks, Looks::GoOn);
+        }
+    }
+
+    pub(super) fn give_up(&mut self) {
+        let (mut effects, now) = (Outcome::default(), self.now);
+        let known = self.known();
+        let rows = known
+            .iter()
+            .map(|id| self.tables.get_mut(id).expect("its table").abandon().len());
+        let stuck = rows.sum();
+        assert_eq!(stuck, self.children.len());
+        let listeners = self.machine.give_up(stuck, now, &mut effects);
+        assert_eq!(listeners.into_keys().collect::<Vec<_>>(), known);
+
+        self.ended
+            .extend(std::mem::take(&mut self.children).into_keys());
+        for listener in known {
+            let door = self.door(listener);
+            (door.forgotten, door.owed, door.outage) = (true, 0, None);
+        }
+        self.halt().stuck += stuck;
+        let mut expected = Expected::default();
+        self.advance(&mut expected);
+        self.compare(effects, expected);
+    }
+}

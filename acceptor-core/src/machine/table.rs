@@ -1,0 +1,593 @@
+//! The children of one listener: events go in, and what follows for the children comes out.
+//!
+//! Pure: no clock, no runtime, no future. `C` is the way to reach a child, `A` an
+//! address. Invariants: each child has a row from before its start until its
+//! end; the counts are those of the rows and of the acceptors still owed; an open
+//! listener has its number of acceptors; an end of a child without a row changes
+//! nothing; no call but `visit` takes time that grows with the number of children.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::backoff::StartBackoff;
+use super::child_end::{ChildEnd, Role};
+use super::slots::Slots;
+use super::stuck::{Found, Looked, Marked};
+use crate::id::{ChildId, ListenerId};
+use crate::report::{Event, Failure};
+use crate::status::AcceptorState;
+use crate::stop_report::EndKind;
+use crate::sync::DropCatching;
+
+/// One child.
+#[cfg_attr(test, derive(Clone))]
+pub(crate) struct Row<C, A> {
+    pub(crate) id: ChildId,
+    pub(crate) control: C,
+    /// Since when it has been what it is: an acceptor, or a connection.
+    pub(crate) since: Instant,
+    pub(crate) stage: Stage<A>,
+    backoff: StartBackoff,
+    looked: Looked,
+    /// Whether its beginning as a connection was reported, and its end is.
+    watched: Watched,
+}
+
+#[derive(Clone)]
+pub(crate) enum Stage<A> {
+    Acceptor(AcceptorState),
+    Connection(Peer<A>),
+}
+
+/// The addresses of a connection.
+#[derive(Clone)]
+pub(crate) struct Peer<A> {
+    pub(crate) peer_addr: A,
+    pub(crate) local_addr: A,
+}
+
+impl<C, A> Row<C, A> {
+    pub(crate) fn role(&self) -> Role {
+        match self.stage {
+            Stage::Connection(_) => Role::Connection,
+            Stage::Acceptor(_) => Role::Acceptor,
+        }
+    }
+
+    pub(crate) fn acceptor_state(&self) -> Option<AcceptorState> {
+        match self.stage {
+            Stage::Acceptor(state) => Some(state),
+            Stage::Connection(_) => None,
+        }
+    }
+
+    /// The report of an end, if it is one to report.
+    pub(super) fn report(&self, end: ChildEnd, now: Instant) -> Option<Event<A>>
+    where
+        A: Clone,
+    {
+        let (listener, child) = (self.id.listener_id(), self.id);
+        let start_error = matches!(end, ChildEnd::StartError(_));
+        let failure: Failure = end.failure()?;
+        Some(match &self.stage {
+            Stage::Connection(peer) => Event::ConnectionFailed {
+                listener,
+                child,
+                peer: peer.peer_addr.clone(),
+                age: now.saturating_duration_since(self.since),
+                failure,
+            },
+            Stage::Acceptor(_) if start_error => Event::StartError {
+                listener,
+                child,
+                failure,
+            },
+            Stage::Acceptor(_) => Event::AcceptorFailed {
+                listener,
+                child,
+                failure,
+            },
+        })
+    }
+}
+
+impl<C, A: Clone> Row<C, A> {
+    /// The report of the end of a connection whose beginning was reported (O4).
+    pub(super) fn ended(&self, kind: EndKind, now: Instant) -> Option<Event<A>> {
+        let (Stage::Connection(peer), Watched::Yes) = (&self.stage, self.watched) else {
+            return None;
+        };
+        Some(Event::ConnectionEnded {
+            listener: self.id.listener_id(),
+            child: self.id,
+            peer: peer.peer_addr.clone(),
+            age: now.saturating_duration_since(self.since),
+            kind,
+        })
+    }
+}
+
+/// How many children there are, by what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    pub(crate) connections: usize,
+    pub(crate) waiting: usize,
+    pub(crate) starting: usize,
+    pub(crate) terminating: usize,
+}
+
+impl Tally {
+    pub(crate) fn acceptors(&self) -> usize {
+        self.waiting + self.starting + self.terminating
+    }
+
+    fn of<A>(&mut self, stage: &Stage<A>) -> &mut usize {
+        match stage {
+            Stage::Connection(_) => &mut self.connections,
+            Stage::Acceptor(AcceptorState::Waiting) => &mut self.waiting,
+            Stage::Acceptor(AcceptorState::Terminating) => &mut self.terminating,
+            Stage::Acceptor(_) => &mut self.starting,
+        }
+    }
+}
+
+/// While `init` fails, one acceptor at a time tries again; the others are held until one accepts (B4).
+#[derive(Debug, Clone)]
+struct Outage {
+    backoff: StartBackoff,
+    probe: Option<ChildId>,
+}
+
+/// Whether the listener takes connections, and so keeps its number of acceptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    /// Nothing is accepted any longer: acceptors are not replaced.
+    Closed,
+}
+
+/// Whether the beginning and the end of a connection are reported (O4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    No,
+    Yes,
+}
+
+#[cfg_attr(test, derive(Clone))]
+pub(crate) struct Table<C, A> {
+    id: ListenerId,
+    rows: Slots<Row<C, A>>,
+    tally: Tally,
+    /// Acceptors that the listener has and that have no row yet.
+    owed: usize,
+    /// Rows that the accept loop is to start.
+    to_start: VecDeque<ChildId>,
+    /// Rows that start once another acceptor's `init` has succeeded, oldest first.
+    held: BTreeSet<ChildId>,
+    outage: Option<Outage>,
+    numbers: u64,
+    accepted: u64,
+    door: Door,
+    /// Whether connections that begin from now on are reported.
+    watched: Watched,
+    stopping: bool,
+    killed: bool,
+}
+
+/// A child that is to be started.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Starting<C> {
+    pub(crate) child: ChildId,
+    pub(crate) control: C,
+}
+
+/// What takes the place of an acceptor.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Replacement<C> {
+    /// Its `init` is to run.
+    Init(Starting<C>),
+    /// It has its state, and waits.
+    Waits(Starting<C>),
+    /// It is started by the driver, after this time.
+    Later(Starting<C>, Duration),
+    /// It starts once another acceptor's `init` has succeeded, or not at all.
+    None,
+}
+
+/// What becomes of an acceptor that has a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Became<C> {
+    Serves(Replacement<C>),
+    /// It serves, and is not replaced: the next acceptor is given back.
+    ServesLast(Next<C>),
+    /// It is not a child any longer: the pool ended without it.
+    Gone(Next<C>),
+}
+
+/// The next acceptor, made before the lock was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Next<C> {
+    pub(crate) control: C,
+    /// Whether it has its state already.
+    pub(crate) ready: bool,
+}
+
+/// An acceptor's `init` has succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// It waits.
+    Yes,
+    /// It waits; and others that were held are to be started.
+    Releases,
+    Gone,
+}
+
+impl<C: Clone, A> Table<C, A> {
+    /// The table of a listener that has just been added; its acceptors are owed.
+    pub(crate) fn new(id: ListenerId, acceptors: usize) -> Self {
+        Self {
+            id,
+            rows: Slots::default(),
+            tally: Tally::default(),
+            owed: acceptors,
+            to_start: VecDeque::new(),
+            held: BTreeSet::new(),
+            outage: None,
+            numbers: 0,
+            accepted: 0,
+            door: Door::Open,
+            watched: Watched::No,
+            stopping: false,
+            killed: false,
+        }
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            starting: self.tally.starting + self.owed,
+            ..self.tally
+        }
+    }
+
+    /// Whether acceptors have no row yet, and may still start.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.owed > 0 && self.is_open()
+    }
+
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.door == Door::Open && !self.killed
+    }
+
+    /// Whether the listener is closed and its last child has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.door == Door::Closed && self.rows.len() == 0
+    }
+
+    /// A stop has begun: from here on it counts each end.
+    pub(crate) fn begin_stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether connections that begin from now on are reported, and with their beginning their end (O4).
+    pub(crate) fn watch_ends(&mut self, all: bool) {
+        self.watched = if all { Watched::Yes } else { Watched::No };
+    }
+
+    /// From here on no child is started, and no acceptor becomes a connection.
+    pub(crate) fn kill(&mut self) {
+        self.killed = true;
+        self.stopping = true;
+    }
+
+    /// The socket is closed: acceptors are not replaced any longer. Returns how many were owed, and how they end.
+    pub(crate) fn close(&mut self) -> (usize, EndKind) {
+        self.door = Door::Closed;
+        self.to_start = VecDeque::new();
+        self.held = BTreeSet::new();
+        self.outage = None;
+        let kind = if self.killed {
+            EndKind::Killed
+        } else {
+            EndKind::Stopped
+        };
+        (std::mem::take(&mut self.owed), kind)
+    }
+
+    /// Takes all rows: their children are given up, and their ends are no longer seen.
+    pub(crate) fn abandon(&mut self) -> DropCatching<Slots<Row<C, A>>> {
+        self.close();
+        self.tally = Tally::default();
+        DropCatching::new(std::mem::take(&mut self.rows))
+    }
+
+    fn add(
+        &mut self,
+        state: AcceptorState,
+        control: C,
+        backoff: StartBackoff,
+        now: Instant,
+    ) -> ChildId {
+        self.numbers += 1;
+        let (listener, number) = (self.id, self.numbers);
+        let stage = Stage::Acceptor(state);
+        *self.tally.of(&stage) += 1;
+        let slot = self.rows.insert_with(|slot| Row {
+            id: ChildId::new(listener, number, slot),
+            control,
+            since: now,
+            stage,
+            backoff,
+            looked: Looked::default(),
+            watched: Watched::No,
+        });
+        ChildId::new(listener, number, slot)
+    }
+
+    fn row(&mut self, id: ChildId) -> Option<&mut Row<C, A>> {
+        self.rows.get_mut(id.slot).filter(|row| row.id == id)
+    }
+
+    /// The control of a child and its role; `None` if it has ended.
+    pub(crate) fn control(&self, id: ChildId) -> Option<(C, Option<AcceptorState>)> {
+        let row = self.rows.get(id.slot).filter(|row| row.id == id)?;
+        Some((row.control.clone(), row.acceptor_state()))
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn control_mut(&mut self, id: ChildId) -> Option<&mut C> {
+        Some(&mut self.row(id)?.control)
+    }
+
+    fn set_state(&mut self, id: ChildId, from: &[AcceptorState], to: AcceptorState) -> bool {
+        let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
+            return false;
+        };
+        match row.stage {
+            Stage::Acceptor(state) if from.contains(&state) => {}
+            _ => return false,
+        }
+        *self.tally.of(&row.stage) -= 1;
+        row.stage = Stage::Acceptor(to);
+        *self.tally.of(&row.stage) += 1;
+        true
+    }
+
+    /// Gives rows to at most `limit` acceptors that are owed, so that they can be listed.
+    pub(crate) fn give_rows(&mut self, limit: usize, now: Instant, mut make: impl FnMut() -> C) {
+        for _ in 0..limit.min(self.owed) {
+            self.owed -= 1;
+            let id = self.add(AcceptorState::Spaced, make(), StartBackoff::default(), now);
+            self.to_start.push_back(id);
+        }
+    }
+
+    /// At most `limit` acceptors that are to be started now, by the accept loop.
+    pub(crate) fn take_starts(
+        &mut self,
+        limit: usize,
+        now: Instant,
+        mut make: impl FnMut() -> C,
+    ) -> Vec<Starting<C>> {
+        let mut starts = Vec::new();
+        while starts.len() < limit && self.is_open() {
+            let child = match self.to_start.pop_front() {
+                None if self.outage.is_none() => self.held.pop_first(),
+                // The held not before one accepts (B4).
+                child => child,
+            };
+            let Some(child) = child else { break };
+            starts.extend(self.start(child));
+        }
+        while starts.len() < limit && self.owed > 0 && self.is_open() {
+            self.owed -= 1;
+            let control = make();
+            let child = self.add(
+                AcceptorState::Init,
+                control.clone(),
+                StartBackoff::default(),
+                now,
+            );
+            starts.push(Starting { child, control });
+        }
+        starts
+    }
+
+    /// A spaced acceptor whose time has come, unless it has ended meanwhile.
+    pub(crate) fn start(&mut self, child: ChildId) -> Option<Starting<C>> {
+        if !self.is_open() || !self.set_state(child, &[AcceptorState::Spaced], AcceptorState::Init)
+        {
+            return None;
+        }
+        let control = self.row(child)?.control.clone();
+        Some(Starting { child, control })
+    }
+
+    /// An acceptor that was just started is made anew; returns the way to it before, to be dropped outside of any lock.
+    pub(crate) fn renew(&mut self, start: &mut Starting<C>, control: C) -> Option<C> {
+        let row = self.row(start.child)?;
+        row.control = control.clone();
+        Some(std::mem::replace(&mut start.control, control))
+    }
+
+    /// An acceptor is through `init`, and waits.
+    pub(crate) fn waits(&mut self, id: ChildId) -> Waits {
+        if !self.set_state(id, &[AcceptorState::Init], AcceptorState::Waiting) {
+            return Waits::Gone;
+        }
+        if self.outage.take().is_none() || self.held.is_empty() {
+            return Waits::Yes;
+        }
+        Waits::Releases
+    }
+
+    /// An acceptor waits no longer, and terminates.
+    pub(crate) fn terminates(&mut self, id: ChildId) {
+        self.set_state(id, &[AcceptorState::Waiting], AcceptorState::Terminating);
+    }
+
+    /// An acceptor has a connection and becomes it (B5, Q3).
+    pub(crate) fn became(
+        &mut self,
+        id: ChildId,
+        peer: Peer<A>,
+        now: Instant,
+        next: Next<C>,
+    ) -> Became<C> {
+        if self.killed {
+            return Became::Gone(next);
+        }
+        let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
+            return Became::Gone(next);
+        };
+        *self.tally.of(&row.stage) -= 1;
+        row.stage = Stage::Connection(peer);
+        row.since = now;
+        row.watched = self.watched;
+        self.tally.connections += 1;
+        self.accepted += 1;
+        if !self.is_open() {
+            return Became::ServesLast(next);
+        }
+        let Next { control, ready } = next;
+        let backoff = StartBackoff::default();
+        Became::Serves(if ready {
+            let child = self.add(AcceptorState::Waiting, control.clone(), backoff, now);
+            Replacement::Waits(Starting { child, control })
+        } else if self.outage.is_some() {
+            self.retry(control, backoff, now)
+        } else {
+            let child = self.add(AcceptorState::Init, control.clone(), backoff, now);
+            Replacement::Init(Starting { child, control })
+        })
+    }
+
+    /// During an outage: the acceptor that tries again, if there is none; else one that is held.
+    fn retry(&mut self, control: C, backoff: StartBackoff, now: Instant) -> Replacement<C> {
+        let child = self.add(AcceptorState::Spaced, control.clone(), backoff, now);
+        match &mut self.outage {
+            Some(outage) if outage.probe.is_none() => {
+                outage.probe = Some(child);
+                Replacement::Later(Starting { child, control }, outage.backoff.delay())
+            }
+            _ => {
+                self.held.insert(child);
+                Replacement::None
+            }
+        }
+    }
+
+    /// A connection has ended well. `None`, and nothing done, if more could follow from it than that it is gone.
+    pub(crate) fn left(&mut self, id: ChildId) -> Option<DropCatching<Row<C, A>>> {
+        if self.stopping || self.door == Door::Closed {
+            return None;
+        }
+        let row = self.row(id)?;
+        if row.role() == Role::Acceptor || row.watched == Watched::Yes {
+            return None;
+        }
+        self.remove(id)
+    }
+
+    /// Takes a child out of the table, and out of the counts.
+    pub(super) fn remove(&mut self, id: ChildId) -> Option<DropCatching<Row<C, A>>> {
+        self.row(id)?;
+        let row = DropCatching::new(self.rows.remove(id.slot)?);
+        *self.tally.of(&row.stage) -= 1;
+        self.held.remove(&id);
+        if let Some(outage) = &mut self.outage {
+            if outage.probe == Some(id) {
+                outage.probe = None;
+            }
+        }
+        Some(row)
+    }
+
+    /// What takes the place of an acceptor that has ended, and whose row is removed.
+    pub(super) fn replace(
+        &mut self,
+        gone: &Row<C, A>,
+        end: AcceptorEnd,
+        now: Instant,
+        control: C,
+    ) -> Replacement<C> {
+        let mut backoff = StartBackoff::default();
+        if end == AcceptorEnd::StartError && self.outage.is_none() {
+            self.outage = Some(Outage {
+                backoff,
+                probe: None,
+            });
+        }
+        if self.outage.is_some() {
+            return self.retry(control, backoff, now);
+        }
+        let delay = match end {
+            AcceptorEnd::Repeats | AcceptorEnd::Lost => {
+                backoff = gone.backoff;
+                backoff.delay()
+            }
+            AcceptorEnd::StartError | AcceptorEnd::Other => Duration::ZERO,
+        };
+        if end == AcceptorEnd::Lost || !delay.is_zero() {
+            let child = self.add(AcceptorState::Spaced, control.clone(), backoff, now);
+            return Replacement::Later(Starting { child, control }, delay);
+        }
+        let child = self.add(AcceptorState::Init, control.clone(), backoff, now);
+        Replacement::Init(Starting { child, control })
+    }
+
+    /// Visits children from a slot on, looking at no more than `limit` slots; returns where to go on, if anywhere.
+    pub(crate) fn visit(
+        &mut self,
+        from: usize,
+        limit: usize,
+        mut visit: impl FnMut(&Row<C, A>),
+    ) -> Option<usize> {
+        self.rows.visit(from, limit, |_, row| visit(row))
+    }
+
+    /// Looks at children after the kill: those that are stuck, whether any other moved, and where to go on.
+    pub(crate) fn look(&mut self, from: usize, limit: usize) -> (Vec<ChildId>, bool, Option<usize>)
+    where
+        C: Marked,
+    {
+        let (mut stuck, mut moved) = (Vec::new(), false);
+        let next = self.rows.visit(from, limit, |_, row| {
+            match row.looked.look(row.control.mark()) {
+                Found::Moved => moved = true,
+                Found::Still => {}
+                Found::Stuck => stuck.push(row.id),
+            }
+        });
+        (stuck, moved, next)
+    }
+}
+
+/// How an acceptor ended, as far as its replacement is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AcceptorEnd {
+    StartError,
+    /// The same could follow at once: starts are spaced (B3, B6).
+    Repeats,
+    /// Its runtime dropped it, perhaps from within a spawn: only the driver may start another.
+    Lost,
+    Other,
+}
+
+impl AcceptorEnd {
+    pub(super) fn of(end: &ChildEnd) -> Self {
+        match end {
+            ChildEnd::StartError(_) => Self::StartError,
+            ChildEnd::Lost => Self::Lost,
+            end if end.needs_spacing() => Self::Repeats,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

@@ -1,0 +1,571 @@
+//! The children of one listener, as scripts.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::*;
+use crate::policy::ConnectionReports;
+
+const LISTENER: ListenerId = ListenerId {
+    sequence: 3,
+    pool: crate::id::PoolId::NONE,
+};
+
+const PEER: Peer<()> = Peer {
+    peer_addr: (),
+    local_addr: (),
+};
+
+/// The polls of a child, which tests set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Polls(Rc<Cell<u32>>);
+
+impl Marked for Polls {
+    fn mark(&self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// How a child is replaced, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Its `init` runs.
+    Init(u64),
+    Waits(u64),
+    /// It starts after this many milliseconds.
+    Later(u64, u128),
+    /// It is held, or there is none.
+    None,
+}
+
+use AcceptorEnd::{Lost, Other, Repeats, StartError};
+use Then::{Init, Later};
+
+struct Bench {
+    table: Table<Polls, ()>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(acceptors: usize) -> Self {
+        Self {
+            table: Table::new(LISTENER, acceptors),
+            now: Instant::now(),
+        }
+    }
+
+    /// With all its acceptors in `init`.
+    fn started(acceptors: usize) -> Self {
+        let mut bench = Self::new(acceptors);
+        assert_eq!(bench.starts(acceptors).len(), acceptors);
+        bench
+    }
+
+    fn id(&mut self, number: u64) -> ChildId {
+        let mut found = None;
+        self.visit(100, |row| {
+            if row.id.number == number {
+                found = Some(row.id);
+            }
+        });
+        found.expect("the child has a row")
+    }
+
+    fn visit(&mut self, limit: usize, mut visit: impl FnMut(&Row<Polls, ()>)) {
+        let mut from = Some(0);
+        while let Some(cursor) = from {
+            from = self.table.visit(cursor, limit, &mut visit);
+        }
+    }
+
+    /// The numbers of the acceptors that the accept loop starts.
+    fn starts(&mut self, limit: usize) -> Vec<u64> {
+        let starts = self.table.take_starts(limit, self.now, Polls::default);
+        starts.iter().map(|start| start.child.number).collect()
+    }
+
+    #[track_caller]
+    fn start_spaced(&mut self, number: u64) {
+        let id = self.id(number);
+        let start = self.table.start(id).expect("it is spaced");
+        assert_eq!(start.child, id);
+        assert!(self.table.start(id).is_none(), "it was started");
+    }
+
+    #[track_caller]
+    fn waits(&mut self, number: u64, expected: Waits) {
+        let id = self.id(number);
+        assert_eq!(self.table.waits(id), expected);
+    }
+
+    fn then(replacement: Replacement<Polls>) -> Then {
+        match replacement {
+            Replacement::Init(start) => Then::Init(start.child.number),
+            Replacement::Waits(start) => Then::Waits(start.child.number),
+            Replacement::Later(start, delay) => Then::Later(start.child.number, delay.as_millis()),
+            Replacement::None => Then::None,
+        }
+    }
+
+    /// An acceptor ends, and is replaced.
+    #[track_caller]
+    fn ends(&mut self, number: u64, end: AcceptorEnd, then: Then) {
+        let id = self.id(number);
+        let gone = self.table.remove(id).expect("it has a row");
+        let replacement = self.table.replace(&gone, end, self.now, Polls::default());
+        assert_eq!(Self::then(replacement), then);
+    }
+
+    fn became(&mut self, number: u64, ready: bool) -> Became<Polls> {
+        let (id, now) = (self.id(number), self.now);
+        let next = Next {
+            control: Polls::default(),
+            ready,
+        };
+        self.table.became(id, PEER, now, next)
+    }
+
+    /// A waiting acceptor has a connection, and is replaced.
+    #[track_caller]
+    fn serves(&mut self, number: u64, ready: bool, then: Then) {
+        match self.became(number, ready) {
+            Became::Serves(replacement) => assert_eq!(Self::then(replacement), then),
+            Became::ServesLast(_) | Became::Gone(_) => panic!("it is replaced"),
+        }
+    }
+
+    #[track_caller]
+    fn tally(&self, [connections, waiting, starting, terminating]: [usize; 4]) {
+        let expected = Tally {
+            connections,
+            waiting,
+            starting,
+            terminating,
+        };
+        assert_eq!(self.table.tally(), expected);
+    }
+
+    /// The acceptors, each with its state.
+    fn states(&mut self) -> Vec<(u64, AcceptorState)> {
+        let mut states = Vec::new();
+        self.visit(100, |row| {
+            states.extend(row.acceptor_state().map(|state| (row.id.number, state)));
+        });
+        states.sort_by_key(|(number, _)| *number);
+        states
+    }
+}
+
+#[test]
+fn owed_acceptors_are_counted_and_start_in_batches() {
+    let mut bench = Bench::new(130);
+    bench.tally([0, 0, 130, 0]);
+    for batch in [1..=64, 65..=128, 129..=130] {
+        assert!(bench.table.is_owed());
+        assert_eq!(bench.starts(64), batch.collect::<Vec<_>>());
+        bench.tally([0, 0, 130, 0]);
+    }
+    assert!(!bench.table.is_owed());
+    assert_eq!(bench.starts(64), []);
+}
+
+#[test]
+fn listed_acceptors_are_spaced_and_start_first() {
+    let mut bench = Bench::new(5);
+    bench.table.give_rows(2, bench.now, Polls::default);
+    let spaced = AcceptorState::Spaced;
+    assert_eq!(bench.states(), [(1, spaced), (2, spaced)]);
+    bench.tally([0, 0, 5, 0]);
+    assert_eq!(bench.starts(1), [1]);
+    assert_eq!(bench.starts(3), [2, 3, 4]);
+    bench.table.give_rows(9, bench.now, Polls::default);
+    assert_eq!(bench.states().len(), 5);
+    assert_eq!(bench.starts(9), [5]);
+    bench.tally([0, 0, 5, 0]);
+}
+
+#[test]
+fn acceptors_are_owed_until_they_have_rows_or_may_not_start() {
+    let mut bench = Bench::new(1);
+    assert!(bench.table.is_owed());
+    bench.starts(1);
+    assert!(!bench.table.is_owed());
+    for end in [Table::kill, |table: &mut Table<_, _>| drop(table.abandon())] {
+        let mut bench = Bench::new(1);
+        end(&mut bench.table);
+        assert!(!bench.table.is_owed());
+    }
+}
+
+#[test]
+fn renewed_acceptor_is_the_same_with_another_control() {
+    let mut bench = Bench::new(1);
+    let made = Polls::default();
+    let make = || made.clone();
+    let mut start = bench.table.take_starts(1, bench.now, make).remove(0);
+    let anew = Polls::default();
+    let before = bench.table.renew(&mut start, anew.clone());
+    assert!(before.is_some_and(|before| Rc::ptr_eq(&before.0, &made.0)));
+    assert!(Rc::ptr_eq(&start.control.0, &anew.0));
+    let (control, state) = bench.table.control(start.child).expect("it has a row");
+    assert!(Rc::ptr_eq(&control.0, &anew.0));
+    assert_eq!(state, Some(AcceptorState::Init));
+    bench.table.remove(start.child);
+    assert!(bench.table.renew(&mut start, Polls::default()).is_none());
+    assert!(Rc::ptr_eq(&start.control.0, &anew.0));
+}
+
+#[test]
+fn acceptor_that_is_listed_and_ends_is_not_started() {
+    let mut bench = Bench::new(2);
+    bench.table.give_rows(2, bench.now, Polls::default);
+    bench.ends(1, Other, Init(3));
+    assert_eq!(bench.starts(9), [2]);
+}
+
+#[test]
+fn states_of_an_acceptor_are_counted() {
+    let mut bench = Bench::started(2);
+    bench.tally([0, 0, 2, 0]);
+    bench.waits(1, Waits::Yes);
+    bench.tally([0, 1, 1, 0]);
+    bench.serves(1, false, Init(3));
+    bench.tally([1, 0, 2, 0]);
+    assert_eq!(bench.table.accepted(), 1);
+    bench.waits(2, Waits::Yes);
+    let second = bench.id(2);
+    bench.table.terminates(second);
+    bench.tally([1, 0, 1, 1]);
+    assert_eq!(bench.table.waits(second), Waits::Gone);
+    bench.ends(2, Other, Init(4));
+    bench.tally([1, 0, 2, 0]);
+    assert_eq!(bench.table.tally().acceptors(), 2);
+    assert_eq!(bench.table.waits(second), Waits::Gone);
+    assert!(bench.table.control(second).is_none());
+}
+
+/// Three acceptors are in `init` when the first of them fails: one at a time tries again, and the others are held
+/// until one accepts (B4).
+#[test]
+fn outage_has_one_retry_at_a_time() {
+    let mut bench = Bench::started(3);
+    bench.ends(1, StartError, Later(4, 0));
+    bench.tally([0, 0, 3, 0]);
+    bench.ends(2, StartError, Then::None);
+    bench.start_spaced(4);
+    bench.ends(4, StartError, Later(6, 1));
+    let (spaced, init) = (AcceptorState::Spaced, AcceptorState::Init);
+    assert_eq!(bench.states(), [(3, init), (5, spaced), (6, spaced)]);
+    assert_eq!(bench.starts(9), []);
+    bench.start_spaced(6);
+    bench.ends(6, StartError, Later(7, 2));
+    bench.ends(3, StartError, Then::None);
+    assert_eq!(bench.starts(9), []);
+    bench.tally([0, 0, 3, 0]);
+    bench.start_spaced(7);
+    bench.waits(7, Waits::Releases);
+    bench.tally([0, 1, 2, 0]);
+    assert_eq!(bench.starts(9), [5, 8]);
+    bench.waits(5, Waits::Yes);
+    bench.waits(8, Waits::Yes);
+    bench.tally([0, 3, 0, 0]);
+}
+
+#[test]
+fn outage_ends_with_any_init_that_succeeds() {
+    let mut bench = Bench::started(3);
+    bench.ends(1, StartError, Later(4, 0));
+    bench.ends(2, StartError, Then::None);
+    bench.waits(3, Waits::Releases);
+    // The retry goes on as any other, also if it fails: that is an outage of its own.
+    bench.start_spaced(4);
+    bench.ends(4, StartError, Later(6, 0));
+    assert_eq!(bench.starts(9), [], "held again, before it was started");
+    bench.start_spaced(6);
+    bench.waits(6, Waits::Releases);
+    assert_eq!(bench.starts(9), [5]);
+}
+
+#[test]
+fn retries_double_to_a_second_until_one_accepts() {
+    let mut bench = Bench::started(1);
+    for _ in 0..2 {
+        let delays = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000];
+        for delay in delays {
+            let (number, _) = bench.states()[0];
+            bench.ends(number, StartError, Later(number + 1, delay));
+            bench.start_spaced(number + 1);
+        }
+        let (number, _) = bench.states()[0];
+        bench.waits(number, Waits::Yes);
+    }
+}
+
+#[test]
+fn retry_that_ends_without_an_error_is_followed_by_the_next() {
+    for end in [Other, Repeats, Lost, StartError] {
+        let mut bench = Bench::started(2);
+        bench.ends(1, StartError, Later(3, 0));
+        bench.ends(3, end, Later(4, 1));
+        bench.start_spaced(4);
+        bench.ends(4, end, Later(5, 2));
+        // Another that ends is held, not spaced.
+        bench.ends(2, end, Then::None);
+        bench.tally([0, 0, 2, 0]);
+    }
+}
+
+#[test]
+fn connections_of_an_outage_are_replaced_after_it() {
+    let mut bench = Bench::started(3);
+    bench.waits(1, Waits::Yes);
+    bench.waits(2, Waits::Yes);
+    bench.ends(3, StartError, Later(4, 0));
+    bench.serves(1, false, Then::None);
+    // One that needs no `init` waits at once, and says nothing about `init`.
+    bench.serves(2, true, Then::Waits(6));
+    bench.tally([2, 1, 2, 0]);
+    assert_eq!(bench.starts(9), []);
+    bench.start_spaced(4);
+    bench.waits(4, Waits::Releases);
+    assert_eq!(bench.starts(9), [5]);
+    bench.tally([2, 2, 1, 0]);
+}
+
+#[test]
+fn connection_of_an_outage_without_a_retry_is_replaced_by_one() {
+    let mut bench = Bench::started(2);
+    bench.waits(1, Waits::Yes);
+    bench.ends(2, StartError, Later(3, 0));
+    let retry = bench.id(3);
+    bench.table.remove(retry);
+    bench.serves(1, false, Later(4, 1));
+}
+
+#[test]
+fn held_acceptor_that_ends_is_not_waited_for() {
+    let mut bench = Bench::started(2);
+    bench.ends(1, StartError, Later(3, 0));
+    bench.ends(2, StartError, Then::None);
+    let held = bench.id(4);
+    bench.table.remove(held);
+    bench.start_spaced(3);
+    bench.waits(3, Waits::Yes);
+    assert_eq!(bench.starts(9), []);
+}
+
+#[test]
+fn repeated_starts_are_spaced_and_lost_ones_are_the_drivers() {
+    let mut bench = Bench::started(1);
+    bench.ends(1, Repeats, Init(2));
+    bench.ends(2, Repeats, Later(3, 1));
+    bench.start_spaced(3);
+    bench.ends(3, Lost, Later(4, 2));
+    bench.start_spaced(4);
+    bench.ends(4, Other, Init(5));
+    bench.ends(5, Lost, Later(6, 0));
+}
+
+#[test]
+fn spaced_acceptor_starts_once_and_only_on_an_open_listener() {
+    let spaced = || {
+        let mut bench = Bench::started(1);
+        bench.ends(1, Lost, Later(2, 0));
+        let id = bench.id(2);
+        (bench, id)
+    };
+    let (mut bench, _) = spaced();
+    bench.start_spaced(2);
+    let (mut bench, id) = spaced();
+    bench.table.close();
+    assert!(bench.table.start(id).is_none());
+    let (mut bench, id) = spaced();
+    bench.table.kill();
+    assert!(bench.table.start(id).is_none());
+    let (mut bench, id) = spaced();
+    bench.table.remove(id);
+    assert!(bench.table.start(id).is_none());
+}
+
+#[test]
+fn connection_of_a_closed_listener_is_the_last() {
+    let mut bench = Bench::started(1);
+    bench.waits(1, Waits::Yes);
+    bench.table.close();
+    assert!(matches!(bench.became(1, true), Became::ServesLast(_)));
+    bench.tally([1, 0, 0, 0]);
+    assert_eq!(bench.table.accepted(), 1);
+}
+
+#[test]
+fn no_acceptor_of_a_killed_listener_becomes_a_connection() {
+    let mut bench = Bench::started(1);
+    bench.waits(1, Waits::Yes);
+    bench.table.kill();
+    assert!(matches!(bench.became(1, true), Became::Gone(_)));
+    bench.tally([0, 1, 0, 0]);
+    assert_eq!(bench.table.accepted(), 0);
+    assert!(!bench.table.is_open());
+}
+
+use ConnectionReports::{All, Failures};
+
+/// Whether a connection that ends well is taken out at once.
+#[track_caller]
+fn check_left(
+    reports: ConnectionReports,
+    before: impl FnOnce(&mut Table<Polls, ()>),
+    expected: bool,
+) {
+    let mut bench = Bench::started(1);
+    bench.waits(1, Waits::Yes);
+    bench.table.watch_ends(reports == All);
+    bench.serves(1, false, Init(2));
+    let (connection, acceptor) = (bench.id(1), bench.id(2));
+    before(&mut bench.table);
+    let left = bench.table.left(connection);
+    assert_eq!(left.map(|row| row.id), expected.then_some(connection));
+    bench.tally([usize::from(!expected), 0, 1, 0]);
+    if expected {
+        assert!(bench.table.left(connection).is_none());
+    }
+    assert!(bench.table.left(acceptor).is_none());
+}
+
+#[test]
+fn connection_leaves_at_once_unless_more_could_follow() {
+    check_left(Failures, |_| {}, true);
+    check_left(Failures, Table::begin_stop, false);
+    check_left(Failures, Table::kill, false);
+    check_left(Failures, |table| assert_eq!(table.close().0, 0), false);
+}
+
+#[test]
+fn end_is_reported_if_the_beginning_was() {
+    check_left(All, |_| {}, false);
+    check_left(All, |table| table.watch_ends(false), false);
+    check_left(Failures, |table| table.watch_ends(true), true);
+}
+
+#[test]
+fn close_gives_up_the_owed_and_the_held() {
+    for (kill, kind) in [(false, EndKind::Stopped), (true, EndKind::Killed)] {
+        let mut bench = Bench::new(6);
+        bench.starts(2);
+        bench.table.give_rows(1, bench.now, Polls::default);
+        bench.ends(1, StartError, Later(4, 0));
+        bench.ends(2, StartError, Then::None);
+        if kill {
+            bench.table.kill();
+        }
+        assert_eq!(bench.table.close(), (3, kind));
+        bench.tally([0, 0, 3, 0]);
+        assert!(!bench.table.is_open() && !bench.table.is_owed());
+        assert_eq!(bench.starts(9), []);
+        assert_eq!(bench.table.close().0, 0);
+    }
+}
+
+#[test]
+fn table_is_over_once_it_is_closed_and_empty() {
+    let mut bench = Bench::started(1);
+    bench.waits(1, Waits::Yes);
+    bench.serves(1, true, Then::Waits(2));
+    assert!(!bench.table.is_over());
+    bench.table.close();
+    for number in [1, 2] {
+        assert!(!bench.table.is_over());
+        let id = bench.id(number);
+        bench.table.remove(id);
+    }
+    assert!(bench.table.is_over());
+    // One that is open has a listener, whether or not it has children.
+    assert!(!Bench::new(1).table.is_over());
+}
+
+#[test]
+fn abandoned_table_is_over_and_owes_nothing() {
+    let mut bench = Bench::new(9);
+    bench.starts(3);
+    assert_eq!(bench.table.abandon().len(), 3);
+    bench.tally([0; 4]);
+    assert!(bench.table.is_over() && !bench.table.is_owed());
+    assert_eq!(bench.starts(9), []);
+}
+
+#[test]
+fn visit_takes_no_more_than_its_limit() {
+    let mut bench = Bench::started(200);
+    for limit in [1, 7, 200, 1000] {
+        let (mut seen, mut from) = (Vec::new(), Some(0));
+        while let Some(cursor) = from {
+            let before = seen.len();
+            from = bench
+                .table
+                .visit(cursor, limit, |row| seen.push(row.id.number));
+            assert!(seen.len() - before <= limit);
+        }
+        assert_eq!(seen, (1..=200).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn look_finds_the_stuck_and_whether_others_moved() {
+    let mut bench = Bench::started(3);
+    let mut polls = Vec::new();
+    bench.visit(100, |row| polls.push(row.control.0.clone()));
+    polls[1].set(7);
+    let stuck = bench.id(2);
+    for (look, (moves, found)) in [
+        (true, &[][..]),
+        (false, &[]),
+        (true, &[]),
+        (false, &[]),
+        (true, &[stuck]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if moves && look > 0 {
+            polls[0].set(polls[0].get() + 2);
+        }
+        let (all, moved, next) = bench.table.look(0, 100);
+        assert_eq!((all.as_slice(), moved, next), (found, moves, None));
+    }
+}
+
+#[test]
+fn look_takes_no_more_than_its_limit() {
+    let mut bench = Bench::started(3);
+    let (stuck, moved, next) = bench.table.look(0, 2);
+    assert_eq!((stuck, moved, next), (Vec::new(), true, Some(2)));
+    // The third is seen for the first time, the others for the second.
+    assert_eq!(bench.table.look(0, 2), (Vec::new(), false, Some(2)));
+    assert_eq!(bench.table.look(2, 2), (Vec::new(), true, None));
+}
+
+#[test]
+fn report_of_an_end_names_the_child_and_its_age() {
+    let mut bench = Bench::started(1);
+    bench.waits(1, Waits::Yes);
+    bench.now += Duration::from_secs(1);
+    bench.table.watch_ends(true);
+    bench.serves(1, false, Init(2));
+    let (id, later) = (bench.id(1), bench.now + Duration::from_secs(2));
+    let row = bench.table.remove(id).expect("it serves");
+    let report = row.report(ChildEnd::Killed, later);
+    let Some(Event::ConnectionFailed { child, age, .. }) = report else {
+        panic!("a killed connection is reported");
+    };
+    assert_eq!((child, age), (id, Duration::from_secs(2)));
+    assert!(row.report(ChildEnd::Normal, later).is_none());
+    let Some(Event::ConnectionEnded { kind, age, .. }) = row.ended(EndKind::Clean, later) else {
+        panic!("it was a connection");
+    };
+    assert_eq!((kind, age), (EndKind::Clean, Duration::from_secs(2)));
+    let acceptor = bench.id(2);
+    let row = bench.table.remove(acceptor).expect("it is in `init`");
+    assert!(row.ended(EndKind::Stopped, later).is_none());
+    let report = row.report(ChildEnd::Lost, later);
+    assert!(matches!(report, Some(Event::AcceptorFailed { .. })));
+}

@@ -1,0 +1,381 @@
+//! How an accept loop hears from the rest of the pool: acceptors that begin to wait, and news.
+//!
+//! Invariants: acceptors are collected in the order in which they arrived (L6); a
+//! closed inbox gives back an acceptor that comes too late; the accept loop is woken
+//! for an arrival only if it has no other waiter, or for an earlier timeout (L5).
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Instant;
+
+use crate::machine::effects::{Close, Queued};
+use crate::sync::{Mutex, TaskWaker, lock};
+
+pub(crate) struct Inbox<T> {
+    state: Mutex<InboxState<T>>,
+}
+
+struct InboxState<T> {
+    arrived: VecDeque<T>,
+    news: News,
+    closed: bool,
+    demand: Demand,
+    /// The accept loop's timer will wake it then.
+    timer: Option<Instant>,
+    waker: TaskWaker,
+}
+
+/// What an accept loop is to do besides accepting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct News {
+    /// Acceptors are to be started.
+    pub(crate) starts: bool,
+    /// A waiting acceptor was commanded to end.
+    pub(crate) commanded: bool,
+    /// A connection has ended while the listener pauses: a descriptor may be free (A2).
+    pub(crate) resume: bool,
+    /// The listener is to close.
+    pub(crate) close: Option<Close>,
+}
+
+/// Whether the accept loop has an acceptor that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Demand {
+    Satisfied,
+    Hungry,
+}
+
+impl<T> Inbox<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(InboxState {
+                arrived: VecDeque::new(),
+                // Those that the listener is added with.
+                news: News {
+                    starts: true,
+                    ..News::default()
+                },
+                closed: false,
+                demand: Demand::Satisfied,
+                timer: None,
+                waker: TaskWaker::default(),
+            }),
+        }
+    }
+
+    /// An acceptor begins to wait; it is given back if the inbox is closed.
+    pub(crate) fn push(&self, waiter: T, deadline: Option<Instant>) -> Result<(), T> {
+        let waker = {
+            let mut state = lock(&self.state);
+            if state.closed {
+                return Err(waiter);
+            }
+            state.arrived.push_back(waiter);
+            let timer = state.timer;
+            let sooner = deadline.is_some_and(|at| timer.is_none_or(|timer| at < timer));
+            let demand = std::mem::replace(&mut state.demand, Demand::Satisfied);
+            if sooner || demand == Demand::Hungry {
+                state.waker.clone()
+            } else {
+                TaskWaker::default()
+            }
+        };
+        waker.wake();
+        Ok(())
+    }
+
+    /// Takes what arrived into `arrived`, which is empty, for an accept loop that will collect again before it sleeps.
+    pub(crate) fn take_arrived(&self, arrived: &mut VecDeque<T>) {
+        let mut state = lock(&self.state);
+        if !state.arrived.is_empty() {
+            std::mem::swap(arrived, &mut state.arrived);
+        }
+    }
+
+    pub(crate) fn starts(&self) {
+        self.announce(|news| news.starts = true);
+    }
+
+    pub(crate) fn commanded(&self) {
+        self.announce(|news| news.commanded = true);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.announce(|news| news.resume = true);
+    }
+
+    /// The first reason counts; a close that takes no queued connections overrules one that does.
+    pub(crate) fn close(&self, close: Close) {
+        self.announce(|news| match &mut news.close {
+            None => news.close = Some(close),
+            Some(known) if close.queued == Queued::Reset => known.queued = Queued::Reset,
+            Some(_) => {}
+        });
+    }
+
+    fn announce(&self, announce: impl FnOnce(&mut News)) {
+        let waker = {
+            let mut state = lock(&self.state);
+            announce(&mut state.news);
+            state.waker.clone()
+        };
+        waker.wake();
+    }
+
+    /// Takes what arrived into `arrived`, which is empty, and the news. `known` is whether an acceptor waits already.
+    pub(crate) fn collect(
+        &self,
+        arrived: &mut VecDeque<T>,
+        known: bool,
+        timer: Option<Instant>,
+        waker: &Waker,
+    ) -> News {
+        let mut state = lock(&self.state);
+        let _replaced = state.waker.register(waker);
+        if !state.arrived.is_empty() {
+            std::mem::swap(arrived, &mut state.arrived);
+        }
+        state.demand = if known || !arrived.is_empty() {
+            Demand::Satisfied
+        } else {
+            Demand::Hungry
+        };
+        state.timer = timer;
+        let news = state.news;
+        // A close stays.
+        state.news = News {
+            close: news.close,
+            ..News::default()
+        };
+        drop(state);
+        news
+    }
+
+    /// From here on nothing arrives; returns the last that did.
+    pub(crate) fn shut(&self) -> VecDeque<T> {
+        let (arrived, _waker) = {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            (std::mem::take(&mut state.arrived), state.waker.take())
+        };
+        arrived
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::machine::command::CloseReason;
+    use crate::sync::testing::WakeCounter;
+
+    const NONE: News = News {
+        starts: false,
+        commanded: false,
+        resume: false,
+        close: None,
+    };
+
+    const CLOSED: Close = Close {
+        reason: CloseReason::Closed,
+        queued: Queued::Accepted,
+    };
+
+    /// An inbox, the accept loop that reads it, and the waiters that it has.
+    struct Bench {
+        inbox: Inbox<u8>,
+        accept_loop: WakeCounter,
+        queue: VecDeque<u8>,
+        now: Instant,
+    }
+
+    impl Bench {
+        /// The acceptors that a listener is added with are to be started; that is read already.
+        fn new() -> Self {
+            let mut bench = Self {
+                inbox: Inbox::new(),
+                accept_loop: WakeCounter::new(),
+                queue: VecDeque::new(),
+                now: Instant::now(),
+            };
+            let starts = News {
+                starts: true,
+                ..NONE
+            };
+            bench.collect(None, starts, &[]);
+            bench
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.now + Duration::from_millis(ms)
+        }
+
+        /// The accept loop reads, with a timer for then.
+        #[track_caller]
+        fn collect(&mut self, timer: Option<Instant>, news: News, queue: &[u8]) {
+            let (waker, known) = (self.accept_loop.waker(), !self.queue.is_empty());
+            let mut arrived = VecDeque::new();
+            let seen = self.inbox.collect(&mut arrived, known, timer, waker);
+            self.queue.extend(arrived);
+            assert_eq!((seen, &self.queue), (news, &queue.to_vec().into()));
+        }
+
+        /// An acceptor begins to wait; how often the accept loop was woken by then.
+        #[track_caller]
+        fn push(&self, number: u8, deadline: Option<Instant>, wakes: usize) {
+            assert_eq!(self.inbox.push(number, deadline), Ok(()));
+            assert_eq!(self.accept_loop.wakes(), wakes);
+        }
+    }
+
+    #[test]
+    fn arrival_wakes_an_accept_loop_without_a_waiter() {
+        let mut bench = Bench::new();
+        bench.push(1, None, 1);
+        bench.push(2, None, 1);
+        bench.collect(None, NONE, &[1, 2]);
+        bench.push(3, None, 1);
+        bench.collect(None, NONE, &[1, 2, 3]);
+        bench.queue.clear();
+        bench.collect(None, NONE, &[]);
+        bench.push(4, None, 2);
+    }
+
+    #[test]
+    fn arrival_wakes_an_accept_loop_whose_timer_is_too_late() {
+        let mut bench = Bench::new();
+        bench.queue.push_back(0);
+        bench.collect(None, NONE, &[0]);
+        bench.push(1, Some(bench.at(20)), 1);
+        bench.collect(Some(bench.at(20)), NONE, &[0, 1]);
+        bench.push(2, Some(bench.at(21)), 1);
+        bench.push(3, Some(bench.at(20)), 1);
+        bench.push(4, None, 1);
+        bench.push(5, Some(bench.at(19)), 2);
+    }
+
+    #[test]
+    fn arrivals_are_taken_ahead_of_the_next_read() {
+        let mut bench = Bench::new();
+        bench.push(1, None, 1);
+        bench.inbox.take_arrived(&mut bench.queue);
+        assert_eq!(bench.queue, [1]);
+        bench.queue.push_back(2);
+        bench.push(3, None, 1);
+        bench.collect(None, NONE, &[1, 2, 3]);
+    }
+
+    /// News wakes the accept loop, whether or not it has a waiter, and is read once.
+    #[track_caller]
+    fn check_news(announce: fn(&Inbox<u8>), news: News) {
+        for queue in [&[][..], &[0]] {
+            let mut bench = Bench::new();
+            bench.queue.extend(queue);
+            bench.collect(None, NONE, queue);
+            announce(&bench.inbox);
+            assert_eq!(bench.accept_loop.wakes(), 1);
+            announce(&bench.inbox);
+            bench.collect(None, news, queue);
+            bench.collect(None, NONE, queue);
+        }
+    }
+
+    #[test]
+    fn news_is_read_once() {
+        let (starts, commanded, resume) = (true, true, true);
+        check_news(Inbox::starts, News { starts, ..NONE });
+        check_news(Inbox::commanded, News { commanded, ..NONE });
+        check_news(Inbox::resume, News { resume, ..NONE });
+        let all = |inbox: &Inbox<u8>| {
+            inbox.resume();
+            inbox.starts();
+            inbox.commanded();
+        };
+        let close = None;
+        let together = News {
+            starts,
+            commanded,
+            resume,
+            close,
+        };
+        let mut bench = Bench::new();
+        all(&bench.inbox);
+        bench.collect(None, together, &[]);
+    }
+
+    #[test]
+    fn news_ahead_of_the_first_read_is_kept() {
+        let (inbox, accept_loop) = (Inbox::<u8>::new(), WakeCounter::new());
+        inbox.commanded();
+        assert_eq!(inbox.push(1, None), Ok(()));
+        let mut arrived = VecDeque::new();
+        let news = inbox.collect(&mut arrived, false, None, accept_loop.waker());
+        assert!(news.starts && news.commanded);
+        assert_eq!((arrived, accept_loop.wakes()), ([1].into(), 0));
+    }
+
+    /// The close that is read after these.
+    #[track_caller]
+    fn check_close(closes: &[Close], expected: Close) {
+        let mut bench = Bench::new();
+        for (number, close) in closes.iter().enumerate() {
+            bench.inbox.close(*close);
+            assert_eq!(bench.accept_loop.wakes(), number + 1);
+        }
+        let close = Some(expected);
+        // It stays.
+        bench.collect(None, News { close, ..NONE }, &[]);
+        bench.inbox.commanded();
+        let commanded = true;
+        let both = News {
+            commanded,
+            close,
+            ..NONE
+        };
+        bench.collect(None, both, &[]);
+        // An acceptor that is through its `init` is still taken.
+        bench.push(1, None, closes.len() + 2);
+        bench.collect(None, News { close, ..NONE }, &[1]);
+    }
+
+    #[test]
+    fn first_close_counts_and_one_without_the_queue_overrules() {
+        let (reason, queued) = (CloseReason::Stopped, Queued::Reset);
+        let stopped = Close {
+            reason,
+            queued: Queued::Accepted,
+        };
+        let killed = Close { reason, queued };
+        check_close(&[CLOSED], CLOSED);
+        check_close(&[CLOSED, stopped], CLOSED);
+        check_close(&[stopped, CLOSED], stopped);
+        check_close(&[killed, CLOSED], killed);
+        check_close(&[CLOSED, killed, stopped], Close { queued, ..CLOSED });
+    }
+
+    #[test]
+    fn shut_inbox_gives_back_the_last_and_those_that_come_late() {
+        let mut bench = Bench::new();
+        bench.push(1, None, 1);
+        bench.push(2, None, 1);
+        assert_eq!(bench.inbox.shut(), [1, 2]);
+        assert_eq!(bench.inbox.push(3, None), Err(3));
+        assert_eq!(bench.inbox.push(4, Some(bench.at(0))), Err(4));
+        assert!(bench.inbox.shut().is_empty());
+        bench.inbox.commanded();
+        assert_eq!(bench.accept_loop.wakes(), 1, "its task is over");
+        let commanded = true;
+        bench.collect(None, News { commanded, ..NONE }, &[]);
+    }
+
+    #[test]
+    fn waker_of_the_last_read_is_woken() {
+        let mut bench = Bench::new();
+        let before = std::mem::replace(&mut bench.accept_loop, WakeCounter::new());
+        bench.collect(None, NONE, &[]);
+        bench.inbox.commanded();
+        assert_eq!((before.wakes(), bench.accept_loop.wakes()), (0, 1));
+    }
+}

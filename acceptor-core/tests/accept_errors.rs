@@ -1,0 +1,326 @@
+//! Errors of `accept` that stay: they make no busy loop, and a pause ends when a connection does (A2, A5).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::future::pending;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use acceptor_core::*;
+use support::*;
+
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+const EMFILE: i32 = 24;
+#[cfg(target_os = "linux")]
+const EOPNOTSUPP: i32 = 95;
+
+type Accept = dyn Fn(usize) -> Poll<io::Result<((), ())>> + Send + Sync;
+
+/// Has an answer for the n-th poll of `accept`, counted from 0.
+struct Answers {
+    polls: Arc<AtomicUsize>,
+    answer: Arc<Accept>,
+}
+
+impl Listener for Answers {
+    type Stream = ();
+    type Addr = ();
+
+    async fn accept(&self) -> io::Result<((), ())> {
+        std::future::poll_fn(|_| (self.answer)(self.polls.fetch_add(1, Ordering::SeqCst))).await
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stream_local_addr((): &()) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn error<T>(number: i32) -> Poll<io::Result<T>> {
+    Poll::Ready(Err(io::Error::from_raw_os_error(number)))
+}
+
+/// A pool of two listeners on one thread, of which the second has clients.
+struct Bench {
+    runtime: Manual,
+    polls: Arc<AtomicUsize>,
+    pool: Pool<Manual, Answers>,
+    clients: Arc<AtomicUsize>,
+    served: Arc<AtomicUsize>,
+    reports: Arc<Mutex<Vec<String>>>,
+}
+
+impl Bench {
+    fn new(answer: impl Fn(usize) -> Poll<io::Result<((), ())>> + Send + Sync + 'static) -> Self {
+        let runtime = Manual::new(&Faults::default());
+        let (clients, served) = (Arc::default(), Arc::<AtomicUsize>::default());
+        let (serves, reports) = (Arc::clone(&served), Arc::<Mutex<Vec<String>>>::default());
+        let seen = Arc::clone(&reports);
+        let serve = acceptor_fn(move |_: Connection<(), ()>| {
+            serves.fetch_add(1, Ordering::SeqCst);
+            async { Ok(()) }
+        });
+        let spec = Spec::new("errors", serve).observer(move |report: &Report<()>| {
+            seen.lock().unwrap().push(report.to_string());
+        });
+        let pool = Pool::start(runtime.clone(), spec).unwrap();
+        let polls = Arc::default();
+        let left: Arc<AtomicUsize> = Arc::clone(&clients);
+        let listeners = [
+            Answers {
+                polls: Arc::clone(&polls),
+                answer: Arc::new(answer),
+            },
+            Answers {
+                polls: Arc::default(),
+                answer: Arc::new(move |_| {
+                    let one_less = |left: usize| left.checked_sub(1);
+                    let (set, fetch) = (Ordering::SeqCst, Ordering::SeqCst);
+                    match left.fetch_update(set, fetch, one_less) {
+                        Ok(_) => Poll::Ready(Ok(((), ()))),
+                        Err(_) => Poll::Pending,
+                    }
+                }),
+            },
+        ];
+        for listener in listeners {
+            pool.add_listener(listener, 1).unwrap();
+        }
+        Self {
+            runtime,
+            polls,
+            pool,
+            clients,
+            served,
+            reports,
+        }
+    }
+
+    fn accept_calls(&self) -> usize {
+        self.polls.load(Ordering::SeqCst)
+    }
+
+    fn state(&self) -> ListenerState {
+        self.pool.listeners().unwrap()[0].state
+    }
+}
+
+/// After 100 in a row they are pauses, of 5 ms doubling to a second.
+#[track_caller]
+fn check_no_busy_loop(number: i32) {
+    let bench = Bench::new(move |_| error(number));
+    // The other listener has its turn before the errors are paused.
+    bench.clients.store(20, Ordering::SeqCst);
+    while bench.served.load(Ordering::SeqCst) < 20 {
+        assert!(bench.runtime.step().is_some(), "the clients are not served");
+        assert!(bench.accept_calls() <= 100, "{}", bench.accept_calls());
+    }
+    bench.runtime.settle();
+    assert_eq!(bench.accept_calls(), 100);
+    assert_eq!(bench.state(), ListenerState::Resources);
+    for _ in 0..2000 {
+        // Connections that end free no resources that are short.
+        bench.clients.fetch_add(1, Ordering::SeqCst);
+        let second = bench.pool.acceptors().unwrap()[1].id;
+        bench.pool.stop_child(second).unwrap();
+        bench.runtime.advance(Duration::from_millis(1));
+        bench.runtime.settle();
+    }
+    assert_eq!(bench.served.load(Ordering::SeqCst), 2020);
+    // At 5, 15, 35, … 1275 ms.
+    assert_eq!(bench.accept_calls(), 108);
+    let record = &bench.pool.listeners().unwrap()[0];
+    assert_eq!((record.skipped, record.pauses), (99, 9));
+    let os = io::Error::from_raw_os_error(number);
+    let paused = |length: &str, before: u64| {
+        format!(
+            "pool errors: listener 1 on () pauses {length} (pauses not reported before: {before}): {os}"
+        )
+    };
+    let expected = [paused("5ms", 0), paused("1s", 7)];
+    assert_eq!(*bench.reports.lock().unwrap(), expected);
+}
+
+#[test]
+fn error_of_one_connection_that_stays_is_paused_and_reported() {
+    check_no_busy_loop(EPERM);
+    check_no_busy_loop(EACCES);
+    #[cfg(target_os = "linux")]
+    check_no_busy_loop(EOPNOTSUPP);
+}
+
+/// 99 in a row, then something else, again and again: none is paused.
+#[track_caller]
+fn check_never_paused(between: impl Fn() -> Poll<io::Result<((), ())>> + Send + Sync + 'static) {
+    let bench = Bench::new(move |poll| match poll % 100 {
+        99 => between(),
+        _ if poll >= 1000 => Poll::Pending,
+        _ => error(EPERM),
+    });
+    for _ in 0..20 {
+        bench.runtime.settle();
+        // Nothing wakes an accept that is pending but a change: here another acceptor.
+        let first = bench.pool.acceptors().unwrap()[0].id;
+        bench.pool.stop_child(first).unwrap();
+    }
+    bench.runtime.settle();
+    assert!(bench.accept_calls() > 1000);
+    let record = &bench.pool.listeners().unwrap()[0];
+    assert_eq!((record.skipped, record.pauses), (990, 0));
+    assert_eq!(*bench.reports.lock().unwrap(), [""; 0]);
+}
+
+#[test]
+fn errors_of_one_connection_with_others_between_are_skipped() {
+    check_never_paused(|| Poll::Ready(Ok(((), ()))));
+    check_never_paused(|| Poll::Pending);
+}
+
+/// A pool short of descriptors, whose listener pauses for a second.
+struct Exhausted {
+    runtime: Manual,
+    port: Port,
+    ledger: Ledger,
+    pool: Pool<Manual, MemoryListener>,
+}
+
+impl Exhausted {
+    /// With open connections of the listener, and of another.
+    fn new() -> Self {
+        let (ledger, faults) = (Ledger::default(), Faults::default());
+        let runtime = Manual::new(&faults);
+        let serve = acceptor_fn(|connection: Connection<MemoryStream, Address>| async move {
+            connection.stream.serve();
+            pending().await
+        });
+        let spec = Spec::new("exhausted", serve);
+        let pool = Pool::start(runtime.clone(), spec).unwrap();
+        let ports = [1, 2].map(|number| Port::new(number, &ledger, &faults));
+        for port in &ports {
+            pool.add_listener(port.listen(), 2).unwrap();
+            port.connect().unwrap();
+        }
+        runtime.settle();
+        let [port, _] = ports;
+        for _ in 0..9 {
+            port.fail(io::Error::from_raw_os_error(EMFILE));
+        }
+        port.connect().unwrap();
+        runtime.settle();
+        for pause_ms in [5, 10, 20, 40, 80, 160, 320, 640] {
+            runtime.advance(Duration::from_millis(pause_ms));
+            runtime.settle();
+        }
+        Self {
+            runtime,
+            port,
+            ledger,
+            pool,
+        }
+    }
+
+    #[track_caller]
+    fn check_paused(&self, pauses: u64) {
+        let record = &self.pool.listeners().unwrap()[0];
+        assert_eq!(record.state, ListenerState::Resources);
+        assert_eq!((record.pauses, self.port.waiting()), (pauses, 1));
+    }
+
+    #[track_caller]
+    fn check_accepted(&self) {
+        let record = &self.pool.listeners().unwrap()[0];
+        assert_eq!(record.state, ListenerState::Accepting);
+        assert_eq!(self.port.waiting(), 0);
+        assert_eq!(self.ledger.all().last().unwrap().served, 1);
+    }
+}
+
+#[test]
+fn pause_of_a_second_ends_at_its_time() {
+    let exhausted = Exhausted::new();
+    exhausted.runtime.advance(Duration::from_millis(999));
+    exhausted.runtime.settle();
+    exhausted.check_paused(9);
+    exhausted.runtime.advance(Duration::from_millis(1));
+    exhausted.runtime.settle();
+    exhausted.check_accepted();
+}
+
+#[test]
+fn pause_of_a_second_ends_with_any_connection_of_the_pool() {
+    for connection in [0, 1] {
+        let exhausted = Exhausted::new();
+        exhausted.check_paused(9);
+        let open = exhausted.pool.connections().unwrap();
+        exhausted.pool.stop_child(open[connection].id).unwrap();
+        exhausted.runtime.settle();
+        exhausted.check_accepted();
+    }
+}
+
+#[test]
+fn pause_that_a_connection_ended_too_early_is_as_long_as_before() {
+    let exhausted = Exhausted::new();
+    // The descriptor that it leaves is taken by something else.
+    exhausted
+        .port
+        .fail_first(io::Error::from_raw_os_error(EMFILE));
+    let open = exhausted.pool.connections().unwrap();
+    exhausted.pool.stop_child(open[0].id).unwrap();
+    exhausted.runtime.settle();
+    exhausted.check_paused(10);
+    exhausted.runtime.advance(Duration::from_millis(999));
+    exhausted.runtime.settle();
+    exhausted.check_paused(10);
+    exhausted.runtime.advance(Duration::from_millis(1));
+    exhausted.runtime.settle();
+    exhausted.check_accepted();
+}
+
+/// A connection that ends after `accept` has failed and before the pause begins would otherwise end none.
+#[test]
+fn connection_that_ends_while_accept_is_polled_allows_another_accept() {
+    let ends = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&ends);
+    let bench = Arc::new(std::sync::OnceLock::<(Manual, PoolHandle<Manual, Answers>)>::new());
+    let inside = Arc::clone(&bench);
+    let listeners = Bench::new(move |poll| match poll {
+        0 => Poll::Ready(Ok(((), ()))),
+        1 => error(EMFILE),
+        2 => {
+            let (runtime, pool) = inside.get().unwrap();
+            let open = pool.connections().unwrap();
+            pool.kill_child(open[0].id).unwrap();
+            runtime.settle();
+            ended.store(pool.connections().unwrap().is_empty(), Ordering::SeqCst);
+            error(EMFILE)
+        }
+        _ => Poll::Pending,
+    });
+    let known = (listeners.runtime.clone(), listeners.pool.handle());
+    assert!(bench.set(known).is_ok());
+    listeners
+        .pool
+        .reconfigure(Spec::new("serves", acceptor_fn(|_| pending())))
+        .unwrap();
+    listeners.runtime.settle();
+    assert_eq!(listeners.accept_calls(), 2);
+    listeners.runtime.advance(Duration::from_millis(5));
+    listeners.runtime.settle();
+    assert!(ends.load(Ordering::SeqCst));
+    assert!(listeners.accept_calls() >= 4, "the third pauses");
+    let record = &listeners.pool.listeners().unwrap()[0];
+    assert_eq!((record.state, record.pauses), (ListenerState::Accepting, 1));
+}

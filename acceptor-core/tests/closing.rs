@@ -1,0 +1,577 @@
+//! Listeners that close: the clients they still take, the calls that wait for them, and the last one of a pool (L7 to L9).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::future::pending;
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::Poll;
+use std::time::Duration;
+
+use acceptor_core::*;
+use support::*;
+
+type TestPool = Pool<Manual, MemoryListener>;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Serves its clients without end, and keeps the signals that it was given.
+#[derive(Clone)]
+struct Serves {
+    runtime: Manual,
+    /// All but the first acceptors take so long.
+    init_time: Duration,
+    first: usize,
+    closed: Arc<Mutex<Vec<Signal>>>,
+    draining: Arc<Mutex<Vec<Signal>>>,
+    terminated: Arc<Mutex<Vec<String>>>,
+}
+
+impl Acceptor<MemoryListener> for Serves {
+    type State = ();
+
+    async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        let begun = {
+            let mut closed = self.closed.lock().unwrap();
+            closed.push(listener.closed.clone());
+            closed.len()
+        };
+        if begun > self.first {
+            let ends = self.runtime.now() + self.init_time;
+            self.runtime.sleep_until(ends).await;
+        }
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<MemoryStream, Address>,
+        (): (),
+    ) -> Result<(), BoxError> {
+        connection.stream.serve();
+        let draining = connection.signals.draining().clone();
+        self.draining.lock().unwrap().push(draining);
+        pending().await
+    }
+
+    async fn terminate(&self, reason: &Terminate, (): ()) {
+        self.terminated.lock().unwrap().push(reason.to_string());
+    }
+}
+
+struct Bench {
+    runtime: Manual,
+    ledger: Ledger,
+    faults: Faults,
+    port: Port,
+    serves: Serves,
+    pool: TestPool,
+    listener: ListenerId,
+    reports: Arc<Mutex<Vec<String>>>,
+}
+
+impl Bench {
+    fn new(
+        acceptors: usize,
+        init_time: Duration,
+        change: impl FnOnce(Spec<MemoryListener>) -> Spec<MemoryListener>,
+    ) -> Self {
+        let faults = Faults::default();
+        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let serves = Serves {
+            runtime: runtime.clone(),
+            init_time,
+            first: acceptors,
+            closed: Arc::default(),
+            draining: Arc::default(),
+            terminated: Arc::default(),
+        };
+        let reports = Arc::<Mutex<Vec<String>>>::default();
+        let seen = Arc::clone(&reports);
+        let observer = move |report: &Report<Address>| {
+            seen.lock().unwrap().push(report.to_string());
+        };
+        let spec = Spec::new("closing", serves.clone()).observer(observer);
+        let pool = Pool::start(runtime.clone(), change(spec)).unwrap();
+        let port = Port::new(1, &ledger, &faults);
+        let listener = pool.add_listener(port.listen(), acceptors).unwrap();
+        runtime.settle();
+        Self {
+            runtime,
+            ledger,
+            faults,
+            port,
+            serves,
+            pool,
+            listener,
+            reports,
+        }
+    }
+
+    fn plain() -> Self {
+        Self::new(2, Duration::ZERO, |spec| spec)
+    }
+
+    fn queue(&self, clients: usize) {
+        for _ in 0..clients {
+            self.port.connect().unwrap();
+        }
+    }
+
+    fn served(&self) -> usize {
+        self.ledger.all().iter().map(|made| made.served).sum()
+    }
+
+    fn advance(&self, time: Duration) {
+        self.runtime.settle();
+        self.runtime.advance(time);
+        self.runtime.settle();
+    }
+
+    /// A millisecond at a time until the socket is closed; how long that took.
+    #[track_caller]
+    fn close_time(&self) -> Duration {
+        let began = self.runtime.now();
+        self.runtime.settle();
+        while self.port.is_open() {
+            self.advance(MS);
+            assert!(self.runtime.now() < began + 60 * CLOSE_LIMIT, "it hangs");
+        }
+        self.runtime.now() - began
+    }
+
+    fn state(&self) -> ListenerState {
+        self.pool.listeners().unwrap()[0].state
+    }
+
+    fn reports(&self) -> Vec<String> {
+        self.reports.lock().unwrap().clone()
+    }
+}
+
+/// These clients are in the queue when the listener closes; so many are served, and it takes so long.
+#[track_caller]
+fn check_taken(bench: &Bench, queued: usize, served: usize, time: Duration) {
+    bench.queue(queued);
+    let closing = bench.pool.close_listener(bench.listener);
+    assert_eq!(bench.close_time(), time);
+    assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+    assert_eq!(bench.served(), served);
+    assert_eq!(bench.port.waiting(), queued - served);
+    assert_eq!(bench.port.connect(), Err(Refused));
+    assert_eq!(bench.reports(), [""; 0]);
+    assert_eq!(bench.pool.counts().unwrap().active, served);
+    assert_eq!(bench.pool.counts().unwrap().workers, served);
+}
+
+#[test]
+fn queued_clients_are_served_before_a_listener_closes() {
+    check_taken(&Bench::plain(), 0, 0, CLOSE_DELAY);
+    check_taken(&Bench::plain(), 1, 1, CLOSE_DELAY);
+    check_taken(&Bench::plain(), 100, 100, CLOSE_DELAY);
+}
+
+#[test]
+fn closing_listener_takes_4096_clients_at_most() {
+    check_taken(&Bench::plain(), 4095, 4095, CLOSE_DELAY);
+    check_taken(&Bench::plain(), 4096, 4096, Duration::ZERO);
+    check_taken(&Bench::plain(), 5000, 4096, Duration::ZERO);
+}
+
+#[test]
+fn closing_listener_waits_a_second_at_most_for_acceptors_that_start() {
+    let slow = |init_ms| Bench::new(1, Duration::from_millis(init_ms), |spec| spec);
+    // One at once, then one each 300 ms.
+    check_taken(&slow(300), 10, 4, CLOSE_LIMIT);
+    check_taken(&slow(300), 3, 3, Duration::from_millis(900));
+    check_taken(&slow(5000), 2, 1, CLOSE_LIMIT);
+}
+
+#[test]
+fn client_that_comes_while_a_listener_closes_is_served() {
+    let bench = Bench::plain();
+    let closing = bench.pool.close_listener(bench.listener);
+    bench.advance(CLOSE_DELAY / 2);
+    assert_eq!(bench.state(), ListenerState::Closing);
+    bench.queue(1);
+    bench.advance(CLOSE_DELAY / 2);
+    assert_eq!(bench.served(), 1);
+    assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+    assert_eq!(bench.port.connect(), Err(Refused));
+}
+
+/// A closing listener finds a client, this error, and another client.
+#[track_caller]
+fn check_ends_with(error: io::Error) {
+    let bench = Bench::plain();
+    bench.queue(1);
+    bench.port.fail(error);
+    bench.queue(1);
+    let closing = bench.pool.close_listener(bench.listener);
+    assert_eq!(bench.close_time(), Duration::ZERO);
+    assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+    assert_eq!((bench.served(), bench.port.waiting()), (1, 1));
+    // It was to close anyway: nothing failed, and nothing paused. The replacement of the first has no state yet.
+    assert_eq!(bench.reports(), [""; 0]);
+    assert_eq!(
+        *bench.serves.terminated.lock().unwrap(),
+        ["listener closed"]
+    );
+}
+
+#[test]
+fn error_of_resources_or_of_the_listener_ends_a_close() {
+    check_ends_with(io::ErrorKind::OutOfMemory.into());
+    check_ends_with(listener_error());
+}
+
+#[test]
+fn error_of_one_connection_does_not_end_a_close() {
+    let bench = Bench::plain();
+    bench.port.fail(io::ErrorKind::ConnectionAborted.into());
+    check_taken(&bench, 3, 3, CLOSE_DELAY);
+}
+
+#[test]
+fn paused_listener_closes_at_once() {
+    let bench = Bench::plain();
+    bench.port.fail(io::ErrorKind::OutOfMemory.into());
+    bench.queue(1);
+    bench.runtime.settle();
+    assert_eq!(bench.state(), ListenerState::Resources);
+    drop(bench.pool.close_listener(bench.listener));
+    assert_eq!(bench.close_time(), Duration::ZERO);
+    assert_eq!(bench.served(), 0);
+}
+
+/// Its acceptors time out after a millisecond and then terminate without end.
+struct Terminates;
+
+impl Acceptor<MemoryListener> for Terminates {
+    type State = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok(Init::AcceptWithin((), MS))
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn terminate(&self, _: &Terminate, (): ()) {
+        pending().await
+    }
+}
+
+#[test]
+fn listener_without_an_acceptor_that_waits_or_starts_closes_at_once() {
+    let runtime = Manual::new(&Faults::default());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let pool = Pool::start(runtime.clone(), Spec::new("ends", Terminates)).unwrap();
+    let listener = pool.add_listener(port.listen(), 2).unwrap();
+    runtime.settle();
+    runtime.advance(MS);
+    runtime.settle();
+    let closing = pool.close_listener(listener);
+    runtime.settle();
+    assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+    assert!(!port.is_open());
+}
+
+/// Ends a pool, or one listener of it, without taking the clients that are queued.
+#[track_caller]
+fn check_not_drained(
+    change: impl FnOnce(Spec<MemoryListener>) -> Spec<MemoryListener>,
+    end: impl FnOnce(TestPool),
+) {
+    let bench = Bench::new(2, Duration::ZERO, change);
+    bench.queue(3);
+    let Bench {
+        runtime,
+        port,
+        ledger,
+        pool,
+        ..
+    } = bench;
+    end(pool);
+    runtime.settle();
+    assert!(!port.is_open());
+    assert_eq!((ledger.all()[0].accepted, port.waiting()), (0, 3));
+}
+
+#[test]
+fn kill_drop_and_brutal_stop_take_no_queued_client() {
+    check_not_drained(|spec| spec, drop);
+    check_not_drained(|spec| spec, |pool| drop(pool.kill()));
+    check_not_drained(
+        |spec| spec.shutdown(Shutdown::Kill),
+        |pool| drop(pool.stop()),
+    );
+    // The kill overtakes a graceful close and a graceful stop.
+    check_not_drained(
+        |spec| spec,
+        |pool| {
+            drop(pool.close_listener(pool.listeners().unwrap()[0].id));
+            drop(pool.kill());
+        },
+    );
+    check_not_drained(
+        |spec| spec.grace(MS),
+        |pool| {
+            drop(pool.stop());
+            drop(pool.kill());
+        },
+    );
+}
+
+#[test]
+fn brutal_stop_with_a_grace_takes_queued_clients() {
+    let bench = Bench::new(2, Duration::ZERO, |spec| {
+        spec.grace(MS).shutdown(Shutdown::Kill)
+    });
+    bench.queue(3);
+    drop(bench.pool.stop());
+    assert_eq!(bench.close_time(), CLOSE_DELAY);
+    assert_eq!(bench.served(), 3);
+}
+
+#[test]
+fn draining_is_set_when_a_close_begins_and_closed_when_it_ends() {
+    let bench = Bench::plain();
+    bench.queue(1);
+    bench.runtime.settle();
+    let all = |signals: &Mutex<Vec<Signal>>, set: bool| {
+        signals.lock().unwrap().iter().all(|s| s.is_set() == set)
+    };
+    let Serves {
+        closed, draining, ..
+    } = &bench.serves;
+    assert!(all(draining, false) && all(closed, false));
+    let waits = bench.serves.draining.lock().unwrap()[0].wait();
+    drop(bench.pool.close_listener(bench.listener));
+    assert!(all(draining, true) && all(closed, false));
+    assert!(poll_once(waits).is_ready());
+    // Also in a connection that began while it closed.
+    bench.queue(1);
+    bench.runtime.settle();
+    assert_eq!(draining.lock().unwrap().len(), 2);
+    assert!(all(draining, true) && all(closed, false));
+    bench.advance(CLOSE_DELAY);
+    assert!(all(closed, true));
+}
+
+#[test]
+fn grace_begins_when_the_last_listener_is_closed() {
+    let bench = Bench::new(1, Duration::from_millis(300), |spec| {
+        spec.grace(Duration::from_millis(10)).shutdown(MS)
+    });
+    bench.queue(3);
+    let mut stopping = pin!(bench.pool.stop());
+    // Two clients wait for an acceptor, 300 ms each; the next acceptor finds that no other is there.
+    assert_eq!(bench.close_time(), Duration::from_millis(900));
+    let state = || bench.pool.status().unwrap().state;
+    bench.advance(Duration::from_millis(9));
+    assert_eq!(state(), PoolState::Stopping(Phase::Grace));
+    assert_eq!(bench.pool.counts().unwrap().active, 3);
+    bench.advance(MS);
+    let Poll::Ready(report) = poll_once(stopping.as_mut()) else {
+        panic!("the stop hangs");
+    };
+    assert_eq!(report.elapsed, Duration::from_millis(910));
+    assert_eq!(report.connections(Phase::Stop).of(EndKind::Stopped), 3);
+}
+
+#[test]
+fn grace_begins_after_a_second_at_the_latest() {
+    let bench = Bench::new(1, Duration::from_secs(60), |spec| {
+        spec.grace(Duration::from_millis(10))
+    });
+    bench.queue(2);
+    let stopping = bench.pool.stop();
+    assert_eq!(bench.close_time(), CLOSE_LIMIT);
+    bench.advance(Duration::from_millis(10));
+    let Poll::Ready(report) = poll_once(stopping) else {
+        panic!("the stop hangs");
+    };
+    assert_eq!(report.elapsed, CLOSE_LIMIT + Duration::from_millis(10));
+}
+
+#[test]
+fn second_close_waits_for_the_same_close() {
+    let bench = Bench::plain();
+    let close = || Box::pin(bench.pool.close_listener(bench.listener));
+    let (mut first, mut second) = (close(), close());
+    bench.runtime.settle();
+    assert!(poll_once(first.as_mut()).is_pending());
+    assert!(poll_once(second.as_mut()).is_pending());
+    // Dropping one future ends neither the close nor the wait of another.
+    drop(first);
+    let mut third = close();
+    assert!(poll_once(third.as_mut()).is_pending());
+    assert!(bench.port.is_open());
+    assert_eq!(bench.state(), ListenerState::Closing);
+    bench.advance(CLOSE_DELAY);
+    assert!(!bench.port.is_open());
+    assert_eq!(poll_once(second), Poll::Ready(Ok(())));
+    assert_eq!(poll_once(third), Poll::Ready(Ok(())));
+    assert_eq!(bench.pool.listeners().unwrap(), []);
+    let unknown = Err(CloseError::UnknownListener(bench.listener));
+    assert_eq!(poll_once(close()), Poll::Ready(unknown));
+}
+
+#[test]
+fn close_of_a_listener_that_the_stop_closes_waits_for_it() {
+    let bench = Bench::new(2, Duration::ZERO, |spec| spec.grace(MS));
+    drop(bench.pool.stop());
+    let mut closing = Box::pin(bench.pool.close_listener(bench.listener));
+    bench.runtime.settle();
+    assert!(poll_once(closing.as_mut()).is_pending());
+    bench.advance(CLOSE_DELAY);
+    assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+}
+
+/// Lets all other tasks run before its socket is closed.
+struct Lingers {
+    listener: MemoryListener,
+    runtime: Manual,
+}
+
+impl Listener for Lingers {
+    type Stream = MemoryStream;
+    type Addr = Address;
+
+    async fn accept(&self) -> io::Result<(MemoryStream, Address)> {
+        self.listener.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        self.listener.local_addr()
+    }
+
+    fn stream_local_addr(stream: &MemoryStream) -> io::Result<Address> {
+        MemoryListener::stream_local_addr(stream)
+    }
+}
+
+impl Drop for Lingers {
+    fn drop(&mut self) {
+        self.runtime.settle();
+    }
+}
+
+#[test]
+fn failed_listener_is_reported_once_it_is_closed() {
+    let faults = Faults::default();
+    let runtime = Manual::new(&faults);
+    let ledger = Ledger::default();
+    let ports = [1, 2].map(|number| Port::new(number, &ledger, &faults));
+    let seen = Arc::<Mutex<Vec<(bool, usize, usize)>>>::default();
+    let (noted, watched) = (Arc::clone(&seen), ports.clone());
+    let handle = Arc::<OnceLock<PoolHandle<Manual, Lingers>>>::default();
+    let inside = Arc::clone(&handle);
+    let observer = move |report: &Report<Address>| {
+        if let Event::ListenerFailed {
+            local_addr,
+            listeners_left,
+            ..
+        } = &report.event
+        {
+            let open = watched[usize::from(local_addr.0) - 1].is_open();
+            let listed = inside.get().unwrap().listeners().unwrap().len();
+            noted.lock().unwrap().push((open, *listeners_left, listed));
+        }
+    };
+    let serve = acceptor_fn(|_| async { Ok(()) });
+    let spec = Spec::new("failing", serve).observer(observer);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    assert!(handle.set(pool.handle()).is_ok());
+    for port in &ports {
+        let listener = Lingers {
+            listener: port.listen(),
+            runtime: runtime.clone(),
+        };
+        pool.add_listener(listener, 2).unwrap();
+    }
+    for port in &ports {
+        port.fail(listener_error());
+        runtime.settle();
+    }
+    assert_eq!(*seen.lock().unwrap(), [(false, 1, 1), (false, 0, 0)]);
+}
+
+#[test]
+fn pool_continues_without_a_listener_by_default() {
+    let bench = Bench::plain();
+    bench.queue(1);
+    bench.runtime.settle();
+    bench.port.fail(listener_error());
+    bench.runtime.settle();
+    let os = listener_error();
+    let words =
+        format!("pool closing: listener 1 on (1, None) failed, and no listener is left: {os}");
+    assert_eq!(bench.reports(), [words]);
+    let status = bench.pool.status().unwrap();
+    assert_eq!(
+        (status.state, status.counts.active),
+        (PoolState::Running, 1)
+    );
+    let next = Port::new(2, &bench.ledger, &bench.faults);
+    bench.pool.add_listener(next.listen(), 1).unwrap();
+    next.connect().unwrap();
+    bench.runtime.settle();
+    assert_eq!(bench.served(), 2);
+}
+
+/// With two listeners, of which the first is closed or fails, and the second fails: whether the pool stops.
+#[track_caller]
+fn check_last_listener(
+    first: impl FnOnce(&Bench),
+    second: impl FnOnce(&Bench, &Port),
+    stops: bool,
+) {
+    let bench = Bench::new(1, Duration::ZERO, |spec| {
+        spec.last_listener(LastListener::Stop)
+    });
+    let other = Port::new(2, &bench.ledger, &bench.faults);
+    bench.pool.add_listener(other.listen(), 1).unwrap();
+    bench.runtime.settle();
+    first(&bench);
+    bench.advance(CLOSE_DELAY);
+    let running = |bench: &Bench| bench.pool.status().map(|status| status.state);
+    assert_eq!(running(&bench), Ok(PoolState::Running));
+    second(&bench, &other);
+    let joined = bench.pool.join();
+    bench.advance(CLOSE_DELAY);
+    assert!(!other.is_open());
+    if !stops {
+        assert_eq!(running(&bench), Ok(PoolState::Running));
+        return;
+    }
+    let Poll::Ready(report) = poll_once(joined) else {
+        panic!("the pool goes on");
+    };
+    assert_eq!(report.reason, StopReason::ListenersFailed);
+    let last = bench.reports().pop();
+    assert_eq!(last.unwrap(), "pool closing: stops: last listener failed");
+}
+
+#[test]
+fn pool_stops_with_the_last_listener_that_fails_if_its_spec_says_so() {
+    let fails = |bench: &Bench| bench.port.fail(listener_error());
+    let closes = |bench: &Bench| drop(bench.pool.close_listener(bench.listener));
+    let last_fails = |_: &Bench, other: &Port| other.fail(listener_error());
+    let last_closes = |bench: &Bench, _: &Port| {
+        let last = bench.pool.listeners().unwrap()[0].id;
+        drop(bench.pool.close_listener(last));
+    };
+    check_last_listener(fails, last_fails, true);
+    check_last_listener(closes, last_fails, true);
+    check_last_listener(fails, last_closes, false);
+    check_last_listener(closes, last_closes, false);
+}

@@ -1,0 +1,376 @@
+//! Starts of acceptors whose `init` fails: spaced, one at a time, and survived with the documented intensity (B4).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use acceptor_core::*;
+use support::*;
+
+type TestPool = Pool<Manual, MemoryListener>;
+
+/// What `init` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Accepts,
+    Ignores,
+    Fails,
+    /// Until it does something else.
+    Waits,
+}
+
+/// The same for all acceptors, whenever it begins; notes when each began.
+#[derive(Clone)]
+struct Starts {
+    runtime: Manual,
+    began: Instant,
+    does: Arc<Mutex<Does>>,
+    runs_ms: Arc<Mutex<Vec<u128>>>,
+}
+
+impl Acceptor<MemoryListener> for Starts {
+    type State = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        let now = self.runtime.now() - self.began;
+        self.runs_ms.lock().unwrap().push(now.as_millis());
+        loop {
+            let does = *self.does.lock().unwrap();
+            match does {
+                Does::Accepts => return Ok(Init::Accept(())),
+                Does::Ignores => return Ok(Init::Ignore),
+                Does::Fails => return Err("the database is down".into()),
+                Does::Waits => self.runtime.sleep_until(self.runtime.now() + MS).await,
+            }
+        }
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<MemoryStream, Address>,
+        (): (),
+    ) -> Result<(), BoxError> {
+        connection.stream.serve();
+        Ok(())
+    }
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Bench {
+    runtime: Manual,
+    ledger: Ledger,
+    port: Port,
+    starts: Starts,
+    pool: TestPool,
+}
+
+impl Bench {
+    fn new(does: Does, change: impl FnOnce(Spec<MemoryListener>) -> Spec<MemoryListener>) -> Self {
+        let faults = Faults::default();
+        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let starts = Starts {
+            began: runtime.now(),
+            runtime: runtime.clone(),
+            does: Arc::new(Mutex::new(does)),
+            runs_ms: Arc::default(),
+        };
+        let spec = Spec::new("starts", starts.clone()).intensity(u32::MAX);
+        Self {
+            port: Port::new(1, &ledger, &faults),
+            pool: Pool::start(runtime.clone(), change(spec)).unwrap(),
+            runtime,
+            ledger,
+            starts,
+        }
+    }
+
+    fn failing(acceptors: usize) -> Self {
+        let bench = Self::new(Does::Fails, |spec| spec);
+        bench
+            .pool
+            .add_listener(bench.port.listen(), acceptors)
+            .unwrap();
+        bench.runtime.settle();
+        bench
+    }
+
+    fn now_does(&self, does: Does) {
+        *self.starts.does.lock().unwrap() = does;
+    }
+
+    /// A millisecond at a time.
+    fn pass(&self, time_ms: u64) {
+        for _ in 0..time_ms {
+            self.runtime.advance(MS);
+            self.runtime.settle();
+        }
+    }
+
+    fn runs_ms(&self) -> Vec<u128> {
+        self.starts.runs_ms.lock().unwrap().clone()
+    }
+
+    fn states(&self) -> Vec<AcceptorState> {
+        let acceptors = self.pool.acceptors().unwrap();
+        acceptors.iter().map(|acceptor| acceptor.state).collect()
+    }
+
+    fn listener_state(&self) -> ListenerState {
+        self.pool.listeners().unwrap()[0].state
+    }
+}
+
+/// When one acceptor at a time tries again, in milliseconds after the first failure.
+const RETRIES_MS: [u128; 12] = [0, 1, 3, 7, 15, 31, 63, 127, 255, 511, 1023, 2023];
+
+#[track_caller]
+fn check_runs_of_two_seconds(acceptors: usize) {
+    let bench = Bench::failing(acceptors);
+    bench.pass(2000);
+    let runs_ms = bench.runs_ms();
+    let mut expected = vec![0; acceptors];
+    expected.extend(RETRIES_MS.iter().filter(|ms| **ms <= 2000));
+    assert_eq!(runs_ms, expected);
+    assert!(runs_ms.len() < 40);
+    assert_eq!(bench.pool.counts().unwrap().workers, acceptors);
+    assert_eq!(bench.states(), vec![AcceptorState::Spaced; acceptors]);
+    assert_eq!(bench.listener_state(), ListenerState::Starting);
+}
+
+#[test]
+fn failing_init_is_retried_by_one_acceptor_at_a_time() {
+    check_runs_of_two_seconds(1);
+    check_runs_of_two_seconds(10);
+}
+
+/// As the documentation of `Spec::intensity` has it.
+fn documented_intensity(acceptors: usize, listeners: usize, period: Duration) -> u32 {
+    let seconds = period.as_secs_f64().ceil() as usize;
+    u32::try_from(acceptors + listeners * (9 + seconds)).unwrap()
+}
+
+/// Whether a pool whose listeners have so many acceptors outlives an outage, with this intensity.
+fn outlives(acceptors: &[usize], period: Duration, intensity: u32, outage_ms: u64) -> bool {
+    let bench = Bench::new(Does::Fails, |spec| spec.intensity(intensity).period(period));
+    let faults = Faults::default();
+    for (number, acceptors) in acceptors.iter().enumerate() {
+        let number = u16::try_from(number).unwrap();
+        let port = Port::new(number, &bench.ledger, &faults);
+        bench.pool.add_listener(port.listen(), *acceptors).unwrap();
+    }
+    bench.runtime.settle();
+    bench.pass(outage_ms);
+    bench.now_does(Does::Accepts);
+    bench.pass(1000);
+    let Ok(status) = bench.pool.status() else {
+        return false;
+    };
+    let accepting = |l: &ListenerRecord<Address>| l.state == ListenerState::Accepting;
+    assert!(status.listeners.iter().all(accepting), "{status}");
+    assert_eq!(bench.states().len(), acceptors.iter().sum());
+    true
+}
+
+/// With the documented intensity it does; with one less it does not, if the outage is long enough and the period is of
+/// whole seconds.
+#[track_caller]
+fn check_outlives(acceptors: &[usize], period: Duration) {
+    let all = acceptors.iter().sum();
+    let intensity = documented_intensity(all, acceptors.len(), period);
+    assert!(outlives(acceptors, period, intensity, 1000));
+    let long = u64::try_from(period.as_millis()).unwrap() + 3000;
+    assert!(outlives(acceptors, period, intensity, long));
+    let whole = period.subsec_nanos() == 0;
+    let needed = !outlives(acceptors, period, intensity - 1, long);
+    assert!(needed || !whole, "{intensity} is more than it takes");
+}
+
+#[test]
+fn documented_intensity_outlives_an_outage() {
+    check_outlives(&[1], Duration::from_secs(1));
+    check_outlives(&[10], Duration::from_secs(1));
+    check_outlives(&[1], Duration::from_secs(5));
+    check_outlives(&[10], Duration::from_secs(5));
+    check_outlives(&[3, 4], Duration::from_secs(2));
+    check_outlives(&[2], Duration::from_millis(500));
+    check_outlives(&[2], Duration::from_millis(1500));
+}
+
+#[test]
+fn held_acceptors_start_once_one_accepts() {
+    let bench = Bench::failing(10);
+    bench.port.connect().unwrap();
+    bench.pass(1000);
+    bench.now_does(Does::Accepts);
+    let before = bench.runs_ms().len();
+    bench.pass(22);
+    assert_eq!(bench.runs_ms().len(), before);
+    assert_eq!(bench.port.waiting(), 1);
+    bench.pass(1);
+    // The retry, nine that were held, and the replacement of the connection.
+    assert_eq!(bench.runs_ms()[before..], [1023; 11]);
+    assert_eq!(bench.states(), [AcceptorState::Waiting; 10]);
+    assert_eq!(bench.listener_state(), ListenerState::Accepting);
+    assert_eq!(bench.ledger.all()[0].served, 1);
+}
+
+#[test]
+fn next_outage_is_retried_from_the_shortest_pause_on() {
+    let bench = Bench::failing(1);
+    bench.pass(600);
+    bench.now_does(Does::Accepts);
+    bench.pass(423);
+    assert_eq!(bench.states(), [AcceptorState::Waiting]);
+    bench.now_does(Does::Fails);
+    let before = bench.runs_ms().len();
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    bench.pass(20);
+    let runs_ms = bench.runs_ms();
+    // The replacement of the connection, then the retries.
+    let expected = [0, 0, 1, 3, 7, 15].map(|ms| 1023 + ms);
+    assert_eq!(runs_ms[before..], expected);
+}
+
+#[test]
+fn acceptor_in_init_when_an_outage_begins_can_end_it() {
+    let bench = Bench::new(Does::Waits, |spec| spec);
+    bench.pool.add_listener(bench.port.listen(), 3).unwrap();
+    bench.runtime.settle();
+    let first = bench.pool.acceptors().unwrap()[0].id;
+    assert_eq!(bench.states(), [AcceptorState::Init; 3]);
+    // Its replacement fails, and begins the outage.
+    bench.now_does(Does::Fails);
+    bench.pool.kill_child(first).unwrap();
+    bench.runtime.settle();
+    bench.pass(0);
+    assert_eq!(
+        bench.states(),
+        [
+            AcceptorState::Init,
+            AcceptorState::Init,
+            AcceptorState::Spaced
+        ]
+    );
+    bench.now_does(Does::Accepts);
+    bench.pass(1);
+    assert_eq!(bench.states(), [AcceptorState::Waiting; 3]);
+}
+
+/// The acceptor that tries again is ended while it waits for its time: another tries again.
+#[track_caller]
+fn check_retried_by_another(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>) {
+    let bench = Bench::failing(3);
+    bench.pass(300);
+    let mut last = Vec::new();
+    for acceptor in bench.pool.acceptors().unwrap() {
+        assert_eq!(acceptor.state, AcceptorState::Spaced);
+        assert_eq!(end(&bench.pool, acceptor.id), Ok(()));
+        last.push(acceptor.id);
+    }
+    bench.runtime.settle();
+    let acceptors = bench.pool.acceptors().unwrap();
+    assert_eq!(acceptors.len(), 3);
+    assert!(
+        acceptors
+            .iter()
+            .all(|acceptor| !last.contains(&acceptor.id))
+    );
+    bench.now_does(Does::Accepts);
+    bench.pass(1000);
+    assert_eq!(bench.states(), [AcceptorState::Waiting; 3]);
+}
+
+#[test]
+fn retry_that_is_ended_is_made_by_another_acceptor() {
+    check_retried_by_another(|pool, id| pool.stop_child(id));
+    check_retried_by_another(|pool, id| pool.kill_child(id));
+}
+
+#[test]
+fn ignoring_during_an_outage_goes_on_as_the_retries() {
+    let bench = Bench::failing(2);
+    bench.pass(15);
+    bench.now_does(Does::Ignores);
+    let before = bench.runs_ms().len();
+    bench.pass(300);
+    assert_eq!(bench.runs_ms()[before..], [31, 63, 127, 255]);
+}
+
+#[test]
+fn outage_of_one_listener_holds_no_other() {
+    let bench = Bench::failing(2);
+    bench.pass(600);
+    bench.now_does(Does::Accepts);
+    let (ledger, faults) = (Ledger::default(), Faults::default());
+    let other = Port::new(2, &ledger, &faults);
+    bench.pool.add_listener(other.listen(), 2).unwrap();
+    other.connect().unwrap();
+    bench.runtime.settle();
+    assert_eq!(ledger.all()[0].served, 1);
+    assert_eq!(bench.listener_state(), ListenerState::Starting);
+}
+
+#[test]
+fn acceptors_that_become_connections_in_an_outage_are_replaced_after_it() {
+    let bench = Bench::new(Does::Accepts, |spec| spec);
+    bench.pool.add_listener(bench.port.listen(), 4).unwrap();
+    bench.runtime.settle();
+    bench.now_does(Does::Fails);
+    for _ in 0..2 {
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+    }
+    assert_eq!(bench.ledger.all().len(), 2);
+    // The first replacement tries again; the second is held without a run.
+    assert_eq!(bench.runs_ms(), [0; 6]);
+    bench.pass(1);
+    assert_eq!(bench.runs_ms(), [0, 0, 0, 0, 0, 0, 1]);
+    let (waiting, spaced) = (AcceptorState::Waiting, AcceptorState::Spaced);
+    assert_eq!(bench.states(), [waiting, waiting, spaced, spaced]);
+    bench.now_does(Does::Accepts);
+    bench.pass(2);
+    assert_eq!(bench.states(), [waiting; 4]);
+}
+
+#[test]
+fn each_start_error_is_reported() {
+    let reports = Arc::<Mutex<Vec<String>>>::default();
+    let seen = Arc::clone(&reports);
+    let bench = Bench::new(Does::Fails, |spec| {
+        spec.observer(move |report: &Report<Address>| {
+            seen.lock().unwrap().push(report.to_string());
+        })
+    });
+    bench.pool.add_listener(bench.port.listen(), 2).unwrap();
+    bench.runtime.settle();
+    bench.pass(100);
+    let words = "pool starts: start error on listener 1: the database is down";
+    assert_eq!(*reports.lock().unwrap(), vec![words; bench.runs_ms().len()]);
+    assert_eq!(bench.pool.status().unwrap().failures, bench.runs_ms().len());
+}
+
+#[test]
+fn stop_during_an_outage_ends_all_acceptors() {
+    let bench = Bench::failing(10);
+    bench.pass(600);
+    let stop = bench.pool.stop();
+    bench.runtime.settle();
+    bench.runtime.advance(CLOSE_LIMIT);
+    bench.runtime.settle();
+    let std::task::Poll::Ready(report) = poll_once(stop) else {
+        panic!("the stop hangs");
+    };
+    // The retry came within that second.
+    let acceptors = report.all_acceptors();
+    assert_eq!(acceptors.of(EndKind::Stopped), 10);
+    assert_eq!(acceptors.total(), 10 + acceptors.of(EndKind::Error));
+    assert_eq!(bench.runtime.tasks(), 0);
+}

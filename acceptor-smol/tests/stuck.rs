@@ -1,0 +1,35 @@
+//! Which children are stuck after a kill, on smol.
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
+#[path = "../../acceptor-tokio/tests/shared/stuck.rs"]
+mod shared;
+
+use std::sync::Arc;
+use std::thread;
+
+use acceptor_smol::SmolRuntime;
+use smol::Executor;
+use smol::block_on;
+use smol::channel::{Sender, unbounded};
+
+/// Runs the test with an executor on this many threads.
+fn check(threads: usize, blocking: usize) {
+    let executor = Arc::new(Executor::new());
+    let (stop, stopped): (Sender<()>, _) = unbounded();
+    for _ in 0..threads {
+        let (executor, stopped) = (Arc::clone(&executor), stopped.clone());
+        thread::spawn(move || block_on(executor.run(stopped.recv())));
+    }
+    shared::check(SmolRuntime::with_executor(Arc::clone(&executor)), blocking);
+    drop(stop);
+}
+
+#[test]
+fn slow_drops_are_not_stuck() {
+    check(2, 0);
+}
+
+#[test]
+fn a_child_that_blocks_is_stuck_and_only_it() {
+    check(2, 1);
+}

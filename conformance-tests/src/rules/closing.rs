@@ -1,0 +1,472 @@
+//! How a listener closes, or fails: L7, L8 and L9 of the contract.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use acceptor_core::{
+    CloseError, Event, Grace, LastListener, ListenerId, ListenerState, Phase, PoolState, Shutdown,
+    Signal, StopReason,
+};
+use futures::FutureExt;
+
+use super::runtime::poll_once;
+use crate::disturbed::{Everything, FailingListeners, not_listening};
+use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs};
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::World;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// *Closed* as an acceptor got it in its `init`.
+fn closed<W: World>(stage: &Fixture<W>) -> Result<Signal, Broken> {
+    let closed = stage.calls.look(|calls| {
+        calls.iter().find_map(|call| match call {
+            Call::Init { info, .. } => Some(info.closed.clone()),
+            _ => None,
+        })
+    });
+    closed.ok_or_else(|| Broken::new("an acceptor ran `init`", "none did"))
+}
+
+fn state<W: World>(pool: &Handle<W>) -> PoolState {
+    pool.status()
+        .map_or(PoolState::Stopped, |status| status.state)
+}
+
+fn listener_state<W: World>(pool: &Handle<W>, id: ListenerId) -> Option<ListenerState> {
+    let list = pool.listeners().unwrap_or_default();
+    let known = list.into_iter().find(|one| one.id == id);
+    known.map(|one| one.state)
+}
+
+/// How often `serve` ran so far.
+fn served<W: World>(stage: &Fixture<W>) -> usize {
+    stage.calls.look(|calls| {
+        let serve = |call: &&Call| matches!(call, Call::Serve(_));
+        calls.iter().filter(serve).count()
+    })
+}
+
+pub(super) async fn l7_close_takes_what_is_queued<W: World>(world: Arc<W>) -> Verdict {
+    for way in [Way::Close, Way::Stop] {
+        queued_clients_are_served(&world, way).await?;
+    }
+    for way in [
+        Way::Kill,
+        Way::Drop,
+        Way::BrutalStop,
+        Way::CloseWhenPaused,
+        Way::CloseOnError(Flaw::Resources),
+        Way::CloseOnError(Flaw::Listener),
+    ] {
+        queued_clients_are_reset(&world, way).await?;
+    }
+    starting_acceptor_is_waited_for(&world).await?;
+    no_acceptor_is_left(&world).await
+}
+
+/// How a listener comes to close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Close,
+    Stop,
+    Kill,
+    Drop,
+    /// With grace zero and shutdown *kill*.
+    BrutalStop,
+    CloseWhenPaused,
+    /// `accept` fails before it has found the first of those that are queued.
+    CloseOnError(Flaw),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    Resources,
+    Listener,
+}
+
+async fn queued_clients_are_served<W: World>(world: &Arc<W>, way: Way) -> Verdict {
+    const CLIENTS: usize = 10;
+    const GRACE: Duration = Duration::from_millis(60);
+    let all = Everything::new(world);
+    let stage = Fixture::new(&all.world);
+    let spec = stage.spec("l7").grace(Grace::Forever);
+    let pool = stage.start(spec)?;
+    // Fewer acceptors than clients: they are replaced while the listener closes.
+    let (id, address) = stage.listen(&pool, 2)?;
+    let (mut earlier, before) = stage.connect(address).await?;
+    let task = all.hold_accepting(&stage).await?;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(stage.knock(address).await?);
+    }
+    let is_closed = closed(&stage)?;
+    let close = (way == Way::Close).then(|| pool.close_listener(id));
+    let stop = (way == Way::Stop).then(|| pool.stop());
+    let draining = before.signals.draining().is_set();
+    let what = format!("*draining* once the listener begins to close, {way:?}");
+    same(&what, true, draining)?;
+    same(
+        "*closed* while the socket is open",
+        false,
+        is_closed.is_set(),
+    )?;
+    let now = listener_state(&pool, id);
+    same(
+        "the listener while it closes",
+        Some(ListenerState::Closing),
+        now,
+    )?;
+    all.held.release(task);
+    for client in &mut clients {
+        stage.echo(client, "queued").await?;
+    }
+    match close {
+        Some(close) => same(
+            "what the close says",
+            Ok(()),
+            stage.event("the listener closes", close).await?,
+        )?,
+        None => stage.event("*closed*", is_closed.wait()).await?,
+    }
+    same(
+        "*closed* once the socket is closed",
+        true,
+        is_closed.is_set(),
+    )?;
+    same(
+        "a late client is refused",
+        true,
+        stage.refuses(address).await?,
+    )?;
+    same(
+        "the listener when it is closed",
+        None,
+        listener_state(&pool, id),
+    )?;
+    same("connections served", 1 + CLIENTS, served(&stage))?;
+    stage.echo(&mut earlier, "still there").await?;
+    drop(stop);
+    stage.event("the pool is killed", pool.kill()).await?;
+
+    // Grace begins when the listener is closed, however long that takes; after a second it begins in any case.
+    if way == Way::Stop {
+        let all = Everything::new(world);
+        let stage = Fixture::new(&all.world);
+        let pool = stage.start(stage.spec("l7").grace(GRACE))?;
+        let (_, address) = stage.listen(&pool, 1)?;
+        let (_client, _) = stage.connect(address).await?;
+        let task = all.hold_accepting(&stage).await?;
+        let began = stage.now();
+        let stopping = pool.stop();
+        stage.pass_until(began + 2 * GRACE).await;
+        let seen = state(&pool);
+        if stage.now() < began + SECOND {
+            let grace = PoolState::Stopping(Phase::Grace);
+            same("the state while the listener closes", grace, seen)?;
+        }
+        let released = (stage.now() - began).min(SECOND);
+        all.held.release(task);
+        let report = stage.event("the pool stops", stopping).await?;
+        let least = released + GRACE;
+        let what = format!("{least:?} at least, it took {:?}", report.elapsed);
+        same(&what, true, report.elapsed >= least)?;
+    }
+    Ok(())
+}
+
+async fn queued_clients_are_reset<W: World>(world: &Arc<W>, way: Way) -> Verdict {
+    let all = Everything::new(world);
+    let stage = Fixture::new(&all.world);
+    let spec = stage.spec("l7");
+    let pool = stage.start(match way {
+        Way::BrutalStop => spec.shutdown(Shutdown::Kill),
+        _ => spec.grace(Grace::Forever),
+    })?;
+    let (id, address) = stage.listen(&pool, 2)?;
+    stage.waiting(&pool, 2).await?;
+    let handle = pool.handle();
+    let mut owner = Some(pool);
+    let faults = all.faults(address);
+    let task = if way == Way::CloseWhenPaused {
+        all.held.hold_sleeps();
+        faults.inject(ErrorKind::OutOfMemory.into());
+        let pauses = || match listener_state(&handle, id) {
+            Some(ListenerState::Resources) => Ok(()),
+            other => Err(other),
+        };
+        stage.until("the listener pauses", pauses).await?;
+        None
+    } else {
+        Some(all.hold_accepting(&stage).await?)
+    };
+    let mut client = stage.knock(address).await?;
+    let mut close = None;
+    match way {
+        Way::Close | Way::CloseWhenPaused => close = Some(handle.close_listener(id)),
+        Way::CloseOnError(flaw) => {
+            faults.inject(match flaw {
+                Flaw::Resources => ErrorKind::OutOfMemory.into(),
+                Flaw::Listener => not_listening(),
+            });
+            close = Some(handle.close_listener(id));
+        }
+        Way::Stop | Way::BrutalStop => drop(handle.stop()),
+        Way::Kill => drop(handle.kill()),
+        Way::Drop => drop(owner.take()),
+    }
+    if let Some(task) = task {
+        all.held.release(task);
+    }
+    stage.closed(&mut client).await?;
+    let what = format!("how often a client was served that was queued, {way:?}");
+    same(&what, 0, served(&stage))?;
+    match close {
+        Some(close) => {
+            let closed = stage.event("the listener closes", close).await?;
+            same("what the close says", Ok(()), closed)?;
+            stage.event("the pool is killed", handle.kill()).await?;
+            // It was asked to close, and did: that is no failure.
+            let failed = stage.reports.look(|reports| {
+                let failed = |event: &Event<_>| matches!(event, Event::ListenerFailed { .. });
+                reports
+                    .iter()
+                    .filter(|report| failed(&report.event))
+                    .count()
+            });
+            same("listeners that were reported as failed", 0, failed)?;
+        }
+        None => {
+            stage.join(&handle).await?;
+        }
+    }
+    drop(owner);
+    Ok(())
+}
+
+/// An acceptor that is in `init` when the listener begins to close still takes one of those that are queued.
+async fn starting_acceptor_is_waited_for<W: World>(world: &Arc<W>) -> Verdict {
+    let stage = Fixture::new(world);
+    stage.answers([], Answer::Deferred);
+    let pool = stage.start(stage.spec("l7"))?;
+    let (id, address) = stage.listen(&pool, 1)?;
+    stage.began(1).await?;
+    let mut client = stage.knock(address).await?;
+    let close = pool.close_listener(id);
+    stage.decide(Answer::Accept);
+    stage.echo(&mut client, "taken by the last one").await?;
+    let closed = stage.event("the listener closes", close).await?;
+    same("what the close says", Ok(()), closed)?;
+
+    // Within that second, and no longer.
+    let stage = Fixture::new(world);
+    stage.answers([], Answer::Nothing);
+    let pool = stage.start(stage.spec("l7"))?;
+    let (id, address) = stage.listen(&pool, 1)?;
+    stage.began(1).await?;
+    let mut client = stage.knock(address).await?;
+    let began = stage.now();
+    stage.close(&pool, id).await?;
+    let took = stage.now() - began;
+    let what = format!("an acceptor that starts is waited for a second: {took:?}");
+    same(&what, true, took >= SECOND)?;
+    stage.closed(&mut client).await?;
+
+    // One that waits finds nothing, which it believes after a millisecond.
+    let stage = Fixture::new(world);
+    let pool = stage.start(stage.spec("l7"))?;
+    let (id, _) = stage.listen(&pool, 1)?;
+    stage.waiting(&pool, 1).await?;
+    let began = stage.now();
+    stage.close(&pool, id).await?;
+    let took = stage.now() - began;
+    let what = format!("a client that comes just then has a millisecond: {took:?}");
+    same(&what, true, took >= MILLISECOND)
+}
+
+/// With all acceptors in `terminate` no client can be served.
+async fn no_acceptor_is_left<W: World>(world: &Arc<W>) -> Verdict {
+    let stage = Fixture::new(world);
+    stage.farewell(Farewell::Stay);
+    stage.answers([], Answer::AcceptWithin(MILLISECOND));
+    let pool = stage.start(stage.spec("l7"))?;
+    let (id, address) = stage.listen(&pool, 2)?;
+    let terminated = || match stage.terminated().len() {
+        2 => Ok(()),
+        other => Err(other),
+    };
+    stage.until("both acceptors terminate", terminated).await?;
+    let mut client = stage.knock(address).await?;
+    stage.close(&pool, id).await?;
+    stage.closed(&mut client).await?;
+    same("connections served", 0, served(&stage))?;
+    stage.event("the pool is killed", pool.kill()).await?;
+    Ok(())
+}
+
+pub(super) async fn l8_failure_is_reported_once_the_address_is_free<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let failing = FailingListeners::new(&world);
+    let stage = Fixture::new(&failing);
+    let again = Record::default();
+    let (bound, binding) = (again.clone(), Arc::clone(&world));
+    stage.hears(move |report| {
+        if let Event::ListenerFailed { local_addr, .. } = &report.event {
+            let result = binding.listen_on(*local_addr);
+            bound.push(result.map(drop).map_err(|error| error.to_string()));
+        }
+    });
+    let pool = stage.start(stage.spec("l8"))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.waiting(&pool, 2).await?;
+    failing.faults(address).inject(not_listening());
+    let reported = again.when(|again| again.first().cloned());
+    let result = stage.event("the failure is reported", reported).await?;
+    same(
+        "what binding its address again says on the report",
+        Ok(()),
+        result,
+    )?;
+    stage.echo(&mut client, "still there").await?;
+
+    let all = Everything::new(&world);
+    let stage = Fixture::new(&all.world);
+    let pool = stage.start(stage.spec("l8"))?;
+    let (id, address) = stage.listen(&pool, 2)?;
+    stage.waiting(&pool, 2).await?;
+    let task = all.hold_accepting(&stage).await?;
+    let mut closes = vec![pool.close_listener(id).boxed()];
+    let known = listener_state(&pool, id);
+    same(
+        "the listener while it closes",
+        Some(ListenerState::Closing),
+        known,
+    )?;
+    closes.push(pool.close_listener(id).boxed());
+    for close in &mut closes {
+        let polled = poll_once(close.as_mut(), &Record::default());
+        same(
+            "what a close says while the socket is open",
+            Poll::Pending,
+            polled,
+        )?;
+    }
+    all.held.release(task);
+    for close in closes {
+        let closed = stage.event("the listener closes", close).await?;
+        same("what each of both closes says", Ok(()), closed)?;
+    }
+    same(
+        "a new client is refused",
+        true,
+        stage.refuses(address).await?,
+    )?;
+    let late = stage.event("a late close is answered", pool.close_listener(id));
+    same(
+        "what a close says once it is closed",
+        Err(CloseError::UnknownListener(id)),
+        late.await?,
+    )
+}
+
+/// The listeners that were reported as failed: how many others were left, and the report in words.
+fn failures<W: World>(stage: &Fixture<W>) -> Vec<(usize, String)> {
+    stage.reports.look(|reports| {
+        let failures = reports.iter().filter_map(|report| match &report.event {
+            Event::ListenerFailed { listeners_left, .. } => {
+                Some((*listeners_left, stage.words(report)))
+            }
+            _ => None,
+        });
+        failures.collect()
+    })
+}
+
+/// Makes a listener fail, and waits until it is out of the list.
+async fn fail<W: World>(
+    stage: &Fixture<FailingListeners<W>>,
+    pool: &Pool<FailingListeners<W>>,
+    (id, address): (ListenerId, SocketAddr),
+) -> Verdict {
+    stage.world.faults(address).inject(not_listening());
+    let gone = || match listener_state::<FailingListeners<W>>(pool, id) {
+        None => Ok(()),
+        other => Err(other),
+    };
+    stage.until("the listener fails", gone).await
+}
+
+pub(super) async fn l9_last_listener_that_fails<W: World>(world: Arc<W>) -> Verdict {
+    let failing = FailingListeners::new(&world);
+    let stage = Fixture::new(&failing);
+    let pool = stage.start(stage.spec("l9"))?;
+    for _ in 0..2 {
+        let first = stage.listen(&pool, 1)?;
+        let last = stage.listen(&pool, 1)?;
+        fail(&stage, &pool, first).await?;
+        fail(&stage, &pool, last).await?;
+        same("the pool runs on without a listener", true, runs(&pool))?;
+    }
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "a new listener").await?;
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let failures = failures(&stage);
+    let left: Vec<_> = failures.iter().map(|(left, _)| *left).collect();
+    same("listeners left, as the reports say", vec![1, 0, 1, 0], left)?;
+    for (left, words) in failures {
+        let says = words.contains("no listener is left");
+        same(
+            &format!("whether it says that none is left: {words}"),
+            left == 0,
+            says,
+        )?;
+    }
+
+    let stage = Fixture::new(&failing);
+    let spec = stage.spec("l9").last_listener(LastListener::Stop);
+    let pool = stage.start(spec.grace(Grace::Forever))?;
+    let (closed, _) = stage.listen(&pool, 1)?;
+    stage.close(&pool, closed).await?;
+    same(
+        "the pool runs on when the last is closed",
+        true,
+        runs(&pool),
+    )?;
+    let first = stage.listen(&pool, 1)?;
+    let last = stage.listen(&pool, 1)?;
+    fail(&stage, &pool, first).await?;
+    same("the pool runs on with one left", true, runs(&pool))?;
+    let (mut client, served) = stage.connect(last.1).await?;
+    fail(&stage, &pool, last).await?;
+    let grace = PoolState::Stopping(Phase::Grace);
+    same("the state when the last has failed", grace, state(&pool))?;
+    stage.echo(&mut client, "in grace").await?;
+    stage.order(&served, Order::Return).await?;
+    let report = stage.join(&pool).await?;
+    same(
+        "why the pool stopped",
+        StopReason::ListenersFailed,
+        report.reason,
+    )?;
+    let stops = stage.reports.look(|reports| {
+        let stop = reports.iter().filter_map(|report| match report.event {
+            Event::PoolStopped { reason, .. } => Some(reason),
+            _ => None,
+        });
+        stop.collect::<Vec<_>>()
+    });
+    same(
+        "what is reported of the stop",
+        vec![StopReason::ListenersFailed],
+        stops,
+    )
+}

@@ -1,0 +1,655 @@
+//! Section 12 of the contract: reports.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use acceptor_core::{
+    ChildId, ConnectionReports, EndKind, Event, EventKind, Failure, LastListener, Report, Spec,
+    StopReason, Stopped,
+};
+
+use crate::disturbed::{
+    Everything, FailingListeners, HeldTasks, TaskId, current_task, not_listening,
+};
+use crate::fixture::{AnotherThread, Call, Fixture, Order, Pool, Served};
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::{Client, World};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How many ordinary reports the outbox holds.
+const ORDINARY: usize = 1024;
+
+/// Kills acceptors by id until so many are killed: one report each. Returns how many it were.
+async fn kill_acceptors<W: World>(
+    stage: &Fixture<W>,
+    pool: &Pool<W>,
+    acceptors: usize,
+    kills: usize,
+) -> Result<usize, Broken> {
+    let mut killed = 0;
+    while killed < kills {
+        let waiting = stage.waiting(pool, acceptors).await?;
+        let ids: Vec<ChildId> = waiting
+            .iter()
+            .map(|one| one.id)
+            .take(kills - killed)
+            .collect();
+        for id in &ids {
+            let told = pool.kill_child(*id);
+            told.map_err(|error| Broken::new("an acceptor is killed", error.to_string()))?;
+            killed += 1;
+        }
+        let gone = || match pool.acceptors() {
+            Ok(list) if list.iter().all(|one| !ids.contains(&one.id)) => Ok(()),
+            other => Err(other.map(|list| list.len())),
+        };
+        stage.until("the killed acceptors are gone", gone).await?;
+    }
+    Ok(killed)
+}
+
+/// Has an acceptor killed, and returns the task that the report of it came from.
+async fn reporter<W: World>(
+    stage: &Fixture<W>,
+    pool: &Pool<W>,
+    acceptors: usize,
+) -> Result<TaskId, Broken> {
+    let (tasks, seen) = (Record::default(), stage.reports.clone());
+    let telling = tasks.clone();
+    stage.hears(move |_| telling.push(current_task()));
+    kill_acceptors(stage, pool, acceptors, 1).await?;
+    let task = tasks.when(|tasks| tasks.first().copied());
+    let task = stage
+        .event("the kill of an acceptor is reported", task)
+        .await?;
+    let reported = seen.when(|seen| (!seen.is_empty()).then_some(()));
+    stage.event("the report is recorded", reported).await?;
+    task.ok_or_else(|| Broken::new("reports come from a task of the runtime", "they do not"))
+}
+
+/// The errors of connections that failed, in the order of their reports.
+fn failures<W: World>(stage: &Fixture<W>) -> Vec<String> {
+    stage.reports.look(|reports| {
+        let failures = reports.iter().filter_map(|report| match &report.event {
+            Event::ConnectionFailed {
+                failure: Failure::Error(error),
+                ..
+            } => Some(error.to_string()),
+            _ => None,
+        });
+        failures.collect()
+    })
+}
+
+/// No more of a second than `tracing` gets (O3).
+const NAMES: [&str; A_SECOND] = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+];
+
+pub(super) async fn o1_reports_come_in_order_from_one_task<W: World>(world: Arc<W>) -> Verdict {
+    one_task_reports(&world).await?;
+    held_observer_is_waited_for_by_no_one(&world).await?;
+    if let Some(_other) = AnotherThread::of(&world).await {
+        blocked_observer_is_waited_for_by_no_one(&world).await?;
+    }
+    Ok(())
+}
+
+async fn one_task_reports<W: World>(world: &Arc<W>) -> Verdict {
+    let all = Everything::new(world);
+    let stage = Fixture::new(&all.world);
+    let (inside, tasks) = (Arc::new(AtomicUsize::new(0)), Record::default());
+    let (entering, seeing) = (Arc::clone(&inside), tasks.clone());
+    stage.hears(move |_| {
+        let others = entering.fetch_add(1, Ordering::SeqCst);
+        seeing.push((current_task(), others));
+        std::thread::yield_now();
+        entering.fetch_sub(1, Ordering::SeqCst);
+    });
+    let pool = stage.start(stage.spec("o1"))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    let mut connections = Vec::new();
+    for _ in NAMES {
+        connections.push(stage.connect(address).await?);
+    }
+    for ((_, served), name) in connections.iter().zip(NAMES) {
+        // An end that is visible has entered the outbox.
+        stage.order(served, Order::Fail(name)).await?;
+        stage.ended(&pool, served.child).await?;
+    }
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    same(
+        "the order of the reports",
+        NAMES.to_vec(),
+        failures(&stage).iter().map(String::as_str).collect(),
+    )?;
+    let seen = tasks.all();
+    let together = seen.iter().filter(|(_, others)| *others > 0).count();
+    same("reports that came while another was delivered", 0, together)?;
+    let reporter = seen.first().and_then(|(task, _)| *task);
+    let others = seen
+        .iter()
+        .filter(|(task, _)| task.is_none() || *task != reporter);
+    same(
+        "reports that did not come from one task of the runtime",
+        0,
+        others.count(),
+    )?;
+    let events = all.traced.traced();
+    let emitted: Vec<_> = events
+        .iter()
+        .filter_map(|event| event.field("error"))
+        .collect();
+    same(
+        "the order of the events of `tracing`",
+        NAMES.to_vec(),
+        emitted,
+    )?;
+    let others = events.iter().filter(|event| event.task != reporter).count();
+    same("events of `tracing` that came from another task", 0, others)?;
+    let mut own = all.counted.cost().tasks();
+    stage.calls.look(|calls| {
+        own.extend(calls.iter().filter_map(|call| match call {
+            Call::Init { task, .. } | Call::Terminate { task, .. } => *task,
+            Call::Serve(served) => served.task,
+            _ => None,
+        }));
+    });
+    let shared = reporter.is_some_and(|reporter| own.contains(&reporter));
+    same(
+        "reports come from a task of a child or of a listener",
+        false,
+        shared,
+    )
+}
+
+/// Has everything go on that is not to wait for an observer.
+async fn all_goes_on<W: World>(
+    stage: &Fixture<W>,
+    pool: &Pool<W>,
+    address: SocketAddr,
+    workers: usize,
+) -> Verdict {
+    for name in &NAMES[..3] {
+        let (mut client, served) = stage.connect(address).await?;
+        stage.echo(&mut client, "accepted and served").await?;
+        stage.order(&served, Order::Fail(name)).await?;
+        stage.ended(pool, served.child).await?;
+        stage.closed(&mut client).await?;
+    }
+    let (other, other_address) = stage.listen(pool, 1)?;
+    let (mut client, served) = stage.connect(other_address).await?;
+    stage.echo(&mut client, "another listener").await?;
+    stage.close(pool, other).await?;
+    stage.order(&served, Order::Return).await?;
+    stage.counts(pool, 0, workers).await?;
+    same("whether a call is answered", true, pool.status().is_ok())
+}
+
+async fn held_observer_is_waited_for_by_no_one<W: World>(world: &Arc<W>) -> Verdict {
+    let held = HeldTasks::new(world);
+    let stage = Fixture::new(&held);
+    let pool = stage.start(stage.spec("o1"))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    let reporter = reporter(&stage, &pool, 2).await?;
+    stage
+        .event("the reporter rests", held.hold(reporter))
+        .await?;
+    all_goes_on(&stage, &pool, address, 2).await?;
+    same("reports while the reporter rests", 1, stage.reports.count())?;
+    held.release(reporter);
+    stage.event("the pool stops", pool.stop()).await?;
+    let expected: Vec<_> = NAMES[..3].iter().map(|name| (*name).to_owned()).collect();
+    same("reports once it goes on", expected, failures(&stage))
+}
+
+async fn blocked_observer_is_waited_for_by_no_one<W: World>(world: &Arc<W>) -> Verdict {
+    let stage = Fixture::new(world);
+    let (open, opened) = std::sync::mpsc::channel::<()>();
+    let opened = std::sync::Mutex::new(opened);
+    let blocked = Record::default();
+    let blocking = blocked.clone();
+    stage.hears(move |_| {
+        blocking.push(());
+        let opened = opened
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _ = opened.recv();
+    });
+    let pool = stage.start(stage.spec("o1"))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    let (_client, served) = stage.connect(address).await?;
+    stage.order(&served, Order::Fail("zero")).await?;
+    let blocks = blocked.when(|blocked| (!blocked.is_empty()).then_some(()));
+    stage
+        .event("the observer blocks its thread", blocks)
+        .await?;
+    all_goes_on(&stage, &pool, address, 2).await?;
+    same(
+        "reports while the observer blocks",
+        0,
+        stage.reports.count(),
+    )?;
+    drop(open);
+    stage.event("the pool stops", pool.stop()).await?;
+    same("reports once it goes on", 4, stage.reports.count())
+}
+
+pub(super) async fn o2_outbox_is_bounded<W: World>(world: Arc<W>) -> Verdict {
+    what_does_not_fit_is_counted(&world).await?;
+    pauses_are_merged(&world).await?;
+    stop_waits_for_a_kill_timeout(&world).await
+}
+
+async fn what_does_not_fit_is_counted<W: World>(world: &Arc<W>) -> Verdict {
+    const ACCEPTORS: usize = 64;
+    let held = HeldTasks::new(world);
+    let failing = FailingListeners::new(&held);
+    let stage = Fixture::new(&failing);
+    let spec = stage.spec("o2").last_listener(LastListener::Stop);
+    let pool = stage.start(spec)?;
+    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    let reporter = reporter(&stage, &pool, ACCEPTORS).await?;
+    stage
+        .event("the reporter rests", held.hold(reporter))
+        .await?;
+    let killed = kill_acceptors(&stage, &pool, ACCEPTORS, ORDINARY + 50).await?;
+    let lost = killed - ORDINARY;
+    // This is dropped last, and the stop that follows has a place of its own.
+    failing.faults(address).inject(not_listening());
+    let joined = pool.join();
+    let stopped = || match pool.counts() {
+        Err(Stopped { .. }) => Ok(()),
+        other => Err(other),
+    };
+    stage
+        .until("the pool stops with its last listener", stopped)
+        .await?;
+    held.release(reporter);
+    let report = stage.event("the reports are delivered", joined).await?;
+    let kinds = stage.reports.look(|reports| {
+        let kinds = reports.iter().map(|report| report.event.kind());
+        kinds.collect::<Vec<_>>()
+    });
+    let ordinary = kinds
+        .iter()
+        .take_while(|kind| **kind == EventKind::AcceptorFailed);
+    // One was delivered before.
+    same(
+        "ordinary reports that were delivered",
+        1 + ORDINARY,
+        ordinary.count(),
+    )?;
+    let expected = vec![
+        EventKind::ReportsLost,
+        EventKind::ListenerFailed,
+        EventKind::PoolStopped,
+    ];
+    let rest = kinds.get(1 + ORDINARY..).unwrap_or_default().to_vec();
+    same("the reports after them", expected, rest)?;
+    let losses = stage.reports.look(|reports| {
+        let losses = reports.iter().filter_map(|report| match &report.event {
+            Event::ReportsLost { lost, .. } => {
+                Some((lost.of(EventKind::AcceptorFailed), lost.total()))
+            }
+            _ => None,
+        });
+        losses.collect::<Vec<_>>()
+    });
+    let lost = lost as u64;
+    same(
+        "how many were lost: of that kind, of all",
+        vec![(lost, lost)],
+        losses,
+    )?;
+    same(
+        "reports that were not delivered, as the result says",
+        lost,
+        report.undelivered,
+    )?;
+    same(
+        "why the pool stopped",
+        StopReason::ListenersFailed,
+        report.reason,
+    )
+}
+
+async fn pauses_are_merged<W: World>(world: &Arc<W>) -> Verdict {
+    const PAUSES: usize = 9;
+    let held = HeldTasks::new(world);
+    let failing = FailingListeners::new(&held);
+    let stage = Fixture::new(&failing);
+    let pool = stage.start(stage.spec("o2"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let reporter = reporter(&stage, &pool, 1).await?;
+    stage
+        .event("the reporter rests", held.hold(reporter))
+        .await?;
+    // The last begins 1.275 s after the first, and so is to be reported, unless one before it was.
+    let faults = failing.faults(address);
+    faults.inject_all((0..PAUSES).map(|_| ErrorKind::OutOfMemory.into()));
+    let taken = || match faults.pending() {
+        0 => Ok(()),
+        pending => Err(pending),
+    };
+    stage
+        .until("the errors are taken from the listener", taken)
+        .await?;
+    let (mut client, _) = stage.connect(address).await?;
+    stage.echo(&mut client, "after the pauses").await?;
+    held.release(reporter);
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let pauses = stage.reports.look(|reports| {
+        let pauses = reports.iter().filter_map(|report| match &report.event {
+            Event::AcceptPaused { suppressed, .. } => Some(*suppressed),
+            _ => None,
+        });
+        pauses.collect::<Vec<_>>()
+    });
+    same("reports of the pauses", 1, pauses.len())?;
+    let merged: u64 = pauses.iter().sum();
+    let what = format!("it stands for others too: {merged} of {}", PAUSES - 1);
+    same(&what, true, (1..PAUSES as u64).contains(&merged))
+}
+
+async fn stop_waits_for_a_kill_timeout<W: World>(world: &Arc<W>) -> Verdict {
+    let kill_timeout = 50 * MILLISECOND;
+    let held = HeldTasks::new(world);
+    let stage = Fixture::new(&held);
+    let pool = stage.start(stage.spec("o2").patience(kill_timeout))?;
+    stage.listen(&pool, 4)?;
+    let reporter = reporter(&stage, &pool, 4).await?;
+    stage
+        .event("the reporter rests", held.hold(reporter))
+        .await?;
+    let killed = kill_acceptors(&stage, &pool, 4, 3).await?;
+    let began = stage.now();
+    let report = stage
+        .event("the stop waits for delivery no longer", pool.stop())
+        .await?;
+    let took = stage.now() - began;
+    let what = format!("it waits {kill_timeout:?}: {took:?}");
+    same(&what, true, took >= kill_timeout)?;
+    let undelivered = report.undelivered;
+    same(
+        "reports that were not delivered, as the result says",
+        killed as u64,
+        undelivered,
+    )?;
+    same("reports that were", 1, stage.reports.count())?;
+    held.release(reporter);
+    Ok(())
+}
+
+/// How many events of a kind and listener may come within a second.
+const A_SECOND: usize = 10;
+
+pub(super) async fn o3_tracing_of_failures_is_limited<W: World>(world: Arc<W>) -> Verdict {
+    const KILLS: usize = 60;
+    let all = Everything::new(&world);
+    let stage = Fixture::new(&all.world);
+    let pool = stage.start(stage.spec("o3"))?;
+    let (first, address) = stage.listen(&pool, KILLS)?;
+    let began = stage.now();
+    kill_acceptors(&stage, &pool, KILLS, KILLS).await?;
+    // Those of a second ago do not count: this event says how many were left out.
+    stage.pass_until(stage.now() + SECOND).await;
+    kill_acceptors(&stage, &pool, KILLS, 1).await?;
+    // Another kind, and then another listener.
+    let (_client, served) = stage.connect(address).await?;
+    stage.order(&served, Order::Fail("no")).await?;
+    stage.ended(&pool, served.child).await?;
+    stage.close(&pool, first).await?;
+    let (second, _) = stage.listen(&pool, 1)?;
+    let all_end = || match pool.counts() {
+        Ok(counts) if counts.workers == 1 => Ok(()),
+        other => Err(other),
+    };
+    stage
+        .until("the acceptors of the first listener end", all_end)
+        .await?;
+    kill_acceptors(&stage, &pool, 1, 1).await?;
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let took = stage.now() - began;
+    let failed = |event: &Event<_>| matches!(event, Event::AcceptorFailed { .. });
+    let reported = stage.reports.look(|reports| {
+        reports
+            .iter()
+            .filter(|report| failed(&report.event))
+            .count()
+    });
+    same(
+        "failures of acceptors that the observer got",
+        KILLS + 2,
+        reported,
+    )?;
+    let events = all.traced.traced();
+    let of = |event: &str, listener: acceptor_core::ListenerId| {
+        let (event, listener) = (event.to_owned(), listener.to_string());
+        let of_both = events.iter().filter(move |one| {
+            one.field("event") == Some(&event) && one.field("listener") == Some(&listener)
+        });
+        of_both.collect::<Vec<_>>()
+    };
+    let emitted = of("acceptor_failed", first);
+    // A second holds ten; the clock that is read here is later than the one that they go by.
+    let times: Vec<Instant> = emitted.iter().map(|event| event.at).collect();
+    for twelve in times.windows(A_SECOND + 2) {
+        let within = twelve[A_SECOND + 1] - twelve[0];
+        let what = format!("{} events took {within:?}, in all {took:?}", A_SECOND + 2);
+        same(&what, true, within >= SECOND)?;
+    }
+    same("events at the least", true, emitted.len() > A_SECOND)?;
+    let left_out = of("events_suppressed", first);
+    let last: u64 = left_out
+        .iter()
+        .filter_map(|event| event.number("count"))
+        .sum();
+    let suppressed = emitted
+        .iter()
+        .filter_map(|event| event.number("suppressed"));
+    let told = emitted.len() as u64 + suppressed.sum::<u64>() + last;
+    same(
+        "events, and those that they say were suppressed",
+        KILLS as u64 + 1,
+        told,
+    )?;
+    let others = (
+        of("connection_failed", first).len(),
+        of("acceptor_failed", second).len(),
+    );
+    same(
+        "events of another kind, and of another listener",
+        (1, 1),
+        others,
+    )
+}
+
+/// A connection, as it is reported from its beginning to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reported {
+    Began(SocketAddr, SocketAddr),
+    Ended(SocketAddr, EndKind),
+    Failed(SocketAddr),
+}
+
+/// The reports of each connection, in order, with the ages of those that ended.
+fn by_connection(
+    reports: &[Report<SocketAddr>],
+) -> BTreeMap<ChildId, Vec<(Reported, Option<Duration>)>> {
+    let mut connections: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for report in reports {
+        let (child, reported) = match &report.event {
+            Event::ConnectionBegan {
+                child,
+                peer,
+                local_addr,
+                ..
+            } => (*child, (Reported::Began(*peer, *local_addr), None)),
+            Event::ConnectionEnded {
+                child,
+                peer,
+                age,
+                kind,
+                ..
+            } => (*child, (Reported::Ended(*peer, *kind), Some(*age))),
+            Event::ConnectionFailed {
+                child, peer, age, ..
+            } => (*child, (Reported::Failed(*peer), Some(*age))),
+            _ => continue,
+        };
+        connections.entry(child).or_default().push(reported);
+    }
+    connections
+}
+
+pub(super) async fn o4_connections_are_reported_if_asked_for<W: World>(world: Arc<W>) -> Verdict {
+    // Off, unless the spec says so.
+    for reports in [None, Some(ConnectionReports::All)] {
+        ends_are_reported(&world, reports).await?;
+    }
+    losses_are_counted_apart(&world).await
+}
+
+fn with_reports<W: World>(
+    stage: &Fixture<W>,
+    reports: Option<ConnectionReports>,
+) -> Spec<W::Listener> {
+    match reports {
+        Some(reports) => stage.spec("o4").connection_reports(reports),
+        None => stage.spec("o4"),
+    }
+}
+
+async fn ends_are_reported<W: World>(
+    world: &Arc<W>,
+    reports: Option<ConnectionReports>,
+) -> Verdict {
+    let stage = Fixture::new(world);
+    let pool = stage.start(with_reports(&stage, reports))?;
+    let (_, address) = stage.listen(&pool, 2)?;
+    let began = stage.now();
+    let mut expected = BTreeMap::new();
+    let mut expects = |client: &W::Client, served: &Served, end: Reported| {
+        let peer = client.local_addr();
+        expected.insert(served.child, vec![Reported::Began(peer, address), end]);
+    };
+    let mut clients = Vec::new();
+    for order in [
+        Order::Return,
+        Order::ExitCleanly,
+        Order::Fail("no"),
+        Order::Panic("no"),
+    ] {
+        let (client, served) = stage.connect(address).await?;
+        let peer = client.local_addr();
+        stage.order(&served, order).await?;
+        stage.ended(&pool, served.child).await?;
+        expects(
+            &client,
+            &served,
+            match order {
+                Order::Return => Reported::Ended(peer, EndKind::Normal),
+                Order::ExitCleanly => Reported::Ended(peer, EndKind::Clean),
+                _ => Reported::Failed(peer),
+            },
+        );
+        clients.push(client);
+    }
+    for kills in [true, false] {
+        let (client, served) = stage.connect(address).await?;
+        let (told, end) = if kills {
+            let end = Reported::Failed(client.local_addr());
+            (pool.kill_child(served.child), end)
+        } else {
+            let end = Reported::Ended(client.local_addr(), EndKind::Stopped);
+            (pool.stop_child(served.child), end)
+        };
+        told.map_err(|error| Broken::new("a connection is commanded to end", error.to_string()))?;
+        stage.ended(&pool, served.child).await?;
+        expects(&client, &served, end);
+        clients.push(client);
+    }
+    // One that is left to the kill of the pool, which is reported with a count.
+    let (client, served) = stage.connect(address).await?;
+    expects(
+        &client,
+        &served,
+        Reported::Ended(client.local_addr(), EndKind::Killed),
+    );
+    // With the result all reports are there.
+    stage.event("the pool is killed", pool.kill()).await?;
+    let most = stage.now() - began;
+    let seen = stage.reports.look(by_connection);
+    if reports.is_none() {
+        let failed = |reported: &(Reported, _)| matches!(reported.0, Reported::Failed(_));
+        let others = seen
+            .values()
+            .flatten()
+            .filter(|reported| !failed(reported))
+            .count();
+        return same("beginnings and ends reported, unless asked for", 0, others);
+    }
+    for (reported, age) in seen.values().flatten() {
+        if let Some(age) = age {
+            let what = format!("an age of {age:?} is within {most:?}, {reported:?}");
+            same(&what, true, *age <= most)?;
+        }
+    }
+    let seen: BTreeMap<_, Vec<_>> = seen
+        .into_iter()
+        .map(|(child, reported)| (child, reported.into_iter().map(|(what, _)| what).collect()))
+        .collect();
+    same(
+        "what is reported of each connection, in order",
+        expected,
+        seen,
+    )
+}
+
+async fn losses_are_counted_apart<W: World>(world: &Arc<W>) -> Verdict {
+    const ACCEPTORS: usize = 64;
+    let held = HeldTasks::new(world);
+    let stage = Fixture::new(&held);
+    let spec = with_reports(&stage, Some(ConnectionReports::All));
+    let pool = stage.start(spec)?;
+    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    let reporter = reporter(&stage, &pool, ACCEPTORS).await?;
+    stage
+        .event("the reporter rests", held.hold(reporter))
+        .await?;
+    kill_acceptors(&stage, &pool, ACCEPTORS, ORDINARY - 1).await?;
+    // The beginning of the first still fits.
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        connections.push(stage.connect(address).await?);
+    }
+    for (_, served) in &connections {
+        stage.order(served, Order::Return).await?;
+        stage.ended(&pool, served.child).await?;
+    }
+    held.release(reporter);
+    stage.event("the pool stops", pool.stop()).await?;
+    let losses = stage.reports.look(|reports| {
+        let losses = reports.iter().filter_map(|report| match &report.event {
+            Event::ReportsLost { lost, .. } => Some((
+                lost.of(EventKind::ConnectionBegan),
+                lost.of(EventKind::ConnectionEnded),
+                lost.total(),
+            )),
+            _ => None,
+        });
+        losses.collect::<Vec<_>>()
+    });
+    same("losses: beginnings, ends, all", vec![(2, 3, 5)], losses)
+}

@@ -1,0 +1,34 @@
+//! The wakes that the pool may make, by the kind of the task that they wake (L5).
+//!
+//! Each wake has a cause that was seen. The polls of a kind of task are no more than its wakes: by the pool, by timers and
+//! by sockets. Wakes to no effect are allowed for none of them.
+
+use std::ops::Sub;
+
+/// How many tasks of each kind the pool may have woken since it was started, at the most.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::scenario) struct Wakes {
+    /// The pool's own task.
+    pub(in crate::scenario) driver: u64,
+    pub(in crate::scenario) reporter: u64,
+    /// Those of listeners.
+    pub(in crate::scenario) listeners: u64,
+    /// Those of acceptors in `init`, of connections, and of acceptors in `terminate`.
+    pub(in crate::scenario) children: u64,
+    /// Those that are not of the pool: the waits for a result, or for a close.
+    pub(in crate::scenario) others: u64,
+}
+
+impl Sub for Wakes {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            driver: self.driver - before.driver,
+            reporter: self.reporter - before.reporter,
+            listeners: self.listeners - before.listeners,
+            children: self.children - before.children,
+            others: self.others - before.others,
+        }
+    }
+}

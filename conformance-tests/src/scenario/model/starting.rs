@@ -1,0 +1,276 @@
+//! The starts of acceptors: when each begins `init`, and which one tries again while `init` fails (B3, B4, B6).
+
+use std::time::Duration;
+
+use super::children::{Child, Stage};
+use super::outbox::Sort;
+use super::{Key, Model, SECOND};
+use acceptor_core::{EndKind, Phase};
+
+/// While `init` fails, one acceptor of the listener at a time tries again; the others are held (B4).
+#[derive(Debug, Default)]
+pub(super) struct Outage {
+    /// How many have tried again, or are about to.
+    retries: u32,
+    /// The one that tries again.
+    probe: Option<Key>,
+}
+
+/// How an acceptor ended, as far as its replacement is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// `init` failed (B4).
+    StartError,
+    /// The same could follow at once from another start (B3, B6).
+    Repeats,
+    /// Its runtime dropped it.
+    Lost,
+    Other,
+}
+
+/// The first follows at once; the others are spaced, 1 ms doubling to 1 s (B3).
+fn spacing(repeats: u32) -> Duration {
+    match repeats {
+        0 | 1 => Duration::ZERO,
+        more => Duration::from_millis(1 << (more - 2).min(10)).min(SECOND),
+    }
+}
+
+impl Model {
+    /// A listener has another acceptor.
+    pub(super) fn add(&mut self, number: usize, stage: Stage, repeats: u32) -> Key {
+        let listening = &mut self.listeners[number];
+        listening.numbers += 1;
+        let key = Key {
+            listener: number,
+            number: listening.numbers,
+        };
+        let child = Child::new(stage, self.generation, repeats, self.now);
+        self.children.insert(key, child);
+        key
+    }
+
+    fn add_later(&mut self, number: usize, delay: Duration, repeats: u32) -> Key {
+        self.wakes.driver += 1;
+        self.add(number, Stage::Spaced(self.now + delay), repeats)
+    }
+
+    /// Whether an acceptor that ends is replaced: its listener is open, and the pool accepts.
+    pub(super) fn replaces(&self, number: usize) -> bool {
+        let listening = &self.listeners[number];
+        let accepts = match self.stop.as_ref() {
+            None => true,
+            Some(stop) => match stop.phase {
+                Phase::LameDuck => true,
+                Phase::Grace => stop.drains(),
+                Phase::Stop | Phase::Kill => false,
+            },
+        };
+        listening.is_open() && listening.killed.is_none() && accepts
+    }
+
+    /// Puts an acceptor in the place of one that has ended, after so many that led nowhere.
+    pub(super) fn replace(&mut self, number: usize, how: Ended, repeats: u32) {
+        let listening = &mut self.listeners[number];
+        if how == Ended::StartError {
+            listening.outage.get_or_insert_default();
+        }
+        if listening.outage.is_some() {
+            self.retry(number);
+            return;
+        }
+        match how {
+            Ended::StartError | Ended::Other => {
+                self.add(number, Stage::Starting, 0);
+            }
+            Ended::Repeats | Ended::Lost => {
+                let repeats = repeats + 1;
+                let delay = spacing(repeats);
+                if how == Ended::Lost || !delay.is_zero() {
+                    self.add_later(number, delay, repeats);
+                } else {
+                    self.add(number, Stage::Starting, repeats);
+                }
+            }
+        }
+    }
+
+    /// Puts an acceptor in the place of one that has become a connection.
+    pub(super) fn replace_connected(&mut self, number: usize) {
+        let listening = &self.listeners[number];
+        if !listening.is_open() || listening.killed.is_some() {
+            return;
+        }
+        if listening.outage.is_some() {
+            self.retry(number);
+        } else {
+            self.add(number, Stage::Starting, 0);
+        }
+    }
+
+    /// During an outage: the one that tries again, if there is none; else one that is held.
+    fn retry(&mut self, number: usize) {
+        let Some(outage) = &mut self.listeners[number].outage else {
+            return;
+        };
+        if outage.probe.is_some() {
+            self.add(number, Stage::Held { released: false }, 0);
+            return;
+        }
+        outage.retries += 1;
+        let delay = spacing(outage.retries);
+        let key = self.add_later(number, delay, 0);
+        if let Some(outage) = &mut self.listeners[number].outage {
+            outage.probe = Some(key);
+        }
+    }
+
+    /// An `init` has succeeded: those that were held may start (B4).
+    pub(super) fn outage_is_over(&mut self, number: usize) {
+        if self.listeners[number].outage.take().is_none() {
+            return;
+        }
+        let mut held = 0;
+        for (key, child) in &mut self.children {
+            if let (true, Stage::Held { released }) = (key.listener == number, &mut child.stage) {
+                *released = true;
+                held += 1;
+            }
+        }
+        if held > 0 {
+            self.wakes.listeners += 1 + held / 64;
+        }
+    }
+
+    /// A child is gone; if it was to try again, another will.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Child> {
+        let child = self.children.remove(&key)?;
+        self.ended.insert(key, child.id);
+        if let Some(outage) = &mut self.listeners[key.listener].outage {
+            if outage.probe == Some(key) {
+                outage.probe = None;
+            }
+        }
+        Some(child)
+    }
+
+    /// An acceptor of which nothing was seen has ended.
+    pub(super) fn vanishes(&mut self, key: Key, kind: EndKind) {
+        let Some(child) = self.remove(key) else {
+            return;
+        };
+        if let Some(stop) = &mut self.stop {
+            stop.count(Sort::Acceptor, kind);
+        }
+        self.end_is_reported(key, &child, kind, Sort::Acceptor, String::new());
+        if child.stage == Stage::Starting {
+            self.resources_are_freed();
+        }
+        let survives = self.survives(kind, Sort::Acceptor);
+        if survives && self.replaces(key.listener) {
+            let how = match kind {
+                EndKind::Lost => Ended::Lost,
+                _ => Ended::Other,
+            };
+            self.replace(key.listener, how, child.repeats);
+        }
+        self.phases_go_on();
+    }
+
+    /// The task of a listener was polled: it starts the acceptors that the listener was added with.
+    pub(in crate::scenario) fn listener_was_polled(&mut self, number: usize) {
+        use super::listeners::Queued;
+        let (now, batch) = (self.now, self.batch);
+        let closing = self.listeners[number].closing.as_ref();
+        if closing.is_some_and(|closing| matches!(closing.queued, Queued::Reset(at) if at < batch))
+        {
+            return;
+        }
+        for (key, child) in &mut self.children {
+            if key.listener == number && child.stage == Stage::Owed {
+                child.stage = Stage::Spaced(now);
+                child.made = now;
+            }
+        }
+    }
+
+    /// Whether an acceptor is of no further use, though it was not started yet or nothing was seen of it: where the list
+    /// is taken, it shows when it is gone.
+    pub(in crate::scenario) fn expects_unseen_ends(&self) -> bool {
+        if self.passed_over {
+            return true;
+        }
+        let unseen = |child: &Child| {
+            matches!(
+                child.stage,
+                Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
+            )
+        };
+        let mut children = self.children.iter().filter(|(_, child)| unseen(child));
+        children.any(|(key, child)| {
+            self.tasks != super::Tasks::Run || self.unseen_end(*key, child).is_some()
+        })
+    }
+
+    /// Whether acceptors may be started that nothing was seen of.
+    pub(in crate::scenario) fn has_unseen_starts(&self) -> bool {
+        let unseen = |child: &Child| matches!(child.stage, Stage::Spaced(_) | Stage::Held { .. });
+        self.children.values().any(unseen)
+    }
+
+    /// How an acceptor of which nothing was seen ends, if it has a reason to.
+    pub(super) fn unseen_end(&self, key: Key, child: &Child) -> Option<EndKind> {
+        let listening = &self.listeners[key.listener];
+        if listening.killed.or(child.killed).is_some() {
+            Some(EndKind::Killed)
+        } else if listening.told.is_some() || child.asked.is_some() {
+            Some(EndKind::Stopped)
+        } else {
+            None
+        }
+    }
+
+    /// Nothing is ready: each acceptor whose time has come has begun `init`.
+    pub(super) fn starts_are_done(&mut self) -> super::Seen {
+        let now = self.now;
+        for (key, child) in &mut self.children {
+            let outage = self.listeners[key.listener].outage.is_some();
+            let late = match &mut child.stage {
+                Stage::Owed | Stage::Starting => Duration::ZERO,
+                Stage::Spaced(at) if *at <= now => now - *at,
+                Stage::Held { .. } if !outage => Duration::ZERO,
+                Stage::Held { released } => {
+                    *released = false;
+                    continue;
+                }
+                _ => continue,
+            };
+            let rule = match (child.stage, child.repeats) {
+                (Stage::Held { .. }, _) => "B4",
+                (_, 0) => "L1",
+                _ => "B3",
+            };
+            let expected = format!(
+                "{key} begins `init`, {} led nowhere before it",
+                child.repeats
+            );
+            return super::breach(
+                rule,
+                expected,
+                format!("not {late:?} later: {:?}", child.stage),
+            );
+        }
+        Ok(())
+    }
+
+    /// When an acceptor that begins `init` was to start.
+    pub(super) fn may_begin(&self, stage: Stage) -> Result<(), Option<Duration>> {
+        match stage {
+            Stage::Starting => Ok(()),
+            Stage::Spaced(at) if at <= self.now => Ok(()),
+            Stage::Spaced(at) => Err(Some(at - self.now)),
+            Stage::Held { released: true } => Ok(()),
+            _ => Err(None),
+        }
+    }
+}
