@@ -196,7 +196,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::acceptors(&self.shared))
     }
 
-    /// The open connections, oldest first (Q1). Waiter acceptors are not among them.
+    /// The open connections, oldest first (Q1). Waiting acceptors are not among them.
     ///
     /// # Errors
     ///
@@ -343,7 +343,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(())
     }
 
-    /// Replaces the spec (R1). Waiter acceptors keep the acceptor they started with; later ones
+    /// Replaces the spec (R1). Waiting acceptors keep the acceptor they started with; later ones
     /// use the new one, which may be of another type. The history of failures, the listeners and
     /// the connections stay.
     ///
