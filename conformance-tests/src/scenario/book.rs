@@ -279,6 +279,18 @@ impl Book {
             .collect()
     }
 
+    /// For each connection that took the stop signal: whether it sees it, as often as it took it.
+    pub(super) fn stops(&self) -> Vec<(ChildId, Vec<bool>)> {
+        let pages = self.pages();
+        let serving = pages.serving.iter();
+        let serving = serving.filter(|(_, serving)| !serving.stop.is_empty());
+        let stops = serving.map(|(child, serving)| {
+            let stops = serving.stop.iter().map(Signal::is_set);
+            (*child, stops.collect())
+        });
+        stops.collect()
+    }
+
     pub(super) fn knows_closed(&self, listener: &ListenerInfo<SocketAddr>) {
         let mut pages = self.pages();
         pages.closed.entry(listener.id).or_insert_with(|| Closed {

@@ -160,33 +160,33 @@ impl Maker<'_> {
 
     fn action(&mut self) -> Action {
         let number = self.random.u8(..);
-        match self.random.u16(..1060) {
-            1000..1008 => Action::Crowd {
+        match self.random.u16(..1050) {
+            1000..1005 => Action::Crowd {
                 listener: number,
                 clients: self.random.u16(1..80),
             },
-            1008..1020 => Action::ConnectLate {
+            1005..1012 => Action::ConnectLate {
                 listener: number,
                 clients: self.random.u8(1..120),
                 after: self.random.u16(..40),
             },
-            1020..1028 => Action::CloseCrowded {
+            1012..1020 => Action::CloseCrowded {
                 listener: number,
                 clients: self.random.u16(1..40),
             },
-            1028..1032 => match self.random.u8(..4) {
+            1020..1024 => match self.random.u8(..4) {
                 chosen if chosen < self.stopping => Action::StopCrowded(self.random.u8(1..20)),
                 _ => Action::Wait,
             },
-            1032..1036 => Action::FaultLasts {
+            1024..1028 => Action::FaultLasts {
                 listener: number,
                 fault: self.fault(),
             },
-            1036..1048 => Action::FaultEnds(number),
-            1048..1056 => Action::HoldReporter,
-            1056..1060 => Action::Listen {
+            1028..1040 => Action::FaultEnds(number),
+            1040..1048 => Action::HoldReporter,
+            1048 => Action::Listen {
                 // More than are started at once.
-                acceptors: self.random.u8(65..200),
+                acceptors: self.random.u8(65..150),
                 bound: Bound::Loopback,
             },
             0..220 => Action::Connect {

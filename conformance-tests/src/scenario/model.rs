@@ -15,7 +15,8 @@ mod outbox;
 mod starting;
 mod stopping;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -59,7 +60,7 @@ pub(super) fn breach<T>(
 /// A breach unless both are the same.
 pub(super) fn same<T: PartialEq + fmt::Debug>(
     rule: &'static str,
-    what: &str,
+    what: impl fmt::Display,
     expected: T,
     seen: T,
 ) -> Seen {
@@ -126,6 +127,8 @@ pub(super) struct Model {
     pub(super) spec: SpecSetting,
     pub(super) generation: u32,
     pub(super) listeners: Vec<Listening>,
+    /// The keys of ids that were seen.
+    keys: RefCell<HashMap<ChildId, Key>>,
     /// Those that have not ended.
     children: BTreeMap<Key, Child>,
     /// Those that have ended; an id is known if anything was seen of the child.
@@ -139,6 +142,8 @@ pub(super) struct Model {
     outbox: Outbox,
     /// The child whose end is being seen.
     ending: Option<Key>,
+    /// Acceptors may be commanded to end of which nothing was seen.
+    commanded: bool,
     /// In this batch connections were accepted though the timeout of an acceptor that waits had come: the list shows whether
     /// it was dismissed.
     passed_over: bool,
@@ -178,6 +183,7 @@ impl Model {
             spec,
             generation,
             listeners: Vec::new(),
+            keys: RefCell::default(),
             children: BTreeMap::new(),
             ended: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -186,6 +192,7 @@ impl Model {
             stop: None,
             outbox: Outbox::default(),
             ending: None,
+            commanded: false,
             passed_over: false,
             now,
             batch: 0,
@@ -195,6 +202,18 @@ impl Model {
             closes: Vec::new(),
             joins: 0,
             result: None,
+        }
+    }
+
+    fn key(&self, id: ChildId) -> Result<Key, Breach> {
+        let known = self.keys.borrow().get(&id).copied();
+        match known {
+            Some(key) => Ok(key),
+            None => {
+                let key = Key::of(id)?;
+                self.keys.borrow_mut().insert(id, key);
+                Ok(key)
+            }
         }
     }
 
@@ -211,6 +230,7 @@ impl Model {
         self.now = now;
         self.batch += 1;
         self.passed_over = false;
+        self.commanded |= tasks != Tasks::Run;
         self.tasks = tasks;
     }
 
@@ -271,7 +291,7 @@ impl Model {
         let goes_on = match event {
             Event::StateDropped { child, .. }
             | Event::Exploded { child }
-            | Event::TerminateEnded { child, .. } => self.ending == Some(Key::of(*child)?),
+            | Event::TerminateEnded { child, .. } => self.ending == Some(self.key(*child)?),
             Event::Network(Happened::Dropped { peer }) => {
                 self.ending.is_some() && self.peer(*peer) == self.ending.map(Peer::Served)
             }

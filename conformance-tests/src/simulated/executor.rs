@@ -64,6 +64,8 @@ struct State {
     tallies: BTreeMap<&'static str, Tally>,
     panics: u64,
     closed: bool,
+    /// A thread waits until something becomes ready.
+    waiting: bool,
 }
 
 /// How often a task is polled that nobody woke.
@@ -194,6 +196,7 @@ impl Simulation {
                     tallies: BTreeMap::new(),
                     panics: 0,
                     closed: false,
+                    waiting: false,
                 }),
                 firing: AtomicBool::new(false),
                 stirred: Condvar::new(),
@@ -435,15 +438,18 @@ impl Simulation {
                 self.advance_to(time);
                 continue;
             }
-            let state = lock(&self.shared.state);
+            let mut state = lock(&self.shared.state);
+            state.waiting = true;
             let idle = |state: &mut State| state.ready.is_empty();
             let waited = self
                 .shared
                 .stirred
                 .wait_timeout_while(state, outside, idle)
                 .unwrap_or_else(PoisonError::into_inner);
-            let idle = waited.1.timed_out() && waited.0.ready.is_empty();
-            drop(waited);
+            let (mut state, waited) = waited;
+            state.waiting = false;
+            let idle = waited.timed_out() && state.ready.is_empty();
+            drop(state);
             if idle && !done() {
                 let waiting: Vec<_> = self.tasks().iter().map(ToString::to_string).collect();
                 panic!(
@@ -599,8 +605,10 @@ impl Wake for Task {
         }
         if !self.held.load(Ordering::Relaxed) {
             state.ready.push(Arc::clone(self));
-            drop(state);
-            shared.stirred.notify_all();
+            if state.waiting {
+                drop(state);
+                shared.stirred.notify_all();
+            }
         }
     }
 }
@@ -646,8 +654,10 @@ impl Runtime for SimulatedRuntime {
             });
             state.live.push(Arc::clone(&task));
             state.ready.push(task);
-            drop(state);
-            shared.stirred.notify_all();
+            if state.waiting {
+                drop(state);
+                shared.stirred.notify_all();
+            }
         }
 
         fn name<T>(_task: &T) -> &'static str {

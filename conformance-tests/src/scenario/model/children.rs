@@ -122,6 +122,14 @@ impl Child {
         }
     }
 
+    /// Whether it has a place in the list, and nothing else was seen of it.
+    pub(super) fn is_unseen(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
+        )
+    }
+
     fn is_started(&self) -> bool {
         !matches!(
             self.stage,
@@ -217,7 +225,7 @@ impl Model {
         id: ChildId,
         rule: &'static str,
     ) -> Result<(Key, Commands, &mut Child), Breach> {
-        let key = Key::of(id)?;
+        let key = self.key(id)?;
         let Some(child) = self.children.get(&key) else {
             return breach(rule, "a child that is there", format!("{id}, which is not"));
         };
@@ -245,7 +253,7 @@ impl Model {
     /// A callback of this child is polled.
     pub(super) fn is_polled(&mut self, id: ChildId) -> Seen {
         let batch = self.batch;
-        let Ok(key) = Key::of(id) else { return Ok(()) };
+        let Ok(key) = self.key(id) else { return Ok(()) };
         // One that is given up may go on.
         let Some(child) = self.children.get(&key) else {
             return Ok(());
@@ -364,10 +372,11 @@ impl Model {
     /// One child is told to end, or is killed, by its id (R4).
     pub(in crate::scenario) fn told_alone(&mut self, id: ChildId, killed: Killed) -> Seen {
         let (now, batch) = (self.now, self.batch);
-        let key = Key::of(id)?;
+        let key = self.key(id)?;
         let Some(known) = self.children.get_mut(&key) else {
             return Ok(());
         };
+        self.commanded = true;
         match killed {
             Killed::Yes => known.killed = known.killed.or(Some(batch)),
             Killed::No => known.asked = known.asked.or(Some((now, batch))),
@@ -392,7 +401,7 @@ impl Model {
     }
 
     fn init_began(&mut self, id: ChildId, listener: ListenerId, generation: u32) -> Seen {
-        let key = Key::of(id)?;
+        let key = self.key(id)?;
         if self.listener(listener) != Some(key.listener) {
             let seen = format!("listener {listener}");
             return breach("B1", format!("`init` of {id} has its listener"), seen);
@@ -503,7 +512,7 @@ impl Model {
 
     /// An acceptor has become a connection.
     pub(super) fn became(&mut self, number: usize, record: &ConnectionRecord<SocketAddr>) -> Seen {
-        let (now, key) = (self.now, Key::of(record.id)?);
+        let (now, key) = (self.now, self.key(record.id)?);
         let listening = &mut self.listeners[number];
         if !listening.queue.contains(&key) {
             let seen = format!("{key} becomes the connection; {:?} wait", listening.queue);

@@ -508,6 +508,7 @@ impl Model {
         };
         let at = now;
         listening.told = Some(Told { ending, at, batch });
+        self.commanded = true;
         // They are dismissed in batches.
         self.wakes.listeners += listening.queue.len() as u64 / 64;
         listening.queue.clear();

@@ -38,7 +38,7 @@ impl Model {
     pub(in crate::scenario) fn lists(&mut self, acceptors: &[AcceptorRecord]) -> Seen {
         let mut listed = BTreeMap::new();
         for record in acceptors {
-            let key = Key::of(record.id)?;
+            let key = self.key(record.id)?;
             if listed
                 .last_key_value()
                 .is_some_and(|(last, _)| *last >= key)
@@ -107,7 +107,7 @@ impl Model {
         )?;
         same(
             "Q5",
-            &format!("the age of {key}"),
+            format_args!("the age of {key}"),
             now - child.made,
             record.age,
         )?;
@@ -231,14 +231,27 @@ impl Model {
             let connections = children
                 .filter(|(_, child)| child.stage == Stage::Connection)
                 .count();
-            let what = format!("connections of listener {id}");
-            same("Q1", &what, connections, record.connections)?;
+            same(
+                "Q1",
+                format_args!("connections of listener {id}"),
+                connections,
+                record.connections,
+            )?;
             let left = self.children_of(number).count() - connections;
-            let what = format!("acceptors of listener {id}");
-            same("L1", &what, left, record.acceptors)?;
+            same(
+                "L1",
+                format_args!("acceptors of listener {id}"),
+                left,
+                record.acceptors,
+            )?;
             // While a stop drains, the acceptor whose failure began it is missing.
             if matches!(self.phase(), None | Some(Phase::LameDuck)) {
-                same("L1", &what, listening.acceptors, record.acceptors)?;
+                same(
+                    "L1",
+                    "acceptors, as many as it was added with",
+                    listening.acceptors,
+                    record.acceptors,
+                )?;
             }
             same("Q1", "accepted", listening.accepted, record.accepted)?;
             same("A1", "skipped", listening.skipped, record.skipped)?;
@@ -274,20 +287,24 @@ impl Model {
         } else {
             otherwise
         };
-        let what = format!("state of listener {}", listening.id);
-        same("Q5", &what, expected, state)
+        same(
+            "Q5",
+            format_args!("state of listener {}", listening.id),
+            expected,
+            state,
+        )
     }
 
     /// Holds the signals of the connections against what they were told (N1, N2).
     pub(in crate::scenario) fn signals(&self, signals: &[(ChildId, bool, Vec<bool>)]) -> Seen {
         for (id, draining, stop) in signals {
-            let key = Key::of(*id)?;
+            let key = self.key(*id)?;
             let Some(child) = self.children.get(&key) else {
                 return breach("N1", "a child of the pool has signals", format!("{id}"));
             };
             let listening = &self.listeners[key.listener];
             let told = listening.closing.is_some() || !listening.is_open() || self.stop.is_some();
-            same("N1", &format!("{id} sees draining"), told, *draining)?;
+            same("N1", format_args!("{id} sees draining"), told, *draining)?;
             let told = listening.stopped.is_some() || child.asked.is_some();
             for stop in stop {
                 // The pool's own task sets it for each child.
@@ -300,22 +317,16 @@ impl Model {
     }
 
     /// Nothing is ready: each connection that took the stop signal sees it (N2).
-    pub(in crate::scenario) fn signals_have_come(
-        &self,
-        signals: &[(ChildId, bool, Vec<bool>)],
-    ) -> Seen {
-        for (id, _, stop) in signals {
-            let key = Key::of(*id)?;
+    pub(in crate::scenario) fn signals_have_come(&self, stops: &[(ChildId, Vec<bool>)]) -> Seen {
+        for (id, stops) in stops {
+            let key = self.key(*id)?;
             let Some(child) = self.children.get(&key) else {
                 continue;
             };
             let told = self.listeners[key.listener].stopped.is_some() || child.asked.is_some();
-            if told && stop.contains(&false) {
-                return breach(
-                    "N2",
-                    format!("{id} sees that it is told to stop"),
-                    "it does not",
-                );
+            if told && stops.contains(&false) {
+                let expected = format!("{id} sees that it is told to stop");
+                return breach("N2", expected, "it does not");
             }
         }
         Ok(())
@@ -326,8 +337,12 @@ impl Model {
         for (id, seen) in closed {
             let number = self.listener(*id);
             let expected = number.is_some_and(|number| !self.listeners[number].is_open());
-            let what = format!("listener {id} is seen closed");
-            same("B1", &what, expected, *seen)?;
+            same(
+                "B1",
+                format_args!("listener {id} is seen closed"),
+                expected,
+                *seen,
+            )?;
         }
         Ok(())
     }

@@ -406,7 +406,7 @@ impl Model {
             Some(child) => child.id,
             None => self.ended.get(&expected).copied().flatten(),
         };
-        let same_id = known.is_none_or(|known| known == id) && Key::of(id)? == expected;
+        let same_id = known.is_none_or(|known| known == id) && self.key(id)? == expected;
         Ok(same_id && self.listener(listener) == Some(expected.listener))
     }
 

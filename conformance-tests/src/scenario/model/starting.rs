@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::children::{Child, Stage};
 use super::outbox::Sort;
-use super::{Key, Model, SECOND};
+use super::{Key, Model, SECOND, Tasks};
 use acceptor_core::{EndKind, Phase};
 
 /// While `init` fails, one acceptor of the listener at a time tries again; the others are held (B4).
@@ -194,22 +194,20 @@ impl Model {
         }
     }
 
-    /// Whether an acceptor is of no further use, though it was not started yet or nothing was seen of it: where the list
-    /// is taken, it shows when it is gone.
-    pub(in crate::scenario) fn expects_unseen_ends(&self) -> bool {
+    /// Whether acceptors may have ended of which nothing was seen, or one may have been dismissed: the list shows it.
+    pub(in crate::scenario) fn expects_unseen_ends(&mut self) -> bool {
         if self.passed_over {
             return true;
         }
-        let unseen = |child: &Child| {
-            matches!(
-                child.stage,
-                Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
-            )
-        };
-        let mut children = self.children.iter().filter(|(_, child)| unseen(child));
-        children.any(|(key, child)| {
-            self.tasks != super::Tasks::Run || self.unseen_end(*key, child).is_some()
-        })
+        if !self.commanded {
+            return false;
+        }
+        let unseen = self.children.iter().filter(|(_, child)| child.is_unseen());
+        let mut commanded = unseen.filter(|(key, child)| {
+            self.tasks != Tasks::Run || self.unseen_end(**key, child).is_some()
+        });
+        self.commanded = commanded.next().is_some();
+        self.commanded
     }
 
     /// Whether acceptors may be started that nothing was seen of.

@@ -206,6 +206,7 @@ impl Model {
             }
             Phase::Kill => {
                 stop.deadline = None;
+                self.commanded = true;
                 for listening in &mut self.listeners {
                     listening.killed.get_or_insert(batch);
                 }
@@ -346,12 +347,20 @@ impl Model {
             for kind in ALL {
                 let expected = stop.connections[phase as usize][position(kind)];
                 let seen = report.connections(phase).of(kind);
-                let what = format!("connections that ended {kind} in phase {phase}");
-                same("S7", &what, expected, seen)?;
+                same(
+                    "S7",
+                    format_args!("connections that ended {kind} in phase {phase}"),
+                    expected,
+                    seen,
+                )?;
                 let expected = stop.acceptors[phase as usize][position(kind)];
                 let seen = report.acceptors(phase).of(kind);
-                let what = format!("acceptors that ended {kind} in phase {phase}");
-                same("S7", &what, expected, seen)?;
+                same(
+                    "S7",
+                    format_args!("acceptors that ended {kind} in phase {phase}"),
+                    expected,
+                    seen,
+                )?;
             }
         }
         Ok(())

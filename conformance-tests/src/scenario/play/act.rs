@@ -95,9 +95,12 @@ impl Player<'_> {
                 self.settle()?;
                 let to = self.simulation.now() + milliseconds(after.into());
                 self.jump_to(to);
+                let before = self.clients.len();
                 for _ in 0..clients {
                     self.connect(listener);
                 }
+                // Most have left again by the time that they are served.
+                self.clients.truncate(before + 4);
                 Ok(())
             }
             Action::CloseCrowded { listener, clients } => {
@@ -431,7 +434,7 @@ impl Player<'_> {
             true => Err(ChildError::Stopped),
             false => Ok(()),
         };
-        same("R4", &format!("telling {child} to end"), expected, told)
+        same("R4", format_args!("telling {child} to end"), expected, told)
     }
 
     fn tell_unknown(&mut self, which: u32) -> Seen {
