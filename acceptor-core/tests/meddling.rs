@@ -191,6 +191,34 @@ fn panic_of_accept_is_reported_wherever_it_happens() {
     }
 }
 
+/// The pool is killed when a connection was accepted that no child has yet.
+#[test]
+fn acceptor_killed_as_it_gets_a_connection_ends() {
+    for acceptors in [1, 2] {
+        let bench = Bench::new();
+        let pool = Pool::start(bench.runtime.clone(), Spec::new("killed", NeedsInit)).unwrap();
+        let handle = pool.handle();
+        let meddle: Meddle = Arc::new(move |when| {
+            if when == When::Through {
+                drop(handle.kill());
+            }
+        });
+        let listener = bench.port.listen();
+        pool.add_listener(Meddler { listener, meddle }, acceptors)
+            .unwrap();
+        bench.runtime.settle();
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+        let Poll::Ready(report) = poll_once(pool.join()) else {
+            panic!("{acceptors}: the kill hangs");
+        };
+        let killed = report.acceptors(Phase::Kill).of(EndKind::Killed);
+        assert_eq!((report.stuck, killed), (0, acceptors), "{report}");
+        assert_eq!(report.all_connections().total(), 0, "{report}");
+        assert_eq!((bench.ledger.alive(), bench.runtime.tasks()), (0, 0));
+    }
+}
+
 #[test]
 fn stopped_pool_reports_nothing() {
     let bench = Bench::new();
