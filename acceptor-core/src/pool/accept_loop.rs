@@ -68,11 +68,13 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     spawned: Spawned,
 }
 
-/// Whether a connection was spawned since this task last let others run.
+/// What was spawned since this task last let others run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spawned {
-    No,
-    Yes,
+    Nothing,
+    Connections,
+    /// Another thread was woken for an `init`, and takes what follows.
+    Inits,
 }
 
 /// A listener that takes what the system has queued before it closes (L7).
@@ -122,7 +124,7 @@ pub(crate) fn run<R: Runtime, L: Listener>(
             ends: None,
             closing: None,
             turns: 0,
-            spawned: Spawned::No,
+            spawned: Spawned::Nothing,
         },
     };
     async move {
@@ -210,7 +212,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         self.turns += 1;
         if self.turns > TURNS_IN_A_ROW {
             self.turns = 0;
-            self.spawned = Spawned::No;
+            self.spawned = Spawned::Nothing;
             self.look_for_expired();
             wake(cx.waker().clone());
             return Poll::Pending;
@@ -218,10 +220,13 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         match self.poll_queue(cx, listener, accept) {
             Poll::Pending => {
                 self.turns = 0;
-                if std::mem::replace(&mut self.spawned, Spawned::No) == Spawned::Yes {
+                let spawned = std::mem::replace(&mut self.spawned, Spawned::Nothing);
+                if spawned == Spawned::Connections {
                     // A runtime may run the connection next on this thread without waking another. Should it block,
                     // no thread would look at the sockets: so there is a task for another thread to take (B5). Not
                     // this one, since on most runtimes it would ask the system to no effect whether a client has come.
+                    // Nor where there is an `init` to take: this thread could poll that first, and then block, with
+                    // the wake-up of an `init` that yields.
                     self.shared.driver.wake_task();
                 }
                 Poll::Pending
@@ -538,7 +543,9 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
         let task = ChildTask::serve(shared, listener, id, child, serve);
         self.shared.spawn(task);
-        self.spawned = Spawned::Yes;
+        if self.spawned == Spawned::Nothing {
+            self.spawned = Spawned::Connections;
+        }
         if let Some(closing) = &mut self.closing {
             closing.taken += 1;
         }
@@ -572,7 +579,10 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     deadline: None,
                 });
             }
-            Replacement::Init(start) => self.shared.start_init(&self.listener, start),
+            Replacement::Init(start) => {
+                self.shared.start_init(&self.listener, start);
+                self.spawned = Spawned::Inits;
+            }
             Replacement::Later(start, delay) => {
                 self.shared.start_later(&self.listener, start.child, delay);
             }
