@@ -186,16 +186,24 @@ fn replacement_without_init_has_no_task() {
     assert_eq!(runtime.spawned(), 13);
 }
 
+/// A task for another thread to take, should the connection block this one (B5): the `init`, or else the driver.
 #[test]
-fn driver_is_polled_once_after_a_connection() {
+fn connection_has_a_task_beside_it() {
     let bench = Bench::new(2, counting(&Arc::default()));
     bench.runtime.settle();
     bench.port.connect().unwrap();
-    assert_eq!(
-        bench.polled(),
-        [ACCEPT_LOOP, REPLACEMENT, CONNECTION, DRIVER]
-    );
-    // Not when there was none.
+    assert_eq!(bench.polled(), [ACCEPT_LOOP, REPLACEMENT, CONNECTION]);
+
+    let serve = acceptor_fn(|_| async { Ok(()) });
+    bench.pool.reconfigure(Spec::new("plain", serve)).unwrap();
+    let next = CONNECTION + 1;
+    bench.port.connect().unwrap();
+    assert_eq!(bench.polled(), [ACCEPT_LOOP, next, DRIVER]);
+    for _ in 0..2 {
+        bench.port.connect().unwrap();
+    }
+    assert_eq!(bench.polled(), [ACCEPT_LOOP, next + 1, next + 2, DRIVER]);
+    // Not when there was no connection.
     bench.port.fail(io::ErrorKind::ConnectionAborted.into());
     assert_eq!(bench.polled(), [ACCEPT_LOOP]);
 }

@@ -249,12 +249,11 @@ where
     type State = ();
 
     async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
-        let number = listener
-            .child
-            .to_string()
-            .parse()
-            .expect("an id is shown as a number");
-        (self.0)(number).await;
+        let id = listener.child.to_string();
+        let (_, number) = id
+            .split_once('.')
+            .expect("an id is displayed as two numbers");
+        (self.0)(number.parse().expect("they are numbers")).await;
         Ok(Init::Accept(()))
     }
 
