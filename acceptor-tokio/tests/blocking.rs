@@ -1,4 +1,4 @@
-//! Callbacks that are slow, or block their thread, hold up nobody else (B1, B5, S8).
+//! Callbacks that are slow, or block their thread, hold up no other child (B1, B5, S8).
 
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 use tokio::sync::{Barrier, Notify};
 
-/// What blocks a thread, until it is dropped; a test that fails drops it as well.
+/// Blocks a thread until its sender is dropped, which a test that fails does as well.
 struct Blockade(Arc<std::sync::Mutex<mpsc::Receiver<()>>>);
 
 impl Blockade {
@@ -106,7 +106,7 @@ enum Prepared {
     WithInit,
 }
 
-/// Each round one connection blocks one of the two threads at once, and the next is served all the same.
+/// Each round one connection blocks one of the two threads at once, and the next is served anyway.
 async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usize) {
     let (release, blockade) = Blockade::new();
     let blocking = Arc::new(AtomicUsize::new(0));
@@ -137,27 +137,27 @@ async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usi
 }
 
 #[test]
-fn a_serve_that_blocks_its_thread_does_not_delay_its_only_replacement() {
+fn blocking_serve_does_not_delay_its_only_replacement() {
     on_two_threads(|theirs| check_blocking(theirs, Prepared::Without, 1));
 }
 
 #[test]
-fn a_serve_that_blocks_its_thread_does_not_delay_who_waits_behind_it() {
+fn blocking_serve_does_not_delay_the_next_acceptor() {
     on_two_threads(|theirs| check_blocking(theirs, Prepared::Without, 2));
 }
 
 #[test]
-fn a_serve_that_blocks_its_thread_does_not_delay_the_init_of_its_only_replacement() {
+fn blocking_serve_does_not_delay_the_init_of_its_only_replacement() {
     on_two_threads(|theirs| check_blocking(theirs, Prepared::WithInit, 1));
 }
 
 #[test]
-fn a_serve_that_blocks_its_thread_delays_neither_who_waits_behind_it_nor_an_init() {
+fn blocking_serve_delays_neither_the_next_acceptor_nor_an_init() {
     on_two_threads(|theirs| check_blocking(theirs, Prepared::WithInit, 2));
 }
 
 #[test]
-fn a_child_that_does_not_suspend_is_reported_stuck_and_left() {
+fn child_that_does_not_suspend_is_reported_stuck_and_left() {
     on_two_threads(check_stuck);
 }
 
@@ -197,7 +197,7 @@ async fn check_stuck(theirs: TokioRuntime) {
     let stuck = |event: &Event<_>| matches!(event, Event::Stuck { count: 1, .. });
     assert_eq!(reports.count(stuck), 1, "{:?}", reports.all());
     assert_eq!(reports.all().len(), 1, "{:?}", reports.all());
-    // When it suspends at last it is dropped, and nothing is told of it any more.
+    // When it suspends at last it is dropped, and nothing more is reported.
     drop(release);
     let mut rest = Vec::new();
     let _ = soon("its socket is closed", blocked.read_to_end(&mut rest)).await;
@@ -207,7 +207,7 @@ async fn check_stuck(theirs: TokioRuntime) {
 }
 
 #[test]
-fn a_brutal_stop_waits_for_the_patience_only() {
+fn brutal_stop_waits_for_the_kill_timeout_only() {
     on_two_threads(check_brutal);
 }
 
@@ -238,7 +238,7 @@ async fn check_brutal(theirs: TokioRuntime) {
     );
 }
 
-/// What its `init` does is the test's.
+/// Its `init` is the test's.
 struct Prepares<F>(F);
 
 impl<F, Fut> Acceptor<TcpListener> for Prepares<F>
@@ -265,7 +265,7 @@ where
 #[tokio::test]
 async fn any_number_of_acceptors_run_init_at_the_same_time() {
     const ACCEPTORS: usize = 100;
-    // Nobody gets through before all have come.
+    // None gets through before all have come.
     let all = Arc::new(Barrier::new(ACCEPTORS));
     let init = move |number| {
         let all = Arc::clone(&all);
@@ -281,8 +281,52 @@ async fn any_number_of_acceptors_run_init_at_the_same_time() {
     ping(&mut client).await;
 }
 
+/// The first byte of a connection comes while the `init` of its replacement blocks one of the two threads.
+#[test]
+fn blocking_init_of_a_replacement_delays_no_connection() {
+    on_two_threads(check_blocking_init);
+}
+
+async fn check_blocking_init(theirs: TokioRuntime) {
+    const ACCEPTORS: usize = 2;
+    let (release, blockade) = Blockade::new();
+    let (begun, through) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (begins, ends) = (Arc::clone(&begun), Arc::clone(&through));
+    let init = move |number| {
+        let (blockade, begins, ends) = (
+            Arc::clone(&blockade.0),
+            Arc::clone(&begins),
+            Arc::clone(&ends),
+        );
+        async move {
+            begins.fetch_add(1, Ordering::SeqCst);
+            if number > ACCEPTORS {
+                let released = blockade.lock().expect("one init blocks at a time");
+                let _ = released.recv();
+            }
+            ends.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let pool = Pool::start(theirs.clone(), Spec::new("blocks", Prepares(init))).unwrap();
+    let (_, address) = listen_on(&pool, &theirs, loopback(), ACCEPTORS);
+    let count = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
+    eventually("both wait", || count(&through) == ACCEPTORS).await;
+    for round in 0..100 {
+        let mut client = client(address).await;
+        eventually("the init of the replacement blocks", || {
+            count(&begun) == ACCEPTORS + round + 1
+        })
+        .await;
+        ping(&mut client).await;
+        assert_eq!(count(&through), ACCEPTORS + round, "it did not block");
+        release.send(()).expect("the pool lives");
+        eventually("it is through", || count(&through) == count(&begun)).await;
+    }
+    assert_eq!(soon("the stop ends", pool.stop()).await.stuck, 0);
+}
+
 #[tokio::test]
-async fn an_init_that_never_ends_delays_neither_the_other_acceptors_nor_the_stop() {
+async fn endless_init_delays_neither_the_other_acceptors_nor_the_stop() {
     let begun = Arc::new(Notify::new());
     let init = {
         let begun = Arc::clone(&begun);
@@ -308,7 +352,7 @@ async fn an_init_that_never_ends_delays_neither_the_other_acceptors_nor_the_stop
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_is_busy_does_not_delay_accepting() {
+async fn busy_connection_does_not_delay_accepting() {
     let pool = Pool::start(runtime(), echo_spec()).unwrap();
     let (_, address) = listen(&pool, 1);
     // As many connections at the same time as it takes, by one acceptor.
