@@ -91,7 +91,7 @@ impl Bench {
 #[track_caller]
 fn check_hears_again(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>) {
     let mut ended = 0;
-    for polls in 1..8 {
+    for polls in 1..9 {
         let bench = Bench::new(|spec| spec);
         bench.pool.add_listener(bench.port.listen(), 1).unwrap();
         for _ in 0..polls {

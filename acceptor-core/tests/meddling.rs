@@ -130,9 +130,9 @@ impl Acceptor<Meddler> for NeedsInit {
     }
 }
 
-/// The first tasks of a pool, by the order of their spawns; the acceptors' follow.
+/// The first tasks of a pool, by the order of their spawns; the acceptors' follow on a decoy.
 const ACCEPT_LOOP: usize = 2;
-const FIRST_ACCEPTOR: usize = 3;
+const FIRST_ACCEPTOR: usize = 4;
 
 #[test]
 fn acceptor_that_arrives_while_accept_is_polled_precedes_the_replacement() {

@@ -141,7 +141,7 @@ fn no_child_is_polled_after_the_drop_of_the_owner() {
         Doing::Terminating,
     ] {
         let woken = [1, 1000].map(|children| check_not_polled_again(doing, children));
-        // The driver and the accept loop.
+        // The driver and the accept loop; the decoy is not woken, but spawned.
         assert_eq!(woken, [2, 2], "{doing:?}");
     }
 }

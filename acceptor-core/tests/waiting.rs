@@ -115,10 +115,12 @@ fn accept_timeout_of_a_millisecond_is_not_spaced() {
 const DRIVER: usize = 0;
 const REPORTER: usize = 1;
 const ACCEPT_LOOP: usize = 2;
-const FIRST_ACCEPTOR: usize = 3;
-const SECOND_ACCEPTOR: usize = 4;
-const REPLACEMENT: usize = 5;
-const CONNECTION: usize = 6;
+/// The last of each call that wakes or spawns others: it does nothing.
+const DECOY: usize = 3;
+const FIRST_ACCEPTOR: usize = 4;
+const SECOND_ACCEPTOR: usize = 5;
+const REPLACEMENT: usize = 6;
+const CONNECTION: usize = 7;
 
 #[test]
 fn second_waiter_wakes_no_task() {
@@ -182,8 +184,8 @@ fn replacement_without_init_has_no_task() {
         port.connect().unwrap();
     }
     runtime.settle();
-    // The pool's own two, the accept loop, and ten connections.
-    assert_eq!(runtime.spawned(), 13);
+    // The pool's own two, the accept loop with its decoy, and ten connections.
+    assert_eq!(runtime.spawned(), 14);
 }
 
 /// A task for another thread to take, should the connection block this one (B5): the `init`, or else the driver.
@@ -206,6 +208,35 @@ fn connection_has_a_task_beside_it() {
     // Not when there was no connection.
     bench.port.fail(io::ErrorKind::ConnectionAborted.into());
     assert_eq!(bench.polled(), [ACCEPT_LOOP]);
+}
+
+/// The task that a call has woken last may stay with the calling thread, which its caller may block: so it is a decoy.
+#[track_caller]
+fn check_last_is_a_decoy(call: impl FnOnce(&TestPool)) {
+    let bench = Bench::new(2, counting(&Arc::default()));
+    bench.runtime.settle();
+    let decoy = bench.runtime.spawned();
+    call(&bench.pool);
+    assert_eq!(bench.runtime.last_woken(), Some(decoy));
+    bench.runtime.step_first(decoy);
+    assert!(!bench.runtime.has(decoy));
+}
+
+#[test]
+fn last_task_that_a_call_wakes_is_a_decoy() {
+    let listener = |pool: &TestPool| pool.listeners().unwrap()[0].id;
+    let acceptor = |pool: &TestPool| pool.acceptors().unwrap()[0].id;
+    check_last_is_a_decoy(|pool| drop(pool.close_listener(listener(pool))));
+    check_last_is_a_decoy(|pool| drop(pool.stop()));
+    check_last_is_a_decoy(|pool| drop(pool.kill()));
+    check_last_is_a_decoy(|pool| pool.stop_child(acceptor(pool)).unwrap());
+    check_last_is_a_decoy(|pool| pool.kill_child(acceptor(pool)).unwrap());
+    let bench = Bench::new(2, counting(&Arc::default()));
+    assert_eq!(bench.runtime.last_woken(), Some(DECOY));
+    let decoy = bench.runtime.spawned();
+    let Bench { runtime, pool, .. } = bench;
+    drop(pool);
+    assert_eq!(runtime.last_woken(), Some(decoy));
 }
 
 /// How often the driver is polled for a change, until all tasks sleep; and again when a close has waited for its queue.
@@ -239,10 +270,11 @@ fn driver_sleeps_between_its_looks() {
     drop(bench.pool.kill());
     bench.runtime.step_first(DRIVER);
     // For the closed socket, and for the end; the killed acceptors end in tasks of their own.
-    let (first, second) = (SECOND_ACCEPTOR + 1, SECOND_ACCEPTOR + 2);
+    let decoy = SECOND_ACCEPTOR + 1;
+    let (first, second) = (decoy + 1, decoy + 2);
     assert_eq!(
         bench.polled(),
-        [ACCEPT_LOOP, DRIVER, first, second, REPORTER, DRIVER]
+        [ACCEPT_LOOP, decoy, DRIVER, first, second, REPORTER, DRIVER]
     );
     assert_eq!(bench.runtime.tasks(), 0);
 }

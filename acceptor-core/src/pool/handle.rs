@@ -115,6 +115,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
                 let id = added.id;
                 let accepts = accept_loop::run(Arc::clone(&self.shared), added, listener);
                 self.shared.spawn(CatchUnwind::new(accepts));
+                self.shared.spawn_decoy();
                 Ok(id)
             }
             Err(reason) => refused(listener, reason),
@@ -155,6 +156,9 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             let closing = state.machine.close(id, effects);
             closing.ok_or(CloseError::UnknownListener(id))
         });
+        if closing.is_ok() {
+            self.shared.spawn_decoy();
+        }
         let closed = closing.map(|listener| listener.closed.clone());
         async move {
             closed?.wait().await;
@@ -340,6 +344,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             }
             break;
         }
+        self.shared.spawn_decoy();
         Ok(())
     }
 
@@ -424,6 +429,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// ```
     pub fn stop(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
         self.shared.stop(StopReason::Requested);
+        self.shared.spawn_decoy();
         self.join()
     }
 
@@ -437,6 +443,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// Dropping the future only stops waiting.
     pub fn kill(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
         self.shared.kill(StopReason::Requested);
+        self.shared.spawn_decoy();
         self.join()
     }
 

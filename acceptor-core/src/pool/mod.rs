@@ -129,6 +129,7 @@ impl<R: Runtime, L: Listener> Deref for Pool<R, L> {
 impl<R: Runtime, L: Listener> Drop for Pool<R, L> {
     fn drop(&mut self) {
         self.handle.shared().kill(StopReason::OwnerDropped);
+        self.handle.shared().spawn_decoy();
     }
 }
 

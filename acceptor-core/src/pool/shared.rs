@@ -223,6 +223,16 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         let _ = catch_panic(|| self.runtime.spawn(task));
     }
 
+    /// Ends a call of the user's that has woken or spawned tasks.
+    ///
+    /// A runtime may keep the task that was woken last for the calling thread alone. Should its caller block that thread,
+    /// and an observer may wait there for the end of the pool, the task would never run: so the last is one of no use.
+    pub(crate) fn spawn_decoy(&self) {
+        if !self.done.is_set() {
+            self.spawn(async {});
+        }
+    }
+
     /// The result, once `done` is set.
     pub(crate) fn result(&self) -> Option<StopReport> {
         lock(&self.state).result.as_deref().cloned()

@@ -325,6 +325,11 @@ impl Manual {
         self.world().tasks.contains_key(&task)
     }
 
+    /// The task that was spawned or woken last, of those that wait for a poll.
+    pub(crate) fn last_woken(&self) -> Option<usize> {
+        self.world().queue.back().copied()
+    }
+
     pub(crate) fn spawned(&self) -> usize {
         self.world().spawned
     }
