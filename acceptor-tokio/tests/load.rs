@@ -339,7 +339,11 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
         "{report}"
     );
     assert_eq!(report.all_connections().total(), IDLE, "{report}");
-    assert_eq!(report.all_acceptors().total(), 2 * acceptors, "{report}");
+    // Those that time out while the listeners close are replaced; those that do as the sockets close are not.
+    let ended = report.all_acceptors();
+    let (stopped, timed_out) = (ended.of(EndKind::Stopped), ended.of(EndKind::Normal));
+    assert!(ended.total() >= 2 * acceptors, "{report}");
+    assert_eq!(ended.total(), stopped + timed_out, "{report}");
     assert_eq!(report.stuck, 0, "{report}");
     for client in &mut idle {
         gone(client).await;
