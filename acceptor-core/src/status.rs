@@ -218,7 +218,7 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
     }
 }
 
-/// A pool at one moment (Q4).
+/// A whole pool as one value (Q4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status<A> {

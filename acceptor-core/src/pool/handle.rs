@@ -240,7 +240,10 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::counts(&self.shared))
     }
 
-    /// The whole at one moment, as one value (Q4).
+    /// The whole pool as one value (Q4).
+    ///
+    /// Its parts are read one after the other, so that no lock is held for a whole list: on a busy pool the counts can
+    /// differ by a few from the lists.
     ///
     /// # Errors
     ///
