@@ -894,7 +894,7 @@ fn errors() -> Vec<Case> {
         breaks(
             "A4",
             accept_errors(|_| AcceptErrorKind::Connection),
-            "skipped connections and pauses after Kind(ConnectionAborted)",
+            "skipped connections and pauses after ConnectionAborted",
             &["L1", "L2"],
         ),
         breaks(
