@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::sync::catch_panic;
 
-/// What an accept error is about, and so what the pool does on it.
+/// The cause of an accept error, which decides what the pool does about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AcceptErrorKind {
     /// Of one connection: skipped and counted; the same acceptor waits on (A1).

@@ -81,7 +81,7 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
 /// What `init` answers (rule B2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Init<S> {
-    /// Wait for a connection for ever.
+    /// Wait for a connection without a limit.
     Accept(S),
     /// Wait for a connection for this long, then terminate with [`Terminate::Timeout`]. Zero is legal: it takes a connection that is already there.
     AcceptWithin(S, Duration),
@@ -95,7 +95,7 @@ pub enum Init<S> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Terminate {
-    /// No connection came within the accept time-out.
+    /// No connection came within the accept timeout.
     Timeout,
     /// The listener was closed.
     Closed,
@@ -108,7 +108,7 @@ pub enum Terminate {
 impl fmt::Display for Terminate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Terminate::Timeout => f.write_str("accept time-out"),
+            Terminate::Timeout => f.write_str("accept timeout"),
             Terminate::Closed => f.write_str("listener closed"),
             Terminate::Io(error) => write!(f, "listener failed: {}", Escaped(error)),
             Terminate::Stopped => f.write_str("stopped"),
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(
             reasons.map(|reason| reason.to_string()),
             [
-                "accept time-out",
+                "accept timeout",
                 "listener closed",
                 "listener failed: no socket",
                 "stopped"

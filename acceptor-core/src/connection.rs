@@ -1,4 +1,4 @@
-//! What `serve` gets: the stream, who is at its ends, and the two signals.
+//! The argument of `serve`: the stream, the addresses of its ends, and the two signals.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -50,10 +50,10 @@ impl Signals {
         &self.draining
     }
 
-    /// Takes the stop signal, and with it the duty to leave by oneself.
+    /// Takes the stop signal, and with it the duty to leave.
     ///
-    /// A connection that took it is told at the stop phase and may go on until
-    /// the shutdown time-out. One that did not is dropped at the stop phase.
+    /// A connection that took it is signalled at the stop phase and may go on until
+    /// the shutdown timeout. One that did not is dropped at the stop phase.
     /// Taking it again gives the same signal; taking it late, in the very poll
     /// in which the stop phase came, still counts.
     pub fn trap_stop(&self) -> Signal {
@@ -100,7 +100,7 @@ impl CleanExit {
         Self::default()
     }
 
-    /// A clean exit that says why, to whoever reads the error before the pool does.
+    /// A clean exit with a reason, for code that reads the error before the pool does.
     pub fn because(reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason: Some(reason.into()),

@@ -131,7 +131,7 @@ pub enum AddListenerReason {
         /// What was given.
         value: usize,
     },
-    /// The listener could not tell its local address.
+    /// The listener could not return its local address.
     LocalAddr(io::Error),
     /// The pool is stopping.
     Stopping,
@@ -206,7 +206,7 @@ impl fmt::Display for CloseError {
 
 impl Error for CloseError {}
 
-/// A child was not told anything (R4).
+/// A child could not be stopped or killed (R4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChildError {

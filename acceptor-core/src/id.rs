@@ -21,7 +21,7 @@ impl PoolId {
 
 /// Names one listener of a pool.
 ///
-/// Displayed as a number that counts up from 1 in each pool. Ids of different pools differ all the same.
+/// Displayed as a number that counts up from 1 in each pool. Ids of different pools differ nevertheless.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerId {
     pub(crate) sequence: u64,

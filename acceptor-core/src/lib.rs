@@ -8,7 +8,7 @@
 //!
 //! Servers use the adapter crate of their runtime (`acceptor-tokio`,
 //! `acceptor-smol`, `acceptor-async-std`), which re-exports this one.
-//! This crate is for who writes an adapter: implement [`Runtime`] and [`Listener`].
+//! This crate is for authors of adapters: implement [`Runtime`] and [`Listener`].
 //!
 //! The letters and numbers in the documentation (B5, S4, …) name the rules of
 //! the contract that the conformance suite checks.

@@ -32,7 +32,7 @@ pub trait Listener: Send + Sync + 'static {
     fn local_addr(&self) -> io::Result<Self::Addr>;
 
     /// The local address of one accepted connection. Asked only when the
-    /// listener is bound to a wildcard, for it costs a system call.
+    /// listener is bound to a wildcard, because that costs a system call.
     fn stream_local_addr(stream: &Self::Stream) -> io::Result<Self::Addr>;
 
     /// Classifies an error of `accept` that only the listener knows, before the pool's table is asked (rule A6).

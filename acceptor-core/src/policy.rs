@@ -20,7 +20,7 @@ pub enum ChildType {
     /// Connections do their work themselves. The default.
     #[default]
     Worker,
-    /// Connections supervise others in turn: unless said otherwise, the stop waits for them for ever.
+    /// Connections supervise others in turn: by default the stop waits for them without a limit.
     Supervisor,
 }
 
@@ -44,9 +44,9 @@ impl From<Duration> for Grace {
 pub enum Shutdown {
     /// They are killed: there is no stop phase.
     Kill,
-    /// They are told to stop, and killed after this long. The default for workers, with 5 s.
+    /// They are asked to stop, and killed after this time. The default for workers, with 5 s.
     Within(Duration),
-    /// They are told to stop and never killed. The default for supervisors.
+    /// They are asked to stop and never killed. The default for supervisors.
     Never,
 }
 

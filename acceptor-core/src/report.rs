@@ -69,7 +69,7 @@ pub enum Event<A> {
         listener: ListenerId,
         /// The acceptor.
         child: ChildId,
-        /// What befell it.
+        /// How it failed.
         failure: Failure,
     },
     /// A connection ended with an error, a panic, a kill, or was lost (section 2).
@@ -83,7 +83,7 @@ pub enum Event<A> {
         peer: A,
         /// How old it was.
         age: Duration,
-        /// What befell it.
+        /// How it failed.
         failure: Failure,
     },
     /// A connection began (O4); reported if the spec [says so](crate::Spec::connection_reports).
@@ -122,7 +122,7 @@ pub enum Event<A> {
         local_addr: A,
         /// How many listeners of the pool are still open (L9).
         listeners_left: usize,
-        /// The error that `accept` returned; or one that tells that `accept` panicked, or that the runtime dropped
+        /// The error that `accept` returned; or one that says that `accept` panicked, or that the runtime dropped
         /// the listener's task.
         error: Arc<io::Error>,
     },
@@ -293,7 +293,7 @@ impl fmt::Display for Losses {
     }
 }
 
-/// What befell a child.
+/// How a child failed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Failure {

@@ -13,7 +13,7 @@ use slab::Slab;
 
 use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, lock};
 
-/// Tells that something has happened, for ever after it happened.
+/// An event that happens once; all that ask later see that it has happened.
 ///
 /// A pool hands out three of them: *draining* and *stop* to a connection
 /// (rules N1 and N2) and *closed* to an acceptor in `init` (rule B1). A signal

@@ -1,4 +1,4 @@
-//! How a stop went: its reason, its phases, who ended how (S1, S7).
+//! How a stop went: its reason, its phases, how the children ended (S1, S7).
 
 use std::fmt;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 /// The phases of a stop, in their order (section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Accepting as ever; connections see *draining* (S2).
+    /// Still accepting; connections see *draining* (S2).
     LameDuck,
-    /// The listeners are closed; nobody is told to stop (S3, S4).
+    /// The listeners are closed; no child is asked to stop (S3, S4).
     Grace,
-    /// Who trapped the stop is told, the others are dropped (S5).
+    /// Children that trapped the stop are signalled, the others are dropped (S5).
     Stop,
     /// What is left is killed (S6, S8).
     Kill,
@@ -64,7 +64,7 @@ impl fmt::Display for StopReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndKind {
-    /// `serve` returned `Ok`; for an acceptor: ignored, or terminated by its accept time-out.
+    /// `serve` returned `Ok`; for an acceptor: ignored, or terminated by its accept timeout.
     Normal,
     /// `serve` returned [`CleanExit`](crate::CleanExit).
     Clean,
@@ -158,7 +158,7 @@ pub struct StopReport {
     /// Why the pool stopped.
     pub reason: StopReason,
     /// From the call that began the stop to the end of the last child, or the close of the last socket if that came
-    /// later; to the end of the patience, if somebody is stuck.
+    /// later; to the end of the patience, if a child is stuck.
     pub elapsed: Duration,
     /// Children that did not suspend after the kill and were left (S8).
     pub stuck: usize,

@@ -317,7 +317,7 @@ fn accept_errors_hold_up_no_timeout() {
     assert!(bench.pool.listeners().unwrap()[0].skipped < 99);
     // It terminates in a task of its own.
     bench.runtime.step_first(FIRST_ACCEPTOR + 1);
-    assert_eq!(bench.terminated(), ["accept time-out"]);
+    assert_eq!(bench.terminated(), ["accept timeout"]);
 }
 
 /// Has a client whenever it is asked, and counts those that came while this many waited too long.

@@ -251,7 +251,7 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
             while !reached() {
                 check_status(&pool.status().expect("the pool runs"), acceptors);
                 tokio::time::sleep(Duration::from_millis(2)).await;
-                // A client that failed is the failure to show, not the time-out.
+                // A client that failed is the failure to show, not the timeout.
                 if let Some(Err(failed)) = clients.try_join_next() {
                     std::panic::resume_unwind(failed.into_panic());
                 }
@@ -361,7 +361,7 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
     );
     assert_eq!(Arc::strong_count(&ledger.state), 1, "a state is left");
     println!(
-        "{acceptors} acceptors: {refused} attempts refused while closed, {} accept time-outs",
+        "{acceptors} acceptors: {refused} attempts refused while closed, {} accept timeouts",
         terminated[0]
     );
 }

@@ -441,7 +441,7 @@ async fn in_paused_time() -> (Pool, std::net::TcpStream) {
     let pool = Pool::start(runtime(), spec).unwrap();
     let (_, address) = listen(&pool, 1);
     let client = std::net::TcpStream::connect(address).unwrap();
-    // No time-out here: where nothing else is to do, paused time runs to it at once.
+    // No timeout here: where nothing else is to do, paused time runs to it at once.
     while pool.counts().unwrap().active == 0 {
         tokio::task::yield_now().await;
     }

@@ -39,7 +39,7 @@ impl Drop for Life {
     }
 }
 
-/// Echoes. Its acceptors differ in how they begin: at once, after a switch, with a short time-out, not at all.
+/// Echoes. Its acceptors differ in how they begin: at once, after a switch, with a short timeout, not at all.
 struct Restless {
     living: Living,
     begun: Begun,

@@ -35,7 +35,7 @@ pub use crate::pool::{Handle, Pool};
 /// What `init` is to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// Accept, with no time-out.
+    /// Accept, with no timeout.
     Accept,
     /// Accept within this time.
     AcceptWithin(Duration),

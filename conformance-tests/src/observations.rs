@@ -41,7 +41,7 @@ pub enum Facts {
     ChildExit(ChildExit),
     /// `init` answers something else than accept.
     AcceptorInit(AcceptorInit),
-    /// No client comes within the accept time-out.
+    /// No client comes within the accept timeout.
     AcceptTimeout(AcceptTimeout),
     /// The pool is told to stop with two open connections.
     Terminate(Terminating),
@@ -88,7 +88,7 @@ facts! {
         then_serves: bool,
         reports: Vec<ReportLine>,
     }
-    /// One acceptor with an accept time-out, and at first no client.
+    /// One acceptor with an accept timeout, and at first no client.
     AcceptTimeout {
         restart: RestartWord,
         timeout_ms: u64,
@@ -474,7 +474,7 @@ async fn accept_timeout<W: World>(
     });
     let settled = select(Box::pin(ended), Box::pin(pool.join()));
     stage
-        .event("three time-outs, or the pool's end", settled)
+        .event("three timeouts, or the pool's end", settled)
         .await?;
     let several_inits = stage.inits() > 1;
     let reasons = stage.terminated();

@@ -292,9 +292,9 @@ pub enum Callbacks {
     InitInServe,
     /// *Hibernate* is taken for *ignore*.
     HibernateIgnored,
-    /// The accept time-out is never due.
+    /// The accept timeout is never due.
     NoTimeout,
-    /// The accept time-out is due at once.
+    /// The accept timeout is due at once.
     TimeoutAtOnce,
     /// `init` runs on a thread outside of the runtime.
     InitElsewhere,

@@ -52,7 +52,7 @@ fn lives_by_chance_go_as_the_model_says_and_leave_nothing_out() {
         "terminates for a closed listener",
         "terminates for a failed listener",
         "terminates for a stop",
-        "terminates for a time-out",
+        "terminates for a timeout",
         "terminates that panic",
     ] {
         assert!(exercised.contains_key(sort), "{sort}: {exercised:?}");

@@ -2,7 +2,7 @@
 //!
 //! The dyn-compatible twin of [`Acceptor`]: a pool may change to another type
 //! while it runs (R1). Invariants: the state is in the child only while the
-//! acceptor waits; whoever takes it out runs `serve` or `terminate` with it, or
+//! acceptor waits; the task that takes it out runs `serve` or `terminate` with it, or
 //! drops it; the future of `serve` is boxed only when a connection is there (B9).
 
 use std::panic::resume_unwind;
@@ -22,7 +22,7 @@ use crate::report::Failure;
 use crate::signal::Signal;
 use crate::sync::{DropCatching, Mutex, Shared, catch_panic, lock};
 
-/// What came of an `init`.
+/// The outcome of an `init`.
 pub(crate) enum InitOutcome {
     /// The state is in the child: the acceptor may wait, this long if it said so.
     Waits(Option<Duration>),
@@ -98,7 +98,7 @@ impl<T, S> CallArgs<T, S> {
     fn take(mut self) -> (T, S) {
         self.0
             .take()
-            .expect("it is taken once, for this consumes it")
+            .expect("it is taken once, because this consumes it")
     }
 }
 
@@ -110,7 +110,7 @@ impl<T, S> Drop for CallArgs<T, S> {
         let first = catch_panic(|| drop(first));
         let dropped = first.and(catch_panic(|| drop(state)));
         if let Err(message) = dropped {
-            // As it came, for the child's end to tell; the hook has been called.
+            // As it came, to be part of the child's end; the panic hook has been called.
             resume_unwind(Box::new(message));
         }
     }

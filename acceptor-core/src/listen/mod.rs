@@ -426,7 +426,10 @@ mod tests {
             match listener.accept() {
                 Ok((stream, _)) => return stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    assert!(began.elapsed() < Duration::from_secs(30), "nobody connects");
+                    assert!(
+                        began.elapsed() < Duration::from_secs(30),
+                        "no client connects"
+                    );
                     std::thread::yield_now();
                 }
                 Err(error) => panic!("{error}"),
@@ -645,7 +648,7 @@ mod tests {
         let address = first.local_addr().unwrap();
         let second = at(address).reuse_port(Toggle::On).bind();
         assert_eq!(second.unwrap().local_addr().unwrap(), address);
-        // Who does not say so does not.
+        // It is off by default.
         let third = at(address).bind().unwrap_err();
         assert_eq!(third.option, "address");
     }

@@ -36,7 +36,7 @@ pub(crate) enum ChildEnd {
     Ignored,
     /// Terminated by its accept timeout.
     TimedOut(WaitTime),
-    /// An acceptor ended because it was told to; or a connection was dropped by a stop.
+    /// An acceptor ended because it was commanded to; or a connection was dropped by a stop.
     Stopped,
     /// `init` failed or panicked, or the wait did.
     StartError(Failure),

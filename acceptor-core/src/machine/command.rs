@@ -1,6 +1,6 @@
-//! What the machine has a child do.
+//! The commands of the machine to a child.
 
-/// Why an acceptor is told to end.
+/// Why an acceptor is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     Closed,
@@ -8,14 +8,14 @@ pub(crate) enum CloseReason {
     Stopped,
 }
 
-/// What a child may be told.
+/// A command to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
     /// An acceptor ends; a connection takes no notice.
     Close(CloseReason),
     /// What does not trap the stop is dropped, once it has run at all.
     Stop,
-    /// Asked to stop by itself: an acceptor ends, a connection stops, be it the one or the other by then.
+    /// Asked to stop by itself: an acceptor ends, a connection stops, whichever of the two it is by then.
     StopAlone,
     /// Dropped at once.
     Kill,

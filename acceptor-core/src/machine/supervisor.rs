@@ -247,7 +247,7 @@ impl<S: Clone> Supervisor<S> {
         effects.driver = Driver::Wakes;
     }
 
-    /// A listener's socket is closed: its address can be bound again, and its acceptors are told why.
+    /// A listener's socket is closed: its address can be bound again, and its acceptors get the reason.
     ///
     /// `failure` is its report, should it have failed and not been asked to close.
     pub(crate) fn socket_closed<C: Clone, A>(

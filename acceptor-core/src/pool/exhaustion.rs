@@ -44,7 +44,7 @@ impl<L: Listener> Exhaustion<L> {
         }
     }
 
-    /// A number that changes with each end: what an accept loop reads before it calls `accept` tells it whether a
+    /// A number that changes with each end: what an accept loop reads before it calls `accept` shows whether a
     /// connection ended meanwhile.
     pub(crate) fn ends(&self) -> u64 {
         self.ends.load(Ordering::SeqCst)

@@ -61,7 +61,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// # Errors
     ///
     /// Gives the listener back, with the [reason](AddListenerReason), if `acceptors` is not within
-    /// 1 to [`MAX_ACCEPTORS`], if the listener cannot tell its address, or if the
+    /// 1 to [`MAX_ACCEPTORS`], if the listener cannot return its address, or if the
     /// pool is stopping or has stopped (V2).
     ///
     /// ```
@@ -287,7 +287,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         })
     }
 
-    /// Stops one child (R4): a connection that trapped the stop is told, another is dropped
+    /// Stops one child (R4): a connection that trapped the stop is signalled, another is dropped
     /// at its next suspension point; an acceptor that waits terminates, one in `init` is
     /// dropped, and either is replaced. Never counts.
     ///
@@ -419,7 +419,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future only stops waiting: the pool stops all the same.
+    /// Dropping the future only stops waiting: the pool stops in any case.
     ///
     /// ```
     /// # use acceptor_core::*;

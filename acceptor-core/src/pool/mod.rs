@@ -30,7 +30,7 @@ use crate::stop_report::StopReason;
 use crate::sync::catch_unwind::CatchUnwind;
 use crate::sync::{Shared, catch_panic};
 
-/// Owns a running pool. Dropping it kills everything at once and blocks nobody (S9).
+/// Owns a running pool. Dropping it kills everything at once and does not block (S9).
 ///
 /// All calls are those of [`PoolHandle`], to which it dereferences.
 ///
@@ -46,7 +46,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// # Errors
     ///
     /// [`StartError::Spec`] if the spec is not allowed (V1), [`StartError::RuntimeGone`] if the
-    /// runtime takes no tasks any more. Nothing is left of it then.
+    /// runtime takes no more tasks. Nothing is left of it then.
     ///
     /// ```
     /// # use acceptor_core::*;

@@ -27,7 +27,7 @@ use crate::sync::{DropCatching, Shared};
 /// | intensity | 1 | any |
 /// | period | 5 s | positive |
 /// | lame duck | none | any |
-/// | grace | zero | any, or for ever |
+/// | grace | zero | any, or unlimited |
 /// | shutdown | within 5 s for workers, never for supervisors | |
 /// | child type | worker | |
 /// | patience | 1 s | positive |
@@ -144,7 +144,7 @@ impl<L: Listener> Spec<L> {
 
     /// How long after the kill a child that does not suspend is waited for (S8). Must be positive.
     ///
-    /// It is the pool's own task that gives up waiting: on a runtime whose only thread is blocked nobody does.
+    /// It is the pool's own task that gives up waiting: on a runtime whose only thread is blocked it cannot.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.rules.plan.patience = patience;
         self

@@ -71,7 +71,7 @@ pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
         "a panic whose payload is not text".to_owned()
     };
     if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
-        // A payload whose drop panics with a payload whose drop panics could go on for ever.
+        // A payload whose drop panics with a payload whose drop panics could go on without end.
         std::mem::forget(second);
     }
     message

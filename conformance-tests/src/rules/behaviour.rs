@@ -490,7 +490,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World
     stage.answers([short, short], Answer::Accept);
     let pool = stage.start(stage.spec("b7"))?;
     let (first, address) = stage.listen(&pool, 2)?;
-    // Two time-outs, two that wait in their place.
+    // Two timeouts, two that wait in their place.
     stage.began(4).await?;
     let (_, second_address) = stage.listen(&pool, 3)?;
     let (client, served) = stage.connect(address).await?;

@@ -272,7 +272,7 @@ impl Event {
                 Return::Panic => "connections that panic",
             },
             Event::TerminateBegan { reason, .. } => match reason {
-                Terminate::Timeout => "terminates for a time-out",
+                Terminate::Timeout => "terminates for a timeout",
                 Terminate::Closed => "terminates for a closed listener",
                 Terminate::Io(_) => "terminates for a failed listener",
                 _ => "terminates for a stop",
