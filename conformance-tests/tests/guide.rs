@@ -14,8 +14,8 @@ fn its_code_is_that_of_the_example() {
 }
 
 #[test]
-fn an_adapter_and_its_tests_take_less_than_sixty_lines() {
+fn an_adapter_and_its_tests_take_less_than_seventy_lines() {
     let code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
     let count = ADAPTER.lines().filter(code).count();
-    assert!(count < 60, "{count} lines");
+    assert!(count < 70, "{count} lines");
 }

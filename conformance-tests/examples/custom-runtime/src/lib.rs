@@ -4,7 +4,7 @@ use std::future::{Future, pending};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{Listener, Runtime, check_tcp_listener};
 use async_executor::Executor;
 use async_io::{Async, Timer, block_on};
 
@@ -30,7 +30,14 @@ impl Runtime for MyRuntime {
     }
 }
 
-pub struct MyListener(pub Async<TcpListener>);
+pub struct MyListener(Async<TcpListener>);
+
+impl MyListener {
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        check_tcp_listener(&listener)?;
+        Async::new(listener).map(Self)
+    }
+}
 
 impl Listener for MyListener {
     type Stream = Async<TcpStream>;
@@ -67,7 +74,7 @@ mod conformance {
         }
 
         fn listener(&self, listener: TcpListener) -> io::Result<MyListener> {
-            Async::new(listener).map(MyListener)
+            MyListener::new(listener)
         }
 
         fn stream(&self, stream: Async<TcpStream>) -> Async<TcpStream> {
