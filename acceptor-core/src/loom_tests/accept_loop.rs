@@ -4,7 +4,7 @@ use super::Interruptions::AtMost;
 use super::tasks::{AN_HOUR, Sleeps};
 use super::world::{Script, World};
 use super::{block_on, check, outcomes, spawn};
-use crate::{Grace, Shutdown};
+use crate::{ConnectionReports, Grace, Shutdown};
 
 fn world(sleeps: Sleeps, script: Script) -> World {
     World::new(sleeps, script, |spec| {
@@ -121,6 +121,32 @@ fn connection_that_is_accepted_as_the_driver_gives_up_is_dropped() {
         assert_eq!(world.log.count("stream gone") + world.clients.queued(), 1);
         let ended = report.all_acceptors().total() + report.all_connections().total();
         assert!((1..=2).contains(&(ended + report.stuck)), "{report}");
+    });
+}
+
+/// Another thread may serve it as soon as it has a task.
+#[test]
+fn connection_that_ends_at_once_is_reported_to_begin_before_it_ends() {
+    check(AtMost(2), || {
+        let world = World::new(Sleeps::Close, Script::Serves, |spec| {
+            spec.connection_reports(ConnectionReports::All)
+        });
+        world.tasks.settle();
+        world.listen();
+        world.tasks.settle();
+        world.clients.connect();
+        let tasks = world.tasks.clone();
+        let running = spawn(move || tasks.settle());
+        world.tasks.settle();
+        running.join();
+        world.tasks.settle();
+        let log = world.log.read();
+        let reports: Vec<_> = log
+            .iter()
+            .filter(|entry| entry.starts_with("connection"))
+            .collect();
+        assert_eq!(reports, ["connection began", "connection ended: normal"]);
+        world.end();
     });
 }
 

@@ -245,6 +245,28 @@ fn acceptor_that_the_driver_starts_as_it_is_stopped_ends_and_is_replaced() {
     check_logs(logs, &[&[failed], &[failed, "terminated: stopped"]]);
 }
 
+/// It is made anew as it is started, because the spec was replaced: the stop may have been for the one before.
+#[test]
+fn acceptor_that_is_made_anew_as_it_is_stopped_ends_and_is_replaced() {
+    let logs = outcomes(AtMost(3), || {
+        let world = world(Sleeps::Close, Script::FailsToStart(1));
+        let (_, init) = world.init();
+        block_on(init);
+        let (handle, id) = (world.handle(), world.children()[0]);
+        let replaced = handle.reconfigure(world.spec(Script::ServesAnew));
+        assert!(replaced.is_ok());
+        let tasks = world.tasks.clone();
+        let starting = spawn(move || tasks.settle());
+        stop(&handle, id);
+        starting.join();
+        world.tasks.settle();
+        assert!(!world.children().contains(&id));
+        log_with_one_acceptor_left(world)
+    });
+    let failed = "start error: no luck";
+    check_logs(logs, &[&[failed], &[failed, "terminated: stopped"]]);
+}
+
 /// Of two that fail to start, one tries again and the other is held until that one waits.
 #[test]
 fn acceptors_that_fail_to_start_at_once_wait_in_the_end() {
