@@ -11,7 +11,7 @@ use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use acceptor_core::*;
@@ -171,6 +171,8 @@ fn check_never_paused(between: impl Fn() -> Poll<io::Result<((), ())>> + Send + 
     });
     for _ in 0..20 {
         bench.runtime.settle();
+        // A queue that was empty that long was empty indeed.
+        bench.runtime.advance(Duration::from_millis(1));
         // Nothing wakes an accept that is pending but a change: here another acceptor.
         let first = bench.pool.acceptors().unwrap()[0].id;
         bench.pool.stop_child(first).unwrap();
@@ -186,6 +188,96 @@ fn check_never_paused(between: impl Fn() -> Poll<io::Result<((), ())>> + Send + 
 fn errors_of_one_connection_with_others_between_are_skipped() {
     check_never_paused(|| Poll::Ready(Ok(((), ()))));
     check_never_paused(|| Poll::Pending);
+}
+
+/// Each call of `accept` is counted, and pending once before it has its answer.
+struct Yields {
+    calls: Arc<AtomicUsize>,
+    /// Fails, instead of a connection without a local address.
+    fails: bool,
+}
+
+impl Listener for Yields {
+    type Stream = ();
+    type Addr = ();
+
+    async fn accept(&self) -> io::Result<((), ())> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let mut yielded = false;
+        let yields = |cx: &mut Context<'_>| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        };
+        std::future::poll_fn(yields).await;
+        if self.fails {
+            return Err(io::Error::from_raw_os_error(EPERM));
+        }
+        Ok(((), ()))
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stream_local_addr((): &()) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(EPERM))
+    }
+
+    fn is_wildcard((): &()) -> bool {
+        true
+    }
+}
+
+/// After 100 in a row they are pauses, though `accept` was pending before each.
+#[track_caller]
+fn check_yields_make_no_busy_loop(fails: bool) {
+    let runtime = Manual::new(&Faults::default());
+    let reports = Arc::<Mutex<Vec<String>>>::default();
+    let seen = Arc::clone(&reports);
+    let spec = Spec::new("yields", acceptor_fn(|_| async { Ok(()) }));
+    let spec = spec.observer(move |report: &Report<()>| {
+        seen.lock().unwrap().push(report.to_string());
+    });
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let calls = Arc::<AtomicUsize>::default();
+    let listener = Yields {
+        calls: Arc::clone(&calls),
+        fails,
+    };
+    pool.add_listener(listener, 1).unwrap();
+    let pauses = || pool.listeners().unwrap()[0].pauses;
+    for _ in 0..1000 {
+        if pauses() > 0 {
+            break;
+        }
+        runtime.step();
+    }
+    assert!(pauses() > 0, "{} calls", calls.load(Ordering::SeqCst));
+    runtime.settle();
+    assert_eq!(calls.load(Ordering::SeqCst), 100);
+    let record = &pool.listeners().unwrap()[0];
+    let (skipped, pauses) = (record.skipped, record.pauses);
+    assert_eq!(
+        (record.state, skipped, pauses),
+        (ListenerState::Resources, 99, 1)
+    );
+    let error = io::Error::from_raw_os_error(EPERM);
+    let paused = "listener 1 on () pauses 5ms (pauses not reported before: 0)";
+    let expected = format!("pool yields: {paused}: {error}");
+    assert_eq!(*reports.lock().unwrap(), [expected]);
+}
+
+#[test]
+fn accept_that_yields_before_it_fails_makes_no_busy_loop() {
+    check_yields_make_no_busy_loop(true);
+}
+
+#[test]
+fn connections_without_a_local_address_make_no_busy_loop() {
+    check_yields_make_no_busy_loop(false);
 }
 
 /// A pool short of descriptors, whose listener pauses for a second.

@@ -10,6 +10,10 @@ use crate::accept_error::AcceptErrorKind;
 /// From this one on, an error of one connection in a row of them is treated as one of resources (A5).
 const IN_A_ROW: u32 = 100;
 
+/// The queue was empty if `accept` was pending for so long. One that is pending for less may only have yielded before it
+/// failed again; a listener that closes waits as long before it believes that nothing is queued (L7).
+const EMPTY: Duration = Duration::from_millis(1);
+
 /// Pauses are reported no more often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -18,8 +22,10 @@ pub(crate) struct AcceptBackoff {
     backoff: Backoff,
     reported: Option<Instant>,
     suppressed: u64,
-    /// Errors of one connection since the last connection, or since nothing was queued.
+    /// Errors of one connection since the last connection, or since the queue was empty.
     errors: u32,
+    /// Since when `accept` is pending, if there were such errors before.
+    pending: Option<Instant>,
 }
 
 /// One pause.
@@ -37,6 +43,7 @@ impl AcceptBackoff {
             reported: None,
             suppressed: 0,
             errors: 0,
+            pending: None,
         }
     }
 
@@ -44,14 +51,27 @@ impl AcceptBackoff {
     pub(crate) fn success(&mut self) {
         self.backoff.reset();
         self.errors = 0;
+        self.pending = None;
     }
 
-    pub(crate) fn nothing_queued(&mut self) {
-        self.errors = 0;
+    /// `accept` is pending. The time is asked only after an error.
+    pub(crate) fn pending(&mut self, now: impl FnOnce() -> Instant) {
+        if self.errors > 0 && self.pending.is_none() {
+            self.pending = Some(now());
+        }
     }
 
     /// How an error is treated that is of this kind by itself.
-    pub(crate) fn classify(&mut self, kind: AcceptErrorKind) -> AcceptErrorKind {
+    pub(crate) fn classify(
+        &mut self,
+        kind: AcceptErrorKind,
+        now: impl FnOnce() -> Instant,
+    ) -> AcceptErrorKind {
+        if let Some(since) = self.pending.take() {
+            if now().saturating_duration_since(since) >= EMPTY {
+                self.errors = 0;
+            }
+        }
         if kind != AcceptErrorKind::Connection {
             return kind;
         }
@@ -126,20 +146,62 @@ mod tests {
         assert_eq!(backoff.pause(now + SECOND / 2).report, None);
     }
 
+    /// The 100th error after this is the first of resources, and so are all after it.
+    #[track_caller]
+    fn check_row(between: impl Fn(&mut AcceptBackoff, Instant) -> Instant) {
+        use AcceptErrorKind::{Connection, Listener, Resources};
+        let (mut backoff, mut now) = (AcceptBackoff::new(), Instant::now());
+        for _ in 0..3 {
+            for _ in 1..100 {
+                assert_eq!(backoff.classify(Connection, || now), Connection);
+            }
+            for _ in 0..3 {
+                assert_eq!(backoff.classify(Connection, || now), Resources);
+            }
+            assert_eq!(backoff.classify(Listener, || now), Listener);
+            now = between(&mut backoff, now);
+        }
+    }
+
     #[test]
     fn the_100th_error_of_one_connection_in_a_row_is_of_resources() {
-        use AcceptErrorKind::{Connection, Listener, Resources};
-        for between in [AcceptBackoff::success, AcceptBackoff::nothing_queued] {
-            let mut backoff = AcceptBackoff::new();
-            for _ in 0..2 {
-                for _ in 1..100 {
-                    assert_eq!(backoff.classify(Connection), Connection);
-                }
-                assert_eq!(backoff.classify(Connection), Resources);
-                assert_eq!(backoff.classify(Connection), Resources);
-                assert_eq!(backoff.classify(Listener), Listener);
-                between(&mut backoff);
-            }
+        check_row(|backoff, now| {
+            backoff.success();
+            now
+        });
+        check_row(|backoff, now| {
+            backoff.pending(|| now);
+            // Polled once more, while it is pending.
+            backoff.pending(|| now + SECOND);
+            now + EMPTY
+        });
+    }
+
+    #[test]
+    fn accept_that_yields_ends_no_row_of_errors() {
+        use AcceptErrorKind::{Connection, Resources};
+        let (mut backoff, mut now) = (AcceptBackoff::new(), Instant::now());
+        let mut skipped = 0;
+        while backoff.classify(Connection, || now) == Connection {
+            skipped += 1;
+            backoff.pending(|| now);
+            now += EMPTY - Duration::from_nanos(1);
         }
+        assert_eq!(skipped, 99);
+        // Whatever the error was that ended the wait.
+        backoff.pending(|| now);
+        assert_eq!(backoff.classify(Resources, || now + EMPTY), Resources);
+        assert_eq!(backoff.classify(Connection, || now + EMPTY), Connection);
+    }
+
+    #[test]
+    fn time_is_asked_only_after_an_error() {
+        let mut backoff = AcceptBackoff::new();
+        let never = || -> Instant { unreachable!("it costs") };
+        backoff.pending(never);
+        let kind = backoff.classify(AcceptErrorKind::Connection, never);
+        assert_eq!(kind, AcceptErrorKind::Connection);
+        backoff.success();
+        backoff.pending(never);
     }
 }

@@ -259,7 +259,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             if self.poll_pause(cx).is_ready() && !self.queue.is_empty() {
                 match catch_panic(|| poll_accept(accept.as_mut(), cx)) {
                     Ok(Poll::Pending) => {
-                        self.backoff.nothing_queued();
+                        self.backoff.pending(|| self.shared.time());
                         if self
                             .closing
                             .as_ref()
@@ -479,16 +479,20 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
 
     /// The acceptor that has waited longest becomes the connection (B5).
     fn connect(&mut self, stream: L::Stream, peer_addr: L::Addr) {
-        self.backoff.success();
         let stream = DropCatching::new(stream);
         let local_addr = match self.listener.addresses {
             LocalAddrSource::Listener => self.listener.local_addr.clone(),
-            LocalAddrSource::Stream => match catch_panic(|| L::stream_local_addr(&stream).ok()) {
-                Ok(Some(local_addr)) => local_addr,
+            LocalAddrSource::Stream => match catch_panic(|| L::stream_local_addr(&stream)) {
+                Ok(Ok(local_addr)) => local_addr,
                 // The peer was gone before its address was read (A1).
-                Ok(None) | Err(_) => return self.listener.count_skipped(),
+                Ok(Err(error)) => return self.skip(error),
+                Err(message) => {
+                    let message = format!("the address of a connection panicked: {message}");
+                    return self.skip(io::Error::other(message));
+                }
             },
         };
+        self.backoff.success();
         // Copied before an acceptor leaves the queue: should it panic, none is missing.
         let peer = Peer {
             peer_addr: peer_addr.clone(),
@@ -594,7 +598,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         let error = DropCatching::new(error);
         let of_listener = catch_panic(|| listener.classify(&error)).ok().flatten();
         let kind = of_listener.unwrap_or_else(|| self.shared.accept_error(&error));
-        match self.backoff.classify(kind) {
+        match self.backoff.classify(kind, || self.shared.time()) {
             AcceptErrorKind::Connection => {
                 self.listener.count_skipped();
                 AcceptTurn::Over
@@ -611,6 +615,18 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             }
             // It closes in any case.
             AcceptErrorKind::Resources | AcceptErrorKind::Listener => AcceptTurn::Closed(None),
+        }
+    }
+
+    /// A connection has no local address; if that stays so, the listener pauses (A5).
+    fn skip(&mut self, error: io::Error) {
+        let error = DropCatching::new(error);
+        let kind = AcceptErrorKind::Connection;
+        let treated = self.backoff.classify(kind, || self.shared.time());
+        if treated == kind || self.closing.is_some() {
+            self.listener.count_skipped();
+        } else {
+            self.pause(error);
         }
     }
 
