@@ -1,6 +1,7 @@
 //! The listeners of the model: what they accept, how they pause, and how they close.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ pub(in crate::scenario) struct Listening {
     pub(super) outage: Option<Outage>,
     pub(super) pause: Pause,
     /// Errors of one connection in a row (A5).
-    errors: u32,
+    row: Row,
     pub(super) accepted: u64,
     pub(super) skipped: u64,
     pub(super) pauses: u64,
@@ -98,6 +99,37 @@ pub(super) struct Pause {
     suppressed: u64,
 }
 
+/// Errors of one connection in a row: no connection, and no empty queue, came in between (A5).
+#[derive(Default)]
+struct Row {
+    errors: u32,
+    /// Since when `accept` is pending after them.
+    pending: Option<Instant>,
+}
+
+impl Row {
+    /// `accept` is over: whether the queue was empty before is known now.
+    fn ends_wait(&mut self, now: Instant) {
+        if self
+            .pending
+            .take()
+            .is_some_and(|since| now - since >= EMPTY)
+        {
+            self.errors = 0;
+        }
+    }
+
+    /// How one more is treated.
+    fn more(&mut self) -> AcceptErrorKind {
+        self.errors += 1;
+        if self.errors >= IN_A_ROW {
+            AcceptErrorKind::Resources
+        } else {
+            AcceptErrorKind::Connection
+        }
+    }
+}
+
 impl Pause {
     /// Whether it must not accept yet.
     pub(super) fn lasts(&self, now: Instant) -> bool {
@@ -127,6 +159,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 /// From this one on, errors of one connection in a row are treated as errors of resources (A5).
 const IN_A_ROW: u32 = 100;
+
+/// An `accept` that is pending for less may only have yielded: it does not mean that the queue is empty.
+const EMPTY: Duration = CLOSE_DELAY;
 
 /// More calls of `accept` than that come to an end in one poll only if other tasks do not get their turn.
 const ACCEPTS_IN_A_ROW: usize = 50;
@@ -203,7 +238,7 @@ impl Model {
             queue: VecDeque::new(),
             outage: None,
             pause: Pause::default(),
-            errors: 0,
+            row: Row::default(),
             accepted: 0,
             skipped: 0,
             pauses: 0,
@@ -318,17 +353,24 @@ impl Model {
         listening.may_call_accept(now, batch, &format!("it accepts {peer}"))?;
         listening.pause.until = None;
         listening.pause.short = false;
-        listening.pause.doubled = 0;
-        listening.errors = 0;
+        listening.row.ends_wait(now);
         let gone = |event: &Event| matches!(event, Event::Network(Happened::Dropped { peer: other }) if *other == peer);
         if later.iter().any(gone) {
             if !address.ip().is_unspecified() || !self.reset.contains(&peer) {
                 return breach("L2", format!("{peer} is served"), "it is dropped at once");
             }
-            listening.skipped += 1;
             self.peers.insert(peer, Peer::Skipped);
+            match (listening.row.more(), &listening.closing) {
+                (AcceptErrorKind::Resources, None) => {
+                    let error = io::Error::from(io::ErrorKind::NotConnected);
+                    self.pauses(number, error.to_string());
+                }
+                _ => listening.skipped += 1,
+            }
             return Ok(());
         }
+        listening.pause.doubled = 0;
+        listening.row = Row::default();
         if let Some(closing) = &mut listening.closing {
             closing.taken += 1;
         }
@@ -376,16 +418,10 @@ impl Model {
         let listening = &mut self.listeners[number];
         listening.may_call_accept(now, batch, "`accept` is called")?;
         listening.pause.until = None;
+        listening.row.ends_wait(now);
         let of_resources = kind == AcceptErrorKind::Resources;
         let kind = match kind {
-            AcceptErrorKind::Connection => {
-                listening.errors += 1;
-                if listening.errors >= IN_A_ROW {
-                    AcceptErrorKind::Resources
-                } else {
-                    AcceptErrorKind::Connection
-                }
-            }
+            AcceptErrorKind::Connection => listening.row.more(),
             kind => kind,
         };
         match (kind, &mut listening.closing) {
@@ -463,7 +499,9 @@ impl Model {
         let listening = &mut self.listeners[number];
         listening.may_call_accept(now, batch, "`accept` is called")?;
         listening.pause.until = None;
-        listening.errors = 0;
+        if listening.row.errors > 0 {
+            listening.row.pending.get_or_insert(now);
+        }
         Ok(())
     }
 
