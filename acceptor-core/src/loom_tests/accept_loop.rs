@@ -79,6 +79,8 @@ fn connection_that_is_accepted_as_the_pool_is_killed_is_dropped_and_counted_or_n
         accepting.join();
         let report = block_on(killed);
         assert_eq!(world.log.count("served"), 0);
+        let log = world.log.read();
+        assert!(!log.iter().any(|entry| entry.starts_with("terminated")));
         assert_eq!(world.log.count("stream gone") + world.clients.queued(), 1);
         assert_eq!(report.all_acceptors().total(), 1);
         report.all_connections().total()

@@ -302,6 +302,10 @@ async fn acceptors_are_listed<W: World>(world: &Arc<W>, state: AcceptorState) ->
         ACCEPTORS,
         at_once.len(),
     )?;
+    if state == AcceptorState::Spaced {
+        // Those that the listener was added with are spaced, too, until the accept loop has its turn.
+        stage.began(2 * ACCEPTORS).await?;
+    }
     let listed = all_in(&stage, &pool, ACCEPTORS, state).await?;
     let most = stage.now() - began;
     let listeners: Vec<_> = listed.iter().map(|one| one.listener).collect();
