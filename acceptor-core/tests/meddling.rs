@@ -384,3 +384,69 @@ fn deadline_at_the_end_of_all_time_never_comes() {
     assert_eq!(status.counts.active, 1);
     assert_eq!(bench.reports(), [""; 0]);
 }
+
+/// A runtime that does something once when it is asked for the time.
+#[derive(Clone)]
+struct Clock {
+    runtime: Manual,
+    once: Once,
+}
+
+type Once = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+impl Runtime for Clock {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        self.runtime.sleep_until(deadline).await;
+    }
+
+    fn now(&self) -> Instant {
+        let once = self.once.lock().unwrap().take();
+        if let Some(once) = once {
+            once();
+        }
+        self.runtime.now()
+    }
+}
+
+/// Notes its name when its `init` runs.
+struct Named(&'static str, Arc<Mutex<Vec<&'static str>>>);
+
+impl Acceptor<MemoryListener> for Named {
+    type State = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        self.1.lock().unwrap().push(self.0);
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) -> Result<(), BoxError> {
+        pending().await
+    }
+}
+
+#[test]
+fn replacement_is_of_the_spec_that_came_while_it_was_made() {
+    let bench = Bench::new();
+    let (inits, once) = (Arc::<Mutex<Vec<_>>>::default(), Once::default());
+    let runtime = Clock {
+        runtime: bench.runtime.clone(),
+        once: Arc::clone(&once),
+    };
+    let named = |name| Spec::new(name, Named(name, Arc::clone(&inits)));
+    let pool = Pool::start(runtime, named("old")).unwrap();
+    pool.add_listener(bench.port.listen(), 1).unwrap();
+    bench.runtime.settle();
+    let (handle, new) = (pool.handle(), named("new"));
+    // The accept loop asks for the time once the replacement is made, and before it is one.
+    let reconfigures = move || handle.reconfigure(new).unwrap();
+    *once.lock().unwrap() = Some(Box::new(reconfigures));
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    assert!(once.lock().unwrap().is_none());
+    assert_eq!(*inits.lock().unwrap(), ["old", "new"]);
+    assert_eq!(pool.counts().unwrap().workers, 2);
+}

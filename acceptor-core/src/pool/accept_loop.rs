@@ -504,11 +504,21 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         let (id, child) = (first.id, first.child);
         let next = self.next_child();
         let now = self.shared.time();
-        let (became, reports) = {
+        let (became, reports, _before) = {
             let children = &mut *lock(&self.listener.children);
             let reports = children.reports;
             let reported = (reports == ConnectionReports::All).then(|| peer.clone());
-            (children.table.became(id, peer, now, next), reported)
+            let mut became = children.table.became(id, peer, now, next);
+            // Reconfigured since the replacement was made: its `init` would be the old acceptor's.
+            let before = match &mut became {
+                Became::Serves(Replacement::Init(start))
+                    if self.listener.generation() != self.generation =>
+                {
+                    children.renew(&self.listener, start)
+                }
+                _ => None,
+            };
+            (became, reported, before)
         };
         match became {
             Became::Serves(replacement) => self.replace(replacement),
