@@ -513,3 +513,27 @@ fn tracing_of_failures_is_limited_and_the_observer_gets_all() {
     assert_eq!(tracer.take(), [suppressed]);
     assert_eq!(bench.taken(), vec![FAILED; 118]);
 }
+
+/// The kill timeout never ends: nor does the time in which reports may be delivered.
+#[test]
+fn reports_are_delivered_however_long_the_kill_timeout_is() {
+    const FAILURES: usize = 100;
+    let mut bench = Bench::new(|spec| spec.patience(Duration::MAX));
+    let (port, _) = bench.listen(1);
+    bench.block(&port);
+    bench.fail(&port, FAILURES);
+    let mut killed = Box::pin(bench.pool.kill());
+    bench.runtime.settle();
+    bench.runtime.advance(KILL_TIMEOUT);
+    bench.runtime.settle();
+    assert!(poll_once(killed.as_mut()).is_pending());
+    bench.release();
+    let Poll::Ready(report) = poll_once(killed) else {
+        panic!("all is delivered");
+    };
+    assert_eq!(report.undelivered, 0);
+    let last = Taken::Of(EventKind::KilledWhileStopping, None);
+    let mut expected = vec![FAILED; FAILURES + 1];
+    expected.push(last);
+    assert_eq!(bench.taken(), expected);
+}

@@ -164,11 +164,9 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
             (state.ended.is_some(), state.result.is_some(), kill_timeout)
         });
         if ended {
-            let until = self
-                .delivery
-                .unwrap_or_else(|| now.checked_add(kill_timeout).unwrap_or(now));
-            self.delivery = Some(until);
-            if until <= now {
+            // Without end, if the kill timeout is that long.
+            self.delivery = self.delivery.or_else(|| now.checked_add(kill_timeout));
+            if self.delivery.is_some_and(|until| until <= now) {
                 self.shared.complete();
                 return true;
             }
