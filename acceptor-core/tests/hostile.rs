@@ -698,3 +698,38 @@ fn panics_of_a_stream_and_a_state_end_a_connection_that_never_began() {
     let connections = report.connections(Phase::Kill);
     assert_eq!(connections.of(EndKind::Panic), 1, "{report}");
 }
+
+#[test]
+fn child_is_not_stuck_before_a_kill_timeout_though_the_runtime_ends() {
+    const PATIENCE: Duration = Duration::from_millis(400);
+    let runtime = Manual::new(&Faults::default());
+    let handle = Arc::new(OnceLock::<PoolHandle<Manual, MemoryListener>>::new());
+    let (results, result) = mpsc::channel();
+    let (inside, pool_inside) = (runtime.clone(), Arc::clone(&handle));
+    let serve = acceptor_fn(move |_| {
+        let pool = pool_inside.get().unwrap().clone();
+        let (inside, results) = (inside.clone(), results.clone());
+        async move {
+            // The pool's own task looks at it once, then the runtime shuts down.
+            let began = Instant::now();
+            drop(pool.kill());
+            inside.settle();
+            inside.shut_down(Order::OldestFirst);
+            let report = block_on(pool.join());
+            results.send((report, began.elapsed()))?;
+            Ok(())
+        }
+    });
+    let spec = Spec::new("left alone", serve).patience(PATIENCE);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    assert!(handle.set(pool.handle()).is_ok());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    pool.add_listener(port.listen(), 1).unwrap();
+    port.connect().unwrap();
+    let served = thread::spawn(move || runtime.settle());
+    let waited = result.recv_timeout(Duration::from_secs(30));
+    let (report, took) = waited.expect("the pool ends without its child");
+    served.join().unwrap();
+    assert_eq!(report.stuck, 1);
+    assert!(took >= PATIENCE, "{took:?}");
+}

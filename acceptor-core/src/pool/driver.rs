@@ -349,10 +349,10 @@ fn keep_time<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
                     shared.complete();
                     break;
                 }
-            } else {
-                look_on_this_thread(&shared);
             }
+            // First: the pool's own task may have looked just before it was dropped.
             wait_on_this_thread(shared.done.wait(), kill_timeout / 4);
+            look_on_this_thread(&shared);
         }
     };
     // Where there are no threads no other thread runs a child that does not suspend either.
