@@ -699,6 +699,49 @@ fn panics_of_a_stream_and_a_state_end_a_connection_that_never_began() {
     assert_eq!(connections.of(EndKind::Panic), 1, "{report}");
 }
 
+/// A value of the user's, in each place where a pool keeps one; whether all are gone.
+#[track_caller]
+fn check_nothing_is_kept(end: impl FnOnce(TestPool, &Manual)) {
+    let (held, runtime) = (Arc::new(()), Manual::new(&Faults::default()));
+    let inside = Arc::clone(&held);
+    let init = move || {
+        let (serving, observing, classifying) = (inside.clone(), inside.clone(), inside.clone());
+        let serve = acceptor_fn(move |_| {
+            let _held = &serving;
+            pending()
+        });
+        let spec = Spec::new("kept", serve)
+            .observer(move |_: &Report<Address>| drop(observing.clone()))
+            .accept_errors(move |error| {
+                let _held = &classifying;
+                AcceptErrorKind::of(error)
+            });
+        Ok(Configure::Use(spec))
+    };
+    let pool = Pool::start_with(runtime.clone(), init).unwrap().unwrap();
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    pool.add_listener(port.listen(), 1).unwrap();
+    port.connect().unwrap();
+    runtime.settle();
+    let handle = pool.handle();
+    end(pool, &runtime);
+    runtime.settle();
+    assert_eq!(handle.counts(), Err(Stopped));
+    assert_eq!(Arc::strong_count(&held), 1);
+    let reload = handle.reload();
+    assert!(matches!(reload, Err(ReconfigureError::Stopped)));
+}
+
+#[test]
+fn handle_of_a_pool_that_has_ended_keeps_nothing_of_the_users() {
+    check_nothing_is_kept(|pool, _| drop(pool));
+    check_nothing_is_kept(|pool, runtime| {
+        drop(pool.kill());
+        runtime.settle();
+    });
+    check_nothing_is_kept(|_, runtime| runtime.shut_down(Order::OldestFirst));
+}
+
 #[test]
 fn child_is_not_stuck_before_a_kill_timeout_though_the_runtime_ends() {
     const PATIENCE: Duration = Duration::from_millis(400);

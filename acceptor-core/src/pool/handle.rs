@@ -22,7 +22,7 @@ use crate::status::{
 };
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::catch_unwind::CatchUnwind;
-use crate::sync::{Shared, catch_panic, lock};
+use crate::sync::{catch_panic, lock};
 
 /// The init function of a pool (R3).
 pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + Send + Sync;
@@ -32,24 +32,19 @@ pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + S
 /// No method panics (V3), blocks, or waits for children unless it says so.
 pub struct PoolHandle<R: Runtime, L: Listener> {
     pub(super) shared: Arc<PoolShared<R, L>>,
-    init: Option<Shared<Reconfigurer<L>>>,
 }
 
 impl<R: Runtime, L: Listener> Clone for PoolHandle<R, L> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            init: self.init.clone(),
         }
     }
 }
 
 impl<R: Runtime, L: Listener> PoolHandle<R, L> {
-    pub(crate) fn new(
-        shared: Arc<PoolShared<R, L>>,
-        init: Option<Shared<Reconfigurer<L>>>,
-    ) -> Self {
-        Self { shared, init }
+    pub(crate) fn new(shared: Arc<PoolShared<R, L>>) -> Self {
+        Self { shared }
     }
 
     pub(crate) fn shared(&self) -> &Arc<PoolShared<R, L>> {
@@ -402,10 +397,10 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     ///
     /// As [`reconfigure`](PoolHandle::reconfigure); and if the init function fails, or the pool has none. The old spec stays then.
     pub fn reload(&self) -> Result<(), ReconfigureError> {
-        self.running(|_| ())
-            .map_err(|Stopped| ReconfigureError::Stopped)?;
-        let init = self.init.as_ref().ok_or(ReconfigureError::NoInit)?;
-        match catch_panic(&***init) {
+        let init = self.running(|state| state.init.clone());
+        let init = init.map_err(|Stopped| ReconfigureError::Stopped)?;
+        let init = init.ok_or(ReconfigureError::NoInit)?;
+        match catch_panic(&**init) {
             Ok(Ok(Configure::Use(spec))) => self.reconfigure(spec),
             Ok(Ok(Configure::Ignore)) => Ok(()),
             Ok(Err(error)) => Err(ReconfigureError::Init(error)),

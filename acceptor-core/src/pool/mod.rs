@@ -28,7 +28,7 @@ use crate::runtime::Runtime;
 use crate::status::PoolState;
 use crate::stop_report::StopReason;
 use crate::sync::catch_unwind::CatchUnwind;
-use crate::sync::{Shared, catch_panic};
+use crate::sync::{Shared, catch_panic, lock};
 
 /// Owns a running pool. Dropping it kills everything at once and does not block (S9).
 ///
@@ -97,6 +97,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         init: Option<Shared<Reconfigurer<L>>>,
     ) -> Result<Self, StartError> {
         let shared = PoolShared::new(runtime, spec.checked()?);
+        lock(&shared.state).init = init;
         let runs = || shared.read(|state| state.machine.state()) == PoolState::Running;
         shared.spawn(CatchUnwind::new(driver::run(Arc::clone(&shared))));
         // No reporter for a pool that has ended already: its task would be left behind.
@@ -108,7 +109,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
             return Err(StartError::RuntimeGone);
         }
         Ok(Self {
-            handle: PoolHandle::new(shared, init),
+            handle: PoolHandle::new(shared),
         })
     }
 

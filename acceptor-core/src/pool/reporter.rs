@@ -151,7 +151,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 
     /// Gives the result of a pool that has ended, whether or not all reports are delivered.
     pub(crate) fn complete(self: &Arc<Self>) {
-        let (spec, left) = {
+        let (spec, init, left) = {
             let mut state = lock(&self.state);
             let Some(mut report) = state.ended.take() else {
                 return;
@@ -168,9 +168,10 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                 std::mem::take(&mut state.later),
                 std::mem::take(&mut state.to_wake),
             );
-            (state.spec.take(), (left, later))
+            (state.spec.take(), state.init.take(), (left, later))
         };
         drop(spec);
+        drop(init);
         drop(left);
         self.done.set();
         self.driver.notify();

@@ -26,6 +26,7 @@ use crate::machine::table::{Starting, Waits};
 use crate::pool::child_task::ChildTask;
 use crate::pool::current_spec::CurrentSpec;
 use crate::pool::exhaustion::Exhaustion;
+use crate::pool::handle::Reconfigurer;
 use crate::pool::init_task::InitTask;
 use crate::pool::listener_shared::{ListenerShared, Waiter};
 use crate::pool::reporter::Reports;
@@ -55,6 +56,8 @@ pub(crate) type PoolEffects<L> =
 pub(crate) struct State<L: Listener> {
     pub(crate) machine: Supervisor<Arc<ListenerShared<L>>>,
     pub(crate) spec: CurrentSpec<L>,
+    /// The init function, if the pool has one (R3).
+    pub(super) init: Option<Shared<Reconfigurer<L>>>,
     /// Starts that the driver is to carry out.
     pub(super) later: Vec<Later<L>>,
     /// Listeners of whose children and waiters the driver is to wake each.
@@ -90,6 +93,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             state: Mutex::new(State {
                 machine: Supervisor::new(spec.rules, PoolId::next()),
                 spec: CurrentSpec::from(spec),
+                init: None,
                 later: Vec::new(),
                 to_wake: BTreeMap::new(),
                 ended: None,
