@@ -776,3 +776,42 @@ fn child_is_not_stuck_before_a_kill_timeout_though_the_runtime_ends() {
     assert_eq!(report.stuck, 1);
     assert!(took >= PATIENCE, "{took:?}");
 }
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A task of the user's that waits for *draining*, beside the pool; the pool ends before its own task has woken anything.
+#[test]
+fn task_that_waits_for_draining_is_woken_though_the_pool_ends_first() {
+    const DRIVER: usize = 0;
+    let runtime = Manual::new(&Faults::default());
+    let signals = Arc::new(OnceLock::new());
+    let inside = Arc::clone(&signals);
+    let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
+        let _ = inside.set(connection.signals.draining().clone());
+        async { Ok(()) }
+    });
+    let pool = Pool::start(runtime.clone(), Spec::new("drains", serve)).unwrap();
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    pool.add_listener(port.listen(), 1).unwrap();
+    port.connect().unwrap();
+    runtime.settle();
+    let woken = Arc::<Woken>::default();
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut waits = Box::pin(signals.get().unwrap().wait());
+    let mut cx = Context::from_waker(&waker);
+    assert!(waits.as_mut().poll(&mut cx).is_pending());
+    let killed = pool.kill();
+    runtime.settle_without(DRIVER);
+    assert!(poll_once(killed).is_ready());
+    runtime.settle();
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    assert!(waits.as_mut().poll(&mut cx).is_ready());
+}

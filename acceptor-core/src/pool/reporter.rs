@@ -17,7 +17,7 @@ use crate::report::{Event, Report, trace, trace_suppressed};
 use crate::runtime::Runtime;
 use crate::status::PoolState;
 use crate::sync::notify::Notify;
-use crate::sync::{AtomicBool, DropCatching, Mutex, Ordering, catch_panic, lock, wake};
+use crate::sync::{AtomicBool, DropCatching, Mutex, Ordering, TaskWaker, catch_panic, lock, wake};
 
 /// How many reports are delivered before other tasks get their turn.
 const REPORTS_IN_A_ROW: usize = 32;
@@ -151,7 +151,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 
     /// Gives the result of a pool that has ended, whether or not all reports are delivered.
     pub(crate) fn complete(self: &Arc<Self>) {
-        let (spec, init, left) = {
+        let (spec, init, left, to_wake) = {
             let mut state = lock(&self.state);
             let Some(mut report) = state.ended.take() else {
                 return;
@@ -164,12 +164,14 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                 .collect();
             report.undelivered = outbox.lost();
             state.result = Some(report);
-            let later = (
-                std::mem::take(&mut state.later),
-                std::mem::take(&mut state.to_wake),
-            );
-            (state.spec.take(), state.init.take(), (left, later))
+            let left = (left, std::mem::take(&mut state.later));
+            let to_wake = std::mem::take(&mut state.to_wake);
+            (state.spec.take(), state.init.take(), left, to_wake)
         };
+        // Tasks that are no children may wait for *draining*, and the pool's own task has not come to them.
+        for listener in to_wake.into_values() {
+            listener.draining.take_waiters().for_each(TaskWaker::wake);
+        }
         drop(spec);
         drop(init);
         drop(left);
