@@ -743,6 +743,43 @@ fn handle_of_a_pool_that_has_ended_keeps_nothing_of_the_users() {
 }
 
 #[test]
+fn listener_that_closes_after_the_end_of_its_pool_is_not_kept() {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let (held, runtime) = (Arc::new(()), Manual::new(&Faults::default()));
+    let inside = Arc::clone(&held);
+    let serve = acceptor_fn(move |_: Connection<MemoryStream, Address>| {
+        let _held = &inside;
+        pending()
+    });
+    let handle = Arc::new(OnceLock::<MeddledHandle>::new());
+    let (world, pool_inside) = (runtime.clone(), Arc::clone(&handle));
+    // An accept that does not suspend before the pool has ended without it.
+    let meddle = move || {
+        let killed = pool_inside.get().unwrap().kill();
+        for _ in 0..5 {
+            world.settle();
+            world.advance(PATIENCE / 4);
+        }
+        world.settle();
+        assert!(poll_once(killed).is_ready());
+    };
+    let spec = Spec::new("late", serve).patience(PATIENCE);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    assert!(handle.set(pool.handle()).is_ok());
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let listener = Meddler {
+        listener: port.listen(),
+        meddle: Box::new(meddle),
+    };
+    pool.add_listener(listener, 1).unwrap();
+    runtime.settle();
+    port.connect().unwrap();
+    runtime.settle();
+    assert_eq!((runtime.tasks(), port.is_open()), (0, false));
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[test]
 fn child_is_not_stuck_before_a_kill_timeout_though_the_runtime_ends() {
     const PATIENCE: Duration = Duration::from_millis(400);
     let runtime = Manual::new(&Faults::default());

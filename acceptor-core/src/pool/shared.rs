@@ -34,6 +34,7 @@ use crate::pool::spec::Spec;
 use crate::report::Event;
 use crate::runtime::Runtime;
 use crate::signal::Signal;
+use crate::status::PoolState;
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::notify::Notify;
 use crate::sync::{Mutex, Shared, catch_panic, lock};
@@ -364,13 +365,16 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                     error: Arc::clone(error),
                 }
             });
+            // A pool that ended without it has woken its children, and a handle would keep the listener.
+            if state.machine.state() != PoolState::Stopped {
+                let wakes = Arc::clone(listener);
+                state.to_wake.insert(listener.id, wakes);
+            }
             let table = &mut lock(&listener.children).table;
             let reason = state
                 .machine
                 .socket_closed(table, listener.id, now, report, effects);
             listener.level.raise(Command::Close(reason));
-            let wakes = Arc::clone(listener);
-            state.to_wake.insert(listener.id, wakes);
         });
     }
 
