@@ -416,3 +416,36 @@ fn connection_that_ends_while_accept_is_polled_allows_another_accept() {
     let record = &listeners.pool.listeners().unwrap()[0];
     assert_eq!((record.state, record.pauses), (ListenerState::Accepting, 1));
 }
+
+/// Its acceptors wait for 2 ms.
+struct Impatient;
+
+impl Acceptor<Answers> for Impatient {
+    type State = ();
+
+    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<()>, BoxError> {
+        Ok(Init::AcceptWithin((), Duration::from_millis(2)))
+    }
+
+    async fn serve(&self, _: Connection<(), ()>, (): ()) -> Result<(), BoxError> {
+        pending().await
+    }
+}
+
+#[test]
+fn acceptor_that_ends_ends_no_pause() {
+    let (runtime, polls) = (Manual::new(&Faults::default()), Arc::default());
+    let listener = Answers {
+        polls: Arc::clone(&polls),
+        answer: Arc::new(|_| error(EMFILE)),
+    };
+    let pool = Pool::start(runtime.clone(), Spec::new("impatient", Impatient)).unwrap();
+    pool.add_listener(listener, 2).unwrap();
+    for _ in 0..2000 {
+        runtime.settle();
+        runtime.advance(Duration::from_millis(1));
+    }
+    // At once and at 5, 15, 35, … 1275 ms; each time an acceptor waits by then, or a millisecond later.
+    assert_eq!(polls.load(Ordering::SeqCst), 9);
+    assert_eq!(pool.listeners().unwrap()[0].pauses, 9);
+}

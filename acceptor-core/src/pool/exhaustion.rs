@@ -50,7 +50,7 @@ impl<L: Listener> Exhaustion<L> {
         self.ends.load(Ordering::SeqCst)
     }
 
-    /// A child has ended, and all that it held is dropped.
+    /// A connection has ended, and all that it held is dropped.
     pub(crate) fn connection_ended(&self) {
         if self.short.load(Ordering::SeqCst) == 0 {
             return;

@@ -18,7 +18,7 @@ use crate::acceptor::Terminate;
 use crate::child::erased::ErasedChild;
 use crate::id::{ChildId, ListenerId, PoolId};
 use crate::listener::Listener;
-use crate::machine::child_end::{ChildEnd, WaitTime};
+use crate::machine::child_end::{ChildEnd, Role, WaitTime};
 use crate::machine::command::Command;
 use crate::machine::effects::{Driver, Effects, Order};
 use crate::machine::supervisor::Supervisor;
@@ -392,15 +392,19 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             }
         }
         let now = self.time();
-        self.handle_event(|state, effects| {
+        let role = self.handle_event(|state, effects| {
             let children = &mut *lock(&listener.children);
             let factory = &children.factory;
             let make = || Arc::clone(factory).make_child(&listener.level);
             state
                 .machine
                 .ended(&mut children.table, id, end, now, make, effects);
+            effects.gone.as_ref().map(|row| row.role())
         });
-        self.exhaustion.connection_ended();
+        // An acceptor that ends while its listener pauses would make the pauses as short as its timeout.
+        if role == Some(Role::Connection) {
+            self.exhaustion.connection_ended();
+        }
     }
 
     /// A child that is to be started by the driver.

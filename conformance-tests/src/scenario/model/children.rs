@@ -689,7 +689,9 @@ impl Model {
             (Sort::Connection, _) => SERVE_FAILS,
         });
         self.end_is_reported(key, &child, kind, sort, text(message, &key.to_string()));
-        self.resources_are_freed();
+        if sort == Sort::Connection {
+            self.resources_are_freed();
+        }
         let survives = self.survives(kind, sort);
         if sort != Sort::Connection && survives && self.replaces(number) {
             self.replace(number, how, child.repeats);

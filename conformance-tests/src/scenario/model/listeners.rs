@@ -88,7 +88,7 @@ pub(super) struct Closing {
 #[derive(Default)]
 pub(super) struct Pause {
     until: Option<Instant>,
-    /// A child has ended since the pause began: the pause is over.
+    /// A connection has ended since the pause began: the pause is over.
     resumed: bool,
     /// It is short of resources: no connection was accepted since the last such error. A pause for an error of one connection
     /// that does not go away (A5) ends by its time alone.
@@ -476,7 +476,7 @@ impl Model {
         self.reports(report);
     }
 
-    /// A child has ended, and all that it held is dropped: listeners that are short of resources try again (A2).
+    /// A connection has ended, and all that it held is dropped: listeners that are short of resources try again (A2).
     pub(super) fn resources_are_freed(&mut self) {
         for listening in &mut self.listeners {
             if listening.is_open() && listening.pause.short {

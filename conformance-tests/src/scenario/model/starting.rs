@@ -163,9 +163,6 @@ impl Model {
             stop.count(Sort::Acceptor, kind);
         }
         self.end_is_reported(key, &child, kind, Sort::Acceptor, String::new());
-        if child.stage == Stage::Starting {
-            self.resources_are_freed();
-        }
         let survives = self.survives(kind, Sort::Acceptor);
         if survives && self.replaces(key.listener) {
             let how = match kind {
