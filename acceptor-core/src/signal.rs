@@ -3,13 +3,12 @@
 //! Invariants: no lock is held while a waker is cloned, woken or dropped, which is code of the runtime; a waiter that
 //! registered before `set` took the list is in that list.
 
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-
-use slab::Slab;
 
 use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, lock};
 
@@ -33,7 +32,15 @@ pub struct Signal {
 
 struct LatchState {
     set: AtomicBool,
-    waiters: Mutex<Slab<TaskWaker>>,
+    waiters: Mutex<Waiting>,
+}
+
+/// A map, because each connection may wait: it gives back the memory of those that do no longer (Q6).
+#[derive(Default)]
+struct Waiting {
+    wakers: BTreeMap<u64, TaskWaker>,
+    /// How many ever waited.
+    ever: u64,
 }
 
 impl Signal {
@@ -41,7 +48,7 @@ impl Signal {
         Self {
             shared: Arc::new(LatchState {
                 set: AtomicBool::new(false),
-                waiters: Mutex::new(Slab::new()),
+                waiters: Mutex::default(),
             }),
         }
     }
@@ -58,8 +65,8 @@ impl Signal {
 
     /// The wakers of all that wait, once the level is set.
     pub(crate) fn take_waiters(&self) -> Waiters {
-        let waiters = std::mem::take(&mut *lock(&self.shared.waiters));
-        Waiters(waiters.into_iter())
+        let waiters = std::mem::take(&mut lock(&self.shared.waiters).wakers);
+        Waiters(waiters.into_values())
     }
 
     /// Tells whether it has happened.
@@ -81,13 +88,13 @@ impl Signal {
 }
 
 /// The wakers of a signal that is set. Those that are left are woken when it is dropped.
-pub(crate) struct Waiters(slab::IntoIter<TaskWaker>);
+pub(crate) struct Waiters(btree_map::IntoValues<u64, TaskWaker>);
 
 impl Iterator for Waiters {
     type Item = TaskWaker;
 
     fn next(&mut self) -> Option<TaskWaker> {
-        self.0.next().map(|(_, waiter)| waiter)
+        self.0.next()
     }
 }
 
@@ -109,7 +116,7 @@ impl fmt::Debug for Signal {
 #[must_use = "futures do nothing unless awaited"]
 pub struct SignalWait {
     signal: Signal,
-    key: Option<usize>,
+    key: Option<u64>,
 }
 
 impl Future for SignalWait {
@@ -126,13 +133,12 @@ impl Future for SignalWait {
         if self.signal.is_set() {
             return Poll::Ready(());
         }
-        let _replaced = match self.key {
-            Some(key) => std::mem::replace(&mut waiters[key], waker),
-            None => {
-                self.key = Some(waiters.insert(waker));
-                TaskWaker::default()
-            }
-        };
+        let key = self.key.unwrap_or_else(|| {
+            waiters.ever += 1;
+            waiters.ever
+        });
+        self.key = Some(key);
+        let _replaced = waiters.wakers.insert(key, waker);
         drop(waiters);
         Poll::Pending
     }
@@ -142,7 +148,7 @@ impl Drop for SignalWait {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             // Once set, the list was taken as a whole and the key means nothing.
-            let _removed = lock(&self.signal.shared.waiters).try_remove(key);
+            let _removed = lock(&self.signal.shared.waiters).wakers.remove(&key);
         }
     }
 }
@@ -204,7 +210,7 @@ mod tests {
         let mut cx = Context::from_waker(counter.waker());
         assert!(waits[1].poll_unpin(&mut cx).is_pending());
         drop(waits.pop());
-        assert_eq!(lock(&signal.shared.waiters).len(), 2);
+        assert_eq!(lock(&signal.shared.waiters).wakers.len(), 2);
         signal.set();
         assert_eq!(counter.wakes(), 2);
         assert!(waits.iter_mut().all(is_ready));

@@ -1,0 +1,53 @@
+//! Memory that a pool takes at a peak, and gives back after it (Q6).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Waker};
+
+use acceptor_core::*;
+use peak_alloc::PeakAlloc;
+use support::*;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// The only test of this file, because it measures all that the process allocates.
+#[test]
+fn waiting_for_draining_takes_no_memory_after_a_peak() {
+    const PEAK: usize = 100_000;
+    let runtime = Manual::new(&Faults::default());
+    let signal = Arc::new(OnceLock::new());
+    let inside = Arc::clone(&signal);
+    let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
+        let _ = inside.set(connection.signals.draining().clone());
+        pending()
+    });
+    let pool = Pool::start(runtime.clone(), Spec::new("peak", serve)).unwrap();
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    pool.add_listener(port.listen(), 1).unwrap();
+    port.connect().unwrap();
+    runtime.settle();
+    let wait = || {
+        let mut wait = Box::pin(signal.get().unwrap().wait());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(wait.as_mut().poll(&mut cx).is_pending());
+        wait
+    };
+    let before = MEMORY.current_usage();
+    let peak: Vec<_> = (0..PEAK).map(|_| wait()).collect();
+    let stays = pin!(wait());
+    drop(peak);
+    let after = MEMORY.current_usage().saturating_sub(before);
+    assert!(after < 10_000, "{after} bytes are kept");
+    drop(pool.kill());
+    runtime.settle();
+    assert!(poll_once(stays).is_ready());
+}
