@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::error::{
-    AddListenerError, AddListenerReason, BoxError, ChildError, CloseError, MAX_ACCEPTORS,
-    ReconfigureError, Stopped,
+    AddListenerError, AddListenerReason, ChildError, CloseError, MAX_ACCEPTORS, ReconfigureError,
+    Stopped,
 };
 use crate::id::{ChildId, ListenerId};
 use crate::listener::Listener;
@@ -23,9 +23,6 @@ use crate::status::{
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::catch_unwind::CatchUnwind;
 use crate::sync::{catch_panic, lock};
-
-/// The init function of a pool (R3).
-pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + Send + Sync;
 
 /// Looks into a pool and changes it while it runs. Cheap to clone; does not keep the pool alive (S9).
 ///

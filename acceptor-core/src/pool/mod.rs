@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 use crate::error::{BoxError, StartError};
 use crate::listener::Listener;
-use crate::pool::handle::{PoolHandle, Reconfigurer};
+use crate::pool::handle::PoolHandle;
 use crate::pool::shared::PoolShared;
-use crate::pool::spec::{Configure, Spec};
+use crate::pool::spec::{Configure, Reconfigurer, Spec};
 use crate::runtime::Runtime;
 use crate::status::PoolState;
 use crate::stop_report::StopReason;

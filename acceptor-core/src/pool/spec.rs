@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::accept_error::{AcceptErrorKind, AcceptErrors};
 use crate::acceptor::Acceptor;
 use crate::child::erased::Factory;
-use crate::error::SpecError;
+use crate::error::{BoxError, SpecError};
 use crate::listener::Listener;
 use crate::policy::{
     ChildType, ConnectionReports, Grace, LastListener, Restart, Rules, Shutdown, StopPlan,
@@ -225,6 +225,9 @@ impl<L: Listener> fmt::Debug for Spec<L> {
             .finish_non_exhaustive()
     }
 }
+
+/// The init function of a pool (R3).
+pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + Send + Sync;
 
 /// What the init function of a pool answers (R3).
 #[derive(Debug)]
