@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
 use crate::stop_report::{EndKind, StopReason};
-use crate::text::{Escaped, EscapedDebug};
+use crate::text::{Escaped, EscapedDebug, write_counts};
 
 /// Something that a pool has to report.
 #[derive(Debug, Clone)]
@@ -278,18 +278,7 @@ impl Losses {
 
 impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for kind in EventKind::ALL {
-            let count = self.of(kind);
-            if count > 0 {
-                write!(f, "{separator}{count} {kind}")?;
-                separator = ", ";
-            }
-        }
-        if separator.is_empty() {
-            f.write_str("none")?;
-        }
-        Ok(())
+        write_counts(f, EventKind::ALL.map(|kind| (self.of(kind), kind)))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::text::write_counts;
+
 /// The phases of a stop, in their order (section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
@@ -134,18 +136,7 @@ impl Ends {
 
 impl fmt::Display for Ends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for kind in EndKind::ALL {
-            let count = self.of(kind);
-            if count > 0 {
-                write!(f, "{separator}{count} {kind}")?;
-                separator = ", ";
-            }
-        }
-        if separator.is_empty() {
-            f.write_str("none")?;
-        }
-        Ok(())
+        write_counts(f, EndKind::ALL.map(|kind| (self.of(kind), kind)))
     }
 }
 

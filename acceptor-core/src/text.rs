@@ -1,4 +1,4 @@
-//! Text that a peer may have chosen, safe to write into a log: escaped, and at most 1 KiB of each value (V5).
+//! Text that a peer may have chosen, safe to write into a log: escaped, and at most 1 KiB of each value (V5); and counts.
 //!
 //! Invariants: no control character, line separator or control of the writing direction is written; an escape is
 //! written whole or not at all; the value is never collected, and its writes fail once the bound is reached. (One that
@@ -121,6 +121,24 @@ impl Write for Bounded<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Writes the counts that are not zero, each before its name, or `none`.
+pub(crate) fn write_counts<C: Display + Default + PartialEq>(
+    f: &mut fmt::Formatter<'_>,
+    counts: impl IntoIterator<Item = (C, impl Display)>,
+) -> fmt::Result {
+    let mut separator = "";
+    for (count, name) in counts {
+        if count != C::default() {
+            write!(f, "{separator}{count} {name}")?;
+            separator = ", ";
+        }
+    }
+    if separator.is_empty() {
+        f.write_str("none")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

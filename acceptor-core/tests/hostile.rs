@@ -363,9 +363,13 @@ fn panic_in_the_drop_of_an_init_function_escapes_from_no_call() {
     assert_eq!(started, [true, false, false, false]);
 }
 
-#[test]
-fn pool_whose_runtime_is_gone_waits_for_no_stuck_child() {
-    const PATIENCE: Duration = Duration::from_millis(20);
+/// The end of a pool whose only connection shuts its runtime down, then stays in that poll until the pool has ended; at
+/// least a kill timeout later.
+#[track_caller]
+fn check_left_alone(
+    kill_timeout: Duration,
+    before: fn(&Manual, &PoolHandle<Manual, MemoryListener>),
+) -> StopReport {
     let runtime = Manual::new(&Faults::default());
     let handle = Arc::new(OnceLock::<PoolHandle<Manual, MemoryListener>>::new());
     let (results, result) = mpsc::channel();
@@ -374,15 +378,15 @@ fn pool_whose_runtime_is_gone_waits_for_no_stuck_child() {
         let pool = pool_inside.get().unwrap().clone();
         let (inside, results) = (inside.clone(), results.clone());
         async move {
-            // Does not suspend before the pool has ended without it.
             let began = Instant::now();
+            before(&inside, &pool);
             inside.shut_down(Order::OldestFirst);
             let report = block_on(pool.join());
             results.send((report, began.elapsed()))?;
             Ok(())
         }
     });
-    let spec = Spec::new("left alone", serve).patience(PATIENCE);
+    let spec = Spec::new("left alone", serve).patience(kill_timeout);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
@@ -392,9 +396,24 @@ fn pool_whose_runtime_is_gone_waits_for_no_stuck_child() {
     let waited = result.recv_timeout(Duration::from_secs(30));
     let (report, took) = waited.expect("the pool ends without its child");
     served.join().unwrap();
-    assert_eq!(report.reason, StopReason::RuntimeGone);
     assert_eq!(report.stuck, 1);
-    assert!(took >= PATIENCE, "{took:?}");
+    assert!(took >= kill_timeout, "{took:?}");
+    report
+}
+
+#[test]
+fn pool_whose_runtime_is_gone_waits_for_no_stuck_child() {
+    let report = check_left_alone(Duration::from_millis(20), |_, _| ());
+    assert_eq!(report.reason, StopReason::RuntimeGone);
+}
+
+/// The pool's own task looks at it once before the runtime shuts down.
+#[test]
+fn child_is_not_stuck_before_a_kill_timeout_though_the_runtime_ends() {
+    check_left_alone(Duration::from_millis(400), |runtime, pool| {
+        drop(pool.kill());
+        runtime.settle();
+    });
 }
 
 /// Calls the pool whenever it is used or dropped: a lock that is held meanwhile would never be released.
@@ -777,41 +796,6 @@ fn listener_that_closes_after_the_end_of_its_pool_is_not_kept() {
     runtime.settle();
     assert_eq!((runtime.tasks(), port.is_open()), (0, false));
     assert_eq!(Arc::strong_count(&held), 1);
-}
-
-#[test]
-fn child_is_not_stuck_before_a_kill_timeout_though_the_runtime_ends() {
-    const PATIENCE: Duration = Duration::from_millis(400);
-    let runtime = Manual::new(&Faults::default());
-    let handle = Arc::new(OnceLock::<PoolHandle<Manual, MemoryListener>>::new());
-    let (results, result) = mpsc::channel();
-    let (inside, pool_inside) = (runtime.clone(), Arc::clone(&handle));
-    let serve = acceptor_fn(move |_| {
-        let pool = pool_inside.get().unwrap().clone();
-        let (inside, results) = (inside.clone(), results.clone());
-        async move {
-            // The pool's own task looks at it once, then the runtime shuts down.
-            let began = Instant::now();
-            drop(pool.kill());
-            inside.settle();
-            inside.shut_down(Order::OldestFirst);
-            let report = block_on(pool.join());
-            results.send((report, began.elapsed()))?;
-            Ok(())
-        }
-    });
-    let spec = Spec::new("left alone", serve).patience(PATIENCE);
-    let pool = Pool::start(runtime.clone(), spec).unwrap();
-    assert!(handle.set(pool.handle()).is_ok());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
-    pool.add_listener(port.listen(), 1).unwrap();
-    port.connect().unwrap();
-    let served = thread::spawn(move || runtime.settle());
-    let waited = result.recv_timeout(Duration::from_secs(30));
-    let (report, took) = waited.expect("the pool ends without its child");
-    served.join().unwrap();
-    assert_eq!(report.stuck, 1);
-    assert!(took >= PATIENCE, "{took:?}");
 }
 
 /// Counts how often it is woken.
