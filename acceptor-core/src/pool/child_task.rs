@@ -157,3 +157,84 @@ impl<R: Runtime, L: Listener> Drop for ChildTask<R, L> {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::future::pending;
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::acceptor::acceptor_fn;
+    use crate::connection::Connection;
+    use crate::listener::testing::Nowhere;
+    use crate::machine::stuck::Marked;
+    use crate::pool::listener_shared::testing::listener;
+    use crate::pool::spec::Spec;
+    use crate::runtime::testing::Tasks;
+    use crate::sync::lock;
+
+    type Child = Arc<dyn ErasedChild<Nowhere>>;
+
+    /// Reads the count of a child's polls when it is dropped, by code of the child's.
+    struct Reads(Child, Arc<Mutex<Vec<u32>>>);
+
+    impl Reads {
+        fn read(&self) {
+            lock(&self.1).push(self.0.control().mark());
+        }
+    }
+
+    impl Drop for Reads {
+        fn drop(&mut self) {
+            self.read();
+        }
+    }
+
+    /// The counts that the code of a child reads, and those that are read between its polls.
+    #[track_caller]
+    fn check(polls: usize, inside: &[u32], between: &[u32]) {
+        let serve = acceptor_fn(|_: Connection<(), SocketAddr>| async { Ok(()) });
+        let spec = Spec::new("test", serve).checked().expect("it is allowed");
+        let shared = PoolShared::new(Tasks::new(), spec);
+        let listener = listener(1);
+        let start = {
+            let children = &mut *lock(&listener.children);
+            let make = || Arc::clone(&children.factory).make_child(&listener.level);
+            let now = shared.time();
+            children.table.take_starts(1, now, make).remove(0)
+        };
+        let child: Child = start.control;
+        let marks = Arc::<Mutex<Vec<u32>>>::default();
+        let reads = Reads(Arc::clone(&child), Arc::clone(&marks));
+        let body = async move {
+            reads.read();
+            pending::<()>().await;
+            ChildEnd::Normal
+        };
+        let (id, body) = (start.child, Box::pin(body));
+        let mut task = ChildTask::serve(shared, listener, id, Arc::clone(&child), body);
+        let mut seen = Vec::new();
+        for _ in 0..polls {
+            assert_eq!((&mut task).now_or_never(), None);
+            seen.push(child.control().mark());
+        }
+        drop(task);
+        seen.push(child.control().mark());
+        assert_eq!(
+            (lock(&marks).as_slice(), seen.as_slice()),
+            (inside, between)
+        );
+    }
+
+    /// The number is odd while the child's code runs: that is how a child that blocks is found (S8).
+    #[test]
+    fn polls_and_the_drop_of_a_child_are_counted() {
+        check(0, &[1], &[2]);
+        check(1, &[1, 3], &[2, 4]);
+        check(3, &[1, 7], &[2, 4, 6, 8]);
+    }
+}
