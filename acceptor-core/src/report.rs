@@ -22,8 +22,9 @@
 //! `listeners_failed`.
 //!
 //! Events of failures are limited to ten a second for each kind and listener (O3). They have a field `suppressed` more: the
-//! number of events that were left out before this one. What was left out when the pool ends is one event
-//! `events_suppressed` (warn) with `listener`, `kind` and `count`. The observer gets all.
+//! number of events that were left out before this one. Events that were left out last, when the pool ends or a second after
+//! on a pool of many listeners, are one event `events_suppressed` (warn) with `listener`, `kind` and `count`. The observer
+//! gets all.
 //!
 //! Errors, panic messages and addresses may be text that a client chose. Wherever the pool writes them, in these fields
 //! and in `Display`, they are escaped and cut to 1 KiB each; an observer gets the values whole (V5).

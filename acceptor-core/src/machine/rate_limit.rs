@@ -36,7 +36,6 @@ impl RateLimit {
         kind: EventKind,
         now: Instant,
     ) -> Option<u64> {
-        self.prune(now);
         let recent = self.recent.entry((listener, kind)).or_default();
         if recent.emitted.len() == PER_SECOND {
             let oldest = recent.emitted.front().copied().unwrap_or(now);
@@ -57,16 +56,24 @@ impl RateLimit {
         some.map(|((listener, kind), recent)| (*listener, *kind, recent.suppressed))
     }
 
-    /// Forgets what was emitted long ago, once there is much of it.
-    fn prune(&mut self, now: Instant) {
+    /// Forgets what was emitted long ago, once there is much of it; returns those of which some were suppressed since. Their
+    /// listener may be gone, so that no event of it comes to say so.
+    pub(crate) fn forget_old(&mut self, now: Instant) -> Vec<(ListenerId, EventKind, u64)> {
+        let mut suppressed = Vec::new();
         if self.recent.len() < self.prune_at.max(MANY) {
-            return;
+            return suppressed;
         }
         let old =
             |at: Option<&Instant>| at.is_none_or(|at| now.saturating_duration_since(*at) >= SECOND);
-        self.recent
-            .retain(|_, recent| recent.suppressed > 0 || !old(recent.emitted.back()));
+        self.recent.retain(|(listener, kind), recent| {
+            let keeps = !old(recent.emitted.back());
+            if !keeps && recent.suppressed > 0 {
+                suppressed.push((*listener, *kind, recent.suppressed));
+            }
+            keeps
+        });
         self.prune_at = self.recent.len() * 2;
+        suppressed
     }
 }
 
@@ -144,29 +151,35 @@ mod tests {
     }
 
     #[test]
-    fn suppressed_events_are_not_forgotten() {
+    fn what_was_suppressed_is_said_before_it_is_forgotten() {
         let (mut limit, start) = (RateLimit::default(), Instant::now());
-        for _ in 0..12 {
-            limit.admit(listener(0), FAILED, start);
+        let (mut suppressed, mut most) = (0, 0);
+        for number in 0..10_000 {
+            let now = start + Duration::from_millis(number * 10);
+            let forgotten = limit.forget_old(now);
+            suppressed += forgotten.iter().map(|(_, _, count)| count).sum::<u64>();
+            for _ in 0..12 {
+                limit.admit(listener(number), FAILED, now);
+            }
+            most = most.max(limit.recent.len());
         }
-        for number in 1..10_000 {
-            limit.admit(
-                listener(number),
-                FAILED,
-                start + Duration::from_secs(number),
-            );
-        }
-        let left: Vec<_> = limit.suppressed().collect();
-        assert_eq!(left, [(listener(0), FAILED, 2)]);
+        suppressed += limit.suppressed().map(|(_, _, count)| count).sum::<u64>();
+        assert_eq!(suppressed, 2 * 10_000);
+        assert!(most <= 4 * MANY, "{most}");
     }
 
     #[test]
-    fn entries_of_long_ago_are_forgotten() {
+    fn what_was_emitted_within_a_second_is_not_forgotten() {
         let (mut limit, start) = (RateLimit::default(), Instant::now());
-        for number in 0..100_000 {
-            let now = start + Duration::from_millis(number * 10);
-            limit.admit(listener(number), FAILED, now);
+        for number in 0..MANY as u64 {
+            for _ in 0..12 {
+                limit.admit(listener(number), FAILED, start);
+            }
         }
-        assert!(limit.recent.len() <= 4 * MANY, "{}", limit.recent.len());
+        let late = start + SECOND - Duration::from_nanos(1);
+        assert_eq!(limit.forget_old(late), []);
+        assert_eq!(limit.admit(listener(0), FAILED, late), None);
+        limit.prune_at = 0;
+        assert_eq!(limit.forget_old(start + SECOND).len(), MANY);
     }
 }

@@ -9,11 +9,12 @@ use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 
+use crate::id::ListenerId;
 use crate::listener::Listener;
 use crate::machine::outbox::Outbox;
 use crate::machine::rate_limit::RateLimit;
 use crate::pool::shared::PoolShared;
-use crate::report::{Event, Report, trace, trace_suppressed};
+use crate::report::{Event, EventKind, Report, trace, trace_suppressed};
 use crate::runtime::Runtime;
 use crate::status::PoolState;
 use crate::sync::notify::Notify;
@@ -108,7 +109,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             };
             (DropCatching::new(report), state.spec.observer.clone())
         };
-        if let Some(suppressed) = self.admit(&report.event) {
+        if let Some(suppressed) = self.admit(&report) {
             let _ = catch_panic(|| trace(&report, suppressed));
         }
         if let Some(observer) = observer {
@@ -118,7 +119,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     /// Whether the event is emitted to `tracing`, and how many of its kind were left out before (O3).
-    fn admit(&self, event: &Event<L::Addr>) -> Option<u64> {
+    fn admit(&self, report: &Report<L::Addr>) -> Option<u64> {
+        let event = &report.event;
         let listener = match event {
             Event::StartError { listener, .. }
             | Event::AcceptorFailed { listener, .. }
@@ -126,7 +128,13 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             _ => return Some(0),
         };
         let now = self.time();
-        lock(&self.reports.limit).admit(listener, event.kind(), now)
+        let (forgotten, admitted) = {
+            let mut limit = lock(&self.reports.limit);
+            let forgotten = limit.forget_old(now);
+            (forgotten, limit.admit(listener, event.kind(), now))
+        };
+        trace_all_suppressed(&report.pool, forgotten);
+        admitted
     }
 
     /// Gives the result of a pool that has ended, once all reports are delivered.
@@ -142,9 +150,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
         let suppressed = std::mem::take(&mut *lock(&self.reports.limit));
         let pool = self.read(|state| Arc::clone(&state.spec.id));
-        for (listener, kind, count) in suppressed.suppressed() {
-            let _ = catch_panic(|| trace_suppressed(&pool, listener, kind, count));
-        }
+        trace_all_suppressed(&pool, suppressed.suppressed());
         self.complete();
         Completed::Yes
     }
@@ -193,6 +199,15 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         while self.deliver_next() == Delivered::One {}
         self.complete_if_delivered();
         self.reports.delivering.store(false, Ordering::SeqCst);
+    }
+}
+
+fn trace_all_suppressed(
+    pool: &str,
+    suppressed: impl IntoIterator<Item = (ListenerId, EventKind, u64)>,
+) {
+    for (listener, kind, count) in suppressed {
+        let _ = catch_panic(|| trace_suppressed(pool, listener, kind, count));
     }
 }
 
