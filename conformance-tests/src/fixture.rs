@@ -23,7 +23,7 @@ use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{FutureExt, StreamExt};
 
-use crate::disturbed::{PollId, TaskId, current_poll, current_task};
+use crate::disturbed::{TaskId, current_task};
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::tamper::{Observes, Tamper, Tampered};
@@ -162,8 +162,6 @@ pub struct Served {
     pub number: usize,
     /// The task that it runs on, in a world that knows.
     pub task: Option<TaskId>,
-    /// The poll in which `serve` began, in a world that knows.
-    pub poll: Option<PollId>,
     orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
 }
 
@@ -757,7 +755,6 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             signals: connection.signals.clone(),
             number: state.number,
             task: current_task(),
-            poll: current_poll(),
             orders,
         };
         let witness = lock(&self.script.witness).clone();

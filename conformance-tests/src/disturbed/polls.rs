@@ -51,7 +51,8 @@ pub struct HeldRuntime<R> {
 #[derive(Debug, Default)]
 struct Shared {
     polls: AtomicU64,
-    under_way: Mutex<HashSet<PollId>>,
+    /// The tasks that are being polled.
+    under_way: Mutex<HashSet<TaskId>>,
     orders: Record<Order>,
     holding: Record<TaskId>,
     sleeps_held: AtomicBool,
@@ -90,7 +91,7 @@ impl Shared {
         }
     }
 
-    fn under_way<T>(&self, look: impl FnOnce(&mut HashSet<PollId>) -> T) -> T {
+    fn under_way<T>(&self, look: impl FnOnce(&mut HashSet<TaskId>) -> T) -> T {
         look(
             &mut self
                 .under_way
@@ -103,18 +104,19 @@ impl Shared {
 /// One poll, under way until it is dropped, by a panic or not.
 struct UnderWay<'a> {
     shared: &'a Shared,
-    poll: PollId,
+    task: Option<TaskId>,
     before: Option<PollId>,
 }
 
 impl<'a> UnderWay<'a> {
     fn begin(shared: &'a Shared) -> Self {
+        let task = current_task();
+        shared.under_way(|tasks| tasks.extend(task));
         let poll = PollId(shared.polls.fetch_add(1, Ordering::SeqCst));
-        shared.under_way(|polls| polls.insert(poll));
         let before = CURRENT.replace(Some(poll));
         Self {
             shared,
-            poll,
+            task,
             before,
         }
     }
@@ -123,7 +125,9 @@ impl<'a> UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         CURRENT.set(self.before);
-        self.shared.under_way(|polls| polls.remove(&self.poll));
+        if let Some(task) = self.task {
+            self.shared.under_way(|tasks| tasks.remove(&task));
+        }
     }
 }
 
@@ -191,9 +195,9 @@ impl<W: World> HeldTasks<W> {
         self.shared.sleeps_held.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the task has returned from this poll.
-    pub fn is_over(&self, poll: PollId) -> bool {
-        self.shared.under_way(|polls| !polls.contains(&poll))
+    /// Whether a poll of this task is under way.
+    pub fn is_polled(&self, task: TaskId) -> bool {
+        self.shared.under_way(|tasks| tasks.contains(&task))
     }
 }
 

@@ -784,17 +784,19 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
     let (_first, stays) = stage.connect(address).await?;
     let (_second, plain) = stage.connect(address).await?;
     let (_third, stuck) = stage.connect(address).await?;
-    // The poll in which it began is over: none is under way.
-    let rests = || match plain.poll.is_some_and(|poll| stage.world.is_over(poll)) {
-        true => Ok(()),
-        false => Err("it is being polled"),
-    };
-    stage.until("the second connection waits", rests).await?;
     stage.order(&stays, Order::TrapAndStay).await?;
     let task = hold(&stage, &stuck).await?;
     // It does not wait for a child that does not suspend; the pool does, for its patience. If it waited this check would
     // have no end.
     drop(owner);
+    // One may be: the order to hold a task wakes all of them.
+    let rests = || match plain.task.is_some_and(|task| stage.world.is_polled(task)) {
+        true => Err("it is being polled"),
+        false => Ok(()),
+    };
+    stage
+        .until("no poll of the second connection is under way", rests)
+        .await?;
     // It would take the order in its next poll.
     let polled = stage.order(&plain, Order::TrapAndStay).await.is_ok();
     let what = "a connection is polled after the owner was dropped";
