@@ -18,7 +18,7 @@ use crate::tamper::Tamper;
 use crate::world::World;
 
 /// A task of a [`DroppingRuntime`], by the order of their spawning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TaskId(usize);
 
 thread_local! {

@@ -9,7 +9,7 @@ use acceptor_core::{
     Acceptor, BoxError, ChildId, Connection, Init, Listener, ListenerInfo, Spec, Terminate,
 };
 
-use crate::disturbed::{Counted, CountedAccepts, HeldTasks, PollId, current_poll};
+use crate::disturbed::{Counted, CountedAccepts, HeldTasks, TaskId, current_task};
 use crate::fixture::Fixture;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
@@ -156,15 +156,15 @@ pub(super) async fn l5_many_acceptors_cost_no_more_than_one<W: World>(world: Arc
     Ok(())
 }
 
-/// An `init` that waits for leave to return, and then the poll in which it does.
+/// An `init` that waits for leave to return, and then the task in which it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gate {
     /// It was begun.
     Begun(ChildId),
     /// It may return.
     Open(ChildId),
-    /// It returns, in this poll.
-    Through(ChildId, Option<PollId>),
+    /// It returns, in a poll of this task.
+    Through(ChildId, Option<TaskId>),
 }
 
 /// Its acceptors begin to wait when they are told to.
@@ -181,7 +181,7 @@ impl<L: Listener<Addr = SocketAddr>> Acceptor<L> for Gated {
         self.gate.push(Gate::Begun(child));
         let leave = |gate: &Gate| (*gate == Gate::Open(child)).then_some(());
         self.gate.first(leave).await;
-        self.gate.push(Gate::Through(child, current_poll()));
+        self.gate.push(Gate::Through(child, current_task()));
         Ok(Init::Accept(child))
     }
 
@@ -225,17 +225,17 @@ pub(super) async fn l6_who_waits_longest_gets_the_next_connection<W: World>(
         for child in &order {
             gate.push(Gate::Open(*child));
             let through = gate.first(|gate| match gate {
-                Gate::Through(other, poll) if other == child => Some(*poll),
+                Gate::Through(other, task) if other == child => Some(*task),
                 _ => None,
             });
-            let poll = stage.event("`init` returns", through).await?;
-            let poll = poll.ok_or_else(|| {
+            let task = stage.event("`init` returns", through).await?;
+            let task = task.ok_or_else(|| {
                 Broken::new("`init` runs on a task of the runtime", "it runs elsewhere")
             })?;
             // It begins to wait in the very poll in which `init` returns.
-            let over = || match world.is_over(poll) {
-                true => Ok(()),
-                false => Err("it is under way"),
+            let over = || match world.is_polled(task) {
+                true => Err("it is under way"),
+                false => Ok(()),
             };
             stage
                 .until("the poll in which `init` returns", over)
