@@ -210,6 +210,36 @@ fn connection_has_a_task_beside_it() {
     assert_eq!(bench.polled(), [ACCEPT_LOOP]);
 }
 
+/// Each `init`, `terminate` and report that is not started beside a connection: it may block this thread as well (O1, B5).
+#[test]
+fn every_task_with_code_of_the_user_has_the_driver_behind_it() {
+    let timeout = Duration::from_millis(10);
+    let within = move |_| -> InitFuture { Box::pin(async move { Init::AcceptWithin((), timeout) }) };
+    let bench = Bench::new(1, within);
+    bench.runtime.settle();
+    bench.runtime.advance(timeout);
+    let (terminate, replacement) = (FIRST_ACCEPTOR + 1, FIRST_ACCEPTOR + 2);
+    assert_eq!(bench.runtime.step(), Some(ACCEPT_LOOP));
+    assert_eq!(bench.runtime.last_woken(), Some(DRIVER));
+    bench.runtime.step_first(DRIVER);
+    assert_eq!(bench.runtime.step(), Some(terminate));
+    assert!(bench.runtime.has(replacement));
+    assert_eq!(bench.runtime.last_woken(), Some(DRIVER));
+    bench.runtime.settle();
+
+    let serve = acceptor_fn(|_| async { Err("failed".into()) });
+    bench.pool.reconfigure(Spec::new("fails", serve)).unwrap();
+    // The acceptor that waits is one of before.
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    bench.port.connect().unwrap();
+    let connection = replacement + 2;
+    assert_eq!(bench.runtime.step(), Some(ACCEPT_LOOP));
+    bench.runtime.step_first(DRIVER);
+    assert_eq!(bench.runtime.step(), Some(connection));
+    assert_eq!(bench.polled(), [REPORTER, DRIVER]);
+}
+
 /// The task that a call has woken last may stay with the calling thread, which its caller may block: so it is a decoy.
 #[track_caller]
 fn check_last_is_a_decoy(call: impl FnOnce(&TestPool)) {

@@ -222,12 +222,10 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 self.turns = 0;
                 let spawned = std::mem::replace(&mut self.spawned, Spawned::Nothing);
                 if spawned == Spawned::Connections {
-                    // A runtime may run the connection next on this thread without waking another. Should it block,
-                    // no thread would look at the sockets: so there is a task for another thread to take (B5). Not
-                    // this one, since on most runtimes it would ask the system to no effect whether a client has come.
-                    // Nor where there is an `init` to take: this thread could poll that first, and then block, with
-                    // the wake-up of an `init` that yields.
-                    self.shared.driver.wake_task();
+                    // Not this task, since on most runtimes it would ask the system to no effect whether a client has
+                    // come. Nor where there is an `init` to take: this thread could poll that first, and then block,
+                    // with the wake-up of an `init` that yields.
+                    self.shared.wake_another_thread();
                 }
                 Poll::Pending
             }

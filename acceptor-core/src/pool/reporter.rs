@@ -36,7 +36,8 @@ pub(crate) struct Reports<A> {
 
 /// What is to be done after reports were posted, outside of any lock.
 pub(crate) struct Posted<A> {
-    dropped: Vec<DropCatching<Report<A>>>,
+    /// Those that found no place.
+    _dropped: Vec<DropCatching<Report<A>>>,
     /// Whether the reporter has something to do.
     pub(super) wakes: bool,
 }
@@ -52,7 +53,7 @@ impl<A> Reports<A> {
         }
     }
 
-    /// Puts events into the outbox. The caller [follows](Self::follow) once it has released its locks.
+    /// Puts events into the outbox. The caller [follows](PoolShared::follow) once it has released its locks.
     pub(crate) fn post(
         &self,
         pool: &Arc<str>,
@@ -69,15 +70,14 @@ impl<A> Reports<A> {
             let no_place = events.filter_map(|event| outbox.push(report(event)));
             dropped.extend(no_place.map(DropCatching::new));
         }
-        Posted { dropped, wakes }
+        Posted {
+            _dropped: dropped,
+            wakes,
+        }
     }
 
-    /// Wakes the reporter, and drops the reports that found no place.
-    pub(crate) fn follow(&self, posted: Posted<A>) {
-        if posted.wakes {
-            self.posted.notify();
-        }
-        drop(posted.dropped);
+    pub(super) fn notify(&self) {
+        self.posted.notify();
     }
 
     pub(crate) fn is_deliverer_gone(&self) -> bool {
@@ -97,7 +97,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             }
             self.reports.post(&state.spec.id, [event].into_iter())
         };
-        self.reports.follow(posted);
+        self.follow(posted);
     }
 
     /// Delivers the next report.

@@ -28,7 +28,7 @@ use crate::pool::current_spec::CurrentSpec;
 use crate::pool::exhaustion::Exhaustion;
 use crate::pool::init_task::InitTask;
 use crate::pool::listener_shared::{ListenerShared, Waiter};
-use crate::pool::reporter::Reports;
+use crate::pool::reporter::{Posted, Reports};
 use crate::pool::spec::{Reconfigurer, Spec};
 use crate::report::Event;
 use crate::runtime::Runtime;
@@ -125,7 +125,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             }
             (result, posted)
         };
-        self.reports.follow(posted);
+        self.follow(posted);
         self.apply_effects(effects);
         result
     }
@@ -153,6 +153,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             return self.waits(listener, id, control, None);
         }
         self.start_init(listener, Starting { child: id, control });
+        self.wake_another_thread();
     }
 
     pub(crate) fn start_init(
@@ -220,11 +221,29 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         self.spawn(ChildTask::terminate(
             shared, listener, id, child, terminate, wait_time,
         ));
+        self.wake_another_thread();
     }
 
     /// A runtime that panics here drops the task, which reports its end.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let _ = catch_panic(|| self.runtime.spawn(task));
+    }
+
+    /// Follows on a task that was woken or spawned and runs code of the user's.
+    ///
+    /// A runtime may run the task that was woken last next on this thread without waking another. Should it block, no
+    /// thread would look at the sockets (O1, B5): so there is another task for another thread to take.
+    pub(crate) fn wake_another_thread(&self) {
+        self.driver.wake_task();
+    }
+
+    /// Wakes the reporter, and drops the reports that found no place.
+    pub(crate) fn follow(&self, posted: Posted<L::Addr>) {
+        if posted.wakes {
+            self.reports.notify();
+            self.wake_another_thread();
+        }
+        drop(posted);
     }
 
     /// Ends a call of the user's that has woken or spawned tasks.
