@@ -214,7 +214,8 @@ fn connection_has_a_task_beside_it() {
 #[test]
 fn every_task_with_code_of_the_user_has_the_driver_behind_it() {
     let timeout = Duration::from_millis(10);
-    let within = move |_| -> InitFuture { Box::pin(async move { Init::AcceptWithin((), timeout) }) };
+    let within =
+        move |_| -> InitFuture { Box::pin(async move { Init::AcceptWithin((), timeout) }) };
     let bench = Bench::new(1, within);
     bench.runtime.settle();
     bench.runtime.advance(timeout);
