@@ -262,6 +262,11 @@ impl Model {
         child.not_polled_after(&commands, batch, &format!("a callback of {key} is polled"))
     }
 
+    /// A task runs code of the user's: there is another for another thread to take, should it block (O1, B5).
+    pub(super) fn may_block(&mut self) {
+        self.wakes.driver += 1;
+    }
+
     pub(super) fn see_child(&mut self, event: &Event) -> Seen {
         let batch = self.batch;
         match event {
@@ -269,7 +274,10 @@ impl Model {
                 child,
                 listener,
                 generation,
-            } => self.init_began(*child, *listener, *generation),
+            } => {
+                self.may_block();
+                self.init_began(*child, *listener, *generation)
+            }
             Event::InitEnded { child, how } => self.init_ended(*child, *how),
             Event::ServeBegan {
                 child,
@@ -390,6 +398,7 @@ impl Model {
             }
             Stage::Waiting => {
                 self.wakes.listeners += 1;
+                self.may_block();
                 self.listeners[key.listener]
                     .queue
                     .retain(|other| *other != key);
@@ -595,6 +604,9 @@ impl Model {
                 (None, None) => format!("{id} waits on"),
             };
             return breach("B7", expected, format!("it terminates: {reason}"));
+        }
+        if matches!(reason, Terminate::Timeout) {
+            self.may_block();
         }
         let (_, _, known) = self.child(id, "B7")?;
         known.stage = Stage::Terminating;

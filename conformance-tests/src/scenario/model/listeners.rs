@@ -548,7 +548,9 @@ impl Model {
         listening.told = Some(Told { ending, at, batch });
         self.commanded = true;
         // They are dismissed in batches.
-        self.wakes.listeners += listening.queue.len() as u64 / 64;
+        let batches = listening.queue.len() as u64 / 64;
+        self.wakes.listeners += batches;
+        self.wakes.driver += batches + 1;
         listening.queue.clear();
         listening.outage = None;
         listening.pause = Pause::default();

@@ -208,6 +208,7 @@ impl Model {
     /// Something happened that is reported.
     pub(super) fn reports(&mut self, expected: Expected) {
         self.wakes.reporter += 1;
+        self.may_block();
         self.outbox.push(expected, self.generation);
     }
 
