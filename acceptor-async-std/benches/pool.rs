@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use acceptor_async_std::{
-    AsyncStdRuntime, Connection, ListenOptions, Pool, Spec, TcpListener, acceptor_fn,
+    AsyncStdRuntime, Connection, ListenOptions, Pool, Spec, TcpListener, acceptor_fn, observer_fn,
 };
 use async_std::io::{ReadExt, WriteExt};
 use async_std::net::TcpStream;
@@ -28,11 +28,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         Ok(())
     });
-    let spec = Spec::new("bench", acceptor).observer(|report: &acceptor_async_std::Report| {
-        eprintln!("{report}");
-    });
+    let spec = Spec::new("bench", acceptor).observer(observer_fn(
+        |report: &acceptor_async_std::Report| {
+            eprintln!("{report}");
+        },
+    ));
     let pool = Pool::start(AsyncStdRuntime::new(), spec)?;
-    let socket = ListenOptions::new(address.parse()?).bind()?;
+    let socket = ListenOptions::new(address).bind()?;
     println!("127.0.0.1:{}", socket.local_addr()?.port());
     pool.add_listener(TcpListener::from_std(socket)?, acceptors)?;
     async_std::task::block_on(pool.join());

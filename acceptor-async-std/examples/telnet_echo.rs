@@ -29,8 +29,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use acceptor_async_std::{
-    AsyncStdRuntime, BoxError, Connection, ListenOptions, Pool, Report, Spec, StopReason,
-    TcpListener, acceptor_fn,
+    AsyncStdRuntime, BoxError, Connection, ConnectionReports, ListenOptions, Pool, Report, Spec,
+    StopReason, TcpListener, acceptor_fn, observer_fn,
 };
 use async_signal::{Signal, Signals};
 use async_std::io::{ReadExt, WriteExt};
@@ -60,12 +60,12 @@ enum Next {
 async fn echo(connection: Connection) -> Result<(), BoxError> {
     let Connection {
         mut stream,
-        signals,
+        lifecycle,
         ..
     } = connection;
     // Trapped, so that a stop is ours to answer: otherwise the session would just be dropped.
-    let mut stop = signals.trap_stop().wait();
-    let mut draining = Some(signals.draining().wait());
+    let mut stop = lifecycle.trap_stop().wait();
+    let mut draining = Some(lifecycle.draining().wait());
     let mut buffer = [0; 4096];
     loop {
         let stopped = async {
@@ -108,7 +108,9 @@ async fn run(
     let spec = Spec::new("telnet_echo", acceptor_fn(echo))
         .grace(GRACE)
         .shutdown(SHUTDOWN)
-        .observer(move |report: &Report| log.push(report));
+        // A client that hangs up is no failure: it is reported only if it is asked for.
+        .connection_reports(ConnectionReports::Disconnects)
+        .observer(observer_fn(move |report: &Report| log.push(report)));
     let pool = Pool::start(AsyncStdRuntime::new(), spec)?;
     let socket = ListenOptions::new(address).bind()?;
     let address = socket.local_addr()?;

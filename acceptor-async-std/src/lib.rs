@@ -4,8 +4,7 @@
 //! are on async-std already.
 //!
 //! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
-//! to add; [`Pool`], [`PoolHandle`], [`Spec`], [`Connection`] and [`Report`] are
-//! the core's, for async-std's TCP listener unless another is named.
+//! to add; [`Pool`], [`PoolHandle`] and [`Connection`] are the core's, for async-std's TCP listener unless another is named.
 //!
 //! ```
 //! use acceptor_async_std::{AsyncStdRuntime, ListenOptions, Pool, Spec, TcpListener, acceptor_fn};
@@ -18,7 +17,7 @@
 //!     Ok(())
 //! });
 //! let pool = Pool::start(AsyncStdRuntime::new(), Spec::new("greeter", greet))?;
-//! let socket = ListenOptions::new("127.0.0.1:0".parse()?).bind()?;
+//! let socket = ListenOptions::new("127.0.0.1:0").bind()?;
 //! let address = socket.local_addr()?;
 //! pool.add_listener(TcpListener::from_std(socket)?, 10)?;
 //!
@@ -48,12 +47,9 @@ use async_std::task::{self, Builder};
 pub type Pool<L = TcpListener> = acceptor_core::Pool<AsyncStdRuntime, L>;
 /// A handle of a pool on async-std.
 pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<AsyncStdRuntime, L>;
-/// A spec of a pool on async-std.
-pub type Spec<L = TcpListener> = acceptor_core::Spec<L>;
-/// A connection over TCP on async-std.
-pub type Connection = acceptor_core::Connection<async_std::net::TcpStream, SocketAddr>;
-/// A report of a pool over TCP.
-pub type Report = acceptor_core::Report<SocketAddr>;
+/// A connection, over TCP on async-std unless another stream is named.
+pub type Connection<S = async_std::net::TcpStream, A = SocketAddr> =
+    acceptor_core::Connection<S, A>;
 
 /// The runtime of async-std: there is one in a program, and the pool's tasks run there.
 #[derive(Debug, Clone, Default)]
@@ -139,10 +135,11 @@ impl TryFrom<async_std::net::TcpListener> for TcpListener {
 }
 
 impl Listener for TcpListener {
-    type Stream = async_std::net::TcpStream;
+    type Io = async_std::net::TcpStream;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send {
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send {
         self.listener.accept()
     }
 
@@ -150,8 +147,16 @@ impl Listener for TcpListener {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
-        stream.local_addr()
+    fn io_local_addr(io: &Self::Io) -> io::Result<SocketAddr> {
+        io.local_addr()
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        acceptor_core::asks_local_addr(&self.listener)
     }
 }
 

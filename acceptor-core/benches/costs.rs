@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    Acceptor, BoxError, Connection, Init, Listener, ListenerId, ListenerInfo, Pool, PoolHandle,
-    Runtime, Spec, acceptor_fn,
+    Acceptor, BoxError, Connection, Init, Listener, ListenerId, ListenerInfo, NoHandshake, Pool,
+    PoolHandle, Runtime, Spec, acceptor_fn,
 };
 use peak_alloc::PeakAlloc;
 
@@ -185,8 +185,9 @@ impl Port {
 }
 
 impl Listener for Port {
-    type Stream = Stream;
+    type Io = Stream;
     type Addr = ();
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(Stream, ())> {
         let stream = poll_fn(|cx| {
@@ -206,8 +207,12 @@ impl Listener for Port {
         Ok(())
     }
 
-    fn stream_local_addr(_stream: &Stream) -> io::Result<()> {
+    fn io_local_addr(_stream: &Stream) -> io::Result<()> {
         Ok(())
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -216,6 +221,7 @@ struct Expires(Mutex<u32>);
 
 impl Acceptor<Port> for Expires {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<()>, BoxError> {
         let mut next = lock(&self.0);
@@ -308,7 +314,10 @@ fn close_beside_connections(connections: usize) {
     for id in listeners {
         measured(|| world.close(id));
     }
-    assert_eq!(world.pool.counts().expect("it runs").active, connections);
+    assert_eq!(
+        world.pool.counts().expect("it runs").connections,
+        connections
+    );
 }
 
 /// Some of many listeners close.
@@ -340,7 +349,7 @@ fn with_connections(connections: usize, call: impl FnOnce(&PoolHandle<ByHand, Po
     let world = World::serving();
     let (_, port) = world.listen(10);
     let _streams = world.connect(&port, connections);
-    measured(|| call(&world.pool));
+    measured(|| call(&world.pool.handle()));
     world.runtime.settle();
 }
 
@@ -359,7 +368,7 @@ fn add(acceptors: usize) {
     let world = World::serving();
     measured(|| drop(world.pool.add_listener(Port::default(), acceptors)));
     world.runtime.settle();
-    assert_eq!(world.pool.counts().expect("it runs").workers, acceptors);
+    assert_eq!(world.pool.counts().expect("it runs").children(), acceptors);
 }
 
 /// How long `counts` takes while another thread asks for the list of connections without a pause.
@@ -383,7 +392,7 @@ fn counts(connections: usize) {
         let began = Instant::now();
         let counts = world.pool.counts().expect("it runs");
         micros.push(began.elapsed().as_micros());
-        assert_eq!(counts.active, connections);
+        assert_eq!(counts.connections, connections);
     }
     stop.store(true, Ordering::SeqCst);
     let lists = listing.join().expect("the list has each connection");
@@ -414,7 +423,7 @@ fn heap(connections: usize) {
     world.runtime.settle();
     drop(streams);
     let after = HEAP.current_usage();
-    assert_eq!(world.pool.counts().expect("it runs").active, 0);
+    assert_eq!(world.pool.counts().expect("it runs").connections, 0);
     println!(
         "live heap with {connections} connections: {} bytes each; after all have gone: {} bytes more than before, of which bare tasks leave {bare}",
         (peak - before) / connections.max(1),

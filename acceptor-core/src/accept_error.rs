@@ -1,10 +1,6 @@
 //! The meaning of an error of `accept`: of one connection, of resources, or of the listener (A1 to A4, A6).
 
-use std::fmt;
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
-
-use crate::sync::catch_panic;
 
 /// The cause of an accept error, which decides what the pool does about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,11 +25,11 @@ impl AcceptErrorKind {
     /// use acceptor_core::AcceptErrorKind;
     ///
     /// let aborted = Error::from(ErrorKind::ConnectionAborted);
-    /// assert_eq!(AcceptErrorKind::of(&aborted), AcceptErrorKind::Connection);
+    /// assert_eq!(AcceptErrorKind::classify(&aborted), AcceptErrorKind::Connection);
     /// let unheard_of = Error::other("unheard of");
-    /// assert_eq!(AcceptErrorKind::of(&unheard_of), AcceptErrorKind::Resources);
+    /// assert_eq!(AcceptErrorKind::classify(&unheard_of), AcceptErrorKind::Resources);
     /// ```
-    pub fn of(error: &io::Error) -> Self {
+    pub fn classify(error: &io::Error) -> Self {
         let number = error.raw_os_error();
         let known = number.and_then(by_number);
         known.unwrap_or_else(|| by_kind(error.kind(), number))
@@ -133,33 +129,6 @@ fn on_windows(number: i32) -> Option<AcceptErrorKind> {
     }
 }
 
-/// The table of one pool: the pool's own, or the user's (A4).
-#[derive(Clone)]
-pub(crate) struct AcceptErrors {
-    table: Arc<dyn Fn(&io::Error) -> AcceptErrorKind + Send + Sync>,
-}
-
-impl AcceptErrors {
-    pub(crate) fn new(
-        table: impl Fn(&io::Error) -> AcceptErrorKind + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            table: Arc::new(table),
-        }
-    }
-
-    /// A table that panics does not know.
-    pub(crate) fn kind(&self, error: &io::Error) -> AcceptErrorKind {
-        catch_panic(|| (self.table)(error)).unwrap_or(AcceptErrorKind::Resources)
-    }
-}
-
-impl fmt::Debug for AcceptErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AcceptErrors").finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
@@ -168,7 +137,7 @@ mod tests {
 
     #[track_caller]
     fn check(error: &io::Error, expected: AcceptErrorKind) {
-        assert_eq!(AcceptErrorKind::of(error), expected, "{error:?}");
+        assert_eq!(AcceptErrorKind::classify(error), expected, "{error:?}");
     }
 
     /// Every error that accept(2) lists, by its number on Linux.
@@ -201,7 +170,7 @@ mod tests {
             (113, "EHOSTUNREACH", Connection),
         ] {
             let error = io::Error::from_raw_os_error(number);
-            assert_eq!(AcceptErrorKind::of(&error), kind, "{name}: {error}");
+            assert_eq!(AcceptErrorKind::classify(&error), kind, "{name}: {error}");
         }
     }
 
@@ -287,23 +256,5 @@ mod tests {
         for number in [0, -1, i32::MIN, i32::MAX, 4095] {
             check(&io::Error::from_raw_os_error(number), Resources);
         }
-    }
-
-    #[test]
-    fn a_table_of_the_users_decides_and_may_fall_back() {
-        let table = AcceptErrors::new(|error| match error.kind() {
-            ErrorKind::ConnectionAborted => Listener,
-            _ => AcceptErrorKind::of(error),
-        });
-        assert_eq!(table.kind(&ErrorKind::ConnectionAborted.into()), Listener);
-        assert_eq!(table.kind(&ErrorKind::ConnectionReset.into()), Connection);
-        assert_eq!(table.kind(&ErrorKind::OutOfMemory.into()), Resources);
-    }
-
-    #[test]
-    fn a_table_that_panics_does_not_know() {
-        let table = AcceptErrors::new(|_| std::panic::resume_unwind(Box::new("out of luck")));
-        assert_eq!(table.kind(&io::Error::from_raw_os_error(22)), Resources);
-        assert_eq!(format!("{table:?}"), "AcceptErrors { .. }");
     }
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use crate::connection::Connection;
 use crate::error::BoxError;
+use crate::exit::IntoExit;
+use crate::handshake::StreamOf;
 use crate::id::{ChildId, ListenerId};
+use crate::latch::Latch;
 use crate::listener::Listener;
-use crate::signal::Signal;
 use crate::text::Escaped;
 
 /// What each acceptor of a pool does: prepares a state, becomes a connection, or terminates.
@@ -21,6 +23,9 @@ use crate::text::Escaped;
 pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     /// What `init` prepares, and `serve` or `terminate` gets.
     type State: Send + 'static;
+
+    /// What `serve` returns: `()`, an [`Exit`](crate::Exit), or a `Result` of one with any error.
+    type Exit: IntoExit;
 
     /// Prepares one acceptor, before it waits for a connection (rules B1 to B4).
     ///
@@ -40,17 +45,22 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
         listener: &ListenerInfo<L::Addr>,
     ) -> impl Future<Output = Result<Init<Self::State>, BoxError>> + Send;
 
-    /// The state of an acceptor that needs no `init` at all: it is not run then.
-    /// Not for implementors: [`acceptor_fn`] answers it, so that it costs a connection nothing.
-    #[doc(hidden)]
-    fn state_without_init(&self) -> Option<Self::State> {
+    /// Prepares one acceptor at once: if it returns a state, `init` does not run (rule B5).
+    ///
+    /// An `init` has a task of its own; this is a plain call, which costs a connection almost nothing. It is called where
+    /// connections are accepted, so it **must be cheap and must not block**: clone a handle, take the next number. The
+    /// default returns `None`.
+    ///
+    /// A panic in it is a start error, as one in `init`.
+    fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> Option<Self::State> {
+        let _ = listener;
         None
     }
 
     /// Is the connection, from its first byte to its end (rules B5, B10, section 2).
     ///
-    /// `Ok` and [`CleanExit`](crate::CleanExit) are good ends. Any other error
-    /// is reported and counts in a transient pool; so does a panic.
+    /// What it returns decides how the connection has ended: see [`Exit`](crate::Exit). An error that means that the
+    /// peer is gone is no failure (rule E5); any other is reported and counts in a transient pool, and so does a panic.
     ///
     /// # Cancel safety
     ///
@@ -58,9 +68,9 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     /// killed, or stopped without having trapped the stop signal.
     fn serve(
         &self,
-        connection: Connection<L::Stream, L::Addr>,
+        connection: Connection<StreamOf<L>, L::Addr>,
         state: Self::State,
-    ) -> impl Future<Output = Result<(), BoxError>> + Send;
+    ) -> impl Future<Output = Self::Exit> + Send;
 
     /// Ends an acceptor that got a state and never a connection: exactly once, unless it is killed (rule B7).
     ///
@@ -127,18 +137,50 @@ pub struct ListenerInfo<A> {
     /// The address that the listener is bound to, with its port resolved.
     pub local_addr: A,
     /// Is set once the listener's socket is closed.
-    pub closed: Signal,
+    pub closed: Latch,
 }
 
-/// Makes an acceptor of a function that serves one connection.
+/// An `Arc` of an acceptor is that acceptor: to keep a handle on it, or to use it in several pools.
+impl<L: Listener, A: Acceptor<L>> Acceptor<L> for Arc<A> {
+    type State = A::State;
+    type Exit = A::Exit;
+
+    fn init(
+        &self,
+        listener: &ListenerInfo<L::Addr>,
+    ) -> impl Future<Output = Result<Init<Self::State>, BoxError>> + Send {
+        (**self).init(listener)
+    }
+
+    fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> Option<Self::State> {
+        (**self).init_now(listener)
+    }
+
+    fn serve(
+        &self,
+        connection: Connection<StreamOf<L>, L::Addr>,
+        state: Self::State,
+    ) -> impl Future<Output = Self::Exit> + Send {
+        (**self).serve(connection, state)
+    }
+
+    fn terminate(&self, reason: &Terminate, state: Self::State) -> impl Future<Output = ()> + Send {
+        (**self).terminate(reason, state)
+    }
+}
+
+/// Makes an acceptor of a closure that serves one connection and returns a `Result` with a [`BoxError`].
 ///
-/// `init` accepts with no state, `terminate` does nothing. The function is
-/// called, and its future polled, as `serve`: a panic in either is the connection's.
+/// That the error is boxed lets `?` and `Ok(())` find their types in a closure. The value in `Ok` is `()` or an
+/// [`Exit`](crate::Exit). For a function with another result, `anyhow::Result` for example, there is [`acceptor_from`].
+///
+/// `init` accepts with no state, `terminate` does nothing. The closure is called, and its future polled, as `serve`: a
+/// panic in either is the connection's.
 ///
 /// ```
-/// # use acceptor_core::{acceptor_fn, Acceptor, Listener};
+/// # use acceptor_core::{acceptor_fn, Acceptor, Connection, Listener, StreamOf};
 /// # fn check<L: Listener>() -> impl Acceptor<L> {
-/// acceptor_fn(|connection: acceptor_core::Connection<L::Stream, L::Addr>| async move {
+/// acceptor_fn(|connection: Connection<StreamOf<L>, L::Addr>| async move {
 ///     println!("{:?} is here", connection.peer_addr);
 ///     Ok(())
 /// })
@@ -154,34 +196,116 @@ pub struct AcceptorFn<F> {
     serve: F,
 }
 
+/// Makes an acceptor of a function that serves one connection and returns [whatever](IntoExit) `serve` may.
+///
+/// As [`acceptor_fn`], for a function whose result has a type already.
+///
+/// ```
+/// use acceptor_core::{acceptor_from, Acceptor, Connection, Exit, Listener};
+///
+/// async fn serve<S, A>(connection: Connection<S, A>) -> Result<Exit, std::io::Error> {
+///     drop(connection);
+///     Ok(Exit::clean("nothing to say"))
+/// }
+/// # fn check<L: Listener>() -> impl Acceptor<L> {
+/// acceptor_from(serve)
+/// # }
+/// ```
+pub fn acceptor_from<F>(serve: F) -> AcceptorFrom<F> {
+    AcceptorFrom { serve }
+}
+
+/// The acceptor that [`acceptor_from`] makes.
+#[derive(Clone)]
+pub struct AcceptorFrom<F> {
+    serve: F,
+}
+
 impl<F> fmt::Debug for AcceptorFn<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AcceptorFn").finish_non_exhaustive()
     }
 }
 
-impl<L, F, Fut> Acceptor<L> for AcceptorFn<F>
+impl<F> fmt::Debug for AcceptorFrom<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcceptorFrom").finish_non_exhaustive()
+    }
+}
+
+impl<L, F, Fut, T> Acceptor<L> for AcceptorFn<F>
 where
     L: Listener,
-    F: Fn(Connection<L::Stream, L::Addr>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), BoxError>> + Send,
+    F: Fn(Connection<StreamOf<L>, L::Addr>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T, BoxError>> + Send,
+    T: IntoExit,
 {
     type State = ();
+    type Exit = Result<T, BoxError>;
 
     async fn init(&self, _listener: &ListenerInfo<L::Addr>) -> Result<Init<()>, BoxError> {
         Ok(Init::Accept(()))
     }
 
-    fn state_without_init(&self) -> Option<()> {
+    fn init_now(&self, _listener: &ListenerInfo<L::Addr>) -> Option<()> {
         Some(())
     }
 
     fn serve(
         &self,
-        connection: Connection<L::Stream, L::Addr>,
+        connection: Connection<StreamOf<L>, L::Addr>,
         _state: (),
-    ) -> impl Future<Output = Result<(), BoxError>> + Send {
+    ) -> impl Future<Output = Self::Exit> + Send {
         (self.serve)(connection)
+    }
+}
+
+impl<L, F, Fut> Acceptor<L> for AcceptorFrom<F>
+where
+    L: Listener,
+    F: Fn(Connection<StreamOf<L>, L::Addr>) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send,
+    Fut::Output: IntoExit,
+{
+    type State = ();
+    type Exit = Fut::Output;
+
+    async fn init(&self, _listener: &ListenerInfo<L::Addr>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    fn init_now(&self, _listener: &ListenerInfo<L::Addr>) -> Option<()> {
+        Some(())
+    }
+
+    fn serve(
+        &self,
+        connection: Connection<StreamOf<L>, L::Addr>,
+        _state: (),
+    ) -> impl Future<Output = Self::Exit> + Send {
+        (self.serve)(connection)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::id::PoolId;
+
+    /// What some acceptor sees of some listener.
+    pub(crate) fn info() -> ListenerInfo<SocketAddr> {
+        let id = ListenerId {
+            sequence: 1,
+            pool: PoolId::ANY,
+        };
+        ListenerInfo {
+            id,
+            child: ChildId::new(id, 1, 0),
+            local_addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            closed: Latch::new(),
+        }
     }
 }
 
@@ -194,14 +318,18 @@ mod tests {
     #[test]
     fn an_acceptor_of_a_function_has_its_state_without_init() {
         fn state<A: Acceptor<Nowhere, State = ()>>(acceptor: &A) -> Option<()> {
-            acceptor.state_without_init()
+            acceptor.init_now(&testing::info())
         }
-        assert_eq!(state(&acceptor_fn(|_| async { Ok(()) })), Some(()));
+        let closure = acceptor_fn(|_| async { Ok(()) });
+        assert_eq!(state(&closure), Some(()));
+        assert_eq!(state(&Arc::new(closure)), Some(()));
+        assert_eq!(state(&acceptor_from(|_| async {})), Some(()));
     }
 
     #[test]
     fn an_acceptor_of_a_function_shows_its_name_only() {
         assert_eq!(format!("{:?}", acceptor_fn(())), "AcceptorFn { .. }");
+        assert_eq!(format!("{:?}", acceptor_from(())), "AcceptorFrom { .. }");
     }
 
     #[test]

@@ -28,8 +28,13 @@ pub enum SpecError {
         /// What was given.
         value: Duration,
     },
-    /// The patience is zero.
-    Patience {
+    /// The handshake timeout is zero.
+    HandshakeTimeout {
+        /// What was given.
+        value: Duration,
+    },
+    /// The kill timeout is zero.
+    KillTimeout {
         /// What was given.
         value: Duration,
     },
@@ -47,9 +52,13 @@ impl fmt::Display for SpecError {
                 f,
                 "spec field `period` is {value:?}: give a time above zero, over which failures are counted"
             ),
-            SpecError::Patience { value } => write!(
+            SpecError::HandshakeTimeout { value } => write!(
                 f,
-                "spec field `patience` is {value:?}: give a time above zero, in which killed children may suspend"
+                "spec field `handshake_timeout` is {value:?}: give a time above zero, or none for no limit"
+            ),
+            SpecError::KillTimeout { value } => write!(
+                f,
+                "spec field `kill_timeout` is {value:?}: give a time above zero, in which killed children may suspend"
             ),
         }
     }
@@ -242,6 +251,8 @@ pub enum ReconfigureError {
     Init(BoxError),
     /// The init function panicked, with this message.
     InitPanicked(String),
+    /// The closure of [`update`](crate::PoolHandle::update) panicked, with this message.
+    UpdatePanicked(String),
     /// The pool was not started from an init function.
     NoInit,
     /// The pool is stopping.
@@ -257,6 +268,9 @@ impl fmt::Display for ReconfigureError {
             ReconfigureError::Init(_) => f.write_str("the pool's init function failed"),
             ReconfigureError::InitPanicked(message) => {
                 write!(f, "the pool's init function panicked: {}", Escaped(message))
+            }
+            ReconfigureError::UpdatePanicked(message) => {
+                write!(f, "the closure that changes the settings panicked: {}", Escaped(message))
             }
             ReconfigureError::NoInit => f.write_str(
                 "nothing to reload: the pool was started from a spec; call `reconfigure`, or start it with `start_with`",

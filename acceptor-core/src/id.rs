@@ -1,28 +1,47 @@
-//! The names of listeners and children: never used twice, and no other pool's.
+//! The names of listeners and children: unique in their pool, and never used twice there.
+//!
+//! Invariant: an id that a pool has given out belongs to that pool alone; one that was parsed may be any pool's.
+//! Neither that nor the slot, which makes a child quick to find, takes part in comparisons.
 
+use std::cmp::Ordering as Order;
+use std::error::Error;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
 // Not by way of `sync`: it outlives each model of loom's, and no order hangs on it.
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::text::EscapedDebug;
+
 /// Tells the pools of a process apart, so that one takes no notice of another's ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PoolId(u64);
 
 impl PoolId {
+    /// Not known: any pool's.
+    pub(crate) const ANY: Self = Self(0);
+
     pub(crate) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// No pool's.
-    #[cfg(all(test, not(loom)))]
-    pub(crate) const NONE: Self = Self(0);
+    pub(crate) fn may_be(self, pool: Self) -> bool {
+        self == pool || self == Self::ANY
+    }
 }
 
 /// Names one listener of a pool.
 ///
-/// Displayed as a number that counts up from 1 in each pool. Ids of different pools differ nevertheless.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Displayed as a number that counts up from 1 in each pool, and [parsed](FromStr) from it. Ids of different pools may be
+/// equal; a pool takes no other's for its own, but for those that were parsed.
+///
+/// ```
+/// let id: acceptor_core::ListenerId = "3".parse()?;
+/// assert_eq!(id.to_string(), "3");
+/// # Ok::<_, acceptor_core::ParseIdError>(())
+/// ```
+#[derive(Clone, Copy)]
 pub struct ListenerId {
     pub(crate) sequence: u64,
     pub(crate) pool: PoolId,
@@ -30,18 +49,33 @@ pub struct ListenerId {
 
 /// Names one child of a pool, an acceptor or the connection that it became.
 ///
-/// Displayed as the listener's number and its own, `3.17`: the latter counts up from 1 for each listener and is
-/// never used again. Ids of different pools differ as well.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Displayed as the listener's number and its own, `3.17`, and [parsed](FromStr) from it: the latter counts up from 1 for
+/// each listener and is never used again. Ids are ordered by listener, and then by age. Ids of different pools may be
+/// equal; a pool takes no other's for its own, but for those that were parsed.
+///
+/// ```
+/// let id: acceptor_core::ChildId = "3.17".parse()?;
+/// assert_eq!(id.listener().to_string(), "3");
+/// # Ok::<_, acceptor_core::ParseIdError>(())
+/// ```
+#[derive(Clone, Copy)]
 pub struct ChildId {
-    // In this order, so that the ids of a listener sort by age.
     pub(crate) listener: u64,
     pub(crate) number: u64,
+    /// [`ChildId::NO_SLOT`] if it was parsed.
     pub(crate) slot: u32,
     pub(crate) pool: PoolId,
 }
 
+impl ListenerId {
+    fn key(&self) -> u64 {
+        self.sequence
+    }
+}
+
 impl ChildId {
+    pub(crate) const NO_SLOT: u32 = u32::MAX;
+
     pub(crate) fn new(listener: ListenerId, number: u64, slot: u32) -> Self {
         Self {
             listener: listener.sequence,
@@ -51,11 +85,136 @@ impl ChildId {
         }
     }
 
-    pub(crate) fn listener_id(&self) -> ListenerId {
+    /// The listener that it waits on, or came from.
+    pub fn listener(&self) -> ListenerId {
         ListenerId {
             sequence: self.listener,
             pool: self.pool,
         }
+    }
+
+    fn key(&self) -> (u64, u64) {
+        (self.listener, self.number)
+    }
+}
+
+impl PartialEq for ListenerId {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for ListenerId {}
+
+impl PartialOrd for ListenerId {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ListenerId {
+    fn cmp(&self, other: &Self) -> Order {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Hash for ListenerId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl PartialEq for ChildId {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for ChildId {}
+
+impl PartialOrd for ChildId {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ChildId {
+    fn cmp(&self, other: &Self) -> Order {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Hash for ChildId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+/// A text that names no listener or child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParseIdError {
+    /// The text.
+    pub value: String,
+    expected: &'static str,
+}
+
+impl ParseIdError {
+    fn new(value: &str, expected: &'static str) -> Self {
+        let value = value.to_owned();
+        Self { value, expected }
+    }
+}
+
+impl fmt::Display for ParseIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} is no id: give {}",
+            EscapedDebug(&self.value),
+            self.expected
+        )
+    }
+}
+
+impl Error for ParseIdError {}
+
+/// As it is displayed: digits without a sign.
+fn number(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+impl FromStr for ListenerId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let sequence = number(text)
+            .ok_or_else(|| ParseIdError::new(text, "the number of a listener, such as 3"))?;
+        let pool = PoolId::ANY;
+        Ok(Self { sequence, pool })
+    }
+}
+
+impl FromStr for ChildId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let parts = text
+            .split_once('.')
+            .and_then(|(listener, child)| Some((number(listener)?, number(child)?)));
+        let (listener, number) = parts.ok_or_else(|| {
+            ParseIdError::new(
+                text,
+                "the numbers of a listener and of a child of it, such as 3.17",
+            )
+        })?;
+        Ok(Self {
+            listener,
+            number,
+            slot: Self::NO_SLOT,
+            pool: PoolId::ANY,
+        })
     }
 }
 
@@ -93,19 +252,64 @@ mod tests {
 
     #[test]
     fn ids_are_displayed_as_numbers() {
-        let pool = PoolId::NONE;
+        let pool = PoolId::ANY;
         let listener = ListenerId { sequence: 3, pool };
         assert_eq!(format!("{listener} {listener:?}"), "3 ListenerId(3)");
         assert_eq!(format!("{listener:>4}"), "   3");
         let child = ChildId::new(listener, 17, 1);
         assert_eq!(format!("{child} {child:?}"), "3.17 ChildId(3.17)");
         assert_eq!(format!("{child:>6}"), "  3.17");
-        assert_eq!(child.listener_id(), listener);
+        assert_eq!(child.listener(), listener);
     }
 
     #[test]
     fn pools_have_different_ids() {
-        assert!(PoolId::NONE < PoolId::next());
-        assert_ne!(PoolId::next(), PoolId::next());
+        let (one, other) = (PoolId::next(), PoolId::next());
+        assert!(one.may_be(one) && PoolId::ANY.may_be(one));
+        assert!(!one.may_be(other) && !one.may_be(PoolId::ANY));
+    }
+
+    fn hashed(value: impl Hash) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        value.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    #[test]
+    fn parsed_id_is_equal_to_the_one_that_was_displayed() {
+        let pool = PoolId::next();
+        let listener = ListenerId { sequence: 3, pool };
+        let parsed: ListenerId = "3".parse().unwrap();
+        assert_eq!(parsed, listener);
+        assert_eq!(hashed(parsed), hashed(listener));
+        let child = ChildId::new(listener, 17, 5);
+        let parsed: ChildId = "3.17".parse().unwrap();
+        assert_eq!(parsed, child);
+        assert_eq!(hashed(parsed), hashed(child));
+        assert_eq!(parsed.listener(), listener);
+    }
+
+    #[test]
+    fn ids_are_ordered_by_listener_and_then_by_number() {
+        let ids = ["1.9", "2.3", "2.10", "10.1"].map(|id| id.parse::<ChildId>().unwrap());
+        assert!(ids.is_sorted());
+        let ids = ["2", "10"].map(|id| id.parse::<ListenerId>().unwrap());
+        assert!(ids.is_sorted());
+    }
+
+    #[test]
+    fn text_that_names_nothing_is_refused() {
+        for text in ["", "x", "+3", "-3", " 3", "3.17", "18446744073709551616"] {
+            let error = text.parse::<ListenerId>().unwrap_err();
+            let words = format!("{text:?} is no id: give the number of a listener, such as 3");
+            assert_eq!(error.to_string(), words);
+        }
+        for text in ["", "3", "3.", ".17", "3.+17", "3.17.1", "a.b"] {
+            let error = text.parse::<ChildId>().unwrap_err();
+            let words = format!(
+                "{text:?} is no id: give the numbers of a listener and of a child of it, such as 3.17"
+            );
+            assert_eq!(error.to_string(), words);
+        }
     }
 }

@@ -18,7 +18,10 @@ mod acceptor;
 mod child;
 mod connection;
 mod error;
+mod exit;
+mod handshake;
 mod id;
+mod latch;
 mod listen;
 mod listener;
 #[cfg(all(test, loom))]
@@ -28,33 +31,42 @@ mod policy;
 mod pool;
 pub mod report;
 mod runtime;
-mod signal;
+mod settings;
+mod spec;
 mod status;
 mod stop_report;
 mod sync;
 mod text;
 
 pub use accept_error::AcceptErrorKind;
-pub use acceptor::{Acceptor, AcceptorFn, Init, ListenerInfo, Terminate, acceptor_fn};
-pub use connection::{CleanExit, Connection, Signals};
+pub use acceptor::{
+    Acceptor, AcceptorFn, AcceptorFrom, Init, ListenerInfo, Terminate, acceptor_fn, acceptor_from,
+};
+pub use connection::{Connection, Lifecycle};
 pub use error::{
     AddListenerError, AddListenerReason, BoxError, ChildError, CloseError, MAX_ACCEPTORS,
     ReconfigureError, SpecError, StartError, Stopped,
 };
-pub use id::{ChildId, ListenerId};
-pub use listen::{
-    Keepalive, ListenError, ListenOptions, Toggle, check_listener, check_tcp_listener,
+pub use exit::{Exit, IntoExit, is_peer_gone};
+pub use handshake::{
+    Addrs, Handshake, HandshakeError, HandshakeStage, Incoming, NoHandshake, StreamOf, Then,
+    Transport,
 };
-pub use listener::Listener;
+pub use id::{ChildId, ListenerId, ParseIdError};
+pub use latch::{Latch, LatchWait};
+pub use listen::{
+    Keepalive, ListenError, ListenOptions, asks_local_addr, check_listener, check_tcp_listener,
+};
+pub use listener::{Listener, With};
 pub use policy::{ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown};
 pub use pool::Pool;
-pub use pool::handle::PoolHandle;
-pub use pool::spec::{Configure, Spec};
-pub use report::{Event, EventKind, Failure, Losses, Observer, Report};
+pub use pool::handle::{CloseListener, Join, PoolHandle};
+pub use report::{Event, EventKind, Failure, Losses, Observer, Report, observer_fn};
 pub use runtime::Runtime;
-pub use signal::{Signal, SignalWait};
+pub use settings::{AcceptErrorFn, PeerGoneFn, Settings};
+pub use spec::{Configure, Spec};
 pub use status::{
-    AcceptorRecord, AcceptorState, ConnectionRecord, Counts, ListenerRecord, ListenerState,
-    PoolState, Status,
+    AcceptorRecord, AcceptorState, ChildCounts, ConnectionRecord, ConnectionState, Counts,
+    ListenerRecord, ListenerState, PoolState, Status,
 };
-pub use stop_report::{EndKind, Ends, Phase, StopReason, StopReport};
+pub use stop_report::{EndKind, Ends, LateConnection, Phase, StopReason, StopReport};

@@ -30,7 +30,7 @@ pub enum Grace {
     /// At most this long. Zero, the default, is no grace.
     Within(Duration),
     /// Until the last child has ended.
-    Forever,
+    Unlimited,
 }
 
 impl From<Duration> for Grace {
@@ -47,7 +47,7 @@ pub enum Shutdown {
     /// They are asked to stop, and killed after this time. The default for workers, with 5 s.
     Within(Duration),
     /// They are asked to stop and never killed. The default for supervisors.
-    Never,
+    Unlimited,
 }
 
 impl From<Duration> for Shutdown {
@@ -62,6 +62,8 @@ pub enum ConnectionReports {
     /// Those that fail. The default.
     #[default]
     Failures,
+    /// Also those whose peer is gone, or whose handshake failed.
+    Disconnects,
     /// The beginning and the end of each connection.
     All,
 }
@@ -83,9 +85,32 @@ pub(crate) struct Rules {
     pub(crate) intensity: u32,
     pub(crate) period: Duration,
     pub(crate) child_type: ChildType,
+    pub(crate) handshake_timeout: Option<Duration>,
     pub(crate) connection_reports: ConnectionReports,
     pub(crate) last_listener: LastListener,
     pub(crate) plan: StopPlan,
+}
+
+#[cfg(test)]
+impl Rules {
+    /// Rules for tests that are not about them.
+    pub(crate) fn testing() -> Self {
+        Self {
+            restart: Restart::default(),
+            intensity: 1,
+            period: Duration::from_secs(5),
+            child_type: ChildType::default(),
+            handshake_timeout: Some(Duration::from_secs(10)),
+            connection_reports: ConnectionReports::default(),
+            last_listener: LastListener::default(),
+            plan: StopPlan {
+                lame_duck: Duration::ZERO,
+                grace: Grace::Within(Duration::ZERO),
+                shutdown: Shutdown::Within(Duration::from_secs(5)),
+                kill_timeout: Duration::from_secs(1),
+            },
+        }
+    }
 }
 
 /// The bounds of the phases, taken from the spec when the stop begins.
@@ -94,5 +119,5 @@ pub(crate) struct StopPlan {
     pub(crate) lame_duck: Duration,
     pub(crate) grace: Grace,
     pub(crate) shutdown: Shutdown,
-    pub(crate) patience: Duration,
+    pub(crate) kill_timeout: Duration,
 }

@@ -9,7 +9,9 @@
 //! | `AcceptorFailed` | `acceptor_failed` | error | `listener`, `child`, `reason`, `error` |
 //! | `ConnectionFailed` | `connection_failed` | error | `listener`, `child`, `peer`, `age_seconds`, `reason`, `error` |
 //! | `ConnectionBegan` | `connection_began` | debug | `listener`, `child`, `peer`, `local` |
-//! | `ConnectionEnded` | `connection_ended` | debug | `listener`, `child`, `peer`, `age_seconds`, `reason` |
+//! | `ConnectionEnded` | `connection_ended` | debug | `listener`, `child`, `peer`, `age_seconds`, `reason`; `why` if a clean exit gave a reason |
+//! | `Disconnected` | `disconnected` | debug | `listener`, `child`, `peer`, `age_seconds`, `error` |
+//! | `HandshakeFailed` | `handshake_failed` | debug | `listener`, `child`, `peer`, `age_seconds`, `cause`; `error` if there is one |
 //! | `ListenerFailed` | `listener_failed` | error | `listener`, `local`, `listeners_left`, `error` |
 //! | `AcceptPaused` | `accept_paused` | warn | `listener`, `local`, `pause_seconds`, `suppressed`, `error` |
 //! | `KilledWhileStopping` | `killed_while_stopping` | warn | `count` |
@@ -21,7 +23,9 @@
 //! `connection_ended` that of the [`EndKind`]; for `pool_stopped` `max_restart_intensity`, `runtime_gone` or
 //! `listeners_failed`.
 //!
-//! Events of failures are limited to ten a second for each kind and listener (O3). They have a field `suppressed` more: the
+//! `disconnected` and `handshake_failed` are emitted whether or not the observer gets their reports.
+//!
+//! Events of failures, and those two, are limited to ten a second for each kind and listener (O3). They have a field `suppressed` more: the
 //! number of events that were left out before this one. Events that were left out last, when the pool ends or a second after
 //! on a pool of many listeners, are one event `events_suppressed` (warn) with `listener`, `kind` and `count`. The observer
 //! gets all.
@@ -29,9 +33,11 @@
 //! Errors, panic messages and addresses may be text that a client chose. Wherever the pool writes them, in these fields
 //! and in `Display`, they are escaped and cut to 1 KiB each; an observer gets the values whole (V5).
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::{self, Debug};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +48,7 @@ use crate::text::{Escaped, EscapedDebug, write_counts};
 /// Something that a pool has to report.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Report<A> {
+pub struct Report<A = SocketAddr> {
     /// The id of the spec that the pool has at the moment.
     pub pool: Arc<str>,
     /// What happened.
@@ -52,7 +58,7 @@ pub struct Report<A> {
 /// What happened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Event<A> {
+pub enum Event<A = SocketAddr> {
     /// `init` returned an error or panicked (B4). Counted.
     #[non_exhaustive]
     StartError {
@@ -87,7 +93,7 @@ pub enum Event<A> {
         /// How it failed.
         failure: Failure,
     },
-    /// A connection began (O4); reported if the spec [says so](crate::Spec::connection_reports).
+    /// A connection began (O4); reported if the spec [says so](crate::Settings::connection_reports).
     #[non_exhaustive]
     ConnectionBegan {
         /// The listener that it came from.
@@ -100,7 +106,7 @@ pub enum Event<A> {
         local_addr: A,
     },
     /// A connection ended in a way that is no failure, or was one of those that the stop killed (O4); reported if the spec
-    /// [says so](crate::Spec::connection_reports). One that failed is a [`ConnectionFailed`](Event::ConnectionFailed) instead.
+    /// [says so](crate::Settings::connection_reports). One that failed is a [`ConnectionFailed`](Event::ConnectionFailed) instead.
     #[non_exhaustive]
     ConnectionEnded {
         /// The listener that it came from.
@@ -113,6 +119,38 @@ pub enum Event<A> {
         age: Duration,
         /// How it ended.
         kind: EndKind,
+        /// Why, if it left cleanly and gave a [reason](crate::Exit::clean).
+        reason: Option<Cow<'static, str>>,
+    },
+    /// The peer of a connection is gone (E5); reported if the spec [says so](crate::Settings::connection_reports).
+    #[non_exhaustive]
+    Disconnected {
+        /// The listener that it came from.
+        listener: ListenerId,
+        /// The connection.
+        child: ChildId,
+        /// Its peer.
+        peer: A,
+        /// How old it was.
+        age: Duration,
+        /// The error that `serve` returned.
+        error: Arc<dyn Error + Send + Sync>,
+    },
+    /// A handshake failed or took too long (H4); reported if the spec [says so](crate::Settings::connection_reports).
+    #[non_exhaustive]
+    HandshakeFailed {
+        /// The listener that it came from.
+        listener: ListenerId,
+        /// The connection.
+        child: ChildId,
+        /// Its peer.
+        peer: A,
+        /// How old it was.
+        age: Duration,
+        /// Why, in a short word: that of the [`HandshakeError`](crate::HandshakeError), or `timeout`.
+        cause: &'static str,
+        /// The error, if there is one.
+        error: Option<Arc<dyn Error + Send + Sync>>,
     },
     /// A listener failed and was closed (L4). Its address can be bound again (L8).
     #[non_exhaustive]
@@ -177,6 +215,8 @@ impl<A> Event<A> {
             Event::ConnectionFailed { .. } => EventKind::ConnectionFailed,
             Event::ConnectionBegan { .. } => EventKind::ConnectionBegan,
             Event::ConnectionEnded { .. } => EventKind::ConnectionEnded,
+            Event::Disconnected { .. } => EventKind::Disconnected,
+            Event::HandshakeFailed { .. } => EventKind::HandshakeFailed,
             Event::ListenerFailed { .. } => EventKind::ListenerFailed,
             Event::AcceptPaused { .. } => EventKind::AcceptPaused,
             Event::KilledWhileStopping { .. } => EventKind::KilledWhileStopping,
@@ -201,6 +241,10 @@ pub enum EventKind {
     ConnectionBegan,
     /// [`Event::ConnectionEnded`].
     ConnectionEnded,
+    /// [`Event::Disconnected`].
+    Disconnected,
+    /// [`Event::HandshakeFailed`].
+    HandshakeFailed,
     /// [`Event::ListenerFailed`].
     ListenerFailed,
     /// [`Event::AcceptPaused`].
@@ -216,12 +260,14 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [EventKind; 11] = [
+    const ALL: [EventKind; 13] = [
         EventKind::StartError,
         EventKind::AcceptorFailed,
         EventKind::ConnectionFailed,
         EventKind::ConnectionBegan,
         EventKind::ConnectionEnded,
+        EventKind::Disconnected,
+        EventKind::HandshakeFailed,
         EventKind::ListenerFailed,
         EventKind::AcceptPaused,
         EventKind::KilledWhileStopping,
@@ -238,6 +284,8 @@ impl EventKind {
             EventKind::ConnectionFailed => "connection_failed",
             EventKind::ConnectionBegan => "connection_began",
             EventKind::ConnectionEnded => "connection_ended",
+            EventKind::Disconnected => "disconnected",
+            EventKind::HandshakeFailed => "handshake_failed",
             EventKind::ListenerFailed => "listener_failed",
             EventKind::AcceptPaused => "accept_paused",
             EventKind::KilledWhileStopping => "killed_while_stopping",
@@ -256,7 +304,7 @@ impl fmt::Display for EventKind {
 
 /// How many reports of which kind were dropped (O2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Losses([u64; 11]);
+pub struct Losses([u64; 13]);
 
 impl Losses {
     /// How many of this kind were dropped.
@@ -362,11 +410,49 @@ impl<A: Debug> fmt::Display for Report<A> {
                 peer,
                 age,
                 kind,
+                reason,
+            } => {
+                let peer = EscapedDebug(peer);
+                write!(
+                    f,
+                    "connection {child} from {peer} on listener {listener} ended after {age:.3?}: {kind}"
+                )?;
+                match reason {
+                    Some(reason) => write!(f, " ({})", Escaped(reason)),
+                    None => Ok(()),
+                }
+            }
+            Event::Disconnected {
+                listener,
+                child,
+                peer,
+                age,
+                error,
             } => write!(
                 f,
-                "connection {child} from {} on listener {listener} ended after {age:.3?}: {kind}",
-                EscapedDebug(peer)
+                "connection {child} from {} on listener {listener} disconnected after {age:.3?}: {}",
+                EscapedDebug(peer),
+                Escaped(error)
             ),
+            Event::HandshakeFailed {
+                listener,
+                child,
+                peer,
+                age,
+                cause,
+                error,
+            } => {
+                let peer = EscapedDebug(peer);
+                write!(
+                    f,
+                    "handshake of connection {child} from {peer} on listener {listener} failed after {age:.3?} ({})",
+                    Escaped(cause)
+                )?;
+                match error {
+                    Some(error) => write!(f, ": {}", Escaped(error)),
+                    None => Ok(()),
+                }
+            }
             Event::ListenerFailed {
                 listener,
                 local_addr,
@@ -414,20 +500,43 @@ impl<A: Debug> fmt::Display for Report<A> {
 
 /// Gets the reports of a pool (O1, O2).
 ///
-/// Any `Fn(&Report<A>)` is one. Reports come one at a time, in the order in which they
-/// came up, from a task of the pool's own. An observer may block: it holds up the
+/// [`observer_fn`] makes one of a closure; an `Arc` of one, `Arc<dyn Observer<A>>` included, is one. Reports come one at
+/// a time, in the order in which they came up, from a task of the pool's own. An observer may block: it holds up the
 /// reports that follow, of which 1,024 are kept and the others counted as
 /// [lost](Event::ReportsLost), and the pool's end by one kill timeout at most; it holds up
 /// no connection and no listener as long as the runtime has another thread. It
 /// may call the pool and wait for its end. A panic in it is caught.
-pub trait Observer<A>: Send + Sync + 'static {
+pub trait Observer<A = SocketAddr>: Send + Sync + 'static {
     /// Takes one report.
     fn report(&self, report: &Report<A>);
 }
 
-impl<A, F: Fn(&Report<A>) + Send + Sync + 'static> Observer<A> for F {
+impl<A, O: Observer<A> + ?Sized> Observer<A> for Arc<O> {
     fn report(&self, report: &Report<A>) {
-        self(report);
+        (**self).report(report);
+    }
+}
+
+/// Makes an observer of a closure.
+///
+/// ```
+/// # use acceptor_core::{observer_fn, Spec};
+/// # fn check<A>(echo: A) -> Spec<A> {
+/// Spec::new("echo", echo).observer(observer_fn(|report| eprintln!("{report}")))
+/// # }
+/// ```
+pub fn observer_fn<A, F>(report: F) -> impl Observer<A>
+where
+    F: Fn(&Report<A>) + Send + Sync + 'static,
+{
+    ObserverFn(report)
+}
+
+struct ObserverFn<F>(F);
+
+impl<A, F: Fn(&Report<A>) + Send + Sync + 'static> Observer<A> for ObserverFn<F> {
+    fn report(&self, report: &Report<A>) {
+        (self.0)(report);
     }
 }
 
@@ -481,9 +590,33 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             peer,
             age,
             kind,
+            reason,
         } => tracing::debug!(
             target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
-            age_seconds = age.as_secs_f64(), reason = %kind, "connection ended"
+            age_seconds = age.as_secs_f64(), reason = %kind, why = reason.as_ref().map(|why| display(Escaped(why))),
+            "connection ended"
+        ),
+        Event::Disconnected {
+            listener,
+            child,
+            peer,
+            age,
+            error,
+        } => tracing::debug!(
+            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            age_seconds = age.as_secs_f64(), error = %Escaped(error), suppressed, "disconnected"
+        ),
+        Event::HandshakeFailed {
+            listener,
+            child,
+            peer,
+            age,
+            cause,
+            error,
+        } => tracing::debug!(
+            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            age_seconds = age.as_secs_f64(), cause = %Escaped(cause),
+            error = error.as_ref().map(|error| display(Escaped(error))), suppressed, "handshake failed"
         ),
         Event::ListenerFailed {
             listener,
@@ -600,13 +733,13 @@ mod tests {
 
     const LISTENER: ListenerId = ListenerId {
         sequence: 2,
-        pool: PoolId::NONE,
+        pool: PoolId::ANY,
     };
     const CHILD: ChildId = ChildId {
         listener: 2,
         number: 7,
         slot: 3,
-        pool: PoolId::NONE,
+        pool: PoolId::ANY,
     };
 
     /// How many events of failures were left out before each.
@@ -840,6 +973,7 @@ mod tests {
                     peer: "peer",
                     age: Duration::from_millis(2500),
                     kind,
+                    reason: None,
                 },
                 &format!("connection 2.7 from \"peer\" on listener 2 ended after 2.500s: {word}"),
                 Level::DEBUG,
@@ -853,6 +987,95 @@ mod tests {
                     ("reason", word),
                 ],
             );
+        }
+    }
+
+    #[test]
+    fn clean_end_says_why() {
+        check(
+            Event::ConnectionEnded {
+                listener: LISTENER,
+                child: CHILD,
+                peer: "peer",
+                age: Duration::from_millis(2500),
+                kind: EndKind::Clean,
+                reason: Some("said\nquit".into()),
+            },
+            r#"connection 2.7 from "peer" on listener 2 ended after 2.500s: clean (said\nquit)"#,
+            Level::DEBUG,
+            &[
+                ("message", "connection ended"),
+                ("event", "\"connection_ended\""),
+                ("listener", "2"),
+                ("child", "2.7"),
+                ("peer", "\"peer\""),
+                ("age_seconds", "2.5"),
+                ("reason", "clean"),
+                ("why", r"said\nquit"),
+            ],
+        );
+    }
+
+    fn error() -> Arc<dyn Error + Send + Sync> {
+        Arc::from(Box::<dyn Error + Send + Sync>::from("no luck"))
+    }
+
+    #[test]
+    fn disconnected() {
+        check(
+            Event::Disconnected {
+                listener: LISTENER,
+                child: CHILD,
+                peer: "peer",
+                age: Duration::from_millis(2500),
+                error: error(),
+            },
+            "connection 2.7 from \"peer\" on listener 2 disconnected after 2.500s: no luck",
+            Level::DEBUG,
+            &[
+                ("message", "disconnected"),
+                ("event", "\"disconnected\""),
+                ("listener", "2"),
+                ("child", "2.7"),
+                ("peer", "\"peer\""),
+                ("age_seconds", "2.5"),
+                ("error", "no luck"),
+                ("suppressed", "9"),
+            ],
+        );
+    }
+
+    #[test]
+    fn handshake_failed() {
+        for error in [None, Some(error())] {
+            let words =
+                "handshake of connection 2.7 from \"peer\" on listener 2 failed after 2.500s (tls)";
+            let mut fields = vec![
+                ("message", "handshake failed"),
+                ("event", "\"handshake_failed\""),
+                ("listener", "2"),
+                ("child", "2.7"),
+                ("peer", "\"peer\""),
+                ("age_seconds", "2.5"),
+                ("cause", "tls"),
+                ("suppressed", "9"),
+            ];
+            let words = match &error {
+                Some(_) => {
+                    fields.push(("error", "no luck"));
+                    format!("{words}: no luck")
+                }
+                None => words.to_owned(),
+            };
+            let event = Event::HandshakeFailed {
+                listener: LISTENER,
+                child: CHILD,
+                peer: "peer",
+                age: Duration::from_millis(2500),
+                cause: "tls",
+                error,
+            };
+            check(event, &words, Level::DEBUG, &fields);
         }
     }
 

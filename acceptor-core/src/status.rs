@@ -1,18 +1,49 @@
 //! What a pool shows of itself: counts, lists, and the whole as one value (section 7).
 
 use std::fmt::{self, Debug};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::handshake::Transport;
 use crate::id::{ChildId, ListenerId};
 use crate::policy::ChildType;
 use crate::stop_report::Phase;
 use crate::text::EscapedDebug;
 
-/// How many children there are (Q2). Exact at every moment (Q3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How many children there are, by what they are. Exact at every moment (Q3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Counts {
+    /// Connections, those in their handshake included.
+    pub connections: usize,
+    /// Connections in their handshake.
+    pub handshaking: usize,
+    /// Acceptors, whatever they do.
+    pub acceptors: usize,
+}
+
+impl Counts {
+    /// Connections and acceptors.
+    pub fn children(&self) -> usize {
+        self.connections + self.acceptors
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "connections {}, handshaking {}, acceptors {}",
+            self.connections, self.handshaking, self.acceptors
+        )
+    }
+}
+
+/// How many children there are, in the four numbers of the reference (Q2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChildCounts {
     /// Always 1: a pool has one spec.
     pub specs: usize,
     /// Connections.
@@ -23,22 +54,23 @@ pub struct Counts {
     pub supervisors: usize,
 }
 
-impl Counts {
-    pub(crate) fn new(connections: usize, children: usize, child_type: ChildType) -> Self {
+impl ChildCounts {
+    pub(crate) fn new(counts: Counts, child_type: ChildType) -> Self {
+        let children = counts.children();
         let (workers, supervisors) = match child_type {
             ChildType::Worker => (children, 0),
             ChildType::Supervisor => (0, children),
         };
         Self {
             specs: 1,
-            active: connections,
+            active: counts.connections,
             workers,
             supervisors,
         }
     }
 }
 
-impl fmt::Display for Counts {
+impl fmt::Display for ChildCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -148,7 +180,7 @@ impl fmt::Display for AcceptorRecord {
 /// A listener whose socket is open (Q1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ListenerRecord<A> {
+pub struct ListenerRecord<A = SocketAddr> {
     /// The listener.
     pub id: ListenerId,
     /// The id of the pool's present spec (R1).
@@ -186,10 +218,29 @@ impl<A: Debug> fmt::Display for ListenerRecord<A> {
     }
 }
 
+/// What a connection is doing (Q1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// It is in its handshake.
+    Handshaking,
+    /// It is in `serve`.
+    Serving,
+}
+
+impl fmt::Display for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            ConnectionState::Handshaking => "handshaking",
+            ConnectionState::Serving => "serving",
+        })
+    }
+}
+
 /// An open connection (Q1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ConnectionRecord<A> {
+pub struct ConnectionRecord<A = SocketAddr> {
     /// The connection.
     pub id: ChildId,
     /// The id of the pool's present spec (R1).
@@ -200,6 +251,10 @@ pub struct ConnectionRecord<A> {
     pub peer_addr: A,
     /// This end's address.
     pub local_addr: A,
+    /// The addresses of the transport, if its handshake has replaced them (H5).
+    pub transport: Option<Transport<A>>,
+    /// What it is doing.
+    pub state: ConnectionState,
     /// How long ago it was accepted.
     pub age: Duration,
 }
@@ -208,11 +263,12 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "connection {} from {} to {} on listener {}, {:.3?} old",
+            "connection {} from {} to {} on listener {}: {}, {:.3?} old",
             self.id,
             EscapedDebug(&self.peer_addr),
             EscapedDebug(&self.local_addr),
             self.listener,
+            self.state,
             self.age
         )
     }
@@ -221,7 +277,7 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
 /// A whole pool as one value (Q4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Status<A> {
+pub struct Status<A = SocketAddr> {
     /// The id of the pool's present spec.
     pub spec: Arc<str>,
     /// What the pool is doing.
@@ -238,6 +294,16 @@ pub struct Status<A> {
     pub listeners: Vec<ListenerRecord<A>>,
     /// The open connections, oldest first.
     pub connections: Vec<ConnectionRecord<A>>,
+}
+
+impl<A> Status<A> {
+    /// The phase of the stop, if the pool is stopping.
+    pub fn phase(&self) -> Option<Phase> {
+        match self.state {
+            PoolState::Stopping(phase) => Some(phase),
+            PoolState::Running | PoolState::Stopped => None,
+        }
+    }
 }
 
 impl<A: Debug> fmt::Display for Status<A> {
@@ -265,13 +331,13 @@ mod tests {
 
     const LISTENER: ListenerId = ListenerId {
         sequence: 2,
-        pool: PoolId::NONE,
+        pool: PoolId::ANY,
     };
     const CHILD: ChildId = ChildId {
         listener: 2,
         number: 7,
         slot: 0,
-        pool: PoolId::NONE,
+        pool: PoolId::ANY,
     };
 
     fn status<A: Clone>(here: A, there: A) -> Status<A> {
@@ -293,12 +359,18 @@ mod tests {
             listener: LISTENER,
             peer_addr: there,
             local_addr: here,
+            transport: None,
+            state: ConnectionState::Serving,
             age: Duration::from_millis(1500),
         };
         Status {
             spec,
             state: PoolState::Running,
-            counts: Counts::new(1, 4, ChildType::Worker),
+            counts: Counts {
+                connections: 1,
+                handshaking: 0,
+                acceptors: 3,
+            },
             failures: 0,
             intensity: 1,
             period: Duration::from_secs(5),
@@ -311,10 +383,10 @@ mod tests {
     fn status_in_words() {
         assert_eq!(
             status("here", "there").to_string(),
-            "pool echo: running; specs 1, active 1, workers 4, supervisors 0; \
+            "pool echo: running; connections 1, handshaking 0, acceptors 3; \
              0 failures within 5s of 1 allowed\n  \
              listener 2 on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses\n  \
-             connection 2.7 from \"there\" to \"here\" on listener 2, 1.500s old"
+             connection 2.7 from \"there\" to \"here\" on listener 2: serving, 1.500s old"
         );
     }
 
@@ -339,7 +411,7 @@ mod tests {
         );
         assert_eq!(
             status.connections[0].to_string(),
-            format!(r"connection 2.7 from {there_safe} to h\n on listener 2, 1.500s old")
+            format!(r"connection 2.7 from {there_safe} to h\n on listener 2: serving, 1.500s old")
         );
     }
 
@@ -369,6 +441,11 @@ mod tests {
                 "closing"
             ]
         );
+        let connection = [ConnectionState::Handshaking, ConnectionState::Serving];
+        assert_eq!(
+            connection.map(|state| state.to_string()),
+            ["handshaking", "serving"]
+        );
         let acceptor = [
             AcceptorState::Spaced,
             AcceptorState::Init,
@@ -395,7 +472,15 @@ mod tests {
 
     #[test]
     fn children_are_counted_by_their_type() {
-        let supervisors = Counts::new(2, 5, ChildType::Supervisor);
+        let counts = Counts {
+            connections: 2,
+            handshaking: 1,
+            acceptors: 3,
+        };
+        let workers = ChildCounts::new(counts, ChildType::Worker);
+        let words = "specs 1, active 2, workers 5, supervisors 0";
+        assert_eq!(workers.to_string(), words);
+        let supervisors = ChildCounts::new(counts, ChildType::Supervisor);
         let words = "specs 1, active 2, workers 0, supervisors 5";
         assert_eq!(supervisors.to_string(), words);
     }

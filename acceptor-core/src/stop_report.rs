@@ -1,14 +1,16 @@
 //! How a stop went: its reason, its phases, how the children ended (S1, S7).
 
-use std::fmt;
+use std::fmt::{self, Debug};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::text::write_counts;
+use crate::id::ChildId;
+use crate::text::{EscapedDebug, write_counts};
 
 /// The phases of a stop, in their order (section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Still accepting; connections see *draining* (S2).
+    /// Everything goes on as before, but the pool shows that it is about to stop (S2).
     LameDuck,
     /// The listeners are closed; no child is asked to stop (S3, S4).
     Grace,
@@ -68,8 +70,12 @@ impl fmt::Display for StopReason {
 pub enum EndKind {
     /// `serve` returned `Ok`; for an acceptor: ignored, or terminated by its accept timeout.
     Normal,
-    /// `serve` returned [`CleanExit`](crate::CleanExit).
+    /// `serve` returned [`Exit::clean`](crate::Exit::clean).
     Clean,
+    /// `serve` returned an error that means that its peer is gone (E5), or [`Exit::disconnected`](crate::Exit::disconnected).
+    Disconnected,
+    /// The handshake failed, or took too long (H4).
+    HandshakeFailed,
     /// `serve` or `init` returned another error.
     Error,
     /// A callback panicked, or what it owned did when it was dropped.
@@ -83,9 +89,11 @@ pub enum EndKind {
 }
 
 impl EndKind {
-    const ALL: [EndKind; 7] = [
+    const ALL: [EndKind; 9] = [
         EndKind::Normal,
         EndKind::Clean,
+        EndKind::Disconnected,
+        EndKind::HandshakeFailed,
         EndKind::Error,
         EndKind::Panic,
         EndKind::Killed,
@@ -99,6 +107,8 @@ impl fmt::Display for EndKind {
         f.pad(match self {
             EndKind::Normal => "normal",
             EndKind::Clean => "clean",
+            EndKind::Disconnected => "disconnected",
+            EndKind::HandshakeFailed => "handshake failed",
             EndKind::Error => "error",
             EndKind::Panic => "panic",
             EndKind::Killed => "killed",
@@ -110,7 +120,7 @@ impl fmt::Display for EndKind {
 
 /// How many children ended in which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Ends([usize; 7]);
+pub struct Ends([usize; 9]);
 
 impl Ends {
     /// How many ended in this way.
@@ -145,22 +155,52 @@ impl fmt::Display for Ends {
 /// Counted are the ends from the moment the stop began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct StopReport {
+pub struct StopReport<A = SocketAddr> {
     /// Why the pool stopped.
     pub reason: StopReason,
     /// From the call that began the stop to the end of the last child, or the close of the last socket if that came
-    /// later; to the end of the patience, if a child is stuck.
+    /// later; to the end of the kill timeout, if a child is stuck.
     pub elapsed: Duration,
     /// Children that did not suspend after the kill and were left (S8).
     pub stuck: usize,
     /// Reports that no observer got: those that found the outbox full, and those that were not delivered within a kill
     /// timeout after the last child had ended (O2).
     pub undelivered: u64,
+    /// Connections that ended after the grace, or not at all: at most 16 of them, the oldest first. They are those that held
+    /// up the stop.
+    pub late: Vec<LateConnection<A>>,
     pub(crate) connections: [Ends; 4],
     pub(crate) acceptors: [Ends; 4],
 }
 
-impl StopReport {
+/// A connection that ended after the grace of a stop (S7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LateConnection<A = SocketAddr> {
+    /// The connection.
+    pub id: ChildId,
+    /// Its peer.
+    pub peer_addr: A,
+    /// How old it was when it ended, or was given up.
+    pub age: Duration,
+    /// The phase in which it ended, or was given up.
+    pub phase: Phase,
+    /// How it ended; `None` if it was given up as stuck.
+    pub kind: Option<EndKind>,
+}
+
+impl<A: Debug> fmt::Display for LateConnection<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, peer, age, phase) = (self.id, EscapedDebug(&self.peer_addr), self.age, self.phase);
+        write!(f, "connection {id} from {peer}, {age:.3?} old: ")?;
+        match self.kind {
+            Some(kind) => write!(f, "{kind} in phase {phase}"),
+            None => write!(f, "stuck in phase {phase}"),
+        }
+    }
+}
+
+impl<A> StopReport<A> {
     /// How the connections ended that ended in this phase.
     pub fn connections(&self, phase: Phase) -> Ends {
         self.connections[phase as usize]
@@ -190,7 +230,7 @@ fn sum(phases: &[Ends; 4]) -> Ends {
     all
 }
 
-impl fmt::Display for StopReport {
+impl<A: Debug> fmt::Display for StopReport<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pool stopped ({}) in {:.3?}", self.reason, self.elapsed)?;
         for phase in Phase::ALL {
@@ -208,6 +248,9 @@ impl fmt::Display for StopReport {
         if self.undelivered > 0 {
             write!(f, "\n  reports not delivered: {}", self.undelivered)?;
         }
+        for late in &self.late {
+            write!(f, "\n  {late}")?;
+        }
         Ok(())
     }
 }
@@ -223,6 +266,7 @@ mod tests {
             elapsed: Duration::from_millis(1500),
             stuck: 0,
             undelivered: 0,
+            late: Vec::new(),
             connections: Default::default(),
             acceptors: Default::default(),
         }
@@ -246,6 +290,16 @@ mod tests {
         report.connections[Phase::Kill as usize].count(EndKind::Killed, 1);
         report.stuck = 3;
         report.undelivered = 5;
+        let peer_addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        for (kind, number) in [(Some(EndKind::Stopped), 1), (None, 2)] {
+            report.late.push(LateConnection {
+                id: format!("3.{number}").parse().unwrap(),
+                peer_addr,
+                age: Duration::from_secs(number),
+                phase: Phase::Kill,
+                kind,
+            });
+        }
         check(
             &report,
             "pool stopped (restart intensity exceeded) in 1.500s\n  \
@@ -254,7 +308,9 @@ mod tests {
              stop       connections: 1 clean, 1 stopped; acceptors: none\n  \
              kill       connections: 1 killed; acceptors: none\n  \
              left stuck: 3\n  \
-             reports not delivered: 5",
+             reports not delivered: 5\n  \
+             connection 3.1 from 127.0.0.1:1, 1.000s old: stopped in phase kill\n  \
+             connection 3.2 from 127.0.0.1:1, 2.000s old: stuck in phase kill",
         );
         assert_eq!(report.all_connections().total(), 4);
         assert_eq!(report.all_connections().of(EndKind::Stopped), 1);
@@ -294,8 +350,8 @@ mod tests {
         }
         assert_eq!(
             ends.to_string(),
-            "1 normal, 2 clean, 3 error, 4 panic, 5 killed, 6 stopped, 7 lost"
+            "1 normal, 2 clean, 3 disconnected, 4 handshake failed, 5 error, 6 panic, 7 killed, 8 stopped, 9 lost"
         );
-        assert_eq!(ends.total(), 28);
+        assert_eq!(ends.total(), 45);
     }
 }

@@ -32,8 +32,9 @@ struct Answers {
 }
 
 impl Listener for Answers {
-    type Stream = ();
+    type Io = ();
     type Addr = ();
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<((), ())> {
         std::future::poll_fn(|_| (self.answer)(self.polls.fetch_add(1, Ordering::SeqCst))).await
@@ -43,8 +44,12 @@ impl Listener for Answers {
         Ok(())
     }
 
-    fn stream_local_addr((): &()) -> io::Result<()> {
+    fn io_local_addr((): &()) -> io::Result<()> {
         Ok(())
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -72,9 +77,9 @@ impl Bench {
             serves.fetch_add(1, Ordering::SeqCst);
             async { Ok(()) }
         });
-        let spec = Spec::new("errors", serve).observer(move |report: &Report<()>| {
+        let spec = Spec::new("errors", serve).observer(observer_fn(move |report: &Report<()>| {
             seen.lock().unwrap().push(report.to_string());
-        });
+        }));
         let pool = Pool::start(runtime.clone(), spec).unwrap();
         let polls = Arc::default();
         let left: Arc<AtomicUsize> = Arc::clone(&clients);
@@ -198,8 +203,9 @@ struct Yields {
 }
 
 impl Listener for Yields {
-    type Stream = ();
+    type Io = ();
     type Addr = ();
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<((), ())> {
         self.calls.fetch_add(1, Ordering::SeqCst);
@@ -222,12 +228,12 @@ impl Listener for Yields {
         Ok(())
     }
 
-    fn stream_local_addr((): &()) -> io::Result<()> {
+    fn io_local_addr((): &()) -> io::Result<()> {
         Err(io::Error::from_raw_os_error(EPERM))
     }
 
-    fn is_wildcard((): &()) -> bool {
-        true
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -238,9 +244,9 @@ fn check_yields_make_no_busy_loop(fails: bool) {
     let reports = Arc::<Mutex<Vec<String>>>::default();
     let seen = Arc::clone(&reports);
     let spec = Spec::new("yields", acceptor_fn(|_| async { Ok(()) }));
-    let spec = spec.observer(move |report: &Report<()>| {
+    let spec = spec.observer(observer_fn(move |report: &Report<()>| {
         seen.lock().unwrap().push(report.to_string());
-    });
+    }));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     let calls = Arc::<AtomicUsize>::default();
     let listener = Yields {
@@ -295,7 +301,7 @@ impl Exhausted {
         let runtime = Manual::new(&faults);
         let serve = acceptor_fn(|connection: Connection<MemoryStream, Address>| async move {
             connection.stream.serve();
-            pending().await
+            pending::<Result<(), _>>().await
         });
         let spec = Spec::new("exhausted", serve);
         let pool = Pool::start(runtime.clone(), spec).unwrap();
@@ -405,7 +411,10 @@ fn connection_that_ends_while_accept_is_polled_allows_another_accept() {
     assert!(bench.set(known).is_ok());
     listeners
         .pool
-        .reconfigure(Spec::new("serves", acceptor_fn(|_| pending())))
+        .reconfigure(Spec::new(
+            "serves",
+            acceptor_fn(|_| pending::<Result<(), _>>()),
+        ))
         .unwrap();
     listeners.runtime.settle();
     assert_eq!(listeners.accept_calls(), 2);
@@ -422,6 +431,7 @@ struct Impatient;
 
 impl Acceptor<Answers> for Impatient {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<()>, BoxError> {
         Ok(Init::AcceptWithin((), Duration::from_millis(2)))

@@ -21,7 +21,7 @@ use acceptor_core::*;
 use support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
-type TestSpec = Spec<MemoryListener>;
+type TestSpec = Spec<Echo, Address>;
 
 /// A pool on a runtime of its own, with a port to listen on.
 struct Bench {
@@ -32,16 +32,28 @@ struct Bench {
     pool: TestPool,
 }
 
-fn echo() -> impl Acceptor<MemoryListener> {
-    acceptor_fn(|connection: Connection<MemoryStream, Address>| async move {
+struct Echo;
+
+impl Acceptor<MemoryListener> for Echo {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        Some(())
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
         connection.stream.serve();
-        connection.signals.trap_stop().wait().await;
-        Ok(())
-    })
+        connection.lifecycle.trap_stop().wait().await;
+    }
 }
 
 fn spec(id: &str) -> TestSpec {
-    Spec::new(id, echo())
+    Spec::new(id, Echo)
 }
 
 impl Bench {
@@ -144,9 +156,9 @@ fn a_spec_that_is_not_allowed_starts_no_pool() {
         "spec field `period` is 0ns: give a time above zero, over which failures are counted",
     );
     check(
-        start(spec("a").patience(Duration::ZERO)),
-        "Spec(Patience { value: 0ns })",
-        "spec field `patience` is 0ns: give a time above zero, in which killed children may suspend",
+        start(spec("a").kill_timeout(Duration::ZERO)),
+        "Spec(KillTimeout { value: 0ns })",
+        "spec field `kill_timeout` is 0ns: give a time above zero, in which killed children may suspend",
     );
     assert_eq!((runtime.spawned(), runtime.tasks()), (0, 0));
 }
@@ -224,7 +236,7 @@ fn check_acceptors(acceptors: usize) {
     bench.runtime.settle();
     bench.port.connect().unwrap();
     bench.runtime.settle();
-    assert_eq!(bench.pool.counts().unwrap().active, 1);
+    assert_eq!(bench.pool.counts().unwrap().connections, 1);
 }
 
 #[test]
@@ -240,7 +252,7 @@ fn the_most_acceptors_are_allowed() {
     let bench = Bench::plain();
     let added = bench.pool.add_listener(bench.port.listen(), MAX_ACCEPTORS);
     assert!(added.is_ok());
-    assert_eq!(bench.pool.counts().unwrap().workers, MAX_ACCEPTORS);
+    assert_eq!(bench.pool.counts().unwrap().children(), MAX_ACCEPTORS);
 }
 
 #[test]
@@ -337,7 +349,7 @@ fn child_that_has_ended_is_unknown_although_its_slot_is_used_again() {
         bench.runtime.settle();
         check_unknown_child(&bench, child);
     }
-    assert_eq!(bench.pool.counts().unwrap().active, 3);
+    assert_eq!(bench.pool.counts().unwrap().connections, 3);
 }
 
 #[test]
@@ -350,7 +362,7 @@ fn a_child_of_another_pool_is_unknown() {
     assert_eq!(theirs.to_string(), ours.to_string());
     check_unknown_child(&bench, theirs);
     bench.runtime.settle();
-    assert_eq!(bench.pool.counts().unwrap().active, 1);
+    assert_eq!(bench.pool.counts().unwrap().connections, 1);
 }
 
 #[test]
@@ -406,9 +418,9 @@ fn an_invalid_spec_changes_nothing() {
     check(
         bench
             .pool
-            .reconfigure(spec("other").patience(Duration::ZERO)),
-        "Spec(Patience { value: 0ns })",
-        "spec field `patience` is 0ns: give a time above zero, in which killed children may suspend",
+            .reconfigure(spec("other").kill_timeout(Duration::ZERO)),
+        "Spec(KillTimeout { value: 0ns })",
+        "spec field `kill_timeout` is 0ns: give a time above zero, in which killed children may suspend",
     );
     assert_eq!(bench.pool.status().unwrap(), before);
     let valid = spec("other").intensity(77).period(Duration::from_secs(9));
@@ -453,7 +465,7 @@ impl Script {
 
     fn function(
         &self,
-    ) -> impl Fn() -> Result<Configure<MemoryListener>, BoxError> + Send + Sync + 'static {
+    ) -> impl Fn() -> Result<Configure<Echo, Address>, BoxError> + Send + Sync + 'static {
         let script = self.clone();
         move || {
             let answer = *script.0.lock().unwrap();
@@ -561,7 +573,7 @@ fn times_of_any_length_are_allowed() {
     let bench = Bench::new(|runtime| {
         let longest = spec(&"x".repeat(255))
             .period(Duration::MAX)
-            .patience(Duration::MAX)
+            .kill_timeout(Duration::MAX)
             .lame_duck(Duration::MAX)
             .grace(Duration::MAX)
             .shutdown(Duration::MAX)

@@ -121,6 +121,7 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Acceptor<MemoryListener> for Busy {
     type State = PanicsOnDrop;
+    type Exit = Result<Exit, BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<PanicsOnDrop>, BoxError> {
         self.faults.pass(Site::InitBefore);
@@ -139,10 +140,10 @@ impl Acceptor<MemoryListener> for Busy {
         &self,
         connection: Connection<MemoryStream, Address>,
         state: PanicsOnDrop,
-    ) -> Result<(), BoxError> {
+    ) -> Result<Exit, BoxError> {
         let _serve = self.guard(Site::DropServe);
         let Connection {
-            stream, signals, ..
+            stream, lifecycle, ..
         } = connection;
         stream.serve();
         self.faults.pass(Site::ServeBefore);
@@ -150,11 +151,11 @@ impl Acceptor<MemoryListener> for Busy {
         self.faults.pass(Site::ServeAfter);
         drop(state);
         match stream.number % 4 {
-            0 => Ok(()),
+            0 => Ok(Exit::normal()),
             1 => Err(ServeError(Guard(self.guard(Site::DropError))).into()),
             2 => {
-                signals.trap_stop().wait().await;
-                Err(CleanExit::new().into())
+                lifecycle.trap_stop().wait().await;
+                Ok(Exit::clean("told to stop"))
             }
             _ => std::future::pending().await,
         }
@@ -252,7 +253,7 @@ fn spec(
     outage: &Arc<AtomicUsize>,
     reports: &Notes,
     pool: &Arc<OnceLock<Handle>>,
-) -> Spec<MemoryListener> {
+) -> Spec<Busy, Address> {
     let table = PanicsOnDrop(faults.clone(), Site::DropAcceptErrors);
     Spec::new("busy", Busy::new(faults, outage))
         .restart(Restart::Transient)
@@ -268,7 +269,7 @@ fn spec(
         })
         .accept_errors(move |error| {
             table.0.pass(Site::AcceptErrors);
-            AcceptErrorKind::of(error)
+            AcceptErrorKind::classify(error)
         })
 }
 
@@ -403,12 +404,20 @@ impl Scenario {
             return;
         };
         let counts = status.counts;
-        assert_eq!(counts.active, status.connections.len(), "{d:?}");
-        assert_eq!(counts.active, self.ledger.alive(), "{d:?}: connections");
+        assert_eq!(counts.connections, status.connections.len(), "{d:?}");
+        assert_eq!(
+            counts.connections,
+            self.ledger.alive(),
+            "{d:?}: connections"
+        );
         // An acceptor that waits, or is spaced, is no task, but its listener is.
         let acceptors: usize = status.listeners.iter().map(|l| l.acceptors).sum();
-        assert_eq!(counts.workers, counts.active + acceptors, "{d:?}: children");
-        let tasks = self.own_tasks() + status.listeners.len() + counts.active;
+        assert_eq!(
+            counts.children(),
+            counts.connections + acceptors,
+            "{d:?}: children"
+        );
+        let tasks = self.own_tasks() + status.listeners.len() + counts.connections;
         assert_eq!(self.runtime.tasks(), tasks, "{d:?}: tasks");
         let states: Vec<_> = self.pool.acceptors().unwrap();
         let at_rest = [AcceptorState::Spaced, AcceptorState::Waiting];
@@ -551,9 +560,12 @@ impl Scenario {
             // A lame duck goes on accepting: ends are never fewer than there were children.
             let connections = report.all_connections().total();
             let acceptors = report.all_acceptors().total();
-            assert!(connections + acceptors >= before.workers, "{d:?}: {report}");
+            assert!(
+                connections + acceptors >= before.children(),
+                "{d:?}: {report}"
+            );
             if self.runtime.polls() == 0 {
-                assert_eq!(connections, before.active);
+                assert_eq!(connections, before.connections);
             }
         }
         // A clock that panics is replaced by the standard one, which is behind the virtual one: the time for delivery may
@@ -617,7 +629,7 @@ struct Ended {
     /// Accepted, and yet not served.
     taken_along: usize,
     reports: Vec<Noted>,
-    report: StopReport,
+    report: StopReport<Address>,
 }
 
 impl Ended {
@@ -852,7 +864,7 @@ fn shut_down_runtime_starts_no_pool() {
         assert!(poll_once(join.as_mut()).is_pending());
         let alive = scenario.ledger.alive();
         assert!(alive > 0);
-        let workers = scenario.pool.counts().unwrap().workers;
+        let workers = scenario.pool.counts().unwrap().children();
         scenario.runtime.shut_down(order);
         let Poll::Ready(report) = poll_once(join) else {
             panic!("{order:?}: join hangs");
@@ -1011,6 +1023,7 @@ where
     S: Fn() -> Result<(), BoxError> + Send + Sync + 'static,
 {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         Ok((self.init)())
@@ -1048,12 +1061,12 @@ fn panics_of_drops_escape_from_no_call() {
                 _gone: Some(AlwaysPanics),
             },
         )
-        .observer(move |_: &TestReport| {
+        .observer(observer_fn(move |_: &TestReport| {
             let _ = &observer;
-        })
+        }))
         .accept_errors(move |error| {
             let _ = &table;
-            AcceptErrorKind::of(error)
+            AcceptErrorKind::classify(error)
         })
     };
     let runtime = Manual::new(&Faults::default());
@@ -1102,7 +1115,7 @@ fn runtime_that_drops_all_children_is_tried_spaced() {
     // Its `terminate` at 100 ms, then starts at 0, 1, 3, 7, … 511, 1023, 2023 ms after.
     let tried = runtime.spawned() - before;
     assert!((12..=14).contains(&tried), "{tried} tries");
-    assert_eq!(pool.counts().unwrap().workers, 1);
+    assert_eq!(pool.counts().unwrap().children(), 1);
 
     // An acceptor whose start is spaced holds up a close for no longer than its limit.
     let closing = pool.close_listener(first);
@@ -1110,7 +1123,7 @@ fn runtime_that_drops_all_children_is_tried_spaced() {
     runtime.advance(CLOSE_LIMIT);
     runtime.settle();
     assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
-    assert_eq!(pool.counts().unwrap().workers, 0);
+    assert_eq!(pool.counts().unwrap().children(), 0);
 
     // A runtime that runs tasks again is used.
     runtime.drop_as_spawned(0..0);
@@ -1134,7 +1147,7 @@ fn runtime_that_drops_all_children_is_tried_spaced() {
     runtime.settle();
     runtime.advance(Duration::from_millis(1));
     runtime.settle();
-    assert_eq!(pool.counts().unwrap().workers, 1);
+    assert_eq!(pool.counts().unwrap().children(), 1);
     let stop = pool.stop();
     runtime.settle();
     runtime.advance(CLOSE_LIMIT);
@@ -1169,7 +1182,7 @@ fn check_spaced(answer: Init<()>) {
     // At 0, 0, 1, 3, 7, … 511, 1023, 2023, … 9023 ms.
     let inits = inits.load(Ordering::SeqCst);
     assert!((19..=21).contains(&inits), "{inits} starts in ten seconds");
-    assert_eq!(pool.counts().unwrap().workers, 1);
+    assert_eq!(pool.counts().unwrap().children(), 1);
 }
 
 #[test]
@@ -1225,6 +1238,7 @@ struct Slow;
 
 impl Acceptor<MemoryListener> for Slow {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         std::future::pending().await
@@ -1276,6 +1290,7 @@ struct InTurn {
 
 impl Acceptor<MemoryListener> for InTurn {
     type State = ChildId;
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init<ChildId>, BoxError> {
         let turn = self.begun.fetch_add(1, Ordering::SeqCst);

@@ -21,20 +21,21 @@ type TestPool = Pool<Manual, MemoryListener>;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Serves its clients without end, and keeps the signals that it was given.
+/// Serves its clients without end, and keeps the latches that it was given.
 #[derive(Clone)]
 struct Serves {
     runtime: Manual,
     /// All but the first acceptors take so long.
     init_time: Duration,
     first: usize,
-    closed: Arc<Mutex<Vec<Signal>>>,
-    draining: Arc<Mutex<Vec<Signal>>>,
+    closed: Arc<Mutex<Vec<Latch>>>,
+    draining: Arc<Mutex<Vec<Latch>>>,
     terminated: Arc<Mutex<Vec<String>>>,
 }
 
 impl Acceptor<MemoryListener> for Serves {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         let begun = {
@@ -55,7 +56,7 @@ impl Acceptor<MemoryListener> for Serves {
         (): (),
     ) -> Result<(), BoxError> {
         connection.stream.serve();
-        let draining = connection.signals.draining().clone();
+        let draining = connection.lifecycle.draining().clone();
         self.draining.lock().unwrap().push(draining);
         pending().await
     }
@@ -80,7 +81,7 @@ impl Bench {
     fn new(
         acceptors: usize,
         init_time: Duration,
-        change: impl FnOnce(Spec<MemoryListener>) -> Spec<MemoryListener>,
+        change: impl FnOnce(Spec<Serves, Address>) -> Spec<Serves, Address>,
     ) -> Self {
         let faults = Faults::default();
         let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
@@ -97,7 +98,7 @@ impl Bench {
         let observer = move |report: &Report<Address>| {
             seen.lock().unwrap().push(report.to_string());
         };
-        let spec = Spec::new("closing", serves.clone()).observer(observer);
+        let spec = Spec::new("closing", serves.clone()).observer(observer_fn(observer));
         let pool = Pool::start(runtime.clone(), change(spec)).unwrap();
         let port = Port::new(1, &ledger, &faults);
         let listener = pool.add_listener(port.listen(), acceptors).unwrap();
@@ -166,8 +167,8 @@ fn check_taken(bench: &Bench, queued: usize, served: usize, time: Duration) {
     assert_eq!(bench.port.waiting(), queued - served);
     assert_eq!(bench.port.connect(), Err(Refused));
     assert_eq!(bench.reports(), [""; 0]);
-    assert_eq!(bench.pool.counts().unwrap().active, served);
-    assert_eq!(bench.pool.counts().unwrap().workers, served);
+    assert_eq!(bench.pool.counts().unwrap().connections, served);
+    assert_eq!(bench.pool.counts().unwrap().children(), served);
 }
 
 #[test]
@@ -255,6 +256,7 @@ struct Terminates;
 
 impl Acceptor<MemoryListener> for Terminates {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         Ok(Init::AcceptWithin((), MS))
@@ -287,7 +289,7 @@ fn listener_without_an_acceptor_that_waits_or_starts_closes_at_once() {
 /// Ends a pool, or one listener of it, without taking the clients that are queued.
 #[track_caller]
 fn check_not_drained(
-    change: impl FnOnce(Spec<MemoryListener>) -> Spec<MemoryListener>,
+    change: impl FnOnce(Spec<Serves, Address>) -> Spec<Serves, Address>,
     end: impl FnOnce(TestPool),
 ) {
     let bench = Bench::new(2, Duration::ZERO, change);
@@ -346,8 +348,8 @@ fn draining_is_set_when_a_close_begins_and_closed_when_it_ends() {
     let bench = Bench::plain();
     bench.queue(1);
     bench.runtime.settle();
-    let all = |signals: &Mutex<Vec<Signal>>, set: bool| {
-        signals.lock().unwrap().iter().all(|s| s.is_set() == set)
+    let all = |latches: &Mutex<Vec<Latch>>, set: bool| {
+        latches.lock().unwrap().iter().all(|s| s.is_set() == set)
     };
     let Serves {
         closed, draining, ..
@@ -378,7 +380,7 @@ fn grace_begins_when_the_last_listener_is_closed() {
     let state = || bench.pool.status().unwrap().state;
     bench.advance(Duration::from_millis(9));
     assert_eq!(state(), PoolState::Stopping(Phase::Grace));
-    assert_eq!(bench.pool.counts().unwrap().active, 3);
+    assert_eq!(bench.pool.counts().unwrap().connections, 3);
     bench.advance(MS);
     let Poll::Ready(report) = poll_once(stopping.as_mut()) else {
         panic!("the stop hangs");
@@ -443,8 +445,9 @@ struct Lingers {
 }
 
 impl Listener for Lingers {
-    type Stream = MemoryStream;
+    type Io = MemoryStream;
     type Addr = Address;
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(MemoryStream, Address)> {
         self.listener.accept().await
@@ -454,8 +457,12 @@ impl Listener for Lingers {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &MemoryStream) -> io::Result<Address> {
-        MemoryListener::stream_local_addr(stream)
+    fn io_local_addr(stream: &MemoryStream) -> io::Result<Address> {
+        MemoryListener::io_local_addr(stream)
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -488,7 +495,7 @@ fn failed_listener_is_reported_once_it_is_closed() {
         }
     };
     let serve = acceptor_fn(|_| async { Ok(()) });
-    let spec = Spec::new("failing", serve).observer(observer);
+    let spec = Spec::new("failing", serve).observer(observer_fn(observer));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
     for port in &ports {
@@ -518,7 +525,7 @@ fn pool_continues_without_a_listener_by_default() {
     assert_eq!(bench.reports(), [words]);
     let status = bench.pool.status().unwrap();
     assert_eq!(
-        (status.state, status.counts.active),
+        (status.state, status.counts.connections),
         (PoolState::Running, 1)
     );
     let next = Port::new(2, &bench.ledger, &bench.faults);

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -36,8 +36,11 @@ impl Noting {
     }
 }
 
-impl<L: Listener<Stream = MemoryStream, Addr = Address>> Acceptor<L> for Noting {
+impl<L: Listener<Io = MemoryStream, Addr = Address, Handshake = NoHandshake>> Acceptor<L>
+    for Noting
+{
     type State = ChildId;
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init<ChildId>, BoxError> {
         self.begun.lock().unwrap().push(listener.child);
@@ -68,7 +71,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(change: impl FnOnce(Spec<MemoryListener>) -> Spec<MemoryListener>) -> Self {
+    fn new(change: impl FnOnce(Spec<Noting, Address>) -> Spec<Noting, Address>) -> Self {
         let faults = Faults::default();
         let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
         let noting = Noting::default();
@@ -128,8 +131,9 @@ struct Meddler {
 }
 
 impl Listener for Meddler {
-    type Stream = MemoryStream;
+    type Io = MemoryStream;
     type Addr = Address;
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(MemoryStream, Address)> {
         let accepted = self.listener.accept().await;
@@ -141,12 +145,16 @@ impl Listener for Meddler {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &MemoryStream) -> io::Result<Address> {
-        MemoryListener::stream_local_addr(stream)
+    fn io_local_addr(stream: &MemoryStream) -> io::Result<Address> {
+        MemoryListener::io_local_addr(stream)
     }
 
-    fn is_wildcard(address: &Address) -> bool {
-        MemoryListener::is_wildcard(address)
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        self.listener.asks_local_addr()
     }
 }
 
@@ -177,11 +185,11 @@ fn check_commanded_as_it_becomes(end: impl Fn(&MeddledHandle, ChildId) + Send + 
     port.connect().unwrap();
     runtime.settle();
     assert_eq!(pool.connections().unwrap(), [], "it was commanded to end");
-    assert_eq!(pool.counts().unwrap().workers, 1);
+    assert_eq!(pool.counts().unwrap().children(), 1);
     assert_eq!(ledger.alive(), 0);
     port.connect().unwrap();
     runtime.settle();
-    assert_eq!(pool.counts().unwrap().active, 1, "the next is served");
+    assert_eq!(pool.counts().unwrap().connections, 1, "the next is served");
 }
 
 #[test]
@@ -211,6 +219,58 @@ impl Runtime for Hasty {
     fn now(&self) -> Instant {
         self.runtime.now()
     }
+}
+
+/// A runtime that is so busy that the next short sleep is over when it is first polled.
+#[derive(Clone)]
+struct Starved {
+    runtime: Manual,
+    busy: Arc<AtomicBool>,
+}
+
+impl Runtime for Starved {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let short = deadline <= self.now() + EARLY;
+        if !short || !self.busy.swap(false, Ordering::SeqCst) {
+            self.runtime.sleep_until(deadline).await;
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+}
+
+/// Such a runtime has not looked at the sockets: that `accept` is pending says nothing of the queue (L7).
+#[test]
+fn close_gives_a_busy_runtime_the_time_to_look_at_its_sockets() {
+    let (manual, busy) = (
+        Manual::new(&Faults::default()),
+        Arc::<AtomicBool>::default(),
+    );
+    let runtime = Starved {
+        runtime: manual.clone(),
+        busy: Arc::clone(&busy),
+    };
+    let ledger = Ledger::default();
+    let pool = Pool::start(runtime, Spec::new("starved", Noting::default())).unwrap();
+    let port = Port::new(1, &ledger, &Faults::default());
+    let id = pool.add_listener(port.listen(), 1).unwrap();
+    manual.settle();
+    busy.store(true, Ordering::SeqCst);
+    let closed = pool.close_listener(id);
+    manual.settle();
+    assert!(port.is_open());
+    port.connect().unwrap();
+    manual.settle();
+    manual.advance(EARLY);
+    manual.settle();
+    assert!(poll_once(closed).is_ready());
+    assert_eq!(ledger.all()[0].served, 1);
 }
 
 const EARLY: Duration = Duration::from_millis(1);
@@ -268,8 +328,9 @@ impl std::error::Error for Bomb {}
 struct Bomber(Mutex<VecDeque<io::Result<Bomb>>>);
 
 impl Listener for Bomber {
-    type Stream = Bomb;
+    type Io = Bomb;
     type Addr = ();
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(Bomb, ())> {
         let next = self.0.lock().unwrap().pop_front();
@@ -283,12 +344,12 @@ impl Listener for Bomber {
         Ok(())
     }
 
-    fn stream_local_addr(_: &Bomb) -> io::Result<()> {
+    fn io_local_addr(_: &Bomb) -> io::Result<()> {
         Err(io::ErrorKind::NotConnected.into())
     }
 
-    fn is_wildcard((): &()) -> bool {
-        true
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -322,10 +383,12 @@ fn listener_dropped_as_it_is_spawned_is_closed_before_the_report() {
     let port = Port::new(1, &Ledger::default(), &Faults::default());
     let reports = Arc::new(Mutex::new(Vec::new()));
     let (seen, port_inside) = (Arc::clone(&reports), port.clone());
-    let spec = Spec::new("dropped", Noting::default()).observer(move |report: &Report<Address>| {
-        let failed = matches!(report.event, Event::ListenerFailed { .. });
-        seen.lock().unwrap().push((failed, port_inside.is_open()));
-    });
+    let spec = Spec::new("dropped", Noting::default()).observer(observer_fn(
+        move |report: &Report<Address>| {
+            let failed = matches!(report.event, Event::ListenerFailed { .. });
+            seen.lock().unwrap().push((failed, port_inside.is_open()));
+        },
+    ));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     // After the pool's own two tasks.
     runtime.drop_as_spawned(2..3);
@@ -334,7 +397,7 @@ fn listener_dropped_as_it_is_spawned_is_closed_before_the_report() {
     assert_eq!(*reports.lock().unwrap(), [(true, false)]);
 }
 
-type Answer = fn() -> Result<Configure<MemoryListener>, BoxError>;
+type Answer = fn() -> Result<Configure<Noting, Address>, BoxError>;
 
 #[test]
 fn panic_in_the_drop_of_an_init_function_escapes_from_no_call() {
@@ -347,7 +410,7 @@ fn panic_in_the_drop_of_an_init_function_escapes_from_no_call() {
     let started = answers.map(|answer| {
         let bomb = Bomb;
         let runtime = Manual::new(&Faults::default());
-        let pool = Pool::start_with(runtime.clone(), move || {
+        let pool = TestPool::start_with(runtime.clone(), move || {
             let _held = &bomb;
             answer()
         });
@@ -369,7 +432,7 @@ fn panic_in_the_drop_of_an_init_function_escapes_from_no_call() {
 fn check_left_alone(
     kill_timeout: Duration,
     before: fn(&Manual, &PoolHandle<Manual, MemoryListener>),
-) -> StopReport {
+) -> StopReport<Address> {
     let runtime = Manual::new(&Faults::default());
     let handle = Arc::new(OnceLock::<PoolHandle<Manual, MemoryListener>>::new());
     let (results, result) = mpsc::channel();
@@ -386,7 +449,7 @@ fn check_left_alone(
             Ok(())
         }
     });
-    let spec = Spec::new("left alone", serve).patience(kill_timeout);
+    let spec = Spec::new("left alone", serve).kill_timeout(kill_timeout);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
@@ -523,8 +586,9 @@ impl NosyListener {
 }
 
 impl Listener for NosyListener {
-    type Stream = Nosy;
+    type Io = Nosy;
     type Addr = ();
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(Nosy, ())> {
         self.nosy.ask();
@@ -539,13 +603,13 @@ impl Listener for NosyListener {
         Ok(())
     }
 
-    fn stream_local_addr(stream: &Nosy) -> io::Result<()> {
+    fn io_local_addr(stream: &Nosy) -> io::Result<()> {
         stream.ask();
         Ok(())
     }
 
-    fn is_wildcard((): &()) -> bool {
-        true
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
@@ -559,6 +623,7 @@ struct NosyAcceptor(Nosy);
 
 impl Acceptor<NosyListener> for NosyAcceptor {
     type State = Nosy;
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<Nosy>, BoxError> {
         self.0.ask();
@@ -574,20 +639,20 @@ impl Acceptor<NosyListener> for NosyAcceptor {
     }
 }
 
-fn nosy_spec(nosy: &Nosy) -> Spec<NosyListener> {
+fn nosy_spec(nosy: &Nosy) -> Spec<NosyAcceptor, ()> {
     let (observer, table) = (nosy.clone(), nosy.clone());
     Spec::new("nosy", NosyAcceptor(nosy.clone()))
         .intensity(u32::MAX)
         .connection_reports(ConnectionReports::All)
         .grace(Duration::from_millis(1))
-        .observer(move |report: &Report<()>| {
+        .observer(observer_fn(move |report: &Report<()>| {
             let _ = format!("{observer} {report} {report:?}");
-        })
+        }))
         .accept_errors(move |error| {
             table.ask();
             match error.kind() {
                 io::ErrorKind::InvalidInput => AcceptErrorKind::Listener,
-                _ => AcceptErrorKind::of(error),
+                _ => AcceptErrorKind::classify(error),
             }
         })
 }
@@ -667,8 +732,9 @@ fn user_code_may_call_the_pool_whenever_it_is_called_or_dropped() {
 struct Bombs(Mutex<Option<Bomb>>);
 
 impl Listener for Bombs {
-    type Stream = Bomb;
+    type Io = Bomb;
     type Addr = ();
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(Bomb, ())> {
         let bomb = self.0.lock().unwrap().take();
@@ -682,8 +748,12 @@ impl Listener for Bombs {
         Ok(())
     }
 
-    fn stream_local_addr(_: &Bomb) -> io::Result<()> {
+    fn io_local_addr(_: &Bomb) -> io::Result<()> {
         Ok(())
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -691,6 +761,7 @@ struct HoldsBombs;
 
 impl Acceptor<Bombs> for HoldsBombs {
     type State = Bomb;
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<Bomb>, BoxError> {
         Ok(Init::Accept(Bomb))
@@ -727,13 +798,15 @@ fn check_nothing_is_kept(end: impl FnOnce(TestPool, &Manual)) {
         let (serving, observing, classifying) = (inside.clone(), inside.clone(), inside.clone());
         let serve = acceptor_fn(move |_| {
             let _held = &serving;
-            pending()
+            pending::<Result<(), _>>()
         });
         let spec = Spec::new("kept", serve)
-            .observer(move |_: &Report<Address>| drop(observing.clone()))
+            .observer(observer_fn(move |_: &Report<Address>| {
+                drop(observing.clone())
+            }))
             .accept_errors(move |error| {
                 let _held = &classifying;
-                AcceptErrorKind::of(error)
+                AcceptErrorKind::classify(error)
             });
         Ok(Configure::Use(spec))
     };
@@ -768,7 +841,7 @@ fn listener_that_closes_after_the_end_of_its_pool_is_not_kept() {
     let inside = Arc::clone(&held);
     let serve = acceptor_fn(move |_: Connection<MemoryStream, Address>| {
         let _held = &inside;
-        pending()
+        pending::<Result<(), _>>()
     });
     let handle = Arc::new(OnceLock::<MeddledHandle>::new());
     let (world, pool_inside) = (runtime.clone(), Arc::clone(&handle));
@@ -782,7 +855,7 @@ fn listener_that_closes_after_the_end_of_its_pool_is_not_kept() {
         world.settle();
         assert!(poll_once(killed).is_ready());
     };
-    let spec = Spec::new("late", serve).patience(PATIENCE);
+    let spec = Spec::new("late", serve).kill_timeout(PATIENCE);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
@@ -813,10 +886,10 @@ impl Wake for Woken {
 fn task_that_waits_for_draining_is_woken_though_the_pool_ends_first() {
     const DRIVER: usize = 0;
     let runtime = Manual::new(&Faults::default());
-    let signals = Arc::new(OnceLock::new());
-    let inside = Arc::clone(&signals);
+    let draining = Arc::new(OnceLock::new());
+    let inside = Arc::clone(&draining);
     let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
-        let _ = inside.set(connection.signals.draining().clone());
+        let _ = inside.set(connection.lifecycle.draining().clone());
         async { Ok(()) }
     });
     let pool = Pool::start(runtime.clone(), Spec::new("drains", serve)).unwrap();
@@ -826,7 +899,7 @@ fn task_that_waits_for_draining_is_woken_though_the_pool_ends_first() {
     runtime.settle();
     let woken = Arc::<Woken>::default();
     let waker = Waker::from(Arc::clone(&woken));
-    let mut waits = Box::pin(signals.get().unwrap().wait());
+    let mut waits = Box::pin(draining.get().unwrap().wait());
     let mut cx = Context::from_waker(&waker);
     assert!(waits.as_mut().poll(&mut cx).is_pending());
     let killed = pool.kill();

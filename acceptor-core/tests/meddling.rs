@@ -53,8 +53,9 @@ impl Drop for Call<'_> {
 }
 
 impl Listener for Meddler {
-    type Stream = MemoryStream;
+    type Io = MemoryStream;
     type Addr = Address;
+    type Handshake = NoHandshake;
 
     fn accept(&self) -> impl Future<Output = io::Result<(MemoryStream, Address)>> + Send {
         (self.meddle)(When::Called);
@@ -74,12 +75,16 @@ impl Listener for Meddler {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &MemoryStream) -> io::Result<Address> {
-        MemoryListener::stream_local_addr(stream)
+    fn io_local_addr(stream: &MemoryStream) -> io::Result<Address> {
+        MemoryListener::io_local_addr(stream)
     }
 
-    fn is_wildcard(address: &Address) -> bool {
-        MemoryListener::is_wildcard(address)
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        self.listener.asks_local_addr()
     }
 }
 
@@ -103,11 +108,11 @@ impl Bench {
         }
     }
 
-    fn observed<L: Listener<Addr = Address>>(&self, spec: Spec<L>) -> Spec<L> {
+    fn observed<Acc>(&self, spec: Spec<Acc, Address>) -> Spec<Acc, Address> {
         let reports = Arc::clone(&self.reports);
-        spec.observer(move |report: &Report<Address>| {
+        spec.observer(observer_fn(move |report: &Report<Address>| {
             reports.lock().unwrap().push(report.to_string());
-        })
+        }))
     }
 
     fn reports(&self) -> Vec<String> {
@@ -120,6 +125,7 @@ struct NeedsInit;
 
 impl Acceptor<Meddler> for NeedsInit {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         Ok(Init::Accept(()))
@@ -151,7 +157,7 @@ fn acceptor_that_arrives_while_accept_is_polled_precedes_the_replacement() {
     // The replacement needs no `init`: it waits as soon as the connection is there.
     let plain = acceptor_fn(|connection: Connection<MemoryStream, Address>| async move {
         let _connection = connection;
-        pending().await
+        pending::<Result<(), _>>().await
     });
     pool.reconfigure(Spec::new("plain", plain)).unwrap();
     bench.port.connect().unwrap();
@@ -187,7 +193,7 @@ fn panic_of_accept_is_reported_wherever_it_happens() {
         assert!(reports[0].contains(words), "{panics:?}: {reports:?}");
         assert!(!bench.port.is_open(), "{panics:?}");
         assert_eq!(bench.runtime.panics(), 0, "{panics:?}");
-        assert_eq!(pool.counts().unwrap().workers, 0, "{panics:?}");
+        assert_eq!(pool.counts().unwrap().children(), 0, "{panics:?}");
     }
 }
 
@@ -224,7 +230,7 @@ fn stopped_pool_reports_nothing() {
     let bench = Bench::new();
     let spec = Spec::new("late", acceptor_fn(|_| async { Ok(()) }));
     let look = Duration::from_millis(1);
-    let spec = bench.observed(spec.patience(4 * look));
+    let spec = bench.observed(spec.kill_timeout(4 * look));
     let pool = Pool::start(bench.runtime.clone(), spec).unwrap();
     let handle = pool.handle();
     let runtime = bench.runtime.clone();
@@ -358,6 +364,7 @@ fn deadline_at_the_end_of_all_time_never_comes() {
     struct Patient(Duration);
     impl Acceptor<MemoryListener> for Patient {
         type State = ();
+        type Exit = Result<(), BoxError>;
 
         async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
             Ok(Init::AcceptWithin((), self.0))
@@ -381,7 +388,7 @@ fn deadline_at_the_end_of_all_time_never_comes() {
     bench.runtime.settle();
     let status = pool.status().unwrap();
     assert_eq!(status.state, PoolState::Stopping(Phase::LameDuck));
-    assert_eq!(status.counts.active, 1);
+    assert_eq!(status.counts.connections, 1);
     assert_eq!(bench.reports(), [""; 0]);
 }
 
@@ -417,6 +424,7 @@ struct Named(&'static str, Arc<Mutex<Vec<&'static str>>>);
 
 impl Acceptor<MemoryListener> for Named {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         self.1.lock().unwrap().push(self.0);
@@ -448,5 +456,5 @@ fn replacement_is_of_the_spec_that_came_while_it_was_made() {
     bench.runtime.settle();
     assert!(once.lock().unwrap().is_none());
     assert_eq!(*inits.lock().unwrap(), ["old", "new"]);
-    assert_eq!(pool.counts().unwrap().workers, 2);
+    assert_eq!(pool.counts().unwrap().children(), 2);
 }

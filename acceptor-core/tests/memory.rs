@@ -27,8 +27,8 @@ fn waiting_for_draining_takes_no_memory_after_a_peak() {
     let signal = Arc::new(OnceLock::new());
     let inside = Arc::clone(&signal);
     let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
-        let _ = inside.set(connection.signals.draining().clone());
-        pending()
+        let _ = inside.set(connection.lifecycle.draining().clone());
+        pending::<Result<(), _>>()
     });
     let pool = Pool::start(runtime.clone(), Spec::new("peak", serve)).unwrap();
     let port = Port::new(1, &Ledger::default(), &Faults::default());

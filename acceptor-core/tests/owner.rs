@@ -55,6 +55,7 @@ impl Busy {
 
 impl Acceptor<MemoryListener> for Busy {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         match self.doing {

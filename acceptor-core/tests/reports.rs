@@ -93,7 +93,7 @@ struct Bench {
 
 impl Bench {
     /// Each connection fails at once.
-    fn new(change: impl FnOnce(Spec<MemoryListener>) -> Spec<MemoryListener>) -> Self {
+    fn new(change: impl FnOnce(Spec<(), Address>) -> Spec<(), Address>) -> Self {
         let faults = Faults::default();
         let runtime = Manual::new(&faults);
         let errors = Arc::new(());
@@ -101,7 +101,7 @@ impl Bench {
         let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
             connection.stream.serve();
             let error = Counted(Arc::clone(&error));
-            async move { Err(error.into()) }
+            async move { Err::<(), _>(error.into()) }
         });
         let (gate, open) = mpsc::channel();
         let (enter, entered) = mpsc::channel();
@@ -111,7 +111,8 @@ impl Bench {
             taken: Arc::clone(&taken),
             entered: enter,
         };
-        let spec = change(Spec::new("blocked", serve).observer(observer));
+        let settings = change(Spec::new("blocked", ()).observer(observer)).settings;
+        let spec = Spec::from_settings(settings, serve);
         Self {
             pool: Pool::start(runtime.clone(), spec).unwrap(),
             runtime,
@@ -309,7 +310,7 @@ fn lost_beginnings_and_ends_are_counted_apart() {
 #[track_caller]
 fn check_waits_inside<F>(call: fn(&PoolHandle<Manual, MemoryListener>) -> F, close: Duration)
 where
-    F: Future<Output = StopReport> + Send + 'static,
+    F: Future<Output = StopReport<Address>> + Send + 'static,
 {
     let runtime = Manual::new(&Faults::default());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
@@ -322,8 +323,11 @@ where
         waits_inside.store(true, Ordering::SeqCst);
         let _ = results.lock().unwrap().send(block_on(result));
     };
-    let spec = Spec::new("waits", acceptor_fn(|_| async { Err("failed".into()) }));
-    let pool = Pool::start(runtime.clone(), spec.observer(observer)).unwrap();
+    let spec = Spec::new(
+        "waits",
+        acceptor_fn(|_| async { Err::<(), _>("failed".into()) }),
+    );
+    let pool = Pool::start(runtime.clone(), spec.observer(observer_fn(observer))).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
     pool.add_listener(port.listen(), 1).unwrap();
     runtime.settle_without(REPORTER);
@@ -381,7 +385,7 @@ fn reports_come_in_the_order_of_the_ends() {
                 yield_now().await;
             }
             ended.lock().unwrap().push(connection.id);
-            Err("failed".into())
+            Err::<(), _>("failed".into())
         }
     });
     let observer = move |report: &TestReport| {
@@ -389,7 +393,7 @@ fn reports_come_in_the_order_of_the_ends() {
             reported.lock().unwrap().push(*child);
         }
     };
-    let spec = Spec::new("order", serve).observer(observer);
+    let spec = Spec::new("order", serve).observer(observer_fn(observer));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     for port in &ports {
         pool.add_listener(port.listen(), 2).unwrap();
@@ -424,8 +428,11 @@ fn reports_without_a_reporter_come_one_at_a_time() {
         assert!(matches!(refused, Err(ReconfigureError::Stopped)));
         depth.fetch_sub(1, Ordering::SeqCst);
     };
-    let spec = Spec::new("left", acceptor_fn(|_| async { Err("failed".into()) }));
-    let pool = Pool::start(runtime.clone(), spec.observer(observer)).unwrap();
+    let spec = Spec::new(
+        "left",
+        acceptor_fn(|_| async { Err::<(), _>("failed".into()) }),
+    );
+    let pool = Pool::start(runtime.clone(), spec.observer(observer_fn(observer))).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
     pool.add_listener(port.listen(), 1).unwrap();
     runtime.drop_task(REPORTER);
@@ -518,7 +525,7 @@ fn tracing_of_failures_is_limited_and_the_observer_gets_all() {
 #[test]
 fn reports_are_delivered_however_long_the_kill_timeout_is() {
     const FAILURES: usize = 100;
-    let mut bench = Bench::new(|spec| spec.patience(Duration::MAX));
+    let mut bench = Bench::new(|spec| spec.kill_timeout(Duration::MAX));
     let (port, _) = bench.listen(1);
     bench.block(&port);
     bench.fail(&port, FAILURES);

@@ -36,6 +36,7 @@ struct Starts {
 
 impl Acceptor<MemoryListener> for Starts {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         let now = self.runtime.now() - self.began;
@@ -72,7 +73,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(does: Does, change: impl FnOnce(Spec<MemoryListener>) -> Spec<MemoryListener>) -> Self {
+    fn new(
+        does: Does,
+        change: impl FnOnce(Spec<Starts, Address>) -> Spec<Starts, Address>,
+    ) -> Self {
         let faults = Faults::default();
         let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
         let starts = Starts {
@@ -139,7 +143,7 @@ fn check_runs_of_two_seconds(acceptors: usize) {
     expected.extend(RETRIES_MS.iter().filter(|ms| **ms <= 2000));
     assert_eq!(runs_ms, expected);
     assert!(runs_ms.len() < 40);
-    assert_eq!(bench.pool.counts().unwrap().workers, acceptors);
+    assert_eq!(bench.pool.counts().unwrap().children(), acceptors);
     assert_eq!(bench.states(), vec![AcceptorState::Spaced; acceptors]);
     assert_eq!(bench.listener_state(), ListenerState::Starting);
 }
@@ -345,9 +349,9 @@ fn each_start_error_is_reported() {
     let reports = Arc::<Mutex<Vec<String>>>::default();
     let seen = Arc::clone(&reports);
     let bench = Bench::new(Does::Fails, |spec| {
-        spec.observer(move |report: &Report<Address>| {
+        spec.observer(observer_fn(move |report: &Report<Address>| {
             seen.lock().unwrap().push(report.to_string());
-        })
+        }))
     });
     bench.pool.add_listener(bench.port.listen(), 2).unwrap();
     bench.runtime.settle();

@@ -41,8 +41,9 @@ struct Hostile {
 }
 
 impl Listener for Hostile {
-    type Stream = Client;
+    type Io = Client;
     type Addr = Raw;
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(Client, Raw)> {
         let client = self.clients.lock().unwrap().pop_front();
@@ -56,8 +57,16 @@ impl Listener for Hostile {
         Ok(Raw(Arc::clone(&self.text)))
     }
 
-    fn stream_local_addr(_: &Client) -> io::Result<Raw> {
+    fn io_local_addr(_: &Client) -> io::Result<Raw> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        false
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 
     fn classify(&self, _: &io::Error) -> Option<AcceptErrorKind> {
@@ -73,6 +82,7 @@ struct Victim {
 
 impl Acceptor<Hostile> for Victim {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Raw>) -> Result<Init<()>, BoxError> {
         Ok(Init::Accept(()))
@@ -105,7 +115,7 @@ fn check_whole(text: &str) {
     let seen = Arc::clone(&reports);
     let observer = move |report: &Report<Raw>| seen.lock().unwrap().push(report.event.clone());
     let runtime = Manual::new(&Faults::default());
-    let spec = Spec::new("victim", victim).observer(observer);
+    let spec = Spec::new("victim", victim).observer(observer_fn(observer));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     let listener = Hostile {
         text: Arc::clone(&text),

@@ -31,6 +31,7 @@ struct Given<I> {
 
 impl<I: Fn(ChildId) -> InitFuture + Send + Sync + 'static> Acceptor<MemoryListener> for Given<I> {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init, BoxError> {
         Ok((self.init)(listener.child).await)
@@ -136,7 +137,7 @@ fn second_waiter_wakes_no_task() {
     });
     let polled = bench.polled();
     assert_eq!(polled.last(), Some(&SECOND_ACCEPTOR), "{polled:?}");
-    assert_eq!(bench.pool.counts().unwrap().workers, 2);
+    assert_eq!(bench.pool.counts().unwrap().children(), 2);
 }
 
 /// Accepts at once, and counts how often it began.
@@ -228,7 +229,7 @@ fn every_task_with_code_of_the_user_has_the_driver_behind_it() {
     assert_eq!(bench.runtime.last_woken(), Some(DRIVER));
     bench.runtime.settle();
 
-    let serve = acceptor_fn(|_| async { Err("failed".into()) });
+    let serve = acceptor_fn(|_| async { Err::<(), _>("failed".into()) });
     bench.pool.reconfigure(Spec::new("fails", serve)).unwrap();
     // The acceptor that waits is one of before.
     bench.port.connect().unwrap();
@@ -358,8 +359,9 @@ struct Busy {
 }
 
 impl Listener for Busy {
-    type Stream = ();
+    type Io = ();
     type Addr = ();
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<((), ())> {
         let overdue = (self.overdue)();
@@ -373,8 +375,12 @@ impl Listener for Busy {
         Ok(())
     }
 
-    fn stream_local_addr((): &()) -> io::Result<()> {
+    fn io_local_addr((): &()) -> io::Result<()> {
         Ok(())
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -385,6 +391,7 @@ struct Timed(RangeInclusive<u64>);
 
 impl Acceptor<Busy> for Timed {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<()>) -> Result<Init, BoxError> {
         Ok(if self.0.contains(&number(listener.child)) {
@@ -470,6 +477,7 @@ struct Lingers;
 
 impl Acceptor<MemoryListener> for Lingers {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init, BoxError> {
         if listener.child.to_string() != "1.1" {
@@ -546,5 +554,5 @@ fn acceptor_stopped_just_before_it_waits_does_not_wait() {
     assert!(runtime.set(bench.runtime.clone()).is_ok());
     bench.runtime.settle();
     assert_eq!(bench.terminated(), ["stopped"]);
-    assert_eq!(bench.pool.counts().unwrap().workers, 1);
+    assert_eq!(bench.pool.counts().unwrap().children(), 1);
 }

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use acceptor_smol::{Connection, ListenOptions, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn};
+use acceptor_smol::{
+    Connection, ListenOptions, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn, observer_fn,
+};
 use smol::Executor;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::net::TcpStream;
@@ -29,11 +31,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         Ok(())
     });
-    let spec = Spec::new("bench", acceptor).observer(|report: &acceptor_smol::Report| {
-        eprintln!("{report}");
-    });
+    let spec =
+        Spec::new("bench", acceptor).observer(observer_fn(|report: &acceptor_smol::Report| {
+            eprintln!("{report}");
+        }));
     let pool = Pool::start(SmolRuntime::with_executor(Arc::clone(&executor)), spec)?;
-    let socket = ListenOptions::new(address.parse()?).bind()?;
+    let socket = ListenOptions::new(address).bind()?;
     println!("127.0.0.1:{}", socket.local_addr()?.port());
     pool.add_listener(TcpListener::from_std(socket)?, acceptors)?;
     smol::block_on(executor.run(pool.join()));

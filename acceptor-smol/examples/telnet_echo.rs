@@ -29,8 +29,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use acceptor_smol::{
-    BoxError, Connection, ListenOptions, Pool, Report, SmolRuntime, Spec, StopReason, TcpListener,
-    acceptor_fn,
+    BoxError, Connection, ConnectionReports, ListenOptions, Pool, Report, SmolRuntime, Spec,
+    StopReason, TcpListener, acceptor_fn, observer_fn,
 };
 use async_signal::{Signal, Signals};
 use smol::future::or;
@@ -59,12 +59,12 @@ enum Next {
 async fn echo(connection: Connection) -> Result<(), BoxError> {
     let Connection {
         mut stream,
-        signals,
+        lifecycle,
         ..
     } = connection;
     // Trapped, so that a stop is ours to answer: otherwise the session would just be dropped.
-    let mut stop = signals.trap_stop().wait();
-    let mut draining = Some(signals.draining().wait());
+    let mut stop = lifecycle.trap_stop().wait();
+    let mut draining = Some(lifecycle.draining().wait());
     let mut buffer = [0; 4096];
     loop {
         let stopped = async {
@@ -107,7 +107,9 @@ async fn run(
     let spec = Spec::new("telnet_echo", acceptor_fn(echo))
         .grace(GRACE)
         .shutdown(SHUTDOWN)
-        .observer(move |report: &Report| log.push(report));
+        // A client that hangs up is no failure: it is reported only if it is asked for.
+        .connection_reports(ConnectionReports::Disconnects)
+        .observer(observer_fn(move |report: &Report| log.push(report)));
     let pool = Pool::start(SmolRuntime::global(), spec)?;
     let socket = ListenOptions::new(address).bind()?;
     let address = socket.local_addr()?;

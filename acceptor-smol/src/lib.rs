@@ -1,8 +1,7 @@
 //! A supervised pool of acceptors for [smol](https://docs.rs/smol).
 //!
 //! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
-//! to add; [`Pool`], [`PoolHandle`], [`Spec`], [`Connection`] and [`Report`] are
-//! the core's, for smol's TCP listener unless another is named.
+//! to add; [`Pool`], [`PoolHandle`] and [`Connection`] are the core's, for smol's TCP listener unless another is named.
 //!
 //! ```
 //! use acceptor_smol::{ListenOptions, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn};
@@ -15,7 +14,7 @@
 //!     Ok(())
 //! });
 //! let pool = Pool::start(SmolRuntime::global(), Spec::new("greeter", greet))?;
-//! let socket = ListenOptions::new("127.0.0.1:0".parse()?).bind()?;
+//! let socket = ListenOptions::new("127.0.0.1:0").bind()?;
 //! let address = socket.local_addr()?;
 //! pool.add_listener(TcpListener::from_std(socket)?, 10)?;
 //!
@@ -45,12 +44,8 @@ use smol::Executor;
 pub type Pool<L = TcpListener> = acceptor_core::Pool<SmolRuntime, L>;
 /// A handle of a pool on smol.
 pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<SmolRuntime, L>;
-/// A spec of a pool on smol.
-pub type Spec<L = TcpListener> = acceptor_core::Spec<L>;
-/// A connection over TCP on smol.
-pub type Connection = acceptor_core::Connection<smol::net::TcpStream, SocketAddr>;
-/// A report of a pool over TCP.
-pub type Report = acceptor_core::Report<SocketAddr>;
+/// A connection, over TCP on smol unless another stream is named.
+pub type Connection<S = smol::net::TcpStream, A = SocketAddr> = acceptor_core::Connection<S, A>;
 
 /// An executor of smol: the pool's tasks run there, wherever the pool is called from (rule B11).
 #[derive(Clone)]
@@ -157,10 +152,11 @@ impl TryFrom<smol::net::TcpListener> for TcpListener {
 }
 
 impl Listener for TcpListener {
-    type Stream = smol::net::TcpStream;
+    type Io = smol::net::TcpStream;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send {
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send {
         self.listener.accept()
     }
 
@@ -168,8 +164,16 @@ impl Listener for TcpListener {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
-        stream.local_addr()
+    fn io_local_addr(io: &Self::Io) -> io::Result<SocketAddr> {
+        io.local_addr()
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        acceptor_core::asks_local_addr(&self.listener)
     }
 }
 

@@ -10,8 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use acceptor_smol::{
-    Connection, ListenOptions, ListenerId, Pool, PoolHandle, SmolRuntime, Spec, TcpListener,
-    acceptor_fn,
+    Connection, ListenOptions, ListenerId, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn,
 };
 use futures_lite::future::block_on;
 use futures_lite::io::copy;
@@ -24,8 +23,8 @@ fn echo_pool(grace: Duration) -> Pool {
     Pool::start(SmolRuntime::global(), Spec::new("echo", echo).grace(grace)).unwrap()
 }
 
-fn listen(pool: &PoolHandle, acceptors: usize) -> (ListenerId, SocketAddr) {
-    let options = ListenOptions::new((Ipv4Addr::LOCALHOST, 0).into());
+fn listen(pool: &Pool, acceptors: usize) -> (ListenerId, SocketAddr) {
+    let options = ListenOptions::new((Ipv4Addr::LOCALHOST, 0));
     let socket = options.bind().unwrap();
     let address = socket.local_addr().unwrap();
     let listener = TcpListener::from_std(socket).unwrap();

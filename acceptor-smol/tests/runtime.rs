@@ -17,7 +17,7 @@ use std::time::Duration;
 use acceptor_smol as adapter;
 use acceptor_smol::{
     Acceptor, BoxError, Connection, Event, Init, ListenerInfo, Pool, Report, SmolRuntime, Spec,
-    StartError, StopReason, TcpListener, Terminate,
+    StartError, StopReason, TcpListener, Terminate, observer_fn,
 };
 use shared::{PATIENCE, client, echo_spec, listen, loopback, ping, soon};
 use smol::Executor;
@@ -50,6 +50,7 @@ impl Where {
 
 impl Acceptor<TcpListener> for Where {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
         self.tell("init");
@@ -113,7 +114,7 @@ fn a_pool_ends_with_its_executor_and_says_so() {
     };
     let spec = echo_spec()
         .shutdown(Duration::from_secs(3600))
-        .observer(observer);
+        .observer(observer_fn(observer));
     let pool = Pool::start(SmolRuntime::with_executor(Arc::clone(&executor)), spec).unwrap();
     let (_, address) = listen(&pool, loopback(), 3);
     let talks = thread::spawn(move || {

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use acceptor_tokio::{
-    Connection, ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn,
+    Connection, ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn, observer_fn,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,11 +33,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             Ok(())
         });
-        let spec = Spec::new("bench", acceptor).observer(|report: &acceptor_tokio::Report| {
-            eprintln!("{report}");
-        });
+        let spec = Spec::new("bench", acceptor).observer(observer_fn(
+            |report: &acceptor_tokio::Report| {
+                eprintln!("{report}");
+            },
+        ));
         let pool = Pool::start(runtime.clone(), spec)?;
-        let socket = ListenOptions::new(address.parse()?).bind()?;
+        let socket = ListenOptions::new(address).bind()?;
         println!("127.0.0.1:{}", socket.local_addr()?.port());
         pool.add_listener(TcpListener::from_std(socket, &runtime)?, acceptors)?;
         pool.join().await;

@@ -28,8 +28,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use acceptor_tokio::{
-    BoxError, Connection, ListenOptions, Pool, Report, Spec, StopReason, TcpListener, TokioRuntime,
-    acceptor_fn,
+    BoxError, Connection, ConnectionReports, ListenOptions, Pool, Report, Spec, StopReason,
+    TcpListener, TokioRuntime, acceptor_fn, observer_fn,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -48,12 +48,12 @@ const GOODBYE: &[u8] = b"Goodbye.\r\n";
 async fn echo(connection: Connection) -> Result<(), BoxError> {
     let Connection {
         mut stream,
-        signals,
+        lifecycle,
         ..
     } = connection;
     // Trapped, so that a stop is ours to answer: otherwise the session would just be dropped.
-    let mut stop = signals.trap_stop().wait();
-    let mut draining = signals.draining().wait();
+    let mut stop = lifecycle.trap_stop().wait();
+    let mut draining = lifecycle.draining().wait();
     let mut notified = false;
     let mut buffer = [0; 4096];
     loop {
@@ -89,7 +89,9 @@ async fn run(
     let spec = Spec::new("telnet_echo", acceptor_fn(echo))
         .grace(GRACE)
         .shutdown(SHUTDOWN)
-        .observer(move |report: &Report| log.push(report));
+        // A client that hangs up is no failure: it is reported only if it is asked for.
+        .connection_reports(ConnectionReports::Disconnects)
+        .observer(observer_fn(move |report: &Report| log.push(report)));
     let pool = Pool::start(runtime.clone(), spec)?;
     let socket = ListenOptions::new(address).bind()?;
     let address = socket.local_addr()?;

@@ -1,11 +1,10 @@
 //! A supervised pool of acceptors for [tokio](https://docs.rs/tokio).
 //!
 //! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
-//! to add; [`Pool`], [`PoolHandle`], [`Spec`], [`Connection`] and [`Report`] are
-//! the core's, for tokio's TCP listener unless another is named.
+//! to add; [`Pool`], [`PoolHandle`] and [`Connection`] are the core's, for tokio's TCP listener unless another is named.
 //!
 //! ```
-//! use acceptor_tokio::{ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn};
+//! use acceptor_tokio::{ListenOptions, NoHandshake, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # #[tokio::main]
@@ -16,7 +15,7 @@
 //!     Ok(())
 //! });
 //! let pool = Pool::start(runtime.clone(), Spec::new("greeter", greet))?;
-//! let socket = ListenOptions::new("127.0.0.1:0".parse()?).bind()?;
+//! let socket = ListenOptions::new("127.0.0.1:0").bind()?;
 //! let address = socket.local_addr()?;
 //! pool.add_listener(TcpListener::from_std(socket, &runtime)?, 10)?;
 //!
@@ -46,12 +45,8 @@ use tokio::runtime::Handle;
 pub type Pool<L = TcpListener> = acceptor_core::Pool<TokioRuntime, L>;
 /// A handle of a pool on tokio.
 pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<TokioRuntime, L>;
-/// A spec of a pool on tokio.
-pub type Spec<L = TcpListener> = acceptor_core::Spec<L>;
-/// A connection over TCP on tokio.
-pub type Connection = acceptor_core::Connection<tokio::net::TcpStream, SocketAddr>;
-/// A report of a pool over TCP.
-pub type Report = acceptor_core::Report<SocketAddr>;
+/// A connection, over TCP on tokio unless another stream is named.
+pub type Connection<S = tokio::net::TcpStream, A = SocketAddr> = acceptor_core::Connection<S, A>;
 
 /// A tokio runtime: the pool's tasks run there, wherever the pool is called from (rule B11).
 #[derive(Debug, Clone)]
@@ -146,10 +141,11 @@ impl TryFrom<tokio::net::TcpListener> for TcpListener {
 }
 
 impl Listener for TcpListener {
-    type Stream = tokio::net::TcpStream;
+    type Io = tokio::net::TcpStream;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send {
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send {
         self.listener.accept()
     }
 
@@ -157,8 +153,16 @@ impl Listener for TcpListener {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
-        stream.local_addr()
+    fn io_local_addr(io: &Self::Io) -> io::Result<SocketAddr> {
+        io.local_addr()
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        acceptor_core::asks_local_addr(&self.listener)
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {

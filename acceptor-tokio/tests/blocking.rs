@@ -45,7 +45,7 @@ fn on_two_threads<F: Future<Output = ()>>(test: impl FnOnce(TokioRuntime) -> F) 
 }
 
 /// Says `b` and blocks its thread if the client says `b`; echoes otherwise.
-fn blocks_when_asked(blockade: Blockade) -> Spec {
+fn blocks_when_asked(blockade: Blockade) -> Spec<impl Acceptor<TcpListener>> {
     let serve = move |mut connection: Connection| {
         let blockade = Arc::clone(&blockade.0);
         async move {
@@ -88,6 +88,7 @@ struct WithInit<A>(A, Arc<AtomicUsize>);
 
 impl<A: Acceptor<TcpListener, State = ()>> Acceptor<TcpListener> for WithInit<A> {
     type State = ();
+    type Exit = A::Exit;
 
     async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
         tokio::task::yield_now().await;
@@ -95,7 +96,7 @@ impl<A: Acceptor<TcpListener, State = ()>> Acceptor<TcpListener> for WithInit<A>
         Ok(Init::Accept(()))
     }
 
-    async fn serve(&self, connection: Connection, state: ()) -> Result<(), BoxError> {
+    async fn serve(&self, connection: Connection, state: ()) -> A::Exit {
         self.0.serve(connection, state).await
     }
 }
@@ -112,11 +113,14 @@ async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usi
     let blocking = Arc::new(AtomicUsize::new(0));
     let inits = Arc::new(AtomicUsize::new(0));
     let acceptor = blocks_at_once(blockade, Arc::clone(&blocking));
-    let spec = match prepared {
-        Prepared::Without => Spec::new("blocks at once", acceptor),
-        Prepared::WithInit => Spec::new("blocks at once", WithInit(acceptor, Arc::clone(&inits))),
+    let pool = match prepared {
+        Prepared::Without => Pool::start(theirs.clone(), Spec::new("blocks at once", acceptor)),
+        Prepared::WithInit => {
+            let acceptor = WithInit(acceptor, Arc::clone(&inits));
+            Pool::start(theirs.clone(), Spec::new("blocks at once", acceptor))
+        }
     };
-    let pool = Pool::start(theirs.clone(), spec).expect("the spec is allowed");
+    let pool = pool.expect("the spec is allowed");
     let (_, address) = listen_on(&pool, &theirs, loopback(), acceptors);
     for round in 0..100 {
         let blocked = connect(address).await;
@@ -130,7 +134,7 @@ async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usi
         drop(client(address).await);
         release.send(()).expect("the pool lives");
         drop(blocked);
-        eventually("both have left", || pool.counts().unwrap().active == 0).await;
+        eventually("both have left", || pool.counts().unwrap().connections == 0).await;
     }
     assert_eq!(pool.listeners().unwrap()[0].accepted, 200);
     assert_eq!(soon("the stop ends", pool.stop()).await.stuck, 0);
@@ -167,7 +171,7 @@ async fn check_stuck(theirs: TokioRuntime) {
     let reports = Reports::default();
     let spec = blocks_when_asked(blockade)
         .shutdown(shutdown)
-        .patience(patience);
+        .kill_timeout(patience);
     let pool = Pool::start(theirs.clone(), spec.observer(reports.observer())).unwrap();
     let (_, address) = listen_on(&pool, &theirs, loopback(), 1);
     let (mut blocked, idle) = (connect(address).await, client(address).await);
@@ -216,7 +220,7 @@ async fn check_brutal(theirs: TokioRuntime) {
     let patience = Duration::from_millis(300);
     let spec = blocks_when_asked(blockade)
         .shutdown(Shutdown::Kill)
-        .patience(patience);
+        .kill_timeout(patience);
     let pool = Pool::start(theirs.clone(), spec).unwrap();
     let (_, address) = listen_on(&pool, &theirs, loopback(), 1);
     let mut blocked = connect(address).await;
@@ -247,6 +251,7 @@ where
     Fut: Future<Output = ()> + Send,
 {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
         let id = listener.child.to_string();
@@ -363,5 +368,5 @@ async fn busy_connection_does_not_delay_accepting() {
     for client in &mut clients {
         ping(client).await;
     }
-    assert_eq!(pool.counts().unwrap().active, 50);
+    assert_eq!(pool.counts().unwrap().connections, 50);
 }

@@ -10,8 +10,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use acceptor_tokio::{
-    Connection, ListenOptions, ListenerId, Pool, PoolHandle, Spec, TcpListener, TokioRuntime,
-    acceptor_fn,
+    Connection, ListenOptions, ListenerId, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn,
 };
 use tokio::runtime::Runtime;
 
@@ -31,8 +30,8 @@ fn echo_pool(grace: Duration) -> Pool {
     Pool::start(runtime(), Spec::new("echo", echo).grace(grace)).unwrap()
 }
 
-fn listen(pool: &PoolHandle, acceptors: usize) -> (ListenerId, SocketAddr) {
-    let options = ListenOptions::new((Ipv4Addr::LOCALHOST, 0).into());
+fn listen(pool: &Pool, acceptors: usize) -> (ListenerId, SocketAddr) {
+    let options = ListenOptions::new((Ipv4Addr::LOCALHOST, 0));
     let socket = options.bind().unwrap();
     let address = socket.local_addr().unwrap();
     let listener = TcpListener::from_std(socket, &runtime()).unwrap();

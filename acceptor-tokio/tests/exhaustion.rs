@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use acceptor_tokio::{EndKind, Event, Pool, Restart, StopReason};
+use acceptor_tokio::{EndKind, Event, Pool, Restart, StopReason, observer_fn};
 use support::{PATIENCE, echo_spec, listen, runtime};
 
 /// Tells the process of a test that it is to be the server.
@@ -63,7 +63,10 @@ fn serve(restart: Restart) {
             }
             _ => tell(format!("unexpected {report}")),
         };
-        let spec = echo_spec().restart(restart).intensity(0).observer(observer);
+        let spec = echo_spec()
+            .restart(restart)
+            .intensity(0)
+            .observer(observer_fn(observer));
         let pool = Pool::start(runtime(), spec).expect("the spec is allowed");
         let (_, address) = listen(&pool, 3);
         tell(format!("listens {address}"));

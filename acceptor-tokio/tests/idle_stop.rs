@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use acceptor_tokio::{
-    Connection, EndKind, Event, Phase, Pool, Shutdown, Spec, StopReport, acceptor_fn,
+    Acceptor, Connection, EndKind, Event, Phase, Pool, Shutdown, Spec, StopReport, TcpListener,
+    acceptor_fn,
 };
 use support::{Reports, client, gone, listen, ping, runtime, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,7 +33,7 @@ struct Crowd {
 
 impl Crowd {
     /// Connects the clients, and sees each of them served.
-    async fn gather(spec: Spec) -> Self {
+    async fn gather(spec: Spec<impl Acceptor<TcpListener>>) -> Self {
         let alone = ALONE.lock().await;
         let descriptors = 2 * CONNECTIONS as u64 + 200;
         let limit = rlimit::increase_nofile_limit(descriptors).expect("the limit can be asked");
@@ -48,7 +49,7 @@ impl Crowd {
         while clients.len() < CONNECTIONS {
             clients.push(client(address).await);
         }
-        assert_eq!(pool.counts().unwrap().active, CONNECTIONS);
+        assert_eq!(pool.counts().unwrap().connections, CONNECTIONS);
         Self {
             pool,
             reports,
@@ -97,7 +98,7 @@ fn ended(report: &StopReport, phase: Phase, kind: EndKind) {
 }
 
 /// Answers one byte and then waits for more, as an idle keep-alive connection does.
-fn idle() -> Spec {
+fn idle() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move { idles(&mut connection.stream).await };
     Spec::new("idle", acceptor_fn(serve))
 }
@@ -110,18 +111,18 @@ async fn idles(stream: &mut TcpStream) -> Result<(), acceptor_tokio::BoxError> {
 }
 
 /// Takes the stop signal and never leaves.
-fn stays() -> Spec {
+fn stays() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move {
-        let _stop = connection.signals.trap_stop();
+        let _stop = connection.lifecycle.trap_stop();
         idles(&mut connection.stream).await
     };
     Spec::new("stays", acceptor_fn(serve))
 }
 
 /// Leaves by itself as soon as it sees *draining*.
-fn leaves() -> Spec {
+fn leaves() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move {
-        let draining = connection.signals.draining().clone();
+        let draining = connection.lifecycle.draining().clone();
         tokio::select! {
             () = draining.wait() => Ok(()),
             idled = idles(&mut connection.stream) => idled,
@@ -161,7 +162,7 @@ async fn connections_that_trap_and_never_leave_are_killed_at_the_shutdown_time_o
 async fn connections_that_leave_on_draining_end_a_grace_of_a_minute_at_once() {
     let spec = leaves()
         .grace(Duration::from_secs(60))
-        .shutdown(Shutdown::Never);
+        .shutdown(Shutdown::Unlimited);
     let mut crowd = Crowd::gather(spec).await;
     // Until the stop they are served as ever.
     ping(&mut crowd.clients[0]).await;

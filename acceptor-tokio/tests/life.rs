@@ -1,4 +1,4 @@
-//! The signals and the phases of a stop, seen by real clients (sections 5 and 6 of the contract).
+//! The latches and the phases of a stop, seen by real clients (sections 5 and 6 of the contract).
 
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
@@ -24,17 +24,17 @@ use tokio::net::TcpStream;
 const LONG: Duration = Duration::from_secs(600);
 
 /// A pool with one listener of two acceptors.
-fn pool(spec: Spec) -> (Pool, SocketAddr) {
+fn pool(spec: Spec<impl Acceptor<TcpListener>>) -> (Pool, SocketAddr) {
     let pool = Pool::start(runtime(), spec).expect("the spec is allowed");
     let (_, address) = listen(&pool, 2);
     (pool, address)
 }
 
 /// Answers each byte with what the server sees: `d` if it is draining, `o` (open) if not.
-fn tells_draining() -> Spec {
+fn tells_draining() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move {
         while connection.stream.read_u8().await.is_ok() {
-            let draining = connection.signals.draining().is_set();
+            let draining = connection.lifecycle.draining().is_set();
             let seen = if draining { b'd' } else { b'o' };
             connection.stream.write_u8(seen).await?;
         }
@@ -52,9 +52,9 @@ async fn asked(client: &mut TcpStream) -> char {
 }
 
 /// Traps the stop, says `s` when it is told, then goes on echoing.
-fn traps_and_goes_on() -> Spec {
+fn traps_and_goes_on() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move {
-        let stop = connection.signals.trap_stop();
+        let stop = connection.lifecycle.trap_stop();
         let told = tokio::select! {
             () = stop.wait() => true,
             echoed = echo(&mut connection.stream) => { echoed?; false }
@@ -196,7 +196,7 @@ async fn who_traps_and_leaves_when_told_ends_the_stop() {
 
 #[tokio::test]
 async fn shutdown_never_waits_for_as_long_as_the_connection_stays() {
-    let (pool, address) = pool(traps_and_goes_on().shutdown(Shutdown::Never));
+    let (pool, address) = pool(traps_and_goes_on().shutdown(Shutdown::Unlimited));
     let mut client = client(address).await;
     let stopping = pool.stop();
     told_to_stop(&mut client).await;
@@ -233,16 +233,17 @@ async fn brutal_shutdown_kills_without_a_stop_phase_and_without_a_report() {
 }
 
 #[tokio::test]
-async fn a_lame_duck_accepts_as_ever_while_connections_see_draining() {
+async fn lame_duck_accepts_as_before_and_shows_that_it_stops() {
     let lame_duck = Duration::from_secs(1);
     let (pool, address) = pool(tells_draining().lame_duck(lame_duck));
     let mut before = connect(address).await;
     assert_eq!(asked(&mut before).await, 'o');
     let began = Instant::now();
     let stopping = pool.stop();
-    assert_eq!(asked(&mut before).await, 'd');
+    assert!(pool.stopping().is_set());
+    assert_eq!(asked(&mut before).await, 'o');
     let mut during = connect(address).await;
-    assert_eq!(asked(&mut during).await, 'd');
+    assert_eq!(asked(&mut during).await, 'o');
     let status = pool.status().unwrap();
     let refused = pool.add_listener(unused_listener(), 1).unwrap_err();
     // What was seen is of the lame duck only if it was not over meanwhile.
@@ -253,7 +254,7 @@ async fn a_lame_duck_accepts_as_ever_while_connections_see_draining() {
     assert_eq!(status.state, PoolState::Stopping(Phase::LameDuck));
     assert_eq!(status.listeners[0].state, ListenerState::Accepting);
     assert_eq!(status.listeners[0].acceptors, 2);
-    assert_eq!(status.counts.active, 2);
+    assert_eq!(status.counts.connections, 2);
     assert!(matches!(refused.reason, AddListenerReason::Stopping));
     let report = soon("the stop ends", stopping).await;
     check(&report, &[(Phase::Stop, EndKind::Stopped, 2)], lame_duck);
@@ -280,7 +281,7 @@ async fn in_grace_nobody_new_is_accepted_and_nobody_old_is_disturbed() {
     })
     .await;
     let refused = eventually("the waiting acceptors have ended", || {
-        pool.counts().unwrap().workers == 1
+        pool.counts().unwrap().children() == 1
     });
     refused.await;
     let late = soon("a late client is refused", TcpStream::connect(address)).await;
@@ -318,12 +319,12 @@ async fn grace_is_waited_for_in_full_while_a_connection_stays() {
 
 #[tokio::test]
 async fn grace_for_ever_ends_with_the_last_connection() {
-    let (pool, address) = pool(echo_spec().grace(Grace::Forever));
+    let (pool, address) = pool(echo_spec().grace(Grace::Unlimited));
     let (mut first, mut last) = (client(address).await, client(address).await);
     let stopping = pool.stop();
     ping(&mut first).await;
     drop(first);
-    eventually("one has left", || pool.counts().unwrap().active == 1).await;
+    eventually("one has left", || pool.counts().unwrap().connections == 1).await;
     ping(&mut last).await;
     assert_eq!(
         pool.status().unwrap().state,
@@ -371,8 +372,8 @@ async fn stopping_twice_is_harmless_and_everybody_gets_the_same_result() {
 async fn a_kill_in_the_middle_of_grace_ends_it() {
     let (pool, address) = pool(
         traps_and_goes_on()
-            .grace(Grace::Forever)
-            .shutdown(Shutdown::Never),
+            .grace(Grace::Unlimited)
+            .shutdown(Shutdown::Unlimited),
     );
     let mut client = client(address).await;
     let stopping = pool.stop();
@@ -395,8 +396,8 @@ async fn a_kill_in_the_middle_of_grace_ends_it() {
 async fn dropping_the_owner_kills_everything_at_once() {
     let (pool, address) = pool(
         traps_and_goes_on()
-            .grace(Grace::Forever)
-            .shutdown(Shutdown::Never),
+            .grace(Grace::Unlimited)
+            .shutdown(Shutdown::Unlimited),
     );
     let mut client = client(address).await;
     let handle = pool.handle();
@@ -469,6 +470,7 @@ struct Terminates(Arc<Mutex<Vec<String>>>);
 
 impl Acceptor<TcpListener> for Terminates {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
         Ok(Init::Accept(()))
@@ -510,6 +512,7 @@ async fn a_terminate_that_runs_on_is_waited_for_in_grace() {
     struct Slow;
     impl Acceptor<TcpListener> for Slow {
         type State = ();
+        type Exit = Result<(), BoxError>;
         async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
             Ok(Init::Accept(()))
         }
@@ -527,7 +530,10 @@ async fn a_terminate_that_runs_on_is_waited_for_in_grace() {
             .shutdown(PATIENCE),
     );
     drop(client(address).await);
-    eventually("the client has left", || pool.counts().unwrap().active == 0).await;
+    eventually("the client has left", || {
+        pool.counts().unwrap().connections == 0
+    })
+    .await;
     let report = soon("the stop ends", pool.stop()).await;
     check(&report, &[], grace);
     assert_eq!(

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use acceptor_tokio::{
-    Acceptor, BoxError, CleanExit, Connection, EndKind, Init, ListenerInfo, Phase, Pool, Restart,
-    Spec, Status, StopReason, TcpListener, Terminate,
+    Acceptor, BoxError, Connection, EndKind, Exit, Init, ListenerInfo, Phase, Pool, Restart, Spec,
+    Status, StopReason, TcpListener, Terminate,
 };
 use socket2::SockRef;
 use support::{PATIENCE, eventually, gone, listen, listen_on, runtime, soon};
@@ -106,6 +106,7 @@ struct Serves {
 
 impl Acceptor<TcpListener> for Serves {
     type State = Arc<()>;
+    type Exit = Result<Exit, BoxError>;
 
     async fn init(
         &self,
@@ -116,7 +117,7 @@ impl Acceptor<TcpListener> for Serves {
         Ok(Init::AcceptWithin(state, self.accept_timeout))
     }
 
-    async fn serve(&self, connection: Connection, _state: Self::State) -> Result<(), BoxError> {
+    async fn serve(&self, connection: Connection, _state: Self::State) -> Result<Exit, BoxError> {
         count(&self.ledger.became);
         let mut stream = connection.stream;
         let number = stream.read_u64().await?;
@@ -126,14 +127,14 @@ impl Acceptor<TcpListener> for Serves {
         })?;
         stream.write_u64(number).await?;
         match way {
-            Way::Normal => Ok(()),
-            Way::Clean => Err(CleanExit::new().into()),
+            Way::Normal => Ok(Exit::normal()),
+            Way::Clean => Ok(Exit::clean("as was asked for")),
             Way::Error => Err("an error, as was asked for".into()),
             // A panic, without the hook that would print each of them.
             Way::Panic => std::panic::resume_unwind(Box::new("a panic, as was asked for")),
             Way::ClientLeaves => {
                 let _ = stream.read_u8().await;
-                Ok(())
+                Ok(Exit::normal())
             }
         }
     }
@@ -212,11 +213,7 @@ fn check_status(status: &Status<SocketAddr>, acceptors: usize) {
     }
     let listed: HashSet<_> = status.connections.iter().map(|c| c.id).collect();
     assert_eq!(listed.len(), status.connections.len(), "listed twice");
-    assert!(
-        status.counts.workers >= waiting + status.counts.active,
-        "{}",
-        status.counts
-    );
+    assert!(status.counts.acceptors >= waiting, "{}", status.counts);
 }
 
 async fn load(acceptors: usize, accept_timeout: Duration) {
@@ -266,9 +263,12 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
     while let Some(client) = soon("the clients end", clients.join_next()).await {
         client.expect("each client is served");
     }
-    eventually("the last has left", || pool.counts().unwrap().active == 0).await;
+    eventually("the last has left", || {
+        pool.counts().unwrap().connections == 0
+    })
+    .await;
     eventually("the closed listeners' acceptors have ended", || {
-        pool.counts().unwrap().workers == 2 * acceptors
+        pool.counts().unwrap().children() == 2 * acceptors
     })
     .await;
 
@@ -289,7 +289,7 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
     assert_eq!(status.failures, (0..attempts).filter(failing).count());
     check_status(&status, acceptors);
     assert_eq!(
-        (status.counts.active, &status.connections[..]),
+        (status.counts.connections, &status.connections[..]),
         (0, &[][..])
     );
     let of_steady = status
@@ -318,7 +318,7 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
         }
     }
     eventually("only these are left", || {
-        pool.counts().unwrap().active == IDLE
+        pool.counts().unwrap().connections == IDLE
     })
     .await;
     let mut listed: Vec<_> = pool

@@ -25,6 +25,7 @@ struct Holding<const BYTES: usize> {
 
 impl<const BYTES: usize> Acceptor<TcpListener> for Holding<BYTES> {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
         self.started.fetch_add(1, Ordering::SeqCst);

@@ -14,8 +14,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use acceptor_tokio::{
-    AcceptErrorKind, Connection, Event, ListenOptions, Listener, Pool, PoolHandle, Report, Spec,
-    StopReport, TcpListener, acceptor_fn,
+    AcceptErrorKind, Acceptor, Connection, Event, ListenOptions, Listener, NoHandshake, Pool,
+    PoolHandle, Report, Spec, StopReport, TcpListener, acceptor_fn, observer_fn,
 };
 use support::{
     PATIENCE, SLACK, client, connect, echo, eventually, listen, loopback, ping, runtime, soon,
@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 const KILL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Echoes; a connection whose first byte is `f` fails.
-fn fails_on_request(failed: &Arc<AtomicUsize>) -> Spec {
+fn fails_on_request(failed: &Arc<AtomicUsize>) -> Spec<impl Acceptor<TcpListener>> {
     let failed = Arc::clone(failed);
     let serve = move |mut connection: Connection| {
         let failed = Arc::clone(&failed);
@@ -41,7 +41,7 @@ fn fails_on_request(failed: &Arc<AtomicUsize>) -> Spec {
             echo(&mut connection.stream).await
         }
     };
-    Spec::new("fails on request", acceptor_fn(serve)).patience(KILL_TIMEOUT)
+    Spec::new("fails on request", acceptor_fn(serve)).kill_timeout(KILL_TIMEOUT)
 }
 
 /// An observer that blocks its thread at the first report, until the sender is dropped.
@@ -72,7 +72,11 @@ async fn blocked_observer_holds_up_no_client_no_close_and_no_kill() {
     const FAILURES: usize = 5000;
     let failed = Arc::new(AtomicUsize::new(0));
     let (blocked, observer) = Blocked::new();
-    let pool = Pool::start(runtime(), fails_on_request(&failed).observer(observer)).unwrap();
+    let pool = Pool::start(
+        runtime(),
+        fails_on_request(&failed).observer(observer_fn(observer)),
+    )
+    .unwrap();
     let (_, failing) = listen(&pool, 4);
     let (innocent, address) = listen(&pool, 2);
     let mut first = client(address).await;
@@ -138,7 +142,7 @@ where
         let _ = block_on(waits);
         let _ = results.lock().unwrap().send(());
     };
-    let spec = fails_on_request(&Arc::default()).observer(observer);
+    let spec = fails_on_request(&Arc::default()).observer(observer_fn(observer));
     let pool = Pool::start(runtime(), spec).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
     let (_, address) = listen(&pool, 2);
@@ -170,8 +174,9 @@ struct Fragile {
 }
 
 impl Listener for Fragile {
-    type Stream = TcpStream;
+    type Io = TcpStream;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         tokio::select! {
@@ -184,8 +189,12 @@ impl Listener for Fragile {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &TcpStream) -> io::Result<SocketAddr> {
-        TcpListener::stream_local_addr(stream)
+    fn io_local_addr(stream: &TcpStream) -> io::Result<SocketAddr> {
+        TcpListener::io_local_addr(stream)
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 
     fn classify(&self, _: &io::Error) -> Option<AcceptErrorKind> {
@@ -206,8 +215,8 @@ async fn address_of_a_failed_listener_can_be_bound_on_its_report() {
         }
     };
     let serve = |mut connection: Connection| async move { echo(&mut connection.stream).await };
-    let spec: Spec<Fragile> = Spec::new("fragile", acceptor_fn(serve));
-    let pool = Pool::<Fragile>::start(runtime(), spec.observer(observer)).unwrap();
+    let spec = Spec::new("fragile", acceptor_fn(serve));
+    let pool = Pool::<Fragile>::start(runtime(), spec.observer(observer_fn(observer))).unwrap();
     for _ in 0..100 {
         let socket = ListenOptions::new(loopback()).bind().unwrap();
         let address = socket.local_addr().unwrap();

@@ -197,6 +197,7 @@ impl Where {
 
 impl Acceptor<TcpListener> for Where {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
         self.tell("init");
@@ -223,7 +224,10 @@ async fn lives_on(name: &str, theirs: TokioRuntime) {
     let pool = Pool::start(theirs.clone(), Spec::new("where", Where(tell))).unwrap();
     let (id, address) = listen_on(&pool, &theirs, loopback(), 1);
     drop(client(address).await);
-    eventually("the client has left", || pool.counts().unwrap().active == 0).await;
+    eventually("the client has left", || {
+        pool.counts().unwrap().connections == 0
+    })
+    .await;
     soon("the listener closes", pool.close_listener(id))
         .await
         .unwrap();
@@ -383,6 +387,7 @@ struct Patient(mpsc::UnboundedSender<tokio::time::Instant>);
 
 impl Acceptor<TcpListener> for Patient {
     type State = tokio::time::Instant;
+    type Exit = Result<(), BoxError>;
 
     async fn init(
         &self,
@@ -434,7 +439,7 @@ fn check_an_hour(report: &StopReport) {
 
 /// A pool on a paused clock, with an hour of grace and a connection that never ends.
 async fn in_paused_time() -> (Pool, std::net::TcpStream) {
-    let serve = |_connection: Connection| std::future::pending();
+    let serve = |_connection: Connection| std::future::pending::<Result<(), _>>();
     let spec = Spec::new("stays", acceptor_fn(serve))
         .grace(HOUR)
         .shutdown(HOUR);
@@ -442,7 +447,7 @@ async fn in_paused_time() -> (Pool, std::net::TcpStream) {
     let (_, address) = listen(&pool, 1);
     let client = std::net::TcpStream::connect(address).unwrap();
     // No timeout here: where nothing else is to do, paused time runs to it at once.
-    while pool.counts().unwrap().active == 0 {
+    while pool.counts().unwrap().connections == 0 {
         tokio::task::yield_now().await;
     }
     (pool, client)
@@ -494,7 +499,10 @@ async fn check_wildcard(wildcard: SocketAddr, addresses: &[std::net::IpAddr]) {
         let record = records.last().expect("the connection is there");
         assert_eq!((record.local_addr, record.peer_addr), (local, peer));
         drop(client);
-        eventually("the client has left", || pool.counts().unwrap().active == 0).await;
+        eventually("the client has left", || {
+            pool.counts().unwrap().connections == 0
+        })
+        .await;
     }
 }
 
@@ -550,7 +558,7 @@ async fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
     for client in &mut clients {
         ping(client).await;
     }
-    assert_eq!(pool.counts().unwrap().active, 100);
+    assert_eq!(pool.counts().unwrap().connections, 100);
     assert_eq!(pool.listeners().unwrap().len(), 1);
 }
 
@@ -573,7 +581,7 @@ async fn a_tokio_listener_will_do_and_its_streams_are_untouched() {
             }
         }
     };
-    let spec: Spec = Spec::new("own", acceptor_fn(serve));
+    let spec = Spec::new("own", acceptor_fn(serve));
     let pool = Pool::start(runtime(), spec).unwrap();
     let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -12,9 +12,7 @@ async fn a_client_talks_to_a_server() {
         Ok(())
     });
     let pool = Pool::start(runtime.clone(), Spec::new("echo", echo)).unwrap();
-    let socket = ListenOptions::new("127.0.0.1:0".parse().unwrap())
-        .bind()
-        .unwrap();
+    let socket = ListenOptions::new("127.0.0.1:0").bind().unwrap();
     let address = socket.local_addr().unwrap();
     pool.add_listener(TcpListener::from_std(socket, &runtime).unwrap(), 3)
         .unwrap();

@@ -61,6 +61,7 @@ impl Restless {
 
 impl Acceptor<TcpListener> for Restless {
     type State = Life;
+    type Exit = Result<(), BoxError>;
 
     async fn init(
         &self,
@@ -94,7 +95,7 @@ impl Acceptor<TcpListener> for Restless {
     }
 }
 
-fn spec(living: &Living, begun: &Begun) -> Spec {
+fn spec(living: &Living, begun: &Begun) -> Spec<impl Acceptor<TcpListener>> {
     Spec::new("restless", Restless::new(living, begun)).intensity(u32::MAX)
 }
 
@@ -138,7 +139,7 @@ async fn meddle(pool: PoolHandle, living: Living, begun: Begun, until: Instant) 
                 .expect("the pool runs");
         }
         let counts = pool.counts().expect("the pool runs");
-        assert!(counts.active <= counts.workers, "{counts}");
+        assert!(counts.handshaking <= counts.connections, "{counts}");
         tokio::task::yield_now().await;
     }
 }

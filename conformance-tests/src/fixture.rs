@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    Acceptor, AcceptorRecord, AcceptorState, BoxError, ChildId, CleanExit, Connection, Counts,
-    Init, Listener, ListenerId, ListenerInfo, PoolState, Report, Runtime, Signal, Signals, Spec,
-    StopReport, Terminate,
+    Acceptor, AcceptorRecord, AcceptorState, BoxError, ChildId, Connection, Exit, Init, Latch,
+    Lifecycle, ListenerId, ListenerInfo, PoolState, Report, Runtime, Spec, StopReport, StreamOf,
+    Terminate, observer_fn,
 };
 use futures::channel::{mpsc, oneshot};
 use futures::future::{Either, select};
@@ -45,8 +45,6 @@ pub enum Answer {
     Ignore,
     /// An error of this name.
     Fail(&'static str),
-    /// The clean exit as an error.
-    FailCleanly,
     /// A panic with this message.
     Panic(&'static str),
     /// Never.
@@ -156,8 +154,8 @@ pub struct Served {
     pub peer_addr: SocketAddr,
     /// Its own end.
     pub local_addr: SocketAddr,
-    /// Its signals.
-    pub signals: Signals,
+    /// Its latches.
+    pub lifecycle: Lifecycle,
     /// The number of the `init` that made its state.
     pub number: usize,
     /// The task that it runs on, in a world that knows.
@@ -174,6 +172,9 @@ impl fmt::Debug for Served {
             .finish_non_exhaustive()
     }
 }
+
+/// A spec of the scripted acceptor.
+pub type ScriptedSpec<W> = Spec<Tampered<Scripted<W>, State>>;
 
 /// A pool's surroundings: a world, a script for its acceptor, and the records.
 pub struct Fixture<W> {
@@ -315,13 +316,13 @@ impl<W: World> Fixture<W> {
 
     /// A spec of that acceptor, whose reports are recorded. No limit of a stop is reached, unless one is set:
     /// how soon children end is the machine's.
-    pub fn spec(&self, id: &'static str) -> Spec<W::Listener> {
+    pub fn spec(&self, id: &'static str) -> ScriptedSpec<W> {
         let never = self.patience.out_of_reach();
-        self.plain_spec(id).shutdown(never).patience(never)
+        self.plain_spec(id).shutdown(never).kill_timeout(never)
     }
 
     /// A spec of that acceptor, whose reports are recorded: all else is the default, for rules about that.
-    pub fn plain_spec(&self, id: &'static str) -> Spec<W::Listener> {
+    pub fn plain_spec(&self, id: &'static str) -> ScriptedSpec<W> {
         let (calls, reports) = (self.calls.clone(), self.reports.clone());
         let (tamper, script) = (self.tamper(), Arc::clone(&self.script));
         let observe = move |report: &Report<SocketAddr>, tamper: Option<&Tamper>| {
@@ -345,7 +346,7 @@ impl<W: World> Fixture<W> {
             }
             tamper => observe(report, tamper),
         };
-        Spec::new(id, self.acceptor()).observer(observer)
+        Spec::new(id, self.acceptor()).observer(observer_fn(observer))
     }
 
     /// Starts a pool in this world.
@@ -353,7 +354,7 @@ impl<W: World> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it does not start.
-    pub fn start(&self, spec: Spec<W::Listener>) -> Result<Pool<W>, Broken> {
+    pub fn start<A: Acceptor<W::Listener>>(&self, spec: Spec<A>) -> Result<Pool<W>, Broken> {
         Pool::<W>::start(self.world.runtime(), spec)
             .map_err(|error| Broken::new("the pool starts", error.to_string()))
     }
@@ -520,13 +521,9 @@ impl<W: World> Fixture<W> {
     ///
     /// [`Broken`] if it gets them never.
     pub async fn counts(&self, pool: &Handle<W>, active: usize, workers: usize) -> Verdict {
-        let what = format!("{active} active, {workers} workers");
+        let what = format!("{active} connections, {workers} children");
         let look = || match pool.counts() {
-            Ok(Counts {
-                active: a,
-                workers: w,
-                ..
-            }) if (a, w) == (active, workers) => Ok(()),
+            Ok(counts) if (counts.connections, counts.children()) == (active, workers) => Ok(()),
             seen => Err(seen),
         };
         self.until(&what, look).await
@@ -709,6 +706,7 @@ impl Drop for State {
 
 impl<W: World> Acceptor<W::Listener> for Scripted<W> {
     type State = State;
+    type Exit = Result<Exit, BoxError>;
 
     async fn init(&self, info: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
         let (number, answer, place) = self.script.begins();
@@ -735,7 +733,6 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             Answer::Hibernate => Ok(Init::Hibernate(state())),
             Answer::Ignore => Ok(Init::Ignore),
             Answer::Fail(name) => Err(name.into()),
-            Answer::FailCleanly => Err(CleanExit::new().into()),
             Answer::Panic(message) => panic!("{message}"),
             Answer::Nothing | Answer::Deferred => pending().await,
         }
@@ -743,16 +740,16 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
 
     async fn serve(
         &self,
-        connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>,
+        connection: Connection<StreamOf<W::Listener>, SocketAddr>,
         state: State,
-    ) -> Result<(), BoxError> {
+    ) -> Result<Exit, BoxError> {
         let (orders, mut inbox) = mpsc::unbounded();
         let served = Served {
             child: connection.id,
             listener: connection.listener,
             peer_addr: connection.peer_addr,
             local_addr: connection.local_addr,
-            signals: connection.signals.clone(),
+            lifecycle: connection.lifecycle.clone(),
             number: state.number,
             task: current_task(),
             orders,
@@ -770,7 +767,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
         self.calls.push(Call::Serve(served));
         let runtime = self.world.runtime();
         let mut kept = Vec::new();
-        let mut stop: Option<(Signal, Duration)> = None;
+        let mut stop: Option<(Latch, Duration)> = None;
         let mut deadlines: Vec<(Instant, Departure)> = Vec::new();
         loop {
             let next = {
@@ -795,9 +792,9 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
                 Next::Order(order) => match order {
                     Order::ReturnAt(time) => deadlines.push((time, Departure::ByItself)),
                     Order::PanicWhenDropped(message) => kept.push(Bomb(message)),
-                    Order::TrapAndStay => drop(connection.signals.trap_stop()),
+                    Order::TrapAndStay => drop(connection.lifecycle.trap_stop()),
                     Order::TrapAndLeaveAfter(time) => {
-                        stop = Some((connection.signals.trap_stop(), time));
+                        stop = Some((connection.lifecycle.trap_stop(), time));
                     }
                     end => {
                         leaving.departure = Departure::ByItself;
@@ -811,11 +808,11 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
                 }
                 Next::Due(departure) => {
                     leaving.departure = departure;
-                    return Ok(());
+                    return Ok(Exit::normal());
                 }
                 Next::Over => {
                     leaving.departure = Departure::ByItself;
-                    return Ok(());
+                    return Ok(Exit::normal());
                 }
             }
         }
@@ -838,10 +835,10 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
 }
 
 impl Order {
-    fn carried_out(self) -> Result<(), BoxError> {
+    fn carried_out(self) -> Result<Exit, BoxError> {
         match self {
-            Order::ExitCleanly => Err(CleanExit::new().into()),
-            Order::ExitCleanlyBecause(reason) => Err(CleanExit::because(reason).into()),
+            Order::ExitCleanly => Ok(Exit::clean("")),
+            Order::ExitCleanlyBecause(reason) => Ok(Exit::clean(reason)),
             Order::Fail(name) => Err(name.into()),
             Order::Panic(message) => panic!("{message}"),
             Order::Unwind(message) => std::panic::resume_unwind(Box::new(message)),
@@ -849,7 +846,7 @@ impl Order {
             | Order::ReturnAt(_)
             | Order::PanicWhenDropped(_)
             | Order::TrapAndStay
-            | Order::TrapAndLeaveAfter(_) => Ok(()),
+            | Order::TrapAndLeaveAfter(_) => Ok(Exit::normal()),
         }
     }
 }

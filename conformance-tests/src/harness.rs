@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{Listener, NoHandshake, Runtime, StreamOf};
 use futures::io::{AsyncRead, AsyncWrite};
 
 /// Plugs a runtime into the suite.
@@ -52,7 +52,7 @@ pub trait Harness: Send + Sync + 'static {
     /// The runtime, as a pool takes it.
     type Runtime: Runtime;
     /// The runtime's TCP listener, as a pool takes it.
-    type Listener: Listener<Addr = SocketAddr>;
+    type Listener: Listener<Addr = SocketAddr, Handshake = NoHandshake>;
     /// The runtime's TCP stream, as the suite reads and writes it.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -79,5 +79,5 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// Makes what the listener accepts readable and writable.
-    fn stream(&self, stream: <Self::Listener as Listener>::Stream) -> Self::Stream;
+    fn stream(&self, stream: StreamOf<Self::Listener>) -> Self::Stream;
 }

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use acceptor_core::{CleanExit, EndKind, Event, Failure, Report, Restart, Shutdown, StopReason};
+use acceptor_core::{EndKind, Event, Failure, Report, Restart, Shutdown, StopReason};
 use futures::FutureExt;
 use futures::future::{Either, select};
 use serde::{Deserialize, Serialize};
@@ -384,7 +384,6 @@ fn words_of(event: &Event<std::net::SocketAddr>) -> (String, String, usize) {
     };
     // The reference tells a start error's own reason.
     let not_started = |failure: &Failure| match failure {
-        Failure::Error(error) if error.is::<CleanExit>() => "clean".to_owned(),
         Failure::Error(error) => error.to_string(),
         other => failed(other),
     };
@@ -411,7 +410,7 @@ async fn acceptor_init<W: World>(
     let stage = Fixture::new(world);
     let answer = match facts.init {
         InitWord::Error => Answer::Fail("error"),
-        InitWord::ErrorClean => Answer::FailCleanly,
+        InitWord::ErrorClean => Answer::Fail("clean"),
         InitWord::ErrorNormal => Answer::Fail("normal"),
         InitWord::Panic => Answer::Panic("as an observation says"),
         InitWord::Ignore => Answer::Ignore,
@@ -560,7 +559,7 @@ async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Term
         (ShutdownWord::BrutalKill, _) => Shutdown::Kill,
         (ShutdownWord::WithinMs(ms), First::Shutdown) => Duration::from_millis(ms).into(),
         (ShutdownWord::WithinMs(_), _) => never.into(),
-        (ShutdownWord::Infinity, _) => Shutdown::Never,
+        (ShutdownWord::Infinity, _) => Shutdown::Unlimited,
     };
     let spec = stage.spec("terminate").shutdown(shutdown);
     let pool = stage.start(spec.grace(grace))?;
@@ -648,7 +647,7 @@ async fn terminate<W: World>(world: &Arc<W>, facts: &Terminating) -> Result<Term
 }
 
 fn count_pair<W: World>(pool: &Handle<W>) -> Result<CountPair, Broken> {
-    let counts = pool.counts();
+    let counts = pool.count_children();
     let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     Ok(CountPair {
         active: counts.active,

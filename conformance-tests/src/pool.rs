@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptorRecord, AddListenerError, BoxError, ChildError, ChildId, CloseError, Configure,
-    ConnectionRecord, Counts, ListenerId, ListenerRecord, PoolHandle, ReconfigureError, Spec,
-    StartError, Status, StopReport, Stopped,
+    Acceptor, AcceptorRecord, AddListenerError, BoxError, ChildCounts, ChildError, ChildId,
+    CloseError, Configure, ConnectionRecord, Counts, Latch, ListenerId, ListenerRecord, PoolHandle,
+    ReconfigureError, Spec, StartError, Status, StopReport, Stopped,
 };
 
 use crate::tamper::{Conduct, Edit, Tamper, Verb};
@@ -149,8 +149,19 @@ impl<W: World> Handle<W> {
         self.shown(|tamper| tamper.counts.as_ref(), self.handle.counts())
     }
 
+    pub fn count_children(&self) -> Result<ChildCounts, Stopped> {
+        self.shown(
+            |tamper| tamper.child_counts.as_ref(),
+            self.handle.count_children(),
+        )
+    }
+
     pub fn status(&self) -> Result<Status<SocketAddr>, Stopped> {
         self.shown(|tamper| tamper.status.as_ref(), self.handle.status())
+    }
+
+    pub fn stopping(&self) -> Latch {
+        self.handle.stopping()
     }
 
     pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
@@ -167,7 +178,10 @@ impl<W: World> Handle<W> {
         })
     }
 
-    pub fn reconfigure(&self, spec: Spec<W::Listener>) -> Result<(), ReconfigureError> {
+    pub fn reconfigure<A: Acceptor<W::Listener>>(
+        &self,
+        spec: Spec<A>,
+    ) -> Result<(), ReconfigureError> {
         let conduct = self.conduct(Verb::Reconfigure);
         if conduct == Some(Conduct::Ignored) {
             return Ok(());
@@ -236,7 +250,10 @@ impl<W: World> Pool<W> {
     /// # Errors
     ///
     /// As there.
-    pub fn start(runtime: W::Runtime, spec: Spec<W::Listener>) -> Result<Self, StartError> {
+    pub fn start<A: Acceptor<W::Listener>>(
+        runtime: W::Runtime,
+        spec: Spec<A>,
+    ) -> Result<Self, StartError> {
         let tamper = W::tamper(&runtime);
         let spec = match &tamper {
             Some(tamper) => tamper.spec(spec),
@@ -251,9 +268,9 @@ impl<W: World> Pool<W> {
     /// # Errors
     ///
     /// As there.
-    pub fn start_with(
+    pub fn start_with<A: Acceptor<W::Listener>>(
         runtime: W::Runtime,
-        init: impl Fn() -> Result<Configure<W::Listener>, BoxError> + Send + Sync + 'static,
+        init: impl Fn() -> Result<Configure<A>, BoxError> + Send + Sync + 'static,
     ) -> Result<Option<Self>, StartError> {
         let tamper = W::tamper(&runtime);
         let known = tamper.clone();

@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use acceptor_core::{ListenOptions, Listener};
+use acceptor_core::{ListenOptions, StreamOf};
 use futures::channel::oneshot;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -82,7 +82,7 @@ impl<H: Harness> World for Real<H> {
         self.harness.unmet()
     }
 
-    fn stream(&self, stream: <H::Listener as Listener>::Stream) -> H::Stream {
+    fn stream(&self, stream: StreamOf<H::Listener>) -> H::Stream {
         self.harness.stream(stream)
     }
 

@@ -258,13 +258,13 @@ rule_book! { $
     "L9" Must closing::l9_last_listener_that_fails:
         "When the last listener has *failed* (not: was closed), the pool continues, or stops, as its spec says. Default: it continues, and the report says that no listener is left.";
     "N1" Must signals::n1_draining_is_a_level:
-        "*draining*: its listener was closed or failed, or the pool began to stop. A level, not an edge: asking late still sees it.";
+        "*draining*: its listener was closed, or failed, or the pool's listeners closed for a stop; not yet during a lame duck (S2). Level-triggered: asking late still sees it.";
     "N2" Must signals::n2_taking_the_stop_signal_is_trapping_it:
         "*stop*: taking the stop signal is trapping it. A connection that took it is told at the stop phase and may go on until the shutdown timeout. One that did not is dropped at the stop phase.";
     "S1" Must stopping::s1_every_way_to_stop_gives_everybody_the_result:
         "Stop through the handle, by intensity, or by dropping the owner (S9). Asking twice is harmless; all callers and all `join`s get the result.";
     "S2" Must stopping::s2_a_lame_duck_accepts_as_ever:
-        "Lame duck (default none): for that long accepting goes on as ever, while connections already see *draining* and the status says so.";
+        "Lame duck (default none): for that long everything continues as before, new connections included; the status shows it, and a latch that anyone may wait for (`pool.stopping()`) is set.";
     "S3" Must stopping::s3_listeners_close_and_acceptors_terminate:
         "Then all listeners close (L7) and waiting acceptors end with `terminate(Stopped, ..)`; those still in `init` are dropped. A `terminate` that is still running is a child like any other: waited for during grace, dropped at the stop phase.";
     "S4" Must stopping::s4_grace_leaves_connections_alone_and_ends_early:

@@ -501,7 +501,7 @@ impl SpecSetting {
     pub(crate) fn grace(&self) -> Grace {
         match self.grace {
             Some(grace) => Grace::Within(milliseconds(grace)),
-            None => Grace::Forever,
+            None => Grace::Unlimited,
         }
     }
 
@@ -509,7 +509,7 @@ impl SpecSetting {
         match self.shutdown {
             ShutdownSetting::Kill => Shutdown::Kill,
             ShutdownSetting::Within(time) => Shutdown::Within(milliseconds(time)),
-            ShutdownSetting::Never => Shutdown::Never,
+            ShutdownSetting::Never => Shutdown::Unlimited,
         }
     }
 

@@ -19,9 +19,10 @@ use std::thread;
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, Acceptor, AcceptorRecord, BoxError, ChildType, Connection, ConnectionRecord,
-    ConnectionReports, Counts, Grace, Init, LastListener, Listener, ListenerInfo, ListenerRecord,
-    Report, Restart, Shutdown, Spec, Status, StopReport, Terminate,
+    AcceptErrorKind, Acceptor, AcceptorRecord, BoxError, ChildCounts, ChildType, Connection,
+    ConnectionRecord, ConnectionReports, Counts, Exit, Grace, Init, IntoExit, LastListener,
+    Listener, ListenerInfo, ListenerRecord, Report, Restart, Shutdown, Spec, Status, StopReport,
+    StreamOf, Terminate,
 };
 use futures::channel::{mpsc, oneshot};
 use futures::future::join;
@@ -47,6 +48,8 @@ pub struct Tamper {
     pub report: Option<Reporting>,
     /// Changes what `counts` answers.
     pub counts: Option<Edit<Counts>>,
+    /// Changes what `count_children` answers.
+    pub child_counts: Option<Edit<ChildCounts>>,
     /// Changes what `listeners` answers.
     pub listeners: Option<Edit<Vec<ListenerRecord<SocketAddr>>>>,
     /// Changes what `acceptors` answers.
@@ -129,7 +132,7 @@ pub struct Settings {
     pub shutdown: Option<Shutdown>,
     /// The child type.
     pub child_type: Option<ChildType>,
-    /// The patience.
+    /// The kill timeout.
     pub patience: Option<Duration>,
     /// The table of accept errors.
     pub accept_errors: Option<fn(&io::Error) -> AcceptErrorKind>,
@@ -157,7 +160,7 @@ impl Settings {
             shown("grace", &self.grace),
             shown("shutdown", &self.shutdown),
             shown("child_type", &self.child_type),
-            shown("patience", &self.patience),
+            shown("kill timeout", &self.patience),
             shown("accept_errors", &table),
             shown("connection_reports", &self.connection_reports),
             shown("last_listener", &self.last_listener),
@@ -167,7 +170,7 @@ impl Settings {
         .collect()
     }
 
-    fn apply<L: Listener>(self, mut spec: Spec<L>) -> Spec<L> {
+    fn apply<Acc>(self, mut spec: Spec<Acc>) -> Spec<Acc> {
         if let Some(restart) = self.restart {
             spec = spec.restart(restart);
         }
@@ -190,7 +193,7 @@ impl Settings {
             spec = spec.child_type(child_type);
         }
         if let Some(patience) = self.patience {
-            spec = spec.patience(patience);
+            spec = spec.kill_timeout(patience);
         }
         if let Some(table) = self.accept_errors {
             spec = spec.accept_errors(table);
@@ -261,7 +264,7 @@ pub enum Conduct {
 
 impl Tamper {
     /// The spec that goes into the pool instead.
-    pub fn spec<L: Listener>(&self, spec: Spec<L>) -> Spec<L> {
+    pub fn spec<Acc>(&self, spec: Spec<Acc>) -> Spec<Acc> {
         self.settings.apply(spec)
     }
 
@@ -390,6 +393,7 @@ where
     A: Acceptor<L>,
 {
     type State = A::State;
+    type Exit = Exit;
 
     async fn init(&self, info: &ListenerInfo<SocketAddr>) -> Result<Init<A::State>, BoxError> {
         let init = || self.acceptor.init(info);
@@ -468,30 +472,34 @@ where
 
     async fn serve(
         &self,
-        mut connection: Connection<L::Stream, SocketAddr>,
+        mut connection: Connection<StreamOf<L>, SocketAddr>,
         state: A::State,
-    ) -> Result<(), BoxError> {
+    ) -> Exit {
         let acceptor = Arc::clone(&self.acceptor);
+        // As an exit, which every acceptor's can be made.
+        let serves = |acceptor: Arc<A>, connection, state| async move {
+            acceptor.serve(connection, state).await.into_exit()
+        };
         match self.callbacks {
             Callbacks::ServePeerForLocal => {
                 connection.local_addr = connection.peer_addr;
-                acceptor.serve(connection, state).await
+                serves(acceptor, connection, state).await
             }
             Callbacks::ServeElsewhere => {
-                let serve = async move { acceptor.serve(connection, state).await };
-                elsewhere(serve).await.unwrap_or(Ok(()))
+                let serve = serves(acceptor, connection, state);
+                elsewhere(serve).await.unwrap_or_default()
             }
             Callbacks::ServeDetached => {
-                let serve = async move { acceptor.serve(connection, state).await };
+                let serve = serves(acceptor, connection, state);
                 drop(elsewhere(serve));
-                Ok(())
+                Exit::normal()
             }
             Callbacks::ServeErrorsForgiven => {
-                let _ = acceptor.serve(connection, state).await;
-                Ok(())
+                drop(serves(acceptor, connection, state).await);
+                Exit::normal()
             }
             Callbacks::ServeHangs => {
-                let _ = acceptor.serve(connection, state).await;
+                drop(serves(acceptor, connection, state).await);
                 pending().await
             }
             Callbacks::InitInServe => {
@@ -499,17 +507,17 @@ where
                 if let Some(Ask { info, answer }) = ask {
                     let _ = answer.send(acceptor.init(&info).await);
                 }
-                acceptor.serve(connection, state).await
+                serves(acceptor, connection, state).await
             }
             Callbacks::ServeKept => {
-                let serve = async move { acceptor.serve(connection, state).await };
+                let serve = serves(acceptor, connection, state);
                 Kept(Some(Box::pin(serve))).await
             }
             Callbacks::ServePanicSpreads => {
-                let mut serve = pin!(acceptor.serve(connection, state));
+                let mut serve = pin!(serves(acceptor, connection, state));
                 poll_fn(|cx| self.spread(cx, |cx| serve.as_mut().poll(cx))).await
             }
-            _ => acceptor.serve(connection, state).await,
+            _ => serves(acceptor, connection, state).await,
         }
     }
 
@@ -547,13 +555,13 @@ impl<A, S> Tampered<A, S> {
     fn spread(
         &self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut Context<'_>) -> Poll<Result<(), BoxError>>,
-    ) -> Poll<Result<(), BoxError>> {
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<Exit>,
+    ) -> Poll<Exit> {
         let lock = || self.harm.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut harm = lock();
             if harm.done {
-                return Poll::Ready(Err("another has panicked".into()));
+                return Poll::Ready(Exit::failed("another has panicked"));
             }
             harm.waiting.push(cx.waker().clone());
         }

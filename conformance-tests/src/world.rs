@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{Listener, NoHandshake, Runtime, StreamOf};
 use futures::channel::oneshot;
 use futures::io::{AsyncRead, AsyncWrite};
 
@@ -20,7 +20,7 @@ pub trait World: Send + Sync + 'static {
     /// The runtime that pools are started with.
     type Runtime: Runtime;
     /// What pools listen with.
-    type Listener: Listener<Addr = SocketAddr>;
+    type Listener: Listener<Addr = SocketAddr, Handshake = NoHandshake>;
     /// What `serve` reads and writes.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// Who connects.
@@ -68,7 +68,7 @@ pub trait World: Send + Sync + 'static {
     }
 
     /// Makes what a listener accepts readable and writable.
-    fn stream(&self, stream: <Self::Listener as Listener>::Stream) -> Self::Stream;
+    fn stream(&self, stream: StreamOf<Self::Listener>) -> Self::Stream;
 
     /// Connects a client.
     fn connect(

@@ -18,7 +18,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use acceptor_core::Listener;
+use acceptor_core::StreamOf;
 
 use crate::patience::Patience;
 use crate::tamper::Tamper;
@@ -145,7 +145,7 @@ impl<W: World> World for Wrong<W> {
         Some(made.map(|listener| self.listener(listener)))
     }
 
-    fn stream(&self, stream: WrongStream<<W::Listener as Listener>::Stream>) -> Self::Stream {
+    fn stream(&self, stream: WrongStream<StreamOf<W::Listener>>) -> Self::Stream {
         let flaw = match self.flaw {
             Flaw::Stream(flaw) => Some(flaw),
             _ => None,

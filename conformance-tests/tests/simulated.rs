@@ -59,7 +59,7 @@ fn cost_of_a_connection(acceptors: usize) -> (u64, u64) {
     let serve = acceptor_fn(
         |connection: Connection<SimulatedStream, SocketAddr>| async move {
             let _open = connection;
-            std::future::pending().await
+            std::future::pending::<Result<(), _>>().await
         },
     );
     let pool = Pool::start(simulation.runtime(), Spec::new("p", serve)).expect("it starts");
@@ -78,7 +78,7 @@ fn cost_of_a_connection(acceptors: usize) -> (u64, u64) {
         let after = (simulation.statistics().polls, network.accept_polls(address));
         costs.push((after.0 - before.0, after.1 - before.1));
     }
-    assert_eq!(pool.counts().expect("it runs").active, clients.len());
+    assert_eq!(pool.counts().expect("it runs").connections, clients.len());
     simulation.close();
     costs.dedup();
     assert_eq!(costs.len(), 1, "each costs the same: {costs:?}");

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use crate::latch::Latch;
 use crate::machine::child_end::Role;
 use crate::machine::command::{CloseReason, Command};
 use crate::machine::stuck::Marked;
-use crate::signal::Signal;
 use crate::sync::{AtomicU8, AtomicU32, Mutex, Ordering, TaskWaker, lock};
 
 const KILL: u8 = 1;
@@ -104,7 +104,7 @@ pub(crate) struct Control {
 #[derive(Default)]
 struct Wakeups {
     waker: TaskWaker,
-    stop: Option<Signal>,
+    stop: Option<Latch>,
 }
 
 impl Control {
@@ -160,10 +160,10 @@ impl Control {
         let _waker = lock(&self.wakeups).waker.take();
     }
 
-    pub(crate) fn trap(&self) -> Signal {
+    pub(crate) fn trap(&self) -> Latch {
         let signal = lock(&self.wakeups)
             .stop
-            .get_or_insert_with(Signal::new)
+            .get_or_insert_with(Latch::new)
             .clone();
         self.commands.fetch_or(TRAPPED, Ordering::SeqCst);
         let before = self.commands();

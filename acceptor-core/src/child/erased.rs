@@ -14,19 +14,40 @@ use futures::future::BoxFuture;
 
 use crate::acceptor::{Acceptor, Init, ListenerInfo, Terminate};
 use crate::child::control::{Control, Level};
-use crate::connection::{CleanExit, Connection, TrapStop};
+use crate::connection::{Connection, Lifecycle, TrapStop};
+use crate::exit::{Exit, IntoExit};
+use crate::handshake::{Handshake, HandshakeError, HandshakeStage, Incoming};
+use crate::id::{ChildId, ListenerId};
+use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
 use crate::machine::stuck::Marked;
 use crate::report::Failure;
-use crate::signal::Signal;
 use crate::sync::{DropCatching, Mutex, Shared, catch_panic, lock};
+
+/// What the future of a child's task comes to.
+pub(crate) enum BodyEnd {
+    /// `serve` returned this.
+    Served(Exit),
+    /// The handshake failed, and `serve` was not called.
+    NoHandshake(HandshakeError),
+    Ended(ChildEnd),
+}
 
 /// The outcome of an `init`.
 pub(crate) enum InitOutcome {
     /// The state is in the child: the acceptor may wait, this long if it said so.
     Waits(Option<Duration>),
     Ended(ChildEnd),
+}
+
+/// What a connection is made of.
+pub(crate) struct ServeArgs<L: Listener> {
+    pub(crate) incoming: Incoming<L::Io, L::Addr>,
+    pub(crate) stage: HandshakeStage<L::Handshake, L::Addr>,
+    pub(crate) id: ChildId,
+    pub(crate) listener: ListenerId,
+    pub(crate) lifecycle: Lifecycle,
 }
 
 /// Makes seats for children.
@@ -49,21 +70,18 @@ pub(crate) trait ErasedChild<L: Listener>: Send + Sync + 'static {
 
     async fn init(self: Arc<Self>, listener: ListenerInfo<L::Addr>) -> InitOutcome;
 
-    /// Puts a state into the child, if the acceptor needs no `init` for it.
-    fn begin_without_init(&self) -> Option<InitOutcome>;
+    /// Puts a state into the child, if the acceptor has one at once; `None` if its `init` is to run.
+    fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> Option<InitOutcome>;
 
     /// Takes the state out of the child, at once.
-    fn serve(
-        self: Arc<Self>,
-        connection: Connection<L::Stream, L::Addr>,
-    ) -> BoxFuture<'static, ChildEnd>;
+    fn serve(self: Arc<Self>, args: ServeArgs<L>) -> BoxFuture<'static, BodyEnd>;
 
     /// Takes the state out of the child, at once.
     fn terminate(
         self: Arc<Self>,
         reason: Terminate,
         wait_time: WaitTime,
-    ) -> BoxFuture<'static, ChildEnd>;
+    ) -> BoxFuture<'static, BodyEnd>;
 
     /// Drops the state, for a child that is killed while it waits.
     fn discard(&self);
@@ -131,7 +149,7 @@ impl<L: Listener, A: Acceptor<L>> TypedChild<L, A> {
 }
 
 impl<L: Listener, A: Acceptor<L>> TrapStop for TypedChild<L, A> {
-    fn trap_stop(&self) -> Signal {
+    fn trap_stop(&self) -> Latch {
         self.control.trap()
     }
 }
@@ -159,23 +177,40 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
         InitOutcome::Waits(timeout)
     }
 
-    fn begin_without_init(&self) -> Option<InitOutcome> {
-        let state = catch_panic(|| self.acceptor.state_without_init()).ok()??;
-        self.put_state(state);
-        Some(InitOutcome::Waits(None))
+    fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> Option<InitOutcome> {
+        match catch_panic(|| self.acceptor.init_now(listener)) {
+            Ok(state) => {
+                self.put_state(state?);
+                Some(InitOutcome::Waits(None))
+            }
+            Err(message) => {
+                let failure = Failure::Panic(message);
+                Some(InitOutcome::Ended(ChildEnd::StartError(failure)))
+            }
+        }
     }
 
-    fn serve(
-        self: Arc<Self>,
-        connection: Connection<L::Stream, L::Addr>,
-    ) -> BoxFuture<'static, ChildEnd> {
-        let given = CallArgs::new(connection, self.take_state());
+    fn serve(self: Arc<Self>, args: ServeArgs<L>) -> BoxFuture<'static, BodyEnd> {
+        let given = CallArgs::new(args, self.take_state());
         Box::pin(async move {
-            let (connection, state) = given.take();
-            match self.acceptor.serve(connection, state).await {
-                Ok(()) => ChildEnd::Normal,
-                Err(error) if error.is::<CleanExit>() => ChildEnd::Clean,
-                Err(error) => ChildEnd::Error(Arc::from(error)),
+            let (args, state) = given.take();
+            let ServeArgs {
+                incoming,
+                stage,
+                id,
+                listener,
+                lifecycle,
+            } = args;
+            // By itself: should the handshake be dropped, two panics at once would abort the process.
+            let state = DropCatching::new(state);
+            let serve = |incoming| {
+                let connection = Connection::new(incoming, id, listener, lifecycle);
+                let serve = self.acceptor.serve(connection, state.into_inner());
+                async move { serve.await.into_exit() }
+            };
+            match L::Handshake::then(stage, incoming, serve).await {
+                Ok(exit) => BodyEnd::Served(exit),
+                Err(error) => BodyEnd::NoHandshake(error),
             }
         })
     }
@@ -184,15 +219,15 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
         self: Arc<Self>,
         reason: Terminate,
         wait_time: WaitTime,
-    ) -> BoxFuture<'static, ChildEnd> {
+    ) -> BoxFuture<'static, BodyEnd> {
         let given = CallArgs::new(reason, self.take_state());
         Box::pin(async move {
             let (reason, state) = given.take();
             self.acceptor.terminate(&reason, state).await;
-            match reason {
+            BodyEnd::Ended(match reason {
                 Terminate::Timeout => ChildEnd::TimedOut(wait_time),
                 Terminate::Closed | Terminate::Io(_) | Terminate::Stopped => ChildEnd::Stopped,
-            }
+            })
         })
     }
 
@@ -211,12 +246,12 @@ mod tests {
 
     use super::*;
     use crate::acceptor::acceptor_fn;
-    use crate::connection::Signals;
     use crate::error::BoxError;
-    use crate::id::{ChildId, ListenerId, PoolId};
+    use crate::handshake::NoHandshake;
+    use crate::id::PoolId;
     use crate::listener::testing::Nowhere;
 
-    const POOL: PoolId = PoolId::NONE;
+    const POOL: PoolId = PoolId::ANY;
     const LISTENER: ListenerId = ListenerId {
         sequence: 1,
         pool: POOL,
@@ -232,15 +267,18 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], 1))
     }
 
-    fn connection(child: &Arc<dyn ErasedChild<Nowhere>>) -> Connection<(), SocketAddr> {
-        Connection {
-            stream: (),
-            peer_addr: address(),
-            local_addr: address(),
+    fn connection(child: &Arc<dyn ErasedChild<Nowhere>>) -> ServeArgs<Nowhere> {
+        ServeArgs {
+            incoming: Incoming::new((), address(), address()),
+            stage: HandshakeStage {
+                handshake: DropCatching::new(NoHandshake),
+                deadline: None,
+                through: None,
+            },
             id: CHILD,
             listener: LISTENER,
-            signals: Signals {
-                draining: Signal::new(),
+            lifecycle: Lifecycle {
+                draining: Latch::new(),
                 control: Arc::clone(child).trap_stop(),
             },
         }
@@ -249,7 +287,7 @@ mod tests {
     /// A child of this acceptor, with its state.
     fn child<A: Acceptor<Nowhere>>(acceptor: A) -> Arc<dyn ErasedChild<Nowhere>> {
         let child = Arc::new(acceptor).make_child(&Arc::new(Level::new()));
-        let begun = match child.begin_without_init() {
+        let begun = match child.init_now(&info()) {
             Some(begun) => begun,
             None => {
                 let init = Arc::clone(&child).init(info());
@@ -265,31 +303,32 @@ mod tests {
             id: LISTENER,
             child: CHILD,
             local_addr: address(),
-            closed: Signal::new(),
+            closed: Latch::new(),
         }
     }
 
     /// How a connection ends whose `serve` returns this.
     #[track_caller]
-    fn check_end(result: fn() -> Result<(), BoxError>, expected: &str) {
+    fn check_end(result: fn() -> Result<Exit, BoxError>, expected: &str) {
         let child = child(acceptor_fn(move |_| async move { result() }));
         let serve = Arc::clone(&child).serve(connection(&child));
         let end = serve.now_or_never().expect("it does not wait");
-        assert_eq!(format!("{end:?}"), expected);
+        assert_eq!(shown(end), expected);
+    }
+
+    fn shown(end: BodyEnd) -> String {
+        match end {
+            BodyEnd::Served(exit) => format!("{exit:?}"),
+            BodyEnd::NoHandshake(error) => format!("{error:?}"),
+            BodyEnd::Ended(end) => format!("{end:?}"),
+        }
     }
 
     #[test]
     fn connection_ends_by_the_result_of_serve() {
-        check_end(|| Ok(()), "Normal");
-        check_end(|| Err(CleanExit::new().into()), "Clean");
-        check_end(|| Err(CleanExit::because("quit").into()), "Clean");
-        check_end(|| Err("failed".into()), r#"Error("failed")"#);
-        // At the top only.
-        let wrapped = || Err(std::io::Error::other(CleanExit::new()).into());
-        check_end(
-            wrapped,
-            "Error(Custom { kind: Other, error: CleanExit { reason: None } })",
-        );
+        check_end(|| Ok(Exit::normal()), "Exit(Normal)");
+        check_end(|| Ok(Exit::clean("quit")), r#"Exit(Clean(Some("quit")))"#);
+        check_end(|| Err("failed".into()), r#"Exit(Error("failed"))"#);
     }
 
     /// Panics with its name when it is dropped.
@@ -306,6 +345,7 @@ mod tests {
 
     impl Acceptor<Nowhere> for Fragile {
         type State = Bomb;
+        type Exit = Result<(), BoxError>;
 
         async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<Bomb>, BoxError> {
             Ok(Init::Accept(Bomb("state")))
@@ -335,6 +375,7 @@ mod tests {
 
     impl Acceptor<Nowhere> for Counts {
         type State = Counted;
+        type Exit = Result<(), BoxError>;
 
         async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<Counted>, BoxError> {
             Ok(Init::Accept(Counted(Arc::clone(&self.0))))
@@ -360,7 +401,7 @@ mod tests {
     }
 
     /// The message of the panic when a call is dropped that was never polled.
-    fn dropped(call: BoxFuture<'static, ChildEnd>) -> Result<(), String> {
+    fn dropped(call: BoxFuture<'static, BodyEnd>) -> Result<(), String> {
         catch_panic(move || drop(call))
     }
 
@@ -387,7 +428,8 @@ mod tests {
     fn polled_call_takes_its_arguments() {
         let serving = child(Fragile);
         let serve = Arc::clone(&serving).serve(connection(&serving));
-        assert!(matches!(serve.now_or_never(), Some(ChildEnd::Normal)));
+        let end = serve.now_or_never().map(shown);
+        assert_eq!(end.as_deref(), Some("Exit(Normal)"));
     }
 
     /// How an acceptor ends that terminates for this reason.
@@ -395,7 +437,7 @@ mod tests {
     fn check_terminated(reason: Terminate, expected: &str) {
         let terminate = child(Fragile).terminate(reason, WaitTime::Short);
         let end = terminate.now_or_never().expect("it does not wait");
-        assert_eq!(format!("{end:?}"), expected);
+        assert_eq!(shown(end), expected);
     }
 
     #[test]
@@ -414,6 +456,7 @@ mod tests {
 
     impl Acceptor<Nowhere> for Returns {
         type State = ();
+        type Exit = Result<(), BoxError>;
 
         async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
             (self.0)()
@@ -427,7 +470,7 @@ mod tests {
     #[track_caller]
     fn check_init(returned: Returned, expected: &str) {
         let child = Arc::new(Returns(returned)).make_child(&Arc::new(Level::new()));
-        assert!(child.begin_without_init().is_none());
+        assert!(child.init_now(&info()).is_none());
         let outcome = Arc::clone(&child).init(info()).now_or_never();
         let outcome = match outcome.expect("it does not wait") {
             InitOutcome::Waits(timeout) => format!("waits {timeout:?}"),
@@ -445,32 +488,42 @@ mod tests {
         check_init(|| Ok(Init::Ignore), "Ignored");
         let failed = r#"StartError(Error("failed"))"#;
         check_init(|| Err("failed".into()), failed);
-        // A clean exit is one of `serve` only.
-        let clean = "StartError(Error(CleanExit { reason: None }))";
-        check_init(|| Err(CleanExit::new().into()), clean);
+    }
+
+    /// Has a state at once, or panics.
+    struct AtOnce(fn() -> Option<()>);
+
+    impl Acceptor<Nowhere> for AtOnce {
+        type State = ();
+        type Exit = ();
+
+        async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+            Ok(Init::Accept(()))
+        }
+
+        fn init_now(&self, _: &ListenerInfo<SocketAddr>) -> Option<()> {
+            (self.0)()
+        }
+
+        async fn serve(&self, _: Connection<(), SocketAddr>, (): ()) {}
+    }
+
+    #[track_caller]
+    fn check_init_now(state: fn() -> Option<()>, expected: Option<&str>) {
+        let child = Arc::new(AtOnce(state)).make_child(&Arc::new(Level::new()));
+        let outcome = child.init_now(&info()).map(|outcome| match outcome {
+            InitOutcome::Waits(timeout) => format!("waits {timeout:?}"),
+            InitOutcome::Ended(end) => format!("{end:?}"),
+        });
+        assert_eq!(outcome.as_deref(), expected);
     }
 
     #[test]
-    fn panic_without_init_is_left_to_init() {
-        struct Panics;
-
-        impl Acceptor<Nowhere> for Panics {
-            type State = ();
-
-            async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
-                Ok(Init::Accept(()))
-            }
-
-            fn state_without_init(&self) -> Option<()> {
-                panic!("no state")
-            }
-
-            async fn serve(&self, _: Connection<(), SocketAddr>, (): ()) -> Result<(), BoxError> {
-                Ok(())
-            }
-        }
-
-        drop(child(Panics));
+    fn state_at_once_needs_no_init_and_a_panic_is_a_start_error() {
+        check_init_now(|| Some(()), Some("waits None"));
+        check_init_now(|| None, None);
+        let failed = r#"StartError(Panic("no state"))"#;
+        check_init_now(|| panic!("no state"), Some(failed));
     }
 
     #[test]

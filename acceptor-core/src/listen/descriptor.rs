@@ -9,7 +9,7 @@ use std::os::fd::AsFd as AsDescriptor;
 #[cfg(windows)]
 use std::os::windows::io::AsSocket as AsDescriptor;
 
-use socket2::{SockAddr, SockRef, Type};
+use socket2::{SockAddr, SockRef, Socket, Type};
 
 /// Checks that a descriptor is a stream socket that listens, of whatever family (rule V4).
 ///
@@ -83,6 +83,40 @@ pub fn check_tcp_listener(descriptor: &impl AsDescriptor) -> io::Result<()> {
         Descriptor::Listener(_) => Ok(()),
         Descriptor::Other(is) => Err(refused(&is, give)),
     }
+}
+
+/// Tells whether the connections of a listening socket may have another local address than it has (rule B10): if it is bound
+/// to a wildcard, or proxies transparently.
+///
+/// For [`Listener::asks_local_addr`](crate::Listener::asks_local_addr). A socket that does not answer may.
+///
+/// ```
+/// use acceptor_core::asks_local_addr;
+///
+/// assert!(!asks_local_addr(&std::net::TcpListener::bind("127.0.0.1:0")?));
+/// assert!(asks_local_addr(&std::net::TcpListener::bind("0.0.0.0:0")?));
+/// # Ok::<_, std::io::Error>(())
+/// ```
+pub fn asks_local_addr(descriptor: &impl AsDescriptor) -> bool {
+    let socket = SockRef::from(descriptor);
+    let Ok(address) = socket.local_addr() else {
+        return true;
+    };
+    let wildcard = address
+        .as_socket()
+        .is_some_and(|address| address.ip().to_canonical().is_unspecified());
+    wildcard || is_transparent(&socket)
+}
+
+/// Linux has one flag for both families.
+#[cfg(target_os = "linux")]
+fn is_transparent(socket: &Socket) -> bool {
+    socket.ip_transparent_v4().unwrap_or(false)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_transparent(_socket: &Socket) -> bool {
+    false
 }
 
 fn refused(is: &str, give: &str) -> io::Error {
@@ -211,7 +245,7 @@ fn kind_of_file(_descriptor: &impl AsDescriptor, error: io::Error) -> io::Result
 #[cfg(all(unix, not(loom)))]
 mod tests {
     use std::fs::File;
-    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
     use std::os::fd::AsFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
@@ -306,5 +340,36 @@ mod tests {
         check_refused(&File::open("Cargo.toml").unwrap(), "a regular file");
         check_refused(&File::open(".").unwrap(), "a directory");
         check_refused(&File::open("/dev/null").unwrap(), "a character device");
+    }
+
+    /// Who may not make a socket transparent finds that none is.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn transparent_socket_has_connections_with_addresses_of_their_own() {
+        for (domain, address) in [
+            (Domain::IPV4, SocketAddr::from(([127, 0, 0, 1], 0))),
+            (
+                Domain::IPV6,
+                SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0)),
+            ),
+        ] {
+            let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+            let transparent = socket.set_ip_transparent_v4(true).is_ok();
+            socket.bind(&address.into()).unwrap();
+            assert_eq!(asks_local_addr(&socket), transparent);
+        }
+    }
+
+    #[test]
+    fn wildcard_of_either_family_has_connections_with_addresses_of_their_own() {
+        for (address, asks) in [
+            ("0.0.0.0:0", true),
+            ("[::]:0", true),
+            ("127.0.0.1:0", false),
+            ("[::1]:0", false),
+        ] {
+            let listener = TcpListener::bind(address).unwrap();
+            assert_eq!(asks_local_addr(&listener), asks, "{address}");
+        }
     }
 }

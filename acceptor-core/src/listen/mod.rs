@@ -5,12 +5,15 @@ mod descriptor;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-pub use descriptor::{check_listener, check_tcp_listener};
+pub use descriptor::{asks_local_addr, check_listener, check_tcp_listener};
+
+use crate::text::EscapedDebug;
 
 /// How to listen on a TCP address.
 ///
@@ -20,7 +23,7 @@ pub use descriptor::{check_listener, check_tcp_listener};
 /// | reuse address | on, but on Windows, where it means something else |
 /// | reuse port | off |
 /// | IPv6 only | the system's default |
-/// | no-delay | off |
+/// | nodelay | off |
 /// | keep-alive | off |
 ///
 /// The last two are for accepted streams. They are set on the listening socket,
@@ -32,39 +35,43 @@ pub use descriptor::{check_listener, check_tcp_listener};
 /// that wait in *its* backlog: choose it for the spread, not for hand-over.
 ///
 /// ```
-/// use acceptor_core::{ListenOptions, Toggle};
+/// use acceptor_core::ListenOptions;
 ///
-/// let listener = ListenOptions::new("127.0.0.1:0".parse().unwrap())
-///     .backlog(128)
-///     .no_delay(Toggle::On)
-///     .bind()
-///     .unwrap();
-/// assert_ne!(listener.local_addr().unwrap().port(), 0);
+/// let listener = ListenOptions::new("127.0.0.1:0").backlog(128).nodelay(true).bind()?;
+/// assert_ne!(listener.local_addr()?.port(), 0);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[must_use = "options do nothing until `bind` is called"]
+#[doc(alias = "TcpListener")]
+#[doc(alias = "SO_REUSEADDR")]
 pub struct ListenOptions {
-    address: SocketAddr,
+    addresses: Addresses,
     backlog: u32,
-    reuse_address: Toggle,
-    reuse_port: Toggle,
-    ipv6_only: Option<Toggle>,
-    no_delay: Toggle,
+    reuse_address: bool,
+    reuse_port: bool,
+    only_v6: Option<bool>,
+    nodelay: bool,
     keepalive: Option<Keepalive>,
 }
 
-/// Whether an option is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Toggle {
-    /// It is on.
-    On,
-    /// It is off.
-    Off,
+/// What the given address resolved to.
+#[derive(Debug, Clone)]
+struct Addresses {
+    /// As it was given, for messages.
+    given: String,
+    resolved: Result<Vec<SocketAddr>, Arc<io::Error>>,
 }
 
-impl Toggle {
-    fn is_on(self) -> bool {
-        self == Toggle::On
+impl Addresses {
+    fn resolve(given: impl ToSocketAddrs + fmt::Debug) -> Self {
+        Self {
+            resolved: given
+                .to_socket_addrs()
+                .map(Iterator::collect)
+                .map_err(Arc::new),
+            given: EscapedDebug(&given).to_string(),
+        }
     }
 }
 
@@ -104,77 +111,159 @@ impl Keepalive {
 
 impl ListenOptions {
     /// Options for an address, with the defaults. Port 0 lets the system choose.
-    pub fn new(address: SocketAddr) -> Self {
+    ///
+    /// Takes whatever [`ToSocketAddrs`] is implemented for: an address, `"127.0.0.1:8080"`, `"localhost:8080"`,
+    /// `("localhost", 8080)`, a slice of addresses. **Blocks while a host name is resolved**; an address takes no time.
+    /// That a name does not resolve is an error of [`bind`](ListenOptions::bind).
+    pub fn new(address: impl ToSocketAddrs + fmt::Debug) -> Self {
         Self {
-            address,
+            addresses: Addresses::resolve(address),
             backlog: 1024,
-            reuse_address: if cfg!(windows) {
-                Toggle::Off
-            } else {
-                Toggle::On
-            },
-            reuse_port: Toggle::Off,
-            ipv6_only: None,
-            no_delay: Toggle::Off,
+            reuse_address: !cfg!(windows),
+            reuse_port: false,
+            only_v6: None,
+            nodelay: false,
             keepalive: None,
         }
     }
 
     /// How many connections may wait to be accepted: 1 to 2147483647.
+    #[doc(alias = "queue")]
     pub fn backlog(mut self, backlog: u32) -> Self {
         self.backlog = backlog;
         self
     }
 
     /// Whether an address can be bound while connections of a former listener linger on it.
-    pub fn reuse_address(mut self, reuse: Toggle) -> Self {
+    #[doc(alias = "SO_REUSEADDR")]
+    pub fn reuse_address(mut self, reuse: bool) -> Self {
         self.reuse_address = reuse;
         self
     }
 
-    /// Whether other listeners that say so too may share the address. Not on every system.
-    pub fn reuse_port(mut self, reuse: Toggle) -> Self {
+    /// Whether other listeners that set it too may share the address. Not on every system.
+    #[doc(alias = "SO_REUSEPORT")]
+    pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;
         self
     }
 
     /// Whether an IPv6 address takes IPv6 connections only. Refused for an IPv4 address.
-    pub fn ipv6_only(mut self, only: Toggle) -> Self {
-        self.ipv6_only = Some(only);
+    #[doc(alias = "IPV6_V6ONLY")]
+    pub fn only_v6(mut self, only: bool) -> Self {
+        self.only_v6 = Some(only);
         self
     }
 
     /// Whether accepted streams send small writes at once.
-    pub fn no_delay(mut self, no_delay: Toggle) -> Self {
-        self.no_delay = no_delay;
+    #[doc(alias = "TCP_NODELAY")]
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
+        self.nodelay = nodelay;
         self
     }
 
     /// How accepted streams are probed while idle.
+    #[doc(alias = "SO_KEEPALIVE")]
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = Some(keepalive);
         self
     }
 
-    /// Binds and listens. The listener is non-blocking, as every runtime wants it.
+    /// Binds the first of the addresses that works, and listens. The listener is non-blocking, as every runtime wants it.
     ///
     /// # Errors
     ///
-    /// [`ListenError`] names the option that failed, its value and the address; no socket is left.
+    /// [`ListenError`] names the option that failed, its value and the address, the last one if there are several; no
+    /// socket is left.
     pub fn bind(&self) -> Result<TcpListener, ListenError> {
+        let mut last = None;
+        for address in self.resolved()? {
+            match self.bind_one(*address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_address()))
+    }
+
+    /// Binds all of the addresses, and listens on each. With port 0 each gets a port of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError`] for the first address that does not work; no socket is left then.
+    pub fn bind_all(&self) -> Result<Vec<TcpListener>, ListenError> {
+        let addresses = self.resolved()?;
+        if addresses.is_empty() {
+            return Err(self.no_address());
+        }
+        addresses
+            .iter()
+            .map(|address| self.bind_one(*address))
+            .collect()
+    }
+
+    fn resolved(&self) -> Result<&[SocketAddr], ListenError> {
+        let Addresses { given, resolved } = &self.addresses;
+        resolved.as_deref().map_err(|error| ListenError {
+            option: "address",
+            value: given.clone(),
+            address: given.clone(),
+            advice: "give an IP address and a port, or a host name that resolves, and a port"
+                .to_owned(),
+            error: Some(io::Error::new(error.kind(), Arc::clone(error))),
+        })
+    }
+
+    fn no_address(&self) -> ListenError {
+        let given = &self.addresses.given;
+        ListenError {
+            option: "address",
+            value: given.clone(),
+            address: given.clone(),
+            advice: "give at least one address".to_owned(),
+            error: None,
+        }
+    }
+
+    fn bind_one(&self, address: SocketAddr) -> Result<TcpListener, ListenError> {
+        Binding {
+            options: self,
+            address,
+        }
+        .bind()
+    }
+
+    /// The first option that no system takes, or that Linux would refuse without naming it: its value, and what is allowed.
+    fn not_allowed(&self, address: SocketAddr) -> Option<(&'static str, String, String)> {
+        if self.backlog == 0 || i32::try_from(self.backlog).is_err() {
+            let allowed = "give 1 to 2147483647".to_owned();
+            return Some(("backlog", self.backlog.to_string(), allowed));
+        }
+        if let Some(only) = self.only_v6.filter(|_| address.is_ipv4()) {
+            let allowed = "give an IPv6 address, or leave it out".to_owned();
+            return Some(("only_v6", only.to_string(), allowed));
+        }
+        self.keepalive.as_ref().and_then(Keepalive::not_allowed)
+    }
+}
+
+/// One address, to be bound with these options.
+#[derive(Clone, Copy)]
+struct Binding<'a> {
+    options: &'a ListenOptions,
+    address: SocketAddr,
+}
+
+impl Binding<'_> {
+    fn bind(self) -> Result<TcpListener, ListenError> {
         self.listen(self.bound()?)
     }
 
     /// A socket with all options, which is bound and does not listen yet.
-    fn bound(&self) -> Result<Socket, ListenError> {
-        if let Some((option, value, allowed)) = self.not_allowed() {
-            return Err(ListenError {
-                option,
-                value,
-                address: self.address,
-                advice: allowed,
-                error: None,
-            });
+    fn bound(self) -> Result<Socket, ListenError> {
+        let options = self.options;
+        if let Some((option, value, allowed)) = options.not_allowed(self.address) {
+            return Err(self.error(option, value, allowed, None));
         }
         let domain = Domain::for_address(self.address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(|error| {
@@ -183,44 +272,41 @@ impl ListenOptions {
             } else {
                 "IPv6"
             };
-            self.refused("address family", family.into(), String::new(), error)
+            self.error("address family", family.into(), String::new(), Some(error))
         })?;
         let set = |option, value: String, done: io::Result<()>| {
             let advice = "leave it out, or give a value that this system takes".to_owned();
-            done.map_err(|error| self.refused(option, value, advice, error))
+            done.map_err(|error| self.error(option, value, advice, Some(error)))
         };
-        let toggled = |option, toggle: Toggle, done| set(option, format!("{toggle:?}"), done);
-        let reuse = self.reuse_address;
-        toggled(
-            "reuse address",
-            reuse,
-            socket.set_reuse_address(reuse.is_on()),
-        )?;
-        if self.reuse_port == Toggle::On {
-            toggled("reuse port", Toggle::On, set_reuse_port(&socket))?;
+        let flag = |option, value: bool, done| set(option, value.to_string(), done);
+        let reuse = options.reuse_address;
+        flag("reuse_address", reuse, socket.set_reuse_address(reuse))?;
+        if options.reuse_port {
+            flag("reuse_port", true, set_reuse_port(&socket))?;
         }
-        if let Some(only) = self.ipv6_only {
-            toggled("IPv6 only", only, socket.set_only_v6(only.is_on()))?;
+        if let Some(only) = options.only_v6 {
+            flag("only_v6", only, socket.set_only_v6(only))?;
         }
-        if self.no_delay == Toggle::On {
-            toggled("no-delay", Toggle::On, socket.set_tcp_nodelay(true))?;
+        if options.nodelay {
+            flag("nodelay", true, socket.set_tcp_nodelay(true))?;
         }
-        if let Some(keepalive) = &self.keepalive {
+        if let Some(keepalive) = &options.keepalive {
+            let value = format!("{keepalive:?}");
             set(
-                "keep-alive",
-                format!("{keepalive:?}"),
+                "keepalive",
+                value,
                 socket.set_tcp_keepalive(&keepalive.parameters()),
             )?;
         }
-        toggled("non-blocking", Toggle::On, socket.set_nonblocking(true))?;
+        flag("nonblocking", true, socket.set_nonblocking(true))?;
         let bound = socket.bind(&self.address.into());
         bound.map_err(|error| self.address_refused(error))?;
         Ok(socket)
     }
 
-    fn listen(&self, socket: Socket) -> Result<TcpListener, ListenError> {
+    fn listen(self, socket: Socket) -> Result<TcpListener, ListenError> {
         // Allowed values fit.
-        let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
+        let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
         // Never refused for the backlog, which the system cuts. With reuse address two sockets can
         // bind one address, and the second to listen is the one that finds it in use.
         let listens = socket.listen(backlog);
@@ -228,7 +314,7 @@ impl ListenOptions {
         Ok(socket.into())
     }
 
-    fn address_refused(&self, error: io::Error) -> ListenError {
+    fn address_refused(self, error: io::Error) -> ListenError {
         let advice = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "give an address that no other socket uses, or port 0 to get one"
@@ -240,38 +326,23 @@ impl ListenOptions {
             _ => "",
         };
         let value = self.address.to_string();
-        self.refused("address", value, advice.to_owned(), error)
+        self.error("address", value, advice.to_owned(), Some(error))
     }
 
-    fn refused(
-        &self,
+    fn error(
+        self,
         option: &'static str,
         value: String,
         advice: String,
-        error: io::Error,
+        error: Option<io::Error>,
     ) -> ListenError {
         ListenError {
             option,
             value,
-            address: self.address,
+            address: self.address.to_string(),
             advice,
-            error: Some(error),
+            error,
         }
-    }
-}
-
-impl ListenOptions {
-    /// The first option that no system takes, or that Linux would refuse without saying why: its value, and what is allowed.
-    fn not_allowed(&self) -> Option<(&'static str, String, String)> {
-        if self.backlog == 0 || i32::try_from(self.backlog).is_err() {
-            let allowed = "give 1 to 2147483647".to_owned();
-            return Some(("backlog", self.backlog.to_string(), allowed));
-        }
-        if let Some(only) = self.ipv6_only.filter(|_| self.address.is_ipv4()) {
-            let allowed = "give an IPv6 address, or leave it out".to_owned();
-            return Some(("IPv6 only", format!("{only:?}"), allowed));
-        }
-        self.keepalive.as_ref().and_then(Keepalive::not_allowed)
     }
 }
 
@@ -317,8 +388,8 @@ fn outside(value: u64, most: Option<u64>) -> Option<String> {
 impl Keepalive {
     fn not_allowed(&self) -> Option<(&'static str, String, String)> {
         let times = [
-            ("keep-alive idle", self.idle),
-            ("keep-alive interval", self.interval),
+            ("keepalive idle", self.idle),
+            ("keepalive interval", self.interval),
         ];
         for (option, time) in times {
             let Some(time) = time else { continue };
@@ -328,7 +399,7 @@ impl Keepalive {
         }
         let probes = self.probes?;
         let range = outside(probes.into(), MOST_PROBES)?;
-        Some(("keep-alive probes", probes.to_string(), range))
+        Some(("keepalive probes", probes.to_string(), range))
     }
 
     fn parameters(&self) -> TcpKeepalive {
@@ -353,12 +424,12 @@ impl Keepalive {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ListenError {
-    /// The option. `address` if the system refused to bind it or to listen on it.
+    /// The option. `address` if it does not resolve, or the system refused to bind it or to listen on it.
     pub option: &'static str,
     /// The value that was given for it.
     pub value: String,
-    /// The address to listen on.
-    pub address: SocketAddr,
+    /// The address to listen on; as it was given, should it not resolve.
+    pub address: String,
     /// Which values are allowed, or what to do. Empty where only the system's error says more.
     pub advice: String,
     /// The system's error; `None` for a value that was refused without asking the system.
@@ -416,6 +487,20 @@ mod tests {
 
     fn at(address: SocketAddr) -> ListenOptions {
         ListenOptions::new(address)
+    }
+
+    /// These options, at their only address.
+    fn binding(options: &ListenOptions) -> Binding<'_> {
+        let address = options.resolved().unwrap()[0];
+        Binding { options, address }
+    }
+
+    fn bound(options: &ListenOptions) -> Socket {
+        binding(options).bound().unwrap()
+    }
+
+    fn listen(options: &ListenOptions, socket: Socket) -> Result<TcpListener, ListenError> {
+        binding(options).listen(socket)
     }
 
     /// The listener is non-blocking: asked until the connection is there.
@@ -514,12 +599,12 @@ mod tests {
             (Duration::MAX, "18446744073709551615.999999999s"),
         ] {
             let (idle, interval) = (Keepalive::new().idle(time), Keepalive::new().interval(time));
-            check_keepalive_refused(idle, "keep-alive idle", value, allowed);
-            check_keepalive_refused(interval, "keep-alive interval", value, allowed);
+            check_keepalive_refused(idle, "keepalive idle", value, allowed);
+            check_keepalive_refused(interval, "keepalive interval", value, allowed);
         }
         for (probes, value) in [(0, "0"), (128, "128"), (u32::MAX, "4294967295")] {
             let probes = Keepalive::new().probes(probes);
-            check_keepalive_refused(probes, "keep-alive probes", value, "give 1 to 127");
+            check_keepalive_refused(probes, "keepalive probes", value, "give 1 to 127");
         }
         for (time, probes) in [(1, 1), (32767, 127)] {
             let time = seconds(time);
@@ -555,11 +640,11 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn address_in_use_is_named_by_listen() {
-        let rival = loopback().bound().unwrap();
+        let rival = bound(&loopback());
         let address = rival.local_addr().unwrap().as_socket().unwrap();
-        let late = at(address).bound().unwrap();
+        let late = bound(&at(address));
         rival.listen(1).unwrap();
-        check_in_use(at(address).listen(late).unwrap_err(), address);
+        check_in_use(listen(&at(address), late).unwrap_err(), address);
     }
 
     /// Without reuse address an address can be bound only if no socket at all is bound to it.
@@ -568,14 +653,14 @@ mod tests {
     fn failed_bind_leaves_no_socket() {
         // Not where other tests listen and connect: they could get the port once it is free.
         let apart = at(SocketAddr::from(([127, 0, 0, 3], 0)));
-        let rival = apart.bound().unwrap();
+        let rival = bound(&apart);
         let address = rival.local_addr().unwrap().as_socket().unwrap();
-        let late = at(address).bound().unwrap();
+        let late = bound(&at(address));
         rival.listen(1).unwrap();
         assert!(at(address).bind().is_err());
-        assert!(at(address).listen(late).is_err());
+        assert!(listen(&at(address), late).is_err());
         drop(rival);
-        at(address).reuse_address(Toggle::Off).bind().unwrap();
+        at(address).reuse_address(false).bind().unwrap();
     }
 
     #[test]
@@ -610,18 +695,23 @@ mod tests {
                 "cannot listen on 127.0.0.1:1023",
             ),
         ] {
-            check_error(options.address_refused(kind.into()), "address", words, kind);
+            check_error(
+                binding(options).address_refused(kind.into()),
+                "address",
+                words,
+                kind,
+            );
         }
     }
 
     #[test]
-    fn ipv6_only_is_for_ipv6() {
-        for (toggle, value) in [(Toggle::On, "On"), (Toggle::Off, "Off")] {
+    fn only_v6_is_for_ipv6() {
+        for only in [true, false] {
             check_refused(
-                &loopback().ipv6_only(toggle),
-                "IPv6 only",
+                &loopback().only_v6(only),
+                "only_v6",
                 &format!(
-                    "cannot listen on 127.0.0.1:0 with IPv6 only {value}: give an IPv6 address, or leave it out"
+                    "cannot listen on 127.0.0.1:0 with only_v6 {only}: give an IPv6 address, or leave it out"
                 ),
                 io::ErrorKind::InvalidInput,
             );
@@ -629,14 +719,14 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_only_decides_who_may_connect() {
+    fn only_v6_decides_who_may_connect() {
         let any = SocketAddr::from(([0_u16; 8], 0));
-        for only in [Toggle::On, Toggle::Off] {
-            let listener = at(any).ipv6_only(only).bind().unwrap();
-            assert_eq!(SockRef::from(&listener).only_v6().unwrap(), only.is_on());
+        for only in [true, false] {
+            let listener = at(any).only_v6(only).bind().unwrap();
+            assert_eq!(SockRef::from(&listener).only_v6().unwrap(), only);
             let port = listener.local_addr().unwrap().port();
             let by_ipv4 = TcpStream::connect(("127.0.0.1", port));
-            assert_eq!(by_ipv4.is_ok(), only == Toggle::Off, "{only:?}");
+            assert_eq!(by_ipv4.is_ok(), !only, "{only}");
             assert!(TcpStream::connect(("::1", port)).is_ok());
         }
     }
@@ -644,9 +734,9 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn with_reuse_port_listeners_share_an_address() {
-        let first = loopback().reuse_port(Toggle::On).bind().unwrap();
+        let first = loopback().reuse_port(true).bind().unwrap();
         let address = first.local_addr().unwrap();
-        let second = at(address).reuse_port(Toggle::On).bind();
+        let second = at(address).reuse_port(true).bind();
         assert_eq!(second.unwrap().local_addr().unwrap(), address);
         // It is off by default.
         let third = at(address).bind().unwrap_err();
@@ -655,10 +745,10 @@ mod tests {
 
     #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
     #[test]
-    fn accepted_streams_inherit_no_delay() {
-        for toggle in [Toggle::On, Toggle::Off] {
-            let stream = accepted(&loopback().no_delay(toggle));
-            assert_eq!(stream.nodelay().unwrap(), toggle.is_on());
+    fn accepted_streams_inherit_nodelay() {
+        for on in [true, false] {
+            let stream = accepted(&loopback().nodelay(on));
+            assert_eq!(stream.nodelay().unwrap(), on);
         }
     }
 
@@ -688,7 +778,7 @@ mod tests {
             SockRef::from(&listener).reuse_address().unwrap()
         };
         assert!(reuses(loopback()));
-        assert!(!reuses(loopback().reuse_address(Toggle::Off)));
+        assert!(!reuses(loopback().reuse_address(false)));
     }
 
     #[test]
@@ -696,5 +786,57 @@ mod tests {
         let listener = loopback().bind().unwrap();
         let error = listener.accept().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn bind_takes_the_first_address_that_works() {
+        let taken = loopback().bind().unwrap();
+        let taken = taken.local_addr().unwrap();
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = ListenOptions::new(&[taken, free][..]).bind().unwrap();
+        assert_ne!(listener.local_addr().unwrap(), taken);
+        let error = ListenOptions::new(&[free, taken][..])
+            .bind_all()
+            .unwrap_err();
+        check_in_use(error, taken);
+    }
+
+    #[test]
+    fn bind_all_takes_all_addresses() {
+        let addresses = [[127, 0, 0, 1], [127, 0, 0, 2]].map(|ip| SocketAddr::from((ip, 0)));
+        let listeners = ListenOptions::new(&addresses[..]).bind_all().unwrap();
+        let ips = listeners
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().ip());
+        assert!(ips.eq(addresses.map(|address| address.ip())));
+    }
+
+    #[test]
+    fn host_name_is_resolved() {
+        let listener = ListenOptions::new("localhost:0").bind().unwrap();
+        assert!(listener.local_addr().unwrap().ip().is_loopback());
+        assert!(ListenOptions::new(("127.0.0.1", 0)).bind().is_ok());
+    }
+
+    #[test]
+    fn address_that_does_not_resolve_is_named() {
+        let error = ListenOptions::new("nonsense").bind().unwrap_err();
+        let words = "cannot listen on \"nonsense\" (give an IP address and a port, or a host name that resolves, and a port)";
+        assert_eq!(error.to_string(), words);
+        assert_eq!(
+            error.source().unwrap().to_string(),
+            "invalid socket address"
+        );
+        let none: &[SocketAddr] = &[];
+        for error in [
+            ListenOptions::new(none).bind().unwrap_err(),
+            ListenOptions::new(none).bind_all().unwrap_err(),
+        ] {
+            assert_eq!(
+                error.to_string(),
+                "cannot listen on []: give at least one address"
+            );
+            assert!(error.source().is_none());
+        }
     }
 }

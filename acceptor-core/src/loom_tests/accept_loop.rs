@@ -8,9 +8,9 @@ use crate::{ConnectionReports, Grace, Shutdown};
 
 fn world(sleeps: Sleeps, script: Script) -> World {
     World::new(sleeps, script, |spec| {
-        spec.grace(Grace::Forever)
-            .shutdown(Shutdown::Never)
-            .patience(AN_HOUR)
+        spec.grace(Grace::Unlimited)
+            .shutdown(Shutdown::Unlimited)
+            .kill_timeout(AN_HOUR)
     })
 }
 

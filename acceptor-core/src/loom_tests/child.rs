@@ -14,8 +14,8 @@ use crate::{AcceptorState, ChildId, Grace, Shutdown, StopReport};
 fn world(sleeps: Sleeps, script: Script) -> World {
     World::new(sleeps, script, |spec| {
         spec.grace(Grace::Within(Duration::ZERO))
-            .shutdown(Shutdown::Never)
-            .patience(AN_HOUR)
+            .shutdown(Shutdown::Unlimited)
+            .kill_timeout(AN_HOUR)
     })
 }
 
@@ -38,7 +38,7 @@ const LOST: &[&str] = &["stream gone", "connection: its runtime dropped the task
 fn log_with_one_acceptor_left(world: World) -> Vec<String> {
     world.tasks.settle();
     let counts = world.handle().counts().expect("the pool runs");
-    assert_eq!((counts.active, counts.workers), (0, 1));
+    assert_eq!((counts.connections, counts.acceptors), (0, 1));
     let log = world.log.read();
     world.end();
     log
@@ -123,7 +123,7 @@ fn check_init(script: Script, meanwhile: fn(&World), expected: &[&[&str]]) {
         starting.join();
         world.tasks.settle();
         let handle = world.handle();
-        assert_eq!(handle.counts().map(|counts| counts.workers), Ok(0));
+        assert_eq!(handle.counts().map(|counts| counts.children()), Ok(0));
         assert!(world.children().is_empty());
         let log = world.log.read();
         world.end();
@@ -294,7 +294,7 @@ fn acceptors_that_fail_to_start_at_once_wait_in_the_end() {
 }
 
 /// The ends that a result counts.
-fn ends(report: &StopReport) -> String {
+fn ends(report: &StopReport<u8>) -> String {
     let (connections, acceptors) = (report.all_connections(), report.all_acceptors());
     let stuck = report.stuck;
     format!("connections: {connections}; acceptors: {acceptors}; stuck: {stuck}")
@@ -321,7 +321,7 @@ fn acceptor_that_begins_to_wait_as_the_pool_stops_ends_once() {
 
 /// One thread has a connection's task, while another ends the pool: the result counts the end, or it was before.
 #[track_caller]
-fn check_end<F: Future<Output = StopReport>>(
+fn check_end<F: Future<Output = StopReport<u8>>>(
     interruptions: Interruptions,
     sleeps: Sleeps,
     script: Script,
@@ -409,7 +409,7 @@ fn connection_that_traps_the_stop_as_the_stop_phase_begins_is_signalled() {
 fn connection_that_begins_to_wait_for_draining_as_the_pool_stops_is_signalled() {
     let ends = outcomes(AtMost(3), || {
         let world = World::new(Sleeps::Close, Script::ServesUntilDraining, |spec| {
-            spec.grace(Grace::Forever)
+            spec.grace(Grace::Unlimited)
         });
         let (_, connection) = world.connection();
         let serving = spawn(move || block_on(connection));

@@ -12,9 +12,9 @@ use crate::{Grace, Shutdown};
 
 fn world(script: Script) -> World {
     World::new(Sleeps::Close, script, |spec| {
-        spec.grace(Grace::Forever)
-            .shutdown(Shutdown::Never)
-            .patience(AN_HOUR)
+        spec.grace(Grace::Unlimited)
+            .shutdown(Shutdown::Unlimited)
+            .kill_timeout(AN_HOUR)
     })
 }
 

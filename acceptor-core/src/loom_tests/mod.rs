@@ -8,10 +8,10 @@ mod child;
 mod control;
 mod driver;
 mod inbox;
+mod latch;
 mod notify;
 mod pool;
 mod reporter;
-mod signal;
 mod tasks;
 mod world;
 

@@ -8,7 +8,7 @@ use crate::{CloseError, Grace, Phase, Shutdown};
 
 fn patient(script: Script) -> World {
     World::new(Sleeps::Close, script, |spec| {
-        spec.grace(Grace::Forever).shutdown(Shutdown::Never)
+        spec.grace(Grace::Unlimited).shutdown(Shutdown::Unlimited)
     })
 }
 
@@ -142,7 +142,7 @@ fn listener_that_is_added_as_the_pool_stops_is_closed_or_refused() {
 fn listener_that_fails_as_the_pool_stops_is_closed_once() {
     let failures = outcomes(AtMost(3), || {
         let world = World::new(Sleeps::Close, Script::ServesForever, |spec| {
-            spec.shutdown(Shutdown::Never)
+            spec.shutdown(Shutdown::Unlimited)
         });
         let (_, connection) = world.connection();
         let accept_loop = world.take_accept_loop();

@@ -7,7 +7,7 @@ use super::tasks::Sleeps;
 use super::world::{Handle, Script, World};
 use super::{block_on, check, outcomes, spawn};
 use crate::sync::{Mutex, lock};
-use crate::{Event, PoolState, Report, Signal};
+use crate::{Event, Latch, PoolState, Report};
 
 /// Counts the events that are posted, and those that the observer has seen.
 #[derive(Clone, Default)]
@@ -19,7 +19,7 @@ struct Counted {
     seen: usize,
     inside: bool,
     /// No report may come after it.
-    done: Option<Signal>,
+    done: Option<Latch>,
 }
 
 impl Count {
@@ -37,7 +37,7 @@ impl Count {
         let mut counted = lock(&self.0);
         counted.inside = false;
         counted.seen = count;
-        let done = counted.done.as_ref().is_some_and(Signal::is_set);
+        let done = counted.done.as_ref().is_some_and(Latch::is_set);
         assert!(!done, "the result came before a report");
     }
 
@@ -67,7 +67,9 @@ fn world(sleeps: Sleeps) -> (World, Count) {
     let count = Count::default();
     let observer = count.clone();
     let observer = move |report: &Report<u8>| observer.observe(report);
-    let world = World::new(sleeps, Script::Serves, |spec| spec.observer(observer));
+    let world = World::new(sleeps, Script::Serves, |spec| {
+        spec.observer(crate::observer_fn(observer))
+    });
     (world, count)
 }
 

@@ -11,8 +11,8 @@ use super::block_on;
 use super::tasks::{Sleeps, Tasks};
 use crate::sync::{Mutex, lock, wake};
 use crate::{
-    Acceptor, BoxError, ChildId, Connection, Event, Init, Listener, ListenerId, ListenerInfo, Pool,
-    PoolHandle, Report, Spec, StopReport, Terminate,
+    Acceptor, BoxError, ChildId, Connection, Event, Init, Listener, ListenerId, ListenerInfo,
+    NoHandshake, Pool, PoolHandle, Report, Spec, StopReport, Terminate, observer_fn,
 };
 
 /// Entries in the order in which things happened.
@@ -115,8 +115,9 @@ const EMFILE: i32 = 24;
 const EBADF: i32 = 9;
 
 impl Listener for Door {
-    type Stream = Stream;
+    type Io = Stream;
     type Addr = u8;
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(Stream, u8)> {
         poll_fn(|cx| {
@@ -145,8 +146,12 @@ impl Listener for Door {
         Ok(0)
     }
 
-    fn stream_local_addr(_stream: &Stream) -> io::Result<u8> {
+    fn io_local_addr(_stream: &Stream) -> io::Result<u8> {
         Ok(0)
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -171,13 +176,14 @@ pub(super) enum Script {
     FailsToStart(u64),
 }
 
-struct Scripted {
+pub(super) struct Scripted {
     script: Script,
     log: Log,
 }
 
 impl Acceptor<Door> for Scripted {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<u8>) -> Result<Init<()>, BoxError> {
         match self.script {
@@ -193,15 +199,15 @@ impl Acceptor<Door> for Scripted {
         Ok(Init::Accept(()))
     }
 
-    fn state_without_init(&self) -> Option<()> {
+    fn init_now(&self, _: &ListenerInfo<u8>) -> Option<()> {
         (self.script == Script::ServesWithoutInit).then_some(())
     }
 
     async fn serve(&self, connection: Connection<Stream, u8>, _: ()) -> Result<(), BoxError> {
         match self.script {
             Script::ServesForever => pending().await,
-            Script::ServesUntilStopped => connection.signals.trap_stop().wait().await,
-            Script::ServesUntilDraining => connection.signals.draining().wait().await,
+            Script::ServesUntilStopped => connection.lifecycle.trap_stop().wait().await,
+            Script::ServesUntilDraining => connection.lifecycle.draining().wait().await,
             _ => {}
         }
         self.log.write(match self.script {
@@ -216,14 +222,14 @@ impl Acceptor<Door> for Scripted {
     }
 }
 
-fn scripted(script: Script, log: &Log) -> Spec<Door> {
+fn scripted(script: Script, log: &Log) -> Spec<Scripted, u8> {
     let acceptor = Scripted {
         script,
         log: log.clone(),
     };
     let observed = log.clone();
     let observer = move |report: &Report<u8>| observed.write(words(&report.event));
-    Spec::new("loom", acceptor).observer(observer)
+    Spec::new("loom", acceptor).observer(observer_fn(observer))
 }
 
 /// A pool, not yet run by any thread.
@@ -240,7 +246,7 @@ impl World {
     pub(super) fn new(
         sleeps: Sleeps,
         script: Script,
-        spec: impl FnOnce(Spec<Door>) -> Spec<Door>,
+        spec: impl FnOnce(Spec<Scripted, u8>) -> Spec<Scripted, u8>,
     ) -> Self {
         let (tasks, log) = (Tasks::new(sleeps), Log::default());
         let spec = spec(scripted(script, &log));
@@ -253,7 +259,7 @@ impl World {
     }
 
     /// A spec for the same pool.
-    pub(super) fn spec(&self, script: Script) -> Spec<Door> {
+    pub(super) fn spec(&self, script: Script) -> Spec<Scripted, u8> {
         scripted(script, &self.log)
     }
 
@@ -338,7 +344,7 @@ impl World {
     }
 
     /// Kills the pool. No sleep may end by then: the pool ends only if each child has ended, or ends now.
-    pub(super) fn end(self) -> StopReport {
+    pub(super) fn end(self) -> StopReport<u8> {
         let killed = self.pool.kill();
         self.tasks.run();
         block_on(killed)
@@ -351,6 +357,9 @@ fn words(event: &Event<u8>) -> String {
         Event::AcceptorFailed { failure, .. } => format!("acceptor: {failure}"),
         Event::ConnectionFailed { failure, .. } => format!("connection: {failure}"),
         Event::ConnectionBegan { .. } => "connection began".to_owned(),
+        Event::Disconnected { .. } | Event::HandshakeFailed { .. } => {
+            unreachable!("no script does that")
+        }
         Event::ConnectionEnded { kind, .. } => format!("connection ended: {kind}"),
         Event::ListenerFailed { error, .. } => format!("listener: {error}"),
         Event::AcceptPaused { .. } => "paused".to_owned(),

@@ -1,5 +1,6 @@
 //! How a child ends, and what follows from it: the table of section 2 and the rules B3 to B8.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -42,8 +43,12 @@ pub(crate) enum ChildEnd {
     StartError(Failure),
     /// `serve` returned `Ok`.
     Normal,
-    /// `serve` returned the clean exit.
-    Clean,
+    /// `serve` returned the clean exit, with its reason.
+    Clean(Option<Cow<'static, str>>),
+    /// The peer is gone (E5).
+    Disconnected(Arc<dyn Error + Send + Sync>),
+    /// The handshake failed for this cause; with its error, if there is one (H4).
+    HandshakeFailed(&'static str, Option<Arc<dyn Error + Send + Sync>>),
     /// `serve` returned another error.
     Error(Arc<dyn Error + Send + Sync>),
     /// `serve`, `terminate` or a `Drop` panicked.
@@ -59,7 +64,9 @@ impl ChildEnd {
             ChildEnd::Stopped => EndKind::Stopped,
             ChildEnd::StartError(Failure::Panic(_)) | ChildEnd::Panic(..) => EndKind::Panic,
             ChildEnd::StartError(_) | ChildEnd::Error(_) => EndKind::Error,
-            ChildEnd::Clean => EndKind::Clean,
+            ChildEnd::Clean(_) => EndKind::Clean,
+            ChildEnd::Disconnected(_) => EndKind::Disconnected,
+            ChildEnd::HandshakeFailed(..) => EndKind::HandshakeFailed,
             ChildEnd::Killed => EndKind::Killed,
             ChildEnd::Lost => EndKind::Lost,
         }
@@ -77,7 +84,9 @@ impl ChildEnd {
             | ChildEnd::TimedOut(_)
             | ChildEnd::Stopped
             | ChildEnd::Normal
-            | ChildEnd::Clean
+            | ChildEnd::Clean(_)
+            | ChildEnd::Disconnected(_)
+            | ChildEnd::HandshakeFailed(..)
             | ChildEnd::Lost => Counted::No,
         }
     }
@@ -92,7 +101,15 @@ impl ChildEnd {
         }
     }
 
-    /// What is reported of it, if anything.
+    /// Why `serve` left cleanly, if it said so.
+    pub(crate) fn clean_reason(&self) -> Option<Cow<'static, str>> {
+        match self {
+            ChildEnd::Clean(reason) => reason.clone(),
+            _ => None,
+        }
+    }
+
+    /// What is reported of it as a failure, if anything.
     pub(crate) fn failure(self) -> Option<Failure> {
         match self {
             ChildEnd::StartError(failure) => Some(failure),
@@ -104,7 +121,9 @@ impl ChildEnd {
             | ChildEnd::TimedOut(_)
             | ChildEnd::Stopped
             | ChildEnd::Normal
-            | ChildEnd::Clean => None,
+            | ChildEnd::Clean(_)
+            | ChildEnd::Disconnected(_)
+            | ChildEnd::HandshakeFailed(..) => None,
         }
     }
 }
@@ -133,7 +152,13 @@ mod tests {
                 Some("panicked: out of luck"),
             ),
             (ChildEnd::Normal, EndKind::Normal, None),
-            (ChildEnd::Clean, EndKind::Clean, None),
+            (ChildEnd::Clean(None), EndKind::Clean, None),
+            (ChildEnd::Disconnected(error()), EndKind::Disconnected, None),
+            (
+                ChildEnd::HandshakeFailed("tls", Some(error())),
+                EndKind::HandshakeFailed,
+                None,
+            ),
             (ChildEnd::Error(error()), EndKind::Error, Some("failed")),
             (
                 ChildEnd::Panic(panic(), WaitTime::Long),

@@ -1,9 +1,10 @@
 //! What an event leads to.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::child_end::ChildEnd;
 use super::command::CloseReason;
+use super::late::LateConnections;
 use super::table::{Row, Starting};
 use crate::report::Event;
 use crate::stop_report::StopReport;
@@ -19,7 +20,11 @@ pub(crate) struct Effects<C, S, A> {
     /// A child that the driver starts, after this time.
     pub(crate) start_later: Option<(S, Starting<C>, Duration)>,
     pub(crate) reports: Vec<Event<A>>,
-    pub(crate) finished: Option<Box<StopReport>>,
+    /// The end of a connection that is reported at debug level, and not to the observer unless the spec says so.
+    pub(crate) debug: Option<(Event<A>, Instant)>,
+    /// Connections that ended after the grace (S7).
+    pub(crate) late: LateConnections<A>,
+    pub(crate) finished: Option<Box<StopReport<A>>>,
     pub(crate) driver: Driver,
     /// A row that is no longer needed: what it holds is dropped outside the lock.
     pub(crate) gone: Option<DropCatching<Row<C, A>>>,
@@ -69,6 +74,8 @@ impl<C, S, A> Default for Effects<C, S, A> {
             start: None,
             start_later: None,
             reports: Vec::new(),
+            debug: None,
+            late: Vec::new(),
             finished: None,
             driver: Driver::Sleeps,
             gone: None,

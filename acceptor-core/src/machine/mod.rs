@@ -8,6 +8,7 @@ pub(crate) mod child_end;
 pub(crate) mod command;
 pub(crate) mod effects;
 pub(crate) mod intensity;
+pub(crate) mod late;
 pub(crate) mod outbox;
 pub(crate) mod rate_limit;
 pub(crate) mod shutdown;

@@ -31,6 +31,8 @@ impl Places {
             | Event::ConnectionFailed { .. }
             | Event::ConnectionBegan { .. }
             | Event::ConnectionEnded { .. }
+            | Event::Disconnected { .. }
+            | Event::HandshakeFailed { .. }
             | Event::AcceptPaused { .. } => Self::Ordinary,
             Event::ListenerFailed { .. } => Self::Listeners,
             Event::KilledWhileStopping { .. }
@@ -41,9 +43,18 @@ impl Places {
     }
 }
 
+/// Who gets a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// The observer, and `tracing` as often as O3 allows.
+    All,
+    /// Only `tracing`; so many of its kind were left out before it.
+    Trace { suppressed: u64 },
+}
+
 #[derive(Debug)]
 pub(crate) struct Outbox<A> {
-    reports: VecDeque<Report<A>>,
+    reports: VecDeque<(Report<A>, Audience)>,
     /// How many ordinary reports may wait, and how many of failed listeners.
     places: usize,
     /// The number of the report at the front.
@@ -86,11 +97,11 @@ impl<A> Outbox<A> {
 
     fn waiting(&mut self, number: u64) -> Option<&mut Report<A>> {
         let index = usize::try_from(number.checked_sub(self.front)?).ok()?;
-        self.reports.get_mut(index)
+        self.reports.get_mut(index).map(|(report, _)| report)
     }
 
     /// Adds a report; gives back the one that was dropped, or merged into another.
-    pub(crate) fn push(&mut self, report: Report<A>) -> Option<Report<A>> {
+    pub(crate) fn push(&mut self, report: Report<A>, audience: Audience) -> Option<Report<A>> {
         if let Event::AcceptPaused {
             listener,
             suppressed,
@@ -110,7 +121,7 @@ impl<A> Outbox<A> {
             Places::Ordinary => &mut self.ordinary,
             Places::Listeners => &mut self.listeners,
             Places::OfItsOwn => {
-                self.reports.push_back(report);
+                self.reports.push_back((report, audience));
                 return None;
             }
         };
@@ -123,7 +134,7 @@ impl<A> Outbox<A> {
             let number = self.front + self.reports.len() as u64;
             self.pauses.insert(*listener, number);
         }
-        self.reports.push_back(report);
+        self.reports.push_back((report, audience));
         None
     }
 
@@ -140,14 +151,15 @@ impl<A> Outbox<A> {
         let mut lost = Losses::default();
         lost.count(kind);
         self.losses = Some(self.front + self.reports.len() as u64);
-        self.reports.push_back(Report {
+        let report = Report {
             pool: Arc::clone(&report.pool),
             event: Event::ReportsLost { lost },
-        });
+        };
+        self.reports.push_back((report, Audience::All));
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Report<A>> {
-        let report = self.reports.pop_front()?;
+    pub(crate) fn pop(&mut self) -> Option<(Report<A>, Audience)> {
+        let (report, audience) = self.reports.pop_front()?;
         self.front += 1;
         match Places::of(&report.event) {
             Places::Ordinary => self.ordinary -= 1,
@@ -161,13 +173,15 @@ impl<A> Outbox<A> {
             // The memory of a past burst.
             self.reports.shrink_to(64);
         }
-        Some(report)
+        Some((report, audience))
     }
 
     /// Takes what waits, for a pool whose reports are delivered no longer, and counts it as lost.
-    pub(crate) fn abandon(&mut self) -> VecDeque<Report<A>> {
+    pub(crate) fn abandon(&mut self) -> VecDeque<(Report<A>, Audience)> {
         // A report of losses is about reports that are counted already.
-        let own = |report: &&Report<A>| !matches!(report.event, Event::ReportsLost { .. });
+        let own = |(report, _): &&(Report<A>, Audience)| {
+            !matches!(report.event, Event::ReportsLost { .. })
+        };
         let left = self.reports.iter().filter(own).count() as u64;
         let empty = Self {
             lost: self.lost.saturating_add(left),
@@ -194,7 +208,7 @@ mod tests {
     type Reports = Outbox<u8>;
 
     fn listener(sequence: u64) -> ListenerId {
-        let pool = PoolId::NONE;
+        let pool = PoolId::ANY;
         ListenerId { sequence, pool }
     }
 
@@ -234,6 +248,22 @@ mod tests {
                 peer,
                 age,
                 kind: EndKind::Normal,
+                reason: None,
+            },
+            EventKind::Disconnected => Event::Disconnected {
+                listener,
+                child,
+                peer,
+                age,
+                error: error(),
+            },
+            EventKind::HandshakeFailed => Event::HandshakeFailed {
+                listener,
+                child,
+                peer,
+                age,
+                cause: "tls",
+                error: None,
             },
             EventKind::ListenerFailed => Event::ListenerFailed {
                 listener,
@@ -257,12 +287,14 @@ mod tests {
         }
     }
 
-    const ORDINARY: [EventKind; 6] = [
+    const ORDINARY: [EventKind; 8] = [
         EventKind::StartError,
         EventKind::AcceptorFailed,
         EventKind::ConnectionFailed,
         EventKind::ConnectionBegan,
         EventKind::ConnectionEnded,
+        EventKind::Disconnected,
+        EventKind::HandshakeFailed,
         EventKind::AcceptPaused,
     ];
 
@@ -339,10 +371,16 @@ mod tests {
                     let next = (!self.waiting.is_empty()).then(|| self.waiting.remove(0));
                     let own = |next: &Seen| next.kind != EventKind::ReportsLost;
                     self.delivered += usize::from(next.as_ref().is_some_and(own));
-                    assert_eq!(self.outbox.pop().as_ref().map(seen), next);
+                    let popped = self.outbox.pop();
+                    assert_eq!(popped.as_ref().map(|(report, _)| seen(report)), next);
                 }
                 Act::Abandon => {
-                    let left: Vec<_> = self.outbox.abandon().iter().map(seen).collect();
+                    let left: Vec<_> = self
+                        .outbox
+                        .abandon()
+                        .iter()
+                        .map(|(report, _)| seen(report))
+                        .collect();
                     let waiting = std::mem::take(&mut self.waiting);
                     assert_eq!(left, waiting);
                     self.lost += own(&waiting);
@@ -361,7 +399,7 @@ mod tests {
                 event: event(kind, of),
             };
             let pushed = seen(&report);
-            let given_back = self.outbox.push(report).as_ref().map(seen);
+            let given_back = self.outbox.push(report, Audience::All).as_ref().map(seen);
             let same = |waiting: &&mut Seen| match (waiting.paused, pushed.paused) {
                 (Some((one, _)), Some((other, _))) => one == other,
                 _ => false,
@@ -462,17 +500,20 @@ mod tests {
 
     fn push(outbox: &mut Reports, kind: EventKind, count: usize) {
         for number in 0..count {
-            outbox.push(Report {
-                pool: Arc::from(number.to_string()),
-                event: event(kind, 0),
-            });
+            outbox.push(
+                Report {
+                    pool: Arc::from(number.to_string()),
+                    event: event(kind, 0),
+                },
+                Audience::All,
+            );
         }
     }
 
     /// What is delivered of an outbox: kinds, with the length of each run, and losses.
     fn delivered(outbox: &mut Reports) -> Vec<(EventKind, usize, u64)> {
         let mut runs: Vec<(EventKind, usize, u64)> = Vec::new();
-        while let Some(report) = outbox.pop() {
+        while let Some((report, _)) = outbox.pop() {
             let Seen { kind, lost, .. } = seen(&report);
             match runs.last_mut() {
                 Some(run) if run.0 == kind => run.1 += 1,

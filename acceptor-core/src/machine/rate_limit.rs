@@ -88,7 +88,7 @@ mod tests {
     const FAILED: EventKind = EventKind::ConnectionFailed;
 
     fn listener(sequence: u64) -> ListenerId {
-        let pool = PoolId::NONE;
+        let pool = PoolId::ANY;
         ListenerId { sequence, pool }
     }
 

@@ -104,7 +104,7 @@ impl Stopping {
                 self.closing = false;
                 self.deadline = match self.plan.grace {
                     Grace::Within(grace) => now.checked_add(grace),
-                    Grace::Forever => None,
+                    Grace::Unlimited => None,
                 };
                 self.advance(now, left, sockets)
             }
@@ -114,7 +114,7 @@ impl Stopping {
                     self.enter(Phase::Stop, now.checked_add(time));
                     Some(StopStep::SendStop)
                 }
-                Shutdown::Never => {
+                Shutdown::Unlimited => {
                     self.enter(Phase::Stop, None);
                     Some(StopStep::SendStop)
                 }
@@ -134,7 +134,7 @@ impl Stopping {
 
     /// All children were looked at: the next look is a quarter of a kill timeout away.
     pub(crate) fn looked(&mut self, now: Instant) {
-        self.deadline = now.checked_add(self.plan.patience / LOOKS_IN_A_KILL_TIMEOUT);
+        self.deadline = now.checked_add(self.plan.kill_timeout / LOOKS_IN_A_KILL_TIMEOUT);
     }
 
     fn enter(&mut self, phase: Phase, deadline: Option<Instant>) {
@@ -161,13 +161,13 @@ mod tests {
     const GRACES: [Grace; 3] = [
         Grace::Within(Duration::ZERO),
         Grace::Within(Duration::from_millis(20)),
-        Grace::Forever,
+        Grace::Unlimited,
     ];
     const SHUTDOWNS: [Shutdown; 4] = [
         Shutdown::Kill,
         Shutdown::Within(Duration::ZERO),
         Shutdown::Within(Duration::from_millis(30)),
-        Shutdown::Never,
+        Shutdown::Unlimited,
     ];
     const LAME_DUCKS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(10)];
 
@@ -180,7 +180,7 @@ mod tests {
             lame_duck: ms(lame_duck),
             grace,
             shutdown,
-            patience: ms(40),
+            kill_timeout: ms(40),
         }
     }
 
@@ -286,12 +286,12 @@ mod tests {
         check_kill(plan(0, zero, within(30)), at_once, &closed_and_stopped, 30);
         let spread = [(10, Close(Accepted)), (30, Stop)];
         check_kill(plan(10, some, within(30)), at_once, &spread, 60);
-        let never = Shutdown::Never;
+        let never = Shutdown::Unlimited;
         check_turns(plan(0, zero, never), at_once, &closed_and_stopped);
         check_turns(plan(10, some, never), at_once, &spread);
         for shutdown in SHUTDOWNS {
             for lame_duck in [0, 10] {
-                let endless = plan(lame_duck, Grace::Forever, shutdown);
+                let endless = plan(lame_duck, Grace::Unlimited, shutdown);
                 check_turns(endless, at_once, &[(lame_duck, Close(Accepted))]);
             }
         }
@@ -342,7 +342,7 @@ mod tests {
         check_turns(endless, at_once, &[(0, Close(Accepted)), (0, Stop)]);
         let endless = StopPlan {
             lame_duck: Duration::MAX,
-            ..plan(0, Grace::Forever, Shutdown::Never)
+            ..plan(0, Grace::Unlimited, Shutdown::Unlimited)
         };
         check_turns(endless, at_once, &[]);
     }

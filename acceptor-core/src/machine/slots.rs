@@ -77,6 +77,12 @@ impl<T> Slots<T> {
         slot
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks
+            .iter()
+            .flat_map(|chunk| chunk.slots.iter().flatten())
+    }
+
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {
         let chunk = self.chunks.get(slot as usize / CHUNK)?;
         chunk.slots.get(slot as usize % CHUNK)?.as_ref()

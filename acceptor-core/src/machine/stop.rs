@@ -210,6 +210,7 @@ impl<S: Clone> Supervisor<S> {
             elapsed: now.saturating_duration_since(stop.stopping.began()),
             stuck: stop.stuck,
             undelivered: 0,
+            late: Vec::new(),
             connections: stop.connections,
             acceptors: stop.acceptors,
         }));

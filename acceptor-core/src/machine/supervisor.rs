@@ -15,7 +15,7 @@ use super::intensity::{Intensity, Verdict};
 use super::stop::Stop;
 use super::table::{AcceptorEnd, Replacement, Table};
 use crate::id::{ChildId, ListenerId, PoolId};
-use crate::policy::{Grace, LastListener, Rules, Shutdown};
+use crate::policy::{ConnectionReports, Grace, LastListener, Rules, Shutdown};
 use crate::report::Event;
 use crate::status::PoolState;
 use crate::stop_report::{EndKind, Phase, StopReason};
@@ -90,7 +90,9 @@ impl<S: Clone> Supervisor<S> {
     }
 
     pub(crate) fn listener(&self, id: ListenerId) -> Option<&Listening<S>> {
-        self.listeners.get(&id)
+        self.listeners
+            .get(&id)
+            .filter(|_| id.pool.may_be(self.pool))
     }
 
     /// The first listener after this one.
@@ -141,20 +143,38 @@ impl<S: Clone> Supervisor<S> {
             return;
         };
         // Before anything else: a pool in which nothing is left has no further phase.
-        self.forget_if_over(table, id.listener_id());
+        self.forget_if_over(table, id.listener());
         let (role, kind) = (row.role(), end.kind());
         let counted = end.counted(self.rules.restart);
         let how = AcceptorEnd::of(&end);
         if let Some(stop) = &mut self.stop {
             stop.count(role, kind, 1);
         }
+        if let Some(phase @ (Phase::Stop | Phase::Kill)) = self.phase() {
+            effects.late.extend(row.late(Some(kind), phase, now));
+        }
         let one_of_many = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
-        let failed = if one_of_many {
-            None
-        } else {
-            row.report(end, now)
+        let report = match row.debug_report(end, now) {
+            Ok(debug) => {
+                // Of a watched connection it is the report that belongs to its beginning (O4).
+                let asked = self.rules.connection_reports != ConnectionReports::Failures;
+                let (report, debug) = match asked || row.is_watched() {
+                    true => (Some(debug), None),
+                    false => (None, Some(debug)),
+                };
+                effects.debug = debug.map(|debug| (debug, now));
+                report
+            }
+            Err(end) => {
+                let reason = end.clean_reason();
+                let failed = if one_of_many {
+                    None
+                } else {
+                    row.report(end, now)
+                };
+                failed.or_else(|| row.ended(kind, reason, now))
+            }
         };
-        let report = failed.or_else(|| row.ended(kind, now));
         effects.reports.extend(report);
         let mut replaces = true;
         if counted == Counted::Yes && self.stop.is_none() {
@@ -182,7 +202,7 @@ impl<S: Clone> Supervisor<S> {
         control: impl FnOnce() -> C,
         effects: &mut Effects<C, S, A>,
     ) {
-        let Some(listening) = self.listeners.get(&row.id.listener_id()) else {
+        let Some(listening) = self.listeners.get(&row.id.listener()) else {
             return;
         };
         let listener = listening.listener.clone();
@@ -217,7 +237,8 @@ impl<S: Clone> Supervisor<S> {
         id: ListenerId,
         effects: &mut Effects<C, S, A>,
     ) -> Option<S> {
-        let listening = self.listeners.get_mut(&id)?;
+        let ours = id.pool.may_be(self.pool);
+        let listening = self.listeners.get_mut(&id).filter(|_| ours)?;
         match listening.socket {
             SocketState::Open => {
                 let reason = CloseReason::Closed;

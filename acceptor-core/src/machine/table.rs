@@ -6,6 +6,7 @@
 //! listener has its number of acceptors; an end of a child without a row changes
 //! nothing; no call but `visit` takes time that grows with the number of children.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,11 @@ use super::backoff::StartBackoff;
 use super::child_end::{ChildEnd, Role};
 use super::slots::Slots;
 use super::stuck::{Found, Looked, Marked};
+use crate::handshake::Transport;
 use crate::id::{ChildId, ListenerId};
 use crate::report::{Event, Failure};
-use crate::status::AcceptorState;
-use crate::stop_report::EndKind;
+use crate::status::{AcceptorState, ConnectionState};
+use crate::stop_report::{EndKind, LateConnection, Phase};
 use crate::sync::DropCatching;
 
 /// One child.
@@ -36,7 +38,7 @@ pub(crate) struct Row<C, A> {
 #[derive(Clone)]
 pub(crate) enum Stage<A> {
     Acceptor(AcceptorState),
-    Connection(Peer<A>),
+    Connection(ConnectionState, Peer<A>),
 }
 
 /// The addresses of a connection.
@@ -44,12 +46,14 @@ pub(crate) enum Stage<A> {
 pub(crate) struct Peer<A> {
     pub(crate) peer_addr: A,
     pub(crate) local_addr: A,
+    /// Those of the transport, if its handshake has replaced them (H5).
+    pub(crate) transport: Option<Box<Transport<A>>>,
 }
 
 impl<C, A> Row<C, A> {
     pub(crate) fn role(&self) -> Role {
         match self.stage {
-            Stage::Connection(_) => Role::Connection,
+            Stage::Connection(..) => Role::Connection,
             Stage::Acceptor(_) => Role::Acceptor,
         }
     }
@@ -57,8 +61,66 @@ impl<C, A> Row<C, A> {
     pub(crate) fn acceptor_state(&self) -> Option<AcceptorState> {
         match self.stage {
             Stage::Acceptor(state) => Some(state),
-            Stage::Connection(_) => None,
+            Stage::Connection(..) => None,
         }
+    }
+
+    /// The report of an end at debug level: the peer is gone, or the handshake failed. Gives back any other end.
+    pub(super) fn debug_report(&self, end: ChildEnd, now: Instant) -> Result<Event<A>, ChildEnd>
+    where
+        A: Clone,
+    {
+        let Stage::Connection(_, peer) = &self.stage else {
+            return Err(end);
+        };
+        let (listener, child) = (self.id.listener(), self.id);
+        let age = now.saturating_duration_since(self.since);
+        match end {
+            ChildEnd::Disconnected(error) => Ok(Event::Disconnected {
+                listener,
+                child,
+                peer: peer.peer_addr.clone(),
+                age,
+                error,
+            }),
+            ChildEnd::HandshakeFailed(cause, error) => Ok(Event::HandshakeFailed {
+                listener,
+                child,
+                peer: peer.peer_addr.clone(),
+                age,
+                cause,
+                error,
+            }),
+            end => Err(end),
+        }
+    }
+
+    /// The connection, as a stop names it that it has held up (S7).
+    pub(crate) fn late(
+        &self,
+        kind: Option<EndKind>,
+        phase: Phase,
+        now: Instant,
+    ) -> Option<(Instant, LateConnection<A>)>
+    where
+        A: Clone,
+    {
+        let Stage::Connection(_, peer) = &self.stage else {
+            return None;
+        };
+        let late = LateConnection {
+            id: self.id,
+            peer_addr: peer.peer_addr.clone(),
+            age: now.saturating_duration_since(self.since),
+            phase,
+            kind,
+        };
+        Some((self.since, late))
+    }
+
+    /// Whether its beginning was reported, and so its end is, however it comes (O4).
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched == Watched::Yes
     }
 
     /// The report of an end, if it is one to report.
@@ -66,11 +128,11 @@ impl<C, A> Row<C, A> {
     where
         A: Clone,
     {
-        let (listener, child) = (self.id.listener_id(), self.id);
+        let (listener, child) = (self.id.listener(), self.id);
         let start_error = matches!(end, ChildEnd::StartError(_));
         let failure: Failure = end.failure()?;
         Some(match &self.stage {
-            Stage::Connection(peer) => Event::ConnectionFailed {
+            Stage::Connection(_, peer) => Event::ConnectionFailed {
                 listener,
                 child,
                 peer: peer.peer_addr.clone(),
@@ -93,16 +155,22 @@ impl<C, A> Row<C, A> {
 
 impl<C, A: Clone> Row<C, A> {
     /// The report of the end of a connection whose beginning was reported (O4).
-    pub(super) fn ended(&self, kind: EndKind, now: Instant) -> Option<Event<A>> {
-        let (Stage::Connection(peer), Watched::Yes) = (&self.stage, self.watched) else {
+    pub(super) fn ended(
+        &self,
+        kind: EndKind,
+        reason: Option<Cow<'static, str>>,
+        now: Instant,
+    ) -> Option<Event<A>> {
+        let (Stage::Connection(_, peer), Watched::Yes) = (&self.stage, self.watched) else {
             return None;
         };
         Some(Event::ConnectionEnded {
-            listener: self.id.listener_id(),
+            listener: self.id.listener(),
             child: self.id,
             peer: peer.peer_addr.clone(),
             age: now.saturating_duration_since(self.since),
             kind,
+            reason,
         })
     }
 }
@@ -110,20 +178,26 @@ impl<C, A: Clone> Row<C, A> {
 /// How many children there are, by what they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Tally {
-    pub(crate) connections: usize,
+    pub(crate) serving: usize,
+    pub(crate) handshaking: usize,
     pub(crate) waiting: usize,
     pub(crate) starting: usize,
     pub(crate) terminating: usize,
 }
 
 impl Tally {
+    pub(crate) fn connections(&self) -> usize {
+        self.serving + self.handshaking
+    }
+
     pub(crate) fn acceptors(&self) -> usize {
         self.waiting + self.starting + self.terminating
     }
 
     fn of<A>(&mut self, stage: &Stage<A>) -> &mut usize {
         match stage {
-            Stage::Connection(_) => &mut self.connections,
+            Stage::Connection(ConnectionState::Handshaking, _) => &mut self.handshaking,
+            Stage::Connection(ConnectionState::Serving, _) => &mut self.serving,
             Stage::Acceptor(AcceptorState::Waiting) => &mut self.waiting,
             Stage::Acceptor(AcceptorState::Terminating) => &mut self.terminating,
             Stage::Acceptor(_) => &mut self.starting,
@@ -207,9 +281,19 @@ pub(crate) enum Became<C> {
 /// The next acceptor, made before the lock was taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Next<C> {
+    /// The number that was reserved for it.
+    pub(crate) number: u64,
     pub(crate) control: C,
-    /// Whether it has its state already.
-    pub(crate) ready: bool,
+    pub(crate) ready: Ready,
+}
+
+/// Whether an acceptor has its state without an `init` (B5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ready {
+    Yes,
+    No,
+    /// Asking for it was a start error (B4).
+    Failed,
 }
 
 /// An acceptor's `init` has succeeded.
@@ -304,6 +388,12 @@ impl<C: Clone, A> Table<C, A> {
         DropCatching::new(std::mem::take(&mut self.rows))
     }
 
+    /// The number of a child that is about to be made.
+    pub(crate) fn reserve_number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
     fn add(
         &mut self,
         state: AcceptorState,
@@ -311,8 +401,19 @@ impl<C: Clone, A> Table<C, A> {
         backoff: StartBackoff,
         now: Instant,
     ) -> ChildId {
-        self.numbers += 1;
-        let (listener, number) = (self.id, self.numbers);
+        let number = self.reserve_number();
+        self.add_numbered(number, state, control, backoff, now)
+    }
+
+    fn add_numbered(
+        &mut self,
+        number: u64,
+        state: AcceptorState,
+        control: C,
+        backoff: StartBackoff,
+        now: Instant,
+    ) -> ChildId {
+        let listener = self.id;
         let stage = Stage::Acceptor(state);
         *self.tally.of(&stage) += 1;
         let slot = self.rows.insert_with(|slot| Row {
@@ -329,6 +430,23 @@ impl<C: Clone, A> Table<C, A> {
 
     fn row(&mut self, id: ChildId) -> Option<&mut Row<C, A>> {
         self.rows.get_mut(id.slot).filter(|row| row.id == id)
+    }
+
+    /// Looks for a child whose slot is not known from this cursor on, at no more than `limit` slots; returns its id with the
+    /// slot, or where to go on, if anywhere.
+    pub(crate) fn find(
+        &mut self,
+        id: ChildId,
+        from: usize,
+        limit: usize,
+    ) -> (Option<ChildId>, Option<usize>) {
+        let mut found = None;
+        let next = self.visit(from, limit, |row| {
+            if row.id == id {
+                found = Some(row.id);
+            }
+        });
+        (found, next)
     }
 
     /// The control of a child and its role; `None` if it has ended.
@@ -433,6 +551,7 @@ impl<C: Clone, A> Table<C, A> {
     pub(crate) fn became(
         &mut self,
         id: ChildId,
+        state: ConnectionState,
         peer: Peer<A>,
         now: Instant,
         next: Next<C>,
@@ -444,30 +563,63 @@ impl<C: Clone, A> Table<C, A> {
             return Became::Gone(next);
         };
         *self.tally.of(&row.stage) -= 1;
-        row.stage = Stage::Connection(peer);
+        row.stage = Stage::Connection(state, peer);
         row.since = now;
         row.watched = self.watched;
-        self.tally.connections += 1;
+        *self.tally.of(&row.stage) += 1;
         self.accepted += 1;
         if !self.is_open() {
             return Became::ServesLast(next);
         }
-        let Next { control, ready } = next;
+        let Next {
+            number,
+            control,
+            ready,
+        } = next;
         let backoff = StartBackoff::default();
-        Became::Serves(if ready {
-            let child = self.add(AcceptorState::Waiting, control.clone(), backoff, now);
-            Replacement::Waits(Starting { child, control })
-        } else if self.outage.is_some() {
-            self.retry(control, backoff, now)
-        } else {
-            let child = self.add(AcceptorState::Init, control.clone(), backoff, now);
-            Replacement::Init(Starting { child, control })
+        let state = match ready {
+            Ready::Yes => AcceptorState::Waiting,
+            Ready::No if self.outage.is_some() => {
+                return Became::Serves(self.retry(number, control, backoff, now));
+            }
+            Ready::No | Ready::Failed => AcceptorState::Init,
+        };
+        let child = self.add_numbered(number, state, control.clone(), backoff, now);
+        let start = Starting { child, control };
+        Became::Serves(match ready {
+            Ready::Yes => Replacement::Waits(start),
+            Ready::No | Ready::Failed => Replacement::Init(start),
         })
     }
 
+    /// The handshake of a connection is through, and these are its addresses from now on (H5). Gives back those before, or
+    /// these if it has ended, to be dropped outside of any lock.
+    pub(crate) fn handshaken(&mut self, id: ChildId, peer: Peer<A>) -> Peer<A> {
+        let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
+            return peer;
+        };
+        let Stage::Connection(ConnectionState::Handshaking, before) = &mut row.stage else {
+            return peer;
+        };
+        let before = std::mem::replace(before, peer);
+        *self.tally.of(&row.stage) -= 1;
+        if let Stage::Connection(state, _) = &mut row.stage {
+            *state = ConnectionState::Serving;
+        }
+        *self.tally.of(&row.stage) += 1;
+        before
+    }
+
     /// During an outage: the acceptor that tries again, if there is none; else one that is held.
-    fn retry(&mut self, control: C, backoff: StartBackoff, now: Instant) -> Replacement<C> {
-        let child = self.add(AcceptorState::Spaced, control.clone(), backoff, now);
+    fn retry(
+        &mut self,
+        number: u64,
+        control: C,
+        backoff: StartBackoff,
+        now: Instant,
+    ) -> Replacement<C> {
+        let spaced = AcceptorState::Spaced;
+        let child = self.add_numbered(number, spaced, control.clone(), backoff, now);
         match &mut self.outage {
             Some(outage) if outage.probe.is_none() => {
                 outage.probe = Some(child);
@@ -522,7 +674,8 @@ impl<C: Clone, A> Table<C, A> {
             });
         }
         if self.outage.is_some() {
-            return self.retry(control, backoff, now);
+            let number = self.reserve_number();
+            return self.retry(number, control, backoff, now);
         }
         let delay = match end {
             AcceptorEnd::Repeats | AcceptorEnd::Lost => {

@@ -18,12 +18,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::accept_error::AcceptErrorKind;
-use crate::child::erased::{ErasedChild, Factory};
-use crate::connection::{Connection, Signals};
+use crate::acceptor::ListenerInfo;
+use crate::child::erased::{ErasedChild, Factory, InitOutcome, ServeArgs};
+use crate::connection::Lifecycle;
+use crate::handshake::{Handshake, HandshakeStage, Incoming};
+use crate::id::ChildId;
 use crate::listener::Listener;
 use crate::machine::accept_backoff::AcceptBackoff;
+use crate::machine::child_end::ChildEnd;
 use crate::machine::effects::{Close, Queued};
-use crate::machine::table::{Became, Next, Peer, Replacement};
+use crate::machine::table::{Became, Next, Peer, Ready, Replacement};
 use crate::policy::ConnectionReports;
 use crate::pool::child_task::ChildTask;
 use crate::pool::listener_shared::{ListenerShared, LocalAddrSource, Waiter};
@@ -32,6 +36,7 @@ use crate::pool::shared::{DismissReason, PoolShared};
 use crate::pool::wait_queue::WaitQueue;
 use crate::report::Event;
 use crate::runtime::Runtime;
+use crate::status::ConnectionState;
 use crate::sync::{DropCatching, Shared, catch_panic, lock, wake};
 
 /// How many turns go by without a suspension before other tasks get theirs (A1), and timeouts that have come are seen (B6).
@@ -43,6 +48,9 @@ const BATCH: usize = 64;
 /// How long a listener that closes waits before it believes that no connection is queued (L7).
 const CLOSE_DELAY: Duration = Duration::from_millis(1);
 
+/// So many delays in a row that are over when they are first polled are believed: then it is the runtime's timer that is early.
+const DELAYS: u32 = 3;
+
 /// How long it accepts at the most, and how many.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const MOST_QUEUED: usize = 4096;
@@ -52,6 +60,10 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     listener: Arc<ListenerShared<L>>,
     factory: Shared<dyn Factory<L>>,
     generation: u64,
+    /// Cloned for each connection; the socket may close meanwhile.
+    handshake: DropCatching<L::Handshake>,
+    /// What a replacement without an `init` sees of the listener.
+    info: ListenerInfo<L::Addr>,
     queue: WaitQueue<Waiter<L>>,
     arrived: VecDeque<Waiter<L>>,
     /// Wakes this task for the first timeout, or earlier.
@@ -81,6 +93,8 @@ enum Spawned {
 struct Closing {
     /// Until it may be believed that nothing is queued.
     delay: Option<BoxFuture<'static, ()>>,
+    /// How many delays gave the runtime no time to look at the sockets; `DELAYS` once one did.
+    delays: u32,
     limit: BoxFuture<'static, ()>,
     taken: usize,
 }
@@ -104,6 +118,7 @@ pub(crate) fn run<R: Runtime, L: Listener>(
     shared: Arc<PoolShared<R, L>>,
     listener: Arc<ListenerShared<L>>,
     socket: L,
+    handshake: L::Handshake,
 ) -> impl Future<Output = ()> + Send {
     let factory = lock(&listener.children).factory.clone();
     // Made here, not in the task: a task that is dropped before its first poll counts as well.
@@ -111,6 +126,8 @@ pub(crate) fn run<R: Runtime, L: Listener>(
         socket: Some(DropCatching::new(socket)),
         accept_loop: AcceptLoop {
             generation: listener.generation(),
+            handshake: DropCatching::new(handshake),
+            info: listener.info(ChildId::new(listener.id, 0, ChildId::NO_SLOT)),
             shared,
             listener,
             factory,
@@ -200,7 +217,18 @@ fn poll_accept<T>(
         .map_or(Poll::Pending, |call| call.poll(cx))
 }
 
-type Accepted<L> = io::Result<(<L as Listener>::Stream, <L as Listener>::Addr)>;
+type Accepted<L> = io::Result<(<L as Listener>::Io, <L as Listener>::Addr)>;
+
+/// The handshake of a listener, to ask whether there is one.
+trait AsksHandshake {
+    const IS_NEEDED: bool;
+}
+
+struct Needed<L>(std::marker::PhantomData<L>);
+
+impl<L: Listener> AsksHandshake for Needed<L> {
+    const IS_NEEDED: bool = <L::Handshake as Handshake<L::Io, L::Addr>>::IS_NEEDED;
+}
 
 impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     fn poll_turn(
@@ -313,6 +341,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     }
                     self.closing = Some(Closing {
                         delay: Some(self.shared.sleep(CLOSE_DELAY)),
+                        delays: 0,
                         limit: self.shared.sleep(CLOSE_LIMIT),
                         taken: 0,
                     });
@@ -383,8 +412,15 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             return Poll::Ready(());
         }
         if let Some(delay) = &mut closing.delay {
-            if delay.poll_unpin(cx).is_ready() {
-                closing.delay = None;
+            match delay.poll_unpin(cx) {
+                Poll::Pending => closing.delays = DELAYS,
+                Poll::Ready(()) if closing.delays == DELAYS => closing.delay = None,
+                Poll::Ready(()) => {
+                    // Its time was over before the runtime knew of it: a busy one has not looked at the sockets since.
+                    closing.delays += 1;
+                    closing.delay = Some(self.shared.sleep(CLOSE_DELAY));
+                    wake(cx.waker().clone());
+                }
             }
         }
         if self.queue.is_empty() {
@@ -476,11 +512,11 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     }
 
     /// The acceptor that has waited longest becomes the connection (B5).
-    fn connect(&mut self, stream: L::Stream, peer_addr: L::Addr) {
-        let stream = DropCatching::new(stream);
+    fn connect(&mut self, io: L::Io, peer_addr: L::Addr) {
+        let io = DropCatching::new(io);
         let local_addr = match self.listener.addresses {
             LocalAddrSource::Listener => self.listener.local_addr.clone(),
-            LocalAddrSource::Stream => match catch_panic(|| L::stream_local_addr(&stream)) {
+            LocalAddrSource::Stream => match catch_panic(|| L::io_local_addr(&io)) {
                 Ok(Ok(local_addr)) => local_addr,
                 // The peer was gone before its address was read (A1).
                 Ok(Err(error)) => return self.skip(error),
@@ -495,18 +531,23 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         let peer = Peer {
             peer_addr: peer_addr.clone(),
             local_addr: local_addr.clone(),
+            transport: None,
+        };
+        let state = match Needed::<L>::IS_NEEDED {
+            true => ConnectionState::Handshaking,
+            false => ConnectionState::Serving,
         };
         let Some(first) = self.queue.pop_front() else {
             return;
         };
         let (id, child) = (first.id, first.child);
-        let next = self.next_child();
+        let (next, failed) = self.next_child();
         let now = self.shared.time();
-        let (became, reports, _before) = {
+        let (became, reports, before, timeout) = {
             let children = &mut *lock(&self.listener.children);
             let reports = children.reports;
             let reported = (reports == ConnectionReports::All).then(|| peer.clone());
-            let mut became = children.table.became(id, peer, now, next);
+            let mut became = children.table.became(id, state, peer, now, next);
             // Reconfigured since the replacement was made: its `init` would be the old acceptor's.
             let before = match &mut became {
                 Became::Serves(Replacement::Init(start))
@@ -516,10 +557,14 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 }
                 _ => None,
             };
-            (became, reported, before)
+            (became, reported, before, children.handshake_timeout)
         };
         match became {
-            Became::Serves(replacement) => self.replace(replacement),
+            Became::Serves(Replacement::Init(start)) if before.is_some() => {
+                // What became of the acceptor that was made before it was reconfigured is of no interest.
+                self.shared.start(&self.listener, start);
+            }
+            Became::Serves(replacement) => self.replace(replacement, failed),
             Became::ServesLast(_) => {}
             // It was killed while it waited: it ends as those do that are left in the queue.
             Became::Gone(_) => {
@@ -541,13 +586,12 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 local_addr: peer.local_addr,
             });
         }
-        let serve = Arc::clone(&child).serve(Connection {
-            stream: stream.into_inner(),
-            peer_addr,
-            local_addr,
+        let serve = Arc::clone(&child).serve(ServeArgs {
+            incoming: Incoming::new(io.into_inner(), peer_addr, local_addr),
+            stage: self.handshake_stage(id, now, timeout),
             id,
             listener: self.listener.id,
-            signals: Signals {
+            lifecycle: Lifecycle {
                 draining: self.listener.draining.clone(),
                 control: Arc::clone(&child).trap_stop(),
             },
@@ -563,8 +607,32 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
+    /// What the handshake of a connection needs: nothing, if there is none (H7).
+    fn handshake_stage(
+        &self,
+        id: ChildId,
+        now: Instant,
+        timeout: Option<Duration>,
+    ) -> HandshakeStage<L::Handshake, L::Addr> {
+        let handshake = self.handshake.clone();
+        if !Needed::<L>::IS_NEEDED {
+            return HandshakeStage {
+                handshake,
+                deadline: None,
+                through: None,
+            };
+        }
+        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
+        let listener = Arc::clone(&self.listener);
+        HandshakeStage {
+            handshake,
+            deadline: deadline.map(|deadline| self.shared.sleep_until(deadline)),
+            through: Some(Box::new(move |addrs| listener.handshaken(id, addrs))),
+        }
+    }
+
     /// The child that is to take the place of one that has a connection.
-    fn next_child(&mut self) -> Next<Arc<dyn ErasedChild<L>>> {
+    fn next_child(&mut self) -> (Next<Arc<dyn ErasedChild<L>>>, Option<ChildEnd>) {
         let generation = self.listener.generation();
         if generation != self.generation {
             self.generation = generation;
@@ -572,12 +640,27 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             self.factory = factory;
         }
         let control = Arc::clone(&self.factory).make_child(&self.listener.level);
-        let ready = control.begin_without_init().is_some();
-        Next { control, ready }
+        let number = lock(&self.listener.children).table.reserve_number();
+        self.info.child = ChildId::new(self.listener.id, number, ChildId::NO_SLOT);
+        let (ready, failed) = match control.init_now(&self.info) {
+            Some(InitOutcome::Waits(_)) => (Ready::Yes, None),
+            Some(InitOutcome::Ended(end)) => (Ready::Failed, Some(end)),
+            None => (Ready::No, None),
+        };
+        let next = Next {
+            number,
+            control,
+            ready,
+        };
+        (next, failed)
     }
 
     /// The replacement has its `init` in a task, or waits, before the connection is served (B5).
-    fn replace(&mut self, replacement: Replacement<Arc<dyn ErasedChild<L>>>) {
+    fn replace(
+        &mut self,
+        replacement: Replacement<Arc<dyn ErasedChild<L>>>,
+        failed: Option<ChildEnd>,
+    ) {
         match replacement {
             Replacement::Waits(start) => {
                 // An acceptor that arrived while `accept` was polled began to wait earlier (L6).
@@ -590,6 +673,10 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     child: start.control,
                     deadline: None,
                 });
+            }
+            Replacement::Init(start) if failed.is_some() => {
+                let end = failed.into_iter();
+                end.for_each(|end| self.shared.ended(&self.listener, start.child, end));
             }
             Replacement::Init(start) => {
                 self.shared.start_init(&self.listener, start);

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 
 use crate::child::control::Control;
-use crate::child::erased::ErasedChild;
+use crate::child::erased::{BodyEnd, ErasedChild};
 use crate::id::ChildId;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role, WaitTime};
@@ -26,7 +26,7 @@ pub(crate) struct ChildTask<R: Runtime, L: Listener> {
     listener: Arc<ListenerShared<L>>,
     id: ChildId,
     child: Arc<dyn ErasedChild<L>>,
-    body: Option<BoxFuture<'static, ChildEnd>>,
+    body: Option<BoxFuture<'static, BodyEnd>>,
     /// A connection in `serve`, or an acceptor in `terminate`.
     role: Role,
     wait_time: WaitTime,
@@ -46,7 +46,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
         listener: Arc<ListenerShared<L>>,
         id: ChildId,
         child: Arc<dyn ErasedChild<L>>,
-        body: BoxFuture<'static, ChildEnd>,
+        body: BoxFuture<'static, BodyEnd>,
     ) -> Self {
         Self {
             shared,
@@ -65,7 +65,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
         listener: Arc<ListenerShared<L>>,
         id: ChildId,
         child: Arc<dyn ErasedChild<L>>,
-        body: BoxFuture<'static, ChildEnd>,
+        body: BoxFuture<'static, BodyEnd>,
         wait_time: WaitTime,
     ) -> Self {
         let mut task = Self::serve(shared, listener, id, child, body);
@@ -74,14 +74,19 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
     }
 
     /// Drops what the child held, then reports its end.
-    fn finish(&mut self, end: ChildEnd) {
+    fn finish(&mut self, end: BodyEnd) {
         let Some(body) = self.body.take() else {
             return;
         };
         let end = match (catch_panic(move || drop(body)), end) {
-            (Ok(()), end) => end,
+            (Ok(()), BodyEnd::Served(exit)) => self.shared.child_end(exit),
+            (Ok(()), BodyEnd::NoHandshake(error)) => {
+                let (cause, error) = error.into_parts();
+                ChildEnd::HandshakeFailed(cause, error.map(Arc::from))
+            }
+            (Ok(()), BodyEnd::Ended(end)) => end,
             // The first failure is the one that counts.
-            (Err(_), end @ ChildEnd::Panic(..)) => end,
+            (Err(_), BodyEnd::Ended(end @ ChildEnd::Panic(..))) => end,
             (Err(message), end) => {
                 // It may be an error whose `Drop` panics, too.
                 drop(DropCatching::new(end));
@@ -95,14 +100,14 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
 
 fn poll_body(
     control: &Control,
-    body: &mut Option<BoxFuture<'static, ChildEnd>>,
+    body: &mut Option<BoxFuture<'static, BodyEnd>>,
     polled: &mut Polled,
     role: Role,
     cx: &mut Context<'_>,
-) -> Poll<ChildEnd> {
+) -> Poll<BodyEnd> {
     control.register(cx.waker());
     if let Some(end) = commanded(control, *polled, role) {
-        return Poll::Ready(end);
+        return Poll::Ready(BodyEnd::Ended(end));
     }
     *polled = Polled::Yes;
     let Some(body) = body else {
@@ -112,7 +117,7 @@ fn poll_body(
         Poll::Ready(end) => Poll::Ready(end),
         // Commanded while it was polled: this is its suspension point.
         Poll::Pending => match commanded(control, Polled::Yes, role) {
-            Some(end) => Poll::Ready(end),
+            Some(end) => Poll::Ready(BodyEnd::Ended(end)),
             None => Poll::Pending,
         },
     }
@@ -140,7 +145,7 @@ impl<R: Runtime, L: Listener> Future for ChildTask<R, L> {
         let (body, begun, role) = (&mut this.body, &mut this.polled, this.role);
         let polled = match catch_panic(|| poll_body(control, body, begun, role, cx)) {
             Ok(polled) => polled,
-            Err(message) => Poll::Ready(ChildEnd::Panic(message, this.wait_time)),
+            Err(message) => Poll::Ready(BodyEnd::Ended(ChildEnd::Panic(message, this.wait_time))),
         };
         let polled = polled.map(|end| this.finish(end));
         this.child.control().count_poll();
@@ -152,7 +157,7 @@ impl<R: Runtime, L: Listener> Drop for ChildTask<R, L> {
     fn drop(&mut self) {
         if self.body.is_some() {
             self.child.control().count_poll();
-            self.finish(ChildEnd::Lost);
+            self.finish(BodyEnd::Ended(ChildEnd::Lost));
             self.child.control().count_poll();
         }
     }
@@ -173,8 +178,9 @@ mod tests {
     use crate::listener::testing::Nowhere;
     use crate::machine::stuck::Marked;
     use crate::pool::listener_shared::testing::listener;
-    use crate::pool::spec::Spec;
+    use crate::pool::spec::ErasedSpec;
     use crate::runtime::testing::Tasks;
+    use crate::spec::Spec;
     use crate::sync::lock;
 
     type Child = Arc<dyn ErasedChild<Nowhere>>;
@@ -198,7 +204,7 @@ mod tests {
     #[track_caller]
     fn check(polls: usize, inside: &[u32], between: &[u32]) {
         let serve = acceptor_fn(|_: Connection<(), SocketAddr>| async { Ok(()) });
-        let spec = Spec::new("test", serve).checked().expect("it is allowed");
+        let spec = ErasedSpec::checked(Spec::new("test", serve)).expect("it is allowed");
         let shared = PoolShared::new(Tasks::new(), spec);
         let listener = listener(1);
         let start = {
@@ -213,7 +219,7 @@ mod tests {
         let body = async move {
             reads.read();
             pending::<()>().await;
-            ChildEnd::Normal
+            BodyEnd::Ended(ChildEnd::Normal)
         };
         let (id, body) = (start.child, Box::pin(body));
         let mut task = ChildTask::serve(shared, listener, id, Arc::clone(&child), body);

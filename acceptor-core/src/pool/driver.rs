@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::erased::ErasedChild;
 use crate::id::ChildId;
+use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role};
 use crate::machine::stop::Looks;
@@ -23,7 +24,7 @@ use crate::pool::reporter::yield_now;
 use crate::pool::shared::{Later, PoolShared, State, is_never};
 use crate::runtime::Runtime;
 use crate::status::{AcceptorState, PoolState};
-use crate::stop_report::StopReason;
+use crate::stop_report::{Phase, StopReason};
 use crate::sync::{TaskWaker, catch_panic, lock, spawn_thread};
 
 /// How many children, or listeners, are handled under one lock and before other tasks get their turn. A model of loom has
@@ -94,13 +95,9 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
 
     /// Wakes what a call has commanded: the children of listeners, and what waits for *draining*.
     async fn wake_children(&self) {
+        wake_waiters(&self.shared.stopping).await;
         while let Some(listener) = self.shared.next_to_wake() {
-            for (number, waiter) in listener.draining.take_waiters().enumerate() {
-                waiter.wake();
-                if number % BATCH == BATCH - 1 {
-                    yield_now().await;
-                }
-            }
+            wake_waiters(&listener.draining).await;
             let mut from = Some(0);
             while let Some(cursor) = from {
                 from = self.shared.wake_some(&listener, cursor);
@@ -160,7 +157,7 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
     /// Whether the result is given; after a kill timeout it is given here, whatever is not delivered (O2).
     fn is_complete(&mut self, now: Instant) -> bool {
         let (ended, given, kill_timeout) = self.shared.read(|state| {
-            let kill_timeout = state.machine.rules().plan.patience;
+            let kill_timeout = state.machine.rules().plan.kill_timeout;
             (state.ended.is_some(), state.result.is_some(), kill_timeout)
         });
         if ended {
@@ -191,6 +188,26 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
             Poll::Pending => sleep.as_mut().poll(cx).map(|()| Some(deadline)),
         })
         .await
+    }
+}
+
+/// Wakes the tasks that wait for a latch, should it be set.
+async fn wake_waiters(latch: &Latch) {
+    if !latch.is_set() {
+        return;
+    }
+    for (number, waiter) in latch.take_waiters().enumerate() {
+        waiter.wake();
+        if number % BATCH == BATCH - 1 {
+            yield_now().await;
+        }
+    }
+}
+
+/// As [`wake_waiters`], where no task is left to do it in turns.
+pub(super) fn wake_all_waiters(latch: &Latch) {
+    if latch.is_set() {
+        latch.take_waiters().for_each(TaskWaker::wake);
     }
 }
 
@@ -277,12 +294,20 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 
     /// Looks at some children of a listener; returns where to go on, if anywhere.
     fn look_at_some(self: &Arc<Self>, listener: &ListenerShared<L>, from: usize) -> Option<usize> {
-        let mut gone = Vec::new();
+        let now = self.time();
+        let (mut gone, mut late) = (Vec::new(), Vec::new());
         let state = &mut *lock(&self.state);
-        let table = &mut lock(&listener.children).table;
-        state
-            .machine
-            .look(table, listener.id, (from, BATCH), &mut gone)
+        let next = {
+            let table = &mut lock(&listener.children).table;
+            let batch = (from, BATCH);
+            state.machine.look(table, listener.id, batch, &mut gone)
+        };
+        late.extend(
+            gone.iter()
+                .filter_map(|row| row.late(None, Phase::Kill, now)),
+        );
+        state.add_late(&mut late);
+        next
     }
 
     /// All children were looked at.
@@ -305,6 +330,12 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                 .map(|(_, listening)| abandon(&listening.listener))
                 .collect();
             let stuck = rows.iter().map(|rows| rows.len()).sum();
+            for rows in &rows {
+                let late = rows
+                    .iter()
+                    .filter_map(|row| row.late(None, Phase::Kill, now));
+                effects.late.extend(late);
+            }
             (state.machine.give_up(stuck, now, effects), rows)
         });
         drop(given_up);
@@ -318,9 +349,10 @@ impl<R: Runtime, L: Listener> Drop for Driver<R, L> {
             return;
         }
         // No other task is left to do this, and the task may have been dropped in the middle of a walk.
+        wake_all_waiters(&self.shared.stopping);
         self.shared.wake_all();
         while let Some(listener) = self.shared.next_to_wake() {
-            listener.draining.take_waiters().for_each(TaskWaker::wake);
+            wake_all_waiters(&listener.draining);
             let mut from = Some(0);
             while let Some(cursor) = from {
                 from = self.shared.wake_some(&listener, cursor);
@@ -338,7 +370,7 @@ fn keep_time<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
     let shared = Arc::clone(shared);
     let keep = move || {
         // Most children are dropped by their runtime in the meantime, and this is over at once.
-        let kill_timeout = shared.read(|state| state.machine.rules().plan.patience);
+        let kill_timeout = shared.read(|state| state.machine.rules().plan.kill_timeout);
         let mut ended = None;
         while !shared.done.is_set() {
             let now = Instant::now();
@@ -409,13 +441,12 @@ fn wait_on_this_thread(future: impl Future<Output = ()>, timeout: Duration) -> P
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::signal::Signal;
     use futures::FutureExt;
 
     #[test]
     fn waiting_thread_is_done_once_it_is_woken() {
         let (began, timeout) = (Instant::now(), Duration::from_secs(30));
-        let signal = Signal::new();
+        let signal = Latch::new();
         let mut waits = signal.wait();
         let mut sets = Some(move || signal.set());
         let future = poll_fn(move |cx| {

@@ -1,32 +1,43 @@
 //! The handle of a pool: everything that can be asked of it, and done to it, while it runs.
 
-use std::future::Future;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use futures::FutureExt;
+
+use crate::acceptor::Acceptor;
 use crate::error::{
     AddListenerError, AddListenerReason, ChildError, CloseError, MAX_ACCEPTORS, ReconfigureError,
     Stopped,
 };
 use crate::id::{ChildId, ListenerId};
+use crate::latch::{Latch, LatchWait};
 use crate::listener::Listener;
 use crate::machine::command::Command;
 use crate::pool::accept_loop;
-use crate::pool::current_spec::CurrentSpec;
+use crate::pool::driver::BATCH;
 use crate::pool::listener_shared::{ListenerShared, LocalAddrSource};
 use crate::pool::shared::{PoolShared, State};
 use crate::pool::snapshot;
-use crate::pool::spec::{Configure, Spec};
+use crate::pool::spec::{ErasedSpec, PoolSettings};
 use crate::runtime::Runtime;
+use crate::settings::Settings;
+use crate::spec::Spec;
 use crate::status::{
-    AcceptorRecord, AcceptorState, ConnectionRecord, Counts, ListenerRecord, PoolState, Status,
+    AcceptorRecord, AcceptorState, ChildCounts, ConnectionRecord, Counts, ListenerRecord,
+    PoolState, Status,
 };
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::catch_unwind::CatchUnwind;
 use crate::sync::{catch_panic, lock};
 
-/// Looks into a pool and changes it while it runs. Cheap to clone; does not keep the pool alive (S9).
+/// Looks into a pool and changes it while it runs, as its owner can. Cheap to clone; does not keep the pool alive (S9).
 ///
-/// No method panics (V3), blocks, or waits for children unless it says so.
+/// Its methods are those of [`Pool`](crate::Pool), where they are described.
 pub struct PoolHandle<R: Runtime, L: Listener> {
     pub(super) shared: Arc<PoolShared<R, L>>,
 }
@@ -36,6 +47,12 @@ impl<R: Runtime, L: Listener> Clone for PoolHandle<R, L> {
         Self {
             shared: Arc::clone(&self.shared),
         }
+    }
+}
+
+impl<R: Runtime, L: Listener> AsRef<Self> for PoolHandle<R, L> {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 
@@ -50,23 +67,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// Adds a listener, and starts `acceptors` acceptors on it (L1).
     ///
-    /// # Errors
-    ///
-    /// Gives the listener back, with the [reason](AddListenerReason), if `acceptors` is not within
-    /// 1 to [`MAX_ACCEPTORS`], if the listener cannot return its address, or if the
-    /// pool is stopping or has stopped (V2).
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// # let refused = pool.add_listener(listener, 0);
-    /// # let listener = refused.expect_err("no acceptors").listener;
-    /// let id = pool.add_listener(listener, 10).map_err(|error| error.to_string())?;
-    /// assert_eq!(pool.listeners()?[0].id, id);
-    /// assert_eq!(pool.counts()?.workers, 10);
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// See [`Pool::add_listener`](crate::Pool::add_listener).
     pub fn add_listener(
         &self,
         listener: L,
@@ -76,21 +77,22 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         if acceptors == 0 || acceptors > MAX_ACCEPTORS {
             return refused(listener, AddListenerReason::Acceptors { value: acceptors });
         }
-        let addresses = match LocalAddrSource::of(&listener) {
+        let asked = LocalAddrSource::of(&listener).and_then(|addresses| {
+            let handshake = catch_panic(|| listener.handshake());
+            Ok((addresses, handshake.map_err(io::Error::other)?))
+        });
+        let (addresses, handshake) = match asked {
             Ok(known) => known,
             Err(error) => return refused(listener, AddListenerReason::LocalAddr(error)),
         };
         let added = self.shared.handle_event(|state, _| {
             let reason = match state.machine.state() {
                 PoolState::Running => {
-                    let (factory, reports) = (
-                        state.spec.factory.clone(),
-                        state.machine.rules().connection_reports,
-                    );
+                    let (factory, rules) = (state.spec.factory.clone(), *state.machine.rules());
                     let mut added = None;
                     state.machine.add_listener(|id| {
                         let listener = Arc::new(ListenerShared::new(
-                            id, addresses, acceptors, factory, reports,
+                            id, addresses, acceptors, factory, &rules,
                         ));
                         added = Some(Arc::clone(&listener));
                         listener
@@ -105,7 +107,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         match added {
             Ok(added) => {
                 let id = added.id;
-                let accepts = accept_loop::run(Arc::clone(&self.shared), added, listener);
+                let accepts =
+                    accept_loop::run(Arc::clone(&self.shared), added, listener, handshake);
                 self.shared.spawn(CatchUnwind::new(accepts));
                 self.shared.spawn_decoy();
                 Ok(id)
@@ -116,31 +119,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// Closes a listener (L3). Its acceptors terminate, its connections go on and see *draining*.
     ///
-    /// Begins when called. First the connections are accepted that the system has queued, for at most a second (L7).
-    /// When the future is ready the socket is closed, and its address can be bound again; it does not wait for
-    /// `terminate`. A second call while the listener closes waits for the same close (L8).
-    ///
-    /// # Errors
-    ///
-    /// [`CloseError`] if there is no such listener, or it is closed, or the pool has stopped.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future only stops waiting: the listener closes anyway.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// let id = pool.listeners()?[0].id;
-    /// pool.close_listener(id).await?;
-    /// assert_eq!(pool.close_listener(id).await, Err(CloseError::UnknownListener(id)));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn close_listener(
-        &self,
-        id: ListenerId,
-    ) -> impl Future<Output = Result<(), CloseError>> + Send + 'static + use<R, L> {
+    /// See [`Pool::close_listener`](crate::Pool::close_listener).
+    pub fn close_listener(&self, id: ListenerId) -> CloseListener {
         let closing = self.shared.handle_event(|state, effects| {
             if state.machine.state() == PoolState::Stopped {
                 return Err(CloseError::Stopped);
@@ -151,18 +131,14 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         if closing.is_ok() {
             self.shared.spawn_decoy();
         }
-        let closed = closing.map(|listener| listener.closed.clone());
-        async move {
-            closed?.wait().await;
-            Ok(())
+        CloseListener {
+            closed: closing.map(|listener| listener.closed.wait()),
         }
     }
 
     /// The listeners whose socket is open, oldest first (Q1).
     ///
-    /// # Errors
-    ///
-    /// [`Stopped`] if the pool has stopped.
+    /// See [`Pool::listeners`](crate::Pool::listeners).
     pub fn listeners(&self) -> Result<Vec<ListenerRecord<L::Addr>>, Stopped> {
         self.running(|_| ())?;
         Ok(snapshot::listeners(&self.shared))
@@ -170,23 +146,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// The acceptors, oldest first for each listener (Q5).
     ///
-    /// The list is taken in parts of at most 256 children, between which the pool goes on: each acceptor was there when it
-    /// was read.
-    ///
-    /// # Errors
-    ///
-    /// [`Stopped`] if the pool has stopped.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// let waiting = |acceptor: &AcceptorRecord| acceptor.state == AcceptorState::Waiting;
-    /// if let Some(acceptor) = pool.acceptors()?.into_iter().find(waiting) {
-    ///     pool.stop_child(acceptor.id)?;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// See [`Pool::acceptors`](crate::Pool::acceptors).
     pub fn acceptors(&self) -> Result<Vec<AcceptorRecord>, Stopped> {
         self.running(|_| ())?;
         Ok(snapshot::acceptors(&self.shared))
@@ -194,65 +154,51 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// The open connections, oldest first (Q1). Waiting acceptors are not among them.
     ///
-    /// # Errors
-    ///
-    /// [`Stopped`] if the pool has stopped.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// for connection in pool.connections()? {
-    ///     println!("{connection}");
-    ///     assert_eq!(connection.spec, pool.status()?.spec);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// See [`Pool::connections`](crate::Pool::connections).
     pub fn connections(&self) -> Result<Vec<ConnectionRecord<L::Addr>>, Stopped> {
         self.running(|_| ())?;
         Ok(snapshot::connections(&self.shared))
     }
 
-    /// How many children there are (Q2, Q3).
+    /// How many children there are, by what they are (Q3).
     ///
-    /// # Errors
-    ///
-    /// [`Stopped`] if the pool has stopped.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// let counts = pool.counts()?;
-    /// assert_eq!(counts.active, pool.connections()?.len());
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// See [`Pool::counts`](crate::Pool::counts).
     pub fn counts(&self) -> Result<Counts, Stopped> {
         self.running(|_| ())?;
         Ok(snapshot::counts(&self.shared))
     }
 
+    /// How many children there are, in the four numbers of the reference (Q2).
+    ///
+    /// See [`Pool::count_children`](crate::Pool::count_children).
+    pub fn count_children(&self) -> Result<ChildCounts, Stopped> {
+        let child_type = self.running(|state| state.machine.rules().child_type)?;
+        let counts = snapshot::counts(&self.shared);
+        Ok(ChildCounts::new(counts, child_type))
+    }
+
+    /// The settings that the pool has at the moment.
+    ///
+    /// See [`Pool::settings`](crate::Pool::settings).
+    pub fn settings(&self) -> Result<Settings<L::Addr>, Stopped> {
+        self.running(|state| state.spec.settings.to_settings())
+    }
+
+    /// Is set once the pool begins to stop, for whatever reason (S2).
+    ///
+    /// See [`Pool::stopping`](crate::Pool::stopping).
+    pub fn stopping(&self) -> Latch {
+        self.shared.stopping.clone()
+    }
+
     /// The whole pool as one value (Q4).
     ///
-    /// Its parts are read one after the other, so that no lock is held for a whole list: on a busy pool the counts can
-    /// differ by a few from the lists.
-    ///
-    /// # Errors
-    ///
-    /// [`Stopped`] if the pool has stopped.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// println!("{}", pool.status()?);
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// See [`Pool::status`](crate::Pool::status).
     pub fn status(&self) -> Result<Status<L::Addr>, Stopped> {
         let now = self.shared.time();
         let (spec, state, failures, rules) = self.running(|state| {
             let failures = state.machine.failures(now);
-            let spec = Arc::clone(&state.spec.id);
+            let spec = Arc::clone(&state.spec.settings.id);
             (
                 spec,
                 state.machine.state(),
@@ -283,28 +229,14 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// at its next suspension point; an acceptor that waits terminates, one in `init` is
     /// dropped, and either is replaced. Never counts.
     ///
-    /// # Errors
-    ///
-    /// [`ChildError`] if there is no such child, or the pool has stopped.
+    /// See [`Pool::stop_child`](crate::Pool::stop_child).
     pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
         self.send(id, Command::StopAlone)
     }
 
     /// Kills one child (R4, E4): dropped at its next suspension point, reported, and counted in a transient pool.
     ///
-    /// # Errors
-    ///
-    /// [`ChildError`] if there is no such child, or the pool has stopped.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// if let Some(oldest) = pool.connections()?.first() {
-    ///     pool.kill_child(oldest.id)?;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// See [`Pool::kill_child`](crate::Pool::kill_child).
     pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
         self.send(id, Command::Kill)
     }
@@ -314,10 +246,11 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             if state.machine.state() == PoolState::Stopped {
                 return Err(ChildError::Stopped);
             }
-            let known = state.machine.listener(id.listener_id());
+            let known = state.machine.listener(id.listener());
             let listening = known.ok_or(ChildError::UnknownChild(id))?;
             Ok(Arc::clone(&listening.listener))
         })?;
+        let id = find_slot(&listener, id).ok_or(ChildError::UnknownChild(id))?;
         let find = || lock(&listener.children).table.control(id);
         let (mut child, _) = find().ok_or(ChildError::UnknownChild(id))?;
         loop {
@@ -347,59 +280,91 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// use the new one, which may be of another type. The history of failures, the listeners and
     /// the connections stay.
     ///
-    /// # Errors
-    ///
-    /// [`ReconfigureError`] if the spec is not allowed (R2), or the pool is stopping or has stopped. The old spec stays then.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// pool.reconfigure(spec.intensity(100))?;
-    /// assert_eq!(pool.status()?.intensity, 100);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn reconfigure(&self, spec: Spec<L>) -> Result<(), ReconfigureError> {
-        let spec = spec.checked()?;
-        let rules = spec.rules;
-        let present = CurrentSpec::from(spec);
+    /// See [`Pool::reconfigure`](crate::Pool::reconfigure).
+    pub fn reconfigure<Acc: Acceptor<L>>(
+        &self,
+        spec: Spec<Acc, L::Addr>,
+    ) -> Result<(), ReconfigureError> {
+        self.replace_spec(ErasedSpec::checked(spec)?)
+    }
+
+    fn replace_spec(&self, spec: ErasedSpec<L>) -> Result<(), ReconfigureError> {
+        let rules = spec.settings.rules;
         // The old spec, or the refused one, is user values: dropped after the lock is released.
         let (result, _gone) = self.shared.handle_event(|state, _| {
-            let refused = match state.machine.state() {
-                PoolState::Running => None,
-                PoolState::Stopping(_) => Some(ReconfigureError::Stopping),
-                PoolState::Stopped => Some(ReconfigureError::Stopped),
-            };
-            if let Some(refused) = refused {
-                return (Err(refused), (present, Vec::new()));
+            if let Err(refused) = state.changeable() {
+                return (Err(refused), (spec, Vec::new()));
             }
             state.machine.reconfigure(rules);
+            state.version += 1;
             let listeners = state.machine.listeners();
-            let factories = listeners.map(|(_, listening)| {
-                let (factory, reports) = (present.factory.clone(), rules.connection_reports);
-                listening.listener.reconfigure(factory, reports)
-            });
+            let factories = listeners
+                .map(|(_, listening)| listening.listener.reconfigure(spec.factory.clone(), &rules));
             let factories = factories.collect();
-            let before = std::mem::replace(&mut state.spec, present);
+            let before = std::mem::replace(&mut state.spec, spec);
             (Ok(()), (before, factories))
+        });
+        result
+    }
+
+    /// Changes the settings, and nothing else (R1).
+    ///
+    /// See [`Pool::update`](crate::Pool::update).
+    pub fn update(
+        &self,
+        mut change: impl FnMut(&mut Settings<L::Addr>),
+    ) -> Result<(), ReconfigureError> {
+        loop {
+            let (mut settings, version) = self.shared.read(|state| {
+                let settings = state
+                    .changeable()
+                    .map(|()| state.spec.settings.to_settings());
+                settings.map(|settings| (settings, state.version))
+            })?;
+            let changed = catch_panic(|| change(&mut settings));
+            let settings = PoolSettings::checked(settings);
+            changed.map_err(ReconfigureError::UpdatePanicked)?;
+            if self.replace_settings(settings?, version)? == Swap::Done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Replaces the settings of this version.
+    fn replace_settings(
+        &self,
+        settings: PoolSettings<L::Addr>,
+        version: u64,
+    ) -> Result<Swap, ReconfigureError> {
+        let rules = settings.rules;
+        let (result, _gone) = self.shared.handle_event(|state, _| {
+            if let Err(refused) = state.changeable() {
+                return (Err(refused), settings);
+            }
+            if state.version != version {
+                return (Ok(Swap::Outrun), settings);
+            }
+            state.version += 1;
+            state.machine.reconfigure(rules);
+            for (_, listening) in state.machine.listeners() {
+                listening.listener.set_rules(&rules);
+            }
+            let before = std::mem::replace(&mut state.spec.settings, settings);
+            (Ok(Swap::Done), before)
         });
         result
     }
 
     /// Runs the pool's init function again (R3): a spec replaces the old one, *ignore* keeps it.
     ///
-    /// Of two calls at once the one whose init function is through last decides.
-    ///
-    /// # Errors
-    ///
-    /// As [`reconfigure`](PoolHandle::reconfigure); and if the init function fails, or the pool has none. The old spec stays then.
+    /// See [`Pool::reload`](crate::Pool::reload).
     pub fn reload(&self) -> Result<(), ReconfigureError> {
         let init = self.running(|state| state.init.clone());
         let init = init.map_err(|Stopped| ReconfigureError::Stopped)?;
         let init = init.ok_or(ReconfigureError::NoInit)?;
         match catch_panic(&**init) {
-            Ok(Ok(Configure::Use(spec))) => self.reconfigure(spec),
-            Ok(Ok(Configure::Ignore)) => Ok(()),
+            Ok(Ok(Some(spec))) => self.replace_spec(spec?),
+            Ok(Ok(None)) => Ok(()),
             Ok(Err(error)) => Err(ReconfigureError::Init(error)),
             Err(message) => Err(ReconfigureError::InitPanicked(message)),
         }
@@ -407,22 +372,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// Stops the pool gracefully, by the phases of its spec, and waits for the result (section 6).
     ///
-    /// Begins when called; asking twice is harmless (S1).
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future only stops waiting: the pool stops in any case.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// let report = pool.stop().await;
-    /// assert_eq!(report.reason, StopReason::Requested);
-    /// assert_eq!(pool.counts(), Err(Stopped));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn stop(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
+    /// See [`Pool::stop`](crate::Pool::stop).
+    pub fn stop(&self) -> Join<R, L> {
         self.shared.stop(StopReason::Requested);
         self.shared.spawn_decoy();
         self.join()
@@ -430,13 +381,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// Kills everything at once, whatever phase the pool is in, and waits for the result.
     ///
-    /// Begins when called. Ends within the spec's patience (S8), as long as the runtime has a
-    /// thread that is free: code that blocks the only one holds up the pool's own task, too.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future only stops waiting.
-    pub fn kill(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
+    /// See [`Pool::kill`](crate::Pool::kill).
+    pub fn kill(&self) -> Join<R, L> {
         self.shared.kill(StopReason::Requested);
         self.shared.spawn_decoy();
         self.join()
@@ -444,27 +390,92 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     /// Waits until the pool has stopped, for whatever reason, and returns the result (S1, I3).
     ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future only stops waiting.
-    ///
-    /// ```
-    /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, spec: Spec<L>) -> Result<(), BoxError> {
-    /// let handle = pool.handle();
-    /// let stopped = handle.join();
-    /// drop(pool);
-    /// assert_eq!(stopped.await.reason, StopReason::OwnerDropped);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn join(&self) -> impl Future<Output = StopReport> + Send + 'static + use<R, L> {
-        let shared = Arc::clone(&self.shared);
-        async move {
-            shared.done.wait().await;
-            shared
-                .result()
-                .expect("the result is stored before the pool is done")
+    /// See [`Pool::join`](crate::Pool::join).
+    pub fn join(&self) -> Join<R, L> {
+        Join {
+            wait: self.shared.done.wait(),
+            shared: Arc::clone(&self.shared),
         }
     }
+
+    /// Waits for the signal or the end of the pool, whichever is first, then stops the pool: what `main` wants.
+    ///
+    /// See [`Pool::run_until`](crate::Pool::run_until).
+    pub async fn run_until<F: Future>(&self, signal: F) -> StopReport<L::Addr> {
+        let (mut signal, mut join) = (pin!(signal), self.join());
+        let ended = poll_fn(|cx| match signal.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => join.poll_unpin(cx).map(Some),
+        });
+        match ended.await {
+            Some(report) => report,
+            None => self.stop().await,
+        }
+    }
+}
+
+/// Waits for the end of a pool, and returns its result: the future of [`Pool::join`](crate::Pool::join), `stop` and `kill`.
+///
+/// Dropping it only stops waiting.
+pub struct Join<R: Runtime, L: Listener> {
+    wait: LatchWait,
+    shared: Arc<PoolShared<R, L>>,
+}
+
+impl<R: Runtime, L: Listener> Future for Join<R, L> {
+    type Output = StopReport<L::Addr>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        ready!(self.wait.poll_unpin(cx));
+        let result = self.shared.result();
+        Poll::Ready(result.expect("the result is stored before the pool is done"))
+    }
+}
+
+impl<R: Runtime, L: Listener> fmt::Debug for Join<R, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Join").finish_non_exhaustive()
+    }
+}
+
+/// Waits until a listener is closed: the future of [`Pool::close_listener`](crate::Pool::close_listener).
+///
+/// Dropping it only stops waiting.
+#[derive(Debug)]
+pub struct CloseListener {
+    closed: Result<LatchWait, CloseError>,
+}
+
+impl Future for CloseListener {
+    type Output = Result<(), CloseError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.closed {
+            Ok(closed) => closed.poll_unpin(cx).map(Ok),
+            Err(error) => Poll::Ready(Err(error.clone())),
+        }
+    }
+}
+
+/// Whether settings were replaced, or others came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Swap {
+    Done,
+    Outrun,
+}
+
+/// A child whose id was parsed is looked for; it takes time that grows with the children of its listener.
+fn find_slot<L: Listener>(listener: &ListenerShared<L>, id: ChildId) -> Option<ChildId> {
+    if id.slot != ChildId::NO_SLOT {
+        return Some(id);
+    }
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        let (found, next) = lock(&listener.children).table.find(id, cursor, BATCH);
+        if found.is_some() {
+            return found;
+        }
+        from = next;
+    }
+    None
 }

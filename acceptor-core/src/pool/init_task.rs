@@ -162,14 +162,16 @@ mod tests {
     use crate::listener::testing::Nowhere;
     use crate::machine::stuck::Marked;
     use crate::pool::listener_shared::testing::with_factory;
-    use crate::pool::spec::Spec;
+    use crate::pool::spec::ErasedSpec;
     use crate::runtime::testing::Tasks;
+    use crate::spec::Spec;
     use crate::sync::lock;
 
     struct Ready;
 
     impl Acceptor<Nowhere> for Ready {
         type State = ();
+        type Exit = Result<(), BoxError>;
 
         async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
             Ok(Init::Accept(()))
@@ -195,7 +197,7 @@ mod tests {
     /// Another thread may poll it from then on, and no two may count its polls at a time (S8).
     #[test]
     fn child_that_waits_is_inside_no_poll() {
-        let spec = Spec::new("test", Ready).checked().expect("it is allowed");
+        let spec = ErasedSpec::checked(Spec::new("test", Ready)).expect("it is allowed");
         let shared = PoolShared::new(Tasks::new(), spec);
         let listener = with_factory(1, Arc::new(Ready));
         let start = {

@@ -5,20 +5,21 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::acceptor::{ListenerInfo, Terminate};
 use crate::child::control::Level;
 use crate::child::erased::{ErasedChild, Factory};
+use crate::handshake::Addrs;
 use crate::id::{ChildId, ListenerId};
+use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::WaitTime;
 use crate::machine::command::CloseReason;
-use crate::machine::table::Table;
-use crate::policy::ConnectionReports;
+use crate::machine::table::{Peer, Table};
+use crate::policy::{ConnectionReports, Rules};
 use crate::pool::inbox::Inbox;
 use crate::pool::shared::ChildStart;
-use crate::signal::Signal;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, Shared, catch_panic, lock};
 
 pub(crate) struct ListenerShared<L: Listener> {
@@ -27,8 +28,8 @@ pub(crate) struct ListenerShared<L: Listener> {
     pub(crate) addresses: LocalAddrSource,
     pub(crate) inbox: Inbox<Waiter<L>>,
     pub(crate) level: Arc<Level>,
-    pub(crate) draining: Signal,
-    pub(crate) closed: Signal,
+    pub(crate) draining: Latch,
+    pub(crate) closed: Latch,
     pub(crate) children: Mutex<Children<L>>,
     /// Counts the specs that the listener has had: the accept loop keeps what it took from the last.
     generation: AtomicU64,
@@ -44,6 +45,7 @@ pub(crate) struct Children<L: Listener> {
     pub(crate) table: Table<Arc<dyn ErasedChild<L>>, L::Addr>,
     pub(crate) factory: Shared<dyn Factory<L>>,
     pub(crate) reports: ConnectionReports,
+    pub(crate) handshake_timeout: Option<Duration>,
 }
 
 /// An acceptor that waits for a connection.
@@ -62,6 +64,14 @@ pub(crate) enum LocalAddrSource {
 }
 
 impl<L: Listener> Children<L> {
+    /// Takes what it has to know of the pool's rules.
+    fn set_rules(&mut self, rules: &Rules) {
+        self.reports = rules.connection_reports;
+        self.handshake_timeout = rules.handshake_timeout;
+        let all = rules.connection_reports == ConnectionReports::All;
+        self.table.watch_ends(all);
+    }
+
     /// An acceptor that was just started is of the spec that the pool has by now (R1); returns what was made for it before,
     /// to be dropped outside of any lock.
     pub(crate) fn renew(
@@ -81,13 +91,11 @@ impl LocalAddrSource {
     /// The address of a listener, and where the addresses of its connections come from.
     pub(crate) fn of<L: Listener>(listener: &L) -> io::Result<(L::Addr, Self)> {
         let asked = catch_panic(|| {
-            let address = listener.local_addr()?;
-            let addresses = if L::is_wildcard(&address) {
-                Self::Stream
-            } else {
-                Self::Listener
+            let addresses = match listener.asks_local_addr() {
+                true => Self::Stream,
+                false => Self::Listener,
             };
-            Ok((address, addresses))
+            Ok((listener.local_addr()?, addresses))
         });
         asked.unwrap_or_else(|message| Err(io::Error::other(message)))
     }
@@ -99,23 +107,24 @@ impl<L: Listener> ListenerShared<L> {
         (local_addr, addresses): (L::Addr, LocalAddrSource),
         acceptors: usize,
         factory: Shared<dyn Factory<L>>,
-        reports: ConnectionReports,
+        rules: &Rules,
     ) -> Self {
-        let mut table = Table::new(id, acceptors);
-        table.watch_ends(reports == ConnectionReports::All);
+        let mut children = Children {
+            table: Table::new(id, acceptors),
+            factory,
+            reports: rules.connection_reports,
+            handshake_timeout: None,
+        };
+        children.set_rules(rules);
         Self {
             id,
             local_addr,
             addresses,
             inbox: Inbox::new(),
             level: Arc::new(Level::new()),
-            draining: Signal::new(),
-            closed: Signal::new(),
-            children: Mutex::new(Children {
-                table,
-                factory,
-                reports,
-            }),
+            draining: Latch::new(),
+            closed: Latch::new(),
+            children: Mutex::new(children),
             generation: AtomicU64::new(0),
             failure: Mutex::new(None),
             paused: AtomicBool::new(false),
@@ -146,14 +155,26 @@ impl<L: Listener> ListenerShared<L> {
     pub(crate) fn reconfigure(
         &self,
         factory: Shared<dyn Factory<L>>,
-        reports: ConnectionReports,
+        rules: &Rules,
     ) -> Shared<dyn Factory<L>> {
         let mut children = lock(&self.children);
         self.generation.fetch_add(1, Ordering::Release);
-        children.reports = reports;
-        let all = reports == ConnectionReports::All;
-        children.table.watch_ends(all);
+        children.set_rules(rules);
         std::mem::replace(&mut children.factory, factory)
+    }
+
+    pub(crate) fn set_rules(&self, rules: &Rules) {
+        lock(&self.children).set_rules(rules);
+    }
+
+    /// The handshake of a connection is through (H5).
+    pub(crate) fn handshaken(&self, id: ChildId, addrs: Addrs<'_, L::Addr>) {
+        let peer = Peer {
+            peer_addr: addrs.peer_addr.clone(),
+            local_addr: addrs.local_addr.clone(),
+            transport: addrs.transport.cloned().map(Box::new),
+        };
+        let _before = lock(&self.children).table.handshaken(id, peer);
     }
 
     pub(crate) fn fail(&self, error: Shared<io::Error>) {
@@ -219,7 +240,7 @@ pub(crate) mod testing {
     ) -> Arc<ListenerShared<L>> {
         let id = ListenerId {
             sequence: 1,
-            pool: PoolId::NONE,
+            pool: PoolId::ANY,
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         Arc::new(ListenerShared::new(
@@ -227,7 +248,7 @@ pub(crate) mod testing {
             (address, LocalAddrSource::Listener),
             acceptors,
             Shared::new(factory),
-            ConnectionReports::Failures,
+            &Rules::testing(),
         ))
     }
 }
@@ -240,6 +261,7 @@ mod tests {
     use super::testing::listener;
     use super::*;
     use crate::acceptor::acceptor_fn;
+    use crate::handshake::NoHandshake;
     use crate::listener::testing::Nowhere;
 
     #[test]
@@ -295,12 +317,18 @@ mod tests {
         let factory =
             || -> Arc<dyn Factory<Nowhere>> { Arc::new(acceptor_fn(|_| async { Ok(()) })) };
         let (first, second) = (factory(), factory());
-        let replace = |factory: &Arc<dyn Factory<Nowhere>>, reports| {
+        let replace = |factory: &Arc<dyn Factory<Nowhere>>, connection_reports| {
             let generation = listener.generation();
-            let before = listener.reconfigure(Shared::new(Arc::clone(factory)), reports);
+            let rules = Rules {
+                connection_reports,
+                handshake_timeout: None,
+                ..Rules::testing()
+            };
+            let before = listener.reconfigure(Shared::new(Arc::clone(factory)), &rules);
             assert_ne!(listener.generation(), generation);
             let children = lock(&listener.children);
-            assert_eq!(children.reports, reports);
+            assert_eq!(children.reports, connection_reports);
+            assert_eq!(children.handshake_timeout, None);
             assert!(Arc::ptr_eq(&children.factory, factory));
             before
         };
@@ -313,8 +341,9 @@ mod tests {
     struct At(fn() -> io::Result<SocketAddr>);
 
     impl Listener for At {
-        type Stream = ();
+        type Io = ();
         type Addr = SocketAddr;
+        type Handshake = NoHandshake;
 
         async fn accept(&self) -> io::Result<((), SocketAddr)> {
             std::future::pending().await
@@ -324,8 +353,16 @@ mod tests {
             (self.0)()
         }
 
-        fn stream_local_addr(_stream: &()) -> io::Result<SocketAddr> {
+        fn asks_local_addr(&self) -> bool {
+            (self.0)().is_ok_and(|address| address.ip().is_unspecified())
+        }
+
+        fn io_local_addr(_stream: &()) -> io::Result<SocketAddr> {
             Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn handshake(&self) -> NoHandshake {
+            NoHandshake
         }
     }
 

@@ -8,17 +8,21 @@ use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
+
+use tracing::level_filters::LevelFilter;
 
 use crate::id::ListenerId;
 use crate::listener::Listener;
-use crate::machine::outbox::Outbox;
+use crate::machine::outbox::{Audience, Outbox};
 use crate::machine::rate_limit::RateLimit;
+use crate::pool::driver::wake_all_waiters;
 use crate::pool::shared::PoolShared;
 use crate::report::{Event, EventKind, Report, trace, trace_suppressed};
 use crate::runtime::Runtime;
 use crate::status::PoolState;
 use crate::sync::notify::Notify;
-use crate::sync::{AtomicBool, DropCatching, Mutex, Ordering, TaskWaker, catch_panic, lock, wake};
+use crate::sync::{AtomicBool, DropCatching, Mutex, Ordering, catch_panic, lock, wake};
 
 /// How many reports are delivered before other tasks get their turn.
 const REPORTS_IN_A_ROW: usize = 32;
@@ -36,7 +40,7 @@ pub(crate) struct Reports<A> {
 
 /// What is to be done after reports were posted, outside of any lock.
 pub(crate) struct Posted<A> {
-    /// Those that found no place.
+    /// Those that found no place, and one that is of no interest.
     _dropped: Vec<DropCatching<Report<A>>>,
     /// Whether the reporter has something to do.
     pub(super) wakes: bool,
@@ -58,22 +62,44 @@ impl<A> Reports<A> {
         &self,
         pool: &Arc<str>,
         events: impl ExactSizeIterator<Item = Event<A>>,
+        debug: Option<(Event<A>, Instant)>,
     ) -> Posted<A> {
-        let wakes = events.len() > 0;
-        let mut dropped = Vec::new();
+        let report = |event| {
+            let pool = Arc::clone(pool);
+            Report { pool, event }
+        };
+        let debug = debug.map(|(event, now)| (self.admit_debug(&event, now), report(event)));
+        let (debug, mut dropped) = match debug {
+            Some((Some(audience), debug)) => (Some((debug, audience)), None),
+            Some((None, debug)) => (None, Some(debug)),
+            None => (None, None),
+        };
+        let wakes = events.len() > 0 || debug.is_some();
+        let mut no_place = Vec::new();
         if wakes {
             let mut outbox = lock(&self.outbox);
-            let report = |event| Report {
-                pool: Arc::clone(pool),
-                event,
-            };
-            let no_place = events.filter_map(|event| outbox.push(report(event)));
-            dropped.extend(no_place.map(DropCatching::new));
+            let events = events.map(|event| (report(event), Audience::All));
+            let unplaced = events.chain(debug);
+            no_place
+                .extend(unplaced.filter_map(|(report, audience)| outbox.push(report, audience)));
         }
+        no_place.extend(dropped.take());
+        let no_place = no_place.into_iter().map(DropCatching::new);
         Posted {
-            _dropped: dropped,
+            _dropped: no_place.collect(),
             wakes,
         }
+    }
+
+    /// Whether an event at debug level, which the observer does not get, is one for `tracing`. Limited before it has a
+    /// place: a peer that hangs up again and again is not to take those of failures.
+    fn admit_debug(&self, event: &Event<A>, now: Instant) -> Option<Audience> {
+        if LevelFilter::current() < LevelFilter::DEBUG {
+            return None;
+        }
+        let listener = limited(event)?;
+        let suppressed = lock(&self.limit).admit(listener, event.kind(), now)?;
+        Some(Audience::Trace { suppressed })
     }
 
     pub(super) fn notify(&self) {
@@ -95,24 +121,30 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                 drop(state);
                 return drop(DropCatching::new(event));
             }
-            self.reports.post(&state.spec.id, [event].into_iter())
+            self.reports
+                .post(&state.spec.settings.id, [event].into_iter(), None)
         };
         self.follow(posted);
     }
 
     /// Delivers the next report.
     fn deliver_next(&self) -> Delivered {
-        let (report, observer) = {
+        let (report, audience, observer) = {
             let state = lock(&self.state);
-            let Some(report) = lock(&self.reports.outbox).pop() else {
+            let Some((report, audience)) = lock(&self.reports.outbox).pop() else {
                 return Delivered::Nothing;
             };
-            (DropCatching::new(report), state.spec.observer.clone())
+            let observer = state.spec.settings.observer.clone();
+            (DropCatching::new(report), audience, observer)
         };
-        if let Some(suppressed) = self.admit(&report) {
+        let admitted = match audience {
+            Audience::All => self.admit(&report),
+            Audience::Trace { suppressed } => Some(suppressed),
+        };
+        if let Some(suppressed) = admitted {
             let _ = catch_panic(|| trace(&report, suppressed));
         }
-        if let Some(observer) = observer {
+        if let Some(observer) = observer.filter(|_| audience == Audience::All) {
             let _ = catch_panic(|| observer.report(&report));
         }
         Delivered::One
@@ -121,11 +153,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     /// Whether the event is emitted to `tracing`, and how many of its kind were left out before (O3).
     fn admit(&self, report: &Report<L::Addr>) -> Option<u64> {
         let event = &report.event;
-        let listener = match event {
-            Event::StartError { listener, .. }
-            | Event::AcceptorFailed { listener, .. }
-            | Event::ConnectionFailed { listener, .. } => *listener,
-            _ => return Some(0),
+        let Some(listener) = limited(event) else {
+            return Some(0);
         };
         let now = self.time();
         let (forgotten, admitted) = {
@@ -149,7 +178,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             }
         }
         let suppressed = std::mem::take(&mut *lock(&self.reports.limit));
-        let pool = self.read(|state| Arc::clone(&state.spec.id));
+        let pool = self.read(|state| Arc::clone(&state.spec.settings.id));
         trace_all_suppressed(&pool, suppressed.suppressed());
         self.complete();
         Completed::Yes
@@ -175,8 +204,9 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             (state.spec.take(), state.init.take(), left, to_wake)
         };
         // Tasks that are no children may wait for *draining*, and the pool's own task has not come to them.
+        wake_all_waiters(&self.stopping);
         for listener in to_wake.into_values() {
-            listener.draining.take_waiters().for_each(TaskWaker::wake);
+            wake_all_waiters(&listener.draining);
         }
         drop(spec);
         drop(init);
@@ -199,6 +229,18 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         while self.deliver_next() == Delivered::One {}
         self.complete_if_delivered();
         self.reports.delivering.store(false, Ordering::SeqCst);
+    }
+}
+
+/// The listener of an event whose `tracing` events are limited (O3).
+fn limited<A>(event: &Event<A>) -> Option<ListenerId> {
+    match event {
+        Event::StartError { listener, .. }
+        | Event::AcceptorFailed { listener, .. }
+        | Event::ConnectionFailed { listener, .. }
+        | Event::Disconnected { listener, .. }
+        | Event::HandshakeFailed { listener, .. } => Some(*listener),
+        _ => None,
     }
 }
 

@@ -15,24 +15,26 @@ use futures::future::BoxFuture;
 
 use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::Terminate;
-use crate::child::erased::ErasedChild;
+use crate::child::erased::{ErasedChild, InitOutcome};
+use crate::error::ReconfigureError;
+use crate::exit::{Exit, ExitKind};
 use crate::id::{ChildId, ListenerId, PoolId};
+use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role, WaitTime};
 use crate::machine::command::Command;
 use crate::machine::effects::{Driver, Effects, Order};
+use crate::machine::late::{Late, LateConnections};
 use crate::machine::supervisor::Supervisor;
 use crate::machine::table::{Starting, Waits};
 use crate::pool::child_task::ChildTask;
-use crate::pool::current_spec::CurrentSpec;
 use crate::pool::exhaustion::Exhaustion;
 use crate::pool::init_task::InitTask;
 use crate::pool::listener_shared::{ListenerShared, Waiter};
 use crate::pool::reporter::{Posted, Reports};
-use crate::pool::spec::{Reconfigurer, Spec};
+use crate::pool::spec::{ErasedSpec, Reconfigurer};
 use crate::report::Event;
 use crate::runtime::Runtime;
-use crate::signal::Signal;
 use crate::status::PoolState;
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::notify::Notify;
@@ -44,8 +46,10 @@ pub(crate) struct PoolShared<R: Runtime, L: Listener> {
     pub(crate) driver: Notify,
     pub(crate) reports: Reports<L::Addr>,
     pub(crate) exhaustion: Exhaustion<L>,
+    /// Is set when a stop begins (S2).
+    pub(crate) stopping: Latch,
     /// Is set when the result is there.
-    pub(crate) done: Signal,
+    pub(crate) done: Latch,
     pub(super) state: Mutex<State<L>>,
 }
 
@@ -55,7 +59,9 @@ pub(crate) type PoolEffects<L> =
 
 pub(crate) struct State<L: Listener> {
     pub(crate) machine: Supervisor<Arc<ListenerShared<L>>>,
-    pub(crate) spec: CurrentSpec<L>,
+    pub(crate) spec: ErasedSpec<L>,
+    /// Counts the specs and settings that the pool has had.
+    pub(super) version: u64,
     /// The init function, if the pool has one (R3).
     pub(super) init: Option<Shared<Reconfigurer<L>>>,
     /// Starts that the driver is to carry out.
@@ -63,8 +69,10 @@ pub(crate) struct State<L: Listener> {
     /// Listeners of whose children and waiters the driver is to wake each.
     pub(super) to_wake: BTreeMap<ListenerId, Arc<ListenerShared<L>>>,
     /// The result, once the last child has ended and while reports are still delivered.
-    pub(super) ended: Option<Box<StopReport>>,
-    pub(super) result: Option<Box<StopReport>>,
+    pub(super) ended: Option<Box<StopReport<L::Addr>>>,
+    pub(super) result: Option<Box<StopReport<L::Addr>>>,
+    /// Connections that ended after the grace (S7).
+    late: Late<L::Addr>,
 }
 
 /// A start that the driver carries out, after a time.
@@ -83,21 +91,24 @@ pub(crate) enum DismissReason {
 }
 
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
-    pub(crate) fn new(runtime: R, spec: Spec<L>) -> Arc<Self> {
+    pub(crate) fn new(runtime: R, spec: ErasedSpec<L>) -> Arc<Self> {
         Arc::new(Self {
             runtime,
             driver: Notify::default(),
             reports: Reports::new(),
             exhaustion: Exhaustion::new(),
-            done: Signal::new(),
+            stopping: Latch::new(),
+            done: Latch::new(),
             state: Mutex::new(State {
-                machine: Supervisor::new(spec.rules, PoolId::next()),
-                spec: CurrentSpec::from(spec),
+                machine: Supervisor::new(spec.settings.rules, PoolId::next()),
+                spec,
+                version: 0,
                 init: None,
                 later: Vec::new(),
                 to_wake: BTreeMap::new(),
                 ended: None,
                 result: None,
+                late: Late::default(),
             }),
         })
     }
@@ -116,10 +127,14 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         let (result, posted) = {
             let mut state = lock(&self.state);
             let result = event(&mut state, &mut effects);
-            state.obey(&mut effects);
-            let pool = &state.spec.id;
-            let mut posted = self.reports.post(pool, effects.reports.drain(..));
-            if let Some(report) = effects.finished.take() {
+            state.obey(&self.stopping, &mut effects);
+            let pool = &state.spec.settings.id;
+            let mut posted =
+                self.reports
+                    .post(pool, effects.reports.drain(..), effects.debug.take());
+            state.add_late(&mut effects.late);
+            if let Some(mut report) = effects.finished.take() {
+                report.late = std::mem::take(&mut state.late).into_list();
                 state.ended = Some(report);
                 posted.wakes = true;
             }
@@ -148,12 +163,14 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 
     /// Starts a child: it waits if it needs no `init`, else its `init` has a task of its own (B5).
     pub(crate) fn start(self: &Arc<Self>, listener: &Arc<ListenerShared<L>>, start: ChildStart<L>) {
-        let Starting { child: id, control } = start;
-        if control.begin_without_init().is_some() {
-            return self.waits(listener, id, control, None);
+        match start.control.init_now(&listener.info(start.child)) {
+            Some(InitOutcome::Waits(_)) => self.waits(listener, start.child, start.control, None),
+            Some(InitOutcome::Ended(end)) => self.ended(listener, start.child, end),
+            None => {
+                self.start_init(listener, start);
+                self.wake_another_thread();
+            }
         }
-        self.start_init(listener, Starting { child: id, control });
-        self.wake_another_thread();
     }
 
     pub(crate) fn start_init(
@@ -257,7 +274,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     /// The result, once `done` is set.
-    pub(crate) fn result(&self) -> Option<StopReport> {
+    pub(crate) fn result(&self) -> Option<StopReport<L::Addr>> {
         lock(&self.state).result.as_deref().cloned()
     }
 
@@ -298,7 +315,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 
 impl<L: Listener> State<L> {
     /// Has all listeners do as the machine says, before another event can come between.
-    fn obey(&mut self, effects: &mut PoolEffects<L>) {
+    fn obey(&mut self, stopping: &Latch, effects: &mut PoolEffects<L>) {
         if let Some((listener, starting, delay)) = effects.start_later.take() {
             self.later.push(Later {
                 listener,
@@ -307,12 +324,15 @@ impl<L: Listener> State<L> {
             });
         }
         for order in effects.orders.drain(..) {
+            if order == Order::BeginStop {
+                stopping.raise();
+            }
             for (id, listening) in self.machine.listeners() {
                 let listener = &listening.listener;
                 match order {
                     Order::BeginStop => {
                         lock(&listener.children).table.begin_stop();
-                        listener.draining.raise();
+                        continue;
                     }
                     Order::CloseListeners(_) => {}
                     Order::Stop => listener.level.raise(Command::Stop),
@@ -330,6 +350,28 @@ impl<L: Listener> State<L> {
             listener.draining.raise();
             self.to_wake.insert(listener.id, Arc::clone(listener));
         }
+    }
+}
+
+impl<L: Listener> State<L> {
+    /// Whether the spec can be changed.
+    pub(super) fn changeable(&self) -> Result<(), ReconfigureError> {
+        match self.machine.state() {
+            PoolState::Running => Ok(()),
+            PoolState::Stopping(_) => Err(ReconfigureError::Stopping),
+            PoolState::Stopped => Err(ReconfigureError::Stopped),
+        }
+    }
+
+    /// Notes late connections; leaves those that are not named, to be dropped outside of any lock.
+    pub(super) fn add_late(&mut self, late: &mut LateConnections<L::Addr>) {
+        let unnamed = std::mem::take(late)
+            .into_iter()
+            .filter_map(|(began, late)| {
+                let unnamed = self.late.add(began, late)?;
+                Some((began, unnamed))
+            });
+        *late = unnamed.collect();
     }
 }
 
@@ -359,8 +401,25 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     pub(crate) fn accept_error(&self, error: &io::Error) -> AcceptErrorKind {
-        let table = lock(&self.state).spec.accept_errors.clone();
-        table.kind(error)
+        let classifiers = lock(&self.state).spec.settings.classifiers();
+        classifiers.accept_error(error)
+    }
+
+    /// How a connection ends whose `serve` returned this.
+    pub(crate) fn child_end(&self, exit: Exit) -> ChildEnd {
+        match exit.0 {
+            ExitKind::Normal => ChildEnd::Normal,
+            ExitKind::Clean(reason) => ChildEnd::Clean(reason),
+            ExitKind::Disconnected(error) => ChildEnd::Disconnected(error.into_shared()),
+            ExitKind::Failed(error) => ChildEnd::Error(error.into_shared()),
+            ExitKind::Error(error) => {
+                let classifiers = lock(&self.state).spec.settings.classifiers();
+                match classifiers.is_peer_gone(error.as_error()) {
+                    true => ChildEnd::Disconnected(error.into_shared()),
+                    false => ChildEnd::Error(error.into_shared()),
+                }
+            }
+        }
     }
 
     /// A listener's socket is closed; `failure` is why, should it not have been asked to (L4, L8).
@@ -402,7 +461,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         id: ChildId,
         end: ChildEnd,
     ) {
-        if let ChildEnd::Normal | ChildEnd::Clean = end {
+        if let ChildEnd::Normal | ChildEnd::Clean(_) = end {
             // Most ends are of this kind, and most of them lead to nothing.
             let left = lock(&listener.children).table.left(id);
             if left.is_some() {

@@ -47,14 +47,14 @@ fn each_child<L: Listener>(listener: &ListenerShared<L>, mut visit: impl FnMut(&
 }
 
 pub(super) fn counts<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> Counts {
-    let child_type = shared.read(|state| state.machine.rules().child_type);
-    let (mut connections, mut children) = (0, 0);
+    let mut counts = Counts::default();
     each_listener(shared, |listener| {
         let tally = lock(&listener.children).table.tally();
-        connections += tally.connections;
-        children += tally.connections + tally.acceptors();
+        counts.connections += tally.connections();
+        counts.handshaking += tally.handshaking;
+        counts.acceptors += tally.acceptors();
     });
-    Counts::new(connections, children, child_type)
+    counts
 }
 
 /// Of the listeners whose socket is open, oldest first.
@@ -62,7 +62,7 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
     shared: &PoolShared<R, L>,
 ) -> Vec<ListenerRecord<L::Addr>> {
     let mut records = Vec::new();
-    let spec = shared.read(|state| Arc::clone(&state.spec.id));
+    let spec = shared.read(|state| Arc::clone(&state.spec.settings.id));
     each_listener(shared, |listener| {
         let socket = shared.read(|state| {
             let known = state.machine.listener(listener.id);
@@ -84,7 +84,7 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
             spec: Arc::clone(&spec),
             local_addr: listener.local_addr.clone(),
             acceptors: tally.acceptors(),
-            connections: tally.connections,
+            connections: tally.connections(),
             state,
             accepted,
             skipped: listener.skipped(),
@@ -99,11 +99,11 @@ pub(super) fn connections<R: Runtime, L: Listener>(
     shared: &PoolShared<R, L>,
 ) -> Vec<ConnectionRecord<L::Addr>> {
     let now = shared.time();
-    let spec = shared.read(|state| Arc::clone(&state.spec.id));
+    let spec = shared.read(|state| Arc::clone(&state.spec.settings.id));
     let mut records: Vec<(Instant, _)> = Vec::new();
     each_listener(shared, |listener| {
         each_child(listener, |row| {
-            let Stage::Connection(peer) = &row.stage else {
+            let Stage::Connection(state, peer) = &row.stage else {
                 return;
             };
             let record = ConnectionRecord {
@@ -112,6 +112,8 @@ pub(super) fn connections<R: Runtime, L: Listener>(
                 listener: listener.id,
                 peer_addr: peer.peer_addr.clone(),
                 local_addr: peer.local_addr.clone(),
+                transport: peer.transport.as_deref().cloned(),
+                state: *state,
                 age: now.saturating_duration_since(row.since),
             };
             records.push((row.since, record));
@@ -161,7 +163,7 @@ impl<R: Runtime, L: Listener> fmt::Debug for PoolHandle<R, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (id, state) = self
             .shared
-            .read(|state| (Arc::clone(&state.spec.id), state.machine.state()));
+            .read(|state| (Arc::clone(&state.spec.settings.id), state.machine.state()));
         f.debug_struct("PoolHandle")
             .field("spec", &id)
             .field("state", &state)

@@ -1,192 +1,78 @@
-//! What configures a pool, checked as a whole (V1).
+//! A spec as the pool has it: checked as a whole (V1), and without the type of its acceptor.
+//!
+//! Invariant: each value of the user's is dropped by itself, and a panic in its `Drop` is contained.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::accept_error::{AcceptErrorKind, AcceptErrors};
-use crate::acceptor::Acceptor;
+use crate::accept_error::AcceptErrorKind;
+use crate::acceptor::{Acceptor, acceptor_fn};
 use crate::child::erased::Factory;
 use crate::error::{BoxError, SpecError};
+use crate::exit::is_peer_gone;
 use crate::listener::Listener;
-use crate::policy::{
-    ChildType, ConnectionReports, Grace, LastListener, Restart, Rules, Shutdown, StopPlan,
-};
+use crate::policy::{ChildType, Rules, Shutdown, StopPlan};
 use crate::report::Observer;
-use crate::sync::{DropCatching, Shared};
-
-/// Configures a pool.
-///
-/// Nothing is checked until the pool starts or is reconfigured; then all of it is.
-///
-/// | field | default | allowed |
-/// |---|---|---|
-/// | id | none: always given | 1 to 255 bytes, no control characters |
-/// | restart | temporary | |
-/// | intensity | 1 | any |
-/// | period | 5 s | positive |
-/// | lame duck | none | any |
-/// | grace | zero | any, or unlimited |
-/// | shutdown | within 5 s for workers, never for supervisors | |
-/// | child type | worker | |
-/// | patience | 1 s | positive |
-/// | observer | none | |
-/// | connection reports | failures | |
-/// | last listener | continue | |
-/// | accept errors | [`AcceptErrorKind::of`] | |
-///
-/// ```
-/// # use acceptor_core::*;
-/// # use std::time::Duration;
-/// # fn check<L: Listener>(echo: impl Acceptor<L>) -> Spec<L> {
-/// Spec::new("echo", echo)
-///     .restart(Restart::Transient)
-///     .intensity(10)
-///     .period(Duration::from_secs(60))
-///     .grace(Duration::from_secs(5))
-/// # }
-/// ```
-pub struct Spec<L: Listener> {
-    pub(crate) id: Arc<str>,
-    pub(crate) acceptor: Shared<dyn Factory<L>>,
-    pub(crate) observer: Option<Shared<dyn Observer<L::Addr>>>,
-    pub(crate) accept_errors: DropCatching<AcceptErrors>,
-    pub(crate) rules: Rules,
-    shutdown: Option<Shutdown>,
-}
+use crate::settings::{AcceptErrorFn, PeerGoneFn, Settings};
+use crate::spec::{Configure, Spec};
+use crate::sync::{Shared, catch_panic};
 
 /// The longest id, in bytes.
 const LONGEST_ID: usize = 255;
 
-impl<L: Listener> Spec<L> {
-    /// A spec with the defaults, for the acceptor that all of the pool's acceptors share.
-    pub fn new(id: impl Into<Arc<str>>, acceptor: impl Acceptor<L>) -> Self {
+/// A spec of any acceptor.
+pub(crate) struct ErasedSpec<L: Listener> {
+    pub(crate) factory: Shared<dyn Factory<L>>,
+    pub(crate) settings: PoolSettings<L::Addr>,
+}
+
+/// The settings of a pool, apart from the rules that the machine has.
+pub(crate) struct PoolSettings<A> {
+    pub(crate) id: Arc<str>,
+    pub(crate) observer: Option<Shared<dyn Observer<A>>>,
+    accept_errors: Option<Shared<AcceptErrorFn>>,
+    peer_gone: Option<Shared<PeerGoneFn>>,
+    /// As it was given.
+    shutdown: Option<Shutdown>,
+    pub(crate) rules: Rules,
+}
+
+impl<A> PoolSettings<A> {
+    /// Takes the values apart, before anything is checked: each may panic when it is dropped.
+    fn new(settings: Settings<A>) -> Self {
         Self {
-            id: id.into(),
-            acceptor: Shared::new(Arc::new(acceptor)),
-            observer: None,
-            accept_errors: DropCatching::new(AcceptErrors::new(AcceptErrorKind::of)),
+            id: settings.id,
+            observer: settings.observer.map(Shared::new),
+            accept_errors: settings.accept_errors.map(Shared::new),
+            peer_gone: settings.peer_gone.map(Shared::new),
+            shutdown: settings.shutdown,
             rules: Rules {
-                restart: Restart::default(),
-                intensity: 1,
-                period: Duration::from_secs(5),
-                child_type: ChildType::default(),
-                connection_reports: ConnectionReports::default(),
-                last_listener: LastListener::default(),
+                restart: settings.restart,
+                intensity: settings.intensity,
+                period: settings.period,
+                child_type: settings.child_type,
+                handshake_timeout: settings.handshake_timeout,
+                connection_reports: settings.connection_reports,
+                last_listener: settings.last_listener,
                 plan: StopPlan {
-                    lame_duck: Duration::ZERO,
-                    grace: Grace::Within(Duration::ZERO),
-                    shutdown: Shutdown::Within(Duration::from_secs(5)),
-                    patience: Duration::from_secs(1),
+                    lame_duck: settings.lame_duck,
+                    grace: settings.grace,
+                    shutdown: settings.shutdown.unwrap_or(match settings.child_type {
+                        ChildType::Worker => Shutdown::Within(Duration::from_secs(5)),
+                        ChildType::Supervisor => Shutdown::Unlimited,
+                    }),
+                    kill_timeout: settings.kill_timeout,
                 },
             },
-            shutdown: None,
         }
     }
 
-    /// Says which ends of connections count (section 2).
-    pub fn restart(mut self, restart: Restart) -> Self {
-        self.rules.restart = restart;
-        self
-    }
-
-    /// How many counted failures within the period the pool survives (I1).
-    ///
-    /// The pool keeps the moment of each failure within the period: 16 bytes, at most one more than
-    /// this number.
-    ///
-    /// # Surviving an outage
-    ///
-    /// While `init` fails, one acceptor of a listener at a time tries again: at once, after 1 ms, 2 ms, 4 ms and so
-    /// on, then once a second (B4). In a period of `p` seconds these are at most `9 + p` retries, `p` rounded up. A
-    /// pool outlives an outage of any length if its intensity is at least
-    ///
-    /// ```text
-    /// acceptors of all listeners + listeners × (9 + p)
-    /// ```
-    ///
-    /// The first term is for the acceptors that are in `init` when the outage begins.
-    pub fn intensity(mut self, intensity: u32) -> Self {
-        self.rules.intensity = intensity;
-        self
-    }
-
-    /// Over which time failures are counted (I1, I2). Must be positive.
-    pub fn period(mut self, period: Duration) -> Self {
-        self.rules.period = period;
-        self
-    }
-
-    /// How long a stop goes on accepting while connections already see *draining* (S2).
-    pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
-        self.rules.plan.lame_duck = lame_duck;
-        self
-    }
-
-    /// How long connections are left alone after the listeners closed (S4). Takes a [`Duration`] or [`Grace::Forever`].
-    pub fn grace(mut self, grace: impl Into<Grace>) -> Self {
-        self.rules.plan.grace = grace.into();
-        self
-    }
-
-    /// What happens to those that grace left over (S5, S6). Takes a [`Duration`] or a [`Shutdown`].
-    pub fn shutdown(mut self, shutdown: impl Into<Shutdown>) -> Self {
-        self.shutdown = Some(shutdown.into());
-        self
-    }
-
-    /// What the children are (Q2).
-    pub fn child_type(mut self, child_type: ChildType) -> Self {
-        self.rules.child_type = child_type;
-        self
-    }
-
-    /// How long after the kill a child that does not suspend is waited for (S8). Must be positive.
-    ///
-    /// It is the pool's own task that gives up waiting: on a runtime whose only thread is blocked it cannot.
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.rules.plan.patience = patience;
-        self
-    }
-
-    /// Gets the pool's [reports](crate::Report), besides `tracing`.
-    pub fn observer(mut self, observer: impl Observer<L::Addr>) -> Self {
-        self.observer = Some(Shared::new(Arc::new(observer)));
-        self
-    }
-
-    /// Which connections are reported (O4).
-    pub fn connection_reports(mut self, reports: ConnectionReports) -> Self {
-        self.rules.connection_reports = reports;
-        self
-    }
-
-    /// What the pool does when its last listener has failed (L9).
-    pub fn last_listener(mut self, last_listener: LastListener) -> Self {
-        self.rules.last_listener = last_listener;
-        self
-    }
-
-    /// Replaces the table of accept errors (A4). Fall back on
-    /// [`AcceptErrorKind::of`] for what you do not decide. A table that panics
-    /// does not know: resources.
-    pub fn accept_errors(
-        mut self,
-        table: impl Fn(&io::Error) -> AcceptErrorKind + Send + Sync + 'static,
-    ) -> Self {
-        self.accept_errors = DropCatching::new(AcceptErrors::new(table));
-        self
-    }
-
-    /// Checks the whole and fills in what depends on other fields.
-    pub(crate) fn checked(mut self) -> Result<Self, SpecError> {
-        self.check()?;
-        self.rules.plan.shutdown = self.shutdown.unwrap_or(match self.rules.child_type {
-            ChildType::Worker => Shutdown::Within(Duration::from_secs(5)),
-            ChildType::Supervisor => Shutdown::Never,
-        });
-        Ok(self)
+    /// The settings of a pool, if they are allowed.
+    pub(crate) fn checked(settings: Settings<A>) -> Result<Self, SpecError> {
+        let settings = Self::new(settings);
+        settings.check()?;
+        Ok(settings)
     }
 
     fn check(&self) -> Result<(), SpecError> {
@@ -201,56 +87,137 @@ impl<L: Listener> Spec<L> {
                 value: self.rules.period,
             });
         }
-        if self.rules.plan.patience.is_zero() {
-            return Err(SpecError::Patience {
-                value: self.rules.plan.patience,
+        if self.rules.plan.kill_timeout.is_zero() {
+            return Err(SpecError::KillTimeout {
+                value: self.rules.plan.kill_timeout,
             });
         }
-        Ok(())
+        match self.rules.handshake_timeout {
+            Some(value) if value.is_zero() => Err(SpecError::HandshakeTimeout { value }),
+            _ => Ok(()),
+        }
+    }
+
+    /// As they can be read and changed.
+    pub(crate) fn to_settings(&self) -> Settings<A> {
+        let Rules { plan, .. } = self.rules;
+        Settings {
+            id: Arc::clone(&self.id),
+            restart: self.rules.restart,
+            intensity: self.rules.intensity,
+            period: self.rules.period,
+            child_type: self.rules.child_type,
+            lame_duck: plan.lame_duck,
+            grace: plan.grace,
+            shutdown: self.shutdown,
+            kill_timeout: plan.kill_timeout,
+            handshake_timeout: self.rules.handshake_timeout,
+            connection_reports: self.rules.connection_reports,
+            last_listener: self.rules.last_listener,
+            observer: self.observer.as_deref().cloned(),
+            accept_errors: self.accept_errors.as_deref().cloned(),
+            peer_gone: self.peer_gone.as_deref().cloned(),
+        }
+    }
+
+    pub(crate) fn classifiers(&self) -> Classifiers {
+        Classifiers {
+            accept_errors: self.accept_errors.clone(),
+            peer_gone: self.peer_gone.clone(),
+        }
+    }
+
+    /// Takes the user's values away. A pool that has stopped, which a handle may keep for long, has the id only.
+    fn take(&mut self) -> Self {
+        Self {
+            id: Arc::clone(&self.id),
+            observer: self.observer.take(),
+            accept_errors: self.accept_errors.take(),
+            peer_gone: self.peer_gone.take(),
+            ..*self
+        }
     }
 }
 
-impl<L: Listener> fmt::Debug for Spec<L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spec")
-            .field("id", &self.id)
-            .field("restart", &self.rules.restart)
-            .field("intensity", &self.rules.intensity)
-            .field("period", &self.rules.period)
-            .field("child_type", &self.rules.child_type)
-            .field("lame_duck", &self.rules.plan.lame_duck)
-            .field("grace", &self.rules.plan.grace)
-            .field("shutdown", &self.shutdown)
-            .field("patience", &self.rules.plan.patience)
-            .finish_non_exhaustive()
+/// The functions of the user's that a pool asks about errors, as copied for a call outside of the lock.
+pub(crate) struct Classifiers {
+    accept_errors: Option<Shared<AcceptErrorFn>>,
+    peer_gone: Option<Shared<PeerGoneFn>>,
+}
+
+impl Classifiers {
+    /// A function that panics does not know.
+    pub(crate) fn accept_error(&self, error: &io::Error) -> AcceptErrorKind {
+        match &self.accept_errors {
+            None => AcceptErrorKind::classify(error),
+            Some(classify) => catch_panic(|| classify(error)).unwrap_or(AcceptErrorKind::Resources),
+        }
+    }
+
+    /// An error whose source panics, or a function that does, is not about the peer.
+    pub(crate) fn is_peer_gone(&self, error: &(dyn std::error::Error + 'static)) -> bool {
+        let asked = catch_panic(|| match &self.peer_gone {
+            None => is_peer_gone(error),
+            Some(is_gone) => is_gone(error),
+        });
+        asked.unwrap_or(false)
+    }
+}
+
+impl<L: Listener> ErasedSpec<L> {
+    /// The spec as a pool has it, if it is allowed.
+    pub(crate) fn checked<Acc: Acceptor<L>>(spec: Spec<Acc, L::Addr>) -> Result<Self, SpecError> {
+        let Spec { acceptor, settings } = spec;
+        let factory: Shared<dyn Factory<L>> = Shared::new(Arc::new(acceptor));
+        let settings = PoolSettings::checked(settings)?;
+        Ok(Self { factory, settings })
+    }
+
+    /// Takes the user's values away.
+    pub(super) fn take(&mut self) -> Self {
+        let nothing: Arc<dyn Factory<L>> = Arc::new(acceptor_fn(|_| async { Ok(()) }));
+        Self {
+            factory: std::mem::replace(&mut self.factory, Shared::new(nothing)),
+            settings: self.settings.take(),
+        }
     }
 }
 
 /// The init function of a pool (R3).
-pub(crate) type Reconfigurer<L> = dyn Fn() -> Result<Configure<L>, BoxError> + Send + Sync;
+pub(crate) type Reconfigurer<L> =
+    dyn Fn() -> Result<Option<Result<ErasedSpec<L>, SpecError>>, BoxError> + Send + Sync;
 
-/// What the init function of a pool answers (R3).
-#[derive(Debug)]
-pub enum Configure<L: Listener> {
-    /// Start, or go on, with this spec.
-    Use(Spec<L>),
-    /// At start: no pool. At a reload: keep the spec that is there.
-    Ignore,
+/// Erases the type of the acceptor that an init function configures.
+pub(crate) fn erase_init<L: Listener, Acc: Acceptor<L>>(
+    init: impl Fn() -> Result<Configure<Acc, L::Addr>, BoxError> + Send + Sync + 'static,
+) -> Shared<Reconfigurer<L>> {
+    Shared::new(Arc::new(move || match init()? {
+        Configure::Use(spec) => Ok(Some(ErasedSpec::checked(spec))),
+        Configure::Ignore => Ok(None),
+    }))
 }
 
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::acceptor::acceptor_fn;
-    use crate::listener::testing::Nowhere;
+    use crate::policy::{ConnectionReports, Grace, LastListener, Restart};
 
-    fn spec(id: &str) -> Spec<Nowhere> {
-        Spec::new(id, acceptor_fn(|_| async { Ok(()) }))
+    /// The setters are those of a spec.
+    type TestSpec = Spec<(), u8>;
+
+    fn spec(id: &str) -> TestSpec {
+        Spec::new(id, ())
+    }
+
+    impl TestSpec {
+        fn checked(self) -> Result<PoolSettings<u8>, SpecError> {
+            PoolSettings::checked(self.settings)
+        }
     }
 
     #[track_caller]
-    fn check_refused(spec: Spec<Nowhere>, error: SpecError, words: &str) {
+    fn check_refused(spec: TestSpec, error: SpecError, words: &str) {
         let refused = spec.checked().map(|_| ()).unwrap_err();
         assert_eq!(refused.to_string(), words);
         assert_eq!(refused, error);
@@ -277,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn period_and_patience_are_above_zero() {
+    fn times_that_are_limits_are_above_zero() {
         check_refused(
             spec("a").period(Duration::ZERO),
             SpecError::Period {
@@ -286,15 +253,23 @@ mod tests {
             "spec field `period` is 0ns: give a time above zero, over which failures are counted",
         );
         check_refused(
-            spec("a").patience(Duration::ZERO),
-            SpecError::Patience {
+            spec("a").kill_timeout(Duration::ZERO),
+            SpecError::KillTimeout {
                 value: Duration::ZERO,
             },
-            "spec field `patience` is 0ns: give a time above zero, in which killed children may suspend",
+            "spec field `kill_timeout` is 0ns: give a time above zero, in which killed children may suspend",
+        );
+        check_refused(
+            spec("a").handshake_timeout(Duration::ZERO),
+            SpecError::HandshakeTimeout {
+                value: Duration::ZERO,
+            },
+            "spec field `handshake_timeout` is 0ns: give a time above zero, or none for no limit",
         );
         let least = spec("a")
+            .handshake_timeout(Duration::from_nanos(1))
             .period(Duration::from_nanos(1))
-            .patience(Duration::from_nanos(1));
+            .kill_timeout(Duration::from_nanos(1));
         assert!(least.checked().is_ok());
     }
 
@@ -311,7 +286,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_reference() {
-        let Ok(Spec {
+        let Ok(PoolSettings {
             rules, observer, ..
         }) = spec("a").checked()
         else {
@@ -324,13 +299,14 @@ mod tests {
                 intensity: 1,
                 period: Duration::from_secs(5),
                 child_type: ChildType::Worker,
+                handshake_timeout: Some(Duration::from_secs(10)),
                 connection_reports: ConnectionReports::Failures,
                 last_listener: LastListener::Continue,
                 plan: StopPlan {
                     lame_duck: Duration::ZERO,
                     grace: Grace::Within(Duration::ZERO),
                     shutdown: Shutdown::Within(Duration::from_secs(5)),
-                    patience: Duration::from_secs(1),
+                    kill_timeout: Duration::from_secs(1),
                 },
             }
         );
@@ -338,7 +314,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_shutdown(spec: Spec<Nowhere>, expected: Shutdown) {
+    fn check_shutdown(spec: TestSpec, expected: Shutdown) {
         let Ok(spec) = spec.checked() else {
             panic!("it is allowed");
         };
@@ -349,22 +325,38 @@ mod tests {
     fn supervisors_are_never_killed_by_default() {
         let supervisors = || spec("a").child_type(ChildType::Supervisor);
         let second = Duration::from_secs(1);
-        check_shutdown(supervisors(), Shutdown::Never);
+        check_shutdown(supervisors(), Shutdown::Unlimited);
         check_shutdown(supervisors().shutdown(second), Shutdown::Within(second));
         check_shutdown(supervisors().shutdown(Shutdown::Kill), Shutdown::Kill);
         // In either order.
         let shutdown_first = spec("a").shutdown(second).child_type(ChildType::Supervisor);
         check_shutdown(shutdown_first, Shutdown::Within(second));
-        check_shutdown(spec("a").shutdown(Shutdown::Never), Shutdown::Never);
+        check_shutdown(spec("a").shutdown(Shutdown::Unlimited), Shutdown::Unlimited);
     }
 
     #[test]
-    fn debug_shows_the_settings() {
-        let shown = format!("{:?}", spec("a").intensity(3).grace(Grace::Forever));
-        assert_eq!(
-            shown,
-            "Spec { id: \"a\", restart: Temporary, intensity: 3, period: 5s, child_type: Worker, \
-             lame_duck: 0ns, grace: Forever, shutdown: None, patience: 1s, .. }"
-        );
+    fn settings_come_back_as_they_were_given() {
+        let spec = spec("a")
+            .restart(Restart::Transient)
+            .intensity(3)
+            .period(Duration::from_secs(9))
+            .child_type(ChildType::Supervisor)
+            .lame_duck(Duration::from_secs(1))
+            .grace(Grace::Unlimited)
+            .kill_timeout(Duration::from_secs(2))
+            .handshake_timeout(None)
+            .connection_reports(ConnectionReports::All)
+            .last_listener(LastListener::Stop)
+            .observer(crate::observer_fn(|_| ()))
+            .accept_errors(AcceptErrorKind::classify)
+            .peer_gone(is_peer_gone);
+        let given = format!("{:?}", spec.settings);
+        let Ok(settings) = spec.checked() else {
+            panic!("it is allowed");
+        };
+        let read = settings.to_settings();
+        assert_eq!(format!("{read:?}"), given);
+        assert!(read.observer.is_some() && read.accept_errors.is_some());
+        assert!(read.peer_gone.is_some());
     }
 }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use acceptor_core::{AcceptErrorKind, Listener, Runtime};
+use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Runtime};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -614,8 +614,9 @@ impl Drop for MemoryStream {
 pub(crate) type Address = (u16, Option<usize>);
 
 impl Listener for MemoryListener {
-    type Stream = MemoryStream;
+    type Io = MemoryStream;
     type Addr = Address;
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(MemoryStream, Address)> {
         let port = &self.port;
@@ -655,13 +656,17 @@ impl Listener for MemoryListener {
         Ok((self.port.number, None))
     }
 
-    fn stream_local_addr(stream: &MemoryStream) -> io::Result<Address> {
+    fn io_local_addr(stream: &MemoryStream) -> io::Result<Address> {
         stream.faults.pass(Site::StreamLocalAddr);
         Ok((0, Some(stream.number)))
     }
 
-    fn is_wildcard(address: &Address) -> bool {
-        address.0 == 0
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        self.port.number == 0
     }
 
     fn classify(&self, _: &io::Error) -> Option<AcceptErrorKind> {

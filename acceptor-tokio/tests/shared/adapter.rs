@@ -15,8 +15,8 @@ use futures_lite::future::block_on;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::adapter::{
-    BoxError, Connection, EndKind, ListenOptions, ListenerId, Phase, Pool, PoolHandle, Runtime,
-    Spec, TcpListener, acceptor_fn,
+    Acceptor, BoxError, Connection, EndKind, ListenOptions, ListenerId, Phase, Pool, Runtime, Spec,
+    TcpListener, acceptor_fn,
 };
 use super::{RuntimeListener, RuntimeStream, runtime};
 
@@ -38,7 +38,7 @@ async fn echo(mut stream: RuntimeStream) -> Result<(), BoxError> {
     }
 }
 
-pub(crate) fn echo_spec() -> Spec {
+pub(crate) fn echo_spec() -> Spec<impl Acceptor<TcpListener>> {
     Spec::new(
         "echo",
         acceptor_fn(|connection: Connection| echo(connection.stream)),
@@ -46,7 +46,7 @@ pub(crate) fn echo_spec() -> Spec {
 }
 
 pub(crate) fn listen(
-    pool: &PoolHandle,
+    pool: &Pool,
     address: SocketAddr,
     acceptors: usize,
 ) -> (ListenerId, SocketAddr) {
@@ -110,7 +110,7 @@ fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
         (id, _) = listen(&pool, address, 3);
     }
     clients.iter_mut().for_each(ping);
-    assert_eq!(pool.counts().unwrap().active, 20);
+    assert_eq!(pool.counts().unwrap().connections, 20);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_listener_of_the_runtime_will_do_and_its_streams_are_untouched() {
         tell.send(addresses).unwrap();
         echo(stream)
     };
-    let spec: Spec = Spec::new("own", acceptor_fn(serve));
+    let spec = Spec::new("own", acceptor_fn(serve));
     let pool = Pool::start(runtime(), spec).unwrap();
     let listener = block_on(RuntimeListener::bind(loopback())).unwrap();
     let address = listener.local_addr().unwrap();

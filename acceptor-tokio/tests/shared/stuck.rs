@@ -9,7 +9,9 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{Connection, EndKind, Listener, Phase, Pool, Runtime, Spec, acceptor_fn};
+use acceptor_core::{
+    Connection, EndKind, Listener, NoHandshake, Phase, Pool, Runtime, Spec, acceptor_fn,
+};
 
 use super::block_on;
 
@@ -50,8 +52,9 @@ impl Port {
 }
 
 impl Listener for Port {
-    type Stream = Stream;
+    type Io = Stream;
     type Addr = ();
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(Stream, ())> {
         let accepted = poll_fn(|cx| {
@@ -71,8 +74,12 @@ impl Listener for Port {
         Ok(())
     }
 
-    fn stream_local_addr(_stream: &Stream) -> io::Result<()> {
+    fn io_local_addr(_stream: &Stream) -> io::Result<()> {
         Ok(())
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -91,7 +98,7 @@ pub(crate) fn check(runtime: impl Runtime, blocking: usize) {
     pool.add_listener(port.clone(), 10).unwrap();
     port.connect((0..CHILDREN).map(|_| Stream::Slow));
     let began = Instant::now();
-    while pool.counts().unwrap().active < CHILDREN {
+    while pool.counts().unwrap().connections < CHILDREN {
         assert!(began.elapsed() < PATIENCE, "{:?}", pool.counts());
         thread::yield_now();
     }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use acceptor_tokio::{
-    BoxError, Connection, Event, ListenOptions, ListenerId, PoolHandle, Report, Spec, TcpListener,
-    TokioRuntime,
+    Acceptor, BoxError, Connection, Event, ListenOptions, ListenerId, Observer, PoolHandle, Report,
+    Spec, TcpListener, TokioRuntime, observer_fn,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -56,7 +56,7 @@ pub(crate) fn loopback() -> SocketAddr {
 
 /// Binds an address and adds the listener to the pool.
 pub(crate) fn listen_on(
-    pool: &PoolHandle,
+    pool: &impl AsRef<PoolHandle>,
     runtime: &TokioRuntime,
     address: SocketAddr,
     acceptors: usize,
@@ -65,12 +65,12 @@ pub(crate) fn listen_on(
     let socket = socket.expect("the address is free");
     let address = socket.local_addr().expect("a bound socket has an address");
     let listener = TcpListener::from_std(socket, runtime).expect("the runtime has I/O");
-    let id = pool.add_listener(listener, acceptors);
+    let id = pool.as_ref().add_listener(listener, acceptors);
     (id.expect("the pool runs"), address)
 }
 
 /// Adds a listener on loopback, in the runtime that the test runs in.
-pub(crate) fn listen(pool: &PoolHandle, acceptors: usize) -> (ListenerId, SocketAddr) {
+pub(crate) fn listen(pool: &impl AsRef<PoolHandle>, acceptors: usize) -> (ListenerId, SocketAddr) {
     listen_on(pool, &runtime(), loopback(), acceptors)
 }
 
@@ -120,7 +120,7 @@ pub(crate) async fn echo(stream: &mut TcpStream) -> Result<(), BoxError> {
 }
 
 /// A spec of a pool that echoes.
-pub(crate) fn echo_spec() -> Spec {
+pub(crate) fn echo_spec() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move { echo(&mut connection.stream).await };
     Spec::new("echo", acceptor_tokio::acceptor_fn(serve))
 }
@@ -130,9 +130,9 @@ pub(crate) fn echo_spec() -> Spec {
 pub(crate) struct Reports(Arc<Mutex<Vec<Event<SocketAddr>>>>);
 
 impl Reports {
-    pub(crate) fn observer(&self) -> impl Fn(&Report) + Send + Sync + 'static {
+    pub(crate) fn observer(&self) -> impl Observer<SocketAddr> + use<> {
         let reports = self.clone();
-        move |report| reports.lock().push(report.event.clone())
+        observer_fn(move |report: &Report| reports.lock().push(report.event.clone()))
     }
 
     /// How many reports are as described.

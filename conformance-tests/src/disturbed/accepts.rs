@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use acceptor_core::{AcceptErrorKind, Listener};
+use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, StreamOf};
 
 use crate::disturbed::{TaskId, current_task};
 use crate::patience::Patience;
@@ -199,10 +199,11 @@ enum Peer {
 }
 
 impl<L: Listener<Addr = SocketAddr>> Listener for CountedListener<L> {
-    type Stream = CountedStream<L::Stream>;
+    type Io = CountedStream<L::Io>;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+    async fn accept(&self) -> io::Result<(Self::Io, SocketAddr)> {
         self.cost.calls.fetch_add(1, Ordering::SeqCst);
         let mut accept = pin!(self.listener.accept());
         let (stream, address) = poll_fn(|cx| {
@@ -235,16 +236,15 @@ impl<L: Listener<Addr = SocketAddr>> Listener for CountedListener<L> {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
+    fn io_local_addr(stream: &Self::Io) -> io::Result<SocketAddr> {
         match stream.peer {
-            Peer::There => L::stream_local_addr(&stream.stream),
+            Peer::There => L::io_local_addr(&stream.stream),
             Peer::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
-    /// So that each connection is asked for its own.
-    fn is_wildcard(_address: &SocketAddr) -> bool {
-        true
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
@@ -286,7 +286,7 @@ impl<W: World> World for CountedAccepts<W> {
         Ok((self.counted(listener), error))
     }
 
-    fn stream(&self, stream: CountedStream<<W::Listener as Listener>::Stream>) -> W::Stream {
+    fn stream(&self, stream: CountedStream<StreamOf<W::Listener>>) -> W::Stream {
         self.world.stream(stream.stream)
     }
 

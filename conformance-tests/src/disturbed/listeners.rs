@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use acceptor_core::{AcceptErrorKind, Listener};
+use acceptor_core::{AcceptErrorKind, Listener, StreamOf};
 
 use crate::patience::Patience;
 use crate::tamper::Tamper;
@@ -154,10 +154,11 @@ impl<L> fmt::Debug for FailingListener<L> {
 }
 
 impl<L: Listener> Listener for FailingListener<L> {
-    type Stream = L::Stream;
+    type Io = L::Io;
     type Addr = L::Addr;
+    type Handshake = L::Handshake;
 
-    async fn accept(&self) -> io::Result<(L::Stream, L::Addr)> {
+    async fn accept(&self) -> io::Result<(L::Io, L::Addr)> {
         let mut accept = pin!(self.listener.accept());
         poll_fn(|cx| match self.faults.next(cx.waker()) {
             Some(error) => Poll::Ready(Err(error)),
@@ -170,12 +171,16 @@ impl<L: Listener> Listener for FailingListener<L> {
         self.listener.local_addr()
     }
 
-    fn stream_local_addr(stream: &L::Stream) -> io::Result<L::Addr> {
-        L::stream_local_addr(stream)
+    fn io_local_addr(stream: &L::Io) -> io::Result<L::Addr> {
+        L::io_local_addr(stream)
     }
 
-    fn is_wildcard(address: &L::Addr) -> bool {
-        L::is_wildcard(address)
+    fn handshake(&self) -> L::Handshake {
+        self.listener.handshake()
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        self.listener.asks_local_addr()
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
@@ -215,7 +220,7 @@ impl<W: World> World for FailingListeners<W> {
         Ok((self.failing(listener, Faults::default()), error))
     }
 
-    fn stream(&self, stream: <W::Listener as Listener>::Stream) -> W::Stream {
+    fn stream(&self, stream: StreamOf<W::Listener>) -> W::Stream {
         self.world.stream(stream)
     }
 

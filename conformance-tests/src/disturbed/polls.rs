@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{Runtime, StreamOf};
 
 use crate::disturbed::{DroppedTasks, DroppingRuntime, TaskId, current_task};
 use crate::patience::Patience;
@@ -232,7 +232,7 @@ impl<W: World> World for HeldTasks<W> {
         self.world.listen_to_nothing()
     }
 
-    fn stream(&self, stream: <W::Listener as Listener>::Stream) -> W::Stream {
+    fn stream(&self, stream: StreamOf<W::Listener>) -> W::Stream {
         self.world.stream(stream)
     }
 

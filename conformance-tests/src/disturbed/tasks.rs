@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{Runtime, StreamOf};
 
 use crate::patience::Patience;
 use crate::record::Record;
@@ -133,7 +133,7 @@ impl<W: World> World for DroppedTasks<W> {
         self.world.listen_to_nothing()
     }
 
-    fn stream(&self, stream: <W::Listener as Listener>::Stream) -> W::Stream {
+    fn stream(&self, stream: StreamOf<W::Listener>) -> W::Stream {
         self.world.stream(stream)
     }
 

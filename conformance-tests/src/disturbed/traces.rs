@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{Runtime, StreamOf};
 use tracing::field::{Field, Visit};
 use tracing::{Dispatch, Level, Metadata, Subscriber, span};
 
@@ -186,7 +186,7 @@ impl<W: World> World for TracedTasks<W> {
         self.world.listen_to_nothing()
     }
 
-    fn stream(&self, stream: <W::Listener as Listener>::Stream) -> W::Stream {
+    fn stream(&self, stream: StreamOf<W::Listener>) -> W::Stream {
         self.world.stream(stream)
     }
 

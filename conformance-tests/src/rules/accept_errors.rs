@@ -5,14 +5,12 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{
-    AcceptErrorKind, Event, ListenerId, ListenerRecord, ListenerState, Runtime, Spec,
-};
+use acceptor_core::{AcceptErrorKind, Event, ListenerId, ListenerRecord, ListenerState, Runtime};
 
 use crate::disturbed::{
     CountedAccepts, FailingListeners, Faults, HeldTasks, OfTheRuntime, current_poll, not_listening,
 };
-use crate::fixture::{Fixture, Handle, Order, runs};
+use crate::fixture::{Fixture, Handle, Order, ScriptedSpec, runs};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
@@ -149,7 +147,7 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Ar
     let seen = polls.clone();
     let spec = stage.spec("a1").accept_errors(move |error| {
         seen.push(current_poll());
-        AcceptErrorKind::of(error)
+        AcceptErrorKind::classify(error)
     });
     let pool = stage.start(spec)?;
     let (listener, address) = failing
@@ -174,12 +172,12 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Ar
 }
 
 /// A spec's table that records when it was asked.
-fn asked<W: World>(stage: &Fixture<W>) -> (Spec<W::Listener>, Record<Instant>) {
+fn asked<W: World>(stage: &Fixture<W>) -> (ScriptedSpec<W>, Record<Instant>) {
     let (times, seen) = (Record::default(), stage.world.runtime());
     let times_seen = times.clone();
     let spec = stage.spec("a2").accept_errors(move |error| {
         times_seen.push(seen.now());
-        AcceptErrorKind::of(error)
+        AcceptErrorKind::classify(error)
     });
     (spec, times)
 }
@@ -411,7 +409,7 @@ pub(super) async fn a4_the_table_is_the_users_to_replace<W: World>(world: Arc<W>
             ErrorKind::InvalidInput => AcceptErrorKind::Connection,
             ErrorKind::ConnectionAborted => AcceptErrorKind::Resources,
             ErrorKind::OutOfMemory => AcceptErrorKind::Listener,
-            _ => AcceptErrorKind::of(error),
+            _ => AcceptErrorKind::classify(error),
         });
     let users_pool = users.start(spec)?;
     let (_, users_address) = users.listen(&users_pool, 1)?;

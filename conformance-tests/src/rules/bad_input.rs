@@ -6,42 +6,42 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, AddListenerReason, ChildId, ChildType, Configure, Connection, Event, Failure,
-    Grace, Listener, ListenerId, Phase, Report, Restart, Shutdown, Spec, StartError, acceptor_fn,
+    AcceptErrorKind, Acceptor, AddListenerReason, ChildId, ChildType, Configure, Connection, Event,
+    Failure, Grace, ListenerId, Phase, Report, Restart, Shutdown, Spec, StartError, StreamOf,
+    acceptor_fn,
 };
 use futures::FutureExt;
 use socket2::{Domain, Socket, Type};
 
 use crate::disturbed::Everything;
-use crate::fixture::{Fixture, Handle, Order, Pool};
+use crate::fixture::{Fixture, Handle, Order, Pool, ScriptedSpec};
 use crate::real::SAYS_WHETHER_IT_LISTENS;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
-/// A spec of an acceptor that keeps something.
-fn keeping<W: World>(id: &str, kept: Arc<()>) -> Spec<W::Listener> {
-    let acceptor = acceptor_fn(
-        move |_connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>| {
+/// An acceptor that keeps something.
+fn keeping<W: World>(kept: Arc<()>) -> impl Acceptor<W::Listener> {
+    acceptor_fn(
+        move |_connection: Connection<StreamOf<W::Listener>, SocketAddr>| {
             let kept = Arc::clone(&kept);
             async move {
                 drop(kept);
                 Ok(())
             }
         },
-    );
-    Spec::new(id, acceptor)
+    )
 }
 
 /// What a spec says wrongly, and how the error names it.
-type Wrong<L> = (
-    fn(Spec<L>) -> Spec<L>,
+type Wrong = (
+    fn(Spec<()>) -> Spec<()>,
     &'static str,
     &'static [&'static str],
 );
 
 pub(super) async fn v1_a_spec_is_checked_as_a_whole<W: World>(world: Arc<W>) -> Verdict {
-    let right: fn(Spec<W::Listener>) -> Spec<W::Listener> = |spec| spec;
-    let wrong: [Wrong<W::Listener>; 6] = [
+    let right: fn(Spec<()>) -> Spec<()> = |spec| spec;
+    let wrong: [Wrong; 6] = [
         (right, "", &["`id`", "\"\"", "1 to 255 bytes"]),
         (
             right,
@@ -55,18 +55,18 @@ pub(super) async fn v1_a_spec_is_checked_as_a_whole<W: World>(world: Arc<W>) -> 
             &["`period`", "0ns", "above zero"],
         ),
         (
-            |spec| spec.patience(Duration::ZERO),
+            |spec| spec.kill_timeout(Duration::ZERO),
             "v1",
-            &["`patience`", "0ns", "above zero"],
+            &["`kill_timeout`", "0ns", "above zero"],
         ),
         // The whole: also what comes last.
         (
             |spec| {
-                let spec = spec.lame_duck(Duration::MAX).grace(Grace::Forever);
-                spec.intensity(u32::MAX).patience(Duration::ZERO)
+                let spec = spec.lame_duck(Duration::MAX).grace(Grace::Unlimited);
+                spec.intensity(u32::MAX).kill_timeout(Duration::ZERO)
             },
             "v1",
-            &["`patience`", "0ns", "above zero"],
+            &["`kill_timeout`", "0ns", "above zero"],
         ),
     ];
     for (change, id, words) in wrong {
@@ -75,12 +75,16 @@ pub(super) async fn v1_a_spec_is_checked_as_a_whole<W: World>(world: Arc<W>) -> 
             let left: Weak<()> = Arc::downgrade(&kept);
             let started = match way {
                 "start" => {
-                    let spec = change(keeping::<W>(id, kept));
+                    let spec =
+                        Spec::from_settings(change(Spec::new(id, ())).settings, keeping::<W>(kept));
                     Pool::<W>::start(world.runtime(), spec).map(drop)
                 }
                 _ => {
-                    let init =
-                        move || Ok(Configure::Use(change(keeping::<W>(id, Arc::clone(&kept)))));
+                    let init = move || {
+                        let acceptor = keeping::<W>(Arc::clone(&kept));
+                        let settings = change(Spec::new(id, ())).settings;
+                        Ok(Configure::Use(Spec::from_settings(settings, acceptor)))
+                    };
                     Pool::<W>::start_with(world.runtime(), init).map(drop)
                 }
             };
@@ -116,7 +120,7 @@ pub(super) async fn v2_a_listener_that_is_refused_is_given_back<W: World>(
     let lame = stage.start(stage.spec("v2").lame_duck(stage.patience.out_of_reach()))?;
     stage.listen(&lame, 1)?;
     drop(lame.stop());
-    let graceful = stage.start(stage.spec("v2").grace(Grace::Forever))?;
+    let graceful = stage.start(stage.spec("v2").grace(Grace::Unlimited))?;
     let (_, address) = stage.listen(&graceful, 1)?;
     let (_client, _served) = stage.connect(address).await?;
     drop(graceful.stop());
@@ -185,16 +189,16 @@ impl Dice {
         ])
     }
 
-    fn spec<W: World>(&mut self, stage: &Fixture<W>) -> Spec<W::Listener> {
+    fn spec<W: World>(&mut self, stage: &Fixture<W>) -> ScriptedSpec<W> {
         // Most are allowed: there is more to call on a pool than on none.
         let id = match self.throw() % 4 {
             0 => self.one_of(&["", "\0", "\u{85}", "two\nlines", LONG]),
             _ => self.one_of(&["x", "\u{2603}"]),
         };
-        let grace = [Grace::Forever, Grace::Within(self.time())];
+        let grace = [Grace::Unlimited, Grace::Within(self.time())];
         let shutdown = [
             Shutdown::Kill,
-            Shutdown::Never,
+            Shutdown::Unlimited,
             Shutdown::Within(self.time()),
         ];
         let kind = [
@@ -209,7 +213,7 @@ impl Dice {
             .child_type(self.one_of(&[ChildType::Worker, ChildType::Supervisor]))
             .intensity(self.one_of(&[0, 1, u32::MAX]))
             .period(self.time())
-            .patience(self.time())
+            .kill_timeout(self.time())
             .lame_duck(self.time())
             .grace(self.one_of(&grace))
             .shutdown(self.one_of(&shutdown))
@@ -340,7 +344,9 @@ pub(super) async fn v3_no_public_call_panics<W: World>(world: Arc<W>) -> Verdict
     }
     for number in [i32::MIN, -1, 0, 1, 4095, i32::MAX] {
         let error = std::io::Error::from_raw_os_error(number);
-        calmly("`AcceptErrorKind::of`", || AcceptErrorKind::of(&error))?;
+        calmly("`AcceptErrorKind::classify`", || {
+            AcceptErrorKind::classify(&error)
+        })?;
     }
     Ok(())
 }

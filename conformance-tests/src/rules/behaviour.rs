@@ -135,7 +135,7 @@ fn starts<W: World>(stage: &Fixture<W>) -> Vec<Instant> {
 
 pub(super) async fn b4_a_start_error_is_reported_and_counts<W: World>(world: Arc<W>) -> Verdict {
     for restart in [Restart::Temporary, Restart::Transient] {
-        for answer in [Answer::Fail("no"), Answer::FailCleanly, Answer::Panic("no")] {
+        for answer in [Answer::Fail("no"), Answer::Panic("no")] {
             for intensity in [0, 1] {
                 start_error(&world, restart, answer, intensity).await?;
             }
@@ -232,7 +232,7 @@ async fn start_error<W: World>(
                         failure: Failure::Error(_),
                         ..
                     },
-                    Answer::Fail(_) | Answer::FailCleanly
+                    Answer::Fail(_)
                 )
             )
         };
@@ -262,7 +262,7 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection<W: World>(world: Arc<
         let acceptors = watched.as_ref().map(|pool| pool.acceptors());
         if let (Some(Ok(counts)), Some(Ok(acceptors))) = (counts, acceptors) {
             let started = acceptors.iter().all(|one| started(one.state));
-            seeing.push((counts.active, counts.workers, started));
+            seeing.push((counts.connections, counts.children(), started));
         }
     });
     *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.handle());
@@ -648,7 +648,7 @@ async fn addresses<W: World>(
     same(
         "*draining* while all is well",
         false,
-        served.signals.draining().is_set(),
+        served.lifecycle.draining().is_set(),
     )?;
     let listed = pool.connections();
     let listed = listed.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
@@ -661,7 +661,7 @@ async fn addresses<W: World>(
     same(
         "*stop* while all is well",
         false,
-        served.signals.trap_stop().is_set(),
+        served.lifecycle.trap_stop().is_set(),
     )?;
     stage.echo(&mut client, "the stream itself").await
 }

@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, ChildError, ChildId, Configure, Connection, Event, Failure, Listener,
-    ReconfigureError, Restart, Spec, SpecError, StartError, Status, StopReason, Stopped,
-    acceptor_fn,
+    Acceptor, BoxError, ChildError, ChildId, Configure, Connection, Event, Failure, ListenerInfo,
+    ReconfigureError, Restart, Spec, SpecError, StartError, Status, StopReason, Stopped, StreamOf,
 };
 use futures::io::AsyncWriteExt;
 
@@ -18,19 +17,42 @@ use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
 
 /// An acceptor of another type than the scripted one: it says so, and leaves.
-fn greeter<W: World>(world: &Arc<W>, greeting: &'static str) -> impl Acceptor<W::Listener> {
+struct Greeter<W> {
+    world: Arc<W>,
+    greeting: &'static str,
+}
+
+fn greeter<W: World>(world: &Arc<W>, greeting: &'static str) -> Greeter<W> {
     let world = Arc::clone(world);
-    acceptor_fn(
-        move |connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>| {
-            let mut stream = world.stream(connection.stream);
-            async move {
-                stream.write_all(greeting.as_bytes()).await?;
-                stream.flush().await?;
-                stream.close().await?;
-                Ok(())
-            }
-        },
-    )
+    Greeter { world, greeting }
+}
+
+impl<W: World> Acceptor<W::Listener> for Greeter<W> {
+    type State = ();
+    type Exit = Result<(), BoxError>;
+
+    async fn init(
+        &self,
+        _: &ListenerInfo<SocketAddr>,
+    ) -> Result<acceptor_core::Init<()>, BoxError> {
+        Ok(acceptor_core::Init::Accept(()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<SocketAddr>) -> Option<()> {
+        Some(())
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<StreamOf<W::Listener>, SocketAddr>,
+        (): (),
+    ) -> Result<(), BoxError> {
+        let mut stream = self.world.stream(connection.stream);
+        stream.write_all(self.greeting.as_bytes()).await?;
+        stream.flush().await?;
+        stream.close().await?;
+        Ok(())
+    }
 }
 
 /// What a new client is greeted with.
@@ -105,12 +127,12 @@ pub(super) async fn r2_an_invalid_spec_changes_nothing<W: World>(world: Arc<W>) 
         (other(""), "id"),
         (other("two\nlines"), "id"),
         (other("bad").period(Duration::ZERO), "period"),
-        (other("bad").patience(Duration::ZERO), "patience"),
+        (other("bad").kill_timeout(Duration::ZERO), "kill_timeout"),
     ] {
         let named = match pool.reconfigure(spec) {
             Err(ReconfigureError::Spec(SpecError::Id { .. })) => Some("id"),
             Err(ReconfigureError::Spec(SpecError::Period { .. })) => Some("period"),
-            Err(ReconfigureError::Spec(SpecError::Patience { .. })) => Some("patience"),
+            Err(ReconfigureError::Spec(SpecError::KillTimeout { .. })) => Some("kill_timeout"),
             _ => None,
         };
         same("the field that the error names", Some(field), named)?;
@@ -132,8 +154,7 @@ enum Answer {
     Fail,
 }
 
-type Configured<W> =
-    Result<Configure<<W as World>::Listener>, Box<dyn std::error::Error + Send + Sync>>;
+type Configured<W> = Result<Configure<Greeter<W>>, BoxError>;
 
 /// An init function that answers as it is told, and a record of what it answered.
 struct Init<W> {

@@ -7,8 +7,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use acceptor_core::{
-    CloseError, Event, Grace, LastListener, ListenerId, ListenerState, Phase, PoolState, Shutdown,
-    Signal, StopReason,
+    CloseError, Event, Grace, LastListener, Latch, ListenerId, ListenerState, Phase, PoolState,
+    Shutdown, StopReason,
 };
 use futures::FutureExt;
 
@@ -23,7 +23,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// *Closed* as an acceptor got it in its `init`.
-fn closed<W: World>(stage: &Fixture<W>) -> Result<Signal, Broken> {
+fn closed<W: World>(stage: &Fixture<W>) -> Result<Latch, Broken> {
     let closed = stage.calls.look(|calls| {
         calls.iter().find_map(|call| match call {
             Call::Init { info, .. } => Some(info.closed.clone()),
@@ -95,7 +95,7 @@ async fn queued_clients_are_served<W: World>(world: &Arc<W>, way: Way) -> Verdic
     const GRACE: Duration = Duration::from_millis(60);
     let all = Everything::new(world);
     let stage = Fixture::new(&all.world);
-    let spec = stage.spec("l7").grace(Grace::Forever);
+    let spec = stage.spec("l7").grace(Grace::Unlimited);
     let pool = stage.start(spec)?;
     // Fewer acceptors than clients: they are replaced while the listener closes.
     let (id, address) = stage.listen(&pool, 2)?;
@@ -108,7 +108,7 @@ async fn queued_clients_are_served<W: World>(world: &Arc<W>, way: Way) -> Verdic
     let is_closed = closed(&stage)?;
     let close = (way == Way::Close).then(|| pool.close_listener(id));
     let stop = (way == Way::Stop).then(|| pool.stop());
-    let draining = before.signals.draining().is_set();
+    let draining = before.lifecycle.draining().is_set();
     let what = format!("*draining* once the listener begins to close, {way:?}");
     same(&what, true, draining)?;
     same(
@@ -186,7 +186,7 @@ async fn queued_clients_are_reset<W: World>(world: &Arc<W>, way: Way) -> Verdict
     let spec = stage.spec("l7");
     let pool = stage.start(match way {
         Way::BrutalStop => spec.shutdown(Shutdown::Kill),
-        _ => spec.grace(Grace::Forever),
+        _ => spec.grace(Grace::Unlimited),
     })?;
     let (id, address) = stage.listen(&pool, 2)?;
     stage.waiting(&pool, 2).await?;
@@ -433,7 +433,7 @@ pub(super) async fn l9_last_listener_that_fails<W: World>(world: Arc<W>) -> Verd
 
     let stage = Fixture::new(&failing);
     let spec = stage.spec("l9").last_listener(LastListener::Stop);
-    let pool = stage.start(spec.grace(Grace::Forever))?;
+    let pool = stage.start(spec.grace(Grace::Unlimited))?;
     let (closed, _) = stage.listen(&pool, 1)?;
     stage.close(&pool, closed).await?;
     same(

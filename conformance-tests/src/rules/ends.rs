@@ -205,7 +205,7 @@ pub(super) async fn e3_each_end_is_seen_exactly_once<W: World>(world: Arc<W>) ->
     }
     let counts = pool.counts();
     let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
-    same("children that are left", 4 + 2, counts.workers)?;
+    same("children that are left", 4 + 2, counts.children())?;
     stage.event("the pool stops", pool.stop()).await?;
     let mut seen: BTreeMap<ChildId, usize> = BTreeMap::new();
     for (child, _) in failures(&stage) {

@@ -109,7 +109,7 @@ pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination<W: World>(
     stage.began(3).await?;
     let began = stage.now();
     stage.order(&failing, Order::Fail("as told")).await?;
-    let draining = trapping.signals.draining().wait();
+    let draining = trapping.lifecycle.draining().wait();
     stage
         .event("the other connection sees *draining*", draining)
         .await?;

@@ -152,7 +152,7 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive<W: World>
     same(
         "*draining* of its connections",
         true,
-        served.signals.draining().is_set(),
+        served.lifecycle.draining().is_set(),
     )?;
     stage.echo(&mut client, "still there").await?;
     let closed = stage.calls.when(|calls| {
@@ -208,14 +208,14 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along<W: World>(
         .map(|one| one.id)
         .collect();
     same("the listeners in the list", vec![other], listed)?;
-    let draining = served.signals.draining().wait();
+    let draining = served.lifecycle.draining().wait();
     stage
         .event("its connections see *draining*", draining)
         .await?;
     same(
         "*draining* of another listener's",
         false,
-        other_served.signals.draining().is_set(),
+        other_served.lifecycle.draining().is_set(),
     )?;
     stage.echo(&mut client, "still there").await?;
     stage.echo(&mut other_client, "still there").await?;

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    ChildId, ConnectionReports, EndKind, Event, EventKind, Failure, LastListener, Report, Spec,
+    ChildId, ConnectionReports, EndKind, Event, EventKind, Failure, LastListener, Report,
     StopReason, Stopped,
 };
 
 use crate::disturbed::{
     Everything, FailingListeners, HeldTasks, TaskId, current_task, not_listening,
 };
-use crate::fixture::{AnotherThread, Call, Fixture, Order, Pool, Served};
+use crate::fixture::{AnotherThread, Call, Fixture, Order, Pool, ScriptedSpec, Served};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
@@ -365,7 +365,7 @@ async fn stop_waits_for_a_kill_timeout<W: World>(world: &Arc<W>) -> Verdict {
     let kill_timeout = 50 * MILLISECOND;
     let held = HeldTasks::new(world);
     let stage = Fixture::new(&held);
-    let pool = stage.start(stage.spec("o2").patience(kill_timeout))?;
+    let pool = stage.start(stage.spec("o2").kill_timeout(kill_timeout))?;
     stage.listen(&pool, 4)?;
     let reporter = reporter(&stage, &pool, 4).await?;
     stage
@@ -411,7 +411,7 @@ pub(super) async fn o3_tracing_of_failures_is_limited<W: World>(world: Arc<W>) -
     stage.close(&pool, first).await?;
     let (second, _) = stage.listen(&pool, 1)?;
     let all_end = || match pool.counts() {
-        Ok(counts) if counts.workers == 1 => Ok(()),
+        Ok(counts) if counts.children() == 1 => Ok(()),
         other => Err(other),
     };
     stage
@@ -524,7 +524,7 @@ pub(super) async fn o4_connections_are_reported_if_asked_for<W: World>(world: Ar
 fn with_reports<W: World>(
     stage: &Fixture<W>,
     reports: Option<ConnectionReports>,
-) -> Spec<W::Listener> {
+) -> ScriptedSpec<W> {
     match reports {
         Some(reports) => stage.spec("o4").connection_reports(reports),
         None => stage.spec("o4"),

@@ -16,29 +16,23 @@ enum Cause {
     Close,
     Failure,
     Stop,
-    /// A stop, while its lame duck keeps the listener open.
-    LameDuck,
 }
 
 pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
     let world = FailingListeners::new(&world);
-    for cause in [Cause::Close, Cause::Failure, Cause::Stop, Cause::LameDuck] {
+    for cause in [Cause::Close, Cause::Failure, Cause::Stop] {
         let stage = Fixture::new(&world);
-        let spec = stage.spec("n1").grace(Grace::Forever);
-        let lame_duck = match cause {
-            Cause::LameDuck => stage.patience.out_of_reach(),
-            Cause::Close | Cause::Failure | Cause::Stop => Duration::ZERO,
-        };
-        let pool = stage.start(spec.lame_duck(lame_duck))?;
+        let spec = stage.spec("n1").grace(Grace::Unlimited);
+        let pool = stage.start(spec)?;
         let (listener, address) = stage.listen(&pool, 1)?;
         let (_client, served) = stage.connect(address).await?;
-        let draining = served.signals.draining();
+        let draining = served.lifecycle.draining();
         same("*draining* while all is well", false, draining.is_set())?;
         let early = draining.wait();
         match cause {
             Cause::Close => stage.close(&pool, listener).await?,
             Cause::Failure => world.faults(address).inject(not_listening()),
-            Cause::Stop | Cause::LameDuck => drop(pool.stop()),
+            Cause::Stop => drop(pool.stop()),
         }
         let what = format!("*draining* after {cause:?} reaches who");
         stage.event(&format!("{what} waited"), early).await?;
@@ -48,6 +42,25 @@ pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
             .await?;
         stage.event("the pool is killed", pool.kill()).await?;
     }
+    not_in_a_lame_duck(&world).await
+}
+
+/// The listeners of a lame duck are open: it is their close that sets *draining*.
+async fn not_in_a_lame_duck<W: World>(world: &Arc<FailingListeners<W>>) -> Verdict {
+    let stage = Fixture::new(world);
+    let lame_duck = stage.patience.out_of_reach();
+    let pool = stage.start(stage.spec("n1").lame_duck(lame_duck))?;
+    let (listener, address) = stage.listen(&pool, 1)?;
+    let (_client, served) = stage.connect(address).await?;
+    let draining = served.lifecycle.draining();
+    let early = draining.wait();
+    drop(pool.stop());
+    same("*draining* in a lame duck", false, draining.is_set())?;
+    stage.close(&pool, listener).await?;
+    let what = "*draining* after a close in a lame duck";
+    stage.event(what, early).await?;
+    same(what, true, draining.is_set())?;
+    stage.event("the pool is killed", pool.kill()).await?;
     Ok(())
 }
 

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use acceptor_core::{
     AddListenerReason, ChildError, ChildType, CloseError, Connection, EndKind, Ends, Event, Grace,
-    Listener, ListenerState, Phase, PoolState, ReconfigureError, Restart, Shutdown, Spec,
-    StopReason, StopReport, acceptor_fn,
+    ListenerState, Phase, PoolState, ReconfigureError, Restart, Shutdown, Spec, StopReason,
+    StopReport, StreamOf, acceptor_fn,
 };
 use futures::FutureExt;
 use futures::future::join_all;
 
 use crate::disturbed::{HeldTasks, TaskId};
 use crate::fixture::{
-    AnotherThread, Answer, Call, Departure, Farewell, Fixture, Handle, Order, Pool, Served,
+    AnotherThread, Answer, Call, Departure, Farewell, Fixture, Handle, Order, Pool, ScriptedSpec,
+    Served,
 };
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
@@ -80,7 +81,7 @@ pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result<W: World>(
     ] {
         let stage = Fixture::new(&world);
         let spec = stage.spec("s1").restart(Restart::Transient).intensity(0);
-        let owner = stage.start(spec.grace(Grace::Forever))?;
+        let owner = stage.start(spec.grace(Grace::Unlimited))?;
         let pool = owner.handle();
         let (_, address) = stage.listen(&pool, 2)?;
         let (_failing, failing) = stage.connect(address).await?;
@@ -132,21 +133,32 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
     let (_, address) = stage.listen(&pool, 2)?;
     let (mut client, served) = stage.connect(address).await?;
     stage.waiting(&pool, 2).await?;
+    let stopping = pool.stopping();
+    same("whether the pool is stopping", false, stopping.is_set())?;
+    let early = stopping.wait();
     drop(pool.stop());
     let lame = PoolState::Stopping(Phase::LameDuck);
     same("the state", lame, state::<W>(&pool))?;
+    same("whether the pool is stopping", true, stopping.is_set())?;
+    stage
+        .event("a task that waits for the stop is woken", early)
+        .await?;
     for open in 2..=4 {
         let (mut late, late_served) = stage.connect(address).await?;
         stage.echo(&mut late, "accepted as ever").await?;
-        let draining = late_served.signals.draining().is_set();
-        same("*draining* of who comes late", true, draining)?;
+        let draining = late_served.lifecycle.draining().is_set();
+        same(
+            "*draining* of a connection that comes late",
+            false,
+            draining,
+        )?;
         // It is held no longer than this, and another one may take its place.
         stage.order(&late_served, Order::Return).await?;
         stage.ended(&pool, late_served.child).await?;
         stage.began(2 + open).await?;
     }
-    let draining = served.signals.draining().is_set();
-    same("*draining* of who was there", true, draining)?;
+    let draining = served.lifecycle.draining().is_set();
+    same("*draining* of a connection that was there", false, draining)?;
     stage.echo(&mut client, "left alone").await?;
     stage.waiting(&pool, 2).await?;
     let listeners = pool.listeners();
@@ -181,7 +193,7 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
 
     // None, unless the spec says so.
     let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("s2").grace(Grace::Forever))?;
+    let pool = stage.start(stage.spec("s2").grace(Grace::Unlimited))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (_client, _) = stage.connect(address).await?;
     drop(pool.stop());
@@ -192,7 +204,7 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
 pub(super) async fn s3_listeners_close_and_acceptors_terminate<W: World>(world: Arc<W>) -> Verdict {
     let stage = Fixture::new(&world);
     stage.answers([Answer::Accept; 3], Answer::Nothing);
-    let pool = stage.start(stage.spec("s3").grace(Grace::Forever))?;
+    let pool = stage.start(stage.spec("s3").grace(Grace::Unlimited))?;
     let (_, first) = stage.listen(&pool, 3)?;
     stage.began(3).await?;
     let (_, second) = stage.listen(&pool, 2)?;
@@ -216,12 +228,12 @@ pub(super) async fn s3_listeners_close_and_acceptors_terminate<W: World>(world: 
     // A `terminate` that is still running.
     let stage = Fixture::new(&world);
     stage.farewell(Farewell::Stay);
-    let pool = stage.start(stage.spec("s3").grace(Grace::Forever))?;
+    let pool = stage.start(stage.spec("s3").grace(Grace::Unlimited))?;
     stage.listen(&pool, 2)?;
     stage.began(2).await?;
     drop(pool.stop());
     terminations(&stage, 2).await?;
-    let workers = pool.counts().map(|counts| counts.workers);
+    let workers = pool.counts().map(|counts| counts.children());
     same("children while `terminate` runs", Ok(2), workers)?;
     let grace = PoolState::Stopping(Phase::Grace);
     same("the state while `terminate` runs", grace, state::<W>(&pool))?;
@@ -231,7 +243,7 @@ pub(super) async fn s3_listeners_close_and_acceptors_terminate<W: World>(world: 
     stage.farewell(Farewell::Stay);
     let grace = 60 * MILLISECOND;
     let spec = stage.spec("s3").grace(grace);
-    let pool = stage.start(spec.shutdown(Shutdown::Never))?;
+    let pool = stage.start(spec.shutdown(Shutdown::Unlimited))?;
     stage.listen(&pool, 2)?;
     stage.began(2).await?;
     let report = stage.event("the pool stops", pool.stop()).await?;
@@ -244,14 +256,14 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
     world: Arc<W>,
 ) -> Verdict {
     let long = Fixture::new(&world).patience.out_of_reach();
-    for grace in [Grace::Within(long), Grace::Forever] {
+    for grace in [Grace::Within(long), Grace::Unlimited] {
         let stage = Fixture::new(&world);
         let pool = stage.start(stage.spec("s4").grace(grace))?;
         let (listener, address) = stage.listen(&pool, 1)?;
         let (mut first, traps) = stage.connect(address).await?;
         let (mut second, does_not) = stage.connect(address).await?;
         stage.order(&traps, Order::TrapAndStay).await?;
-        let told = traps.signals.trap_stop();
+        let told = traps.lifecycle.trap_stop();
         // Grace begins when the last listener is closed (L7).
         stage.close(&pool, listener).await?;
         stage.counts(&pool, 2, 2).await?;
@@ -276,7 +288,7 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
     // Zero, unless the spec says so; and no less than the spec says.
     for grace in [None, Some(60 * MILLISECOND)] {
         let stage = Fixture::new(&world);
-        let spec = stage.spec("s4").shutdown(Shutdown::Never);
+        let spec = stage.spec("s4").shutdown(Shutdown::Unlimited);
         let pool = stage.start(match grace {
             Some(grace) => spec.grace(grace),
             None => spec,
@@ -329,7 +341,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
     let (mut client, served) = stage.connect(address).await?;
     stage.order(&served, Order::TrapAndStay).await?;
     let stopping = pool.stop();
-    let told = served.signals.trap_stop().wait();
+    let told = served.lifecycle.trap_stop().wait();
     stage
         .event("the connection is told at the stop phase", told)
         .await?;
@@ -342,9 +354,9 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
     // Three at a time: the first is over after 5 s, the others are not.
     let plain = |stage: &Fixture<W>| {
         let spec = stage.plain_spec("s5");
-        spec.patience(stage.patience.out_of_reach())
+        spec.kill_timeout(stage.patience.out_of_reach())
     };
-    let never = |stage: &Fixture<W>| plain(stage).shutdown(Shutdown::Never);
+    let never = |stage: &Fixture<W>| plain(stage).shutdown(Shutdown::Unlimited);
     let supervisor = |stage: &Fixture<W>| plain(stage).child_type(ChildType::Supervisor);
     let (default, default_pool, _, _client) = outlasted(&world, plain).await?;
     let (never, never_pool, never_served, _client) = outlasted(&world, never).await?;
@@ -384,7 +396,7 @@ type Outlasted<W> = (Fixture<W>, Pool<W>, Served, <W as World>::Client);
 /// A pool with a connection that traps the stop and stays.
 async fn outlasted<W: World>(
     world: &Arc<W>,
-    spec: impl Fn(&Fixture<W>) -> Spec<W::Listener>,
+    spec: impl Fn(&Fixture<W>) -> ScriptedSpec<W>,
 ) -> Result<Outlasted<W>, Broken> {
     let stage = Fixture::new(world);
     let pool = stage.start(spec(&stage))?;
@@ -456,10 +468,10 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
     for last in [Phase::LameDuck, Phase::Grace, Phase::Stop] {
         let stage = Fixture::new(&world);
         // The phase in which all of them end would go on for long, and those before it are not there.
-        let spec = stage.spec("s7").shutdown(Shutdown::Never);
+        let spec = stage.spec("s7").shutdown(Shutdown::Unlimited);
         let pool = stage.start(match last {
             Phase::LameDuck => spec.lame_duck(long),
-            Phase::Grace => spec.grace(Grace::Forever),
+            Phase::Grace => spec.grace(Grace::Unlimited),
             _ => spec,
         })?;
         let (listener, address) = stage.listen(&pool, 2)?;
@@ -502,7 +514,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
         // It trapped the stop: it is told, and what it does then is its own.
         let what = "the connection that is stopped is told";
         stage
-            .event(what, stopped.signals.trap_stop().wait())
+            .event(what, stopped.lifecycle.trap_stop().wait())
             .await?;
         stage.order(stopped, Order::Return).await?;
         let what = format!("the pool ends with its last child, in the phase {last}");
@@ -531,7 +543,12 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
 
     // What the stop drops, and what it kills.
     for (shutdown, order, last, expected) in [
-        (Shutdown::Never, None, Phase::Stop, [0, 0, 0, 0, 0, 1, 1]),
+        (
+            Shutdown::Unlimited,
+            None,
+            Phase::Stop,
+            [0, 0, 0, 0, 0, 1, 1],
+        ),
         (
             Shutdown::Within(20 * MILLISECOND),
             Some(Order::TrapAndStay),
@@ -555,8 +572,8 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
 
     // With no child at all there is nothing to wait for.
     let stage = Fixture::new(&world);
-    let spec = stage.spec("s7").lame_duck(long).grace(Grace::Forever);
-    let pool = stage.start(spec.shutdown(Shutdown::Never))?;
+    let spec = stage.spec("s7").lame_duck(long).grace(Grace::Unlimited);
+    let pool = stage.start(spec.shutdown(Shutdown::Unlimited))?;
     let report = stage.event("an empty pool stops", pool.stop()).await?;
     same("ends", 0, report.all_acceptors().total())
 }
@@ -578,7 +595,7 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left<W: World>(world: Ar
         let stage = Fixture::new(&world);
         let spec = stage.plain_spec("s8").shutdown(Shutdown::Kill);
         let pool = stage.start(match patience {
-            Some(patience) => spec.patience(patience),
+            Some(patience) => spec.kill_timeout(patience),
             None => spec,
         })?;
         let (listener, address) = stage.listen(&pool, 1)?;
@@ -593,7 +610,10 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left<W: World>(world: Ar
         stage.pass_until(began + patience).await;
         let report = stage.event("the pool ends all the same", stopping).await?;
         same("children left as stuck", 1, report.stuck)?;
-        let what = format!("a patience of {patience:?}, it was {:?}", report.elapsed);
+        let what = format!(
+            "a kill timeout of {patience:?}, it was {:?}",
+            report.elapsed
+        );
         same(&what, true, report.elapsed >= patience)?;
         let ended = report.all_connections().total();
         same("children that ended", 0, ended)?;
@@ -629,7 +649,7 @@ async fn children_in_turn_are_waited_for<W: World>(world: &Arc<W>) -> Verdict {
     let world = HeldTasks::new(world);
     let stage = Fixture::new(&world);
     let kill_timeout = stage.patience.stretch(2 * SECOND);
-    let spec = stage.plain_spec("s8").patience(kill_timeout);
+    let spec = stage.plain_spec("s8").kill_timeout(kill_timeout);
     let pool = stage.start(spec.shutdown(Shutdown::Kill))?;
     let (listener, address) = stage.listen(&pool, 1)?;
     let mut held = Vec::new();
@@ -710,7 +730,7 @@ async fn blocked_child_is_left<W: World>(world: &Arc<W>, blocks: Blocks) -> Verd
     let began = Record::default();
     let begins = began.clone();
     let acceptor = acceptor_fn(
-        move |connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>| {
+        move |connection: Connection<StreamOf<W::Listener>, SocketAddr>| {
             let (child, begins) = (child.clone(), begins.clone());
             async move {
                 let _open = connection;
@@ -719,12 +739,12 @@ async fn blocked_child_is_left<W: World>(world: &Arc<W>, blocks: Blocks) -> Verd
                 if blocks == Blocks::InPoll {
                     child.block();
                 }
-                pending().await
+                pending::<Result<(), _>>().await
             }
         },
     );
     let stage = Fixture::new(world);
-    let spec = Spec::new("s8", stage.tampered(acceptor)).patience(kill_timeout);
+    let spec = Spec::new("s8", stage.tampered(acceptor)).kill_timeout(kill_timeout);
     let pool = stage.start(spec)?;
     let (listener, address) = stage.listen(&pool, 1)?;
     let mut client = stage.knock(address).await?;
@@ -757,7 +777,7 @@ async fn blocked_observer_is_left<W: World>(world: &Arc<W>) -> Verdict {
     let observer = barrier.clone();
     let stage = Fixture::new(world);
     stage.hears(move |_| observer.block());
-    let pool = stage.start(stage.plain_spec("s8").patience(50 * MILLISECOND))?;
+    let pool = stage.start(stage.plain_spec("s8").kill_timeout(50 * MILLISECOND))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (_client, served) = stage.connect(address).await?;
     stage.order(&served, Order::Fail("as told")).await?;
@@ -776,9 +796,9 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
     let world = HeldTasks::new(&world);
     let stage = Fixture::new(&world);
     let spec = stage.spec("s9").lame_duck(stage.patience.out_of_reach());
-    let spec = spec.grace(Grace::Forever).shutdown(Shutdown::Never);
+    let spec = spec.grace(Grace::Unlimited).shutdown(Shutdown::Unlimited);
     let owner = stage.start(spec)?;
-    // Handles, and a connection's signals, keep nothing alive.
+    // Handles, and the latches of a connection, keep nothing alive.
     let pool = owner.handle();
     let (listener, address) = stage.listen(&pool, 2)?;
     let (_first, stays) = stage.connect(address).await?;
@@ -786,7 +806,7 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
     let (_third, stuck) = stage.connect(address).await?;
     stage.order(&stays, Order::TrapAndStay).await?;
     let task = hold(&stage, &stuck).await?;
-    // It does not wait for a child that does not suspend; the pool does, for its patience. If it waited this check would
+    // It does not wait for a child that does not suspend; the pool does, for its kill timeout. If it waited this check would
     // have no end.
     drop(owner);
     // One may be: the order to hold a task wakes all of them.

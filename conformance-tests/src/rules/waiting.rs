@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, Connection, Init, Listener, ListenerInfo, Spec, Terminate,
+    Acceptor, BoxError, ChildId, Connection, Init, Listener, ListenerInfo, Spec, StreamOf,
+    Terminate,
 };
 
 use crate::disturbed::{Counted, CountedAccepts, HeldTasks, TaskId, current_task};
@@ -40,6 +41,7 @@ impl Drop for Held {
 
 impl<L: Listener> Acceptor<L> for Making {
     type State = Held;
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _listener: &ListenerInfo<L::Addr>) -> Result<Init<Held>, BoxError> {
         self.asked.push(Asked::Init);
@@ -52,7 +54,7 @@ impl<L: Listener> Acceptor<L> for Making {
 
     fn serve(
         &self,
-        connection: Connection<L::Stream, L::Addr>,
+        connection: Connection<StreamOf<L>, L::Addr>,
         state: Held,
     ) -> impl Future<Output = Result<(), BoxError>> + Send {
         self.asked.push(Asked::Serve);
@@ -175,6 +177,7 @@ struct Gated {
 
 impl<L: Listener<Addr = SocketAddr>> Acceptor<L> for Gated {
     type State = ChildId;
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<ChildId>, BoxError> {
         let child = listener.child;
@@ -187,11 +190,11 @@ impl<L: Listener<Addr = SocketAddr>> Acceptor<L> for Gated {
 
     async fn serve(
         &self,
-        connection: Connection<L::Stream, SocketAddr>,
+        connection: Connection<StreamOf<L>, SocketAddr>,
         state: ChildId,
     ) -> Result<(), BoxError> {
         self.served.push((connection.peer_addr, state));
-        connection.signals.draining().wait().await;
+        connection.lifecycle.draining().wait().await;
         Ok(())
     }
 }

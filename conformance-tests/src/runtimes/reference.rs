@@ -29,7 +29,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use acceptor_core::{Listener, Runtime};
+use acceptor_core::{Listener, NoHandshake, Runtime};
 use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::harness::Harness;
@@ -229,8 +229,9 @@ impl TcpListener {
 }
 
 impl Listener for TcpListener {
-    type Stream = TcpStream;
+    type Io = TcpStream;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
     fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send {
         Accept {
@@ -243,9 +244,13 @@ impl Listener for TcpListener {
         self.shared.socket.local_addr()
     }
 
-    fn stream_local_addr(stream: &TcpStream) -> io::Result<SocketAddr> {
+    fn io_local_addr(stream: &TcpStream) -> io::Result<SocketAddr> {
         // Of the stream, not of the listener: that one may be 0.0.0.0.
         stream.local_addr()
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use acceptor_core::{ChildId, ListenerId, ListenerInfo, PoolHandle, Runtime, Signal, Signals};
+use acceptor_core::{ChildId, Latch, Lifecycle, ListenerId, ListenerInfo, PoolHandle, Runtime};
 
 use super::event::{Call, Event};
 use super::{Reload, Weather};
@@ -47,17 +47,17 @@ struct Pages {
 
 /// What can be asked of a connection from outside.
 pub(super) struct Serving {
-    pub(super) signals: Signals,
+    pub(super) lifecycle: Lifecycle,
     /// Each time that it took the stop signal.
-    pub(super) stop: Vec<Signal>,
+    pub(super) stop: Vec<Latch>,
     /// What it waits for just now, and the rule by which it is told.
-    pub(super) awaited: Vec<(&'static str, Signal)>,
+    pub(super) awaited: Vec<(&'static str, Latch)>,
 }
 
 /// What acceptors know of their listener's end.
 struct Closed {
     address: SocketAddr,
-    signal: Signal,
+    signal: Latch,
     socket: SocketState,
 }
 
@@ -192,10 +192,10 @@ impl Book {
         let Some(handle) = self.handle() else { return };
         let Ok(counts) = handle.counts() else { return };
         let open = self.network.open_streams();
-        if counts.active != open {
+        if counts.connections != open {
             self.break_rule(
                 "Q3",
-                format!("from within {from}: active {open}, as many as there are streams"),
+                format!("from within {from}: {open} connections, as many as there are streams"),
                 format!("{counts}"),
             );
         }
@@ -231,24 +231,24 @@ impl Book {
         self.pages().broken.get_or_insert((rule, expected, seen));
     }
 
-    pub(super) fn serves(&self, child: ChildId, signals: Signals) {
+    pub(super) fn serves(&self, child: ChildId, lifecycle: Lifecycle) {
         let serving = Serving {
-            signals,
+            lifecycle,
             stop: Vec::new(),
             awaited: Vec::new(),
         };
         self.pages().serving.insert(child, serving);
     }
 
-    pub(super) fn traps(&self, child: ChildId, stop: Signal) {
+    pub(super) fn traps(&self, child: ChildId, stop: Latch) {
         if let Some(serving) = self.pages().serving.get_mut(&child) {
             serving.stop.push(stop);
         }
     }
 
-    pub(super) fn awaits(&self, child: ChildId, signals: Vec<(&'static str, Signal)>) {
+    pub(super) fn awaits(&self, child: ChildId, latches: Vec<(&'static str, Latch)>) {
         if let Some(serving) = self.pages().serving.get_mut(&child) {
-            serving.awaited = signals;
+            serving.awaited = latches;
         }
     }
 
@@ -257,7 +257,7 @@ impl Book {
         let pages = self.pages();
         pages.serving.iter().find_map(|(child, serving)| {
             let mut awaited = serving.awaited.iter();
-            let (rule, _) = awaited.find(|(_, signal)| signal.is_set())?;
+            let (rule, _) = awaited.find(|(_, latch)| latch.is_set())?;
             Some((*rule, *child))
         })
     }
@@ -268,13 +268,13 @@ impl Book {
     }
 
     /// For each connection in `serve`: whether it sees *draining*, and *stop*, as often as it took that.
-    pub(super) fn signals(&self) -> Vec<(ChildId, bool, Vec<bool>)> {
+    pub(super) fn latches(&self) -> Vec<(ChildId, bool, Vec<bool>)> {
         let pages = self.pages();
         let serving = pages.serving.iter();
         serving
             .map(|(child, serving)| {
-                let stop = serving.stop.iter().map(Signal::is_set).collect();
-                (*child, serving.signals.draining().is_set(), stop)
+                let stop = serving.stop.iter().map(Latch::is_set).collect();
+                (*child, serving.lifecycle.draining().is_set(), stop)
             })
             .collect()
     }
@@ -285,7 +285,7 @@ impl Book {
         let serving = pages.serving.iter();
         let serving = serving.filter(|(_, serving)| !serving.stop.is_empty());
         let stops = serving.map(|(child, serving)| {
-            let stops = serving.stop.iter().map(Signal::is_set);
+            let stops = serving.stop.iter().map(Latch::is_set);
             (*child, stops.collect())
         });
         stops.collect()

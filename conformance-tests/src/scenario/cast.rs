@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, CleanExit, Connection, Init, ListenerId, ListenerInfo, Observer,
-    Report, Signal, Terminate,
+    Acceptor, BoxError, ChildId, Connection, Exit, Init, Latch, ListenerId, ListenerInfo, Observer,
+    Report, Terminate,
 };
 use fastrand::Rng;
 use futures::io::{AsyncRead, AsyncWriteExt};
@@ -276,6 +276,7 @@ impl Drop for Beginning<'_> {
 
 impl Acceptor<SimulatedListener> for Cast {
     type State = Prop;
+    type Exit = Result<Exit, BoxError>;
 
     fn init(
         &self,
@@ -288,7 +289,7 @@ impl Acceptor<SimulatedListener> for Cast {
         &self,
         connection: Connection<SimulatedStream, SocketAddr>,
         state: Prop,
-    ) -> impl Future<Output = Result<(), BoxError>> + Send {
+    ) -> impl Future<Output = Result<Exit, BoxError>> + Send {
         let child = connection.id;
         Watched::new(&self.book, child, self.play(connection, state))
     }
@@ -393,7 +394,7 @@ impl Cast {
         &self,
         connection: Connection<SimulatedStream, SocketAddr>,
         state: Prop,
-    ) -> Result<(), BoxError> {
+    ) -> Result<Exit, BoxError> {
         let child = connection.id;
         // First, so that it is dropped last.
         let _serving = Served {
@@ -406,15 +407,15 @@ impl Cast {
             peer: connection.peer_addr,
             local: connection.local_addr,
         });
-        self.book.serves(child, connection.signals.clone());
+        self.book.serves(child, connection.lifecycle.clone());
         self.book.look("serve");
         let mut part = Part::new(&self.book, connection);
         let how = part.play().await;
         self.book.push(Event::ServeReturned { child, how });
         drop(state);
         match how {
-            Return::Normal => Ok(()),
-            Return::Clean => Err(CleanExit::because("as ordered").into()),
+            Return::Normal => Ok(Exit::normal()),
+            Return::Clean => Ok(Exit::clean("as ordered")),
             Return::Error => Err(text(SERVE_FAILS, &child.to_string()).into()),
             Return::Panic => resume_unwind(Box::new(text(SERVE_PANICS, &child.to_string()))),
         }
@@ -540,8 +541,8 @@ enum OnStop {
 struct Part<'a> {
     book: &'a Arc<Book>,
     connection: Connection<SimulatedStream, SocketAddr>,
-    stop: Option<(Signal, OnStop)>,
-    draining: Option<Signal>,
+    stop: Option<(Latch, OnStop)>,
+    draining: Option<Latch>,
     explosive: Option<Explosive<'a>>,
 }
 
@@ -587,7 +588,7 @@ impl<'a> Part<'a> {
                 Order::TrapAndStay => self.trap(OnStop::Stay),
                 Order::ReturnWhenDraining => {
                     self.book.wakes(1);
-                    self.draining = Some(self.connection.signals.draining().clone());
+                    self.draining = Some(self.connection.lifecycle.draining().clone());
                 }
                 Order::Sleep => self.book.sleep(Duration::from_millis(3)).await,
                 Order::Yield => {
@@ -614,7 +615,7 @@ impl<'a> Part<'a> {
     fn trap(&mut self, on_stop: OnStop) {
         let child = self.connection.id;
         self.book.push(Event::Trapped { child });
-        let stop = self.connection.signals.trap_stop();
+        let stop = self.connection.lifecycle.trap_stop();
         self.book.traps(child, stop.clone());
         self.stop = Some((stop, on_stop));
     }
@@ -626,7 +627,7 @@ impl<'a> Part<'a> {
 
     async fn hear(&mut self) -> Heard {
         let mut stop = self.stop.as_ref().map(|(stop, _)| stop.wait());
-        let mut draining = self.draining.as_ref().map(Signal::wait);
+        let mut draining = self.draining.as_ref().map(Latch::wait);
         let awaited = self.draining.iter().map(|draining| ("N1", draining));
         let awaited = awaited.chain(self.stop.iter().map(|(stop, _)| ("N2", stop)));
         let awaited = awaited.map(|(rule, signal)| (rule, signal.clone()));

@@ -536,7 +536,12 @@ impl<'a> Player<'a> {
             life.sees_unseen_ends()?;
         }
         if let Ok(counts) = counts {
-            same("Q3", "active, as many as streams", open, counts.active)?;
+            same(
+                "Q3",
+                "connections, as many as streams",
+                open,
+                counts.connections,
+            )?;
             life.model.counts(&counts)?;
             // Acceptors are started only where something is seen.
             let expected = match quiet {
@@ -693,8 +698,8 @@ impl<'a> Player<'a> {
             }
             _ => life.model.observe(PoolState::Stopped)?,
         }
-        let signals = life.book.signals();
-        life.model.signals(&signals)?;
+        let latches = life.book.latches();
+        life.model.latches(&latches)?;
         let closed = life.book.closed();
         life.model.sees_closed(&closed)
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use acceptor_core::{AcceptErrorKind, Listener};
+use acceptor_core::{AcceptErrorKind, Listener, NoHandshake};
 use futures::io::{AsyncRead, AsyncWrite};
 
 use super::executor::{Simulation, Wait, lock};
@@ -690,8 +690,9 @@ impl Drop for Waits<'_> {
 }
 
 impl Listener for SimulatedListener {
-    type Stream = SimulatedStream;
+    type Io = SimulatedStream;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(SimulatedStream, SocketAddr)> {
         lock(&self.network.sockets).accept_calls += 1;
@@ -715,13 +716,21 @@ impl Listener for SimulatedListener {
         Ok(self.address)
     }
 
-    fn stream_local_addr(stream: &SimulatedStream) -> io::Result<SocketAddr> {
+    fn io_local_addr(stream: &SimulatedStream) -> io::Result<SocketAddr> {
         let reset = lock(&stream.pipe.state).reset;
         // As on systems where a connection has no addresses any more once it was reset.
         if reset {
             return Err(ErrorKind::NotConnected.into());
         }
         Ok(stream.pipe.called)
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        self.address.ip().is_unspecified()
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {

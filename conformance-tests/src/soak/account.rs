@@ -44,6 +44,7 @@ impl Tally {
 pub(super) struct Ends {
     pub(super) normal: u64,
     pub(super) clean: u64,
+    pub(super) disconnected: u64,
     pub(super) error: u64,
     pub(super) panic: u64,
     pub(super) dropped: u64,
@@ -54,6 +55,7 @@ impl Ends {
         *match outcome {
             Outcome::Normal => &mut self.normal,
             Outcome::Clean => &mut self.clean,
+            Outcome::Disconnected => &mut self.disconnected,
             Outcome::Error => &mut self.error,
             Outcome::Panic => &mut self.panic,
             Outcome::Dropped => &mut self.dropped,
@@ -61,7 +63,7 @@ impl Ends {
     }
 
     pub(super) fn total(&self) -> u64 {
-        self.normal + self.clean + self.error + self.panic + self.dropped
+        self.normal + self.clean + self.disconnected + self.error + self.panic + self.dropped
     }
 }
 

@@ -77,7 +77,7 @@ impl<W: World> Life<W> {
                 self.scene.ledger.taken_from(listener.id),
             )?;
         }
-        let active = self.pool.counts().map(|counts| counts.active);
+        let active = self.pool.counts().map(|counts| counts.connections);
         same("active connections, with nobody there", Ok(0), active)
     }
 

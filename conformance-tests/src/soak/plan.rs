@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use acceptor_core::{BoxError, Configure, Grace, Restart, Shutdown, Spec};
+use acceptor_core::{BoxError, Configure, Grace, Restart, Shutdown, Spec, observer_fn};
 use fastrand::Rng;
 
 use super::account::Ending;
@@ -65,11 +65,11 @@ impl Plan {
         let (grace, shutdown) = match (ending, random.u32(0..4)) {
             // Those that stay are killed through the handle, once all others have gone.
             (Ending::AtRest, 0) => (grace, Shutdown::Kill),
-            (Ending::AtRest, 1) => (grace, Shutdown::Never),
+            (Ending::AtRest, 1) => (grace, Shutdown::Unlimited),
             (Ending::AtRest, _) => (grace, Shutdown::Within(FOR_EVER)),
             (_, 0) => (grace, Shutdown::Kill),
             // The clients all leave by themselves.
-            (_, 1) => (Grace::Forever, shutdown.into()),
+            (_, 1) => (Grace::Unlimited, shutdown.into()),
             _ => (grace, shutdown.into()),
         };
         Self {
@@ -121,7 +121,7 @@ pub(super) struct Specs<W> {
 pub(super) const OF_INIT: &str = "of init";
 
 impl<W: World> Specs<W> {
-    pub(super) fn spec(&self, id: &str) -> Spec<W::Listener> {
+    pub(super) fn spec(&self, id: &str) -> Spec<Server<W>> {
         let plan = self.plan;
         let server = Server {
             world: Arc::clone(&self.world),
@@ -135,12 +135,12 @@ impl<W: World> Specs<W> {
             .lame_duck(plan.lame_duck)
             .grace(plan.grace)
             .shutdown(plan.shutdown)
-            .patience(self.scene.patience.length())
-            .observer(move |report: &acceptor_core::Report<_>| scene.ledger.reported(report))
+            .kill_timeout(self.scene.patience.length())
+            .observer(observer_fn(move |report| scene.ledger.reported(report)))
     }
 
     /// The init function of the pool.
-    pub(super) fn init(&self) -> Result<Configure<W::Listener>, BoxError> {
+    pub(super) fn init(&self) -> Result<Configure<Server<W>>, BoxError> {
         let answer = *self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Answer::Use => Ok(Configure::Use(self.spec(OF_INIT))),

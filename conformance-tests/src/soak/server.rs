@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, CleanExit, Connection, Init, Listener, ListenerInfo, Restart,
-    Runtime, Signals, Terminate,
+    Acceptor, BoxError, ChildId, Connection, Exit, Init, Lifecycle, ListenerInfo, Restart, Runtime,
+    StreamOf, Terminate, is_peer_gone,
 };
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +29,7 @@ const AT_ONCE: usize = 1024;
 
 impl<W: World> Acceptor<W::Listener> for Server<W> {
     type State = State;
+    type Exit = Result<Exit, BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
         let scene = &self.scene;
@@ -60,23 +61,24 @@ impl<W: World> Acceptor<W::Listener> for Server<W> {
 
     async fn serve(
         &self,
-        connection: Connection<<W::Listener as Listener>::Stream, SocketAddr>,
+        connection: Connection<StreamOf<W::Listener>, SocketAddr>,
         state: State,
-    ) -> Result<(), BoxError> {
+    ) -> Result<Exit, BoxError> {
         // Dropped after all else that is in here: the end is told when the socket is gone.
         let mut serving = Serving::begins(&self.scene, &connection);
         state.count_served();
         let Connection {
-            stream, signals, ..
+            stream, lifecycle, ..
         } = connection;
         let mut stream = self.world.stream(stream);
-        let result = serve(&mut stream, &signals, &mut serving).await;
+        let result = serve(&mut stream, &lifecycle, &mut serving).await;
         serving.outcome = match &result {
-            Ok(()) => Outcome::Normal,
-            Err(error) if error.is::<CleanExit>() => Outcome::Clean,
+            Ok(Left::Normally) => Outcome::Normal,
+            Ok(Left::Cleanly) => Outcome::Clean,
+            Err(error) if is_peer_gone(&**error) => Outcome::Disconnected,
             Err(_) => Outcome::Error,
         };
-        result
+        result.map(Left::into_exit)
     }
 
     async fn terminate(&self, _reason: &Terminate, state: State) {
@@ -89,19 +91,35 @@ impl<W: World> Acceptor<W::Listener> for Server<W> {
     }
 }
 
+/// How a session leaves that has no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Normally,
+    Cleanly,
+}
+
+impl Left {
+    fn into_exit(self) -> Exit {
+        match self {
+            Left::Normally => Exit::normal(),
+            Left::Cleanly => Exit::clean("as ordered"),
+        }
+    }
+}
+
 /// Says all that it hears, and does what it is ordered to.
 async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
     stream: &mut S,
-    signals: &Signals,
+    lifecycle: &Lifecycle,
     serving: &mut Serving,
-) -> Result<(), BoxError> {
+) -> Result<Left, BoxError> {
     let mut said = [0; AT_ONCE];
     let (mut stop, mut last_words) = (None, None);
     loop {
         let count = match &mut stop {
             None => stream.read(&mut said).await?,
             Some(stop) => match select(stop, stream.read(&mut said)).await {
-                Either::Left(((), _)) => return Err(CleanExit::because("told to stop").into()),
+                Either::Left(((), _)) => return Ok(Left::Cleanly),
                 Either::Right((count, _)) => count?,
             },
         };
@@ -110,29 +128,29 @@ async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
                 stream.write_all(words).await?;
                 stream.flush().await?;
             }
-            return Ok(());
+            return Ok(Left::Normally);
         }
         let said = &said[..count];
         let order = Order::at_the_end_of(said);
         if let Some(Order::TrapStop | Order::AwaitDraining | Order::Stay) = order {
-            stop = Some(signals.trap_stop().wait());
+            stop = Some(lifecycle.trap_stop().wait());
         }
         stream.write_all(said).await?;
         stream.flush().await?;
         match order {
             None | Some(Order::TrapStop) => {}
             Some(Order::SayFarewell) => last_words = Some(FAREWELL),
-            Some(Order::Leave) => return Ok(()),
-            Some(Order::LeaveCleanly) => return Err(CleanExit::new().into()),
+            Some(Order::Leave) => return Ok(Left::Normally),
+            Some(Order::LeaveCleanly) => return Ok(Left::Cleanly),
             Some(Order::Fail) => return Err("an error of serve, as ordered".into()),
             Some(Order::Panic) => {
                 serving.outcome = Outcome::Panic;
                 resume_unwind(Box::new("a panic of serve, as ordered"));
             }
             Some(Order::AwaitDraining) => {
-                let draining = pin!(signals.draining().wait());
+                let draining = pin!(lifecycle.draining().wait());
                 draining.await;
-                return Ok(());
+                return Ok(Left::Normally);
             }
             Some(Order::Stay) => pending().await,
         }

@@ -30,8 +30,8 @@ impl Shown {
         open.sort_by_key(|listening| listening.id);
         let given = open.iter().map(|listening| listening.acceptors as u64);
         Self {
-            active: status.counts.active as u64,
-            workers: status.counts.workers as u64,
+            active: status.counts.connections as u64,
+            workers: status.counts.children() as u64,
             connections: status.connections.len() as u64,
             acceptors: acceptors.collect(),
             given: (status.state == PoolState::Running).then(|| given.collect()),

@@ -46,6 +46,8 @@ pub(super) enum Outcome {
     Normal,
     /// `serve` returned the clean exit.
     Clean,
+    /// `serve` returned the error of a client that is gone.
+    Disconnected,
     /// `serve` returned another error.
     Error,
     /// `serve` panicked.
@@ -108,7 +110,8 @@ impl Way {
             | Way::AwaitsDraining => Some(Outcome::Normal),
             Way::EndsCleanly => Some(Outcome::Clean),
             // The server reads the reset.
-            Way::Resets | Way::TalksAndResets | Way::EndsInError => Some(Outcome::Error),
+            Way::Resets | Way::TalksAndResets => Some(Outcome::Disconnected),
+            Way::EndsInError => Some(Outcome::Error),
             Way::EndsInPanic => Some(Outcome::Panic),
             Way::Stays | Way::Idles => None,
         }

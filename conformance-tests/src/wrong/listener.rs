@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use acceptor_core::{AcceptErrorKind, Listener, Runtime};
+use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Runtime};
 
 use super::runtime::woken_first;
 
@@ -119,7 +119,7 @@ impl Drop for Unfinished<'_> {
 }
 
 impl<L: Listener<Addr = SocketAddr>, R: Runtime> WrongListener<L, R> {
-    async fn accept_last_woken(&self) -> io::Result<(L::Stream, SocketAddr)> {
+    async fn accept_last_woken(&self) -> io::Result<(L::Io, SocketAddr)> {
         let mut accept = pin!(self.listener.accept());
         poll_fn(|cx| {
             let waker = Waker::from(Arc::clone(&self.last));
@@ -135,7 +135,7 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> WrongListener<L, R> {
     }
 
     /// An accept that takes what comes after it was dropped.
-    async fn accept_greedily(&self) -> io::Result<(L::Stream, SocketAddr)> {
+    async fn accept_greedily(&self) -> io::Result<(L::Io, SocketAddr)> {
         let mut unfinished = Unfinished(Some(&self.to_eat));
         loop {
             let accepted = self.listener.accept().await?;
@@ -153,10 +153,11 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> WrongListener<L, R> {
 }
 
 impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R> {
-    type Stream = WrongStream<L::Stream>;
+    type Io = WrongStream<L::Io>;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+    async fn accept(&self) -> io::Result<(Self::Io, SocketAddr)> {
         if self.flaw == Some(ListenerFlaw::TakesItsTime) {
             let later = self.runtime.now() + Duration::from_millis(50);
             self.runtime.sleep_until(later).await;
@@ -194,7 +195,7 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
                 })
                 .await;
             }
-            Some(ListenerFlaw::LocalForPeer) => peer = L::stream_local_addr(&stream)?,
+            Some(ListenerFlaw::LocalForPeer) => peer = L::io_local_addr(&stream)?,
             _ => {}
         }
         Ok((WrongStream { stream, local_addr }, peer))
@@ -207,15 +208,19 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
         }
     }
 
-    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
+    fn io_local_addr(stream: &Self::Io) -> io::Result<SocketAddr> {
         match stream.local_addr {
             Some(address) => Ok(address),
-            None => L::stream_local_addr(&stream.stream),
+            None => L::io_local_addr(&stream.stream),
         }
     }
 
-    fn is_wildcard(address: &SocketAddr) -> bool {
-        L::is_wildcard(address)
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        self.listener.asks_local_addr()
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {

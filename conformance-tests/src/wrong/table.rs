@@ -235,7 +235,7 @@ fn behaviour() -> Vec<Case> {
         breaks(
             "B5",
             Tamper {
-                counts: Some(Box::new(|counts| counts.workers = counts.active)),
+                counts: Some(Box::new(|counts| counts.acceptors = 0)),
                 ..Tamper::default()
             },
             "connections, children, and whether the replacement is started",
@@ -487,7 +487,7 @@ fn listeners() -> Vec<Case> {
         breaks(
             "L4",
             accept_errors(|_| AcceptErrorKind::Connection),
-            "2 active, 3 workers",
+            "2 connections, 3 children",
             &["B1", "L1", "L2", "L3"],
         ),
         breaks(
@@ -649,7 +649,7 @@ fn stopping() -> Vec<Case> {
         breaks(
             "S3",
             callbacks(Callbacks::TerminateHangs),
-            "1 active, 1 workers",
+            "1 connections, 1 children",
             &["L3", "E4"],
         ),
         breaks(
@@ -660,13 +660,13 @@ fn stopping() -> Vec<Case> {
         ),
         breaks(
             "S4",
-            grace(Grace::Forever),
+            grace(Grace::Unlimited),
             "without a grace it is over at once",
             &["S1", "I1", "E4"],
         ),
         breaks(
             "S5",
-            shutdown(Shutdown::Never),
+            shutdown(Shutdown::Unlimited),
             "how a connection ended where shutdown is kill",
             &["S1", "S2", "S4"],
         ),
@@ -879,14 +879,14 @@ fn errors() -> Vec<Case> {
         breaks(
             "A3",
             accept_errors(|_| AcceptErrorKind::Resources),
-            "0 active, 0 workers",
+            "0 connections, 0 children",
             &["L1", "L2", "K7"],
         ),
         breaks(
             "A3",
             accept_errors(|error| match error.kind() {
                 ErrorKind::Other => AcceptErrorKind::Connection,
-                _ => AcceptErrorKind::of(error),
+                _ => AcceptErrorKind::classify(error),
             }),
             "pauses and skipped connections after \"unheard of\"",
             &["L4", "I4"],
@@ -920,7 +920,7 @@ fn errors() -> Vec<Case> {
             "A6",
             accept_errors(|error| match error.kind() {
                 ErrorKind::InvalidInput => AcceptErrorKind::Listener,
-                _ => AcceptErrorKind::of(error),
+                _ => AcceptErrorKind::classify(error),
             }),
             "*invalid input* without a number is of one connection",
             &["A2", "A3", "L4"],
@@ -1157,7 +1157,7 @@ fn looking_in() -> Vec<Case> {
         breaks(
             "Q2",
             Tamper {
-                counts: Some(Box::new(|counts| counts.active = counts.workers)),
+                child_counts: Some(Box::new(|counts| counts.active = counts.workers)),
                 ..Tamper::default()
             },
             "specs, active, workers, supervisors of Worker",
@@ -1166,18 +1166,18 @@ fn looking_in() -> Vec<Case> {
         breaks(
             "Q3",
             callbacks(Callbacks::ServeDetached),
-            "active and workers",
+            "connections and acceptors",
             &["B3", "B4"],
         ),
         breaks(
             "Q3",
             Tamper {
                 counts: Some(Box::new(|counts| {
-                    counts.active = counts.active.saturating_sub(1)
+                    counts.connections = counts.connections.saturating_sub(1)
                 })),
                 ..Tamper::default()
             },
-            "active and workers",
+            "connections and acceptors",
             &["B3", "B4", "Q1"],
         ),
         breaks(

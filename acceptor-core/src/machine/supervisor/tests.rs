@@ -15,8 +15,9 @@ use self::acts::{Act, Reported, reported};
 use self::ends::{How, OF_ACCEPTORS, OF_CONNECTIONS};
 use self::world::{Child, Children, Machine, Outcome, World};
 use super::*;
-use crate::machine::table::{Next, Peer};
+use crate::machine::table::{Next, Peer, Ready};
 use crate::policy::{ChildType, ConnectionReports, Restart, StopPlan};
+use crate::status::ConnectionState;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -30,13 +31,14 @@ fn rules() -> Rules {
         intensity: 1,
         period: ms(100),
         child_type: ChildType::Worker,
+        handshake_timeout: None,
         connection_reports: ConnectionReports::Failures,
         last_listener: LastListener::Continue,
         plan: StopPlan {
             lame_duck: Duration::ZERO,
             grace: Grace::Within(Duration::ZERO),
             shutdown: Shutdown::Within(ms(50)),
-            patience: ms(20),
+            kill_timeout: ms(20),
         },
     }
 }
@@ -45,25 +47,26 @@ fn any_rules() -> impl Strategy<Value = Rules> {
     let restart = prop_oneof![Just(Restart::Temporary), Just(Restart::Transient)];
     let reports = prop_oneof![
         Just(ConnectionReports::Failures),
+        Just(ConnectionReports::Disconnects),
         Just(ConnectionReports::All)
     ];
     let last_listener = prop_oneof![Just(LastListener::Continue), Just(LastListener::Stop)];
     let grace = prop_oneof![
         Just(Grace::Within(Duration::ZERO)),
         (1..40_u64).prop_map(|time| Grace::Within(ms(time))),
-        Just(Grace::Forever),
+        Just(Grace::Unlimited),
     ];
     let shutdown = prop_oneof![
         Just(Shutdown::Kill),
         (0..40_u64).prop_map(|time| Shutdown::Within(ms(time))),
-        Just(Shutdown::Never),
+        Just(Shutdown::Unlimited),
     ];
     let plan = (prop_oneof![Just(0), 1..40_u64], grace, shutdown, 1..40_u64);
-    let plan = plan.prop_map(|(lame_duck, grace, shutdown, patience)| StopPlan {
+    let plan = plan.prop_map(|(lame_duck, grace, shutdown, kill_timeout)| StopPlan {
         lame_duck: ms(lame_duck),
         grace,
         shutdown,
-        patience: ms(patience),
+        kill_timeout: ms(kill_timeout),
     });
     let counted = (restart, 0..6_u32, 1..100_u64);
     (counted, reports, last_listener, plan).prop_map(
@@ -72,6 +75,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
             intensity,
             period: ms(period),
             child_type: ChildType::Worker,
+            handshake_timeout: None,
             connection_reports,
             last_listener,
             plan,
@@ -167,7 +171,7 @@ proptest! {
 
 /// A machine with one listener of one acceptor, which is in `init`.
 fn one_acceptor(rules: Rules, now: Instant) -> (Machine, Children, ChildId) {
-    let mut machine = Machine::new(rules, PoolId::NONE);
+    let mut machine = Machine::new(rules, PoolId::ANY);
     let mut table = Table::new(machine.add_listener(|id| id), 1);
     let id = table.take_starts(1, now, || Child::new(0))[0].child;
     (machine, table, id)
@@ -175,14 +179,16 @@ fn one_acceptor(rules: Rules, now: Instant) -> (Machine, Children, ChildId) {
 
 fn next() -> Next<Child> {
     Next {
+        number: 2,
         control: Child::new(0),
-        ready: false,
+        ready: Ready::No,
     }
 }
 
 const PEER: Peer<()> = Peer {
     peer_addr: (),
     local_addr: (),
+    transport: None,
 };
 
 /// One row of the contract's table of ends, or of B3 to B8: with intensity 0 a counted end stops the pool.
@@ -207,7 +213,7 @@ fn check_row(
         let (mut machine, mut table, id) = one_acceptor(rules, now);
         if role == Role::Connection {
             table.waits(id);
-            table.became(id, PEER, now, next());
+            table.became(id, ConnectionState::Serving, PEER, now, next());
         }
         let mut effects = Outcome::default();
         let make = || Child::new(0);
@@ -235,6 +241,8 @@ fn ends_are_reported_and_counted_by_the_contract() {
     use Verdict::{Exceeded as Counts, Tolerable as Not};
     check_row(Connection, How::Normal, None, Not, Not);
     check_row(Connection, How::Clean, None, Not, Not);
+    check_row(Connection, How::Disconnected, None, Not, Not);
+    check_row(Connection, How::HandshakeFailed, None, Not, Not);
     check_row(Connection, How::Error, Some("error"), Counts, Not);
     check_row(Connection, How::Panic, Some("panic"), Counts, Not);
     check_row(Connection, How::Killed, Some("killed"), Counts, Not);
@@ -368,7 +376,7 @@ fn last_listener_that_fails_stops_the_pool_if_the_spec_says_so() {
     use Act::{Close, ListenerFails, SocketCloses};
     let listener = |sequence| ListenerId {
         sequence,
-        pool: PoolId::NONE,
+        pool: PoolId::ANY,
     };
     let fails = |sequence, left| Reported::ListenerFailed(listener(sequence), left);
     let both = [ListenerFails(1), ListenerFails(0)];

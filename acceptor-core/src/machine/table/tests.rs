@@ -8,12 +8,13 @@ use crate::policy::ConnectionReports;
 
 const LISTENER: ListenerId = ListenerId {
     sequence: 3,
-    pool: crate::id::PoolId::NONE,
+    pool: crate::id::PoolId::ANY,
 };
 
 const PEER: Peer<()> = Peer {
     peer_addr: (),
     local_addr: (),
+    transport: None,
 };
 
 /// The polls of a child, which tests set.
@@ -118,11 +119,14 @@ impl Bench {
 
     fn became(&mut self, number: u64, ready: bool) -> Became<Polls> {
         let (id, now) = (self.id(number), self.now);
+        let ready = if ready { Ready::Yes } else { Ready::No };
         let next = Next {
+            number: self.table.reserve_number(),
             control: Polls::default(),
             ready,
         };
-        self.table.became(id, PEER, now, next)
+        self.table
+            .became(id, ConnectionState::Serving, PEER, now, next)
     }
 
     /// A waiting acceptor has a connection, and is replaced.
@@ -135,9 +139,10 @@ impl Bench {
     }
 
     #[track_caller]
-    fn tally(&self, [connections, waiting, starting, terminating]: [usize; 4]) {
+    fn tally(&self, [serving, waiting, starting, terminating]: [usize; 4]) {
         let expected = Tally {
-            connections,
+            serving,
+            handshaking: 0,
             waiting,
             starting,
             terminating,
@@ -559,13 +564,14 @@ fn report_of_an_end_names_the_child_and_its_age() {
     };
     assert_eq!((child, age), (id, Duration::from_secs(2)));
     assert!(row.report(ChildEnd::Normal, later).is_none());
-    let Some(Event::ConnectionEnded { kind, age, .. }) = row.ended(EndKind::Clean, later) else {
+    let Some(Event::ConnectionEnded { kind, age, .. }) = row.ended(EndKind::Clean, None, later)
+    else {
         panic!("it was a connection");
     };
     assert_eq!((kind, age), (EndKind::Clean, Duration::from_secs(2)));
     let acceptor = bench.id(2);
     let row = bench.table.remove(acceptor).expect("it is in `init`");
-    assert!(row.ended(EndKind::Stopped, later).is_none());
+    assert!(row.ended(EndKind::Stopped, None, later).is_none());
     let report = row.report(ChildEnd::Lost, later);
     assert!(matches!(report, Some(Event::AcceptorFailed { .. })));
 }

@@ -6,10 +6,12 @@ use std::task::{Wake, Waker};
 
 use super::*;
 use crate::acceptor::{Acceptor, Init, ListenerInfo, Terminate};
+use crate::connection::Connection;
 use crate::error::BoxError;
+use crate::handshake::NoHandshake;
 use crate::pool::Pool;
-use crate::pool::spec::Spec;
 use crate::runtime::testing::Tasks;
+use crate::spec::Spec;
 use crate::stop_report::{EndKind, Phase};
 
 /// Something that a test does at a place where a pool calls the code of a user.
@@ -54,8 +56,9 @@ impl Drop for Door {
 }
 
 impl Listener for Door {
-    type Stream = ();
+    type Io = ();
     type Addr = Hooked;
+    type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<((), Hooked)> {
         let client = lock(&self.client).take();
@@ -69,8 +72,12 @@ impl Listener for Door {
         Ok(Hooked(None))
     }
 
-    fn stream_local_addr(_stream: &()) -> io::Result<Hooked> {
+    fn io_local_addr(_stream: &()) -> io::Result<Hooked> {
         Ok(Hooked(None))
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 
@@ -81,6 +88,7 @@ struct Logs(Log);
 
 impl Acceptor<Door> for Logs {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<Hooked>) -> Result<Init<()>, BoxError> {
         Ok(Init::Accept(()))
@@ -123,14 +131,14 @@ fn check_close(close: impl FnOnce(&Pool<Tasks, Door>, &Tasks)) {
         let (handle, seen, closed) = (pool.handle(), Arc::clone(&seen), Arc::clone(&closed));
         move || {
             let listeners = handle.listeners().map_or(0, |listeners| listeners.len());
-            let is_set = lock(&closed).as_ref().is_some_and(crate::Signal::is_set);
+            let is_set = lock(&closed).as_ref().is_some_and(crate::Latch::is_set);
             lock(&seen).push((is_set, listeners));
         }
     };
     let added = pool.add_listener(Door::new(None, look.clone()), 1);
     assert!(added.is_ok());
     tasks.run();
-    let listener = pool.shared().listeners_after(None, 1).remove(0);
+    let listener = pool.handle().shared().listeners_after(None, 1).remove(0);
     *lock(&closed) = Some(listener.closed.clone());
     let waker = Waker::from(Arc::new(Calls(Arc::new(look))));
     let mut wait = listener.closed.wait();

@@ -15,7 +15,7 @@ async fn hello(mut connection: Connection<Async<TcpStream>, SocketAddr>) -> Resu
 
 fn main() -> Result<(), BoxError> {
     let pool = Pool::start(MyRuntime, Spec::new("hello", acceptor_fn(hello)))?;
-    let socket = ListenOptions::new("127.0.0.1:7000".parse()?).bind()?;
+    let socket = ListenOptions::new("127.0.0.1:7000").bind()?;
     pool.add_listener(MyListener::new(socket)?, 10)?;
     println!("{}", block_on(pool.join()));
     Ok(())

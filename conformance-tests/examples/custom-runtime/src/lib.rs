@@ -4,7 +4,7 @@ use std::future::{Future, pending};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use acceptor_core::{Listener, Runtime, check_tcp_listener};
+use acceptor_core::{Listener, NoHandshake, Runtime, check_tcp_listener};
 use async_executor::Executor;
 use async_io::{Async, Timer, block_on};
 
@@ -40,10 +40,11 @@ impl MyListener {
 }
 
 impl Listener for MyListener {
-    type Stream = Async<TcpStream>;
+    type Io = Async<TcpStream>;
     type Addr = SocketAddr;
+    type Handshake = NoHandshake;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+    async fn accept(&self) -> io::Result<(Self::Io, SocketAddr)> {
         self.0.accept().await
     }
 
@@ -51,8 +52,12 @@ impl Listener for MyListener {
         self.0.get_ref().local_addr()
     }
 
-    fn stream_local_addr(stream: &Self::Stream) -> io::Result<SocketAddr> {
-        stream.get_ref().local_addr()
+    fn io_local_addr(io: &Self::Io) -> io::Result<SocketAddr> {
+        io.get_ref().local_addr()
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
     }
 }
 

@@ -228,6 +228,9 @@ impl Model {
     /// Nothing is ready: each acceptor whose time has come has begun `init`.
     pub(super) fn starts_are_done(&mut self) -> super::Seen {
         let now = self.now;
+        if self.is_given_up() {
+            return Ok(());
+        }
         for (key, child) in &mut self.children {
             let outage = self.listeners[key.listener].outage.is_some();
             let late = match &mut child.stage {

@@ -77,7 +77,7 @@ impl Stop {
         self.closing = None;
         self.deadline = match self.plan.grace() {
             Grace::Within(time) => now.checked_add(time),
-            Grace::Forever => None,
+            Grace::Unlimited => None,
         };
     }
 
@@ -198,7 +198,7 @@ impl Model {
             Phase::Stop => {
                 stop.deadline = match plan.shutdown() {
                     Shutdown::Within(time) => now.checked_add(time),
-                    Shutdown::Kill | Shutdown::Never => None,
+                    Shutdown::Kill | Shutdown::Unlimited => None,
                 };
                 for listening in &mut self.listeners {
                     listening.stopped.get_or_insert(batch);
@@ -423,11 +423,19 @@ impl Model {
         Ok(())
     }
 
+    /// Whether the pool has ended, and what is left of it was given up.
+    pub(super) fn is_given_up(&self) -> bool {
+        let stop = self.stop.as_ref();
+        stop.is_some_and(|stop| stop.finished.is_some())
+    }
+
     /// Nothing is ready: what was to be dropped is gone, and what was to go on has.
     pub(super) fn children_went_on(&self) -> Seen {
         for (key, child) in &self.children {
             let commands = self.commands(*key, child);
-            if child.is_to_be_dropped(&commands) {
+            // Of an acceptor that was given up before its `init` began nothing can be seen.
+            let unseen = self.is_given_up() && child.stage == Stage::Starting;
+            if child.is_to_be_dropped(&commands) && !unseen {
                 let expected = format!("{key} is gone: {commands:?}");
                 return breach("E4", expected, format!("it is {:?}", child.stage));
             }

@@ -73,8 +73,8 @@ impl Player<'_> {
             listed,
         )?;
         let counts = handle.counts().ok();
-        let counts = counts.map(|counts: Counts| (counts.active, counts.workers));
+        let counts = counts.map(|counts: Counts| (counts.connections, counts.children()));
         let expected = Some((connections, acceptors + connections));
-        same("Q3", "active and workers", expected, counts)
+        same("Q3", "connections and children", expected, counts)
     }
 }

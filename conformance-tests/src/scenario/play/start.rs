@@ -12,11 +12,7 @@ use crate::scenario::cast::{Audience, Cast};
 use crate::scenario::{Reload, SpecSetting, Start};
 use crate::simulated::{SimulatedListener, SimulatedRuntime};
 
-pub(super) fn made(
-    book: &Arc<Book>,
-    spec: SpecSetting,
-    generation: u32,
-) -> Spec<SimulatedListener> {
+pub(super) fn made(book: &Arc<Book>, spec: SpecSetting, generation: u32) -> Spec<Cast> {
     Spec::new(format!("g{generation}"), Cast::new(book, generation))
         .observer(Audience {
             book: Arc::clone(book),
@@ -24,7 +20,7 @@ pub(super) fn made(
         })
         .accept_errors(move |error| match error.kind() {
             ErrorKind::Other => spec.unknown.kind(),
-            _ => AcceptErrorKind::of(error),
+            _ => AcceptErrorKind::classify(error),
         })
         .restart(spec.restart())
         .intensity(spec.intensity)
@@ -33,12 +29,12 @@ pub(super) fn made(
         .lame_duck(spec.lame_duck())
         .grace(spec.grace())
         .shutdown(spec.shutdown())
-        .patience(spec.patience())
+        .kill_timeout(spec.patience())
         .connection_reports(spec.reports())
         .last_listener(spec.last_listener())
 }
 
-pub(super) fn made_badly(book: &Arc<Book>) -> Spec<SimulatedListener> {
+pub(super) fn made_badly(book: &Arc<Book>) -> Spec<Cast> {
     made(book, SpecSetting::DEFAULT, 0).period(Duration::ZERO)
 }
 

@@ -10,7 +10,7 @@ fn right() -> Account {
     Account {
         ending: Ending::AtRest,
         restart: Restart::Transient,
-        shutdown: Shutdown::Never,
+        shutdown: Shutdown::Unlimited,
         tally: Tally {
             made,
             refused: 1,
@@ -18,6 +18,7 @@ fn right() -> Account {
             ends: Ends {
                 normal: 60,
                 clean: 10,
+                disconnected: 0,
                 error: 8,
                 panic: 4,
                 dropped: 13,

@@ -15,6 +15,7 @@ struct Tells(mpsc::Sender<(ListenerId, ChildId)>);
 
 impl Acceptor<TcpListener> for Tells {
     type State = ();
+    type Exit = Result<(), BoxError>;
 
     async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
         let _ = self.0.send((listener.id, listener.child));
@@ -37,7 +38,7 @@ fn ids() -> (ListenerId, ChildId, ChildId) {
         let (tell, told) = mpsc::channel();
         let pool =
             Pool::start(Threads, Spec::new("ids", Tells(tell))).expect("the spec is allowed");
-        let socket = ListenOptions::new((Ipv4Addr::LOCALHOST, 0).into()).bind();
+        let socket = ListenOptions::new((Ipv4Addr::LOCALHOST, 0)).bind();
         let listener = TcpListener::from_std(socket.expect("a port is free"));
         let added = pool.add_listener(listener.expect("it listens"), 2);
         assert!(added.is_ok());

@@ -11,6 +11,8 @@ pub(super) enum Reported {
     AcceptorFailed(ChildId, &'static str),
     ConnectionFailed(ChildId, &'static str, Duration),
     ConnectionEnded(ChildId, EndKind, Duration),
+    Disconnected(ChildId, Duration),
+    HandshakeFailed(ChildId, Duration),
     ListenerFailed(ListenerId, usize),
     KilledWhileStopping(usize),
     Stuck(usize),
@@ -25,7 +27,7 @@ pub(super) fn reported(event: &Event<()>) -> Reported {
         Failure::Lost => "lost",
     };
     let of_listener = |child: &ChildId, listener: &ListenerId| {
-        assert_eq!(child.listener_id(), *listener);
+        assert_eq!(child.listener(), *listener);
         *child
     };
     match event {
@@ -53,6 +55,18 @@ pub(super) fn reported(event: &Event<()>) -> Reported {
             age,
             ..
         } => Reported::ConnectionEnded(of_listener(child, listener), *kind, *age),
+        Event::Disconnected {
+            child,
+            listener,
+            age,
+            ..
+        } => Reported::Disconnected(of_listener(child, listener), *age),
+        Event::HandshakeFailed {
+            child,
+            listener,
+            age,
+            ..
+        } => Reported::HandshakeFailed(of_listener(child, listener), *age),
         Event::ListenerFailed {
             listener,
             listeners_left,

@@ -18,6 +18,8 @@ pub(super) enum How {
     StartPanic,
     Normal,
     Clean,
+    Disconnected,
+    HandshakeFailed,
     Error,
     Panic,
     PanicShort,
@@ -38,9 +40,11 @@ pub(super) const OF_ACCEPTORS: [How; 10] = [
     How::Lost,
 ];
 
-pub(super) const OF_CONNECTIONS: [How; 7] = [
+pub(super) const OF_CONNECTIONS: [How; 9] = [
     How::Normal,
     How::Clean,
+    How::Disconnected,
+    How::HandshakeFailed,
     How::Error,
     How::Panic,
     How::Killed,
@@ -72,7 +76,9 @@ impl How {
             How::StartError => ChildEnd::StartError(Failure::Error(error())),
             How::StartPanic => ChildEnd::StartError(Failure::Panic("panicked".into())),
             How::Normal => ChildEnd::Normal,
-            How::Clean => ChildEnd::Clean,
+            How::Clean => ChildEnd::Clean(None),
+            How::Disconnected => ChildEnd::Disconnected(error()),
+            How::HandshakeFailed => ChildEnd::HandshakeFailed("tls", Some(error())),
             How::Error => ChildEnd::Error(error()),
             How::Panic => ChildEnd::Panic("panicked".into(), WaitTime::Long),
             How::PanicShort => ChildEnd::Panic("panicked".into(), WaitTime::Short),
@@ -88,6 +94,8 @@ impl How {
             How::StartError | How::Error => EndKind::Error,
             How::StartPanic | How::Panic | How::PanicShort => EndKind::Panic,
             How::Clean => EndKind::Clean,
+            How::Disconnected => EndKind::Disconnected,
+            How::HandshakeFailed => EndKind::HandshakeFailed,
             How::Killed => EndKind::Killed,
             How::Lost => EndKind::Lost,
         }
@@ -98,6 +106,7 @@ impl How {
         match self {
             How::Ignored | How::TimedOut | How::TimedOutShort => None,
             How::Normal | How::Clean | How::Stopped => None,
+            How::Disconnected | How::HandshakeFailed => None,
             How::StartError | How::Error => Some("error"),
             How::StartPanic | How::Panic | How::PanicShort => Some("panic"),
             How::Killed => Some("killed"),
@@ -118,6 +127,7 @@ impl How {
             }
             How::Ignored | How::TimedOut | How::TimedOutShort | How::Stopped => false,
             How::Normal | How::Clean | How::Lost => false,
+            How::Disconnected | How::HandshakeFailed => false,
         }
     }
 
@@ -128,6 +138,7 @@ impl How {
             How::Lost => Spacing::Lost,
             How::TimedOut | How::Stopped | How::Panic | How::Killed => Spacing::None,
             How::Normal | How::Clean | How::Error => Spacing::None,
+            How::Disconnected | How::HandshakeFailed => Spacing::None,
         }
     }
 }

@@ -160,12 +160,12 @@ fn check_phases(history: &[Moment]) {
         Some(plan.lame_duck),
         match plan.grace {
             Grace::Within(time) => Some(time),
-            Grace::Forever => None,
+            Grace::Unlimited => None,
         },
         match plan.shutdown {
             Shutdown::Kill => Some(Duration::ZERO),
             Shutdown::Within(time) => Some(time),
-            Shutdown::Never => None,
+            Shutdown::Unlimited => None,
         },
         // Children that move are waited for without a bound.
         None,
@@ -191,7 +191,7 @@ fn check_phases(history: &[Moment]) {
                 let lasted = since.map(|since| history[over].at - since);
                 let in_time = bound.is_some_and(|bound| lasted.is_some_and(|time| time >= bound));
                 let stuck = phase == Phase::Kill as usize
-                    && lasted.is_some_and(|time| time >= plan.patience);
+                    && lasted.is_some_and(|time| time >= plan.kill_timeout);
                 assert!(
                     cut || all_gone || in_time || stuck,
                     "phase {phase} was over too early"
@@ -334,7 +334,7 @@ fn plan(lame_duck: u64, grace: Grace, shutdown: Shutdown) -> Rules {
             lame_duck: ms(lame_duck),
             grace,
             shutdown,
-            patience: ms(40),
+            kill_timeout: ms(40),
         },
         ..rules()
     }
@@ -363,7 +363,7 @@ fn everything(world: &World) -> Vec<Act> {
         acts.push(Act::CloseAgain);
     }
     if world.stop.is_none() {
-        let other = plan(0, Grace::Forever, Shutdown::Kill);
+        let other = plan(0, Grace::Unlimited, Shutdown::Kill);
         acts.push(Act::Reconfigure(Rules {
             intensity: 0,
             restart: Restart::Temporary,
@@ -431,8 +431,8 @@ fn every_history_of_a_stop_follows_its_plan() {
         plan(0, none, Shutdown::Kill),
         plan(10, none, Shutdown::Within(ms(10))),
         plan(0, some, Shutdown::Within(ms(10))),
-        plan(10, Grace::Forever, Shutdown::Kill),
-        plan(0, some, Shutdown::Never),
+        plan(10, Grace::Unlimited, Shutdown::Kill),
+        plan(0, some, Shutdown::Unlimited),
     ];
     let mut first = SERVES.to_vec();
     first.push(Act::Stop(StopReason::OwnerDropped));
@@ -468,7 +468,7 @@ fn every_history_of_failures_is_a_count_within_the_period() {
         restart,
         intensity,
         period: ms(10),
-        ..plan(0, Grace::Forever, Shutdown::Never)
+        ..plan(0, Grace::Unlimited, Shutdown::Unlimited)
     };
     let all_rules = [
         with(Restart::Transient, 0),
@@ -538,6 +538,6 @@ fn every_history_of_a_kill_gives_up_only_what_is_stuck() {
         all: 40_000,
         stop: 40_000,
     };
-    let rules = [plan(0, Grace::Forever, Shutdown::Never)];
+    let rules = [plan(0, Grace::Unlimited, Shutdown::Unlimited)];
     check_all(&rules, &first, after_the_kill, 8, at_least);
 }

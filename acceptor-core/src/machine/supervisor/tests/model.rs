@@ -120,12 +120,12 @@ impl Halt {
             (Phase::Grace | Phase::Stop, ..) => None,
             (Phase::Kill, ..) => Some(match self.looked {
                 None => self.since,
-                Some(at) => at + self.plan.patience / 4,
+                Some(at) => at + self.plan.kill_timeout / 4,
             }),
         }
     }
 
-    pub(super) fn report(&self, now: Instant) -> StopReport {
+    pub(super) fn report(&self, now: Instant) -> StopReport<()> {
         let ends = |role| {
             Phase::ALL.map(|phase| {
                 let mut ends = Ends::default();
@@ -140,6 +140,7 @@ impl Halt {
             elapsed: now - self.began,
             stuck: self.stuck,
             undelivered: 0,
+            late: Vec::new(),
             connections: ends(Role::Connection),
             acceptors: ends(Role::Acceptor),
         }
@@ -154,7 +155,10 @@ pub(super) struct Expected {
     pub(super) start: Option<(ListenerId, ChildId)>,
     pub(super) start_later: Option<(ListenerId, ChildId, Duration)>,
     pub(super) reports: Vec<Reported>,
-    pub(super) finished: Option<StopReport>,
+    pub(super) debug: Option<Reported>,
+    /// A connection that has ended after the grace, with its age.
+    pub(super) late: Option<(ChildId, EndKind, Phase, Duration)>,
+    pub(super) finished: Option<StopReport<()>>,
     pub(super) wakes_driver: bool,
     pub(super) gone: Option<ChildId>,
     pub(super) unseen: bool,

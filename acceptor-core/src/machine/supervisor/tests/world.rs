@@ -67,7 +67,7 @@ fn choose<T: Copy>(among: &[T], which: usize) -> Option<T> {
 impl World {
     pub(super) fn new(rules: Rules) -> Self {
         Self {
-            machine: Supervisor::new(rules, PoolId::NONE),
+            machine: Supervisor::new(rules, PoolId::ANY),
             tables: BTreeMap::new(),
             rules,
             now: Instant::now(),
@@ -128,7 +128,7 @@ impl World {
     }
 
     fn has_children(&self, listener: ListenerId) -> bool {
-        self.children.keys().any(|id| id.listener_id() == listener)
+        self.children.keys().any(|id| id.listener() == listener)
     }
 
     /// Listeners whose socket is open, or that have children left.
@@ -218,6 +218,7 @@ impl World {
 
     fn peer() -> Peer<()> {
         Peer {
+            transport: None,
             peer_addr: (),
             local_addr: (),
         }
@@ -256,7 +257,7 @@ impl World {
     fn spaced_by(&self, listener: ListenerId, by: StartedBy) -> Vec<ChildId> {
         let mut these = self
             .which(|known| known.state == Some(AcceptorState::Spaced) && known.started_by == by);
-        these.retain(|id| id.listener_id() == listener);
+        these.retain(|id| id.listener() == listener);
         these
     }
 
@@ -286,7 +287,7 @@ impl World {
     }
 
     fn poll(&mut self, id: ChildId) {
-        let control = self.table(id.listener_id()).control_mut(id);
+        let control = self.table(id.listener()).control_mut(id);
         control.expect("a child that is there").polls += 1;
         let known = self.children.get_mut(&id).expect("a child that is there");
         known.control.polls += 1;

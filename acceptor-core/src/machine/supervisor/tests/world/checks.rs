@@ -9,6 +9,17 @@ impl World {
     pub(super) fn compare(&mut self, effects: Outcome, expected: Expected) {
         let reports: Vec<_> = effects.reports.iter().map(reported).collect();
         assert_eq!(reports, expected.reports);
+        let debug = effects.debug.as_ref().map(|(event, at)| {
+            assert_eq!(*at, self.now);
+            reported(event)
+        });
+        assert_eq!(debug, expected.debug);
+        let late = effects.late.iter().map(|(began, late)| {
+            assert_eq!(self.now - *began, late.age);
+            let kind = late.kind.expect("it has ended");
+            (late.id, kind, late.phase, late.age)
+        });
+        assert!(late.eq(expected.late));
         assert_eq!(effects.orders, expected.orders);
         assert_eq!(effects.close, expected.close);
         let control = |id: ChildId| self.children[&id].control;
@@ -64,7 +75,7 @@ impl World {
         let expected = expected.map(|(id, known)| (*id, (known.control, known.state, known.since)));
         assert_eq!(rows, expected.collect::<BTreeMap<_, _>>());
         for (id, known) in &self.children {
-            let found = self.tables[&id.listener_id()].control(*id);
+            let found = self.tables[&id.listener()].control(*id);
             assert_eq!(found, Some((known.control, known.state)));
         }
         for (id, door) in &self.doors {
@@ -93,12 +104,13 @@ impl World {
         let count = |state: Option<AcceptorState>| {
             let these = self.children.iter();
             let these =
-                these.filter(|(child, known)| child.listener_id() == id && known.state == state);
+                these.filter(|(child, known)| child.listener() == id && known.state == state);
             these.count()
         };
         let of = |state| count(Some(state));
         let tally = Tally {
-            connections: count(None),
+            serving: count(None),
+            handshaking: 0,
             waiting: of(AcceptorState::Waiting),
             starting: of(AcceptorState::Init) + of(AcceptorState::Spaced) + door.owed,
             terminating: of(AcceptorState::Terminating),

@@ -28,7 +28,7 @@ impl World {
             });
         }
         let id = found.expect("the child has a row, and the next number of its listener");
-        assert_eq!(id.listener_id(), listener);
+        assert_eq!(id.listener(), listener);
         let known = Known {
             control,
             state: Some(state),
@@ -95,7 +95,7 @@ impl World {
     }
 
     pub(super) fn waits(&mut self, id: ChildId) {
-        let listener = id.listener_id();
+        let listener = id.listener();
         let waits = self.table(listener).waits(id);
         let held = self.spaced_by(listener, StartedBy::AcceptLoopLater);
         let outage = self.door(listener).outage.take();
@@ -108,21 +108,26 @@ impl World {
     }
 
     pub(super) fn dismissed(&mut self, id: ChildId) {
-        self.table(id.listener_id()).terminates(id);
+        self.table(id.listener()).terminates(id);
         self.set_state(id, AcceptorState::Terminating);
     }
 
     pub(super) fn became(&mut self, id: ChildId, ready: bool) {
-        let (listener, now) = (id.listener_id(), self.now);
+        let (listener, now) = (id.listener(), self.now);
+        let number = self.table(listener).reserve_number();
         let next = || Next {
+            number,
             control: Child::new(self.controls + 1),
-            ready,
+            ready: if ready { Ready::Yes } else { Ready::No },
         };
         let (next, given_back) = (next(), next());
-        let became = self.table(listener).became(id, Self::peer(), now, next);
+        let became =
+            self.table(listener)
+                .became(id, ConnectionState::Serving, Self::peer(), now, next);
         if self.doors[&listener].killed {
             assert_eq!(became, Became::Gone(given_back));
             self.controls += 1;
+            self.door(listener).numbers += 1;
             return;
         }
         let reported = self.rules.connection_reports == ConnectionReports::All;
@@ -132,6 +137,7 @@ impl World {
         if !self.doors[&listener].is_open() {
             assert_eq!(became, Became::ServesLast(given_back));
             self.controls += 1;
+            self.door(listener).numbers += 1;
             return;
         }
         let outage = self.doors[&listener].outage.is_some();
@@ -174,7 +180,7 @@ impl World {
     }
 
     pub(super) fn ends(&mut self, id: ChildId, how: How) {
-        let listener = id.listener_id();
+        let listener = id.listener();
         let known = self.children.remove(&id).expect("a child that is there");
         self.ended.push(id);
         // As the pool does it: most ends lead to nothing.
@@ -208,7 +214,18 @@ impl World {
         };
         let role = known.role();
         self.count(role, how.kind(), 1);
-        expected.reports.extend(self.report_of(id, &known, how));
+        let phase = self.stop.as_ref().map(|stop| stop.phase);
+        if let (Some(phase @ (Phase::Stop | Phase::Kill)), Role::Connection) = (phase, role) {
+            expected.late = Some((id, how.kind(), phase, self.now - known.since));
+        }
+        let report = self.report_of(id, &known, how);
+        let asked = known.reported || self.rules.connection_reports != ConnectionReports::Failures;
+        match report {
+            Some(Reported::Disconnected(..) | Reported::HandshakeFailed(..)) if !asked => {
+                expected.debug = report;
+            }
+            report => expected.reports.extend(report),
+        }
         let mut survives = true;
         if how.counts(self.rules.restart) && self.stop.is_none() && self.fails() {
             self.begin_stop(StopReason::Intensity, &mut expected);
@@ -229,6 +246,8 @@ impl World {
         let phase = self.stop.as_ref().map(|stop| stop.phase);
         let by_the_stop = how == How::Killed && phase == Some(Phase::Kill);
         match (how.word().filter(|_| !by_the_stop), known.role()) {
+            _ if how == How::Disconnected => Some(Reported::Disconnected(id, age)),
+            _ if how == How::HandshakeFailed => Some(Reported::HandshakeFailed(id, age)),
             (Some(word), Role::Connection) => Some(Reported::ConnectionFailed(id, word, age)),
             (Some(word), _) if how.is_start_error() => Some(Reported::StartError(id, word)),
             (Some(word), _) => Some(Reported::AcceptorFailed(id, word)),
@@ -305,10 +324,7 @@ impl World {
 
     pub(super) fn ends_again(&mut self, id: ChildId, how: How) {
         let (mut effects, now) = (Outcome::default(), self.now);
-        let table = self
-            .tables
-            .get_mut(&id.listener_id())
-            .expect("its listener");
+        let table = self.tables.get_mut(&id.listener()).expect("its listener");
         let make = || panic!("nothing is replaced");
         self.machine
             .ended(table, id, how.end(), now, make, &mut effects);
@@ -322,11 +338,12 @@ impl World {
 
     pub(super) fn comes_late(&mut self, id: ChildId) {
         let (now, next) = (self.now, || Next {
+            number: 0,
             control: Child::new(0),
-            ready: false,
+            ready: Ready::No,
         });
-        let table = self.table(id.listener_id());
-        let became = table.became(id, Self::peer(), now, next());
+        let table = self.table(id.listener());
+        let became = table.became(id, ConnectionState::Serving, Self::peer(), now, next());
         assert_eq!(became, Became::Gone(next()));
         assert_eq!(table.waits(id), Waits::Gone);
         table.terminates(id);
@@ -335,7 +352,7 @@ impl World {
     }
 
     pub(super) fn start_spaced(&mut self, child: ChildId) {
-        let listener = child.listener_id();
+        let listener = child.listener();
         let start = self.table(listener).start(child);
         let open = self.doors[&listener].is_open();
         let known = self.children.get(&child).filter(|_| open);

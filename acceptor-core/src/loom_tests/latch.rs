@@ -5,29 +5,29 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::{Interruptions::Any, block_on, block_on_with_new_wakers, check, spawn};
-use crate::signal::Signal;
+use crate::latch::Latch;
 use crate::sync::TaskWaker;
 use crate::sync::notify::Notify;
 
 #[test]
 fn task_that_begins_to_wait_as_it_is_set_is_woken() {
     check(Any, || {
-        let signal = Signal::new();
-        let setter = signal.clone();
+        let latch = Latch::new();
+        let setter = latch.clone();
         spawn(move || setter.set());
-        block_on(signal.wait());
-        assert!(signal.is_set());
+        block_on(latch.wait());
+        assert!(latch.is_set());
     });
 }
 
 #[test]
 fn all_that_wait_are_woken() {
     check(Any, || {
-        let signal = Signal::new();
-        let (setter, waiter) = (signal.clone(), signal.clone());
+        let latch = Latch::new();
+        let (setter, waiter) = (latch.clone(), latch.clone());
         spawn(move || block_on(waiter.wait()));
         spawn(move || setter.set());
-        block_on(signal.wait());
+        block_on(latch.wait());
     });
 }
 
@@ -35,30 +35,30 @@ fn all_that_wait_are_woken() {
 #[test]
 fn task_that_begins_to_wait_as_it_is_raised_is_woken_by_another_thread() {
     check(Any, || {
-        let (signal, news) = (Signal::new(), Arc::new(Notify::default()));
-        let (raised, announced) = (signal.clone(), Arc::clone(&news));
+        let (latch, news) = (Latch::new(), Arc::new(Notify::default()));
+        let (raised, announced) = (latch.clone(), Arc::clone(&news));
         spawn(move || {
             raised.raise();
             announced.notify();
         });
-        let walked = signal.clone();
+        let walked = latch.clone();
         spawn(move || {
             block_on(std::future::poll_fn(|cx| news.poll(cx)));
             walked.take_waiters().for_each(TaskWaker::wake);
         });
-        block_on(signal.wait());
+        block_on(latch.wait());
     });
 }
 
 #[test]
 fn two_that_take_the_waiters_at_once_wake_all() {
     check(Any, || {
-        let signal = Signal::new();
+        let latch = Latch::new();
         for _ in 0..2 {
-            let setter = signal.clone();
+            let setter = latch.clone();
             spawn(move || setter.set());
         }
-        block_on(signal.wait());
+        block_on(latch.wait());
     });
 }
 
@@ -66,17 +66,17 @@ fn two_that_take_the_waiters_at_once_wake_all() {
 #[test]
 fn walk_that_is_cut_short_wakes_those_that_are_left() {
     check(Any, || {
-        let signal = Signal::new();
-        let waiter = signal.clone();
+        let latch = Latch::new();
+        let waiter = latch.clone();
         spawn(move || block_on(waiter.wait()));
-        signal.raise();
-        drop(signal.take_waiters());
+        latch.raise();
+        drop(latch.take_waiters());
     });
 }
 
 /// Polls once, as a task does that has more to do than to wait.
-fn begin_to_wait(signal: &Signal) -> impl Future<Output = ()> + use<> {
-    let mut wait = signal.wait();
+fn begin_to_wait(latch: &Latch) -> impl Future<Output = ()> + use<> {
+    let mut wait = latch.wait();
     let _ = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));
     wait
 }
@@ -84,20 +84,20 @@ fn begin_to_wait(signal: &Signal) -> impl Future<Output = ()> + use<> {
 #[test]
 fn wait_that_goes_on_in_another_task_is_woken_there() {
     check(Any, || {
-        let signal = Signal::new();
-        let setter = signal.clone();
+        let latch = Latch::new();
+        let setter = latch.clone();
         spawn(move || setter.set());
-        block_on_with_new_wakers(begin_to_wait(&signal));
+        block_on_with_new_wakers(begin_to_wait(&latch));
     });
 }
 
 #[test]
 fn wait_that_is_dropped_takes_no_other_along() {
     check(Any, || {
-        let signal = Signal::new();
-        let (setter, waiter) = (signal.clone(), signal.clone());
+        let latch = Latch::new();
+        let (setter, waiter) = (latch.clone(), latch.clone());
         spawn(move || setter.set());
         spawn(move || block_on(waiter.wait()));
-        drop(begin_to_wait(&signal));
+        drop(begin_to_wait(&latch));
     });
 }

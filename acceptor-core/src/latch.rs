@@ -1,4 +1,4 @@
-//! A level signal: once set it stays set, and a task that asks late still sees it (N1).
+//! A level latch: once set it stays set, and a task that asks late still sees it (N1).
 //!
 //! Invariants: no lock is held while a waker is cloned, woken or dropped, which is code of the runtime; a waiter that
 //! registered before `set` took the list is in that list.
@@ -15,18 +15,18 @@ use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, lock};
 /// An event that happens once; all that ask later see that it has happened.
 ///
 /// A pool hands out three of them: *draining* and *stop* to a connection
-/// (rules N1 and N2) and *closed* to an acceptor in `init` (rule B1). A signal
+/// (rules N1 and N2) and *closed* to an acceptor in `init` (rule B1). A latch
 /// is a level, not an edge: asking late still sees it. Clones share the level.
 ///
 /// ```
-/// # fn check(draining: acceptor_core::Signal) {
+/// # fn check(draining: acceptor_core::Latch) {
 /// if draining.is_set() {
 ///     // the listener is closed, or the pool began to stop
 /// }
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Signal {
+pub struct Latch {
     shared: Arc<LatchState>,
 }
 
@@ -43,7 +43,7 @@ struct Waiting {
     ever: u64,
 }
 
-impl Signal {
+impl Latch {
     pub(crate) fn new() -> Self {
         Self {
             shared: Arc::new(LatchState {
@@ -79,15 +79,15 @@ impl Signal {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing: the level stays.
-    pub fn wait(&self) -> SignalWait {
-        SignalWait {
-            signal: self.clone(),
+    pub fn wait(&self) -> LatchWait {
+        LatchWait {
+            latch: self.clone(),
             key: None,
         }
     }
 }
 
-/// The wakers of a signal that is set. Those that are left are woken when it is dropped.
+/// The wakers of a latch that is set. Those that are left are woken when it is dropped.
 pub(crate) struct Waiters(btree_map::IntoValues<u64, TaskWaker>);
 
 impl Iterator for Waiters {
@@ -104,33 +104,33 @@ impl Drop for Waiters {
     }
 }
 
-impl fmt::Debug for Signal {
+impl fmt::Debug for Latch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signal")
+        f.debug_struct("Latch")
             .field("set", &self.is_set())
             .finish_non_exhaustive()
     }
 }
 
-/// The future of [`Signal::wait`].
+/// The future of [`Latch::wait`].
 #[must_use = "futures do nothing unless awaited"]
-pub struct SignalWait {
-    signal: Signal,
+pub struct LatchWait {
+    latch: Latch,
     key: Option<u64>,
 }
 
-impl Future for SignalWait {
+impl Future for LatchWait {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.signal.is_set() {
+        if self.latch.is_set() {
             return Poll::Ready(());
         }
         let waker = TaskWaker::new(cx.waker());
-        let shared = Arc::clone(&self.signal.shared);
+        let shared = Arc::clone(&self.latch.shared);
         let mut waiters = lock(&shared.waiters);
         // Looked at again under the lock: `set` stores before it takes the list.
-        if self.signal.is_set() {
+        if self.latch.is_set() {
             return Poll::Ready(());
         }
         let key = self.key.unwrap_or_else(|| {
@@ -144,19 +144,19 @@ impl Future for SignalWait {
     }
 }
 
-impl Drop for SignalWait {
+impl Drop for LatchWait {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             // Once set, the list was taken as a whole and the key means nothing.
-            let _removed = lock(&self.signal.shared.waiters).wakers.remove(&key);
+            let _removed = lock(&self.latch.shared.waiters).wakers.remove(&key);
         }
     }
 }
 
-impl fmt::Debug for SignalWait {
+impl fmt::Debug for LatchWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignalWait")
-            .field("set", &self.signal.is_set())
+        f.debug_struct("LatchWait")
+            .field("set", &self.latch.is_set())
             .finish_non_exhaustive()
     }
 }
@@ -172,89 +172,89 @@ mod tests {
 
     #[test]
     fn late_waiter_sees_the_level() {
-        let signal = Signal::new();
-        signal.set();
-        assert!(signal.is_set());
-        assert_eq!(signal.wait().now_or_never(), Some(()));
+        let latch = Latch::new();
+        latch.set();
+        assert!(latch.is_set());
+        assert_eq!(latch.wait().now_or_never(), Some(()));
     }
 
     #[test]
     fn debug_shows_the_level() {
-        let signal = Signal::new();
-        assert_eq!(format!("{signal:?}"), "Signal { set: false, .. }");
-        signal.set();
-        assert_eq!(format!("{signal:?}"), "Signal { set: true, .. }");
-        let shown = format!("{:?}", signal.wait());
-        assert_eq!(shown, "SignalWait { set: true, .. }");
+        let latch = Latch::new();
+        assert_eq!(format!("{latch:?}"), "Latch { set: false, .. }");
+        latch.set();
+        assert_eq!(format!("{latch:?}"), "Latch { set: true, .. }");
+        let shown = format!("{:?}", latch.wait());
+        assert_eq!(shown, "LatchWait { set: true, .. }");
     }
 
-    /// A signal with waiters, all of one task that counts how often it is woken.
-    fn with_waiters(count: usize) -> (Signal, WakeCounter, Vec<SignalWait>) {
-        let (signal, counter) = (Signal::new(), WakeCounter::new());
+    /// A latch with waiters, all of one task that counts how often it is woken.
+    fn with_waiters(count: usize) -> (Latch, WakeCounter, Vec<LatchWait>) {
+        let (latch, counter) = (Latch::new(), WakeCounter::new());
         let mut cx = Context::from_waker(counter.waker());
-        let mut waits: Vec<_> = (0..count).map(|_| signal.wait()).collect();
+        let mut waits: Vec<_> = (0..count).map(|_| latch.wait()).collect();
         for wait in &mut waits {
             assert!(wait.poll_unpin(&mut cx).is_pending());
         }
-        (signal, counter, waits)
+        (latch, counter, waits)
     }
 
-    fn is_ready(wait: &mut SignalWait) -> bool {
+    fn is_ready(wait: &mut LatchWait) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         wait.poll_unpin(&mut cx).is_ready()
     }
 
     #[test]
     fn each_waiter_is_woken_once_and_a_dropped_one_leaves_nothing() {
-        let (signal, counter, mut waits) = with_waiters(3);
+        let (latch, counter, mut waits) = with_waiters(3);
         let mut cx = Context::from_waker(counter.waker());
         assert!(waits[1].poll_unpin(&mut cx).is_pending());
         drop(waits.pop());
-        assert_eq!(lock(&signal.shared.waiters).wakers.len(), 2);
-        signal.set();
+        assert_eq!(lock(&latch.shared.waiters).wakers.len(), 2);
+        latch.set();
         assert_eq!(counter.wakes(), 2);
         assert!(waits.iter_mut().all(is_ready));
     }
 
     #[test]
     fn waiter_is_woken_through_its_last_waker() {
-        let (signal, before, mut waits) = with_waiters(1);
+        let (latch, before, mut waits) = with_waiters(1);
         let after = WakeCounter::new();
         let mut cx = Context::from_waker(after.waker());
         assert!(waits[0].poll_unpin(&mut cx).is_pending());
-        signal.set();
+        latch.set();
         assert_eq!((before.wakes(), after.wakes()), (0, 1));
     }
 
     #[test]
     fn raise_sets_the_level_and_wakes_none() {
-        let (signal, counter, mut waits) = with_waiters(2);
-        signal.raise();
-        assert!(signal.is_set());
+        let (latch, counter, mut waits) = with_waiters(2);
+        latch.raise();
+        assert!(latch.is_set());
         assert!(is_ready(&mut waits[0]));
         assert_eq!(counter.wakes(), 0);
         // Of those that saw it by themselves, too: it is up to them when they are dropped.
-        assert_eq!(signal.take_waiters().count(), 2);
-        assert_eq!(signal.take_waiters().count(), 0);
+        assert_eq!(latch.take_waiters().count(), 2);
+        assert_eq!(latch.take_waiters().count(), 0);
         drop(waits);
-        assert_eq!(signal.wait().now_or_never(), Some(()));
+        assert_eq!(latch.wait().now_or_never(), Some(()));
     }
 
     #[test]
     fn waiter_that_is_dropped_after_raise_is_not_taken() {
-        let (signal, _, mut waits) = with_waiters(3);
-        signal.raise();
+        let (latch, _, mut waits) = with_waiters(3);
+        latch.raise();
         drop(waits.remove(1));
-        assert_eq!(signal.take_waiters().count(), 2);
+        assert_eq!(latch.take_waiters().count(), 2);
         // Those that are dropped after the list was taken take nothing of another.
         drop(waits);
     }
 
     #[test]
     fn take_waiters_leaves_the_level() {
-        let (signal, _, mut waits) = with_waiters(1);
-        signal.raise();
-        for waiter in signal.take_waiters() {
+        let (latch, _, mut waits) = with_waiters(1);
+        latch.raise();
+        for waiter in latch.take_waiters() {
             waiter.wake();
         }
         assert!(is_ready(&mut waits[0]));
@@ -270,9 +270,9 @@ mod tests {
             }
         }
 
-        let signal = Signal::new();
+        let latch = Latch::new();
         let (panics, counter) = (Waker::from(Arc::new(Panics)), WakeCounter::new());
-        let mut waits = [(); 3].map(|()| signal.wait());
+        let mut waits = [(); 3].map(|()| latch.wait());
         for (wait, waker) in waits
             .iter_mut()
             .zip([counter.waker(), &panics, counter.waker()])
@@ -282,7 +282,7 @@ mod tests {
                     .is_pending()
             );
         }
-        signal.set();
+        latch.set();
         assert_eq!(counter.wakes(), 2);
     }
 }

@@ -1,0 +1,457 @@
+//! How `serve` leaves: normally, cleanly, because its peer is gone, or with a failure (section 2, E5).
+//!
+//! Invariant: an explicit [`Exit`] is never reclassified; an error that `serve` merely returned is
+//! classified by the pool, which knows the classifier of its settings.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::error::BoxError;
+
+/// How a connection ended, as its `serve` sees it.
+///
+/// | `serve` returns | the connection's end is |
+/// |---|---|
+/// | `()`, `Ok(())`, [`Exit::normal`] | normal |
+/// | [`Exit::clean`] | clean: as normal, and counted apart |
+/// | [`Exit::disconnected`] | disconnected: its peer is gone |
+/// | [`Exit::failed`] | failed: reported, and counted in a transient pool |
+/// | `Err(error)`, [`Exit::error`] | disconnected if the error means that the peer is gone, else failed |
+///
+/// The last row is rule E5: see [`is_peer_gone`]. The others are never reclassified, so that a proxy can return
+/// `Exit::failed` for the reset of its upstream.
+///
+/// ```
+/// use acceptor_core::{BoxError, Exit};
+///
+/// fn leave(line: &str) -> Result<Exit, BoxError> {
+///     Ok(match line {
+///         "quit" => Exit::clean("the client said quit"),
+///         "upstream lost" => Exit::failed("upstream lost"),
+///         _ => Exit::normal(),
+///     })
+/// }
+/// assert_eq!(leave("quit")?.to_string(), "clean exit: the client said quit");
+/// # Ok::<_, BoxError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "an exit means something only as what `serve` returns"]
+#[doc(alias = "CleanExit")]
+pub struct Exit(pub(crate) ExitKind);
+
+#[derive(Debug)]
+pub(crate) enum ExitKind {
+    Normal,
+    /// With its reason, if one was given.
+    Clean(Option<Cow<'static, str>>),
+    Disconnected(ErrorValue),
+    Failed(ErrorValue),
+    /// What it means is for the pool to say (E5).
+    Error(ErrorValue),
+}
+
+impl Exit {
+    /// Nothing is to be said of it.
+    pub fn normal() -> Self {
+        Self(ExitKind::Normal)
+    }
+
+    /// A deliberate exit, counted apart from the normal ones. It is not reported as a failure and counts nowhere. The
+    /// reason appears in the [report](crate::Event::ConnectionEnded) of the end; empty, it is none.
+    pub fn clean(reason: impl Into<Cow<'static, str>>) -> Self {
+        let reason = reason.into();
+        Self(ExitKind::Clean((!reason.is_empty()).then_some(reason)))
+    }
+
+    /// The peer is gone, with this error: reported at debug level, never counted.
+    pub fn disconnected<E: Into<BoxError> + 'static>(error: E) -> Self {
+        Self(ExitKind::Disconnected(ErrorValue::new(error)))
+    }
+
+    /// A failure, whatever the error is: reported, and counted in a transient pool.
+    pub fn failed<E: Into<BoxError> + 'static>(error: E) -> Self {
+        Self(ExitKind::Failed(ErrorValue::new(error)))
+    }
+
+    /// An error that the pool classifies (rule E5), as it does for one that `serve` returns.
+    pub fn error<E: Into<BoxError> + 'static>(error: E) -> Self {
+        Self(ExitKind::Error(ErrorValue::new(error)))
+    }
+}
+
+impl Default for Exit {
+    fn default() -> Self {
+        Self::normal()
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            ExitKind::Normal => f.write_str("normal exit"),
+            ExitKind::Clean(None) => f.write_str("clean exit"),
+            ExitKind::Clean(Some(reason)) => write!(f, "clean exit: {reason}"),
+            ExitKind::Disconnected(error) => write!(f, "disconnected: {}", error.as_error()),
+            ExitKind::Failed(error) | ExitKind::Error(error) => {
+                fmt::Display::fmt(error.as_error(), f)
+            }
+        }
+    }
+}
+
+/// What `serve` may return: `()`, an [`Exit`], or a [`Result`] of one with any error.
+///
+/// Implement it for an enum of a protocol's own ends:
+///
+/// ```
+/// use acceptor_core::{Exit, IntoExit};
+///
+/// enum End {
+///     Quit,
+///     Cheated,
+/// }
+///
+/// impl IntoExit for End {
+///     fn into_exit(self) -> Exit {
+///         match self {
+///             End::Quit => Exit::clean("quit"),
+///             End::Cheated => Exit::failed("the client cheated"),
+///         }
+///     }
+/// }
+/// assert_eq!(End::Cheated.into_exit().to_string(), "the client cheated");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`serve` cannot return `{Self}`",
+    label = "neither `()` nor `Exit` nor a `Result` of one",
+    note = "return `()`, `acceptor_core::Exit`, or `Result<(), E>` or `Result<Exit, E>` with an error that converts to `Box<dyn Error + Send + Sync>`"
+)]
+pub trait IntoExit {
+    /// The exit that this value stands for.
+    fn into_exit(self) -> Exit;
+}
+
+impl IntoExit for () {
+    fn into_exit(self) -> Exit {
+        Exit::normal()
+    }
+}
+
+impl IntoExit for Exit {
+    fn into_exit(self) -> Exit {
+        self
+    }
+}
+
+/// Reports of anyhow and eyre are looked into before they are boxed, with the core's features `anyhow` and `eyre`:
+/// boxed, they hide the `io::Error` that E5 asks for.
+impl<T: IntoExit, E: Into<BoxError> + 'static> IntoExit for Result<T, E> {
+    fn into_exit(self) -> Exit {
+        match self {
+            Ok(value) => value.into_exit(),
+            Err(error) => Exit::error(error),
+        }
+    }
+}
+
+/// An error of the user's. Those of anyhow and eyre are kept as they are: boxed, they could not be looked into.
+pub(crate) enum ErrorValue {
+    Boxed(BoxError),
+    #[cfg(feature = "anyhow")]
+    Anyhow(anyhow::Error),
+    #[cfg(feature = "eyre")]
+    Eyre(eyre::Report),
+}
+
+impl ErrorValue {
+    fn new<E: Into<BoxError> + 'static>(error: E) -> Self {
+        let mut error = Some(error);
+        #[cfg(feature = "anyhow")]
+        if let Some(error) = take(&mut error) {
+            return Self::Anyhow(error);
+        }
+        #[cfg(feature = "eyre")]
+        if let Some(error) = take(&mut error) {
+            return Self::Eyre(error);
+        }
+        let error = take(&mut error).map_or_else(
+            || error.take().map(Into::into),
+            |boxed: BoxError| Some(boxed),
+        );
+        Self::Boxed(error.expect("it is taken once: by its own type, or here"))
+    }
+
+    /// The outermost error, whose sources can be downcast.
+    pub(crate) fn as_error(&self) -> &(dyn Error + 'static) {
+        match self {
+            Self::Boxed(error) => &**error,
+            #[cfg(feature = "anyhow")]
+            Self::Anyhow(error) => &**error,
+            #[cfg(feature = "eyre")]
+            Self::Eyre(error) => &**error,
+        }
+    }
+
+    pub(crate) fn into_shared(self) -> Arc<dyn Error + Send + Sync> {
+        match self {
+            Self::Boxed(error) => Arc::from(error),
+            #[cfg(feature = "anyhow")]
+            Self::Anyhow(error) => Arc::from(BoxError::from(error)),
+            #[cfg(feature = "eyre")]
+            Self::Eyre(error) => Arc::from(BoxError::from(error)),
+        }
+    }
+}
+
+impl fmt::Debug for ErrorValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_error(), f)
+    }
+}
+
+/// Takes the value if it is of this type.
+fn take<T: 'static>(value: &mut (impl Any + 'static)) -> Option<T> {
+    let value: &mut dyn Any = value;
+    value.downcast_mut::<Option<T>>()?.take()
+}
+
+/// An error has no more sources than this: one that names itself as its source would never end.
+const MOST_SOURCES: usize = 64;
+
+/// Tells whether an error means that the peer is gone (rule E5).
+///
+/// That is an [`io::Error`] whose kind is *connection reset*, *connection aborted*, *broken pipe*, *not connected* or
+/// *unexpected end of file*: the error itself, one among its sources, or one that is wrapped in an `io::Error`.
+///
+/// It is what a pool asks unless its [settings](crate::Settings::peer_gone) replace it.
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+///
+/// let reset = Error::from(ErrorKind::ConnectionReset);
+/// assert!(acceptor_core::is_peer_gone(&Error::other(reset)));
+/// assert!(!acceptor_core::is_peer_gone(&Error::from(ErrorKind::TimedOut)));
+/// ```
+pub fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    for _ in 0..MOST_SOURCES {
+        let Some(error) = next else {
+            return false;
+        };
+        let io = error.downcast_ref::<io::Error>();
+        let io = io.or_else(|| {
+            error
+                .downcast_ref::<Arc<io::Error>>()
+                .map(|shared| &**shared)
+        });
+        if io.is_some_and(|error| is_disconnect(error.kind())) {
+            return true;
+        }
+        // The source of an I/O error is the source of what it wraps: that would be passed over.
+        let wrapped = io.and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+fn is_disconnect(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::UnexpectedEof
+    )
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    fn reset() -> io::Error {
+        io::ErrorKind::ConnectionReset.into()
+    }
+
+    #[track_caller]
+    fn check(exit: impl IntoExit, debug: &str, words: &str) {
+        let exit = exit.into_exit();
+        assert_eq!(format!("{exit:?}"), format!("Exit({debug})"));
+        assert_eq!(exit.to_string(), words);
+    }
+
+    #[test]
+    fn each_return_value_is_an_exit() {
+        check((), "Normal", "normal exit");
+        check(Exit::default(), "Normal", "normal exit");
+        check(Ok::<_, BoxError>(()), "Normal", "normal exit");
+        let clean = r#"Clean(Some("quit"))"#;
+        check(Exit::clean("quit"), clean, "clean exit: quit");
+        check(
+            Ok::<_, io::Error>(Exit::clean("quit")),
+            clean,
+            "clean exit: quit",
+        );
+        check(Exit::clean(""), "Clean(None)", "clean exit");
+        check(Err::<(), _>("no luck"), r#"Error("no luck")"#, "no luck");
+        check(Exit::error("no luck"), r#"Error("no luck")"#, "no luck");
+        check(Exit::failed("no luck"), r#"Failed("no luck")"#, "no luck");
+        check(
+            Exit::disconnected("left"),
+            r#"Disconnected("left")"#,
+            "disconnected: left",
+        );
+        // A boxed error is not boxed again.
+        let boxed: Result<Exit, BoxError> = Err(reset().into());
+        let Exit(ExitKind::Error(error)) = boxed.into_exit() else {
+            panic!("it is an error");
+        };
+        assert!(error.as_error().is::<io::Error>());
+        assert!(error.into_shared().is::<io::Error>());
+    }
+
+    #[derive(Debug)]
+    struct Wraps<E>(E);
+
+    impl<E: fmt::Debug> fmt::Display for Wraps<E> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("wraps")
+        }
+    }
+
+    impl<E: Error + 'static> Error for Wraps<E> {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[derive(Debug)]
+    struct ItsOwnSource;
+
+    impl fmt::Display for ItsOwnSource {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("again")
+        }
+    }
+
+    impl Error for ItsOwnSource {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(self)
+        }
+    }
+
+    #[track_caller]
+    fn check_gone(error: impl Error + 'static, gone: bool) {
+        assert_eq!(is_peer_gone(&error), gone, "{error:?}");
+    }
+
+    #[test]
+    fn kinds_that_mean_that_the_peer_is_gone() {
+        use io::ErrorKind::*;
+        for kind in [
+            ConnectionReset,
+            ConnectionAborted,
+            BrokenPipe,
+            NotConnected,
+            UnexpectedEof,
+        ] {
+            check_gone(io::Error::from(kind), true);
+            check_gone(io::Error::new(kind, "with words"), true);
+        }
+        for kind in [
+            TimedOut,
+            ConnectionRefused,
+            HostUnreachable,
+            InvalidData,
+            Other,
+            WriteZero,
+        ] {
+            check_gone(io::Error::from(kind), false);
+        }
+        #[cfg(target_os = "linux")]
+        for (number, gone) in [
+            (104, true),
+            (103, true),
+            (32, true),
+            (107, true),
+            (110, false),
+        ] {
+            check_gone(io::Error::from_raw_os_error(number), gone);
+        }
+    }
+
+    #[test]
+    fn peer_is_gone_wherever_the_error_is_in_the_chain() {
+        check_gone(Wraps(reset()), true);
+        check_gone(Wraps(Wraps(Arc::new(reset()))), true);
+        check_gone(io::Error::other(reset()), true);
+        check_gone(io::Error::other(io::Error::other(Wraps(reset()))), true);
+        check_gone(Wraps(io::Error::other(reset())), true);
+        check_gone(io::Error::other("reset"), false);
+        check_gone(
+            Wraps(io::Error::other(Wraps(io::Error::from(
+                io::ErrorKind::TimedOut,
+            )))),
+            false,
+        );
+    }
+
+    #[test]
+    fn error_that_is_its_own_source_is_looked_at_and_left() {
+        check_gone(ItsOwnSource, false);
+        check_gone(io::Error::other(ItsOwnSource), false);
+    }
+
+    #[cfg(feature = "anyhow")]
+    #[test]
+    fn reports_of_anyhow_are_looked_into() {
+        use anyhow::Context;
+        let plain = || anyhow::Error::from(reset());
+        let with_context = || Err::<(), _>(reset()).context("reading").unwrap_err();
+        for error in [plain(), with_context(), anyhow::Error::from(Wraps(reset()))] {
+            let Exit(ExitKind::Error(error)) = Err::<Exit, _>(error).into_exit() else {
+                panic!("it is an error");
+            };
+            assert!(is_peer_gone(error.as_error()), "{error:?}");
+        }
+        check(
+            anyhow::Ok(Exit::clean("quit")),
+            r#"Clean(Some("quit"))"#,
+            "clean exit: quit",
+        );
+        let failed = Exit::failed(anyhow::anyhow!("no luck"));
+        assert_eq!(failed.to_string(), "no luck");
+        let Exit(ExitKind::Failed(error)) = failed else {
+            panic!("it has failed");
+        };
+        assert_eq!(error.into_shared().to_string(), "no luck");
+    }
+
+    #[cfg(feature = "eyre")]
+    #[test]
+    fn reports_of_eyre_are_looked_into() {
+        use eyre::WrapErr;
+        let plain = || eyre::Report::from(reset());
+        let with_context = || Err::<(), _>(reset()).wrap_err("reading").unwrap_err();
+        for error in [plain(), with_context(), eyre::Report::from(Wraps(reset()))] {
+            let Exit(ExitKind::Error(error)) = Err::<Exit, _>(error).into_exit() else {
+                panic!("it is an error");
+            };
+            assert!(is_peer_gone(error.as_error()), "{error:?}");
+        }
+        let clean: eyre::Result<Exit> = Ok(Exit::clean("quit"));
+        check(clean, r#"Clean(Some("quit"))"#, "clean exit: quit");
+        let Exit(ExitKind::Failed(error)) = Exit::failed(eyre::eyre!("no luck")) else {
+            panic!("it has failed");
+        };
+        assert_eq!(error.into_shared().to_string(), "no luck");
+    }
+}

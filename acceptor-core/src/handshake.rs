@@ -1,0 +1,513 @@
+//! What a listener does with an accepted stream before the protocol sees it: TLS, a PROXY header, both (section 13).
+//!
+//! Invariant: a listener without a handshake pays nothing for the stage: [`NoHandshake`] vanishes from the connection's
+//! future (H7).
+
+use std::error::Error;
+use std::fmt::{self, Debug};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
+use crate::error::BoxError;
+use crate::exit::is_peer_gone;
+use crate::listener::Listener;
+use crate::sync::DropCatching;
+use crate::text::Escaped;
+
+/// The stream that a connection of this listener has once its handshake is through: what `serve` gets.
+pub type StreamOf<L> =
+    <<L as Listener>::Handshake as Handshake<<L as Listener>::Io, <L as Listener>::Addr>>::Stream;
+
+/// Turns an accepted stream into the one that the protocol reads and writes, before `serve` is called.
+///
+/// It runs in the connection's own task, after the acceptor's replacement was put in place: neither accepting nor another
+/// connection waits for it (H1). Meanwhile the connection is listed as *handshaking*, and counted, stopped and killed like
+/// any other (H2). It has a [deadline](crate::Settings::handshake_timeout) (H3). If it fails the connection ends as
+/// *handshake failed*, with the cause of the [`HandshakeError`]; `serve` does not run (H4).
+///
+/// One value serves all connections of a listener; it is cloned for each. What may change while the listener is open, a
+/// certificate for example, belongs behind an `Arc` in the value. Handshakes compose: see [`Then`] and
+/// [`Listener::with`].
+///
+/// ```
+/// use acceptor_core::{Handshake, HandshakeError, Incoming};
+///
+/// /// Prefixes each stream with the name of its listener.
+/// #[derive(Clone)]
+/// struct Named(&'static str);
+///
+/// impl<S: Send + 'static, A: Send + 'static> Handshake<S, A> for Named {
+///     type Stream = (&'static str, S);
+///
+///     async fn run(&self, incoming: Incoming<S, A>) -> Result<Incoming<Self::Stream, A>, HandshakeError> {
+///         Ok(incoming.map_stream(|stream| (self.0, stream)))
+///     }
+/// }
+/// ```
+#[doc(alias = "tls")]
+#[doc(alias = "middleware")]
+pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
+    /// The stream that the handshake makes.
+    type Stream: Send + 'static;
+
+    /// Whether there is a handshake at all.
+    #[doc(hidden)]
+    const IS_NEEDED: bool = true;
+
+    /// Carries out the handshake on one stream.
+    ///
+    /// It may replace the addresses: from its end on, lists and reports show the new ones, and those of the transport stay
+    /// available (H5).
+    ///
+    /// # Errors
+    ///
+    /// A [`HandshakeError`] with a short cause; an [`io::Error`] becomes one by `?`.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped at its deadline, at the stop phase, and when the connection is stopped or killed (H6).
+    fn run(
+        &self,
+        incoming: Incoming<I, A>,
+    ) -> impl Future<Output = Result<Incoming<Self::Stream, A>, HandshakeError>> + Send;
+
+    /// Runs the handshake, and then the connection. For the pool: a handshake that is none leaves nothing of itself in the
+    /// future.
+    #[doc(hidden)]
+    fn then<F, Fut>(
+        stage: HandshakeStage<Self, A>,
+        incoming: Incoming<I, A>,
+        serve: F,
+    ) -> impl Future<Output = Result<Fut::Output, HandshakeError>> + Send
+    where
+        I: Send,
+        A: Send,
+        F: FnOnce(Incoming<Self::Stream, A>) -> Fut + Send,
+        Fut: Future + Send,
+    {
+        async move {
+            let incoming = stage.run(incoming).await?;
+            Ok(serve(incoming).await)
+        }
+    }
+}
+
+/// No handshake: the stream is the one that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NoHandshake;
+
+impl<I: Send + 'static, A: Send> Handshake<I, A> for NoHandshake {
+    type Stream = I;
+
+    const IS_NEEDED: bool = false;
+
+    async fn run(&self, incoming: Incoming<I, A>) -> Result<Incoming<I, A>, HandshakeError> {
+        Ok(incoming)
+    }
+
+    fn then<F, Fut>(
+        _stage: HandshakeStage<Self, A>,
+        incoming: Incoming<I, A>,
+        serve: F,
+    ) -> impl Future<Output = Result<Fut::Output, HandshakeError>> + Send
+    where
+        F: FnOnce(Incoming<I, A>) -> Fut + Send,
+        Fut: Future + Send,
+    {
+        let serve = serve(incoming);
+        async move { Ok(serve.await) }
+    }
+}
+
+/// One handshake after the other: first a PROXY header, then TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Then<F, G> {
+    /// The first.
+    pub first: F,
+    /// The one that gets the stream of the first.
+    pub second: G,
+}
+
+impl<I, A, F, G> Handshake<I, A> for Then<F, G>
+where
+    I: Send,
+    A: Send,
+    F: Handshake<I, A>,
+    G: Handshake<F::Stream, A>,
+{
+    type Stream = G::Stream;
+
+    async fn run(
+        &self,
+        incoming: Incoming<I, A>,
+    ) -> Result<Incoming<Self::Stream, A>, HandshakeError> {
+        let incoming = self.first.run(incoming).await?;
+        self.second.run(incoming).await
+    }
+}
+
+/// An accepted stream with its addresses, on its way through a handshake.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Incoming<S, A> {
+    /// The stream.
+    pub stream: S,
+    peer_addr: A,
+    local_addr: A,
+    /// Those of the transport, if a handshake has replaced any.
+    transport: Option<Box<Transport<A>>>,
+}
+
+/// The addresses of the transport under a connection, where its handshake has replaced them (H5): those of the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transport<A> {
+    /// The other end's address.
+    pub peer_addr: A,
+    /// This end's address.
+    pub local_addr: A,
+}
+
+impl<S, A> Incoming<S, A> {
+    /// A stream as it was accepted. The pool makes them; so do tests of a handshake.
+    pub fn new(stream: S, peer_addr: A, local_addr: A) -> Self {
+        Self {
+            stream,
+            peer_addr,
+            local_addr,
+            transport: None,
+        }
+    }
+
+    /// The other end's address: the transport's, unless a handshake has replaced it.
+    pub fn peer_addr(&self) -> &A {
+        &self.peer_addr
+    }
+
+    /// This end's address: the transport's, unless a handshake has replaced it.
+    pub fn local_addr(&self) -> &A {
+        &self.local_addr
+    }
+
+    /// The addresses of the transport, whatever the handshakes before have replaced.
+    pub fn transport_addrs(&self) -> (&A, &A) {
+        match &self.transport {
+            Some(transport) => (&transport.peer_addr, &transport.local_addr),
+            None => (&self.peer_addr, &self.local_addr),
+        }
+    }
+
+    /// Replaces the addresses of both ends (H5).
+    pub fn set_addrs(&mut self, peer_addr: A, local_addr: A) {
+        let peer_addr = std::mem::replace(&mut self.peer_addr, peer_addr);
+        let local_addr = std::mem::replace(&mut self.local_addr, local_addr);
+        if self.transport.is_none() {
+            self.transport = Some(Box::new(Transport {
+                peer_addr,
+                local_addr,
+            }));
+        }
+    }
+
+    /// Replaces the stream by what is made of it.
+    pub fn map_stream<T>(self, map: impl FnOnce(S) -> T) -> Incoming<T, A> {
+        let (stream, incoming) = self.take_stream();
+        incoming.with_stream(map(stream))
+    }
+
+    /// Takes the stream out, to make another of it that [`with_stream`](Incoming::with_stream) puts in its place.
+    pub fn take_stream(self) -> (S, Incoming<(), A>) {
+        let Self {
+            stream,
+            peer_addr,
+            local_addr,
+            transport,
+        } = self;
+        let incoming = Incoming {
+            stream: (),
+            peer_addr,
+            local_addr,
+            transport,
+        };
+        (stream, incoming)
+    }
+
+    pub(crate) fn into_parts(self) -> (S, A, A, Option<Box<Transport<A>>>) {
+        (self.stream, self.peer_addr, self.local_addr, self.transport)
+    }
+
+    pub(crate) fn transport(&self) -> Option<&Transport<A>> {
+        self.transport.as_deref()
+    }
+}
+
+impl<A> Incoming<(), A> {
+    /// Puts a stream in the place of the one that was taken out.
+    pub fn with_stream<T>(self, stream: T) -> Incoming<T, A> {
+        let Self {
+            stream: (),
+            peer_addr,
+            local_addr,
+            transport,
+        } = self;
+        Incoming {
+            stream,
+            peer_addr,
+            local_addr,
+            transport,
+        }
+    }
+}
+
+/// Why a handshake failed (H4).
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+/// use acceptor_core::HandshakeError;
+///
+/// let error = HandshakeError::new("no certificate", Error::other("the client sent none"));
+/// assert_eq!(error.to_string(), "handshake failed: no certificate");
+/// let reset = HandshakeError::from(Error::from(ErrorKind::ConnectionReset));
+/// assert_eq!(reset.cause(), "disconnected");
+/// ```
+#[derive(Debug)]
+pub struct HandshakeError {
+    cause: &'static str,
+    source: Option<BoxError>,
+}
+
+impl HandshakeError {
+    /// An error with its cause: a short word or two, by which failed handshakes are counted.
+    pub fn new(cause: &'static str, source: impl Into<BoxError>) -> Self {
+        let source = Some(source.into());
+        Self { cause, source }
+    }
+
+    /// An error of which the cause says all.
+    pub fn from_cause(cause: &'static str) -> Self {
+        let source = None;
+        Self { cause, source }
+    }
+
+    /// The cause.
+    pub fn cause(&self) -> &'static str {
+        self.cause
+    }
+
+    pub(crate) fn into_parts(self) -> (&'static str, Option<BoxError>) {
+        (self.cause, self.source)
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "handshake failed: {}", Escaped(self.cause))
+    }
+}
+
+impl Error for HandshakeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+/// The cause is `disconnected` if the peer is [gone](is_peer_gone), else `io`.
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        let cause = match is_peer_gone(&error) {
+            true => "disconnected",
+            false => "io",
+        };
+        Self::new(cause, error)
+    }
+}
+
+/// The cause of a handshake that took longer than its deadline (H3).
+pub(crate) const TIMEOUT: &str = "timeout";
+
+/// Learns of the addresses of a connection whose handshake is through.
+pub(crate) type Through<A> = Box<dyn FnOnce(Addrs<'_, A>) + Send>;
+
+/// What the pool adds to a handshake: its deadline, and who learns of its end.
+#[doc(hidden)]
+pub struct HandshakeStage<H, A> {
+    /// By itself: should the stream panic when it is dropped, two panics at once would abort the process.
+    pub(crate) handshake: DropCatching<H>,
+    pub(crate) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Called with the addresses once the handshake is through.
+    pub(crate) through: Option<Through<A>>,
+}
+
+/// The addresses of a connection whose handshake is through.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Addrs<'a, A> {
+    pub(crate) peer_addr: &'a A,
+    pub(crate) local_addr: &'a A,
+    pub(crate) transport: Option<&'a Transport<A>>,
+}
+
+impl<H, A> Debug for HandshakeStage<H, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandshakeStage").finish_non_exhaustive()
+    }
+}
+
+impl<H, A> HandshakeStage<H, A> {
+    async fn run<I>(
+        self,
+        incoming: Incoming<I, A>,
+    ) -> Result<Incoming<H::Stream, A>, HandshakeError>
+    where
+        H: Handshake<I, A>,
+    {
+        let Self {
+            handshake,
+            mut deadline,
+            through,
+        } = self;
+        let mut run = pin!(handshake.run(incoming));
+        let incoming = poll_fn(|cx| {
+            // The handshake first: one that is through as its time is over is through.
+            if let Poll::Ready(result) = run.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            match &mut deadline {
+                Some(deadline) => deadline
+                    .as_mut()
+                    .poll(cx)
+                    .map(|()| Err(HandshakeError::from_cause(TIMEOUT))),
+                None => Poll::Pending,
+            }
+        });
+        let incoming = incoming.await?;
+        if let Some(through) = through {
+            through(Addrs {
+                peer_addr: incoming.peer_addr(),
+                local_addr: incoming.local_addr(),
+                transport: incoming.transport(),
+            });
+        }
+        Ok(incoming)
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// Adds its letter to the stream.
+    #[derive(Clone)]
+    struct Adds(char);
+
+    impl Handshake<String, u8> for Adds {
+        type Stream = String;
+
+        async fn run(
+            &self,
+            incoming: Incoming<String, u8>,
+        ) -> Result<Incoming<String, u8>, HandshakeError> {
+            Ok(incoming.map_stream(|stream| format!("{stream}{}", self.0)))
+        }
+    }
+
+    #[test]
+    fn handshakes_compose_in_their_order() {
+        let both = Then {
+            first: Adds('a'),
+            second: Adds('b'),
+        };
+        let through = both.run(Incoming::new(String::new(), 1, 2)).now_or_never();
+        let through = through
+            .expect("it does not wait")
+            .expect("it does not fail");
+        assert_eq!(through.stream, "ab");
+        let none = NoHandshake.run(through).now_or_never();
+        assert_eq!(none.expect("it is ready").expect("it passes").stream, "ab");
+    }
+
+    #[test]
+    fn addresses_of_the_transport_stay() {
+        let mut incoming = Incoming::new((), 1, 2);
+        assert_eq!(incoming.transport_addrs(), (&1, &2));
+        for addrs in [(3, 4), (5, 6)] {
+            incoming.set_addrs(addrs.0, addrs.1);
+            assert_eq!((*incoming.peer_addr(), *incoming.local_addr()), addrs);
+            assert_eq!(incoming.transport_addrs(), (&1, &2));
+        }
+        let incoming = incoming.with_stream("stream");
+        assert_eq!(incoming.transport_addrs(), (&1, &2));
+    }
+
+    #[test]
+    fn error_has_its_cause_and_its_source() {
+        let error = HandshakeError::new("tls", "no certificate");
+        assert_eq!(error.to_string(), "handshake failed: tls");
+        assert_eq!(
+            error.source().map(ToString::to_string).as_deref(),
+            Some("no certificate")
+        );
+        let bare = HandshakeError::from_cause("header");
+        assert_eq!((bare.cause(), bare.source().is_none()), ("header", true));
+        for (kind, cause) in [
+            (io::ErrorKind::UnexpectedEof, "disconnected"),
+            (io::ErrorKind::InvalidData, "io"),
+        ] {
+            let error = HandshakeError::from(io::Error::from(kind));
+            assert_eq!(error.cause(), cause);
+            assert!(error.source().is_some());
+        }
+    }
+
+    type Stage<H> = HandshakeStage<H, u8>;
+
+    fn stage<H>(handshake: H, deadline: impl Future<Output = ()> + Send + 'static) -> Stage<H> {
+        HandshakeStage {
+            handshake: DropCatching::new(handshake),
+            deadline: Some(Box::pin(deadline)),
+            through: None,
+        }
+    }
+
+    /// Never ends.
+    #[derive(Clone)]
+    struct Hangs;
+
+    impl Handshake<String, u8> for Hangs {
+        type Stream = String;
+
+        async fn run(
+            &self,
+            _: Incoming<String, u8>,
+        ) -> Result<Incoming<String, u8>, HandshakeError> {
+            std::future::pending().await
+        }
+    }
+
+    /// How a stage ends, with the stream that was served.
+    fn outcome<H: Handshake<String, u8, Stream = String>>(
+        stage: Stage<H>,
+    ) -> Option<Result<String, &'static str>> {
+        let incoming = Incoming::new(String::new(), 1, 2);
+        let serve = |incoming: Incoming<String, u8>| async move { incoming.stream };
+        let served = H::then(stage, incoming, serve).now_or_never()?;
+        Some(served.map_err(|error| error.cause()))
+    }
+
+    #[test]
+    fn handshake_comes_before_its_deadline() {
+        use std::future::{pending, ready};
+        assert_eq!(outcome(stage(Adds('a'), ready(()))), Some(Ok("a".into())));
+        assert_eq!(outcome(stage(Hangs, ready(()))), Some(Err(TIMEOUT)));
+        assert_eq!(outcome(stage(Hangs, pending())), None);
+        assert_eq!(
+            outcome(stage(NoHandshake, ready(()))),
+            Some(Ok(String::new()))
+        );
+    }
+}

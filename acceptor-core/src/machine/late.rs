@@ -1,0 +1,77 @@
+//! The connections that a stop names, because they ended after its grace (S7).
+//!
+//! Pure. Invariant: of all that were added the list holds the oldest, oldest first.
+
+use std::time::Instant;
+
+use crate::id::ChildId;
+use crate::stop_report::LateConnection;
+
+/// How many are named.
+const MOST_NAMED: usize = 16;
+
+/// Connections, with the time when they began.
+pub(crate) type LateConnections<A> = Vec<(Instant, LateConnection<A>)>;
+
+#[derive(Debug)]
+pub(crate) struct Late<A>(LateConnections<A>);
+
+impl<A> Default for Late<A> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<A> Late<A> {
+    /// Adds a connection that began at this time; returns the one that has no place, to be dropped outside of any lock.
+    pub(crate) fn add(
+        &mut self,
+        began: Instant,
+        late: LateConnection<A>,
+    ) -> Option<LateConnection<A>> {
+        let key = |(began, late): &(Instant, LateConnection<A>)| -> (Instant, ChildId) {
+            (*began, late.id)
+        };
+        let entry = (began, late);
+        let place = self.0.partition_point(|other| key(other) < key(&entry));
+        self.0.insert(place, entry);
+        if self.0.len() <= MOST_NAMED {
+            return None;
+        }
+        self.0.pop().map(|(_, late)| late)
+    }
+
+    pub(crate) fn into_list(self) -> Vec<LateConnection<A>> {
+        self.0.into_iter().map(|(_, late)| late).collect()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::stop_report::{EndKind, Phase};
+
+    #[test]
+    fn oldest_sixteen_are_named_oldest_first() {
+        let start = Instant::now();
+        let mut late = Late::default();
+        let mut dropped = 0;
+        // In an order of their own.
+        for number in (0..40).map(|number| number * 7 % 40) {
+            let connection = LateConnection {
+                id: format!("1.{number}").parse().unwrap(),
+                peer_addr: number,
+                age: Duration::ZERO,
+                phase: Phase::Kill,
+                kind: Some(EndKind::Killed),
+            };
+            let began = start + Duration::from_secs(number);
+            dropped += usize::from(late.add(began, connection).is_some());
+        }
+        let named: Vec<_> = late.into_list().iter().map(|late| late.peer_addr).collect();
+        assert_eq!((named, dropped), ((0..16).collect(), 24));
+    }
+}

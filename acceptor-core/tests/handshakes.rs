@@ -1,0 +1,349 @@
+//! Handshakes: beside accepting, listed, bounded, stopped and killed like any connection (section 13).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use acceptor_core::*;
+use futures::channel::oneshot;
+use support::*;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const PROXIED: Address = (99, Some(99));
+
+/// How a handshake ends.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Passes,
+    /// With other addresses.
+    Proxied,
+    Fails,
+    ClientGone,
+    Panics,
+}
+
+/// Handshakes that wait for the test to say how they end, oldest first.
+#[derive(Clone, Default)]
+struct Gate(Arc<Mutex<Vec<oneshot::Sender<How>>>>);
+
+impl Gate {
+    fn ends(&self, number: usize, how: How) {
+        let waiting = self.0.lock().unwrap().remove(number);
+        waiting.send(how).unwrap();
+    }
+
+    fn waiting(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+/// A stream that has been through a handshake.
+struct Secured(MemoryStream);
+
+impl Handshake<MemoryStream, Address> for Gate {
+    type Stream = Secured;
+
+    async fn run(
+        &self,
+        mut incoming: Incoming<MemoryStream, Address>,
+    ) -> Result<Incoming<Secured, Address>, HandshakeError> {
+        let (tell, told) = oneshot::channel();
+        self.0.lock().unwrap().push(tell);
+        match told.await.unwrap() {
+            How::Passes => {}
+            How::Proxied => incoming.set_addrs(PROXIED, PROXIED),
+            How::Fails => return Err(HandshakeError::new("bad greeting", "no \"hello\"")),
+            How::ClientGone => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            How::Panics => panic!("of the handshake"),
+        }
+        Ok(incoming.map_stream(Secured))
+    }
+}
+
+/// Each connection is served until the pool tells it to stop; its `init` makes a state that counts.
+struct Serves {
+    states: Arc<()>,
+}
+
+impl<L: Listener<Addr = Address>> Acceptor<L> for Serves
+where
+    StreamOf<L>: Into<Secured>,
+{
+    type State = Arc<()>;
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<Arc<()>>, BoxError> {
+        Ok(Init::Accept(Arc::clone(&self.states)))
+    }
+
+    async fn serve(&self, connection: Connection<StreamOf<L>, Address>, _: Arc<()>) {
+        let Secured(stream) = connection.stream.into();
+        stream.serve();
+        std::future::pending().await
+    }
+}
+
+type TestListener = With<MemoryListener, Gate>;
+
+struct Bench {
+    runtime: Manual,
+    ledger: Ledger,
+    port: Port,
+    gate: Gate,
+    states: Arc<()>,
+    reports: Arc<Mutex<Vec<String>>>,
+    pool: Pool<Manual, TestListener>,
+}
+
+impl Bench {
+    /// A pool with one listener of two acceptors.
+    fn new(change: impl FnOnce(Spec<Serves, Address>) -> Spec<Serves, Address>) -> Self {
+        let faults = Faults::default();
+        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let (states, reports) = (Arc::new(()), Arc::<Mutex<Vec<String>>>::default());
+        let (acceptor, seen) = (Arc::clone(&states), Arc::clone(&reports));
+        let spec = Spec::new("shakes", Serves { states: acceptor })
+            .restart(Restart::Transient)
+            .intensity(0)
+            .connection_reports(ConnectionReports::Disconnects)
+            .observer(observer_fn(move |report: &Report<Address>| {
+                seen.lock().unwrap().push(report.to_string());
+            }));
+        let pool = Pool::start(runtime.clone(), change(spec)).unwrap();
+        let (port, gate) = (Port::new(1, &ledger, &faults), Gate::default());
+        pool.add_listener(port.listen().with(gate.clone()), 2)
+            .unwrap();
+        runtime.settle();
+        Self {
+            runtime,
+            ledger,
+            port,
+            gate,
+            states,
+            reports,
+            pool,
+        }
+    }
+
+    fn plain() -> Self {
+        Self::new(|spec| spec)
+    }
+
+    fn connect(&self) {
+        self.port.connect().unwrap();
+        self.runtime.settle();
+    }
+
+    fn ends(&self, number: usize, how: How) {
+        self.gate.ends(number, how);
+        self.runtime.settle();
+    }
+
+    fn served(&self) -> usize {
+        self.ledger.all().iter().map(|made| made.served).sum()
+    }
+
+    /// Connections, those in their handshake, and acceptors.
+    #[track_caller]
+    fn counts(&self, connections: usize, handshaking: usize, acceptors: usize) {
+        let counts = self.pool.counts().unwrap();
+        assert_eq!(
+            (counts.connections, counts.handshaking, counts.acceptors),
+            (connections, handshaking, acceptors)
+        );
+        assert_eq!(self.ledger.alive(), connections);
+        // Those of the test and of the acceptor, one for each waiting acceptor and each connection.
+        assert_eq!(Arc::strong_count(&self.states), 2 + connections + acceptors);
+    }
+
+    fn reports(&self) -> Vec<String> {
+        self.reports.lock().unwrap().clone()
+    }
+
+    fn first(&self) -> ConnectionRecord<Address> {
+        self.pool.connections().unwrap().remove(0)
+    }
+}
+
+#[test]
+fn h1_handshake_delays_neither_accepting_nor_another_connection() {
+    let bench = Bench::plain();
+    for _ in 0..3 {
+        bench.connect();
+    }
+    assert_eq!(bench.gate.waiting(), 3);
+    bench.counts(3, 3, 2);
+    bench.ends(1, How::Passes);
+    bench.counts(3, 2, 2);
+    assert_eq!(bench.served(), 1);
+}
+
+#[test]
+fn h2_connection_in_its_handshake_is_listed_stopped_and_killed() {
+    let bench = Bench::new(|spec| spec.intensity(1));
+    bench.connect();
+    let record = bench.first();
+    assert_eq!(record.state, ConnectionState::Handshaking);
+    bench.pool.stop_child(record.id).unwrap();
+    bench.runtime.settle();
+    bench.counts(0, 0, 2);
+    assert_eq!(bench.reports(), [""; 0]);
+    bench.connect();
+    bench.pool.kill_child(bench.first().id).unwrap();
+    bench.runtime.settle();
+    bench.counts(0, 0, 2);
+    assert_eq!(bench.pool.status().unwrap().failures, 1);
+    assert_eq!(bench.served(), 0);
+}
+
+#[test]
+fn h3_handshake_ends_at_its_deadline() {
+    let bench = Bench::plain();
+    bench.connect();
+    bench.runtime.advance(TIMEOUT - Duration::from_nanos(1));
+    bench.runtime.settle();
+    bench.counts(1, 1, 2);
+    bench.runtime.advance(Duration::from_nanos(1));
+    bench.runtime.settle();
+    bench.counts(0, 0, 2);
+    let expected = "pool shakes: handshake of connection 1.1 from (1, Some(0)) on listener 1 failed after 10.000s (timeout)";
+    assert_eq!(bench.reports(), [expected]);
+    assert_eq!(bench.served(), 0);
+}
+
+#[test]
+fn h3_deadline_is_that_of_the_settings() {
+    let second = Duration::from_secs(1);
+    let bench = Bench::new(|spec| spec.handshake_timeout(None));
+    bench.connect();
+    bench
+        .pool
+        .update(|settings| settings.handshake_timeout = Some(second))
+        .unwrap();
+    bench.connect();
+    bench.runtime.advance(second);
+    bench.runtime.settle();
+    bench.counts(1, 1, 2);
+    bench.runtime.advance(1_000_000 * second);
+    bench.runtime.settle();
+    bench.counts(1, 1, 2);
+}
+
+/// A handshake that fails is reported so, and counts in no pool.
+#[track_caller]
+fn check_fails(how: How, words: &str) {
+    let bench = Bench::plain();
+    bench.connect();
+    bench.ends(0, how);
+    bench.counts(0, 0, 2);
+    let expected = format!(
+        "pool shakes: handshake of connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns ({words}"
+    );
+    assert_eq!(bench.reports(), [expected]);
+    assert_eq!(bench.served(), 0);
+    let stop = bench.pool.stop();
+    bench.runtime.settle();
+    bench.runtime.advance(Duration::from_secs(1));
+    bench.runtime.settle();
+    assert!(poll_once(stop).is_ready(), "it was not stopped before");
+}
+
+#[test]
+fn h4_failed_handshake_has_its_cause_and_counts_nowhere() {
+    check_fails(How::Fails, "bad greeting): no \"hello\"");
+    check_fails(How::ClientGone, "disconnected): unexpected end of file");
+}
+
+#[test]
+fn h4_failed_handshake_is_reported_only_if_it_is_asked_for() {
+    let bench = Bench::new(|spec| spec.connection_reports(ConnectionReports::Failures));
+    bench.connect();
+    bench.ends(0, How::Fails);
+    assert_eq!(bench.reports(), [""; 0]);
+    let bench = Bench::new(|spec| spec.connection_reports(ConnectionReports::All));
+    bench.connect();
+    bench.ends(0, How::Fails);
+    let reports = bench.reports();
+    assert_eq!(reports.len(), 2, "{reports:?}");
+    assert!(
+        reports[0].ends_with("began") && reports[1].contains("(bad greeting)"),
+        "{reports:?}"
+    );
+}
+
+#[test]
+fn h4_panic_in_a_handshake_is_the_connections() {
+    let bench = Bench::new(|spec| spec.intensity(1));
+    bench.connect();
+    bench.ends(0, How::Panics);
+    bench.counts(0, 0, 2);
+    assert_eq!(bench.pool.status().unwrap().failures, 1);
+    let expected = "pool shakes: connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns: panicked: of the handshake";
+    assert_eq!(bench.reports(), [expected]);
+}
+
+#[test]
+fn h5_replaced_addresses_are_shown_and_the_transports_stay() {
+    let bench = Bench::plain();
+    bench.connect();
+    let transport = bench.first();
+    assert!(transport.transport.is_none());
+    bench.ends(0, How::Proxied);
+    let proxied = bench.first();
+    assert_eq!(proxied.state, ConnectionState::Serving);
+    assert_eq!((proxied.peer_addr, proxied.local_addr), (PROXIED, PROXIED));
+    let under = proxied.transport.unwrap();
+    assert_eq!(under.peer_addr, transport.peer_addr);
+    assert_eq!(under.local_addr, transport.local_addr);
+    bench.pool.kill_child(proxied.id).unwrap();
+    bench.runtime.settle();
+    let report = &bench.reports()[0];
+    assert!(
+        report.contains("connection 1.1 from (99, Some(99))"),
+        "{report}"
+    );
+}
+
+#[test]
+fn h6_handshake_goes_on_during_grace_and_is_dropped_at_the_stop_phase() {
+    let grace = Duration::from_secs(5);
+    let bench = Bench::new(|spec| spec.grace(grace));
+    for _ in 0..2 {
+        bench.connect();
+    }
+    let mut stop = Box::pin(bench.pool.stop());
+    bench.runtime.settle();
+    bench.runtime.advance(Duration::from_millis(1));
+    bench.runtime.settle();
+    bench.ends(0, How::Passes);
+    assert_eq!(bench.served(), 1);
+    bench.counts(2, 1, 0);
+    bench.runtime.advance(grace);
+    bench.runtime.settle();
+    let Poll::Ready(report) = poll_once(stop.as_mut()) else {
+        panic!("the last connection has ended");
+    };
+    assert_eq!(report.connections(Phase::Stop).of(EndKind::Stopped), 2);
+    assert_eq!(report.late.len(), 2);
+    assert_eq!(bench.ledger.alive(), 0);
+}
+
+/// The stream, the state and the handshake go by themselves, wherever the connection is dropped.
+#[test]
+fn connection_that_is_lost_in_its_handshake_leaves_nothing() {
+    let bench = Bench::plain();
+    bench.connect();
+    bench.runtime.shut_down(Order::OldestFirst);
+    assert_eq!(bench.ledger.alive(), 0);
+    // Those of the test and of the acceptor.
+    assert!(Arc::strong_count(&bench.states) <= 2);
+    assert_eq!(bench.served(), 0);
+}
