@@ -33,10 +33,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             eprintln!("{report}");
         },
     ));
-    let pool = Pool::start(AsyncStdRuntime::new(), spec)?;
+    let pool = Pool::start(AsyncStdRuntime::current(), spec)?;
     let socket = ListenOptions::new(address).bind()?;
     println!("127.0.0.1:{}", socket.local_addr()?.port());
-    pool.add_listener(TcpListener::from_std(socket)?, acceptors)?;
+    pool.add_listener(
+        TcpListener::from_std(socket, &AsyncStdRuntime::current())?,
+        acceptors,
+    )?;
     async_std::task::block_on(pool.join());
     Ok(())
 }

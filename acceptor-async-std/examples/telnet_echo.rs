@@ -111,10 +111,11 @@ async fn run(
         // A client that hangs up is no failure: it is reported only if it is asked for.
         .connection_reports(ConnectionReports::Disconnects)
         .observer(observer_fn(move |report: &Report| log.push(report)));
-    let pool = Pool::start(AsyncStdRuntime::new(), spec)?;
-    let socket = ListenOptions::new(address).bind()?;
-    let address = socket.local_addr()?;
-    pool.add_listener(TcpListener::from_std(socket)?, ACCEPTORS)?;
+    let runtime = AsyncStdRuntime::current();
+    let pool = Pool::start(runtime.clone(), spec)?;
+    let listener = TcpListener::bind(ListenOptions::new(address), &runtime)?;
+    let address = listener.local_addr()?;
+    pool.add_listener(listener, ACCEPTORS)?;
     output.push(format_args!("listening on {address}"));
 
     let signalled = async {

@@ -16,10 +16,11 @@
 //!     connection.stream.write_all(b"hello\n").await?;
 //!     Ok(())
 //! });
-//! let pool = Pool::start(AsyncStdRuntime::new(), Spec::new("greeter", greet))?;
-//! let socket = ListenOptions::new("127.0.0.1:0").bind()?;
-//! let address = socket.local_addr()?;
-//! pool.add_listener(TcpListener::from_std(socket)?, 10)?;
+//! let runtime = AsyncStdRuntime::current();
+//! let pool = Pool::start(runtime.clone(), Spec::new("greeter", greet))?;
+//! let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
+//! let address = listener.local_addr()?;
+//! pool.add_listener(listener, 10)?;
 //!
 //! let mut greeting = String::new();
 //! let mut client = async_std::net::TcpStream::connect(address).await?;
@@ -36,11 +37,22 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use acceptor_core::*;
+pub use acceptor_core::{
+    AcceptErrorFn, AcceptErrorKind, Acceptor, AcceptorFn, AcceptorFrom, AcceptorRecord,
+    AcceptorState, AddListenerError, AddListenerReason, Addrs, BoxError, ChildCounts, ChildError,
+    ChildId, ChildType, CloseError, CloseListener, Configure, ConnectionRecord, ConnectionReports,
+    ConnectionState, Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Handshake,
+    HandshakeError, HandshakeStage, Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch,
+    LatchWait, LateConnection, Lifecycle, ListenError, ListenOptions, Listener, ListenerId,
+    ListenerInfo, ListenerRecord, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer,
+    ParseIdError, PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime,
+    Settings, Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped,
+    StreamOf, Terminate, Then, Transport, With, acceptor_fn, acceptor_from, asks_local_addr,
+    check_listener, check_tcp_listener, is_peer_gone, observer_fn, report,
+};
 use async_std::task::{self, Builder};
 
 /// A pool on async-std.
@@ -59,7 +71,7 @@ pub struct AsyncStdRuntime {
 
 impl AsyncStdRuntime {
     /// The runtime, whose tasks have no name.
-    pub fn new() -> Self {
+    pub fn current() -> Self {
         Self::default()
     }
 
@@ -69,7 +81,7 @@ impl AsyncStdRuntime {
     /// use acceptor_async_std::{AsyncStdRuntime, Runtime};
     ///
     /// let (sender, names) = std::sync::mpsc::channel();
-    /// AsyncStdRuntime::new().named("echo").spawn(async move {
+    /// AsyncStdRuntime::current().named("echo").spawn(async move {
     ///     let _ = sender.send(async_std::task::current().name().map(str::to_owned));
     /// });
     /// assert_eq!(names.recv()?.as_deref(), Some("echo"));
@@ -102,6 +114,22 @@ pub struct TcpListener {
 }
 
 impl TcpListener {
+    /// Opens a listening socket: [`ListenOptions::bind`] and [`from_std`](Self::from_std) in one.
+    ///
+    /// It blocks while a name is resolved.
+    ///
+    /// # Errors
+    ///
+    /// Those of both. A [`ListenError`] is [inside](io::Error::get_ref) the error.
+    ///
+    /// # Panics
+    ///
+    /// Where async-std does: if the system cannot watch the socket, for example because it watches too many. It cannot be
+    /// asked beforehand.
+    pub fn bind(options: ListenOptions, runtime: &AsyncStdRuntime) -> io::Result<Self> {
+        Self::from_std(options.bind()?, runtime)
+    }
+
     /// Makes a listener of a standard one, for example of [`ListenOptions::bind`] or one that was
     /// inherited; it need not be non-blocking yet.
     ///
@@ -109,18 +137,56 @@ impl TcpListener {
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4);
     /// and the system's errors.
-    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+    ///
+    /// # Panics
+    ///
+    /// Where async-std does: if the system cannot watch the socket, for example because it watches too many. It cannot be
+    /// asked beforehand.
+    pub fn from_std(
+        listener: std::net::TcpListener,
+        _runtime: &AsyncStdRuntime,
+    ) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
-        // The conversion panics where it fails.
+        // The conversion does it too, and panics where it fails.
         listener.set_nonblocking(true)?;
-        let made = catch_unwind(|| listener.into());
-        let listener = made.map_err(|panic| {
-            let message = panic.downcast_ref::<String>().map_or("", String::as_str);
-            io::Error::other(format!(
-                "async-std cannot wait for this listener: {message}"
-            ))
-        })?;
+        let listener = listener.into();
         Ok(Self { listener })
+    }
+
+    /// The address that it is bound to.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The standard listener that it was made of, still non-blocking. The connections that wait in its queue stay there.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn into_std(self) -> io::Result<std::net::TcpListener> {
+        #[cfg(unix)]
+        let owned = std::os::fd::OwnedFd::from(self.listener);
+        #[cfg(windows)]
+        let owned = std::os::windows::io::OwnedSocket::from(self.listener);
+        Ok(owned.into())
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for TcpListener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for TcpListener {
+    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+        self.listener.as_socket()
     }
 }
 

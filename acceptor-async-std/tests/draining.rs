@@ -20,14 +20,18 @@ fn echo_pool(grace: Duration) -> Pool {
         copy(connection.stream.clone(), connection.stream).await?;
         Ok(())
     });
-    Pool::start(AsyncStdRuntime::new(), Spec::new("echo", echo).grace(grace)).unwrap()
+    Pool::start(
+        AsyncStdRuntime::current(),
+        Spec::new("echo", echo).grace(grace),
+    )
+    .unwrap()
 }
 
 fn listen(pool: &Pool, acceptors: usize) -> (ListenerId, SocketAddr) {
     let options = ListenOptions::new((Ipv4Addr::LOCALHOST, 0));
     let socket = options.bind().unwrap();
     let address = socket.local_addr().unwrap();
-    let listener = TcpListener::from_std(socket).unwrap();
+    let listener = TcpListener::from_std(socket, &AsyncStdRuntime::current()).unwrap();
     (pool.add_listener(listener, acceptors).unwrap(), address)
 }
 

@@ -16,12 +16,12 @@ use async_std::net::{TcpListener as RuntimeListener, TcpStream as RuntimeStream}
 use shared::{PATIENCE, client, listen, loopback};
 
 fn runtime() -> AsyncStdRuntime {
-    AsyncStdRuntime::new()
+    AsyncStdRuntime::current()
 }
 
 #[cfg(unix)]
 fn from_std(socket: std::net::TcpListener) -> std::io::Result<adapter::TcpListener> {
-    adapter::TcpListener::from_std(socket)
+    adapter::TcpListener::from_std(socket, &runtime())
 }
 
 #[cfg(unix)]
@@ -31,12 +31,12 @@ fn from_runtime(socket: std::net::TcpListener) -> std::io::Result<adapter::TcpLi
 
 #[test]
 fn the_tasks_have_the_name_that_the_runtime_value_gives() {
-    check_name(AsyncStdRuntime::new().named("echo"), Some("echo"));
+    check_name(AsyncStdRuntime::current().named("echo"), Some("echo"));
 }
 
 #[test]
 fn the_tasks_have_no_name_unless_one_is_given() {
-    check_name(AsyncStdRuntime::new(), None);
+    check_name(AsyncStdRuntime::current(), None);
 }
 
 #[track_caller]

@@ -38,7 +38,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = Pool::start(SmolRuntime::with_executor(Arc::clone(&executor)), spec)?;
     let socket = ListenOptions::new(address).bind()?;
     println!("127.0.0.1:{}", socket.local_addr()?.port());
-    pool.add_listener(TcpListener::from_std(socket)?, acceptors)?;
+    pool.add_listener(
+        TcpListener::from_std(socket, &SmolRuntime::current())?,
+        acceptors,
+    )?;
     smol::block_on(executor.run(pool.join()));
     Ok(())
 }

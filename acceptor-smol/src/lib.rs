@@ -13,10 +13,11 @@
 //!     connection.stream.write_all(b"hello\n").await?;
 //!     Ok(())
 //! });
-//! let pool = Pool::start(SmolRuntime::global(), Spec::new("greeter", greet))?;
-//! let socket = ListenOptions::new("127.0.0.1:0").bind()?;
-//! let address = socket.local_addr()?;
-//! pool.add_listener(TcpListener::from_std(socket)?, 10)?;
+//! let runtime = SmolRuntime::current();
+//! let pool = Pool::start(runtime.clone(), Spec::new("greeter", greet))?;
+//! let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
+//! let address = listener.local_addr()?;
+//! pool.add_listener(listener, 10)?;
 //!
 //! let mut greeting = String::new();
 //! let mut client = smol::net::TcpStream::connect(address).await?;
@@ -37,7 +38,19 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-pub use acceptor_core::*;
+pub use acceptor_core::{
+    AcceptErrorFn, AcceptErrorKind, Acceptor, AcceptorFn, AcceptorFrom, AcceptorRecord,
+    AcceptorState, AddListenerError, AddListenerReason, Addrs, BoxError, ChildCounts, ChildError,
+    ChildId, ChildType, CloseError, CloseListener, Configure, ConnectionRecord, ConnectionReports,
+    ConnectionState, Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Handshake,
+    HandshakeError, HandshakeStage, Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch,
+    LatchWait, LateConnection, Lifecycle, ListenError, ListenOptions, Listener, ListenerId,
+    ListenerInfo, ListenerRecord, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer,
+    ParseIdError, PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime,
+    Settings, Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped,
+    StreamOf, Terminate, Then, Transport, With, acceptor_fn, acceptor_from, asks_local_addr,
+    check_listener, check_tcp_listener, is_peer_gone, observer_fn, report,
+};
 use smol::Executor;
 
 /// A pool on smol.
@@ -63,7 +76,7 @@ enum Where {
 
 impl SmolRuntime {
     /// The global executor, that of `smol::spawn`: one thread, or as many as `SMOL_THREADS` says.
-    pub fn global() -> Self {
+    pub fn current() -> Self {
         let executor = Where::Global;
         Self { executor }
     }
@@ -127,17 +140,65 @@ pub struct TcpListener {
 }
 
 impl TcpListener {
+    /// Opens a listening socket: [`ListenOptions::bind`] and [`from_std`](Self::from_std) in one.
+    ///
+    /// It blocks while a name is resolved.
+    ///
+    /// # Errors
+    ///
+    /// Those of both. A [`ListenError`] is [inside](io::Error::get_ref) the error.
+    pub fn bind(options: ListenOptions, runtime: &SmolRuntime) -> io::Result<Self> {
+        Self::from_std(options.bind()?, runtime)
+    }
+
     /// Makes a listener of a standard one, for example of [`ListenOptions::bind`] or one that was
-    /// inherited; it need not be non-blocking yet.
+    /// inherited; it need not be non-blocking yet. The reactor that drives it is the same for all executors of smol.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4);
     /// and the system's errors.
-    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+    pub fn from_std(listener: std::net::TcpListener, _runtime: &SmolRuntime) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         let listener = listener.try_into()?;
         Ok(Self { listener })
+    }
+
+    /// The address that it is bound to.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The standard listener that it was made of, still non-blocking. The connections that wait in its queue stay there.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn into_std(self) -> io::Result<std::net::TcpListener> {
+        let listener: Arc<smol::Async<std::net::TcpListener>> = self.listener.into();
+        match Arc::try_unwrap(listener) {
+            Ok(only) => only.into_inner(),
+            // It was cloned before it came here.
+            Err(shared) => shared.get_ref().try_clone(),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for TcpListener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for TcpListener {
+    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+        self.listener.as_socket()
     }
 }
 

@@ -25,12 +25,12 @@ use smol::future::{pending, poll_once};
 use smol::net::{TcpListener as RuntimeListener, TcpStream as RuntimeStream};
 
 fn runtime() -> SmolRuntime {
-    SmolRuntime::global()
+    SmolRuntime::current()
 }
 
 #[cfg(unix)]
 fn from_std(socket: std::net::TcpListener) -> std::io::Result<TcpListener> {
-    TcpListener::from_std(socket)
+    TcpListener::from_std(socket, &runtime())
 }
 
 #[cfg(unix)]
@@ -81,7 +81,7 @@ fn the_tasks_run_on_the_given_executor() {
 
 #[test]
 fn the_tasks_run_on_the_global_executor() {
-    check_where(SmolRuntime::global(), "smol-");
+    check_where(SmolRuntime::current(), "smol-");
 }
 
 #[track_caller]

@@ -93,9 +93,9 @@ async fn run(
         .connection_reports(ConnectionReports::Disconnects)
         .observer(observer_fn(move |report: &Report| log.push(report)));
     let pool = Pool::start(runtime.clone(), spec)?;
-    let socket = ListenOptions::new(address).bind()?;
-    let address = socket.local_addr()?;
-    pool.add_listener(TcpListener::from_std(socket, &runtime)?, ACCEPTORS)?;
+    let listener = TcpListener::bind(ListenOptions::new(address), &runtime)?;
+    let address = listener.local_addr()?;
+    pool.add_listener(listener, ACCEPTORS)?;
     output.push(format_args!("listening on {address}"));
 
     // A pool stops by itself when its restart intensity is exceeded. There is no supervisor above

@@ -15,9 +15,9 @@
 //!     Ok(())
 //! });
 //! let pool = Pool::start(runtime.clone(), Spec::new("greeter", greet))?;
-//! let socket = ListenOptions::new("127.0.0.1:0").bind()?;
-//! let address = socket.local_addr()?;
-//! pool.add_listener(TcpListener::from_std(socket, &runtime)?, 10)?;
+//! let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
+//! let address = listener.local_addr()?;
+//! pool.add_listener(listener, 10)?;
 //!
 //! let mut greeting = String::new();
 //! let mut client = tokio::net::TcpStream::connect(address).await?;
@@ -35,10 +35,21 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-pub use acceptor_core::*;
+pub use acceptor_core::{
+    AcceptErrorFn, AcceptErrorKind, Acceptor, AcceptorFn, AcceptorFrom, AcceptorRecord,
+    AcceptorState, AddListenerError, AddListenerReason, Addrs, BoxError, ChildCounts, ChildError,
+    ChildId, ChildType, CloseError, CloseListener, Configure, ConnectionRecord, ConnectionReports,
+    ConnectionState, Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Handshake,
+    HandshakeError, HandshakeStage, Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch,
+    LatchWait, LateConnection, Lifecycle, ListenError, ListenOptions, Listener, ListenerId,
+    ListenerInfo, ListenerRecord, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer,
+    ParseIdError, PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime,
+    Settings, Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped,
+    StreamOf, Terminate, Then, Transport, With, acceptor_fn, acceptor_from, asks_local_addr,
+    check_listener, check_tcp_listener, is_peer_gone, observer_fn, report,
+};
 use tokio::runtime::Handle;
 
 /// A pool on tokio.
@@ -59,23 +70,28 @@ impl TokioRuntime {
     ///
     /// # Errors
     ///
-    /// [`RuntimeError`] outside a runtime, or in one whose timer is not enabled.
+    /// [`RuntimeError`] outside a runtime.
+    ///
+    /// # Panics
+    ///
+    /// Those of [`from_handle`](Self::from_handle).
     pub fn current() -> Result<Self, RuntimeError> {
         let handle = Handle::try_current().map_err(|_| RuntimeError::NoRuntime)?;
-        Self::from_handle(handle)
+        Ok(Self::from_handle(handle))
     }
 
     /// The runtime of a handle.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// [`RuntimeError::NoTimer`] if it was built without `enable_time`.
-    pub fn from_handle(handle: Handle) -> Result<Self, RuntimeError> {
-        entered(&handle, || {
-            drop(tokio::time::sleep_until(tokio::time::Instant::now()))
-        })
-        .map_err(|_| RuntimeError::NoTimer)?;
-        Ok(Self { handle })
+    /// Where tokio does: if the runtime was built without `enable_time`. It cannot be asked beforehand.
+    pub fn from_handle(handle: Handle) -> Self {
+        // Here rather than in a task of the pool, where nobody would see why.
+        {
+            let _context = handle.enter();
+            drop(tokio::time::sleep_until(tokio::time::Instant::now()));
+        }
+        Self { handle }
     }
 }
 
@@ -108,25 +124,70 @@ pub struct TcpListener {
 }
 
 impl TcpListener {
+    /// Opens a listening socket: [`ListenOptions::bind`] and [`from_std`](Self::from_std) in one.
+    ///
+    /// It blocks while a name is resolved.
+    ///
+    /// # Errors
+    ///
+    /// Those of both. A [`ListenError`] is [inside](io::Error::get_ref) the error.
+    ///
+    /// # Panics
+    ///
+    /// Where tokio does: if the runtime was built without `enable_io`. It cannot be asked beforehand.
+    pub fn bind(options: ListenOptions, runtime: &TokioRuntime) -> io::Result<Self> {
+        Self::from_std(options.bind()?, runtime)
+    }
+
     /// Makes a listener of a standard one, for example of [`ListenOptions::bind`] or one that was
     /// inherited; it need not be non-blocking yet. It is driven by `runtime`.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4);
-    /// the system's errors; and if the runtime was built without `enable_io`.
+    /// and the system's errors.
+    ///
+    /// # Panics
+    ///
+    /// Where tokio does: if the runtime was built without `enable_io`. It cannot be asked beforehand.
     pub fn from_std(listener: std::net::TcpListener, runtime: &TokioRuntime) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         listener.set_nonblocking(true)?;
-        let made = entered(&runtime.handle, || {
-            tokio::net::TcpListener::from_std(listener)
-        });
-        let listener = made.unwrap_or_else(|_| {
-            Err(io::Error::other(
-                "the tokio runtime has no I/O: build it with `enable_io`",
-            ))
-        })?;
+        let _context = runtime.handle.enter();
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         Ok(Self { listener })
+    }
+
+    /// The address that it is bound to.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The standard listener that it was made of, still non-blocking. The connections that wait in its queue stay there.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn into_std(self) -> io::Result<std::net::TcpListener> {
+        self.listener.into_std()
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for TcpListener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for TcpListener {
+    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+        self.listener.as_socket()
     }
 }
 
@@ -171,20 +232,12 @@ impl Listener for TcpListener {
     }
 }
 
-/// Tokio panics where a runtime lacks what is asked of it; here that is an error.
-fn entered<T>(handle: &Handle, code: impl FnOnce() -> T) -> std::thread::Result<T> {
-    let _context = handle.enter();
-    catch_unwind(AssertUnwindSafe(code))
-}
-
 /// A tokio runtime on which no pool can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RuntimeError {
     /// The caller runs in no tokio runtime.
     NoRuntime,
-    /// The runtime was built without its timer.
-    NoTimer,
 }
 
 impl fmt::Display for RuntimeError {
@@ -193,7 +246,6 @@ impl fmt::Display for RuntimeError {
             RuntimeError::NoRuntime => {
                 "not within a tokio runtime: call it from `#[tokio::main]` or a task, or use `TokioRuntime::from_handle`"
             }
-            RuntimeError::NoTimer => "the tokio runtime has no timer: build it with `enable_time`",
         })
     }
 }

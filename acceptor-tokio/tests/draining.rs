@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 fn runtime() -> TokioRuntime {
-    TokioRuntime::from_handle(RUNTIME.handle().clone()).unwrap()
+    TokioRuntime::from_handle(RUNTIME.handle().clone())
 }
 
 fn echo_pool(grace: Duration) -> Pool {

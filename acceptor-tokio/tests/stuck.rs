@@ -20,7 +20,7 @@ fn check(threads: usize, blocking: usize) {
         .enable_all()
         .build()
         .unwrap();
-    let handle = TokioRuntime::from_handle(runtime.handle().clone()).unwrap();
+    let handle = TokioRuntime::from_handle(runtime.handle().clone());
     shared::check(handle, blocking);
 }
 

@@ -29,7 +29,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 ///     type Stream = Compat<tokio::net::TcpStream>;
 ///
 ///     fn runtime(&self) -> TokioRuntime {
-///         TokioRuntime::from_handle(self.0.handle().clone()).expect("it was built with a timer")
+///         TokioRuntime::from_handle(self.0.handle().clone())
 ///     }
 ///
 ///     fn run(&self, test: impl Future<Output = ()> + Send + 'static) {

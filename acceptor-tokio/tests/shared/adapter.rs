@@ -15,8 +15,8 @@ use futures_lite::future::block_on;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::adapter::{
-    Acceptor, BoxError, Connection, EndKind, ListenOptions, ListenerId, Phase, Pool, Runtime, Spec,
-    TcpListener, acceptor_fn,
+    Acceptor, BoxError, Connection, EndKind, ListenError, ListenOptions, ListenerId, Phase, Pool,
+    Runtime, Spec, TcpListener, acceptor_fn,
 };
 use super::{RuntimeListener, RuntimeStream, runtime};
 
@@ -52,7 +52,7 @@ pub(crate) fn listen(
 ) -> (ListenerId, SocketAddr) {
     let socket = ListenOptions::new(address).bind().unwrap();
     let address = socket.local_addr().unwrap();
-    let listener = TcpListener::from_std(socket).unwrap();
+    let listener = TcpListener::from_std(socket, &runtime()).unwrap();
     (pool.add_listener(listener, acceptors).unwrap(), address)
 }
 
@@ -113,12 +113,50 @@ fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
     assert_eq!(pool.counts().unwrap().connections, 20);
 }
 
+#[cfg(unix)]
+#[test]
+fn listener_goes_back_to_a_standard_one_with_its_queue() {
+    use std::os::fd::AsFd;
+    let runtime = runtime();
+    let listener = TcpListener::bind(ListenOptions::new(loopback()), &runtime).unwrap();
+    let address = listener.local_addr().unwrap();
+    let queued = client(address);
+    let same = socket2::SockRef::from(&listener.as_fd())
+        .local_addr()
+        .unwrap();
+    assert_eq!(same.as_socket(), Some(address));
+    let standard = listener.into_std().unwrap();
+    assert_eq!(standard.local_addr().unwrap(), address);
+    standard.set_nonblocking(false).unwrap();
+    let (_, peer) = standard.accept().unwrap();
+    assert_eq!(peer, queued.local_addr().unwrap());
+    // And back again.
+    let again = TcpListener::from_std(standard, &runtime).unwrap();
+    assert_eq!(again.local_addr().unwrap(), address);
+}
+
+#[test]
+fn address_in_use_is_the_error_of_the_options() {
+    let runtime = runtime();
+    let listener = TcpListener::bind(ListenOptions::new(loopback()), &runtime).unwrap();
+    let options = ListenOptions::new(listener.local_addr().unwrap());
+    let error = TcpListener::bind(options.clone(), &runtime).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    let inside = error
+        .get_ref()
+        .and_then(|inside| inside.downcast_ref::<ListenError>());
+    assert_eq!(
+        inside.unwrap().to_string(),
+        options.bind().unwrap_err().to_string()
+    );
+}
+
 #[test]
 fn a_blocking_standard_listener_will_do() {
     let pool = Pool::start(runtime(), echo_spec()).unwrap();
     let socket = std::net::TcpListener::bind(loopback()).unwrap();
     let address = socket.local_addr().unwrap();
-    pool.add_listener(TcpListener::from_std(socket).unwrap(), 1)
+    pool.add_listener(TcpListener::from_std(socket, &runtime()).unwrap(), 1)
         .unwrap();
     ping(&mut client(address));
     ping(&mut client(address));

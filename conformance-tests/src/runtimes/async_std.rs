@@ -19,7 +19,7 @@ impl Harness for AsyncStd {
     type Stream = TcpStream;
 
     fn runtime(&self) -> AsyncStdRuntime {
-        AsyncStdRuntime::new()
+        AsyncStdRuntime::current()
     }
 
     fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
@@ -27,7 +27,7 @@ impl Harness for AsyncStd {
     }
 
     fn listener(&self, listener: net::TcpListener) -> io::Result<TcpListener> {
-        TcpListener::from_std(listener)
+        TcpListener::from_std(listener, &self.runtime())
     }
 
     fn stream(&self, stream: TcpStream) -> TcpStream {

@@ -32,7 +32,7 @@ impl Smol {
     /// The global executor, which all share: one thread, unless `SMOL_THREADS` says otherwise.
     pub fn global() -> Self {
         Self {
-            runtime: SmolRuntime::global(),
+            runtime: SmolRuntime::current(),
             _own: None,
         }
     }
@@ -78,7 +78,7 @@ impl Harness for Smol {
     }
 
     fn listener(&self, listener: net::TcpListener) -> io::Result<TcpListener> {
-        TcpListener::from_std(listener)
+        TcpListener::from_std(listener, &self.runtime())
     }
 
     fn stream(&self, stream: TcpStream) -> TcpStream {
