@@ -55,7 +55,7 @@ fn by_kind(kind: ErrorKind, number: Option<i32>) -> AcceptErrorKind {
     }
 }
 
-/// What the standard library has no kind for, or one that says too little. Elsewhere its kinds decide.
+/// Errors for which the standard library has no kind, or one that says too little. Elsewhere its kinds decide.
 ///
 /// Numbers of resources need no entry: they are what the unknown is treated as.
 fn by_number(number: i32) -> Option<AcceptErrorKind> {

@@ -15,7 +15,7 @@ use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::text::Escaped;
 
-/// What each acceptor of a pool does: prepares a state, becomes a connection, or terminates.
+/// The behaviour of each acceptor of a pool: it prepares a state, becomes a connection, or terminates.
 ///
 /// Write the methods as plain `async fn`. One value serves all acceptors of the
 /// pool, at the same time; what belongs to one acceptor goes into its `State`.
@@ -59,7 +59,7 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
 
     /// Is the connection, from its first byte to its end (rules B5, B10, section 2).
     ///
-    /// What it returns decides how the connection has ended: see [`Exit`](crate::Exit). An error that means that the
+    /// Its return value decides how the connection has ended: see [`Exit`](crate::Exit). An error that means that the
     /// peer is gone is no failure (rule E5); any other is reported and counts in a transient pool, and so does a panic.
     ///
     /// # Cancel safety
@@ -198,7 +198,7 @@ pub struct AcceptorFn<F> {
 
 /// Makes an acceptor of a function that serves one connection and returns [whatever](IntoExit) `serve` may.
 ///
-/// As [`acceptor_fn`], for a function whose result has a type already.
+/// As [`acceptor_fn`], but the result of the function has a type already.
 ///
 /// ```
 /// use acceptor_core::{acceptor_from, Acceptor, Connection, Exit, Listener};
@@ -294,7 +294,7 @@ pub(crate) mod testing {
     use super::*;
     use crate::id::PoolId;
 
-    /// What some acceptor sees of some listener.
+    /// The view that some acceptor has of some listener.
     pub(crate) fn info() -> ListenerInfo<SocketAddr> {
         let id = ListenerId {
             sequence: 1,

@@ -33,7 +33,7 @@ pub struct Connection<S, A> {
     pub id: ChildId,
     /// The listener that it came from.
     pub listener: ListenerId,
-    /// What the pool has to say to it.
+    /// The signals of the pool to it.
     pub lifecycle: Lifecycle,
 }
 
@@ -77,7 +77,7 @@ impl<S, A> Connection<S, A> {
     }
 }
 
-/// What the pool tells a connection: *draining* and *stop* (rules N1 and N2).
+/// The signals of the pool to a connection: *draining* and *stop* (rules N1 and N2).
 #[derive(Clone)]
 pub struct Lifecycle {
     pub(crate) draining: Latch,

@@ -20,22 +20,22 @@ pub const MAX_ACCEPTORS: usize = 65_536;
 pub enum SpecError {
     /// The id is empty, too long, or has control characters.
     Id {
-        /// What was given.
+        /// The value that was given.
         value: String,
     },
     /// The period is zero.
     Period {
-        /// What was given.
+        /// The value that was given.
         value: Duration,
     },
     /// The handshake timeout is zero.
     HandshakeTimeout {
-        /// What was given.
+        /// The value that was given.
         value: Duration,
     },
     /// The kill timeout is zero.
     KillTimeout {
-        /// What was given.
+        /// The value that was given.
         value: Duration,
     },
 }
@@ -137,7 +137,7 @@ pub struct AddListenerError<L> {
 pub enum AddListenerReason {
     /// The number of acceptors is not within 1 to [`MAX_ACCEPTORS`].
     Acceptors {
-        /// What was given.
+        /// The value that was given.
         value: usize,
     },
     /// The listener could not return its local address.
@@ -205,7 +205,7 @@ impl fmt::Display for CloseError {
             CloseError::UnknownListener(id) => {
                 write!(
                     f,
-                    "no open listener {id}: `listeners` tells which there are"
+                    "no open listener {id}: `listeners` lists those there are"
                 )
             }
             CloseError::Stopped => Stopped.fmt(f),
@@ -229,10 +229,7 @@ impl fmt::Display for ChildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ChildError::UnknownChild(id) => {
-                write!(
-                    f,
-                    "no child {id}: `connections` tells which connections there are"
-                )
+                write!(f, "no child {id}: `connections` lists those there are")
             }
             ChildError::Stopped => Stopped.fmt(f),
         }

@@ -50,7 +50,7 @@ pub(crate) enum ExitKind {
     Clean(Option<Cow<'static, str>>),
     Disconnected(ErrorValue),
     Failed(ErrorValue),
-    /// What it means is for the pool to say (E5).
+    /// The pool decides its meaning (E5).
     Error(ErrorValue),
 }
 

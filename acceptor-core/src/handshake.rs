@@ -1,4 +1,4 @@
-//! What a listener does with an accepted stream before the protocol sees it: TLS, a PROXY header, both (section 13).
+//! The stage between `accept` and `serve`: TLS, a PROXY header, or both (section 13).
 //!
 //! Invariant: a listener without a handshake pays nothing for the stage: [`NoHandshake`] vanishes from the connection's
 //! future (H7).
@@ -27,8 +27,8 @@ pub type StreamOf<L> =
 /// any other (H2). It has a [deadline](crate::Settings::handshake_timeout) (H3). If it fails the connection ends as
 /// *handshake failed*, with the cause of the [`HandshakeError`]; `serve` does not run (H4).
 ///
-/// One value serves all connections of a listener; it is cloned for each. What may change while the listener is open, a
-/// certificate for example, belongs behind an `Arc` in the value. Handshakes compose: see [`Then`] and
+/// One value serves all connections of a listener; it is cloned for each. Parts that may change while the listener is open, a
+/// certificate for example, belong behind an `Arc` in the value. Handshakes compose: see [`Then`] and
 /// [`Listener::with`].
 ///
 /// ```
@@ -330,7 +330,7 @@ pub(crate) const TIMEOUT: &str = "timeout";
 /// Learns of the addresses of a connection whose handshake is through.
 pub(crate) type Through<A> = Box<dyn FnOnce(Addrs<'_, A>) + Send>;
 
-/// What the pool adds to a handshake: its deadline, and who learns of its end.
+/// The part of the pool in a handshake: its deadline, and the message that it has ended.
 #[doc(hidden)]
 pub struct HandshakeStage<H, A> {
     /// By itself: should the stream panic when it is dropped, two panics at once would abort the process.

@@ -1,4 +1,4 @@
-//! What an adapter supplies of its sockets: accept, two addresses, and a handshake.
+//! The sockets of an adapter: accept, two addresses, and a handshake.
 //!
 //! A listener is separate from the runtime, so that Unix sockets, in-memory
 //! pipes, TLS- or PROXY-reading listeners need no change to the core.
@@ -46,7 +46,7 @@ use crate::handshake::{Handshake, StreamOf, Then};
 /// }
 /// ```
 pub trait Listener: Send + Sync + 'static {
-    /// What the system's `accept` returns: the runtime's own stream, which the pool hands over untouched (rule B10).
+    /// The stream that the system's `accept` returns: the runtime's own, which the pool hands over untouched (rule B10).
     type Io: Send + 'static;
 
     /// [`SocketAddr`](std::net::SocketAddr), or the address type of another family. Plain data: its `Clone` and `Debug`

@@ -14,7 +14,7 @@ pub enum Restart {
     Transient,
 }
 
-/// What the children are, which decides the default shutdown and how they are counted (Q2).
+/// The kind of the children, which decides the default shutdown and how they are counted (Q2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ChildType {
     /// Connections do their work themselves. The default.
@@ -39,7 +39,7 @@ impl From<Duration> for Grace {
     }
 }
 
-/// What happens to the children that grace left over (S5, S6).
+/// The treatment of the children that grace left over (S5, S6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shutdown {
     /// They are killed: there is no stop phase.
@@ -68,7 +68,7 @@ pub enum ConnectionReports {
     All,
 }
 
-/// What a pool does when its last listener has failed (L9). That it was closed is no failure.
+/// The reaction of a pool when its last listener has failed (L9). A close is no failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LastListener {
     /// The pool goes on without a listener. The default.

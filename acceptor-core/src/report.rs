@@ -1,4 +1,4 @@
-//! What a pool reports: one value for the observer and one `tracing` event, of the same thing.
+//! The reports of a pool: one value for the observer and one `tracing` event, of the same thing.
 //!
 //! All events have the target `acceptor_pool` and the fields `pool` (the
 //! spec's id) and `event`:
@@ -51,11 +51,11 @@ use crate::text::{Escaped, EscapedDebug, write_counts};
 pub struct Report<A = SocketAddr> {
     /// The id of the spec that the pool has at the moment.
     pub pool: Arc<str>,
-    /// What happened.
+    /// The event.
     pub event: Event<A>,
 }
 
-/// What happened.
+/// An event of a pool.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<A = SocketAddr> {

@@ -1,4 +1,4 @@
-//! What an adapter supplies of its runtime: a detached spawn, a sleep and a clock.
+//! The runtime of an adapter: a detached spawn, a sleep and a clock.
 //!
 //! Spawn-with-abort, join handles, timeouts and channels differ between
 //! runtimes in how they drop, cancel and panic. The core builds them once from

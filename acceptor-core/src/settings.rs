@@ -1,4 +1,4 @@
-//! What configures a pool, but for its acceptor: plain values, which can be read, copied and changed.
+//! The configuration of a pool, but for its acceptor: plain values, which can be read, copied and changed.
 
 use std::error::Error;
 use std::fmt;
@@ -43,13 +43,13 @@ pub struct Settings<A = SocketAddr> {
     pub intensity: u32,
     /// Over which time failures are counted (I1, I2): positive. Default: 5 s.
     pub period: Duration,
-    /// What the children are (Q2). Default: workers.
+    /// The kind of the children (Q2). Default: workers.
     pub child_type: ChildType,
     /// How long a stop goes on as before, while the pool shows that it is about to stop (S2). Default: none.
     pub lame_duck: Duration,
     /// How long connections are left alone after the listeners closed (S4). Default: zero.
     pub grace: Grace,
-    /// What happens to those that grace left over (S5, S6). `None`, the default: within 5 s for workers, unlimited for
+    /// The treatment of those that grace left over (S5, S6). `None`, the default: within 5 s for workers, unlimited for
     /// supervisors.
     pub shutdown: Option<Shutdown>,
     /// How long after the kill a child that does not suspend is waited for (S8): positive. Default: 1 s.
@@ -58,7 +58,7 @@ pub struct Settings<A = SocketAddr> {
     pub handshake_timeout: Option<Duration>,
     /// Which connections are reported (O4). Default: those that fail.
     pub connection_reports: ConnectionReports,
-    /// What the pool does when its last listener has failed (L9). Default: continue.
+    /// The reaction when the last listener has failed (L9). Default: continue.
     pub last_listener: LastListener,
     /// Gets the pool's [reports](crate::Report), besides `tracing`. Default: none.
     pub observer: Option<Arc<dyn Observer<A>>>,
@@ -71,7 +71,7 @@ pub struct Settings<A = SocketAddr> {
 }
 
 impl<A> Settings<A> {
-    /// The defaults, for a pool of this id.
+    /// The defaults and this id.
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self {
             id: id.into(),

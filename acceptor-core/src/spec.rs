@@ -1,4 +1,4 @@
-//! What a pool is started with: an acceptor and its settings.
+//! The arguments of a start: an acceptor and its settings.
 
 use std::error::Error;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::policy::{ChildType, ConnectionReports, Grace, LastListener, Restart, 
 use crate::report::Observer;
 use crate::settings::Settings;
 
-/// What a pool is started with: the acceptor that all of its acceptors share, and its settings.
+/// An acceptor, which all acceptors of the pool share, and the settings of the pool.
 ///
 /// Nothing is checked until the pool starts or is reconfigured; then all of it is (rule V1).
 ///
@@ -47,7 +47,7 @@ use crate::settings::Settings;
 /// ```
 #[must_use = "a spec does nothing until a pool is started with it"]
 pub struct Spec<Acc, A = SocketAddr> {
-    /// What all acceptors of the pool share.
+    /// The value that all acceptors of the pool share.
     pub acceptor: Acc,
     /// All else.
     pub settings: Settings<A>,
@@ -193,7 +193,7 @@ impl<Acc, A> fmt::Debug for Spec<Acc, A> {
     }
 }
 
-/// What the init function of a pool returns (R3).
+/// The result of the init function of a pool (R3).
 #[derive(Debug, Clone)]
 pub enum Configure<Acc, A = SocketAddr> {
     /// Start, or go on, with this spec.

@@ -1,4 +1,4 @@
-//! What a pool shows of itself: counts, lists, and the whole as one value (section 7).
+//! The state of a pool as it can be read: counts, lists, and the whole as one value (section 7).
 
 use std::fmt::{self, Debug};
 use std::net::SocketAddr;
@@ -80,7 +80,7 @@ impl fmt::Display for ChildCounts {
     }
 }
 
-/// What a pool is doing.
+/// The state of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PoolState {
@@ -102,7 +102,7 @@ impl fmt::Display for PoolState {
     }
 }
 
-/// What a listener is doing (Q5).
+/// The state of a listener (Q5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ListenerState {
@@ -128,7 +128,7 @@ impl fmt::Display for ListenerState {
     }
 }
 
-/// What an acceptor is doing (Q5).
+/// The state of an acceptor (Q5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcceptorState {
@@ -161,7 +161,7 @@ pub struct AcceptorRecord {
     pub id: ChildId,
     /// The listener that it waits on.
     pub listener: ListenerId,
-    /// What it is doing.
+    /// Its state.
     pub state: AcceptorState,
     /// How long ago it was made.
     pub age: Duration,
@@ -191,7 +191,7 @@ pub struct ListenerRecord<A = SocketAddr> {
     pub acceptors: usize,
     /// How many connections that came from it are open.
     pub connections: usize,
-    /// What it is doing.
+    /// Its state.
     pub state: ListenerState,
     /// How many connections it ever accepted.
     pub accepted: u64,
@@ -218,7 +218,7 @@ impl<A: Debug> fmt::Display for ListenerRecord<A> {
     }
 }
 
-/// What a connection is doing (Q1).
+/// The state of a connection (Q1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionState {
@@ -253,7 +253,7 @@ pub struct ConnectionRecord<A = SocketAddr> {
     pub local_addr: A,
     /// The addresses of the transport, if its handshake has replaced them (H5).
     pub transport: Option<Transport<A>>,
-    /// What it is doing.
+    /// Its state.
     pub state: ConnectionState,
     /// How long ago it was accepted.
     pub age: Duration,
@@ -280,7 +280,7 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
 pub struct Status<A = SocketAddr> {
     /// The id of the pool's present spec.
     pub spec: Arc<str>,
-    /// What the pool is doing.
+    /// The state of the pool.
     pub state: PoolState,
     /// How many children there are.
     pub counts: Counts,

@@ -306,7 +306,7 @@ fn a_listener_that_is_unknown_is_not_closed() {
     check(
         bench.now(bench.pool.close_listener(second)),
         "UnknownListener(ListenerId(2))",
-        "no open listener 2: `listeners` tells which there are",
+        "no open listener 2: `listeners` lists those there are",
     );
     // Closed already.
     let closed = other.after_close(other.pool.close_listener(first));
@@ -314,7 +314,7 @@ fn a_listener_that_is_unknown_is_not_closed() {
     check(
         other.now(other.pool.close_listener(first)),
         "UnknownListener(ListenerId(1))",
-        "no open listener 1: `listeners` tells which there are",
+        "no open listener 1: `listeners` lists those there are",
     );
     assert_eq!(bench.pool.listeners().unwrap()[0].id, listener);
     assert_eq!(other.pool.listeners().unwrap()[0].id, second);
@@ -332,7 +332,7 @@ fn a_listener_that_has_failed_is_unknown() {
 /// The two calls on one child.
 #[track_caller]
 fn check_unknown_child(bench: &Bench, id: ChildId) {
-    let words = format!("no child {id}: `connections` tells which connections there are");
+    let words = format!("no child {id}: `connections` lists those there are");
     let value = format!("UnknownChild({id:?})");
     check(bench.pool.stop_child(id), &value, &words);
     check(bench.pool.kill_child(id), &value, &words);

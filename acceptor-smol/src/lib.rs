@@ -69,7 +69,7 @@ pub struct SmolRuntime {
 #[derive(Clone)]
 enum Where {
     Global,
-    /// Weak, for the pool's tasks have this value: otherwise an executor that its owner has
+    /// Weak, because the pool's tasks have this value: otherwise an executor that its owner has
     /// dropped would be kept by the tasks that it keeps.
     Given(Weak<Executor<'static>>),
 }

@@ -86,7 +86,7 @@ impl TokioRuntime {
     ///
     /// Where tokio does: if the runtime was built without `enable_time`. It cannot be asked beforehand.
     pub fn from_handle(handle: Handle) -> Self {
-        // Here rather than in a task of the pool, where nobody would see why.
+        // It panics here rather than in a task of the pool, where the cause would be hidden.
         {
             let _context = handle.enter();
             drop(tokio::time::sleep_until(tokio::time::Instant::now()));

@@ -25,7 +25,7 @@ use crate::machine::stuck::Marked;
 use crate::report::Failure;
 use crate::sync::{DropCatching, Mutex, Shared, catch_panic, lock};
 
-/// What the future of a child's task comes to.
+/// The outcome of the future of a child's task.
 pub(crate) enum BodyEnd {
     /// `serve` returned this.
     Served(Exit),
@@ -41,7 +41,7 @@ pub(crate) enum InitOutcome {
     Ended(ChildEnd),
 }
 
-/// What a connection is made of.
+/// The parts of a connection.
 pub(crate) struct ServeArgs<L: Listener> {
     pub(crate) incoming: Incoming<L::Io, L::Addr>,
     pub(crate) stage: HandshakeStage<L::Handshake, L::Addr>,
@@ -83,7 +83,7 @@ pub(crate) trait ErasedChild<L: Listener>: Send + Sync + 'static {
         wait_time: WaitTime,
     ) -> BoxFuture<'static, BodyEnd>;
 
-    /// Drops the state, for a child that is killed while it waits.
+    /// Drops the state of a child that is killed while it waits.
     fn discard(&self);
 }
 

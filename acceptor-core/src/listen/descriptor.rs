@@ -342,7 +342,7 @@ mod tests {
         check_refused(&File::open("/dev/null").unwrap(), "a character device");
     }
 
-    /// Who may not make a socket transparent finds that none is.
+    /// Without the right to make a socket transparent, none is found to be.
     #[cfg(target_os = "linux")]
     #[test]
     fn transparent_socket_has_connections_with_addresses_of_their_own() {

@@ -55,7 +55,7 @@ pub struct ListenOptions {
     keepalive: Option<Keepalive>,
 }
 
-/// What the given address resolved to.
+/// The addresses that the given one resolved to.
 #[derive(Debug, Clone)]
 struct Addresses {
     /// As it was given, for messages.
@@ -364,7 +364,7 @@ fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     set
 }
 
-/// What Linux takes at most; elsewhere the system knows.
+/// Linux's maximum; elsewhere the system knows its own.
 const MOST_SECONDS: Option<u64> = on_linux(32767);
 const MOST_PROBES: Option<u64> = on_linux(127);
 

@@ -8,7 +8,7 @@ use crate::policy::Restart;
 use crate::report::Failure;
 use crate::stop_report::EndKind;
 
-/// What a child was when it ended.
+/// The state of a child when it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Acceptor,

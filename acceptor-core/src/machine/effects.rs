@@ -1,4 +1,4 @@
-//! What an event leads to.
+//! The consequences of an event.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub(crate) struct Effects<C, S, A> {
     pub(crate) unseen: Option<DropCatching<ChildEnd>>,
 }
 
-/// What all listeners of a pool are to do.
+/// Work for all listeners of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Their connections see *draining*, and from here on each end counts for the result.
@@ -50,7 +50,7 @@ pub(crate) struct Close {
     pub(crate) queued: Queued,
 }
 
-/// What happens to the connections that the kernel has queued when a listener closes (L7).
+/// The fate of the connections that the kernel has queued when a listener closes (L7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Queued {
     /// They are accepted first.

@@ -13,7 +13,7 @@ pub(crate) struct Intensity {
     failures: VecDeque<Instant>,
 }
 
-/// What a counted failure leads to.
+/// The consequence of a counted failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Tolerable,

@@ -43,7 +43,7 @@ impl Places {
     }
 }
 
-/// Who gets a report.
+/// The receivers of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
     /// The observer, and `tracing` as often as O3 allows.
@@ -176,7 +176,7 @@ impl<A> Outbox<A> {
         Some((report, audience))
     }
 
-    /// Takes what waits, for a pool whose reports are delivered no longer, and counts it as lost.
+    /// Takes the reports that wait in a pool that delivers none any longer, and counts them as lost.
     pub(crate) fn abandon(&mut self) -> VecDeque<(Report<A>, Audience)> {
         // A report of losses is about reports that are counted already.
         let own = |(report, _): &&(Report<A>, Audience)| {

@@ -12,7 +12,7 @@ use super::supervisor::queued;
 use crate::policy::{Grace, Shutdown, StopPlan};
 use crate::stop_report::Phase;
 
-/// What the pool has to do next.
+/// The next step of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopStep {
     CloseListeners(Queued),
@@ -59,7 +59,7 @@ impl Stopping {
         self.phase
     }
 
-    /// What becomes of connections that the kernel has queued.
+    /// The fate of connections that the kernel has queued.
     pub(crate) fn queued(&self) -> Queued {
         queued(self.plan.grace, self.plan.shutdown)
     }

@@ -217,7 +217,7 @@ impl<S: Clone> Supervisor<S> {
     }
 }
 
-/// What a round of looks leads to.
+/// The consequence of a round of looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Looks {
     GoOn,

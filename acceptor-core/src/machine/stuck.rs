@@ -15,14 +15,14 @@ pub(crate) trait Marked {
     fn mark(&self) -> u32;
 }
 
-/// What the last looks at one child found.
+/// The findings of the last looks at one child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Looked {
     mark: u32,
     same: u8,
 }
 
-/// What one look at a child finds.
+/// The finding of one look at a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// It was polled, or seen for the first time, since the look before.

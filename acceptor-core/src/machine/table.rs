@@ -255,7 +255,7 @@ pub(crate) struct Starting<C> {
     pub(crate) control: C,
 }
 
-/// What takes the place of an acceptor.
+/// The successor of an acceptor.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Replacement<C> {
     /// Its `init` is to run.
@@ -268,7 +268,7 @@ pub(crate) enum Replacement<C> {
     None,
 }
 
-/// What becomes of an acceptor that has a connection.
+/// The fate of an acceptor that has a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Became<C> {
     Serves(Replacement<C>),
@@ -658,7 +658,7 @@ impl<C: Clone, A> Table<C, A> {
         Some(row)
     }
 
-    /// What takes the place of an acceptor that has ended, and whose row is removed.
+    /// The successor of an acceptor that has ended, and whose row is removed.
     pub(super) fn replace(
         &mut self,
         gone: &Row<C, A>,

@@ -62,7 +62,7 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     generation: u64,
     /// Cloned for each connection; the socket may close meanwhile.
     handshake: DropCatching<L::Handshake>,
-    /// What a replacement without an `init` sees of the listener.
+    /// The view of the listener for a replacement without an `init`.
     info: ListenerInfo<L::Addr>,
     queue: WaitQueue<Waiter<L>>,
     arrived: VecDeque<Waiter<L>>,
@@ -80,7 +80,7 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     spawned: Spawned,
 }
 
-/// What was spawned since this task last let others run.
+/// The tasks that were spawned since this task last let others run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spawned {
     Nothing,
@@ -99,7 +99,7 @@ struct Closing {
     taken: usize,
 }
 
-/// What one call of `accept` leads to.
+/// The consequence of one call of `accept`.
 enum AcceptTurn {
     /// It is over: time for the next one.
     Over,
@@ -561,7 +561,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         };
         match became {
             Became::Serves(Replacement::Init(start)) if before.is_some() => {
-                // What became of the acceptor that was made before it was reconfigured is of no interest.
+                // The fate of the acceptor that was made before it was reconfigured is of no interest.
                 self.shared.start(&self.listener, start);
             }
             Became::Serves(replacement) => self.replace(replacement, failed),
@@ -607,7 +607,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
-    /// What the handshake of a connection needs: nothing, if there is none (H7).
+    /// The needs of the handshake of a connection: nothing, if there is none (H7).
     fn handshake_stage(
         &self,
         id: ChildId,

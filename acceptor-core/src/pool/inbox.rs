@@ -25,7 +25,7 @@ struct InboxState<T> {
     waker: TaskWaker,
 }
 
-/// What an accept loop is to do besides accepting.
+/// The work of an accept loop besides accepting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct News {
     /// Acceptors are to be started.

@@ -33,7 +33,7 @@ pub(crate) struct ListenerShared<L: Listener> {
     pub(crate) children: Mutex<Children<L>>,
     /// Counts the specs that the listener has had: the accept loop keeps what it took from the last.
     generation: AtomicU64,
-    /// Why it failed, for the acceptors that end with it.
+    /// The error it failed with, which ends its acceptors.
     failure: Mutex<Option<Shared<io::Error>>>,
     paused: AtomicBool,
     skipped: AtomicU64,

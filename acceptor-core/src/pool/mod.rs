@@ -133,7 +133,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     }
 }
 
-/// What can be asked of a pool, and done to it, while it runs.
+/// The queries and commands of a running pool.
 impl<R: Runtime, L: Listener> Pool<R, L> {
     /// Adds a listener, and starts `acceptors` acceptors on it (L1).
     ///

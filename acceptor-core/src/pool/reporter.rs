@@ -216,7 +216,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         self.reports.posted.notify();
     }
 
-    /// Delivers what waits on this thread, for a pool whose reporter the runtime has dropped.
+    /// Delivers the waiting reports on this thread, once the runtime has dropped the reporter.
     pub(crate) fn deliver_here(self: &Arc<Self>) {
         // Only at the end, so that no event of a connection waits for the observer.
         if self.read(|state| state.ended.is_none()) {

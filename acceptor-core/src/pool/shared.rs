@@ -1,4 +1,4 @@
-//! What the owner, the handles and the tasks of a pool share: one lock around the machine, and its effects.
+//! The state that the owner, the handles and the tasks of a pool share: one lock around the machine, and its effects.
 //!
 //! An event runs the machine under the lock; its effects follow after the lock is
 //! released. Invariants: the locks are taken in the order pool, listener, outbox;

@@ -61,7 +61,7 @@ pub(crate) fn wake(waker: Waker) {
     let _ = catch_panic(move || waker.wake());
 }
 
-/// The message of a panic; drops the payload with care, for its `Drop` may panic too.
+/// The message of a panic; drops the payload with care: its `Drop` may panic too.
 pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
     let message = if let Some(text) = payload.downcast_ref::<&'static str>() {
         (*text).to_owned()

@@ -1,6 +1,6 @@
 //! The few synchronisation primitives that the core uses, in one place.
 //!
-//! Invariant: no lock of the core is poisoned for good. What a lock protects is
+//! Invariant: no lock of the core is poisoned for good. The value that a lock protects is
 //! consistent at every point where user code may run, so a poisoned lock is opened.
 
 pub(crate) mod catch_panic;
