@@ -47,9 +47,12 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
 
     /// Prepares one acceptor at once: if it returns a state, `init` does not run (rule B5).
     ///
-    /// An `init` has a task of its own; this is a plain call, which costs a connection almost nothing. It is called where
-    /// connections are accepted, so it **must be cheap and must not block**: clone a handle, take the next number. The
-    /// default returns `None`.
+    /// An `init` has a task of its own; this is a plain call, which costs a connection almost nothing. It is called wherever
+    /// the pool is when it needs the acceptor: where it accepts connections, in its own task, which keeps the time of a stop,
+    /// or within [`stop_child`](crate::Pool::stop_child). So it **must be cheap and must not block**: clone a handle, take
+    /// the next number. The default returns `None`.
+    ///
+    /// While other acceptors of the listener have start errors it is called for one of them at a time, as `init` is (rule B4).
     ///
     /// A panic in it is a start error, as one in `init`.
     fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> Option<Self::State> {
@@ -172,7 +175,8 @@ impl<L: Listener, A: Acceptor<L>> Acceptor<L> for Arc<A> {
 /// Makes an acceptor of a closure that serves one connection and returns a `Result` with a [`BoxError`].
 ///
 /// That the error is boxed lets `?` and `Ok(())` find their types in a closure. The value in `Ok` is `()` or an
-/// [`Exit`](crate::Exit). For a function with another result, `anyhow::Result` for example, there is [`acceptor_from`].
+/// [`Exit`](crate::Exit). For a function with another result there is [`acceptor_from`]: an `anyhow::Result`, for example,
+/// whose errors `?` would box here, so that [`is_peer_gone`](crate::is_peer_gone) could not look into them.
 ///
 /// `init` accepts with no state, `terminate` does nothing. The closure is called, and its future polled, as `serve`: a
 /// panic in either is the connection's.
@@ -186,14 +190,13 @@ impl<L: Listener, A: Acceptor<L>> Acceptor<L> for Arc<A> {
 /// })
 /// # }
 /// ```
-pub fn acceptor_fn<F>(serve: F) -> AcceptorFn<F> {
-    AcceptorFn { serve }
-}
-
-/// The acceptor that [`acceptor_fn`] makes.
-#[derive(Clone)]
-pub struct AcceptorFn<F> {
-    serve: F,
+pub fn acceptor_fn<S, A, F, Fut, T>(serve: F) -> AcceptorFn<F>
+where
+    F: Fn(Connection<S, A>) -> Fut,
+    Fut: Future<Output = Result<T, BoxError>>,
+    T: IntoExit,
+{
+    acceptor_from(serve)
 }
 
 /// Makes an acceptor of a function that serves one connection and returns [whatever](IntoExit) `serve` may.
@@ -211,13 +214,13 @@ pub struct AcceptorFn<F> {
 /// acceptor_from(serve)
 /// # }
 /// ```
-pub fn acceptor_from<F>(serve: F) -> AcceptorFrom<F> {
-    AcceptorFrom { serve }
+pub fn acceptor_from<F>(serve: F) -> AcceptorFn<F> {
+    AcceptorFn { serve }
 }
 
-/// The acceptor that [`acceptor_from`] makes.
+/// The acceptor that [`acceptor_fn`] and [`acceptor_from`] make.
 #[derive(Clone)]
-pub struct AcceptorFrom<F> {
+pub struct AcceptorFn<F> {
     serve: F,
 }
 
@@ -227,40 +230,7 @@ impl<F> fmt::Debug for AcceptorFn<F> {
     }
 }
 
-impl<F> fmt::Debug for AcceptorFrom<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AcceptorFrom").finish_non_exhaustive()
-    }
-}
-
-impl<L, F, Fut, T> Acceptor<L> for AcceptorFn<F>
-where
-    L: Listener,
-    F: Fn(Connection<StreamOf<L>, L::Addr>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<T, BoxError>> + Send,
-    T: IntoExit,
-{
-    type State = ();
-    type Exit = Result<T, BoxError>;
-
-    async fn init(&self, _listener: &ListenerInfo<L::Addr>) -> Result<Init<()>, BoxError> {
-        Ok(Init::Accept(()))
-    }
-
-    fn init_now(&self, _listener: &ListenerInfo<L::Addr>) -> Option<()> {
-        Some(())
-    }
-
-    fn serve(
-        &self,
-        connection: Connection<StreamOf<L>, L::Addr>,
-        _state: (),
-    ) -> impl Future<Output = Self::Exit> + Send {
-        (self.serve)(connection)
-    }
-}
-
-impl<L, F, Fut> Acceptor<L> for AcceptorFrom<F>
+impl<L, F, Fut> Acceptor<L> for AcceptorFn<F>
 where
     L: Listener,
     F: Fn(Connection<StreamOf<L>, L::Addr>) -> Fut + Send + Sync + 'static,
@@ -328,8 +298,7 @@ mod tests {
 
     #[test]
     fn an_acceptor_of_a_function_shows_its_name_only() {
-        assert_eq!(format!("{:?}", acceptor_fn(())), "AcceptorFn { .. }");
-        assert_eq!(format!("{:?}", acceptor_from(())), "AcceptorFrom { .. }");
+        assert_eq!(format!("{:?}", acceptor_from(())), "AcceptorFn { .. }");
     }
 
     #[test]

@@ -85,8 +85,8 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// The signal that is set once the connection's listener was closed or
-    /// failed, or the pool began to stop: finish what is in flight, begin nothing new.
+    /// The signal that is set once the connection's listener is closed or has failed, which a stop begins with, after the
+    /// lame duck if there is one (rules N1, S2): finish what is in flight, begin nothing new.
     pub fn draining(&self) -> &Latch {
         &self.draining
     }

@@ -142,6 +142,8 @@ pub enum AddListenerReason {
     },
     /// The listener could not return its local address.
     LocalAddr(io::Error),
+    /// The listener's [`handshake`](crate::Listener::handshake) panicked, with this message.
+    HandshakePanicked(String),
     /// The pool is stopping.
     Stopping,
     /// The pool has stopped.
@@ -156,6 +158,9 @@ impl fmt::Display for AddListenerReason {
                 write!(f, "`acceptors` is {value}: give 1 to {MAX_ACCEPTORS}")
             }
             AddListenerReason::LocalAddr(_) => f.write_str("its local address cannot be read"),
+            AddListenerReason::HandshakePanicked(message) => {
+                write!(f, "its `handshake` panicked: {}", Escaped(message))
+            }
             AddListenerReason::Stopping => {
                 f.write_str("the pool is stopping: add it to a pool that runs")
             }

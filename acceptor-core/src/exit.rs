@@ -3,7 +3,6 @@
 //! Invariant: an explicit [`Exit`] is never reclassified; an error that `serve` merely returned is
 //! classified by the pool, which knows the classifier of its settings.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
@@ -11,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::BoxError;
+use crate::text::Escaped;
 
 /// How a connection ended, as its `serve` sees it.
 ///
@@ -55,7 +55,7 @@ pub(crate) enum ExitKind {
 }
 
 impl Exit {
-    /// Nothing is to be said of it.
+    /// A normal end: neither reported as a failure nor counted.
     pub fn normal() -> Self {
         Self(ExitKind::Normal)
     }
@@ -94,11 +94,11 @@ impl fmt::Display for Exit {
         match &self.0 {
             ExitKind::Normal => f.write_str("normal exit"),
             ExitKind::Clean(None) => f.write_str("clean exit"),
-            ExitKind::Clean(Some(reason)) => write!(f, "clean exit: {reason}"),
-            ExitKind::Disconnected(error) => write!(f, "disconnected: {}", error.as_error()),
-            ExitKind::Failed(error) | ExitKind::Error(error) => {
-                fmt::Display::fmt(error.as_error(), f)
+            ExitKind::Clean(Some(reason)) => write!(f, "clean exit: {}", Escaped(reason)),
+            ExitKind::Disconnected(error) => {
+                write!(f, "disconnected: {}", Escaped(error.as_error()))
             }
+            ExitKind::Failed(error) | ExitKind::Error(error) => Escaped(error.as_error()).fmt(f),
         }
     }
 }
@@ -169,20 +169,17 @@ pub(crate) enum ErrorValue {
 
 impl ErrorValue {
     fn new<E: Into<BoxError> + 'static>(error: E) -> Self {
-        let mut error = Some(error);
         #[cfg(feature = "anyhow")]
-        if let Some(error) = take(&mut error) {
-            return Self::Anyhow(error);
-        }
+        let error = match downcast(error) {
+            Ok(error) => return Self::Anyhow(error),
+            Err(error) => error,
+        };
         #[cfg(feature = "eyre")]
-        if let Some(error) = take(&mut error) {
-            return Self::Eyre(error);
-        }
-        let error = take(&mut error).map_or_else(
-            || error.take().map(Into::into),
-            |boxed: BoxError| Some(boxed),
-        );
-        Self::Boxed(error.expect("it is taken once: by its own type, or here"))
+        let error = match downcast(error) {
+            Ok(error) => return Self::Eyre(error),
+            Err(error) => error,
+        };
+        Self::Boxed(error.into())
     }
 
     /// The outermost error, whose sources can be downcast.
@@ -213,10 +210,15 @@ impl fmt::Debug for ErrorValue {
     }
 }
 
-/// Takes the value if it is of this type.
-fn take<T: 'static>(value: &mut (impl Any + 'static)) -> Option<T> {
-    let value: &mut dyn Any = value;
-    value.downcast_mut::<Option<T>>()?.take()
+/// The value as what it is, if it is of this type; else itself.
+#[cfg(any(feature = "anyhow", feature = "eyre"))]
+fn downcast<T: 'static, V: 'static>(value: V) -> Result<T, V> {
+    let mut value = Some(value);
+    let any: &mut dyn std::any::Any = &mut value;
+    match any.downcast_mut::<Option<T>>().and_then(Option::take) {
+        Some(value) => Ok(value),
+        None => Err(value.expect("it was not taken")),
+    }
 }
 
 /// An error has no more sources than this: one that names itself as its source would never end.
@@ -243,22 +245,27 @@ pub fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
             return false;
         };
         let io = error.downcast_ref::<io::Error>();
-        let io = io.or_else(|| {
-            error
-                .downcast_ref::<Arc<io::Error>>()
-                .map(|shared| &**shared)
-        });
         if io.is_some_and(|error| is_disconnect(error.kind())) {
             return true;
         }
-        // The source of an I/O error is the source of what it wraps: that would be passed over.
-        let wrapped = io.and_then(io::Error::get_ref);
-        next = match wrapped {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
+        next = wrapped(error).or_else(|| error.source());
     }
     false
+}
+
+/// The error inside one that passes it over: its source is that of the error inside.
+fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return error.get_ref().map(|inside| inside as _);
+    }
+    if let Some(error) = error.downcast_ref::<Arc<io::Error>>() {
+        return Some(&**error);
+    }
+    if let Some(error) = error.downcast_ref::<Box<io::Error>>() {
+        return Some(&**error);
+    }
+    let error = error.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    Some(&**error)
 }
 
 fn is_disconnect(kind: io::ErrorKind) -> bool {
@@ -392,6 +399,16 @@ mod tests {
     fn peer_is_gone_wherever_the_error_is_in_the_chain() {
         check_gone(Wraps(reset()), true);
         check_gone(Wraps(Wraps(Arc::new(reset()))), true);
+        // Pointers, whose source is that of the error inside.
+        check_gone(Arc::new(reset()), true);
+        check_gone(Wraps(Box::new(reset())), true);
+        check_gone(
+            Wraps(Arc::<dyn Error + Send + Sync>::from(
+                BoxError::from(reset()),
+            )),
+            true,
+        );
+        check_gone(io::Error::other(Arc::new(reset())), true);
         check_gone(io::Error::other(reset()), true);
         check_gone(io::Error::other(io::Error::other(Wraps(reset()))), true);
         check_gone(Wraps(io::Error::other(reset())), true);

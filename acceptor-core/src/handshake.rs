@@ -13,7 +13,7 @@ use std::task::Poll;
 use crate::error::BoxError;
 use crate::exit::is_peer_gone;
 use crate::listener::Listener;
-use crate::sync::DropCatching;
+use crate::sync::Shared;
 use crate::text::Escaped;
 
 /// The stream that a connection of this listener has once its handshake is through: what `serve` gets.
@@ -27,7 +27,7 @@ pub type StreamOf<L> =
 /// any other (H2). It has a [deadline](crate::Settings::handshake_timeout) (H3). If it fails the connection ends as
 /// *handshake failed*, with the cause of the [`HandshakeError`]; `serve` does not run (H4).
 ///
-/// One value serves all connections of a listener; it is cloned for each. Parts that may change while the listener is open, a
+/// One value serves all connections of a listener. Parts that may change while the listener is open, a
 /// certificate for example, belong behind an `Arc` in the value. Handshakes compose: see [`Then`] and
 /// [`Listener::with`].
 ///
@@ -77,7 +77,7 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
     /// future.
     #[doc(hidden)]
     fn then<F, Fut>(
-        stage: HandshakeStage<Self, A>,
+        stage: Option<HandshakeStage<Self, A>>,
         incoming: Incoming<I, A>,
         serve: F,
     ) -> impl Future<Output = Result<Fut::Output, HandshakeError>> + Send
@@ -88,6 +88,7 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
         Fut: Future + Send,
     {
         async move {
+            let stage = stage.expect("the accept loop makes it where `IS_NEEDED` says so");
             let incoming = stage.run(incoming).await?;
             Ok(serve(incoming).await)
         }
@@ -108,7 +109,7 @@ impl<I: Send + 'static, A: Send> Handshake<I, A> for NoHandshake {
     }
 
     fn then<F, Fut>(
-        _stage: HandshakeStage<Self, A>,
+        _stage: Option<HandshakeStage<Self, A>>,
         incoming: Incoming<I, A>,
         serve: F,
     ) -> impl Future<Output = Result<Fut::Output, HandshakeError>> + Send
@@ -328,25 +329,15 @@ impl From<io::Error> for HandshakeError {
 pub(crate) const TIMEOUT: &str = "timeout";
 
 /// Learns of the addresses of a connection whose handshake is through.
-pub(crate) type Through<A> = Box<dyn FnOnce(Addrs<'_, A>) + Send>;
+pub(crate) type Through<A> = Box<dyn FnOnce(&Incoming<(), A>) + Send>;
 
 /// The part of the pool in a handshake: its deadline, and the message that it has ended.
 #[doc(hidden)]
 pub struct HandshakeStage<H, A> {
-    /// By itself: should the stream panic when it is dropped, two panics at once would abort the process.
-    pub(crate) handshake: DropCatching<H>,
+    pub(crate) handshake: Shared<H>,
     pub(crate) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Called with the addresses once the handshake is through.
-    pub(crate) through: Option<Through<A>>,
-}
-
-/// The addresses of a connection whose handshake is through.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Addrs<'a, A> {
-    pub(crate) peer_addr: &'a A,
-    pub(crate) local_addr: &'a A,
-    pub(crate) transport: Option<&'a Transport<A>>,
+    /// Called once the handshake is through.
+    pub(crate) through: Through<A>,
 }
 
 impl<H, A> Debug for HandshakeStage<H, A> {
@@ -382,21 +373,17 @@ impl<H, A> HandshakeStage<H, A> {
                 None => Poll::Pending,
             }
         });
-        let incoming = incoming.await?;
-        if let Some(through) = through {
-            through(Addrs {
-                peer_addr: incoming.peer_addr(),
-                local_addr: incoming.local_addr(),
-                transport: incoming.transport(),
-            });
-        }
-        Ok(incoming)
+        let (stream, incoming) = incoming.await?.take_stream();
+        through(&incoming);
+        Ok(incoming.with_stream(stream))
     }
 }
 
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use std::sync::Arc;
+
     use futures::FutureExt;
 
     use super::*;
@@ -468,9 +455,9 @@ mod tests {
 
     fn stage<H>(handshake: H, deadline: impl Future<Output = ()> + Send + 'static) -> Stage<H> {
         HandshakeStage {
-            handshake: DropCatching::new(handshake),
+            handshake: Shared::new(Arc::new(handshake)),
             deadline: Some(Box::pin(deadline)),
-            through: None,
+            through: Box::new(|_| ()),
         }
     }
 
@@ -495,7 +482,7 @@ mod tests {
     ) -> Option<Result<String, &'static str>> {
         let incoming = Incoming::new(String::new(), 1, 2);
         let serve = |incoming: Incoming<String, u8>| async move { incoming.stream };
-        let served = H::then(stage, incoming, serve).now_or_never()?;
+        let served = H::then(Some(stage), incoming, serve).now_or_never()?;
         Some(served.map_err(|error| error.cause()))
     }
 

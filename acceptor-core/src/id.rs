@@ -62,7 +62,7 @@ pub struct ListenerId {
 pub struct ChildId {
     pub(crate) listener: u64,
     pub(crate) number: u64,
-    /// [`ChildId::NO_SLOT`] if it was parsed.
+    /// [`ChildId::NO_SLOT`] if it was parsed, or made before the child had its row.
     pub(crate) slot: u32,
     pub(crate) pool: PoolId,
 }

@@ -14,14 +14,14 @@ use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, lock};
 
 /// An event that happens once; all that ask later see that it has happened.
 ///
-/// A pool hands out three of them: *draining* and *stop* to a connection
-/// (rules N1 and N2) and *closed* to an acceptor in `init` (rule B1). A latch
+/// A pool hands out four of them: [*stopping*](crate::Pool::stopping) to anything (rule S2), *draining* and *stop* to a
+/// connection (rules N1 and N2) and *closed* to an acceptor in `init` (rule B1). A latch
 /// is a level, not an edge: asking late still sees it. Clones share the level.
 ///
 /// ```
 /// # fn check(draining: acceptor_core::Latch) {
 /// if draining.is_set() {
-///     // the listener is closed, or the pool began to stop
+///     // the listener is closed
 /// }
 /// # }
 /// ```

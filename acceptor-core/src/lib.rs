@@ -40,7 +40,7 @@ mod text;
 
 pub use accept_error::AcceptErrorKind;
 pub use acceptor::{
-    Acceptor, AcceptorFn, AcceptorFrom, Init, ListenerInfo, Terminate, acceptor_fn, acceptor_from,
+    Acceptor, AcceptorFn, Init, ListenerInfo, Terminate, acceptor_fn, acceptor_from,
 };
 pub use connection::{Connection, Lifecycle};
 pub use error::{
@@ -48,10 +48,7 @@ pub use error::{
     ReconfigureError, SpecError, StartError, Stopped,
 };
 pub use exit::{Exit, IntoExit, is_peer_gone};
-pub use handshake::{
-    Addrs, Handshake, HandshakeError, HandshakeStage, Incoming, NoHandshake, StreamOf, Then,
-    Transport,
-};
+pub use handshake::{Handshake, HandshakeError, Incoming, NoHandshake, StreamOf, Then, Transport};
 pub use id::{ChildId, ListenerId, ParseIdError};
 pub use latch::{Latch, LatchWait};
 pub use listen::{

@@ -19,25 +19,27 @@ use crate::handshake::{Handshake, StreamOf, Then};
 ///
 /// ```
 /// use std::io;
+/// use std::net::{SocketAddr, TcpListener, TcpStream};
 /// use acceptor_core::{Listener, NoHandshake};
 ///
-/// struct Stdin;
+/// /// Its `accept` blocks the thread: a listener of a runtime suspends instead.
+/// struct Blocking(TcpListener);
 ///
-/// impl Listener for Stdin {
-///     type Io = io::Stdin;
-///     type Addr = ();
+/// impl Listener for Blocking {
+///     type Io = TcpStream;
+///     type Addr = SocketAddr;
 ///     type Handshake = NoHandshake;
 ///
-///     async fn accept(&self) -> io::Result<(io::Stdin, ())> {
-///         Ok((io::stdin(), ()))
+///     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+///         self.0.accept()
 ///     }
 ///
-///     fn local_addr(&self) -> io::Result<()> {
-///         Ok(())
+///     fn local_addr(&self) -> io::Result<SocketAddr> {
+///         self.0.local_addr()
 ///     }
 ///
-///     fn io_local_addr(_: &io::Stdin) -> io::Result<()> {
-///         Ok(())
+///     fn io_local_addr(io: &TcpStream) -> io::Result<SocketAddr> {
+///         io.local_addr()
 ///     }
 ///
 ///     fn handshake(&self) -> NoHandshake {

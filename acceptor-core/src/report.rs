@@ -106,7 +106,8 @@ pub enum Event<A = SocketAddr> {
         local_addr: A,
     },
     /// A connection ended in a way that is no failure, or was one of those that the stop killed (O4); reported if the spec
-    /// [says so](crate::Settings::connection_reports). One that failed is a [`ConnectionFailed`](Event::ConnectionFailed) instead.
+    /// [says so](crate::Settings::connection_reports). Any other end is a [`ConnectionFailed`](Event::ConnectionFailed), a
+    /// [`Disconnected`](Event::Disconnected) or a [`HandshakeFailed`](Event::HandshakeFailed) instead.
     #[non_exhaustive]
     ConnectionEnded {
         /// The listener that it came from.

@@ -347,3 +347,147 @@ fn connection_that_is_lost_in_its_handshake_leaves_nothing() {
     assert!(Arc::strong_count(&bench.states) <= 2);
     assert_eq!(bench.served(), 0);
 }
+
+/// A handshake that panics when it is copied, or whose copies panic when they are dropped.
+enum Brittle {
+    PanicsWhenCopied,
+    CopyPanicsWhenDropped,
+    Copy,
+}
+
+impl Clone for Brittle {
+    fn clone(&self) -> Self {
+        assert!(!matches!(self, Self::PanicsWhenCopied), "copied");
+        Self::Copy
+    }
+}
+
+impl Drop for Brittle {
+    fn drop(&mut self) {
+        assert!(!matches!(self, Self::Copy), "dropped");
+    }
+}
+
+impl Handshake<MemoryStream, Address> for Brittle {
+    type Stream = Secured;
+
+    async fn run(
+        &self,
+        incoming: Incoming<MemoryStream, Address>,
+    ) -> Result<Incoming<Secured, Address>, HandshakeError> {
+        Ok(incoming.map_stream(Secured))
+    }
+}
+
+type BrittlePool = Pool<Manual, With<MemoryListener, Brittle>>;
+
+fn brittle_pool() -> (Manual, Port, BrittlePool) {
+    let (faults, ledger) = (Faults::default(), Ledger::default());
+    let (runtime, states) = (Manual::new(&faults), Arc::new(()));
+    let pool = Pool::start(runtime.clone(), Spec::new("brittle", Serves { states })).unwrap();
+    (runtime, Port::new(1, &ledger, &faults), pool)
+}
+
+#[test]
+fn listener_whose_handshake_panics_comes_back() {
+    let (_, port, pool) = brittle_pool();
+    let listener = port.listen().with(Brittle::PanicsWhenCopied);
+    let error = pool.add_listener(listener, 1).unwrap_err();
+    assert!(port.is_open());
+    let words = "listener not added: its `handshake` panicked: copied";
+    assert_eq!(error.to_string(), words);
+    assert!(
+        matches!(error.reason, AddListenerReason::HandshakePanicked(message) if message == "copied")
+    );
+    assert_eq!(pool.listeners().unwrap().len(), 0);
+}
+
+#[test]
+fn handshake_that_panics_when_it_is_dropped_escapes_from_no_call() {
+    let (runtime, port, pool) = brittle_pool();
+    let listener = || port.listen().with(Brittle::CopyPanicsWhenDropped);
+    let id = pool.add_listener(listener(), 1).unwrap();
+    runtime.settle();
+    port.connect().unwrap();
+    runtime.settle();
+    assert_eq!(pool.counts().unwrap().connections, 1);
+    let close = pool.close_listener(id);
+    runtime.settle();
+    runtime.advance(Duration::from_millis(1));
+    runtime.settle();
+    assert!(poll_once(close).is_ready());
+    let killed = pool.kill();
+    runtime.settle();
+    assert!(poll_once(killed).is_ready());
+    let error = pool.add_listener(listener(), 1).unwrap_err();
+    assert!(matches!(error.reason, AddListenerReason::Stopped));
+    assert!(port.is_open());
+}
+
+/// Its state panics when it is dropped, which `serve` never comes to.
+struct StateOfGlass;
+
+struct Glass;
+
+impl Drop for Glass {
+    fn drop(&mut self) {
+        panic!("of the state");
+    }
+}
+
+impl Acceptor<TestListener> for StateOfGlass {
+    type State = Glass;
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<Glass>, BoxError> {
+        Ok(Init::Accept(Glass))
+    }
+
+    async fn serve(&self, _: Connection<Secured, Address>, state: Glass) {
+        std::mem::forget(state);
+    }
+
+    async fn terminate(&self, _: &Terminate, state: Glass) {
+        std::mem::forget(state);
+    }
+}
+
+/// The end of a connection of that state, whose handshake ends so.
+#[track_caller]
+fn check_state_of_glass(end: impl FnOnce(&Pool<Manual, TestListener>, &Gate), message: &str) {
+    let (faults, ledger) = (Faults::default(), Ledger::default());
+    let (runtime, reports) = (Manual::new(&faults), Arc::<Mutex<Vec<String>>>::default());
+    let seen = Arc::clone(&reports);
+    let spec = Spec::new("glass", StateOfGlass)
+        .intensity(1)
+        .restart(Restart::Transient)
+        .observer(observer_fn(move |report: &Report<Address>| {
+            seen.lock().unwrap().push(report.to_string());
+        }));
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let (port, gate) = (Port::new(1, &ledger, &faults), Gate::default());
+    pool.add_listener(port.listen().with(gate.clone()), 1)
+        .unwrap();
+    runtime.settle();
+    port.connect().unwrap();
+    runtime.settle();
+    end(&pool, &gate);
+    runtime.settle();
+    let expected = format!(
+        "pool glass: connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns: panicked: {message}"
+    );
+    assert_eq!(*reports.lock().unwrap(), [expected]);
+    assert_eq!(pool.status().unwrap().failures, 1);
+}
+
+#[test]
+fn e1_panic_of_the_state_when_a_handshake_ends_is_the_connections() {
+    check_state_of_glass(|_, gate| gate.ends(0, How::Fails), "of the state");
+    let stop = |pool: &Pool<_, _>, _: &Gate| {
+        let id = pool.connections().unwrap()[0].id;
+        pool.stop_child(id).unwrap();
+    };
+    check_state_of_glass(stop, "of the state");
+    // The first panic is the one that counts, and the second not the end of the process.
+    check_state_of_glass(|_, gate| gate.ends(0, How::Panics), "of the handshake");
+}

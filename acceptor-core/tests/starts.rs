@@ -378,3 +378,70 @@ fn stop_during_an_outage_ends_all_acceptors() {
     assert_eq!(acceptors.total(), 10 + acceptors.of(EndKind::Error));
     assert_eq!(bench.runtime.tasks(), 0);
 }
+
+/// Its state is there at once, or asking for it panics; notes how often it was asked.
+#[derive(Clone)]
+struct AtOnce {
+    does: Arc<Mutex<Does>>,
+    asked: Arc<Mutex<usize>>,
+}
+
+impl Acceptor<MemoryListener> for AtOnce {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        unreachable!("its state is there at once")
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        *self.asked.lock().unwrap() += 1;
+        let does = *self.does.lock().unwrap();
+        assert_eq!(does, Does::Accepts);
+        Some(())
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
+        connection.stream.serve();
+        std::future::pending().await
+    }
+}
+
+/// Each connection that comes during an outage has its replacement held, whether there is an `init` or not (B4).
+#[test]
+fn state_at_once_is_asked_for_by_one_acceptor_at_a_time() {
+    let (faults, ledger) = (Faults::default(), Ledger::default());
+    let runtime = Manual::new(&faults);
+    let acceptor = AtOnce {
+        does: Arc::new(Mutex::new(Does::Accepts)),
+        asked: Arc::default(),
+    };
+    let asked = || *acceptor.asked.lock().unwrap();
+    let spec = Spec::new("at once", acceptor.clone()).intensity(u32::MAX);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &ledger, &faults);
+    pool.add_listener(port.listen(), 5).unwrap();
+    runtime.settle();
+    assert_eq!(asked(), 5);
+    *acceptor.does.lock().unwrap() = Does::Fails;
+    for _ in 0..4 {
+        port.connect().unwrap();
+        runtime.settle();
+    }
+    // The first replacement, and the first retry, which comes without delay.
+    assert_eq!(asked(), 7);
+    assert_eq!(pool.status().unwrap().failures, 2);
+    assert_eq!(pool.counts().unwrap().connections, 4);
+    *acceptor.does.lock().unwrap() = Does::Accepts;
+    runtime.advance(MS);
+    runtime.settle();
+    // The retry after a millisecond, and with it those that were held.
+    assert_eq!(asked(), 11);
+    let waiting = pool.acceptors().unwrap();
+    assert_eq!(waiting.len(), 5);
+    assert!(
+        waiting
+            .iter()
+            .all(|acceptor| acceptor.state == AcceptorState::Waiting)
+    );
+}

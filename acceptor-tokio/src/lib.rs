@@ -38,17 +38,17 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 pub use acceptor_core::{
-    AcceptErrorFn, AcceptErrorKind, Acceptor, AcceptorFn, AcceptorFrom, AcceptorRecord,
-    AcceptorState, AddListenerError, AddListenerReason, Addrs, BoxError, ChildCounts, ChildError,
-    ChildId, ChildType, CloseError, CloseListener, Configure, ConnectionRecord, ConnectionReports,
-    ConnectionState, Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Handshake,
-    HandshakeError, HandshakeStage, Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch,
-    LatchWait, LateConnection, Lifecycle, ListenError, ListenOptions, Listener, ListenerId,
-    ListenerInfo, ListenerRecord, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer,
-    ParseIdError, PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime,
-    Settings, Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped,
-    StreamOf, Terminate, Then, Transport, With, acceptor_fn, acceptor_from, asks_local_addr,
-    check_listener, check_tcp_listener, is_peer_gone, observer_fn, report,
+    AcceptErrorFn, AcceptErrorKind, Acceptor, AcceptorFn, AcceptorRecord, AcceptorState,
+    AddListenerError, AddListenerReason, BoxError, ChildCounts, ChildError, ChildId, ChildType,
+    CloseError, CloseListener, Configure, ConnectionRecord, ConnectionReports, ConnectionState,
+    Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Handshake, HandshakeError,
+    Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch, LatchWait, LateConnection,
+    Lifecycle, ListenError, ListenOptions, Listener, ListenerId, ListenerInfo, ListenerRecord,
+    ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer, ParseIdError, PeerGoneFn, Phase,
+    PoolState, ReconfigureError, Report, Restart, Runtime, Settings, Shutdown, Spec, SpecError,
+    StartError, Status, StopReason, StopReport, Stopped, StreamOf, Terminate, Then, Transport,
+    With, acceptor_fn, acceptor_from, asks_local_addr, check_listener, check_tcp_listener,
+    is_peer_gone, observer_fn, report,
 };
 use tokio::runtime::Handle;
 
@@ -125,8 +125,6 @@ pub struct TcpListener {
 
 impl TcpListener {
     /// Opens a listening socket: [`ListenOptions::bind`] and [`from_std`](Self::from_std) in one.
-    ///
-    /// It blocks while a name is resolved.
     ///
     /// # Errors
     ///

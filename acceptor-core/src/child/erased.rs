@@ -5,7 +5,6 @@
 //! acceptor waits; the task that takes it out runs `serve` or `terminate` with it, or
 //! drops it; the future of `serve` is boxed only when a connection is there (B9).
 
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +22,14 @@ use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
 use crate::machine::stuck::Marked;
 use crate::report::Failure;
-use crate::sync::{DropCatching, Mutex, Shared, catch_panic, lock};
+use crate::sync::{DropCatching, DropResuming, Mutex, Shared, catch_panic, lock};
 
 /// The outcome of the future of a child's task.
 pub(crate) enum BodyEnd {
     /// `serve` returned this.
     Served(Exit),
     /// The handshake failed, and `serve` was not called.
-    NoHandshake(HandshakeError),
+    HandshakeFailed(HandshakeError),
     Ended(ChildEnd),
 }
 
@@ -44,7 +43,8 @@ pub(crate) enum InitOutcome {
 /// The parts of a connection.
 pub(crate) struct ServeArgs<L: Listener> {
     pub(crate) incoming: Incoming<L::Io, L::Addr>,
-    pub(crate) stage: HandshakeStage<L::Handshake, L::Addr>,
+    /// `None` if the listener has no handshake.
+    pub(crate) stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
     pub(crate) id: ChildId,
     pub(crate) listener: ListenerId,
     pub(crate) lifecycle: Lifecycle,
@@ -101,36 +101,6 @@ impl<L: Listener, A: Acceptor<L>> Factory<L> for A {
             acceptor: Shared::new(self),
             state: Mutex::new(None),
         })
-    }
-}
-
-/// What `serve` or `terminate` is given when it is first polled. Dropped before, it goes one by one: two panics at
-/// once would abort the process.
-struct CallArgs<T, S>(Option<(T, S)>);
-
-impl<T, S> CallArgs<T, S> {
-    fn new(first: T, state: S) -> Self {
-        Self(Some((first, state)))
-    }
-
-    fn take(mut self) -> (T, S) {
-        self.0
-            .take()
-            .expect("it is taken once, because this consumes it")
-    }
-}
-
-impl<T, S> Drop for CallArgs<T, S> {
-    fn drop(&mut self) {
-        let Some((first, state)) = self.0.take() else {
-            return;
-        };
-        let first = catch_panic(|| drop(first));
-        let dropped = first.and(catch_panic(|| drop(state)));
-        if let Err(message) = dropped {
-            // As it came, to be part of the child's end; the panic hook has been called.
-            resume_unwind(Box::new(message));
-        }
     }
 }
 
@@ -191,18 +161,20 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
     }
 
     fn serve(self: Arc<Self>, args: ServeArgs<L>) -> BoxFuture<'static, BodyEnd> {
-        let given = CallArgs::new(args, self.take_state());
+        // Each by itself, polled or not: two panics at once would abort the process.
+        let given = (
+            DropResuming::new(args),
+            DropResuming::new(self.take_state()),
+        );
         Box::pin(async move {
-            let (args, state) = given.take();
+            let (args, state) = given;
             let ServeArgs {
                 incoming,
                 stage,
                 id,
                 listener,
                 lifecycle,
-            } = args;
-            // By itself: should the handshake be dropped, two panics at once would abort the process.
-            let state = DropCatching::new(state);
+            } = args.into_inner();
             let serve = |incoming| {
                 let connection = Connection::new(incoming, id, listener, lifecycle);
                 let serve = self.acceptor.serve(connection, state.into_inner());
@@ -210,7 +182,7 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
             };
             match L::Handshake::then(stage, incoming, serve).await {
                 Ok(exit) => BodyEnd::Served(exit),
-                Err(error) => BodyEnd::NoHandshake(error),
+                Err(error) => BodyEnd::HandshakeFailed(error),
             }
         })
     }
@@ -220,9 +192,12 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
         reason: Terminate,
         wait_time: WaitTime,
     ) -> BoxFuture<'static, BodyEnd> {
-        let given = CallArgs::new(reason, self.take_state());
+        let given = (
+            DropResuming::new(reason),
+            DropResuming::new(self.take_state()),
+        );
         Box::pin(async move {
-            let (reason, state) = given.take();
+            let (reason, state) = (given.0.into_inner(), given.1.into_inner());
             self.acceptor.terminate(&reason, state).await;
             BodyEnd::Ended(match reason {
                 Terminate::Timeout => ChildEnd::TimedOut(wait_time),
@@ -247,7 +222,6 @@ mod tests {
     use super::*;
     use crate::acceptor::acceptor_fn;
     use crate::error::BoxError;
-    use crate::handshake::NoHandshake;
     use crate::id::PoolId;
     use crate::listener::testing::Nowhere;
 
@@ -270,11 +244,7 @@ mod tests {
     fn connection(child: &Arc<dyn ErasedChild<Nowhere>>) -> ServeArgs<Nowhere> {
         ServeArgs {
             incoming: Incoming::new((), address(), address()),
-            stage: HandshakeStage {
-                handshake: DropCatching::new(NoHandshake),
-                deadline: None,
-                through: None,
-            },
+            stage: None,
             id: CHILD,
             listener: LISTENER,
             lifecycle: Lifecycle {
@@ -319,7 +289,7 @@ mod tests {
     fn shown(end: BodyEnd) -> String {
         match end {
             BodyEnd::Served(exit) => format!("{exit:?}"),
-            BodyEnd::NoHandshake(error) => format!("{error:?}"),
+            BodyEnd::HandshakeFailed(error) => format!("{error:?}"),
             BodyEnd::Ended(end) => format!("{end:?}"),
         }
     }
@@ -412,16 +382,6 @@ mod tests {
         assert_eq!(dropped(serve), Err("state".to_owned()));
         let terminate = child(Fragile).terminate(Terminate::Closed, WaitTime::Long);
         assert_eq!(dropped(terminate), Err("state".to_owned()));
-    }
-
-    #[test]
-    fn panics_of_both_arguments_are_one_panic_with_the_first_message() {
-        let args = CallArgs::new(Bomb("first"), Bomb("second"));
-        let dropped = catch_panic(move || drop(args));
-        assert_eq!(dropped, Err("first".to_owned()));
-        let args = CallArgs::new((), Bomb("second"));
-        let dropped = catch_panic(move || drop(args));
-        assert_eq!(dropped, Err("second".to_owned()));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) struct Effects<C, S, A> {
 /// Work for all listeners of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Their connections see *draining*, and from here on each end counts for the result.
+    /// From here on each end counts for the result.
     BeginStop,
     CloseListeners(Close),
     /// What does not trap the stop is dropped.

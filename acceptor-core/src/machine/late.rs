@@ -29,16 +29,22 @@ impl<A> Late<A> {
         began: Instant,
         late: LateConnection<A>,
     ) -> Option<LateConnection<A>> {
-        let key = |(began, late): &(Instant, LateConnection<A>)| -> (Instant, ChildId) {
-            (*began, late.id)
-        };
-        let entry = (began, late);
-        let place = self.0.partition_point(|other| key(other) < key(&entry));
-        self.0.insert(place, entry);
+        let place = self.place(began, late.id);
+        self.0.insert(place, (began, late));
         if self.0.len() <= MOST_NAMED {
             return None;
         }
         self.0.pop().map(|(_, late)| late)
+    }
+
+    /// Whether a connection that began at this time would be named, so far.
+    pub(crate) fn has_place(&self, began: Instant, id: ChildId) -> bool {
+        self.place(began, id) < MOST_NAMED
+    }
+
+    fn place(&self, began: Instant, id: ChildId) -> usize {
+        self.0
+            .partition_point(|(other_began, other)| (*other_began, other.id) < (began, id))
     }
 
     pub(crate) fn into_list(self) -> Vec<LateConnection<A>> {
@@ -69,7 +75,11 @@ mod tests {
                 kind: Some(EndKind::Killed),
             };
             let began = start + Duration::from_secs(number);
-            dropped += usize::from(late.add(began, connection).is_some());
+            let has_place = late.has_place(began, connection.id);
+            let gone = late.add(began, connection);
+            let kept = gone.as_ref().is_none_or(|gone| gone.peer_addr != number);
+            assert_eq!(has_place, kept);
+            dropped += usize::from(gone.is_some());
         }
         let named: Vec<_> = late.into_list().iter().map(|late| late.peer_addr).collect();
         assert_eq!((named, dropped), ((0..16).collect(), 24));

@@ -1,8 +1,9 @@
 //! The reports that wait for delivery: bounded, and in the order in which they came (O1, O2).
 //!
-//! Pure. Invariants: no more reports wait than there are places; each report is
+//! Pure. Invariants: no more reports wait than there are places; each report to the observer is
 //! delivered, or counted as lost, or counted as merged into another; the losses are
-//! delivered where the first of them would have been.
+//! delivered where the first of them would have been; events that only `tracing` gets take no place of
+//! a report, and none of them is a loss.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,13 +11,15 @@ use std::sync::Arc;
 use crate::id::ListenerId;
 use crate::report::{Event, Losses, Report};
 
-/// How many ordinary reports may wait; and as many of failed listeners.
+/// How many ordinary reports may wait; and as many of failed listeners, and as many events that only `tracing` gets.
 const PLACES: usize = 1024;
 
 /// Which reports share places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Places {
     Ordinary,
+    /// Only `tracing` gets them.
+    Traced,
     /// Dropped last: there is one for each listener at most.
     Listeners,
     /// There is one of each for a pool.
@@ -24,7 +27,10 @@ enum Places {
 }
 
 impl Places {
-    fn of<A>(event: &Event<A>) -> Self {
+    fn of<A>(event: &Event<A>, audience: Audience) -> Self {
+        if let Audience::Trace { .. } = audience {
+            return Self::Traced;
+        }
         match event {
             Event::StartError { .. }
             | Event::AcceptorFailed { .. }
@@ -55,11 +61,12 @@ pub(crate) enum Audience {
 #[derive(Debug)]
 pub(crate) struct Outbox<A> {
     reports: VecDeque<(Report<A>, Audience)>,
-    /// How many ordinary reports may wait, and how many of failed listeners.
+    /// How many of each kind that shares places may wait.
     places: usize,
     /// The number of the report at the front.
     front: u64,
     ordinary: usize,
+    traced: usize,
     listeners: usize,
     /// The pauses that wait, by the number of their report.
     pauses: BTreeMap<ListenerId, u64>,
@@ -79,6 +86,7 @@ impl<A> Outbox<A> {
             places,
             front: 0,
             ordinary: 0,
+            traced: 0,
             listeners: 0,
             pauses: BTreeMap::new(),
             losses: None,
@@ -100,7 +108,7 @@ impl<A> Outbox<A> {
         self.reports.get_mut(index).map(|(report, _)| report)
     }
 
-    /// Adds a report; gives back the one that was dropped, or merged into another.
+    /// Adds a report; gives it back if it found no place, or was merged into another.
     pub(crate) fn push(&mut self, report: Report<A>, audience: Audience) -> Option<Report<A>> {
         if let Event::AcceptPaused {
             listener,
@@ -117,8 +125,9 @@ impl<A> Outbox<A> {
                 return Some(report);
             }
         }
-        let taken = match Places::of(&report.event) {
+        let taken = match Places::of(&report.event, audience) {
             Places::Ordinary => &mut self.ordinary,
+            Places::Traced => &mut self.traced,
             Places::Listeners => &mut self.listeners,
             Places::OfItsOwn => {
                 self.reports.push_back((report, audience));
@@ -126,7 +135,9 @@ impl<A> Outbox<A> {
             }
         };
         if *taken == self.places {
-            self.lose(&report);
+            if audience == Audience::All {
+                self.lose(&report);
+            }
             return Some(report);
         }
         *taken += 1;
@@ -161,8 +172,9 @@ impl<A> Outbox<A> {
     pub(crate) fn pop(&mut self) -> Option<(Report<A>, Audience)> {
         let (report, audience) = self.reports.pop_front()?;
         self.front += 1;
-        match Places::of(&report.event) {
+        match Places::of(&report.event, audience) {
             Places::Ordinary => self.ordinary -= 1,
+            Places::Traced => self.traced -= 1,
             Places::Listeners => self.listeners -= 1,
             Places::OfItsOwn => {}
         }
@@ -179,8 +191,8 @@ impl<A> Outbox<A> {
     /// Takes the reports that wait in a pool that delivers none any longer, and counts them as lost.
     pub(crate) fn abandon(&mut self) -> VecDeque<(Report<A>, Audience)> {
         // A report of losses is about reports that are counted already.
-        let own = |(report, _): &&(Report<A>, Audience)| {
-            !matches!(report.event, Event::ReportsLost { .. })
+        let own = |(report, audience): &&(Report<A>, Audience)| {
+            *audience == Audience::All && !matches!(report.event, Event::ReportsLost { .. })
         };
         let left = self.reports.iter().filter(own).count() as u64;
         let empty = Self {
@@ -298,6 +310,8 @@ mod tests {
         EventKind::AcceptPaused,
     ];
 
+    const TRACED: [EventKind; 2] = [EventKind::Disconnected, EventKind::HandshakeFailed];
+
     const ONCE: [EventKind; 3] = [
         EventKind::KilledWhileStopping,
         EventKind::Stuck,
@@ -309,13 +323,15 @@ mod tests {
     struct Seen {
         number: usize,
         kind: EventKind,
+        audience: Audience,
         /// Of a pause: its listener, and how many others have no report of their own.
         paused: Option<(ListenerId, u64)>,
         lost: Losses,
     }
 
-    fn seen(report: &Report<u8>) -> Seen {
+    fn seen((report, audience): &(Report<u8>, Audience)) -> Seen {
         Seen {
+            audience: *audience,
             number: report.pool.parse().expect("the pool is a number"),
             kind: report.event.kind(),
             paused: match report.event {
@@ -336,6 +352,8 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Act {
         Push(EventKind, u64),
+        /// An event for `tracing` alone.
+        Trace(EventKind),
         Pop,
         Abandon,
     }
@@ -349,6 +367,8 @@ mod tests {
         delivered: usize,
         merged: usize,
         lost: usize,
+        /// Events for `tracing` alone that found no place.
+        untraced: usize,
     }
 
     impl Pair {
@@ -361,35 +381,54 @@ mod tests {
                 delivered: 0,
                 merged: 0,
                 lost: 0,
+                untraced: 0,
             }
         }
 
         fn act(&mut self, act: &Act) {
             match act {
                 Act::Push(kind, of) => self.push(*kind, *of),
+                Act::Trace(kind) => self.trace(*kind),
                 Act::Pop => {
                     let next = (!self.waiting.is_empty()).then(|| self.waiting.remove(0));
                     let own = |next: &Seen| next.kind != EventKind::ReportsLost;
                     self.delivered += usize::from(next.as_ref().is_some_and(own));
                     let popped = self.outbox.pop();
-                    assert_eq!(popped.as_ref().map(|(report, _)| seen(report)), next);
+                    assert_eq!(popped.as_ref().map(seen), next);
                 }
                 Act::Abandon => {
-                    let left: Vec<_> = self
-                        .outbox
-                        .abandon()
-                        .iter()
-                        .map(|(report, _)| seen(report))
-                        .collect();
+                    let left: Vec<_> = self.outbox.abandon().iter().map(seen).collect();
                     let waiting = std::mem::take(&mut self.waiting);
                     assert_eq!(left, waiting);
-                    self.lost += own(&waiting);
+                    let traced = traced(&waiting);
+                    self.lost += own(&waiting) - traced;
+                    self.untraced += traced;
                 }
             }
             assert_eq!(self.outbox.is_empty(), self.waiting.is_empty());
             assert_eq!(self.outbox.lost(), self.lost as u64);
-            let accounted = self.delivered + self.merged + self.lost + own(&self.waiting);
+            let gone = self.delivered + self.merged + self.lost + self.untraced;
+            let accounted = gone + own(&self.waiting);
             assert_eq!(accounted, self.pushed);
+        }
+
+        fn trace(&mut self, kind: EventKind) {
+            self.pushed += 1;
+            let report = Report {
+                pool: Arc::from(self.pushed.to_string()),
+                event: event(kind, 0),
+            };
+            let audience = Audience::Trace { suppressed: 1 };
+            let traced_event = (report, audience);
+            let pushed = seen(&traced_event);
+            let given_back = self.outbox.push(traced_event.0, audience);
+            let given_back = given_back.map(|report| seen(&(report, audience)));
+            if traced(&self.waiting) == self.places {
+                self.untraced += 1;
+                return assert_eq!(given_back, Some(pushed));
+            }
+            self.waiting.push(pushed);
+            assert_eq!(given_back, None);
         }
 
         fn push(&mut self, kind: EventKind, of: u64) {
@@ -398,8 +437,11 @@ mod tests {
                 pool: Arc::from(self.pushed.to_string()),
                 event: event(kind, of),
             };
-            let pushed = seen(&report);
-            let given_back = self.outbox.push(report, Audience::All).as_ref().map(seen);
+            let all = Audience::All;
+            let reported = (report, all);
+            let pushed = seen(&reported);
+            let given_back = self.outbox.push(reported.0, all);
+            let given_back = given_back.map(|report| seen(&(report, all)));
             let same = |waiting: &&mut Seen| match (waiting.paused, pushed.paused) {
                 (Some((one, _)), Some((other, _))) => one == other,
                 _ => false,
@@ -411,7 +453,8 @@ mod tests {
                 return assert_eq!(given_back, Some(pushed));
             }
             let alike = |kinds: &[EventKind]| {
-                let alike = |seen: &&Seen| kinds.contains(&seen.kind);
+                let alike =
+                    |seen: &&Seen| kinds.contains(&seen.kind) && seen.audience == Audience::All;
                 kinds.contains(&kind) && self.waiting.iter().filter(alike).count() >= self.places
             };
             if !alike(&ORDINARY) && !alike(&[EventKind::ListenerFailed]) {
@@ -437,6 +480,12 @@ mod tests {
         }
     }
 
+    /// How many are for `tracing` alone.
+    fn traced(waiting: &[Seen]) -> usize {
+        let traced = |seen: &&Seen| seen.audience != Audience::All;
+        waiting.iter().filter(traced).count()
+    }
+
     /// How many are reports that were pushed.
     fn own(waiting: &[Seen]) -> usize {
         let own = |seen: &&Seen| seen.kind != EventKind::ReportsLost;
@@ -455,6 +504,7 @@ mod tests {
     fn any_act() -> impl Strategy<Value = Act> {
         prop_oneof![
             30 => (any_kind(), 0..8_u64).prop_map(|(kind, of)| Act::Push(kind, of)),
+            5 => proptest::sample::select(TRACED.as_slice()).prop_map(Act::Trace),
             20 => Just(Act::Pop),
             1 => Just(Act::Abandon),
         ]
@@ -513,7 +563,7 @@ mod tests {
     /// What is delivered of an outbox: kinds, with the length of each run, and losses.
     fn delivered(outbox: &mut Reports) -> Vec<(EventKind, usize, u64)> {
         let mut runs: Vec<(EventKind, usize, u64)> = Vec::new();
-        while let Some((report, _)) = outbox.pop() {
+        while let Some(report) = outbox.pop() {
             let Seen { kind, lost, .. } = seen(&report);
             match runs.last_mut() {
                 Some(run) if run.0 == kind => run.1 += 1,

@@ -49,6 +49,15 @@ impl RateLimit {
         Some(std::mem::take(&mut recent.suppressed))
     }
 
+    /// An event that was admitted was not emitted after all, and so were not those before it that it would have named.
+    pub(crate) fn give_back(&mut self, listener: ListenerId, kind: EventKind, suppressed: u64) {
+        let recent = self.recent.entry((listener, kind)).or_default();
+        recent.suppressed = recent
+            .suppressed
+            .saturating_add(suppressed)
+            .saturating_add(1);
+    }
+
     /// Those of which some were suppressed since the last that was emitted.
     pub(crate) fn suppressed(&self) -> impl Iterator<Item = (ListenerId, EventKind, u64)> {
         let all = self.recent.iter();
@@ -108,6 +117,21 @@ mod tests {
         assert_eq!(limit.admit(listener(1), FAILED, ms(1000)), Some(3));
         assert_eq!(limit.admit(listener(1), FAILED, ms(1009)), None);
         assert_eq!(limit.admit(listener(1), FAILED, ms(1010)), Some(1));
+    }
+
+    #[test]
+    fn event_that_is_given_back_counts_as_suppressed() {
+        let (mut limit, start) = (RateLimit::default(), Instant::now());
+        for _ in 0..13 {
+            limit.admit(listener(1), FAILED, start);
+        }
+        let later = start + SECOND;
+        assert_eq!(limit.admit(listener(1), FAILED, later), Some(3));
+        limit.give_back(listener(1), FAILED, 3);
+        assert_eq!(limit.admit(listener(1), FAILED, later), Some(4));
+        // Also of one that was forgotten meanwhile.
+        limit.give_back(listener(2), FAILED, 0);
+        assert_eq!(limit.admit(listener(2), FAILED, later), Some(1));
     }
 
     #[test]

@@ -207,7 +207,7 @@ impl<S: Clone> Supervisor<S> {
         };
         let listener = listening.listener.clone();
         match table.replace(row, end, now, control()) {
-            Replacement::Init(starting) | Replacement::Waits(starting) => {
+            Replacement::Init(starting) | Replacement::Waits(starting, _) => {
                 effects.start = Some((listener, starting));
             }
             Replacement::Later(starting, delay) => {

@@ -260,8 +260,8 @@ pub(crate) struct Starting<C> {
 pub(crate) enum Replacement<C> {
     /// Its `init` is to run.
     Init(Starting<C>),
-    /// It has its state, and waits.
-    Waits(Starting<C>),
+    /// It has its state, and waits; and others that were held are to be started, if so.
+    Waits(Starting<C>, Waits),
     /// It is started by the driver, after this time.
     Later(Starting<C>, Duration),
     /// It starts once another acceptor's `init` has succeeded, or not at all.
@@ -536,10 +536,20 @@ impl<C: Clone, A> Table<C, A> {
         if !self.set_state(id, &[AcceptorState::Init], AcceptorState::Waiting) {
             return Waits::Gone;
         }
+        self.release()
+    }
+
+    /// An acceptor has its state: an outage is over (B4).
+    fn release(&mut self) -> Waits {
         if self.outage.take().is_none() || self.held.is_empty() {
             return Waits::Yes;
         }
         Waits::Releases
+    }
+
+    /// Whether acceptors are held until one has its state (B4).
+    pub(crate) fn has_outage(&self) -> bool {
+        self.outage.is_some()
     }
 
     /// An acceptor waits no longer, and terminates.
@@ -587,7 +597,7 @@ impl<C: Clone, A> Table<C, A> {
         let child = self.add_numbered(number, state, control.clone(), backoff, now);
         let start = Starting { child, control };
         Became::Serves(match ready {
-            Ready::Yes => Replacement::Waits(start),
+            Ready::Yes => Replacement::Waits(start, self.release()),
             Ready::No | Ready::Failed => Replacement::Init(start),
         })
     }

@@ -27,7 +27,7 @@ use crate::listener::Listener;
 use crate::machine::accept_backoff::AcceptBackoff;
 use crate::machine::child_end::ChildEnd;
 use crate::machine::effects::{Close, Queued};
-use crate::machine::table::{Became, Next, Peer, Ready, Replacement};
+use crate::machine::table::{Became, Next, Peer, Ready, Replacement, Waits};
 use crate::policy::ConnectionReports;
 use crate::pool::child_task::ChildTask;
 use crate::pool::listener_shared::{ListenerShared, LocalAddrSource, Waiter};
@@ -48,8 +48,8 @@ const BATCH: usize = 64;
 /// How long a listener that closes waits before it believes that no connection is queued (L7).
 const CLOSE_DELAY: Duration = Duration::from_millis(1);
 
-/// So many delays in a row that are over when they are first polled are believed: then it is the runtime's timer that is early.
-const DELAYS: u32 = 3;
+/// How many delays may be over when they are first polled before one is believed: then it is the runtime's timer that is early.
+const HASTY_DELAYS: u32 = 3;
 
 /// How long it accepts at the most, and how many.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -60,8 +60,8 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     listener: Arc<ListenerShared<L>>,
     factory: Shared<dyn Factory<L>>,
     generation: u64,
-    /// Cloned for each connection; the socket may close meanwhile.
-    handshake: DropCatching<L::Handshake>,
+    /// Shared with the connections, which may outlive the listener.
+    handshake: Shared<L::Handshake>,
     /// The view of the listener for a replacement without an `init`.
     info: ListenerInfo<L::Addr>,
     queue: WaitQueue<Waiter<L>>,
@@ -93,10 +93,17 @@ enum Spawned {
 struct Closing {
     /// Until it may be believed that nothing is queued.
     delay: Option<BoxFuture<'static, ()>>,
-    /// How many delays gave the runtime no time to look at the sockets; `DELAYS` once one did.
-    delays: u32,
+    delays: Delays,
     limit: BoxFuture<'static, ()>,
     taken: usize,
+}
+
+/// The delays of a listener that closes, so far.
+enum Delays {
+    /// So many gave the runtime no time to look at the sockets.
+    Hasty(u32),
+    /// One was pending: the runtime has looked at the sockets once it is over.
+    Pending,
 }
 
 /// The consequence of one call of `accept`.
@@ -118,7 +125,7 @@ pub(crate) fn run<R: Runtime, L: Listener>(
     shared: Arc<PoolShared<R, L>>,
     listener: Arc<ListenerShared<L>>,
     socket: L,
-    handshake: L::Handshake,
+    handshake: Shared<L::Handshake>,
 ) -> impl Future<Output = ()> + Send {
     let factory = lock(&listener.children).factory.clone();
     // Made here, not in the task: a task that is dropped before its first poll counts as well.
@@ -126,7 +133,7 @@ pub(crate) fn run<R: Runtime, L: Listener>(
         socket: Some(DropCatching::new(socket)),
         accept_loop: AcceptLoop {
             generation: listener.generation(),
-            handshake: DropCatching::new(handshake),
+            handshake,
             info: listener.info(ChildId::new(listener.id, 0, ChildId::NO_SLOT)),
             shared,
             listener,
@@ -219,18 +226,9 @@ fn poll_accept<T>(
 
 type Accepted<L> = io::Result<(<L as Listener>::Io, <L as Listener>::Addr)>;
 
-/// The handshake of a listener, to ask whether there is one.
-trait AsksHandshake {
-    const IS_NEEDED: bool;
-}
-
-struct Needed<L>(std::marker::PhantomData<L>);
-
-impl<L: Listener> AsksHandshake for Needed<L> {
-    const IS_NEEDED: bool = <L::Handshake as Handshake<L::Io, L::Addr>>::IS_NEEDED;
-}
-
 impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
+    const HAS_HANDSHAKE: bool = <L::Handshake as Handshake<L::Io, L::Addr>>::IS_NEEDED;
+
     fn poll_turn(
         &mut self,
         cx: &mut Context<'_>,
@@ -341,7 +339,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     }
                     self.closing = Some(Closing {
                         delay: Some(self.shared.sleep(CLOSE_DELAY)),
-                        delays: 0,
+                        delays: Delays::Hasty(0),
                         limit: self.shared.sleep(CLOSE_LIMIT),
                         taken: 0,
                     });
@@ -412,12 +410,14 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             return Poll::Ready(());
         }
         if let Some(delay) = &mut closing.delay {
-            match delay.poll_unpin(cx) {
-                Poll::Pending => closing.delays = DELAYS,
-                Poll::Ready(()) if closing.delays == DELAYS => closing.delay = None,
-                Poll::Ready(()) => {
+            match (delay.poll_unpin(cx), &mut closing.delays) {
+                (Poll::Pending, delays) => *delays = Delays::Pending,
+                (Poll::Ready(()), Delays::Pending | Delays::Hasty(HASTY_DELAYS)) => {
+                    closing.delay = None;
+                }
+                (Poll::Ready(()), Delays::Hasty(hasty)) => {
                     // Its time was over before the runtime knew of it: a busy one has not looked at the sockets since.
-                    closing.delays += 1;
+                    *hasty += 1;
                     closing.delay = Some(self.shared.sleep(CLOSE_DELAY));
                     wake(cx.waker().clone());
                 }
@@ -533,7 +533,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             local_addr: local_addr.clone(),
             transport: None,
         };
-        let state = match Needed::<L>::IS_NEEDED {
+        let state = match Self::HAS_HANDSHAKE {
             true => ConnectionState::Handshaking,
             false => ConnectionState::Serving,
         };
@@ -551,7 +551,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             // Reconfigured since the replacement was made: its `init` would be the old acceptor's.
             let before = match &mut became {
                 Became::Serves(Replacement::Init(start))
-                    if self.listener.generation() != self.generation =>
+                    if failed.is_none() && self.listener.generation() != self.generation =>
                 {
                     children.renew(&self.listener, start)
                 }
@@ -561,7 +561,6 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         };
         match became {
             Became::Serves(Replacement::Init(start)) if before.is_some() => {
-                // The fate of the acceptor that was made before it was reconfigured is of no interest.
                 self.shared.start(&self.listener, start);
             }
             Became::Serves(replacement) => self.replace(replacement, failed),
@@ -607,28 +606,23 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
-    /// The needs of the handshake of a connection: nothing, if there is none (H7).
+    /// The needs of the handshake of a connection, if there is one (H7).
     fn handshake_stage(
         &self,
         id: ChildId,
         now: Instant,
         timeout: Option<Duration>,
-    ) -> HandshakeStage<L::Handshake, L::Addr> {
-        let handshake = self.handshake.clone();
-        if !Needed::<L>::IS_NEEDED {
-            return HandshakeStage {
-                handshake,
-                deadline: None,
-                through: None,
-            };
+    ) -> Option<HandshakeStage<L::Handshake, L::Addr>> {
+        if !Self::HAS_HANDSHAKE {
+            return None;
         }
         let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
         let listener = Arc::clone(&self.listener);
-        HandshakeStage {
-            handshake,
+        Some(HandshakeStage {
+            handshake: self.handshake.clone(),
             deadline: deadline.map(|deadline| self.shared.sleep_until(deadline)),
-            through: Some(Box::new(move |addrs| listener.handshaken(id, addrs))),
-        }
+            through: Box::new(move |incoming| listener.handshaken(id, incoming)),
+        })
     }
 
     /// The child that is to take the place of one that has a connection.
@@ -640,9 +634,14 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             self.factory = factory;
         }
         let control = Arc::clone(&self.factory).make_child(&self.listener.level);
-        let number = lock(&self.listener.children).table.reserve_number();
+        let (number, outage) = {
+            let table = &mut lock(&self.listener.children).table;
+            (table.reserve_number(), table.has_outage())
+        };
         self.info.child = ChildId::new(self.listener.id, number, ChildId::NO_SLOT);
-        let (ready, failed) = match control.init_now(&self.info) {
+        // During an outage another acceptor tries; this one is held (B4).
+        let begun = (!outage).then(|| control.init_now(&self.info)).flatten();
+        let (ready, failed) = match begun {
             Some(InitOutcome::Waits(_)) => (Ready::Yes, None),
             Some(InitOutcome::Ended(end)) => (Ready::Failed, Some(end)),
             None => (Ready::No, None),
@@ -662,7 +661,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         failed: Option<ChildEnd>,
     ) {
         match replacement {
-            Replacement::Waits(start) => {
+            Replacement::Waits(start, waits) => {
+                self.starts |= waits == Waits::Releases;
                 // An acceptor that arrived while `accept` was polled began to wait earlier (L6).
                 self.listener.inbox.take_arrived(&mut self.arrived);
                 if !self.arrived.is_empty() {
@@ -674,14 +674,13 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     deadline: None,
                 });
             }
-            Replacement::Init(start) if failed.is_some() => {
-                let end = failed.into_iter();
-                end.for_each(|end| self.shared.ended(&self.listener, start.child, end));
-            }
-            Replacement::Init(start) => {
-                self.shared.start_init(&self.listener, start);
-                self.spawned = Spawned::Inits;
-            }
+            Replacement::Init(start) => match failed {
+                Some(end) => self.shared.ended(&self.listener, start.child, end),
+                None => {
+                    self.shared.start_init(&self.listener, start);
+                    self.spawned = Spawned::Inits;
+                }
+            },
             Replacement::Later(start, delay) => {
                 self.shared.start_later(&self.listener, start.child, delay);
             }

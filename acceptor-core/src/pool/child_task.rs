@@ -80,7 +80,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
         };
         let end = match (catch_panic(move || drop(body)), end) {
             (Ok(()), BodyEnd::Served(exit)) => self.shared.child_end(exit),
-            (Ok(()), BodyEnd::NoHandshake(error)) => {
+            (Ok(()), BodyEnd::HandshakeFailed(error)) => {
                 let (cause, error) = error.into_parts();
                 ChildEnd::HandshakeFailed(cause, error.map(Arc::from))
             }

@@ -330,13 +330,15 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                 .map(|(_, listening)| abandon(&listening.listener))
                 .collect();
             let stuck = rows.iter().map(|rows| rows.len()).sum();
-            for rows in &rows {
-                let late = rows
-                    .iter()
-                    .filter_map(|row| row.late(None, Phase::Kill, now));
-                effects.late.extend(late);
+            // All at once, since with this the pool ends: only those are copied that are named.
+            let mut displaced = Vec::new();
+            for row in rows.iter().flat_map(|rows| rows.iter()) {
+                if state.late.has_place(row.since, row.id) {
+                    let late = row.late(None, Phase::Kill, now);
+                    displaced.extend(late.map(|(began, late)| state.late.add(began, late)));
+                }
             }
-            (state.machine.give_up(stuck, now, effects), rows)
+            (state.machine.give_up(stuck, now, effects), rows, displaced)
         });
         drop(given_up);
     }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -33,7 +32,7 @@ use crate::status::{
 };
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::catch_unwind::CatchUnwind;
-use crate::sync::{catch_panic, lock};
+use crate::sync::{Shared, catch_panic, lock};
 
 /// Looks into a pool and changes it while it runs, as its owner can. Cheap to clone; does not keep the pool alive (S9).
 ///
@@ -77,13 +76,15 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         if acceptors == 0 || acceptors > MAX_ACCEPTORS {
             return refused(listener, AddListenerReason::Acceptors { value: acceptors });
         }
-        let asked = LocalAddrSource::of(&listener).and_then(|addresses| {
-            let handshake = catch_panic(|| listener.handshake());
-            Ok((addresses, handshake.map_err(io::Error::other)?))
-        });
-        let (addresses, handshake) = match asked {
-            Ok(known) => known,
+        let addresses = match LocalAddrSource::of(&listener) {
+            Ok(addresses) => addresses,
             Err(error) => return refused(listener, AddListenerReason::LocalAddr(error)),
+        };
+        let handshake = match catch_panic(|| Arc::new(listener.handshake())) {
+            Ok(handshake) => Shared::new(handshake),
+            Err(message) => {
+                return refused(listener, AddListenerReason::HandshakePanicked(message));
+            }
         };
         let added = self.shared.handle_event(|state, _| {
             let reason = match state.machine.state() {

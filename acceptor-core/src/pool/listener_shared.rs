@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 use crate::acceptor::{ListenerInfo, Terminate};
 use crate::child::control::Level;
 use crate::child::erased::{ErasedChild, Factory};
-use crate::handshake::Addrs;
+use crate::handshake::Incoming;
 use crate::id::{ChildId, ListenerId};
 use crate::latch::Latch;
 use crate::listener::Listener;
-use crate::machine::child_end::WaitTime;
+use crate::machine::child_end::{ChildEnd, WaitTime};
 use crate::machine::command::CloseReason;
-use crate::machine::table::{Peer, Table};
+use crate::machine::table::{Peer, Row, Table};
 use crate::policy::{ConnectionReports, Rules};
 use crate::pool::inbox::Inbox;
 use crate::pool::shared::ChildStart;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, Shared, catch_panic, lock};
+use crate::sync::{
+    AtomicBool, AtomicU64, DropCatching, Mutex, Ordering, Shared, catch_panic, lock,
+};
 
 pub(crate) struct ListenerShared<L: Listener> {
     pub(crate) id: ListenerId,
@@ -39,6 +41,8 @@ pub(crate) struct ListenerShared<L: Listener> {
     skipped: AtomicU64,
     pauses: AtomicU64,
 }
+
+type ChildRow<L> = Row<Arc<dyn ErasedChild<L>>, <L as Listener>::Addr>;
 
 /// The children of a listener, and what new ones are made of.
 pub(crate) struct Children<L: Listener> {
@@ -84,6 +88,22 @@ impl<L: Listener> Children<L> {
         }
         let control = Arc::clone(&self.factory).make_child(&listener.level);
         self.table.renew(start, control)
+    }
+
+    /// Takes out a connection whose end leads to nothing; `None`, and nothing done, if it may lead to more.
+    pub(crate) fn left(
+        &mut self,
+        id: ChildId,
+        end: &ChildEnd,
+    ) -> Option<DropCatching<ChildRow<L>>> {
+        let reported = match end {
+            ChildEnd::Normal | ChildEnd::Clean(_) => false,
+            _ => self.reports != ConnectionReports::Failures,
+        };
+        if reported {
+            return None;
+        }
+        self.table.left(id)
     }
 }
 
@@ -168,11 +188,11 @@ impl<L: Listener> ListenerShared<L> {
     }
 
     /// The handshake of a connection is through (H5).
-    pub(crate) fn handshaken(&self, id: ChildId, addrs: Addrs<'_, L::Addr>) {
+    pub(crate) fn handshaken(&self, id: ChildId, incoming: &Incoming<(), L::Addr>) {
         let peer = Peer {
-            peer_addr: addrs.peer_addr.clone(),
-            local_addr: addrs.local_addr.clone(),
-            transport: addrs.transport.cloned().map(Box::new),
+            peer_addr: incoming.peer_addr().clone(),
+            local_addr: incoming.local_addr().clone(),
+            transport: incoming.transport().cloned().map(Box::new),
         };
         let _before = lock(&self.children).table.handshaken(id, peer);
     }

@@ -140,8 +140,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// # Errors
     ///
     /// Gives the listener back, with the [reason](crate::AddListenerReason), if `acceptors` is not within
-    /// 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS), if the listener cannot return its address, or if the
-    /// pool is stopping or has stopped (V2).
+    /// 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS), if the listener cannot return its address, if its `handshake`
+    /// panics, or if the pool is stopping or has stopped (V2).
     ///
     /// ```
     /// # use acceptor_core::*;

@@ -68,22 +68,22 @@ impl<A> Reports<A> {
             let pool = Arc::clone(pool);
             Report { pool, event }
         };
-        let debug = debug.map(|(event, now)| (self.admit_debug(&event, now), report(event)));
-        let (debug, mut dropped) = match debug {
-            Some((Some(audience), debug)) => (Some((debug, audience)), None),
-            Some((None, debug)) => (None, Some(debug)),
-            None => (None, None),
-        };
-        let wakes = events.len() > 0 || debug.is_some();
+        let mut wakes = events.len() > 0;
         let mut no_place = Vec::new();
         if wakes {
             let mut outbox = lock(&self.outbox);
-            let events = events.map(|event| (report(event), Audience::All));
-            let unplaced = events.chain(debug);
-            no_place
-                .extend(unplaced.filter_map(|(report, audience)| outbox.push(report, audience)));
+            let unplaced = events.filter_map(|event| outbox.push(report(event), Audience::All));
+            no_place.extend(unplaced);
         }
-        no_place.extend(dropped.take());
+        if let Some((event, now)) = debug {
+            match self.admit_debug(&event, now) {
+                Some(suppressed) => {
+                    wakes = true;
+                    no_place.extend(self.post_traced(report(event), suppressed));
+                }
+                None => no_place.push(report(event)),
+            }
+        }
         let no_place = no_place.into_iter().map(DropCatching::new);
         Posted {
             _dropped: no_place.collect(),
@@ -91,15 +91,25 @@ impl<A> Reports<A> {
         }
     }
 
-    /// Whether an event at debug level, which the observer does not get, is one for `tracing`. Limited before it has a
-    /// place: a peer that hangs up again and again is not to take those of failures.
-    fn admit_debug(&self, event: &Event<A>, now: Instant) -> Option<Audience> {
+    /// An event for `tracing` alone; gives it back if it found no place.
+    fn post_traced(&self, report: Report<A>, suppressed: u64) -> Option<Report<A>> {
+        let audience = Audience::Trace { suppressed };
+        let report = lock(&self.outbox).push(report, audience)?;
+        if let Some(listener) = limited(&report.event) {
+            let kind = report.event.kind();
+            lock(&self.limit).give_back(listener, kind, suppressed);
+        }
+        Some(report)
+    }
+
+    /// Whether an event at debug level, which the observer does not get, is one for `tracing`, and how many of its kind were
+    /// left out before. Limited before it has a place: else a peer that hangs up again and again fills them all.
+    fn admit_debug(&self, event: &Event<A>, now: Instant) -> Option<u64> {
         if LevelFilter::current() < LevelFilter::DEBUG {
             return None;
         }
         let listener = limited(event)?;
-        let suppressed = lock(&self.limit).admit(listener, event.kind(), now)?;
-        Some(Audience::Trace { suppressed })
+        lock(&self.limit).admit(listener, event.kind(), now)
     }
 
     pub(super) fn notify(&self) {
@@ -137,10 +147,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             let observer = state.spec.settings.observer.clone();
             (DropCatching::new(report), audience, observer)
         };
-        let admitted = match audience {
-            Audience::All => self.admit(&report),
-            Audience::Trace { suppressed } => Some(suppressed),
-        };
+        let admitted = self.admit(&report, audience);
         if let Some(suppressed) = admitted {
             let _ = catch_panic(|| trace(&report, suppressed));
         }
@@ -151,7 +158,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     /// Whether the event is emitted to `tracing`, and how many of its kind were left out before (O3).
-    fn admit(&self, report: &Report<L::Addr>) -> Option<u64> {
+    fn admit(&self, report: &Report<L::Addr>, audience: Audience) -> Option<u64> {
         let event = &report.event;
         let Some(listener) = limited(event) else {
             return Some(0);
@@ -160,7 +167,11 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         let (forgotten, admitted) = {
             let mut limit = lock(&self.reports.limit);
             let forgotten = limit.forget_old(now);
-            (forgotten, limit.admit(listener, event.kind(), now))
+            let admitted = match audience {
+                Audience::All => limit.admit(listener, event.kind(), now),
+                Audience::Trace { suppressed } => Some(suppressed),
+            };
+            (forgotten, admitted)
         };
         trace_all_suppressed(&report.pool, forgotten);
         admitted

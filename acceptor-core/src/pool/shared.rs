@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use tracing::level_filters::LevelFilter;
 
 use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::Terminate;
@@ -38,7 +39,7 @@ use crate::runtime::Runtime;
 use crate::status::PoolState;
 use crate::stop_report::{StopReason, StopReport};
 use crate::sync::notify::Notify;
-use crate::sync::{Mutex, Shared, catch_panic, lock};
+use crate::sync::{DropCatching, Mutex, Shared, catch_panic, lock};
 
 pub(crate) struct PoolShared<R: Runtime, L: Listener> {
     pub(crate) runtime: R,
@@ -72,7 +73,7 @@ pub(crate) struct State<L: Listener> {
     pub(super) ended: Option<Box<StopReport<L::Addr>>>,
     pub(super) result: Option<Box<StopReport<L::Addr>>>,
     /// Connections that ended after the grace (S7).
-    late: Late<L::Addr>,
+    pub(super) late: Late<L::Addr>,
 }
 
 /// A start that the driver carries out, after a time.
@@ -461,10 +462,19 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         id: ChildId,
         end: ChildEnd,
     ) {
-        if let ChildEnd::Normal | ChildEnd::Clean(_) = end {
-            // Most ends are of this kind, and most of them lead to nothing.
-            let left = lock(&listener.children).table.left(id);
+        // Most ends are of these kinds, and most of them lead to nothing.
+        let unnoticed = match &end {
+            ChildEnd::Normal | ChildEnd::Clean(_) => true,
+            ChildEnd::Disconnected(_) | ChildEnd::HandshakeFailed(..) => {
+                LevelFilter::current() < LevelFilter::DEBUG
+            }
+            _ => false,
+        };
+        if unnoticed {
+            let left = lock(&listener.children).left(id, &end);
             if left.is_some() {
+                // The error of a peer that is gone is the user's.
+                drop(DropCatching::new(end));
                 return self.exhaustion.connection_ended();
             }
         }

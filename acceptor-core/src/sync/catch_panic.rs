@@ -2,9 +2,10 @@
 
 use std::any::Any;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::Waker;
+use std::thread::panicking;
 
 /// Runs user code; a panic comes back as its message.
 pub(crate) fn catch_panic<T>(code: impl FnOnce() -> T) -> Result<T, String> {
@@ -21,6 +22,34 @@ pub(crate) struct DropCatching<T>(Option<T>);
 
 /// A value of the user's, shared: the last of its owners may be dropped anywhere.
 pub(crate) type Shared<T> = DropCatching<Arc<T>>;
+
+/// Owns a value of the user's until a callback takes it over. A panic of its `Drop` goes on, to be part of the child's end,
+/// unless another is on its way: two at once would abort the process.
+pub(crate) struct DropResuming<T>(Option<T>);
+
+impl<T> DropResuming<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    pub(crate) fn into_inner(mut self) -> T {
+        self.0.take().expect(OWNED)
+    }
+}
+
+impl<T> Drop for DropResuming<T> {
+    fn drop(&mut self) {
+        let Some(value) = self.0.take() else {
+            return;
+        };
+        if let Err(message) = catch_panic(move || drop(value)) {
+            if !panicking() {
+                // As it came; the panic hook has been called.
+                resume_unwind(Box::new(message));
+            }
+        }
+    }
+}
 
 impl<T> DropCatching<T> {
     pub(crate) fn new(value: T) -> Self {
@@ -138,6 +167,26 @@ mod tests {
             panic!("first");
         });
         assert_eq!(message, Err::<(), _>("first".into()));
+    }
+
+    #[test]
+    fn panic_of_a_drop_goes_on_unless_another_unwinds() {
+        let message = catch_panic(|| drop(DropResuming::new(PanicsWhenDropped)));
+        assert_eq!(message, Err("dropped".into()));
+        let message = catch_panic(|| {
+            drop((
+                DropResuming::new(PanicsWhenDropped),
+                DropResuming::new(PanicsWhenDropped),
+            ))
+        });
+        assert_eq!(message, Err("dropped".into()));
+        let message = catch_panic(|| {
+            let _owned = DropResuming::new(PanicsWhenDropped);
+            panic!("first");
+        });
+        assert_eq!(message, Err::<(), _>("first".into()));
+        let taken = DropResuming::new(vec![1, 2]).into_inner();
+        assert_eq!(taken, [1, 2]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ enum Then {
     /// Its `init` runs.
     Init(u64),
     Waits(u64),
+    Releases(u64),
     /// It starts after this many milliseconds.
     Later(u64, u128),
     /// It is held, or there is none.
@@ -102,7 +103,8 @@ impl Bench {
     fn then(replacement: Replacement<Polls>) -> Then {
         match replacement {
             Replacement::Init(start) => Then::Init(start.child.number),
-            Replacement::Waits(start) => Then::Waits(start.child.number),
+            Replacement::Waits(start, Waits::Releases) => Then::Releases(start.child.number),
+            Replacement::Waits(start, _) => Then::Waits(start.child.number),
             Replacement::Later(start, delay) => Then::Later(start.child.number, delay.as_millis()),
             Replacement::None => Then::None,
         }
@@ -117,9 +119,8 @@ impl Bench {
         assert_eq!(Self::then(replacement), then);
     }
 
-    fn became(&mut self, number: u64, ready: bool) -> Became<Polls> {
+    fn became(&mut self, number: u64, ready: Ready) -> Became<Polls> {
         let (id, now) = (self.id(number), self.now);
-        let ready = if ready { Ready::Yes } else { Ready::No };
         let next = Next {
             number: self.table.reserve_number(),
             control: Polls::default(),
@@ -132,6 +133,12 @@ impl Bench {
     /// A waiting acceptor has a connection, and is replaced.
     #[track_caller]
     fn serves(&mut self, number: u64, ready: bool, then: Then) {
+        let ready = if ready { Ready::Yes } else { Ready::No };
+        self.serves_as(number, ready, then);
+    }
+
+    #[track_caller]
+    fn serves_as(&mut self, number: u64, ready: Ready, then: Then) {
         match self.became(number, ready) {
             Became::Serves(replacement) => assert_eq!(Self::then(replacement), then),
             Became::ServesLast(_) | Became::Gone(_) => panic!("it is replaced"),
@@ -327,14 +334,37 @@ fn connections_of_an_outage_are_replaced_after_it() {
     bench.waits(2, Waits::Yes);
     bench.ends(3, StartError, Later(4, 0));
     bench.serves(1, false, Then::None);
-    // One that needs no `init` waits at once, and says nothing about `init`.
-    bench.serves(2, true, Then::Waits(6));
-    bench.tally([2, 1, 2, 0]);
     assert_eq!(bench.starts(9), []);
     bench.start_spaced(4);
     bench.waits(4, Waits::Releases);
     assert_eq!(bench.starts(9), [5]);
-    bench.tally([2, 2, 1, 0]);
+    bench.serves(2, false, Then::Init(6));
+    bench.tally([2, 1, 2, 0]);
+}
+
+/// One that has its state without an `init` accepts like any other (B4, B5).
+#[test]
+fn state_at_once_ends_an_outage() {
+    let mut bench = Bench::started(3);
+    bench.waits(1, Waits::Yes);
+    bench.waits(2, Waits::Yes);
+    bench.ends(3, StartError, Later(4, 0));
+    bench.serves(1, false, Then::None);
+    assert!(bench.table.has_outage());
+    bench.serves(2, true, Then::Releases(6));
+    assert!(!bench.table.has_outage());
+    assert_eq!(bench.starts(9), [5]);
+    bench.tally([2, 1, 2, 0]);
+}
+
+/// Asking for it was a start error: its `init` does not run, and its end opens an outage.
+#[test]
+fn state_that_is_refused_at_once_is_a_start_error() {
+    let mut bench = Bench::started(1);
+    bench.waits(1, Waits::Yes);
+    bench.serves_as(1, Ready::Failed, Init(2));
+    bench.ends(2, StartError, Later(3, 0));
+    assert!(bench.table.has_outage());
 }
 
 #[test]
@@ -397,7 +427,7 @@ fn connection_of_a_closed_listener_is_the_last() {
     let mut bench = Bench::started(1);
     bench.waits(1, Waits::Yes);
     bench.table.close();
-    assert!(matches!(bench.became(1, true), Became::ServesLast(_)));
+    assert!(matches!(bench.became(1, Ready::Yes), Became::ServesLast(_)));
     bench.tally([1, 0, 0, 0]);
     assert_eq!(bench.table.accepted(), 1);
 }
@@ -407,7 +437,7 @@ fn no_acceptor_of_a_killed_listener_becomes_a_connection() {
     let mut bench = Bench::started(1);
     bench.waits(1, Waits::Yes);
     bench.table.kill();
-    assert!(matches!(bench.became(1, true), Became::Gone(_)));
+    assert!(matches!(bench.became(1, Ready::Yes), Became::Gone(_)));
     bench.tally([0, 1, 0, 0]);
     assert_eq!(bench.table.accepted(), 0);
     assert!(!bench.table.is_open());

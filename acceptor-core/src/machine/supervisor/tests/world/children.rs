@@ -97,14 +97,17 @@ impl World {
     pub(super) fn waits(&mut self, id: ChildId) {
         let listener = id.listener();
         let waits = self.table(listener).waits(id);
+        assert_eq!(waits, self.release(listener));
+        self.set_state(id, AcceptorState::Waiting);
+    }
+
+    /// An acceptor has its state: those that are held follow.
+    fn release(&mut self, listener: ListenerId) -> Waits {
         let held = self.spaced_by(listener, StartedBy::AcceptLoopLater);
-        let outage = self.door(listener).outage.take();
-        let expected = match outage {
+        match self.door(listener).outage.take() {
             Some(_) if !held.is_empty() => Waits::Releases,
             _ => Waits::Yes,
-        };
-        assert_eq!(waits, expected);
-        self.set_state(id, AcceptorState::Waiting);
+        }
     }
 
     pub(super) fn dismissed(&mut self, id: ChildId) {
@@ -157,7 +160,7 @@ impl World {
                 self.spaced.push((now + delay, child));
                 Replacement::Later(starting, delay)
             }
-            None if ready => Replacement::Waits(starting),
+            None if ready => Replacement::Waits(starting, self.release(listener)),
             None if outage => Replacement::None,
             None => Replacement::Init(starting),
         };
