@@ -50,8 +50,8 @@ pub use acceptor_core::{
     ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer, ParseIdError, PeerGoneFn, Phase,
     PoolState, ReconfigureError, Report, Restart, Runtime, Settings, Shutdown, Spec, SpecError,
     StartError, Status, StopReason, StopReport, Stopped, StreamOf, Terminate, Then, Transport,
-    With, acceptor_fn, acceptor_from, asks_local_addr, check_listener, check_tcp_listener,
-    is_peer_gone, observer_fn, report,
+    WaitingAcceptors, With, acceptor_fn, acceptor_from, asks_local_addr, check_listener,
+    check_tcp_listener, is_peer_gone, observer_fn, report,
 };
 use async_std::task::{self, Builder};
 

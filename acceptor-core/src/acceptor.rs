@@ -116,6 +116,8 @@ pub enum Terminate {
     Io(Arc<io::Error>),
     /// The pool stops, or this acceptor was stopped through the handle.
     Stopped,
+    /// The pool has another acceptor, and [replaces](crate::WaitingAcceptors::Replace) those that wait (R1).
+    Replaced,
 }
 
 impl fmt::Display for Terminate {
@@ -125,6 +127,7 @@ impl fmt::Display for Terminate {
             Terminate::Closed => f.write_str("listener closed"),
             Terminate::Io(error) => write!(f, "listener failed: {}", Escaped(error)),
             Terminate::Stopped => f.write_str("stopped"),
+            Terminate::Replaced => f.write_str("replaced by another acceptor"),
         }
     }
 }

@@ -55,7 +55,9 @@ pub use listen::{
     Keepalive, ListenError, ListenOptions, asks_local_addr, check_listener, check_tcp_listener,
 };
 pub use listener::{Listener, With};
-pub use policy::{ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown};
+pub use policy::{
+    ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown, WaitingAcceptors,
+};
 pub use pool::Pool;
 pub use pool::handle::{CloseListener, Join, PoolHandle};
 pub use report::{Event, EventKind, Failure, Losses, Observer, Report, observer_fn};

@@ -68,6 +68,18 @@ pub enum ConnectionReports {
     All,
 }
 
+/// What becomes of the acceptors that wait for a connection when the pool gets another spec (R1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WaitingAcceptors {
+    /// They serve the one connection that each waits for, with what they started with. A client may meet the old acceptor
+    /// long after the change.
+    Keep,
+    /// They terminate, with [`Terminate::Replaced`](crate::Terminate::Replaced), and no connection is accepted with the
+    /// old acceptor from then on. Until one of the new ones is ready, clients wait in the system's queue.
+    Replace,
+}
+
 /// The reaction of a pool when its last listener has failed (L9). A close is no failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LastListener {

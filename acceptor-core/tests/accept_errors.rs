@@ -411,10 +411,10 @@ fn connection_that_ends_while_accept_is_polled_allows_another_accept() {
     assert!(bench.set(known).is_ok());
     listeners
         .pool
-        .reconfigure(Spec::new(
-            "serves",
-            acceptor_fn(|_| pending::<Result<(), _>>()),
-        ))
+        .reconfigure(
+            Spec::new("serves", acceptor_fn(|_| pending::<Result<(), _>>())),
+            WaitingAcceptors::Keep,
+        )
         .unwrap();
     listeners.runtime.settle();
     assert_eq!(listeners.accept_calls(), 2);

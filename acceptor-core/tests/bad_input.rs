@@ -187,7 +187,10 @@ fn error_of_a_spec_is_transparent() {
     };
     assert_eq!(error.to_string(), inner.to_string());
 
-    let error = Bench::plain().pool.reconfigure(spec("")).unwrap_err();
+    let error = Bench::plain()
+        .pool
+        .reconfigure(spec(""), WaitingAcceptors::Keep)
+        .unwrap_err();
     assert!(error.source().is_none());
     let ReconfigureError::Spec(inner) = &error else {
         panic!("{error:?}");
@@ -204,7 +207,7 @@ fn an_error_of_an_init_function_is_the_source_of_the_error_of_the_call() {
     script.next(Answer::Use("first"));
     let pool = Pool::start_with(runtime, script.function()).unwrap();
     script.next(Answer::Error);
-    let error = pool.unwrap().reload().unwrap_err();
+    let error = pool.unwrap().reload(WaitingAcceptors::Keep).unwrap_err();
     assert_eq!(error.source().unwrap().to_string(), "no such file");
 }
 
@@ -376,8 +379,12 @@ fn every_call_on_a_stopped_pool_is_an_error() {
     check(pool.status(), "Stopped", STOPPED);
     check(pool.stop_child(child), "Stopped", STOPPED);
     check(pool.kill_child(child), "Stopped", STOPPED);
-    check(pool.reconfigure(spec("late")), "Stopped", STOPPED);
-    check(pool.reload(), "Stopped", STOPPED);
+    check(
+        pool.reconfigure(spec("late"), WaitingAcceptors::Keep),
+        "Stopped",
+        STOPPED,
+    );
+    check(pool.reload(WaitingAcceptors::Keep), "Stopped", STOPPED);
     check(bench.now(pool.close_listener(listener)), "Stopped", STOPPED);
     let report = bench.now(pool.join());
     assert_eq!(bench.now(pool.stop()), report);
@@ -391,7 +398,7 @@ fn every_call_on_a_stopped_pool_is_an_error() {
 fn a_pool_that_stops_keeps_its_spec_and_still_closes_listeners() {
     let (bench, listener) = Bench::stopping();
     check(
-        bench.pool.reconfigure(spec("late")),
+        bench.pool.reconfigure(spec("late"), WaitingAcceptors::Keep),
         "Stopping",
         "the pool is stopping: its spec stays",
     );
@@ -406,25 +413,33 @@ fn an_invalid_spec_changes_nothing() {
     let (bench, ..) = Bench::serving();
     let before = bench.pool.status().unwrap();
     check(
-        bench.pool.reconfigure(spec("").intensity(77)),
+        bench
+            .pool
+            .reconfigure(spec("").intensity(77), WaitingAcceptors::Keep),
         r#"Spec(Id { value: "" })"#,
         r#"spec field `id` is "": give 1 to 255 bytes without control characters"#,
     );
     check(
-        bench.pool.reconfigure(spec("other").period(Duration::ZERO)),
+        bench
+            .pool
+            .reconfigure(spec("other").period(Duration::ZERO), WaitingAcceptors::Keep),
         "Spec(Period { value: 0ns })",
         "spec field `period` is 0ns: give a time above zero, over which failures are counted",
     );
     check(
-        bench
-            .pool
-            .reconfigure(spec("other").kill_timeout(Duration::ZERO)),
+        bench.pool.reconfigure(
+            spec("other").kill_timeout(Duration::ZERO),
+            WaitingAcceptors::Keep,
+        ),
         "Spec(KillTimeout { value: 0ns })",
         "spec field `kill_timeout` is 0ns: give a time above zero, in which killed children may suspend",
     );
     assert_eq!(bench.pool.status().unwrap(), before);
     let valid = spec("other").intensity(77).period(Duration::from_secs(9));
-    bench.pool.reconfigure(valid).unwrap();
+    bench
+        .pool
+        .reconfigure(valid, WaitingAcceptors::Keep)
+        .unwrap();
     let after = bench.pool.status().unwrap();
     assert_eq!((&*after.spec, after.intensity), ("other", 77));
     assert_eq!(after.period, Duration::from_secs(9));
@@ -436,7 +451,7 @@ fn an_invalid_spec_changes_nothing() {
 #[test]
 fn a_pool_without_an_init_function_has_nothing_to_reload() {
     check(
-        Bench::plain().pool.reload(),
+        Bench::plain().pool.reload(WaitingAcceptors::Keep),
         "NoInit",
         "nothing to reload: the pool was started from a spec; call `reconfigure`, or start it with `start_with`",
     );
@@ -522,7 +537,7 @@ fn check_panic_of_init(message: &str, safe: &str) {
     assert_eq!(error.to_string(), words);
     assert!(matches!(error, StartError::InitPanicked(whole) if whole == message));
 
-    let error = pool.reload().unwrap_err();
+    let error = pool.reload(WaitingAcceptors::Keep).unwrap_err();
     assert_eq!(error.to_string(), words);
     assert!(matches!(error, ReconfigureError::InitPanicked(whole) if whole == message));
 }
@@ -543,28 +558,32 @@ fn a_reload_that_fails_or_ignores_keeps_the_spec() {
     });
     let id = || bench.pool.status().unwrap().spec;
     script.next(Answer::Error);
-    check(bench.pool.reload(), r#"Init("no such file")"#, FAILED);
+    check(
+        bench.pool.reload(WaitingAcceptors::Keep),
+        r#"Init("no such file")"#,
+        FAILED,
+    );
     script.next(Answer::Panic);
     check(
-        bench.pool.reload(),
+        bench.pool.reload(WaitingAcceptors::Keep),
         r#"InitPanicked("out of luck")"#,
         PANICKED,
     );
     script.next(Answer::Use(""));
     check(
-        bench.pool.reload(),
+        bench.pool.reload(WaitingAcceptors::Keep),
         r#"Spec(Id { value: "" })"#,
         r#"spec field `id` is "": give 1 to 255 bytes without control characters"#,
     );
     script.next(Answer::Ignore);
-    assert!(bench.pool.reload().is_ok());
+    assert!(bench.pool.reload(WaitingAcceptors::Keep).is_ok());
     assert_eq!(&*id(), "first");
     script.next(Answer::Use("second"));
-    assert!(bench.pool.reload().is_ok());
+    assert!(bench.pool.reload(WaitingAcceptors::Keep).is_ok());
     assert_eq!(&*id(), "second");
     // A handle reloads as well.
     script.next(Answer::Use("third"));
-    assert!(bench.pool.handle().reload().is_ok());
+    assert!(bench.pool.handle().reload(WaitingAcceptors::Keep).is_ok());
     assert_eq!(&*id(), "third");
 }
 

@@ -377,7 +377,7 @@ impl Scenario {
     /// Is refused once the pool stops.
     fn reconfigure(&self) {
         let spec = spec(&self.faults, &self.outage, &self.reports, &self.observed);
-        let _ = self.pool.reconfigure(spec);
+        let _ = self.pool.reconfigure(spec, WaitingAcceptors::Keep);
     }
 
     /// The pool's own two, unless one was dropped.
@@ -1076,17 +1076,20 @@ fn panics_of_drops_escape_from_no_call() {
         Err(StartError::Spec(SpecError::Id { .. }))
     ));
     let pool = Pool::start(runtime.clone(), spec("first")).unwrap();
-    let refused = pool.reconfigure(spec(""));
+    let refused = pool.reconfigure(spec(""), WaitingAcceptors::Keep);
     assert!(matches!(
         refused,
         Err(ReconfigureError::Spec(SpecError::Id { .. }))
     ));
-    assert!(pool.reconfigure(spec("second")).is_ok());
+    assert!(
+        pool.reconfigure(spec("second"), WaitingAcceptors::Keep)
+            .is_ok()
+    );
     drop(pool.stop());
     runtime.settle();
     assert!(poll_once(pool.join()).is_ready());
     assert!(matches!(
-        pool.reconfigure(spec("third")),
+        pool.reconfigure(spec("third"), WaitingAcceptors::Keep),
         Err(ReconfigureError::Stopped)
     ));
     drop(pool);
@@ -1365,7 +1368,10 @@ impl Observer<Address> for Replaces {
     fn report(&self, _: &TestReport) {
         let pool = self.pool.get().expect("the handle is set first");
         let acceptor = acceptor_fn(|_| async { Ok(()) });
-        assert!(pool.reconfigure(Spec::new("replaced", acceptor)).is_ok());
+        assert!(
+            pool.reconfigure(Spec::new("replaced", acceptor), WaitingAcceptors::Keep)
+                .is_ok()
+        );
     }
 }
 

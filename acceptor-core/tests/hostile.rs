@@ -696,7 +696,7 @@ fn user_code_may_call_the_pool_whenever_it_is_called_or_dropped() {
             manual.settle();
             manual.advance(Duration::from_secs(1));
         }
-        pool.reload().unwrap();
+        pool.reload(WaitingAcceptors::Keep).unwrap();
         let open = pool.listeners().unwrap();
         assert_eq!(open.len(), 2);
         // A client comes while the listener closes, and another while the pool stops.
@@ -820,7 +820,7 @@ fn check_nothing_is_kept(end: impl FnOnce(TestPool, &Manual)) {
     runtime.settle();
     assert_eq!(handle.counts(), Err(Stopped));
     assert_eq!(Arc::strong_count(&held), 1);
-    let reload = handle.reload();
+    let reload = handle.reload(WaitingAcceptors::Keep);
     assert!(matches!(reload, Err(ReconfigureError::Stopped)));
 }
 

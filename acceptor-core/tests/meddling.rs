@@ -159,7 +159,8 @@ fn acceptor_that_arrives_while_accept_is_polled_precedes_the_replacement() {
         let _connection = connection;
         pending::<Result<(), _>>().await
     });
-    pool.reconfigure(Spec::new("plain", plain)).unwrap();
+    pool.reconfigure(Spec::new("plain", plain), WaitingAcceptors::Keep)
+        .unwrap();
     bench.port.connect().unwrap();
     // The second acceptor arrives from within this `accept`.
     bench.runtime.step_first(ACCEPT_LOOP);
@@ -450,7 +451,7 @@ fn replacement_is_of_the_spec_that_came_while_it_was_made() {
     bench.runtime.settle();
     let (handle, new) = (pool.handle(), named("new"));
     // The accept loop asks for the time once the replacement is made, and before it is one.
-    let reconfigures = move || handle.reconfigure(new).unwrap();
+    let reconfigures = move || handle.reconfigure(new, WaitingAcceptors::Keep).unwrap();
     *once.lock().unwrap() = Some(Box::new(reconfigures));
     bench.port.connect().unwrap();
     bench.runtime.settle();

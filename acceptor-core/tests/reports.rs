@@ -424,7 +424,7 @@ fn reports_without_a_reporter_come_one_at_a_time() {
         // A call that has effects, on a pool whose last child has ended.
         let acceptor = acceptor_fn(|_| async { Ok(()) });
         let pool = inside.get().expect("the handle is set first");
-        let refused = pool.reconfigure(Spec::new("late", acceptor));
+        let refused = pool.reconfigure(Spec::new("late", acceptor), WaitingAcceptors::Keep);
         assert!(matches!(refused, Err(ReconfigureError::Stopped)));
         depth.fetch_sub(1, Ordering::SeqCst);
     };

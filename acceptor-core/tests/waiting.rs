@@ -198,7 +198,10 @@ fn connection_has_a_task_beside_it() {
     assert_eq!(bench.polled(), [ACCEPT_LOOP, REPLACEMENT, CONNECTION]);
 
     let serve = acceptor_fn(|_| async { Ok(()) });
-    bench.pool.reconfigure(Spec::new("plain", serve)).unwrap();
+    bench
+        .pool
+        .reconfigure(Spec::new("plain", serve), WaitingAcceptors::Keep)
+        .unwrap();
     let next = CONNECTION + 1;
     bench.port.connect().unwrap();
     assert_eq!(bench.polled(), [ACCEPT_LOOP, next, DRIVER]);
@@ -230,7 +233,10 @@ fn every_task_with_code_of_the_user_has_the_driver_behind_it() {
     bench.runtime.settle();
 
     let serve = acceptor_fn(|_| async { Err::<(), _>("failed".into()) });
-    bench.pool.reconfigure(Spec::new("fails", serve)).unwrap();
+    bench
+        .pool
+        .reconfigure(Spec::new("fails", serve), WaitingAcceptors::Keep)
+        .unwrap();
     // The acceptor that waits is one of before.
     bench.port.connect().unwrap();
     bench.runtime.settle();

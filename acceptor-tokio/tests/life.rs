@@ -12,7 +12,7 @@ use acceptor_tokio::{
     Acceptor, AddListenerReason, BoxError, ChildError, CloseError, Connection, EndKind, Event,
     Grace, Init, ListenOptions, ListenerId, ListenerInfo, ListenerState, Phase, Pool, PoolHandle,
     PoolState, ReconfigureError, Shutdown, Spec, StopReason, StopReport, TcpListener, Terminate,
-    acceptor_fn,
+    WaitingAcceptors, acceptor_fn,
 };
 use support::{
     PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, gone, listen, loopback,
@@ -430,7 +430,9 @@ async fn check_stopped(handle: &PoolHandle, id: ListenerId) {
     assert!(handle.status().is_err());
     let refused = handle.add_listener(unused_listener(), 1).unwrap_err();
     assert!(matches!(refused.reason, AddListenerReason::Stopped));
-    let refused = handle.reconfigure(echo_spec()).unwrap_err();
+    let refused = handle
+        .reconfigure(echo_spec(), WaitingAcceptors::Keep)
+        .unwrap_err();
     assert!(matches!(refused, ReconfigureError::Stopped));
     assert_eq!(handle.close_listener(id).await, Err(CloseError::Stopped));
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use acceptor_tokio::{
     Acceptor, BoxError, ChildId, Connection, Init, ListenerId, ListenerInfo, Pool, PoolHandle,
-    Spec, TcpListener, Terminate,
+    Spec, TcpListener, Terminate, WaitingAcceptors,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -135,7 +135,7 @@ async fn meddle(pool: PoolHandle, living: Living, begun: Begun, until: Instant) 
             };
         }
         if turn % 3 == 0 {
-            pool.reconfigure(spec(&living, &begun))
+            pool.reconfigure(spec(&living, &begun), WaitingAcceptors::Keep)
                 .expect("the pool runs");
         }
         let counts = pool.counts().expect("the pool runs");

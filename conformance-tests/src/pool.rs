@@ -10,7 +10,7 @@ use std::time::Duration;
 use acceptor_core::{
     Acceptor, AcceptorRecord, AddListenerError, BoxError, ChildCounts, ChildError, ChildId,
     CloseError, Configure, ConnectionRecord, Counts, Latch, ListenerId, ListenerRecord, PoolHandle,
-    ReconfigureError, Spec, StartError, Status, StopReport, Stopped,
+    ReconfigureError, Spec, StartError, Status, StopReport, Stopped, WaitingAcceptors,
 };
 
 use crate::tamper::{Conduct, Edit, Tamper, Verb};
@@ -181,6 +181,7 @@ impl<W: World> Handle<W> {
     pub fn reconfigure<A: Acceptor<W::Listener>>(
         &self,
         spec: Spec<A>,
+        waiting: WaitingAcceptors,
     ) -> Result<(), ReconfigureError> {
         let conduct = self.conduct(Verb::Reconfigure);
         if conduct == Some(Conduct::Ignored) {
@@ -191,11 +192,11 @@ impl<W: World> Handle<W> {
             Some(tamper) => tamper.spec(spec),
             None => spec,
         };
-        settled(conduct, self.handle.reconfigure(spec))
+        settled(conduct, self.handle.reconfigure(spec, waiting))
     }
 
-    pub fn reload(&self) -> Result<(), ReconfigureError> {
-        self.answer(Verb::Reload, || self.handle.reload())
+    pub fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError> {
+        self.answer(Verb::Reload, || self.handle.reload(waiting))
     }
 
     pub fn stop(&self) -> impl Future<Output = StopReport> + Send + 'static + use<W> {

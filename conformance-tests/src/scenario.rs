@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use acceptor_core::{
     AcceptErrorKind, ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown,
+    WaitingAcceptors,
 };
 use serde::{Deserialize, Serialize};
 
@@ -315,7 +316,7 @@ pub enum Action {
     /// A child is stopped, and one is killed, that is not there any more.
     StopUnknown,
     /// The spec is replaced.
-    Reconfigure(SpecSetting),
+    Reconfigure(SpecSetting, WaitingSetting),
     /// The spec is to be replaced by one that is not allowed.
     ReconfigureBadly,
     /// The init function is run again.
@@ -413,11 +414,29 @@ pub enum Order {
     CloseListener,
 }
 
+/// What becomes of the acceptors that wait when the spec is replaced (R1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WaitingSetting {
+    /// They wait on.
+    Keep,
+    /// They terminate.
+    Replace,
+}
+
+impl WaitingSetting {
+    pub(crate) fn waiting(self) -> WaitingAcceptors {
+        match self {
+            WaitingSetting::Keep => WaitingAcceptors::Keep,
+            WaitingSetting::Replace => WaitingAcceptors::Replace,
+        }
+    }
+}
+
 /// What the init function answers when it is run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reload {
     /// This spec.
-    Use(SpecSetting),
+    Use(SpecSetting, WaitingSetting),
     /// *Ignore*.
     Ignore,
     /// An error.
@@ -668,9 +687,17 @@ impl fmt::Display for Action {
                 write!(f, "the acceptor at place {which} is killed by id")
             }
             Action::StopUnknown => f.write_str("a child that is gone is stopped, and killed"),
-            Action::Reconfigure(spec) => write!(f, "the spec becomes: {spec}"),
+            Action::Reconfigure(spec, WaitingSetting::Keep) => {
+                write!(f, "the spec becomes: {spec}")
+            }
+            Action::Reconfigure(spec, WaitingSetting::Replace) => {
+                write!(f, "the spec becomes, and acceptors are replaced: {spec}")
+            }
             Action::ReconfigureBadly => f.write_str("the spec is to become a bad one"),
-            Action::Reload(Reload::Use(spec)) => write!(f, "reload: {spec}"),
+            Action::Reload(Reload::Use(spec, WaitingSetting::Keep)) => write!(f, "reload: {spec}"),
+            Action::Reload(Reload::Use(spec, WaitingSetting::Replace)) => {
+                write!(f, "reload, and acceptors are replaced: {spec}")
+            }
             Action::Reload(reload) => write!(f, "reload: {reload:?}"),
             Action::ListenBadly => f.write_str("a listener is to be added with no acceptors"),
             Action::Stop => f.write_str("the pool is to stop"),

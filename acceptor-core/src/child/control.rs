@@ -10,9 +10,9 @@ use std::task::Waker;
 
 use crate::latch::Latch;
 use crate::machine::child_end::Role;
-use crate::machine::command::{CloseReason, Command};
+use crate::machine::command::{CloseReason, Command, EndWaiting};
 use crate::machine::stuck::Marked;
-use crate::sync::{AtomicU8, AtomicU32, Mutex, Ordering, TaskWaker, lock};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, TaskWaker, lock};
 
 const KILL: u8 = 1;
 const STOP: u8 = 2;
@@ -21,6 +21,11 @@ const CLOSED: u8 = 8;
 const FAILED: u8 = 16;
 const STOPPED: u8 = 32;
 const ASKED: u8 = 64;
+/// Not a command by itself: what a child reads whose generation is replaced.
+const REPLACED: u8 = 128;
+
+/// How far the oldest generation is shifted in a level.
+const GENERATION: u32 = u8::BITS;
 
 /// The bit of a command.
 fn bit(command: Command) -> u8 {
@@ -55,46 +60,72 @@ impl Commands {
         commanded && !self.has(TRAPPED)
     }
 
-    pub(crate) fn close_reason(self) -> Option<CloseReason> {
+    /// Why an acceptor terminates, if it is to.
+    pub(crate) fn end_waiting(self) -> Option<EndWaiting> {
         if self.has(CLOSED) {
-            Some(CloseReason::Closed)
+            Some(EndWaiting::Closed(CloseReason::Closed))
         } else if self.has(FAILED) {
-            Some(CloseReason::Failed)
+            Some(EndWaiting::Closed(CloseReason::Failed))
         } else if self.has(STOPPED) || self.has(ASKED) {
-            Some(CloseReason::Stopped)
+            Some(EndWaiting::Closed(CloseReason::Stopped))
+        } else if self.has(REPLACED) {
+            Some(EndWaiting::Replaced)
         } else {
             None
         }
     }
 
     /// Whether an acceptor is not to wait any longer.
-    pub(crate) fn end_waiting(self) -> bool {
-        self.kill() || self.close_reason().is_some()
+    pub(crate) fn ends_waiting(self) -> bool {
+        self.kill() || self.end_waiting().is_some()
     }
 }
 
-/// The commands to all children of one listener.
+/// The commands to all children of one listener: a bit for each, and above them the oldest generation that is not replaced.
 #[derive(Debug)]
-pub(crate) struct Level(AtomicU8);
+pub(crate) struct Level(AtomicU64);
 
 impl Level {
     pub(crate) fn new() -> Self {
-        Self(AtomicU8::new(0))
+        Self(AtomicU64::new(0))
     }
 
     /// Stores a command; the children that have a task are woken later, by the driver.
     pub(crate) fn raise(&self, command: Command) {
-        self.0.fetch_or(bit(command), Ordering::SeqCst);
+        self.0.fetch_or(u64::from(bit(command)), Ordering::SeqCst);
     }
 
+    /// Acceptors of generations before this one are replaced (R1). Called by one thread at a time, for one generation after the other.
+    pub(crate) fn replace(&self, oldest: u64) {
+        let before = self.0.load(Ordering::SeqCst) >> GENERATION;
+        let later = oldest.saturating_sub(before);
+        // Added, not stored: another thread may raise a command meanwhile.
+        self.0.fetch_add(later << GENERATION, Ordering::SeqCst);
+    }
+
+    /// The commands to a child of this generation.
+    fn commands_to(&self, generation: u64) -> Commands {
+        let level = self.0.load(Ordering::SeqCst);
+        let replaced = if generation < level >> GENERATION {
+            REPLACED
+        } else {
+            0
+        };
+        // The commands are in the lowest byte.
+        Commands(level.to_le_bytes()[0] | replaced)
+    }
+
+    /// The commands to all children, of whatever generation.
     pub(crate) fn commands(&self) -> Commands {
-        Commands(self.0.load(Ordering::SeqCst))
+        self.commands_to(u64::MAX)
     }
 }
 
 /// The way to one child.
 pub(crate) struct Control {
     level: Arc<Level>,
+    /// Of the acceptor that it is a child of: which of the pool's specs it came with.
+    generation: u64,
     commands: AtomicU8,
     /// Counts the child's polls and its drop: odd while one is under way (S8). Only the thread that polls writes it.
     polls: AtomicU32,
@@ -108,9 +139,10 @@ struct Wakeups {
 }
 
 impl Control {
-    pub(crate) fn new(level: Arc<Level>) -> Self {
+    pub(crate) fn new(level: Arc<Level>, generation: u64) -> Self {
         Self {
             level,
+            generation,
             commands: AtomicU8::new(0),
             polls: AtomicU32::new(0),
             wakeups: Mutex::new(Wakeups::default()),
@@ -147,7 +179,7 @@ impl Control {
 
     pub(crate) fn commands(&self) -> Commands {
         let own = self.commands.load(Ordering::SeqCst);
-        Commands(own | self.level.commands().0)
+        Commands(own | self.level.commands_to(self.generation).0)
     }
 
     /// Stores the waker of the child's task. The child calls it before it reads its commands.
@@ -189,13 +221,13 @@ mod tests {
     use crate::sync::testing::WakeCounter;
 
     fn control() -> Control {
-        Control::new(Arc::new(Level::new()))
+        Control::new(Arc::new(Level::new()), 0)
     }
 
     /// Two children of one listener.
     fn siblings() -> (Arc<Level>, [Control; 2]) {
         let level = Arc::new(Level::new());
-        let controls = [0; 2].map(|_| Control::new(Arc::clone(&level)));
+        let controls = [0; 2].map(|_| Control::new(Arc::clone(&level), 0));
         (level, controls)
     }
 
@@ -244,7 +276,7 @@ mod tests {
         one.send(Command::Kill);
         one.send(Command::StopAlone);
         assert!(one.commands().kill());
-        assert!(!other.commands().kill() && !other.commands().end_waiting());
+        assert!(!other.commands().kill() && !other.commands().ends_waiting());
     }
 
     #[test]
@@ -269,8 +301,8 @@ mod tests {
         level.raise(Command::Close(CloseReason::Failed));
         for (control, killed) in [(one, true), (other, false)] {
             assert_eq!(control.commands().kill(), killed);
-            let reason = control.commands().close_reason();
-            assert_eq!(reason, Some(CloseReason::Failed));
+            let reason = control.commands().end_waiting();
+            assert_eq!(reason, Some(EndWaiting::Closed(CloseReason::Failed)));
             assert!(!control.commands().stop(Role::Connection));
         }
     }
@@ -279,14 +311,56 @@ mod tests {
     #[track_caller]
     fn check_reason(listener: Option<CloseReason>, expected: CloseReason) {
         let (level, [control, _]) = siblings();
-        assert_eq!(control.commands().close_reason(), None);
-        assert!(!control.commands().end_waiting());
+        assert_eq!(control.commands().end_waiting(), None);
+        assert!(!control.commands().ends_waiting());
         control.send(Command::StopAlone);
         if let Some(reason) = listener {
             level.raise(Command::Close(reason));
         }
-        assert_eq!(control.commands().close_reason(), Some(expected));
-        assert!(control.commands().end_waiting());
+        let reason = control.commands().end_waiting();
+        assert_eq!(reason, Some(EndWaiting::Closed(expected)));
+        assert!(control.commands().ends_waiting());
+    }
+
+    /// Whether children of the first three generations are replaced.
+    #[track_caller]
+    fn check_replaced(level: &Arc<Level>, expected: [bool; 3]) {
+        let replaced = [0, 1, 2].map(|generation| {
+            let control = Control::new(Arc::clone(level), generation);
+            control.commands().end_waiting() == Some(EndWaiting::Replaced)
+        });
+        assert_eq!(replaced, expected);
+        assert_eq!(level.commands().end_waiting(), None);
+    }
+
+    #[test]
+    fn older_generations_are_replaced() {
+        let level = Arc::new(Level::new());
+        check_replaced(&level, [false; 3]);
+        level.raise(Command::Stop);
+        for _ in 0..2 {
+            level.replace(1);
+            check_replaced(&level, [true, false, false]);
+        }
+        level.raise(Command::Kill);
+        level.replace(3);
+        check_replaced(&level, [true; 3]);
+        let commands = level.commands();
+        assert!(commands.kill() && commands.stop(Role::Connection));
+    }
+
+    #[test]
+    fn close_goes_before_another_acceptor_as_the_reason_to_end() {
+        let level = Arc::new(Level::new());
+        let control = Control::new(Arc::clone(&level), 0);
+        level.replace(1);
+        let reason = |control: &Control| control.commands().end_waiting();
+        assert_eq!(reason(&control), Some(EndWaiting::Replaced));
+        assert!(control.commands().ends_waiting());
+        assert!(!control.commands().stop(Role::Connection));
+        level.raise(Command::Close(CloseReason::Stopped));
+        let stopped = EndWaiting::Closed(CloseReason::Stopped);
+        assert_eq!(reason(&control), Some(stopped));
     }
 
     #[test]
@@ -344,7 +418,7 @@ mod tests {
     fn child_that_is_asked_to_stop_ends_by_its_role() {
         let control = control();
         control.send(Command::StopAlone);
-        assert!(control.commands().end_waiting());
+        assert!(control.commands().ends_waiting());
         assert!(!control.commands().stop(Role::Acceptor));
         assert!(control.commands().stop(Role::Connection));
         assert!(control.trap().is_set());

@@ -52,7 +52,8 @@ pub(crate) struct ServeArgs<L: Listener> {
 
 /// Makes seats for children.
 pub(crate) trait Factory<L: Listener>: Send + Sync + 'static {
-    fn make_child(self: Arc<Self>, level: &Arc<Level>) -> Arc<dyn ErasedChild<L>>;
+    /// `generation` says which of the pool's acceptors this is.
+    fn make_child(self: Arc<Self>, level: &Arc<Level>, generation: u64) -> Arc<dyn ErasedChild<L>>;
 }
 
 impl<L: Listener> Marked for Arc<dyn ErasedChild<L>> {
@@ -95,9 +96,9 @@ struct TypedChild<L: Listener, A: Acceptor<L>> {
 }
 
 impl<L: Listener, A: Acceptor<L>> Factory<L> for A {
-    fn make_child(self: Arc<Self>, level: &Arc<Level>) -> Arc<dyn ErasedChild<L>> {
+    fn make_child(self: Arc<Self>, level: &Arc<Level>, generation: u64) -> Arc<dyn ErasedChild<L>> {
         Arc::new(TypedChild {
-            control: Control::new(Arc::clone(level)),
+            control: Control::new(Arc::clone(level), generation),
             acceptor: Shared::new(self),
             state: Mutex::new(None),
         })
@@ -201,7 +202,9 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
             self.acceptor.terminate(&reason, state).await;
             BodyEnd::Ended(match reason {
                 Terminate::Timeout => ChildEnd::TimedOut(wait_time),
-                Terminate::Closed | Terminate::Io(_) | Terminate::Stopped => ChildEnd::Stopped,
+                Terminate::Closed | Terminate::Io(_) | Terminate::Stopped | Terminate::Replaced => {
+                    ChildEnd::Stopped
+                }
             })
         })
     }
@@ -256,7 +259,7 @@ mod tests {
 
     /// A child of this acceptor, with its state.
     fn child<A: Acceptor<Nowhere>>(acceptor: A) -> Arc<dyn ErasedChild<Nowhere>> {
-        let child = Arc::new(acceptor).make_child(&Arc::new(Level::new()));
+        let child = Arc::new(acceptor).make_child(&Arc::new(Level::new()), 0);
         let begun = match child.init_now(&info()) {
             Some(begun) => begun,
             None => {
@@ -429,7 +432,7 @@ mod tests {
 
     #[track_caller]
     fn check_init(returned: Returned, expected: &str) {
-        let child = Arc::new(Returns(returned)).make_child(&Arc::new(Level::new()));
+        let child = Arc::new(Returns(returned)).make_child(&Arc::new(Level::new()), 0);
         assert!(child.init_now(&info()).is_none());
         let outcome = Arc::clone(&child).init(info()).now_or_never();
         let outcome = match outcome.expect("it does not wait") {
@@ -470,7 +473,7 @@ mod tests {
 
     #[track_caller]
     fn check_init_now(state: fn() -> Option<()>, expected: Option<&str>) {
-        let child = Arc::new(AtOnce(state)).make_child(&Arc::new(Level::new()));
+        let child = Arc::new(AtOnce(state)).make_child(&Arc::new(Level::new()), 0);
         let outcome = child.init_now(&info()).map(|outcome| match outcome {
             InitOutcome::Waits(timeout) => format!("waits {timeout:?}"),
             InitOutcome::Ended(end) => format!("{end:?}"),
@@ -490,7 +493,7 @@ mod tests {
     fn commands_of_a_level_reach_its_children() {
         let level = Arc::new(Level::new());
         let acceptor = Arc::new(acceptor_fn(|_| async { Ok(()) }));
-        let child: Arc<dyn ErasedChild<Nowhere>> = acceptor.make_child(&level);
+        let child: Arc<dyn ErasedChild<Nowhere>> = acceptor.make_child(&level, 0);
         let stop = Arc::clone(&child).trap_stop().trap_stop();
         level.raise(crate::machine::command::Command::Stop);
         assert!(!stop.is_set());

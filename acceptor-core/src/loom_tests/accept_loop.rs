@@ -4,7 +4,7 @@ use super::Interruptions::AtMost;
 use super::tasks::{AN_HOUR, Sleeps};
 use super::world::{Script, World};
 use super::{block_on, check, outcomes, spawn};
-use crate::{ConnectionReports, Grace, Shutdown};
+use crate::{ConnectionReports, Grace, Shutdown, WaitingAcceptors};
 
 fn world(sleeps: Sleeps, script: Script) -> World {
     World::new(sleeps, script, |spec| {
@@ -161,7 +161,7 @@ fn acceptor_that_begins_after_the_spec_was_replaced_is_of_the_new_one() {
         world.listen();
         world.tasks.settle();
         let (handle, spec) = (world.handle(), world.spec(Script::ServesAnew));
-        let replacing = spawn(move || handle.reconfigure(spec).is_ok());
+        let replacing = spawn(move || handle.reconfigure(spec, WaitingAcceptors::Keep).is_ok());
         world.clients.connect();
         world.tasks.settle();
         assert!(replacing.join());

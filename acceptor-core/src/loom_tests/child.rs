@@ -9,7 +9,7 @@ use super::Interruptions::{self, Any, AtMost};
 use super::tasks::{AN_HOUR, Sleeps};
 use super::world::{Handle, Script, World};
 use super::{block_on, block_on_in_another_task, check as check_model, outcomes, spawn};
-use crate::{AcceptorState, ChildId, Grace, Shutdown, StopReport};
+use crate::{AcceptorState, ChildId, Grace, Shutdown, StopReport, WaitingAcceptors};
 
 fn world(sleeps: Sleeps, script: Script) -> World {
     World::new(sleeps, script, |spec| {
@@ -253,7 +253,7 @@ fn acceptor_that_is_made_anew_as_it_is_stopped_ends_and_is_replaced() {
         let (_, init) = world.init();
         block_on(init);
         let (handle, id) = (world.handle(), world.children()[0]);
-        let replaced = handle.reconfigure(world.spec(Script::ServesAnew));
+        let replaced = handle.reconfigure(world.spec(Script::ServesAnew), WaitingAcceptors::Keep);
         assert!(replaced.is_ok());
         let tasks = world.tasks.clone();
         let starting = spawn(move || tasks.settle());

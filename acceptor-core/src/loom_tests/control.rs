@@ -8,7 +8,7 @@ use super::Interruptions::{Any, AtMost};
 use super::{block_on, block_on_with_new_wakers, check, spawn};
 use crate::child::control::{Commands, Control, Level};
 use crate::machine::child_end::Role;
-use crate::machine::command::{CloseReason, Command};
+use crate::machine::command::{CloseReason, Command, EndWaiting};
 use crate::machine::stuck::Marked;
 use crate::sync::{Mutex, lock};
 
@@ -36,7 +36,7 @@ enum Way {
 
 fn child() -> (Arc<Level>, Arc<Control>) {
     let level = Arc::new(Level::new());
-    let control = Arc::new(Control::new(Arc::clone(&level)));
+    let control = Arc::new(Control::new(Arc::clone(&level), 0));
     (level, control)
 }
 
@@ -74,10 +74,10 @@ fn stop_reaches_a_child_that_begins_to_wait() {
 
 #[test]
 fn close_reaches_an_acceptor_that_begins_to_wait() {
-    check_command(Command::StopAlone, Way::Single, Commands::end_waiting);
+    check_command(Command::StopAlone, Way::Single, Commands::ends_waiting);
     let close = Command::Close(CloseReason::Closed);
     check_command(close, Way::Level, |commands| {
-        commands.close_reason() == Some(CloseReason::Closed)
+        commands.end_waiting() == Some(EndWaiting::Closed(CloseReason::Closed))
     });
 }
 
@@ -86,7 +86,7 @@ fn close_reaches_an_acceptor_that_begins_to_wait() {
 fn command_to_all_children_reaches_each() {
     check(Any, || {
         let level = Arc::new(Level::new());
-        let children = [(); 2].map(|()| Arc::new(Control::new(Arc::clone(&level))));
+        let children = [(); 2].map(|()| Arc::new(Control::new(Arc::clone(&level), 0)));
         let walked = children.clone();
         spawn(move || {
             level.raise(Command::Kill);

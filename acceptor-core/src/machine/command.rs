@@ -8,6 +8,15 @@ pub(crate) enum CloseReason {
     Stopped,
 }
 
+/// Why an acceptor that waits is to terminate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndWaiting {
+    /// Its listener is closed, or it was stopped by itself.
+    Closed(CloseReason),
+    /// The pool has another acceptor by now (R1).
+    Replaced,
+}
+
 /// A command to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {

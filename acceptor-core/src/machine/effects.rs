@@ -19,6 +19,8 @@ pub(crate) struct Effects<C, S, A> {
     pub(crate) start: Option<(S, Starting<C>)>,
     /// A child that the driver starts, after this time.
     pub(crate) start_later: Option<(S, Starting<C>, Duration)>,
+    /// A listener that closes, and has an acceptor less: it may have none left to wait for (L7).
+    pub(crate) fewer: Option<S>,
     pub(crate) reports: Vec<Event<A>>,
     /// The end of a connection that is reported at debug level, and not to the observer unless the spec says so.
     pub(crate) debug: Option<(Event<A>, Instant)>,
@@ -73,6 +75,7 @@ impl<C, S, A> Default for Effects<C, S, A> {
             close: Vec::new(),
             start: None,
             start_later: None,
+            fewer: None,
             reports: Vec::new(),
             debug: None,
             late: Vec::new(),

@@ -186,8 +186,17 @@ impl<S: Clone> Supervisor<S> {
                 replaces = self.phase() == Some(Phase::LameDuck);
             }
         }
+        // Another has taken the place of one that was replaced already (R1).
+        replaces &= !table.is_replaced(&row);
         if role == Role::Acceptor && replaces && table.is_open() && self.accepts() {
             self.replace(table, &row, how, now, control, effects);
+        } else if role == Role::Acceptor {
+            let listening = self.listeners.get(&id.listener());
+            let closing =
+                |listening: &&Listening<S>| matches!(listening.socket, SocketState::Closing(_));
+            effects.fewer = listening
+                .filter(closing)
+                .map(|listening| listening.listener.clone());
         }
         effects.gone = Some(row);
         self.advance(now, effects);

@@ -16,6 +16,7 @@ use super::slots::Slots;
 use super::stuck::{Found, Looked, Marked};
 use crate::handshake::Transport;
 use crate::id::{ChildId, ListenerId};
+use crate::policy::WaitingAcceptors;
 use crate::report::{Event, Failure};
 use crate::status::{AcceptorState, ConnectionState};
 use crate::stop_report::{EndKind, LateConnection, Phase};
@@ -29,6 +30,8 @@ pub(crate) struct Row<C, A> {
     /// Since when it has been what it is: an acceptor, or a connection.
     pub(crate) since: Instant,
     pub(crate) stage: Stage<A>,
+    /// Which of the pool's acceptors it is of.
+    generation: u64,
     backoff: StartBackoff,
     looked: Looked,
     /// Whether its beginning as a connection was reported, and its end is.
@@ -56,6 +59,11 @@ impl<C, A> Row<C, A> {
             Stage::Connection(..) => Role::Connection,
             Stage::Acceptor(_) => Role::Acceptor,
         }
+    }
+
+    /// Whether it is an acceptor that has not begun.
+    fn is_spaced(&self) -> bool {
+        self.acceptor_state() == Some(AcceptorState::Spaced)
     }
 
     pub(crate) fn acceptor_state(&self) -> Option<AcceptorState> {
@@ -181,7 +189,9 @@ pub(crate) struct Tally {
     pub(crate) serving: usize,
     pub(crate) handshaking: usize,
     pub(crate) waiting: usize,
-    pub(crate) starting: usize,
+    /// Not begun yet.
+    pub(crate) spaced: usize,
+    pub(crate) init: usize,
     pub(crate) terminating: usize,
 }
 
@@ -191,7 +201,11 @@ impl Tally {
     }
 
     pub(crate) fn acceptors(&self) -> usize {
-        self.waiting + self.starting + self.terminating
+        self.waiting + self.starting() + self.terminating
+    }
+
+    pub(crate) fn starting(&self) -> usize {
+        self.spaced + self.init
     }
 
     fn of<A>(&mut self, stage: &Stage<A>) -> &mut usize {
@@ -200,7 +214,8 @@ impl Tally {
             Stage::Connection(ConnectionState::Serving, _) => &mut self.serving,
             Stage::Acceptor(AcceptorState::Waiting) => &mut self.waiting,
             Stage::Acceptor(AcceptorState::Terminating) => &mut self.terminating,
-            Stage::Acceptor(_) => &mut self.starting,
+            Stage::Acceptor(AcceptorState::Spaced) => &mut self.spaced,
+            Stage::Acceptor(AcceptorState::Init) => &mut self.init,
         }
     }
 }
@@ -241,6 +256,12 @@ pub(crate) struct Table<C, A> {
     outage: Option<Outage>,
     numbers: u64,
     accepted: u64,
+    /// Counts the acceptors that the pool has had: the current one's number.
+    generation: u64,
+    /// Acceptors that are older and have begun are replaced (R1).
+    oldest: u64,
+    /// How many of those have not ended yet. Others have their places already.
+    replaced: usize,
     door: Door,
     /// Whether connections that begin from now on are reported.
     watched: Watched,
@@ -253,6 +274,14 @@ pub(crate) struct Table<C, A> {
 pub(crate) struct Starting<C> {
     pub(crate) child: ChildId,
     pub(crate) control: C,
+}
+
+/// Acceptors that are to be started.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Starts<C> {
+    pub(crate) starts: Vec<Starting<C>>,
+    /// What was made for them before, of an older acceptor: to be dropped outside of any lock.
+    pub(crate) before: Vec<C>,
 }
 
 /// The successor of an acceptor.
@@ -276,6 +305,8 @@ pub(crate) enum Became<C> {
     ServesLast(Next<C>),
     /// It is not a child any longer: the pool ended without it.
     Gone(Next<C>),
+    /// It is of an acceptor that is replaced, and terminates (R1); the next one, too, if it has its state.
+    Replaced(Result<Starting<C>, Next<C>>),
 }
 
 /// The next acceptor, made before the lock was taken.
@@ -283,6 +314,8 @@ pub(crate) enum Became<C> {
 pub(crate) struct Next<C> {
     /// The number that was reserved for it.
     pub(crate) number: u64,
+    /// Which of the pool's acceptors it is of.
+    pub(crate) generation: u64,
     pub(crate) control: C,
     pub(crate) ready: Ready,
 }
@@ -306,6 +339,15 @@ pub(crate) enum Waits {
     Gone,
 }
 
+impl<C> Default for Starts<C> {
+    fn default() -> Self {
+        Self {
+            starts: Vec::new(),
+            before: Vec::new(),
+        }
+    }
+}
+
 impl<C: Clone, A> Table<C, A> {
     /// The table of a listener that has just been added; its acceptors are owed.
     pub(crate) fn new(id: ListenerId, acceptors: usize) -> Self {
@@ -319,6 +361,9 @@ impl<C: Clone, A> Table<C, A> {
             outage: None,
             numbers: 0,
             accepted: 0,
+            generation: 0,
+            oldest: 0,
+            replaced: 0,
             door: Door::Open,
             watched: Watched::No,
             stopping: false,
@@ -328,7 +373,7 @@ impl<C: Clone, A> Table<C, A> {
 
     pub(crate) fn tally(&self) -> Tally {
         Tally {
-            starting: self.tally.starting + self.owed,
+            spaced: self.tally.spaced + self.owed,
             ..self.tally
         }
     }
@@ -385,6 +430,7 @@ impl<C: Clone, A> Table<C, A> {
     pub(crate) fn abandon(&mut self) -> DropCatching<Slots<Row<C, A>>> {
         self.close();
         self.tally = Tally::default();
+        self.replaced = 0;
         DropCatching::new(std::mem::take(&mut self.rows))
     }
 
@@ -394,6 +440,37 @@ impl<C: Clone, A> Table<C, A> {
         self.numbers
     }
 
+    /// Which of the pool's acceptors new children are of.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The pool has another acceptor. Returns whether children are to end because of that (R1).
+    pub(crate) fn reconfigure(&mut self, waiting: WaitingAcceptors) -> bool {
+        self.generation += 1;
+        if waiting == WaitingAcceptors::Keep || !self.is_open() {
+            return false;
+        }
+        self.oldest = self.generation;
+        // Those that are spaced begin with the new one.
+        let begun = self.tally.acceptors() - self.tally.spaced;
+        self.owed += begun - self.replaced;
+        let probe = self.outage.as_ref().and_then(|outage| outage.probe);
+        if probe.is_some_and(|probe| self.row(probe).is_some_and(|row| !row.is_spaced())) {
+            // Another one tries in its place.
+            self.outage
+                .iter_mut()
+                .for_each(|outage| outage.probe = None);
+        }
+        begun > std::mem::replace(&mut self.replaced, begun)
+    }
+
+    /// Whether it is an acceptor that another has taken the place of (R1).
+    pub(super) fn is_replaced(&self, row: &Row<C, A>) -> bool {
+        let begun = row.role() == Role::Acceptor && !row.is_spaced();
+        begun && row.generation < self.oldest
+    }
+
     fn add(
         &mut self,
         state: AcceptorState,
@@ -401,13 +478,14 @@ impl<C: Clone, A> Table<C, A> {
         backoff: StartBackoff,
         now: Instant,
     ) -> ChildId {
-        let number = self.reserve_number();
-        self.add_numbered(number, state, control, backoff, now)
+        let (number, generation) = (self.reserve_number(), self.generation);
+        self.add_numbered(number, generation, state, control, backoff, now)
     }
 
     fn add_numbered(
         &mut self,
         number: u64,
+        generation: u64,
         state: AcceptorState,
         control: C,
         backoff: StartBackoff,
@@ -421,6 +499,7 @@ impl<C: Clone, A> Table<C, A> {
             control,
             since: now,
             stage,
+            generation,
             backoff,
             looked: Looked::default(),
             watched: Watched::No,
@@ -489,46 +568,59 @@ impl<C: Clone, A> Table<C, A> {
         limit: usize,
         now: Instant,
         mut make: impl FnMut() -> C,
-    ) -> Vec<Starting<C>> {
-        let mut starts = Vec::new();
-        while starts.len() < limit && self.is_open() {
+    ) -> Starts<C> {
+        let mut starts = Starts::default();
+        while starts.starts.len() < limit && self.is_open() {
+            let probe = self.outage.as_ref().map(|outage| outage.probe);
+            if let Some(Some(_)) = probe {
+                // One at a time, until one accepts (B4).
+                break;
+            }
             let child = match self.to_start.pop_front() {
-                None if self.outage.is_none() => self.held.pop_first(),
-                // The held not before one accepts (B4).
+                None if probe.is_none() => self.held.pop_first(),
                 child => child,
             };
-            let Some(child) = child else { break };
-            starts.extend(self.start(child));
-        }
-        while starts.len() < limit && self.owed > 0 && self.is_open() {
-            self.owed -= 1;
-            let control = make();
-            let child = self.add(
-                AcceptorState::Init,
-                control.clone(),
-                StartBackoff::default(),
-                now,
-            );
-            starts.push(Starting { child, control });
+            let child = match child {
+                Some(child) => child,
+                None if self.owed > 0 => {
+                    self.owed -= 1;
+                    let (spaced, backoff) = (AcceptorState::Spaced, StartBackoff::default());
+                    self.add(spaced, make(), backoff, now)
+                }
+                None => break,
+            };
+            if self.start(child, &mut make, &mut starts) {
+                self.outage
+                    .iter_mut()
+                    .for_each(|outage| outage.probe = Some(child));
+            }
         }
         starts
     }
 
-    /// A spaced acceptor whose time has come, unless it has ended meanwhile.
-    pub(crate) fn start(&mut self, child: ChildId) -> Option<Starting<C>> {
+    /// Starts a spaced acceptor, unless it has ended meanwhile, as one of the acceptor that the pool has by now (R1).
+    pub(crate) fn start(
+        &mut self,
+        child: ChildId,
+        make: impl FnOnce() -> C,
+        starts: &mut Starts<C>,
+    ) -> bool {
         if !self.is_open() || !self.set_state(child, &[AcceptorState::Spaced], AcceptorState::Init)
         {
-            return None;
+            return false;
         }
-        let control = self.row(child)?.control.clone();
-        Some(Starting { child, control })
-    }
-
-    /// An acceptor that was just started is made anew; returns the way to it before, to be dropped outside of any lock.
-    pub(crate) fn renew(&mut self, start: &mut Starting<C>, control: C) -> Option<C> {
-        let row = self.row(start.child)?;
-        row.control = control.clone();
-        Some(std::mem::replace(&mut start.control, control))
+        let generation = self.generation;
+        let Some(row) = self.row(child) else {
+            return false;
+        };
+        if row.generation < generation {
+            row.generation = generation;
+            let before = std::mem::replace(&mut row.control, make());
+            starts.before.push(before);
+        }
+        let control = row.control.clone();
+        starts.starts.push(Starting { child, control });
+        true
     }
 
     /// An acceptor is through `init`, and waits.
@@ -536,15 +628,21 @@ impl<C: Clone, A> Table<C, A> {
         if !self.set_state(id, &[AcceptorState::Init], AcceptorState::Waiting) {
             return Waits::Gone;
         }
-        self.release()
+        let oldest = self.oldest;
+        match self.row(id) {
+            // It terminates, and says nothing of the acceptor that has taken its place.
+            Some(row) if row.generation < oldest => Waits::Yes,
+            _ => self.release(),
+        }
     }
 
     /// An acceptor has its state: an outage is over (B4).
     fn release(&mut self) -> Waits {
-        if self.outage.take().is_none() || self.held.is_empty() {
-            return Waits::Yes;
+        let held = !self.held.is_empty() || !self.to_start.is_empty() || self.owed > 0;
+        match self.outage.take() {
+            Some(_) if held => Waits::Releases,
+            _ => Waits::Yes,
         }
-        Waits::Releases
     }
 
     /// Whether acceptors are held until one has its state (B4).
@@ -572,6 +670,9 @@ impl<C: Clone, A> Table<C, A> {
         let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
             return Became::Gone(next);
         };
+        if row.generation < self.oldest {
+            return Became::Replaced(self.add_replaced(next, now));
+        }
         *self.tally.of(&row.stage) -= 1;
         row.stage = Stage::Connection(state, peer);
         row.since = now;
@@ -583,6 +684,7 @@ impl<C: Clone, A> Table<C, A> {
         }
         let Next {
             number,
+            generation,
             control,
             ready,
         } = next;
@@ -590,16 +692,36 @@ impl<C: Clone, A> Table<C, A> {
         let state = match ready {
             Ready::Yes => AcceptorState::Waiting,
             Ready::No if self.outage.is_some() => {
-                return Became::Serves(self.retry(number, control, backoff, now));
+                return Became::Serves(self.retry(number, generation, control, backoff, now));
             }
             Ready::No | Ready::Failed => AcceptorState::Init,
         };
-        let child = self.add_numbered(number, state, control.clone(), backoff, now);
+        let child = self.add_numbered(number, generation, state, control.clone(), backoff, now);
         let start = Starting { child, control };
         Became::Serves(match ready {
             Ready::Yes => Replacement::Waits(start, self.release()),
             Ready::No | Ready::Failed => Replacement::Init(start),
         })
+    }
+
+    /// The next acceptor was made before it was replaced. It has a row if there is anything of it: a state that is to
+    /// terminate, or an error to report.
+    fn add_replaced(&mut self, next: Next<C>, now: Instant) -> Result<Starting<C>, Next<C>> {
+        let state = match next.ready {
+            Ready::No => return Err(next),
+            Ready::Yes => AcceptorState::Waiting,
+            Ready::Failed => AcceptorState::Init,
+        };
+        let Next {
+            number,
+            generation,
+            control,
+            ..
+        } = next;
+        let backoff = StartBackoff::default();
+        let child = self.add_numbered(number, generation, state, control.clone(), backoff, now);
+        self.replaced += 1;
+        Ok(Starting { child, control })
     }
 
     /// The handshake of a connection is through, and these are its addresses from now on (H5). Gives back those before, or
@@ -624,12 +746,13 @@ impl<C: Clone, A> Table<C, A> {
     fn retry(
         &mut self,
         number: u64,
+        generation: u64,
         control: C,
         backoff: StartBackoff,
         now: Instant,
     ) -> Replacement<C> {
         let spaced = AcceptorState::Spaced;
-        let child = self.add_numbered(number, spaced, control.clone(), backoff, now);
+        let child = self.add_numbered(number, generation, spaced, control.clone(), backoff, now);
         match &mut self.outage {
             Some(outage) if outage.probe.is_none() => {
                 outage.probe = Some(child);
@@ -659,6 +782,9 @@ impl<C: Clone, A> Table<C, A> {
         self.row(id)?;
         let row = DropCatching::new(self.rows.remove(id.slot)?);
         *self.tally.of(&row.stage) -= 1;
+        if self.is_replaced(&row) {
+            self.replaced -= 1;
+        }
         self.held.remove(&id);
         if let Some(outage) = &mut self.outage {
             if outage.probe == Some(id) {
@@ -684,8 +810,8 @@ impl<C: Clone, A> Table<C, A> {
             });
         }
         if self.outage.is_some() {
-            let number = self.reserve_number();
-            return self.retry(number, control, backoff, now);
+            let (number, generation) = (self.reserve_number(), self.generation);
+            return self.retry(number, generation, control, backoff, now);
         }
         let delay = match end {
             AcceptorEnd::Repeats | AcceptorEnd::Lost => {

@@ -27,7 +27,7 @@ use crate::listener::Listener;
 use crate::machine::accept_backoff::AcceptBackoff;
 use crate::machine::child_end::ChildEnd;
 use crate::machine::effects::{Close, Queued};
-use crate::machine::table::{Became, Next, Peer, Ready, Replacement, Waits};
+use crate::machine::table::{Became, Next, Peer, Ready, Replacement, Starts, Waits};
 use crate::policy::ConnectionReports;
 use crate::pool::child_task::ChildTask;
 use crate::pool::listener_shared::{ListenerShared, LocalAddrSource, Waiter};
@@ -65,6 +65,8 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     /// The view of the listener for a replacement without an `init`.
     info: ListenerInfo<L::Addr>,
     queue: WaitQueue<Waiter<L>>,
+    /// Was accepted just as the acceptors were replaced, and waits for the first new one (R1).
+    held: Option<DropCatching<Incoming<L::Io, L::Addr>>>,
     arrived: VecDeque<Waiter<L>>,
     /// Wakes this task for the first timeout, or earlier.
     timer: Option<(Instant, BoxFuture<'static, ()>)>,
@@ -127,18 +129,22 @@ pub(crate) fn run<R: Runtime, L: Listener>(
     socket: L,
     handshake: Shared<L::Handshake>,
 ) -> impl Future<Output = ()> + Send {
-    let factory = lock(&listener.children).factory.clone();
+    let (generation, factory) = {
+        let children = lock(&listener.children);
+        (children.table.generation(), children.factory.clone())
+    };
     // Made here, not in the task: a task that is dropped before its first poll counts as well.
     let open = OpenSocket {
         socket: Some(DropCatching::new(socket)),
         accept_loop: AcceptLoop {
-            generation: listener.generation(),
+            generation,
             handshake,
             info: listener.info(ChildId::new(listener.id, 0, ChildId::NO_SLOT)),
             shared,
             listener,
             factory,
             queue: WaitQueue::new(),
+            held: None,
             arrived: VecDeque::new(),
             timer: None,
             expiring: None,
@@ -190,6 +196,7 @@ impl<R: Runtime, L: Listener> OpenSocket<R, L> {
         // The socket first: its address can be bound again as soon as anything shows that it is closed (L8).
         drop(self.socket.take());
         let accept_loop = &mut self.accept_loop;
+        drop(accept_loop.held.take());
         accept_loop.enough_resources();
         let (shared, listener) = (&accept_loop.shared, &accept_loop.listener);
         shared.socket_closed(listener, failure);
@@ -268,6 +275,12 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         loop {
             if let Poll::Ready(()) = self.poll_news(cx) {
                 return Poll::Ready(AcceptTurn::Closed(None));
+            }
+            if !self.queue.is_empty() {
+                if let Some(incoming) = self.held.take() {
+                    self.hand_over(incoming);
+                    return Poll::Ready(AcceptTurn::Over);
+                }
             }
             if self.expiring.is_some() {
                 // Before the next connection is accepted (B6).
@@ -348,7 +361,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             }
             if news.commanded {
                 let commanded =
-                    |waiter: &Waiter<L>| waiter.child.control().commands().end_waiting();
+                    |waiter: &Waiter<L>| waiter.child.control().commands().ends_waiting();
                 for waiter in self.queue.extract(commanded) {
                     self.shared
                         .dismiss(&self.listener, waiter, DismissReason::Commanded);
@@ -384,15 +397,9 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     /// Starts acceptors that the listener was added with, or that were held (B4).
     fn start_some(&mut self) {
         let now = self.shared.time();
-        let (starts, before) = {
+        let Starts { starts, before } = {
             let children = &mut *lock(&self.listener.children);
-            let (factory, level) = (&children.factory, &self.listener.level);
-            let make = || Arc::clone(factory).make_child(level);
-            let mut starts = children.table.take_starts(BATCH, now, make);
-            let renewed = starts.iter_mut();
-            let renewed = renewed.map(|start| children.renew(&self.listener, start));
-            let before: Vec<_> = renewed.collect();
-            (starts, before)
+            children.take_starts(&self.listener.level, BATCH, now)
         };
         drop(before);
         self.starts = starts.len() == BATCH;
@@ -426,7 +433,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         if self.queue.is_empty() {
             let tally = lock(&self.listener.children).table.tally();
             // One that counts as waiting and is not in the queue is about to arrive, and wakes this task.
-            if tally.starting + tally.waiting == 0 {
+            if tally.starting() + tally.waiting == 0 {
                 return Poll::Ready(());
             }
         }
@@ -511,7 +518,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         true
     }
 
-    /// The acceptor that has waited longest becomes the connection (B5).
+    /// A connection was accepted.
     fn connect(&mut self, io: L::Io, peer_addr: L::Addr) {
         let io = DropCatching::new(io);
         let local_addr = match self.listener.addresses {
@@ -527,10 +534,16 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             },
         };
         self.backoff.success();
+        let incoming = Incoming::new(io.into_inner(), peer_addr, local_addr);
+        self.hand_over(DropCatching::new(incoming));
+    }
+
+    /// The acceptor that has waited longest becomes the connection (B5).
+    fn hand_over(&mut self, incoming: DropCatching<Incoming<L::Io, L::Addr>>) {
         // Copied before an acceptor leaves the queue: should it panic, none is missing.
         let peer = Peer {
-            peer_addr: peer_addr.clone(),
-            local_addr: local_addr.clone(),
+            peer_addr: incoming.peer_addr().clone(),
+            local_addr: incoming.local_addr().clone(),
             transport: None,
         };
         let state = match Self::HAS_HANDSHAKE {
@@ -541,23 +554,21 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             return;
         };
         let (id, child) = (first.id, first.child);
-        let (next, failed) = self.next_child();
+        let (mut next, failed) = self.next_child();
         let now = self.shared.time();
         let (became, reports, before, timeout) = {
             let children = &mut *lock(&self.listener.children);
-            let reports = children.reports;
-            let reported = (reports == ConnectionReports::All).then(|| peer.clone());
-            let mut became = children.table.became(id, state, peer, now, next);
+            let timeout = children.handshake_timeout;
+            let reported = (children.reports == ConnectionReports::All).then(|| peer.clone());
+            let (table, make) = children.split(&self.listener.level);
             // Reconfigured since the replacement was made: its `init` would be the old acceptor's.
-            let before = match &mut became {
-                Became::Serves(Replacement::Init(start))
-                    if failed.is_none() && self.listener.generation() != self.generation =>
-                {
-                    children.renew(&self.listener, start)
-                }
-                _ => None,
-            };
-            (became, reported, before, children.handshake_timeout)
+            let outrun = next.ready == Ready::No && next.generation != table.generation();
+            let before = outrun.then(|| {
+                next.generation = table.generation();
+                std::mem::replace(&mut next.control, make())
+            });
+            let became = table.became(id, state, peer, now, next);
+            (became, reported, before, timeout)
         };
         match became {
             Became::Serves(Replacement::Init(start)) if before.is_some() => {
@@ -566,15 +577,17 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             Became::Serves(replacement) => self.replace(replacement, failed),
             Became::ServesLast(_) => {}
             // It was killed while it waited: it ends as those do that are left in the queue.
-            Became::Gone(_) => {
-                let deadline = None;
-                let waiter = Waiter {
-                    id,
-                    child,
-                    deadline,
-                };
-                let (shared, listener) = (&self.shared, &self.listener);
-                return shared.dismiss(listener, waiter, DismissReason::Commanded);
+            Became::Gone(_) => return self.dismiss(id, child),
+            Became::Replaced(next) => {
+                self.dismiss(id, child);
+                match (next, failed) {
+                    (Ok(next), Some(end)) => self.shared.ended(&self.listener, next.child, end),
+                    (Ok(next), None) => self.dismiss(next.child, next.control),
+                    (Err(_), _) => {}
+                }
+                // The next in the queue may be a new one.
+                self.held = Some(incoming);
+                return;
             }
         }
         if let Some(peer) = reports {
@@ -586,7 +599,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             });
         }
         let serve = Arc::clone(&child).serve(ServeArgs {
-            incoming: Incoming::new(io.into_inner(), peer_addr, local_addr),
+            incoming: incoming.into_inner(),
             stage: self.handshake_stage(id, now, timeout),
             id,
             listener: self.listener.id,
@@ -604,6 +617,17 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         if let Some(closing) = &mut self.closing {
             closing.taken += 1;
         }
+    }
+
+    /// A waiter that has left the queue terminates.
+    fn dismiss(&self, id: ChildId, child: Arc<dyn ErasedChild<L>>) {
+        let waiter = Waiter {
+            id,
+            child,
+            deadline: None,
+        };
+        let (shared, listener) = (&self.shared, &self.listener);
+        shared.dismiss(listener, waiter, DismissReason::Commanded);
     }
 
     /// The needs of the handshake of a connection, if there is one (H7).
@@ -627,13 +651,15 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
 
     /// The child that is to take the place of one that has a connection.
     fn next_child(&mut self) -> (Next<Arc<dyn ErasedChild<L>>>, Option<ChildEnd>) {
-        let generation = self.listener.generation();
-        if generation != self.generation {
-            self.generation = generation;
-            let factory = lock(&self.listener.children).factory.clone();
-            self.factory = factory;
+        if self.listener.generation() != self.generation {
+            let (generation, factory) = {
+                let children = lock(&self.listener.children);
+                (children.table.generation(), children.factory.clone())
+            };
+            (self.generation, self.factory) = (generation, factory);
         }
-        let control = Arc::clone(&self.factory).make_child(&self.listener.level);
+        let generation = self.generation;
+        let control = Arc::clone(&self.factory).make_child(&self.listener.level, generation);
         let (number, outage) = {
             let table = &mut lock(&self.listener.children).table;
             (table.reserve_number(), table.has_outage())
@@ -648,6 +674,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         };
         let next = Next {
             number,
+            generation,
             control,
             ready,
         };

@@ -209,9 +209,8 @@ mod tests {
         let listener = listener(1);
         let start = {
             let children = &mut *lock(&listener.children);
-            let make = || Arc::clone(&children.factory).make_child(&listener.level);
-            let now = shared.time();
-            children.table.take_starts(1, now, make).remove(0)
+            let mut starts = children.take_starts(&listener.level, 1, shared.time());
+            starts.starts.remove(0)
         };
         let child: Child = start.control;
         let marks = Arc::<Mutex<Vec<u32>>>::default();

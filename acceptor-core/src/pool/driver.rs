@@ -19,6 +19,7 @@ use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role};
 use crate::machine::stop::Looks;
+use crate::machine::table::Starts;
 use crate::pool::listener_shared::ListenerShared;
 use crate::pool::reporter::yield_now;
 use crate::pool::shared::{Later, PoolShared, State, is_never};
@@ -116,15 +117,14 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
                 break;
             }
             let (listener, child) = entry.remove();
-            let (start, before) = {
+            let mut starts = Starts::default();
+            {
                 let children = &mut *lock(&listener.children);
-                let mut start = children.table.start(child);
-                let renewed = start.as_mut();
-                let before = renewed.map(|start| children.renew(&listener, start));
-                (start, before)
-            };
-            drop(before);
-            if let Some(start) = start {
+                let (table, make) = children.split(&listener.level);
+                table.start(child, make, &mut starts);
+            }
+            drop(starts.before);
+            for start in starts.starts {
                 self.shared.start(&listener, start);
             }
             started += 1;
@@ -246,7 +246,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                     }
                     // It has no task: the accept loop has it, or the driver.
                     Some(AcceptorState::Waiting | AcceptorState::Spaced) => false,
-                    Some(AcceptorState::Init) => commands.end_waiting(),
+                    // By its own: it may be replaced, and another not.
+                    Some(AcceptorState::Init) => row.control.control().commands().ends_waiting(),
                     // A close is nothing to them.
                     Some(AcceptorState::Terminating) | None => {
                         commands.kill() || commands.stop(Role::Acceptor)
@@ -283,11 +284,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             } else {
                 ChildEnd::Stopped
             };
-            let factory = &children.factory;
-            let make = || Arc::clone(factory).make_child(&listener.level);
-            state
-                .machine
-                .ended(&mut children.table, id, end, now, make, effects);
+            let (table, make) = children.split(&listener.level);
+            state.machine.ended(table, id, end, now, make, effects);
             true
         })
     }

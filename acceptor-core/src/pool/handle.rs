@@ -17,6 +17,8 @@ use crate::id::{ChildId, ListenerId};
 use crate::latch::{Latch, LatchWait};
 use crate::listener::Listener;
 use crate::machine::command::Command;
+use crate::machine::effects::Driver;
+use crate::policy::WaitingAcceptors;
 use crate::pool::accept_loop;
 use crate::pool::driver::BATCH;
 use crate::pool::listener_shared::{ListenerShared, LocalAddrSource};
@@ -277,34 +279,54 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(())
     }
 
-    /// Replaces the spec (R1). Waiting acceptors keep the acceptor they started with; later ones
-    /// use the new one, which may be of another type. The history of failures, the listeners and
-    /// the connections stay.
+    /// Replaces the spec (R1). Later acceptors use the new acceptor, which may be of another type;
+    /// `waiting` says what those do that wait. The history of failures, the listeners and the
+    /// connections stay.
     ///
     /// See [`Pool::reconfigure`](crate::Pool::reconfigure).
     pub fn reconfigure<Acc: Acceptor<L>>(
         &self,
         spec: Spec<Acc, L::Addr>,
+        waiting: WaitingAcceptors,
     ) -> Result<(), ReconfigureError> {
-        self.replace_spec(ErasedSpec::checked(spec)?)
+        self.replace_spec(ErasedSpec::checked(spec)?, waiting)
     }
 
-    fn replace_spec(&self, spec: ErasedSpec<L>) -> Result<(), ReconfigureError> {
+    fn replace_spec(
+        &self,
+        spec: ErasedSpec<L>,
+        waiting: WaitingAcceptors,
+    ) -> Result<(), ReconfigureError> {
         let rules = spec.settings.rules;
+        let mut replaced = Vec::new();
         // The old spec, or the refused one, is user values: dropped after the lock is released.
-        let (result, _gone) = self.shared.handle_event(|state, _| {
+        let (result, _gone) = self.shared.handle_event(|state, effects| {
             if let Err(refused) = state.changeable() {
                 return (Err(refused), (spec, Vec::new()));
             }
             state.machine.reconfigure(rules);
             state.version += 1;
-            let listeners = state.machine.listeners();
-            let factories = listeners
-                .map(|(_, listening)| listening.listener.reconfigure(spec.factory.clone(), &rules));
-            let factories = factories.collect();
+            let mut factories = Vec::new();
+            for (id, listening) in state.machine.listeners() {
+                let listener = &listening.listener;
+                let (before, ends) = listener.reconfigure(spec.factory.clone(), &rules, waiting);
+                factories.push(before);
+                if ends {
+                    // Those in `init` have a task, which the driver wakes.
+                    state.to_wake.insert(id, Arc::clone(listener));
+                    effects.driver = Driver::Wakes;
+                    replaced.push(Arc::clone(listener));
+                }
+            }
             let before = std::mem::replace(&mut state.spec, spec);
             (Ok(()), (before, factories))
         });
+        for listener in &replaced {
+            listener.inbox.replaced();
+        }
+        if !replaced.is_empty() {
+            self.shared.spawn_decoy();
+        }
         result
     }
 
@@ -359,12 +381,12 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     /// Runs the pool's init function again (R3): a spec replaces the old one, *ignore* keeps it.
     ///
     /// See [`Pool::reload`](crate::Pool::reload).
-    pub fn reload(&self) -> Result<(), ReconfigureError> {
+    pub fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError> {
         let init = self.running(|state| state.init.clone());
         let init = init.map_err(|Stopped| ReconfigureError::Stopped)?;
         let init = init.ok_or(ReconfigureError::NoInit)?;
         match catch_panic(&**init) {
-            Ok(Ok(Some(spec))) => self.replace_spec(spec?),
+            Ok(Ok(Some(spec))) => self.replace_spec(spec?, waiting),
             Ok(Ok(None)) => Ok(()),
             Ok(Err(error)) => Err(ReconfigureError::Init(error)),
             Err(message) => Err(ReconfigureError::InitPanicked(message)),

@@ -100,6 +100,16 @@ impl<T> Inbox<T> {
         self.announce(|news| news.commanded = true);
     }
 
+    /// Acceptors that wait are replaced: they end, and others are to be started (R1).
+    pub(crate) fn replaced(&self) {
+        self.announce(|news| (news.commanded, news.starts) = (true, true));
+    }
+
+    /// The accept loop is to look at the counts again: an acceptor is gone.
+    pub(crate) fn look(&self) {
+        self.announce(|_| {});
+    }
+
     pub(crate) fn resume(&self) {
         self.announce(|news| news.resume = true);
     }

@@ -53,7 +53,7 @@ impl<R: Runtime, L: Listener> InitTask<R, L> {
         let commands = self.child.control().commands();
         if commands.kill() {
             Some(ChildEnd::Killed)
-        } else if commands.close_reason().is_some() {
+        } else if commands.end_waiting().is_some() {
             // It has no state to terminate with (L3, S3).
             Some(ChildEnd::Stopped)
         } else {
@@ -202,9 +202,8 @@ mod tests {
         let listener = with_factory(1, Arc::new(Ready));
         let start = {
             let children = &mut *lock(&listener.children);
-            let make = || Arc::clone(&children.factory).make_child(&listener.level);
-            let now = shared.time();
-            children.table.take_starts(1, now, make).remove(0)
+            let mut starts = children.take_starts(&listener.level, 1, shared.time());
+            starts.starts.remove(0)
         };
         let reads = Arc::new(Reads {
             child: Arc::clone(&start.control),

@@ -15,11 +15,10 @@ use crate::id::{ChildId, ListenerId};
 use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
-use crate::machine::command::CloseReason;
-use crate::machine::table::{Peer, Row, Table};
-use crate::policy::{ConnectionReports, Rules};
+use crate::machine::command::{CloseReason, EndWaiting};
+use crate::machine::table::{Peer, Row, Starts, Table};
+use crate::policy::{ConnectionReports, Rules, WaitingAcceptors};
 use crate::pool::inbox::Inbox;
-use crate::pool::shared::ChildStart;
 use crate::sync::{
     AtomicBool, AtomicU64, DropCatching, Mutex, Ordering, Shared, catch_panic, lock,
 };
@@ -33,7 +32,7 @@ pub(crate) struct ListenerShared<L: Listener> {
     pub(crate) draining: Latch,
     pub(crate) closed: Latch,
     pub(crate) children: Mutex<Children<L>>,
-    /// Counts the specs that the listener has had: the accept loop keeps what it took from the last.
+    /// That of the table, for the accept loop, which keeps what it took from the last spec.
     generation: AtomicU64,
     /// The error it failed with, which ends its acceptors.
     failure: Mutex<Option<Shared<io::Error>>>,
@@ -43,10 +42,11 @@ pub(crate) struct ListenerShared<L: Listener> {
 }
 
 type ChildRow<L> = Row<Arc<dyn ErasedChild<L>>, <L as Listener>::Addr>;
+type ChildTable<L> = Table<Arc<dyn ErasedChild<L>>, <L as Listener>::Addr>;
 
 /// The children of a listener, and what new ones are made of.
 pub(crate) struct Children<L: Listener> {
-    pub(crate) table: Table<Arc<dyn ErasedChild<L>>, L::Addr>,
+    pub(crate) table: ChildTable<L>,
     pub(crate) factory: Shared<dyn Factory<L>>,
     pub(crate) reports: ConnectionReports,
     pub(crate) handshake_timeout: Option<Duration>,
@@ -76,18 +76,26 @@ impl<L: Listener> Children<L> {
         self.table.watch_ends(all);
     }
 
-    /// An acceptor that was just started is of the spec that the pool has by now (R1); returns what was made for it before,
-    /// to be dropped outside of any lock.
-    pub(crate) fn renew(
+    /// The table, and what makes a child of the acceptor that the pool has.
+    pub(crate) fn split(
         &mut self,
-        listener: &ListenerShared<L>,
-        start: &mut ChildStart<L>,
-    ) -> Option<Arc<dyn ErasedChild<L>>> {
-        if !listener.was_reconfigured() {
-            return None;
-        }
-        let control = Arc::clone(&self.factory).make_child(&listener.level);
-        self.table.renew(start, control)
+        level: &Arc<Level>,
+    ) -> (&mut ChildTable<L>, impl Fn() -> Arc<dyn ErasedChild<L>>) {
+        let generation = self.table.generation();
+        let factory = &self.factory;
+        let make = move || Arc::clone(factory).make_child(level, generation);
+        (&mut self.table, make)
+    }
+
+    /// At most so many acceptors that the accept loop is to start.
+    pub(crate) fn take_starts(
+        &mut self,
+        level: &Arc<Level>,
+        limit: usize,
+        now: Instant,
+    ) -> Starts<Arc<dyn ErasedChild<L>>> {
+        let (table, make) = self.split(level);
+        table.take_starts(limit, now, make)
     }
 
     /// Takes out a connection whose end leads to nothing; `None`, and nothing done, if it may lead to more.
@@ -153,11 +161,6 @@ impl<L: Listener> ListenerShared<L> {
         }
     }
 
-    /// Whether the listener had another spec before.
-    fn was_reconfigured(&self) -> bool {
-        self.generation() > 0
-    }
-
     pub(crate) fn info(&self, child: ChildId) -> ListenerInfo<L::Addr> {
         ListenerInfo {
             id: self.id,
@@ -171,16 +174,24 @@ impl<L: Listener> ListenerShared<L> {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Later children are made by another factory; returns the one before, to be dropped outside of any lock.
+    /// Later children are made by another factory; returns the one before, to be dropped outside of any lock, and whether
+    /// children are to be woken, since they are replaced.
     pub(crate) fn reconfigure(
         &self,
         factory: Shared<dyn Factory<L>>,
         rules: &Rules,
-    ) -> Shared<dyn Factory<L>> {
+        waiting: WaitingAcceptors,
+    ) -> (Shared<dyn Factory<L>>, bool) {
         let mut children = lock(&self.children);
-        self.generation.fetch_add(1, Ordering::Release);
+        let replaces = children.table.reconfigure(waiting);
+        let generation = children.table.generation();
+        if replaces {
+            self.level.replace(generation);
+        }
+        self.generation.store(generation, Ordering::Release);
         children.set_rules(rules);
-        std::mem::replace(&mut children.factory, factory)
+        let before = std::mem::replace(&mut children.factory, factory);
+        (before, replaces)
     }
 
     pub(crate) fn set_rules(&self, rules: &Rules) {
@@ -202,7 +213,11 @@ impl<L: Listener> ListenerShared<L> {
     }
 
     /// Why an acceptor terminates that was commanded to end.
-    pub(crate) fn terminate_reason(&self, reason: CloseReason) -> Terminate {
+    pub(crate) fn terminate_reason(&self, reason: EndWaiting) -> Terminate {
+        let reason = match reason {
+            EndWaiting::Closed(reason) => reason,
+            EndWaiting::Replaced => return Terminate::Replaced,
+        };
         match reason {
             CloseReason::Closed => Terminate::Closed,
             CloseReason::Stopped => Terminate::Stopped,
@@ -287,7 +302,12 @@ mod tests {
     #[test]
     fn acceptors_terminate_with_the_first_error_of_their_listener() {
         let listener = listener::<Nowhere>(1);
-        let reason = |reason| listener.terminate_reason(reason).to_string();
+        let terminated = |reason| listener.terminate_reason(reason).to_string();
+        let reason = |reason| terminated(EndWaiting::Closed(reason));
+        assert_eq!(
+            terminated(EndWaiting::Replaced),
+            "replaced by another acceptor"
+        );
         assert_eq!(reason(CloseReason::Closed), "listener closed");
         assert_eq!(reason(CloseReason::Stopped), "stopped");
         for error in ["first", "second"] {
@@ -317,7 +337,7 @@ mod tests {
         let listener = listener::<Nowhere>(3);
         assert!(!listener.closed.is_set() && !listener.draining.is_set());
         let table = &lock(&listener.children).table;
-        assert_eq!((table.tally().starting, table.is_open()), (3, true));
+        assert_eq!((table.tally().starting(), table.is_open()), (3, true));
     }
 
     #[test]
@@ -344,7 +364,10 @@ mod tests {
                 handshake_timeout: None,
                 ..Rules::testing()
             };
-            let before = listener.reconfigure(Shared::new(Arc::clone(factory)), &rules);
+            let factory_given = Shared::new(Arc::clone(factory));
+            let keep = WaitingAcceptors::Keep;
+            let (before, replaces) = listener.reconfigure(factory_given, &rules, keep);
+            assert!(!replaces);
             assert_ne!(listener.generation(), generation);
             let children = lock(&listener.children);
             assert_eq!(children.reports, connection_reports);

@@ -23,6 +23,7 @@ use crate::error::{AddListenerError, BoxError, ChildError, ReconfigureError, Sta
 use crate::id::{ChildId, ListenerId};
 use crate::latch::Latch;
 use crate::listener::Listener;
+use crate::policy::WaitingAcceptors;
 use crate::pool::handle::{CloseListener, Join, PoolHandle};
 use crate::pool::shared::PoolShared;
 use crate::pool::spec::{ErasedSpec, Reconfigurer, erase_init};
@@ -88,7 +89,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// let pool = Pool::<R, L>::start_with(runtime, move || Ok(Configure::Use(read_settings()?)))?;
     /// let pool = pool.ok_or("the settings say that there is to be no pool")?;
     /// // The settings have changed:
-    /// pool.reload()?;
+    /// pool.reload(WaitingAcceptors::Replace)?;
     /// # Ok(())
     /// # }
     /// ```
@@ -357,9 +358,19 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.kill_child(id)
     }
 
-    /// Replaces the spec (R1). Waiting acceptors keep the acceptor they started with; later ones
-    /// use the new one, which may be of another type. The history of failures, the listeners and
-    /// the connections stay.
+    /// Replaces the spec (R1). Later acceptors use the new acceptor, which may be of another type;
+    /// `waiting` says what those do that wait. The history of failures, the listeners and the
+    /// connections stay.
+    ///
+    /// With [`Keep`](WaitingAcceptors::Keep) each acceptor that waits, or is in `init`, still serves one connection with
+    /// what it started with.
+    ///
+    /// With [`Replace`](WaitingAcceptors::Replace) no connection is accepted with the old acceptor after this call has
+    /// returned: those that wait [terminate](Acceptor::terminate) with [`Terminate::Replaced`](crate::Terminate::Replaced),
+    /// those in `init` are dropped, and as many new ones start at once. Until one of them is ready, clients wait in the
+    /// system's queue. At most one client for each listener, accepted while the call was made, waits in the pool for the
+    /// first new acceptor, and is closed if its listener closes before. During an outage of `init` (B4) one of the new
+    /// acceptors tries.
     ///
     /// # Errors
     ///
@@ -368,7 +379,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// ```
     /// # use acceptor_core::*;
     /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, echo: impl Acceptor<L>) -> Result<(), BoxError> {
-    /// pool.reconfigure(Spec::new("echo", echo).intensity(100))?;
+    /// let spec = Spec::new("echo", echo).intensity(100);
+    /// pool.reconfigure(spec, WaitingAcceptors::Replace)?;
     /// assert_eq!(pool.status()?.intensity, 100);
     /// # Ok(())
     /// # }
@@ -376,8 +388,9 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     pub fn reconfigure<Acc: Acceptor<L>>(
         &self,
         spec: Spec<Acc, L::Addr>,
+        waiting: WaitingAcceptors,
     ) -> Result<(), ReconfigureError> {
-        self.handle.reconfigure(spec)
+        self.handle.reconfigure(spec, waiting)
     }
 
     /// Changes the settings, and nothing else (R1).
@@ -404,15 +417,16 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.update(change)
     }
 
-    /// Runs the pool's init function again (R3): a spec replaces the old one, *ignore* keeps it.
+    /// Runs the pool's init function again (R3): a spec replaces the old one, as in [`reconfigure`](Pool::reconfigure),
+    /// *ignore* keeps it.
     ///
     /// Of two calls at once the one whose init function is through last decides.
     ///
     /// # Errors
     ///
     /// As [`reconfigure`](Pool::reconfigure); and if the init function fails, or the pool has none. The old spec stays then.
-    pub fn reload(&self) -> Result<(), ReconfigureError> {
-        self.handle.reload()
+    pub fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError> {
+        self.handle.reload(waiting)
     }
 
     /// Stops the pool gracefully, by the phases of its spec, and waits for the result (section 6).

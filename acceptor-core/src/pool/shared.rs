@@ -153,6 +153,9 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         if let Some((listener, starting)) = effects.start {
             self.start(&listener, starting);
         }
+        if let Some(listener) = effects.fewer {
+            listener.inbox.look();
+        }
         if effects.driver == Driver::Wakes {
             self.driver.notify();
         }
@@ -206,7 +209,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         };
         match listener.inbox.push(waiter, deadline.map(|(at, _)| at)) {
             // Commanded between its last look and its arrival: the accept loop may have looked already.
-            Ok(()) if child.control().commands().end_waiting() => listener.inbox.commanded(),
+            Ok(()) if child.control().commands().ends_waiting() => listener.inbox.commanded(),
             Ok(()) => {}
             Err(waiter) => self.dismiss(listener, waiter, DismissReason::Commanded),
         }
@@ -225,8 +228,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             deadline,
         } = waiter;
         lock(&listener.children).table.terminates(id);
-        let close_reason = child.control().commands().close_reason();
-        let (reason, wait_time) = match (close_reason, why, deadline) {
+        let commanded = child.control().commands().end_waiting();
+        let (reason, wait_time) = match (commanded, why, deadline) {
             (Some(reason), ..) => (listener.terminate_reason(reason), WaitTime::Long),
             (None, DismissReason::TimedOut, Some((_, wait_time))) => {
                 (Terminate::Timeout, wait_time)
@@ -481,11 +484,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         let now = self.time();
         let role = self.handle_event(|state, effects| {
             let children = &mut *lock(&listener.children);
-            let factory = &children.factory;
-            let make = || Arc::clone(factory).make_child(&listener.level);
-            state
-                .machine
-                .ended(&mut children.table, id, end, now, make, effects);
+            let (table, make) = children.split(&listener.level);
+            state.machine.ended(table, id, end, now, make, effects);
             effects.gone.as_ref().map(|row| row.role())
         });
         // An acceptor that ends while its listener pauses would make the pauses as short as its timeout.

@@ -153,9 +153,8 @@ fn give_rows<L: Listener>(listener: &ListenerShared<L>, now: Instant) {
         if !children.table.is_owed() {
             return;
         }
-        let (factory, level) = (&children.factory, &listener.level);
-        let make = || Arc::clone(factory).make_child(level);
-        children.table.give_rows(BATCH, now, make);
+        let (table, make) = children.split(&listener.level);
+        table.give_rows(BATCH, now, make);
     }
 }
 
@@ -201,9 +200,13 @@ mod tests {
 
     /// Counts the children that it makes.
     impl Factory<Nowhere> for Calls {
-        fn make_child(self: Arc<Self>, level: &Arc<Level>) -> Arc<dyn ErasedChild<Nowhere>> {
+        fn make_child(
+            self: Arc<Self>,
+            level: &Arc<Level>,
+            generation: u64,
+        ) -> Arc<dyn ErasedChild<Nowhere>> {
             self.count();
-            Arc::new(acceptor_fn(|_| async { Ok(()) })).make_child(level)
+            Arc::new(acceptor_fn(|_| async { Ok(()) })).make_child(level, generation)
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use acceptor_core::{
     AcceptErrorKind, Acceptor, AddListenerReason, ChildId, ChildType, Configure, Connection, Event,
     Failure, Grace, ListenerId, Phase, Report, Restart, Shutdown, Spec, StartError, StreamOf,
-    acceptor_fn,
+    WaitingAcceptors, acceptor_fn,
 };
 use futures::FutureExt;
 use socket2::{Domain, Socket, Type};
@@ -275,8 +275,10 @@ fn call_all<W: World>(
     }
     let spec = dice.spec(stage);
     calmly("`Debug` of a spec", || show(&spec))?;
-    calmly("`reconfigure`", || show(&pool.reconfigure(spec)))?;
-    calmly("`reload`", || show(&pool.reload()))?;
+    calmly("`reconfigure`", || {
+        show(&pool.reconfigure(spec, WaitingAcceptors::Keep))
+    })?;
+    calmly("`reload`", || show(&pool.reload(WaitingAcceptors::Keep)))?;
     calmly("`clone`", || drop(pool.clone()))
 }
 

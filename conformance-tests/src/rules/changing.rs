@@ -8,6 +8,7 @@ use std::time::Duration;
 use acceptor_core::{
     Acceptor, BoxError, ChildError, ChildId, Configure, Connection, Event, Failure, ListenerInfo,
     ReconfigureError, Restart, Spec, SpecError, StartError, Status, StopReason, Stopped, StreamOf,
+    WaitingAcceptors,
 };
 use futures::io::AsyncWriteExt;
 
@@ -82,7 +83,7 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one<W: World>(world: Arc<W>
     stage.began(3).await?;
 
     let after = Spec::new("after", greeter(&world, "after\n")).restart(Restart::Transient);
-    let changed = pool.reconfigure(after.intensity(1).period(period));
+    let changed = pool.reconfigure(after.intensity(1).period(period), WaitingAcceptors::Keep);
     changed.map_err(|error| Broken::new("a valid spec is taken", error.to_string()))?;
     let now = status::<W>(&pool)?;
     let ids: Vec<_> = [&now.spec]
@@ -129,7 +130,7 @@ pub(super) async fn r2_an_invalid_spec_changes_nothing<W: World>(world: Arc<W>) 
         (other("bad").period(Duration::ZERO), "period"),
         (other("bad").kill_timeout(Duration::ZERO), "kill_timeout"),
     ] {
-        let named = match pool.reconfigure(spec) {
+        let named = match pool.reconfigure(spec, WaitingAcceptors::Keep) {
             Err(ReconfigureError::Spec(SpecError::Id { .. })) => Some("id"),
             Err(ReconfigureError::Spec(SpecError::Period { .. })) => Some("period"),
             Err(ReconfigureError::Spec(SpecError::KillTimeout { .. })) => Some("kill_timeout"),
@@ -223,7 +224,7 @@ pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<
     ] {
         init.next(answer);
         let runs = init.answered.count();
-        let answered = pool.handle().reload().map_err(told);
+        let answered = pool.handle().reload(WaitingAcceptors::Keep).map_err(told);
         same(
             "how often the init function ran",
             runs + 1,
@@ -240,7 +241,7 @@ pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<
     }
     let stage = Fixture::new(&world);
     init.next(Answer::Use("third"));
-    let answered = pool.reload().map_err(told);
+    let answered = pool.reload(WaitingAcceptors::Keep).map_err(told);
     same("what `reload` says", Ok(()), answered)?;
     let (_, address) = stage.listen(&pool, 1)?;
     let mut client = stage.knock(address).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use acceptor_core::{
     AddListenerReason, ChildError, ChildType, CloseError, Connection, EndKind, Ends, Event, Grace,
     ListenerState, Phase, PoolState, ReconfigureError, Restart, Shutdown, Spec, StopReason,
-    StopReport, StreamOf, acceptor_fn,
+    StopReport, StreamOf, WaitingAcceptors, acceptor_fn,
 };
 use futures::FutureExt;
 use futures::future::join_all;
@@ -850,10 +850,13 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
     let closed = pool.close_listener(listener);
     let closed = stage.event("`close_listener` is answered", closed).await?;
     same("`close_listener`", Err(CloseError::Stopped), closed)?;
-    let reconfigured = pool.reconfigure(stage.spec("late"));
+    let reconfigured = pool.reconfigure(stage.spec("late"), WaitingAcceptors::Keep);
     let refused = matches!(reconfigured, Err(ReconfigureError::Stopped));
     same("`reconfigure` is refused", true, refused)?;
-    let reloaded = matches!(pool.reload(), Err(ReconfigureError::Stopped));
+    let reloaded = matches!(
+        pool.reload(WaitingAcceptors::Keep),
+        Err(ReconfigureError::Stopped)
+    );
     same("`reload` is refused", true, reloaded)?;
     let bound = stage.world.listen();
     let (late, _) = bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::{
     Action, Bound, ChildSetting, Fault, Finale, LastListenerSetting, Order, Reload, ReportsSetting,
     RestartSetting, Scenario, Setting, ShutdownSetting, SpecSetting, Start, Step, Then,
-    UnknownSetting, Weather,
+    UnknownSetting, WaitingSetting, Weather,
 };
 
 /// How many steps a scenario has, unless it is said otherwise.
@@ -158,6 +158,10 @@ impl Maker<'_> {
         }
     }
 
+    fn waiting(&mut self) -> WaitingSetting {
+        self.pick(&[WaitingSetting::Keep, WaitingSetting::Replace])
+    }
+
     fn action(&mut self) -> Action {
         let number = self.random.u8(..);
         match self.random.u16(..1050) {
@@ -221,7 +225,7 @@ impl Maker<'_> {
             790..810 => Action::StopAcceptor(number),
             810..830 => Action::KillAcceptor(number),
             830..836 => Action::StopUnknown,
-            836..850 => Action::Reconfigure(self.spec()),
+            836..850 => Action::Reconfigure(self.spec(), self.waiting()),
             850..854 => Action::ReconfigureBadly,
             854..866 => {
                 let reload = match self.random.u8(..5) {
@@ -229,7 +233,7 @@ impl Maker<'_> {
                     1 => Reload::Fail,
                     2 => Reload::Panic,
                     3 => Reload::UseBadly,
-                    _ => Reload::Use(self.spec()),
+                    _ => Reload::Use(self.spec(), self.waiting()),
                 };
                 Action::Reload(reload)
             }

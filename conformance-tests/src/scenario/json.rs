@@ -58,7 +58,8 @@ impl Scenario {
     fn check(&self) -> Result<(), ScenarioError> {
         check(self.setting.spec, || "the setting".to_owned())?;
         for (number, step) in self.steps.iter().enumerate() {
-            if let Action::Reconfigure(spec) | Action::Reload(Reload::Use(spec)) = step.action {
+            if let Action::Reconfigure(spec, _) | Action::Reload(Reload::Use(spec, _)) = step.action
+            {
                 check(spec, || format!("step {number}"))?;
             }
         }
@@ -124,6 +125,7 @@ fn json(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::WaitingSetting;
 
     #[track_caller]
     fn check(scenario: &Scenario) {
@@ -167,7 +169,7 @@ mod tests {
     fn but(old: &str, new: &str) -> String {
         let mut scenario = Scenario::of_seed(1, 2);
         scenario.setting.spec = SpecSetting::DEFAULT;
-        scenario.steps[1].action = Action::Reconfigure(SpecSetting::DEFAULT);
+        scenario.steps[1].action = Action::Reconfigure(SpecSetting::DEFAULT, WaitingSetting::Keep);
         let text = scenario.to_json();
         assert!(text.contains(old), "{text}");
         text.replacen(old, new, 1)
@@ -210,7 +212,11 @@ mod tests {
             patience: 0,
             ..good
         };
-        for action in [Action::Reconfigure(bad), Action::Reload(Reload::Use(bad))] {
+        let keep = WaitingSetting::Keep;
+        for action in [
+            Action::Reconfigure(bad, keep),
+            Action::Reload(Reload::Use(bad, keep)),
+        ] {
             let mut scenario = Scenario::of_seed(1, 2);
             scenario.steps[1].action = action;
             check_refused(

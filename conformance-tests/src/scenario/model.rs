@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{ChildId, ConnectionRecord, ListenerId, Phase, PoolState, StopReport};
 
-use super::SpecSetting;
 use super::event::Event;
+use super::{SpecSetting, WaitingSetting};
 use crate::simulated::Happened;
 
 pub(super) use self::account::Wakes;
@@ -255,11 +255,21 @@ impl Model {
     }
 
     /// The spec was replaced (R1). What was started before keeps what it was started with.
-    pub(super) fn reconfigured(&mut self, spec: SpecSetting, generation: u32) {
+    pub(super) fn reconfigured(
+        &mut self,
+        spec: SpecSetting,
+        generation: u32,
+        waiting: WaitingSetting,
+    ) {
         self.spec = spec;
         self.generation = generation;
         for child in self.children.values_mut() {
             child.is_of_later_spec(generation);
+        }
+        if waiting == WaitingSetting::Replace {
+            for number in 0..self.listeners.len() {
+                self.replaces_acceptors(number);
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 use super::play::Failure;
 use super::{
     Action, Bound, ChildSetting, Finale, Order, Reload, RestartSetting, Scenario, ShutdownSetting,
-    SpecSetting, Start, Step, Then, Weather,
+    SpecSetting, Start, Step, Then, WaitingSetting, Weather,
 };
 
 /// How many plays a failure is worth.
@@ -152,7 +152,7 @@ impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
     fn lift_specs(&mut self) {
         for number in (0..self.steps()).rev() {
             let action = self.best.scenario.steps[number].action;
-            if let Action::Reconfigure(spec) | Action::Reload(Reload::Use(spec)) = action {
+            if let Action::Reconfigure(spec, _) | Action::Reload(Reload::Use(spec, _)) = action {
                 self.attempt_change(|scenario| {
                     scenario.setting.spec = spec;
                     scenario.steps.remove(number);
@@ -308,14 +308,16 @@ fn plainer_actions(action: Action) -> Vec<Action> {
         Action::KillAcceptor(number) => numbers(number).map(Action::KillAcceptor).collect(),
         Action::DropTask(number) => numbers(number).map(Action::DropTask).collect(),
         Action::HoldTask(number) => numbers(number).map(Action::HoldTask).collect(),
-        Action::Reconfigure(spec) => {
-            let specs = plainer_specs(spec).into_iter();
-            specs.map(Action::Reconfigure).collect()
+        Action::Reconfigure(spec, waiting) => {
+            let plainer = plainer_changes(spec, waiting).into_iter();
+            plainer
+                .map(|(spec, waiting)| Action::Reconfigure(spec, waiting))
+                .collect()
         }
-        Action::Reload(Reload::Use(spec)) => {
-            let specs = plainer_specs(spec).into_iter();
-            specs
-                .map(|spec| Action::Reload(Reload::Use(spec)))
+        Action::Reload(Reload::Use(spec, waiting)) => {
+            let plainer = plainer_changes(spec, waiting).into_iter();
+            plainer
+                .map(|(spec, waiting)| Action::Reload(Reload::Use(spec, waiting)))
                 .collect()
         }
         Action::Weather(weather) if weather != Weather::Fair => {
@@ -357,6 +359,18 @@ fn plainer_thens(then: Then) -> Vec<Then> {
 }
 
 /// The defaults, field by field; where they do not do, smaller numbers.
+fn plainer_changes(
+    spec: SpecSetting,
+    waiting: WaitingSetting,
+) -> Vec<(SpecSetting, WaitingSetting)> {
+    let specs = plainer_specs(spec).into_iter();
+    let mut plainer: Vec<_> = specs.map(|spec| (spec, waiting)).collect();
+    if waiting == WaitingSetting::Replace {
+        plainer.push((spec, WaitingSetting::Keep));
+    }
+    plainer
+}
+
 fn plainer_specs(spec: SpecSetting) -> Vec<SpecSetting> {
     const DEFAULT: SpecSetting = SpecSetting::DEFAULT;
     let mut plainer = Vec::new();
@@ -620,12 +634,13 @@ mod tests {
             shutdown: ShutdownSetting::Kill,
             ..SpecSetting::DEFAULT
         };
-        let steps = vec![step(Action::Reconfigure(kills)), step(Action::Stop)];
+        let keep = WaitingSetting::Keep;
+        let steps = vec![step(Action::Reconfigure(kills, keep)), step(Action::Stop)];
         let killed = |scenario: &Scenario| {
             let mut spec = scenario.setting.spec;
             for (number, step) in scenario.steps.iter().enumerate() {
                 match step.action {
-                    Action::Reconfigure(other) => spec = other,
+                    Action::Reconfigure(other, _) => spec = other,
                     Action::Stop => return (spec == kills).then(|| failure(number, "S6")),
                     _ => {}
                 }

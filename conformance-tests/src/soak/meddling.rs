@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{ChildError, ChildId, CloseError, ReconfigureError, Stopped};
+use acceptor_core::{ChildError, ChildId, CloseError, ReconfigureError, Stopped, WaitingAcceptors};
 
 use super::account::Ending;
 use super::life::{Life, Listening, Until};
@@ -152,7 +152,9 @@ impl<W: World> Life<W> {
     fn reconfigures(&mut self) -> Verdict {
         self.reconfigured += 1;
         let id = format!("of change {}", self.reconfigured);
-        let answer = self.pool.reconfigure(self.specs.spec(&id));
+        let answer = self
+            .pool
+            .reconfigure(self.specs.spec(&id), WaitingAcceptors::Keep);
         answer.map_err(|error| unexpected("a spec is taken", error))?;
         self.has_spec(&id)
     }
@@ -167,7 +169,7 @@ impl<W: World> Life<W> {
         let answers = [Answer::Use, Answer::Ignore, Answer::Error, Answer::Panic];
         let answer = answers[self.random.usize(..answers.len())];
         self.specs.answers(answer);
-        match (answer, self.pool.reload()) {
+        match (answer, self.pool.reload(WaitingAcceptors::Keep)) {
             (Answer::Use, Ok(())) => self.has_spec(OF_INIT),
             (Answer::Ignore, Ok(()))
             | (Answer::Error, Err(ReconfigureError::Init(_)))

@@ -16,7 +16,7 @@ use self::ends::{How, OF_ACCEPTORS, OF_CONNECTIONS};
 use self::world::{Child, Children, Machine, Outcome, World};
 use super::*;
 use crate::machine::table::{Next, Peer, Ready};
-use crate::policy::{ChildType, ConnectionReports, Restart, StopPlan};
+use crate::policy::{ChildType, ConnectionReports, Restart, StopPlan, WaitingAcceptors};
 use crate::status::ConnectionState;
 
 const MS: Duration = Duration::from_millis(1);
@@ -97,6 +97,10 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
             .as_slice(),
         )
     };
+    let waiting = prop_oneof![
+        Just(WaitingAcceptors::Keep),
+        Just(WaitingAcceptors::Replace),
+    ];
     let act = prop_oneof![
         4 => (1..4_usize).prop_map(Act::Add),
         8 => (any(), 1..4_usize).prop_map(|(which, limit)| Act::Starts(which, limit)),
@@ -118,7 +122,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         12 => (0..60_u64).prop_map(Act::Wait),
         1 => Just(Act::Wait(1000)),
         4 => any().prop_map(Act::Poll),
-        1 => any_rules().prop_map(Act::Reconfigure),
+        1 => (any_rules(), waiting).prop_map(|(rules, waiting)| Act::Reconfigure(rules, waiting)),
     ];
     proptest::collection::vec(act, 0..80)
 }
@@ -173,13 +177,14 @@ proptest! {
 fn one_acceptor(rules: Rules, now: Instant) -> (Machine, Children, ChildId) {
     let mut machine = Machine::new(rules, PoolId::ANY);
     let mut table = Table::new(machine.add_listener(|id| id), 1);
-    let id = table.take_starts(1, now, || Child::new(0))[0].child;
+    let id = table.take_starts(1, now, || Child::new(0)).starts[0].child;
     (machine, table, id)
 }
 
 fn next() -> Next<Child> {
     Next {
         number: 2,
+        generation: 0,
         control: Child::new(0),
         ready: Ready::No,
     }

@@ -83,15 +83,26 @@ impl Bench {
     /// The numbers of the acceptors that the accept loop starts.
     fn starts(&mut self, limit: usize) -> Vec<u64> {
         let starts = self.table.take_starts(limit, self.now, Polls::default);
-        starts.iter().map(|start| start.child.number).collect()
+        starts
+            .starts
+            .iter()
+            .map(|start| start.child.number)
+            .collect()
     }
 
     #[track_caller]
     fn start_spaced(&mut self, number: u64) {
         let id = self.id(number);
-        let start = self.table.start(id).expect("it is spaced");
-        assert_eq!(start.child, id);
-        assert!(self.table.start(id).is_none(), "it was started");
+        let mut starts = Starts::default();
+        assert!(
+            self.table.start(id, Polls::default, &mut starts),
+            "it is spaced"
+        );
+        assert_eq!(starts.starts.first().map(|start| start.child), Some(id));
+        assert!(
+            !self.table.start(id, Polls::default, &mut starts),
+            "it was started"
+        );
     }
 
     #[track_caller]
@@ -123,6 +134,7 @@ impl Bench {
         let (id, now) = (self.id(number), self.now);
         let next = Next {
             number: self.table.reserve_number(),
+            generation: self.table.generation(),
             control: Polls::default(),
             ready,
         };
@@ -141,20 +153,24 @@ impl Bench {
     fn serves_as(&mut self, number: u64, ready: Ready, then: Then) {
         match self.became(number, ready) {
             Became::Serves(replacement) => assert_eq!(Self::then(replacement), then),
-            Became::ServesLast(_) | Became::Gone(_) => panic!("it is replaced"),
+            Became::ServesLast(_) | Became::Gone(_) | Became::Replaced(_) => {
+                panic!("another follows it")
+            }
         }
     }
 
     #[track_caller]
     fn tally(&self, [serving, waiting, starting, terminating]: [usize; 4]) {
-        let expected = Tally {
-            serving,
-            handshaking: 0,
-            waiting,
-            starting,
-            terminating,
-        };
-        assert_eq!(self.table.tally(), expected);
+        let tally = self.table.tally();
+        assert_eq!(
+            [
+                tally.connections(),
+                tally.waiting,
+                tally.starting(),
+                tally.terminating
+            ],
+            [serving, waiting, starting, terminating]
+        );
     }
 
     /// The acceptors, each with its state.
@@ -209,22 +225,164 @@ fn acceptors_are_owed_until_they_have_rows_or_may_not_start() {
     }
 }
 
-#[test]
-fn renewed_acceptor_is_the_same_with_another_control() {
+/// An acceptor that was listed begins with the spec that the pool has by then (R1).
+#[track_caller]
+fn check_begins(waiting: Option<WaitingAcceptors>) {
     let mut bench = Bench::new(1);
-    let made = Polls::default();
-    let make = || made.clone();
-    let mut start = bench.table.take_starts(1, bench.now, make).remove(0);
-    let anew = Polls::default();
-    let before = bench.table.renew(&mut start, anew.clone());
-    assert!(before.is_some_and(|before| Rc::ptr_eq(&before.0, &made.0)));
-    assert!(Rc::ptr_eq(&start.control.0, &anew.0));
-    let (control, state) = bench.table.control(start.child).expect("it has a row");
-    assert!(Rc::ptr_eq(&control.0, &anew.0));
+    let (listed, anew) = (Polls::default(), Polls::default());
+    bench.table.give_rows(1, bench.now, || listed.clone());
+    for waiting in waiting {
+        assert!(!bench.table.reconfigure(waiting), "it has not begun");
+    }
+    let mut starts = bench.table.take_starts(1, bench.now, || anew.clone());
+    let start = starts.starts.remove(0);
+    let (control, before) = match waiting {
+        Some(_) => (&anew, Some(&listed)),
+        None => (&listed, None),
+    };
+    let (row, state) = bench.table.control(start.child).expect("it has a row");
+    assert!(Rc::ptr_eq(&start.control.0, &control.0) && Rc::ptr_eq(&row.0, &control.0));
     assert_eq!(state, Some(AcceptorState::Init));
-    bench.table.remove(start.child);
-    assert!(bench.table.renew(&mut start, Polls::default()).is_none());
-    assert!(Rc::ptr_eq(&start.control.0, &anew.0));
+    assert_eq!(
+        starts.before.first().map(|before| Rc::as_ptr(&before.0)),
+        before.map(|before| Rc::as_ptr(&before.0))
+    );
+    bench.tally([0, 0, 1, 0]);
+}
+
+#[test]
+fn acceptor_begins_as_one_of_the_present_spec() {
+    check_begins(None);
+    check_begins(Some(WaitingAcceptors::Keep));
+    check_begins(Some(WaitingAcceptors::Replace));
+}
+
+#[test]
+fn those_that_are_kept_serve_and_are_followed() {
+    let mut bench = Bench::started(2);
+    bench.waits(1, Waits::Yes);
+    assert!(!bench.table.reconfigure(WaitingAcceptors::Keep));
+    bench.serves(1, false, Init(3));
+    bench.waits(2, Waits::Yes);
+    bench.serves(2, true, Then::Waits(4));
+    bench.tally([2, 1, 1, 0]);
+}
+
+/// One waits, one is in `init`, one terminates after its timeout, and one is spaced: the last is the only one that stays.
+#[test]
+fn replaced_acceptors_end_beside_those_that_have_their_places() {
+    let mut bench = Bench::started(4);
+    bench.waits(1, Waits::Yes);
+    bench.waits(3, Waits::Yes);
+    let timed_out = bench.id(3);
+    bench.table.terminates(timed_out);
+    bench.ends(4, Lost, Later(5, 0));
+    assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
+    bench.tally([0, 1, 5, 1]);
+    assert_eq!(bench.starts(9), [6, 7, 8]);
+    // Again: those that end already are not replaced twice.
+    assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
+    assert_eq!(bench.starts(9), [9, 10, 11]);
+    assert!(!{
+        let mut other = Bench::new(3);
+        other.table.reconfigure(WaitingAcceptors::Replace)
+    });
+    bench.waits(2, Waits::Yes);
+    for number in [1, 2, 3, 6, 7, 8] {
+        let id = bench.id(number);
+        let row = bench.table.remove(id).expect("it has a row");
+        assert!(bench.table.is_replaced(&row), "{number}");
+    }
+    bench.start_spaced(5);
+    for number in [5, 9, 10, 11] {
+        bench.waits(number, Waits::Yes);
+        let id = bench.id(number);
+        assert!(bench.table.row(id).is_some_and(|row| row.generation == 2));
+    }
+    bench.tally([0, 4, 0, 0]);
+    bench.serves(5, false, Init(12));
+}
+
+/// The row of the next one is there if there is something to terminate, or to report.
+#[track_caller]
+fn check_next_of_replaced(ready: Ready, state: Option<AcceptorState>) {
+    let mut bench = Bench::started(1);
+    bench.waits(1, Waits::Yes);
+    let next = Next {
+        number: bench.table.reserve_number(),
+        generation: 0,
+        control: Polls::default(),
+        ready,
+    };
+    assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
+    let (id, now) = (bench.id(1), bench.now);
+    let table = &mut bench.table;
+    let Became::Replaced(next) = table.became(id, ConnectionState::Serving, PEER, now, next) else {
+        panic!("it was replaced");
+    };
+    assert_eq!(table.accepted(), 0);
+    let next = next.map(|start| start.child).ok();
+    let found = next
+        .and_then(|id| table.control(id))
+        .and_then(|(_, state)| state);
+    assert_eq!(found, state);
+    for id in [Some(id), next].into_iter().flatten() {
+        let row = table.remove(id).expect("it has a row");
+        assert!(table.is_replaced(&row));
+    }
+    bench.tally([0, 0, 1, 0]);
+    assert_eq!(bench.starts(9), [3]);
+}
+
+#[test]
+fn replaced_acceptor_becomes_no_connection() {
+    check_next_of_replaced(Ready::No, None);
+    check_next_of_replaced(Ready::Yes, Some(AcceptorState::Waiting));
+    check_next_of_replaced(Ready::Failed, Some(AcceptorState::Init));
+}
+
+/// Of the new ones, too, one at a time tries (B4).
+#[test]
+fn outage_goes_on_with_one_of_the_acceptors_that_replace() {
+    let mut bench = Bench::started(3);
+    bench.ends(1, StartError, Later(4, 0));
+    bench.start_spaced(4);
+    assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
+    assert_eq!(bench.starts(9), [5]);
+    assert_eq!(bench.starts(9), []);
+    bench.ends(5, StartError, Later(6, 1));
+    assert_eq!(bench.starts(9), []);
+    // One of the old ones says nothing of the new.
+    bench.waits(2, Waits::Yes);
+    assert_eq!(bench.starts(9), []);
+    bench.start_spaced(6);
+    bench.waits(6, Waits::Releases);
+    assert_eq!(bench.starts(9), [7, 8]);
+}
+
+#[test]
+fn outage_whose_retry_has_not_begun_keeps_it() {
+    let mut bench = Bench::started(2);
+    bench.ends(1, StartError, Later(3, 0));
+    assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
+    assert_eq!(bench.starts(9), []);
+    bench.start_spaced(3);
+    bench.waits(3, Waits::Releases);
+    assert_eq!(bench.starts(9), [4]);
+}
+
+#[test]
+fn closed_or_killed_listener_replaces_nothing() {
+    for end in [Table::kill, |table: &mut Table<_, _>| drop(table.close())] {
+        let mut bench = Bench::started(1);
+        bench.waits(1, Waits::Yes);
+        end(&mut bench.table);
+        assert!(!bench.table.reconfigure(WaitingAcceptors::Replace));
+        bench.tally([0, 1, 0, 0]);
+        let id = bench.id(1);
+        let row = bench.table.remove(id).expect("it has a row");
+        assert!(!bench.table.is_replaced(&row));
+    }
 }
 
 #[test]
@@ -413,13 +571,25 @@ fn spaced_acceptor_starts_once_and_only_on_an_open_listener() {
     bench.start_spaced(2);
     let (mut bench, id) = spaced();
     bench.table.close();
-    assert!(bench.table.start(id).is_none());
+    assert!(
+        !bench
+            .table
+            .start(id, Polls::default, &mut Starts::default())
+    );
     let (mut bench, id) = spaced();
     bench.table.kill();
-    assert!(bench.table.start(id).is_none());
+    assert!(
+        !bench
+            .table
+            .start(id, Polls::default, &mut Starts::default())
+    );
     let (mut bench, id) = spaced();
     bench.table.remove(id);
-    assert!(bench.table.start(id).is_none());
+    assert!(
+        !bench
+            .table
+            .start(id, Polls::default, &mut Starts::default())
+    );
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(super) struct Child {
     pub(super) killed: Option<u64>,
     /// When it was asked to stop by its id, and the batch.
     pub(super) asked: Option<(Instant, u64)>,
+    /// When another took its place, and the batch (R1).
+    pub(super) replaced: Option<(Instant, u64)>,
     pub(super) trapped: bool,
     /// The batch in which its `serve` or `terminate` was first polled.
     pub(super) begun: Option<u64>,
@@ -61,8 +63,15 @@ pub(super) struct Link {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The listener that it was added with has not been polled yet.
-    Owed,
+    /// Its listener's task is to start it, and has not been polled yet.
+    Owed {
+        /// It may have been started since, unless others are held by then.
+        released: bool,
+    },
+    /// The same, and it has a place of its own, since it was listed.
+    Listed {
+        released: bool,
+    },
     /// It is started at this time.
     Spaced(Instant),
     /// It is started once another acceptor accepts (B4).
@@ -92,6 +101,7 @@ pub(super) struct Commands {
     stopped: Option<u64>,
     told: Option<Told>,
     asked: Option<(Instant, u64)>,
+    replaced: Option<(Instant, u64)>,
 }
 
 /// A wait must be at least this long for the replacement to start at once (B6).
@@ -110,6 +120,7 @@ impl Child {
             leaves: false,
             killed: None,
             asked: None,
+            replaced: None,
             trapped: false,
             begun: None,
             repeats,
@@ -126,14 +137,15 @@ impl Child {
     pub(super) fn is_unseen(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
+            Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
         )
     }
 
-    fn is_started(&self) -> bool {
+    /// Whether it has its place as one of the acceptor that the pool had when it began.
+    pub(super) fn is_started(&self) -> bool {
         !matches!(
             self.stage,
-            Stage::Owed | Stage::Spaced(_) | Stage::Held { .. }
+            Stage::Owed { .. } | Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. }
         )
     }
 
@@ -155,7 +167,8 @@ impl Child {
         if commands.killed.is_some() {
             return true;
         }
-        let ends = commands.told.is_some() || commands.asked.is_some();
+        let ends = [commands.asked, commands.replaced];
+        let ends = commands.told.is_some() || ends.iter().any(Option::is_some);
         let stopped = match self.stage {
             Stage::Connection => commands.stopped.is_some() || commands.asked.is_some(),
             Stage::Terminating => commands.stopped.is_some(),
@@ -169,10 +182,11 @@ impl Child {
     fn not_polled_after(&self, commands: &Commands, batch: u64, what: &str) -> Seen {
         let before = |at: Option<u64>| at.is_some_and(|at| at < batch);
         let asked = before(commands.asked.map(|(_, at)| at));
+        let replaced = before(commands.replaced.map(|(_, at)| at));
         let told = match self.stage {
             Stage::Connection => before(commands.stopped) || asked,
             Stage::Terminating => before(commands.stopped),
-            Stage::Init => before(commands.told.map(|told| told.batch)) || asked,
+            Stage::Init => before(commands.told.map(|told| told.batch)) || asked || replaced,
             _ => false,
         };
         // A connection that has not begun is polled once: it could not have trapped the stop.
@@ -217,6 +231,7 @@ impl Model {
             stopped: listening.stopped,
             told: listening.told,
             asked: child.asked,
+            replaced: child.replaced,
         }
     }
 
@@ -247,6 +262,7 @@ impl Model {
             || overdue
             || commands.killed.is_some()
             || commands.asked.is_some()
+            || commands.replaced.is_some()
             || commands.told.is_some()
     }
 
@@ -391,7 +407,7 @@ impl Model {
         }
         match known.stage {
             // Nothing of it is anywhere: it ends at once.
-            Stage::Owed | Stage::Spaced(_) | Stage::Held { .. } => {
+            Stage::Owed { .. } | Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. } => {
                 let child = self.children.get(&key);
                 let kind = child.and_then(|child| self.unseen_end(key, child));
                 self.vanishes(key, kind.unwrap_or(EndKind::Stopped));
@@ -449,7 +465,12 @@ impl Model {
             let expected = format!("acceptor {id} is of a spec from {least} to {most}");
             return breach("R1", expected, format!("of {generation}"));
         }
+        let now = self.now;
         let (_, _, known) = self.child(id, "B1")?;
+        if let Stage::Owed { .. } = known.stage {
+            // Since it has a place of its own.
+            known.made = now;
+        }
         known.stage = Stage::Init;
         known.generations = (generation, Some(generation));
         Ok(())
@@ -469,9 +490,12 @@ impl Model {
                 known.state = State::Held;
                 known.deadline = timeout.map(|timeout| (now + timeout, timeout));
                 let deadline = known.deadline.map(|(at, _)| at);
-                let told = commands.killed.is_some() || commands.asked.is_some();
+                let replaced = commands.replaced.is_some();
+                let told = commands.killed.is_some() || commands.asked.is_some() || replaced;
                 let number = key.listener;
-                self.outage_is_over(number);
+                if !replaced {
+                    self.outage_is_over(number);
+                }
                 if !self.listeners[number].is_open() {
                     return Ok(());
                 }
@@ -493,7 +517,7 @@ impl Model {
                     EndKind::Lost
                 } else if commands.killed.is_some() {
                     EndKind::Killed
-                } else if commands.told.is_some() || commands.asked.is_some() {
+                } else if known.is_to_be_dropped(&commands) {
                     EndKind::Stopped
                 } else {
                     return breach("B1", format!("{id} stays in `init`"), "it is dropped");
@@ -588,13 +612,18 @@ impl Model {
         let fits = match reason {
             // It had left the queue before it was told anything else.
             Terminate::Timeout => {
-                let others = [told.map(|told| told.at), commands.asked.map(|(at, _)| at)];
+                let others = [
+                    told.map(|told| told.at),
+                    commands.asked.map(|(at, _)| at),
+                    commands.replaced.map(|(at, _)| at),
+                ];
                 let by = others.into_iter().flatten().fold(now, Instant::min);
                 deadline.is_some_and(|at| at <= by)
             }
             Terminate::Closed => is(Ending::Closed),
             Terminate::Io(error) => is(Ending::Failed) && error.to_string() == *failure,
             Terminate::Stopped => is(Ending::Stopped) || commands.asked.is_some(),
+            Terminate::Replaced => commands.replaced.is_some(),
             _ => false,
         };
         if !fits {
@@ -705,8 +734,12 @@ impl Model {
             self.resources_are_freed();
         }
         let survives = self.survives(kind, sort);
-        if sort != Sort::Connection && survives && self.replaces(number) {
-            self.replace(number, how, child.repeats);
+        let replaces = child.replaced.is_none() && self.replaces(number);
+        if sort != Sort::Connection {
+            match survives && replaces {
+                true => self.replace(number, how, child.repeats),
+                false => self.is_fewer(number),
+            }
         }
         self.phases_go_on();
         Ok(())

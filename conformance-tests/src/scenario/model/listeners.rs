@@ -244,7 +244,7 @@ impl Model {
             pauses: 0,
         });
         for _ in 0..acceptors {
-            self.add(number, Stage::Owed, 0);
+            self.add(number, Stage::Owed { released: false }, 0);
         }
         // They are started in batches.
         self.wakes.listeners += acceptors as u64 / 64;
@@ -513,7 +513,10 @@ impl Model {
             match child.stage {
                 Stage::Waiting if self.may_leave(*key, child) => leaving += 1,
                 Stage::Waiting => waiting += 1,
-                Stage::Owed | Stage::Spaced(_) | Stage::Held { .. } => starting += 1,
+                Stage::Owed { .. }
+                | Stage::Listed { .. }
+                | Stage::Spaced(_)
+                | Stage::Held { .. } => starting += 1,
                 Stage::Starting | Stage::Init => starting += 1,
                 _ => {}
             }
@@ -580,7 +583,7 @@ impl Model {
     /// Acceptors that were never started end with their listener.
     fn owed_end(&mut self, number: usize) {
         let owed = self.children_of(number);
-        let owed = owed.filter(|(_, child)| child.stage == Stage::Owed);
+        let owed = owed.filter(|(_, child)| matches!(child.stage, Stage::Owed { .. }));
         let owed: Vec<_> = owed.map(|(key, _)| *key).collect();
         for key in owed {
             let kind = match self.listeners[number].killed {

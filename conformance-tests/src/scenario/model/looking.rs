@@ -69,7 +69,7 @@ impl Model {
             };
             let unseen = match child.stage {
                 Stage::Starting => !given_up,
-                Stage::Spaced(_) | Stage::Held { .. } => true,
+                Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. } => true,
                 _ => false,
             };
             if unseen {
@@ -103,6 +103,10 @@ impl Model {
             *child.id.get_or_insert(record.id),
             record.id,
         )?;
+        if let Stage::Owed { .. } = child.stage {
+            // Since it has a place of its own.
+            child.made = child.made.max(now - record.age);
+        }
         same(
             "Q5",
             format_args!("the age of {key}"),
@@ -111,8 +115,11 @@ impl Model {
         )?;
         match (child.stage, record.state) {
             // Listed, it has a place of its own.
-            (Stage::Owed, Spaced) => child.stage = Stage::Spaced(now),
-            (Stage::Spaced(_) | Stage::Held { .. }, Spaced) => {}
+            (Stage::Owed { released }, Spaced) => child.stage = Stage::Listed { released },
+            (Stage::Owed { .. } | Stage::Listed { .. }, Init) if may_begin => {
+                child.starts(generation);
+            }
+            (Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. }, Spaced) => {}
             (Stage::Spaced(_) | Stage::Held { .. }, Init) if may_begin => child.starts(generation),
             (Stage::Starting | Stage::Init, Init) => {}
             (Stage::Waiting, Waiting) if !child.leaves => {}
@@ -133,12 +140,12 @@ impl Model {
         match child.stage {
             Stage::Connection => return Ok(()),
             // One that was killed is given no place of its own any longer.
-            Stage::Owed if self.listeners[key.listener].killed.is_some() => return Ok(()),
+            Stage::Owed { .. } if self.listeners[key.listener].killed.is_some() => return Ok(()),
             _ => {}
         }
         let unseen = matches!(
             child.stage,
-            Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
+            Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
         );
         let reason = self.unseen_end(key, child);
         let lost = self.tasks == Tasks::ChildDropped && child.stage == Stage::Starting;
@@ -230,6 +237,9 @@ impl Model {
                 record.connections,
             )?;
             let left = self.children_of(number).count() - connections;
+            let replaced = self.children_of(number);
+            let replaced = replaced.filter(|(_, child)| child.replaced.is_some());
+            let replaced = replaced.count();
             same(
                 "L1",
                 format_args!("acceptors of listener {id}"),
@@ -242,7 +252,7 @@ impl Model {
                     "L1",
                     "acceptors, as many as it was added with",
                     listening.acceptors,
-                    record.acceptors,
+                    record.acceptors - replaced,
                 )?;
             }
             same("Q1", "accepted", listening.accepted, record.accepted)?;

@@ -14,6 +14,8 @@ pub(super) struct Outage {
     retries: u32,
     /// The one that tries again.
     probe: Option<Key>,
+    /// It was replaced, and its listener's task is to start another in its place (R1).
+    anew: bool,
 }
 
 /// How an acceptor ended, as far as its replacement is concerned.
@@ -28,11 +30,29 @@ pub(super) enum Ended {
     Other,
 }
 
+/// Where the task of a listener looks for acceptors to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Listed,
+    Held,
+    Owed,
+}
+
+/// The task of a listener starts so many acceptors in one turn.
+const STARTED_AT_ONCE: usize = 64;
+
 /// The first follows at once; the others are spaced, 1 ms doubling to 1 s (B3).
 fn spacing(repeats: u32) -> Duration {
     match repeats {
         0 | 1 => Duration::ZERO,
         more => Duration::from_millis(1 << (more - 2).min(10)).min(SECOND),
+    }
+}
+
+impl Outage {
+    /// Whether the listener's task starts one of its acceptors.
+    fn starts(&self) -> bool {
+        self.anew && self.probe.is_none()
     }
 }
 
@@ -132,9 +152,14 @@ impl Model {
         }
         let mut held = 0;
         for (key, child) in &mut self.children {
-            if let (true, Stage::Held { released }) = (key.listener == number, &mut child.stage) {
-                *released = true;
-                held += 1;
+            match &mut child.stage {
+                _ if key.listener != number => {}
+                Stage::Held { released } => {
+                    *released = true;
+                    held += 1;
+                }
+                Stage::Owed { .. } | Stage::Listed { .. } => held += 1,
+                _ => {}
             }
         }
         if held > 0 {
@@ -154,17 +179,31 @@ impl Model {
         Some(child)
     }
 
+    /// An acceptor has ended and is not replaced: its listener, should it close, may have none left to wait for (L7).
+    pub(super) fn is_fewer(&mut self, number: usize) {
+        if self.listeners[number].closing.is_some() {
+            self.wakes.listeners += 1;
+        }
+    }
+
     /// An acceptor of which nothing was seen has ended.
     pub(super) fn vanishes(&mut self, key: Key, kind: EndKind) {
         let Some(child) = self.remove(key) else {
             return;
         };
+        if self.may_begin(child.stage).is_ok() {
+            // It was started, and its `init` not polled.
+            self.may_block();
+        }
         if let Some(stop) = &mut self.stop {
             stop.count(Sort::Acceptor, kind);
         }
         self.end_is_reported(key, &child, kind, Sort::Acceptor, String::new());
         let survives = self.survives(kind, Sort::Acceptor);
-        if survives && self.replaces(key.listener) {
+        let replaces = child.replaced.is_none() && self.replaces(key.listener);
+        if !(survives && replaces) {
+            self.is_fewer(key.listener);
+        } else {
             let how = match kind {
                 EndKind::Lost => Ended::Lost,
                 _ => Ended::Other,
@@ -174,7 +213,44 @@ impl Model {
         self.phases_go_on();
     }
 
-    /// The task of a listener was polled: it starts the acceptors that the listener was added with.
+    /// The pool has another acceptor: acceptors that have begun are to end, and as many others are to be started (R1).
+    pub(super) fn replaces_acceptors(&mut self, number: usize) {
+        let (now, batch) = (self.now, self.batch);
+        if !self.listeners[number].is_open() {
+            return;
+        }
+        let begun = self.children_of(number).filter(|(_, child)| {
+            child.is_started() && child.stage != Stage::Connection && child.replaced.is_none()
+        });
+        let begun: Vec<_> = begun.map(|(key, _)| *key).collect();
+        if begun.is_empty() {
+            return;
+        }
+        self.commanded = true;
+        // Its task, and the pool's own.
+        self.wakes.listeners += 1 + begun.len() as u64 / 64;
+        self.wakes.driver += 1;
+        for key in &begun {
+            if let Some(child) = self.children.get_mut(key) {
+                child.replaced = Some((now, batch));
+                match child.stage {
+                    Stage::Waiting => self.may_block(),
+                    Stage::Starting | Stage::Init => self.wakes.children += 1,
+                    _ => {}
+                }
+            }
+            if let Some(outage) = &mut self.listeners[number].outage {
+                if outage.probe == Some(*key) {
+                    (outage.probe, outage.anew) = (None, true);
+                }
+            }
+            self.add(number, Stage::Owed { released: false }, 0);
+        }
+        let queue = &mut self.listeners[number].queue;
+        queue.retain(|key| !begun.contains(key));
+    }
+
+    /// The task of a listener was polled: it starts the acceptors that it is to start, during an outage one at a time (B4).
     pub(in crate::scenario) fn listener_was_polled(&mut self, number: usize) {
         use super::listeners::Queued;
         let (now, batch) = (self.now, self.batch);
@@ -183,10 +259,42 @@ impl Model {
         {
             return;
         }
-        for (key, child) in &mut self.children {
-            if key.listener == number && child.stage == Stage::Owed {
+        let mut outage = self.listeners[number].outage.as_mut();
+        let mut most = match &mut outage {
+            Some(outage) => {
+                let starts = outage.starts();
+                outage.anew = false;
+                usize::from(starts)
+            }
+            None => STARTED_AT_ONCE,
+        };
+        // Those that are listed first; those that were held before those that were never seen.
+        for place in [Place::Listed, Place::Held, Place::Owed] {
+            let children = self.children.iter_mut();
+            let these = children.filter(|(key, _)| key.listener == number);
+            for (key, child) in these {
+                let released = match (&mut child.stage, place) {
+                    (Stage::Owed { released }, Place::Owed)
+                    | (Stage::Listed { released }, Place::Listed) => released,
+                    (Stage::Held { released: true }, Place::Held) => {
+                        most = most.saturating_sub(1);
+                        continue;
+                    }
+                    _ => continue,
+                };
+                if most == 0 {
+                    // It may go on in the same poll.
+                    *released |= outage.is_none();
+                    continue;
+                }
+                most -= 1;
+                if let Some(outage) = &mut outage {
+                    outage.probe = Some(*key);
+                }
+                if place == Place::Owed {
+                    child.made = now;
+                }
                 child.stage = Stage::Spaced(now);
-                child.made = now;
             }
         }
     }
@@ -209,7 +317,13 @@ impl Model {
 
     /// Whether acceptors may be started that nothing was seen of.
     pub(in crate::scenario) fn has_unseen_starts(&self) -> bool {
-        let unseen = |child: &Child| matches!(child.stage, Stage::Spaced(_) | Stage::Held { .. });
+        let unseen = |child: &Child| {
+            let stage = child.stage;
+            matches!(
+                stage,
+                Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. }
+            )
+        };
         self.children.values().any(unseen)
     }
 
@@ -218,7 +332,7 @@ impl Model {
         let listening = &self.listeners[key.listener];
         if listening.killed.or(child.killed).is_some() {
             Some(EndKind::Killed)
-        } else if listening.told.is_some() || child.asked.is_some() {
+        } else if listening.told.is_some() || child.asked.is_some() || child.replaced.is_some() {
             Some(EndKind::Stopped)
         } else {
             None
@@ -232,9 +346,15 @@ impl Model {
             return Ok(());
         }
         for (key, child) in &mut self.children {
-            let outage = self.listeners[key.listener].outage.is_some();
+            let outage = &self.listeners[key.listener].outage;
+            let holds = outage.as_ref().is_some_and(|outage| !outage.starts());
+            let outage = outage.is_some();
             let late = match &mut child.stage {
-                Stage::Owed | Stage::Starting => Duration::ZERO,
+                Stage::Owed { released } | Stage::Listed { released } if holds => {
+                    *released = false;
+                    continue;
+                }
+                Stage::Owed { .. } | Stage::Listed { .. } | Stage::Starting => Duration::ZERO,
                 Stage::Spaced(at) if *at <= now => now - *at,
                 Stage::Held { .. } if !outage => Duration::ZERO,
                 Stage::Held { released } => {
@@ -267,7 +387,9 @@ impl Model {
             Stage::Starting => Ok(()),
             Stage::Spaced(at) if at <= self.now => Ok(()),
             Stage::Spaced(at) => Err(Some(at - self.now)),
-            Stage::Held { released: true } => Ok(()),
+            Stage::Held { released: true }
+            | Stage::Owed { released: true }
+            | Stage::Listed { released: true } => Ok(()),
             _ => Err(None),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use acceptor_core::{
     AddListenerReason, ChildError, ChildId, CloseError, ListenerId, PoolState, ReconfigureError,
-    Runtime, StopReason,
+    Runtime, StopReason, WaitingAcceptors,
 };
 
 use super::start::{made, made_badly};
@@ -15,10 +15,11 @@ use super::{
     Breach, CHILD, Caller, DRIVER, INIT, Killed, LISTENER, Player, Polls, REPORTER, Reporter, Seen,
     Tasks, breach, same,
 };
-use crate::scenario::book::Handle;
 use crate::scenario::event::Event;
 use crate::scenario::model::reached;
-use crate::scenario::{Action, Bound, Fault, Reload, SpecSetting, Start, Step, milliseconds};
+use crate::scenario::{
+    Action, Bound, Fault, Reload, SpecSetting, Start, Step, WaitingSetting, milliseconds,
+};
 use crate::simulated::{AcceptFault, SimulatedListener};
 
 /// What `add_listener` refuses is given back.
@@ -167,7 +168,7 @@ impl Player<'_> {
                 self.tell(pick(&ids, which), Killed::Yes)
             }
             Action::StopUnknown => self.tell_unknown(step.schedule),
-            Action::Reconfigure(spec) => self.reconfigure(spec),
+            Action::Reconfigure(spec, waiting) => self.reconfigure(spec, waiting),
             Action::ReconfigureBadly => self.reconfigure_badly(),
             Action::Reload(reload) => self.reload(reload),
             Action::Stop => self.stop(),
@@ -460,7 +461,7 @@ impl Player<'_> {
         same("R4", "stopping and killing who is gone", expected, told)
     }
 
-    fn reconfigure(&mut self, spec: SpecSetting) -> Seen {
+    fn reconfigure(&mut self, spec: SpecSetting, waiting: WaitingSetting) -> Seen {
         self.knows_which_are_started()?;
         let life = self.life();
         let generation = life.generations + 1;
@@ -469,11 +470,12 @@ impl Player<'_> {
         let changed = self.call(
             |model| {
                 if state == PoolState::Running {
-                    model.reconfigured(spec, generation);
+                    model.reconfigured(spec, generation, waiting);
                 }
             },
-            |handle| handle.reconfigure(made(&book, spec, generation)),
+            |handle| handle.reconfigure(made(&book, spec, generation), waiting.waiting()),
         )?;
+        self.knows_which_replace(waiting)?;
         changes(state, changed)
     }
 
@@ -485,9 +487,20 @@ impl Player<'_> {
         }
     }
 
+    /// Those that take the place of others get their numbers once they are listed.
+    fn knows_which_replace(&mut self, waiting: WaitingSetting) -> Seen {
+        match waiting {
+            WaitingSetting::Replace => self.acceptor_ids().map(drop),
+            WaitingSetting::Keep => Ok(()),
+        }
+    }
+
     fn reconfigure_badly(&mut self) -> Seen {
         let book = Arc::clone(&self.life().book);
-        let changed = self.call(|_| {}, |handle| handle.reconfigure(made_badly(&book)))?;
+        let changed = self.call(
+            |_| {},
+            |handle| handle.reconfigure(made_badly(&book), WaitingAcceptors::Keep),
+        )?;
         match (self.life().state, changed) {
             (PoolState::Running, Err(ReconfigureError::Spec(_))) => Ok(()),
             (PoolState::Running, other) => {
@@ -508,13 +521,20 @@ impl Player<'_> {
         life.generations = generation;
         life.book.set_reload(reload, generation);
         let replaces = state == PoolState::Running && start == Start::InitFunction;
+        let waiting = match reload {
+            Reload::Use(_, waiting) => waiting,
+            _ => WaitingSetting::Keep,
+        };
         let changed = self.call(
             |model| match reload {
-                Reload::Use(spec) if replaces => model.reconfigured(spec, generation),
+                Reload::Use(spec, waiting) if replaces => {
+                    model.reconfigured(spec, generation, waiting);
+                }
                 _ => {}
             },
-            Handle::reload,
+            |handle| handle.reload(waiting.waiting()),
         )?;
+        self.knows_which_replace(waiting)?;
         if start == Start::Spec && state != PoolState::Stopped {
             return match changed {
                 Err(ReconfigureError::NoInit) => Ok(()),
@@ -526,7 +546,7 @@ impl Player<'_> {
             | (PoolState::Running, Reload::Panic, Err(ReconfigureError::InitPanicked(_)))
             | (PoolState::Running, Reload::UseBadly, Err(ReconfigureError::Spec(_)))
             | (PoolState::Running | PoolState::Stopping(_), Reload::Ignore, Ok(())) => Ok(()),
-            (PoolState::Running, Reload::Use(_), changed) => changes(state, changed),
+            (PoolState::Running, Reload::Use(..), changed) => changes(state, changed),
             (PoolState::Running, ..) => breach("R3", format!("{reload:?}"), "another answer"),
             (_, _, Err(_)) => Ok(()),
             (state, _, Ok(())) => breach("R3", format!("an error while {state}"), "Ok"),

@@ -9,7 +9,7 @@ use acceptor_core::{AcceptErrorKind, Configure, Pool, Spec};
 use super::{Breach, breach};
 use crate::scenario::book::Book;
 use crate::scenario::cast::{Audience, Cast};
-use crate::scenario::{Reload, SpecSetting, Start};
+use crate::scenario::{Reload, SpecSetting, Start, WaitingSetting};
 use crate::simulated::{SimulatedListener, SimulatedRuntime};
 
 pub(super) fn made(book: &Arc<Book>, spec: SpecSetting, generation: u32) -> Spec<Cast> {
@@ -47,14 +47,14 @@ pub(super) fn start(
     let started = match start {
         Start::Spec => Pool::start(runtime, made(book, spec, 1)).map(Some),
         Start::InitFunction => {
-            book.set_reload(Reload::Use(spec), 1);
+            book.set_reload(Reload::Use(spec, WaitingSetting::Keep), 1);
             // The pool keeps it: it must not keep the book, which has a handle of the pool.
             let book = Arc::downgrade(book);
             Pool::start_with(runtime, move || {
                 let book = book.upgrade().ok_or("the book is gone")?;
                 let (reload, generation) = book.reload();
                 match reload {
-                    Reload::Use(spec) => Ok(Configure::Use(made(&book, spec, generation))),
+                    Reload::Use(spec, _) => Ok(Configure::Use(made(&book, spec, generation))),
                     Reload::UseBadly => Ok(Configure::Use(made_badly(&book))),
                     Reload::Ignore => Ok(Configure::Ignore),
                     Reload::Fail => Err("the init function fails".into()),

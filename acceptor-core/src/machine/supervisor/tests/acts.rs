@@ -2,6 +2,7 @@
 
 use super::ends::How;
 use super::*;
+use crate::policy::WaitingAcceptors;
 use crate::report::Failure;
 
 /// A report, as far as it matters here.
@@ -115,7 +116,8 @@ pub(super) enum Act {
     Wait(u64),
     /// A child enters a poll, or leaves it.
     Poll(usize),
-    Reconfigure(Rules),
+    /// Other rules, and another acceptor.
+    Reconfigure(Rules, WaitingAcceptors),
 }
 
 /// One act, and what could be seen after it.

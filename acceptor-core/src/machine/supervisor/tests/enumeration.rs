@@ -364,13 +364,15 @@ fn everything(world: &World) -> Vec<Act> {
     }
     if world.stop.is_none() {
         let other = plan(0, Grace::Unlimited, Shutdown::Kill);
-        acts.push(Act::Reconfigure(Rules {
+        let rules = Rules {
             intensity: 0,
             restart: Restart::Temporary,
             connection_reports: ConnectionReports::All,
             last_listener: LastListener::Stop,
             ..other
-        }));
+        };
+        acts.push(Act::Reconfigure(rules, WaitingAcceptors::Keep));
+        acts.push(Act::Reconfigure(rules, WaitingAcceptors::Replace));
     }
     acts.push(Act::Stop(StopReason::Requested));
     acts.push(Act::Kill(StopReason::RuntimeGone));
@@ -453,10 +455,11 @@ fn failures_at_all_times(world: &World) -> Vec<Act> {
     if world.stop.is_none() {
         // There and back: a failure that is forgotten in a short period does not come back in a longer one (I2, R1).
         let period = if world.rules.period == ms(10) { 1 } else { 10 };
-        acts.push(Act::Reconfigure(Rules {
+        let rules = Rules {
             period: ms(period),
             ..world.rules
-        }));
+        };
+        acts.push(Act::Reconfigure(rules, WaitingAcceptors::Keep));
     }
     acts
 }

@@ -29,6 +29,10 @@ pub(super) struct Known {
     pub(super) spaced: u32,
     /// Its polls, as each look found them.
     pub(super) looks: Vec<u32>,
+    /// Which of the pool's acceptors it is of.
+    pub(super) generation: u64,
+    /// Another has taken its place (R1).
+    pub(super) replaced: bool,
 }
 
 impl Known {
@@ -54,6 +58,8 @@ pub(super) struct Door {
     /// How many rows it ever had.
     pub(super) numbers: u64,
     pub(super) owed: usize,
+    /// Which of the pool's acceptors new children are of.
+    pub(super) generation: u64,
     pub(super) outage: Option<Outage>,
     pub(super) socket: SocketState,
     pub(super) killed: bool,
@@ -154,6 +160,8 @@ pub(super) struct Expected {
     pub(super) close: Vec<(ListenerId, Close)>,
     pub(super) start: Option<(ListenerId, ChildId)>,
     pub(super) start_later: Option<(ListenerId, ChildId, Duration)>,
+    /// A listener that closes, and has an acceptor less.
+    pub(super) fewer: Option<ListenerId>,
     pub(super) reports: Vec<Reported>,
     pub(super) debug: Option<Reported>,
     /// A connection that has ended after the grace, with its age.

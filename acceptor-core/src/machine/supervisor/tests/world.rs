@@ -11,9 +11,10 @@ mod stopping;
 use std::collections::BTreeMap;
 
 use super::acts::Moment;
-use super::model::{Door, Expected, Halt, Known, StartedBy};
+use super::model::{Door, Expected, Halt, Known, Outage, StartedBy};
 use super::*;
 use crate::machine::stuck::Marked;
+use crate::policy::WaitingAcceptors;
 use crate::status::AcceptorState;
 
 /// A listener is its id, and all addresses are alike.
@@ -113,12 +114,13 @@ impl World {
     pub(super) fn with_starts(&self) -> Vec<usize> {
         let all = self.doors.iter().enumerate();
         let with_starts = all.filter(|(_, (id, door))| {
-            let held = match door.outage {
-                None => self.spaced_by(**id, StartedBy::AcceptLoopLater),
-                Some(_) => Vec::new(),
+            let by = |by| self.spaced_by(**id, by).len();
+            let starts = match door.outage {
+                None => door.owed + by(StartedBy::AcceptLoop) + by(StartedBy::AcceptLoopLater),
+                Some(Outage { probe: None, .. }) => door.owed + by(StartedBy::AcceptLoop),
+                Some(_) => 0,
             };
-            let listed = self.spaced_by(**id, StartedBy::AcceptLoop);
-            door.is_open() && door.owed + held.len() + listed.len() > 0
+            door.is_open() && starts > 0
         });
         with_starts.map(|(which, _)| which).collect()
     }
@@ -210,8 +212,10 @@ impl World {
                 let all: Vec<_> = self.children.keys().copied().collect();
                 self.poll(choose(&all, *which)?);
             }
-            Act::Reconfigure(rules) if self.stop.is_none() => self.reconfigure(*rules),
-            Act::Add(_) | Act::Reconfigure(_) => return None,
+            Act::Reconfigure(rules, waiting) if self.stop.is_none() => {
+                self.reconfigure(*rules, *waiting);
+            }
+            Act::Add(_) | Act::Reconfigure(..) => return None,
         }
         Some(())
     }
@@ -237,6 +241,7 @@ impl World {
             accepted: 0,
             numbers: 0,
             owed: acceptors,
+            generation: 0,
             outage: None,
             socket: SocketState::Open,
             killed: false,
@@ -245,12 +250,34 @@ impl World {
         self.doors.insert(id, door);
     }
 
-    fn reconfigure(&mut self, rules: Rules) {
+    fn reconfigure(&mut self, rules: Rules, waiting: WaitingAcceptors) {
         self.machine.reconfigure(rules);
         self.rules = rules;
         for listener in self.known() {
             let all = rules.connection_reports == ConnectionReports::All;
             self.table(listener).watch_ends(all);
+            let replaces = self.table(listener).reconfigure(waiting);
+            self.door(listener).generation += 1;
+            let mut replaced = Vec::new();
+            if waiting == WaitingAcceptors::Replace && self.doors[&listener].is_open() {
+                replaced = self.which(|known| {
+                    let begun = known
+                        .state
+                        .is_some_and(|state| state != AcceptorState::Spaced);
+                    begun && !known.replaced
+                });
+                replaced.retain(|id| id.listener() == listener);
+            }
+            assert_eq!(replaces, !replaced.is_empty());
+            for id in replaced {
+                let known = self.children.get_mut(&id).expect("a child that is there");
+                known.replaced = true;
+                let door = self.door(listener);
+                door.owed += 1;
+                if let Some(outage) = &mut door.outage {
+                    outage.probe = outage.probe.filter(|probe| *probe != id);
+                }
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::machine::supervisor::tests::ends::Spacing;
 use crate::machine::supervisor::tests::model::{Outage, delay};
-use crate::machine::table::{Became, Next, Starting, Waits};
+use crate::machine::table::{Became, Next, Starting, Starts, Waits};
 
 impl World {
     /// A child that was never there before has a row now.
@@ -27,6 +27,7 @@ impl World {
                 }
             });
         }
+        let generation = self.doors[&listener].generation;
         let id = found.expect("the child has a row, and the next number of its listener");
         assert_eq!(id.listener(), listener);
         let known = Known {
@@ -37,6 +38,8 @@ impl World {
             started_by,
             spaced,
             looks: Vec::new(),
+            generation,
+            replaced: false,
         };
         assert!(self.children.insert(id, known).is_none());
         id
@@ -51,29 +54,51 @@ impl World {
         };
         let starts = self.table(listener).take_starts(limit, now, make);
         let door = self.doors[&listener].clone();
-        let mut expected = Vec::new();
+        let mut expected = Starts::default();
+        // During an outage one at a time (B4).
+        let limit = match door.outage {
+            None => limit,
+            Some(Outage { probe: None, .. }) => limit.min(1),
+            Some(_) => 0,
+        };
         if door.is_open() {
             let mut spaced = self.spaced_by(listener, StartedBy::AcceptLoop);
             if door.outage.is_none() {
                 spaced.extend(self.spaced_by(listener, StartedBy::AcceptLoopLater));
             }
             for id in spaced.into_iter().take(limit) {
-                self.set_state(id, AcceptorState::Init);
-                expected.push(id);
+                self.begins_init(id, &mut expected);
             }
-            let owed = door.owed.min(limit - expected.len());
+            let owed = door.owed.min(limit - expected.starts.len());
             self.door(listener).owed -= owed;
             for _ in 0..owed {
-                let (init, by) = (AcceptorState::Init, StartedBy::AcceptLoop);
-                expected.push(self.begins(listener, init, by, 0));
+                let (spaced, by) = (AcceptorState::Spaced, StartedBy::AcceptLoop);
+                let id = self.begins(listener, spaced, by, 0);
+                self.begins_init(id, &mut expected);
+            }
+            if let (Some(outage), Some(start)) =
+                (&mut self.door(listener).outage, expected.starts.last())
+            {
+                outage.probe = Some(start.child);
             }
         }
-        let with_controls = expected.into_iter().map(|child| Starting {
-            child,
-            control: self.children[&child].control,
-        });
-        assert_eq!(starts, with_controls.collect::<Vec<_>>());
+        assert_eq!(starts, expected);
         assert_eq!(made, self.controls, "a control was made to no effect");
+    }
+
+    /// A spaced acceptor is started, as one of the pool's acceptor.
+    fn begins_init(&mut self, id: ChildId, starts: &mut Starts<Child>) {
+        let generation = self.doors[&id.listener()].generation;
+        let known = self.children.get_mut(&id).expect("a child that is there");
+        known.state = Some(AcceptorState::Init);
+        if known.generation < generation {
+            known.generation = generation;
+            starts.before.push(known.control);
+            self.controls += 1;
+            known.control = Child::new(self.controls);
+        }
+        let control = known.control;
+        starts.starts.push(Starting { child: id, control });
     }
 
     pub(super) fn lists(&mut self, listener: ListenerId, limit: usize) {
@@ -97,15 +122,21 @@ impl World {
     pub(super) fn waits(&mut self, id: ChildId) {
         let listener = id.listener();
         let waits = self.table(listener).waits(id);
-        assert_eq!(waits, self.release(listener));
+        let expected = match self.children[&id].replaced {
+            true => Waits::Yes,
+            false => self.release(listener),
+        };
+        assert_eq!(waits, expected);
         self.set_state(id, AcceptorState::Waiting);
     }
 
     /// An acceptor has its state: those that are held follow.
     fn release(&mut self, listener: ListenerId) -> Waits {
-        let held = self.spaced_by(listener, StartedBy::AcceptLoopLater);
-        match self.door(listener).outage.take() {
-            Some(_) if !held.is_empty() => Waits::Releases,
+        let mut held = self.spaced_by(listener, StartedBy::AcceptLoopLater);
+        held.extend(self.spaced_by(listener, StartedBy::AcceptLoop));
+        let door = self.door(listener);
+        match door.outage.take() {
+            Some(_) if !held.is_empty() || door.owed > 0 => Waits::Releases,
             _ => Waits::Yes,
         }
     }
@@ -118,8 +149,14 @@ impl World {
     pub(super) fn became(&mut self, id: ChildId, ready: bool) {
         let (listener, now) = (id.listener(), self.now);
         let number = self.table(listener).reserve_number();
+        // One with its state may be as old as the one that it is to follow.
+        let generation = match ready {
+            true => self.children[&id].generation,
+            false => self.doors[&listener].generation,
+        };
         let next = || Next {
             number,
+            generation,
             control: Child::new(self.controls + 1),
             ready: if ready { Ready::Yes } else { Ready::No },
         };
@@ -131,6 +168,22 @@ impl World {
             assert_eq!(became, Became::Gone(given_back));
             self.controls += 1;
             self.door(listener).numbers += 1;
+            return;
+        }
+        if self.children[&id].replaced {
+            if !ready {
+                assert_eq!(became, Became::Replaced(Err(given_back)));
+                self.controls += 1;
+                self.door(listener).numbers += 1;
+                return;
+            }
+            let (waiting, by) = (AcceptorState::Waiting, StartedBy::AcceptLoop);
+            let child = self.begins(listener, waiting, by, 0);
+            let known = self.children.get_mut(&child).expect("it was just begun");
+            (known.generation, known.replaced) = (generation, true);
+            let control = known.control;
+            let next = Starting { child, control };
+            assert_eq!(became, Became::Replaced(Ok(next)));
             return;
         }
         let reported = self.rules.connection_reports == ConnectionReports::All;
@@ -146,7 +199,10 @@ impl World {
         let outage = self.doors[&listener].outage.is_some();
         let (child, delay) = if ready {
             let (waiting, by) = (AcceptorState::Waiting, StartedBy::AcceptLoop);
-            (self.begins(listener, waiting, by, 0), None)
+            let child = self.begins(listener, waiting, by, 0);
+            let known = self.children.get_mut(&child).expect("it was just begun");
+            known.generation = generation;
+            (child, None)
         } else if outage {
             self.retries(listener)
         } else {
@@ -236,8 +292,12 @@ impl World {
             let phase = self.stop.as_ref().map(|stop| stop.phase);
             survives = phase == Some(Phase::LameDuck);
         }
+        survives &= !known.replaced;
+        let closing = matches!(self.doors[&listener].socket, SocketState::Closing(_));
         if role == Role::Acceptor && survives && self.doors[&listener].is_open() && self.accepts() {
             self.replaced(listener, &known, how, &mut expected);
+        } else if role == Role::Acceptor && closing {
+            expected.fewer = Some(listener);
         }
         self.advance(&mut expected);
         self.compare(effects, expected);
@@ -342,6 +402,7 @@ impl World {
     pub(super) fn comes_late(&mut self, id: ChildId) {
         let (now, next) = (self.now, || Next {
             number: 0,
+            generation: 0,
             control: Child::new(0),
             ready: Ready::No,
         });
@@ -350,19 +411,25 @@ impl World {
         assert_eq!(became, Became::Gone(next()));
         assert_eq!(table.waits(id), Waits::Gone);
         table.terminates(id);
-        assert_eq!(table.start(id), None);
+        let mut starts = Starts::default();
+        assert!(!table.start(id, || panic!("nothing is started"), &mut starts));
+        assert_eq!(starts, Starts::default());
         assert!(table.control(id).is_none());
     }
 
     pub(super) fn start_spaced(&mut self, child: ChildId) {
         let listener = child.listener();
-        let start = self.table(listener).start(child);
-        let open = self.doors[&listener].is_open();
-        let known = self.children.get(&child).filter(|_| open);
-        let control = known.map(|known| known.control);
-        assert_eq!(start, control.map(|control| Starting { child, control }));
-        if start.is_some() {
-            self.set_state(child, AcceptorState::Init);
+        let (mut made, mut starts) = (self.controls, Starts::default());
+        let make = || {
+            made += 1;
+            Child::new(made)
+        };
+        self.table(listener).start(child, make, &mut starts);
+        let mut expected = Starts::default();
+        if self.doors[&listener].is_open() && self.children.contains_key(&child) {
+            self.begins_init(child, &mut expected);
         }
+        assert_eq!(starts, expected);
+        assert_eq!(made, self.controls, "a control was made to no effect");
     }
 }
