@@ -673,6 +673,7 @@ pub fn word(reason: &Terminate) -> &'static str {
         Terminate::Closed => "closed",
         Terminate::Io(_) => "io",
         Terminate::Stopped => "stopped",
+        Terminate::Replaced => "replaced",
         _ => "unknown",
     }
 }

@@ -192,6 +192,11 @@ impl<W: World> Handle<W> {
             Some(tamper) => tamper.spec(spec),
             None => spec,
         };
+        let waiting = match (conduct, waiting) {
+            (Some(Conduct::Swapped), WaitingAcceptors::Keep) => WaitingAcceptors::Replace,
+            (Some(Conduct::Swapped), _) => WaitingAcceptors::Keep,
+            (_, waiting) => waiting,
+        };
         settled(conduct, self.handle.reconfigure(spec, waiting))
     }
 

@@ -214,7 +214,7 @@ rule_book! { $
     "B6" Must behaviour::b6_an_accept_timeout_is_no_failure:
         "Accept timeout: `terminate(Timeout, state)`, then the acceptor ends and its replacement starts at once. Not reported, does not count. A timeout of zero is legal and uses no busy CPU (spaced as in B3). Timeouts are honoured under load: while connections arrive, an expired acceptor is dismissed before 64 more connections are accepted; until then it may still get one.";
     "B7" Must behaviour::b7_terminate_runs_exactly_once_without_a_connection:
-        "`terminate(reason, state)` runs exactly once for an acceptor that had a state and never got a connection, unless it was killed or its runtime is gone (then it is lost). Reasons: `Timeout`, `Closed` (listener closed), `Io` (listener failed, with the error), `Stopped` (the pool stops). It never runs for an acceptor that became a connection.";
+        "`terminate(reason, state)` runs exactly once for an acceptor that had a state and never got a connection, unless it was killed or its runtime is gone (then it is lost). Reasons: `Timeout`, `Closed` (listener closed), `Io` (listener failed, with the error), `Stopped` (the pool stops), `Replaced` (R1). It never runs for an acceptor that became a connection.";
     "B8" Must behaviour::b8_a_panic_in_terminate_is_reported:
         "A panic in `terminate` is reported, and counts only in a transient pool. The state is dropped in any case.";
     "B9" Must waiting::b9_the_future_of_serve_is_not_there_before_its_connection:
@@ -290,7 +290,7 @@ rule_book! { $
     "Q5" Must looking_in::q5_acceptors_and_states_of_listeners:
         "Acceptors are listed on request: id, listener, state (spaced, in init, waiting, terminating), age; so R4 can be used on them. A listener's state is one of starting, accepting, resources, closing; it is not *accepting* while no acceptor is ready.";
     "R1" Must changing::r1_a_valid_spec_replaces_the_old_one:
-        "`reconfigure(spec)`: a valid spec replaces the old one. Waiting acceptors keep the acceptor they started with; later ones use the new one, which may be of another type. Lists show the new id at once. Intensity history, listeners and connections stay.";
+        "`reconfigure(spec, waiting)`: a valid spec replaces the old one. The caller chooses for waiting acceptors: *keep* (they serve their one connection with what they started with) or *replace* (they terminate with `Replaced`; no connection is accepted with the old acceptor after the call has returned; acceptors in `init` are dropped and started anew; until one is ready the system's queue holds the clients, and at most one for each listener, taken while the call was made, waits in the accept loop for the first new acceptor, and is closed if the listener closes before). Later acceptors use the new one, which may be of another type. Lists show the new id at once. Intensity history, listeners and connections stay.";
     "R2" Must changing::r2_an_invalid_spec_changes_nothing:
         "An invalid spec is an error and changes nothing.";
     "R3" Must changing::r3_reload_runs_the_init_function_again:

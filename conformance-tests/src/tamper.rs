@@ -254,7 +254,7 @@ pub enum Conduct {
     Hangs,
     /// It panics where an error is due.
     Panics,
-    /// It stops what it was to kill, and kills what it was to stop.
+    /// It stops what it was to kill, and kills what it was to stop; it keeps whom it was to replace.
     Swapped,
     /// It is done twice.
     Twice,

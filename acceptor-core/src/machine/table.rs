@@ -7,7 +7,7 @@
 //! nothing; no call but `visit` takes time that grows with the number of children.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::backoff::StartBackoff;
@@ -249,8 +249,8 @@ pub(crate) struct Table<C, A> {
     tally: Tally,
     /// Acceptors that the listener has and that have no row yet.
     owed: usize,
-    /// Rows that the accept loop is to start.
-    to_start: VecDeque<ChildId>,
+    /// Rows that the accept loop is to start, oldest first.
+    to_start: BTreeSet<ChildId>,
     /// Rows that start once another acceptor's `init` has succeeded, oldest first.
     held: BTreeSet<ChildId>,
     outage: Option<Outage>,
@@ -356,7 +356,7 @@ impl<C: Clone, A> Table<C, A> {
             rows: Slots::default(),
             tally: Tally::default(),
             owed: acceptors,
-            to_start: VecDeque::new(),
+            to_start: BTreeSet::new(),
             held: BTreeSet::new(),
             outage: None,
             numbers: 0,
@@ -415,7 +415,7 @@ impl<C: Clone, A> Table<C, A> {
     /// The socket is closed: acceptors are not replaced any longer. Returns how many were owed, and how they end.
     pub(crate) fn close(&mut self) -> (usize, EndKind) {
         self.door = Door::Closed;
-        self.to_start = VecDeque::new();
+        self.to_start = BTreeSet::new();
         self.held = BTreeSet::new();
         self.outage = None;
         let kind = if self.killed {
@@ -558,7 +558,7 @@ impl<C: Clone, A> Table<C, A> {
         for _ in 0..limit.min(self.owed) {
             self.owed -= 1;
             let id = self.add(AcceptorState::Spaced, make(), StartBackoff::default(), now);
-            self.to_start.push_back(id);
+            self.to_start.insert(id);
         }
     }
 
@@ -576,7 +576,7 @@ impl<C: Clone, A> Table<C, A> {
                 // One at a time, until one accepts (B4).
                 break;
             }
-            let child = match self.to_start.pop_front() {
+            let child = match self.to_start.pop_first() {
                 None if probe.is_none() => self.held.pop_first(),
                 child => child,
             };
@@ -786,6 +786,7 @@ impl<C: Clone, A> Table<C, A> {
             self.replaced -= 1;
         }
         self.held.remove(&id);
+        self.to_start.remove(&id);
         if let Some(outage) = &mut self.outage {
             if outage.probe == Some(id) {
                 outage.probe = None;

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildError, ChildId, Configure, Connection, Event, Failure, ListenerInfo,
-    ReconfigureError, Restart, Spec, SpecError, StartError, Status, StopReason, Stopped, StreamOf,
-    WaitingAcceptors,
+    Acceptor, AcceptorRecord, AcceptorState, BoxError, ChildError, ChildId, Configure, Connection,
+    Event, Failure, ListenerInfo, ReconfigureError, Restart, Spec, SpecError, StartError, Status,
+    StopReason, Stopped, StreamOf, WaitingAcceptors,
 };
 use futures::io::AsyncWriteExt;
 
-use crate::fixture::{Call, Departure, Fixture, Handle, Order, Pool, runs};
+use crate::fixture::{Answer, Call, Departure, Fixture, Handle, Order, Pool, runs};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
@@ -114,7 +114,53 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one<W: World>(world: Arc<W>
     // One failure before, one after: two within the period are more than one.
     stage.order(&served, Order::Fail("as told")).await?;
     let report = stage.join(&pool).await?;
-    same("why the pool stopped", StopReason::Intensity, report.reason)
+    same("why the pool stopped", StopReason::Intensity, report.reason)?;
+    acceptors_that_wait_are_replaced(&world).await
+}
+
+async fn acceptors_that_wait_are_replaced<W: World>(world: &Arc<W>) -> Verdict {
+    let stage = Fixture::new(world);
+    // Two come to wait, and one stays in `init`.
+    stage.answers([Answer::Accept, Answer::Nothing], Answer::Accept);
+    let pool = stage.start(stage.spec("before"))?;
+    let (_, address) = stage.listen(&pool, 3)?;
+    let settled = |list: &[AcceptorRecord]| {
+        let in_state = |state| list.iter().filter(|one| one.state == state).count();
+        [AcceptorState::Waiting, AcceptorState::Init].map(in_state) == [2, 1]
+    };
+    let look = || match pool.acceptors() {
+        Ok(list) if settled(&list) => Ok(()),
+        seen => Err(seen),
+    };
+    stage
+        .until("two acceptors wait, one is in `init`", look)
+        .await?;
+    let taken = |error: ReconfigureError| Broken::new("a valid spec is taken", error.to_string());
+    let after = Spec::new("after", greeter(world, "after\n"));
+    pool.reconfigure(after, WaitingAcceptors::Replace)
+        .map_err(taken)?;
+    // From the first client on.
+    for _ in 0..4 {
+        let greeting = greeted(&stage, address).await?;
+        same("the greeting of the new acceptor", "after", &*greeting)?;
+    }
+    stage.waiting(&pool, 3).await?;
+    same("how often the old `init` ran", 3, stage.inits())?;
+    let terminated = vec!["replaced", "replaced"];
+    same("how those end that waited", terminated, stage.terminated())?;
+
+    // Until one of the new ones is ready, a client waits.
+    stage.answers([], Answer::Deferred);
+    let last = stage.spec("last");
+    pool.reconfigure(last, WaitingAcceptors::Replace)
+        .map_err(taken)?;
+    let (_, inits) = (stage.began(6).await?, 6);
+    let mut client = stage.knock(address).await?;
+    let listed = pool.connections().map_or(0, |list| list.len());
+    same("connections while no acceptor is ready", 0, listed)?;
+    stage.decide(Answer::Accept);
+    stage.echo(&mut client, "at last").await?;
+    stage.began(inits + 1).await
 }
 
 pub(super) async fn r2_an_invalid_spec_changes_nothing<W: World>(world: Arc<W>) -> Verdict {
@@ -149,7 +195,7 @@ pub(super) async fn r2_an_invalid_spec_changes_nothing<W: World>(world: Arc<W>) 
 
 /// What an init function is to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum Reply {
     Use(&'static str),
     Ignore,
     Fail,
@@ -160,12 +206,12 @@ type Configured<W> = Result<Configure<Greeter<W>>, BoxError>;
 /// An init function that answers as it is told, and a record of what it answered.
 struct Init<W> {
     world: Arc<W>,
-    answer: Arc<Mutex<Answer>>,
-    answered: Record<Answer>,
+    answer: Arc<Mutex<Reply>>,
+    answered: Record<Reply>,
 }
 
 impl<W: World> Init<W> {
-    fn new(world: &Arc<W>, answer: Answer) -> Self {
+    fn new(world: &Arc<W>, answer: Reply) -> Self {
         Self {
             world: Arc::clone(world),
             answer: Arc::new(Mutex::new(answer)),
@@ -173,7 +219,7 @@ impl<W: World> Init<W> {
         }
     }
 
-    fn next(&self, answer: Answer) {
+    fn next(&self, answer: Reply) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
@@ -184,9 +230,9 @@ impl<W: World> Init<W> {
             let answer = *answer.lock().unwrap_or_else(PoisonError::into_inner);
             answered.push(answer);
             match answer {
-                Answer::Use(id) => Ok(Configure::Use(Spec::new(id, greeter(&world, id)))),
-                Answer::Ignore => Ok(Configure::Ignore),
-                Answer::Fail => Err("not now".into()),
+                Reply::Use(id) => Ok(Configure::Use(Spec::new(id, greeter(&world, id)))),
+                Reply::Ignore => Ok(Configure::Ignore),
+                Reply::Fail => Err("not now".into()),
             }
         }
     }
@@ -194,18 +240,18 @@ impl<W: World> Init<W> {
 
 pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<W>) -> Verdict {
     let start = |init: &Init<W>| Pool::<W>::start_with(world.runtime(), init.function());
-    let init = Init::new(&world, Answer::Ignore);
+    let init = Init::new(&world, Reply::Ignore);
     let none = matches!(start(&init), Ok(None));
     same("at start *ignore* means no pool", true, none)?;
-    init.next(Answer::Fail);
+    init.next(Reply::Fail);
     let failed =
         matches!(start(&init), Err(StartError::Init(error)) if error.to_string() == "not now");
     same("at start an error is returned", true, failed)?;
-    init.next(Answer::Use("first\n"));
+    init.next(Reply::Use("first\n"));
     let refused = matches!(start(&init), Err(StartError::Spec(SpecError::Id { .. })));
     same("at start an invalid spec is returned", true, refused)?;
 
-    init.next(Answer::Use("first"));
+    init.next(Reply::Use("first"));
     let pool = start(&init);
     let pool = pool.map_err(|error| Broken::new("the pool starts", error.to_string()))?;
     let pool = pool.ok_or_else(|| Broken::new("the pool starts", "there is none"))?;
@@ -216,11 +262,11 @@ pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<
         None => error.to_string(),
     };
     for (answer, expected, then) in [
-        (Answer::Ignore, Ok(()), "first"),
-        (Answer::Fail, Err("not now"), "first"),
-        (Answer::Use("a\nb"), Err("field `id`"), "first"),
-        (Answer::Use("second"), Ok(()), "second"),
-        (Answer::Ignore, Ok(()), "second"),
+        (Reply::Ignore, Ok(()), "first"),
+        (Reply::Fail, Err("not now"), "first"),
+        (Reply::Use("a\nb"), Err("field `id`"), "first"),
+        (Reply::Use("second"), Ok(()), "second"),
+        (Reply::Ignore, Ok(()), "second"),
     ] {
         init.next(answer);
         let runs = init.answered.count();
@@ -240,7 +286,7 @@ pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<
         same(&format!("the spec after {answer:?}"), then, &*id()?)?;
     }
     let stage = Fixture::new(&world);
-    init.next(Answer::Use("third"));
+    init.next(Reply::Use("third"));
     let answered = pool.reload(WaitingAcceptors::Keep).map_err(told);
     same("what `reload` says", Ok(()), answered)?;
     let (_, address) = stage.listen(&pool, 1)?;

@@ -801,6 +801,12 @@ fn changing() -> Vec<Case> {
             &["R3", "R4"],
         ),
         breaks(
+            "R1",
+            conduct(Verb::Reconfigure, Conduct::Swapped),
+            "the client is served",
+            &["R3", "R4"],
+        ),
+        breaks(
             "R2",
             conduct(Verb::Reconfigure, Conduct::Forgiven),
             "the field that the error names",
