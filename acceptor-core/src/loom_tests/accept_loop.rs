@@ -181,3 +181,36 @@ fn acceptor_that_begins_after_the_spec_was_replaced_is_of_the_new_one() {
     });
     assert_eq!(second, ["served", "served anew"].map(String::from).into());
 }
+
+/// One that was accepted with the old acceptor is held for the new one (R1).
+#[test]
+fn connection_that_comes_as_acceptors_are_replaced_is_served_once() {
+    let served = outcomes(AtMost(3), || {
+        let world = world(Sleeps::Close, Script::Serves);
+        world.listen();
+        world.tasks.settle();
+        let (handle, spec) = (world.handle(), world.spec(Script::ServesAnew));
+        let replacing = spawn(move || handle.reconfigure(spec, WaitingAcceptors::Replace).is_ok());
+        world.clients.connect();
+        world.tasks.settle();
+        assert!(replacing.join());
+        world.clients.connect();
+        world.tasks.settle();
+        let log: Vec<_> = world.log.read();
+        let with = |word: &str| {
+            let entries = log.iter().filter(|entry| entry.starts_with(word));
+            entries.cloned().collect::<Vec<_>>()
+        };
+        let (served, terminated) = (with("served"), with("terminated"));
+        assert_eq!((served.len(), &*served[1]), (2, "served anew"));
+        world.end();
+        (served[0].clone(), terminated)
+    });
+    let replaced = || vec!["terminated: replaced by another acceptor".to_owned()];
+    let expected = [
+        ("served".to_owned(), Vec::new()),
+        ("served".to_owned(), replaced()),
+        ("served anew".to_owned(), replaced()),
+    ];
+    assert_eq!(served, expected.into());
+}
