@@ -458,9 +458,9 @@ impl<C: Clone, A> Table<C, A> {
         let probe = self.outage.as_ref().and_then(|outage| outage.probe);
         if probe.is_some_and(|probe| self.row(probe).is_some_and(|row| !row.is_spaced())) {
             // Another one tries in its place.
-            self.outage
-                .iter_mut()
-                .for_each(|outage| outage.probe = None);
+            if let Some(outage) = &mut self.outage {
+                outage.probe = None;
+            }
         }
         begun > std::mem::replace(&mut self.replaced, begun)
     }
@@ -590,9 +590,9 @@ impl<C: Clone, A> Table<C, A> {
                 None => break,
             };
             if self.start(child, &mut make, &mut starts) {
-                self.outage
-                    .iter_mut()
-                    .for_each(|outage| outage.probe = Some(child));
+                if let Some(outage) = &mut self.outage {
+                    outage.probe = Some(child);
+                }
             }
         }
         starts
