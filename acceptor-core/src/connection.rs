@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::guard::Guard;
 use crate::handshake::{Incoming, Transport};
 use crate::id::{ChildId, ListenerId};
 use crate::latch::Latch;
@@ -81,7 +82,7 @@ impl<S, A> Connection<S, A> {
 #[derive(Clone)]
 pub struct Lifecycle {
     pub(crate) draining: Latch,
-    pub(crate) control: Arc<dyn TrapStop>,
+    pub(crate) control: Arc<dyn ConnectionControl>,
 }
 
 impl Lifecycle {
@@ -100,11 +101,26 @@ impl Lifecycle {
     pub fn trap_stop(&self) -> Latch {
         self.control.trap_stop()
     }
+
+    /// Takes a guard: the connection has not ended until `serve` has returned and every guard is dropped (E6).
+    ///
+    /// Traps the stop. A guard that is taken once the connection has ended is harmless; it counts as killed.
+    pub fn guard(&self) -> Guard {
+        Guard::take(&self.control)
+    }
 }
 
-/// Gives the stop signal to the connection that takes it.
-pub(crate) trait TrapStop: Send + Sync {
+/// What a connection may ask of its pool.
+pub(crate) trait ConnectionControl: Send + Sync {
     fn trap_stop(&self) -> Latch;
+
+    /// One guard more; gives what is set once the connection is killed. `None` if it has ended.
+    fn take_guard(&self) -> Option<Latch>;
+
+    /// One guard less, with the panic of what it ran.
+    fn give_guard(&self, panicked: Option<String>);
+
+    fn is_killed(&self) -> bool;
 }
 
 impl fmt::Debug for Lifecycle {
@@ -122,9 +138,19 @@ mod tests {
 
     struct Untrapped;
 
-    impl TrapStop for Untrapped {
+    impl ConnectionControl for Untrapped {
         fn trap_stop(&self) -> Latch {
             Latch::new()
+        }
+
+        fn take_guard(&self) -> Option<Latch> {
+            None
+        }
+
+        fn give_guard(&self, _panicked: Option<String>) {}
+
+        fn is_killed(&self) -> bool {
+            false
         }
     }
 

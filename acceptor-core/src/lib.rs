@@ -19,6 +19,8 @@ mod child;
 mod connection;
 mod error;
 mod exit;
+mod guard;
+mod guarded_stream;
 mod handshake;
 mod id;
 mod latch;
@@ -48,6 +50,8 @@ pub use error::{
     ReconfigureError, SpecError, StartError, Stopped,
 };
 pub use exit::{Exit, IntoExit, is_peer_gone};
+pub use guard::{Guard, Subtask};
+pub use guarded_stream::GuardedStream;
 pub use handshake::{Handshake, HandshakeError, Incoming, NoHandshake, StreamOf, Then, Transport};
 pub use id::{ChildId, ListenerId, ParseIdError};
 pub use latch::{Latch, LatchWait};

@@ -226,6 +226,8 @@ pub enum ConnectionState {
     Handshaking,
     /// It is in `serve`.
     Serving,
+    /// `serve` has returned, and a [`Guard`](crate::Guard) keeps it (E6).
+    Guarded,
 }
 
 impl fmt::Display for ConnectionState {
@@ -233,6 +235,7 @@ impl fmt::Display for ConnectionState {
         f.pad(match self {
             ConnectionState::Handshaking => "handshaking",
             ConnectionState::Serving => "serving",
+            ConnectionState::Guarded => "guarded",
         })
     }
 }
@@ -441,10 +444,14 @@ mod tests {
                 "closing"
             ]
         );
-        let connection = [ConnectionState::Handshaking, ConnectionState::Serving];
+        let connection = [
+            ConnectionState::Handshaking,
+            ConnectionState::Serving,
+            ConnectionState::Guarded,
+        ];
         assert_eq!(
             connection.map(|state| state.to_string()),
-            ["handshaking", "serving"]
+            ["handshaking", "serving", "guarded"]
         );
         let acceptor = [
             AcceptorState::Spaced,

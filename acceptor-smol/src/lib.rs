@@ -42,14 +42,14 @@ pub use acceptor_core::{
     AcceptErrorFn, AcceptErrorKind, Acceptor, AcceptorFn, AcceptorRecord, AcceptorState,
     AddListenerError, AddListenerReason, BoxError, ChildCounts, ChildError, ChildId, ChildType,
     CloseError, CloseListener, Configure, ConnectionRecord, ConnectionReports, ConnectionState,
-    Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Handshake, HandshakeError,
-    Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch, LatchWait, LateConnection,
-    Lifecycle, ListenError, ListenOptions, Listener, ListenerId, ListenerInfo, ListenerRecord,
-    ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer, ParseIdError, PeerGoneFn, Phase,
-    PoolState, ReconfigureError, Report, Restart, Runtime, Settings, Shutdown, Spec, SpecError,
-    StartError, Status, StopReason, StopReport, Stopped, StreamOf, Terminate, Then, Transport,
-    WaitingAcceptors, With, acceptor_fn, acceptor_from, asks_local_addr, check_listener,
-    check_tcp_listener, is_peer_gone, observer_fn, report,
+    Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Guard, GuardedStream, Handshake,
+    HandshakeError, Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch, LatchWait,
+    LateConnection, Lifecycle, ListenError, ListenOptions, Listener, ListenerId, ListenerInfo,
+    ListenerRecord, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer, ParseIdError,
+    PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime, Settings, Shutdown,
+    Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped, StreamOf, Subtask,
+    Terminate, Then, Transport, WaitingAcceptors, With, acceptor_fn, acceptor_from,
+    asks_local_addr, check_listener, check_tcp_listener, is_peer_gone, observer_fn, report,
 };
 use smol::Executor;
 

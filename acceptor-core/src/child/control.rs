@@ -136,6 +136,31 @@ pub(crate) struct Control {
 struct Wakeups {
     waker: TaskWaker,
     stop: Option<Latch>,
+    /// Those of a connection that has taken any.
+    guards: Option<Box<Guards>>,
+    /// The connection has ended, or is about to: no guard keeps it any longer.
+    over: bool,
+}
+
+/// The guards of a connection (E6).
+struct Guards {
+    held: usize,
+    /// Is set once the connection is killed.
+    killed: Latch,
+    /// What the first panic said of what ran under a guard.
+    panicked: Option<String>,
+    /// Ends the connection, once `serve` has and the last guard is given back.
+    end: Option<GuardedEnd>,
+}
+
+/// Ends a connection; it is given the panic of what ran under a guard.
+pub(crate) type GuardedEnd = Box<dyn FnOnce(Option<String>) + Send>;
+
+/// Whether anything keeps a connection whose `serve` has ended.
+pub(crate) enum Left {
+    /// Nothing does. With the panic of what ran under a guard, if there was one.
+    Over(Option<String>),
+    Guarded,
 }
 
 impl Control {
@@ -166,13 +191,16 @@ impl Control {
     pub(crate) fn notify(&self) {
         let commands = self.commands();
         let stops = commands.has(STOP) || commands.has(ASKED);
-        let (waker, stop) = {
+        let kills = commands.kill();
+        let (waker, stop, killed) = {
             let wakeups = lock(&self.wakeups);
             let stop = wakeups.stop.as_ref().filter(|_| stops).cloned();
-            (wakeups.waker.clone(), stop)
+            let guards = wakeups.guards.as_ref().filter(|_| kills);
+            let killed = guards.map(|guards| guards.killed.clone());
+            (wakeups.waker.clone(), stop, killed)
         };
-        if let Some(stop) = stop {
-            stop.set();
+        for latch in [stop, killed].into_iter().flatten() {
+            latch.set();
         }
         waker.wake();
     }
@@ -190,6 +218,86 @@ impl Control {
     /// Forgets the waker, so that an ended child keeps no task alive.
     pub(crate) fn unregister(&self) {
         let _waker = lock(&self.wakeups).waker.take();
+    }
+
+    /// One guard more, which traps the stop; gives what is set once the connection is killed. `None` if it has ended.
+    pub(crate) fn take_guard(&self) -> Option<Latch> {
+        let killed = {
+            let mut wakeups = lock(&self.wakeups);
+            if wakeups.over {
+                return None;
+            }
+            let guards = wakeups.guards.get_or_insert_with(|| {
+                Box::new(Guards {
+                    held: 0,
+                    killed: Latch::new(),
+                    panicked: None,
+                    end: None,
+                })
+            });
+            guards.held += 1;
+            guards.killed.clone()
+        };
+        self.commands.fetch_or(TRAPPED, Ordering::SeqCst);
+        // Looked at after it was stored: a kill that comes later finds it by itself.
+        if self.commands().kill() {
+            killed.set();
+        }
+        Some(killed)
+    }
+
+    /// One guard less. The last one ends a connection whose `serve` has.
+    pub(crate) fn give_guard(&self, panicked: Option<String>) {
+        let (end, panicked) = {
+            let mut wakeups = lock(&self.wakeups);
+            let Some(guards) = &mut wakeups.guards else {
+                return;
+            };
+            guards.held -= 1;
+            // The first is the one that counts.
+            guards.panicked = guards.panicked.take().or(panicked);
+            if guards.held > 0 {
+                return;
+            }
+            let Some(end) = guards.end.take() else {
+                return;
+            };
+            let panicked = guards.panicked.take();
+            wakeups.over = true;
+            (end, panicked)
+        };
+        end(panicked);
+    }
+
+    /// No task runs the child any longer: forgets the waker, so that it keeps none alive.
+    pub(crate) fn leave(&self) -> Left {
+        let (_waker, left) = {
+            let mut wakeups = lock(&self.wakeups);
+            let waker = wakeups.waker.take();
+            let panicked = match &mut wakeups.guards {
+                Some(guards) if guards.held > 0 => return Left::Guarded,
+                Some(guards) => guards.panicked.take(),
+                None => None,
+            };
+            wakeups.over = true;
+            (waker, Left::Over(panicked))
+        };
+        left
+    }
+
+    /// Keeps the end of a connection for its last guard. Gives it back if that is gone already.
+    pub(crate) fn keep(&self, end: GuardedEnd) -> Result<(), (GuardedEnd, Option<String>)> {
+        let mut wakeups = lock(&self.wakeups);
+        let panicked = match &mut wakeups.guards {
+            Some(guards) if guards.held > 0 => {
+                guards.end = Some(end);
+                return Ok(());
+            }
+            Some(guards) => guards.panicked.take(),
+            None => None,
+        };
+        wakeups.over = true;
+        Err((end, panicked))
     }
 
     pub(crate) fn trap(&self) -> Latch {

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 
 use crate::acceptor::{Acceptor, Init, ListenerInfo, Terminate};
 use crate::child::control::{Control, Level};
-use crate::connection::{Connection, Lifecycle, TrapStop};
+use crate::connection::{Connection, ConnectionControl, Lifecycle};
 use crate::exit::{Exit, IntoExit};
 use crate::handshake::{Handshake, HandshakeError, HandshakeStage, Incoming};
 use crate::id::{ChildId, ListenerId};
@@ -67,7 +67,7 @@ impl<L: Listener> Marked for Arc<dyn ErasedChild<L>> {
 pub(crate) trait ErasedChild<L: Listener>: Send + Sync + 'static {
     fn control(&self) -> &Control;
 
-    fn trap_stop(self: Arc<Self>) -> Arc<dyn TrapStop>;
+    fn connection_control(self: Arc<Self>) -> Arc<dyn ConnectionControl>;
 
     async fn init(self: Arc<Self>, listener: ListenerInfo<L::Addr>) -> InitOutcome;
 
@@ -119,9 +119,21 @@ impl<L: Listener, A: Acceptor<L>> TypedChild<L, A> {
     }
 }
 
-impl<L: Listener, A: Acceptor<L>> TrapStop for TypedChild<L, A> {
+impl<L: Listener, A: Acceptor<L>> ConnectionControl for TypedChild<L, A> {
     fn trap_stop(&self) -> Latch {
         self.control.trap()
+    }
+
+    fn take_guard(&self) -> Option<Latch> {
+        self.control.take_guard()
+    }
+
+    fn give_guard(&self, panicked: Option<String>) {
+        self.control.give_guard(panicked);
+    }
+
+    fn is_killed(&self) -> bool {
+        self.control.commands().kill()
     }
 }
 
@@ -131,7 +143,7 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
         &self.control
     }
 
-    fn trap_stop(self: Arc<Self>) -> Arc<dyn TrapStop> {
+    fn connection_control(self: Arc<Self>) -> Arc<dyn ConnectionControl> {
         self
     }
 
@@ -252,7 +264,7 @@ mod tests {
             listener: LISTENER,
             lifecycle: Lifecycle {
                 draining: Latch::new(),
-                control: Arc::clone(child).trap_stop(),
+                control: Arc::clone(child).connection_control(),
             },
         }
     }
@@ -494,7 +506,7 @@ mod tests {
         let level = Arc::new(Level::new());
         let acceptor = Arc::new(acceptor_fn(|_| async { Ok(()) }));
         let child: Arc<dyn ErasedChild<Nowhere>> = acceptor.make_child(&level, 0);
-        let stop = Arc::clone(&child).trap_stop().trap_stop();
+        let stop = Arc::clone(&child).connection_control().trap_stop();
         level.raise(crate::machine::command::Command::Stop);
         assert!(!stop.is_set());
         child.control().notify();

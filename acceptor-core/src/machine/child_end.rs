@@ -72,6 +72,24 @@ impl ChildEnd {
         }
     }
 
+    /// Whether nothing has failed: a connection that was also killed is killed.
+    pub(crate) fn is_success(&self) -> bool {
+        match self {
+            ChildEnd::Normal
+            | ChildEnd::Clean(_)
+            | ChildEnd::Disconnected(_)
+            | ChildEnd::Stopped
+            | ChildEnd::Ignored
+            | ChildEnd::TimedOut(_) => true,
+            ChildEnd::StartError(_)
+            | ChildEnd::HandshakeFailed(..)
+            | ChildEnd::Error(_)
+            | ChildEnd::Panic(..)
+            | ChildEnd::Killed
+            | ChildEnd::Lost => false,
+        }
+    }
+
     /// Whether it counts towards restart intensity.
     pub(crate) fn counted(&self, restart: Restart) -> Counted {
         match self {

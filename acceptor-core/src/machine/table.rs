@@ -188,6 +188,7 @@ impl<C, A: Clone> Row<C, A> {
 pub(crate) struct Tally {
     pub(crate) serving: usize,
     pub(crate) handshaking: usize,
+    pub(crate) guarded: usize,
     pub(crate) waiting: usize,
     /// Not begun yet.
     pub(crate) spaced: usize,
@@ -197,7 +198,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn connections(&self) -> usize {
-        self.serving + self.handshaking
+        self.serving + self.handshaking + self.guarded
     }
 
     pub(crate) fn acceptors(&self) -> usize {
@@ -212,6 +213,7 @@ impl Tally {
         match stage {
             Stage::Connection(ConnectionState::Handshaking, _) => &mut self.handshaking,
             Stage::Connection(ConnectionState::Serving, _) => &mut self.serving,
+            Stage::Connection(ConnectionState::Guarded, _) => &mut self.guarded,
             Stage::Acceptor(AcceptorState::Waiting) => &mut self.waiting,
             Stage::Acceptor(AcceptorState::Terminating) => &mut self.terminating,
             Stage::Acceptor(AcceptorState::Spaced) => &mut self.spaced,
@@ -740,6 +742,18 @@ impl<C: Clone, A> Table<C, A> {
         }
         *self.tally.of(&row.stage) += 1;
         before
+    }
+
+    /// `serve` has returned, and a guard keeps the connection (E6).
+    pub(crate) fn guarded(&mut self, id: ChildId) {
+        let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
+            return;
+        };
+        *self.tally.of(&row.stage) -= 1;
+        if let Stage::Connection(state, _) = &mut row.stage {
+            *state = ConnectionState::Guarded;
+        }
+        *self.tally.of(&row.stage) += 1;
     }
 
     /// During an outage: the acceptor that tries again, if there is none; else one that is held.

@@ -605,7 +605,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             listener: self.listener.id,
             lifecycle: Lifecycle {
                 draining: self.listener.draining.clone(),
-                control: Arc::clone(&child).trap_stop(),
+                control: Arc::clone(&child).connection_control(),
             },
         });
         let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));

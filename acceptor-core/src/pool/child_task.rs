@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use crate::child::control::Control;
+use crate::child::control::{Control, Left};
 use crate::child::erased::{BodyEnd, ErasedChild};
 use crate::id::ChildId;
 use crate::listener::Listener;
@@ -19,7 +19,7 @@ use crate::machine::child_end::{ChildEnd, Role, WaitTime};
 use crate::pool::listener_shared::ListenerShared;
 use crate::pool::shared::PoolShared;
 use crate::runtime::Runtime;
-use crate::sync::{DropCatching, catch_panic};
+use crate::sync::{DropCatching, catch_panic, lock};
 
 pub(crate) struct ChildTask<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
@@ -73,10 +73,10 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
         task
     }
 
-    /// Drops what the child held, then reports its end.
-    fn finish(&mut self, end: BodyEnd) {
+    /// Drops what the child held, then reports its end. Returns whether it has one: a guard may keep the connection (E6).
+    fn finish(&mut self, end: BodyEnd) -> Finish {
         let Some(body) = self.body.take() else {
-            return;
+            return Finish::Ended;
         };
         let end = match (catch_panic(move || drop(body)), end) {
             (Ok(()), BodyEnd::Served(exit)) => self.shared.child_end(exit),
@@ -93,8 +93,59 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
                 ChildEnd::Panic(message, self.wait_time)
             }
         };
-        self.child.control().unregister();
-        self.shared.ended(&self.listener, self.id, end);
+        match self.child.control().leave() {
+            Left::Over(panicked) => {
+                let end = with_panic(end, panicked);
+                self.shared.ended(&self.listener, self.id, end);
+                Finish::Ended
+            }
+            Left::Guarded => self.is_guarded(end),
+        }
+    }
+
+    /// The last guard ends the connection, wherever it is dropped.
+    fn is_guarded(&self, end: ChildEnd) -> Finish {
+        let id = self.id;
+        // First: as soon as the guards have the end, they may have ended it.
+        lock(&self.listener.children).table.guarded(id);
+        let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
+        let child = Arc::clone(&self.child);
+        let end = DropCatching::new(end);
+        let release = Box::new(move |panicked| {
+            let end = with_panic(end.into_inner(), panicked);
+            let killed = child.control().commands().kill();
+            let end = match killed && end.is_success() {
+                true => ChildEnd::Killed,
+                false => end,
+            };
+            shared.ended(&listener, id, end);
+        });
+        match self.child.control().keep(release) {
+            Ok(()) => Finish::Guarded,
+            Err((release, panicked)) => {
+                release(panicked);
+                Finish::Ended
+            }
+        }
+    }
+}
+
+/// Whether a child has ended with its task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finish {
+    Ended,
+    /// Its polls stay an odd number: a guard that is held after the kill is like a poll that does not end (S8).
+    Guarded,
+}
+
+/// The end of a connection, if what ran under its guards has panicked: the first failure is the one that counts.
+fn with_panic(end: ChildEnd, panicked: Option<String>) -> ChildEnd {
+    match panicked {
+        Some(message) if end.is_success() => {
+            drop(DropCatching::new(end));
+            ChildEnd::Panic(message, WaitTime::Long)
+        }
+        _ => end,
     }
 }
 
@@ -147,9 +198,11 @@ impl<R: Runtime, L: Listener> Future for ChildTask<R, L> {
             Ok(polled) => polled,
             Err(message) => Poll::Ready(BodyEnd::Ended(ChildEnd::Panic(message, this.wait_time))),
         };
-        let polled = polled.map(|end| this.finish(end));
-        this.child.control().count_poll();
-        polled
+        let finished = polled.map(|end| this.finish(end));
+        if finished != Poll::Ready(Finish::Guarded) {
+            this.child.control().count_poll();
+        }
+        finished.map(|_| ())
     }
 }
 
@@ -157,8 +210,9 @@ impl<R: Runtime, L: Listener> Drop for ChildTask<R, L> {
     fn drop(&mut self) {
         if self.body.is_some() {
             self.child.control().count_poll();
-            self.finish(BodyEnd::Ended(ChildEnd::Lost));
-            self.child.control().count_poll();
+            if self.finish(BodyEnd::Ended(ChildEnd::Lost)) == Finish::Ended {
+                self.child.control().count_poll();
+            }
         }
     }
 }
@@ -181,7 +235,6 @@ mod tests {
     use crate::pool::spec::ErasedSpec;
     use crate::runtime::testing::Tasks;
     use crate::spec::Spec;
-    use crate::sync::lock;
 
     type Child = Arc<dyn ErasedChild<Nowhere>>;
 

@@ -112,6 +112,7 @@ impl World {
         let tally = Tally {
             serving: count(None),
             handshaking: 0,
+            guarded: 0,
             waiting: of(AcceptorState::Waiting),
             spaced: of(AcceptorState::Spaced) + door.owed,
             init: of(AcceptorState::Init),

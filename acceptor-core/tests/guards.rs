@@ -1,0 +1,604 @@
+//! Guards: a connection that hands its stream on stays a connection of the pool, until the last guard is dropped (E6).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::future::{pending, poll_fn};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use acceptor_core::*;
+use futures::FutureExt;
+use futures::io::{AsyncRead, AsyncWrite};
+use support::*;
+
+/// What a connection has handed on.
+struct Handed {
+    guard: Guard,
+    stream: MemoryStream,
+    lifecycle: Lifecycle,
+}
+
+/// How `serve` ends, once it has handed on what it has.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Returns,
+    Fails,
+    Panics,
+    PeerGone,
+    Stays,
+}
+
+type HandedOn = Arc<Mutex<Vec<Handed>>>;
+
+struct HandsOn(HandedOn, How);
+
+impl Acceptor<MemoryListener> for HandsOn {
+    type State = ();
+    type Exit = Exit;
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) -> Exit {
+        connection.stream.serve();
+        self.0.lock().unwrap().push(Handed {
+            guard: connection.lifecycle.guard(),
+            stream: connection.stream,
+            lifecycle: connection.lifecycle,
+        });
+        match self.1 {
+            How::Returns => Exit::normal(),
+            How::Fails => Exit::failed("as told"),
+            How::Panics => panic!("as told"),
+            How::PeerGone => Exit::disconnected(std::io::Error::other("gone")),
+            How::Stays => pending().await,
+        }
+    }
+}
+
+const GRACE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+struct Bench {
+    runtime: Manual,
+    ledger: Ledger,
+    port: Port,
+    handed: HandedOn,
+    reports: Arc<Mutex<Vec<String>>>,
+    pool: Pool<Manual, MemoryListener>,
+}
+
+impl Bench {
+    /// A pool with one listener of one acceptor.
+    fn new(how: How) -> Self {
+        let faults = Faults::default();
+        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let (handed, reports) = (HandedOn::default(), Arc::<Mutex<Vec<String>>>::default());
+        let seen = Arc::clone(&reports);
+        let spec = Spec::new("tunnels", HandsOn(Arc::clone(&handed), how))
+            .restart(Restart::Transient)
+            .intensity(10)
+            .grace(GRACE)
+            .shutdown(Duration::from_secs(5))
+            .kill_timeout(KILL_TIMEOUT)
+            .observer(observer_fn(move |report: &Report<Address>| {
+                seen.lock().unwrap().push(report.to_string());
+            }));
+        let pool = Pool::start(runtime.clone(), spec).unwrap();
+        let port = Port::new(1, &ledger, &faults);
+        pool.add_listener(port.listen(), 1).unwrap();
+        runtime.settle();
+        Self {
+            runtime,
+            ledger,
+            port,
+            handed,
+            reports,
+            pool,
+        }
+    }
+
+    /// A client connects, and is handed on.
+    fn hands_on(&self) -> Handed {
+        self.port.connect().unwrap();
+        self.runtime.settle();
+        self.handed.lock().unwrap().pop().unwrap()
+    }
+
+    fn passes(&self, time: Duration) {
+        self.runtime.advance(time);
+        self.runtime.settle();
+    }
+
+    /// The states of the connections that are listed.
+    fn states(&self) -> Vec<ConnectionState> {
+        let connections = self.pool.connections().unwrap();
+        assert_eq!(self.pool.counts().unwrap().connections, connections.len());
+        connections.iter().map(|record| record.state).collect()
+    }
+
+    fn reports(&self) -> Vec<String> {
+        self.runtime.settle();
+        std::mem::take(&mut self.reports.lock().unwrap())
+    }
+
+    #[track_caller]
+    fn result(&self, join: Join<Manual, MemoryListener>) -> StopReport<Address> {
+        match poll_once(join) {
+            Poll::Ready(report) => report,
+            Poll::Pending => panic!("the pool has stopped"),
+        }
+    }
+}
+
+#[test]
+fn connection_that_hands_on_its_stream_is_listed_until_its_last_guard_is_dropped() {
+    let bench = Bench::new(How::Returns);
+    let Handed { guard, stream, .. } = bench.hands_on();
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    bench.passes(Duration::from_secs(3));
+    let listed = bench.pool.connections().unwrap();
+    assert_eq!(listed[0].age, Duration::from_secs(3));
+    assert_eq!(bench.pool.status().unwrap().connections, listed);
+    let another = guard.clone();
+    drop((stream, guard));
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    assert!(!another.is_killed());
+    drop(another);
+    assert_eq!(bench.states(), []);
+    assert_eq!(bench.reports(), [""; 0]);
+    assert_eq!(bench.ledger.alive(), 0);
+}
+
+#[test]
+fn guard_that_is_dropped_before_serve_returns_keeps_nothing() {
+    let bench = Bench::new(How::Stays);
+    let Handed { guard, stream, .. } = bench.hands_on();
+    assert_eq!(bench.states(), [ConnectionState::Serving]);
+    drop((stream, guard));
+    assert_eq!(bench.states(), [ConnectionState::Serving]);
+    let id = bench.pool.connections().unwrap()[0].id;
+    bench.pool.kill_child(id).unwrap();
+    bench.runtime.settle();
+    assert_eq!(bench.states(), []);
+}
+
+/// A connection ends as `serve` did, when its guard is dropped.
+#[track_caller]
+fn check_ends(how: How, report: Option<&str>) {
+    let bench = Bench::new(how);
+    let handed = bench.hands_on();
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    assert_eq!(bench.reports(), [""; 0], "{how:?}");
+    bench.passes(Duration::from_secs(2));
+    drop(handed);
+    assert_eq!(bench.states(), []);
+    let words = |words: &str| {
+        format!(
+            "pool tunnels: connection 1.1 from (1, Some(0)) on listener 1 failed after 2.000s: {words}"
+        )
+    };
+    let expected: Vec<_> = report.into_iter().map(words).collect();
+    assert_eq!(bench.reports(), expected, "{how:?}");
+    let failures = bench.pool.status().unwrap().failures;
+    assert_eq!(failures, expected.len());
+}
+
+#[test]
+fn end_of_serve_is_that_of_the_connection() {
+    check_ends(How::Returns, None);
+    check_ends(How::PeerGone, None);
+    check_ends(How::Fails, Some("as told"));
+    check_ends(How::Panics, Some("panicked: as told"));
+}
+
+#[test]
+fn guarded_connection_has_its_grace_and_its_signals_and_is_killed() {
+    let bench = Bench::new(How::Returns);
+    let Handed {
+        guard, lifecycle, ..
+    } = bench.hands_on();
+    let stop = lifecycle.trap_stop();
+    let stopping = bench.pool.stop();
+    bench.runtime.settle();
+    bench.passes(CLOSE_DELAY);
+    assert!(lifecycle.draining().is_set() && !stop.is_set());
+    bench.passes(GRACE);
+    assert!(stop.is_set() && !guard.is_killed());
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    let mut killed = guard.killed().wait();
+    assert_eq!((&mut killed).now_or_never(), None);
+    bench.passes(Duration::from_secs(5));
+    assert!(guard.is_killed() && guard.killed().is_set());
+    assert_eq!(killed.now_or_never(), Some(()));
+    drop(guard);
+    bench.runtime.settle();
+    let report = bench.result(stopping);
+    assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
+    assert_eq!(report.stuck, 0);
+}
+
+#[test]
+fn guard_that_is_dropped_in_the_grace_ends_the_stop() {
+    let bench = Bench::new(How::Returns);
+    let handed = bench.hands_on();
+    let stopping = bench.pool.stop();
+    bench.runtime.settle();
+    bench.passes(CLOSE_DELAY);
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    drop(handed);
+    bench.runtime.settle();
+    let report = bench.result(stopping);
+    assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
+}
+
+/// It is given up, and to drop it later is harmless (S8).
+#[test]
+fn guard_that_is_held_after_the_kill_is_stuck() {
+    let bench = Bench::new(How::Returns);
+    let handed = bench.hands_on();
+    let killing = bench.pool.kill();
+    bench.runtime.settle();
+    for _ in 0..4 {
+        assert_eq!(bench.states(), [ConnectionState::Guarded]);
+        bench.passes(KILL_TIMEOUT / 4);
+    }
+    let report = bench.result(killing);
+    assert_eq!(report.stuck, 1);
+    drop(handed);
+    bench.runtime.settle();
+    assert_eq!(bench.ledger.alive(), 0);
+}
+
+#[test]
+fn connection_that_is_killed_while_it_is_guarded_ends_as_killed() {
+    let bench = Bench::new(How::Returns);
+    let handed = bench.hands_on();
+    let id = bench.pool.connections().unwrap()[0].id;
+    bench.pool.kill_child(id).unwrap();
+    assert!(handed.guard.is_killed() && handed.guard.killed().is_set());
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    drop(handed);
+    assert_eq!(bench.states(), []);
+    let killed = "pool tunnels: connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns: killed through the handle";
+    assert_eq!(bench.reports(), [killed]);
+    // It is no child any longer.
+    let unknown = bench.pool.kill_child(id);
+    assert_eq!(unknown, Err(ChildError::UnknownChild(id)));
+}
+
+#[test]
+fn connection_that_is_stopped_by_its_id_is_signalled() {
+    let bench = Bench::new(How::Returns);
+    let handed = bench.hands_on();
+    let stop = handed.lifecycle.trap_stop();
+    let id = bench.pool.connections().unwrap()[0].id;
+    bench.pool.stop_child(id).unwrap();
+    bench.runtime.settle();
+    assert!(stop.is_set() && !handed.guard.is_killed());
+    drop(handed);
+    assert_eq!((bench.states(), bench.reports()), (vec![], vec![]));
+}
+
+#[test]
+fn guard_of_a_connection_that_has_ended_counts_as_killed() {
+    let bench = Bench::new(How::Returns);
+    let Handed {
+        guard, lifecycle, ..
+    } = bench.hands_on();
+    // While it is guarded there may be more.
+    let more = lifecycle.guard();
+    assert!(!more.is_killed());
+    drop(guard);
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    drop(more);
+    assert_eq!(bench.states(), []);
+    let late = lifecycle.guard();
+    assert!(late.is_killed() && late.killed().is_set());
+    assert!(late.clone().is_killed());
+    let ran = late.run(async { 1 }).now_or_never();
+    assert_eq!(ran, Some(None));
+    assert_eq!(bench.states(), []);
+}
+
+#[test]
+fn connection_whose_task_is_lost_ends_with_its_last_guard() {
+    let bench = Bench::new(How::Stays);
+    let before = bench.runtime.spawned();
+    let handed = bench.hands_on();
+    for task in before..bench.runtime.spawned() {
+        bench.runtime.drop_task(task);
+    }
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    drop(handed);
+    assert_eq!(bench.states(), []);
+    assert!(bench.reports()[0].ends_with("its runtime dropped the task"));
+}
+
+/// A future that is pending, and holds the stream.
+fn holds(stream: MemoryStream) -> impl Future<Output = ()> + Send {
+    async move {
+        pending::<()>().await;
+        drop(stream);
+    }
+}
+
+#[test]
+fn subtask_is_dropped_where_it_suspends_after_a_kill() {
+    let bench = Bench::new(How::Returns);
+    let Handed { guard, stream, .. } = bench.hands_on();
+    let id = bench.pool.connections().unwrap()[0].id;
+    let subtask = guard.run(holds(stream));
+    let before = bench.runtime.tasks();
+    bench.runtime.spawn(subtask.map(drop));
+    bench.runtime.settle();
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    bench.pool.kill_child(id).unwrap();
+    assert_eq!(bench.ledger.alive(), 1);
+    bench.runtime.settle();
+    assert_eq!((bench.runtime.tasks(), bench.ledger.alive()), (before, 0));
+    assert_eq!(bench.states(), []);
+    assert_eq!(bench.reports().len(), 1);
+}
+
+#[test]
+fn subtask_that_was_killed_before_its_first_poll_is_never_polled() {
+    let bench = Bench::new(How::Returns);
+    let Handed { guard, stream, .. } = bench.hands_on();
+    let id = bench.pool.connections().unwrap()[0].id;
+    let mut subtask = guard.run(async move {
+        drop(stream);
+        panic!("it is not polled");
+    });
+    bench.pool.kill_child(id).unwrap();
+    assert_eq!((&mut subtask).now_or_never(), Some(None::<()>));
+    assert_eq!(bench.states(), []);
+    // And again.
+    assert_eq!(subtask.now_or_never(), Some(None));
+}
+
+#[test]
+fn subtask_that_returns_gives_its_guard_back() {
+    let bench = Bench::new(How::Returns);
+    let Handed { guard, stream, .. } = bench.hands_on();
+    let mut subtask = guard.run(async move {
+        drop(stream);
+        7
+    });
+    assert_eq!((&mut subtask).now_or_never(), Some(Some(7)));
+    assert_eq!(bench.states(), []);
+    assert_eq!(bench.reports(), [""; 0]);
+}
+
+/// The connection ends with this report, if what ran under its guard has panicked.
+#[track_caller]
+fn check_panic(how: How, runs: impl FnOnce(&Bench, Handed), words: &str) {
+    let bench = Bench::new(how);
+    let handed = bench.hands_on();
+    runs(&bench, handed);
+    if let How::Stays = how {
+        let id = bench.pool.connections().unwrap()[0].id;
+        bench.pool.stop_child(id).unwrap();
+    }
+    assert_eq!(bench.reports().last().map(String::as_str), Some(words));
+}
+
+fn panics(_: &Bench, handed: Handed) {
+    let Handed { guard, stream, .. } = handed;
+    let subtask = guard.run(async move {
+        drop(stream);
+        panic!("of the subtask");
+    });
+    assert_eq!(subtask.now_or_never(), Some(None::<()>));
+}
+
+/// Panics when it is dropped.
+struct Fragile;
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("of the drop"));
+    }
+}
+
+#[test]
+fn panic_of_a_subtask_is_that_of_the_connection() {
+    let words = |words: &str| {
+        format!(
+            "pool tunnels: connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns: {words}"
+        )
+    };
+    let panicked = words("panicked: of the subtask");
+    check_panic(How::Returns, panics, &panicked);
+    // The first failure is the one that counts.
+    check_panic(How::Fails, panics, &words("as told"));
+    let dropped = |_: &Bench, handed: Handed| {
+        let fragile = Fragile;
+        let future = async move {
+            pending::<()>().await;
+            drop(fragile);
+        };
+        let (another, stream) = (handed.guard.clone(), handed.stream);
+        drop(another.run(future));
+        drop((handed.guard, stream));
+    };
+    check_panic(How::Returns, dropped, &words("panicked: of the drop"));
+}
+
+/// It traps the stop: the connection ends when the test says so (N2).
+#[test]
+fn guard_traps_the_stop() {
+    let bench = Bench::new(How::Stays);
+    let Handed {
+        guard, lifecycle, ..
+    } = bench.hands_on();
+    let id = bench.pool.connections().unwrap()[0].id;
+    bench.pool.stop_child(id).unwrap();
+    bench.runtime.settle();
+    assert!(lifecycle.trap_stop().is_set());
+    assert_eq!(bench.states(), [ConnectionState::Serving]);
+    drop(guard);
+    bench.runtime.settle();
+    assert_eq!(bench.states(), [ConnectionState::Serving]);
+}
+
+#[test]
+fn guards_are_shown_by_whether_they_are_killed() {
+    let bench = Bench::new(How::Returns);
+    let Handed { guard, .. } = bench.hands_on();
+    assert_eq!(format!("{guard:?}"), "Guard { killed: false, .. }");
+    let subtask = guard.run(pending::<()>());
+    assert!(format!("{subtask:?}").contains("killed: false"));
+}
+
+/// A stream inside another that counts what is done to it, and is pending once.
+#[derive(Default)]
+struct Counted {
+    calls: usize,
+    ready: bool,
+}
+
+impl Counted {
+    fn call(&mut self, bytes: usize) -> Poll<io::Result<usize>> {
+        self.calls += 1;
+        match self.ready {
+            true => Poll::Ready(Ok(bytes)),
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().call(buffer.len())
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().call(buffer.len())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().call(0).map_ok(drop)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().call(0).map_ok(drop)
+    }
+}
+
+type Operation = fn(&mut GuardedStream<Counted>, &mut Context<'_>) -> Poll<io::Result<usize>>;
+
+/// Reads, reads into several buffers, writes, writes from several buffers, flushes, closes.
+const OPERATIONS: [(Operation, usize); 6] = [
+    (|stream, cx| Pin::new(stream).poll_read(cx, &mut [0; 3]), 3),
+    (
+        |stream, cx| {
+            let (mut one, mut two) = ([0; 2], [0; 3]);
+            let mut buffers = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)];
+            Pin::new(stream).poll_read_vectored(cx, &mut buffers)
+        },
+        2,
+    ),
+    (|stream, cx| Pin::new(stream).poll_write(cx, &[0; 4]), 4),
+    (
+        |stream, cx| {
+            let buffers = [IoSlice::new(&[0; 2]), IoSlice::new(&[0; 3])];
+            Pin::new(stream).poll_write_vectored(cx, &buffers)
+        },
+        2,
+    ),
+    (
+        |stream, cx| Pin::new(stream).poll_flush(cx).map_ok(|()| 0),
+        0,
+    ),
+    (
+        |stream, cx| Pin::new(stream).poll_close(cx).map_ok(|()| 0),
+        0,
+    ),
+];
+
+#[test]
+fn guarded_stream_does_as_the_one_inside_until_the_kill() {
+    for (operation, bytes) in OPERATIONS {
+        let bench = Bench::new(How::Returns);
+        let handed = bench.hands_on();
+        let id = bench.pool.connections().unwrap()[0].id;
+        let mut stream = GuardedStream::new(Counted::default(), handed.guard);
+        stream.get_mut().ready = true;
+        let polled = block_on(poll_fn(|cx| operation(&mut stream, cx)));
+        assert_eq!(polled.ok(), Some(bytes));
+        stream.get_mut().ready = false;
+        let (mut operates, mut polls) = (Some(stream), 0);
+        let told = Arc::new(Mutex::new(None));
+        let tells = Arc::clone(&told);
+        bench.runtime.spawn(poll_fn(move |cx| {
+            let stream = operates.as_mut().unwrap();
+            polls += 1;
+            let polled = operation(stream, cx);
+            if let Poll::Ready(Err(error)) = polled {
+                let calls = stream.get_ref().calls;
+                // The kill woke it, and the stream was not asked again.
+                *tells.lock().unwrap() = Some((error.kind(), calls, polls));
+                drop(operates.take());
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        }));
+        bench.runtime.settle();
+        assert_eq!(bench.states(), [ConnectionState::Guarded]);
+        bench.pool.kill_child(id).unwrap();
+        bench.runtime.settle();
+        let aborted = (io::ErrorKind::ConnectionAborted, 2, 2);
+        assert_eq!(*told.lock().unwrap(), Some(aborted));
+        assert_eq!(bench.states(), []);
+    }
+}
+
+#[test]
+fn guarded_stream_is_dropped_before_its_guard() {
+    let bench = Bench::new(How::Returns);
+    let Handed { guard, stream, .. } = bench.hands_on();
+    let ledger = bench.ledger.clone();
+    struct Looks(MemoryStream, PoolHandle<Manual, MemoryListener>);
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            assert_eq!(self.1.counts().unwrap().connections, 1);
+        }
+    }
+    let looks = Looks(stream, bench.pool.handle());
+    drop(GuardedStream::new(looks, guard));
+    assert_eq!((bench.states(), ledger.alive()), (vec![], 0));
+}
+
+#[test]
+fn guarded_stream_is_taken_apart() {
+    let bench = Bench::new(How::Returns);
+    let Handed { guard, stream, .. } = bench.hands_on();
+    let guarded = GuardedStream::new(stream, guard);
+    assert!(!guarded.guard().is_killed());
+    assert!(format!("{guarded:?}").contains("killed: false"));
+    let (stream, guard) = guarded.into_parts();
+    drop(stream);
+    assert_eq!(bench.states(), [ConnectionState::Guarded]);
+    drop(guard);
+    assert_eq!(bench.states(), []);
+}
