@@ -582,3 +582,42 @@ fn pool_stops_with_the_last_listener_that_fails_if_its_spec_says_so() {
     check_last_listener(fails, last_closes, false);
     check_last_listener(closes, last_closes, false);
 }
+
+/// Its `init` fails.
+struct FailsToStart;
+
+impl Acceptor<MemoryListener> for FailsToStart {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Err("no luck".into())
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) {}
+}
+
+/// The pool stops while an acceptor that was replaced is still in `init`: nobody takes its place when it is dropped (R1, L7).
+#[test]
+fn close_waits_for_no_acceptor_that_was_replaced() {
+    let bench = Bench::new(1, 10 * MS, |spec| spec.grace(Grace::Unlimited).intensity(0));
+    let before = bench.runtime.spawned();
+    bench.queue(1);
+    bench.runtime.settle();
+    // The replacement's `init` is spawned before the connection is (B5).
+    let init = before;
+    let spec = Spec::new("fails", FailsToStart)
+        .grace(Grace::Unlimited)
+        .intensity(0);
+    bench
+        .pool
+        .reconfigure(spec, WaitingAcceptors::Replace)
+        .unwrap();
+    bench.runtime.settle_without(init);
+    let state = bench.pool.status().unwrap().state;
+    assert_eq!(state, PoolState::Stopping(Phase::Grace));
+    assert!(bench.port.is_open(), "an acceptor is starting, it seems");
+    bench.runtime.step_first(init);
+    bench.runtime.settle();
+    assert!(!bench.port.is_open());
+}

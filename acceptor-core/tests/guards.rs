@@ -325,11 +325,9 @@ fn connection_whose_task_is_lost_ends_with_its_last_guard() {
 }
 
 /// A future that is pending, and holds the stream.
-fn holds(stream: MemoryStream) -> impl Future<Output = ()> + Send {
-    async move {
-        pending::<()>().await;
-        drop(stream);
-    }
+async fn holds(stream: MemoryStream) {
+    pending::<()>().await;
+    drop(stream);
 }
 
 #[test]
@@ -573,19 +571,22 @@ fn guarded_stream_does_as_the_one_inside_until_the_kill() {
     }
 }
 
+/// Part of a stream: its connection is listed as long as it is there (E2).
+struct Looks(PoolHandle<Manual, MemoryListener>);
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        assert_eq!(self.0.counts().unwrap().connections, 1);
+    }
+}
+
 #[test]
 fn guarded_stream_is_dropped_before_its_guard() {
     let bench = Bench::new(How::Returns);
     let Handed { guard, stream, .. } = bench.hands_on();
     let ledger = bench.ledger.clone();
-    struct Looks(MemoryStream, PoolHandle<Manual, MemoryListener>);
-    impl Drop for Looks {
-        fn drop(&mut self) {
-            assert_eq!(self.1.counts().unwrap().connections, 1);
-        }
-    }
-    let looks = Looks(stream, bench.pool.handle());
-    drop(GuardedStream::new(looks, guard));
+    let looks = Looks(bench.pool.handle());
+    drop(GuardedStream::new((stream, looks), guard));
     assert_eq!((bench.states(), ledger.alive()), (vec![], 0));
 }
 

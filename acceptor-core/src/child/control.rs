@@ -273,14 +273,13 @@ impl Control {
     pub(crate) fn leave(&self) -> Left {
         let (_waker, left) = {
             let mut wakeups = lock(&self.wakeups);
-            let waker = wakeups.waker.take();
-            let panicked = match &mut wakeups.guards {
-                Some(guards) if guards.held > 0 => return Left::Guarded,
-                Some(guards) => guards.panicked.take(),
-                None => None,
+            let left = match &mut wakeups.guards {
+                Some(guards) if guards.held > 0 => Left::Guarded,
+                Some(guards) => Left::Over(guards.panicked.take()),
+                None => Left::Over(None),
             };
-            wakeups.over = true;
-            (waker, Left::Over(panicked))
+            wakeups.over = matches!(left, Left::Over(_));
+            (wakeups.waker.take(), left)
         };
         left
     }

@@ -6,11 +6,11 @@ use std::task::{Poll, Wake, Waker};
 
 use super::Interruptions::{Any, AtMost};
 use super::{block_on, block_on_with_new_wakers, check, spawn};
-use crate::child::control::{Commands, Control, Level};
+use crate::child::control::{Commands, Control, Left, Level};
 use crate::machine::child_end::Role;
 use crate::machine::command::{CloseReason, Command, EndWaiting};
 use crate::machine::stuck::Marked;
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
 /// As a child's task does: stores its waker, then reads its commands.
 async fn commanded(control: &Control, sees: impl Fn(Commands) -> bool) {
@@ -197,5 +197,46 @@ fn poll_that_is_seen_to_have_begun_or_ended_is_counted() {
             assert!(mark >= last, "{mark} after {last}");
             last = mark;
         }
+    });
+}
+
+/// The last guard is given back as `serve` returns: whichever is later ends the connection, once (E6).
+#[test]
+fn connection_ends_once_with_its_serve_and_its_last_guard() {
+    check(Any, || {
+        let control = Arc::new(Control::new(Arc::new(Level::new()), 0));
+        assert!(control.take_guard().is_some());
+        let ends = Arc::new(AtomicU64::new(0));
+        let guarded = Arc::clone(&control);
+        let gives = spawn(move || guarded.give_guard(Some("panicked".to_owned())));
+        let counts = Arc::clone(&ends);
+        let end = move |panicked: Option<String>| {
+            assert_eq!(panicked.as_deref(), Some("panicked"));
+            counts.fetch_add(1, Ordering::SeqCst);
+        };
+        match control.leave() {
+            Left::Over(panicked) => end(panicked),
+            Left::Guarded => {
+                if let Err((end, panicked)) = control.keep(Box::new(end)) {
+                    end(panicked);
+                }
+            }
+        }
+        gives.join();
+        assert_eq!(ends.load(Ordering::SeqCst), 1);
+        assert!(control.take_guard().is_none(), "it has ended");
+    });
+}
+
+/// A guard that is taken as the connection is killed sees the kill, by what it holds and by its signal.
+#[test]
+fn guard_sees_the_kill() {
+    check(Any, || {
+        let control = Arc::new(Control::new(Arc::new(Level::new()), 0));
+        let killed = Arc::clone(&control);
+        let kills = spawn(move || killed.send(Command::Kill));
+        let signal = control.take_guard().expect("it has not ended");
+        kills.join();
+        assert!(signal.is_set() && control.commands().kill());
     });
 }

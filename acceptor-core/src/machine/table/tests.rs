@@ -231,7 +231,7 @@ fn check_begins(waiting: Option<WaitingAcceptors>) {
     let mut bench = Bench::new(1);
     let (listed, anew) = (Polls::default(), Polls::default());
     bench.table.give_rows(1, bench.now, || listed.clone());
-    for waiting in waiting {
+    if let Some(waiting) = waiting {
         assert!(!bench.table.reconfigure(waiting), "it has not begun");
     }
     let mut starts = bench.table.take_starts(1, bench.now, || anew.clone());
@@ -373,7 +373,9 @@ fn outage_whose_retry_has_not_begun_keeps_it() {
 
 #[test]
 fn closed_or_killed_listener_replaces_nothing() {
-    for end in [Table::kill, |table: &mut Table<_, _>| drop(table.close())] {
+    for end in [Table::kill, |table: &mut Table<_, _>| {
+        table.close();
+    }] {
         let mut bench = Bench::started(1);
         bench.waits(1, Waits::Yes);
         end(&mut bench.table);
