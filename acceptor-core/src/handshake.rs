@@ -63,7 +63,9 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// A [`HandshakeError`] with a short cause; an [`io::Error`] becomes one by `?`.
+    /// A [`HandshakeError`] with a short cause. An [`io::Error`] becomes one by `?`, with the cause `disconnected` or `io`: a
+    /// library that wraps errors of its own in an `io::Error`, as those for TLS do, wants
+    /// [`HandshakeError::new`] with a cause that tells them apart.
     ///
     /// # Cancel safety
     ///
@@ -72,6 +74,17 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
         &self,
         incoming: Incoming<I, A>,
     ) -> impl Future<Output = Result<Incoming<Self::Stream, A>, HandshakeError>> + Send;
+
+    /// Tells whether an error that `serve` returned means that the peer is gone, or has broken the protocol of this handshake
+    /// (E5): then it is no failure. Asked before [`Spec::peer_gone`](crate::Spec::peer_gone) is; the default knows none.
+    ///
+    /// For a protocol that lies between the socket and `serve`, and whose errors come out of the stream: without it a client
+    /// that sends one bad record of TLS could stop a transient pool. Look through the error's [sources](Error::source), and
+    /// [inside](io::Error::get_ref) of each `io::Error`, which its sources pass over.
+    fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
+        let _ = error;
+        false
+    }
 
     /// Runs the handshake, and then the connection. For the pool: a handshake that is none leaves nothing of itself in the
     /// future.
@@ -146,6 +159,10 @@ where
     ) -> Result<Incoming<Self::Stream, A>, HandshakeError> {
         let incoming = self.first.run(incoming).await?;
         self.second.run(incoming).await
+    }
+
+    fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
+        F::is_peer_gone(error) || G::is_peer_gone(error)
     }
 }
 

@@ -38,6 +38,7 @@ mod spec;
 mod status;
 mod stop_report;
 mod sync;
+mod test_signals;
 mod text;
 
 pub use accept_error::AcceptErrorKind;
@@ -73,3 +74,4 @@ pub use status::{
     ListenerRecord, ListenerState, PoolState, Status,
 };
 pub use stop_report::{EndKind, Ends, LateConnection, Phase, StopReason, StopReport};
+pub use test_signals::TestSignals;

@@ -491,3 +491,79 @@ fn e1_panic_of_the_state_when_a_handshake_ends_is_the_connections() {
     // The first panic is the one that counts, and the second not the end of the process.
     check_state_of_glass(|_, gate| gate.ends(0, How::Panics), "of the handshake");
 }
+
+/// An error of the protocol that a handshake puts under a connection.
+#[derive(Debug)]
+struct BadRecord(&'static str);
+
+impl std::fmt::Display for BadRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "bad record of {}", self.0)
+    }
+}
+
+impl std::error::Error for BadRecord {}
+
+/// A handshake that knows the errors of its own protocol, and may panic when it is asked.
+#[derive(Clone)]
+struct Knows<const WHICH: usize>;
+
+const PROTOCOLS: [&str; 3] = ["first", "second", "panics"];
+
+impl<const WHICH: usize> Handshake<MemoryStream, Address> for Knows<WHICH> {
+    type Stream = MemoryStream;
+
+    async fn run(
+        &self,
+        incoming: Incoming<MemoryStream, Address>,
+    ) -> Result<Incoming<MemoryStream, Address>, HandshakeError> {
+        Ok(incoming)
+    }
+
+    fn is_peer_gone(error: &(dyn std::error::Error + 'static)) -> bool {
+        let of = error.downcast_ref().map(|BadRecord(protocol)| *protocol);
+        assert_ne!(of, Some("panics"));
+        of == Some(PROTOCOLS[WHICH])
+    }
+}
+
+/// How many failures count, and how connections end whose stream has failed with this.
+#[track_caller]
+fn check_stream_failed(error: fn() -> BoxError, failures: usize, report: &str) {
+    let faults = Faults::default();
+    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let reports = Arc::<Mutex<Vec<String>>>::default();
+    let seen = Arc::clone(&reports);
+    let serve = move |_: Connection<MemoryStream, Address>| async move { Err::<(), _>(error()) };
+    let spec = Spec::new("knows", acceptor_fn(serve))
+        .restart(Restart::Transient)
+        .connection_reports(ConnectionReports::Disconnects)
+        .observer(observer_fn(move |report: &Report<Address>| {
+            seen.lock().unwrap().push(report.to_string());
+        }));
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &ledger, &faults);
+    let listener = port.listen().with(Knows::<0>).with(Knows::<1>);
+    pool.add_listener(listener, 1).unwrap();
+    port.connect().unwrap();
+    runtime.settle();
+    assert_eq!(pool.status().unwrap().failures, failures);
+    let expected = format!("pool knows: connection 1.1 from (1, Some(0)) on listener 1 {report}");
+    assert_eq!(*reports.lock().unwrap(), [expected]);
+}
+
+#[test]
+fn e5_handshake_knows_which_errors_of_its_protocol_are_the_peers() {
+    let of = |number: usize| BadRecord(PROTOCOLS[number]);
+    let gone = |words| format!("disconnected after 0.000ns: {words}");
+    let failed = |words| format!("failed after 0.000ns: {words}");
+    check_stream_failed(|| BadRecord("first").into(), 0, &gone(of(0)));
+    check_stream_failed(|| BadRecord("second").into(), 0, &gone(of(1)));
+    // One that panics does not know.
+    check_stream_failed(|| BadRecord("panics").into(), 1, &failed(of(2)));
+    check_stream_failed(
+        || BadRecord("another").into(),
+        1,
+        &failed(BadRecord("another")),
+    );
+}

@@ -445,3 +445,36 @@ fn state_at_once_is_asked_for_by_one_acceptor_at_a_time() {
             .all(|acceptor| acceptor.state == AcceptorState::Waiting)
     );
 }
+
+/// The acceptor that has waited keeps what it began with; the one that follows it has the new acceptor (R1).
+#[test]
+fn state_at_once_is_that_of_the_present_acceptor() {
+    let faults = Faults::default();
+    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let served = Arc::<Mutex<Vec<u32>>>::default();
+    let spec = |number| {
+        let served = Arc::clone(&served);
+        let serve = move |connection: Connection<MemoryStream, Address>| {
+            connection.stream.serve();
+            served.lock().unwrap().push(number);
+            async { Ok(()) }
+        };
+        Spec::new("at once", acceptor_fn(serve))
+    };
+    let pool = Pool::start(runtime.clone(), spec(1)).unwrap();
+    let port = Port::new(1, &ledger, &faults);
+    pool.add_listener(port.listen(), 1).unwrap();
+    let connects = |times| {
+        for _ in 0..times {
+            port.connect().unwrap();
+            runtime.settle();
+        }
+        std::mem::take(&mut *served.lock().unwrap())
+    };
+    assert_eq!(connects(2), [1, 1]);
+    pool.reconfigure(spec(2), WaitingAcceptors::Keep).unwrap();
+    assert_eq!(connects(3), [1, 2, 2]);
+    pool.reconfigure(spec(3), WaitingAcceptors::Replace)
+        .unwrap();
+    assert_eq!(connects(2), [3, 3]);
+}

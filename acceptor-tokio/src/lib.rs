@@ -49,7 +49,7 @@ pub use acceptor_core::{
     ListenerRecord, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer, ParseIdError,
     PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime, Settings, Shutdown,
     Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped, StreamOf, Subtask,
-    Terminate, Then, Transport, WaitingAcceptors, With, acceptor_fn, acceptor_from,
+    Terminate, TestSignals, Then, Transport, WaitingAcceptors, With, acceptor_fn, acceptor_from,
     asks_local_addr, check_listener, check_tcp_listener, is_peer_gone, observer_fn, report,
 };
 pub use guarded_stream::GuardedStream;

@@ -19,6 +19,7 @@ use crate::acceptor::Terminate;
 use crate::child::erased::{ErasedChild, InitOutcome};
 use crate::error::ReconfigureError;
 use crate::exit::{Exit, ExitKind};
+use crate::handshake::Handshake;
 use crate::id::{ChildId, ListenerId, PoolId};
 use crate::latch::Latch;
 use crate::listener::Listener;
@@ -379,6 +380,10 @@ impl<L: Listener> State<L> {
     }
 }
 
+fn peer_gone_in_handshake<L: Listener>(error: &(dyn std::error::Error + 'static)) -> bool {
+    <L::Handshake as Handshake<L::Io, L::Addr>>::is_peer_gone(error)
+}
+
 /// Whether a deadline is so late that it never comes. Runtimes add a little to what they are given: at the end of all
 /// time that overflows.
 pub(crate) fn is_never(deadline: Instant) -> bool {
@@ -418,7 +423,12 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             ExitKind::Failed(error) => ChildEnd::Error(error.into_shared()),
             ExitKind::Error(error) => {
                 let classifiers = lock(&self.state).spec.settings.classifiers();
-                match classifiers.is_peer_gone(error.as_error()) {
+                let is_gone = {
+                    let error = error.as_error();
+                    let of_handshake = catch_panic(|| peer_gone_in_handshake::<L>(error));
+                    of_handshake.unwrap_or(false) || classifiers.is_peer_gone(error)
+                };
+                match is_gone {
                     true => ChildEnd::Disconnected(error.into_shared()),
                     false => ChildEnd::Error(error.into_shared()),
                 }

@@ -1,9 +1,17 @@
 //! Section 2 of the contract: how children end.
 
 use std::collections::{BTreeMap, HashSet};
+use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use acceptor_core::{ChildError, ChildId, Event, Failure, Restart};
+use acceptor_core::{
+    Acceptor, BoxError, ChildError, ChildId, Connection, ConnectionRecord, ConnectionState,
+    EndKind, Event, Exit, Failure, Grace, Guard, Init, Lifecycle, ListenerInfo, Phase, Restart,
+    Runtime, Spec, StreamOf,
+};
+use futures::channel::mpsc;
+use futures::{FutureExt, StreamExt};
 
 use crate::disturbed::DroppedTasks;
 use crate::fixture::{Call, Departure, Fixture, Handle, Order, Served, runs};
@@ -244,4 +252,113 @@ pub(super) async fn e4_a_killed_child_is_dropped_where_it_suspends<W: World>(
         Err(ChildError::UnknownChild(child)),
         kill(),
     )
+}
+
+/// A connection that was handed on.
+struct Handed<W: World> {
+    child: ChildId,
+    guard: Guard,
+    stream: StreamOf<W::Listener>,
+    lifecycle: Lifecycle,
+}
+
+/// Hands its connections on to the test, and returns.
+struct HandsOn<W: World>(mpsc::UnboundedSender<Handed<W>>);
+
+impl<W: World> Acceptor<W::Listener> for HandsOn<W> {
+    type State = ();
+    type Exit = Exit;
+
+    async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<StreamOf<W::Listener>, SocketAddr>,
+        (): (),
+    ) -> Exit {
+        let handed = Handed {
+            child: connection.id,
+            guard: connection.lifecycle.guard(),
+            stream: connection.stream,
+            lifecycle: connection.lifecycle,
+        };
+        // Once the test has enough, it takes no more.
+        let _ = self.0.unbounded_send(handed);
+        Exit::normal()
+    }
+}
+
+pub(super) async fn e6_a_guard_keeps_its_connection<W: World>(world: Arc<W>) -> Verdict {
+    let stage = Fixture::new(&world);
+    let (hands, mut handed) = mpsc::unbounded();
+    let never = stage.patience.out_of_reach();
+    let spec = Spec::new("e6", HandsOn::<W>(hands)).kill_timeout(never);
+    let pool = stage.start(spec.grace(Grace::Unlimited).shutdown(never))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let guarded = async |child| {
+        let is = |record: &&ConnectionRecord| {
+            record.id == child && record.state == ConnectionState::Guarded
+        };
+        let look = || match pool.connections() {
+            Ok(list) if list.iter().any(|record| is(&record)) => Ok(()),
+            seen => Err(seen),
+        };
+        let what = "a connection is listed as guarded once `serve` has returned";
+        stage.until(what, look).await
+    };
+    let mut next = async || {
+        let client = stage.knock(address).await?;
+        let next = stage.event("the client is served", handed.next()).await?;
+        let next = next.ok_or_else(|| Broken::new("the client is served", "it is not"))?;
+        guarded(next.child).await?;
+        Ok::<_, Broken>((client, next))
+    };
+
+    // The last guard is dropped, whichever that is.
+    let (mut client, one) = next().await?;
+    let another = one.guard.clone();
+    drop((one.stream, one.guard));
+    guarded(one.child).await?;
+    stage.closed(&mut client).await?;
+    drop(another);
+    stage.ended(&pool, one.child).await?;
+
+    // Killed: what holds the guard is told, and the connection stays until it lets go.
+    let (_client, one) = next().await?;
+    let kill = |child| {
+        let killed = pool.kill_child(child);
+        killed.map_err(|error| Broken::new("the connection is killed", error.to_string()))
+    };
+    kill(one.child)?;
+    let told = one.guard.killed().wait();
+    stage.event("the holder of the guard is told", told).await?;
+    guarded(one.child).await?;
+    drop((one.stream, one.guard));
+    stage.ended(&pool, one.child).await?;
+
+    // A subtask is dropped where it suspends, and with it the stream.
+    let (mut client, one) = next().await?;
+    let stream = one.stream;
+    let subtask = one.guard.run(async move {
+        let _stream = stream;
+        pending::<()>().await;
+    });
+    world.runtime().spawn(subtask.map(drop));
+    guarded(one.child).await?;
+    kill(one.child)?;
+    stage.closed(&mut client).await?;
+    stage.ended(&pool, one.child).await?;
+
+    // The stop leaves it its grace, and ends with it.
+    let (_client, one) = next().await?;
+    let stopping = pool.stop();
+    let draining = one.lifecycle.draining().wait();
+    stage.event("the connection is draining", draining).await?;
+    guarded(one.child).await?;
+    drop((one.stream, one.guard));
+    let report = stage.event("the pool stops", stopping).await?;
+    let ended = report.connections(Phase::Grace).of(EndKind::Normal);
+    same("connections that ended in the grace", 1, ended)
 }

@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, AcceptorRecord, AcceptorState, ChildType, ConnectionReports, Event, Failure,
-    Grace, LastListener, ListenerRecord, ListenerState, Report, Restart, Shutdown, StopReason,
-    StopReport,
+    AcceptErrorKind, AcceptorRecord, AcceptorState, ChildType, ConnectionReports, ConnectionState,
+    Event, Failure, Grace, LastListener, ListenerRecord, ListenerState, Report, Restart, Shutdown,
+    StopReason, StopReport,
 };
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
@@ -386,6 +386,23 @@ fn ends() -> Vec<Case> {
             callbacks(Callbacks::ServeElsewhere),
             "the killed connection ends",
             &["B1", "B5"],
+        ),
+        breaks(
+            "E6",
+            Tamper {
+                connections: Some(Box::new(|list| {
+                    list.retain(|record| record.state != ConnectionState::Guarded);
+                })),
+                ..Tamper::default()
+            },
+            "a connection is listed as guarded",
+            &["B1", "E4"],
+        ),
+        breaks(
+            "E6",
+            conduct(Verb::KillChild, Conduct::Ignored),
+            "the holder of the guard is told",
+            &["B1", "E1"],
         ),
     ]
 }

@@ -1,0 +1,169 @@
+//! A connection of no pool, for the tests of a `serve`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::connection::{Connection, ConnectionControl, Lifecycle};
+use crate::handshake::Incoming;
+use crate::id::{ChildId, ListenerId, PoolId};
+use crate::latch::Latch;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+
+impl<S, A> Connection<S, A> {
+    /// A connection of no pool, to test a `serve` with, and what gives it its signals.
+    ///
+    /// Its id is `1.1`, that of its listener `1`.
+    ///
+    /// ```
+    /// use acceptor_core::{Connection, Exit};
+    ///
+    /// /// Waits until it is told to stop.
+    /// async fn serve(connection: Connection<Vec<u8>, &'static str>) -> Exit {
+    ///     connection.lifecycle.trap_stop().wait().await;
+    ///     Exit::clean("stopped")
+    /// }
+    ///
+    /// # futures::executor::block_on(async {
+    /// let (connection, signals) = Connection::for_test(Vec::new(), "client", "server");
+    /// signals.stop();
+    /// serve(connection).await;
+    /// assert!(signals.is_stop_trapped());
+    /// # });
+    /// ```
+    pub fn for_test(stream: S, peer_addr: A, local_addr: A) -> (Self, TestSignals) {
+        let signals = TestSignals {
+            draining: Latch::new(),
+            control: Arc::new(TestControl {
+                stop: Latch::new(),
+                killed: Latch::new(),
+                trapped: AtomicBool::new(false),
+                guards: AtomicU64::new(0),
+            }),
+        };
+        let lifecycle = Lifecycle {
+            draining: signals.draining.clone(),
+            control: Arc::clone(&signals.control) as Arc<dyn ConnectionControl>,
+        };
+        let listener = ListenerId {
+            sequence: 1,
+            pool: PoolId::ANY,
+        };
+        let id = ChildId::new(listener, 1, ChildId::NO_SLOT);
+        let incoming = Incoming::new(stream, peer_addr, local_addr);
+        (Self::new(incoming, id, listener, lifecycle), signals)
+    }
+}
+
+/// Gives a [`Connection::for_test`] its signals, in place of a pool. Each lasts.
+pub struct TestSignals {
+    draining: Latch,
+    control: Arc<TestControl>,
+}
+
+struct TestControl {
+    stop: Latch,
+    killed: Latch,
+    trapped: AtomicBool,
+    guards: AtomicU64,
+}
+
+impl TestSignals {
+    /// The connection's listener is closed (N1).
+    pub fn drain(&self) {
+        self.draining.set();
+    }
+
+    /// The stop phase has come (N2). A pool would drop a `serve` that has not [trapped](TestSignals::is_stop_trapped) the stop.
+    pub fn stop(&self) {
+        self.control.stop.set();
+    }
+
+    /// The connection is killed (E4). A pool would drop its `serve`; what holds its guards is told (E6).
+    pub fn kill(&self) {
+        self.control.killed.set();
+    }
+
+    /// Tells whether the connection has trapped the stop, by its signal or by a guard.
+    pub fn is_stop_trapped(&self) -> bool {
+        self.control.trapped.load(Ordering::SeqCst)
+    }
+
+    /// How many guards of the connection are held (E6).
+    pub fn guards(&self) -> u64 {
+        self.control.guards.load(Ordering::SeqCst)
+    }
+}
+
+impl ConnectionControl for TestControl {
+    fn trap_stop(&self) -> Latch {
+        self.trapped.store(true, Ordering::SeqCst);
+        self.stop.clone()
+    }
+
+    fn take_guard(&self) -> Option<Latch> {
+        self.trapped.store(true, Ordering::SeqCst);
+        self.guards.fetch_add(1, Ordering::SeqCst);
+        Some(self.killed.clone())
+    }
+
+    fn give_guard(&self, _panicked: Option<String>) {
+        self.guards.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn is_killed(&self) -> bool {
+        self.killed.is_set()
+    }
+}
+
+impl fmt::Debug for TestSignals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestSignals")
+            .field("draining", &self.draining.is_set())
+            .field("stop", &self.control.stop.is_set())
+            .field("killed", &self.control.killed.is_set())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn signals_come_as_they_are_given() {
+        let (connection, signals) = Connection::for_test("stream", 1, 2);
+        assert_eq!((connection.stream, connection.peer_addr), ("stream", 1));
+        assert_eq!(connection.local_addr, 2);
+        let ids = (connection.id.to_string(), connection.listener.to_string());
+        assert_eq!(ids, ("1.1".to_owned(), "1".to_owned()));
+        let lifecycle = connection.lifecycle;
+        assert!(!lifecycle.draining().is_set() && !signals.is_stop_trapped());
+        signals.drain();
+        assert!(lifecycle.draining().is_set());
+        let stop = lifecycle.trap_stop();
+        assert!(signals.is_stop_trapped() && !stop.is_set());
+        signals.stop();
+        assert!(stop.is_set());
+        let shown = "TestSignals { draining: true, stop: true, killed: false, .. }";
+        assert_eq!(format!("{signals:?}"), shown);
+    }
+
+    #[test]
+    fn guards_are_counted_and_killed() {
+        let (connection, signals) = Connection::for_test((), 1, 2);
+        let guard = connection.lifecycle.guard();
+        assert!(signals.is_stop_trapped(), "a guard traps it");
+        let another = guard.clone();
+        assert_eq!(signals.guards(), 2);
+        drop(guard);
+        assert_eq!(signals.guards(), 1);
+        assert!(!another.is_killed());
+        signals.kill();
+        assert!(another.is_killed());
+        assert_eq!(another.run(async {}).now_or_never(), Some(None));
+        assert_eq!(signals.guards(), 0);
+    }
+}
