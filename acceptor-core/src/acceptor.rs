@@ -20,6 +20,12 @@ use crate::text::Escaped;
 /// Write the methods as plain `async fn`. One value serves all acceptors of the
 /// pool, at the same time; what belongs to one acceptor goes into its `State`.
 /// For a protocol without a state see [`acceptor_fn`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an `Acceptor<{L}>`",
+    label = "not an acceptor for this listener",
+    note = "a function or a closure: wrap it in `acceptor_fn(..)`, or in `acceptor_from(..)` if it does not return `Result<_, BoxError>`",
+    note = "a type that implements `Acceptor` for another listener: `listener.with(handshake)` has the type `With<..>`, and `serve` gets the stream of the handshake"
+)]
 pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     /// What `init` prepares, and `serve` or `terminate` gets.
     type State: Send + 'static;
@@ -180,6 +186,9 @@ impl<L: Listener, A: Acceptor<L>> Acceptor<L> for Arc<A> {
 /// That the error is boxed lets `?` and `Ok(())` find their types in a closure. The value in `Ok` is `()` or an
 /// [`Exit`](crate::Exit). For a function with another result there is [`acceptor_from`]: an `anyhow::Result`, for example,
 /// whose errors `?` would box here, so that [`is_peer_gone`](crate::is_peer_gone) could not look into them.
+///
+/// A closure without an `Ok` has to name the type in it: `Err::<(), _>(error)`. One that never returns is better a function,
+/// whose result is written down.
 ///
 /// `init` accepts with no state, `terminate` does nothing. The closure is called, and its future polled, as `serve`: a
 /// panic in either is the connection's.

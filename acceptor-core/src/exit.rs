@@ -128,7 +128,7 @@ impl fmt::Display for Exit {
 #[diagnostic::on_unimplemented(
     message = "`serve` cannot return `{Self}`",
     label = "neither `()` nor `Exit` nor a `Result` of one",
-    note = "return `()`, `acceptor_core::Exit`, or `Result<(), E>` or `Result<Exit, E>` with an error that converts to `Box<dyn Error + Send + Sync>`"
+    note = "return `()`, `Exit`, or `Result<(), E>` or `Result<Exit, E>` with an error that converts to `Box<dyn Error + Send + Sync>`"
 )]
 pub trait IntoExit {
     /// The exit that this value stands for.

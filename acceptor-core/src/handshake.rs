@@ -48,6 +48,11 @@ pub type StreamOf<L> =
 /// ```
 #[doc(alias = "tls")]
 #[doc(alias = "middleware")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a `Handshake<{I}, {A}>`",
+    label = "not a handshake for the stream `{I}`",
+    note = "the first handshake gets the stream that the listener accepts, each of the others that of the handshake before it: check their order"
+)]
 pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
     /// The stream that the handshake makes.
     type Stream: Send + 'static;

@@ -47,6 +47,11 @@ use crate::handshake::{Handshake, StreamOf, Then};
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "a pool cannot accept from `{Self}`",
+    label = "`{Self}` is not a `Listener`",
+    note = "use the `TcpListener` of the adapter crate: its `bind(..)` opens one, its `from_std(..)` and `try_from(..)` make one of another listener"
+)]
 pub trait Listener: Send + Sync + 'static {
     /// The stream that the system's `accept` returns: the runtime's own, which the pool hands over untouched (rule B10).
     type Io: Send + 'static;

@@ -507,6 +507,11 @@ impl<A: Debug> fmt::Display for Report<A> {
 /// [lost](Event::ReportsLost), and the pool's end by one kill timeout at most; it holds up
 /// no connection and no listener as long as the runtime has another thread. It
 /// may call the pool and wait for its end. A panic in it is caught.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an `Observer<{A}>`",
+    label = "not an observer",
+    note = "a closure: wrap it in `observer_fn(..)`"
+)]
 pub trait Observer<A = SocketAddr>: Send + Sync + 'static {
     /// Takes one report.
     fn report(&self, report: &Report<A>);
