@@ -4,7 +4,9 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-use std::env;
+#[path = "example.rs"]
+mod build;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -659,26 +661,8 @@ impl Client {
     }
 }
 
-/// The example, built from the sources as they are: `cargo test --test telnet_echo` alone builds no example.
+/// The example's executable.
 fn example() -> &'static Path {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-    EXAMPLE.get_or_init(|| {
-        let package = env!("CARGO_PKG_NAME");
-        let profile = if cfg!(debug_assertions) {
-            "dev"
-        } else {
-            "release"
-        };
-        let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--quiet", "--package", package])
-            .args(["--example", super::EXAMPLE, "--profile", profile])
-            .args(["--message-format", "json"])
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        let messages = String::from_utf8(built.stdout).unwrap();
-        assert!(built.status.success(), "{messages}");
-        let (_, path) = messages.split_once(r#""executable":""#).unwrap();
-        path.split('"').next().unwrap().into()
-    })
+    EXAMPLE.get_or_init(|| build::example(super::EXAMPLE))
 }
