@@ -18,6 +18,7 @@
 //! new one. If that fails the old one stays. Ctrl-C stops the server.
 
 use std::env;
+use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -29,7 +30,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use acceptor_tokio::{
     Acceptor, BoxError, Connection, ConnectionReports, Exit, Handshake, HandshakeError, Incoming,
     ListenOptions, Listener, Pool, Report, Spec, StopReason, TcpListener, TokioRuntime, With,
-    acceptor_fn, is_peer_gone, observer_fn,
+    acceptor_fn, observer_fn,
 };
 use rcgen::{CertifiedKey, KeyPair};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -100,6 +101,12 @@ impl Handshake<TcpStream, SocketAddr> for Tls {
         let stream = hello.map_err(failed)?.into_stream(self.current()).await;
         Ok(incoming.with_stream(stream.map_err(failed)?))
     }
+
+    /// A record that cannot be decrypted, or an alert, is the client's doing, as a reset is. As a failure any client could
+    /// stop the pool with it, if the pool is transient.
+    fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
+        error.downcast_ref().and_then(tls_error).is_some()
+    }
 }
 
 fn failed(error: io::Error) -> HandshakeError {
@@ -141,12 +148,6 @@ pub(crate) fn spec() -> Spec<impl Acceptor<With<TcpListener, Tls>>> {
     Spec::new("tls", acceptor_fn(serve))
         // Without this the handshakes that fail are only counted.
         .connection_reports(ConnectionReports::Disconnects)
-        // A record that cannot be decrypted, or an alert, is the client's doing, as a reset is. As a failure any client
-        // could stop the pool with it, if the pool is transient.
-        .peer_gone(|error| {
-            let tls = error.downcast_ref().and_then(tls_error);
-            tls.is_some() || is_peer_gone(error)
-        })
 }
 
 /// One session: sends back each line.
