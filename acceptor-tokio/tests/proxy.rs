@@ -191,6 +191,8 @@ fn cases() -> Vec<(Vec<u8>, Expected)> {
     v1(&unknown(136), Malformed);
     v1(&unknown(200)[..107], Malformed);
     v1(&format!("PROXY TCP4 {}", "1".repeat(1000)), Malformed);
+    // It ends in time, and has too few fields.
+    v1(&format!("PROXY TCP4 {}\r\n", "1".repeat(94)), Malformed);
     // A split here was an error in one parser.
     v1("PROXY TCP4 192.168.0.1 192.168.0.11 56324 ", More);
     v1("PROXY UNKNOWN\r", More);
@@ -593,6 +595,7 @@ fn network_is_an_address_and_a_prefix() {
     assert!(contains("192.0.2.128/25", "192.0.2.255"));
     assert!(!contains("192.0.2.128/25", "192.0.2.127"));
     assert!(contains("192.0.2.1/32", "192.0.2.1"));
+    assert!(contains("10.4.0.0/14", "10.7.0.1"));
     for (value, reason) in [
         ("", "has no IP address"),
         ("/8", "has no IP address"),
@@ -605,6 +608,7 @@ fn network_is_an_address_and_a_prefix() {
         ("10.0.0.0/33", "has a prefix longer than its address"),
         ("::1/129", "has a prefix longer than its address"),
         ("10.1.0.0/8", "has address bits set beyond its prefix"),
+        ("10.2.0.0/14", "has address bits set beyond its prefix"),
         ("2001:db8::1/64", "has address bits set beyond its prefix"),
         ("::ffff:10.0.0.0/104", "is an IPv4-mapped IPv6 address"),
     ] {
@@ -695,8 +699,9 @@ impl<L: Listener<Addr = SocketAddr>> Server<L> {
         eventually("the connections end", || self.records().is_empty()).await;
     }
 
-    /// Stops the pool, after which every report has come: none of a failure.
+    /// Stops the pool once its connections have ended: then every report has come. No failure was counted.
     async fn stops_without_a_failure(self) -> Vec<Event<SocketAddr>> {
+        self.is_idle().await;
         assert_eq!(self.pool.status().unwrap().failures, 0);
         let report = soon("the pool stops", self.pool.stop()).await;
         assert_eq!(report.reason, StopReason::Requested);
@@ -775,11 +780,10 @@ async fn check_addresses(header: &[u8], addresses: Option<(&str, &str)>) {
     gets(&mut client, PAYLOAD).await;
     ping(&mut client).await;
     drop(client);
-    server.is_idle().await;
     assert!(server.stops_without_a_failure().await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_are_those_of_the_header_once_it_is_read() {
     let ipv4 = Some(("192.168.0.1:56324", "192.168.0.11:443"));
     check_addresses(LINE, ipv4).await;
@@ -788,14 +792,14 @@ async fn addresses_are_those_of_the_header_once_it_is_read() {
     check_addresses(&v2(0x21, 0x21, &[IPV6, &tlv(2, b"example.org")]), ipv6).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_of_the_transport_stay_where_the_header_has_none() {
     check_addresses(LOCAL, None).await;
     check_addresses(&v2(0x20, 0x11, &[IPV4]), None).await;
     check_addresses(b"PROXY UNKNOWN 1.2.3.4 5.6.7.8 1 2\r\n", None).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn untrusted_peer_has_its_header_taken_literally() {
     let server = server(ELSEWHERE, |_| ());
     for header in [LINE, LOCAL, b"PROXY nonsense\r\n", b"GET / HTTP/1.0\r\n"] {
@@ -821,7 +825,7 @@ fn cause_of(reports: &[Event<SocketAddr>]) -> (&'static str, SocketAddr) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trusted_peer_without_a_header_fails_by_its_cause_and_counts_nowhere() {
     for (bytes, expected) in [
         (&b"GET / HTTP/1.0\r\n\r\n"[..], "not a PROXY header"),
@@ -853,7 +857,7 @@ async fn check_serves(address: SocketAddr) {
     ping(&mut client).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_handshake_is_reported_only_if_it_is_asked_for() {
     let failures = |settings: &mut Settings| {
         settings.connection_reports = ConnectionReports::Failures;
@@ -862,7 +866,8 @@ async fn failed_handshake_is_reported_only_if_it_is_asked_for() {
     for bytes in [&b"GET / HTTP/1.0\r\n\r\n"[..], b"PROXY nonsense\r\n", b""] {
         let mut client = connect(server.address).await;
         client.write_all(bytes).await.unwrap();
-        client.shutdown().await.unwrap();
+        // The server may have reset the connection before.
+        let _ = client.shutdown().await;
         gone(&mut client).await;
     }
     server.is_idle().await;
@@ -870,7 +875,7 @@ async fn failed_handshake_is_reported_only_if_it_is_asked_for() {
     assert!(server.stops_without_a_failure().await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_header_ends_at_the_deadline() {
     let timeout = Duration::from_millis(100);
     let long = v2(0x21, 0x11, &[IPV4, &[0; 65_000]]);
@@ -898,7 +903,7 @@ async fn stalled_header_ends_at_the_deadline() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn header_that_trickles_in_does_not_move_the_deadline() {
     let timeout = Duration::from_millis(100);
     let server = server(LOOPBACK, |settings| {
@@ -929,12 +934,11 @@ async fn header_that_trickles_in_does_not_move_the_deadline() {
     soon("the handshake ends", either).await;
     let took = began.elapsed();
     assert!(took >= timeout && took <= timeout + SLACK, "{took:?}");
-    server.is_idle().await;
     let reports = server.stops_without_a_failure().await;
     assert_eq!(cause_of(&reports).0, "timeout");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_checks_are_no_failures() {
     // What HAProxy sends, and how it then leaves; the first two with `send-proxy` and `send-proxy-v2`.
     let checks: [(&[u8], bool); 6] = [
@@ -961,13 +965,12 @@ async fn health_checks_are_no_failures() {
         };
         eventually("it is reported", || server.reports.count(is_gone) == 1).await;
         check_serves(server.address).await;
-        server.is_idle().await;
         let reports = server.stops_without_a_failure().await;
         assert_eq!(reports.len(), 1, "{reports:?}");
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_check_with_a_request_is_answered_and_ends_as_disconnected() {
     let server = server(LOOPBACK, |_| ());
     let mut client = connect(server.address).await;
@@ -1023,7 +1026,7 @@ fn greeted(proxies: &[&str]) -> Server<With<ProxiedListener, Hello>> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_handshake_gets_the_bytes_after_the_header() {
     for header in [LINE, LOCAL, &v2(0x21, 0x11, &[IPV4, &tlv(5, b"id")])] {
         let server = greeted(LOOPBACK);
@@ -1040,7 +1043,6 @@ async fn another_handshake_gets_the_bytes_after_the_header() {
         assert_eq!(greeting(&mut client).await, expected);
         gets(&mut client, PAYLOAD).await;
         drop(client);
-        server.is_idle().await;
         assert!(server.stops_without_a_failure().await.is_empty());
     }
     // Of a peer that is no proxy it gets all.
@@ -1051,7 +1053,7 @@ async fn another_handshake_gets_the_bytes_after_the_header() {
     gets(&mut client, b"hello").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failure_of_either_handshake_has_its_own_cause() {
     for (sent, expected) in [
         (&b"HELLO\n"[..], "not a PROXY header"),
@@ -1063,9 +1065,9 @@ async fn failure_of_either_handshake_has_its_own_cause() {
         let server = greeted(LOOPBACK);
         let mut client = connect(server.address).await;
         client.write_all(sent).await.unwrap();
-        client.shutdown().await.unwrap();
+        // The server may have reset the connection before.
+        let _ = client.shutdown().await;
         gone(&mut client).await;
-        server.is_idle().await;
         let reports = server.stops_without_a_failure().await;
         assert_eq!(cause_of(&reports).0, expected);
     }

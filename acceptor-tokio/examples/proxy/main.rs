@@ -21,10 +21,11 @@ pub(crate) mod network;
 
 use std::env;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use acceptor_tokio::{
     BoxError, Connection, ConnectionReports, ListenOptions, Listener, Pool, Report, Spec,
-    TcpListener, TokioRuntime, acceptor_fn, observer_fn,
+    StopReason, TcpListener, TokioRuntime, acceptor_fn, observer_fn,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -61,8 +62,7 @@ pub(crate) fn arguments(
     Ok((address, proxies))
 }
 
-#[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn run() -> Result<(), BoxError> {
     let (address, proxies) = arguments(env::args().skip(1))?;
     let runtime = TokioRuntime::current()?;
     let spec = Spec::new("proxy", acceptor_fn(echo))
@@ -74,6 +74,21 @@ async fn main() -> Result<(), BoxError> {
     // TLS would come after it: `listener.with(proxy_protocol).with(tls)`.
     pool.add_listener(listener.with(ProxyProtocol::required_from(proxies)), 10)?;
 
-    println!("{}", pool.run_until(tokio::signal::ctrl_c()).await);
-    Ok(())
+    let report = pool.run_until(tokio::signal::ctrl_c()).await;
+    println!("{report}");
+    match report.reason {
+        StopReason::Requested => Ok(()),
+        by_itself => Err(by_itself.to_string().into()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
