@@ -8,6 +8,7 @@ use std::fmt::{self, Debug};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 
 use crate::error::BoxError;
@@ -63,8 +64,8 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
 
     /// Carries out the handshake on one stream.
     ///
-    /// It may replace the addresses: from its end on, lists and reports show the new ones, and those of the transport stay
-    /// available (H5).
+    /// It may replace the addresses, by [`Incoming::set_addrs`]: lists and reports show the new ones from then on, and those
+    /// of the transport stay available (H5).
     ///
     /// # Errors
     ///
@@ -172,7 +173,6 @@ where
 }
 
 /// An accepted stream with its addresses, on its way through a handshake.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct Incoming<S, A> {
     /// The stream.
@@ -181,6 +181,22 @@ pub struct Incoming<S, A> {
     local_addr: A,
     /// Those of the transport, if a handshake has replaced any.
     transport: Option<Box<Transport<A>>>,
+    /// Tells the pool of addresses that are replaced.
+    tells: Option<Tells<A>>,
+}
+
+/// Learns that the addresses of a connection in its handshake were replaced: those of the peer, this end and the transport.
+pub(crate) type Tells<A> = Arc<dyn Fn(&A, &A, &Transport<A>) + Send + Sync>;
+
+impl<S: Debug, A: Debug> Debug for Incoming<S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("stream", &self.stream)
+            .field("peer_addr", &self.peer_addr)
+            .field("local_addr", &self.local_addr)
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The addresses of the transport under a connection, where its handshake has replaced them (H5): those of the proxy.
@@ -201,6 +217,7 @@ impl<S, A> Incoming<S, A> {
             peer_addr,
             local_addr,
             transport: None,
+            tells: None,
         }
     }
 
@@ -222,15 +239,15 @@ impl<S, A> Incoming<S, A> {
         }
     }
 
-    /// Replaces the addresses of both ends (H5).
+    /// Replaces the addresses of both ends; lists and reports show them from now on (H5).
     pub fn set_addrs(&mut self, peer_addr: A, local_addr: A) {
-        let peer_addr = std::mem::replace(&mut self.peer_addr, peer_addr);
-        let local_addr = std::mem::replace(&mut self.local_addr, local_addr);
-        if self.transport.is_none() {
-            self.transport = Some(Box::new(Transport {
-                peer_addr,
-                local_addr,
-            }));
+        let before = Transport {
+            peer_addr: std::mem::replace(&mut self.peer_addr, peer_addr),
+            local_addr: std::mem::replace(&mut self.local_addr, local_addr),
+        };
+        let transport = self.transport.get_or_insert_with(|| Box::new(before));
+        if let Some(tells) = &self.tells {
+            tells(&self.peer_addr, &self.local_addr, transport);
         }
     }
 
@@ -247,12 +264,14 @@ impl<S, A> Incoming<S, A> {
             peer_addr,
             local_addr,
             transport,
+            tells,
         } = self;
         let incoming = Incoming {
             stream: (),
             peer_addr,
             local_addr,
             transport,
+            tells,
         };
         (stream, incoming)
     }
@@ -274,12 +293,14 @@ impl<A> Incoming<(), A> {
             peer_addr,
             local_addr,
             transport,
+            tells,
         } = self;
         Incoming {
             stream,
             peer_addr,
             local_addr,
             transport,
+            tells,
         }
     }
 }
@@ -358,6 +379,8 @@ pub(crate) type Through<A> = Box<dyn FnOnce(&Incoming<(), A>) + Send>;
 pub struct HandshakeStage<H, A> {
     pub(crate) handshake: Shared<H>,
     pub(crate) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Called as soon as it replaces the addresses.
+    pub(crate) tells: Tells<A>,
     /// Called once the handshake is through.
     pub(crate) through: Through<A>,
 }
@@ -371,7 +394,7 @@ impl<H, A> Debug for HandshakeStage<H, A> {
 impl<H, A> HandshakeStage<H, A> {
     async fn run<I>(
         self,
-        incoming: Incoming<I, A>,
+        mut incoming: Incoming<I, A>,
     ) -> Result<Incoming<H::Stream, A>, HandshakeError>
     where
         H: Handshake<I, A>,
@@ -379,8 +402,10 @@ impl<H, A> HandshakeStage<H, A> {
         let Self {
             handshake,
             mut deadline,
+            tells,
             through,
         } = self;
+        incoming.tells = Some(tells);
         let mut run = pin!(handshake.run(incoming));
         let incoming = poll_fn(|cx| {
             // The handshake first: one that is through as its time is over is through.
@@ -404,8 +429,6 @@ impl<H, A> HandshakeStage<H, A> {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use std::sync::Arc;
-
     use futures::FutureExt;
 
     use super::*;
@@ -479,6 +502,7 @@ mod tests {
         HandshakeStage {
             handshake: Shared::new(Arc::new(handshake)),
             deadline: Some(Box::pin(deadline)),
+            tells: Arc::new(|_, _, _| ()),
             through: Box::new(|_| ()),
         }
     }

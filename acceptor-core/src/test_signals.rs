@@ -23,12 +23,13 @@ impl<S, A> Connection<S, A> {
     ///     Exit::clean("stopped")
     /// }
     ///
-    /// # futures::executor::block_on(async {
+    /// # use futures::FutureExt;
+    /// # async {
     /// let (connection, signals) = Connection::for_test(Vec::new(), "client", "server");
     /// signals.stop();
     /// serve(connection).await;
     /// assert!(signals.is_stop_trapped());
-    /// # });
+    /// # }.now_or_never().unwrap();
     /// ```
     pub fn for_test(stream: S, peer_addr: A, local_addr: A) -> (Self, TestSignals) {
         let signals = TestSignals {

@@ -567,3 +567,51 @@ fn e5_handshake_knows_which_errors_of_its_protocol_are_the_peers() {
         &failed(BadRecord("another")),
     );
 }
+
+/// Replaces the addresses at once.
+#[derive(Clone)]
+struct Proxies;
+
+impl Handshake<MemoryStream, Address> for Proxies {
+    type Stream = MemoryStream;
+
+    async fn run(
+        &self,
+        mut incoming: Incoming<MemoryStream, Address>,
+    ) -> Result<Incoming<MemoryStream, Address>, HandshakeError> {
+        incoming.set_addrs(PROXIED, PROXIED);
+        Ok(incoming)
+    }
+}
+
+/// The client behind a proxy is the one that is named, whatever becomes of the handshake that follows.
+#[test]
+fn h5_replaced_addresses_are_shown_before_the_next_handshake_is_through() {
+    let faults = Faults::default();
+    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let reports = Arc::<Mutex<Vec<String>>>::default();
+    let seen = Arc::clone(&reports);
+    let serve = |_: Connection<Secured, Address>| async { Ok(()) };
+    let spec = Spec::new("proxied", acceptor_fn(serve))
+        .connection_reports(ConnectionReports::Disconnects)
+        .observer(observer_fn(move |report: &Report<Address>| {
+            seen.lock().unwrap().push(report.to_string());
+        }));
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let (port, gate) = (Port::new(1, &ledger, &faults), Gate::default());
+    let listener = port.listen().with(Proxies).with(gate.clone());
+    pool.add_listener(listener, 1).unwrap();
+    port.connect().unwrap();
+    runtime.settle();
+    let record = pool.connections().unwrap().remove(0);
+    assert_eq!(record.state, ConnectionState::Handshaking);
+    assert_eq!((record.peer_addr, record.local_addr), (PROXIED, PROXIED));
+    let transport = record.transport.unwrap();
+    assert_eq!(transport.peer_addr, (1, Some(0)));
+    gate.ends(0, How::Fails);
+    runtime.settle();
+    let expected = format!(
+        "pool proxied: handshake of connection 1.1 from {PROXIED:?} on listener 1 failed after 0.000ns (bad greeting): no \"hello\""
+    );
+    assert_eq!(*reports.lock().unwrap(), [expected]);
+}

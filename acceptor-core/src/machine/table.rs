@@ -726,32 +726,36 @@ impl<C: Clone, A> Table<C, A> {
         Ok(Starting { child, control })
     }
 
-    /// The handshake of a connection is through, and these are its addresses from now on (H5). Gives back those before, or
-    /// these if it has ended, to be dropped outside of any lock.
-    pub(crate) fn handshaken(&mut self, id: ChildId, peer: Peer<A>) -> Peer<A> {
-        let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
-            return peer;
-        };
-        let Stage::Connection(ConnectionState::Handshaking, before) = &mut row.stage else {
-            return peer;
-        };
-        let before = std::mem::replace(before, peer);
-        *self.tally.of(&row.stage) -= 1;
-        if let Stage::Connection(state, _) = &mut row.stage {
-            *state = ConnectionState::Serving;
+    /// A connection in its handshake has these addresses from now on (H5). Gives back those before, or these if it has
+    /// ended, to be dropped outside of any lock.
+    pub(crate) fn readdressed(&mut self, id: ChildId, peer: Peer<A>) -> Peer<A> {
+        match self.row(id).map(|row| &mut row.stage) {
+            Some(Stage::Connection(ConnectionState::Handshaking, before)) => {
+                std::mem::replace(before, peer)
+            }
+            _ => peer,
         }
-        *self.tally.of(&row.stage) += 1;
+    }
+
+    /// The handshake of a connection is through, and these are its addresses, as in [`readdressed`](Self::readdressed).
+    pub(crate) fn handshaken(&mut self, id: ChildId, peer: Peer<A>) -> Peer<A> {
+        let before = self.readdressed(id, peer);
+        self.set_connection_state(id, ConnectionState::Serving);
         before
     }
 
     /// `serve` has returned, and a guard keeps the connection (E6).
     pub(crate) fn guarded(&mut self, id: ChildId) {
+        self.set_connection_state(id, ConnectionState::Guarded);
+    }
+
+    fn set_connection_state(&mut self, id: ChildId, to: ConnectionState) {
         let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
             return;
         };
         *self.tally.of(&row.stage) -= 1;
         if let Stage::Connection(state, _) = &mut row.stage {
-            *state = ConnectionState::Guarded;
+            *state = to;
         }
         *self.tally.of(&row.stage) += 1;
     }

@@ -45,8 +45,11 @@ const TURNS_IN_A_ROW: u32 = 32;
 /// How many acceptors are started, or dismissed, in one turn.
 const BATCH: usize = 64;
 
-/// How long a listener that closes waits before it believes that no connection is queued (L7).
-const CLOSE_DELAY: Duration = Duration::from_millis(1);
+/// How long a listener that closes waits before it believes that no connection is queued (L7), in so many delays, one after
+/// the other. A runtime may have looked at the sockets before the close, be held up, and fire the first delay with what it saw
+/// then; it has looked again by the end of a delay that began after that.
+const CLOSE_DELAY: Duration = Duration::from_micros(500);
+const CLOSE_DELAYS: u32 = 2;
 
 /// How many delays may be over when they are first polled before one is believed: then it is the runtime's timer that is early.
 const HASTY_DELAYS: u32 = 3;
@@ -95,17 +98,13 @@ enum Spawned {
 struct Closing {
     /// Until it may be believed that nothing is queued.
     delay: Option<BoxFuture<'static, ()>>,
-    delays: Delays,
+    /// Whether this one was pending: else it gave the runtime no time to look at the sockets.
+    pending: bool,
+    /// How many delays are over, and how many more were before they were polled.
+    delays: u32,
+    hasty: u32,
     limit: BoxFuture<'static, ()>,
     taken: usize,
-}
-
-/// The delays of a listener that closes, so far.
-enum Delays {
-    /// So many gave the runtime no time to look at the sockets.
-    Hasty(u32),
-    /// One was pending: the runtime has looked at the sockets once it is over.
-    Pending,
 }
 
 /// The consequence of one call of `accept`.
@@ -352,7 +351,9 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     }
                     self.closing = Some(Closing {
                         delay: Some(self.shared.sleep(CLOSE_DELAY)),
-                        delays: Delays::Hasty(0),
+                        pending: false,
+                        delays: 0,
+                        hasty: 0,
                         limit: self.shared.sleep(CLOSE_LIMIT),
                         taken: 0,
                     });
@@ -416,19 +417,20 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         if closing.taken >= MOST_QUEUED || closing.limit.poll_unpin(cx).is_ready() {
             return Poll::Ready(());
         }
-        if let Some(delay) = &mut closing.delay {
-            match (delay.poll_unpin(cx), &mut closing.delays) {
-                (Poll::Pending, delays) => *delays = Delays::Pending,
-                (Poll::Ready(()), Delays::Pending | Delays::Hasty(HASTY_DELAYS)) => {
-                    closing.delay = None;
-                }
-                (Poll::Ready(()), Delays::Hasty(hasty)) => {
-                    // Its time was over before the runtime knew of it: a busy one has not looked at the sockets since.
-                    *hasty += 1;
-                    closing.delay = Some(self.shared.sleep(CLOSE_DELAY));
-                    wake(cx.waker().clone());
-                }
+        while let Some(delay) = &mut closing.delay {
+            if delay.poll_unpin(cx).is_pending() {
+                closing.pending = true;
+                break;
             }
+            if !closing.pending && closing.hasty < HASTY_DELAYS {
+                closing.hasty += 1;
+            } else {
+                closing.delays += 1;
+            }
+            closing.pending = false;
+            let next = closing.delays < CLOSE_DELAYS;
+            // Polled at once: a busy machine could be late each time, were it polled in another turn.
+            closing.delay = next.then(|| self.shared.sleep(CLOSE_DELAY));
         }
         if self.queue.is_empty() {
             let tally = lock(&self.listener.children).table.tally();
@@ -641,10 +643,13 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             return None;
         }
         let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
-        let listener = Arc::clone(&self.listener);
+        let (listener, told) = (Arc::clone(&self.listener), Arc::clone(&self.listener));
         Some(HandshakeStage {
             handshake: self.handshake.clone(),
             deadline: deadline.map(|deadline| self.shared.sleep_until(deadline)),
+            tells: Arc::new(move |peer_addr, local_addr, transport| {
+                told.readdressed(id, peer_addr, local_addr, transport);
+            }),
             through: Box::new(move |incoming| listener.handshaken(id, incoming)),
         })
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::acceptor::{ListenerInfo, Terminate};
 use crate::child::control::Level;
 use crate::child::erased::{ErasedChild, Factory};
-use crate::handshake::Incoming;
+use crate::handshake::{Incoming, Transport};
 use crate::id::{ChildId, ListenerId};
 use crate::latch::Latch;
 use crate::listener::Listener;
@@ -196,6 +196,22 @@ impl<L: Listener> ListenerShared<L> {
 
     pub(crate) fn set_rules(&self, rules: &Rules) {
         lock(&self.children).set_rules(rules);
+    }
+
+    /// The handshake of a connection has replaced its addresses (H5).
+    pub(crate) fn readdressed(
+        &self,
+        id: ChildId,
+        peer_addr: &L::Addr,
+        local_addr: &L::Addr,
+        transport: &Transport<L::Addr>,
+    ) {
+        let peer = Peer {
+            peer_addr: peer_addr.clone(),
+            local_addr: local_addr.clone(),
+            transport: Some(Box::new(transport.clone())),
+        };
+        let _before = lock(&self.children).table.readdressed(id, peer);
     }
 
     /// The handshake of a connection is through (H5).

@@ -264,12 +264,31 @@ impl Manual {
         }
     }
 
-    /// Moves the clock, and wakes the tasks that slept until then.
+    /// Moves the clock, and wakes the tasks that slept until then. What sleeps for less runs in between, at its time.
+    #[track_caller]
     pub(crate) fn advance(&self, time: Duration) {
+        let end = self.world().now + time;
+        loop {
+            let next = {
+                let world = self.world();
+                let times = world.sleepers.values().map(|(at, _)| *at);
+                times.filter(|at| *at > world.now).min()
+            };
+            match next {
+                Some(at) if at < end => {
+                    self.reach(at);
+                    self.settle();
+                }
+                _ => return self.reach(end),
+            }
+        }
+    }
+
+    /// It is this time, and the tasks are woken that slept until then.
+    fn reach(&self, now: Instant) {
         let due: Vec<Waker> = {
             let mut world = self.world();
-            world.now += time;
-            let now = world.now;
+            world.now = now;
             let due = world.sleepers.values().filter(|(at, _)| *at <= now);
             due.map(|(_, waker)| waker.clone()).collect()
         };

@@ -156,7 +156,9 @@ fn closed_is_set_after_the_socket_is_closed_and_has_left_the_list() {
         let id = pool.listeners().expect("it runs")[0].id;
         drop(pool.close_listener(id));
         tasks.run();
-        tasks.advance(CLOSE_DELAY);
+        for _ in 0..CLOSE_DELAYS {
+            tasks.advance(CLOSE_DELAY);
+        }
     });
     check_close(|pool, tasks| {
         drop(pool.kill());

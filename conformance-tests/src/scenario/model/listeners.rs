@@ -78,6 +78,8 @@ pub(super) struct Closing {
     pub(super) ending: Ending,
     pub(super) queued: Queued,
     pub(super) since: Instant,
+    /// The clock jumped past the delay, or a part of it.
+    pub(super) jumped: Option<Instant>,
     /// How many connections it has accepted since.
     taken: usize,
     /// An error of resources or of the listener came, which ends it.
@@ -288,6 +290,7 @@ impl Model {
                     ending,
                     queued,
                     since: now,
+                    jumped: None,
                     taken: 0,
                     failed: false,
                 });
@@ -641,9 +644,14 @@ impl Model {
             let Readiness {
                 waiting, starting, ..
             } = self.readiness(number);
+            // The delay has two parts, one after the other: of a jump that is as long as both only one is over with it.
+            let jumped = closing
+                .jumped
+                .is_some_and(|at| self.now < at + CLOSE_DELAY / 2);
+            let delayed = since < CLOSE_DELAY || jumped;
             let stays = matches!(closing.queued, Queued::Accepted | Queued::Either)
                 && since < CLOSE_LIMIT
-                && (waiting > 0 && since < CLOSE_DELAY || waiting == 0 && starting > 0);
+                && (waiting > 0 && delayed || waiting == 0 && starting > 0);
             if !stays {
                 let expected = format!("the socket of listener {} is closed", listening.id);
                 let seen = format!(

@@ -384,6 +384,11 @@ impl Model {
         if let Some(stop) = &mut self.stop {
             stop.jumped = now;
         }
+        for listening in &mut self.listeners {
+            if let Some(closing) = &mut listening.closing {
+                closing.jumped = Some(now);
+            }
+        }
     }
 
     /// Nothing is ready: the result was given, unless the task that delivers reports is held, and its time is not over.
