@@ -62,7 +62,7 @@ pub enum ConnectionReports {
     /// Those that fail. The default.
     #[default]
     Failures,
-    /// Also those whose peer is gone, or whose handshake failed.
+    /// Also those whose peer is gone, and those whose [handshake](crate::Handshake) failed, with its cause.
     Disconnects,
     /// The beginning and the end of each connection.
     All,

@@ -54,7 +54,8 @@ pub struct Settings<A = SocketAddr> {
     pub shutdown: Option<Shutdown>,
     /// How long after the kill a child that does not suspend is waited for (S8): positive. Default: 1 s.
     pub kill_timeout: Duration,
-    /// How long a handshake may take (H3): positive, or `None` for no limit. Default: 10 s.
+    /// How long a handshake may take (H3): positive, or `None` for no limit. Default: 10 s. A change is for handshakes that begin
+    /// later. Those that fail are reported if [`connection_reports`](Settings::connection_reports) asks for it.
     pub handshake_timeout: Option<Duration>,
     /// Which connections are reported (O4). Default: those that fail.
     pub connection_reports: ConnectionReports,

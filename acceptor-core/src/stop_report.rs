@@ -166,8 +166,8 @@ pub struct StopReport<A = SocketAddr> {
     /// Reports that no observer got: those that found the outbox full, and those that were not delivered within a kill
     /// timeout after the last child had ended (O2).
     pub undelivered: u64,
-    /// Connections that ended after the grace, or not at all: at most 16 of them, the oldest first. They are those that held
-    /// up the stop.
+    /// Connections that ended after the grace, or not at all: at most 16 of them, the oldest first. If the stop took long, it
+    /// was because of these. With a grace of zero each connection that was open is late.
     pub late: Vec<LateConnection<A>>,
     pub(crate) connections: [Ends; 4],
     pub(crate) acceptors: [Ends; 4],

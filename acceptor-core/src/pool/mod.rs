@@ -435,7 +435,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future only stops waiting: the pool stops in any case.
+    /// Dropping the future only stops waiting: the pool stops in any case. Keep the `Pool` itself until the stop is over, to drop
+    /// it kills what is left (S9).
     ///
     /// ```
     /// # use acceptor_core::*;
