@@ -152,18 +152,11 @@ impl<W: World> Life<W> {
     fn reconfigures(&mut self) -> Verdict {
         self.reconfigured += 1;
         let id = format!("of change {}", self.reconfigured);
-        let waiting = self.waiting();
+        // Those that are replaced would be in the counts beside those that take their places, for as long as they terminate.
+        let waiting = WaitingAcceptors::Keep;
         let answer = self.pool.reconfigure(self.specs.spec(&id), waiting);
         answer.map_err(|error| unexpected("a spec is taken", error))?;
         self.has_spec(&id)
-    }
-
-    /// What becomes of the acceptors that wait.
-    fn waiting(&mut self) -> WaitingAcceptors {
-        match self.random.bool() {
-            true => WaitingAcceptors::Keep,
-            false => WaitingAcceptors::Replace,
-        }
     }
 
     fn has_spec(&self, id: &str) -> Verdict {
@@ -176,8 +169,7 @@ impl<W: World> Life<W> {
         let answers = [Answer::Use, Answer::Ignore, Answer::Error, Answer::Panic];
         let answer = answers[self.random.usize(..answers.len())];
         self.specs.answers(answer);
-        let waiting = self.waiting();
-        match (answer, self.pool.reload(waiting)) {
+        match (answer, self.pool.reload(WaitingAcceptors::Keep)) {
             (Answer::Use, Ok(())) => self.has_spec(OF_INIT),
             (Answer::Ignore, Ok(()))
             | (Answer::Error, Err(ReconfigureError::Init(_)))
