@@ -1,0 +1,635 @@
+//! The example `websocket`: HTTP and WebSockets in a pool of the test, and the program.
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
+mod support;
+
+#[allow(
+    dead_code,
+    reason = "the tests use the server's parts, and start it as a program"
+)]
+#[path = "../examples/websocket.rs"]
+mod websocket;
+
+use std::error::Error;
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use acceptor_tokio::{
+    ConnectionRecord, ConnectionReports, ConnectionState, EndKind, Event, Failure, Grace,
+    Lifecycle, Phase, Pool, PoolState, Restart, Settings, Shutdown,
+};
+use axum::body::{Body, to_bytes};
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::http::Request;
+use axum::routing::get;
+use axum::{Extension, Router};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use support::{Reports, connect, eventually, gone, listen, runtime, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A pool with the example's `serve` and its routes. No phase of its stop ends by time.
+struct Bench {
+    pool: Pool,
+    address: SocketAddr,
+    reports: Reports,
+}
+
+impl Bench {
+    fn start() -> Self {
+        Self::with(Router::new())
+    }
+
+    /// With more routes.
+    fn with(routes: Router) -> Self {
+        let (handle, reports) = (websocket::Handle::default(), Reports::default());
+        let spec = websocket::spec(websocket::router(handle.clone()).merge(routes))
+            .restart(Restart::Transient)
+            .intensity(100)
+            .period(HOUR)
+            .grace(Grace::Unlimited)
+            .shutdown(Shutdown::Unlimited)
+            .kill_timeout(HOUR)
+            .connection_reports(ConnectionReports::Disconnects)
+            .observer(reports.observer());
+        let pool = Pool::start(runtime(), spec).unwrap();
+        handle.set(pool.handle()).unwrap();
+        let (_, address) = listen(&pool, 5);
+        Self {
+            pool,
+            address,
+            reports,
+        }
+    }
+
+    /// The connection that there is.
+    fn connection(&self) -> ConnectionRecord {
+        let mut list = self.pool.connections().unwrap();
+        assert_eq!(list.len(), 1, "{list:?}");
+        list.remove(0)
+    }
+
+    async fn is_guarded(&self) {
+        let guarded = || self.connection().state == ConnectionState::Guarded;
+        eventually("`serve` has returned", guarded).await;
+    }
+
+    async fn is_empty(&self) {
+        let empty = || self.pool.counts().unwrap().connections == 0;
+        eventually("all connections have ended", empty).await;
+    }
+
+    async fn is_in_its_grace(&self) {
+        let grace = PoolState::Stopping(Phase::Grace);
+        let stops = || self.pool.status().unwrap().state == grace;
+        eventually("the grace begins", stops).await;
+    }
+
+    /// The connection has ended, with neither a failure nor a report.
+    async fn ended_without_a_report(&self) {
+        self.is_empty().await;
+        assert_eq!(self.pool.status().unwrap().failures, 0);
+        let report = soon("the pool stops", self.pool.stop()).await;
+        assert_eq!((report.stuck, report.undelivered), (0, 0));
+        assert!(self.reports.all().is_empty(), "{:?}", self.reports.all());
+    }
+
+    /// The panics that were reported as failures of connections.
+    fn panics(&self) -> Vec<String> {
+        let panic = |event| match event {
+            Event::ConnectionFailed {
+                failure: Failure::Panic(message),
+                ..
+            } => message,
+            other => panic!("{other:?}"),
+        };
+        self.reports.all().into_iter().map(panic).collect()
+    }
+}
+
+/// A client of HTTP/1 that becomes one of WebSockets.
+struct Client(TcpStream);
+
+/// What a frame begins with, when it is the last of its message.
+const TEXT: u8 = 0x81;
+const CLOSE: u8 = 0x88;
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        Self(connect(address).await)
+    }
+
+    /// A client whose WebSocket is open.
+    async fn open(address: SocketAddr, path: &str) -> Self {
+        let mut client = Self::connect(address).await;
+        client.upgrades(path).await;
+        client
+    }
+
+    async fn asks(&mut self, path: &str, headers: &str) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        self.0.write_all(request.as_bytes()).await.unwrap();
+    }
+
+    async fn head(&mut self) -> String {
+        soon("a head comes", async {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(self.0.read_u8().await.unwrap());
+            }
+            String::from_utf8(head).unwrap()
+        })
+        .await
+    }
+
+    /// The head and the body of an answer with the status 200.
+    async fn answer(&mut self) -> (String, String) {
+        let head = self.head().await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let length = head.split_once("content-length: ").unwrap().1;
+        let length = length.split_once('\r').unwrap().0.parse().unwrap();
+        let mut body = vec![0; length];
+        let read = soon("a body comes", self.0.read_exact(&mut body)).await;
+        read.unwrap();
+        (head, String::from_utf8(body).unwrap())
+    }
+
+    async fn gets(&mut self, path: &str) -> String {
+        self.asks(path, "").await;
+        self.answer().await.1
+    }
+
+    async fn upgrades(&mut self, path: &str) {
+        let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        self.asks(path, headers).await;
+        let head = self.head().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    }
+
+    async fn sends(&mut self, kind: u8, payload: &[u8]) {
+        assert!(payload.len() < 126, "a longer frame has another head");
+        // A client has to mask what it sends. With zeros that changes nothing.
+        let mut frame = vec![kind, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+        frame.extend(payload);
+        self.0.write_all(&frame).await.unwrap();
+    }
+
+    async fn receives(&mut self) -> (u8, Vec<u8>) {
+        soon("a frame comes", async {
+            let kind = self.0.read_u8().await.unwrap();
+            let mut payload = vec![0; self.0.read_u8().await.unwrap().into()];
+            self.0.read_exact(&mut payload).await.unwrap();
+            (kind, payload)
+        })
+        .await
+    }
+
+    async fn is_echoed(&mut self, text: &str) {
+        self.sends(TEXT, text.as_bytes()).await;
+        assert_eq!(self.receives().await, (TEXT, text.into()));
+    }
+
+    /// The server closes the WebSocket, because it stops.
+    async fn is_sent_away(&mut self) {
+        let payload = [&1001_u16.to_be_bytes(), b"the server stops".as_slice()].concat();
+        assert_eq!(self.receives().await, (CLOSE, payload));
+        self.sends(CLOSE, &1001_u16.to_be_bytes()).await;
+        gone(&mut self.0).await;
+    }
+}
+
+/// The route `/own`, whose WebSocket runs this in the task that axum spawns: only the stream has a guard.
+fn own<F>(run: impl FnOnce(WebSocket) -> F + Clone + Send + Sync + 'static) -> Router
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let upgrade = async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(run);
+    Router::new().route("/own", get(upgrade))
+}
+
+#[tokio::test]
+async fn requests_of_a_client_are_answered_on_one_connection() {
+    let bench = Bench::start();
+    let mut client = Client::connect(bench.address).await;
+    assert_eq!(client.gets("/").await, "hello\n");
+    let connection = bench.connection();
+    assert_eq!(connection.state, ConnectionState::Serving);
+    assert_eq!(client.gets("/").await, "hello\n");
+    assert_eq!(bench.connection().id, connection.id);
+    drop(client);
+    bench.ended_without_a_report().await;
+}
+
+#[tokio::test]
+async fn websocket_is_listed_as_guarded_until_it_closes() {
+    let bench = Bench::start();
+    let before = Instant::now();
+    let mut client = Client::connect(bench.address).await;
+    client.gets("/").await;
+    let accepted = Instant::now();
+    let id = bench.connection().id;
+    client.upgrades("/ws").await;
+    client.is_echoed("hello").await;
+    bench.is_guarded().await;
+    let at_least = accepted.elapsed();
+    let connection = bench.connection();
+    assert_eq!(
+        (connection.id, bench.pool.counts().unwrap().connections),
+        (id, 1)
+    );
+    // The age of the connection, not of the WebSocket.
+    assert!((at_least..before.elapsed()).contains(&connection.age));
+
+    let mut other = Client::connect(bench.address).await;
+    let list = other.gets("/connections").await;
+    let lines: Vec<_> = list.lines().collect();
+    assert_eq!(lines.len(), 2, "{list}");
+    let listed = |id, state| {
+        let is = |line: &&str| {
+            line.starts_with(&format!("connection {id} from ")) && line.contains(state)
+        };
+        assert_eq!(lines.iter().filter(|line| is(line)).count(), 1, "{list}");
+    };
+    listed(id, ": guarded, ");
+    let others = bench.pool.connections().unwrap();
+    listed(
+        others.iter().find(|other| other.id != id).unwrap().id,
+        ": serving, ",
+    );
+    drop(other);
+
+    client.sends(CLOSE, &1000_u16.to_be_bytes()).await;
+    let answer = (CLOSE, 1000_u16.to_be_bytes().to_vec());
+    assert_eq!(client.receives().await, answer);
+    gone(&mut client.0).await;
+    bench.ended_without_a_report().await;
+}
+
+#[tokio::test]
+async fn websocket_whose_client_hangs_up_ends_normally() {
+    let bench = Bench::start();
+    let client = Client::open(bench.address, "/ws").await;
+    bench.is_guarded().await;
+    client.0.set_zero_linger().unwrap();
+    drop(client);
+    bench.ended_without_a_report().await;
+}
+
+#[tokio::test]
+async fn websocket_goes_on_in_the_grace() {
+    let bench = Bench::start();
+    let mut client = Client::open(bench.address, "/ws").await;
+    bench.is_guarded().await;
+    let id = bench.connection().id;
+    let stopping = bench.pool.stop();
+    bench.is_in_its_grace().await;
+    client.is_echoed("still here").await;
+    assert_eq!(bench.connection().state, ConnectionState::Guarded);
+    // One connection alone is stopped, as an operator would do.
+    bench.pool.stop_child(id).unwrap();
+    client.is_sent_away().await;
+    let report = soon("the pool stops", stopping).await;
+    assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
+    assert_eq!(report.all_connections().total(), 1);
+}
+
+#[tokio::test]
+async fn websocket_is_closed_in_the_stop_phase() {
+    let bench = Bench::start();
+    let grace = |settings: &mut Settings| settings.grace = Grace::Within(Duration::from_millis(1));
+    bench.pool.update(grace).unwrap();
+    let mut client = Client::open(bench.address, "/ws").await;
+    bench.is_guarded().await;
+    let stopping = bench.pool.stop();
+    client.is_sent_away().await;
+    let report = soon("the pool stops", stopping).await;
+    assert_eq!(report.connections(Phase::Stop).of(EndKind::Normal), 1);
+    assert_eq!((report.all_connections().total(), report.stuck), (1, 0));
+}
+
+/// Its kill timeout is an hour: the pool waits for no time to pass.
+#[tokio::test]
+async fn websocket_ends_with_the_kill() {
+    let bench = Bench::start();
+    let mut client = Client::open(bench.address, "/ws").await;
+    bench.is_guarded().await;
+    let report = soon("the pool ends", bench.pool.kill()).await;
+    assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
+    assert_eq!(report.stuck, 0);
+    gone(&mut client.0).await;
+}
+
+#[tokio::test]
+async fn websocket_without_a_guard_of_its_own_fails_at_the_kill() {
+    let (tells, mut told) = mpsc::unbounded_channel();
+    let bench = Bench::with(own(async move |mut socket| {
+        let error = socket.recv().await.unwrap().unwrap_err();
+        drop(socket);
+        tells.send(io_error(&error)).unwrap();
+    }));
+    let mut client = Client::open(bench.address, "/own").await;
+    bench.is_guarded().await;
+    let report = soon("the pool ends", bench.pool.kill()).await;
+    assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
+    assert_eq!(report.stuck, 0);
+    let error = soon("the task ends", told.recv()).await;
+    assert_eq!(error, Some(Some(io::ErrorKind::ConnectionAborted)));
+    gone(&mut client.0).await;
+}
+
+/// The kind of the first `io::Error` among an error and its sources.
+fn io_error(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    let errors = std::iter::successors(Some(error), |&error| error.source());
+    let mut kinds = errors.filter_map(|error| Some(error.downcast_ref::<io::Error>()?.kind()));
+    kinds.next()
+}
+
+#[tokio::test]
+async fn websocket_that_is_held_after_the_kill_is_stuck() {
+    let (release, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (released, drops) = (Arc::clone(&release), Arc::clone(&dropped));
+    let bench = Bench::with(own(async move |socket| {
+        released.notified().await;
+        drop(socket);
+        drops.notify_one();
+    }));
+    let timeout = |settings: &mut Settings| settings.kill_timeout = Duration::from_millis(100);
+    bench.pool.update(timeout).unwrap();
+    let mut client = Client::open(bench.address, "/own").await;
+    bench.is_guarded().await;
+    let id = bench.connection().id;
+    let report = soon("the pool ends", bench.pool.kill()).await;
+    assert_eq!(report.stuck, 1);
+    let late = (report.late[0].id, report.late[0].phase, report.late[0].kind);
+    assert_eq!(late, (id, Phase::Kill, None));
+    // To drop it later is harmless.
+    release.notify_one();
+    soon("the socket is dropped", dropped.notified()).await;
+    gone(&mut client.0).await;
+}
+
+/// The pool has no part in a task that axum has spawned, but the unwinding drops the stream.
+#[tokio::test]
+async fn panic_of_a_websocket_without_a_guard_of_its_own_ends_the_connection_normally() {
+    let bench = Bench::with(own(async |mut socket| {
+        socket.recv().await.unwrap().unwrap();
+        panic!("of axum's task");
+    }));
+    let mut client = Client::open(bench.address, "/own").await;
+    bench.is_guarded().await;
+    client.sends(TEXT, b"now").await;
+    gone(&mut client.0).await;
+    bench.ended_without_a_report().await;
+}
+
+#[tokio::test]
+async fn panic_of_a_websocket_with_a_guard_of_its_own_is_that_of_the_connection() {
+    let upgrade = async |upgrade: WebSocketUpgrade, Extension(lifecycle): Extension<Lifecycle>| {
+        let guard = lifecycle.guard();
+        upgrade.on_upgrade(async |mut socket| {
+            let panics = guard.run(async move {
+                socket.recv().await.unwrap().unwrap();
+                panic!("of the WebSocket");
+            });
+            panics.await;
+        })
+    };
+    let bench = Bench::with(Router::new().route("/own", get(upgrade)));
+    let mut client = Client::open(bench.address, "/own").await;
+    bench.is_guarded().await;
+    client.sends(TEXT, b"now").await;
+    gone(&mut client.0).await;
+    bench.is_empty().await;
+    eventually("it is reported", || !bench.reports.all().is_empty()).await;
+    assert_eq!(bench.panics(), ["of the WebSocket"]);
+}
+
+#[tokio::test]
+async fn panic_of_a_handler_is_that_of_the_connection() {
+    let panics = async || -> &'static str { panic!("of the handler") };
+    let bench = Bench::with(Router::new().route("/own", get(panics)));
+    let mut client = Client::connect(bench.address).await;
+    client.asks("/own", "").await;
+    gone(&mut client.0).await;
+    eventually("it is reported", || !bench.reports.all().is_empty()).await;
+    assert_eq!(bench.panics(), ["of the handler"]);
+}
+
+/// A route `/slow` whose answer waits for the test.
+fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
+    let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (asks, answers) = (Arc::clone(&asked), Arc::clone(&answer));
+    let handler = async move || {
+        asks.notify_one();
+        answers.notified().await;
+        "slow\n"
+    };
+    (Router::new().route("/slow", get(handler)), asked, answer)
+}
+
+#[tokio::test]
+async fn request_in_flight_is_answered_in_the_grace_and_idle_connections_close() {
+    let (routes, asked, answer) = slow();
+    let bench = Bench::with(routes);
+    let mut idle = Client::connect(bench.address).await;
+    idle.gets("/").await;
+    let mut client = Client::connect(bench.address).await;
+    client.asks("/slow", "").await;
+    soon("it is asked", asked.notified()).await;
+    let stopping = bench.pool.stop();
+    gone(&mut idle.0).await;
+    answer.notify_one();
+    let (head, body) = client.answer().await;
+    assert_eq!(body, "slow\n");
+    assert!(head.contains("connection: close\r\n"), "{head}");
+    gone(&mut client.0).await;
+    let report = soon("the pool stops", stopping).await;
+    assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 2);
+    assert!(bench.reports.all().is_empty());
+}
+
+#[tokio::test]
+async fn client_whose_first_request_comes_in_the_grace_is_answered() {
+    let bench = Bench::start();
+    let mut client = Client::connect(bench.address).await;
+    let accepted = || bench.pool.counts().unwrap().connections == 1;
+    eventually("it is accepted", accepted).await;
+    let stopping = bench.pool.stop();
+    bench.is_in_its_grace().await;
+    assert_eq!(client.gets("/").await, "hello\n");
+    gone(&mut client.0).await;
+    let report = soon("the pool stops", stopping).await;
+    assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
+}
+
+/// What a client sends before it leaves is no failure of the server, and is reported as the client's end or not at all.
+async fn check_no_failure(sent: &[u8], disconnected: usize, leaves: impl AsyncFnOnce(TcpStream)) {
+    let bench = Bench::start();
+    let mut stream = connect(bench.address).await;
+    stream.write_all(sent).await.unwrap();
+    let accepted = || bench.pool.listeners().unwrap()[0].accepted == 1;
+    eventually("it is accepted", accepted).await;
+    leaves(stream).await;
+    bench.is_empty().await;
+    let mut other = Client::connect(bench.address).await;
+    assert_eq!(other.gets("/").await, "hello\n");
+    assert_eq!(bench.pool.status().unwrap().failures, 0);
+    let is = |event: &Event<_>| matches!(event, Event::Disconnected { .. });
+    eventually("it is reported", || bench.reports.count(is) == disconnected).await;
+    assert_eq!(bench.reports.all().len(), disconnected);
+}
+
+#[tokio::test]
+async fn client_that_leaves_is_no_failure() {
+    let closes = async |stream| drop(stream);
+    check_no_failure(b"", 0, closes).await;
+    check_no_failure(b"GET / HTTP/1.1\r\n", 1, closes).await;
+    let resets = async |stream: TcpStream| {
+        stream.set_zero_linger().unwrap();
+        drop(stream);
+    };
+    check_no_failure(b"GET / HTTP/1.1\r\n", 1, resets).await;
+    // The preface of HTTP/2, and half of it.
+    check_no_failure(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 1, resets).await;
+    check_no_failure(b"PRI * HTTP", 1, closes).await;
+}
+
+#[tokio::test]
+async fn client_that_breaks_the_protocol_is_no_failure() {
+    let reads = async |mut stream: TcpStream| {
+        let mut answer = Vec::new();
+        let _ = soon("the server closes", stream.read_to_end(&mut answer)).await;
+    };
+    check_no_failure(b"no request\r\n\r\n", 1, reads).await;
+    // After the preface no frame of HTTP/2.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nno frame of any kind";
+    check_no_failure(preface, 1, reads).await;
+}
+
+/// The clock is tokio's, and goes on once there is nothing else to do.
+#[tokio::test]
+async fn client_that_is_silent_is_sent_away() {
+    let bench = Bench::start();
+    let mut idle = Client::connect(bench.address).await;
+    idle.gets("/").await;
+    let mut half = Client::connect(bench.address).await;
+    half.0.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let mut silent = Client::connect(bench.address).await;
+    let accepted = || bench.pool.counts().unwrap().connections == 3;
+    eventually("they are accepted", accepted).await;
+    tokio::time::pause();
+    for client in [&mut idle, &mut half, &mut silent] {
+        let mut rest = Vec::new();
+        client.0.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, []);
+    }
+    tokio::time::resume();
+    bench.ended_without_a_report().await;
+}
+
+/// A client of HTTP/2.
+struct Http2(http2::SendRequest<Body>);
+
+impl Http2 {
+    async fn connect(address: SocketAddr) -> Self {
+        let stream = TokioIo::new(connect(address).await);
+        let (sends, connection) = http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        Self(sends)
+    }
+
+    async fn gets(&mut self, path: &str) -> hyper::Result<String> {
+        let request = Request::get(format!("http://localhost{path}"));
+        let request = request.body(Body::empty()).unwrap();
+        let answer = soon("an answer comes", self.0.send_request(request)).await?;
+        assert_eq!(answer.status(), 200);
+        let body = to_bytes(Body::new(answer.into_body()), 1024);
+        let body = soon("a body comes", body).await.unwrap();
+        Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn requests_of_http2_are_answered_on_one_connection() {
+    let bench = Bench::start();
+    let mut client = Http2::connect(bench.address).await;
+    assert_eq!(client.gets("/").await.unwrap(), "hello\n");
+    let id = bench.connection().id;
+    let list = client.gets("/connections").await.unwrap();
+    assert!(
+        list.starts_with(&format!("connection {id} from ")),
+        "{list}"
+    );
+    drop(client);
+    bench.ended_without_a_report().await;
+}
+
+#[tokio::test]
+async fn stream_of_http2_is_answered_in_the_grace() {
+    let (routes, asked, answer) = slow();
+    let bench = Bench::with(routes);
+    let mut client = Http2::connect(bench.address).await;
+    let asks = tokio::spawn(async move { client.gets("/slow").await });
+    soon("it is asked", asked.notified()).await;
+    let stopping = bench.pool.stop();
+    bench.is_in_its_grace().await;
+    answer.notify_one();
+    let answered = soon("it is answered", asks).await.unwrap();
+    assert_eq!(answered.unwrap(), "slow\n");
+    let report = soon("the pool stops", stopping).await;
+    assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
+}
+
+/// Tells the test that it is dropped.
+struct Tells(mpsc::UnboundedSender<()>);
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+#[tokio::test]
+async fn stream_of_http2_is_dropped_before_its_connection_has_ended() {
+    let (tells, mut told) = mpsc::unbounded_channel();
+    let asked = Arc::new(Notify::new());
+    let asks = Arc::clone(&asked);
+    let handler = async move || {
+        let tells = Tells(tells);
+        asks.notify_one();
+        pending::<()>().await;
+        drop(tells);
+        "never"
+    };
+    let bench = Bench::with(Router::new().route("/own", get(handler)));
+    let mut client = Http2::connect(bench.address).await;
+    let answered = tokio::spawn(async move { client.gets("/own").await });
+    soon("it is asked", asked.notified()).await;
+    let report = soon("the pool ends", bench.pool.kill()).await;
+    assert_eq!(told.try_recv(), Ok(()));
+    assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
+    let answered = soon("the client is told", answered).await.unwrap();
+    answered.unwrap_err();
+}
+
+#[tokio::test]
+async fn panic_of_a_stream_of_http2_is_that_of_the_connection_which_goes_on() {
+    let panics = async || -> &'static str { panic!("of the handler") };
+    let bench = Bench::with(Router::new().route("/own", get(panics)));
+    let mut client = Http2::connect(bench.address).await;
+    client.gets("/own").await.unwrap_err();
+    assert_eq!(client.gets("/").await.unwrap(), "hello\n");
+    drop(client);
+    eventually("it is reported", || !bench.reports.all().is_empty()).await;
+    assert_eq!(bench.panics(), ["of the handler"]);
+}
