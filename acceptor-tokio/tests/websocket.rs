@@ -11,21 +11,24 @@ mod support;
 mod websocket;
 
 use std::error::Error;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use acceptor_tokio::{
     ConnectionRecord, ConnectionReports, ConnectionState, EndKind, Event, Failure, Grace,
     Lifecycle, Phase, Pool, PoolState, Restart, Settings, Shutdown,
 };
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::http::Request;
 use axum::routing::get;
 use axum::{Extension, Router};
+use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{Reports, connect, eventually, gone, listen, runtime, soon};
@@ -423,6 +426,40 @@ async fn panic_of_a_handler_is_that_of_the_connection() {
     assert_eq!(bench.panics(), ["of the handler"]);
 }
 
+/// A body that fails.
+struct Fails;
+
+impl hyper::body::Body for Fails {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        Poll::Ready(Some(Err("of the body")))
+    }
+}
+
+#[tokio::test]
+async fn body_that_fails_is_a_failure_of_the_connection() {
+    let routes = Router::new().route("/own", get(async || Body::new(Fails)));
+    let bench = Bench::with(routes);
+    let mut client = Client::connect(bench.address).await;
+    client.asks("/own", "").await;
+    let failed = |event: &Event<_>| {
+        matches!(
+            event,
+            Event::ConnectionFailed {
+                failure: Failure::Error(_),
+                ..
+            }
+        )
+    };
+    eventually("it is reported", || bench.reports.count(failed) == 1).await;
+    assert_eq!(bench.pool.status().unwrap().failures, 1);
+}
+
 /// A route `/slow` whose answer waits for the test.
 fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
     let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -468,6 +505,32 @@ async fn client_whose_first_request_comes_in_the_grace_is_answered() {
     gone(&mut client.0).await;
     let report = soon("the pool stops", stopping).await;
     assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
+}
+
+/// It is in the socket, and neither tokio nor hyper has noticed it when hyper is to shut down.
+#[tokio::test]
+async fn request_that_comes_just_before_the_grace_is_answered() {
+    let (gives, mut given) = mpsc::unbounded_channel();
+    let give = async move |Extension(lifecycle): Extension<Lifecycle>| {
+        gives.send(lifecycle).unwrap();
+        "given\n"
+    };
+    let bench = Bench::with(Router::new().route("/own", get(give)));
+    let mut client = Client::connect(bench.address).await;
+    let mut other = Client::connect(bench.address).await;
+    assert_eq!(other.gets("/own").await, "given\n");
+    let lifecycle = given.recv().await.unwrap();
+    // It waits before the client's connection does, so it is woken first. All of it runs on the thread of the test.
+    let mut draining = lifecycle.draining().wait();
+    let waits = poll_fn(|cx| Poll::Ready(Pin::new(&mut draining).poll(cx)));
+    assert_eq!(waits.await, Poll::Pending);
+    assert_eq!(client.gets("/").await, "hello\n");
+    let stopping = bench.pool.stop();
+    draining.await;
+    let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(client.0.try_write(request).unwrap(), request.len());
+    assert_eq!(client.answer().await.1, "hello\n");
+    soon("the pool stops", stopping).await;
 }
 
 /// What a client sends before it leaves is no failure of the server, and is reported as the client's end or not at all.
@@ -632,4 +695,85 @@ async fn panic_of_a_stream_of_http2_is_that_of_the_connection_which_goes_on() {
     drop(client);
     eventually("it is reported", || !bench.reports.all().is_empty()).await;
     assert_eq!(bench.panics(), ["of the handler"]);
+}
+
+#[cfg(unix)]
+#[path = "shared/example.rs"]
+mod build;
+
+#[cfg(unix)]
+mod program {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, ChildStdout, Command, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process};
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+
+    /// The running program. Killed should a test fail before it ended.
+    struct Server(Child);
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    async fn line(mut output: BufReader<ChildStdout>) -> (String, BufReader<ChildStdout>) {
+        let reads = spawn_blocking(move || {
+            let mut line = String::new();
+            output.read_line(&mut line).unwrap();
+            (line, output)
+        });
+        soon("the server prints a line", reads).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn interrupt_stops_the_program_once_its_websockets_have_left() {
+        let mut command = Command::new(build::example("websocket"));
+        let command = command.arg("127.0.0.1:0").stdout(Stdio::piped());
+        let mut server = Server(command.spawn().unwrap());
+        let output = BufReader::new(server.0.stdout.take().unwrap());
+        let (listens, output) = line(output).await;
+        let address = listens.trim_end().strip_prefix("listening on ").unwrap();
+        let address = address.parse().unwrap();
+        let mut client = Client::open(address, "/ws").await;
+        client.is_echoed("hello").await;
+        let mut other = Client::connect(address).await;
+        assert!(other.gets("/connections").await.contains(": guarded, "));
+        kill_process(Pid::from_child(&server.0), Signal::INT).unwrap();
+        // Its listener has closed.
+        gone(&mut other.0).await;
+        client.is_echoed("in the grace").await;
+        client.sends(CLOSE, &1000_u16.to_be_bytes()).await;
+        let (stopped, _open) = line(output).await;
+        assert!(
+            stopped.starts_with("pool stopped (requested) "),
+            "{stopped}"
+        );
+        let mut status = None;
+        eventually("the program ends", || {
+            status = server.0.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        assert!(status.unwrap().success());
+    }
+
+    #[test]
+    fn bad_arguments_are_named() {
+        let check = |arguments: &[&str], expected: &str| {
+            let mut command = Command::new(build::example("websocket"));
+            let output = command.args(arguments).output().unwrap();
+            assert_eq!(output.status.code(), Some(1));
+            assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+        };
+        let allowed = "give IP:PORT, as in 127.0.0.1:8080 or [::1]:0";
+        let expected = format!("cannot listen on \"localhost\": {allowed}\n");
+        check(&["localhost"], &expected);
+        let two = ["127.0.0.1:0", "127.0.0.1:0"];
+        check(&two, "too many arguments: give at most one, IP:PORT\n");
+    }
 }
