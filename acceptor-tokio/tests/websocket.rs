@@ -591,7 +591,8 @@ async fn client_that_is_silent_is_sent_away() {
     tokio::time::pause();
     for client in [&mut idle, &mut half, &mut silent] {
         let mut rest = Vec::new();
-        client.0.read_to_end(&mut rest).await.unwrap();
+        let read = client.0.read_to_end(&mut rest);
+        soon("the server closes", read).await.unwrap();
         assert_eq!(rest, []);
     }
     tokio::time::resume();
@@ -642,44 +643,48 @@ async fn stream_of_http2_is_answered_in_the_grace() {
     let (routes, asked, answer) = slow();
     let bench = Bench::with(routes);
     let mut client = Http2::connect(bench.address).await;
-    let asks = tokio::spawn(async move { client.gets("/slow").await });
+    let asks = tokio::spawn(async move { (client.gets("/slow").await, client) });
     soon("it is asked", asked.notified()).await;
     let stopping = bench.pool.stop();
     bench.is_in_its_grace().await;
     answer.notify_one();
-    let answered = soon("it is answered", asks).await.unwrap();
+    let (answered, client) = soon("it is answered", asks).await.unwrap();
     assert_eq!(answered.unwrap(), "slow\n");
+    // It is the server that closes.
     let report = soon("the pool stops", stopping).await;
+    drop(client);
     assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
 }
 
-/// Tells the test that it is dropped.
-struct Tells(mpsc::UnboundedSender<()>);
+/// Tells the test how many connections the pool has when it is dropped.
+struct Tells(websocket::Handle, mpsc::UnboundedSender<usize>);
 
 impl Drop for Tells {
     fn drop(&mut self) {
-        let _ = self.0.send(());
+        let counts = self.0.get().unwrap().counts().unwrap();
+        self.1.send(counts.connections).unwrap();
     }
 }
 
 #[tokio::test]
 async fn stream_of_http2_is_dropped_before_its_connection_has_ended() {
     let (tells, mut told) = mpsc::unbounded_channel();
-    let asked = Arc::new(Notify::new());
-    let asks = Arc::clone(&asked);
+    let (asked, pool) = (Arc::new(Notify::new()), websocket::Handle::default());
+    let (asks, handle) = (Arc::clone(&asked), Arc::clone(&pool));
     let handler = async move || {
-        let tells = Tells(tells);
+        let tells = Tells(handle, tells);
         asks.notify_one();
         pending::<()>().await;
         drop(tells);
         "never"
     };
     let bench = Bench::with(Router::new().route("/own", get(handler)));
+    pool.set(bench.pool.handle()).unwrap();
     let mut client = Http2::connect(bench.address).await;
     let answered = tokio::spawn(async move { client.gets("/own").await });
     soon("it is asked", asked.notified()).await;
     let report = soon("the pool ends", bench.pool.kill()).await;
-    assert_eq!(told.try_recv(), Ok(()));
+    assert_eq!(told.try_recv(), Ok(1));
     assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
     let answered = soon("the client is told", answered).await.unwrap();
     answered.unwrap_err();
