@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::guard::Guard;
-use crate::handshake::{Incoming, Transport};
 use crate::id::{ChildId, ListenerId};
+use crate::incoming::{Incoming, Transport};
 use crate::latch::Latch;
 
 /// A connection, as `serve` gets it (rule B10).

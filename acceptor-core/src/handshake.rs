@@ -13,6 +13,7 @@ use std::task::Poll;
 
 use crate::error::BoxError;
 use crate::exit::is_peer_gone;
+use crate::incoming::{Incoming, Listed};
 use crate::listener::Listener;
 use crate::sync::Shared;
 use crate::text::Escaped;
@@ -172,139 +173,6 @@ where
     }
 }
 
-/// An accepted stream with its addresses, on its way through a handshake.
-#[non_exhaustive]
-pub struct Incoming<S, A> {
-    /// The stream.
-    pub stream: S,
-    peer_addr: A,
-    local_addr: A,
-    /// Those of the transport, if a handshake has replaced any.
-    transport: Option<Box<Transport<A>>>,
-    /// Tells the pool of addresses that are replaced.
-    tells: Option<Tells<A>>,
-}
-
-/// Learns that the addresses of a connection in its handshake were replaced: those of the peer, this end and the transport.
-pub(crate) type Tells<A> = Arc<dyn Fn(&A, &A, &Transport<A>) + Send + Sync>;
-
-impl<S: Debug, A: Debug> Debug for Incoming<S, A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming")
-            .field("stream", &self.stream)
-            .field("peer_addr", &self.peer_addr)
-            .field("local_addr", &self.local_addr)
-            .field("transport", &self.transport)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The addresses of the transport under a connection, where its handshake has replaced them (H5): those of the proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Transport<A> {
-    /// The other end's address.
-    pub peer_addr: A,
-    /// This end's address.
-    pub local_addr: A,
-}
-
-impl<S, A> Incoming<S, A> {
-    /// A stream as it was accepted. The pool makes them; so do tests of a handshake.
-    pub fn new(stream: S, peer_addr: A, local_addr: A) -> Self {
-        Self {
-            stream,
-            peer_addr,
-            local_addr,
-            transport: None,
-            tells: None,
-        }
-    }
-
-    /// The other end's address: the transport's, unless a handshake has replaced it.
-    pub fn peer_addr(&self) -> &A {
-        &self.peer_addr
-    }
-
-    /// This end's address: the transport's, unless a handshake has replaced it.
-    pub fn local_addr(&self) -> &A {
-        &self.local_addr
-    }
-
-    /// The addresses of the transport, whatever the handshakes before have replaced.
-    pub fn transport_addrs(&self) -> (&A, &A) {
-        match &self.transport {
-            Some(transport) => (&transport.peer_addr, &transport.local_addr),
-            None => (&self.peer_addr, &self.local_addr),
-        }
-    }
-
-    /// Replaces the addresses of both ends; lists and reports show them from now on (H5).
-    pub fn set_addrs(&mut self, peer_addr: A, local_addr: A) {
-        let before = Transport {
-            peer_addr: std::mem::replace(&mut self.peer_addr, peer_addr),
-            local_addr: std::mem::replace(&mut self.local_addr, local_addr),
-        };
-        let transport = self.transport.get_or_insert_with(|| Box::new(before));
-        if let Some(tells) = &self.tells {
-            tells(&self.peer_addr, &self.local_addr, transport);
-        }
-    }
-
-    /// Replaces the stream by what is made of it.
-    pub fn map_stream<T>(self, map: impl FnOnce(S) -> T) -> Incoming<T, A> {
-        let (stream, incoming) = self.take_stream();
-        incoming.with_stream(map(stream))
-    }
-
-    /// Takes the stream out, to make another of it that [`with_stream`](Incoming::with_stream) puts in its place.
-    pub fn take_stream(self) -> (S, Incoming<(), A>) {
-        let Self {
-            stream,
-            peer_addr,
-            local_addr,
-            transport,
-            tells,
-        } = self;
-        let incoming = Incoming {
-            stream: (),
-            peer_addr,
-            local_addr,
-            transport,
-            tells,
-        };
-        (stream, incoming)
-    }
-
-    pub(crate) fn into_parts(self) -> (S, A, A, Option<Box<Transport<A>>>) {
-        (self.stream, self.peer_addr, self.local_addr, self.transport)
-    }
-
-    pub(crate) fn transport(&self) -> Option<&Transport<A>> {
-        self.transport.as_deref()
-    }
-}
-
-impl<A> Incoming<(), A> {
-    /// Puts a stream in the place of the one that was taken out.
-    pub fn with_stream<T>(self, stream: T) -> Incoming<T, A> {
-        let Self {
-            stream: (),
-            peer_addr,
-            local_addr,
-            transport,
-            tells,
-        } = self;
-        Incoming {
-            stream,
-            peer_addr,
-            local_addr,
-            transport,
-            tells,
-        }
-    }
-}
-
 /// Why a handshake failed (H4).
 ///
 /// ```
@@ -371,18 +239,12 @@ impl From<io::Error> for HandshakeError {
 /// The cause of a handshake that took longer than its deadline (H3).
 pub(crate) const TIMEOUT: &str = "timeout";
 
-/// Learns of the addresses of a connection whose handshake is through.
-pub(crate) type Through<A> = Box<dyn FnOnce(&Incoming<(), A>) + Send>;
-
-/// The part of the pool in a handshake: its deadline, and the message that it has ended.
+/// The part of the pool in a handshake: its deadline, and the list that the connection is in.
 #[doc(hidden)]
 pub struct HandshakeStage<H, A> {
     pub(crate) handshake: Shared<H>,
     pub(crate) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Called as soon as it replaces the addresses.
-    pub(crate) tells: Tells<A>,
-    /// Called once the handshake is through.
-    pub(crate) through: Through<A>,
+    pub(crate) listed: Arc<dyn Listed<A>>,
 }
 
 impl<H, A> Debug for HandshakeStage<H, A> {
@@ -402,10 +264,9 @@ impl<H, A> HandshakeStage<H, A> {
         let Self {
             handshake,
             mut deadline,
-            tells,
-            through,
+            listed,
         } = self;
-        incoming.tells = Some(tells);
+        incoming.is_listed(Arc::clone(&listed));
         let mut run = pin!(handshake.run(incoming));
         let incoming = poll_fn(|cx| {
             // The handshake first: one that is through as its time is over is through.
@@ -420,9 +281,9 @@ impl<H, A> HandshakeStage<H, A> {
                 None => Poll::Pending,
             }
         });
-        let (stream, incoming) = incoming.await?.take_stream();
-        through(&incoming);
-        Ok(incoming.with_stream(stream))
+        let incoming = incoming.await?;
+        listed.handshaken();
+        Ok(incoming)
     }
 }
 
@@ -432,6 +293,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+    use crate::incoming::Transport;
 
     /// Adds its letter to the stream.
     #[derive(Clone)]
@@ -464,19 +326,6 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_transport_stay() {
-        let mut incoming = Incoming::new((), 1, 2);
-        assert_eq!(incoming.transport_addrs(), (&1, &2));
-        for addrs in [(3, 4), (5, 6)] {
-            incoming.set_addrs(addrs.0, addrs.1);
-            assert_eq!((*incoming.peer_addr(), *incoming.local_addr()), addrs);
-            assert_eq!(incoming.transport_addrs(), (&1, &2));
-        }
-        let incoming = incoming.with_stream("stream");
-        assert_eq!(incoming.transport_addrs(), (&1, &2));
-    }
-
-    #[test]
     fn error_has_its_cause_and_its_source() {
         let error = HandshakeError::new("tls", "no certificate");
         assert_eq!(error.to_string(), "handshake failed: tls");
@@ -498,12 +347,20 @@ mod tests {
 
     type Stage<H> = HandshakeStage<H, u8>;
 
+    /// No list.
+    struct Nowhere;
+
+    impl Listed<u8> for Nowhere {
+        fn readdressed(&self, _peer_addr: &u8, _local_addr: &u8, _transport: &Transport<u8>) {}
+
+        fn handshaken(&self) {}
+    }
+
     fn stage<H>(handshake: H, deadline: impl Future<Output = ()> + Send + 'static) -> Stage<H> {
         HandshakeStage {
             handshake: Shared::new(Arc::new(handshake)),
             deadline: Some(Box::pin(deadline)),
-            tells: Arc::new(|_, _, _| ()),
-            through: Box::new(|_| ()),
+            listed: Arc::new(Nowhere),
         }
     }
 

@@ -23,6 +23,7 @@ mod guard;
 mod guarded_stream;
 mod handshake;
 mod id;
+mod incoming;
 mod latch;
 mod listen;
 mod listener;
@@ -53,8 +54,9 @@ pub use error::{
 pub use exit::{Exit, IntoExit, is_peer_gone};
 pub use guard::{Guard, Subtask};
 pub use guarded_stream::GuardedStream;
-pub use handshake::{Handshake, HandshakeError, Incoming, NoHandshake, StreamOf, Then, Transport};
+pub use handshake::{Handshake, HandshakeError, NoHandshake, StreamOf, Then};
 pub use id::{ChildId, ListenerId, ParseIdError};
+pub use incoming::{Incoming, Transport};
 pub use latch::{Latch, LatchWait};
 pub use listen::{
     Keepalive, ListenError, ListenOptions, asks_local_addr, check_listener, check_tcp_listener,

@@ -209,7 +209,8 @@ mod tests {
 
     use super::testing::Nowhere;
     use super::*;
-    use crate::handshake::{HandshakeError, Incoming};
+    use crate::handshake::HandshakeError;
+    use crate::incoming::Incoming;
 
     #[test]
     fn errors_are_left_to_the_table_by_default() {

@@ -103,7 +103,7 @@ pub(crate) struct Rules {
     pub(crate) plan: StopPlan,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 impl Rules {
     /// Rules for tests that are not about them.
     pub(crate) fn testing() -> Self {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::handshake::Transport;
 use crate::id::{ChildId, ListenerId};
+use crate::incoming::Transport;
 use crate::policy::ChildType;
 use crate::stop_report::Phase;
 use crate::text::EscapedDebug;

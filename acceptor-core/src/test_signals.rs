@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::connection::{Connection, ConnectionControl, Lifecycle};
-use crate::handshake::Incoming;
 use crate::id::{ChildId, ListenerId, PoolId};
+use crate::incoming::Incoming;
 use crate::latch::Latch;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 

@@ -16,6 +16,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use acceptor_core::*;
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::Shared;
 use support::*;
 
 /// When a listener meddles.
@@ -458,4 +461,182 @@ fn replacement_is_of_the_spec_that_came_while_it_was_made() {
     assert!(once.lock().unwrap().is_none());
     assert_eq!(*inits.lock().unwrap(), ["old", "new"]);
     assert_eq!(pool.counts().unwrap().children(), 2);
+}
+
+/// Prepares a state that is held until a test lets it go, or at once; and notes what becomes of each.
+struct Prepares {
+    name: &'static str,
+    at_once: bool,
+    prepared: Prepared,
+    fates: Fates,
+}
+
+/// Is ready once the test lets acceptors be prepared.
+type Prepared = Shared<oneshot::Receiver<()>>;
+type Fates = Arc<Mutex<Vec<String>>>;
+
+impl Prepares {
+    fn note(&self, fate: &str) {
+        let entry = format!("{}: {fate}", self.name);
+        self.fates.lock().unwrap().push(entry);
+    }
+}
+
+impl Acceptor<Meddler> for Prepares {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        self.prepared.clone().await?;
+        Ok(Init::Accept(()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        self.at_once.then_some(())
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
+        connection.stream.serve();
+        self.note(&format!("serves {}", connection.stream.number));
+        pending().await
+    }
+
+    async fn terminate(&self, reason: &Terminate, (): ()) {
+        self.note(&reason.to_string());
+    }
+}
+
+/// When the acceptors are replaced, on the way of the first connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replaced {
+    /// As soon as it is accepted.
+    Accepted,
+    /// Once the acceptor is made that is to follow, and has its state.
+    Followed,
+}
+
+/// A pool whose acceptors are replaced just as one of them gets the first connection, and what became of them.
+struct Replacing {
+    bench: Bench,
+    pool: Pool<Clock, Meddler>,
+    prepares: oneshot::Sender<()>,
+    fates: Fates,
+    listener: ListenerId,
+}
+
+impl Replacing {
+    fn new(acceptors: usize, replaced: Replaced) -> Self {
+        let (bench, fates) = (Bench::new(), Fates::default());
+        let (prepares, prepared) = oneshot::channel();
+        let spec = |name, at_once, prepared: oneshot::Receiver<()>| {
+            let (prepared, fates) = (prepared.shared(), Arc::clone(&fates));
+            let acceptor = Prepares {
+                name,
+                at_once,
+                prepared,
+                fates,
+            };
+            bench.observed(Spec::new(name, acceptor))
+        };
+        let (lets, let_through) = oneshot::channel();
+        lets.send(()).unwrap();
+        let old = spec("old", replaced == Replaced::Followed, let_through);
+        let once = Once::default();
+        let clock = Clock {
+            runtime: bench.runtime.clone(),
+            once: Arc::clone(&once),
+        };
+        let pool = Pool::start(clock, old).unwrap();
+        let accepted = Once::default();
+        let meddle: Meddle = {
+            let accepted = Arc::clone(&accepted);
+            Arc::new(move |when| {
+                if when == When::Through {
+                    let once = accepted.lock().unwrap().take();
+                    once.into_iter().for_each(|once| once());
+                }
+            })
+        };
+        let listener = bench.port.listen();
+        let listener = pool.add_listener(Meddler { listener, meddle }, acceptors);
+        let listener = listener.unwrap();
+        bench.runtime.settle();
+        let (handle, new) = (pool.handle(), spec("new", false, prepared));
+        let replaces = move || handle.reconfigure(new, WaitingAcceptors::Replace).unwrap();
+        let moment = match replaced {
+            Replaced::Accepted => &accepted,
+            // The accept loop asks for the time once the acceptor is made that is to follow.
+            Replaced::Followed => &once,
+        };
+        *moment.lock().unwrap() = Some(Box::new(replaces));
+        bench.port.connect().unwrap();
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+        Self {
+            bench,
+            pool,
+            prepares,
+            fates,
+            listener,
+        }
+    }
+}
+
+/// What became of the acceptors since the last look.
+fn sorted(fates: &Fates) -> Vec<String> {
+    let mut fates = std::mem::take(&mut *fates.lock().unwrap());
+    fates.sort();
+    fates
+}
+
+const REPLACED: &str = "old: replaced by another acceptor";
+
+/// So many acceptors terminate: also the one that was to follow, if it has its state.
+#[track_caller]
+fn check_held(acceptors: usize, replaced: Replaced, terminate: usize) {
+    let Replacing {
+        bench,
+        pool,
+        prepares,
+        fates,
+        ..
+    } = Replacing::new(acceptors, replaced);
+    assert_eq!(sorted(&fates), vec![REPLACED; terminate]);
+    // One client is in the hand of the accept loop, the other in the system's queue.
+    assert_eq!((bench.ledger.alive(), bench.port.waiting()), (1, 1));
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (0, acceptors));
+    prepares.send(()).unwrap();
+    bench.runtime.settle();
+    assert_eq!(sorted(&fates), ["new: serves 0", "new: serves 1"]);
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (2, acceptors));
+    assert_eq!(bench.reports(), [""; 0]);
+}
+
+/// It was accepted with an acceptor that is replaced by then (R1, B7).
+#[test]
+fn connection_in_hand_waits_for_the_first_new_acceptor() {
+    check_held(1, Replaced::Accepted, 1);
+    check_held(3, Replaced::Accepted, 3);
+    check_held(1, Replaced::Followed, 2);
+    check_held(3, Replaced::Followed, 4);
+}
+
+#[test]
+fn connection_in_hand_is_closed_with_its_listener() {
+    let replacing = Replacing::new(2, Replaced::Accepted);
+    let bench = &replacing.bench;
+    let mut closing = Box::pin(replacing.pool.close_listener(replacing.listener));
+    bench.runtime.settle();
+    // An acceptor that starts is waited for, for a second (L7).
+    assert!(poll_once(closing.as_mut()).is_pending());
+    assert_eq!((bench.ledger.alive(), bench.port.waiting()), (1, 1));
+    bench.runtime.advance(CLOSE_LIMIT);
+    bench.runtime.settle();
+    assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+    assert_eq!((bench.ledger.alive(), bench.port.is_open()), (0, false));
+    let counts = replacing.pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (0, 0));
+    assert_eq!(sorted(&replacing.fates), vec![REPLACED; 2]);
 }

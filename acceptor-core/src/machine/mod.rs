@@ -11,6 +11,7 @@ pub(crate) mod intensity;
 pub(crate) mod late;
 pub(crate) mod outbox;
 pub(crate) mod rate_limit;
+pub(crate) mod row;
 pub(crate) mod shutdown;
 mod slots;
 pub(crate) mod stop;

@@ -205,7 +205,7 @@ impl<S: Clone> Supervisor<S> {
     fn replace<C: Clone, A: Clone>(
         &self,
         table: &mut Table<C, A>,
-        row: &super::table::Row<C, A>,
+        row: &super::row::Row<C, A>,
         end: AcceptorEnd,
         now: Instant,
         control: impl FnOnce() -> C,

@@ -6,221 +6,19 @@
 //! listener has its number of acceptors; an end of a child without a row changes
 //! nothing; no call but `visit` takes time that grows with the number of children.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::backoff::StartBackoff;
 use super::child_end::{ChildEnd, Role};
+use super::row::{Peer, Row, Stage, Tally, Watched};
 use super::slots::Slots;
 use super::stuck::{Found, Looked, Marked};
-use crate::handshake::Transport;
 use crate::id::{ChildId, ListenerId};
 use crate::policy::WaitingAcceptors;
-use crate::report::{Event, Failure};
 use crate::status::{AcceptorState, ConnectionState};
-use crate::stop_report::{EndKind, LateConnection, Phase};
+use crate::stop_report::EndKind;
 use crate::sync::DropCatching;
-
-/// One child.
-#[cfg_attr(test, derive(Clone))]
-pub(crate) struct Row<C, A> {
-    pub(crate) id: ChildId,
-    pub(crate) control: C,
-    /// Since when it has been what it is: an acceptor, or a connection.
-    pub(crate) since: Instant,
-    pub(crate) stage: Stage<A>,
-    /// Which of the pool's acceptors it is of.
-    generation: u64,
-    backoff: StartBackoff,
-    looked: Looked,
-    /// Whether its beginning as a connection was reported, and its end is.
-    watched: Watched,
-}
-
-#[derive(Clone)]
-pub(crate) enum Stage<A> {
-    Acceptor(AcceptorState),
-    Connection(ConnectionState, Peer<A>),
-}
-
-/// The addresses of a connection.
-#[derive(Clone)]
-pub(crate) struct Peer<A> {
-    pub(crate) peer_addr: A,
-    pub(crate) local_addr: A,
-    /// Those of the transport, if its handshake has replaced them (H5).
-    pub(crate) transport: Option<Box<Transport<A>>>,
-}
-
-impl<C, A> Row<C, A> {
-    pub(crate) fn role(&self) -> Role {
-        match self.stage {
-            Stage::Connection(..) => Role::Connection,
-            Stage::Acceptor(_) => Role::Acceptor,
-        }
-    }
-
-    /// Whether it is an acceptor that has not begun.
-    fn is_spaced(&self) -> bool {
-        self.acceptor_state() == Some(AcceptorState::Spaced)
-    }
-
-    pub(crate) fn acceptor_state(&self) -> Option<AcceptorState> {
-        match self.stage {
-            Stage::Acceptor(state) => Some(state),
-            Stage::Connection(..) => None,
-        }
-    }
-
-    /// The report of an end at debug level: the peer is gone, or the handshake failed. Gives back any other end.
-    pub(super) fn debug_report(&self, end: ChildEnd, now: Instant) -> Result<Event<A>, ChildEnd>
-    where
-        A: Clone,
-    {
-        let Stage::Connection(_, peer) = &self.stage else {
-            return Err(end);
-        };
-        let (listener, child) = (self.id.listener(), self.id);
-        let age = now.saturating_duration_since(self.since);
-        match end {
-            ChildEnd::Disconnected(error) => Ok(Event::Disconnected {
-                listener,
-                child,
-                peer: peer.peer_addr.clone(),
-                age,
-                error,
-            }),
-            ChildEnd::HandshakeFailed(cause, error) => Ok(Event::HandshakeFailed {
-                listener,
-                child,
-                peer: peer.peer_addr.clone(),
-                age,
-                cause,
-                error,
-            }),
-            end => Err(end),
-        }
-    }
-
-    /// The connection, as a stop names it that it has held up (S7).
-    pub(crate) fn late(
-        &self,
-        kind: Option<EndKind>,
-        phase: Phase,
-        now: Instant,
-    ) -> Option<(Instant, LateConnection<A>)>
-    where
-        A: Clone,
-    {
-        let Stage::Connection(_, peer) = &self.stage else {
-            return None;
-        };
-        let late = LateConnection {
-            id: self.id,
-            peer_addr: peer.peer_addr.clone(),
-            age: now.saturating_duration_since(self.since),
-            phase,
-            kind,
-        };
-        Some((self.since, late))
-    }
-
-    /// Whether its beginning was reported, and so its end is, however it comes (O4).
-    pub(super) fn is_watched(&self) -> bool {
-        self.watched == Watched::Yes
-    }
-
-    /// The report of an end, if it is one to report.
-    pub(super) fn report(&self, end: ChildEnd, now: Instant) -> Option<Event<A>>
-    where
-        A: Clone,
-    {
-        let (listener, child) = (self.id.listener(), self.id);
-        let start_error = matches!(end, ChildEnd::StartError(_));
-        let failure: Failure = end.failure()?;
-        Some(match &self.stage {
-            Stage::Connection(_, peer) => Event::ConnectionFailed {
-                listener,
-                child,
-                peer: peer.peer_addr.clone(),
-                age: now.saturating_duration_since(self.since),
-                failure,
-            },
-            Stage::Acceptor(_) if start_error => Event::StartError {
-                listener,
-                child,
-                failure,
-            },
-            Stage::Acceptor(_) => Event::AcceptorFailed {
-                listener,
-                child,
-                failure,
-            },
-        })
-    }
-}
-
-impl<C, A: Clone> Row<C, A> {
-    /// The report of the end of a connection whose beginning was reported (O4).
-    pub(super) fn ended(
-        &self,
-        kind: EndKind,
-        reason: Option<Cow<'static, str>>,
-        now: Instant,
-    ) -> Option<Event<A>> {
-        let (Stage::Connection(_, peer), Watched::Yes) = (&self.stage, self.watched) else {
-            return None;
-        };
-        Some(Event::ConnectionEnded {
-            listener: self.id.listener(),
-            child: self.id,
-            peer: peer.peer_addr.clone(),
-            age: now.saturating_duration_since(self.since),
-            kind,
-            reason,
-        })
-    }
-}
-
-/// How many children there are, by what they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Tally {
-    pub(crate) serving: usize,
-    pub(crate) handshaking: usize,
-    pub(crate) guarded: usize,
-    pub(crate) waiting: usize,
-    /// Not begun yet.
-    pub(crate) spaced: usize,
-    pub(crate) init: usize,
-    pub(crate) terminating: usize,
-}
-
-impl Tally {
-    pub(crate) fn connections(&self) -> usize {
-        self.serving + self.handshaking + self.guarded
-    }
-
-    pub(crate) fn acceptors(&self) -> usize {
-        self.waiting + self.starting() + self.terminating
-    }
-
-    pub(crate) fn starting(&self) -> usize {
-        self.spaced + self.init
-    }
-
-    fn of<A>(&mut self, stage: &Stage<A>) -> &mut usize {
-        match stage {
-            Stage::Connection(ConnectionState::Handshaking, _) => &mut self.handshaking,
-            Stage::Connection(ConnectionState::Serving, _) => &mut self.serving,
-            Stage::Connection(ConnectionState::Guarded, _) => &mut self.guarded,
-            Stage::Acceptor(AcceptorState::Waiting) => &mut self.waiting,
-            Stage::Acceptor(AcceptorState::Terminating) => &mut self.terminating,
-            Stage::Acceptor(AcceptorState::Spaced) => &mut self.spaced,
-            Stage::Acceptor(AcceptorState::Init) => &mut self.init,
-        }
-    }
-}
 
 /// While `init` fails, one acceptor at a time tries again; the others are held until one accepts (B4).
 #[derive(Debug, Clone)]
@@ -235,13 +33,6 @@ enum Door {
     Open,
     /// Nothing is accepted any longer: acceptors are not replaced.
     Closed,
-}
-
-/// Whether the beginning and the end of a connection are reported (O4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Watched {
-    No,
-    Yes,
 }
 
 #[cfg_attr(test, derive(Clone))]
@@ -737,11 +528,9 @@ impl<C: Clone, A> Table<C, A> {
         }
     }
 
-    /// The handshake of a connection is through, and these are its addresses, as in [`readdressed`](Self::readdressed).
-    pub(crate) fn handshaken(&mut self, id: ChildId, peer: Peer<A>) -> Peer<A> {
-        let before = self.readdressed(id, peer);
+    /// The handshake of a connection is through.
+    pub(crate) fn handshaken(&mut self, id: ChildId) {
         self.set_connection_state(id, ConnectionState::Serving);
-        before
     }
 
     /// `serve` has returned, and a guard keeps the connection (E6).

@@ -21,16 +21,18 @@ use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::ListenerInfo;
 use crate::child::erased::{ErasedChild, Factory, InitOutcome, ServeArgs};
 use crate::connection::Lifecycle;
-use crate::handshake::{Handshake, HandshakeStage, Incoming};
+use crate::handshake::{Handshake, HandshakeStage};
 use crate::id::ChildId;
+use crate::incoming::Incoming;
 use crate::listener::Listener;
 use crate::machine::accept_backoff::AcceptBackoff;
 use crate::machine::child_end::ChildEnd;
 use crate::machine::effects::{Close, Queued};
-use crate::machine::table::{Became, Next, Peer, Ready, Replacement, Starts, Waits};
+use crate::machine::row::Peer;
+use crate::machine::table::{Became, Next, Ready, Replacement, Starts, Waits};
 use crate::policy::ConnectionReports;
 use crate::pool::child_task::ChildTask;
-use crate::pool::listener_shared::{ListenerShared, LocalAddrSource, Waiter};
+use crate::pool::listener_shared::{Handshaking, ListenerShared, LocalAddrSource, Waiter};
 use crate::pool::reporter::yield_now;
 use crate::pool::shared::{DismissReason, PoolShared};
 use crate::pool::wait_queue::WaitQueue;
@@ -643,14 +645,13 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             return None;
         }
         let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
-        let (listener, told) = (Arc::clone(&self.listener), Arc::clone(&self.listener));
         Some(HandshakeStage {
             handshake: self.handshake.clone(),
             deadline: deadline.map(|deadline| self.shared.sleep_until(deadline)),
-            tells: Arc::new(move |peer_addr, local_addr, transport| {
-                told.readdressed(id, peer_addr, local_addr, transport);
+            listed: Arc::new(Handshaking {
+                listener: Arc::clone(&self.listener),
+                id,
             }),
-            through: Box::new(move |incoming| listener.handshaken(id, incoming)),
         })
     }
 

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use crate::acceptor::{ListenerInfo, Terminate};
 use crate::child::control::Level;
 use crate::child::erased::{ErasedChild, Factory};
-use crate::handshake::{Incoming, Transport};
 use crate::id::{ChildId, ListenerId};
+use crate::incoming::{Listed, Transport};
 use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
 use crate::machine::command::{CloseReason, EndWaiting};
-use crate::machine::table::{Peer, Row, Starts, Table};
+use crate::machine::row::{Peer, Row};
+use crate::machine::table::{Starts, Table};
 use crate::policy::{ConnectionReports, Rules, WaitingAcceptors};
 use crate::pool::inbox::Inbox;
 use crate::sync::{
@@ -115,6 +116,34 @@ impl<L: Listener> Children<L> {
     }
 }
 
+/// A connection in its handshake.
+pub(crate) struct Handshaking<L: Listener> {
+    pub(crate) listener: Arc<ListenerShared<L>>,
+    pub(crate) id: ChildId,
+}
+
+impl<L: Listener> Listed<L::Addr> for Handshaking<L> {
+    fn readdressed(
+        &self,
+        peer_addr: &L::Addr,
+        local_addr: &L::Addr,
+        transport: &Transport<L::Addr>,
+    ) {
+        let peer = Peer {
+            peer_addr: peer_addr.clone(),
+            local_addr: local_addr.clone(),
+            transport: Some(Box::new(transport.clone())),
+        };
+        let _before = lock(&self.listener.children)
+            .table
+            .readdressed(self.id, peer);
+    }
+
+    fn handshaken(&self) {
+        lock(&self.listener.children).table.handshaken(self.id);
+    }
+}
+
 impl LocalAddrSource {
     /// The address of a listener, and where the addresses of its connections come from.
     pub(crate) fn of<L: Listener>(listener: &L) -> io::Result<(L::Addr, Self)> {
@@ -196,32 +225,6 @@ impl<L: Listener> ListenerShared<L> {
 
     pub(crate) fn set_rules(&self, rules: &Rules) {
         lock(&self.children).set_rules(rules);
-    }
-
-    /// The handshake of a connection has replaced its addresses (H5).
-    pub(crate) fn readdressed(
-        &self,
-        id: ChildId,
-        peer_addr: &L::Addr,
-        local_addr: &L::Addr,
-        transport: &Transport<L::Addr>,
-    ) {
-        let peer = Peer {
-            peer_addr: peer_addr.clone(),
-            local_addr: local_addr.clone(),
-            transport: Some(Box::new(transport.clone())),
-        };
-        let _before = lock(&self.children).table.readdressed(id, peer);
-    }
-
-    /// The handshake of a connection is through (H5).
-    pub(crate) fn handshaken(&self, id: ChildId, incoming: &Incoming<(), L::Addr>) {
-        let peer = Peer {
-            peer_addr: incoming.peer_addr().clone(),
-            local_addr: incoming.local_addr().clone(),
-            transport: incoming.transport().cloned().map(Box::new),
-        };
-        let _before = lock(&self.children).table.handshaken(id, peer);
     }
 
     pub(crate) fn fail(&self, error: Shared<io::Error>) {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::listener::Listener;
+use crate::machine::row::{Row, Stage};
 use crate::machine::supervisor::SocketState;
-use crate::machine::table::{Row, Stage};
 use crate::pool::driver::BATCH;
 use crate::pool::handle::PoolHandle;
 use crate::pool::listener_shared::ListenerShared;

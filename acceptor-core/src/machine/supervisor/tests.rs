@@ -15,7 +15,8 @@ use self::acts::{Act, Reported, reported};
 use self::ends::{How, OF_ACCEPTORS, OF_CONNECTIONS};
 use self::world::{Child, Children, Machine, Outcome, World};
 use super::*;
-use crate::machine::table::{Next, Peer, Ready};
+use crate::machine::row::Peer;
+use crate::machine::table::{Next, Ready};
 use crate::policy::{ChildType, ConnectionReports, Restart, StopPlan, WaitingAcceptors};
 use crate::status::ConnectionState;
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::policy::ConnectionReports;
+use crate::report::Event;
 
 const LISTENER: ListenerId = ListenerId {
     sequence: 3,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::effects::Order;
-use crate::machine::table::Tally;
+use crate::machine::row::Tally;
 
 impl World {
     /// Compares all effects, then applies the orders as the pool does before it releases its lock.

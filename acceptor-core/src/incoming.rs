@@ -1,0 +1,163 @@
+//! A connection on its way from the socket to `serve`: the stream, and the addresses that a handshake may replace (H5).
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+/// An accepted stream with its addresses, on its way through a handshake.
+#[non_exhaustive]
+pub struct Incoming<S, A> {
+    /// The stream.
+    pub stream: S,
+    peer_addr: A,
+    local_addr: A,
+    /// Those of the transport, if a handshake has replaced any.
+    transport: Option<Box<Transport<A>>>,
+    /// Where the connection is listed, while it is in its handshake.
+    listed: Option<Arc<dyn Listed<A>>>,
+}
+
+/// The list that a connection in its handshake is in.
+pub(crate) trait Listed<A>: Send + Sync {
+    /// The addresses were replaced (H5).
+    fn readdressed(&self, peer_addr: &A, local_addr: &A, transport: &Transport<A>);
+
+    /// The handshake is through.
+    fn handshaken(&self);
+}
+
+impl<S: Debug, A: Debug> Debug for Incoming<S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("stream", &self.stream)
+            .field("peer_addr", &self.peer_addr)
+            .field("local_addr", &self.local_addr)
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The addresses of the transport under a connection, where its handshake has replaced them (H5): those of the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transport<A> {
+    /// The other end's address.
+    pub peer_addr: A,
+    /// This end's address.
+    pub local_addr: A,
+}
+
+impl<S, A> Incoming<S, A> {
+    /// A stream as it was accepted. The pool makes them; so do tests of a handshake.
+    pub fn new(stream: S, peer_addr: A, local_addr: A) -> Self {
+        Self {
+            stream,
+            peer_addr,
+            local_addr,
+            transport: None,
+            listed: None,
+        }
+    }
+
+    /// The other end's address: the transport's, unless a handshake has replaced it.
+    pub fn peer_addr(&self) -> &A {
+        &self.peer_addr
+    }
+
+    /// This end's address: the transport's, unless a handshake has replaced it.
+    pub fn local_addr(&self) -> &A {
+        &self.local_addr
+    }
+
+    /// The addresses of the transport, whatever the handshakes before have replaced.
+    pub fn transport_addrs(&self) -> (&A, &A) {
+        match &self.transport {
+            Some(transport) => (&transport.peer_addr, &transport.local_addr),
+            None => (&self.peer_addr, &self.local_addr),
+        }
+    }
+
+    /// Replaces the addresses of both ends; lists and reports show them from now on (H5).
+    pub fn set_addrs(&mut self, peer_addr: A, local_addr: A) {
+        let before = Transport {
+            peer_addr: std::mem::replace(&mut self.peer_addr, peer_addr),
+            local_addr: std::mem::replace(&mut self.local_addr, local_addr),
+        };
+        let transport = self.transport.get_or_insert_with(|| Box::new(before));
+        if let Some(listed) = &self.listed {
+            listed.readdressed(&self.peer_addr, &self.local_addr, transport);
+        }
+    }
+
+    /// Replaces the stream by what is made of it.
+    pub fn map_stream<T>(self, map: impl FnOnce(S) -> T) -> Incoming<T, A> {
+        let (stream, incoming) = self.take_stream();
+        incoming.with_stream(map(stream))
+    }
+
+    /// Takes the stream out, to make another of it that [`with_stream`](Incoming::with_stream) puts in its place.
+    pub fn take_stream(self) -> (S, Incoming<(), A>) {
+        let Self {
+            stream,
+            peer_addr,
+            local_addr,
+            transport,
+            listed,
+        } = self;
+        let incoming = Incoming {
+            stream: (),
+            peer_addr,
+            local_addr,
+            transport,
+            listed,
+        };
+        (stream, incoming)
+    }
+
+    pub(crate) fn into_parts(self) -> (S, A, A, Option<Box<Transport<A>>>) {
+        (self.stream, self.peer_addr, self.local_addr, self.transport)
+    }
+
+    /// Addresses that are replaced from now on are shown there.
+    pub(crate) fn is_listed(&mut self, listed: Arc<dyn Listed<A>>) {
+        self.listed = Some(listed);
+    }
+}
+
+impl<A> Incoming<(), A> {
+    /// Puts a stream in the place of the one that was taken out.
+    pub fn with_stream<T>(self, stream: T) -> Incoming<T, A> {
+        let Self {
+            stream: (),
+            peer_addr,
+            local_addr,
+            transport,
+            listed,
+        } = self;
+        Incoming {
+            stream,
+            peer_addr,
+            local_addr,
+            transport,
+            listed,
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_transport_stay() {
+        let mut incoming = Incoming::new((), 1, 2);
+        assert_eq!(incoming.transport_addrs(), (&1, &2));
+        for addrs in [(3, 4), (5, 6)] {
+            incoming.set_addrs(addrs.0, addrs.1);
+            assert_eq!((*incoming.peer_addr(), *incoming.local_addr()), addrs);
+            assert_eq!(incoming.transport_addrs(), (&1, &2));
+        }
+        let incoming = incoming.with_stream("stream");
+        assert_eq!(incoming.transport_addrs(), (&1, &2));
+    }
+}
