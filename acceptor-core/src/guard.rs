@@ -27,7 +27,8 @@ use crate::sync::catch_panic;
 /// watches [`killed`](Guard::killed), and drops the guard. One that is still held a kill timeout after the kill is stuck (S8);
 /// the pool ends without it, and to drop it later is harmless.
 ///
-/// A connection that is killed while it is guarded ends as *killed*; any other ends as `serve` did.
+/// A connection that is killed while it is guarded ends as *killed*; any other ends as `serve` did. A panic of a task that
+/// merely holds a guard is that task's, and the pool does not see it: what [runs](Guard::run) under the guard is watched.
 ///
 /// ```
 /// # use acceptor_core::{Connection, Exit};

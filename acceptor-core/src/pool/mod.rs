@@ -370,7 +370,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// those in `init` are dropped, and as many new ones start at once. Until one of them is ready, clients wait in the
     /// system's queue. At most one client for each listener, accepted while the call was made, waits in the pool for the
     /// first new acceptor, and is closed if its listener closes before. During an outage of `init` (B4) one of the new
-    /// acceptors tries.
+    /// acceptors tries. Those that are replaced are listed and counted beside the new ones until they have terminated.
     ///
     /// # Errors
     ///
