@@ -597,7 +597,7 @@ impl Acceptor<MemoryListener> for FailsToStart {
     async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) {}
 }
 
-/// The pool stops while an acceptor that was replaced is still in `init`: nobody takes its place when it is dropped (R1, L7).
+/// The pool stops while an acceptor that was replaced is still in `init`: no other takes its place when it is dropped (R1, L7).
 #[test]
 fn close_waits_for_no_acceptor_that_was_replaced() {
     let bench = Bench::new(1, 10 * MS, |spec| spec.grace(Grace::Unlimited).intensity(0));

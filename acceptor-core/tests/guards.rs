@@ -19,7 +19,7 @@ use futures::FutureExt;
 use futures::io::{AsyncRead, AsyncWrite};
 use support::*;
 
-/// What a connection has handed on.
+/// The parts of a connection that were handed on.
 struct Handed {
     guard: Guard,
     stream: MemoryStream,

@@ -68,7 +68,7 @@ impl Handshake<MemoryStream, Address> for Gate {
     }
 }
 
-/// Each connection is served until the pool tells it to stop; its `init` makes a state that counts.
+/// Each connection is served until the pool drops it; its `init` makes a state that counts.
 struct Serves {
     states: Arc<()>,
 }

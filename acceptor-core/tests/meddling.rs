@@ -582,7 +582,7 @@ impl Replacing {
     }
 }
 
-/// What became of the acceptors since the last look.
+/// The fates of the acceptors since the last look.
 fn sorted(fates: &Fates) -> Vec<String> {
     let mut fates = std::mem::take(&mut *fates.lock().unwrap());
     fates.sort();
@@ -629,7 +629,7 @@ fn connection_in_hand_is_closed_with_its_listener() {
     let bench = &replacing.bench;
     let mut closing = Box::pin(replacing.pool.close_listener(replacing.listener));
     bench.runtime.settle();
-    // An acceptor that starts is waited for, for a second (L7).
+    // The close waits a second for an acceptor that starts (L7).
     assert!(poll_once(closing.as_mut()).is_pending());
     assert_eq!((bench.ledger.alive(), bench.port.waiting()), (1, 1));
     bench.runtime.advance(CLOSE_LIMIT);

@@ -92,7 +92,7 @@ impl Handshake<TcpStream, SocketAddr> for Tls {
         incoming: Incoming<TcpStream, SocketAddr>,
     ) -> Result<Incoming<Self::Stream, SocketAddr>, HandshakeError> {
         let (stream, incoming) = incoming.take_stream();
-        // From rustls alone one could not tell this from a client that left in the middle of the handshake.
+        // To rustls alone this looks like a client that left in the middle of the handshake.
         if stream.peek(&mut [0]).await? == 0 {
             return Err(HandshakeError::from_cause("eof"));
         }
@@ -180,12 +180,12 @@ async fn serve(connection: Connection<TlsStream<TcpStream>>) -> Result<Exit, Box
         // TLS may hold back what was written.
         stream.flush().await?;
     };
-    // Sends the close_notify. Without one the client could not tell this end from a connection that was cut.
+    // Sends the close_notify. Without one this end looks to the client like a connection that was cut.
     stream.shutdown().await?;
     Ok(exit)
 }
 
-/// What the handshake has agreed on.
+/// The parameters that the handshake has agreed on.
 fn whoami(stream: &TlsStream<TcpStream>) -> String {
     let (_, session) = stream.get_ref();
     let server_name = session.server_name().unwrap_or("none");

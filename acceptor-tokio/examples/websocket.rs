@@ -118,7 +118,7 @@ async fn serve(connection: Connection, router: Router) -> Exit {
     let Connection {
         stream, lifecycle, ..
     } = connection;
-    // The time limit of hyper begins with the first byte. And hyper, told to shut down before that, would not answer the
+    // The time limit of hyper begins with the first byte. And if hyper is to shut down before that, it does not answer the
     // client whose request is under way.
     match timeout(IDLE, stream.peek(&mut [0])).await {
         Ok(Ok(0)) => return Exit::normal(),

@@ -75,7 +75,7 @@ fn compile(case: &Path, dependencies: &[String]) -> Child {
         .expect("where there is cargo there is the compiler")
 }
 
-/// What a message says, without the lines that it quotes from the program.
+/// The words of a message, without the lines that it quotes from the program.
 fn words(message: &Value) -> String {
     let list = |key| message[key].as_array().into_iter().flatten();
     let labels = list("spans").map(|span| &span["label"]);

@@ -32,7 +32,7 @@ fn hands_on() -> (Pool, mpsc::UnboundedReceiver<Ended>) {
                     Ok(bytes) => writes.shutdown().await.map(|()| bytes),
                     Err(error) => Err(error),
                 };
-                // Both halves first: the connection has ended once the test is told.
+                // Both halves first: the connection has ended before the test reads this.
                 drop((reads, writes));
                 let _ = tells.send(ended.map_err(|error| error.kind()));
             });
@@ -83,6 +83,6 @@ async fn stream_that_was_handed_on_fails_at_the_kill() {
     assert_eq!(report.stuck, 0);
     let ended = soon("the task ends", told.recv()).await;
     assert_eq!(ended, Some(Err(ErrorKind::ConnectionAborted)));
-    let closed = soon("the client is told", client.read_u8()).await;
+    let closed = soon("the client sees the end", client.read_u8()).await;
     assert!(closed.is_err());
 }

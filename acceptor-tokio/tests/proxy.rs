@@ -37,7 +37,7 @@ use tokio::net::TcpStream;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const LINE: &[u8] = b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n";
-/// What HAProxy's health checks send with `send-proxy-v2`.
+/// The header that HAProxy's health checks send with `send-proxy-v2`.
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 const IPV4: &[u8] = &[192, 168, 0, 1, 192, 168, 0, 11, 0xdc, 0x04, 0x01, 0xbb];
 const IPV6: &[u8] = &[
@@ -59,7 +59,7 @@ fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
     [&[kind], &length[..], value].concat()
 }
 
-/// The beginning of some bytes, for a message.
+/// The beginning of some bytes, to be shown in a message.
 fn shown(bytes: &[u8]) -> impl std::fmt::Display {
     bytes[..bytes.len().min(128)].escape_ascii()
 }
@@ -346,7 +346,7 @@ proptest! {
     #[test]
     fn any_bytes_are_decided_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
         let _ = decide(&bytes);
-        // Version 2 is not found by chance.
+        // Random bytes hardly ever begin a header of version 2.
         let _ = decide(&[&SIGNATURE, &bytes[..]].concat());
     }
 
@@ -940,7 +940,7 @@ async fn header_that_trickles_in_does_not_move_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_checks_are_no_failures() {
-    // What HAProxy sends, and how it then leaves; the first two with `send-proxy` and `send-proxy-v2`.
+    // The bytes that HAProxy sends, and how it then leaves; the first two with `send-proxy` and `send-proxy-v2`.
     let checks: [(&[u8], bool); 6] = [
         (LINE, true),
         (LOCAL, true),

@@ -436,7 +436,7 @@ async fn client_that_breaks_tls_after_its_handshake_is_no_failure() {
 }
 
 #[tokio::test]
-async fn client_that_closes_before_its_first_byte_is_told_apart() {
+async fn client_that_closes_before_its_first_byte_has_a_cause_of_its_own() {
     check_fails("eof", async |bench| {
         drop(support::connect(bench.address).await);
     })

@@ -120,7 +120,7 @@ impl Bench {
 /// A client of HTTP/1 that becomes one of WebSockets.
 struct Client(TcpStream);
 
-/// What a frame begins with, when it is the last of its message.
+/// The first byte of a frame, if it is the last one of its message.
 const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x88;
 
@@ -533,7 +533,7 @@ async fn request_that_comes_just_before_the_grace_is_answered() {
     soon("the pool stops", stopping).await;
 }
 
-/// What a client sends before it leaves is no failure of the server, and is reported as the client's end or not at all.
+/// A client that sends this before it leaves is no failure of the server, and is reported as the client's end or not at all.
 async fn check_no_failure(sent: &[u8], disconnected: usize, leaves: impl AsyncFnOnce(TcpStream)) {
     let bench = Bench::start();
     let mut stream = connect(bench.address).await;
@@ -686,7 +686,7 @@ async fn stream_of_http2_is_dropped_before_its_connection_has_ended() {
     let report = soon("the pool ends", bench.pool.kill()).await;
     assert_eq!(told.try_recv(), Ok(1));
     assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
-    let answered = soon("the client is told", answered).await.unwrap();
+    let answered = soon("the client sees the end", answered).await.unwrap();
     answered.unwrap_err();
 }
 
