@@ -168,6 +168,7 @@ impl<Acc, A> Spec<Acc, A> {
     /// Replaces the test whether an error of `serve` means that the peer is gone (E5). Fall back on
     /// [`is_peer_gone`](crate::is_peer_gone) for what you do not decide. A function that panics decides against it.
     ///
+    /// It is not asked about errors that the [handshake](crate::Handshake::is_peer_gone) of the listener knows to be the peer's.
     /// It is given the error itself; of reports of anyhow and eyre the outermost error, as far as the features of the
     /// core are on.
     pub fn peer_gone(
