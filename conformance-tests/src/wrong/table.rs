@@ -402,7 +402,7 @@ fn ends() -> Vec<Case> {
             "E6",
             conduct(Verb::KillChild, Conduct::Ignored),
             "the holder of the guard is told",
-            &["B1", "E1"],
+            &["B1", "B5"],
         ),
     ]
 }
