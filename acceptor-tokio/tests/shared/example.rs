@@ -1,4 +1,4 @@
-//! Builds an example of the package under test.
+//! Builds an example of the workspace.
 
 use std::env;
 use std::path::PathBuf;
@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 /// An example's executable, built from the sources as they are: `cargo test --test NAME` alone builds no example.
 #[track_caller]
 pub(crate) fn example(name: &str) -> PathBuf {
-    let package = env!("CARGO_PKG_NAME");
     let profile = if cfg!(debug_assertions) {
         "dev"
     } else {
@@ -24,7 +23,8 @@ pub(crate) fn example(name: &str) -> PathBuf {
         }
     }
     let built = command
-        .args(["build", "--quiet", "--package", package])
+        // With the features that the tests of the workspace are built with: nothing is compiled twice.
+        .args(["build", "--quiet", "--workspace"])
         .args(["--example", name, "--profile", profile])
         .args(["--message-format", "json"])
         .stderr(Stdio::inherit())
