@@ -146,6 +146,8 @@ pub struct ListenerInfo<A> {
     pub id: ListenerId,
     /// The id of this acceptor; the connection that it becomes keeps it.
     pub child: ChildId,
+    /// The listener's [tag](crate::ListenerSettings::tag), if it has one.
+    pub tag: Option<Arc<str>>,
     /// The address that the listener is bound to, with its port resolved.
     pub local_addr: A,
     /// Is set once the listener's socket is closed.
@@ -285,6 +287,7 @@ pub(crate) mod testing {
         ListenerInfo {
             id,
             child: ChildId::new(id, 1, 0),
+            tag: None,
             local_addr: SocketAddr::from(([127, 0, 0, 1], 1)),
             closed: Latch::new(),
         }

@@ -34,6 +34,8 @@ pub struct Connection<S, A> {
     pub id: ChildId,
     /// The listener that it came from.
     pub listener: ListenerId,
+    /// The [tag](crate::ListenerSettings::tag) of that listener, if it has one.
+    pub tag: Option<Arc<str>>,
     /// The signals of the pool to it.
     pub lifecycle: Lifecycle,
 }
@@ -42,7 +44,7 @@ impl<S, A> Connection<S, A> {
     pub(crate) fn new(
         incoming: Incoming<S, A>,
         id: ChildId,
-        listener: ListenerId,
+        (listener, tag): (ListenerId, Option<Arc<str>>),
         lifecycle: Lifecycle,
     ) -> Self {
         let (stream, peer_addr, local_addr, transport) = incoming.into_parts();
@@ -53,6 +55,7 @@ impl<S, A> Connection<S, A> {
             transport,
             id,
             listener,
+            tag,
             lifecycle,
         }
     }
@@ -73,6 +76,7 @@ impl<S, A> Connection<S, A> {
             transport: self.transport,
             id: self.id,
             listener: self.listener,
+            tag: self.tag,
             lifecycle: self.lifecycle,
         }
     }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
@@ -140,6 +141,11 @@ pub enum AddListenerReason {
         /// The value that was given.
         value: usize,
     },
+    /// The tag is empty, too long, or has control characters.
+    Tag {
+        /// The value that was given.
+        value: Arc<str>,
+    },
     /// The listener could not return its local address.
     LocalAddr(io::Error),
     /// The listener's [`handshake`](crate::Listener::handshake) panicked, with this message.
@@ -157,6 +163,11 @@ impl fmt::Display for AddListenerReason {
             AddListenerReason::Acceptors { value } => {
                 write!(f, "`acceptors` is {value}: give 1 to {MAX_ACCEPTORS}")
             }
+            AddListenerReason::Tag { value } => write!(
+                f,
+                "`tag` is {}: give 1 to 255 bytes without control characters",
+                EscapedDebug(value)
+            ),
             AddListenerReason::LocalAddr(_) => f.write_str("its local address cannot be read"),
             AddListenerReason::HandshakePanicked(message) => {
                 write!(f, "its `handshake` panicked: {}", Escaped(message))

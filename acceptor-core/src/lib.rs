@@ -69,7 +69,7 @@ pub use pool::Pool;
 pub use pool::handle::{CloseListener, Join, PoolHandle};
 pub use report::{Event, EventKind, Failure, Losses, Observer, Report, observer_fn};
 pub use runtime::Runtime;
-pub use settings::{AcceptErrorFn, PeerGoneFn, Settings};
+pub use settings::{AcceptErrorFn, ListenerSettings, PeerGoneFn, Settings};
 pub use spec::{Configure, Spec};
 pub use status::{
     AcceptorRecord, AcceptorState, ChildCounts, ConnectionRecord, ConnectionState, Counts,

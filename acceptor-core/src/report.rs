@@ -19,6 +19,8 @@
 //! | `PoolStopped` | `pool_stopped` | error | `reason` |
 //! | `ReportsLost` | `reports_lost` | warn | `count`, `kinds` |
 //!
+//! Events of a listener that has a [tag](crate::ListenerSettings::tag) have a field `tag` as well.
+//!
 //! `child` is the number as it is displayed, `3.17`. `reason` is one word: `error`, `panic`, `killed`, `lost`; for
 //! `connection_ended` that of the [`EndKind`]; for `pool_stopped` `max_restart_intensity`, `runtime_gone` or
 //! `listeners_failed`.
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
 use crate::stop_report::{EndKind, StopReason};
-use crate::text::{Escaped, EscapedDebug, write_counts};
+use crate::text::{Escaped, EscapedDebug, Tag, write_counts};
 
 /// Something that a pool has to report.
 #[derive(Debug, Clone)]
@@ -51,6 +53,8 @@ use crate::text::{Escaped, EscapedDebug, write_counts};
 pub struct Report<A = SocketAddr> {
     /// The id of the spec that the pool has at the moment.
     pub pool: Arc<str>,
+    /// The [tag](crate::ListenerSettings::tag) of the listener that the event is of, if it is of one that has a tag.
+    pub tag: Option<Arc<str>>,
     /// The event.
     pub event: Event<A>,
 }
@@ -208,6 +212,25 @@ pub enum Event<A = SocketAddr> {
 }
 
 impl<A> Event<A> {
+    /// The listener that the event is of, or that its child is or was on; `None` if it is the pool's.
+    pub fn listener(&self) -> Option<ListenerId> {
+        match self {
+            Event::StartError { listener, .. }
+            | Event::AcceptorFailed { listener, .. }
+            | Event::ConnectionFailed { listener, .. }
+            | Event::ConnectionBegan { listener, .. }
+            | Event::ConnectionEnded { listener, .. }
+            | Event::Disconnected { listener, .. }
+            | Event::HandshakeFailed { listener, .. }
+            | Event::ListenerFailed { listener, .. }
+            | Event::AcceptPaused { listener, .. } => Some(*listener),
+            Event::KilledWhileStopping { .. }
+            | Event::Stuck { .. }
+            | Event::PoolStopped { .. }
+            | Event::ReportsLost { .. } => None,
+        }
+    }
+
     /// The kind of the event.
     pub fn kind(&self) -> EventKind {
         match self {
@@ -371,17 +394,18 @@ impl fmt::Display for Failure {
 impl<A: Debug> fmt::Display for Report<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pool {}: ", self.pool)?;
+        let tag = Tag(self.tag.as_deref());
         match &self.event {
             Event::StartError {
                 listener, failure, ..
-            } => write!(f, "start error on listener {listener}: {failure}"),
+            } => write!(f, "start error on listener {listener}{tag}: {failure}"),
             Event::AcceptorFailed {
                 listener,
                 child,
                 failure,
             } => write!(
                 f,
-                "acceptor {child} of listener {listener} failed: {failure}"
+                "acceptor {child} of listener {listener}{tag} failed: {failure}"
             ),
             Event::ConnectionFailed {
                 listener,
@@ -391,7 +415,7 @@ impl<A: Debug> fmt::Display for Report<A> {
                 failure,
             } => write!(
                 f,
-                "connection {child} from {} on listener {listener} failed after {age:.3?}: {failure}",
+                "connection {child} from {} on listener {listener}{tag} failed after {age:.3?}: {failure}",
                 EscapedDebug(peer)
             ),
             Event::ConnectionBegan {
@@ -401,7 +425,7 @@ impl<A: Debug> fmt::Display for Report<A> {
                 local_addr,
             } => write!(
                 f,
-                "connection {child} from {} to {} on listener {listener} began",
+                "connection {child} from {} to {} on listener {listener}{tag} began",
                 EscapedDebug(peer),
                 EscapedDebug(local_addr)
             ),
@@ -416,7 +440,7 @@ impl<A: Debug> fmt::Display for Report<A> {
                 let peer = EscapedDebug(peer);
                 write!(
                     f,
-                    "connection {child} from {peer} on listener {listener} ended after {age:.3?}: {kind}"
+                    "connection {child} from {peer} on listener {listener}{tag} ended after {age:.3?}: {kind}"
                 )?;
                 match reason {
                     Some(reason) => write!(f, " ({})", Escaped(reason)),
@@ -431,7 +455,7 @@ impl<A: Debug> fmt::Display for Report<A> {
                 error,
             } => write!(
                 f,
-                "connection {child} from {} on listener {listener} disconnected after {age:.3?}: {}",
+                "connection {child} from {} on listener {listener}{tag} disconnected after {age:.3?}: {}",
                 EscapedDebug(peer),
                 Escaped(error)
             ),
@@ -446,7 +470,7 @@ impl<A: Debug> fmt::Display for Report<A> {
                 let peer = EscapedDebug(peer);
                 write!(
                     f,
-                    "handshake of connection {child} from {peer} on listener {listener} failed after {age:.3?} ({})",
+                    "handshake of connection {child} from {peer} on listener {listener}{tag} failed after {age:.3?} ({})",
                     Escaped(cause)
                 )?;
                 match error {
@@ -461,7 +485,7 @@ impl<A: Debug> fmt::Display for Report<A> {
                 error,
             } => {
                 let local_addr = EscapedDebug(local_addr);
-                write!(f, "listener {listener} on {local_addr} failed")?;
+                write!(f, "listener {listener}{tag} on {local_addr} failed")?;
                 if *listeners_left == 0 {
                     f.write_str(", and no listener is left")?;
                 }
@@ -475,7 +499,7 @@ impl<A: Debug> fmt::Display for Report<A> {
                 suppressed,
             } => write!(
                 f,
-                "listener {listener} on {} pauses {pause:?} (pauses not reported before: {suppressed}): {}",
+                "listener {listener}{tag} on {} pauses {pause:?} (pauses not reported before: {suppressed}): {}",
                 EscapedDebug(local_addr),
                 Escaped(error)
             ),
@@ -551,7 +575,7 @@ const TARGET: &str = "acceptor_pool";
 
 /// Emits the `tracing` event of a report; `suppressed` events of its kind were left out before it (O3).
 pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
-    let pool = &*report.pool;
+    let (pool, tag) = (&*report.pool, report.tag.as_deref());
     let event = report.event.kind().word();
     match &report.event {
         Event::StartError {
@@ -559,7 +583,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             child,
             failure,
         } => tracing::error!(
-            target: TARGET, event, pool, listener = listener.sequence, %child,
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child,
             reason = failure.word(), error = %failure, suppressed, "start error"
         ),
         Event::AcceptorFailed {
@@ -567,7 +591,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             child,
             failure,
         } => tracing::error!(
-            target: TARGET, event, pool, listener = listener.sequence, %child,
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child,
             reason = failure.word(), error = %failure, suppressed, "acceptor failed"
         ),
         Event::ConnectionFailed {
@@ -577,7 +601,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             age,
             failure,
         } => tracing::error!(
-            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
             age_seconds = age.as_secs_f64(), reason = failure.word(), error = %failure, suppressed,
             "connection failed"
         ),
@@ -587,7 +611,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             peer,
             local_addr,
         } => tracing::debug!(
-            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
             local = %EscapedDebug(local_addr), "connection began"
         ),
         Event::ConnectionEnded {
@@ -598,7 +622,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             kind,
             reason,
         } => tracing::debug!(
-            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
             age_seconds = age.as_secs_f64(), reason = %kind, why = reason.as_ref().map(|why| display(Escaped(why))),
             "connection ended"
         ),
@@ -609,7 +633,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             age,
             error,
         } => tracing::debug!(
-            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
             age_seconds = age.as_secs_f64(), error = %Escaped(error), suppressed, "disconnected"
         ),
         Event::HandshakeFailed {
@@ -620,7 +644,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             cause,
             error,
         } => tracing::debug!(
-            target: TARGET, event, pool, listener = listener.sequence, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
             age_seconds = age.as_secs_f64(), cause = %Escaped(cause),
             error = error.as_ref().map(|error| display(Escaped(error))), suppressed, "handshake failed"
         ),
@@ -630,7 +654,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             listeners_left,
             error,
         } => tracing::error!(
-            target: TARGET, event, pool, listener = listener.sequence, local = %EscapedDebug(local_addr),
+            target: TARGET, event, pool, listener = listener.sequence, tag, local = %EscapedDebug(local_addr),
             listeners_left, error = %Escaped(error), "listener failed"
         ),
         Event::AcceptPaused {
@@ -640,7 +664,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             pause,
             suppressed,
         } => tracing::warn!(
-            target: TARGET, event, pool, listener = listener.sequence, local = %EscapedDebug(local_addr),
+            target: TARGET, event, pool, listener = listener.sequence, tag, local = %EscapedDebug(local_addr),
             pause_seconds = pause.as_secs_f64(), suppressed, error = %Escaped(error), "accept paused"
         ),
         Event::KilledWhileStopping { count } => {
@@ -759,13 +783,33 @@ mod tests {
 
     #[track_caller]
     fn check_event<A: Debug>(event: Event<A>, words: &str, level: Level, fields: &[(&str, &str)]) {
-        let report = Report {
+        let mut report = Report {
             pool: Arc::from("echo"),
+            tag: None,
             event,
         };
+        check_report(&report, words, level, fields);
+        // Only those of a listener have its tag.
+        if report.event.listener() == Some(LISTENER) {
+            report.tag = Some(Arc::from("web"));
+            let words = words.replacen("listener 2", "listener 2 (web)", 1);
+            let fields = [fields, &[("tag", "\"web\"")]].concat();
+            check_report(&report, &words, level, &fields);
+        } else {
+            assert!(!fields.iter().any(|(name, _)| *name == "listener"));
+        }
+    }
+
+    #[track_caller]
+    fn check_report<A: Debug>(
+        report: &Report<A>,
+        words: &str,
+        level: Level,
+        fields: &[(&str, &str)],
+    ) {
         assert_eq!(report.to_string(), format!("pool echo: {words}"));
         let keeper = Keeper::default();
-        tracing::subscriber::with_default(keeper.clone(), || trace(&report, SUPPRESSED));
+        tracing::subscriber::with_default(keeper.clone(), || trace(report, SUPPRESSED));
         let fields = fields.iter().chain(&[("pool", "\"echo\"")]);
         let expected = Traced {
             target: "acceptor_pool".to_owned(),

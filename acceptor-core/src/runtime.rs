@@ -26,6 +26,17 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// never done earlier, done at once for one in the past.
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send;
 
+    /// Whether both run their tasks on the same threads.
+    ///
+    /// A pool asks it of a listener's runtime, should one be
+    /// [added on a runtime of its own](crate::Pool::add_listener_on): children that merely wait for their turn are those
+    /// of a runtime that polls other tasks of the pool (rule S8). The default, `false`, has each such listener on a runtime
+    /// that nothing else is on.
+    fn is_same(&self, other: &Self) -> bool {
+        let _ = other;
+        false
+    }
+
     /// The clock that [`sleep_until`](Runtime::sleep_until) keeps. Override it
     /// where time can be paused.
     fn now(&self) -> Instant {

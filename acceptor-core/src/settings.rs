@@ -94,6 +94,53 @@ impl<A> Settings<A> {
     }
 }
 
+/// How a pool uses a listener.
+///
+/// [`Pool::add_listener`](crate::Pool::add_listener) takes it, or the number of acceptors alone:
+///
+/// ```
+/// use acceptor_core::ListenerSettings;
+///
+/// let admin = ListenerSettings::new(2).tag("admin");
+/// assert_eq!(admin.tag.as_deref(), Some("admin"));
+/// assert_eq!(ListenerSettings::from(2), ListenerSettings::new(2));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenerSettings {
+    /// How many acceptors wait on it: 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS).
+    pub acceptors: usize,
+    /// A name for it: 1 to 255 bytes without control characters. Default: none.
+    ///
+    /// `init` and `serve` see it, and so do lists and reports. A connection can be served before
+    /// [`add_listener`](crate::Pool::add_listener) has returned the listener's id; the tag is known from the first one on.
+    /// Several listeners may have the same.
+    pub tag: Option<Arc<str>>,
+}
+
+impl ListenerSettings {
+    /// So many acceptors, and the defaults.
+    pub fn new(acceptors: usize) -> Self {
+        Self {
+            acceptors,
+            tag: None,
+        }
+    }
+
+    /// Sets the [tag](Self::tag).
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<Arc<str>>) -> Self {
+        self.tag = Some(tag.into());
+        self
+    }
+}
+
+impl From<usize> for ListenerSettings {
+    fn from(acceptors: usize) -> Self {
+        Self::new(acceptors)
+    }
+}
+
 impl<A> Clone for Settings<A> {
     fn clone(&self) -> Self {
         Self {

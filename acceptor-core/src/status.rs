@@ -9,7 +9,7 @@ use crate::id::{ChildId, ListenerId};
 use crate::incoming::Transport;
 use crate::policy::ChildType;
 use crate::stop_report::Phase;
-use crate::text::EscapedDebug;
+use crate::text::{EscapedDebug, Tag};
 
 /// How many children there are, by what they are. Exact at every moment (Q3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -161,6 +161,8 @@ pub struct AcceptorRecord {
     pub id: ChildId,
     /// The listener that it waits on.
     pub listener: ListenerId,
+    /// The [tag](crate::ListenerSettings::tag) of that listener, if it has one.
+    pub tag: Option<Arc<str>>,
     /// Its state.
     pub state: AcceptorState,
     /// How long ago it was made.
@@ -171,8 +173,12 @@ impl fmt::Display for AcceptorRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "acceptor {} of listener {}: {}, {:.3?} old",
-            self.id, self.listener, self.state, self.age
+            "acceptor {} of listener {}{}: {}, {:.3?} old",
+            self.id,
+            self.listener,
+            Tag(self.tag.as_deref()),
+            self.state,
+            self.age
         )
     }
 }
@@ -183,6 +189,8 @@ impl fmt::Display for AcceptorRecord {
 pub struct ListenerRecord<A = SocketAddr> {
     /// The listener.
     pub id: ListenerId,
+    /// Its [tag](crate::ListenerSettings::tag), if it has one.
+    pub tag: Option<Arc<str>>,
     /// The id of the pool's present spec (R1).
     pub spec: Arc<str>,
     /// The address it is bound to, with its port resolved.
@@ -205,8 +213,9 @@ impl<A: Debug> fmt::Display for ListenerRecord<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "listener {} on {}: {}, {} acceptors, {} connections, {} accepted, {} skipped, {} pauses",
+            "listener {}{} on {}: {}, {} acceptors, {} connections, {} accepted, {} skipped, {} pauses",
             self.id,
+            Tag(self.tag.as_deref()),
             EscapedDebug(&self.local_addr),
             self.state,
             self.acceptors,
@@ -250,6 +259,8 @@ pub struct ConnectionRecord<A = SocketAddr> {
     pub spec: Arc<str>,
     /// The listener that it came from.
     pub listener: ListenerId,
+    /// The [tag](crate::ListenerSettings::tag) of that listener, if it has one.
+    pub tag: Option<Arc<str>>,
     /// The other end's address.
     pub peer_addr: A,
     /// This end's address.
@@ -266,11 +277,12 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "connection {} from {} to {} on listener {}: {}, {:.3?} old",
+            "connection {} from {} to {} on listener {}{}: {}, {:.3?} old",
             self.id,
             EscapedDebug(&self.peer_addr),
             EscapedDebug(&self.local_addr),
             self.listener,
+            Tag(self.tag.as_deref()),
             self.state,
             self.age
         )
@@ -347,6 +359,7 @@ mod tests {
         let spec = Arc::from("echo");
         let listener = ListenerRecord {
             id: LISTENER,
+            tag: Some(Arc::from("web")),
             spec: Arc::clone(&spec),
             local_addr: here.clone(),
             acceptors: 3,
@@ -360,6 +373,7 @@ mod tests {
             id: CHILD,
             spec: Arc::clone(&spec),
             listener: LISTENER,
+            tag: Some(Arc::from("web")),
             peer_addr: there,
             local_addr: here,
             transport: None,
@@ -388,8 +402,8 @@ mod tests {
             status("here", "there").to_string(),
             "pool echo: running; connections 1, handshaking 0, acceptors 3; \
              0 failures within 5s of 1 allowed\n  \
-             listener 2 on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses\n  \
-             connection 2.7 from \"there\" to \"here\" on listener 2: serving, 1.500s old"
+             listener 2 (web) on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses\n  \
+             connection 2.7 from \"there\" to \"here\" on listener 2 (web): serving, 1.500s old"
         );
     }
 
@@ -410,11 +424,13 @@ mod tests {
         let status = status(here, there);
         assert_eq!(
             status.listeners[0].to_string(),
-            r"listener 2 on h\n: accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses"
+            r"listener 2 (web) on h\n: accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses"
         );
         assert_eq!(
             status.connections[0].to_string(),
-            format!(r"connection 2.7 from {there_safe} to h\n on listener 2: serving, 1.500s old")
+            format!(
+                r"connection 2.7 from {there_safe} to h\n on listener 2 (web): serving, 1.500s old"
+            )
         );
     }
 
@@ -470,6 +486,7 @@ mod tests {
         let record = AcceptorRecord {
             id: CHILD,
             listener: LISTENER,
+            tag: None,
             state: AcceptorState::Init,
             age: Duration::from_millis(1500),
         };

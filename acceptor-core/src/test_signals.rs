@@ -12,7 +12,7 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 impl<S, A> Connection<S, A> {
     /// A connection of no pool, to test a `serve` with, and what gives it its signals.
     ///
-    /// Its id is `1.1`, that of its listener `1`.
+    /// Its id is `1.1`, that of its listener `1`. What else it is to have can be set: its fields are public.
     ///
     /// ```
     /// use acceptor_core::{Connection, Exit};
@@ -51,7 +51,10 @@ impl<S, A> Connection<S, A> {
         };
         let id = ChildId::new(listener, 1, ChildId::NO_SLOT);
         let incoming = Incoming::new(stream, peer_addr, local_addr);
-        (Self::new(incoming, id, listener, lifecycle), signals)
+        (
+            Self::new(incoming, id, (listener, None), lifecycle),
+            signals,
+        )
     }
 }
 

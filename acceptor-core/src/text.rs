@@ -141,6 +141,18 @@ pub(crate) fn write_counts<C: Display + Default + PartialEq>(
     Ok(())
 }
 
+/// The tag of a listener, in parentheses after its number.
+pub(crate) struct Tag<'a>(pub(crate) Option<&'a str>);
+
+impl fmt::Display for Tag<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(tag) => write!(f, " ({})", Escaped(tag)),
+            None => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {

@@ -16,8 +16,8 @@ static SERVED: AtomicUsize = AtomicUsize::new(0);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let connections = arguments.next().and_then(|n| n.parse().ok());
-    let acceptors = arguments.next().and_then(|n| n.parse().ok());
+    let connections = arguments.next().and_then(|n| n.parse::<usize>().ok());
+    let acceptors = arguments.next().and_then(|n| n.parse::<usize>().ok());
     let (Some(connections), Some(acceptors)) = (connections, acceptors) else {
         eprintln!("usage: pool CONNECTIONS ACCEPTORS [ADDRESS]");
         return Ok(());

@@ -45,11 +45,12 @@ pub use acceptor_core::{
     Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Guard, GuardedStream, Handshake,
     HandshakeError, Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch, LatchWait,
     LateConnection, Lifecycle, ListenError, ListenOptions, Listener, ListenerId, ListenerInfo,
-    ListenerRecord, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer, ParseIdError,
-    PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime, Settings, Shutdown,
-    Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped, StreamOf, Subtask,
-    Terminate, TestSignals, Then, Transport, WaitingAcceptors, With, acceptor_fn, acceptor_from,
-    asks_local_addr, check_listener, check_tcp_listener, is_peer_gone, observer_fn, report,
+    ListenerRecord, ListenerSettings, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer,
+    ParseIdError, PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime,
+    Settings, Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped,
+    StreamOf, Subtask, Terminate, TestSignals, Then, Transport, WaitingAcceptors, With,
+    acceptor_fn, acceptor_from, asks_local_addr, check_listener, check_tcp_listener, is_peer_gone,
+    observer_fn, report,
 };
 use smol::Executor;
 
@@ -121,6 +122,14 @@ impl Runtime for SmolRuntime {
 
     async fn sleep_until(&self, deadline: Instant) {
         smol::Timer::at(deadline).await;
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (&self.executor, &other.executor) {
+            (Where::Global, Where::Global) => true,
+            (Where::Given(one), Where::Given(other)) => Weak::ptr_eq(one, other),
+            (Where::Global, Where::Given(_)) | (Where::Given(_), Where::Global) => false,
+        }
     }
 }
 

@@ -46,11 +46,12 @@ pub use acceptor_core::{
     Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Guard, Handshake,
     HandshakeError, Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch, LatchWait,
     LateConnection, Lifecycle, ListenError, ListenOptions, Listener, ListenerId, ListenerInfo,
-    ListenerRecord, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer, ParseIdError,
-    PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime, Settings, Shutdown,
-    Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped, StreamOf, Subtask,
-    Terminate, TestSignals, Then, Transport, WaitingAcceptors, With, acceptor_fn, acceptor_from,
-    asks_local_addr, check_listener, check_tcp_listener, is_peer_gone, observer_fn, report,
+    ListenerRecord, ListenerSettings, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer,
+    ParseIdError, PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime,
+    Settings, Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped,
+    StreamOf, Subtask, Terminate, TestSignals, Then, Transport, WaitingAcceptors, With,
+    acceptor_fn, acceptor_from, asks_local_addr, check_listener, check_tcp_listener, is_peer_gone,
+    observer_fn, report,
 };
 pub use guarded_stream::GuardedStream;
 use tokio::runtime::Handle;
@@ -110,6 +111,10 @@ impl Runtime for TokioRuntime {
             tokio::time::sleep_until(deadline.into())
         };
         sleep.await;
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.handle.id() == other.handle.id()
     }
 
     fn now(&self) -> Instant {

@@ -11,8 +11,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use acceptor_tokio::{
-    Acceptor, BoxError, Connection, EndKind, Event, Init, ListenerInfo, Phase, Pool, Shutdown,
-    Spec, TcpListener, TokioRuntime, acceptor_fn,
+    Acceptor, BoxError, Connection, EndKind, Event, Init, ListenOptions, ListenerInfo, Phase, Pool,
+    Shutdown, Spec, TcpListener, TokioRuntime, acceptor_fn,
 };
 use support::{
     PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, listen, listen_on,
@@ -107,21 +107,40 @@ enum Prepared {
     WithInit,
 }
 
+/// Whether a listener is on the pool's runtime.
+#[derive(Clone, Copy)]
+enum Listens {
+    OnThePools,
+    OnItsOwn,
+}
+
 /// Each round one connection blocks one of the two threads at once, and the next is served anyway.
-async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usize) {
+async fn check_blocking(
+    theirs: TokioRuntime,
+    listens: Listens,
+    prepared: Prepared,
+    acceptors: usize,
+) {
+    let of_the_pool = match listens {
+        Listens::OnThePools => theirs.clone(),
+        Listens::OnItsOwn => runtime(),
+    };
     let (release, blockade) = Blockade::new();
     let blocking = Arc::new(AtomicUsize::new(0));
     let inits = Arc::new(AtomicUsize::new(0));
     let acceptor = blocks_at_once(blockade, Arc::clone(&blocking));
     let pool = match prepared {
-        Prepared::Without => Pool::start(theirs.clone(), Spec::new("blocks at once", acceptor)),
+        Prepared::Without => Pool::start(of_the_pool, Spec::new("blocks at once", acceptor)),
         Prepared::WithInit => {
             let acceptor = WithInit(acceptor, Arc::clone(&inits));
-            Pool::start(theirs.clone(), Spec::new("blocks at once", acceptor))
+            Pool::start(of_the_pool, Spec::new("blocks at once", acceptor))
         }
     };
     let pool = pool.expect("the spec is allowed");
-    let (_, address) = listen_on(&pool, &theirs, loopback(), acceptors);
+    let socket = ListenOptions::new(loopback()).bind().unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = TcpListener::from_std(socket, &theirs).unwrap();
+    pool.add_listener_on(&theirs, listener, acceptors).unwrap();
     for round in 0..100 {
         let blocked = connect(address).await;
         let blocks = || blocking.load(Ordering::SeqCst) == round + 1;
@@ -140,24 +159,30 @@ async fn check_blocking(theirs: TokioRuntime, prepared: Prepared, acceptors: usi
     assert_eq!(soon("the stop ends", pool.stop()).await.stuck, 0);
 }
 
+fn check_blocking_on_two_threads(prepared: Prepared, acceptors: usize) {
+    for listens in [Listens::OnThePools, Listens::OnItsOwn] {
+        on_two_threads(|theirs| check_blocking(theirs, listens, prepared, acceptors));
+    }
+}
+
 #[test]
 fn blocking_serve_does_not_delay_its_only_replacement() {
-    on_two_threads(|theirs| check_blocking(theirs, Prepared::Without, 1));
+    check_blocking_on_two_threads(Prepared::Without, 1);
 }
 
 #[test]
 fn blocking_serve_does_not_delay_the_next_acceptor() {
-    on_two_threads(|theirs| check_blocking(theirs, Prepared::Without, 2));
+    check_blocking_on_two_threads(Prepared::Without, 2);
 }
 
 #[test]
 fn blocking_serve_does_not_delay_the_init_of_its_only_replacement() {
-    on_two_threads(|theirs| check_blocking(theirs, Prepared::WithInit, 1));
+    check_blocking_on_two_threads(Prepared::WithInit, 1);
 }
 
 #[test]
 fn blocking_serve_delays_neither_the_next_acceptor_nor_an_init() {
-    on_two_threads(|theirs| check_blocking(theirs, Prepared::WithInit, 2));
+    check_blocking_on_two_threads(Prepared::WithInit, 2);
 }
 
 #[test]

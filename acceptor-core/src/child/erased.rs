@@ -48,6 +48,7 @@ pub(crate) struct ServeArgs<L: Listener> {
     pub(crate) stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
     pub(crate) id: ChildId,
     pub(crate) listener: ListenerId,
+    pub(crate) tag: Option<Arc<str>>,
     pub(crate) lifecycle: Lifecycle,
 }
 
@@ -187,10 +188,11 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
                 stage,
                 id,
                 listener,
+                tag,
                 lifecycle,
             } = args.into_inner();
             let serve = |incoming| {
-                let connection = Connection::new(incoming, id, listener, lifecycle);
+                let connection = Connection::new(incoming, id, (listener, tag), lifecycle);
                 let serve = self.acceptor.serve(connection, state.into_inner());
                 async move { serve.await.into_exit() }
             };
@@ -263,6 +265,7 @@ mod tests {
             stage: None,
             id: CHILD,
             listener: LISTENER,
+            tag: None,
             lifecycle: Lifecycle {
                 draining: Latch::new(),
                 control: Arc::clone(child).connection_control(),
@@ -288,6 +291,7 @@ mod tests {
         ListenerInfo {
             id: LISTENER,
             child: CHILD,
+            tag: None,
             local_addr: address(),
             closed: Latch::new(),
         }

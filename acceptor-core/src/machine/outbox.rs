@@ -164,6 +164,7 @@ impl<A> Outbox<A> {
         self.losses = Some(self.front + self.reports.len() as u64);
         let report = Report {
             pool: Arc::clone(&report.pool),
+            tag: None,
             event: Event::ReportsLost { lost },
         };
         self.reports.push_back((report, Audience::All));
@@ -416,6 +417,7 @@ mod tests {
             self.pushed += 1;
             let report = Report {
                 pool: Arc::from(self.pushed.to_string()),
+                tag: None,
                 event: event(kind, 0),
             };
             let audience = Audience::Trace { suppressed: 1 };
@@ -435,6 +437,7 @@ mod tests {
             self.pushed += 1;
             let report = Report {
                 pool: Arc::from(self.pushed.to_string()),
+                tag: None,
                 event: event(kind, of),
             };
             let all = Audience::All;
@@ -553,6 +556,7 @@ mod tests {
             outbox.push(
                 Report {
                     pool: Arc::from(number.to_string()),
+                    tag: None,
                     event: event(kind, 0),
                 },
                 Audience::All,

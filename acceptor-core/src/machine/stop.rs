@@ -1,6 +1,6 @@
 //! How a pool goes through the phases of a stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::child_end::Role;
@@ -8,8 +8,8 @@ use super::command::CloseReason;
 use super::effects::{Close, Driver, Effects, Order, Queued};
 use super::row::Row;
 use super::shutdown::{StopStep, Stopping};
-use super::stuck::{Marked, Stillness};
-use super::supervisor::{Listening, Supervisor};
+use super::stuck::{Marked, RuntimeKey, Runtimes};
+use super::supervisor::{Listening, SocketState, Supervisor};
 use super::table::Table;
 use crate::id::ListenerId;
 use crate::report::Event;
@@ -23,20 +23,19 @@ pub(crate) struct Stop {
     connections: [Ends; 4],
     acceptors: [Ends; 4],
     stuck: usize,
-    stillness: Stillness,
-    /// Whether anything moved in the present round of looks.
-    moved: bool,
+    runtimes: Runtimes,
     pub(super) finished: bool,
 }
 
 impl Stop {
-    pub(super) fn count(&mut self, role: Role, kind: EndKind, count: usize) {
+    /// Counts the ends of so many children, on this runtime.
+    pub(super) fn count(&mut self, role: Role, kind: EndKind, count: usize, runtime: RuntimeKey) {
         let phase = self.stopping.phase() as usize;
         match role {
             Role::Connection => self.connections[phase].count(kind, count),
             Role::Acceptor => self.acceptors[phase].count(kind, count),
         }
-        self.moved = true;
+        self.runtimes.moved(runtime);
     }
 }
 
@@ -89,8 +88,7 @@ impl<S: Clone> Supervisor<S> {
             connections: Default::default(),
             acceptors: Default::default(),
             stuck: 0,
-            stillness: Stillness::default(),
-            moved: false,
+            runtimes: Runtimes::default(),
             finished: false,
         });
         match reason {
@@ -148,7 +146,9 @@ impl<S: Clone> Supervisor<S> {
     ) -> Option<usize> {
         let (stuck, moved, next) = table.look(from, limit);
         let stop = self.stop.as_mut().filter(|stop| !stop.finished)?;
-        stop.moved |= moved;
+        if let Some(listening) = self.listeners.get(&id).filter(|_| moved) {
+            stop.runtimes.moved(listening.runtime);
+        }
         for id in stuck {
             gone.extend(table.remove(id));
             stop.stuck += 1;
@@ -159,26 +159,29 @@ impl<S: Clone> Supervisor<S> {
         next
     }
 
-    /// All children were looked at. If none of them moved for a kill timeout, all that are left are stuck.
+    /// All children were looked at. If none of those on a runtime moved for a kill timeout, all that are left there are stuck.
     pub(crate) fn looked<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) -> Looks {
         self.advance(now, effects);
         let Some(stop) = self.stop.as_mut().filter(|stop| !stop.finished) else {
             return Looks::Over;
         };
         stop.stopping.looked(now);
-        let moved = std::mem::take(&mut stop.moved);
-        if stop.stillness.is_blocked(moved) {
-            Looks::Blocked
-        } else {
+        let listeners = self.listeners.values();
+        let runtimes = listeners.map(|listening| listening.runtime);
+        let blocked = stop.runtimes.looked(runtimes);
+        if blocked.is_empty() {
             Looks::GoOn
+        } else {
+            Looks::Blocked(blocked)
         }
     }
 
-    /// Gives up what is left: `stuck` children, of listeners that are forgotten, and are given back to be dropped
-    /// outside of any lock.
+    /// Gives up what is left on these runtimes: `stuck` children, of listeners that are forgotten, and are given back to be
+    /// dropped outside of any lock.
     #[must_use]
     pub(crate) fn give_up<C, A>(
         &mut self,
+        blocked: &BTreeSet<RuntimeKey>,
         stuck: usize,
         now: Instant,
         effects: &mut Effects<C, S, A>,
@@ -187,10 +190,15 @@ impl<S: Clone> Supervisor<S> {
             return BTreeMap::new();
         };
         stop.stuck += stuck;
-        self.sockets = 0;
-        let listeners = std::mem::take(&mut self.listeners);
+        let (gone, left) = std::mem::take(&mut self.listeners)
+            .into_iter()
+            .partition(|(_, listening): &(_, Listening<S>)| blocked.contains(&listening.runtime));
+        self.listeners = left;
+        let gone: BTreeMap<_, _> = gone;
+        let open = |listening: &&Listening<S>| listening.socket != SocketState::Closed;
+        self.sockets -= gone.values().filter(open).count();
         self.advance(now, effects);
-        listeners
+        gone
     }
 
     fn finish<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
@@ -219,10 +227,10 @@ impl<S: Clone> Supervisor<S> {
 }
 
 /// The consequence of a round of looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Looks {
     GoOn,
-    /// The runtime polls none of the pool's tasks: what is left is stuck.
-    Blocked,
+    /// These runtimes poll none of the pool's tasks: what is left there is stuck.
+    Blocked(BTreeSet<RuntimeKey>),
     Over,
 }

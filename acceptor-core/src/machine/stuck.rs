@@ -4,6 +4,8 @@
 //! driver looks at all of them every quarter of a kill timeout, so the same odd
 //! number in five looks in a row is one poll that lasted a whole kill timeout.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 /// How many looks a kill timeout has, both ends included.
 const LOOKS: u8 = 5;
 
@@ -48,13 +50,51 @@ impl Looked {
     }
 }
 
+/// One of the runtimes that the listeners of a pool are on: the number of the first listener that was added there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RuntimeKey(pub(crate) u64);
+
+impl RuntimeKey {
+    /// The runtime of the pool's own tasks.
+    pub(crate) const OF_THE_POOL: Self = Self(0);
+}
+
+/// Which runtimes poll none of the pool's tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Runtimes {
+    /// Those on which something moved in the present round of looks.
+    moved: BTreeSet<RuntimeKey>,
+    stillness: BTreeMap<RuntimeKey, Stillness>,
+}
+
+impl Runtimes {
+    /// A child on this runtime moved, or has ended.
+    pub(crate) fn moved(&mut self, runtime: RuntimeKey) {
+        self.moved.insert(runtime);
+    }
+
+    /// Ends a round of looks at all children, which were on these runtimes; returns those to be treated as blocked.
+    pub(crate) fn looked(
+        &mut self,
+        runtimes: impl IntoIterator<Item = RuntimeKey>,
+    ) -> BTreeSet<RuntimeKey> {
+        let moved = std::mem::take(&mut self.moved);
+        let mut runtimes: BTreeSet<_> = runtimes.into_iter().collect();
+        runtimes.retain(|runtime| {
+            let stillness = self.stillness.entry(*runtime).or_default();
+            stillness.is_blocked(moved.contains(runtime))
+        });
+        runtimes
+    }
+}
+
 /// How many looks in a row found that nothing moved at all: the runtime polls no task of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Stillness(u8);
+struct Stillness(u8);
 
 impl Stillness {
     /// Whether the runtime is to be treated as blocked.
-    pub(crate) fn is_blocked(&mut self, moved: bool) -> bool {
+    fn is_blocked(&mut self, moved: bool) -> bool {
         // The look after which nothing moved any longer is the first of them.
         self.0 = if moved { 1 } else { self.0.saturating_add(1) };
         self.0 >= LOOKS

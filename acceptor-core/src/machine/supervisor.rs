@@ -13,6 +13,7 @@ use super::command::CloseReason;
 use super::effects::{Close, Driver, Effects, Queued};
 use super::intensity::{Intensity, Verdict};
 use super::stop::Stop;
+use super::stuck::RuntimeKey;
 use super::table::{AcceptorEnd, Replacement, Table};
 use crate::id::{ChildId, ListenerId, PoolId};
 use crate::policy::{ConnectionReports, Grace, LastListener, Rules, Shutdown};
@@ -38,6 +39,7 @@ pub(crate) struct Supervisor<S> {
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Listening<S> {
     pub(crate) listener: S,
+    pub(crate) runtime: RuntimeKey,
     pub(crate) socket: SocketState,
 }
 
@@ -112,16 +114,22 @@ impl<S: Clone> Supervisor<S> {
         self.stop.as_ref().map(|stop| stop.stopping.phase())
     }
 
-    /// Adds a listener. The pool must be running.
-    pub(crate) fn add_listener(&mut self, listener: impl FnOnce(ListenerId) -> S) -> ListenerId {
+    /// Adds a listener, whose children are on this runtime, or on one that no other listener is on. The pool must be running.
+    pub(crate) fn add_listener(
+        &mut self,
+        runtime: Option<RuntimeKey>,
+        listener: impl FnOnce(ListenerId, RuntimeKey) -> S,
+    ) -> ListenerId {
         self.listeners_ever += 1;
         self.sockets += 1;
         let id = ListenerId {
             sequence: self.listeners_ever,
             pool: self.pool,
         };
+        let runtime = runtime.unwrap_or(RuntimeKey(self.listeners_ever));
         let listening = Listening {
-            listener: listener(id),
+            listener: listener(id, runtime),
+            runtime,
             socket: SocketState::Open,
         };
         self.listeners.insert(id, listening);
@@ -142,13 +150,15 @@ impl<S: Clone> Supervisor<S> {
             effects.unseen = Some(DropCatching::new(end));
             return;
         };
+        let listening = self.listeners.get(&id.listener());
+        let runtime = listening.map_or(RuntimeKey::OF_THE_POOL, |listening| listening.runtime);
         // Before anything else: a pool in which nothing is left has no further phase.
         self.forget_if_over(table, id.listener());
         let (role, kind) = (row.role(), end.kind());
         let counted = end.counted(self.rules.restart);
         let how = AcceptorEnd::of(&end);
         if let Some(stop) = &mut self.stop {
-            stop.count(role, kind, 1);
+            stop.count(role, kind, 1, runtime);
         }
         if let Some(phase @ (Phase::Stop | Phase::Kill)) = self.phase() {
             effects.late.extend(row.late(Some(kind), phase, now));
@@ -296,11 +306,12 @@ impl<S: Clone> Supervisor<S> {
             SocketState::Open | SocketState::Closed => CloseReason::Failed,
         };
         listening.socket = SocketState::Closed;
+        let runtime = listening.runtime;
         self.sockets -= 1;
         effects.driver = Driver::Wakes;
         let (owed, kind) = table.close();
         if let Some(stop) = &mut self.stop {
-            stop.count(Role::Acceptor, kind, owed);
+            stop.count(Role::Acceptor, kind, owed, runtime);
         }
         if reason == CloseReason::Failed {
             let open = |listening: &&Listening<S>| listening.socket == SocketState::Open;

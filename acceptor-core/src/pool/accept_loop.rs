@@ -62,7 +62,7 @@ const MOST_QUEUED: usize = 4096;
 
 struct AcceptLoop<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
-    listener: Arc<ListenerShared<L>>,
+    listener: Arc<ListenerShared<R, L>>,
     factory: Shared<dyn Factory<L>>,
     generation: u64,
     /// Shared with the connections, which may outlive the listener.
@@ -126,7 +126,7 @@ struct OpenSocket<R: Runtime, L: Listener> {
 
 pub(crate) fn run<R: Runtime, L: Listener>(
     shared: Arc<PoolShared<R, L>>,
-    listener: Arc<ListenerShared<L>>,
+    listener: Arc<ListenerShared<R, L>>,
     socket: L,
     handshake: Shared<L::Handshake>,
 ) -> impl Future<Output = ()> + Send {
@@ -237,6 +237,10 @@ type Accepted<L> = io::Result<(<L as Listener>::Io, <L as Listener>::Addr)>;
 impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     const HAS_HANDSHAKE: bool = <L::Handshake as Handshake<L::Io, L::Addr>>::IS_NEEDED;
 
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        self.listener.host.sleep(self.shared.time(), time)
+    }
+
     fn poll_turn(
         &mut self,
         cx: &mut Context<'_>,
@@ -259,7 +263,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     // Not this task, since on most runtimes it would ask the system to no effect whether a client has
                     // come. Nor where there is an `init` to take: this thread could poll that first, and then block,
                     // with the wake-up of an `init` that yields.
-                    self.shared.wake_another_thread();
+                    self.shared.wake_another_thread_of(&self.listener);
                 }
                 Poll::Pending
             }
@@ -352,11 +356,11 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                         return Poll::Ready(());
                     }
                     self.closing = Some(Closing {
-                        delay: Some(self.shared.sleep(CLOSE_DELAY)),
+                        delay: Some(self.sleep(CLOSE_DELAY)),
                         pending: false,
                         delays: 0,
                         hasty: 0,
-                        limit: self.shared.sleep(CLOSE_LIMIT),
+                        limit: self.sleep(CLOSE_LIMIT),
                         taken: 0,
                     });
                 }
@@ -432,7 +436,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             closing.pending = false;
             let next = closing.delays < CLOSE_DELAYS;
             // Polled at once: a busy machine could be late each time, were it polled in another turn.
-            closing.delay = next.then(|| self.shared.sleep(CLOSE_DELAY));
+            let host = &self.listener.host;
+            closing.delay = next.then(|| host.sleep(self.shared.time(), CLOSE_DELAY));
         }
         if self.queue.is_empty() {
             let tally = lock(&self.listener.children).table.tally();
@@ -468,7 +473,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             };
         };
         if self.timer.as_ref().is_none_or(|(at, _)| earliest < *at) {
-            self.timer = Some((earliest, self.shared.sleep_until(earliest)));
+            self.timer = Some((earliest, self.listener.host.sleep_until(earliest)));
             // The inbox has to know: an acceptor that arrives with an earlier timeout wakes this task.
             return Poll::Ready(());
         }
@@ -595,18 +600,22 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             }
         }
         if let Some(peer) = reports {
-            self.shared.report(Event::ConnectionBegan {
-                listener: self.listener.id,
-                child: id,
-                peer: peer.peer_addr,
-                local_addr: peer.local_addr,
-            });
+            self.shared.report(
+                &self.listener,
+                Event::ConnectionBegan {
+                    listener: self.listener.id,
+                    child: id,
+                    peer: peer.peer_addr,
+                    local_addr: peer.local_addr,
+                },
+            );
         }
         let serve = Arc::clone(&child).serve(ServeArgs {
             incoming: incoming.into_inner(),
             stage: self.handshake_stage(id, now, timeout),
             id,
             listener: self.listener.id,
+            tag: self.listener.tag.clone(),
             lifecycle: Lifecycle {
                 draining: self.listener.draining.clone(),
                 control: Arc::clone(&child).connection_control(),
@@ -614,7 +623,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         });
         let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
         let task = ChildTask::serve(shared, listener, id, child, serve);
-        self.shared.spawn(task);
+        self.listener.host.spawn(task);
         if self.spawned == Spawned::Nothing {
             self.spawned = Spawned::Connections;
         }
@@ -647,7 +656,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
         Some(HandshakeStage {
             handshake: self.handshake.clone(),
-            deadline: deadline.map(|deadline| self.shared.sleep_until(deadline)),
+            deadline: deadline.map(|deadline| self.listener.host.sleep_until(deadline)),
             listed: Arc::new(Handshaking {
                 listener: Arc::clone(&self.listener),
                 id,
@@ -773,15 +782,18 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     fn pause(&mut self, error: DropCatching<io::Error>) {
         let pause = self.backoff.pause(self.shared.time());
         self.listener.pause();
-        self.pause = Some(self.shared.sleep(pause.length));
+        self.pause = Some(self.sleep(pause.length));
         if let Some(suppressed) = pause.report {
-            self.shared.report(Event::AcceptPaused {
-                listener: self.listener.id,
-                local_addr: self.listener.local_addr.clone(),
-                error: Arc::new(error.into_inner()),
-                pause: pause.length,
-                suppressed,
-            });
+            self.shared.report(
+                &self.listener,
+                Event::AcceptPaused {
+                    listener: self.listener.id,
+                    local_addr: self.listener.local_addr.clone(),
+                    error: Arc::new(error.into_inner()),
+                    pause: pause.length,
+                    suppressed,
+                },
+            );
         }
     }
 

@@ -23,7 +23,7 @@ use crate::sync::{DropCatching, catch_panic, lock};
 
 pub(crate) struct ChildTask<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
-    listener: Arc<ListenerShared<L>>,
+    listener: Arc<ListenerShared<R, L>>,
     id: ChildId,
     child: Arc<dyn ErasedChild<L>>,
     body: Option<BoxFuture<'static, BodyEnd>>,
@@ -43,7 +43,7 @@ enum Polled {
 impl<R: Runtime, L: Listener> ChildTask<R, L> {
     pub(crate) fn serve(
         shared: Arc<PoolShared<R, L>>,
-        listener: Arc<ListenerShared<L>>,
+        listener: Arc<ListenerShared<R, L>>,
         id: ChildId,
         child: Arc<dyn ErasedChild<L>>,
         body: BoxFuture<'static, BodyEnd>,
@@ -62,7 +62,7 @@ impl<R: Runtime, L: Listener> ChildTask<R, L> {
 
     pub(crate) fn terminate(
         shared: Arc<PoolShared<R, L>>,
-        listener: Arc<ListenerShared<L>>,
+        listener: Arc<ListenerShared<R, L>>,
         id: ChildId,
         child: Arc<dyn ErasedChild<L>>,
         body: BoxFuture<'static, BodyEnd>,

@@ -5,7 +5,7 @@
 //! this task the pool can keep no time, so it is killed as a whole, and a thread
 //! waits for the children that do not suspend (S8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,10 +19,12 @@ use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role};
 use crate::machine::stop::Looks;
+use crate::machine::stuck::RuntimeKey;
 use crate::machine::table::Starts;
+use crate::pool::host::is_never;
 use crate::pool::listener_shared::ListenerShared;
 use crate::pool::reporter::yield_now;
-use crate::pool::shared::{Later, PoolShared, State, is_never};
+use crate::pool::shared::{Later, PoolShared, State};
 use crate::runtime::Runtime;
 use crate::status::{AcceptorState, PoolState};
 use crate::stop_report::{Phase, StopReason};
@@ -36,14 +38,14 @@ pub(super) const BATCH: usize = if cfg!(all(test, loom)) { 1 } else { 256 };
 struct Driver<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
     /// Spaced starts, by their time.
-    spaced: BTreeMap<(Instant, u64), Spaced<L>>,
+    spaced: BTreeMap<(Instant, u64), Spaced<R, L>>,
     spaced_ever: u64,
     /// Until when reports may be delivered that were left when the last child ended.
     delivery: Option<Instant>,
 }
 
 /// An acceptor that is to be started.
-type Spaced<L> = (Arc<ListenerShared<L>>, ChildId);
+type Spaced<R, L> = (Arc<ListenerShared<R, L>>, ChildId);
 
 pub(crate) fn run<R: Runtime, L: Listener>(
     shared: Arc<PoolShared<R, L>>,
@@ -222,7 +224,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     /// A listener whose children were commanded.
-    fn next_to_wake(&self) -> Option<Arc<ListenerShared<L>>> {
+    fn next_to_wake(&self) -> Option<Arc<ListenerShared<R, L>>> {
         let next = lock(&self.state).to_wake.pop_first();
         next.map(|(_, listener)| listener)
     }
@@ -230,7 +232,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     /// Wakes some children of a listener, and ends those that have no task; returns where to go on, if anywhere.
     fn wake_some(
         self: &Arc<Self>,
-        listener: &Arc<ListenerShared<L>>,
+        listener: &Arc<ListenerShared<R, L>>,
         from: usize,
     ) -> Option<usize> {
         let mut children: Vec<Arc<dyn ErasedChild<L>>> = Vec::new();
@@ -270,11 +272,11 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     /// Ends an acceptor that was not started yet; returns whether it was still that.
     pub(super) fn end_spaced(
         self: &Arc<Self>,
-        listener: &Arc<ListenerShared<L>>,
+        listener: &Arc<ListenerShared<R, L>>,
         id: ChildId,
     ) -> bool {
         let now = self.time();
-        self.handle_event(|state, effects| {
+        self.handle_event_of(listener.tag.as_ref(), |state, effects| {
             let children = &mut *lock(&listener.children);
             let Some((child, Some(AcceptorState::Spaced))) = children.table.control(id) else {
                 return false;
@@ -291,7 +293,11 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     /// Looks at some children of a listener; returns where to go on, if anywhere.
-    fn look_at_some(self: &Arc<Self>, listener: &ListenerShared<L>, from: usize) -> Option<usize> {
+    fn look_at_some(
+        self: &Arc<Self>,
+        listener: &ListenerShared<R, L>,
+        from: usize,
+    ) -> Option<usize> {
         let now = self.time();
         let (mut gone, mut late) = (Vec::new(), Vec::new());
         let state = &mut *lock(&self.state);
@@ -312,23 +318,24 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     fn looked(self: &Arc<Self>) {
         let now = self.time();
         let looks = self.handle_event(|state, effects| state.machine.looked(now, effects));
-        if looks == Looks::Blocked {
-            self.give_up();
+        if let Looks::Blocked(runtimes) = looks {
+            self.give_up(&runtimes);
         }
     }
 
-    /// Gives up all that is left.
-    fn give_up(self: &Arc<Self>) {
+    /// Gives up all that is left on these runtimes.
+    fn give_up(self: &Arc<Self>, runtimes: &BTreeSet<RuntimeKey>) {
         let now = self.time();
         let given_up = self.handle_event(|state, effects| {
             let abandon =
-                |listener: &Arc<ListenerShared<L>>| lock(&listener.children).table.abandon();
+                |listener: &Arc<ListenerShared<R, L>>| lock(&listener.children).table.abandon();
             let listeners = state.machine.listeners();
             let rows: Vec<_> = listeners
+                .filter(|(_, listening)| runtimes.contains(&listening.runtime))
                 .map(|(_, listening)| abandon(&listening.listener))
                 .collect();
             let stuck = rows.iter().map(|rows| rows.len()).sum();
-            // All at once, since with this the pool ends: only those are copied that are named.
+            // All at once, since no other lock may come between: only those are copied that are named.
             let mut displaced = Vec::new();
             for row in rows.iter().flat_map(|rows| rows.iter()) {
                 if state.late.has_place(row.since, row.id) {
@@ -336,7 +343,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                     displaced.extend(late.map(|(began, late)| state.late.add(began, late)));
                 }
             }
-            (state.machine.give_up(stuck, now, effects), rows, displaced)
+            let listeners = state.machine.give_up(runtimes, stuck, now, effects);
+            (listeners, rows, displaced)
         });
         drop(given_up);
     }
@@ -392,7 +400,7 @@ fn keep_time<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
 }
 
 fn look_on_this_thread<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
-    if shared.read(|state: &State<L>| state.machine.state() == PoolState::Stopped) {
+    if shared.read(|state: &State<R, L>| state.machine.state() == PoolState::Stopped) {
         return;
     }
     for listener in shared.listeners_after(None, usize::MAX) {

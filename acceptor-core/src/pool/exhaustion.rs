@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use crate::listener::Listener;
 use crate::pool::listener_shared::ListenerShared;
+use crate::runtime::Runtime;
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 
-pub(crate) struct Exhaustion<L: Listener> {
+pub(crate) struct Exhaustion<R: Runtime, L: Listener> {
     /// How many listeners are short of resources.
     short: AtomicUsize,
     /// Counts connections that ended while any was.
     ends: AtomicU64,
-    listeners: Mutex<Vec<Arc<ListenerShared<L>>>>,
+    listeners: Mutex<Vec<Arc<ListenerShared<R, L>>>>,
 }
 
-impl<L: Listener> Exhaustion<L> {
+impl<R: Runtime, L: Listener> Exhaustion<R, L> {
     pub(crate) fn new() -> Self {
         Self {
             short: AtomicUsize::new(0),
@@ -26,12 +27,12 @@ impl<L: Listener> Exhaustion<L> {
     }
 
     /// A listener is short of resources, until [`leave`](Self::leave).
-    pub(crate) fn enter(&self, listener: &Arc<ListenerShared<L>>) {
+    pub(crate) fn enter(&self, listener: &Arc<ListenerShared<R, L>>) {
         lock(&self.listeners).push(Arc::clone(listener));
         self.short.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(crate) fn leave(&self, listener: &Arc<ListenerShared<L>>) {
+    pub(crate) fn leave(&self, listener: &Arc<ListenerShared<R, L>>) {
         let left = {
             let mut listeners = lock(&self.listeners);
             let at = listeners
@@ -72,8 +73,9 @@ mod tests {
     use super::*;
     use crate::listener::testing::Nowhere;
     use crate::pool::listener_shared::testing::listener;
+    use crate::runtime::testing::Tasks;
 
-    type Short = Arc<ListenerShared<Nowhere>>;
+    type Short = Arc<ListenerShared<Tasks, Nowhere>>;
 
     /// Whether the accept loop of a listener is to resume.
     fn resumes(listener: &Short) -> bool {
@@ -84,7 +86,7 @@ mod tests {
 
     /// A connection ends: which listeners resume, and whether the end is counted.
     #[track_caller]
-    fn check_end(exhaustion: &Exhaustion<Nowhere>, listeners: &[&Short], expected: &[bool]) {
+    fn check_end(exhaustion: &Exhaustion<Tasks, Nowhere>, listeners: &[&Short], expected: &[bool]) {
         let ends = exhaustion.ends();
         exhaustion.connection_ended();
         let resumed: Vec<_> = listeners.iter().map(|listener| resumes(listener)).collect();

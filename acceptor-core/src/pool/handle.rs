@@ -18,15 +18,17 @@ use crate::latch::{Latch, LatchWait};
 use crate::listener::Listener;
 use crate::machine::command::Command;
 use crate::machine::effects::Driver;
+use crate::machine::stuck::RuntimeKey;
 use crate::policy::WaitingAcceptors;
 use crate::pool::accept_loop;
 use crate::pool::driver::BATCH;
+use crate::pool::host::Host;
 use crate::pool::listener_shared::{ListenerShared, LocalAddrSource};
 use crate::pool::shared::{PoolShared, State};
 use crate::pool::snapshot;
-use crate::pool::spec::{ErasedSpec, PoolSettings};
+use crate::pool::spec::{ErasedSpec, PoolSettings, is_name};
 use crate::runtime::Runtime;
-use crate::settings::Settings;
+use crate::settings::{ListenerSettings, Settings};
 use crate::spec::Spec;
 use crate::status::{
     AcceptorRecord, AcceptorState, ChildCounts, ConnectionRecord, Counts, ListenerRecord,
@@ -72,11 +74,36 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     pub fn add_listener(
         &self,
         listener: L,
-        acceptors: usize,
+        settings: impl Into<ListenerSettings>,
+    ) -> Result<ListenerId, AddListenerError<L>> {
+        self.add(None, listener, settings.into())
+    }
+
+    /// Adds a listener whose acceptors and connections run on a runtime of their own.
+    ///
+    /// See [`Pool::add_listener_on`](crate::Pool::add_listener_on).
+    pub fn add_listener_on(
+        &self,
+        runtime: &R,
+        listener: L,
+        settings: impl Into<ListenerSettings>,
+    ) -> Result<ListenerId, AddListenerError<L>> {
+        self.add(Some(runtime), listener, settings.into())
+    }
+
+    fn add(
+        &self,
+        runtime: Option<&R>,
+        listener: L,
+        settings: ListenerSettings,
     ) -> Result<ListenerId, AddListenerError<L>> {
         let refused = |listener, reason| Err(AddListenerError { listener, reason });
-        if acceptors == 0 || acceptors > MAX_ACCEPTORS {
-            return refused(listener, AddListenerReason::Acceptors { value: acceptors });
+        let value = settings.acceptors;
+        if value == 0 || value > MAX_ACCEPTORS {
+            return refused(listener, AddListenerReason::Acceptors { value });
+        }
+        if let Some(value) = settings.tag.clone().filter(|tag| !is_name(tag)) {
+            return refused(listener, AddListenerReason::Tag { value });
         }
         let addresses = match LocalAddrSource::of(&listener) {
             Ok(addresses) => addresses,
@@ -88,36 +115,53 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
                 return refused(listener, AddListenerReason::HandshakePanicked(message));
             }
         };
+        let key = self.runtime_key(runtime);
+        // Dropped outside of the lock, should the pool not run.
+        let mut runtime = Some(runtime.unwrap_or(&self.shared.runtime).clone());
         let added = self.shared.handle_event(|state, _| {
-            let reason = match state.machine.state() {
-                PoolState::Running => {
-                    let (factory, rules) = (state.spec.factory.clone(), *state.machine.rules());
-                    let mut added = None;
-                    state.machine.add_listener(|id| {
-                        let listener = Arc::new(ListenerShared::new(
-                            id, addresses, acceptors, factory, &rules,
-                        ));
-                        added = Some(Arc::clone(&listener));
-                        listener
-                    });
-                    return added.ok_or(AddListenerReason::Stopped);
-                }
-                PoolState::Stopping(_) => AddListenerReason::Stopping,
-                PoolState::Stopped => AddListenerReason::Stopped,
-            };
-            Err(reason)
+            match state.machine.state() {
+                PoolState::Running => {}
+                PoolState::Stopping(_) => return Err(AddListenerReason::Stopping),
+                PoolState::Stopped => return Err(AddListenerReason::Stopped),
+            }
+            let (factory, rules) = (state.spec.factory.clone(), *state.machine.rules());
+            let mut added = None;
+            let runtime = runtime.take().ok_or(AddListenerReason::Stopped)?;
+            state.machine.add_listener(key, |id, key| {
+                let host = Host::new(runtime, key);
+                let listener = ListenerShared::new(id, host, addresses, settings, factory, &rules);
+                Arc::clone(added.insert(Arc::new(listener)))
+            });
+            added.ok_or(AddListenerReason::Stopped)
         });
         match added {
             Ok(added) => {
-                let id = added.id;
-                let accepts =
-                    accept_loop::run(Arc::clone(&self.shared), added, listener, handshake);
-                self.shared.spawn(CatchUnwind::new(accepts));
+                let (id, shared) = (added.id, Arc::clone(&self.shared));
+                added.host.start();
+                let accepts = accept_loop::run(shared, Arc::clone(&added), listener, handshake);
+                added.host.spawn(CatchUnwind::new(accepts));
                 self.shared.spawn_decoy();
+                added.host.wake_companion();
                 Ok(id)
             }
             Err(reason) => refused(listener, reason),
         }
+    }
+
+    /// Which of the pool's runtimes this is; `None` if no listener is on it.
+    fn runtime_key(&self, runtime: Option<&R>) -> Option<RuntimeKey> {
+        let Some(runtime) = runtime else {
+            return Some(RuntimeKey::OF_THE_POOL);
+        };
+        // It is not the core that compares: no lock is held, and a panic is caught.
+        let is_same = |other: &R| catch_panic(|| other.is_same(runtime)).unwrap_or(false);
+        if is_same(&self.shared.runtime) {
+            return Some(RuntimeKey::OF_THE_POOL);
+        }
+        let listeners = self.shared.listeners_after(None, usize::MAX);
+        let hosts = listeners.iter().map(|listener| &listener.host);
+        let mut same = hosts.filter(|host| is_same(&host.runtime));
+        same.next().map(|host| host.key)
     }
 
     /// Closes a listener (L3). Its acceptors terminate, its connections go on and see *draining*.
@@ -221,7 +265,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         })
     }
 
-    fn running<T>(&self, read: impl FnOnce(&State<L>) -> T) -> Result<T, Stopped> {
+    fn running<T>(&self, read: impl FnOnce(&State<R, L>) -> T) -> Result<T, Stopped> {
         self.shared.read(|state| match state.machine.state() {
             PoolState::Stopped => Err(Stopped),
             PoolState::Running | PoolState::Stopping(_) => Ok(read(state)),
@@ -275,6 +319,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             }
             break;
         }
+        listener.host.wake_companion();
         self.shared.spawn_decoy();
         Ok(())
     }
@@ -323,6 +368,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         });
         for listener in &replaced {
             listener.inbox.replaced();
+            listener.host.wake_companion();
         }
         if !replaced.is_empty() {
             self.shared.spawn_decoy();
@@ -488,7 +534,10 @@ enum Swap {
 }
 
 /// A child whose id was parsed is looked for; it takes time that grows with the children of its listener.
-fn find_slot<L: Listener>(listener: &ListenerShared<L>, id: ChildId) -> Option<ChildId> {
+fn find_slot<R: Runtime, L: Listener>(
+    listener: &ListenerShared<R, L>,
+    id: ChildId,
+) -> Option<ChildId> {
     if id.slot != ChildId::NO_SLOT {
         return Some(id);
     }

@@ -22,7 +22,7 @@ use crate::sync::catch_panic;
 
 pub(crate) struct InitTask<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
-    listener: Arc<ListenerShared<L>>,
+    listener: Arc<ListenerShared<R, L>>,
     child: Arc<dyn ErasedChild<L>>,
     id: ChildId,
     /// `None` once it is over.
@@ -35,7 +35,7 @@ const MIN_ACCEPT_TIMEOUT: Duration = Duration::from_millis(1);
 impl<R: Runtime, L: Listener> InitTask<R, L> {
     pub(crate) fn new(
         shared: Arc<PoolShared<R, L>>,
-        listener: Arc<ListenerShared<L>>,
+        listener: Arc<ListenerShared<R, L>>,
         id: ChildId,
         child: Arc<dyn ErasedChild<L>>,
     ) -> Self {

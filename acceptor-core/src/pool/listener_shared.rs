@@ -19,13 +19,19 @@ use crate::machine::command::{CloseReason, EndWaiting};
 use crate::machine::row::{Peer, Row};
 use crate::machine::table::{Starts, Table};
 use crate::policy::{ConnectionReports, Rules, WaitingAcceptors};
+use crate::pool::host::Host;
 use crate::pool::inbox::Inbox;
+use crate::runtime::Runtime;
+use crate::settings::ListenerSettings;
 use crate::sync::{
     AtomicBool, AtomicU64, DropCatching, Mutex, Ordering, Shared, catch_panic, lock,
 };
 
-pub(crate) struct ListenerShared<L: Listener> {
+pub(crate) struct ListenerShared<R: Runtime, L: Listener> {
     pub(crate) id: ListenerId,
+    /// Where its tasks run.
+    pub(crate) host: Host<R>,
+    pub(crate) tag: Option<Arc<str>>,
     pub(crate) local_addr: L::Addr,
     pub(crate) addresses: LocalAddrSource,
     pub(crate) inbox: Inbox<Waiter<L>>,
@@ -117,12 +123,12 @@ impl<L: Listener> Children<L> {
 }
 
 /// A connection in its handshake.
-pub(crate) struct Handshaking<L: Listener> {
-    pub(crate) listener: Arc<ListenerShared<L>>,
+pub(crate) struct Handshaking<R: Runtime, L: Listener> {
+    pub(crate) listener: Arc<ListenerShared<R, L>>,
     pub(crate) id: ChildId,
 }
 
-impl<L: Listener> Listed<L::Addr> for Handshaking<L> {
+impl<R: Runtime, L: Listener> Listed<L::Addr> for Handshaking<R, L> {
     fn readdressed(
         &self,
         peer_addr: &L::Addr,
@@ -158,16 +164,17 @@ impl LocalAddrSource {
     }
 }
 
-impl<L: Listener> ListenerShared<L> {
+impl<R: Runtime, L: Listener> ListenerShared<R, L> {
     pub(crate) fn new(
         id: ListenerId,
+        host: Host<R>,
         (local_addr, addresses): (L::Addr, LocalAddrSource),
-        acceptors: usize,
+        settings: ListenerSettings,
         factory: Shared<dyn Factory<L>>,
         rules: &Rules,
     ) -> Self {
         let mut children = Children {
-            table: Table::new(id, acceptors),
+            table: Table::new(id, settings.acceptors),
             factory,
             reports: rules.connection_reports,
             handshake_timeout: None,
@@ -175,6 +182,8 @@ impl<L: Listener> ListenerShared<L> {
         children.set_rules(rules);
         Self {
             id,
+            host,
+            tag: settings.tag,
             local_addr,
             addresses,
             inbox: Inbox::new(),
@@ -194,6 +203,7 @@ impl<L: Listener> ListenerShared<L> {
         ListenerInfo {
             id: self.id,
             child,
+            tag: self.tag.clone(),
             local_addr: self.local_addr.clone(),
             closed: self.closed.clone(),
         }
@@ -280,18 +290,20 @@ pub(crate) mod testing {
     use super::*;
     use crate::acceptor::acceptor_fn;
     use crate::id::PoolId;
+    use crate::machine::stuck::RuntimeKey;
+    use crate::runtime::testing::Tasks;
 
     /// A listener that owes this many acceptors, which need no `init`.
     pub(crate) fn listener<L: Listener<Addr = SocketAddr>>(
         acceptors: usize,
-    ) -> Arc<ListenerShared<L>> {
+    ) -> Arc<ListenerShared<Tasks, L>> {
         with_factory(acceptors, Arc::new(acceptor_fn(|_| async { Ok(()) })))
     }
 
     pub(crate) fn with_factory<L: Listener<Addr = SocketAddr>>(
         acceptors: usize,
         factory: Arc<dyn Factory<L>>,
-    ) -> Arc<ListenerShared<L>> {
+    ) -> Arc<ListenerShared<Tasks, L>> {
         let id = ListenerId {
             sequence: 1,
             pool: PoolId::ANY,
@@ -299,8 +311,9 @@ pub(crate) mod testing {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         Arc::new(ListenerShared::new(
             id,
+            Host::new(Tasks::new(), RuntimeKey::OF_THE_POOL),
             (address, LocalAddrSource::Listener),
-            acceptors,
+            acceptors.into(),
             Shared::new(factory),
             &Rules::testing(),
         ))

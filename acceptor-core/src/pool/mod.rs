@@ -5,6 +5,7 @@ mod child_task;
 mod driver;
 mod exhaustion;
 pub(crate) mod handle;
+pub(crate) mod host;
 pub(crate) mod inbox;
 mod init_task;
 pub(crate) mod listener_shared;
@@ -28,7 +29,7 @@ use crate::pool::handle::{CloseListener, Join, PoolHandle};
 use crate::pool::shared::PoolShared;
 use crate::pool::spec::{ErasedSpec, Reconfigurer, erase_init};
 use crate::runtime::Runtime;
-use crate::settings::Settings;
+use crate::settings::{ListenerSettings, Settings};
 use crate::spec::{Configure, Spec};
 use crate::status::{
     AcceptorRecord, ChildCounts, ConnectionRecord, Counts, ListenerRecord, PoolState, Status,
@@ -136,31 +137,69 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
 
 /// The queries and commands of a running pool.
 impl<R: Runtime, L: Listener> Pool<R, L> {
-    /// Adds a listener, and starts `acceptors` acceptors on it (L1).
+    /// Adds a listener, and starts acceptors on it (L1): so many, or what the [settings](ListenerSettings) say.
+    ///
+    /// Its acceptors and connections run on the pool's runtime.
     ///
     /// # Errors
     ///
-    /// Gives the listener back, with the [reason](crate::AddListenerReason), if `acceptors` is not within
-    /// 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS), if the listener cannot return its address, if its `handshake`
-    /// panics, or if the pool is stopping or has stopped (V2).
+    /// Gives the listener back, with the [reason](crate::AddListenerReason), if the number of acceptors is not within
+    /// 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS), if the tag is not allowed, if the listener cannot return its address,
+    /// if its `handshake` panics, or if the pool is stopping or has stopped (V2).
     ///
     /// ```
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, other: L) -> Result<(), BoxError> {
     /// # let refused = pool.add_listener(listener, 0);
     /// # let listener = refused.expect_err("no acceptors").listener;
     /// let id = pool.add_listener(listener, 10).map_err(|error| error.to_string())?;
     /// assert_eq!(pool.listeners()?[0].id, id);
     /// assert_eq!(pool.counts()?.acceptors, 10);
+    ///
+    /// let admin = ListenerSettings::new(1).tag("admin");
+    /// pool.add_listener(other, admin).map_err(|error| error.to_string())?;
+    /// assert_eq!(pool.listeners()?[1].tag.as_deref(), Some("admin"));
     /// # Ok(())
     /// # }
     /// ```
     pub fn add_listener(
         &self,
         listener: L,
-        acceptors: usize,
+        settings: impl Into<ListenerSettings>,
     ) -> Result<ListenerId, AddListenerError<L>> {
-        self.handle.add_listener(listener, acceptors)
+        self.handle.add_listener(listener, settings)
+    }
+
+    /// Adds a listener whose acceptors and connections run on another runtime than the pool's.
+    ///
+    /// `accept` is called there as well, so the listener is to be driven by that runtime. With a runtime of one thread for
+    /// each core, and a listener with `SO_REUSEPORT` on each, a connection stays on the core that accepted it, and the
+    /// listeners are still one pool: one count, one list, one stop. The pool's own tasks, which report, stop and space
+    /// starts, stay on the pool's runtime.
+    ///
+    /// If that runtime ends, the listener has failed (L4) and its connections are lost; the rest of the pool goes on.
+    /// Runtimes whose clocks differ, as tokio's do once one of them is paused, must not be in one pool: times are the pool's.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`add_listener`](Self::add_listener).
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, cores: Vec<(R, L)>) -> Result<(), BoxError> {
+    /// for (runtime, listener) in cores {
+    ///     pool.add_listener_on(&runtime, listener, 10).map_err(|error| error.to_string())?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add_listener_on(
+        &self,
+        runtime: &R,
+        listener: L,
+        settings: impl Into<ListenerSettings>,
+    ) -> Result<ListenerId, AddListenerError<L>> {
+        self.handle.add_listener_on(runtime, listener, settings)
     }
 
     /// Closes a listener (L3). Its acceptors terminate, its connections go on and see *draining*.

@@ -17,6 +17,7 @@ use crate::listener::Listener;
 use crate::machine::outbox::{Audience, Outbox};
 use crate::machine::rate_limit::RateLimit;
 use crate::pool::driver::wake_all_waiters;
+use crate::pool::listener_shared::ListenerShared;
 use crate::pool::shared::PoolShared;
 use crate::report::{Event, EventKind, Report, trace, trace_suppressed};
 use crate::runtime::Runtime;
@@ -60,13 +61,14 @@ impl<A> Reports<A> {
     /// Puts events into the outbox. The caller [follows](PoolShared::follow) once it has released its locks.
     pub(crate) fn post(
         &self,
-        pool: &Arc<str>,
+        origin: Origin<'_>,
         events: impl ExactSizeIterator<Item = Event<A>>,
         debug: Option<(Event<A>, Instant)>,
     ) -> Posted<A> {
-        let report = |event| {
-            let pool = Arc::clone(pool);
-            Report { pool, event }
+        let report = |event: Event<A>| Report {
+            pool: Arc::clone(origin.pool),
+            tag: origin.tag.filter(|_| event.listener().is_some()).cloned(),
+            event,
         };
         let mut wakes = events.len() > 0;
         let mut no_place = Vec::new();
@@ -121,9 +123,17 @@ impl<A> Reports<A> {
     }
 }
 
+/// What a report says of where it comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub(crate) pool: &'a Arc<str>,
+    /// That of the listener, if the event is of one.
+    pub(crate) tag: Option<&'a Arc<str>>,
+}
+
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
-    /// Reports an event that is no end of a child.
-    pub(crate) fn report(&self, event: Event<L::Addr>) {
+    /// Reports an event of a listener that is no end of a child.
+    pub(crate) fn report(&self, listener: &ListenerShared<R, L>, event: Event<L::Addr>) {
         let posted = {
             let state = lock(&self.state);
             if state.machine.state() == PoolState::Stopped {
@@ -131,8 +141,11 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                 drop(state);
                 return drop(DropCatching::new(event));
             }
-            self.reports
-                .post(&state.spec.settings.id, [event].into_iter(), None)
+            let origin = Origin {
+                pool: &state.spec.settings.id,
+                tag: listener.tag.as_ref(),
+            };
+            self.reports.post(origin, [event].into_iter(), None)
         };
         self.follow(posted);
     }

@@ -6,12 +6,11 @@
 //! `driver` call the runtime.
 
 use std::collections::BTreeMap;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
 use tracing::level_filters::LevelFilter;
 
 use crate::accept_error::AcceptErrorKind;
@@ -33,7 +32,7 @@ use crate::pool::child_task::ChildTask;
 use crate::pool::exhaustion::Exhaustion;
 use crate::pool::init_task::InitTask;
 use crate::pool::listener_shared::{ListenerShared, Waiter};
-use crate::pool::reporter::{Posted, Reports};
+use crate::pool::reporter::{Origin, Posted, Reports};
 use crate::pool::spec::{ErasedSpec, Reconfigurer};
 use crate::report::Event;
 use crate::runtime::Runtime;
@@ -47,29 +46,29 @@ pub(crate) struct PoolShared<R: Runtime, L: Listener> {
     /// Wakes the pool's own task.
     pub(crate) driver: Notify,
     pub(crate) reports: Reports<L::Addr>,
-    pub(crate) exhaustion: Exhaustion<L>,
+    pub(crate) exhaustion: Exhaustion<R, L>,
     /// Is set when a stop begins (S2).
     pub(crate) stopping: Latch,
     /// Is set when the result is there.
     pub(crate) done: Latch,
-    pub(super) state: Mutex<State<L>>,
+    pub(super) state: Mutex<State<R, L>>,
 }
 
 pub(crate) type ChildStart<L> = Starting<Arc<dyn ErasedChild<L>>>;
-pub(crate) type PoolEffects<L> =
-    Effects<Arc<dyn ErasedChild<L>>, Arc<ListenerShared<L>>, <L as Listener>::Addr>;
+pub(crate) type PoolEffects<R, L> =
+    Effects<Arc<dyn ErasedChild<L>>, Arc<ListenerShared<R, L>>, <L as Listener>::Addr>;
 
-pub(crate) struct State<L: Listener> {
-    pub(crate) machine: Supervisor<Arc<ListenerShared<L>>>,
+pub(crate) struct State<R: Runtime, L: Listener> {
+    pub(crate) machine: Supervisor<Arc<ListenerShared<R, L>>>,
     pub(crate) spec: ErasedSpec<L>,
     /// Counts the specs and settings that the pool has had.
     pub(super) version: u64,
     /// The init function, if the pool has one (R3).
     pub(super) init: Option<Shared<Reconfigurer<L>>>,
     /// Starts that the driver is to carry out.
-    pub(super) later: Vec<Later<L>>,
+    pub(super) later: Vec<Later<R, L>>,
     /// Listeners of whose children and waiters the driver is to wake each.
-    pub(super) to_wake: BTreeMap<ListenerId, Arc<ListenerShared<L>>>,
+    pub(super) to_wake: BTreeMap<ListenerId, Arc<ListenerShared<R, L>>>,
     /// The result, once the last child has ended and while reports are still delivered.
     pub(super) ended: Option<Box<StopReport<L::Addr>>>,
     pub(super) result: Option<Box<StopReport<L::Addr>>>,
@@ -78,8 +77,8 @@ pub(crate) struct State<L: Listener> {
 }
 
 /// A start that the driver carries out, after a time.
-pub(crate) struct Later<L: Listener> {
-    pub(crate) listener: Arc<ListenerShared<L>>,
+pub(crate) struct Later<R: Runtime, L: Listener> {
+    pub(crate) listener: Arc<ListenerShared<R, L>>,
     pub(crate) child: ChildId,
     pub(crate) delay: Duration,
 }
@@ -116,24 +115,35 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     /// Reads the state, changing nothing.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&State<L>) -> T) -> T {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&State<R, L>) -> T) -> T {
         read(&lock(&self.state))
     }
 
     /// Runs an event under the lock, then carries out what it leads to.
     pub(crate) fn handle_event<T>(
         self: &Arc<Self>,
-        event: impl FnOnce(&mut State<L>, &mut PoolEffects<L>) -> T,
+        event: impl FnOnce(&mut State<R, L>, &mut PoolEffects<R, L>) -> T,
+    ) -> T {
+        self.handle_event_of(None, event)
+    }
+
+    /// As [`handle_event`](Self::handle_event), of a listener with this tag.
+    pub(crate) fn handle_event_of<T>(
+        self: &Arc<Self>,
+        tag: Option<&Arc<str>>,
+        event: impl FnOnce(&mut State<R, L>, &mut PoolEffects<R, L>) -> T,
     ) -> T {
         let mut effects = Effects::default();
         let (result, posted) = {
             let mut state = lock(&self.state);
             let result = event(&mut state, &mut effects);
             state.obey(&self.stopping, &mut effects);
-            let pool = &state.spec.settings.id;
-            let mut posted =
-                self.reports
-                    .post(pool, effects.reports.drain(..), effects.debug.take());
+            let origin = Origin {
+                pool: &state.spec.settings.id,
+                tag,
+            };
+            let (reports, debug) = (effects.reports.drain(..), effects.debug.take());
+            let mut posted = self.reports.post(origin, reports, debug);
             state.add_late(&mut effects.late);
             if let Some(mut report) = effects.finished.take() {
                 report.late = std::mem::take(&mut state.late).into_list();
@@ -147,9 +157,10 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         result
     }
 
-    fn apply_effects(self: &Arc<Self>, effects: PoolEffects<L>) {
+    fn apply_effects(self: &Arc<Self>, effects: PoolEffects<R, L>) {
         for (listener, close) in effects.close {
             listener.inbox.close(close);
+            listener.host.wake_companion();
         }
         if let Some((listener, starting)) = effects.start {
             self.start(&listener, starting);
@@ -167,30 +178,35 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     /// Starts a child: it waits if it needs no `init`, else its `init` has a task of its own (B5).
-    pub(crate) fn start(self: &Arc<Self>, listener: &Arc<ListenerShared<L>>, start: ChildStart<L>) {
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        listener: &Arc<ListenerShared<R, L>>,
+        start: ChildStart<L>,
+    ) {
         match start.control.init_now(&listener.info(start.child)) {
             Some(InitOutcome::Waits(_)) => self.waits(listener, start.child, start.control, None),
             Some(InitOutcome::Ended(end)) => self.ended(listener, start.child, end),
             None => {
                 self.start_init(listener, start);
-                self.wake_another_thread();
+                self.wake_another_thread_of(listener);
             }
         }
     }
 
     pub(crate) fn start_init(
         self: &Arc<Self>,
-        listener: &Arc<ListenerShared<L>>,
+        listener: &Arc<ListenerShared<R, L>>,
         start: ChildStart<L>,
     ) {
-        let (shared, listener) = (Arc::clone(self), Arc::clone(listener));
-        self.spawn(InitTask::new(shared, listener, start.child, start.control));
+        let (shared, own) = (Arc::clone(self), Arc::clone(listener));
+        let task = InitTask::new(shared, own, start.child, start.control);
+        listener.host.spawn(task);
     }
 
     /// An acceptor has its state, and waits for a connection.
     pub(crate) fn waits(
         self: &Arc<Self>,
-        listener: &Arc<ListenerShared<L>>,
+        listener: &Arc<ListenerShared<R, L>>,
         id: ChildId,
         child: Arc<dyn ErasedChild<L>>,
         deadline: Option<(Instant, WaitTime)>,
@@ -219,7 +235,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     /// An acceptor waits no longer: it was commanded to end, or its timeout has come (B6, B7).
     pub(crate) fn dismiss(
         self: &Arc<Self>,
-        listener: &Arc<ListenerShared<L>>,
+        listener: &Arc<ListenerShared<R, L>>,
         waiter: Waiter<L>,
         why: DismissReason,
     ) {
@@ -239,14 +255,13 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         };
         // One that was killed does not terminate: its task finds that out, and drops the state (B7).
         let terminate = Arc::clone(&child).terminate(reason, wait_time);
-        let (shared, listener) = (Arc::clone(self), Arc::clone(listener));
-        self.spawn(ChildTask::terminate(
-            shared, listener, id, child, terminate, wait_time,
-        ));
-        self.wake_another_thread();
+        let (shared, own) = (Arc::clone(self), Arc::clone(listener));
+        let task = ChildTask::terminate(shared, own, id, child, terminate, wait_time);
+        listener.host.spawn(task);
+        self.wake_another_thread_of(listener);
     }
 
-    /// A runtime that panics here drops the task, which reports its end.
+    /// Spawns one of the pool's own tasks. A runtime that panics here drops it, and it finds that out.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let _ = catch_panic(|| self.runtime.spawn(task));
     }
@@ -257,6 +272,13 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     /// thread would look at the sockets (O1, B5): so there is another task for another thread to take.
     pub(crate) fn wake_another_thread(&self) {
         self.driver.wake_task();
+    }
+
+    /// As [`wake_another_thread`](Self::wake_another_thread), for a task of a listener.
+    pub(crate) fn wake_another_thread_of(&self, listener: &ListenerShared<R, L>) {
+        if !listener.host.wake_companion() {
+            self.wake_another_thread();
+        }
     }
 
     /// Wakes the reporter, and drops the reports that found no place.
@@ -303,7 +325,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         &self,
         last: Option<ListenerId>,
         limit: usize,
-    ) -> Vec<Arc<ListenerShared<L>>> {
+    ) -> Vec<Arc<ListenerShared<R, L>>> {
         let mut listeners = Vec::new();
         let state = lock(&self.state);
         let mut last = last;
@@ -318,9 +340,9 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 }
 
-impl<L: Listener> State<L> {
+impl<R: Runtime, L: Listener> State<R, L> {
     /// Has all listeners do as the machine says, before another event can come between.
-    fn obey(&mut self, stopping: &Latch, effects: &mut PoolEffects<L>) {
+    fn obey(&mut self, stopping: &Latch, effects: &mut PoolEffects<R, L>) {
         if let Some((listener, starting, delay)) = effects.start_later.take() {
             self.later.push(Later {
                 listener,
@@ -358,7 +380,7 @@ impl<L: Listener> State<L> {
     }
 }
 
-impl<L: Listener> State<L> {
+impl<R: Runtime, L: Listener> State<R, L> {
     /// Whether the spec can be changed.
     pub(super) fn changeable(&self) -> Result<(), ReconfigureError> {
         match self.machine.state() {
@@ -384,31 +406,8 @@ fn peer_gone_in_handshake<L: Listener>(error: &(dyn std::error::Error + 'static)
     <L::Handshake as Handshake<L::Io, L::Addr>>::is_peer_gone(error)
 }
 
-/// Whether a deadline is so late that it never comes. Runtimes add a little to what they are given: at the end of all
-/// time that overflows.
-pub(crate) fn is_never(deadline: Instant) -> bool {
-    const A_DAY: Duration = Duration::from_secs(86_400);
-    deadline.checked_add(A_DAY).is_none()
-}
-
 /// Events of children and listeners.
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
-    pub(crate) fn sleep_until(self: &Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
-        if is_never(deadline) {
-            return Box::pin(pending());
-        }
-        let shared = Arc::clone(self);
-        Box::pin(async move { shared.runtime.sleep_until(deadline).await })
-    }
-
-    /// Without end, if the time is that long.
-    pub(crate) fn sleep(self: &Arc<Self>, time: Duration) -> BoxFuture<'static, ()> {
-        match self.time().checked_add(time) {
-            Some(deadline) => self.sleep_until(deadline),
-            None => Box::pin(pending()),
-        }
-    }
-
     pub(crate) fn accept_error(&self, error: &io::Error) -> AcceptErrorKind {
         let classifiers = lock(&self.state).spec.settings.classifiers();
         classifiers.accept_error(error)
@@ -439,7 +438,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     /// A listener's socket is closed; `failure` is why, should it not have been asked to (L4, L8).
     pub(crate) fn socket_closed(
         self: &Arc<Self>,
-        listener: &Arc<ListenerShared<L>>,
+        listener: &Arc<ListenerShared<R, L>>,
         failure: Option<Shared<io::Error>>,
     ) {
         if let Some(error) = &failure {
@@ -447,7 +446,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
         listener.draining.raise();
         let now = self.time();
-        self.handle_event(|state, effects| {
+        self.handle_event_of(listener.tag.as_ref(), |state, effects| {
             let report = failure.as_ref().map(|error| {
                 |listeners_left| Event::ListenerFailed {
                     listener: listener.id,
@@ -471,7 +470,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 
     pub(crate) fn ended(
         self: &Arc<Self>,
-        listener: &Arc<ListenerShared<L>>,
+        listener: &Arc<ListenerShared<R, L>>,
         id: ChildId,
         end: ChildEnd,
     ) {
@@ -492,7 +491,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             }
         }
         let now = self.time();
-        let role = self.handle_event(|state, effects| {
+        let role = self.handle_event_of(listener.tag.as_ref(), |state, effects| {
             let children = &mut *lock(&listener.children);
             let (table, make) = children.split(&listener.level);
             state.machine.ended(table, id, end, now, make, effects);
@@ -507,7 +506,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     /// A child that is to be started by the driver.
     pub(crate) fn start_later(
         self: &Arc<Self>,
-        listener: &Arc<ListenerShared<L>>,
+        listener: &Arc<ListenerShared<R, L>>,
         child: ChildId,
         delay: Duration,
     ) {

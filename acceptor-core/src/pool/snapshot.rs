@@ -23,7 +23,7 @@ type ChildRow<L> = Row<Arc<dyn crate::child::erased::ErasedChild<L>>, <L as List
 /// All listeners, oldest first, also those that are closed and have children left.
 fn each_listener<R: Runtime, L: Listener>(
     shared: &PoolShared<R, L>,
-    mut visit: impl FnMut(&Arc<ListenerShared<L>>),
+    mut visit: impl FnMut(&Arc<ListenerShared<R, L>>),
 ) {
     let mut last = None;
     loop {
@@ -37,7 +37,10 @@ fn each_listener<R: Runtime, L: Listener>(
 }
 
 /// All children of a listener.
-fn each_child<L: Listener>(listener: &ListenerShared<L>, mut visit: impl FnMut(&ChildRow<L>)) {
+fn each_child<R: Runtime, L: Listener>(
+    listener: &ListenerShared<R, L>,
+    mut visit: impl FnMut(&ChildRow<L>),
+) {
     let mut from = Some(0);
     while let Some(cursor) = from {
         from = lock(&listener.children)
@@ -81,6 +84,7 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
         };
         records.push(ListenerRecord {
             id: listener.id,
+            tag: listener.tag.clone(),
             spec: Arc::clone(&spec),
             local_addr: listener.local_addr.clone(),
             acceptors: tally.acceptors(),
@@ -110,6 +114,7 @@ pub(super) fn connections<R: Runtime, L: Listener>(
                 id: row.id,
                 spec: Arc::clone(&spec),
                 listener: listener.id,
+                tag: listener.tag.clone(),
                 peer_addr: peer.peer_addr.clone(),
                 local_addr: peer.local_addr.clone(),
                 transport: peer.transport.as_deref().cloned(),
@@ -137,6 +142,7 @@ pub(super) fn acceptors<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> V
             records.push(AcceptorRecord {
                 id: row.id,
                 listener: listener.id,
+                tag: listener.tag.clone(),
                 state,
                 age: now.saturating_duration_since(row.since),
             });
@@ -147,7 +153,7 @@ pub(super) fn acceptors<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> V
 }
 
 /// Acceptors that are about to start have ids once they are listed.
-fn give_rows<L: Listener>(listener: &ListenerShared<L>, now: Instant) {
+fn give_rows<R: Runtime, L: Listener>(listener: &ListenerShared<R, L>, now: Instant) {
     loop {
         let children = &mut *lock(&listener.children);
         if !children.table.is_owed() {

@@ -19,7 +19,12 @@ use crate::spec::{Configure, Spec};
 use crate::sync::{Shared, catch_panic};
 
 /// The longest id, in bytes.
-const LONGEST_ID: usize = 255;
+const LONGEST_NAME: usize = 255;
+
+/// Whether a text may name something in lists and reports.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
+}
 
 /// A spec of any acceptor.
 pub(crate) struct ErasedSpec<L: Listener> {
@@ -76,8 +81,7 @@ impl<A> PoolSettings<A> {
     }
 
     fn check(&self) -> Result<(), SpecError> {
-        let control = self.id.chars().any(char::is_control);
-        if self.id.is_empty() || self.id.len() > LONGEST_ID || control {
+        if !is_name(&self.id) {
             return Err(SpecError::Id {
                 value: self.id.as_ref().into(),
             });

@@ -524,7 +524,7 @@ pub(super) async fn a6_errors_are_classified_by_number<W: World>(world: Arc<W>) 
     faults.inject(ErrorKind::InvalidInput.into());
     let look = || match listener::<FailingListeners<W>>(&pool) {
         Ok(Some(one)) if (one.skipped, one.pauses) == (1, 0) => Ok(()),
-        other => Err(other),
+        other => Err(Box::new(other)),
     };
     let what = "*invalid input* without a number is of one connection";
     stage.until(what, look).await?;
@@ -571,7 +571,7 @@ pub(super) async fn a6_errors_are_classified_by_number<W: World>(world: Arc<W>) 
         };
         let look = || match listener::<FailingListeners<W>>(&pool) {
             Ok(Some(one)) if (one.skipped, one.pauses) == (skipped, pauses) => Ok(()),
-            other => Err(other),
+            other => Err(Box::new(other)),
         };
         stage.until(&what, look).await?;
         let (mut client, _) = stage.connect(address).await?;

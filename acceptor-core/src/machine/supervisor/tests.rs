@@ -177,7 +177,10 @@ proptest! {
 /// A machine with one listener of one acceptor, which is in `init`.
 fn one_acceptor(rules: Rules, now: Instant) -> (Machine, Children, ChildId) {
     let mut machine = Machine::new(rules, PoolId::ANY);
-    let mut table = Table::new(machine.add_listener(|id| id), 1);
+    let mut table = Table::new(
+        machine.add_listener(Some(RuntimeKey::OF_THE_POOL), |id, _| id),
+        1,
+    );
     let id = table.take_starts(1, now, || Child::new(0)).starts[0].child;
     (machine, table, id)
 }

@@ -1,8 +1,11 @@
 //! The model of a pool: plain data, and the answers that follow from it alone.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::world::Child;
 use super::*;
 use crate::machine::effects::Order;
+use crate::machine::stuck::RuntimeKey;
 use crate::status::AcceptorState;
 use crate::stop_report::{Ends, StopReport};
 
@@ -53,6 +56,7 @@ pub(super) struct Outage {
 /// A listener, as the model knows it.
 #[derive(Debug, Clone)]
 pub(super) struct Door {
+    pub(super) runtime: RuntimeKey,
     pub(super) acceptors: usize,
     pub(super) accepted: u64,
     /// How many rows it ever had.
@@ -91,10 +95,10 @@ pub(super) struct Halt {
     pub(super) since: Instant,
     pub(super) ends: Vec<(Role, Phase, EndKind)>,
     pub(super) looked: Option<Instant>,
-    /// Whether anything moved since the last look.
-    pub(super) moved: bool,
-    /// Of each round of looks, whether anything moved.
-    pub(super) rounds: Vec<bool>,
+    /// The runtimes on which anything moved since the last look.
+    pub(super) moved: BTreeSet<RuntimeKey>,
+    /// Of each round of looks, whether anything moved on a runtime.
+    pub(super) rounds: BTreeMap<RuntimeKey, Vec<bool>>,
     pub(super) stuck: usize,
     pub(super) finished: bool,
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use super::acts::Moment;
 use super::model::{Door, Expected, Halt, Known, Outage, StartedBy};
 use super::*;
-use crate::machine::stuck::Marked;
+use crate::machine::stuck::{Marked, RuntimeKey};
 use crate::policy::WaitingAcceptors;
 use crate::status::AcceptorState;
 
@@ -229,7 +229,22 @@ impl World {
     }
 
     fn add(&mut self, acceptors: usize) {
-        let id = self.machine.add_listener(|id| id);
+        // The pool's runtime, another one, and that one again.
+        let runtime = match self.doors.len() % 3 {
+            0 => Some(RuntimeKey::OF_THE_POOL),
+            1 => None,
+            _ => self.doors.values().next_back().map(|door| door.runtime),
+        };
+        let mut key = None;
+        let id = self.machine.add_listener(runtime, |id, given| {
+            key = Some(given);
+            id
+        });
+        let key = key.expect("the listener was made");
+        match runtime {
+            Some(runtime) => assert_eq!(key, runtime),
+            None => assert!(self.doors.values().all(|door| door.runtime != key)),
+        }
         let mut table = Table::new(id, acceptors);
         table.watch_ends(self.rules.connection_reports == ConnectionReports::All);
         assert!(
@@ -237,6 +252,7 @@ impl World {
             "{id} was there before"
         );
         let door = Door {
+            runtime: key,
             acceptors,
             accepted: 0,
             numbers: 0,
@@ -320,11 +336,12 @@ impl World {
         known.control.polls += 1;
     }
 
-    fn count(&mut self, role: Role, kind: EndKind, count: usize) {
+    fn count(&mut self, listener: ListenerId, role: Role, kind: EndKind, count: usize) {
+        let runtime = self.doors[&listener].runtime;
         if let Some(stop) = &mut self.stop {
             let end = (role, stop.phase, kind);
             stop.ends.extend(std::iter::repeat_n(end, count));
-            stop.moved = true;
+            stop.moved.insert(runtime);
         }
     }
 }

@@ -272,7 +272,7 @@ impl World {
             ..Expected::default()
         };
         let role = known.role();
-        self.count(role, how.kind(), 1);
+        self.count(id.listener(), role, how.kind(), 1);
         let phase = self.stop.as_ref().map(|stop| stop.phase);
         if let (Some(phase @ (Phase::Stop | Phase::Kill)), Role::Connection) = (phase, role) {
             expected.late = Some((id, how.kind(), phase, self.now - known.since));

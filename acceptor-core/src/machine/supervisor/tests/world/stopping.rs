@@ -1,10 +1,11 @@
 //! Closes, and the phases of a stop.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::machine::effects::Order;
 use crate::machine::stop::Looks;
+use crate::machine::stuck::RuntimeKey;
 
 impl World {
     pub(super) fn close(&mut self, listener: ListenerId) {
@@ -63,7 +64,7 @@ impl World {
         } else {
             EndKind::Stopped
         };
-        self.count(Role::Acceptor, kind, owed);
+        self.count(listener, Role::Acceptor, kind, owed);
         if let (true, Some(moment)) = (door.killed, self.history.last_mut()) {
             moment.owed_killed += owed;
         }
@@ -94,8 +95,8 @@ impl World {
             since: self.now,
             ends: Vec::new(),
             looked: None,
-            moved: false,
-            rounds: Vec::new(),
+            moved: BTreeSet::new(),
+            rounds: BTreeMap::new(),
             stuck: 0,
             finished: false,
         });
@@ -235,13 +236,15 @@ impl World {
         let (mut effects, now) = (Outcome::default(), self.now);
         let looks = self.machine.looked(now, &mut effects);
 
-        let (mut stuck, mut moved) = (BTreeSet::new(), false);
+        let (mut stuck, mut moved) = (BTreeSet::new(), BTreeSet::new());
         for (id, known) in &mut self.children {
             known.looks.push(known.control.polls);
             let same = known.looks.iter().rev();
             let same = same.take_while(|polls| **polls == known.control.polls);
             match same.count() {
-                1 => moved = true,
+                1 => {
+                    moved.insert(self.doors[&id.listener()].runtime);
+                }
                 same if same >= 5 && known.control.polls % 2 == 1 => {
                     stuck.insert(*id);
                 }
@@ -256,36 +259,53 @@ impl World {
         self.halt().stuck += stuck.len();
         self.advance(&mut expected);
         self.compare(effects, expected);
+        let runtimes: BTreeSet<_> = self
+            .known()
+            .iter()
+            .map(|id| self.doors[id].runtime)
+            .collect();
         let stop = self.halt();
         if stop.finished {
             return assert_eq!(looks, Looks::Over);
         }
         stop.looked = Some(now);
-        stop.rounds.push(std::mem::take(&mut stop.moved) || moved);
-        let last_four = stop.rounds.iter().rev().take(4);
-        let blocked = stop.rounds.len() >= 5 && last_four.clone().all(|moved| !moved);
-        if blocked {
-            assert_eq!(looks, Looks::Blocked);
-            self.give_up();
-        } else {
+        moved.extend(std::mem::take(&mut stop.moved));
+        let mut blocked = BTreeSet::new();
+        for runtime in runtimes {
+            let rounds = stop.rounds.entry(runtime).or_default();
+            rounds.push(moved.contains(&runtime));
+            let mut last_four = rounds.iter().rev().take(4);
+            if rounds.len() >= 5 && last_four.all(|moved| !moved) {
+                blocked.insert(runtime);
+            }
+        }
+        if blocked.is_empty() {
             assert_eq!(looks, Looks::GoOn);
+        } else {
+            assert_eq!(looks, Looks::Blocked(blocked.clone()));
+            self.give_up(&blocked);
         }
     }
 
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self, runtimes: &BTreeSet<RuntimeKey>) {
         let (mut effects, now) = (Outcome::default(), self.now);
-        let known = self.known();
-        let rows = known
+        let mut given_up = self.known();
+        given_up.retain(|id| runtimes.contains(&self.doors[id].runtime));
+        let rows = given_up
             .iter()
             .map(|id| self.tables.get_mut(id).expect("its table").abandon().len());
         let stuck = rows.sum();
-        assert_eq!(stuck, self.children.len());
-        let listeners = self.machine.give_up(stuck, now, &mut effects);
-        assert_eq!(listeners.into_keys().collect::<Vec<_>>(), known);
+        let listeners = self.machine.give_up(runtimes, stuck, now, &mut effects);
+        assert_eq!(listeners.into_keys().collect::<Vec<_>>(), given_up);
 
-        self.ended
-            .extend(std::mem::take(&mut self.children).into_keys());
-        for listener in known {
+        let children = std::mem::take(&mut self.children);
+        let of_these = |id: &ChildId| given_up.contains(&id.listener());
+        let (gone, left): (BTreeMap<_, _>, _) =
+            children.into_iter().partition(|(id, _)| of_these(id));
+        assert_eq!(stuck, gone.len());
+        self.children = left;
+        self.ended.extend(gone.into_keys());
+        for listener in given_up {
             let door = self.door(listener);
             (door.forgotten, door.owed, door.outage) = (true, 0, None);
         }

@@ -1,0 +1,87 @@
+//! Where the tasks of a listener run: on the pool's runtime, or on one of its own.
+//!
+//! Invariant: times are those of the pool's clock, timers those of the listener's runtime.
+
+use std::future::{Future, pending, poll_fn};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+
+use crate::machine::stuck::RuntimeKey;
+use crate::runtime::Runtime;
+use crate::sync::catch_panic;
+use crate::sync::notify::Notify;
+
+pub(crate) struct Host<R: Runtime> {
+    pub(crate) runtime: R,
+    pub(crate) key: RuntimeKey,
+    /// On a runtime that is not the pool's.
+    companion: Option<Companion>,
+}
+
+impl<R: Runtime> Host<R> {
+    /// On a runtime that is not the pool's, [`start`](Self::start) is still to be called.
+    pub(crate) fn new(runtime: R, key: RuntimeKey) -> Self {
+        let other = key != RuntimeKey::OF_THE_POOL;
+        Self {
+            runtime,
+            key,
+            companion: other.then(Companion::default),
+        }
+    }
+
+    /// Spawns the first task of the runtime.
+    pub(crate) fn start(&self) {
+        if let Some(Companion(notify)) = &self.companion {
+            let notify = Arc::clone(notify);
+            self.spawn(async move { poll_fn(|cx| notify.poll(cx)).await });
+        }
+    }
+
+    /// A runtime that panics here drops the task, which reports its end.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let _ = catch_panic(|| self.runtime.spawn(task));
+    }
+
+    pub(crate) fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        if is_never(deadline) {
+            return Box::pin(pending());
+        }
+        let runtime = self.runtime.clone();
+        Box::pin(async move { runtime.sleep_until(deadline).await })
+    }
+
+    /// As long as this from now on, by the pool's clock; without end, if the time is that long.
+    pub(crate) fn sleep(&self, now: Instant, time: Duration) -> BoxFuture<'static, ()> {
+        match now.checked_add(time) {
+            Some(deadline) => self.sleep_until(deadline),
+            None => Box::pin(pending()),
+        }
+    }
+
+    /// Has another thread woken for a task that was woken or spawned before; false if the pool's own task is to do that.
+    pub(crate) fn wake_companion(&self) -> bool {
+        if let Some(companion) = &self.companion {
+            companion.0.wake_task();
+        }
+        self.companion.is_some()
+    }
+}
+
+/// A task that does nothing. It is over when this is dropped.
+#[derive(Default)]
+struct Companion(Arc<Notify>);
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        self.0.notify();
+    }
+}
+
+/// Whether a deadline is so late that it never comes. Runtimes add a little to what they are given: at the end of all
+/// time that overflows.
+pub(crate) fn is_never(deadline: Instant) -> bool {
+    const A_DAY: Duration = Duration::from_secs(86_400);
+    deadline.checked_add(A_DAY).is_none()
+}
