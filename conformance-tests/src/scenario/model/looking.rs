@@ -148,7 +148,9 @@ impl Model {
             Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. } | Stage::Starting
         );
         let reason = self.unseen_end(key, child);
-        let lost = self.tasks == Tasks::ChildDropped && child.stage == Stage::Starting;
+        // One that was given up is nothing to the pool any longer.
+        let dropped = self.tasks == Tasks::ChildDropped && !self.is_given_up();
+        let lost = dropped && child.stage == Stage::Starting;
         let kind = if lost { Some(EndKind::Lost) } else { reason };
         match kind.filter(|_| unseen) {
             Some(kind) => {
