@@ -261,7 +261,7 @@ impl Error for RuntimeError {}
 /// The code of the readmes is compiled and run with the documentation's.
 #[cfg(doctest)]
 mod readmes {
-    #[doc = include_str!("../../README.md")]
+    #[cfg_attr(workspace, doc = include_str!("../../README.md"))]
     struct Workspace;
     #[doc = include_str!("../README.md")]
     struct Crate;
