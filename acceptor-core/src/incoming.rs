@@ -3,6 +3,8 @@
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use crate::text::EscapedDebug;
+
 /// An accepted stream with its addresses, on its way through a handshake.
 #[non_exhaustive]
 pub struct Incoming<S, A> {
@@ -44,6 +46,31 @@ pub struct Transport<A> {
     pub peer_addr: A,
     /// This end's address.
     pub local_addr: A,
+}
+
+/// The other end of a connection, in words.
+pub(crate) struct PeerText<'a, A> {
+    peer_addr: &'a A,
+    transport: Option<&'a Transport<A>>,
+}
+
+impl<'a, A> PeerText<'a, A> {
+    pub(crate) fn new(peer_addr: &'a A, transport: Option<&'a Transport<A>>) -> Self {
+        Self {
+            peer_addr,
+            transport,
+        }
+    }
+}
+
+impl<A: Debug> fmt::Display for PeerText<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        EscapedDebug(self.peer_addr).fmt(f)?;
+        match self.transport {
+            Some(transport) => write!(f, " through {}", EscapedDebug(&transport.peer_addr)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl<S, A> Incoming<S, A> {

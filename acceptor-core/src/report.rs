@@ -19,6 +19,7 @@
 //! | `PoolStopped` | `pool_stopped` | error | `reason` |
 //! | `ReportsLost` | `reports_lost` | warn | `count`, `kinds` |
 //!
+//! Events with a `peer` whose handshake has replaced it (H5) have a field `transport` as well: the address of the proxy.
 //! Events of a listener that has a [tag](crate::ListenerSettings::tag) have a field `tag` as well.
 //!
 //! `child` is the number as it is displayed, `3.17`. `reason` is one word: `error`, `panic`, `killed`, `lost`; for
@@ -43,7 +44,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::field::display;
+
 use crate::id::{ChildId, ListenerId};
+use crate::incoming::{PeerText, Transport};
 use crate::stop_report::{EndKind, StopReason};
 use crate::text::{Escaped, EscapedDebug, Tag, write_counts};
 
@@ -92,6 +96,8 @@ pub enum Event<A = SocketAddr> {
         child: ChildId,
         /// Its peer.
         peer: A,
+        /// The addresses of the transport, if its handshake has replaced them (H5): those of the proxy.
+        transport: Option<Box<Transport<A>>>,
         /// How old it was.
         age: Duration,
         /// How it failed.
@@ -120,6 +126,8 @@ pub enum Event<A = SocketAddr> {
         child: ChildId,
         /// Its peer.
         peer: A,
+        /// The addresses of the transport, if its handshake has replaced them (H5): those of the proxy.
+        transport: Option<Box<Transport<A>>>,
         /// How old it was.
         age: Duration,
         /// How it ended.
@@ -136,6 +144,8 @@ pub enum Event<A = SocketAddr> {
         child: ChildId,
         /// Its peer.
         peer: A,
+        /// The addresses of the transport, if its handshake has replaced them (H5): those of the proxy.
+        transport: Option<Box<Transport<A>>>,
         /// How old it was.
         age: Duration,
         /// The error that `serve` returned.
@@ -150,6 +160,8 @@ pub enum Event<A = SocketAddr> {
         child: ChildId,
         /// Its peer.
         peer: A,
+        /// The addresses of the transport, if its handshake has replaced them (H5): those of the proxy.
+        transport: Option<Box<Transport<A>>>,
         /// How old it was.
         age: Duration,
         /// Why, in a short word: that of the [`HandshakeError`](crate::HandshakeError), or `timeout`.
@@ -411,12 +423,13 @@ impl<A: Debug> fmt::Display for Report<A> {
                 listener,
                 child,
                 peer,
+                transport,
                 age,
                 failure,
             } => write!(
                 f,
                 "connection {child} from {} on listener {listener}{tag} failed after {age:.3?}: {failure}",
-                EscapedDebug(peer)
+                PeerText::new(peer, transport.as_deref())
             ),
             Event::ConnectionBegan {
                 listener,
@@ -433,11 +446,12 @@ impl<A: Debug> fmt::Display for Report<A> {
                 listener,
                 child,
                 peer,
+                transport,
                 age,
                 kind,
                 reason,
             } => {
-                let peer = EscapedDebug(peer);
+                let peer = PeerText::new(peer, transport.as_deref());
                 write!(
                     f,
                     "connection {child} from {peer} on listener {listener}{tag} ended after {age:.3?}: {kind}"
@@ -451,23 +465,25 @@ impl<A: Debug> fmt::Display for Report<A> {
                 listener,
                 child,
                 peer,
+                transport,
                 age,
                 error,
             } => write!(
                 f,
                 "connection {child} from {} on listener {listener}{tag} disconnected after {age:.3?}: {}",
-                EscapedDebug(peer),
+                PeerText::new(peer, transport.as_deref()),
                 Escaped(error)
             ),
             Event::HandshakeFailed {
                 listener,
                 child,
                 peer,
+                transport,
                 age,
                 cause,
                 error,
             } => {
-                let peer = EscapedDebug(peer);
+                let peer = PeerText::new(peer, transport.as_deref());
                 write!(
                     f,
                     "handshake of connection {child} from {peer} on listener {listener}{tag} failed after {age:.3?} ({})",
@@ -570,6 +586,11 @@ impl<A, F: Fn(&Report<A>) + Send + Sync + 'static> Observer<A> for ObserverFn<F>
     }
 }
 
+/// The other end of the transport under a connection, as a field that is left out if the peer is that end.
+fn through<A: Debug>(transport: Option<&Transport<A>>) -> Option<impl tracing::Value> {
+    transport.map(|transport| display(EscapedDebug(&transport.peer_addr)))
+}
+
 /// The `tracing` target of all events.
 const TARGET: &str = "acceptor_pool";
 
@@ -598,10 +619,11 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             listener,
             child,
             peer,
+            transport,
             age,
             failure,
         } => tracing::error!(
-            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer), transport = through(transport.as_deref()),
             age_seconds = age.as_secs_f64(), reason = failure.word(), error = %failure, suppressed,
             "connection failed"
         ),
@@ -618,11 +640,12 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             listener,
             child,
             peer,
+            transport,
             age,
             kind,
             reason,
         } => tracing::debug!(
-            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer), transport = through(transport.as_deref()),
             age_seconds = age.as_secs_f64(), reason = %kind, why = reason.as_ref().map(|why| display(Escaped(why))),
             "connection ended"
         ),
@@ -630,21 +653,23 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
             listener,
             child,
             peer,
+            transport,
             age,
             error,
         } => tracing::debug!(
-            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer), transport = through(transport.as_deref()),
             age_seconds = age.as_secs_f64(), error = %Escaped(error), suppressed, "disconnected"
         ),
         Event::HandshakeFailed {
             listener,
             child,
             peer,
+            transport,
             age,
             cause,
             error,
         } => tracing::debug!(
-            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer),
+            target: TARGET, event, pool, listener = listener.sequence, tag, %child, peer = %EscapedDebug(peer), transport = through(transport.as_deref()),
             age_seconds = age.as_secs_f64(), cause = %Escaped(cause),
             error = error.as_ref().map(|error| display(Escaped(error))), suppressed, "handshake failed"
         ),
@@ -876,6 +901,7 @@ mod tests {
                 listener: LISTENER,
                 child: CHILD,
                 peer: "peer",
+                transport: None,
                 age: Duration::from_millis(2500),
                 failure,
             },
@@ -901,6 +927,70 @@ mod tests {
         check_connection(Failure::Panic("oh".into()), "panicked: oh", "panic");
         check_connection(Failure::Killed, "killed through the handle", "killed");
         check_connection(Failure::Lost, "its runtime dropped the task", "lost");
+    }
+
+    /// A report of a connection whose handshake has replaced its addresses says by which way it came (H5).
+    #[track_caller]
+    fn check_transport(event: fn(Address, Option<Box<Transport<Address>>>) -> Event<Address>) {
+        let transport = Transport {
+            peer_addr: "proxy",
+            local_addr: "here",
+        };
+        for (transport, words) in [
+            (None, r#" from "peer" on"#),
+            (Some(transport), r#" from "peer" through "proxy" on"#),
+        ] {
+            let report = Report {
+                pool: Arc::from("echo"),
+                tag: None,
+                event: event("peer", transport.clone().map(Box::new)),
+            };
+            assert!(report.to_string().contains(words), "{report}");
+            let keeper = Keeper::default();
+            tracing::subscriber::with_default(keeper.clone(), || trace(&report, SUPPRESSED));
+            let fields = &lock(&keeper.0)[0].fields;
+            let field = fields.get("transport").map(String::as_str);
+            assert_eq!(field, transport.map(|_| r#""proxy""#));
+        }
+    }
+
+    #[test]
+    fn transport_of_a_connection() {
+        const AGE: Duration = Duration::from_millis(2500);
+        check_transport(|peer, transport| Event::ConnectionFailed {
+            listener: LISTENER,
+            child: CHILD,
+            peer,
+            transport,
+            age: AGE,
+            failure: failed(),
+        });
+        check_transport(|peer, transport| Event::ConnectionEnded {
+            listener: LISTENER,
+            child: CHILD,
+            peer,
+            transport,
+            age: AGE,
+            kind: EndKind::Normal,
+            reason: None,
+        });
+        check_transport(|peer, transport| Event::Disconnected {
+            listener: LISTENER,
+            child: CHILD,
+            peer,
+            transport,
+            age: AGE,
+            error: Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)),
+        });
+        check_transport(|peer, transport| Event::HandshakeFailed {
+            listener: LISTENER,
+            child: CHILD,
+            peer,
+            transport,
+            age: AGE,
+            cause: "tls",
+            error: None,
+        });
     }
 
     #[track_caller]
@@ -1021,6 +1111,7 @@ mod tests {
                     listener: LISTENER,
                     child: CHILD,
                     peer: "peer",
+                    transport: None,
                     age: Duration::from_millis(2500),
                     kind,
                     reason: None,
@@ -1047,6 +1138,7 @@ mod tests {
                 listener: LISTENER,
                 child: CHILD,
                 peer: "peer",
+                transport: None,
                 age: Duration::from_millis(2500),
                 kind: EndKind::Clean,
                 reason: Some("said\nquit".into()),
@@ -1077,6 +1169,7 @@ mod tests {
                 listener: LISTENER,
                 child: CHILD,
                 peer: "peer",
+                transport: None,
                 age: Duration::from_millis(2500),
                 error: error(),
             },
@@ -1121,6 +1214,7 @@ mod tests {
                 listener: LISTENER,
                 child: CHILD,
                 peer: "peer",
+                transport: None,
                 age: Duration::from_millis(2500),
                 cause: "tls",
                 error,
@@ -1291,6 +1385,7 @@ mod tests {
                 listener: LISTENER,
                 child: CHILD,
                 peer: hostile,
+                transport: None,
                 age: Duration::from_millis(2500),
                 failure: Failure::Error(Arc::new(hostile)),
             },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{ChildId, ListenerId};
-use crate::incoming::Transport;
+use crate::incoming::{PeerText, Transport};
 use crate::policy::ChildType;
 use crate::stop_report::Phase;
 use crate::text::{EscapedDebug, Tag};
@@ -279,7 +279,7 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
             f,
             "connection {} from {} to {} on listener {}{}: {}, {:.3?} old",
             self.id,
-            EscapedDebug(&self.peer_addr),
+            PeerText::new(&self.peer_addr, self.transport.as_ref()),
             EscapedDebug(&self.local_addr),
             self.listener,
             Tag(self.tag.as_deref()),
@@ -405,6 +405,17 @@ mod tests {
              listener 2 (web) on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses\n  \
              connection 2.7 from \"there\" to \"here\" on listener 2 (web): serving, 1.500s old"
         );
+    }
+
+    #[test]
+    fn connection_in_words_says_by_which_way_it_came() {
+        let mut connection = status("here", "there").connections.remove(0);
+        connection.transport = Some(Transport {
+            peer_addr: "proxy",
+            local_addr: "here",
+        });
+        let words = r#"connection 2.7 from "there" through "proxy" to "here" on listener 2 (web): serving, 1.500s old"#;
+        assert_eq!(connection.to_string(), words);
     }
 
     /// An address whose `Debug` escapes nothing.

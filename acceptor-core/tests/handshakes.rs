@@ -307,7 +307,7 @@ fn h5_replaced_addresses_are_shown_and_the_transports_stay() {
     bench.runtime.settle();
     let report = &bench.reports()[0];
     assert!(
-        report.contains("connection 1.1 from (99, Some(99))"),
+        report.contains("connection 1.1 from (99, Some(99)) through (1, Some(0)) on"),
         "{report}"
     );
 }
@@ -611,7 +611,7 @@ fn h5_replaced_addresses_are_shown_before_the_next_handshake_is_through() {
     gate.ends(0, How::Fails);
     runtime.settle();
     let expected = format!(
-        "pool proxied: handshake of connection 1.1 from {PROXIED:?} on listener 1 failed after 0.000ns (bad greeting): no \"hello\""
+        "pool proxied: handshake of connection 1.1 from {PROXIED:?} through (1, Some(0)) on listener 1 failed after 0.000ns (bad greeting): no \"hello\""
     );
     assert_eq!(*reports.lock().unwrap(), [expected]);
 }

@@ -137,11 +137,11 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         match added {
             Ok(added) => {
                 let (id, shared) = (added.id, Arc::clone(&self.shared));
-                added.host.start();
                 let accepts = accept_loop::run(shared, Arc::clone(&added), listener, handshake);
                 added.host.spawn(CatchUnwind::new(accepts));
+                // Last: it is what the calling thread may keep for itself.
+                added.host.start();
                 self.shared.spawn_decoy();
-                added.host.wake_companion();
                 Ok(id)
             }
             Err(reason) => refused(listener, reason),

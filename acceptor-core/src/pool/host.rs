@@ -31,7 +31,7 @@ impl<R: Runtime> Host<R> {
         }
     }
 
-    /// Spawns the first task of the runtime.
+    /// Spawns the task that does nothing, if there is to be one.
     pub(crate) fn start(&self) {
         if let Some(Companion(notify)) = &self.companion {
             let notify = Arc::clone(notify);

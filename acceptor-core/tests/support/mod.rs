@@ -178,6 +178,13 @@ impl Manual {
         }
     }
 
+    /// Another runtime with the same time. Its clock moves by itself.
+    pub(crate) fn beside(&self) -> Self {
+        let other = Self::new(&self.shared.faults);
+        other.world().now = self.world().now;
+        other
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         lock(&self.shared.world)
     }
@@ -406,6 +413,10 @@ impl Runtime for Manual {
             Poll::Pending
         })
         .await;
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     fn now(&self) -> Instant {
