@@ -929,9 +929,11 @@ mod tests {
         check_connection(Failure::Lost, "its runtime dropped the task", "lost");
     }
 
+    type Way = Option<Box<Transport<Address>>>;
+
     /// A report of a connection whose handshake has replaced its addresses says by which way it came (H5).
     #[track_caller]
-    fn check_transport(event: fn(Address, Option<Box<Transport<Address>>>) -> Event<Address>) {
+    fn check_transport(event: fn(Address, Way) -> Event<Address>) {
         let transport = Transport {
             peer_addr: "proxy",
             local_addr: "here",
