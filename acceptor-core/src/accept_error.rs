@@ -5,11 +5,11 @@ use std::io::{self, ErrorKind};
 /// The cause of an accept error, which decides what the pool does about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AcceptErrorKind {
-    /// Of one connection: skipped and counted; the same acceptor waits on (A1).
+    /// Only the connection that was to be accepted has failed: it is skipped and counted, and the same acceptor waits on (A1).
     Connection,
-    /// Of resources: the listener pauses, 5 ms doubling to 1 s (A2).
+    /// Something is short, descriptors or memory: the listener pauses, 5 ms doubling to 1 s (A2).
     Resources,
-    /// Of the listener: it is closed as failed (A3).
+    /// The listener itself has failed, and is closed (A3).
     Listener,
 }
 

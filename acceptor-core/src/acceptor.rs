@@ -10,7 +10,7 @@ use crate::connection::Connection;
 use crate::error::BoxError;
 use crate::exit::IntoExit;
 use crate::handshake::StreamOf;
-use crate::id::{ChildId, ListenerId};
+use crate::id::{ChildId, ListenerId, PoolId};
 use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::text::Escaped;
@@ -104,7 +104,7 @@ pub enum Init<S> {
     Accept(S),
     /// Wait for a connection for this long, then terminate with [`Terminate::Timeout`]. Zero is legal: it takes a connection that is already there.
     AcceptWithin(S, Duration),
-    /// The same as `Accept`. A waiting acceptor is small in any case (rule B9); the name is the reference's.
+    /// The same as `Accept`. A waiting acceptor is small in any case (rule B9); the name is that of Erlang's `acceptor_pool`.
     Hibernate(S),
     /// End silently; another acceptor starts (rule B3).
     Ignore,
@@ -154,6 +154,30 @@ pub struct ListenerInfo<A> {
     pub closed: Latch,
 }
 
+impl<A> ListenerInfo<A> {
+    /// The view of a listener of no pool, to test an `init` with. What it is to have besides can be set: its fields are
+    /// public.
+    ///
+    /// ```
+    /// let mut info = acceptor_core::ListenerInfo::for_test("127.0.0.1:80");
+    /// info.tag = Some("admin".into());
+    /// assert_eq!(info.child.to_string(), "1.1");
+    /// ```
+    pub fn for_test(local_addr: A) -> Self {
+        let id = ListenerId {
+            sequence: 1,
+            pool: PoolId::ANY,
+        };
+        Self {
+            id,
+            child: ChildId::new(id, 1, ChildId::NO_SLOT),
+            tag: None,
+            local_addr,
+            closed: Latch::new(),
+        }
+    }
+}
+
 /// An `Arc` of an acceptor is that acceptor: to keep a handle on it, or to use it in several pools.
 impl<L: Listener, A: Acceptor<L>> Acceptor<L> for Arc<A> {
     type State = A::State;
@@ -187,23 +211,33 @@ impl<L: Listener, A: Acceptor<L>> Acceptor<L> for Arc<A> {
 ///
 /// That the error is boxed lets `?` and `Ok(())` find their types in a closure. The value in `Ok` is `()` or an
 /// [`Exit`](crate::Exit). For a function with another result there is [`acceptor_from`]: an `anyhow::Result`, for example,
-/// whose errors `?` would box here, so that [`is_peer_gone`](crate::is_peer_gone) could not look into them.
+/// whose errors `?` would box here, so that [`is_peer_gone`](crate::is_peer_gone) could not look into them. The compiler asks for
+/// it with "expected `Result<_, Box<dyn Error + Send + Sync>>`".
+///
+/// The parameter of a closure needs its type, as below. What all connections share goes in as an `Arc`, cloned for each:
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use std::sync::atomic::{AtomicUsize, Ordering};
+/// # use acceptor_core::{acceptor_fn, Acceptor, Connection, Listener, StreamOf};
+/// # fn check<L: Listener>() -> impl Acceptor<L> {
+/// let served = Arc::new(AtomicUsize::new(0));
+/// acceptor_fn(move |connection: Connection<StreamOf<L>, L::Addr>| {
+///     let served = Arc::clone(&served);
+///     async move {
+///         served.fetch_add(1, Ordering::Relaxed);
+///         println!("{:?} is here", connection.peer_addr);
+///         Ok(())
+///     }
+/// })
+/// # }
+/// ```
 ///
 /// A closure without an `Ok` has to name the type in it: `Err::<(), _>(error)`. One that never returns is better a function,
 /// whose result is written down.
 ///
 /// `init` accepts with no state, `terminate` does nothing. The closure is called, and its future polled, as `serve`: a
 /// panic in either is the connection's.
-///
-/// ```
-/// # use acceptor_core::{acceptor_fn, Acceptor, Connection, Listener, StreamOf};
-/// # fn check<L: Listener>() -> impl Acceptor<L> {
-/// acceptor_fn(|connection: Connection<StreamOf<L>, L::Addr>| async move {
-///     println!("{:?} is here", connection.peer_addr);
-///     Ok(())
-/// })
-/// # }
-/// ```
 pub fn acceptor_fn<S, A, F, Fut, T>(serve: F) -> AcceptorFn<F>
 where
     F: Fn(Connection<S, A>) -> Fut,

@@ -34,7 +34,7 @@ pub struct Connection<S, A> {
     pub id: ChildId,
     /// The listener that it came from.
     pub listener: ListenerId,
-    /// The [tag](crate::ListenerSettings::tag) of that listener, if it has one.
+    /// The tag of that listener, if it has one: what `ListenerSettings::tag` said when it was added.
     pub tag: Option<Arc<str>>,
     /// The signals of the pool to it.
     pub lifecycle: Lifecycle,

@@ -118,7 +118,9 @@ pub struct Stopped;
 
 impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the pool has stopped: its result is what `join` returns")
+        f.write_str(
+            "the pool has stopped: `join` returns why (a pool is killed when its `Pool` is dropped, whatever handles are left)",
+        )
     }
 }
 
@@ -175,9 +177,9 @@ impl fmt::Display for AddListenerReason {
             AddListenerReason::Stopping => {
                 f.write_str("the pool is stopping: add it to a pool that runs")
             }
-            AddListenerReason::Stopped => {
-                f.write_str("the pool has stopped: add it to a pool that runs")
-            }
+            AddListenerReason::Stopped => f.write_str(
+                "the pool has stopped: add it to a pool that runs, whose `Pool` is not dropped",
+            ),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::BoxError;
+use crate::stop_report::EndKind;
 use crate::text::Escaped;
 
 /// How a connection ended, as its `serve` sees it.
@@ -80,6 +81,36 @@ impl Exit {
     /// An error that the pool classifies (rule E5), as it does for one that `serve` returns.
     pub fn error<E: Into<BoxError> + 'static>(error: E) -> Self {
         Self(ExitKind::Error(ErrorValue::new(error)))
+    }
+
+    /// How a connection with this exit ends: for the tests of a `serve`.
+    ///
+    /// An error that the pool classifies is judged by the default test, [`is_peer_gone`].
+    ///
+    /// ```
+    /// use acceptor_core::{EndKind, Exit, IntoExit};
+    ///
+    /// let result: Result<(), std::io::Error> = Err(std::io::ErrorKind::ConnectionReset.into());
+    /// assert_eq!(result.into_exit().kind(), EndKind::Disconnected);
+    /// assert_eq!(Exit::failed("upstream lost").kind(), EndKind::Error);
+    /// ```
+    pub fn kind(&self) -> EndKind {
+        match &self.0 {
+            ExitKind::Normal => EndKind::Normal,
+            ExitKind::Clean(_) => EndKind::Clean,
+            ExitKind::Disconnected(_) => EndKind::Disconnected,
+            ExitKind::Failed(_) => EndKind::Error,
+            ExitKind::Error(error) if is_peer_gone(error.as_error()) => EndKind::Disconnected,
+            ExitKind::Error(_) => EndKind::Error,
+        }
+    }
+
+    /// The reason that a [clean](Exit::clean) exit was given.
+    pub fn reason(&self) -> Option<&str> {
+        match &self.0 {
+            ExitKind::Clean(reason) => reason.as_deref(),
+            _ => None,
+        }
     }
 }
 

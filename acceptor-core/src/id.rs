@@ -34,7 +34,7 @@ impl PoolId {
 /// Names one listener of a pool.
 ///
 /// Displayed as a number that counts up from 1 in each pool, and [parsed](FromStr) from it. Ids of different pools may be
-/// equal; a pool takes no other's for its own, but for those that were parsed.
+/// equal: a pool knows its own from those of another pool, unless they were parsed.
 ///
 /// ```
 /// let id: acceptor_core::ListenerId = "3".parse()?;
@@ -50,8 +50,8 @@ pub struct ListenerId {
 /// Names one child of a pool, an acceptor or the connection that it became.
 ///
 /// Displayed as the listener's number and its own, `3.17`, and [parsed](FromStr) from it: the latter counts up from 1 for
-/// each listener and is never used again. Ids are ordered by listener, and then by age. Ids of different pools may be
-/// equal; a pool takes no other's for its own, but for those that were parsed.
+/// each listener and is never used again. Ids are ordered by listener, and then by when the acceptor was made. Ids of different pools may be
+/// equal: a pool knows its own from those of another pool, unless they were parsed.
 ///
 /// ```
 /// let id: acceptor_core::ChildId = "3.17".parse()?;

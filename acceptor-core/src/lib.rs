@@ -10,8 +10,8 @@
 //! `acceptor-smol`, `acceptor-async-std`), which re-exports this one.
 //! This crate is for authors of adapters: implement [`Runtime`] and [`Listener`].
 //!
-//! The letters and numbers in the documentation (B5, S4, …) name the rules of
-//! the contract that the conformance suite checks.
+//! A letter and a number, as in (L4), name a rule that pools keep, *section 2* is a section of the rules. The package
+//! `conformance-tests` has them all, in its file `RULES.md`, and a test for each.
 
 mod accept_error;
 mod acceptor;

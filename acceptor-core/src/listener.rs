@@ -15,14 +15,15 @@ use crate::handshake::{Handshake, StreamOf, Then};
 /// Dropping the listener closes the socket. The pool calls `accept` from one
 /// task at a time (rule L5).
 ///
-/// A listener of one's own, for Unix sockets or pipes, says what it accepts and of which address:
+/// A listener of one's own, for Unix sockets or pipes, says what it accepts and of which address. The example `unix` of
+/// acceptor-tokio is a whole one; here the socket is the standard library's:
 ///
 /// ```
 /// use std::io;
 /// use std::net::{SocketAddr, TcpListener, TcpStream};
 /// use acceptor_core::{Listener, NoHandshake};
 ///
-/// /// Its `accept` blocks the thread: a listener of a runtime suspends instead.
+/// /// Only to show the shape: its `accept` blocks the thread, and a listener must suspend instead.
 /// struct Blocking(TcpListener);
 ///
 /// impl Listener for Blocking {
@@ -99,7 +100,7 @@ pub trait Listener: Send + Sync + 'static {
         None
     }
 
-    /// The same listener with a handshake more, after those that it has:
+    /// The same listener with one more handshake, after those that it has:
     /// `listener.with(proxy_protocol).with(tls)`.
     fn with<H>(self, handshake: H) -> With<Self, H>
     where
@@ -113,7 +114,7 @@ pub trait Listener: Send + Sync + 'static {
     }
 }
 
-/// A listener with a handshake more: what [`Listener::with`] returns.
+/// A listener with one more handshake: what [`Listener::with`] returns.
 #[derive(Debug, Clone)]
 pub struct With<L, H> {
     listener: L,

@@ -28,10 +28,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 
     /// Whether both run their tasks on the same threads.
     ///
-    /// A pool asks it of a listener's runtime, should one be
-    /// [added on a runtime of its own](crate::Pool::add_listener_on): children that merely wait for their turn are those
-    /// of a runtime that polls other tasks of the pool (rule S8). The default, `false`, has each such listener on a runtime
-    /// that nothing else is on.
+    /// A pool asks when a listener is [added on a runtime of its own](crate::Pool::add_listener_on). It has to know which
+    /// children wait for the same threads: as long as their runtime polls any task of the pool they are not stuck (rule S8).
+    /// By the default, `false`, each such listener counts as alone on its runtime.
     fn is_same(&self, other: &Self) -> bool {
         let _ = other;
         false

@@ -63,11 +63,11 @@ pub struct Settings<A = SocketAddr> {
     pub last_listener: LastListener,
     /// Gets the pool's [reports](crate::Report), besides `tracing`. Default: none.
     pub observer: Option<Arc<dyn Observer<A>>>,
-    /// Classifies accept errors (A4). `None`, the default: [`AcceptErrorKind::classify`]. A function that panics decides
-    /// for *resources*.
+    /// Classifies accept errors (A4). `None`, the default: [`AcceptErrorKind::classify`]. If the function
+    /// panics the error counts as one of *resources*.
     pub accept_errors: Option<Arc<AcceptErrorFn>>,
-    /// Tells which errors mean that the peer is gone (E5). `None`, the default: [`is_peer_gone`](crate::is_peer_gone). A
-    /// function that panics decides against it.
+    /// Tells which errors mean that the peer is gone (E5). `None`, the default: [`is_peer_gone`](crate::is_peer_gone). If the
+    /// function panics the peer does not count as gone.
     pub peer_gone: Option<Arc<PeerGoneFn>>,
 }
 
@@ -109,6 +109,9 @@ impl<A> Settings<A> {
 #[non_exhaustive]
 pub struct ListenerSettings {
     /// How many acceptors wait on it: 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS).
+    ///
+    /// This is no limit on connections: each is replaced as soon as it has one. One is enough as long as `init` takes no
+    /// time; with an `init` that takes some, it is how many clients find an acceptor ready that come at once.
     pub acceptors: usize,
     /// A name for it: 1 to 255 bytes without control characters. Default: none.
     ///
@@ -119,7 +122,7 @@ pub struct ListenerSettings {
 }
 
 impl ListenerSettings {
-    /// So many acceptors, and the defaults.
+    /// The defaults, with this many acceptors.
     pub fn new(acceptors: usize) -> Self {
         Self {
             acceptors,

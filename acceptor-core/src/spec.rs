@@ -156,7 +156,7 @@ impl<Acc, A> Spec<Acc, A> {
     }
 
     /// Replaces the classification of accept errors (A4). Fall back on
-    /// [`AcceptErrorKind::classify`] for what you do not decide. A function that panics decides for *resources*.
+    /// [`AcceptErrorKind::classify`] for what you do not decide. If the function panics the error counts as one of *resources*.
     pub fn accept_errors(
         mut self,
         classify: impl Fn(&io::Error) -> AcceptErrorKind + Send + Sync + 'static,
@@ -166,7 +166,7 @@ impl<Acc, A> Spec<Acc, A> {
     }
 
     /// Replaces the test whether an error of `serve` means that the peer is gone (E5). Fall back on
-    /// [`is_peer_gone`](crate::is_peer_gone) for what you do not decide. A function that panics decides against it.
+    /// [`is_peer_gone`](crate::is_peer_gone) for what you do not decide. If the function panics the peer does not count as gone.
     ///
     /// It is not asked about errors that the [handshake](crate::Handshake::is_peer_gone) of the listener knows to be the peer's.
     /// It is given the error itself; of reports of anyhow and eyre the outermost error, as far as the features of the

@@ -40,7 +40,7 @@ impl fmt::Display for Counts {
     }
 }
 
-/// How many children there are, in the four numbers of the reference (Q2).
+/// How many children there are, in the four numbers that Erlang's `acceptor_pool` has (Q2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChildCounts {

@@ -3,6 +3,9 @@
 //! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
 //! to add; [`Pool`], [`PoolHandle`] and [`Connection`] are the core's, for smol's TCP listener unless another is named.
 //!
+//! A letter and a number, as in (L4), name a rule that pools keep, *section 2* is a section of the rules. The package
+//! `conformance-tests` has them all, in its file `RULES.md`, and a test for each.
+//!
 //! ```
 //! use acceptor_smol::{ListenOptions, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn};
 //! use smol::io::{AsyncReadExt, AsyncWriteExt};

@@ -2,9 +2,13 @@
 //!
 //! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
 //! to add; [`Pool`], [`PoolHandle`] and [`Connection`] are the core's, for tokio's TCP listener unless another is named.
+//! The examples `telnet_echo`, `tls`, `proxy`, `websocket` and `unix` of this crate are whole servers.
+//!
+//! A letter and a number, as in (L4), name a rule that pools keep, *section 2* is a section of the rules. The package
+//! `conformance-tests` has them all, in its file `RULES.md`, and a test for each.
 //!
 //! ```
-//! use acceptor_tokio::{ListenOptions, NoHandshake, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn};
+//! use acceptor_tokio::{ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # #[tokio::main]

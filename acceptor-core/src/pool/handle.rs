@@ -215,7 +215,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::counts(&self.shared))
     }
 
-    /// How many children there are, in the four numbers of the reference (Q2).
+    /// How many children there are, in the four numbers that Erlang's `acceptor_pool` has (Q2).
     ///
     /// See [`Pool::count_children`](crate::Pool::count_children).
     pub fn count_children(&self) -> Result<ChildCounts, Stopped> {

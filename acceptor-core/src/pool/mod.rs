@@ -40,11 +40,14 @@ use crate::sync::{Shared, catch_panic, lock};
 
 /// Owns a running pool. Dropping it kills everything at once and does not block (S9).
 ///
+/// All its listeners are of one type, `L`. For TCP and Unix sockets side by side start two pools, or write a
+/// [`Listener`] that is either.
+///
 /// To stop gracefully, call [`stop`](Pool::stop) and await what it returns before the owner is dropped, or let
 /// [`run_until`](Pool::run_until) do so. [`handle`](Pool::handle) gives handles with the same methods to other tasks.
 ///
 /// No method panics (V3), blocks, or waits for children unless it says so.
-#[must_use = "dropping the owner kills the pool"]
+#[must_use = "dropping the owner kills the pool: keep it in a variable with a name, not in `_`"]
 pub struct Pool<R: Runtime, L: Listener> {
     handle: PoolHandle<R, L>,
 }
@@ -137,7 +140,10 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
 
 /// The queries and commands of a running pool.
 impl<R: Runtime, L: Listener> Pool<R, L> {
-    /// Adds a listener, and starts acceptors on it (L1): so many, or what the [settings](ListenerSettings) say.
+    /// Adds a listener, and starts acceptors on it (L1).
+    ///
+    /// `settings` is the number of acceptors, or [`ListenerSettings`] with a tag as well. The number is
+    /// [no limit on connections](ListenerSettings::acceptors).
     ///
     /// Its acceptors and connections run on the pool's runtime.
     ///
@@ -178,7 +184,11 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// starts, stay on the pool's runtime.
     ///
     /// If that runtime ends, the listener has failed (L4) and its connections are lost; the rest of the pool goes on.
-    /// Runtimes whose clocks differ, as tokio's do once one of them is paused, must not be in one pool: times are the pool's.
+    ///
+    /// A runtime of one thread has to be driven for as long as the listener is open: by a thread that waits in `block_on`,
+    /// for example. Nothing is accepted where nobody drives it, and a stop waits for its tasks until the kill timeout is over.
+    /// Deadlines are reckoned by the clock of the pool's runtime: do not mix runtimes whose clocks differ, such as one of
+    /// tokio's with paused time.
     ///
     /// # Errors
     ///
@@ -299,7 +309,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.counts()
     }
 
-    /// How many children there are, in the four numbers of the reference (Q2).
+    /// How many children there are, in the four numbers that Erlang's `acceptor_pool` has (Q2).
     ///
     /// # Errors
     ///

@@ -1,0 +1,103 @@
+//! A pool on a listener of one's own: a Unix socket. Echoes what its clients send.
+//!
+//! ```console
+//! $ cargo run -p acceptor-tokio --example unix -- /tmp/echo.sock
+//! ```
+
+#[cfg(unix)]
+pub(crate) mod unix {
+    use std::fs;
+    use std::io;
+    use std::path::{Path, PathBuf};
+
+    use acceptor_tokio::{AcceptErrorKind, Listener, NoHandshake};
+    use tokio::net::unix::SocketAddr;
+    use tokio::net::{UnixListener, UnixStream};
+
+    /// A listening Unix socket, whose file goes when it closes.
+    pub(crate) struct UnixSocket {
+        listener: UnixListener,
+        path: PathBuf,
+    }
+
+    impl UnixSocket {
+        /// Creates the socket. It belongs to the runtime in which this is called.
+        pub(crate) fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
+            let path = path.as_ref().to_owned();
+            let listener = UnixListener::bind(&path)?;
+            Ok(Self { listener, path })
+        }
+    }
+
+    /// The socket can be bound again once it is closed, as the pool promises (L8).
+    impl Drop for UnixSocket {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    impl Listener for UnixSocket {
+        type Io = UnixStream;
+        type Addr = SocketAddr;
+        type Handshake = NoHandshake;
+
+        async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
+            self.listener.accept().await
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            self.listener.local_addr()
+        }
+
+        fn io_local_addr(stream: &UnixStream) -> io::Result<SocketAddr> {
+            stream.local_addr()
+        }
+
+        fn handshake(&self) -> NoHandshake {
+            NoHandshake
+        }
+
+        /// Each connection has the listener's own address.
+        fn asks_local_addr(&self) -> bool {
+            false
+        }
+
+        /// A socket whose runtime has ended accepts nothing any more.
+        fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+            tokio::runtime::is_rt_shutdown_err(error).then_some(AcceptErrorKind::Listener)
+        }
+    }
+}
+
+#[cfg(unix)]
+#[tokio::main]
+async fn main() -> Result<(), acceptor_tokio::BoxError> {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use acceptor_tokio::{Connection, LastListener, Pool, Spec, TokioRuntime, acceptor_fn};
+    use tokio::net::{UnixStream, unix::SocketAddr};
+
+    let path = std::env::args_os().nth(1);
+    let path = PathBuf::from(path.ok_or("give the path of the socket")?);
+    let echo = acceptor_fn(
+        |mut connection: Connection<UnixStream, SocketAddr>| async move {
+            let (mut reader, mut writer) = connection.stream.split();
+            tokio::io::copy(&mut reader, &mut writer).await?;
+            Ok(())
+        },
+    );
+    let spec = Spec::new("unix", echo)
+        .grace(Duration::from_secs(5))
+        .last_listener(LastListener::Stop);
+    let pool: Pool<unix::UnixSocket> = Pool::start(TokioRuntime::current()?, spec)?;
+    pool.add_listener(unix::UnixSocket::bind(&path)?, 4)?;
+    println!("listening on {}", path.display());
+    println!("{}", pool.run_until(tokio::signal::ctrl_c()).await);
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn main() {
+    eprintln!("there are no Unix sockets here");
+}
