@@ -99,6 +99,7 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
 
 /// What `init` answers (rule B2).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Init<S> {
     /// Wait for a connection without a limit.
     Accept(S),

@@ -6,6 +6,7 @@ use std::time::Duration;
 ///
 /// Start errors count in both. A connection is never restarted in either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Restart {
     /// Only start errors count. The default.
     #[default]
@@ -58,6 +59,7 @@ impl From<Duration> for Shutdown {
 
 /// Which connections are reported (O4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum ConnectionReports {
     /// Those that fail. The default.
     #[default]
@@ -82,6 +84,7 @@ pub enum WaitingAcceptors {
 
 /// The reaction of a pool when its last listener has failed (L9). A close is no failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum LastListener {
     /// The pool goes on without a listener. The default.
     #[default]

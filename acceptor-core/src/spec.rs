@@ -196,6 +196,7 @@ impl<Acc, A> fmt::Debug for Spec<Acc, A> {
 
 /// The result of the init function of a pool (R3).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Configure<Acc, A = SocketAddr> {
     /// Start, or go on, with this spec.
     Use(Spec<Acc, A>),

@@ -22,7 +22,7 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in their order.
-    pub const ALL: [Phase; 4] = [Phase::LameDuck, Phase::Grace, Phase::Stop, Phase::Kill];
+    pub const ALL: &[Phase] = &[Phase::LameDuck, Phase::Grace, Phase::Stop, Phase::Kill];
 }
 
 impl fmt::Display for Phase {
@@ -233,7 +233,7 @@ fn sum(phases: &[Ends; 4]) -> Ends {
 impl<A: Debug> fmt::Display for StopReport<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pool stopped ({}) in {:.3?}", self.reason, self.elapsed)?;
-        for phase in Phase::ALL {
+        for &phase in Phase::ALL {
             let (connections, acceptors) = (self.connections(phase), self.acceptors(phase));
             if connections.total() + acceptors.total() > 0 {
                 write!(
@@ -338,7 +338,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            Phase::ALL.map(|phase| phase.to_string()),
+            Phase::ALL.iter().map(Phase::to_string).collect::<Vec<_>>(),
             ["lame duck", "grace", "stop", "kill"]
         );
         let mut ends = Ends::default();

@@ -76,7 +76,7 @@ async fn told_to_stop(client: &mut TcpStream) {
 /// How one stop went: in which phase its connections ended, and how; and that it took no longer than its phases.
 #[track_caller]
 fn check(report: &StopReport, connections: &[(Phase, EndKind, usize)], phases: Duration) {
-    for phase in Phase::ALL {
+    for &phase in Phase::ALL {
         let expected: usize = connections
             .iter()
             .filter_map(|&(in_phase, kind, count)| {

@@ -572,7 +572,7 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported<W: World>(world: Arc<W>)
                 same("the `init` after two panics", 3, served.number)?;
                 stage.event("the pool stops", pool.stop()).await?;
             }
-            Restart::Transient => {
+            _ => {
                 let report = stage.join(&pool).await?;
                 same("why the pool stopped", StopReason::Intensity, report.reason)?;
             }

@@ -520,7 +520,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
         let what = format!("the pool ends with its last child, in the phase {last}");
         let report: StopReport = stage.event(&what, stopping).await?;
         let took = stage.now() - began;
-        for phase in Phase::ALL {
+        for &phase in Phase::ALL {
             let expected = if phase == last {
                 [3, 1, 1, 1, 1, 0, 7]
             } else {

@@ -186,8 +186,8 @@ struct Life {
 fn state_of(handle: &Handle) -> PoolState {
     use acceptor_core::Phase;
     let text = format!("{handle:?}");
-    let stopping = Phase::ALL.map(PoolState::Stopping);
-    let mut states = stopping.into_iter().chain([PoolState::Running]);
+    let stopping = Phase::ALL.iter().copied().map(PoolState::Stopping);
+    let mut states = stopping.chain([PoolState::Running]);
     let state = states.find(|state| text.contains(&format!("state: {state:?}")));
     state.unwrap_or(PoolState::Stopped)
 }

@@ -164,7 +164,7 @@ impl Reports {
     fn counted_before(&self, restart: Restart) -> u64 {
         match restart {
             Restart::Temporary => self.start_errors_before,
-            Restart::Transient => self.start_errors_before + self.failures_before,
+            _ => self.start_errors_before + self.failures_before,
         }
     }
 }

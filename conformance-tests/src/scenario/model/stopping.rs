@@ -343,7 +343,7 @@ impl Model {
         let took = finished - stop.began;
         same("S7", "how long it took", took, report.elapsed)?;
         same("S8", "left stuck", stop.stuck, report.stuck)?;
-        for phase in Phase::ALL {
+        for &phase in Phase::ALL {
             for kind in ALL {
                 let expected = stop.connections[phase as usize][position(kind)];
                 let seen = report.connections(phase).of(kind);

@@ -136,8 +136,9 @@ impl Halt {
     }
 
     pub(super) fn report(&self, now: Instant) -> StopReport<()> {
+        const PHASES: [Phase; 4] = [Phase::LameDuck, Phase::Grace, Phase::Stop, Phase::Kill];
         let ends = |role| {
-            Phase::ALL.map(|phase| {
+            PHASES.map(|phase| {
                 let mut ends = Ends::default();
                 let of_phase = |end: &&(Role, Phase, EndKind)| (end.0, end.1) == (role, phase);
                 let of_phase = self.ends.iter().filter(of_phase);
