@@ -7,6 +7,8 @@ mod shared;
 #[cfg(unix)]
 #[path = "../../acceptor-tokio/tests/shared/descriptors.rs"]
 mod descriptors;
+#[path = "../../acceptor-tokio/tests/shared/no_panic.rs"]
+mod no_panic;
 
 use std::sync::mpsc::channel;
 
@@ -14,6 +16,11 @@ use acceptor_async_std as adapter;
 use acceptor_async_std::{AsyncStdRuntime, Connection, Pool, Spec, acceptor_fn};
 use async_std::net::{TcpListener as RuntimeListener, TcpStream as RuntimeStream};
 use shared::{PATIENCE, client, listen, loopback};
+
+#[cfg(unix)]
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    async_std::task::block_on(future)
+}
 
 fn runtime() -> AsyncStdRuntime {
     AsyncStdRuntime::current()

@@ -7,6 +7,8 @@ mod shared;
 #[cfg(unix)]
 #[path = "../../acceptor-tokio/tests/shared/descriptors.rs"]
 mod descriptors;
+#[path = "../../acceptor-tokio/tests/shared/no_panic.rs"]
+mod no_panic;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +25,11 @@ use shared::{PATIENCE, client, echo_spec, listen, loopback, ping, soon};
 use smol::Executor;
 use smol::future::{pending, poll_once};
 use smol::net::{TcpListener as RuntimeListener, TcpStream as RuntimeStream};
+
+#[cfg(unix)]
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    smol::block_on(future)
+}
 
 fn runtime() -> SmolRuntime {
     SmolRuntime::current()

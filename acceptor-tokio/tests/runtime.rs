@@ -7,6 +7,8 @@ mod support;
 #[cfg(unix)]
 #[path = "shared/descriptors.rs"]
 mod descriptors;
+#[path = "shared/no_panic.rs"]
+mod no_panic;
 
 use std::future::Future;
 use std::io;
@@ -33,6 +35,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
+
+#[cfg(unix)]
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(future)
+}
 
 const HOUR: Duration = Duration::from_secs(3600);
 

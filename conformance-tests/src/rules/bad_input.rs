@@ -339,7 +339,9 @@ pub(super) async fn v3_no_public_call_panics<W: World>(world: Arc<W>) -> Verdict
         let report = stage.event("the pool is killed", kill).await?;
         same("what `stop` says", &report, &stop.await)?;
         calmly("the words of the result", || {
-            let ends = Phase::ALL.iter().map(|phase| report.connections(*phase).to_string());
+            let ends = Phase::ALL
+                .iter()
+                .map(|phase| report.connections(*phase).to_string());
             let ends: Vec<_> = ends.collect();
             format!("{report} {report:?} {ends:?}")
         })?;
