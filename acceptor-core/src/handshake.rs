@@ -93,25 +93,12 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
         false
     }
 
-    /// Runs the handshake, and then the connection. For the pool: a handshake that is none leaves nothing of itself in the
-    /// future.
+    /// The stream as it was accepted, if the handshake is none. For the pool: of one that is none nothing is left in its
+    /// futures.
     #[doc(hidden)]
-    fn then<F, Fut>(
-        stage: Option<HandshakeStage<Self, A>>,
-        incoming: Incoming<I, A>,
-        serve: F,
-    ) -> impl Future<Output = Result<Fut::Output, HandshakeError>> + Send
-    where
-        I: Send,
-        A: Send,
-        F: FnOnce(Incoming<Self::Stream, A>) -> Fut + Send,
-        Fut: Future + Send,
-    {
-        async move {
-            let stage = stage.expect("the accept loop makes it where `IS_NEEDED` says so");
-            let incoming = stage.run(incoming).await?;
-            Ok(serve(incoming).await)
-        }
+    fn unchanged(incoming: Incoming<I, A>) -> Option<Incoming<Self::Stream, A>> {
+        drop(incoming);
+        None
     }
 }
 
@@ -128,17 +115,8 @@ impl<I: Send + 'static, A: Send> Handshake<I, A> for NoHandshake {
         Ok(incoming)
     }
 
-    fn then<F, Fut>(
-        _stage: Option<HandshakeStage<Self, A>>,
-        incoming: Incoming<I, A>,
-        serve: F,
-    ) -> impl Future<Output = Result<Fut::Output, HandshakeError>> + Send
-    where
-        F: FnOnce(Incoming<I, A>) -> Fut + Send,
-        Fut: Future + Send,
-    {
-        let serve = serve(incoming);
-        async move { Ok(serve.await) }
+    fn unchanged(incoming: Incoming<I, A>) -> Option<Incoming<I, A>> {
+        Some(incoming)
     }
 }
 
@@ -241,7 +219,7 @@ pub(crate) const TIMEOUT: &str = "timeout";
 
 /// The part of the pool in a handshake: its deadline, and the list that the connection is in.
 #[doc(hidden)]
-pub struct HandshakeStage<H, A> {
+pub(crate) struct HandshakeStage<H, A> {
     pub(crate) handshake: Shared<H>,
     pub(crate) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(crate) listed: Arc<dyn Listed<A>>,
@@ -254,7 +232,7 @@ impl<H, A> Debug for HandshakeStage<H, A> {
 }
 
 impl<H, A> HandshakeStage<H, A> {
-    async fn run<I>(
+    pub(crate) async fn run<I>(
         self,
         mut incoming: Incoming<I, A>,
     ) -> Result<Incoming<H::Stream, A>, HandshakeError>
@@ -384,9 +362,9 @@ mod tests {
         stage: Stage<H>,
     ) -> Option<Result<String, &'static str>> {
         let incoming = Incoming::new(String::new(), 1, 2);
-        let serve = |incoming: Incoming<String, u8>| async move { incoming.stream };
-        let served = H::then(Some(stage), incoming, serve).now_or_never()?;
-        Some(served.map_err(|error| error.cause()))
+        let through = stage.run(incoming).now_or_never()?;
+        let stream = through.map(|incoming| incoming.stream);
+        Some(stream.map_err(|error| error.cause()))
     }
 
     #[test]
@@ -395,9 +373,12 @@ mod tests {
         assert_eq!(outcome(stage(Adds('a'), ready(()))), Some(Ok("a".into())));
         assert_eq!(outcome(stage(Hangs, ready(()))), Some(Err(TIMEOUT)));
         assert_eq!(outcome(stage(Hangs, pending())), None);
-        assert_eq!(
-            outcome(stage(NoHandshake, ready(()))),
-            Some(Ok(String::new()))
-        );
+    }
+
+    #[test]
+    fn only_a_handshake_that_is_none_leaves_the_stream_unchanged() {
+        let incoming = || Incoming::new(String::new(), 1, 2);
+        assert!(<NoHandshake as Handshake<_, _>>::unchanged(incoming()).is_some());
+        assert!(<Hangs as Handshake<_, _>>::unchanged(incoming()).is_none());
     }
 }

@@ -46,10 +46,21 @@ pub(crate) struct ServeArgs<L: Listener> {
     pub(crate) incoming: Incoming<L::Io, L::Addr>,
     /// `None` if the listener has no handshake.
     pub(crate) stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
+    pub(crate) origin: Origin,
+}
+
+/// The parts of a connection that its handshake leaves as they are.
+pub(crate) struct Origin {
     pub(crate) id: ChildId,
     pub(crate) listener: ListenerId,
     pub(crate) tag: Option<Arc<str>>,
     pub(crate) lifecycle: Lifecycle,
+}
+
+impl Origin {
+    fn connection<S, A>(self, incoming: Incoming<S, A>) -> Connection<S, A> {
+        Connection::new(incoming, self.id, (self.listener, self.tag), self.lifecycle)
+    }
 }
 
 /// Makes seats for children.
@@ -121,6 +132,53 @@ impl<L: Listener, A: Acceptor<L>> TypedChild<L, A> {
     }
 }
 
+/// The future of a connection. What it is made of is dropped each by itself, polled or not: two panics at once would abort the
+/// process.
+impl<L: Listener, A: Acceptor<L>> TypedChild<L, A> {
+    /// A connection of a listener that has no handshake.
+    fn serve_at_once(
+        self: Arc<Self>,
+        incoming: Incoming<L::Io, L::Addr>,
+        origin: Origin,
+    ) -> BoxFuture<'static, BodyEnd> {
+        let incoming = L::Handshake::unchanged(incoming);
+        let incoming = incoming.expect("the accept loop makes a stage for each other handshake");
+        let given = (
+            DropResuming::new(origin.connection(incoming)),
+            DropResuming::new(self.take_state()),
+        );
+        Box::pin(async move {
+            let serve = self
+                .acceptor
+                .serve(given.0.into_inner(), given.1.into_inner());
+            BodyEnd::Served(serve.await.into_exit())
+        })
+    }
+
+    fn serve_after(
+        self: Arc<Self>,
+        stage: HandshakeStage<L::Handshake, L::Addr>,
+        incoming: Incoming<L::Io, L::Addr>,
+        origin: Origin,
+    ) -> BoxFuture<'static, BodyEnd> {
+        let given = (
+            DropResuming::new((stage, incoming, origin)),
+            DropResuming::new(self.take_state()),
+        );
+        Box::pin(async move {
+            let (stage, incoming, origin) = given.0.into_inner();
+            match stage.run(incoming).await {
+                Ok(incoming) => {
+                    let connection = origin.connection(incoming);
+                    let serve = self.acceptor.serve(connection, given.1.into_inner());
+                    BodyEnd::Served(serve.await.into_exit())
+                }
+                Err(error) => BodyEnd::HandshakeFailed(error),
+            }
+        })
+    }
+}
+
 impl<L: Listener, A: Acceptor<L>> ConnectionControl for TypedChild<L, A> {
     fn trap_stop(&self) -> Latch {
         self.control.trap()
@@ -176,31 +234,10 @@ impl<L: Listener, A: Acceptor<L>> ErasedChild<L> for TypedChild<L, A> {
     }
 
     fn serve(self: Arc<Self>, args: ServeArgs<L>) -> BoxFuture<'static, BodyEnd> {
-        // Each by itself, polled or not: two panics at once would abort the process.
-        let given = (
-            DropResuming::new(args),
-            DropResuming::new(self.take_state()),
-        );
-        Box::pin(async move {
-            let (args, state) = given;
-            let ServeArgs {
-                incoming,
-                stage,
-                id,
-                listener,
-                tag,
-                lifecycle,
-            } = args.into_inner();
-            let serve = |incoming| {
-                let connection = Connection::new(incoming, id, (listener, tag), lifecycle);
-                let serve = self.acceptor.serve(connection, state.into_inner());
-                async move { serve.await.into_exit() }
-            };
-            match L::Handshake::then(stage, incoming, serve).await {
-                Ok(exit) => BodyEnd::Served(exit),
-                Err(error) => BodyEnd::HandshakeFailed(error),
-            }
-        })
+        match args.stage {
+            None => self.serve_at_once(args.incoming, args.origin),
+            Some(stage) => self.serve_after(stage, args.incoming, args.origin),
+        }
     }
 
     fn terminate(
@@ -263,12 +300,14 @@ mod tests {
         ServeArgs {
             incoming: Incoming::new((), address(), address()),
             stage: None,
-            id: CHILD,
-            listener: LISTENER,
-            tag: None,
-            lifecycle: Lifecycle {
-                draining: Latch::new(),
-                control: Arc::clone(child).connection_control(),
+            origin: Origin {
+                id: CHILD,
+                listener: LISTENER,
+                tag: None,
+                lifecycle: Lifecycle {
+                    draining: Latch::new(),
+                    control: Arc::clone(child).connection_control(),
+                },
             },
         }
     }

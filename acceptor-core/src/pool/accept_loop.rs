@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 
 use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::ListenerInfo;
-use crate::child::erased::{ErasedChild, Factory, InitOutcome, ServeArgs};
+use crate::child::erased::{ErasedChild, Factory, InitOutcome, Origin, ServeArgs};
 use crate::connection::Lifecycle;
 use crate::handshake::{Handshake, HandshakeStage};
 use crate::id::ChildId;
@@ -613,12 +613,14 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         let serve = Arc::clone(&child).serve(ServeArgs {
             incoming: incoming.into_inner(),
             stage: self.handshake_stage(id, now, timeout),
-            id,
-            listener: self.listener.id,
-            tag: self.listener.tag.clone(),
-            lifecycle: Lifecycle {
-                draining: self.listener.draining.clone(),
-                control: Arc::clone(&child).connection_control(),
+            origin: Origin {
+                id,
+                listener: self.listener.id,
+                tag: self.listener.tag.clone(),
+                lifecycle: Lifecycle {
+                    draining: self.listener.draining.clone(),
+                    control: Arc::clone(&child).connection_control(),
+                },
             },
         });
         let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
