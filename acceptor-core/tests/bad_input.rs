@@ -134,7 +134,7 @@ fn check<T: Debug, E: Debug + Display>(result: Result<T, E>, value: &str, words:
     assert_eq!(error.to_string(), words);
 }
 
-const STOPPED: &str = "the pool has stopped: its result is what `join` returns";
+const STOPPED: &str = "the pool has stopped: `join` returns why (a pool is killed when its `Pool` is dropped, whatever handles are left)";
 
 #[test]
 fn a_spec_that_is_not_allowed_starts_no_pool() {
@@ -295,7 +295,7 @@ fn a_pool_that_stops_or_has_stopped_takes_no_listener_and_gives_it_back() {
     check(
         Err::<(), _>(error),
         "AddListenerError { reason: Stopped, .. }",
-        "listener not added: the pool has stopped: add it to a pool that runs",
+        "listener not added: the pool has stopped: add it to a pool that runs, whose `Pool` is not dropped",
     );
 }
 
