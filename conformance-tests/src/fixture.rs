@@ -5,6 +5,7 @@
 //! wait here is longer than the patience.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::fmt;
 use std::future::{Future, pending};
 use std::io;
@@ -77,6 +78,14 @@ pub enum Order {
     ExitCleanlyBecause(&'static str),
     /// Return an error of this name.
     Fail(&'static str),
+    /// Return an error with an `io::Error` in it.
+    FailWith(IoFailure),
+    /// Return the explicit exit of a connection whose peer is gone, with an error of this name.
+    ExitDisconnected(&'static str),
+    /// Return the explicit exit of a failure, with an `io::Error` in it.
+    ExitFailed(IoFailure),
+    /// From now on return the error of the stream, should it have one.
+    FailWithStream,
     /// Panic with this message.
     Panic(&'static str),
     /// Panic with this message, which the panic hook is not shown.
@@ -87,6 +96,53 @@ pub enum Order {
     TrapAndStay,
     /// Take the stop signal, and leave so long after it.
     TrapAndLeaveAfter(Duration),
+}
+
+/// An error with an `io::Error` in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoFailure {
+    /// The kind of the `io::Error`.
+    pub kind: io::ErrorKind,
+    /// Where the `io::Error` is.
+    pub place: Place,
+}
+
+/// Where in an error an `io::Error` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It is the error itself.
+    Itself,
+    /// It is the source of the error's source.
+    Source,
+    /// It is inside of another `io::Error`, by `io::Error::other`.
+    Inside,
+}
+
+impl From<IoFailure> for BoxError {
+    fn from(IoFailure { kind, place }: IoFailure) -> Self {
+        let error = io::Error::from(kind);
+        match place {
+            Place::Itself => error.into(),
+            Place::Source => Caused(Caused(error)).into(),
+            Place::Inside => io::Error::other(error).into(),
+        }
+    }
+}
+
+/// An error with a source.
+#[derive(Debug)]
+struct Caused<E>(E);
+
+impl<E: fmt::Debug> fmt::Display for Caused<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an error with a source")
+    }
+}
+
+impl<E: Error + 'static> Error for Caused<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
 }
 
 /// How the future of `serve` ended, as it saw it itself.
@@ -769,6 +825,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
         let runtime = self.world.runtime();
         let mut kept = Vec::new();
         let mut stop: Option<(Latch, Duration)> = None;
+        let mut on_error = OnStreamError::Return;
         let mut deadlines: Vec<(Instant, Departure)> = Vec::new();
         loop {
             let next = {
@@ -793,6 +850,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
                 Next::Order(order) => match order {
                     Order::ReturnAt(time) => deadlines.push((time, Departure::ByItself)),
                     Order::PanicWhenDropped(message) => kept.push(Bomb(message)),
+                    Order::FailWithStream => on_error = OnStreamError::Fail,
                     Order::TrapAndStay => drop(connection.lifecycle.trap_stop()),
                     Order::TrapAndLeaveAfter(time) => {
                         stop = Some((connection.lifecycle.trap_stop(), time));
@@ -811,9 +869,12 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
                     leaving.departure = departure;
                     return Ok(Exit::normal());
                 }
-                Next::Over => {
+                Next::Over(echoed) => {
                     leaving.departure = Departure::ByItself;
-                    return Ok(Exit::normal());
+                    return match (on_error, echoed) {
+                        (OnStreamError::Fail, Err(error)) => Err(error.into()),
+                        _ => Ok(Exit::normal()),
+                    };
                 }
             }
         }
@@ -841,11 +902,15 @@ impl Order {
             Order::ExitCleanly => Ok(Exit::clean("")),
             Order::ExitCleanlyBecause(reason) => Ok(Exit::clean(reason)),
             Order::Fail(name) => Err(name.into()),
+            Order::FailWith(failure) => Err(failure.into()),
+            Order::ExitDisconnected(name) => Ok(Exit::disconnected(name)),
+            Order::ExitFailed(failure) => Ok(Exit::failed(failure)),
             Order::Panic(message) => panic!("{message}"),
             Order::Unwind(message) => std::panic::resume_unwind(Box::new(message)),
             Order::Return
             | Order::ReturnAt(_)
             | Order::PanicWhenDropped(_)
+            | Order::FailWithStream
             | Order::TrapAndStay
             | Order::TrapAndLeaveAfter(_) => Ok(Exit::normal()),
         }
@@ -883,7 +948,15 @@ enum Next {
     Order(Order),
     Told,
     Due(Departure),
-    Over,
+    /// The client has closed, or the stream has this error.
+    Over(io::Result<()>),
+}
+
+/// What a connection returns when its stream has an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnStreamError {
+    Return,
+    Fail,
 }
 
 /// Orders come first: they were given before whatever is ready beside them.
@@ -891,7 +964,7 @@ async fn next(
     inbox: &mut mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>,
     told: impl Future<Output = ()>,
     due: impl Future<Output = Departure>,
-    echo: &mut (impl Future<Output = ()> + Unpin),
+    echo: &mut (impl Future<Output = io::Result<()>> + Unpin),
 ) -> Next {
     let order = async {
         match inbox.next().await {
@@ -905,7 +978,7 @@ async fn next(
     let order = std::pin::pin!(order);
     let told = std::pin::pin!(told.map(|()| Next::Told));
     let due = std::pin::pin!(due.map(Next::Due));
-    let over = echo.map(|()| Next::Over);
+    let over = echo.map(Next::Over);
     match select(order, select(told, select(due, over))).await {
         Either::Left((next, _))
         | Either::Right((Either::Left((next, _)), _))
@@ -917,19 +990,16 @@ async fn next(
 }
 
 /// Sends back what comes in, until the client closes.
-async fn echo(mut stream: impl futures::io::AsyncRead + futures::io::AsyncWrite + Unpin) {
+async fn echo(
+    mut stream: impl futures::io::AsyncRead + futures::io::AsyncWrite + Unpin,
+) -> io::Result<()> {
     let mut buffer = [0; 1024];
     loop {
-        let count = match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => count,
+        let count = match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            count => count,
         };
-        let back = async {
-            stream.write_all(&buffer[..count]).await?;
-            stream.flush().await
-        };
-        if back.await.is_err() {
-            return;
-        }
+        stream.write_all(&buffer[..count]).await?;
+        stream.flush().await?;
     }
 }

@@ -231,6 +231,8 @@ rule_book! { $
         "Each child's end is counted exactly once, and reported at most once (O2). A panic in one child affects no other child, no lock, and not the pool.";
     "E4" Must ends::e4_a_killed_child_is_dropped_where_it_suspends:
         "A killed child is dropped at its next suspension point. One that never suspends cannot be killed; see S8.";
+    "E5" Must ends::e5_error_of_a_peer_that_is_gone:
+        "*Peer gone*: an `io::Error` of kind connection reset, connection aborted, broken pipe, not connected or unexpected end of file, found in the returned error, among its sources, or inside an `io::Error` that wraps it. An explicit `Exit` is never reclassified: a proxy returns `Exit::failed` for its upstream's reset. The classifier can be replaced per pool. So a remote client can neither stop a transient pool nor flood a log by hanging up.";
     "E6" Must ends::e6_a_guard_keeps_its_connection:
         "A connection has not ended until `serve` has returned *and* every guard taken from it is dropped: a protocol that hands its stream on (a WebSocket, a tunnel) stays listed, counted, subject to grace, and reported. Taking a guard traps the stop (N2). A guard can run a future as a subtask of the connection: dropped at its next suspension point after the kill, its panic is the connection's. A guard still held a kill timeout after the kill is stuck (S8); dropping it later is harmless.";
     "I1" Must intensity::i1_more_failures_than_intensity_stop_the_pool:

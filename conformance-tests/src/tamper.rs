@@ -6,6 +6,7 @@
 //! [`Handle`](crate::fixture::Handle)). A [`World`](crate::World) says through
 //! its runtime value what is tampered with; every world but the wrong ones says: nothing.
 
+use std::error::Error;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -136,6 +137,8 @@ pub struct Settings {
     pub patience: Option<Duration>,
     /// The table of accept errors.
     pub accept_errors: Option<fn(&io::Error) -> AcceptErrorKind>,
+    /// The classifier of errors that mean that the peer is gone.
+    pub peer_gone: Option<fn(&(dyn Error + 'static)) -> bool>,
     /// Which connections are reported.
     pub connection_reports: Option<ConnectionReports>,
     /// What the pool does when its last listener has failed.
@@ -152,6 +155,7 @@ impl Settings {
             Some((name, format!("{:?}", value.as_ref()?)))
         }
         let table = self.accept_errors.map(|_| "a table");
+        let classifier = self.peer_gone.map(|_| "a classifier");
         [
             shown("restart", &self.restart),
             shown("intensity", &self.intensity),
@@ -162,6 +166,7 @@ impl Settings {
             shown("child_type", &self.child_type),
             shown("kill timeout", &self.patience),
             shown("accept_errors", &table),
+            shown("peer_gone", &classifier),
             shown("connection_reports", &self.connection_reports),
             shown("last_listener", &self.last_listener),
         ]
@@ -197,6 +202,9 @@ impl Settings {
         }
         if let Some(table) = self.accept_errors {
             spec = spec.accept_errors(table);
+        }
+        if let Some(is_gone) = self.peer_gone {
+            spec = spec.peer_gone(is_gone);
         }
         if let Some(reports) = self.connection_reports {
             spec = spec.connection_reports(reports);
@@ -325,6 +333,8 @@ pub enum Callbacks {
     ServeDetached,
     /// What `serve` returns is taken for `Ok`.
     ServeErrorsForgiven,
+    /// An explicit failure that `serve` returns is classified, as an error is.
+    ExitsReclassified,
     /// For the caller `serve` never ends.
     ServeHangs,
     /// What `serve` held is never let go.
@@ -497,6 +507,13 @@ where
             Callbacks::ServeErrorsForgiven => {
                 drop(serves(acceptor, connection, state).await);
                 Exit::normal()
+            }
+            Callbacks::ExitsReclassified => {
+                let exit = serves(acceptor, connection, state).await;
+                match exit.to_string().contains("connection reset") {
+                    true => Exit::disconnected(exit.to_string()),
+                    false => exit,
+                }
             }
             Callbacks::ServeHangs => {
                 drop(serves(acceptor, connection, state).await);

@@ -2,21 +2,22 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::pending;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildError, ChildId, Connection, ConnectionRecord, ConnectionState,
-    EndKind, Event, Exit, Failure, Grace, Guard, Init, Lifecycle, ListenerInfo, Phase, Restart,
-    Runtime, Spec, StreamOf,
+    Acceptor, BoxError, ChildError, ChildId, Connection, ConnectionRecord, ConnectionReports,
+    ConnectionState, EndKind, Event, Exit, Failure, Grace, Guard, Init, Lifecycle, ListenerInfo,
+    Phase, Restart, Runtime, Spec, StopReason, StreamOf,
 };
 use futures::channel::mpsc;
 use futures::{FutureExt, StreamExt};
 
 use crate::disturbed::DroppedTasks;
-use crate::fixture::{Call, Departure, Fixture, Handle, Order, Served, runs};
+use crate::fixture::{Call, Departure, Fixture, Handle, IoFailure, Order, Place, Served, runs};
 use crate::verdict::{Broken, Verdict, same};
-use crate::world::{Closed, World};
+use crate::world::{Client, Closed, World};
 
 /// A way to bring a connection to its end.
 #[derive(Debug, Clone, Copy)]
@@ -252,6 +253,129 @@ pub(super) async fn e4_a_killed_child_is_dropped_where_it_suspends<W: World>(
         Err(ChildError::UnknownChild(child)),
         kill(),
     )
+}
+
+/// The kinds that mean that the peer is gone.
+const GONE: [ErrorKind; 5] = [
+    ErrorKind::ConnectionReset,
+    ErrorKind::ConnectionAborted,
+    ErrorKind::BrokenPipe,
+    ErrorKind::NotConnected,
+    ErrorKind::UnexpectedEof,
+];
+
+const PLACES: [Place; 3] = [Place::Itself, Place::Source, Place::Inside];
+
+pub(super) async fn e5_error_of_a_peer_that_is_gone<W: World>(world: Arc<W>) -> Verdict {
+    disconnects(&world, ConnectionReports::Disconnects).await?;
+    disconnects(&world, ConnectionReports::Failures).await?;
+    for place in PLACES {
+        for kind in [ErrorKind::TimedOut, ErrorKind::ConnectionRefused] {
+            let failure = IoFailure { kind, place };
+            fails(&world, Order::FailWith(failure)).await?;
+        }
+    }
+    // As a proxy does for the reset of its upstream.
+    for place in PLACES {
+        let kind = ErrorKind::ConnectionReset;
+        fails(&world, Order::ExitFailed(IoFailure { kind, place })).await?;
+    }
+    classifier(&world).await
+}
+
+/// Ends connections because their peer is gone: none of them counts, and each is reported where that is asked for.
+async fn disconnects<W: World>(world: &Arc<W>, reports: ConnectionReports) -> Verdict {
+    let stage = Fixture::new(world);
+    let spec = stage.spec("e5").restart(Restart::Transient).intensity(1);
+    let pool = stage.start(spec.connection_reports(reports))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut ended = Vec::new();
+    for place in PLACES {
+        for kind in GONE {
+            let (_client, served) = stage.connect(address).await?;
+            let failure = IoFailure { kind, place };
+            stage.order(&served, Order::FailWith(failure)).await?;
+            stage.ended(&pool, served.child).await?;
+            let what = format!("the pool runs after {failure:?}");
+            same(&what, true, runs(&pool))?;
+            ended.push((served.child, BoxError::from(failure).to_string()));
+        }
+    }
+    let (_client, served) = stage.connect(address).await?;
+    let exit = Order::ExitDisconnected("left");
+    stage.order(&served, exit).await?;
+    stage.ended(&pool, served.child).await?;
+    ended.push((served.child, "left".to_owned()));
+    // Clients that hang up.
+    for _ in 0..2 {
+        let (client, served) = stage.connect(address).await?;
+        stage.order(&served, Order::FailWithStream).await?;
+        client.reset().await;
+        stage.ended(&pool, served.child).await?;
+        same("the pool runs after a reset", true, runs(&pool))?;
+    }
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    same("failures reported", Vec::new(), failures(&stage))?;
+    let mut reported = disconnections(&stage);
+    if reports == ConnectionReports::Failures {
+        let what = "disconnections reported where none are asked for";
+        return same(what, Vec::new(), reported);
+    }
+    // A reset reaches `serve` as an error with the system's words, or as the end of the stream: it is left out here.
+    reported.truncate(ended.len());
+    same("disconnections reported", ended, reported)
+}
+
+/// The disconnections that were reported, with the errors.
+fn disconnections<W: World>(stage: &Fixture<W>) -> Vec<(ChildId, String)> {
+    let disconnection = |event: &Event<_>| match event {
+        Event::Disconnected { child, error, .. } => Some((*child, error.to_string())),
+        _ => None,
+    };
+    stage.reports.look(|reports| {
+        let found = reports
+            .iter()
+            .filter_map(|report| disconnection(&report.event));
+        found.collect()
+    })
+}
+
+/// An end that is a failure stops a transient pool whose intensity is zero.
+async fn fails<W: World>(world: &Arc<W>, order: Order) -> Verdict {
+    let stage = Fixture::new(world);
+    let spec = stage.spec("e5").restart(Restart::Transient).intensity(0);
+    let pool = stage.start(spec)?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, served) = stage.connect(address).await?;
+    stage.order(&served, order).await?;
+    let stops = format!("the pool stops after {order:?}");
+    let report = stage.event(&stops, pool.join()).await?;
+    same(&stops, StopReason::Intensity, report.reason)?;
+    let failed: Vec<_> = failures(&stage).iter().map(|(child, _)| *child).collect();
+    same("failures reported", vec![served.child], failed)
+}
+
+/// The classifier of the spec decides, whatever the default would.
+async fn classifier<W: World>(world: &Arc<W>) -> Verdict {
+    let stage = Fixture::new(world);
+    let spec = stage.spec("e5").restart(Restart::Transient).intensity(0);
+    let pool = stage.start(spec.peer_gone(|error| error.to_string() == "gone"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (_client, served) = stage.connect(address).await?;
+    stage.order(&served, Order::Fail("gone")).await?;
+    stage.ended(&pool, served.child).await?;
+    let what = "the pool runs after an error that its classifier knows";
+    same(what, true, runs(&pool))?;
+    let (_client, served) = stage.connect(address).await?;
+    let reset = IoFailure {
+        kind: ErrorKind::ConnectionReset,
+        place: Place::Itself,
+    };
+    stage.order(&served, Order::FailWith(reset)).await?;
+    let stops = "the pool stops after an error that its classifier does not know";
+    let report = stage.event(stops, pool.join()).await?;
+    same(stops, StopReason::Intensity, report.reason)
 }
 
 /// A connection that was handed on.

@@ -1,6 +1,7 @@
 //! Which flaw breaks which rule.
 
-use std::io::ErrorKind;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use acceptor_core::{
     AcceptErrorKind, AcceptorRecord, AcceptorState, ChildType, ConnectionReports, ConnectionState,
     Event, Failure, Grace, LastListener, ListenerRecord, ListenerState, Report, Restart, Shutdown,
-    StopReason, StopReport,
+    StopReason, StopReport, is_peer_gone,
 };
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
@@ -78,6 +79,20 @@ fn grace(grace: Grace) -> Tamper {
     })
 }
 
+fn peer_gone(is_gone: fn(&(dyn Error + 'static)) -> bool) -> Tamper {
+    settings(Settings {
+        peer_gone: Some(is_gone),
+        ..Settings::default()
+    })
+}
+
+fn connection_reports(reports: ConnectionReports) -> Tamper {
+    settings(Settings {
+        connection_reports: Some(reports),
+        ..Settings::default()
+    })
+}
+
 fn restart(restart: Restart) -> Tamper {
     settings(Settings {
         restart: Some(restart),
@@ -99,7 +114,7 @@ fn period(period: Duration) -> Tamper {
     })
 }
 
-fn accept_errors(kind: fn(&std::io::Error) -> AcceptErrorKind) -> Tamper {
+fn accept_errors(kind: fn(&io::Error) -> AcceptErrorKind) -> Tamper {
     settings(Settings {
         accept_errors: Some(kind),
         ..Settings::default()
@@ -386,6 +401,67 @@ fn ends() -> Vec<Case> {
             callbacks(Callbacks::ServeElsewhere),
             "the killed connection ends",
             &["B1", "B5"],
+        ),
+        breaks(
+            "E5",
+            peer_gone(|_| false),
+            "the pool runs after IoFailure { kind: ConnectionAborted, place: Itself }",
+            &["E1", "E2"],
+        ),
+        breaks(
+            "E5",
+            peer_gone(|error| {
+                let error = error.downcast_ref::<io::Error>();
+                error.is_some_and(|error| is_peer_gone(&io::Error::from(error.kind())))
+            }),
+            "the pool runs after IoFailure { kind: ConnectionAborted, place: Source }",
+            &["E1", "E4"],
+        ),
+        breaks(
+            "E5",
+            peer_gone(|error| {
+                let mut next = Some(error);
+                while let Some(error) = next {
+                    let io = error.downcast_ref::<io::Error>();
+                    if io.is_some_and(|error| is_peer_gone(&io::Error::from(error.kind()))) {
+                        return true;
+                    }
+                    next = error.source();
+                }
+                false
+            }),
+            "the pool runs after IoFailure { kind: ConnectionAborted, place: Inside }",
+            &["E1", "B4"],
+        ),
+        breaks(
+            "E5",
+            peer_gone(|_| true),
+            "the pool stops after FailWith(IoFailure { kind: TimedOut, place: Itself })",
+            &["B4", "B8", "E4"],
+        ),
+        breaks(
+            "E5",
+            peer_gone(is_peer_gone),
+            "the pool runs after an error that its classifier knows",
+            &["E1", "E3"],
+        ),
+        breaks(
+            "E5",
+            reported(0, |event| matches!(event, Event::Disconnected { .. })),
+            "disconnections reported",
+            &["E1", "E3", "I1"],
+        ),
+        breaks(
+            "E5",
+            connection_reports(ConnectionReports::Disconnects),
+            "disconnections reported where none are asked for",
+            &["E1", "E3", "I1"],
+        ),
+        breaks(
+            "E5",
+            callbacks(Callbacks::ExitsReclassified),
+            "the pool stops after ExitFailed",
+            &["E1", "E4"],
         ),
         breaks(
             "E6",
