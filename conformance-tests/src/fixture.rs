@@ -170,6 +170,13 @@ pub enum Call {
         /// What it was given.
         info: ListenerInfo<SocketAddr>,
     },
+    /// `init_now` returned a state.
+    InitNow {
+        /// The number of the state.
+        number: usize,
+        /// What it was given.
+        info: ListenerInfo<SocketAddr>,
+    },
     /// `serve` began.
     Serve(Served),
     /// `serve` is over: its future is gone.
@@ -212,7 +219,7 @@ pub struct Served {
     pub local_addr: SocketAddr,
     /// Its latches.
     pub lifecycle: Lifecycle,
-    /// The number of the `init` that made its state.
+    /// The number of its state: that of the `init` that made it.
     pub number: usize,
     /// The task that it runs on, in a world that knows.
     pub task: Option<TaskId>,
@@ -256,13 +263,25 @@ impl<W> fmt::Debug for Fixture<W> {
 }
 
 struct Script {
+    /// How many states were numbered.
+    numbers: AtomicUsize,
     inits: AtomicUsize,
+    init_now: Mutex<InitNow>,
     answers: Mutex<Answers>,
     farewell: Mutex<Farewell>,
     witness: Mutex<Option<Arc<Witness>>>,
     /// The answers that were deferred, in the order in which `init` began.
     decided: Record<Answer>,
     hears: Mutex<Option<Arc<Hears>>>,
+}
+
+/// What `init_now` returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitNow {
+    /// No state: `init` is to run.
+    Nothing,
+    /// A state.
+    State,
 }
 
 /// Hears a report in the observer, before it is recorded.
@@ -281,12 +300,18 @@ impl Script {
     /// `init` begins: its number, what it answers, and its place among those whose answer is deferred.
     fn begins(&self) -> (usize, Answer, usize) {
         let mut answers = lock(&self.answers);
-        let number = self.inits.fetch_add(1, Ordering::SeqCst) + 1;
+        self.inits.fetch_add(1, Ordering::SeqCst);
+        let number = self.next_number();
         let then = answers.then;
         let answer = answers.first.pop_front().unwrap_or(then);
         let place = answers.deferred;
         answers.deferred += usize::from(answer == Answer::Deferred);
         (number, answer, place)
+    }
+
+    /// The number of the next state.
+    fn next_number(&self) -> usize {
+        self.numbers.fetch_add(1, Ordering::SeqCst) + 1
     }
 }
 
@@ -303,7 +328,9 @@ impl<W: World> Fixture<W> {
             calls: Record::default(),
             reports: Record::default(),
             script: Arc::new(Script {
+                numbers: AtomicUsize::new(0),
                 inits: AtomicUsize::new(0),
+                init_now: Mutex::new(InitNow::Nothing),
                 answers: Mutex::new(Answers {
                     first: VecDeque::new(),
                     then: Answer::Accept,
@@ -322,6 +349,11 @@ impl<W: World> Fixture<W> {
         let mut answers = lock(&self.script.answers);
         answers.first = first.into_iter().collect();
         answers.then = then;
+    }
+
+    /// Says what the next calls of `init_now` return. Nothing, until this is called.
+    pub fn init_now(&self, returns: InitNow) {
+        *lock(&self.script.init_now) = returns;
     }
 
     /// Decides what the first `init` answers whose answer is deferred and not decided yet.
@@ -793,6 +825,21 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             Answer::Panic(message) => panic!("{message}"),
             Answer::Nothing | Answer::Deferred => pending().await,
         }
+    }
+
+    fn init_now(&self, info: &ListenerInfo<SocketAddr>) -> Option<State> {
+        if *lock(&self.script.init_now) == InitNow::Nothing {
+            return None;
+        }
+        let number = self.script.next_number();
+        self.calls.push(Call::InitNow {
+            number,
+            info: info.clone(),
+        });
+        Some(State {
+            number,
+            calls: self.calls.clone(),
+        })
     }
 
     async fn serve(

@@ -291,6 +291,8 @@ pub enum Callbacks {
     Sound,
     /// `init` runs twice.
     InitTwice,
+    /// `init` runs also where `init_now` has returned a state.
+    InitAfterInitNow,
     /// Only one acceptor at a time runs `init`.
     InitOneByOne,
     /// *Ignore* is taken for an error.
@@ -477,6 +479,14 @@ where
                 other => Ok(other),
             },
             _ => init().await,
+        }
+    }
+
+    fn init_now(&self, info: &ListenerInfo<SocketAddr>) -> Option<A::State> {
+        let state = self.acceptor.init_now(info);
+        match self.callbacks {
+            Callbacks::InitAfterInitNow => None,
+            _ => state,
         }
     }
 

@@ -13,7 +13,7 @@ use acceptor_core::{
 use crate::disturbed::{
     CountedAccepts, DroppedTasks, Everything, FailingListeners, TaskId, not_listening,
 };
-use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs, word};
+use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, InitNow, Order, Pool, runs, word};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
@@ -295,6 +295,7 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection<W: World>(world: Arc<
         seen.all(),
     )?;
     tasks_of_init(&world).await?;
+    states_without_init(&world).await?;
 
     // None of them is ever through `init`.
     let stage = Fixture::new(&world);
@@ -307,6 +308,67 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection<W: World>(world: Arc<
     }
     stage.event("the pool is killed", pool.kill()).await?;
     Ok(())
+}
+
+/// Where `init_now` returns a state `init` does not run, and the replacement has its state as `serve` is first polled.
+async fn states_without_init<W: World>(world: &Arc<W>) -> Verdict {
+    const ACCEPTORS: usize = 2;
+    const CLIENTS: usize = 3;
+    let stage = Fixture::new(world);
+    stage.init_now(InitNow::State);
+    let seen = Record::default();
+    let (calls, seeing) = (stage.calls.clone(), seen.clone());
+    stage.witness(move |_| seeing.push(calls.look(states_made)));
+    let pool = stage.start(stage.spec("b5"))?;
+    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    let mut held = Vec::new();
+    for _ in 0..CLIENTS {
+        held.push(stage.connect(address).await?);
+    }
+    let states: Vec<_> = stage.calls.look(|calls| {
+        let states = calls.iter().filter_map(|call| match call {
+            Call::InitNow { number, info } => Some((*number, info.child)),
+            _ => None,
+        });
+        states.collect()
+    });
+    let what = "how often `init` ran where `init_now` returned a state";
+    same(what, 0, stage.inits())?;
+    for (_, served) in &held {
+        let child = states.iter().find(|(number, _)| *number == served.number);
+        let what = "the child that serves, and that of its `init_now`";
+        same(what, Some(served.child), child.map(|(_, child)| *child))?;
+    }
+    let expected: Vec<_> = (1..=CLIENTS).map(|served| ACCEPTORS + served).collect();
+    let what = "states that `init_now` has made, as `serve` is first polled";
+    same(what, expected, seen.all())?;
+
+    // Two acceptors have their state already; those that replace them run `init`.
+    stage.init_now(InitNow::Nothing);
+    for _ in 0..=ACCEPTORS {
+        held.push(stage.connect(address).await?);
+    }
+    let (_, last) = held.last().expect("there are clients");
+    let by_init = stage.calls.look(|calls| {
+        let begins =
+            |call: &Call| matches!(call, Call::Init { number, .. } if *number == last.number);
+        calls.iter().any(begins)
+    });
+    same(
+        "the state is of `init` where `init_now` returns none",
+        true,
+        by_init,
+    )?;
+    stage.event("the pool stops", pool.stop()).await?;
+    each_state_once(&stage)
+}
+
+/// How many states `init_now` has made.
+fn states_made(calls: &[Call]) -> usize {
+    let made = calls
+        .iter()
+        .filter(|call| matches!(call, Call::InitNow { .. }));
+    made.count()
 }
 
 /// `init` is polled in no task of another child, and not in the accept loop.
@@ -540,7 +602,7 @@ fn each_state_once<W: World>(stage: &Fixture<W>) -> Verdict {
     stage.calls.look(|calls| {
         for call in calls {
             match call {
-                Call::Init { number, .. } => {
+                Call::Init { number, .. } | Call::InitNow { number, .. } => {
                     uses.entry(*number).or_insert(0);
                 }
                 Call::Serve(served) => *uses.entry(served.number).or_insert(0) += 1,

@@ -272,6 +272,12 @@ fn behaviour() -> Vec<Case> {
             &["E4", "N2"],
         ),
         breaks(
+            "B5",
+            callbacks(Callbacks::InitAfterInitNow),
+            "how often `init` ran where `init_now` returned a state",
+            &["B1", "B7", "L1"],
+        ),
+        breaks(
             "B6",
             callbacks(Callbacks::NoTimeout),
             "`init` runs 6 times",
