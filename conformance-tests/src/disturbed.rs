@@ -13,5 +13,5 @@ pub use everything::{Disturbed, Everything};
 pub(crate) use listeners::not_listening;
 pub use listeners::{FailingListener, FailingListeners, Faults, OfTheRuntime};
 pub use polls::{HeldRuntime, HeldTasks, PollId, current_poll};
-pub use tasks::{DroppedTasks, DroppingRuntime, TaskId, current_task};
+pub use tasks::{DroppedTasks, DroppingRuntime, TaskId, ValueId, current_task};
 pub use traces::{Traced, TracedRuntime, TracedTasks};

@@ -106,6 +106,18 @@ impl<W: World> Handle<W> {
         settled_or_error(self.conduct(Verb::AddListener), added)
     }
 
+    pub fn add_listener_on(
+        &self,
+        runtime: &W::Runtime,
+        listener: W::Listener,
+        acceptors: usize,
+    ) -> Result<ListenerId, AddListenerError<W::Listener>> {
+        if self.conduct(Verb::AddListenerOn) == Some(Conduct::Ignored) {
+            return self.add_listener(listener, acceptors);
+        }
+        self.handle.add_listener_on(runtime, listener, acceptors)
+    }
+
     pub fn close_listener(
         &self,
         id: ListenerId,

@@ -222,7 +222,7 @@ rule_book! { $
     "B10" Must behaviour::b10_serve_gets_addresses_id_and_signals:
         "`serve` receives the stream (the runtime's own type, untouched), the peer's address, the local address of *this* connection (also when the listener is bound to `0.0.0.0` or `::`), its id, and the signals of section N.";
     "B11" Must behaviour::b11_all_callbacks_run_on_tasks_of_the_runtime_value:
-        "Spawn options belong to the runtime value: the pool's tasks run where and as it says.";
+        "Spawn options belong to the runtime value: the pool's tasks run where and as it says. A listener may be added on a runtime value of its own: its accept loop, `init`, `serve` and `terminate` run there.";
     "E1" Must ends::e1_each_way_to_end_is_reported_and_counted_as_the_table_says:
         "Each row of the table of ends holds. A connection is never restarted: there is nothing to restart.";
     "E2" Must ends::e2_the_socket_is_gone_before_the_end_is_visible:

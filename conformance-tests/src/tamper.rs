@@ -229,6 +229,8 @@ pub enum Verb {
     Start,
     /// `add_listener`.
     AddListener,
+    /// `add_listener_on`: what it ignores is the runtime.
+    AddListenerOn,
     /// `close_listener`.
     CloseListener,
     /// `stop_child`.

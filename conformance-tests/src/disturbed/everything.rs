@@ -47,6 +47,11 @@ impl<W: World> Everything<W> {
         }
     }
 
+    /// The same runtime as another value, for a listener that is to have one of its own.
+    pub fn another_value(&self) -> <Disturbed<W> as World>::Runtime {
+        self.traced.traced_runtime(self.held.another_value())
+    }
+
     /// The faults of the listener that is bound to an address.
     pub fn faults(&self, address: std::net::SocketAddr) -> Faults {
         self.world.faults(address)

@@ -178,6 +178,14 @@ impl<W: World> HeldTasks<W> {
         })
     }
 
+    /// The same runtime as another value, for a listener that is to have one of its own.
+    pub fn another_value(&self) -> HeldRuntime<DroppingRuntime<W::Runtime>> {
+        HeldRuntime {
+            runtime: self.world.another_value(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
     /// Polls this task no more; done when the poll that may be under way is over. To be used once for a task.
     pub fn hold(&self, task: TaskId) -> impl Future<Output = ()> + Send + 'static {
         self.shared.orders.push(Order::Hold(task));

@@ -17,9 +17,28 @@ use crate::record::Record;
 use crate::tamper::Tamper;
 use crate::world::World;
 
-/// A task of a [`DroppingRuntime`], by the order of their spawning.
+/// A task of a [`DroppingRuntime`], by the value that spawned it and the order of their spawning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TaskId(usize);
+pub struct TaskId {
+    value: ValueId,
+    number: usize,
+}
+
+impl TaskId {
+    /// The runtime value that spawned it.
+    pub fn value(self) -> ValueId {
+        self.value
+    }
+}
+
+/// A value of a [`DroppingRuntime`]; its clones are the same value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ValueId {
+    /// The one that the world starts pools with.
+    OfTheWorld,
+    /// Another one.
+    Another,
+}
 
 thread_local! {
     static CURRENT: Cell<Option<TaskId>> = const { Cell::new(None) };
@@ -34,6 +53,7 @@ pub fn current_task() -> Option<TaskId> {
 #[derive(Debug, Clone)]
 pub struct DroppingRuntime<R> {
     runtime: R,
+    value: ValueId,
     spawned: Arc<AtomicUsize>,
     to_drop: Record<TaskId>,
 }
@@ -55,7 +75,10 @@ impl Drop for Current {
 
 impl<R: Runtime> Runtime for DroppingRuntime<R> {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let id = TaskId(self.spawned.fetch_add(1, Ordering::SeqCst));
+        let id = TaskId {
+            value: self.value,
+            number: self.spawned.fetch_add(1, Ordering::SeqCst),
+        };
         let to_drop = self.to_drop.clone();
         self.runtime.spawn(async move {
             let mut task = Box::pin(task);
@@ -93,10 +116,19 @@ impl<W: World> DroppedTasks<W> {
             world: Arc::clone(world),
             runtime: DroppingRuntime {
                 runtime: world.runtime(),
+                value: ValueId::OfTheWorld,
                 spawned: Arc::default(),
                 to_drop: Record::default(),
             },
         })
+    }
+
+    /// The same runtime as another value, for a listener that is to have one of its own.
+    pub fn another_value(&self) -> DroppingRuntime<W::Runtime> {
+        DroppingRuntime {
+            value: ValueId::Another,
+            ..self.runtime.clone()
+        }
     }
 
     /// Drops a task, as a runtime does that is shut down.

@@ -147,6 +147,14 @@ impl<W: World> TracedTasks<W> {
         })
     }
 
+    /// Another value of the runtime, whose tasks' events are kept as well.
+    pub(super) fn traced_runtime(&self, runtime: W::Runtime) -> TracedRuntime<W::Runtime> {
+        TracedRuntime {
+            runtime,
+            dispatch: self.runtime.dispatch.clone(),
+        }
+    }
+
     /// The events so far.
     pub fn traced(&self) -> Vec<Traced> {
         let mut traced = self.traced.all();

@@ -11,7 +11,7 @@ use acceptor_core::{
 };
 
 use crate::disturbed::{
-    CountedAccepts, DroppedTasks, Everything, FailingListeners, TaskId, not_listening,
+    CountedAccepts, DroppedTasks, Everything, FailingListeners, TaskId, ValueId, not_listening,
 };
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, InitNow, Order, Pool, runs, word};
 use crate::record::Record;
@@ -731,8 +731,7 @@ async fn addresses<W: World>(
 pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value<W: World>(
     world: Arc<W>,
 ) -> Verdict {
-    let world = DroppedTasks::new(&world);
-    let stage = Fixture::new(&world);
+    let stage = Fixture::new(&DroppedTasks::new(&world));
     stage.answers(
         [Answer::AcceptWithin(MILLISECOND), Answer::Ignore],
         Answer::Accept,
@@ -760,7 +759,77 @@ pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value<W: World
             .map(|call| format!("{call:?}"))
             .collect::<Vec<_>>()
     });
-    same("callbacks that run elsewhere", Vec::new(), elsewhere)
+    same("callbacks that run elsewhere", Vec::new(), elsewhere)?;
+    value_of_a_listener(&world).await
+}
+
+/// A listener that is added on a runtime value of its own is accepted from there, and its callbacks run there.
+async fn value_of_a_listener<W: World>(world: &Arc<W>) -> Verdict {
+    let all = Everything::new(world);
+    let stage = Fixture::new(&all.world);
+    let pool = stage.start(stage.spec("b11"))?;
+    let again = [Answer::AcceptWithin(MILLISECOND), Answer::Ignore];
+    stage.answers(again, Answer::Accept);
+    let (of_the_pool, address) = stage.listen(&pool, 2)?;
+    stage.began(4).await?;
+    let (_client, served) = stage.connect(address).await?;
+    stage.began(5).await?;
+    stage.answers(again, Answer::Accept);
+    let bound = all.world.listen();
+    let (listener, address) =
+        bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
+    let added = pool.add_listener_on(&all.another_value(), listener, 2);
+    let of_its_own =
+        added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
+    stage.began(9).await?;
+    let (_another, another) = stage.connect(address).await?;
+    let mut seen = vec![
+        ("`serve`", of_the_pool, served.task),
+        ("`serve`", of_its_own, another.task),
+    ];
+    stage.event("the pool stops", pool.stop()).await?;
+    stage.calls.look(|calls| {
+        let mut listeners = HashMap::new();
+        for call in calls {
+            match call {
+                Call::Init {
+                    number, task, info, ..
+                } => {
+                    listeners.insert(*number, info.id);
+                    seen.push(("`init`", info.id, *task));
+                }
+                Call::Terminate { number, task, .. } => {
+                    let listener = listeners.get(number);
+                    seen.extend(listener.map(|listener| ("`terminate`", *listener, *task)));
+                }
+                _ => {}
+            }
+        }
+    });
+    for (callback, listener, task) in seen {
+        let (whose, expected) = match listener == of_its_own {
+            true => (
+                "of a listener that has a value of its own",
+                ValueId::Another,
+            ),
+            false => ("of a listener on the pool's", ValueId::OfTheWorld),
+        };
+        let what = format!("the runtime value that {callback} runs on, {whose}");
+        same(&what, Some(expected), task.map(TaskId::value))?;
+    }
+    let accepts: Vec<_> = all
+        .counted
+        .cost()
+        .tasks()
+        .iter()
+        .map(|task| task.value())
+        .collect();
+    let expected = vec![ValueId::OfTheWorld, ValueId::Another];
+    same(
+        "the runtime values that `accept` is called on",
+        expected,
+        accepts,
+    )
 }
 
 /// Stops the pool; with its result all reports are there.

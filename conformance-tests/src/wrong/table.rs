@@ -360,6 +360,12 @@ fn behaviour() -> Vec<Case> {
             "callbacks that run elsewhere",
             &["B1", "B6", "L3"],
         ),
+        breaks(
+            "B11",
+            conduct(Verb::AddListenerOn, Conduct::Ignored),
+            "the runtime value that `serve` runs on, of a listener that has a value of its own",
+            &["B1", "B5", "L1"],
+        ),
     ]
 }
 
