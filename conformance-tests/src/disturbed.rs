@@ -3,6 +3,7 @@
 
 mod accepts;
 mod everything;
+mod handshakes;
 mod listeners;
 mod polls;
 mod tasks;
@@ -10,6 +11,10 @@ mod traces;
 
 pub use accepts::{Cost, Counted, CountedAccepts, CountedListener, CountedStream};
 pub use everything::{Disturbed, Everything};
+pub use handshakes::{
+    CAUSE, FirstHandshake, Handshakes, Header, LOCAL, Moment, PANIC, PEER, SOURCE, SecondHandshake,
+    Shake, Stage,
+};
 pub(crate) use listeners::not_listening;
 pub use listeners::{FailingListener, FailingListeners, Faults, OfTheRuntime};
 pub use polls::{HeldRuntime, HeldTasks, PollId, current_poll};

@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use acceptor_core::{ListenOptions, StreamOf};
+use acceptor_core::{ListenOptions, Listener, StreamOf};
 use futures::channel::oneshot;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -80,6 +80,10 @@ impl<H: Harness> World for Real<H> {
 
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {
         self.harness.unmet()
+    }
+
+    fn accepted(&self, stream: <H::Listener as Listener>::Io) -> H::Stream {
+        self.harness.stream(stream)
     }
 
     fn stream(&self, stream: StreamOf<H::Listener>) -> H::Stream {

@@ -99,6 +99,10 @@ impl World for Simulated {
         Ok((listener, not_listening()))
     }
 
+    fn accepted(&self, stream: SimulatedStream) -> SimulatedStream {
+        stream
+    }
+
     fn stream(&self, stream: SimulatedStream) -> SimulatedStream {
         stream
     }

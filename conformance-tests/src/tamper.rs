@@ -45,6 +45,8 @@ pub struct Tamper {
     pub settings: Settings,
     /// What befalls the acceptor's callbacks.
     pub callbacks: Callbacks,
+    /// What is wrong with handshakes.
+    pub handshakes: Handshaking,
     /// Changes a report, and says how often it is made.
     pub report: Option<Reporting>,
     /// Changes what `counts` answers.
@@ -73,6 +75,24 @@ pub struct Tamper {
     pub traces: Option<Edit<Vec<Traced>>>,
     /// A listener is not asked how it classifies an error.
     pub asks_no_listener: bool,
+}
+
+/// What is wrong with handshakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Handshaking {
+    /// Nothing.
+    #[default]
+    Sound,
+    /// One handshake waits for another.
+    OneByOne,
+    /// They run on a thread outside of the runtime.
+    Elsewhere,
+    /// An error of a handshake becomes a panic.
+    FailuresPanic,
+    /// A handshake cannot replace addresses.
+    KeepsAddresses,
+    /// Of several handshakes only the first is run.
+    OnlyTheFirst,
 }
 
 /// How the observer is called.
@@ -112,6 +132,9 @@ impl fmt::Debug for Tamper {
         if self.callbacks != Callbacks::Sound {
             shown.entry(&self.callbacks);
         }
+        if self.handshakes != Handshaking::Sound {
+            shown.entry(&self.handshakes);
+        }
         shown.entries(self.conduct).finish()
     }
 }
@@ -139,6 +162,8 @@ pub struct Settings {
     pub accept_errors: Option<fn(&io::Error) -> AcceptErrorKind>,
     /// The classifier of errors that mean that the peer is gone.
     pub peer_gone: Option<fn(&(dyn Error + 'static)) -> bool>,
+    /// How long a handshake may take.
+    pub handshake_timeout: Option<Option<Duration>>,
     /// Which connections are reported.
     pub connection_reports: Option<ConnectionReports>,
     /// What the pool does when its last listener has failed.
@@ -167,6 +192,7 @@ impl Settings {
             shown("kill timeout", &self.patience),
             shown("accept_errors", &table),
             shown("peer_gone", &classifier),
+            shown("handshake_timeout", &self.handshake_timeout),
             shown("connection_reports", &self.connection_reports),
             shown("last_listener", &self.last_listener),
         ]
@@ -205,6 +231,9 @@ impl Settings {
         }
         if let Some(is_gone) = self.peer_gone {
             spec = spec.peer_gone(is_gone);
+        }
+        if let Some(timeout) = self.handshake_timeout {
+            spec = spec.handshake_timeout(timeout);
         }
         if let Some(reports) = self.connection_reports {
             spec = spec.connection_reports(reports);
@@ -627,7 +656,7 @@ impl<F> Drop for Kept<F> {
 }
 
 /// Runs a future on a thread of its own, also when nobody waits for it.
-fn elsewhere<T: Send + 'static>(
+pub(crate) fn elsewhere<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> oneshot::Receiver<T> {
     let (tell, told) = oneshot::channel();

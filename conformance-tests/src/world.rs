@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use acceptor_core::{Listener, NoHandshake, Runtime, StreamOf};
+use acceptor_core::{Listener, Runtime, StreamOf};
 use futures::channel::oneshot;
 use futures::io::{AsyncRead, AsyncWrite};
 
@@ -20,7 +20,7 @@ pub trait World: Send + Sync + 'static {
     /// The runtime that pools are started with.
     type Runtime: Runtime;
     /// What pools listen with.
-    type Listener: Listener<Addr = SocketAddr, Handshake = NoHandshake>;
+    type Listener: Listener<Addr = SocketAddr>;
     /// What `serve` reads and writes.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// Who connects.
@@ -67,7 +67,10 @@ pub trait World: Send + Sync + 'static {
         &[]
     }
 
-    /// Makes what a listener accepts readable and writable.
+    /// Makes what a listener accepts readable and writable, without its handshake.
+    fn accepted(&self, stream: <Self::Listener as Listener>::Io) -> Self::Stream;
+
+    /// Makes what `serve` gets readable and writable: what a listener accepts, once its handshake is through.
     fn stream(&self, stream: StreamOf<Self::Listener>) -> Self::Stream;
 
     /// Connects a client.

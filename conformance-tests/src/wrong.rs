@@ -18,7 +18,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use acceptor_core::StreamOf;
+use acceptor_core::Listener;
 
 use crate::patience::Patience;
 use crate::tamper::Tamper;
@@ -145,12 +145,16 @@ impl<W: World> World for Wrong<W> {
         Some(made.map(|listener| self.listener(listener)))
     }
 
-    fn stream(&self, stream: WrongStream<StreamOf<W::Listener>>) -> Self::Stream {
+    fn accepted(&self, stream: WrongStream<<W::Listener as Listener>::Io>) -> Self::Stream {
         let flaw = match self.flaw {
             Flaw::Stream(flaw) => Some(flaw),
             _ => None,
         };
-        WrongIo::new(self.world.stream(stream.stream), flaw)
+        WrongIo::new(self.world.accepted(stream.stream), flaw)
+    }
+
+    fn stream(&self, stream: WrongStream<<W::Listener as Listener>::Io>) -> Self::Stream {
+        self.accepted(stream)
     }
 
     fn connect(

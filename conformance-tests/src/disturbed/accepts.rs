@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, StreamOf};
+use acceptor_core::{AcceptErrorKind, Listener, NoHandshake};
 
 use crate::disturbed::{TaskId, current_task};
 use crate::patience::Patience;
@@ -286,8 +286,12 @@ impl<W: World> World for CountedAccepts<W> {
         Ok((self.counted(listener), error))
     }
 
-    fn stream(&self, stream: CountedStream<StreamOf<W::Listener>>) -> W::Stream {
-        self.world.stream(stream.stream)
+    fn accepted(&self, stream: CountedStream<<W::Listener as Listener>::Io>) -> W::Stream {
+        self.world.accepted(stream.stream)
+    }
+
+    fn stream(&self, stream: CountedStream<<W::Listener as Listener>::Io>) -> W::Stream {
+        self.accepted(stream)
     }
 
     fn connect(

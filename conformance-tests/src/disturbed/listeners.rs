@@ -220,6 +220,10 @@ impl<W: World> World for FailingListeners<W> {
         Ok((self.failing(listener, Faults::default()), error))
     }
 
+    fn accepted(&self, stream: <W::Listener as Listener>::Io) -> W::Stream {
+        self.world.accepted(stream)
+    }
+
     fn stream(&self, stream: StreamOf<W::Listener>) -> W::Stream {
         self.world.stream(stream)
     }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use acceptor_core::{Runtime, StreamOf};
+use acceptor_core::{Listener, Runtime, StreamOf};
 
 use crate::disturbed::{DroppedTasks, DroppingRuntime, TaskId, current_task};
 use crate::patience::Patience;
@@ -238,6 +238,10 @@ impl<W: World> World for HeldTasks<W> {
 
     fn listen_to_nothing(&self) -> io::Result<(W::Listener, io::Error)> {
         self.world.listen_to_nothing()
+    }
+
+    fn accepted(&self, stream: <W::Listener as Listener>::Io) -> W::Stream {
+        self.world.accepted(stream)
     }
 
     fn stream(&self, stream: StreamOf<W::Listener>) -> W::Stream {

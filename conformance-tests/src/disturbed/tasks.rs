@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
-use acceptor_core::{Runtime, StreamOf};
+use acceptor_core::{Listener, Runtime, StreamOf};
 
 use crate::patience::Patience;
 use crate::record::Record;
@@ -163,6 +163,10 @@ impl<W: World> World for DroppedTasks<W> {
 
     fn listen_to_nothing(&self) -> io::Result<(W::Listener, io::Error)> {
         self.world.listen_to_nothing()
+    }
+
+    fn accepted(&self, stream: <W::Listener as Listener>::Io) -> W::Stream {
+        self.world.accepted(stream)
     }
 
     fn stream(&self, stream: StreamOf<W::Listener>) -> W::Stream {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use acceptor_core::{Runtime, StreamOf};
+use acceptor_core::{Listener, Runtime, StreamOf};
 use tracing::field::{Field, Visit};
 use tracing::{Dispatch, Level, Metadata, Subscriber, span};
 
@@ -192,6 +192,10 @@ impl<W: World> World for TracedTasks<W> {
 
     fn listen_to_nothing(&self) -> io::Result<(W::Listener, io::Error)> {
         self.world.listen_to_nothing()
+    }
+
+    fn accepted(&self, stream: <W::Listener as Listener>::Io) -> W::Stream {
+        self.world.accepted(stream)
     }
 
     fn stream(&self, stream: StreamOf<W::Listener>) -> W::Stream {

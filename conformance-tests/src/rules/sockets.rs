@@ -349,7 +349,7 @@ pub(super) async fn k8_dropping_the_listener_closes_the_socket<W: World>(world: 
         .map_err(|broken| broken.check(check))?;
     let mut late = connect(&*world, address).await?;
     let (_late, _) = accept(patience, &listener).await?;
-    let mut stream = world.stream(stream);
+    let mut stream = world.accepted(stream);
     echo(
         patience,
         &mut stream,
@@ -413,7 +413,7 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed<W: Wo
     let (listener, address) = listen(&*world)?;
     let mut client = connect(&*world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
-    let mut stream = world.stream(stream);
+    let mut stream = world.accepted(stream);
     echo(patience, &mut stream, &mut client, b"a few").await?;
     // More than the system holds for either side.
     let many: Vec<u8> = (0..4_000_000_u32)
@@ -428,7 +428,7 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed<W: Wo
 
     let client = connect(&*world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
-    let mut stream = world.stream(stream);
+    let mut stream = world.accepted(stream);
     client.close().await;
     let what = "the end of the stream is read when the client has closed";
     let count = patience
@@ -444,7 +444,7 @@ pub(super) async fn k10_a_half_closed_stream_still_carries_bytes<W: World>(
     let (listener, address) = listen(&*world)?;
     let mut client = connect(&*world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
-    let mut stream = world.stream(stream);
+    let mut stream = world.accepted(stream);
     echo(patience, &mut stream, &mut client, b"before").await?;
     let what = "the client ends what it sends";
     well(what, patience.wait_outside(what, client.finish()).await?)?;

@@ -1,0 +1,387 @@
+//! A world whose listeners have two handshakes, which do what their client says.
+//!
+//! Each waits for one line of the client, a [`Header`]: so a test decides how
+//! long a handshake takes, and how it ends.
+//!
+//! Invariant: a moment of a handshake is recorded before its consequence begins, and after the witness has seen it.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use acceptor_core::{Handshake, HandshakeError, Incoming, Listener, Runtime, StreamOf, With};
+use futures::io::{AsyncRead, AsyncReadExt};
+
+use crate::disturbed::{TaskId, current_task};
+use crate::patience::Patience;
+use crate::record::Record;
+use crate::tamper::{Handshaking, Tamper, elsewhere};
+use crate::world::World;
+
+/// What a client asks of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    /// Pass the stream on.
+    Pass,
+    /// Pass the stream on, with the addresses [`PEER`] and [`LOCAL`].
+    Readdress,
+    /// Fail, with the cause [`CAUSE`] and the source [`SOURCE`].
+    Fail,
+    /// Fail with an error of I/O that does not mean that the client is gone.
+    FailIo,
+    /// Panic with the message [`PANIC`].
+    Panic,
+}
+
+/// The peer's address that a handshake gives a connection.
+pub const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), 4711);
+/// The local address that a handshake gives a connection.
+pub const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 443);
+/// The cause of a handshake that fails as its client says.
+pub const CAUSE: &str = "no certificate";
+/// The source of that failure.
+pub const SOURCE: &str = "the client sent none";
+/// The message of a handshake that panics.
+pub const PANIC: &str = "as the client says";
+
+impl Header {
+    const ALL: [Header; 5] = [
+        Header::Pass,
+        Header::Readdress,
+        Header::Fail,
+        Header::FailIo,
+        Header::Panic,
+    ];
+
+    /// The line that says so, with its line feed.
+    pub fn line(self) -> &'static [u8] {
+        match self {
+            Header::Pass => b"pass\n",
+            Header::Readdress => b"readdress\n",
+            Header::Fail => b"fail\n",
+            Header::FailIo => b"fail io\n",
+            Header::Panic => b"panic\n",
+        }
+    }
+
+    /// Reads a line, and nothing after it: that is the protocol's.
+    async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await?;
+            line.extend(byte);
+        }
+        let header = Self::ALL.into_iter().find(|one| one.line() == line);
+        header.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// One of the two handshakes of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The one that gets what was accepted.
+    First,
+    /// The one that gets the stream of the first.
+    Second,
+}
+
+/// A moment of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It is polled for the first time.
+    Began,
+    /// It has passed the stream on.
+    Passed,
+    /// It has returned an error.
+    Failed,
+    /// It was dropped, or has panicked.
+    Dropped,
+}
+
+/// What happened to a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shake {
+    /// Which one of the connection.
+    pub stage: Stage,
+    /// What happened.
+    pub moment: Moment,
+    /// The client.
+    pub client: SocketAddr,
+    /// The task that it runs on, in a world that knows.
+    pub task: Option<TaskId>,
+    /// When, by the world's clock.
+    pub at: Instant,
+}
+
+/// Is called as a handshake is first polled.
+type Witness = dyn Fn(&Shake) + Send + Sync;
+
+struct Shared<W> {
+    world: Arc<W>,
+    shakes: Record<Shake>,
+    witness: Mutex<Option<Arc<Witness>>>,
+    second: Second,
+    wrong: Handshaking,
+    /// Held by the handshake that runs, where only one runs at a time.
+    turn: futures::lock::Mutex<()>,
+}
+
+/// What the second handshake does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// It passes every stream on, at once.
+    Passes,
+    /// It reads a header, as the first does.
+    Reads,
+}
+
+impl<W: World> Shared<W> {
+    fn shake(&self, stage: Stage, moment: Moment, client: SocketAddr) -> Shake {
+        Shake {
+            stage,
+            moment,
+            client,
+            task: current_task(),
+            at: self.world.clock().now(),
+        }
+    }
+
+    /// Reads a header, and does what it says.
+    async fn run<S: AsyncRead + Unpin>(
+        &self,
+        stage: Stage,
+        mut incoming: Incoming<S, SocketAddr>,
+    ) -> Result<Incoming<S, SocketAddr>, HandshakeError> {
+        let (client, _) = incoming.transport_addrs();
+        let mut running = Running {
+            shared: self,
+            stage,
+            client: *client,
+            ends: Moment::Dropped,
+        };
+        let began = self.shake(stage, Moment::Began, running.client);
+        let witness = self
+            .witness
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(witness) = witness {
+            witness(&began);
+        }
+        self.shakes.push(began);
+        let _turn = match self.wrong {
+            Handshaking::OneByOne => Some(self.turn.lock().await),
+            _ => None,
+        };
+        let header = Header::read(&mut incoming.stream).await;
+        let result = match header {
+            Ok(Header::Pass) => Ok(incoming),
+            Ok(Header::Readdress) => {
+                if self.wrong != Handshaking::KeepsAddresses {
+                    incoming.set_addrs(PEER, LOCAL);
+                }
+                Ok(incoming)
+            }
+            Ok(Header::Fail) => Err(HandshakeError::new(CAUSE, SOURCE)),
+            Ok(Header::FailIo) => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+            Ok(Header::Panic) => panic!("{PANIC}"),
+            Err(error) => Err(error.into()),
+        };
+        if let (Handshaking::FailuresPanic, Err(error)) = (self.wrong, &result) {
+            panic!("{error}");
+        }
+        running.ends = match result {
+            Ok(_) => Moment::Passed,
+            Err(_) => Moment::Failed,
+        };
+        result
+    }
+}
+
+/// Records how a handshake ended, when its future is dropped.
+struct Running<'a, W: World> {
+    shared: &'a Shared<W>,
+    stage: Stage,
+    client: SocketAddr,
+    ends: Moment,
+}
+
+impl<W: World> Drop for Running<'_, W> {
+    fn drop(&mut self) {
+        let shake = self.shared.shake(self.stage, self.ends, self.client);
+        self.shared.shakes.push(shake);
+    }
+}
+
+/// The first handshake of a connection.
+pub struct FirstHandshake<W>(Arc<Shared<W>>);
+
+/// The second handshake of a connection, which gets the stream of the first.
+pub struct SecondHandshake<W>(Arc<Shared<W>>);
+
+impl<W> Clone for FirstHandshake<W> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<W> Clone for SecondHandshake<W> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<W> fmt::Debug for FirstHandshake<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FirstHandshake").finish_non_exhaustive()
+    }
+}
+
+impl<W> fmt::Debug for SecondHandshake<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecondHandshake").finish_non_exhaustive()
+    }
+}
+
+impl<W: World> Handshake<StreamOf<W::Listener>, SocketAddr> for FirstHandshake<W> {
+    type Stream = W::Stream;
+
+    async fn run(
+        &self,
+        incoming: Incoming<StreamOf<W::Listener>, SocketAddr>,
+    ) -> Result<Incoming<W::Stream, SocketAddr>, HandshakeError> {
+        let shared = Arc::clone(&self.0);
+        let incoming = incoming.map_stream(|stream| shared.world.stream(stream));
+        if shared.wrong == Handshaking::Elsewhere {
+            let run = async move { shared.run(Stage::First, incoming).await };
+            let panicked = |_| Err(HandshakeError::from_cause("it panicked"));
+            return elsewhere(run).await.unwrap_or_else(panicked);
+        }
+        shared.run(Stage::First, incoming).await
+    }
+}
+
+impl<W: World> Handshake<W::Stream, SocketAddr> for SecondHandshake<W> {
+    type Stream = W::Stream;
+
+    async fn run(
+        &self,
+        incoming: Incoming<W::Stream, SocketAddr>,
+    ) -> Result<Incoming<W::Stream, SocketAddr>, HandshakeError> {
+        match (self.0.second, self.0.wrong) {
+            (Second::Passes, _) | (_, Handshaking::OnlyTheFirst) => Ok(incoming),
+            (Second::Reads, _) => self.0.run(Stage::Second, incoming).await,
+        }
+    }
+}
+
+/// A world whose listeners have two handshakes, which do what their client says.
+pub struct Handshakes<W> {
+    shared: Arc<Shared<W>>,
+}
+
+impl<W: World> Handshakes<W> {
+    /// The same world; of the two handshakes the second passes every stream on.
+    pub fn one(world: &Arc<W>) -> Arc<Self> {
+        Self::new(world, Second::Passes)
+    }
+
+    /// The same world; each of the two handshakes reads a header.
+    pub fn two(world: &Arc<W>) -> Arc<Self> {
+        Self::new(world, Second::Reads)
+    }
+
+    fn new(world: &Arc<W>, second: Second) -> Arc<Self> {
+        let tamper = W::tamper(&world.runtime());
+        Arc::new(Self {
+            shared: Arc::new(Shared {
+                world: Arc::clone(world),
+                shakes: Record::default(),
+                witness: Mutex::new(None),
+                second,
+                wrong: tamper.map_or(Handshaking::Sound, |tamper| tamper.handshakes),
+                turn: futures::lock::Mutex::new(()),
+            }),
+        })
+    }
+
+    /// What happened to the handshakes.
+    pub fn shakes(&self) -> &Record<Shake> {
+        &self.shared.shakes
+    }
+
+    /// Calls this as a handshake is first polled, before it does anything.
+    pub fn witness(&self, witness: impl Fn(&Shake) + Send + Sync + 'static) {
+        let witness: Arc<Witness> = Arc::new(witness);
+        let shared = &self.shared.witness;
+        *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(witness);
+    }
+
+    fn listener(&self, listener: W::Listener) -> <Self as World>::Listener {
+        let first = FirstHandshake(Arc::clone(&self.shared));
+        let second = SecondHandshake(Arc::clone(&self.shared));
+        listener.with(first).with(second)
+    }
+}
+
+impl<W> fmt::Debug for Handshakes<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshakes").finish_non_exhaustive()
+    }
+}
+
+impl<W: World> World for Handshakes<W> {
+    type Runtime = W::Runtime;
+    type Listener = With<With<W::Listener, FirstHandshake<W>>, SecondHandshake<W>>;
+    type Stream = W::Stream;
+    type Client = W::Client;
+
+    fn runtime(&self) -> W::Runtime {
+        self.shared.world.runtime()
+    }
+
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+        self.shared.world.run(test);
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {
+        let (listener, address) = self.shared.world.listen_on(address)?;
+        Ok((self.listener(listener), address))
+    }
+
+    fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)> {
+        let (listener, error) = self.shared.world.listen_to_nothing()?;
+        Ok((self.listener(listener), error))
+    }
+
+    fn accepted(&self, stream: <W::Listener as Listener>::Io) -> W::Stream {
+        self.shared.world.accepted(stream)
+    }
+
+    fn stream(&self, stream: W::Stream) -> W::Stream {
+        stream
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
+        self.shared.world.connect(address)
+    }
+
+    fn patience(&self) -> Patience {
+        self.shared.world.patience()
+    }
+
+    fn clock(&self) -> Self::Runtime {
+        self.shared.world.clock()
+    }
+
+    fn tamper(runtime: &Self::Runtime) -> Option<Arc<Tamper>> {
+        W::tamper(runtime)
+    }
+}
