@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use acceptor_core::{
     Acceptor, AcceptorRecord, AcceptorState, BoxError, ChildId, Connection, Exit, Init, Latch,
     Lifecycle, ListenerId, ListenerInfo, PoolState, Report, Runtime, Spec, StopReport, StreamOf,
-    Terminate, observer_fn,
+    Terminate, Transport, observer_fn,
 };
 use futures::channel::{mpsc, oneshot};
 use futures::future::{Either, select};
@@ -217,6 +217,8 @@ pub struct Served {
     pub peer_addr: SocketAddr,
     /// Its own end.
     pub local_addr: SocketAddr,
+    /// The addresses of the transport, if a handshake has replaced them.
+    pub transport: Option<Transport<SocketAddr>>,
     /// Its latches.
     pub lifecycle: Lifecycle,
     /// The number of its state: that of the `init` that made it.
@@ -402,11 +404,12 @@ impl<W: World> Fixture<W> {
         W::tamper(&self.world.runtime())
     }
 
-    /// A spec of that acceptor, whose reports are recorded. No limit of a stop is reached, unless one is set:
-    /// how soon children end is the machine's.
+    /// A spec of that acceptor, whose reports are recorded. No limit of a stop or of a handshake is reached, unless
+    /// one is set: how soon children end is the machine's.
     pub fn spec(&self, id: &'static str) -> ScriptedSpec<W> {
         let never = self.patience.out_of_reach();
-        self.plain_spec(id).shutdown(never).kill_timeout(never)
+        let spec = self.plain_spec(id).shutdown(never).kill_timeout(never);
+        spec.handshake_timeout(never)
     }
 
     /// A spec of that acceptor, whose reports are recorded: all else is the default, for rules about that.
@@ -853,6 +856,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
             listener: connection.listener,
             peer_addr: connection.peer_addr,
             local_addr: connection.local_addr,
+            transport: connection.transport.as_deref().cloned(),
             lifecycle: connection.lifecycle.clone(),
             number: state.number,
             task: current_task(),

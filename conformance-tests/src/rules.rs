@@ -6,6 +6,7 @@ mod behaviour;
 mod changing;
 mod closing;
 mod ends;
+mod handshakes;
 mod intensity;
 mod listeners;
 mod looking_in;
@@ -220,7 +221,7 @@ rule_book! { $
     "B9" Must waiting::b9_the_future_of_serve_is_not_there_before_its_connection:
         "A waiting acceptor holds its state and a small wait, not the future of `serve`: its memory does not grow with the protocol's.";
     "B10" Must behaviour::b10_serve_gets_addresses_id_and_signals:
-        "`serve` receives the stream (the runtime's own type, untouched), the peer's address, the local address of *this* connection (also when the listener is bound to `0.0.0.0` or `::`), its id, and the signals of section N.";
+        "`serve` receives the stream (the runtime's own type, untouched unless there is a handshake), the peer's address, the local address of *this* connection (also when the listener is bound to `0.0.0.0` or `::`), its id, and the signals of section N.";
     "B11" Must behaviour::b11_all_callbacks_run_on_tasks_of_the_runtime_value:
         "Spawn options belong to the runtime value: the pool's tasks run where and as it says. A listener may be added on a runtime value of its own: its accept loop, `init`, `serve` and `terminate` run there.";
     "E1" Must ends::e1_each_way_to_end_is_reported_and_counted_as_the_table_says:
@@ -331,6 +332,18 @@ rule_book! { $
         "`tracing` events of failures are limited to 10 a second per kind and listener, with the number suppressed; the observer gets all.";
     "O4" Must reports::o4_connections_are_reported_if_asked_for:
         "Beginnings and ends of connections can be reported too (off by default), with the end's kind and age; paired, unless a loss is reported, which counts beginnings and ends apart.";
+    "H1" Must handshakes::h1_handshake_runs_beside_accepting:
+        "A handshake runs in the connection's own task, after the replacement was put in place: neither accepting nor another connection waits for it.";
+    "H2" Must handshakes::h2_connection_in_its_handshake_is_a_connection:
+        "A connection in its handshake is a connection: counted, listed (state `handshaking`), stopped and killed like any other.";
+    "H3" Must handshakes::h3_handshake_has_a_deadline:
+        "A handshake has a deadline (spec, default 10 s, may be none). Past it the stream is dropped.";
+    "H4" Must handshakes::h4_handshake_that_fails:
+        "An error or the deadline ends the connection as *handshake failed*, with a cause (a short static word) and the source; reported if the spec asks for disconnects; never counted towards intensity. `serve` and `terminate` do not run; the state is dropped. A panic is a panic (E1).";
+    "H5" Must handshakes::h5_addresses_of_a_handshake:
+        "A handshake may replace the stream and both addresses; lists and reports show the new ones from then on, and the transport's own stay available.";
+    "H6" Must handshakes::h6_handshakes_and_the_stop:
+        "During grace a handshake continues; at the stop phase it is dropped. Handshakes compose, in their order: PROXY, then TLS.";
     "T1" Must runtime::t1_spawn_does_not_poll:
         "`spawn` does not poll the task on the caller's stack, be the caller a task, a thread of the runtime's or another: whoever spawns may hold a lock.";
     "T2" Must runtime::t2_a_task_is_detached runs:

@@ -136,6 +136,7 @@ sections! {
     a_wrong_accept_error_is_found_out: 'A';
     a_wrong_word_on_bad_input_is_found_out: 'V';
     a_wrong_report_is_found_out: 'O';
+    a_wrong_handshake_is_found_out: 'H';
     a_wrong_runtime_is_found_out: 'T';
     a_wrong_socket_is_found_out: 'K';
 }

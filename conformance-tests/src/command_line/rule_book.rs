@@ -21,7 +21,7 @@ const fn plain(letter: &'static str, title: &'static str) -> Section {
     }
 }
 
-pub(super) const SECTIONS: [Section; 13] = [
+pub(super) const SECTIONS: [Section; 14] = [
     plain("B", "the behaviour"),
     Section {
         letter: "E",
@@ -41,6 +41,11 @@ pub(super) const SECTIONS: [Section; 13] = [
     plain("A", "accept errors"),
     plain("V", "bad input"),
     plain("O", "reports"),
+    Section {
+        letter: "H",
+        title: "handshakes",
+        preface: "A *handshake* is what a listener does with an accepted stream before `serve` gets it: TLS, a PROXY header, both.\n",
+    },
     Section {
         letter: "T",
         title: "the runtime alone",

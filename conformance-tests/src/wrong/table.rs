@@ -7,14 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, AcceptorRecord, AcceptorState, ChildType, ConnectionReports, ConnectionState,
-    Event, Failure, Grace, LastListener, ListenerRecord, ListenerState, Report, Restart, Shutdown,
-    StopReason, StopReport, is_peer_gone,
+    AcceptErrorKind, AcceptorRecord, AcceptorState, ChildType, ConnectionRecord, ConnectionReports,
+    ConnectionState, Event, Failure, Grace, LastListener, ListenerRecord, ListenerState, Report,
+    Restart, Shutdown, StopReason, StopReport, is_peer_gone,
 };
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
 use crate::disturbed::Traced;
-use crate::tamper::{Callbacks, Conduct, Observes, Settings, Tamper, Verb};
+use crate::tamper::{Callbacks, Conduct, Handshaking, Observes, Settings, Tamper, Verb};
 
 /// One flaw, and what the suite is to say of it.
 #[derive(Debug, Clone)]
@@ -171,6 +171,7 @@ pub fn table() -> Vec<Case> {
     cases.extend(errors());
     cases.extend(bad_input());
     cases.extend(reports());
+    cases.extend(handshakes());
     cases.extend(runtimes());
     cases.extend(sockets());
     cases
@@ -1333,6 +1334,212 @@ fn looking_in() -> Vec<Case> {
             },
             "the listener while no acceptor is ready",
             &["Q1", "Q2", "Q3", "L1"],
+        ),
+    ]
+}
+
+fn handshaking(handshakes: Handshaking) -> Tamper {
+    Tamper {
+        handshakes,
+        ..Tamper::default()
+    }
+}
+
+fn handshake_timeout(timeout: Option<Duration>) -> Tamper {
+    settings(Settings {
+        handshake_timeout: Some(timeout),
+        ..Settings::default()
+    })
+}
+
+fn connections_shown(edit: fn(&mut Vec<ConnectionRecord<SocketAddr>>)) -> Tamper {
+    Tamper {
+        connections: Some(Box::new(edit)),
+        ..Tamper::default()
+    }
+}
+
+fn handshakes() -> Vec<Case> {
+    vec![
+        breaks(
+            "H1",
+            handshaking(Handshaking::OneByOne),
+            "a client is served once its handshake is through",
+            &["B1", "H2", "H4"],
+        ),
+        breaks(
+            "H1",
+            handshaking(Handshaking::Elsewhere),
+            "the handshake runs in the connection's own task",
+            &["B5", "H5"],
+        ),
+        breaks(
+            "H1",
+            ListenerFlaw::OnlyOne,
+            "of the handshakes of a client: First, Began",
+            &["B4", "E1"],
+        ),
+        breaks(
+            "H1",
+            acceptors_shown(|list| {
+                list.iter_mut()
+                    .for_each(|one| one.state = AcceptorState::Spaced);
+            }),
+            "whether the replacement is in place",
+            &["B1", "H2", "H6"],
+        ),
+        breaks(
+            "H2",
+            Tamper {
+                counts: Some(Box::new(|counts| counts.handshaking = 0)),
+                ..Tamper::default()
+            },
+            "connections, those in a handshake",
+            &["Q3", "H1", "H4"],
+        ),
+        breaks(
+            "H2",
+            connections_shown(|list| {
+                list.retain(|one| one.state != ConnectionState::Handshaking);
+            }),
+            "a connection in its handshake is listed",
+            &["Q1", "E4"],
+        ),
+        breaks(
+            "H2",
+            connections_shown(|list| {
+                list.iter_mut()
+                    .for_each(|one| one.state = ConnectionState::Serving);
+            }),
+            "connections, those in a handshake",
+            &["E1", "H4"],
+        ),
+        breaks(
+            "H2",
+            conduct(Verb::StopChild, Conduct::Ignored),
+            "the client's connection is closed",
+            &["H1", "H4", "H6"],
+        ),
+        breaks(
+            "H2",
+            conduct(Verb::KillChild, Conduct::Swapped),
+            "the pool stops",
+            &["H1", "H4", "H6"],
+        ),
+        breaks(
+            "H3",
+            handshake_timeout(Some(Duration::from_millis(1))),
+            "a handshake has 120ms",
+            &["B1", "E1", "N2"],
+        ),
+        breaks(
+            "H3",
+            handshake_timeout(None),
+            "of the handshakes of a client: First, Dropped",
+            &["H1", "H2", "H4"],
+        ),
+        breaks(
+            "H3",
+            RuntimeFlaw::RoundsDown,
+            "a handshake has 120ms",
+            &["H1", "H4", "H5"],
+        ),
+        breaks(
+            "H4",
+            handshaking(Handshaking::FailuresPanic),
+            "the pool runs after a handshake that failed: no certificate",
+            &["H1", "H2", "H3"],
+        ),
+        breaks(
+            "H4",
+            restart(Restart::Temporary),
+            "the pool stops after a panic in a handshake",
+            &["H1", "H3", "H5"],
+        ),
+        breaks(
+            "H4",
+            reported(0, |event| matches!(event, Event::HandshakeFailed { .. })),
+            "failed handshakes reported",
+            &["H1", "H2", "E1"],
+        ),
+        breaks(
+            "H4",
+            connection_reports(ConnectionReports::Disconnects),
+            "failed handshakes reported where none are asked for",
+            &["H1", "H3", "H5"],
+        ),
+        breaks(
+            "H4",
+            reporting(|report| {
+                if let Event::HandshakeFailed { cause, .. } = &mut report.event {
+                    *cause = "handshake";
+                }
+            }),
+            "failed handshakes reported",
+            &["H1", "H5", "H6"],
+        ),
+        breaks(
+            "H4",
+            reporting(|report| {
+                if let Event::HandshakeFailed { error, .. } = &mut report.event {
+                    *error = None;
+                }
+            }),
+            "whether the source of \"no certificate\" is reported",
+            &["H3", "H5", "H6"],
+        ),
+        breaks(
+            "H5",
+            handshaking(Handshaking::KeepsAddresses),
+            "once a handshake has replaced them",
+            &["H1", "H4", "H6"],
+        ),
+        breaks(
+            "H5",
+            connections_shown(|list| {
+                list.iter_mut().for_each(|one| {
+                    if let Some(transport) = one.transport.take() {
+                        (one.peer_addr, one.local_addr) =
+                            (transport.peer_addr, transport.local_addr);
+                    }
+                });
+            }),
+            "once a handshake has replaced them",
+            &["B10", "H1", "H4"],
+        ),
+        breaks(
+            "H5",
+            callbacks(Callbacks::ServePeerForLocal),
+            "the addresses in `serve`",
+            &["H1", "H4", "H6"],
+        ),
+        breaks(
+            "H5",
+            reporting(|report| {
+                if let Event::ConnectionFailed { peer, .. } = &mut report.event {
+                    peer.set_port(0);
+                }
+            }),
+            "the peers in the reports",
+            &["E1", "H4", "H6"],
+        ),
+        breaks(
+            "H6",
+            handshaking(Handshaking::OnlyTheFirst),
+            "of the handshakes of a client: Second, Began",
+            &["H1", "H3", "H4"],
+        ),
+        breaks(
+            "H6",
+            grace(Grace::Within(Duration::ZERO)),
+            "the grace begins",
+            &["H1", "H4", "S5"],
+        ),
+        breaks(
+            "H6",
+            grace(Grace::Unlimited),
+            "the pool stops",
+            &["B10", "H1", "H5"],
         ),
     ]
 }

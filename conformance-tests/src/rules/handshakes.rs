@@ -1,0 +1,640 @@
+//! Section 13 of the contract: handshakes.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use acceptor_core::{
+    AcceptorState, ChildId, ConnectionRecord, ConnectionReports, ConnectionState, EndKind, Event,
+    Failure, Grace, Phase, Restart, StopReason,
+};
+
+use crate::disturbed::{
+    CAUSE, DroppedTasks, Handshakes, Header, LOCAL, Moment, PANIC, PEER, SOURCE, Shake, Stage,
+};
+use crate::fixture::{Call, Fixture, Handle, Order, Served, runs};
+use crate::record::Record;
+use crate::verdict::{Broken, Verdict, same};
+use crate::world::{Client, World};
+
+/// A world with handshakes, whose tasks are known.
+type Shaking<W> = Handshakes<DroppedTasks<W>>;
+
+/// One reads a header; the second passes every stream on.
+fn one<W: World>(world: &Arc<W>) -> Arc<Shaking<W>> {
+    Handshakes::one(&DroppedTasks::new(world))
+}
+
+/// Each of the two reads a header.
+fn two<W: World>(world: &Arc<W>) -> Arc<Shaking<W>> {
+    Handshakes::two(&DroppedTasks::new(world))
+}
+
+/// A client whose connection is in its handshake.
+struct InHandshake<W: World> {
+    client: W::Client,
+    child: ChildId,
+}
+
+/// Connects a client, and waits until its handshake has begun.
+async fn connect<W: World>(
+    stage: &Fixture<Shaking<W>>,
+    pool: &Handle<Shaking<W>>,
+    address: SocketAddr,
+) -> Result<InHandshake<W>, Broken> {
+    let before = stage.world.shakes().count();
+    let client = stage.knock(address).await?;
+    happens(stage, before, &client, Stage::First, Moment::Began).await?;
+    let child = listed(pool, client.local_addr())?.id;
+    Ok(InHandshake { client, child })
+}
+
+/// Waits for a moment of a client's handshake, after so many others.
+async fn happens<W: World>(
+    stage: &Fixture<Shaking<W>>,
+    after: usize,
+    client: &W::Client,
+    which: Stage,
+    moment: Moment,
+) -> Result<Shake, Broken> {
+    let address = client.local_addr();
+    let wanted =
+        move |shake: &&Shake| (shake.client, shake.stage, shake.moment) == (address, which, moment);
+    let happens = stage
+        .world
+        .shakes()
+        .when(move |all| all.iter().skip(after).find(wanted).copied());
+    let what = format!("of the handshakes of a client: {which:?}, {moment:?}");
+    stage.event(&what, happens).await
+}
+
+/// The connection of a client, as the list shows it.
+fn listed<W: World>(
+    pool: &Handle<W>,
+    client: SocketAddr,
+) -> Result<ConnectionRecord<SocketAddr>, Broken> {
+    let list = pool.connections();
+    let list = list.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    let is_its = |record: &&ConnectionRecord<_>| {
+        let transport = record.transport.as_ref();
+        record.peer_addr == client || transport.is_some_and(|addrs| addrs.peer_addr == client)
+    };
+    let record = list.iter().find(is_its).cloned();
+    record.ok_or_else(|| {
+        Broken::new(
+            "a connection in its handshake is listed",
+            format!("{list:?}"),
+        )
+    })
+}
+
+/// Sends a header, which says what the handshake does.
+async fn send<W: World>(
+    stage: &Fixture<Shaking<W>>,
+    client: &mut W::Client,
+    header: Header,
+) -> Verdict {
+    let sent = stage.event("the client sends a line", client.send(header.line()));
+    let sent = sent.await?;
+    sent.map_err(|error| Broken::new("the client sends a line", error.to_string()))
+}
+
+/// Waits until a connection is served.
+async fn served<W: World>(stage: &Fixture<Shaking<W>>, child: ChildId) -> Result<Served, Broken> {
+    let served = stage.calls.first(move |call| match call {
+        Call::Serve(served) if served.child == child => Some(served.clone()),
+        _ => None,
+    });
+    stage
+        .event("a client is served once its handshake is through", served)
+        .await
+}
+
+/// Connects a client whose handshake passes, and waits until it is served.
+async fn passes<W: World>(
+    stage: &Fixture<Shaking<W>>,
+    pool: &Handle<Shaking<W>>,
+    address: SocketAddr,
+) -> Result<(W::Client, Served), Broken> {
+    let mut one = connect(stage, pool, address).await?;
+    send(stage, &mut one.client, Header::Pass).await?;
+    let served = served(stage, one.child).await?;
+    Ok((one.client, served))
+}
+
+/// Its connection has ended, and neither `serve` nor `terminate` got its state, which was dropped.
+async fn ended_unserved<W: World>(
+    stage: &Fixture<Shaking<W>>,
+    pool: &Handle<Shaking<W>>,
+    one: &mut InHandshake<W>,
+) -> Verdict {
+    stage.closed(&mut one.client).await?;
+    stage.ended(pool, one.child).await?;
+    let child = one.child;
+    let number = stage.calls.look(|calls| {
+        calls.iter().find_map(|call| match call {
+            Call::Init { number, info, .. } if info.child == child => Some(*number),
+            _ => None,
+        })
+    });
+    let uses = stage.calls.look(|calls| {
+        let uses = calls.iter().filter_map(|call| match call {
+            Call::Serve(served) if served.child == child => Some("served"),
+            Call::Terminate { number: n, .. } if Some(*n) == number => Some("terminated"),
+            Call::StateDropped { number: n } if Some(*n) == number => Some("dropped"),
+            _ => None,
+        });
+        uses.collect::<Vec<_>>()
+    });
+    let what = "the state of a connection that ended in its handshake";
+    same(what, vec!["dropped"], uses)
+}
+
+/// The handle of a pool that starts after its witness is set.
+type Watched<W> = Arc<Mutex<Option<Handle<W>>>>;
+
+/// Lets a witness see the pool.
+fn watch<W: World>(watched: &Watched<W>, pool: &Handle<W>) {
+    *watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.clone());
+}
+
+/// What a witness makes of the pool, and keeps.
+fn seeing<W: World, T: Send + 'static>(
+    stage: &Fixture<Shaking<W>>,
+    look: impl Fn(&Handle<Shaking<W>>) -> Option<T> + Send + Sync + 'static,
+) -> (Watched<Shaking<W>>, Record<T>) {
+    let (watched, seen) = (Watched::default(), Record::default());
+    let (pool, seeing) = (Arc::clone(&watched), seen.clone());
+    stage.world.witness(move |_| {
+        let pool = pool.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(found) = pool.as_ref().and_then(&look) {
+            seeing.push(found);
+        }
+    });
+    (watched, seen)
+}
+
+pub(super) async fn h1_handshake_runs_beside_accepting<W: World>(world: Arc<W>) -> Verdict {
+    const CLIENTS: usize = 3;
+    let world = one(&world);
+    let stage = Fixture::new(&world);
+    // A replacement that has no task yet is spaced.
+    let in_place = |pool: &Handle<_>| {
+        let acceptors = pool.acceptors().ok()?;
+        let mut states = acceptors.iter().map(|one| one.state);
+        let started = |state| matches!(state, AcceptorState::Init | AcceptorState::Waiting);
+        Some(acceptors.len() == 1 && states.all(started))
+    };
+    let (watched, seen) = seeing(&stage, in_place);
+    let pool = stage.start(stage.spec("h1"))?;
+    watch(&watched, &pool);
+    let (_, address) = stage.listen(&pool, 1)?;
+    // Its client sends nothing until all others are served.
+    let mut silent = connect(&stage, &pool, address).await?;
+    let mut others = Vec::new();
+    for _ in 0..CLIENTS {
+        let (mut client, served) = passes(&stage, &pool, address).await?;
+        stage.echo(&mut client, "beside a handshake").await?;
+        others.push((client, served));
+    }
+    let state = listed(&pool, silent.client.local_addr())?.state;
+    let what = "the connection whose client sends nothing";
+    same(what, ConnectionState::Handshaking, state)?;
+    send(&stage, &mut silent.client, Header::Pass).await?;
+    let last = served(&stage, silent.child).await?;
+    stage.echo(&mut silent.client, "at last").await?;
+    others.push((silent.client, last));
+    let what = "whether the replacement is in place, as a handshake is first polled";
+    same(what, vec![true; CLIENTS + 1], seen.all())?;
+    for (client, served) in &others {
+        let address = client.local_addr();
+        let task = stage.world.shakes().look(|shakes| {
+            let of_it = |shake: &&Shake| shake.client == address && shake.stage == Stage::First;
+            shakes.iter().find(of_it).and_then(|shake| shake.task)
+        });
+        let own = task.is_some() && task == served.task;
+        let what = "the handshake runs in the connection's own task";
+        same(what, true, own)?;
+        let shared = others.iter().filter(|(_, other)| other.task == served.task);
+        same("connections of one task", 1, shared.count())?;
+    }
+    // Breaks the cycle: the pool's listener has the witness, and the witness the pool.
+    watched
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    Ok(())
+}
+
+pub(super) async fn h2_connection_in_its_handshake_is_a_connection<W: World>(
+    world: Arc<W>,
+) -> Verdict {
+    let world = one(&world);
+    let stage = Fixture::new(&world);
+    let looks = |pool: &Handle<_>| {
+        let counts = pool.counts().ok()?;
+        let of_listener: usize = pool
+            .listeners()
+            .ok()?
+            .iter()
+            .map(|one| one.connections)
+            .sum();
+        let list = pool.connections().ok()?;
+        let states: Vec<_> = list.iter().map(|one| one.state).collect();
+        Some((counts.connections, counts.handshaking, of_listener, states))
+    };
+    let (watched, seen) = seeing(&stage, looks);
+    let spec = stage.spec("h2").restart(Restart::Transient).intensity(0);
+    let pool = stage.start(spec)?;
+    watch(&watched, &pool);
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut first = connect(&stage, &pool, address).await?;
+    let what = "connections, those in a handshake, those of the listener, and the list, as a handshake is first polled";
+    same(
+        what,
+        vec![(1, 1, 1, vec![ConnectionState::Handshaking])],
+        seen.all(),
+    )?;
+    send(&stage, &mut first.client, Header::Pass).await?;
+    served(&stage, first.child).await?;
+    let what = "the same, once `serve` has begun";
+    let expected = Some((1, 0, 1, vec![ConnectionState::Serving]));
+    same(what, expected, looks(&pool))?;
+
+    let refused = |what: &'static str| {
+        move |error: acceptor_core::ChildError| Broken::new(what, error.to_string())
+    };
+    let mut one = connect(&stage, &pool, address).await?;
+    pool.stop_child(one.child)
+        .map_err(refused("a connection in its handshake is stopped"))?;
+    ended_unserved(&stage, &pool, &mut one).await?;
+    same("the pool runs after a stop by id", true, runs(&pool))?;
+    let counts = pool.counts();
+    let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
+    let what = "connections, and those in a handshake, after one was stopped";
+    same(what, (1, 0), (counts.connections, counts.handshaking))?;
+
+    let mut one = connect(&stage, &pool, address).await?;
+    pool.kill_child(one.child)
+        .map_err(refused("a connection in its handshake is killed"))?;
+    ended_unserved(&stage, &pool, &mut one).await?;
+    // As that of any other connection, the kill counts.
+    let report = stage.join(&pool).await?;
+    same("why the pool stopped", StopReason::Intensity, report.reason)?;
+    let killed = |event: &Event<_>| match event {
+        Event::ConnectionFailed {
+            child,
+            failure: Failure::Killed,
+            ..
+        } => Some(*child),
+        _ => None,
+    };
+    same("kills reported", vec![one.child], reported(&stage, killed))?;
+    watched
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    Ok(())
+}
+
+/// What was reported of a sort.
+fn reported<W: World, T>(
+    stage: &Fixture<W>,
+    sort: impl Fn(&Event<SocketAddr>) -> Option<T>,
+) -> Vec<T> {
+    stage.reports.look(|reports| {
+        let found = reports.iter().filter_map(|report| sort(&report.event));
+        found.collect()
+    })
+}
+
+/// A handshake that failed, as it was reported: which, the client, the cause and the source.
+type FailedHandshake = (ChildId, SocketAddr, &'static str, Option<String>);
+
+/// The handshakes that were reported to have failed.
+fn failed(event: &Event<SocketAddr>) -> Option<FailedHandshake> {
+    match event {
+        Event::HandshakeFailed {
+            child,
+            peer,
+            cause,
+            error,
+            ..
+        } => {
+            let error = error.as_ref().map(ToString::to_string);
+            Some((*child, *peer, *cause, error))
+        }
+        _ => None,
+    }
+}
+
+pub(super) async fn h3_handshake_has_a_deadline<W: World>(world: Arc<W>) -> Verdict {
+    const DEFAULT: Option<Duration> = Some(Duration::from_secs(10));
+    let timeout = Duration::from_millis(120);
+    let world = one(&world);
+    let stage = Fixture::new(&world);
+    let by_default = stage.plain_spec("h3").settings.handshake_timeout;
+    same("the deadline by default", DEFAULT, by_default)?;
+
+    let spec = stage.spec("h3").restart(Restart::Transient).intensity(0);
+    let spec = spec.connection_reports(ConnectionReports::Disconnects);
+    let pool = stage.start(spec.handshake_timeout(timeout))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let (before, began) = (stage.world.shakes().count(), stage.now());
+    let mut client = stage.knock(address).await?;
+    let over = happens(&stage, before, &client, Stage::First, Moment::Dropped).await?;
+    if over.at - began < timeout {
+        let lasted = format!("it was dropped after {:?}", over.at - began);
+        return Err(Broken::new(format!("a handshake has {timeout:?}"), lasted)
+            .check("does `sleep_until` end early, or run on another clock than `now`?"));
+    }
+    stage.closed(&mut client).await?;
+    stage.counts(&pool, 0, 1).await?;
+    same("the pool runs after the deadline", true, runs(&pool))?;
+
+    // One that is in time: the deadline is the handshake's, not the connection's.
+    let in_time = async {
+        loop {
+            // A slow machine may be too late for it, and tries again.
+            let mut client = stage.knock(address).await?;
+            let _ = client.send(Header::Pass.line()).await;
+            let _ = client.send(b"in time\n").await;
+            if client.receive_line().await.is_ok() {
+                return Ok::<_, Broken>(client);
+            }
+        }
+    };
+    let what = "a client whose handshake is in time is served";
+    let mut client = stage.event(what, in_time).await??;
+    stage.pass_until(stage.now() + timeout).await;
+    stage.echo(&mut client, "after the deadline").await?;
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let timeouts = reported(&stage, |event| {
+        failed(event).map(|(.., cause, error)| (cause, error))
+    });
+    let first = timeouts.first().cloned();
+    let expected = Some(("timeout", None));
+    same("how the first handshake failed", expected, first)?;
+
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("h3").handshake_timeout(None))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut one = connect(&stage, &pool, address).await?;
+    stage.pass_until(stage.now() + timeout).await;
+    let state = listed(&pool, one.client.local_addr())?.state;
+    let what = "a connection whose handshake has no deadline";
+    same(what, ConnectionState::Handshaking, state)?;
+    send(&stage, &mut one.client, Header::Pass).await?;
+    served(&stage, one.child).await?;
+    stage.echo(&mut one.client, "in the end").await
+}
+
+/// How a client makes its handshake fail, and what is reported of it: the cause, and the source where its words are known.
+const FAILURES: [(Option<Header>, &str, Option<&str>); 3] = [
+    (Some(Header::Fail), CAUSE, Some(SOURCE)),
+    (Some(Header::FailIo), "io", None),
+    // It hangs up.
+    (None, "disconnected", None),
+];
+
+pub(super) async fn h4_handshake_that_fails<W: World>(world: Arc<W>) -> Verdict {
+    let world = one(&world);
+    failures(&world, ConnectionReports::Disconnects).await?;
+    failures(&world, ConnectionReports::Failures).await?;
+
+    let stage = Fixture::new(&world);
+    let spec = stage.spec("h4").restart(Restart::Transient).intensity(0);
+    let pool = stage.start(spec)?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut one = connect(&stage, &pool, address).await?;
+    send(&stage, &mut one.client, Header::Panic).await?;
+    ended_unserved(&stage, &pool, &mut one).await?;
+    let stops = "the pool stops after a panic in a handshake";
+    let report = stage.event(stops, pool.join()).await?;
+    same(stops, StopReason::Intensity, report.reason)?;
+    let panics = reported(&stage, |event| match event {
+        Event::ConnectionFailed {
+            child,
+            failure: Failure::Panic(message),
+            ..
+        } => Some((*child, message.clone())),
+        _ => None,
+    });
+    same(
+        "panics reported",
+        vec![(one.child, PANIC.to_owned())],
+        panics,
+    )
+}
+
+/// Lets handshakes fail in a pool that the first counted failure stops.
+async fn failures<W: World>(world: &Arc<Shaking<W>>, reports: ConnectionReports) -> Verdict {
+    let stage = Fixture::new(world);
+    let spec = stage.spec("h4").restart(Restart::Transient).intensity(0);
+    let pool = stage.start(spec.connection_reports(reports))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut expected = Vec::new();
+    for (header, cause, source) in FAILURES {
+        let mut one = connect(&stage, &pool, address).await?;
+        let peer = one.client.local_addr();
+        match header {
+            Some(header) => send(&stage, &mut one.client, header).await?,
+            None => {
+                let finished = one.client.finish();
+                let finished = stage
+                    .event("the client ends what it sends", finished)
+                    .await?;
+                let failed =
+                    |error: std::io::Error| Broken::new("the client hangs up", error.to_string());
+                finished.map_err(failed)?;
+            }
+        }
+        ended_unserved(&stage, &pool, &mut one).await?;
+        let what = format!("the pool runs after a handshake that failed: {cause}");
+        same(&what, true, runs(&pool))?;
+        expected.push((one.child, peer, cause, source));
+    }
+    let (mut client, _) = passes(&stage, &pool, address).await?;
+    stage.echo(&mut client, "after failures").await?;
+    // With the result all reports are there.
+    stage.event("the pool stops", pool.stop()).await?;
+    let seen = reported(&stage, failed);
+    let what = "failed handshakes reported";
+    if reports == ConnectionReports::Failures {
+        let texts = stage
+            .reports
+            .look(|reports| reports.iter().map(ToString::to_string).collect::<Vec<_>>());
+        return same(
+            &format!("{what} where none are asked for"),
+            Vec::new(),
+            texts,
+        );
+    }
+    // The words of a system's errors vary: of those only whether they are given is checked.
+    let without_words: Vec<_> = seen
+        .iter()
+        .map(|(child, peer, cause, _)| (*child, *peer, *cause))
+        .collect();
+    let in_short = expected
+        .iter()
+        .map(|(child, peer, cause, _)| (*child, *peer, *cause));
+    same(what, in_short.collect(), without_words)?;
+    for ((.., cause, source), (.., error)) in expected.iter().zip(&seen) {
+        let given = match source {
+            Some(source) => error.as_deref() == Some(*source),
+            None => error.is_some(),
+        };
+        same(
+            &format!("whether the source of {cause:?} is reported"),
+            true,
+            given,
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) async fn h5_addresses_of_a_handshake<W: World>(world: Arc<W>) -> Verdict {
+    let world = two(&world);
+    let stage = Fixture::new(&world);
+    let spec = stage.spec("h5");
+    let pool = stage.start(spec.connection_reports(ConnectionReports::Disconnects))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let shown = |record: &ConnectionRecord<SocketAddr>| {
+        let transport = record.transport.as_ref();
+        let transport = transport.map(|addrs| (addrs.peer_addr, addrs.local_addr));
+        (record.peer_addr, record.local_addr, transport)
+    };
+    let readdressed = async || {
+        let before = stage.world.shakes().count();
+        let mut one = connect(&stage, &pool, address).await?;
+        let transport = one.client.local_addr();
+        let what = "the addresses of a connection before its handshake replaces them";
+        let plain = (transport, address, None);
+        same(what, plain, shown(&listed(&pool, transport)?))?;
+        send(&stage, &mut one.client, Header::Readdress).await?;
+        // The second handshake goes on.
+        happens(&stage, before, &one.client, Stage::Second, Moment::Began).await?;
+        Ok::<_, Broken>(one)
+    };
+
+    let mut one = readdressed().await?;
+    let transport = one.client.local_addr();
+    let replaced = (PEER, LOCAL, Some((transport, address)));
+    let what = "the addresses in the list, once a handshake has replaced them";
+    same(what, replaced, shown(&listed(&pool, transport)?))?;
+    send(&stage, &mut one.client, Header::Pass).await?;
+    let by_serve = served(&stage, one.child).await?;
+    let seen_by_serve = by_serve.transport.as_ref();
+    let transport_seen = seen_by_serve.map(|addrs| (addrs.peer_addr, addrs.local_addr));
+    let seen = (by_serve.peer_addr, by_serve.local_addr, transport_seen);
+    same("the addresses in `serve`", replaced, seen)?;
+    let what = "the addresses in the list of a connection that is served";
+    same(what, replaced, shown(&listed(&pool, transport)?))?;
+    stage
+        .echo(&mut one.client, "the stream of the handshake")
+        .await?;
+    stage.order(&by_serve, Order::Fail("no more")).await?;
+    stage.ended(&pool, one.child).await?;
+    let mut another = readdressed().await?;
+    send(&stage, &mut another.client, Header::Fail).await?;
+    ended_unserved(&stage, &pool, &mut another).await?;
+    stage.event("the pool stops", pool.stop()).await?;
+    let peers = reported(&stage, |event| match event {
+        Event::ConnectionFailed { child, peer, .. }
+        | Event::HandshakeFailed { child, peer, .. } => Some((*child, *peer)),
+        _ => None,
+    });
+    let expected = vec![(one.child, PEER), (another.child, PEER)];
+    same("the peers in the reports", expected, peers)
+}
+
+pub(super) async fn h6_handshakes_and_the_stop<W: World>(world: Arc<W>) -> Verdict {
+    in_order(&two(&world)).await?;
+    let world = one(&world);
+    in_grace(&world).await?;
+
+    let stage = Fixture::new(&world);
+    let pool = stage.start(stage.spec("h6"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let before = stage.world.shakes().count();
+    let mut one = connect(&stage, &pool, address).await?;
+    let report = stage.event("the pool stops", pool.stop()).await?;
+    stage.closed(&mut one.client).await?;
+    happens(&stage, before, &one.client, Stage::First, Moment::Dropped).await?;
+    let dropped = report.connections(Phase::Stop).of(EndKind::Stopped);
+    same("handshakes that were dropped at the stop phase", 1, dropped)
+}
+
+/// The second handshake begins when the first has passed, and `serve` when the second has.
+async fn in_order<W: World>(world: &Arc<Shaking<W>>) -> Verdict {
+    let stage = Fixture::new(world);
+    let pool = stage.start(stage.spec("h6"))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut one = connect(&stage, &pool, address).await?;
+    let moments = || {
+        let moments = |shakes: &[Shake]| {
+            shakes
+                .iter()
+                .map(|one| (one.stage, one.moment))
+                .collect::<Vec<_>>()
+        };
+        stage.world.shakes().look(moments)
+    };
+    send(&stage, &mut one.client, Header::Pass).await?;
+    happens(&stage, 0, &one.client, Stage::Second, Moment::Began).await?;
+    let state = listed(&pool, one.client.local_addr())?.state;
+    let what = "a connection in the second of its handshakes";
+    same(what, ConnectionState::Handshaking, state)?;
+    send(&stage, &mut one.client, Header::Pass).await?;
+    served(&stage, one.child).await?;
+    stage.echo(&mut one.client, "through both").await?;
+    let expected = vec![
+        (Stage::First, Moment::Began),
+        (Stage::First, Moment::Passed),
+        (Stage::Second, Moment::Began),
+        (Stage::Second, Moment::Passed),
+    ];
+    same(
+        "the handshakes of a connection, in order",
+        expected,
+        moments(),
+    )
+}
+
+/// During grace handshakes go on: one passes, one fails.
+async fn in_grace<W: World>(world: &Arc<Shaking<W>>) -> Verdict {
+    let stage = Fixture::new(world);
+    let pool = stage.start(stage.spec("h6").grace(Grace::Unlimited))?;
+    let (_, address) = stage.listen(&pool, 1)?;
+    let mut passes = connect(&stage, &pool, address).await?;
+    let mut fails = connect(&stage, &pool, address).await?;
+    let stopping = pool.stop();
+    // It begins when the last listener is closed.
+    let grace = || match (pool.status().map(|status| status.phase()), pool.listeners()) {
+        (Ok(Some(Phase::Grace)), Ok(open)) if open.is_empty() => Ok(()),
+        seen => Err(seen),
+    };
+    stage.until("the grace begins", grace).await?;
+    for one in [&passes, &fails] {
+        let state = listed(&pool, one.client.local_addr())?.state;
+        let what = "a connection in its handshake, during grace";
+        same(what, ConnectionState::Handshaking, state)?;
+    }
+    send(&stage, &mut passes.client, Header::Pass).await?;
+    let through = served(&stage, passes.child).await?;
+    let what = "*draining* of a connection whose handshake ended during grace";
+    same(what, true, through.lifecycle.draining().is_set())?;
+    stage.echo(&mut passes.client, "during grace").await?;
+    send(&stage, &mut fails.client, Header::Fail).await?;
+    ended_unserved(&stage, &pool, &mut fails).await?;
+    stage.order(&through, Order::Return).await?;
+    let report = stage.event("the pool stops", stopping).await?;
+    let ends = report.connections(Phase::Grace);
+    let ends = (ends.of(EndKind::Normal), ends.of(EndKind::HandshakeFailed));
+    same(
+        "connections that ended during grace: normally, failed",
+        (1, 1),
+        ends,
+    )
+}
