@@ -81,7 +81,8 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
         state: Self::State,
     ) -> impl Future<Output = Self::Exit> + Send;
 
-    /// Ends an acceptor that got a state and never a connection: exactly once, unless it is killed (rule B7).
+    /// Ends an acceptor that got a state and never a connection: exactly once, unless it is killed or its runtime ends
+    /// (rule B7). Then its state is dropped.
     ///
     /// The default drops the state.
     ///
@@ -156,8 +157,8 @@ pub struct ListenerInfo<A> {
 }
 
 impl<A> ListenerInfo<A> {
-    /// The view of a listener of no pool, to test an `init` with. What it is to have besides can be set: its fields are
-    /// public.
+    /// The view of a listener of no pool, to test an `init` with: `Acceptor::<TcpListener>::init(&acceptor, &info)`, with the
+    /// listener's type to choose the implementation. What it is to have besides can be set: its fields are public.
     ///
     /// ```
     /// let mut info = acceptor_core::ListenerInfo::for_test("127.0.0.1:80");

@@ -90,8 +90,11 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// The signal that is set once the connection's listener is closed or has failed, which a stop begins with, after the
-    /// lame duck if there is one (rules N1, S2): finish what is in flight, begin nothing new.
+    /// The signal that is set as soon as the connection's listener begins to close, or has failed (rule N1): finish what is in
+    /// flight, begin nothing new. A stop begins with it, after the lame duck if there is one (rule S2).
+    ///
+    /// For up to a second from then on the listener takes the clients that the system has queued (L7), and the grace of a stop
+    /// begins after that. To know that its address is free, wait for [`close_listener`](crate::Pool::close_listener).
     pub fn draining(&self) -> &Latch {
         &self.draining
     }

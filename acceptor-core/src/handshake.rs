@@ -169,7 +169,7 @@ pub struct HandshakeError {
 }
 
 impl HandshakeError {
-    /// An error with its cause: a short word or two, by which failed handshakes are counted.
+    /// An error with its cause: a short word or two, by which an observer can count failed handshakes.
     pub fn new(cause: &'static str, source: impl Into<BoxError>) -> Self {
         let source = Some(source.into());
         Self { cause, source }

@@ -21,7 +21,7 @@ use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, lock};
 /// ```
 /// # fn check(draining: acceptor_core::Latch) {
 /// if draining.is_set() {
-///     // the listener is closed
+///     // the listener closes, or is closed
 /// }
 /// # }
 /// ```

@@ -57,8 +57,8 @@ pub trait Listener: Send + Sync + 'static {
     /// The stream that the system's `accept` returns: the runtime's own, which the pool hands over untouched (rule B10).
     type Io: Send + 'static;
 
-    /// [`SocketAddr`](std::net::SocketAddr), or the address type of another family. Plain data: its `Clone` and `Debug`
-    /// must not call the pool.
+    /// [`SocketAddr`](std::net::SocketAddr), or the address type of another family: of both ends, and of the listener. Lists
+    /// and reports show it by `Debug`. Plain data: its `Clone` and `Debug` must not call the pool.
     type Addr: Clone + Debug + Send + Sync + 'static;
 
     /// What is done with a stream before `serve` gets it: [`NoHandshake`](crate::NoHandshake) for a plain socket.
@@ -66,8 +66,9 @@ pub trait Listener: Send + Sync + 'static {
 
     /// Waits for the next connection.
     ///
-    /// Dropping the future must lose no connection. Errors come through
-    /// unchanged: the pool decides what they mean (rules A1 to A6).
+    /// Dropping the future must lose no connection. Errors of the system come through
+    /// unchanged: the pool decides what they mean (rules A1 to A6). If a step of your own fails for one connection, to read the
+    /// credentials of its peer for example, return an error of the kind `ConnectionAborted`: only that one is skipped.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, Self::Addr)>> + Send;
 
     /// The address that the listener is bound to, with its port resolved.

@@ -296,7 +296,10 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [EventKind; 13] = [
+    /// All kinds.
+    pub const ALL: &[EventKind] = &Self::EVERY;
+
+    const EVERY: [EventKind; 13] = [
         EventKind::StartError,
         EventKind::AcceptorFailed,
         EventKind::ConnectionFailed,
@@ -363,7 +366,7 @@ impl Losses {
 
 impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_counts(f, EventKind::ALL.map(|kind| (self.of(kind), kind)))
+        write_counts(f, EventKind::EVERY.map(|kind| (self.of(kind), kind)))
     }
 }
 
@@ -540,6 +543,9 @@ impl<A: Debug> fmt::Display for Report<A> {
 }
 
 /// Gets the reports of a pool (O1, O2).
+///
+/// Write one for every address, `impl<A> Observer<A> for Mine`, unless it needs a certain one: without a parameter `Observer`
+/// and [`Report`] are those of TCP, and do not fit a pool on another socket.
 ///
 /// [`observer_fn`] makes one of a closure; an `Arc` of one, `Arc<dyn Observer<A>>` included, is one. Reports come one at
 /// a time, in the order in which they came up, from a task of the pool's own. An observer may block: it holds up the
@@ -1262,13 +1268,13 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_own_count_and_word() {
-        let all = losses(&EventKind::ALL);
-        for kind in EventKind::ALL {
+        let all = losses(&EventKind::EVERY);
+        for kind in EventKind::EVERY {
             assert_eq!(all.of(kind), 1, "{kind}");
             assert_eq!(kind.to_string(), kind.word());
         }
-        let words: std::collections::BTreeSet<_> = EventKind::ALL.map(EventKind::word).into();
-        assert_eq!(words.len(), EventKind::ALL.len());
+        let words: std::collections::BTreeSet<_> = EventKind::EVERY.map(EventKind::word).into();
+        assert_eq!(words.len(), EventKind::EVERY.len());
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl<Acc, A> Spec<Acc, A> {
         Self::from_settings(Settings::new(id), acceptor)
     }
 
-    /// A spec with these settings.
+    /// A spec with these settings: those of a pool that runs, for example, from [`Pool::settings`](crate::Pool::settings).
     pub fn from_settings(settings: Settings<A>, acceptor: Acc) -> Self {
         Self { acceptor, settings }
     }

@@ -12,7 +12,7 @@ use crate::text::{EscapedDebug, write_counts};
 pub enum Phase {
     /// Everything goes on as before, but the pool shows that it is about to stop (S2).
     LameDuck,
-    /// The listeners are closed; no child is asked to stop (S3, S4).
+    /// The listeners close, and then connections are left alone for the time of the grace; no child is asked to stop (S3, S4).
     Grace,
     /// Children that trapped the stop are signalled, the others are dropped (S5).
     Stop,
@@ -89,7 +89,10 @@ pub enum EndKind {
 }
 
 impl EndKind {
-    const ALL: [EndKind; 9] = [
+    /// All kinds.
+    pub const ALL: &[EndKind] = &Self::EVERY;
+
+    const EVERY: [EndKind; 9] = [
         EndKind::Normal,
         EndKind::Clean,
         EndKind::Disconnected,
@@ -146,7 +149,7 @@ impl Ends {
 
 impl fmt::Display for Ends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_counts(f, EndKind::ALL.map(|kind| (self.of(kind), kind)))
+        write_counts(f, EndKind::EVERY.map(|kind| (self.of(kind), kind)))
     }
 }
 
@@ -162,6 +165,9 @@ pub struct StopReport<A = SocketAddr> {
     /// later; to the end of the kill timeout, if a child is stuck.
     pub elapsed: Duration,
     /// Children that did not suspend after the kill and were left (S8).
+    ///
+    /// Each still blocks a thread of its runtime. To drop the runtime, which a return from `main` does, would wait for it:
+    /// leave by [`std::process::exit`] if this is not 0.
     pub stuck: usize,
     /// Reports that no observer got: those that found the outbox full, and those that were not delivered within a kill
     /// timeout after the last child had ended (O2).
@@ -343,7 +349,7 @@ mod tests {
         );
         let mut ends = Ends::default();
         assert_eq!(ends.to_string(), "none");
-        for (count, kind) in EndKind::ALL.into_iter().enumerate() {
+        for (count, kind) in EndKind::EVERY.into_iter().enumerate() {
             for _ in 0..=count {
                 ends.count(kind, 1);
             }

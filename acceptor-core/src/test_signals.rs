@@ -72,7 +72,7 @@ struct TestControl {
 }
 
 impl TestSignals {
-    /// The connection's listener is closed (N1).
+    /// The connection's listener begins to close (N1).
     pub fn drain(&self) {
         self.draining.set();
     }

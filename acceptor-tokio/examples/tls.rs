@@ -105,7 +105,14 @@ impl Handshake<TcpStream, SocketAddr> for Tls {
     /// A record that cannot be decrypted, or an alert, is the client's doing, as a reset is. As a failure any client could
     /// stop the pool with it, if the pool is transient.
     fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
-        error.downcast_ref().and_then(tls_error).is_some()
+        let mut error = Some(error);
+        while let Some(this) = error {
+            if this.downcast_ref().and_then(tls_error).is_some() {
+                return true;
+            }
+            error = this.source();
+        }
+        false
     }
 }
 
@@ -277,6 +284,10 @@ async fn run() -> Result<(), BoxError> {
 
     let report = pool.run_until(tokio::signal::ctrl_c()).await;
     println!("{report}");
+    if report.stuck > 0 {
+        // A thread is blocked, and to return would wait for it.
+        process::exit(2);
+    }
     match report.reason {
         StopReason::Requested => Ok(()),
         by_itself => Err(format!("the pool stopped by itself: {by_itself}").into()),

@@ -7,7 +7,7 @@
 #[cfg(unix)]
 pub(crate) mod unix {
     use std::fs;
-    use std::io;
+    use std::io::{self, ErrorKind};
     use std::path::{Path, PathBuf};
 
     use acceptor_tokio::{AcceptErrorKind, Listener, NoHandshake};
@@ -22,11 +22,25 @@ pub(crate) mod unix {
 
     impl UnixSocket {
         /// Creates the socket. It belongs to the runtime in which this is called.
+        ///
+        /// A file that a server has left behind, as one that was killed does, is replaced.
         pub(crate) fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
             let path = path.as_ref().to_owned();
-            let listener = UnixListener::bind(&path)?;
+            let listener = match UnixListener::bind(&path) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && is_left_behind(&path) => {
+                    fs::remove_file(&path)?;
+                    UnixListener::bind(&path)?
+                }
+                bound => bound?,
+            };
             Ok(Self { listener, path })
         }
+    }
+
+    /// Whether no server listens at this path any longer.
+    fn is_left_behind(path: &Path) -> bool {
+        let connected = std::os::unix::net::UnixStream::connect(path);
+        connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     }
 
     /// The socket can be bound again once it is closed, as the pool promises (L8).
@@ -77,6 +91,7 @@ async fn main() -> Result<(), acceptor_tokio::BoxError> {
 
     use acceptor_tokio::{Connection, LastListener, Pool, Spec, TokioRuntime, acceptor_fn};
     use tokio::net::{UnixStream, unix::SocketAddr};
+    use tokio::signal::unix::{SignalKind, signal};
 
     let path = std::env::args_os().nth(1);
     let path = PathBuf::from(path.ok_or("give the path of the socket")?);
@@ -93,7 +108,20 @@ async fn main() -> Result<(), acceptor_tokio::BoxError> {
     let pool: Pool<unix::UnixSocket> = Pool::start(TokioRuntime::current()?, spec)?;
     pool.add_listener(unix::UnixSocket::bind(&path)?, 4)?;
     println!("listening on {}", path.display());
-    println!("{}", pool.run_until(tokio::signal::ctrl_c()).await);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let told = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let report = pool.run_until(told).await;
+    println!("{report}");
+    if report.stuck > 0 {
+        // A thread is blocked, and to return would wait for it.
+        std::process::exit(2);
+    }
     Ok(())
 }
 

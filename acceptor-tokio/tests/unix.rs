@@ -130,3 +130,17 @@ async fn close_takes_the_clients_that_a_unix_socket_has_queued() {
     }
     assert_eq!(soon("it is killed", pool.kill()).await.stuck, 0);
 }
+
+/// A server that was killed leaves its file behind; one that listens is left alone.
+#[tokio::test]
+async fn file_that_a_server_has_left_behind_is_replaced() {
+    let path = path("left");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let socket = UnixSocket::bind(&path).unwrap();
+    let error = UnixSocket::bind(&path).map(drop).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    drop(UnixStream::connect(&path).await.unwrap());
+    drop(socket);
+    assert!(!path.exists());
+}

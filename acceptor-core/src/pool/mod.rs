@@ -183,7 +183,9 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// listeners are still one pool: one count, one list, one stop. The pool's own tasks, which report, stop and space
     /// starts, stay on the pool's runtime.
     ///
-    /// If that runtime ends, the listener has failed (L4) and its connections are lost; the rest of the pool goes on.
+    /// If that runtime ends, the listener has failed (L4), its connections are lost, and its acceptors are dropped without
+    /// `terminate`; each is reported, and none counts. The rest of the pool goes on. A listener that is added on a runtime that
+    /// has ended already fails in the same way: the call returns its id.
     ///
     /// A runtime of one thread has to be driven for as long as the listener is open: by a thread that waits in `block_on`,
     /// for example. Nothing is accepted where nobody drives it, and a stop waits for its tasks until the kill timeout is over.
@@ -407,9 +409,11 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.kill_child(id)
     }
 
-    /// Replaces the spec (R1). Later acceptors use the new acceptor, which may be of another type;
-    /// `waiting` says what those do that wait. The history of failures, the listeners and the
-    /// connections stay.
+    /// Replaces the spec (R1), the settings as a whole: those that the new spec does not set have their defaults again. To keep
+    /// them, start from [`settings`](Pool::settings), as below; to change some of them alone, [`update`](Pool::update).
+    ///
+    /// Later acceptors use the new acceptor, which may be of another type; `waiting` says what those do that wait. The history
+    /// of failures, the listeners and the connections stay.
     ///
     /// With [`Keep`](WaitingAcceptors::Keep) each acceptor that waits, or is in `init`, still serves one connection with
     /// what it started with.
@@ -428,9 +432,11 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// ```
     /// # use acceptor_core::*;
     /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, echo: impl Acceptor<L>) -> Result<(), BoxError> {
-    /// let spec = Spec::new("echo", echo).intensity(100);
+    /// let before = pool.settings()?;
+    /// let spec = Spec::from_settings(before.clone(), echo).intensity(100);
     /// pool.reconfigure(spec, WaitingAcceptors::Replace)?;
-    /// assert_eq!(pool.status()?.intensity, 100);
+    /// assert_eq!(pool.settings()?.grace, before.grace);
+    /// assert_eq!(pool.settings()?.intensity, 100);
     /// # Ok(())
     /// # }
     /// ```
@@ -536,6 +542,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     ///
     /// A pool stops by itself when its restart intensity is exceeded. Where the process waits for a signal alone it would
     /// go on without a server.
+    ///
+    /// Look at [`stuck`](StopReport::stuck) before `main` returns: if a thread is blocked, leave by [`std::process::exit`].
     ///
     /// # Cancel safety
     ///
