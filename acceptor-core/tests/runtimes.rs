@@ -151,6 +151,7 @@ fn tasks_of_a_listener_run_on_its_runtime() {
         // Times are the pool's, timers the listener's.
         bench.pools.advance(CLOSE_DELAY);
         bench.pools.settle();
+        assert_eq!(other.step(), None);
         assert!(port.is_open());
         other.advance(CLOSE_DELAY);
     }
