@@ -68,7 +68,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         &self.shared
     }
 
-    /// Adds a listener, and starts `acceptors` acceptors on it (L1).
+    /// Adds a listener, and starts acceptors on it (L1).
     ///
     /// See [`Pool::add_listener`](crate::Pool::add_listener).
     pub fn add_listener(
