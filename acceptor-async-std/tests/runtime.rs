@@ -13,7 +13,7 @@ mod no_panic;
 use std::sync::mpsc::channel;
 
 use acceptor_async_std as adapter;
-use acceptor_async_std::{AsyncStdRuntime, Connection, Pool, Spec, acceptor_fn};
+use acceptor_async_std::{AsyncStdRuntime, Connection, Pool, Runtime, Spec, acceptor_fn};
 use async_std::net::{TcpListener as RuntimeListener, TcpStream as RuntimeStream};
 use shared::{PATIENCE, client, listen, loopback};
 
@@ -44,6 +44,12 @@ fn the_tasks_have_the_name_that_the_runtime_value_gives() {
 #[test]
 fn the_tasks_have_no_name_unless_one_is_given() {
     check_name(AsyncStdRuntime::current(), None);
+}
+
+#[test]
+fn runtimes_are_the_same_whatever_the_names_of_their_tasks() {
+    let named = AsyncStdRuntime::current().named("echo");
+    assert!(named.is_same(&AsyncStdRuntime::current()));
 }
 
 #[track_caller]

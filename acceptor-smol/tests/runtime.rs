@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use acceptor_smol as adapter;
 use acceptor_smol::{
-    Acceptor, BoxError, Connection, Event, Init, ListenerInfo, Pool, Report, SmolRuntime, Spec,
-    StartError, StopReason, TcpListener, Terminate, observer_fn,
+    Acceptor, BoxError, Connection, Event, Init, ListenOptions, ListenerInfo, Pool, Report,
+    Runtime, SmolRuntime, Spec, StartError, StopReason, TcpListener, Terminate, observer_fn,
 };
 use shared::{PATIENCE, client, echo_spec, listen, loopback, ping, soon};
 use smol::Executor;
@@ -110,6 +110,40 @@ fn check_where(runtime: SmolRuntime, threads: &str) {
         let thread = thread.unwrap_or_default();
         assert!(thread.starts_with(threads), "{callback} ran on {thread:?}");
     }
+}
+
+#[test]
+fn runtimes_are_the_same_if_their_executors_are() {
+    let (one, other) = (Arc::new(Executor::new()), Arc::new(Executor::new()));
+    let given =
+        |executor: &Arc<Executor<'static>>| SmolRuntime::with_executor(Arc::clone(executor));
+    assert!(given(&one).is_same(&given(&one)));
+    assert!(!given(&one).is_same(&given(&other)));
+    let global = SmolRuntime::current();
+    assert!(global.is_same(&SmolRuntime::current()));
+    assert!(!global.is_same(&given(&one)) && !given(&one).is_same(&global));
+}
+
+/// The pool is on the global executor, and goes on.
+#[test]
+fn listener_fails_with_the_executor_that_it_has_for_itself() {
+    let (tell, told) = channel();
+    let observer = move |report: &Report| {
+        let _ = tell.send(report.event.clone());
+    };
+    let spec = echo_spec().observer(observer_fn(observer));
+    let pool = Pool::start(SmolRuntime::current(), spec).unwrap();
+    let (staying, address) = listen(&pool, loopback(), 1);
+    let executor = Arc::new(Executor::new());
+    let own = SmolRuntime::with_executor(Arc::clone(&executor));
+    let listener = TcpListener::bind(ListenOptions::new(loopback()), &own).unwrap();
+    let id = pool.add_listener_on(&own, listener, 1).unwrap();
+    drop(executor);
+    let failed = told.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(failed, Event::ListenerFailed { listener, .. } if listener == id));
+    let left = pool.listeners().unwrap();
+    assert_eq!(left.iter().map(|one| one.id).collect::<Vec<_>>(), [staying]);
+    ping(&mut client(address));
 }
 
 #[test]

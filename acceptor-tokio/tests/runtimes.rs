@@ -76,14 +76,14 @@ fn current() -> String {
     Handle::current().id().to_string()
 }
 
-/// Tells its client the tag of the listener, and where `init` and `serve` ran; then echoes.
+/// Sends its client the tag of the listener, and where `init` and `serve` ran; then echoes.
 #[derive(Default)]
-struct Tells {
+struct Answers {
     /// The tag that `init` saw and the runtime, of each acceptor that terminated.
     terminated: Arc<Mutex<Vec<(String, String)>>>,
 }
 
-impl Acceptor<TcpListener> for Tells {
+impl Acceptor<TcpListener> for Answers {
     type State = (String, String);
     type Exit = Result<(), BoxError>;
 
@@ -157,7 +157,7 @@ async fn connect_to_each(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pool_over_four_runtimes_is_one_pool_and_outlives_one_of_them() {
-    let (reports, acceptor) = (Reports::default(), Tells::default());
+    let (reports, acceptor) = (Reports::default(), Answers::default());
     let terminated = Arc::clone(&acceptor.terminated);
     let spec = Spec::new("cores", acceptor).observer(reports.observer());
     let pool: Pool = Pool::start(runtime(), spec).unwrap();
@@ -251,7 +251,7 @@ fn runtimes_are_the_same_if_their_threads_are() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listener_that_is_added_on_a_runtime_that_has_ended_fails() {
     let reports = Reports::default();
-    let spec = Spec::new("cores", Tells::default()).observer(reports.observer());
+    let spec = Spec::new("cores", Answers::default()).observer(reports.observer());
     let pool: Pool = Pool::start(runtime(), spec).unwrap();
     let (core, mut address) = (Core::start(), loopback());
     let socket = ListenOptions::new(address).bind().unwrap();
