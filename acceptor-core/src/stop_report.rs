@@ -90,9 +90,7 @@ pub enum EndKind {
 
 impl EndKind {
     /// All kinds.
-    pub const ALL: &[EndKind] = &Self::EVERY;
-
-    const EVERY: [EndKind; 9] = [
+    pub const ALL: &[EndKind] = &[
         EndKind::Normal,
         EndKind::Clean,
         EndKind::Disconnected,
@@ -149,7 +147,7 @@ impl Ends {
 
 impl fmt::Display for Ends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_counts(f, EndKind::EVERY.map(|kind| (self.of(kind), kind)))
+        write_counts(f, EndKind::ALL.iter().map(|kind| (self.of(*kind), kind)))
     }
 }
 
@@ -349,7 +347,7 @@ mod tests {
         );
         let mut ends = Ends::default();
         assert_eq!(ends.to_string(), "none");
-        for (count, kind) in EndKind::EVERY.into_iter().enumerate() {
+        for (count, &kind) in EndKind::ALL.iter().enumerate() {
             for _ in 0..=count {
                 ends.count(kind, 1);
             }

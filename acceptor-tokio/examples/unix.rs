@@ -76,7 +76,7 @@ pub(crate) mod unix {
             false
         }
 
-        /// A socket whose runtime has ended accepts nothing any more.
+        /// A socket whose runtime has ended never accepts again.
         fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
             tokio::runtime::is_rt_shutdown_err(error).then_some(AcceptErrorKind::Listener)
         }

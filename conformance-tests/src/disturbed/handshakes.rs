@@ -21,7 +21,7 @@ use crate::record::Record;
 use crate::tamper::{Handshaking, Tamper, elsewhere};
 use crate::world::World;
 
-/// What a client asks of a handshake.
+/// An order of a client to a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
     /// Pass the stream on.
@@ -102,12 +102,12 @@ pub enum Moment {
     Dropped,
 }
 
-/// What happened to a handshake.
+/// An event of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shake {
     /// Which one of the connection.
     pub stage: Stage,
-    /// What happened.
+    /// The event.
     pub moment: Moment,
     /// The client.
     pub client: SocketAddr,
@@ -130,7 +130,7 @@ struct Shared<W> {
     turn: futures::lock::Mutex<()>,
 }
 
-/// What the second handshake does.
+/// The second handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Second {
     /// It passes every stream on, at once.
@@ -309,7 +309,7 @@ impl<W: World> Handshakes<W> {
         })
     }
 
-    /// What happened to the handshakes.
+    /// The events of the handshakes.
     pub fn shakes(&self) -> &Record<Shake> {
         &self.shared.shakes
     }

@@ -158,7 +158,7 @@ fn watch<W: World>(watched: &Watched<W>, pool: &Handle<W>) {
     *watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.clone());
 }
 
-/// What a witness makes of the pool, and keeps.
+/// The observations that a witness makes of the pool, and keeps.
 fn seeing<W: World, T: Send + 'static>(
     stage: &Fixture<Shaking<W>>,
     look: impl Fn(&Handle<Shaking<W>>) -> Option<T> + Send + Sync + 'static,
@@ -297,7 +297,7 @@ pub(super) async fn h2_connection_in_its_handshake_is_a_connection<W: World>(
     Ok(())
 }
 
-/// What was reported of a sort.
+/// The reports of one sort.
 fn reported<W: World, T>(
     stage: &Fixture<W>,
     sort: impl Fn(&Event<SocketAddr>) -> Option<T>,
