@@ -87,6 +87,8 @@ async fn pool_serves_lists_stops_and_reports_connections_of_a_unix_socket() {
     pool.add_listener(UnixSocket::bind(&path).unwrap(), 2)
         .unwrap();
     drop(client(&path).await);
+    // A connection that is open at the stop is in its report.
+    eventually("it is gone", || pool.counts().unwrap().connections == 1).await;
 
     let handle: PoolHandle<UnixSocket> = pool.handle();
     let stopping = tokio::spawn(async move { handle.stop().await });
