@@ -721,6 +721,7 @@ impl Model {
                 return Ok(());
             }
             stop.count(sort, kind);
+            stop.moves(self.now);
         }
         let message = child.panicked.unwrap_or(match (sort, kind) {
             (Sort::StartError, EndKind::Panic) => INIT_PANICS,

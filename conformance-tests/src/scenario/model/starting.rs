@@ -197,6 +197,7 @@ impl Model {
         }
         if let Some(stop) = &mut self.stop {
             stop.count(Sort::Acceptor, kind);
+            stop.moves(self.now);
         }
         self.end_is_reported(key, &child, kind, Sort::Acceptor, String::new());
         let survives = self.survives(kind, Sort::Acceptor);

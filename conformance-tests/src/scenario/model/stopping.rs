@@ -72,6 +72,11 @@ impl Stop {
         phases[self.phase as usize][position(kind)] += 1;
     }
 
+    /// A child was polled, or has ended (S8).
+    pub(super) fn moves(&mut self, now: Instant) {
+        self.moved = now;
+    }
+
     /// Grace begins, whether or not all sockets are closed.
     fn begin_grace(&mut self, now: Instant) {
         self.closing = None;
@@ -375,7 +380,7 @@ impl Model {
     /// A task of a child was polled (S8).
     pub(in crate::scenario) fn child_was_polled(&mut self) {
         if let Some(stop) = &mut self.stop {
-            stop.moved = self.now;
+            stop.moves(self.now);
         }
     }
 
