@@ -14,7 +14,7 @@ pub(super) struct Outage {
     retries: u32,
     /// The one that tries again.
     probe: Option<Key>,
-    /// It was replaced, and its listener's task is to start another in its place (R1).
+    /// Acceptors were replaced, and the listener's task is to start one, should none try by then (R1).
     anew: bool,
 }
 
@@ -241,8 +241,10 @@ impl Model {
                 }
             }
             if let Some(outage) = &mut self.listeners[number].outage {
+                // The listener's task looks once whether one is to try: it may find that the one that did has failed.
+                outage.anew = true;
                 if outage.probe == Some(*key) {
-                    (outage.probe, outage.anew) = (None, true);
+                    outage.probe = None;
                 }
             }
             self.add(number, Stage::Owed { released: false }, 0);
