@@ -62,7 +62,8 @@ impl Model {
     /// The pool has stopped, so that there is no list any longer: acceptors of which nothing was seen have ended, unless
     /// their tasks are held, and they were given up.
     pub(in crate::scenario) fn lists_nothing(&mut self, polls: Polls) -> Seen {
-        let given_up = polls == Polls::Some && self.may_give_up();
+        // Only the pool's own task gives up.
+        let given_up = polls == Polls::Some && self.tasks == Tasks::Run && self.may_give_up();
         for key in self.children.keys().copied().collect::<Vec<_>>() {
             let Some(child) = self.children.get(&key) else {
                 continue;
