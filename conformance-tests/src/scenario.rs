@@ -11,6 +11,8 @@ mod cast;
 mod event;
 mod generate;
 mod graceful_stop;
+mod greeting;
+mod handle;
 mod json;
 mod model;
 mod picture;
@@ -27,7 +29,7 @@ use acceptor_core::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::event::{Begun, Bomb, Call, Event, Farewell, Moment, Return};
+pub use self::event::{Begun, Bomb, Call, Event, Farewell, Holder, Moment, Return, Shaken};
 pub use self::generate::STEPS;
 pub use self::graceful_stop::graceful_stop;
 pub use self::json::ScenarioError;
@@ -58,12 +60,31 @@ pub struct Setting {
     pub spec: SpecSetting,
     /// How a pool is started.
     pub start: Start,
+    /// What the listeners do with a stream before it is served.
+    #[serde(default, skip_serializing_if = "StageSetting::is_none")]
+    pub stage: StageSetting,
     /// How many connections a listener keeps for whoever accepts.
     pub backlog: u8,
     /// How many bytes a stream keeps for whoever reads.
     pub buffer: u8,
     /// One poll in so many is of a task that nobody woke; 0: none.
     pub spurious: u8,
+}
+
+/// What a listener does with a stream before it is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum StageSetting {
+    /// Nothing.
+    #[default]
+    None,
+    /// It has a handshake, in which clients give orders.
+    Handshake,
+}
+
+impl StageSetting {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// How a pool is started.
@@ -106,6 +127,23 @@ pub struct SpecSetting {
     /// What happens when the last listener has failed.
     #[serde(default, skip_serializing_if = "LastListenerSetting::is_default")]
     pub last_listener: LastListenerSetting,
+    /// How long a handshake may take; `None` for ever.
+    #[serde(
+        default = "handshake_timeout",
+        skip_serializing_if = "is_handshake_timeout"
+    )]
+    pub handshake_timeout: Option<u32>,
+}
+
+/// The default of a spec, in milliseconds.
+const HANDSHAKE_TIMEOUT: Option<u32> = Some(10_000);
+
+fn handshake_timeout() -> Option<u32> {
+    HANDSHAKE_TIMEOUT
+}
+
+fn is_handshake_timeout(time: &Option<u32>) -> bool {
+    *time == HANDSHAKE_TIMEOUT
 }
 
 /// [`ConnectionReports`], as data.
@@ -114,6 +152,8 @@ pub enum ReportsSetting {
     /// Those that fail.
     #[default]
     Failures,
+    /// Also those whose client is gone, or whose handshake failed.
+    Disconnects,
     /// The beginning and the end of each.
     All,
 }
@@ -309,6 +349,8 @@ pub enum Action {
     StopConnection(u8),
     /// A connection is killed by id.
     KillConnection(u8),
+    /// A stream that is kept under a guard is dropped.
+    DropGuard(u8),
     /// An acceptor is stopped by id.
     StopAcceptor(u8),
     /// An acceptor is killed by id.
@@ -412,6 +454,12 @@ pub enum Order {
     KillItself,
     /// Close its own listener.
     CloseListener,
+    /// Return, and leave the stream under a guard to somebody who keeps it.
+    HandOn,
+    /// Return, and leave the stream to a task under a guard.
+    HandOnToTask,
+    /// Replace the addresses, in a handshake.
+    Readdress,
 }
 
 /// What becomes of the acceptors that wait when the spec is replaced (R1).
@@ -493,6 +541,7 @@ impl SpecSetting {
         unknown: UnknownSetting::Resources,
         reports: ReportsSetting::Failures,
         last_listener: LastListenerSetting::Continue,
+        handshake_timeout: HANDSHAKE_TIMEOUT,
     };
 
     pub(crate) fn restart(&self) -> Restart {
@@ -539,8 +588,13 @@ impl SpecSetting {
     pub(crate) fn reports(&self) -> ConnectionReports {
         match self.reports {
             ReportsSetting::Failures => ConnectionReports::Failures,
+            ReportsSetting::Disconnects => ConnectionReports::Disconnects,
             ReportsSetting::All => ConnectionReports::All,
         }
+    }
+
+    pub(crate) fn handshake_timeout(&self) -> Option<Duration> {
+        self.handshake_timeout.map(milliseconds)
     }
 
     pub(crate) fn last_listener(&self) -> LastListener {
@@ -578,11 +632,17 @@ impl fmt::Display for SpecSetting {
         }
         match self.reports {
             ReportsSetting::Failures => {}
+            ReportsSetting::Disconnects => f.write_str(", disconnects are reported")?,
             ReportsSetting::All => f.write_str(", all connections are reported")?,
         }
         match self.last_listener {
             LastListenerSetting::Continue => {}
             LastListenerSetting::Stop => f.write_str(", stops when the last listener fails")?,
+        }
+        match self.handshake_timeout {
+            HANDSHAKE_TIMEOUT => {}
+            Some(time) => write!(f, ", handshake timeout {time} ms")?,
+            None => f.write_str(", handshake timeout never")?,
         }
         match self.child_type {
             ChildSetting::Worker => Ok(()),
@@ -679,6 +739,9 @@ impl fmt::Display for Action {
             }
             Action::KillConnection(which) => {
                 write!(f, "the connection at place {which} is killed by id")
+            }
+            Action::DropGuard(which) => {
+                write!(f, "the kept stream at place {which} is dropped")
             }
             Action::StopAcceptor(which) => {
                 write!(f, "the acceptor at place {which} is stopped by id")

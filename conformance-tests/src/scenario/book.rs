@@ -10,13 +10,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use acceptor_core::{ChildId, Latch, Lifecycle, ListenerId, ListenerInfo, PoolHandle, Runtime};
+use acceptor_core::{
+    ChildId, GuardedStream, Latch, Lifecycle, ListenerId, ListenerInfo, Runtime,
+};
 
 use super::event::{Call, Event};
+use super::handle::Handle;
 use super::{Reload, Weather};
-use crate::simulated::{Network, SimulatedListener, SimulatedRuntime, Simulation};
-
-pub(super) type Handle = PoolHandle<SimulatedRuntime, SimulatedListener>;
+use crate::simulated::{Network, SimulatedStream, Simulation};
 
 /// What the callbacks of one pool share.
 pub(super) struct Book {
@@ -41,6 +42,8 @@ struct Pages {
     reload: (Reload, u32),
     serving: BTreeMap<ChildId, Serving>,
     closed: BTreeMap<ListenerId, Closed>,
+    /// The streams of connections whose `serve` has returned (E6).
+    kept: BTreeMap<ChildId, GuardedStream<SimulatedStream>>,
     states: usize,
     acceptors: usize,
 }
@@ -84,6 +87,7 @@ impl Book {
                 reload: (Reload::Ignore, 0),
                 serving: BTreeMap::new(),
                 closed: BTreeMap::new(),
+                kept: BTreeMap::new(),
                 states: 0,
                 acceptors: 0,
             }),
@@ -144,7 +148,8 @@ impl Book {
     }
 
     pub(super) fn handle(&self) -> Option<Handle> {
-        self.pages().handle.clone()
+        let pages = self.pages();
+        pages.handle.as_ref().map(|handle| handle.another())
     }
 
     pub(super) fn weather(&self) -> Weather {
@@ -169,6 +174,37 @@ impl Book {
         async move { runtime.sleep_until(runtime.now() + time).await }
     }
 
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.simulation.runtime().spawn(task);
+    }
+
+    pub(super) fn keep(&self, child: ChildId, stream: GuardedStream<SimulatedStream>) {
+        self.pages().kept.insert(child, stream);
+    }
+
+    /// The connections whose streams are kept.
+    pub(super) fn kept(&self) -> Vec<ChildId> {
+        self.pages().kept.keys().copied().collect()
+    }
+
+    /// Takes a stream out, to be dropped with its guard.
+    pub(super) fn take_kept(&self, child: ChildId) -> Option<GuardedStream<SimulatedStream>> {
+        self.pages().kept.remove(&child)
+    }
+
+    pub(super) fn drop_kept(&self) {
+        let kept = std::mem::take(&mut self.pages().kept);
+        drop(kept);
+    }
+
+    /// For each connection whose stream is kept: whether it is told that it was killed.
+    pub(super) fn kills(&self) -> Vec<(ChildId, bool)> {
+        let pages = self.pages();
+        let kept = pages.kept.iter();
+        kept.map(|(child, stream)| (*child, stream.guard().killed().is_set()))
+            .collect()
+    }
+
     /// Calls the pool from within a callback of this child's, or from one that is told of it.
     pub(super) fn call(&self, child: ChildId, listener: ListenerId, call: Call) {
         let Some(handle) = self.handle() else { return };
@@ -178,8 +214,8 @@ impl Book {
             call,
         });
         match call {
-            Call::Stop => drop(handle.stop()),
-            Call::Kill => drop(handle.kill()),
+            Call::Stop => handle.stop(),
+            Call::Kill => handle.kill(),
             Call::StopItself => drop(handle.stop_child(child)),
             Call::KillItself => drop(handle.kill_child(child)),
             Call::CloseListener => drop(handle.close_listener(listener)),

@@ -1,6 +1,7 @@
 //! The acceptor of a scenario: does what the weather and its clients say, and writes all of it down.
 
 use std::future::{Future, pending, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
@@ -9,25 +10,34 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, Connection, Exit, Init, Latch, ListenerId, ListenerInfo, Observer,
-    Report, Terminate,
+    Acceptor, BoxError, ChildId, Connection, Exit, GuardedStream, Init, Latch, ListenerId,
+    ListenerInfo, Observer, Report, Terminate,
 };
 use fastrand::Rng;
 use futures::io::{AsyncRead, AsyncWriteExt};
 
 use super::book::Book;
-use super::event::{Begun, Bomb, Call, Event, Farewell, Return};
+use super::event::{Begun, Bomb, Call, Event, Farewell, Holder, Return};
+use super::handle::PoolListener;
 use super::{Order, Weather};
-use crate::simulated::{SimulatedListener, SimulatedStream};
+use crate::simulated::SimulatedStream;
 
 // What errors and panics say, so that reports can be held against it.
+pub(super) const HANDSHAKE_FAILS: &str = "the handshake fails";
+pub(super) const HANDSHAKE_PANICS: &str = "the handshake panics";
 pub(super) const KEPT_DROPPED: &str = "the drop of what it kept";
 pub(super) const INIT_FAILS: &str = "init fails";
 pub(super) const INIT_PANICS: &str = "init panics";
 pub(super) const SERVE_FAILS: &str = "serve fails";
 pub(super) const SERVE_PANICS: &str = "serve panics";
 pub(super) const STATE_DROPPED: &str = "the state's drop";
+pub(super) const SUBTASK_PANICS: &str = "what runs under the guard panics";
 pub(super) const TERMINATE_PANICS: &str = "terminate panics";
+
+/// The error of a connection whose client is gone (E5).
+pub(super) fn disconnection() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
+}
 
 /// The text of an error or a panic of a child: of some, text such as a peer may choose (V5).
 pub(super) fn text(message: &'static str, child: &str) -> String {
@@ -274,7 +284,7 @@ impl Drop for Beginning<'_> {
     }
 }
 
-impl Acceptor<SimulatedListener> for Cast {
+impl<L: PoolListener> Acceptor<L> for Cast {
     type State = Prop;
     type Exit = Result<Exit, BoxError>;
 
@@ -301,14 +311,14 @@ impl Acceptor<SimulatedListener> for Cast {
 }
 
 /// A callback: each of its polls is written down.
-struct Watched<'a, F> {
+pub(super) struct Watched<'a, F> {
     book: &'a Book,
     child: ChildId,
     callback: Pin<Box<F>>,
 }
 
 impl<'a, F> Watched<'a, F> {
-    fn new(book: &'a Book, child: ChildId, callback: F) -> Self {
+    pub(super) fn new(book: &'a Book, child: ChildId, callback: F) -> Self {
         let callback = Box::pin(callback);
         Self {
             book,
@@ -410,12 +420,19 @@ impl Cast {
         self.book.serves(child, connection.lifecycle.clone());
         self.book.look("serve");
         let mut part = Part::new(&self.book, connection);
-        let how = part.play().await;
+        let (how, _part) = match part.play().await {
+            Outcome::Returns(how) => (how, Some(part)),
+            Outcome::HandsOn(holder) => {
+                part.hands_on(holder);
+                (Return::Normal, None)
+            }
+        };
         self.book.push(Event::ServeReturned { child, how });
         drop(state);
         match how {
             Return::Normal => Ok(Exit::normal()),
             Return::Clean => Ok(Exit::clean("as ordered")),
+            Return::Disconnected => Err(disconnection().into()),
             Return::Error => Err(text(SERVE_FAILS, &child.to_string()).into()),
             Return::Panic => resume_unwind(Box::new(text(SERVE_PANICS, &child.to_string()))),
         }
@@ -537,6 +554,13 @@ enum OnStop {
     Stay,
 }
 
+/// How a connection goes on.
+enum Outcome {
+    Returns(Return),
+    /// `serve` returns, and its stream lives on under a guard (E6).
+    HandsOn(Holder),
+}
+
 /// A connection, playing its part.
 struct Part<'a> {
     book: &'a Arc<Book>,
@@ -557,26 +581,26 @@ impl<'a> Part<'a> {
         }
     }
 
-    async fn play(&mut self) -> Return {
+    async fn play(&mut self) -> Outcome {
         loop {
             let order = match self.hear().await {
                 Heard::Order(order) => order,
-                Heard::EndOfStream | Heard::Draining => return Return::Normal,
-                Heard::Reset => return Return::Error,
+                Heard::EndOfStream | Heard::Draining => return Outcome::Returns(Return::Normal),
+                Heard::Reset => return Outcome::Returns(Return::Disconnected),
                 Heard::Stop => match self.stop.take() {
                     Some((_, OnStop::Stay)) => continue,
                     Some((_, OnStop::LeaveLate)) => {
                         self.book.sleep(Duration::from_millis(20)).await;
-                        return Return::Normal;
+                        return Outcome::Returns(Return::Normal);
                     }
-                    _ => return Return::Normal,
+                    _ => return Outcome::Returns(Return::Normal),
                 },
             };
             match order {
-                Order::Return => return Return::Normal,
-                Order::ExitCleanly => return Return::Clean,
-                Order::Fail => return Return::Error,
-                Order::Panic => return Return::Panic,
+                Order::Return => return Outcome::Returns(Return::Normal),
+                Order::ExitCleanly => return Outcome::Returns(Return::Clean),
+                Order::Fail => return Outcome::Returns(Return::Error),
+                Order::Panic => return Outcome::Returns(Return::Panic),
                 Order::PanicWhenDropped => {
                     let child = self.connection.id;
                     self.book.push(Event::Armed { child });
@@ -600,14 +624,43 @@ impl<'a> Part<'a> {
                 Order::Flood => {
                     // Pending, unless the client reads or leaves.
                     if self.connection.stream.write_all(&[7; 200]).await.is_err() {
-                        return Return::Error;
+                        return Outcome::Returns(Return::Disconnected);
                     }
                 }
+                Order::HandOn => return Outcome::HandsOn(Holder::Kept),
+                Order::HandOnToTask => return Outcome::HandsOn(Holder::Subtask),
+                // That is for a handshake.
+                Order::Readdress => {}
                 Order::StopPool => self.call(Call::Stop),
                 Order::KillPool => self.call(Call::Kill),
                 Order::StopItself => self.call(Call::StopItself),
                 Order::KillItself => self.call(Call::KillItself),
                 Order::CloseListener => self.call(Call::CloseListener),
+            }
+        }
+    }
+
+    /// The stream lives on under a guard, which traps the stop (N2).
+    fn hands_on(self, holder: Holder) {
+        let (book, child) = (Arc::clone(self.book), self.connection.id);
+        let guard = self.connection.lifecycle.guard();
+        book.push(Event::HandedOn { child, holder });
+        let mut stream = self.connection.stream;
+        match holder {
+            Holder::Kept => book.keep(child, GuardedStream::new(stream, guard)),
+            Holder::Subtask => {
+                let told = Arc::clone(&book);
+                let subtask = guard.run(async move {
+                    while let Some(order) = next_order(&told, child, &mut stream).await {
+                        if order == Order::Panic {
+                            told.push(Event::SubtaskPanicked { child });
+                            resume_unwind(Box::new(SUBTASK_PANICS))
+                        }
+                    }
+                });
+                book.spawn(async move {
+                    subtask.await;
+                });
             }
         }
     }
@@ -661,7 +714,20 @@ impl<'a> Part<'a> {
     }
 }
 
-async fn yield_now() {
+/// What a client orders next; `None` once it has nothing more to say. Each poll is one of its connection.
+async fn next_order(book: &Book, child: ChildId, stream: &mut SimulatedStream) -> Option<Order> {
+    let mut byte = [0];
+    let read = poll_fn(|cx| {
+        book.polls(child);
+        Pin::new(&mut *stream).poll_read(cx, &mut byte)
+    });
+    match read.await {
+        Ok(1) => Some(Order::of_byte(byte[0])),
+        _ => None,
+    }
+}
+
+pub(super) async fn yield_now() {
     let mut again = Some(());
     poll_fn(|cx| match again.take() {
         Some(()) => {
@@ -674,7 +740,7 @@ async fn yield_now() {
 }
 
 impl Order {
-    const ALL: [Order; 17] = [
+    const ALL: [Order; 20] = [
         Order::Return,
         Order::ExitCleanly,
         Order::Fail,
@@ -692,6 +758,9 @@ impl Order {
         Order::StopItself,
         Order::KillItself,
         Order::CloseListener,
+        Order::HandOn,
+        Order::HandOnToTask,
+        Order::Readdress,
     ];
 
     pub(super) fn byte(self) -> u8 {
@@ -699,7 +768,7 @@ impl Order {
         position.map_or(0, |position| position as u8)
     }
 
-    fn of_byte(byte: u8) -> Self {
+    pub(super) fn of_byte(byte: u8) -> Self {
         let order = Self::ALL.get(usize::from(byte));
         order.copied().unwrap_or(Order::Return)
     }

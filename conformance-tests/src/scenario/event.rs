@@ -81,6 +81,39 @@ pub enum Event {
         /// At which end.
         local: SocketAddr,
     },
+    /// A handshake was polled for the first time.
+    HandshakeBegan {
+        /// Whose.
+        child: ChildId,
+    },
+    /// A handshake replaces the addresses of its connection.
+    Readdressed {
+        /// Whose.
+        child: ChildId,
+        /// Its peer's from now on.
+        peer: SocketAddr,
+        /// Its own.
+        local: SocketAddr,
+    },
+    /// A handshake is over.
+    HandshakeEnded {
+        /// Whose.
+        child: ChildId,
+        /// How.
+        how: Shaken,
+    },
+    /// `serve` is about to return, and the stream lives on under a guard.
+    HandedOn {
+        /// Whose.
+        child: ChildId,
+        /// Where it lives on.
+        holder: Holder,
+    },
+    /// What runs under the guard of a connection is about to panic.
+    SubtaskPanicked {
+        /// Whose.
+        child: ChildId,
+    },
     /// A connection took the stop signal.
     Trapped {
         /// Which.
@@ -155,6 +188,8 @@ fn reported(event: &acceptor_core::Event<SocketAddr>) -> &'static str {
         Reported::ConnectionBegan { .. } => "reports of a beginning",
         Reported::ConnectionEnded { .. } => "reports of an end",
         Reported::AcceptPaused { .. } => "reports of a pause",
+        Reported::Disconnected { .. } => "reports of clients that are gone",
+        Reported::HandshakeFailed { .. } => "reports of handshakes",
         Reported::ListenerFailed { .. } => "reports of a listener",
         Reported::ReportsLost { .. } => "reports of losses",
         Reported::Stuck { .. } => "reports of stuck children",
@@ -186,6 +221,30 @@ pub enum Begun {
     Dropped,
 }
 
+/// How a handshake ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shaken {
+    /// It is through.
+    Through,
+    /// It failed as it was told to.
+    Failed,
+    /// Its client is gone, with this error.
+    Disconnected(String),
+    /// It panicked.
+    Panicked,
+    /// It was dropped before it was through.
+    Dropped,
+}
+
+/// Where the stream of a connection lives on whose `serve` has returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// It is kept, by somebody who takes no notice of anything.
+    Kept,
+    /// A task runs under the guard.
+    Subtask,
+}
+
 /// How `serve` came to its end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Return {
@@ -195,6 +254,8 @@ pub enum Return {
     Clean,
     /// It returned an error.
     Error,
+    /// It returned an error that means that its client is gone.
+    Disconnected,
     /// It panicked.
     Panic,
 }
@@ -262,6 +323,20 @@ impl Event {
                 Begun::Dropped => "inits dropped",
             },
             Event::ServeBegan { .. } => "connections served",
+            Event::HandshakeBegan { .. } => "handshakes",
+            Event::Readdressed { .. } => "addresses replaced",
+            Event::HandshakeEnded { how, .. } => match how {
+                Shaken::Through => "handshakes that are through",
+                Shaken::Failed => "handshakes that fail",
+                Shaken::Disconnected(_) => "handshakes whose client is gone",
+                Shaken::Panicked => "handshakes that panic",
+                Shaken::Dropped => "handshakes dropped",
+            },
+            Event::HandedOn { holder, .. } => match holder {
+                Holder::Kept => "streams kept under a guard",
+                Holder::Subtask => "tasks under a guard",
+            },
+            Event::SubtaskPanicked { .. } => "panics under a guard",
             Event::Trapped { .. } => "stop signals taken",
             Event::Armed { .. } => "bombs in connections",
             Event::Exploded { .. } => "panics in the drop of a connection",
@@ -269,6 +344,7 @@ impl Event {
                 Return::Normal => "connections that return",
                 Return::Clean => "connections that exit cleanly",
                 Return::Error => "connections that fail",
+                Return::Disconnected => "connections whose client is gone",
                 Return::Panic => "connections that panic",
             },
             Event::TerminateBegan { reason, .. } => match reason {
@@ -350,6 +426,21 @@ impl fmt::Display for Event {
                 f,
                 "  connection {child}: serve, {peer} to {local}, listener {listener}"
             ),
+            Event::HandshakeBegan { child } => {
+                write!(f, "  connection {child}: its handshake begins")
+            }
+            Event::Readdressed { child, peer, local } => {
+                write!(f, "  connection {child} is now one from {peer} to {local}")
+            }
+            Event::HandshakeEnded { child, how } => {
+                write!(f, "  connection {child}: its handshake is over, {how:?}")
+            }
+            Event::HandedOn { child, holder } => {
+                write!(f, "  connection {child} hands its stream on: {holder:?}")
+            }
+            Event::SubtaskPanicked { child } => {
+                write!(f, "  connection {child}: what runs under its guard panics")
+            }
             Event::Trapped { child } => write!(f, "  connection {child} takes the stop signal"),
             Event::Armed { child } => {
                 write!(f, "  connection {child} is going to panic when dropped")

@@ -7,8 +7,8 @@ use fastrand::Rng;
 
 use super::{
     Action, Bound, ChildSetting, Fault, Finale, LastListenerSetting, Order, Reload, ReportsSetting,
-    RestartSetting, Scenario, Setting, ShutdownSetting, SpecSetting, Start, Step, Then,
-    UnknownSetting, WaitingSetting, Weather,
+    RestartSetting, Scenario, Setting, ShutdownSetting, SpecSetting, StageSetting, Start, Step,
+    Then, UnknownSetting, WaitingSetting, Weather,
 };
 
 /// How many steps a scenario has, unless it is said otherwise.
@@ -42,6 +42,7 @@ impl Maker<'_> {
         let setting = Setting {
             spec: self.spec(),
             start: self.pick(&[Start::Spec, Start::InitFunction]),
+            stage: self.pick(&[StageSetting::None, StageSetting::Handshake]),
             backlog: self.pick(&[1, 2, 8, 64]),
             buffer: self.pick(&[1, 8, 64]),
             spurious: self.pick(&[0, 0, 4, 32]),
@@ -148,6 +149,7 @@ impl Maker<'_> {
             reports: self.pick(&[
                 ReportsSetting::Failures,
                 ReportsSetting::Failures,
+                ReportsSetting::Disconnects,
                 ReportsSetting::All,
             ]),
             last_listener: self.pick(&[
@@ -155,6 +157,10 @@ impl Maker<'_> {
                 LastListenerSetting::Continue,
                 LastListenerSetting::Stop,
             ]),
+            handshake_timeout: match self.random.u8(..4) {
+                0 => None,
+                _ => Some(self.time().max(1)),
+            },
         }
     }
 
@@ -222,7 +228,8 @@ impl Maker<'_> {
             730..740 => Action::Stir(number),
             740..765 => Action::StopConnection(number),
             765..790 => Action::KillConnection(number),
-            790..810 => Action::StopAcceptor(number),
+            790..800 => Action::DropGuard(number),
+            800..810 => Action::StopAcceptor(number),
             810..830 => Action::KillAcceptor(number),
             830..836 => Action::StopUnknown,
             836..850 => Action::Reconfigure(self.spec(), self.waiting()),
@@ -304,6 +311,7 @@ impl Maker<'_> {
             2..12 => Order::StopItself,
             12..22 => Order::KillItself,
             22..30 => Order::CloseListener,
+            30..36 => Order::Readdress,
             _ => Order::Return,
         };
         self.pick(&[
@@ -326,6 +334,8 @@ impl Maker<'_> {
             Order::Yield,
             Order::Yield,
             Order::Flood,
+            Order::HandOn,
+            Order::HandOnToTask,
             rare,
         ])
     }

@@ -1,8 +1,8 @@
 //! A graceful stop with something to see in each phase: what the picture in README.md is of.
 
 use super::{
-    Action, Bound, Finale, Order, Scenario, Setting, ShutdownSetting, SpecSetting, Start, Step,
-    Then,
+    Action, Bound, Finale, Order, Scenario, Setting, ShutdownSetting, SpecSetting, StageSetting,
+    Start, Step, Then,
 };
 
 /// Two listeners, and connections that end while the pool runs and in each phase of its stop.
@@ -35,6 +35,7 @@ pub fn graceful_stop() -> Scenario {
                 ..SpecSetting::DEFAULT
             },
             start: Start::Spec,
+            stage: StageSetting::None,
             backlog: 64,
             buffer: 64,
             spurious: 0,

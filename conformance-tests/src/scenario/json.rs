@@ -82,8 +82,14 @@ fn check(spec: SpecSetting, place: impl FnOnce() -> String) -> Result<(), Scenar
         unknown: _,
         reports: _,
         last_listener: _,
+        handshake_timeout,
     } = spec;
-    let mut times = [("period", period), ("patience", patience)].into_iter();
+    let times = [
+        ("period", period),
+        ("patience", patience),
+        ("handshake_timeout", handshake_timeout.unwrap_or(1)),
+    ];
+    let mut times = times.into_iter();
     match times.find(|(_, value)| *value == 0) {
         None => Ok(()),
         Some((field, value)) => Err(ScenarioError(Cause::Spec {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use acceptor_core::{ChildId, ConnectionRecord, ListenerId, Phase, PoolState, StopReport};
 
 use super::event::Event;
-use super::{SpecSetting, WaitingSetting};
+use super::{SpecSetting, StageSetting, WaitingSetting};
 use crate::simulated::Happened;
 
 pub(super) use self::account::Wakes;
@@ -124,6 +124,7 @@ impl fmt::Display for Key {
 }
 
 pub(super) struct Model {
+    stage: StageSetting,
     pub(super) spec: SpecSetting,
     pub(super) generation: u32,
     pub(super) listeners: Vec<Listening>,
@@ -178,10 +179,11 @@ pub(super) enum Killed {
 }
 
 impl Model {
-    pub(super) fn new(spec: SpecSetting, generation: u32, now: Instant) -> Self {
+    pub(super) fn new(stage: StageSetting, spec: SpecSetting, now: Instant) -> Self {
         Self {
+            stage,
             spec,
-            generation,
+            generation: 1,
             listeners: Vec::new(),
             keys: RefCell::default(),
             children: BTreeMap::new(),

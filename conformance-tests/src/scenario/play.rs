@@ -15,18 +15,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{ChildId, Pool, PoolState};
+use acceptor_core::{ChildId, PoolState};
 
-use super::book::{Book, Handle};
+use super::book::Book;
 use super::event::{Event, Moment};
+use super::handle::{Handle, Owner};
 use super::model::{
     Breach, Killed, Model, Peer, Polls, Reporter, Seen, Tasks, Wakes, breach, same,
 };
 use super::{Bound, Finale, Scenario, Then, milliseconds};
 use crate::panics::caught;
 use crate::simulated::{
-    Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime, SimulatedTask,
-    Simulation, Spurious, Stage, Statistics,
+    Happened, Limits, Network, SimulatedClient, SimulatedTask, Simulation, Spurious, Stage,
+    Statistics,
 };
 
 /// What was exercised by a scenario that went as it should.
@@ -165,7 +166,7 @@ struct Caller {
 struct Life {
     book: Arc<Book>,
     model: Model,
-    owner: Option<Pool<SimulatedRuntime, SimulatedListener>>,
+    owner: Option<Owner>,
     handle: Handle,
     state: PoolState,
     /// The pool's own task, and the one that delivers reports.
@@ -264,6 +265,7 @@ impl<'a> Player<'a> {
         self.network.dismiss_witness();
         if let Some(life) = self.life.take() {
             life.book.set_handle(None);
+            life.book.drop_kept();
         }
         self.clients.clear();
         self.simulation.close();
@@ -414,18 +416,13 @@ impl<'a> Player<'a> {
         });
         self.played.pools += 1;
         self.note(Event::Started(self.played.pools as usize, spec));
-        let owner = start::start(
-            self.scenario.setting.start,
-            &book,
-            self.simulation.runtime(),
-            spec,
-        )?;
-        let handle = owner.handle();
-        book.set_handle(Some(owner.handle()));
+        let runtime = self.simulation.runtime();
+        let (owner, handle) = start::start(&self.scenario.setting, &book, runtime)?;
+        book.set_handle(Some(handle.another()));
         let (driver, reporter) = (self.own_task(DRIVER)?, self.own_task(REPORTER)?);
         self.life = Some(Life {
             book,
-            model: Model::new(spec, 1, self.simulation.now()),
+            model: Model::new(self.scenario.setting.stage, spec, self.simulation.now()),
             owner: Some(owner),
             handle,
             state: PoolState::Running,
@@ -602,6 +599,7 @@ impl<'a> Player<'a> {
         life.model.closes_returned()?;
         if polls == Polls::All {
             life.model.signals_have_come(&life.book.stops())?;
+            life.model.kills_have_come(&life.book.kills())?;
             if let Some((rule, child)) = life.book.waits_in_vain() {
                 let expected =
                     format!("{child} is woken, because the signal that it waits for is set");

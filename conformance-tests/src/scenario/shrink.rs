@@ -7,7 +7,7 @@
 use super::play::Failure;
 use super::{
     Action, Bound, ChildSetting, Finale, Order, Reload, RestartSetting, Scenario, ShutdownSetting,
-    SpecSetting, Start, Step, Then, WaitingSetting, Weather,
+    SpecSetting, StageSetting, Start, Step, Then, WaitingSetting, Weather,
 };
 
 /// How many plays a failure is worth.
@@ -165,6 +165,7 @@ impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
         self.attempt_change(|scenario| scenario.finale = Finale::Stop);
         self.attempt_change(|scenario| scenario.setting.spurious = 0);
         self.attempt_change(|scenario| scenario.setting.start = Start::Spec);
+        self.attempt_change(|scenario| scenario.setting.stage = StageSetting::None);
         for backlog in [64, 8] {
             if self.best.scenario.setting.backlog < backlog {
                 self.attempt_change(|scenario| scenario.setting.backlog = backlog);
@@ -304,6 +305,7 @@ fn plainer_actions(action: Action) -> Vec<Action> {
         Action::Reset(number) => numbers(number).map(Action::Reset).collect(),
         Action::StopConnection(number) => numbers(number).map(Action::StopConnection).collect(),
         Action::KillConnection(number) => numbers(number).map(Action::KillConnection).collect(),
+        Action::DropGuard(number) => numbers(number).map(Action::DropGuard).collect(),
         Action::StopAcceptor(number) => numbers(number).map(Action::StopAcceptor).collect(),
         Action::KillAcceptor(number) => numbers(number).map(Action::KillAcceptor).collect(),
         Action::DropTask(number) => numbers(number).map(Action::DropTask).collect(),
@@ -420,6 +422,22 @@ fn plainer_specs(spec: SpecSetting) -> Vec<SpecSetting> {
             ..spec
         });
     }
+    if spec.handshake_timeout != DEFAULT.handshake_timeout {
+        let handshake_timeout = DEFAULT.handshake_timeout;
+        plainer.push(SpecSetting {
+            handshake_timeout,
+            ..spec
+        });
+    }
+    if let Some(time) = spec.handshake_timeout {
+        for time in plainer_number(time, 10_000) {
+            let handshake_timeout = Some(time.max(1));
+            plainer.push(SpecSetting {
+                handshake_timeout,
+                ..spec
+            });
+        }
+    }
     if spec.shutdown != DEFAULT.shutdown {
         let shutdown = DEFAULT.shutdown;
         plainer.push(SpecSetting { shutdown, ..spec });
@@ -527,6 +545,7 @@ mod tests {
             setting: Setting {
                 spec: SpecSetting::DEFAULT,
                 start: Start::Spec,
+                stage: StageSetting::None,
                 backlog: 64,
                 buffer: 64,
                 spurious: 0,

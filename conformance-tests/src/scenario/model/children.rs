@@ -3,18 +3,21 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{ChildId, ConnectionRecord, EndKind, ListenerId, Phase, StopReason, Terminate};
+use acceptor_core::{
+    ChildId, ConnectionRecord, ConnectionState, EndKind, ListenerId, Phase, StopReason, Terminate,
+};
 
 use super::listeners::{Ending, Told};
-use super::outbox::{Expected, Failed, Sort};
-use super::starting::Ended;
+use super::outbox::{Ended, Expected, Failed, Sort};
+use super::starting;
 use super::{Breach, Key, Killed, Model, Peer, Seen, Tasks, breach, reached, same};
 use crate::scenario::cast::{
-    INIT_FAILS, INIT_PANICS, KEPT_DROPPED, SERVE_FAILS, SERVE_PANICS, STATE_DROPPED,
-    TERMINATE_PANICS, text,
+    HANDSHAKE_FAILS, HANDSHAKE_PANICS, INIT_FAILS, INIT_PANICS, KEPT_DROPPED, SERVE_FAILS,
+    SERVE_PANICS, STATE_DROPPED, SUBTASK_PANICS, TERMINATE_PANICS, disconnection, text,
 };
-use crate::scenario::event::{Begun, Bomb, Call, Event, Farewell, Return};
-use crate::scenario::{ReportsSetting, RestartSetting};
+use crate::scenario::event::{Begun, Bomb, Call, Event, Farewell, Holder, Return, Shaken};
+use crate::scenario::greeting::CAUSE;
+use crate::scenario::{ReportsSetting, RestartSetting, StageSetting};
 use crate::simulated::Happened;
 
 /// A child: all that was seen of it, and its own commands.
@@ -39,8 +42,10 @@ pub(super) struct Child {
     /// When another took its place, and the batch (R1).
     pub(super) replaced: Option<(Instant, u64)>,
     pub(super) trapped: bool,
-    /// The batch in which its `serve` or `terminate` was first polled.
+    /// The batch in which its handshake, its `serve` or its `terminate` was first polled.
     pub(super) begun: Option<u64>,
+    /// Its `serve` was polled.
+    served: bool,
     /// How many acceptors before it, one after the other, led nowhere.
     pub(super) repeats: u32,
     state: State,
@@ -56,9 +61,27 @@ pub(super) struct Child {
 pub(super) struct Link {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
+    /// The peer's address as it was accepted, if a handshake has replaced it (H5).
+    pub(super) transport: Option<SocketAddr>,
     pub(super) since: Instant,
+    handshake: Option<Handshake>,
+    /// When `serve` returned, and who has held a guard since (E6).
+    pub(super) guarded: Option<(Instant, Holder)>,
     /// Its beginning was reported, so its end is, too (O4).
     reported: bool,
+}
+
+/// The handshake of a connection whose listener has one.
+struct Handshake {
+    /// When it fails, if it is not through by then (H3).
+    deadline: Option<Instant>,
+    over: Option<Shaken>,
+}
+
+impl Handshake {
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +127,12 @@ pub(super) struct Commands {
     replaced: Option<(Instant, u64)>,
 }
 
+impl Commands {
+    pub(super) fn killed(&self) -> Option<u64> {
+        self.killed
+    }
+}
+
 /// A wait must be at least this long for the replacement to start at once (B6).
 const LONG_ENOUGH: Duration = Duration::from_millis(1);
 
@@ -123,6 +152,7 @@ impl Child {
             replaced: None,
             trapped: false,
             begun: None,
+            served: false,
             repeats,
             state: State::None,
             panicked: None,
@@ -176,6 +206,33 @@ impl Child {
             _ => return ends,
         };
         stopped && !self.trapped && self.begun.is_some()
+    }
+
+    fn handshake(&self) -> Option<&Handshake> {
+        self.connection.as_ref()?.handshake.as_ref()
+    }
+
+    /// The state in which a connection is listed (Q1).
+    pub(super) fn connection_state(&self) -> ConnectionState {
+        let handshaking = |handshake: &Handshake| handshake.over != Some(Shaken::Through);
+        if self.guard().is_some() {
+            ConnectionState::Guarded
+        } else if self.handshake().is_some_and(handshaking) {
+            ConnectionState::Handshaking
+        } else {
+            ConnectionState::Serving
+        }
+    }
+
+    /// Since when a guard keeps the connection, and who holds it.
+    pub(super) fn guard(&self) -> Option<(Instant, Holder)> {
+        self.connection.as_ref()?.guarded
+    }
+
+    /// It is to be gone by now, because of its handshake's deadline (H3).
+    pub(super) fn handshake_is_late(&self, now: Instant) -> bool {
+        let late = |handshake: &Handshake| handshake.over.is_none() && handshake.is_overdue(now);
+        self.handshake().is_some_and(late)
     }
 
     /// No callback of a child is polled that was to be dropped before this poll.
@@ -303,11 +360,18 @@ impl Model {
             } => {
                 let number = self.listener(*listener);
                 let (key, _, known) = self.child(*child, "B5")?;
-                if known.stage != Stage::Connection || known.begun.is_some() {
-                    let seen = format!("{:?}, begun {:?}", known.stage, known.begun);
-                    return breach("B5", "`serve` begins once, for a connection", seen);
+                let may_serve = match known.handshake() {
+                    Some(handshake) => handshake.over == Some(Shaken::Through),
+                    None => known.begun.is_none(),
+                };
+                if known.stage != Stage::Connection || known.served || !may_serve {
+                    let over = known.handshake().map(|handshake| &handshake.over);
+                    let seen = format!("{:?}, {over:?}, begun {:?}", known.stage, known.begun);
+                    let expected = "`serve` begins once, for a connection that is through";
+                    return breach("B5", expected, seen);
                 }
-                known.begun = Some(batch);
+                known.served = true;
+                known.begun.get_or_insert(batch);
                 let expected = known
                     .connection
                     .as_ref()
@@ -315,6 +379,45 @@ impl Model {
                 let seen = Some((*peer, *local));
                 same("B10", "peer and local address", expected, seen)?;
                 same("B10", "listener", Some(key.listener), number)
+            }
+            Event::HandshakeBegan { child } => self.handshake_began(*child),
+            Event::Readdressed { child, peer, local } => {
+                let (_, _, known) = self.child(*child, "H5")?;
+                if let Some(link) = &mut known.connection {
+                    link.transport.get_or_insert(link.peer);
+                    (link.peer, link.local) = (*peer, *local);
+                }
+                Ok(())
+            }
+            Event::HandshakeEnded { child, how } => {
+                let (_, _, known) = self.child(*child, "H4")?;
+                if *how == Shaken::Panicked {
+                    known.panicked.get_or_insert(HANDSHAKE_PANICS);
+                }
+                let link = known.connection.as_mut();
+                match link.and_then(|link| link.handshake.as_mut()) {
+                    Some(handshake) if handshake.over.is_none() => {
+                        handshake.over = Some(how.clone());
+                        Ok(())
+                    }
+                    _ => breach("H4", format!("{child} is in its handshake"), "it is not"),
+                }
+            }
+            Event::HandedOn { child, holder } => {
+                let now = self.now;
+                // What runs under the guard waits for the kill.
+                self.wakes.children += 1;
+                let (_, _, known) = self.child(*child, "E6")?;
+                known.trapped = true;
+                if let Some(link) = &mut known.connection {
+                    link.guarded = Some((now, *holder));
+                }
+                Ok(())
+            }
+            Event::SubtaskPanicked { child } => {
+                let (_, _, known) = self.child(*child, "E6")?;
+                known.panicked.get_or_insert(SUBTASK_PANICS);
+                Ok(())
             }
             Event::Trapped { child } => {
                 // What it then waits for is set once.
@@ -344,7 +447,7 @@ impl Model {
                 }
                 match known.stage {
                     // `serve` drops it at its end, or `terminate`; else what held it was dropped.
-                    Stage::Connection if known.returned.is_some() => {}
+                    Stage::Connection if known.returned.is_some() || known.guard().is_some() => {}
                     _ => self.ending = Some(key),
                 }
                 Ok(())
@@ -507,9 +610,9 @@ impl Model {
                 }
                 Ok(())
             }
-            Begun::Ignored => self.ended(key, EndKind::Normal, Sort::Acceptor, Ended::Repeats),
-            Begun::Failed => self.ended(key, EndKind::Error, Sort::StartError, Ended::StartError),
-            Begun::Panicked => self.ended(key, EndKind::Panic, Sort::StartError, Ended::StartError),
+            Begun::Ignored => self.ended(key, EndKind::Normal, Sort::Acceptor, starting::Ended::Repeats),
+            Begun::Failed => self.ended(key, EndKind::Error, Sort::StartError, starting::Ended::StartError),
+            Begun::Panicked => self.ended(key, EndKind::Panic, Sort::StartError, starting::Ended::StartError),
             Begun::Dropped => {
                 let kind = if known.panicked.is_some() {
                     EndKind::Panic
@@ -523,8 +626,8 @@ impl Model {
                     return breach("B1", format!("{id} stays in `init`"), "it is dropped");
                 };
                 let how = match kind {
-                    EndKind::Lost => Ended::Lost,
-                    _ => Ended::Other,
+                    EndKind::Lost => starting::Ended::Lost,
+                    _ => starting::Ended::Other,
                 };
                 self.ended(key, kind, Sort::Acceptor, how)
             }
@@ -567,6 +670,11 @@ impl Model {
         same("B10", "the local address", local, record.local_addr)?;
         let reported = self.spec.reports == ReportsSetting::All;
         let peer = record.peer_addr;
+        let timeout = self.spec.handshake_timeout();
+        let handshake = (self.stage == StageSetting::Handshake).then(|| Handshake {
+            deadline: timeout.map(|timeout| now + timeout),
+            over: None,
+        });
         let (_, _, known) = self.child(record.id, "B5")?;
         if known.leaves {
             return breach("B7", format!("{key} terminates"), format!("it gets {peer}"));
@@ -575,7 +683,10 @@ impl Model {
         known.connection = Some(Link {
             peer,
             local,
+            transport: None,
             since: now,
+            handshake,
+            guarded: None,
             reported,
         });
         self.peers.insert(peer, Peer::Served(key));
@@ -672,11 +783,14 @@ impl Model {
         let kind = match known.stage {
             _ if known.panicked.is_some() => Some(EndKind::Panic),
             Stage::Connection => match known.returned {
+                // A guard kept it, until the kill (E6).
+                Some(_) if known.guard().is_some() && commands.killed.is_some() => dropped,
                 Some(Return::Normal) => Some(EndKind::Normal),
                 Some(Return::Clean) => Some(EndKind::Clean),
                 Some(Return::Error) => Some(EndKind::Error),
+                Some(Return::Disconnected) => Some(EndKind::Disconnected),
                 Some(Return::Panic) => Some(EndKind::Panic),
-                None => dropped,
+                None => self.handshake_end(known, &commands).or(dropped),
             },
             Stage::Terminating => match (known.farewell, &known.reason) {
                 (Some(Farewell::Panicked), _) => Some(EndKind::Panic),
@@ -696,9 +810,9 @@ impl Model {
             .deadline
             .is_some_and(|(_, timeout)| timeout < LONG_ENOUGH);
         let how = match kind {
-            EndKind::Normal | EndKind::Panic if timed_out && short => Ended::Repeats,
-            EndKind::Lost => Ended::Lost,
-            _ => Ended::Other,
+            EndKind::Normal | EndKind::Panic if timed_out && short => starting::Ended::Repeats,
+            EndKind::Lost => starting::Ended::Lost,
+            _ => starting::Ended::Other,
         };
         let sort = match known.stage {
             Stage::Connection => Sort::Connection,
@@ -708,7 +822,7 @@ impl Model {
     }
 
     /// A child has ended: what is reported, whether it counts, and which acceptor takes its place.
-    fn ended(&mut self, key: Key, kind: EndKind, sort: Sort, how: Ended) -> Seen {
+    fn ended(&mut self, key: Key, kind: EndKind, sort: Sort, how: starting::Ended) -> Seen {
         let number = key.listener;
         let Some(child) = self.remove(key) else {
             return breach("E3", format!("{key} ended once"), "it ends again");
@@ -730,7 +844,12 @@ impl Model {
             (Sort::Connection, EndKind::Panic) => SERVE_PANICS,
             (Sort::Connection, _) => SERVE_FAILS,
         });
-        self.end_is_reported(key, &child, kind, sort, text(message, &key.to_string()));
+        let text = match kind {
+            EndKind::Disconnected => disconnection().to_string(),
+            EndKind::HandshakeFailed => handshake_error(&child),
+            _ => text(message, &key.to_string()),
+        };
+        self.end_is_reported(key, &child, kind, sort, text);
         if sort == Sort::Connection {
             self.resources_are_freed();
         }
@@ -754,32 +873,66 @@ impl Model {
         sort: Sort,
         text: String,
     ) {
-        let failed = matches!(
-            kind,
-            EndKind::Error | EndKind::Panic | EndKind::Killed | EndKind::Lost
-        );
-        let one_of_many = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
         let link = child.connection.as_ref();
-        let peer = link.map(|link| (link.peer, self.now - link.since));
-        if failed && !one_of_many {
+        let reported = link.is_some_and(|link| link.reported);
+        let failed = match kind {
+            EndKind::Error | EndKind::Panic | EndKind::Lost => true,
+            // One of many is not, while they are killed with the pool.
+            EndKind::Killed => self.phase() != Some(Phase::Kill),
+            EndKind::Disconnected | EndKind::HandshakeFailed => {
+                reported || self.spec.reports != ReportsSetting::Failures
+            }
+            _ => false,
+        };
+        let ended = link.map(|link| Ended {
+            peer: link.peer,
+            transport: link.transport,
+            age: self.now - link.since,
+        });
+        if failed {
             self.reports(Expected::Child(Failed {
                 child: key,
                 sort,
                 kind,
                 text,
-                peer,
+                ended,
             }));
             return;
         }
-        let reported = link.is_some_and(|link| link.reported);
-        if let Some((peer, age)) = peer.filter(|_| reported) {
+        if let Some(ended) = ended.filter(|_| reported) {
             self.reports(Expected::Ended {
                 child: key,
-                peer,
-                age,
+                ended,
                 kind,
             });
         }
+    }
+
+    fn handshake_began(&mut self, id: ChildId) -> Seen {
+        let batch = self.batch;
+        let (_, _, known) = self.child(id, "H1")?;
+        if known.handshake().is_none() || known.begun.is_some() {
+            let seen = format!("{:?}, begun {:?}", known.stage, known.begun);
+            let expected = "a handshake begins once, for a connection whose listener has one";
+            return breach("H1", expected, seen);
+        }
+        known.begun = Some(batch);
+        Ok(())
+    }
+
+    /// How a connection ends by its handshake: it failed, or took too long (H3, H4). None, if it ends for another reason.
+    fn handshake_end(&self, child: &Child, commands: &Commands) -> Option<EndKind> {
+        let handshake = child.handshake()?;
+        let late = match &handshake.over {
+            Some(Shaken::Failed | Shaken::Disconnected(_)) => return Some(EndKind::HandshakeFailed),
+            Some(Shaken::Dropped) => handshake.is_overdue(self.now),
+            _ => false,
+        };
+        // A command that came before this poll comes first; but one to stop lets a connection begin.
+        let before = commands.killed.is_some_and(|at| at < self.batch)
+            || child.is_to_be_dropped(commands) && child.begun < Some(self.batch);
+        let lost = self.tasks == Tasks::ChildDropped;
+        (late && !before && !lost).then_some(EndKind::HandshakeFailed)
     }
 
     /// Counts the end, if it counts (I1). A pool that does not survive it starts no other acceptor (B4), unless it is a lame
@@ -820,5 +973,15 @@ impl Model {
     pub(in crate::scenario) fn lost_its_task(&mut self) {
         self.timeless = true;
         self.kills(StopReason::RuntimeGone);
+    }
+}
+
+/// What a report says of a handshake that failed: its cause, and the error.
+fn handshake_error(child: &Child) -> String {
+    let over = child.handshake().and_then(|handshake| handshake.over.as_ref());
+    match over {
+        Some(Shaken::Failed) => format!("{CAUSE}: {HANDSHAKE_FAILS}"),
+        Some(Shaken::Disconnected(error)) => format!("disconnected: {error}"),
+        _ => "timeout".to_owned(),
     }
 }

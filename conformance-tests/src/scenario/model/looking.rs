@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use acceptor_core::{
-    AcceptorRecord, AcceptorState, ChildId, Counts, EndKind, ListenerId, ListenerState, Phase,
-    PoolState, Status,
+    AcceptorRecord, AcceptorState, ChildId, ConnectionState, Counts, EndKind, ListenerId,
+    ListenerState, Phase, PoolState, Status,
 };
 
 use super::children::{Child, Stage};
@@ -178,6 +178,15 @@ impl Model {
         same("I2", "failures", self.shown_failures(), status.failures)?;
         let connections = self.connections().count();
         same("Q3", "connections", connections, status.counts.connections)?;
+        let handshaking = self.connections().filter(|(_, child)| {
+            child.connection_state() == ConnectionState::Handshaking
+        });
+        same(
+            "H2",
+            "connections in their handshake",
+            handshaking.count(),
+            status.counts.handshaking,
+        )?;
         self.shows_connections(status, &spec)?;
         self.shows_listeners(status, acceptors, &spec)
     }
@@ -188,20 +197,25 @@ impl Model {
             .filter_map(|(key, child)| {
                 let link = child.connection.as_ref()?;
                 let listener = self.listeners[key.listener].id;
-                Some((link.since, child.id?, listener, link.peer, link.local))
+                let addrs = (link.peer, link.local, link.transport);
+                Some((link.since, child.id?, listener, addrs, child.connection_state()))
             })
             .collect();
         expected.sort_unstable_by_key(|(since, id, ..)| (*since, *id));
         let expected: Vec<_> = expected
             .into_iter()
-            .map(|(since, id, listener, peer, local)| (id, listener, peer, local, self.now - since))
+            .map(|(since, id, listener, addrs, state)| {
+                (id, listener, addrs, state, self.now - since)
+            })
             .collect();
         let seen: Vec<_> = status
             .connections
             .iter()
             .map(|record| {
-                let id = (record.id, record.listener);
-                (id.0, id.1, record.peer_addr, record.local_addr, record.age)
+                let transport = record.transport.as_ref();
+                let transport = transport.map(|transport| transport.peer_addr);
+                let addrs = (record.peer_addr, record.local_addr, transport);
+                (record.id, record.listener, addrs, record.state, record.age)
             })
             .collect();
         same("Q1", "connections", expected, seen)?;
@@ -333,6 +347,24 @@ impl Model {
                 let expected = format!("{id} sees that it is told to stop");
                 return breach("N2", expected, "it does not");
             }
+        }
+        Ok(())
+    }
+
+    /// Nothing is ready: each stream that is kept under a guard sees whether its connection was killed (E6).
+    pub(in crate::scenario) fn kills_have_come(&self, kills: &[(ChildId, bool)]) -> Seen {
+        for (id, seen) in kills {
+            let key = self.key(*id)?;
+            let Some(child) = self.children.get(&key) else {
+                continue;
+            };
+            let killed = self.commands(key, child).killed().is_some();
+            same(
+                "E6",
+                format_args!("the guard of {id} sees that it is killed"),
+                killed,
+                *seen,
+            )?;
         }
         Ok(())
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{ChildId, EndKind, EventKind, Failure, ListenerId, Report, StopReason};
+use acceptor_core::{
+    ChildId, EndKind, EventKind, Failure, ListenerId, Report, StopReason, Transport,
+};
 
 use super::{Breach, Key, Model, Seen, breach, same};
 use crate::scenario::event::Event;
@@ -53,8 +55,7 @@ pub(super) enum Expected {
     },
     Ended {
         child: Key,
-        peer: SocketAddr,
-        age: Duration,
+        ended: Ended,
         kind: EndKind,
     },
     ListenerFailed {
@@ -85,7 +86,30 @@ pub(super) struct Failed {
     pub(super) kind: EndKind,
     /// The text of the error or the panic.
     pub(super) text: String,
-    pub(super) peer: Option<(SocketAddr, Duration)>,
+    pub(super) ended: Option<Ended>,
+}
+
+/// What is reported of a connection that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) peer: SocketAddr,
+    /// The peer's address as it was accepted, if a handshake has replaced it.
+    pub(super) transport: Option<SocketAddr>,
+    pub(super) age: Duration,
+}
+
+impl Ended {
+    fn of(
+        peer: &SocketAddr,
+        transport: &Option<Box<Transport<SocketAddr>>>,
+        age: &Duration,
+    ) -> Self {
+        Self {
+            peer: *peer,
+            transport: transport.as_ref().map(|transport| transport.peer_addr),
+            age: *age,
+        }
+    }
 }
 
 /// Under which name an end is reported.
@@ -99,6 +123,12 @@ pub(super) enum Sort {
 impl Expected {
     fn kind(&self) -> EventKind {
         match self {
+            Expected::Child(failed) if failed.kind == EndKind::Disconnected => {
+                EventKind::Disconnected
+            }
+            Expected::Child(failed) if failed.kind == EndKind::HandshakeFailed => {
+                EventKind::HandshakeFailed
+            }
             Expected::Child(failed) => match failed.sort {
                 Sort::StartError => EventKind::StartError,
                 Sort::Acceptor => EventKind::AcceptorFailed,
@@ -309,12 +339,53 @@ impl Model {
                     listener,
                     failure,
                     peer,
+                    transport,
                     age,
                     ..
                 },
             ) => {
+                let ended = Ended::of(peer, transport, age);
                 self.is_child(expected.child, *child, *listener)?
-                    && expected.is(Sort::Connection, failure, Some((*peer, *age)))
+                    && expected.is(Sort::Connection, failure, Some(ended))
+            }
+            (
+                Expected::Child(expected),
+                Reported::Disconnected {
+                    child,
+                    listener,
+                    peer,
+                    transport,
+                    age,
+                    error,
+                    ..
+                },
+            ) => {
+                self.is_child(expected.child, *child, *listener)?
+                    && expected.kind == EndKind::Disconnected
+                    && expected.ended == Some(Ended::of(peer, transport, age))
+                    && expected.text == error.to_string()
+            }
+            (
+                Expected::Child(expected),
+                Reported::HandshakeFailed {
+                    child,
+                    listener,
+                    peer,
+                    transport,
+                    age,
+                    cause,
+                    error,
+                    ..
+                },
+            ) => {
+                let text = match error {
+                    Some(error) => format!("{cause}: {error}"),
+                    None => (*cause).to_owned(),
+                };
+                self.is_child(expected.child, *child, *listener)?
+                    && expected.kind == EndKind::HandshakeFailed
+                    && expected.ended == Some(Ended::of(peer, transport, age))
+                    && expected.text == text
             }
             (
                 Expected::Began { child, peer, local },
@@ -327,22 +398,19 @@ impl Model {
                 },
             ) => self.is_child(*child, *other, *listener)? && (peer, local) == (from, local_addr),
             (
-                Expected::Ended {
-                    child,
-                    peer,
-                    age,
-                    kind,
-                },
+                Expected::Ended { child, ended, kind },
                 Reported::ConnectionEnded {
                     child: other,
                     listener,
-                    peer: from,
-                    age: lived,
+                    peer,
+                    transport,
+                    age,
                     kind: how,
                     ..
                 },
             ) => {
-                self.is_child(*child, *other, *listener)? && (peer, age, kind) == (from, lived, how)
+                let seen = Ended::of(peer, transport, age);
+                self.is_child(*child, *other, *listener)? && (*ended, kind) == (seen, how)
             }
             (
                 Expected::ListenerFailed {
@@ -419,14 +487,14 @@ impl Model {
 }
 
 impl Failed {
-    fn is(&self, sort: Sort, failure: &Failure, peer: Option<(SocketAddr, Duration)>) -> bool {
+    fn is(&self, sort: Sort, failure: &Failure, ended: Option<Ended>) -> bool {
         let fits = match (self.kind, failure) {
             (EndKind::Error, Failure::Error(error)) => error.to_string() == self.text,
             (EndKind::Panic, Failure::Panic(message)) => *message == self.text,
             (EndKind::Killed, Failure::Killed) | (EndKind::Lost, Failure::Lost) => true,
             _ => false,
         };
-        fits && (self.sort, self.peer) == (sort, peer)
+        fits && (self.sort, self.ended) == (sort, ended)
     }
 }
 

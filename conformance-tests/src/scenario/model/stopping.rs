@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{EndKind, Grace, Phase, PoolState, Shutdown, StopReason, StopReport};
 
-use super::children::Stage;
+use super::children::{Child, Stage};
 use super::listeners::Ending;
 use super::outbox::{Expected, Reporter, Sort};
 use super::{Model, SECOND, Seen, breach, same};
 use crate::scenario::SpecSetting;
+use crate::scenario::event::Holder;
 
 /// A stop, under way or over.
 pub(super) struct Stop {
@@ -24,6 +25,8 @@ pub(super) struct Stop {
     connections: [[usize; KINDS]; 4],
     acceptors: [[usize; KINDS]; 4],
     stuck: usize,
+    /// When the kill began.
+    killed: Instant,
     /// When a child was polled last, or ended; in the kill phase.
     moved: Instant,
     /// When the clock jumped last.
@@ -31,9 +34,11 @@ pub(super) struct Stop {
 }
 
 const KINDS: usize = ALL.len();
-const ALL: [EndKind; 7] = [
+const ALL: [EndKind; 9] = [
     EndKind::Normal,
     EndKind::Clean,
+    EndKind::Disconnected,
+    EndKind::HandshakeFailed,
     EndKind::Error,
     EndKind::Panic,
     EndKind::Killed,
@@ -86,14 +91,16 @@ impl Stop {
         };
     }
 
-    /// When children that do not end are given up, at the earliest and at the latest (S8).
-    fn gives_up(&self) -> (Instant, Instant) {
+    /// When this child is given up, if it does not end, at the earliest and at the latest (S8). A guard that is held is like a
+    /// poll that does not end; any other child may be waiting for its turn.
+    fn gives_up(&self, child: Option<&Child>) -> (Instant, Instant) {
         let kill_timeout = self.plan.patience();
         let late = kill_timeout + kill_timeout / 4;
-        (
-            self.moved + kill_timeout,
-            self.moved.max(self.jumped) + late,
-        )
+        let since = match child.and_then(Child::guard) {
+            Some((since, _)) => self.killed.max(since),
+            None => self.moved,
+        };
+        (since + kill_timeout, since.max(self.jumped) + late)
     }
 }
 
@@ -158,6 +165,7 @@ impl Model {
             connections: Default::default(),
             acceptors: Default::default(),
             stuck: 0,
+            killed: self.now,
             moved: self.now,
             jumped: self.now,
         });
@@ -181,7 +189,7 @@ impl Model {
         let Some(stop) = &mut self.stop else { return };
         stop.phase = phase;
         stop.closing = None;
-        stop.moved = now;
+        (stop.killed, stop.moved) = (now, now);
         let (drains, plan) = (stop.drains(), stop.plan);
         // The pool's own task; from the stop phase on, each child.
         self.wakes.driver += 1;
@@ -273,7 +281,15 @@ impl Model {
     /// Whether children that do not end may be given up by now (S8).
     pub(super) fn may_give_up(&self) -> bool {
         let stop = self.stop.as_ref();
-        stop.is_some_and(|stop| stop.phase == Phase::Kill && stop.gives_up().0 <= self.now)
+        let stop = stop.filter(|stop| stop.phase == Phase::Kill);
+        stop.is_some_and(|stop| self.gives_up(stop).0 <= self.now)
+    }
+
+    /// When all children that do not end are given up, at the earliest and at the latest.
+    fn gives_up(&self, stop: &Stop) -> (Instant, Instant) {
+        let each = self.children.values().map(|child| stop.gives_up(Some(child)));
+        let last = each.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
+        last.unwrap_or_else(|| stop.gives_up(None))
     }
 
     fn finishes(&mut self) -> Seen {
@@ -424,7 +440,7 @@ impl Model {
             return breach("S7", expected, format!("phase {}", stop.phase));
         }
         let overdue = match stop.phase {
-            Phase::Kill => stop.gives_up().1 <= self.now && !self.timeless,
+            Phase::Kill => self.gives_up(stop).1 <= self.now && !self.timeless,
             _ => stop.deadline.is_some_and(|deadline| deadline <= self.now),
         };
         if overdue {
@@ -445,9 +461,15 @@ impl Model {
             let commands = self.commands(*key, child);
             // Of an acceptor that was given up before its `init` began nothing can be seen.
             let unseen = self.is_given_up() && child.stage == Stage::Starting;
-            if child.is_to_be_dropped(&commands) && !unseen {
+            // Nor is one whose stream is kept by somebody who takes no notice.
+            let kept = matches!(child.guard(), Some((_, Holder::Kept)));
+            if child.is_to_be_dropped(&commands) && !unseen && !kept {
                 let expected = format!("{key} is gone: {commands:?}");
                 return breach("E4", expected, format!("it is {:?}", child.stage));
+            }
+            if child.handshake_is_late(self.now) {
+                let expected = format!("{key} is gone, because its handshake took too long");
+                return breach("H3", expected, "it is there");
             }
             if child.stage == Stage::Connection && child.begun.is_none() {
                 return breach("B5", format!("{key} serves"), "it was not polled");

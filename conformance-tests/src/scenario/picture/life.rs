@@ -356,6 +356,7 @@ impl ChildLife {
             Some(Return::Normal) => End::Returned,
             Some(Return::Clean) => End::LeftCleanly,
             Some(Return::Error) => End::Failed("error"),
+            Some(Return::Disconnected) => End::Failed("disconnected"),
             Some(Return::Panic) => End::Failed("panic"),
             None if phase == PoolState::Stopping(Phase::Kill) => End::Failed("killed"),
             None => End::Dropped,

@@ -18,12 +18,10 @@ use super::{
 use crate::scenario::event::Event;
 use crate::scenario::model::reached;
 use crate::scenario::{
-    Action, Bound, Fault, Reload, SpecSetting, Start, Step, WaitingSetting, milliseconds,
+    Action, Bound, Fault, Order, Reload, SpecSetting, StageSetting, Start, Step, WaitingSetting,
+    milliseconds,
 };
 use crate::simulated::{AcceptFault, SimulatedListener};
-
-/// What `add_listener` refuses is given back.
-type Refused = acceptor_core::AddListenerError<SimulatedListener>;
 
 /// A listener starts so many acceptors at once.
 const STARTED_AT_ONCE: usize = 64;
@@ -159,6 +157,7 @@ impl Player<'_> {
                 let ids = self.life().model.connection_ids();
                 self.tell(pick(&ids, which), Killed::Yes)
             }
+            Action::DropGuard(which) => self.drop_guard(which),
             Action::StopAcceptor(which) => {
                 let ids = self.acceptor_ids()?;
                 self.tell(pick(&ids, which), Killed::No)
@@ -174,14 +173,12 @@ impl Player<'_> {
             Action::Stop => self.stop(),
             Action::Kill => self.call(
                 |model| model.kills(StopReason::Requested),
-                |handle| {
-                    drop(handle.kill());
-                },
+                |handle| handle.kill(),
             ),
             Action::Join => self.wait_for_result(),
             Action::DropOwner => self.drop_owner(),
             // The others go on with the pool.
-            Action::DropHandle => self.call(|_| {}, |handle| drop(handle.clone())),
+            Action::DropHandle => self.call(|_| {}, |handle| drop(handle.another())),
             Action::Weather(weather) => {
                 self.life().book.set_weather(weather);
                 Ok(())
@@ -229,9 +226,7 @@ impl Player<'_> {
     fn stop(&mut self) -> Seen {
         self.call(
             |model| model.stops(StopReason::Requested),
-            |handle| {
-                drop(handle.stop());
-            },
+            |handle| handle.stop(),
         )?;
         self.wait_for_result()
     }
@@ -285,7 +280,7 @@ impl Player<'_> {
         let life = self.life();
         let expected = life.model.state();
         // Before its acceptors are seen the listener has to be known: they begin in tasks of their own.
-        let added = life.handle.add_listener(listener, acceptors);
+        let added = life.handle.add_listener(None, listener, acceptors);
         match (added, expected) {
             (Ok(id), PoolState::Running) => {
                 life.model.listens(id, address, acceptors);
@@ -307,7 +302,7 @@ impl Player<'_> {
                 let expected = format!("no listener is added while the pool is {state}");
                 return breach("V2", expected, format!("listener {id} is"));
             }
-            (Err(error), state) => refused(error, state)?,
+            (Err(reason), state) => refused(&reason, state)?,
         }
         self.see()
     }
@@ -315,14 +310,11 @@ impl Player<'_> {
     fn add_listener_badly(&mut self) -> Seen {
         let (listener, _) = self.bind(Bound::Loopback)?;
         self.begin(Tasks::Run);
-        let added = self.life().handle.add_listener(listener, 0);
+        let added = self.life().handle.add_listener(None, listener, 0);
         match added {
-            Err(Refused {
-                reason: AddListenerReason::Acceptors { value: 0 },
-                ..
-            }) => {}
+            Err(AddListenerReason::Acceptors { value: 0 }) => {}
             other => {
-                let seen = other.map_err(|error| error.to_string());
+                let seen = other.map_err(|reason| reason.to_string());
                 return breach("V2", "0 acceptors are an error", format!("{seen:?}"));
             }
         }
@@ -411,6 +403,10 @@ impl Player<'_> {
             Ok(client) => {
                 let peer = client.address();
                 self.life().model.connects(peer, listener);
+                if self.scenario.setting.stage == StageSetting::Handshake && peer.port() % 4 != 0 {
+                    // Most are through as soon as they are accepted; the others wait for an order.
+                    let _ = client.try_send(&[Order::Return.byte()]);
+                }
                 self.clients.push(Caller { client, listener });
                 self.note(Event::Connected { peer, listener });
             }
@@ -566,6 +562,30 @@ impl Player<'_> {
         self.see()
     }
 
+    /// Who keeps the stream of a connection drops it, and its guard after it (E6).
+    fn drop_guard(&mut self, which: u8) -> Seen {
+        let kept = self.life().book.kept();
+        match pick(&kept, which) {
+            Some(child) => self.drop_guard_of(child),
+            None => Ok(()),
+        }
+    }
+
+    fn drop_guard_of(&mut self, child: ChildId) -> Seen {
+        self.begin(Tasks::Run);
+        let kept = self.life().book.take_kept(child);
+        self.count("guards dropped");
+        drop(kept);
+        self.see()
+    }
+
+    pub(super) fn drop_guards(&mut self) -> Seen {
+        for child in self.life().book.kept() {
+            self.drop_guard_of(child)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn drop_owner(&mut self) -> Seen {
         self.begin(Tasks::Run);
         let life = self.life();
@@ -621,8 +641,8 @@ fn pick<T: Copy>(choices: &[T], which: u8) -> Option<T> {
 }
 
 /// A listener is given back by a pool that does not run.
-fn refused(error: Refused, state: PoolState) -> Seen {
-    match (&error.reason, state) {
+fn refused(reason: &AddListenerReason, state: PoolState) -> Seen {
+    match (reason, state) {
         (AddListenerReason::Stopping, PoolState::Stopping(_))
         | (AddListenerReason::Stopped, PoolState::Stopped) => Ok(()),
         (reason, state) => {

@@ -12,6 +12,7 @@ impl Player<'_> {
     pub(super) fn bury(&mut self) -> Seen {
         self.release_tasks();
         self.clients.clear();
+        self.drop_guards()?;
         self.settle()?;
         self.begin(Tasks::Run);
         let life = self.life();
@@ -67,6 +68,7 @@ impl Player<'_> {
             Finale::Stop => self.stop_and_wait()?,
             Finale::DropOwner => {
                 self.release_tasks();
+                self.drop_guards()?;
                 self.drop_owner()?;
                 self.settle()?;
             }
@@ -85,12 +87,11 @@ impl Player<'_> {
 
     fn stop_and_wait(&mut self) -> Seen {
         self.release_tasks();
+        self.drop_guards()?;
         self.settle()?;
         self.call(
             |model| model.stops(StopReason::Requested),
-            |handle| {
-                drop(handle.stop());
-            },
+            |handle| handle.stop(),
         )?;
         self.wait_for_result()?;
         let spec = self.life().model.spec;
@@ -101,9 +102,7 @@ impl Player<'_> {
         if self.life().state != PoolState::Stopped {
             self.call(
                 |model| model.kills(StopReason::Requested),
-                |handle| {
-                    drop(handle.kill());
-                },
+                |handle| handle.kill(),
             )?;
             self.settle()?;
         }
@@ -122,6 +121,7 @@ impl Player<'_> {
             self.simulation.panics(),
         )?;
         let life = self.life.take().expect("it was there just now");
+        life.book.drop_kept();
         if let Ok(status) = life.handle.status() {
             let expected = "a pool whose runtime is gone has stopped";
             return breach("S9", expected, status.to_string());

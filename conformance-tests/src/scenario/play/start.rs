@@ -4,12 +4,14 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use acceptor_core::{AcceptErrorKind, Configure, Pool, Spec};
+use acceptor_core::{AcceptErrorKind, Configure, Listener, Pool, Spec};
 
 use super::{Breach, breach};
 use crate::scenario::book::Book;
 use crate::scenario::cast::{Audience, Cast};
-use crate::scenario::{Reload, SpecSetting, Start, WaitingSetting};
+use crate::scenario::greeting::Greeting;
+use crate::scenario::handle::{Handle, Owner, PoolListener, both};
+use crate::scenario::{Reload, Setting, SpecSetting, StageSetting, Start, WaitingSetting};
 use crate::simulated::{SimulatedListener, SimulatedRuntime};
 
 pub(super) fn made(book: &Arc<Book>, spec: SpecSetting, generation: u32) -> Spec<Cast> {
@@ -32,6 +34,7 @@ pub(super) fn made(book: &Arc<Book>, spec: SpecSetting, generation: u32) -> Spec
         .kill_timeout(spec.patience())
         .connection_reports(spec.reports())
         .last_listener(spec.last_listener())
+        .handshake_timeout(spec.handshake_timeout())
 }
 
 pub(super) fn made_badly(book: &Arc<Book>) -> Spec<Cast> {
@@ -39,12 +42,31 @@ pub(super) fn made_badly(book: &Arc<Book>) -> Spec<Cast> {
 }
 
 pub(super) fn start(
-    start: Start,
+    setting: &Setting,
     book: &Arc<Book>,
     runtime: SimulatedRuntime,
-    spec: SpecSetting,
-) -> Result<Pool<SimulatedRuntime, SimulatedListener>, Breach> {
-    let started = match start {
+) -> Result<(Owner, Handle), Breach> {
+    match setting.stage {
+        StageSetting::None => {
+            let pool = started::<SimulatedListener>(setting, book, runtime)?;
+            Ok(both(pool, book, |listener, _| listener))
+        }
+        StageSetting::Handshake => {
+            let pool = started(setting, book, runtime)?;
+            Ok(both(pool, book, |listener, book| {
+                listener.with(Greeting::new(book))
+            }))
+        }
+    }
+}
+
+fn started<L: PoolListener>(
+    setting: &Setting,
+    book: &Arc<Book>,
+    runtime: SimulatedRuntime,
+) -> Result<Pool<SimulatedRuntime, L>, Breach> {
+    let spec = setting.spec;
+    let started = match setting.start {
         Start::Spec => Pool::start(runtime, made(book, spec, 1)).map(Some),
         Start::InitFunction => {
             book.set_reload(Reload::Use(spec, WaitingSetting::Keep), 1);
