@@ -44,6 +44,8 @@ struct Pages {
     closed: BTreeMap<ListenerId, Closed>,
     /// The streams of connections whose `serve` has returned (E6).
     kept: BTreeMap<ChildId, GuardedStream<SimulatedStream>>,
+    /// How many connections were given up, and have their streams.
+    abandoned: usize,
     states: usize,
     acceptors: usize,
 }
@@ -88,6 +90,7 @@ impl Book {
                 serving: BTreeMap::new(),
                 closed: BTreeMap::new(),
                 kept: BTreeMap::new(),
+                abandoned: 0,
                 states: 0,
                 acceptors: 0,
             }),
@@ -192,6 +195,10 @@ impl Book {
         self.pages().kept.remove(&child)
     }
 
+    pub(super) fn set_abandoned(&self, abandoned: usize) {
+        self.pages().abandoned = abandoned;
+    }
+
     pub(super) fn drop_kept(&self) {
         let kept = std::mem::take(&mut self.pages().kept);
         drop(kept);
@@ -227,7 +234,7 @@ impl Book {
     pub(super) fn look(&self, from: &str) {
         let Some(handle) = self.handle() else { return };
         let Ok(counts) = handle.counts() else { return };
-        let open = self.network.open_streams();
+        let open = self.network.open_streams() - self.pages().abandoned;
         if counts.connections != open {
             self.break_rule(
                 "Q3",

@@ -132,6 +132,8 @@ pub(super) struct Model {
     keys: RefCell<HashMap<ChildId, Key>>,
     /// Those that have not ended.
     children: BTreeMap<Key, Child>,
+    /// Those that were given up while others were waited for, and whose streams are open (S8).
+    abandoned: BTreeSet<Key>,
     /// Those that have ended; an id is known if anything was seen of the child.
     ended: BTreeMap<Key, Option<ChildId>>,
     peers: BTreeMap<SocketAddr, Peer>,
@@ -187,6 +189,7 @@ impl Model {
             listeners: Vec::new(),
             keys: RefCell::default(),
             children: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
             ended: BTreeMap::new(),
             peers: BTreeMap::new(),
             reset: BTreeSet::new(),

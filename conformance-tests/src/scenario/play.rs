@@ -533,11 +533,17 @@ impl<'a> Player<'a> {
             life.sees_unseen_ends()?;
         }
         if let Ok(counts) = counts {
+            if open != counts.connections + life.model.abandoned() && life.model.may_abandon() {
+                let listed = life.handle.connections().unwrap_or_default();
+                life.model.abandons(&listed)?;
+            }
+            let abandoned = life.model.abandoned();
+            life.book.set_abandoned(abandoned);
             same(
                 "Q3",
                 "connections, as many as streams",
                 open,
-                counts.connections,
+                counts.connections + abandoned,
             )?;
             life.model.counts(&counts)?;
             // Acceptors are started only where something is seen.

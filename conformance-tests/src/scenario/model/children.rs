@@ -460,6 +460,8 @@ impl Model {
                 Ok(())
             }
             Event::Network(Happened::Dropped { peer }) => match self.peer(*peer) {
+                // It is nothing to the pool any longer.
+                Some(Peer::Served(key)) if self.abandoned.remove(&key) => Ok(()),
                 Some(Peer::Served(key)) => {
                     self.ending = Some(key);
                     Ok(())

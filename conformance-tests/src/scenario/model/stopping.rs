@@ -1,8 +1,11 @@
 //! The stop of the model: phases that may end at a time, and how many children ended how in each.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{EndKind, Grace, Phase, PoolState, Shutdown, StopReason, StopReport};
+use acceptor_core::{
+    ConnectionRecord, EndKind, Grace, Phase, PoolState, Shutdown, StopReason, StopReport,
+};
 
 use super::children::{Child, Stage};
 use super::listeners::Ending;
@@ -25,6 +28,8 @@ pub(super) struct Stop {
     connections: [[usize; KINDS]; 4],
     acceptors: [[usize; KINDS]; 4],
     stuck: usize,
+    /// How many of them were given up while others were waited for.
+    abandoned: usize,
     /// When the kill began.
     killed: Instant,
     /// When a child was polled last, or ended; in the kill phase.
@@ -165,6 +170,7 @@ impl Model {
             connections: Default::default(),
             acceptors: Default::default(),
             stuck: 0,
+            abandoned: 0,
             killed: self.now,
             moved: self.now,
             jumped: self.now,
@@ -292,6 +298,41 @@ impl Model {
         last.unwrap_or_else(|| stop.gives_up(None))
     }
 
+    /// How many connections were given up, and have their streams.
+    pub(in crate::scenario) fn abandoned(&self) -> usize {
+        self.abandoned.len()
+    }
+
+    /// Whether connections that a guard keeps may be given up by now, while others are waited for (S8).
+    pub(in crate::scenario) fn may_abandon(&self) -> bool {
+        let stop = self.stop.as_ref();
+        let stop = stop.filter(|stop| stop.phase == Phase::Kill && stop.finished.is_none());
+        let due = |child: &Child, stop: &Stop| {
+            child.guard().is_some() && stop.gives_up(Some(child)).0 <= self.now
+        };
+        stop.is_some_and(|stop| self.children.values().any(|child| due(child, stop)))
+    }
+
+    /// Sees which connections were given up: those that a guard keeps, and that are not listed any longer.
+    pub(in crate::scenario) fn abandons(&mut self, listed: &[ConnectionRecord]) -> Seen {
+        let mut gone: BTreeSet<_> = self.connections().map(|(key, _)| *key).collect();
+        for record in listed {
+            gone.remove(&self.key(record.id)?);
+        }
+        for key in gone {
+            let (Some(stop), Some(child)) = (&mut self.stop, self.children.get(&key)) else {
+                continue;
+            };
+            if child.guard().is_none() || stop.gives_up(Some(child)).0 > self.now {
+                return breach("S8", format!("{key} is not given up"), "it is not listed");
+            }
+            stop.abandoned += 1;
+            self.remove(key);
+            self.abandoned.insert(key);
+        }
+        Ok(())
+    }
+
     fn finishes(&mut self) -> Seen {
         let now = self.now;
         let (left, sockets) = (self.children.len(), self.sockets());
@@ -306,7 +347,7 @@ impl Model {
             return Ok(());
         };
         stop.finished = Some(now);
-        stop.stuck = left;
+        stop.stuck = left + stop.abandoned;
         let kill = Phase::Kill as usize;
         let killed = stop.connections[kill][position(EndKind::Killed)]
             + stop.acceptors[kill][position(EndKind::Killed)];
@@ -314,8 +355,9 @@ impl Model {
         if killed > 0 && reports {
             self.reports(Expected::KilledWhileStopping(killed));
         }
-        if left > 0 {
-            self.reports(Expected::Stuck(left));
+        let stuck = left + self.stop.as_ref().map_or(0, |stop| stop.abandoned);
+        if stuck > 0 {
+            self.reports(Expected::Stuck(stuck));
         }
         // The task that delivers reports has the result to give, and wakes the pool's own task with it.
         self.wakes.reporter += 2;
