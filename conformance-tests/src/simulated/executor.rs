@@ -4,7 +4,7 @@
 //! is queued at most once, however often it is woken; the same calls in the
 //! same order make the same choices, whatever the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,6 +64,9 @@ struct State {
     tallies: BTreeMap<&'static str, Tally>,
     panics: u64,
     closed: bool,
+    /// How many runtimes there are and were beside the first, and which of them run nothing any longer.
+    runtimes_ever: u64,
+    ended: BTreeSet<u64>,
     /// A thread waits until something becomes ready.
     waiting: bool,
 }
@@ -106,6 +109,8 @@ pub struct Tally {
 
 struct Task {
     id: SimulatedTask,
+    /// The number of its runtime.
+    runtime: u64,
     kind: Mutex<&'static str>,
     shared: Weak<Shared>,
     future: Mutex<Option<BoxFuture<'static, ()>>>,
@@ -196,6 +201,8 @@ impl Simulation {
                     tallies: BTreeMap::new(),
                     panics: 0,
                     closed: false,
+                    runtimes_ever: 0,
+                    ended: BTreeSet::new(),
                     waiting: false,
                 }),
                 firing: AtomicBool::new(false),
@@ -208,7 +215,29 @@ impl Simulation {
     pub fn runtime(&self) -> SimulatedRuntime {
         SimulatedRuntime {
             simulation: self.clone(),
+            number: 0,
         }
+    }
+
+    /// One more runtime, with the same clock: its tasks have their turns among those of the others.
+    pub fn another_runtime(&self) -> SimulatedRuntime {
+        let mut state = lock(&self.shared.state);
+        state.runtimes_ever += 1;
+        SimulatedRuntime {
+            simulation: self.clone(),
+            number: state.runtimes_ever,
+        }
+    }
+
+    /// Whatever is spawned there from now on is dropped, as by a runtime that is shut down. Returns the tasks that it has,
+    /// oldest first: they are to be [dropped](Self::drop_task), in any order.
+    pub fn end_runtime(&self, runtime: &SimulatedRuntime) -> Vec<(SimulatedTask, &'static str)> {
+        let mut state = lock(&self.shared.state);
+        state.ended.insert(runtime.number);
+        let live = state.live.iter().filter(|task| task.runtime == runtime.number);
+        let mut tasks: Vec<_> = live.map(|task| (task.id, task.kind())).collect();
+        tasks.sort_unstable();
+        tasks
     }
 
     /// The seed of the choices from now on.
@@ -342,12 +371,24 @@ impl Simulation {
 
     /// The tasks that are not done and of one of these kinds, oldest first.
     pub fn tasks_of(&self, kinds: &[&str]) -> Vec<(SimulatedTask, &'static str)> {
+        self.tasks_where(|task| kinds.contains(&task.kind()))
+    }
+
+    /// Those of them that are on this runtime.
+    pub fn tasks_on(
+        &self,
+        runtime: &SimulatedRuntime,
+        kinds: &[&str],
+    ) -> Vec<(SimulatedTask, &'static str)> {
+        let number = runtime.number;
+        self.tasks_where(|task| task.runtime == number && kinds.contains(&task.kind()))
+    }
+
+    fn tasks_where(&self, wanted: impl Fn(&Task) -> bool) -> Vec<(SimulatedTask, &'static str)> {
         let state = lock(&self.shared.state);
         let live = state.live.iter();
-        let mut tasks: Vec<_> = live
-            .map(|task| (task.id, task.kind()))
-            .filter(|(_, kind)| kinds.contains(kind))
-            .collect();
+        let wanted = live.filter(|task| wanted(task));
+        let mut tasks: Vec<_> = wanted.map(|task| (task.id, task.kind())).collect();
         drop(state);
         tasks.sort_unstable();
         tasks
@@ -613,10 +654,11 @@ impl Wake for Task {
     }
 }
 
-/// The runtime of a [`Simulation`].
+/// A runtime of a [`Simulation`].
 #[derive(Debug, Clone)]
 pub struct SimulatedRuntime {
     simulation: Simulation,
+    number: u64,
 }
 
 impl SimulatedRuntime {
@@ -628,9 +670,14 @@ impl SimulatedRuntime {
 
 impl Runtime for SimulatedRuntime {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        fn spawn(shared: &Arc<Shared>, kind: &'static str, future: BoxFuture<'static, ()>) {
+        fn spawn(
+            shared: &Arc<Shared>,
+            runtime: u64,
+            kind: &'static str,
+            future: BoxFuture<'static, ()>,
+        ) {
             let mut state = lock(&shared.state);
-            if state.closed {
+            if state.closed || state.ended.contains(&runtime) {
                 drop(state);
                 if drop_quietly(future) == Dropped::Panicking {
                     lock(&shared.state).panics += 1;
@@ -644,6 +691,7 @@ impl Runtime for SimulatedRuntime {
             tally.live += 1;
             let task = Arc::new(Task {
                 id: SimulatedTask(state.tasks_ever),
+                runtime,
                 kind: Mutex::new(kind),
                 shared: Arc::downgrade(shared),
                 future: Mutex::new(Some(future)),
@@ -665,7 +713,7 @@ impl Runtime for SimulatedRuntime {
         }
 
         let kind = short(name(&task));
-        spawn(&self.simulation.shared, kind, Box::pin(task));
+        spawn(&self.simulation.shared, self.number, kind, Box::pin(task));
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
@@ -678,6 +726,11 @@ impl Runtime for SimulatedRuntime {
 
     fn now(&self) -> Instant {
         self.simulation.now()
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.simulation.shared, &other.simulation.shared)
+            && self.number == other.number
     }
 }
 

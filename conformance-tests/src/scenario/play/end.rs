@@ -105,6 +105,9 @@ impl Player<'_> {
                 |handle| handle.kill(),
             )?;
             self.settle()?;
+            // Of connections that had orders to come.
+            self.drop_guards()?;
+            self.settle()?;
         }
         Ok(())
     }
