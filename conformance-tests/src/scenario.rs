@@ -274,6 +274,15 @@ pub enum Action {
         /// Bound to what.
         bound: Bound,
     },
+    /// A listener is added on a runtime that is not the pool's.
+    ListenOn {
+        /// On which.
+        runtime: u8,
+        /// With so many acceptors.
+        acceptors: u8,
+    },
+    /// A runtime that is not the pool's is shut down, and another takes its place.
+    EndRuntime(u8),
     /// A listener is closed through the handle.
     Close(u8),
     /// A listener's socket is broken from now on.
@@ -666,6 +675,16 @@ impl fmt::Display for Action {
             Action::Listen { acceptors, bound } => {
                 let acceptors = counted(*acceptors, "acceptor", "acceptors");
                 write!(f, "a listener is added: {bound:?}, {acceptors}")
+            }
+            Action::ListenOn { runtime, acceptors } => {
+                let acceptors = counted(*acceptors, "acceptor", "acceptors");
+                write!(
+                    f,
+                    "a listener is added on the runtime at place {runtime}: {acceptors}"
+                )
+            }
+            Action::EndRuntime(runtime) => {
+                write!(f, "the runtime at place {runtime} is shut down")
             }
             Action::Close(listener) => write!(f, "the listener at place {listener} is closed"),
             Action::Break(listener) => write!(f, "the listener at place {listener} breaks"),

@@ -214,7 +214,11 @@ impl Maker<'_> {
             570..590 => Action::Reset(number),
             590..605 => Action::HalfClose(number),
             605..620 => Action::Read(number),
-            620..660 => self.listen(),
+            620..645 => self.listen(),
+            645..660 => Action::ListenOn {
+                runtime: number,
+                acceptors: self.random.u8(1..4),
+            },
             660..680 => Action::Close(number),
             680..688 => Action::Break(number),
             688..730 => Action::Fault {
@@ -266,7 +270,8 @@ impl Maker<'_> {
                 chosen if chosen < 4 + 2 * self.stopping => Action::Stop,
                 _ => Action::Wait,
             },
-            960..966 => Action::DropHandle,
+            960..963 => Action::DropHandle,
+            963..972 => Action::EndRuntime(number),
             _ => Action::Wait,
         }
     }

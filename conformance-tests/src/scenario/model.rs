@@ -92,6 +92,20 @@ pub(super) enum Tasks {
     ChildDropped,
     /// The pool's own, or that of a listener.
     OwnDropped,
+    /// One of all those that are on a runtime.
+    AllDropped,
+}
+
+impl Tasks {
+    /// A child may be lost with its task.
+    pub(super) fn lose_children(self) -> bool {
+        matches!(self, Tasks::ChildDropped | Tasks::AllDropped)
+    }
+
+    /// A listener may fail with its task.
+    pub(super) fn lose_listeners(self) -> bool {
+        matches!(self, Tasks::OwnDropped | Tasks::AllDropped)
+    }
 }
 
 /// Names a child, also one of which nothing was seen yet: a listener numbers its children in the order in which it makes

@@ -26,8 +26,8 @@ use super::model::{
 use super::{Bound, Finale, Scenario, Then, milliseconds};
 use crate::panics::caught;
 use crate::simulated::{
-    Happened, Limits, Network, SimulatedClient, SimulatedTask, Simulation, Spurious, Stage,
-    Statistics,
+    Happened, Limits, Network, SimulatedClient, SimulatedRuntime, SimulatedTask, Simulation,
+    Spurious, Stage, Statistics,
 };
 
 /// What was exercised by a scenario that went as it should.
@@ -117,6 +117,8 @@ struct Player<'a> {
     scenario: &'a Scenario,
     simulation: Simulation,
     network: Network,
+    /// Those that are not the pool's.
+    runtimes: [SimulatedRuntime; 2],
     clients: Vec<Caller>,
     life: Option<Life>,
     /// Children of the pool before.
@@ -152,9 +154,11 @@ pub(super) const CHILD: &str = "ChildTask";
 pub(super) const LISTENER: &str = "listener";
 pub(super) const DRIVER: &str = "pool";
 pub(super) const REPORTER: &str = "reporter";
+/// The task of a runtime that is not the pool's, which does nothing.
+pub(super) const COMPANION: &str = "Host";
 /// A task of the pool's own, which is named by the order in which these are spawned.
 pub(super) const OWN: &str = "CatchUnwind";
-const KINDS: usize = 4;
+const KINDS: usize = 5;
 
 /// A client, and whom it called.
 struct Caller {
@@ -180,6 +184,8 @@ struct Life {
     polls: Polls,
     /// For how many steps a task has been held.
     held: u32,
+    /// The runtime whose tasks are held: that of the pool, or one of the others.
+    held_on: Option<SimulatedRuntime>,
     aftermath: u32,
 }
 
@@ -218,10 +224,12 @@ impl<'a> Player<'a> {
             buffer: scenario.setting.buffer.max(1).into(),
         };
         let network = Network::new(&simulation, limits);
+        let runtimes = [(); 2].map(|()| simulation.another_runtime());
         Self {
             scenario,
             simulation,
             network,
+            runtimes,
             clients: Vec::new(),
             life: None,
             buried: Vec::new(),
@@ -308,6 +316,7 @@ impl<'a> Player<'a> {
             (&[DRIVER], 0),
             (&[REPORTER], 0),
             (&[LISTENER], listeners),
+            (&[COMPANION], 0),
             (&[INIT, CHILD], streams),
         ];
         let kinds = kinds.map(|(kinds, sockets)| {
@@ -345,9 +354,17 @@ impl<'a> Player<'a> {
             wakes.driver,
             wakes.reporter,
             wakes.listeners,
+            // It is woken in the place of the pool's own task.
+            wakes.driver + wakes.companions,
             wakes.children,
         ];
-        let kinds = ["the pool", "the reporter", "listeners", "children"];
+        let kinds = [
+            "the pool",
+            "the reporter",
+            "listeners",
+            "companions",
+            "children",
+        ];
         for (number, kind) in kinds.into_iter().enumerate() {
             let polls = rest.kinds[number].0 - before.kinds[number].0;
             let causes = rest.kinds[number].1 - before.kinds[number].1 + by_pool[number];
@@ -433,9 +450,10 @@ impl<'a> Player<'a> {
             woken: 0,
             polls: Polls::All,
             held: 0,
+            held_on: None,
             aftermath: 0,
         });
-        self.add_listener(1, Bound::Loopback)?;
+        self.add_listener(None, 1, Bound::Loopback)?;
         self.settle()
     }
 
@@ -570,7 +588,10 @@ impl<'a> Player<'a> {
         };
         if let Some(life) = &mut self.life {
             match kind {
-                INIT | CHILD => life.model.child_was_polled(),
+                INIT | CHILD => {
+                    let runtime = self.simulation.runtime_of(task);
+                    life.model.child_was_polled(runtime);
+                }
                 LISTENER => {
                     if let Some(number) = life.listeners.iter().position(|other| *other == task) {
                         life.model.listener_was_polled(number);

@@ -222,6 +222,16 @@ fn plainer_actions(action: Action) -> Vec<Action> {
             }
             plainer
         }
+        Action::ListenOn { runtime, acceptors } => {
+            let fewer = smaller(acceptors.into(), 1).into_iter().map(byte);
+            let fewer = fewer.map(|acceptors| Action::ListenOn { runtime, acceptors });
+            let others = numbers(runtime).map(|runtime| Action::ListenOn { runtime, acceptors });
+            let bound = Bound::Loopback;
+            let mut plainer = vec![Action::Listen { acceptors, bound }];
+            plainer.extend(fewer.chain(others));
+            plainer
+        }
+        Action::EndRuntime(number) => numbers(number).map(Action::EndRuntime).collect(),
         Action::Connect { listener, clients } => {
             let fewer = smaller(clients.into(), 1).into_iter().map(byte);
             let fewer = fewer.map(|clients| Action::Connect { listener, clients });

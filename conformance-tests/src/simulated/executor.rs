@@ -232,12 +232,9 @@ impl Simulation {
     /// Whatever is spawned there from now on is dropped, as by a runtime that is shut down. Returns the tasks that it has,
     /// oldest first: they are to be [dropped](Self::drop_task), in any order.
     pub fn end_runtime(&self, runtime: &SimulatedRuntime) -> Vec<(SimulatedTask, &'static str)> {
-        let mut state = lock(&self.shared.state);
-        state.ended.insert(runtime.number);
-        let live = state.live.iter().filter(|task| task.runtime == runtime.number);
-        let mut tasks: Vec<_> = live.map(|task| (task.id, task.kind())).collect();
-        tasks.sort_unstable();
-        tasks
+        let number = runtime.number;
+        lock(&self.shared.state).ended.insert(number);
+        self.tasks_where(|task| task.runtime == number)
     }
 
     /// The seed of the choices from now on.
@@ -405,6 +402,15 @@ impl Simulation {
                 tally.spawned = tally.spawned.saturating_add_signed(change);
             }
         }
+    }
+
+    /// The runtime of a task; `None` if it is done.
+    pub fn runtime_of(&self, id: SimulatedTask) -> Option<SimulatedRuntime> {
+        let number = self.find(id)?.runtime;
+        Some(SimulatedRuntime {
+            simulation: self.clone(),
+            number,
+        })
     }
 
     /// How many tasks are not done.
@@ -665,6 +671,11 @@ impl SimulatedRuntime {
     /// What drives it.
     pub fn simulation(&self) -> &Simulation {
         &self.simulation
+    }
+
+    /// Its number: 0 for the first, then counted up.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 }
 

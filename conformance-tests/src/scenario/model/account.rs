@@ -13,6 +13,9 @@ pub(in crate::scenario) struct Wakes {
     pub(in crate::scenario) reporter: u64,
     /// Those of listeners.
     pub(in crate::scenario) listeners: u64,
+    /// Those that do nothing, on runtimes that are not the pool's: beside the wakes that the pool's own task has where there is
+    /// none.
+    pub(in crate::scenario) companions: u64,
     /// Those of acceptors in `init`, of connections, and of acceptors in `terminate`.
     pub(in crate::scenario) children: u64,
     /// Those that are not of the pool: the waits for a result, or for a close.
@@ -27,6 +30,7 @@ impl Sub for Wakes {
             driver: self.driver - before.driver,
             reporter: self.reporter - before.reporter,
             listeners: self.listeners - before.listeners,
+            companions: self.companions - before.companions,
             children: self.children - before.children,
             others: self.others - before.others,
         }

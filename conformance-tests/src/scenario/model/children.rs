@@ -10,7 +10,7 @@ use acceptor_core::{
 use super::listeners::{Ending, Told};
 use super::outbox::{Ended, Expected, Failed, Sort};
 use super::starting;
-use super::{Breach, Key, Killed, Model, Peer, Seen, Tasks, breach, reached, same};
+use super::{Breach, Key, Killed, Model, Peer, Seen, breach, reached, same};
 use crate::scenario::cast::{
     HANDSHAKE_FAILS, HANDSHAKE_PANICS, INIT_FAILS, INIT_PANICS, KEPT_DROPPED, SERVE_FAILS,
     SERVE_PANICS, STATE_DROPPED, SUBTASK_PANICS, TERMINATE_PANICS, disconnection, text,
@@ -525,7 +525,10 @@ impl Model {
                     .retain(|other| *other != key);
             }
             // Its task, and what waits for the signal.
-            _ => self.wakes.children += 2,
+            _ => {
+                self.wakes.children += 2;
+                self.wakes.companions += 1;
+            }
         }
         Ok(())
     }
@@ -583,7 +586,7 @@ impl Model {
 
     fn init_ended(&mut self, id: ChildId, how: Begun) -> Seen {
         let now = self.now;
-        let lost = self.tasks == Tasks::ChildDropped;
+        let lost = self.tasks.lose_children();
         let (key, commands, known) = self.child(id, "B1")?;
         if known.stage != Stage::Init {
             let seen = format!("{:?}", known.stage);
@@ -765,7 +768,7 @@ impl Model {
         let Some(key) = self.ending.take() else {
             return Ok(());
         };
-        let lost = self.tasks == Tasks::ChildDropped;
+        let lost = self.tasks.lose_children();
         let Some(known) = self.children.get(&key) else {
             return breach("E3", format!("{key} ended once"), "it ends again");
         };
@@ -837,7 +840,7 @@ impl Model {
                 return Ok(());
             }
             stop.count(sort, kind);
-            stop.moves(self.now);
+            stop.moves(self.listeners[number].runtime, self.now);
         }
         let message = child.panicked.unwrap_or(match (sort, kind) {
             (Sort::StartError, EndKind::Panic) => INIT_PANICS,
@@ -933,7 +936,7 @@ impl Model {
         // A command that came before this poll comes first; but one to stop lets a connection begin.
         let before = commands.killed.is_some_and(|at| at < self.batch)
             || child.is_to_be_dropped(commands) && child.begun < Some(self.batch);
-        let lost = self.tasks == Tasks::ChildDropped;
+        let lost = self.tasks.lose_children();
         (late && !before && !lost).then_some(EndKind::HandshakeFailed)
     }
 

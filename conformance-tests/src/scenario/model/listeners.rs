@@ -10,7 +10,7 @@ use acceptor_core::{AcceptErrorKind, ConnectionRecord, EndKind, ListenerId, Stop
 use super::children::Stage;
 use super::outbox::Expected;
 use super::starting::Outage;
-use super::{Key, Model, Peer, SECOND, Seen, Tasks, breach};
+use super::{Key, Model, Peer, SECOND, Seen, breach};
 use crate::scenario::LastListenerSetting;
 use crate::scenario::event::Event;
 use crate::simulated::{AcceptFault, Happened};
@@ -20,6 +20,8 @@ pub(in crate::scenario) struct Listening {
     pub(in crate::scenario) id: ListenerId,
     pub(in crate::scenario) address: SocketAddr,
     pub(super) acceptors: usize,
+    /// The number of its runtime.
+    pub(super) runtime: u64,
     /// How many children it has had.
     pub(super) numbers: u64,
     /// It was asked to close, and is open or has been since.
@@ -224,12 +226,14 @@ impl Model {
         id: ListenerId,
         address: SocketAddr,
         acceptors: usize,
+        runtime: u64,
     ) {
         let number = self.listeners.len();
         self.listeners.push(Listening {
             id,
             address,
             acceptors,
+            runtime,
             numbers: 0,
             closing: None,
             told: None,
@@ -332,7 +336,7 @@ impl Model {
         }
         if connections > 0 {
             // So that there is a task for another thread to take (B5).
-            self.wakes.driver += 1;
+            self.may_block();
         }
         Ok(())
     }
@@ -601,7 +605,7 @@ impl Model {
     fn may_close(&self, number: usize, queued: usize) -> Seen {
         let listening = &self.listeners[number];
         let address = listening.address;
-        if self.tasks == Tasks::OwnDropped || listening.failing.is_some() {
+        if self.tasks.lose_listeners() || listening.failing.is_some() {
             return Ok(());
         }
         let Some(closing) = &listening.closing else {

@@ -10,7 +10,7 @@ use acceptor_core::{
 
 use super::children::{Child, Stage};
 use super::listeners::Listening;
-use super::{Key, Model, Seen, Tasks, breach, same};
+use super::{Key, Model, Seen, breach, same};
 
 /// Whether the runtime polls every task that is woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Model {
         );
         let reason = self.unseen_end(key, child);
         // One that was given up is nothing to the pool any longer.
-        let dropped = self.tasks == Tasks::ChildDropped && !self.is_given_up();
+        let dropped = self.tasks.lose_children() && !self.is_given_up();
         let lost = dropped && child.stage == Stage::Starting;
         let kind = if lost { Some(EndKind::Lost) } else { reason };
         match kind.filter(|_| unseen) {

@@ -170,6 +170,8 @@ impl Model {
     /// A child is gone; if it was to try again, another will.
     pub(super) fn remove(&mut self, key: Key) -> Option<Child> {
         let child = self.children.remove(&key)?;
+        // It is over with the last child of a listener that is closed.
+        self.wakes.companions += 1;
         self.ended.insert(key, child.id);
         if let Some(outage) = &mut self.listeners[key.listener].outage {
             if outage.probe == Some(key) {
@@ -197,7 +199,7 @@ impl Model {
         }
         if let Some(stop) = &mut self.stop {
             stop.count(Sort::Acceptor, kind);
-            stop.moves(self.now);
+            stop.moves(self.listeners[key.listener].runtime, self.now);
         }
         self.end_is_reported(key, &child, kind, Sort::Acceptor, String::new());
         let survives = self.survives(kind, Sort::Acceptor);

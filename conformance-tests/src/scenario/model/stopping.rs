@@ -1,6 +1,6 @@
 //! The stop of the model: phases that may end at a time, and how many children ended how in each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
@@ -10,9 +10,10 @@ use acceptor_core::{
 use super::children::{Child, Stage};
 use super::listeners::Ending;
 use super::outbox::{Expected, Reporter, Sort};
-use super::{Model, SECOND, Seen, breach, same};
+use super::{Key, Model, SECOND, Seen, breach, same};
 use crate::scenario::SpecSetting;
 use crate::scenario::event::Holder;
+use crate::simulated::SimulatedRuntime;
 
 /// A stop, under way or over.
 pub(super) struct Stop {
@@ -32,8 +33,8 @@ pub(super) struct Stop {
     abandoned: usize,
     /// When the kill began.
     killed: Instant,
-    /// When a child was polled last, or ended; in the kill phase.
-    moved: Instant,
+    /// When a child was polled last, or ended, by its runtime; in the kill phase.
+    moved: BTreeMap<u64, Instant>,
     /// When the clock jumped last.
     jumped: Instant,
 }
@@ -83,8 +84,8 @@ impl Stop {
     }
 
     /// A child was polled, or has ended (S8).
-    pub(super) fn moves(&mut self, now: Instant) {
-        self.moved = now;
+    pub(super) fn moves(&mut self, runtime: u64, now: Instant) {
+        self.moved.insert(runtime, now);
     }
 
     /// Grace begins, whether or not all sockets are closed.
@@ -98,12 +99,16 @@ impl Stop {
 
     /// When this child is given up, if it does not end, at the earliest and at the latest (S8). A guard that is held is like a
     /// poll that does not end; any other child may be waiting for its turn.
-    fn gives_up(&self, child: Option<&Child>) -> (Instant, Instant) {
+    fn gives_up(&self, child: Option<(&Child, u64)>) -> (Instant, Instant) {
         let kill_timeout = self.plan.patience();
         let late = kill_timeout + kill_timeout / 4;
-        let since = match child.and_then(Child::guard) {
-            Some((since, _)) => self.killed.max(since),
-            None => self.moved,
+        let moved = |runtime| self.moved.get(&runtime).copied().unwrap_or(self.killed);
+        let since = match child {
+            Some((child, runtime)) => match child.guard() {
+                Some((since, _)) => self.killed.max(since),
+                None => moved(runtime),
+            },
+            None => self.moved.values().copied().fold(self.killed, Instant::max),
         };
         (since + kill_timeout, since.max(self.jumped) + late)
     }
@@ -172,7 +177,7 @@ impl Model {
             stuck: 0,
             abandoned: 0,
             killed: self.now,
-            moved: self.now,
+            moved: BTreeMap::new(),
             jumped: self.now,
         });
     }
@@ -195,7 +200,8 @@ impl Model {
         let Some(stop) = &mut self.stop else { return };
         stop.phase = phase;
         stop.closing = None;
-        (stop.killed, stop.moved) = (now, now);
+        stop.killed = now;
+        stop.moved.clear();
         let (drains, plan) = (stop.drains(), stop.plan);
         // The pool's own task; from the stop phase on, each child.
         self.wakes.driver += 1;
@@ -293,7 +299,9 @@ impl Model {
 
     /// When all children that do not end are given up, at the earliest and at the latest.
     fn gives_up(&self, stop: &Stop) -> (Instant, Instant) {
-        let each = self.children.values().map(|child| stop.gives_up(Some(child)));
+        let each = self.children.iter().map(|(key, child)| {
+            stop.gives_up(Some((child, self.listeners[key.listener].runtime)))
+        });
         let last = each.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
         last.unwrap_or_else(|| stop.gives_up(None))
     }
@@ -307,10 +315,12 @@ impl Model {
     pub(in crate::scenario) fn may_abandon(&self) -> bool {
         let stop = self.stop.as_ref();
         let stop = stop.filter(|stop| stop.phase == Phase::Kill && stop.finished.is_none());
-        let due = |child: &Child, stop: &Stop| {
-            child.guard().is_some() && stop.gives_up(Some(child)).0 <= self.now
+        let due = |key: &Key, child: &Child, stop: &Stop| {
+            let runtime = self.listeners[key.listener].runtime;
+            child.guard().is_some() && stop.gives_up(Some((child, runtime))).0 <= self.now
         };
-        stop.is_some_and(|stop| self.children.values().any(|child| due(child, stop)))
+        let mut children = self.children.iter();
+        stop.is_some_and(|stop| children.any(|(key, child)| due(key, child, stop)))
     }
 
     /// Sees which connections were given up: those that a guard keeps, and that are not listed any longer.
@@ -323,7 +333,8 @@ impl Model {
             let (Some(stop), Some(child)) = (&mut self.stop, self.children.get(&key)) else {
                 continue;
             };
-            if child.guard().is_none() || stop.gives_up(Some(child)).0 > self.now {
+            let runtime = self.listeners[key.listener].runtime;
+            if child.guard().is_none() || stop.gives_up(Some((child, runtime))).0 > self.now {
                 return breach("S8", format!("{key} is not given up"), "it is not listed");
             }
             stop.abandoned += 1;
@@ -435,10 +446,10 @@ impl Model {
         plan.patience()
     }
 
-    /// A task of a child was polled (S8).
-    pub(in crate::scenario) fn child_was_polled(&mut self) {
-        if let Some(stop) = &mut self.stop {
-            stop.moves(self.now);
+    /// A task of a child was polled (S8); it was on this runtime, unless it is done.
+    pub(in crate::scenario) fn child_was_polled(&mut self, runtime: Option<SimulatedRuntime>) {
+        if let (Some(stop), Some(runtime)) = (&mut self.stop, runtime) {
+            stop.moves(runtime.number(), self.now);
         }
     }
 

@@ -21,7 +21,7 @@ use crate::scenario::{
     Action, Bound, Fault, Order, Reload, SpecSetting, StageSetting, Start, Step, WaitingSetting,
     milliseconds,
 };
-use crate::simulated::{AcceptFault, SimulatedListener};
+use crate::simulated::{AcceptFault, SimulatedListener, SimulatedRuntime};
 
 /// A listener starts so many acceptors at once.
 const STARTED_AT_ONCE: usize = 64;
@@ -31,8 +31,13 @@ impl Player<'_> {
         match step.action {
             Action::Wait => Ok(()),
             Action::Listen { acceptors, bound } => {
-                self.add_listener(acceptors.max(1).into(), bound)
+                self.add_listener(None, acceptors.max(1).into(), bound)
             }
+            Action::ListenOn { runtime, acceptors } => {
+                let place = usize::from(runtime) % self.runtimes.len();
+                self.add_listener(Some(place), acceptors.max(1).into(), Bound::Loopback)
+            }
+            Action::EndRuntime(runtime) => self.end_runtime(runtime, step.schedule),
             Action::ListenBadly => self.add_listener_badly(),
             Action::Close(which) => self.close(which),
             Action::Break(which) => {
@@ -185,9 +190,19 @@ impl Player<'_> {
             }
             Action::DropTask(which) => self.drop_task(which),
             Action::HoldTask(which) => {
-                let tasks = self.simulation.tasks_of(&[INIT, CHILD]);
+                // All on one runtime: those on another are given up by themselves (S8).
+                let kinds = [INIT, CHILD];
+                let tasks = match &self.life().held_on {
+                    Some(runtime) => {
+                        let runtime = runtime.clone();
+                        self.simulation.tasks_on(&runtime, &kinds)
+                    }
+                    None => self.simulation.tasks_of(&kinds),
+                };
                 if let Some((task, _)) = pick(&tasks, which) {
+                    let runtime = self.simulation.runtime_of(task);
                     let life = self.life();
+                    life.held_on = runtime;
                     life.polls = Polls::Some;
                     life.held = 0;
                     self.simulation.hold(task);
@@ -219,6 +234,7 @@ impl Player<'_> {
         }
         if let Some(life) = &mut self.life {
             life.polls = Polls::All;
+            life.held_on = None;
             life.model.reporter_is(Reporter::Runs);
         }
     }
@@ -274,16 +290,24 @@ impl Player<'_> {
         Ok((listener, address))
     }
 
-    pub(super) fn add_listener(&mut self, acceptors: usize, bound: Bound) -> Seen {
+    /// Adds a listener, on the pool's runtime or on the one at this place.
+    pub(super) fn add_listener(
+        &mut self,
+        place: Option<usize>,
+        acceptors: usize,
+        bound: Bound,
+    ) -> Seen {
         let (listener, address) = self.bind(bound)?;
+        let runtime = place.map(|place| self.runtimes[place].clone());
+        let number = runtime.as_ref().map_or(0, SimulatedRuntime::number);
         self.begin(Tasks::Run);
         let life = self.life();
         let expected = life.model.state();
         // Before its acceptors are seen the listener has to be known: they begin in tasks of their own.
-        let added = life.handle.add_listener(None, listener, acceptors);
+        let added = life.handle.add_listener(runtime.as_ref(), listener, acceptors);
         match (added, expected) {
             (Ok(id), PoolState::Running) => {
-                life.model.listens(id, address, acceptors);
+                life.model.listens(id, address, acceptors, number);
                 if acceptors > STARTED_AT_ONCE {
                     // Their numbers are known once they are listed.
                     let acceptors = life.handle.acceptors().unwrap_or_default();
@@ -594,6 +618,24 @@ impl Player<'_> {
             drop(owner);
         }
         self.see()
+    }
+
+    /// A runtime that is not the pool's is shut down: it drops its tasks, in any order.
+    fn end_runtime(&mut self, place: u8, schedule: u32) -> Seen {
+        let place = usize::from(place) % self.runtimes.len();
+        let another = self.simulation.another_runtime();
+        let runtime = std::mem::replace(&mut self.runtimes[place], another);
+        let mut tasks = self.simulation.end_runtime(&runtime);
+        fastrand::Rng::with_seed(schedule.into()).shuffle(&mut tasks);
+        if !tasks.is_empty() {
+            self.count("runtimes shut down");
+        }
+        for (task, _) in tasks {
+            self.begin(Tasks::AllDropped);
+            self.simulation.drop_task(task);
+            self.see()?;
+        }
+        Ok(())
     }
 
     fn drop_task(&mut self, which: u8) -> Seen {
