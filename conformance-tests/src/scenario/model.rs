@@ -167,6 +167,8 @@ pub(super) struct Model {
     now: Instant,
     /// The number of the poll, or call, whose events are being seen.
     batch: u64,
+    /// The runtime of the child that was polled.
+    runtime: Option<u64>,
     tasks: Tasks,
     /// The pool's own task was dropped: it can keep no time.
     pub(super) timeless: bool,
@@ -215,6 +217,7 @@ impl Model {
             passed_over: false,
             now,
             batch: 0,
+            runtime: None,
             tasks: Tasks::Run,
             timeless: false,
             wakes: Wakes::default(),
@@ -248,6 +251,7 @@ impl Model {
     pub(super) fn begin(&mut self, now: Instant, tasks: Tasks) {
         self.now = now;
         self.batch += 1;
+        self.runtime = None;
         self.passed_over = false;
         self.commanded |= tasks != Tasks::Run;
         self.tasks = tasks;

@@ -185,7 +185,7 @@ struct Life {
     /// For how many steps a task has been held.
     held: u32,
     /// The runtime whose tasks are held: that of the pool, or one of the others.
-    held_on: Option<SimulatedRuntime>,
+    held_on: Option<u64>,
     aftermath: u32,
 }
 
@@ -589,8 +589,7 @@ impl<'a> Player<'a> {
         if let Some(life) = &mut self.life {
             match kind {
                 INIT | CHILD => {
-                    let runtime = self.simulation.runtime_of(task);
-                    life.model.child_was_polled(runtime);
+                    life.model.child_was_polled(task.runtime());
                 }
                 LISTENER => {
                     if let Some(number) = life.listeners.iter().position(|other| *other == task) {

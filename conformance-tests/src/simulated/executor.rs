@@ -24,11 +24,21 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Names a task of a [`Simulation`], counted up from 1 in the order in which they were spawned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SimulatedTask(u64);
+pub struct SimulatedTask {
+    number: u64,
+    runtime: u64,
+}
+
+impl SimulatedTask {
+    /// The [number](SimulatedRuntime::number) of the runtime that it is on.
+    pub fn runtime(self) -> u64 {
+        self.runtime
+    }
+}
 
 impl fmt::Display for SimulatedTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.number.fmt(f)
     }
 }
 
@@ -109,8 +119,6 @@ pub struct Tally {
 
 struct Task {
     id: SimulatedTask,
-    /// The number of its runtime.
-    runtime: u64,
     kind: Mutex<&'static str>,
     shared: Weak<Shared>,
     future: Mutex<Option<BoxFuture<'static, ()>>>,
@@ -234,7 +242,7 @@ impl Simulation {
     pub fn end_runtime(&self, runtime: &SimulatedRuntime) -> Vec<(SimulatedTask, &'static str)> {
         let number = runtime.number;
         lock(&self.shared.state).ended.insert(number);
-        self.tasks_where(|task| task.runtime == number)
+        self.tasks_where(|task| task.id.runtime == number)
     }
 
     /// The seed of the choices from now on.
@@ -371,16 +379,6 @@ impl Simulation {
         self.tasks_where(|task| kinds.contains(&task.kind()))
     }
 
-    /// Those of them that are on this runtime.
-    pub fn tasks_on(
-        &self,
-        runtime: &SimulatedRuntime,
-        kinds: &[&str],
-    ) -> Vec<(SimulatedTask, &'static str)> {
-        let number = runtime.number;
-        self.tasks_where(|task| task.runtime == number && kinds.contains(&task.kind()))
-    }
-
     fn tasks_where(&self, wanted: impl Fn(&Task) -> bool) -> Vec<(SimulatedTask, &'static str)> {
         let state = lock(&self.shared.state);
         let live = state.live.iter();
@@ -402,15 +400,6 @@ impl Simulation {
                 tally.spawned = tally.spawned.saturating_add_signed(change);
             }
         }
-    }
-
-    /// The runtime of a task; `None` if it is done.
-    pub fn runtime_of(&self, id: SimulatedTask) -> Option<SimulatedRuntime> {
-        let number = self.find(id)?.runtime;
-        Some(SimulatedRuntime {
-            simulation: self.clone(),
-            number,
-        })
     }
 
     /// How many tasks are not done.
@@ -701,8 +690,10 @@ impl Runtime for SimulatedRuntime {
             tally.spawned += 1;
             tally.live += 1;
             let task = Arc::new(Task {
-                id: SimulatedTask(state.tasks_ever),
-                runtime,
+                id: SimulatedTask {
+                    number: state.tasks_ever,
+                    runtime,
+                },
                 kind: Mutex::new(kind),
                 shared: Arc::downgrade(shared),
                 future: Mutex::new(Some(future)),

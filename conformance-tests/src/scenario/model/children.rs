@@ -331,6 +331,11 @@ impl Model {
         let Some(child) = self.children.get(&key) else {
             return Ok(());
         };
+        let expected = self.listeners[key.listener].runtime;
+        if let Some(runtime) = self.runtime {
+            let what = format_args!("the runtime that polls {key}");
+            same("B11", what, expected, runtime)?;
+        }
         let commands = self.commands(key, child);
         child.not_polled_after(&commands, batch, &format!("a callback of {key} is polled"))
     }

@@ -13,7 +13,6 @@ use super::outbox::{Expected, Reporter, Sort};
 use super::{Key, Model, SECOND, Seen, breach, same};
 use crate::scenario::SpecSetting;
 use crate::scenario::event::Holder;
-use crate::simulated::SimulatedRuntime;
 
 /// A stop, under way or over.
 pub(super) struct Stop {
@@ -446,10 +445,11 @@ impl Model {
         plan.patience()
     }
 
-    /// A task of a child was polled (S8); it was on this runtime, unless it is done.
-    pub(in crate::scenario) fn child_was_polled(&mut self, runtime: Option<SimulatedRuntime>) {
-        if let (Some(stop), Some(runtime)) = (&mut self.stop, runtime) {
-            stop.moves(runtime.number(), self.now);
+    /// A task of a child was polled (S8), on this runtime.
+    pub(in crate::scenario) fn child_was_polled(&mut self, runtime: u64) {
+        self.runtime = Some(runtime);
+        if let Some(stop) = &mut self.stop {
+            stop.moves(runtime, self.now);
         }
     }
 

@@ -192,17 +192,13 @@ impl Player<'_> {
             Action::HoldTask(which) => {
                 // All on one runtime: those on another are given up by themselves (S8).
                 let kinds = [INIT, CHILD];
-                let tasks = match &self.life().held_on {
-                    Some(runtime) => {
-                        let runtime = runtime.clone();
-                        self.simulation.tasks_on(&runtime, &kinds)
-                    }
-                    None => self.simulation.tasks_of(&kinds),
-                };
+                let mut tasks = self.simulation.tasks_of(&kinds);
+                if let Some(runtime) = self.life().held_on {
+                    tasks.retain(|(task, _)| task.runtime() == runtime);
+                }
                 if let Some((task, _)) = pick(&tasks, which) {
-                    let runtime = self.simulation.runtime_of(task);
                     let life = self.life();
-                    life.held_on = runtime;
+                    life.held_on = Some(task.runtime());
                     life.polls = Polls::Some;
                     life.held = 0;
                     self.simulation.hold(task);
