@@ -312,11 +312,14 @@ impl<'a> Player<'a> {
         wakes.children += life.map_or(0, |life| life.woken);
         let listeners = self.network.wakes_by_listeners();
         let streams = self.network.wakes_by_streams();
+        // Each is woken once to be over, whenever the last of what it is there for is dropped.
+        let companions = self.simulation.tally(COMPANION);
+        let over = companions.spawned - companions.live;
         let kinds: [(&[&str], u64); KINDS] = [
             (&[DRIVER], 0),
             (&[REPORTER], 0),
             (&[LISTENER], listeners),
-            (&[COMPANION], 0),
+            (&[COMPANION], over),
             (&[INIT, CHILD], streams),
         ];
         let kinds = kinds.map(|(kinds, sockets)| {

@@ -170,8 +170,6 @@ impl Model {
     /// A child is gone; if it was to try again, another will.
     pub(super) fn remove(&mut self, key: Key) -> Option<Child> {
         let child = self.children.remove(&key)?;
-        // It is over with the last child of a listener that is closed.
-        self.wakes.companions += 1;
         self.ended.insert(key, child.id);
         if let Some(outage) = &mut self.listeners[key.listener].outage {
             if outage.probe == Some(key) {
