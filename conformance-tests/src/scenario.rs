@@ -463,6 +463,8 @@ pub enum Order {
     KillItself,
     /// Close its own listener.
     CloseListener,
+    /// Take a guard, and drop it at the end of `serve`.
+    TakeGuard,
     /// Return, and leave the stream under a guard to somebody who keeps it.
     HandOn,
     /// Return, and leave the stream to a task under a guard.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, Connection, Exit, GuardedStream, Init, Latch, ListenerId,
+    Acceptor, BoxError, ChildId, Connection, Exit, Guard, GuardedStream, Init, Latch, ListenerId,
     ListenerInfo, Observer, Report, Terminate,
 };
 use fastrand::Rng;
@@ -568,6 +568,8 @@ struct Part<'a> {
     stop: Option<(Latch, OnStop)>,
     draining: Option<Latch>,
     explosive: Option<Explosive<'a>>,
+    /// After the stream.
+    guard: Option<Guard>,
 }
 
 impl<'a> Part<'a> {
@@ -578,6 +580,7 @@ impl<'a> Part<'a> {
             stop: None,
             draining: None,
             explosive: None,
+            guard: None,
         }
     }
 
@@ -626,6 +629,12 @@ impl<'a> Part<'a> {
                     if self.connection.stream.write_all(&[7; 200]).await.is_err() {
                         return Outcome::Returns(Return::Disconnected);
                     }
+                }
+                Order::TakeGuard => {
+                    // That traps the stop (N2), also where nobody waits for it.
+                    let child = self.connection.id;
+                    self.book.push(Event::Trapped { child });
+                    self.guard = Some(self.connection.lifecycle.guard());
                 }
                 Order::HandOn => return Outcome::HandsOn(Holder::Kept),
                 Order::HandOnToTask => return Outcome::HandsOn(Holder::Subtask),
@@ -740,7 +749,7 @@ pub(super) async fn yield_now() {
 }
 
 impl Order {
-    const ALL: [Order; 20] = [
+    const ALL: [Order; 21] = [
         Order::Return,
         Order::ExitCleanly,
         Order::Fail,
@@ -758,6 +767,7 @@ impl Order {
         Order::StopItself,
         Order::KillItself,
         Order::CloseListener,
+        Order::TakeGuard,
         Order::HandOn,
         Order::HandOnToTask,
         Order::Readdress,

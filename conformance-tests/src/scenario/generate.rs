@@ -339,6 +339,7 @@ impl Maker<'_> {
             Order::Yield,
             Order::Yield,
             Order::Flood,
+            Order::TakeGuard,
             Order::HandOn,
             Order::HandOnToTask,
             rare,
