@@ -556,6 +556,27 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// assert_eq!(report.reason, StopReason::Requested);
     /// # }
     /// ```
+    ///
+    /// A second signal that ends the stop at once: wait for it in a task that has a handle.
+    ///
+    /// ```
+    /// # use acceptor_core::*;
+    /// # async fn ctrl_c() {}
+    /// # fn spawn(_: impl Future<Output = ()>) {}
+    /// # use std::future::Future;
+    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>) {
+    /// let handle = pool.handle();
+    /// let signal = async move {
+    ///     ctrl_c().await;
+    ///     spawn(async move {
+    ///         ctrl_c().await;
+    ///         handle.kill().await;
+    ///     });
+    /// };
+    /// let report = pool.run_until(signal).await;
+    /// assert_eq!(report.reason, StopReason::Requested);
+    /// # }
+    /// ```
     #[doc(alias = "ctrl_c")]
     pub async fn run_until<F: Future>(&self, signal: F) -> StopReport<L::Addr> {
         self.handle.run_until(signal).await

@@ -10,9 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use acceptor_core::{
-    ChildId, GuardedStream, Latch, Lifecycle, ListenerId, ListenerInfo, Runtime,
-};
+use acceptor_core::{ChildId, GuardedStream, Latch, Lifecycle, ListenerId, ListenerInfo, Runtime};
 
 use super::event::{Call, Event};
 use super::handle::Handle;

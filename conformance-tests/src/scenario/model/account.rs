@@ -13,8 +13,8 @@ pub(in crate::scenario) struct Wakes {
     pub(in crate::scenario) reporter: u64,
     /// Those of listeners.
     pub(in crate::scenario) listeners: u64,
-    /// Those that do nothing, on runtimes that are not the pool's: beside the wakes that the pool's own task has where there is
-    /// none.
+    /// Those that do nothing, on runtimes that are not the pool's. They are woken in the place of the pool's own task; these
+    /// wakes are more than those.
     pub(in crate::scenario) companions: u64,
     /// Those of acceptors in `init`, of connections, and of acceptors in `terminate`.
     pub(in crate::scenario) children: u64,

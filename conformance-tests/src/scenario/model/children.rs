@@ -8,8 +8,8 @@ use acceptor_core::{
 };
 
 use super::listeners::{Ending, Told};
-use super::outbox::{Ended, Expected, Failed, Sort};
-use super::starting;
+use super::outbox::{Expected, Failed, Gone, Sort};
+use super::starting::Ended;
 use super::{Breach, Key, Killed, Model, Peer, Seen, breach, reached, same};
 use crate::scenario::cast::{
     HANDSHAKE_FAILS, HANDSHAKE_PANICS, INIT_FAILS, INIT_PANICS, KEPT_DROPPED, SERVE_FAILS,
@@ -620,9 +620,9 @@ impl Model {
                 }
                 Ok(())
             }
-            Begun::Ignored => self.ended(key, EndKind::Normal, Sort::Acceptor, starting::Ended::Repeats),
-            Begun::Failed => self.ended(key, EndKind::Error, Sort::StartError, starting::Ended::StartError),
-            Begun::Panicked => self.ended(key, EndKind::Panic, Sort::StartError, starting::Ended::StartError),
+            Begun::Ignored => self.ended(key, EndKind::Normal, Sort::Acceptor, Ended::Repeats),
+            Begun::Failed => self.ended(key, EndKind::Error, Sort::StartError, Ended::StartError),
+            Begun::Panicked => self.ended(key, EndKind::Panic, Sort::StartError, Ended::StartError),
             Begun::Dropped => {
                 let kind = if known.panicked.is_some() {
                     EndKind::Panic
@@ -636,8 +636,8 @@ impl Model {
                     return breach("B1", format!("{id} stays in `init`"), "it is dropped");
                 };
                 let how = match kind {
-                    EndKind::Lost => starting::Ended::Lost,
-                    _ => starting::Ended::Other,
+                    EndKind::Lost => Ended::Lost,
+                    _ => Ended::Other,
                 };
                 self.ended(key, kind, Sort::Acceptor, how)
             }
@@ -820,9 +820,9 @@ impl Model {
             .deadline
             .is_some_and(|(_, timeout)| timeout < LONG_ENOUGH);
         let how = match kind {
-            EndKind::Normal | EndKind::Panic if timed_out && short => starting::Ended::Repeats,
-            EndKind::Lost => starting::Ended::Lost,
-            _ => starting::Ended::Other,
+            EndKind::Normal | EndKind::Panic if timed_out && short => Ended::Repeats,
+            EndKind::Lost => Ended::Lost,
+            _ => Ended::Other,
         };
         let sort = match known.stage {
             Stage::Connection => Sort::Connection,
@@ -832,7 +832,7 @@ impl Model {
     }
 
     /// A child has ended: what is reported, whether it counts, and which acceptor takes its place.
-    fn ended(&mut self, key: Key, kind: EndKind, sort: Sort, how: starting::Ended) -> Seen {
+    fn ended(&mut self, key: Key, kind: EndKind, sort: Sort, how: Ended) -> Seen {
         let number = key.listener;
         let Some(child) = self.remove(key) else {
             return breach("E3", format!("{key} ended once"), "it ends again");
@@ -894,7 +894,7 @@ impl Model {
             }
             _ => false,
         };
-        let ended = link.map(|link| Ended {
+        let gone = link.map(|link| Gone {
             peer: link.peer,
             transport: link.transport,
             age: self.now - link.since,
@@ -905,14 +905,14 @@ impl Model {
                 sort,
                 kind,
                 text,
-                ended,
+                gone,
             }));
             return;
         }
-        if let Some(ended) = ended.filter(|_| reported) {
+        if let Some(gone) = gone.filter(|_| reported) {
             self.reports(Expected::Ended {
                 child: key,
-                ended,
+                gone,
                 kind,
             });
         }
@@ -934,7 +934,9 @@ impl Model {
     fn handshake_end(&self, child: &Child, commands: &Commands) -> Option<EndKind> {
         let handshake = child.handshake()?;
         let late = match &handshake.over {
-            Some(Shaken::Failed | Shaken::Disconnected(_)) => return Some(EndKind::HandshakeFailed),
+            Some(Shaken::Failed | Shaken::Disconnected(_)) => {
+                return Some(EndKind::HandshakeFailed);
+            }
             Some(Shaken::Dropped) => handshake.is_overdue(self.now),
             _ => false,
         };
@@ -988,7 +990,9 @@ impl Model {
 
 /// What a report says of a handshake that failed: its cause, and the error.
 fn handshake_error(child: &Child) -> String {
-    let over = child.handshake().and_then(|handshake| handshake.over.as_ref());
+    let over = child
+        .handshake()
+        .and_then(|handshake| handshake.over.as_ref());
     match over {
         Some(Shaken::Failed) => format!("{CAUSE}: {HANDSHAKE_FAILS}"),
         Some(Shaken::Disconnected(error)) => format!("disconnected: {error}"),

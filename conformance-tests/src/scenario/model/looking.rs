@@ -178,9 +178,9 @@ impl Model {
         same("I2", "failures", self.shown_failures(), status.failures)?;
         let connections = self.connections().count();
         same("Q3", "connections", connections, status.counts.connections)?;
-        let handshaking = self.connections().filter(|(_, child)| {
-            child.connection_state() == ConnectionState::Handshaking
-        });
+        let handshaking = self
+            .connections()
+            .filter(|(_, child)| child.connection_state() == ConnectionState::Handshaking);
         same(
             "H2",
             "connections in their handshake",
@@ -198,7 +198,13 @@ impl Model {
                 let link = child.connection.as_ref()?;
                 let listener = self.listeners[key.listener].id;
                 let addrs = (link.peer, link.local, link.transport);
-                Some((link.since, child.id?, listener, addrs, child.connection_state()))
+                Some((
+                    link.since,
+                    child.id?,
+                    listener,
+                    addrs,
+                    child.connection_state(),
+                ))
             })
             .collect();
         expected.sort_unstable_by_key(|(since, id, ..)| (*since, *id));

@@ -55,7 +55,7 @@ pub(super) enum Expected {
     },
     Ended {
         child: Key,
-        ended: Ended,
+        gone: Gone,
         kind: EndKind,
     },
     ListenerFailed {
@@ -86,19 +86,19 @@ pub(super) struct Failed {
     pub(super) kind: EndKind,
     /// The text of the error or the panic.
     pub(super) text: String,
-    pub(super) ended: Option<Ended>,
+    pub(super) gone: Option<Gone>,
 }
 
 /// What is reported of a connection that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ended {
+pub(super) struct Gone {
     pub(super) peer: SocketAddr,
     /// The peer's address as it was accepted, if a handshake has replaced it.
     pub(super) transport: Option<SocketAddr>,
     pub(super) age: Duration,
 }
 
-impl Ended {
+impl Gone {
     fn of(
         peer: &SocketAddr,
         transport: &Option<Box<Transport<SocketAddr>>>,
@@ -344,9 +344,9 @@ impl Model {
                     ..
                 },
             ) => {
-                let ended = Ended::of(peer, transport, age);
+                let gone = Gone::of(peer, transport, age);
                 self.is_child(expected.child, *child, *listener)?
-                    && expected.is(Sort::Connection, failure, Some(ended))
+                    && expected.is(Sort::Connection, failure, Some(gone))
             }
             (
                 Expected::Child(expected),
@@ -362,7 +362,7 @@ impl Model {
             ) => {
                 self.is_child(expected.child, *child, *listener)?
                     && expected.kind == EndKind::Disconnected
-                    && expected.ended == Some(Ended::of(peer, transport, age))
+                    && expected.gone == Some(Gone::of(peer, transport, age))
                     && expected.text == error.to_string()
             }
             (
@@ -384,7 +384,7 @@ impl Model {
                 };
                 self.is_child(expected.child, *child, *listener)?
                     && expected.kind == EndKind::HandshakeFailed
-                    && expected.ended == Some(Ended::of(peer, transport, age))
+                    && expected.gone == Some(Gone::of(peer, transport, age))
                     && expected.text == text
             }
             (
@@ -398,7 +398,7 @@ impl Model {
                 },
             ) => self.is_child(*child, *other, *listener)? && (peer, local) == (from, local_addr),
             (
-                Expected::Ended { child, ended, kind },
+                Expected::Ended { child, gone, kind },
                 Reported::ConnectionEnded {
                     child: other,
                     listener,
@@ -409,8 +409,8 @@ impl Model {
                     ..
                 },
             ) => {
-                let seen = Ended::of(peer, transport, age);
-                self.is_child(*child, *other, *listener)? && (*ended, kind) == (seen, how)
+                let seen = Gone::of(peer, transport, age);
+                self.is_child(*child, *other, *listener)? && (*gone, kind) == (seen, how)
             }
             (
                 Expected::ListenerFailed {
@@ -487,14 +487,14 @@ impl Model {
 }
 
 impl Failed {
-    fn is(&self, sort: Sort, failure: &Failure, ended: Option<Ended>) -> bool {
+    fn is(&self, sort: Sort, failure: &Failure, gone: Option<Gone>) -> bool {
         let fits = match (self.kind, failure) {
             (EndKind::Error, Failure::Error(error)) => error.to_string() == self.text,
             (EndKind::Panic, Failure::Panic(message)) => *message == self.text,
             (EndKind::Killed, Failure::Killed) | (EndKind::Lost, Failure::Lost) => true,
             _ => false,
         };
-        fits && (self.sort, self.ended) == (sort, ended)
+        fits && (self.sort, self.gone) == (sort, gone)
     }
 }
 

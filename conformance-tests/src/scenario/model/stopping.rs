@@ -298,9 +298,10 @@ impl Model {
 
     /// When all children that do not end are given up, at the earliest and at the latest.
     fn gives_up(&self, stop: &Stop) -> (Instant, Instant) {
-        let each = self.children.iter().map(|(key, child)| {
-            stop.gives_up(Some((child, self.listeners[key.listener].runtime)))
-        });
+        let each = self
+            .children
+            .iter()
+            .map(|(key, child)| stop.gives_up(Some((child, self.listeners[key.listener].runtime))));
         let last = each.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
         last.unwrap_or_else(|| stop.gives_up(None))
     }

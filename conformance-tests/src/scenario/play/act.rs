@@ -300,7 +300,9 @@ impl Player<'_> {
         let life = self.life();
         let expected = life.model.state();
         // Before its acceptors are seen the listener has to be known: they begin in tasks of their own.
-        let added = life.handle.add_listener(runtime.as_ref(), listener, acceptors);
+        let added = life
+            .handle
+            .add_listener(runtime.as_ref(), listener, acceptors);
         match (added, expected) {
             (Ok(id), PoolState::Running) => {
                 life.model.listens(id, address, acceptors, number);

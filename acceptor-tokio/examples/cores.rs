@@ -1,0 +1,93 @@
+//! One pool over all cores: each has a thread with a runtime and a listener of its own. Echoes what its clients send.
+//!
+//! ```console
+//! $ cargo run -p acceptor-tokio --example cores -- 127.0.0.1:8080
+//! ```
+//!
+//! The listeners share one address (`SO_REUSEPORT`), and the system spreads the clients over them. A connection stays on its
+//! listener's thread; the pool counts, lists and stops them as one. Not on systems that have no `SO_REUSEPORT`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use acceptor_tokio::{
+    BoxError, Connection, ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_from,
+};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+
+/// A thread with a runtime of its own.
+pub(crate) struct Core {
+    runtime: TokioRuntime,
+    /// The thread waits until this is dropped.
+    running: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Core {
+    pub(crate) fn start(number: usize) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (running, ended) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name(format!("core-{number}"))
+            .spawn(move || {
+                let _ = runtime.block_on(ended);
+            })?;
+        Ok(Self {
+            runtime: TokioRuntime::from_handle(handle),
+            running,
+            thread,
+        })
+    }
+
+    /// Shuts the runtime down. First stop the pool: what still runs here is dropped.
+    pub(crate) fn end(self) {
+        drop(self.running);
+        let _ = self.thread.join();
+    }
+}
+
+/// Adds a listener on each core. All have one address, which is returned: with port 0 the first one chooses the port.
+pub(crate) fn listen(
+    pool: &Pool,
+    cores: &[Core],
+    mut address: SocketAddr,
+) -> Result<SocketAddr, BoxError> {
+    for core in cores {
+        let socket = ListenOptions::new(address).reuse_port(true).bind()?;
+        address = socket.local_addr()?;
+        let listener = TcpListener::from_std(socket, &core.runtime)?;
+        pool.add_listener_on(&core.runtime, listener, 4)?;
+    }
+    Ok(address)
+}
+
+pub(crate) async fn echo(mut connection: Connection) -> io::Result<()> {
+    let (mut reader, mut writer) = connection.stream.split();
+    tokio::io::copy(&mut reader, &mut writer).await?;
+    Ok(())
+}
+
+/// The pool's own tasks are on the main thread, and have little to do.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), BoxError> {
+    let address = std::env::args().nth(1);
+    let address = address.ok_or("give the address to listen on")?.parse()?;
+    let spec = Spec::new("cores", acceptor_from(echo)).grace(Duration::from_secs(5));
+    let pool: Pool = Pool::start(TokioRuntime::current()?, spec)?;
+    let count = thread::available_parallelism()?.get();
+    let cores = (0..count).map(Core::start).collect::<Result<Vec<_>, _>>()?;
+    let address = listen(&pool, &cores, address)?;
+    println!("listening on {address} with {count} threads");
+    let report = pool.run_until(tokio::signal::ctrl_c()).await;
+    println!("{report}");
+    if report.stuck > 0 {
+        // A thread is blocked, and to join it would wait for that.
+        std::process::exit(2);
+    }
+    cores.into_iter().for_each(Core::end);
+    Ok(())
+}

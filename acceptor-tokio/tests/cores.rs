@@ -1,0 +1,54 @@
+//! The example `cores`: one pool over threads that have a runtime each.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
+
+mod support;
+
+#[allow(
+    dead_code,
+    reason = "the tests use its parts, and have a server of their own"
+)]
+#[path = "../examples/cores.rs"]
+mod example;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use acceptor_tokio::{Connection, Pool, Spec, acceptor_from};
+use example::{Core, echo, listen};
+use support::{PATIENCE, connect, eventually, loopback, ping, runtime, soon};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_pool_serves_on_the_thread_of_each_core_and_stops_them_all() {
+    let names = Arc::<Mutex<BTreeSet<String>>>::default();
+    let seen = Arc::clone(&names);
+    let served = move |connection: Connection| {
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        seen.lock().unwrap().insert(name);
+        echo(connection)
+    };
+    let pool: Pool = Pool::start(runtime(), Spec::new("cores", acceptor_from(served))).unwrap();
+    let cores: Vec<_> = (0..3).map(|number| Core::start(number).unwrap()).collect();
+    let address = listen(&pool, &cores, loopback()).unwrap();
+    assert_eq!(pool.listeners().unwrap().len(), 3);
+
+    let mut clients = Vec::new();
+    let began = std::time::Instant::now();
+    // The system spreads them by their ports.
+    while names.lock().unwrap().len() < 3 {
+        assert!(began.elapsed() < PATIENCE, "{names:?} of three have served");
+        let mut client = connect(address).await;
+        ping(&mut client).await;
+        clients.push(client);
+    }
+    assert_eq!(pool.counts().unwrap().connections, clients.len());
+    drop(clients);
+    eventually("all have left", || pool.counts().unwrap().connections == 0).await;
+
+    let report = soon("the pool stops", pool.stop()).await;
+    assert_eq!(report.stuck, 0);
+    cores.into_iter().for_each(Core::end);
+    let expected = ["core-0", "core-1", "core-2"].map(str::to_owned);
+    assert_eq!(*names.lock().unwrap(), BTreeSet::from(expected));
+}
