@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Failure, Finale, Moment, STEPS, Scenario, Setting, Shrunk, Start, counted};
+use super::{
+    Failure, Finale, Moment, STEPS, Scenario, Setting, Shrunk, StageSetting, Start, counted,
+};
 
 /// A scenario that fails, shrunk, with all that was seen in it.
 ///
@@ -138,6 +140,10 @@ impl fmt::Display for Setting {
             "{}; started with {start}; backlog {}, buffer {}",
             self.spec, self.backlog, self.buffer
         )?;
+        match self.stage {
+            StageSetting::None => {}
+            StageSetting::Handshake => f.write_str("; listeners have a handshake")?,
+        }
         match self.spurious {
             0 => Ok(()),
             many => write!(f, "; one poll in {many} for nothing"),
