@@ -8,6 +8,7 @@
 //! Nothing here decides by an upper bound on time: a test waits for the event,
 //! and gives up after its [`Patience`].
 
+mod boxed;
 #[cfg(feature = "cli")]
 pub mod command_line;
 pub mod disturbed;
@@ -39,6 +40,7 @@ mod world;
 #[doc(hidden)]
 pub mod wrong;
 
+pub use boxed::Boxed;
 pub use harness::Harness;
 pub use patience::{PATIENCE_VARIABLE, Patience, PatienceError};
 pub use real::{Real, TcpClient};

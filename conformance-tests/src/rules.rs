@@ -20,6 +20,9 @@ mod waiting;
 use std::fmt;
 use std::sync::Arc;
 
+use acceptor_core::{Listener, NoHandshake};
+
+use crate::boxed::Boxed;
 use crate::verdict::{Broken, Verdict};
 use crate::world::{World, play};
 
@@ -42,7 +45,7 @@ impl fmt::Display for Level {
 }
 
 /// A rule of the contract, as it is checked in a world.
-pub struct Rule<W> {
+pub struct Rule {
     /// Its id in the contract.
     pub id: &'static str,
     /// The name of its test, which begins with the id.
@@ -51,10 +54,10 @@ pub struct Rule<W> {
     pub level: Level,
     /// What the contract says.
     pub sentence: &'static str,
-    check: fn(&Arc<W>) -> Verdict,
+    check: fn(&Arc<Boxed>) -> Verdict,
 }
 
-impl<W> fmt::Debug for Rule<W> {
+impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rule")
             .field("id", &self.id)
@@ -63,18 +66,18 @@ impl<W> fmt::Debug for Rule<W> {
     }
 }
 
-impl<W: World> Rule<W> {
+impl Rule {
     /// Checks the rule.
     ///
     /// # Errors
     ///
     /// [`Broken`], which tells what was expected and what was seen.
-    pub fn check(&self, world: &Arc<W>) -> Verdict {
+    pub fn check(&self, world: &Arc<Boxed>) -> Verdict {
         (self.check)(world)
     }
 
     /// Why the rule is left unmet in a world, if it is. That can only be said of a SHOULD.
-    pub fn unmet(&self, world: &W) -> Option<&'static str> {
+    pub fn unmet(&self, world: &Boxed) -> Option<&'static str> {
         let mut unmet = world.unmet().iter();
         let (_, why) = unmet.find(|(id, _)| *id == self.id)?;
         (self.level == Level::Should).then_some(*why)
@@ -84,9 +87,7 @@ impl<W: World> Rule<W> {
     pub fn failure(&self, broken: &Broken) -> String {
         self.entry().failure(broken)
     }
-}
 
-impl<W> Rule<W> {
     /// What the list says of the rule, whatever the world.
     pub fn entry(&self) -> Entry {
         Entry {
@@ -131,16 +132,23 @@ impl Entry {
 ///
 /// If the rule does not hold, telling the rule, what was expected, and what was seen.
 #[track_caller]
-pub fn test<W: World>(world: W, name: &str) {
-    let world = Arc::new(world);
-    let rules = all::<W>();
+pub fn test<W>(world: W, name: &str)
+where
+    W: World<Listener: Listener<Handshake = NoHandshake>>,
+{
+    test_in(&Arc::new(Boxed::new(world)), name);
+}
+
+#[track_caller]
+fn test_in(world: &Arc<Boxed>, name: &str) {
+    let rules = all();
     let rule = rules.iter().find(|rule| rule.name == name);
     let rule = rule.unwrap_or_else(|| panic!("no rule is named {name}"));
-    if let Some(why) = rule.unmet(&world) {
+    if let Some(why) = rule.unmet(world) {
         println!("{} ({}) is left unmet: {why}", rule.id, rule.level);
         return;
     }
-    if let Err(broken) = rule.check(&world) {
+    if let Err(broken) = rule.check(world) {
         panic!("{}", rule.failure(&broken));
     }
 }
@@ -156,7 +164,7 @@ macro_rules! rule_book {
     };
     ($dollar:tt $($id:literal $level:ident $section:ident :: $name:ident $($runs:ident)?: $sentence:literal;)*) => {
         /// All rules, in the order of the contract.
-        pub fn all<W: World>() -> Vec<Rule<W>> {
+        pub fn all() -> Vec<Rule> {
             vec![$(Rule {
                 id: $id,
                 name: stringify!($name),

@@ -107,7 +107,7 @@ fn printed(fault: Fault, format: &str) -> String {
 }
 
 fn sentence() -> &'static str {
-    let rules = all::<Real<Tokio>>();
+    let rules = all();
     let rule = rules.iter().find(|rule| rule.id == "B4");
     rule.expect("B4 is a rule").sentence
 }

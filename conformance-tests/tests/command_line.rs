@@ -48,7 +48,7 @@ fn misused(arguments: &str, message: &str) {
 }
 
 fn ids() -> Vec<&'static str> {
-    let rules = all::<Real<Tokio>>();
+    let rules = all();
     rules.iter().map(|rule| rule.id).collect()
 }
 
@@ -250,7 +250,7 @@ fn markdown_has_sums_by_section_and_a_row_for_each_rule() {
 #[test]
 fn the_rule_book_has_every_rule_with_its_level_and_sentence() {
     let (text, markdown) = (printed("rules"), printed("rules --format markdown"));
-    for rule in all::<Real<Tokio>>() {
+    for rule in all() {
         let (id, level, sentence) = (rule.id, rule.level, rule.sentence);
         let line = format!("{id:4} {level:6}  {sentence}");
         assert!(text.lines().any(|found| found == line), "{line}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use conformance_tests::observations::{Facts, Observation, parse, replay};
-use conformance_tests::{Harness, Real, play, runtimes};
+use conformance_tests::{Boxed, Harness, Real, play, runtimes};
 use futures::{StreamExt, stream};
 
 const OBSERVATIONS: &str = include_str!("../data/vectors.jsonl");
@@ -12,13 +12,18 @@ const OBSERVATIONS: &str = include_str!("../data/vectors.jsonl");
 const AT_A_TIME: usize = 8;
 
 #[track_caller]
-fn check(harness: impl Harness, count: usize, of_group: impl Fn(&Facts) -> bool) {
-    let world = Arc::new(Real::new(harness));
+fn check(harness: impl Harness, count: usize, of_group: fn(&Facts) -> bool) {
+    check_in(&Arc::new(Boxed::new(Real::new(harness))), count, of_group);
+}
+
+/// Compiled once, whatever the number of runtimes.
+#[track_caller]
+fn check_in(world: &Arc<Boxed>, count: usize, of_group: fn(&Facts) -> bool) {
     let mut observations = parse(OBSERVATIONS).expect("the observations can be read");
     observations.retain(|observation| of_group(&observation.facts));
     assert_eq!(observations.len(), count, "none is missing");
-    let stage = Arc::clone(&world);
-    let disagreements = play(&world, async move {
+    let stage = Arc::clone(world);
+    let disagreements = play(world, async move {
         let replays = observations.into_iter().map(|observation| {
             let stage = Arc::clone(&stage);
             async move { replay(&stage, &observation).await }

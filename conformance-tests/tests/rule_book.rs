@@ -8,7 +8,7 @@ use conformance_tests::{Broken, Real};
 
 #[test]
 fn each_rule_has_a_name_that_begins_with_its_id_and_a_sentence() {
-    let rules = all::<Real<Tokio>>();
+    let rules = all();
     assert!(!rules.is_empty());
     for rule in &rules {
         let id = format!("{}_", rule.id.to_lowercase());
@@ -30,16 +30,13 @@ fn ids_are_there_once_and_in_the_order_of_the_contract() {
         let section = SECTIONS.find(letter).expect("the letter is a section's");
         (section, number.parse::<u32>().expect("a number follows"))
     };
-    let places: Vec<_> = all::<Real<Tokio>>()
-        .iter()
-        .map(|rule| place(rule.id))
-        .collect();
+    let places: Vec<_> = all().iter().map(|rule| place(rule.id)).collect();
     assert!(places.is_sorted_by(|one, next| one < next), "{places:?}");
 }
 
 #[test]
 fn a_failure_tells_the_rule_its_sentence_what_was_expected_what_was_seen_and_what_to_check() {
-    let rules = all::<Real<Tokio>>();
+    let rules = all();
     let rule = rules.first().expect("there are rules");
     let broken = Broken::new("the moon", "the sun").check("is it night?");
     let lines = rule.failure(&broken);
@@ -54,7 +51,7 @@ fn a_failure_tells_the_rule_its_sentence_what_was_expected_what_was_seen_and_wha
 #[test]
 fn a_rule_that_holds_tells_nothing() {
     let world = Arc::new(Real::new(Tokio::current_thread()));
-    let rules = all::<Real<Tokio>>();
+    let rules = all();
     let rule = rules
         .iter()
         .find(|rule| rule.id == "B4")

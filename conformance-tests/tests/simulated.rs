@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{Connection, Listener, Pool, Runtime, Spec, acceptor_fn};
+use conformance_tests::Boxed;
 use conformance_tests::rules::all;
 use conformance_tests::simulated::{
     Limits, Network, Simulated, SimulatedStream, Simulation, Spurious,
@@ -17,8 +18,8 @@ conformance_tests::suite!(Simulated::new(1));
 fn every_rule_holds_whatever_the_seed() {
     let mut broken = Vec::new();
     for seed in 2..10 {
-        for rule in all::<Simulated>() {
-            if let Err(what) = rule.check(&Arc::new(Simulated::new(seed))) {
+        for rule in all() {
+            if let Err(what) = rule.check(&Arc::new(Boxed::new(Simulated::new(seed)))) {
                 broken.push(format!("seed {seed}: {}", rule.failure(&what)));
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use conformance_tests::rules::all;
 use conformance_tests::runtimes::tokio::Tokio;
 use conformance_tests::wrong::{Case, Wrong, table};
-use conformance_tests::{Patience, Real};
+use conformance_tests::{Boxed, Patience, Real};
 
 /// How many checks run at the same time.
 const AT_A_TIME: usize = 12;
@@ -32,7 +32,7 @@ fn said(case: &Case, rule: &str, patience: Patience) -> Result<(), String> {
     let position = position.ok_or_else(|| format!("there is no rule {rule}"))?;
     let (tell, told) = mpsc::channel();
     let checking = thread::spawn(move || {
-        let verdict = rules[position].check(&Arc::new(world));
+        let verdict = rules[position].check(&Arc::new(Boxed::new(world)));
         let _ = tell.send(verdict.map_err(|broken| broken.to_string()));
     });
     match told.recv_timeout(Patience::of_environment().stretch(HANGS)) {
@@ -144,7 +144,7 @@ sections! {
 #[test]
 fn every_rule_has_something_wrong_that_breaks_it() {
     let broken: BTreeSet<_> = table().iter().map(|case| case.rule).collect();
-    let rules = all::<Real<Tokio>>();
+    let rules = all();
     let whole: Vec<_> = rules
         .iter()
         .map(|rule| rule.id)

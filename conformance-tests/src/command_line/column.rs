@@ -6,9 +6,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use acceptor_core::{Listener, NoHandshake};
+
+use crate::boxed::Boxed;
 use crate::panics::caught;
 use crate::patience::receive;
-use crate::rules::{Entry, Rule, all};
+use crate::rules::{Entry, all};
 use crate::verdict::Broken;
 use crate::world::World;
 
@@ -28,7 +31,7 @@ pub struct Column {
     pub(super) runtime: &'static str,
     /// What heads it.
     pub(super) title: &'static str,
-    checks: Arc<dyn Checks>,
+    world: Arc<dyn Fn() -> Boxed + Send + Sync>,
 }
 
 impl fmt::Debug for Column {
@@ -45,18 +48,18 @@ impl Column {
     ///
     /// `--runtime` chooses it by the name `runtime`, which it may share with others next to it;
     /// `title` heads its column.
-    pub fn new<W: World>(
+    pub fn new<W>(
         runtime: &'static str,
         title: &'static str,
         world: impl Fn() -> W + Send + Sync + 'static,
-    ) -> Self {
+    ) -> Self
+    where
+        W: World<Listener: Listener<Handshake = NoHandshake>>,
+    {
         Self {
             runtime,
             title,
-            checks: Arc::new(Worlds {
-                rules: all::<W>(),
-                world,
-            }),
+            world: Arc::new(move || Boxed::new(world())),
         }
     }
 
@@ -64,14 +67,14 @@ impl Column {
     pub(super) fn check(&self, rule: &Entry, limit: Duration) -> Outcome {
         let began = Instant::now();
         let (tell, told) = mpsc::channel();
-        let (checks, name) = (Arc::clone(&self.checks), rule.name);
+        let (world, name) = (Arc::clone(&self.world), rule.name);
         let check = thread::Builder::new()
             .name(format!("{} on {}", rule.id, self.title))
             .spawn(move || {
                 let told = |outcome| {
                     let _ = tell.send(outcome);
                 };
-                if let Err(panic) = caught(|| checks.check(name, &told)) {
+                if let Err(panic) = caught(|| check(&*world, name, &told)) {
                     told(Outcome::Broken(
                         Broken::new(END, panic).check(AFTER_A_PANIC),
                     ));
@@ -97,27 +100,16 @@ const END: &str = "the check comes to an end";
 const AFTER_A_PANIC: &str = "does the harness panic, or the runtime outside of its tasks?";
 const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
 
-/// The rules, whatever the type of the world.
-trait Checks: Send + Sync {
-    /// Tells the outcome before the world is dropped.
-    fn check(&self, name: &str, tell: &dyn Fn(Outcome));
-}
-
-struct Worlds<W, F> {
-    rules: Vec<Rule<W>>,
-    world: F,
-}
-
-impl<W: World, F: Fn() -> W + Send + Sync> Checks for Worlds<W, F> {
-    fn check(&self, name: &str, tell: &dyn Fn(Outcome)) {
-        let rule = self.rules.iter().find(|rule| rule.name == name);
-        let rule = rule.expect("the list of rules is the same in every world");
-        let world = Arc::new((self.world)());
-        tell(match rule.unmet(&world) {
-            Some(why) => Outcome::Unmet(why),
-            None => rule
-                .check(&world)
-                .map_or_else(Outcome::Broken, |()| Outcome::Holds),
-        });
-    }
+/// Tells the outcome before the world is dropped.
+fn check(world: &dyn Fn() -> Boxed, name: &str, tell: &dyn Fn(Outcome)) {
+    let rules = all();
+    let rule = rules.iter().find(|rule| rule.name == name);
+    let rule = rule.expect("each entry is of a rule");
+    let world = Arc::new(world());
+    tell(match rule.unmet(&world) {
+        Some(why) => Outcome::Unmet(why),
+        None => rule
+            .check(&world)
+            .map_or_else(Outcome::Broken, |()| Outcome::Holds),
+    });
 }

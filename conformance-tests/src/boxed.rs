@@ -1,0 +1,481 @@
+//! Any world as one type, so that the rules are compiled once, whatever the number of runtimes.
+//!
+//! A pool is generic over its runtime and its listener, and so is each rule. What a rule calls here goes on to the world's
+//! own types through one virtual call.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Instant;
+
+use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Runtime};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::io::{AsyncRead, AsyncWrite};
+
+use crate::patience::Patience;
+use crate::tamper::Tamper;
+use crate::world::{Client, Closed, World};
+
+/// Any world whose listeners have no handshake.
+pub struct Boxed(Arc<dyn AnyWorld>);
+
+impl fmt::Debug for Boxed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Boxed").finish_non_exhaustive()
+    }
+}
+
+impl Boxed {
+    /// This world, behind the one type.
+    pub fn new<W>(world: W) -> Self
+    where
+        W: World<Listener: Listener<Handshake = NoHandshake>>,
+    {
+        Self(Arc::new(Of(world)))
+    }
+}
+
+/// The world as it is.
+struct Of<W>(W);
+
+trait AnyWorld: Send + Sync {
+    fn runtime(&self) -> BoxedRuntime;
+
+    fn run(&self, test: BoxFuture<'static, ()>);
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(BoxedListener, SocketAddr)>;
+
+    fn listen(&self) -> io::Result<(BoxedListener, SocketAddr)>;
+
+    fn listen_to_nothing(&self) -> io::Result<(BoxedListener, io::Error)>;
+
+    fn listen_with(&self, socket: TcpListener) -> Option<io::Result<BoxedListener>>;
+
+    fn unmet(&self) -> &'static [(&'static str, &'static str)];
+
+    fn accepted(&self, io: BoxedIo) -> BoxedStream;
+
+    fn stream(&self, io: BoxedIo) -> BoxedStream;
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<BoxedClient>>;
+
+    fn patience(&self) -> Patience;
+
+    fn clock(&self) -> BoxedRuntime;
+}
+
+impl<W> AnyWorld for Of<W>
+where
+    W: World<Listener: Listener<Handshake = NoHandshake>>,
+{
+    fn runtime(&self) -> BoxedRuntime {
+        BoxedRuntime::new::<W>(self.0.runtime())
+    }
+
+    fn run(&self, test: BoxFuture<'static, ()>) {
+        self.0.run(test);
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(BoxedListener, SocketAddr)> {
+        let (listener, address) = self.0.listen_on(address)?;
+        Ok((BoxedListener::new(listener), address))
+    }
+
+    fn listen(&self) -> io::Result<(BoxedListener, SocketAddr)> {
+        let (listener, address) = self.0.listen()?;
+        Ok((BoxedListener::new(listener), address))
+    }
+
+    fn listen_to_nothing(&self) -> io::Result<(BoxedListener, io::Error)> {
+        let (listener, error) = self.0.listen_to_nothing()?;
+        Ok((BoxedListener::new(listener), error))
+    }
+
+    fn listen_with(&self, socket: TcpListener) -> Option<io::Result<BoxedListener>> {
+        let listener = self.0.listen_with(socket)?;
+        Some(listener.map(BoxedListener::new))
+    }
+
+    fn unmet(&self) -> &'static [(&'static str, &'static str)] {
+        self.0.unmet()
+    }
+
+    fn accepted(&self, io: BoxedIo) -> BoxedStream {
+        Box::new(self.0.accepted(io.into_inner::<W::Listener>()))
+    }
+
+    fn stream(&self, io: BoxedIo) -> BoxedStream {
+        Box::new(self.0.stream(io.into_inner::<W::Listener>()))
+    }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<BoxedClient>> {
+        let connects = self.0.connect(address);
+        let connects = async move { Ok(BoxedClient(Box::new(connects.await?))) };
+        connects.boxed()
+    }
+
+    fn patience(&self) -> Patience {
+        self.0.patience()
+    }
+
+    fn clock(&self) -> BoxedRuntime {
+        BoxedRuntime::new::<W>(self.0.clock())
+    }
+}
+
+impl World for Boxed {
+    type Runtime = BoxedRuntime;
+    type Listener = BoxedListener;
+    type Stream = BoxedStream;
+    type Client = BoxedClient;
+
+    fn runtime(&self) -> BoxedRuntime {
+        self.0.runtime()
+    }
+
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+        self.0.run(test.boxed());
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(BoxedListener, SocketAddr)> {
+        self.0.listen_on(address)
+    }
+
+    fn listen(&self) -> io::Result<(BoxedListener, SocketAddr)> {
+        self.0.listen()
+    }
+
+    fn listen_to_nothing(&self) -> io::Result<(BoxedListener, io::Error)> {
+        self.0.listen_to_nothing()
+    }
+
+    fn listen_with(&self, socket: TcpListener) -> Option<io::Result<BoxedListener>> {
+        self.0.listen_with(socket)
+    }
+
+    fn unmet(&self) -> &'static [(&'static str, &'static str)] {
+        self.0.unmet()
+    }
+
+    fn accepted(&self, io: BoxedIo) -> BoxedStream {
+        self.0.accepted(io)
+    }
+
+    fn stream(&self, io: BoxedIo) -> BoxedStream {
+        self.0.stream(io)
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<BoxedClient>> + Send + 'static {
+        self.0.connect(address)
+    }
+
+    fn patience(&self) -> Patience {
+        self.0.patience()
+    }
+
+    fn clock(&self) -> BoxedRuntime {
+        self.0.clock()
+    }
+
+    fn tamper(runtime: &BoxedRuntime) -> Option<Arc<Tamper>> {
+        runtime.tamper.clone()
+    }
+}
+
+/// Any runtime.
+#[derive(Clone)]
+pub struct BoxedRuntime {
+    runtime: Arc<dyn AnyRuntime>,
+    tamper: Option<Arc<Tamper>>,
+}
+
+impl BoxedRuntime {
+    fn new<W: World>(runtime: W::Runtime) -> Self {
+        Self {
+            tamper: W::tamper(&runtime),
+            runtime: Arc::new(runtime),
+        }
+    }
+}
+
+impl fmt::Debug for BoxedRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxedRuntime").finish_non_exhaustive()
+    }
+}
+
+trait AnyRuntime: Any + Send + Sync {
+    fn spawn_boxed(&self, task: BoxFuture<'static, ()>);
+
+    fn sleep_boxed(&self, deadline: Instant) -> BoxFuture<'static, ()>;
+
+    fn is_same_as(&self, other: &dyn Any) -> bool;
+
+    fn time(&self) -> Instant;
+
+    fn as_any(&self) -> &dyn Any;
+}
+
+impl<R: Runtime> AnyRuntime for R {
+    fn spawn_boxed(&self, task: BoxFuture<'static, ()>) {
+        self.spawn(task);
+    }
+
+    fn sleep_boxed(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let runtime = self.clone();
+        async move { runtime.sleep_until(deadline).await }.boxed()
+    }
+
+    fn is_same_as(&self, other: &dyn Any) -> bool {
+        let other = other.downcast_ref::<R>();
+        other.is_some_and(|other| self.is_same(other))
+    }
+
+    fn time(&self) -> Instant {
+        self.now()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Runtime for BoxedRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn_boxed(task.boxed());
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
+        self.runtime.sleep_boxed(deadline)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.runtime.is_same_as(other.runtime.as_any())
+    }
+
+    fn now(&self) -> Instant {
+        self.runtime.time()
+    }
+}
+
+/// Any listener that has no handshake.
+pub struct BoxedListener(Box<dyn AnyListener>);
+
+impl BoxedListener {
+    fn new<L: Listener<Addr = SocketAddr, Handshake = NoHandshake>>(listener: L) -> Self {
+        Self(Box::new(listener))
+    }
+}
+
+impl fmt::Debug for BoxedListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxedListener").finish_non_exhaustive()
+    }
+}
+
+trait AnyListener: Send + Sync {
+    fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, SocketAddr)>>;
+
+    fn address(&self) -> io::Result<SocketAddr>;
+
+    fn asks_address(&self) -> bool;
+
+    fn classifies(&self, error: &io::Error) -> Option<AcceptErrorKind>;
+}
+
+impl<L: Listener<Addr = SocketAddr, Handshake = NoHandshake>> AnyListener for L {
+    fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, SocketAddr)>> {
+        let accepted = async move {
+            let (io, peer) = self.accept().await?;
+            Ok((BoxedIo(Box::new(Io::<L>(io))), peer))
+        };
+        accepted.boxed()
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
+    }
+
+    fn asks_address(&self) -> bool {
+        self.asks_local_addr()
+    }
+
+    fn classifies(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        self.classify(error)
+    }
+}
+
+impl Listener for BoxedListener {
+    type Io = BoxedIo;
+    type Addr = SocketAddr;
+    type Handshake = NoHandshake;
+
+    async fn accept(&self) -> io::Result<(BoxedIo, SocketAddr)> {
+        self.0.accept_boxed().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.address()
+    }
+
+    fn io_local_addr(io: &BoxedIo) -> io::Result<SocketAddr> {
+        io.0.address()
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        self.0.asks_address()
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
+        self.0.classifies(error)
+    }
+}
+
+/// A stream as any listener accepts it.
+pub struct BoxedIo(Box<dyn AnyIo>);
+
+impl BoxedIo {
+    fn into_inner<L: Listener<Addr = SocketAddr>>(self) -> L::Io {
+        let io = self.0.into_any().downcast::<Io<L>>();
+        io.expect("the listeners of one world are of one type").0
+    }
+}
+
+impl fmt::Debug for BoxedIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxedIo").finish_non_exhaustive()
+    }
+}
+
+/// A stream as this listener accepts it.
+struct Io<L: Listener>(L::Io);
+
+trait AnyIo: Send {
+    fn address(&self) -> io::Result<SocketAddr>;
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+impl<L: Listener<Addr = SocketAddr>> AnyIo for Io<L> {
+    fn address(&self) -> io::Result<SocketAddr> {
+        L::io_local_addr(&self.0)
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// Any stream, as rules read and write it.
+type BoxedStream = Box<dyn ReadWrite>;
+
+/// A stream that can be read and written.
+pub trait ReadWrite: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ReadWrite for S {}
+
+/// Any client.
+pub struct BoxedClient(Box<dyn AnyClient>);
+
+impl fmt::Debug for BoxedClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxedClient").finish_non_exhaustive()
+    }
+}
+
+trait AnyClient: Send + Sync {
+    fn address(&self) -> SocketAddr;
+
+    fn sends<'a>(&'a mut self, bytes: &'a [u8]) -> BoxFuture<'a, io::Result<()>>;
+
+    fn finishes(&mut self) -> BoxFuture<'_, io::Result<()>>;
+
+    fn receives(&mut self, count: usize) -> BoxFuture<'_, io::Result<Vec<u8>>>;
+
+    fn receives_line(&mut self) -> BoxFuture<'_, io::Result<String>>;
+
+    fn is_closed(&mut self) -> BoxFuture<'_, Closed>;
+
+    fn closes(self: Box<Self>) -> BoxFuture<'static, ()>;
+
+    fn resets(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+impl<C: Client> AnyClient for C {
+    fn address(&self) -> SocketAddr {
+        self.local_addr()
+    }
+
+    fn sends<'a>(&'a mut self, bytes: &'a [u8]) -> BoxFuture<'a, io::Result<()>> {
+        self.send(bytes).boxed()
+    }
+
+    fn finishes(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        self.finish().boxed()
+    }
+
+    fn receives(&mut self, count: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
+        self.receive(count).boxed()
+    }
+
+    fn receives_line(&mut self) -> BoxFuture<'_, io::Result<String>> {
+        self.receive_line().boxed()
+    }
+
+    fn is_closed(&mut self) -> BoxFuture<'_, Closed> {
+        self.closed().boxed()
+    }
+
+    fn closes(self: Box<Self>) -> BoxFuture<'static, ()> {
+        (*self).close().boxed()
+    }
+
+    fn resets(self: Box<Self>) -> BoxFuture<'static, ()> {
+        (*self).reset().boxed()
+    }
+}
+
+impl Client for BoxedClient {
+    fn local_addr(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.sends(bytes).await
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        self.0.finishes().await
+    }
+
+    async fn receive(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        self.0.receives(count).await
+    }
+
+    async fn receive_line(&mut self) -> io::Result<String> {
+        self.0.receives_line().await
+    }
+
+    async fn closed(&mut self) -> Closed {
+        self.0.is_closed().await
+    }
+
+    async fn close(self) {
+        self.0.closes().await;
+    }
+
+    async fn reset(self) {
+        self.0.resets().await;
+    }
+}
