@@ -845,6 +845,7 @@ impl Model {
                 return Ok(());
             }
             stop.count(sort, kind);
+            stop.is_late(&child, Some(kind), self.now);
             stop.moves(self.listeners[number].runtime, self.now);
         }
         let message = child.panicked.unwrap_or(match (sort, kind) {

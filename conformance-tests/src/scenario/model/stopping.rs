@@ -1,10 +1,11 @@
 //! The stop of the model: phases that may end at a time, and how many children ended how in each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    ConnectionRecord, EndKind, Grace, Phase, PoolState, Shutdown, StopReason, StopReport,
+    ChildId, ConnectionRecord, EndKind, Grace, Phase, PoolState, Shutdown, StopReason, StopReport,
 };
 
 use super::children::{Child, Stage};
@@ -30,6 +31,8 @@ pub(super) struct Stop {
     stuck: usize,
     /// How many of them were given up while others were waited for.
     abandoned: usize,
+    /// The connections that ended after the grace, or were given up.
+    late: Vec<LateEnd>,
     /// When the kill began.
     killed: Instant,
     /// When a child was polled last, or ended, by its runtime; in the kill phase.
@@ -37,6 +40,16 @@ pub(super) struct Stop {
     /// When the clock jumped last.
     jumped: Instant,
 }
+
+/// A connection that the result names: since when it was one, who it was, how old, and in which phase it ended how.
+type LateEnd = (
+    Instant,
+    ChildId,
+    (SocketAddr, Duration, Phase, Option<EndKind>),
+);
+
+/// The result names so many of them, the oldest (S7).
+const MOST_NAMED: usize = 16;
 
 const KINDS: usize = ALL.len();
 const ALL: [EndKind; 9] = [
@@ -82,6 +95,15 @@ impl Stop {
         phases[self.phase as usize][position(kind)] += 1;
     }
 
+    /// A connection has ended in this way, or was given up, if the grace is over.
+    pub(super) fn is_late(&mut self, child: &Child, kind: Option<EndKind>, now: Instant) {
+        let link = child.connection.as_ref();
+        if let (Some(id), Some(link), Phase::Stop | Phase::Kill) = (child.id, link, self.phase) {
+            let ended = (link.peer, now - link.since, self.phase, kind);
+            self.late.push((link.since, id, ended));
+        }
+    }
+
     /// A child was polled, or has ended (S8).
     pub(super) fn moves(&mut self, runtime: u64, now: Instant) {
         self.moved.insert(runtime, now);
@@ -94,6 +116,19 @@ impl Stop {
             Grace::Within(time) => now.checked_add(time),
             Grace::Unlimited => None,
         };
+    }
+
+    /// Holds the connections that are named in the result against those that ended late.
+    fn names(&self, report: &StopReport) -> Seen {
+        let mut late: Vec<_> = self.late.iter().collect();
+        late.sort_unstable_by_key(|(since, id, _)| (*since, *id));
+        let late = late.into_iter().take(MOST_NAMED);
+        let expected: Vec<_> = late.map(|(_, id, ended)| (*id, *ended)).collect();
+        let named = report.late.iter();
+        let named: Vec<_> = named
+            .map(|late| (late.id, (late.peer_addr, late.age, late.phase, late.kind)))
+            .collect();
+        same("S7", "the connections that ended late", expected, named)
     }
 
     /// When this child is given up, if it does not end, at the earliest and at the latest (S8). A guard that is held is like a
@@ -175,6 +210,7 @@ impl Model {
             acceptors: Default::default(),
             stuck: 0,
             abandoned: 0,
+            late: Vec::new(),
             killed: self.now,
             moved: BTreeMap::new(),
             jumped: self.now,
@@ -338,6 +374,7 @@ impl Model {
                 return breach("S8", format!("{key} is not given up"), "it is not listed");
             }
             stop.abandoned += 1;
+            stop.is_late(child, None, self.now);
             self.remove(key);
             self.abandoned.insert(key);
         }
@@ -359,6 +396,9 @@ impl Model {
         };
         stop.finished = Some(now);
         stop.stuck = left + stop.abandoned;
+        for child in self.children.values() {
+            stop.is_late(child, None, now);
+        }
         let kill = Phase::Kill as usize;
         let killed = stop.connections[kill][position(EndKind::Killed)]
             + stop.acceptors[kill][position(EndKind::Killed)];
@@ -417,6 +457,7 @@ impl Model {
         let took = finished - stop.began;
         same("S7", "how long it took", took, report.elapsed)?;
         same("S8", "left stuck", stop.stuck, report.stuck)?;
+        stop.names(report)?;
         for &phase in Phase::ALL {
             for kind in ALL {
                 let expected = stop.connections[phase as usize][position(kind)];
