@@ -2,9 +2,7 @@
 
 use std::process::{Command, Output};
 
-use conformance_tests::Real;
 use conformance_tests::rules::all;
-use conformance_tests::runtimes::tokio::Tokio;
 use serde_json::Value;
 
 const RENEW: &str = "README.md or RULES.md is out of date: `.ci/renew` renews both";

@@ -10,7 +10,7 @@ use acceptor_core::{
 
 use super::children::{Child, Stage};
 use super::listeners::Listening;
-use super::{Key, Model, Seen, breach, same};
+use super::{Key, Model, Seen, Tasks, breach, same};
 
 /// Whether the runtime polls every task that is woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
