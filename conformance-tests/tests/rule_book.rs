@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use conformance_tests::rules::{Level, all};
 use conformance_tests::runtimes::tokio::Tokio;
-use conformance_tests::{Broken, Real};
+use conformance_tests::{Boxed, Broken, Real};
 
 #[test]
 fn each_rule_has_a_name_that_begins_with_its_id_and_a_sentence() {
@@ -50,7 +50,7 @@ fn a_failure_tells_the_rule_its_sentence_what_was_expected_what_was_seen_and_wha
 
 #[test]
 fn a_rule_that_holds_tells_nothing() {
-    let world = Arc::new(Real::new(Tokio::current_thread()));
+    let world = Arc::new(Boxed::new(Real::new(Tokio::current_thread())));
     let rules = all();
     let rule = rules
         .iter()
