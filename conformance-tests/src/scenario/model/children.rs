@@ -530,11 +530,10 @@ impl Model {
                     .retain(|other| *other != key);
             }
             // Its task, and what waits for the signal.
-            _ => {
-                self.wakes.children += 2;
-                self.wakes.companions += 1;
-            }
+            _ => self.wakes.children += 2,
         }
+        // By the call itself.
+        self.wakes.companions += 1;
         Ok(())
     }
 
@@ -614,6 +613,10 @@ impl Model {
                 }
                 if told || self.wakes_for(number, deadline) {
                     self.wakes.listeners += 1;
+                }
+                if told {
+                    // It terminates in a task of its own.
+                    self.wakes.companions += 1;
                 }
                 if !told {
                     self.listeners[number].queue.push_back(key);
