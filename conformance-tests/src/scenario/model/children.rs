@@ -945,8 +945,9 @@ impl Model {
             _ => false,
         };
         // A command that came before this poll comes first; but one to stop lets a connection begin.
-        let before = commands.killed.is_some_and(|at| at < self.batch)
-            || child.is_to_be_dropped(commands) && child.begun < Some(self.batch);
+        let before = |at: Option<u64>| at.is_some_and(|at| at < self.batch);
+        let told = before(commands.stopped) || before(commands.asked.map(|(_, at)| at));
+        let before = before(commands.killed) || told && before(child.begun);
         let lost = self.tasks.lose_children();
         (late && !before && !lost).then_some(EndKind::HandshakeFailed)
     }
