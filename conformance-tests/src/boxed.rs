@@ -1,7 +1,7 @@
 //! Any world as one type, so that the rules are compiled once, whatever the number of runtimes.
 //!
-//! A pool is generic over its runtime and its listener, and so is each rule. What a rule calls here goes on to the world's
-//! own types through one virtual call.
+//! A pool is generic over its runtime and its listener, and so is each rule. Each call is passed on to the world's own types
+//! through one virtual call.
 
 use std::any::Any;
 use std::fmt;
@@ -30,7 +30,7 @@ impl fmt::Debug for Boxed {
 }
 
 impl Boxed {
-    /// This world, behind the one type.
+    /// Hides the type of a world.
     pub fn new<W>(world: W) -> Self
     where
         W: World<Listener: Listener<Handshake = NoHandshake>>,

@@ -1,4 +1,4 @@
-//! The handshake of a scenario: its client tells it what to do, as it tells a connection.
+//! The handshake of a scenario: it does as its client orders, like a connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,17 +17,17 @@ use super::cast::{HANDSHAKE_FAILS, HANDSHAKE_PANICS, Watched, yield_now};
 use super::event::{Call, Event, Shaken};
 use crate::simulated::SimulatedStream;
 
-/// The cause of a handshake that fails because it is told to.
+/// The cause of a handshake that fails on order.
 pub(super) const CAUSE: &str = "ordered";
 
-/// The addresses that a handshake gives to the connection of this client: nobody has them.
+/// The addresses that a handshake gives to the connection of this client: no other client has them.
 pub(super) fn readdressed(peer: SocketAddr) -> (SocketAddr, SocketAddr) {
     let from = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), peer.port()));
     let to = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 2), 443));
     (from, to)
 }
 
-/// Reads orders until one tells it that it is through.
+/// Reads orders until one ends the handshake.
 #[derive(Clone)]
 pub(super) struct Greeting {
     book: Weak<Book>,
@@ -55,7 +55,7 @@ impl Handshake<SimulatedStream, SocketAddr> for Greeting {
     }
 }
 
-/// The ids of the connection that has this peer: a handshake is not told them, but it is in the list (H2).
+/// The ids of the connection that has this peer: a handshake is not given them, but its connection is in the list (H2).
 fn itself(book: &Book, peer: SocketAddr) -> Result<(ChildId, ListenerId), HandshakeError> {
     let listed = book.handle().and_then(|handle| handle.connections().ok());
     let listed = listed.unwrap_or_default();
@@ -75,7 +75,7 @@ fn itself(book: &Book, peer: SocketAddr) -> Result<(ChildId, ListenerId), Handsh
     }
 }
 
-/// Tells that the handshake was dropped, if it was.
+/// Writes down that the handshake was dropped, if it was.
 struct Shaking<'a> {
     book: &'a Book,
     child: ChildId,
