@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Runtime};
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
+use futures::{FutureExt, TryFutureExt};
 
 use crate::patience::Patience;
 use crate::tamper::Tamper;
@@ -114,8 +114,9 @@ where
 
     fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<BoxedClient>> {
         let connects = self.0.connect(address);
-        let connects = async move { Ok(BoxedClient(Box::new(connects.await?))) };
-        connects.boxed()
+        connects
+            .map_ok(|client| BoxedClient(Box::new(client)))
+            .boxed()
     }
 
     fn patience(&self) -> Patience {
@@ -214,7 +215,7 @@ impl fmt::Debug for BoxedRuntime {
 trait AnyRuntime: Any + Send + Sync {
     fn spawn_boxed(&self, task: BoxFuture<'static, ()>);
 
-    fn sleep_boxed(&self, deadline: Instant) -> BoxFuture<'static, ()>;
+    fn sleep_boxed(&self, deadline: Instant) -> BoxFuture<'_, ()>;
 
     fn is_same_as(&self, other: &dyn Any) -> bool;
 
@@ -228,9 +229,8 @@ impl<R: Runtime> AnyRuntime for R {
         self.spawn(task);
     }
 
-    fn sleep_boxed(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        let runtime = self.clone();
-        async move { runtime.sleep_until(deadline).await }.boxed()
+    fn sleep_boxed(&self, deadline: Instant) -> BoxFuture<'_, ()> {
+        self.sleep_until(deadline).boxed()
     }
 
     fn is_same_as(&self, other: &dyn Any) -> bool {
@@ -292,11 +292,10 @@ trait AnyListener: Send + Sync {
 
 impl<L: Listener<Addr = SocketAddr, Handshake = NoHandshake>> AnyListener for L {
     fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, SocketAddr)>> {
-        let accepted = async move {
-            let (io, peer) = self.accept().await?;
-            Ok((BoxedIo(Box::new(Io::<L>(io))), peer))
-        };
-        accepted.boxed()
+        // Called at once, as the pool calls it.
+        self.accept()
+            .map_ok(|(io, peer)| (BoxedIo(Box::new(Io::<L>(io))), peer))
+            .boxed()
     }
 
     fn address(&self) -> io::Result<SocketAddr> {
@@ -317,8 +316,8 @@ impl Listener for BoxedListener {
     type Addr = SocketAddr;
     type Handshake = NoHandshake;
 
-    async fn accept(&self) -> io::Result<(BoxedIo, SocketAddr)> {
-        self.0.accept_boxed().await
+    fn accept(&self) -> impl Future<Output = io::Result<(BoxedIo, SocketAddr)>> + Send {
+        self.0.accept_boxed()
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -45,6 +45,7 @@ impl fmt::Display for Level {
 }
 
 /// A rule of the contract, as it is checked in a world.
+#[derive(Clone, Copy)]
 pub struct Rule {
     /// Its id in the contract.
     pub id: &'static str,
@@ -83,38 +84,7 @@ impl Rule {
         (self.level == Level::Should).then_some(*why)
     }
 
-    /// What to tell of a rule that was found broken.
-    pub fn failure(&self, broken: &Broken) -> String {
-        self.entry().failure(broken)
-    }
-
-    /// What the list says of the rule, whatever the world.
-    pub fn entry(&self) -> Entry {
-        Entry {
-            id: self.id,
-            name: self.name,
-            level: self.level,
-            sentence: self.sentence,
-        }
-    }
-}
-
-/// What the list says of a rule, whatever the world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Entry {
-    /// Its id in the contract.
-    pub id: &'static str,
-    /// The name of its test, which begins with the id.
-    pub name: &'static str,
-    /// Whether it may be left unmet.
-    pub level: Level,
-    /// What the contract says.
-    pub sentence: &'static str,
-}
-
-impl Entry {
-    /// What to tell of a rule that was found broken.
+    /// The message of a test that found the rule broken.
     pub fn failure(&self, broken: &Broken) -> String {
         let Self {
             id,
@@ -171,17 +141,6 @@ macro_rules! rule_book {
                 level: Level::$level,
                 sentence: $sentence,
                 check: rule_book!(@check $section $name $($runs)?),
-            }),*]
-        }
-
-        /// What the list says of all rules, whatever the world.
-        #[cfg(feature = "cli")]
-        pub(crate) fn entries() -> Vec<Entry> {
-            vec![$(Entry {
-                id: $id,
-                name: stringify!($name),
-                level: Level::$level,
-                sentence: $sentence,
             }),*]
         }
 

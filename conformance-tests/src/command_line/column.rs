@@ -11,7 +11,7 @@ use acceptor_core::{Listener, NoHandshake};
 use crate::boxed::Boxed;
 use crate::panics::caught;
 use crate::patience::receive;
-use crate::rules::{Entry, all};
+use crate::rules::Rule;
 use crate::verdict::Broken;
 use crate::world::World;
 
@@ -64,17 +64,17 @@ impl Column {
     }
 
     /// Checks a rule on a thread of its own. One that takes longer than `limit` is broken, and its thread is left.
-    pub(super) fn check(&self, rule: &Entry, limit: Duration) -> Outcome {
+    pub(super) fn check(&self, rule: &Rule, limit: Duration) -> Outcome {
         let began = Instant::now();
         let (tell, told) = mpsc::channel();
-        let (world, name) = (Arc::clone(&self.world), rule.name);
+        let (world, rule) = (Arc::clone(&self.world), *rule);
         let check = thread::Builder::new()
             .name(format!("{} on {}", rule.id, self.title))
             .spawn(move || {
                 let told = |outcome| {
                     let _ = tell.send(outcome);
                 };
-                if let Err(panic) = caught(|| check(&*world, name, &told)) {
+                if let Err(panic) = caught(|| check(&*world, &rule, &told)) {
                     told(Outcome::Broken(
                         Broken::new(END, panic).check(AFTER_A_PANIC),
                     ));
@@ -101,10 +101,7 @@ const AFTER_A_PANIC: &str = "does the harness panic, or the runtime outside of i
 const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
 
 /// Tells the outcome before the world is dropped.
-fn check(world: &dyn Fn() -> Boxed, name: &str, tell: &dyn Fn(Outcome)) {
-    let rules = all();
-    let rule = rules.iter().find(|rule| rule.name == name);
-    let rule = rule.expect("each entry is of a rule");
+fn check(world: &dyn Fn() -> Boxed, rule: &Rule, tell: &dyn Fn(Outcome)) {
     let world = Arc::new(world());
     tell(match rule.unmet(&world) {
         Some(why) => Outcome::Unmet(why),
