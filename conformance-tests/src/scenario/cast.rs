@@ -259,27 +259,40 @@ impl Fate {
     }
 }
 
-/// Tells that `init` was dropped, if it was.
-struct Beginning<'a> {
+/// A callback that is under way: its end is written down once, also when it is dropped.
+pub(super) struct Ending<'a, How> {
     book: &'a Book,
     child: ChildId,
-    over: Option<()>,
+    /// How it ends when it is dropped, until it has ended otherwise.
+    dropped: Option<How>,
+    event: fn(ChildId, How) -> Event,
 }
 
-impl Beginning<'_> {
-    fn ends(&mut self, how: Begun) {
-        self.over = Some(());
-        self.book.push(Event::InitEnded {
-            child: self.child,
-            how,
-        });
+impl<'a, How> Ending<'a, How> {
+    pub(super) fn new(
+        book: &'a Book,
+        child: ChildId,
+        dropped: How,
+        event: fn(ChildId, How) -> Event,
+    ) -> Self {
+        Self {
+            book,
+            child,
+            dropped: Some(dropped),
+            event,
+        }
+    }
+
+    pub(super) fn ends(&mut self, how: How) {
+        self.dropped = None;
+        self.book.push((self.event)(self.child, how));
     }
 }
 
-impl Drop for Beginning<'_> {
+impl<How> Drop for Ending<'_, How> {
     fn drop(&mut self) {
-        if self.over.is_none() {
-            self.ends(Begun::Dropped);
+        if let Some(how) = self.dropped.take() {
+            self.ends(how);
         }
     }
 }
@@ -347,11 +360,9 @@ impl Cast {
             listener: listener.id,
             generation: self.generation,
         });
-        let mut beginning = Beginning {
-            book,
-            child,
-            over: None,
-        };
+        let mut beginning = Ending::new(book, child, Begun::Dropped, |child, how| {
+            Event::InitEnded { child, how }
+        });
         book.look("init");
         let fate = Fate::of(book, child);
         if let Some(call) = fate.call {
@@ -440,11 +451,9 @@ impl Cast {
 
     async fn leave(&self, reason: &Terminate, state: Prop) {
         let child = state.child;
-        let mut leaving = Leaving {
-            book: &self.book,
-            child,
-            over: None,
-        };
+        let mut leaving = Ending::new(&self.book, child, Farewell::Dropped, |child, how| {
+            Event::TerminateEnded { child, how }
+        });
         self.book.push(Event::TerminateBegan {
             child,
             reason: reason.clone(),
@@ -487,31 +496,6 @@ struct Served<'a> {
 impl Drop for Served<'_> {
     fn drop(&mut self) {
         self.book.served(self.child);
-    }
-}
-
-/// Tells that `terminate` was dropped, if it was.
-struct Leaving<'a> {
-    book: &'a Book,
-    child: ChildId,
-    over: Option<()>,
-}
-
-impl Leaving<'_> {
-    fn ends(&mut self, how: Farewell) {
-        self.over = Some(());
-        self.book.push(Event::TerminateEnded {
-            child: self.child,
-            how,
-        });
-    }
-}
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        if self.over.is_none() {
-            self.ends(Farewell::Dropped);
-        }
     }
 }
 

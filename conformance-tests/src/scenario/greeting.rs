@@ -13,7 +13,7 @@ use futures::io::{AsyncRead, AsyncWriteExt};
 
 use super::Order;
 use super::book::Book;
-use super::cast::{HANDSHAKE_FAILS, HANDSHAKE_PANICS, Watched, yield_now};
+use super::cast::{Ending, HANDSHAKE_FAILS, HANDSHAKE_PANICS, Watched, yield_now};
 use super::event::{Call, Event, Shaken};
 use crate::simulated::SimulatedStream;
 
@@ -75,42 +75,15 @@ fn itself(book: &Book, peer: SocketAddr) -> Result<(ChildId, ListenerId), Handsh
     }
 }
 
-/// Writes down that the handshake was dropped, if it was.
-struct Shaking<'a> {
-    book: &'a Book,
-    child: ChildId,
-    over: Option<()>,
-}
-
-impl Shaking<'_> {
-    fn ends(&mut self, how: Shaken) {
-        self.over = Some(());
-        self.book.push(Event::HandshakeEnded {
-            child: self.child,
-            how,
-        });
-    }
-}
-
-impl Drop for Shaking<'_> {
-    fn drop(&mut self) {
-        if self.over.is_none() {
-            self.ends(Shaken::Dropped);
-        }
-    }
-}
-
 async fn greet(
     book: &Arc<Book>,
     child: ChildId,
     listener: ListenerId,
     mut incoming: Greeted,
 ) -> Result<Greeted, HandshakeError> {
-    let mut shaking = Shaking {
-        book,
-        child,
-        over: None,
-    };
+    let mut shaking = Ending::new(book, child, Shaken::Dropped, |child, how| {
+        Event::HandshakeEnded { child, how }
+    });
     book.push(Event::HandshakeBegan { child });
     book.look("a handshake");
     loop {

@@ -119,18 +119,12 @@ enum State {
 /// All commands to one child: its own, and those to all children of its listener.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Commands {
-    killed: Option<u64>,
+    pub(super) killed: Option<u64>,
     /// The stop phase has come.
     stopped: Option<u64>,
     told: Option<Told>,
     asked: Option<(Instant, u64)>,
     replaced: Option<(Instant, u64)>,
-}
-
-impl Commands {
-    pub(super) fn killed(&self) -> Option<u64> {
-        self.killed
-    }
 }
 
 /// A wait must be at least this long for the replacement to start at once (B6).

@@ -364,7 +364,7 @@ impl Model {
             let Some(child) = self.children.get(&key) else {
                 continue;
             };
-            let killed = self.commands(key, child).killed().is_some();
+            let killed = self.commands(key, child).killed.is_some();
             same(
                 "E6",
                 format_args!("the guard of {id} sees that it is killed"),

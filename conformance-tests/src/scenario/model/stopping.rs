@@ -395,7 +395,8 @@ impl Model {
             return Ok(());
         };
         stop.finished = Some(now);
-        stop.stuck = left + stop.abandoned;
+        let stuck = left + stop.abandoned;
+        stop.stuck = stuck;
         for child in self.children.values() {
             stop.is_late(child, None, now);
         }
@@ -406,7 +407,6 @@ impl Model {
         if killed > 0 && reports {
             self.reports(Expected::KilledWhileStopping(killed));
         }
-        let stuck = left + self.stop.as_ref().map_or(0, |stop| stop.abandoned);
         if stuck > 0 {
             self.reports(Expected::Stuck(stuck));
         }
