@@ -158,17 +158,12 @@ fn a_pool_ends_with_its_executor_and_says_so() {
         .observer(observer_fn(observer));
     let pool = Pool::start(SmolRuntime::with_executor(Arc::clone(&executor)), spec).unwrap();
     let (_, address) = listen(&pool, loopback(), 3);
-    let talks = thread::spawn(move || {
+    let talks = smol::unblock(move || {
         let mut client = client(address);
         ping(&mut client);
         client
     });
-    smol::block_on(executor.run(async {
-        while !talks.is_finished() {
-            smol::Timer::after(Duration::from_millis(1)).await;
-        }
-    }));
-    let _client = talks.join().unwrap();
+    let _client = smol::block_on(executor.run(talks));
     drop(executor);
     let report = soon(pool.join());
     assert_eq!(report.reason, StopReason::RuntimeGone, "{report}");

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::process::{self, ExitCode};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -73,9 +74,26 @@ pub(crate) async fn echo(mut connection: Connection) -> io::Result<()> {
 
 /// The pool's own tasks are on the main thread, and have little to do.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), BoxError> {
-    let address = std::env::args().nth(1);
-    let address = address.ok_or("give the address to listen on")?.parse()?;
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The address in the arguments.
+pub(crate) fn address(mut arguments: impl Iterator<Item = String>) -> Result<SocketAddr, BoxError> {
+    const EXAMPLE: &str = "give the address to listen on, such as 127.0.0.1:8080";
+    let argument = arguments.next().ok_or(EXAMPLE)?;
+    let address = argument.parse();
+    address.map_err(|_| format!("{argument:?} is not an address: {EXAMPLE}").into())
+}
+
+async fn run() -> Result<(), BoxError> {
+    let address = address(std::env::args().skip(1))?;
     let spec = Spec::new("cores", acceptor_from(echo)).grace(Duration::from_secs(5));
     let pool: Pool = Pool::start(TokioRuntime::current()?, spec)?;
     let count = thread::available_parallelism()?.get();
@@ -86,7 +104,7 @@ async fn main() -> Result<(), BoxError> {
     println!("{report}");
     if report.stuck > 0 {
         // A thread is blocked, and to join it would wait for that.
-        std::process::exit(2);
+        process::exit(2);
     }
     cores.into_iter().for_each(Core::end);
     Ok(())

@@ -85,7 +85,18 @@ pub(crate) mod unix {
 
 #[cfg(unix)]
 #[tokio::main]
-async fn main() -> Result<(), acceptor_tokio::BoxError> {
+async fn main() -> std::process::ExitCode {
+    match run().await {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(unix)]
+async fn run() -> Result<(), acceptor_tokio::BoxError> {
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -94,7 +105,8 @@ async fn main() -> Result<(), acceptor_tokio::BoxError> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let path = std::env::args_os().nth(1);
-    let path = PathBuf::from(path.ok_or("give the path of the socket")?);
+    let path = path.ok_or("give the path of the socket, such as /tmp/echo.sock")?;
+    let path = PathBuf::from(path);
     let echo = acceptor_fn(
         |mut connection: Connection<UnixStream, SocketAddr>| async move {
             let (mut reader, mut writer) = connection.stream.split();
@@ -106,7 +118,9 @@ async fn main() -> Result<(), acceptor_tokio::BoxError> {
         .grace(Duration::from_secs(5))
         .last_listener(LastListener::Stop);
     let pool: Pool<unix::UnixSocket> = Pool::start(TokioRuntime::current()?, spec)?;
-    pool.add_listener(unix::UnixSocket::bind(&path)?, 4)?;
+    let socket = unix::UnixSocket::bind(&path);
+    let socket = socket.map_err(|error| format!("cannot bind {}: {error}", path.display()))?;
+    pool.add_listener(socket, 4)?;
     println!("listening on {}", path.display());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -16,8 +16,21 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use acceptor_tokio::{Connection, Pool, Spec, acceptor_from};
-use example::{Core, echo, listen};
+use example::{Core, address, echo, listen};
 use support::{PATIENCE, connect, eventually, loopback, ping, runtime, soon};
+
+#[test]
+fn argument_is_an_address() {
+    let parsed = |arguments: &[&str]| {
+        let parsed = address(arguments.iter().map(ToString::to_string));
+        parsed.map_err(|error| error.to_string())
+    };
+    assert_eq!(parsed(&["127.0.0.1:80"]), Ok(([127, 0, 0, 1], 80).into()));
+    let example = "give the address to listen on, such as 127.0.0.1:8080";
+    assert_eq!(parsed(&[]), Err(example.to_owned()));
+    let wrong = format!("\"8080\" is not an address: {example}");
+    assert_eq!(parsed(&["8080"]), Err(wrong));
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_pool_serves_on_the_thread_of_each_core_and_stops_them_all() {

@@ -185,6 +185,7 @@ async fn to_reopened(ledger: &Ledger, address: SocketAddr) {
                     "connection {number} was served and lost"
                 );
                 count(&ledger.refused);
+                // Nothing tells that the address is free again: the client tries until it is.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
@@ -247,6 +248,7 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
         soon("the clients go on", async {
             while !reached() {
                 check_status(&pool.status().expect("the pool runs"), acceptors);
+                // The pace of the looks: between two of them the clients go on.
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 // A client that failed is the failure to show, not the timeout.
                 if let Some(Err(failed)) = clients.try_join_next() {

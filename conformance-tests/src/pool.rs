@@ -332,6 +332,7 @@ impl<W: World> Drop for Pool<W> {
             Some(Conduct::Later) => {
                 let owner = self.owner.take();
                 std::thread::spawn(move || {
+                    // To be late is the mistake.
                     std::thread::sleep(Duration::from_millis(50));
                     drop(owner);
                 });

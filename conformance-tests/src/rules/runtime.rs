@@ -313,6 +313,7 @@ async fn woken_by(patience: Patience, runtime: &impl Runtime, by: By) -> Verdict
             }
             By::AThreadAfter(time) => {
                 thread::spawn(move || {
+                    // A wake that comes when the task has been pending for a while.
                     thread::sleep(time);
                     waker.wake();
                 });

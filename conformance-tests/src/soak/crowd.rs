@@ -80,6 +80,7 @@ fn come_and_go(scene: &Arc<Scene>, mut random: Rng) {
             pausing.swap_remove(place).1.goes_on();
         }
         if pausing.len() == PAUSING {
+            // Until the time of one of them.
             thread::sleep(A_MOMENT);
             continue;
         }
@@ -90,6 +91,7 @@ fn come_and_go(scene: &Arc<Scene>, mut random: Rng) {
             caller.connect(scene, place, way)
         });
         let Some(client) = client else {
+            // No listener, no descriptor or no port: nothing tells that there is one again.
             thread::sleep(A_MOMENT);
             continue;
         };

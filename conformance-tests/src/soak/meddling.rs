@@ -35,6 +35,7 @@ impl<W: World> Life<W> {
                 92..97 => self.reloads()?,
                 _ => self.adds_a_dead_listener()?,
             }
+            // The pace of the changes.
             thread::sleep(Duration::from_millis(self.random.u64(1..8)));
         }
         Ok(())

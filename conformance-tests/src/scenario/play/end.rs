@@ -27,6 +27,7 @@ impl Player<'_> {
             // The thread that keeps the kill timeout in its place may be about to end.
             let patience = Instant::now();
             while life.book.left() != (0, 0) && patience.elapsed() < Duration::from_secs(10) {
+                // That thread is not of this world, and gives no signal.
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
