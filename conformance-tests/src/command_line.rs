@@ -49,7 +49,7 @@ use self::simulate::Simulate;
 use self::while_read::WhileRead;
 pub use crate::panics::silence_panics;
 use crate::patience::Patience;
-use crate::rules::{Rule, all};
+use crate::rules::{Entry, entries};
 
 /// How long a rule may take before it is reported as broken. Stretched by the patience: with less of it no rule is
 /// through any sooner.
@@ -203,8 +203,8 @@ impl CommandLine {
         match arguments.command {
             Some(Command::Rules { format }) => {
                 match format {
-                    BookFormat::Text => rule_book::write_text(out, &all())?,
-                    BookFormat::Markdown => rule_book::write_markdown(out, &all())?,
+                    BookFormat::Text => rule_book::write_text(out, &entries())?,
+                    BookFormat::Markdown => rule_book::write_markdown(out, &entries())?,
                 }
                 return Ok(Status::Success);
             }
@@ -236,11 +236,11 @@ impl CommandLine {
                 name.eq_ignore_ascii_case(ALL) || name.eq_ignore_ascii_case(column.runtime)
             })
         });
-        let wanted = |rule: &Rule| {
+        let wanted = |rule: &Entry| {
             let mut ids = arguments.rule.iter();
             arguments.rule.is_empty() || ids.any(|id| id.eq_ignore_ascii_case(rule.id))
         };
-        let rules = all().into_iter().filter(wanted).collect();
+        let rules = entries().into_iter().filter(wanted).collect();
         let limit = patience.stretch(self.limit);
         let matrix = Matrix::fill(columns.collect(), rules, limit, progress)?;
         match arguments.format {
@@ -264,7 +264,7 @@ impl CommandLine {
         let mut runtimes: Vec<_> = self.columns.iter().map(|column| column.runtime).collect();
         runtimes.dedup();
         runtimes.push(ALL);
-        let ids: Vec<_> = all().iter().map(|rule| rule.id).collect();
+        let ids: Vec<_> = entries().iter().map(|rule| rule.id).collect();
         let mut command = Arguments::command()
             .mut_arg("runtime", |argument| {
                 let argument = argument.value_parser(PossibleValuesParser::new(runtimes));

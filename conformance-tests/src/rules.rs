@@ -45,7 +45,6 @@ impl fmt::Display for Level {
 }
 
 /// A rule of the contract, as it is checked in a world.
-#[derive(Clone, Copy)]
 pub struct Rule {
     /// Its id in the contract.
     pub id: &'static str,
@@ -84,7 +83,38 @@ impl Rule {
         (self.level == Level::Should).then_some(*why)
     }
 
-    /// The message of a test that found the rule broken.
+    /// What to tell of a rule that was found broken.
+    pub fn failure(&self, broken: &Broken) -> String {
+        self.entry().failure(broken)
+    }
+
+    /// The rule as it is listed.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            id: self.id,
+            name: self.name,
+            level: self.level,
+            sentence: self.sentence,
+        }
+    }
+}
+
+/// A rule as it is listed: without its check, so that a program that only lists the rules does not compile them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Its id in the contract.
+    pub id: &'static str,
+    /// The name of its test, which begins with the id.
+    pub name: &'static str,
+    /// Whether it may be left unmet.
+    pub level: Level,
+    /// What the contract says.
+    pub sentence: &'static str,
+}
+
+impl Entry {
+    /// What to tell of a rule that was found broken.
     pub fn failure(&self, broken: &Broken) -> String {
         let Self {
             id,
@@ -110,6 +140,7 @@ where
 }
 
 #[track_caller]
+#[inline]
 fn test_in(world: &Arc<Boxed>, name: &str) {
     let rules = all();
     let rule = rules.iter().find(|rule| rule.name == name);
@@ -134,6 +165,8 @@ macro_rules! rule_book {
     };
     ($dollar:tt $($id:literal $level:ident $section:ident :: $name:ident $($runs:ident)?: $sentence:literal;)*) => {
         /// All rules, in the order of the contract.
+        // Compiled where it is used: this library is also built for programs that check no rule.
+        #[inline]
         pub fn all() -> Vec<Rule> {
             vec![$(Rule {
                 id: $id,
@@ -141,6 +174,17 @@ macro_rules! rule_book {
                 level: Level::$level,
                 sentence: $sentence,
                 check: rule_book!(@check $section $name $($runs)?),
+            }),*]
+        }
+
+        /// All rules as they are listed.
+        #[cfg(feature = "cli")]
+        pub(crate) fn entries() -> Vec<Entry> {
+            vec![$(Entry {
+                id: $id,
+                name: stringify!($name),
+                level: Level::$level,
+                sentence: $sentence,
             }),*]
         }
 

@@ -11,7 +11,7 @@ use acceptor_core::{Listener, NoHandshake};
 use crate::boxed::Boxed;
 use crate::panics::caught;
 use crate::patience::receive;
-use crate::rules::Rule;
+use crate::rules::{Entry, Rule, all};
 use crate::verdict::Broken;
 use crate::world::World;
 
@@ -32,6 +32,7 @@ pub struct Column {
     /// What heads it.
     pub(super) title: &'static str,
     world: Arc<dyn Fn() -> Boxed + Send + Sync>,
+    rules: fn() -> Vec<Rule>,
 }
 
 impl fmt::Debug for Column {
@@ -60,21 +61,24 @@ impl Column {
             runtime,
             title,
             world: Arc::new(move || Boxed::new(world())),
+            // Named here, where a world is: a program without any does not compile the rules.
+            rules: all,
         }
     }
 
     /// Checks a rule on a thread of its own. One that takes longer than `limit` is broken, and its thread is left.
-    pub(super) fn check(&self, rule: &Rule, limit: Duration) -> Outcome {
+    pub(super) fn check(&self, rule: &Entry, limit: Duration) -> Outcome {
         let began = Instant::now();
         let (tell, told) = mpsc::channel();
-        let (world, rule) = (Arc::clone(&self.world), *rule);
+        let (world, name) = (Arc::clone(&self.world), rule.name);
+        let rules = self.rules;
         let check = thread::Builder::new()
             .name(format!("{} on {}", rule.id, self.title))
             .spawn(move || {
                 let told = |outcome| {
                     let _ = tell.send(outcome);
                 };
-                if let Err(panic) = caught(|| check(&*world, &rule, &told)) {
+                if let Err(panic) = caught(|| check(&*world, &rules(), name, &told)) {
                     told(Outcome::Broken(
                         Broken::new(END, panic).check(AFTER_A_PANIC),
                     ));
@@ -101,7 +105,9 @@ const AFTER_A_PANIC: &str = "does the harness panic, or the runtime outside of i
 const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
 
 /// Tells the outcome before the world is dropped.
-fn check(world: &dyn Fn() -> Boxed, rule: &Rule, tell: &dyn Fn(Outcome)) {
+fn check(world: &dyn Fn() -> Boxed, rules: &[Rule], name: &str, tell: &dyn Fn(Outcome)) {
+    let rule = rules.iter().find(|rule| rule.name == name);
+    let rule = rule.expect("each entry is of a rule");
     let world = Arc::new(world());
     tell(match rule.unmet(&world) {
         Some(why) => Outcome::Unmet(why),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::matrix::Matrix;
-use crate::rules::Rule;
+use crate::rules::Entry;
 
 #[derive(Debug, Serialize)]
 struct Document<'a> {
@@ -31,8 +31,8 @@ struct RuleLine {
     sentence: &'static str,
 }
 
-impl From<&Rule> for RuleLine {
-    fn from(rule: &Rule) -> Self {
+impl From<&Entry> for RuleLine {
+    fn from(rule: &Entry) -> Self {
         Self {
             id: rule.id,
             name: rule.name,

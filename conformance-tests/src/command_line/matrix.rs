@@ -4,13 +4,13 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::column::{Column, Outcome};
-use crate::rules::Rule;
+use crate::rules::Entry;
 use crate::verdict::Broken;
 
 /// What the rules came to on each of the runtimes.
 #[derive(Debug)]
 pub(super) struct Matrix<'a> {
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Vec<Entry>,
     pub(super) columns: Vec<(&'a Column, Vec<Cell>)>,
     pub(super) took: Duration,
 }
@@ -18,7 +18,7 @@ pub(super) struct Matrix<'a> {
 /// What a rule came to on a runtime.
 #[derive(Debug)]
 pub(super) struct Cell {
-    pub(super) rule: Rule,
+    pub(super) rule: Entry,
     pub(super) outcome: Outcome,
     pub(super) took: Duration,
 }
@@ -61,7 +61,7 @@ impl<'a> Matrix<'a> {
     /// Checks each rule on each of the runtimes, one after the other, and tells how it goes.
     pub(super) fn fill(
         columns: Vec<&'a Column>,
-        rules: Vec<Rule>,
+        rules: Vec<Entry>,
         limit: Duration,
         progress: &mut dyn Write,
     ) -> io::Result<Self> {
@@ -151,7 +151,7 @@ fn number(count: usize, noun: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Failure<'a> {
     pub(super) column: &'a Column,
-    pub(super) rule: Rule,
+    pub(super) rule: Entry,
     pub(super) broken: &'a Broken,
 }
 

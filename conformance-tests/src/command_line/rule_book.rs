@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::rules::Rule;
+use crate::rules::Entry;
 
 /// A section of the rule book: the rules whose ids begin with its letter.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,12 +59,12 @@ pub(super) const SECTIONS: [Section; 14] = [
 ];
 
 /// Where a rule belongs.
-pub(super) fn section(rule: &Rule) -> Option<&'static Section> {
+pub(super) fn section(rule: &Entry) -> Option<&'static Section> {
     let letter = rule.id.trim_end_matches(|c: char| c.is_ascii_digit());
     SECTIONS.iter().find(|section| section.letter == letter)
 }
 
-fn sections(rules: &[Rule]) -> impl Iterator<Item = (&'static Section, Vec<&Rule>)> {
+fn sections(rules: &[Entry]) -> impl Iterator<Item = (&'static Section, Vec<&Entry>)> {
     SECTIONS.iter().filter_map(|here| {
         let inside: Vec<_> = rules
             .iter()
@@ -74,7 +74,7 @@ fn sections(rules: &[Rule]) -> impl Iterator<Item = (&'static Section, Vec<&Rule
     })
 }
 
-pub(super) fn write_text(out: &mut dyn Write, rules: &[Rule]) -> io::Result<()> {
+pub(super) fn write_text(out: &mut dyn Write, rules: &[Entry]) -> io::Result<()> {
     for (number, (section, rules)) in sections(rules).enumerate() {
         let between = if number == 0 { "" } else { "\n" };
         let Section { letter, title, .. } = section;
@@ -86,7 +86,7 @@ pub(super) fn write_text(out: &mut dyn Write, rules: &[Rule]) -> io::Result<()> 
     Ok(())
 }
 
-pub(super) fn write_markdown(out: &mut dyn Write, rules: &[Rule]) -> io::Result<()> {
+pub(super) fn write_markdown(out: &mut dyn Write, rules: &[Entry]) -> io::Result<()> {
     write!(out, "{}", include_str!("rule_book/begin.md"))?;
     for (section, rules) in sections(rules) {
         let Section {
