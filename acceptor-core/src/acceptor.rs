@@ -158,7 +158,7 @@ pub struct ListenerInfo<A> {
 
 impl<A> ListenerInfo<A> {
     /// The view of a listener of no pool, to test an `init` with: `Acceptor::<TcpListener>::init(&acceptor, &info)`, with the
-    /// listener's type to choose the implementation. What it is to have besides can be set: its fields are public.
+    /// listener's type to choose the implementation. Its other fields are public, and can be set.
     ///
     /// ```
     /// let mut info = acceptor_core::ListenerInfo::for_test("127.0.0.1:80");

@@ -185,7 +185,7 @@ async fn to_reopened(ledger: &Ledger, address: SocketAddr) {
                     "connection {number} was served and lost"
                 );
                 count(&ledger.refused);
-                // Nothing tells that the address is free again: the client tries until it is.
+                // There is no signal for a free address: the client tries until it is.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }

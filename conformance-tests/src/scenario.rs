@@ -60,7 +60,7 @@ pub struct Setting {
     pub spec: SpecSetting,
     /// How a pool is started.
     pub start: Start,
-    /// What the listeners do with a stream before it is served.
+    /// The stage of the listeners between `accept` and `serve`.
     #[serde(default, skip_serializing_if = "StageSetting::is_none")]
     pub stage: StageSetting,
     /// How many connections a listener keeps for whoever accepts.
@@ -71,7 +71,7 @@ pub struct Setting {
     pub spurious: u8,
 }
 
-/// What a listener does with a stream before it is served.
+/// The stage of a listener between `accept` and `serve`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum StageSetting {
     /// Nothing.
@@ -127,7 +127,7 @@ pub struct SpecSetting {
     /// What happens when the last listener has failed.
     #[serde(default, skip_serializing_if = "LastListenerSetting::is_default")]
     pub last_listener: LastListenerSetting,
-    /// How long a handshake may take; `None` for ever.
+    /// How long a handshake may take; `None` without limit.
     #[serde(
         default = "handshake_timeout",
         skip_serializing_if = "is_handshake_timeout"
@@ -465,7 +465,7 @@ pub enum Order {
     CloseListener,
     /// Take a guard, and drop it at the end of `serve`.
     TakeGuard,
-    /// Return, and leave the stream under a guard to somebody who keeps it.
+    /// Return, and leave the stream under a guard that is kept.
     HandOn,
     /// Return, and leave the stream to a task under a guard.
     HandOnToTask,

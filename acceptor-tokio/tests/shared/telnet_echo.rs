@@ -122,7 +122,7 @@ fn the_listener_closes_at_once_while_sessions_go_on() {
             // Made before the close, or in the moment of it.
             _ => assert!(began.elapsed() < GRACE, "the listener is still open"),
         }
-        // Nothing tells that the listener is closed: only a client finds out.
+        // There is no signal for a closed listener: only a client finds out.
         thread::sleep(Duration::from_millis(5));
     }
     client.sends_and_gets_back(b"after\r\n");

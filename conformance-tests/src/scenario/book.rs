@@ -202,7 +202,7 @@ impl Book {
         drop(kept);
     }
 
-    /// For each connection whose stream is kept: whether it is told that it was killed.
+    /// For each connection whose stream is kept: whether its guard says that it was killed.
     pub(super) fn kills(&self) -> Vec<(ChildId, bool)> {
         let pages = self.pages();
         let kept = pages.kept.iter();

@@ -615,7 +615,7 @@ impl<'a> Part<'a> {
                     }
                 }
                 Order::TakeGuard => {
-                    // That traps the stop (N2), also where nobody waits for it.
+                    // That traps the stop (N2), whether or not the signal is waited for.
                     let child = self.connection.id;
                     self.book.push(Event::Trapped { child });
                     self.guard = Some(self.connection.lifecycle.guard());
@@ -707,7 +707,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// What a client orders next; `None` once it has nothing more to say. Each poll is one of its connection.
+/// The next order of a client; `None` at its end. Each poll counts as one of the connection.
 async fn next_order(book: &Book, child: ChildId, stream: &mut SimulatedStream) -> Option<Order> {
     let mut byte = [0];
     let read = poll_fn(|cx| {

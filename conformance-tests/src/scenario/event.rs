@@ -109,7 +109,7 @@ pub enum Event {
         /// Where it lives on.
         holder: Holder,
     },
-    /// What runs under the guard of a connection is about to panic.
+    /// The task under the guard of a connection is about to panic.
     SubtaskPanicked {
         /// Whose.
         child: ChildId,
@@ -226,7 +226,7 @@ pub enum Begun {
 pub enum Shaken {
     /// It is through.
     Through,
-    /// It failed as it was told to.
+    /// It failed on order.
     Failed,
     /// Its client is gone, with this error.
     Disconnected(String),
@@ -239,7 +239,7 @@ pub enum Shaken {
 /// Where the stream of a connection lives on whose `serve` has returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// It is kept, by somebody who takes no notice of anything.
+    /// It is kept, and takes no notice of anything.
     Kept,
     /// A task runs under the guard.
     Subtask,

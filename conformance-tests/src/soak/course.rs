@@ -206,7 +206,7 @@ fn descriptors_down_to(few: Option<usize>, patience: Duration) -> Option<usize> 
         if now <= few || Instant::now() >= give_up {
             return now;
         }
-        // Nothing tells that a descriptor is closed.
+        // There is no signal for a closed descriptor.
         thread::sleep(Duration::from_millis(1));
     }
 }

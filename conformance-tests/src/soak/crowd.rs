@@ -91,7 +91,7 @@ fn come_and_go(scene: &Arc<Scene>, mut random: Rng) {
             caller.connect(scene, place, way)
         });
         let Some(client) = client else {
-            // No listener, no descriptor or no port: nothing tells that there is one again.
+            // No listener, descriptor or port: there is no signal for the next one.
             thread::sleep(A_MOMENT);
             continue;
         };

@@ -65,7 +65,7 @@ pub(super) struct Link {
     pub(super) transport: Option<SocketAddr>,
     pub(super) since: Instant,
     handshake: Option<Handshake>,
-    /// When `serve` returned, and who has held a guard since (E6).
+    /// The time when `serve` returned, and the holder of the guard since then (E6).
     pub(super) guarded: Option<(Instant, Holder)>,
     /// Its beginning was reported, so its end is, too (O4).
     reported: bool,
@@ -218,7 +218,7 @@ impl Child {
         }
     }
 
-    /// Since when a guard keeps the connection, and who holds it.
+    /// The time since which a guard keeps the connection, and its holder.
     pub(super) fn guard(&self) -> Option<(Instant, Holder)> {
         self.connection.as_ref()?.guarded
     }
@@ -366,7 +366,7 @@ impl Model {
                 if known.stage != Stage::Connection || known.served || !may_serve {
                     let over = known.handshake().map(|handshake| &handshake.over);
                     let seen = format!("{:?}, {over:?}, begun {:?}", known.stage, known.begun);
-                    let expected = "`serve` begins once, for a connection that is through";
+                    let expected = "`serve` begins once, after the handshake";
                     return breach("B5", expected, seen);
                 }
                 known.served = true;
@@ -404,7 +404,7 @@ impl Model {
             }
             Event::HandedOn { child, holder } => {
                 let now = self.now;
-                // What runs under the guard waits for the kill.
+                // The task under the guard waits for the kill.
                 self.wakes.children += 1;
                 let (_, _, known) = self.child(*child, "E6")?;
                 known.trapped = true;
@@ -921,7 +921,7 @@ impl Model {
         let (_, _, known) = self.child(id, "H1")?;
         if known.handshake().is_none() || known.begun.is_some() {
             let seen = format!("{:?}, begun {:?}", known.stage, known.begun);
-            let expected = "a handshake begins once, for a connection whose listener has one";
+            let expected = "a handshake begins once, on a listener that has one";
             return breach("H1", expected, seen);
         }
         known.begun = Some(batch);
@@ -987,7 +987,7 @@ impl Model {
     }
 }
 
-/// What a report says of a handshake that failed: its cause, and the error.
+/// The cause of a handshake that failed, and its error, as they are reported.
 fn handshake_error(child: &Child) -> String {
     let over = child
         .handshake()

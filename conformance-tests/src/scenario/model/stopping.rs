@@ -41,7 +41,7 @@ pub(super) struct Stop {
     jumped: Instant,
 }
 
-/// A connection that the result names: since when it was one, who it was, how old, and in which phase it ended how.
+/// A connection that the result names: the time when it was accepted, its id, and its peer, age, phase and end.
 type LateEnd = (
     Instant,
     ChildId,
@@ -556,7 +556,7 @@ impl Model {
             let commands = self.commands(*key, child);
             // Of an acceptor that was given up before its `init` began nothing can be seen.
             let unseen = self.is_given_up() && child.stage == Stage::Starting;
-            // Nor is one whose stream is kept by somebody who takes no notice.
+            // Nor is one whose stream is kept.
             let kept = matches!(child.guard(), Some((_, Holder::Kept)));
             if child.is_to_be_dropped(&commands) && !unseen && !kept {
                 let expected = format!("{key} is gone: {commands:?}");

@@ -584,7 +584,7 @@ impl Player<'_> {
         self.see()
     }
 
-    /// Who keeps the stream of a connection drops it, and its guard after it (E6).
+    /// Drops a stream that is kept under a guard, and the guard after it (E6).
     fn drop_guard(&mut self, which: u8) -> Seen {
         let kept = self.life().book.kept();
         match pick(&kept, which) {
