@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// Which ends of a connection count towards restart intensity (section 2).
 ///
-/// Start errors count in both. A connection is never restarted in either. The children that a runtime loses as it ends count in neither.
+/// Start errors count in both. A connection is never restarted in either. The children that a runtime loses as it ends count
+/// in neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Restart {
