@@ -3,8 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use pin_project_lite::pin_project;
 
 use crate::connection::Connection;
 use crate::error::BoxError;
@@ -13,6 +18,7 @@ use crate::handshake::StreamOf;
 use crate::id::{ChildId, ListenerId, PoolId};
 use crate::latch::Latch;
 use crate::listener::Listener;
+use crate::sync::{DropResuming, Shared};
 use crate::text::Escaped;
 
 /// The behaviour of each acceptor of a pool: it prepares a state, becomes a connection, or terminates.
@@ -80,6 +86,25 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
         connection: Connection<StreamOf<L>, L::Addr>,
         state: Self::State,
     ) -> impl Future<Output = Self::Exit> + Send;
+
+    /// [`serve`](Self::serve), as the pool runs it: as a future that owns what it needs. A function's is no more than the
+    /// function's own.
+    #[doc(hidden)]
+    fn serve_in_place(
+        this: Keep<Self>,
+        connection: Connection<StreamOf<L>, L::Addr>,
+        state: Self::State,
+    ) -> impl Future<Output = Self::Exit> + Send + 'static
+    where
+        Self: Sized,
+    {
+        // Each is dropped by itself, polled or not: two panics at once would abort the process.
+        let given = (DropResuming::new(connection), DropResuming::new(state));
+        async move {
+            this.serve(given.0.into_inner(), given.1.into_inner())
+                .await
+        }
+    }
 
     /// Ends an acceptor that got a state and never a connection: exactly once, unless it is killed or its runtime ends
     /// (rule B7). Then its state is dropped.
@@ -304,6 +329,80 @@ where
         _state: (),
     ) -> impl Future<Output = Self::Exit> + Send {
         (self.serve)(connection)
+    }
+
+    fn serve_in_place(
+        this: Keep<Self>,
+        connection: Connection<StreamOf<L>, L::Addr>,
+        _state: (),
+    ) -> impl Future<Output = Self::Exit> + Send + 'static {
+        ServeByFunction::<F, Connection<StreamOf<L>, L::Addr>>::Start {
+            start: Some((this, connection)),
+        }
+    }
+}
+
+/// An acceptor that is owned by many: the last may be dropped anywhere.
+#[doc(hidden)]
+#[allow(missing_debug_implementations, reason = "no user of the crate has one")]
+pub struct Keep<A>(Shared<A>);
+
+impl<A> Keep<A> {
+    pub(crate) fn new(acceptor: Shared<A>) -> Self {
+        Self(acceptor)
+    }
+}
+
+impl<A> Deref for Keep<A> {
+    type Target = A;
+
+    fn deref(&self) -> &A {
+        &self.0
+    }
+}
+
+/// A function from a connection to a future.
+///
+/// A type that is made of it and of `C` outlives all that the two outlive, and what it holds is not asked: so the future of a
+/// function need not be said to be `'static`, which it always is.
+trait ServeFunction<C> {
+    type Future: Future + Send;
+
+    fn call(&self, connection: C) -> Self::Future;
+}
+
+impl<C, F: Fn(C) -> Fut, Fut: Future + Send> ServeFunction<C> for F {
+    type Future = Fut;
+
+    fn call(&self, connection: C) -> Fut {
+        self(connection)
+    }
+}
+
+pin_project! {
+    /// A connection that a function serves: its arguments, and in the same place what the function returns.
+    #[project = ServeByFunctionPlace]
+    enum ServeByFunction<F: ServeFunction<C>, C> {
+        Start { start: Option<(Keep<AcceptorFn<F>>, C)> },
+        Serving { #[pin] future: F::Future },
+    }
+}
+
+impl<F: ServeFunction<C>, C> Future for ServeByFunction<F, C> {
+    type Output = <F::Future as Future>::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let ServeByFunctionPlace::Start { start } = self.as_mut().project() {
+            let (acceptor, connection) = start
+                .take()
+                .expect("a function that panics is not called again");
+            let future = acceptor.serve.call(connection);
+            self.set(Self::Serving { future });
+        }
+        match self.project() {
+            ServeByFunctionPlace::Serving { future } => future.poll(cx),
+            ServeByFunctionPlace::Start { .. } => Poll::Pending,
+        }
     }
 }
 

@@ -85,8 +85,7 @@ impl<S, A> Connection<S, A> {
 /// The signals of the pool to a connection: *draining* and *stop* (rules N1 and N2).
 #[derive(Clone)]
 pub struct Lifecycle {
-    pub(crate) draining: Latch,
-    pub(crate) control: Arc<dyn ConnectionControl>,
+    pub(crate) control: ControlOfConnection,
 }
 
 impl Lifecycle {
@@ -96,7 +95,7 @@ impl Lifecycle {
     /// For up to a second from then on the listener takes the clients that the system has queued (L7), and the grace of a stop
     /// begins after that. To know that its address is free, wait for [`close_listener`](crate::Pool::close_listener).
     pub fn draining(&self) -> &Latch {
-        &self.draining
+        self.control.control.draining()
     }
 
     /// Takes the stop signal, and with it the duty to leave.
@@ -106,7 +105,7 @@ impl Lifecycle {
     /// Taking it again gives the same signal; taking it late, in the very poll
     /// in which the stop phase came, still counts.
     pub fn trap_stop(&self) -> Latch {
-        self.control.trap_stop()
+        self.control.control.trap_stop(self.control.key)
     }
 
     /// Takes a guard: the connection has not ended until `serve` has returned and every guard is dropped (E6).
@@ -117,23 +116,41 @@ impl Lifecycle {
     }
 }
 
+/// The way from a connection to its pool.
+#[derive(Clone)]
+pub(crate) struct ControlOfConnection {
+    /// That of many connections: a connection is told by its key.
+    pub(crate) control: Arc<dyn ConnectionControl>,
+    pub(crate) key: ChildKey,
+}
+
+/// A child among those of its listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChildKey {
+    pub(crate) number: u64,
+    pub(crate) slot: u32,
+}
+
 /// What a connection may ask of its pool.
 pub(crate) trait ConnectionControl: Send + Sync {
-    fn trap_stop(&self) -> Latch;
+    fn draining(&self) -> &Latch;
+
+    fn trap_stop(&self, key: ChildKey) -> Latch;
 
     /// One guard more; gives what is set once the connection is killed. `None` if it has ended.
-    fn take_guard(&self) -> Option<Latch>;
+    fn take_guard(&self, key: ChildKey) -> Option<Latch>;
 
     /// One guard less, with the panic of what it ran.
-    fn give_guard(&self, panicked: Option<String>);
+    fn give_guard(&self, key: ChildKey, panicked: Option<String>);
 
-    fn is_killed(&self) -> bool;
+    /// Whether it was killed, or has ended.
+    fn is_killed(&self, key: ChildKey) -> bool;
 }
 
 impl fmt::Debug for Lifecycle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lifecycle")
-            .field("draining", &self.draining.is_set())
+            .field("draining", &self.draining().is_set())
             .finish_non_exhaustive()
     }
 }
@@ -143,20 +160,24 @@ impl fmt::Debug for Lifecycle {
 mod tests {
     use super::*;
 
-    struct Untrapped;
+    struct Untrapped(Latch);
 
     impl ConnectionControl for Untrapped {
-        fn trap_stop(&self) -> Latch {
+        fn draining(&self) -> &Latch {
+            &self.0
+        }
+
+        fn trap_stop(&self, _key: ChildKey) -> Latch {
             Latch::new()
         }
 
-        fn take_guard(&self) -> Option<Latch> {
+        fn take_guard(&self, _key: ChildKey) -> Option<Latch> {
             None
         }
 
-        fn give_guard(&self, _panicked: Option<String>) {}
+        fn give_guard(&self, _key: ChildKey, _panicked: Option<String>) {}
 
-        fn is_killed(&self) -> bool {
+        fn is_killed(&self, _key: ChildKey) -> bool {
             false
         }
     }
@@ -164,8 +185,10 @@ mod tests {
     #[test]
     fn signals_show_whether_they_drain() {
         let lifecycle = Lifecycle {
-            draining: Latch::new(),
-            control: Arc::new(Untrapped),
+            control: ControlOfConnection {
+                control: Arc::new(Untrapped(Latch::new())),
+                key: ChildKey { number: 1, slot: 0 },
+            },
         };
         assert_eq!(
             format!("{lifecycle:?}"),

@@ -6,13 +6,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::connection::ConnectionControl;
+use crate::connection::ControlOfConnection;
 use crate::latch::{Latch, LatchWait};
 use crate::sync::catch_panic;
 
@@ -47,17 +46,17 @@ use crate::sync::catch_panic;
 /// ```
 pub struct Guard {
     /// `None` for a guard of a connection that has ended.
-    control: Option<Arc<dyn ConnectionControl>>,
+    control: Option<ControlOfConnection>,
     killed: Latch,
     /// What the first panic of a subtask said.
     panicked: Option<String>,
 }
 
 impl Guard {
-    pub(crate) fn take(control: &Arc<dyn ConnectionControl>) -> Self {
-        match control.take_guard() {
+    pub(crate) fn take(control: &ControlOfConnection) -> Self {
+        match control.control.take_guard(control.key) {
             Some(killed) => Self {
-                control: Some(Arc::clone(control)),
+                control: Some(control.clone()),
                 killed,
                 panicked: None,
             },
@@ -77,7 +76,7 @@ impl Guard {
     pub fn is_killed(&self) -> bool {
         self.control
             .as_ref()
-            .is_none_or(|control| control.is_killed())
+            .is_none_or(|control| control.control.is_killed(control.key))
     }
 
     /// The signal that is set once the connection is killed: drop the guard, and all that belongs to the connection.
@@ -118,7 +117,8 @@ impl Clone for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(control) = &self.control {
-            control.give_guard(self.panicked.take());
+            let panicked = self.panicked.take();
+            control.control.give_guard(control.key, panicked);
         }
     }
 }

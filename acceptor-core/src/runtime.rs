@@ -41,6 +41,19 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn now(&self) -> Instant {
         Instant::now()
     }
+
+    /// As [`now`](Runtime::now), as called within a task that runs here: a runtime whose clock depends on the context has it
+    /// already. A connection asks once.
+    #[doc(hidden)]
+    fn now_in_task(&self) -> Instant {
+        self.now()
+    }
+
+    /// Whether all tasks run on one thread, so that none runs while another blocks it.
+    #[doc(hidden)]
+    fn has_one_thread(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(all(test, not(loom)))]

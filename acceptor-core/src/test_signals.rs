@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::connection::{Connection, ConnectionControl, Lifecycle};
+use crate::connection::{
+    ChildKey, Connection, ConnectionControl, ControlOfConnection, Lifecycle,
+};
 use crate::id::{ChildId, ListenerId, PoolId};
 use crate::incoming::Incoming;
 use crate::latch::Latch;
@@ -33,8 +35,8 @@ impl<S, A> Connection<S, A> {
     /// ```
     pub fn for_test(stream: S, peer_addr: A, local_addr: A) -> (Self, TestSignals) {
         let signals = TestSignals {
-            draining: Latch::new(),
             control: Arc::new(TestControl {
+                draining: Latch::new(),
                 stop: Latch::new(),
                 killed: Latch::new(),
                 trapped: AtomicBool::new(false),
@@ -42,8 +44,13 @@ impl<S, A> Connection<S, A> {
             }),
         };
         let lifecycle = Lifecycle {
-            draining: signals.draining.clone(),
-            control: Arc::clone(&signals.control) as Arc<dyn ConnectionControl>,
+            control: ControlOfConnection {
+                control: Arc::<TestControl>::clone(&signals.control),
+                key: ChildKey {
+                    number: 1,
+                    slot: ChildId::NO_SLOT,
+                },
+            },
         };
         let listener = ListenerId {
             sequence: 1,
@@ -60,11 +67,11 @@ impl<S, A> Connection<S, A> {
 
 /// Gives a [`Connection::for_test`] its signals, in place of a pool. Each lasts.
 pub struct TestSignals {
-    draining: Latch,
     control: Arc<TestControl>,
 }
 
 struct TestControl {
+    draining: Latch,
     stop: Latch,
     killed: Latch,
     trapped: AtomicBool,
@@ -74,7 +81,7 @@ struct TestControl {
 impl TestSignals {
     /// The connection's listener begins to close (N1).
     pub fn drain(&self) {
-        self.draining.set();
+        self.control.draining.set();
     }
 
     /// The stop phase has come (N2). A pool would drop a `serve` that has not [trapped](TestSignals::is_stop_trapped) the stop.
@@ -99,22 +106,26 @@ impl TestSignals {
 }
 
 impl ConnectionControl for TestControl {
-    fn trap_stop(&self) -> Latch {
+    fn draining(&self) -> &Latch {
+        &self.draining
+    }
+
+    fn trap_stop(&self, _key: ChildKey) -> Latch {
         self.trapped.store(true, Ordering::SeqCst);
         self.stop.clone()
     }
 
-    fn take_guard(&self) -> Option<Latch> {
+    fn take_guard(&self, _key: ChildKey) -> Option<Latch> {
         self.trapped.store(true, Ordering::SeqCst);
         self.guards.fetch_add(1, Ordering::SeqCst);
         Some(self.killed.clone())
     }
 
-    fn give_guard(&self, _panicked: Option<String>) {
+    fn give_guard(&self, _key: ChildKey, _panicked: Option<String>) {
         self.guards.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn is_killed(&self) -> bool {
+    fn is_killed(&self, _key: ChildKey) -> bool {
         self.killed.is_set()
     }
 }
@@ -122,7 +133,7 @@ impl ConnectionControl for TestControl {
 impl fmt::Debug for TestSignals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TestSignals")
-            .field("draining", &self.draining.is_set())
+            .field("draining", &self.control.draining.is_set())
             .field("stop", &self.control.stop.is_set())
             .field("killed", &self.control.killed.is_set())
             .finish_non_exhaustive()

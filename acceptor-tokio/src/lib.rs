@@ -58,7 +58,7 @@ pub use acceptor_core::{
     observer_fn, report,
 };
 pub use guarded_stream::GuardedStream;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// A pool on tokio.
 pub type Pool<L = TcpListener> = acceptor_core::Pool<TokioRuntime, L>;
@@ -126,6 +126,15 @@ impl Runtime for TokioRuntime {
         // The handle's, as the timer is, wherever the pool is called from.
         let _context = self.handle.enter();
         tokio::time::Instant::now().into_std()
+    }
+
+    fn now_in_task(&self) -> Instant {
+        // A task of the handle's runtime is in its context.
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn has_one_thread(&self) -> bool {
+        self.handle.runtime_flavor() == RuntimeFlavor::CurrentThread
     }
 }
 

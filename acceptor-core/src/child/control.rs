@@ -1,18 +1,20 @@
 //! How a pool commands one child: to close, to stop, to die.
 //!
 //! A command to all children of a listener is stored once, in its [`Level`]; one to
-//! a single child in its [`Control`]. Invariants: a command is stored before the
-//! child's waker is looked for, and the child stores its waker before it reads its
-//! commands, so that one of the two sees the other; commands are never taken back.
+//! a single child in its seat, which it has in the same place as its row in the table. Invariants: a command is
+//! stored before the child's waker is looked for, and the child stores its waker before it reads its
+//! commands, so that one of the two sees the other; commands are never taken back; a seat is that of one
+//! child from when its row is made until the row is removed, and nothing that was meant for that child reaches the next.
 
 use std::sync::Arc;
 use std::task::Waker;
 
+use crate::connection::{ChildKey, ConnectionControl, ControlOfConnection};
 use crate::latch::Latch;
 use crate::machine::child_end::Role;
 use crate::machine::command::{CloseReason, Command, EndWaiting};
-use crate::machine::stuck::Marked;
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, TaskWaker, lock};
+use crate::machine::slots::{Bank, CHUNK, place};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, TaskWaker, lock};
 
 const KILL: u8 = 1;
 const STOP: u8 = 2;
@@ -121,25 +123,49 @@ impl Level {
     }
 }
 
-/// The way to one child.
-pub(crate) struct Control {
-    level: Arc<Level>,
-    /// Of the acceptor that it is a child of: which of the pool's specs it came with.
-    generation: u64,
-    commands: AtomicU8,
+/// The signals of one listener to all of its children.
+pub(crate) struct Signals {
+    pub(crate) level: Level,
+    pub(crate) draining: Latch,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            level: Level::new(),
+            draining: Latch::new(),
+        })
+    }
+}
+
+/// The seats of the children of one chunk of a table.
+pub(crate) struct Seats {
+    signals: Arc<Signals>,
+    seats: [Seat; CHUNK],
+}
+
+/// What other threads and the child's task share, without the table's lock.
+struct Seat {
+    /// Of the child that is here; 0 once it has ended, and for none.
+    number: AtomicU64,
     /// Counts the child's polls and its drop: odd while one is under way (S8). Only the thread that polls writes it.
     polls: AtomicU32,
+    commands: AtomicU8,
     wakeups: Mutex<Wakeups>,
 }
 
 #[derive(Default)]
 struct Wakeups {
     waker: TaskWaker,
+    /// What few connections have.
+    extra: Option<Box<Extra>>,
+}
+
+#[derive(Default)]
+struct Extra {
     stop: Option<Latch>,
     /// Those of a connection that has taken any.
-    guards: Option<Box<Guards>>,
-    /// The connection has ended, or is about to: no guard keeps it any longer.
-    over: bool,
+    guards: Option<Guards>,
 }
 
 /// The guards of a connection (E6).
@@ -163,94 +189,87 @@ pub(crate) enum Left {
     Guarded,
 }
 
-impl Control {
-    pub(crate) fn new(level: Arc<Level>, generation: u64) -> Self {
-        Self {
-            level,
-            generation,
-            commands: AtomicU8::new(0),
-            polls: AtomicU32::new(0),
-            wakeups: Mutex::new(Wakeups::default()),
-        }
+impl Wakeups {
+    fn guards(&mut self) -> Option<&mut Guards> {
+        self.extra.as_mut()?.guards.as_mut()
+    }
+}
+
+impl Seats {
+    fn seat(&self, slot: u32) -> &Seat {
+        &self.seats[place(slot)]
     }
 
-    /// A poll, or the drop, of the child begins or ends. Called twice for each, by the one thread that is at it.
-    pub(crate) fn count_poll(&self) {
-        // A load and a store: no two threads poll one child at a time.
-        let polls = self.polls.load(Ordering::Relaxed);
-        self.polls.store(polls.wrapping_add(1), Ordering::Release);
+    /// The commands to a child of this generation.
+    fn commands_to(&self, slot: u32, generation: u64) -> Commands {
+        let own = self.seat(slot).commands.load(Ordering::SeqCst);
+        Commands(own | self.signals.level.commands_to(generation).0)
     }
 
-    /// Gives this child a command and wakes its task, if it has one.
-    pub(crate) fn send(&self, command: Command) {
-        self.commands.fetch_or(bit(command), Ordering::SeqCst);
-        self.notify();
+    fn commands(&self, slot: u32) -> Commands {
+        self.commands_to(slot, u64::MAX)
     }
 
-    /// Wakes the child's task, and sets its stop signal, should it have been commanded to stop.
-    pub(crate) fn notify(&self) {
-        let commands = self.commands();
-        let stops = commands.has(STOP) || commands.has(ASKED);
-        let kills = commands.kill();
-        let (waker, stop, killed) = {
-            let wakeups = lock(&self.wakeups);
-            let stop = wakeups.stop.as_ref().filter(|_| stops).cloned();
-            let guards = wakeups.guards.as_ref().filter(|_| kills);
-            let killed = guards.map(|guards| guards.killed.clone());
-            (wakeups.waker.clone(), stop, killed)
-        };
-        for latch in [stop, killed].into_iter().flatten() {
-            latch.set();
-        }
-        waker.wake();
+    /// The seat of a child, locked, if the child has not ended.
+    fn locked(&self, key: ChildKey) -> Option<(&Seat, MutexGuard<'_, Wakeups>)> {
+        let seat = self.seat(key.slot);
+        let wakeups = lock(&seat.wakeups);
+        let is_there = seat.number.load(Ordering::SeqCst) == key.number;
+        is_there.then_some((seat, wakeups))
     }
 
-    pub(crate) fn commands(&self) -> Commands {
-        let own = self.commands.load(Ordering::SeqCst);
-        Commands(own | self.level.commands_to(self.generation).0)
-    }
-
-    /// Stores the waker of the child's task. The child calls it before it reads its commands.
-    pub(crate) fn register(&self, waker: &Waker) {
-        let _replaced = lock(&self.wakeups).waker.register(waker);
-    }
-
-    /// Forgets the waker, so that an ended child keeps no task alive.
-    pub(crate) fn unregister(&self) {
-        let _waker = lock(&self.wakeups).waker.take();
-    }
-
-    /// One guard more, which traps the stop; gives what is set once the connection is killed. `None` if it has ended.
-    pub(crate) fn take_guard(&self) -> Option<Latch> {
-        let killed = {
-            let mut wakeups = lock(&self.wakeups);
-            if wakeups.over {
-                return None;
+    fn trap(&self, key: ChildKey) -> Latch {
+        let signal = match self.locked(key) {
+            Some((seat, mut wakeups)) => {
+                let extra = wakeups.extra.get_or_insert_default();
+                let signal = extra.stop.get_or_insert_with(Latch::new).clone();
+                seat.commands.fetch_or(TRAPPED, Ordering::SeqCst);
+                drop(wakeups);
+                signal
             }
-            let guards = wakeups.guards.get_or_insert_with(|| {
-                Box::new(Guards {
-                    held: 0,
-                    killed: Latch::new(),
-                    panicked: None,
-                    end: None,
-                })
+            // It has ended: of the commands it sees those to all.
+            None => {
+                let signal = Latch::new();
+                if self.signals.level.commands().has(STOP) {
+                    signal.set();
+                }
+                return signal;
+            }
+        };
+        let before = self.commands(key.slot);
+        if before.has(STOP) || before.has(ASKED) {
+            signal.set();
+        }
+        signal
+    }
+
+    fn guard(&self, key: ChildKey) -> Option<Latch> {
+        let killed = {
+            let (seat, mut wakeups) = self.locked(key)?;
+            let extra = wakeups.extra.get_or_insert_default();
+            let guards = extra.guards.get_or_insert_with(|| Guards {
+                held: 0,
+                killed: Latch::new(),
+                panicked: None,
+                end: None,
             });
             guards.held += 1;
+            seat.commands.fetch_or(TRAPPED, Ordering::SeqCst);
             guards.killed.clone()
         };
-        self.commands.fetch_or(TRAPPED, Ordering::SeqCst);
         // Looked at after it was stored: a kill that comes later finds it by itself.
-        if self.commands().kill() {
+        if self.commands(key.slot).kill() {
             killed.set();
         }
         Some(killed)
     }
 
-    /// One guard less. The last one ends a connection whose `serve` has.
-    pub(crate) fn give_guard(&self, panicked: Option<String>) {
-        let (end, panicked) = {
-            let mut wakeups = lock(&self.wakeups);
-            let Some(guards) = &mut wakeups.guards else {
+    fn release_guard(&self, key: ChildKey, panicked: Option<String>) {
+        let (end, panicked, _extra) = {
+            let Some((seat, mut wakeups)) = self.locked(key) else {
+                return;
+            };
+            let Some(guards) = wakeups.guards() else {
                 return;
             };
             guards.held -= 1;
@@ -263,59 +282,201 @@ impl Control {
                 return;
             };
             let panicked = guards.panicked.take();
-            wakeups.over = true;
-            (end, panicked)
+            seat.number.store(0, Ordering::SeqCst);
+            (end, panicked, wakeups.extra.take())
         };
         end(panicked);
+    }
+}
+
+impl Bank for Arc<Seats> {
+    type Signals = Arc<Signals>;
+    type Control = Control;
+
+    fn new(signals: &Arc<Signals>) -> Self {
+        Arc::new(Seats {
+            signals: Arc::clone(signals),
+            seats: std::array::from_fn(|_| Seat {
+                number: AtomicU64::new(0),
+                polls: AtomicU32::new(0),
+                commands: AtomicU8::new(0),
+                wakeups: Mutex::new(Wakeups::default()),
+            }),
+        })
+    }
+
+    /// The one before has left, and took its waker along: what is left is a number of polls, and commands, that nothing reads.
+    fn occupy(&mut self, slot: u32, number: u64) {
+        let seat = self.seat(slot);
+        seat.polls.store(0, Ordering::Relaxed);
+        seat.commands.store(0, Ordering::Relaxed);
+        seat.number.store(number, Ordering::SeqCst);
+    }
+
+    fn control(&self, slot: u32, number: u64) -> Control {
+        Control {
+            seats: Arc::clone(self),
+            key: ChildKey { slot, number },
+        }
+    }
+
+    fn mark(&self, slot: u32) -> u32 {
+        self.seat(slot).polls.load(Ordering::Acquire)
+    }
+}
+
+/// The way to one child.
+///
+/// The child's task has one, and whatever sends commands. It may be kept for longer than the child lives: what reads or
+/// writes the seat of another child by then is either for the child's own task, or looks whether the child is still there.
+#[derive(Clone)]
+pub(crate) struct Control {
+    seats: Arc<Seats>,
+    key: ChildKey,
+}
+
+impl Control {
+    pub(crate) fn key(&self) -> ChildKey {
+        self.key
+    }
+
+    /// The same, for the connection itself.
+    pub(crate) fn of_connection(&self) -> ControlOfConnection {
+        ControlOfConnection {
+            control: Arc::<Seats>::clone(&self.seats),
+            key: self.key,
+        }
+    }
+
+    fn seat(&self) -> &Seat {
+        self.seats.seat(self.key.slot)
+    }
+
+    /// A poll, or the drop, of the child begins or ends. Called twice for each, by the one thread that is at it.
+    pub(crate) fn count_poll(&self) {
+        let polls = &self.seat().polls;
+        // A load and a store: no two threads poll one child at a time.
+        let before = polls.load(Ordering::Relaxed);
+        polls.store(before.wrapping_add(1), Ordering::Release);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.seats.mark(self.key.slot)
+    }
+
+    /// Stores a command, which [`notify`](Self::notify) is to follow. The child must have its row, and the table be locked.
+    pub(crate) fn store(&self, command: Command) {
+        self.seat()
+            .commands
+            .fetch_or(bit(command), Ordering::SeqCst);
+    }
+
+    /// Wakes the child's task, and sets its stop signal, should it have been commanded to stop.
+    pub(crate) fn notify(&self) {
+        let (waker, stop, killed) = {
+            let Some((_, mut wakeups)) = self.seats.locked(self.key) else {
+                return;
+            };
+            let commands = self.commands();
+            let stops = commands.has(STOP) || commands.has(ASKED);
+            let kills = commands.kill();
+            let extra = wakeups.extra.as_ref();
+            let stop = extra.and_then(|extra| extra.stop.as_ref().filter(|_| stops).cloned());
+            let guards = wakeups.guards().filter(|_| kills);
+            let killed = guards.map(|guards| guards.killed.clone());
+            (wakeups.waker.clone(), stop, killed)
+        };
+        for latch in [stop, killed].into_iter().flatten() {
+            latch.set();
+        }
+        waker.wake();
+    }
+
+    /// The commands to the child, apart from one to make way for another acceptor.
+    pub(crate) fn commands(&self) -> Commands {
+        self.seats.commands(self.key.slot)
+    }
+
+    /// The commands to an acceptor of this generation.
+    pub(crate) fn commands_to(&self, generation: u64) -> Commands {
+        self.seats.commands_to(self.key.slot, generation)
+    }
+
+    /// Stores the waker of the child's task. The child calls it before it reads its commands.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let _replaced = lock(&self.seat().wakeups).waker.register(waker);
+    }
+
+    /// Forgets the waker, so that an ended child keeps no task alive.
+    pub(crate) fn unregister(&self) {
+        let _waker = lock(&self.seat().wakeups).waker.take();
     }
 
     /// No task runs the child any longer: forgets the waker, so that it keeps none alive.
     pub(crate) fn leave(&self) -> Left {
-        let (_waker, left) = {
-            let mut wakeups = lock(&self.wakeups);
-            let left = match &mut wakeups.guards {
+        let (_waker, _extra, left) = {
+            let seat = self.seat();
+            let mut wakeups = lock(&seat.wakeups);
+            let left = match wakeups.guards() {
                 Some(guards) if guards.held > 0 => Left::Guarded,
                 Some(guards) => Left::Over(guards.panicked.take()),
                 None => Left::Over(None),
             };
-            wakeups.over = matches!(left, Left::Over(_));
-            (wakeups.waker.take(), left)
+            let extra = match left {
+                Left::Over(_) => {
+                    seat.number.store(0, Ordering::SeqCst);
+                    wakeups.extra.take()
+                }
+                Left::Guarded => None,
+            };
+            (wakeups.waker.take(), extra, left)
         };
         left
     }
 
     /// Keeps the end of a connection for its last guard. Gives it back if that is gone already.
     pub(crate) fn keep(&self, end: GuardedEnd) -> Result<(), (GuardedEnd, Option<String>)> {
-        let mut wakeups = lock(&self.wakeups);
-        let panicked = match &mut wakeups.guards {
-            Some(guards) if guards.held > 0 => {
-                guards.end = Some(end);
-                return Ok(());
-            }
-            Some(guards) => guards.panicked.take(),
-            None => None,
+        let (panicked, _extra) = {
+            let seat = self.seat();
+            let mut wakeups = lock(&seat.wakeups);
+            let panicked = match wakeups.guards() {
+                Some(guards) if guards.held > 0 => {
+                    guards.end = Some(end);
+                    return Ok(());
+                }
+                Some(guards) => guards.panicked.take(),
+                None => None,
+            };
+            seat.number.store(0, Ordering::SeqCst);
+            (panicked, wakeups.extra.take())
         };
-        wakeups.over = true;
         Err((end, panicked))
-    }
-
-    pub(crate) fn trap(&self) -> Latch {
-        let signal = lock(&self.wakeups)
-            .stop
-            .get_or_insert_with(Latch::new)
-            .clone();
-        self.commands.fetch_or(TRAPPED, Ordering::SeqCst);
-        let before = self.commands();
-        if before.has(STOP) || before.has(ASKED) {
-            signal.set();
-        }
-        signal
     }
 }
 
-impl Marked for Control {
-    fn mark(&self) -> u32 {
-        self.polls.load(Ordering::Acquire)
+impl ConnectionControl for Seats {
+    fn draining(&self) -> &Latch {
+        &self.signals.draining
+    }
+
+    fn trap_stop(&self, key: ChildKey) -> Latch {
+        self.trap(key)
+    }
+
+    fn take_guard(&self, key: ChildKey) -> Option<Latch> {
+        self.guard(key)
+    }
+
+    fn give_guard(&self, key: ChildKey, panicked: Option<String>) {
+        self.release_guard(key, panicked);
+    }
+
+    fn is_killed(&self, key: ChildKey) -> bool {
+        match self.locked(key) {
+            Some(_) => self.commands(key.slot).kill(),
+            None => true,
+        }
     }
 }
 
@@ -328,14 +489,30 @@ mod tests {
     use crate::sync::testing::WakeCounter;
 
     fn control() -> Control {
-        Control::new(Arc::new(Level::new()), 0)
+        let (_, [control, _]) = siblings();
+        control
     }
 
     /// Two children of one listener.
-    fn siblings() -> (Arc<Level>, [Control; 2]) {
-        let level = Arc::new(Level::new());
-        let controls = [0; 2].map(|_| Control::new(Arc::clone(&level), 0));
-        (level, controls)
+    fn siblings() -> (Arc<Signals>, [Control; 2]) {
+        let signals = Signals::new();
+        let mut seats = <Arc<Seats> as Bank>::new(&signals);
+        let controls = [0, 1].map(|slot| {
+            seats.occupy(slot, u64::from(slot) + 1);
+            seats.control(slot, u64::from(slot) + 1)
+        });
+        (signals, controls)
+    }
+
+    impl Control {
+        fn send(&self, command: Command) {
+            self.store(command);
+            self.notify();
+        }
+
+        fn trap(&self) -> Latch {
+            self.seats.trap(self.key)
+        }
     }
 
     /// A waker whose `Drop` panics.
@@ -388,14 +565,14 @@ mod tests {
 
     #[test]
     fn level_is_read_by_each_child_and_wakes_none() {
-        let (level, controls) = siblings();
+        let (signals, controls) = siblings();
         let counter = WakeCounter::new();
         controls
             .iter()
             .for_each(|control| control.register(counter.waker()));
-        level.raise(Command::Kill);
+        signals.level.raise(Command::Kill);
         assert!(controls.iter().all(|control| control.commands().kill()));
-        assert!(level.commands().kill());
+        assert!(signals.level.commands().kill());
         assert_eq!(counter.wakes(), 0);
         controls.iter().for_each(Control::notify);
         assert_eq!(counter.wakes(), 2);
@@ -403,9 +580,9 @@ mod tests {
 
     #[test]
     fn level_and_own_commands_add_up() {
-        let (level, [one, other]) = siblings();
+        let (signals, [one, other]) = siblings();
         one.send(Command::Kill);
-        level.raise(Command::Close(CloseReason::Failed));
+        signals.level.raise(Command::Close(CloseReason::Failed));
         for (control, killed) in [(one, true), (other, false)] {
             assert_eq!(control.commands().kill(), killed);
             let reason = control.commands().end_waiting();
@@ -417,12 +594,12 @@ mod tests {
     /// The reason that an acceptor finds that was asked to stop before its listener closed, if it did.
     #[track_caller]
     fn check_reason(listener: Option<CloseReason>, expected: CloseReason) {
-        let (level, [control, _]) = siblings();
+        let (signals, [control, _]) = siblings();
         assert_eq!(control.commands().end_waiting(), None);
         assert!(!control.commands().ends_waiting());
         control.send(Command::StopAlone);
         if let Some(reason) = listener {
-            level.raise(Command::Close(reason));
+            signals.level.raise(Command::Close(reason));
         }
         let reason = control.commands().end_waiting();
         assert_eq!(reason, Some(EndWaiting::Closed(expected)));
@@ -431,41 +608,39 @@ mod tests {
 
     /// Whether children of the first three generations are replaced.
     #[track_caller]
-    fn check_replaced(level: &Arc<Level>, expected: [bool; 3]) {
+    fn check_replaced(signals: &Signals, control: &Control, expected: [bool; 3]) {
         let replaced = [0, 1, 2].map(|generation| {
-            let control = Control::new(Arc::clone(level), generation);
-            control.commands().end_waiting() == Some(EndWaiting::Replaced)
+            control.commands_to(generation).end_waiting() == Some(EndWaiting::Replaced)
         });
         assert_eq!(replaced, expected);
-        assert_eq!(level.commands().end_waiting(), None);
+        assert_eq!(signals.level.commands().end_waiting(), None);
     }
 
     #[test]
     fn older_generations_are_replaced() {
-        let level = Arc::new(Level::new());
-        check_replaced(&level, [false; 3]);
-        level.raise(Command::Stop);
+        let (signals, [control, _]) = siblings();
+        check_replaced(&signals, &control, [false; 3]);
+        signals.level.raise(Command::Stop);
         for _ in 0..2 {
-            level.replace(1);
-            check_replaced(&level, [true, false, false]);
+            signals.level.replace(1);
+            check_replaced(&signals, &control, [true, false, false]);
         }
-        level.raise(Command::Kill);
-        level.replace(3);
-        check_replaced(&level, [true; 3]);
-        let commands = level.commands();
+        signals.level.raise(Command::Kill);
+        signals.level.replace(3);
+        check_replaced(&signals, &control, [true; 3]);
+        let commands = signals.level.commands();
         assert!(commands.kill() && commands.stop(Role::Connection));
     }
 
     #[test]
     fn close_goes_before_another_acceptor_as_the_reason_to_end() {
-        let level = Arc::new(Level::new());
-        let control = Control::new(Arc::clone(&level), 0);
-        level.replace(1);
-        let reason = |control: &Control| control.commands().end_waiting();
+        let (signals, [control, _]) = siblings();
+        signals.level.replace(1);
+        let reason = |control: &Control| control.commands_to(0).end_waiting();
         assert_eq!(reason(&control), Some(EndWaiting::Replaced));
-        assert!(control.commands().ends_waiting());
+        assert!(control.commands_to(0).ends_waiting());
         assert!(!control.commands().stop(Role::Connection));
-        level.raise(Command::Close(CloseReason::Stopped));
+        signals.level.raise(Command::Close(CloseReason::Stopped));
         let stopped = EndWaiting::Closed(CloseReason::Stopped);
         assert_eq!(reason(&control), Some(stopped));
     }
@@ -499,9 +674,9 @@ mod tests {
 
     #[test]
     fn trap_gets_the_signal_of_a_level() {
-        let (level, [before, after]) = siblings();
+        let (signals, [before, after]) = siblings();
         let early = before.trap();
-        level.raise(Command::Stop);
+        signals.level.raise(Command::Stop);
         assert!(!early.is_set(), "the driver sets it");
         before.notify();
         assert!(early.is_set());
@@ -511,10 +686,10 @@ mod tests {
     #[test]
     fn kill_and_close_set_no_stop_signal() {
         for command in [Command::Kill, Command::Close(CloseReason::Stopped)] {
-            let (level, [control, _]) = siblings();
+            let (signals, [control, _]) = siblings();
             let stop = control.trap();
             control.send(command);
-            level.raise(command);
+            signals.level.raise(command);
             control.notify();
             assert!(!stop.is_set(), "{command:?}");
             assert!(!control.trap().is_set(), "{command:?}");
@@ -549,5 +724,46 @@ mod tests {
             assert_eq!(control.mark(), 2 * poll + 1);
             control.count_poll();
         }
+    }
+
+    /// What is kept of a child that has ended: nothing of it reaches the child that has its seat now.
+    #[test]
+    fn seat_is_vacant_until_it_is_taken_and_then_another_childs() {
+        let (signals, [first, _]) = siblings();
+        let counter = WakeCounter::new();
+        let guard = first.seats.guard(first.key);
+        assert!(guard.is_some());
+        first.register(counter.waker());
+        first.send(Command::StopAlone);
+        assert!(matches!(first.leave(), Left::Guarded));
+        first.seats.release_guard(first.key, None);
+        assert!(matches!(first.leave(), Left::Over(None)));
+        let mut seats = Arc::clone(&first.seats);
+        for number in [None, Some(3)] {
+            let second = number.map(|number| {
+                seats.occupy(0, number);
+                let second = seats.control(0, number);
+                second.register(counter.waker());
+                second
+            });
+            assert!(first.seats.guard(first.key).is_none());
+            assert!(first.seats.is_killed(first.key));
+            assert!(!first.trap().is_set());
+            let wakes = counter.wakes();
+            first.notify();
+            assert_eq!(counter.wakes(), wakes);
+            if let Some(second) = second {
+                assert_eq!(second.mark(), 0);
+                assert!(!second.commands().kill() && !second.commands().ends_waiting());
+                signals.level.raise(Command::Stop);
+                assert!(second.commands().stop(Role::Connection), "it is not trapped");
+                assert!(first.trap().is_set());
+            }
+        }
+    }
+
+    #[test]
+    fn seat_is_small() {
+        assert!(size_of::<Seat>() <= 48, "{}", size_of::<Seat>());
     }
 }

@@ -1,4 +1,3 @@
-//! One child of a pool: what it can be commanded, and its acceptor, whatever its type.
+//! One child of a pool: what it can be commanded.
 
 pub(crate) mod control;
-pub(crate) mod erased;

@@ -29,19 +29,20 @@ impl Backoff {
     }
 }
 
-/// Spaces the starts of acceptors that end without having waited: the first follows at once.
+/// Spaces the starts of acceptors that end without having waited: the first follows at once, the second after 1 ms. It is
+/// part of each row of a table, and so no more than a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct StartBackoff(Option<Backoff>);
+pub(crate) struct StartBackoff(u8);
 
 impl StartBackoff {
     /// How long the next start waits.
     pub(crate) fn delay(&mut self) -> Duration {
-        match &mut self.0 {
-            None => {
-                self.0 = Some(Backoff::new(Duration::from_millis(1)));
-                Duration::ZERO
-            }
-            Some(backoff) => backoff.pause(),
+        let starts = self.0;
+        self.0 = starts.saturating_add(1);
+        match starts {
+            0 => Duration::ZERO,
+            1..=10 => Duration::from_millis(1 << (starts - 1)),
+            _ => LONGEST,
         }
     }
 }

@@ -6,20 +6,20 @@ use super::child_end::ChildEnd;
 use super::command::CloseReason;
 use super::late::LateConnections;
 use super::row::Row;
-use super::table::Starting;
+use crate::id::ChildId;
 use crate::report::Event;
 use crate::stop_report::StopReport;
 use crate::sync::DropCatching;
 
 /// What is to be done, in this order: `orders` before the lock is released, the rest after.
-pub(crate) struct Effects<C, S, A> {
+pub(crate) struct Effects<S, A> {
     pub(crate) orders: Vec<Order>,
     /// These listeners close.
     pub(crate) close: Vec<(S, Close)>,
     /// A child that is to be started in a task of its own.
-    pub(crate) start: Option<(S, Starting<C>)>,
+    pub(crate) start: Option<(S, ChildId)>,
     /// A child that the driver starts, after this time.
-    pub(crate) start_later: Option<(S, Starting<C>, Duration)>,
+    pub(crate) start_later: Option<(S, ChildId, Duration)>,
     /// A listener that closes, and has an acceptor less: it may have none left to wait for (L7).
     pub(crate) fewer: Option<S>,
     pub(crate) reports: Vec<Event<A>>,
@@ -30,7 +30,7 @@ pub(crate) struct Effects<C, S, A> {
     pub(crate) finished: Option<Box<StopReport<A>>>,
     pub(crate) driver: Driver,
     /// A row that is no longer needed: what it holds is dropped outside the lock.
-    pub(crate) gone: Option<DropCatching<Row<C, A>>>,
+    pub(crate) gone: Option<DropCatching<Row<A>>>,
     /// The end of a child that has no row any longer: what it holds is dropped outside the lock, too.
     pub(crate) unseen: Option<DropCatching<ChildEnd>>,
 }
@@ -69,7 +69,7 @@ pub(crate) enum Driver {
     Wakes,
 }
 
-impl<C, S, A> Default for Effects<C, S, A> {
+impl<S, A> Default for Effects<S, A> {
     fn default() -> Self {
         Self {
             orders: Vec::new(),

@@ -13,7 +13,7 @@ pub(crate) mod outbox;
 pub(crate) mod rate_limit;
 pub(crate) mod row;
 pub(crate) mod shutdown;
-mod slots;
+pub(crate) mod slots;
 pub(crate) mod stop;
 pub(crate) mod stuck;
 pub(crate) mod supervisor;

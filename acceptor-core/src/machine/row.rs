@@ -14,9 +14,8 @@ use crate::stop_report::{EndKind, LateConnection, Phase};
 
 /// One child.
 #[cfg_attr(test, derive(Clone))]
-pub(crate) struct Row<C, A> {
+pub(crate) struct Row<A> {
     pub(crate) id: ChildId,
-    pub(crate) control: C,
     /// Since when it has been what it is: an acceptor, or a connection.
     pub(crate) since: Instant,
     pub(crate) stage: Stage<A>,
@@ -38,17 +37,42 @@ pub(crate) enum Stage<A> {
 #[derive(Clone)]
 pub(crate) struct Peer<A> {
     pub(crate) peer_addr: A,
+    /// `None` if the connection has the address of its listener, and no other of its own.
+    pub(crate) own: Option<Box<OwnAddrs<A>>>,
+}
+
+/// What few connections have.
+#[derive(Clone)]
+pub(crate) struct OwnAddrs<A> {
     pub(crate) local_addr: A,
     /// Those of the transport, if its handshake has replaced them (H5).
     pub(crate) transport: Option<Box<Transport<A>>>,
 }
 
-impl<C, A> Row<C, A> {
+impl<A> Peer<A> {
+    pub(crate) fn transport(&self) -> Option<&Transport<A>> {
+        self.own.as_ref()?.transport.as_deref()
+    }
+
+    fn cloned_transport(&self) -> Option<Box<Transport<A>>>
+    where
+        A: Clone,
+    {
+        self.own.as_ref()?.transport.clone()
+    }
+}
+
+impl<A> Row<A> {
     pub(crate) fn role(&self) -> Role {
         match self.stage {
             Stage::Connection(..) => Role::Connection,
             Stage::Acceptor(_) => Role::Acceptor,
         }
+    }
+
+    /// Which of the pool's acceptors it is of.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether it is an acceptor that has not begun.
@@ -78,7 +102,7 @@ impl<C, A> Row<C, A> {
                 listener,
                 child,
                 peer: peer.peer_addr.clone(),
-                transport: peer.transport.clone(),
+                transport: peer.cloned_transport(),
                 age,
                 error,
             }),
@@ -86,7 +110,7 @@ impl<C, A> Row<C, A> {
                 listener,
                 child,
                 peer: peer.peer_addr.clone(),
-                transport: peer.transport.clone(),
+                transport: peer.cloned_transport(),
                 age,
                 cause,
                 error,
@@ -136,7 +160,7 @@ impl<C, A> Row<C, A> {
                 listener,
                 child,
                 peer: peer.peer_addr.clone(),
-                transport: peer.transport.clone(),
+                transport: peer.cloned_transport(),
                 age: now.saturating_duration_since(self.since),
                 failure,
             },
@@ -154,7 +178,7 @@ impl<C, A> Row<C, A> {
     }
 }
 
-impl<C, A: Clone> Row<C, A> {
+impl<A: Clone> Row<A> {
     /// The report of the end of a connection whose beginning was reported (O4).
     pub(super) fn ended(
         &self,
@@ -169,7 +193,7 @@ impl<C, A: Clone> Row<C, A> {
             listener: self.id.listener(),
             child: self.id,
             peer: peer.peer_addr.clone(),
-            transport: peer.transport.clone(),
+            transport: peer.cloned_transport(),
             age: now.saturating_duration_since(self.since),
             kind,
             reason,

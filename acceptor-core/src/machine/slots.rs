@@ -1,16 +1,40 @@
-//! Numbered slots for the children of one listener.
+//! Numbered slots for the children of one listener, in chunks; each chunk has a bank beside it.
 //!
 //! Invariants: a value stays in its slot until it is removed; no operation
 //! moves or visits more than one chunk of others; a chunk without values holds
-//! no memory, so that a past peak is given back.
+//! neither memory nor a bank, so that a past peak is given back, and a bank is never that of a later chunk.
 
-/// How many slots a chunk has: one bit each in its mask.
-const CHUNK: usize = u64::BITS as usize;
+/// How many slots a chunk has: one bit each in its mask. Small, because a listener with one acceptor has a whole bank.
+pub(crate) const CHUNK: usize = u32::BITS as usize;
+
+/// The part of each child of a chunk that other threads reach without the table's lock.
+pub(crate) trait Bank {
+    /// What the banks of one listener share.
+    type Signals;
+    /// The way to one child.
+    type Control: Clone;
+
+    /// A bank for [`CHUNK`] children, none of which is there.
+    fn new(signals: &Self::Signals) -> Self;
+
+    /// A child with this number takes a slot, in which nothing is left of the one before.
+    fn occupy(&mut self, slot: u32, number: u64);
+
+    fn control(&self, slot: u32, number: u64) -> Self::Control;
+
+    /// A counter that is odd while the child in this slot is inside a poll or a drop (S8).
+    fn mark(&self, slot: u32) -> u32;
+}
+
+/// The place of a slot in its bank.
+pub(crate) fn place(slot: u32) -> usize {
+    slot as usize % CHUNK
+}
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(crate) struct Slots<T> {
-    chunks: Vec<Chunk<T>>,
+pub(crate) struct Slots<T, B> {
+    chunks: Vec<Chunk<T, B>>,
     /// Chunks with a vacant slot; the next value goes to the last of them.
     available: Vec<u32>,
     /// Chunks that hold a value.
@@ -20,14 +44,16 @@ pub(crate) struct Slots<T> {
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-struct Chunk<T> {
+struct Chunk<T, B> {
     slots: Vec<Option<T>>,
-    occupied: u64,
+    /// `None` for a chunk without values.
+    bank: Option<B>,
+    occupied: u32,
     /// Whether `available` has it.
     listed: bool,
 }
 
-impl<T> Default for Slots<T> {
+impl<T, B> Default for Slots<T, B> {
     fn default() -> Self {
         Self {
             chunks: Vec::new(),
@@ -38,19 +64,24 @@ impl<T> Default for Slots<T> {
     }
 }
 
-impl<T> Slots<T> {
+impl<T, B> Slots<T, B> {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Inserts the value that is made of the slot's number.
-    pub(crate) fn insert_with(&mut self, make: impl FnOnce(u32) -> T) -> u32 {
+    /// Inserts the value that is made of the slot's number, and of the bank of its chunk.
+    pub(crate) fn insert_with(
+        &mut self,
+        new_bank: impl FnOnce() -> B,
+        make: impl FnOnce(u32, &mut B) -> T,
+    ) -> u32 {
         let index = match self.available.last() {
             Some(index) => *index,
             None => {
                 let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
                 self.chunks.push(Chunk {
                     slots: Vec::new(),
+                    bank: None,
                     occupied: 0,
                     listed: true,
                 });
@@ -61,7 +92,7 @@ impl<T> Slots<T> {
         let chunk = &mut self.chunks[index as usize];
         let vacant = (!chunk.occupied).trailing_zeros() as usize;
         let slot = index * CHUNK as u32 + vacant as u32;
-        let value = make(slot);
+        let value = make(slot, chunk.bank.get_or_insert_with(new_bank));
         self.used += usize::from(chunk.occupied == 0);
         // The lowest vacant slot is within the chunk's length, or just behind it.
         match chunk.slots.get_mut(vacant) {
@@ -69,7 +100,7 @@ impl<T> Slots<T> {
             None => chunk.slots.push(Some(value)),
         }
         chunk.occupied |= 1 << vacant;
-        if chunk.occupied == u64::MAX {
+        if chunk.occupied == u32::MAX {
             chunk.listed = false;
             self.available.pop();
         }
@@ -83,18 +114,20 @@ impl<T> Slots<T> {
             .flat_map(|chunk| chunk.slots.iter().flatten())
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&T> {
+    pub(crate) fn get(&self, slot: u32) -> Option<(&T, &B)> {
         let chunk = self.chunks.get(slot as usize / CHUNK)?;
-        chunk.slots.get(slot as usize % CHUNK)?.as_ref()
+        let value = chunk.slots.get(place(slot))?.as_ref()?;
+        Some((value, chunk.bank.as_ref()?))
     }
 
-    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<(&mut T, &mut B)> {
         let chunk = self.chunks.get_mut(slot as usize / CHUNK)?;
-        chunk.slots.get_mut(slot as usize % CHUNK)?.as_mut()
+        let value = chunk.slots.get_mut(place(slot))?.as_mut()?;
+        Some((value, chunk.bank.as_mut()?))
     }
 
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
-        let (index, at) = (slot as usize / CHUNK, slot as usize % CHUNK);
+        let (index, at) = (slot as usize / CHUNK, place(slot));
         let chunk = self.chunks.get_mut(index)?;
         let value = chunk.slots.get_mut(at)?.take()?;
         chunk.occupied &= !(1 << at);
@@ -103,7 +136,7 @@ impl<T> Slots<T> {
             self.available.push(index as u32);
         }
         if chunk.occupied == 0 {
-            chunk.slots = Vec::new();
+            (chunk.slots, chunk.bank) = (Vec::new(), None);
             self.used -= 1;
             self.trim();
         }
@@ -133,7 +166,7 @@ impl<T> Slots<T> {
         &mut self,
         from: usize,
         limit: usize,
-        mut visit: impl FnMut(u32, &mut T),
+        mut visit: impl FnMut(u32, &mut T, &B),
     ) -> Option<usize> {
         let (mut at, mut left) = (from, limit);
         loop {
@@ -147,8 +180,10 @@ impl<T> Slots<T> {
                 at = (at / CHUNK + 1) * CHUNK;
                 continue;
             }
-            if let Some(Some(value)) = chunk.slots.get_mut(at % CHUNK) {
-                visit(at as u32, value);
+            if let (Some(Some(value)), Some(bank)) =
+                (chunk.slots.get_mut(at % CHUNK), &chunk.bank)
+            {
+                visit(at as u32, value, bank);
             }
             at += 1;
         }
@@ -164,11 +199,11 @@ mod tests {
 
     use super::*;
 
-    fn all(slots: &mut Slots<u32>, limit: usize) -> BTreeMap<u32, u32> {
+    fn all(slots: &mut Slots<u32, ()>, limit: usize) -> BTreeMap<u32, u32> {
         let (mut seen, mut from) = (BTreeMap::new(), Some(0));
         while let Some(cursor) = from {
             let mut visited = 0;
-            from = slots.visit(cursor, limit, |slot, value| {
+            from = slots.visit(cursor, limit, |slot, value, ()| {
                 visited += 1;
                 assert_eq!(seen.insert(slot, *value), None);
             });
@@ -181,21 +216,21 @@ mod tests {
         /// Against a map.
         #[test]
         fn slots_are_a_map(choices in proptest::collection::vec((0..3_u8, any::<u32>()), 0..600)) {
-            let (mut slots, mut map) = (Slots::default(), BTreeMap::new());
+            let (mut slots, mut map) = (Slots::<_, ()>::default(), BTreeMap::new());
             for (choice, value) in choices {
                 if choice == 0 {
                     let key = map.keys().nth(value as usize % map.len().max(1)).copied();
                     let removed = key.and_then(|key| slots.remove(key));
                     prop_assert_eq!(removed, key.and_then(|key| map.remove(&key)));
                 } else {
-                    let slot = slots.insert_with(|slot| slot ^ value);
+                    let slot = slots.insert_with(|| (), |slot, ()| slot ^ value);
                     prop_assert_eq!(map.insert(slot, slot ^ value), None);
                 }
                 prop_assert_eq!(slots.len(), map.len());
             }
             for (slot, value) in &map {
-                prop_assert_eq!(slots.get(*slot), Some(value));
-                prop_assert_eq!(slots.get_mut(*slot).copied(), Some(*value));
+                prop_assert_eq!(slots.get(*slot).map(|(value, ())| value), Some(value));
+                prop_assert_eq!(slots.get_mut(*slot).map(|(value, ())| *value), Some(*value));
             }
             for limit in [1, 7, 256] {
                 prop_assert_eq!(all(&mut slots, limit), map.clone());
@@ -205,32 +240,34 @@ mod tests {
 
     #[test]
     fn memory_of_a_past_peak_is_given_back() {
-        let mut slots = Slots::default();
-        let kept = slots.insert_with(|_| 0);
-        let peak: Vec<_> = (0..10_000).map(|n| slots.insert_with(|_| n)).collect();
+        let mut slots = Slots::<_, ()>::default();
+        let kept = slots.insert_with(|| (), |_, ()| 0);
+        let peak: Vec<_> = (0..10_000).map(|n| slots.insert_with(|| (), |_, ()| n)).collect();
         for slot in peak {
             slots.remove(slot);
         }
-        assert_eq!(slots.get(kept), Some(&0));
+        assert_eq!(slots.get(kept), Some((&0, &())));
         let capacity: usize = slots
             .chunks
             .iter()
             .map(|chunk| chunk.slots.capacity())
             .sum();
         assert!(capacity <= CHUNK, "{capacity}");
+        let banks = slots.chunks.iter().filter(|chunk| chunk.bank.is_some());
+        assert_eq!(banks.count(), 1);
         assert!(slots.chunks.capacity() <= 16, "{}", slots.chunks.capacity());
         assert!(slots.available.capacity() <= 16);
     }
 
     #[test]
     fn vacant_slot_is_used_again() {
-        let mut slots = Slots::default();
-        let first = slots.insert_with(|_| 1);
-        slots.insert_with(|_| 2);
+        let mut slots = Slots::<_, ()>::default();
+        let first = slots.insert_with(|| (), |_, ()| 1);
+        slots.insert_with(|| (), |_, ()| 2);
         slots.remove(first);
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.remove(first), None);
-        assert_eq!(slots.insert_with(|_| 3), first);
+        assert_eq!(slots.insert_with(|| (), |_, ()| 3), first);
         assert_eq!(slots.remove(u32::MAX), None);
     }
 }

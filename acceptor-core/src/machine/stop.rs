@@ -8,7 +8,8 @@ use super::command::CloseReason;
 use super::effects::{Close, Driver, Effects, Order, Queued};
 use super::row::Row;
 use super::shutdown::{StopStep, Stopping};
-use super::stuck::{Marked, RuntimeKey, Runtimes};
+use super::slots::Bank;
+use super::stuck::{RuntimeKey, Runtimes};
 use super::supervisor::{Listening, SocketState, Supervisor};
 use super::table::Table;
 use crate::id::ListenerId;
@@ -41,11 +42,11 @@ impl Stop {
 
 impl<S: Clone> Supervisor<S> {
     /// Begins to stop; a stop that is under way stays as it is (S1).
-    pub(crate) fn stop<C, A>(
+    pub(crate) fn stop<A>(
         &mut self,
         reason: StopReason,
         now: Instant,
-        effects: &mut Effects<C, S, A>,
+        effects: &mut Effects<S, A>,
     ) {
         if self.stop.is_some() {
             return;
@@ -55,11 +56,11 @@ impl<S: Clone> Supervisor<S> {
     }
 
     /// Goes to the kill at once, whether or not a stop is under way (S9).
-    pub(crate) fn kill<C, A>(
+    pub(crate) fn kill<A>(
         &mut self,
         reason: StopReason,
         now: Instant,
-        effects: &mut Effects<C, S, A>,
+        effects: &mut Effects<S, A>,
     ) {
         if self.stop.is_none() {
             self.begin_stop(reason, now, effects);
@@ -72,15 +73,15 @@ impl<S: Clone> Supervisor<S> {
     }
 
     /// Time has passed.
-    pub(crate) fn tick<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+    pub(crate) fn tick<A>(&mut self, now: Instant, effects: &mut Effects<S, A>) {
         self.advance(now, effects);
     }
 
-    pub(super) fn begin_stop<C, A>(
+    pub(super) fn begin_stop<A>(
         &mut self,
         reason: StopReason,
         now: Instant,
-        effects: &mut Effects<C, S, A>,
+        effects: &mut Effects<S, A>,
     ) {
         self.stop = Some(Stop {
             stopping: Stopping::begin(self.rules.plan, now),
@@ -101,7 +102,7 @@ impl<S: Clone> Supervisor<S> {
         effects.driver = Driver::Wakes;
     }
 
-    pub(super) fn advance<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+    pub(super) fn advance<A>(&mut self, now: Instant, effects: &mut Effects<S, A>) {
         while let Some(stop) = &mut self.stop {
             let (left, sockets) = (self.listeners.len(), self.sockets);
             match stop.stopping.advance(now, left, sockets) {
@@ -111,7 +112,7 @@ impl<S: Clone> Supervisor<S> {
         }
     }
 
-    fn take<C, A>(&mut self, step: StopStep, now: Instant, effects: &mut Effects<C, S, A>) {
+    fn take<A>(&mut self, step: StopStep, now: Instant, effects: &mut Effects<S, A>) {
         effects.driver = Driver::Wakes;
         match step {
             StopStep::CloseListeners(queued) => {
@@ -137,12 +138,12 @@ impl<S: Clone> Supervisor<S> {
 
     /// Looks at some children of one listener; returns where to go on, if anywhere. The rows of those that are stuck go
     /// to `gone`, to be dropped outside of any lock.
-    pub(crate) fn look<C: Clone + Marked, A>(
+    pub(crate) fn look<B: Bank, A>(
         &mut self,
-        table: &mut Table<C, A>,
+        table: &mut Table<B, A>,
         id: ListenerId,
         (from, limit): (usize, usize),
-        gone: &mut Vec<DropCatching<Row<C, A>>>,
+        gone: &mut Vec<DropCatching<Row<A>>>,
     ) -> Option<usize> {
         let (stuck, moved, next) = table.look(from, limit);
         let stop = self.stop.as_mut().filter(|stop| !stop.finished)?;
@@ -160,7 +161,7 @@ impl<S: Clone> Supervisor<S> {
     }
 
     /// All children were looked at. If none of those on a runtime moved for a kill timeout, all that are left there are stuck.
-    pub(crate) fn looked<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) -> Looks {
+    pub(crate) fn looked<A>(&mut self, now: Instant, effects: &mut Effects<S, A>) -> Looks {
         self.advance(now, effects);
         let Some(stop) = self.stop.as_mut().filter(|stop| !stop.finished) else {
             return Looks::Over;
@@ -179,12 +180,12 @@ impl<S: Clone> Supervisor<S> {
     /// Gives up what is left on these runtimes: `stuck` children, of listeners that are forgotten, and are given back to be
     /// dropped outside of any lock.
     #[must_use]
-    pub(crate) fn give_up<C, A>(
+    pub(crate) fn give_up<A>(
         &mut self,
         blocked: &BTreeSet<RuntimeKey>,
         stuck: usize,
         now: Instant,
-        effects: &mut Effects<C, S, A>,
+        effects: &mut Effects<S, A>,
     ) -> BTreeMap<ListenerId, Listening<S>> {
         let Some(stop) = self.stop.as_mut().filter(|stop| !stop.finished) else {
             return BTreeMap::new();
@@ -201,7 +202,7 @@ impl<S: Clone> Supervisor<S> {
         gone
     }
 
-    fn finish<C, A>(&mut self, now: Instant, effects: &mut Effects<C, S, A>) {
+    fn finish<A>(&mut self, now: Instant, effects: &mut Effects<S, A>) {
         let Some(stop) = &mut self.stop else { return };
         stop.finished = true;
         let kill = Phase::Kill as usize;

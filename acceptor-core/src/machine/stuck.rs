@@ -12,11 +12,6 @@ const LOOKS: u8 = 5;
 /// Looks are this part of a kill timeout apart.
 pub(crate) const LOOKS_IN_A_KILL_TIMEOUT: u32 = 4;
 
-/// A counter that is odd while its child is inside a poll or a drop.
-pub(crate) trait Marked {
-    fn mark(&self) -> u32;
-}
-
 /// The findings of the last looks at one child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Looked {

@@ -13,6 +13,7 @@ use super::command::CloseReason;
 use super::effects::{Close, Driver, Effects, Queued};
 use super::intensity::{Intensity, Verdict};
 use super::stop::Stop;
+use super::slots::Bank;
 use super::stuck::RuntimeKey;
 use super::table::{AcceptorEnd, Replacement, Table};
 use crate::id::{ChildId, ListenerId, PoolId};
@@ -137,14 +138,13 @@ impl<S: Clone> Supervisor<S> {
     }
 
     /// A child has ended, and what it held is gone (E1 to E3).
-    pub(crate) fn ended<C: Clone, A: Clone>(
+    pub(crate) fn ended<B: Bank, A: Clone>(
         &mut self,
-        table: &mut Table<C, A>,
+        table: &mut Table<B, A>,
         id: ChildId,
         end: ChildEnd,
         now: Instant,
-        control: impl FnOnce() -> C,
-        effects: &mut Effects<C, S, A>,
+        effects: &mut Effects<S, A>,
     ) {
         let Some(row) = table.remove(id) else {
             effects.unseen = Some(DropCatching::new(end));
@@ -199,7 +199,7 @@ impl<S: Clone> Supervisor<S> {
         // Another has taken the place of one that was replaced already (R1).
         replaces &= !table.is_replaced(&row);
         if role == Role::Acceptor && replaces && table.is_open() && self.accepts() {
-            self.replace(table, &row, how, now, control, effects);
+            self.replace(table, &row, how, now, effects);
         } else if role == Role::Acceptor {
             let listening = self.listeners.get(&id.listener());
             let closing =
@@ -212,20 +212,19 @@ impl<S: Clone> Supervisor<S> {
         self.advance(now, effects);
     }
 
-    fn replace<C: Clone, A: Clone>(
+    fn replace<B: Bank, A: Clone>(
         &self,
-        table: &mut Table<C, A>,
-        row: &super::row::Row<C, A>,
+        table: &mut Table<B, A>,
+        row: &super::row::Row<A>,
         end: AcceptorEnd,
         now: Instant,
-        control: impl FnOnce() -> C,
-        effects: &mut Effects<C, S, A>,
+        effects: &mut Effects<S, A>,
     ) {
         let Some(listening) = self.listeners.get(&row.id.listener()) else {
             return;
         };
         let listener = listening.listener.clone();
-        match table.replace(row, end, now, control()) {
+        match table.replace(row, end, now) {
             Replacement::Init(starting) | Replacement::Waits(starting, _) => {
                 effects.start = Some((listener, starting));
             }
@@ -244,17 +243,17 @@ impl<S: Clone> Supervisor<S> {
     }
 
     /// Forgets a listener once its socket is closed and its last child has ended.
-    fn forget_if_over<C: Clone, A>(&mut self, table: &Table<C, A>, id: ListenerId) {
+    fn forget_if_over<B: Bank, A>(&mut self, table: &Table<B, A>, id: ListenerId) {
         if table.is_over() {
             self.listeners.remove(&id);
         }
     }
 
     /// Closes a listener, or joins its close (L3, L8). `None` if its socket is closed, or it is not known.
-    pub(crate) fn close<C, A>(
+    pub(crate) fn close<A>(
         &mut self,
         id: ListenerId,
-        effects: &mut Effects<C, S, A>,
+        effects: &mut Effects<S, A>,
     ) -> Option<S> {
         let ours = id.pool.may_be(self.pool);
         let listening = self.listeners.get_mut(&id).filter(|_| ours)?;
@@ -275,7 +274,7 @@ impl<S: Clone> Supervisor<S> {
     }
 
     /// All open listeners close.
-    pub(super) fn close_all<C, A>(&mut self, close: Close, effects: &mut Effects<C, S, A>) {
+    pub(super) fn close_all<A>(&mut self, close: Close, effects: &mut Effects<S, A>) {
         for listening in self.listeners.values_mut() {
             if listening.socket == SocketState::Open {
                 listening.socket = SocketState::Closing(close.reason);
@@ -290,13 +289,13 @@ impl<S: Clone> Supervisor<S> {
     /// A listener's socket is closed: its address can be bound again, and its acceptors get the reason.
     ///
     /// `failure` is its report, should it have failed and not been asked to close.
-    pub(crate) fn socket_closed<C: Clone, A>(
+    pub(crate) fn socket_closed<B: Bank, A>(
         &mut self,
-        table: &mut Table<C, A>,
+        table: &mut Table<B, A>,
         id: ListenerId,
         now: Instant,
         failure: Option<impl FnOnce(usize) -> Event<A>>,
-        effects: &mut Effects<C, S, A>,
+        effects: &mut Effects<S, A>,
     ) -> CloseReason {
         let Some(listening) = self.listeners.get_mut(&id) else {
             return CloseReason::Stopped;

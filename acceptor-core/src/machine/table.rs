@@ -1,6 +1,6 @@
 //! The children of one listener: events go in, and what follows for the children comes out.
 //!
-//! Pure: no clock, no runtime, no future. `C` is the way to reach a child, `A` an
+//! Pure: no clock, no runtime, no future. `B` has the ways to reach children, `A` is an
 //! address. Invariants: each child has a row from before its start until its
 //! end; the counts are those of the rows and of the acceptors still owed; an open
 //! listener has its number of acceptors; an end of a child without a row changes
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::backoff::StartBackoff;
 use super::child_end::{ChildEnd, Role};
 use super::row::{Peer, Row, Stage, Tally, Watched};
-use super::slots::Slots;
-use super::stuck::{Found, Looked, Marked};
+use super::slots::{Bank, Slots};
+use super::stuck::{Found, Looked};
 use crate::id::{ChildId, ListenerId};
 use crate::policy::WaitingAcceptors;
 use crate::status::{AcceptorState, ConnectionState};
@@ -36,9 +36,11 @@ enum Door {
 }
 
 #[cfg_attr(test, derive(Clone))]
-pub(crate) struct Table<C, A> {
+pub(crate) struct Table<B: Bank, A> {
     id: ListenerId,
-    rows: Slots<Row<C, A>>,
+    /// What the banks of its rows are made of.
+    signals: B::Signals,
+    rows: Slots<Row<A>, B>,
     tally: Tally,
     /// Acceptors that the listener has and that have no row yet.
     owed: usize,
@@ -62,30 +64,15 @@ pub(crate) struct Table<C, A> {
     killed: bool,
 }
 
-/// A child that is to be started.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Starting<C> {
-    pub(crate) child: ChildId,
-    pub(crate) control: C,
-}
-
-/// Acceptors that are to be started.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Starts<C> {
-    pub(crate) starts: Vec<Starting<C>>,
-    /// What was made for them before, of an older acceptor: to be dropped outside of any lock.
-    pub(crate) before: Vec<C>,
-}
-
 /// The successor of an acceptor.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Replacement<C> {
+pub(crate) enum Replacement {
     /// Its `init` is to run.
-    Init(Starting<C>),
+    Init(ChildId),
     /// It has its state, and waits; and others that were held are to be started, if so.
-    Waits(Starting<C>, Waits),
+    Waits(ChildId, Waits),
     /// It is started by the driver, after this time.
-    Later(Starting<C>, Duration),
+    Later(ChildId, Duration),
     /// It starts once another acceptor's `init` has succeeded, or not at all.
     None,
 }
@@ -93,23 +80,22 @@ pub(crate) enum Replacement<C> {
 /// The fate of an acceptor that has a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Became<C> {
-    Serves(Replacement<C>),
-    /// It serves, and is not replaced: the next acceptor is given back.
-    ServesLast(Next<C>),
+    Serves(C, Replacement),
+    /// It serves, and is not replaced: what there is of the next acceptor is of no use.
+    ServesLast(C),
     /// It is not a child any longer: the pool ended without it.
-    Gone(Next<C>),
+    Gone,
     /// It is of an acceptor that is replaced, and terminates (R1); the next one, too, if it has its state.
-    Replaced(Result<Starting<C>, Next<C>>),
+    Replaced(Option<ChildId>),
 }
 
-/// The next acceptor, made before the lock was taken.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Next<C> {
+/// The next acceptor, asked for its state before the lock was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Next {
     /// The number that was reserved for it.
     pub(crate) number: u64,
     /// Which of the pool's acceptors it is of.
     pub(crate) generation: u64,
-    pub(crate) control: C,
     pub(crate) ready: Ready,
 }
 
@@ -132,20 +118,12 @@ pub(crate) enum Waits {
     Gone,
 }
 
-impl<C> Default for Starts<C> {
-    fn default() -> Self {
-        Self {
-            starts: Vec::new(),
-            before: Vec::new(),
-        }
-    }
-}
-
-impl<C: Clone, A> Table<C, A> {
+impl<B: Bank, A> Table<B, A> {
     /// The table of a listener that has just been added; its acceptors are owed.
-    pub(crate) fn new(id: ListenerId, acceptors: usize) -> Self {
+    pub(crate) fn new(id: ListenerId, acceptors: usize, signals: B::Signals) -> Self {
         Self {
             id,
+            signals,
             rows: Slots::default(),
             tally: Tally::default(),
             owed: acceptors,
@@ -220,7 +198,7 @@ impl<C: Clone, A> Table<C, A> {
     }
 
     /// Takes all rows: their children are given up, and their ends are no longer seen.
-    pub(crate) fn abandon(&mut self) -> DropCatching<Slots<Row<C, A>>> {
+    pub(crate) fn abandon(&mut self) -> DropCatching<Slots<Row<A>, B>> {
         self.close();
         self.tally = Tally::default();
         self.replaced = 0;
@@ -259,49 +237,51 @@ impl<C: Clone, A> Table<C, A> {
     }
 
     /// Whether it is an acceptor that another has taken the place of (R1).
-    pub(super) fn is_replaced(&self, row: &Row<C, A>) -> bool {
+    pub(super) fn is_replaced(&self, row: &Row<A>) -> bool {
         let begun = row.role() == Role::Acceptor && !row.is_spaced();
         begun && row.generation < self.oldest
     }
 
-    fn add(
-        &mut self,
-        state: AcceptorState,
-        control: C,
-        backoff: StartBackoff,
-        now: Instant,
-    ) -> ChildId {
+    fn add(&mut self, state: AcceptorState, backoff: StartBackoff, now: Instant) -> ChildId {
         let (number, generation) = (self.reserve_number(), self.generation);
-        self.add_numbered(number, generation, state, control, backoff, now)
+        self.add_numbered(number, generation, state, backoff, now)
     }
 
+    /// None is added after the kill: a child that was given up is never followed by another in its slot.
     fn add_numbered(
         &mut self,
         number: u64,
         generation: u64,
         state: AcceptorState,
-        control: C,
         backoff: StartBackoff,
         now: Instant,
     ) -> ChildId {
+        debug_assert!(!self.killed, "an open listener has no kill behind it");
         let listener = self.id;
         let stage = Stage::Acceptor(state);
         *self.tally.of(&stage) += 1;
-        let slot = self.rows.insert_with(|slot| Row {
-            id: ChildId::new(listener, number, slot),
-            control,
-            since: now,
-            stage,
-            generation,
-            backoff,
-            looked: Looked::default(),
-            watched: Watched::No,
-        });
+        let signals = &self.signals;
+        let slot = self.rows.insert_with(
+            || B::new(signals),
+            |slot, bank| {
+                bank.occupy(slot, number);
+                Row {
+                    id: ChildId::new(listener, number, slot),
+                    since: now,
+                    stage,
+                    generation,
+                    backoff,
+                    looked: Looked::default(),
+                    watched: Watched::No,
+                }
+            },
+        );
         ChildId::new(listener, number, slot)
     }
 
-    fn row(&mut self, id: ChildId) -> Option<&mut Row<C, A>> {
-        self.rows.get_mut(id.slot).filter(|row| row.id == id)
+    fn row(&mut self, id: ChildId) -> Option<&mut Row<A>> {
+        let (row, _) = self.rows.get_mut(id.slot)?;
+        (row.id == id).then_some(row)
     }
 
     /// Looks for a child whose slot is not known from this cursor on, at no more than `limit` slots; returns its id with the
@@ -313,7 +293,7 @@ impl<C: Clone, A> Table<C, A> {
         limit: usize,
     ) -> (Option<ChildId>, Option<usize>) {
         let mut found = None;
-        let next = self.visit(from, limit, |row| {
+        let next = self.visit(from, limit, |row, _| {
             if row.id == id {
                 found = Some(row.id);
             }
@@ -321,19 +301,20 @@ impl<C: Clone, A> Table<C, A> {
         (found, next)
     }
 
-    /// The control of a child and its role; `None` if it has ended.
-    pub(crate) fn control(&self, id: ChildId) -> Option<(C, Option<AcceptorState>)> {
-        let row = self.rows.get(id.slot).filter(|row| row.id == id)?;
-        Some((row.control.clone(), row.acceptor_state()))
+    /// The way to a child, and what it is; `None` if it has ended.
+    pub(crate) fn child(&self, id: ChildId) -> Option<(&Row<A>, B::Control)> {
+        let (row, bank) = self.rows.get(id.slot)?;
+        (row.id == id).then(|| (row, bank.control(id.slot, row.id.number)))
     }
 
     #[cfg(all(test, not(loom)))]
-    pub(super) fn control_mut(&mut self, id: ChildId) -> Option<&mut C> {
-        Some(&mut self.row(id)?.control)
+    pub(super) fn bank_mut(&mut self, id: ChildId) -> Option<&mut B> {
+        let (_, bank) = self.rows.get_mut(id.slot).filter(|(row, _)| row.id == id)?;
+        Some(bank)
     }
 
     fn set_state(&mut self, id: ChildId, from: &[AcceptorState], to: AcceptorState) -> bool {
-        let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
+        let Some((row, _)) = self.rows.get_mut(id.slot).filter(|(row, _)| row.id == id) else {
             return false;
         };
         match row.stage {
@@ -347,23 +328,18 @@ impl<C: Clone, A> Table<C, A> {
     }
 
     /// Gives rows to at most `limit` acceptors that are owed, so that they can be listed.
-    pub(crate) fn give_rows(&mut self, limit: usize, now: Instant, mut make: impl FnMut() -> C) {
+    pub(crate) fn give_rows(&mut self, limit: usize, now: Instant) {
         for _ in 0..limit.min(self.owed) {
             self.owed -= 1;
-            let id = self.add(AcceptorState::Spaced, make(), StartBackoff::default(), now);
+            let id = self.add(AcceptorState::Spaced, StartBackoff::default(), now);
             self.to_start.insert(id);
         }
     }
 
     /// At most `limit` acceptors that are to be started now, by the accept loop.
-    pub(crate) fn take_starts(
-        &mut self,
-        limit: usize,
-        now: Instant,
-        mut make: impl FnMut() -> C,
-    ) -> Starts<C> {
-        let mut starts = Starts::default();
-        while starts.starts.len() < limit && self.is_open() {
+    pub(crate) fn take_starts(&mut self, limit: usize, now: Instant) -> Vec<ChildId> {
+        let mut starts = Vec::new();
+        while starts.len() < limit && self.is_open() {
             let probe = self.outage.as_ref().map(|outage| outage.probe);
             if let Some(Some(_)) = probe {
                 // One at a time, until one accepts (B4).
@@ -377,12 +353,12 @@ impl<C: Clone, A> Table<C, A> {
                 Some(child) => child,
                 None if self.owed > 0 => {
                     self.owed -= 1;
-                    let (spaced, backoff) = (AcceptorState::Spaced, StartBackoff::default());
-                    self.add(spaced, make(), backoff, now)
+                    self.add(AcceptorState::Spaced, StartBackoff::default(), now)
                 }
                 None => break,
             };
-            if self.start(child, &mut make, &mut starts) {
+            if self.start(child) {
+                starts.push(child);
                 if let Some(outage) = &mut self.outage {
                     outage.probe = Some(child);
                 }
@@ -392,28 +368,27 @@ impl<C: Clone, A> Table<C, A> {
     }
 
     /// Starts a spaced acceptor, unless it has ended meanwhile, as one of the acceptor that the pool has by now (R1).
-    pub(crate) fn start(
-        &mut self,
-        child: ChildId,
-        make: impl FnOnce() -> C,
-        starts: &mut Starts<C>,
-    ) -> bool {
+    pub(crate) fn start(&mut self, child: ChildId) -> bool {
         if !self.is_open() || !self.set_state(child, &[AcceptorState::Spaced], AcceptorState::Init)
         {
             return false;
         }
         let generation = self.generation;
-        let Some(row) = self.row(child) else {
-            return false;
-        };
-        if row.generation < generation {
+        if let Some(row) = self.row(child) {
             row.generation = generation;
-            let before = std::mem::replace(&mut row.control, make());
-            starts.before.push(before);
         }
-        let control = row.control.clone();
-        starts.starts.push(Starting { child, control });
         true
+    }
+
+    /// An acceptor begins its `init`, as one of the acceptor that the pool has by now, unless another has taken its place:
+    /// the way to it, and which of the pool's acceptors it is of. `None` if it has ended.
+    pub(crate) fn begin(&mut self, child: ChildId) -> Option<(B::Control, u64)> {
+        let (generation, oldest) = (self.generation, self.oldest);
+        let (row, bank) = self.rows.get_mut(child.slot).filter(|(row, _)| row.id == child)?;
+        if row.generation >= oldest {
+            row.generation = generation;
+        }
+        Some((bank.control(child.slot, child.number), row.generation))
     }
 
     /// An acceptor is through `init`, and waits.
@@ -443,9 +418,12 @@ impl<C: Clone, A> Table<C, A> {
         self.outage.is_some()
     }
 
-    /// An acceptor waits no longer, and terminates.
-    pub(crate) fn terminates(&mut self, id: ChildId) {
+    /// An acceptor waits no longer, and terminates: the way to it, and which of the pool's acceptors it is of. `None` if the
+    /// pool has ended without it.
+    pub(crate) fn terminates(&mut self, id: ChildId) -> Option<(B::Control, u64)> {
         self.set_state(id, &[AcceptorState::Waiting], AcceptorState::Terminating);
+        let (row, control) = self.child(id)?;
+        Some((control, row.generation))
     }
 
     /// An acceptor has a connection and becomes it (B5, Q3).
@@ -455,17 +433,18 @@ impl<C: Clone, A> Table<C, A> {
         state: ConnectionState,
         peer: Peer<A>,
         now: Instant,
-        next: Next<C>,
-    ) -> Became<C> {
+        next: Next,
+    ) -> Became<B::Control> {
         if self.killed {
-            return Became::Gone(next);
+            return Became::Gone;
         }
-        let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
-            return Became::Gone(next);
+        let Some((row, bank)) = self.rows.get_mut(id.slot).filter(|(row, _)| row.id == id) else {
+            return Became::Gone;
         };
         if row.generation < self.oldest {
             return Became::Replaced(self.add_replaced(next, now));
         }
+        let control = bank.control(id.slot, id.number);
         *self.tally.of(&row.stage) -= 1;
         row.stage = Stage::Connection(state, peer);
         row.since = now;
@@ -473,48 +452,44 @@ impl<C: Clone, A> Table<C, A> {
         *self.tally.of(&row.stage) += 1;
         self.accepted += 1;
         if !self.is_open() {
-            return Became::ServesLast(next);
+            return Became::ServesLast(control);
         }
         let Next {
             number,
             generation,
-            control,
             ready,
         } = next;
         let backoff = StartBackoff::default();
         let state = match ready {
             Ready::Yes => AcceptorState::Waiting,
             Ready::No if self.outage.is_some() => {
-                return Became::Serves(self.retry(number, generation, control, backoff, now));
+                let replacement = self.retry(number, generation, backoff, now);
+                return Became::Serves(control, replacement);
             }
             Ready::No | Ready::Failed => AcceptorState::Init,
         };
-        let child = self.add_numbered(number, generation, state, control.clone(), backoff, now);
-        let start = Starting { child, control };
-        Became::Serves(match ready {
-            Ready::Yes => Replacement::Waits(start, self.release()),
-            Ready::No | Ready::Failed => Replacement::Init(start),
-        })
+        let child = self.add_numbered(number, generation, state, backoff, now);
+        let replacement = match ready {
+            Ready::Yes => Replacement::Waits(child, self.release()),
+            Ready::No | Ready::Failed => Replacement::Init(child),
+        };
+        Became::Serves(control, replacement)
     }
 
     /// The next acceptor was made before it was replaced. It has a row if there is anything of it: a state that is to
     /// terminate, or an error to report.
-    fn add_replaced(&mut self, next: Next<C>, now: Instant) -> Result<Starting<C>, Next<C>> {
+    fn add_replaced(&mut self, next: Next, now: Instant) -> Option<ChildId> {
         let state = match next.ready {
-            Ready::No => return Err(next),
+            Ready::No => return None,
             Ready::Yes => AcceptorState::Waiting,
             Ready::Failed => AcceptorState::Init,
         };
         let Next {
-            number,
-            generation,
-            control,
-            ..
+            number, generation, ..
         } = next;
         let backoff = StartBackoff::default();
-        let child = self.add_numbered(number, generation, state, control.clone(), backoff, now);
         self.replaced += 1;
-        Ok(Starting { child, control })
+        Some(self.add_numbered(number, generation, state, backoff, now))
     }
 
     /// A connection in its handshake has these addresses from now on (H5). Gives back those before, or these if it has
@@ -539,7 +514,7 @@ impl<C: Clone, A> Table<C, A> {
     }
 
     fn set_connection_state(&mut self, id: ChildId, to: ConnectionState) {
-        let Some(row) = self.rows.get_mut(id.slot).filter(|row| row.id == id) else {
+        let Some((row, _)) = self.rows.get_mut(id.slot).filter(|(row, _)| row.id == id) else {
             return;
         };
         *self.tally.of(&row.stage) -= 1;
@@ -554,16 +529,15 @@ impl<C: Clone, A> Table<C, A> {
         &mut self,
         number: u64,
         generation: u64,
-        control: C,
         backoff: StartBackoff,
         now: Instant,
-    ) -> Replacement<C> {
+    ) -> Replacement {
         let spaced = AcceptorState::Spaced;
-        let child = self.add_numbered(number, generation, spaced, control.clone(), backoff, now);
+        let child = self.add_numbered(number, generation, spaced, backoff, now);
         match &mut self.outage {
             Some(outage) if outage.probe.is_none() => {
                 outage.probe = Some(child);
-                Replacement::Later(Starting { child, control }, outage.backoff.delay())
+                Replacement::Later(child, outage.backoff.delay())
             }
             _ => {
                 self.held.insert(child);
@@ -573,7 +547,7 @@ impl<C: Clone, A> Table<C, A> {
     }
 
     /// A connection has ended well. `None`, and nothing done, if more could follow from it than that it is gone.
-    pub(crate) fn left(&mut self, id: ChildId) -> Option<DropCatching<Row<C, A>>> {
+    pub(crate) fn left(&mut self, id: ChildId) -> Option<DropCatching<Row<A>>> {
         if self.stopping || self.door == Door::Closed {
             return None;
         }
@@ -585,7 +559,7 @@ impl<C: Clone, A> Table<C, A> {
     }
 
     /// Takes a child out of the table, and out of the counts.
-    pub(super) fn remove(&mut self, id: ChildId) -> Option<DropCatching<Row<C, A>>> {
+    pub(super) fn remove(&mut self, id: ChildId) -> Option<DropCatching<Row<A>>> {
         self.row(id)?;
         let row = DropCatching::new(self.rows.remove(id.slot)?);
         *self.tally.of(&row.stage) -= 1;
@@ -603,13 +577,7 @@ impl<C: Clone, A> Table<C, A> {
     }
 
     /// The successor of an acceptor that has ended, and whose row is removed.
-    pub(super) fn replace(
-        &mut self,
-        gone: &Row<C, A>,
-        end: AcceptorEnd,
-        now: Instant,
-        control: C,
-    ) -> Replacement<C> {
+    pub(super) fn replace(&mut self, gone: &Row<A>, end: AcceptorEnd, now: Instant) -> Replacement {
         let mut backoff = StartBackoff::default();
         if end == AcceptorEnd::StartError && self.outage.is_none() {
             self.outage = Some(Outage {
@@ -619,7 +587,7 @@ impl<C: Clone, A> Table<C, A> {
         }
         if self.outage.is_some() {
             let (number, generation) = (self.reserve_number(), self.generation);
-            return self.retry(number, generation, control, backoff, now);
+            return self.retry(number, generation, backoff, now);
         }
         let delay = match end {
             AcceptorEnd::Repeats | AcceptorEnd::Lost => {
@@ -629,11 +597,10 @@ impl<C: Clone, A> Table<C, A> {
             AcceptorEnd::StartError | AcceptorEnd::Other => Duration::ZERO,
         };
         if end == AcceptorEnd::Lost || !delay.is_zero() {
-            let child = self.add(AcceptorState::Spaced, control.clone(), backoff, now);
-            return Replacement::Later(Starting { child, control }, delay);
+            let child = self.add(AcceptorState::Spaced, backoff, now);
+            return Replacement::Later(child, delay);
         }
-        let child = self.add(AcceptorState::Init, control.clone(), backoff, now);
-        Replacement::Init(Starting { child, control })
+        Replacement::Init(self.add(AcceptorState::Init, backoff, now))
     }
 
     /// Visits children from a slot on, looking at no more than `limit` slots; returns where to go on, if anywhere.
@@ -641,19 +608,22 @@ impl<C: Clone, A> Table<C, A> {
         &mut self,
         from: usize,
         limit: usize,
-        mut visit: impl FnMut(&Row<C, A>),
+        mut visit: impl FnMut(&Row<A>, &dyn Fn() -> B::Control),
     ) -> Option<usize> {
-        self.rows.visit(from, limit, |_, row| visit(row))
+        self.rows.visit(from, limit, |slot, row, bank| {
+            visit(row, &|| bank.control(slot, row.id.number));
+        })
     }
 
     /// Looks at children after the kill: those that are stuck, whether any other moved, and where to go on.
-    pub(crate) fn look(&mut self, from: usize, limit: usize) -> (Vec<ChildId>, bool, Option<usize>)
-    where
-        C: Marked,
-    {
+    pub(crate) fn look(
+        &mut self,
+        from: usize,
+        limit: usize,
+    ) -> (Vec<ChildId>, bool, Option<usize>) {
         let (mut stuck, mut moved) = (Vec::new(), false);
-        let next = self.rows.visit(from, limit, |_, row| {
-            match row.looked.look(row.control.mark()) {
+        let next = self.rows.visit(from, limit, |slot, row, bank| {
+            match row.looked.look(bank.mark(slot)) {
                 Found::Moved => moved = true,
                 Found::Still => {}
                 Found::Stuck => stuck.push(row.id),

@@ -19,8 +19,6 @@ use futures::future::BoxFuture;
 
 use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::ListenerInfo;
-use crate::child::erased::{ErasedChild, Factory, InitOutcome, Origin, ServeArgs};
-use crate::connection::Lifecycle;
 use crate::handshake::{Handshake, HandshakeStage};
 use crate::id::ChildId;
 use crate::incoming::Incoming;
@@ -28,14 +26,14 @@ use crate::listener::Listener;
 use crate::machine::accept_backoff::AcceptBackoff;
 use crate::machine::child_end::ChildEnd;
 use crate::machine::effects::{Close, Queued};
-use crate::machine::row::Peer;
-use crate::machine::table::{Became, Next, Ready, Replacement, Starts, Waits};
+use crate::machine::row::{OwnAddrs, Peer};
+use crate::machine::table::{Became, Next, Ready, Replacement, Waits};
 use crate::policy::ConnectionReports;
-use crate::pool::child_task::ChildTask;
-use crate::pool::listener_shared::{Handshaking, ListenerShared, LocalAddrSource, Waiter};
+use crate::pool::inbox::Told;
+use crate::pool::lane::{Arrival, Home, Lanes, ServeArgs};
+use crate::pool::listener_shared::{Handshaking, ListenerShared, LocalAddrSource};
 use crate::pool::reporter::yield_now;
-use crate::pool::shared::{DismissReason, PoolShared};
-use crate::pool::wait_queue::WaitQueue;
+use crate::pool::shared::PoolShared;
 use crate::report::Event;
 use crate::runtime::Runtime;
 use crate::status::ConnectionState;
@@ -63,16 +61,18 @@ const MOST_QUEUED: usize = 4096;
 struct AcceptLoop<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
     listener: Arc<ListenerShared<R, L>>,
-    factory: Shared<dyn Factory<L>>,
+    /// Which of the pool's acceptors the last of the lanes is of.
     generation: u64,
     /// Shared with the connections, which may outlive the listener.
     handshake: Shared<L::Handshake>,
     /// The view of the listener for a replacement without an `init`.
     info: ListenerInfo<L::Addr>,
-    queue: WaitQueue<Waiter<L>>,
+    lanes: Lanes<R, L>,
     /// Was accepted just as the acceptors were replaced, and waits for the first new one (R1).
     held: Option<DropCatching<Incoming<L::Io, L::Addr>>>,
-    arrived: VecDeque<Waiter<L>>,
+    arrived: VecDeque<Arrival<R, L>>,
+    /// What the inbox knows of this task.
+    told: Option<Told>,
     /// Wakes this task for the first timeout, or earlier.
     timer: Option<(Instant, BoxFuture<'static, ()>)>,
     /// Waiters whose timeout came before this moment are being dismissed.
@@ -134,6 +134,7 @@ pub(crate) fn run<R: Runtime, L: Listener>(
         let children = lock(&listener.children);
         (children.table.generation(), children.factory.clone())
     };
+    let lanes = Lanes::new(listener.id, &factory);
     // Made here, not in the task: a task that is dropped before its first poll counts as well.
     let open = OpenSocket {
         socket: Some(DropCatching::new(socket)),
@@ -143,10 +144,10 @@ pub(crate) fn run<R: Runtime, L: Listener>(
             info: listener.info(ChildId::new(listener.id, 0, ChildId::NO_SLOT)),
             shared,
             listener,
-            factory,
-            queue: WaitQueue::new(),
+            lanes,
             held: None,
             arrived: VecDeque::new(),
+            told: None,
             timer: None,
             expiring: None,
             starts: false,
@@ -202,8 +203,8 @@ impl<R: Runtime, L: Listener> OpenSocket<R, L> {
         let (shared, listener) = (&accept_loop.shared, &accept_loop.listener);
         shared.socket_closed(listener, failure);
         listener.closed.set();
-        for waiter in listener.inbox.shut() {
-            accept_loop.queue.push_back(waiter, None);
+        for arrival in listener.inbox.shut() {
+            accept_loop.lanes.push(arrival);
         }
     }
 }
@@ -281,7 +282,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             if let Poll::Ready(()) = self.poll_news(cx) {
                 return Poll::Ready(AcceptTurn::Closed(None));
             }
-            if !self.queue.is_empty() {
+            if !self.lanes.is_empty() {
                 if let Some(incoming) = self.held.take() {
                     self.hand_over(incoming);
                     return Poll::Ready(AcceptTurn::Over);
@@ -298,7 +299,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 return Poll::Ready(AcceptTurn::Closed(None));
             }
             // The pause first: it is over at its time, whether or not an acceptor waits.
-            if self.poll_pause(cx).is_ready() && !self.queue.is_empty() {
+            if self.poll_pause(cx).is_ready() && !self.lanes.is_empty() {
                 match catch_panic(|| poll_accept(accept.as_mut(), cx)) {
                     Ok(Poll::Pending) => {
                         self.backoff.pending(|| self.shared.time());
@@ -337,8 +338,9 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         loop {
             let timer = self.timer.as_ref().map(|(at, _)| *at);
             let inbox = &self.listener.inbox;
-            let known = !self.queue.is_empty();
-            let news = inbox.collect(&mut self.arrived, known, timer, cx.waker());
+            let known = !self.lanes.is_empty();
+            let news =
+                inbox.collect_anew(&mut self.told, &mut self.arrived, known, timer, cx.waker());
             if !self.arrived.is_empty() {
                 self.enqueue_arrived();
             }
@@ -367,12 +369,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 _ => {}
             }
             if news.commanded {
-                let commanded =
-                    |waiter: &Waiter<L>| waiter.child.control().commands().ends_waiting();
-                for waiter in self.queue.extract(commanded) {
-                    self.shared
-                        .dismiss(&self.listener, waiter, DismissReason::Commanded);
-                }
+                let (lanes, home) = self.parts();
+                lanes.dismiss_commanded(home);
             }
             self.starts |= news.starts;
             if self.starts && !started {
@@ -391,24 +389,25 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     }
 
     fn enqueue_arrived(&mut self) {
-        let mut arrived = std::mem::take(&mut self.arrived);
-        arrived.drain(..).for_each(|waiter| self.enqueue(waiter));
-        self.arrived = arrived;
+        let lanes = &mut self.lanes;
+        self.arrived.drain(..).for_each(|arrival| lanes.push(arrival));
     }
 
-    fn enqueue(&mut self, waiter: Waiter<L>) {
-        let deadline = waiter.deadline.map(|(at, _)| at);
-        self.queue.push_back(waiter, deadline);
+    /// The acceptors that wait, and what their tasks are spawned for.
+    fn parts(&mut self) -> (&mut Lanes<R, L>, Home<'_, R, L>) {
+        let home = Home {
+            shared: &self.shared,
+            listener: &self.listener,
+        };
+        (&mut self.lanes, home)
     }
 
     /// Starts acceptors that the listener was added with, or that were held (B4).
     fn start_some(&mut self) {
         let now = self.shared.time();
-        let Starts { starts, before } = {
-            let children = &mut *lock(&self.listener.children);
-            children.take_starts(&self.listener.level, BATCH, now)
-        };
-        drop(before);
+        let starts = lock(&self.listener.children)
+            .table
+            .take_starts(BATCH, now);
         self.starts = starts.len() == BATCH;
         for start in starts {
             self.shared.start(&self.listener, start);
@@ -439,7 +438,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             let host = &self.listener.host;
             closing.delay = next.then(|| host.sleep(self.shared.time(), CLOSE_DELAY));
         }
-        if self.queue.is_empty() {
+        if self.lanes.is_empty() {
             let tally = lock(&self.listener.children).table.tally();
             // One that counts as waiting and is not in the queue is about to arrive, and wakes this task.
             if tally.starting() + tally.waiting == 0 {
@@ -465,7 +464,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
 
     /// Ready if timeouts have come, or the timer was set anew.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(earliest) = self.queue.earliest() else {
+        let Some(earliest) = self.lanes.earliest() else {
             // The inbox has to know: else an acceptor that arrives with a later timeout relies on this timer.
             return match self.timer.take() {
                 Some(_) => Poll::Ready(()),
@@ -491,7 +490,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
 
     /// The timer is not asked as long as each `accept` finds something.
     fn look_for_expired(&mut self) {
-        if let Some(earliest) = self.queue.earliest() {
+        if let Some(earliest) = self.lanes.earliest() {
             let now = self.shared.time();
             if earliest <= now && self.expiring.is_none() {
                 self.expiring = Some(now);
@@ -505,12 +504,11 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             return false;
         };
         for _ in 0..BATCH {
-            let Some(waiter) = self.queue.pop_expired(until) else {
+            let (lanes, home) = self.parts();
+            if !lanes.dismiss_expired(home, until) {
                 self.expiring = None;
                 return false;
-            };
-            self.shared
-                .dismiss(&self.listener, waiter, DismissReason::TimedOut);
+            }
         }
         true
     }
@@ -518,11 +516,10 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     /// Dismisses some of those that wait on a socket that is closed; returns whether there are more.
     fn dismiss_some(&mut self) -> bool {
         for _ in 0..BATCH {
-            let Some(waiter) = self.queue.pop_front() else {
+            let (lanes, home) = self.parts();
+            if !lanes.dismiss_head(home) {
                 return false;
-            };
-            self.shared
-                .dismiss(&self.listener, waiter, DismissReason::Commanded);
+            }
         }
         true
     }
@@ -552,97 +549,89 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         // Copied before an acceptor leaves the queue: should it panic, none is missing.
         let peer = Peer {
             peer_addr: incoming.peer_addr().clone(),
-            local_addr: incoming.local_addr().clone(),
-            transport: None,
+            own: match self.listener.addresses {
+                LocalAddrSource::Listener => None,
+                LocalAddrSource::Stream => Some(Box::new(OwnAddrs {
+                    local_addr: incoming.local_addr().clone(),
+                    transport: None,
+                })),
+            },
         };
         let state = match Self::HAS_HANDSHAKE {
             true => ConnectionState::Handshaking,
             false => ConnectionState::Serving,
         };
-        let Some(first) = self.queue.pop_front() else {
+        let Some(id) = self.lanes.head() else {
             return;
         };
-        let (id, child) = (first.id, first.child);
         let (mut next, failed) = self.next_child();
-        let now = self.shared.time();
-        let (became, reports, before, timeout) = {
+        let now = self.shared.time_in_task_of(&self.listener);
+        let (became, peer_addr, outrun, timeout) = {
             let children = &mut *lock(&self.listener.children);
-            let timeout = children.handshake_timeout;
-            let reported = (children.reports == ConnectionReports::All).then(|| peer.clone());
-            let (table, make) = children.split(&self.listener.level);
-            // Reconfigured since the replacement was made: its `init` would be the old acceptor's.
+            let peer_addr =
+                (children.reports == ConnectionReports::All).then(|| peer.peer_addr.clone());
+            let table = &mut children.table;
+            // Reconfigured since the replacement was asked for its state: its `init` would be the old acceptor's.
             let outrun = next.ready == Ready::No && next.generation != table.generation();
-            let before = outrun.then(|| {
+            if outrun {
                 next.generation = table.generation();
-                std::mem::replace(&mut next.control, make())
-            });
-            let became = table.became(id, state, peer, now, next);
-            (became, reported, before, timeout)
-        };
-        match became {
-            Became::Serves(Replacement::Init(start)) if before.is_some() => {
-                self.shared.start(&self.listener, start);
             }
-            Became::Serves(replacement) => self.replace(replacement, failed),
-            Became::ServesLast(_) => {}
-            // It was killed while it waited: it ends as those do that are left in the queue.
-            Became::Gone(_) => return self.dismiss(id, child),
+            let became = table.became(id, state, peer, now, next);
+            (became, peer_addr, outrun, children.handshake_timeout)
+        };
+        let control = match became {
+            Became::Serves(control, Replacement::Init(child)) if outrun => {
+                self.shared.start(&self.listener, child);
+                control
+            }
+            Became::Serves(control, replacement) => {
+                self.replace(replacement, failed);
+                control
+            }
+            Became::ServesLast(control) => {
+                self.lanes.forget_prepared();
+                control
+            }
+            Became::Gone => {
+                // It was killed while it waited: it ends as those do that are left in the queue.
+                self.lanes.forget_prepared();
+                let (lanes, home) = self.parts();
+                lanes.dismiss_head(home);
+                return;
+            }
             Became::Replaced(next) => {
-                self.dismiss(id, child);
                 match (next, failed) {
-                    (Ok(next), Some(end)) => self.shared.ended(&self.listener, next.child, end),
-                    (Ok(next), None) => self.dismiss(next.child, next.control),
-                    (Err(_), _) => {}
+                    (Some(next), Some(end)) => self.shared.ended(&self.listener, next, end),
+                    (Some(next), None) => self.lanes.push_prepared(next),
+                    (None, _) => {}
                 }
+                let (lanes, home) = self.parts();
+                lanes.dismiss_commanded(home);
                 // The next in the queue may be a new one.
                 self.held = Some(incoming);
                 return;
             }
-        }
-        if let Some(peer) = reports {
+        };
+        if let Some(peer) = peer_addr {
             self.shared.report(
                 &self.listener,
                 Event::ConnectionBegan {
                     listener: self.listener.id,
                     child: id,
-                    peer: peer.peer_addr,
-                    local_addr: peer.local_addr,
+                    peer,
+                    local_addr: incoming.local_addr().clone(),
                 },
             );
         }
-        let serve = Arc::clone(&child).serve(ServeArgs {
-            incoming: incoming.into_inner(),
-            stage: self.handshake_stage(id, now, timeout),
-            origin: Origin {
-                id,
-                listener: self.listener.id,
-                tag: self.listener.tag.clone(),
-                lifecycle: Lifecycle {
-                    draining: self.listener.draining.clone(),
-                    control: Arc::clone(&child).connection_control(),
-                },
-            },
-        });
-        let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
-        let task = ChildTask::serve(shared, listener, id, child, serve);
-        self.listener.host.spawn(task);
+        let stage = self.handshake_stage(id, now, timeout);
+        let (lanes, home) = self.parts();
+        lanes.serve_head(home, control, ServeArgs { incoming, stage });
         if self.spawned == Spawned::Nothing {
             self.spawned = Spawned::Connections;
         }
         if let Some(closing) = &mut self.closing {
             closing.taken += 1;
         }
-    }
-
-    /// A waiter that has left the queue terminates.
-    fn dismiss(&self, id: ChildId, child: Arc<dyn ErasedChild<L>>) {
-        let waiter = Waiter {
-            id,
-            child,
-            deadline: None,
-        };
-        let (shared, listener) = (&self.shared, &self.listener);
-        shared.dismiss(listener, waiter, DismissReason::Commanded);
     }
 
     /// The needs of the handshake of a connection, if there is one (H7).
@@ -666,67 +655,56 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         })
     }
 
-    /// The child that is to take the place of one that has a connection.
-    fn next_child(&mut self) -> (Next<Arc<dyn ErasedChild<L>>>, Option<ChildEnd>) {
+    /// The child that is to take the place of one that has a connection; its state, if it has one at once, is in its lane.
+    fn next_child(&mut self) -> (Next, Option<ChildEnd>) {
         if self.listener.generation() != self.generation {
             let (generation, factory) = {
                 let children = lock(&self.listener.children);
                 (children.table.generation(), children.factory.clone())
             };
-            (self.generation, self.factory) = (generation, factory);
+            self.generation = generation;
+            self.lanes.renew(&factory);
         }
         let generation = self.generation;
-        let control = Arc::clone(&self.factory).make_child(&self.listener.level, generation);
         let (number, outage) = {
             let table = &mut lock(&self.listener.children).table;
             (table.reserve_number(), table.has_outage())
         };
         self.info.child = ChildId::new(self.listener.id, number, ChildId::NO_SLOT);
         // During an outage another acceptor tries; this one is held (B4).
-        let begun = (!outage).then(|| control.init_now(&self.info)).flatten();
-        let (ready, failed) = match begun {
-            Some(InitOutcome::Waits(_)) => (Ready::Yes, None),
-            Some(InitOutcome::Ended(end)) => (Ready::Failed, Some(end)),
-            None => (Ready::No, None),
+        let (ready, failed) = match outage {
+            true => (Ready::No, None),
+            false => self.lanes.prepare(&self.info),
         };
         let next = Next {
             number,
             generation,
-            control,
             ready,
         };
         (next, failed)
     }
 
     /// The replacement has its `init` in a task, or waits, before the connection is served (B5).
-    fn replace(
-        &mut self,
-        replacement: Replacement<Arc<dyn ErasedChild<L>>>,
-        failed: Option<ChildEnd>,
-    ) {
+    fn replace(&mut self, replacement: Replacement, failed: Option<ChildEnd>) {
         match replacement {
-            Replacement::Waits(start, waits) => {
+            Replacement::Waits(child, waits) => {
                 self.starts |= waits == Waits::Releases;
                 // An acceptor that arrived while `accept` was polled began to wait earlier (L6).
                 self.listener.inbox.take_arrived(&mut self.arrived);
                 if !self.arrived.is_empty() {
                     self.enqueue_arrived();
                 }
-                self.enqueue(Waiter {
-                    id: start.child,
-                    child: start.control,
-                    deadline: None,
-                });
+                self.lanes.push_prepared(child);
             }
-            Replacement::Init(start) => match failed {
-                Some(end) => self.shared.ended(&self.listener, start.child, end),
+            Replacement::Init(child) => match failed {
+                Some(end) => self.shared.ended(&self.listener, child, end),
                 None => {
-                    self.shared.start_init(&self.listener, start);
+                    self.shared.start_init(&self.listener, child);
                     self.spawned = Spawned::Inits;
                 }
             },
-            Replacement::Later(start, delay) => {
-                self.shared.start_later(&self.listener, start.child, delay);
+            Replacement::Later(child, delay) => {
+                self.shared.start_later(&self.listener, child, delay);
             }
             Replacement::None => {}
         }

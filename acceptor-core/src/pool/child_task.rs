@@ -1,36 +1,84 @@
 //! The task of a child in `serve` or `terminate`: kill switch, panic capture, and an end that is seen once.
 //!
-//! Invariants: the child's future, and with it the socket, is dropped before
-//! its end is visible (E2); the end is reported exactly once, also when the runtime
-//! drops the task (E3); nothing that a callback does leaves this file as a panic.
+//! It is one future with what it runs, and nothing in it is boxed. Invariants: the child's future, and with it the socket, is
+//! dropped before its end is visible (E2); the end is reported exactly once, also when the runtime
+//! drops the task (E3); nothing that a callback does leaves this file as a panic; once its end is seen the
+//! task leaves its seat alone, which may be another child's by then.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use futures::future::BoxFuture;
+use pin_project_lite::pin_project;
 
 use crate::child::control::{Control, Left};
-use crate::child::erased::{BodyEnd, ErasedChild};
+use crate::exit::{Exit, IntoExit};
+use crate::handshake::HandshakeError;
 use crate::id::ChildId;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role, WaitTime};
 use crate::pool::listener_shared::ListenerShared;
 use crate::pool::shared::PoolShared;
 use crate::runtime::Runtime;
-use crate::sync::{DropCatching, catch_panic, lock};
+use crate::sync::{DropCatching, WakerId, catch_panic, lock};
 
-pub(crate) struct ChildTask<R: Runtime, L: Listener> {
-    shared: Arc<PoolShared<R, L>>,
-    listener: Arc<ListenerShared<R, L>>,
-    id: ChildId,
-    child: Arc<dyn ErasedChild<L>>,
-    body: Option<BoxFuture<'static, BodyEnd>>,
+/// The outcome of the future of a child's task.
+pub(crate) enum BodyEnd {
+    /// `serve` returned this.
+    Served(Exit),
+    /// The handshake failed, and `serve` was not called.
+    HandshakeFailed(HandshakeError),
+    Ended(ChildEnd),
+}
+
+/// What the task of a child has of its pool.
+pub(crate) struct Member<R: Runtime, L: Listener> {
+    pub(crate) shared: Arc<PoolShared<R, L>>,
+    pub(crate) listener: Arc<ListenerShared<R, L>>,
+    pub(crate) control: Control,
+}
+
+impl<R: Runtime, L: Listener> Member<R, L> {
+    pub(crate) fn id(&self) -> ChildId {
+        let key = self.control.key();
+        ChildId::new(self.listener.id, key.number, key.slot)
+    }
+
+    /// The child's end is seen. Its seat may be another's from here on.
+    pub(crate) fn ended(&self, end: ChildEnd) {
+        self.shared.ended(&self.listener, self.id(), end);
+    }
+}
+
+pin_project! {
+    pub(crate) struct ChildTask<R: Runtime, L: Listener, F> {
+        member: Member<R, L>,
+        #[pin]
+        body: Option<F>,
+        seat: SeatState,
+    }
+
+    impl<R: Runtime, L: Listener, F> PinnedDrop for ChildTask<R, L, F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.body.is_some() {
+                this.member.control.count_poll();
+                let end = BodyEnd::Ended(ChildEnd::Lost);
+                finish(this.member, this.body.as_mut(), *this.seat, end);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct SeatState {
     /// A connection in `serve`, or an acceptor in `terminate`.
     role: Role,
     wait_time: WaitTime,
     polled: Polled,
+    /// The waker that the seat has.
+    registered: Option<WakerId>,
 }
 
 /// Whether the child was polled: only then could it have trapped the stop, or begun to terminate.
@@ -40,102 +88,80 @@ enum Polled {
     Yes,
 }
 
-impl<R: Runtime, L: Listener> ChildTask<R, L> {
-    pub(crate) fn serve(
-        shared: Arc<PoolShared<R, L>>,
-        listener: Arc<ListenerShared<R, L>>,
-        id: ChildId,
-        child: Arc<dyn ErasedChild<L>>,
-        body: BoxFuture<'static, BodyEnd>,
-    ) -> Self {
+impl<R: Runtime, L: Listener, F: Future<Output = BodyEnd>> ChildTask<R, L, F> {
+    pub(crate) fn serve(member: Member<R, L>, body: F) -> Self {
+        Self::new(member, body, Role::Connection, WaitTime::Long)
+    }
+
+    pub(crate) fn terminate(member: Member<R, L>, body: F, wait_time: WaitTime) -> Self {
+        Self::new(member, body, Role::Acceptor, wait_time)
+    }
+
+    fn new(member: Member<R, L>, body: F, role: Role, wait_time: WaitTime) -> Self {
         Self {
-            shared,
-            listener,
-            id,
-            child,
+            member,
             body: Some(body),
-            role: Role::Connection,
-            wait_time: WaitTime::Long,
-            polled: Polled::No,
-        }
-    }
-
-    pub(crate) fn terminate(
-        shared: Arc<PoolShared<R, L>>,
-        listener: Arc<ListenerShared<R, L>>,
-        id: ChildId,
-        child: Arc<dyn ErasedChild<L>>,
-        body: BoxFuture<'static, BodyEnd>,
-        wait_time: WaitTime,
-    ) -> Self {
-        let mut task = Self::serve(shared, listener, id, child, body);
-        (task.role, task.wait_time) = (Role::Acceptor, wait_time);
-        task
-    }
-
-    /// Drops what the child held, then reports its end. Returns whether it has one: a guard may keep the connection (E6).
-    fn finish(&mut self, end: BodyEnd) -> Finish {
-        let Some(body) = self.body.take() else {
-            return Finish::Ended;
-        };
-        let end = match (catch_panic(move || drop(body)), end) {
-            (Ok(()), BodyEnd::Served(exit)) => self.shared.child_end(exit),
-            (Ok(()), BodyEnd::HandshakeFailed(error)) => {
-                let (cause, error) = error.into_parts();
-                ChildEnd::HandshakeFailed(cause, error.map(Arc::from))
-            }
-            (Ok(()), BodyEnd::Ended(end)) => end,
-            // The first failure is the one that counts.
-            (Err(_), BodyEnd::Ended(end @ ChildEnd::Panic(..))) => end,
-            (Err(message), end) => {
-                // It may be an error whose `Drop` panics, too.
-                drop(DropCatching::new(end));
-                ChildEnd::Panic(message, self.wait_time)
-            }
-        };
-        match self.child.control().leave() {
-            Left::Over(panicked) => {
-                let end = with_panic(end, panicked);
-                self.shared.ended(&self.listener, self.id, end);
-                Finish::Ended
-            }
-            Left::Guarded => self.is_guarded(end),
-        }
-    }
-
-    /// The last guard ends the connection, wherever it is dropped.
-    fn is_guarded(&self, end: ChildEnd) -> Finish {
-        let id = self.id;
-        // First: as soon as the guards have the end, they may have ended it.
-        lock(&self.listener.children).table.guarded(id);
-        let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
-        let child = Arc::clone(&self.child);
-        let end = DropCatching::new(end);
-        let release = Box::new(move |panicked| {
-            let end = with_panic(end.into_inner(), panicked);
-            let killed = child.control().commands().kill();
-            let end = match killed && end.is_success() {
-                true => ChildEnd::Killed,
-                false => end,
-            };
-            shared.ended(&listener, id, end);
-        });
-        match self.child.control().keep(release) {
-            Ok(()) => Finish::Guarded,
-            Err((release, panicked)) => {
-                release(panicked);
-                Finish::Ended
-            }
+            seat: SeatState {
+                role,
+                wait_time,
+                polled: Polled::No,
+                registered: None,
+            },
         }
     }
 }
 
-/// Whether a child has ended with its task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Finish {
-    Ended,
-    /// Its polls stay an odd number: a guard that is held after the kill is like a poll that does not end (S8).
-    Guarded,
+/// Drops what the child held, then reports its end. A guard may keep the connection (E6): then its polls stay an odd number, since
+/// a guard that is held after the kill is like a poll that does not end (S8).
+fn finish<R: Runtime, L: Listener, F>(
+    member: &Member<R, L>,
+    mut body: Pin<&mut Option<F>>,
+    seat: SeatState,
+    end: BodyEnd,
+) {
+    let dropped = catch_panic(|| body.set(None));
+    let end = match (dropped, end) {
+        (Ok(()), BodyEnd::Served(exit)) => member.shared.child_end(exit),
+        (Ok(()), BodyEnd::HandshakeFailed(error)) => {
+            let (cause, error) = error.into_parts();
+            ChildEnd::HandshakeFailed(cause, error.map(Arc::from))
+        }
+        (Ok(()), BodyEnd::Ended(end)) => end,
+        // The first failure is the one that counts.
+        (Err(_), BodyEnd::Ended(end @ ChildEnd::Panic(..))) => end,
+        (Err(message), end) => {
+            // It may be an error whose `Drop` panics, too.
+            drop(DropCatching::new(end));
+            ChildEnd::Panic(message, seat.wait_time)
+        }
+    };
+    match member.control.leave() {
+        Left::Over(panicked) => member.ended(with_panic(end, panicked)),
+        Left::Guarded => is_guarded(member, end),
+    }
+}
+
+/// The last guard ends the connection, wherever it is dropped.
+fn is_guarded<R: Runtime, L: Listener>(member: &Member<R, L>, end: ChildEnd) {
+    let id = member.id();
+    // First: as soon as the guards have the end, they may have ended it.
+    lock(&member.listener.children).table.guarded(id);
+    let (shared, listener) = (Arc::clone(&member.shared), Arc::clone(&member.listener));
+    let control = member.control.clone();
+    let end = DropCatching::new(end);
+    let release = Box::new(move |panicked| {
+        let end = with_panic(end.into_inner(), panicked);
+        // Its row is still there, and so its seat is still its own.
+        let killed = control.commands().kill();
+        let end = match killed && end.is_success() {
+            true => ChildEnd::Killed,
+            false => end,
+        };
+        shared.ended(&listener, id, end);
+    });
+    if let Err((release, panicked)) = member.control.keep(release) {
+        release(panicked);
+    }
 }
 
 /// The end of a connection, if what ran under its guards has panicked: the first failure is the one that counts.
@@ -149,71 +175,94 @@ fn with_panic(end: ChildEnd, panicked: Option<String>) -> ChildEnd {
     }
 }
 
-fn poll_body(
+fn poll_body<F: Future<Output = BodyEnd>>(
     control: &Control,
-    body: &mut Option<BoxFuture<'static, BodyEnd>>,
-    polled: &mut Polled,
-    role: Role,
+    body: Pin<&mut Option<F>>,
+    seat: &mut SeatState,
     cx: &mut Context<'_>,
 ) -> Poll<BodyEnd> {
-    control.register(cx.waker());
-    if let Some(end) = commanded(control, *polled, role) {
+    if let Some(end) = commanded(control, seat) {
         return Poll::Ready(BodyEnd::Ended(end));
     }
-    *polled = Polled::Yes;
-    let Some(body) = body else {
+    seat.polled = Polled::Yes;
+    let Some(body) = body.as_pin_mut() else {
         return Poll::Pending;
     };
-    match body.as_mut().poll(cx) {
+    match body.poll(cx) {
         Poll::Ready(end) => Poll::Ready(end),
-        // Commanded while it was polled: this is its suspension point.
-        Poll::Pending => match commanded(control, Polled::Yes, role) {
-            Some(end) => Poll::Ready(BodyEnd::Ended(end)),
-            None => Poll::Pending,
-        },
+        Poll::Pending => {
+            // A connection that never waits needs no waker, and one that does nearly always keeps its first.
+            let waker = WakerId::of(cx.waker());
+            if seat.registered != Some(waker) {
+                control.register(cx.waker());
+                seat.registered = Some(waker);
+            }
+            // Commanded while it was polled: this is its suspension point. One that is commanded later is woken.
+            match commanded(control, seat) {
+                Some(end) => Poll::Ready(BodyEnd::Ended(end)),
+                None => Poll::Pending,
+            }
+        }
     }
 }
 
 /// The end of a child that is about to be polled, or is pending, and was commanded to end.
-fn commanded(control: &Control, polled: Polled, role: Role) -> Option<ChildEnd> {
+fn commanded(control: &Control, seat: &SeatState) -> Option<ChildEnd> {
     let commands = control.commands();
     if commands.kill() {
         Some(ChildEnd::Killed)
-    } else if polled == Polled::Yes && commands.stop(role) {
+    } else if seat.polled == Polled::Yes && commands.stop(seat.role) {
         Some(ChildEnd::Stopped)
     } else {
         None
     }
 }
 
-impl<R: Runtime, L: Listener> Future for ChildTask<R, L> {
+impl<R: Runtime, L: Listener, F: Future<Output = BodyEnd>> Future for ChildTask<R, L, F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        let control = this.child.control();
-        control.count_poll();
-        let (body, begun, role) = (&mut this.body, &mut this.polled, this.role);
-        let polled = match catch_panic(|| poll_body(control, body, begun, role, cx)) {
-            Ok(polled) => polled,
-            Err(message) => Poll::Ready(BodyEnd::Ended(ChildEnd::Panic(message, this.wait_time))),
-        };
-        let finished = polled.map(|end| this.finish(end));
-        if finished != Poll::Ready(Finish::Guarded) {
-            this.child.control().count_poll();
+        let mut this = self.project();
+        if this.body.is_none() {
+            return Poll::Ready(());
         }
-        finished.map(|_| ())
+        let control = &this.member.control;
+        control.count_poll();
+        let seat = &mut *this.seat;
+        let end = match catch_panic(|| poll_body(control, this.body.as_mut(), seat, cx)) {
+            Ok(Poll::Pending) => {
+                control.count_poll();
+                return Poll::Pending;
+            }
+            Ok(Poll::Ready(end)) => end,
+            Err(message) => BodyEnd::Ended(ChildEnd::Panic(message, seat.wait_time)),
+        };
+        // The poll that was counted ends with the child, or with its last guard.
+        finish(this.member, this.body.as_mut(), *this.seat, end);
+        Poll::Ready(())
     }
 }
 
-impl<R: Runtime, L: Listener> Drop for ChildTask<R, L> {
-    fn drop(&mut self) {
-        if self.body.is_some() {
-            self.child.control().count_poll();
-            if self.finish(BodyEnd::Ended(ChildEnd::Lost)) == Finish::Ended {
-                self.child.control().count_poll();
-            }
-        }
+pin_project! {
+    /// `serve`, as the body of a task.
+    pub(crate) struct Serve<F> {
+        #[pin]
+        serve: F,
+    }
+}
+
+impl<F> Serve<F> {
+    pub(crate) fn new(serve: F) -> Self {
+        Self { serve }
+    }
+}
+
+impl<F: Future<Output: IntoExit>> Future for Serve<F> {
+    type Output = BodyEnd;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BodyEnd> {
+        let exit = ready!(self.project().serve.poll(cx));
+        Poll::Ready(BodyEnd::Served(exit.into_exit()))
     }
 }
 
@@ -230,20 +279,17 @@ mod tests {
     use crate::acceptor::acceptor_fn;
     use crate::connection::Connection;
     use crate::listener::testing::Nowhere;
-    use crate::machine::stuck::Marked;
     use crate::pool::listener_shared::testing::listener;
     use crate::pool::spec::ErasedSpec;
     use crate::runtime::testing::Tasks;
     use crate::spec::Spec;
 
-    type Child = Arc<dyn ErasedChild<Nowhere>>;
-
     /// Reads the count of a child's polls when it is dropped, by code of the child's.
-    struct Reads(Child, Arc<Mutex<Vec<u32>>>);
+    struct Reads(Control, Arc<Mutex<Vec<u32>>>);
 
     impl Reads {
         fn read(&self) {
-            lock(&self.1).push(self.0.control().mark());
+            lock(&self.1).push(self.0.mark());
         }
     }
 
@@ -259,40 +305,43 @@ mod tests {
         let serve = acceptor_fn(|_: Connection<(), SocketAddr>| async { Ok(()) });
         let spec = ErasedSpec::checked(Spec::new("test", serve)).expect("it is allowed");
         let shared = PoolShared::new(Tasks::new(), spec);
-        let listener = listener(1);
-        let start = {
-            let children = &mut *lock(&listener.children);
-            let mut starts = children.take_starts(&listener.level, 1, shared.time());
-            starts.starts.remove(0)
+        let listener = listener::<Nowhere>(1);
+        let control = {
+            let table = &mut lock(&listener.children).table;
+            let start = table.take_starts(1, shared.time()).remove(0);
+            table.begin(start).expect("it has a row").0
         };
-        let child: Child = start.control;
         let marks = Arc::<Mutex<Vec<u32>>>::default();
-        let reads = Reads(Arc::clone(&child), Arc::clone(&marks));
+        let reads = Reads(control.clone(), Arc::clone(&marks));
         let body = async move {
             reads.read();
             pending::<()>().await;
             BodyEnd::Ended(ChildEnd::Normal)
         };
-        let (id, body) = (start.child, Box::pin(body));
-        let mut task = ChildTask::serve(shared, listener, id, Arc::clone(&child), body);
+        let member = Member {
+            shared,
+            listener: Arc::clone(&listener),
+            control: control.clone(),
+        };
+        let mut task = Box::pin(ChildTask::serve(member, body));
         let mut seen = Vec::new();
         for _ in 0..polls {
             assert_eq!((&mut task).now_or_never(), None);
-            seen.push(child.control().mark());
+            seen.push(control.mark());
         }
         drop(task);
-        seen.push(child.control().mark());
         assert_eq!(
             (lock(&marks).as_slice(), seen.as_slice()),
             (inside, between)
         );
+        assert_eq!(lock(&listener.children).table.tally().init, 0, "it has ended");
     }
 
     /// The number is odd while the child's code runs: that is how a child that blocks is found (S8).
     #[test]
     fn polls_and_the_drop_of_a_child_are_counted() {
-        check(0, &[1], &[2]);
-        check(1, &[1, 3], &[2, 4]);
-        check(3, &[1, 7], &[2, 4, 6, 8]);
+        check(0, &[1], &[]);
+        check(1, &[1, 3], &[2]);
+        check(3, &[1, 7], &[2, 4, 6]);
     }
 }

@@ -13,14 +13,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crate::child::erased::ErasedChild;
+use crate::child::control::Control;
 use crate::id::ChildId;
 use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role};
 use crate::machine::stop::Looks;
 use crate::machine::stuck::RuntimeKey;
-use crate::machine::table::Starts;
 use crate::pool::host::is_never;
 use crate::pool::listener_shared::ListenerShared;
 use crate::pool::reporter::yield_now;
@@ -100,7 +99,7 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
     async fn wake_children(&self) {
         wake_waiters(&self.shared.stopping).await;
         while let Some(listener) = self.shared.next_to_wake() {
-            wake_waiters(&listener.draining).await;
+            wake_waiters(&listener.signals.draining).await;
             let mut from = Some(0);
             while let Some(cursor) = from {
                 from = self.shared.wake_some(&listener, cursor);
@@ -119,15 +118,9 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
                 break;
             }
             let (listener, child) = entry.remove();
-            let mut starts = Starts::default();
-            {
-                let children = &mut *lock(&listener.children);
-                let (table, make) = children.split(&listener.level);
-                table.start(child, make, &mut starts);
-            }
-            drop(starts.before);
-            for start in starts.starts {
-                self.shared.start(&listener, start);
+            let starts = lock(&listener.children).table.start(child);
+            if starts {
+                self.shared.start(&listener, child);
             }
             started += 1;
             if started % BATCH == 0 {
@@ -235,12 +228,12 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         listener: &Arc<ListenerShared<R, L>>,
         from: usize,
     ) -> Option<usize> {
-        let mut children: Vec<Arc<dyn ErasedChild<L>>> = Vec::new();
+        let mut children: Vec<Control> = Vec::new();
         let mut spaced = Vec::new();
         let next = {
             let table = &mut lock(&listener.children).table;
-            let (starts, commands) = (table.is_open(), listener.level.commands());
-            table.visit(from, BATCH, |row| {
+            let (starts, commands) = (table.is_open(), listener.signals.level.commands());
+            table.visit(from, BATCH, |row, control| {
                 let ends = match row.acceptor_state() {
                     Some(AcceptorState::Spaced) if !starts => {
                         spaced.push(row.id);
@@ -249,19 +242,21 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                     // It has no task: the accept loop has it, or the driver.
                     Some(AcceptorState::Waiting | AcceptorState::Spaced) => false,
                     // By its own: it may be replaced, and another not.
-                    Some(AcceptorState::Init) => row.control.control().commands().ends_waiting(),
+                    Some(AcceptorState::Init) => {
+                        control().commands_to(row.generation()).ends_waiting()
+                    }
                     // A close is nothing to them.
                     Some(AcceptorState::Terminating) | None => {
                         commands.kill() || commands.stop(Role::Acceptor)
                     }
                 };
                 if ends {
-                    children.push(Arc::clone(&row.control));
+                    children.push(control());
                 }
             })
         };
         for child in children {
-            child.control().notify();
+            child.notify();
         }
         for id in spaced {
             self.end_spaced(listener, id);
@@ -277,17 +272,19 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     ) -> bool {
         let now = self.time();
         self.handle_event_of(listener.tag.as_ref(), |state, effects| {
-            let children = &mut *lock(&listener.children);
-            let Some((child, Some(AcceptorState::Spaced))) = children.table.control(id) else {
+            let table = &mut lock(&listener.children).table;
+            let Some((row, child)) = table.child(id) else {
                 return false;
             };
-            let end = if child.control().commands().kill() {
+            if row.acceptor_state() != Some(AcceptorState::Spaced) {
+                return false;
+            }
+            let end = if child.commands().kill() {
                 ChildEnd::Killed
             } else {
                 ChildEnd::Stopped
             };
-            let (table, make) = children.split(&listener.level);
-            state.machine.ended(table, id, end, now, make, effects);
+            state.machine.ended(table, id, end, now, effects);
             true
         })
     }
@@ -360,7 +357,7 @@ impl<R: Runtime, L: Listener> Drop for Driver<R, L> {
         wake_all_waiters(&self.shared.stopping);
         self.shared.wake_all();
         while let Some(listener) = self.shared.next_to_wake() {
-            wake_all_waiters(&listener.draining);
+            wake_all_waiters(&listener.signals.draining);
             let mut from = Some(0);
             while let Some(cursor) = from {
                 from = self.shared.wake_some(&listener, cursor);

@@ -298,26 +298,22 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             Ok(Arc::clone(&listening.listener))
         })?;
         let id = find_slot(&listener, id).ok_or(ChildError::UnknownChild(id))?;
-        let find = || lock(&listener.children).table.control(id);
-        let (mut child, _) = find().ok_or(ChildError::UnknownChild(id))?;
-        loop {
-            // It may be a connection by now: no command depends on what it was.
-            child.control().send(command);
-            // Looked at after the command was stored: an acceptor that begins to wait later finds it by itself.
-            let Some((found, acceptor)) = find() else {
-                break;
-            };
-            let renewed = !Arc::ptr_eq(&child, &found);
-            child = found;
-            match acceptor {
-                // Started meanwhile, and made anew for it: the command is given again.
-                _ if renewed => continue,
-                // An acceptor that waits has no task of its own to be woken, and one that is spaced has none at all.
-                Some(AcceptorState::Waiting) => listener.inbox.commanded(),
-                Some(AcceptorState::Spaced) if !self.shared.end_spaced(&listener, id) => continue,
-                _ => {}
+        let (child, acceptor) = {
+            let table = &lock(&listener.children).table;
+            let (row, child) = table.child(id).ok_or(ChildError::UnknownChild(id))?;
+            // Together with the look at its state: an acceptor that begins to wait later finds the command by itself.
+            child.store(command);
+            (child, row.acceptor_state())
+        };
+        child.notify();
+        match acceptor {
+            // An acceptor that waits has no task of its own to be woken, and one that is spaced has none at all. (If that was
+            // started meanwhile it has one.)
+            Some(AcceptorState::Waiting) => listener.inbox.commanded(),
+            Some(AcceptorState::Spaced) => {
+                self.shared.end_spaced(&listener, id);
             }
-            break;
+            _ => {}
         }
         listener.host.wake_companion();
         self.shared.spawn_decoy();
@@ -339,7 +335,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
 
     fn replace_spec(
         &self,
-        spec: ErasedSpec<L>,
+        spec: ErasedSpec<R, L>,
         waiting: WaitingAcceptors,
     ) -> Result<(), ReconfigureError> {
         let rules = spec.settings.rules;

@@ -16,6 +16,8 @@ use crate::sync::notify::Notify;
 pub(crate) struct Host<R: Runtime> {
     pub(crate) runtime: R,
     pub(crate) key: RuntimeKey,
+    /// Whether another thread could run what this one leaves.
+    pub(crate) has_other_threads: bool,
     /// On a runtime that is not the pool's.
     companion: Option<Companion>,
 }
@@ -24,7 +26,9 @@ impl<R: Runtime> Host<R> {
     /// On a runtime that is not the pool's, [`start`](Self::start) is still to be called.
     pub(crate) fn new(runtime: R, key: RuntimeKey) -> Self {
         let other = key != RuntimeKey::OF_THE_POOL;
+        let one_thread = catch_panic(|| runtime.has_one_thread()).unwrap_or(false);
         Self {
+            has_other_threads: !one_thread,
             runtime,
             key,
             companion: other.then(Companion::default),

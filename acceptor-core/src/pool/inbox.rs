@@ -9,10 +9,20 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::machine::effects::{Close, Queued};
-use crate::sync::{Mutex, TaskWaker, lock};
+use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, WakerId, lock};
 
 pub(crate) struct Inbox<T> {
     state: Mutex<InboxState<T>>,
+    /// Whether anything has come since the accept loop collected. Changed under the lock, and read without it.
+    fresh: AtomicBool,
+}
+
+/// What an inbox knows of its accept loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    known: bool,
+    timer: Option<Instant>,
+    waker: WakerId,
 }
 
 struct InboxState<T> {
@@ -60,6 +70,7 @@ impl<T> Inbox<T> {
                 timer: None,
                 waker: TaskWaker::default(),
             }),
+            fresh: AtomicBool::new(true),
         }
     }
 
@@ -71,6 +82,7 @@ impl<T> Inbox<T> {
                 return Err(waiter);
             }
             state.arrived.push_back(waiter);
+            self.fresh.store(true, Ordering::SeqCst);
             let timer = state.timer;
             let sooner = deadline.is_some_and(|at| timer.is_none_or(|timer| at < timer));
             let demand = std::mem::replace(&mut state.demand, Demand::Satisfied);
@@ -86,6 +98,9 @@ impl<T> Inbox<T> {
 
     /// Takes what arrived into `arrived`, which is empty, for an accept loop that will collect again before it sleeps.
     pub(crate) fn take_arrived(&self, arrived: &mut VecDeque<T>) {
+        if !self.fresh.load(Ordering::SeqCst) {
+            return;
+        }
         let mut state = lock(&self.state);
         if !state.arrived.is_empty() {
             std::mem::swap(arrived, &mut state.arrived);
@@ -127,9 +142,34 @@ impl<T> Inbox<T> {
         let waker = {
             let mut state = lock(&self.state);
             announce(&mut state.news);
+            self.fresh.store(true, Ordering::SeqCst);
             state.waker.clone()
         };
         waker.wake();
+    }
+
+    /// As [`collect`](Self::collect), without the lock if nothing has come since, and nothing is to be told that the inbox does
+    /// not know: what comes now finds what it would have found had all been told again.
+    pub(crate) fn collect_anew(
+        &self,
+        told: &mut Option<Told>,
+        arrived: &mut VecDeque<T>,
+        known: bool,
+        timer: Option<Instant>,
+        waker: &Waker,
+    ) -> News {
+        let mut tells = Told {
+            known,
+            timer,
+            waker: WakerId::of(waker),
+        };
+        if *told == Some(tells) && !self.fresh.load(Ordering::SeqCst) {
+            return News::default();
+        }
+        let news = self.collect(arrived, known, timer, waker);
+        tells.known |= !arrived.is_empty();
+        *told = Some(tells);
+        news
     }
 
     /// Takes what arrived into `arrived`, which is empty, and the news. `known` is whether an acceptor waits already.
@@ -142,6 +182,7 @@ impl<T> Inbox<T> {
     ) -> News {
         let mut state = lock(&self.state);
         let _replaced = state.waker.register(waker);
+        self.fresh.store(false, Ordering::SeqCst);
         if !state.arrived.is_empty() {
             std::mem::swap(arrived, &mut state.arrived);
         }

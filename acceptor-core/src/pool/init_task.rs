@@ -1,97 +1,101 @@
 //! The task of a child in `init`: ends with the child waiting, or with its end.
 //!
-//! Invariant: the child waits, or its end is reported, exactly once, also when the runtime drops the task.
+//! Invariants: the child waits, or its end is reported, exactly once, also when the runtime drops the task; from then on
+//! the task leaves its seat alone.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use pin_project_lite::pin_project;
 
-use crate::child::erased::{ErasedChild, InitOutcome};
-use crate::id::ChildId;
+use crate::acceptor::Init;
+use crate::child::control::Control;
+use crate::error::BoxError;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
-use crate::pool::listener_shared::ListenerShared;
+use crate::pool::child_task::Member;
+use crate::pool::lane::{Arrival, Factory};
 use crate::pool::shared::PoolShared;
 use crate::report::Failure;
 use crate::runtime::Runtime;
-use crate::sync::catch_panic;
+use crate::sync::{DropCatching, Shared, catch_panic};
 
-pub(crate) struct InitTask<R: Runtime, L: Listener> {
-    shared: Arc<PoolShared<R, L>>,
-    listener: Arc<ListenerShared<R, L>>,
-    child: Arc<dyn ErasedChild<L>>,
-    id: ChildId,
-    /// `None` once it is over.
-    init: Option<BoxFuture<'static, InitOutcome>>,
+/// The outcome of an `init`.
+enum InitOutcome<S> {
+    /// The acceptor may wait with its state, this long if it said so.
+    Waits(DropCatching<S>, Option<Duration>),
+    Ended(ChildEnd),
+}
+
+pin_project! {
+    pub(crate) struct InitTask<R: Runtime, L: Listener, S: Send, F>
+    where
+        S: 'static,
+    {
+        member: Member<R, L>,
+        generation: u64,
+        factory: Shared<dyn Factory<R, L>>,
+        // `None` once it is over.
+        #[pin]
+        init: Option<F>,
+        state: std::marker::PhantomData<fn() -> S>,
+    }
+
+    impl<R: Runtime, L: Listener, S: Send, F> PinnedDrop for InitTask<R, L, S, F>
+    where
+        S: 'static,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            if this.init.is_some() {
+                this.member.control.count_poll();
+                this.finish(InitOutcome::Ended(ChildEnd::Lost));
+            }
+        }
+    }
 }
 
 /// A shorter accept timeout would make a busy loop of restarts (B6).
 const MIN_ACCEPT_TIMEOUT: Duration = Duration::from_millis(1);
 
-impl<R: Runtime, L: Listener> InitTask<R, L> {
+impl<R: Runtime, L: Listener, S: Send + 'static, F> InitTask<R, L, S, F> {
     pub(crate) fn new(
-        shared: Arc<PoolShared<R, L>>,
-        listener: Arc<ListenerShared<R, L>>,
-        id: ChildId,
-        child: Arc<dyn ErasedChild<L>>,
+        member: Member<R, L>,
+        generation: u64,
+        factory: Shared<dyn Factory<R, L>>,
+        init: F,
     ) -> Self {
-        let init = Arc::clone(&child).init(listener.info(id));
         Self {
-            shared,
-            listener,
-            child,
-            id,
+            member,
+            generation,
+            factory,
             init: Some(init),
-        }
-    }
-
-    fn commanded(&self) -> Option<ChildEnd> {
-        let commands = self.child.control().commands();
-        if commands.kill() {
-            Some(ChildEnd::Killed)
-        } else if commands.end_waiting().is_some() {
-            // It has no state to terminate with (L3, S3).
-            Some(ChildEnd::Stopped)
-        } else {
-            None
-        }
-    }
-
-    fn poll_init(&mut self, cx: &mut Context<'_>) -> Poll<InitOutcome> {
-        self.child.control().register(cx.waker());
-        if let Some(end) = self.commanded() {
-            return Poll::Ready(InitOutcome::Ended(end));
-        }
-        let Some(init) = &mut self.init else {
-            return Poll::Pending;
-        };
-        match init.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(outcome),
-            // Commanded while it was polled: this is its suspension point.
-            Poll::Pending => match self.commanded() {
-                Some(end) => Poll::Ready(InitOutcome::Ended(end)),
-                None => Poll::Pending,
-            },
+            state: std::marker::PhantomData,
         }
     }
 
     /// Drops what `init` held; then the child waits, or ends. Ends the poll that was counted.
-    fn finish(&mut self, outcome: InitOutcome) {
-        let init = self.init.take();
-        let dropped = catch_panic(move || drop(init));
-        self.child.control().unregister();
+    fn finish(self: Pin<&mut Self>, outcome: InitOutcome<S>) {
+        let mut this = self.project();
+        let dropped = catch_panic(|| this.init.set(None));
+        let member = &*this.member;
+        member.control.unregister();
         let end = match (outcome, dropped) {
-            (InitOutcome::Waits(timeout), Ok(())) => {
+            (InitOutcome::Waits(state, timeout), Ok(())) => {
                 // First: another thread may poll the child as soon as it waits, and no two count at a time.
-                self.child.control().count_poll();
-                return self.wait(timeout);
+                member.control.count_poll();
+                let arrival = Arrival {
+                    id: member.id(),
+                    deadline: timeout.and_then(|timeout| deadline(&member.shared, timeout)),
+                    state: DropCatching::new(Box::new(state.into_inner())),
+                    factory: this.factory.clone(),
+                };
+                let (shared, listener) = (&member.shared, &member.listener);
+                return shared.waits(listener, arrival, &member.control, *this.generation);
             }
-            (InitOutcome::Waits(_), Err(message)) => {
-                self.child.discard();
+            (InitOutcome::Waits(state, _), Err(message)) => {
+                drop(state);
                 ChildEnd::StartError(Failure::Panic(message))
             }
             // The first failure is the one that counts.
@@ -99,49 +103,95 @@ impl<R: Runtime, L: Listener> InitTask<R, L> {
             | (InitOutcome::Ended(end), Ok(())) => end,
             (InitOutcome::Ended(_), Err(message)) => ChildEnd::Panic(message, WaitTime::Long),
         };
-        self.shared.ended(&self.listener, self.id, end);
-        self.child.control().count_poll();
-    }
-
-    fn wait(&self, timeout: Option<Duration>) {
-        let deadline = timeout.and_then(|timeout| {
-            let wait_time = if timeout < MIN_ACCEPT_TIMEOUT {
-                WaitTime::Short
-            } else {
-                WaitTime::Long
-            };
-            Some((self.shared.time().checked_add(timeout)?, wait_time))
-        });
-        let child = Arc::clone(&self.child);
-        self.shared.waits(&self.listener, self.id, child, deadline);
+        member.ended(end);
     }
 }
 
-impl<R: Runtime, L: Listener> Future for InitTask<R, L> {
+fn deadline<R: Runtime, L: Listener>(
+    shared: &PoolShared<R, L>,
+    timeout: Duration,
+) -> Option<(std::time::Instant, WaitTime)> {
+    let wait_time = if timeout < MIN_ACCEPT_TIMEOUT {
+        WaitTime::Short
+    } else {
+        WaitTime::Long
+    };
+    Some((shared.time().checked_add(timeout)?, wait_time))
+}
+
+fn commanded(control: &Control, generation: u64) -> Option<ChildEnd> {
+    let commands = control.commands_to(generation);
+    if commands.kill() {
+        Some(ChildEnd::Killed)
+    } else if commands.end_waiting().is_some() {
+        // It has no state to terminate with (L3, S3).
+        Some(ChildEnd::Stopped)
+    } else {
+        None
+    }
+}
+
+fn poll_init<S, F: Future<Output = Result<Init<S>, BoxError>>>(
+    control: &Control,
+    generation: u64,
+    init: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<InitOutcome<S>> {
+    control.register(cx.waker());
+    if let Some(end) = commanded(control, generation) {
+        return Poll::Ready(InitOutcome::Ended(end));
+    }
+    let Some(init) = init.as_pin_mut() else {
+        return Poll::Pending;
+    };
+    let (state, timeout) = match init.poll(cx) {
+        Poll::Ready(Ok(Init::Accept(state) | Init::Hibernate(state))) => (state, None),
+        Poll::Ready(Ok(Init::AcceptWithin(state, timeout))) => (state, Some(timeout)),
+        Poll::Ready(Ok(Init::Ignore)) => {
+            return Poll::Ready(InitOutcome::Ended(ChildEnd::Ignored));
+        }
+        Poll::Ready(Err(error)) => {
+            let failure = Failure::Error(error.into());
+            return Poll::Ready(InitOutcome::Ended(ChildEnd::StartError(failure)));
+        }
+        // Commanded while it was polled: this is its suspension point.
+        Poll::Pending => {
+            return match commanded(control, generation) {
+                Some(end) => Poll::Ready(InitOutcome::Ended(end)),
+                None => Poll::Pending,
+            };
+        }
+    };
+    Poll::Ready(InitOutcome::Waits(DropCatching::new(state), timeout))
+}
+
+impl<R, L, S, F> Future for InitTask<R, L, S, F>
+where
+    R: Runtime,
+    L: Listener,
+    S: Send + 'static,
+    F: Future<Output = Result<Init<S>, BoxError>>,
+{
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        this.child.control().count_poll();
-        let outcome = match catch_panic(|| this.poll_init(cx)) {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.as_mut().project();
+        if this.init.is_none() {
+            return Poll::Ready(());
+        }
+        let (control, generation) = (&this.member.control, *this.generation);
+        control.count_poll();
+        let polled = catch_panic(|| poll_init(control, generation, this.init.as_mut(), cx));
+        let outcome = match polled {
             Ok(Poll::Pending) => {
-                this.child.control().count_poll();
+                control.count_poll();
                 return Poll::Pending;
             }
             Ok(Poll::Ready(outcome)) => outcome,
             Err(message) => InitOutcome::Ended(ChildEnd::StartError(Failure::Panic(message))),
         };
-        this.finish(outcome);
+        self.finish(outcome);
         Poll::Ready(())
-    }
-}
-
-impl<R: Runtime, L: Listener> Drop for InitTask<R, L> {
-    fn drop(&mut self) {
-        if self.init.is_some() {
-            self.child.control().count_poll();
-            self.finish(InitOutcome::Ended(ChildEnd::Lost));
-        }
     }
 }
 
@@ -150,17 +200,13 @@ impl<R: Runtime, L: Listener> Drop for InitTask<R, L> {
 mod tests {
     use std::collections::VecDeque;
     use std::net::SocketAddr;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
     use std::task::{Wake, Waker};
 
-    use futures::FutureExt;
-
     use super::*;
-    use crate::acceptor::{Acceptor, Init, ListenerInfo};
+    use crate::acceptor::{Acceptor, ListenerInfo};
     use crate::connection::Connection;
-    use crate::error::BoxError;
     use crate::listener::testing::Nowhere;
-    use crate::machine::stuck::Marked;
     use crate::pool::listener_shared::testing::with_factory;
     use crate::pool::spec::ErasedSpec;
     use crate::runtime::testing::Tasks;
@@ -184,13 +230,13 @@ mod tests {
 
     /// Stands for the accept loop: reads the polls of a child when the child begins to wait.
     struct Reads {
-        child: Arc<dyn ErasedChild<Nowhere>>,
+        child: Control,
         polls: Mutex<Vec<u32>>,
     }
 
     impl Wake for Reads {
         fn wake(self: Arc<Self>) {
-            lock(&self.polls).push(self.child.control().mark());
+            lock(&self.polls).push(self.child.mark());
         }
     }
 
@@ -200,21 +246,27 @@ mod tests {
         let spec = ErasedSpec::checked(Spec::new("test", Ready)).expect("it is allowed");
         let shared = PoolShared::new(Tasks::new(), spec);
         let listener = with_factory(1, Arc::new(Ready));
-        let start = {
-            let children = &mut *lock(&listener.children);
-            let mut starts = children.take_starts(&listener.level, 1, shared.time());
-            starts.starts.remove(0)
+        let (control, generation) = {
+            let table = &mut lock(&listener.children).table;
+            let start = table.take_starts(1, shared.time()).remove(0);
+            table.begin(start).expect("it has a row")
         };
         let reads = Arc::new(Reads {
-            child: Arc::clone(&start.control),
+            child: control.clone(),
             polls: Mutex::default(),
         });
         let waker = Waker::from(Arc::clone(&reads));
         listener
             .inbox
             .collect(&mut VecDeque::new(), false, None, &waker);
-        let task = InitTask::new(shared, Arc::clone(&listener), start.child, start.control);
-        assert_eq!(task.now_or_never(), Some(()));
+        let member = Member {
+            shared: Arc::clone(&shared),
+            listener: Arc::clone(&listener),
+            control,
+        };
+        Factory::spawn_init(Arc::new(Ready), member, generation);
+        shared.runtime.run();
+        listener.host.runtime.run();
         assert_eq!(*lock(&reads.polls), [2]);
         assert_eq!(lock(&listener.children).table.tally().waiting, 1);
     }

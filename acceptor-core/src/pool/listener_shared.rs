@@ -5,22 +5,22 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::acceptor::{ListenerInfo, Terminate};
-use crate::child::control::Level;
-use crate::child::erased::{ErasedChild, Factory};
+use crate::child::control::{Seats, Signals};
 use crate::id::{ChildId, ListenerId};
 use crate::incoming::{Listed, Transport};
 use crate::latch::Latch;
 use crate::listener::Listener;
-use crate::machine::child_end::{ChildEnd, WaitTime};
+use crate::machine::child_end::ChildEnd;
 use crate::machine::command::{CloseReason, EndWaiting};
-use crate::machine::row::{Peer, Row};
-use crate::machine::table::{Starts, Table};
+use crate::machine::row::{OwnAddrs, Peer, Row};
+use crate::machine::table::Table;
 use crate::policy::{ConnectionReports, Rules, WaitingAcceptors};
 use crate::pool::host::Host;
 use crate::pool::inbox::Inbox;
+use crate::pool::lane::{Arrival, Factory};
 use crate::runtime::Runtime;
 use crate::settings::ListenerSettings;
 use crate::sync::{
@@ -34,11 +34,10 @@ pub(crate) struct ListenerShared<R: Runtime, L: Listener> {
     pub(crate) tag: Option<Arc<str>>,
     pub(crate) local_addr: L::Addr,
     pub(crate) addresses: LocalAddrSource,
-    pub(crate) inbox: Inbox<Waiter<L>>,
-    pub(crate) level: Arc<Level>,
-    pub(crate) draining: Latch,
+    pub(crate) inbox: Inbox<Arrival<R, L>>,
+    pub(crate) signals: Arc<Signals>,
     pub(crate) closed: Latch,
-    pub(crate) children: Mutex<Children<L>>,
+    pub(crate) children: Mutex<Children<R, L>>,
     /// That of the table, for the accept loop, which keeps what it took from the last spec.
     generation: AtomicU64,
     /// The error it failed with, which ends its acceptors.
@@ -48,23 +47,14 @@ pub(crate) struct ListenerShared<R: Runtime, L: Listener> {
     pauses: AtomicU64,
 }
 
-type ChildRow<L> = Row<Arc<dyn ErasedChild<L>>, <L as Listener>::Addr>;
-type ChildTable<L> = Table<Arc<dyn ErasedChild<L>>, <L as Listener>::Addr>;
+type ChildTable<L> = Table<Arc<Seats>, <L as Listener>::Addr>;
 
-/// The children of a listener, and what new ones are made of.
-pub(crate) struct Children<L: Listener> {
+/// The children of a listener, and what starts new ones.
+pub(crate) struct Children<R: Runtime, L: Listener> {
     pub(crate) table: ChildTable<L>,
-    pub(crate) factory: Shared<dyn Factory<L>>,
+    pub(crate) factory: Shared<dyn Factory<R, L>>,
     pub(crate) reports: ConnectionReports,
     pub(crate) handshake_timeout: Option<Duration>,
-}
-
-/// An acceptor that waits for a connection.
-pub(crate) struct Waiter<L: Listener> {
-    pub(crate) id: ChildId,
-    pub(crate) child: Arc<dyn ErasedChild<L>>,
-    /// When its accept timeout comes, and how long that is.
-    pub(crate) deadline: Option<(Instant, WaitTime)>,
 }
 
 /// Whether connections have the listener's local address or are to be asked for their own (B10).
@@ -74,7 +64,7 @@ pub(crate) enum LocalAddrSource {
     Stream,
 }
 
-impl<L: Listener> Children<L> {
+impl<R: Runtime, L: Listener> Children<R, L> {
     /// Takes what it has to know of the pool's rules.
     fn set_rules(&mut self, rules: &Rules) {
         self.reports = rules.connection_reports;
@@ -83,34 +73,12 @@ impl<L: Listener> Children<L> {
         self.table.watch_ends(all);
     }
 
-    /// The table, and what makes a child of the acceptor that the pool has.
-    pub(crate) fn split(
-        &mut self,
-        level: &Arc<Level>,
-    ) -> (&mut ChildTable<L>, impl Fn() -> Arc<dyn ErasedChild<L>>) {
-        let generation = self.table.generation();
-        let factory = &self.factory;
-        let make = move || Arc::clone(factory).make_child(level, generation);
-        (&mut self.table, make)
-    }
-
-    /// At most so many acceptors that the accept loop is to start.
-    pub(crate) fn take_starts(
-        &mut self,
-        level: &Arc<Level>,
-        limit: usize,
-        now: Instant,
-    ) -> Starts<Arc<dyn ErasedChild<L>>> {
-        let (table, make) = self.split(level);
-        table.take_starts(limit, now, make)
-    }
-
     /// Takes out a connection whose end leads to nothing; `None`, and nothing done, if it may lead to more.
     pub(crate) fn left(
         &mut self,
         id: ChildId,
         end: &ChildEnd,
-    ) -> Option<DropCatching<ChildRow<L>>> {
+    ) -> Option<DropCatching<Row<L::Addr>>> {
         let reported = match end {
             ChildEnd::Normal | ChildEnd::Clean(_) => false,
             _ => self.reports != ConnectionReports::Failures,
@@ -137,8 +105,10 @@ impl<R: Runtime, L: Listener> Listed<L::Addr> for Handshaking<R, L> {
     ) {
         let peer = Peer {
             peer_addr: peer_addr.clone(),
-            local_addr: local_addr.clone(),
-            transport: Some(Box::new(transport.clone())),
+            own: Some(Box::new(OwnAddrs {
+                local_addr: local_addr.clone(),
+                transport: Some(Box::new(transport.clone())),
+            })),
         };
         let _before = lock(&self.listener.children)
             .table
@@ -170,11 +140,12 @@ impl<R: Runtime, L: Listener> ListenerShared<R, L> {
         host: Host<R>,
         (local_addr, addresses): (L::Addr, LocalAddrSource),
         settings: ListenerSettings,
-        factory: Shared<dyn Factory<L>>,
+        factory: Shared<dyn Factory<R, L>>,
         rules: &Rules,
     ) -> Self {
+        let signals = Signals::new();
         let mut children = Children {
-            table: Table::new(id, settings.acceptors),
+            table: Table::new(id, settings.acceptors, Arc::clone(&signals)),
             factory,
             reports: rules.connection_reports,
             handshake_timeout: None,
@@ -187,8 +158,7 @@ impl<R: Runtime, L: Listener> ListenerShared<R, L> {
             local_addr,
             addresses,
             inbox: Inbox::new(),
-            level: Arc::new(Level::new()),
-            draining: Latch::new(),
+            signals,
             closed: Latch::new(),
             children: Mutex::new(children),
             generation: AtomicU64::new(0),
@@ -217,15 +187,15 @@ impl<R: Runtime, L: Listener> ListenerShared<R, L> {
     /// children are to be woken, since they are replaced.
     pub(crate) fn reconfigure(
         &self,
-        factory: Shared<dyn Factory<L>>,
+        factory: Shared<dyn Factory<R, L>>,
         rules: &Rules,
         waiting: WaitingAcceptors,
-    ) -> (Shared<dyn Factory<L>>, bool) {
+    ) -> (Shared<dyn Factory<R, L>>, bool) {
         let mut children = lock(&self.children);
         let replaces = children.table.reconfigure(waiting);
         let generation = children.table.generation();
         if replaces {
-            self.level.replace(generation);
+            self.signals.level.replace(generation);
         }
         self.generation.store(generation, Ordering::Release);
         children.set_rules(rules);
@@ -302,7 +272,7 @@ pub(crate) mod testing {
 
     pub(crate) fn with_factory<L: Listener<Addr = SocketAddr>>(
         acceptors: usize,
-        factory: Arc<dyn Factory<L>>,
+        factory: Arc<dyn Factory<Tasks, L>>,
     ) -> Arc<ListenerShared<Tasks, L>> {
         let id = ListenerId {
             sequence: 1,
@@ -330,6 +300,7 @@ mod tests {
     use crate::acceptor::acceptor_fn;
     use crate::handshake::NoHandshake;
     use crate::listener::testing::Nowhere;
+    use crate::runtime::testing::Tasks;
 
     #[test]
     fn acceptors_terminate_with_the_first_error_of_their_listener() {
@@ -367,7 +338,7 @@ mod tests {
     #[test]
     fn new_listener_is_open_and_owes_its_acceptors() {
         let listener = listener::<Nowhere>(3);
-        assert!(!listener.closed.is_set() && !listener.draining.is_set());
+        assert!(!listener.closed.is_set() && !listener.signals.draining.is_set());
         let table = &lock(&listener.children).table;
         assert_eq!((table.tally().starting(), table.is_open()), (3, true));
     }
@@ -387,9 +358,9 @@ mod tests {
     fn reconfigured_listener_has_another_factory_and_generation() {
         let listener = listener::<Nowhere>(1);
         let factory =
-            || -> Arc<dyn Factory<Nowhere>> { Arc::new(acceptor_fn(|_| async { Ok(()) })) };
+            || -> Arc<dyn Factory<Tasks, Nowhere>> { Arc::new(acceptor_fn(|_| async { Ok(()) })) };
         let (first, second) = (factory(), factory());
-        let replace = |factory: &Arc<dyn Factory<Nowhere>>, connection_reports| {
+        let replace = |factory: &Arc<dyn Factory<Tasks, Nowhere>>, connection_reports| {
             let generation = listener.generation();
             let rules = Rules {
                 connection_reports,

@@ -8,6 +8,7 @@ pub(crate) mod handle;
 pub(crate) mod host;
 pub(crate) mod inbox;
 mod init_task;
+pub(crate) mod lane;
 pub(crate) mod listener_shared;
 pub(crate) mod reporter;
 pub(crate) mod shared;
@@ -112,8 +113,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
 
     fn launch(
         runtime: R,
-        spec: ErasedSpec<L>,
-        init: Option<Shared<Reconfigurer<L>>>,
+        spec: ErasedSpec<R, L>,
+        init: Option<Shared<Reconfigurer<R, L>>>,
     ) -> Result<Self, StartError> {
         let shared = PoolShared::new(runtime, spec);
         lock(&shared.state).init = init;

@@ -230,7 +230,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         // Tasks that are no children may wait for *draining*, and the pool's own task has not come to them.
         wake_all_waiters(&self.stopping);
         for listener in to_wake.into_values() {
-            wake_all_waiters(&listener.draining);
+            wake_all_waiters(&listener.signals.draining);
         }
         drop(spec);
         drop(init);

@@ -14,24 +14,23 @@ use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 
 use crate::accept_error::AcceptErrorKind;
-use crate::acceptor::Terminate;
-use crate::child::erased::{ErasedChild, InitOutcome};
+use crate::child::control::Control;
 use crate::error::ReconfigureError;
 use crate::exit::{Exit, ExitKind};
 use crate::handshake::Handshake;
 use crate::id::{ChildId, ListenerId, PoolId};
 use crate::latch::Latch;
 use crate::listener::Listener;
-use crate::machine::child_end::{ChildEnd, Role, WaitTime};
+use crate::machine::child_end::{ChildEnd, Role};
 use crate::machine::command::Command;
 use crate::machine::effects::{Driver, Effects, Order};
 use crate::machine::late::{Late, LateConnections};
+use crate::machine::stuck::RuntimeKey;
 use crate::machine::supervisor::Supervisor;
-use crate::machine::table::{Starting, Waits};
-use crate::pool::child_task::ChildTask;
+use crate::machine::table::Waits;
 use crate::pool::exhaustion::Exhaustion;
-use crate::pool::init_task::InitTask;
-use crate::pool::listener_shared::{ListenerShared, Waiter};
+use crate::pool::lane::{Arrival, Factory, Home, InitNow};
+use crate::pool::listener_shared::ListenerShared;
 use crate::pool::reporter::{Origin, Posted, Reports};
 use crate::pool::spec::{ErasedSpec, Reconfigurer};
 use crate::report::Event;
@@ -54,17 +53,15 @@ pub(crate) struct PoolShared<R: Runtime, L: Listener> {
     pub(super) state: Mutex<State<R, L>>,
 }
 
-pub(crate) type ChildStart<L> = Starting<Arc<dyn ErasedChild<L>>>;
-pub(crate) type PoolEffects<R, L> =
-    Effects<Arc<dyn ErasedChild<L>>, Arc<ListenerShared<R, L>>, <L as Listener>::Addr>;
+pub(crate) type PoolEffects<R, L> = Effects<Arc<ListenerShared<R, L>>, <L as Listener>::Addr>;
 
 pub(crate) struct State<R: Runtime, L: Listener> {
     pub(crate) machine: Supervisor<Arc<ListenerShared<R, L>>>,
-    pub(crate) spec: ErasedSpec<L>,
+    pub(crate) spec: ErasedSpec<R, L>,
     /// Counts the specs and settings that the pool has had.
     pub(super) version: u64,
     /// The init function, if the pool has one (R3).
-    pub(super) init: Option<Shared<Reconfigurer<L>>>,
+    pub(super) init: Option<Shared<Reconfigurer<R, L>>>,
     /// Starts that the driver is to carry out.
     pub(super) later: Vec<Later<R, L>>,
     /// Listeners of whose children and waiters the driver is to wake each.
@@ -83,6 +80,14 @@ pub(crate) struct Later<R: Runtime, L: Listener> {
     pub(crate) delay: Duration,
 }
 
+/// A child whose `init` begins.
+struct Begun<R: Runtime, L: Listener> {
+    control: Control,
+    /// Which of the pool's acceptors it is of, and the factory of that acceptor.
+    generation: u64,
+    factory: Shared<dyn Factory<R, L>>,
+}
+
 /// Why a waiter leaves its queue without a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DismissReason {
@@ -92,7 +97,7 @@ pub(crate) enum DismissReason {
 }
 
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
-    pub(crate) fn new(runtime: R, spec: ErasedSpec<L>) -> Arc<Self> {
+    pub(crate) fn new(runtime: R, spec: ErasedSpec<R, L>) -> Arc<Self> {
         Arc::new(Self {
             runtime,
             driver: Notify::default(),
@@ -162,8 +167,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             listener.inbox.close(close);
             listener.host.wake_companion();
         }
-        if let Some((listener, starting)) = effects.start {
-            self.start(&listener, starting);
+        if let Some((listener, child)) = effects.start {
+            self.start(&listener, child);
         }
         if let Some(listener) = effects.fewer {
             listener.inbox.look();
@@ -178,87 +183,110 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 
     /// Starts a child: it waits if it needs no `init`, else its `init` has a task of its own (B5).
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        listener: &Arc<ListenerShared<R, L>>,
-        start: ChildStart<L>,
-    ) {
-        match start.control.init_now(&listener.info(start.child)) {
-            Some(InitOutcome::Waits(_)) => self.waits(listener, start.child, start.control, None),
-            Some(InitOutcome::Ended(end)) => self.ended(listener, start.child, end),
-            None => {
-                self.start_init(listener, start);
+    pub(crate) fn start(self: &Arc<Self>, listener: &Arc<ListenerShared<R, L>>, id: ChildId) {
+        let Some(Begun {
+            control,
+            generation,
+            factory,
+        }) = self.begin(listener, id)
+        else {
+            return;
+        };
+        match factory.init_now(&listener.info(id)) {
+            InitNow::State(state) => {
+                let arrival = Arrival {
+                    id,
+                    deadline: None,
+                    state,
+                    factory,
+                };
+                self.waits(listener, arrival, &control, generation);
+            }
+            InitNow::Failed(end) => self.ended(listener, id, end),
+            InitNow::None => {
+                let home = Home {
+                    shared: self,
+                    listener,
+                };
+                Arc::clone(&factory).spawn_init(home.member(control), generation);
                 self.wake_another_thread_of(listener);
             }
         }
     }
 
-    pub(crate) fn start_init(
+    /// Starts a child that has no state at once.
+    pub(crate) fn start_init(self: &Arc<Self>, listener: &Arc<ListenerShared<R, L>>, id: ChildId) {
+        if let Some(begun) = self.begin(listener, id) {
+            let home = Home {
+                shared: self,
+                listener,
+            };
+            let member = home.member(begun.control);
+            Arc::clone(&begun.factory).spawn_init(member, begun.generation);
+        }
+    }
+
+    /// A child begins its `init`; `None` if it has ended, be it because another has taken its place.
+    fn begin(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,
-        start: ChildStart<L>,
-    ) {
-        let (shared, own) = (Arc::clone(self), Arc::clone(listener));
-        let task = InitTask::new(shared, own, start.child, start.control);
-        listener.host.spawn(task);
+        id: ChildId,
+    ) -> Option<Begun<R, L>> {
+        let (begun, present) = {
+            let children = &mut *lock(&listener.children);
+            let (control, generation) = children.table.begin(id)?;
+            let factory = children.factory.clone();
+            let begun = Begun {
+                control,
+                generation,
+                factory,
+            };
+            (begun, children.table.generation())
+        };
+        if begun.generation < present {
+            // What would start it is gone.
+            self.ended(listener, id, ChildEnd::Stopped);
+            return None;
+        }
+        Some(begun)
     }
 
     /// An acceptor has its state, and waits for a connection.
     pub(crate) fn waits(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,
-        id: ChildId,
-        child: Arc<dyn ErasedChild<L>>,
-        deadline: Option<(Instant, WaitTime)>,
+        arrival: Arrival<R, L>,
+        control: &Control,
+        generation: u64,
     ) {
-        let waits = lock(&listener.children).table.waits(id);
+        let waits = lock(&listener.children).table.waits(arrival.id);
         match waits {
             Waits::Yes => {}
             Waits::Releases => listener.inbox.starts(),
-            Waits::Gone => {
-                return child.discard();
-            }
+            Waits::Gone => return,
         }
-        let waiter = Waiter {
-            id,
-            child: Arc::clone(&child),
-            deadline,
-        };
-        match listener.inbox.push(waiter, deadline.map(|(at, _)| at)) {
-            // Commanded between its last look and its arrival: the accept loop may have looked already.
-            Ok(()) if child.control().commands().ends_waiting() => listener.inbox.commanded(),
+        let deadline = arrival.deadline.map(|(at, _)| at);
+        match listener.inbox.push(arrival, deadline) {
+            // Commanded between its last look and its arrival: the accept loop may have looked already. (Or it has a
+            // connection, or has ended: then the accept loop looks to no effect.)
+            Ok(()) if control.commands_to(generation).ends_waiting() => listener.inbox.commanded(),
             Ok(()) => {}
-            Err(waiter) => self.dismiss(listener, waiter, DismissReason::Commanded),
-        }
-    }
-
-    /// An acceptor waits no longer: it was commanded to end, or its timeout has come (B6, B7).
-    pub(crate) fn dismiss(
-        self: &Arc<Self>,
-        listener: &Arc<ListenerShared<R, L>>,
-        waiter: Waiter<L>,
-        why: DismissReason,
-    ) {
-        let Waiter {
-            id,
-            child,
-            deadline,
-        } = waiter;
-        lock(&listener.children).table.terminates(id);
-        let commanded = child.control().commands().end_waiting();
-        let (reason, wait_time) = match (commanded, why, deadline) {
-            (Some(reason), ..) => (listener.terminate_reason(reason), WaitTime::Long),
-            (None, DismissReason::TimedOut, Some((_, wait_time))) => {
-                (Terminate::Timeout, wait_time)
+            Err(arrival) => {
+                let home = Home {
+                    shared: self,
+                    listener,
+                };
+                let Arrival {
+                    id,
+                    deadline,
+                    state,
+                    factory,
+                } = arrival;
+                let mut lane = Arc::clone(&factory).make_lane(listener.id);
+                lane.push(0, id, deadline, state);
+                lane.dismiss_head(home);
             }
-            (None, ..) => (Terminate::Closed, WaitTime::Long),
-        };
-        // One that was killed does not terminate: its task finds that out, and drops the state (B7).
-        let terminate = Arc::clone(&child).terminate(reason, wait_time);
-        let (shared, own) = (Arc::clone(self), Arc::clone(listener));
-        let task = ChildTask::terminate(shared, own, id, child, terminate, wait_time);
-        listener.host.spawn(task);
-        self.wake_another_thread_of(listener);
+        }
     }
 
     /// Spawns one of the pool's own tasks. A runtime that panics here drops it, and it finds that out.
@@ -276,7 +304,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 
     /// As [`wake_another_thread`](Self::wake_another_thread), for a task of a listener.
     pub(crate) fn wake_another_thread_of(&self, listener: &ListenerShared<R, L>) {
-        if !listener.host.wake_companion() {
+        if listener.host.has_other_threads && !listener.host.wake_companion() {
             self.wake_another_thread();
         }
     }
@@ -308,6 +336,14 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     /// The runtime's clock; the standard one should the runtime's panic.
     pub(crate) fn time(&self) -> Instant {
         catch_panic(|| self.runtime.now()).unwrap_or_else(|_| Instant::now())
+    }
+
+    /// As [`time`](Self::time), as asked in the accept loop of a listener: on the pool's own runtime that is cheaper.
+    pub(crate) fn time_in_task_of(&self, listener: &ListenerShared<R, L>) -> Instant {
+        if listener.host.key != RuntimeKey::OF_THE_POOL {
+            return self.time();
+        }
+        catch_panic(|| self.runtime.now_in_task()).unwrap_or_else(|_| Instant::now())
     }
 
     pub(crate) fn stop(self: &Arc<Self>, reason: StopReason) {
@@ -343,10 +379,10 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 impl<R: Runtime, L: Listener> State<R, L> {
     /// Has all listeners do as the machine says, before another event can come between.
     fn obey(&mut self, stopping: &Latch, effects: &mut PoolEffects<R, L>) {
-        if let Some((listener, starting, delay)) = effects.start_later.take() {
+        if let Some((listener, child, delay)) = effects.start_later.take() {
             self.later.push(Later {
                 listener,
-                child: starting.child,
+                child,
                 delay,
             });
         }
@@ -362,10 +398,10 @@ impl<R: Runtime, L: Listener> State<R, L> {
                         continue;
                     }
                     Order::CloseListeners(_) => {}
-                    Order::Stop => listener.level.raise(Command::Stop),
+                    Order::Stop => listener.signals.level.raise(Command::Stop),
                     Order::Kill => {
                         // In this order: one that is refused a connection finds that it was killed.
-                        listener.level.raise(Command::Kill);
+                        listener.signals.level.raise(Command::Kill);
                         lock(&listener.children).table.kill();
                     }
                 }
@@ -374,7 +410,7 @@ impl<R: Runtime, L: Listener> State<R, L> {
         }
         // After the stop has begun: a connection that ends because of it counts for the result.
         for (listener, _) in &effects.close {
-            listener.draining.raise();
+            listener.signals.draining.raise();
             self.to_wake.insert(listener.id, Arc::clone(listener));
         }
     }
@@ -444,7 +480,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         if let Some(error) = &failure {
             listener.fail(error.clone());
         }
-        listener.draining.raise();
+        listener.signals.draining.raise();
         let now = self.time();
         self.handle_event_of(listener.tag.as_ref(), |state, effects| {
             let report = failure.as_ref().map(|error| {
@@ -464,7 +500,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             let reason = state
                 .machine
                 .socket_closed(table, listener.id, now, report, effects);
-            listener.level.raise(Command::Close(reason));
+            listener.signals.level.raise(Command::Close(reason));
         });
     }
 
@@ -492,9 +528,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
         let now = self.time();
         let role = self.handle_event_of(listener.tag.as_ref(), |state, effects| {
-            let children = &mut *lock(&listener.children);
-            let (table, make) = children.split(&listener.level);
-            state.machine.ended(table, id, end, now, make, effects);
+            let table = &mut lock(&listener.children).table;
+            state.machine.ended(table, id, end, now, effects);
             effects.gone.as_ref().map(|row| row.role())
         });
         // An acceptor that ends while its listener pauses would make the pauses as short as its timeout.

@@ -18,7 +18,7 @@ use crate::runtime::Runtime;
 use crate::status::{AcceptorRecord, ConnectionRecord, Counts, ListenerRecord, ListenerState};
 use crate::sync::lock;
 
-type ChildRow<L> = Row<Arc<dyn crate::child::erased::ErasedChild<L>>, <L as Listener>::Addr>;
+type ChildRow<L> = Row<<L as Listener>::Addr>;
 
 /// All listeners, oldest first, also those that are closed and have children left.
 fn each_listener<R: Runtime, L: Listener>(
@@ -45,7 +45,7 @@ fn each_child<R: Runtime, L: Listener>(
     while let Some(cursor) = from {
         from = lock(&listener.children)
             .table
-            .visit(cursor, BATCH, &mut visit);
+            .visit(cursor, BATCH, |row, _| visit(row));
     }
 }
 
@@ -116,8 +116,11 @@ pub(super) fn connections<R: Runtime, L: Listener>(
                 listener: listener.id,
                 tag: listener.tag.clone(),
                 peer_addr: peer.peer_addr.clone(),
-                local_addr: peer.local_addr.clone(),
-                transport: peer.transport.as_deref().cloned(),
+                local_addr: match &peer.own {
+                    Some(own) => own.local_addr.clone(),
+                    None => listener.local_addr.clone(),
+                },
+                transport: peer.transport().cloned(),
                 state: *state,
                 age: now.saturating_duration_since(row.since),
             };
@@ -159,8 +162,7 @@ fn give_rows<R: Runtime, L: Listener>(listener: &ListenerShared<R, L>, now: Inst
         if !children.table.is_owed() {
             return;
         }
-        let (table, make) = children.split(&listener.level);
-        table.give_rows(BATCH, now, make);
+        children.table.give_rows(BATCH, now);
     }
 }
 

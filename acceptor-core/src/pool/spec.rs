@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::{Acceptor, acceptor_fn};
-use crate::child::erased::Factory;
 use crate::error::{BoxError, SpecError};
 use crate::exit::is_peer_gone;
 use crate::listener::Listener;
 use crate::policy::{ChildType, Rules, Shutdown, StopPlan};
+use crate::pool::lane::Factory;
 use crate::report::Observer;
+use crate::runtime::Runtime;
 use crate::settings::{AcceptErrorFn, PeerGoneFn, Settings};
 use crate::spec::{Configure, Spec};
 use crate::sync::{Shared, catch_panic};
@@ -27,8 +28,8 @@ pub(crate) fn is_name(text: &str) -> bool {
 }
 
 /// A spec of any acceptor.
-pub(crate) struct ErasedSpec<L: Listener> {
-    pub(crate) factory: Shared<dyn Factory<L>>,
+pub(crate) struct ErasedSpec<R: Runtime, L: Listener> {
+    pub(crate) factory: Shared<dyn Factory<R, L>>,
     pub(crate) settings: PoolSettings<L::Addr>,
 }
 
@@ -168,18 +169,18 @@ impl Classifiers {
     }
 }
 
-impl<L: Listener> ErasedSpec<L> {
+impl<R: Runtime, L: Listener> ErasedSpec<R, L> {
     /// The spec as a pool has it, if it is allowed.
     pub(crate) fn checked<Acc: Acceptor<L>>(spec: Spec<Acc, L::Addr>) -> Result<Self, SpecError> {
         let Spec { acceptor, settings } = spec;
-        let factory: Shared<dyn Factory<L>> = Shared::new(Arc::new(acceptor));
+        let factory: Shared<dyn Factory<R, L>> = Shared::new(Arc::new(acceptor));
         let settings = PoolSettings::checked(settings)?;
         Ok(Self { factory, settings })
     }
 
     /// Takes the user's values away.
     pub(super) fn take(&mut self) -> Self {
-        let nothing: Arc<dyn Factory<L>> = Arc::new(acceptor_fn(|_| async { Ok(()) }));
+        let nothing: Arc<dyn Factory<R, L>> = Arc::new(acceptor_fn(|_| async { Ok(()) }));
         Self {
             factory: std::mem::replace(&mut self.factory, Shared::new(nothing)),
             settings: self.settings.take(),
@@ -188,13 +189,13 @@ impl<L: Listener> ErasedSpec<L> {
 }
 
 /// The init function of a pool (R3).
-pub(crate) type Reconfigurer<L> =
-    dyn Fn() -> Result<Option<Result<ErasedSpec<L>, SpecError>>, BoxError> + Send + Sync;
+pub(crate) type Reconfigurer<R, L> =
+    dyn Fn() -> Result<Option<Result<ErasedSpec<R, L>, SpecError>>, BoxError> + Send + Sync;
 
 /// Erases the type of the acceptor that an init function configures.
-pub(crate) fn erase_init<L: Listener, Acc: Acceptor<L>>(
+pub(crate) fn erase_init<R: Runtime, L: Listener, Acc: Acceptor<L>>(
     init: impl Fn() -> Result<Configure<Acc, L::Addr>, BoxError> + Send + Sync + 'static,
-) -> Shared<Reconfigurer<L>> {
+) -> Shared<Reconfigurer<R, L>> {
     Shared::new(Arc::new(move || match init()? {
         Configure::Use(spec) => Ok(Some(ErasedSpec::checked(spec))),
         Configure::Ignore => Ok(None),

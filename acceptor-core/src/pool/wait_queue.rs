@@ -1,61 +1,69 @@
-//! The acceptors that wait on one listener, in the order in which they began to (L6), and their timeouts (B6).
+//! Acceptors that wait on one listener, in the order in which they began to (L6), and their timeouts (B6).
 //!
-//! The accept loop owns it. Invariant: no call takes time that grows with the number
-//! of waiters, but for the logarithm that a timeout costs; `extract` looks at each.
+//! The accept loop owns it. Each waiter has a *turn*: they rise from one to the next, so a waiter is found by it.
+//! Invariants: the first node has a waiter; at least half of the nodes have, apart from a few. No call
+//! takes time that grows with the number of waiters, but for the logarithm that a timeout costs, and for what growing and
+//! shrinking a list costs on the average; `visit` looks at as many as it is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use slab::Slab;
+/// So many nodes without a waiter are kept in any case.
+const SPARE: usize = 32;
 
 pub(crate) struct WaitQueue<T> {
-    nodes: Slab<Node<T>>,
-    first: Option<usize>,
-    last: Option<usize>,
-    deadlines: BTreeSet<(Instant, usize)>,
+    nodes: VecDeque<Node<T>>,
+    waiters: usize,
+    deadlines: BTreeSet<(Instant, u64)>,
 }
 
 struct Node<T> {
-    waiter: T,
+    turn: u64,
     deadline: Option<Instant>,
-    before: Option<usize>,
-    after: Option<usize>,
+    /// `None` once it has left from within the queue.
+    waiter: Option<T>,
 }
 
 impl<T> WaitQueue<T> {
     pub(crate) fn new() -> Self {
         Self {
-            nodes: Slab::new(),
-            first: None,
-            last: None,
+            nodes: VecDeque::new(),
+            waiters: 0,
             deadlines: BTreeSet::new(),
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.waiters == 0
     }
 
-    pub(crate) fn push_back(&mut self, waiter: T, deadline: Option<Instant>) {
-        let before = self.last;
-        let key = self.nodes.insert(Node {
-            waiter,
+    /// Adds a waiter, whose turn is after those of all others.
+    pub(crate) fn push_back(&mut self, turn: u64, waiter: T, deadline: Option<Instant>) {
+        self.waiters += 1;
+        self.nodes.push_back(Node {
+            turn,
             deadline,
-            before,
-            after: None,
+            waiter: Some(waiter),
         });
-        match before {
-            Some(before) => self.nodes[before].after = Some(key),
-            None => self.first = Some(key),
-        }
-        self.last = Some(key);
         if let Some(at) = deadline {
-            self.deadlines.insert((at, key));
+            self.deadlines.insert((at, turn));
         }
+    }
+
+    /// The first waiter, and its turn.
+    pub(crate) fn head(&self) -> Option<(u64, &T)> {
+        let node = self.nodes.front()?;
+        Some((node.turn, node.waiter.as_ref()?))
     }
 
     pub(crate) fn pop_front(&mut self) -> Option<T> {
-        self.first.map(|key| self.remove(key))
+        let node = self.nodes.pop_front()?;
+        if let Some(at) = node.deadline {
+            self.deadlines.remove(&(at, node.turn));
+        }
+        self.waiters -= 1;
+        self.tidy();
+        node.waiter
     }
 
     /// When the first timeout comes.
@@ -65,37 +73,52 @@ impl<T> WaitQueue<T> {
 
     /// A waiter whose timeout has come.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<T> {
-        let (at, key) = *self.deadlines.first()?;
-        (at <= now).then(|| self.remove(key))
+        let (at, turn) = *self.deadlines.first()?;
+        if at > now {
+            return None;
+        }
+        self.take(turn)
     }
 
-    /// Takes the waiters for which this is true, in their order.
-    pub(crate) fn extract(&mut self, takes: impl Fn(&T) -> bool) -> Vec<T> {
-        let mut taken = Vec::new();
-        let mut next = self.first;
-        while let Some(key) = next {
-            next = self.nodes[key].after;
-            if takes(&self.nodes[key].waiter) {
-                taken.push(self.remove(key));
+    /// Takes a waiter out, wherever it is.
+    pub(crate) fn take(&mut self, turn: u64) -> Option<T> {
+        let at = self.nodes.binary_search_by_key(&turn, |node| node.turn);
+        let node = &mut self.nodes[at.ok()?];
+        let waiter = node.waiter.take()?;
+        if let Some(at) = node.deadline {
+            self.deadlines.remove(&(at, turn));
+        }
+        self.waiters -= 1;
+        self.tidy();
+        Some(waiter)
+    }
+
+    /// Visits the waiters of at most `limit` nodes, from this turn on; returns where to go on, if anywhere.
+    pub(crate) fn visit(
+        &self,
+        from: u64,
+        limit: usize,
+        mut visit: impl FnMut(u64, &T),
+    ) -> Option<u64> {
+        let first = self.nodes.partition_point(|node| node.turn < from);
+        for node in self.nodes.iter().skip(first).take(limit) {
+            if let Some(waiter) = &node.waiter {
+                visit(node.turn, waiter);
             }
         }
-        taken
+        self.nodes.get(first + limit).map(|node| node.turn)
     }
 
-    fn remove(&mut self, key: usize) -> T {
-        let node = self.nodes.remove(key);
-        match node.before {
-            Some(before) => self.nodes[before].after = node.after,
-            None => self.first = node.after,
+    fn tidy(&mut self) {
+        while self.nodes.front().is_some_and(|node| node.waiter.is_none()) {
+            self.nodes.pop_front();
         }
-        match node.after {
-            Some(after) => self.nodes[after].before = node.before,
-            None => self.last = node.before,
+        if self.nodes.len() > 2 * self.waiters + SPARE {
+            self.nodes.retain(|node| node.waiter.is_some());
         }
-        if let Some(at) = node.deadline {
-            self.deadlines.remove(&(at, key));
+        if self.nodes.capacity() > 4 * self.nodes.len() + SPARE {
+            self.nodes.shrink_to(2 * self.nodes.len());
         }
-        node.waiter
     }
 }
 
@@ -135,7 +158,7 @@ mod tests {
             for act in acts {
                 match act {
                     Act::Push(deadline) => {
-                        queue.push_back(next, deadline.map(at));
+                        queue.push_back(next.into(), next, deadline.map(at));
                         list.push((next, deadline));
                         next += 1;
                     }
@@ -156,14 +179,42 @@ mod tests {
                     }
                     Act::Extract(of) => {
                         let expected: Vec<_> = list.iter().map(|(waiter, _)| *waiter).filter(|waiter| waiter % of == 0).collect();
-                        prop_assert_eq!(queue.extract(|waiter| waiter % of == 0), expected);
+                        let (mut turns, mut from) = (Vec::new(), Some(0));
+                        while let Some(turn) = from {
+                            from = queue.visit(turn, 3, |turn, waiter| {
+                                if waiter % of == 0 {
+                                    turns.push(turn);
+                                }
+                            });
+                        }
+                        let taken: Vec<_> = turns.iter().filter_map(|turn| queue.take(*turn)).collect();
+                        prop_assert_eq!(taken, expected);
+                        prop_assert!(turns.iter().all(|turn| queue.take(*turn).is_none()));
                         list.retain(|(waiter, _)| waiter % of != 0);
                     }
                 }
                 prop_assert_eq!(queue.is_empty(), list.is_empty());
+                let head = queue.head().map(|(turn, waiter)| (turn, *waiter));
+                prop_assert_eq!(head, list.first().map(|(waiter, _)| (u64::from(*waiter), *waiter)));
+                prop_assert!(queue.nodes.len() <= 2 * list.len() + SPARE);
                 let earliest = list.iter().filter_map(|(_, deadline)| *deadline).min();
                 prop_assert_eq!(queue.earliest(), earliest.map(at));
             }
         }
+    }
+
+    /// One that waits without a timeout, while those behind it come and go.
+    #[test]
+    fn memory_of_those_that_have_left_is_given_back() {
+        let mut queue = WaitQueue::new();
+        queue.push_back(0, 0, None);
+        for turn in 1..10_000 {
+            queue.push_back(turn, turn, None);
+            assert_eq!(queue.take(turn), Some(turn));
+        }
+        assert!(queue.nodes.capacity() <= 128, "{}", queue.nodes.capacity());
+        (10_000..20_000).for_each(|turn| queue.push_back(turn, turn, None));
+        while queue.pop_front().is_some() {}
+        assert!(queue.nodes.capacity() <= 128, "{}", queue.nodes.capacity());
     }
 }

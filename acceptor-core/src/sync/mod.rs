@@ -30,7 +30,7 @@ mod primitives {
 }
 
 pub(crate) use self::catch_panic::{DropCatching, DropResuming, Shared, catch_panic, wake};
-pub(crate) use self::task_waker::TaskWaker;
+pub(crate) use self::task_waker::{TaskWaker, WakerId};
 pub(crate) use std::sync::PoisonError;
 pub(crate) use std::sync::atomic::Ordering;
 

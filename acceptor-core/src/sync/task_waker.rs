@@ -8,6 +8,22 @@ use super::catch_panic::{drop_catching, wake};
 #[derive(Clone, Default)]
 pub(crate) struct TaskWaker(Option<Waker>);
 
+/// Which task a waker is of. As long as a clone of it is kept nothing else can have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WakerId {
+    data: usize,
+    vtable: usize,
+}
+
+impl WakerId {
+    pub(crate) fn of(waker: &Waker) -> Self {
+        Self {
+            data: waker.data().addr(),
+            vtable: std::ptr::from_ref(waker.vtable()).addr(),
+        }
+    }
+}
+
 impl TaskWaker {
     pub(crate) fn new(waker: &Waker) -> Self {
         Self(Some(waker.clone()))
