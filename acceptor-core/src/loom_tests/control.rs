@@ -6,10 +6,11 @@ use std::task::{Poll, Wake, Waker};
 
 use super::Interruptions::{Any, AtMost};
 use super::{block_on, block_on_with_new_wakers, check, spawn};
-use crate::child::control::{Commands, Control, Left, Level};
+use crate::child::control::{Commands, Control, Left, Seats, Signals};
+use crate::latch::Latch;
 use crate::machine::child_end::Role;
 use crate::machine::command::{CloseReason, Command, EndWaiting};
-use crate::machine::stuck::Marked;
+use crate::machine::slots::Bank;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
 /// As a child's task does: stores its waker, then reads its commands.
@@ -34,17 +35,51 @@ enum Way {
     Level,
 }
 
-fn child() -> (Arc<Level>, Arc<Control>) {
-    let level = Arc::new(Level::new());
-    let control = Arc::new(Control::new(Arc::clone(&level), 0));
-    (level, control)
+/// This many children of one listener.
+fn children<const COUNT: usize>() -> (Arc<Signals>, [Arc<Control>; COUNT]) {
+    let signals = Signals::new();
+    let mut seats = <Arc<Seats> as Bank>::new(&signals);
+    let mut number = 0;
+    let children = [(); COUNT].map(|()| {
+        seats.occupy(number, u64::from(number) + 1);
+        number += 1;
+        Arc::new(seats.control(number - 1, u64::from(number)))
+    });
+    (signals, children)
 }
 
-fn command(level: &Level, control: &Control, command: Command, way: Way) {
+fn child() -> (Arc<Signals>, Arc<Control>) {
+    let (signals, [child]) = children();
+    (signals, child)
+}
+
+impl Control {
+    fn send(&self, command: Command) {
+        self.store(command);
+        self.notify();
+    }
+
+    fn trap(&self) -> Latch {
+        let this = self.of_connection();
+        this.control.trap_stop(this.key)
+    }
+
+    fn take_guard(&self) -> Option<Latch> {
+        let this = self.of_connection();
+        this.control.take_guard(this.key)
+    }
+
+    fn give_guard(&self, panicked: Option<String>) {
+        let this = self.of_connection();
+        this.control.give_guard(this.key, panicked);
+    }
+}
+
+fn command(signals: &Signals, control: &Control, command: Command, way: Way) {
     match way {
         Way::Single => control.send(command),
         Way::Level => {
-            level.raise(command);
+            signals.level.raise(command);
             control.notify();
         }
     }
@@ -52,9 +87,9 @@ fn command(level: &Level, control: &Control, command: Command, way: Way) {
 
 fn check_command(sent: Command, way: Way, sees: fn(Commands) -> bool) {
     check(Any, move || {
-        let (level, control) = child();
+        let (signals, control) = child();
         let sender = Arc::clone(&control);
-        spawn(move || command(&level, &sender, sent, way));
+        spawn(move || command(&signals, &sender, sent, way));
         block_on(commanded(&control, sees));
     });
 }
@@ -86,10 +121,10 @@ fn close_reaches_an_acceptor_that_begins_to_wait() {
 fn command_to_all_children_reaches_each() {
     check(Any, || {
         let level = Arc::new(Level::new());
-        let children = [(); 2].map(|()| Arc::new(Control::new(Arc::clone(&level), 0)));
+        let children = [(); 2].map(|()| Arc::new(Control::new(Arc::clone(&signals), 0)));
         let walked = children.clone();
         spawn(move || {
-            level.raise(Command::Kill);
+            signals.level.raise(Command::Kill);
             walked.iter().for_each(|child| child.notify());
         });
         let [first, second] = children;
@@ -102,11 +137,11 @@ fn command_to_all_children_reaches_each() {
 fn child_is_woken_through_the_waker_of_its_last_poll() {
     for way in [Way::Single, Way::Level] {
         check(Any, move || {
-            let (level, control) = child();
+            let (signals, control) = child();
             let sender = Arc::clone(&control);
             spawn(move || {
-                command(&level, &sender, Command::StopAlone, Way::Single);
-                command(&level, &sender, Command::Kill, way);
+                command(&signals, &sender, Command::StopAlone, Way::Single);
+                command(&signals, &sender, Command::Kill, way);
             });
             block_on_with_new_wakers(commanded(&control, Commands::kill));
         });
@@ -120,10 +155,10 @@ fn commands_of_two_callers_at_once_both_arrive() {
         (Way::Level, Command::Stop),
     ] {
         check(AtMost(3), move || {
-            let (level, control) = child();
+            let (signals, control) = child();
             for sent in [Command::Kill, stop] {
-                let (level, control) = (Arc::clone(&level), Arc::clone(&control));
-                spawn(move || command(&level, &control, sent, way));
+                let (signals, control) = (Arc::clone(&signals), Arc::clone(&control));
+                spawn(move || command(&signals, &control, sent, way));
             }
             block_on(commanded(&control, |commands| {
                 commands.kill() && commands.stop(Role::Connection)
@@ -139,9 +174,9 @@ fn stop_is_signalled_to_a_child_that_traps_it_at_that_moment() {
         (Command::Stop, Way::Level),
     ] {
         check(Any, move || {
-            let (level, control) = child();
+            let (signals, control) = child();
             let sender = Arc::clone(&control);
-            spawn(move || command(&level, &sender, sent, way));
+            spawn(move || command(&signals, &sender, sent, way));
             let stop = control.trap();
             assert!(!control.commands().stop(Role::Connection));
             block_on(stop.wait());
@@ -159,11 +194,11 @@ impl Wake for Task {
 fn ended_child_keeps_no_task_alive_though_it_is_commanded_as_it_ends() {
     for way in [Way::Single, Way::Level] {
         check(Any, move || {
-            let (level, control) = child();
+            let (signals, control) = child();
             let task = Arc::new(Task);
             control.register(&Waker::from(Arc::clone(&task)));
             let sender = Arc::clone(&control);
-            let sending = spawn(move || command(&level, &sender, Command::Kill, way));
+            let sending = spawn(move || command(&signals, &sender, Command::Kill, way));
             control.unregister();
             sending.join();
             assert_eq!(Arc::strong_count(&task), 1);
@@ -204,7 +239,7 @@ fn poll_that_is_seen_to_have_begun_or_ended_is_counted() {
 #[test]
 fn connection_ends_once_with_its_serve_and_its_last_guard() {
     check(Any, || {
-        let control = Arc::new(Control::new(Arc::new(Level::new()), 0));
+        let (_, control) = child();
         assert!(control.take_guard().is_some());
         let ends = Arc::new(AtomicU64::new(0));
         let guarded = Arc::clone(&control);
@@ -232,11 +267,34 @@ fn connection_ends_once_with_its_serve_and_its_last_guard() {
 #[test]
 fn guard_sees_the_kill() {
     check(Any, || {
-        let control = Arc::new(Control::new(Arc::new(Level::new()), 0));
+        let (_, control) = child();
         let killed = Arc::clone(&control);
         let kills = spawn(move || killed.send(Command::Kill));
         let signal = control.take_guard().expect("it has not ended");
         kills.join();
         assert!(signal.is_set() && control.commands().kill());
+    });
+}
+
+/// What is kept of a connection traps the stop just as the connection ends, and its seat is taken again.
+#[test]
+fn late_trap_is_none_of_the_child_that_has_the_seat_next() {
+    check(Any, || {
+        let signals = Signals::new();
+        let mut seats = <Arc<Seats> as Bank>::new(&signals);
+        seats.occupy(0, 1);
+        let (control, late) = (seats.control(0, 1), seats.control(0, 1));
+        let traps = spawn(move || {
+            let signal = late.trap();
+            late.notify();
+            assert!(!signal.is_set());
+        });
+        assert!(matches!(control.leave(), Left::Over(None)));
+        seats.occupy(0, 2);
+        let next = seats.control(0, 2);
+        next.send(Command::StopAlone);
+        assert!(next.commands().stop(Role::Connection), "it has trapped nothing");
+        traps.join();
+        assert!(next.commands().stop(Role::Connection), "it has trapped nothing");
     });
 }

@@ -4,8 +4,12 @@
 //! moves or visits more than one chunk of others; a chunk without values holds
 //! neither memory nor a bank, so that a past peak is given back, and a bank is never that of a later chunk.
 
-/// How many slots a chunk has: one bit each in its mask. Small, because a listener with one acceptor has a whole bank.
-pub(crate) const CHUNK: usize = u32::BITS as usize;
+/// How many slots a chunk has. Few, because a listener with one acceptor has a whole bank; a model of loom has fewer, since it
+/// would follow each seat of a bank.
+pub(crate) const CHUNK: usize = if cfg!(all(test, loom)) { 4 } else { 32 };
+
+/// The mask of a chunk has a bit for each slot: this one has no slot vacant.
+const FULL: u32 = u32::MAX >> (u32::BITS as usize - CHUNK);
 
 /// The part of each child of a chunk that other threads reach without the table's lock.
 pub(crate) trait Bank {
@@ -70,6 +74,7 @@ impl<T, B> Slots<T, B> {
     }
 
     /// Inserts the value that is made of the slot's number, and of the bank of its chunk.
+    #[inline]
     pub(crate) fn insert_with(
         &mut self,
         new_bank: impl FnOnce() -> B,
@@ -100,7 +105,7 @@ impl<T, B> Slots<T, B> {
             None => chunk.slots.push(Some(value)),
         }
         chunk.occupied |= 1 << vacant;
-        if chunk.occupied == u32::MAX {
+        if chunk.occupied == FULL {
             chunk.listed = false;
             self.available.pop();
         }
@@ -126,6 +131,7 @@ impl<T, B> Slots<T, B> {
         Some((value, chunk.bank.as_mut()?))
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
         let (index, at) = (slot as usize / CHUNK, place(slot));
         let chunk = self.chunks.get_mut(index)?;

@@ -546,8 +546,9 @@ impl<B: Bank, A> Table<B, A> {
         }
     }
 
-    /// A connection has ended well. `None`, and nothing done, if more could follow from it than that it is gone.
-    pub(crate) fn left(&mut self, id: ChildId) -> Option<DropCatching<Row<A>>> {
+    /// A connection has ended well. `None`, and nothing done, if more could follow from it than that it is gone. What its row
+    /// held is to be dropped outside of any lock.
+    pub(crate) fn left(&mut self, id: ChildId) -> Option<DropCatching<Peer<A>>> {
         if self.stopping || self.door == Door::Closed {
             return None;
         }
@@ -555,7 +556,13 @@ impl<B: Bank, A> Table<B, A> {
         if row.role() == Role::Acceptor || row.watched == Watched::Yes {
             return None;
         }
-        self.remove(id)
+        // Of what a row may be listed in, a connection is in nothing.
+        let row = self.rows.remove(id.slot)?;
+        *self.tally.of(&row.stage) -= 1;
+        match row.stage {
+            Stage::Connection(_, peer) => Some(DropCatching::new(peer)),
+            Stage::Acceptor(_) => None,
+        }
     }
 
     /// Takes a child out of the table, and out of the counts.

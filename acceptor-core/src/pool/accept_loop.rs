@@ -30,7 +30,7 @@ use crate::machine::row::{OwnAddrs, Peer};
 use crate::machine::table::{Became, Next, Ready, Replacement, Waits};
 use crate::policy::ConnectionReports;
 use crate::pool::inbox::Told;
-use crate::pool::lane::{Arrival, Home, Lanes, ServeArgs};
+use crate::pool::lane::{Arrival, Home, Lanes};
 use crate::pool::listener_shared::{Handshaking, ListenerShared, LocalAddrSource};
 use crate::pool::reporter::yield_now;
 use crate::pool::shared::PoolShared;
@@ -545,7 +545,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     }
 
     /// The acceptor that has waited longest becomes the connection (B5).
-    fn hand_over(&mut self, incoming: DropCatching<Incoming<L::Io, L::Addr>>) {
+    fn hand_over(&mut self, mut incoming: DropCatching<Incoming<L::Io, L::Addr>>) {
         // Copied before an acceptor leaves the queue: should it panic, none is missing.
         let peer = Peer {
             peer_addr: incoming.peer_addr().clone(),
@@ -625,7 +625,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
         let stage = self.handshake_stage(id, now, timeout);
         let (lanes, home) = self.parts();
-        lanes.serve_head(home, control, ServeArgs { incoming, stage });
+        lanes.serve_head(home, control, &mut incoming, stage);
         if self.spawned == Spawned::Nothing {
             self.spawned = Spawned::Connections;
         }

@@ -45,7 +45,13 @@ impl<R: Runtime> Host<R> {
 
     /// A runtime that panics here drops the task, which reports its end.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let _ = catch_panic(|| self.runtime.spawn(task));
+        // Taken out within: a future that is moved into the call is copied once more.
+        let mut task = Some(task);
+        let _ = catch_panic(|| {
+            if let Some(task) = task.take() {
+                self.runtime.spawn(task);
+            }
+        });
     }
 
     pub(crate) fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {

@@ -61,13 +61,6 @@ pub(crate) struct Arrival<R: Runtime, L: Listener> {
     pub(crate) factory: Shared<dyn Factory<R, L>>,
 }
 
-/// A connection that was accepted.
-pub(crate) struct ServeArgs<L: Listener> {
-    pub(crate) incoming: DropCatching<Incoming<L::Io, L::Addr>>,
-    /// `None` if the listener has no handshake.
-    pub(crate) stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
-}
-
 /// The parts of the pool that a lane spawns tasks for.
 pub(crate) struct Home<'a, R: Runtime, L: Listener> {
     pub(crate) shared: &'a Arc<PoolShared<R, L>>,
@@ -96,8 +89,6 @@ impl<R: Runtime, L: Listener> Home<'_, R, L> {
 pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     fn is_of(&self, factory: &Shared<dyn Factory<R, L>>) -> bool;
 
-    fn is_empty(&self) -> bool;
-
     /// The turn and the id of the acceptor that has waited longest here.
     fn head(&self) -> Option<(u64, ChildId)>;
 
@@ -116,17 +107,24 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     /// An acceptor begins to wait that was started by the factory of this lane.
     fn push(&mut self, turn: u64, id: ChildId, deadline: Option<(Instant, WaitTime)>, state: ErasedState);
 
-    /// The acceptor that has waited longest here serves a connection.
-    fn serve_head(&mut self, home: Home<'_, R, L>, control: Control, args: ServeArgs<L>);
+    /// The acceptor that has waited longest here serves a connection, which it takes. There is no stage if the listener has no
+    /// handshake.
+    fn serve_head(
+        &mut self,
+        home: Home<'_, R, L>,
+        control: Control,
+        incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
+        stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
+    );
 
     /// The acceptor that has waited longest here terminates.
     fn dismiss_head(&mut self, home: Home<'_, R, L>);
 
-    /// An acceptor whose timeout has come by then terminates, if there is one.
-    fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant) -> bool;
+    /// An acceptor whose timeout has come by then terminates.
+    fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant);
 
-    /// Those that were commanded to end terminate.
-    fn dismiss_commanded(&mut self, home: Home<'_, R, L>);
+    /// Those that were commanded to end terminate; returns how many.
+    fn dismiss_commanded(&mut self, home: Home<'_, R, L>) -> usize;
 }
 
 struct TypedLane<L: Listener, A: Acceptor<L>> {
@@ -239,10 +237,6 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         std::ptr::addr_eq(Arc::as_ptr(&self.acceptor), Arc::as_ptr(factory))
     }
 
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
     fn head(&self) -> Option<(u64, ChildId)> {
         let (turn, waiter) = self.queue.head()?;
         Some((turn, waiter.id(self.listener)))
@@ -297,8 +291,16 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         self.queue.push_back(turn, waiter, deadline.map(|(at, _)| at));
     }
 
-    fn serve_head(&mut self, home: Home<'_, R, L>, control: Control, args: ServeArgs<L>) {
-        let Some(Waiter { state, .. }) = self.queue.pop_front() else {
+    fn serve_head(
+        &mut self,
+        home: Home<'_, R, L>,
+        control: Control,
+        incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
+        stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
+    ) {
+        let (Some(Waiter { state, .. }), Some(incoming)) =
+            (self.queue.pop_front(), incoming.take())
+        else {
             return;
         };
         let listener = home.listener;
@@ -309,9 +311,8 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             control: member.control.of_connection(),
         };
         let acceptor = self.acceptor.clone();
-        let ServeArgs { incoming, stage } = args;
         let Some(stage) = stage else {
-            let incoming = L::Handshake::unchanged(incoming.into_inner());
+            let incoming = L::Handshake::unchanged(incoming);
             let incoming = incoming.expect("the accept loop makes a stage for each other handshake");
             let connection = Connection::new(incoming, id, of, lifecycle);
             let serve = A::serve_in_place(Keep::new(acceptor), connection, state.into_inner());
@@ -319,7 +320,7 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         };
         // Each is dropped by itself, polled or not: two panics at once would abort the process.
         let given = (
-            DropResuming::new((stage, incoming.into_inner(), of, lifecycle)),
+            DropResuming::new((stage, incoming, of, lifecycle)),
             DropResuming::new(state.into_inner()),
         );
         let serve = async move {
@@ -342,16 +343,13 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         }
     }
 
-    fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant) -> bool {
-        let expired = self.queue.pop_expired(until);
-        let any = expired.is_some();
-        if let Some(waiter) = expired {
+    fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant) {
+        if let Some(waiter) = self.queue.pop_expired(until) {
             self.dismiss(home, waiter, DismissReason::TimedOut);
         }
-        any
     }
 
-    fn dismiss_commanded(&mut self, home: Home<'_, R, L>) {
+    fn dismiss_commanded(&mut self, home: Home<'_, R, L>) -> usize {
         let listener = home.listener;
         let mut commanded = Vec::new();
         let mut from = 0;
@@ -371,11 +369,12 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         } {
             from = next;
         }
-        for turn in commanded {
-            if let Some(waiter) = self.queue.take(turn) {
+        for turn in &commanded {
+            if let Some(waiter) = self.queue.take(*turn) {
                 self.dismiss(home, waiter, DismissReason::Commanded);
             }
         }
+        commanded.len()
     }
 }
 
@@ -386,6 +385,10 @@ pub(crate) struct Lanes<R: Runtime, L: Listener> {
     lanes: Vec<Box<dyn Lane<R, L>>>,
     /// Of the acceptor that begins to wait next.
     turn: u64,
+    /// How many wait, in all lanes.
+    waiting: usize,
+    /// Whether any may have a timeout.
+    timed: bool,
 }
 
 impl<R: Runtime, L: Listener> Lanes<R, L> {
@@ -394,6 +397,8 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             listener,
             lanes: vec![Arc::clone(factory).make_lane(listener)],
             turn: 0,
+            waiting: 0,
+            timed: false,
         }
     }
 
@@ -411,41 +416,54 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
     /// Forgets earlier acceptors of which none waits.
     fn prune(&mut self) {
         let mut left = self.lanes.len();
-        self.lanes.retain(|lane| {
-            left -= 1;
-            left == 0 || !lane.is_empty()
-        });
+        if left > 1 {
+            self.lanes.retain(|lane| {
+                left -= 1;
+                left == 0 || lane.head().is_some()
+            });
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.is_empty())
+        self.waiting == 0
     }
 
     /// The lane of the acceptor that has waited longest, and its id.
-    fn first(&mut self) -> Option<(&mut Box<dyn Lane<R, L>>, ChildId)> {
+    fn first(&self) -> Option<(usize, ChildId)> {
+        if let [only] = self.lanes.as_slice() {
+            return only.head().map(|(_, id)| (0, id));
+        }
         let heads = self.lanes.iter().enumerate();
         let heads = heads.filter_map(|(at, lane)| lane.head().map(|(turn, id)| (turn, at, id)));
         let (_, at, id) = heads.min_by_key(|(turn, ..)| *turn)?;
-        Some((&mut self.lanes[at], id))
+        Some((at, id))
     }
 
     /// The acceptor that has waited longest.
-    pub(crate) fn head(&mut self) -> Option<ChildId> {
+    pub(crate) fn head(&self) -> Option<ChildId> {
         self.first().map(|(_, id)| id)
     }
 
-    pub(crate) fn earliest(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(|lane| lane.earliest()).min()
+    /// When the first timeout comes.
+    pub(crate) fn earliest(&mut self) -> Option<Instant> {
+        if !self.timed {
+            return None;
+        }
+        let earliest = self.lanes.iter().filter_map(|lane| lane.earliest()).min();
+        self.timed = earliest.is_some();
+        earliest
     }
 
-    fn newest(&mut self) -> &mut Box<dyn Lane<R, L>> {
-        self.lanes
-            .last_mut()
-            .expect("there is a lane for the acceptor that the pool has")
+    fn newest(&mut self) -> &mut dyn Lane<R, L> {
+        let newest = self.lanes.last_mut();
+        &mut **newest.expect("there is a lane for the acceptor that the pool has")
     }
 
     /// Asks for the state of the next acceptor, and keeps it; with the end of one that failed.
-    pub(crate) fn prepare(&mut self, listener: &ListenerInfo<L::Addr>) -> (Ready, Option<ChildEnd>) {
+    pub(crate) fn prepare(
+        &mut self,
+        listener: &ListenerInfo<L::Addr>,
+    ) -> (Ready, Option<ChildEnd>) {
         self.newest().prepare(listener)
     }
 
@@ -455,6 +473,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
 
     fn next_turn(&mut self) -> u64 {
         self.turn += 1;
+        self.waiting += 1;
         self.turn
     }
 
@@ -471,54 +490,64 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             factory,
         } = arrival;
         let turn = self.next_turn();
+        self.timed |= deadline.is_some();
         let known = self.lanes.iter().rposition(|lane| lane.is_of(&factory));
         let at = known.unwrap_or_else(|| {
             // It was started before the spec was replaced, or after and the accept loop has not seen it yet.
-            self.lanes
-                .insert(0, Arc::clone(&factory).make_lane(self.listener));
+            let lane = Arc::clone(&factory).make_lane(self.listener);
+            self.lanes.insert(0, lane);
             0
         });
         self.lanes[at].push(turn, id, deadline, state);
     }
 
-    pub(crate) fn serve_head(&mut self, home: Home<'_, R, L>, control: Control, args: ServeArgs<L>) {
-        if let Some((lane, _)) = self.first() {
-            lane.serve_head(home, control, args);
-        }
-        self.prune_earlier();
-    }
-
-    fn prune_earlier(&mut self) {
-        if self.lanes.len() > 1 {
+    /// The acceptor that has waited longest serves a connection, which it takes.
+    pub(crate) fn serve_head(
+        &mut self,
+        home: Home<'_, R, L>,
+        control: Control,
+        incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
+        stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
+    ) {
+        if let Some((at, _)) = self.first() {
+            self.waiting -= 1;
+            self.lanes[at].serve_head(home, control, incoming, stage);
             self.prune();
         }
     }
 
     /// The acceptor that has waited longest terminates; false if there is none.
     pub(crate) fn dismiss_head(&mut self, home: Home<'_, R, L>) -> bool {
-        let first = self.first();
-        let any = first.is_some();
-        if let Some((lane, _)) = first {
-            lane.dismiss_head(home);
-        }
-        self.prune_earlier();
-        any
+        let Some((at, _)) = self.first() else {
+            return false;
+        };
+        self.waiting -= 1;
+        self.lanes[at].dismiss_head(home);
+        self.prune();
+        true
     }
 
     /// An acceptor whose timeout has come by then terminates; false if there is none.
     pub(crate) fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant) -> bool {
         let timeouts = self.lanes.iter_mut();
         let timeouts = timeouts.filter_map(|lane| lane.earliest().map(|at| (at, lane)));
-        let first = timeouts.min_by_key(|(at, _)| *at);
-        let any = first.is_some_and(|(_, lane)| lane.dismiss_expired(home, until));
-        self.prune_earlier();
-        any
+        let Some((at, lane)) = timeouts.min_by_key(|(at, _)| *at) else {
+            return false;
+        };
+        if at > until {
+            return false;
+        }
+        self.waiting -= 1;
+        lane.dismiss_expired(home, until);
+        self.prune();
+        true
     }
 
+    /// Those that were commanded to end terminate.
     pub(crate) fn dismiss_commanded(&mut self, home: Home<'_, R, L>) {
         for lane in &mut self.lanes {
-            lane.dismiss_commanded(home);
+            self.waiting -= lane.dismiss_commanded(home);
         }
-        self.prune_earlier();
+        self.prune();
     }
 }

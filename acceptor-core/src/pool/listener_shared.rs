@@ -15,7 +15,7 @@ use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::ChildEnd;
 use crate::machine::command::{CloseReason, EndWaiting};
-use crate::machine::row::{OwnAddrs, Peer, Row};
+use crate::machine::row::{OwnAddrs, Peer};
 use crate::machine::table::Table;
 use crate::policy::{ConnectionReports, Rules, WaitingAcceptors};
 use crate::pool::host::Host;
@@ -78,7 +78,7 @@ impl<R: Runtime, L: Listener> Children<R, L> {
         &mut self,
         id: ChildId,
         end: &ChildEnd,
-    ) -> Option<DropCatching<Row<L::Addr>>> {
+    ) -> Option<DropCatching<Peer<L::Addr>>> {
         let reported = match end {
             ChildEnd::Normal | ChildEnd::Clean(_) => false,
             _ => self.reports != ConnectionReports::Failures,

@@ -518,14 +518,27 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             }
             _ => false,
         };
-        if unnoticed {
-            let left = lock(&listener.children).left(id, &end);
-            if left.is_some() {
-                // The error of a peer that is gone is the user's.
-                drop(DropCatching::new(end));
-                return self.exhaustion.connection_ended();
+        let left = match unnoticed {
+            true => lock(&listener.children).left(id, &end),
+            false => None,
+        };
+        match left {
+            Some(left) => {
+                // The error of a peer that is gone is the user's, and so may be the address.
+                drop((DropCatching::new(end), left));
+                self.exhaustion.connection_ended();
             }
+            None => self.ended_with_effects(listener, id, end),
         }
+    }
+
+    #[cold]
+    fn ended_with_effects(
+        self: &Arc<Self>,
+        listener: &Arc<ListenerShared<R, L>>,
+        id: ChildId,
+        end: ChildEnd,
+    ) {
         let now = self.time();
         let role = self.handle_event_of(listener.tag.as_ref(), |state, effects| {
             let table = &mut lock(&listener.children).table;

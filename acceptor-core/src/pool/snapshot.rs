@@ -185,11 +185,8 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::acceptor::acceptor_fn;
-    use crate::child::control::Level;
-    use crate::child::erased::{ErasedChild, Factory};
     use crate::listener::testing::Nowhere;
-    use crate::pool::listener_shared::testing::with_factory;
+    use crate::pool::listener_shared::testing::listener;
     use crate::sync::testing::locks;
 
     /// How many calls came under each lock that was taken.
@@ -206,24 +203,12 @@ mod tests {
         }
     }
 
-    /// Counts the children that it makes.
-    impl Factory<Nowhere> for Calls {
-        fn make_child(
-            self: Arc<Self>,
-            level: &Arc<Level>,
-            generation: u64,
-        ) -> Arc<dyn ErasedChild<Nowhere>> {
-            self.count();
-            Arc::new(acceptor_fn(|_| async { Ok(()) })).make_child(level, generation)
-        }
-    }
-
     #[test]
     fn list_holds_no_lock_for_more_than_256_children() {
-        let (made, visited) = (Arc::new(Calls::default()), Calls::default());
-        let listener = with_factory(1000, Arc::<Calls>::clone(&made));
+        let (listener, visited) = (listener::<Nowhere>(1000), Calls::default());
+        let before = locks();
         give_rows(&listener, Instant::now());
-        assert_eq!(made.under_each_lock(), [256, 256, 256, 232]);
+        assert_eq!(locks() - before, 1000_u64.div_ceil(256) + 1);
         let mut ids = Vec::new();
         each_child(&listener, |row| {
             visited.count();

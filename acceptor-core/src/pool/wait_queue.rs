@@ -33,6 +33,7 @@ impl<T> WaitQueue<T> {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.waiters == 0
     }

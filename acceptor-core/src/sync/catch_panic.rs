@@ -1,6 +1,7 @@
 //! Keeps user code from doing harm: a panic in it comes back as a message, also that of a `Drop`.
 
 use std::any::Any;
+use std::mem::needs_drop;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -56,6 +57,11 @@ impl<T> DropCatching<T> {
         Self(Some(value))
     }
 
+    /// Takes the value out, if it was not taken before. An owner that has none is for nothing but to be dropped.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.0.take()
+    }
+
     pub(crate) fn into_inner(mut self) -> T {
         self.0.take().expect(OWNED)
     }
@@ -79,8 +85,11 @@ impl<T> Deref for DropCatching<T> {
 
 impl<T> Drop for DropCatching<T> {
     fn drop(&mut self) {
-        if let Some(value) = self.0.take() {
-            drop_catching(value);
+        // Else nothing of the user's is run.
+        if needs_drop::<T>() {
+            if let Some(value) = self.0.take() {
+                drop_catching(value);
+            }
         }
     }
 }

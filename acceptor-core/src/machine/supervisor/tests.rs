@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use self::acts::{Act, Reported, reported};
 use self::ends::{How, OF_ACCEPTORS, OF_CONNECTIONS};
-use self::world::{Child, Children, Machine, Outcome, World};
+use self::world::{Children, Machine, Outcome, World};
 use super::*;
 use crate::machine::row::Peer;
 use crate::machine::table::{Next, Ready};
@@ -180,24 +180,23 @@ fn one_acceptor(rules: Rules, now: Instant) -> (Machine, Children, ChildId) {
     let mut table = Table::new(
         machine.add_listener(Some(RuntimeKey::OF_THE_POOL), |id, _| id),
         1,
+        (),
     );
-    let id = table.take_starts(1, now, || Child::new(0)).starts[0].child;
+    let id = table.take_starts(1, now)[0];
     (machine, table, id)
 }
 
-fn next() -> Next<Child> {
+fn next() -> Next {
     Next {
         number: 2,
         generation: 0,
-        control: Child::new(0),
         ready: Ready::No,
     }
 }
 
 const PEER: Peer<()> = Peer {
     peer_addr: (),
-    local_addr: (),
-    transport: None,
+    own: None,
 };
 
 /// One row of the contract's table of ends, or of B3 to B8: with intensity 0 a counted end stops the pool.
@@ -225,8 +224,7 @@ fn check_row(
             table.became(id, ConnectionState::Serving, PEER, now, next());
         }
         let mut effects = Outcome::default();
-        let make = || Child::new(0);
-        machine.ended(&mut table, id, how.end(), now + MS, make, &mut effects);
+        machine.ended(&mut table, id, how.end(), now + MS, &mut effects);
         let mut expected = Vec::new();
         expected.extend(reported_as.map(|word| match (role, how) {
             (Role::Connection, _) => format!("ConnectionFailed({id:?}, {word:?}, 1ms)"),
@@ -280,12 +278,11 @@ fn check_spacing(ends: &[How], delays_ms: &[u128]) {
     let mut delays = Vec::new();
     for how in ends {
         let mut effects = Outcome::default();
-        let make = || Child::new(0);
-        machine.ended(&mut table, id, how.end(), now, make, &mut effects);
+        machine.ended(&mut table, id, how.end(), now, &mut effects);
         let at_once = effects.start.map(|(_, start)| (start, Duration::ZERO));
         let later = effects.start_later.map(|(_, start, delay)| (start, delay));
         let (start, delay) = at_once.or(later).expect("the acceptor is replaced");
-        id = start.child;
+        id = start;
         delays.push(delay.as_millis());
     }
     assert_eq!(delays, delays_ms);

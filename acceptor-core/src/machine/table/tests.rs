@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::*;
+use crate::machine::slots::{CHUNK, place};
 use crate::policy::ConnectionReports;
 use crate::report::Event;
 
@@ -14,17 +15,30 @@ const LISTENER: ListenerId = ListenerId {
 
 const PEER: Peer<()> = Peer {
     peer_addr: (),
-    local_addr: (),
-    transport: None,
+    own: None,
 };
 
-/// The polls of a child, which tests set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Polls(Rc<Cell<u32>>);
+/// The polls of the children of a chunk, which tests set.
+struct Polls([Rc<Cell<u32>>; CHUNK]);
 
-impl Marked for Polls {
-    fn mark(&self) -> u32 {
-        self.0.get()
+impl Bank for Polls {
+    type Signals = ();
+    type Control = Rc<Cell<u32>>;
+
+    fn new((): &()) -> Self {
+        Self(std::array::from_fn(|_| Rc::default()))
+    }
+
+    fn occupy(&mut self, slot: u32, _number: u64) {
+        self.0[place(slot)] = Rc::default();
+    }
+
+    fn control(&self, slot: u32, _number: u64) -> Rc<Cell<u32>> {
+        Rc::clone(&self.0[place(slot)])
+    }
+
+    fn mark(&self, slot: u32) -> u32 {
+        self.0[place(slot)].get()
     }
 }
 
@@ -52,7 +66,7 @@ struct Bench {
 impl Bench {
     fn new(acceptors: usize) -> Self {
         Self {
-            table: Table::new(LISTENER, acceptors),
+            table: Table::new(LISTENER, acceptors, ()),
             now: Instant::now(),
         }
     }
@@ -74,36 +88,24 @@ impl Bench {
         found.expect("the child has a row")
     }
 
-    fn visit(&mut self, limit: usize, mut visit: impl FnMut(&Row<Polls, ()>)) {
+    fn visit(&mut self, limit: usize, mut visit: impl FnMut(&Row<()>)) {
         let mut from = Some(0);
         while let Some(cursor) = from {
-            from = self.table.visit(cursor, limit, &mut visit);
+            from = self.table.visit(cursor, limit, |row, _| visit(row));
         }
     }
 
     /// The numbers of the acceptors that the accept loop starts.
     fn starts(&mut self, limit: usize) -> Vec<u64> {
-        let starts = self.table.take_starts(limit, self.now, Polls::default);
-        starts
-            .starts
-            .iter()
-            .map(|start| start.child.number)
-            .collect()
+        let starts = self.table.take_starts(limit, self.now);
+        starts.iter().map(|start| start.number).collect()
     }
 
     #[track_caller]
     fn start_spaced(&mut self, number: u64) {
         let id = self.id(number);
-        let mut starts = Starts::default();
-        assert!(
-            self.table.start(id, Polls::default, &mut starts),
-            "it is spaced"
-        );
-        assert_eq!(starts.starts.first().map(|start| start.child), Some(id));
-        assert!(
-            !self.table.start(id, Polls::default, &mut starts),
-            "it was started"
-        );
+        assert!(self.table.start(id), "it is spaced");
+        assert!(!self.table.start(id), "it was started");
     }
 
     #[track_caller]
@@ -112,12 +114,12 @@ impl Bench {
         assert_eq!(self.table.waits(id), expected);
     }
 
-    fn then(replacement: Replacement<Polls>) -> Then {
+    fn then(replacement: Replacement) -> Then {
         match replacement {
-            Replacement::Init(start) => Then::Init(start.child.number),
-            Replacement::Waits(start, Waits::Releases) => Then::Releases(start.child.number),
-            Replacement::Waits(start, _) => Then::Waits(start.child.number),
-            Replacement::Later(start, delay) => Then::Later(start.child.number, delay.as_millis()),
+            Replacement::Init(start) => Then::Init(start.number),
+            Replacement::Waits(start, Waits::Releases) => Then::Releases(start.number),
+            Replacement::Waits(start, _) => Then::Waits(start.number),
+            Replacement::Later(start, delay) => Then::Later(start.number, delay.as_millis()),
             Replacement::None => Then::None,
         }
     }
@@ -127,16 +129,15 @@ impl Bench {
     fn ends(&mut self, number: u64, end: AcceptorEnd, then: Then) {
         let id = self.id(number);
         let gone = self.table.remove(id).expect("it has a row");
-        let replacement = self.table.replace(&gone, end, self.now, Polls::default());
+        let replacement = self.table.replace(&gone, end, self.now);
         assert_eq!(Self::then(replacement), then);
     }
 
-    fn became(&mut self, number: u64, ready: Ready) -> Became<Polls> {
+    fn became(&mut self, number: u64, ready: Ready) -> Became<Rc<Cell<u32>>> {
         let (id, now) = (self.id(number), self.now);
         let next = Next {
             number: self.table.reserve_number(),
             generation: self.table.generation(),
-            control: Polls::default(),
             ready,
         };
         self.table
@@ -153,8 +154,8 @@ impl Bench {
     #[track_caller]
     fn serves_as(&mut self, number: u64, ready: Ready, then: Then) {
         match self.became(number, ready) {
-            Became::Serves(replacement) => assert_eq!(Self::then(replacement), then),
-            Became::ServesLast(_) | Became::Gone(_) | Became::Replaced(_) => {
+            Became::Serves(_, replacement) => assert_eq!(Self::then(replacement), then),
+            Became::ServesLast(_) | Became::Gone | Became::Replaced(_) => {
                 panic!("another follows it")
             }
         }
@@ -201,13 +202,13 @@ fn owed_acceptors_are_counted_and_start_in_batches() {
 #[test]
 fn listed_acceptors_are_spaced_and_start_first() {
     let mut bench = Bench::new(5);
-    bench.table.give_rows(2, bench.now, Polls::default);
+    bench.table.give_rows(2, bench.now);
     let spaced = AcceptorState::Spaced;
     assert_eq!(bench.states(), [(1, spaced), (2, spaced)]);
     bench.tally([0, 0, 5, 0]);
     assert_eq!(bench.starts(1), [1]);
     assert_eq!(bench.starts(3), [2, 3, 4]);
-    bench.table.give_rows(9, bench.now, Polls::default);
+    bench.table.give_rows(9, bench.now);
     assert_eq!(bench.states().len(), 5);
     assert_eq!(bench.starts(9), [5]);
     bench.tally([0, 0, 5, 0]);
@@ -219,7 +220,7 @@ fn acceptors_are_owed_until_they_have_rows_or_may_not_start() {
     assert!(bench.table.is_owed());
     bench.starts(1);
     assert!(!bench.table.is_owed());
-    for end in [Table::kill, |table: &mut Table<_, _>| drop(table.abandon())] {
+    for end in [Table::kill, |table: &mut Table<Polls, ()>| drop(table.abandon())] {
         let mut bench = Bench::new(1);
         end(&mut bench.table);
         assert!(!bench.table.is_owed());
@@ -230,24 +231,18 @@ fn acceptors_are_owed_until_they_have_rows_or_may_not_start() {
 #[track_caller]
 fn check_begins(waiting: Option<WaitingAcceptors>) {
     let mut bench = Bench::new(1);
-    let (listed, anew) = (Polls::default(), Polls::default());
-    bench.table.give_rows(1, bench.now, || listed.clone());
+    bench.table.give_rows(1, bench.now);
+    let listed = bench.id(1);
+    let (_, control) = bench.table.child(listed).expect("it has a row");
     if let Some(waiting) = waiting {
         assert!(!bench.table.reconfigure(waiting), "it has not begun");
     }
-    let mut starts = bench.table.take_starts(1, bench.now, || anew.clone());
-    let start = starts.starts.remove(0);
-    let (control, before) = match waiting {
-        Some(_) => (&anew, Some(&listed)),
-        None => (&listed, None),
-    };
-    let (row, state) = bench.table.control(start.child).expect("it has a row");
-    assert!(Rc::ptr_eq(&start.control.0, &control.0) && Rc::ptr_eq(&row.0, &control.0));
-    assert_eq!(state, Some(AcceptorState::Init));
-    assert_eq!(
-        starts.before.first().map(|before| Rc::as_ptr(&before.0)),
-        before.map(|before| Rc::as_ptr(&before.0))
-    );
+    assert_eq!(bench.starts(1), [1]);
+    let (begun, generation) = bench.table.begin(listed).expect("it has a row");
+    assert!(Rc::ptr_eq(&begun, &control), "it is the same child");
+    assert_eq!(generation, bench.table.generation());
+    let (row, _) = bench.table.child(listed).expect("it has a row");
+    assert_eq!(row.acceptor_state(), Some(AcceptorState::Init));
     bench.tally([0, 0, 1, 0]);
 }
 
@@ -312,7 +307,6 @@ fn check_next_of_replaced(ready: Ready, state: Option<AcceptorState>) {
     let next = Next {
         number: bench.table.reserve_number(),
         generation: 0,
-        control: Polls::default(),
         ready,
     };
     assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
@@ -322,10 +316,9 @@ fn check_next_of_replaced(ready: Ready, state: Option<AcceptorState>) {
         panic!("it was replaced");
     };
     assert_eq!(table.accepted(), 0);
-    let next = next.map(|start| start.child).ok();
     let found = next
-        .and_then(|id| table.control(id))
-        .and_then(|(_, state)| state);
+        .and_then(|id| table.child(id))
+        .and_then(|(row, _)| row.acceptor_state());
     assert_eq!(found, state);
     for id in [Some(id), next].into_iter().flatten() {
         let row = table.remove(id).expect("it has a row");
@@ -374,7 +367,7 @@ fn outage_whose_retry_has_not_begun_keeps_it() {
 
 #[test]
 fn closed_or_killed_listener_replaces_nothing() {
-    for end in [Table::kill, |table: &mut Table<_, _>| {
+    for end in [Table::kill, |table: &mut Table<Polls, ()>| {
         table.close();
     }] {
         let mut bench = Bench::started(1);
@@ -391,7 +384,7 @@ fn closed_or_killed_listener_replaces_nothing() {
 #[test]
 fn acceptor_that_is_listed_and_ends_is_not_started() {
     let mut bench = Bench::new(2);
-    bench.table.give_rows(2, bench.now, Polls::default);
+    bench.table.give_rows(2, bench.now);
     bench.ends(1, Other, Init(3));
     assert_eq!(bench.starts(9), [2]);
 }
@@ -414,7 +407,25 @@ fn states_of_an_acceptor_are_counted() {
     bench.tally([1, 0, 2, 0]);
     assert_eq!(bench.table.tally().acceptors(), 2);
     assert_eq!(bench.table.waits(second), Waits::Gone);
-    assert!(bench.table.control(second).is_none());
+    assert!(bench.table.child(second).is_none());
+}
+
+/// It was started just before the spec was replaced.
+#[test]
+fn acceptor_that_is_started_begins_as_one_of_the_present_spec_unless_another_has_its_place() {
+    let mut bench = Bench::started(1);
+    let id = bench.id(1);
+    for (waiting, generation) in [
+        (WaitingAcceptors::Keep, 1),
+        (WaitingAcceptors::Replace, 1),
+        (WaitingAcceptors::Keep, 1),
+    ] {
+        bench.table.reconfigure(waiting);
+        let (_, begun) = bench.table.begin(id).expect("it has a row");
+        assert_eq!(begun, generation, "{waiting:?}");
+    }
+    assert_eq!(bench.starts(9), [2]);
+    bench.ends(1, Other, Init(3));
 }
 
 /// Three acceptors are in `init` when the first of them fails: one at a time tries again, and the others are held
@@ -574,25 +585,13 @@ fn spaced_acceptor_starts_once_and_only_on_an_open_listener() {
     bench.start_spaced(2);
     let (mut bench, id) = spaced();
     bench.table.close();
-    assert!(
-        !bench
-            .table
-            .start(id, Polls::default, &mut Starts::default())
-    );
+    assert!(!bench.table.start(id));
     let (mut bench, id) = spaced();
     bench.table.kill();
-    assert!(
-        !bench
-            .table
-            .start(id, Polls::default, &mut Starts::default())
-    );
+    assert!(!bench.table.start(id));
     let (mut bench, id) = spaced();
     bench.table.remove(id);
-    assert!(
-        !bench
-            .table
-            .start(id, Polls::default, &mut Starts::default())
-    );
+    assert!(!bench.table.start(id));
 }
 
 #[test]
@@ -610,7 +609,7 @@ fn no_acceptor_of_a_killed_listener_becomes_a_connection() {
     let mut bench = Bench::started(1);
     bench.waits(1, Waits::Yes);
     bench.table.kill();
-    assert!(matches!(bench.became(1, Ready::Yes), Became::Gone(_)));
+    assert!(matches!(bench.became(1, Ready::Yes), Became::Gone));
     bench.tally([0, 1, 0, 0]);
     assert_eq!(bench.table.accepted(), 0);
     assert!(!bench.table.is_open());
@@ -632,7 +631,7 @@ fn check_left(
     let (connection, acceptor) = (bench.id(1), bench.id(2));
     before(&mut bench.table);
     let left = bench.table.left(connection);
-    assert_eq!(left.map(|row| row.id), expected.then_some(connection));
+    assert_eq!(left.is_some(), expected);
     bench.tally([usize::from(!expected), 0, 1, 0]);
     if expected {
         assert!(bench.table.left(connection).is_none());
@@ -660,7 +659,7 @@ fn close_gives_up_the_owed_and_the_held() {
     for (kill, kind) in [(false, EndKind::Stopped), (true, EndKind::Killed)] {
         let mut bench = Bench::new(6);
         bench.starts(2);
-        bench.table.give_rows(1, bench.now, Polls::default);
+        bench.table.give_rows(1, bench.now);
         bench.ends(1, StartError, Later(4, 0));
         bench.ends(2, StartError, Then::None);
         if kill {
@@ -710,7 +709,7 @@ fn visit_takes_no_more_than_its_limit() {
             let before = seen.len();
             from = bench
                 .table
-                .visit(cursor, limit, |row| seen.push(row.id.number));
+                .visit(cursor, limit, |row, _| seen.push(row.id.number));
             assert!(seen.len() - before <= limit);
         }
         assert_eq!(seen, (1..=200).collect::<Vec<_>>());
@@ -721,7 +720,7 @@ fn visit_takes_no_more_than_its_limit() {
 fn look_finds_the_stuck_and_whether_others_moved() {
     let mut bench = Bench::started(3);
     let mut polls = Vec::new();
-    bench.visit(100, |row| polls.push(row.control.0.clone()));
+    bench.table.visit(0, 100, |_, control| polls.push(control()));
     polls[1].set(7);
     let stuck = bench.id(2);
     for (look, (moves, found)) in [

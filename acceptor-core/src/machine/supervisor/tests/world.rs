@@ -13,16 +13,17 @@ use std::collections::BTreeMap;
 use super::acts::Moment;
 use super::model::{Door, Expected, Halt, Known, Outage, StartedBy};
 use super::*;
-use crate::machine::stuck::{Marked, RuntimeKey};
+use crate::machine::slots::{CHUNK, place};
+use crate::machine::stuck::RuntimeKey;
 use crate::policy::WaitingAcceptors;
 use crate::status::AcceptorState;
 
 /// A listener is its id, and all addresses are alike.
 pub(super) type Machine = Supervisor<ListenerId>;
-pub(super) type Outcome = Effects<Child, ListenerId, ()>;
-pub(super) type Children = Table<Child, ()>;
+pub(super) type Outcome = Effects<ListenerId, ()>;
+pub(super) type Children = Table<TestBank, ()>;
 
-/// The control of a child: a number of its own, and how often it was polled.
+/// The control of a child: its number, and how often it was polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Child {
     number: u64,
@@ -35,9 +36,36 @@ impl Child {
     }
 }
 
-impl Marked for Child {
-    fn mark(&self) -> u32 {
-        self.polls
+/// The children of a chunk.
+#[derive(Clone)]
+pub(super) struct TestBank([Child; CHUNK]);
+
+impl TestBank {
+    fn seat(&mut self, slot: u32) -> &mut Child {
+        &mut self.0[place(slot)]
+    }
+}
+
+impl Bank for TestBank {
+    type Signals = ();
+    type Control = Child;
+
+    fn new((): &()) -> Self {
+        Self([Child::new(0); CHUNK])
+    }
+
+    fn occupy(&mut self, slot: u32, number: u64) {
+        *self.seat(slot) = Child::new(number);
+    }
+
+    fn control(&self, slot: u32, number: u64) -> Child {
+        let child = self.0[place(slot)];
+        assert_eq!(child.number, number);
+        child
+    }
+
+    fn mark(&self, slot: u32) -> u32 {
+        self.0[place(slot)].polls
     }
 }
 
@@ -48,8 +76,6 @@ pub(super) struct World {
     tables: BTreeMap<ListenerId, Children>,
     pub(super) rules: Rules,
     now: Instant,
-    /// How many controls were ever made.
-    controls: u64,
     pub(super) children: BTreeMap<ChildId, Known>,
     pub(super) ended: Vec<ChildId>,
     pub(super) doors: BTreeMap<ListenerId, Door>,
@@ -72,7 +98,6 @@ impl World {
             tables: BTreeMap::new(),
             rules,
             now: Instant::now(),
-            controls: 0,
             children: BTreeMap::new(),
             ended: Vec::new(),
             doors: BTreeMap::new(),
@@ -222,9 +247,8 @@ impl World {
 
     fn peer() -> Peer<()> {
         Peer {
-            transport: None,
             peer_addr: (),
-            local_addr: (),
+            own: None,
         }
     }
 
@@ -245,7 +269,7 @@ impl World {
             Some(runtime) => assert_eq!(key, runtime),
             None => assert!(self.doors.values().all(|door| door.runtime != key)),
         }
-        let mut table = Table::new(id, acceptors);
+        let mut table = Table::new(id, acceptors, ());
         table.watch_ends(self.rules.connection_reports == ConnectionReports::All);
         assert!(
             self.tables.insert(id, table).is_none(),
@@ -330,8 +354,9 @@ impl World {
     }
 
     fn poll(&mut self, id: ChildId) {
-        let control = self.table(id.listener()).control_mut(id);
-        control.expect("a child that is there").polls += 1;
+        let bank = self.table(id.listener()).bank_mut(id);
+        let bank = bank.expect("a child that is there");
+        bank.seat(id.slot).polls += 1;
         let known = self.children.get_mut(&id).expect("a child that is there");
         known.control.polls += 1;
     }

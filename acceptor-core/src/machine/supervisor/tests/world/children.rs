@@ -3,7 +3,7 @@
 use super::*;
 use crate::machine::supervisor::tests::ends::Spacing;
 use crate::machine::supervisor::tests::model::{Outage, delay};
-use crate::machine::table::{Became, Next, Starting, Starts, Waits};
+use crate::machine::table::{Became, Next, Waits};
 
 impl World {
     /// A child that was never there before has a row now.
@@ -14,14 +14,13 @@ impl World {
         started_by: StartedBy,
         spaced: u32,
     ) -> ChildId {
-        self.controls += 1;
-        let (control, now) = (Child::new(self.controls), self.now);
+        let now = self.now;
         let door = self.door(listener);
         door.numbers += 1;
         let number = door.numbers;
         let (mut found, mut from) = (None, Some(0));
         while let Some(cursor) = from {
-            from = self.table(listener).visit(cursor, 100, |row| {
+            from = self.table(listener).visit(cursor, 100, |row, _| {
                 if row.id.number == number {
                     found = Some(row.id);
                 }
@@ -31,7 +30,7 @@ impl World {
         let id = found.expect("the child has a row, and the next number of its listener");
         assert_eq!(id.listener(), listener);
         let known = Known {
-            control,
+            control: Child::new(number),
             state: Some(state),
             since: now,
             reported: false,
@@ -47,14 +46,10 @@ impl World {
 
     /// The accept loop starts some.
     pub(super) fn starts(&mut self, listener: ListenerId, limit: usize) {
-        let (mut made, now) = (self.controls, self.now);
-        let make = || {
-            made += 1;
-            Child::new(made)
-        };
-        let starts = self.table(listener).take_starts(limit, now, make);
+        let now = self.now;
+        let starts = self.table(listener).take_starts(limit, now);
         let door = self.doors[&listener].clone();
-        let mut expected = Starts::default();
+        let mut expected = Vec::new();
         // During an outage one at a time (B4).
         let limit = match door.outage {
             None => limit,
@@ -67,56 +62,46 @@ impl World {
                 spaced.extend(self.spaced_by(listener, StartedBy::AcceptLoopLater));
             }
             for id in spaced.into_iter().take(limit) {
-                self.begins_init(id, &mut expected);
+                self.begins_init(id);
+                expected.push(id);
             }
-            let owed = door.owed.min(limit - expected.starts.len());
+            let owed = door.owed.min(limit - expected.len());
             self.door(listener).owed -= owed;
             for _ in 0..owed {
                 let (spaced, by) = (AcceptorState::Spaced, StartedBy::AcceptLoop);
                 let id = self.begins(listener, spaced, by, 0);
-                self.begins_init(id, &mut expected);
+                self.begins_init(id);
+                expected.push(id);
             }
             if let (Some(outage), Some(start)) =
-                (&mut self.door(listener).outage, expected.starts.last())
+                (&mut self.door(listener).outage, expected.last())
             {
-                outage.probe = Some(start.child);
+                outage.probe = Some(*start);
             }
         }
         assert_eq!(starts, expected);
-        assert_eq!(made, self.controls, "a control was made to no effect");
     }
 
     /// A spaced acceptor is started, as one of the pool's acceptor.
-    fn begins_init(&mut self, id: ChildId, starts: &mut Starts<Child>) {
+    fn begins_init(&mut self, id: ChildId) {
         let generation = self.doors[&id.listener()].generation;
         let known = self.children.get_mut(&id).expect("a child that is there");
         known.state = Some(AcceptorState::Init);
-        if known.generation < generation {
-            known.generation = generation;
-            starts.before.push(known.control);
-            self.controls += 1;
-            known.control = Child::new(self.controls);
-        }
-        let control = known.control;
-        starts.starts.push(Starting { child: id, control });
+        known.generation = generation;
     }
 
     pub(super) fn lists(&mut self, listener: ListenerId, limit: usize) {
         if !self.table(listener).is_owed() {
             return;
         }
-        let (mut made, now) = (self.controls, self.now);
-        self.table(listener).give_rows(limit, now, || {
-            made += 1;
-            Child::new(made)
-        });
+        let now = self.now;
+        self.table(listener).give_rows(limit, now);
         let owed = self.doors[&listener].owed.min(limit);
         self.door(listener).owed -= owed;
         for _ in 0..owed {
             let (spaced, by) = (AcceptorState::Spaced, StartedBy::AcceptLoop);
             self.begins(listener, spaced, by, 0);
         }
-        assert_eq!(made, self.controls, "a control was made to no effect");
     }
 
     pub(super) fn waits(&mut self, id: ChildId) {
@@ -154,45 +139,39 @@ impl World {
             true => self.children[&id].generation,
             false => self.doors[&listener].generation,
         };
-        let next = || Next {
+        let next = Next {
             number,
             generation,
-            control: Child::new(self.controls + 1),
             ready: if ready { Ready::Yes } else { Ready::No },
         };
-        let (next, given_back) = (next(), next());
         let became =
             self.table(listener)
                 .became(id, ConnectionState::Serving, Self::peer(), now, next);
         if self.doors[&listener].killed {
-            assert_eq!(became, Became::Gone(given_back));
-            self.controls += 1;
+            assert_eq!(became, Became::Gone);
             self.door(listener).numbers += 1;
             return;
         }
         if self.children[&id].replaced {
             if !ready {
-                assert_eq!(became, Became::Replaced(Err(given_back)));
-                self.controls += 1;
-                self.door(listener).numbers += 1;
+                assert_eq!(became, Became::Replaced(None));
+                    self.door(listener).numbers += 1;
                 return;
             }
             let (waiting, by) = (AcceptorState::Waiting, StartedBy::AcceptLoop);
             let child = self.begins(listener, waiting, by, 0);
             let known = self.children.get_mut(&child).expect("it was just begun");
             (known.generation, known.replaced) = (generation, true);
-            let control = known.control;
-            let next = Starting { child, control };
-            assert_eq!(became, Became::Replaced(Ok(next)));
+            assert_eq!(became, Became::Replaced(Some(child)));
             return;
         }
         let reported = self.rules.connection_reports == ConnectionReports::All;
         let known = self.children.get_mut(&id).expect("it waits");
         (known.state, known.since, known.reported) = (None, now, reported);
+        let control = known.control;
         self.door(listener).accepted += 1;
         if !self.doors[&listener].is_open() {
-            assert_eq!(became, Became::ServesLast(given_back));
-            self.controls += 1;
+            assert_eq!(became, Became::ServesLast(control));
             self.door(listener).numbers += 1;
             return;
         }
@@ -209,18 +188,16 @@ impl World {
             let (init, by) = (AcceptorState::Init, StartedBy::AcceptLoop);
             (self.begins(listener, init, by, 0), None)
         };
-        let control = self.children[&child].control;
-        let starting = Starting { child, control };
         let replacement = match delay {
             Some(delay) => {
                 self.spaced.push((now + delay, child));
-                Replacement::Later(starting, delay)
+                Replacement::Later(child, delay)
             }
-            None if ready => Replacement::Waits(starting, self.release(listener)),
+            None if ready => Replacement::Waits(child, self.release(listener)),
             None if outage => Replacement::None,
-            None => Replacement::Init(starting),
+            None => Replacement::Init(child),
         };
-        assert_eq!(became, Became::Serves(replacement));
+        assert_eq!(became, Became::Serves(control, replacement));
     }
 
     /// During an outage: the next retry with its delay, or one that is held.
@@ -250,22 +227,17 @@ impl World {
                 left.is_some(),
                 self.stop.is_none() && !known.reported && !closed
             );
-            if let Some(row) = left {
-                assert_eq!((row.id, row.control), (id, known.control));
+            if left.is_some() {
                 return;
             }
         }
         if let Some(outage) = &mut self.door(listener).outage {
             outage.probe = outage.probe.filter(|probe| *probe != id);
         }
-        let (mut effects, mut made) = (Outcome::default(), self.controls);
+        let mut effects = Outcome::default();
         let (machine, now) = (&mut self.machine, self.now);
         let table = self.tables.get_mut(&listener).expect("its listener");
-        let make = || {
-            made += 1;
-            Child::new(made)
-        };
-        machine.ended(table, id, how.end(), now, make, &mut effects);
+        machine.ended(table, id, how.end(), now, &mut effects);
 
         let mut expected = Expected {
             gone: Some(id),
@@ -301,7 +273,6 @@ impl World {
         }
         self.advance(&mut expected);
         self.compare(effects, expected);
-        assert_eq!(made, self.controls, "a control was made to no effect");
     }
 
     pub(super) fn report_of(&self, id: ChildId, known: &Known, how: How) -> Option<Reported> {
@@ -388,9 +359,8 @@ impl World {
     pub(super) fn ends_again(&mut self, id: ChildId, how: How) {
         let (mut effects, now) = (Outcome::default(), self.now);
         let table = self.tables.get_mut(&id.listener()).expect("its listener");
-        let make = || panic!("nothing is replaced");
         self.machine
-            .ended(table, id, how.end(), now, make, &mut effects);
+            .ended(table, id, how.end(), now, &mut effects);
         assert!(table.left(id).is_none());
         let expected = Expected {
             unseen: true,
@@ -400,36 +370,28 @@ impl World {
     }
 
     pub(super) fn comes_late(&mut self, id: ChildId) {
-        let (now, next) = (self.now, || Next {
+        let now = self.now;
+        let next = Next {
             number: 0,
             generation: 0,
-            control: Child::new(0),
             ready: Ready::No,
-        });
+        };
         let table = self.table(id.listener());
-        let became = table.became(id, ConnectionState::Serving, Self::peer(), now, next());
-        assert_eq!(became, Became::Gone(next()));
+        let became = table.became(id, ConnectionState::Serving, Self::peer(), now, next);
+        assert_eq!(became, Became::Gone);
         assert_eq!(table.waits(id), Waits::Gone);
-        table.terminates(id);
-        let mut starts = Starts::default();
-        assert!(!table.start(id, || panic!("nothing is started"), &mut starts));
-        assert_eq!(starts, Starts::default());
-        assert!(table.control(id).is_none());
+        assert_eq!(table.terminates(id), None);
+        assert!(!table.start(id) && table.begin(id).is_none());
+        assert!(table.child(id).is_none());
     }
 
     pub(super) fn start_spaced(&mut self, child: ChildId) {
         let listener = child.listener();
-        let (mut made, mut starts) = (self.controls, Starts::default());
-        let make = || {
-            made += 1;
-            Child::new(made)
-        };
-        self.table(listener).start(child, make, &mut starts);
-        let mut expected = Starts::default();
-        if self.doors[&listener].is_open() && self.children.contains_key(&child) {
-            self.begins_init(child, &mut expected);
+        let starts = self.table(listener).start(child);
+        let there = self.children.contains_key(&child);
+        assert_eq!(starts, self.doors[&listener].is_open() && there);
+        if starts {
+            self.begins_init(child);
         }
-        assert_eq!(starts, expected);
-        assert_eq!(made, self.controls, "a control was made to no effect");
     }
 }
