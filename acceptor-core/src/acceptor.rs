@@ -432,8 +432,14 @@ pub(crate) mod testing {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+
     use super::*;
+    use crate::exit::Exit;
     use crate::listener::testing::Nowhere;
+    use crate::sync::catch_panic;
 
     #[test]
     fn an_acceptor_of_a_function_has_its_state_without_init() {
@@ -479,6 +485,86 @@ mod tests {
         ] {
             let reason = Terminate::Io(Arc::new(io::Error::other(text)));
             assert_eq!(reason.to_string(), format!("listener failed: {safe}"));
+        }
+    }
+
+    /// Panics with its name when it is dropped.
+    struct Bomb(&'static str);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new(self.0));
+        }
+    }
+
+    /// Its state panics when it is dropped, unless `serve` takes it.
+    struct Fragile;
+
+    impl Acceptor<Nowhere> for Fragile {
+        type State = Bomb;
+        type Exit = Exit;
+
+        async fn init(
+            &self,
+            _: &ListenerInfo<std::net::SocketAddr>,
+        ) -> Result<Init<Bomb>, BoxError> {
+            Ok(Init::Accept(Bomb("state")))
+        }
+
+        async fn serve(&self, _: Connection<(), std::net::SocketAddr>, state: Bomb) -> Exit {
+            std::mem::forget(state);
+            Exit::clean("served")
+        }
+    }
+
+    fn connection() -> Connection<(), std::net::SocketAddr> {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        Connection::for_test((), address, address).0
+    }
+
+    fn keep<A>(acceptor: A) -> Keep<A> {
+        Keep::new(Shared::new(Arc::new(acceptor)))
+    }
+
+    #[test]
+    fn serve_in_place_drops_its_arguments_or_serve_takes_them() {
+        let serve = || Fragile::serve_in_place(keep(Fragile), connection(), Bomb("state"));
+        let dropped = catch_panic(|| drop(serve()));
+        assert_eq!(dropped, Err("state".to_owned()));
+        let exit = serve().now_or_never().expect("it does not wait");
+        assert_eq!(exit.reason(), Some("served"));
+    }
+
+    /// The function, and what it returns, are dropped one after the other, polled or not.
+    #[test]
+    fn function_serves_in_place() {
+        let (called, acceptors) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
+        let (calls, held) = (Arc::clone(&called), Arc::clone(&acceptors));
+        let serve = acceptor_fn(move |_: Connection<(), std::net::SocketAddr>| {
+            let _ = &held;
+            calls.fetch_add(1, Ordering::SeqCst);
+            async {
+                std::future::poll_fn(yields_once()).await;
+                Ok(Exit::clean("served"))
+            }
+        });
+        let acceptor = Shared::new(Arc::new(serve));
+        let serve = || Acceptor::<Nowhere>::serve_in_place(Keep::new(acceptor.clone()), connection(), ());
+        drop(serve());
+        assert_eq!(called.load(Ordering::SeqCst), 0, "not before it is polled");
+        let mut serving = Box::pin(serve());
+        assert!((&mut serving).now_or_never().is_none());
+        let exit = serving.now_or_never().expect("it is woken").into_exit();
+        assert_eq!((exit.reason(), called.load(Ordering::SeqCst)), (Some("served"), 1));
+        drop(acceptor);
+        assert_eq!(Arc::strong_count(&acceptors), 1);
+    }
+
+    fn yields_once() -> impl FnMut(&mut Context<'_>) -> Poll<()> {
+        let mut yielded = false;
+        move |_| match std::mem::replace(&mut yielded, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     }
 }

@@ -41,6 +41,7 @@ pub struct Connection<S, A> {
 }
 
 impl<S, A> Connection<S, A> {
+    #[inline]
     pub(crate) fn new(
         incoming: Incoming<S, A>,
         id: ChildId,

@@ -140,6 +140,7 @@ impl<S, A> Incoming<S, A> {
         (stream, incoming)
     }
 
+    #[inline]
     pub(crate) fn into_parts(self) -> (S, A, A, Option<Box<Transport<A>>>) {
         (self.stream, self.peer_addr, self.local_addr, self.transport)
     }

@@ -120,8 +120,7 @@ fn close_reaches_an_acceptor_that_begins_to_wait() {
 #[test]
 fn command_to_all_children_reaches_each() {
     check(Any, || {
-        let level = Arc::new(Level::new());
-        let children = [(); 2].map(|()| Arc::new(Control::new(Arc::clone(&signals), 0)));
+        let (signals, children) = children::<2>();
         let walked = children.clone();
         spawn(move || {
             signals.level.raise(Command::Kill);

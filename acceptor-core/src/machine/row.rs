@@ -227,11 +227,17 @@ impl Tally {
         self.spaced + self.init
     }
 
+    pub(super) fn of_connections(&mut self, state: ConnectionState) -> &mut usize {
+        match state {
+            ConnectionState::Handshaking => &mut self.handshaking,
+            ConnectionState::Serving => &mut self.serving,
+            ConnectionState::Guarded => &mut self.guarded,
+        }
+    }
+
     pub(super) fn of<A>(&mut self, stage: &Stage<A>) -> &mut usize {
         match stage {
-            Stage::Connection(ConnectionState::Handshaking, _) => &mut self.handshaking,
-            Stage::Connection(ConnectionState::Serving, _) => &mut self.serving,
-            Stage::Connection(ConnectionState::Guarded, _) => &mut self.guarded,
+            Stage::Connection(state, _) => self.of_connections(*state),
             Stage::Acceptor(AcceptorState::Waiting) => &mut self.waiting,
             Stage::Acceptor(AcceptorState::Terminating) => &mut self.terminating,
             Stage::Acceptor(AcceptorState::Spaced) => &mut self.spaced,

@@ -131,11 +131,28 @@ impl<T, B> Slots<T, B> {
         Some((value, chunk.bank.as_mut()?))
     }
 
-    #[inline]
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
+        let chunk = self.chunks.get_mut(slot as usize / CHUNK)?;
+        let value = chunk.slots.get_mut(place(slot))?.take()?;
+        self.vacated(slot);
+        Some(value)
+    }
+
+    /// Drops the value in a slot where it is.
+    pub(crate) fn vacate(&mut self, slot: u32) {
+        let chunk = self.chunks.get_mut(slot as usize / CHUNK);
+        let value = chunk.and_then(|chunk| chunk.slots.get_mut(place(slot)));
+        if let Some(value @ Some(_)) = value {
+            *value = None;
+            self.vacated(slot);
+        }
+    }
+
+    /// There is no value in this slot any longer.
+    #[inline]
+    fn vacated(&mut self, slot: u32) {
         let (index, at) = (slot as usize / CHUNK, place(slot));
-        let chunk = self.chunks.get_mut(index)?;
-        let value = chunk.slots.get_mut(at)?.take()?;
+        let chunk = &mut self.chunks[index];
         chunk.occupied &= !(1 << at);
         if !chunk.listed {
             chunk.listed = true;
@@ -147,7 +164,6 @@ impl<T, B> Slots<T, B> {
             self.trim();
         }
         self.len -= 1;
-        Some(value)
     }
 
     /// Gives back what a past peak took of the directory, once most of it is unused.
@@ -224,10 +240,16 @@ mod tests {
         fn slots_are_a_map(choices in proptest::collection::vec((0..3_u8, any::<u32>()), 0..600)) {
             let (mut slots, mut map) = (Slots::<_, ()>::default(), BTreeMap::new());
             for (choice, value) in choices {
+                let key = map.keys().nth(value as usize % map.len().max(1)).copied();
                 if choice == 0 {
-                    let key = map.keys().nth(value as usize % map.len().max(1)).copied();
                     let removed = key.and_then(|key| slots.remove(key));
                     prop_assert_eq!(removed, key.and_then(|key| map.remove(&key)));
+                } else if choice == 1 && value % 2 == 0 {
+                    if let Some(key) = key {
+                        slots.vacate(key);
+                        slots.vacate(key);
+                        map.remove(&key);
+                    }
                 } else {
                     let slot = slots.insert_with(|| (), |slot, ()| slot ^ value);
                     prop_assert_eq!(map.insert(slot, slot ^ value), None);

@@ -553,13 +553,17 @@ impl<B: Bank, A> Table<B, A> {
             return None;
         }
         let row = self.row(id)?;
-        if row.role() == Role::Acceptor || row.watched == Watched::Yes {
+        let Stage::Connection(state, _) = row.stage else {
+            return None;
+        };
+        if row.watched == Watched::Yes {
             return None;
         }
+        let stage = std::mem::replace(&mut row.stage, Stage::Acceptor(AcceptorState::Waiting));
+        *self.tally.of_connections(state) -= 1;
         // Of what a row may be listed in, a connection is in nothing.
-        let row = self.rows.remove(id.slot)?;
-        *self.tally.of(&row.stage) -= 1;
-        match row.stage {
+        self.rows.vacate(id.slot);
+        match stage {
             Stage::Connection(_, peer) => Some(DropCatching::new(peer)),
             Stage::Acceptor(_) => None,
         }

@@ -283,8 +283,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 return Poll::Ready(AcceptTurn::Closed(None));
             }
             if !self.lanes.is_empty() {
-                if let Some(incoming) = self.held.take() {
-                    self.hand_over(incoming);
+                if let Some(mut incoming) = self.held.take() {
+                    self.hand_over(&mut incoming);
                     return Poll::Ready(AcceptTurn::Over);
                 }
             }
@@ -526,26 +526,28 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
 
     /// A connection was accepted.
     fn connect(&mut self, io: L::Io, peer_addr: L::Addr) {
-        let io = DropCatching::new(io);
-        let local_addr = match self.listener.addresses {
-            LocalAddrSource::Listener => self.listener.local_addr.clone(),
-            LocalAddrSource::Stream => match catch_panic(|| L::io_local_addr(&io)) {
-                Ok(Ok(local_addr)) => local_addr,
-                // The peer was gone before its address was read (A1).
-                Ok(Err(error)) => return self.skip(error),
-                Err(message) => {
-                    let message = format!("the address of a connection panicked: {message}");
-                    return self.skip(io::Error::other(message));
+        let (io, local_addr) = match self.listener.addresses {
+            LocalAddrSource::Listener => (io, self.listener.local_addr.clone()),
+            LocalAddrSource::Stream => {
+                let io = DropCatching::new(io);
+                match catch_panic(|| L::io_local_addr(&io)) {
+                    Ok(Ok(local_addr)) => (io.into_inner(), local_addr),
+                    // The peer was gone before its address was read (A1).
+                    Ok(Err(error)) => return self.skip(error),
+                    Err(message) => {
+                        let message = format!("the address of a connection panicked: {message}");
+                        return self.skip(io::Error::other(message));
+                    }
                 }
-            },
+            }
         };
         self.backoff.success();
-        let incoming = Incoming::new(io.into_inner(), peer_addr, local_addr);
-        self.hand_over(DropCatching::new(incoming));
+        let mut incoming = DropCatching::new(Incoming::new(io, peer_addr, local_addr));
+        self.hand_over(&mut incoming);
     }
 
     /// The acceptor that has waited longest becomes the connection (B5).
-    fn hand_over(&mut self, mut incoming: DropCatching<Incoming<L::Io, L::Addr>>) {
+    fn hand_over(&mut self, incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>) {
         // Copied before an acceptor leaves the queue: should it panic, none is missing.
         let peer = Peer {
             peer_addr: incoming.peer_addr().clone(),
@@ -561,15 +563,16 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             true => ConnectionState::Handshaking,
             false => ConnectionState::Serving,
         };
-        let Some(id) = self.lanes.head() else {
+        let Some(id) = self.lanes.take_head() else {
             return;
         };
         let (mut next, failed) = self.next_child();
         let now = self.shared.time_in_task_of(&self.listener);
-        let (became, peer_addr, outrun, timeout) = {
+        let (became, addrs, outrun, timeout) = {
             let children = &mut *lock(&self.listener.children);
-            let peer_addr =
-                (children.reports == ConnectionReports::All).then(|| peer.peer_addr.clone());
+            let reported = children.reports == ConnectionReports::All;
+            let addrs =
+                reported.then(|| (peer.peer_addr.clone(), incoming.local_addr().clone()));
             let table = &mut children.table;
             // Reconfigured since the replacement was asked for its state: its `init` would be the old acceptor's.
             let outrun = next.ready == Ready::No && next.generation != table.generation();
@@ -577,7 +580,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 next.generation = table.generation();
             }
             let became = table.became(id, state, peer, now, next);
-            (became, peer_addr, outrun, children.handshake_timeout)
+            (became, addrs, outrun, children.handshake_timeout)
         };
         let control = match became {
             Became::Serves(control, Replacement::Init(child)) if outrun => {
@@ -606,26 +609,27 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     (None, _) => {}
                 }
                 let (lanes, home) = self.parts();
+                lanes.dismiss_head(home);
                 lanes.dismiss_commanded(home);
                 // The next in the queue may be a new one.
-                self.held = Some(incoming);
+                self.held = incoming.take().map(DropCatching::new);
                 return;
             }
         };
-        if let Some(peer) = peer_addr {
+        if let Some((peer, local_addr)) = addrs {
             self.shared.report(
                 &self.listener,
                 Event::ConnectionBegan {
                     listener: self.listener.id,
                     child: id,
                     peer,
-                    local_addr: incoming.local_addr().clone(),
+                    local_addr,
                 },
             );
         }
         let stage = self.handshake_stage(id, now, timeout);
         let (lanes, home) = self.parts();
-        lanes.serve_head(home, control, &mut incoming, stage);
+        lanes.serve_taken(home, control, incoming, stage);
         if self.spawned == Spawned::Nothing {
             self.spawned = Spawned::Connections;
         }

@@ -89,8 +89,8 @@ impl<R: Runtime, L: Listener> Home<'_, R, L> {
 pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     fn is_of(&self, factory: &Shared<dyn Factory<R, L>>) -> bool;
 
-    /// The turn and the id of the acceptor that has waited longest here.
-    fn head(&self) -> Option<(u64, ChildId)>;
+    /// The turn of the acceptor that has waited longest here.
+    fn turn(&self) -> Option<u64>;
 
     /// When the first timeout comes.
     fn earliest(&self) -> Option<Instant>;
@@ -107,9 +107,12 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     /// An acceptor begins to wait that was started by the factory of this lane.
     fn push(&mut self, turn: u64, id: ChildId, deadline: Option<(Instant, WaitTime)>, state: ErasedState);
 
-    /// The acceptor that has waited longest here serves a connection, which it takes. There is no stage if the listener has no
+    /// Takes the acceptor that has waited longest here out of the queue. It is to serve or to terminate next.
+    fn take_head(&mut self) -> Option<ChildId>;
+
+    /// The acceptor that was taken serves a connection, which it takes. There is no stage if the listener has no
     /// handshake.
-    fn serve_head(
+    fn serve_taken(
         &mut self,
         home: Home<'_, R, L>,
         control: Control,
@@ -117,8 +120,8 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
         stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
     );
 
-    /// The acceptor that has waited longest here terminates.
-    fn dismiss_head(&mut self, home: Home<'_, R, L>);
+    /// The acceptor that was taken terminates.
+    fn dismiss_taken(&mut self, home: Home<'_, R, L>);
 
     /// An acceptor whose timeout has come by then terminates.
     fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant);
@@ -132,6 +135,7 @@ struct TypedLane<L: Listener, A: Acceptor<L>> {
     acceptor: Shared<A>,
     queue: WaitQueue<Waiter<A::State>>,
     prepared: Option<DropCatching<A::State>>,
+    taken: Option<Waiter<A::State>>,
 }
 
 /// An acceptor that waits for a connection.
@@ -155,6 +159,7 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Factory<R, L> for A {
             acceptor: Shared::new(self),
             queue: WaitQueue::new(),
             prepared: None,
+            taken: None,
         })
     }
 
@@ -237,9 +242,13 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         std::ptr::addr_eq(Arc::as_ptr(&self.acceptor), Arc::as_ptr(factory))
     }
 
-    fn head(&self) -> Option<(u64, ChildId)> {
-        let (turn, waiter) = self.queue.head()?;
-        Some((turn, waiter.id(self.listener)))
+    fn turn(&self) -> Option<u64> {
+        self.queue.head().map(|(turn, _)| turn)
+    }
+
+    fn take_head(&mut self) -> Option<ChildId> {
+        self.taken = self.queue.pop_front();
+        self.taken.as_ref().map(|waiter| waiter.id(self.listener))
     }
 
     fn earliest(&self) -> Option<Instant> {
@@ -291,15 +300,14 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         self.queue.push_back(turn, waiter, deadline.map(|(at, _)| at));
     }
 
-    fn serve_head(
+    fn serve_taken(
         &mut self,
         home: Home<'_, R, L>,
         control: Control,
         incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
         stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
     ) {
-        let (Some(Waiter { state, .. }), Some(incoming)) =
-            (self.queue.pop_front(), incoming.take())
+        let (Some(Waiter { state, .. }), Some(incoming)) = (self.taken.take(), incoming.take())
         else {
             return;
         };
@@ -316,7 +324,8 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             let incoming = incoming.expect("the accept loop makes a stage for each other handshake");
             let connection = Connection::new(incoming, id, of, lifecycle);
             let serve = A::serve_in_place(Keep::new(acceptor), connection, state.into_inner());
-            return listener.host.spawn(ChildTask::serve(member, Serve::new(serve)));
+            let task = ChildTask::serve(member, Serve::new(serve));
+            return listener.host.runtime.spawn(task);
         };
         // Each is dropped by itself, polled or not: two panics at once would abort the process.
         let given = (
@@ -334,11 +343,11 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
                 Err(error) => BodyEnd::HandshakeFailed(error),
             }
         };
-        listener.host.spawn(ChildTask::serve(member, serve));
+        listener.host.runtime.spawn(ChildTask::serve(member, serve));
     }
 
-    fn dismiss_head(&mut self, home: Home<'_, R, L>) {
-        if let Some(waiter) = self.queue.pop_front() {
+    fn dismiss_taken(&mut self, home: Home<'_, R, L>) {
+        if let Some(waiter) = self.taken.take() {
             self.dismiss(home, waiter, DismissReason::Commanded);
         }
     }
@@ -389,6 +398,8 @@ pub(crate) struct Lanes<R: Runtime, L: Listener> {
     waiting: usize,
     /// Whether any may have a timeout.
     timed: bool,
+    /// The lane of an acceptor that has left its queue, and is to serve or to terminate next.
+    taken: Option<usize>,
 }
 
 impl<R: Runtime, L: Listener> Lanes<R, L> {
@@ -399,6 +410,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             turn: 0,
             waiting: 0,
             timed: false,
+            taken: None,
         }
     }
 
@@ -419,7 +431,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         if left > 1 {
             self.lanes.retain(|lane| {
                 left -= 1;
-                left == 0 || lane.head().is_some()
+                left == 0 || lane.turn().is_some()
             });
         }
     }
@@ -428,20 +440,20 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         self.waiting == 0
     }
 
-    /// The lane of the acceptor that has waited longest, and its id.
-    fn first(&self) -> Option<(usize, ChildId)> {
-        if let [only] = self.lanes.as_slice() {
-            return only.head().map(|(_, id)| (0, id));
-        }
-        let heads = self.lanes.iter().enumerate();
-        let heads = heads.filter_map(|(at, lane)| lane.head().map(|(turn, id)| (turn, at, id)));
-        let (_, at, id) = heads.min_by_key(|(turn, ..)| *turn)?;
-        Some((at, id))
-    }
-
-    /// The acceptor that has waited longest.
-    pub(crate) fn head(&self) -> Option<ChildId> {
-        self.first().map(|(_, id)| id)
+    /// Takes the acceptor that has waited longest out of its queue. It is to serve or to terminate next.
+    pub(crate) fn take_head(&mut self) -> Option<ChildId> {
+        let at = match self.lanes.as_slice() {
+            [_only] => 0,
+            lanes => {
+                let turns = lanes.iter().enumerate();
+                let turns = turns.filter_map(|(at, lane)| lane.turn().map(|turn| (turn, at)));
+                turns.min()?.1
+            }
+        };
+        let head = self.lanes[at].take_head()?;
+        self.waiting -= 1;
+        self.taken = Some(at);
+        Some(head)
     }
 
     /// When the first timeout comes.
@@ -496,33 +508,39 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             // It was started before the spec was replaced, or after and the accept loop has not seen it yet.
             let lane = Arc::clone(&factory).make_lane(self.listener);
             self.lanes.insert(0, lane);
+            self.taken = self.taken.map(|at| at + 1);
             0
         });
         self.lanes[at].push(turn, id, deadline, state);
     }
 
-    /// The acceptor that has waited longest serves a connection, which it takes.
-    pub(crate) fn serve_head(
+    /// The acceptor that was taken serves a connection, which it takes.
+    ///
+    /// The task is handed to the runtime from within: a runtime that panics there drops it, which reports its end.
+    pub(crate) fn serve_taken(
         &mut self,
         home: Home<'_, R, L>,
         control: Control,
         incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
         stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
     ) {
-        if let Some((at, _)) = self.first() {
-            self.waiting -= 1;
-            self.lanes[at].serve_head(home, control, incoming, stage);
+        if let Some(at) = self.taken.take() {
+            let lane = &mut self.lanes[at];
+            // A future that is moved into the call is copied: so it is made there.
+            let _ = catch_panic(|| lane.serve_taken(home, control, incoming, stage));
             self.prune();
         }
     }
 
-    /// The acceptor that has waited longest terminates; false if there is none.
+    /// The acceptor that was taken terminates, else the one that has waited longest; false if there is none.
     pub(crate) fn dismiss_head(&mut self, home: Home<'_, R, L>) -> bool {
-        let Some((at, _)) = self.first() else {
+        if self.taken.is_none() {
+            self.take_head();
+        }
+        let Some(at) = self.taken.take() else {
             return false;
         };
-        self.waiting -= 1;
-        self.lanes[at].dismiss_head(home);
+        self.lanes[at].dismiss_taken(home);
         self.prune();
         true
     }
@@ -549,5 +567,189 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             self.waiting -= lane.dismiss_commanded(home);
         }
         self.prune();
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::acceptor::testing::info;
+    use crate::acceptor::{Init, acceptor_fn};
+    use crate::error::BoxError;
+    use crate::id::PoolId;
+    use crate::listener::testing::Nowhere;
+    use crate::runtime::testing::Tasks;
+
+    type TestFactory = Shared<dyn Factory<Tasks, Nowhere>>;
+    type TestLanes = Lanes<Tasks, Nowhere>;
+
+    const LISTENER: ListenerId = ListenerId {
+        sequence: 1,
+        pool: PoolId::ANY,
+    };
+
+    fn factory() -> TestFactory {
+        Shared::new(Arc::new(acceptor_fn(|_| async { Ok(()) })))
+    }
+
+    fn arrival(factory: &TestFactory, number: u64) -> Arrival<Tasks, Nowhere> {
+        Arrival {
+            id: ChildId::new(LISTENER, number, 0),
+            deadline: None,
+            state: DropCatching::new(Box::new(())),
+            factory: factory.clone(),
+        }
+    }
+
+    /// The numbers of those that wait, in their order.
+    fn drain(lanes: &mut TestLanes) -> Vec<u64> {
+        let heads = std::iter::from_fn(|| lanes.take_head());
+        heads.map(|id| id.number).collect()
+    }
+
+    #[test]
+    fn first_over_all_lanes_has_waited_longest() {
+        let (old, new) = (factory(), factory());
+        let mut lanes = Lanes::new(LISTENER, &old);
+        lanes.push(arrival(&old, 1));
+        lanes.renew(&new);
+        for (factory, number) in [(&new, 2), (&old, 4), (&new, 3), (&old, 5)] {
+            lanes.push(arrival(factory, number));
+        }
+        assert!(!lanes.is_empty());
+        assert_eq!(drain(&mut lanes), [1, 2, 4, 3, 5]);
+        assert!(lanes.is_empty());
+    }
+
+    #[test]
+    fn lane_is_forgotten_with_the_last_acceptor_of_an_earlier_spec() {
+        let (old, new) = (factory(), factory());
+        let mut lanes = Lanes::new(LISTENER, &old);
+        lanes.push(arrival(&old, 1));
+        lanes.renew(&new);
+        assert_eq!(lanes.lanes.len(), 2);
+        assert_eq!(drain(&mut lanes), [1]);
+        lanes.prune();
+        assert_eq!(lanes.lanes.len(), 1);
+        assert!(lanes.newest().is_of(&new));
+        // It is made again for one that comes late, or early.
+        lanes.push(arrival(&old, 2));
+        assert!(lanes.newest().is_of(&new));
+        lanes.renew(&old);
+        assert!(lanes.newest().is_of(&old));
+        assert_eq!((lanes.lanes.len(), drain(&mut lanes)), (1, vec![2]));
+    }
+
+    /// While an acceptor has left its queue and does not serve yet.
+    #[test]
+    fn acceptor_that_was_taken_is_found_though_a_lane_comes_first() {
+        let (old, new) = (factory(), factory());
+        let mut lanes = Lanes::new(LISTENER, &new);
+        lanes.push(arrival(&new, 1));
+        assert_eq!(lanes.take_head().map(|id| id.number), Some(1));
+        lanes.push(arrival(&old, 2));
+        let taken = lanes.taken.expect("it was taken");
+        assert!(lanes.lanes[taken].is_of(&new));
+    }
+
+    #[test]
+    fn timeouts_come_by_their_time() {
+        let (old, new, now) = (factory(), factory(), Instant::now());
+        let mut lanes = Lanes::new(LISTENER, &old);
+        assert_eq!(lanes.earliest(), None);
+        lanes.renew(&new);
+        for (factory, number, ms) in [(&old, 1, 3), (&new, 2, 1), (&old, 3, 2)] {
+            let deadline = Some((now + Duration::from_millis(ms), WaitTime::Long));
+            let arrival = arrival(factory, number);
+            lanes.push(Arrival {
+                deadline,
+                ..arrival
+            });
+        }
+        for left in [vec![1, 2, 3], vec![1, 3], vec![1], vec![]] {
+            let earliest = lanes.earliest();
+            let times = left.iter().map(|number| [0, 3, 1, 2][*number]);
+            let first = times.min().map(|ms| now + Duration::from_millis(ms));
+            assert_eq!(earliest, first);
+            let Some(at) = earliest else { continue };
+            let lane = lanes
+                .lanes
+                .iter_mut()
+                .find(|lane| lane.earliest() == Some(at));
+            let listener = crate::pool::listener_shared::testing::listener::<Nowhere>(1);
+            let spec = crate::spec::Spec::new("test", acceptor_fn(|_| async { Ok(()) }));
+            let spec = crate::pool::spec::ErasedSpec::checked(spec).expect("it is allowed");
+            let shared = PoolShared::new(Tasks::new(), spec);
+            let home = Home {
+                shared: &shared,
+                listener: &listener,
+            };
+            assert!(lane.is_some());
+            assert!(!lanes.dismiss_expired(home, at - Duration::from_micros(1)));
+            assert!(lanes.dismiss_expired(home, at));
+        }
+    }
+
+    /// A state that counts its drops, and panics.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::panic::resume_unwind(Box::new("dropped"));
+        }
+    }
+
+    struct Counts(Arc<AtomicUsize>);
+
+    impl Acceptor<Nowhere> for Counts {
+        type State = Counted;
+        type Exit = Result<(), BoxError>;
+
+        async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<Counted>, BoxError> {
+            Ok(Init::Accept(Counted(Arc::clone(&self.0))))
+        }
+
+        fn init_now(&self, _: &ListenerInfo<SocketAddr>) -> Option<Counted> {
+            Some(Counted(Arc::clone(&self.0)))
+        }
+
+        async fn serve(&self, _: Connection<(), SocketAddr>, _: Counted) -> Result<(), BoxError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn state_is_dropped_once_and_its_panic_is_contained() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let factory: TestFactory = Shared::new(Arc::new(Counts(Arc::clone(&drops))));
+        let mut lanes = Lanes::new(LISTENER, &factory);
+        let dropped = |expected| assert_eq!(drops.load(Ordering::SeqCst), expected);
+        for _ in 0..2 {
+            assert!(matches!(lanes.prepare(&info()), (Ready::Yes, None)));
+            lanes.forget_prepared();
+            lanes.forget_prepared();
+        }
+        dropped(2);
+        assert!(matches!(lanes.prepare(&info()), (Ready::Yes, None)));
+        lanes.push_prepared(ChildId::new(LISTENER, 1, 0));
+        let InitNow::State(state) = factory.init_now(&info()) else {
+            panic!("it has a state");
+        };
+        lanes.push(Arrival {
+            state,
+            ..arrival(&factory, 2)
+        });
+        assert!(lanes.take_head().is_some());
+        dropped(2);
+        // One was taken, one waits, and one is prepared.
+        assert!(matches!(lanes.prepare(&info()), (Ready::Yes, None)));
+        drop(lanes);
+        dropped(5);
     }
 }

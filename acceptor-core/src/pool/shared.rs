@@ -284,7 +284,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                 } = arrival;
                 let mut lane = Arc::clone(&factory).make_lane(listener.id);
                 lane.push(0, id, deadline, state);
-                lane.dismiss_head(home);
+                lane.take_head();
+                lane.dismiss_taken(home);
             }
         }
     }
@@ -518,18 +519,17 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             }
             _ => false,
         };
-        let left = match unnoticed {
-            true => lock(&listener.children).left(id, &end),
-            false => None,
-        };
-        match left {
-            Some(left) => {
-                // The error of a peer that is gone is the user's, and so may be the address.
-                drop((DropCatching::new(end), left));
-                self.exhaustion.connection_ended();
+        if unnoticed {
+            // The address is the user's, and so is the error of a peer that is gone.
+            let left = lock(&listener.children).left(id, &end);
+            if left.is_some() {
+                if !matches!(end, ChildEnd::Normal) {
+                    drop(DropCatching::new(end));
+                }
+                return self.exhaustion.connection_ended();
             }
-            None => self.ended_with_effects(listener, id, end),
         }
+        self.ended_with_effects(listener, id, end);
     }
 
     #[cold]

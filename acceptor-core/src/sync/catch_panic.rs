@@ -9,6 +9,7 @@ use std::task::Waker;
 use std::thread::panicking;
 
 /// Runs user code; a panic comes back as its message.
+#[inline]
 pub(crate) fn catch_panic<T>(code: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(code)).map_err(panic_message)
 }
@@ -29,10 +30,12 @@ pub(crate) type Shared<T> = DropCatching<Arc<T>>;
 pub(crate) struct DropResuming<T>(Option<T>);
 
 impl<T> DropResuming<T> {
+    #[inline]
     pub(crate) fn new(value: T) -> Self {
         Self(Some(value))
     }
 
+    #[inline]
     pub(crate) fn into_inner(mut self) -> T {
         self.0.take().expect(OWNED)
     }
@@ -53,15 +56,18 @@ impl<T> Drop for DropResuming<T> {
 }
 
 impl<T> DropCatching<T> {
+    #[inline]
     pub(crate) fn new(value: T) -> Self {
         Self(Some(value))
     }
 
     /// Takes the value out, if it was not taken before. An owner that has none is for nothing but to be dropped.
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<T> {
         self.0.take()
     }
 
+    #[inline]
     pub(crate) fn into_inner(mut self) -> T {
         self.0.take().expect(OWNED)
     }
