@@ -339,8 +339,12 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             let timer = self.timer.as_ref().map(|(at, _)| *at);
             let inbox = &self.listener.inbox;
             let known = !self.lanes.is_empty();
-            let news =
-                inbox.collect_anew(&mut self.told, &mut self.arrived, known, timer, cx.waker());
+            if !self.starts && !inbox.has_news(self.told, known, timer, cx.waker()) {
+                return Poll::Pending;
+            }
+            let (news, told) =
+                inbox.collect_and_tell(&mut self.arrived, known, timer, cx.waker());
+            self.told = Some(told);
             if !self.arrived.is_empty() {
                 self.enqueue_arrived();
             }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 
 use crate::child::control::{Control, Left};
-use crate::exit::{Exit, IntoExit};
+use crate::exit::{Exit, ExitKind, IntoExit};
 use crate::handshake::HandshakeError;
 use crate::id::ChildId;
 use crate::listener::Listener;
@@ -46,6 +46,7 @@ impl<R: Runtime, L: Listener> Member<R, L> {
     }
 
     /// The child's end is seen. Its seat may be another's from here on.
+    #[inline]
     pub(crate) fn ended(&self, end: ChildEnd) {
         self.shared.ended(&self.listener, self.id(), end);
     }
@@ -120,6 +121,10 @@ fn finish<R: Runtime, L: Listener, F>(
     end: BodyEnd,
 ) {
     let dropped = catch_panic(|| body.set(None));
+    if let (Ok(()), BodyEnd::Served(Exit(ExitKind::Normal))) = (&dropped, &end) {
+        // Most ends are of this kind.
+        return finish_as(member, ChildEnd::Normal);
+    }
     let end = match (dropped, end) {
         (Ok(()), BodyEnd::Served(exit)) => member.shared.child_end(exit),
         (Ok(()), BodyEnd::HandshakeFailed(error)) => {
@@ -135,6 +140,11 @@ fn finish<R: Runtime, L: Listener, F>(
             ChildEnd::Panic(message, seat.wait_time)
         }
     };
+    finish_as(member, end);
+}
+
+#[inline]
+fn finish_as<R: Runtime, L: Listener>(member: &Member<R, L>, end: ChildEnd) {
     match member.control.leave() {
         Left::Over(panicked) => member.ended(with_panic(end, panicked)),
         Left::Guarded => is_guarded(member, end),

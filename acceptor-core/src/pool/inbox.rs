@@ -148,28 +148,39 @@ impl<T> Inbox<T> {
         waker.wake();
     }
 
-    /// As [`collect`](Self::collect), without the lock if nothing has come since, and nothing is to be told that the inbox does
-    /// not know: what comes now finds what it would have found had all been told again.
-    pub(crate) fn collect_anew(
+    /// Whether to collect: something has come since, or there is something to tell that the inbox does not know. Else what comes
+    /// now finds what it would have found had all been told again, and the lock is left alone.
+    #[inline]
+    pub(crate) fn has_news(
         &self,
-        told: &mut Option<Told>,
-        arrived: &mut VecDeque<T>,
+        told: Option<Told>,
         known: bool,
         timer: Option<Instant>,
         waker: &Waker,
-    ) -> News {
-        let mut tells = Told {
+    ) -> bool {
+        let tells = Told {
             known,
             timer,
             waker: WakerId::of(waker),
         };
-        if *told == Some(tells) && !self.fresh.load(Ordering::SeqCst) {
-            return News::default();
-        }
+        self.fresh.load(Ordering::SeqCst) || told != Some(tells)
+    }
+
+    /// As [`collect`](Self::collect), with what the inbox knows from then on.
+    pub(crate) fn collect_and_tell(
+        &self,
+        arrived: &mut VecDeque<T>,
+        known: bool,
+        timer: Option<Instant>,
+        waker: &Waker,
+    ) -> (News, Told) {
         let news = self.collect(arrived, known, timer, waker);
-        tells.known |= !arrived.is_empty();
-        *told = Some(tells);
-        news
+        let told = Told {
+            known: known || !arrived.is_empty(),
+            timer,
+            waker: WakerId::of(waker),
+        };
+        (news, told)
     }
 
     /// Takes what arrived into `arrived`, which is empty, and the news. `known` is whether an acceptor waits already.
@@ -428,5 +439,30 @@ mod tests {
         bench.collect(None, NONE, &[]);
         bench.inbox.commanded();
         assert_eq!((before.wakes(), bench.accept_loop.wakes()), (0, 1));
+    }
+
+    /// What comes while the lock is left alone finds the accept loop as it was told.
+    #[test]
+    fn inbox_without_news_is_not_collected() {
+        let (inbox, accept_loop) = (Inbox::new(), WakeCounter::new());
+        let (waker, mut arrived, now) = (accept_loop.waker(), VecDeque::new(), Instant::now());
+        assert!(inbox.has_news(None, false, None, waker), "the first starts");
+        let (_, told) = inbox.collect_and_tell(&mut arrived, false, None, waker);
+        assert!(!inbox.has_news(Some(told), false, None, waker));
+        for (known, timer) in [(true, None), (false, Some(now))] {
+            assert!(inbox.has_news(Some(told), known, timer, waker));
+        }
+        assert!(inbox.has_news(Some(told), false, None, Waker::noop()));
+        assert_eq!(inbox.push(1, None), Ok(()));
+        assert_eq!(accept_loop.wakes(), 1, "it has no other");
+        assert!(inbox.has_news(Some(told), false, None, waker));
+        let (_, told) = inbox.collect_and_tell(&mut arrived, false, None, waker);
+        assert!(!inbox.has_news(Some(told), true, None, waker));
+        for announce in [Inbox::starts, Inbox::commanded, Inbox::resume, Inbox::look] {
+            announce(&inbox);
+            assert!(inbox.has_news(Some(told), true, None, waker));
+            inbox.collect(&mut VecDeque::new(), true, None, waker);
+            assert!(!inbox.has_news(Some(told), true, None, waker));
+        }
     }
 }

@@ -92,6 +92,9 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     /// The turn of the acceptor that has waited longest here.
     fn turn(&self) -> Option<u64>;
 
+    /// Whether an acceptor was taken, and neither serves nor terminates yet.
+    fn has_taken(&self) -> bool;
+
     /// When the first timeout comes.
     fn earliest(&self) -> Option<Instant>;
 
@@ -246,6 +249,10 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         self.queue.head().map(|(turn, _)| turn)
     }
 
+    fn has_taken(&self) -> bool {
+        self.taken.is_some()
+    }
+
     fn take_head(&mut self) -> Option<ChildId> {
         self.taken = self.queue.pop_front();
         self.taken.as_ref().map(|waiter| waiter.id(self.listener))
@@ -398,8 +405,6 @@ pub(crate) struct Lanes<R: Runtime, L: Listener> {
     waiting: usize,
     /// Whether any may have a timeout.
     timed: bool,
-    /// The lane of an acceptor that has left its queue, and is to serve or to terminate next.
-    taken: Option<usize>,
 }
 
 impl<R: Runtime, L: Listener> Lanes<R, L> {
@@ -410,7 +415,6 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             turn: 0,
             waiting: 0,
             timed: false,
-            taken: None,
         }
     }
 
@@ -431,7 +435,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         if left > 1 {
             self.lanes.retain(|lane| {
                 left -= 1;
-                left == 0 || lane.turn().is_some()
+                left == 0 || lane.turn().is_some() || lane.has_taken()
             });
         }
     }
@@ -452,8 +456,12 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         };
         let head = self.lanes[at].take_head()?;
         self.waiting -= 1;
-        self.taken = Some(at);
         Some(head)
+    }
+
+    /// The lane of the acceptor that was taken. Others may have come before it meanwhile.
+    fn taken(&mut self) -> Option<&mut Box<dyn Lane<R, L>>> {
+        self.lanes.iter_mut().find(|lane| lane.has_taken())
     }
 
     /// When the first timeout comes.
@@ -508,7 +516,6 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             // It was started before the spec was replaced, or after and the accept loop has not seen it yet.
             let lane = Arc::clone(&factory).make_lane(self.listener);
             self.lanes.insert(0, lane);
-            self.taken = self.taken.map(|at| at + 1);
             0
         });
         self.lanes[at].push(turn, id, deadline, state);
@@ -524,8 +531,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
         stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
     ) {
-        if let Some(at) = self.taken.take() {
-            let lane = &mut self.lanes[at];
+        if let Some(lane) = self.taken() {
             // A future that is moved into the call is copied: so it is made there.
             let _ = catch_panic(|| lane.serve_taken(home, control, incoming, stage));
             self.prune();
@@ -534,13 +540,13 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
 
     /// The acceptor that was taken terminates, else the one that has waited longest; false if there is none.
     pub(crate) fn dismiss_head(&mut self, home: Home<'_, R, L>) -> bool {
-        if self.taken.is_none() {
+        if self.taken().is_none() {
             self.take_head();
         }
-        let Some(at) = self.taken.take() else {
+        let Some(lane) = self.taken() else {
             return false;
         };
-        self.lanes[at].dismiss_taken(home);
+        lane.dismiss_taken(home);
         self.prune();
         true
     }
@@ -609,7 +615,12 @@ mod tests {
     /// The numbers of those that wait, in their order.
     fn drain(lanes: &mut TestLanes) -> Vec<u64> {
         let heads = std::iter::from_fn(|| lanes.take_head());
-        heads.map(|id| id.number).collect()
+        let numbers = heads.map(|id| id.number).collect();
+        // None is left that was taken.
+        lanes.lanes.iter_mut().for_each(|lane| {
+            lane.take_head();
+        });
+        numbers
     }
 
     #[test]
@@ -645,16 +656,18 @@ mod tests {
         assert_eq!((lanes.lanes.len(), drain(&mut lanes)), (1, vec![2]));
     }
 
-    /// While an acceptor has left its queue and does not serve yet.
+    /// While an acceptor has left its queue and does not serve yet the spec is replaced, and another arrives.
     #[test]
-    fn acceptor_that_was_taken_is_found_though_a_lane_comes_first() {
-        let (old, new) = (factory(), factory());
-        let mut lanes = Lanes::new(LISTENER, &new);
-        lanes.push(arrival(&new, 1));
+    fn acceptor_that_was_taken_stays_in_its_lane() {
+        let (old, new, older) = (factory(), factory(), factory());
+        let mut lanes = Lanes::new(LISTENER, &old);
+        lanes.push(arrival(&old, 1));
         assert_eq!(lanes.take_head().map(|id| id.number), Some(1));
-        lanes.push(arrival(&old, 2));
-        let taken = lanes.taken.expect("it was taken");
-        assert!(lanes.lanes[taken].is_of(&new));
+        lanes.renew(&new);
+        lanes.push(arrival(&older, 2));
+        assert_eq!(lanes.lanes.len(), 3);
+        assert!(lanes.taken().is_some_and(|lane| lane.is_of(&old)));
+        assert!(lanes.newest().is_of(&new));
     }
 
     #[test]

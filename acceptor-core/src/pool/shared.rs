@@ -505,6 +505,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         });
     }
 
+    #[inline]
     pub(crate) fn ended(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,
