@@ -100,10 +100,7 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     {
         // Each is dropped by itself, polled or not: two panics at once would abort the process.
         let given = (DropResuming::new(connection), DropResuming::new(state));
-        async move {
-            this.serve(given.0.into_inner(), given.1.into_inner())
-                .await
-        }
+        async move { this.serve(given.0.into_inner(), given.1.into_inner()).await }
     }
 
     /// Ends an acceptor that got a state and never a connection: exactly once, unless it is killed or its runtime ends
@@ -549,13 +546,17 @@ mod tests {
             }
         });
         let acceptor = Shared::new(Arc::new(serve));
-        let serve = || Acceptor::<Nowhere>::serve_in_place(Keep::new(acceptor.clone()), connection(), ());
+        let serve =
+            || Acceptor::<Nowhere>::serve_in_place(Keep::new(acceptor.clone()), connection(), ());
         drop(serve());
         assert_eq!(called.load(Ordering::SeqCst), 0, "not before it is polled");
         let mut serving = Box::pin(serve());
         assert!((&mut serving).now_or_never().is_none());
         let exit = serving.now_or_never().expect("it is woken").into_exit();
-        assert_eq!((exit.reason(), called.load(Ordering::SeqCst)), (Some("served"), 1));
+        assert_eq!(
+            (exit.reason(), called.load(Ordering::SeqCst)),
+            (Some("served"), 1)
+        );
         drop(acceptor);
         assert_eq!(Arc::strong_count(&acceptors), 1);
     }

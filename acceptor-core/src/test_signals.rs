@@ -3,9 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::connection::{
-    ChildKey, Connection, ConnectionControl, ControlOfConnection, Lifecycle,
-};
+use crate::connection::{ChildKey, Connection, ConnectionControl, ControlOfConnection, Lifecycle};
 use crate::id::{ChildId, ListenerId, PoolId};
 use crate::incoming::Incoming;
 use crate::latch::Latch;

@@ -756,7 +756,10 @@ mod tests {
                 assert_eq!(second.mark(), 0);
                 assert!(!second.commands().kill() && !second.commands().ends_waiting());
                 signals.level.raise(Command::Stop);
-                assert!(second.commands().stop(Role::Connection), "it is not trapped");
+                assert!(
+                    second.commands().stop(Role::Connection),
+                    "it is not trapped"
+                );
                 assert!(first.trap().is_set());
             }
         }

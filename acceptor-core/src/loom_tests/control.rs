@@ -292,8 +292,14 @@ fn late_trap_is_none_of_the_child_that_has_the_seat_next() {
         seats.occupy(0, 2);
         let next = seats.control(0, 2);
         next.send(Command::StopAlone);
-        assert!(next.commands().stop(Role::Connection), "it has trapped nothing");
+        assert!(
+            next.commands().stop(Role::Connection),
+            "it has trapped nothing"
+        );
         traps.join();
-        assert!(next.commands().stop(Role::Connection), "it has trapped nothing");
+        assert!(
+            next.commands().stop(Role::Connection),
+            "it has trapped nothing"
+        );
     });
 }

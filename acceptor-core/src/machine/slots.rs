@@ -202,8 +202,7 @@ impl<T, B> Slots<T, B> {
                 at = (at / CHUNK + 1) * CHUNK;
                 continue;
             }
-            if let (Some(Some(value)), Some(bank)) =
-                (chunk.slots.get_mut(at % CHUNK), &chunk.bank)
+            if let (Some(Some(value)), Some(bank)) = (chunk.slots.get_mut(at % CHUNK), &chunk.bank)
             {
                 visit(at as u32, value, bank);
             }
@@ -270,7 +269,9 @@ mod tests {
     fn memory_of_a_past_peak_is_given_back() {
         let mut slots = Slots::<_, ()>::default();
         let kept = slots.insert_with(|| (), |_, ()| 0);
-        let peak: Vec<_> = (0..10_000).map(|n| slots.insert_with(|| (), |_, ()| n)).collect();
+        let peak: Vec<_> = (0..10_000)
+            .map(|n| slots.insert_with(|| (), |_, ()| n))
+            .collect();
         for slot in peak {
             slots.remove(slot);
         }

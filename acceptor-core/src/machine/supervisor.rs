@@ -12,8 +12,8 @@ use super::child_end::{ChildEnd, Counted, Role};
 use super::command::CloseReason;
 use super::effects::{Close, Driver, Effects, Queued};
 use super::intensity::{Intensity, Verdict};
-use super::stop::Stop;
 use super::slots::Bank;
+use super::stop::Stop;
 use super::stuck::RuntimeKey;
 use super::table::{AcceptorEnd, Replacement, Table};
 use crate::id::{ChildId, ListenerId, PoolId};
@@ -250,11 +250,7 @@ impl<S: Clone> Supervisor<S> {
     }
 
     /// Closes a listener, or joins its close (L3, L8). `None` if its socket is closed, or it is not known.
-    pub(crate) fn close<A>(
-        &mut self,
-        id: ListenerId,
-        effects: &mut Effects<S, A>,
-    ) -> Option<S> {
+    pub(crate) fn close<A>(&mut self, id: ListenerId, effects: &mut Effects<S, A>) -> Option<S> {
         let ours = id.pool.may_be(self.pool);
         let listening = self.listeners.get_mut(&id).filter(|_| ours)?;
         match listening.socket {

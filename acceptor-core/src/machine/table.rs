@@ -384,7 +384,10 @@ impl<B: Bank, A> Table<B, A> {
     /// the way to it, and which of the pool's acceptors it is of. `None` if it has ended.
     pub(crate) fn begin(&mut self, child: ChildId) -> Option<(B::Control, u64)> {
         let (generation, oldest) = (self.generation, self.oldest);
-        let (row, bank) = self.rows.get_mut(child.slot).filter(|(row, _)| row.id == child)?;
+        let (row, bank) = self
+            .rows
+            .get_mut(child.slot)
+            .filter(|(row, _)| row.id == child)?;
         if row.generation >= oldest {
             row.generation = generation;
         }

@@ -342,8 +342,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             if !self.starts && !inbox.has_news(self.told, known, timer, cx.waker()) {
                 return Poll::Pending;
             }
-            let (news, told) =
-                inbox.collect_and_tell(&mut self.arrived, known, timer, cx.waker());
+            let (news, told) = inbox.collect_and_tell(&mut self.arrived, known, timer, cx.waker());
             self.told = Some(told);
             if !self.arrived.is_empty() {
                 self.enqueue_arrived();
@@ -394,7 +393,9 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
 
     fn enqueue_arrived(&mut self) {
         let lanes = &mut self.lanes;
-        self.arrived.drain(..).for_each(|arrival| lanes.push(arrival));
+        self.arrived
+            .drain(..)
+            .for_each(|arrival| lanes.push(arrival));
     }
 
     /// The acceptors that wait, and what their tasks are spawned for.
@@ -409,9 +410,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     /// Starts acceptors that the listener was added with, or that were held (B4).
     fn start_some(&mut self) {
         let now = self.shared.time();
-        let starts = lock(&self.listener.children)
-            .table
-            .take_starts(BATCH, now);
+        let starts = lock(&self.listener.children).table.take_starts(BATCH, now);
         self.starts = starts.len() == BATCH;
         for start in starts {
             self.shared.start(&self.listener, start);
@@ -575,8 +574,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         let (became, addrs, outrun, timeout) = {
             let children = &mut *lock(&self.listener.children);
             let reported = children.reports == ConnectionReports::All;
-            let addrs =
-                reported.then(|| (peer.peer_addr.clone(), incoming.local_addr().clone()));
+            let addrs = reported.then(|| (peer.peer_addr.clone(), incoming.local_addr().clone()));
             let table = &mut children.table;
             // Reconfigured since the replacement was asked for its state: its `init` would be the old acceptor's.
             let outrun = next.ready == Ready::No && next.generation != table.generation();

@@ -344,7 +344,11 @@ mod tests {
             (lock(&marks).as_slice(), seen.as_slice()),
             (inside, between)
         );
-        assert_eq!(lock(&listener.children).table.tally().init, 0, "it has ended");
+        assert_eq!(
+            lock(&listener.children).table.tally().init,
+            0,
+            "it has ended"
+        );
     }
 
     /// The number is odd while the child's code runs: that is how a child that blocks is found (S8).

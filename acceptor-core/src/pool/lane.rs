@@ -108,7 +108,13 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     fn forget_prepared(&mut self);
 
     /// An acceptor begins to wait that was started by the factory of this lane.
-    fn push(&mut self, turn: u64, id: ChildId, deadline: Option<(Instant, WaitTime)>, state: ErasedState);
+    fn push(
+        &mut self,
+        turn: u64,
+        id: ChildId,
+        deadline: Option<(Instant, WaitTime)>,
+        state: ErasedState,
+    );
 
     /// Takes the acceptor that has waited longest here out of the queue. It is to serve or to terminate next.
     fn take_head(&mut self) -> Option<ChildId>;
@@ -304,7 +310,8 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             wait_time: deadline.map_or(WaitTime::Long, |(_, wait_time)| wait_time),
             state: DropCatching::new(*state),
         };
-        self.queue.push_back(turn, waiter, deadline.map(|(at, _)| at));
+        self.queue
+            .push_back(turn, waiter, deadline.map(|(at, _)| at));
     }
 
     fn serve_taken(
@@ -328,7 +335,8 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         let acceptor = self.acceptor.clone();
         let Some(stage) = stage else {
             let incoming = L::Handshake::unchanged(incoming);
-            let incoming = incoming.expect("the accept loop makes a stage for each other handshake");
+            let incoming =
+                incoming.expect("the accept loop makes a stage for each other handshake");
             let connection = Connection::new(incoming, id, of, lifecycle);
             let serve = A::serve_in_place(Keep::new(acceptor), connection, state.into_inner());
             let task = ChildTask::serve(member, Serve::new(serve));

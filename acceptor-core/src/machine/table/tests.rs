@@ -220,7 +220,9 @@ fn acceptors_are_owed_until_they_have_rows_or_may_not_start() {
     assert!(bench.table.is_owed());
     bench.starts(1);
     assert!(!bench.table.is_owed());
-    for end in [Table::kill, |table: &mut Table<Polls, ()>| drop(table.abandon())] {
+    for end in [Table::kill, |table: &mut Table<Polls, ()>| {
+        drop(table.abandon())
+    }] {
         let mut bench = Bench::new(1);
         end(&mut bench.table);
         assert!(!bench.table.is_owed());
@@ -720,7 +722,9 @@ fn visit_takes_no_more_than_its_limit() {
 fn look_finds_the_stuck_and_whether_others_moved() {
     let mut bench = Bench::started(3);
     let mut polls = Vec::new();
-    bench.table.visit(0, 100, |_, control| polls.push(control()));
+    bench
+        .table
+        .visit(0, 100, |_, control| polls.push(control()));
     polls[1].set(7);
     let stuck = bench.id(2);
     for (look, (moves, found)) in [

@@ -73,8 +73,7 @@ impl World {
                 self.begins_init(id);
                 expected.push(id);
             }
-            if let (Some(outage), Some(start)) =
-                (&mut self.door(listener).outage, expected.last())
+            if let (Some(outage), Some(start)) = (&mut self.door(listener).outage, expected.last())
             {
                 outage.probe = Some(*start);
             }
@@ -155,7 +154,7 @@ impl World {
         if self.children[&id].replaced {
             if !ready {
                 assert_eq!(became, Became::Replaced(None));
-                    self.door(listener).numbers += 1;
+                self.door(listener).numbers += 1;
                 return;
             }
             let (waiting, by) = (AcceptorState::Waiting, StartedBy::AcceptLoop);
@@ -359,8 +358,7 @@ impl World {
     pub(super) fn ends_again(&mut self, id: ChildId, how: How) {
         let (mut effects, now) = (Outcome::default(), self.now);
         let table = self.tables.get_mut(&id.listener()).expect("its listener");
-        self.machine
-            .ended(table, id, how.end(), now, &mut effects);
+        self.machine.ended(table, id, how.end(), now, &mut effects);
         assert!(table.left(id).is_none());
         let expected = Expected {
             unseen: true,
