@@ -14,7 +14,9 @@ use crate::latch::Latch;
 use crate::machine::child_end::Role;
 use crate::machine::command::{CloseReason, Command, EndWaiting};
 use crate::machine::slots::{Bank, CHUNK, place};
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, TaskWaker, lock};
+use crate::sync::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, TaskWaker, lock,
+};
 
 const KILL: u8 = 1;
 const STOP: u8 = 2;
@@ -127,6 +129,10 @@ impl Level {
 pub(crate) struct Signals {
     pub(crate) level: Level,
     pub(crate) draining: Latch,
+    /// How many children have had a number.
+    numbers: AtomicU64,
+    /// Whether acceptors are held until one has its state (B4). Changed under the lock of the table.
+    outage: AtomicBool,
 }
 
 impl Signals {
@@ -134,7 +140,20 @@ impl Signals {
         Arc::new(Self {
             level: Level::new(),
             draining: Latch::new(),
+            numbers: AtomicU64::new(0),
+            outage: AtomicBool::new(false),
         })
+    }
+
+    /// A number for a child, higher than those before.
+    #[inline]
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    #[inline]
+    pub(crate) fn has_outage(&self) -> bool {
+        self.outage.load(Ordering::Acquire)
     }
 }
 
@@ -305,6 +324,14 @@ impl Bank for Arc<Seats> {
         })
     }
 
+    fn next_number(signals: &Arc<Signals>) -> u64 {
+        signals.next_number()
+    }
+
+    fn set_outage(signals: &Arc<Signals>, holds: bool) {
+        signals.outage.store(holds, Ordering::Release);
+    }
+
     /// The one before has left, and took its waker along: what is left is a number of polls, and commands, that nothing reads.
     fn occupy(&mut self, slot: u32, number: u64) {
         let seat = self.seat(slot);
@@ -414,7 +441,22 @@ impl Control {
     }
 
     /// No task runs the child any longer: forgets the waker, so that it keeps none alive.
+    #[inline]
     pub(crate) fn leave(&self) -> Left {
+        let seat = self.seat();
+        let mut wakeups = lock(&seat.wakeups);
+        if wakeups.extra.is_none() {
+            seat.number.store(0, Ordering::SeqCst);
+            let _waker = wakeups.waker.take();
+            drop(wakeups);
+            return Left::Over(None);
+        }
+        drop(wakeups);
+        self.leave_with_extra()
+    }
+
+    #[cold]
+    fn leave_with_extra(&self) -> Left {
         let (_waker, _extra, left) = {
             let seat = self.seat();
             let mut wakeups = lock(&seat.wakeups);

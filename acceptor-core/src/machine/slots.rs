@@ -21,6 +21,12 @@ pub(crate) trait Bank {
     /// A bank for [`CHUNK`] children, none of which is there.
     fn new(signals: &Self::Signals) -> Self;
 
+    /// A number for a child, higher than those before.
+    fn next_number(signals: &Self::Signals) -> u64;
+
+    /// Acceptors are held from now on, or no longer (B4): for who has not locked the table.
+    fn set_outage(signals: &Self::Signals, holds: bool);
+
     /// A child with this number takes a slot, in which nothing is left of the one before.
     fn occupy(&mut self, slot: u32, number: u64);
 
@@ -207,6 +213,26 @@ impl<T, B> Slots<T, B> {
                 visit(at as u32, value, bank);
             }
             at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+pub(super) mod testing {
+    use std::cell::Cell;
+
+    /// What the banks of a listener share, without threads.
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct TestSignals {
+        numbers: Cell<u64>,
+        pub(crate) outage: Cell<bool>,
+    }
+
+    impl TestSignals {
+        pub(crate) fn next_number(&self) -> u64 {
+            self.numbers.set(self.numbers.get() + 1);
+            self.numbers.get()
         }
     }
 }

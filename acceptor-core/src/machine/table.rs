@@ -49,7 +49,6 @@ pub(crate) struct Table<B: Bank, A> {
     /// Rows that start once another acceptor's `init` has succeeded, oldest first.
     held: BTreeSet<ChildId>,
     outage: Option<Outage>,
-    numbers: u64,
     accepted: u64,
     /// Counts the acceptors that the pool has had: the current one's number.
     generation: u64,
@@ -130,7 +129,6 @@ impl<B: Bank, A> Table<B, A> {
             to_start: BTreeSet::new(),
             held: BTreeSet::new(),
             outage: None,
-            numbers: 0,
             accepted: 0,
             generation: 0,
             oldest: 0,
@@ -188,7 +186,7 @@ impl<B: Bank, A> Table<B, A> {
         self.door = Door::Closed;
         self.to_start = BTreeSet::new();
         self.held = BTreeSet::new();
-        self.outage = None;
+        self.end_outage();
         let kind = if self.killed {
             EndKind::Killed
         } else {
@@ -206,9 +204,8 @@ impl<B: Bank, A> Table<B, A> {
     }
 
     /// The number of a child that is about to be made.
-    pub(crate) fn reserve_number(&mut self) -> u64 {
-        self.numbers += 1;
-        self.numbers
+    pub(crate) fn reserve_number(&self) -> u64 {
+        B::next_number(&self.signals)
     }
 
     /// Which of the pool's acceptors new children are of.
@@ -248,6 +245,7 @@ impl<B: Bank, A> Table<B, A> {
     }
 
     /// None is added after the kill: a child that was given up is never followed by another in its slot.
+    #[inline]
     fn add_numbered(
         &mut self,
         number: u64,
@@ -408,17 +406,29 @@ impl<B: Bank, A> Table<B, A> {
     }
 
     /// An acceptor has its state: an outage is over (B4).
+    #[inline]
     fn release(&mut self) -> Waits {
         let held = !self.held.is_empty() || !self.to_start.is_empty() || self.owed > 0;
-        match self.outage.take() {
-            Some(_) if held => Waits::Releases,
+        match self.end_outage() {
+            true if held => Waits::Releases,
             _ => Waits::Yes,
         }
     }
 
-    /// Whether acceptors are held until one has its state (B4).
-    pub(crate) fn has_outage(&self) -> bool {
-        self.outage.is_some()
+    /// Returns whether there was one.
+    #[inline]
+    fn end_outage(&mut self) -> bool {
+        if self.outage.is_none() {
+            return false;
+        }
+        self.outage = None;
+        B::set_outage(&self.signals, false);
+        true
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn signals(&self) -> &B::Signals {
+        &self.signals
     }
 
     /// An acceptor waits no longer, and terminates: the way to it, and which of the pool's acceptors it is of. `None` if the
@@ -430,6 +440,7 @@ impl<B: Bank, A> Table<B, A> {
     }
 
     /// An acceptor has a connection and becomes it (B5, Q3).
+    #[inline]
     pub(crate) fn became(
         &mut self,
         id: ChildId,
@@ -598,6 +609,7 @@ impl<B: Bank, A> Table<B, A> {
                 backoff,
                 probe: None,
             });
+            B::set_outage(&self.signals, true);
         }
         if self.outage.is_some() {
             let (number, generation) = (self.reserve_number(), self.generation);

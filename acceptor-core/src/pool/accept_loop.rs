@@ -19,24 +19,19 @@ use futures::future::BoxFuture;
 
 use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::ListenerInfo;
-use crate::handshake::{Handshake, HandshakeStage};
 use crate::id::ChildId;
 use crate::incoming::Incoming;
 use crate::listener::Listener;
 use crate::machine::accept_backoff::AcceptBackoff;
-use crate::machine::child_end::ChildEnd;
 use crate::machine::effects::{Close, Queued};
-use crate::machine::row::{OwnAddrs, Peer};
-use crate::machine::table::{Became, Next, Ready, Replacement, Waits};
-use crate::policy::ConnectionReports;
+use crate::machine::table::Waits;
 use crate::pool::inbox::Told;
-use crate::pool::lane::{Arrival, Home, Lanes};
-use crate::pool::listener_shared::{Handshaking, ListenerShared, LocalAddrSource};
+use crate::pool::lane::{Arrival, Given, HandedOver, Home, Lanes, Successor};
+use crate::pool::listener_shared::{ListenerShared, LocalAddrSource};
 use crate::pool::reporter::yield_now;
 use crate::pool::shared::PoolShared;
 use crate::report::Event;
 use crate::runtime::Runtime;
-use crate::status::ConnectionState;
 use crate::sync::{DropCatching, Shared, catch_panic, lock, wake};
 
 /// How many turns go by without a suspension before other tasks get theirs (A1), and timeouts that have come are seen (B6).
@@ -134,7 +129,7 @@ pub(crate) fn run<R: Runtime, L: Listener>(
         let children = lock(&listener.children);
         (children.table.generation(), children.factory.clone())
     };
-    let lanes = Lanes::new(listener.id, &factory);
+    let lanes = Lanes::new(&factory);
     // Made here, not in the task: a task that is dropped before its first poll counts as well.
     let open = OpenSocket {
         socket: Some(DropCatching::new(socket)),
@@ -236,8 +231,6 @@ fn poll_accept<T>(
 type Accepted<L> = io::Result<(<L as Listener>::Io, <L as Listener>::Addr)>;
 
 impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
-    const HAS_HANDSHAKE: bool = <L::Handshake as Handshake<L::Io, L::Addr>>::IS_NEEDED;
-
     fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
         self.listener.host.sleep(self.shared.time(), time)
     }
@@ -551,87 +544,44 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
 
     /// The acceptor that has waited longest becomes the connection (B5).
     fn hand_over(&mut self, incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>) {
-        // Copied before an acceptor leaves the queue: should it panic, none is missing.
-        let peer = Peer {
-            peer_addr: incoming.peer_addr().clone(),
-            own: match self.listener.addresses {
-                LocalAddrSource::Listener => None,
-                LocalAddrSource::Stream => Some(Box::new(OwnAddrs {
-                    local_addr: incoming.local_addr().clone(),
-                    transport: None,
-                })),
-            },
+        if self.listener.generation() != self.generation {
+            self.renew();
+        }
+        let home = Home {
+            shared: &self.shared,
+            listener: &self.listener,
         };
-        let state = match Self::HAS_HANDSHAKE {
-            true => ConnectionState::Handshaking,
-            false => ConnectionState::Serving,
+        let given = Given {
+            incoming,
+            info: &mut self.info,
+            handshake: &self.handshake,
+            generation: self.generation,
         };
-        let Some(id) = self.lanes.take_head() else {
-            return;
-        };
-        let (mut next, failed) = self.next_child();
-        let now = self.shared.time_in_task_of(&self.listener);
-        let (became, addrs, outrun, timeout) = {
-            let children = &mut *lock(&self.listener.children);
-            let reported = children.reports == ConnectionReports::All;
-            let addrs = reported.then(|| (peer.peer_addr.clone(), incoming.local_addr().clone()));
-            let table = &mut children.table;
-            // Reconfigured since the replacement was asked for its state: its `init` would be the old acceptor's.
-            let outrun = next.ready == Ready::No && next.generation != table.generation();
-            if outrun {
-                next.generation = table.generation();
-            }
-            let became = table.became(id, state, peer, now, next);
-            (became, addrs, outrun, children.handshake_timeout)
-        };
-        let control = match became {
-            Became::Serves(control, Replacement::Init(child)) if outrun => {
-                self.shared.start(&self.listener, child);
-                control
-            }
-            Became::Serves(control, replacement) => {
-                self.replace(replacement, failed);
-                control
-            }
-            Became::ServesLast(control) => {
-                self.lanes.forget_prepared();
-                control
-            }
-            Became::Gone => {
-                // It was killed while it waited: it ends as those do that are left in the queue.
-                self.lanes.forget_prepared();
-                let (lanes, home) = self.parts();
-                lanes.dismiss_head(home);
-                return;
-            }
-            Became::Replaced(next) => {
-                match (next, failed) {
-                    (Some(next), Some(end)) => self.shared.ended(&self.listener, next, end),
-                    (Some(next), None) => self.lanes.push_prepared(next),
-                    (None, _) => {}
+        let successor = match self.lanes.hand_over(home, given) {
+            HandedOver::Serves(successor) => successor,
+            HandedOver::Gone => return,
+            HandedOver::Replaced(next) => {
+                if let Some(next) = next {
+                    self.lanes.push_prepared(next);
                 }
-                let (lanes, home) = self.parts();
-                lanes.dismiss_head(home);
-                lanes.dismiss_commanded(home);
+                self.lanes.dismiss_commanded(home);
                 // The next in the queue may be a new one.
                 self.held = incoming.take().map(DropCatching::new);
                 return;
             }
         };
-        if let Some((peer, local_addr)) = addrs {
-            self.shared.report(
-                &self.listener,
-                Event::ConnectionBegan {
-                    listener: self.listener.id,
-                    child: id,
-                    peer,
-                    local_addr,
-                },
-            );
+        match successor {
+            Successor::Waits(waits, child) => {
+                self.starts |= waits == Waits::Releases;
+                if let Some(child) = child {
+                    self.listener.inbox.take_arrived(&mut self.arrived);
+                    self.enqueue_arrived();
+                    self.lanes.push_prepared(child);
+                }
+            }
+            Successor::Begins => self.spawned = Spawned::Inits,
+            Successor::None => {}
         }
-        let stage = self.handshake_stage(id, now, timeout);
-        let (lanes, home) = self.parts();
-        lanes.serve_taken(home, control, incoming, stage);
         if self.spawned == Spawned::Nothing {
             self.spawned = Spawned::Connections;
         }
@@ -640,80 +590,15 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
-    /// The needs of the handshake of a connection, if there is one (H7).
-    fn handshake_stage(
-        &self,
-        id: ChildId,
-        now: Instant,
-        timeout: Option<Duration>,
-    ) -> Option<HandshakeStage<L::Handshake, L::Addr>> {
-        if !Self::HAS_HANDSHAKE {
-            return None;
-        }
-        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
-        Some(HandshakeStage {
-            handshake: self.handshake.clone(),
-            deadline: deadline.map(|deadline| self.listener.host.sleep_until(deadline)),
-            listed: Arc::new(Handshaking {
-                listener: Arc::clone(&self.listener),
-                id,
-            }),
-        })
-    }
-
-    /// The child that is to take the place of one that has a connection; its state, if it has one at once, is in its lane.
-    fn next_child(&mut self) -> (Next, Option<ChildEnd>) {
-        if self.listener.generation() != self.generation {
-            let (generation, factory) = {
-                let children = lock(&self.listener.children);
-                (children.table.generation(), children.factory.clone())
-            };
-            self.generation = generation;
-            self.lanes.renew(&factory);
-        }
-        let generation = self.generation;
-        let (number, outage) = {
-            let table = &mut lock(&self.listener.children).table;
-            (table.reserve_number(), table.has_outage())
+    /// The pool has another acceptor.
+    #[cold]
+    fn renew(&mut self) {
+        let (generation, factory) = {
+            let children = lock(&self.listener.children);
+            (children.table.generation(), children.factory.clone())
         };
-        self.info.child = ChildId::new(self.listener.id, number, ChildId::NO_SLOT);
-        // During an outage another acceptor tries; this one is held (B4).
-        let (ready, failed) = match outage {
-            true => (Ready::No, None),
-            false => self.lanes.prepare(&self.info),
-        };
-        let next = Next {
-            number,
-            generation,
-            ready,
-        };
-        (next, failed)
-    }
-
-    /// The replacement has its `init` in a task, or waits, before the connection is served (B5).
-    fn replace(&mut self, replacement: Replacement, failed: Option<ChildEnd>) {
-        match replacement {
-            Replacement::Waits(child, waits) => {
-                self.starts |= waits == Waits::Releases;
-                // An acceptor that arrived while `accept` was polled began to wait earlier (L6).
-                self.listener.inbox.take_arrived(&mut self.arrived);
-                if !self.arrived.is_empty() {
-                    self.enqueue_arrived();
-                }
-                self.lanes.push_prepared(child);
-            }
-            Replacement::Init(child) => match failed {
-                Some(end) => self.shared.ended(&self.listener, child, end),
-                None => {
-                    self.shared.start_init(&self.listener, child);
-                    self.spawned = Spawned::Inits;
-                }
-            },
-            Replacement::Later(child, delay) => {
-                self.shared.start_later(&self.listener, child, delay);
-            }
-            Replacement::None => {}
-        }
+        self.generation = generation;
+        self.lanes.renew(&factory);
     }
 
     fn accept_failed(&mut self, listener: &L, error: io::Error) -> AcceptTurn {

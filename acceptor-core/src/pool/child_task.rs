@@ -146,6 +146,7 @@ fn finish<R: Runtime, L: Listener, F>(
 #[inline]
 fn finish_as<R: Runtime, L: Listener>(member: &Member<R, L>, end: ChildEnd) {
     match member.control.leave() {
+        Left::Over(None) => member.ended(end),
         Left::Over(panicked) => member.ended(with_panic(end, panicked)),
         Left::Guarded => is_guarded(member, end),
     }

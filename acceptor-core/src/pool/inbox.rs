@@ -96,9 +96,15 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
+    /// Whether anything has come since the accept loop collected.
+    #[inline]
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::SeqCst)
+    }
+
     /// Takes what arrived into `arrived`, which is empty, for an accept loop that will collect again before it sleeps.
     pub(crate) fn take_arrived(&self, arrived: &mut VecDeque<T>) {
-        if !self.fresh.load(Ordering::SeqCst) {
+        if !self.is_fresh() {
             return;
         }
         let mut state = lock(&self.state);
@@ -163,7 +169,7 @@ impl<T> Inbox<T> {
             timer,
             waker: WakerId::of(waker),
         };
-        self.fresh.load(Ordering::SeqCst) || told != Some(tells)
+        self.is_fresh() || told != Some(tells)
     }
 
     /// As [`collect`](Self::collect), with what the inbox knows from then on.

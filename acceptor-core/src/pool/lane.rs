@@ -8,7 +8,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::acceptor::{Acceptor, Keep, ListenerInfo, Terminate};
 use crate::child::control::Control;
@@ -19,15 +19,18 @@ use crate::id::{ChildId, ListenerId};
 use crate::incoming::Incoming;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
-use crate::machine::table::Ready;
+use crate::machine::row::{OwnAddrs, Peer};
+use crate::machine::table::{Became, Next, Ready, Replacement, Waits};
+use crate::policy::ConnectionReports;
 use crate::pool::child_task::{BodyEnd, ChildTask, Member, Serve};
 use crate::pool::driver::BATCH;
 use crate::pool::init_task::InitTask;
-use crate::pool::listener_shared::ListenerShared;
+use crate::pool::listener_shared::{Handshaking, ListenerShared, LocalAddrSource};
 use crate::pool::shared::{DismissReason, PoolShared};
 use crate::pool::wait_queue::WaitQueue;
-use crate::report::Failure;
+use crate::report::{Event, Failure};
 use crate::runtime::Runtime;
+use crate::status::ConnectionState;
 use crate::sync::{DropCatching, DropResuming, Shared, catch_panic, lock};
 
 /// A state of a type that the lane knows.
@@ -43,7 +46,7 @@ pub(crate) enum InitNow<S> {
 
 /// Starts acceptors, whatever their type.
 pub(crate) trait Factory<R: Runtime, L: Listener>: Send + Sync + 'static {
-    fn make_lane(self: Arc<Self>, listener: ListenerId) -> Box<dyn Lane<R, L>>;
+    fn make_lane(self: Arc<Self>) -> Box<dyn Lane<R, L>>;
 
     fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> InitNow<ErasedState>;
 
@@ -85,15 +88,87 @@ impl<R: Runtime, L: Listener> Home<'_, R, L> {
     }
 }
 
+impl<R: Runtime, L: Listener> Home<'_, R, L> {
+    /// The next acceptor has its `init` in a task before the connection is served (B5).
+    fn start_next(
+        self,
+        replacement: Replacement,
+        failed: Option<ChildEnd>,
+        outrun: bool,
+    ) -> Successor {
+        let Home { shared, listener } = self;
+        match (replacement, failed) {
+            (Replacement::Init(child), _) if outrun => shared.start(listener, child),
+            (Replacement::Init(child), Some(end)) => shared.ended(listener, child, end),
+            (Replacement::Init(child), None) => {
+                shared.start_init(listener, child);
+                return Successor::Begins;
+            }
+            (Replacement::Later(child, delay), _) => shared.start_later(listener, child, delay),
+            (Replacement::None | Replacement::Waits(..), _) => {}
+        }
+        Successor::None
+    }
+
+    /// The needs of the handshake of a connection (H7).
+    fn stage(
+        self,
+        handshake: &Shared<L::Handshake>,
+        id: ChildId,
+        now: Instant,
+        timeout: Option<Duration>,
+    ) -> HandshakeStage<L::Handshake, L::Addr> {
+        let listener = self.listener;
+        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
+        HandshakeStage {
+            handshake: handshake.clone(),
+            deadline: deadline.map(|deadline| listener.host.sleep_until(deadline)),
+            listed: Arc::new(Handshaking {
+                listener: Arc::clone(listener),
+                id,
+            }),
+        }
+    }
+}
+
+/// A connection for the acceptor that has waited longest, and what the accept loop has for it.
+pub(crate) struct Given<'a, L: Listener> {
+    /// It is taken if the connection is served.
+    pub(crate) incoming: &'a mut DropCatching<Incoming<L::Io, L::Addr>>,
+    /// The view of the listener for an acceptor without an `init`.
+    pub(crate) info: &'a mut ListenerInfo<L::Addr>,
+    pub(crate) handshake: &'a Shared<L::Handshake>,
+    /// Which of the pool's acceptors the newest lane is of.
+    pub(crate) generation: u64,
+}
+
+/// What has become of the acceptor that a connection was for.
+#[derive(Debug)]
+pub(crate) enum HandedOver {
+    Serves(Successor),
+    /// It was killed while it waited, and ends.
+    Gone,
+    /// It is of an acceptor that was replaced, and terminates (R1): the connection is for another. This one has its state,
+    /// and is to wait until it terminates, too.
+    Replaced(Option<ChildId>),
+}
+
+/// The acceptor that takes the place of one that has become a connection.
+#[derive(Debug)]
+pub(crate) enum Successor {
+    /// It waits; it is yet to be put into the newest lane, if it is named.
+    Waits(Waits, Option<ChildId>),
+    /// Its `init` has a task.
+    Begins,
+    None,
+}
+
 /// The acceptors of one type that wait on a listener.
 pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     fn is_of(&self, factory: &Shared<dyn Factory<R, L>>) -> bool;
 
     /// The turn of the acceptor that has waited longest here.
     fn turn(&self) -> Option<u64>;
-
-    /// Whether an acceptor was taken, and neither serves nor terminates yet.
-    fn has_taken(&self) -> bool;
 
     /// When the first timeout comes.
     fn earliest(&self) -> Option<Instant>;
@@ -116,21 +191,18 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
         state: ErasedState,
     );
 
-    /// Takes the acceptor that has waited longest here out of the queue. It is to serve or to terminate next.
-    fn take_head(&mut self) -> Option<ChildId>;
-
-    /// The acceptor that was taken serves a connection, which it takes. There is no stage if the listener has no
-    /// handshake.
-    fn serve_taken(
+    /// The acceptor that has waited longest here has a connection. `turn` is that of the next one, and `newest` is the lane of the acceptor that the pool has,
+    /// unless it is this one.
+    fn hand_over(
         &mut self,
         home: Home<'_, R, L>,
-        control: Control,
-        incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
-        stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
-    );
+        given: Given<'_, L>,
+        turn: u64,
+        newest: Option<&mut Box<dyn Lane<R, L>>>,
+    ) -> HandedOver;
 
-    /// The acceptor that was taken terminates.
-    fn dismiss_taken(&mut self, home: Home<'_, R, L>);
+    /// The acceptor that has waited longest here terminates.
+    fn dismiss_first(&mut self, home: Home<'_, R, L>);
 
     /// An acceptor whose timeout has come by then terminates.
     fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant);
@@ -140,11 +212,9 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
 }
 
 struct TypedLane<L: Listener, A: Acceptor<L>> {
-    listener: ListenerId,
     acceptor: Shared<A>,
     queue: WaitQueue<Waiter<A::State>>,
     prepared: Option<DropCatching<A::State>>,
-    taken: Option<Waiter<A::State>>,
 }
 
 /// An acceptor that waits for a connection.
@@ -162,13 +232,11 @@ impl<S> Waiter<S> {
 }
 
 impl<R: Runtime, L: Listener, A: Acceptor<L>> Factory<R, L> for A {
-    fn make_lane(self: Arc<Self>, listener: ListenerId) -> Box<dyn Lane<R, L>> {
+    fn make_lane(self: Arc<Self>) -> Box<dyn Lane<R, L>> {
         Box::new(TypedLane {
-            listener,
             acceptor: Shared::new(self),
             queue: WaitQueue::new(),
             prepared: None,
-            taken: None,
         })
     }
 
@@ -202,7 +270,66 @@ fn ask_for_state<L: Listener, A: Acceptor<L>>(
     }
 }
 
+/// Spawns the task of a connection, which it takes. There is no stage if the listener has no handshake.
+#[inline]
+fn serve<R: Runtime, L: Listener, A: Acceptor<L>>(
+    home: Home<'_, R, L>,
+    control: Control,
+    acceptor: Shared<A>,
+    state: A::State,
+    incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
+    stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
+) {
+    let listener = home.listener;
+    let member = home.member(control);
+    let id = member.id();
+    let of = (listener.id, listener.tag.clone());
+    let lifecycle = Lifecycle {
+        control: member.control.of_connection(),
+    };
+    let Some(incoming) = incoming.take() else {
+        return;
+    };
+    let Some(stage) = stage else {
+        let incoming = L::Handshake::unchanged(incoming);
+        let incoming = incoming.expect("a stage is made for each other handshake");
+        let connection = Connection::new(incoming, id, of, lifecycle);
+        let serve = A::serve_in_place(Keep::new(acceptor), connection, state);
+        let task = ChildTask::serve(member, Serve::new(serve));
+        return listener.host.runtime.spawn(task);
+    };
+    // Each is dropped by itself, polled or not: two panics at once would abort the process.
+    let given = (
+        DropResuming::new((stage, incoming, of, lifecycle)),
+        DropResuming::new(state),
+    );
+    let serve = async move {
+        let (stage, incoming, of, lifecycle) = given.0.into_inner();
+        match stage.run(incoming).await {
+            Ok(incoming) => {
+                let connection = Connection::new(incoming, id, of, lifecycle);
+                let serve = (**acceptor).serve(connection, given.1.into_inner());
+                BodyEnd::Served(serve.await.into_exit())
+            }
+            Err(error) => BodyEnd::HandshakeFailed(error),
+        }
+    };
+    listener.host.runtime.spawn(ChildTask::serve(member, serve));
+}
+
+const fn has_handshake<L: Listener>() -> bool {
+    <L::Handshake as Handshake<L::Io, L::Addr>>::IS_NEEDED
+}
+
 impl<L: Listener, A: Acceptor<L>> TypedLane<L, A> {
+    /// What was prepared is of no use.
+    fn forget<R: Runtime>(&mut self, newest: &mut Option<&mut Box<dyn Lane<R, L>>>) {
+        match newest {
+            Some(lane) => lane.forget_prepared(),
+            None => self.prepared = None,
+        }
+    }
+
     fn dismiss<R: Runtime>(
         &self,
         home: Home<'_, R, L>,
@@ -255,15 +382,6 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         self.queue.head().map(|(turn, _)| turn)
     }
 
-    fn has_taken(&self) -> bool {
-        self.taken.is_some()
-    }
-
-    fn take_head(&mut self) -> Option<ChildId> {
-        self.taken = self.queue.pop_front();
-        self.taken.as_ref().map(|waiter| waiter.id(self.listener))
-    }
-
     fn earliest(&self) -> Option<Instant> {
         self.queue.earliest()
     }
@@ -314,55 +432,126 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             .push_back(turn, waiter, deadline.map(|(at, _)| at));
     }
 
-    fn serve_taken(
+    fn hand_over(
         &mut self,
         home: Home<'_, R, L>,
-        control: Control,
-        incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
-        stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
-    ) {
-        let (Some(Waiter { state, .. }), Some(incoming)) = (self.taken.take(), incoming.take())
-        else {
-            return;
+        given: Given<'_, L>,
+        turn: u64,
+        mut newest: Option<&mut Box<dyn Lane<R, L>>>,
+    ) -> HandedOver {
+        let Home { shared, listener } = home;
+        let Given {
+            incoming,
+            info,
+            handshake,
+            generation,
+        } = given;
+        let Some((_, waiter)) = self.queue.head() else {
+            return HandedOver::Gone;
         };
-        let listener = home.listener;
-        let member = home.member(control);
-        let id = member.id();
-        let of = (listener.id, listener.tag.clone());
-        let lifecycle = Lifecycle {
-            control: member.control.of_connection(),
+        let id = waiter.id(listener.id);
+        // Copied before an acceptor leaves the queue: should it panic, none is missing.
+        let peer = Peer {
+            peer_addr: incoming.peer_addr().clone(),
+            own: match listener.addresses {
+                LocalAddrSource::Listener => None,
+                LocalAddrSource::Stream => Some(Box::new(OwnAddrs {
+                    local_addr: incoming.local_addr().clone(),
+                    transport: None,
+                })),
+            },
         };
-        let acceptor = self.acceptor.clone();
-        let Some(stage) = stage else {
-            let incoming = L::Handshake::unchanged(incoming);
-            let incoming =
-                incoming.expect("the accept loop makes a stage for each other handshake");
-            let connection = Connection::new(incoming, id, of, lifecycle);
-            let serve = A::serve_in_place(Keep::new(acceptor), connection, state.into_inner());
-            let task = ChildTask::serve(member, Serve::new(serve));
-            return listener.host.runtime.spawn(task);
+        let state = match has_handshake::<L>() {
+            true => ConnectionState::Handshaking,
+            false => ConnectionState::Serving,
         };
-        // Each is dropped by itself, polled or not: two panics at once would abort the process.
-        let given = (
-            DropResuming::new((stage, incoming, of, lifecycle)),
-            DropResuming::new(state.into_inner()),
-        );
-        let serve = async move {
-            let (stage, incoming, of, lifecycle) = given.0.into_inner();
-            match stage.run(incoming).await {
-                Ok(incoming) => {
-                    let connection = Connection::new(incoming, id, of, lifecycle);
-                    let serve = (**acceptor).serve(connection, given.1.into_inner());
-                    BodyEnd::Served(serve.await.into_exit())
+        let number = listener.signals.next_number();
+        // During an outage another acceptor tries; this one is held (B4).
+        let (ready, failed) = match (listener.signals.has_outage(), &mut newest) {
+            (true, _) => (Ready::No, None),
+            (false, newest) => {
+                info.child = ChildId::new(listener.id, number, ChildId::NO_SLOT);
+                match newest {
+                    Some(lane) => lane.prepare(info),
+                    None => Lane::<R, L>::prepare(self, info),
                 }
-                Err(error) => BodyEnd::HandshakeFailed(error),
             }
         };
-        listener.host.runtime.spawn(ChildTask::serve(member, serve));
+        let mut next = Next {
+            number,
+            generation,
+            ready,
+        };
+        let now = shared.time_in_task_of(listener);
+        let (became, addrs, outrun, timeout) = {
+            let children = &mut *lock(&listener.children);
+            let reported = children.reports == ConnectionReports::All;
+            let addrs = reported.then(|| (peer.peer_addr.clone(), incoming.local_addr().clone()));
+            let table = &mut children.table;
+            // Reconfigured since the replacement was asked for its state: its `init` would be the old acceptor's.
+            let outrun = next.ready == Ready::No && next.generation != table.generation();
+            if outrun {
+                next.generation = table.generation();
+            }
+            let became = table.became(id, state, peer, now, next);
+            (became, addrs, outrun, children.handshake_timeout)
+        };
+        let (control, mut successor) = match became {
+            Became::Serves(control, Replacement::Waits(child, waits)) => {
+                (control, Successor::Waits(waits, Some(child)))
+            }
+            Became::Serves(control, replacement) => {
+                (control, home.start_next(replacement, failed, outrun))
+            }
+            Became::ServesLast(control) => {
+                self.forget(&mut newest);
+                (control, Successor::None)
+            }
+            Became::Gone => {
+                // It was killed while it waited: it ends as those do that are left in the queue.
+                self.forget(&mut newest);
+                self.dismiss_first(home);
+                return HandedOver::Gone;
+            }
+            Became::Replaced(next) => {
+                self.dismiss_first(home);
+                let (Some(next), Some(end)) = (next, failed) else {
+                    return HandedOver::Replaced(next);
+                };
+                shared.ended(listener, next, end);
+                return HandedOver::Replaced(None);
+            }
+        };
+        if let Some((peer, local_addr)) = addrs {
+            let event = Event::ConnectionBegan {
+                listener: listener.id,
+                child: id,
+                peer,
+                local_addr,
+            };
+            shared.report(listener, event);
+        }
+        let stage = has_handshake::<L>().then(|| home.stage(handshake, id, now, timeout));
+        let Some(Waiter { state, .. }) = self.queue.pop_front() else {
+            return HandedOver::Gone;
+        };
+        if let Successor::Waits(_, child) = &mut successor {
+            // An acceptor that arrived meanwhile began to wait earlier (L6).
+            if newest.is_none() && !listener.inbox.is_fresh() {
+                if let Some(child) = child.take() {
+                    Lane::<R, L>::push_prepared(self, turn, child);
+                }
+            }
+        }
+        // A runtime that panics here drops the task, which reports its end. A future that is moved into the call is copied: so
+        // it is made there.
+        let acceptor = self.acceptor.clone();
+        let _ = catch_panic(|| serve(home, control, acceptor, state.into_inner(), incoming, stage));
+        HandedOver::Serves(successor)
     }
 
-    fn dismiss_taken(&mut self, home: Home<'_, R, L>) {
-        if let Some(waiter) = self.taken.take() {
+    fn dismiss_first(&mut self, home: Home<'_, R, L>) {
+        if let Some(waiter) = self.queue.pop_front() {
             self.dismiss(home, waiter, DismissReason::Commanded);
         }
     }
@@ -405,7 +594,6 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
 /// The lanes of a listener: the last is that of the acceptor that the pool has, those before it of earlier ones that have
 /// acceptors left.
 pub(crate) struct Lanes<R: Runtime, L: Listener> {
-    listener: ListenerId,
     lanes: Vec<Box<dyn Lane<R, L>>>,
     /// Of the acceptor that begins to wait next.
     turn: u64,
@@ -416,10 +604,9 @@ pub(crate) struct Lanes<R: Runtime, L: Listener> {
 }
 
 impl<R: Runtime, L: Listener> Lanes<R, L> {
-    pub(crate) fn new(listener: ListenerId, factory: &Shared<dyn Factory<R, L>>) -> Self {
+    pub(crate) fn new(factory: &Shared<dyn Factory<R, L>>) -> Self {
         Self {
-            listener,
-            lanes: vec![Arc::clone(factory).make_lane(listener)],
+            lanes: vec![Arc::clone(factory).make_lane()],
             turn: 0,
             waiting: 0,
             timed: false,
@@ -431,7 +618,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         let known = self.lanes.iter().position(|lane| lane.is_of(factory));
         let lane = match known {
             Some(at) => self.lanes.remove(at),
-            None => Arc::clone(factory).make_lane(self.listener),
+            None => Arc::clone(factory).make_lane(),
         };
         self.lanes.push(lane);
         self.prune();
@@ -443,7 +630,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         if left > 1 {
             self.lanes.retain(|lane| {
                 left -= 1;
-                left == 0 || lane.turn().is_some() || lane.has_taken()
+                left == 0 || lane.turn().is_some()
             });
         }
     }
@@ -452,24 +639,15 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         self.waiting == 0
     }
 
-    /// Takes the acceptor that has waited longest out of its queue. It is to serve or to terminate next.
-    pub(crate) fn take_head(&mut self) -> Option<ChildId> {
-        let at = match self.lanes.as_slice() {
-            [_only] => 0,
-            lanes => {
-                let turns = lanes.iter().enumerate();
-                let turns = turns.filter_map(|(at, lane)| lane.turn().map(|turn| (turn, at)));
-                turns.min()?.1
-            }
-        };
-        let head = self.lanes[at].take_head()?;
-        self.waiting -= 1;
-        Some(head)
-    }
-
-    /// The lane of the acceptor that was taken. Others may have come before it meanwhile.
-    fn taken(&mut self) -> Option<&mut Box<dyn Lane<R, L>>> {
-        self.lanes.iter_mut().find(|lane| lane.has_taken())
+    /// The place of the lane with the acceptor that has waited longest.
+    fn first(&self) -> usize {
+        let last = self.lanes.len() - 1;
+        if last == 0 {
+            return 0;
+        }
+        let turns = self.lanes.iter().enumerate();
+        let turns = turns.filter_map(|(at, lane)| lane.turn().map(|turn| (turn, at)));
+        turns.min().map_or(last, |(_, at)| at)
     }
 
     /// When the first timeout comes.
@@ -485,18 +663,6 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
     fn newest(&mut self) -> &mut dyn Lane<R, L> {
         let newest = self.lanes.last_mut();
         &mut **newest.expect("there is a lane for the acceptor that the pool has")
-    }
-
-    /// Asks for the state of the next acceptor, and keeps it; with the end of one that failed.
-    pub(crate) fn prepare(
-        &mut self,
-        listener: &ListenerInfo<L::Addr>,
-    ) -> (Ready, Option<ChildEnd>) {
-        self.newest().prepare(listener)
-    }
-
-    pub(crate) fn forget_prepared(&mut self) {
-        self.newest().forget_prepared();
     }
 
     fn next_turn(&mut self) -> u64 {
@@ -522,39 +688,47 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         let known = self.lanes.iter().rposition(|lane| lane.is_of(&factory));
         let at = known.unwrap_or_else(|| {
             // It was started before the spec was replaced, or after and the accept loop has not seen it yet.
-            let lane = Arc::clone(&factory).make_lane(self.listener);
+            let lane = Arc::clone(&factory).make_lane();
             self.lanes.insert(0, lane);
             0
         });
         self.lanes[at].push(turn, id, deadline, state);
     }
 
-    /// The acceptor that was taken serves a connection, which it takes.
-    ///
-    /// The task is handed to the runtime from within: a runtime that panics there drops it, which reports its end.
-    pub(crate) fn serve_taken(
-        &mut self,
-        home: Home<'_, R, L>,
-        control: Control,
-        incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>,
-        stage: Option<HandshakeStage<L::Handshake, L::Addr>>,
-    ) {
-        if let Some(lane) = self.taken() {
-            // A future that is moved into the call is copied: so it is made there.
-            let _ = catch_panic(|| lane.serve_taken(home, control, incoming, stage));
-            self.prune();
+    /// The acceptor that has waited longest has a connection, which it takes if it serves it.
+    pub(crate) fn hand_over(&mut self, home: Home<'_, R, L>, given: Given<'_, L>) -> HandedOver {
+        if self.is_empty() {
+            return HandedOver::Gone;
         }
+        let at = self.first();
+        let turn = self.turn + 1;
+        let Some((newest, earlier)) = self.lanes.split_last_mut() else {
+            return HandedOver::Gone;
+        };
+        let handed_over = match earlier.get_mut(at) {
+            None => newest.hand_over(home, given, turn, None),
+            Some(lane) => {
+                let handed_over = lane.hand_over(home, given, turn, Some(newest));
+                self.prune();
+                handed_over
+            }
+        };
+        match handed_over {
+            // One left, and another came.
+            HandedOver::Serves(Successor::Waits(_, None)) => self.turn = turn,
+            _ => self.waiting -= 1,
+        }
+        handed_over
     }
 
-    /// The acceptor that was taken terminates, else the one that has waited longest; false if there is none.
+    /// The acceptor that has waited longest terminates; false if there is none.
     pub(crate) fn dismiss_head(&mut self, home: Home<'_, R, L>) -> bool {
-        if self.taken().is_none() {
-            self.take_head();
-        }
-        let Some(lane) = self.taken() else {
+        if self.is_empty() {
             return false;
-        };
-        lane.dismiss_taken(home);
+        }
+        let at = self.first();
+        self.waiting -= 1;
+        self.lanes[at].dismiss_first(home);
         self.prune();
         true
     }
@@ -620,35 +794,49 @@ mod tests {
         }
     }
 
-    /// The numbers of those that wait, in their order.
-    fn drain(lanes: &mut TestLanes) -> Vec<u64> {
-        let heads = std::iter::from_fn(|| lanes.take_head());
-        let numbers = heads.map(|id| id.number).collect();
-        // None is left that was taken.
-        lanes.lanes.iter_mut().for_each(|lane| {
-            lane.take_head();
+    /// Calls `then` with a home for the tasks of lanes.
+    fn at_home(then: impl FnOnce(Home<'_, Tasks, Nowhere>)) {
+        let listener = crate::pool::listener_shared::testing::listener::<Nowhere>(1);
+        let spec = crate::spec::Spec::new("test", acceptor_fn(|_| async { Ok(()) }));
+        let spec = crate::pool::spec::ErasedSpec::checked(spec).expect("it is allowed");
+        let shared = PoolShared::new(Tasks::new(), spec);
+        then(Home {
+            shared: &shared,
+            listener: &listener,
         });
-        numbers
+    }
+
+    /// The turns of those that wait, in the order in which they are taken.
+    fn drain(lanes: &mut TestLanes) -> Vec<u64> {
+        let mut turns = Vec::new();
+        at_home(|home| {
+            while let Some(turn) = lanes.lanes[lanes.first()].turn() {
+                assert!(lanes.dismiss_head(home));
+                turns.push(turn);
+            }
+            assert!(!lanes.dismiss_head(home));
+        });
+        turns
     }
 
     #[test]
     fn first_over_all_lanes_has_waited_longest() {
         let (old, new) = (factory(), factory());
-        let mut lanes = Lanes::new(LISTENER, &old);
+        let mut lanes = Lanes::new(&old);
         lanes.push(arrival(&old, 1));
         lanes.renew(&new);
-        for (factory, number) in [(&new, 2), (&old, 4), (&new, 3), (&old, 5)] {
+        for (factory, number) in [(&new, 2), (&old, 3), (&new, 4), (&old, 5)] {
             lanes.push(arrival(factory, number));
         }
         assert!(!lanes.is_empty());
-        assert_eq!(drain(&mut lanes), [1, 2, 4, 3, 5]);
+        assert_eq!(drain(&mut lanes), [1, 2, 3, 4, 5]);
         assert!(lanes.is_empty());
     }
 
     #[test]
     fn lane_is_forgotten_with_the_last_acceptor_of_an_earlier_spec() {
         let (old, new) = (factory(), factory());
-        let mut lanes = Lanes::new(LISTENER, &old);
+        let mut lanes = Lanes::new(&old);
         lanes.push(arrival(&old, 1));
         lanes.renew(&new);
         assert_eq!(lanes.lanes.len(), 2);
@@ -664,24 +852,10 @@ mod tests {
         assert_eq!((lanes.lanes.len(), drain(&mut lanes)), (1, vec![2]));
     }
 
-    /// While an acceptor has left its queue and does not serve yet the spec is replaced, and another arrives.
-    #[test]
-    fn acceptor_that_was_taken_stays_in_its_lane() {
-        let (old, new, older) = (factory(), factory(), factory());
-        let mut lanes = Lanes::new(LISTENER, &old);
-        lanes.push(arrival(&old, 1));
-        assert_eq!(lanes.take_head().map(|id| id.number), Some(1));
-        lanes.renew(&new);
-        lanes.push(arrival(&older, 2));
-        assert_eq!(lanes.lanes.len(), 3);
-        assert!(lanes.taken().is_some_and(|lane| lane.is_of(&old)));
-        assert!(lanes.newest().is_of(&new));
-    }
-
     #[test]
     fn timeouts_come_by_their_time() {
         let (old, new, now) = (factory(), factory(), Instant::now());
-        let mut lanes = Lanes::new(LISTENER, &old);
+        let mut lanes = Lanes::new(&old);
         assert_eq!(lanes.earliest(), None);
         lanes.renew(&new);
         for (factory, number, ms) in [(&old, 1, 3), (&new, 2, 1), (&old, 3, 2)] {
@@ -698,22 +872,12 @@ mod tests {
             let first = times.min().map(|ms| now + Duration::from_millis(ms));
             assert_eq!(earliest, first);
             let Some(at) = earliest else { continue };
-            let lane = lanes
-                .lanes
-                .iter_mut()
-                .find(|lane| lane.earliest() == Some(at));
-            let listener = crate::pool::listener_shared::testing::listener::<Nowhere>(1);
-            let spec = crate::spec::Spec::new("test", acceptor_fn(|_| async { Ok(()) }));
-            let spec = crate::pool::spec::ErasedSpec::checked(spec).expect("it is allowed");
-            let shared = PoolShared::new(Tasks::new(), spec);
-            let home = Home {
-                shared: &shared,
-                listener: &listener,
-            };
-            assert!(lane.is_some());
-            assert!(!lanes.dismiss_expired(home, at - Duration::from_micros(1)));
-            assert!(lanes.dismiss_expired(home, at));
+            at_home(|home| {
+                assert!(!lanes.dismiss_expired(home, at - Duration::from_micros(1)));
+                assert!(lanes.dismiss_expired(home, at));
+            });
         }
+        assert!(lanes.is_empty());
     }
 
     /// A state that counts its drops, and panics.
@@ -749,15 +913,21 @@ mod tests {
     fn state_is_dropped_once_and_its_panic_is_contained() {
         let drops = Arc::new(AtomicUsize::new(0));
         let factory: TestFactory = Shared::new(Arc::new(Counts(Arc::clone(&drops))));
-        let mut lanes = Lanes::new(LISTENER, &factory);
+        let mut lanes = Lanes::new(&factory);
         let dropped = |expected| assert_eq!(drops.load(Ordering::SeqCst), expected);
         for _ in 0..2 {
-            assert!(matches!(lanes.prepare(&info()), (Ready::Yes, None)));
-            lanes.forget_prepared();
-            lanes.forget_prepared();
+            assert!(matches!(
+                lanes.newest().prepare(&info()),
+                (Ready::Yes, None)
+            ));
+            lanes.newest().forget_prepared();
+            lanes.newest().forget_prepared();
         }
         dropped(2);
-        assert!(matches!(lanes.prepare(&info()), (Ready::Yes, None)));
+        assert!(matches!(
+            lanes.newest().prepare(&info()),
+            (Ready::Yes, None)
+        ));
         lanes.push_prepared(ChildId::new(LISTENER, 1, 0));
         let InitNow::State(state) = factory.init_now(&info()) else {
             panic!("it has a state");
@@ -766,10 +936,15 @@ mod tests {
             state,
             ..arrival(&factory, 2)
         });
-        assert!(lanes.take_head().is_some());
         dropped(2);
-        // One was taken, one waits, and one is prepared.
-        assert!(matches!(lanes.prepare(&info()), (Ready::Yes, None)));
+        // One that is in no table any longer is dropped with its task.
+        at_home(|home| assert!(lanes.dismiss_head(home)));
+        dropped(3);
+        // One waits, and one is prepared.
+        assert!(matches!(
+            lanes.newest().prepare(&info()),
+            (Ready::Yes, None)
+        ));
         drop(lanes);
         dropped(5);
     }

@@ -282,10 +282,9 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                     state,
                     factory,
                 } = arrival;
-                let mut lane = Arc::clone(&factory).make_lane(listener.id);
+                let mut lane = Arc::clone(&factory).make_lane();
                 lane.push(0, id, deadline, state);
-                lane.take_head();
-                lane.dismiss_taken(home);
+                lane.dismiss_first(home);
             }
         }
     }

@@ -16,6 +16,7 @@ use self::ends::{How, OF_ACCEPTORS, OF_CONNECTIONS};
 use self::world::{Children, Machine, Outcome, World};
 use super::*;
 use crate::machine::row::Peer;
+use crate::machine::slots::testing::TestSignals;
 use crate::machine::table::{Next, Ready};
 use crate::policy::{ChildType, ConnectionReports, Restart, StopPlan, WaitingAcceptors};
 use crate::status::ConnectionState;
@@ -180,7 +181,7 @@ fn one_acceptor(rules: Rules, now: Instant) -> (Machine, Children, ChildId) {
     let mut table = Table::new(
         machine.add_listener(Some(RuntimeKey::OF_THE_POOL), |id, _| id),
         1,
-        (),
+        TestSignals::default(),
     );
     let id = table.take_starts(1, now)[0];
     (machine, table, id)

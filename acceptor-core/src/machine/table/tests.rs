@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::*;
+use crate::machine::slots::testing::TestSignals;
 use crate::machine::slots::{CHUNK, place};
 use crate::policy::ConnectionReports;
 use crate::report::Event;
@@ -22,11 +23,19 @@ const PEER: Peer<()> = Peer {
 struct Polls([Rc<Cell<u32>>; CHUNK]);
 
 impl Bank for Polls {
-    type Signals = ();
+    type Signals = TestSignals;
     type Control = Rc<Cell<u32>>;
 
-    fn new((): &()) -> Self {
+    fn new(_: &TestSignals) -> Self {
         Self(std::array::from_fn(|_| Rc::default()))
+    }
+
+    fn next_number(signals: &TestSignals) -> u64 {
+        signals.next_number()
+    }
+
+    fn set_outage(signals: &TestSignals, holds: bool) {
+        assert_ne!(signals.outage.replace(holds), holds);
     }
 
     fn occupy(&mut self, slot: u32, _number: u64) {
@@ -66,7 +75,7 @@ struct Bench {
 impl Bench {
     fn new(acceptors: usize) -> Self {
         Self {
-            table: Table::new(LISTENER, acceptors, ()),
+            table: Table::new(LISTENER, acceptors, TestSignals::default()),
             now: Instant::now(),
         }
     }
@@ -524,9 +533,9 @@ fn state_at_once_ends_an_outage() {
     bench.waits(2, Waits::Yes);
     bench.ends(3, StartError, Later(4, 0));
     bench.serves(1, false, Then::None);
-    assert!(bench.table.has_outage());
+    assert!(bench.table.signals().outage.get());
     bench.serves(2, true, Then::Releases(6));
-    assert!(!bench.table.has_outage());
+    assert!(!bench.table.signals().outage.get());
     assert_eq!(bench.starts(9), [5]);
     bench.tally([2, 1, 2, 0]);
 }
@@ -538,7 +547,7 @@ fn state_that_is_refused_at_once_is_a_start_error() {
     bench.waits(1, Waits::Yes);
     bench.serves_as(1, Ready::Failed, Init(2));
     bench.ends(2, StartError, Later(3, 0));
-    assert!(bench.table.has_outage());
+    assert!(bench.table.signals().outage.get());
 }
 
 #[test]

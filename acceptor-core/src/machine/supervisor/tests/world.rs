@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use super::acts::Moment;
 use super::model::{Door, Expected, Halt, Known, Outage, StartedBy};
 use super::*;
+use crate::machine::slots::testing::TestSignals;
 use crate::machine::slots::{CHUNK, place};
 use crate::machine::stuck::RuntimeKey;
 use crate::policy::WaitingAcceptors;
@@ -47,11 +48,19 @@ impl TestBank {
 }
 
 impl Bank for TestBank {
-    type Signals = ();
+    type Signals = TestSignals;
     type Control = Child;
 
-    fn new((): &()) -> Self {
+    fn new(_: &TestSignals) -> Self {
         Self([Child::new(0); CHUNK])
+    }
+
+    fn next_number(signals: &TestSignals) -> u64 {
+        signals.next_number()
+    }
+
+    fn set_outage(signals: &TestSignals, holds: bool) {
+        assert_ne!(signals.outage.replace(holds), holds);
     }
 
     fn occupy(&mut self, slot: u32, number: u64) {
@@ -269,7 +278,7 @@ impl World {
             Some(runtime) => assert_eq!(key, runtime),
             None => assert!(self.doors.values().all(|door| door.runtime != key)),
         }
-        let mut table = Table::new(id, acceptors, ());
+        let mut table = Table::new(id, acceptors, TestSignals::default());
         table.watch_ends(self.rules.connection_reports == ConnectionReports::All);
         assert!(
             self.tables.insert(id, table).is_none(),

@@ -109,6 +109,7 @@ impl World {
             terminating: of(AcceptorState::Terminating),
         };
         assert_eq!(table.tally(), tally);
+        assert_eq!(table.signals().outage.get(), door.outage.is_some());
         assert_eq!(table.accepted(), door.accepted);
         assert_eq!(table.is_owed(), door.owed > 0 && door.is_open());
         if !door.forgotten {
