@@ -238,13 +238,13 @@ impl Seats {
     }
 
     fn trap(&self, key: ChildKey) -> Latch {
-        let signal = match self.locked(key) {
+        let (signal, before) = match self.locked(key) {
             Some((seat, mut wakeups)) => {
                 let extra = wakeups.extra.get_or_insert_default();
                 let signal = extra.stop.get_or_insert_with(Latch::new).clone();
                 seat.commands.fetch_or(TRAPPED, Ordering::SeqCst);
-                drop(wakeups);
-                signal
+                // Under the lock, without which the seat may be another's.
+                (signal, self.commands(key.slot))
             }
             // It has ended: of the commands it sees those to all.
             None => {
@@ -255,7 +255,6 @@ impl Seats {
                 return signal;
             }
         };
-        let before = self.commands(key.slot);
         if before.has(STOP) || before.has(ASKED) {
             signal.set();
         }
@@ -263,7 +262,7 @@ impl Seats {
     }
 
     fn guard(&self, key: ChildKey) -> Option<Latch> {
-        let killed = {
+        let (killed, commands) = {
             let (seat, mut wakeups) = self.locked(key)?;
             let extra = wakeups.extra.get_or_insert_default();
             let guards = extra.guards.get_or_insert_with(|| Guards {
@@ -274,10 +273,11 @@ impl Seats {
             });
             guards.held += 1;
             seat.commands.fetch_or(TRAPPED, Ordering::SeqCst);
-            guards.killed.clone()
+            let killed = guards.killed.clone();
+            // Looked at after it was stored: a kill that comes later finds it by itself.
+            (killed, self.commands(key.slot))
         };
-        // Looked at after it was stored: a kill that comes later finds it by itself.
-        if self.commands(key.slot).kill() {
+        if commands.kill() {
             killed.set();
         }
         Some(killed)
