@@ -30,8 +30,9 @@ enum InitOutcome<S> {
 }
 
 pin_project! {
-    pub(crate) struct InitTask<R: Runtime, L: Listener, S: Send, F>
+    pub(crate) struct InitTask<R: Runtime, L: Listener, S, F>
     where
+        S: Send,
         S: 'static,
     {
         member: Member<R, L>,
@@ -43,8 +44,9 @@ pin_project! {
         state: std::marker::PhantomData<fn() -> S>,
     }
 
-    impl<R: Runtime, L: Listener, S: Send, F> PinnedDrop for InitTask<R, L, S, F>
+    impl<R: Runtime, L: Listener, S, F> PinnedDrop for InitTask<R, L, S, F>
     where
+        S: Send,
         S: 'static,
     {
         fn drop(this: Pin<&mut Self>) {
