@@ -640,3 +640,158 @@ fn connection_in_hand_is_closed_with_its_listener() {
     assert_eq!((counts.connections, counts.acceptors), (0, 0));
     assert_eq!(sorted(&replacing.fates), vec![REPLACED; 2]);
 }
+
+/// Has its state at once, until it fails to.
+struct AtOnce {
+    name: &'static str,
+    fails: Arc<AtomicBool>,
+    fates: Fates,
+}
+
+impl AtOnce {
+    fn note(&self, fate: &str) {
+        let entry = format!("{}: {fate}", self.name);
+        self.fates.lock().unwrap().push(entry);
+    }
+}
+
+impl Acceptor<Meddler> for AtOnce {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        if self.fails.load(Ordering::SeqCst) {
+            resume_unwind(Box::new("failed"));
+        }
+        Some(())
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
+        connection.stream.serve();
+        self.note(&format!("serves {}", connection.stream.number));
+        pending().await
+    }
+
+    async fn terminate(&self, reason: &Terminate, (): ()) {
+        self.note(&reason.to_string());
+    }
+}
+
+/// A pool whose acceptors, which have their states at once, are replaced as soon as the first connection is accepted.
+struct ReplacedAtOnce {
+    bench: Bench,
+    pool: Pool<Manual, Meddler>,
+    fates: Fates,
+    fails: Arc<AtomicBool>,
+}
+
+impl ReplacedAtOnce {
+    fn spec(&self, name: &'static str) -> Spec<AtOnce, Address> {
+        spec_at_once(&self.bench, name, &self.fails, &self.fates)
+    }
+
+    fn new(acceptors: usize) -> Self {
+        let (bench, fates, fails) = (Bench::new(), Fates::default(), Arc::default());
+        let old = spec_at_once(&bench, "old", &fails, &fates);
+        let pool = Pool::start(bench.runtime.clone(), old).unwrap();
+        let accepted = Once::default();
+        let meddle: Meddle = {
+            let accepted = Arc::clone(&accepted);
+            Arc::new(move |when| {
+                if when == When::Through {
+                    let once = accepted.lock().unwrap().take();
+                    once.into_iter().for_each(|once| once());
+                }
+            })
+        };
+        let listener = bench.port.listen();
+        let listener = Meddler { listener, meddle };
+        pool.add_listener(listener, acceptors).unwrap();
+        bench.runtime.settle();
+        let (handle, new) = (pool.handle(), spec_at_once(&bench, "new", &fails, &fates));
+        let replaces = move || handle.reconfigure(new, WaitingAcceptors::Replace).unwrap();
+        *accepted.lock().unwrap() = Some(Box::new(replaces));
+        Self {
+            bench,
+            pool,
+            fates,
+            fails,
+        }
+    }
+}
+
+fn spec_at_once(
+    bench: &Bench,
+    name: &'static str,
+    fails: &Arc<AtomicBool>,
+    fates: &Fates,
+) -> Spec<AtOnce, Address> {
+    let acceptor = AtOnce {
+        name,
+        fails: Arc::clone(fails),
+        fates: Arc::clone(fates),
+    };
+    bench.observed(Spec::new(name, acceptor).intensity(100))
+}
+
+/// The listener has as many acceptors as it was added with (L1, R1).
+#[test]
+fn acceptors_replaced_as_one_is_accepted_by_are_followed_by_as_many() {
+    for acceptors in [1, 3] {
+        let replaced = ReplacedAtOnce::new(acceptors);
+        let bench = &replaced.bench;
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+        let mut expected = vec![REPLACED; acceptors];
+        expected.insert(0, "new: serves 0");
+        assert_eq!(sorted(&replaced.fates), expected);
+        let counts = replaced.pool.counts().unwrap();
+        assert_eq!((counts.connections, counts.acceptors), (1, acceptors));
+    }
+}
+
+/// A start error of the acceptor that is to follow is one of the new acceptor, which is tried again as any (B4).
+#[test]
+fn acceptor_that_fails_to_follow_one_that_is_replaced_is_counted_once() {
+    let replaced = ReplacedAtOnce::new(1);
+    let bench = &replaced.bench;
+    replaced.fails.store(true, Ordering::SeqCst);
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    replaced.fails.store(false, Ordering::SeqCst);
+    bench.runtime.advance(Duration::from_secs(5));
+    bench.runtime.settle();
+    assert_eq!(sorted(&replaced.fates), ["new: serves 0", REPLACED]);
+    let counts = replaced.pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (1, 1));
+}
+
+/// A pool that has gone through this can be reconfigured again, also while no acceptor has begun (V3).
+#[test]
+fn pool_is_reconfigured_in_an_outage_after_one_was_replaced_as_it_accepted() {
+    let replaced = ReplacedAtOnce::new(1);
+    let bench = &replaced.bench;
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    // Whatever waits gets a connection, and none follows.
+    replaced.fails.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+    }
+    let newest = replaced.spec("newest");
+    replaced
+        .pool
+        .reconfigure(newest, WaitingAcceptors::Replace)
+        .unwrap();
+    bench.runtime.settle();
+    replaced.fails.store(false, Ordering::SeqCst);
+    bench.runtime.advance(Duration::from_secs(5));
+    bench.runtime.settle();
+    let counts = replaced.pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (3, 1));
+}
