@@ -135,3 +135,35 @@ fn what_is_kept_of_an_ended_connection_reaches_no_other() {
     assert!(poll_once(stopping).is_ready(), "{}", ledger.alive());
     assert_eq!((ledger.alive(), runtime.panics()), (0, 0));
 }
+
+/// Taking the stop signal again gives the same signal (N2), also to what a connection has left behind.
+#[test]
+fn stop_signal_that_is_taken_again_after_the_end_is_the_same() {
+    let faults = Faults::default();
+    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let left = Arc::<Mutex<Option<Lifecycle>>>::default();
+    let leaves = Arc::clone(&left);
+    let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
+        let leaves = Arc::clone(&leaves);
+        async move {
+            let lifecycle = connection.lifecycle;
+            let stop = lifecycle.trap_stop();
+            *leaves.lock().unwrap() = Some(lifecycle);
+            stop.wait().await;
+            Ok(())
+        }
+    });
+    let pool = Pool::start(runtime.clone(), Spec::new("seats", serve)).unwrap();
+    let port = Port::new(1, &ledger, &faults);
+    pool.add_listener(port.listen(), 1).unwrap();
+    runtime.settle();
+    port.connect().unwrap();
+    runtime.settle();
+    let id = pool.connections().unwrap()[0].id;
+    pool.stop_child(id).unwrap();
+    let lifecycle = left.lock().unwrap().take().unwrap();
+    assert!(lifecycle.trap_stop().is_set());
+    runtime.settle();
+    assert_eq!(pool.counts().unwrap().connections, 0);
+    assert!(lifecycle.trap_stop().is_set());
+}

@@ -114,3 +114,74 @@ fn only_the_waker_of_the_last_poll_is_needed() {
     };
     assert_eq!((report.stuck, ledger.alive()), (0, 0));
 }
+
+/// Polls each task before `spawn` returns, which no runtime should do, and then as any.
+#[derive(Clone)]
+struct Hasty(Manual);
+
+impl Runtime for Hasty {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
+        let mut cx = Context::from_waker(Waker::noop());
+        if task.as_mut().poll(&mut cx).is_pending() {
+            self.0.spawn(task);
+        }
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        self.0.sleep_until(deadline).await;
+    }
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+}
+
+/// Needs its `init`, which waits for nothing; a connection ends at once, or is ended.
+struct Brief;
+
+impl Acceptor<MemoryListener> for Brief {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
+        connection.stream.serve();
+        if connection.stream.number % 2 == 1 {
+            pending().await
+        }
+    }
+}
+
+#[test]
+fn runtime_that_polls_within_spawn_does_no_harm() {
+    let faults = Faults::default();
+    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let spec = Spec::new("brief", Brief);
+    let pool = Pool::start(Hasty(runtime.clone()), spec).unwrap();
+    let port = Port::new(1, &ledger, &faults);
+    pool.add_listener(port.listen(), 3).unwrap();
+    for _ in 0..10 {
+        port.connect().unwrap();
+        runtime.settle();
+    }
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (5, 3));
+    for record in pool.connections().unwrap() {
+        pool.stop_child(record.id).unwrap();
+    }
+    runtime.settle();
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (0, 3));
+    let served = ledger.all().iter().filter(|made| made.served == 1).count();
+    assert_eq!((served, ledger.alive()), (10, 0));
+    let stopping = pool.stop();
+    runtime.settle();
+    runtime.advance(Duration::from_millis(1));
+    runtime.settle();
+    assert!(poll_once(stopping).is_ready());
+    assert_eq!(runtime.panics(), 0);
+}
