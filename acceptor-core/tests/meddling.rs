@@ -795,3 +795,73 @@ fn pool_is_reconfigured_in_an_outage_after_one_was_replaced_as_it_accepted() {
     let counts = replaced.pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (3, 1));
 }
+
+/// Has its state at once, unless that fails: its `init` never needs to run.
+struct NeverInits(Arc<AtomicBool>, Arc<AtomicBool>);
+
+impl Acceptor<Meddler> for NeverInits {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        self.1.store(true, Ordering::SeqCst);
+        Ok(Init::Accept(()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        if self.0.load(Ordering::SeqCst) {
+            resume_unwind(Box::new("failed"));
+        }
+        Some(())
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) {
+        pending().await
+    }
+}
+
+/// An outage ends on another thread just as an acceptor gets a connection (B4): also the one that follows is asked for its
+/// state (B5).
+#[test]
+fn acceptor_that_follows_as_an_outage_ends_is_asked_for_its_state() {
+    let bench = Bench::new();
+    let (fails, inits) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let once = Once::default();
+    let clock = Clock {
+        runtime: bench.runtime.clone(),
+        once: Arc::clone(&once),
+    };
+    let acceptor = NeverInits(Arc::clone(&fails), Arc::clone(&inits));
+    let pool = Pool::start(clock, Spec::new("never", acceptor).intensity(100)).unwrap();
+    let accepted = Arc::new(Mutex::new(0));
+    let meddle: Meddle = {
+        let (fails, once, runtime) = (Arc::clone(&fails), Arc::clone(&once), bench.runtime.clone());
+        Arc::new(move |when| {
+            if when != When::Through {
+                return;
+            }
+            let mut accepted = accepted.lock().unwrap();
+            *accepted += 1;
+            if *accepted == 2 {
+                let (fails, runtime) = (Arc::clone(&fails), runtime.clone());
+                // Asked for once the acceptor that follows was asked for its state.
+                *once.lock().unwrap() = Some(Box::new(move || {
+                    fails.store(false, Ordering::SeqCst);
+                    runtime.settle();
+                }));
+            }
+        })
+    };
+    let listener = bench.port.listen();
+    pool.add_listener(Meddler { listener, meddle }, 2).unwrap();
+    bench.runtime.settle();
+    fails.store(true, Ordering::SeqCst);
+    bench.port.connect().unwrap();
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    assert!(once.lock().unwrap().is_none());
+    assert!(!fails.load(Ordering::SeqCst));
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (2, 2));
+    assert!(!inits.load(Ordering::SeqCst), "its `init` was run");
+}
