@@ -640,3 +640,228 @@ fn connection_in_hand_is_closed_with_its_listener() {
     assert_eq!((counts.connections, counts.acceptors), (0, 0));
     assert_eq!(sorted(&replacing.fates), vec![REPLACED; 2]);
 }
+
+/// Has its state at once, until it fails to.
+struct AtOnce {
+    name: &'static str,
+    fails: Arc<AtomicBool>,
+    fates: Fates,
+}
+
+impl AtOnce {
+    fn note(&self, fate: &str) {
+        let entry = format!("{}: {fate}", self.name);
+        self.fates.lock().unwrap().push(entry);
+    }
+}
+
+impl Acceptor<Meddler> for AtOnce {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        if self.fails.load(Ordering::SeqCst) {
+            resume_unwind(Box::new("failed"));
+        }
+        Some(())
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
+        connection.stream.serve();
+        self.note(&format!("serves {}", connection.stream.number));
+        pending().await
+    }
+
+    async fn terminate(&self, reason: &Terminate, (): ()) {
+        self.note(&reason.to_string());
+    }
+}
+
+/// A pool whose acceptors, which have their states at once, are replaced as soon as the first connection is accepted.
+struct ReplacedAtOnce {
+    bench: Bench,
+    pool: Pool<Manual, Meddler>,
+    fates: Fates,
+    fails: Arc<AtomicBool>,
+}
+
+impl ReplacedAtOnce {
+    fn spec(&self, name: &'static str) -> Spec<AtOnce, Address> {
+        spec_at_once(&self.bench, name, &self.fails, &self.fates)
+    }
+
+    fn new(acceptors: usize) -> Self {
+        let (bench, fates, fails) = (Bench::new(), Fates::default(), Arc::default());
+        let old = spec_at_once(&bench, "old", &fails, &fates);
+        let pool = Pool::start(bench.runtime.clone(), old).unwrap();
+        let accepted = Once::default();
+        let meddle: Meddle = {
+            let accepted = Arc::clone(&accepted);
+            Arc::new(move |when| {
+                if when == When::Through {
+                    let once = accepted.lock().unwrap().take();
+                    once.into_iter().for_each(|once| once());
+                }
+            })
+        };
+        let listener = bench.port.listen();
+        let listener = Meddler { listener, meddle };
+        pool.add_listener(listener, acceptors).unwrap();
+        bench.runtime.settle();
+        let (handle, new) = (pool.handle(), spec_at_once(&bench, "new", &fails, &fates));
+        let replaces = move || handle.reconfigure(new, WaitingAcceptors::Replace).unwrap();
+        *accepted.lock().unwrap() = Some(Box::new(replaces));
+        Self {
+            bench,
+            pool,
+            fates,
+            fails,
+        }
+    }
+}
+
+fn spec_at_once(
+    bench: &Bench,
+    name: &'static str,
+    fails: &Arc<AtomicBool>,
+    fates: &Fates,
+) -> Spec<AtOnce, Address> {
+    let acceptor = AtOnce {
+        name,
+        fails: Arc::clone(fails),
+        fates: Arc::clone(fates),
+    };
+    bench.observed(Spec::new(name, acceptor).intensity(100))
+}
+
+/// The listener has as many acceptors as it was added with (L1, R1).
+#[test]
+fn acceptors_replaced_as_one_is_accepted_by_are_followed_by_as_many() {
+    for acceptors in [1, 3] {
+        let replaced = ReplacedAtOnce::new(acceptors);
+        let bench = &replaced.bench;
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+        let mut expected = vec![REPLACED; acceptors];
+        expected.insert(0, "new: serves 0");
+        assert_eq!(sorted(&replaced.fates), expected);
+        let counts = replaced.pool.counts().unwrap();
+        assert_eq!((counts.connections, counts.acceptors), (1, acceptors));
+    }
+}
+
+/// A start error of the acceptor that is to follow is one of the new acceptor, which is tried again as any (B4).
+#[test]
+fn acceptor_that_fails_to_follow_one_that_is_replaced_is_counted_once() {
+    let replaced = ReplacedAtOnce::new(1);
+    let bench = &replaced.bench;
+    replaced.fails.store(true, Ordering::SeqCst);
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    replaced.fails.store(false, Ordering::SeqCst);
+    bench.runtime.advance(Duration::from_secs(5));
+    bench.runtime.settle();
+    assert_eq!(sorted(&replaced.fates), ["new: serves 0", REPLACED]);
+    let counts = replaced.pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (1, 1));
+}
+
+/// A pool that has gone through this can be reconfigured again, also while no acceptor has begun (V3).
+#[test]
+fn pool_is_reconfigured_in_an_outage_after_one_was_replaced_as_it_accepted() {
+    let replaced = ReplacedAtOnce::new(1);
+    let bench = &replaced.bench;
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    // Whatever waits gets a connection, and none follows.
+    replaced.fails.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        bench.port.connect().unwrap();
+        bench.runtime.settle();
+    }
+    let newest = replaced.spec("newest");
+    replaced
+        .pool
+        .reconfigure(newest, WaitingAcceptors::Replace)
+        .unwrap();
+    bench.runtime.settle();
+    replaced.fails.store(false, Ordering::SeqCst);
+    bench.runtime.advance(Duration::from_secs(5));
+    bench.runtime.settle();
+    let counts = replaced.pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (3, 1));
+}
+
+/// Has its state at once, unless that fails: its `init` never needs to run.
+struct NeverInits(Arc<AtomicBool>, Arc<AtomicBool>);
+
+impl Acceptor<Meddler> for NeverInits {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        self.1.store(true, Ordering::SeqCst);
+        Ok(Init::Accept(()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        if self.0.load(Ordering::SeqCst) {
+            resume_unwind(Box::new("failed"));
+        }
+        Some(())
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) {
+        pending().await
+    }
+}
+
+/// An outage ends on another thread just as an acceptor gets a connection (B4): also the one that follows is asked for its
+/// state (B5).
+#[test]
+fn acceptor_that_follows_as_an_outage_ends_is_asked_for_its_state() {
+    let bench = Bench::new();
+    let (fails, inits) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let once = Once::default();
+    let clock = Clock {
+        runtime: bench.runtime.clone(),
+        once: Arc::clone(&once),
+    };
+    let acceptor = NeverInits(Arc::clone(&fails), Arc::clone(&inits));
+    let pool = Pool::start(clock, Spec::new("never", acceptor).intensity(100)).unwrap();
+    let accepted = Arc::new(Mutex::new(0));
+    let meddle: Meddle = {
+        let (fails, once, runtime) = (Arc::clone(&fails), Arc::clone(&once), bench.runtime.clone());
+        Arc::new(move |when| {
+            if when != When::Through {
+                return;
+            }
+            let mut accepted = accepted.lock().unwrap();
+            *accepted += 1;
+            if *accepted == 2 {
+                let (fails, runtime) = (Arc::clone(&fails), runtime.clone());
+                // Asked for once the acceptor that follows was asked for its state.
+                *once.lock().unwrap() = Some(Box::new(move || {
+                    fails.store(false, Ordering::SeqCst);
+                    runtime.settle();
+                }));
+            }
+        })
+    };
+    let listener = bench.port.listen();
+    pool.add_listener(Meddler { listener, meddle }, 2).unwrap();
+    bench.runtime.settle();
+    fails.store(true, Ordering::SeqCst);
+    bench.port.connect().unwrap();
+    bench.port.connect().unwrap();
+    bench.runtime.settle();
+    assert!(once.lock().unwrap().is_none());
+    assert!(!fails.load(Ordering::SeqCst));
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (2, 2));
+    assert!(!inits.load(Ordering::SeqCst), "its `init` was run");
+}

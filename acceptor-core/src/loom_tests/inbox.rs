@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::{Interruptions::Any, block_on, block_on_with_new_wakers, check, outcomes, spawn};
+use super::Interruptions::{Any, AtMost};
+use super::{block_on, block_on_with_new_wakers, check, outcomes, spawn};
 use crate::machine::command::CloseReason;
 use crate::machine::effects::{Close, Queued};
 use crate::pool::inbox::{Inbox, News};
@@ -46,6 +47,78 @@ async fn news<T>(inbox: &Inbox<T>, arrived: &mut VecDeque<T>, enough: impl Fn(&N
         }
     })
     .await;
+}
+
+/// As an accept loop does: it takes no lock unless something has come, or there is something new to tell.
+async fn all(inbox: &Inbox<u32>, queue: &mut VecDeque<u32>, enough: impl Fn(&News, u32) -> bool) {
+    let (mut told, mut seen, mut sum) = (None, News::default(), 0);
+    poll_fn(|cx| {
+        loop {
+            let known = !queue.is_empty();
+            if !inbox.has_news(told, known, None, cx.waker()) {
+                break;
+            }
+            let mut arrived = VecDeque::new();
+            let (news, tells) = inbox.collect_and_tell(&mut arrived, known, None, cx.waker());
+            told = Some(tells);
+            queue.extend(arrived);
+            seen.commanded |= news.commanded;
+            seen.close = news.close.or(seen.close);
+        }
+        sum += queue.drain(..).sum::<u32>();
+        if enough(&seen, sum) {
+            Poll::Ready(())
+        } else if inbox.has_news(told, false, None, cx.waker()) {
+            // It has no acceptor by now, and tells so before it sleeps.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+#[test]
+fn accept_loop_that_leaves_the_lock_alone_misses_no_arrival() {
+    for new_wakers in [false, true] {
+        check(AtMost(3), move || {
+            let inbox = inbox();
+            for number in [1, 2] {
+                let arriving = Arc::clone(&inbox);
+                spawn(move || arriving.push(number, None));
+            }
+            let mut queue = VecDeque::new();
+            let all = all(&inbox, &mut queue, |_, sum| sum == 3);
+            match new_wakers {
+                false => block_on(all),
+                true => block_on_with_new_wakers(all),
+            }
+        });
+    }
+}
+
+#[test]
+fn accept_loop_that_leaves_the_lock_alone_misses_no_news() {
+    for new_wakers in [false, true] {
+        check(AtMost(3), move || {
+            let inbox = inbox();
+            let (commands, arriving) = (Arc::clone(&inbox), Arc::clone(&inbox));
+            spawn(move || {
+                commands.commanded();
+                let (reason, queued) = (CloseReason::Closed, Queued::Accepted);
+                commands.close(Close { reason, queued });
+            });
+            spawn(move || arriving.push(3, None));
+            let mut queue = VecDeque::new();
+            let enough = |news: &News, sum| news.commanded && news.close.is_some() && sum == 3;
+            let all = all(&inbox, &mut queue, enough);
+            match new_wakers {
+                false => block_on(all),
+                true => block_on_with_new_wakers(all),
+            }
+        });
+    }
 }
 
 #[test]

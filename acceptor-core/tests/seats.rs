@@ -1,0 +1,169 @@
+//! Seats that are taken again while what is kept of the children before still reaches for them, by several threads.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use acceptor_core::*;
+use support::*;
+
+const CLIENTS: usize = 1500;
+
+/// Gives the signals of its connection away when the connection is dropped.
+struct GivesAway(Option<Lifecycle>, mpsc::Sender<Lifecycle>);
+
+impl Drop for GivesAway {
+    fn drop(&mut self) {
+        if let Some(lifecycle) = self.0.take() {
+            let _ = self.1.send(lifecycle);
+        }
+    }
+}
+
+/// Whatever is kept of a connection that has ended, and whatever is told to it, reaches no other.
+#[test]
+fn what_is_kept_of_an_ended_connection_reaches_no_other() {
+    let faults = Faults::default();
+    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (gives, given) = mpsc::channel();
+    let killed_reports = Arc::<Mutex<BTreeSet<ChildId>>>::default();
+    let seen = Arc::clone(&killed_reports);
+    let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
+        let gives = gives.clone();
+        async move {
+            let Connection {
+                stream, lifecycle, ..
+            } = connection;
+            stream.serve();
+            let _gives_away = GivesAway(Some(lifecycle), gives);
+            match stream.number % 4 {
+                0 => {}
+                1 => yield_now().await,
+                2 => {
+                    yield_now().await;
+                    yield_now().await;
+                }
+                _ => pending().await,
+            }
+            Ok(())
+        }
+    });
+    let spec = Spec::new("seats", serve)
+        .shutdown(Duration::from_secs(1000))
+        .connection_reports(ConnectionReports::Failures)
+        .observer(observer_fn(move |report: &Report<Address>| {
+            if let Event::ConnectionFailed { child, failure, .. } = &report.event {
+                assert!(matches!(failure, report::Failure::Killed), "{report}");
+                seen.lock().unwrap().insert(*child);
+            }
+        }));
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &ledger, &faults);
+    pool.add_listener(port.listen(), 3).unwrap();
+    let over = AtomicBool::new(false);
+    let stopped = &over;
+    let killed = thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    if runtime.step().is_none() {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        let late = scope.spawn(move || {
+            let mut kept = Vec::new();
+            while !stopped.load(Ordering::SeqCst) {
+                if let Ok(lifecycle) = given.recv_timeout(Duration::from_millis(1)) {
+                    kept.push(lifecycle);
+                }
+                for lifecycle in kept.iter().rev().take(3) {
+                    drop(lifecycle.trap_stop());
+                    drop(lifecycle.guard().clone());
+                }
+            }
+        });
+        let mut killed = BTreeSet::new();
+        let mut known = Vec::new();
+        for client in 0..CLIENTS {
+            port.connect().unwrap();
+            if client % 8 == 0 {
+                let list = pool.connections().unwrap();
+                known.extend(list.iter().map(|record| record.id));
+                // Some of them have ended, and their seats are taken again.
+                for id in known.iter().rev().step_by(3).take(8) {
+                    if pool.kill_child(*id).is_ok() {
+                        killed.insert(*id);
+                    }
+                }
+            }
+        }
+        while port.waiting() > 0 {
+            thread::yield_now();
+        }
+        over.store(true, Ordering::SeqCst);
+        late.join().unwrap();
+        killed
+    });
+    runtime.settle();
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (ledger.alive(), 3));
+    let reported = killed_reports.lock().unwrap().clone();
+    assert!(
+        reported.is_subset(&killed),
+        "{:?}",
+        reported.difference(&killed)
+    );
+    assert!(ledger.all().iter().all(|made| made.accepted == 1));
+    assert!(ledger.alive() > 0);
+    // None of those that are left has trapped the stop.
+    let stopping = pool.stop();
+    runtime.settle();
+    runtime.advance(Duration::from_millis(1));
+    runtime.settle();
+    assert!(poll_once(stopping).is_ready(), "{}", ledger.alive());
+    assert_eq!((ledger.alive(), runtime.panics()), (0, 0));
+}
+
+/// Taking the stop signal again gives the same signal (N2), also to what a connection has left behind.
+#[test]
+fn stop_signal_that_is_taken_again_after_the_end_is_the_same() {
+    let faults = Faults::default();
+    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let left = Arc::<Mutex<Option<Lifecycle>>>::default();
+    let leaves = Arc::clone(&left);
+    let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
+        let leaves = Arc::clone(&leaves);
+        async move {
+            let lifecycle = connection.lifecycle;
+            let stop = lifecycle.trap_stop();
+            *leaves.lock().unwrap() = Some(lifecycle);
+            stop.wait().await;
+            Ok(())
+        }
+    });
+    let pool = Pool::start(runtime.clone(), Spec::new("seats", serve)).unwrap();
+    let port = Port::new(1, &ledger, &faults);
+    pool.add_listener(port.listen(), 1).unwrap();
+    runtime.settle();
+    port.connect().unwrap();
+    runtime.settle();
+    let id = pool.connections().unwrap()[0].id;
+    pool.stop_child(id).unwrap();
+    let lifecycle = left.lock().unwrap().take().unwrap();
+    assert!(lifecycle.trap_stop().is_set());
+    runtime.settle();
+    assert_eq!(pool.counts().unwrap().connections, 0);
+    assert!(lifecycle.trap_stop().is_set());
+}

@@ -1,0 +1,47 @@
+//! Stack that a connection takes on its way to its task: a test's thread has 2 MiB, as a worker of tokio has.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though not marked as such"
+)]
+
+mod support;
+
+use acceptor_core::*;
+use support::*;
+
+/// Its `serve` has buffers of so many bytes in its future.
+struct Buffers<const BYTES: usize>;
+
+impl<const BYTES: usize> Acceptor<MemoryListener> for Buffers<BYTES> {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
+        let mut buffers = [0_u8; BYTES];
+        connection.stream.serve();
+        yield_now().await;
+        buffers[connection.stream.number] = 1;
+        std::hint::black_box(&mut buffers);
+    }
+}
+
+/// The only test of this file, because it ends the process if the stack overflows.
+#[test]
+fn future_of_256_kib_is_served_on_a_stack_of_2_mib() {
+    let runtime = Manual::new(&Faults::default());
+    let ledger = Ledger::default();
+    let spec = Spec::new("buffers", Buffers::<{ 256 * 1024 }>);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &ledger, &Faults::default());
+    pool.add_listener(port.listen(), 2).unwrap();
+    runtime.settle();
+    port.connect().unwrap();
+    runtime.settle();
+    assert_eq!(ledger.all()[0].served, 1);
+    assert_eq!(pool.counts().unwrap().connections, 0);
+}
