@@ -104,7 +104,8 @@ impl Lifecycle {
     /// A connection that took it is signalled at the stop phase and may go on until
     /// the shutdown timeout. One that did not is dropped at the stop phase.
     /// Taking it again gives the same signal; taking it late, in the very poll
-    /// in which the stop phase came, still counts.
+    /// in which the stop phase came, still counts. Once the connection has ended there is nothing to wait for: a signal that is
+    /// taken then is set.
     pub fn trap_stop(&self) -> Latch {
         self.control.control.trap_stop(self.control.key)
     }

@@ -30,12 +30,29 @@ impl<const BYTES: usize> Acceptor<MemoryListener> for Buffers<BYTES> {
     }
 }
 
-/// The only test of this file, because it ends the process if the stack overflows.
-#[test]
-fn future_of_256_kib_is_served_on_a_stack_of_2_mib() {
+/// Its acceptors have states of so many bytes.
+struct States<const BYTES: usize>;
+
+impl<const BYTES: usize> Acceptor<MemoryListener> for States<BYTES> {
+    type State = [u8; BYTES];
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<[u8; BYTES]>, BoxError> {
+        Ok(Init::Accept([0; BYTES]))
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, state: [u8; BYTES]) {
+        connection.stream.serve();
+        yield_now().await;
+        std::hint::black_box(&state);
+    }
+}
+
+/// A stack that overflows ends the process.
+fn serves_one(acceptor: impl Acceptor<MemoryListener>) {
     let runtime = Manual::new(&Faults::default());
     let ledger = Ledger::default();
-    let spec = Spec::new("buffers", Buffers::<{ 256 * 1024 }>);
+    let spec = Spec::new("large", acceptor);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     let port = Port::new(1, &ledger, &Faults::default());
     pool.add_listener(port.listen(), 2).unwrap();
@@ -44,4 +61,14 @@ fn future_of_256_kib_is_served_on_a_stack_of_2_mib() {
     runtime.settle();
     assert_eq!(ledger.all()[0].served, 1);
     assert_eq!(pool.counts().unwrap().connections, 0);
+}
+
+#[test]
+fn future_of_256_kib_is_served_on_a_stack_of_2_mib() {
+    serves_one(Buffers::<{ 256 * 1024 }>);
+}
+
+#[test]
+fn state_of_64_kib_is_served_on_a_stack_of_2_mib() {
+    serves_one(States::<{ 64 * 1024 }>);
 }

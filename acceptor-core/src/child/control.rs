@@ -15,7 +15,8 @@ use crate::machine::child_end::Role;
 use crate::machine::command::{CloseReason, Command, EndWaiting};
 use crate::machine::slots::{Bank, CHUNK, place};
 use crate::sync::{
-    AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, TaskWaker, lock,
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, TaskWaker, WakerId,
+    lock,
 };
 
 const KILL: u8 = 1;
@@ -246,12 +247,10 @@ impl Seats {
                 // Under the lock, without which the seat may be another's.
                 (signal, self.commands(key.slot))
             }
-            // It has ended: of the commands it sees those to all.
+            // It has ended: nothing else would set it.
             None => {
                 let signal = Latch::new();
-                if self.signals.level.commands().has(STOP) {
-                    signal.set();
-                }
+                signal.set();
                 return signal;
             }
         };
@@ -430,9 +429,14 @@ impl Control {
         self.seats.commands_to(self.key.slot, generation)
     }
 
-    /// Stores the waker of the child's task. The child calls it before it reads its commands.
-    pub(crate) fn register(&self, waker: &Waker) {
-        let _replaced = lock(&self.seat().wakeups).waker.register(waker);
+    /// Stores the waker of the child's task, and says which one it has then. The child calls it before it reads its commands.
+    pub(crate) fn register(&self, waker: &Waker) -> Option<WakerId> {
+        let (id, _replaced) = {
+            let kept = &mut lock(&self.seat().wakeups).waker;
+            let replaced = kept.register(waker);
+            (kept.id(), replaced)
+        };
+        id
     }
 
     /// Forgets the waker, so that an ended child keeps no task alive.
@@ -609,9 +613,9 @@ mod tests {
     fn level_is_read_by_each_child_and_wakes_none() {
         let (signals, controls) = siblings();
         let counter = WakeCounter::new();
-        controls
-            .iter()
-            .for_each(|control| control.register(counter.waker()));
+        controls.iter().for_each(|control| {
+            control.register(counter.waker());
+        });
         signals.level.raise(Command::Kill);
         assert!(controls.iter().all(|control| control.commands().kill()));
         assert!(signals.level.commands().kill());

@@ -501,6 +501,7 @@ impl<B: Bank, A> Table<B, A> {
         let Next {
             number, generation, ..
         } = next;
+        debug_assert!(generation < self.oldest, "it is replaced as well");
         let backoff = StartBackoff::default();
         self.replaced += 1;
         Some(self.add_numbered(number, generation, state, backoff, now))

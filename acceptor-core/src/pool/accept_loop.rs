@@ -544,13 +544,22 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
 
     /// The acceptor that has waited longest becomes the connection (B5).
     fn hand_over(&mut self, incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>) {
-        if self.listener.generation() != self.generation {
+        let renewed = self.listener.generation() != self.generation;
+        if renewed {
             self.renew();
         }
         let home = Home {
             shared: &self.shared,
             listener: &self.listener,
         };
+        if renewed {
+            // One that is replaced is not followed by the new acceptor, which has its own places.
+            self.lanes.dismiss_commanded(home);
+            if self.lanes.is_empty() {
+                self.held = incoming.take().map(DropCatching::new);
+                return;
+            }
+        }
         let given = Given {
             incoming,
             info: &mut self.info,

@@ -205,8 +205,7 @@ fn poll_body<F: Future<Output = BodyEnd>>(
             // A connection that never waits needs no waker, and one that does nearly always keeps its first.
             let waker = WakerId::of(cx.waker());
             if seat.registered != Some(waker) {
-                control.register(cx.waker());
-                seat.registered = Some(waker);
+                seat.registered = control.register(cx.waker());
             }
             // Commanded while it was polled: this is its suspension point. One that is commanded later is woken.
             match commanded(control, seat) {

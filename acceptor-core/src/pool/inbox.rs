@@ -22,7 +22,7 @@ pub(crate) struct Inbox<T> {
 pub(crate) struct Told {
     known: bool,
     timer: Option<Instant>,
-    waker: WakerId,
+    waker: Option<WakerId>,
 }
 
 struct InboxState<T> {
@@ -167,12 +167,13 @@ impl<T> Inbox<T> {
         let tells = Told {
             known,
             timer,
-            waker: WakerId::of(waker),
+            waker: Some(WakerId::of(waker)),
         };
         self.is_fresh() || told != Some(tells)
     }
 
-    /// As [`collect`](Self::collect), with what the inbox knows from then on.
+    /// Takes what arrived into `arrived`, which is empty, and the news. `known` is whether an acceptor waits already. With what the
+    /// inbox knows from then on.
     pub(crate) fn collect_and_tell(
         &self,
         arrived: &mut VecDeque<T>,
@@ -180,23 +181,6 @@ impl<T> Inbox<T> {
         timer: Option<Instant>,
         waker: &Waker,
     ) -> (News, Told) {
-        let news = self.collect(arrived, known, timer, waker);
-        let told = Told {
-            known: known || !arrived.is_empty(),
-            timer,
-            waker: WakerId::of(waker),
-        };
-        (news, told)
-    }
-
-    /// Takes what arrived into `arrived`, which is empty, and the news. `known` is whether an acceptor waits already.
-    pub(crate) fn collect(
-        &self,
-        arrived: &mut VecDeque<T>,
-        known: bool,
-        timer: Option<Instant>,
-        waker: &Waker,
-    ) -> News {
         let mut state = lock(&self.state);
         let _replaced = state.waker.register(waker);
         self.fresh.store(false, Ordering::SeqCst);
@@ -209,6 +193,11 @@ impl<T> Inbox<T> {
             Demand::Hungry
         };
         state.timer = timer;
+        let told = Told {
+            known: known || !arrived.is_empty(),
+            timer,
+            waker: state.waker.id(),
+        };
         let news = state.news;
         // A close stays.
         state.news = News {
@@ -216,7 +205,19 @@ impl<T> Inbox<T> {
             ..News::default()
         };
         drop(state);
-        news
+        (news, told)
+    }
+
+    /// As [`collect_and_tell`](Self::collect_and_tell), for an accept loop that collects in any case.
+    #[cfg(test)]
+    pub(crate) fn collect(
+        &self,
+        arrived: &mut VecDeque<T>,
+        known: bool,
+        timer: Option<Instant>,
+        waker: &Waker,
+    ) -> News {
+        self.collect_and_tell(arrived, known, timer, waker).0
     }
 
     /// From here on nothing arrives; returns the last that did.

@@ -7,6 +7,7 @@
 //! of `serve` is made only when a connection is there (B9); over all lanes, the acceptor that has waited longest is first (L6).
 
 use std::any::Any;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ use crate::report::{Event, Failure};
 use crate::runtime::Runtime;
 use crate::status::ConnectionState;
 use crate::sync::{DropCatching, DropResuming, Shared, catch_panic, lock};
+
+/// The largest future, in bytes, that is part of its task. A larger one has an allocation of its own.
+const LARGEST_FUTURE: usize = 16 * 1024;
 
 /// A state of a type that the lane knows.
 pub(crate) type ErasedState = DropCatching<Box<dyn Any + Send>>;
@@ -294,16 +298,16 @@ fn serve<R: Runtime, L: Listener, A: Acceptor<L>>(
         let incoming = L::Handshake::unchanged(incoming);
         let incoming = incoming.expect("a stage is made for each other handshake");
         let connection = Connection::new(incoming, id, of, lifecycle);
-        let serve = A::serve_in_place(Keep::new(acceptor), connection, state);
-        let task = ChildTask::serve(member, Serve::new(serve));
-        return listener.host.runtime.spawn(task);
+        return spawn(&listener.host.runtime, member, || {
+            Serve::new(A::serve_in_place(Keep::new(acceptor), connection, state))
+        });
     };
     // Each is dropped by itself, polled or not: two panics at once would abort the process.
     let given = (
         DropResuming::new((stage, incoming, of, lifecycle)),
         DropResuming::new(state),
     );
-    let serve = async move {
+    spawn(&listener.host.runtime, member, || async move {
         let (stage, incoming, of, lifecycle) = given.0.into_inner();
         match stage.run(incoming).await {
             Ok(incoming) => {
@@ -313,8 +317,22 @@ fn serve<R: Runtime, L: Listener, A: Acceptor<L>>(
             }
             Err(error) => BodyEnd::HandshakeFailed(error),
         }
-    };
-    listener.host.runtime.spawn(ChildTask::serve(member, serve));
+    });
+}
+
+/// Spawns the task of a connection, whose future is made here: one that is moved is copied.
+#[inline]
+fn spawn<R: Runtime, L: Listener, F: Future<Output = BodyEnd> + Send + 'static>(
+    runtime: &R,
+    member: Member<R, L>,
+    make: impl FnOnce() -> F,
+) {
+    // A runtime may copy a task several times on its stack, of which a worker has little.
+    if const { size_of::<F>() > LARGEST_FUTURE } {
+        runtime.spawn(ChildTask::serve(member, Box::pin(make())));
+    } else {
+        runtime.spawn(ChildTask::serve(member, make()));
+    }
 }
 
 const fn has_handshake<L: Listener>() -> bool {
@@ -467,7 +485,8 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         };
         let number = listener.signals.next_number();
         // During an outage another acceptor tries; this one is held (B4).
-        let (ready, failed) = match (listener.signals.has_outage(), &mut newest) {
+        let outage = listener.signals.has_outage();
+        let (ready, failed) = match (outage, &mut newest) {
             (true, _) => (Ready::No, None),
             (false, newest) => {
                 info.child = ChildId::new(listener.id, number, ChildId::NO_SLOT);
@@ -488,7 +507,8 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             let reported = children.reports == ConnectionReports::All;
             let addrs = reported.then(|| (peer.peer_addr.clone(), incoming.local_addr().clone()));
             let table = &mut children.table;
-            // Reconfigured since the replacement was asked for its state: its `init` would be the old acceptor's.
+            // Reconfigured since the replacement was asked for its state: its `init` would be the old acceptor's. Or it was not
+            // asked, since it was to be held, and the outage is over.
             let outrun = next.ready == Ready::No && next.generation != table.generation();
             if outrun {
                 next.generation = table.generation();
@@ -500,9 +520,10 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             Became::Serves(control, Replacement::Waits(child, waits)) => {
                 (control, Successor::Waits(waits, Some(child)))
             }
-            Became::Serves(control, replacement) => {
-                (control, home.start_next(replacement, failed, outrun))
-            }
+            Became::Serves(control, replacement) => (
+                control,
+                home.start_next(replacement, failed, outrun || outage),
+            ),
             Became::ServesLast(control) => {
                 self.forget(&mut newest);
                 (control, Successor::None)

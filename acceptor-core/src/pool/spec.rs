@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accept_error::AcceptErrorKind;
-use crate::acceptor::{Acceptor, acceptor_fn};
+use crate::acceptor::{Acceptor, Init, ListenerInfo, Terminate, acceptor_fn};
+use crate::connection::Connection;
 use crate::error::{BoxError, SpecError};
 use crate::exit::is_peer_gone;
+use crate::handshake::StreamOf;
 use crate::listener::Listener;
 use crate::policy::{ChildType, Rules, Shutdown, StopPlan};
 use crate::pool::lane::Factory;
@@ -18,6 +20,9 @@ use crate::runtime::Runtime;
 use crate::settings::{AcceptErrorFn, PeerGoneFn, Settings};
 use crate::spec::{Configure, Spec};
 use crate::sync::{Shared, catch_panic};
+
+/// The largest state, in bytes, that waits in a queue as it is.
+const LARGEST_STATE: usize = 512;
 
 /// The longest id, in bytes.
 const LONGEST_NAME: usize = 255;
@@ -173,7 +178,11 @@ impl<R: Runtime, L: Listener> ErasedSpec<R, L> {
     /// The spec as a pool has it, if it is allowed.
     pub(crate) fn checked<Acc: Acceptor<L>>(spec: Spec<Acc, L::Addr>) -> Result<Self, SpecError> {
         let Spec { acceptor, settings } = spec;
-        let factory: Shared<dyn Factory<R, L>> = Shared::new(Arc::new(acceptor));
+        let factory: Shared<dyn Factory<R, L>> = match const { size_of::<Acc::State>() > LARGEST_STATE }
+        {
+            true => Shared::new(Arc::new(LargeState(acceptor))),
+            false => Shared::new(Arc::new(acceptor)),
+        };
         let settings = PoolSettings::checked(settings)?;
         Ok(Self { factory, settings })
     }
@@ -185,6 +194,39 @@ impl<R: Runtime, L: Listener> ErasedSpec<R, L> {
             factory: std::mem::replace(&mut self.factory, Shared::new(nothing)),
             settings: self.settings.take(),
         }
+    }
+}
+
+/// An acceptor whose states are boxed: they move from place to place, and a queue keeps places for more than wait in it.
+struct LargeState<A>(A);
+
+impl<L: Listener, A: Acceptor<L>> Acceptor<L> for LargeState<A> {
+    type State = Box<A::State>;
+    type Exit = A::Exit;
+
+    async fn init(&self, listener: &ListenerInfo<L::Addr>) -> Result<Init<Self::State>, BoxError> {
+        Ok(match self.0.init(listener).await? {
+            Init::Accept(state) => Init::Accept(Box::new(state)),
+            Init::AcceptWithin(state, time) => Init::AcceptWithin(Box::new(state), time),
+            Init::Hibernate(state) => Init::Hibernate(Box::new(state)),
+            Init::Ignore => Init::Ignore,
+        })
+    }
+
+    fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> Option<Self::State> {
+        self.0.init_now(listener).map(Box::new)
+    }
+
+    async fn serve(
+        &self,
+        connection: Connection<StreamOf<L>, L::Addr>,
+        state: Self::State,
+    ) -> Self::Exit {
+        self.0.serve(connection, *state).await
+    }
+
+    async fn terminate(&self, reason: &Terminate, state: Self::State) {
+        self.0.terminate(reason, *state).await;
     }
 }
 

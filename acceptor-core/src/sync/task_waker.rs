@@ -8,7 +8,8 @@ use super::catch_panic::{drop_catching, wake};
 #[derive(Clone, Default)]
 pub(crate) struct TaskWaker(Option<Waker>);
 
-/// Which task a waker is of. As long as a clone of it is kept nothing else can have the same.
+/// Which task a waker is of. As long as that waker is kept no other task's can have the same. The waker of a poll is not the one
+/// to ask for it, since what it borrows may be another's later, unlike what its clone owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WakerId {
     data: usize,
@@ -36,6 +37,11 @@ impl TaskWaker {
             Some(known) if known.will_wake(waker) => Self(None),
             _ => std::mem::replace(self, Self::new(waker)),
         }
+    }
+
+    /// That of the waker that is kept.
+    pub(crate) fn id(&self) -> Option<WakerId> {
+        self.0.as_ref().map(WakerId::of)
     }
 
     #[must_use]
