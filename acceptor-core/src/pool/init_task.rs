@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::error::BoxError;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
 use crate::pool::child_task::Member;
-use crate::pool::lane::{Arrival, Factory};
+use crate::pool::lane::{Arrival, Factory, LARGEST_FUTURE};
 use crate::pool::shared::PoolShared;
 use crate::report::Failure;
 use crate::runtime::Runtime;
@@ -61,8 +62,31 @@ pin_project! {
 /// A shorter accept timeout would make a busy loop of restarts (B6).
 const MIN_ACCEPT_TIMEOUT: Duration = Duration::from_millis(1);
 
+impl<R: Runtime, L: Listener, S: Send + 'static, F> InitTask<R, L, S, F>
+where
+    F: Future<Output = Result<Init<S>, BoxError>> + Send + 'static,
+{
+    /// Runs `init` in a task of its own.
+    pub(crate) fn spawn(
+        member: Member<R, L>,
+        generation: u64,
+        factory: Shared<dyn Factory<R, L>>,
+        init: F,
+    ) {
+        let listener = Arc::clone(&member.listener);
+        if const { size_of::<F>() > LARGEST_FUTURE } {
+            let task = InitTask::new(member, generation, factory, Box::pin(init));
+            listener.host.spawn(task);
+        } else {
+            listener
+                .host
+                .spawn(Self::new(member, generation, factory, init));
+        }
+    }
+}
+
 impl<R: Runtime, L: Listener, S: Send + 'static, F> InitTask<R, L, S, F> {
-    pub(crate) fn new(
+    fn new(
         member: Member<R, L>,
         generation: u64,
         factory: Shared<dyn Factory<R, L>>,

@@ -34,8 +34,9 @@ use crate::runtime::Runtime;
 use crate::status::ConnectionState;
 use crate::sync::{DropCatching, DropResuming, Shared, catch_panic, lock};
 
-/// The largest future, in bytes, that is part of its task. A larger one has an allocation of its own.
-const LARGEST_FUTURE: usize = 16 * 1024;
+/// The largest future, in bytes, that is part of its task. A larger one has an allocation of its own: a runtime may copy a task
+/// several times on its stack, of which a worker has little.
+pub(crate) const LARGEST_FUTURE: usize = 16 * 1024;
 
 /// A state of a type that the lane knows.
 pub(crate) type ErasedState = DropCatching<Box<dyn Any + Send>>;
@@ -257,9 +258,7 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Factory<R, L> for A {
         let acceptor = Shared::new(self);
         let info = member.listener.info(member.id());
         let init = async move { (**acceptor).init(&info).await };
-        let listener = Arc::clone(&member.listener);
-        let task = InitTask::<R, L, A::State, _>::new(member, generation, factory, init);
-        listener.host.spawn(task);
+        InitTask::<R, L, A::State, _>::spawn(member, generation, factory, init);
     }
 }
 
@@ -327,7 +326,6 @@ fn spawn<R: Runtime, L: Listener, F: Future<Output = BodyEnd> + Send + 'static>(
     member: Member<R, L>,
     make: impl FnOnce() -> F,
 ) {
-    // A runtime may copy a task several times on its stack, of which a worker has little.
     if const { size_of::<F>() > LARGEST_FUTURE } {
         runtime.spawn(ChildTask::serve(member, Box::pin(make())));
     } else {
