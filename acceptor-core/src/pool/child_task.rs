@@ -15,11 +15,9 @@ use pin_project_lite::pin_project;
 use crate::child::control::{Control, Left};
 use crate::exit::{Exit, ExitKind, IntoExit};
 use crate::handshake::HandshakeError;
-use crate::id::ChildId;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, Role, WaitTime};
-use crate::pool::listener_shared::ListenerShared;
-use crate::pool::shared::PoolShared;
+use crate::pool::lane::Member;
 use crate::runtime::Runtime;
 use crate::sync::{DropCatching, WakerId, catch_panic, lock};
 
@@ -30,26 +28,6 @@ pub(crate) enum BodyEnd {
     /// The handshake failed, and `serve` was not called.
     HandshakeFailed(HandshakeError),
     Ended(ChildEnd),
-}
-
-/// What the task of a child has of its pool.
-pub(crate) struct Member<R: Runtime, L: Listener> {
-    pub(crate) shared: Arc<PoolShared<R, L>>,
-    pub(crate) listener: Arc<ListenerShared<R, L>>,
-    pub(crate) control: Control,
-}
-
-impl<R: Runtime, L: Listener> Member<R, L> {
-    pub(crate) fn id(&self) -> ChildId {
-        let key = self.control.key();
-        ChildId::new(self.listener.id, key.number, key.slot)
-    }
-
-    /// The child's end is seen. Its seat may be another's from here on.
-    #[inline]
-    pub(crate) fn ended(&self, end: ChildEnd) {
-        self.shared.ended(&self.listener, self.id(), end);
-    }
 }
 
 pin_project! {
@@ -290,6 +268,7 @@ mod tests {
     use crate::connection::Connection;
     use crate::listener::testing::Nowhere;
     use crate::pool::listener_shared::testing::listener;
+    use crate::pool::shared::PoolShared;
     use crate::pool::spec::ErasedSpec;
     use crate::runtime::testing::Tasks;
     use crate::spec::Spec;

@@ -9,11 +9,13 @@ pub(crate) mod host;
 pub(crate) mod inbox;
 mod init_task;
 pub(crate) mod lane;
+mod lanes;
 pub(crate) mod listener_shared;
 pub(crate) mod reporter;
 pub(crate) mod shared;
 mod snapshot;
 pub(crate) mod spec;
+mod typed_lane;
 mod wait_queue;
 
 use std::fmt;

@@ -88,14 +88,6 @@ struct Begun<R: Runtime, L: Listener> {
     factory: Shared<dyn Factory<R, L>>,
 }
 
-/// Why a waiter leaves its queue without a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DismissReason {
-    TimedOut,
-    /// It was commanded to end, or its listener was.
-    Commanded,
-}
-
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
     pub(crate) fn new(runtime: R, spec: ErasedSpec<R, L>) -> Arc<Self> {
         Arc::new(Self {

@@ -1,0 +1,374 @@
+//! The lanes of a listener. Over all of them, the acceptor that has waited longest is first (L6).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::id::ChildId;
+use crate::listener::Listener;
+use crate::pool::lane::{Arrival, Factory, Given, HandedOver, Home, Lane, Successor};
+use crate::runtime::Runtime;
+use crate::sync::Shared;
+
+/// The lanes of a listener: the last is that of the acceptor that the pool has, those before it of earlier ones that have
+/// acceptors left.
+pub(crate) struct Lanes<R: Runtime, L: Listener> {
+    lanes: Vec<Box<dyn Lane<R, L>>>,
+    /// Of the acceptor that begins to wait next.
+    turn: u64,
+    /// How many wait, in all lanes.
+    waiting: usize,
+    /// Whether any may have a timeout.
+    timed: bool,
+}
+
+impl<R: Runtime, L: Listener> Lanes<R, L> {
+    pub(crate) fn new(factory: &Shared<dyn Factory<R, L>>) -> Self {
+        Self {
+            lanes: vec![Arc::clone(factory).make_lane()],
+            turn: 0,
+            waiting: 0,
+            timed: false,
+        }
+    }
+
+    /// From now on new acceptors are of this factory.
+    pub(crate) fn renew(&mut self, factory: &Shared<dyn Factory<R, L>>) {
+        let known = self.lanes.iter().position(|lane| lane.is_of(factory));
+        let lane = match known {
+            Some(at) => self.lanes.remove(at),
+            None => Arc::clone(factory).make_lane(),
+        };
+        self.lanes.push(lane);
+        self.prune();
+    }
+
+    /// Forgets earlier acceptors of which none waits.
+    fn prune(&mut self) {
+        let mut left = self.lanes.len();
+        if left > 1 {
+            self.lanes.retain(|lane| {
+                left -= 1;
+                left == 0 || lane.turn().is_some()
+            });
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// The place of the lane with the acceptor that has waited longest.
+    fn first(&self) -> usize {
+        let last = self.lanes.len() - 1;
+        if last == 0 {
+            return 0;
+        }
+        let turns = self.lanes.iter().enumerate();
+        let turns = turns.filter_map(|(at, lane)| lane.turn().map(|turn| (turn, at)));
+        turns.min().map_or(last, |(_, at)| at)
+    }
+
+    /// When the first timeout comes.
+    pub(crate) fn earliest(&mut self) -> Option<Instant> {
+        if !self.timed {
+            return None;
+        }
+        let earliest = self.lanes.iter().filter_map(|lane| lane.earliest()).min();
+        self.timed = earliest.is_some();
+        earliest
+    }
+
+    fn newest(&mut self) -> &mut dyn Lane<R, L> {
+        let newest = self.lanes.last_mut();
+        &mut **newest.expect("there is a lane for the acceptor that the pool has")
+    }
+
+    fn next_turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.waiting += 1;
+        self.turn
+    }
+
+    pub(crate) fn push_prepared(&mut self, id: ChildId) {
+        let turn = self.next_turn();
+        self.newest().push_prepared(turn, id);
+    }
+
+    pub(crate) fn push(&mut self, arrival: Arrival<R, L>) {
+        let Arrival {
+            id,
+            deadline,
+            state,
+            factory,
+        } = arrival;
+        let turn = self.next_turn();
+        self.timed |= deadline.is_some();
+        let known = self.lanes.iter().rposition(|lane| lane.is_of(&factory));
+        let at = known.unwrap_or_else(|| {
+            // It was started before the spec was replaced, or after and the accept loop has not seen it yet.
+            let lane = Arc::clone(&factory).make_lane();
+            self.lanes.insert(0, lane);
+            0
+        });
+        self.lanes[at].push(turn, id, deadline, state);
+    }
+
+    /// The acceptor that has waited longest has a connection, which it takes if it serves it.
+    pub(crate) fn hand_over(&mut self, home: Home<'_, R, L>, given: Given<'_, L>) -> HandedOver {
+        if self.is_empty() {
+            return HandedOver::Gone;
+        }
+        let at = self.first();
+        let turn = self.turn + 1;
+        let Some((newest, earlier)) = self.lanes.split_last_mut() else {
+            return HandedOver::Gone;
+        };
+        let handed_over = match earlier.get_mut(at) {
+            None => newest.hand_over(home, given, turn, None),
+            Some(lane) => {
+                let handed_over = lane.hand_over(home, given, turn, Some(newest));
+                self.prune();
+                handed_over
+            }
+        };
+        match handed_over {
+            // One left, and another came.
+            HandedOver::Serves(Successor::Waits(_, None)) => self.turn = turn,
+            _ => self.waiting -= 1,
+        }
+        handed_over
+    }
+
+    /// The acceptor that has waited longest terminates; false if there is none.
+    pub(crate) fn dismiss_head(&mut self, home: Home<'_, R, L>) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let at = self.first();
+        self.waiting -= 1;
+        self.lanes[at].dismiss_first(home);
+        self.prune();
+        true
+    }
+
+    /// An acceptor whose timeout has come by then terminates; false if there is none.
+    pub(crate) fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant) -> bool {
+        let timeouts = self.lanes.iter_mut();
+        let timeouts = timeouts.filter_map(|lane| lane.earliest().map(|at| (at, lane)));
+        let Some((at, lane)) = timeouts.min_by_key(|(at, _)| *at) else {
+            return false;
+        };
+        if at > until {
+            return false;
+        }
+        self.waiting -= 1;
+        lane.dismiss_expired(home, until);
+        self.prune();
+        true
+    }
+
+    /// Those that were commanded to end terminate.
+    pub(crate) fn dismiss_commanded(&mut self, home: Home<'_, R, L>) {
+        for lane in &mut self.lanes {
+            self.waiting -= lane.dismiss_commanded(home);
+        }
+        self.prune();
+    }
+}
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::acceptor::testing::info;
+    use crate::acceptor::{Acceptor, Init, ListenerInfo, acceptor_fn};
+    use crate::connection::Connection;
+    use crate::error::BoxError;
+    use crate::id::{ListenerId, PoolId};
+    use crate::listener::testing::Nowhere;
+    use crate::machine::child_end::WaitTime;
+    use crate::machine::table::Ready;
+    use crate::pool::lane::InitNow;
+    use crate::pool::shared::PoolShared;
+    use crate::runtime::testing::Tasks;
+    use crate::sync::DropCatching;
+
+    type TestFactory = Shared<dyn Factory<Tasks, Nowhere>>;
+    type TestLanes = Lanes<Tasks, Nowhere>;
+
+    const LISTENER: ListenerId = ListenerId {
+        sequence: 1,
+        pool: PoolId::ANY,
+    };
+
+    fn factory() -> TestFactory {
+        Shared::new(Arc::new(acceptor_fn(|_| async { Ok(()) })))
+    }
+
+    fn arrival(factory: &TestFactory, number: u64) -> Arrival<Tasks, Nowhere> {
+        Arrival {
+            id: ChildId::new(LISTENER, number, 0),
+            deadline: None,
+            state: DropCatching::new(Box::new(())),
+            factory: factory.clone(),
+        }
+    }
+
+    /// Calls `then` with a home for the tasks of lanes.
+    fn at_home(then: impl FnOnce(Home<'_, Tasks, Nowhere>)) {
+        let listener = crate::pool::listener_shared::testing::listener::<Nowhere>(1);
+        let spec = crate::spec::Spec::new("test", acceptor_fn(|_| async { Ok(()) }));
+        let spec = crate::pool::spec::ErasedSpec::checked(spec).expect("it is allowed");
+        let shared = PoolShared::new(Tasks::new(), spec);
+        then(Home {
+            shared: &shared,
+            listener: &listener,
+        });
+    }
+
+    /// The turns of those that wait, in the order in which they are taken.
+    fn drain(lanes: &mut TestLanes) -> Vec<u64> {
+        let mut turns = Vec::new();
+        at_home(|home| {
+            while let Some(turn) = lanes.lanes[lanes.first()].turn() {
+                assert!(lanes.dismiss_head(home));
+                turns.push(turn);
+            }
+            assert!(!lanes.dismiss_head(home));
+        });
+        turns
+    }
+
+    #[test]
+    fn first_over_all_lanes_has_waited_longest() {
+        let (old, new) = (factory(), factory());
+        let mut lanes = Lanes::new(&old);
+        lanes.push(arrival(&old, 1));
+        lanes.renew(&new);
+        for (factory, number) in [(&new, 2), (&old, 3), (&new, 4), (&old, 5)] {
+            lanes.push(arrival(factory, number));
+        }
+        assert!(!lanes.is_empty());
+        assert_eq!(drain(&mut lanes), [1, 2, 3, 4, 5]);
+        assert!(lanes.is_empty());
+    }
+
+    #[test]
+    fn lane_is_forgotten_with_the_last_acceptor_of_an_earlier_spec() {
+        let (old, new) = (factory(), factory());
+        let mut lanes = Lanes::new(&old);
+        lanes.push(arrival(&old, 1));
+        lanes.renew(&new);
+        assert_eq!(lanes.lanes.len(), 2);
+        assert_eq!(drain(&mut lanes), [1]);
+        lanes.prune();
+        assert_eq!(lanes.lanes.len(), 1);
+        assert!(lanes.newest().is_of(&new));
+        // It is made again for one that comes late, or early.
+        lanes.push(arrival(&old, 2));
+        assert!(lanes.newest().is_of(&new));
+        lanes.renew(&old);
+        assert!(lanes.newest().is_of(&old));
+        assert_eq!((lanes.lanes.len(), drain(&mut lanes)), (1, vec![2]));
+    }
+
+    #[test]
+    fn timeouts_come_by_their_time() {
+        let (old, new, now) = (factory(), factory(), Instant::now());
+        let mut lanes = Lanes::new(&old);
+        assert_eq!(lanes.earliest(), None);
+        lanes.renew(&new);
+        for (factory, number, ms) in [(&old, 1, 3), (&new, 2, 1), (&old, 3, 2)] {
+            let deadline = Some((now + Duration::from_millis(ms), WaitTime::Long));
+            let arrival = arrival(factory, number);
+            lanes.push(Arrival {
+                deadline,
+                ..arrival
+            });
+        }
+        for left in [vec![1, 2, 3], vec![1, 3], vec![1], vec![]] {
+            let earliest = lanes.earliest();
+            let times = left.iter().map(|number| [0, 3, 1, 2][*number]);
+            let first = times.min().map(|ms| now + Duration::from_millis(ms));
+            assert_eq!(earliest, first);
+            let Some(at) = earliest else { continue };
+            at_home(|home| {
+                assert!(!lanes.dismiss_expired(home, at - Duration::from_micros(1)));
+                assert!(lanes.dismiss_expired(home, at));
+            });
+        }
+        assert!(lanes.is_empty());
+    }
+
+    /// A state that counts its drops, and panics.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::panic::resume_unwind(Box::new("dropped"));
+        }
+    }
+
+    struct Counts(Arc<AtomicUsize>);
+
+    impl Acceptor<Nowhere> for Counts {
+        type State = Counted;
+        type Exit = Result<(), BoxError>;
+
+        async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<Counted>, BoxError> {
+            Ok(Init::Accept(Counted(Arc::clone(&self.0))))
+        }
+
+        fn init_now(&self, _: &ListenerInfo<SocketAddr>) -> Option<Counted> {
+            Some(Counted(Arc::clone(&self.0)))
+        }
+
+        async fn serve(&self, _: Connection<(), SocketAddr>, _: Counted) -> Result<(), BoxError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn state_is_dropped_once_and_its_panic_is_contained() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let factory: TestFactory = Shared::new(Arc::new(Counts(Arc::clone(&drops))));
+        let mut lanes = Lanes::new(&factory);
+        let dropped = |expected| assert_eq!(drops.load(Ordering::SeqCst), expected);
+        for _ in 0..2 {
+            assert!(matches!(
+                lanes.newest().prepare(&info()),
+                (Ready::Yes, None)
+            ));
+            lanes.newest().forget_prepared();
+            lanes.newest().forget_prepared();
+        }
+        dropped(2);
+        assert!(matches!(
+            lanes.newest().prepare(&info()),
+            (Ready::Yes, None)
+        ));
+        lanes.push_prepared(ChildId::new(LISTENER, 1, 0));
+        let InitNow::State(state) = factory.init_now(&info()) else {
+            panic!("it has a state");
+        };
+        lanes.push(Arrival {
+            state,
+            ..arrival(&factory, 2)
+        });
+        dropped(2);
+        // One that is in no table any longer is dropped with its task.
+        at_home(|home| assert!(lanes.dismiss_head(home)));
+        dropped(3);
+        // One waits, and one is prepared.
+        assert!(matches!(
+            lanes.newest().prepare(&info()),
+            (Ready::Yes, None)
+        ));
+        drop(lanes);
+        dropped(5);
+    }
+}
