@@ -1,6 +1,6 @@
 //! The accept loop to compare with: `accept`, then `spawn`. Echoes until it has served `CONNECTIONS`.
 //!
-//! Usage: `bare CONNECTIONS`; see `measure.sh` of acceptor-tokio.
+//! Usage: `bare CONNECTIONS BUFFER`; see `measure.sh` of acceptor-tokio.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +12,19 @@ use smol::net::{TcpListener, TcpStream};
 static SERVED: AtomicUsize = AtomicUsize::new(0);
 
 fn main() -> std::io::Result<()> {
-    let connections = std::env::args().nth(1).and_then(|n| n.parse().ok());
-    let Some(connections) = connections else {
-        eprintln!("usage: bare CONNECTIONS");
-        return Ok(());
-    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let numbers: Vec<usize> = arguments.iter().flat_map(|n| n.parse()).collect();
+    match numbers.as_slice() {
+        [connections, 64] => serve::<64>(*connections),
+        [connections, 1024] => serve::<1024>(*connections),
+        _ => {
+            eprintln!("usage: bare CONNECTIONS BUFFER, which is 64 or 1024");
+            Ok(())
+        }
+    }
+}
+
+fn serve<const BUFFER: usize>(connections: usize) -> std::io::Result<()> {
     let executor = Arc::new(Executor::new());
     let spawner = Arc::clone(&executor);
     // A task like the others: what `run` is given is polled whenever the executor wakes.
@@ -26,7 +34,7 @@ fn main() -> std::io::Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             let session = spawner.spawn(async move {
-                let _ = echo(stream).await;
+                let _ = echo::<BUFFER>(stream).await;
                 if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
                     std::process::exit(0);
                 }
@@ -37,8 +45,8 @@ fn main() -> std::io::Result<()> {
     smol::block_on(executor.run(server))
 }
 
-async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = [0; 64];
+async fn echo<const BUFFER: usize>(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; BUFFER];
     loop {
         let read = stream.read(&mut buffer).await?;
         if read == 0 {

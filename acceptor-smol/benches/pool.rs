@@ -1,6 +1,6 @@
 //! The same server as `bare`, in a pool with everything switched on.
 //!
-//! Usage: `pool CONNECTIONS ACCEPTORS [ADDRESS]`; see `measure.sh` of acceptor-tokio.
+//! Usage: `pool CONNECTIONS BUFFER ACCEPTORS [ADDRESS]`; see `measure.sh` of acceptor-tokio.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,17 +15,29 @@ use smol::net::TcpStream;
 static SERVED: AtomicUsize = AtomicUsize::new(0);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let connections = arguments.next().and_then(|n| n.parse::<usize>().ok());
-    let acceptors = arguments.next().and_then(|n| n.parse::<usize>().ok());
-    let (Some(connections), Some(acceptors)) = (connections, acceptors) else {
-        eprintln!("usage: pool CONNECTIONS ACCEPTORS [ADDRESS]");
-        return Ok(());
-    };
-    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".into());
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let numbers: Vec<usize> = arguments.iter().flat_map(|n| n.parse()).collect();
+    let address = arguments.get(3).map_or("127.0.0.1:0", String::as_str);
+    match numbers.as_slice() {
+        [connections, 64, acceptors] => serve::<64>(*connections, *acceptors, address),
+        [connections, 1024, acceptors] => serve::<1024>(*connections, *acceptors, address),
+        _ => {
+            eprintln!(
+                "usage: pool CONNECTIONS BUFFER ACCEPTORS [ADDRESS], with a BUFFER of 64 or 1024"
+            );
+            Ok(())
+        }
+    }
+}
+
+fn serve<const BUFFER: usize>(
+    connections: usize,
+    acceptors: usize,
+    address: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
     let executor = Arc::new(Executor::new());
     let acceptor = acceptor_fn(move |connection: Connection| async move {
-        let _ = echo(connection.stream).await;
+        let _ = echo::<BUFFER>(connection.stream).await;
         if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
             std::process::exit(0);
         }
@@ -46,8 +58,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = [0; 64];
+async fn echo<const BUFFER: usize>(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; BUFFER];
     loop {
         let read = stream.read(&mut buffer).await?;
         if read == 0 {

@@ -1,6 +1,6 @@
 //! The accept loop to compare with: `accept`, then `tokio::spawn`. Echoes until it has served `CONNECTIONS`.
 //!
-//! Usage: `bare CONNECTIONS`; see `measure.sh`.
+//! Usage: `bare CONNECTIONS BUFFER`; see `measure.sh`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,11 +10,19 @@ use tokio::net::{TcpListener, TcpStream};
 static SERVED: AtomicUsize = AtomicUsize::new(0);
 
 fn main() -> std::io::Result<()> {
-    let connections = std::env::args().nth(1).and_then(|n| n.parse().ok());
-    let Some(connections) = connections else {
-        eprintln!("usage: bare CONNECTIONS");
-        return Ok(());
-    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let numbers: Vec<usize> = arguments.iter().flat_map(|n| n.parse()).collect();
+    match numbers.as_slice() {
+        [connections, 64] => serve::<64>(*connections),
+        [connections, 1024] => serve::<1024>(*connections),
+        _ => {
+            eprintln!("usage: bare CONNECTIONS BUFFER, which is 64 or 1024");
+            Ok(())
+        }
+    }
+}
+
+fn serve<const BUFFER: usize>(connections: usize) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -24,7 +32,7 @@ fn main() -> std::io::Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             tokio::spawn(async move {
-                let _ = echo(stream).await;
+                let _ = echo::<BUFFER>(stream).await;
                 if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
                     std::process::exit(0);
                 }
@@ -33,8 +41,8 @@ fn main() -> std::io::Result<()> {
     })
 }
 
-async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = [0; 64];
+async fn echo<const BUFFER: usize>(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; BUFFER];
     loop {
         let read = stream.read(&mut buffer).await?;
         if read == 0 {
