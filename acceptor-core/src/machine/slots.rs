@@ -144,14 +144,19 @@ impl<T, B> Slots<T, B> {
         Some(value)
     }
 
-    /// Drops the value in a slot where it is.
-    pub(crate) fn vacate(&mut self, slot: u32) {
-        let chunk = self.chunks.get_mut(slot as usize / CHUNK);
-        let value = chunk.and_then(|chunk| chunk.slots.get_mut(place(slot)));
-        if let Some(value @ Some(_)) = value {
-            *value = None;
-            self.vacated(slot);
-        }
+    /// Takes out of the value in a slot what is to be kept, and drops the rest where it is; `None` if it stays there.
+    #[inline]
+    pub(crate) fn vacate<K>(
+        &mut self,
+        slot: u32,
+        take: impl FnOnce(&mut T) -> Option<K>,
+    ) -> Option<K> {
+        let chunk = self.chunks.get_mut(slot as usize / CHUNK)?;
+        let place = chunk.slots.get_mut(place(slot))?;
+        let kept = take(place.as_mut()?)?;
+        *place = None;
+        self.vacated(slot);
+        Some(kept)
     }
 
     /// There is no value in this slot any longer.
@@ -271,9 +276,9 @@ mod tests {
                     prop_assert_eq!(removed, key.and_then(|key| map.remove(&key)));
                 } else if choice == 1 && value % 2 == 0 {
                     if let Some(key) = key {
-                        slots.vacate(key);
-                        slots.vacate(key);
-                        map.remove(&key);
+                        prop_assert_eq!(slots.vacate(key, |_| None::<u32>), None);
+                        prop_assert_eq!(slots.vacate(key, |value| Some(*value)), map.remove(&key));
+                        prop_assert_eq!(slots.vacate(key, |value| Some(*value)), None);
                     }
                 } else {
                     let slot = slots.insert_with(|| (), |slot, ()| slot ^ value);

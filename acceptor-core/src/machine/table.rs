@@ -563,25 +563,27 @@ impl<B: Bank, A> Table<B, A> {
 
     /// A connection has ended well. `None`, and nothing done, if more could follow from it than that it is gone. What its row
     /// held is to be dropped outside of any lock.
+    #[inline]
     pub(crate) fn left(&mut self, id: ChildId) -> Option<DropCatching<Peer<A>>> {
         if self.stopping || self.door == Door::Closed {
             return None;
         }
-        let row = self.row(id)?;
-        let Stage::Connection(state, _) = row.stage else {
-            return None;
-        };
-        if row.watched == Watched::Yes {
-            return None;
-        }
-        let stage = std::mem::replace(&mut row.stage, Stage::Acceptor(AcceptorState::Waiting));
-        *self.tally.of_connections(state) -= 1;
         // Of what a row may be listed in, a connection is in nothing.
-        self.rows.vacate(id.slot);
-        match stage {
-            Stage::Connection(_, peer) => Some(DropCatching::new(peer)),
-            Stage::Acceptor(_) => None,
-        }
+        let (state, peer) = self.rows.vacate(id.slot, |row| {
+            if row.id != id || row.watched == Watched::Yes {
+                return None;
+            }
+            let waits = Stage::Acceptor(AcceptorState::Waiting);
+            match std::mem::replace(&mut row.stage, waits) {
+                Stage::Connection(state, peer) => Some((state, DropCatching::new(peer))),
+                stage => {
+                    row.stage = stage;
+                    None
+                }
+            }
+        })?;
+        *self.tally.of_connections(state) -= 1;
+        Some(peer)
     }
 
     /// Takes a child out of the table, and out of the counts.

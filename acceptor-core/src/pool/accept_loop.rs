@@ -11,7 +11,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -173,21 +173,8 @@ impl<R: Runtime, L: Listener> OpenSocket<R, L> {
             accept_loop,
         } = self;
         let listener: &L = socket.as_ref()?;
-        loop {
-            let called = catch_panic(|| listener.accept());
-            let mut accept = pin!(match called {
-                Ok(accept) => Some(accept),
-                Err(message) => return Some(accept_panicked(&message)),
-            });
-            let turn = poll_fn(|cx| accept_loop.poll_turn(cx, listener, accept.as_mut())).await;
-            if let Err(message) = catch_panic(|| accept.set(None)) {
-                return Some(accept_panicked(&message));
-            }
-            match turn {
-                AcceptTurn::Over => {}
-                AcceptTurn::Closed(failure) => return failure,
-            }
-        }
+        let mut call = pin!(None);
+        poll_fn(|cx| accept_loop.poll(cx, listener, || listener.accept(), call.as_mut())).await
     }
 
     fn close(&mut self, failure: Option<Shared<io::Error>>) {
@@ -236,6 +223,33 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         self.listener.host.sleep(self.shared.time(), time)
     }
 
+    /// One turn after the other, each with a call of `accept`. Ready once the listener is to close; should it have failed, with the
+    /// error.
+    fn poll<F: Future<Output = Accepted<L>>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        listener: &L,
+        accept: impl Fn() -> F,
+        mut call: Pin<&mut Option<F>>,
+    ) -> Poll<Option<Shared<io::Error>>> {
+        loop {
+            if call.is_none() {
+                match catch_panic(&accept) {
+                    Ok(called) => call.set(Some(called)),
+                    Err(message) => return Poll::Ready(Some(accept_panicked(&message))),
+                }
+            }
+            let turn = ready!(self.poll_turn(cx, listener, call.as_mut()));
+            if let Err(message) = catch_panic(|| call.set(None)) {
+                return Poll::Ready(Some(accept_panicked(&message)));
+            }
+            if let AcceptTurn::Closed(failure) = turn {
+                return Poll::Ready(failure);
+            }
+        }
+    }
+
+    #[inline]
     fn poll_turn(
         &mut self,
         cx: &mut Context<'_>,
@@ -544,6 +558,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     }
 
     /// The acceptor that has waited longest becomes the connection (B5).
+    #[inline]
     fn hand_over(&mut self, incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>) {
         let renewed = self.listener.generation() != self.generation;
         if renewed {

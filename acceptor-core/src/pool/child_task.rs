@@ -180,12 +180,13 @@ fn poll_body<F: Future<Output = BodyEnd>>(
     match body.poll(cx) {
         Poll::Ready(end) => Poll::Ready(end),
         Poll::Pending => {
-            // A connection that never waits needs no waker, and one that does nearly always keeps its first.
-            let waker = WakerId::of(cx.waker());
-            if seat.registered != Some(waker) {
-                seat.registered = control.register(cx.waker());
+            // A connection that never waits needs no waker, and one that does nearly always keeps its first. Whatever commands it
+            // from then on wakes it.
+            if seat.registered == Some(WakerId::of(cx.waker())) {
+                return Poll::Pending;
             }
-            // Commanded while it was polled: this is its suspension point. One that is commanded later is woken.
+            seat.registered = control.register(cx.waker());
+            // Commanded while it was polled: this is its suspension point.
             match commanded(control, seat) {
                 Some(end) => Poll::Ready(BodyEnd::Ended(end)),
                 None => Poll::Pending,

@@ -58,6 +58,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
     }
 
     /// The place of the lane with the acceptor that has waited longest.
+    #[inline]
     fn first(&self) -> usize {
         let last = self.lanes.len() - 1;
         if last == 0 {
@@ -114,6 +115,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
     }
 
     /// The acceptor that has waited longest has a connection, which it takes if it serves it.
+    #[inline]
     pub(crate) fn hand_over(&mut self, home: Home<'_, R, L>, given: Given<'_, L>) -> HandedOver {
         if self.is_empty() {
             return HandedOver::Gone;
