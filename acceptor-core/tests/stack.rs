@@ -72,3 +72,47 @@ fn future_of_256_kib_is_served_on_a_stack_of_2_mib() {
 fn state_of_64_kib_is_served_on_a_stack_of_2_mib() {
     serves_one(States::<{ 64 * 1024 }>);
 }
+
+/// Its `terminate` has buffers of so many bytes in its future.
+struct LastWords<const BYTES: usize>;
+
+impl<const BYTES: usize> Acceptor<MemoryListener> for LastWords<BYTES> {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) {}
+
+    async fn terminate(&self, _: &Terminate, (): ()) {
+        let mut buffers = [0_u8; BYTES];
+        yield_now().await;
+        std::hint::black_box(&mut buffers);
+    }
+}
+
+fn terminates_one(acceptor: impl Acceptor<MemoryListener>) {
+    let runtime = Manual::new(&Faults::default());
+    let pool = Pool::start(runtime.clone(), Spec::new("large", acceptor)).unwrap();
+    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let id = pool.add_listener(port.listen(), 2).unwrap();
+    runtime.settle();
+    drop(pool.close_listener(id));
+    runtime.settle();
+    runtime.advance(CLOSE_DELAY);
+    runtime.settle();
+    assert!(!port.is_open());
+    assert_eq!(pool.counts().unwrap().children(), 0);
+}
+
+#[test]
+fn terminate_of_256_kib_runs_on_a_stack_of_2_mib() {
+    terminates_one(LastWords::<{ 256 * 1024 }>);
+}
+
+#[test]
+fn state_of_64_kib_is_terminated_on_a_stack_of_2_mib() {
+    terminates_one(States::<{ 64 * 1024 }>);
+}
