@@ -865,3 +865,24 @@ fn acceptor_that_follows_as_an_outage_ends_is_asked_for_its_state() {
     assert_eq!((counts.connections, counts.acceptors), (2, 2));
     assert!(!inits.load(Ordering::SeqCst), "its `init` was run");
 }
+
+/// The runtime drops the task of a listener whose pending `accept` panics when it is dropped.
+#[test]
+fn panic_of_an_accept_that_is_dropped_with_its_task_stays_inside() {
+    let bench = Bench::new();
+    let spec = Spec::new("panics", acceptor_fn(|_| async { Ok(()) }));
+    let pool = Pool::start(bench.runtime.clone(), bench.observed(spec)).unwrap();
+    let meddle: Meddle = Arc::new(move |when| {
+        if when == When::Dropped {
+            resume_unwind(Box::new("of the listener's own"));
+        }
+    });
+    let listener = bench.port.listen();
+    pool.add_listener(Meddler { listener, meddle }, 1).unwrap();
+    bench.runtime.settle();
+    bench.runtime.drop_task(ACCEPT_LOOP);
+    bench.runtime.settle();
+    assert!(!bench.port.is_open());
+    assert_eq!(pool.counts().unwrap().children(), 0);
+    assert_eq!(bench.runtime.panics(), 0);
+}
