@@ -85,8 +85,8 @@ fn a_picture_that_cannot_be_written_is_bad_usage() {
 #[test]
 fn a_file_that_is_no_scenario_is_bad_usage() {
     misused(
-        "--scenario Cargo.toml",
-        "error: Cargo.toml: it is no scenario: expected value at line 1 column 2",
+        "--scenario src/lib.rs",
+        "error: src/lib.rs: it is no scenario: expected value at line 1 column 1",
     );
 }
 

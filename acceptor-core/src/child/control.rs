@@ -108,6 +108,12 @@ impl Level {
         self.0.fetch_add(later << GENERATION, Ordering::SeqCst);
     }
 
+    /// Whether acceptors of this generation are replaced.
+    #[inline]
+    pub(crate) fn replaces(&self, generation: u64) -> bool {
+        generation < self.0.load(Ordering::SeqCst) >> GENERATION
+    }
+
     /// The commands to a child of this generation.
     fn commands_to(&self, generation: u64) -> Commands {
         let level = self.0.load(Ordering::SeqCst);

@@ -222,7 +222,7 @@ impl<B: Bank, A> Table<B, A> {
         self.oldest = self.generation;
         // Those that are spaced begin with the new one.
         let begun = self.tally.acceptors() - self.tally.spaced;
-        self.owed += begun - self.replaced;
+        self.owed += begun.saturating_sub(self.replaced);
         let probe = self.outage.as_ref().and_then(|outage| outage.probe);
         if probe.is_some_and(|probe| self.row(probe).is_some_and(|row| !row.is_spaced())) {
             // Another one tries in its place.

@@ -560,22 +560,13 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     /// The acceptor that has waited longest becomes the connection (B5).
     #[inline]
     fn hand_over(&mut self, incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>) {
-        let renewed = self.listener.generation() != self.generation;
-        if renewed {
+        if self.listener.generation() != self.generation {
             self.renew();
         }
         let home = Home {
             shared: &self.shared,
             listener: &self.listener,
         };
-        if renewed {
-            // One that is replaced is not followed by the new acceptor, which has its own places.
-            self.lanes.dismiss_commanded(home);
-            if self.lanes.is_empty() {
-                self.held = incoming.take().map(DropCatching::new);
-                return;
-            }
-        }
         let given = Given {
             incoming,
             info: &mut self.info,
@@ -587,7 +578,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             HandedOver::Gone => return,
             HandedOver::Replaced(next) => {
                 if let Some(next) = next {
-                    self.lanes.push_prepared(next);
+                    self.lanes.push_prepared(next, self.generation);
                 }
                 self.lanes.dismiss_commanded(home);
                 // The next in the queue may be a new one.
@@ -601,7 +592,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 if let Some(child) = child {
                     self.listener.inbox.take_arrived(&mut self.arrived);
                     self.enqueue_arrived();
-                    self.lanes.push_prepared(child);
+                    self.lanes.push_prepared(child, self.generation);
                 }
             }
             Successor::Begins => self.spawned = Spawned::Inits,

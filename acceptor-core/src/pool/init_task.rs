@@ -16,7 +16,7 @@ use crate::child::control::Control;
 use crate::error::BoxError;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
-use crate::pool::lane::{Arrival, Factory, Member};
+use crate::pool::lane::{Arrival, Arrived, Factory, Member};
 use crate::pool::shared::PoolShared;
 use crate::pool::typed_lane::LARGEST_FUTURE;
 use crate::report::Failure;
@@ -111,14 +111,16 @@ impl<R: Runtime, L: Listener, S: Send + 'static, F> InitTask<R, L, S, F> {
             (InitOutcome::Waits(state, timeout), Ok(())) => {
                 // First: another thread may poll the child as soon as it waits, and no two count at a time.
                 member.control.count_poll();
-                let arrival = Arrival {
+                let arrived = Arrived {
                     id: member.id(),
+                    generation: *this.generation,
                     deadline: timeout.and_then(|timeout| deadline(&member.shared, timeout)),
                     state: DropCatching::new(Box::new(state.into_inner())),
-                    factory: this.factory.clone(),
                 };
+                let factory = this.factory.clone();
+                let arrival = Arrival { arrived, factory };
                 let (shared, listener) = (&member.shared, &member.listener);
-                return shared.waits(listener, arrival, &member.control, *this.generation);
+                return shared.waits(listener, arrival, &member.control);
             }
             (InitOutcome::Waits(state, _), Err(message)) => {
                 drop(state);

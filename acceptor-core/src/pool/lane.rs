@@ -43,12 +43,19 @@ pub(crate) trait Factory<R: Runtime, L: Listener>: Send + Sync + 'static {
 
 /// An acceptor that has its state, on its way to the accept loop.
 pub(crate) struct Arrival<R: Runtime, L: Listener> {
+    pub(crate) arrived: Arrived,
+    /// What has started it.
+    pub(crate) factory: Shared<dyn Factory<R, L>>,
+}
+
+/// An acceptor of a type that its lane knows, and that has its state.
+pub(crate) struct Arrived {
     pub(crate) id: ChildId,
+    /// Which of the pool's acceptors it is of.
+    pub(crate) generation: u64,
     /// When its accept timeout comes, and how long that is.
     pub(crate) deadline: Option<(Instant, WaitTime)>,
     pub(crate) state: ErasedState,
-    /// What has started it.
-    pub(crate) factory: Shared<dyn Factory<R, L>>,
 }
 
 /// The parts of the pool that a lane spawns tasks for.
@@ -140,19 +147,13 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     fn prepare(&mut self, listener: &ListenerInfo<L::Addr>) -> (Ready, Option<ChildEnd>);
 
     /// The acceptor whose state was prepared begins to wait.
-    fn push_prepared(&mut self, turn: u64, id: ChildId);
+    fn push_prepared(&mut self, turn: u64, id: ChildId, generation: u64);
 
     /// Drops what was prepared and is of no use.
     fn forget_prepared(&mut self);
 
     /// An acceptor begins to wait that was started by the factory of this lane.
-    fn push(
-        &mut self,
-        turn: u64,
-        id: ChildId,
-        deadline: Option<(Instant, WaitTime)>,
-        state: ErasedState,
-    );
+    fn push(&mut self, turn: u64, arrived: Arrived);
 
     /// The acceptor that has waited longest here has a connection. `turn` is that of the next one, and `newest` is the lane of the acceptor that the pool has,
     /// unless it is this one.

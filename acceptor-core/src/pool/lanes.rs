@@ -90,20 +90,15 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         self.turn
     }
 
-    pub(crate) fn push_prepared(&mut self, id: ChildId) {
+    pub(crate) fn push_prepared(&mut self, id: ChildId, generation: u64) {
         let turn = self.next_turn();
-        self.newest().push_prepared(turn, id);
+        self.newest().push_prepared(turn, id, generation);
     }
 
     pub(crate) fn push(&mut self, arrival: Arrival<R, L>) {
-        let Arrival {
-            id,
-            deadline,
-            state,
-            factory,
-        } = arrival;
+        let Arrival { arrived, factory } = arrival;
         let turn = self.next_turn();
-        self.timed |= deadline.is_some();
+        self.timed |= arrived.deadline.is_some();
         let known = self.lanes.iter().rposition(|lane| lane.is_of(&factory));
         let at = known.unwrap_or_else(|| {
             // It was started before the spec was replaced, or after and the accept loop has not seen it yet.
@@ -111,7 +106,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             self.lanes.insert(0, lane);
             0
         });
-        self.lanes[at].push(turn, id, deadline, state);
+        self.lanes[at].push(turn, arrived);
     }
 
     /// The acceptor that has waited longest has a connection, which it takes if it serves it.
@@ -193,7 +188,7 @@ mod tests {
     use crate::listener::testing::Nowhere;
     use crate::machine::child_end::WaitTime;
     use crate::machine::table::Ready;
-    use crate::pool::lane::InitNow;
+    use crate::pool::lane::{Arrived, InitNow};
     use crate::pool::shared::PoolShared;
     use crate::runtime::testing::Tasks;
     use crate::sync::DropCatching;
@@ -212,10 +207,17 @@ mod tests {
 
     fn arrival(factory: &TestFactory, number: u64) -> Arrival<Tasks, Nowhere> {
         Arrival {
+            arrived: arrived(number),
+            factory: factory.clone(),
+        }
+    }
+
+    fn arrived(number: u64) -> Arrived {
+        Arrived {
             id: ChildId::new(LISTENER, number, 0),
+            generation: 0,
             deadline: None,
             state: DropCatching::new(Box::new(())),
-            factory: factory.clone(),
         }
     }
 
@@ -285,11 +287,12 @@ mod tests {
         lanes.renew(&new);
         for (factory, number, ms) in [(&old, 1, 3), (&new, 2, 1), (&old, 3, 2)] {
             let deadline = Some((now + Duration::from_millis(ms), WaitTime::Long));
-            let arrival = arrival(factory, number);
-            lanes.push(Arrival {
+            let arrived = Arrived {
                 deadline,
-                ..arrival
-            });
+                ..arrived(number)
+            };
+            let factory = factory.clone();
+            lanes.push(Arrival { arrived, factory });
         }
         for left in [vec![1, 2, 3], vec![1, 3], vec![1], vec![]] {
             let earliest = lanes.earliest();
@@ -353,14 +356,16 @@ mod tests {
             lanes.newest().prepare(&info()),
             (Ready::Yes, None)
         ));
-        lanes.push_prepared(ChildId::new(LISTENER, 1, 0));
+        lanes.push_prepared(ChildId::new(LISTENER, 1, 0), 0);
         let InitNow::State(state) = factory.init_now(&info()) else {
             panic!("it has a state");
         };
-        lanes.push(Arrival {
+        let arrived = Arrived {
             state,
-            ..arrival(&factory, 2)
-        });
+            ..arrived(2)
+        };
+        let factory = factory.clone();
+        lanes.push(Arrival { arrived, factory });
         dropped(2);
         // One that is in no table any longer is dropped with its task.
         at_home(|home| assert!(lanes.dismiss_head(home)));

@@ -29,7 +29,7 @@ use crate::machine::stuck::RuntimeKey;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::table::Waits;
 use crate::pool::exhaustion::Exhaustion;
-use crate::pool::lane::{Arrival, Factory, Home, InitNow};
+use crate::pool::lane::{Arrival, Arrived, Factory, Home, InitNow};
 use crate::pool::listener_shared::ListenerShared;
 use crate::pool::reporter::{Origin, Posted, Reports};
 use crate::pool::spec::{ErasedSpec, Reconfigurer};
@@ -186,13 +186,13 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         };
         match factory.init_now(&listener.info(id)) {
             InitNow::State(state) => {
-                let arrival = Arrival {
+                let arrived = Arrived {
                     id,
+                    generation,
                     deadline: None,
                     state,
-                    factory,
                 };
-                self.waits(listener, arrival, &control, generation);
+                self.waits(listener, Arrival { arrived, factory }, &control);
             }
             InitNow::Failed(end) => self.ended(listener, id, end),
             InitNow::None => {
@@ -249,15 +249,20 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         listener: &Arc<ListenerShared<R, L>>,
         arrival: Arrival<R, L>,
         control: &Control,
-        generation: u64,
     ) {
-        let waits = lock(&listener.children).table.waits(arrival.id);
+        let Arrived {
+            id,
+            generation,
+            deadline,
+            ..
+        } = arrival.arrived;
+        let waits = lock(&listener.children).table.waits(id);
         match waits {
             Waits::Yes => {}
             Waits::Releases => listener.inbox.starts(),
             Waits::Gone => return,
         }
-        let deadline = arrival.deadline.map(|(at, _)| at);
+        let deadline = deadline.map(|(at, _)| at);
         match listener.inbox.push(arrival, deadline) {
             // Commanded between its last look and its arrival: the accept loop may have looked already. (Or it has a
             // connection, or has ended: then the accept loop looks to no effect.)
@@ -268,14 +273,9 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                     shared: self,
                     listener,
                 };
-                let Arrival {
-                    id,
-                    deadline,
-                    state,
-                    factory,
-                } = arrival;
+                let Arrival { arrived, factory } = arrival;
                 let mut lane = Arc::clone(&factory).make_lane();
-                lane.push(0, id, deadline, state);
+                lane.push(0, arrived);
                 lane.dismiss_first(home);
             }
         }

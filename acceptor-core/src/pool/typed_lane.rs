@@ -23,7 +23,7 @@ use crate::pool::child_task::{BodyEnd, ChildTask, Serve};
 use crate::pool::driver::BATCH;
 use crate::pool::init_task::InitTask;
 use crate::pool::lane::{
-    ErasedState, Factory, Given, HandedOver, Home, InitNow, Lane, Member, Successor,
+    Arrived, ErasedState, Factory, Given, HandedOver, Home, InitNow, Lane, Member, Successor,
 };
 use crate::pool::listener_shared::{Handshaking, LocalAddrSource};
 use crate::pool::wait_queue::WaitQueue;
@@ -53,6 +53,8 @@ struct TypedLane<L: Listener, A: Acceptor<L>> {
 /// An acceptor that waits for a connection.
 struct Waiter<S> {
     number: u64,
+    /// Which of the pool's acceptors it is of.
+    generation: u64,
     slot: u32,
     wait_time: WaitTime,
     state: DropCatching<S>,
@@ -204,6 +206,20 @@ fn spawn<R: Runtime, L: Listener, F: Future<Output = BodyEnd> + Send + 'static>(
     }
 }
 
+fn spawn_terminate<R: Runtime, L: Listener, F: Future<Output = BodyEnd> + Send + 'static>(
+    home: Home<'_, R, L>,
+    control: Control,
+    terminate: F,
+    wait_time: WaitTime,
+) {
+    let (host, member) = (&home.listener.host, home.member(control));
+    if const { size_of::<F>() > LARGEST_FUTURE } {
+        host.spawn(ChildTask::terminate(member, Box::pin(terminate), wait_time));
+    } else {
+        host.spawn(ChildTask::terminate(member, terminate, wait_time));
+    }
+}
+
 const fn has_handshake<L: Listener>() -> bool {
     <L::Handshake as Handshake<L::Io, L::Addr>>::IS_NEEDED
 }
@@ -253,8 +269,7 @@ impl<L: Listener, A: Acceptor<L>> TypedLane<L, A> {
             })
         };
         // One that was killed does not terminate: its task finds that out, and drops the state (B7).
-        let task = ChildTask::terminate(home.member(control), terminate, wait_time);
-        listener.host.spawn(task);
+        spawn_terminate(home, control, terminate, wait_time);
         shared.wake_another_thread_of(listener);
     }
 }
@@ -284,10 +299,11 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         }
     }
 
-    fn push_prepared(&mut self, turn: u64, id: ChildId) {
+    fn push_prepared(&mut self, turn: u64, id: ChildId, generation: u64) {
         if let Some(state) = self.prepared.take() {
             let waiter = Waiter {
                 number: id.number,
+                generation,
                 slot: id.slot,
                 wait_time: WaitTime::Long,
                 state,
@@ -300,17 +316,18 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         self.prepared = None;
     }
 
-    fn push(
-        &mut self,
-        turn: u64,
-        id: ChildId,
-        deadline: Option<(Instant, WaitTime)>,
-        state: ErasedState,
-    ) {
+    fn push(&mut self, turn: u64, arrived: Arrived) {
+        let Arrived {
+            id,
+            generation,
+            deadline,
+            state,
+        } = arrived;
         let state = state.into_inner().downcast::<A::State>();
         let state = state.expect("a lane gets the states of its own acceptor");
         let waiter = Waiter {
             number: id.number,
+            generation,
             slot: id.slot,
             wait_time: deadline.map_or(WaitTime::Long, |(_, wait_time)| wait_time),
             state: DropCatching::new(*state),
@@ -337,6 +354,12 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             return HandedOver::Gone;
         };
         let id = waiter.id(listener.id);
+        // Before the new acceptor is asked for the state of one that follows: it has its own places. `generation` was read earlier,
+        // so one that is replaced from here on is followed by one that is replaced as well.
+        if listener.signals.level.replaces(waiter.generation) {
+            self.dismiss_first(home);
+            return HandedOver::Replaced(None);
+        }
         // Copied before an acceptor leaves the queue: should it panic, none is missing.
         let peer = Peer {
             peer_addr: incoming.peer_addr().clone(),
@@ -429,7 +452,7 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             // An acceptor that arrived meanwhile began to wait earlier (L6).
             if newest.is_none() && !listener.inbox.is_fresh() {
                 if let Some(child) = child.take() {
-                    Lane::<R, L>::push_prepared(self, turn, child);
+                    Lane::<R, L>::push_prepared(self, turn, child, generation);
                 }
             }
         }
