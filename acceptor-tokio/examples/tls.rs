@@ -21,6 +21,7 @@ use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::future::pending;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -278,11 +279,18 @@ async fn run() -> Result<(), BoxError> {
     let listener = TcpListener::bind(ListenOptions::new(address), &runtime)?;
     let address = listener.local_addr()?;
     pool.add_listener(listener.with(tls.clone()), 10)?;
-    println!("listening on {address}");
     #[cfg(unix)]
     tokio::spawn(replace_on_hangup(hangup, source, tls));
 
-    let report = pool.run_until(tokio::signal::ctrl_c()).await;
+    let interrupted = async {
+        tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => {}
+            // Second: who reads it may send the signal at once.
+            () = async { println!("listening on {address}"); pending().await } => {}
+        }
+    };
+    let report = pool.run_until(interrupted).await;
     println!("{report}");
     if report.stuck > 0 {
         // A thread is blocked, and to return would wait for it.

@@ -121,9 +121,9 @@ async fn run() -> Result<(), acceptor_tokio::BoxError> {
     let socket = unix::UnixSocket::bind(&path);
     let socket = socket.map_err(|error| format!("cannot bind {}: {error}", path.display()))?;
     pool.add_listener(socket, 4)?;
-    println!("listening on {}", path.display());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    println!("listening on {}", path.display());
     let told = async {
         tokio::select! {
             _ = terminate.recv() => {}

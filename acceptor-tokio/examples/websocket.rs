@@ -21,7 +21,7 @@
 //! they are closed with the code 1001.
 
 use std::env;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -192,9 +192,16 @@ async fn run() -> Result<(), BoxError> {
     let listener = TcpListener::bind(ListenOptions::new(address), &runtime)?;
     let address = listener.local_addr()?;
     pool.add_listener(listener, 10)?;
-    println!("listening on {address}");
 
-    let report = pool.run_until(tokio::signal::ctrl_c()).await;
+    let interrupted = async {
+        tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => {}
+            // Second: who reads it may send the signal at once.
+            () = async { println!("listening on {address}"); pending().await } => {}
+        }
+    };
+    let report = pool.run_until(interrupted).await;
     println!("{report}");
     match report.reason {
         StopReason::Requested => Ok(()),
