@@ -8,9 +8,9 @@
 # acceptor that waits. There is one paced client, which pauses before each step, or 64 at once. A client without pauses
 # would measure how often the server happens to sleep. All tasks of a server run on one thread.
 #
-# MEASURE=instructions, calls or memory measures only that; ACCEPTORS ("1 10 1000 100000") says with how many. glibc's malloc moves the
-# instructions by some hundreds with the state of the heap. On smol and async-std a thread of async-io takes a turn at the
-# sockets now and then, which adds a call of futex and moves one of epoll.
+# MEASURE=instructions, calls or memory measures only that; ACCEPTORS ("1 10 1000 65536") says with how many, of which a listener has
+# at most 65,536. glibc's malloc moves the instructions by some hundreds with the state of the heap. On smol and async-std a
+# thread of async-io takes a turn at the sockets now and then, which adds a call of futex and moves one of epoll.
 #
 # Needs strace, valgrind and, for memory, 5,000 open files. Local connections only; a runtime takes some minutes, and the script stops
 # by itself. What it prints is also written to target/measure.json.
@@ -19,7 +19,7 @@ cd "$(dirname "$0")/../.."
 export LC_ALL=C
 runtimes=("$@")
 if [ $# -eq 0 ]; then runtimes=(tokio smol async-std); fi
-read -ra acceptors <<<"${ACCEPTORS:-1 10 1000 100000}"
+read -ra acceptors <<<"${ACCEPTORS:-1 10 1000 65536}"
 measure=${MEASURE:-all}
 json=target/measure.json
 work=$(mktemp -d)
@@ -140,7 +140,7 @@ memory() { # RUNTIME SERVER ACCEPTORS PROGRAM ARGUMENT ...
 
 waiting() { # RUNTIME PROGRAM
     local runtime=$1 program=$2 before now few=0 each
-    for number in 1 100000; do
+    for number in 1 65536; do
         start "" "$program" 100000000 64 "$number"
         "$bin/bench_client" "$address" 1 1 0
         # Until no more of them begin.
@@ -154,8 +154,8 @@ waiting() { # RUNTIME PROGRAM
         server=
         if [ "$number" = 1 ]; then few=$now; fi
     done
-    each=$(((now - few) / 99999))
-    result "$runtime" pool 100000 64 1 memory-of-an-acceptor "$each"
+    each=$(((now - few) / 65535))
+    result "$runtime" pool 65536 64 1 memory-of-an-acceptor "$each"
     printf '  %-24s %6d bytes\n' "an acceptor that waits" "$each"
 }
 
