@@ -20,7 +20,6 @@ mod connection;
 mod error;
 mod exit;
 mod guard;
-mod guarded_stream;
 mod handshake;
 mod id;
 mod incoming;
@@ -52,8 +51,7 @@ pub use error::{
     ReconfigureError, SpecError, StartError, Stopped,
 };
 pub use exit::{Exit, IntoExit, is_peer_gone};
-pub use guard::{Guard, Subtask};
-pub use guarded_stream::GuardedStream;
+pub use guard::{Guard, GuardedStream, Subtask};
 pub use handshake::{Handshake, HandshakeError, NoHandshake, StreamOf, Then};
 pub use id::{ChildId, ListenerId, ParseIdError};
 pub use incoming::{Incoming, Transport};

@@ -3,6 +3,8 @@
 //! Invariants: a guard is counted as long as it exists, and given back once; nothing that it owns is polled once the
 //! connection is killed; a stream is dropped before its guard (E2).
 
+mod guarded_stream;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +16,8 @@ use futures::future::BoxFuture;
 use crate::connection::ControlOfConnection;
 use crate::latch::{Latch, LatchWait};
 use crate::sync::catch_panic;
+
+pub use guarded_stream::GuardedStream;
 
 /// Keeps a connection in its pool: it has not ended until `serve` has returned and every guard taken from it is dropped (E6).
 ///
