@@ -10,6 +10,7 @@ mod support;
 use std::error::Error;
 use std::fmt;
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -134,4 +135,70 @@ fn connection_with_bombs_in_each_place_ends_once() {
     check(How::Hangs, false, "panicked: dropped");
     check(How::Hangs, true, "panicked: dropped");
     check(How::Passes, false, "failed after 0.000ns: a bomb");
+}
+
+/// An address whose next copy panics, once it is armed.
+#[derive(Debug)]
+struct Fuse(Arc<AtomicBool>);
+
+impl Clone for Fuse {
+    fn clone(&self) -> Self {
+        if self.0.swap(false, Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("copied"));
+        }
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Accepts one connection; the next copy of an address panics.
+struct Mined(Fuse, AtomicBool);
+
+impl Listener for Mined {
+    type Io = Bomb;
+    type Addr = Fuse;
+    type Handshake = NoHandshake;
+
+    async fn accept(&self) -> std::io::Result<(Bomb, Fuse)> {
+        if self.1.swap(true, Ordering::SeqCst) {
+            return pending().await;
+        }
+        let peer = self.0.clone();
+        self.0.0.store(true, Ordering::SeqCst);
+        Ok((Bomb, peer))
+    }
+
+    fn local_addr(&self) -> std::io::Result<Fuse> {
+        Ok(self.0.clone())
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        false
+    }
+
+    fn io_local_addr(_: &Bomb) -> std::io::Result<Fuse> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+}
+
+/// A double panic would abort the process.
+#[test]
+fn stream_and_the_copy_of_an_address_panic_at_once() {
+    let runtime = Manual::new(&Faults::default());
+    let spec = Spec::new(
+        "mined",
+        acceptor_fn(|_: Connection<Bomb, Fuse>| pending::<Result<(), BoxError>>()),
+    );
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let fuse = Arc::<AtomicBool>::default();
+    let mined = Mined(Fuse(Arc::clone(&fuse)), AtomicBool::new(false));
+    pool.add_listener(mined, 1).unwrap();
+    runtime.settle();
+    assert!(!fuse.load(Ordering::SeqCst), "an address was copied");
+    // The listener has failed, as it does if its task panics.
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (0, 0));
 }

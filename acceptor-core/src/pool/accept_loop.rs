@@ -538,7 +538,12 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     /// A connection was accepted.
     fn connect(&mut self, io: L::Io, peer_addr: L::Addr) {
         let (io, local_addr) = match self.listener.addresses {
-            LocalAddrSource::Listener => (io, self.listener.local_addr.clone()),
+            LocalAddrSource::Listener => {
+                // Two panics at once would abort the process.
+                let io = DropCatching::new(io);
+                let local_addr = self.listener.local_addr.clone();
+                (io.into_inner(), local_addr)
+            }
             LocalAddrSource::Stream => {
                 let io = DropCatching::new(io);
                 match catch_panic(|| L::io_local_addr(&io)) {
