@@ -1,4 +1,4 @@
-//! A world whose runtime numbers the polls of its tasks, and withholds the polls of a task, or the end of its sleeps, when told to.
+//! A world whose runtime numbers the polls of its tasks, and withholds the polls of a task, or stops its clock, when told to.
 //!
 //! A task whose polls are withheld is to the pool what a task is whose poll
 //! never returns: it reaches no suspension point. So a child can be stuck in a
@@ -15,8 +15,8 @@ use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ pub fn current_poll() -> Option<PollId> {
     CURRENT.get()
 }
 
-/// A runtime that withholds polls and the end of sleeps when told to; all else is that of another.
+/// A runtime that withholds polls and stops its clock when told to; all else is that of another.
 #[derive(Debug, Clone)]
 pub struct HeldRuntime<R> {
     runtime: R,
@@ -55,7 +55,8 @@ struct Shared {
     under_way: Mutex<HashSet<TaskId>>,
     orders: Record<Order>,
     holding: Record<TaskId>,
-    sleeps_held: AtomicBool,
+    /// When the clock of the tasks was stopped.
+    stopped_at: OnceLock<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,17 +154,19 @@ impl<R: Runtime> Runtime for HeldRuntime<R> {
     async fn sleep_until(&self, deadline: Instant) {
         self.runtime.sleep_until(deadline).await;
         // Who waits for the pool, and is none of its tasks, sleeps on as ever.
-        if current_task().is_some() && self.shared.sleeps_held.load(Ordering::SeqCst) {
+        let stopped = self.shared.stopped_at.get();
+        if current_task().is_some() && stopped.is_some_and(|stopped| *stopped < deadline) {
             pending::<()>().await;
         }
     }
 
     fn now(&self) -> Instant {
-        self.runtime.now()
+        let stopped = self.shared.stopped_at.get().copied();
+        stopped.unwrap_or_else(|| self.runtime.now())
     }
 }
 
-/// A world whose runtime withholds polls and the end of sleeps when told to.
+/// A world whose runtime withholds polls and stops its clock when told to.
 pub struct HeldTasks<W: World> {
     world: Arc<DroppedTasks<W>>,
     shared: Arc<Shared>,
@@ -198,9 +201,10 @@ impl<W: World> HeldTasks<W> {
         self.shared.orders.push(Order::Release(task));
     }
 
-    /// Lets no sleep of a task end any more.
-    pub fn hold_sleeps(&self) {
-        self.shared.sleeps_held.store(true, Ordering::SeqCst);
+    /// Stops the clock of the tasks: what is not due by now never is, whatever wakes the one that waits for it.
+    pub fn stop_clock(&self) {
+        let now = self.world.clock().now();
+        self.shared.stopped_at.get_or_init(|| now);
     }
 
     /// Whether a poll of this task is under way.

@@ -255,7 +255,7 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
         let (id, address) = stage.listen(&pool, 2)?;
         let (mut live, _) = stage.connect(address).await?;
         stage.began(3).await?;
-        held.hold_sleeps();
+        held.stop_clock();
         failing
             .faults(address)
             .inject(ErrorKind::OutOfMemory.into());
@@ -303,7 +303,7 @@ async fn pause_ends_with_a_connection<W: World>(world: &Arc<W>) -> Verdict {
     let (_, other_address) = stage.listen(&pool, 1)?;
     let (_client, served) = stage.connect(other_address).await?;
     stage.waiting(&pool, 2).await?;
-    held.hold_sleeps();
+    held.stop_clock();
     failing
         .faults(address)
         .inject(ErrorKind::OutOfMemory.into());

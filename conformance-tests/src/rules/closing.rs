@@ -194,7 +194,7 @@ async fn queued_clients_are_reset<W: World>(world: &Arc<W>, way: Way) -> Verdict
     let mut owner = Some(pool);
     let faults = all.faults(address);
     let task = if way == Way::CloseWhenPaused {
-        all.held.hold_sleeps();
+        all.held.stop_clock();
         faults.inject(ErrorKind::OutOfMemory.into());
         let pauses = || match listener_state(&handle, id) {
             Some(ListenerState::Resources) => Ok(()),

@@ -254,7 +254,7 @@ fn script<W: World>(stage: &Fixture<HeldTasks<W>>, state: AcceptorState) {
         }
         AcceptorState::Spaced => {
             // The first replacement starts at once, the second after a time that does not come.
-            stage.world.hold_sleeps();
+            stage.world.stop_clock();
             stage.answers([], Answer::Ignore);
         }
         _ => {}
@@ -424,7 +424,7 @@ async fn listener_states<W: World>(world: &Arc<W>) -> Verdict {
     let (_, address) = stage.listen(&pool, 1)?;
     stage.decide(Answer::Accept);
     comes_to(&stage, &pool, ListenerState::Accepting).await?;
-    all.held.hold_sleeps();
+    all.held.stop_clock();
     let faults = all.faults(address);
     faults.inject(std::io::ErrorKind::OutOfMemory.into());
     comes_to(&stage, &pool, ListenerState::Resources).await?;
