@@ -9,20 +9,21 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 // Not by way of `sync`: it outlives each model of loom's, and no order hangs on it.
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::text::EscapedDebug;
 
-/// Tells the pools of a process apart, so that one takes no notice of another's ids.
+/// Tells the pools of a process apart, so that one takes no notice of another's ids. A process that starts more than four
+/// billion of them may take an old one's ids for a new one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PoolId(u64);
+pub(crate) struct PoolId(u32);
 
 impl PoolId {
     /// Not known: any pool's.
     pub(crate) const ANY: Self = Self(0);
 
     pub(crate) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 

@@ -337,7 +337,7 @@ impl World {
         let handle = self.handle();
         for listener in handle.shared().listeners_after(None, usize::MAX) {
             let table = &mut lock(&listener.children).table;
-            table.visit(0, usize::MAX, |row, _| children.push(row.id));
+            table.visit(0, usize::MAX, |id, _, _| children.push(id));
         }
         children.sort_unstable();
         children

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::backoff::StartBackoff;
 use super::child_end::{ChildEnd, Role};
 use super::stuck::Looked;
-use crate::id::ChildId;
+use crate::id::{ChildId, ListenerId};
 use crate::incoming::Transport;
 use crate::report::{Event, Failure};
 use crate::status::{AcceptorState, ConnectionState};
@@ -15,7 +15,8 @@ use crate::stop_report::{EndKind, LateConnection, Phase};
 /// One child.
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Row<A> {
-    pub(crate) id: ChildId,
+    /// What tells it from the other children of its listener. The rest of its id is where its row is, so that a row is short.
+    pub(crate) number: u64,
     /// Since when it has been what it is: an acceptor, or a connection.
     pub(crate) since: Instant,
     pub(crate) stage: Stage<A>,
@@ -75,6 +76,11 @@ impl<A> Row<A> {
         self.generation
     }
 
+    /// Its id, once it is out of its table.
+    pub(crate) fn id(&self, listener: ListenerId) -> ChildId {
+        ChildId::new(listener, self.number, ChildId::NO_SLOT)
+    }
+
     /// Whether it is an acceptor that has not begun.
     pub(super) fn is_spaced(&self) -> bool {
         self.acceptor_state() == Some(AcceptorState::Spaced)
@@ -88,14 +94,19 @@ impl<A> Row<A> {
     }
 
     /// The report of an end at debug level: the peer is gone, or the handshake failed. Gives back any other end.
-    pub(super) fn debug_report(&self, end: ChildEnd, now: Instant) -> Result<Event<A>, ChildEnd>
+    pub(super) fn debug_report(
+        &self,
+        child: ChildId,
+        end: ChildEnd,
+        now: Instant,
+    ) -> Result<Event<A>, ChildEnd>
     where
         A: Clone,
     {
         let Stage::Connection(_, peer) = &self.stage else {
             return Err(end);
         };
-        let (listener, child) = (self.id.listener(), self.id);
+        let listener = child.listener();
         let age = now.saturating_duration_since(self.since);
         match end {
             ChildEnd::Disconnected(error) => Ok(Event::Disconnected {
@@ -122,6 +133,7 @@ impl<A> Row<A> {
     /// The connection, as a stop names it that it has held up (S7).
     pub(crate) fn late(
         &self,
+        id: ChildId,
         kind: Option<EndKind>,
         phase: Phase,
         now: Instant,
@@ -133,7 +145,7 @@ impl<A> Row<A> {
             return None;
         };
         let late = LateConnection {
-            id: self.id,
+            id,
             peer_addr: peer.peer_addr.clone(),
             age: now.saturating_duration_since(self.since),
             phase,
@@ -148,11 +160,11 @@ impl<A> Row<A> {
     }
 
     /// The report of an end, if it is one to report.
-    pub(super) fn report(&self, end: ChildEnd, now: Instant) -> Option<Event<A>>
+    pub(super) fn report(&self, child: ChildId, end: ChildEnd, now: Instant) -> Option<Event<A>>
     where
         A: Clone,
     {
-        let (listener, child) = (self.id.listener(), self.id);
+        let listener = child.listener();
         let start_error = matches!(end, ChildEnd::StartError(_));
         let failure: Failure = end.failure()?;
         Some(match &self.stage {
@@ -182,6 +194,7 @@ impl<A: Clone> Row<A> {
     /// The report of the end of a connection whose beginning was reported (O4).
     pub(super) fn ended(
         &self,
+        child: ChildId,
         kind: EndKind,
         reason: Option<Cow<'static, str>>,
         now: Instant,
@@ -190,8 +203,8 @@ impl<A: Clone> Row<A> {
             return None;
         };
         Some(Event::ConnectionEnded {
-            listener: self.id.listener(),
-            child: self.id,
+            listener: child.listener(),
+            child,
             peer: peer.peer_addr.clone(),
             transport: peer.cloned_transport(),
             age: now.saturating_duration_since(self.since),

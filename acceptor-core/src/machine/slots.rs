@@ -2,11 +2,15 @@
 //!
 //! Invariants: a value stays in its slot until it is removed; no operation
 //! moves or visits more than one chunk of others; a chunk without values holds
-//! neither memory nor a bank, so that a past peak is given back, and a bank is never that of a later chunk.
+//! neither memory nor a bank. Those of few chunks are kept for the next ones, those of a past peak are given back.
 
 /// How many slots a chunk has. Few, because a listener with one acceptor has a whole bank; a model of loom has fewer, since it
 /// would follow each seat of a bank.
 pub(crate) const CHUNK: usize = if cfg!(all(test, loom)) { 4 } else { 32 };
+
+/// The memory of so many chunks is kept once they are empty: a listener whose connections come and go by a few dozen allocates
+/// nothing for them.
+const SPARES: usize = 2;
 
 /// The mask of a chunk has a bit for each slot: this one has no slot vacant.
 const FULL: u32 = u32::MAX >> (u32::BITS as usize - CHUNK);
@@ -47,6 +51,8 @@ pub(crate) struct Slots<T, B> {
     chunks: Vec<Chunk<T, B>>,
     /// Chunks with a vacant slot; the next value goes to the last of them.
     available: Vec<u32>,
+    /// The slots, all vacant, and the banks of chunks that have none.
+    spares: Vec<(Vec<Option<T>>, B)>,
     /// Chunks that hold a value.
     used: usize,
     len: usize,
@@ -68,6 +74,7 @@ impl<T, B> Default for Slots<T, B> {
         Self {
             chunks: Vec::new(),
             available: Vec::new(),
+            spares: Vec::new(),
             used: 0,
             len: 0,
         }
@@ -103,8 +110,19 @@ impl<T, B> Slots<T, B> {
         let chunk = &mut self.chunks[index as usize];
         let vacant = (!chunk.occupied).trailing_zeros() as usize;
         let slot = index * CHUNK as u32 + vacant as u32;
-        let value = make(slot, chunk.bank.get_or_insert_with(new_bank));
-        self.used += usize::from(chunk.occupied == 0);
+        let bank = match &mut chunk.bank {
+            Some(bank) => bank,
+            vacant => {
+                self.used += 1;
+                let (slots, bank) = match self.spares.pop() {
+                    Some(spare) => spare,
+                    None => (Vec::new(), new_bank()),
+                };
+                chunk.slots = slots;
+                vacant.insert(bank)
+            }
+        };
+        let value = make(slot, bank);
         // The lowest vacant slot is within the chunk's length, or just behind it.
         match chunk.slots.get_mut(vacant) {
             Some(place) => *place = Some(value),
@@ -169,12 +187,22 @@ impl<T, B> Slots<T, B> {
             chunk.listed = true;
             self.available.push(index as u32);
         }
-        if chunk.occupied == 0 {
-            (chunk.slots, chunk.bank) = (Vec::new(), None);
-            self.used -= 1;
-            self.trim();
-        }
         self.len -= 1;
+        if chunk.occupied == 0 {
+            self.emptied(index);
+        }
+    }
+
+    fn emptied(&mut self, index: usize) {
+        let chunk = &mut self.chunks[index];
+        let slots = std::mem::take(&mut chunk.slots);
+        if let Some(bank) = chunk.bank.take() {
+            if self.spares.len() < SPARES {
+                self.spares.push((slots, bank));
+            }
+        }
+        self.used -= 1;
+        self.trim();
     }
 
     /// Gives back what a past peak took of the directory, once most of it is unused.
@@ -245,6 +273,7 @@ pub(super) mod testing {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use std::cell::Cell;
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
@@ -307,16 +336,27 @@ mod tests {
             slots.remove(slot);
         }
         assert_eq!(slots.get(kept), Some((&0, &())));
-        let capacity: usize = slots
-            .chunks
-            .iter()
-            .map(|chunk| chunk.slots.capacity())
-            .sum();
-        assert!(capacity <= CHUNK, "{capacity}");
+        let kept_slots = slots.chunks.iter().map(|chunk| &chunk.slots);
+        let spare_slots = slots.spares.iter().map(|(slots, _)| slots);
+        let capacity: usize = kept_slots.chain(spare_slots).map(Vec::capacity).sum();
+        assert!(capacity <= (1 + SPARES) * CHUNK, "{capacity}");
         let banks = slots.chunks.iter().filter(|chunk| chunk.bank.is_some());
-        assert_eq!(banks.count(), 1);
+        assert_eq!((banks.count(), slots.spares.len()), (1, SPARES));
         assert!(slots.chunks.capacity() <= 16, "{}", slots.chunks.capacity());
         assert!(slots.available.capacity() <= 16);
+    }
+
+    /// As many as fit the chunks whose memory is kept come and go, and the same banks are there for them.
+    #[test]
+    fn few_that_come_and_go_are_given_the_same_memory() {
+        let (mut slots, made) = (Slots::<_, ()>::default(), Cell::new(0));
+        for _ in 0..100 {
+            let come = || slots.insert_with(|| made.set(made.get() + 1), |_, ()| 0);
+            let all: Vec<_> = std::iter::repeat_with(come).take(SPARES * CHUNK).collect();
+            all.into_iter()
+                .for_each(|slot| assert_eq!(slots.remove(slot), Some(0)));
+        }
+        assert_eq!((made.get(), slots.len()), (SPARES, 0));
     }
 
     #[test]

@@ -12,12 +12,14 @@ const LOOKS: u8 = 5;
 /// Looks are this part of a kill timeout apart.
 pub(crate) const LOOKS_IN_A_KILL_TIMEOUT: u32 = 4;
 
-/// The findings of the last looks at one child.
+/// The findings of the last looks at one child: its mark then, but for the highest bits, and in the lowest [`SAME_BITS`] how
+/// many looks in a row found it. It is part of each row of a table, and so one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Looked {
-    mark: u32,
-    same: u8,
-}
+pub(crate) struct Looked(u32);
+
+const SAME_BITS: u32 = 3;
+
+const SAME: u32 = (1 << SAME_BITS) - 1;
 
 /// The finding of one look at a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +34,15 @@ pub(crate) enum Found {
 
 impl Looked {
     pub(crate) fn look(&mut self, mark: u32) -> Found {
-        if self.same == 0 || self.mark != mark {
-            *self = Self { mark, same: 1 };
+        let (before, same) = (self.0 & !SAME, self.0 & SAME);
+        let seen = mark << SAME_BITS;
+        if same == 0 || before != seen {
+            *self = Self(seen | 1);
             return Found::Moved;
         }
-        self.same = self.same.saturating_add(1);
-        if mark % 2 == 1 && self.same >= LOOKS {
+        let same = (same + 1).min(SAME);
+        *self = Self(seen | same);
+        if mark % 2 == 1 && same >= u32::from(LOOKS) {
             Found::Stuck
         } else {
             Found::Still

@@ -161,10 +161,10 @@ impl<S: Clone> Supervisor<S> {
             stop.count(role, kind, 1, runtime);
         }
         if let Some(phase @ (Phase::Stop | Phase::Kill)) = self.phase() {
-            effects.late.extend(row.late(Some(kind), phase, now));
+            effects.late.extend(row.late(id, Some(kind), phase, now));
         }
         let one_of_many = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
-        let report = match row.debug_report(end, now) {
+        let report = match row.debug_report(id, end, now) {
             Ok(debug) => {
                 // Of a watched connection it is the report that belongs to its beginning (O4).
                 let asked = self.rules.connection_reports != ConnectionReports::Failures;
@@ -180,9 +180,9 @@ impl<S: Clone> Supervisor<S> {
                 let failed = if one_of_many {
                     None
                 } else {
-                    row.report(end, now)
+                    row.report(id, end, now)
                 };
-                failed.or_else(|| row.ended(kind, reason, now))
+                failed.or_else(|| row.ended(id, kind, reason, now))
             }
         };
         effects.reports.extend(report);
@@ -199,7 +199,7 @@ impl<S: Clone> Supervisor<S> {
         // Another has taken the place of one that was replaced already (R1).
         replaces &= !table.is_replaced(&row);
         if role == Role::Acceptor && replaces && table.is_open() && self.accepts() {
-            self.replace(table, &row, how, now, effects);
+            self.replace(table, id.listener(), &row, how, now, effects);
         } else if role == Role::Acceptor {
             let listening = self.listeners.get(&id.listener());
             let closing =
@@ -215,12 +215,13 @@ impl<S: Clone> Supervisor<S> {
     fn replace<B: Bank, A: Clone>(
         &self,
         table: &mut Table<B, A>,
+        id: ListenerId,
         row: &super::row::Row<A>,
         end: AcceptorEnd,
         now: Instant,
         effects: &mut Effects<S, A>,
     ) {
-        let Some(listening) = self.listeners.get(&row.id.listener()) else {
+        let Some(listening) = self.listeners.get(&id) else {
             return;
         };
         let listener = listening.listener.clone();

@@ -255,7 +255,6 @@ impl<B: Bank, A> Table<B, A> {
         now: Instant,
     ) -> ChildId {
         debug_assert!(!self.killed, "an open listener has no kill behind it");
-        let listener = self.id;
         let stage = Stage::Acceptor(state);
         *self.tally.of(&stage) += 1;
         let signals = &self.signals;
@@ -264,7 +263,7 @@ impl<B: Bank, A> Table<B, A> {
             |slot, bank| {
                 bank.occupy(slot, number);
                 Row {
-                    id: ChildId::new(listener, number, slot),
+                    number,
                     since: now,
                     stage,
                     generation,
@@ -274,12 +273,12 @@ impl<B: Bank, A> Table<B, A> {
                 }
             },
         );
-        ChildId::new(listener, number, slot)
+        ChildId::new(self.id, number, slot)
     }
 
     fn row(&mut self, id: ChildId) -> Option<&mut Row<A>> {
         let (row, _) = self.rows.get_mut(id.slot)?;
-        (row.id == id).then_some(row)
+        (row.number == id.number).then_some(row)
     }
 
     /// Looks for a child whose slot is not known from this cursor on, at no more than `limit` slots; returns its id with the
@@ -291,9 +290,9 @@ impl<B: Bank, A> Table<B, A> {
         limit: usize,
     ) -> (Option<ChildId>, Option<usize>) {
         let mut found = None;
-        let next = self.visit(from, limit, |row, _| {
-            if row.id == id {
-                found = Some(row.id);
+        let next = self.visit(from, limit, |there, _, _| {
+            if there == id {
+                found = Some(there);
             }
         });
         (found, next)
@@ -302,17 +301,24 @@ impl<B: Bank, A> Table<B, A> {
     /// The way to a child, and what it is; `None` if it has ended.
     pub(crate) fn child(&self, id: ChildId) -> Option<(&Row<A>, B::Control)> {
         let (row, bank) = self.rows.get(id.slot)?;
-        (row.id == id).then(|| (row, bank.control(id.slot, row.id.number)))
+        (row.number == id.number).then(|| (row, bank.control(id.slot, id.number)))
     }
 
     #[cfg(all(test, not(loom)))]
     pub(super) fn bank_mut(&mut self, id: ChildId) -> Option<&mut B> {
-        let (_, bank) = self.rows.get_mut(id.slot).filter(|(row, _)| row.id == id)?;
+        let (_, bank) = self
+            .rows
+            .get_mut(id.slot)
+            .filter(|(row, _)| row.number == id.number)?;
         Some(bank)
     }
 
     fn set_state(&mut self, id: ChildId, from: &[AcceptorState], to: AcceptorState) -> bool {
-        let Some((row, _)) = self.rows.get_mut(id.slot).filter(|(row, _)| row.id == id) else {
+        let Some((row, _)) = self
+            .rows
+            .get_mut(id.slot)
+            .filter(|(row, _)| row.number == id.number)
+        else {
             return false;
         };
         match row.stage {
@@ -385,7 +391,7 @@ impl<B: Bank, A> Table<B, A> {
         let (row, bank) = self
             .rows
             .get_mut(child.slot)
-            .filter(|(row, _)| row.id == child)?;
+            .filter(|(row, _)| row.number == child.number)?;
         if row.generation >= oldest {
             row.generation = generation;
         }
@@ -452,7 +458,11 @@ impl<B: Bank, A> Table<B, A> {
         if self.killed {
             return Became::Gone;
         }
-        let Some((row, bank)) = self.rows.get_mut(id.slot).filter(|(row, _)| row.id == id) else {
+        let Some((row, bank)) = self
+            .rows
+            .get_mut(id.slot)
+            .filter(|(row, _)| row.number == id.number)
+        else {
             return Became::Gone;
         };
         if row.generation < self.oldest {
@@ -529,7 +539,11 @@ impl<B: Bank, A> Table<B, A> {
     }
 
     fn set_connection_state(&mut self, id: ChildId, to: ConnectionState) {
-        let Some((row, _)) = self.rows.get_mut(id.slot).filter(|(row, _)| row.id == id) else {
+        let Some((row, _)) = self
+            .rows
+            .get_mut(id.slot)
+            .filter(|(row, _)| row.number == id.number)
+        else {
             return;
         };
         *self.tally.of(&row.stage) -= 1;
@@ -570,7 +584,7 @@ impl<B: Bank, A> Table<B, A> {
         }
         // Of what a row may be listed in, a connection is in nothing.
         let (state, peer) = self.rows.vacate(id.slot, |row| {
-            if row.id != id || row.watched == Watched::Yes {
+            if row.number != id.number || row.watched == Watched::Yes {
                 return None;
             }
             let waits = Stage::Acceptor(AcceptorState::Waiting);
@@ -637,10 +651,12 @@ impl<B: Bank, A> Table<B, A> {
         &mut self,
         from: usize,
         limit: usize,
-        mut visit: impl FnMut(&Row<A>, &dyn Fn() -> B::Control),
+        mut visit: impl FnMut(ChildId, &Row<A>, &dyn Fn() -> B::Control),
     ) -> Option<usize> {
+        let listener = self.id;
         self.rows.visit(from, limit, |slot, row, bank| {
-            visit(row, &|| bank.control(slot, row.id.number));
+            let id = ChildId::new(listener, row.number, slot);
+            visit(id, row, &|| bank.control(slot, row.number));
         })
     }
 
@@ -650,12 +666,12 @@ impl<B: Bank, A> Table<B, A> {
         from: usize,
         limit: usize,
     ) -> (Vec<ChildId>, bool, Option<usize>) {
-        let (mut stuck, mut moved) = (Vec::new(), false);
+        let (listener, mut stuck, mut moved) = (self.id, Vec::new(), false);
         let next = self.rows.visit(from, limit, |slot, row, bank| {
             match row.looked.look(bank.mark(slot)) {
                 Found::Moved => moved = true,
                 Found::Still => {}
-                Found::Stuck => stuck.push(row.id),
+                Found::Stuck => stuck.push(ChildId::new(listener, row.number, slot)),
             }
         });
         (stuck, moved, next)

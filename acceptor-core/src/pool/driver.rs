@@ -233,10 +233,10 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         let next = {
             let table = &mut lock(&listener.children).table;
             let (starts, commands) = (table.is_open(), listener.signals.level.commands());
-            table.visit(from, BATCH, |row, control| {
+            table.visit(from, BATCH, |id, row, control| {
                 let ends = match row.acceptor_state() {
                     Some(AcceptorState::Spaced) if !starts => {
-                        spaced.push(row.id);
+                        spaced.push(id);
                         false
                     }
                     // It has no task: the accept loop has it, or the driver.
@@ -305,7 +305,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         };
         late.extend(
             gone.iter()
-                .filter_map(|row| row.late(None, Phase::Kill, now)),
+                .filter_map(|row| row.late(row.id(listener.id), None, Phase::Kill, now)),
         );
         state.add_late(&mut late);
         next
@@ -329,15 +329,18 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             let listeners = state.machine.listeners();
             let rows: Vec<_> = listeners
                 .filter(|(_, listening)| runtimes.contains(&listening.runtime))
-                .map(|(_, listening)| abandon(&listening.listener))
+                .map(|(id, listening)| (id, abandon(&listening.listener)))
                 .collect();
-            let stuck = rows.iter().map(|rows| rows.len()).sum();
+            let stuck = rows.iter().map(|(_, rows)| rows.len()).sum();
             // All at once, since no other lock may come between: only those are copied that are named.
             let mut displaced = Vec::new();
-            for row in rows.iter().flat_map(|rows| rows.iter()) {
-                if state.late.has_place(row.since, row.id) {
-                    let late = row.late(None, Phase::Kill, now);
-                    displaced.extend(late.map(|(began, late)| state.late.add(began, late)));
+            for (listener, rows) in &rows {
+                for row in rows.iter() {
+                    let id = row.id(*listener);
+                    if state.late.has_place(row.since, id) {
+                        let late = row.late(id, None, Phase::Kill, now);
+                        displaced.extend(late.map(|(began, late)| state.late.add(began, late)));
+                    }
                 }
             }
             let listeners = state.machine.give_up(runtimes, stuck, now, effects);

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::id::ChildId;
 use crate::listener::Listener;
 use crate::machine::row::{Row, Stage};
 use crate::machine::supervisor::SocketState;
@@ -39,13 +40,13 @@ fn each_listener<R: Runtime, L: Listener>(
 /// All children of a listener.
 fn each_child<R: Runtime, L: Listener>(
     listener: &ListenerShared<R, L>,
-    mut visit: impl FnMut(&ChildRow<L>),
+    mut visit: impl FnMut(ChildId, &ChildRow<L>),
 ) {
     let mut from = Some(0);
     while let Some(cursor) = from {
         from = lock(&listener.children)
             .table
-            .visit(cursor, BATCH, |row, _| visit(row));
+            .visit(cursor, BATCH, |id, row, _| visit(id, row));
     }
 }
 
@@ -106,12 +107,12 @@ pub(super) fn connections<R: Runtime, L: Listener>(
     let spec = shared.read(|state| Arc::clone(&state.spec.settings.id));
     let mut records: Vec<(Instant, _)> = Vec::new();
     each_listener(shared, |listener| {
-        each_child(listener, |row| {
+        each_child(listener, |id, row| {
             let Stage::Connection(state, peer) = &row.stage else {
                 return;
             };
             let record = ConnectionRecord {
-                id: row.id,
+                id,
                 spec: Arc::clone(&spec),
                 listener: listener.id,
                 tag: listener.tag.clone(),
@@ -138,12 +139,12 @@ pub(super) fn acceptors<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> V
     let mut records = Vec::new();
     each_listener(shared, |listener| {
         give_rows(listener, now);
-        each_child(listener, |row| {
+        each_child(listener, |id, row| {
             let Some(state) = row.acceptor_state() else {
                 return;
             };
             records.push(AcceptorRecord {
-                id: row.id,
+                id,
                 listener: listener.id,
                 tag: listener.tag.clone(),
                 state,
@@ -210,9 +211,9 @@ mod tests {
         give_rows(&listener, Instant::now());
         assert_eq!(locks() - before, 1000_u64.div_ceil(256) + 1);
         let mut ids = Vec::new();
-        each_child(&listener, |row| {
+        each_child(&listener, |id, _| {
             visited.count();
-            ids.push(row.id.number);
+            ids.push(id.number);
         });
         assert_eq!(visited.under_each_lock(), [256, 256, 256, 232]);
         assert_eq!(ids, (1..=1000).collect::<Vec<_>>());

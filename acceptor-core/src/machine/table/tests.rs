@@ -89,18 +89,18 @@ impl Bench {
 
     fn id(&mut self, number: u64) -> ChildId {
         let mut found = None;
-        self.visit(100, |row| {
-            if row.id.number == number {
-                found = Some(row.id);
+        self.visit(100, |id, _| {
+            if id.number == number {
+                found = Some(id);
             }
         });
         found.expect("the child has a row")
     }
 
-    fn visit(&mut self, limit: usize, mut visit: impl FnMut(&Row<()>)) {
+    fn visit(&mut self, limit: usize, mut visit: impl FnMut(ChildId, &Row<()>)) {
         let mut from = Some(0);
         while let Some(cursor) = from {
-            from = self.table.visit(cursor, limit, |row, _| visit(row));
+            from = self.table.visit(cursor, limit, |id, row, _| visit(id, row));
         }
     }
 
@@ -187,8 +187,8 @@ impl Bench {
     /// The acceptors, each with its state.
     fn states(&mut self) -> Vec<(u64, AcceptorState)> {
         let mut states = Vec::new();
-        self.visit(100, |row| {
-            states.extend(row.acceptor_state().map(|state| (row.id.number, state)));
+        self.visit(100, |id, row| {
+            states.extend(row.acceptor_state().map(|state| (id.number, state)));
         });
         states.sort_by_key(|(number, _)| *number);
         states
@@ -720,7 +720,7 @@ fn visit_takes_no_more_than_its_limit() {
             let before = seen.len();
             from = bench
                 .table
-                .visit(cursor, limit, |row, _| seen.push(row.id.number));
+                .visit(cursor, limit, |id, _, _| seen.push(id.number));
             assert!(seen.len() - before <= limit);
         }
         assert_eq!(seen, (1..=200).collect::<Vec<_>>());
@@ -733,7 +733,7 @@ fn look_finds_the_stuck_and_whether_others_moved() {
     let mut polls = Vec::new();
     bench
         .table
-        .visit(0, 100, |_, control| polls.push(control()));
+        .visit(0, 100, |_, _, control| polls.push(control()));
     polls[1].set(7);
     let stuck = bench.id(2);
     for (look, (moves, found)) in [
@@ -773,20 +773,20 @@ fn report_of_an_end_names_the_child_and_its_age() {
     bench.serves(1, false, Init(2));
     let (id, later) = (bench.id(1), bench.now + Duration::from_secs(2));
     let row = bench.table.remove(id).expect("it serves");
-    let report = row.report(ChildEnd::Killed, later);
+    let report = row.report(id, ChildEnd::Killed, later);
     let Some(Event::ConnectionFailed { child, age, .. }) = report else {
         panic!("a killed connection is reported");
     };
     assert_eq!((child, age), (id, Duration::from_secs(2)));
-    assert!(row.report(ChildEnd::Normal, later).is_none());
-    let Some(Event::ConnectionEnded { kind, age, .. }) = row.ended(EndKind::Clean, None, later)
+    assert!(row.report(id, ChildEnd::Normal, later).is_none());
+    let Some(Event::ConnectionEnded { kind, age, .. }) = row.ended(id, EndKind::Clean, None, later)
     else {
         panic!("it was a connection");
     };
     assert_eq!((kind, age), (EndKind::Clean, Duration::from_secs(2)));
     let acceptor = bench.id(2);
     let row = bench.table.remove(acceptor).expect("it is in `init`");
-    assert!(row.ended(EndKind::Stopped, None, later).is_none());
-    let report = row.report(ChildEnd::Lost, later);
+    assert!(row.ended(acceptor, EndKind::Stopped, None, later).is_none());
+    let report = row.report(acceptor, ChildEnd::Lost, later);
     assert!(matches!(report, Some(Event::AcceptorFailed { .. })));
 }

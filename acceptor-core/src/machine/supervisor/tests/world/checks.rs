@@ -27,7 +27,10 @@ impl World {
         assert_eq!(effects.fewer, expected.fewer);
         assert_eq!(effects.finished.as_deref(), expected.finished.as_ref());
         assert_eq!(effects.driver == Driver::Wakes, expected.wakes_driver);
-        assert_eq!(effects.gone.map(|row| row.id), expected.gone);
+        assert_eq!(
+            effects.gone.map(|row| row.number),
+            expected.gone.map(|id| id.number)
+        );
         assert_eq!(effects.unseen.is_some(), expected.unseen);
         if let Some(moment) = self.history.last_mut() {
             moment.reports.extend(reports);
@@ -55,9 +58,9 @@ impl World {
         for table in self.tables.values_mut() {
             let mut from = Some(0);
             while let Some(cursor) = from {
-                from = table.visit(cursor, 3, |row, control| {
+                from = table.visit(cursor, 3, |id, row, control| {
                     let row_is = (control(), row.acceptor_state(), row.since);
-                    assert!(rows.insert(row.id, row_is).is_none(), "{:?} twice", row.id);
+                    assert!(rows.insert(id, row_is).is_none(), "{id:?} twice");
                 });
             }
         }

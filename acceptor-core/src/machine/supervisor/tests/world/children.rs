@@ -20,9 +20,9 @@ impl World {
         let number = door.numbers;
         let (mut found, mut from) = (None, Some(0));
         while let Some(cursor) = from {
-            from = self.table(listener).visit(cursor, 100, |row, _| {
-                if row.id.number == number {
-                    found = Some(row.id);
+            from = self.table(listener).visit(cursor, 100, |id, _, _| {
+                if id.number == number {
+                    found = Some(id);
                 }
             });
         }

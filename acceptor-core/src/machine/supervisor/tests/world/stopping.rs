@@ -224,13 +224,15 @@ impl World {
 
     /// The driver looks at all children, a few at a time.
     pub(super) fn look(&mut self) {
-        let mut gone = Vec::new();
+        let mut gone = BTreeSet::new();
         let listeners: Vec<_> = self.machine.listeners().map(|(id, _)| id).collect();
         for listener in listeners {
             let table = self.tables.get_mut(&listener).expect("its table");
             let mut from = Some(0);
             while let Some(cursor) = from {
-                from = self.machine.look(table, listener, (cursor, 2), &mut gone);
+                let mut rows = Vec::new();
+                from = self.machine.look(table, listener, (cursor, 2), &mut rows);
+                gone.extend(rows.into_iter().map(|row| row.id(listener)));
             }
         }
         let (mut effects, now) = (Outcome::default(), self.now);
@@ -251,7 +253,6 @@ impl World {
                 _ => {}
             }
         }
-        let gone: BTreeSet<_> = gone.into_iter().map(|row| row.id).collect();
         assert_eq!(gone, stuck);
         self.children.retain(|id, _| !stuck.contains(id));
         self.ended.extend(&stuck);
