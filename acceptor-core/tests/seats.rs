@@ -167,3 +167,47 @@ fn stop_signal_that_is_taken_again_after_the_end_is_the_same() {
     assert_eq!(pool.counts().unwrap().connections, 0);
     assert!(lifecycle.trap_stop().is_set());
 }
+
+/// The memory of a chunk of seats that all have left serves the next hundred connections, wherever they are in the table.
+#[test]
+fn what_is_kept_of_a_hundred_connections_reaches_none_of_the_next_hundred() {
+    let faults = Faults::default();
+    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let left = Arc::<Mutex<Vec<Lifecycle>>>::default();
+    let leaves = Arc::clone(&left);
+    let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
+        leaves.lock().unwrap().push(connection.lifecycle.clone());
+        async move {
+            let _stream = connection.stream;
+            pending::<()>().await;
+            Ok(())
+        }
+    });
+    let spec = Spec::new("seats", serve).intensity(10_000);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &ledger, &faults);
+    pool.add_listener(port.listen(), 3).unwrap();
+    runtime.settle();
+    let mut before: Vec<Lifecycle> = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..100 {
+            port.connect().unwrap();
+            runtime.settle();
+        }
+        let open = pool.connections().unwrap();
+        assert_eq!(open.len(), 100);
+        for lifecycle in &before {
+            assert!(lifecycle.trap_stop().is_set());
+            assert!(lifecycle.guard().is_killed());
+        }
+        runtime.settle();
+        assert_eq!(pool.counts().unwrap().connections, 100);
+        before = std::mem::take(&mut *left.lock().unwrap());
+        // None of them has trapped the stop.
+        for record in &open {
+            pool.stop_child(record.id).unwrap();
+        }
+        runtime.settle();
+        assert_eq!(pool.counts().unwrap().connections, 0);
+    }
+}
