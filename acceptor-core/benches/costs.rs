@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::hint::black_box;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ struct Hand {
     ready: Mutex<VecDeque<Arc<Task>>>,
     clock: Mutex<Instant>,
     timers: Mutex<BTreeMap<(Instant, usize), Waker>>,
+    wakes: AtomicUsize,
+    polls: AtomicUsize,
 }
 
 struct Task {
@@ -49,6 +51,7 @@ struct Task {
 
 impl Wake for Task {
     fn wake(self: Arc<Self>) {
+        self.hand.wakes.fetch_add(1, Ordering::Relaxed);
         if !self.queued.swap(true, Ordering::SeqCst) {
             let hand = Arc::clone(&self.hand);
             lock(&hand.ready).push_back(self);
@@ -62,6 +65,8 @@ impl ByHand {
             ready: Mutex::default(),
             clock: Mutex::new(Instant::now()),
             timers: Mutex::default(),
+            wakes: AtomicUsize::new(0),
+            polls: AtomicUsize::new(0),
         }))
     }
 
@@ -72,6 +77,7 @@ impl ByHand {
             let Some(mut future) = lock(&task.future).take() else {
                 continue;
             };
+            self.0.polls.fetch_add(1, Ordering::Relaxed);
             let waker = Waker::from(Arc::clone(&task));
             if future
                 .as_mut()
@@ -239,6 +245,49 @@ impl Acceptor<Port> for Expires {
     }
 }
 
+/// An acceptor whose state is made at once, as that of a function is, or by an `init` that is ready when it is first polled.
+struct Numbered {
+    states: AtomicUsize,
+    made: Made,
+}
+
+enum Made {
+    Now,
+    ByInit,
+}
+
+impl Numbered {
+    fn new(made: Made) -> Self {
+        let states = AtomicUsize::new(0);
+        Self { states, made }
+    }
+
+    fn state(&self) -> usize {
+        self.states.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Acceptor<Port> for Numbered {
+    type State = usize;
+    type Exit = Result<(), BoxError>;
+
+    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<usize>, BoxError> {
+        Ok(Init::Accept(self.state()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<()>) -> Option<usize> {
+        match self.made {
+            Made::Now => Some(self.state()),
+            Made::ByInit => None,
+        }
+    }
+
+    async fn serve(&self, connection: Connection<Stream, ()>, _: usize) -> Result<(), BoxError> {
+        connection.stream.ended().await;
+        Ok(())
+    }
+}
+
 struct World {
     runtime: ByHand,
     pool: Pool<ByHand, Port>,
@@ -292,6 +341,13 @@ fn main() {
     let what = arguments.next().unwrap_or_default();
     let number = arguments.next().and_then(|number| number.parse().ok());
     match (what.as_str(), number.unwrap_or(200_000)) {
+        ("connection", acceptors) => connection(World::serving(), acceptors),
+        ("connection-init-now", acceptors) => {
+            connection(World::new(Numbered::new(Made::Now)), acceptors);
+        }
+        ("connection-init", acceptors) => {
+            connection(World::new(Numbered::new(Made::ByInit)), acceptors);
+        }
         ("close-beside-connections", connections) => close_beside_connections(connections),
         ("close-of-many", listeners) => close_of_many(listeners),
         ("timeout", acceptors) => timeout(acceptors),
@@ -303,6 +359,33 @@ fn main() {
         ("heap", connections) => heap(connections),
         _ => eprintln!("see costs.sh"),
     }
+}
+
+/// How many connections are measured, one after the other.
+const CONNECTIONS: usize = 2000;
+
+/// A connection comes, is served and ends; then the next one comes.
+fn connection(world: World, acceptors: usize) {
+    let (_, port) = world.listen(acceptors);
+    let serve = || {
+        for _ in 0..CONNECTIONS {
+            let stream = port.connect();
+            world.runtime.settle();
+            stream.end();
+            world.runtime.advance(Duration::from_millis(1));
+        }
+    };
+    // Until each queue and table is as large as it becomes.
+    serve();
+    let counters = [&world.runtime.0.wakes, &world.runtime.0.polls];
+    let before = counters.map(|counter| counter.load(Ordering::Relaxed));
+    measured(serve);
+    let after = counters.map(|counter| counter.load(Ordering::Relaxed));
+    let counts = world.pool.counts().expect("the pool runs");
+    assert_eq!((counts.acceptors, counts.connections), (acceptors, 0));
+    println!("connections {CONNECTIONS}");
+    println!("wake-ups {}", after[0] - before[0]);
+    println!("polls {}", after[1] - before[1]);
 }
 
 /// A listener closes while another has connections.
