@@ -1,29 +1,29 @@
-# Compares what was counted with what is recorded: the files are the recorded figures, the recorded profile, the figures and the profile.
-# Prints what grew and where, or what shrank, and ends with exit code 1 if anything grew beyond its limit.
+# Prints what grew and where, and what shrank; the exit code is 1 if anything grew by more than its limit, else 2 if anything shrank so.
 #
-# A figure is "WORLD FIGURE NUMBER", a line of a profile "WORLD KIND NUMBER NAME". `skip` is a pattern of figures that are not compared.
+# The files are the recorded figures and profile, then those that were counted. A line is "WORLD FIGURE NUMBER", in a profile
+# "WORLD KIND NUMBER NAME". `skip` is a pattern of figures that are not compared. Uses limits.awk.
 
-# By how much a figure may differ. In memory all is exact: that is what a small change of other code may move. On a runtime another thread
-# takes a turn now and then.
-function limit(world, figure, recorded) {
-    if (figure == "instructions") return world ~ /^core\// ? recorded * 0.002 : recorded * 0.01
-    if (figure ~ /^system-calls/) return world == "tokio" ? 0.05 : 0.3
-    return world ~ /^core\// ? 0.01 : 0.05
+# The world whose profile is recorded, of those that differ little.
+function like(world) {
+    if (world ~ /^core\/connection-init\//) return "core/connection-init/10"
+    return world ~ /^core\// ? "core/connection/10" : world
 }
 
-function number(value) {
-    return sprintf(value == int(value) ? "%d" : "%.2f", value)
+# What is recorded, or as much as is not recorded.
+function before(world, kind, name) {
+    if ((like(world), kind, name) in recorded_profile) return recorded_profile[like(world), kind, name]
+    return least(world, kind, name)
 }
 
-# The lines of the profile that grew most, of one kind.
-function where(world, kind, title, least,    key, parts, growth, most, best, shown, done) {
+# The five lines of a profile that grew most.
+function where(world, kind,    key, parts, growth, most, best, shown, done) {
     for (shown = 0; shown < 5; shown++) {
-        most = least
+        most = kind == "allocations" ? 0.05 : 2
         best = ""
         for (key in profile) {
             split(key, parts, SUBSEP)
             if (parts[1] != world || parts[2] != kind || (key in done)) continue
-            growth = profile[key] - recorded_profile[key]
+            growth = profile[key] - before(world, kind, parts[3])
             if (growth > most) {
                 most = growth
                 best = key
@@ -32,20 +32,17 @@ function where(world, kind, title, least,    key, parts, growth, most, best, sho
         if (best == "") return
         done[best] = 1
         split(best, parts, SUBSEP)
-        printf "    %s %s: %s -> %s\n", title, parts[3], number(recorded_profile[best]), number(profile[best])
+        printf "    in %s: %s, recorded %s%s\n", parts[3], number(profile[best]),
+            ((like(world), kind, parts[3]) in recorded_profile) ? "" : "less than ", number(before(world, kind, parts[3]))
     }
 }
 
-/^#/ || NF == 0 { next }
-FILENAME == ARGV[1] || FILENAME == ARGV[3] {
-    if (NF != 3 || $1 == "rustc") next
-    if (FILENAME == ARGV[1]) {
-        recorded[$1, $2] = $3
-    } else {
-        figures[$1, $2] = $3
-        worlds[$1] = 1
-        order[++count] = $1 SUBSEP $2
-    }
+/^#/ || NF == 0 || $1 == "rustc" { next }
+FILENAME == ARGV[1] { recorded[$1, $2] = $3; next }
+FILENAME == ARGV[3] {
+    figures[$1, $2] = $3
+    worlds[$1] = 1
+    order[++count] = $1 SUBSEP $2
     next
 }
 {
@@ -56,7 +53,7 @@ FILENAME == ARGV[1] || FILENAME == ARGV[3] {
     else profile[key, $0] = value
 }
 END {
-    # What was recorded and is not counted any longer has shrunk to nothing.
+    # What was recorded and is no longer there has shrunk to nothing.
     for (key in recorded) {
         split(key, parts, SUBSEP)
         if ((parts[1] in worlds) && !(key in figures)) {
@@ -73,18 +70,19 @@ END {
         growth = figures[key] - recorded[key]
         most = limit(world, figure, recorded[key])
         if (growth > most) {
-            grew++
-            printf "%s: %s grew from %s to %s for each connection (by %s; the limit is %s)\n", world, figure, number(recorded[key]), number(figures[key]), number(growth), number(most)
-            if (figure == "instructions") {
-                where(world, "function", "in", 2)
-                where(world, "source", "of", 2)
-            } else if (figure == "allocations") {
-                where(world, "allocations", "in", 0.02)
+            grew = 1
+            printf "%s: %s for each connection grew from %s to %s, by %s; the limit is %s\n",
+                world, figure, number(recorded[key]), number(figures[key]), number(growth), number(most)
+            if (figure == "allocations") where(world, "allocations")
+            if (figure ~ /instructions$/ && !(world in located)) {
+                located[world] = 1
+                where(world, "function")
+                where(world, "source")
             }
         } else if (-growth > most) {
-            shrank++
-            printf "%s: %s shrank from %s to %s for each connection\n", world, figure, number(recorded[key]), number(figures[key])
+            shrank = 1
+            printf "%s: %s for each connection shrank from %s to %s\n", world, figure, number(recorded[key]), number(figures[key])
         }
     }
-    exit grew > 0 ? 1 : shrank > 0 ? 2 : 0
+    exit grew ? 1 : shrank ? 2 : 0
 }

@@ -1,7 +1,8 @@
 # Reads a profile of callgrind, and prints by tabs what the program has executed itself:
 #
-#   total   instructions   NUMBER
-#   total   allocations    NUMBER
+#   total   instructions        NUMBER
+#   total   pool-instructions   NUMBER      of the functions of our crates, with what is inlined into them
+#   total   allocations         NUMBER
 #   function, source or allocations   NAME   NUMBER
 #
 # `program` is the path of the program, `root` that of the workspace. What the system's libraries execute is left out: it depends on
@@ -59,11 +60,13 @@ function passes_on(text) {
 /^[-+*0-9]/ && object == program {
     instructions += $2
     functions[caller] += $2
+    if (caller ~ /(^|[^a-z_])acceptor_/) pool_instructions += $2
     sources[source_name(file)] += $2
 }
 END {
     OFS = "\t"
     print "total", "instructions", instructions + 0
+    print "total", "pool-instructions", pool_instructions + 0
     print "total", "allocations", total_allocations + 0
     for (key in functions) print "function", key, functions[key]
     for (key in sources) print "source", key, sources[key]
