@@ -1,7 +1,8 @@
 # Prints what grew and where, and what shrank; the exit code is 1 if anything grew by more than its limit, else 2 if anything shrank so.
 #
-# The files are the recorded figures and profile, then those that were counted. A line is "WORLD FIGURE NUMBER", in a profile
-# "WORLD KIND NUMBER NAME". `skip` is a pattern of figures that are not compared. Uses limits.awk.
+# The files are the recorded figures and profile, then those that were counted. A line is "WORLD FIGURE NUMBER", of those that were counted
+# "WORLD FIGURE LOWEST MIDDLE HIGHEST", and in a profile "WORLD KIND NUMBER NAME". `skip` is a pattern of figures that are not compared.
+# Uses limits.awk.
 
 # The world whose profile is recorded, of those that differ little.
 function like(world) {
@@ -41,6 +42,7 @@ function where(world, kind,    key, parts, growth, most, best, shown, done) {
 FILENAME == ARGV[1] { recorded[$1, $2] = $3; next }
 FILENAME == ARGV[3] {
     figures[$1, $2] = $3
+    highest[$1, $2] = $5
     worlds[$1] = 1
     order[++count] = $1 SUBSEP $2
     next
@@ -57,7 +59,7 @@ END {
     for (key in recorded) {
         split(key, parts, SUBSEP)
         if ((parts[1] in worlds) && !(key in figures)) {
-            figures[key] = 0
+            figures[key] = highest[key] = 0
             order[++count] = key
         }
     }
@@ -79,9 +81,9 @@ END {
                 where(world, "function")
                 where(world, "source")
             }
-        } else if (-growth > most) {
+        } else if (recorded[key] - highest[key] > most) {
             shrank = 1
-            printf "%s: %s for each connection shrank from %s to %s\n", world, figure, number(recorded[key]), number(figures[key])
+            printf "%s: %s for each connection shrank from %s to %s\n", world, figure, number(recorded[key]), number(highest[key])
         }
     }
     exit grew ? 1 : shrank ? 2 : 0

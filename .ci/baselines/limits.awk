@@ -1,5 +1,5 @@
 # By how much a figure may differ from the recorded one. In memory all is exact: the limit is what a change of other code may move. On smol
-# and async-std another thread takes turns at the sockets; how many is left to chance, and with it how often a thread is woken (futex).
+# and async-std another thread takes turns at the sockets, and how many is left to chance.
 function limit(world, figure, recorded) {
     if (figure ~ /instructions$/) {
         if (world ~ /^core\//) return recorded * 0.002
@@ -7,7 +7,6 @@ function limit(world, figure, recorded) {
     }
     if (world ~ /^core\//) return 0.005
     if (world == "tokio") return 0.05
-    if (figure == "system-calls/futex") return 1000000
     if (figure == "system-calls/recvfrom") return 1.5
     return figure ~ /\/(epoll_ctl|epoll_pwait|read|timerfd_settime)$/ ? 0.5 : 0.1
 }
