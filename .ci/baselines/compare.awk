@@ -63,6 +63,10 @@ END {
             order[++count] = key
         }
     }
+    for (key in figures) {
+        split(key, parts, SUBSEP)
+        if (parts[2] ~ /instructions$/ && figures[key] - recorded[key] > limit(parts[1], parts[2], recorded[key])) grows[parts[1]] = 1
+    }
     for (i = 1; i <= count; i++) {
         key = order[i]
         split(key, parts, SUBSEP)
@@ -76,7 +80,8 @@ END {
             printf "%s: %s for each connection grew from %s to %s, by %s; the limit is %s\n",
                 world, figure, number(recorded[key]), number(figures[key]), number(growth), number(most)
             if (figure == "allocations") where(world, "allocations")
-            if (figure ~ /instructions$/ && !(world in located)) {
+            # Once for each world, and where its own profile is recorded, if that grows as well.
+            if (figure ~ /instructions$/ && !(world in located) && (world == like(world) || !(like(world) in grows))) {
                 located[world] = 1
                 where(world, "function")
                 where(world, "source")
