@@ -1,6 +1,6 @@
 //! What calls on a pool cost, by the number of its children, in memory and on one thread.
 //!
-//! Usage: `costs WHAT [NUMBER]`; see `costs.sh`, which counts the instructions of [`measured`], and `.ci/counts`.
+//! Usage: `costs WHAT [NUMBER [TIMES]]`; see `costs.sh`, which counts the instructions of [`measured`], and `.ci/counts`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -17,6 +17,8 @@ use acceptor_core::{
     PoolHandle, Runtime, Spec, acceptor_fn,
 };
 use peak_alloc::PeakAlloc;
+
+mod scale;
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
@@ -364,6 +366,7 @@ fn main() {
         ("add", acceptors) => add(acceptors),
         ("counts", connections) => counts(connections),
         ("heap", connections) => heap(connections),
+        (what, number) if scale::run(what, number) => {}
         _ => eprintln!("see costs.sh"),
     }
 }

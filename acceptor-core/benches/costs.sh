@@ -1,11 +1,21 @@
 #!/usr/bin/env bash
 # What calls on a pool cost, by the number of its children: instructions by callgrind, and two figures measured directly.
+# What an event costs, a beginning or an end of a connection, by the number of children and of listeners; what each of these takes of
+# memory; and what a stop of a million connections costs.
 #
-# Needs valgrind. In memory, on one thread; takes a few minutes and stops by itself.
+# COSTS=calls, events, memory or stop measures only that. CPU time is a median of five runs, and that of one thread.
+#
+# Needs valgrind, and 5 GB of memory. In memory, on one thread; takes a quarter of an hour and stops by itself. What it
+# prints of events, memory and the stop is also written to target/costs.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+costs=${COSTS:-all}
+json=target/costs.json
 work=$(mktemp -d)
+touch "$work/results"
 trap 'rm -rf "$work"' EXIT
+# As the release of whoever uses the pool is built, which is what is measured.
+export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=false
 cargo build --quiet --release -p acceptor-core --bench costs
 bench=$(cargo build --quiet --release -p acceptor-core --bench costs --message-format json | sed -n 's/.*"executable":"\([^"]*costs[^"]*\)".*/\1/p' | tail -n 1)
 
@@ -24,13 +34,91 @@ compare() { # TITLE WHAT FEW MANY TIMES
     }'
 }
 
-echo "instructions"
-compare "close of a listener, connections of another" close-beside-connections 10 200000 100
-compare "close of a listener, listeners" close-of-many 200 20000 100
-compare "an accept timeout, acceptors that wait" timeout 110 60000 100
-compare "kill(), connections" kill 10 200000 1
-compare "stop(), connections" stop 10 200000 1
-compare "drop of the owner, connections" drop 10 200000 1
-compare "add_listener(), acceptors" add 10 65536 1
-"$bench" counts 200000
-"$bench" heap 200000
+measures() { # KIND
+    [ "$costs" = all ] || [ "$costs" = "$1" ]
+}
+
+result() { # WHAT NUMBER MEASURE FIGURE
+    printf '{"what":"%s","number":%s,"measure":"%s","figure":%s}\n' "$@" >>"$work/results"
+}
+
+# The median of what five runs print behind a name.
+median() { # NAME ARGUMENT ...
+    local name=$1
+    shift
+    for _ in 1 2 3 4 5; do "$bench" "$@" | awk -v name="$name" '$1 == name { print $2 }'; done | sort -g | sed -n 3p
+}
+
+events() { # TITLE WHAT NUMBER
+    local instructions each_second
+    instructions=$(instructions "$2" "$3" 2000)
+    each_second=$(median events_a_second "$2" "$3" 500000)
+    result "$2" "$3" instructions "$instructions"
+    result "$2" "$3" events-a-second "$each_second"
+    printf '  %-52s %9d instructions, %9d events a second\n' "$1" "$instructions" "$each_second"
+}
+
+memory() { # TITLE WHAT NUMBER
+    "$bench" "$2" "$3" >"$work/out"
+    awk -v title="$1" -v what="$2" -v number="$3" -v results="$work/results" '
+        { figures[$1] = $2 }
+        END {
+            bare = figures["bytes_each_bare"]
+            more = bare ? sprintf(", %.0f more than a bare task", figures["bytes_each"] - bare) : ""
+            printf "  %-52s %9.0f bytes%s\n", title, figures["bytes_each"], more
+            for (name in figures) printf "{\"what\":\"%s\",\"number\":%s,\"measure\":\"%s\",\"figure\":%s}\n", what, number, name, figures[name] >>results
+        }' "$work/out"
+}
+
+stop() { # TITLE WHAT
+    local few=100000 many=1000000 instructions seconds
+    for number in "$few" "$many"; do
+        instructions=$(instructions "$2" "$number" "$number")
+        seconds=$(median cpu_seconds "$2" "$number")
+        result "$2" "$number" instructions "$instructions"
+        result "$2" "$number" cpu-seconds "$seconds"
+        echo "$instructions $seconds"
+    done | awk -v title="$1" -v n="$few $many" '
+        { instructions[NR] = $1; seconds[NR] = $2; split(n, number, " ") }
+        END {
+            printf "  %-52s", title
+            for (i = 1; i <= 2; i++) printf " %5d instructions and %.3f s with %d%s", instructions[i], seconds[i], number[i], i == 1 ? "," : ""
+            printf ": %.2f times the time\n", seconds[2] / seconds[1]
+        }'
+}
+
+if measures calls; then
+    echo "instructions"
+    compare "close of a listener, connections of another" close-beside-connections 10 200000 100
+    compare "close of a listener, listeners" close-of-many 200 20000 100
+    compare "an accept timeout, acceptors that wait" timeout 110 60000 100
+    compare "kill(), connections" kill 10 200000 1
+    compare "stop(), connections" stop 10 200000 1
+    compare "drop of the owner, connections" drop 10 200000 1
+    compare "add_listener(), acceptors" add 10 65536 1
+    "$bench" counts 200000
+    "$bench" heap 200000
+fi
+if measures events; then
+    echo "an event: the beginning or the end of a connection"
+    for number in 1 1000 1000000; do events "bare tasks, $number open" events-bare "$number"; done
+    for number in 1 1000 1000000; do events "connections, $number open" events-children "$number"; done
+    for number in 1 1000 1000000; do events "acceptors, $number waiting" events-acceptors "$number"; done
+    for number in 1 100 10000; do events "listeners, $number of them in turn" events-listeners "$number"; done
+fi
+if measures memory; then
+    echo "live heap"
+    for number in 1000 1000000; do memory "a connection, of $number" memory-connection "$number"; done
+    for number in 1000 1000000; do memory "an acceptor that waits, of $number" memory-acceptor "$number"; done
+    for number in 100 10000; do memory "a listener with one acceptor, of $number" memory-listener "$number"; done
+fi
+if measures stop; then
+    echo "a stop, for each connection, and in CPU time of all"
+    stop "bare tasks that end" stop-bare
+    stop "connections that leave as the pool drains" stop-drained
+    stop "connections that leave at the stop signal" stop-signal
+    stop "connections that are dropped" stop-dropped
+fi
+mkdir -p target
+awk 'BEGIN { print "[" } { printf "%s  %s", (NR > 1 ? ",\n" : ""), $0 } END { print "\n]" }' "$work/results" >"$json"
+echo "written to $json"
