@@ -1,13 +1,12 @@
 //! The accept loop to compare with: `accept`, then `tokio::spawn`. Echoes until it has served `CONNECTIONS`.
 //!
-//! Usage: `bare CONNECTIONS BUFFER`; see `measure.sh`.
+//! Usage: `bare CONNECTIONS BUFFER`; see `measure.sh`, and `settings` for the environment.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod settings;
 
+use settings::Count;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-static SERVED: AtomicUsize = AtomicUsize::new(0);
 
 fn main() -> std::io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,22 +22,32 @@ fn main() -> std::io::Result<()> {
 }
 
 fn serve<const BUFFER: usize>(connections: usize) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async move {
+    let count = Count::new(connections);
+    settings::runtime()?.block_on(async move {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        println!("{}", listener.local_addr()?);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            tokio::spawn(async move {
-                let _ = echo::<BUFFER>(stream).await;
-                if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
-                    std::process::exit(0);
-                }
-            });
+        let address = listener.local_addr()?;
+        for further in settings::further_listeners(address) {
+            let listener = TcpListener::bind(further).await?;
+            tokio::spawn(accept::<BUFFER>(listener, count));
         }
+        println!("{address}");
+        if settings::workers() == 0 {
+            return accept::<BUFFER>(listener, count).await;
+        }
+        // The main thread is none of those that serve.
+        let accepts = tokio::spawn(accept::<BUFFER>(listener, count));
+        accepts.await.map_err(std::io::Error::other)?
     })
+}
+
+async fn accept<const BUFFER: usize>(listener: TcpListener, count: Count) -> std::io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            let _ = echo::<BUFFER>(stream).await;
+            count.served();
+        });
+    }
 }
 
 async fn echo<const BUFFER: usize>(mut stream: TcpStream) -> std::io::Result<()> {

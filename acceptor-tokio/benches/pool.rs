@@ -1,16 +1,15 @@
 //! The same server as `bare`, in a pool with everything switched on.
 //!
-//! Usage: `pool CONNECTIONS BUFFER ACCEPTORS [ADDRESS]`; see `measure.sh`.
+//! Usage: `pool CONNECTIONS BUFFER ACCEPTORS [ADDRESS]`; see `measure.sh`, and `settings` for the environment.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod settings;
 
 use acceptor_tokio::{
     Connection, ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn, observer_fn,
 };
+use settings::Count;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-static SERVED: AtomicUsize = AtomicUsize::new(0);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,16 +32,12 @@ fn serve<const BUFFER: usize>(
     acceptors: usize,
     address: &str,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async move {
+    let count = Count::new(connections);
+    settings::runtime()?.block_on(async move {
         let runtime = TokioRuntime::current()?;
         let acceptor = acceptor_fn(move |connection: Connection| async move {
             let _ = echo::<BUFFER>(connection.stream).await;
-            if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
-                std::process::exit(0);
-            }
+            count.served();
             Ok(())
         });
         let spec = Spec::new("bench", acceptor).observer(observer_fn(
@@ -52,7 +47,12 @@ fn serve<const BUFFER: usize>(
         ));
         let pool = Pool::start(runtime.clone(), spec)?;
         let socket = ListenOptions::new(address).bind()?;
-        println!("127.0.0.1:{}", socket.local_addr()?.port());
+        let first = socket.local_addr()?;
+        for further in settings::further_listeners(first) {
+            let socket = ListenOptions::new(further).bind()?;
+            pool.add_listener(TcpListener::from_std(socket, &runtime)?, acceptors)?;
+        }
+        println!("127.0.0.1:{}", first.port());
         pool.add_listener(TcpListener::from_std(socket, &runtime)?, acceptors)?;
         pool.join().await;
         Ok(())

@@ -1,0 +1,229 @@
+//! A million connections in memory, and a stop of them all, in CPU time; beside it as many bare tasks.
+//!
+//! Usage: `million WAY CONNECTIONS`; see `measure.sh`. The ways: `drained` connections leave by themselves as the pool drains,
+//! within its grace; `signal` ones leave at the stop signal, which they have trapped; `dropped` ones have not; `killed` ones are
+//! killed without a signal. `bare` are tasks of no pool that leave at a signal.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use acceptor_tokio::{
+    Listener, NoHandshake, Phase, Pool, Shutdown, Spec, TokioRuntime, acceptor_fn,
+};
+use peak_alloc::PeakAlloc;
+use tokio::sync::{Mutex, mpsc, watch};
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+/// How many connections are on their way to the pool at once.
+const BACKLOG: usize = 1_000;
+
+/// The grace of the pool. Connections that leave as it drains need less: else the bench fails.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What is left of the grace to those that are not to leave in it.
+const SHORT_GRACE: Duration = Duration::from_millis(50);
+
+type Error = Box<dyn std::error::Error>;
+
+/// A stream of which nothing is read.
+struct Stream;
+
+/// A listener in memory.
+struct Channel(Mutex<mpsc::Receiver<Stream>>);
+
+impl Listener for Channel {
+    type Io = Stream;
+    type Addr = ();
+    type Handshake = NoHandshake;
+
+    async fn accept(&self) -> io::Result<(Stream, ())> {
+        match self.0.lock().await.recv().await {
+            Some(stream) => Ok((stream, ())),
+            None => pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn io_local_addr(_: &Stream) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn handshake(&self) -> NoHandshake {
+        NoHandshake
+    }
+
+    fn asks_local_addr(&self) -> bool {
+        false
+    }
+}
+
+/// When connections leave a pool that stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Drained,
+    Signal,
+    Dropped,
+    Killed,
+}
+
+impl Leave {
+    fn phase(self) -> Phase {
+        match self {
+            Leave::Drained => Phase::Grace,
+            Leave::Signal | Leave::Dropped => Phase::Stop,
+            Leave::Killed => Phase::Kill,
+        }
+    }
+}
+
+/// CPU time of this thread so far, if the system says it, as exact as its clock ticks; else the time of day.
+fn cpu(start: Instant) -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|first| first.parse().ok());
+    nanos.map_or_else(|| start.elapsed(), Duration::from_nanos)
+}
+
+fn main() -> Result<(), Error> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let usage = "usage: million drained|signal|dropped|killed|bare CONNECTIONS";
+    let [way, connections] = arguments.as_slice() else {
+        return Err(usage.into());
+    };
+    let connections = connections.parse()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match way.as_str() {
+        "drained" => runtime.block_on(pool(connections, Leave::Drained)),
+        "signal" => runtime.block_on(pool(connections, Leave::Signal)),
+        "dropped" => runtime.block_on(pool(connections, Leave::Dropped)),
+        "killed" => runtime.block_on(pool(connections, Leave::Killed)),
+        "bare" => runtime.block_on(bare(connections)),
+        _ => Err(usage.into()),
+    }
+}
+
+/// The figures of a start and a stop, as `measure.sh` reads them.
+struct Figures {
+    start: Instant,
+    connections: usize,
+    heap: usize,
+    cpu: Duration,
+}
+
+impl Figures {
+    fn begin(connections: usize) -> Self {
+        let start = Instant::now();
+        Self {
+            start,
+            connections,
+            heap: HEAP.current_usage(),
+            cpu: cpu(start),
+        }
+    }
+
+    /// All are open.
+    fn opened(&mut self) {
+        let each = HEAP.current_usage().saturating_sub(self.heap) as f64 / self.connections as f64;
+        println!("bytes_each {each:.0}");
+        self.lap("start_cpu_seconds");
+    }
+
+    fn lap(&mut self, name: &str) {
+        let now = cpu(self.start);
+        let took = now.saturating_sub(self.cpu).as_secs_f64();
+        self.cpu = now;
+        println!("{name} {took:.3}");
+    }
+}
+
+async fn pool(connections: usize, leave: Leave) -> Result<(), Error> {
+    let serve = acceptor_fn(
+        move |connection: acceptor_tokio::Connection<Stream, ()>| async move {
+            match leave {
+                Leave::Drained => connection.lifecycle.draining().wait().await,
+                Leave::Signal => connection.lifecycle.trap_stop().wait().await,
+                Leave::Dropped | Leave::Killed => pending().await,
+            }
+            Ok(())
+        },
+    );
+    let spec = Spec::new("million", serve);
+    let spec = match leave {
+        Leave::Drained => spec.grace(GRACE),
+        Leave::Signal | Leave::Dropped => spec.grace(SHORT_GRACE),
+        Leave::Killed => spec.grace(SHORT_GRACE).shutdown(Shutdown::Kill),
+    };
+    // A minute, also on a machine that does much else: what it takes is what is measured.
+    let spec = match leave {
+        Leave::Signal | Leave::Dropped => spec.shutdown(Duration::from_secs(60)),
+        Leave::Drained | Leave::Killed => spec,
+    };
+    let pool = Pool::start(TokioRuntime::current()?, spec)?;
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let mut figures = Figures::begin(connections);
+    pool.add_listener(Channel(Mutex::new(receiver)), 10)?;
+    for _ in 0..connections {
+        sender
+            .send(Stream)
+            .await
+            .map_err(|error| error.to_string())?;
+    }
+    while pool.counts()?.connections < connections {
+        tokio::task::yield_now().await;
+    }
+    figures.opened();
+
+    let report = pool.stop().await;
+    figures.lap("stop_cpu_seconds");
+    let ends = report.connections(leave.phase()).total();
+    assert_eq!(report.stuck, 0, "{report}");
+    assert_eq!(ends, connections, "{report}");
+    println!("stop_seconds {:.3}", report.elapsed.as_secs_f64());
+    Ok(())
+}
+
+/// As many tasks, each of which waits for one signal.
+async fn bare(connections: usize) -> Result<(), Error> {
+    let (stop, stopping) = watch::channel(false);
+    let (sender, mut receiver) = mpsc::channel(BACKLOG);
+    let ended = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut figures = Figures::begin(connections);
+    let open = Arc::new(tokio::sync::Semaphore::new(0));
+    let (ends, opens) = (Arc::clone(&ended), Arc::clone(&open));
+    tokio::spawn(async move {
+        while let Some(Stream) = receiver.recv().await {
+            let (mut stopping, ends) = (stopping.clone(), Arc::clone(&ends));
+            tokio::spawn(async move {
+                let _ = stopping.wait_for(|stop| *stop).await;
+                ends.add_permits(1);
+            });
+            opens.add_permits(1);
+        }
+    });
+    for _ in 0..connections {
+        sender
+            .send(Stream)
+            .await
+            .map_err(|error| error.to_string())?;
+    }
+    while open.available_permits() < connections {
+        tokio::task::yield_now().await;
+    }
+    // Those that were spawned last are polled as well.
+    tokio::task::yield_now().await;
+    figures.opened();
+    stop.send_replace(true);
+    while ended.available_permits() < connections {
+        tokio::task::yield_now().await;
+    }
+    figures.lap("stop_cpu_seconds");
+    Ok(())
+}
