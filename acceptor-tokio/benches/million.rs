@@ -5,6 +5,7 @@
 //! killed without a signal. `bare` are tasks of no pool that leave at a signal.
 
 use std::future::pending;
+use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,6 +111,12 @@ fn main() -> Result<(), Error> {
     }
 }
 
+/// Callgrind is asked to forget what came before.
+#[inline(never)]
+fn measured_from_here() {
+    black_box(());
+}
+
 /// The figures of a start and a stop, as `measure.sh` reads them.
 struct Figures {
     start: Instant,
@@ -181,6 +188,7 @@ async fn pool(connections: usize, leave: Leave) -> Result<(), Error> {
     }
     figures.opened();
 
+    measured_from_here();
     let report = pool.stop().await;
     figures.lap("stop_cpu_seconds");
     let ends = report.connections(leave.phase()).total();
@@ -220,6 +228,7 @@ async fn bare(connections: usize) -> Result<(), Error> {
     // Those that were spawned last are polled as well.
     tokio::task::yield_now().await;
     figures.opened();
+    measured_from_here();
     stop.send_replace(true);
     while ended.available_permits() < connections {
         tokio::task::yield_now().await;
