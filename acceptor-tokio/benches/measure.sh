@@ -24,7 +24,7 @@ cd "$(dirname "$0")/../.."
 export LC_ALL=C
 runtimes=("$@")
 if [ $# -eq 0 ]; then runtimes=(tokio smol async-std); fi
-read -ra acceptors <<<"${ACCEPTORS:-1 10 1000 65536}"
+read -ra numbers <<<"${ACCEPTORS:-1 10 1000 65536}"
 measure=${MEASURE:-all}
 json=target/measure.json
 scale=acceptor-tokio/benches/scale.sh
@@ -173,7 +173,7 @@ for runtime in "${runtimes[@]}"; do
     if [ "$measure" = all ] || [ "$measure" = calls ]; then
         echo "$runtime: system calls for each connection"
         system_calls "$runtime" bare 0 "$bare" 64
-        for number in "${acceptors[@]}"; do system_calls "$runtime" pool "$number" "$pool" 64 "$number"; done
+        for number in "${numbers[@]}"; do system_calls "$runtime" pool "$number" "$pool" 64 "$number"; done
         echo "$runtime: system calls for each connection, bound to a wildcard"
         system_calls "$runtime" pool 10 "$pool" 64 10 0.0.0.0:0
     fi
@@ -183,7 +183,7 @@ for runtime in "${runtimes[@]}"; do
                 clients=$([ "$at_once" = 1 ] && echo "one paced client" || echo "$at_once clients at once")
                 echo "$runtime: for each connection, $clients, a buffer of $buffer bytes"
                 instructions "$runtime" bare 0 "$buffer" "$at_once" "$bare" "$buffer"
-                for number in "${acceptors[@]}"; do
+                for number in "${numbers[@]}"; do
                     instructions "$runtime" pool "$number" "$buffer" "$at_once" "$pool" "$buffer" "$number"
                 done
                 if [ "$runtime" = tokio ]; then instructions tokio init 10 "$buffer" "$at_once" "$bin/tokio_init" "$buffer" 10; fi
