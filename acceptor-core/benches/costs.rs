@@ -1,6 +1,6 @@
 //! What calls on a pool cost, by the number of its children, in memory and on one thread.
 //!
-//! Usage: `costs WHAT [NUMBER [TIMES]]`; see `costs.sh`, which counts the instructions of [`measured`], and `.ci/counts`.
+//! Usage: `costs WHAT [NUMBER]`; see `costs.sh`, which counts the instructions of [`measured`], and `.ci/counts`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};

@@ -5,10 +5,12 @@
 //! ready, the connection ends, and they run again. So each beginning wakes an accept loop. The figures include the runtime that
 //! is run by hand and the stream in memory; those of bare tasks on the same runtime are beside them.
 
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use acceptor_core::{Connection, Pool, Spec, StopReport, acceptor_fn};
-use futures::FutureExt;
 
 use super::{ByHand, HEAP, Port, Runtime, Stream, World, measured};
 
@@ -259,7 +261,10 @@ fn stop(connections: usize, leave: Leave) {
         for step in [Duration::from_millis(1); 3].into_iter().chain([GRACE]) {
             world.runtime.advance(step);
         }
-        stopped.now_or_never().expect("all have ended")
+        match pin!(stopped).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(report) => report,
+            Poll::Pending => panic!("not all have ended"),
+        }
     });
     let took = cpu().saturating_sub(began);
     assert_eq!(report.stuck, 0, "{report}");
