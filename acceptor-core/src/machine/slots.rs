@@ -6,11 +6,11 @@
 
 /// How many slots a chunk has. Few, because a listener with one acceptor has a whole bank; a model of loom has fewer, since it
 /// would follow each seat of a bank.
-pub(crate) const CHUNK: usize = if cfg!(all(test, loom)) { 4 } else { 32 };
+pub(crate) const CHUNK: usize = if cfg!(all(test, loom)) { 4 } else { 16 };
 
 /// The memory of so many chunks is kept once they are empty: a listener whose connections come and go by a few dozen allocates
 /// nothing for them.
-const SPARES: usize = 2;
+const SPARES: usize = 4;
 
 /// The mask of a chunk has a bit for each slot: this one has no slot vacant.
 const FULL: u32 = u32::MAX >> (u32::BITS as usize - CHUNK);
