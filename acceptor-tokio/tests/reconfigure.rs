@@ -134,6 +134,9 @@ async fn clients_wait_for_an_acceptor_whose_init_hangs() {
     let pool = Pool::start(runtime(), spec(0, &at_once)).expect("the spec is allowed");
     let (_, address) = listen(&pool, ACCEPTORS);
     assert_eq!(served_by(address).await, 0);
+    // Its client sees the socket close before anybody sees its end (E2).
+    let over = || pool.counts().is_ok_and(|counts| counts.connections == 0);
+    eventually("the first connection ends", over).await;
     pool.reconfigure(spec(1, &hangs), WaitingAcceptors::Replace)
         .expect("it runs");
     let clients: Vec<_> = (0..50).map(|_| tokio::spawn(served_by(address))).collect();
