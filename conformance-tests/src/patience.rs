@@ -4,17 +4,18 @@ use std::env;
 use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::sync::mpsc;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 use acceptor_core::Runtime;
 use futures::channel::oneshot;
-use futures::future::{Either, select};
+use futures::task::AtomicWaker;
 
-use crate::verdict::Broken;
+use crate::verdict::{Broken, LOST_WAKE};
 
 /// The environment variable that holds the factor by which patience is scaled.
 pub const PATIENCE_VARIABLE: &str = "CONFORMANCE_PATIENCE";
@@ -118,19 +119,8 @@ impl Patience {
         what: &str,
         event: impl Future<Output = T>,
     ) -> Result<T, Broken> {
-        let mut event = pin!(event);
-        let mut given_up = pin!(self.use_up(runtime));
-        poll_fn(|cx| {
-            // First: should both be due the event has come.
-            if let Poll::Ready(value) = event.as_mut().poll(cx) {
-                return Poll::Ready(Ok(value));
-            }
-            given_up
-                .as_mut()
-                .poll(cx)
-                .map(|()| Err(self.exhausted(what)))
-        })
-        .await
+        self.wait_until_given_up(what, event, self.use_up(runtime))
+            .await
     }
 
     /// Waits for an event, by the clock of a thread of its own: for where the runtime's is in question.
@@ -150,13 +140,43 @@ impl Patience {
                 let _ = give_up.send(());
             }
         });
-        let event = pin!(event);
-        let awaited = select(event, given_up).await;
+        let given_up = async {
+            let _ = given_up.await;
+        };
+        let awaited = self.wait_until_given_up(what, event, given_up).await;
         drop(came);
-        match awaited {
-            Either::Left((value, _)) => Ok(value),
-            Either::Right(_) => Err(self.exhausted(what)),
-        }
+        awaited
+    }
+
+    async fn wait_until_given_up<T>(
+        self,
+        what: &str,
+        event: impl Future<Output = T>,
+        given_up: impl Future<Output = ()>,
+    ) -> Result<T, Broken> {
+        let mut event = pin!(event);
+        let mut given_up = pin!(given_up);
+        let called = Arc::new(Called::new());
+        let waker = Waker::from(Arc::clone(&called));
+        poll_fn(|cx| {
+            called.waiting.register(cx.waker());
+            // First: should both be due the event has come.
+            if let Some(value) = called.poll(event.as_mut(), &waker) {
+                return Poll::Ready(Ok(value));
+            }
+            if given_up.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if let Some(value) = called.poll(event.as_mut(), &waker) {
+                return Poll::Ready(Ok(value));
+            }
+            let broken = match event.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(_) => Self::lost(what),
+                Poll::Pending => self.exhausted(what),
+            };
+            Poll::Ready(Err(broken))
+        })
+        .await
     }
 
     /// Waits for a condition that tells nobody when it changes, by looking again and again.
@@ -189,12 +209,57 @@ impl Patience {
         })
     }
 
+    /// The event had come, and nobody was told.
+    fn lost(what: &str) -> Broken {
+        Broken::new(
+            what,
+            "it had come, but the waker that waited for it was not called",
+        )
+        .check(LOST_WAKE)
+    }
+
     fn exhausted(self, what: &str) -> Broken {
         Broken::new(
             what,
             format!("nothing of the kind within {:?}", self.length()),
         )
         .check("is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long")
+    }
+}
+
+/// The waker of an event that is waited for: the event is polled again only once it was called, as a runtime does it. Whatever
+/// else wakes the waiting task would hide that nothing has.
+struct Called {
+    called: AtomicBool,
+    /// The task that waits.
+    waiting: AtomicWaker,
+}
+
+impl Called {
+    /// As if it had been called: the event is to be polled once in any case.
+    fn new() -> Self {
+        Self {
+            called: AtomicBool::new(true),
+            waiting: AtomicWaker::new(),
+        }
+    }
+
+    /// Polls an event with this waker, if it was called; its value, if it has come.
+    fn poll<F: Future>(&self, event: Pin<&mut F>, waker: &Waker) -> Option<F::Output> {
+        if !self.called.swap(false, Ordering::SeqCst) {
+            return None;
+        }
+        match event.poll(&mut Context::from_waker(waker)) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+}
+
+impl Wake for Called {
+    fn wake(self: Arc<Self>) {
+        self.called.store(true, Ordering::SeqCst);
+        self.waiting.wake();
     }
 }
 
@@ -305,6 +370,35 @@ mod tests {
         assert_eq!(broken.expected, "the moon");
         let slept: Duration = runtime.slept.all().iter().sum();
         assert_eq!(slept, Patience::default().length());
+    }
+
+    /// Comes at its second poll, and says so if it is told to.
+    async fn comes_at_the_second_poll(wakes: bool) {
+        let mut polled = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut polled, true) {
+                return Poll::Ready(());
+            }
+            if wakes {
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    #[test]
+    fn what_comes_and_wakes_nobody_has_not_come() {
+        let waits = |wakes| {
+            let patience = Patience { factor: 0.01 };
+            block_on(patience.wait_outside("the moon", comes_at_the_second_poll(wakes)))
+        };
+        assert_eq!(waits(true), Ok(()));
+        let broken = waits(false).expect_err("nobody was told");
+        assert_eq!(
+            broken.seen,
+            "it had come, but the waker that waited for it was not called"
+        );
     }
 
     #[test]

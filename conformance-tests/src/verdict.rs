@@ -18,6 +18,10 @@ pub struct Broken {
     pub check: Option<&'static str>,
 }
 
+/// Where the cause lies if an event had come, and the waker that waited for it was not called.
+pub(crate) const LOST_WAKE: &str =
+    "does the runtime, the listener or the stream forget to wake who waits, or wake another?";
+
 impl Broken {
     /// Something else was seen than was expected.
     pub fn new(expected: impl Into<String>, seen: impl Into<String>) -> Self {
@@ -28,9 +32,11 @@ impl Broken {
         }
     }
 
-    /// Says where the cause may lie.
+    /// Says where the cause may lie, unless it is known: that who waited was not woken.
     pub fn check(mut self, check: &'static str) -> Self {
-        self.check = Some(check);
+        if self.check != Some(LOST_WAKE) {
+            self.check = Some(check);
+        }
         self
     }
 }

@@ -52,6 +52,8 @@ pub enum RuntimeFlaw {
     CutsFarDeadlines,
     /// Dropping a sleep that is not done drops all others of its deadline.
     DropsTakeOthers,
+    /// A sleep wakes nobody: it is done when it is polled again.
+    SleepsWakeNobody,
     /// A sleep wakes who polled it first.
     WakesWhoPolledFirst,
     /// The clock is an hour ahead of the one that sleeps keep.
@@ -425,6 +427,10 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
         };
         let sleep = self.runtime.sleep_until(deadline);
         match self.flaw() {
+            Some(RuntimeFlaw::SleepsWakeNobody) => {
+                let mut sleep = pin!(sleep);
+                poll_fn(|_| sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()))).await;
+            }
             Some(RuntimeFlaw::WakesWhoPolledFirst) => woken_first(sleep).await,
             Some(RuntimeFlaw::DropsTakeOthers) => {
                 let mut takes = TakesOthers {

@@ -1602,6 +1602,12 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T6",
+            RuntimeFlaw::SleepsWakeNobody,
+            "it had come, but the waker that waited for it was not called",
+            &["T1", "T9"],
+        ),
+        breaks(
+            "T6",
             RuntimeFlaw::PastNeverComes,
             "a sleep until a time in the past is done at once",
             &["T1", "T2", "T9"],
