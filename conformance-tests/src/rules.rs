@@ -18,11 +18,15 @@ mod stopping;
 mod waiting;
 
 use std::fmt;
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use acceptor_core::{Listener, NoHandshake};
 
 use crate::boxed::Boxed;
+use crate::patience::receive;
 use crate::verdict::{Broken, Verdict};
 use crate::world::{World, play};
 
@@ -126,31 +130,74 @@ impl Entry {
     }
 }
 
+/// How long a test of a rule may take before it fails; more patience stretches it.
+const LIMIT: Duration = Duration::from_secs(120);
+
+pub(crate) const END: &str = "the check comes to an end";
+pub(crate) const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
+
 /// Checks one rule in a world, as a test does, unless it is a SHOULD that the world leaves [`unmet`](World::unmet).
+///
+/// It has two minutes, stretched by the world's patience.
 ///
 /// # Panics
 ///
-/// If the rule does not hold, telling the rule, what was expected, and what was seen.
+/// If the rule does not hold, telling the rule, what was expected, and what was seen; or if the check does not come to an end in
+/// that time: then the thread that it runs on is left behind.
 #[track_caller]
 pub fn test<W>(world: W, name: &str)
 where
     W: World<Listener: Listener<Handshake = NoHandshake>>,
 {
-    test_in(&Arc::new(Boxed::new(world)), name);
+    test_within(world, name, LIMIT);
+}
+
+/// Checks one rule as [`test`] does, with a time limit of its own.
+///
+/// # Panics
+///
+/// As [`test`].
+#[track_caller]
+pub fn test_within<W>(world: W, name: &str, limit: Duration)
+where
+    W: World<Listener: Listener<Handshake = NoHandshake>>,
+{
+    test_in(Arc::new(Boxed::new(world)), name, limit);
 }
 
 #[track_caller]
 #[inline]
-fn test_in(world: &Arc<Boxed>, name: &str) {
+fn test_in(world: Arc<Boxed>, name: &str, limit: Duration) {
     let rules = all();
-    let rule = rules.iter().find(|rule| rule.name == name);
+    let rule = rules.into_iter().find(|rule| rule.name == name);
     let rule = rule.unwrap_or_else(|| panic!("no rule is named {name}"));
-    if let Some(why) = rule.unmet(world) {
+    if let Some(why) = rule.unmet(&world) {
         println!("{} ({}) is left unmet: {why}", rule.id, rule.level);
         return;
     }
-    if let Err(broken) = rule.check(world) {
-        panic!("{}", rule.failure(&broken));
+    let (entry, limit) = (rule.entry(), world.patience().stretch(limit));
+    let (tell, told) = mpsc::channel();
+    // A check that blocks its thread for good could not be ended, and would end no other.
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let verdict = rule.check(&world);
+            drop(world);
+            let _ = tell.send(verdict);
+        })
+        .unwrap_or_else(|error| panic!("there is no thread for the check: {error}"));
+    match receive(&told, limit) {
+        Ok(Ok(())) => {}
+        Ok(Err(broken)) => panic!("{}", entry.failure(&broken)),
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            let seen = format!("it did not end within {limit:?}");
+            let broken = Broken::new(END, seen).check(WITHOUT_AN_END);
+            panic!("{}", entry.failure(&broken));
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            let panic = thread.join().expect_err("it has told no verdict");
+            resume_unwind(panic);
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::net;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use conformance_tests::command_line::{Column, CommandLine, Status};
-use conformance_tests::rules::all;
+use conformance_tests::rules::{all, test_within};
 use conformance_tests::runtimes::tokio::Tokio;
 use conformance_tests::{Harness, Patience, Real};
 use serde_json::Value;
@@ -177,6 +178,33 @@ fn a_check_without_an_end_is_a_failure_of_the_rule() {
          check:    does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long"
     );
     check_failure(told, &failure);
+}
+
+/// As `suite!` does, in the tests of whoever brings a runtime.
+#[test]
+fn test_of_a_rule_that_does_not_end_fails_and_names_the_rule() {
+    let limit = Duration::from_millis(500);
+    let world = Real::new(Faulty {
+        tokio: Tokio::current_thread(),
+        fault: Fault::NeverEnds,
+    });
+    let name = all()
+        .iter()
+        .find(|rule| rule.id == "B4")
+        .map(|rule| rule.name);
+    let tested = catch_unwind(AssertUnwindSafe(|| {
+        test_within(world, name.expect("B4 is a rule"), limit)
+    }));
+    let told = tested.expect_err("it does not end");
+    let told = told
+        .downcast_ref::<String>()
+        .expect("it panics with a text");
+    let limit = Patience::of_environment().stretch(limit);
+    assert!(told.starts_with("B4 (MUST) does not hold.\n"), "{told}");
+    assert!(
+        told.contains(&format!("seen:     it did not end within {limit:?}\n")),
+        "{told}"
+    );
 }
 
 #[test]

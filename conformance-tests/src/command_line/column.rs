@@ -11,7 +11,7 @@ use acceptor_core::{Listener, NoHandshake};
 use crate::boxed::Boxed;
 use crate::panics::caught;
 use crate::patience::receive;
-use crate::rules::{Entry, Rule, all};
+use crate::rules::{END, Entry, Rule, WITHOUT_AN_END, all};
 use crate::verdict::Broken;
 use crate::world::World;
 
@@ -100,9 +100,7 @@ impl Column {
     }
 }
 
-const END: &str = "the check comes to an end";
 const AFTER_A_PANIC: &str = "does the harness panic, or the runtime outside of its tasks?";
-const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
 
 /// Tells the outcome before the world is dropped.
 fn check(world: &dyn Fn() -> Boxed, rules: &[Rule], name: &str, tell: &dyn Fn(Outcome)) {
