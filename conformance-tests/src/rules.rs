@@ -152,11 +152,11 @@ where
     test_within(world, name, LIMIT);
 }
 
-/// Checks one rule as [`test`] does, with a time limit of its own.
+/// Checks one rule as [`test()`] does, with a time limit of its own.
 ///
 /// # Panics
 ///
-/// As [`test`].
+/// As [`test()`].
 #[track_caller]
 pub fn test_within<W>(world: W, name: &str, limit: Duration)
 where
