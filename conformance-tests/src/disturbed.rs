@@ -15,8 +15,7 @@ pub use handshakes::{
     CAUSE, FirstHandshake, Handshakes, Header, LOCAL, Moment, PANIC, PEER, SOURCE, SecondHandshake,
     Shake, Stage,
 };
-pub(crate) use listeners::not_listening;
-pub use listeners::{FailingListener, FailingListeners, Faults, OfTheRuntime};
+pub use listeners::{FailingListener, FailingListeners, Faults, OfTheRuntime, not_listening};
 pub use polls::{HeldRuntime, HeldTasks, PollId, current_poll};
 pub use tasks::{DroppedTasks, DroppingRuntime, TaskId, ValueId, current_task};
 pub use traces::{Traced, TracedRuntime, TracedTasks};

@@ -12,8 +12,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 /// A value is one instance of the runtime. Tests use it for one after the
 /// other and for several at a time.
 ///
-#[cfg_attr(feature = "tokio", doc = "```")]
-#[cfg_attr(not(feature = "tokio"), doc = "```text")]
+/// ```
 /// use std::future::Future;
 /// use std::io;
 ///

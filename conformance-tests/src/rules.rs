@@ -87,38 +87,7 @@ impl Rule {
         (self.level == Level::Should).then_some(*why)
     }
 
-    /// What to tell of a rule that was found broken.
-    pub fn failure(&self, broken: &Broken) -> String {
-        self.entry().failure(broken)
-    }
-
-    /// The rule as it is listed.
-    pub fn entry(&self) -> Entry {
-        Entry {
-            id: self.id,
-            name: self.name,
-            level: self.level,
-            sentence: self.sentence,
-        }
-    }
-}
-
-/// A rule as it is listed: without its check, so that a program that only lists the rules does not compile them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Entry {
-    /// Its id in the contract.
-    pub id: &'static str,
-    /// The name of its test, which begins with the id.
-    pub name: &'static str,
-    /// Whether it may be left unmet.
-    pub level: Level,
-    /// What the contract says.
-    pub sentence: &'static str,
-}
-
-impl Entry {
-    /// What to tell of a rule that was found broken.
+    /// The message of a failure: the rule, its sentence, what was expected and what was seen.
     pub fn failure(&self, broken: &Broken) -> String {
         let Self {
             id,
@@ -133,8 +102,10 @@ impl Entry {
 /// How long a test of a rule may take before it fails; more patience stretches it.
 const LIMIT: Duration = Duration::from_secs(120);
 
-pub(crate) const END: &str = "the check comes to an end";
-pub(crate) const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
+#[doc(hidden)]
+pub const END: &str = "the check comes to an end";
+#[doc(hidden)]
+pub const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
 
 /// Checks one rule in a world, as a test does, unless it is a SHOULD that the world leaves [`unmet`](World::unmet).
 ///
@@ -166,16 +137,14 @@ where
 }
 
 #[track_caller]
-#[inline]
 fn test_in(world: Arc<Boxed>, name: &str, limit: Duration) {
-    let rules = all();
-    let rule = rules.into_iter().find(|rule| rule.name == name);
+    let rule = all().iter().find(|rule| rule.name == name);
     let rule = rule.unwrap_or_else(|| panic!("no rule is named {name}"));
     if let Some(why) = rule.unmet(&world) {
         println!("{} ({}) is left unmet: {why}", rule.id, rule.level);
         return;
     }
-    let (entry, limit) = (rule.entry(), world.patience().stretch(limit));
+    let limit = world.patience().stretch(limit);
     let (tell, told) = mpsc::channel();
     // A check that blocks its thread for good could not be ended, and would end no other.
     let thread = thread::Builder::new()
@@ -188,11 +157,11 @@ fn test_in(world: Arc<Boxed>, name: &str, limit: Duration) {
         .unwrap_or_else(|error| panic!("there is no thread for the check: {error}"));
     match receive(&told, limit) {
         Ok(Ok(())) => {}
-        Ok(Err(broken)) => panic!("{}", entry.failure(&broken)),
+        Ok(Err(broken)) => panic!("{}", rule.failure(&broken)),
         Err(mpsc::RecvTimeoutError::Timeout) => {
             let seen = format!("it did not end within {limit:?}");
             let broken = Broken::new(END, seen).check(WITHOUT_AN_END);
-            panic!("{}", entry.failure(&broken));
+            panic!("{}", rule.failure(&broken));
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => {
             let panic = thread.join().expect_err("it has told no verdict");
@@ -212,38 +181,25 @@ macro_rules! rule_book {
     };
     ($dollar:tt $($id:literal $level:ident $section:ident :: $name:ident $($runs:ident)?: $sentence:literal;)*) => {
         /// All rules, in the order of the contract.
-        // Compiled where it is used: this library is also built for programs that check no rule.
-        #[inline]
-        pub fn all() -> Vec<Rule> {
-            vec![$(Rule {
+        pub fn all() -> &'static [Rule] {
+            const { &[$(Rule {
                 id: $id,
                 name: stringify!($name),
                 level: Level::$level,
                 sentence: $sentence,
                 check: rule_book!(@check $section $name $($runs)?),
-            }),*]
-        }
-
-        /// All rules as they are listed.
-        #[cfg(feature = "cli")]
-        pub(crate) fn entries() -> Vec<Entry> {
-            vec![$(Entry {
-                id: $id,
-                name: stringify!($name),
-                level: Level::$level,
-                sentence: $sentence,
-            }),*]
+            }),*] }
         }
 
         /// Makes one `#[test]` of each rule, named after its id, in the world that the expression makes.
         ///
         /// The expression is evaluated once for each test.
         ///
-        #[cfg_attr(feature = "tokio", doc = "```")]
-        #[cfg_attr(not(feature = "tokio"), doc = "```text")]
-        /// use conformance_tests::{Real, runtimes::tokio::Tokio};
+        /// ```
+        /// use conformance_tests::Real;
+        /// use conformance_tests::reference::Reference;
         ///
-        /// conformance_tests::suite!(Real::new(Tokio::current_thread()));
+        /// conformance_tests::suite!(Real::new(Reference));
         /// ```
         #[macro_export]
         macro_rules! suite {

@@ -24,7 +24,7 @@ pub struct FailingListeners<W> {
 
 /// The error of `accept` on a socket that does not listen: EINVAL, or WSAEINVAL. It is one of the listener by its
 /// number; without one, `InvalidInput` is of one connection (A6).
-pub(crate) fn not_listening() -> io::Error {
+pub fn not_listening() -> io::Error {
     io::Error::from_raw_os_error(if cfg!(windows) { 10022 } else { 22 })
 }
 

@@ -1,0 +1,106 @@
+//! The rule book: the rules by section, for people at a terminal and for RULES.md.
+
+use std::io::{self, Write};
+
+use conformance_tests::rules::Rule;
+
+/// A section of the rule book: the rules whose ids begin with its letter.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Section {
+    pub(super) letter: &'static str,
+    pub(super) title: &'static str,
+    /// What its rules rely on.
+    preface: &'static str,
+}
+
+const fn plain(letter: &'static str, title: &'static str) -> Section {
+    Section {
+        letter,
+        title,
+        preface: "",
+    }
+}
+
+pub(super) const SECTIONS: [Section; 14] = [
+    plain("B", "the behaviour"),
+    Section {
+        letter: "E",
+        title: "how children end",
+        preface: include_str!("rule_book/ends.md"),
+    },
+    plain("I", "restart intensity"),
+    plain("L", "listeners"),
+    plain("N", "signals to a connection"),
+    Section {
+        letter: "S",
+        title: "stopping",
+        preface: "Order: lame duck (optional) → listeners closed → grace → stop → kill.\n",
+    },
+    plain("Q", "looking in"),
+    plain("R", "changing a running pool"),
+    plain("A", "accept errors"),
+    plain("V", "bad input"),
+    plain("O", "reports"),
+    Section {
+        letter: "H",
+        title: "handshakes",
+        preface: "A *handshake* is what a listener does with an accepted stream before `serve` gets it: TLS, a PROXY header, both.\n",
+    },
+    Section {
+        letter: "T",
+        title: "the runtime alone",
+        preface: "Checked without a pool: where one of these is broken, the fault lies in the runtime or in its adapter.\n",
+    },
+    Section {
+        letter: "K",
+        title: "the listener and its streams alone",
+        preface: "Checked without a pool: where one of these is broken, the fault lies in the listener, the stream or the adapter.\n",
+    },
+];
+
+/// Where a rule belongs.
+pub(super) fn section(rule: &Rule) -> Option<&'static Section> {
+    let letter = rule.id.trim_end_matches(|c: char| c.is_ascii_digit());
+    SECTIONS.iter().find(|section| section.letter == letter)
+}
+
+fn sections(rules: &[Rule]) -> impl Iterator<Item = (&'static Section, Vec<&Rule>)> {
+    SECTIONS.iter().filter_map(|here| {
+        let inside: Vec<_> = rules
+            .iter()
+            .filter(|rule| section(rule) == Some(here))
+            .collect();
+        (!inside.is_empty()).then_some((here, inside))
+    })
+}
+
+pub(super) fn write_text(out: &mut dyn Write, rules: &[Rule]) -> io::Result<()> {
+    for (number, (section, rules)) in sections(rules).enumerate() {
+        let between = if number == 0 { "" } else { "\n" };
+        let Section { letter, title, .. } = section;
+        writeln!(out, "{between}{letter}: {title}")?;
+        for rule in rules {
+            writeln!(out, "{:4} {:6}  {}", rule.id, rule.level, rule.sentence)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn write_markdown(out: &mut dyn Write, rules: &[Rule]) -> io::Result<()> {
+    write!(out, "{}", include_str!("rule_book/begin.md"))?;
+    for (section, rules) in sections(rules) {
+        let Section {
+            letter,
+            title,
+            preface,
+        } = section;
+        writeln!(out, "\n## {letter}: {title}\n")?;
+        if !preface.is_empty() {
+            writeln!(out, "{preface}")?;
+        }
+        for rule in rules {
+            writeln!(out, "- **{}** ({}) {}", rule.id, rule.level, rule.sentence)?;
+        }
+    }
+    write!(out, "\n{}", include_str!("rule_book/end.md"))
+}

@@ -1,0 +1,161 @@
+//! The suite in a simulated world: the clock moves only when nothing else can, so that it takes no time.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use acceptor_core::Runtime;
+use acceptor_simulation::{
+    Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime, SimulatedStream,
+    Simulation, Spurious,
+};
+use conformance_tests::disturbed::not_listening;
+use conformance_tests::{Client, Closed, Patience, World};
+use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The simulated world, as a column of the matrix.
+#[derive(Debug)]
+pub struct Simulated {
+    simulation: Simulation,
+    network: Network,
+}
+
+/// As large as what systems have by default.
+const LIMITS: Limits = Limits {
+    backlog: 4096,
+    buffer: 65_536,
+};
+
+impl Simulated {
+    /// A world whose choices are made by this seed.
+    pub fn new(seed: u64) -> Self {
+        let simulation = Simulation::new(seed, Spurious::OneIn(16));
+        let network = Network::new(&simulation, LIMITS);
+        Self {
+            simulation,
+            network,
+        }
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        // Tasks hold the simulation, and it holds them.
+        self.simulation.close();
+    }
+}
+
+impl World for Simulated {
+    type Runtime = SimulatedRuntime;
+    type Listener = SimulatedListener;
+    type Stream = SimulatedStream;
+    type Client = Peer;
+
+    fn runtime(&self) -> SimulatedRuntime {
+        self.simulation.runtime()
+    }
+
+    fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
+        let result = Arc::new(Mutex::new(None));
+        let tell = Arc::clone(&result);
+        self.simulation.runtime().spawn(async move {
+            let ended = AssertUnwindSafe(test).catch_unwind().await;
+            *locked(&tell) = Some(ended);
+        });
+        // Rules about the runtime alone wake tasks from threads of their own.
+        let outside = 2 * Patience::of_environment().length();
+        self.simulation
+            .run_until(outside, || locked(&result).is_some());
+        if let Some(Err(panic)) = locked(&result).take() {
+            resume_unwind(panic);
+        }
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<(SimulatedListener, SocketAddr)> {
+        let listener = self.network.listen(address)?;
+        let address = acceptor_core::Listener::local_addr(&listener)?;
+        Ok((listener, address))
+    }
+
+    fn listen_to_nothing(&self) -> io::Result<(SimulatedListener, io::Error)> {
+        let (listener, address) = self.listen()?;
+        self.network.kill_listener(address);
+        Ok((listener, not_listening()))
+    }
+
+    fn accepted(&self, stream: SimulatedStream) -> SimulatedStream {
+        stream
+    }
+
+    fn stream(&self, stream: SimulatedStream) -> SimulatedStream {
+        stream
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Peer>> + Send + 'static {
+        let network = self.network.clone();
+        async move {
+            let client = network.connect(address)?;
+            client.connected().await?;
+            Ok(Peer(client))
+        }
+    }
+}
+
+/// A client of the simulated network.
+#[derive(Debug)]
+pub struct Peer(SimulatedClient);
+
+impl Client for Peer {
+    fn local_addr(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        self.0.half_close();
+        Ok(())
+    }
+
+    async fn receive(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn receive_line(&mut self) -> io::Result<String> {
+        let mut line = Vec::new();
+        loop {
+            let byte = self.receive(1).await?;
+            if byte == b"\n" {
+                let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+                return String::from_utf8(line).map_err(invalid);
+            }
+            line.extend(byte);
+        }
+    }
+
+    async fn closed(&mut self) -> Closed {
+        match self.0.read_to_end(&mut Vec::new()).await {
+            Ok(_) => Closed::EndOfStream,
+            Err(_) => Closed::Reset,
+        }
+    }
+
+    async fn close(self) {}
+
+    async fn reset(self) {
+        self.0.abort();
+    }
+}

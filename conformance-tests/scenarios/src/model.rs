@@ -1,0 +1,377 @@
+//! The model: how a pool must behave, derived from what the callbacks, the clients and the network saw.
+//!
+//! It knows no queue and no lock. A child is what was seen of it; its end follows
+//! from how `serve` or `terminate` came out, or from its commands; a failure is a
+//! time in a list; a phase is a time at which it may end at the earliest. All
+//! events of one poll or one call are one batch, and are seen in their order.
+//! Invariants: an end is complete, and its consequences are known, before anything
+//! else is seen; reports are expected in the order in which their causes were seen.
+
+mod account;
+mod children;
+mod listeners;
+mod looking;
+mod outbox;
+mod starting;
+mod stopping;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use acceptor_core::{ChildId, ConnectionRecord, ListenerId, Phase, PoolState, StopReport};
+
+use super::event::Event;
+use super::{SpecSetting, StageSetting, WaitingSetting};
+use acceptor_simulation::Happened;
+
+pub(super) use self::account::Wakes;
+use self::children::Child;
+use self::listeners::Listening;
+pub(super) use self::looking::Polls;
+use self::outbox::Outbox;
+pub(super) use self::outbox::Reporter;
+use self::stopping::Stop;
+
+/// Something differs from what it must be.
+#[derive(Debug, Clone)]
+pub(super) struct Breach {
+    pub(super) rule: &'static str,
+    pub(super) expected: String,
+    pub(super) seen: String,
+}
+
+pub(super) type Seen = Result<(), Breach>;
+
+pub(super) fn breach<T>(
+    rule: &'static str,
+    expected: impl Into<String>,
+    seen: impl Into<String>,
+) -> Result<T, Breach> {
+    Err(Breach {
+        rule,
+        expected: expected.into(),
+        seen: seen.into(),
+    })
+}
+
+/// A breach unless both are the same.
+pub(super) fn same<T: PartialEq + fmt::Debug>(
+    rule: &'static str,
+    what: impl fmt::Display,
+    expected: T,
+    seen: T,
+) -> Seen {
+    if expected == seen {
+        return Ok(());
+    }
+    breach(
+        rule,
+        format!("{what}: {expected:?}"),
+        format!("{what}: {seen:?}"),
+    )
+}
+
+/// The address at which a client reaches a listener: a wildcard cannot be called.
+pub(super) fn reached(listener: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match listener.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, listener.port())
+}
+
+/// Whether the runtime is dropping a task of the pool at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tasks {
+    Run,
+    /// That of one child.
+    ChildDropped,
+    /// The pool's own, or that of a listener.
+    OwnDropped,
+    /// One of all those that are on a runtime.
+    AllDropped,
+}
+
+impl Tasks {
+    /// A child may be lost with its task.
+    pub(super) fn lose_children(self) -> bool {
+        matches!(self, Tasks::ChildDropped | Tasks::AllDropped)
+    }
+
+    /// A listener may fail with its task.
+    pub(super) fn lose_listeners(self) -> bool {
+        matches!(self, Tasks::OwnDropped | Tasks::AllDropped)
+    }
+}
+
+/// Names a child, also one of which nothing was seen yet: a listener numbers its children in the order in which it makes
+/// them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    listener: usize,
+    number: u64,
+}
+
+impl Key {
+    fn of(id: ChildId) -> Result<Self, Breach> {
+        let text = id.to_string();
+        let parsed = text.split_once('.').and_then(|(listener, number)| {
+            let listener: usize = listener.parse().ok()?;
+            let (listener, number) = (listener.checked_sub(1)?, number.parse().ok()?);
+            Some(Self { listener, number })
+        });
+        match parsed {
+            Some(key) => Ok(key),
+            None => breach("Q1", "an id such as 3.17", text),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.listener + 1, self.number)
+    }
+}
+
+pub(super) struct Model {
+    stage: StageSetting,
+    pub(super) spec: SpecSetting,
+    pub(super) generation: u32,
+    pub(super) listeners: Vec<Listening>,
+    /// The keys of ids that were seen.
+    keys: RefCell<HashMap<ChildId, Key>>,
+    /// Those that have not ended.
+    children: BTreeMap<Key, Child>,
+    /// Those that were given up while others were waited for, and whose streams are open (S8).
+    abandoned: BTreeSet<Key>,
+    /// Those that have ended; an id is known if anything was seen of the child.
+    ended: BTreeMap<Key, Option<ChildId>>,
+    peers: BTreeMap<SocketAddr, Peer>,
+    /// Clients that reset their connection: they may be gone before their address is read (A1).
+    reset: BTreeSet<SocketAddr>,
+    /// When failures were counted that are not forgotten.
+    failures: Vec<Instant>,
+    stop: Option<Stop>,
+    outbox: Outbox,
+    /// The child whose end is being seen.
+    ending: Option<Key>,
+    /// Acceptors may be commanded to end of which nothing was seen.
+    commanded: bool,
+    /// In this batch connections were accepted though the timeout of an acceptor that waits had come: the list shows whether
+    /// it was dismissed.
+    passed_over: bool,
+    now: Instant,
+    /// The number of the poll, or call, whose events are being seen.
+    batch: u64,
+    /// The runtime of the child that was polled.
+    runtime: Option<u64>,
+    tasks: Tasks,
+    /// The pool's own task was dropped: it can keep no time.
+    pub(super) timeless: bool,
+    pub(super) wakes: Wakes,
+    closes: Vec<ListenerId>,
+    joins: usize,
+    result: Option<StopReport>,
+}
+
+/// What has become of a client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// It waits to be accepted by this listener.
+    Waits(SocketAddr),
+    /// This child serves it, or has served it.
+    Served(Key),
+    /// It was gone before its address could be read (A1).
+    Skipped,
+}
+
+/// Whether a child is killed, or only asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Killed {
+    Yes,
+    No,
+}
+
+impl Model {
+    pub(super) fn new(stage: StageSetting, spec: SpecSetting, now: Instant) -> Self {
+        Self {
+            stage,
+            spec,
+            generation: 1,
+            listeners: Vec::new(),
+            keys: RefCell::default(),
+            children: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            reset: BTreeSet::new(),
+            failures: Vec::new(),
+            stop: None,
+            outbox: Outbox::default(),
+            ending: None,
+            commanded: false,
+            passed_over: false,
+            now,
+            batch: 0,
+            runtime: None,
+            tasks: Tasks::Run,
+            timeless: false,
+            wakes: Wakes::default(),
+            closes: Vec::new(),
+            joins: 0,
+            result: None,
+        }
+    }
+
+    fn key(&self, id: ChildId) -> Result<Key, Breach> {
+        let known = self.keys.borrow().get(&id).copied();
+        match known {
+            Some(key) => Ok(key),
+            None => {
+                let key = Key::of(id)?;
+                self.keys.borrow_mut().insert(id, key);
+                Ok(key)
+            }
+        }
+    }
+
+    pub(super) fn state(&self) -> PoolState {
+        match &self.stop {
+            None => PoolState::Running,
+            Some(stop) if stop.finished.is_some() => PoolState::Stopped,
+            Some(stop) => PoolState::Stopping(stop.phase),
+        }
+    }
+
+    /// From here on the events are those of one poll, or one call, at this time.
+    pub(super) fn begin(&mut self, now: Instant, tasks: Tasks) {
+        self.now = now;
+        self.batch += 1;
+        self.runtime = None;
+        self.passed_over = false;
+        self.commanded |= tasks != Tasks::Run;
+        self.tasks = tasks;
+    }
+
+    pub(super) fn connects(&mut self, peer: SocketAddr, listener: SocketAddr) {
+        self.peers.insert(peer, Peer::Waits(listener));
+    }
+
+    pub(super) fn resets(&mut self, peer: SocketAddr) {
+        self.reset.insert(peer);
+    }
+
+    pub(super) fn peer(&self, peer: SocketAddr) -> Option<Peer> {
+        self.peers.get(&peer).copied()
+    }
+
+    pub(super) fn awaits_close(&mut self, listener: ListenerId) {
+        self.closes.push(listener);
+    }
+
+    pub(super) fn awaits_result(&mut self) {
+        self.joins += 1;
+    }
+
+    /// The spec was replaced (R1). What was started before keeps what it was started with.
+    pub(super) fn reconfigured(
+        &mut self,
+        spec: SpecSetting,
+        generation: u32,
+        waiting: WaitingSetting,
+    ) {
+        self.spec = spec;
+        self.generation = generation;
+        for child in self.children.values_mut() {
+            child.is_of_later_spec(generation);
+        }
+        if waiting == WaitingSetting::Replace {
+            for number in 0..self.listeners.len() {
+                self.replaces_acceptors(number);
+            }
+        }
+    }
+
+    /// Sees what followed from one poll or call, but for reports. `connections` is the pool's list, where a connection was
+    /// accepted; `polled` are the children whose callbacks were polled.
+    pub(super) fn see(
+        &mut self,
+        events: &[Event],
+        polled: &[ChildId],
+        connections: &[ConnectionRecord<SocketAddr>],
+    ) -> Seen {
+        self.accepts_in_one_poll(events)?;
+        for child in polled {
+            self.is_polled(*child)?;
+        }
+        for (number, event) in events.iter().enumerate() {
+            self.see_one(event, &events[number + 1..], connections)?;
+        }
+        self.end_is_complete()
+    }
+
+    fn see_one(
+        &mut self,
+        event: &Event,
+        later: &[Event],
+        connections: &[ConnectionRecord<SocketAddr>],
+    ) -> Seen {
+        // The states and streams of a child are dropped one after the other: only then is its end complete.
+        let goes_on = match event {
+            Event::StateDropped { child, .. }
+            | Event::Exploded { child }
+            | Event::TerminateEnded { child, .. } => self.ending == Some(self.key(*child)?),
+            Event::Network(Happened::Dropped { peer }) => {
+                self.ending.is_some() && self.peer(*peer) == self.ending.map(Peer::Served)
+            }
+            _ => false,
+        };
+        if !goes_on {
+            self.end_is_complete()?;
+        }
+        match event {
+            Event::Network(Happened::Accepted { listener, peer }) => {
+                self.accepted(*listener, *peer, later, connections)
+            }
+            Event::Network(Happened::Failed { listener, fault }) => {
+                self.accept_failed(*listener, *fault)
+            }
+            Event::Network(Happened::Empty { listener }) => self.found_nothing(*listener),
+            Event::Network(Happened::Closed { listener, queued }) => {
+                self.socket_closed(*listener, *queued)
+            }
+            Event::CloseReturned(listener) => self.close_returned(*listener),
+            Event::Joined(report) => self.joined(report),
+            event => self.see_child(event),
+        }
+    }
+
+    fn close_returned(&mut self, listener: ListenerId) -> Seen {
+        self.wakes.others += 1;
+        let known = self.closes.iter().position(|other| *other == listener);
+        let Some(known) = known else {
+            return breach("L3", "each wait for a close returns once", "once more");
+        };
+        self.closes.remove(known);
+        let number = self.listener(listener);
+        let open = number.filter(|number| self.listeners[*number].is_open());
+        match open {
+            Some(_) => breach(
+                "L3",
+                format!("the socket of listener {listener} is closed when `close` returns"),
+                "it is open",
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.stop.as_ref().map(|stop| stop.phase)
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,669 @@
+//! The listeners of the model: what they accept, how they pause, and how they close.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use acceptor_core::{AcceptErrorKind, ConnectionRecord, EndKind, ListenerId, StopReason};
+
+use super::children::Stage;
+use super::outbox::Expected;
+use super::starting::Outage;
+use super::{Key, Model, Peer, SECOND, Seen, breach};
+use crate::LastListenerSetting;
+use crate::event::Event;
+use acceptor_simulation::{AcceptFault, Happened};
+
+/// A listener, as its owner knows it.
+pub(crate) struct Listening {
+    pub(crate) id: ListenerId,
+    pub(crate) address: SocketAddr,
+    pub(super) acceptors: usize,
+    /// The number of its runtime.
+    pub(super) runtime: u64,
+    /// How many children it has had.
+    pub(super) numbers: u64,
+    /// It was asked to close, and is open or has been since.
+    pub(super) closing: Option<Closing>,
+    /// Why its acceptors end, since its socket is closed.
+    pub(super) told: Option<Told>,
+    /// The batch in which all its children were killed.
+    pub(super) killed: Option<u64>,
+    /// The batch in which all its children were told to stop.
+    pub(super) stopped: Option<u64>,
+    /// The error with which it fails, until its socket is closed.
+    failing: Option<String>,
+    /// The error with which it failed.
+    pub(super) failure: String,
+    /// The acceptors that wait, in the order in which they began to (L6).
+    pub(super) queue: VecDeque<Key>,
+    pub(super) outage: Option<Outage>,
+    pub(super) pause: Pause,
+    /// Errors of one connection in a row (A5).
+    row: Row,
+    pub(super) accepted: u64,
+    pub(super) skipped: u64,
+    pub(super) pauses: u64,
+}
+
+/// A command to all acceptors of a listener, or to one of them: why they end, when it came, and in which batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    pub(super) ending: Ending,
+    pub(super) at: Instant,
+    pub(super) batch: u64,
+}
+
+/// Why a listener, or an acceptor, was told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Closed,
+    Failed,
+    Stopped,
+}
+
+/// What becomes of the connections that are queued when a listener closes (L7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queued {
+    Accepted,
+    /// It paused when it was to close, and the pause ended before the listener's task saw the close: then either may be.
+    Either,
+    /// In this batch it was to close while it paused.
+    Paused(u64),
+    /// In this batch it became known that they are reset.
+    Reset(u64),
+}
+
+/// The close of a listener, under way or over.
+pub(super) struct Closing {
+    pub(super) ending: Ending,
+    pub(super) queued: Queued,
+    pub(super) since: Instant,
+    /// The clock jumped past the delay, or a part of it.
+    pub(super) jumped: Option<Instant>,
+    /// How many connections it has accepted since.
+    taken: usize,
+    /// An error of resources or of the listener came, which ends it.
+    failed: bool,
+}
+
+/// How a listener pauses for want of resources (A2).
+#[derive(Default)]
+pub(super) struct Pause {
+    until: Option<Instant>,
+    /// A connection has ended since the pause began: the pause is over.
+    resumed: bool,
+    /// It is short of resources: no connection was accepted since the last such error. A pause for an error of one connection
+    /// that does not go away (A5) ends by its time alone.
+    short: bool,
+    /// How many pauses followed each other.
+    doubled: u32,
+    reported: Option<Instant>,
+    suppressed: u64,
+}
+
+/// Errors of one connection in a row: no connection, and no empty queue, came in between (A5).
+#[derive(Default)]
+struct Row {
+    errors: u32,
+    /// Since when `accept` is pending after them.
+    pending: Option<Instant>,
+}
+
+impl Row {
+    /// `accept` is over: whether the queue was empty before is known now.
+    fn ends_wait(&mut self, now: Instant) {
+        if self
+            .pending
+            .take()
+            .is_some_and(|since| now - since >= EMPTY)
+        {
+            self.errors = 0;
+        }
+    }
+
+    /// How one more is treated.
+    fn more(&mut self) -> AcceptErrorKind {
+        self.errors += 1;
+        if self.errors >= IN_A_ROW {
+            AcceptErrorKind::Resources
+        } else {
+            AcceptErrorKind::Connection
+        }
+    }
+}
+
+impl Pause {
+    /// Whether it must not accept yet.
+    pub(super) fn lasts(&self, now: Instant) -> bool {
+        !self.resumed && self.until.is_some_and(|until| until > now)
+    }
+
+    /// Whether it may be shown as paused, though it is over: the listener's task has not noticed yet.
+    pub(super) fn may_be_shown(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// Nothing is ready: a pause that is over was noticed.
+    pub(super) fn is_noticed(&mut self, now: Instant) {
+        if !self.lasts(now) {
+            self.until = None;
+        }
+    }
+}
+
+/// It takes so many queued connections at the most, waits so long before it believes that there are none, and takes as long
+/// as that in all (L7).
+const MOST_QUEUED: usize = 4096;
+const CLOSE_DELAY: Duration = Duration::from_millis(1);
+const CLOSE_LIMIT: Duration = SECOND;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// From this one on, errors of one connection in a row are treated as errors of resources (A5).
+const IN_A_ROW: u32 = 100;
+
+/// An `accept` that is pending for less may only have yielded: it does not mean that the queue is empty.
+const EMPTY: Duration = CLOSE_DELAY;
+
+/// More calls of `accept` than that come to an end in one poll only if other tasks do not get their turn.
+const ACCEPTS_IN_A_ROW: usize = 50;
+
+/// So many turns, and the task of a listener lets others run.
+const TURNS: usize = 32;
+
+/// An acceptor whose timeout has come gets no more than so many connections put before its end (B6).
+const MOST_AFTER_TIMEOUT: u64 = 64;
+
+/// The acceptors of a listener, as far as they are of use to it.
+pub(super) struct Readiness {
+    pub(super) waiting: usize,
+    leaving: usize,
+    starting: usize,
+}
+
+impl Listening {
+    /// Whether its socket is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.told.is_none()
+    }
+
+    /// Whether it is open, and was not asked to close.
+    pub(crate) fn accepts(&self) -> bool {
+        self.is_open() && self.closing.is_none()
+    }
+
+    /// The rule by which the end of a pause must not be anticipated.
+    fn may_call_accept(&self, now: Instant, batch: u64, what: &str) -> Seen {
+        let address = self.address;
+        if self.pause.lasts(now) {
+            let expected = format!("{address} pauses");
+            return breach("A2", expected, what);
+        }
+        let Some(closing) = &self.closing else {
+            return Ok(());
+        };
+        let over = match closing.queued {
+            Queued::Reset(since) | Queued::Paused(since) => since < batch,
+            Queued::Accepted | Queued::Either => {
+                closing.failed || closing.taken >= MOST_QUEUED || now >= closing.since + CLOSE_LIMIT
+            }
+        };
+        if over {
+            let ending = closing.ending;
+            let expected = format!("{address} accepts no longer, because it was {ending:?}");
+            return breach("L7", expected, what);
+        }
+        Ok(())
+    }
+}
+
+impl Model {
+    /// A listener was added.
+    pub(crate) fn listens(
+        &mut self,
+        id: ListenerId,
+        address: SocketAddr,
+        acceptors: usize,
+        runtime: u64,
+    ) {
+        let number = self.listeners.len();
+        self.listeners.push(Listening {
+            id,
+            address,
+            acceptors,
+            runtime,
+            numbers: 0,
+            closing: None,
+            told: None,
+            killed: None,
+            stopped: None,
+            failing: None,
+            failure: String::new(),
+            queue: VecDeque::new(),
+            outage: None,
+            pause: Pause::default(),
+            row: Row::default(),
+            accepted: 0,
+            skipped: 0,
+            pauses: 0,
+        });
+        for _ in 0..acceptors {
+            self.add(number, Stage::Owed { released: false }, 0);
+        }
+        // They are started in batches.
+        self.wakes.listeners += acceptors as u64 / 64;
+    }
+
+    fn listener_at(&self, address: SocketAddr) -> Option<usize> {
+        let mut listeners = self.listeners.iter();
+        listeners.position(|listening| listening.address == address)
+    }
+
+    pub(crate) fn listener(&self, id: ListenerId) -> Option<usize> {
+        let mut listeners = self.listeners.iter();
+        listeners.position(|listening| listening.id == id)
+    }
+
+    /// How many listeners have an open socket.
+    pub(super) fn sockets(&self) -> usize {
+        let open = self
+            .listeners
+            .iter()
+            .filter(|listening| listening.is_open());
+        open.count()
+    }
+
+    /// The listener is asked to close. The first reason counts; a close that resets what is queued overrules one that does not.
+    pub(super) fn closes(&mut self, number: usize, ending: Ending, drains: bool) {
+        let (now, batch) = (self.now, self.batch);
+        let listening = &mut self.listeners[number];
+        if !listening.is_open() {
+            return;
+        }
+        // A listener that pauses for want of resources has found out already that it can take none.
+        let queued = match (drains, listening.pause.lasts(now)) {
+            (true, true) => Queued::Paused(batch),
+            (true, false) => Queued::Accepted,
+            (false, _) => Queued::Reset(batch),
+        };
+        match &mut listening.closing {
+            None => {
+                listening.closing = Some(Closing {
+                    ending,
+                    queued,
+                    since: now,
+                    jumped: None,
+                    taken: 0,
+                    failed: false,
+                });
+            }
+            Some(closing) if !drains && !matches!(closing.queued, Queued::Reset(_)) => {
+                closing.queued = queued;
+            }
+            Some(_) => {}
+        }
+        self.wakes.driver += 1;
+        self.wakes.listeners += 1;
+    }
+
+    pub(crate) fn close_by_hand(&mut self, number: usize) {
+        if self.listeners[number].closing.is_none() {
+            self.closes(number, Ending::Closed, true);
+        }
+    }
+
+    /// No poll brings more than a few calls of `accept` to their end: other tasks have their turn (A1).
+    pub(super) fn accepts_in_one_poll(&mut self, events: &[Event]) -> Seen {
+        let (mut ends, mut connections) = (0, 0);
+        for event in events {
+            match event {
+                Event::Network(Happened::Accepted { .. }) => {
+                    (ends, connections) = (ends + 1, connections + 1)
+                }
+                Event::Network(Happened::Failed { .. }) => ends += 1,
+                _ => {}
+            }
+        }
+        if ends > ACCEPTS_IN_A_ROW {
+            let expected =
+                format!("other tasks have their turn after at most {ACCEPTS_IN_A_ROW} accepts");
+            return breach("A1", expected, format!("{ends} in one poll"));
+        }
+        if ends >= TURNS {
+            self.wakes.listeners += 1;
+        }
+        if connections > 0 {
+            // So that there is a task for another thread to take (B5).
+            self.may_block();
+        }
+        Ok(())
+    }
+
+    pub(super) fn accepted(
+        &mut self,
+        address: SocketAddr,
+        peer: SocketAddr,
+        later: &[Event],
+        connections: &[ConnectionRecord<SocketAddr>],
+    ) -> Seen {
+        let Some(number) = self.listener_at(address) else {
+            return breach("L2", "a listener of the pool accepts", format!("{address}"));
+        };
+        if self.peer(peer) != Some(Peer::Waits(address)) {
+            let seen = format!("it was {:?}", self.peer(peer));
+            return breach("L2", format!("{peer} is accepted once"), seen);
+        }
+        let (now, batch) = (self.now, self.batch);
+        let listening = &mut self.listeners[number];
+        listening.may_call_accept(now, batch, &format!("it accepts {peer}"))?;
+        listening.pause.until = None;
+        listening.pause.short = false;
+        listening.row.ends_wait(now);
+        let gone = |event: &Event| matches!(event, Event::Network(Happened::Dropped { peer: other }) if *other == peer);
+        if later.iter().any(gone) {
+            if !address.ip().is_unspecified() || !self.reset.contains(&peer) {
+                return breach("L2", format!("{peer} is served"), "it is dropped at once");
+            }
+            self.peers.insert(peer, Peer::Skipped);
+            match (listening.row.more(), &listening.closing) {
+                (AcceptErrorKind::Resources, None) => {
+                    let error = io::Error::from(io::ErrorKind::NotConnected);
+                    self.pauses(number, error.to_string());
+                }
+                _ => listening.skipped += 1,
+            }
+            return Ok(());
+        }
+        listening.pause.doubled = 0;
+        listening.row = Row::default();
+        if let Some(closing) = &mut listening.closing {
+            closing.taken += 1;
+        }
+        let mut listed = connections.iter().filter(|record| record.peer_addr == peer);
+        let (Some(record), None) = (listed.next(), listed.next()) else {
+            let count = connections.iter().filter(|record| record.peer_addr == peer);
+            let seen = format!("{} of it in the list", count.count());
+            return breach(
+                "Q3",
+                format!("{peer} is listed as soon as it is accepted"),
+                seen,
+            );
+        };
+        self.became(number, record)?;
+        self.timeouts_are_honoured(number)
+    }
+
+    /// An acceptor whose timeout has come is dismissed before many more connections are accepted (B6).
+    fn timeouts_are_honoured(&mut self, number: usize) -> Seen {
+        let now = self.now;
+        for key in &self.listeners[number].queue {
+            let Some(child) = self.children.get_mut(key) else {
+                continue;
+            };
+            if child.deadline.is_none_or(|(at, _)| at > now) || child.leaves {
+                continue;
+            }
+            child.passed_over += 1;
+            self.passed_over = true;
+            if child.passed_over > MOST_AFTER_TIMEOUT {
+                let expected = format!("{key} is dismissed, because its timeout has come");
+                let seen = format!("{} connections are accepted before", child.passed_over);
+                return breach("B6", expected, seen);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn accept_failed(&mut self, address: SocketAddr, fault: AcceptFault) -> Seen {
+        let Some(number) = self.listener_at(address) else {
+            return breach("A3", "a listener of the pool accepts", format!("{address}"));
+        };
+        let (now, batch) = (self.now, self.batch);
+        let kind = self.classified(fault);
+        let listening = &mut self.listeners[number];
+        listening.may_call_accept(now, batch, "`accept` is called")?;
+        listening.pause.until = None;
+        listening.row.ends_wait(now);
+        let of_resources = kind == AcceptErrorKind::Resources;
+        let kind = match kind {
+            AcceptErrorKind::Connection => listening.row.more(),
+            kind => kind,
+        };
+        match (kind, &mut listening.closing) {
+            (AcceptErrorKind::Connection, _) => listening.skipped += 1,
+            // It closes in any case.
+            (_, Some(closing)) => closing.failed = true,
+            (AcceptErrorKind::Listener, None) => listening.failing = Some(fault.text()),
+            (AcceptErrorKind::Resources, None) => {
+                listening.pause.short |= of_resources;
+                self.pauses(number, fault.text());
+            }
+        }
+        Ok(())
+    }
+
+    /// The kind of the error by itself (A1 to A3, A6), and by the spec's table (A4).
+    fn classified(&self, fault: AcceptFault) -> AcceptErrorKind {
+        use std::io::ErrorKind;
+        match fault {
+            AcceptFault::Error(ErrorKind::ConnectionAborted | ErrorKind::InvalidInput) => {
+                AcceptErrorKind::Connection
+            }
+            AcceptFault::NotListening | AcceptFault::Panic | AcceptFault::RuntimeGone => {
+                AcceptErrorKind::Listener
+            }
+            AcceptFault::Error(ErrorKind::Other) => self.spec.unknown.kind(),
+            AcceptFault::Error(_) => AcceptErrorKind::Resources,
+        }
+    }
+
+    fn pauses(&mut self, number: usize, error: String) {
+        let now = self.now;
+        let listening = &mut self.listeners[number];
+        let pause = &mut listening.pause;
+        let length = (FIRST_PAUSE * 2_u32.pow(pause.doubled.min(10))).min(SECOND);
+        pause.until = Some(now + length);
+        pause.resumed = false;
+        pause.doubled += 1;
+        listening.pauses += 1;
+        if pause.reported.is_some_and(|at| now - at < SECOND) {
+            pause.suppressed += 1;
+            return;
+        }
+        pause.reported = Some(now);
+        let report = Expected::AcceptPaused {
+            listener: listening.id,
+            address: listening.address,
+            error,
+            pause: length,
+            suppressed: std::mem::take(&mut pause.suppressed),
+        };
+        self.reports(report);
+    }
+
+    /// A connection has ended, and all that it held is dropped: listeners that are short of resources try again (A2).
+    pub(super) fn resources_are_freed(&mut self) {
+        for listening in &mut self.listeners {
+            if listening.is_open() && listening.pause.short {
+                listening.pause.resumed = true;
+                if let Some(closing) = &mut listening.closing {
+                    if matches!(closing.queued, Queued::Paused(_)) {
+                        closing.queued = Queued::Either;
+                    }
+                }
+                self.wakes.listeners += 1;
+            }
+        }
+    }
+
+    pub(super) fn found_nothing(&mut self, address: SocketAddr) -> Seen {
+        let Some(number) = self.listener_at(address) else {
+            return breach("L5", "a listener of the pool accepts", format!("{address}"));
+        };
+        let (now, batch) = (self.now, self.batch);
+        let listening = &mut self.listeners[number];
+        listening.may_call_accept(now, batch, "`accept` is called")?;
+        listening.pause.until = None;
+        if listening.row.errors > 0 {
+            listening.row.pending.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    /// How many acceptors of the listener wait and have no reason not to; how many may leave, or have left; and how many
+    /// are going to wait.
+    pub(super) fn readiness(&self, number: usize) -> Readiness {
+        let (mut waiting, mut leaving, mut starting) = (0, 0, 0);
+        for (key, child) in self.children_of(number) {
+            match child.stage {
+                Stage::Waiting if self.may_leave(*key, child) => leaving += 1,
+                Stage::Waiting => waiting += 1,
+                Stage::Owed { .. }
+                | Stage::Listed { .. }
+                | Stage::Spaced(_)
+                | Stage::Held { .. } => starting += 1,
+                Stage::Starting | Stage::Init => starting += 1,
+                _ => {}
+            }
+        }
+        Readiness {
+            waiting,
+            leaving,
+            starting,
+        }
+    }
+
+    pub(super) fn socket_closed(&mut self, address: SocketAddr, queued: usize) -> Seen {
+        // One that was refused is not the pool's, and an address can be bound again by others.
+        let Some(number) = self.listener_at(address) else {
+            return Ok(());
+        };
+        if !self.listeners[number].is_open() {
+            return Ok(());
+        }
+        self.may_close(number, queued)?;
+        let (now, batch) = (self.now, self.batch);
+        let listening = &mut self.listeners[number];
+        let ending = match (&listening.closing, listening.failing.take()) {
+            (Some(closing), _) => closing.ending,
+            (None, failing) => {
+                listening.failure =
+                    failing.unwrap_or_else(|| "the runtime dropped the listener's task".to_owned());
+                Ending::Failed
+            }
+        };
+        let at = now;
+        listening.told = Some(Told { ending, at, batch });
+        self.commanded = true;
+        // They are dismissed in batches.
+        let batches = listening.queue.len() as u64 / 64;
+        self.wakes.listeners += batches;
+        self.wakes.driver += batches + 1;
+        listening.queue.clear();
+        listening.outage = None;
+        listening.pause = Pause::default();
+        let (id, error) = (listening.id, listening.failure.clone());
+        // The pool's own task, and each that is in `init`.
+        self.wakes.driver += 1;
+        self.wakes.others += 1;
+        self.wakes.children += self.readiness(number).starting as u64;
+        self.owed_end(number);
+        if ending == Ending::Failed {
+            let open = self.listeners.iter();
+            let left = open.filter(|listening| listening.accepts()).count();
+            self.reports(Expected::ListenerFailed {
+                listener: id,
+                address,
+                error,
+                left,
+            });
+            if left == 0 && self.spec.last_listener == LastListenerSetting::Stop {
+                self.begins_stop(StopReason::ListenersFailed);
+            }
+        }
+        self.phases_go_on();
+        Ok(())
+    }
+
+    /// Acceptors that were never started end with their listener.
+    fn owed_end(&mut self, number: usize) {
+        let owed = self.children_of(number);
+        let owed = owed.filter(|(_, child)| matches!(child.stage, Stage::Owed { .. }));
+        let owed: Vec<_> = owed.map(|(key, _)| *key).collect();
+        for key in owed {
+            let kind = match self.listeners[number].killed {
+                Some(_) => EndKind::Killed,
+                None => EndKind::Stopped,
+            };
+            self.vanishes(key, kind);
+        }
+    }
+
+    /// Whether the socket of a listener may be closed at this moment (L4, L7).
+    fn may_close(&self, number: usize, queued: usize) -> Seen {
+        let listening = &self.listeners[number];
+        let address = listening.address;
+        if self.tasks.lose_listeners() || listening.failing.is_some() {
+            return Ok(());
+        }
+        let Some(closing) = &listening.closing else {
+            return breach("L4", format!("{address} stays open"), "it is closed");
+        };
+        let since = self.now - closing.since;
+        let Readiness {
+            waiting,
+            leaving,
+            starting,
+        } = self.readiness(number);
+        let at_once = closing.queued != Queued::Accepted
+            || closing.failed
+            || closing.taken >= MOST_QUEUED
+            || since >= CLOSE_LIMIT
+            || waiting + starting == 0;
+        if at_once {
+            return Ok(());
+        }
+        if queued > 0 {
+            let expected = format!("{address} accepts what is queued before it closes");
+            return breach("L7", expected, format!("{queued} clients are reset"));
+        }
+        if since < CLOSE_DELAY || waiting + leaving == 0 {
+            let expected =
+                format!("{address} stays open until it found nothing after {CLOSE_DELAY:?}");
+            let seen = format!("it closes after {since:?}, {starting} acceptors are starting");
+            return breach("L7", expected, seen);
+        }
+        Ok(())
+    }
+
+    /// Nothing is ready: a listener that is asked to close is open only while it may take a connection (L3, L7).
+    pub(super) fn closes_are_done(&self) -> Seen {
+        for (number, listening) in self.listeners.iter().enumerate() {
+            let Some(closing) = listening.closing.as_ref().filter(|_| listening.is_open()) else {
+                continue;
+            };
+            let since = self.now - closing.since;
+            let Readiness {
+                waiting, starting, ..
+            } = self.readiness(number);
+            // The delay has two parts, one after the other: of a jump that is as long as both only one is over with it.
+            let jumped = closing
+                .jumped
+                .is_some_and(|at| self.now < at + CLOSE_DELAY / 2);
+            let delayed = since < CLOSE_DELAY || jumped;
+            let stays = matches!(closing.queued, Queued::Accepted | Queued::Either)
+                && since < CLOSE_LIMIT
+                && (waiting > 0 && delayed || waiting == 0 && starting > 0);
+            if !stays {
+                let expected = format!("the socket of listener {} is closed", listening.id);
+                let seen = format!(
+                    "it is open {since:?} after it was to close: {waiting} acceptors wait, {starting} are starting"
+                );
+                return breach("L7", expected, seen);
+            }
+        }
+        Ok(())
+    }
+}

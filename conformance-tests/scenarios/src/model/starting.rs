@@ -1,0 +1,399 @@
+//! The starts of acceptors: when each begins `init`, and which one tries again while `init` fails (B3, B4, B6).
+
+use std::time::Duration;
+
+use super::children::{Child, Stage};
+use super::outbox::Sort;
+use super::{Key, Model, SECOND, Tasks};
+use acceptor_core::{EndKind, Phase};
+
+/// While `init` fails, one acceptor of the listener at a time tries again; the others are held (B4).
+#[derive(Debug, Default)]
+pub(super) struct Outage {
+    /// How many have tried again, or are about to.
+    retries: u32,
+    /// The one that tries again.
+    probe: Option<Key>,
+    /// Acceptors were replaced, and the listener's task is to start one, should none try by then (R1).
+    anew: bool,
+}
+
+/// How an acceptor ended, as far as its replacement is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// `init` failed (B4).
+    StartError,
+    /// The same could follow at once from another start (B3, B6).
+    Repeats,
+    /// Its runtime dropped it.
+    Lost,
+    Other,
+}
+
+/// Where the task of a listener looks for acceptors to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Listed,
+    Held,
+    Owed,
+}
+
+/// The task of a listener starts so many acceptors in one turn.
+const STARTED_AT_ONCE: usize = 64;
+
+/// The first follows at once; the others are spaced, 1 ms doubling to 1 s (B3).
+fn spacing(repeats: u32) -> Duration {
+    match repeats {
+        0 | 1 => Duration::ZERO,
+        more => Duration::from_millis(1 << (more - 2).min(10)).min(SECOND),
+    }
+}
+
+impl Outage {
+    /// Whether the listener's task starts one of its acceptors.
+    fn starts(&self) -> bool {
+        self.anew && self.probe.is_none()
+    }
+}
+
+impl Model {
+    /// A listener has another acceptor.
+    pub(super) fn add(&mut self, number: usize, stage: Stage, repeats: u32) -> Key {
+        let listening = &mut self.listeners[number];
+        listening.numbers += 1;
+        let key = Key {
+            listener: number,
+            number: listening.numbers,
+        };
+        let child = Child::new(stage, self.generation, repeats, self.now);
+        self.children.insert(key, child);
+        key
+    }
+
+    fn add_later(&mut self, number: usize, delay: Duration, repeats: u32) -> Key {
+        self.wakes.driver += 1;
+        self.add(number, Stage::Spaced(self.now + delay), repeats)
+    }
+
+    /// Whether an acceptor that ends is replaced: its listener is open, and the pool accepts.
+    pub(super) fn replaces(&self, number: usize) -> bool {
+        let listening = &self.listeners[number];
+        let accepts = match self.stop.as_ref() {
+            None => true,
+            Some(stop) => match stop.phase {
+                Phase::LameDuck => true,
+                Phase::Grace => stop.drains(),
+                Phase::Stop | Phase::Kill => false,
+            },
+        };
+        listening.is_open() && listening.killed.is_none() && accepts
+    }
+
+    /// Puts an acceptor in the place of one that has ended, after so many that led nowhere.
+    pub(super) fn replace(&mut self, number: usize, how: Ended, repeats: u32) {
+        let listening = &mut self.listeners[number];
+        if how == Ended::StartError {
+            listening.outage.get_or_insert_default();
+        }
+        if listening.outage.is_some() {
+            self.retry(number);
+            return;
+        }
+        match how {
+            Ended::StartError | Ended::Other => {
+                self.add(number, Stage::Starting, 0);
+            }
+            Ended::Repeats | Ended::Lost => {
+                let repeats = repeats + 1;
+                let delay = spacing(repeats);
+                if how == Ended::Lost || !delay.is_zero() {
+                    self.add_later(number, delay, repeats);
+                } else {
+                    self.add(number, Stage::Starting, repeats);
+                }
+            }
+        }
+    }
+
+    /// Puts an acceptor in the place of one that has become a connection.
+    pub(super) fn replace_connected(&mut self, number: usize) {
+        let listening = &self.listeners[number];
+        if !listening.is_open() || listening.killed.is_some() {
+            return;
+        }
+        if listening.outage.is_some() {
+            self.retry(number);
+        } else {
+            self.add(number, Stage::Starting, 0);
+        }
+    }
+
+    /// During an outage: the one that tries again, if there is none; else one that is held.
+    fn retry(&mut self, number: usize) {
+        let Some(outage) = &mut self.listeners[number].outage else {
+            return;
+        };
+        if outage.probe.is_some() {
+            self.add(number, Stage::Held { released: false }, 0);
+            return;
+        }
+        outage.retries += 1;
+        let delay = spacing(outage.retries);
+        let key = self.add_later(number, delay, 0);
+        if let Some(outage) = &mut self.listeners[number].outage {
+            outage.probe = Some(key);
+        }
+    }
+
+    /// An `init` has succeeded: those that were held may start (B4).
+    pub(super) fn outage_is_over(&mut self, number: usize) {
+        if self.listeners[number].outage.take().is_none() {
+            return;
+        }
+        let mut held = 0;
+        for (key, child) in &mut self.children {
+            match &mut child.stage {
+                _ if key.listener != number => {}
+                Stage::Held { released } => {
+                    *released = true;
+                    held += 1;
+                }
+                Stage::Owed { .. } | Stage::Listed { .. } => held += 1,
+                _ => {}
+            }
+        }
+        if held > 0 {
+            self.wakes.listeners += 1 + held / 64;
+        }
+    }
+
+    /// A child is gone; if it was to try again, another will.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Child> {
+        let child = self.children.remove(&key)?;
+        self.ended.insert(key, child.id);
+        if let Some(outage) = &mut self.listeners[key.listener].outage {
+            if outage.probe == Some(key) {
+                outage.probe = None;
+            }
+        }
+        Some(child)
+    }
+
+    /// An acceptor has ended and is not replaced: its listener, should it close, may have none left to wait for (L7).
+    pub(super) fn is_fewer(&mut self, number: usize) {
+        if self.listeners[number].closing.is_some() {
+            self.wakes.listeners += 1;
+        }
+    }
+
+    /// An acceptor of which nothing was seen has ended.
+    pub(super) fn vanishes(&mut self, key: Key, kind: EndKind) {
+        let Some(child) = self.remove(key) else {
+            return;
+        };
+        if self.may_begin(child.stage).is_ok() {
+            // It was started, and its `init` not polled.
+            self.may_block();
+        }
+        if let Some(stop) = &mut self.stop {
+            stop.count(Sort::Acceptor, kind);
+            stop.moves(self.listeners[key.listener].runtime, self.now);
+        }
+        self.end_is_reported(key, &child, kind, Sort::Acceptor, String::new());
+        let survives = self.survives(kind, Sort::Acceptor);
+        let replaces = child.replaced.is_none() && self.replaces(key.listener);
+        if !(survives && replaces) {
+            self.is_fewer(key.listener);
+        } else {
+            let how = match kind {
+                EndKind::Lost => Ended::Lost,
+                _ => Ended::Other,
+            };
+            self.replace(key.listener, how, child.repeats);
+        }
+        self.phases_go_on();
+    }
+
+    /// The pool has another acceptor: acceptors that have begun are to end, and as many others are to be started (R1).
+    pub(super) fn replaces_acceptors(&mut self, number: usize) {
+        let (now, batch) = (self.now, self.batch);
+        if !self.listeners[number].is_open() {
+            return;
+        }
+        let begun = self.children_of(number).filter(|(_, child)| {
+            child.is_started() && child.stage != Stage::Connection && child.replaced.is_none()
+        });
+        let begun: Vec<_> = begun.map(|(key, _)| *key).collect();
+        if begun.is_empty() {
+            return;
+        }
+        self.commanded = true;
+        // Its task, and the pool's own.
+        self.wakes.listeners += 1 + begun.len() as u64 / 64;
+        self.wakes.driver += 1;
+        for key in &begun {
+            if let Some(child) = self.children.get_mut(key) {
+                child.replaced = Some((now, batch));
+                match child.stage {
+                    Stage::Waiting => self.may_block(),
+                    Stage::Starting | Stage::Init => self.wakes.children += 1,
+                    _ => {}
+                }
+            }
+            if let Some(outage) = &mut self.listeners[number].outage {
+                // The listener's task looks once whether one is to try: it may find that the one that did has failed.
+                outage.anew = true;
+                if outage.probe == Some(*key) {
+                    outage.probe = None;
+                }
+            }
+            self.add(number, Stage::Owed { released: false }, 0);
+        }
+        let queue = &mut self.listeners[number].queue;
+        queue.retain(|key| !begun.contains(key));
+    }
+
+    /// The task of a listener was polled: it starts the acceptors that it is to start, during an outage one at a time (B4).
+    pub(crate) fn listener_was_polled(&mut self, number: usize) {
+        use super::listeners::Queued;
+        let (now, batch) = (self.now, self.batch);
+        let closing = self.listeners[number].closing.as_ref();
+        if closing.is_some_and(|closing| matches!(closing.queued, Queued::Reset(at) if at < batch))
+        {
+            return;
+        }
+        let mut outage = self.listeners[number].outage.as_mut();
+        let mut most = match &mut outage {
+            Some(outage) => {
+                let starts = outage.starts();
+                outage.anew = false;
+                usize::from(starts)
+            }
+            None => STARTED_AT_ONCE,
+        };
+        // Those that are listed first; those that were held before those that were never seen.
+        for place in [Place::Listed, Place::Held, Place::Owed] {
+            let children = self.children.iter_mut();
+            let these = children.filter(|(key, _)| key.listener == number);
+            for (key, child) in these {
+                let released = match (&mut child.stage, place) {
+                    (Stage::Owed { released }, Place::Owed)
+                    | (Stage::Listed { released }, Place::Listed) => released,
+                    (Stage::Held { released: true }, Place::Held) => {
+                        most = most.saturating_sub(1);
+                        continue;
+                    }
+                    _ => continue,
+                };
+                if most == 0 {
+                    // It may go on in the same poll.
+                    *released |= outage.is_none();
+                    continue;
+                }
+                most -= 1;
+                if let Some(outage) = &mut outage {
+                    outage.probe = Some(*key);
+                }
+                if place == Place::Owed {
+                    child.made = now;
+                }
+                child.stage = Stage::Spaced(now);
+            }
+        }
+    }
+
+    /// Whether acceptors may have ended of which nothing was seen, or one may have been dismissed: the list shows it.
+    pub(crate) fn expects_unseen_ends(&mut self) -> bool {
+        if self.passed_over {
+            return true;
+        }
+        if !self.commanded {
+            return false;
+        }
+        let unseen = self.children.iter().filter(|(_, child)| child.is_unseen());
+        let mut commanded = unseen.filter(|(key, child)| {
+            self.tasks != Tasks::Run || self.unseen_end(**key, child).is_some()
+        });
+        self.commanded = commanded.next().is_some();
+        self.commanded
+    }
+
+    /// Whether acceptors may be started that nothing was seen of.
+    pub(crate) fn has_unseen_starts(&self) -> bool {
+        let unseen = |child: &Child| {
+            let stage = child.stage;
+            matches!(
+                stage,
+                Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. }
+            )
+        };
+        self.children.values().any(unseen)
+    }
+
+    /// How an acceptor of which nothing was seen ends, if it has a reason to.
+    pub(super) fn unseen_end(&self, key: Key, child: &Child) -> Option<EndKind> {
+        let listening = &self.listeners[key.listener];
+        if listening.killed.or(child.killed).is_some() {
+            Some(EndKind::Killed)
+        } else if listening.told.is_some() || child.asked.is_some() || child.replaced.is_some() {
+            Some(EndKind::Stopped)
+        } else {
+            None
+        }
+    }
+
+    /// Nothing is ready: each acceptor whose time has come has begun `init`.
+    pub(super) fn starts_are_done(&mut self) -> super::Seen {
+        let now = self.now;
+        if self.is_given_up() {
+            return Ok(());
+        }
+        for (key, child) in &mut self.children {
+            let outage = &self.listeners[key.listener].outage;
+            let holds = outage.as_ref().is_some_and(|outage| !outage.starts());
+            let outage = outage.is_some();
+            let late = match &mut child.stage {
+                Stage::Owed { released } | Stage::Listed { released } if holds => {
+                    *released = false;
+                    continue;
+                }
+                Stage::Owed { .. } | Stage::Listed { .. } | Stage::Starting => Duration::ZERO,
+                Stage::Spaced(at) if *at <= now => now - *at,
+                Stage::Held { .. } if !outage => Duration::ZERO,
+                Stage::Held { released } => {
+                    *released = false;
+                    continue;
+                }
+                _ => continue,
+            };
+            let rule = match (child.stage, child.repeats) {
+                (Stage::Held { .. }, _) => "B4",
+                (_, 0) => "L1",
+                _ => "B3",
+            };
+            let expected = format!(
+                "{key} begins `init`, {} led nowhere before it",
+                child.repeats
+            );
+            return super::breach(
+                rule,
+                expected,
+                format!("not {late:?} later: {:?}", child.stage),
+            );
+        }
+        Ok(())
+    }
+
+    /// When an acceptor that begins `init` was to start.
+    pub(super) fn may_begin(&self, stage: Stage) -> Result<(), Option<Duration>> {
+        match stage {
+            Stage::Starting => Ok(()),
+            Stage::Spaced(at) if at <= self.now => Ok(()),
+            Stage::Spaced(at) => Err(Some(at - self.now)),
+            Stage::Held { released: true }
+            | Stage::Owed { released: true }
+            | Stage::Listed { released: true } => Ok(()),
+            _ => Err(None),
+        }
+    }
+}

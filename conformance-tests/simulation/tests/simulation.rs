@@ -1,0 +1,74 @@
+//! The simulated runtime and network: what they say when nothing can go on, and what a connection of a pool costs there.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use acceptor_core::{Connection, Listener, Pool, Runtime, Spec, acceptor_fn};
+use acceptor_simulation::{Limits, Network, SimulatedStream, Simulation, Spurious};
+
+#[test]
+fn a_world_in_which_nobody_can_go_on_says_who_waits_for_what() {
+    let simulation = Simulation::new(1, Spurious::Never);
+    let limits = Limits {
+        backlog: 1,
+        buffer: 1,
+    };
+    let network = Network::new(&simulation, limits);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
+    let listener = network.listen(address).expect("the port is free");
+    simulation.runtime().spawn(async move {
+        let _accepted = listener.accept().await;
+    });
+    let waits = || simulation.run_until(Duration::ZERO, || false);
+    let panic = catch_unwind(AssertUnwindSafe(waits)).expect_err("nobody connects");
+    let words = panic.downcast_ref::<String>().expect("it is text");
+    simulation.close();
+    let who = "task 1 (a_world_in_which_nobody_can_go_on_says_who_waits_for_what) waits for a client of 127.0.0.1:7";
+    let all = format!("nothing is ready, no timer is set, and it is not over:\n{who}");
+    assert_eq!(*words, all);
+}
+
+/// How many polls of tasks, and how many calls of `accept`, one more connection costs a pool at rest.
+fn cost_of_a_connection(acceptors: usize) -> (u64, u64) {
+    let simulation = Simulation::new(1, Spurious::Never);
+    let limits = Limits {
+        backlog: 8,
+        buffer: 8,
+    };
+    let network = Network::new(&simulation, limits);
+    let serve = acceptor_fn(
+        |connection: Connection<SimulatedStream, SocketAddr>| async move {
+            let _open = connection;
+            std::future::pending::<Result<(), _>>().await
+        },
+    );
+    let pool = Pool::start(simulation.runtime(), Spec::new("p", serve)).expect("it starts");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = network.listen(address).expect("port 0 is free");
+    let address = listener.local_addr().expect("it has one");
+    pool.add_listener(listener, acceptors).expect("it runs");
+    let rest = || simulation.settle(10_000).expect("it comes to rest");
+    rest();
+    let mut costs = Vec::new();
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let before = (simulation.statistics().polls, network.accept_polls(address));
+        clients.push(network.connect(address).expect("somebody listens"));
+        rest();
+        let after = (simulation.statistics().polls, network.accept_polls(address));
+        costs.push((after.0 - before.0, after.1 - before.1));
+    }
+    assert_eq!(pool.counts().expect("it runs").connections, clients.len());
+    simulation.close();
+    costs.dedup();
+    assert_eq!(costs.len(), 1, "each costs the same: {costs:?}");
+    costs[0]
+}
+
+#[test]
+fn a_connection_costs_three_polls_and_two_calls_of_accept_whatever_the_number_of_acceptors() {
+    // The listener's task, which accepts and then finds nobody; the connection's; the pool's own, in case the
+    // connection blocks the thread.
+    assert_eq!([1, 10, 1000].map(cost_of_a_connection), [(3, 2); 3]);
+}

@@ -1,0 +1,465 @@
+//! Runtimes that err.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt;
+use std::future::{Future, pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use acceptor_core::Runtime;
+use futures::FutureExt;
+use futures::future::{BoxFuture, select};
+
+use super::Flaw;
+use conformance_tests::Record;
+use conformance_tests::tamper::Tamper;
+
+/// What is wrong with a runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuntimeFlaw {
+    /// A task is polled inside `spawn`.
+    PollsInline,
+    /// The handle that `spawn` lets go cancels the task: it is polled once.
+    CancelsWithHandle,
+    /// The value that spawned a task takes it along when it is dropped.
+    EndsWithValue,
+    /// A run takes along what was spawned in it when it is over, as a runtime does that shuts down with its main task.
+    EndsWithRun,
+    /// A wake while the task is polled is lost.
+    LosesWakes,
+    /// After a panic in one task no other is polled.
+    DiesOfPanic,
+    /// A panic in one task ends all that are there.
+    PanicsEndAll,
+    /// A wake from a thread that is not the runtime's is lost, unless the task is being polled.
+    HearsNoStrangers,
+    /// What a task spawns is dropped.
+    SpawnsFromOutsideOnly,
+    /// The future of a task lives as long as its wakers.
+    KeepsWithWaker,
+    /// A task that wakes itself is polled again at once: the others starve.
+    Starves,
+    /// A sleep is rounded down to 50 ms: by so much that it shows on a slow machine, too.
+    RoundsDown,
+    /// A deadline long past is never reached.
+    PastNeverComes,
+    /// A deadline in more than ten years is taken for one in the past.
+    CutsFarDeadlines,
+    /// Dropping a sleep that is not done drops all others of its deadline.
+    DropsTakeOthers,
+    /// A sleep wakes nobody: it is done when it is polled again.
+    SleepsWakeNobody,
+    /// A sleep wakes who polled it first.
+    WakesWhoPolledFirst,
+    /// The clock is an hour ahead of the one that sleeps keep.
+    ClockAhead,
+    /// The clock is an hour behind the one that sleeps keep.
+    ClockBehind,
+    /// The clock of tasks is an hour ahead of everybody else's.
+    ClockAheadInTasks,
+    /// The clock stands still.
+    ClockStands,
+    /// Every other time that is told is 5 ms old.
+    ClockGoesBack,
+}
+
+/// A runtime that errs.
+pub struct WrongRuntime<R> {
+    runtime: R,
+    flaw: Flaw,
+    shared: Arc<Shared>,
+    /// Tells this value from its clones.
+    number: usize,
+}
+
+/// What takes its tasks along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    Value(usize),
+    Run(usize),
+}
+
+struct Shared {
+    values: AtomicUsize,
+    runs: AtomicUsize,
+    gone: Record<Gone>,
+    spawned: AtomicUsize,
+    ended: AtomicUsize,
+    panicked: AtomicBool,
+    asked: AtomicUsize,
+    dropped: Mutex<HashSet<Instant>>,
+    began: Instant,
+}
+
+/// Longer ago than a deadline is that was in the future as the sleep was made.
+const LONG_PAST: Duration = Duration::from_millis(500);
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl<R: Runtime> WrongRuntime<R> {
+    pub(super) fn new(runtime: R, flaw: Flaw) -> Self {
+        let shared = Shared {
+            values: AtomicUsize::new(1),
+            runs: AtomicUsize::new(0),
+            gone: Record::default(),
+            spawned: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            dropped: Mutex::default(),
+            began: runtime.now(),
+        };
+        Self {
+            runtime,
+            flaw,
+            shared: Arc::new(shared),
+            number: 0,
+        }
+    }
+
+    /// The same runtime without a flaw.
+    pub(super) fn sound(&self) -> Self {
+        let mut sound = self.clone();
+        sound.flaw = Flaw::Pool(Arc::default());
+        sound
+    }
+
+    /// A run of the world is over.
+    pub(super) fn run_is_over(&self) {
+        let run = self.shared.runs.fetch_add(1, Ordering::SeqCst);
+        self.shared.gone.push(Gone::Run(run));
+    }
+
+    /// Spawns a task that is dropped when this is gone.
+    fn spawn_with(&self, with: Gone, task: BoxFuture<'static, ()>) {
+        let gone = self.shared.gone.clone();
+        self.runtime.spawn(async move {
+            let gone = pin!(gone.first(|gone| (*gone == with).then_some(())));
+            select(gone, task).await;
+        });
+    }
+
+    pub(super) fn tamper(&self) -> Option<Arc<Tamper>> {
+        match &self.flaw {
+            Flaw::Pool(tamper) => Some(Arc::clone(tamper)),
+            Flaw::Runtime(_) | Flaw::Listener(_) | Flaw::Stream(_) => None,
+        }
+    }
+
+    fn flaw(&self) -> Option<RuntimeFlaw> {
+        match self.flaw {
+            Flaw::Runtime(flaw) => Some(flaw),
+            Flaw::Listener(_) | Flaw::Stream(_) | Flaw::Pool(_) => None,
+        }
+    }
+
+    /// Polls a task, and remembers a panic for all others.
+    fn poll_or_die(&self, task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.shared.panicked.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        catch_unwind(AssertUnwindSafe(|| task.poll_unpin(cx))).unwrap_or_else(|panic| {
+            self.shared.panicked.store(true, Ordering::SeqCst);
+            resume_unwind(panic)
+        })
+    }
+
+    /// Polls a task, unless another has panicked since it was spawned.
+    fn poll_or_end(
+        &self,
+        number: usize,
+        task: &mut BoxFuture<'static, ()>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if number <= self.shared.ended.load(Ordering::SeqCst) {
+            return Poll::Ready(());
+        }
+        let polled = catch_unwind(AssertUnwindSafe(|| task.poll_unpin(cx)));
+        polled.unwrap_or_else(|_| {
+            let spawned = self.shared.spawned.load(Ordering::SeqCst);
+            self.shared.ended.fetch_max(spawned, Ordering::SeqCst);
+            Poll::Ready(())
+        })
+    }
+}
+
+impl<R: Clone> Clone for WrongRuntime<R> {
+    fn clone(&self) -> Self {
+        Self {
+            runtime: self.runtime.clone(),
+            flaw: self.flaw.clone(),
+            shared: Arc::clone(&self.shared),
+            number: self.shared.values.fetch_add(1, Ordering::SeqCst),
+        }
+    }
+}
+
+impl<R> Drop for WrongRuntime<R> {
+    fn drop(&mut self) {
+        if matches!(self.flaw, Flaw::Runtime(RuntimeFlaw::EndsWithValue)) {
+            self.shared.gone.push(Gone::Value(self.number));
+        }
+    }
+}
+
+impl<R> fmt::Debug for WrongRuntime<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WrongRuntime")
+            .field("flaw", &self.flaw)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Wakes nobody while its task is polled.
+struct Deaf {
+    waker: Waker,
+    polling: AtomicBool,
+}
+
+impl Wake for Deaf {
+    fn wake(self: Arc<Self>) {
+        if !self.polling.load(Ordering::SeqCst) {
+            self.waker.wake_by_ref();
+        }
+    }
+}
+
+thread_local! {
+    /// Whether this thread has ever polled a task.
+    static AT_HOME: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread polls a task.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Is woken by the runtime's own threads, and by others while its task is polled.
+struct Shy {
+    waker: Waker,
+    polling: AtomicBool,
+}
+
+impl Wake for Shy {
+    fn wake(self: Arc<Self>) {
+        if AT_HOME.get() || self.polling.load(Ordering::SeqCst) {
+            self.waker.wake_by_ref();
+        }
+    }
+}
+
+fn poll_at_home(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+    AT_HOME.set(true);
+    let shy = Arc::new(Shy {
+        waker: cx.waker().clone(),
+        polling: AtomicBool::new(true),
+    });
+    let polled = task.poll_unpin(&mut Context::from_waker(&Waker::from(Arc::clone(&shy))));
+    shy.polling.store(false, Ordering::SeqCst);
+    polled
+}
+
+fn poll_inside(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+    IN_TASK.set(true);
+    let polled = catch_unwind(AssertUnwindSafe(|| task.poll_unpin(cx)));
+    IN_TASK.set(false);
+    polled.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Keeps a task's future for its wakers.
+struct Keeps {
+    _task: Arc<Mutex<BoxFuture<'static, ()>>>,
+    waker: Waker,
+}
+
+impl Wake for Keeps {
+    fn wake(self: Arc<Self>) {
+        self.waker.wake_by_ref();
+    }
+}
+
+fn poll_kept(kept: &Arc<Mutex<BoxFuture<'static, ()>>>, cx: &mut Context<'_>) -> Poll<()> {
+    let waker = Waker::from(Arc::new(Keeps {
+        _task: Arc::clone(kept),
+        waker: cx.waker().clone(),
+    }));
+    let mut task = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    task.poll_unpin(&mut Context::from_waker(&waker))
+}
+
+/// Tells all others of its deadline when a sleep is dropped before it is done.
+struct TakesOthers<'a> {
+    dropped: &'a Mutex<HashSet<Instant>>,
+    deadline: Option<Instant>,
+}
+
+impl TakesOthers<'_> {
+    fn dropped(&self) -> MutexGuard<'_, HashSet<Instant>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for TakesOthers<'_> {
+    fn drop(&mut self) {
+        if let Some(deadline) = self.deadline {
+            self.dropped().insert(deadline);
+        }
+    }
+}
+
+/// Polls with the waker of the first poll.
+pub(super) async fn woken_first<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut first = None;
+    poll_fn(|cx| {
+        let waker = first.get_or_insert_with(|| cx.waker().clone());
+        future.as_mut().poll(&mut Context::from_waker(waker))
+    })
+    .await
+}
+
+/// Remembers that it was called.
+struct Called(AtomicBool, Waker);
+
+impl Wake for Called {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+        self.1.wake_by_ref();
+    }
+}
+
+fn poll_deaf(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+    let deaf = Arc::new(Deaf {
+        waker: cx.waker().clone(),
+        polling: AtomicBool::new(true),
+    });
+    let polled = task.poll_unpin(&mut Context::from_waker(&Waker::from(Arc::clone(&deaf))));
+    deaf.polling.store(false, Ordering::SeqCst);
+    polled
+}
+
+fn poll_greedily(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        let called = Arc::new(Called(AtomicBool::new(false), cx.waker().clone()));
+        let waker = Waker::from(Arc::clone(&called));
+        let polled = task.poll_unpin(&mut Context::from_waker(&waker));
+        if polled.is_ready() || !called.0.load(Ordering::SeqCst) {
+            return polled;
+        }
+    }
+}
+
+impl<R: Runtime> Runtime for WrongRuntime<R> {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let Some(flaw) = self.flaw() else {
+            return self.runtime.spawn(task);
+        };
+        let mut task: BoxFuture<'static, ()> = Box::pin(task);
+        let wrong = self.clone();
+        match flaw {
+            RuntimeFlaw::PollsInline => {
+                let polled = task.poll_unpin(&mut Context::from_waker(Waker::noop()));
+                if polled.is_pending() {
+                    self.runtime.spawn(task);
+                }
+            }
+            RuntimeFlaw::CancelsWithHandle => self.runtime.spawn(async move {
+                let _ = poll_fn(|cx| Poll::Ready(task.poll_unpin(cx))).await;
+            }),
+            RuntimeFlaw::EndsWithValue => self.spawn_with(Gone::Value(self.number), task),
+            RuntimeFlaw::EndsWithRun => {
+                let run = self.shared.runs.load(Ordering::SeqCst);
+                self.spawn_with(Gone::Run(run), task);
+            }
+            RuntimeFlaw::LosesWakes => {
+                self.runtime
+                    .spawn(poll_fn(move |cx| poll_deaf(&mut task, cx)));
+            }
+            RuntimeFlaw::DiesOfPanic => {
+                self.runtime
+                    .spawn(poll_fn(move |cx| wrong.poll_or_die(&mut task, cx)));
+            }
+            RuntimeFlaw::PanicsEndAll => {
+                let number = self.shared.spawned.fetch_add(1, Ordering::SeqCst) + 1;
+                self.runtime
+                    .spawn(poll_fn(move |cx| wrong.poll_or_end(number, &mut task, cx)));
+            }
+            RuntimeFlaw::HearsNoStrangers => {
+                self.runtime
+                    .spawn(poll_fn(move |cx| poll_at_home(&mut task, cx)));
+            }
+            RuntimeFlaw::ClockAheadInTasks => {
+                self.runtime
+                    .spawn(poll_fn(move |cx| poll_inside(&mut task, cx)));
+            }
+            RuntimeFlaw::SpawnsFromOutsideOnly => {
+                if !IN_TASK.get() {
+                    self.runtime
+                        .spawn(poll_fn(move |cx| poll_inside(&mut task, cx)));
+                }
+            }
+            RuntimeFlaw::KeepsWithWaker => {
+                let kept = Arc::new(Mutex::new(task));
+                self.runtime.spawn(poll_fn(move |cx| poll_kept(&kept, cx)));
+            }
+            RuntimeFlaw::Starves => {
+                self.runtime
+                    .spawn(poll_fn(move |cx| poll_greedily(&mut task, cx)));
+            }
+            _ => self.runtime.spawn(task),
+        }
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let now = self.runtime.now();
+        let deadline = match self.flaw() {
+            Some(RuntimeFlaw::RoundsDown) => {
+                let whole = deadline.saturating_duration_since(now).as_millis() / 50 * 50;
+                now + Duration::from_millis(u64::try_from(whole).unwrap_or(u64::MAX))
+            }
+            Some(RuntimeFlaw::PastNeverComes) if now.duration_since(deadline) > LONG_PAST => {
+                pending().await
+            }
+            Some(RuntimeFlaw::CutsFarDeadlines) if deadline - now > 10 * YEAR => now,
+            _ => deadline,
+        };
+        let sleep = self.runtime.sleep_until(deadline);
+        match self.flaw() {
+            Some(RuntimeFlaw::SleepsWakeNobody) => {
+                let mut sleep = pin!(sleep);
+                poll_fn(|_| sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()))).await;
+            }
+            Some(RuntimeFlaw::WakesWhoPolledFirst) => woken_first(sleep).await,
+            Some(RuntimeFlaw::DropsTakeOthers) => {
+                let mut takes = TakesOthers {
+                    dropped: &self.shared.dropped,
+                    deadline: Some(deadline),
+                };
+                sleep.await;
+                takes.deadline = None;
+                if takes.dropped().contains(&deadline) {
+                    pending::<()>().await;
+                }
+            }
+            _ => sleep.await,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        let now = self.runtime.now();
+        match self.flaw() {
+            Some(RuntimeFlaw::ClockAhead) => now + HOUR,
+            Some(RuntimeFlaw::ClockBehind) => now.checked_sub(HOUR).unwrap_or(self.shared.began),
+            Some(RuntimeFlaw::ClockAheadInTasks) if IN_TASK.get() => now + HOUR,
+            Some(RuntimeFlaw::ClockStands) => self.shared.began,
+            Some(RuntimeFlaw::ClockGoesBack) => {
+                let old = self.shared.asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+                let back = if old { 5 } else { 0 };
+                now.checked_sub(Duration::from_millis(back)).unwrap_or(now)
+            }
+            _ => now,
+        }
+    }
+}
