@@ -16,12 +16,18 @@ use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::{FutureExt, TryFutureExt};
 
+use crate::instruments::{Faults, Instruments, OfTheRuntime, ValueId};
 use crate::patience::Patience;
 use crate::tamper::Tamper;
 use crate::world::{Client, Closed, World};
 
 /// Any world whose listeners have no handshake.
-pub struct Boxed(Arc<dyn AnyWorld>);
+///
+/// With [instruments](Self::instrumented) it is the same world, in which a rule sees and decides more.
+pub struct Boxed {
+    world: Arc<dyn AnyWorld>,
+    instruments: Option<Arc<Instruments>>,
+}
 
 impl fmt::Debug for Boxed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,7 +41,55 @@ impl Boxed {
     where
         W: World<Listener: Listener<Handshake = NoHandshake>>,
     {
-        Self(Arc::new(Of(world)))
+        Self {
+            world: Arc::new(Of(world)),
+            instruments: None,
+        }
+    }
+
+    /// The same world, with instruments.
+    pub fn instrumented(world: &Arc<Self>) -> Arc<Self> {
+        Arc::new(Self {
+            world: Arc::clone(&world.world),
+            instruments: Some(Instruments::new(world.world.clock())),
+        })
+    }
+
+    pub(crate) fn instruments(&self) -> &Instruments {
+        let instruments = self.instruments.as_ref();
+        instruments.expect("the world is instrumented: see `Boxed::instrumented`")
+    }
+
+    /// The runtime as another value, for a listener that is to have one of its own.
+    pub fn another_value(&self) -> BoxedRuntime {
+        BoxedRuntime {
+            value: ValueId::Another,
+            ..self.runtime()
+        }
+    }
+
+    fn listener(
+        &self,
+        listener: BoxedListener,
+        faults: impl FnOnce(&Instruments) -> Faults,
+    ) -> BoxedListener {
+        let tamper = self.runtime().tamper;
+        let classifies = match tamper.is_some_and(|tamper| tamper.asks_no_listener) {
+            true => Classifies::Nothing,
+            false => Classifies::ItsOwn,
+        };
+        let instruments = self
+            .instruments
+            .as_ref()
+            .map(|instruments| InstrumentedAccept {
+                faults: faults(instruments),
+                instruments: Arc::clone(instruments),
+                classifies,
+            });
+        BoxedListener {
+            instruments,
+            ..listener
+        }
     }
 }
 
@@ -135,54 +189,63 @@ impl World for Boxed {
     type Client = BoxedClient;
 
     fn runtime(&self) -> BoxedRuntime {
-        self.0.runtime()
+        BoxedRuntime {
+            instruments: self.instruments.clone(),
+            ..self.world.runtime()
+        }
     }
 
     fn run(&self, test: impl Future<Output = ()> + Send + 'static) {
-        self.0.run(test.boxed());
+        self.world.run(test.boxed());
     }
 
     fn listen_on(&self, address: SocketAddr) -> io::Result<(BoxedListener, SocketAddr)> {
-        self.0.listen_on(address)
+        let (listener, address) = self.world.listen_on(address)?;
+        let listener = self.listener(listener, |instruments| instruments.faults(address));
+        Ok((listener, address))
     }
 
     fn listen(&self) -> io::Result<(BoxedListener, SocketAddr)> {
-        self.0.listen()
+        let (listener, address) = self.world.listen()?;
+        let listener = self.listener(listener, |instruments| instruments.faults(address));
+        Ok((listener, address))
     }
 
     fn listen_to_nothing(&self) -> io::Result<(BoxedListener, io::Error)> {
-        self.0.listen_to_nothing()
+        let (listener, error) = self.world.listen_to_nothing()?;
+        Ok((self.listener(listener, |_| Faults::default()), error))
     }
 
     fn listen_with(&self, socket: TcpListener) -> Option<io::Result<BoxedListener>> {
-        self.0.listen_with(socket)
+        let listener = self.world.listen_with(socket)?;
+        Some(listener.map(|listener| self.listener(listener, |_| Faults::default())))
     }
 
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {
-        self.0.unmet()
+        self.world.unmet()
     }
 
     fn accepted(&self, io: BoxedIo) -> BoxedStream {
-        self.0.accepted(io)
+        self.world.accepted(io)
     }
 
     fn stream(&self, io: BoxedIo) -> BoxedStream {
-        self.0.stream(io)
+        self.world.stream(io)
     }
 
     fn connect(
         &self,
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<BoxedClient>> + Send + 'static {
-        self.0.connect(address)
+        self.world.connect(address)
     }
 
     fn patience(&self) -> Patience {
-        self.0.patience()
+        self.world.patience()
     }
 
     fn clock(&self) -> BoxedRuntime {
-        self.0.clock()
+        self.world.clock()
     }
 
     fn tamper(runtime: &BoxedRuntime) -> Option<Arc<Tamper>> {
@@ -194,7 +257,9 @@ impl World for Boxed {
 #[derive(Clone)]
 pub struct BoxedRuntime {
     runtime: Arc<dyn AnyRuntime>,
-    tamper: Option<Arc<Tamper>>,
+    pub(crate) tamper: Option<Arc<Tamper>>,
+    value: ValueId,
+    instruments: Option<Arc<Instruments>>,
 }
 
 impl BoxedRuntime {
@@ -202,6 +267,8 @@ impl BoxedRuntime {
         Self {
             tamper: W::tamper(&runtime),
             runtime: Arc::new(runtime),
+            value: ValueId::OfTheWorld,
+            instruments: None,
         }
     }
 }
@@ -249,28 +316,56 @@ impl<R: Runtime> AnyRuntime for R {
 
 impl Runtime for BoxedRuntime {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn_boxed(task.boxed());
+        self.runtime.spawn_boxed(match &self.instruments {
+            Some(instruments) => instruments.task(self.value, task).boxed(),
+            None => task.boxed(),
+        });
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
-        self.runtime.sleep_boxed(deadline)
+        let sleep = self.runtime.sleep_boxed(deadline);
+        match &self.instruments {
+            None => sleep,
+            Some(instruments) => sleep.then(move |()| instruments.slept(deadline)).boxed(),
+        }
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.runtime.is_same_as(other.runtime.as_any())
+        self.instruments.is_none() && self.runtime.is_same_as(other.runtime.as_any())
     }
 
     fn now(&self) -> Instant {
-        self.runtime.time()
+        let instruments = self.instruments.as_ref();
+        let stopped = instruments.and_then(|instruments| instruments.stopped_at());
+        stopped.unwrap_or_else(|| self.runtime.time())
     }
 }
 
 /// Any listener that has no handshake.
-pub struct BoxedListener(Box<dyn AnyListener>);
+pub struct BoxedListener {
+    listener: Box<dyn AnyListener>,
+    instruments: Option<InstrumentedAccept>,
+}
+
+struct InstrumentedAccept {
+    instruments: Arc<Instruments>,
+    faults: Faults,
+    classifies: Classifies,
+}
+
+/// Which errors a listener classifies itself. None only where that is wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Classifies {
+    ItsOwn,
+    Nothing,
+}
 
 impl BoxedListener {
     fn new<L: Listener<Addr = SocketAddr, Handshake = NoHandshake>>(listener: L) -> Self {
-        Self(Box::new(listener))
+        Self {
+            listener: Box::new(listener),
+            instruments: None,
+        }
     }
 }
 
@@ -294,7 +389,7 @@ impl<L: Listener<Addr = SocketAddr, Handshake = NoHandshake>> AnyListener for L 
     fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, SocketAddr)>> {
         // Called at once, as the pool calls it.
         self.accept()
-            .map_ok(|(io, peer)| (BoxedIo(Box::new(Io::<L>(io))), peer))
+            .map_ok(|(io, peer)| (BoxedIo::new::<L>(io), peer))
             .boxed()
     }
 
@@ -317,19 +412,39 @@ impl Listener for BoxedListener {
     type Handshake = NoHandshake;
 
     fn accept(&self) -> impl Future<Output = io::Result<(BoxedIo, SocketAddr)>> + Send {
-        self.0.accept_boxed()
+        let Some(InstrumentedAccept {
+            instruments,
+            faults,
+            ..
+        }) = &self.instruments
+        else {
+            return self.listener.accept_boxed();
+        };
+        // Called when it is polled, so that a fault comes in its place.
+        let accept = async { self.listener.accept_boxed().await };
+        async move {
+            let (mut io, peer) = instruments.accept(faults, accept).await?;
+            if instruments.loses_peer() {
+                io.peer = Peer::Gone;
+            }
+            Ok((io, peer))
+        }
+        .boxed()
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.address()
+        self.listener.address()
     }
 
     fn io_local_addr(io: &BoxedIo) -> io::Result<SocketAddr> {
-        io.0.address()
+        match io.peer {
+            Peer::Present => io.io.address(),
+            Peer::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     fn asks_local_addr(&self) -> bool {
-        self.0.asks_address()
+        self.instruments.is_some() || self.listener.asks_address()
     }
 
     fn handshake(&self) -> NoHandshake {
@@ -337,16 +452,43 @@ impl Listener for BoxedListener {
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
-        self.0.classifies(error)
+        let Some(instruments) = &self.instruments else {
+            return self.listener.classifies(error);
+        };
+        if instruments.classifies == Classifies::Nothing {
+            return None;
+        }
+        let own = error.get_ref().and_then(|error| error.downcast_ref());
+        match own {
+            Some(OfTheRuntime(kind)) => Some(*kind),
+            None => self.listener.classifies(error),
+        }
     }
 }
 
 /// A stream as any listener accepts it.
-pub struct BoxedIo(Box<dyn AnyIo>);
+pub struct BoxedIo {
+    io: Box<dyn AnyIo>,
+    peer: Peer,
+}
+
+/// Whether the peer's address can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    Present,
+    Gone,
+}
 
 impl BoxedIo {
+    fn new<L: Listener<Addr = SocketAddr>>(io: L::Io) -> Self {
+        Self {
+            io: Box::new(Io::<L>(io)),
+            peer: Peer::Present,
+        }
+    }
+
     fn into_inner<L: Listener<Addr = SocketAddr>>(self) -> L::Io {
-        let io = self.0.into_any().downcast::<Io<L>>();
+        let io = self.io.into_any().downcast::<Io<L>>();
         io.expect("the listeners of one world are of one type").0
     }
 }
@@ -377,7 +519,7 @@ impl<L: Listener<Addr = SocketAddr>> AnyIo for Io<L> {
 }
 
 /// Any stream, as rules read and write it.
-type BoxedStream = Box<dyn ReadWrite>;
+pub(crate) type BoxedStream = Box<dyn ReadWrite>;
 
 /// A stream that can be read and written.
 pub trait ReadWrite: AsyncRead + AsyncWrite + Unpin + Send {}

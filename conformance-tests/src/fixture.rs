@@ -24,7 +24,8 @@ use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{FutureExt, StreamExt};
 
-use crate::disturbed::{TaskId, current_task};
+use crate::boxed::Boxed;
+use crate::instruments::{TaskId, current_task};
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::tamper::{Observes, Tamper, Tampered};
@@ -242,7 +243,7 @@ impl fmt::Debug for Served {
 pub type ScriptedSpec<W> = Spec<Tampered<Scripted<W>, State>>;
 
 /// A pool's surroundings: a world, a script for its acceptor, and the records.
-pub struct Fixture<W> {
+pub struct Fixture<W = Boxed> {
     /// The world.
     pub world: Arc<W>,
     /// How long it waits.

@@ -9,9 +9,10 @@
 //! and gives up after its [`Patience`].
 
 mod boxed;
-pub mod disturbed;
 pub mod fixture;
+pub mod handshakes;
 mod harness;
+pub mod instruments;
 mod patience;
 mod pool;
 mod real;
@@ -23,7 +24,7 @@ pub mod tamper;
 mod verdict;
 mod world;
 
-pub use boxed::Boxed;
+pub use boxed::{Boxed, BoxedClient, BoxedIo, BoxedListener, BoxedRuntime, ReadWrite};
 pub use harness::Harness;
 pub use patience::{PATIENCE_VARIABLE, Patience, PatienceError};
 pub use real::{Real, TcpClient};

@@ -13,11 +13,12 @@ use acceptor_core::{
     ReconfigureError, Spec, StartError, Status, StopReport, Stopped, WaitingAcceptors,
 };
 
+use crate::boxed::Boxed;
 use crate::tamper::{Conduct, Edit, Tamper, Verb};
 use crate::world::World;
 
 /// A handle of a pool in a world; its calls are those of [`PoolHandle`].
-pub struct Handle<W: World> {
+pub struct Handle<W: World = Boxed> {
     handle: PoolHandle<W::Runtime, W::Listener>,
     tamper: Option<Arc<Tamper>>,
 }
@@ -257,7 +258,7 @@ fn settled_or_error<T, E: fmt::Display>(
 }
 
 /// The owner of a pool in a world; see [`acceptor_core::Pool`].
-pub struct Pool<W: World> {
+pub struct Pool<W: World = Boxed> {
     owner: Option<acceptor_core::Pool<W::Runtime, W::Listener>>,
     handle: Handle<W>,
 }

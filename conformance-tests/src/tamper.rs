@@ -29,7 +29,7 @@ use futures::channel::{mpsc, oneshot};
 use futures::future::join;
 use futures::{FutureExt, StreamExt};
 
-use crate::disturbed::Traced;
+use crate::instruments::Traced;
 use crate::record::Record;
 
 /// Changes a value.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{Listener, NoHandshake};
 
-use conformance_console::caught;
+use conformance_console::{caught, receive};
 use conformance_tests::Boxed;
 use conformance_tests::Broken;
 use conformance_tests::World;
@@ -83,7 +83,7 @@ impl Column {
             let broken = Broken::new("a thread to check it on", error.to_string());
             return Outcome::Broken(broken.check("has the machine threads and memory left?"));
         }
-        let Ok(outcome) = told.recv_timeout(limit) else {
+        let Ok(outcome) = receive(&told, limit) else {
             let seen = format!("it did not end within {limit:?}");
             return Outcome::Broken(Broken::new(END, seen).check(WITHOUT_AN_END));
         };

@@ -6,6 +6,8 @@ mod while_read;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 pub use self::grouped::grouped;
 pub use self::panics::{caught, silence_panics};
@@ -30,6 +32,21 @@ impl From<Status> for ExitCode {
             Status::Usage => 2,
         })
     }
+}
+
+/// A limit is used up in this many parts: a machine that stands still for a while uses up one of them.
+const PARTS: u32 = 20;
+
+/// Receives a value within a limit.
+///
+/// # Errors
+///
+/// If none comes in that time, or the sender is gone.
+pub fn receive<T>(from: &Receiver<T>, limit: Duration) -> Result<T, RecvTimeoutError> {
+    let received = (1..PARTS)
+        .map(|_| from.recv_timeout(limit / PARTS))
+        .find(|received| !matches!(received, Err(RecvTimeoutError::Timeout)));
+    received.unwrap_or_else(|| from.recv_timeout(limit / PARTS))
 }
 
 /// The exit code of a command line that ended so; an error of writing is printed to standard error.

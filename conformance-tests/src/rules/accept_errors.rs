@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{AcceptErrorKind, Event, ListenerId, ListenerRecord, ListenerState, Runtime};
 
-use crate::disturbed::{
-    CountedAccepts, FailingListeners, Faults, HeldTasks, OfTheRuntime, current_poll, not_listening,
-};
+use crate::boxed::Boxed;
 use crate::fixture::{Fixture, Handle, Order, ScriptedSpec, runs};
+use crate::instruments::{Faults, OfTheRuntime, current_poll, not_listening};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
@@ -74,16 +73,14 @@ fn of_the_listener() -> Vec<io::Error> {
 }
 
 /// The only listener of a pool; `None` if it has none.
-fn listener<W: World>(
-    pool: &Handle<W>,
-) -> Result<Option<ListenerRecord<std::net::SocketAddr>>, Broken> {
+fn listener(pool: &Handle<Boxed>) -> Result<Option<ListenerRecord<std::net::SocketAddr>>, Broken> {
     let list = pool.listeners();
     let list = list.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     Ok(list.into_iter().next())
 }
 
 /// Waits until the listener has returned all its errors.
-async fn taken<W: World>(stage: &Fixture<W>, faults: &Faults) -> Verdict {
+async fn taken(stage: &Fixture<Boxed>, faults: &Faults) -> Verdict {
     let look = || match faults.pending() {
         0 => Ok(()),
         pending => Err(pending),
@@ -92,8 +89,8 @@ async fn taken<W: World>(stage: &Fixture<W>, faults: &Faults) -> Verdict {
     stage.until(what, look).await
 }
 
-pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Arc<W>) -> Verdict {
-    let failing = FailingListeners::new(&world);
+pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) -> Verdict {
+    let failing = Boxed::instrumented(&world);
     let stage = Fixture::new(&failing);
     let pool = stage.start(stage.spec("a1").intensity(0))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -110,7 +107,7 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Ar
         1,
         served.number,
     )?;
-    let listed = listener::<FailingListeners<W>>(&pool)?;
+    let listed = listener(&pool)?;
     let listed = listed.map(|one| (one.skipped, one.pauses, one.accepted));
     let expected = Some((count, 0, 1));
     same("skipped, pauses, accepted", expected, listed)?;
@@ -120,7 +117,7 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Ar
     same("reports", 0, stage.reports.count())?;
 
     // The peer is gone before its address was read.
-    let counted = CountedAccepts::new(&world);
+    let counted = Boxed::instrumented(&world);
     counted.lose_next_peer();
     let stage = Fixture::new(&counted);
     let pool = stage.start(stage.spec("a1"))?;
@@ -134,14 +131,14 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Ar
         1,
         served.number,
     )?;
-    let listed = listener::<CountedAccepts<W>>(&pool)?.map(|one| one.skipped);
+    let listed = listener(&pool)?.map(|one| one.skipped);
     same("connections skipped", Some(1), listed)?;
 
     // Other tasks get their turn between two polls of a task, so a flood must not be over within one. One more error and
     // it would be one of resources (A5).
     const FLOOD: usize = 99;
-    let held = HeldTasks::new(&world);
-    let failing = FailingListeners::new(&held);
+    let held = Boxed::instrumented(&world);
+    let failing = Arc::clone(&held);
     let stage = Fixture::new(&failing);
     let polls = Record::default();
     let seen = polls.clone();
@@ -172,7 +169,7 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped<W: World>(world: Ar
 }
 
 /// A spec's table that records when it was asked.
-fn asked<W: World>(stage: &Fixture<W>) -> (ScriptedSpec<W>, Record<Instant>) {
+fn asked(stage: &Fixture<Boxed>) -> (ScriptedSpec<Boxed>, Record<Instant>) {
     let (times, seen) = (Record::default(), stage.world.runtime());
     let times_seen = times.clone();
     let spec = stage.spec("a2").accept_errors(move |error| {
@@ -183,7 +180,7 @@ fn asked<W: World>(stage: &Fixture<W>) -> (ScriptedSpec<W>, Record<Instant>) {
 }
 
 /// The lengths of the pauses that were reported.
-fn pauses<W: World>(stage: &Fixture<W>) -> Vec<Duration> {
+fn pauses(stage: &Fixture<Boxed>) -> Vec<Duration> {
     stage.reports.look(|reports| {
         let pause = |event: &Event<_>| match event {
             Event::AcceptPaused { pause, .. } => Some(*pause),
@@ -194,10 +191,8 @@ fn pauses<W: World>(stage: &Fixture<W>) -> Vec<Duration> {
     })
 }
 
-pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
-    world: Arc<W>,
-) -> Verdict {
-    let failing = FailingListeners::new(&world);
+pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxed>) -> Verdict {
+    let failing = Boxed::instrumented(&world);
     let stage = Fixture::new(&failing);
     let (spec, asked) = asked(&stage);
     let pool = stage.start(spec.intensity(0))?;
@@ -235,7 +230,7 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
     let ends = (reported.first().copied(), reported.last().copied());
     let expected = (Some(5 * MILLISECOND), Some(SECOND));
     same("the first pause and the last", expected, ends)?;
-    let listed = listener::<FailingListeners<W>>(&pool)?.map(|one| (one.pauses, one.skipped));
+    let listed = listener(&pool)?.map(|one| (one.pauses, one.skipped));
     same("pauses and skipped connections", Some((10, 0)), listed)?;
     // After a success. The last report is more than a second ago: the pause was as long.
     faults.inject(ErrorKind::OutOfMemory.into());
@@ -248,8 +243,8 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
 
     // The pause races: it does not end here, and nobody waits for it.
     for way in [Way::Close, Way::Stop, Way::Kill, Way::Drop] {
-        let held = HeldTasks::new(&world);
-        let failing = FailingListeners::new(&held);
+        let held = Boxed::instrumented(&world);
+        let failing = Arc::clone(&held);
         let stage = Fixture::new(&failing);
         let pool = stage.start(stage.spec("a2"))?;
         let (id, address) = stage.listen(&pool, 2)?;
@@ -294,9 +289,9 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener<W: World>(
 }
 
 /// A descriptor is free then, whichever listener the connection came from.
-async fn pause_ends_with_a_connection<W: World>(world: &Arc<W>) -> Verdict {
-    let held = HeldTasks::new(world);
-    let failing = FailingListeners::new(&held);
+async fn pause_ends_with_a_connection(world: &Arc<Boxed>) -> Verdict {
+    let held = Boxed::instrumented(world);
+    let failing = Arc::clone(&held);
     let stage = Fixture::new(&failing);
     let pool = stage.start(stage.spec("a2"))?;
     let (paused, address) = stage.listen(&pool, 1)?;
@@ -340,8 +335,8 @@ enum Way {
     Drop,
 }
 
-pub(super) async fn a3_an_error_of_the_listener_fails_it<W: World>(world: Arc<W>) -> Verdict {
-    let world = FailingListeners::new(&world);
+pub(super) async fn a3_an_error_of_the_listener_fails_it(world: Arc<Boxed>) -> Verdict {
+    let world = Boxed::instrumented(&world);
     for error in of_the_listener() {
         let text = error.to_string();
         let stage = Fixture::new(&world);
@@ -350,7 +345,7 @@ pub(super) async fn a3_an_error_of_the_listener_fails_it<W: World>(world: Arc<W>
         stage.began(2).await?;
         world.faults(address).inject(error);
         stage.counts(&pool, 0, 0).await?;
-        let open = listener::<FailingListeners<W>>(&pool)?.map(|one| one.id);
+        let open = listener(&pool)?.map(|one| one.id);
         same(&format!("the listener after {text:?}"), None, open)?;
         same("terminations", vec!["io"; 2], stage.terminated())?;
         same("the pool runs on", true, runs(&pool))?;
@@ -374,7 +369,7 @@ pub(super) async fn a3_an_error_of_the_listener_fails_it<W: World>(world: Arc<W>
         let (mut client, served) = stage.connect(address).await?;
         stage.echo(&mut client, "after the pause").await?;
         same("the `init` of the acceptor that waited", 1, served.number)?;
-        let listed = listener::<FailingListeners<W>>(&pool)?;
+        let listed = listener(&pool)?;
         let listed = listed.map(|one| (one.pauses, one.skipped));
         let what = format!("pauses and skipped connections after {text:?}");
         same(&what, Some((1, 0)), listed)?;
@@ -383,7 +378,7 @@ pub(super) async fn a3_an_error_of_the_listener_fails_it<W: World>(world: Arc<W>
 }
 
 /// The listeners that were reported as failed, and of what.
-fn failed<W: World>(stage: &Fixture<W>) -> Vec<(ListenerId, String)> {
+fn failed(stage: &Fixture<Boxed>) -> Vec<(ListenerId, String)> {
     stage.reports.look(|reports| {
         let failed = |event: &Event<_>| match event {
             Event::ListenerFailed {
@@ -396,8 +391,8 @@ fn failed<W: World>(stage: &Fixture<W>) -> Vec<(ListenerId, String)> {
     })
 }
 
-pub(super) async fn a4_the_table_is_the_users_to_replace<W: World>(world: Arc<W>) -> Verdict {
-    let world = FailingListeners::new(&world);
+pub(super) async fn a4_the_table_is_the_users_to_replace(world: Arc<Boxed>) -> Verdict {
+    let world = Boxed::instrumented(&world);
     let own = Fixture::new(&world);
     let own_pool = own.start(own.spec("a4 own"))?;
     let (_, own_address) = own.listen(&own_pool, 1)?;
@@ -426,7 +421,7 @@ pub(super) async fn a4_the_table_is_the_users_to_replace<W: World>(world: Arc<W>
         taken(&users, &faults).await?;
         let (mut client, _) = users.connect(users_address).await?;
         users.echo(&mut client, "here").await?;
-        let listed = listener::<FailingListeners<W>>(&users_pool)?;
+        let listed = listener(&users_pool)?;
         let listed = listed.map(|one| (one.skipped, one.pauses));
         same(&what, Some(expected), listed)?;
     }
@@ -446,14 +441,14 @@ pub(super) async fn a4_the_table_is_the_users_to_replace<W: World>(world: Arc<W>
     }
     let (mut client, _) = own.connect(own_address).await?;
     own.echo(&mut client, "here").await?;
-    let listed = listener::<FailingListeners<W>>(&own_pool)?;
+    let listed = listener(&own_pool)?;
     let listed = listed.map(|one| (one.skipped, one.pauses));
     same("skipped and pauses of another pool", Some((1, 1)), listed)
 }
 
-pub(super) async fn a5_errors_in_a_row_become_a_pause<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn a5_errors_in_a_row_become_a_pause(world: Arc<Boxed>) -> Verdict {
     const IN_A_ROW: usize = 100;
-    let failing = FailingListeners::new(&world);
+    let failing = Boxed::instrumented(&world);
     let stage = Fixture::new(&failing);
     let (spec, asked) = asked(&stage);
     let pool = stage.start(spec)?;
@@ -483,7 +478,7 @@ pub(super) async fn a5_errors_in_a_row_become_a_pause<W: World>(world: Arc<W>) -
         open.push(client);
         skipped += (errors - pauses) as u64;
         pauses_so_far += pauses as u64;
-        let listed = listener::<FailingListeners<W>>(&pool)?;
+        let listed = listener(&pool)?;
         let listed = listed.map(|one| (one.skipped, one.pauses));
         let what = format!("skipped connections and pauses after {errors} errors in a row");
         same(&what, Some((skipped, pauses_so_far)), listed)?;
@@ -514,15 +509,15 @@ pub(super) async fn a5_errors_in_a_row_become_a_pause<W: World>(world: Arc<W>) -
     same(&what, true, paused)
 }
 
-pub(super) async fn a6_errors_are_classified_by_number<W: World>(world: Arc<W>) -> Verdict {
-    let failing = FailingListeners::new(&world);
+pub(super) async fn a6_errors_are_classified_by_number(world: Arc<Boxed>) -> Verdict {
+    let failing = Boxed::instrumented(&world);
     // Both have the kind *invalid input*; the second has a number.
     let stage = Fixture::new(&failing);
     let pool = stage.start(stage.spec("a6"))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let faults = failing.faults(address);
     faults.inject(ErrorKind::InvalidInput.into());
-    let look = || match listener::<FailingListeners<W>>(&pool) {
+    let look = || match listener(&pool) {
         Ok(Some(one)) if (one.skipped, one.pauses) == (1, 0) => Ok(()),
         other => Err(Box::new(other)),
     };
@@ -569,7 +564,7 @@ pub(super) async fn a6_errors_are_classified_by_number<W: World>(world: Arc<W>) 
                 continue;
             }
         };
-        let look = || match listener::<FailingListeners<W>>(&pool) {
+        let look = || match listener(&pool) {
             Ok(Some(one)) if (one.skipped, one.pauses) == (skipped, pauses) => Ok(()),
             other => Err(Box::new(other)),
         };

@@ -13,16 +13,16 @@ use acceptor_core::{
 use futures::FutureExt;
 use socket2::{Domain, Socket, Type};
 
-use crate::disturbed::Everything;
+use crate::boxed::{Boxed, BoxedListener};
 use crate::fixture::{Fixture, Handle, Order, Pool, ScriptedSpec};
 use crate::real::SAYS_WHETHER_IT_LISTENS;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
 /// An acceptor that keeps something.
-fn keeping<W: World>(kept: Arc<()>) -> impl Acceptor<W::Listener> {
+fn keeping(kept: Arc<()>) -> impl Acceptor<BoxedListener> {
     acceptor_fn(
-        move |_connection: Connection<StreamOf<W::Listener>, SocketAddr>| {
+        move |_connection: Connection<StreamOf<BoxedListener>, SocketAddr>| {
             let kept = Arc::clone(&kept);
             async move {
                 drop(kept);
@@ -39,7 +39,7 @@ type Wrong = (
     &'static [&'static str],
 );
 
-pub(super) async fn v1_a_spec_is_checked_as_a_whole<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn v1_a_spec_is_checked_as_a_whole(world: Arc<Boxed>) -> Verdict {
     let right: fn(Spec<()>) -> Spec<()> = |spec| spec;
     let wrong: [Wrong; 6] = [
         (right, "", &["`id`", "\"\"", "1 to 255 bytes"]),
@@ -76,16 +76,16 @@ pub(super) async fn v1_a_spec_is_checked_as_a_whole<W: World>(world: Arc<W>) -> 
             let started = match way {
                 "start" => {
                     let spec =
-                        Spec::from_settings(change(Spec::new(id, ())).settings, keeping::<W>(kept));
-                    Pool::<W>::start(world.runtime(), spec).map(drop)
+                        Spec::from_settings(change(Spec::new(id, ())).settings, keeping(kept));
+                    Pool::<Boxed>::start(world.runtime(), spec).map(drop)
                 }
                 _ => {
                     let init = move || {
-                        let acceptor = keeping::<W>(Arc::clone(&kept));
+                        let acceptor = keeping(Arc::clone(&kept));
                         let settings = change(Spec::new(id, ())).settings;
                         Ok(Configure::Use(Spec::from_settings(settings, acceptor)))
                     };
-                    Pool::<W>::start_with(world.runtime(), init).map(drop)
+                    Pool::<Boxed>::start_with(world.runtime(), init).map(drop)
                 }
             };
             let text = match started {
@@ -112,9 +112,7 @@ const LONG: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789ab
 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\
 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-pub(super) async fn v2_a_listener_that_is_refused_is_given_back<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn v2_a_listener_that_is_refused_is_given_back(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let running = stage.start(stage.spec("v2"))?;
     let lame = stage.start(stage.spec("v2").lame_duck(stage.patience.out_of_reach()))?;
@@ -189,7 +187,7 @@ impl Dice {
         ])
     }
 
-    fn spec<W: World>(&mut self, stage: &Fixture<W>) -> ScriptedSpec<W> {
+    fn spec(&mut self, stage: &Fixture<Boxed>) -> ScriptedSpec<Boxed> {
         // Most are allowed: there is more to call on a pool than on none.
         let id = match self.throw() % 4 {
             0 => self.one_of(&["", "\0", "\u{85}", "two\nlines", LONG]),
@@ -232,9 +230,9 @@ fn calmly<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, Broken> {
 }
 
 /// Makes every call of a handle, with arguments of all sorts.
-fn call_all<W: World>(
-    stage: &Fixture<W>,
-    pool: &Handle<W>,
+fn call_all(
+    stage: &Fixture<Boxed>,
+    pool: &Handle<Boxed>,
     dice: &mut Dice,
     listeners: &[ListenerId],
     children: &[ChildId],
@@ -282,7 +280,7 @@ fn call_all<W: World>(
     calmly("`clone`", || drop(pool.clone()))
 }
 
-pub(super) async fn v3_no_public_call_panics<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn v3_no_public_call_panics(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     // Ids of a pool that is another one's, and long gone; some of them are those of children here.
     let other = stage.start(stage.spec("v3 other"))?;
@@ -302,7 +300,7 @@ pub(super) async fn v3_no_public_call_panics<W: World>(world: Arc<W>) -> Verdict
     for round in 0..100 {
         let spec = dice.spec(&stage);
         let started = if round % 2 == 0 {
-            let start = || Pool::<W>::start(world.runtime(), spec).map(Some);
+            let start = || Pool::<Boxed>::start(world.runtime(), spec).map(Some);
             calmly("`start`", start)?
         } else {
             let spec = std::sync::Mutex::new(Some(spec));
@@ -314,7 +312,7 @@ pub(super) async fn v3_no_public_call_panics<W: World>(world: Arc<W>) -> Verdict
                     Err(_) => Err("poisoned".into()),
                 }
             };
-            let start = || Pool::<W>::start_with(world.runtime(), init);
+            let start = || Pool::<Boxed>::start_with(world.runtime(), init);
             calmly("`start_with`", start)?
         };
         let pool = match started {
@@ -386,9 +384,7 @@ fn cannot_accept() -> std::io::Result<(Vec<Refused>, TcpListener)> {
 }
 
 /// A world without descriptors has none to refuse.
-pub(super) async fn v4_descriptor_that_cannot_accept_is_refused<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn v4_descriptor_that_cannot_accept_is_refused(world: Arc<Boxed>) -> Verdict {
     let failed = |error: std::io::Error| Broken::new("a socket is made", error.to_string());
     let check = "does the constructor call `check_tcp_listener` before anything else?";
     let (sockets, _listening) = cannot_accept().map_err(failed)?;
@@ -426,9 +422,9 @@ const MOST_TEXT: usize = 1024;
 /// Text that is to be escaped, and cut.
 const HOSTILE: &str = "first\nERROR forged \u{1b}[31m\u{202e}\r";
 
-pub(super) async fn v5_text_from_a_peer_is_escaped<W: World>(world: Arc<W>) -> Verdict {
-    let all = Everything::new(&world);
-    let stage = Fixture::new(&all.world);
+pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict {
+    let all = Boxed::instrumented(&world);
+    let stage = Fixture::new(&all);
     let pool = stage.start(stage.spec("v5"))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let long: &'static str = Box::leak((HOSTILE.to_owned() + &"x".repeat(2000)).into_boxed_str());
@@ -455,7 +451,7 @@ pub(super) async fn v5_text_from_a_peer_is_escaped<W: World>(world: Arc<W>) -> V
     // Besides the text itself a report names the pool, the connection and its peer.
     let most = MOST_TEXT + 256;
     let words = reports.iter().map(|report| stage.words(report));
-    let events = all.traced.traced();
+    let events = all.traced();
     same("events of `tracing`", reports.len(), events.len())?;
     let fields = events
         .iter()

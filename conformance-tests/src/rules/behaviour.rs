@@ -10,19 +10,18 @@ use acceptor_core::{
     AcceptorState, ChildId, Event, Failure, Report, Restart, StopReason, Terminate,
 };
 
-use crate::disturbed::{
-    CountedAccepts, DroppedTasks, Everything, FailingListeners, TaskId, ValueId, not_listening,
-};
+use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, InitNow, Order, Pool, runs, word};
+use crate::instruments::{TaskId, ValueId, not_listening};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-pub(super) async fn b1_init_runs_before_the_acceptor_waits<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn b1_init_runs_before_the_acceptor_waits(world: Arc<Boxed>) -> Verdict {
     // Nobody is through `init`: all the same everybody begins it, and nobody asks for the client.
-    let counted = CountedAccepts::new(&world);
+    let counted = Boxed::instrumented(&world);
     let stage = Fixture::new(&counted);
     stage.answers([], Answer::Nothing);
     let pool = stage.start(stage.spec("b1"))?;
@@ -69,8 +68,8 @@ pub(super) async fn b1_init_runs_before_the_acceptor_waits<W: World>(world: Arc<
     Ok(())
 }
 
-pub(super) async fn b2_init_answers_accept_hibernate_ignore_or_an_error<W: World>(
-    world: Arc<W>,
+pub(super) async fn b2_init_answers_accept_hibernate_ignore_or_an_error(
+    world: Arc<Boxed>,
 ) -> Verdict {
     let stage = Fixture::new(&world);
     let accept_within = Answer::AcceptWithin(stage.patience.out_of_reach());
@@ -94,7 +93,7 @@ pub(super) async fn b2_init_answers_accept_hibernate_ignore_or_an_error<W: World
     Ok(())
 }
 
-pub(super) async fn b3_ignore_is_silent_and_spaced<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn b3_ignore_is_silent_and_spaced(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     stage.answers([Answer::Ignore; 8], Answer::Accept);
     let pool = stage.start(stage.spec("b3").restart(Restart::Transient).intensity(0))?;
@@ -123,7 +122,7 @@ fn spaced(starts: &[Instant]) -> Verdict {
     Ok(())
 }
 
-fn starts<W: World>(stage: &Fixture<W>) -> Vec<Instant> {
+fn starts(stage: &Fixture<Boxed>) -> Vec<Instant> {
     stage.calls.look(|calls| {
         let starts = calls.iter().filter_map(|call| match call {
             Call::Init { at, .. } => Some(*at),
@@ -133,7 +132,7 @@ fn starts<W: World>(stage: &Fixture<W>) -> Vec<Instant> {
     })
 }
 
-pub(super) async fn b4_a_start_error_is_reported_and_counts<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn b4_a_start_error_is_reported_and_counts(world: Arc<Boxed>) -> Verdict {
     for restart in [Restart::Temporary, Restart::Transient] {
         for answer in [Answer::Fail("no"), Answer::Panic("no")] {
             for intensity in [0, 1] {
@@ -145,7 +144,7 @@ pub(super) async fn b4_a_start_error_is_reported_and_counts<W: World>(world: Arc
 }
 
 /// While `init` fails one acceptor tries again, spaced; the others start once it is through.
-async fn outage<W: World>(world: &Arc<W>) -> Verdict {
+async fn outage(world: &Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 3;
     const RETRIES: usize = 6;
     const FAILURES: usize = ACCEPTORS + RETRIES;
@@ -194,8 +193,8 @@ async fn outage<W: World>(world: &Arc<W>) -> Verdict {
     same("start errors reported of the outage", FAILURES, errors)
 }
 
-async fn start_error<W: World>(
-    world: &Arc<W>,
+async fn start_error(
+    world: &Arc<Boxed>,
     restart: Restart,
     answer: Answer,
     intensity: u32,
@@ -247,11 +246,11 @@ async fn start_error<W: World>(
     same(&format!("start errors reported of {case}"), 1, start_errors)
 }
 
-pub(super) async fn b5_the_acceptor_becomes_the_connection<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("b5"))?;
     // What there is as `serve` is first polled.
-    let handle: Arc<Mutex<Option<Handle<W>>>> = Arc::default();
+    let handle: Arc<Mutex<Option<Handle<Boxed>>>> = Arc::default();
     let seen = Record::default();
     let (watched, seeing) = (Arc::clone(&handle), seen.clone());
     stage.witness(move |_| {
@@ -311,7 +310,7 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection<W: World>(world: Arc<
 }
 
 /// Where `init_now` returns a state `init` does not run, and the replacement has its state as `serve` is first polled.
-async fn states_without_init<W: World>(world: &Arc<W>) -> Verdict {
+async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 2;
     const CLIENTS: usize = 3;
     let stage = Fixture::new(world);
@@ -372,9 +371,9 @@ fn states_made(calls: &[Call]) -> usize {
 }
 
 /// `init` is polled in no task of another child, and not in the accept loop.
-async fn tasks_of_init<W: World>(world: &Arc<W>) -> Verdict {
-    let all = Everything::new(world);
-    let stage = Fixture::new(&all.world);
+async fn tasks_of_init(world: &Arc<Boxed>) -> Verdict {
+    let all = Boxed::instrumented(world);
+    let stage = Fixture::new(&all);
     let pool = stage.start(stage.spec("b5"))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let mut clients = Vec::new();
@@ -402,7 +401,7 @@ async fn tasks_of_init<W: World>(world: &Arc<W>) -> Verdict {
             }
         }
     });
-    let accepts = all.counted.cost().tasks();
+    let accepts = all.cost().tasks();
     let known = |of: &[(ChildId, Option<TaskId>)], child: ChildId, task: TaskId| {
         let of_another =
             |(other, at): &(ChildId, Option<TaskId>)| *other != child && *at == Some(task);
@@ -424,7 +423,7 @@ async fn tasks_of_init<W: World>(world: &Arc<W>) -> Verdict {
     same(what, Vec::<&ChildId>::new(), elsewhere)
 }
 
-pub(super) async fn b6_an_accept_timeout_is_no_failure<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn b6_an_accept_timeout_is_no_failure(world: Arc<Boxed>) -> Verdict {
     for timeout in [Duration::ZERO, 20 * MILLISECOND] {
         let stage = Fixture::new(&world);
         stage.answers([], Answer::AcceptWithin(timeout));
@@ -467,12 +466,12 @@ pub(super) async fn b6_an_accept_timeout_is_no_failure<W: World>(world: Arc<W>) 
 }
 
 /// While the accept loop rests, clients come and a timeout expires: they are all there when it goes on.
-async fn timeout_under_load<W: World>(world: &Arc<W>) -> Verdict {
+async fn timeout_under_load(world: &Arc<Boxed>) -> Verdict {
     const MOST: usize = 64;
     const CLIENTS: usize = MOST + 6;
     let timeout = 200 * MILLISECOND;
-    let all = Everything::new(world);
-    let stage = Fixture::new(&all.world);
+    let all = Boxed::instrumented(world);
+    let stage = Fixture::new(&all);
     // One that is dismissed stays in `terminate`, where it can be seen.
     stage.farewell(Farewell::Stay);
     let pool = stage.start(stage.spec("b6"))?;
@@ -507,7 +506,7 @@ async fn timeout_under_load<W: World>(world: &Arc<W>) -> Verdict {
         clients.push(stage.knock(address).await?);
     }
     stage.pass_until(expires).await;
-    let cost = all.counted.cost();
+    let cost = all.cost();
     let (before, seen) = (cost.accepted(), Record::default());
     let (handle, seeing) = (pool.handle(), seen.clone());
     cost.witness(move |number| {
@@ -515,7 +514,7 @@ async fn timeout_under_load<W: World>(world: &Arc<W>) -> Verdict {
             seeing.push(state(&handle));
         }
     });
-    all.held.release(task);
+    all.release(task);
     for client in &mut clients {
         stage.echo(client, "served").await?;
     }
@@ -528,7 +527,7 @@ async fn timeout_under_load<W: World>(world: &Arc<W>) -> Verdict {
 }
 
 /// When `init` began and `terminate` began, and why, of each acceptor that terminated.
-fn waits<W: World>(stage: &Fixture<W>) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
+fn waits(stage: &Fixture<Boxed>) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
     let starts = starts(stage);
     stage.calls.look(|calls| {
         let waits = calls.iter().filter_map(|call| match call {
@@ -544,8 +543,8 @@ fn waits<W: World>(stage: &Fixture<W>) -> BTreeMap<usize, (Instant, Instant, &'s
     })
 }
 
-pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World>(
-    world: Arc<W>,
+pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection(
+    world: Arc<Boxed>,
 ) -> Verdict {
     let stage = Fixture::new(&world);
     let short = Answer::AcceptWithin(20 * MILLISECOND);
@@ -570,7 +569,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World
     same("how often `terminate` ran, by reason", expected, reasons)?;
     each_state_once(&stage)?;
 
-    let world = FailingListeners::new(&world);
+    let world = Boxed::instrumented(&world);
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("b7"))?;
     let (_, address) = stage.listen(&pool, 3)?;
@@ -597,7 +596,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection<W: World
 }
 
 /// Each state went to `serve` or to `terminate`, once.
-fn each_state_once<W: World>(stage: &Fixture<W>) -> Verdict {
+fn each_state_once(stage: &Fixture<Boxed>) -> Verdict {
     let mut uses = BTreeMap::new();
     stage.calls.look(|calls| {
         for call in calls {
@@ -619,7 +618,7 @@ fn each_state_once<W: World>(stage: &Fixture<W>) -> Verdict {
     )
 }
 
-pub(super) async fn b8_a_panic_in_terminate_is_reported<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Verdict {
     for restart in [Restart::Temporary, Restart::Transient] {
         let stage = Fixture::new(&world);
         stage.answers([Answer::AcceptWithin(20 * MILLISECOND); 2], Answer::Accept);
@@ -674,7 +673,7 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported<W: World>(world: Arc<W>)
     Ok(())
 }
 
-pub(super) async fn b10_serve_gets_addresses_id_and_signals<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn b10_serve_gets_addresses_id_and_signals(world: Arc<Boxed>) -> Verdict {
     let loopback = Ipv4Addr::LOCALHOST.into();
     addresses(&world, loopback, loopback).await?;
     addresses(&world, Ipv4Addr::UNSPECIFIED.into(), loopback).await?;
@@ -687,8 +686,8 @@ pub(super) async fn b10_serve_gets_addresses_id_and_signals<W: World>(world: Arc
     Ok(())
 }
 
-async fn addresses<W: World>(
-    world: &Arc<W>,
+async fn addresses(
+    world: &Arc<Boxed>,
     bound: std::net::IpAddr,
     called: std::net::IpAddr,
 ) -> Verdict {
@@ -728,10 +727,10 @@ async fn addresses<W: World>(
     stage.echo(&mut client, "the stream itself").await
 }
 
-pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value<W: World>(
-    world: Arc<W>,
+pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value(
+    world: Arc<Boxed>,
 ) -> Verdict {
-    let stage = Fixture::new(&DroppedTasks::new(&world));
+    let stage = Fixture::new(&Boxed::instrumented(&world));
     stage.answers(
         [Answer::AcceptWithin(MILLISECOND), Answer::Ignore],
         Answer::Accept,
@@ -764,9 +763,9 @@ pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value<W: World
 }
 
 /// A listener that is added on a runtime value of its own is accepted from there, and its callbacks run there.
-async fn value_of_a_listener<W: World>(world: &Arc<W>) -> Verdict {
-    let all = Everything::new(world);
-    let stage = Fixture::new(&all.world);
+async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
+    let all = Boxed::instrumented(world);
+    let stage = Fixture::new(&all);
     let pool = stage.start(stage.spec("b11"))?;
     let again = [Answer::AcceptWithin(MILLISECOND), Answer::Ignore];
     stage.answers(again, Answer::Accept);
@@ -775,7 +774,7 @@ async fn value_of_a_listener<W: World>(world: &Arc<W>) -> Verdict {
     let (_client, served) = stage.connect(address).await?;
     stage.began(5).await?;
     stage.answers(again, Answer::Accept);
-    let bound = all.world.listen();
+    let bound = all.listen();
     let (listener, address) =
         bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
     let added = pool.add_listener_on(&all.another_value(), listener, 2);
@@ -817,13 +816,7 @@ async fn value_of_a_listener<W: World>(world: &Arc<W>) -> Verdict {
         let what = format!("the runtime value that {callback} runs on, {whose}");
         same(&what, Some(expected), task.map(TaskId::value))?;
     }
-    let accepts: Vec<_> = all
-        .counted
-        .cost()
-        .tasks()
-        .iter()
-        .map(|task| task.value())
-        .collect();
+    let accepts: Vec<_> = all.cost().tasks().iter().map(|task| task.value()).collect();
     let expected = vec![ValueId::OfTheWorld, ValueId::Another];
     same(
         "the runtime values that `accept` is called on",
@@ -833,7 +826,7 @@ async fn value_of_a_listener<W: World>(world: &Arc<W>) -> Verdict {
 }
 
 /// Stops the pool; with its result all reports are there.
-async fn no_reports<W: World>(stage: &Fixture<W>, pool: &Pool<W>) -> Verdict {
+async fn no_reports(stage: &Fixture<Boxed>, pool: &Pool<Boxed>) -> Verdict {
     stage.event("the pool stops", pool.stop()).await?;
     let reports = stage.reports.look(|reports| {
         let texts = reports.iter().map(ToString::to_string);

@@ -12,23 +12,24 @@ use acceptor_core::{
 };
 use futures::io::AsyncWriteExt;
 
+use crate::boxed::{Boxed, BoxedListener};
 use crate::fixture::{Answer, Call, Departure, Fixture, Handle, Order, Pool, runs};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
 
 /// An acceptor of another type than the scripted one: it says so, and leaves.
-struct Greeter<W> {
-    world: Arc<W>,
+struct Greeter<Boxed> {
+    world: Arc<Boxed>,
     greeting: &'static str,
 }
 
-fn greeter<W: World>(world: &Arc<W>, greeting: &'static str) -> Greeter<W> {
+fn greeter(world: &Arc<Boxed>, greeting: &'static str) -> Greeter<Boxed> {
     let world = Arc::clone(world);
     Greeter { world, greeting }
 }
 
-impl<W: World> Acceptor<W::Listener> for Greeter<W> {
+impl Acceptor<BoxedListener> for Greeter<Boxed> {
     type State = ();
     type Exit = Result<(), BoxError>;
 
@@ -45,7 +46,7 @@ impl<W: World> Acceptor<W::Listener> for Greeter<W> {
 
     async fn serve(
         &self,
-        connection: Connection<StreamOf<W::Listener>, SocketAddr>,
+        connection: Connection<StreamOf<BoxedListener>, SocketAddr>,
         (): (),
     ) -> Result<(), BoxError> {
         let mut stream = self.world.stream(connection.stream);
@@ -57,7 +58,7 @@ impl<W: World> Acceptor<W::Listener> for Greeter<W> {
 }
 
 /// What a new client is greeted with.
-async fn greeted<W: World>(stage: &Fixture<W>, address: SocketAddr) -> Result<String, Broken> {
+async fn greeted(stage: &Fixture<Boxed>, address: SocketAddr) -> Result<String, Broken> {
     let mut client = stage.knock(address).await?;
     let line = stage
         .event("the client is greeted", client.receive_line())
@@ -65,12 +66,12 @@ async fn greeted<W: World>(stage: &Fixture<W>, address: SocketAddr) -> Result<St
     line.map_err(|error| Broken::new("the client is greeted", error.to_string()))
 }
 
-fn status<W: World>(pool: &Handle<W>) -> Result<Status<SocketAddr>, Broken> {
+fn status(pool: &Handle<Boxed>) -> Result<Status<SocketAddr>, Broken> {
     let stopped = |error: Stopped| Broken::new("the pool runs", error.to_string());
     pool.status().map_err(stopped)
 }
 
-pub(super) async fn r1_a_valid_spec_replaces_the_old_one<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn r1_a_valid_spec_replaces_the_old_one(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let period = stage.patience.out_of_reach();
     let spec = stage.spec("before").restart(Restart::Transient);
@@ -85,7 +86,7 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one<W: World>(world: Arc<W>
     let after = Spec::new("after", greeter(&world, "after\n")).restart(Restart::Transient);
     let changed = pool.reconfigure(after.intensity(1).period(period), WaitingAcceptors::Keep);
     changed.map_err(|error| Broken::new("a valid spec is taken", error.to_string()))?;
-    let now = status::<W>(&pool)?;
+    let now = status(&pool)?;
     let ids: Vec<_> = [&now.spec]
         .into_iter()
         .chain(now.listeners.iter().map(|one| &one.spec))
@@ -118,7 +119,7 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one<W: World>(world: Arc<W>
     acceptors_that_wait_are_replaced(&world).await
 }
 
-async fn acceptors_that_wait_are_replaced<W: World>(world: &Arc<W>) -> Verdict {
+async fn acceptors_that_wait_are_replaced(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     // Two come to wait, and one stays in `init`.
     stage.answers([Answer::Accept, Answer::Nothing], Answer::Accept);
@@ -163,12 +164,12 @@ async fn acceptors_that_wait_are_replaced<W: World>(world: &Arc<W>) -> Verdict {
     stage.began(inits + 1).await
 }
 
-pub(super) async fn r2_an_invalid_spec_changes_nothing<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn r2_an_invalid_spec_changes_nothing(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("good").intensity(7))?;
     let (_, address) = stage.listen(&pool, 1)?;
     stage.began(1).await?;
-    let before = status::<W>(&pool)?;
+    let before = status(&pool)?;
     let other = |id: &'static str| Spec::new(id, greeter(&world, "bad\n")).intensity(3);
     for (spec, field) in [
         (other(""), "id"),
@@ -183,7 +184,7 @@ pub(super) async fn r2_an_invalid_spec_changes_nothing<W: World>(world: Arc<W>) 
             _ => None,
         };
         same("the field that the error names", Some(field), named)?;
-        same("the status after it", &before, &status::<W>(&pool)?)?;
+        same("the status after it", &before, &status(&pool)?)?;
     }
     for number in 1..=2 {
         let (mut client, served) = stage.connect(address).await?;
@@ -201,17 +202,17 @@ enum Reply {
     Fail,
 }
 
-type Configured<W> = Result<Configure<Greeter<W>>, BoxError>;
+type Configured<Boxed> = Result<Configure<Greeter<Boxed>>, BoxError>;
 
 /// An init function that answers as it is told, and a record of what it answered.
-struct Init<W> {
-    world: Arc<W>,
+struct Init<Boxed> {
+    world: Arc<Boxed>,
     answer: Arc<Mutex<Reply>>,
     answered: Record<Reply>,
 }
 
-impl<W: World> Init<W> {
-    fn new(world: &Arc<W>, answer: Reply) -> Self {
+impl Init<Boxed> {
+    fn new(world: &Arc<Boxed>, answer: Reply) -> Self {
         Self {
             world: Arc::clone(world),
             answer: Arc::new(Mutex::new(answer)),
@@ -223,7 +224,7 @@ impl<W: World> Init<W> {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
-    fn function(&self) -> impl Fn() -> Configured<W> + Send + Sync + 'static + use<W> {
+    fn function(&self) -> impl Fn() -> Configured<Boxed> + Send + Sync + 'static + use<> {
         let (world, answer) = (Arc::clone(&self.world), Arc::clone(&self.answer));
         let answered = self.answered.clone();
         move || {
@@ -238,8 +239,8 @@ impl<W: World> Init<W> {
     }
 }
 
-pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<W>) -> Verdict {
-    let start = |init: &Init<W>| Pool::<W>::start_with(world.runtime(), init.function());
+pub(super) async fn r3_reload_runs_the_init_function_again(world: Arc<Boxed>) -> Verdict {
+    let start = |init: &Init<Boxed>| Pool::<Boxed>::start_with(world.runtime(), init.function());
     let init = Init::new(&world, Reply::Ignore);
     let none = matches!(start(&init), Ok(None));
     same("at start *ignore* means no pool", true, none)?;
@@ -255,7 +256,7 @@ pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<
     let pool = start(&init);
     let pool = pool.map_err(|error| Broken::new("the pool starts", error.to_string()))?;
     let pool = pool.ok_or_else(|| Broken::new("the pool starts", "there is none"))?;
-    let id = || status::<W>(&pool).map(|status| status.spec.to_string());
+    let id = || status(&pool).map(|status| status.spec.to_string());
     same("the spec that it starts with", "first", &*id()?)?;
     let told = |error: ReconfigureError| match error.source() {
         Some(source) => format!("{error}: {source}"),
@@ -298,9 +299,7 @@ pub(super) async fn r3_reload_runs_the_init_function_again<W: World>(world: Arc<
     same("who serves", "third".as_bytes(), &greeting)
 }
 
-pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("r4"))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -381,7 +380,7 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id<W: World>(
 }
 
 /// The acceptor that ran `init` last.
-async fn latest<W: World>(stage: &Fixture<W>) -> Result<ChildId, Broken> {
+async fn latest(stage: &Fixture<Boxed>) -> Result<ChildId, Broken> {
     let number = stage.inits();
     let latest = stage.calls.first(move |call| match call {
         Call::Init {

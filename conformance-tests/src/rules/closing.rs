@@ -13,8 +13,9 @@ use acceptor_core::{
 use futures::FutureExt;
 
 use super::runtime::poll_once;
-use crate::disturbed::{Everything, FailingListeners, not_listening};
+use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs};
+use crate::instruments::not_listening;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
@@ -23,7 +24,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// *Closed* as an acceptor got it in its `init`.
-fn closed<W: World>(stage: &Fixture<W>) -> Result<Latch, Broken> {
+fn closed(stage: &Fixture<Boxed>) -> Result<Latch, Broken> {
     let closed = stage.calls.look(|calls| {
         calls.iter().find_map(|call| match call {
             Call::Init { info, .. } => Some(info.closed.clone()),
@@ -33,26 +34,26 @@ fn closed<W: World>(stage: &Fixture<W>) -> Result<Latch, Broken> {
     closed.ok_or_else(|| Broken::new("an acceptor ran `init`", "none did"))
 }
 
-fn state<W: World>(pool: &Handle<W>) -> PoolState {
+fn state(pool: &Handle<Boxed>) -> PoolState {
     pool.status()
         .map_or(PoolState::Stopped, |status| status.state)
 }
 
-fn listener_state<W: World>(pool: &Handle<W>, id: ListenerId) -> Option<ListenerState> {
+fn listener_state(pool: &Handle<Boxed>, id: ListenerId) -> Option<ListenerState> {
     let list = pool.listeners().unwrap_or_default();
     let known = list.into_iter().find(|one| one.id == id);
     known.map(|one| one.state)
 }
 
 /// How often `serve` ran so far.
-fn served<W: World>(stage: &Fixture<W>) -> usize {
+fn served(stage: &Fixture<Boxed>) -> usize {
     stage.calls.look(|calls| {
         let serve = |call: &&Call| matches!(call, Call::Serve(_));
         calls.iter().filter(serve).count()
     })
 }
 
-pub(super) async fn l7_close_takes_what_is_queued<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn l7_close_takes_what_is_queued(world: Arc<Boxed>) -> Verdict {
     for way in [Way::Close, Way::Stop] {
         queued_clients_are_served(&world, way).await?;
     }
@@ -90,11 +91,11 @@ enum Flaw {
     Listener,
 }
 
-async fn queued_clients_are_served<W: World>(world: &Arc<W>, way: Way) -> Verdict {
+async fn queued_clients_are_served(world: &Arc<Boxed>, way: Way) -> Verdict {
     const CLIENTS: usize = 10;
     const GRACE: Duration = Duration::from_millis(60);
-    let all = Everything::new(world);
-    let stage = Fixture::new(&all.world);
+    let all = Boxed::instrumented(world);
+    let stage = Fixture::new(&all);
     let spec = stage.spec("l7").grace(Grace::Unlimited);
     let pool = stage.start(spec)?;
     // Fewer acceptors than clients: they are replaced while the listener closes.
@@ -122,7 +123,7 @@ async fn queued_clients_are_served<W: World>(world: &Arc<W>, way: Way) -> Verdic
         Some(ListenerState::Closing),
         now,
     )?;
-    all.held.release(task);
+    all.release(task);
     for client in &mut clients {
         stage.echo(client, "queued").await?;
     }
@@ -156,8 +157,8 @@ async fn queued_clients_are_served<W: World>(world: &Arc<W>, way: Way) -> Verdic
 
     // Grace begins when the listener is closed, however long that takes; after a second it begins in any case.
     if way == Way::Stop {
-        let all = Everything::new(world);
-        let stage = Fixture::new(&all.world);
+        let all = Boxed::instrumented(world);
+        let stage = Fixture::new(&all);
         let pool = stage.start(stage.spec("l7").grace(GRACE))?;
         let (_, address) = stage.listen(&pool, 1)?;
         let (_client, _) = stage.connect(address).await?;
@@ -171,7 +172,7 @@ async fn queued_clients_are_served<W: World>(world: &Arc<W>, way: Way) -> Verdic
             same("the state while the listener closes", grace, seen)?;
         }
         let released = (stage.now() - began).min(SECOND);
-        all.held.release(task);
+        all.release(task);
         let report = stage.event("the pool stops", stopping).await?;
         let least = released + GRACE;
         let what = format!("{least:?} at least, it took {:?}", report.elapsed);
@@ -180,9 +181,9 @@ async fn queued_clients_are_served<W: World>(world: &Arc<W>, way: Way) -> Verdic
     Ok(())
 }
 
-async fn queued_clients_are_reset<W: World>(world: &Arc<W>, way: Way) -> Verdict {
-    let all = Everything::new(world);
-    let stage = Fixture::new(&all.world);
+async fn queued_clients_are_reset(world: &Arc<Boxed>, way: Way) -> Verdict {
+    let all = Boxed::instrumented(world);
+    let stage = Fixture::new(&all);
     let spec = stage.spec("l7");
     let pool = stage.start(match way {
         Way::BrutalStop => spec.shutdown(Shutdown::Kill),
@@ -194,7 +195,7 @@ async fn queued_clients_are_reset<W: World>(world: &Arc<W>, way: Way) -> Verdict
     let mut owner = Some(pool);
     let faults = all.faults(address);
     let task = if way == Way::CloseWhenPaused {
-        all.held.stop_clock();
+        all.stop_clock();
         faults.inject(ErrorKind::OutOfMemory.into());
         let pauses = || match listener_state(&handle, id) {
             Some(ListenerState::Resources) => Ok(()),
@@ -221,7 +222,7 @@ async fn queued_clients_are_reset<W: World>(world: &Arc<W>, way: Way) -> Verdict
         Way::Drop => drop(owner.take()),
     }
     if let Some(task) = task {
-        all.held.release(task);
+        all.release(task);
     }
     stage.closed(&mut client).await?;
     let what = format!("how often a client was served that was queued, {way:?}");
@@ -250,7 +251,7 @@ async fn queued_clients_are_reset<W: World>(world: &Arc<W>, way: Way) -> Verdict
 }
 
 /// An acceptor that is in `init` when the listener begins to close still takes one of those that are queued.
-async fn starting_acceptor_is_waited_for<W: World>(world: &Arc<W>) -> Verdict {
+async fn starting_acceptor_is_waited_for(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     stage.answers([], Answer::Deferred);
     let pool = stage.start(stage.spec("l7"))?;
@@ -290,7 +291,7 @@ async fn starting_acceptor_is_waited_for<W: World>(world: &Arc<W>) -> Verdict {
 }
 
 /// With all acceptors in `terminate` no client can be served.
-async fn no_acceptor_is_left<W: World>(world: &Arc<W>) -> Verdict {
+async fn no_acceptor_is_left(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     stage.farewell(Farewell::Stay);
     stage.answers([], Answer::AcceptWithin(MILLISECOND));
@@ -309,10 +310,8 @@ async fn no_acceptor_is_left<W: World>(world: &Arc<W>) -> Verdict {
     Ok(())
 }
 
-pub(super) async fn l8_failure_is_reported_once_the_address_is_free<W: World>(
-    world: Arc<W>,
-) -> Verdict {
-    let failing = FailingListeners::new(&world);
+pub(super) async fn l8_failure_is_reported_once_the_address_is_free(world: Arc<Boxed>) -> Verdict {
+    let failing = Boxed::instrumented(&world);
     let stage = Fixture::new(&failing);
     let again = Record::default();
     let (bound, binding) = (again.clone(), Arc::clone(&world));
@@ -336,8 +335,8 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free<W: World>(
     )?;
     stage.echo(&mut client, "still there").await?;
 
-    let all = Everything::new(&world);
-    let stage = Fixture::new(&all.world);
+    let all = Boxed::instrumented(&world);
+    let stage = Fixture::new(&all);
     let pool = stage.start(stage.spec("l8"))?;
     let (id, address) = stage.listen(&pool, 2)?;
     stage.waiting(&pool, 2).await?;
@@ -358,7 +357,7 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free<W: World>(
             polled,
         )?;
     }
-    all.held.release(task);
+    all.release(task);
     for close in closes {
         let closed = stage.event("the listener closes", close).await?;
         same("what each of both closes says", Ok(()), closed)?;
@@ -377,7 +376,7 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free<W: World>(
 }
 
 /// The listeners that were reported as failed: how many others were left, and the report in words.
-fn failures<W: World>(stage: &Fixture<W>) -> Vec<(usize, String)> {
+fn failures(stage: &Fixture<Boxed>) -> Vec<(usize, String)> {
     stage.reports.look(|reports| {
         let failures = reports.iter().filter_map(|report| match &report.event {
             Event::ListenerFailed { listeners_left, .. } => {
@@ -390,21 +389,21 @@ fn failures<W: World>(stage: &Fixture<W>) -> Vec<(usize, String)> {
 }
 
 /// Makes a listener fail, and waits until it is out of the list.
-async fn fail<W: World>(
-    stage: &Fixture<FailingListeners<W>>,
-    pool: &Pool<FailingListeners<W>>,
+async fn fail(
+    stage: &Fixture<Boxed>,
+    pool: &Pool<Boxed>,
     (id, address): (ListenerId, SocketAddr),
 ) -> Verdict {
     stage.world.faults(address).inject(not_listening());
-    let gone = || match listener_state::<FailingListeners<W>>(pool, id) {
+    let gone = || match listener_state(pool, id) {
         None => Ok(()),
         other => Err(other),
     };
     stage.until("the listener fails", gone).await
 }
 
-pub(super) async fn l9_last_listener_that_fails<W: World>(world: Arc<W>) -> Verdict {
-    let failing = FailingListeners::new(&world);
+pub(super) async fn l9_last_listener_that_fails(world: Arc<Boxed>) -> Verdict {
+    let failing = Boxed::instrumented(&world);
     let stage = Fixture::new(&failing);
     let pool = stage.start(stage.spec("l9"))?;
     for _ in 0..2 {

@@ -14,7 +14,7 @@ use acceptor_core::{
 use futures::channel::mpsc;
 use futures::{FutureExt, StreamExt};
 
-use crate::disturbed::DroppedTasks;
+use crate::boxed::{Boxed, BoxedListener};
 use crate::fixture::{Call, Departure, Fixture, Handle, IoFailure, Order, Place, Served, runs};
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, Closed, World};
@@ -66,8 +66,8 @@ const TABLE: [(Way, Row); 9] = [
     ),
 ];
 
-pub(super) async fn e1_each_way_to_end_is_reported_and_counted_as_the_table_says<W: World>(
-    world: Arc<W>,
+pub(super) async fn e1_each_way_to_end_is_reported_and_counted_as_the_table_says(
+    world: Arc<Boxed>,
 ) -> Verdict {
     for restart in [Restart::Temporary, Restart::Transient] {
         for (way, row) in TABLE {
@@ -77,8 +77,8 @@ pub(super) async fn e1_each_way_to_end_is_reported_and_counted_as_the_table_says
     Ok(())
 }
 
-async fn holds<W: World>(world: &Arc<W>, restart: Restart, way: Way, row: Row) -> Verdict {
-    let world = DroppedTasks::new(world);
+async fn holds(world: &Arc<Boxed>, restart: Restart, way: Way, row: Row) -> Verdict {
+    let world = Boxed::instrumented(world);
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("e1").restart(restart).intensity(0))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -105,12 +105,7 @@ async fn holds<W: World>(world: &Arc<W>, restart: Restart, way: Way, row: Row) -
     same(&format!("how often it was served {case}"), 1, serves)
 }
 
-async fn end<W: World>(
-    stage: &Fixture<DroppedTasks<W>>,
-    pool: &Handle<DroppedTasks<W>>,
-    served: &Served,
-    way: Way,
-) -> Verdict {
+async fn end(stage: &Fixture<Boxed>, pool: &Handle<Boxed>, served: &Served, way: Way) -> Verdict {
     let told = match way {
         Way::Ordered(order) => return stage.order(served, order).await,
         Way::PanicsWhenDropped => {
@@ -130,7 +125,7 @@ async fn end<W: World>(
 }
 
 /// What was reported of connections.
-fn failures<W: World>(stage: &Fixture<W>) -> Vec<(ChildId, String)> {
+fn failures(stage: &Fixture<Boxed>) -> Vec<(ChildId, String)> {
     let failure = |event: &Event<_>| match event {
         Event::ConnectionFailed { child, failure, .. } => {
             let text = match failure {
@@ -149,12 +144,10 @@ fn failures<W: World>(stage: &Fixture<W>) -> Vec<(ChildId, String)> {
     })
 }
 
-pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible(world: Arc<Boxed>) -> Verdict {
     let failing = TABLE.iter().filter(|(_, row)| *row != Row::Silent);
     for (way, _) in failing {
-        let world = DroppedTasks::new(&world);
+        let world = Boxed::instrumented(&world);
         let stage = Fixture::new(&world);
         let pool = stage.start(stage.spec("e2"))?;
         let (_, address) = stage.listen(&pool, 1)?;
@@ -189,7 +182,7 @@ pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible<W: World>(
     Ok(())
 }
 
-pub(super) async fn e3_each_end_is_seen_exactly_once<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn e3_each_end_is_seen_exactly_once(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("e3"))?;
     let (_, address) = stage.listen(&pool, 2)?;
@@ -225,9 +218,7 @@ pub(super) async fn e3_each_end_is_seen_exactly_once<W: World>(world: Arc<W>) ->
     same("how often each end was reported", expected, seen)
 }
 
-pub(super) async fn e4_a_killed_child_is_dropped_where_it_suspends<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn e4_a_killed_child_is_dropped_where_it_suspends(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("e4"))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -266,7 +257,7 @@ const GONE: [ErrorKind; 5] = [
 
 const PLACES: [Place; 3] = [Place::Itself, Place::Source, Place::Inside];
 
-pub(super) async fn e5_error_of_a_peer_that_is_gone<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn e5_error_of_a_peer_that_is_gone(world: Arc<Boxed>) -> Verdict {
     disconnects(&world, ConnectionReports::Disconnects).await?;
     disconnects(&world, ConnectionReports::Failures).await?;
     for place in PLACES {
@@ -284,7 +275,7 @@ pub(super) async fn e5_error_of_a_peer_that_is_gone<W: World>(world: Arc<W>) -> 
 }
 
 /// Ends connections because their peer is gone: none of them counts, and each is reported where that is asked for.
-async fn disconnects<W: World>(world: &Arc<W>, reports: ConnectionReports) -> Verdict {
+async fn disconnects(world: &Arc<Boxed>, reports: ConnectionReports) -> Verdict {
     let stage = Fixture::new(world);
     let spec = stage.spec("e5").restart(Restart::Transient).intensity(1);
     let pool = stage.start(spec.connection_reports(reports))?;
@@ -328,7 +319,7 @@ async fn disconnects<W: World>(world: &Arc<W>, reports: ConnectionReports) -> Ve
 }
 
 /// The disconnections that were reported, with the errors.
-fn disconnections<W: World>(stage: &Fixture<W>) -> Vec<(ChildId, String)> {
+fn disconnections(stage: &Fixture<Boxed>) -> Vec<(ChildId, String)> {
     let disconnection = |event: &Event<_>| match event {
         Event::Disconnected { child, error, .. } => Some((*child, error.to_string())),
         _ => None,
@@ -342,7 +333,7 @@ fn disconnections<W: World>(stage: &Fixture<W>) -> Vec<(ChildId, String)> {
 }
 
 /// An end that is a failure stops a transient pool whose intensity is zero.
-async fn fails<W: World>(world: &Arc<W>, order: Order) -> Verdict {
+async fn fails(world: &Arc<Boxed>, order: Order) -> Verdict {
     let stage = Fixture::new(world);
     let spec = stage.spec("e5").restart(Restart::Transient).intensity(0);
     let pool = stage.start(spec)?;
@@ -357,7 +348,7 @@ async fn fails<W: World>(world: &Arc<W>, order: Order) -> Verdict {
 }
 
 /// The classifier of the spec decides, whatever the default would.
-async fn classifier<W: World>(world: &Arc<W>) -> Verdict {
+async fn classifier(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     let spec = stage.spec("e5").restart(Restart::Transient).intensity(0);
     let pool = stage.start(spec.peer_gone(|error| error.to_string() == "gone"))?;
@@ -379,17 +370,17 @@ async fn classifier<W: World>(world: &Arc<W>) -> Verdict {
 }
 
 /// A connection that was handed on.
-struct Handed<W: World> {
+struct Handed {
     child: ChildId,
     guard: Guard,
-    stream: StreamOf<W::Listener>,
+    stream: StreamOf<BoxedListener>,
     lifecycle: Lifecycle,
 }
 
 /// Hands its connections on to the test, and returns.
-struct HandsOn<W: World>(mpsc::UnboundedSender<Handed<W>>);
+struct HandsOn(mpsc::UnboundedSender<Handed>);
 
-impl<W: World> Acceptor<W::Listener> for HandsOn<W> {
+impl Acceptor<BoxedListener> for HandsOn {
     type State = ();
     type Exit = Exit;
 
@@ -399,7 +390,7 @@ impl<W: World> Acceptor<W::Listener> for HandsOn<W> {
 
     async fn serve(
         &self,
-        connection: Connection<StreamOf<W::Listener>, SocketAddr>,
+        connection: Connection<StreamOf<BoxedListener>, SocketAddr>,
         (): (),
     ) -> Exit {
         let handed = Handed {
@@ -414,11 +405,11 @@ impl<W: World> Acceptor<W::Listener> for HandsOn<W> {
     }
 }
 
-pub(super) async fn e6_a_guard_keeps_its_connection<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let (hands, mut handed) = mpsc::unbounded();
     let never = stage.patience.out_of_reach();
-    let spec = Spec::new("e6", HandsOn::<W>(hands)).kill_timeout(never);
+    let spec = Spec::new("e6", HandsOn(hands)).kill_timeout(never);
     let pool = stage.start(spec.grace(Grace::Unlimited).shutdown(never))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let guarded = async |child| {

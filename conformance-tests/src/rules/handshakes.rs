@@ -9,39 +9,39 @@ use acceptor_core::{
     Failure, Grace, Phase, Restart, StopReason,
 };
 
-use crate::disturbed::{
-    CAUSE, DroppedTasks, Handshakes, Header, LOCAL, Moment, PANIC, PEER, SOURCE, Shake, Stage,
-};
+use crate::boxed::{Boxed, BoxedClient};
 use crate::fixture::{Call, Fixture, Handle, Order, Served, runs};
+use crate::handshakes::{
+    CAUSE, Handshakes, Header, LOCAL, Moment, PANIC, PEER, SOURCE, Shake, Stage,
+};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
-use crate::world::{Client, World};
+use crate::world::Client;
 
 /// A world with handshakes, whose tasks are known.
-type Shaking<W> = Handshakes<DroppedTasks<W>>;
 
 /// One reads a header; the second passes every stream on.
-fn one<W: World>(world: &Arc<W>) -> Arc<Shaking<W>> {
-    Handshakes::one(&DroppedTasks::new(world))
+fn one(world: &Arc<Boxed>) -> Arc<Handshakes> {
+    Handshakes::one(&Boxed::instrumented(world))
 }
 
 /// Each of the two reads a header.
-fn two<W: World>(world: &Arc<W>) -> Arc<Shaking<W>> {
-    Handshakes::two(&DroppedTasks::new(world))
+fn two(world: &Arc<Boxed>) -> Arc<Handshakes> {
+    Handshakes::two(&Boxed::instrumented(world))
 }
 
 /// A client whose connection is in its handshake.
-struct InHandshake<W: World> {
-    client: W::Client,
+struct InHandshake {
+    client: BoxedClient,
     child: ChildId,
 }
 
 /// Connects a client, and waits until its handshake has begun.
-async fn connect<W: World>(
-    stage: &Fixture<Shaking<W>>,
-    pool: &Handle<Shaking<W>>,
+async fn connect(
+    stage: &Fixture<Handshakes>,
+    pool: &Handle<Handshakes>,
     address: SocketAddr,
-) -> Result<InHandshake<W>, Broken> {
+) -> Result<InHandshake, Broken> {
     let before = stage.world.shakes().count();
     let client = stage.knock(address).await?;
     happens(stage, before, &client, Stage::First, Moment::Began).await?;
@@ -50,10 +50,10 @@ async fn connect<W: World>(
 }
 
 /// Waits for a moment of a client's handshake, after so many others.
-async fn happens<W: World>(
-    stage: &Fixture<Shaking<W>>,
+async fn happens(
+    stage: &Fixture<Handshakes>,
     after: usize,
-    client: &W::Client,
+    client: &BoxedClient,
     which: Stage,
     moment: Moment,
 ) -> Result<Shake, Broken> {
@@ -69,8 +69,8 @@ async fn happens<W: World>(
 }
 
 /// The connection of a client, as the list shows it.
-fn listed<W: World>(
-    pool: &Handle<W>,
+fn listed(
+    pool: &Handle<Handshakes>,
     client: SocketAddr,
 ) -> Result<ConnectionRecord<SocketAddr>, Broken> {
     let list = pool.connections();
@@ -89,18 +89,14 @@ fn listed<W: World>(
 }
 
 /// Sends a header, which says what the handshake does.
-async fn send<W: World>(
-    stage: &Fixture<Shaking<W>>,
-    client: &mut W::Client,
-    header: Header,
-) -> Verdict {
+async fn send(stage: &Fixture<Handshakes>, client: &mut BoxedClient, header: Header) -> Verdict {
     let sent = stage.event("the client sends a line", client.send(header.line()));
     let sent = sent.await?;
     sent.map_err(|error| Broken::new("the client sends a line", error.to_string()))
 }
 
 /// Waits until a connection is served.
-async fn served<W: World>(stage: &Fixture<Shaking<W>>, child: ChildId) -> Result<Served, Broken> {
+async fn served(stage: &Fixture<Handshakes>, child: ChildId) -> Result<Served, Broken> {
     let served = stage.calls.first(move |call| match call {
         Call::Serve(served) if served.child == child => Some(served.clone()),
         _ => None,
@@ -111,11 +107,11 @@ async fn served<W: World>(stage: &Fixture<Shaking<W>>, child: ChildId) -> Result
 }
 
 /// Connects a client whose handshake passes, and waits until it is served.
-async fn passes<W: World>(
-    stage: &Fixture<Shaking<W>>,
-    pool: &Handle<Shaking<W>>,
+async fn passes(
+    stage: &Fixture<Handshakes>,
+    pool: &Handle<Handshakes>,
     address: SocketAddr,
-) -> Result<(W::Client, Served), Broken> {
+) -> Result<(BoxedClient, Served), Broken> {
     let mut one = connect(stage, pool, address).await?;
     send(stage, &mut one.client, Header::Pass).await?;
     let served = served(stage, one.child).await?;
@@ -123,10 +119,10 @@ async fn passes<W: World>(
 }
 
 /// Its connection has ended, and neither `serve` nor `terminate` got its state, which was dropped.
-async fn ended_unserved<W: World>(
-    stage: &Fixture<Shaking<W>>,
-    pool: &Handle<Shaking<W>>,
-    one: &mut InHandshake<W>,
+async fn ended_unserved(
+    stage: &Fixture<Handshakes>,
+    pool: &Handle<Handshakes>,
+    one: &mut InHandshake,
 ) -> Verdict {
     stage.closed(&mut one.client).await?;
     stage.ended(pool, one.child).await?;
@@ -151,18 +147,18 @@ async fn ended_unserved<W: World>(
 }
 
 /// The handle of a pool that starts after its witness is set.
-type Watched<W> = Arc<Mutex<Option<Handle<W>>>>;
+type Watched = Arc<Mutex<Option<Handle<Handshakes>>>>;
 
 /// Lets a witness see the pool.
-fn watch<W: World>(watched: &Watched<W>, pool: &Handle<W>) {
+fn watch(watched: &Watched, pool: &Handle<Handshakes>) {
     *watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.clone());
 }
 
 /// The observations that a witness makes of the pool, and keeps.
-fn seeing<W: World, T: Send + 'static>(
-    stage: &Fixture<Shaking<W>>,
-    look: impl Fn(&Handle<Shaking<W>>) -> Option<T> + Send + Sync + 'static,
-) -> (Watched<Shaking<W>>, Record<T>) {
+fn seeing<T: Send + 'static>(
+    stage: &Fixture<Handshakes>,
+    look: impl Fn(&Handle<Handshakes>) -> Option<T> + Send + Sync + 'static,
+) -> (Watched, Record<T>) {
     let (watched, seen) = (Watched::default(), Record::default());
     let (pool, seeing) = (Arc::clone(&watched), seen.clone());
     stage.world.witness(move |_| {
@@ -174,7 +170,7 @@ fn seeing<W: World, T: Send + 'static>(
     (watched, seen)
 }
 
-pub(super) async fn h1_handshake_runs_beside_accepting<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn h1_handshake_runs_beside_accepting(world: Arc<Boxed>) -> Verdict {
     const CLIENTS: usize = 3;
     let world = one(&world);
     let stage = Fixture::new(&world);
@@ -226,9 +222,7 @@ pub(super) async fn h1_handshake_runs_beside_accepting<W: World>(world: Arc<W>) 
     Ok(())
 }
 
-pub(super) async fn h2_connection_in_its_handshake_is_a_connection<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn h2_connection_in_its_handshake_is_a_connection(world: Arc<Boxed>) -> Verdict {
     let world = one(&world);
     let stage = Fixture::new(&world);
     let looks = |pool: &Handle<_>| {
@@ -298,8 +292,8 @@ pub(super) async fn h2_connection_in_its_handshake_is_a_connection<W: World>(
 }
 
 /// The reports of one sort.
-fn reported<W: World, T>(
-    stage: &Fixture<W>,
+fn reported<T>(
+    stage: &Fixture<Handshakes>,
     sort: impl Fn(&Event<SocketAddr>) -> Option<T>,
 ) -> Vec<T> {
     stage.reports.look(|reports| {
@@ -328,7 +322,7 @@ fn failed(event: &Event<SocketAddr>) -> Option<FailedHandshake> {
     }
 }
 
-pub(super) async fn h3_handshake_has_a_deadline<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn h3_handshake_has_a_deadline(world: Arc<Boxed>) -> Verdict {
     const DEFAULT: Option<Duration> = Some(Duration::from_secs(10));
     let timeout = Duration::from_millis(120);
     let world = one(&world);
@@ -398,7 +392,7 @@ const FAILURES: [(Option<Header>, &str, Option<&str>); 3] = [
     (None, "disconnected", None),
 ];
 
-pub(super) async fn h4_handshake_that_fails<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn h4_handshake_that_fails(world: Arc<Boxed>) -> Verdict {
     let world = one(&world);
     failures(&world, ConnectionReports::Disconnects).await?;
     failures(&world, ConnectionReports::Failures).await?;
@@ -429,7 +423,7 @@ pub(super) async fn h4_handshake_that_fails<W: World>(world: Arc<W>) -> Verdict 
 }
 
 /// Lets handshakes fail in a pool that the first counted failure stops.
-async fn failures<W: World>(world: &Arc<Shaking<W>>, reports: ConnectionReports) -> Verdict {
+async fn failures(world: &Arc<Handshakes>, reports: ConnectionReports) -> Verdict {
     let stage = Fixture::new(world);
     let spec = stage.spec("h4").restart(Restart::Transient).intensity(0);
     let pool = stage.start(spec.connection_reports(reports))?;
@@ -494,7 +488,7 @@ async fn failures<W: World>(world: &Arc<Shaking<W>>, reports: ConnectionReports)
     Ok(())
 }
 
-pub(super) async fn h5_addresses_of_a_handshake<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn h5_addresses_of_a_handshake(world: Arc<Boxed>) -> Verdict {
     let world = two(&world);
     let stage = Fixture::new(&world);
     let spec = stage.spec("h5");
@@ -549,7 +543,7 @@ pub(super) async fn h5_addresses_of_a_handshake<W: World>(world: Arc<W>) -> Verd
     same("the peers in the reports", expected, peers)
 }
 
-pub(super) async fn h6_handshakes_and_the_stop<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn h6_handshakes_and_the_stop(world: Arc<Boxed>) -> Verdict {
     in_order(&two(&world)).await?;
     let world = one(&world);
     in_grace(&world).await?;
@@ -567,7 +561,7 @@ pub(super) async fn h6_handshakes_and_the_stop<W: World>(world: Arc<W>) -> Verdi
 }
 
 /// The second handshake begins when the first has passed, and `serve` when the second has.
-async fn in_order<W: World>(world: &Arc<Shaking<W>>) -> Verdict {
+async fn in_order(world: &Arc<Handshakes>) -> Verdict {
     let stage = Fixture::new(world);
     let pool = stage.start(stage.spec("h6"))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -603,7 +597,7 @@ async fn in_order<W: World>(world: &Arc<Shaking<W>>) -> Verdict {
 }
 
 /// During grace handshakes go on: one passes, one fails.
-async fn in_grace<W: World>(world: &Arc<Shaking<W>>) -> Verdict {
+async fn in_grace(world: &Arc<Handshakes>) -> Verdict {
     let stage = Fixture::new(world);
     let pool = stage.start(stage.spec("h6").grace(Grace::Unlimited))?;
     let (_, address) = stage.listen(&pool, 1)?;

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use acceptor_core::{Event, Restart, SpecError, StartError, StopReason};
 
-use crate::disturbed::{FailingListeners, not_listening};
+use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Fixture, Handle, Order, Pool, runs};
+use crate::instruments::not_listening;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
 /// Makes one connection fail, and waits until that is visible.
-async fn fail<W: World>(
-    stage: &Fixture<W>,
-    pool: &Handle<W>,
+async fn fail(
+    stage: &Fixture<Boxed>,
+    pool: &Handle<Boxed>,
     address: std::net::SocketAddr,
 ) -> Verdict {
     let (_client, served) = stage.connect(address).await?;
@@ -22,9 +23,7 @@ async fn fail<W: World>(
     stage.ended(pool, served.child).await
 }
 
-pub(super) async fn i1_more_failures_than_intensity_stop_the_pool<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn i1_more_failures_than_intensity_stop_the_pool(world: Arc<Boxed>) -> Verdict {
     for intensity in [Some(0), None, Some(3)] {
         let stage = Fixture::new(&world);
         let spec = stage.spec("i1").restart(Restart::Transient);
@@ -60,7 +59,7 @@ pub(super) async fn i1_more_failures_than_intensity_stop_the_pool<W: World>(
     }
     let stage = Fixture::new(&world);
     let spec = stage.spec("i1").period(Duration::ZERO);
-    match Pool::<W>::start(world.runtime(), spec) {
+    match Pool::<Boxed>::start(world.runtime(), spec) {
         Err(StartError::Spec(SpecError::Period { .. })) => Ok(()),
         other => Err(Broken::new(
             "a period of zero is refused",
@@ -69,7 +68,7 @@ pub(super) async fn i1_more_failures_than_intensity_stop_the_pool<W: World>(
     }
 }
 
-pub(super) async fn i2_old_failures_are_forgotten<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn i2_old_failures_are_forgotten(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let period = Duration::from_millis(50);
     let spec = stage.spec("i2").restart(Restart::Transient);
@@ -93,8 +92,8 @@ pub(super) async fn i2_old_failures_are_forgotten<W: World>(world: Arc<W>) -> Ve
     same("the pool runs on", true, runs(&pool))
 }
 
-pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination<W: World>(
-    world: Arc<W>,
+pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination(
+    world: Arc<Boxed>,
 ) -> Verdict {
     let stage = Fixture::new(&world);
     let grace = Duration::from_millis(50);
@@ -157,7 +156,7 @@ pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination<W: World>(
     same("how often `pool_stopped` was reported", 1, stops)
 }
 
-pub(super) async fn i4_timeouts_ignore_and_stops_never_count<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn i4_timeouts_ignore_and_stops_never_count(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let short = Answer::AcceptWithin(Duration::from_millis(5));
     stage.answers(
@@ -192,7 +191,7 @@ pub(super) async fn i4_timeouts_ignore_and_stops_never_count<W: World>(world: Ar
     same("counted failures", 0, status.failures)?;
     same("the pool runs on", true, runs(&pool))?;
 
-    let world = FailingListeners::new(&world);
+    let world = Boxed::instrumented(&world);
     let stage = Fixture::new(&world);
     let spec = stage.spec("i4").restart(Restart::Transient).intensity(0);
     let pool = stage.start(spec)?;

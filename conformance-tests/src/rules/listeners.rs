@@ -7,19 +7,20 @@ use std::time::Duration;
 use acceptor_core::{CloseError, Event, ListenerId, ListenerRecord};
 use futures::future::join_all;
 
-use crate::disturbed::{FailingListeners, not_listening};
+use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, runs};
+use crate::instruments::not_listening;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-fn list<W: World>(pool: &Handle<W>) -> Result<Vec<ListenerRecord<SocketAddr>>, Broken> {
+fn list(pool: &Handle<Boxed>) -> Result<Vec<ListenerRecord<SocketAddr>>, Broken> {
     let list = pool.listeners();
     list.map_err(|error| Broken::new("the pool runs", error.to_string()))
 }
 
-pub(super) async fn l1_any_number_of_listeners_come_and_go<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn l1_any_number_of_listeners_come_and_go(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("l1"))?;
     let mut open: Vec<(ListenerId, SocketAddr, usize)> = Vec::new();
@@ -44,9 +45,9 @@ pub(super) async fn l1_any_number_of_listeners_come_and_go<W: World>(world: Arc<
 }
 
 /// Each is in the list with its number of acceptors, also while a connection is open, and serves.
-async fn as_listed<W: World>(
-    stage: &Fixture<W>,
-    pool: &Handle<W>,
+async fn as_listed(
+    stage: &Fixture<Boxed>,
+    pool: &Handle<Boxed>,
     open: &[(ListenerId, SocketAddr, usize)],
 ) -> Verdict {
     for (id, address, _) in open {
@@ -57,7 +58,7 @@ async fn as_listed<W: World>(
             served.listener,
         )?;
         stage.echo(&mut client, "here").await?;
-        let listed = list::<W>(pool)?;
+        let listed = list(pool)?;
         let listed = listed
             .iter()
             .map(|one| (one.id, one.local_addr, one.acceptors));
@@ -72,8 +73,8 @@ async fn as_listed<W: World>(
     Ok(())
 }
 
-pub(super) async fn l2_each_connection_is_served_by_exactly_one_child<W: World>(
-    world: Arc<W>,
+pub(super) async fn l2_each_connection_is_served_by_exactly_one_child(
+    world: Arc<Boxed>,
 ) -> Verdict {
     const CLIENTS: usize = 40;
     let stage = Fixture::new(&world);
@@ -126,8 +127,8 @@ pub(super) async fn l2_each_connection_is_served_by_exactly_one_child<W: World>(
     Ok(())
 }
 
-pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive<W: World>(
-    world: Arc<W>,
+pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive(
+    world: Arc<Boxed>,
 ) -> Verdict {
     let stage = Fixture::new(&world);
     // The close is not to wait for it.
@@ -148,7 +149,7 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive<W: World>
         None,
         again.err().map(|error| error.to_string()),
     )?;
-    same("the listeners in the list", 0, list::<W>(&pool)?.len())?;
+    same("the listeners in the list", 0, list(&pool)?.len())?;
     same(
         "*draining* of its connections",
         true,
@@ -184,10 +185,8 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive<W: World>
     )
 }
 
-pub(super) async fn l4_a_listener_that_fails_takes_nobody_along<W: World>(
-    world: Arc<W>,
-) -> Verdict {
-    let world = FailingListeners::new(&world);
+pub(super) async fn l4_a_listener_that_fails_takes_nobody_along(world: Arc<Boxed>) -> Verdict {
+    let world = Boxed::instrumented(&world);
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("l4"))?;
     let (failing, address) = stage.listen(&pool, 2)?;
@@ -203,10 +202,7 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along<W: World>(
         vec!["io"; 2],
         stage.terminated(),
     )?;
-    let listed: Vec<_> = list::<FailingListeners<W>>(&pool)?
-        .iter()
-        .map(|one| one.id)
-        .collect();
+    let listed: Vec<_> = list(&pool)?.iter().map(|one| one.id).collect();
     same("the listeners in the list", vec![other], listed)?;
     let draining = served.lifecycle.draining().wait();
     stage

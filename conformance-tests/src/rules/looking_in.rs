@@ -9,17 +9,17 @@ use acceptor_core::{
     Failure, ListenerId, ListenerState, PoolState, Stopped,
 };
 
-use crate::disturbed::{Everything, HeldTasks};
+use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
-use crate::world::{Client, World};
+use crate::world::Client;
 
 fn running<T>(answer: Result<T, Stopped>) -> Result<T, Broken> {
     answer.map_err(|error| Broken::new("the pool runs", error.to_string()))
 }
 
-pub(super) async fn q1_the_lists_tell_what_is_there<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn q1_the_lists_tell_what_is_there(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("q1"))?;
     let (first, first_address) = stage.listen(&pool, 2)?;
@@ -96,7 +96,7 @@ pub(super) async fn q1_the_lists_tell_what_is_there<W: World>(world: Arc<W>) -> 
     )
 }
 
-pub(super) async fn q2_counts_are_by_kind<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn q2_counts_are_by_kind(world: Arc<Boxed>) -> Verdict {
     for child_type in [ChildType::Worker, ChildType::Supervisor] {
         let stage = Fixture::new(&world);
         let pool = stage.start(stage.spec("q2").child_type(child_type))?;
@@ -126,13 +126,13 @@ pub(super) async fn q2_counts_are_by_kind<W: World>(world: Arc<W>) -> Verdict {
     Ok(())
 }
 
-pub(super) async fn q3_counts_are_exact_at_every_moment<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("q3"))?;
     let (first, first_address) = stage.listen(&pool, 2)?;
     let (second, second_address) = stage.listen(&pool, 3)?;
     // The connections as `serve` is first polled: its own, and those before it.
-    let handle: Arc<Mutex<Option<Handle<W>>>> = Arc::default();
+    let handle: Arc<Mutex<Option<Handle<Boxed>>>> = Arc::default();
     let seen = Record::default();
     let (watched, seeing) = (Arc::clone(&handle), seen.clone());
     stage.witness(move |served| {
@@ -146,7 +146,7 @@ pub(super) async fn q3_counts_are_exact_at_every_moment<W: World>(world: Arc<W>)
     });
     *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.handle());
     let mut open = [(first, 0, 2), (second, 0, 3)];
-    exact::<W>(&pool, open)?;
+    exact(&pool, open)?;
     let mut connections = Vec::new();
     for number in 0..10 {
         let (place, address) = match number % 3 {
@@ -155,7 +155,7 @@ pub(super) async fn q3_counts_are_exact_at_every_moment<W: World>(world: Arc<W>)
         };
         connections.push(stage.connect(address).await?);
         open[place].1 += 1;
-        exact::<W>(&pool, open)?;
+        exact(&pool, open)?;
         let connections = seen.look(|seen| seen.last().copied().flatten());
         let what = "connections of the listener as `serve` is first polled";
         same(what, Some(open[place].1), connections)?;
@@ -172,14 +172,14 @@ pub(super) async fn q3_counts_are_exact_at_every_moment<W: World>(world: Arc<W>)
         stage.ended(&pool, served.child).await?;
         let place = usize::from(served.listener == second);
         open[place].1 -= 1;
-        exact::<W>(&pool, open)?;
+        exact(&pool, open)?;
         stage.closed(&mut client).await?;
     }
     Ok(())
 }
 
 /// The counts of a pool with these connections and acceptors, by listener.
-fn exact<W: World>(pool: &Handle<W>, open: [(ListenerId, usize, usize); 2]) -> Verdict {
+fn exact(pool: &Handle<Boxed>, open: [(ListenerId, usize, usize); 2]) -> Verdict {
     let counts = running(pool.counts())?;
     let active: usize = open.iter().map(|(_, connections, _)| connections).sum();
     let acceptors: usize = open.iter().map(|(_, _, acceptors)| acceptors).sum();
@@ -204,7 +204,7 @@ fn exact<W: World>(pool: &Handle<W>, open: [(ListenerId, usize, usize); 2]) -> V
     same("connections in the list, by listener", expected, seen)
 }
 
-pub(super) async fn q4_status_is_the_whole_as_one_value<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn q4_status_is_the_whole_as_one_value(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("q4").intensity(7))?;
     let (_, address) = stage.listen(&pool, 2)?;
@@ -245,7 +245,7 @@ pub(super) async fn q4_status_is_the_whole_as_one_value<W: World>(world: Arc<W>)
 }
 
 /// How acceptors come to be in a state, all of them, and stay there.
-fn script<W: World>(stage: &Fixture<HeldTasks<W>>, state: AcceptorState) {
+fn script(stage: &Fixture<Boxed>, state: AcceptorState) {
     match state {
         AcceptorState::Init => stage.answers([], Answer::Nothing),
         AcceptorState::Terminating => {
@@ -262,9 +262,9 @@ fn script<W: World>(stage: &Fixture<HeldTasks<W>>, state: AcceptorState) {
 }
 
 /// Waits until all acceptors of a pool are in a state.
-async fn all_in<W: World>(
-    stage: &Fixture<W>,
-    pool: &Handle<W>,
+async fn all_in(
+    stage: &Fixture<Boxed>,
+    pool: &Handle<Boxed>,
     count: usize,
     state: AcceptorState,
 ) -> Result<Vec<AcceptorRecord>, Broken> {
@@ -276,7 +276,7 @@ async fn all_in<W: World>(
     stage.until(&what, look).await
 }
 
-pub(super) async fn q5_acceptors_and_states_of_listeners<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn q5_acceptors_and_states_of_listeners(world: Arc<Boxed>) -> Verdict {
     for state in [
         AcceptorState::Init,
         AcceptorState::Waiting,
@@ -288,9 +288,9 @@ pub(super) async fn q5_acceptors_and_states_of_listeners<W: World>(world: Arc<W>
     listener_states(&world).await
 }
 
-async fn acceptors_are_listed<W: World>(world: &Arc<W>, state: AcceptorState) -> Verdict {
+async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdict {
     const ACCEPTORS: usize = 2;
-    let held = HeldTasks::new(world);
+    let held = Boxed::instrumented(world);
     let stage = Fixture::new(&held);
     script(&stage, state);
     let pool = stage.start(stage.spec("q5"))?;
@@ -375,7 +375,7 @@ async fn acceptors_are_listed<W: World>(world: &Arc<W>, state: AcceptorState) ->
 }
 
 /// Whether `init` ran for a child.
-fn has_begun<W: World>(stage: &Fixture<W>, id: ChildId) -> bool {
+fn has_begun(stage: &Fixture<Boxed>, id: ChildId) -> bool {
     stage.calls.look(|calls| {
         let of_it = |call: &Call| matches!(call, Call::Init { info, .. } if info.child == id);
         calls.iter().any(of_it)
@@ -383,7 +383,7 @@ fn has_begun<W: World>(stage: &Fixture<W>, id: ChildId) -> bool {
 }
 
 /// Waits until the only listener of a pool is in a state.
-async fn comes_to<W: World>(stage: &Fixture<W>, pool: &Pool<W>, state: ListenerState) -> Verdict {
+async fn comes_to(stage: &Fixture<Boxed>, pool: &Pool<Boxed>, state: ListenerState) -> Verdict {
     let what = format!("the listener is {state}");
     let look = || match pool.listeners() {
         Ok(list) if list.iter().all(|one| one.state == state) && list.len() == 1 => Ok(()),
@@ -392,9 +392,9 @@ async fn comes_to<W: World>(stage: &Fixture<W>, pool: &Pool<W>, state: ListenerS
     stage.until(&what, look).await
 }
 
-async fn listener_states<W: World>(world: &Arc<W>) -> Verdict {
-    let all = Everything::new(world);
-    let stage = Fixture::new(&all.world);
+async fn listener_states(world: &Arc<Boxed>) -> Verdict {
+    let all = Boxed::instrumented(world);
+    let stage = Fixture::new(&all);
     stage.answers([], Answer::Deferred);
     let pool = stage.start(stage.spec("q5"))?;
     let (id, address) = stage.listen(&pool, 1)?;
@@ -417,14 +417,14 @@ async fn listener_states<W: World>(world: &Arc<W>) -> Verdict {
     let task = all.hold_accepting(&stage).await?;
     let close = pool.close_listener(id);
     comes_to(&stage, &pool, ListenerState::Closing).await?;
-    all.held.release(task);
+    all.release(task);
     let closed = stage.event("the listener closes", close).await?;
     same("what the close says", Ok(()), closed)?;
 
     let (_, address) = stage.listen(&pool, 1)?;
     stage.decide(Answer::Accept);
     comes_to(&stage, &pool, ListenerState::Accepting).await?;
-    all.held.stop_clock();
+    all.stop_clock();
     let faults = all.faults(address);
     faults.inject(std::io::ErrorKind::OutOfMemory.into());
     comes_to(&stage, &pool, ListenerState::Resources).await?;

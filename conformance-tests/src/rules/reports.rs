@@ -12,13 +12,12 @@ use acceptor_core::{
     StopReason, Stopped,
 };
 
-use crate::disturbed::{
-    Everything, FailingListeners, HeldTasks, TaskId, current_task, not_listening,
-};
+use crate::boxed::{Boxed, BoxedClient};
 use crate::fixture::{AnotherThread, Call, Fixture, Order, Pool, ScriptedSpec, Served};
+use crate::instruments::{TaskId, current_task, not_listening};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
-use crate::world::{Client, World};
+use crate::world::Client;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,9 +26,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const ORDINARY: usize = 1024;
 
 /// Kills acceptors by id until so many are killed: one report each. Returns how many it were.
-async fn kill_acceptors<W: World>(
-    stage: &Fixture<W>,
-    pool: &Pool<W>,
+async fn kill_acceptors(
+    stage: &Fixture<Boxed>,
+    pool: &Pool<Boxed>,
     acceptors: usize,
     kills: usize,
 ) -> Result<usize, Broken> {
@@ -56,9 +55,9 @@ async fn kill_acceptors<W: World>(
 }
 
 /// Has an acceptor killed, and returns the task that the report of it came from.
-async fn reporter<W: World>(
-    stage: &Fixture<W>,
-    pool: &Pool<W>,
+async fn reporter(
+    stage: &Fixture<Boxed>,
+    pool: &Pool<Boxed>,
     acceptors: usize,
 ) -> Result<TaskId, Broken> {
     let (tasks, seen) = (Record::default(), stage.reports.clone());
@@ -75,7 +74,7 @@ async fn reporter<W: World>(
 }
 
 /// The errors of connections that failed, in the order of their reports.
-fn failures<W: World>(stage: &Fixture<W>) -> Vec<String> {
+fn failures(stage: &Fixture<Boxed>) -> Vec<String> {
     stage.reports.look(|reports| {
         let failures = reports.iter().filter_map(|report| match &report.event {
             Event::ConnectionFailed {
@@ -93,7 +92,7 @@ const NAMES: [&str; A_SECOND] = [
     "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
 ];
 
-pub(super) async fn o1_reports_come_in_order_from_one_task<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn o1_reports_come_in_order_from_one_task(world: Arc<Boxed>) -> Verdict {
     one_task_reports(&world).await?;
     held_observer_is_waited_for_by_no_one(&world).await?;
     if let Some(_other) = AnotherThread::of(&world).await {
@@ -102,9 +101,9 @@ pub(super) async fn o1_reports_come_in_order_from_one_task<W: World>(world: Arc<
     Ok(())
 }
 
-async fn one_task_reports<W: World>(world: &Arc<W>) -> Verdict {
-    let all = Everything::new(world);
-    let stage = Fixture::new(&all.world);
+async fn one_task_reports(world: &Arc<Boxed>) -> Verdict {
+    let all = Boxed::instrumented(world);
+    let stage = Fixture::new(&all);
     let (inside, tasks) = (Arc::new(AtomicUsize::new(0)), Record::default());
     let (entering, seeing) = (Arc::clone(&inside), tasks.clone());
     stage.hears(move |_| {
@@ -143,7 +142,7 @@ async fn one_task_reports<W: World>(world: &Arc<W>) -> Verdict {
         0,
         others.count(),
     )?;
-    let events = all.traced.traced();
+    let events = all.traced();
     let emitted: Vec<_> = events
         .iter()
         .filter_map(|event| event.field("error"))
@@ -155,7 +154,7 @@ async fn one_task_reports<W: World>(world: &Arc<W>) -> Verdict {
     )?;
     let others = events.iter().filter(|event| event.task != reporter).count();
     same("events of `tracing` that came from another task", 0, others)?;
-    let mut own = all.counted.cost().tasks();
+    let mut own = all.cost().tasks();
     stage.calls.look(|calls| {
         own.extend(calls.iter().filter_map(|call| match call {
             Call::Init { task, .. } | Call::Terminate { task, .. } => *task,
@@ -172,9 +171,9 @@ async fn one_task_reports<W: World>(world: &Arc<W>) -> Verdict {
 }
 
 /// Has everything go on that is not to wait for an observer.
-async fn all_goes_on<W: World>(
-    stage: &Fixture<W>,
-    pool: &Pool<W>,
+async fn all_goes_on(
+    stage: &Fixture<Boxed>,
+    pool: &Pool<Boxed>,
     address: SocketAddr,
     workers: usize,
 ) -> Verdict {
@@ -194,8 +193,8 @@ async fn all_goes_on<W: World>(
     same("whether a call is answered", true, pool.status().is_ok())
 }
 
-async fn held_observer_is_waited_for_by_no_one<W: World>(world: &Arc<W>) -> Verdict {
-    let held = HeldTasks::new(world);
+async fn held_observer_is_waited_for_by_no_one(world: &Arc<Boxed>) -> Verdict {
+    let held = Boxed::instrumented(world);
     let stage = Fixture::new(&held);
     let pool = stage.start(stage.spec("o1"))?;
     let (_, address) = stage.listen(&pool, 2)?;
@@ -211,7 +210,7 @@ async fn held_observer_is_waited_for_by_no_one<W: World>(world: &Arc<W>) -> Verd
     same("reports once it goes on", expected, failures(&stage))
 }
 
-async fn blocked_observer_is_waited_for_by_no_one<W: World>(world: &Arc<W>) -> Verdict {
+async fn blocked_observer_is_waited_for_by_no_one(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     let (open, opened) = std::sync::mpsc::channel::<()>();
     let opened = std::sync::Mutex::new(opened);
@@ -243,16 +242,16 @@ async fn blocked_observer_is_waited_for_by_no_one<W: World>(world: &Arc<W>) -> V
     same("reports once it goes on", 4, stage.reports.count())
 }
 
-pub(super) async fn o2_outbox_is_bounded<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn o2_outbox_is_bounded(world: Arc<Boxed>) -> Verdict {
     what_does_not_fit_is_counted(&world).await?;
     pauses_are_merged(&world).await?;
     stop_waits_for_a_kill_timeout(&world).await
 }
 
-async fn what_does_not_fit_is_counted<W: World>(world: &Arc<W>) -> Verdict {
+async fn what_does_not_fit_is_counted(world: &Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 64;
-    let held = HeldTasks::new(world);
-    let failing = FailingListeners::new(&held);
+    let held = Boxed::instrumented(world);
+    let failing = Arc::clone(&held);
     let stage = Fixture::new(&failing);
     let spec = stage.spec("o2").last_listener(LastListener::Stop);
     let pool = stage.start(spec)?;
@@ -322,10 +321,10 @@ async fn what_does_not_fit_is_counted<W: World>(world: &Arc<W>) -> Verdict {
     )
 }
 
-async fn pauses_are_merged<W: World>(world: &Arc<W>) -> Verdict {
+async fn pauses_are_merged(world: &Arc<Boxed>) -> Verdict {
     const PAUSES: usize = 9;
-    let held = HeldTasks::new(world);
-    let failing = FailingListeners::new(&held);
+    let held = Boxed::instrumented(world);
+    let failing = Arc::clone(&held);
     let stage = Fixture::new(&failing);
     let pool = stage.start(stage.spec("o2"))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -361,9 +360,9 @@ async fn pauses_are_merged<W: World>(world: &Arc<W>) -> Verdict {
     same(&what, true, (1..PAUSES as u64).contains(&merged))
 }
 
-async fn stop_waits_for_a_kill_timeout<W: World>(world: &Arc<W>) -> Verdict {
+async fn stop_waits_for_a_kill_timeout(world: &Arc<Boxed>) -> Verdict {
     let kill_timeout = 50 * MILLISECOND;
-    let held = HeldTasks::new(world);
+    let held = Boxed::instrumented(world);
     let stage = Fixture::new(&held);
     let pool = stage.start(stage.spec("o2").kill_timeout(kill_timeout))?;
     stage.listen(&pool, 4)?;
@@ -393,10 +392,10 @@ async fn stop_waits_for_a_kill_timeout<W: World>(world: &Arc<W>) -> Verdict {
 /// How many events of a kind and listener may come within a second.
 const A_SECOND: usize = 10;
 
-pub(super) async fn o3_tracing_of_failures_is_limited<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verdict {
     const KILLS: usize = 60;
-    let all = Everything::new(&world);
-    let stage = Fixture::new(&all.world);
+    let all = Boxed::instrumented(&world);
+    let stage = Fixture::new(&all);
     let pool = stage.start(stage.spec("o3"))?;
     let (first, address) = stage.listen(&pool, KILLS)?;
     let began = stage.now();
@@ -433,7 +432,7 @@ pub(super) async fn o3_tracing_of_failures_is_limited<W: World>(world: Arc<W>) -
         KILLS + 2,
         reported,
     )?;
-    let events = all.traced.traced();
+    let events = all.traced();
     let of = |event: &str, listener: acceptor_core::ListenerId| {
         let (event, listener) = (event.to_owned(), listener.to_string());
         let of_both = events.iter().filter(move |one| {
@@ -513,7 +512,7 @@ fn by_connection(
     connections
 }
 
-pub(super) async fn o4_connections_are_reported_if_asked_for<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn o4_connections_are_reported_if_asked_for(world: Arc<Boxed>) -> Verdict {
     // Off, unless the spec says so.
     for reports in [None, Some(ConnectionReports::All)] {
         ends_are_reported(&world, reports).await?;
@@ -521,26 +520,20 @@ pub(super) async fn o4_connections_are_reported_if_asked_for<W: World>(world: Ar
     losses_are_counted_apart(&world).await
 }
 
-fn with_reports<W: World>(
-    stage: &Fixture<W>,
-    reports: Option<ConnectionReports>,
-) -> ScriptedSpec<W> {
+fn with_reports(stage: &Fixture<Boxed>, reports: Option<ConnectionReports>) -> ScriptedSpec<Boxed> {
     match reports {
         Some(reports) => stage.spec("o4").connection_reports(reports),
         None => stage.spec("o4"),
     }
 }
 
-async fn ends_are_reported<W: World>(
-    world: &Arc<W>,
-    reports: Option<ConnectionReports>,
-) -> Verdict {
+async fn ends_are_reported(world: &Arc<Boxed>, reports: Option<ConnectionReports>) -> Verdict {
     let stage = Fixture::new(world);
     let pool = stage.start(with_reports(&stage, reports))?;
     let (_, address) = stage.listen(&pool, 2)?;
     let began = stage.now();
     let mut expected = BTreeMap::new();
-    let mut expects = |client: &W::Client, served: &Served, end: Reported| {
+    let mut expects = |client: &BoxedClient, served: &Served, end: Reported| {
         let peer = client.local_addr();
         expected.insert(served.child, vec![Reported::Began(peer, address), end]);
     };
@@ -617,9 +610,9 @@ async fn ends_are_reported<W: World>(
     )
 }
 
-async fn losses_are_counted_apart<W: World>(world: &Arc<W>) -> Verdict {
+async fn losses_are_counted_apart(world: &Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 64;
-    let held = HeldTasks::new(world);
+    let held = Boxed::instrumented(world);
     let stage = Fixture::new(&held);
     let spec = with_reports(&stage, Some(ConnectionReports::All));
     let pool = stage.start(spec)?;

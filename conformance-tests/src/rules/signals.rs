@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use acceptor_core::{EndKind, Grace, Phase};
 
-use crate::disturbed::{FailingListeners, not_listening};
+use crate::boxed::Boxed;
 use crate::fixture::{Call, Departure, Fixture, Order, Served};
+use crate::instruments::not_listening;
 use crate::verdict::{Verdict, same};
-use crate::world::World;
 
 /// What sets *draining*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +18,8 @@ enum Cause {
     Stop,
 }
 
-pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
-    let world = FailingListeners::new(&world);
+pub(super) async fn n1_draining_is_a_level(world: Arc<Boxed>) -> Verdict {
+    let world = Boxed::instrumented(&world);
     for cause in [Cause::Close, Cause::Failure, Cause::Stop] {
         let stage = Fixture::new(&world);
         let spec = stage.spec("n1").grace(Grace::Unlimited);
@@ -46,7 +46,7 @@ pub(super) async fn n1_draining_is_a_level<W: World>(world: Arc<W>) -> Verdict {
 }
 
 /// The listeners of a lame duck are open: it is their close that sets *draining*.
-async fn not_in_a_lame_duck<W: World>(world: &Arc<FailingListeners<W>>) -> Verdict {
+async fn not_in_a_lame_duck(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     let lame_duck = stage.patience.out_of_reach();
     let pool = stage.start(stage.spec("n1").lame_duck(lame_duck))?;
@@ -64,7 +64,7 @@ async fn not_in_a_lame_duck<W: World>(world: &Arc<FailingListeners<W>>) -> Verdi
     Ok(())
 }
 
-pub(super) async fn n2_taking_the_stop_signal_is_trapping_it<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn n2_taking_the_stop_signal_is_trapping_it(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("n2"))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -119,7 +119,7 @@ pub(super) async fn n2_taking_the_stop_signal_is_trapping_it<W: World>(world: Ar
     )
 }
 
-fn departure<W: World>(stage: &Fixture<W>, served: &Served) -> Option<Departure> {
+fn departure(stage: &Fixture<Boxed>, served: &Served) -> Option<Departure> {
     stage.calls.look(|calls| {
         calls.iter().find_map(|call| match call {
             Call::Left { child, departure } if *child == served.child => Some(*departure),

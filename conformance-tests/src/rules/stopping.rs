@@ -13,11 +13,12 @@ use acceptor_core::{
 use futures::FutureExt;
 use futures::future::join_all;
 
-use crate::disturbed::{HeldTasks, TaskId};
+use crate::boxed::{Boxed, BoxedClient, BoxedListener};
 use crate::fixture::{
     AnotherThread, Answer, Call, Departure, Farewell, Fixture, Handle, Order, Pool, ScriptedSpec,
     Served,
 };
+use crate::instruments::TaskId;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
@@ -26,14 +27,14 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The state of the pool; a stopped one has no status to tell it.
-fn state<W: World>(pool: &Handle<W>) -> PoolState {
+fn state(pool: &Handle<Boxed>) -> PoolState {
     pool.status()
         .map_or(PoolState::Stopped, |status| status.state)
 }
 
 /// Waits until the stop has come to this phase.
-async fn phase<W: World>(stage: &Fixture<W>, pool: &Handle<W>, phase: Phase) -> Verdict {
-    let look = || match state::<W>(pool) {
+async fn phase(stage: &Fixture<Boxed>, pool: &Handle<Boxed>, phase: Phase) -> Verdict {
+    let look = || match state(pool) {
         PoolState::Stopping(now) if now == phase => Ok(()),
         other => Err(other),
     };
@@ -43,7 +44,7 @@ async fn phase<W: World>(stage: &Fixture<W>, pool: &Handle<W>, phase: Phase) -> 
 }
 
 /// Waits until the future of `serve` is gone, and tells how it ended.
-async fn left<W: World>(stage: &Fixture<W>, served: &Served) -> Result<Departure, Broken> {
+async fn left(stage: &Fixture<Boxed>, served: &Served) -> Result<Departure, Broken> {
     let id = served.child;
     let left = stage.calls.first(move |call| match call {
         Call::Left { child, departure } if *child == id => Some(*departure),
@@ -53,7 +54,7 @@ async fn left<W: World>(stage: &Fixture<W>, served: &Served) -> Result<Departure
 }
 
 /// Waits until `terminate` ran so often.
-async fn terminations<W: World>(stage: &Fixture<W>, count: usize) -> Verdict {
+async fn terminations(stage: &Fixture<Boxed>, count: usize) -> Verdict {
     let terminated = stage.calls.when(move |calls| {
         let terminate = |call: &&Call| matches!(call, Call::Terminate { .. });
         (calls.iter().filter(terminate).count() >= count).then_some(())
@@ -63,7 +64,7 @@ async fn terminations<W: World>(stage: &Fixture<W>, count: usize) -> Verdict {
 }
 
 /// Waits until nobody listens on an address any more: it can be bound again.
-async fn unbound<W: World>(stage: &Fixture<W>, address: std::net::SocketAddr) -> Verdict {
+async fn unbound(stage: &Fixture<Boxed>, address: std::net::SocketAddr) -> Verdict {
     let bind = || {
         let bound = stage.world.listen_on(address);
         bound.map(drop).map_err(|error| error.to_string())
@@ -71,9 +72,7 @@ async fn unbound<W: World>(stage: &Fixture<W>, address: std::net::SocketAddr) ->
     stage.until("the listener's socket is closed", bind).await
 }
 
-pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result(world: Arc<Boxed>) -> Verdict {
     for reason in [
         StopReason::Requested,
         StopReason::Intensity,
@@ -106,11 +105,7 @@ pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result<W: World>(
             asking.push(pool.stop().boxed());
             asking.push(pool.clone().stop().boxed());
             let asked_again = PoolState::Stopping(Phase::Grace);
-            same(
-                "the state after asking again",
-                asked_again,
-                state::<W>(&pool),
-            )?;
+            same("the state after asking again", asked_again, state(&pool))?;
             stage.order(&served, Order::Return).await?;
         }
         asking.push(pool.join().boxed());
@@ -127,7 +122,7 @@ pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result<W: World>(
     Ok(())
 }
 
-pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn s2_a_lame_duck_accepts_as_ever(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("s2").lame_duck(stage.patience.out_of_reach()))?;
     let (_, address) = stage.listen(&pool, 2)?;
@@ -138,7 +133,7 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
     let early = stopping.wait();
     drop(pool.stop());
     let lame = PoolState::Stopping(Phase::LameDuck);
-    same("the state", lame, state::<W>(&pool))?;
+    same("the state", lame, state(&pool))?;
     same("whether the pool is stopping", true, stopping.is_set())?;
     stage
         .event("a task that waits for the stop is woken", early)
@@ -169,7 +164,7 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
         .collect();
     let expected = vec![(address, 2, ListenerState::Accepting)];
     same("the listeners", expected, listed)?;
-    same("the state", lame, state::<W>(&pool))?;
+    same("the state", lame, state(&pool))?;
     stage.event("the pool is killed", pool.kill()).await?;
     // Now nobody can terminate any more; and who is killed does not.
     same("terminations", 0, stage.terminated().len())?;
@@ -198,10 +193,10 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever<W: World>(world: Arc<W>) -> V
     let (_client, _) = stage.connect(address).await?;
     drop(pool.stop());
     let grace = PoolState::Stopping(Phase::Grace);
-    same("the state without a lame duck", grace, state::<W>(&pool))
+    same("the state without a lame duck", grace, state(&pool))
 }
 
-pub(super) async fn s3_listeners_close_and_acceptors_terminate<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn s3_listeners_close_and_acceptors_terminate(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     stage.answers([Answer::Accept; 3], Answer::Nothing);
     let pool = stage.start(stage.spec("s3").grace(Grace::Unlimited))?;
@@ -236,7 +231,7 @@ pub(super) async fn s3_listeners_close_and_acceptors_terminate<W: World>(world: 
     let workers = pool.counts().map(|counts| counts.children());
     same("children while `terminate` runs", Ok(2), workers)?;
     let grace = PoolState::Stopping(Phase::Grace);
-    same("the state while `terminate` runs", grace, state::<W>(&pool))?;
+    same("the state while `terminate` runs", grace, state(&pool))?;
     stage.event("the pool is killed", pool.kill()).await?;
 
     let stage = Fixture::new(&world);
@@ -252,9 +247,7 @@ pub(super) async fn s3_listeners_close_and_acceptors_terminate<W: World>(world: 
     same("acceptors dropped at the stop phase", 2, ends)
 }
 
-pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early(world: Arc<Boxed>) -> Verdict {
     let long = Fixture::new(&world).patience.out_of_reach();
     for grace in [Grace::Within(long), Grace::Unlimited] {
         let stage = Fixture::new(&world);
@@ -274,7 +267,7 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
         stage.echo(&mut first, "left alone").await?;
         stage.echo(&mut second, "left alone").await?;
         let now = PoolState::Stopping(Phase::Grace);
-        same(&format!("the state in {grace:?}"), now, state::<W>(&pool))?;
+        same(&format!("the state in {grace:?}"), now, state(&pool))?;
         stage.order(&traps, Order::Return).await?;
         stage.order(&does_not, Order::Return).await?;
         let what = format!("{grace:?} ends with the last child");
@@ -301,7 +294,7 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
         }
         let stopping = pool.stop();
         if grace.is_none() {
-            let ended = PoolState::Stopping(Phase::Grace) != state::<W>(&pool);
+            let ended = PoolState::Stopping(Phase::Grace) != state(&pool);
             same("without a grace it is over at once", true, ended)?;
         }
         let report = stage.event("the pool stops", stopping).await?;
@@ -316,9 +309,7 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early<W: World>(
     Ok(())
 }
 
-pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("s5").shutdown(Shutdown::Kill))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -352,12 +343,12 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
     same("connections that left by themselves", 1, ends)?;
 
     // Three at a time: the first is over after 5 s, the others are not.
-    let plain = |stage: &Fixture<W>| {
+    let plain = |stage: &Fixture<Boxed>| {
         let spec = stage.plain_spec("s5");
         spec.kill_timeout(stage.patience.out_of_reach())
     };
-    let never = |stage: &Fixture<W>| plain(stage).shutdown(Shutdown::Unlimited);
-    let supervisor = |stage: &Fixture<W>| plain(stage).child_type(ChildType::Supervisor);
+    let never = |stage: &Fixture<Boxed>| plain(stage).shutdown(Shutdown::Unlimited);
+    let supervisor = |stage: &Fixture<Boxed>| plain(stage).child_type(ChildType::Supervisor);
     let (default, default_pool, _, _client) = outlasted(&world, plain).await?;
     let (never, never_pool, never_served, _client) = outlasted(&world, never).await?;
     let (supervisor, supervisor_pool, supervisor_served, _client) =
@@ -382,7 +373,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
         ),
     ] {
         let now = PoolState::Stopping(Phase::Stop);
-        same(&format!("the state, {what}"), now, state::<W>(&pool))?;
+        same(&format!("the state, {what}"), now, state(&pool))?;
         stage.order(&served, Order::Return).await?;
         let report = stage.join(&pool).await?;
         let ends = report.connections(Phase::Stop).of(EndKind::Normal);
@@ -391,13 +382,13 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever<W: World>(
     Ok(())
 }
 
-type Outlasted<W> = (Fixture<W>, Pool<W>, Served, <W as World>::Client);
+type Outlasted<Boxed> = (Fixture<Boxed>, Pool<Boxed>, Served, BoxedClient);
 
 /// A pool with a connection that traps the stop and stays.
-async fn outlasted<W: World>(
-    world: &Arc<W>,
-    spec: impl Fn(&Fixture<W>) -> ScriptedSpec<W>,
-) -> Result<Outlasted<W>, Broken> {
+async fn outlasted(
+    world: &Arc<Boxed>,
+    spec: impl Fn(&Fixture<Boxed>) -> ScriptedSpec<Boxed>,
+) -> Result<Outlasted<Boxed>, Broken> {
     let stage = Fixture::new(world);
     let pool = stage.start(spec(&stage))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -406,8 +397,8 @@ async fn outlasted<W: World>(
     Ok((stage, pool, served, client))
 }
 
-pub(super) async fn s6_what_is_left_is_killed_and_reported_with_a_count<W: World>(
-    world: Arc<W>,
+pub(super) async fn s6_what_is_left_is_killed_and_reported_with_a_count(
+    world: Arc<Boxed>,
 ) -> Verdict {
     for (shutdown, expected) in [
         (Shutdown::Within(20 * MILLISECOND), vec![Some(3)]),
@@ -463,7 +454,7 @@ fn ways(ends: &Ends) -> [usize; 7] {
     [normal, clean, error, panic, killed, stopped, ends.total()]
 }
 
-pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>) -> Verdict {
     let long = Fixture::new(&world).patience.out_of_reach();
     for last in [Phase::LameDuck, Phase::Grace, Phase::Stop] {
         let stage = Fixture::new(&world);
@@ -579,7 +570,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when<W: World>(world: A
 }
 
 /// Polls the task of a connection no more: it suspends nowhere.
-async fn hold<W: World>(stage: &Fixture<HeldTasks<W>>, served: &Served) -> Result<TaskId, Broken> {
+async fn hold(stage: &Fixture<Boxed>, served: &Served) -> Result<TaskId, Broken> {
     let no_task = || Broken::new("`serve` runs on a spawned task", "it does not");
     let task = served.task.ok_or_else(no_task)?;
     let held = stage.world.hold(task);
@@ -589,9 +580,9 @@ async fn hold<W: World>(stage: &Fixture<HeldTasks<W>>, served: &Served) -> Resul
 
 /// A child that blocks its thread would, in a world with one thread, block the pool with it. So a task is withheld from
 /// the runtime first: a child that is not polled, while no other is either, looks the same as one that is blocked.
-pub(super) async fn s8_a_child_that_does_not_suspend_is_left<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn s8_a_child_that_does_not_suspend_is_left(world: Arc<Boxed>) -> Verdict {
     for patience in [Some(50 * MILLISECOND), None] {
-        let world = HeldTasks::new(&world);
+        let world = Boxed::instrumented(&world);
         let stage = Fixture::new(&world);
         let spec = stage.plain_spec("s8").shutdown(Shutdown::Kill);
         let pool = stage.start(match patience {
@@ -644,9 +635,9 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left<W: World>(world: Ar
 }
 
 /// Children whose turn has not come, one of which ends now and then: the runtime polls tasks of the pool.
-async fn children_in_turn_are_waited_for<W: World>(world: &Arc<W>) -> Verdict {
+async fn children_in_turn_are_waited_for(world: &Arc<Boxed>) -> Verdict {
     const CONNECTIONS: usize = 10;
-    let world = HeldTasks::new(world);
+    let world = Boxed::instrumented(world);
     let stage = Fixture::new(&world);
     let kill_timeout = stage.patience.stretch(2 * SECOND);
     let spec = stage.plain_spec("s8").kill_timeout(kill_timeout);
@@ -707,7 +698,7 @@ impl Barrier {
         let _ = until.recv();
     }
 
-    async fn is_blocking<W: World>(&self, stage: &Fixture<W>) -> Verdict {
+    async fn is_blocking(&self, stage: &Fixture<Boxed>) -> Verdict {
         let blocking = self.blocking.when(|all| (!all.is_empty()).then_some(()));
         stage.event("a thread is blocked", blocking).await
     }
@@ -723,14 +714,14 @@ impl Drop for BlocksInDrop {
     }
 }
 
-async fn blocked_child_is_left<W: World>(world: &Arc<W>, blocks: Blocks) -> Verdict {
+async fn blocked_child_is_left(world: &Arc<Boxed>, blocks: Blocks) -> Verdict {
     let kill_timeout = 50 * MILLISECOND;
     let (barrier, open) = Barrier::new();
     let child = barrier.clone();
     let began = Record::default();
     let begins = began.clone();
     let acceptor = acceptor_fn(
-        move |connection: Connection<StreamOf<W::Listener>, SocketAddr>| {
+        move |connection: Connection<StreamOf<BoxedListener>, SocketAddr>| {
             let (child, begins) = (child.clone(), begins.clone());
             async move {
                 let _open = connection;
@@ -772,7 +763,7 @@ async fn blocked_child_is_left<W: World>(world: &Arc<W>, blocks: Blocks) -> Verd
     Ok(())
 }
 
-async fn blocked_observer_is_left<W: World>(world: &Arc<W>) -> Verdict {
+async fn blocked_observer_is_left(world: &Arc<Boxed>) -> Verdict {
     let (barrier, open) = Barrier::new();
     let observer = barrier.clone();
     let stage = Fixture::new(world);
@@ -790,10 +781,8 @@ async fn blocked_observer_is_left<W: World>(world: &Arc<W>) -> Verdict {
     Ok(())
 }
 
-pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
-    world: Arc<W>,
-) -> Verdict {
-    let world = HeldTasks::new(&world);
+pub(super) async fn s9_dropping_the_owner_kills_everything_at_once(world: Arc<Boxed>) -> Verdict {
+    let world = Boxed::instrumented(&world);
     let stage = Fixture::new(&world);
     let spec = stage.spec("s9").lame_duck(stage.patience.out_of_reach());
     let spec = spec.grace(Grace::Unlimited).shutdown(Shutdown::Unlimited);
@@ -823,7 +812,7 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once<W: World>(
     same(what, false, polled)?;
     let now = PoolState::Stopping(Phase::Kill);
     let what = "the state, once the owner is dropped";
-    same(what, now, state::<HeldTasks<W>>(&pool))?;
+    same(what, now, state(&pool))?;
     for served in [&stays, &plain] {
         let departure = left(&stage, served).await?;
         same("how a connection ended", Departure::Dropped, departure)?;

@@ -10,11 +10,12 @@ use acceptor_core::{
     Terminate,
 };
 
-use crate::disturbed::{Counted, CountedAccepts, HeldTasks, TaskId, current_task};
+use crate::boxed::Boxed;
 use crate::fixture::Fixture;
+use crate::instruments::{Counted, TaskId, current_task};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
-use crate::world::{Client, World};
+use crate::world::Client;
 
 /// What the acceptor of B9 is asked, and what becomes of what it makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +74,8 @@ impl<L: Listener> Acceptor<L> for Making {
 
 /// Memory itself cannot be seen on every runtime. What can: nobody asks for the future of `serve`, whatever its size,
 /// before there is a connection, and the state is held until then.
-pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection<W: World>(
-    world: Arc<W>,
+pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection(
+    world: Arc<Boxed>,
 ) -> Verdict {
     const ACCEPTORS: usize = 10;
     let stage = Fixture::new(&world);
@@ -106,8 +107,8 @@ pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection<W:
 const CONNECTIONS: usize = 20;
 
 /// What `accept` costs for 20 connections, one after the other, while so many acceptors wait.
-async fn cost<W: World>(world: &Arc<W>, acceptors: usize) -> Result<Counted, Broken> {
-    let world = CountedAccepts::new(world);
+async fn cost(world: &Arc<Boxed>, acceptors: usize) -> Result<Counted, Broken> {
+    let world = Boxed::instrumented(world);
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("l5"))?;
     let (_, address) = stage.listen(&pool, acceptors)?;
@@ -136,7 +137,7 @@ async fn cost<W: World>(world: &Arc<W>, acceptors: usize) -> Result<Counted, Bro
     })
 }
 
-pub(super) async fn l5_many_acceptors_cost_no_more_than_one<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn l5_many_acceptors_cost_no_more_than_one(world: Arc<Boxed>) -> Verdict {
     let one = cost(&world, 1).await?;
     for acceptors in [2, 32] {
         let many = cost(&world, acceptors).await?;
@@ -199,11 +200,9 @@ impl<L: Listener<Addr = SocketAddr>> Acceptor<L> for Gated {
     }
 }
 
-pub(super) async fn l6_who_waits_longest_gets_the_next_connection<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn l6_who_waits_longest_gets_the_next_connection(world: Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 5;
-    let world = HeldTasks::new(&world);
+    let world = Boxed::instrumented(&world);
     let stage = Fixture::new(&world);
     let (gate, served) = (Record::default(), Record::default());
     let gated = Gated {

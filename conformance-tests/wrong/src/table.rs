@@ -13,7 +13,7 @@ use acceptor_core::{
 };
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
-use conformance_tests::disturbed::Traced;
+use conformance_tests::instruments::Traced;
 use conformance_tests::tamper::{
     Callbacks, Conduct, Handshaking, Observes, Settings, Tamper, Verb,
 };

@@ -11,7 +11,7 @@ use acceptor_simulation::{
     Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime, SimulatedStream,
     Simulation, Spurious,
 };
-use conformance_tests::disturbed::not_listening;
+use conformance_tests::instruments::not_listening;
 use conformance_tests::{Client, Closed, Patience, World};
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
 

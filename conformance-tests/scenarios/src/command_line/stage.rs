@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use conformance_console::receive;
+
 use crate::{Event, Failure, Moment, Played, Scenario, play, watch};
 
 /// Takes what is seen of a scenario, at once.
@@ -51,7 +53,7 @@ impl Stage {
             // Who waited too long has gone.
             let _ = tell.send(result);
         });
-        let result = told.recv_timeout(self.bound);
+        let result = receive(&told, self.bound);
         let moments = lock(&seen).clone();
         let outcome = match result {
             Ok(Ok(played)) => Outcome::Holds(played),

@@ -12,10 +12,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use acceptor_core::{Handshake, HandshakeError, Incoming, Listener, Runtime, StreamOf, With};
+use acceptor_core::{Handshake, HandshakeError, Incoming, Listener, Runtime, With};
 use futures::io::{AsyncRead, AsyncReadExt};
 
-use crate::disturbed::{TaskId, current_task};
+use crate::boxed::{Boxed, BoxedClient, BoxedIo, BoxedListener, BoxedRuntime, BoxedStream};
+use crate::instruments::{TaskId, current_task};
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::tamper::{Handshaking, Tamper, elsewhere};
@@ -120,8 +121,8 @@ pub struct Shake {
 /// Is called as a handshake is first polled.
 type Witness = dyn Fn(&Shake) + Send + Sync;
 
-struct Shared<W> {
-    world: Arc<W>,
+struct Shared {
+    world: Arc<Boxed>,
     shakes: Record<Shake>,
     witness: Mutex<Option<Arc<Witness>>>,
     second: Second,
@@ -139,7 +140,7 @@ enum Second {
     Reads,
 }
 
-impl<W: World> Shared<W> {
+impl Shared {
     fn shake(&self, stage: Stage, moment: Moment, client: SocketAddr) -> Shake {
         Shake {
             stage,
@@ -203,14 +204,14 @@ impl<W: World> Shared<W> {
 }
 
 /// Records how a handshake ended, when its future is dropped.
-struct Running<'a, W: World> {
-    shared: &'a Shared<W>,
+struct Running<'a> {
+    shared: &'a Shared,
     stage: Stage,
     client: SocketAddr,
     ends: Moment,
 }
 
-impl<W: World> Drop for Running<'_, W> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         let shake = self.shared.shake(self.stage, self.ends, self.client);
         self.shared.shakes.push(shake);
@@ -218,42 +219,32 @@ impl<W: World> Drop for Running<'_, W> {
 }
 
 /// The first handshake of a connection.
-pub struct FirstHandshake<W>(Arc<Shared<W>>);
+#[derive(Clone)]
+pub struct FirstHandshake(Arc<Shared>);
 
 /// The second handshake of a connection, which gets the stream of the first.
-pub struct SecondHandshake<W>(Arc<Shared<W>>);
+#[derive(Clone)]
+pub struct SecondHandshake(Arc<Shared>);
 
-impl<W> Clone for FirstHandshake<W> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<W> Clone for SecondHandshake<W> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<W> fmt::Debug for FirstHandshake<W> {
+impl fmt::Debug for FirstHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FirstHandshake").finish_non_exhaustive()
     }
 }
 
-impl<W> fmt::Debug for SecondHandshake<W> {
+impl fmt::Debug for SecondHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecondHandshake").finish_non_exhaustive()
     }
 }
 
-impl<W: World> Handshake<StreamOf<W::Listener>, SocketAddr> for FirstHandshake<W> {
-    type Stream = W::Stream;
+impl Handshake<BoxedIo, SocketAddr> for FirstHandshake {
+    type Stream = BoxedStream;
 
     async fn run(
         &self,
-        incoming: Incoming<StreamOf<W::Listener>, SocketAddr>,
-    ) -> Result<Incoming<W::Stream, SocketAddr>, HandshakeError> {
+        incoming: Incoming<BoxedIo, SocketAddr>,
+    ) -> Result<Incoming<BoxedStream, SocketAddr>, HandshakeError> {
         let shared = Arc::clone(&self.0);
         let incoming = incoming.map_stream(|stream| shared.world.stream(stream));
         if shared.wrong == Handshaking::Elsewhere {
@@ -265,13 +256,13 @@ impl<W: World> Handshake<StreamOf<W::Listener>, SocketAddr> for FirstHandshake<W
     }
 }
 
-impl<W: World> Handshake<W::Stream, SocketAddr> for SecondHandshake<W> {
-    type Stream = W::Stream;
+impl Handshake<BoxedStream, SocketAddr> for SecondHandshake {
+    type Stream = BoxedStream;
 
     async fn run(
         &self,
-        incoming: Incoming<W::Stream, SocketAddr>,
-    ) -> Result<Incoming<W::Stream, SocketAddr>, HandshakeError> {
+        incoming: Incoming<BoxedStream, SocketAddr>,
+    ) -> Result<Incoming<BoxedStream, SocketAddr>, HandshakeError> {
         match (self.0.second, self.0.wrong) {
             (Second::Passes, _) | (_, Handshaking::OnlyTheFirst) => Ok(incoming),
             (Second::Reads, _) => self.0.run(Stage::Second, incoming).await,
@@ -280,23 +271,23 @@ impl<W: World> Handshake<W::Stream, SocketAddr> for SecondHandshake<W> {
 }
 
 /// A world whose listeners have two handshakes, which do what their client says.
-pub struct Handshakes<W> {
-    shared: Arc<Shared<W>>,
+pub struct Handshakes {
+    shared: Arc<Shared>,
 }
 
-impl<W: World> Handshakes<W> {
+impl Handshakes {
     /// The same world; of the two handshakes the second passes every stream on.
-    pub fn one(world: &Arc<W>) -> Arc<Self> {
+    pub fn one(world: &Arc<Boxed>) -> Arc<Self> {
         Self::new(world, Second::Passes)
     }
 
     /// The same world; each of the two handshakes reads a header.
-    pub fn two(world: &Arc<W>) -> Arc<Self> {
+    pub fn two(world: &Arc<Boxed>) -> Arc<Self> {
         Self::new(world, Second::Reads)
     }
 
-    fn new(world: &Arc<W>, second: Second) -> Arc<Self> {
-        let tamper = W::tamper(&world.runtime());
+    fn new(world: &Arc<Boxed>, second: Second) -> Arc<Self> {
+        let tamper = Boxed::tamper(&world.runtime());
         Arc::new(Self {
             shared: Arc::new(Shared {
                 world: Arc::clone(world),
@@ -321,26 +312,26 @@ impl<W: World> Handshakes<W> {
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(witness);
     }
 
-    fn listener(&self, listener: W::Listener) -> <Self as World>::Listener {
+    fn listener(&self, listener: BoxedListener) -> <Self as World>::Listener {
         let first = FirstHandshake(Arc::clone(&self.shared));
         let second = SecondHandshake(Arc::clone(&self.shared));
         listener.with(first).with(second)
     }
 }
 
-impl<W> fmt::Debug for Handshakes<W> {
+impl fmt::Debug for Handshakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handshakes").finish_non_exhaustive()
     }
 }
 
-impl<W: World> World for Handshakes<W> {
-    type Runtime = W::Runtime;
-    type Listener = With<With<W::Listener, FirstHandshake<W>>, SecondHandshake<W>>;
-    type Stream = W::Stream;
-    type Client = W::Client;
+impl World for Handshakes {
+    type Runtime = BoxedRuntime;
+    type Listener = With<With<BoxedListener, FirstHandshake>, SecondHandshake>;
+    type Stream = BoxedStream;
+    type Client = BoxedClient;
 
-    fn runtime(&self) -> W::Runtime {
+    fn runtime(&self) -> BoxedRuntime {
         self.shared.world.runtime()
     }
 
@@ -358,18 +349,18 @@ impl<W: World> World for Handshakes<W> {
         Ok((self.listener(listener), error))
     }
 
-    fn accepted(&self, stream: <W::Listener as Listener>::Io) -> W::Stream {
+    fn accepted(&self, stream: BoxedIo) -> BoxedStream {
         self.shared.world.accepted(stream)
     }
 
-    fn stream(&self, stream: W::Stream) -> W::Stream {
+    fn stream(&self, stream: BoxedStream) -> BoxedStream {
         stream
     }
 
     fn connect(
         &self,
         address: SocketAddr,
-    ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
+    ) -> impl Future<Output = io::Result<BoxedClient>> + Send + 'static {
         self.shared.world.connect(address)
     }
 
@@ -382,6 +373,6 @@ impl<W: World> World for Handshakes<W> {
     }
 
     fn tamper(runtime: &Self::Runtime) -> Option<Arc<Tamper>> {
-        W::tamper(runtime)
+        Boxed::tamper(runtime)
     }
 }

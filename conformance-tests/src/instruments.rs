@@ -1,0 +1,295 @@
+//! Instruments of a world: a rule sees the pool's tasks, their polls, their `accept` and their events, and decides which task
+//! is held or dropped, when the clock stops, and which `accept` fails.
+//!
+//! A task whose polls are held is to the pool what a task is whose poll never returns: it reaches no suspension point. So a
+//! child can be stuck in a world that has one thread, or none.
+//!
+//! Invariants: a poll is among those under way from before the task sees it until after the task has returned from it; a task
+//! that is held is not polled from when its holder is notified until it is released.
+
+mod accepts;
+mod faults;
+mod tasks;
+mod traces;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use acceptor_core::Runtime;
+use tracing::Dispatch;
+use tracing::dispatcher::with_default;
+
+use self::tasks::Current;
+use crate::boxed::{Boxed, BoxedRuntime};
+use crate::fixture::Fixture;
+use crate::record::Record;
+use crate::verdict::Broken;
+use crate::world::World;
+
+pub use accepts::{Cost, Counted};
+pub use faults::{Faults, OfTheRuntime, not_listening};
+pub use tasks::{PollId, TaskId, ValueId, current_poll, current_task};
+pub use traces::Traced;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The instruments of a world; its runtime values and its listeners share them.
+pub(crate) struct Instruments {
+    clock: BoxedRuntime,
+    spawned: [AtomicUsize; 2],
+    polls: AtomicU64,
+    /// The tasks that are being polled.
+    under_way: Mutex<HashSet<TaskId>>,
+    orders: Record<Order>,
+    holding: Record<TaskId>,
+    /// When the clock of the tasks was stopped.
+    stopped_at: OnceLock<Instant>,
+    dispatch: Dispatch,
+    traced: Record<Traced>,
+    cost: Arc<Cost>,
+    /// The peer of the next connection is gone before its address is read.
+    peer_gone: AtomicBool,
+    faults: Mutex<HashMap<SocketAddr, Faults>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Hold(TaskId),
+    Release(TaskId),
+    Drop(TaskId),
+}
+
+/// Whether the last order of this task is to hold it.
+fn is_held(orders: &[Order], task: TaskId) -> bool {
+    let of_task = |order: &&Order| [Order::Hold(task), Order::Release(task)].contains(order);
+    orders.iter().rfind(of_task) == Some(&Order::Hold(task))
+}
+
+impl Instruments {
+    pub(crate) fn new(clock: BoxedRuntime) -> Arc<Self> {
+        let (dispatch, traced) = traces::keep(clock.clone());
+        Arc::new(Self {
+            clock,
+            spawned: Default::default(),
+            polls: AtomicU64::new(0),
+            under_way: Mutex::default(),
+            orders: Record::default(),
+            holding: Record::default(),
+            stopped_at: OnceLock::new(),
+            dispatch,
+            traced,
+            cost: Arc::default(),
+            peer_gone: AtomicBool::new(false),
+            faults: Mutex::default(),
+        })
+    }
+
+    /// The task, with instruments.
+    pub(crate) fn task(
+        self: &Arc<Self>,
+        value: ValueId,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let number = self.spawned[value as usize].fetch_add(1, Ordering::SeqCst);
+        let (id, instruments) = (TaskId { value, number }, Arc::clone(self));
+        let mut task = Some(Box::pin(task));
+        let orders = instruments.orders.clone();
+        let mut drops = Box::pin(async move {
+            let dropped = |order: &Order| (*order == Order::Drop(id)).then_some(());
+            orders.first(dropped).await;
+        });
+        poll_fn(move |cx| {
+            if drops.as_mut().poll(cx).is_ready() {
+                task = None;
+            }
+            if task.is_none() {
+                return Poll::Ready(());
+            }
+            if instruments.holds(id, cx) {
+                instruments.holding.push(id);
+                return Poll::Pending;
+            }
+            let _under_way = UnderWay::begin(&instruments, id);
+            with_default(&instruments.dispatch, || {
+                let running = task.as_mut().map(|task| task.as_mut().poll(cx));
+                let polled = running.unwrap_or(Poll::Ready(()));
+                if polled.is_ready() {
+                    task = None;
+                }
+                polled
+            })
+        })
+    }
+
+    /// Whether this task is held. Wakes the task when that changes.
+    fn holds(&self, task: TaskId, cx: &mut Context<'_>) -> bool {
+        loop {
+            let held = pin!(self.orders.when(|all| is_held(all, task).then_some(())));
+            if held.poll(cx).is_pending() {
+                return false;
+            }
+            let free = pin!(self.orders.when(|all| (!is_held(all, task)).then_some(())));
+            if free.poll(cx).is_pending() {
+                return true;
+            }
+        }
+    }
+
+    /// After a sleep of a task: it goes on unless the clock was stopped before.
+    pub(crate) async fn slept(&self, deadline: Instant) {
+        // What waits for the pool, and is none of its tasks, goes on.
+        let stopped = self.stopped_at.get();
+        if current_task().is_some() && stopped.is_some_and(|stopped| *stopped < deadline) {
+            pending::<()>().await;
+        }
+    }
+
+    /// When the clock of the tasks was stopped.
+    pub(crate) fn stopped_at(&self) -> Option<Instant> {
+        self.stopped_at.get().copied()
+    }
+
+    /// The faults of the listener that is bound to an address.
+    pub(crate) fn faults(&self, address: SocketAddr) -> Faults {
+        lock(&self.faults).entry(address).or_default().clone()
+    }
+
+    /// Whether the peer of the connection that is returned now is to be gone.
+    pub(crate) fn loses_peer(&self) -> bool {
+        self.peer_gone.swap(false, Ordering::SeqCst)
+    }
+
+    /// Awaits a call of `accept`, counts it, and has it fail if it is to.
+    pub(crate) async fn accept<T>(
+        &self,
+        faults: &Faults,
+        accept: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        let mut accept = pin!(self.cost.count(accept));
+        poll_fn(|cx| match faults.next(cx.waker()) {
+            Some(error) => Poll::Ready(Err(error)),
+            None => accept.as_mut().poll(cx),
+        })
+        .await
+    }
+}
+
+/// One poll, under way until it is dropped, by a panic or not.
+struct UnderWay<'a> {
+    instruments: &'a Instruments,
+    task: TaskId,
+    _current: Current,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(instruments: &'a Instruments, task: TaskId) -> Self {
+        lock(&instruments.under_way).insert(task);
+        let poll = PollId(instruments.polls.fetch_add(1, Ordering::SeqCst));
+        Self {
+            instruments,
+            task,
+            _current: Current::enter(task, poll),
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(&self.instruments.under_way).remove(&self.task);
+    }
+}
+
+impl fmt::Debug for Instruments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instruments").finish_non_exhaustive()
+    }
+}
+
+/// A world with instruments.
+///
+/// # Panics
+///
+/// Each of these, in a world that is not [`instrumented`](Boxed::instrumented).
+impl Boxed {
+    /// Polls this task no more; done when the poll that may be under way is over. To be used once for a task.
+    pub fn hold(&self, task: TaskId) -> impl Future<Output = ()> + Send + 'static {
+        self.instruments().orders.push(Order::Hold(task));
+        let holding = self.instruments().holding.clone();
+        async move { holding.first(|held| (*held == task).then_some(())).await }
+    }
+
+    /// Polls this task again.
+    pub fn release(&self, task: TaskId) {
+        self.instruments().orders.push(Order::Release(task));
+    }
+
+    /// Drops a task, as a runtime does that is shut down.
+    pub fn drop_task(&self, task: TaskId) {
+        self.instruments().orders.push(Order::Drop(task));
+    }
+
+    /// Stops the clock of the tasks: what is not due by now never is, whatever wakes the task that waits for it.
+    pub fn stop_clock(&self) {
+        let now = self.instruments().clock.now();
+        self.instruments().stopped_at.get_or_init(|| now);
+    }
+
+    /// Whether a poll of this task is under way.
+    pub fn is_polled(&self, task: TaskId) -> bool {
+        lock(&self.instruments().under_way).contains(&task)
+    }
+
+    /// The events of `tracing` so far.
+    pub fn traced(&self) -> Vec<Traced> {
+        let mut traced = self.instruments().traced.all();
+        let tamper = self.runtime().tamper;
+        if let Some(edit) = tamper.as_ref().and_then(|tamper| tamper.traces.as_ref()) {
+            edit(&mut traced);
+        }
+        traced
+    }
+
+    /// The cost of `accept`.
+    pub fn cost(&self) -> &Cost {
+        &self.instruments().cost
+    }
+
+    /// The peer of the next connection is gone before its address is read.
+    pub fn lose_next_peer(&self) {
+        self.instruments().peer_gone.store(true, Ordering::SeqCst);
+    }
+
+    /// The faults of the listener that is bound to an address.
+    pub fn faults(&self, address: SocketAddr) -> Faults {
+        self.instruments().faults(address)
+    }
+
+    /// Holds the accept loop of the only listener, at which acceptors wait: clients that come from here on are queued.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if nothing waits in `accept`.
+    pub async fn hold_accepting(&self, stage: &Fixture<Boxed>) -> Result<TaskId, Broken> {
+        let cost = self.cost();
+        let waits = || match cost.waits() {
+            true => Ok(()),
+            false => Err(cost.so_far()),
+        };
+        stage.until("`accept` waits", waits).await?;
+        let task = cost.tasks().last().copied();
+        let task = task.ok_or_else(|| Broken::new("`accept` is called in a task", "it is not"))?;
+        let rests = self.hold(task);
+        stage.event("the accept loop rests", rests).await?;
+        Ok(task)
+    }
+}
