@@ -8,7 +8,7 @@ use super::rule_book::{SECTIONS, section};
 pub(super) fn write(out: &mut dyn Write, matrix: &Matrix<'_>) -> io::Result<()> {
     write_head(out, "section", matrix)?;
     for here in &SECTIONS {
-        let inside = |cell: &Cell| section(&cell.rule) == Some(here);
+        let inside = |cell: &Cell| section(cell.rule) == Some(here);
         if matrix
             .columns
             .iter()

@@ -18,8 +18,6 @@ use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::Client;
 
-/// A world with handshakes, whose tasks are known.
-
 /// One reads a header; the second passes every stream on.
 fn one(world: &Arc<Boxed>) -> Arc<Handshakes> {
     Handshakes::one(&Boxed::instrumented(world))
