@@ -5,6 +5,7 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::future::{Future, pending};

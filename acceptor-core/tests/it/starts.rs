@@ -5,13 +5,12 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 

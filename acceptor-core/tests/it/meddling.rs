@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -19,7 +18,7 @@ use acceptor_core::*;
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::Shared;
-use support::*;
+use crate::support::*;
 
 /// When a listener meddles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

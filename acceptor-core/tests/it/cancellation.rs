@@ -8,7 +8,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,7 +21,7 @@ use std::time::Duration;
 
 use acceptor_core::*;
 use proptest::prelude::{ProptestConfig, Strategy, prop_assert_eq, proptest};
-use support::*;
+use crate::support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type Handle = PoolHandle<Manual, MemoryListener>;

@@ -5,10 +5,9 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 /// Its `serve` has buffers of so many bytes in its future.
 struct Buffers<const BYTES: usize>;

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -15,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 const CLIENTS: usize = 1500;
 

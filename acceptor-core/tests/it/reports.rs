@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type TestReport = Report<Address>;

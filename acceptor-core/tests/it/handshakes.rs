@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -14,7 +13,7 @@ use std::time::Duration;
 
 use acceptor_core::*;
 use futures::channel::oneshot;
-use support::*;
+use crate::support::*;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PROXIED: Address = (99, Some(99));

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::error::Error;
 use std::fmt::{Debug, Display};
@@ -18,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type TestSpec = Spec<Echo, Address>;

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 /// What the children of a pool are doing when its owner is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

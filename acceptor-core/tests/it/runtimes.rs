@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-mod support;
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -13,7 +12,7 @@ use acceptor_core::{
     ListenerInfo, ListenerSettings, Pool, Report, Spec, StopReport, Terminate, WaitingAcceptors,
     acceptor_fn, observer_fn,
 };
-use support::{
+use crate::support::{
     Address, CLOSE_DELAY, Faults, Ledger, Manual, MemoryListener, MemoryStream, Order, Port,
     listener_error, poll_once,
 };

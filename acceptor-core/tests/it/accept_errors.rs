@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::future::pending;
 use std::io;
@@ -15,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
@@ -15,7 +14,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 /// Polls each task with a new waker, and forgets those of before.
 #[derive(Clone)]

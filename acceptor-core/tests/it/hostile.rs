@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -19,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -17,7 +16,7 @@ use std::time::Duration;
 use acceptor_core::*;
 use futures::FutureExt;
 use futures::io::{AsyncRead, AsyncWrite};
-use support::*;
+use crate::support::*;
 
 /// The parts of a connection that were handed on.
 struct Handed {

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::future::{Future, pending};
 use std::io;
@@ -16,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type Handle = PoolHandle<Manual, MemoryListener>;

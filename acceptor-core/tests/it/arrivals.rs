@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::future::{Future, pending};
 use std::panic::resume_unwind;
@@ -15,7 +14,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 type Once = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-mod support;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,7 +14,7 @@ use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 
 use acceptor_core::*;
-use support::*;
+use crate::support::*;
 
 /// An address whose `Debug` escapes nothing.
 #[derive(Clone, PartialEq)]
