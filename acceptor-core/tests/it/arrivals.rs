@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::future::{Future, pending};
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 type Once = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 

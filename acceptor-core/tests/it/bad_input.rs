@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::error::Error;
 use std::fmt::{Debug, Display};
 use std::future::Future;
@@ -16,8 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type TestSpec = Spec<Echo, Address>;

@@ -8,7 +8,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
@@ -19,9 +18,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::support::*;
 use acceptor_core::*;
 use proptest::prelude::{ProptestConfig, Strategy, prop_assert_eq, proptest};
-use crate::support::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type Handle = PoolHandle<Manual, MemoryListener>;

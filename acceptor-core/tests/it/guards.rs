@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
@@ -13,10 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::support::*;
 use acceptor_core::*;
 use futures::FutureExt;
 use futures::io::{AsyncRead, AsyncWrite};
-use crate::support::*;
 
 /// The parts of a connection that were handed on.
 struct Handed {

@@ -5,15 +5,14 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::support::*;
 use acceptor_core::*;
 use futures::channel::oneshot;
-use crate::support::*;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PROXIED: Address = (99, Some(99));

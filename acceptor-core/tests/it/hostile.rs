@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,8 +16,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 

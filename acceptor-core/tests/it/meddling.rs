@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::panic::resume_unwind;
@@ -14,11 +13,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use acceptor_core::*;
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::Shared;
-use crate::support::*;
 
 /// When a listener meddles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

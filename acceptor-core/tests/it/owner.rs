@@ -5,14 +5,13 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 /// What the children of a pool are doing when its owner is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -16,8 +15,8 @@ use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type TestReport = Report<Address>;

@@ -2,19 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-
 use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::{
+    Address, CLOSE_DELAY, Faults, Ledger, Manual, MemoryListener, MemoryStream, Order, Port,
+    listener_error, poll_once,
+};
 use acceptor_core::{
     Acceptor, AddListenerReason, BoxError, Connection, Event, Failure, Init, ListenerId,
     ListenerInfo, ListenerSettings, Pool, Report, Spec, StopReport, Terminate, WaitingAcceptors,
     acceptor_fn, observer_fn,
-};
-use crate::support::{
-    Address, CLOSE_DELAY, Faults, Ledger, Manual, MemoryListener, MemoryStream, Order, Port,
-    listener_error, poll_once,
 };
 
 type TestPool = Pool<Manual, MemoryListener>;

@@ -5,9 +5,8 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 /// Its `serve` has buffers of so many bytes in its future.
 struct Buffers<const BYTES: usize>;

@@ -5,12 +5,11 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 

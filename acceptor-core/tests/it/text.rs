@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
@@ -13,8 +12,8 @@ use std::io;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 /// An address whose `Debug` escapes nothing.
 #[derive(Clone, PartialEq)]

@@ -5,7 +5,6 @@
     reason = "helpers of tests are tests, though not marked as such"
 )]
 
-
 use std::future::{Future, pending};
 use std::io;
 use std::ops::RangeInclusive;
@@ -14,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use acceptor_core::*;
 use crate::support::*;
+use acceptor_core::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type Handle = PoolHandle<Manual, MemoryListener>;
