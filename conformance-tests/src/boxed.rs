@@ -7,7 +7,7 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::{FutureExt, TryFutureExt};
 
+use crate::address::Address;
 use crate::instruments::{Faults, Instruments, OfTheRuntime, ValueId};
 use crate::patience::Patience;
 use crate::tamper::Tamper;
@@ -101,9 +102,9 @@ trait AnyWorld: Send + Sync {
 
     fn run(&self, test: BoxFuture<'static, ()>);
 
-    fn listen_on(&self, address: SocketAddr) -> io::Result<(BoxedListener, SocketAddr)>;
+    fn listen_on(&self, address: Address) -> io::Result<(BoxedListener, Address)>;
 
-    fn listen(&self) -> io::Result<(BoxedListener, SocketAddr)>;
+    fn listen(&self) -> io::Result<(BoxedListener, Address)>;
 
     fn listen_to_nothing(&self) -> io::Result<(BoxedListener, io::Error)>;
 
@@ -115,7 +116,7 @@ trait AnyWorld: Send + Sync {
 
     fn stream(&self, io: BoxedIo) -> BoxedStream;
 
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<BoxedClient>>;
+    fn connect(&self, address: Address) -> BoxFuture<'static, io::Result<BoxedClient>>;
 
     fn patience(&self) -> Patience;
 
@@ -134,24 +135,24 @@ where
         self.0.run(test);
     }
 
-    fn listen_on(&self, address: SocketAddr) -> io::Result<(BoxedListener, SocketAddr)> {
+    fn listen_on(&self, address: Address) -> io::Result<(BoxedListener, Address)> {
         let (listener, address) = self.0.listen_on(address)?;
-        Ok((BoxedListener::new(listener), address))
+        Ok((BoxedListener::new::<W>(listener), address))
     }
 
-    fn listen(&self) -> io::Result<(BoxedListener, SocketAddr)> {
+    fn listen(&self) -> io::Result<(BoxedListener, Address)> {
         let (listener, address) = self.0.listen()?;
-        Ok((BoxedListener::new(listener), address))
+        Ok((BoxedListener::new::<W>(listener), address))
     }
 
     fn listen_to_nothing(&self) -> io::Result<(BoxedListener, io::Error)> {
         let (listener, error) = self.0.listen_to_nothing()?;
-        Ok((BoxedListener::new(listener), error))
+        Ok((BoxedListener::new::<W>(listener), error))
     }
 
     fn listen_with(&self, socket: TcpListener) -> Option<io::Result<BoxedListener>> {
         let listener = self.0.listen_with(socket)?;
-        Some(listener.map(BoxedListener::new))
+        Some(listener.map(BoxedListener::new::<W>))
     }
 
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {
@@ -159,14 +160,14 @@ where
     }
 
     fn accepted(&self, io: BoxedIo) -> BoxedStream {
-        Box::new(self.0.accepted(io.into_inner::<W::Listener>()))
+        Box::new(self.0.accepted(io.into_inner::<W>()))
     }
 
     fn stream(&self, io: BoxedIo) -> BoxedStream {
-        Box::new(self.0.stream(io.into_inner::<W::Listener>()))
+        Box::new(self.0.stream(io.into_inner::<W>()))
     }
 
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<BoxedClient>> {
+    fn connect(&self, address: Address) -> BoxFuture<'static, io::Result<BoxedClient>> {
         let connects = self.0.connect(address);
         connects
             .map_ok(|client| BoxedClient(Box::new(client)))
@@ -199,13 +200,17 @@ impl World for Boxed {
         self.world.run(test.boxed());
     }
 
-    fn listen_on(&self, address: SocketAddr) -> io::Result<(BoxedListener, SocketAddr)> {
+    fn address(address: &Address) -> Address {
+        *address
+    }
+
+    fn listen_on(&self, address: Address) -> io::Result<(BoxedListener, Address)> {
         let (listener, address) = self.world.listen_on(address)?;
         let listener = self.listener(listener, |instruments| instruments.faults(address));
         Ok((listener, address))
     }
 
-    fn listen(&self) -> io::Result<(BoxedListener, SocketAddr)> {
+    fn listen(&self) -> io::Result<(BoxedListener, Address)> {
         let (listener, address) = self.world.listen()?;
         let listener = self.listener(listener, |instruments| instruments.faults(address));
         Ok((listener, address))
@@ -235,7 +240,7 @@ impl World for Boxed {
 
     fn connect(
         &self,
-        address: SocketAddr,
+        address: Address,
     ) -> impl Future<Output = io::Result<BoxedClient>> + Send + 'static {
         self.world.connect(address)
     }
@@ -251,6 +256,17 @@ impl World for Boxed {
     fn tamper(runtime: &BoxedRuntime) -> Option<Arc<Tamper>> {
         runtime.tamper.clone()
     }
+}
+
+/// A world whose types are hidden; its listeners may have handshakes.
+pub trait Erased:
+    World<Runtime = BoxedRuntime, Client = BoxedClient, Listener: Listener<Addr = Address>>
+{
+}
+
+impl<W> Erased for W where
+    W: World<Runtime = BoxedRuntime, Client = BoxedClient, Listener: Listener<Addr = Address>>
+{
 }
 
 /// Any runtime.
@@ -361,9 +377,9 @@ enum Classifies {
 }
 
 impl BoxedListener {
-    fn new<L: Listener<Addr = SocketAddr, Handshake = NoHandshake>>(listener: L) -> Self {
+    fn new<W: World<Listener: Listener<Handshake = NoHandshake>>>(listener: W::Listener) -> Self {
         Self {
-            listener: Box::new(listener),
+            listener: Box::new(OfListener::<W>(listener)),
             instruments: None,
         }
     }
@@ -376,42 +392,46 @@ impl fmt::Debug for BoxedListener {
 }
 
 trait AnyListener: Send + Sync {
-    fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, SocketAddr)>>;
+    fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, Address)>>;
 
-    fn address(&self) -> io::Result<SocketAddr>;
+    fn address(&self) -> io::Result<Address>;
 
     fn asks_address(&self) -> bool;
 
     fn classifies(&self, error: &io::Error) -> Option<AcceptErrorKind>;
 }
 
-impl<L: Listener<Addr = SocketAddr, Handshake = NoHandshake>> AnyListener for L {
-    fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, SocketAddr)>> {
+/// A listener of this world.
+struct OfListener<W: World>(W::Listener);
+
+impl<W: World<Listener: Listener<Handshake = NoHandshake>>> AnyListener for OfListener<W> {
+    fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, Address)>> {
         // Called at once, as the pool calls it.
-        self.accept()
-            .map_ok(|(io, peer)| (BoxedIo::new::<L>(io), peer))
+        self.0
+            .accept()
+            .map_ok(|(io, peer)| (BoxedIo::new::<W>(io), W::address(&peer)))
             .boxed()
     }
 
-    fn address(&self) -> io::Result<SocketAddr> {
-        self.local_addr()
+    fn address(&self) -> io::Result<Address> {
+        self.0.local_addr().map(|address| W::address(&address))
     }
 
     fn asks_address(&self) -> bool {
-        self.asks_local_addr()
+        self.0.asks_local_addr()
     }
 
     fn classifies(&self, error: &io::Error) -> Option<AcceptErrorKind> {
-        self.classify(error)
+        self.0.classify(error)
     }
 }
 
 impl Listener for BoxedListener {
     type Io = BoxedIo;
-    type Addr = SocketAddr;
+    type Addr = Address;
     type Handshake = NoHandshake;
 
-    fn accept(&self) -> impl Future<Output = io::Result<(BoxedIo, SocketAddr)>> + Send {
+    fn accept(&self) -> impl Future<Output = io::Result<(BoxedIo, Address)>> + Send {
         let Some(InstrumentedAccept {
             instruments,
             faults,
@@ -432,11 +452,11 @@ impl Listener for BoxedListener {
         .boxed()
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
+    fn local_addr(&self) -> io::Result<Address> {
         self.listener.address()
     }
 
-    fn io_local_addr(io: &BoxedIo) -> io::Result<SocketAddr> {
+    fn io_local_addr(io: &BoxedIo) -> io::Result<Address> {
         match io.peer {
             Peer::Present => io.io.address(),
             Peer::Gone => Err(io::ErrorKind::NotConnected.into()),
@@ -480,15 +500,15 @@ enum Peer {
 }
 
 impl BoxedIo {
-    fn new<L: Listener<Addr = SocketAddr>>(io: L::Io) -> Self {
+    fn new<W: World>(io: <W::Listener as Listener>::Io) -> Self {
         Self {
-            io: Box::new(Io::<L>(io)),
+            io: Box::new(Io::<W>(io)),
             peer: Peer::Present,
         }
     }
 
-    fn into_inner<L: Listener<Addr = SocketAddr>>(self) -> L::Io {
-        let io = self.io.into_any().downcast::<Io<L>>();
+    fn into_inner<W: World>(self) -> <W::Listener as Listener>::Io {
+        let io = self.io.into_any().downcast::<Io<W>>();
         io.expect("the listeners of one world are of one type").0
     }
 }
@@ -499,18 +519,18 @@ impl fmt::Debug for BoxedIo {
     }
 }
 
-/// A stream as this listener accepts it.
-struct Io<L: Listener>(L::Io);
+/// A stream as the listeners of this world accept it.
+struct Io<W: World>(<W::Listener as Listener>::Io);
 
 trait AnyIo: Send {
-    fn address(&self) -> io::Result<SocketAddr>;
+    fn address(&self) -> io::Result<Address>;
 
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
-impl<L: Listener<Addr = SocketAddr>> AnyIo for Io<L> {
-    fn address(&self) -> io::Result<SocketAddr> {
-        L::io_local_addr(&self.0)
+impl<W: World> AnyIo for Io<W> {
+    fn address(&self) -> io::Result<Address> {
+        W::Listener::io_local_addr(&self.0).map(|address| W::address(&address))
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -536,7 +556,7 @@ impl fmt::Debug for BoxedClient {
 }
 
 trait AnyClient: Send + Sync {
-    fn address(&self) -> SocketAddr;
+    fn address(&self) -> Address;
 
     fn sends<'a>(&'a mut self, bytes: &'a [u8]) -> BoxFuture<'a, io::Result<()>>;
 
@@ -554,7 +574,7 @@ trait AnyClient: Send + Sync {
 }
 
 impl<C: Client> AnyClient for C {
-    fn address(&self) -> SocketAddr {
+    fn address(&self) -> Address {
         self.local_addr()
     }
 
@@ -588,7 +608,7 @@ impl<C: Client> AnyClient for C {
 }
 
 impl Client for BoxedClient {
-    fn local_addr(&self) -> SocketAddr {
+    fn local_addr(&self) -> Address {
         self.0.address()
     }
 

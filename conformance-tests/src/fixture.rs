@@ -9,7 +9,6 @@ use std::error::Error;
 use std::fmt;
 use std::future::{Future, pending};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,13 +23,14 @@ use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{FutureExt, StreamExt};
 
-use crate::boxed::Boxed;
+use crate::address::Address;
+use crate::boxed::{Boxed, Erased};
 use crate::instruments::{TaskId, current_task};
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::tamper::{Observes, Tamper, Tampered};
 use crate::verdict::{Broken, Verdict};
-use crate::world::{Client, Closed, World};
+use crate::world::{Client, Closed};
 
 pub use crate::pool::{Handle, Pool};
 
@@ -169,14 +169,14 @@ pub enum Call {
         /// The task that it runs on, in a world that knows.
         task: Option<TaskId>,
         /// What it was given.
-        info: ListenerInfo<SocketAddr>,
+        info: ListenerInfo<Address>,
     },
     /// `init_now` returned a state.
     InitNow {
         /// The number of the state.
         number: usize,
         /// What it was given.
-        info: ListenerInfo<SocketAddr>,
+        info: ListenerInfo<Address>,
     },
     /// `serve` began.
     Serve(Served),
@@ -204,7 +204,7 @@ pub enum Call {
         number: usize,
     },
     /// The observer was told.
-    Report(Report<SocketAddr>),
+    Report(Report<Address>),
 }
 
 /// A connection that is served, and a line to give it orders.
@@ -215,11 +215,11 @@ pub struct Served {
     /// Where it came from.
     pub listener: ListenerId,
     /// Its peer.
-    pub peer_addr: SocketAddr,
+    pub peer_addr: Address,
     /// Its own end.
-    pub local_addr: SocketAddr,
+    pub local_addr: Address,
     /// The addresses of the transport, if a handshake has replaced them.
-    pub transport: Option<Transport<SocketAddr>>,
+    pub transport: Option<Transport<Address>>,
     /// Its latches.
     pub lifecycle: Lifecycle,
     /// The number of its state: that of the `init` that made it.
@@ -240,7 +240,7 @@ impl fmt::Debug for Served {
 }
 
 /// A spec of the scripted acceptor.
-pub type ScriptedSpec<W> = Spec<Tampered<Scripted<W>, State>>;
+pub type ScriptedSpec<W = Boxed> = Spec<Tampered<Scripted<W>, State>, Address>;
 
 /// A pool's surroundings: a world, a script for its acceptor, and the records.
 pub struct Fixture<W = Boxed> {
@@ -251,7 +251,7 @@ pub struct Fixture<W = Boxed> {
     /// All calls of the acceptor.
     pub calls: Record<Call>,
     /// All reports of the pool.
-    pub reports: Record<Report<SocketAddr>>,
+    pub reports: Record<Report<Address>>,
     script: Arc<Script>,
 }
 
@@ -288,7 +288,7 @@ pub enum InitNow {
 }
 
 /// Hears a report in the observer, before it is recorded.
-type Hears = dyn Fn(&Report<SocketAddr>) + Send + Sync;
+type Hears = dyn Fn(&Report<Address>) + Send + Sync;
 
 /// Looks around as `serve` is first polled.
 type Witness = dyn Fn(&Served) + Send + Sync;
@@ -322,7 +322,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<W: World> Fixture<W> {
+impl<W: Erased> Fixture<W> {
     /// Surroundings in which `init` accepts and `terminate` returns.
     pub fn new(world: &Arc<W>) -> Self {
         Self {
@@ -375,12 +375,12 @@ impl<W: World> Fixture<W> {
     }
 
     /// Calls this in the observer with each report, before it is recorded.
-    pub fn hears(&self, hears: impl Fn(&Report<SocketAddr>) + Send + Sync + 'static) {
+    pub fn hears(&self, hears: impl Fn(&Report<Address>) + Send + Sync + 'static) {
         *lock(&self.script.hears) = Some(Arc::new(hears));
     }
 
     /// A report in words.
-    pub fn words(&self, report: &Report<SocketAddr>) -> String {
+    pub fn words(&self, report: &Report<Address>) -> String {
         let words = self.tamper().and_then(|tamper| tamper.words);
         words.map_or_else(|| report.to_string(), |words| words(report))
     }
@@ -417,7 +417,7 @@ impl<W: World> Fixture<W> {
     pub fn plain_spec(&self, id: &'static str) -> ScriptedSpec<W> {
         let (calls, reports) = (self.calls.clone(), self.reports.clone());
         let (tamper, script) = (self.tamper(), Arc::clone(&self.script));
-        let observe = move |report: &Report<SocketAddr>, tamper: Option<&Tamper>| {
+        let observe = move |report: &Report<Address>, tamper: Option<&Tamper>| {
             let mut report = report.clone();
             let change = tamper.and_then(|tamper| tamper.report.as_ref());
             let times = change.map_or(1, |change| change(&mut report));
@@ -430,7 +430,7 @@ impl<W: World> Fixture<W> {
                 reports.push(report.clone());
             }
         };
-        let observer = move |report: &Report<SocketAddr>| match tamper.as_deref() {
+        let observer = move |report: &Report<Address>| match tamper.as_deref() {
             Some(tamper) if tamper.observes == Observes::Elsewhere => {
                 std::thread::scope(|scope| {
                     scope.spawn(|| observe(report, Some(tamper)));
@@ -446,7 +446,10 @@ impl<W: World> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it does not start.
-    pub fn start<A: Acceptor<W::Listener>>(&self, spec: Spec<A>) -> Result<Pool<W>, Broken> {
+    pub fn start<A: Acceptor<W::Listener>>(
+        &self,
+        spec: Spec<A, Address>,
+    ) -> Result<Pool<W>, Broken> {
         Pool::<W>::start(self.world.runtime(), spec)
             .map_err(|error| Broken::new("the pool starts", error.to_string()))
     }
@@ -460,7 +463,7 @@ impl<W: World> Fixture<W> {
         &self,
         pool: &Handle<W>,
         acceptors: usize,
-    ) -> Result<(ListenerId, SocketAddr), Broken> {
+    ) -> Result<(ListenerId, Address), Broken> {
         let bound = self.world.listen();
         let (listener, address) =
             bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
@@ -485,7 +488,7 @@ impl<W: World> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it cannot connect, or is not served.
-    pub async fn connect(&self, address: SocketAddr) -> Result<(W::Client, Served), Broken> {
+    pub async fn connect(&self, address: Address) -> Result<(W::Client, Served), Broken> {
         // An address whose client is gone may be another's by now: only what comes from here on is of this one.
         let before = self.calls.count();
         let client = self.knock(address).await?;
@@ -505,7 +508,7 @@ impl<W: World> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it cannot connect.
-    pub async fn knock(&self, address: SocketAddr) -> Result<W::Client, Broken> {
+    pub async fn knock(&self, address: Address) -> Result<W::Client, Broken> {
         let connected = self.event("a client connects", self.world.connect(address));
         let refused = |error: io::Error| Broken::new("a client connects", error.to_string());
         connected.await?.map_err(refused)
@@ -534,7 +537,7 @@ impl<W: World> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if connecting comes to nothing: that is no refusal.
-    pub async fn refuses(&self, address: SocketAddr) -> Result<bool, Broken> {
+    pub async fn refuses(&self, address: Address) -> Result<bool, Broken> {
         let what = "a client connects, or is refused";
         let connected = self.event(what, self.world.connect(address)).await?;
         Ok(not_refused(what, connected)?.is_none())
@@ -545,7 +548,7 @@ impl<W: World> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it comes to nothing of all this.
-    pub async fn serves(&self, address: SocketAddr) -> Result<bool, Broken> {
+    pub async fn serves(&self, address: Address) -> Result<bool, Broken> {
         let what = "a client is served, refused, or its connection closed";
         let connected = self.event(what, self.world.connect(address)).await?;
         let Some(mut client) = not_refused(what, connected)? else {
@@ -603,7 +606,7 @@ impl<W: World> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if there is none.
-    pub async fn join(&self, pool: &Handle<W>) -> Result<StopReport, Broken> {
+    pub async fn join(&self, pool: &Handle<W>) -> Result<StopReport<Address>, Broken> {
         self.event("the pool stops", pool.join()).await
     }
 
@@ -729,7 +732,7 @@ pub struct AnotherThread {
 impl AnotherThread {
     /// Whether there is one. A runtime that is slow to show it is taken for one that has none, and the checks that need
     /// it are left out.
-    pub async fn of<W: World>(world: &Arc<W>) -> Option<Self> {
+    pub async fn of<W: Erased>(world: &Arc<W>) -> Option<Self> {
         static BLOCKING: futures::lock::Mutex<()> = futures::lock::Mutex::new(());
         const WAIT: Duration = Duration::from_millis(200);
         let blocking = BLOCKING.lock().await;
@@ -753,7 +756,7 @@ impl AnotherThread {
 }
 
 /// Whether a pool runs.
-pub fn runs<W: World>(pool: &Handle<W>) -> bool {
+pub fn runs<W: Erased>(pool: &Handle<W>) -> bool {
     pool.status()
         .is_ok_and(|status| status.state == PoolState::Running)
 }
@@ -797,11 +800,11 @@ impl Drop for State {
     }
 }
 
-impl<W: World> Acceptor<W::Listener> for Scripted<W> {
+impl<W: Erased> Acceptor<W::Listener> for Scripted<W> {
     type State = State;
     type Exit = Result<Exit, BoxError>;
 
-    async fn init(&self, info: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
+    async fn init(&self, info: &ListenerInfo<Address>) -> Result<Init<State>, BoxError> {
         let (number, answer, place) = self.script.begins();
         self.calls.push(Call::Init {
             number,
@@ -831,7 +834,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
         }
     }
 
-    fn init_now(&self, info: &ListenerInfo<SocketAddr>) -> Option<State> {
+    fn init_now(&self, info: &ListenerInfo<Address>) -> Option<State> {
         if *lock(&self.script.init_now) == InitNow::Nothing {
             return None;
         }
@@ -848,7 +851,7 @@ impl<W: World> Acceptor<W::Listener> for Scripted<W> {
 
     async fn serve(
         &self,
-        connection: Connection<StreamOf<W::Listener>, SocketAddr>,
+        connection: Connection<StreamOf<W::Listener>, Address>,
         state: State,
     ) -> Result<Exit, BoxError> {
         let (orders, mut inbox) = mpsc::unbounded();

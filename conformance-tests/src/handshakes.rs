@@ -15,6 +15,7 @@ use std::time::Instant;
 use acceptor_core::{Handshake, HandshakeError, Incoming, Listener, Runtime, With};
 use futures::io::{AsyncRead, AsyncReadExt};
 
+use crate::address::Address;
 use crate::boxed::{Boxed, BoxedClient, BoxedIo, BoxedListener, BoxedRuntime, BoxedStream};
 use crate::instruments::{TaskId, current_task};
 use crate::patience::Patience;
@@ -38,9 +39,15 @@ pub enum Header {
 }
 
 /// The peer's address that a handshake gives a connection.
-pub const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), 4711);
+pub const PEER: Address = Address::Socket(SocketAddr::new(
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
+    4711,
+));
 /// The local address that a handshake gives a connection.
-pub const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 443);
+pub const LOCAL: Address = Address::Socket(SocketAddr::new(
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+    443,
+));
 /// The cause of a handshake that fails as its client says.
 pub const CAUSE: &str = "no certificate";
 /// The source of that failure.
@@ -111,7 +118,7 @@ pub struct Shake {
     /// The event.
     pub moment: Moment,
     /// The client.
-    pub client: SocketAddr,
+    pub client: Address,
     /// The task that it runs on, in a world that knows.
     pub task: Option<TaskId>,
     /// When, by the world's clock.
@@ -141,7 +148,7 @@ enum Second {
 }
 
 impl Shared {
-    fn shake(&self, stage: Stage, moment: Moment, client: SocketAddr) -> Shake {
+    fn shake(&self, stage: Stage, moment: Moment, client: Address) -> Shake {
         Shake {
             stage,
             moment,
@@ -155,8 +162,8 @@ impl Shared {
     async fn run<S: AsyncRead + Unpin>(
         &self,
         stage: Stage,
-        mut incoming: Incoming<S, SocketAddr>,
-    ) -> Result<Incoming<S, SocketAddr>, HandshakeError> {
+        mut incoming: Incoming<S, Address>,
+    ) -> Result<Incoming<S, Address>, HandshakeError> {
         let (client, _) = incoming.transport_addrs();
         let mut running = Running {
             shared: self,
@@ -207,7 +214,7 @@ impl Shared {
 struct Running<'a> {
     shared: &'a Shared,
     stage: Stage,
-    client: SocketAddr,
+    client: Address,
     ends: Moment,
 }
 
@@ -238,13 +245,13 @@ impl fmt::Debug for SecondHandshake {
     }
 }
 
-impl Handshake<BoxedIo, SocketAddr> for FirstHandshake {
+impl Handshake<BoxedIo, Address> for FirstHandshake {
     type Stream = BoxedStream;
 
     async fn run(
         &self,
-        incoming: Incoming<BoxedIo, SocketAddr>,
-    ) -> Result<Incoming<BoxedStream, SocketAddr>, HandshakeError> {
+        incoming: Incoming<BoxedIo, Address>,
+    ) -> Result<Incoming<BoxedStream, Address>, HandshakeError> {
         let shared = Arc::clone(&self.0);
         let incoming = incoming.map_stream(|stream| shared.world.stream(stream));
         if shared.wrong == Handshaking::Elsewhere {
@@ -256,13 +263,13 @@ impl Handshake<BoxedIo, SocketAddr> for FirstHandshake {
     }
 }
 
-impl Handshake<BoxedStream, SocketAddr> for SecondHandshake {
+impl Handshake<BoxedStream, Address> for SecondHandshake {
     type Stream = BoxedStream;
 
     async fn run(
         &self,
-        incoming: Incoming<BoxedStream, SocketAddr>,
-    ) -> Result<Incoming<BoxedStream, SocketAddr>, HandshakeError> {
+        incoming: Incoming<BoxedStream, Address>,
+    ) -> Result<Incoming<BoxedStream, Address>, HandshakeError> {
         match (self.0.second, self.0.wrong) {
             (Second::Passes, _) | (_, Handshaking::OnlyTheFirst) => Ok(incoming),
             (Second::Reads, _) => self.0.run(Stage::Second, incoming).await,
@@ -339,7 +346,16 @@ impl World for Handshakes {
         self.shared.world.run(test);
     }
 
-    fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {
+    fn address(address: &Address) -> Address {
+        *address
+    }
+
+    fn listen(&self) -> io::Result<(Self::Listener, Address)> {
+        let (listener, address) = self.shared.world.listen()?;
+        Ok((self.listener(listener), address))
+    }
+
+    fn listen_on(&self, address: Address) -> io::Result<(Self::Listener, Address)> {
         let (listener, address) = self.shared.world.listen_on(address)?;
         Ok((self.listener(listener), address))
     }
@@ -359,7 +375,7 @@ impl World for Handshakes {
 
     fn connect(
         &self,
-        address: SocketAddr,
+        address: Address,
     ) -> impl Future<Output = io::Result<BoxedClient>> + Send + 'static {
         self.shared.world.connect(address)
     }

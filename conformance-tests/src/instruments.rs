@@ -16,7 +16,6 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -28,6 +27,7 @@ use tracing::Dispatch;
 use tracing::dispatcher::with_default;
 
 use self::tasks::Current;
+use crate::address::Address;
 use crate::boxed::{Boxed, BoxedRuntime};
 use crate::fixture::Fixture;
 use crate::record::Record;
@@ -59,7 +59,7 @@ pub(crate) struct Instruments {
     cost: Arc<Cost>,
     /// The peer of the next connection is gone before its address is read.
     peer_gone: AtomicBool,
-    faults: Mutex<HashMap<SocketAddr, Faults>>,
+    faults: Mutex<HashMap<Address, Faults>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +160,7 @@ impl Instruments {
     }
 
     /// The faults of the listener that is bound to an address.
-    pub(crate) fn faults(&self, address: SocketAddr) -> Faults {
+    pub(crate) fn faults(&self, address: Address) -> Faults {
         lock(&self.faults).entry(address).or_default().clone()
     }
 
@@ -270,7 +270,7 @@ impl Boxed {
     }
 
     /// The faults of the listener that is bound to an address.
-    pub fn faults(&self, address: SocketAddr) -> Faults {
+    pub fn faults(&self, address: Address) -> Faults {
         self.instruments().faults(address)
     }
 

@@ -8,6 +8,7 @@
 //! Nothing here decides by an upper bound on time: a test waits for the event,
 //! and gives up after its [`Patience`].
 
+mod address;
 mod boxed;
 pub mod fixture;
 pub mod handshakes;
@@ -24,7 +25,8 @@ pub mod tamper;
 mod verdict;
 mod world;
 
-pub use boxed::{Boxed, BoxedClient, BoxedIo, BoxedListener, BoxedRuntime, ReadWrite};
+pub use address::Address;
+pub use boxed::{Boxed, BoxedClient, BoxedIo, BoxedListener, BoxedRuntime, Erased, ReadWrite};
 pub use harness::Harness;
 pub use patience::{PATIENCE_VARIABLE, Patience, PatienceError};
 pub use real::{Real, TcpClient};

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::{Future, pending};
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +12,17 @@ use acceptor_core::{
     ReconfigureError, Spec, StartError, Status, StopReport, Stopped, WaitingAcceptors,
 };
 
-use crate::boxed::Boxed;
+use crate::address::Address;
+use crate::boxed::{Boxed, Erased};
 use crate::tamper::{Conduct, Edit, Tamper, Verb};
-use crate::world::World;
 
 /// A handle of a pool in a world; its calls are those of [`PoolHandle`].
-pub struct Handle<W: World = Boxed> {
+pub struct Handle<W: Erased = Boxed> {
     handle: PoolHandle<W::Runtime, W::Listener>,
     tamper: Option<Arc<Tamper>>,
 }
 
-impl<W: World> Clone for Handle<W> {
+impl<W: Erased> Clone for Handle<W> {
     fn clone(&self) -> Self {
         Self {
             handle: self.handle.clone(),
@@ -32,7 +31,7 @@ impl<W: World> Clone for Handle<W> {
     }
 }
 
-impl<W: World> fmt::Debug for Handle<W> {
+impl<W: Erased> fmt::Debug for Handle<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.handle.fmt(f)
     }
@@ -40,7 +39,7 @@ impl<W: World> fmt::Debug for Handle<W> {
 
 /// See [`PoolHandle`].
 #[allow(missing_docs, clippy::missing_errors_doc)]
-impl<W: World> Handle<W> {
+impl<W: Erased> Handle<W> {
     fn conduct(&self, verb: Verb) -> Option<Conduct> {
         self.tamper.as_ref()?.conduct(verb)
     }
@@ -79,7 +78,10 @@ impl<W: World> Handle<W> {
         Ok(value)
     }
 
-    fn result(&self, verb: Verb) -> impl Future<Output = StopReport> + Send + 'static + use<W> {
+    fn result(
+        &self,
+        verb: Verb,
+    ) -> impl Future<Output = StopReport<Address>> + Send + 'static + use<W> {
         let tamper = self.tamper.clone();
         let report = self.handle.join();
         async move {
@@ -140,11 +142,11 @@ impl<W: World> Handle<W> {
         }
     }
 
-    pub fn listeners(&self) -> Result<Vec<ListenerRecord<SocketAddr>>, Stopped> {
+    pub fn listeners(&self) -> Result<Vec<ListenerRecord<Address>>, Stopped> {
         self.shown(|tamper| tamper.listeners.as_ref(), self.handle.listeners())
     }
 
-    pub fn connections(&self) -> Result<Vec<ConnectionRecord<SocketAddr>>, Stopped> {
+    pub fn connections(&self) -> Result<Vec<ConnectionRecord<Address>>, Stopped> {
         self.shown(
             |tamper| tamper.connections.as_ref(),
             self.handle.connections(),
@@ -169,7 +171,7 @@ impl<W: World> Handle<W> {
         )
     }
 
-    pub fn status(&self) -> Result<Status<SocketAddr>, Stopped> {
+    pub fn status(&self) -> Result<Status<Address>, Stopped> {
         self.shown(|tamper| tamper.status.as_ref(), self.handle.status())
     }
 
@@ -193,7 +195,7 @@ impl<W: World> Handle<W> {
 
     pub fn reconfigure<A: Acceptor<W::Listener>>(
         &self,
-        spec: Spec<A>,
+        spec: Spec<A, Address>,
         waiting: WaitingAcceptors,
     ) -> Result<(), ReconfigureError> {
         let conduct = self.conduct(Verb::Reconfigure);
@@ -217,7 +219,7 @@ impl<W: World> Handle<W> {
         self.answer(Verb::Reload, || self.handle.reload(waiting))
     }
 
-    pub fn stop(&self) -> impl Future<Output = StopReport> + Send + 'static + use<W> {
+    pub fn stop(&self) -> impl Future<Output = StopReport<Address>> + Send + 'static + use<W> {
         if self.conduct(Verb::Stop) == Some(Conduct::Swapped) {
             drop(self.handle.kill());
         } else if self.conduct(Verb::Stop) != Some(Conduct::Ignored) {
@@ -226,7 +228,7 @@ impl<W: World> Handle<W> {
         self.result(Verb::Stop)
     }
 
-    pub fn kill(&self) -> impl Future<Output = StopReport> + Send + 'static + use<W> {
+    pub fn kill(&self) -> impl Future<Output = StopReport<Address>> + Send + 'static + use<W> {
         if self.conduct(Verb::Kill) == Some(Conduct::Swapped) {
             drop(self.handle.stop());
         } else if self.conduct(Verb::Kill) != Some(Conduct::Ignored) {
@@ -235,7 +237,7 @@ impl<W: World> Handle<W> {
         self.result(Verb::Kill)
     }
 
-    pub fn join(&self) -> impl Future<Output = StopReport> + Send + 'static + use<W> {
+    pub fn join(&self) -> impl Future<Output = StopReport<Address>> + Send + 'static + use<W> {
         self.result(Verb::Join)
     }
 }
@@ -258,12 +260,12 @@ fn settled_or_error<T, E: fmt::Display>(
 }
 
 /// The owner of a pool in a world; see [`acceptor_core::Pool`].
-pub struct Pool<W: World = Boxed> {
+pub struct Pool<W: Erased = Boxed> {
     owner: Option<acceptor_core::Pool<W::Runtime, W::Listener>>,
     handle: Handle<W>,
 }
 
-impl<W: World> Pool<W> {
+impl<W: Erased> Pool<W> {
     /// See [`acceptor_core::Pool::start`].
     ///
     /// # Errors
@@ -271,7 +273,7 @@ impl<W: World> Pool<W> {
     /// As there.
     pub fn start<A: Acceptor<W::Listener>>(
         runtime: W::Runtime,
-        spec: Spec<A>,
+        spec: Spec<A, Address>,
     ) -> Result<Self, StartError> {
         let tamper = W::tamper(&runtime);
         let spec = match &tamper {
@@ -289,7 +291,7 @@ impl<W: World> Pool<W> {
     /// As there.
     pub fn start_with<A: Acceptor<W::Listener>>(
         runtime: W::Runtime,
-        init: impl Fn() -> Result<Configure<A>, BoxError> + Send + Sync + 'static,
+        init: impl Fn() -> Result<Configure<A, Address>, BoxError> + Send + Sync + 'static,
     ) -> Result<Option<Self>, StartError> {
         let tamper = W::tamper(&runtime);
         let known = tamper.clone();
@@ -318,7 +320,7 @@ impl<W: World> Pool<W> {
     }
 }
 
-impl<W: World> Deref for Pool<W> {
+impl<W: Erased> Deref for Pool<W> {
     type Target = Handle<W>;
 
     fn deref(&self) -> &Handle<W> {
@@ -326,7 +328,7 @@ impl<W: World> Deref for Pool<W> {
     }
 }
 
-impl<W: World> Drop for Pool<W> {
+impl<W: Erased> Drop for Pool<W> {
     fn drop(&mut self) {
         match self.handle.conduct(Verb::DropOwner) {
             Some(Conduct::Ignored) => std::mem::forget(self.owner.take()),
@@ -343,7 +345,7 @@ impl<W: World> Drop for Pool<W> {
     }
 }
 
-impl<W: World> fmt::Debug for Pool<W> {
+impl<W: Erased> fmt::Debug for Pool<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.owner.fmt(f)
     }

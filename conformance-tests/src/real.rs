@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use acceptor_core::{ListenOptions, Listener, StreamOf};
 use futures::channel::oneshot;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::address::Address;
 use crate::harness::Harness;
 use crate::patience::Patience;
 use crate::world::{Client, Closed, World};
@@ -21,6 +22,9 @@ use crate::world::{Client, Closed, World};
 /// Whether the system says if a socket listens, and so a constructor refuses one that does not (V4).
 pub(crate) const SAYS_WHETHER_IT_LISTENS: bool =
     cfg!(any(target_os = "linux", target_os = "android"));
+
+/// The loopback, and any port that is free.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The world of real sockets, on the runtime of a harness.
 #[derive(Debug)]
@@ -49,15 +53,24 @@ impl<H: Harness> World for Real<H> {
         self.harness.run(test);
     }
 
-    fn listen_on(&self, address: SocketAddr) -> io::Result<(H::Listener, SocketAddr)> {
+    fn address(address: &SocketAddr) -> Address {
+        Address::from(*address)
+    }
+
+    fn listen(&self) -> io::Result<(H::Listener, Address)> {
+        self.listen_on(Address::from(LOOPBACK))
+    }
+
+    fn listen_on(&self, address: Address) -> io::Result<(H::Listener, Address)> {
+        let address = address.socket().ok_or(ErrorKind::AddrNotAvailable)?;
         let listener = ListenOptions::new(address).bind()?;
         let address = listener.local_addr()?;
-        Ok((self.harness.listener(listener)?, address))
+        Ok((self.harness.listener(listener)?, Address::from(address)))
     }
 
     fn listen_to_nothing(&self) -> io::Result<(H::Listener, io::Error)> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        socket.bind(&LOOPBACK.into())?;
         // Where the system says whether a socket listens, an adapter refuses one that does not (V4):
         // there it listens until the adapter has it.
         let listens = SAYS_WHETHER_IT_LISTENS;
@@ -92,9 +105,12 @@ impl<H: Harness> World for Real<H> {
 
     fn connect(
         &self,
-        address: SocketAddr,
+        address: Address,
     ) -> impl Future<Output = io::Result<TcpClient>> + Send + 'static {
-        TcpClient::connect(address)
+        async move {
+            let address = address.socket().ok_or(ErrorKind::AddrNotAvailable)?;
+            TcpClient::connect(address).await
+        }
     }
 }
 
@@ -237,8 +253,8 @@ impl Driven {
 }
 
 impl Client for TcpClient {
-    fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    fn local_addr(&self) -> Address {
+        Address::from(self.local_addr)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -3,6 +3,7 @@
 mod accept_errors;
 mod bad_input;
 mod behaviour;
+mod binding;
 mod changing;
 mod closing;
 mod ends;

@@ -10,7 +10,6 @@ use std::error::Error;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +28,7 @@ use futures::channel::{mpsc, oneshot};
 use futures::future::join;
 use futures::{FutureExt, StreamExt};
 
+use crate::address::Address;
 use crate::instruments::Traced;
 use crate::record::Record;
 
@@ -36,7 +36,7 @@ use crate::record::Record;
 pub type Edit<T> = Box<dyn Fn(&mut T) + Send + Sync>;
 
 /// Changes a report, and says how often it is made.
-pub type Reporting = Box<dyn Fn(&mut Report<SocketAddr>) -> usize + Send + Sync>;
+pub type Reporting = Box<dyn Fn(&mut Report<Address>) -> usize + Send + Sync>;
 
 /// What is tampered with. The default: nothing.
 #[derive(Default)]
@@ -54,15 +54,15 @@ pub struct Tamper {
     /// Changes what `count_children` answers.
     pub child_counts: Option<Edit<ChildCounts>>,
     /// Changes what `listeners` answers.
-    pub listeners: Option<Edit<Vec<ListenerRecord<SocketAddr>>>>,
+    pub listeners: Option<Edit<Vec<ListenerRecord<Address>>>>,
     /// Changes what `acceptors` answers.
     pub acceptors_shown: Option<Edit<Vec<AcceptorRecord>>>,
     /// Changes what `connections` answers.
-    pub connections: Option<Edit<Vec<ConnectionRecord<SocketAddr>>>>,
+    pub connections: Option<Edit<Vec<ConnectionRecord<Address>>>>,
     /// Changes what `status` answers.
-    pub status: Option<Edit<Status<SocketAddr>>>,
+    pub status: Option<Edit<Status<Address>>>,
     /// Changes the result.
-    pub result: Option<Edit<StopReport>>,
+    pub result: Option<Edit<StopReport<Address>>>,
     /// Changes the number of acceptors with which a listener is added.
     pub acceptors: Option<fn(usize) -> usize>,
     /// What becomes of calls of the handle.
@@ -70,7 +70,7 @@ pub struct Tamper {
     /// How the observer is called.
     pub observes: Observes,
     /// Writes a report.
-    pub words: Option<fn(&Report<SocketAddr>) -> String>,
+    pub words: Option<fn(&Report<Address>) -> String>,
     /// Changes what `tracing` is given.
     pub traces: Option<Edit<Vec<Traced>>>,
     /// A listener is not asked how it classifies an error.
@@ -201,7 +201,7 @@ impl Settings {
         .collect()
     }
 
-    fn apply<Acc>(self, mut spec: Spec<Acc>) -> Spec<Acc> {
+    fn apply<Acc>(self, mut spec: Spec<Acc, Address>) -> Spec<Acc, Address> {
         if let Some(restart) = self.restart {
             spec = spec.restart(restart);
         }
@@ -303,7 +303,7 @@ pub enum Conduct {
 
 impl Tamper {
     /// The spec that goes into the pool instead.
-    pub fn spec<Acc>(&self, spec: Spec<Acc>) -> Spec<Acc> {
+    pub fn spec<Acc>(&self, spec: Spec<Acc, Address>) -> Spec<Acc, Address> {
         self.settings.apply(spec)
     }
 
@@ -392,7 +392,7 @@ pub struct Tampered<A, S> {
 
 /// An `init` that is to run in the task of a connection.
 struct Ask<S> {
-    info: ListenerInfo<SocketAddr>,
+    info: ListenerInfo<Address>,
     answer: oneshot::Sender<Result<Init<S>, BoxError>>,
 }
 
@@ -432,13 +432,13 @@ impl<A, S> fmt::Debug for Tampered<A, S> {
 
 impl<L, A> Acceptor<L> for Tampered<A, A::State>
 where
-    L: Listener<Addr = SocketAddr>,
+    L: Listener<Addr = Address>,
     A: Acceptor<L>,
 {
     type State = A::State;
     type Exit = Exit;
 
-    async fn init(&self, info: &ListenerInfo<SocketAddr>) -> Result<Init<A::State>, BoxError> {
+    async fn init(&self, info: &ListenerInfo<Address>) -> Result<Init<A::State>, BoxError> {
         let init = || self.acceptor.init(info);
         match self.callbacks {
             Callbacks::InitTwice => {
@@ -513,7 +513,7 @@ where
         }
     }
 
-    fn init_now(&self, info: &ListenerInfo<SocketAddr>) -> Option<A::State> {
+    fn init_now(&self, info: &ListenerInfo<Address>) -> Option<A::State> {
         let state = self.acceptor.init_now(info);
         match self.callbacks {
             Callbacks::InitAfterInitNow => None,
@@ -523,7 +523,7 @@ where
 
     async fn serve(
         &self,
-        mut connection: Connection<StreamOf<L>, SocketAddr>,
+        mut connection: Connection<StreamOf<L>, Address>,
         state: A::State,
     ) -> Exit {
         let acceptor = Arc::clone(&self.acceptor);

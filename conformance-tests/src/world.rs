@@ -5,13 +5,14 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use acceptor_core::{Listener, Runtime, StreamOf};
 use futures::channel::oneshot;
 use futures::io::{AsyncRead, AsyncWrite};
 
+use crate::address::Address;
 use crate::patience::Patience;
 use crate::tamper::Tamper;
 
@@ -20,7 +21,7 @@ pub trait World: Send + Sync + 'static {
     /// The runtime that pools are started with.
     type Runtime: Runtime;
     /// What pools listen with.
-    type Listener: Listener<Addr = SocketAddr>;
+    type Listener: Listener;
     /// What `serve` reads and writes.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// Who connects.
@@ -34,21 +35,25 @@ pub trait World: Send + Sync + 'static {
     /// Tasks that the test leaves behind go on, in the next run at the latest.
     fn run(&self, test: impl Future<Output = ()> + Send + 'static);
 
-    /// Listens on an address; port 0 is resolved in the one that is returned.
-    ///
-    /// # Errors
-    ///
-    /// What binding says.
-    fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)>;
+    /// An address as the rules compare it. Two are equal if, and only if, they are the same.
+    fn address(address: &<Self::Listener as Listener>::Addr) -> Address;
 
-    /// Listens on the loopback, on a port that is free.
+    /// Listens on an address that is free, and returns it.
     ///
     /// # Errors
     ///
     /// What binding says.
-    fn listen(&self) -> io::Result<(Self::Listener, SocketAddr)> {
-        self.listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-    }
+    fn listen(&self) -> io::Result<(Self::Listener, Address)>;
+
+    /// Listens on this address; port 0 is resolved in the one that is returned.
+    ///
+    /// It is one that [`listen`](World::listen) returned, whose listener may be closed by now. If that is an address of IP, it is
+    /// also the loopback or the wildcard of IPv4 or of IPv6, with port 0.
+    ///
+    /// # Errors
+    ///
+    /// What binding says.
+    fn listen_on(&self, address: Address) -> io::Result<(Self::Listener, Address)>;
 
     /// A listener whose `accept` fails because its socket no longer listens; and the system's error.
     ///
@@ -76,7 +81,7 @@ pub trait World: Send + Sync + 'static {
     /// Connects a client.
     fn connect(
         &self,
-        address: SocketAddr,
+        address: Address,
     ) -> impl Future<Output = io::Result<Self::Client>> + Send + 'static;
 
     /// How long tests wait in this world.
@@ -103,7 +108,9 @@ pub trait World: Send + Sync + 'static {
 /// done the client is only good for closing.
 pub trait Client: Send + Sync + 'static {
     /// The client's end of the connection: what the pool calls the peer's address.
-    fn local_addr(&self) -> SocketAddr;
+    ///
+    /// No other client has the same at the same time: rules tell connections apart by it.
+    fn local_addr(&self) -> Address;
 
     /// Sends all of this.
     fn send(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;

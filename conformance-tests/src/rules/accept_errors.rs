@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{AcceptErrorKind, Event, ListenerId, ListenerRecord, ListenerState, Runtime};
 
+use crate::address::Address;
 use crate::boxed::Boxed;
 use crate::fixture::{Fixture, Handle, Order, ScriptedSpec, runs};
 use crate::instruments::{Faults, OfTheRuntime, current_poll, not_listening};
@@ -73,14 +74,14 @@ fn of_the_listener() -> Vec<io::Error> {
 }
 
 /// The only listener of a pool; `None` if it has none.
-fn listener(pool: &Handle<Boxed>) -> Result<Option<ListenerRecord<std::net::SocketAddr>>, Broken> {
+fn listener(pool: &Handle) -> Result<Option<ListenerRecord<Address>>, Broken> {
     let list = pool.listeners();
     let list = list.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     Ok(list.into_iter().next())
 }
 
 /// Waits until the listener has returned all its errors.
-async fn taken(stage: &Fixture<Boxed>, faults: &Faults) -> Verdict {
+async fn taken(stage: &Fixture, faults: &Faults) -> Verdict {
     let look = || match faults.pending() {
         0 => Ok(()),
         pending => Err(pending),
@@ -169,7 +170,7 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
 }
 
 /// A spec's table that records when it was asked.
-fn asked(stage: &Fixture<Boxed>) -> (ScriptedSpec<Boxed>, Record<Instant>) {
+fn asked(stage: &Fixture) -> (ScriptedSpec, Record<Instant>) {
     let (times, seen) = (Record::default(), stage.world.runtime());
     let times_seen = times.clone();
     let spec = stage.spec("a2").accept_errors(move |error| {
@@ -180,7 +181,7 @@ fn asked(stage: &Fixture<Boxed>) -> (ScriptedSpec<Boxed>, Record<Instant>) {
 }
 
 /// The lengths of the pauses that were reported.
-fn pauses(stage: &Fixture<Boxed>) -> Vec<Duration> {
+fn pauses(stage: &Fixture) -> Vec<Duration> {
     stage.reports.look(|reports| {
         let pause = |event: &Event<_>| match event {
             Event::AcceptPaused { pause, .. } => Some(*pause),
@@ -378,7 +379,7 @@ pub(super) async fn a3_an_error_of_the_listener_fails_it(world: Arc<Boxed>) -> V
 }
 
 /// The listeners that were reported as failed, and of what.
-fn failed(stage: &Fixture<Boxed>) -> Vec<(ListenerId, String)> {
+fn failed(stage: &Fixture) -> Vec<(ListenerId, String)> {
     stage.reports.look(|reports| {
         let failed = |event: &Event<_>| match event {
             Event::ListenerFailed {

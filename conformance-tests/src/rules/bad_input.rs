@@ -13,6 +13,7 @@ use acceptor_core::{
 use futures::FutureExt;
 use socket2::{Domain, Socket, Type};
 
+use crate::address::Address;
 use crate::boxed::{Boxed, BoxedListener};
 use crate::fixture::{Fixture, Handle, Order, Pool, ScriptedSpec};
 use crate::real::SAYS_WHETHER_IT_LISTENS;
@@ -22,7 +23,7 @@ use crate::world::World;
 /// An acceptor that keeps something.
 fn keeping(kept: Arc<()>) -> impl Acceptor<BoxedListener> {
     acceptor_fn(
-        move |_connection: Connection<StreamOf<BoxedListener>, SocketAddr>| {
+        move |_connection: Connection<StreamOf<BoxedListener>, Address>| {
             let kept = Arc::clone(&kept);
             async move {
                 drop(kept);
@@ -34,13 +35,13 @@ fn keeping(kept: Arc<()>) -> impl Acceptor<BoxedListener> {
 
 /// What a spec says wrongly, and how the error names it.
 type Wrong = (
-    fn(Spec<()>) -> Spec<()>,
+    fn(Spec<(), Address>) -> Spec<(), Address>,
     &'static str,
     &'static [&'static str],
 );
 
 pub(super) async fn v1_a_spec_is_checked_as_a_whole(world: Arc<Boxed>) -> Verdict {
-    let right: fn(Spec<()>) -> Spec<()> = |spec| spec;
+    let right: fn(Spec<(), Address>) -> Spec<(), Address> = |spec| spec;
     let wrong: [Wrong; 6] = [
         (right, "", &["`id`", "\"\"", "1 to 255 bytes"]),
         (
@@ -187,7 +188,7 @@ impl Dice {
         ])
     }
 
-    fn spec(&mut self, stage: &Fixture<Boxed>) -> ScriptedSpec<Boxed> {
+    fn spec(&mut self, stage: &Fixture) -> ScriptedSpec {
         // Most are allowed: there is more to call on a pool than on none.
         let id = match self.throw() % 4 {
             0 => self.one_of(&["", "\0", "\u{85}", "two\nlines", LONG]),
@@ -231,8 +232,8 @@ fn calmly<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, Broken> {
 
 /// Makes every call of a handle, with arguments of all sorts.
 fn call_all(
-    stage: &Fixture<Boxed>,
-    pool: &Handle<Boxed>,
+    stage: &Fixture,
+    pool: &Handle,
     dice: &mut Dice,
     listeners: &[ListenerId],
     children: &[ChildId],
@@ -474,7 +475,7 @@ pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict
 }
 
 /// The text that came with a failure.
-fn text_of(report: &Report<SocketAddr>) -> Option<String> {
+fn text_of(report: &Report<Address>) -> Option<String> {
     match &report.event {
         Event::ConnectionFailed {
             failure: Failure::Error(error),

@@ -1,8 +1,6 @@
 //! Section 1 of the contract: the behaviour.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +8,9 @@ use acceptor_core::{
     AcceptorState, ChildId, Event, Failure, Report, Restart, StopReason, Terminate,
 };
 
-use crate::boxed::Boxed;
+use super::binding::{Bound, listeners};
+use crate::address::Address;
+use crate::boxed::{Boxed, BoxedListener};
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, InitNow, Order, Pool, runs, word};
 use crate::instruments::{TaskId, ValueId, not_listening};
 use crate::record::Record;
@@ -122,7 +122,7 @@ fn spaced(starts: &[Instant]) -> Verdict {
     Ok(())
 }
 
-fn starts(stage: &Fixture<Boxed>) -> Vec<Instant> {
+fn starts(stage: &Fixture) -> Vec<Instant> {
     stage.calls.look(|calls| {
         let starts = calls.iter().filter_map(|call| match call {
             Call::Init { at, .. } => Some(*at),
@@ -216,7 +216,7 @@ async fn start_error(
         let (_client, served) = stage.connect(address).await?;
         same(&format!("the `init` after {case}"), 2, served.number)?;
     }
-    let start_errors = |reports: &[Report<SocketAddr>]| {
+    let start_errors = |reports: &[Report<Address>]| {
         let start_error = |event: &Event<_>| {
             matches!(
                 (event, answer),
@@ -250,7 +250,7 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) ->
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("b5"))?;
     // What there is as `serve` is first polled.
-    let handle: Arc<Mutex<Option<Handle<Boxed>>>> = Arc::default();
+    let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
     let seen = Record::default();
     let (watched, seeing) = (Arc::clone(&handle), seen.clone());
     stage.witness(move |_| {
@@ -527,7 +527,7 @@ async fn timeout_under_load(world: &Arc<Boxed>) -> Verdict {
 }
 
 /// When `init` began and `terminate` began, and why, of each acceptor that terminated.
-fn waits(stage: &Fixture<Boxed>) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
+fn waits(stage: &Fixture) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
     let starts = starts(stage);
     stage.calls.look(|calls| {
         let waits = calls.iter().filter_map(|call| match call {
@@ -596,7 +596,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection(
 }
 
 /// Each state went to `serve` or to `terminate`, once.
-fn each_state_once(stage: &Fixture<Boxed>) -> Verdict {
+fn each_state_once(stage: &Fixture) -> Verdict {
     let mut uses = BTreeMap::new();
     stage.calls.look(|calls| {
         for call in calls {
@@ -674,34 +674,22 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Ve
 }
 
 pub(super) async fn b10_serve_gets_addresses_id_and_signals(world: Arc<Boxed>) -> Verdict {
-    let loopback = Ipv4Addr::LOCALHOST.into();
-    addresses(&world, loopback, loopback).await?;
-    addresses(&world, Ipv4Addr::UNSPECIFIED.into(), loopback).await?;
-    let loopback = Ipv6Addr::LOCALHOST.into();
-    // A world may have no IPv6: then there is no such listener to speak of.
-    if world.listen_on(SocketAddr::new(loopback, 0)).is_ok() {
-        addresses(&world, loopback, loopback).await?;
-        addresses(&world, Ipv6Addr::UNSPECIFIED.into(), loopback).await?;
+    for bound in listeners(&*world)? {
+        addresses(&world, bound).await?;
     }
     Ok(())
 }
 
-async fn addresses(
-    world: &Arc<Boxed>,
-    bound: std::net::IpAddr,
-    called: std::net::IpAddr,
-) -> Verdict {
+async fn addresses(world: &Arc<Boxed>, bound: Bound<BoxedListener>) -> Verdict {
     let stage = Fixture::new(world);
     let pool = stage.start(stage.spec("b10"))?;
-    let failed = |error: io::Error| Broken::new("a listener is bound", error.to_string());
-    let (listener, address) = world.listen_on(SocketAddr::new(bound, 0)).map_err(failed)?;
-    let added = pool.add_listener(listener, 1);
+    let (at, address) = (bound.address, bound.called);
+    let added = pool.add_listener(bound.listener, 1);
     let id = added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
-    let address = SocketAddr::new(called, address.port());
     // Found by its peer's address, which so is the right one.
     let (mut client, served) = stage.connect(address).await?;
     same(
-        &format!("the local address on a listener of {bound}"),
+        &format!("the local address on a listener of {at}"),
         address,
         served.local_addr,
     )?;
@@ -826,7 +814,7 @@ async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
 }
 
 /// Stops the pool; with its result all reports are there.
-async fn no_reports(stage: &Fixture<Boxed>, pool: &Pool<Boxed>) -> Verdict {
+async fn no_reports(stage: &Fixture, pool: &Pool) -> Verdict {
     stage.event("the pool stops", pool.stop()).await?;
     let reports = stage.reports.look(|reports| {
         let texts = reports.iter().map(ToString::to_string);

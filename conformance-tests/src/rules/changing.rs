@@ -1,7 +1,6 @@
 //! Section 8 of the contract: changing a running pool.
 
 use std::error::Error as _;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use acceptor_core::{
 };
 use futures::io::AsyncWriteExt;
 
+use crate::address::Address;
 use crate::boxed::{Boxed, BoxedListener};
 use crate::fixture::{Answer, Call, Departure, Fixture, Handle, Order, Pool, runs};
 use crate::record::Record;
@@ -19,34 +19,31 @@ use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
 
 /// An acceptor of another type than the scripted one: it says so, and leaves.
-struct Greeter<Boxed> {
+struct Greeter {
     world: Arc<Boxed>,
     greeting: &'static str,
 }
 
-fn greeter(world: &Arc<Boxed>, greeting: &'static str) -> Greeter<Boxed> {
+fn greeter(world: &Arc<Boxed>, greeting: &'static str) -> Greeter {
     let world = Arc::clone(world);
     Greeter { world, greeting }
 }
 
-impl Acceptor<BoxedListener> for Greeter<Boxed> {
+impl Acceptor<BoxedListener> for Greeter {
     type State = ();
     type Exit = Result<(), BoxError>;
 
-    async fn init(
-        &self,
-        _: &ListenerInfo<SocketAddr>,
-    ) -> Result<acceptor_core::Init<()>, BoxError> {
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<acceptor_core::Init<()>, BoxError> {
         Ok(acceptor_core::Init::Accept(()))
     }
 
-    fn init_now(&self, _: &ListenerInfo<SocketAddr>) -> Option<()> {
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
         Some(())
     }
 
     async fn serve(
         &self,
-        connection: Connection<StreamOf<BoxedListener>, SocketAddr>,
+        connection: Connection<StreamOf<BoxedListener>, Address>,
         (): (),
     ) -> Result<(), BoxError> {
         let mut stream = self.world.stream(connection.stream);
@@ -58,7 +55,7 @@ impl Acceptor<BoxedListener> for Greeter<Boxed> {
 }
 
 /// What a new client is greeted with.
-async fn greeted(stage: &Fixture<Boxed>, address: SocketAddr) -> Result<String, Broken> {
+async fn greeted(stage: &Fixture, address: Address) -> Result<String, Broken> {
     let mut client = stage.knock(address).await?;
     let line = stage
         .event("the client is greeted", client.receive_line())
@@ -66,7 +63,7 @@ async fn greeted(stage: &Fixture<Boxed>, address: SocketAddr) -> Result<String, 
     line.map_err(|error| Broken::new("the client is greeted", error.to_string()))
 }
 
-fn status(pool: &Handle<Boxed>) -> Result<Status<SocketAddr>, Broken> {
+fn status(pool: &Handle) -> Result<Status<Address>, Broken> {
     let stopped = |error: Stopped| Broken::new("the pool runs", error.to_string());
     pool.status().map_err(stopped)
 }
@@ -202,16 +199,16 @@ enum Reply {
     Fail,
 }
 
-type Configured<Boxed> = Result<Configure<Greeter<Boxed>>, BoxError>;
+type Configured = Result<Configure<Greeter, Address>, BoxError>;
 
 /// An init function that answers as it is told, and a record of what it answered.
-struct Init<Boxed> {
+struct Init {
     world: Arc<Boxed>,
     answer: Arc<Mutex<Reply>>,
     answered: Record<Reply>,
 }
 
-impl Init<Boxed> {
+impl Init {
     fn new(world: &Arc<Boxed>, answer: Reply) -> Self {
         Self {
             world: Arc::clone(world),
@@ -224,7 +221,7 @@ impl Init<Boxed> {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
-    fn function(&self) -> impl Fn() -> Configured<Boxed> + Send + Sync + 'static + use<> {
+    fn function(&self) -> impl Fn() -> Configured + Send + Sync + 'static + use<> {
         let (world, answer) = (Arc::clone(&self.world), Arc::clone(&self.answer));
         let answered = self.answered.clone();
         move || {
@@ -240,7 +237,7 @@ impl Init<Boxed> {
 }
 
 pub(super) async fn r3_reload_runs_the_init_function_again(world: Arc<Boxed>) -> Verdict {
-    let start = |init: &Init<Boxed>| Pool::<Boxed>::start_with(world.runtime(), init.function());
+    let start = |init: &Init| Pool::<Boxed>::start_with(world.runtime(), init.function());
     let init = Init::new(&world, Reply::Ignore);
     let none = matches!(start(&init), Ok(None));
     same("at start *ignore* means no pool", true, none)?;
@@ -380,7 +377,7 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxe
 }
 
 /// The acceptor that ran `init` last.
-async fn latest(stage: &Fixture<Boxed>) -> Result<ChildId, Broken> {
+async fn latest(stage: &Fixture) -> Result<ChildId, Broken> {
     let number = stage.inits();
     let latest = stage.calls.first(move |call| match call {
         Call::Init {

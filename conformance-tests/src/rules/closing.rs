@@ -1,7 +1,6 @@
 //! How a listener closes, or fails: L7, L8 and L9 of the contract.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use acceptor_core::{
 use futures::FutureExt;
 
 use super::runtime::poll_once;
+use crate::address::Address;
 use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs};
 use crate::instruments::not_listening;
@@ -24,7 +24,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// *Closed* as an acceptor got it in its `init`.
-fn closed(stage: &Fixture<Boxed>) -> Result<Latch, Broken> {
+fn closed(stage: &Fixture) -> Result<Latch, Broken> {
     let closed = stage.calls.look(|calls| {
         calls.iter().find_map(|call| match call {
             Call::Init { info, .. } => Some(info.closed.clone()),
@@ -34,19 +34,19 @@ fn closed(stage: &Fixture<Boxed>) -> Result<Latch, Broken> {
     closed.ok_or_else(|| Broken::new("an acceptor ran `init`", "none did"))
 }
 
-fn state(pool: &Handle<Boxed>) -> PoolState {
+fn state(pool: &Handle) -> PoolState {
     pool.status()
         .map_or(PoolState::Stopped, |status| status.state)
 }
 
-fn listener_state(pool: &Handle<Boxed>, id: ListenerId) -> Option<ListenerState> {
+fn listener_state(pool: &Handle, id: ListenerId) -> Option<ListenerState> {
     let list = pool.listeners().unwrap_or_default();
     let known = list.into_iter().find(|one| one.id == id);
     known.map(|one| one.state)
 }
 
 /// How often `serve` ran so far.
-fn served(stage: &Fixture<Boxed>) -> usize {
+fn served(stage: &Fixture) -> usize {
     stage.calls.look(|calls| {
         let serve = |call: &&Call| matches!(call, Call::Serve(_));
         calls.iter().filter(serve).count()
@@ -376,7 +376,7 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free(world: Arc<B
 }
 
 /// The listeners that were reported as failed: how many others were left, and the report in words.
-fn failures(stage: &Fixture<Boxed>) -> Vec<(usize, String)> {
+fn failures(stage: &Fixture) -> Vec<(usize, String)> {
     stage.reports.look(|reports| {
         let failures = reports.iter().filter_map(|report| match &report.event {
             Event::ListenerFailed { listeners_left, .. } => {
@@ -389,11 +389,7 @@ fn failures(stage: &Fixture<Boxed>) -> Vec<(usize, String)> {
 }
 
 /// Makes a listener fail, and waits until it is out of the list.
-async fn fail(
-    stage: &Fixture<Boxed>,
-    pool: &Pool<Boxed>,
-    (id, address): (ListenerId, SocketAddr),
-) -> Verdict {
+async fn fail(stage: &Fixture, pool: &Pool, (id, address): (ListenerId, Address)) -> Verdict {
     stage.world.faults(address).inject(not_listening());
     let gone = || match listener_state(pool, id) {
         None => Ok(()),

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::future::pending;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use acceptor_core::{
@@ -14,6 +13,7 @@ use acceptor_core::{
 use futures::channel::mpsc;
 use futures::{FutureExt, StreamExt};
 
+use crate::address::Address;
 use crate::boxed::{Boxed, BoxedListener};
 use crate::fixture::{Call, Departure, Fixture, Handle, IoFailure, Order, Place, Served, runs};
 use crate::verdict::{Broken, Verdict, same};
@@ -105,7 +105,7 @@ async fn holds(world: &Arc<Boxed>, restart: Restart, way: Way, row: Row) -> Verd
     same(&format!("how often it was served {case}"), 1, serves)
 }
 
-async fn end(stage: &Fixture<Boxed>, pool: &Handle<Boxed>, served: &Served, way: Way) -> Verdict {
+async fn end(stage: &Fixture, pool: &Handle, served: &Served, way: Way) -> Verdict {
     let told = match way {
         Way::Ordered(order) => return stage.order(served, order).await,
         Way::PanicsWhenDropped => {
@@ -125,7 +125,7 @@ async fn end(stage: &Fixture<Boxed>, pool: &Handle<Boxed>, served: &Served, way:
 }
 
 /// What was reported of connections.
-fn failures(stage: &Fixture<Boxed>) -> Vec<(ChildId, String)> {
+fn failures(stage: &Fixture) -> Vec<(ChildId, String)> {
     let failure = |event: &Event<_>| match event {
         Event::ConnectionFailed { child, failure, .. } => {
             let text = match failure {
@@ -319,7 +319,7 @@ async fn disconnects(world: &Arc<Boxed>, reports: ConnectionReports) -> Verdict 
 }
 
 /// The disconnections that were reported, with the errors.
-fn disconnections(stage: &Fixture<Boxed>) -> Vec<(ChildId, String)> {
+fn disconnections(stage: &Fixture) -> Vec<(ChildId, String)> {
     let disconnection = |event: &Event<_>| match event {
         Event::Disconnected { child, error, .. } => Some((*child, error.to_string())),
         _ => None,
@@ -384,13 +384,13 @@ impl Acceptor<BoxedListener> for HandsOn {
     type State = ();
     type Exit = Exit;
 
-    async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         Ok(Init::Accept(()))
     }
 
     async fn serve(
         &self,
-        connection: Connection<StreamOf<BoxedListener>, SocketAddr>,
+        connection: Connection<StreamOf<BoxedListener>, Address>,
         (): (),
     ) -> Exit {
         let handed = Handed {
@@ -413,7 +413,7 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
     let pool = stage.start(spec.grace(Grace::Unlimited).shutdown(never))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let guarded = async |child| {
-        let is = |record: &&ConnectionRecord| {
+        let is = |record: &&ConnectionRecord<_>| {
             record.id == child && record.state == ConnectionState::Guarded
         };
         let look = || match pool.connections() {

@@ -1,6 +1,5 @@
 //! Section 13 of the contract: handshakes.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use acceptor_core::{
     Failure, Grace, Phase, Restart, StopReason,
 };
 
+use crate::address::Address;
 use crate::boxed::{Boxed, BoxedClient};
 use crate::fixture::{Call, Fixture, Handle, Order, Served, runs};
 use crate::handshakes::{
@@ -38,7 +38,7 @@ struct InHandshake {
 async fn connect(
     stage: &Fixture<Handshakes>,
     pool: &Handle<Handshakes>,
-    address: SocketAddr,
+    address: Address,
 ) -> Result<InHandshake, Broken> {
     let before = stage.world.shakes().count();
     let client = stage.knock(address).await?;
@@ -67,10 +67,7 @@ async fn happens(
 }
 
 /// The connection of a client, as the list shows it.
-fn listed(
-    pool: &Handle<Handshakes>,
-    client: SocketAddr,
-) -> Result<ConnectionRecord<SocketAddr>, Broken> {
+fn listed(pool: &Handle<Handshakes>, client: Address) -> Result<ConnectionRecord<Address>, Broken> {
     let list = pool.connections();
     let list = list.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     let is_its = |record: &&ConnectionRecord<_>| {
@@ -108,7 +105,7 @@ async fn served(stage: &Fixture<Handshakes>, child: ChildId) -> Result<Served, B
 async fn passes(
     stage: &Fixture<Handshakes>,
     pool: &Handle<Handshakes>,
-    address: SocketAddr,
+    address: Address,
 ) -> Result<(BoxedClient, Served), Broken> {
     let mut one = connect(stage, pool, address).await?;
     send(stage, &mut one.client, Header::Pass).await?;
@@ -290,10 +287,7 @@ pub(super) async fn h2_connection_in_its_handshake_is_a_connection(world: Arc<Bo
 }
 
 /// The reports of one sort.
-fn reported<T>(
-    stage: &Fixture<Handshakes>,
-    sort: impl Fn(&Event<SocketAddr>) -> Option<T>,
-) -> Vec<T> {
+fn reported<T>(stage: &Fixture<Handshakes>, sort: impl Fn(&Event<Address>) -> Option<T>) -> Vec<T> {
     stage.reports.look(|reports| {
         let found = reports.iter().filter_map(|report| sort(&report.event));
         found.collect()
@@ -301,10 +295,10 @@ fn reported<T>(
 }
 
 /// A handshake that failed, as it was reported: which, the client, the cause and the source.
-type FailedHandshake = (ChildId, SocketAddr, &'static str, Option<String>);
+type FailedHandshake = (ChildId, Address, &'static str, Option<String>);
 
 /// The handshakes that were reported to have failed.
-fn failed(event: &Event<SocketAddr>) -> Option<FailedHandshake> {
+fn failed(event: &Event<Address>) -> Option<FailedHandshake> {
     match event {
         Event::HandshakeFailed {
             child,
@@ -492,7 +486,7 @@ pub(super) async fn h5_addresses_of_a_handshake(world: Arc<Boxed>) -> Verdict {
     let spec = stage.spec("h5");
     let pool = stage.start(spec.connection_reports(ConnectionReports::Disconnects))?;
     let (_, address) = stage.listen(&pool, 1)?;
-    let shown = |record: &ConnectionRecord<SocketAddr>| {
+    let shown = |record: &ConnectionRecord<Address>| {
         let transport = record.transport.as_ref();
         let transport = transport.map(|addrs| (addrs.peer_addr, addrs.local_addr));
         (record.peer_addr, record.local_addr, transport)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use acceptor_core::{Event, Restart, SpecError, StartError, StopReason};
 
+use crate::address::Address;
 use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Fixture, Handle, Order, Pool, runs};
 use crate::instruments::not_listening;
@@ -13,11 +14,7 @@ use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
 /// Makes one connection fail, and waits until that is visible.
-async fn fail(
-    stage: &Fixture<Boxed>,
-    pool: &Handle<Boxed>,
-    address: std::net::SocketAddr,
-) -> Verdict {
+async fn fail(stage: &Fixture, pool: &Handle, address: Address) -> Verdict {
     let (_client, served) = stage.connect(address).await?;
     stage.order(&served, Order::Fail("as told")).await?;
     stage.ended(pool, served.child).await

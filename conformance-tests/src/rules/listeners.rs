@@ -1,12 +1,12 @@
 //! Section 4 of the contract: listeners.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{CloseError, Event, ListenerId, ListenerRecord};
 use futures::future::join_all;
 
+use crate::address::Address;
 use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, runs};
 use crate::instruments::not_listening;
@@ -15,7 +15,7 @@ use crate::world::{Client, World};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-fn list(pool: &Handle<Boxed>) -> Result<Vec<ListenerRecord<SocketAddr>>, Broken> {
+fn list(pool: &Handle) -> Result<Vec<ListenerRecord<Address>>, Broken> {
     let list = pool.listeners();
     list.map_err(|error| Broken::new("the pool runs", error.to_string()))
 }
@@ -23,7 +23,7 @@ fn list(pool: &Handle<Boxed>) -> Result<Vec<ListenerRecord<SocketAddr>>, Broken>
 pub(super) async fn l1_any_number_of_listeners_come_and_go(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("l1"))?;
-    let mut open: Vec<(ListenerId, SocketAddr, usize)> = Vec::new();
+    let mut open: Vec<(ListenerId, Address, usize)> = Vec::new();
     for acceptors in [1, 2, 5, 3] {
         let (id, address) = stage.listen(&pool, acceptors)?;
         open.push((id, address, acceptors));
@@ -46,9 +46,9 @@ pub(super) async fn l1_any_number_of_listeners_come_and_go(world: Arc<Boxed>) ->
 
 /// Each is in the list with its number of acceptors, also while a connection is open, and serves.
 async fn as_listed(
-    stage: &Fixture<Boxed>,
-    pool: &Handle<Boxed>,
-    open: &[(ListenerId, SocketAddr, usize)],
+    stage: &Fixture,
+    pool: &Handle,
+    open: &[(ListenerId, Address, usize)],
 ) -> Verdict {
     for (id, address, _) in open {
         let (mut client, served) = stage.connect(*address).await?;
@@ -220,7 +220,7 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along(world: Arc<Boxed
     same("the pool runs on", true, runs(&pool))?;
     // With the result all reports are there.
     stage.event("the pool stops", pool.stop()).await?;
-    let failed = |event: &Event<SocketAddr>| match event {
+    let failed = |event: &Event<Address>| match event {
         Event::ListenerFailed {
             listener,
             local_addr,

@@ -1,6 +1,5 @@
 //! Section 7 of the contract: looking in.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use acceptor_core::{
     Failure, ListenerId, ListenerState, PoolState, Stopped,
 };
 
+use crate::address::Address;
 use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool};
 use crate::record::Record;
@@ -60,7 +60,7 @@ pub(super) async fn q1_the_lists_tell_what_is_there(world: Arc<Boxed>) -> Verdic
         seen,
     )?;
     for (client, before) in &clients {
-        let of_client = |one: &&ConnectionRecord<SocketAddr>| one.peer_addr == client.local_addr();
+        let of_client = |one: &&ConnectionRecord<Address>| one.peer_addr == client.local_addr();
         let Some(one) = listed.iter().find(of_client) else {
             return Err(Broken::new(
                 "the connection of each client",
@@ -132,7 +132,7 @@ pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Ve
     let (first, first_address) = stage.listen(&pool, 2)?;
     let (second, second_address) = stage.listen(&pool, 3)?;
     // The connections as `serve` is first polled: its own, and those before it.
-    let handle: Arc<Mutex<Option<Handle<Boxed>>>> = Arc::default();
+    let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
     let seen = Record::default();
     let (watched, seeing) = (Arc::clone(&handle), seen.clone());
     stage.witness(move |served| {
@@ -179,7 +179,7 @@ pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Ve
 }
 
 /// The counts of a pool with these connections and acceptors, by listener.
-fn exact(pool: &Handle<Boxed>, open: [(ListenerId, usize, usize); 2]) -> Verdict {
+fn exact(pool: &Handle, open: [(ListenerId, usize, usize); 2]) -> Verdict {
     let counts = running(pool.counts())?;
     let active: usize = open.iter().map(|(_, connections, _)| connections).sum();
     let acceptors: usize = open.iter().map(|(_, _, acceptors)| acceptors).sum();
@@ -245,7 +245,7 @@ pub(super) async fn q4_status_is_the_whole_as_one_value(world: Arc<Boxed>) -> Ve
 }
 
 /// How acceptors come to be in a state, all of them, and stay there.
-fn script(stage: &Fixture<Boxed>, state: AcceptorState) {
+fn script(stage: &Fixture, state: AcceptorState) {
     match state {
         AcceptorState::Init => stage.answers([], Answer::Nothing),
         AcceptorState::Terminating => {
@@ -263,8 +263,8 @@ fn script(stage: &Fixture<Boxed>, state: AcceptorState) {
 
 /// Waits until all acceptors of a pool are in a state.
 async fn all_in(
-    stage: &Fixture<Boxed>,
-    pool: &Handle<Boxed>,
+    stage: &Fixture,
+    pool: &Handle,
     count: usize,
     state: AcceptorState,
 ) -> Result<Vec<AcceptorRecord>, Broken> {
@@ -375,7 +375,7 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
 }
 
 /// Whether `init` ran for a child.
-fn has_begun(stage: &Fixture<Boxed>, id: ChildId) -> bool {
+fn has_begun(stage: &Fixture, id: ChildId) -> bool {
     stage.calls.look(|calls| {
         let of_it = |call: &Call| matches!(call, Call::Init { info, .. } if info.child == id);
         calls.iter().any(of_it)
@@ -383,7 +383,7 @@ fn has_begun(stage: &Fixture<Boxed>, id: ChildId) -> bool {
 }
 
 /// Waits until the only listener of a pool is in a state.
-async fn comes_to(stage: &Fixture<Boxed>, pool: &Pool<Boxed>, state: ListenerState) -> Verdict {
+async fn comes_to(stage: &Fixture, pool: &Pool, state: ListenerState) -> Verdict {
     let what = format!("the listener is {state}");
     let look = || match pool.listeners() {
         Ok(list) if list.iter().all(|one| one.state == state) && list.len() == 1 => Ok(()),

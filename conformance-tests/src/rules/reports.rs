@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use acceptor_core::{
     StopReason, Stopped,
 };
 
+use crate::address::Address;
 use crate::boxed::{Boxed, BoxedClient};
 use crate::fixture::{AnotherThread, Call, Fixture, Order, Pool, ScriptedSpec, Served};
 use crate::instruments::{TaskId, current_task, not_listening};
@@ -27,8 +27,8 @@ const ORDINARY: usize = 1024;
 
 /// Kills acceptors by id until so many are killed: one report each. Returns how many it were.
 async fn kill_acceptors(
-    stage: &Fixture<Boxed>,
-    pool: &Pool<Boxed>,
+    stage: &Fixture,
+    pool: &Pool,
     acceptors: usize,
     kills: usize,
 ) -> Result<usize, Broken> {
@@ -55,11 +55,7 @@ async fn kill_acceptors(
 }
 
 /// Has an acceptor killed, and returns the task that the report of it came from.
-async fn reporter(
-    stage: &Fixture<Boxed>,
-    pool: &Pool<Boxed>,
-    acceptors: usize,
-) -> Result<TaskId, Broken> {
+async fn reporter(stage: &Fixture, pool: &Pool, acceptors: usize) -> Result<TaskId, Broken> {
     let (tasks, seen) = (Record::default(), stage.reports.clone());
     let telling = tasks.clone();
     stage.hears(move |_| telling.push(current_task()));
@@ -74,7 +70,7 @@ async fn reporter(
 }
 
 /// The errors of connections that failed, in the order of their reports.
-fn failures(stage: &Fixture<Boxed>) -> Vec<String> {
+fn failures(stage: &Fixture) -> Vec<String> {
     stage.reports.look(|reports| {
         let failures = reports.iter().filter_map(|report| match &report.event {
             Event::ConnectionFailed {
@@ -171,12 +167,7 @@ async fn one_task_reports(world: &Arc<Boxed>) -> Verdict {
 }
 
 /// Has everything go on that is not to wait for an observer.
-async fn all_goes_on(
-    stage: &Fixture<Boxed>,
-    pool: &Pool<Boxed>,
-    address: SocketAddr,
-    workers: usize,
-) -> Verdict {
+async fn all_goes_on(stage: &Fixture, pool: &Pool, address: Address, workers: usize) -> Verdict {
     for name in &NAMES[..3] {
         let (mut client, served) = stage.connect(address).await?;
         stage.echo(&mut client, "accepted and served").await?;
@@ -477,14 +468,14 @@ pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verd
 /// A connection, as it is reported from its beginning to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reported {
-    Began(SocketAddr, SocketAddr),
-    Ended(SocketAddr, EndKind),
-    Failed(SocketAddr),
+    Began(Address, Address),
+    Ended(Address, EndKind),
+    Failed(Address),
 }
 
 /// The reports of each connection, in order, with the ages of those that ended.
 fn by_connection(
-    reports: &[Report<SocketAddr>],
+    reports: &[Report<Address>],
 ) -> BTreeMap<ChildId, Vec<(Reported, Option<Duration>)>> {
     let mut connections: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for report in reports {
@@ -520,7 +511,7 @@ pub(super) async fn o4_connections_are_reported_if_asked_for(world: Arc<Boxed>) 
     losses_are_counted_apart(&world).await
 }
 
-fn with_reports(stage: &Fixture<Boxed>, reports: Option<ConnectionReports>) -> ScriptedSpec<Boxed> {
+fn with_reports(stage: &Fixture, reports: Option<ConnectionReports>) -> ScriptedSpec {
     match reports {
         Some(reports) => stage.spec("o4").connection_reports(reports),
         None => stage.spec("o4"),

@@ -16,6 +16,7 @@ use acceptor_core::Runtime;
 use futures::channel::oneshot;
 use futures::future::{Either, join_all, select};
 
+use crate::boxed::Boxed;
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
@@ -139,7 +140,7 @@ thread_local! {
     static SPAWNING: Cell<bool> = const { Cell::new(false) };
 }
 
-pub(super) async fn t1_spawn_does_not_poll<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t1_spawn_does_not_poll(world: Arc<Boxed>) -> Verdict {
     fn spawn(runtime: &impl Runtime, seen: &Record<bool>) {
         let seen = seen.clone();
         SPAWNING.set(true);
@@ -192,7 +193,7 @@ impl Left {
 }
 
 /// In two runs, for what is left behind by the first is to go on in the second.
-pub(super) fn t2_a_task_is_detached<W: World>(world: &Arc<W>) -> Verdict {
+pub(super) fn t2_a_task_is_detached(world: &Arc<Boxed>) -> Verdict {
     let stage = Arc::clone(world);
     let by_a_run = play(world, async move {
         let (patience, other) = (stage.patience(), stage.runtime());
@@ -233,7 +234,7 @@ pub(super) fn t2_a_task_is_detached<W: World>(world: &Arc<W>) -> Verdict {
 
 const DETACHED: &str = "is the task cancelled when its handle is dropped? `spawn` has to detach it (async-task: `detach()`). Does a value, or the end of a run, take its tasks along?";
 
-pub(super) async fn t3_a_panic_ends_its_own_task_only<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t3_a_panic_ends_its_own_task_only(world: Arc<Boxed>) -> Verdict {
     const PANICS: usize = 8;
     let (patience, runtime) = (world.patience(), world.runtime());
     let (go, gone) = oneshot::channel::<()>();
@@ -325,7 +326,7 @@ async fn woken_by(patience: Patience, runtime: &impl Runtime, by: By) -> Verdict
     entries(patience, &what, &polled, 2).await
 }
 
-pub(super) async fn t4_a_wake_while_polled_is_not_lost<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t4_a_wake_while_polled_is_not_lost(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     for by in [By::Itself, By::AThreadMeanwhile].repeat(20) {
         let woken = woken_by(patience, &runtime, by).await;
@@ -336,7 +337,7 @@ pub(super) async fn t4_a_wake_while_polled_is_not_lost<W: World>(world: Arc<W>) 
     Ok(())
 }
 
-pub(super) async fn t5_a_wake_from_another_thread_arrives<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t5_a_wake_from_another_thread_arrives(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     // While it is polled, just after, and when the runtime has long come to rest.
     let moments = (0..40).map(|step| Duration::from_micros(step * 10));
@@ -354,8 +355,8 @@ pub(super) async fn t5_a_wake_from_another_thread_arrives<W: World>(world: Arc<W
 
 const TIMER: &str = "does the timer round down, or wake early? It must not be done before its deadline by the clock of `now`";
 
-pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past<W: World>(
-    world: Arc<W>,
+pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past(
+    world: Arc<Boxed>,
 ) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     let micros = [
@@ -408,7 +409,7 @@ fn not_early(what: &str, deadline: Instant, now: Instant) -> Verdict {
     Err(Broken::new(expected, format!("it is done {early:?} before")).check(TIMER))
 }
 
-pub(super) async fn t7_dropping_a_sleep_is_harmless<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t7_dropping_a_sleep_is_harmless(world: Arc<Boxed>) -> Verdict {
     const EACH: usize = 40;
     let (patience, runtime) = (world.patience(), world.runtime());
     // Those of an hour are dropped in any case.
@@ -444,7 +445,7 @@ pub(super) async fn t7_dropping_a_sleep_is_harmless<W: World>(world: Arc<W>) -> 
 
 const ONE_CLOCK: &str = "is `now` the clock that the timer goes by, wherever it is asked? With a paused or scaled clock override it";
 
-pub(super) async fn t8_now_and_sleep_keep_one_clock<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t8_now_and_sleep_keep_one_clock(world: Arc<Boxed>) -> Verdict {
     async fn sleep(runtime: &impl Runtime, started: Instant) -> (Instant, Instant) {
         let deadline = started + 10 * MILLISECOND;
         runtime.sleep_until(deadline).await;
@@ -508,7 +509,7 @@ pub(super) async fn t8_now_and_sleep_keep_one_clock<W: World>(world: Arc<W>) -> 
     Ok(())
 }
 
-pub(super) async fn t9_now_never_goes_backwards<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t9_now_never_goes_backwards(world: Arc<Boxed>) -> Verdict {
     const ASKING: usize = 4;
     /// Asks the time, when nobody else does; how far it went back.
     fn ask(runtime: &impl Runtime, last: &Mutex<Instant>) -> Duration {
@@ -544,7 +545,7 @@ pub(super) async fn t9_now_never_goes_backwards<W: World>(world: Arc<W>) -> Verd
         .map_err(|broken| broken.check("is `now` kept by each thread for itself?"))
 }
 
-pub(super) async fn t10_each_task_gets_its_turn<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
     const MANY: usize = 300;
     let (patience, runtime) = (world.patience(), world.runtime());
     let over = Arc::new(AtomicBool::new(false));
@@ -597,7 +598,7 @@ pub(super) async fn t10_each_task_gets_its_turn<W: World>(world: Arc<W>) -> Verd
     })
 }
 
-pub(super) async fn t11_spawn_works_from_anywhere<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t11_spawn_works_from_anywhere(world: Arc<Boxed>) -> Verdict {
     fn spawn(runtime: &impl Runtime, fate: Fate) {
         let sleeping = runtime.clone();
         runtime.spawn(async move {
@@ -658,7 +659,7 @@ impl Future for Observed {
     }
 }
 
-pub(super) async fn t12_a_future_is_dropped_with_its_end_once<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t12_a_future_is_dropped_with_its_end_once(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     for ends in [Ends::Well, Ends::InAPanic] {
         let (polls, drops) = (Record::default(), Record::default());
@@ -698,7 +699,7 @@ pub(super) async fn t12_a_future_is_dropped_with_its_end_once<W: World>(world: A
     Ok(())
 }
 
-pub(super) async fn t13_a_deadline_far_away_is_waited_for<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t13_a_deadline_far_away_is_waited_for(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     let year = Duration::from_secs(365 * 24 * 3600);
     for years in [1, 30, 1_000, 1_000_000_000] {
@@ -726,7 +727,7 @@ pub(super) async fn t13_a_deadline_far_away_is_waited_for<W: World>(world: Arc<W
     Ok(())
 }
 
-pub(super) async fn t14_a_sleep_wakes_who_polled_it_last<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn t14_a_sleep_wakes_who_polled_it_last(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     let mut length = 20 * MILLISECOND;
     // Until the machine is quick enough to poll a sleep twice. One that is never pending breaks another rule (T6).

@@ -119,7 +119,7 @@ pub(super) async fn n2_taking_the_stop_signal_is_trapping_it(world: Arc<Boxed>) 
     )
 }
 
-fn departure(stage: &Fixture<Boxed>, served: &Served) -> Option<Departure> {
+fn departure(stage: &Fixture, served: &Served) -> Option<Departure> {
     stage.calls.look(|calls| {
         calls.iter().find_map(|call| match call {
             Call::Left { child, departure } if *child == served.child => Some(*departure),

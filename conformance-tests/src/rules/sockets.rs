@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +10,25 @@ use acceptor_core::{Listener, Runtime};
 use futures::future::{Either, join, select, select_all};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::binding::listeners;
 use super::runtime::{elsewhere, last_woken, poll_once};
+use crate::address::Address;
+use crate::boxed::{Boxed, BoxedClient, BoxedIo, BoxedListener};
 use crate::fixture::not_refused;
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, Closed, World};
 
-type Stream<W> = <<W as World>::Listener as Listener>::Io;
-
 fn well<T>(what: &str, result: io::Result<T>) -> Result<T, Broken> {
     result.map_err(|error| Broken::new(what, format!("{error} ({:?})", error.kind())))
 }
 
-fn listen<W: World>(world: &W) -> Result<(W::Listener, SocketAddr), Broken> {
+fn listen(world: &Boxed) -> Result<(BoxedListener, Address), Broken> {
     well("a listener is bound", world.listen())
 }
 
-async fn connect<W: World>(world: &W, address: SocketAddr) -> Result<W::Client, Broken> {
+async fn connect(world: &Boxed, address: Address) -> Result<BoxedClient, Broken> {
     let what = "a client connects";
     let connecting = world.connect(address);
     well(what, world.patience().wait_outside(what, connecting).await?)
@@ -57,52 +57,38 @@ async fn accept_unless<L: Listener, T>(
 
 const ACCEPTS: &str = "`accept` brings the connection of a client";
 
-pub(super) async fn k1_local_addr_tells_what_is_bound<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn k1_local_addr_tells_what_is_bound(world: Arc<Boxed>) -> Verdict {
     let check = "does `local_addr` ask the socket? What it was to be bound to may have been port 0";
-    for ip in ips(&*world) {
-        let bound = world.listen_on(SocketAddr::new(ip, 0));
-        let (listener, address) = well(&format!("a listener is bound to {ip}"), bound)?;
+    for bound in listeners(&*world)? {
+        let (listener, address) = (&bound.listener, bound.address);
         let told = well("`local_addr` tells", listener.local_addr())?;
         same("the address of the listener", address, told).map_err(|broken| broken.check(check))?;
-        same("the port is resolved", true, told.port() != 0)
-            .map_err(|broken| broken.check(check))?;
+        let resolved = address.socket().is_none_or(|address| address.port() != 0);
+        same("the port is resolved", true, resolved).map_err(|broken| broken.check(check))?;
         // A connection may be asked in any case: it only costs a call.
-        let asks = listener.asks_local_addr() || !ip.is_unspecified();
-        let what = format!("connections to {told} are asked for their local address");
+        let asks = listener.asks_local_addr() || !bound.is_wildcard();
+        let what = format!("connections to {address} are asked for their local address");
         same(&what, true, asks)?;
     }
     Ok(())
 }
 
-/// Loopback and wildcard; those of IPv6 where there is one.
-fn ips<W: World>(world: &W) -> Vec<IpAddr> {
-    let mut ips = vec![Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into()];
-    let six = [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED].map(IpAddr::from);
-    if world.listen_on(SocketAddr::new(six[0], 0)).is_ok() {
-        ips.extend(six);
-    }
-    ips
-}
-
-pub(super) async fn k2_each_connection_has_its_own_addresses<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn k2_each_connection_has_its_own_addresses(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
-    for ip in ips(&*world) {
-        let bound = world.listen_on(SocketAddr::new(ip, 0));
-        let (listener, address) = well(&format!("a listener is bound to {ip}"), bound)?;
-        let called = match ip {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
-        let called = SocketAddr::new(called, address.port());
+    for bound in listeners(&*world)? {
+        let (listener, called) = (bound.listener, bound.called);
         let client = connect(&*world, called).await?;
         let (stream, peer) = accept(patience, &listener).await?;
         same("the peer's address", client.local_addr(), peer).map_err(|broken| {
             broken.check("does `accept` tell the address that came with the stream?")
         })?;
-        let local = W::Listener::io_local_addr(&stream);
+        let local = BoxedListener::io_local_addr(&stream);
         let local = well("`stream_local_addr` tells", local)?;
         same(
-            &format!("the connection's address on a listener of {ip}"),
+            &format!(
+                "the connection's address on a listener of {}",
+                bound.address
+            ),
             called,
             local,
         )
@@ -113,9 +99,7 @@ pub(super) async fn k2_each_connection_has_its_own_addresses<W: World>(world: Ar
     Ok(())
 }
 
-pub(super) async fn k3_connections_wait_until_they_are_accepted<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn k3_connections_wait_until_they_are_accepted(world: Arc<Boxed>) -> Verdict {
     const CLIENTS: usize = 5;
     let patience = world.patience();
     let making = Arc::clone(&world);
@@ -147,32 +131,30 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted<W: World>(
     Ok(())
 }
 
-pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let (listener, address) = listen(&*world)?;
     let runtime = world.runtime();
     for round in 0..20 {
         // Dropped before a client comes, who then has to wait for a moment.
         let mut pending = Box::pin(listener.accept());
-        nobody::<W>(poll_once(pending.as_mut(), &Record::default()))?;
+        nobody(poll_once(pending.as_mut(), &Record::default()))?;
         drop(pending);
         let client = connect(&*world, address).await?;
         let moment = runtime.sleep_until(runtime.now() + Duration::from_micros(round * 100));
         patience.wait_outside("a sleep is done", moment).await?;
-        accepted::<W>(patience, &listener, client).await?;
+        accepted(patience, &listener, client).await?;
 
         // Dropped when a client has come and the waker knows.
         let mut pending = Box::pin(listener.accept());
         let woken = Record::default();
-        nobody::<W>(poll_once(pending.as_mut(), &woken))?;
+        nobody(poll_once(pending.as_mut(), &woken))?;
         let client = connect(&*world, address).await?;
         let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
         let what = "a client wakes who waits in `accept`";
         patience.wait_outside(what, wakes).await?;
         drop(pending);
-        accepted::<W>(patience, &listener, client).await?;
+        accepted(patience, &listener, client).await?;
     }
     for _ in 0..100 {
         // Dropped as soon as the client has connected, whatever it came to.
@@ -183,7 +165,7 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection<W: World>(
         match either.await? {
             Either::Left((client, pending)) => {
                 drop(pending);
-                accepted::<W>(patience, &listener, well(what, client)?).await?;
+                accepted(patience, &listener, well(what, client)?).await?;
             }
             Either::Right((accepted, connecting)) => {
                 let (_, peer) = well(ACCEPTS, accepted)?;
@@ -196,10 +178,10 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection<W: World>(
 }
 
 /// This client's connection is accepted.
-async fn accepted<W: World>(
+async fn accepted(
     patience: Patience,
-    listener: &W::Listener,
-    mut client: W::Client,
+    listener: &BoxedListener,
+    mut client: BoxedClient,
 ) -> Verdict {
     let expected = client.local_addr();
     let lost = pin!(client.closed());
@@ -211,7 +193,7 @@ async fn accepted<W: World>(
 }
 
 /// No client has come: so nobody can have been accepted.
-fn nobody<W: World>(accepted: std::task::Poll<io::Result<(Stream<W>, SocketAddr)>>) -> Verdict {
+fn nobody(accepted: std::task::Poll<io::Result<(BoxedIo, Address)>>) -> Verdict {
     match accepted {
         std::task::Poll::Pending => Ok(()),
         std::task::Poll::Ready(Ok((_, peer))) => Err(Broken::new(
@@ -226,7 +208,7 @@ fn nobody<W: World>(accepted: std::task::Poll<io::Result<(Stream<W>, SocketAddr)
     }
 }
 
-pub(super) async fn k5_accept_wakes_who_polled_it_last<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn k5_accept_wakes_who_polled_it_last(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let (listener, address) = listen(&*world)?;
     let (before, last) = (Record::default(), Record::default());
@@ -247,7 +229,7 @@ pub(super) async fn k5_accept_wakes_who_polled_it_last<W: World>(world: Arc<W>) 
     same("who was accepted", client?.local_addr(), peer)
 }
 
-pub(super) async fn k6_several_tasks_may_wait_in_accept<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Verdict {
     const TASKS: usize = 4;
     let patience = world.patience();
     let one_each = "is there one waker a listener, the last one's? Each who waits needs one, and a wake that goes to somebody who went away has to go on to another";
@@ -296,8 +278,8 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept<W: World>(world: Arc<W>)
     let mut goes = Box::pin(listener.accept());
     let mut stays = Box::pin(listener.accept());
     let woken = Record::default();
-    nobody::<W>(poll_once(goes.as_mut(), &woken))?;
-    nobody::<W>(poll_once(stays.as_mut(), &woken))?;
+    nobody(poll_once(goes.as_mut(), &woken))?;
+    nobody(poll_once(stays.as_mut(), &woken))?;
     let client = connect(&*world, address).await?;
     let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
     patience
@@ -312,7 +294,7 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept<W: World>(world: Arc<W>)
     same("who was accepted", client.local_addr(), well(what, got)?.1)
 }
 
-pub(super) async fn k7_errors_of_accept_come_through_unchanged<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn k7_errors_of_accept_come_through_unchanged(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let made = world.listen_to_nothing();
     let (listener, expected) = well("a socket is bound that does not listen", made)?;
@@ -331,14 +313,14 @@ pub(super) async fn k7_errors_of_accept_come_through_unchanged<W: World>(world: 
     Ok(())
 }
 
-pub(super) async fn k8_dropping_the_listener_closes_the_socket<W: World>(world: Arc<W>) -> Verdict {
+pub(super) async fn k8_dropping_the_listener_closes_the_socket(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let check = "who else holds the socket: a task, a thread, a copy? It has to be closed when the drop returns";
     let (listener, address) = listen(&*world)?;
     let mut client = connect(&*world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
     let mut pending = Box::pin(listener.accept());
-    nobody::<W>(poll_once(pending.as_mut(), &Record::default()))?;
+    nobody(poll_once(pending.as_mut(), &Record::default()))?;
     drop(pending);
     drop(listener);
     let what = "a client is refused";
@@ -406,8 +388,8 @@ where
     )
 }
 
-pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed<W: World>(
-    world: Arc<W>,
+pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
+    world: Arc<Boxed>,
 ) -> Verdict {
     let patience = world.patience();
     let (listener, address) = listen(&*world)?;
@@ -437,9 +419,7 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed<W: Wo
     same("how many bytes are read at the end", 0, well(what, count)?)
 }
 
-pub(super) async fn k10_a_half_closed_stream_still_carries_bytes<W: World>(
-    world: Arc<W>,
-) -> Verdict {
+pub(super) async fn k10_a_half_closed_stream_still_carries_bytes(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let (listener, address) = listen(&*world)?;
     let mut client = connect(&*world, address).await?;

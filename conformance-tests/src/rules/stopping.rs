@@ -1,7 +1,6 @@
 //! Section 6 of the contract: stopping.
 
 use std::future::pending;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use acceptor_core::{
 use futures::FutureExt;
 use futures::future::join_all;
 
+use crate::address::Address;
 use crate::boxed::{Boxed, BoxedClient, BoxedListener};
 use crate::fixture::{
     AnotherThread, Answer, Call, Departure, Farewell, Fixture, Handle, Order, Pool, ScriptedSpec,
@@ -27,13 +27,13 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The state of the pool; a stopped one has no status to tell it.
-fn state(pool: &Handle<Boxed>) -> PoolState {
+fn state(pool: &Handle) -> PoolState {
     pool.status()
         .map_or(PoolState::Stopped, |status| status.state)
 }
 
 /// Waits until the stop has come to this phase.
-async fn phase(stage: &Fixture<Boxed>, pool: &Handle<Boxed>, phase: Phase) -> Verdict {
+async fn phase(stage: &Fixture, pool: &Handle, phase: Phase) -> Verdict {
     let look = || match state(pool) {
         PoolState::Stopping(now) if now == phase => Ok(()),
         other => Err(other),
@@ -44,7 +44,7 @@ async fn phase(stage: &Fixture<Boxed>, pool: &Handle<Boxed>, phase: Phase) -> Ve
 }
 
 /// Waits until the future of `serve` is gone, and tells how it ended.
-async fn left(stage: &Fixture<Boxed>, served: &Served) -> Result<Departure, Broken> {
+async fn left(stage: &Fixture, served: &Served) -> Result<Departure, Broken> {
     let id = served.child;
     let left = stage.calls.first(move |call| match call {
         Call::Left { child, departure } if *child == id => Some(*departure),
@@ -54,7 +54,7 @@ async fn left(stage: &Fixture<Boxed>, served: &Served) -> Result<Departure, Brok
 }
 
 /// Waits until `terminate` ran so often.
-async fn terminations(stage: &Fixture<Boxed>, count: usize) -> Verdict {
+async fn terminations(stage: &Fixture, count: usize) -> Verdict {
     let terminated = stage.calls.when(move |calls| {
         let terminate = |call: &&Call| matches!(call, Call::Terminate { .. });
         (calls.iter().filter(terminate).count() >= count).then_some(())
@@ -64,7 +64,7 @@ async fn terminations(stage: &Fixture<Boxed>, count: usize) -> Verdict {
 }
 
 /// Waits until nobody listens on an address any more: it can be bound again.
-async fn unbound(stage: &Fixture<Boxed>, address: std::net::SocketAddr) -> Verdict {
+async fn unbound(stage: &Fixture, address: Address) -> Verdict {
     let bind = || {
         let bound = stage.world.listen_on(address);
         bound.map(drop).map_err(|error| error.to_string())
@@ -343,12 +343,12 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Box
     same("connections that left by themselves", 1, ends)?;
 
     // Three at a time: the first is over after 5 s, the others are not.
-    let plain = |stage: &Fixture<Boxed>| {
+    let plain = |stage: &Fixture| {
         let spec = stage.plain_spec("s5");
         spec.kill_timeout(stage.patience.out_of_reach())
     };
-    let never = |stage: &Fixture<Boxed>| plain(stage).shutdown(Shutdown::Unlimited);
-    let supervisor = |stage: &Fixture<Boxed>| plain(stage).child_type(ChildType::Supervisor);
+    let never = |stage: &Fixture| plain(stage).shutdown(Shutdown::Unlimited);
+    let supervisor = |stage: &Fixture| plain(stage).child_type(ChildType::Supervisor);
     let (default, default_pool, _, _client) = outlasted(&world, plain).await?;
     let (never, never_pool, never_served, _client) = outlasted(&world, never).await?;
     let (supervisor, supervisor_pool, supervisor_served, _client) =
@@ -382,13 +382,13 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Box
     Ok(())
 }
 
-type Outlasted<Boxed> = (Fixture<Boxed>, Pool<Boxed>, Served, BoxedClient);
+type Outlasted = (Fixture, Pool, Served, BoxedClient);
 
 /// A pool with a connection that traps the stop and stays.
 async fn outlasted(
     world: &Arc<Boxed>,
-    spec: impl Fn(&Fixture<Boxed>) -> ScriptedSpec<Boxed>,
-) -> Result<Outlasted<Boxed>, Broken> {
+    spec: impl Fn(&Fixture) -> ScriptedSpec,
+) -> Result<Outlasted, Broken> {
     let stage = Fixture::new(world);
     let pool = stage.start(spec(&stage))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -509,7 +509,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
             .await?;
         stage.order(stopped, Order::Return).await?;
         let what = format!("the pool ends with its last child, in the phase {last}");
-        let report: StopReport = stage.event(&what, stopping).await?;
+        let report: StopReport<Address> = stage.event(&what, stopping).await?;
         let took = stage.now() - began;
         for &phase in Phase::ALL {
             let expected = if phase == last {
@@ -570,7 +570,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
 }
 
 /// Polls the task of a connection no more: it suspends nowhere.
-async fn hold(stage: &Fixture<Boxed>, served: &Served) -> Result<TaskId, Broken> {
+async fn hold(stage: &Fixture, served: &Served) -> Result<TaskId, Broken> {
     let no_task = || Broken::new("`serve` runs on a spawned task", "it does not");
     let task = served.task.ok_or_else(no_task)?;
     let held = stage.world.hold(task);
@@ -698,7 +698,7 @@ impl Barrier {
         let _ = until.recv();
     }
 
-    async fn is_blocking(&self, stage: &Fixture<Boxed>) -> Verdict {
+    async fn is_blocking(&self, stage: &Fixture) -> Verdict {
         let blocking = self.blocking.when(|all| (!all.is_empty()).then_some(()));
         stage.event("a thread is blocked", blocking).await
     }
@@ -721,7 +721,7 @@ async fn blocked_child_is_left(world: &Arc<Boxed>, blocks: Blocks) -> Verdict {
     let began = Record::default();
     let begins = began.clone();
     let acceptor = acceptor_fn(
-        move |connection: Connection<StreamOf<BoxedListener>, SocketAddr>| {
+        move |connection: Connection<StreamOf<BoxedListener>, Address>| {
             let (child, begins) = (child.clone(), begins.clone());
             async move {
                 let _open = connection;

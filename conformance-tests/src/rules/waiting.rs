@@ -1,7 +1,6 @@
 //! What waiting costs, and in which order it ends: B9, L5 and L6 of the contract.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +9,7 @@ use acceptor_core::{
     Terminate,
 };
 
+use crate::address::Address;
 use crate::boxed::Boxed;
 use crate::fixture::Fixture;
 use crate::instruments::{Counted, TaskId, current_task};
@@ -173,14 +173,14 @@ enum Gate {
 /// Its acceptors begin to wait when they are told to.
 struct Gated {
     gate: Record<Gate>,
-    served: Record<(SocketAddr, ChildId)>,
+    served: Record<(Address, ChildId)>,
 }
 
-impl<L: Listener<Addr = SocketAddr>> Acceptor<L> for Gated {
+impl<L: Listener<Addr = Address>> Acceptor<L> for Gated {
     type State = ChildId;
     type Exit = Result<(), BoxError>;
 
-    async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<ChildId>, BoxError> {
+    async fn init(&self, listener: &ListenerInfo<Address>) -> Result<Init<ChildId>, BoxError> {
         let child = listener.child;
         self.gate.push(Gate::Begun(child));
         let leave = |gate: &Gate| (*gate == Gate::Open(child)).then_some(());
@@ -191,7 +191,7 @@ impl<L: Listener<Addr = SocketAddr>> Acceptor<L> for Gated {
 
     async fn serve(
         &self,
-        connection: Connection<StreamOf<L>, SocketAddr>,
+        connection: Connection<StreamOf<L>, Address>,
         state: ChildId,
     ) -> Result<(), BoxError> {
         self.served.push((connection.peer_addr, state));

@@ -2,17 +2,17 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use acceptor_core::Runtime;
+use acceptor_core::{Listener, Runtime};
 use acceptor_simulation::{
     Limits, Network, SimulatedClient, SimulatedListener, SimulatedRuntime, SimulatedStream,
     Simulation, Spurious,
 };
 use conformance_tests::instruments::not_listening;
-use conformance_tests::{Client, Closed, Patience, World};
+use conformance_tests::{Address, Client, Closed, Patience, World};
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,15 +77,24 @@ impl World for Simulated {
         }
     }
 
-    fn listen_on(&self, address: SocketAddr) -> io::Result<(SimulatedListener, SocketAddr)> {
+    fn address(address: &SocketAddr) -> Address {
+        Address::from(*address)
+    }
+
+    fn listen(&self) -> io::Result<(SimulatedListener, Address)> {
+        self.listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+    }
+
+    fn listen_on(&self, address: Address) -> io::Result<(SimulatedListener, Address)> {
+        let address = address.socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let listener = self.network.listen(address)?;
-        let address = acceptor_core::Listener::local_addr(&listener)?;
-        Ok((listener, address))
+        let address = listener.local_addr()?;
+        Ok((listener, Address::from(address)))
     }
 
     fn listen_to_nothing(&self) -> io::Result<(SimulatedListener, io::Error)> {
-        let (listener, address) = self.listen()?;
-        self.network.kill_listener(address);
+        let (listener, _) = self.listen()?;
+        self.network.kill_listener(listener.local_addr()?);
         Ok((listener, not_listening()))
     }
 
@@ -97,12 +106,10 @@ impl World for Simulated {
         stream
     }
 
-    fn connect(
-        &self,
-        address: SocketAddr,
-    ) -> impl Future<Output = io::Result<Peer>> + Send + 'static {
+    fn connect(&self, address: Address) -> impl Future<Output = io::Result<Peer>> + Send + 'static {
         let network = self.network.clone();
         async move {
+            let address = address.socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
             let client = network.connect(address)?;
             client.connected().await?;
             Ok(Peer(client))
@@ -115,8 +122,8 @@ impl World for Simulated {
 pub struct Peer(SimulatedClient);
 
 impl Client for Peer {
-    fn local_addr(&self) -> SocketAddr {
-        self.0.address()
+    fn local_addr(&self) -> Address {
+        Address::from(self.0.address())
     }
 
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -1,0 +1,68 @@
+//! Addresses of any kind, as the rules compare and print them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+
+/// An address of a listener, a connection or a client, of whatever kind its world has.
+///
+/// ```
+/// use std::net::{Ipv4Addr, SocketAddr};
+///
+/// use conformance_tests::Address;
+///
+/// let tcp = Address::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 80)));
+/// assert_eq!(tcp.to_string(), "127.0.0.1:80");
+/// assert_eq!(Address::named("/run/a.sock"), Address::named("/run/a.sock"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Address {
+    /// Of IP.
+    Socket(SocketAddr),
+    /// Of anything else: the path of a Unix socket, say.
+    Named(&'static str),
+}
+
+impl Address {
+    /// An address that is not of IP. The name is kept for as long as the program runs.
+    pub fn named(name: &str) -> Self {
+        static NAMES: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = names.get(name).copied().unwrap_or_else(|| {
+            let name: &'static str = String::from(name).leak();
+            names.insert(name);
+            name
+        });
+        Self::Named(kept)
+    }
+
+    /// The address of IP, if it is one.
+    pub fn socket(self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket(address) => Some(address),
+            Self::Named(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Socket(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Named(name) => f.pad(name),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,60 @@
+//! Listeners on each kind of address that a world has.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::address::Address;
+use crate::verdict::Broken;
+use crate::world::World;
+
+/// A listener, and the addresses of it.
+pub(super) struct Bound<L> {
+    pub(super) listener: L,
+    /// The address that it is bound to.
+    pub(super) address: Address,
+    /// The address that a client connects to, which is the local one of its connection.
+    pub(super) called: Address,
+}
+
+impl<L> Bound<L> {
+    /// Whether it is bound to all addresses of the host.
+    pub(super) fn is_wildcard(&self) -> bool {
+        self.address != self.called
+    }
+}
+
+const FOUR: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+];
+const SIX: [IpAddr; 2] = [
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
+
+/// A listener on any address; in a world of IP also one on each loopback and wildcard. It may lack IPv6.
+pub(super) fn listeners<W: World>(world: &W) -> Result<Vec<Bound<W::Listener>>, Broken> {
+    let failed = |error: std::io::Error| Broken::new("a listener is bound", error.to_string());
+    let (listener, address) = world.listen().map_err(failed)?;
+    let mut listeners = vec![Bound {
+        listener,
+        address,
+        called: address,
+    }];
+    if address.socket().is_none() {
+        return Ok(listeners);
+    }
+    let on = |ip| world.listen_on(SocketAddr::new(ip, 0).into());
+    let six = on(SIX[0]).is_ok().then_some(SIX);
+    for [loopback, wildcard] in [FOUR].into_iter().chain(six) {
+        for ip in [loopback, wildcard] {
+            let (listener, address) = on(ip).map_err(failed)?;
+            let port = address.socket().map_or(0, |address| address.port());
+            listeners.push(Bound {
+                listener,
+                address,
+                called: SocketAddr::new(loopback, port).into(),
+            });
+        }
+    }
+    Ok(listeners)
+}
