@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
+use socket2::SockAddr;
+
 /// An address of a listener, a connection or a client, of whatever kind its world has.
 ///
 /// ```
@@ -35,6 +37,22 @@ impl Address {
             name
         });
         Self::Named(kept)
+    }
+
+    /// The address of a socket: of IP, or of Unix with a path or an abstract name. `None` if it has none.
+    pub fn from_socket(address: &SockAddr) -> Option<Self> {
+        if let Some(address) = address.as_socket() {
+            return Some(address.into());
+        }
+        #[cfg(unix)]
+        if let Some(path) = address.as_pathname() {
+            return Some(Self::named(&path.to_string_lossy()));
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(name) = address.as_abstract_namespace() {
+            return Some(Self::named(&format!("@{}", String::from_utf8_lossy(name))));
+        }
+        None
     }
 
     /// The address of IP, if it is one.

@@ -29,7 +29,7 @@ pub use address::Address;
 pub use boxed::{Boxed, BoxedClient, BoxedIo, BoxedListener, BoxedRuntime, Erased, ReadWrite};
 pub use harness::Harness;
 pub use patience::{PATIENCE_VARIABLE, Patience, PatienceError};
-pub use real::{Real, TcpClient};
+pub use real::{Real, SocketClient};
 pub use record::Record;
 pub use verdict::{Broken, Verdict, same};
 pub use world::{Client, Closed, World, play};

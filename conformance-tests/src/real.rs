@@ -5,14 +5,14 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use acceptor_core::{ListenOptions, Listener, StreamOf};
 use futures::channel::oneshot;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::address::Address;
 use crate::harness::Harness;
@@ -43,7 +43,7 @@ impl<H: Harness> World for Real<H> {
     type Runtime = H::Runtime;
     type Listener = H::Listener;
     type Stream = H::Stream;
-    type Client = TcpClient;
+    type Client = SocketClient;
 
     fn runtime(&self) -> H::Runtime {
         self.harness.runtime()
@@ -106,10 +106,10 @@ impl<H: Harness> World for Real<H> {
     fn connect(
         &self,
         address: Address,
-    ) -> impl Future<Output = io::Result<TcpClient>> + Send + 'static {
+    ) -> impl Future<Output = io::Result<SocketClient>> + Send + 'static {
         async move {
             let address = address.socket().ok_or(ErrorKind::AddrNotAvailable)?;
-            TcpClient::connect(address).await
+            SocketClient::connect(address.into(), None).await
         }
     }
 }
@@ -118,29 +118,41 @@ impl<H: Harness> World for Real<H> {
 type Job = Box<dyn FnOnce(&mut Driven) + Send>;
 
 struct Driven {
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     ahead: Vec<u8>,
 }
 
-/// A client over TCP, driven by a thread of its own.
+/// A client of a socket of any kind, driven by a thread of its own.
 #[derive(Debug)]
-pub struct TcpClient {
-    local_addr: SocketAddr,
-    socket: Arc<TcpStream>,
+pub struct SocketClient {
+    local_addr: Address,
+    socket: Arc<Socket>,
     jobs: Option<mpsc::Sender<Job>>,
     over: Option<oneshot::Receiver<()>>,
 }
 
-impl TcpClient {
-    async fn connect(address: SocketAddr) -> io::Result<Self> {
+impl SocketClient {
+    /// Connects a stream socket to an address; from this one, if there is one, else from any.
+    ///
+    /// ```no_run
+    /// # async fn connect() -> std::io::Result<()> {
+    /// use conformance_tests::SocketClient;
+    /// use socket2::SockAddr;
+    ///
+    /// let client = SocketClient::connect(SockAddr::unix("/run/echo.sock")?, Some(SockAddr::unix("/tmp/me.sock")?)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What binding or connecting says; or if the client's own address has no name, by which rules could tell it from others.
+    pub async fn connect(to: SockAddr, from: Option<SockAddr>) -> io::Result<Self> {
         let (tell, told) = oneshot::channel();
         thread::Builder::new()
             .name("conformance client".into())
             .spawn(move || {
-                // So that this thread ends; whoever waits for the client has given up long before.
-                let limit = 2 * Patience::of_environment().length();
-                let connected = TcpStream::connect_timeout(&address, limit);
-                let (socket, local_addr) = match connected.and_then(addressed) {
+                let (socket, local_addr) = match connected(&to, from.as_ref()) {
                     Ok(connected) => connected,
                     Err(error) => {
                         let _ = tell.send(Err(error));
@@ -149,7 +161,7 @@ impl TcpClient {
                 };
                 let (jobs, inbox) = mpsc::channel::<Job>();
                 let (_alive, over) = oneshot::channel();
-                let client = TcpClient {
+                let client = Self {
                     local_addr,
                     socket: Arc::clone(&socket),
                     jobs: Some(jobs),
@@ -199,16 +211,23 @@ impl TcpClient {
     }
 }
 
-fn addressed(socket: TcpStream) -> io::Result<(Arc<TcpStream>, SocketAddr)> {
-    let local_addr = socket.local_addr()?;
-    Ok((Arc::new(socket), local_addr))
+fn connected(to: &SockAddr, from: Option<&SockAddr>) -> io::Result<(Arc<Socket>, Address)> {
+    let socket = Socket::new(to.domain(), Type::STREAM, None)?;
+    if let Some(from) = from {
+        socket.bind(from)?;
+    }
+    // So that this thread ends; the rule that waits for the client has given up long before.
+    socket.connect_timeout(to, 2 * Patience::of_environment().length())?;
+    let local_addr = Address::from_socket(&socket.local_addr()?);
+    let unnamed = || io::Error::new(ErrorKind::AddrNotAvailable, "the client has no address");
+    Ok((Arc::new(socket), local_addr.ok_or_else(unnamed)?))
 }
 
 fn gone() -> io::Error {
     io::Error::other("the client's thread has ended")
 }
 
-impl Drop for TcpClient {
+impl Drop for SocketClient {
     fn drop(&mut self) {
         self.retire();
     }
@@ -252,9 +271,9 @@ impl Driven {
     }
 }
 
-impl Client for TcpClient {
+impl Client for SocketClient {
     fn local_addr(&self) -> Address {
-        Address::from(self.local_addr)
+        self.local_addr
     }
 
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -292,7 +311,7 @@ impl Client for TcpClient {
     }
 
     async fn reset(self) {
-        let _ = SockRef::from(&*self.socket).set_linger(Some(Duration::ZERO));
+        let _ = self.socket.set_linger(Some(Duration::ZERO));
         self.end().await;
     }
 }

@@ -4,6 +4,8 @@ pub mod async_std;
 pub mod simulated;
 pub mod smol;
 pub mod tokio;
+#[cfg(target_os = "linux")]
+pub mod unix;
 
 use conformance_tests::Real;
 use conformance_tests::reference::Reference;
@@ -18,6 +20,10 @@ pub fn columns() -> Vec<Column> {
         }),
         Column::new("tokio", "tokio, one thread", || {
             Real::new(tokio::Tokio::current_thread())
+        }),
+        #[cfg(target_os = "linux")]
+        Column::new("tokio", "tokio, Unix sockets", || {
+            unix::UnixSockets(tokio::Tokio::multi_thread())
         }),
         Column::new("async-std", "async-std", || Real::new(async_std::AsyncStd)),
         Column::new("smol", "smol, global", || Real::new(smol::Smol::global())),

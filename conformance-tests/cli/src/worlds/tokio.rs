@@ -6,7 +6,7 @@ use std::net;
 
 use acceptor_tokio::{TcpListener, TokioRuntime};
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Runtime};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use conformance_tests::Harness;
@@ -33,6 +33,11 @@ impl Tokio {
         Self {
             runtime: Some(runtime.expect("the system has threads and a poller to give")),
         }
+    }
+
+    /// Enters the runtime, as its sockets ask of the thread that makes one.
+    pub fn enter(&self) -> EnterGuard<'_> {
+        self.owned().enter()
     }
 
     fn owned(&self) -> &Runtime {
