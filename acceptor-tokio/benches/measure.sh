@@ -39,7 +39,7 @@ export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=false
 packages=(-p acceptor-tokio --example bench_client)
 for runtime in "${runtimes[@]}"; do
     packages+=(-p "acceptor-$runtime" --example "${runtime//-/_}_bare" --example "${runtime//-/_}_pool")
-    if [ "$runtime" = tokio ]; then packages+=(--example tokio_init --example tokio_million); fi
+    if [ "$runtime" = tokio ]; then packages+=(--example tokio_million); fi
 done
 cargo build --quiet --release "${packages[@]}"
 bin=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/examples
@@ -186,7 +186,7 @@ for runtime in "${runtimes[@]}"; do
                 for number in "${numbers[@]}"; do
                     instructions "$runtime" pool "$number" "$buffer" "$at_once" "$pool" "$buffer" "$number"
                 done
-                if [ "$runtime" = tokio ]; then instructions tokio init 10 "$buffer" "$at_once" "$bin/tokio_init" "$buffer" 10; fi
+                if [ "$runtime" = tokio ]; then instructions tokio init 10 "$buffer" "$at_once" "$pool" "$buffer" 10 init; fi
             done
         done
     fi
