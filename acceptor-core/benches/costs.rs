@@ -365,7 +365,7 @@ fn main() {
         ("timeout", acceptors) => timeout(acceptors),
         ("kill", connections) => end(connections, |pool| (pool.kill(), pool)),
         ("stop", connections) => end(connections, |pool| (pool.stop(), pool)),
-        ("drop", connections) => end(connections, |pool| drop(pool)),
+        ("drop", connections) => end(connections, drop),
         ("add", acceptors) => add(acceptors),
         ("counts", connections) => counts(connections),
         ("heap", connections) => heap(connections),
