@@ -11,6 +11,7 @@ use crate::{AsyncReadExt, AsyncWriteExt, TcpStream};
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 static SERVED: AtomicUsize = AtomicUsize::new(0);
+static WARM: AtomicUsize = AtomicUsize::new(0);
 
 pub(crate) fn arguments() -> Vec<String> {
     std::env::args().skip(1).collect()
@@ -34,26 +35,23 @@ pub(crate) fn further_listeners(first: SocketAddr) -> impl Iterator<Item = Socke
         .map(move |index| SocketAddrV4::new(Ipv4Addr::from(loopback + index), first.port()).into())
 }
 
-/// When to count from, which is once the server is `WARM`, and when to end.
+/// After how many connections to end. Callgrind counts from when the server is `WARM`.
 #[derive(Clone, Copy)]
-pub(crate) struct Count {
-    connections: usize,
-    warm: usize,
-}
+pub(crate) struct Count(usize);
 
 impl Count {
     pub(crate) fn new(connections: usize) -> Self {
-        let warm = setting("WARM");
-        Self { connections, warm }
+        WARM.store(setting("WARM"), Ordering::Relaxed);
+        Self(connections)
     }
 
     /// A connection has ended.
     pub(crate) fn served(self) {
         let served = SERVED.fetch_add(1, Ordering::Relaxed) + 1;
-        if served == self.connections {
+        if served == self.0 {
             std::process::exit(0);
         }
-        if served == self.warm {
+        if served == WARM.load(Ordering::Relaxed) {
             measured_from_here();
         }
     }
