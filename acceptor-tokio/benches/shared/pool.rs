@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 
 use session::{Count, Error, arguments, echo, further_listeners, numbers};
 
-use crate::Runtime;
 use crate::adapter::{
     Acceptor, Connection, Init, ListenOptions, ListenerInfo, Pool, Report, Spec, TcpListener,
     acceptor_fn, observer_fn,
 };
+use crate::{Runtime, TcpStream};
 
 struct WithInit<const BUFFER: usize>(Count);
 
@@ -25,11 +25,15 @@ impl<const BUFFER: usize> Acceptor<TcpListener> for WithInit<BUFFER> {
         Ok(Init::Accept(()))
     }
 
-    async fn serve(&self, connection: Connection, _: ()) -> Result<(), Error> {
-        let _ = echo::<BUFFER>(connection.stream).await;
-        self.0.served();
-        Ok(())
+    fn serve(&self, connection: Connection, _: ()) -> impl Future<Output = Self::Exit> + Send {
+        session::<BUFFER>(connection.stream, self.0)
     }
+}
+
+async fn session<const BUFFER: usize>(stream: TcpStream, count: Count) -> Result<(), Error> {
+    let _ = echo::<BUFFER>(stream).await;
+    count.served();
+    Ok(())
 }
 
 pub(crate) fn start(runtime: Runtime) -> Result<Pool, Error> {
@@ -53,11 +57,7 @@ fn serve<const BUFFER: usize>(
     let pool = if further.iter().any(|word| word == "init") {
         launch(&runtime, WithInit::<BUFFER>(count))?
     } else {
-        let serve = move |connection: Connection| async move {
-            let _ = echo::<BUFFER>(connection.stream).await;
-            count.served();
-            Ok(())
-        };
+        let serve = move |connection: Connection| session::<BUFFER>(connection.stream, count);
         launch(&runtime, acceptor_fn(serve))?
     };
     let address = further.iter().find(|word| *word != "init");
