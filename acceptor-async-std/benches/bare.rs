@@ -1,53 +1,18 @@
-//! The accept loop to compare with: `accept`, then `task::spawn`. Echoes until it has served `CONNECTIONS`.
-//!
-//! Usage: `bare CONNECTIONS BUFFER`; see `measure.sh` of acceptor-tokio, which sets `ASYNC_STD_THREAD_COUNT=1`.
+//! The accept loop to compare with, on async-std; see `shared/bare.rs` of acceptor-tokio.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use async_std::io::{ReadExt, WriteExt};
+use async_std::io::{ReadExt as AsyncReadExt, WriteExt as AsyncWriteExt};
 use async_std::net::{TcpListener, TcpStream};
-use async_std::task;
+use async_std::task::{block_on, spawn};
+use shared::session::Error;
 
-static SERVED: AtomicUsize = AtomicUsize::new(0);
+#[path = "../../acceptor-tokio/benches/shared/bare.rs"]
+mod shared;
 
-fn main() -> std::io::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let numbers: Vec<usize> = arguments.iter().flat_map(|n| n.parse()).collect();
-    match numbers.as_slice() {
-        [connections, 64] => serve::<64>(*connections),
-        [connections, 1024] => serve::<1024>(*connections),
-        _ => {
-            eprintln!("usage: bare CONNECTIONS BUFFER, which is 64 or 1024");
-            Ok(())
-        }
-    }
+fn main() -> Result<(), Error> {
+    shared::main()
 }
 
-fn serve<const BUFFER: usize>(connections: usize) -> std::io::Result<()> {
-    // A task, for the main thread is not the executor's.
-    let server = task::spawn(async move {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        println!("{}", listener.local_addr()?);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            task::spawn(async move {
-                let _ = echo::<BUFFER>(stream).await;
-                if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
-                    std::process::exit(0);
-                }
-            });
-        }
-    });
-    task::block_on(server)
-}
-
-async fn echo<const BUFFER: usize>(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = [0; BUFFER];
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        if read == 0 {
-            return Ok(());
-        }
-        stream.write_all(&buffer[..read]).await?;
-    }
+/// A task, for the main thread is not the executor's.
+fn run(server: impl Future<Output = Result<(), Error>> + Send + 'static) -> Result<(), Error> {
+    block_on(spawn(server))
 }

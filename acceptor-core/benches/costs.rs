@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{
     Acceptor, BoxError, Connection, Init, Listener, ListenerId, ListenerInfo, NoHandshake, Pool,
-    PoolHandle, Runtime, Spec, acceptor_fn,
+    Runtime, Spec, acceptor_fn,
 };
 use peak_alloc::PeakAlloc;
 
@@ -231,70 +231,67 @@ impl Listener for Port {
     }
 }
 
-/// An acceptor whose accept timeout is the next of a sequence.
-struct Expires(Mutex<u32>);
-
-impl Acceptor<Port> for Expires {
-    type State = ();
-    type Exit = Result<(), BoxError>;
-
-    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<()>, BoxError> {
-        let mut next = lock(&self.0);
-        *next += 1;
-        // One a second, each at a moment of its own.
-        Ok(Init::AcceptWithin(
-            (),
-            Duration::from_secs(u64::from(*next)),
-        ))
-    }
-
-    async fn serve(&self, connection: Connection<Stream, ()>, _: ()) -> Result<(), BoxError> {
-        connection.stream.ended().await;
-        Ok(())
-    }
-}
-
-/// An acceptor whose state is made at once, as that of a function is, or by an `init` that is ready when it is first polled.
-struct Numbered {
+/// An acceptor whose state is a number, made at once as that of a function is, or by an `init` that is ready when it is first polled.
+/// With `EXPIRES` it has an accept timeout: one ends each second.
+struct Numbered<const EXPIRES: bool> {
     states: AtomicUsize,
-    made: Made,
+    at_once: bool,
 }
 
-enum Made {
-    Now,
-    ByInit,
-}
-
-impl Numbered {
-    fn new(made: Made) -> Self {
-        let states = AtomicUsize::new(0);
-        Self { states, made }
-    }
-
+impl<const EXPIRES: bool> Numbered<EXPIRES> {
     fn state(&self) -> usize {
         self.states.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-impl Acceptor<Port> for Numbered {
+impl<const EXPIRES: bool> Acceptor<Port> for Numbered<EXPIRES> {
     type State = usize;
     type Exit = Result<(), BoxError>;
 
     async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<usize>, BoxError> {
-        Ok(Init::Accept(self.state()))
+        let state = self.state();
+        if EXPIRES {
+            let timeout = Duration::from_secs(state as u64 + 1);
+            return Ok(Init::AcceptWithin(state, timeout));
+        }
+        Ok(Init::Accept(state))
     }
 
     fn init_now(&self, _: &ListenerInfo<()>) -> Option<usize> {
-        match self.made {
-            Made::Now => Some(self.state()),
-            Made::ByInit => None,
-        }
+        self.at_once.then(|| self.state())
     }
 
     async fn serve(&self, connection: Connection<Stream, ()>, _: usize) -> Result<(), BoxError> {
         connection.stream.ended().await;
         Ok(())
     }
+}
+
+/// Opens that many connections, and runs until no task is ready. They come in batches: no queue here grows with their number.
+fn connect(runtime: &ByHand, port: &Port, connections: usize) -> Vec<Stream> {
+    let mut streams = Vec::with_capacity(connections);
+    while streams.len() < connections {
+        let batch = BATCH.min(connections - streams.len());
+        streams.extend((0..batch).map(|_| port.connect()));
+        runtime.settle();
+    }
+    streams
+}
+
+/// How many connections are opened before the tasks run.
+const BATCH: usize = 1_000;
+
+/// An accept loop without a pool.
+fn bare() -> (ByHand, Port) {
+    let (runtime, port) = (ByHand::new(), Port::default());
+    let (spawns, accepts) = (runtime.clone(), port.clone());
+    runtime.spawn(async move {
+        while let Ok((stream, ())) = accepts.accept().await {
+            spawns.spawn(async move { stream.ended().await });
+        }
+    });
+    runtime.settle();
+    (runtime, port)
 }
 
 struct World {
@@ -304,8 +301,11 @@ struct World {
 
 impl World {
     fn new(acceptor: impl Acceptor<Port>) -> Self {
+        Self::of(Spec::new("costs", acceptor))
+    }
+
+    fn of(spec: Spec<impl Acceptor<Port>, ()>) -> Self {
         let runtime = ByHand::new();
-        let spec = Spec::new("costs", acceptor);
         let pool = Pool::start(runtime.clone(), spec).expect("the spec is allowed");
         runtime.settle();
         Self { runtime, pool }
@@ -320,18 +320,25 @@ impl World {
         ))
     }
 
+    fn numbered<const EXPIRES: bool>(at_once: bool) -> Self {
+        let states = AtomicUsize::new(0);
+        Self::new(Numbered::<EXPIRES> { states, at_once })
+    }
+
+    /// With a listener that has ten acceptors, and that many connections.
+    fn with_connections(connections: usize) -> (Self, Port, Vec<Stream>) {
+        let world = Self::serving();
+        let (_, port) = world.listen(10);
+        let streams = connect(&world.runtime, &port, connections);
+        (world, port, streams)
+    }
+
     fn listen(&self, acceptors: usize) -> (ListenerId, Port) {
         let port = Port::default();
         let id = self.pool.add_listener(port.clone(), acceptors);
         let id = id.expect("the pool runs");
         self.runtime.settle();
         (id, port)
-    }
-
-    fn connect(&self, port: &Port, connections: usize) -> Vec<Stream> {
-        let streams = (0..connections).map(|_| port.connect()).collect();
-        self.runtime.settle();
-        streams
     }
 
     fn close(&self, id: ListenerId) {
@@ -351,18 +358,14 @@ fn main() {
     let number = arguments.next().and_then(|number| number.parse().ok());
     match (what.as_str(), number.unwrap_or(200_000)) {
         ("connection", acceptors) => connection(World::serving(), acceptors),
-        ("connection-init-now", acceptors) => {
-            connection(World::new(Numbered::new(Made::Now)), acceptors);
-        }
-        ("connection-init", acceptors) => {
-            connection(World::new(Numbered::new(Made::ByInit)), acceptors);
-        }
+        ("connection-init-now", acceptors) => connection(World::numbered::<false>(true), acceptors),
+        ("connection-init", acceptors) => connection(World::numbered::<false>(false), acceptors),
         ("close-beside-connections", connections) => close_beside_connections(connections),
         ("close-of-many", listeners) => close_of_many(listeners),
         ("timeout", acceptors) => timeout(acceptors),
-        ("kill", connections) => with_connections(connections, |pool| drop(pool.kill())),
-        ("stop", connections) => with_connections(connections, |pool| drop(pool.stop())),
-        ("drop", connections) => drop_owner(connections),
+        ("kill", connections) => end(connections, |pool| (pool.kill(), pool)),
+        ("stop", connections) => end(connections, |pool| (pool.stop(), pool)),
+        ("drop", connections) => end(connections, drop),
         ("add", acceptors) => add(acceptors),
         ("counts", connections) => counts(connections),
         ("heap", connections) => heap(connections),
@@ -400,9 +403,7 @@ fn connection(world: World, acceptors: usize) {
 
 /// A listener closes while another has connections.
 fn close_beside_connections(connections: usize) {
-    let world = World::serving();
-    let (_, port) = world.listen(10);
-    let _streams = world.connect(&port, connections);
+    let (world, _, _streams) = World::with_connections(connections);
     let listeners: Vec<_> = (0..TIMES).map(|_| world.listen(10).0).collect();
     for id in listeners {
         measured(|| world.close(id));
@@ -420,6 +421,8 @@ fn close_of_many(listeners: usize) {
     for id in ids.iter().step_by(listeners / TIMES) {
         measured(|| world.close(*id));
     }
+    // Until the last one has closed as well.
+    world.runtime.advance(Duration::from_millis(1));
     assert_eq!(
         world.pool.listeners().expect("it runs").len(),
         listeners - TIMES
@@ -428,7 +431,7 @@ fn close_of_many(listeners: usize) {
 
 /// One acceptor's timeout comes, of many that wait.
 fn timeout(acceptors: usize) {
-    let world = World::new(Expires(Mutex::new(0)));
+    let world = World::numbered::<true>(false);
     world.listen(acceptors);
     for _ in 0..TIMES {
         measured(|| world.runtime.advance(Duration::from_secs(1)));
@@ -438,23 +441,12 @@ fn timeout(acceptors: usize) {
     println!("{youngest:?} of {}", next.len());
 }
 
-fn with_connections(connections: usize, call: impl FnOnce(&PoolHandle<ByHand, Port>)) {
-    let world = World::serving();
-    let (_, port) = world.listen(10);
-    let _streams = world.connect(&port, connections);
-    measured(|| call(&world.pool.handle()));
-    world.runtime.settle();
-}
-
-fn drop_owner(connections: usize) {
-    let world = World::serving();
-    let (_, port) = world.listen(10);
-    let _streams = world.connect(&port, connections);
+/// A call ends a pool that has connections. What it returns is kept.
+fn end<T>(connections: usize, call: impl FnOnce(Pool<ByHand, Port>) -> T) {
+    let (world, _, _streams) = World::with_connections(connections);
     let World { runtime, pool } = world;
-    let stopped = pool.join();
-    measured(|| drop(pool));
+    let _kept = measured(|| call(pool));
     runtime.settle();
-    drop(stopped);
 }
 
 fn add(acceptors: usize) {
@@ -466,9 +458,7 @@ fn add(acceptors: usize) {
 
 /// How long `counts` takes while another thread asks for the list of connections without a pause.
 fn counts(connections: usize) {
-    let world = World::serving();
-    let (_, port) = world.listen(10);
-    let _streams = world.connect(&port, connections);
+    let (world, _, _streams) = World::with_connections(connections);
     let (lists, stop) = (world.pool.handle(), Arc::new(AtomicBool::new(false)));
     let (began, stops) = (Instant::now(), Arc::clone(&stop));
     let listing = std::thread::spawn(move || {
@@ -498,43 +488,28 @@ fn counts(connections: usize) {
     );
 }
 
-/// What is left of the memory once all connections have gone.
+/// What is left of the memory once all connections have gone, and once as many bare tasks have.
 fn heap(connections: usize) {
-    let world = World::serving();
-    let (_, port) = world.listen(10);
-    for stream in world.connect(&port, 10) {
-        stream.end();
-    }
-    world.runtime.settle();
-    let bare = bare_tasks(&world.runtime, connections);
-    let before = HEAP.current_usage();
-    let streams = world.connect(&port, connections);
-    let peak = HEAP.current_usage();
-    for stream in &streams {
-        stream.end();
-    }
-    world.runtime.settle();
-    drop(streams);
-    let after = HEAP.current_usage();
+    let (runtime, port) = bare();
+    let (_, bare) = come_and_go(&runtime, &port, connections);
+    let (world, port, _) = World::with_connections(0);
+    let (each, left) = come_and_go(&world.runtime, &port, connections);
     assert_eq!(world.pool.counts().expect("it runs").connections, 0);
     println!(
-        "live heap with {connections} connections: {} bytes each; after all have gone: {} bytes more than before, of which bare tasks leave {bare}",
-        (peak - before) / connections.max(1),
-        after.saturating_sub(before)
+        "live heap with {connections} connections: {each} bytes each; after all have gone: {left} bytes more than before, of which bare tasks leave {bare}"
     );
 }
 
-/// What as many tasks without a pool leave.
-fn bare_tasks(runtime: &ByHand, number: usize) -> usize {
+/// What each connection takes of the memory, and what all of them leave.
+fn come_and_go(runtime: &ByHand, port: &Port, connections: usize) -> (usize, usize) {
+    let end = |streams: Vec<Stream>| {
+        streams.iter().for_each(Stream::end);
+        runtime.settle();
+    };
+    end(connect(runtime, port, 10));
     let before = HEAP.current_usage();
-    let streams: Vec<_> = (0..number).map(|_| Stream::default()).collect();
-    for stream in &streams {
-        let stream = stream.clone();
-        runtime.spawn(async move { stream.ended().await });
-    }
-    runtime.settle();
-    streams.iter().for_each(Stream::end);
-    runtime.settle();
-    drop(streams);
-    HEAP.current_usage().saturating_sub(before)
+    let streams = connect(runtime, port, connections);
+    let each = (HEAP.current_usage() - before) / connections.max(1);
+    end(streams);
+    (each, HEAP.current_usage().saturating_sub(before))
 }

@@ -9,20 +9,17 @@
 # prints of events, memory and the stop is also written to target/costs.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-costs=${COSTS:-all}
-json=target/costs.json
-work=$(mktemp -d)
+# shellcheck source=acceptor-core/benches/common.sh
+source acceptor-core/benches/common.sh
+measure=${COSTS:-all}
 touch "$work/results"
-trap 'rm -rf "$work"' EXIT
 # As the release of whoever uses the pool is built, which is what is measured.
 export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=false
-cargo build --quiet --release -p acceptor-core --bench costs
-bench=$(cargo build --quiet --release -p acceptor-core --bench costs --message-format json | sed -n 's/.*"executable":"\([^"]*costs[^"]*\)".*/\1/p' | tail -n 1)
+bench=$(cargo build --quiet --release -p acceptor-core --bench costs --message-format json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*costs[^"]*\)".*/\1/p' | tail -n 1)
 
 instructions() { # WHAT NUMBER TIMES
-    valgrind --tool=callgrind --collect-atstart=no --toggle-collect='costs::measured*' \
-        --callgrind-out-file="$work/callgrind" "$bench" "$1" "$2" >"$work/out" 2>"$work/err" || { cat "$work/err" >&2; exit 1; }
-    awk -v times="$3" '/^totals:/ { printf "%d", $2 / times }' "$work/callgrind"
+    in_callgrind --collect-atstart=no --toggle-collect='costs::measured*' "$bench" "$1" "$2"
+    instructions_each "$3"
 }
 
 compare() { # TITLE WHAT FEW MANY TIMES
@@ -34,25 +31,15 @@ compare() { # TITLE WHAT FEW MANY TIMES
     }'
 }
 
-measures() { # KIND
-    [ "$costs" = all ] || [ "$costs" = "$1" ]
-}
-
 result() { # WHAT NUMBER MEASURE FIGURE
     printf '{"what":"%s","number":%s,"measure":"%s","figure":%s}\n' "$@" >>"$work/results"
-}
-
-# The median of what five runs print behind a name.
-median() { # NAME ARGUMENT ...
-    local name=$1
-    shift
-    for _ in 1 2 3 4 5; do "$bench" "$@" | awk -v name="$name" '$1 == name { print $2 }'; done | sort -g | sed -n 3p
 }
 
 events() { # TITLE WHAT NUMBER
     local instructions each_second
     instructions=$(instructions "$2" "$3" 2000)
-    each_second=$(median events_a_second "$2" "$3" 500000)
+    five_times "$bench" "$2" "$3" 500000
+    each_second=$(median events_a_second)
     result "$2" "$3" instructions "$instructions"
     result "$2" "$3" events-a-second "$each_second"
     printf '  %-52s %9d instructions, %9d events a second\n' "$1" "$instructions" "$each_second"
@@ -60,31 +47,28 @@ events() { # TITLE WHAT NUMBER
 
 memory() { # TITLE WHAT NUMBER
     "$bench" "$2" "$3" >"$work/out"
-    awk -v title="$1" -v what="$2" -v number="$3" -v results="$work/results" '
+    while read -r name figure; do result "$2" "$3" "$name" "$figure"; done <"$work/out"
+    awk -v title="$1" '
         { figures[$1] = $2 }
         END {
             bare = figures["bytes_each_bare"]
             more = bare ? sprintf(", %.0f more than a bare task", figures["bytes_each"] - bare) : ""
             printf "  %-52s %9.0f bytes%s\n", title, figures["bytes_each"], more
-            for (name in figures) printf "{\"what\":\"%s\",\"number\":%s,\"measure\":\"%s\",\"figure\":%s}\n", what, number, name, figures[name] >>results
         }' "$work/out"
 }
 
 stop() { # TITLE WHAT
-    local few=100000 many=1000000 instructions seconds
-    for number in "$few" "$many"; do
+    local number instructions seconds
+    for number in 100000 1000000; do
         instructions=$(instructions "$2" "$number" "$number")
-        seconds=$(median cpu_seconds "$2" "$number")
+        five_times "$bench" "$2" "$number"
+        seconds=$(median cpu_seconds)
         result "$2" "$number" instructions "$instructions"
         result "$2" "$number" cpu-seconds "$seconds"
-        echo "$instructions $seconds"
-    done | awk -v title="$1" -v n="$few $many" '
-        { instructions[NR] = $1; seconds[NR] = $2; split(n, number, " ") }
-        END {
-            printf "  %-52s", title
-            for (i = 1; i <= 2; i++) printf " %5d instructions and %.3f s with %d%s", instructions[i], seconds[i], number[i], i == 1 ? "," : ""
-            printf ": %.2f times the time\n", seconds[2] / seconds[1]
-        }'
+        echo "$number $instructions $seconds"
+    done | awk -v title="$1" '
+        { text = text sprintf("%s %5d instructions and %.3f s with %d", NR > 1 ? "," : "", $2, $3, $1); seconds[NR] = $3 }
+        END { printf "  %-52s%s: %.2f times the time\n", title, text, seconds[2] / seconds[1] }'
 }
 
 if measures calls; then
@@ -119,6 +103,4 @@ if measures stop; then
     stop "connections that leave at the stop signal" stop-signal
     stop "connections that are dropped" stop-dropped
 fi
-mkdir -p target
-awk 'BEGIN { print "[" } { printf "%s  %s", (NR > 1 ? ",\n" : ""), $0 } END { print "\n]" }' "$work/results" >"$json"
-echo "written to $json"
+write_results target/costs.json

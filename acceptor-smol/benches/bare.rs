@@ -1,57 +1,24 @@
-//! The accept loop to compare with: `accept`, then `spawn`. Echoes until it has served `CONNECTIONS`.
-//!
-//! Usage: `bare CONNECTIONS BUFFER`; see `measure.sh` of acceptor-tokio.
+//! The accept loop to compare with, on smol; see `shared/bare.rs` of acceptor-tokio.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use shared::session::Error;
 use smol::Executor;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::net::{TcpListener, TcpStream};
 
-static SERVED: AtomicUsize = AtomicUsize::new(0);
+#[path = "../../acceptor-tokio/benches/shared/bare.rs"]
+mod shared;
 
-fn main() -> std::io::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let numbers: Vec<usize> = arguments.iter().flat_map(|n| n.parse()).collect();
-    match numbers.as_slice() {
-        [connections, 64] => serve::<64>(*connections),
-        [connections, 1024] => serve::<1024>(*connections),
-        _ => {
-            eprintln!("usage: bare CONNECTIONS BUFFER, which is 64 or 1024");
-            Ok(())
-        }
-    }
+static EXECUTOR: Executor<'static> = Executor::new();
+
+fn main() -> Result<(), Error> {
+    shared::main()
 }
 
-fn serve<const BUFFER: usize>(connections: usize) -> std::io::Result<()> {
-    let executor = Arc::new(Executor::new());
-    let spawner = Arc::clone(&executor);
-    // A task like the others: what `run` is given is polled whenever the executor wakes.
-    let server = executor.spawn(async move {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        println!("{}", listener.local_addr()?);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            let session = spawner.spawn(async move {
-                let _ = echo::<BUFFER>(stream).await;
-                if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
-                    std::process::exit(0);
-                }
-            });
-            session.detach();
-        }
-    });
-    smol::block_on(executor.run(server))
+fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) {
+    EXECUTOR.spawn(task).detach();
 }
 
-async fn echo<const BUFFER: usize>(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = [0; BUFFER];
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        if read == 0 {
-            return Ok(());
-        }
-        stream.write_all(&buffer[..read]).await?;
-    }
+/// A task like the others: what the executor's `run` is given is polled whenever the executor wakes.
+fn run(server: impl Future<Output = Result<(), Error>> + Send + 'static) -> Result<(), Error> {
+    smol::block_on(EXECUTOR.run(EXECUTOR.spawn(server)))
 }

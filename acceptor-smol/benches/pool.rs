@@ -1,70 +1,18 @@
-//! The same server as `bare`, in a pool with everything switched on.
-//!
-//! Usage: `pool CONNECTIONS BUFFER ACCEPTORS [ADDRESS]`; see `measure.sh` of acceptor-tokio.
+//! The same server as `bare`, in a pool on smol; see `shared/pool.rs` of acceptor-tokio.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use acceptor_smol::{
-    Connection, ListenOptions, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn, observer_fn,
-};
+use acceptor_smol::{self as adapter, SmolRuntime as Runtime};
 use smol::Executor;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::net::TcpStream;
 
-static SERVED: AtomicUsize = AtomicUsize::new(0);
+#[path = "../../acceptor-tokio/benches/shared/pool.rs"]
+mod shared;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let numbers: Vec<usize> = arguments.iter().flat_map(|n| n.parse()).collect();
-    let address = arguments.get(3).map_or("127.0.0.1:0", String::as_str);
-    match numbers.as_slice() {
-        [connections, 64, acceptors] => serve::<64>(*connections, *acceptors, address),
-        [connections, 1024, acceptors] => serve::<1024>(*connections, *acceptors, address),
-        _ => {
-            eprintln!(
-                "usage: pool CONNECTIONS BUFFER ACCEPTORS [ADDRESS], with a BUFFER of 64 or 1024"
-            );
-            Ok(())
-        }
-    }
-}
-
-fn serve<const BUFFER: usize>(
-    connections: usize,
-    acceptors: usize,
-    address: &str,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), adapter::BoxError> {
     let executor = Arc::new(Executor::new());
-    let acceptor = acceptor_fn(move |connection: Connection| async move {
-        let _ = echo::<BUFFER>(connection.stream).await;
-        if SERVED.fetch_add(1, Ordering::Relaxed) + 1 == connections {
-            std::process::exit(0);
-        }
-        Ok(())
-    });
-    let spec =
-        Spec::new("bench", acceptor).observer(observer_fn(|report: &acceptor_smol::Report| {
-            eprintln!("{report}");
-        }));
-    let pool = Pool::start(SmolRuntime::with_executor(Arc::clone(&executor)), spec)?;
-    let socket = ListenOptions::new(address).bind()?;
-    println!("127.0.0.1:{}", socket.local_addr()?.port());
-    pool.add_listener(
-        TcpListener::from_std(socket, &SmolRuntime::current())?,
-        acceptors,
-    )?;
+    let pool = shared::start(Runtime::with_executor(Arc::clone(&executor)))?;
     smol::block_on(executor.run(pool.join()));
     Ok(())
-}
-
-async fn echo<const BUFFER: usize>(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = [0; BUFFER];
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        if read == 0 {
-            return Ok(());
-        }
-        stream.write_all(&buffer[..read]).await?;
-    }
 }

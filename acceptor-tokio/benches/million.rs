@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use acceptor_tokio::{
-    Listener, NoHandshake, Phase, Pool, Shutdown, Spec, TokioRuntime, acceptor_fn,
+    Connection, Listener, NoHandshake, Phase, Pool, Shutdown, Spec, TokioRuntime, acceptor_fn,
 };
 use peak_alloc::PeakAlloc;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
@@ -66,22 +66,12 @@ impl Listener for Channel {
 }
 
 /// When connections leave a pool that stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Leave {
     Drained,
     Signal,
     Dropped,
     Killed,
-}
-
-impl Leave {
-    fn phase(self) -> Phase {
-        match self {
-            Leave::Drained => Phase::Grace,
-            Leave::Signal | Leave::Dropped => Phase::Stop,
-            Leave::Killed => Phase::Kill,
-        }
-    }
 }
 
 /// CPU time of this thread so far, if the system says it, as exact as its clock ticks; else the time of day.
@@ -136,11 +126,25 @@ impl Figures {
         }
     }
 
-    /// All are open.
-    fn opened(&mut self) {
+    /// Opens all of them.
+    async fn open(
+        &mut self,
+        to: &mpsc::Sender<Stream>,
+        open: impl Fn() -> usize,
+    ) -> Result<(), Error> {
+        for _ in 0..self.connections {
+            to.send(Stream).await?;
+        }
+        while open() < self.connections {
+            tokio::task::yield_now().await;
+        }
+        // Those that were spawned last are polled as well.
+        tokio::task::yield_now().await;
         let each = HEAP.current_usage().saturating_sub(self.heap) as f64 / self.connections as f64;
         println!("bytes_each {each:.0}");
         self.lap("start_cpu_seconds");
+        measured_from_here();
+        Ok(())
     }
 
     fn lap(&mut self, name: &str) {
@@ -152,44 +156,32 @@ impl Figures {
 }
 
 async fn pool(connections: usize, leave: Leave) -> Result<(), Error> {
-    let serve = acceptor_fn(
-        move |connection: acceptor_tokio::Connection<Stream, ()>| async move {
-            match leave {
-                Leave::Drained => connection.lifecycle.draining().wait().await,
-                Leave::Signal => connection.lifecycle.trap_stop().wait().await,
-                Leave::Dropped | Leave::Killed => pending().await,
-            }
-            Ok(())
-        },
-    );
-    let spec = Spec::new("million", serve);
-    let spec = match leave {
-        Leave::Drained => spec.grace(LONG),
-        Leave::Signal | Leave::Dropped => spec.grace(SHORT_GRACE).shutdown(LONG),
-        Leave::Killed => spec.grace(SHORT_GRACE).shutdown(Shutdown::Kill),
+    let serve = acceptor_fn(move |connection: Connection<Stream, ()>| async move {
+        match leave {
+            Leave::Drained => connection.lifecycle.draining().wait().await,
+            Leave::Signal => connection.lifecycle.trap_stop().wait().await,
+            Leave::Dropped | Leave::Killed => pending().await,
+        }
+        Ok(())
+    });
+    let spec = Spec::new("million", serve).grace(SHORT_GRACE);
+    let (phase, spec) = match leave {
+        Leave::Drained => (Phase::Grace, spec.grace(LONG)),
+        Leave::Signal | Leave::Dropped => (Phase::Stop, spec.shutdown(LONG)),
+        Leave::Killed => (Phase::Kill, spec.shutdown(Shutdown::Kill)),
     };
     let pool = Pool::start(TokioRuntime::current()?, spec)?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
     let mut figures = Figures::begin(connections);
     pool.add_listener(Channel(Mutex::new(receiver)), 10)?;
-    for _ in 0..connections {
-        sender
-            .send(Stream)
-            .await
-            .map_err(|error| error.to_string())?;
-    }
-    while pool.counts()?.connections < connections {
-        tokio::task::yield_now().await;
-    }
-    figures.opened();
-
-    measured_from_here();
+    figures
+        .open(&sender, || pool.counts().map_or(0, |n| n.connections))
+        .await?;
     let report = pool.stop().await;
     figures.lap("stop_cpu_seconds");
-    let ends = report.connections(leave.phase()).total();
+    let ends = report.connections(phase).total();
     assert_eq!(report.stuck, 0, "{report}");
     assert_eq!(ends, connections, "{report}");
-    println!("stop_seconds {:.3}", report.elapsed.as_secs_f64());
     Ok(())
 }
 
@@ -197,9 +189,9 @@ async fn pool(connections: usize, leave: Leave) -> Result<(), Error> {
 async fn bare(connections: usize) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
     let (sender, mut receiver) = mpsc::channel(BACKLOG);
-    let ended = Arc::new(tokio::sync::Semaphore::new(0));
+    let ended = Arc::new(Semaphore::new(0));
     let mut figures = Figures::begin(connections);
-    let open = Arc::new(tokio::sync::Semaphore::new(0));
+    let open = Arc::new(Semaphore::new(0));
     let (ends, opens) = (Arc::clone(&ended), Arc::clone(&open));
     tokio::spawn(async move {
         while let Some(Stream) = receiver.recv().await {
@@ -211,19 +203,7 @@ async fn bare(connections: usize) -> Result<(), Error> {
             opens.add_permits(1);
         }
     });
-    for _ in 0..connections {
-        sender
-            .send(Stream)
-            .await
-            .map_err(|error| error.to_string())?;
-    }
-    while open.available_permits() < connections {
-        tokio::task::yield_now().await;
-    }
-    // Those that were spawned last are polled as well.
-    tokio::task::yield_now().await;
-    figures.opened();
-    measured_from_here();
+    figures.open(&sender, || open.available_permits()).await?;
     stop.send_replace(true);
     while ended.available_permits() < connections {
         tokio::task::yield_now().await;
