@@ -283,12 +283,17 @@ impl Event {
         matches!(self, Self::Network(Happened::Empty { .. }))
     }
 
-    /// The child of the event, if it is an event of a child.
-    pub(super) fn child(&self) -> Option<ChildId> {
+    /// The child of the event, if it is an event of a child, and the noun for it.
+    pub(super) fn child(&self) -> Option<(&'static str, ChildId)> {
         match self {
             Self::InitBegan { child, .. }
             | Self::InitEnded { child, .. }
-            | Self::ServeBegan { child, .. }
+            | Self::TerminateBegan { child, .. }
+            | Self::TerminateEnded { child, .. } => Some(("acceptor", *child)),
+            Self::StateDropped { child, .. } | Self::PanickedOnDrop { child } => {
+                Some(("child", *child))
+            }
+            Self::ServeBegan { child, .. }
             | Self::HandshakeBegan { child }
             | Self::AddressesReplaced { child, .. }
             | Self::HandshakeEnded { child, .. }
@@ -296,11 +301,7 @@ impl Event {
             | Self::SubtaskPanicked { child }
             | Self::Trapped { child }
             | Self::WillPanicOnDrop { child }
-            | Self::PanickedOnDrop { child }
-            | Self::ServeReturned { child, .. }
-            | Self::TerminateBegan { child, .. }
-            | Self::TerminateEnded { child, .. }
-            | Self::StateDropped { child, .. } => Some(*child),
+            | Self::ServeReturned { child, .. } => Some(("connection", *child)),
             _ => None,
         }
     }
@@ -408,18 +409,8 @@ impl fmt::Display for TraceEntry {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InitBegan { child, .. }
-            | Self::InitEnded { child, .. }
-            | Self::TerminateBegan { child, .. }
-            | Self::TerminateEnded { child, .. } => write!(f, "acceptor {child}")?,
-            Self::StateDropped { child, .. } | Self::PanickedOnDrop { child } => {
-                write!(f, "child {child}")?;
-            }
-            _ => match self.child() {
-                Some(child) => write!(f, "connection {child}")?,
-                None => {}
-            },
+        if let Some((noun, child)) = self.child() {
+            write!(f, "{noun} {child}")?;
         }
         match self {
             Self::Started(number, spec) => write!(f, "pool {number} is started: {spec}"),

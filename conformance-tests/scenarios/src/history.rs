@@ -15,7 +15,7 @@ use acceptor_core::{
 
 use super::event::{Call, Event};
 use super::handle::Handle;
-use super::model::{Check, violation};
+use super::model::{Check, Violation, violation};
 use super::{Behaviour, Reload};
 use acceptor_simulation::{Network, SimulatedStream, Simulation};
 
@@ -30,6 +30,7 @@ pub(super) struct History {
     pub(super) acceptor_token: Arc<()>,
 }
 
+#[derive(Default)]
 struct Records {
     events: Vec<Event>,
     /// How often acceptors woke themselves, or asked for a wake without an event.
@@ -39,7 +40,7 @@ struct Records {
     /// Whether an observer has a report at this moment.
     reporting: bool,
     /// The first violation that a callback saw.
-    check: Check,
+    violation: Option<Violation>,
     handle: Option<Handle>,
     behaviour: Behaviour,
     reload: (Reload, u32),
@@ -73,20 +74,7 @@ impl History {
             seed,
             simulation: simulation.clone(),
             network: network.clone(),
-            records: Mutex::new(Records {
-                events: Vec::new(),
-                wakes: 0,
-                polled: Vec::new(),
-                reporting: false,
-                check: Ok(()),
-                handle: None,
-                behaviour: Behaviour::Normal,
-                reload: (Reload::Ignore, 0),
-                serving: BTreeMap::new(),
-                closed: BTreeMap::new(),
-                kept: BTreeMap::new(),
-                abandoned: 0,
-            }),
+            records: Mutex::default(),
             state_token: Arc::new(()),
             acceptor_token: Arc::new(()),
         })
@@ -133,14 +121,13 @@ impl History {
 
     /// Records the first violation that a callback saw.
     pub(super) fn record(&self, check: Check) {
-        let mut records = self.records();
-        if records.check.is_ok() {
-            records.check = check;
+        if let Err(violation) = check {
+            self.records().violation.get_or_insert(violation);
         }
     }
 
     pub(super) fn take_violation(&self) -> Check {
-        std::mem::replace(&mut self.records().check, Ok(()))
+        self.records().violation.take().map_or(Ok(()), Err)
     }
 
     pub(super) fn set_handle(&self, handle: Option<Handle>) {
@@ -327,10 +314,11 @@ impl History {
         let known = known.find(|known| known.address == address && known.socket_is_open);
         let Some(known) = known else { return };
         known.socket_is_open = false;
-        if known.signal.is_set() && records.check.is_ok() {
-            let expected =
-                format!("{address} is closed before the signal that it is closed is set");
-            records.check = violation("L3", expected, "it is open");
+        let early = known.signal.is_set();
+        drop(records);
+        if early {
+            let expected = format!("{address} is closed before its signal is set");
+            self.record(violation("L3", expected, "it is open"));
         }
     }
 

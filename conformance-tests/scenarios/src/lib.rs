@@ -503,11 +503,12 @@ impl Order {
 }
 
 /// The result of the init function in a reload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Reload {
     /// A spec.
     Use(SpecSetting, WaitingSetting),
     /// *Ignore*.
+    #[default]
     Ignore,
     /// An error.
     Fail,
@@ -518,9 +519,10 @@ pub enum Reload {
 }
 
 /// How acceptors behave by themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Behaviour {
     /// They accept, without a timeout.
+    #[default]
     Normal,
     /// They accept with a short timeout, or one of zero.
     ShortTimeouts,

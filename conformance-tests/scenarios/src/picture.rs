@@ -329,7 +329,7 @@ impl Story {
     }
 
     fn child_event(&mut self, at: Duration, event: &Event) {
-        let Some(row) = event.child().and_then(|id| self.child(id)) else {
+        let Some(row) = event.child().and_then(|(_, id)| self.child(id)) else {
             return;
         };
         let has = |row: &Row, sign| row.bars.iter().any(|bar| bar.0 == sign);

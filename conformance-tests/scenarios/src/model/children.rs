@@ -396,7 +396,7 @@ impl Model {
             // Other events do not change the model, or are seen elsewhere.
             _ => return Ok(()),
         };
-        let Some(id) = event.child() else {
+        let Some((_, id)) = event.child() else {
             return Ok(());
         };
         let (now, batch) = (self.now, self.batch);
