@@ -18,17 +18,17 @@ impl Scenario {
     pub fn of_seed(seed: u64, steps: usize) -> Self {
         // The run uses the seed, too: it must not repeat the same random numbers.
         let mut random = Rng::with_seed(seed ^ 0x5eed_0f5c_e4a2_1057);
-        let maker = Maker {
+        let generator = Generator {
             calm: random.u8(1..10),
             stopping: random.u8(..4),
             random: &mut random,
         };
-        maker.scenario(seed, steps)
+        generator.scenario(seed, steps)
     }
 }
 
 /// Makes random choices, with preferences that depend on the seed.
-struct Maker<'a> {
+struct Generator<'a> {
     random: &'a mut Rng,
     /// The higher, the more often the world settles between steps.
     calm: u8,
@@ -36,7 +36,7 @@ struct Maker<'a> {
     stopping: u8,
 }
 
-impl Maker<'_> {
+impl Generator<'_> {
     fn scenario(mut self, seed: u64, steps: usize) -> Scenario {
         let setting = Setting {
             spec: self.spec(),
@@ -46,22 +46,23 @@ impl Maker<'_> {
             buffer: self.pick(&[1, 8, 64]),
             spurious: self.pick(&[0, 0, 4, 32]),
         };
-        let mut first = self.step(first_listener());
+        let (acceptors, bound) = (2, Bound::Loopback);
+        let mut first = self.step(Action::Listen { acceptors, bound });
         first.then = Then::Settle;
-        let mut made = vec![first];
-        while made.len() < steps {
+        let mut all = vec![first];
+        while all.len() < steps {
             let action = self.action();
-            made.push(self.step(action));
+            all.push(self.step(action));
             if action == Action::HoldReporter && self.random.u8(..8) == 0 {
                 // More than an outbox holds, if begins and ends are reported.
                 let burst = Action::ConnectAndLeave {
                     listener: self.random.u8(..),
                     clients: 600,
                 };
-                made.push(self.step(burst));
+                all.push(self.step(burst));
             }
         }
-        made.truncate(steps);
+        all.truncate(steps);
         let teardown = match self.random.u8(..8) {
             0 => Teardown::DropOwner,
             1 => Teardown::CloseRuntime,
@@ -70,7 +71,7 @@ impl Maker<'_> {
         Scenario {
             seed,
             setting,
-            steps: made,
+            steps: all,
             teardown,
         }
     }
@@ -330,13 +331,5 @@ impl Maker<'_> {
             21 => Order::HandOverToTask,
             _ => rare,
         }
-    }
-}
-
-/// The first step of every scenario adds a listener.
-fn first_listener() -> Action {
-    Action::Listen {
-        acceptors: 2,
-        bound: Bound::Loopback,
     }
 }

@@ -15,7 +15,7 @@ use super::Order;
 use super::event::{Call, Event, HandshakeOutcome};
 use super::history::History;
 use super::model::violation;
-use super::test_acceptor::{Ending, HANDSHAKE_FAILS, HANDSHAKE_PANICS, Watched};
+use super::test_acceptor::{HANDSHAKE_FAILS, HANDSHAKE_PANICS, RunningCallback, Watched};
 use acceptor_simulation::SimulatedStream;
 
 /// The cause of a handshake that fails on order.
@@ -77,20 +77,21 @@ async fn run_handshake(
     listener: ListenerId,
     mut incoming: IncomingStream,
 ) -> Result<IncomingStream, HandshakeError> {
-    let mut ending = Ending::new(history, child, HandshakeOutcome::Dropped, |child, how| {
-        Event::HandshakeEnded { child, how }
-    });
+    let mut callback =
+        RunningCallback::new(history, child, HandshakeOutcome::Dropped, |child, how| {
+            Event::HandshakeEnded { child, how }
+        });
     history.push(Event::HandshakeBegan { child });
     history.look("a handshake");
     loop {
         let order = read(&mut incoming.stream).await;
         let result = match order {
             Ok(Order::Fail) => {
-                ending.ends(HandshakeOutcome::Failed);
+                callback.ends(HandshakeOutcome::Failed);
                 return Err(HandshakeError::new(CAUSE, HANDSHAKE_FAILS));
             }
             Ok(Order::Panic) => {
-                ending.ends(HandshakeOutcome::Panicked);
+                callback.ends(HandshakeOutcome::Panicked);
                 resume_unwind(Box::new(HANDSHAKE_PANICS))
             }
             Ok(Order::Sleep) => {
@@ -110,7 +111,7 @@ async fn run_handshake(
             }
             Ok(order) => {
                 let Some(call) = Call::of_order(order) else {
-                    ending.ends(HandshakeOutcome::Succeeded);
+                    callback.ends(HandshakeOutcome::Succeeded);
                     return Ok(incoming);
                 };
                 history.call(child, listener, call);
@@ -119,7 +120,7 @@ async fn run_handshake(
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            ending.ends(HandshakeOutcome::Disconnected(error.to_string()));
+            callback.ends(HandshakeOutcome::Disconnected(error.to_string()));
             return Err(error.into());
         }
     }

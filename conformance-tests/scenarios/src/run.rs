@@ -630,7 +630,7 @@ impl<'a> Runner<'a> {
         let pool = self.pool();
         let polls = pool.polls;
         pool.model
-            .rests(polls, |address| network.backlog(address))?;
+            .check_at_rest(polls, |address| network.backlog(address))?;
         pool.model.closes_returned()?;
         if polls == Polls::All {
             pool.model.signals_have_come(&pool.history.latches())?;

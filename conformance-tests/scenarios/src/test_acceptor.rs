@@ -229,7 +229,7 @@ impl InitChoices {
 }
 
 /// A callback that is running: its outcome is recorded once, even if it is dropped.
-pub(super) struct Ending<'a, Outcome> {
+pub(super) struct RunningCallback<'a, Outcome> {
     history: &'a History,
     child: ChildId,
     /// The outcome if it is dropped now.
@@ -237,7 +237,7 @@ pub(super) struct Ending<'a, Outcome> {
     event: fn(ChildId, Outcome) -> Event,
 }
 
-impl<'a, Outcome> Ending<'a, Outcome> {
+impl<'a, Outcome> RunningCallback<'a, Outcome> {
     pub(super) fn new(
         history: &'a History,
         child: ChildId,
@@ -258,7 +258,7 @@ impl<'a, Outcome> Ending<'a, Outcome> {
     }
 }
 
-impl<Outcome> Drop for Ending<'_, Outcome> {
+impl<Outcome> Drop for RunningCallback<'_, Outcome> {
     fn drop(&mut self) {
         if let Some(how) = self.dropped.take() {
             self.ends(how);
@@ -331,9 +331,10 @@ impl TestAcceptor {
             listener: listener.id,
             generation: self.generation,
         });
-        let mut ending = Ending::new(history, child, InitOutcome::Dropped, |child, how| {
-            Event::InitEnded { child, how }
-        });
+        let mut callback =
+            RunningCallback::new(history, child, InitOutcome::Dropped, |child, how| {
+                Event::InitEnded { child, how }
+            });
         history.look("init");
         let choices = InitChoices::new(history, child);
         if let Some(call) = choices.call {
@@ -357,7 +358,7 @@ impl TestAcceptor {
             panics: choices.state_panics,
             _token: Arc::clone(&history.state_token),
         };
-        ending.ends(match choices.answer {
+        callback.ends(match choices.answer {
             InitAnswer::Accept | InitAnswer::Hibernate => InitOutcome::Waits(None),
             InitAnswer::Within(time) => InitOutcome::Waits(Some(time)),
             InitAnswer::Ignore | InitAnswer::Never => InitOutcome::Ignored,
@@ -420,9 +421,10 @@ impl TestAcceptor {
     async fn run_terminate(&self, reason: &Terminate, state: TestState) {
         let child = state.child;
         let history = &*self.history;
-        let mut ending = Ending::new(history, child, TerminateOutcome::Dropped, |child, how| {
-            Event::TerminateEnded { child, how }
-        });
+        let mut callback =
+            RunningCallback::new(history, child, TerminateOutcome::Dropped, |child, how| {
+                Event::TerminateEnded { child, how }
+            });
         history.push(Event::TerminateBegan {
             child,
             reason: reason.clone(),
@@ -443,12 +445,12 @@ impl TestAcceptor {
             ..30 if slow => history.sleep(milliseconds(&mut random, 20)).await,
             30..40 if slow => pending().await,
             40..55 if slow => {
-                ending.ends(TerminateOutcome::Panicked);
+                callback.ends(TerminateOutcome::Panicked);
                 resume_unwind(Box::new(TERMINATE_PANICS))
             }
             _ => {}
         }
-        ending.ends(TerminateOutcome::Returned);
+        callback.ends(TerminateOutcome::Returned);
         drop(state);
     }
 }

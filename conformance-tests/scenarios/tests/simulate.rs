@@ -150,7 +150,7 @@ fn scenario_with_an_invalid_spec_is_bad_usage() {
 
 #[cfg(unix)]
 #[test]
-fn reader_that_leaves_early_does_not_change_the_exit_code() {
+fn early_end_of_the_reader_is_no_failure() {
     // The output is longer than a pipe, so the program still writes when the reader has left.
     let mut program = Command::new(env!("CARGO_BIN_EXE_simulate"))
         .args(["--seed", "3", "--steps", "5000", "--trace"])

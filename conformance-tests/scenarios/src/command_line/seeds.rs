@@ -195,7 +195,7 @@ mod tests {
     const NEVER: Duration = Duration::from_secs(600);
 
     #[test]
-    fn lowest_failing_seed_is_returned_for_any_number_of_jobs() {
+    fn lowest_failing_seed_is_returned() {
         for jobs in [1, 2, 5] {
             for (count, failing, expected) in [
                 (1_000, &[99, 1_100][..], Ok(1_000)),

@@ -83,7 +83,7 @@ fn scenario_in(report: &str) -> Scenario {
 const NEVER: Duration = Duration::from_secs(600);
 
 #[test]
-fn failing_seed_is_reported_and_its_scenario_fails_again() {
+fn reported_scenario_fails_again() {
     let panicked = (
         "V3",
         "no call of the pool panics",
@@ -171,7 +171,7 @@ fn shrinking_stops_at_a_hanging_scenario() {
 }
 
 #[test]
-fn failure_is_reported_if_the_picture_cannot_be_written() {
+fn failure_is_reported_without_its_picture() {
     let arguments = "--seed 3 --picture no/such/folder/picture.svg";
     let (status, out, progress) = execute(refuses_clients, NEVER, arguments);
     assert_eq!(status, Status::Broken, "{out}");

@@ -8,7 +8,7 @@ use acceptor_core::{
     StopReason, Terminate,
 };
 
-use super::listeners::{EndCommand, Ending};
+use super::listeners::{EndCommand, EndReason};
 use super::outbox::{Expected, Role, ended, failure_details};
 use super::starting::Ended;
 use super::{Check, Key, Killed, Model, Peer, Violation, reached, same, violation};
@@ -307,7 +307,7 @@ impl Model {
     ) -> Result<(Key, Commands, &mut Child), Violation> {
         let key = self.key(id)?;
         let Some(child) = self.children.get(&key) else {
-            return violation(rule, "a child that is there", format!("{id}, which is not"));
+            return violation(rule, "a child that exists", format!("{id}, which does not"));
         };
         let commands = self.commands(key, child);
         match self.children.get_mut(&key) {
@@ -678,7 +678,11 @@ impl Model {
     }
 
     /// An acceptor has become a connection.
-    pub(super) fn became(&mut self, number: usize, record: &ConnectionRecord<SocketAddr>) -> Check {
+    pub(super) fn became_connection(
+        &mut self,
+        number: usize,
+        record: &ConnectionRecord<SocketAddr>,
+    ) -> Check {
         let (now, key) = (self.now, self.key(record.id)?);
         let listening = &mut self.listeners[number];
         if !listening.queue.contains(&key) {
@@ -744,7 +748,7 @@ impl Model {
         let deadline = known.deadline.map(|(at, _)| at);
         let end = commands.end;
         let failure = &self.listeners[key.listener].failure;
-        let is = |ending| end.is_some_and(|end: EndCommand| end.ending == ending);
+        let is = |reason| end.is_some_and(|end: EndCommand| end.reason == reason);
         let fits = match reason {
             // It left the queue before any other command.
             Terminate::Timeout => {
@@ -756,17 +760,15 @@ impl Model {
                 let by = others.into_iter().flatten().fold(now, Instant::min);
                 deadline.is_some_and(|at| at <= by)
             }
-            Terminate::Closed => is(Ending::Closed),
-            Terminate::Io(error) => is(Ending::Failed) && error.to_string() == *failure,
-            Terminate::Stopped => is(Ending::Stopped) || commands.asked.is_some(),
+            Terminate::Closed => is(EndReason::Closed),
+            Terminate::Io(error) => is(EndReason::Failed) && error.to_string() == *failure,
+            Terminate::Stopped => is(EndReason::Stopped) || commands.asked.is_some(),
             Terminate::Replaced => commands.replaced.is_some(),
             _ => false,
         };
         if !fits {
             let expected = match (end, commands.asked) {
-                (Some(commanded), _) => {
-                    format!("{id} terminates: {:?} {failure}", commanded.ending)
-                }
+                (Some(end), _) => format!("{id} terminates: {:?} {failure}", end.reason),
                 (None, Some(_)) => format!("{id} terminates, because it was asked to stop"),
                 (None, None) => format!("{id} still waits"),
             };
@@ -853,8 +855,8 @@ impl Model {
                 return Ok(());
             }
             stop.count(role, kind);
-            stop.is_late(&child, Some(kind), self.now);
-            stop.moves(self.listeners[number].runtime, self.now);
+            stop.record_late(&child, Some(kind), self.now);
+            stop.record_progress(self.listeners[number].runtime, self.now);
         }
         let message = child.panicked.unwrap_or(match (role, kind) {
             (Role::StartError, EndKind::Panic) => INIT_PANICS,
@@ -974,7 +976,7 @@ impl Model {
     }
 
     /// The runtime dropped the pool's own task: the pool is killed.
-    pub(crate) fn lost_its_task(&mut self) {
+    pub(crate) fn loses_its_task(&mut self) {
         self.timeless = true;
         self.kills(StopReason::RuntimeGone);
     }

@@ -52,14 +52,14 @@ pub(crate) struct ListenerModel {
 /// A command to acceptors to end: the reason, its time and its batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EndCommand {
-    pub(super) ending: Ending,
+    pub(super) reason: EndReason,
     pub(super) at: Instant,
     pub(super) batch: u64,
 }
 
 /// The reason for the end of a listener, or of an acceptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum EndReason {
     Closed,
     Failed,
     Stopped,
@@ -79,7 +79,7 @@ pub(super) enum Queued {
 
 /// The close of a listener, in progress or finished.
 pub(super) struct Closing {
-    pub(super) ending: Ending,
+    pub(super) reason: EndReason,
     pub(super) queued: Queued,
     pub(super) since: Instant,
     /// The clock jumped past the delay, or a part of it.
@@ -119,7 +119,7 @@ impl Row {
         if self
             .pending
             .take()
-            .is_some_and(|since| now - since >= EMPTY)
+            .is_some_and(|since| now - since >= EMPTY_AFTER)
         {
             self.errors = 0;
         }
@@ -128,7 +128,7 @@ impl Row {
     /// The kind of one more error.
     fn more(&mut self) -> AcceptErrorKind {
         self.errors += 1;
-        if self.errors >= IN_A_ROW {
+        if self.errors >= MAX_ERRORS_IN_A_ROW {
             AcceptErrorKind::Resources
         } else {
             AcceptErrorKind::Connection
@@ -157,26 +157,26 @@ impl Pause {
 
 /// A closing listener accepts at most this many queued connections, waits this long for one, and takes at most this long in
 /// all (L7).
-const MOST_QUEUED: usize = 4096;
+const MAX_QUEUED: usize = 4096;
 const CLOSE_DELAY: Duration = Duration::from_millis(1);
-const CLOSE_LIMIT: Duration = SECOND;
+pub(super) const CLOSE_LIMIT: Duration = SECOND;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 /// This many errors of one connection in a row are treated as an error of resources (A5).
-const IN_A_ROW: u32 = 100;
+const MAX_ERRORS_IN_A_ROW: u32 = 100;
 
 /// An `accept` that is pending for a shorter time may have yielded, so the queue may have connections.
-const EMPTY: Duration = CLOSE_DELAY;
+const EMPTY_AFTER: Duration = CLOSE_DELAY;
 
 /// If more calls of `accept` end in one poll, other tasks have to wait.
-const ACCEPTS_IN_A_ROW: usize = 50;
+const MAX_ACCEPTS_IN_A_POLL: usize = 50;
 
 /// The task of a listener yields after this many turns.
-const TURNS: usize = 32;
+const MAX_TURNS: usize = 32;
 
 /// At most this many connections are accepted between the timeout of an acceptor and its end (B6).
-const MOST_AFTER_TIMEOUT: u64 = 64;
+const MAX_AFTER_TIMEOUT: u64 = 64;
 
 /// How many acceptors of a listener wait, may leave, and start.
 pub(super) struct Readiness {
@@ -209,12 +209,12 @@ impl ListenerModel {
         let over = match closing.queued {
             Queued::Reset(since) | Queued::Paused(since) => since < batch,
             Queued::Accepted | Queued::Either => {
-                closing.failed || closing.taken >= MOST_QUEUED || now >= closing.since + CLOSE_LIMIT
+                closing.failed || closing.taken >= MAX_QUEUED || now >= closing.since + CLOSE_LIMIT
             }
         };
         if over {
-            let ending = closing.ending;
-            let expected = format!("{address} no longer accepts, because it was {ending:?}");
+            let reason = closing.reason;
+            let expected = format!("{address} no longer accepts, because it was {reason:?}");
             return violation("L7", expected, what);
         }
         Ok(())
@@ -281,7 +281,7 @@ impl Model {
     }
 
     /// The listener is asked to close. The first reason counts; a close that resets queued connections overrides one that does not.
-    pub(super) fn closes(&mut self, number: usize, ending: Ending, drains: bool) {
+    pub(super) fn closes(&mut self, number: usize, reason: EndReason, drains: bool) {
         let (now, batch) = (self.now, self.batch);
         let listening = &mut self.listeners[number];
         if !listening.is_open() {
@@ -296,7 +296,7 @@ impl Model {
         match &mut listening.closing {
             None => {
                 listening.closing = Some(Closing {
-                    ending,
+                    reason,
                     queued,
                     since: now,
                     jumped: None,
@@ -315,7 +315,7 @@ impl Model {
 
     pub(crate) fn close_by_hand(&mut self, number: usize) {
         if self.listeners[number].closing.is_none() {
-            self.closes(number, Ending::Closed, true);
+            self.closes(number, EndReason::Closed, true);
         }
     }
 
@@ -327,11 +327,11 @@ impl Model {
         let failed = |event: &&Event| matches!(event, Event::Network(Failed { .. }));
         let connections = events.clone().filter(accepted).count();
         let ends = connections + events.filter(failed).count();
-        if ends > ACCEPTS_IN_A_ROW {
-            let expected = format!("other tasks run after at most {ACCEPTS_IN_A_ROW} accepts");
+        if ends > MAX_ACCEPTS_IN_A_POLL {
+            let expected = format!("other tasks run after at most {MAX_ACCEPTS_IN_A_POLL} accepts");
             return violation("A1", expected, format!("{ends} in one poll"));
         }
-        if ends >= TURNS {
+        if ends >= MAX_TURNS {
             self.wakes.listeners += 1;
         }
         if connections > 0 {
@@ -382,11 +382,11 @@ impl Model {
         let mut listed = connections.iter().filter(|record| record.peer_addr == peer);
         let (Some(record), None) = (listed.next(), listed.next()) else {
             let count = connections.iter().filter(|record| record.peer_addr == peer);
-            let seen = format!("{} of it in the list", count.count());
+            let seen = format!("{} records of it", count.count());
             let expected = format!("{peer} is listed as soon as it is accepted");
             return violation("Q3", expected, seen);
         };
-        self.became(number, record)?;
+        self.became_connection(number, record)?;
         self.timeouts_are_honoured(number)
     }
 
@@ -402,7 +402,7 @@ impl Model {
             }
             child.passed_over += 1;
             self.passed_over = true;
-            if child.passed_over > MOST_AFTER_TIMEOUT {
+            if child.passed_over > MAX_AFTER_TIMEOUT {
                 let expected = format!("{key} is dismissed, because its timeout has come");
                 let seen = format!("{} connections are accepted before", child.passed_over);
                 return violation("B6", expected, seen);
@@ -529,16 +529,16 @@ impl Model {
         self.may_close(number, queued)?;
         let (now, batch) = (self.now, self.batch);
         let listening = &mut self.listeners[number];
-        let ending = match (&listening.closing, listening.failing.take()) {
-            (Some(closing), _) => closing.ending,
+        let reason = match (&listening.closing, listening.failing.take()) {
+            (Some(closing), _) => closing.reason,
             (None, failing) => {
                 listening.failure =
                     failing.unwrap_or_else(|| "the runtime dropped the listener's task".to_owned());
-                Ending::Failed
+                EndReason::Failed
             }
         };
         let at = now;
-        listening.end = Some(EndCommand { ending, at, batch });
+        listening.end = Some(EndCommand { reason, at, batch });
         self.commanded = true;
         // They are dismissed in batches.
         let batches = listening.queue.len() as u64 / 64;
@@ -552,8 +552,8 @@ impl Model {
         self.wakes.driver += 1;
         self.wakes.others += 1;
         self.wakes.children += self.readiness(number).starting as u64;
-        self.owed_end(number);
-        if ending == Ending::Failed {
+        self.end_owed_acceptors(number);
+        if reason == EndReason::Failed {
             let open = self.listeners.iter();
             let left = open.filter(|listening| listening.accepts()).count();
             let details = format!("{address}: {error}, {left} left");
@@ -571,7 +571,7 @@ impl Model {
     }
 
     /// Acceptors that were never started end with their listener.
-    fn owed_end(&mut self, number: usize) {
+    fn end_owed_acceptors(&mut self, number: usize) {
         let owed = self.children_of(number);
         let owed = owed.filter(|(_, child)| matches!(child.stage, Stage::Owed { .. }));
         let owed: Vec<_> = owed.map(|(key, _)| *key).collect();
@@ -602,14 +602,14 @@ impl Model {
         } = self.readiness(number);
         let at_once = closing.queued != Queued::Accepted
             || closing.failed
-            || closing.taken >= MOST_QUEUED
+            || closing.taken >= MAX_QUEUED
             || since >= CLOSE_LIMIT
             || waiting + starting == 0;
         if at_once {
             return Ok(());
         }
         if queued > 0 {
-            let expected = format!("{address} accepts what is queued before it closes");
+            let expected = format!("{address} accepts queued connections before it closes");
             return violation("L7", expected, format!("{queued} clients are reset"));
         }
         if since < CLOSE_DELAY || waiting + leaving == 0 {
@@ -642,7 +642,7 @@ impl Model {
             if !stays {
                 let expected = format!("the socket of listener {} is closed", listening.id);
                 let seen = format!(
-                    "it is open {since:?} after it was to close: {waiting} acceptors wait, {starting} are starting"
+                    "it is open {since:?} after its close began: {waiting} acceptors wait, {starting} are starting"
                 );
                 return violation("L7", expected, seen);
             }

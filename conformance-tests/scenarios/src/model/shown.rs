@@ -319,13 +319,17 @@ impl Model {
     }
 
     /// No task is ready: everything that is due has happened.
-    pub(crate) fn rests(&mut self, polls: Polls, backlog: impl Fn(SocketAddr) -> usize) -> Check {
+    pub(crate) fn check_at_rest(
+        &mut self,
+        polls: Polls,
+        backlog: impl Fn(SocketAddr) -> usize,
+    ) -> Check {
         for listening in &mut self.listeners {
             listening.pause.is_noticed(self.now);
         }
         self.closes_are_done()?;
         if polls == Polls::All {
-            self.children_went_on()?;
+            self.children_have_reacted()?;
             self.starts_are_done()?;
         }
         self.clients_are_taken(backlog)?;

@@ -15,7 +15,7 @@ pub(super) struct Outage {
     /// The acceptor that tries again.
     probe: Option<Key>,
     /// Acceptors were replaced, and the listener's task starts one if none tries then (R1).
-    anew: bool,
+    start_another: bool,
 }
 
 /// The end of an acceptor, as it matters to its replacement.
@@ -61,7 +61,7 @@ fn spacing(repeats: u32) -> Duration {
 impl Outage {
     /// Whether the listener's task starts one of its acceptors.
     fn starts(&self) -> bool {
-        self.anew && self.probe.is_none()
+        self.start_another && self.probe.is_none()
     }
 }
 
@@ -189,7 +189,7 @@ impl Model {
     }
 
     /// An acceptor has ended without a replacement: if its listener closes, that may be the last one to wait for (L7).
-    pub(super) fn is_fewer(&mut self, number: usize) {
+    pub(super) fn has_fewer_acceptors(&mut self, number: usize) {
         if self.listeners[number].closing.is_some() {
             self.wakes.listeners += 1;
         }
@@ -206,7 +206,7 @@ impl Model {
         }
         if let Some(stop) = &mut self.stop {
             stop.count(Role::Acceptor, kind);
-            stop.moves(self.listeners[key.listener].runtime, self.now);
+            stop.record_progress(self.listeners[key.listener].runtime, self.now);
         }
         self.end_is_reported(key, &child, kind, Role::Acceptor, String::new());
         self.goes_on_after(key, &child, kind, Role::Acceptor, Ended::of(kind));
@@ -227,7 +227,7 @@ impl Model {
         if role != Role::Connection {
             match survives && replaces {
                 true => self.replace(number, how, child.repeats),
-                false => self.is_fewer(number),
+                false => self.has_fewer_acceptors(number),
             }
         }
         self.phases_go_on();
@@ -261,7 +261,7 @@ impl Model {
             }
             if let Some(outage) = &mut self.listeners[number].outage {
                 // The listener's task checks once whether an acceptor must try, because the previous one may have failed.
-                outage.anew = true;
+                outage.start_another = true;
                 if outage.probe == Some(*key) {
                     outage.probe = None;
                 }
@@ -285,7 +285,7 @@ impl Model {
         let mut most = match &mut outage {
             Some(outage) => {
                 let starts = outage.starts();
-                outage.anew = false;
+                outage.start_another = false;
                 usize::from(starts)
             }
             None => STARTED_AT_ONCE,

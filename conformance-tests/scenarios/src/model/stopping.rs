@@ -10,9 +10,9 @@ use acceptor_core::{
 };
 
 use super::children::{Child, Stage};
-use super::listeners::Ending;
+use super::listeners::{CLOSE_LIMIT, EndReason};
 use super::outbox::{Expected, Reporter, Role};
-use super::{Check, Key, Model, SECOND, same, violation};
+use super::{Check, Key, Model, same, violation};
 use crate::SpecSetting;
 use crate::event::GuardHolder;
 
@@ -37,7 +37,7 @@ pub(super) struct Stop {
     /// The begin of the kill phase.
     killed: Instant,
     /// For each runtime, when it last polled a child, or a child ended, in the kill phase.
-    moved: BTreeMap<u64, Instant>,
+    progress: BTreeMap<u64, Instant>,
     /// The last jump of the clock.
     jumped: Instant,
 }
@@ -50,10 +50,7 @@ type LateEnd = (
 );
 
 /// The result has at most this many of them, the oldest ones (S7).
-const MOST_NAMED: usize = 16;
-
-/// Grace begins at the latest this long after the listeners begin to close (L7).
-const CLOSE_LIMIT: Duration = SECOND;
+const MAX_LATE: usize = 16;
 
 impl SpecSetting {
     /// Whether a stop first accepts queued connections (L7).
@@ -86,7 +83,7 @@ impl Stop {
     }
 
     /// Records a connection that ended, or was given up, after the grace.
-    pub(super) fn is_late(&mut self, child: &Child, kind: Option<EndKind>, now: Instant) {
+    pub(super) fn record_late(&mut self, child: &Child, kind: Option<EndKind>, now: Instant) {
         let link = child.connection.as_ref();
         if let (Some(id), Some(link), Phase::Stop | Phase::Kill) = (child.id, link, self.phase) {
             let ended = (link.peer, now - link.since, self.phase, kind);
@@ -95,8 +92,8 @@ impl Stop {
     }
 
     /// A child was polled, or has ended (S8).
-    pub(super) fn moves(&mut self, runtime: u64, now: Instant) {
-        self.moved.insert(runtime, now);
+    pub(super) fn record_progress(&mut self, runtime: u64, now: Instant) {
+        self.progress.insert(runtime, now);
     }
 
     /// Grace begins, whether or not all sockets are closed.
@@ -109,10 +106,10 @@ impl Stop {
     }
 
     /// Checks the late connections in the result.
-    fn names(&self, report: &StopReport) -> Check {
+    fn check_late(&self, report: &StopReport) -> Check {
         let mut late: Vec<_> = self.late.iter().collect();
         late.sort_unstable_by_key(|(since, id, _)| (*since, *id));
-        let late = late.into_iter().take(MOST_NAMED);
+        let late = late.into_iter().take(MAX_LATE);
         let expected: Vec<_> = late.map(|(_, id, ended)| (*id, *ended)).collect();
         let named = report.late.iter();
         let named: Vec<_> = named
@@ -123,16 +120,20 @@ impl Stop {
 
     /// The earliest and the latest time at which the pool gives up this child (S8). A guard that is held is like a poll that
     /// does not return; any other child may still wait for its poll.
-    fn gives_up(&self, child: Option<(&Child, u64)>) -> (Instant, Instant) {
+    fn times_of_giving_up(&self, child: Option<(&Child, u64)>) -> (Instant, Instant) {
         let kill_timeout = self.plan.kill_timeout();
         let late = kill_timeout + kill_timeout / 4;
-        let moved = |runtime| self.moved.get(&runtime).copied().unwrap_or(self.killed);
+        let moved = |runtime| self.progress.get(&runtime).copied().unwrap_or(self.killed);
         let since = match child {
             Some((child, runtime)) => match child.guard() {
                 Some((since, _)) => self.killed.max(since),
                 None => moved(runtime),
             },
-            None => self.moved.values().copied().fold(self.killed, Instant::max),
+            None => self
+                .progress
+                .values()
+                .copied()
+                .fold(self.killed, Instant::max),
         };
         (since + kill_timeout, since.max(self.jumped) + late)
     }
@@ -201,7 +202,7 @@ impl Model {
             abandoned: 0,
             late: Vec::new(),
             killed: self.now,
-            moved: BTreeMap::new(),
+            progress: BTreeMap::new(),
             jumped: self.now,
         });
     }
@@ -225,7 +226,7 @@ impl Model {
         stop.phase = phase;
         stop.closing = None;
         stop.killed = now;
-        stop.moved.clear();
+        stop.progress.clear();
         let (drains, plan) = (stop.drains(), stop.plan);
         // The pool's own task, and from the stop phase on each child.
         self.wakes.driver += 1;
@@ -236,12 +237,13 @@ impl Model {
             Phase::LameDuck => {}
             Phase::Grace => {
                 stop.closing = drains.then_some(now);
+                // Grace begins even if the listeners still close (L7).
                 stop.deadline = Some(now + CLOSE_LIMIT);
                 if !drains {
                     stop.begin_grace(now);
                 }
                 for number in 0..self.listeners.len() {
-                    self.closes(number, Ending::Stopped, drains);
+                    self.closes(number, EndReason::Stopped, drains);
                 }
             }
             Phase::Stop => {
@@ -260,7 +262,7 @@ impl Model {
                     listening.killed.get_or_insert(batch);
                 }
                 for number in 0..self.listeners.len() {
-                    self.closes(number, Ending::Stopped, false);
+                    self.closes(number, EndReason::Stopped, false);
                 }
             }
         }
@@ -318,16 +320,16 @@ impl Model {
     pub(super) fn may_give_up(&self) -> bool {
         let stop = self.stop.as_ref();
         let stop = stop.filter(|stop| stop.phase == Phase::Kill);
-        stop.is_some_and(|stop| self.gives_up(stop).0 <= self.now)
+        stop.is_some_and(|stop| self.times_of_giving_up(stop).0 <= self.now)
     }
 
     /// The earliest and the latest time at which the pool gives up all children.
-    fn gives_up(&self, stop: &Stop) -> (Instant, Instant) {
+    fn times_of_giving_up(&self, stop: &Stop) -> (Instant, Instant) {
         let runtime = |key: &Key| self.listeners[key.listener].runtime;
         let each = self.children.iter();
-        let each = each.map(|(key, child)| stop.gives_up(Some((child, runtime(key)))));
+        let each = each.map(|(key, child)| stop.times_of_giving_up(Some((child, runtime(key)))));
         let last = each.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
-        last.unwrap_or_else(|| stop.gives_up(None))
+        last.unwrap_or_else(|| stop.times_of_giving_up(None))
     }
 
     /// How many connections were given up, and still have their streams.
@@ -341,7 +343,7 @@ impl Model {
         let stop = stop.filter(|stop| stop.phase == Phase::Kill && stop.finished.is_none());
         let due = |key: &Key, child: &Child, stop: &Stop| {
             let runtime = self.listeners[key.listener].runtime;
-            child.guard().is_some() && stop.gives_up(Some((child, runtime))).0 <= self.now
+            child.guard().is_some() && stop.times_of_giving_up(Some((child, runtime))).0 <= self.now
         };
         let mut children = self.children.iter();
         stop.is_some_and(|stop| children.any(|(key, child)| due(key, child, stop)))
@@ -358,11 +360,13 @@ impl Model {
                 continue;
             };
             let runtime = self.listeners[key.listener].runtime;
-            if child.guard().is_none() || stop.gives_up(Some((child, runtime))).0 > self.now {
+            if child.guard().is_none()
+                || stop.times_of_giving_up(Some((child, runtime))).0 > self.now
+            {
                 return violation("S8", format!("{key} is not given up"), "it is not listed");
             }
             stop.abandoned += 1;
-            stop.is_late(child, None, self.now);
+            stop.record_late(child, None, self.now);
             self.remove(key);
             self.abandoned.insert(key);
         }
@@ -386,7 +390,7 @@ impl Model {
         let stuck = left + stop.abandoned;
         stop.stuck = stuck;
         for child in self.children.values() {
-            stop.is_late(child, None, now);
+            stop.record_late(child, None, now);
         }
         let killed = [Role::Connection, Role::Acceptor]
             .map(|role| stop.ended(role, Phase::Kill, EndKind::Killed));
@@ -440,9 +444,9 @@ impl Model {
         let undelivered = self.outbox.undelivered();
         same("O2", "undelivered reports", undelivered, report.undelivered)?;
         let took = finished - stop.began;
-        same("S7", "how long it took", took, report.elapsed)?;
+        same("S7", "the elapsed time", took, report.elapsed)?;
         same("S8", "left stuck", stop.stuck, report.stuck)?;
-        stop.names(report)?;
+        stop.check_late(report)?;
         for &phase in Phase::ALL {
             let [connections, acceptors] = [report.connections(phase), report.acceptors(phase)];
             for (role, ends) in [(Role::Connection, connections), (Role::Acceptor, acceptors)] {
@@ -465,7 +469,7 @@ impl Model {
     pub(crate) fn child_was_polled(&mut self, runtime: u64) {
         self.runtime = Some(runtime);
         if let Some(stop) = &mut self.stop {
-            stop.moves(runtime, self.now);
+            stop.record_progress(runtime, self.now);
         }
     }
 
@@ -509,7 +513,7 @@ impl Model {
             return violation("S7", expected, format!("phase {}", stop.phase));
         }
         let overdue = match stop.phase {
-            Phase::Kill => self.gives_up(stop).1 <= self.now && !self.timeless,
+            Phase::Kill => self.times_of_giving_up(stop).1 <= self.now && !self.timeless,
             _ => stop.deadline.is_some_and(|deadline| deadline <= self.now),
         };
         if overdue {
@@ -525,7 +529,7 @@ impl Model {
     }
 
     /// No task is ready: each child has reacted to its commands.
-    pub(super) fn children_went_on(&self) -> Check {
+    pub(super) fn children_have_reacted(&self) -> Check {
         for (key, child) in &self.children {
             let commands = self.commands(*key, child);
             // An acceptor that was given up before its `init` has no events.

@@ -347,7 +347,7 @@ impl Runner<'_> {
             _ => CloseError::UnknownListener(id),
         };
         let closed = closing.now_or_never();
-        same("L3", "close of a closed one", Some(Err(expected)), closed)
+        same("L3", "the second close", Some(Err(expected)), closed)
     }
 
     fn connect(&mut self, which: u8, clients: u16) {
@@ -594,7 +594,7 @@ impl Runner<'_> {
         let pool = self.pool();
         let stopped = pool.state == PoolState::Stopped;
         if task == pool.driver && !stopped {
-            pool.model.lost_its_task();
+            pool.model.loses_its_task();
         }
         if task == pool.reporter {
             pool.model.reporter_is(Reporter::Gone);
