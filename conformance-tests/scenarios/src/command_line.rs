@@ -230,7 +230,7 @@ fn shrunk(
 ) -> FailureReport {
     let (hung, runs) = (Cell::new(false), Cell::new(0));
     let again = |scenario: &Scenario| {
-        // After one scenario that hangs, and whose thread goes on, no other is run.
+        // After one scenario that hangs, and whose thread still runs, no other scenario is run.
         if hung.get() {
             return None;
         }

@@ -116,20 +116,20 @@ fn phase(state: PoolState) -> (&'static str, &'static str, Option<Sign>) {
 
 /// Returns what the trace shows, as SVG.
 pub fn picture(trace: &[TraceEntry]) -> String {
-    let mut story = Story::default();
+    let mut timeline = Timeline::default();
     for entry in trace {
-        story.add(entry.at, &entry.event);
+        timeline.add(entry.at, &entry.event);
     }
-    story.end_stuck_children();
-    story
+    timeline.end_stuck_children();
+    timeline
         .rows
         .sort_by_key(|row| (row.pool, row.listener, row.child));
-    Painter::default().paint(&story)
+    Painter::default().paint(&timeline)
 }
 
 /// The pools of a trace, and a row for each listener and each child.
 #[derive(Default)]
-struct Story {
+struct Timeline {
     pools: Vec<Pool>,
     rows: Vec<Row>,
 }
@@ -177,7 +177,7 @@ impl Row {
     }
 }
 
-impl Story {
+impl Timeline {
     fn add(&mut self, at: Duration, event: &Event) {
         match event {
             // These are not about a pool.
@@ -429,14 +429,14 @@ struct Painter {
 }
 
 impl Painter {
-    fn paint(mut self, story: &Story) -> String {
+    fn paint(mut self, timeline: &Timeline) -> String {
         self.y = MARGIN;
-        for (number, pool) in story.pools.iter().enumerate() {
-            let rows = story.rows.iter().filter(|row| row.pool == number);
+        for (number, pool) in timeline.pools.iter().enumerate() {
+            let rows = timeline.rows.iter().filter(|row| row.pool == number);
             self.pool(pool, &rows.collect::<Vec<_>>());
         }
         self.legend();
-        let rows = story.rows.iter();
+        let rows = timeline.rows.iter();
         let listeners = rows.clone().filter(|row| row.child.is_none()).count();
         let connections = rows.filter(|row| row.child.is_some() && row.address.is_some());
         let connections = connections.count();
