@@ -21,13 +21,6 @@ use acceptor_simulation::SimulatedStream;
 /// The cause of a handshake that fails on order.
 pub(super) const CAUSE: &str = "ordered";
 
-/// The addresses that a handshake gives to the connection of this client. Those of other clients differ.
-fn replaced_addresses(peer: SocketAddr) -> (SocketAddr, SocketAddr) {
-    let from = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), peer.port()));
-    let to = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 2), 443));
-    (from, to)
-}
-
 /// Executes orders until one ends the handshake.
 #[derive(Debug, Clone)]
 pub(super) struct TestHandshake {
@@ -104,7 +97,10 @@ async fn run_handshake(
             }
             Ok(Order::Flood) => incoming.stream.write_all(&[7; 200]).await,
             Ok(Order::ReplaceAddresses) => {
-                let (peer, local) = replaced_addresses(*incoming.transport_addrs().0);
+                // No other client has this address.
+                let port = incoming.transport_addrs().0.port();
+                let peer = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), port));
+                let local = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 2), 443));
                 history.push(Event::AddressesReplaced { child, peer, local });
                 incoming.set_addrs(peer, local);
                 Ok(())

@@ -31,6 +31,7 @@ use self::listeners::ListenerModel;
 use self::outbox::Outbox;
 pub(super) use self::outbox::Reporter;
 pub(super) use self::shown::Polls;
+pub(super) use self::starting::STARTED_AT_ONCE;
 use self::stopping::Stop;
 pub(super) use self::wakes::Wakes;
 

@@ -410,11 +410,11 @@ impl Axis {
     }
 
     /// The times of the ticks, and their places.
-    fn ticks(&self) -> impl Iterator<Item = (f64, f64)> {
+    fn ticks(&self) -> Vec<(f64, f64)> {
         let first = (self.from / self.step).ceil() as u64;
         let last = ((self.from + self.length) / self.step).floor() as u64;
         let times = (first..=last).map(|number| number as f64 * self.step);
-        times.map(|time| (time, self.place(time)))
+        times.map(|time| (time, self.place(time))).collect()
     }
 }
 
@@ -466,8 +466,7 @@ impl Painter {
         }
         let y = self.y + 12.0;
         self.line((LEFT, y), (RIGHT, y), "axis");
-        let ticks: Vec<_> = self.axis.ticks().collect();
-        for (time, x) in ticks {
+        for (time, x) in self.axis.ticks() {
             self.line((x, y), (x, y + 4.0), "axis");
             self.text(x, y + 16.0, "mute centre", &number(time));
         }
@@ -488,8 +487,7 @@ impl Painter {
             self.rect(at, (to - from, height), 0.0, class);
             self.rect(at, (to - from, ROW), 0.0, &strip);
         }
-        let ticks: Vec<_> = self.axis.ticks().collect();
-        for (_, x) in ticks {
+        for (_, x) in self.axis.ticks() {
             self.line((x, top + ROW), (x, top + height + 4.0), "grid");
         }
         for (number, ((class, words, sign), from, to)) in places.iter().enumerate() {

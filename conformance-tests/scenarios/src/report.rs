@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use super::{
-    Failure, STEPS, Scenario, Setting, Shrunk, StageSetting, Start, Teardown, TraceEntry, counted,
-};
+use super::{Failure, STEPS, Scenario, Setting, Shrunk, StageSetting, TraceEntry, counted};
 
 /// A scenario that fails, shrunk, and its trace.
 ///
@@ -88,7 +86,7 @@ impl fmt::Display for FailureReport {
         for (number, step) in scenario.steps.iter().enumerate() {
             writeln!(f, "  step {number:<3} {step}")?;
         }
-        writeln!(f, "  teardown {}", scenario.teardown)?;
+        writeln!(f, "  teardown {:?}", scenario.teardown)?;
         writeln!(f, "\nThe trace:\n")?;
         for entry in &self.trace {
             writeln!(f, "{entry}")?;
@@ -122,14 +120,11 @@ fn write_violation(f: &mut fmt::Formatter<'_>, mark: &str, failure: &Failure) ->
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let start = match self.start {
-            Start::Spec => "a spec",
-            Start::InitFunction => "an init function",
-        };
-        let (spec, backlog, buffer) = (&self.spec, self.backlog, self.buffer);
+        let (start, backlog, buffer) = (self.start, self.backlog, self.buffer);
         write!(
             f,
-            "{spec}; started with {start}; backlog {backlog}, buffer {buffer}"
+            "{}; start: {start:?}; backlog {backlog}, buffer {buffer}",
+            self.spec
         )?;
         f.write_str(match self.stage {
             StageSetting::None => "",
@@ -139,16 +134,6 @@ impl fmt::Display for Setting {
             0 => Ok(()),
             many => write!(f, "; one poll in {many} is spurious"),
         }
-    }
-}
-
-impl fmt::Display for Teardown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Teardown::Stop => "the pool is stopped",
-            Teardown::DropOwner => "the owner is dropped",
-            Teardown::CloseRuntime => "the runtime is shut down",
-        })
     }
 }
 

@@ -154,7 +154,7 @@ struct Runner<'a> {
 }
 
 /// The counts at a moment at which no task was ready.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Activity {
     /// The number of the pool.
     number: u64,
@@ -260,13 +260,7 @@ impl<'a> Runner<'a> {
             earlier_children: Vec::new(),
             watcher,
             summary: RunSummary::default(),
-            last_activity: Activity {
-                number: 0,
-                polls: Polls::Some,
-                kinds: [(0, 0); KINDS.len()],
-                wakes: Wakes::default(),
-                accepts: (0, 0),
-            },
+            last_activity: Activity::default(),
             accepts_ended: 0,
             polled: Vec::new(),
             events: Vec::new(),
@@ -285,16 +279,12 @@ impl<'a> Runner<'a> {
         self.summary.virtual_time = self.simulation.elapsed();
         match result {
             Ok(()) => Ok(self.summary),
-            Err(Violation {
-                rule,
-                expected,
-                seen,
-            }) => Err(Box::new(Failure {
+            Err(violation) => Err(Box::new(Failure {
                 step,
                 at,
-                rule,
-                expected,
-                seen,
+                rule: violation.rule,
+                expected: violation.expected,
+                seen: violation.seen,
             })),
         }
     }

@@ -6,10 +6,11 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::timed::lock;
 use crate::{Failure, RunSummary};
 
 /// Seeds to run one after the other with `run`, which does not panic.
@@ -146,10 +147,6 @@ fn progress_line(done: u64, count: u64, elapsed: Duration) -> String {
     let speed = done as f64 / elapsed.as_secs_f64();
     let left = (count - done) as f64 / speed;
     format!("{done} of {count} seeds, {speed:.0} per second, {left:.0} s left")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -280,9 +280,8 @@ impl Model {
     }
 
     pub(crate) fn connection_ids(&self) -> Vec<ChildId> {
-        self.connections()
-            .filter_map(|(_, child)| child.id)
-            .collect()
+        let ids = self.connections().filter_map(|(_, child)| child.id);
+        ids.collect()
     }
 
     pub(crate) fn ended_ids(&self) -> Vec<ChildId> {
@@ -569,10 +568,8 @@ impl Model {
             return violation("L1", expected, format!("{id} does"));
         };
         let commands = self.commands(key, known);
-        if commands
-            .end
-            .is_some_and(|commanded| commanded.batch < self.batch)
-        {
+        let before = |end: EndCommand| end.batch < self.batch;
+        if commands.end.is_some_and(before) {
             let expected = format!(
                 "no `init` begins on a listener that is closed: {:?}",
                 commands.end
@@ -984,10 +981,10 @@ impl Model {
 
 /// The cause and the error of a failed handshake, as they are reported.
 fn handshake_error(child: &Child) -> String {
-    let over = child
+    match child
         .handshake()
-        .and_then(|handshake| handshake.over.as_ref());
-    match over {
+        .and_then(|handshake| handshake.over.as_ref())
+    {
         Some(HandshakeOutcome::Failed) => format!("{CAUSE}: {HANDSHAKE_FAILS}"),
         Some(HandshakeOutcome::Disconnected(error)) => format!("disconnected: {error}"),
         _ => "timeout".to_owned(),

@@ -273,11 +273,8 @@ impl Model {
 
     /// How many listeners have an open socket.
     pub(super) fn sockets(&self) -> usize {
-        let open = self
-            .listeners
-            .iter()
-            .filter(|listening| listening.is_open());
-        open.count()
+        let listeners = self.listeners.iter();
+        listeners.filter(|listening| listening.is_open()).count()
     }
 
     /// The listener is asked to close. The first reason counts; a close that resets queued connections overrides one that does not.
@@ -632,9 +629,8 @@ impl Model {
                 waiting, starting, ..
             } = self.readiness(number);
             // The delay has two timers in a row, and a jump ends only one of them.
-            let jumped = closing
-                .jumped
-                .is_some_and(|at| self.now < at + CLOSE_DELAY / 2);
+            let recent = |at| self.now < at + CLOSE_DELAY / 2;
+            let jumped = closing.jumped.is_some_and(recent);
             let delayed = since < CLOSE_DELAY || jumped;
             let stays = matches!(closing.queued, Queued::Accepted | Queued::Either)
                 && since < CLOSE_LIMIT

@@ -14,10 +14,11 @@ use super::listeners::ListenerModel;
 use super::{Check, Key, Model, Tasks, same, violation};
 
 /// Whether the runtime polls every task that is woken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Polls {
     All,
     /// It does not poll some children.
+    #[default]
     Some,
 }
 
@@ -38,10 +39,8 @@ impl Model {
         let mut listed = BTreeMap::new();
         for record in acceptors {
             let key = self.key(record.id)?;
-            if listed
-                .last_key_value()
-                .is_some_and(|(last, _)| *last >= key)
-            {
+            let last = listed.last_key_value();
+            if last.is_some_and(|(last, _)| *last >= key) {
                 let expected = "acceptors are listed by age, each once";
                 return violation("Q5", expected, record.to_string());
             }

@@ -39,16 +39,8 @@ impl Ended {
     }
 }
 
-/// Where the task of a listener looks for acceptors to start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Listed,
-    Held,
-    Owed,
-}
-
 /// The task of a listener starts at most this many acceptors in one turn.
-const STARTED_AT_ONCE: usize = 64;
+pub(crate) const STARTED_AT_ONCE: usize = 64;
 
 /// The first replacement starts at once; the delay of the others doubles from 1 ms to 1 s (B3).
 fn spacing(repeats: u32) -> Duration {
@@ -290,15 +282,13 @@ impl Model {
             }
             None => STARTED_AT_ONCE,
         };
-        // Listed acceptors first; held acceptors before acceptors without a place.
-        for place in [Place::Listed, Place::Held, Place::Owed] {
-            let children = self.children.iter_mut();
-            let these = children.filter(|(key, _)| key.listener == number);
-            for (key, child) in these {
-                let released = match (&mut child.stage, place) {
-                    (Stage::Owed { released }, Place::Owed)
-                    | (Stage::Listed { released }, Place::Listed) => released,
-                    (Stage::Held { released: true }, Place::Held) => {
+        // Pass 0: listed acceptors; pass 1: held acceptors; pass 2: acceptors without a place.
+        for pass in 0..3 {
+            for (key, child) in &mut self.children {
+                let released = match (&mut child.stage, pass) {
+                    _ if key.listener != number => continue,
+                    (Stage::Listed { released }, 0) | (Stage::Owed { released }, 2) => released,
+                    (Stage::Held { released: true }, 1) => {
                         most = most.saturating_sub(1);
                         continue;
                     }
@@ -313,7 +303,7 @@ impl Model {
                 if let Some(outage) = &mut outage {
                     outage.probe = Some(*key);
                 }
-                if place == Place::Owed {
+                if pass == 2 {
                     child.made = now;
                 }
                 child.stage = Stage::Spaced(now);

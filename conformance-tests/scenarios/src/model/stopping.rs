@@ -76,10 +76,8 @@ impl Stop {
     }
 
     fn ended(&self, role: Role, phase: Phase, kind: EndKind) -> usize {
-        self.ends
-            .get(&(role, phase, kind))
-            .copied()
-            .unwrap_or_default()
+        let count = self.ends.get(&(role, phase, kind));
+        count.copied().unwrap_or_default()
     }
 
     /// Records a connection that ended, or was given up, after the grace.
@@ -111,11 +109,11 @@ impl Stop {
         late.sort_unstable_by_key(|(since, id, _)| (*since, *id));
         let late = late.into_iter().take(MAX_LATE);
         let expected: Vec<_> = late.map(|(_, id, ended)| (*id, *ended)).collect();
-        let named = report.late.iter();
-        let named: Vec<_> = named
-            .map(|late| (late.id, (late.peer_addr, late.age, late.phase, late.kind)))
-            .collect();
-        same("S7", "the connections that ended late", expected, named)
+        let named = report.late.iter().map(|late| {
+            let ended = (late.peer_addr, late.age, late.phase, late.kind);
+            (late.id, ended)
+        });
+        same("S7", "late connections", expected, named.collect())
     }
 
     /// The earliest and the latest time at which the pool gives up this child (S8). A guard that is held is like a poll that
@@ -132,8 +130,7 @@ impl Stop {
             None => self
                 .progress
                 .values()
-                .copied()
-                .fold(self.killed, Instant::max),
+                .fold(self.killed, |last, at| last.max(*at)),
         };
         (since + kill_timeout, since.max(self.jumped) + late)
     }

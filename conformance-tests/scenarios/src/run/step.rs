@@ -17,15 +17,12 @@ use super::{
     TestClient, Violation, same, violation,
 };
 use crate::event::Event;
-use crate::model::reached;
+use crate::model::{STARTED_AT_ONCE, reached};
 use crate::{
     Action, Bound, Fault, Order, Reload, SpecSetting, StageSetting, Start, Step, WaitingSetting,
     milliseconds,
 };
 use acceptor_simulation::{AcceptFault, SimulatedClient, SimulatedListener, SimulatedRuntime};
-
-/// A listener starts at most this many acceptors at once.
-const STARTED_AT_ONCE: usize = 64;
 
 impl Runner<'_> {
     pub(super) fn act(&mut self, step: &Step) -> Check {
@@ -258,9 +255,8 @@ impl Runner<'_> {
         let pool = self.pool();
         let expected = pool.model.state();
         // The listener is known before its acceptors are seen, because they begin in their own tasks.
-        let added = pool
-            .handle
-            .add_listener(runtime.as_ref(), listener, acceptors);
+        let handle = &pool.handle;
+        let added = handle.add_listener(runtime.as_ref(), listener, acceptors);
         match (added, expected) {
             (Ok(id), PoolState::Running) => {
                 pool.model.listens(id, address, acceptors, number);
