@@ -1,101 +1,94 @@
-//! The command that plays scenarios: many seeds, or one scenario, which is traced and drawn if that is asked for.
+//! The command that runs many seeds, or one scenario, and can print its trace and draw it.
 
-mod many;
-mod numbers;
-mod progress;
-mod stage;
+mod seeds;
+mod timed;
 mod totals;
 
 use std::cell::Cell;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Instant;
+use std::{fs, thread};
 
-use clap::{ArgGroup, Parser};
+use clap::{ArgGroup, Parser, value_parser};
 
-use self::many::Many;
-pub use self::progress::Progress;
-use self::stage::{Outcome, Stage};
-use self::totals::Totals;
+use self::seeds::Seeds;
+use self::timed::{Outcome, TimedRunner};
+use self::totals::{write_speed, write_summary};
 use crate::{
-    Failure, Finding, Moment, Origin, PLAYS, STEPS, Scenario, Shrunk, graceful_stop, picture,
-    shrink,
+    Failure, FailureReport, MAX_RUNS, Origin, STEPS, Scenario, Shrunk, TraceEntry, graceful_stop,
+    picture, shrink,
 };
 use conformance_console::{Status, WhileRead, write_usage};
 
-/// What says that one scenario is played, not many seeds.
+/// The arguments that select one scenario instead of many seeds.
 const ONE: [&str; 3] = ["seed", "scenario", "picture"];
 
-/// What is to be played.
+/// Runs random scenarios of a pool in a simulated world, and checks them against a model.
 #[derive(Debug, Parser)]
 #[command(
     name = "simulate",
     version,
-    after_help = "Exit code: 0 all is as it should be, 1 something is not, 2 bad usage."
+    after_help = "Exit code: 0 no rule is violated, 1 a rule is violated, 2 bad usage."
 )]
 #[command(group = ArgGroup::new("one").args(ONE).multiple(true))]
 struct Simulate {
-    /// How many seeds are played.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = numbers::seeds, allow_negative_numbers = true, conflicts_with_all = ONE)]
+    /// The number of seeds to run.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = value_parser!(u64).range(1..), conflicts_with_all = ONE)]
     seeds: u64,
-    /// The first of them; the others follow one by one.
-    #[arg(long, value_name = "SEED", default_value_t = 1, value_parser = numbers::seed, allow_negative_numbers = true, conflicts_with_all = ONE)]
+    /// The first seed; the others follow one by one.
+    #[arg(long, value_name = "SEED", default_value_t = 1, conflicts_with_all = ONE)]
     first: u64,
-    /// On how many threads; on as many as there are cores, unless it is said.
-    #[arg(long, value_name = "N", value_parser = numbers::jobs, allow_negative_numbers = true, conflicts_with_all = ONE)]
-    jobs: Option<usize>,
-    /// Only this seed.
-    #[arg(long, value_name = "SEED", value_parser = numbers::seed, allow_negative_numbers = true, conflicts_with = "scenario")]
+    /// The number of threads; the default is the number of cores.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1_000), conflicts_with_all = ONE)]
+    jobs: Option<u16>,
+    /// Runs only this seed.
+    #[arg(long, value_name = "SEED", conflicts_with = "scenario")]
     seed: Option<u64>,
-    /// Only the scenario in this file: a failure prints what belongs into it.
+    /// Runs only the scenario in this file, which holds the JSON that a failure prints.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
-    /// How many steps are made of a seed.
-    #[arg(long, value_name = "N", default_value_t = STEPS, value_parser = numbers::steps, allow_negative_numbers = true, conflicts_with = "scenario")]
-    steps: usize,
-    /// Prints everything that is seen, also when all is well.
+    /// The number of steps of each seed.
+    #[arg(long, value_name = "N", default_value_t = STEPS as u32, value_parser = value_parser!(u32).range(1..=100_000), conflicts_with = "scenario")]
+    steps: u32,
+    /// Prints the trace of the scenario, even if it violates no rule.
     #[arg(long, requires = "one")]
     trace: bool,
-    /// Draws what is seen; without a seed or a scenario that is a graceful stop.
+    /// Draws the scenario; without a seed or a scenario it draws a graceful stop.
     #[arg(long, value_name = "FILE.svg")]
     picture: Option<PathBuf>,
 }
 
-/// Does what the arguments say, of which the first is the program's name.
+/// Executes the command; the first argument is the name of the program.
 ///
-/// The result goes to `out`; the progress, and what is wrong with the arguments, to `progress`.
+/// The result is written to `out`; progress and errors in the arguments are written to `progress`.
 ///
 /// # Errors
 ///
-/// What writing returns.
-pub fn run(
+/// An error of writing.
+pub fn execute(
     arguments: impl IntoIterator<Item = OsString>,
     out: &mut dyn Write,
     progress: &mut dyn Write,
-    style: Progress,
 ) -> io::Result<Status> {
     let out = &mut WhileRead::new(out);
     match Simulate::try_parse_from(arguments) {
-        Ok(simulate) => simulate.run_on(Stage::default(), out, progress, style),
+        Ok(simulate) => simulate.run_with(TimedRunner::default(), out, progress),
         Err(error) => write_usage(&error, error.use_stderr(), out, progress),
     }
 }
 
 impl Simulate {
-    fn run_on(
+    fn run_with(
         &self,
-        stage: Stage,
+        runner: TimedRunner,
         out: &mut dyn Write,
         progress: &mut dyn Write,
-        style: Progress,
     ) -> io::Result<Status> {
         match self.one() {
-            Ok(Some((origin, scenario))) => self.play_one(stage, origin, &scenario, out, progress),
-            Ok(None) => self.play_many(stage, out, progress, style),
+            Ok(Some((origin, scenario))) => self.run_one(runner, origin, &scenario, out, progress),
+            Ok(None) => self.run_many(runner, out, progress),
             Err(error) => {
                 writeln!(progress, "error: {error}")?;
                 Ok(Status::Usage)
@@ -103,8 +96,9 @@ impl Simulate {
         }
     }
 
-    /// The one scenario that is asked for, if it is one; an error if there is none, or not as many seeds.
+    /// The scenario that the arguments select, or `None` if they select many seeds.
     fn one(&self) -> Result<Option<(Origin, Scenario)>, String> {
+        let (first, seeds) = (self.first, self.seeds);
         if let Some(seed) = self.seed {
             return Ok(Some(self.of_seed(seed)));
         }
@@ -115,120 +109,105 @@ impl Simulate {
         if self.picture.is_some() {
             return Ok(Some((Origin::BuiltIn, graceful_stop())));
         }
-        let (first, seeds) = (self.first, self.seeds);
         match first.checked_add(seeds - 1) {
             Some(_) => Ok(None),
             None => Err(format!(
-                "--seeds {seeds} from --first {first} on are beyond the last seed, {}: give at most --seeds {}",
+                "--first {first} --seeds {seeds} goes beyond the last seed, {}: use at most --seeds {}",
                 u64::MAX,
-                // It is not the very first: from there on there is no number too many.
                 u64::MAX - (first - 1)
             )),
         }
     }
 
     fn of_seed(&self, seed: u64) -> (Origin, Scenario) {
-        let steps = self.steps;
-        (Origin::Seed(seed), Scenario::of_seed(seed, steps))
+        let scenario = Scenario::of_seed(seed, self.steps as usize);
+        (Origin::Seed(seed), scenario)
     }
 
-    fn play_one(
+    fn run_one(
         &self,
-        stage: Stage,
+        runner: TimedRunner,
         origin: Origin,
         scenario: &Scenario,
         out: &mut dyn Write,
         progress: &mut dyn Write,
     ) -> io::Result<Status> {
-        let (moments, outcome) = stage.watch(scenario);
-        let finding = match outcome {
-            Outcome::Holds(played) => Ok(played),
-            Outcome::Fails(failure) => Err(shrunk(stage, origin, scenario, *failure)),
-            Outcome::Hangs(failure) => Err(cut_off(origin, scenario, *failure, moments.clone())),
-        };
+        let (trace, outcome) = runner.run_traced(scenario);
         if self.trace {
-            for moment in &moments {
-                writeln!(out, "{moment}")?;
+            for entry in &trace {
+                writeln!(out, "{entry}")?;
             }
             writeln!(out)?;
         }
-        let shown = match &finding {
-            Ok(_) => moments.as_slice(),
-            Err(finding) => finding.moments(),
-        };
-        let status = match &finding {
-            Ok(played) => {
-                let mut totals = Totals::default();
-                totals.add(played);
+        let report = match outcome {
+            Outcome::Holds(summary) => {
                 writeln!(out, "{origin} holds\n")?;
-                totals.write(out)?;
-                Status::Success
+                write_summary(&summary, out)?;
+                None
             }
-            Err(finding) => {
-                write!(out, "{finding}")?;
-                Status::Broken
-            }
+            Outcome::Fails(failure) => Some(shrunk(runner, origin, scenario, *failure)),
+            Outcome::Hangs(failure) => Some(cut_off(origin, scenario, *failure, trace.clone())),
         };
+        if let Some(report) = &report {
+            write!(out, "{report}")?;
+        }
         out.flush()?;
-        // Last, so that what was found is told though it cannot be drawn.
+        let drawn = report
+            .as_ref()
+            .map_or(trace.as_slice(), FailureReport::trace);
+        let status = report.as_ref().map_or(Status::Success, |_| Status::Broken);
+        // After the report, so that the report is printed even if the picture cannot be written.
         if let Some(file) = &self.picture {
-            if let Err(error) = fs::write(file, picture(shown)) {
+            if let Err(error) = fs::write(file, picture(drawn)) {
                 writeln!(progress, "error: {}: {error}", file.display())?;
-                return Ok(match status {
-                    Status::Success => Status::Usage,
-                    status => status,
-                });
+                return Ok(report.map_or(Status::Usage, |_| Status::Broken));
             }
         }
         Ok(status)
     }
 
-    fn play_many(
+    fn run_many(
         &self,
-        stage: Stage,
+        runner: TimedRunner,
         out: &mut dyn Write,
         progress: &mut dyn Write,
-        style: Progress,
     ) -> io::Result<Status> {
-        let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let jobs = self.jobs.and_then(NonZeroUsize::new).unwrap_or(cores);
-        let steps = self.steps;
-        let many = Many {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let jobs = self.jobs.map_or(cores, usize::from);
+        let (steps, limit) = (self.steps as usize, runner.limit);
+        let seeds = Seeds {
             first: self.first,
-            seeds: self.seeds,
+            count: self.seeds,
             jobs,
-            bound: stage.bound,
-            play: move |seed| (stage.play)(&Scenario::of_seed(seed, steps), None),
+            limit,
+            run: move |seed| (runner.run)(&Scenario::of_seed(seed, steps), None),
         };
         let began = Instant::now();
-        let status = match many.play(progress, style)? {
-            many::Outcome::Hold(totals) => {
-                totals.write(out)?;
-                totals.write_speed(out, began.elapsed(), jobs.min(cores))?;
+        let status = match seeds.run(progress)? {
+            seeds::Outcome::Hold(summary) => {
+                write_summary(&summary, out)?;
+                write_speed(&summary, began.elapsed(), jobs.min(cores), out)?;
                 Status::Success
             }
-            many::Outcome::Fails(seed, failure) => {
+            seeds::Outcome::Fails(seed, failure) => {
                 let (origin, scenario) = self.of_seed(seed);
-                write!(out, "{}", shrunk(stage, origin, &scenario, *failure))?;
+                write!(out, "{}", shrunk(runner, origin, &scenario, *failure))?;
                 Status::Broken
             }
-            many::Outcome::Hangs(seed) => {
+            seeds::Outcome::Hangs(seed) => {
                 let (origin, scenario) = self.of_seed(seed);
-                let bound = stage.bound;
                 writeln!(
                     progress,
-                    "{origin} has not ended within {bound:?}: it is played again, for as long, to see where it stands"
+                    "{origin} has not ended within {limit:?}: it runs again with the same limit, to find where it hangs"
                 )?;
-                match self.play_one(stage, origin, &scenario, out, progress)? {
-                    Status::Success => {
-                        writeln!(
-                            out,
-                            "\n{origin} ended this time: was the machine held up? The seeds after it were not all played"
-                        )?;
-                        Status::Broken
-                    }
-                    status => status,
+                let status = self.run_one(runner, origin, &scenario, out, progress)?;
+                if status == Status::Success {
+                    writeln!(
+                        out,
+                        "\n{origin} ended this time: was the machine suspended? Not all later seeds were run"
+                    )?;
                 }
+                Status::Broken
             }
         };
         out.flush()?;
@@ -238,19 +217,25 @@ impl Simulate {
 
 fn read(file: &Path) -> Result<Scenario, String> {
     let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
-    text.parse::<Scenario>().map_err(|error| error.to_string())
+    text.parse()
+        .map_err(|error| format!("not a scenario: {error}"))
 }
 
-/// What is to be told of a scenario that fails: it is made smaller first.
-fn shrunk(stage: Stage, origin: Origin, scenario: &Scenario, failure: Failure) -> Finding {
-    let (hung, plays) = (Cell::new(false), Cell::new(0));
+/// Shrinks a scenario that fails, and reports it.
+fn shrunk(
+    runner: TimedRunner,
+    origin: Origin,
+    scenario: &Scenario,
+    failure: Failure,
+) -> FailureReport {
+    let (hung, runs) = (Cell::new(false), Cell::new(0));
     let again = |scenario: &Scenario| {
-        // One that never ends is enough: its thread goes on. What comes after it is not played.
+        // After one scenario that hangs, and whose thread still runs, no other scenario is run.
         if hung.get() {
             return None;
         }
-        plays.set(plays.get() + 1);
-        match stage.watch(scenario).1 {
+        runs.set(runs.get() + 1);
+        match runner.run_traced(scenario).1 {
             Outcome::Holds(_) => None,
             Outcome::Fails(failure) => Some(*failure),
             Outcome::Hangs(_) => {
@@ -259,27 +244,28 @@ fn shrunk(stage: Stage, origin: Origin, scenario: &Scenario, failure: Failure) -
             }
         }
     };
-    let shrunk = shrink(scenario, failure, PLAYS, again);
-    let shrunk = Shrunk {
-        plays: plays.get(),
-        ..shrunk
-    };
-    let (moments, _) = stage.watch(&shrunk.scenario);
-    Finding::new(origin, scenario, shrunk, moments)
+    let mut shrunk = shrink(scenario, failure, MAX_RUNS, again);
+    shrunk.runs = runs.get();
+    let (trace, _) = runner.run_traced(&shrunk.scenario);
+    FailureReport::new(origin, scenario, shrunk, trace)
 }
 
-/// What is to be told of a scenario that never ends, of which this was seen.
-///
-/// The steps behind the one that it is in were never taken. Nothing else is tried: each play takes as long as one waits for it.
-fn cut_off(origin: Origin, whole: &Scenario, failure: Failure, moments: Vec<Moment>) -> Finding {
+/// Reports a scenario that hangs. Its later steps were not reached. It is not shrunk, because each run takes as long as the
+/// limit.
+fn cut_off(
+    origin: Origin,
+    whole: &Scenario,
+    failure: Failure,
+    trace: Vec<TraceEntry>,
+) -> FailureReport {
     let mut scenario = whole.clone();
     scenario.steps.truncate(failure.step.saturating_add(1));
     let shrunk = Shrunk {
         scenario,
         failure,
-        plays: 1,
+        runs: 1,
     };
-    Finding::new(origin, whole, shrunk, moments)
+    FailureReport::new(origin, whole, shrunk, trace)
 }
 
 #[cfg(test)]

@@ -1,43 +1,45 @@
-//! What was seen while a scenario was played, in the order in which it happened.
+//! The events of a run, in the order in which they happened.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use acceptor_core::{ChildId, ListenerId, Phase, PoolState, Report, StopReport, Terminate};
+use acceptor_core::{
+    ChildId, EventKind, ListenerId, Phase, PoolState, Report, StopReport, Terminate,
+};
 
-use super::{Bound, SpecSetting, Step, counted};
+use super::{Bound, Order, SpecSetting, Step, counted};
 use acceptor_simulation::Happened;
 
-/// One thing that was seen, and when.
+/// An event, and the time since the world began.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Moment {
-    /// The time since the world began.
+pub struct TraceEntry {
+    /// The time.
     pub at: Duration,
-    /// What was seen.
+    /// The event.
     pub event: Event,
 }
 
-/// What was seen: by the callbacks of the acceptor and the observer, by the network, or by who plays the scenario.
+/// An event, seen by the callbacks of the acceptor and the observer, by the network, or by the runner of the scenario.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// A pool was started, the so-manieth in this world.
+    /// A pool was started; its number in this world.
     Started(usize, SpecSetting),
-    /// This step was taken, the so-manieth of the scenario.
+    /// A step was taken; its number in the scenario.
     Step(usize, Step),
-    /// The finale began.
-    Finale,
-    /// The pool's state is another than before.
+    /// The teardown began.
+    Teardown,
+    /// The state of the pool changed.
     State(PoolState),
     /// A listener was added.
-    Listening {
+    ListenerAdded {
         /// Its id.
         listener: ListenerId,
         /// Its address.
         address: SocketAddr,
-        /// Bound to what.
+        /// What it is bound to.
         bound: Bound,
         /// Its acceptors.
         acceptors: usize,
@@ -46,170 +48,145 @@ pub enum Event {
     Connected {
         /// The client.
         peer: SocketAddr,
-        /// The listener's address.
+        /// The address of the listener.
         listener: SocketAddr,
     },
-    /// A client found nobody who listens.
+    /// A client found no listener.
     Refused {
-        /// The listener's address.
+        /// The address of the listener.
         listener: SocketAddr,
     },
-    /// `init` was called.
+    /// `init` began.
     InitBegan {
-        /// Whose.
+        /// The acceptor.
         child: ChildId,
-        /// On which listener.
+        /// Its listener.
         listener: ListenerId,
-        /// The generation of the spec that the acceptor is of.
+        /// The generation of its spec.
         generation: u32,
     },
-    /// `init` is over.
+    /// `init` ended.
     InitEnded {
-        /// Whose.
+        /// The acceptor.
         child: ChildId,
-        /// What came of it.
-        how: Begun,
+        /// The outcome.
+        how: InitOutcome,
     },
     /// `serve` was polled for the first time.
     ServeBegan {
-        /// Whose.
+        /// The connection.
         child: ChildId,
-        /// Of which listener.
+        /// Its listener.
         listener: ListenerId,
-        /// With which client.
+        /// Its client.
         peer: SocketAddr,
-        /// At which end.
+        /// Its local address.
         local: SocketAddr,
     },
     /// A handshake was polled for the first time.
     HandshakeBegan {
-        /// Whose.
+        /// The connection.
         child: ChildId,
     },
     /// A handshake replaces the addresses of its connection.
-    Readdressed {
-        /// Whose.
+    AddressesReplaced {
+        /// The connection.
         child: ChildId,
-        /// Its peer's from now on.
+        /// The new address of its client.
         peer: SocketAddr,
-        /// Its own.
+        /// Its new local address.
         local: SocketAddr,
     },
-    /// A handshake is over.
+    /// A handshake ended.
     HandshakeEnded {
-        /// Whose.
+        /// The connection.
         child: ChildId,
-        /// How.
-        how: Shaken,
+        /// The outcome.
+        how: HandshakeOutcome,
     },
     /// `serve` is about to return, and the stream lives on under a guard.
-    HandedOn {
-        /// Whose.
+    StreamHandedOver {
+        /// The connection.
         child: ChildId,
-        /// Where it lives on.
-        holder: Holder,
+        /// The holder of the guard.
+        holder: GuardHolder,
     },
     /// The task under the guard of a connection is about to panic.
     SubtaskPanicked {
-        /// Whose.
+        /// The connection.
         child: ChildId,
     },
     /// A connection took the stop signal.
     Trapped {
-        /// Which.
+        /// The connection.
         child: ChildId,
     },
-    /// A connection will panic when it is dropped.
-    Armed {
-        /// Which.
+    /// A connection keeps a value whose drop panics.
+    WillPanicOnDrop {
+        /// The connection.
         child: ChildId,
     },
-    /// What such a connection kept was dropped, and panics.
-    Exploded {
-        /// Which.
+    /// The value was dropped, and panics.
+    PanickedOnDrop {
+        /// The child that kept it.
         child: ChildId,
     },
     /// `serve` returned, or is about to panic.
     ServeReturned {
-        /// Whose.
+        /// The connection.
         child: ChildId,
-        /// How.
-        how: Return,
+        /// The outcome.
+        how: ServeOutcome,
     },
     /// `terminate` was polled for the first time.
     TerminateBegan {
-        /// Whose.
+        /// The acceptor.
         child: ChildId,
-        /// Why.
+        /// The reason.
         reason: Terminate,
     },
-    /// `terminate` is over.
+    /// `terminate` ended.
     TerminateEnded {
-        /// Whose.
+        /// The acceptor.
         child: ChildId,
-        /// How.
-        how: Farewell,
+        /// The outcome.
+        how: TerminateOutcome,
     },
     /// The state of an acceptor was dropped.
     StateDropped {
-        /// Whose.
+        /// The acceptor.
         child: ChildId,
         /// Whether the drop panics.
-        bomb: Bomb,
+        panics: bool,
     },
-    /// Something happened to a socket of the pool's.
+    /// A socket of the pool changed.
     Network(Happened),
     /// A callback called the pool.
     Called {
-        /// Whose, or who it was told of.
+        /// The child of the callback, or of the report.
         child: ChildId,
-        /// That one's listener.
+        /// Its listener.
         listener: ListenerId,
-        /// What it called.
+        /// The call.
         call: Call,
     },
     /// An observer got a report.
     Reported {
         /// The report.
         report: Report<SocketAddr>,
-        /// The generation of the spec that the observer is of.
+        /// The generation of the observer's spec.
         observer: u32,
     },
-    /// Whoever waited for a listener to close was told.
+    /// A wait for the close of a listener returned.
     CloseReturned(ListenerId),
-    /// Whoever waited for the result was told.
+    /// A wait for the result returned.
     Joined(Box<StopReport>),
 }
 
-/// A word for the sort of a report.
-fn reported(event: &acceptor_core::Event<SocketAddr>) -> &'static str {
-    use acceptor_core::Event as Reported;
-    match event {
-        Reported::ConnectionBegan { .. } => "reports of a beginning",
-        Reported::ConnectionEnded { .. } => "reports of an end",
-        Reported::AcceptPaused { .. } => "reports of a pause",
-        Reported::Disconnected { .. } => "reports of clients that are gone",
-        Reported::HandshakeFailed { .. } => "reports of handshakes",
-        Reported::ListenerFailed { .. } => "reports of a listener",
-        Reported::ReportsLost { .. } => "reports of losses",
-        Reported::Stuck { .. } => "reports of stuck children",
-        Reported::KilledWhileStopping { .. } => "reports of kills",
-        Reported::PoolStopped { .. } => "reports of a stop",
-        _ => "reports of a failure",
-    }
-}
-
-impl Event {
-    /// Whether it is of use to the model alone: a trace would be full of it.
-    pub(super) fn is_quiet(&self) -> bool {
-        matches!(self, Event::Network(Happened::Empty { .. }))
-    }
-}
-
-/// The outcome of an `init`.
+/// The outcome of `init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begun {
-    /// The acceptor waits, this long if it said so.
+pub enum InitOutcome {
+    /// The acceptor waits, with this timeout if it has one.
     Waits(Option<Duration>),
     /// *Ignore*.
     Ignored,
@@ -217,70 +194,61 @@ pub enum Begun {
     Failed,
     /// A panic.
     Panicked,
-    /// It was dropped before it was through.
+    /// It was dropped before its end.
     Dropped,
 }
 
-/// How a handshake ended.
+/// The outcome of a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shaken {
-    /// It is through.
-    Through,
+pub enum HandshakeOutcome {
+    /// It succeeded.
+    Succeeded,
     /// It failed on order.
     Failed,
     /// Its client is gone, with this error.
     Disconnected(String),
     /// It panicked.
     Panicked,
-    /// It was dropped before it was through.
+    /// It was dropped before its end.
     Dropped,
 }
 
-/// Where the stream of a connection lives on whose `serve` has returned.
+/// The holder of the guard of a connection whose `serve` has returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
-    /// It is kept, and takes no notice of anything.
+pub enum GuardHolder {
+    /// The runner, which ignores all signals.
     Kept,
-    /// A task runs under the guard.
+    /// A task that runs under the guard.
     Subtask,
 }
 
-/// How `serve` came to its end by itself.
+/// The outcome of `serve`, if it was not dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Return {
+pub enum ServeOutcome {
     /// It returned `Ok`.
     Normal,
     /// It returned the clean exit.
     Clean,
     /// It returned an error.
     Error,
-    /// It returned an error that means that its client is gone.
+    /// It returned an error because its client is gone.
     Disconnected,
     /// It panicked.
     Panic,
 }
 
-/// How `terminate` ended.
+/// The outcome of `terminate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Farewell {
+pub enum TerminateOutcome {
     /// It returned.
     Returned,
     /// It panicked.
     Panicked,
-    /// It was dropped before it was through.
+    /// It was dropped before its end.
     Dropped,
 }
 
-/// Whether a `Drop` panics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bomb {
-    /// It does not.
-    None,
-    /// It does.
-    Armed,
-}
-
-/// What a callback called.
+/// A call of the pool by a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// `stop`.
@@ -291,106 +259,165 @@ pub enum Call {
     StopItself,
     /// `kill_child`, with its own id.
     KillItself,
-    /// `close_listener`, with its own listener's id.
+    /// `close_listener`, with the id of its own listener.
     CloseListener,
 }
 
+impl Call {
+    /// The call that a client orders, if it orders one.
+    pub(crate) fn of_order(order: Order) -> Option<Self> {
+        match order {
+            Order::StopPool => Some(Self::Stop),
+            Order::KillPool => Some(Self::Kill),
+            Order::StopItself => Some(Self::StopItself),
+            Order::KillItself => Some(Self::KillItself),
+            Order::CloseListener => Some(Self::CloseListener),
+            _ => None,
+        }
+    }
+}
+
 impl Event {
-    /// A word for its sort, under which it is counted.
-    pub fn sort(&self) -> &'static str {
+    /// Whether only the model needs it: a trace would be full of it.
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self, Self::Network(Happened::Empty { .. }))
+    }
+
+    /// The child of the event, if it is an event of a child, and the noun for it.
+    pub(super) fn child(&self) -> Option<(&'static str, ChildId)> {
         match self {
-            Event::Started(..) => "pools started",
-            Event::Step(..) => "steps",
-            Event::Finale => "finales",
-            Event::State(PoolState::Running) => "pools running",
-            Event::State(PoolState::Stopping(phase)) => match phase {
+            Self::InitBegan { child, .. }
+            | Self::InitEnded { child, .. }
+            | Self::TerminateBegan { child, .. }
+            | Self::TerminateEnded { child, .. } => Some(("acceptor", *child)),
+            Self::StateDropped { child, .. } | Self::PanickedOnDrop { child } => {
+                Some(("child", *child))
+            }
+            Self::ServeBegan { child, .. }
+            | Self::HandshakeBegan { child }
+            | Self::AddressesReplaced { child, .. }
+            | Self::HandshakeEnded { child, .. }
+            | Self::StreamHandedOver { child, .. }
+            | Self::SubtaskPanicked { child }
+            | Self::Trapped { child }
+            | Self::WillPanicOnDrop { child }
+            | Self::ServeReturned { child, .. } => Some(("connection", *child)),
+            _ => None,
+        }
+    }
+
+    /// The label under which the event is counted.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Started(..) => "pools started",
+            Self::Step(..) => "steps",
+            Self::Teardown => "teardowns",
+            Self::State(PoolState::Running) => "pools running",
+            Self::State(PoolState::Stopping(phase)) => match phase {
                 Phase::LameDuck => "lame ducks",
                 Phase::Grace => "graces",
                 Phase::Stop => "stop phases",
                 Phase::Kill => "kills of pools",
             },
-            Event::State(_) => "pools stopped",
-            Event::Listening { .. } => "listeners added",
-            Event::Connected { .. } => "clients connected",
-            Event::Refused { .. } => "clients refused",
-            Event::InitBegan { .. } => "inits",
-            Event::InitEnded { how, .. } => match how {
-                Begun::Waits(None) => "acceptors that wait for ever",
-                Begun::Waits(Some(_)) => "acceptors that wait for a while",
-                Begun::Ignored => "inits that ignore",
-                Begun::Failed => "inits that fail",
-                Begun::Panicked => "inits that panic",
-                Begun::Dropped => "inits dropped",
+            Self::State(_) => "pools stopped",
+            Self::ListenerAdded { .. } => "listeners added",
+            Self::Connected { .. } => "clients connected",
+            Self::Refused { .. } => "clients refused",
+            Self::InitBegan { .. } => "inits",
+            Self::InitEnded { how, .. } => match how {
+                InitOutcome::Waits(None) => "acceptors that wait without a timeout",
+                InitOutcome::Waits(Some(_)) => "acceptors that wait with a timeout",
+                InitOutcome::Ignored => "inits that ignore",
+                InitOutcome::Failed => "inits that fail",
+                InitOutcome::Panicked => "inits that panic",
+                InitOutcome::Dropped => "inits dropped",
             },
-            Event::ServeBegan { .. } => "connections served",
-            Event::HandshakeBegan { .. } => "handshakes",
-            Event::Readdressed { .. } => "addresses replaced",
-            Event::HandshakeEnded { how, .. } => match how {
-                Shaken::Through => "handshakes that are through",
-                Shaken::Failed => "handshakes that fail",
-                Shaken::Disconnected(_) => "handshakes whose client is gone",
-                Shaken::Panicked => "handshakes that panic",
-                Shaken::Dropped => "handshakes dropped",
+            Self::ServeBegan { .. } => "connections served",
+            Self::HandshakeBegan { .. } => "handshakes",
+            Self::AddressesReplaced { .. } => "addresses replaced",
+            Self::HandshakeEnded { how, .. } => match how {
+                HandshakeOutcome::Succeeded => "handshakes that succeed",
+                HandshakeOutcome::Failed => "handshakes that fail",
+                HandshakeOutcome::Disconnected(_) => "handshakes whose client is gone",
+                HandshakeOutcome::Panicked => "handshakes that panic",
+                HandshakeOutcome::Dropped => "handshakes dropped",
             },
-            Event::HandedOn { holder, .. } => match holder {
-                Holder::Kept => "streams kept under a guard",
-                Holder::Subtask => "tasks under a guard",
+            Self::StreamHandedOver { holder, .. } => match holder {
+                GuardHolder::Kept => "streams kept under a guard",
+                GuardHolder::Subtask => "tasks under a guard",
             },
-            Event::SubtaskPanicked { .. } => "panics under a guard",
-            Event::Trapped { .. } => "stop signals taken",
-            Event::Armed { .. } => "bombs in connections",
-            Event::Exploded { .. } => "panics in the drop of a connection",
-            Event::ServeReturned { how, .. } => match how {
-                Return::Normal => "connections that return",
-                Return::Clean => "connections that exit cleanly",
-                Return::Error => "connections that fail",
-                Return::Disconnected => "connections whose client is gone",
-                Return::Panic => "connections that panic",
+            Self::SubtaskPanicked { .. } => "panics under a guard",
+            Self::Trapped { .. } => "stop signals taken",
+            Self::WillPanicOnDrop { .. } => "panicking drops in connections",
+            Self::PanickedOnDrop { .. } => "panics in the drop of a connection",
+            Self::ServeReturned { how, .. } => match how {
+                ServeOutcome::Normal => "connections that return",
+                ServeOutcome::Clean => "connections that exit cleanly",
+                ServeOutcome::Error => "connections that fail",
+                ServeOutcome::Disconnected => "connections whose client is gone",
+                ServeOutcome::Panic => "connections that panic",
             },
-            Event::TerminateBegan { reason, .. } => match reason {
-                Terminate::Timeout => "terminates for a timeout",
-                Terminate::Closed => "terminates for a closed listener",
-                Terminate::Io(_) => "terminates for a failed listener",
-                _ => "terminates for a stop",
+            Self::TerminateBegan { reason, .. } => match reason {
+                Terminate::Timeout => "terminates after a timeout",
+                Terminate::Closed => "terminates after a close",
+                Terminate::Io(_) => "terminates after a listener failure",
+                _ => "terminates after a stop",
             },
-            Event::TerminateEnded { how, .. } => match how {
-                Farewell::Returned => "terminates that return",
-                Farewell::Panicked => "terminates that panic",
-                Farewell::Dropped => "terminates dropped",
+            Self::TerminateEnded { how, .. } => match how {
+                TerminateOutcome::Returned => "terminates that return",
+                TerminateOutcome::Panicked => "terminates that panic",
+                TerminateOutcome::Dropped => "terminates dropped",
             },
-            Event::StateDropped { bomb, .. } => match bomb {
-                Bomb::None => "states dropped",
-                Bomb::Armed => "panics in the drop of a state",
-            },
-            Event::Network(happened) => match happened {
+            Self::StateDropped { panics: false, .. } => "states dropped",
+            Self::StateDropped { panics: true, .. } => "panics in the drop of a state",
+            Self::Network(happened) => match happened {
                 Happened::Accepted { .. } => "connections accepted",
                 Happened::Dropped { .. } => "streams dropped",
                 Happened::Failed { .. } => "accepts that fail",
                 Happened::Empty { .. } => "accepts that find nothing",
                 Happened::Closed { .. } => "sockets closed",
             },
-            Event::Called { .. } => "calls from within",
-            Event::Reported { report, .. } => reported(&report.event),
-            Event::CloseReturned(_) => "closes awaited",
-            Event::Joined(_) => "results awaited",
+            Self::Called { .. } => "calls from callbacks",
+            Self::Reported { report, .. } => match report.event.kind() {
+                EventKind::ConnectionBegan => "reports of a begin",
+                EventKind::ConnectionEnded => "reports of an end",
+                EventKind::AcceptPaused => "reports of a pause",
+                EventKind::Disconnected => "reports of a lost client",
+                EventKind::HandshakeFailed => "reports of a failed handshake",
+                EventKind::ListenerFailed => "reports of a failed listener",
+                EventKind::ReportsLost => "reports of lost reports",
+                EventKind::Stuck => "reports of stuck children",
+                EventKind::KilledWhileStopping => "reports of kills",
+                EventKind::PoolStopped => "reports of a stop",
+                _ => "reports of a failure",
+            },
+            Self::CloseReturned(_) => "closes awaited",
+            Self::Joined(_) => "results awaited",
         }
     }
 }
 
-impl fmt::Display for Moment {
+impl fmt::Display for TraceEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>12.3?}  {}", self.at, self.event)
+        let indent = match self.event {
+            Event::Started(..) | Event::Step(..) | Event::Teardown => "",
+            _ => "  ",
+        };
+        write!(f, "{:>12.3?}  {indent}{}", self.at, self.event)
     }
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((noun, child)) = self.child() {
+            write!(f, "{noun} {child}")?;
+        }
         match self {
-            Event::Started(number, spec) => write!(f, "pool {number} is started: {spec}"),
-            Event::Step(number, step) => write!(f, "step {number}: {step}"),
-            Event::Finale => f.write_str("finale"),
-            Event::State(state) => write!(f, "  the pool is {state}"),
-            Event::Listening {
+            Self::Started(number, spec) => write!(f, "pool {number} is started: {spec}"),
+            Self::Step(number, step) => write!(f, "step {number}: {step}"),
+            Self::Teardown => f.write_str("teardown"),
+            Self::State(state) => write!(f, "the pool is {state}"),
+            Self::ListenerAdded {
                 listener,
                 address,
                 bound,
@@ -399,90 +426,68 @@ impl fmt::Display for Event {
                 let acceptors = counted(*acceptors, "acceptor", "acceptors");
                 write!(
                     f,
-                    "  listener {listener} at {address} ({bound:?}), {acceptors}"
+                    "listener {listener} at {address} ({bound:?}), {acceptors}"
                 )
             }
-            Event::Connected { peer, listener } => write!(f, "  {peer} connects to {listener}"),
-            Event::Refused { listener } => write!(f, "  nobody listens at {listener}"),
-            Event::InitBegan {
-                child,
+            Self::Connected { peer, listener } => write!(f, "{peer} connects to {listener}"),
+            Self::Refused { listener } => write!(f, "no socket listens at {listener}"),
+            Self::InitBegan {
                 listener,
                 generation,
-            } => write!(
-                f,
-                "  acceptor {child} of listener {listener}: init, generation {generation}"
-            ),
-            Event::InitEnded { child, how } => match how {
-                Begun::Waits(None) => write!(f, "  acceptor {child} waits"),
-                Begun::Waits(Some(time)) => write!(f, "  acceptor {child} waits {time:?}"),
-                how => write!(f, "  acceptor {child}: init {how:?}"),
+                ..
+            } => write!(f, " of listener {listener}: init, generation {generation}"),
+            Self::InitEnded { how, .. } => match how {
+                InitOutcome::Waits(None) => f.write_str(" waits"),
+                InitOutcome::Waits(Some(time)) => write!(f, " waits {time:?}"),
+                how => write!(f, ": init {how:?}"),
             },
-            Event::ServeBegan {
-                child,
+            Self::ServeBegan {
                 listener,
                 peer,
                 local,
-            } => write!(
-                f,
-                "  connection {child}: serve, {peer} to {local}, listener {listener}"
-            ),
-            Event::HandshakeBegan { child } => {
-                write!(f, "  connection {child}: its handshake begins")
+                ..
+            } => write!(f, ": serve, {peer} to {local}, listener {listener}"),
+            Self::HandshakeBegan { .. } => f.write_str(": handshake begins"),
+            Self::AddressesReplaced { peer, local, .. } => {
+                write!(f, ": new addresses, {peer} to {local}")
             }
-            Event::Readdressed { child, peer, local } => {
-                write!(f, "  connection {child} is now one from {peer} to {local}")
+            Self::HandshakeEnded { how, .. } => write!(f, ": handshake ends, {how:?}"),
+            Self::StreamHandedOver { holder, .. } => {
+                write!(f, " hands its stream over: {holder:?}")
             }
-            Event::HandshakeEnded { child, how } => {
-                write!(f, "  connection {child}: its handshake is over, {how:?}")
+            Self::SubtaskPanicked { .. } => f.write_str(": the task under its guard panics"),
+            Self::Trapped { .. } => f.write_str(" takes the stop signal"),
+            Self::WillPanicOnDrop { .. } => f.write_str(" keeps a value whose drop panics"),
+            Self::PanickedOnDrop { .. } => f.write_str(": the drop of its kept value panics"),
+            Self::ServeReturned { how, .. } => write!(f, ": {how:?}"),
+            Self::TerminateBegan { reason, .. } => write!(f, ": terminate, {reason}"),
+            Self::TerminateEnded { how, .. } => write!(f, ": terminate {how:?}"),
+            Self::StateDropped { panics, .. } => {
+                f.write_str(": its state is dropped")?;
+                f.write_str(if *panics { ", and panics" } else { "" })
             }
-            Event::HandedOn { child, holder } => {
-                write!(f, "  connection {child} hands its stream on: {holder:?}")
-            }
-            Event::SubtaskPanicked { child } => {
-                write!(f, "  connection {child}: what runs under its guard panics")
-            }
-            Event::Trapped { child } => write!(f, "  connection {child} takes the stop signal"),
-            Event::Armed { child } => {
-                write!(f, "  connection {child} is going to panic when dropped")
-            }
-            Event::Exploded { child } => write!(f, "  what {child} kept panics while dropped"),
-            Event::ServeReturned { child, how } => write!(f, "  connection {child}: {how:?}"),
-            Event::TerminateBegan { child, reason } => {
-                write!(f, "  acceptor {child}: terminate, {reason}")
-            }
-            Event::TerminateEnded { child, how } => {
-                write!(f, "  acceptor {child}: terminate {how:?}")
-            }
-            Event::StateDropped { child, bomb } => match bomb {
-                Bomb::None => write!(f, "  the state of {child} is dropped"),
-                Bomb::Armed => write!(f, "  the state of {child} is dropped, and panics"),
-            },
-            Event::Network(happened) => match happened {
-                Happened::Accepted { listener, peer } => {
-                    write!(f, "  {listener} accepts {peer}")
-                }
-                Happened::Dropped { peer } => write!(f, "  the stream of {peer} is dropped"),
+            Self::Network(happened) => match happened {
+                Happened::Accepted { listener, peer } => write!(f, "{listener} accepts {peer}"),
+                Happened::Dropped { peer } => write!(f, "the stream of {peer} is dropped"),
                 Happened::Failed { listener, fault } => {
-                    write!(f, "  accept at {listener}: {fault:?}")
+                    write!(f, "accept at {listener}: {fault:?}")
                 }
-                Happened::Empty { listener } => write!(f, "  {listener} has no client"),
-                Happened::Closed {
-                    listener,
-                    queued: 0,
-                } => {
-                    write!(f, "  the socket {listener} is closed")
-                }
+                Happened::Empty { listener } => write!(f, "{listener} has no client"),
                 Happened::Closed { listener, queued } => {
-                    let queued = counted(*queued, "client is reset", "clients are reset");
-                    write!(f, "  the socket {listener} is closed, {queued}")
+                    write!(f, "the socket {listener} is closed")?;
+                    if *queued > 0 {
+                        let clients = counted(*queued, "client is reset", "clients are reset");
+                        write!(f, ", {clients}")?;
+                    }
+                    Ok(())
                 }
             },
-            Event::Called { child, call, .. } => write!(f, "  from within {child}: {call:?}"),
-            Event::Reported { report, .. } => write!(f, "  reported: {report}"),
-            Event::CloseReturned(listener) => write!(f, "  closing listener {listener} is done"),
-            Event::Joined(report) => {
+            Self::Called { child, call, .. } => write!(f, "a callback of {child} calls: {call:?}"),
+            Self::Reported { report, .. } => write!(f, "reported: {report}"),
+            Self::CloseReturned(listener) => write!(f, "the close of listener {listener} returns"),
+            Self::Joined(report) => {
                 let lines = report.to_string().replace('\n', "; ");
-                write!(f, "  result: {lines}")
+                write!(f, "result: {lines}")
             }
         }
     }

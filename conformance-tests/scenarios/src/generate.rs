@@ -1,43 +1,42 @@
-//! Makes a scenario of a seed.
+//! Generates a scenario from a seed.
 //!
-//! Most of a life is ordinary, so that pools grow old enough for what is rare
-//! to find something; each seed has preferences of its own.
+//! Most steps are ordinary, so that pools live long enough for rare steps to find a fault. Each seed has its own preferences.
 
 use fastrand::Rng;
 
 use super::{
-    Action, Bound, ChildSetting, Fault, Finale, LastListenerSetting, Order, Reload, ReportsSetting,
-    RestartSetting, Scenario, Setting, ShutdownSetting, SpecSetting, StageSetting, Start, Step,
-    Then, UnknownSetting, WaitingSetting, Weather,
+    Action, Behaviour, Bound, ChildSetting, Fault, LastListenerSetting, Order, Reload,
+    ReportsSetting, RestartSetting, Scenario, Setting, ShutdownSetting, SpecSetting, StageSetting,
+    Start, Step, Teardown, Then, UnknownSetting, WaitingSetting,
 };
 
-/// How many steps a scenario has, unless it is said otherwise.
+/// The default number of steps of a scenario.
 pub const STEPS: usize = 200;
 
 impl Scenario {
-    /// The scenario of a seed, of so many steps.
+    /// Generates the scenario of a seed, with this many steps.
     pub fn of_seed(seed: u64, steps: usize) -> Self {
-        // The seed itself is used again while the scenario is played: not for the same choices.
+        // The run uses the seed, too: it must not repeat the same random numbers.
         let mut random = Rng::with_seed(seed ^ 0x5eed_0f5c_e4a2_1057);
-        let maker = Maker {
+        let generator = Generator {
             calm: random.u8(1..10),
             stopping: random.u8(..4),
             random: &mut random,
         };
-        maker.scenario(seed, steps)
+        generator.scenario(seed, steps)
     }
 }
 
-/// Makes choices, with a seed's own preferences.
-struct Maker<'a> {
+/// Makes random choices, with preferences that depend on the seed.
+struct Generator<'a> {
     random: &'a mut Rng,
-    /// The more, the oftener the world comes to rest between steps.
+    /// The higher, the more often the world settles between steps.
     calm: u8,
-    /// The more, the oftener pools are stopped.
+    /// The higher, the more often pools are stopped.
     stopping: u8,
 }
 
-impl Maker<'_> {
+impl Generator<'_> {
     fn scenario(mut self, seed: u64, steps: usize) -> Scenario {
         let setting = Setting {
             spec: self.spec(),
@@ -47,32 +46,33 @@ impl Maker<'_> {
             buffer: self.pick(&[1, 8, 64]),
             spurious: self.pick(&[0, 0, 4, 32]),
         };
-        let mut first = self.step(first_listener());
+        let (acceptors, bound) = (2, Bound::Loopback);
+        let mut first = self.step(Action::Listen { acceptors, bound });
         first.then = Then::Settle;
-        let mut made = vec![first];
-        while made.len() < steps {
+        let mut all = vec![first];
+        while all.len() < steps {
             let action = self.action();
-            made.push(self.step(action));
+            all.push(self.step(action));
             if action == Action::HoldReporter && self.random.u8(..8) == 0 {
-                // More than an outbox holds, if beginnings and ends are reported.
-                let crowd = Action::Crowd {
+                // More than an outbox holds, if begins and ends are reported.
+                let burst = Action::ConnectAndLeave {
                     listener: self.random.u8(..),
                     clients: 600,
                 };
-                made.push(self.step(crowd));
+                all.push(self.step(burst));
             }
         }
-        made.truncate(steps);
-        let finale = match self.random.u8(..8) {
-            0 => Finale::DropOwner,
-            1 => Finale::CloseRuntime,
-            _ => Finale::Stop,
+        all.truncate(steps);
+        let teardown = match self.random.u8(..8) {
+            0 => Teardown::DropOwner,
+            1 => Teardown::CloseRuntime,
+            _ => Teardown::Stop,
         };
         Scenario {
             seed,
             setting,
-            steps: made,
-            finale,
+            steps: all,
+            teardown,
         }
     }
 
@@ -97,7 +97,7 @@ impl Maker<'_> {
         }
     }
 
-    /// Milliseconds: mostly few, sometimes many.
+    /// Milliseconds: usually few, sometimes many.
     fn time(&mut self) -> u32 {
         match self.random.u8(..100) {
             0 => self.random.u32(1_000..3_000),
@@ -136,7 +136,7 @@ impl Maker<'_> {
                 2 => ShutdownSetting::Within(0),
                 _ => ShutdownSetting::Within(self.time()),
             },
-            patience: match self.random.u8(..3) {
+            kill_timeout: match self.random.u8(..3) {
                 0 => 600_000,
                 _ => self.random.u32(1..50),
             },
@@ -171,7 +171,7 @@ impl Maker<'_> {
     fn action(&mut self) -> Action {
         let number = self.random.u8(..);
         match self.random.u16(..1050) {
-            1000..1005 => Action::Crowd {
+            1000..1005 => Action::ConnectAndLeave {
                 listener: number,
                 clients: self.random.u16(1..80),
             },
@@ -180,22 +180,22 @@ impl Maker<'_> {
                 clients: self.random.u8(1..120),
                 after: self.random.u16(..40),
             },
-            1012..1020 => Action::CloseCrowded {
+            1012..1020 => Action::ConnectAndClose {
                 listener: number,
                 clients: self.random.u16(1..40),
             },
             1020..1024 => match self.random.u8(..4) {
-                chosen if chosen < self.stopping => Action::StopCrowded(self.random.u8(1..20)),
+                chosen if chosen < self.stopping => Action::ConnectAndStop(self.random.u8(1..20)),
                 _ => Action::Wait,
             },
-            1024..1028 => Action::FaultLasts {
+            1024..1028 => Action::InjectLasting {
                 listener: number,
                 fault: self.fault(),
             },
-            1028..1040 => Action::FaultEnds(number),
+            1028..1040 => Action::EndInjection(number),
             1040..1048 => Action::HoldReporter,
             1048 => Action::Listen {
-                // More than are started at once.
+                // More than a listener starts at once.
                 acceptors: self.random.u8(65..150),
                 bound: Bound::Loopback,
             },
@@ -221,7 +221,7 @@ impl Maker<'_> {
             },
             660..680 => Action::Close(number),
             680..688 => Action::Break(number),
-            688..730 => Action::Fault {
+            688..730 => Action::Inject {
                 listener: number,
                 fault: self.fault(),
                 times: match self.random.u8(..6) {
@@ -229,7 +229,7 @@ impl Maker<'_> {
                     _ => 1,
                 },
             },
-            730..740 => Action::Stir(number),
+            730..740 => Action::SpuriousWake(number),
             740..765 => Action::StopConnection(number),
             765..790 => Action::KillConnection(number),
             790..800 => Action::DropGuard(number),
@@ -237,29 +237,28 @@ impl Maker<'_> {
             810..830 => Action::KillAcceptor(number),
             830..836 => Action::StopUnknown,
             836..850 => Action::Reconfigure(self.spec(), self.waiting()),
-            850..854 => Action::ReconfigureBadly,
+            850..854 => Action::ReconfigureInvalid,
             854..866 => {
                 let reload = match self.random.u8(..5) {
                     0 => Reload::Ignore,
                     1 => Reload::Fail,
                     2 => Reload::Panic,
-                    3 => Reload::UseBadly,
+                    3 => Reload::UseInvalid,
                     _ => Reload::Use(self.spec(), self.waiting()),
                 };
                 Action::Reload(reload)
             }
-            866..870 => Action::ListenBadly,
-            870..890 => Action::Weather(self.pick(&[
-                Weather::Fair,
-                Weather::Fair,
-                Weather::Impatient,
-                Weather::Reluctant,
-                Weather::Slow,
-                Weather::Yielding,
-                Weather::Failing,
-                Weather::Clinging,
-                Weather::Foul,
-            ])),
+            866..870 => Action::ListenInvalid,
+            870..890 => Action::Behave(match self.random.usize(..9) {
+                0..2 => Behaviour::Normal,
+                2 => Behaviour::ShortTimeouts,
+                3 => Behaviour::Ignoring,
+                4 => Behaviour::SlowInit,
+                5 => Behaviour::Yielding,
+                6 => Behaviour::FailingInit,
+                7 => Behaviour::SlowTerminate,
+                _ => Behaviour::All,
+            }),
             890..900 => Action::Join,
             900..912 => Action::DropTask(number),
             912..920 => Action::HoldTask(number),
@@ -277,20 +276,15 @@ impl Maker<'_> {
     }
 
     fn fault(&mut self) -> Fault {
-        self.pick(&[
-            Fault::Connection,
-            Fault::Connection,
-            Fault::Connection,
-            Fault::InvalidInput,
-            Fault::Resources,
-            Fault::Resources,
-            Fault::Resources,
-            Fault::Unknown,
-            Fault::Unknown,
-            Fault::RuntimeGone,
-            Fault::Listener,
-            Fault::Panic,
-        ])
+        match self.random.usize(..12) {
+            0..3 => Fault::Connection,
+            3 => Fault::InvalidInput,
+            4..7 => Fault::Resources,
+            7..9 => Fault::Unknown,
+            9 => Fault::RuntimeGone,
+            10 => Fault::Listener,
+            _ => Fault::Panic,
+        }
     }
 
     fn listen(&mut self) -> Action {
@@ -316,41 +310,26 @@ impl Maker<'_> {
             2..12 => Order::StopItself,
             12..22 => Order::KillItself,
             22..30 => Order::CloseListener,
-            30..36 => Order::Readdress,
+            30..36 => Order::ReplaceAddresses,
             _ => Order::Return,
         };
-        self.pick(&[
-            Order::Return,
-            Order::Return,
-            Order::Return,
-            Order::Return,
-            Order::ExitCleanly,
-            Order::Fail,
-            Order::Fail,
-            Order::Panic,
-            Order::PanicWhenDropped,
-            Order::Trap,
-            Order::Trap,
-            Order::TrapAndLeaveLate,
-            Order::TrapAndStay,
-            Order::ReturnWhenDraining,
-            Order::Sleep,
-            Order::Sleep,
-            Order::Yield,
-            Order::Yield,
-            Order::Flood,
-            Order::TakeGuard,
-            Order::HandOn,
-            Order::HandOnToTask,
-            rare,
-        ])
-    }
-}
-
-/// The listener that every scenario begins with.
-fn first_listener() -> Action {
-    Action::Listen {
-        acceptors: 2,
-        bound: Bound::Loopback,
+        match self.random.usize(..23) {
+            0..4 => Order::Return,
+            4 => Order::ExitCleanly,
+            5..7 => Order::Fail,
+            7 => Order::Panic,
+            8 => Order::PanicWhenDropped,
+            9..11 => Order::Trap,
+            11 => Order::TrapAndReturnLate,
+            12 => Order::TrapAndIgnore,
+            13 => Order::ReturnWhenDraining,
+            14..16 => Order::Sleep,
+            16..18 => Order::Yield,
+            18 => Order::Flood,
+            19 => Order::TakeGuard,
+            20 => Order::HandOver,
+            21 => Order::HandOverToTask,
+            _ => rare,
+        }
     }
 }

@@ -1,22 +1,22 @@
-//! The pool of a scenario, whether or not its listeners have a handshake.
+//! The pool of a scenario, with or without a handshake.
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use acceptor_core::{
     AcceptorRecord, AddListenerReason, ChildError, ChildId, CloseError, ConnectionRecord, Counts,
     Handshake, Listener, ListenerId, Pool, PoolHandle, ReconfigureError, Spec, Status, StopReport,
-    Stopped, WaitingAcceptors,
+    Stopped, WaitingAcceptors, With,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::book::Book;
-use super::cast::Cast;
+use super::handshake::TestHandshake;
+use super::history::History;
+use super::test_acceptor::TestAcceptor;
 use acceptor_simulation::{SimulatedListener, SimulatedRuntime, SimulatedStream};
 
-/// The listeners of a scenario: what they accept is what `serve` gets.
+/// The listeners of a scenario: `serve` gets the stream that they accept.
 pub(super) trait PoolListener:
     Listener<
         Io = SimulatedStream,
@@ -26,158 +26,93 @@ pub(super) trait PoolListener:
 {
 }
 
-impl<L> PoolListener for L where
-    L: Listener<
-            Io = SimulatedStream,
-            Addr = SocketAddr,
-            Handshake: Handshake<SimulatedStream, SocketAddr, Stream = SimulatedStream>,
-        >
-{
+pub(super) type HandshakeListener = With<SimulatedListener, TestHandshake>;
+
+impl PoolListener for SimulatedListener {}
+impl PoolListener for HandshakeListener {}
+
+/// The owner of a pool, whose drop kills the pool.
+#[derive(Debug)]
+pub(super) enum Owner {
+    Plain(Pool<SimulatedRuntime, SimulatedListener>),
+    Handshake(Pool<SimulatedRuntime, HandshakeListener>, Weak<History>),
 }
 
-/// A handle of the pool. Its calls are those of [`PoolHandle`].
-pub(super) type Handle = Box<dyn Calls>;
-
-pub(super) trait Calls: fmt::Debug + Send + Sync {
-    fn another(&self) -> Handle;
-
-    fn add_listener(
-        &self,
-        runtime: Option<&SimulatedRuntime>,
-        listener: SimulatedListener,
-        acceptors: usize,
-    ) -> Result<ListenerId, AddListenerReason>;
-
-    fn close_listener(&self, id: ListenerId) -> BoxFuture<'static, Result<(), CloseError>>;
-
-    fn acceptors(&self) -> Result<Vec<AcceptorRecord>, Stopped>;
-
-    fn connections(&self) -> Result<Vec<ConnectionRecord<SocketAddr>>, Stopped>;
-
-    fn counts(&self) -> Result<Counts, Stopped>;
-
-    fn status(&self) -> Result<Status<SocketAddr>, Stopped>;
-
-    fn stop_child(&self, id: ChildId) -> Result<(), ChildError>;
-
-    fn kill_child(&self, id: ChildId) -> Result<(), ChildError>;
-
-    fn reconfigure(
-        &self,
-        spec: Spec<Cast, SocketAddr>,
-        waiting: WaitingAcceptors,
-    ) -> Result<(), ReconfigureError>;
-
-    fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError>;
-
-    fn stop(&self);
-
-    fn kill(&self);
-
-    fn join(&self) -> BoxFuture<'static, StopReport<SocketAddr>>;
+/// A handle of the pool, with the methods of [`PoolHandle`].
+#[derive(Debug, Clone)]
+pub(super) enum Handle {
+    Plain(PoolHandle<SimulatedRuntime, SimulatedListener>),
+    Handshake(
+        PoolHandle<SimulatedRuntime, HandshakeListener>,
+        Weak<History>,
+    ),
 }
 
-/// The owner of a pool: dropping it kills the pool.
-pub(super) type Owner = Box<dyn Send>;
-
-/// Both ends of a pool whose listeners are made of simulated ones by `make`.
-pub(super) fn both<L: PoolListener>(
-    pool: Pool<SimulatedRuntime, L>,
-    book: &Arc<Book>,
-    make: fn(SimulatedListener, &Weak<Book>) -> L,
-) -> (Owner, Handle) {
-    let handle = Of {
-        handle: pool.handle(),
-        book: Arc::downgrade(book),
-        make,
-    };
-    (Box::new(pool), Box::new(handle))
-}
-
-struct Of<L: PoolListener> {
-    handle: PoolHandle<SimulatedRuntime, L>,
-    book: Weak<Book>,
-    make: fn(SimulatedListener, &Weak<Book>) -> L,
-}
-
-impl<L: PoolListener> fmt::Debug for Of<L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.handle.fmt(f)
+impl Owner {
+    pub(super) fn handle(&self) -> Handle {
+        match self {
+            Self::Plain(pool) => Handle::Plain(pool.handle()),
+            Self::Handshake(pool, history) => {
+                Handle::Handshake(pool.handle(), Weak::clone(history))
+            }
+        }
     }
 }
 
-impl<L: PoolListener> Calls for Of<L> {
-    fn another(&self) -> Handle {
-        Box::new(Self {
-            handle: self.handle.clone(),
-            book: Weak::clone(&self.book),
-            make: self.make,
-        })
+/// Defines methods that call the method of the same name.
+macro_rules! forward {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty $(, $convert:expr)?;)*) => {$(
+        pub(super) fn $name(&self, $($argument: $type),*) -> $result {
+            match self {
+                Self::Plain(handle) => forward!(handle.$name($($argument),*) $(, $convert)?),
+                Self::Handshake(handle, _) => forward!(handle.$name($($argument),*) $(, $convert)?),
+            }
+        }
+    )*};
+    ($call:expr) => { $call };
+    ($call:expr, $convert:expr) => { $convert($call) };
+}
+
+impl Handle {
+    forward! {
+        acceptors() -> Result<Vec<AcceptorRecord>, Stopped>;
+        connections() -> Result<Vec<ConnectionRecord<SocketAddr>>, Stopped>;
+        counts() -> Result<Counts, Stopped>;
+        status() -> Result<Status<SocketAddr>, Stopped>;
+        stop_child(id: ChildId) -> Result<(), ChildError>;
+        kill_child(id: ChildId) -> Result<(), ChildError>;
+        reconfigure(spec: Spec<TestAcceptor>, waiting: WaitingAcceptors) -> Result<(), ReconfigureError>;
+        reload(waiting: WaitingAcceptors) -> Result<(), ReconfigureError>;
+        stop() -> (), drop;
+        kill() -> (), drop;
+        join() -> BoxFuture<'static, StopReport<SocketAddr>>, FutureExt::boxed;
+        close_listener(id: ListenerId) -> BoxFuture<'static, Result<(), CloseError>>, FutureExt::boxed;
     }
 
-    fn add_listener(
+    pub(super) fn add_listener(
         &self,
         runtime: Option<&SimulatedRuntime>,
         listener: SimulatedListener,
         acceptors: usize,
     ) -> Result<ListenerId, AddListenerReason> {
-        let listener = (self.make)(listener, &self.book);
-        let added = match runtime {
-            None => self.handle.add_listener(listener, acceptors),
-            Some(runtime) => self.handle.add_listener_on(runtime, listener, acceptors),
-        };
-        added.map_err(|refused| refused.reason)
-    }
-
-    fn close_listener(&self, id: ListenerId) -> BoxFuture<'static, Result<(), CloseError>> {
-        self.handle.close_listener(id).boxed()
-    }
-
-    fn acceptors(&self) -> Result<Vec<AcceptorRecord>, Stopped> {
-        self.handle.acceptors()
-    }
-
-    fn connections(&self) -> Result<Vec<ConnectionRecord<SocketAddr>>, Stopped> {
-        self.handle.connections()
-    }
-
-    fn counts(&self) -> Result<Counts, Stopped> {
-        self.handle.counts()
-    }
-
-    fn status(&self) -> Result<Status<SocketAddr>, Stopped> {
-        self.handle.status()
-    }
-
-    fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
-        self.handle.stop_child(id)
-    }
-
-    fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
-        self.handle.kill_child(id)
-    }
-
-    fn reconfigure(
-        &self,
-        spec: Spec<Cast, SocketAddr>,
-        waiting: WaitingAcceptors,
-    ) -> Result<(), ReconfigureError> {
-        self.handle.reconfigure(spec, waiting)
-    }
-
-    fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError> {
-        self.handle.reload(waiting)
-    }
-
-    fn stop(&self) {
-        drop(self.handle.stop());
-    }
-
-    fn kill(&self) {
-        drop(self.handle.kill());
-    }
-
-    fn join(&self) -> BoxFuture<'static, StopReport<SocketAddr>> {
-        self.handle.join().boxed()
+        fn add<L: PoolListener>(
+            handle: &PoolHandle<SimulatedRuntime, L>,
+            runtime: Option<&SimulatedRuntime>,
+            listener: L,
+            acceptors: usize,
+        ) -> Result<ListenerId, AddListenerReason> {
+            let added = match runtime {
+                None => handle.add_listener(listener, acceptors),
+                Some(runtime) => handle.add_listener_on(runtime, listener, acceptors),
+            };
+            added.map_err(|refused| refused.reason)
+        }
+        match self {
+            Self::Plain(handle) => add(handle, runtime, listener, acceptors),
+            Self::Handshake(handle, history) => {
+                let listener = listener.with(TestHandshake::new(history));
+                add(handle, runtime, listener, acceptors)
+            }
+        }
     }
 }

@@ -1,25 +1,24 @@
-//! Lives of a pool, as data: how it is set up, and what befalls it step by step.
+//! Random scenarios of a pool in a simulated world, checked against a model.
 //!
-//! A scenario is made of a seed ([`Scenario::of_seed`]), played in a simulated
-//! world and held against a model there ([`play`]). It is plain data, so that
-//! one that fails can be made smaller, printed, kept in a file and played again
-//! to the letter. Whatever a step names by number is counted round, so that a
-//! scenario from which steps were taken still means something.
+//! A scenario is plain data: how pools are started, and the steps that happen to them. It is generated from a seed
+//! ([`Scenario::of_seed`]), run in a simulated world and checked against a model there ([`run`]). Because it is plain data, a
+//! scenario that fails can be shrunk, printed, saved as a file and run again exactly. A step names a listener, a client or a
+//! child by a number; the number is taken modulo how many there are, so a step keeps a meaning when other steps are removed.
 
-mod book;
-mod cast;
 pub mod command_line;
 mod event;
 mod generate;
 mod graceful_stop;
-mod greeting;
 mod handle;
+mod handshake;
+mod history;
 mod json;
 mod model;
 mod picture;
-mod play;
+mod report;
+mod run;
 mod shrink;
-mod timeline;
+mod test_acceptor;
 
 use std::fmt;
 use std::time::Duration;
@@ -28,64 +27,74 @@ use acceptor_core::{
     AcceptErrorKind, ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown,
     WaitingAcceptors,
 };
+use serde::de::IntoDeserializer;
+use serde::de::value::U32Deserializer;
 use serde::{Deserialize, Serialize};
 
-pub use self::event::{Begun, Bomb, Call, Event, Farewell, Holder, Moment, Return, Shaken};
+pub use self::event::{
+    Call, Event, GuardHolder, HandshakeOutcome, InitOutcome, ServeOutcome, TerminateOutcome,
+    TraceEntry,
+};
 pub use self::generate::STEPS;
 pub use self::graceful_stop::graceful_stop;
-pub use self::json::ScenarioError;
 pub use self::picture::picture;
-pub use self::play::{Failure, Played, play, tell, watch};
-pub use self::shrink::{PLAYS, Shrunk, shrink};
-pub use self::timeline::{Finding, Origin};
+pub use self::report::{FailureReport, Origin};
+pub use self::run::{Failure, RunSummary, run, run_traced, run_watched};
+pub use self::shrink::{MAX_RUNS, Shrunk, shrink};
 
-/// A life of one pool after the other, in one simulated world.
+/// A scenario: pools that run one after the other in one simulated world, and what happens to them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// The seed that it was made of; what acceptors do by chance depends on it.
+    /// The seed; the random behaviour of acceptors depends on it.
     pub seed: u64,
     /// How pools are started, and how large the world is.
     pub setting: Setting,
-    /// What happens, in this order.
+    /// The steps, in their order.
     pub steps: Vec<Step>,
-    /// How it ends.
-    pub finale: Finale,
+    /// How the scenario ends.
+    pub teardown: Teardown,
 }
 
 /// How pools are started, and how large the world is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Setting {
-    /// What a pool is started with.
+    /// The spec of a new pool.
     pub spec: SpecSetting,
     /// How a pool is started.
     pub start: Start,
     /// The stage of the listeners between `accept` and `serve`.
-    #[serde(default, skip_serializing_if = "StageSetting::is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub stage: StageSetting,
-    /// How many connections a listener keeps for whoever accepts.
+    /// How many connections wait in the backlog of a listener.
     pub backlog: u8,
-    /// How many bytes a stream keeps for whoever reads.
+    /// How many bytes wait in the buffer of a stream.
     pub buffer: u8,
-    /// One poll in so many is of a task that nobody woke; 0: none.
+    /// One poll in this many is spurious: of a task that was not woken; 0: none.
     pub spurious: u8,
+}
+
+impl Setting {
+    /// The simplest setting.
+    pub const DEFAULT: Self = Self {
+        spec: SpecSetting::DEFAULT,
+        start: Start::Spec,
+        stage: StageSetting::None,
+        backlog: 64,
+        buffer: 64,
+        spurious: 0,
+    };
 }
 
 /// The stage of a listener between `accept` and `serve`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum StageSetting {
-    /// Nothing.
+    /// None.
     #[default]
     None,
-    /// It has a handshake, in which clients give orders.
+    /// A handshake, in which clients give orders.
     Handshake,
-}
-
-impl StageSetting {
-    fn is_none(&self) -> bool {
-        *self == Self::None
-    }
 }
 
 /// How a pool is started.
@@ -93,45 +102,48 @@ impl StageSetting {
 pub enum Start {
     /// With a spec.
     Spec,
-    /// With an init function, which can be run again.
+    /// With an init function, which a reload runs again.
     InitFunction,
 }
 
-/// What a spec says; times are milliseconds.
+/// A spec, as data; times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpecSetting {
-    /// What counts.
+    /// Which failures count.
     pub restart: RestartSetting,
-    /// How many failures are tolerated.
+    /// How many failures are tolerated within the period.
     pub intensity: u32,
-    /// Within this time.
+    /// The period.
+    #[serde(deserialize_with = "json::positive")]
     pub period: u32,
-    /// What the children are.
+    /// The type of the children.
     pub child_type: ChildSetting,
     /// How long a pool that stops still accepts.
     pub lame_duck: u32,
-    /// How long connections are then left alone; `None` for ever.
-    // Otherwise one that is left out would be for ever, too.
+    /// How long connections then may continue; `None` is unlimited.
+    // Without this attribute a missing field would be unlimited, too.
     #[serde(deserialize_with = "Option::deserialize")]
     pub grace: Option<u32>,
-    /// How long they then have.
+    /// How long the stop phase then is.
     pub shutdown: ShutdownSetting,
-    /// How long the kill waits for who does not suspend.
-    pub patience: u32,
-    /// What an accept error is that nobody knows.
-    #[serde(default, skip_serializing_if = "UnknownSetting::is_as_without_a_table")]
+    /// How long the kill waits for a child that does not suspend.
+    #[serde(deserialize_with = "json::positive")]
+    pub kill_timeout: u32,
+    /// The kind of an unknown accept error.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub unknown: UnknownSetting,
     /// Which connections are reported.
-    #[serde(default, skip_serializing_if = "ReportsSetting::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub reports: ReportsSetting,
     /// What happens when the last listener has failed.
-    #[serde(default, skip_serializing_if = "LastListenerSetting::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub last_listener: LastListenerSetting,
-    /// How long a handshake may take; `None` without limit.
+    /// The timeout of a handshake; `None` is unlimited.
     #[serde(
         default = "handshake_timeout",
-        skip_serializing_if = "is_handshake_timeout"
+        skip_serializing_if = "is_handshake_timeout",
+        deserialize_with = "json::positive"
     )]
     pub handshake_timeout: Option<u32>,
 }
@@ -147,209 +159,213 @@ fn is_handshake_timeout(time: &Option<u32>) -> bool {
     *time == HANDSHAKE_TIMEOUT
 }
 
-/// [`ConnectionReports`], as data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum ReportsSetting {
-    /// Those that fail.
-    #[default]
-    Failures,
-    /// Also those whose client is gone, or whose handshake failed.
-    Disconnects,
-    /// The beginning and the end of each.
-    All,
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
-impl ReportsSetting {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// [`LastListener`], as data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum LastListenerSetting {
-    /// The pool goes on without one.
-    #[default]
-    Continue,
-    /// The pool stops.
-    Stop,
-}
-
-impl LastListenerSetting {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// What its table makes of an accept error that nobody knows (A4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum UnknownSetting {
-    /// One of resources, as without a table.
-    #[default]
-    Resources,
-    /// One of a connection.
-    Connection,
-    /// One of the listener.
-    Listener,
-}
-
-impl UnknownSetting {
-    /// Then it is not written, so that what was kept before there was this setting stays as it is.
-    fn is_as_without_a_table(&self) -> bool {
-        *self == UnknownSetting::Resources
-    }
-
-    pub(crate) fn kind(self) -> AcceptErrorKind {
-        match self {
-            UnknownSetting::Resources => AcceptErrorKind::Resources,
-            UnknownSetting::Connection => AcceptErrorKind::Connection,
-            UnknownSetting::Listener => AcceptErrorKind::Listener,
+/// Defines enums of the core as data. The first variant is the default.
+macro_rules! core_enums {
+    ($($(#[$doc:meta])* $name:ident: $core:ident {
+        $(#[$first_doc:meta])* $first:ident, $($(#[$variant_doc:meta])* $variant:ident,)*
+    })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+        pub enum $name {
+            $(#[$first_doc])*
+            #[default]
+            $first,
+            $($(#[$variant_doc])* $variant,)*
         }
+
+        impl From<$name> for $core {
+            fn from(setting: $name) -> Self {
+                match setting {
+                    $name::$first => Self::$first,
+                    $($name::$variant => Self::$variant,)*
+                }
+            }
+        }
+    )*};
+}
+
+core_enums! {
+    /// [`Restart`], as data.
+    RestartSetting: Restart {
+        /// Only start errors count.
+        Temporary,
+        /// Failures of connections count, too.
+        Transient,
     }
-}
 
-/// [`Restart`], as data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RestartSetting {
-    /// Only start errors count.
-    Temporary,
-    /// Failures of connections count, too.
-    Transient,
-}
+    /// [`ChildType`], as data.
+    ChildSetting: ChildType {
+        /// Workers.
+        Worker,
+        /// Supervisors.
+        Supervisor,
+    }
 
-/// [`ChildType`], as data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ChildSetting {
-    /// Workers.
-    Worker,
-    /// Supervisors.
-    Supervisor,
+    /// [`ConnectionReports`], as data.
+    ReportsSetting: ConnectionReports {
+        /// Failures.
+        Failures,
+        /// Also lost clients and failed handshakes.
+        Disconnects,
+        /// The beginning and the end of every connection.
+        All,
+    }
+
+    /// [`LastListener`], as data.
+    LastListenerSetting: LastListener {
+        /// The pool continues without a listener.
+        Continue,
+        /// The pool stops.
+        Stop,
+    }
+
+    /// The kind of an unknown accept error in the table of a spec (A4).
+    UnknownSetting: AcceptErrorKind {
+        /// An error of resources, as without a table.
+        Resources,
+        /// An error of one connection.
+        Connection,
+        /// An error of the listener.
+        Listener,
+    }
+
+    /// [`WaitingAcceptors`], as data: what happens to waiting acceptors when the spec is replaced (R1).
+    WaitingSetting: WaitingAcceptors {
+        /// They continue to wait.
+        Keep,
+        /// They terminate.
+        Replace,
+    }
 }
 
 /// [`Shutdown`], as data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShutdownSetting {
-    /// At once.
+    /// No stop phase.
     Kill,
-    /// After so many milliseconds.
+    /// A stop phase of this many milliseconds.
     Within(u32),
-    /// Never.
+    /// A stop phase without limit.
     Never,
 }
 
-/// One thing that happens, and how far the world then goes on.
+/// One action, and how far the world then runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// The seed of the choices of the scheduler after this step: taking other steps away changes none of them.
+    /// The seed of the scheduler after this step, so that removing other steps does not change its choices.
     pub schedule: u32,
-    /// What happens.
+    /// The action.
     pub action: Action,
-    /// How far the world then goes on.
+    /// How far the world then runs.
     pub then: Then,
 }
 
-/// How far the world goes on after a step.
+/// How far the world runs after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
-    /// So many polls at the most; the clock stands.
+    /// At most this many polls, without a move of the clock.
     Polls(u8),
-    /// Until nothing is ready; the clock stands.
+    /// Until no task is ready, without a move of the clock.
     Settle,
-    /// Until nothing is ready, and so many milliseconds have passed, timer by timer.
+    /// Until no task is ready and this many milliseconds have passed, timer by timer.
     Pass(u32),
-    /// The clock jumps by so many milliseconds, over all timers that are due by then; then until nothing is ready.
+    /// The clock jumps by this many milliseconds over all timers that are due; then until no task is ready.
     Jump(u32),
 }
 
-/// What happens.
+/// An action on a pool, its clients or its runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Action {
-    /// Nothing but time.
+    /// Nothing.
     Wait,
-    /// A listener is added.
+    /// Adds a listener.
     Listen {
-        /// With so many acceptors.
+        /// With this many acceptors.
         acceptors: u8,
-        /// Bound to what.
+        /// Bound to this address.
         bound: Bound,
     },
-    /// A listener is added on a runtime that is not the pool's.
+    /// Adds a listener on a runtime that is not the pool's.
     ListenOn {
-        /// On which.
+        /// The runtime.
         runtime: u8,
-        /// With so many acceptors.
+        /// With this many acceptors.
         acceptors: u8,
     },
-    /// A runtime that is not the pool's is shut down, and another takes its place.
+    /// Shuts down a runtime that is not the pool's, and replaces it by another.
     EndRuntime(u8),
-    /// A listener is closed through the handle.
+    /// Closes a listener through the handle.
     Close(u8),
-    /// A listener's socket is broken from now on.
+    /// Breaks the socket of a listener.
     Break(u8),
-    /// Calls of `accept` on a listener go wrong.
-    Fault {
-        /// Which listener's.
+    /// Injects faults into the next calls of `accept`.
+    Inject {
+        /// The listener.
         listener: u8,
-        /// How.
+        /// The fault.
         fault: Fault,
-        /// How many.
+        /// How many calls fail.
         times: u8,
     },
-    /// From now on each call of `accept` on a listener goes wrong.
-    FaultLasts {
-        /// Which listener's.
+    /// Injects a fault into every call of `accept` from now on.
+    InjectLasting {
+        /// The listener.
         listener: u8,
-        /// How.
+        /// The fault.
         fault: Fault,
     },
-    /// Calls of `accept` on a listener no longer go wrong.
-    FaultEnds(u8),
-    /// The task in `accept` is woken to no effect.
-    Stir(u8),
+    /// Ends the injection of a lasting fault.
+    EndInjection(u8),
+    /// Wakes the task in `accept` without a cause.
+    SpuriousWake(u8),
     /// Clients connect to a listener.
     Connect {
-        /// To which.
+        /// The listener.
         listener: u8,
-        /// How many.
+        /// How many clients.
         clients: u8,
     },
     /// Many clients connect to a listener, and leave at once.
-    Crowd {
-        /// To which.
+    ConnectAndLeave {
+        /// The listener.
         listener: u8,
-        /// How many.
+        /// How many clients.
         clients: u16,
     },
-    /// The clock jumps, and before anything that is due by then can happen, clients connect to a listener.
+    /// The clock jumps, and clients connect to a listener before any due timer fires.
     ConnectLate {
-        /// To which.
+        /// The listener.
         listener: u8,
-        /// How many.
+        /// How many clients.
         clients: u8,
         /// How many milliseconds the clock jumps.
         after: u16,
     },
     /// Clients connect to a listener, and it is closed at once.
-    CloseCrowded {
-        /// To which.
+    ConnectAndClose {
+        /// The listener.
         listener: u8,
-        /// How many.
+        /// How many clients.
         clients: u16,
     },
-    /// Clients connect to each listener, and the pool is to stop at once.
-    StopCrowded(u8),
-    /// A client tells its connection what to do.
+    /// This many clients connect to each listener, and the pool is stopped at once.
+    ConnectAndStop(u8),
+    /// A client sends an order to its connection.
     Order {
-        /// Which client.
+        /// The client.
         client: u8,
-        /// What.
+        /// The order.
         order: Order,
     },
-    /// A client reads what is there for it.
+    /// A client reads the bytes that are there.
     Read(u8),
-    /// A client ends what it sends.
+    /// A client closes its sending direction.
     HalfClose(u8),
     /// A client closes its connection.
     Leave(u8),
@@ -365,42 +381,42 @@ pub enum Action {
     StopAcceptor(u8),
     /// An acceptor is killed by id.
     KillAcceptor(u8),
-    /// A child is stopped, and one is killed, that is not there any more.
+    /// A child that has ended is stopped and killed.
     StopUnknown,
     /// The spec is replaced.
     Reconfigure(SpecSetting, WaitingSetting),
-    /// The spec is to be replaced by one that is not allowed.
-    ReconfigureBadly,
+    /// The spec is replaced by an invalid one, which fails.
+    ReconfigureInvalid,
     /// The init function is run again.
     Reload(Reload),
-    /// A listener is to be added with no acceptors.
-    ListenBadly,
-    /// The pool is to stop.
+    /// A listener is added without acceptors, which fails.
+    ListenInvalid,
+    /// The pool is stopped.
     Stop,
-    /// The pool is to end at once.
+    /// The pool is killed.
     Kill,
-    /// Somebody waits for the result.
+    /// A task waits for the result.
     Join,
     /// The owner is dropped.
     DropOwner,
-    /// A handle is dropped, of more than one.
+    /// One of several handles is dropped.
     DropHandle,
-    /// From now on acceptors do this.
-    Weather(Weather),
+    /// Acceptors behave like this from now on.
+    Behave(Behaviour),
     /// The runtime drops a task of the pool.
     DropTask(u8),
-    /// The runtime polls a task of a child no more.
+    /// The runtime no longer polls a task of a child.
     HoldTask(u8),
-    /// The runtime polls the task that delivers reports no more, as if an observer did not return.
+    /// The runtime no longer polls the task that delivers reports, as if an observer did not return.
     HoldReporter,
     /// The runtime polls all tasks again.
     ReleaseTasks,
 }
 
-/// What a listener is bound to.
+/// The address to which a listener is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Bound {
-    /// The loopback.
+    /// The loopback address.
     Loopback,
     /// Any address.
     Wildcard,
@@ -408,18 +424,18 @@ pub enum Bound {
     Wildcard6,
 }
 
-/// How a call of `accept` goes wrong.
+/// A fault of a call of `accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
     /// An error of one connection.
     Connection,
-    /// Invalid input without a number of the system: of one connection (A6).
+    /// Invalid input without an error code of the system: an error of one connection (A6).
     InvalidInput,
     /// Too many open files.
     Resources,
     /// An error that is in no table.
     Unknown,
-    /// An error that only the listener can classify: of the listener (A6).
+    /// An error that only the listener can classify: an error of the listener (A6).
     RuntimeGone,
     /// An error of the listener.
     Listener,
@@ -427,7 +443,7 @@ pub enum Fault {
     Panic,
 }
 
-/// What a connection is told to do.
+/// An order of a client to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// Return `Ok`.
@@ -438,19 +454,19 @@ pub enum Order {
     Fail,
     /// Panic.
     Panic,
-    /// Keep something that panics when it is dropped.
+    /// Keep a value whose drop panics.
     PanicWhenDropped,
     /// Take the stop signal, and return when it comes.
     Trap,
     /// Take the stop signal, and return 20 ms after it came.
-    TrapAndLeaveLate,
-    /// Take the stop signal, and take no notice of it.
-    TrapAndStay,
+    TrapAndReturnLate,
+    /// Take the stop signal, and ignore it.
+    TrapAndIgnore,
     /// Return when the connection is draining.
     ReturnWhenDraining,
-    /// Do nothing for 3 ms.
+    /// Sleep for 3 ms.
     Sleep,
-    /// Be pending some times, and ready at once again.
+    /// Yield several times.
     Yield,
     /// Write more than there is room for.
     Flood,
@@ -458,84 +474,80 @@ pub enum Order {
     StopPool,
     /// Kill the pool, from within.
     KillPool,
-    /// Stop itself by its id.
+    /// Stop this connection by its id.
     StopItself,
-    /// Kill itself by its id.
+    /// Kill this connection by its id.
     KillItself,
-    /// Close its own listener.
+    /// Close the listener of this connection.
     CloseListener,
     /// Take a guard, and drop it at the end of `serve`.
     TakeGuard,
-    /// Return, and leave the stream under a guard that is kept.
-    HandOn,
-    /// Return, and leave the stream to a task under a guard.
-    HandOnToTask,
+    /// Return, and keep the stream under a guard.
+    HandOver,
+    /// Return, and move the stream to a task under a guard.
+    HandOverToTask,
     /// Replace the addresses, in a handshake.
-    Readdress,
+    ReplaceAddresses,
 }
 
-/// What becomes of the acceptors that wait when the spec is replaced (R1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WaitingSetting {
-    /// They wait on.
-    Keep,
-    /// They terminate.
-    Replace,
-}
+impl Order {
+    /// The byte that stands for the order on a connection: the number of its variant.
+    pub(crate) fn byte(self) -> u8 {
+        self as u8
+    }
 
-impl WaitingSetting {
-    pub(crate) fn waiting(self) -> WaitingAcceptors {
-        match self {
-            WaitingSetting::Keep => WaitingAcceptors::Keep,
-            WaitingSetting::Replace => WaitingAcceptors::Replace,
-        }
+    pub(crate) fn of_byte(byte: u8) -> Self {
+        let variant: U32Deserializer<serde::de::value::Error> = u32::from(byte).into_deserializer();
+        Self::deserialize(variant).unwrap_or(Self::Return)
     }
 }
 
-/// What the init function answers when it is run again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The result of the init function in a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Reload {
-    /// This spec.
+    /// A spec.
     Use(SpecSetting, WaitingSetting),
     /// *Ignore*.
+    #[default]
     Ignore,
     /// An error.
     Fail,
     /// A panic.
     Panic,
-    /// A spec that is not allowed.
-    UseBadly,
+    /// An invalid spec.
+    UseInvalid,
 }
 
-/// What acceptors do of themselves: the more the fouler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Weather {
-    /// They accept, for ever.
-    Fair,
-    /// They accept for a while, be it none.
-    Impatient,
-    /// They ignore, more often than not.
-    Reluctant,
-    /// Their `init` takes its time, or never ends.
-    Slow,
-    /// Their `init` and `terminate` give way to other tasks, several times.
+/// How acceptors behave by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Behaviour {
+    /// They accept, without a timeout.
+    #[default]
+    Normal,
+    /// They accept with a short timeout, or one of zero.
+    ShortTimeouts,
+    /// Most of them ignore.
+    Ignoring,
+    /// Their `init` is slow, or never returns.
+    SlowInit,
+    /// Their `init` and `terminate` yield several times.
     Yielding,
-    /// Their `init` fails or panics now and then.
-    Failing,
-    /// Their `terminate` takes its time, or for ever, or panics.
-    Clinging,
-    /// All of it, states whose `Drop` panics, and an observer that panics.
-    Foul,
+    /// Their `init` sometimes fails or panics.
+    FailingInit,
+    /// Their `terminate` is slow, never returns, or panics.
+    SlowTerminate,
+    /// All of it, and states whose drop panics, and an observer that panics.
+    All,
 }
 
 /// How a scenario ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Finale {
-    /// The last pool is stopped, and whatever does not end by itself is killed.
+pub enum Teardown {
+    /// The last pool is stopped; what does not end by itself is killed.
     Stop,
-    /// The last pool's owner is dropped.
+    /// The owner of the last pool is dropped.
     DropOwner,
-    /// The runtime is shut down under the last pool.
+    /// The runtime of the last pool is shut down.
     CloseRuntime,
 }
 
@@ -549,29 +561,15 @@ impl SpecSetting {
         lame_duck: 0,
         grace: Some(0),
         shutdown: ShutdownSetting::Within(5_000),
-        patience: 1_000,
+        kill_timeout: 1_000,
         unknown: UnknownSetting::Resources,
         reports: ReportsSetting::Failures,
         last_listener: LastListenerSetting::Continue,
         handshake_timeout: HANDSHAKE_TIMEOUT,
     };
 
-    pub(crate) fn restart(&self) -> Restart {
-        match self.restart {
-            RestartSetting::Temporary => Restart::Temporary,
-            RestartSetting::Transient => Restart::Transient,
-        }
-    }
-
     pub(crate) fn period(&self) -> Duration {
         milliseconds(self.period)
-    }
-
-    pub(crate) fn child_type(&self) -> ChildType {
-        match self.child_type {
-            ChildSetting::Worker => ChildType::Worker,
-            ChildSetting::Supervisor => ChildType::Supervisor,
-        }
     }
 
     pub(crate) fn lame_duck(&self) -> Duration {
@@ -593,27 +591,12 @@ impl SpecSetting {
         }
     }
 
-    pub(crate) fn patience(&self) -> Duration {
-        milliseconds(self.patience)
-    }
-
-    pub(crate) fn reports(&self) -> ConnectionReports {
-        match self.reports {
-            ReportsSetting::Failures => ConnectionReports::Failures,
-            ReportsSetting::Disconnects => ConnectionReports::Disconnects,
-            ReportsSetting::All => ConnectionReports::All,
-        }
+    pub(crate) fn kill_timeout(&self) -> Duration {
+        milliseconds(self.kill_timeout)
     }
 
     pub(crate) fn handshake_timeout(&self) -> Option<Duration> {
         self.handshake_timeout.map(milliseconds)
-    }
-
-    pub(crate) fn last_listener(&self) -> LastListener {
-        match self.last_listener {
-            LastListenerSetting::Continue => LastListener::Continue,
-            LastListenerSetting::Stop => LastListener::Stop,
-        }
     }
 }
 
@@ -623,182 +606,166 @@ pub(crate) fn milliseconds(count: u32) -> Duration {
 
 impl fmt::Display for SpecSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = |time: Option<u32>| match time {
+            Some(time) => format!("{time} ms"),
+            None => "unlimited".to_owned(),
+        };
+        let (restart, intensity, period) = (self.restart, self.intensity, self.period);
+        write!(f, "{restart:?}, intensity {intensity} within {period} ms")?;
         write!(
             f,
-            "{:?}, intensity {} within {} ms, lame duck {} ms, grace ",
-            self.restart, self.intensity, self.period, self.lame_duck
+            ", lame duck {} ms, grace {}",
+            self.lame_duck,
+            time(self.grace)
         )?;
-        match self.grace {
-            Some(grace) => write!(f, "{grace} ms")?,
-            None => f.write_str("for ever")?,
-        }
         match self.shutdown {
             ShutdownSetting::Kill => f.write_str(", shutdown kill")?,
             ShutdownSetting::Within(time) => write!(f, ", shutdown {time} ms")?,
-            ShutdownSetting::Never => f.write_str(", shutdown never")?,
+            ShutdownSetting::Never => f.write_str(", shutdown unlimited")?,
         }
-        write!(f, ", patience {} ms", self.patience)?;
-        match self.unknown {
-            UnknownSetting::Resources => {}
-            other => write!(f, ", unknown errors are of {other:?}")?,
+        write!(f, ", kill timeout {} ms", self.kill_timeout)?;
+        if self.unknown != Self::DEFAULT.unknown {
+            write!(f, ", unknown errors are of {:?}", self.unknown)?;
         }
-        match self.reports {
-            ReportsSetting::Failures => {}
-            ReportsSetting::Disconnects => f.write_str(", disconnects are reported")?,
-            ReportsSetting::All => f.write_str(", all connections are reported")?,
+        f.write_str(match self.reports {
+            ReportsSetting::Failures => "",
+            ReportsSetting::Disconnects => ", disconnects are reported",
+            ReportsSetting::All => ", all connections are reported",
+        })?;
+        f.write_str(match self.last_listener {
+            LastListenerSetting::Continue => "",
+            LastListenerSetting::Stop => ", stops when the last listener fails",
+        })?;
+        if self.handshake_timeout != HANDSHAKE_TIMEOUT {
+            write!(f, ", handshake timeout {}", time(self.handshake_timeout))?;
         }
-        match self.last_listener {
-            LastListenerSetting::Continue => {}
-            LastListenerSetting::Stop => f.write_str(", stops when the last listener fails")?,
-        }
-        match self.handshake_timeout {
-            HANDSHAKE_TIMEOUT => {}
-            Some(time) => write!(f, ", handshake timeout {time} ms")?,
-            None => f.write_str(", handshake timeout never")?,
-        }
-        match self.child_type {
-            ChildSetting::Worker => Ok(()),
-            ChildSetting::Supervisor => f.write_str(", of supervisors"),
-        }
+        f.write_str(match self.child_type {
+            ChildSetting::Worker => "",
+            ChildSetting::Supervisor => ", of supervisors",
+        })
     }
 }
 
-/// A number with the word for what is counted: for one of it, and for any other number.
+/// A number with its noun: `one` for 1, and `many` for any other number.
 fn counted(number: impl Into<usize>, one: &str, many: &str) -> String {
-    match number.into() {
-        1 => format!("1 {one}"),
-        number => format!("{number} {many}"),
-    }
+    let number = number.into();
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Action::Wait => f.write_str("nothing happens"),
-            Action::Listen { acceptors, bound } => {
-                let acceptors = counted(*acceptors, "acceptor", "acceptors");
-                write!(f, "a listener is added: {bound:?}, {acceptors}")
+        fn connecting(count: impl Into<usize>) -> String {
+            counted(count, "client connects", "clients connect")
+        }
+        fn so_many(count: u8) -> String {
+            counted(count, "acceptor", "acceptors")
+        }
+        let at = |place: &u8| format!("the listener at place {place}");
+        let replaced = |waiting: &WaitingSetting| match waiting {
+            WaitingSetting::Keep => "",
+            WaitingSetting::Replace => ", and acceptors are replaced",
+        };
+        let text = match self {
+            Self::Wait => "nothing happens".to_owned(),
+            Self::Listen { acceptors, bound } => {
+                format!("a listener is added: {bound:?}, {}", so_many(*acceptors))
             }
-            Action::ListenOn { runtime, acceptors } => {
-                let acceptors = counted(*acceptors, "acceptor", "acceptors");
-                write!(
-                    f,
-                    "a listener is added on the runtime at place {runtime}: {acceptors}"
-                )
+            Self::ListenOn { runtime, acceptors } => {
+                let acceptors = so_many(*acceptors);
+                format!("a listener is added on the runtime at place {runtime}: {acceptors}")
             }
-            Action::EndRuntime(runtime) => {
-                write!(f, "the runtime at place {runtime} is shut down")
-            }
-            Action::Close(listener) => write!(f, "the listener at place {listener} is closed"),
-            Action::Break(listener) => write!(f, "the listener at place {listener} breaks"),
-            Action::Fault {
+            Self::EndRuntime(which) => format!("the runtime at place {which} is shut down"),
+            Self::Close(which) => format!("{} is closed", at(which)),
+            Self::Break(which) => format!("{} breaks", at(which)),
+            Self::Inject {
                 listener,
                 fault,
                 times,
             } => {
-                let calls = counted(*times, "call of accept goes", "calls of accept go");
-                write!(
-                    f,
-                    "on the listener at place {listener} {calls} wrong: {fault:?}"
+                let calls = counted(*times, "call of accept fails", "calls of accept fail");
+                format!("on {} {calls}: {fault:?}", at(listener))
+            }
+            Self::InjectLasting { listener, fault } => format!(
+                "calls of accept on {} fail from now on: {fault:?}",
+                at(listener)
+            ),
+            Self::EndInjection(which) => {
+                format!("calls of accept on {} no longer fail", at(which))
+            }
+            Self::SpuriousWake(which) => {
+                format!(
+                    "the task that accepts on {} is woken without a cause",
+                    at(which)
                 )
             }
-            Action::FaultLasts { listener, fault } => write!(
-                f,
-                "from now on calls of accept on the listener at place {listener} go wrong: {fault:?}"
-            ),
-            Action::FaultEnds(listener) => write!(
-                f,
-                "calls of accept on the listener at place {listener} go wrong no longer"
-            ),
-            Action::Stir(listener) => write!(
-                f,
-                "the task that accepts on the listener at place {listener} is woken to no effect"
-            ),
-            Action::Connect { listener, clients } => {
-                let clients = counted(*clients, "client connects", "clients connect");
-                write!(f, "{clients} to the listener at place {listener}")
+            Self::Connect { listener, clients } => {
+                format!("{} to {}", connecting(*clients), at(listener))
             }
-            Action::Crowd { listener, clients } => {
-                let clients = counted(*clients, "client connects", "clients connect");
-                write!(
-                    f,
-                    "{clients} to the listener at place {listener}, and leave"
-                )
+            Self::ConnectAndLeave { listener, clients } => {
+                format!("{} to {}, and leave", connecting(*clients), at(listener))
             }
-            Action::ConnectLate {
+            Self::ConnectLate {
                 listener,
                 clients,
                 after,
             } => {
-                let clients = counted(*clients, "client connects", "clients connect");
-                write!(
-                    f,
-                    "the clock jumps {after} ms, and {clients} to the listener at place {listener}"
+                let clients = connecting(*clients);
+                format!(
+                    "the clock jumps {after} ms, and {clients} to {}",
+                    at(listener)
                 )
             }
-            Action::CloseCrowded { listener, clients } => {
-                let clients = counted(*clients, "client connects", "clients connect");
-                write!(
-                    f,
-                    "{clients} to the listener at place {listener}, which is closed"
-                )
-            }
-            Action::StopCrowded(clients) => {
-                let clients = counted(*clients, "client connects", "clients connect");
-                write!(f, "{clients} to each listener, and the pool is to stop")
-            }
-            Action::Order { client, order } => {
-                write!(f, "the client at place {client} orders {order:?}")
-            }
-            Action::Read(client) => write!(f, "the client at place {client} reads"),
-            Action::HalfClose(client) => {
-                write!(f, "the client at place {client} ends what it sends")
-            }
-            Action::Leave(client) => write!(f, "the client at place {client} leaves"),
-            Action::Reset(client) => write!(f, "the client at place {client} resets"),
-            Action::StopConnection(which) => {
-                write!(f, "the connection at place {which} is stopped by id")
-            }
-            Action::KillConnection(which) => {
-                write!(f, "the connection at place {which} is killed by id")
-            }
-            Action::DropGuard(which) => {
-                write!(f, "the kept stream at place {which} is dropped")
-            }
-            Action::StopAcceptor(which) => {
-                write!(f, "the acceptor at place {which} is stopped by id")
-            }
-            Action::KillAcceptor(which) => {
-                write!(f, "the acceptor at place {which} is killed by id")
-            }
-            Action::StopUnknown => f.write_str("a child that is gone is stopped, and killed"),
-            Action::Reconfigure(spec, WaitingSetting::Keep) => {
-                write!(f, "the spec becomes: {spec}")
-            }
-            Action::Reconfigure(spec, WaitingSetting::Replace) => {
-                write!(f, "the spec becomes, and acceptors are replaced: {spec}")
-            }
-            Action::ReconfigureBadly => f.write_str("the spec is to become a bad one"),
-            Action::Reload(Reload::Use(spec, WaitingSetting::Keep)) => write!(f, "reload: {spec}"),
-            Action::Reload(Reload::Use(spec, WaitingSetting::Replace)) => {
-                write!(f, "reload, and acceptors are replaced: {spec}")
-            }
-            Action::Reload(reload) => write!(f, "reload: {reload:?}"),
-            Action::ListenBadly => f.write_str("a listener is to be added with no acceptors"),
-            Action::Stop => f.write_str("the pool is to stop"),
-            Action::Kill => f.write_str("the pool is to end at once"),
-            Action::Join => f.write_str("somebody waits for the result"),
-            Action::DropOwner => f.write_str("the owner is dropped"),
-            Action::DropHandle => f.write_str("a handle is dropped"),
-            Action::Weather(weather) => write!(f, "the weather is {weather:?}"),
-            Action::DropTask(task) => write!(f, "the runtime drops the task at place {task}"),
-            Action::HoldTask(task) => write!(
-                f,
-                "the runtime withholds the polls of the task at place {task}"
+            Self::ConnectAndClose { listener, clients } => format!(
+                "{} to {}, which is closed",
+                connecting(*clients),
+                at(listener)
             ),
-            Action::HoldReporter => f.write_str("an observer does not return"),
-            Action::ReleaseTasks => f.write_str("the runtime polls all tasks again"),
-        }
+            Self::ConnectAndStop(clients) => {
+                format!(
+                    "{} to each listener, and the pool is stopped",
+                    connecting(*clients)
+                )
+            }
+            Self::Order { client, order } => {
+                format!("the client at place {client} orders {order:?}")
+            }
+            Self::Read(which) => format!("the client at place {which} reads"),
+            Self::HalfClose(which) => format!("the client at place {which} half-closes"),
+            Self::Leave(which) => format!("the client at place {which} leaves"),
+            Self::Reset(which) => format!("the client at place {which} resets"),
+            Self::StopConnection(which) => {
+                format!("the connection at place {which} is stopped by id")
+            }
+            Self::KillConnection(which) => {
+                format!("the connection at place {which} is killed by id")
+            }
+            Self::DropGuard(which) => format!("the kept stream at place {which} is dropped"),
+            Self::StopAcceptor(which) => format!("the acceptor at place {which} is stopped by id"),
+            Self::KillAcceptor(which) => format!("the acceptor at place {which} is killed by id"),
+            Self::StopUnknown => "a child that has ended is stopped and killed".to_owned(),
+            Self::Reconfigure(spec, waiting) => {
+                format!("the spec is replaced{}: {spec}", replaced(waiting))
+            }
+            Self::ReconfigureInvalid => "the spec is replaced by an invalid one".to_owned(),
+            Self::Reload(Reload::Use(spec, waiting)) => {
+                format!("reload{}: {spec}", replaced(waiting))
+            }
+            Self::Reload(reload) => format!("reload: {reload:?}"),
+            Self::ListenInvalid => "a listener is added without acceptors".to_owned(),
+            Self::Stop => "the pool is stopped".to_owned(),
+            Self::Kill => "the pool is killed".to_owned(),
+            Self::Join => "a task waits for the result".to_owned(),
+            Self::DropOwner => "the owner is dropped".to_owned(),
+            Self::DropHandle => "a handle is dropped".to_owned(),
+            Self::Behave(behaviour) => format!("the behaviour of acceptors is {behaviour:?}"),
+            Self::DropTask(which) => format!("the runtime drops the task at place {which}"),
+            Self::HoldTask(which) => {
+                format!("the runtime no longer polls the task at place {which}")
+            }
+            Self::HoldReporter => "an observer does not return".to_owned(),
+            Self::ReleaseTasks => "the runtime polls all tasks again".to_owned(),
+        };
+        f.write_str(&text)
     }
 }
 
@@ -806,7 +773,7 @@ impl fmt::Display for Then {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Then::Polls(polls) => f.write_str(&counted(*polls, "poll", "polls")),
-            Then::Settle => f.write_str("until nothing is ready"),
+            Then::Settle => f.write_str("until no task is ready"),
             Then::Pass(time) => write!(f, "{time} ms pass"),
             Then::Jump(time) => write!(f, "the clock jumps {time} ms"),
         }

@@ -4,15 +4,10 @@ use std::io;
 use std::process::ExitCode;
 
 use conformance_console::{exit_code, silence_panics};
-use conformance_scenarios::command_line::{Progress, run};
+use conformance_scenarios::command_line::execute;
 
 fn main() -> ExitCode {
     silence_panics();
-    let progress = Progress::of_standard_error();
-    exit_code(run(
-        std::env::args_os(),
-        &mut io::stdout(),
-        &mut io::stderr(),
-        progress,
-    ))
+    let (mut out, mut progress) = (io::stdout(), io::stderr());
+    exit_code(execute(std::env::args_os(), &mut out, &mut progress))
 }

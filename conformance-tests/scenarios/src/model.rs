@@ -1,19 +1,18 @@
-//! The model: how a pool must behave, derived from what the callbacks, the clients and the network saw.
+//! The model of the checker: how a pool must behave, derived from the events of callbacks, clients and the network.
 //!
-//! It knows no queue and no lock. A child is what was seen of it; its end follows
-//! from how `serve` or `terminate` came out, or from its commands; a failure is a
-//! time in a list; a phase is a time at which it may end at the earliest. All
-//! events of one poll or one call are one batch, and are seen in their order.
-//! Invariants: an end is complete, and its consequences are known, before anything
-//! else is seen; reports are expected in the order in which their causes were seen.
+//! It has no queue of connections and no lock. A child is the sum of its events. Its end follows from the outcome of `serve` or
+//! `terminate`, or from its commands. A failure is a time in a list, and a phase is its earliest end. All events of one poll or
+//! one call are one batch, and are seen in their order.
+//! Invariants: an end is complete, with all its consequences, before another event is seen; reports are expected in the order
+//! of their causes.
 
-mod account;
 mod children;
 mod listeners;
-mod looking;
 mod outbox;
+mod shown;
 mod starting;
 mod stopping;
+mod wakes;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,54 +26,52 @@ use super::event::Event;
 use super::{SpecSetting, StageSetting, WaitingSetting};
 use acceptor_simulation::Happened;
 
-pub(super) use self::account::Wakes;
 use self::children::Child;
-use self::listeners::Listening;
-pub(super) use self::looking::Polls;
+use self::listeners::ListenerModel;
 use self::outbox::Outbox;
 pub(super) use self::outbox::Reporter;
+pub(super) use self::shown::Polls;
+pub(super) use self::starting::STARTED_AT_ONCE;
 use self::stopping::Stop;
+pub(super) use self::wakes::Wakes;
 
-/// Something differs from what it must be.
+/// The violation of a rule.
 #[derive(Debug, Clone)]
-pub(super) struct Breach {
+pub(super) struct Violation {
     pub(super) rule: &'static str,
     pub(super) expected: String,
     pub(super) seen: String,
 }
 
-pub(super) type Seen = Result<(), Breach>;
+pub(super) type Check = Result<(), Violation>;
 
-pub(super) fn breach<T>(
+pub(super) fn violation<T>(
     rule: &'static str,
     expected: impl Into<String>,
     seen: impl Into<String>,
-) -> Result<T, Breach> {
-    Err(Breach {
+) -> Result<T, Violation> {
+    Err(Violation {
         rule,
         expected: expected.into(),
         seen: seen.into(),
     })
 }
 
-/// A breach unless both are the same.
+/// A violation if the values differ.
 pub(super) fn same<T: PartialEq + fmt::Debug>(
     rule: &'static str,
     what: impl fmt::Display,
     expected: T,
     seen: T,
-) -> Seen {
+) -> Check {
     if expected == seen {
         return Ok(());
     }
-    breach(
-        rule,
-        format!("{what}: {expected:?}"),
-        format!("{what}: {seen:?}"),
-    )
+    let [expected, seen] = [expected, seen].map(|value| format!("{what}: {value:?}"));
+    violation(rule, expected, seen)
 }
 
-/// The address at which a client reaches a listener: a wildcard cannot be called.
+/// The address to which a client connects: it cannot connect to a wildcard.
 pub(super) fn reached(listener: SocketAddr) -> SocketAddr {
     let ip: IpAddr = match listener.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -88,11 +85,11 @@ pub(super) fn reached(listener: SocketAddr) -> SocketAddr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tasks {
     Run,
-    /// That of one child.
+    /// The task of one child.
     ChildDropped,
-    /// The pool's own, or that of a listener.
+    /// The pool's own task, or the task of a listener.
     OwnDropped,
-    /// One of all those that are on a runtime.
+    /// One of all tasks of a runtime.
     AllDropped,
 }
 
@@ -108,8 +105,7 @@ impl Tasks {
     }
 }
 
-/// Names a child, also one of which nothing was seen yet: a listener numbers its children in the order in which it makes
-/// them.
+/// Identifies a child, even without an event: a listener numbers its children in the order in which it makes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     listener: usize,
@@ -117,7 +113,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    fn of(id: ChildId) -> Result<Self, Breach> {
+    fn of(id: ChildId) -> Result<Self, Violation> {
         let text = id.to_string();
         let parsed = text.split_once('.').and_then(|(listener, number)| {
             let listener: usize = listener.parse().ok()?;
@@ -126,7 +122,7 @@ impl Key {
         });
         match parsed {
             Some(key) => Ok(key),
-            None => breach("Q1", "an id such as 3.17", text),
+            None => violation("Q1", "an id such as 3.17", text),
         }
     }
 }
@@ -141,36 +137,36 @@ pub(super) struct Model {
     stage: StageSetting,
     pub(super) spec: SpecSetting,
     pub(super) generation: u32,
-    pub(super) listeners: Vec<Listening>,
+    pub(super) listeners: Vec<ListenerModel>,
     /// The keys of ids that were seen.
     keys: RefCell<HashMap<ChildId, Key>>,
-    /// Those that have not ended.
+    /// The children that have not ended.
     children: BTreeMap<Key, Child>,
-    /// Those that were given up while others were waited for, and whose streams are open (S8).
+    /// The connections that were given up during the kill phase, and whose streams are open (S8).
     abandoned: BTreeSet<Key>,
-    /// Those that have ended; an id is known if anything was seen of the child.
+    /// The children that have ended; an id is known if an event of the child was seen.
     ended: BTreeMap<Key, Option<ChildId>>,
     peers: BTreeMap<SocketAddr, Peer>,
     /// Clients that reset their connection: they may be gone before their address is read (A1).
     reset: BTreeSet<SocketAddr>,
-    /// When failures were counted that are not forgotten.
+    /// The times of the failures within the period.
     failures: Vec<Instant>,
     stop: Option<Stop>,
     outbox: Outbox,
-    /// The child whose end is being seen.
+    /// The child whose end is in progress.
     ending: Option<Key>,
-    /// Acceptors may be commanded to end of which nothing was seen.
+    /// Acceptors without an event may have a command to end.
     commanded: bool,
-    /// In this batch connections were accepted though the timeout of an acceptor that waits had come: the list shows whether
-    /// it was dismissed.
+    /// In this batch connections were accepted after the timeout of a waiting acceptor: the list shows whether it was
+    /// dismissed.
     passed_over: bool,
     now: Instant,
-    /// The number of the poll, or call, whose events are being seen.
+    /// The number of the poll, or call, that is being checked.
     batch: u64,
     /// The runtime of the child that was polled.
     runtime: Option<u64>,
     tasks: Tasks,
-    /// The pool's own task was dropped: it can keep no time.
+    /// The pool's own task was dropped, so the pool has no timers.
     pub(super) timeless: bool,
     pub(super) wakes: Wakes,
     closes: Vec<ListenerId>,
@@ -178,10 +174,10 @@ pub(super) struct Model {
     result: Option<StopReport>,
 }
 
-/// What has become of a client's connection.
+/// The state of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// It waits to be accepted by this listener.
+    /// It waits in the backlog of this listener.
     Waits(SocketAddr),
     /// This child serves it, or has served it.
     Served(Key),
@@ -227,7 +223,7 @@ impl Model {
         }
     }
 
-    fn key(&self, id: ChildId) -> Result<Key, Breach> {
+    fn key(&self, id: ChildId) -> Result<Key, Violation> {
         let known = self.keys.borrow().get(&id).copied();
         match known {
             Some(key) => Ok(key),
@@ -247,7 +243,7 @@ impl Model {
         }
     }
 
-    /// From here on the events are those of one poll, or one call, at this time.
+    /// A poll, or a call, begins at this time.
     pub(super) fn begin(&mut self, now: Instant, tasks: Tasks) {
         self.now = now;
         self.batch += 1;
@@ -277,7 +273,7 @@ impl Model {
         self.joins += 1;
     }
 
-    /// The spec was replaced (R1). What was started before keeps what it was started with.
+    /// The spec was replaced (R1). Children that have started keep their spec.
     pub(super) fn reconfigured(
         &mut self,
         spec: SpecSetting,
@@ -296,14 +292,14 @@ impl Model {
         }
     }
 
-    /// Sees what followed from one poll or call, but for reports. `connections` is the pool's list, where a connection was
+    /// Sees the consequences of one poll or call, except reports. `connections` is the pool's list, if a connection was
     /// accepted; `polled` are the children whose callbacks were polled.
     pub(super) fn see(
         &mut self,
         events: &[Event],
         polled: &[ChildId],
         connections: &[ConnectionRecord<SocketAddr>],
-    ) -> Seen {
+    ) -> Check {
         self.accepts_in_one_poll(events)?;
         for child in polled {
             self.is_polled(*child)?;
@@ -319,11 +315,11 @@ impl Model {
         event: &Event,
         later: &[Event],
         connections: &[ConnectionRecord<SocketAddr>],
-    ) -> Seen {
-        // The states and streams of a child are dropped one after the other: only then is its end complete.
+    ) -> Check {
+        // The end of a child is complete when its state and its stream are dropped.
         let goes_on = match event {
             Event::StateDropped { child, .. }
-            | Event::Exploded { child }
+            | Event::PanickedOnDrop { child }
             | Event::TerminateEnded { child, .. } => self.ending == Some(self.key(*child)?),
             Event::Network(Happened::Dropped { peer }) => {
                 self.ending.is_some() && self.peer(*peer) == self.ending.map(Peer::Served)
@@ -350,23 +346,19 @@ impl Model {
         }
     }
 
-    fn close_returned(&mut self, listener: ListenerId) -> Seen {
+    fn close_returned(&mut self, listener: ListenerId) -> Check {
         self.wakes.others += 1;
         let known = self.closes.iter().position(|other| *other == listener);
         let Some(known) = known else {
-            return breach("L3", "each wait for a close returns once", "once more");
+            return violation("L3", "each wait for a close returns once", "once more");
         };
         self.closes.remove(known);
         let number = self.listener(listener);
-        let open = number.filter(|number| self.listeners[*number].is_open());
-        match open {
-            Some(_) => breach(
-                "L3",
-                format!("the socket of listener {listener} is closed when `close` returns"),
-                "it is open",
-            ),
-            None => Ok(()),
+        if number.is_some_and(|number| self.listeners[number].is_open()) {
+            let expected = format!("listener {listener} is closed when `close` returns");
+            return violation("L3", expected, "it is open");
         }
+        Ok(())
     }
 
     fn phase(&self) -> Option<Phase> {

@@ -1,56 +1,58 @@
-//! Makes a scenario that fails as small and as plain as it can be, so that one sees why.
+//! Shrinks a failing scenario, so that the cause of the failure is easy to see.
 //!
-//! Steps are taken away in ever smaller chunks, then what is left is made
-//! plainer piece by piece, as long as the same rule is broken. No choice is made
-//! by chance or by time: the same scenario always shrinks to the same one.
+//! A delta debugger removes steps in ever smaller chunks. Then each step and the setting are simplified, as long as the same
+//! rule is violated. The simplifications work on JSON, so a new field needs no code here: a number becomes smaller, a field of
+//! a spec becomes its default, and a table names the plainest value of other fields. Nothing depends on chance or on time: the
+//! same scenario always shrinks to the same one.
 
-use super::play::Failure;
-use super::{
-    Action, Bound, ChildSetting, Finale, Order, Reload, RestartSetting, Scenario, ShutdownSetting,
-    SpecSetting, StageSetting, Start, Step, Then, WaitingSetting, Weather,
-};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
-/// How many plays a failure is worth.
-pub const PLAYS: usize = 3_000;
+use super::run::Failure;
+use super::{Action, Bound, Reload, Scenario, SpecSetting, Step, Teardown, Then};
 
-/// What a scenario was shrunk to.
+/// How many runs the shrinker may use for a failure.
+pub const MAX_RUNS: usize = 3_000;
+
+/// The result of shrinking a scenario.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shrunk {
     /// The small scenario.
     pub scenario: Scenario,
-    /// How it fails.
+    /// Its failure.
     pub failure: Failure,
-    /// How many plays it took.
-    pub plays: usize,
+    /// How many runs the shrinker used.
+    pub runs: usize,
 }
 
-/// Shrinks a scenario that fails in this way, in at most so many plays.
+/// Shrinks a scenario that fails with `failure`, in at most `limit` runs.
 ///
-/// `play` says how a scenario fails, `None` if it does not.
+/// `run` returns the failure of a scenario, or `None` if it has none.
 pub fn shrink(
     scenario: &Scenario,
     failure: Failure,
     limit: usize,
-    play: impl Fn(&Scenario) -> Option<Failure>,
+    run: impl Fn(&Scenario) -> Option<Failure>,
 ) -> Shrunk {
     let mut shrinker = Shrinker {
         best: Shrunk {
             scenario: scenario.clone(),
             failure,
-            plays: 0,
+            runs: 0,
         },
         limit,
-        play,
+        run,
     };
     loop {
         let before = shrinker.best.scenario.clone();
         shrinker.cut_off();
-        shrinker.drop_steps();
-        shrinker.plainer_steps();
-        shrinker.fold_waits();
+        shrinker.remove_steps();
+        shrinker.simplify_steps();
+        shrinker.join_waits();
         shrinker.lift_specs();
-        shrinker.plainer_setting();
+        shrinker.simplify_setting();
         if shrinker.best.scenario == before || shrinker.is_at_its_limit() {
             return shrinker.best;
         }
@@ -60,25 +62,27 @@ pub fn shrink(
 struct Shrinker<F> {
     best: Shrunk,
     limit: usize,
-    play: F,
+    run: F,
 }
 
 impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
     fn is_at_its_limit(&self) -> bool {
-        self.best.plays >= self.limit
+        self.best.runs >= self.limit
     }
 
     fn steps(&self) -> usize {
         self.best.scenario.steps.len()
     }
 
-    /// Takes it if it breaks the same rule; whether it does.
-    fn attempt(&mut self, scenario: Scenario) -> bool {
+    /// Keeps the change if the scenario still violates the same rule; returns whether it does.
+    fn attempt(&mut self, change: impl FnOnce(&mut Scenario)) -> bool {
+        let mut scenario = self.best.scenario.clone();
+        change(&mut scenario);
         if self.is_at_its_limit() || scenario == self.best.scenario {
             return false;
         }
-        self.best.plays += 1;
-        let failure = (self.play)(&scenario);
+        self.best.runs += 1;
+        let failure = (self.run)(&scenario);
         let same = failure.filter(|failure| failure.rule == self.best.failure.rule);
         let Some(failure) = same else { return false };
         self.best.scenario = scenario;
@@ -86,31 +90,23 @@ impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
         true
     }
 
-    fn attempt_change(&mut self, change: impl FnOnce(&mut Scenario)) -> bool {
-        let mut scenario = self.best.scenario.clone();
-        change(&mut scenario);
-        self.attempt(scenario)
-    }
-
-    /// What comes after the failure has nothing to do with it.
+    /// Removes the steps after the failure.
     fn cut_off(&mut self) {
         let end = self.best.failure.step.saturating_add(1);
         if end < self.steps() {
-            self.attempt_change(|scenario| scenario.steps.truncate(end));
+            self.attempt(|scenario| scenario.steps.truncate(end));
         }
     }
 
-    /// The later steps first: they are the likelier to be of no importance.
-    fn drop_steps(&mut self) {
+    /// Later steps first: they are less likely to matter.
+    fn remove_steps(&mut self) {
         let mut size = self.steps().div_ceil(2);
         while size > 0 {
             let mut end = self.steps();
             while end > 0 {
                 let begin = end.saturating_sub(size);
-                self.attempt_change(|scenario| {
-                    scenario.steps.drain(begin..end);
-                });
-                // A step fails earlier perhaps, now that others are gone.
+                self.attempt(|scenario| drop(scenario.steps.drain(begin..end)));
+                // Without the removed steps an earlier step may fail.
                 self.cut_off();
                 end = begin.min(self.steps());
             }
@@ -118,21 +114,18 @@ impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
         }
     }
 
-    fn plainer_steps(&mut self) {
+    fn simplify_steps(&mut self) {
         let mut number = 0;
         while number < self.steps() {
-            let step = self.best.scenario.steps[number];
-            let mut plainer = plainer_steps(step).into_iter();
-            let found =
-                plainer.any(|step| self.attempt_change(|scenario| scenario.steps[number] = step));
-            if !found {
+            let mut simpler = simpler_steps(self.best.scenario.steps[number]).into_iter();
+            if !simpler.any(|step| self.attempt(|scenario| scenario.steps[number] = step)) {
                 number += 1;
             }
         }
     }
 
-    /// Nothing but time is joined to the step before.
-    fn fold_waits(&mut self) {
+    /// Joins a step in which only time passes to the step before it.
+    fn join_waits(&mut self) {
         for number in (1..self.steps()).rev() {
             let previous = number - 1;
             let [before, wait] = [previous, number].map(|at| self.best.scenario.steps[at]);
@@ -141,19 +134,19 @@ impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
                 (Action::Wait, _, then) => then,
                 _ => continue,
             };
-            self.attempt_change(|scenario| {
+            self.attempt(|scenario| {
                 scenario.steps.remove(number);
                 scenario.steps[previous].then = then;
             });
         }
     }
 
-    /// A pool is started with the spec that it is given later.
+    /// Starts the pool with a spec that a step gives it later.
     fn lift_specs(&mut self) {
         for number in (0..self.steps()).rev() {
             let action = self.best.scenario.steps[number].action;
             if let Action::Reconfigure(spec, _) | Action::Reload(Reload::Use(spec, _)) = action {
-                self.attempt_change(|scenario| {
+                self.attempt(|scenario| {
                     scenario.setting.spec = spec;
                     scenario.steps.remove(number);
                 });
@@ -161,344 +154,130 @@ impl<F: Fn(&Scenario) -> Option<Failure>> Shrinker<F> {
         }
     }
 
-    fn plainer_setting(&mut self) {
-        self.attempt_change(|scenario| scenario.finale = Finale::Stop);
-        self.attempt_change(|scenario| scenario.setting.spurious = 0);
-        self.attempt_change(|scenario| scenario.setting.start = Start::Spec);
-        self.attempt_change(|scenario| scenario.setting.stage = StageSetting::None);
-        for backlog in [64, 8] {
-            if self.best.scenario.setting.backlog < backlog {
-                self.attempt_change(|scenario| scenario.setting.backlog = backlog);
-            }
-        }
-        for buffer in [64, 8] {
-            if self.best.scenario.setting.buffer < buffer {
-                self.attempt_change(|scenario| scenario.setting.buffer = buffer);
-            }
-        }
+    fn simplify_setting(&mut self) {
+        self.attempt(|scenario| scenario.teardown = Teardown::Stop);
         loop {
-            let mut plainer = plainer_specs(self.best.scenario.setting.spec).into_iter();
-            if !plainer.any(|spec| self.attempt_change(|scenario| scenario.setting.spec = spec)) {
+            let mut simpler = simpler_copies(&self.best.scenario.setting).into_iter();
+            if !simpler.any(|setting| self.attempt(|scenario| scenario.setting = setting)) {
                 return;
             }
         }
     }
 }
 
-/// Steps that are a little plainer than this one, the plainest first. No step comes back to itself.
-fn plainer_steps(step: Step) -> Vec<Step> {
-    let mut plainer = Vec::new();
-    for action in plainer_actions(step.action) {
-        plainer.push(Step { action, ..step });
-    }
-    for then in plainer_thens(step.then) {
-        plainer.push(Step { then, ..step });
-    }
-    if step.schedule != 0 {
-        plainer.push(Step {
-            schedule: 0,
-            ..step
-        });
-    }
-    plainer
-}
-
-fn plainer_actions(action: Action) -> Vec<Action> {
-    let mut plainer = match action {
-        Action::Wait => return Vec::new(),
-        Action::Listen { acceptors, bound } => {
-            let fewer = smaller(acceptors.into(), 1).into_iter();
-            let mut plainer: Vec<_> = fewer
-                .map(|acceptors| Action::Listen {
-                    acceptors: byte(acceptors),
-                    bound,
-                })
-                .collect();
-            if bound != Bound::Loopback {
-                plainer.push(Action::Listen {
-                    acceptors,
-                    bound: Bound::Loopback,
-                });
-            }
-            plainer
-        }
-        Action::ListenOn { runtime, acceptors } => {
-            let fewer = smaller(acceptors.into(), 1).into_iter().map(byte);
-            let fewer = fewer.map(|acceptors| Action::ListenOn { runtime, acceptors });
-            let others = numbers(runtime).map(|runtime| Action::ListenOn { runtime, acceptors });
-            let bound = Bound::Loopback;
-            let mut plainer = vec![Action::Listen { acceptors, bound }];
-            plainer.extend(fewer.chain(others));
-            plainer
-        }
-        Action::EndRuntime(number) => numbers(number).map(Action::EndRuntime).collect(),
-        Action::Connect { listener, clients } => {
-            let fewer = smaller(clients.into(), 1).into_iter().map(byte);
-            let fewer = fewer.map(|clients| Action::Connect { listener, clients });
-            let others = numbers(listener).map(|listener| Action::Connect { listener, clients });
-            fewer.chain(others).collect()
-        }
-        Action::Fault {
-            listener,
-            fault,
-            times,
-        } => {
-            let fewer = smaller(times.into(), 1).into_iter().map(byte);
-            let fewer = fewer.map(|times| Action::Fault {
-                listener,
-                fault,
-                times,
-            });
-            let others = numbers(listener).map(|listener| Action::Fault {
-                listener,
-                fault,
-                times,
-            });
-            fewer.chain(others).collect()
-        }
-        Action::FaultLasts { listener, fault } => numbers(listener)
-            .map(|listener| Action::FaultLasts { listener, fault })
-            .collect(),
-        Action::FaultEnds(number) => numbers(number).map(Action::FaultEnds).collect(),
-        Action::Crowd { listener, clients } => {
-            let fewer = smaller(clients.into(), 1).into_iter().map(word);
-            let fewer = fewer.map(|clients| Action::Crowd { listener, clients });
-            let others = numbers(listener).map(|listener| Action::Crowd { listener, clients });
-            fewer.chain(others).collect()
-        }
+/// Steps that are a little simpler than this one, the simplest first. No chain of them leads back to the same step.
+fn simpler_steps(step: Step) -> Vec<Step> {
+    let action = match step.action {
+        Action::ListenOn { acceptors, .. } => Some(Action::Listen {
+            acceptors,
+            bound: Bound::Loopback,
+        }),
         Action::ConnectLate {
-            listener,
-            clients,
-            after,
-        } => {
-            let late = |listener, clients, after| Action::ConnectLate {
-                listener,
-                clients,
-                after,
+            listener, clients, ..
+        } => Some(Action::Connect { listener, clients }),
+        Action::ConnectAndClose { listener, .. } => Some(Action::Close(listener)),
+        Action::ConnectAndStop(_) => Some(Action::Stop),
+        _ => None,
+    };
+    let actions = [Some(Action::Wait), action].into_iter().flatten();
+    let mut simpler: Vec<_> = actions.map(|action| Step { action, ..step }).collect();
+    let then = match step.then {
+        Then::Jump(time) => Some(Then::Pass(time)),
+        _ => None,
+    };
+    let thens = [Some(Then::Settle), then].into_iter().flatten();
+    simpler.extend(thens.map(|then| Step { then, ..step }));
+    simpler.extend(simpler_copies(&step));
+    simpler
+}
+
+/// Copies of `original` in which one field is simpler.
+fn simpler_copies<T: Serialize + DeserializeOwned>(original: &T) -> Vec<T> {
+    let value = json!(original);
+    let copies = simpler("", &value).into_iter();
+    copies
+        .filter_map(|copy| serde_json::from_value(copy).ok())
+        .collect()
+}
+
+/// Simpler values of a field, or of a variant, with this name.
+fn simpler(name: &str, value: &Value) -> Vec<Value> {
+    let plainest = match name {
+        "schedule" | "spurious" => json!(0),
+        "start" => json!("Spec"),
+        "stage" => json!("None"),
+        "bound" => json!("Loopback"),
+        "order" => json!("Return"),
+        "Behave" => json!("Normal"),
+        // Bigger buffers are simpler than smaller ones.
+        "backlog" | "buffer" => {
+            let sizes = [64, 8].into_iter();
+            let bigger = sizes.filter(|size| value.as_u64() < Some(*size));
+            return bigger.map(Value::from).collect();
+        }
+        _ => match value {
+            Value::Object(fields) => return simpler_fields(fields),
+            Value::Number(number) => return smaller(name, number.as_u64().unwrap_or_default()),
+            Value::Array(items) => {
+                let mut copies = Vec::new();
+                for (place, item) in items.iter().enumerate() {
+                    for new in simpler(name, item) {
+                        let mut copy = items.clone();
+                        copy[place] = new;
+                        copies.push(copy.into());
+                    }
+                }
+                return copies;
+            }
+            // The acceptors that wait when a spec is replaced.
+            Value::String(word) if word == "Replace" => json!("Keep"),
+            _ => return Vec::new(),
+        },
+    };
+    // The caller discards a copy without a change.
+    vec![plainest]
+}
+
+/// Copies of an object in which one field is simpler. A field of a spec is simplest if it has its default.
+fn simpler_fields(fields: &Map<String, Value>) -> Vec<Value> {
+    let is_spec = fields.contains_key("intensity");
+    let defaults = json!(SpecSetting::DEFAULT);
+    let mut copies = Vec::new();
+    for (name, value) in fields {
+        let mut with = |new: Option<Value>| {
+            let mut copy = fields.clone();
+            match new {
+                Some(new) => copy.insert(name.clone(), new),
+                None => copy.remove(name),
             };
-            let fewer = smaller(clients.into(), 1).into_iter().map(byte);
-            let fewer = fewer.map(|clients| late(listener, clients, after));
-            let sooner = smaller(after.into(), 0).into_iter().map(word);
-            let sooner = sooner.map(|after| late(listener, clients, after));
-            let others = numbers(listener).map(|listener| late(listener, clients, after));
-            let mut plainer = vec![Action::Connect { listener, clients }];
-            plainer.extend(fewer.chain(sooner).chain(others));
-            plainer
+            copies.push(Value::Object(copy));
+        };
+        let default = defaults.get(name);
+        if is_spec {
+            if default == Some(value) {
+                continue;
+            }
+            // A default that is not written is chosen by leaving the field out.
+            with(default.cloned());
         }
-        Action::CloseCrowded { listener, clients } => {
-            let fewer = smaller(clients.into(), 1).into_iter().map(word);
-            let fewer = fewer.map(|clients| Action::CloseCrowded { listener, clients });
-            let others =
-                numbers(listener).map(|listener| Action::CloseCrowded { listener, clients });
-            let mut plainer = vec![Action::Close(listener)];
-            plainer.extend(fewer.chain(others));
-            plainer
-        }
-        Action::StopCrowded(clients) => {
-            let fewer = smaller(clients.into(), 1).into_iter().map(byte);
-            let mut plainer = vec![Action::Stop];
-            plainer.extend(fewer.map(Action::StopCrowded));
-            plainer
-        }
-        Action::Order { client, order } => {
-            let other = (order != Order::Return).then_some(Order::Return);
-            let other = other.map(|order| Action::Order { client, order });
-            let others = numbers(client).map(|client| Action::Order { client, order });
-            other.into_iter().chain(others).collect()
-        }
-        Action::Close(number) => numbers(number).map(Action::Close).collect(),
-        Action::Break(number) => numbers(number).map(Action::Break).collect(),
-        Action::Stir(number) => numbers(number).map(Action::Stir).collect(),
-        Action::Read(number) => numbers(number).map(Action::Read).collect(),
-        Action::HalfClose(number) => numbers(number).map(Action::HalfClose).collect(),
-        Action::Leave(number) => numbers(number).map(Action::Leave).collect(),
-        Action::Reset(number) => numbers(number).map(Action::Reset).collect(),
-        Action::StopConnection(number) => numbers(number).map(Action::StopConnection).collect(),
-        Action::KillConnection(number) => numbers(number).map(Action::KillConnection).collect(),
-        Action::DropGuard(number) => numbers(number).map(Action::DropGuard).collect(),
-        Action::StopAcceptor(number) => numbers(number).map(Action::StopAcceptor).collect(),
-        Action::KillAcceptor(number) => numbers(number).map(Action::KillAcceptor).collect(),
-        Action::DropTask(number) => numbers(number).map(Action::DropTask).collect(),
-        Action::HoldTask(number) => numbers(number).map(Action::HoldTask).collect(),
-        Action::Reconfigure(spec, waiting) => {
-            let plainer = plainer_changes(spec, waiting).into_iter();
-            plainer
-                .map(|(spec, waiting)| Action::Reconfigure(spec, waiting))
-                .collect()
-        }
-        Action::Reload(Reload::Use(spec, waiting)) => {
-            let plainer = plainer_changes(spec, waiting).into_iter();
-            plainer
-                .map(|(spec, waiting)| Action::Reload(Reload::Use(spec, waiting)))
-                .collect()
-        }
-        Action::Weather(weather) if weather != Weather::Fair => {
-            vec![Action::Weather(Weather::Fair)]
-        }
-        Action::StopUnknown
-        | Action::ReconfigureBadly
-        | Action::Reload(_)
-        | Action::ListenBadly
-        | Action::Stop
-        | Action::Kill
-        | Action::Join
-        | Action::DropOwner
-        | Action::DropHandle
-        | Action::Weather(_)
-        | Action::HoldReporter
-        | Action::ReleaseTasks => Vec::new(),
+        simpler(name, value).into_iter().map(Some).for_each(with);
+    }
+    copies
+}
+
+/// Smaller numbers, the least first: round ones, the half, the one before.
+fn smaller(name: &str, number: u64) -> Vec<Value> {
+    let least = match name {
+        "acceptors" | "clients" | "times" | "Pass" | "Jump" => 1,
+        _ => 0,
     };
-    plainer.insert(0, Action::Wait);
-    plainer
-}
-
-/// The plainest is until nothing is ready, then few polls, then time that passes, then a jump.
-fn plainer_thens(then: Then) -> Vec<Then> {
-    let mut plainer = vec![Then::Settle];
-    match then {
-        Then::Settle => return Vec::new(),
-        Then::Polls(polls) => {
-            let fewer = smaller(polls.into(), 0).into_iter();
-            plainer.extend(fewer.map(|polls| Then::Polls(byte(polls))));
-        }
-        Then::Pass(time) => plainer.extend(smaller(time, 1).into_iter().map(Then::Pass)),
-        Then::Jump(time) => {
-            plainer.push(Then::Pass(time));
-            plainer.extend(smaller(time, 1).into_iter().map(Then::Jump));
-        }
-    }
-    plainer
-}
-
-/// The defaults, field by field; where they do not do, smaller numbers.
-fn plainer_changes(
-    spec: SpecSetting,
-    waiting: WaitingSetting,
-) -> Vec<(SpecSetting, WaitingSetting)> {
-    let specs = plainer_specs(spec).into_iter();
-    let mut plainer: Vec<_> = specs.map(|spec| (spec, waiting)).collect();
-    if waiting == WaitingSetting::Replace {
-        plainer.push((spec, WaitingSetting::Keep));
-    }
-    plainer
-}
-
-fn plainer_specs(spec: SpecSetting) -> Vec<SpecSetting> {
-    const DEFAULT: SpecSetting = SpecSetting::DEFAULT;
-    let mut plainer = Vec::new();
-    if spec.restart != RestartSetting::Temporary {
-        plainer.push(SpecSetting {
-            restart: RestartSetting::Temporary,
-            ..spec
-        });
-    }
-    if spec.child_type != ChildSetting::Worker {
-        plainer.push(SpecSetting {
-            child_type: ChildSetting::Worker,
-            ..spec
-        });
-    }
-    for intensity in plainer_number(spec.intensity, DEFAULT.intensity) {
-        plainer.push(SpecSetting { intensity, ..spec });
-    }
-    for period in plainer_number(spec.period, DEFAULT.period) {
-        // Zero is not allowed.
-        let period = period.max(1);
-        plainer.push(SpecSetting { period, ..spec });
-    }
-    for lame_duck in plainer_number(spec.lame_duck, DEFAULT.lame_duck) {
-        plainer.push(SpecSetting { lame_duck, ..spec });
-    }
-    let graces = match spec.grace {
-        None => vec![0],
-        Some(grace) => plainer_number(grace, 0),
-    };
-    for grace in graces {
-        let grace = Some(grace);
-        plainer.push(SpecSetting { grace, ..spec });
-    }
-    if spec.unknown != DEFAULT.unknown {
-        let unknown = DEFAULT.unknown;
-        plainer.push(SpecSetting { unknown, ..spec });
-    }
-    if spec.reports != DEFAULT.reports {
-        let reports = DEFAULT.reports;
-        plainer.push(SpecSetting { reports, ..spec });
-    }
-    if spec.last_listener != DEFAULT.last_listener {
-        let last_listener = DEFAULT.last_listener;
-        plainer.push(SpecSetting {
-            last_listener,
-            ..spec
-        });
-    }
-    if spec.handshake_timeout != DEFAULT.handshake_timeout {
-        let handshake_timeout = DEFAULT.handshake_timeout;
-        plainer.push(SpecSetting {
-            handshake_timeout,
-            ..spec
-        });
-    }
-    if let Some(time) = spec.handshake_timeout {
-        for time in plainer_number(time, 10_000) {
-            let handshake_timeout = Some(time.max(1));
-            plainer.push(SpecSetting {
-                handshake_timeout,
-                ..spec
-            });
-        }
-    }
-    if spec.shutdown != DEFAULT.shutdown {
-        let shutdown = DEFAULT.shutdown;
-        plainer.push(SpecSetting { shutdown, ..spec });
-    }
-    if let ShutdownSetting::Within(time) = spec.shutdown {
-        for time in plainer_number(time, 5_000) {
-            let shutdown = ShutdownSetting::Within(time);
-            plainer.push(SpecSetting { shutdown, ..spec });
-        }
-    }
-    for patience in plainer_number(spec.patience, DEFAULT.patience) {
-        let patience = patience.max(1);
-        plainer.push(SpecSetting { patience, ..spec });
-    }
-    plainer.retain(|other| *other != spec);
-    plainer
-}
-
-/// The default; if it has that, nothing is plainer; if not, smaller numbers are.
-fn plainer_number(number: u32, default: u32) -> Vec<u32> {
-    if number == default {
-        return Vec::new();
-    }
-    let mut plainer = vec![default];
-    plainer.extend(smaller(number, 0));
-    plainer
-}
-
-/// Smaller numbers down to the least, boldest first: the least, round ones, the half, the one before.
-fn smaller(number: u32, least: u32) -> Vec<u32> {
-    let round = [1, 2, 5, 10, 20, 50, 100, 1_000];
-    let mut numbers = vec![least];
-    numbers.extend(round);
+    let round = [0, 1, 2, 3, 4, 5, 6, 7, 10, 20, 50, 100, 1_000];
+    let mut numbers = Vec::from(round);
     numbers.extend([number / 2, number.saturating_sub(1)]);
     numbers.retain(|other| (least..number).contains(other));
     numbers.sort_unstable();
     numbers.dedup();
-    numbers
-}
-
-/// Numbers are counted round: the same is named by one that is small.
-fn numbers(number: u8) -> impl Iterator<Item = u8> {
-    0..number.min(8)
-}
-
-fn word(number: u32) -> u16 {
-    u16::try_from(number).expect("it is smaller than one of 16 bits")
-}
-
-fn byte(number: u32) -> u8 {
-    u8::try_from(number).expect("it is smaller than one that was a byte")
+    numbers.into_iter().map(Value::from).collect()
 }
 
 #[cfg(test)]
@@ -507,139 +286,108 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::Setting;
+    use crate::{Behaviour, Order, Setting, ShutdownSetting, WaitingSetting};
 
     fn failure(step: usize, rule: &'static str) -> Failure {
         Failure {
             step,
             at: Duration::from_millis(step as u64),
             rule,
-            expected: "no such thing".to_owned(),
-            seen: format!("one, at step {step}"),
+            expected: "no such step".to_owned(),
+            seen: format!("step {step}"),
         }
     }
 
-    /// Fails once a connection was told to panic after the pool was given an impatient weather.
+    /// Fails if a connection panics on order after the acceptors got short timeouts.
     fn planted(scenario: &Scenario) -> Option<Failure> {
         let mut steps = scenario.steps.iter();
-        let bad = |step: &Step| {
-            matches!(
-                step.action,
-                Action::Weather(Weather::Impatient | Weather::Foul)
-            )
-        };
-        let weather = steps.position(bad)?;
-        let panics = |step: &Step| {
-            matches!(
-                step.action,
-                Action::Order {
-                    order: Order::Panic,
-                    ..
-                }
-            )
-        };
-        let after = scenario.steps[weather..].iter().position(panics)?;
-        Some(failure(weather + after, "E3"))
+        let first = steps.position(|step| {
+            let Action::Behave(behaviour) = step.action else {
+                return false;
+            };
+            [Behaviour::ShortTimeouts, Behaviour::All].contains(&behaviour)
+        })?;
+        let panics = |step: &Step| matches!(step.action, Action::Order { order, .. } if order == Order::Panic);
+        let after = scenario.steps[first..].iter().position(panics)?;
+        Some(failure(first + after, "E3"))
     }
 
-    #[track_caller]
-    fn shrunk(scenario: &Scenario, play: impl Fn(&Scenario) -> Option<Failure>) -> Shrunk {
-        let failure = play(scenario).expect("it fails");
-        shrink(scenario, failure, PLAYS, play)
-    }
-
-    /// The plainest setting there is.
-    fn plain(seed: u64, steps: Vec<Step>) -> Scenario {
-        Scenario {
-            seed,
-            setting: Setting {
-                spec: SpecSetting::DEFAULT,
-                start: Start::Spec,
-                stage: StageSetting::None,
-                backlog: 64,
-                buffer: 64,
-                spurious: 0,
-            },
-            steps,
-            finale: Finale::Stop,
-        }
-    }
-
-    fn step(action: Action) -> Step {
-        Step {
-            schedule: 0,
-            action,
-            then: Then::Settle,
-        }
-    }
-
-    /// Seeds of which the planted mistake makes a failure.
+    /// Scenarios that fail with the planted fault.
     fn failing() -> impl Iterator<Item = Scenario> {
         let scenarios = (0..).map(|seed| Scenario::of_seed(seed, 400));
         scenarios.filter(|scenario| planted(scenario).is_some())
     }
 
-    #[test]
-    fn a_planted_mistake_shrinks_to_the_two_steps_that_it_needs() {
-        for scenario in failing().take(20) {
-            let shrunk = shrunk(&scenario, planted);
-            let weather = match shrunk.scenario.steps[0].action {
-                Action::Weather(weather @ (Weather::Impatient | Weather::Foul)) => weather,
-                other => panic!("{other}"),
-            };
-            let order = Action::Order {
-                client: 0,
-                order: Order::Panic,
-            };
-            let least = vec![step(Action::Weather(weather)), step(order)];
-            assert_eq!(shrunk.scenario, plain(scenario.seed, least));
-            assert_eq!(shrunk.failure, failure(1, "E3"));
-            assert!(shrunk.plays < 1_000, "{}", shrunk.plays);
+    #[track_caller]
+    fn shrunk(scenario: &Scenario, run: impl Fn(&Scenario) -> Option<Failure>) -> Shrunk {
+        let failure = run(scenario).expect("it fails");
+        shrink(scenario, failure, MAX_RUNS, run)
+    }
+
+    /// A scenario with the simplest setting.
+    fn plain(seed: u64, steps: Vec<Step>) -> Scenario {
+        Scenario {
+            seed,
+            setting: Setting::DEFAULT,
+            steps,
+            teardown: Teardown::Stop,
+        }
+    }
+
+    fn step(action: Action, then: Then) -> Step {
+        Step {
+            schedule: 0,
+            action,
+            then,
         }
     }
 
     #[test]
-    fn numbers_become_as_small_as_they_can_be() {
+    fn planted_fault_shrinks_to_two_steps() {
+        for scenario in failing().take(20) {
+            let shrunk = shrunk(&scenario, planted);
+            let first = shrunk.scenario.steps[0].action;
+            assert!(matches!(first, Action::Behave(_)), "{first}");
+            let (client, order) = (0, Order::Panic);
+            let order = Action::Order { client, order };
+            let least = [first, order].map(|action| step(action, Then::Settle));
+            assert_eq!(shrunk.scenario, plain(scenario.seed, least.into()));
+            assert_eq!(shrunk.failure, failure(1, "E3"));
+            assert!(shrunk.runs < 1_000, "{}", shrunk.runs);
+        }
+    }
+
+    #[test]
+    fn numbers_shrink_to_the_smallest() {
         let many = |step: &Step| {
-            matches!(step.action, Action::Connect { clients, .. } if clients >= 3)
-                && matches!(step.then, Then::Pass(time) if time >= 7)
+            matches!(step.action, Action::Connect { clients: 3.., .. })
+                && matches!(step.then, Then::Pass(7..))
         };
         let many = |scenario: &Scenario| {
             let number = scenario.steps.iter().position(many)?;
-            (scenario.setting.spec.patience < 30).then(|| failure(number, "S8"))
+            (scenario.setting.spec.kill_timeout < 30).then(|| failure(number, "S8"))
         };
         let mut scenarios = (0..).map(|seed| Scenario::of_seed(seed, 200));
         let scenario = scenarios.find(|scenario| many(scenario).is_some());
         let scenario = scenario.expect("there are enough seeds");
-        let shrunk = shrunk(&scenario, many).scenario;
-        let mut expected = plain(
-            scenario.seed,
-            vec![Step {
-                then: Then::Pass(7),
-                ..step(Action::Connect {
-                    listener: 0,
-                    clients: 3,
-                })
-            }],
-        );
-        expected.setting.spec.patience = 1;
-        assert_eq!(shrunk, expected);
+        let (listener, clients) = (0, 3);
+        let connect = step(Action::Connect { listener, clients }, Then::Pass(7));
+        let mut expected = plain(scenario.seed, vec![connect]);
+        expected.setting.spec.kill_timeout = 1;
+        assert_eq!(shrunk(&scenario, many).scenario, expected);
     }
 
     #[test]
-    fn time_that_has_to_pass_is_joined_to_the_step_before() {
-        let wait = |time| Step {
-            then: Then::Pass(time),
-            ..step(Action::Wait)
-        };
-        let listen = Action::Listen {
-            acceptors: 1,
-            bound: Bound::Loopback,
-        };
-        let scenario = plain(
-            1,
-            vec![step(listen), wait(30), step(Action::Join), wait(40)],
-        );
+    fn waits_are_joined_to_the_step_before() {
+        let (acceptors, bound) = (1, Bound::Loopback);
+        let listen = Action::Listen { acceptors, bound };
+        let steps = [
+            (listen, Then::Settle),
+            (Action::Wait, Then::Pass(30)),
+            (Action::Join, Then::Settle),
+            (Action::Wait, Then::Pass(40)),
+        ];
+        let steps = steps.map(|(action, then)| step(action, then));
         let late = |scenario: &Scenario| {
             let listens = |step: &Step| matches!(step.action, Action::Listen { .. });
             let number = scenario.steps.iter().position(listens)?;
@@ -649,22 +397,18 @@ mod tests {
             });
             (times.sum::<u32>() >= 70).then(|| failure(number, "S4"))
         };
-        let shrunk = shrunk(&scenario, late).scenario;
-        let expected = Step {
-            then: Then::Pass(70),
-            ..step(listen)
-        };
-        assert_eq!(shrunk, plain(1, vec![expected]));
+        let shrunk = shrunk(&plain(1, steps.into()), late).scenario;
+        assert_eq!(shrunk, plain(1, vec![step(listen, Then::Pass(70))]));
     }
 
     #[test]
-    fn a_spec_that_is_needed_is_what_the_pool_is_started_with() {
+    fn needed_spec_moves_to_the_start() {
         let kills = SpecSetting {
             shutdown: ShutdownSetting::Kill,
             ..SpecSetting::DEFAULT
         };
-        let keep = WaitingSetting::Keep;
-        let steps = vec![step(Action::Reconfigure(kills, keep)), step(Action::Stop)];
+        let change = Action::Reconfigure(kills, WaitingSetting::Keep);
+        let [change, stop] = [change, Action::Stop].map(|action| step(action, Then::Settle));
         let killed = |scenario: &Scenario| {
             let mut spec = scenario.setting.spec;
             for (number, step) in scenario.steps.iter().enumerate() {
@@ -676,49 +420,42 @@ mod tests {
             }
             None
         };
-        let mut expected = plain(1, vec![step(Action::Stop)]);
+        let mut expected = plain(1, vec![stop]);
         expected.setting.spec = kills;
-        assert_eq!(shrunk(&plain(1, steps), killed).scenario, expected);
+        let shrunk = shrunk(&plain(1, vec![change, stop]), killed);
+        assert_eq!(shrunk.scenario, expected);
     }
 
     #[test]
-    fn a_failure_in_the_finale_shrinks_to_no_step_at_all() {
-        let scenario = Scenario::of_seed(3, 200);
-        let shrunk = shrunk(&scenario, |scenario| {
-            Some(failure(scenario.steps.len(), "S7"))
-        });
+    fn failure_in_the_teardown_needs_no_step() {
+        let teardown = |scenario: &Scenario| Some(failure(scenario.steps.len(), "S7"));
+        let shrunk = shrunk(&Scenario::of_seed(3, 200), teardown);
         assert_eq!(shrunk.scenario, plain(3, Vec::new()));
     }
 
     #[test]
-    fn another_rule_is_another_failure() {
-        let scenario = Scenario::of_seed(3, 200);
+    fn violation_of_another_rule_is_not_kept() {
         let both = |scenario: &Scenario| {
-            let rule = if scenario.steps.len() >= 10 {
-                "Q3"
-            } else {
-                "E2"
-            };
-            Some(failure(scenario.steps.len(), rule))
+            let count = scenario.steps.len();
+            Some(failure(count, if count >= 10 { "Q3" } else { "E2" }))
         };
-        let shrunk = shrunk(&scenario, both);
+        let shrunk = shrunk(&Scenario::of_seed(3, 200), both);
         assert_eq!(shrunk.scenario.steps.len(), 10);
         assert_eq!(shrunk.failure.rule, "Q3");
     }
 
     #[test]
-    fn the_plays_are_counted_and_bounded() {
+    fn runs_are_counted_and_limited() {
         let scenario = failing().next().expect("there is one");
         for limit in [0, 1, 10, 20] {
-            let plays = Cell::new(0);
+            let runs = Cell::new(0);
             let counted = |scenario: &Scenario| {
-                plays.set(plays.get() + 1);
+                runs.set(runs.get() + 1);
                 planted(scenario)
             };
             let first = planted(&scenario).expect("it fails");
             let shrunk = shrink(&scenario, first, limit, counted);
-            assert_eq!(shrunk.plays, limit);
-            assert_eq!(plays.get(), limit);
+            assert_eq!((shrunk.runs, runs.get()), (limit, limit));
             assert_eq!(planted(&shrunk.scenario), Some(shrunk.failure));
         }
     }

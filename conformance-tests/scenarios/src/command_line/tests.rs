@@ -1,201 +1,183 @@
-//! What is told, and the exit code, of scenarios that go wrong: by a player that has something against clients.
+//! The output and the exit code for scenarios that fail: their runner fails when the first client connects.
 
 use std::panic::resume_unwind;
 use std::time::Duration;
 use std::{env, fs, process, thread};
 
-use super::stage::Watcher;
+use super::timed::{Run, Watcher};
 use super::*;
-use crate::{Action, Event, Played, Step, watch};
+use crate::{Action, Event, RunSummary, run_watched};
 
-type Play = fn(&Scenario, Option<Watcher<'_>>) -> Result<Played, Box<Failure>>;
+type Result = std::result::Result<RunSummary, Box<Failure>>;
 
-/// Runs it with this player; how it ended, what it printed, and what it told meanwhile.
-fn run(play: Play, bound: Duration, arguments: &str) -> (Status, String, String) {
+/// Executes the command with this runner; returns its status, its output and its progress.
+fn execute(run: Run, limit: Duration, arguments: &str) -> (Status, String, String) {
     let words = ["simulate"].into_iter().chain(arguments.split(' '));
-    let simulate = Simulate::try_parse_from(words).expect("the arguments make sense");
+    let simulate = Simulate::try_parse_from(words).expect("the arguments are valid");
     let (mut out, mut progress) = (Vec::new(), Vec::new());
-    let stage = Stage { play, bound };
     let status = simulate
-        .run_on(stage, &mut out, &mut progress, Progress::Lines)
-        .expect("there is room");
+        .run_with(TimedRunner { run, limit }, &mut out, &mut progress)
+        .expect("memory can be written");
     let text = |bytes| String::from_utf8(bytes).expect("it is text");
     (status, text(out), text(progress))
 }
 
-/// Plays it, and does this when the first client connects.
+/// Runs the scenario, and calls `then` when the first client connects.
 fn at_the_first_client(
     scenario: &Scenario,
     watcher: Option<Watcher<'_>>,
-    then: fn(),
-) -> Result<Played, Box<Failure>> {
-    let mut nobody = |_| {};
-    let watcher = watcher.unwrap_or(&mut nobody);
-    watch(scenario, &mut |moment| {
-        let connects = matches!(moment.event, Event::Connected { .. });
-        watcher(moment);
-        if connects {
-            then();
+    then: &mut dyn FnMut(&TraceEntry),
+) -> Result {
+    let mut ignored = |_| {};
+    let watcher = watcher.unwrap_or(&mut ignored);
+    run_watched(scenario, &mut |entry: TraceEntry| {
+        watcher(entry.clone());
+        if let Event::Step(..) | Event::Connected { .. } = entry.event {
+            then(&entry);
         }
     })
 }
 
-/// The scenario that is to show it again.
-#[track_caller]
-fn scenario_in(told: &str) -> Scenario {
-    let (_, json) = told
-        .split_once("with this in the file:\n\n")
-        .unwrap_or_else(|| panic!("no file in {told}"));
-    json.parse().expect("it is a scenario")
-}
-
-fn hangs(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result<Played, Box<Failure>> {
-    at_the_first_client(scenario, watcher, || {
-        loop {
+fn hangs(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result {
+    at_the_first_client(scenario, watcher, &mut |entry| {
+        while let Event::Connected { .. } = entry.event {
             thread::park();
         }
     })
 }
 
-/// Far longer than anything takes that ends.
-const LONG: Duration = Duration::from_secs(600);
-
-/// The one step that it takes, as it is told: alone, and with the seed that it came from.
-#[track_caller]
-fn check_failure(play: Play, rule: &str, expected: &str, seen: &str) {
-    let (status, out, told) = run(play, LONG, "--seeds 20 --first 3");
-    assert_eq!((status, told.as_str()), (Status::Broken, ""), "{out}");
-    let head = format!("seed 3 breaks {rule} at step 0, at 0.000ns\n\n  expected  {expected}\n");
-    assert!(out.starts_with(&head), "{out}");
-    assert!(out.contains(&format!("  seen      {seen}")), "{out}");
-    assert!(out.contains("\nShrunk from 200 steps to 1 in "), "{out}");
-    assert!(out.contains(" connects to "), "{out}");
-    assert!(out.contains("\n  cargo simulate --seed 3\n"), "{out}");
-    let scenario = scenario_in(&out);
-    assert!(
-        matches!(
-            scenario.steps[..],
-            [Step {
-                action: Action::Connect { clients: 1, .. },
-                ..
-            }]
-        ),
-        "{out}"
-    );
-
-    let file = env::temp_dir().join(format!("{}-{rule}.json", process::id()));
-    fs::write(&file, scenario.to_json()).expect("it can be written");
-    let again = format!("--scenario {}", file.display());
-    let (status, again, _) = run(play, LONG, &again);
-    fs::remove_file(&file).expect("it is there");
-    assert_eq!(status, Status::Broken, "{again}");
-    let head = format!("the scenario breaks {rule} at step 0, ");
-    assert!(again.starts_with(&head), "{again}");
-    assert_eq!(scenario_in(&again), scenario);
+fn panics(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result {
+    at_the_first_client(scenario, watcher, &mut |entry| {
+        if let Event::Connected { .. } = entry.event {
+            resume_unwind(Box::new("a client"));
+        }
+    })
 }
 
-/// Holds that nobody ever connects.
-fn refuses_clients(
-    scenario: &Scenario,
-    watcher: Option<Watcher<'_>>,
-) -> Result<Played, Box<Failure>> {
-    let mut nobody = |_| {};
-    let watcher = watcher.unwrap_or(&mut nobody);
-    let (mut step, mut breach) = (0, None);
-    let played = watch(scenario, &mut |moment| {
-        match moment.event {
-            Event::Step(number, _) => step = number,
-            Event::Connected { .. } if breach.is_none() => breach = Some((step, moment.at)),
-            _ => {}
-        }
-        watcher(moment);
+fn refuses_clients(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result {
+    let (mut step, mut connected) = (0, None);
+    let result = at_the_first_client(scenario, watcher, &mut |entry| match entry.event {
+        Event::Step(number, _) => step = number,
+        _ => connected = connected.or(Some((step, entry.at))),
     });
-    match breach {
-        None => played,
+    match connected {
+        None => result,
         Some((step, at)) => Err(Box::new(Failure {
             step,
             at,
             rule: "L2",
-            expected: "nobody connects".to_owned(),
+            expected: "no client connects".to_owned(),
             seen: "a client".to_owned(),
         })),
     }
 }
 
-#[test]
-fn a_seed_that_fails_is_told_shrunk_and_what_is_printed_fails_again() {
-    check_failure(refuses_clients, "L2", "nobody connects", "a client\n");
+/// The scenario that a report ends with.
+#[track_caller]
+fn scenario_in(report: &str) -> Scenario {
+    let json = report.split_once("with this JSON in the file:\n\n");
+    json.expect(report).1.parse().expect("it is a scenario")
 }
 
+/// Longer than any test.
+const NEVER: Duration = Duration::from_secs(600);
+
 #[test]
-fn a_seed_that_panics_is_told_like_any_other_that_fails() {
-    fn panics(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result<Played, Box<Failure>> {
-        // Without a word of its own to standard error.
-        at_the_first_client(scenario, watcher, || resume_unwind(Box::new("a client")))
-    }
-    check_failure(
-        panics,
+fn reported_scenario_fails_again() {
+    let panicked = (
         "V3",
         "no call of the pool panics",
         "it panicked: a client\n",
     );
+    let refused = ("L2", "no client connects", "a client\n");
+    for (run, (rule, expected, seen)) in [(refuses_clients as Run, refused), (panics, panicked)] {
+        let (status, out, progress) = execute(run, NEVER, "--seeds 20 --first 3");
+        assert_eq!((status, progress.as_str()), (Status::Broken, ""), "{out}");
+        let head =
+            format!("seed 3 breaks {rule} at step 0, at 0.000ns\n\n  expected  {expected}\n");
+        assert!(out.starts_with(&head), "{out}");
+        for part in [
+            &format!("  seen      {seen}"),
+            "\nShrunk from 200 steps to 1 in ",
+            " connects to ",
+            "\n  cargo simulate --seed 3\n",
+        ] {
+            assert!(out.contains(part), "{out}");
+        }
+        let scenario = scenario_in(&out);
+        let actions: Vec<_> = scenario.steps.iter().map(|step| step.action).collect();
+        assert!(
+            matches!(actions[..], [Action::Connect { clients: 1, .. }]),
+            "{out}"
+        );
+
+        let file = env::temp_dir().join(format!("{}-{rule}.json", process::id()));
+        fs::write(&file, scenario.to_json()).expect("it can be written");
+        let (status, again, _) = execute(run, NEVER, &format!("--scenario {}", file.display()));
+        fs::remove_file(&file).expect("it is there");
+        assert_eq!(status, Status::Broken, "{again}");
+        assert!(
+            again.starts_with(&format!("the scenario breaks {rule} at step 0, ")),
+            "{again}"
+        );
+        assert_eq!(scenario_in(&again), scenario);
+    }
 }
 
 #[test]
-fn a_seed_that_never_ends_is_told_with_all_that_was_seen_before() {
-    // Long enough that whatever comes before the first client has come.
-    let bound = Duration::from_secs(2);
-    let (status, out, told) = run(hangs, bound, "--seeds 1 --first 3");
-    assert_eq!(status, Status::Broken, "{out}{told}");
+fn hanging_seed_is_reported_with_its_trace() {
+    // Long enough for everything before the first client.
+    let limit = Duration::from_secs(2);
+    let (status, out, progress) = execute(hangs, limit, "--seeds 1 --first 3");
+    assert_eq!(status, Status::Broken, "{out}{progress}");
     assert!(
-        told.contains("seed 3 has not ended within 2s: it is played again"),
-        "{told}"
+        progress.contains("seed 3 has not ended within 2s: it runs again"),
+        "{progress}"
     );
     let scenario = scenario_in(&out);
     let step = scenario.steps.len() - 1;
-    let begin = format!("seed 3 breaks S8 at step {step}, ");
-    assert!(out.starts_with(&begin), "{out}");
+    assert!(
+        out.starts_with(&format!("seed 3 breaks S8 at step {step}, ")),
+        "{out}"
+    );
     assert!(out.contains("  seen      one does not return within 2s\n"));
     assert!(out.contains("\n  cargo simulate --seed 3\n"), "{out}");
-    let (_, seen) = out.split_once("\nWhat was seen:\n").expect("it is told");
-    let (seen, _) = seen.split_once(">>").expect("it is marked");
-    let last = seen.trim_end().lines().next_back();
+    let (trace, _) = out
+        .split_once(">>")
+        .expect("the end of the trace is marked");
+    let last = trace.trim_end().lines().next_back();
     assert!(
-        last.is_some_and(|last| last.contains(" connects to ")),
+        last.expect("it has lines").contains(" connects to "),
         "{out}"
     );
     assert_eq!(scenario.steps, Scenario::of_seed(3, STEPS).steps[..=step]);
 }
 
 #[test]
-fn a_smaller_scenario_that_never_ends_is_not_waited_for_twice() {
-    fn hangs_if_cut_off(
-        scenario: &Scenario,
-        watcher: Option<Watcher<'_>>,
-    ) -> Result<Played, Box<Failure>> {
+fn shrinking_stops_at_a_hanging_scenario() {
+    fn hangs_if_cut_off(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result {
         match scenario.steps.len() {
             STEPS => refuses_clients(scenario, watcher),
             _ => hangs(scenario, watcher),
         }
     }
-    let bound = Duration::from_secs(2);
-    let (status, out, told) = run(hangs_if_cut_off, bound, "--seed 3");
-    assert_eq!((status, told.as_str()), (Status::Broken, ""), "{out}");
+    let (status, out, _) = execute(hangs_if_cut_off, Duration::from_secs(2), "--seed 3");
+    assert_eq!(status, Status::Broken, "{out}");
     assert!(out.starts_with("seed 3 breaks L2 at step "), "{out}");
     assert!(
-        out.contains("\nShrunk from 200 steps to 200 in 1 play; "),
+        out.contains("\nShrunk from 200 steps to 200 in 1 run; "),
         "{out}"
     );
 }
 
 #[test]
-fn what_was_found_is_told_though_it_cannot_be_drawn() {
-    let arguments = "--seed 3 --picture no/such/folder/life.svg";
-    let (status, out, told) = run(refuses_clients, LONG, arguments);
+fn failure_is_reported_without_its_picture() {
+    let arguments = "--seed 3 --picture no/such/folder/picture.svg";
+    let (status, out, progress) = execute(refuses_clients, NEVER, arguments);
     assert_eq!(status, Status::Broken, "{out}");
     assert!(out.starts_with("seed 3 breaks L2 at step 0, "), "{out}");
     assert!(
-        told.starts_with("error: no/such/folder/life.svg: "),
-        "{told}"
+        progress.starts_with("error: no/such/folder/picture.svg: "),
+        "{progress}"
     );
 }

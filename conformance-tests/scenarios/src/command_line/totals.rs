@@ -1,140 +1,81 @@
-//! What all plays together came to.
+//! Prints the sums of all runs.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::Played;
-use acceptor_simulation::Statistics;
+use crate::RunSummary;
 use conformance_console::grouped;
 
-/// The sums of what was played.
-#[derive(Debug, Default)]
-pub(super) struct Totals {
-    seeds: u64,
-    steps: u64,
-    pools: u64,
-    exercised: BTreeMap<&'static str, u64>,
-    statistics: Statistics,
-    virtual_time: Duration,
+/// Writes the sums as tables.
+pub(super) fn write_summary(summary: &RunSummary, out: &mut dyn Write) -> io::Result<()> {
+    let events = summary.events.iter();
+    write_table(out, events.map(|(label, count)| (*label, *count)))?;
+    writeln!(out)?;
+    let statistics = &summary.statistics;
+    let sums = [
+        ("seeds", summary.scenarios),
+        ("steps", summary.steps),
+        ("pools", summary.pools),
+        ("tasks", statistics.tasks),
+        ("timers that fired", statistics.timers),
+        ("polls", statistics.polls),
+        ("spurious polls", statistics.spurious),
+        ("seconds of virtual time", summary.virtual_time.as_secs()),
+    ];
+    write_table(out, sums)
 }
 
-impl Totals {
-    /// How many were played.
-    #[cfg(test)]
-    pub(super) fn seeds(&self) -> u64 {
-        self.seeds
-    }
-
-    pub(super) fn add(&mut self, played: &Played) {
-        let Played {
-            steps,
-            pools,
-            exercised,
-            statistics,
-            virtual_time,
-        } = played;
-        self.merge(Self {
-            seeds: 1,
-            steps: *steps,
-            pools: *pools,
-            exercised: exercised.clone(),
-            statistics: *statistics,
-            virtual_time: *virtual_time,
-        });
-    }
-
-    pub(super) fn merge(&mut self, other: Self) {
-        self.seeds += other.seeds;
-        self.steps += other.steps;
-        self.pools += other.pools;
-        for (kind, count) in other.exercised {
-            *self.exercised.entry(kind).or_default() += count;
-        }
-        let Statistics {
-            polls,
-            spurious,
-            tasks,
-            timers,
-        } = other.statistics;
-        self.statistics.polls += polls;
-        self.statistics.spurious += spurious;
-        self.statistics.tasks += tasks;
-        self.statistics.timers += timers;
-        self.virtual_time += other.virtual_time;
-    }
-
-    /// Prints them.
-    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let exercised = self.exercised.iter();
-        let exercised: Vec<_> = exercised.map(|(kind, count)| (*kind, *count)).collect();
-        write_table(out, &exercised)?;
-        writeln!(out)?;
-        let Statistics {
-            polls,
-            spurious,
-            tasks,
-            timers,
-        } = self.statistics;
-        write_table(
-            out,
-            &[
-                ("seeds", self.seeds),
-                ("steps", self.steps),
-                ("pools", self.pools),
-                ("tasks", tasks),
-                ("timers that fired", timers),
-                ("polls", polls),
-                ("polls of tasks that nobody woke", spurious),
-                ("seconds of virtual time", self.virtual_time.as_secs()),
-            ],
-        )
-    }
-
-    /// Prints the time that it took on so many cores.
-    pub(super) fn write_speed(
-        &self,
-        out: &mut dyn Write,
-        took: Duration,
-        cores: NonZeroUsize,
-    ) -> io::Result<()> {
-        let seconds = took.as_secs_f64();
-        let each = self.seeds as f64 / seconds.max(f64::MIN_POSITIVE);
-        let core = each / cores.get() as f64;
-        writeln!(
-            out,
-            "\nall hold: {seconds:.1} s, {each:.0} seeds a second, {core:.0} a second and core"
-        )
-    }
+/// Writes how long all runs took on this many cores.
+pub(super) fn write_speed(
+    summary: &RunSummary,
+    took: Duration,
+    cores: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let seconds = took.as_secs_f64();
+    let speed = summary.scenarios as f64 / seconds.max(f64::MIN_POSITIVE);
+    let core = speed / cores as f64;
+    writeln!(
+        out,
+        "\nall hold: {seconds:.1} s, {speed:.0} seeds per second, {core:.0} per second and core"
+    )
 }
 
-fn write_table(out: &mut dyn Write, lines: &[(&str, u64)]) -> io::Result<()> {
-    let lines: Vec<_> = lines
+fn write_table<'a>(
+    out: &mut dyn Write,
+    lines: impl IntoIterator<Item = (&'a str, u64)>,
+) -> io::Result<()> {
+    let lines = lines
+        .into_iter()
+        .map(|(label, count)| (label, grouped(count)));
+    let lines: Vec<_> = lines.collect();
+    let widths = lines
         .iter()
-        .map(|(kind, count)| (*kind, grouped(*count)))
-        .collect();
-    let kinds = lines.iter().map(|(kind, _)| kind.chars().count()).max();
-    let counts = lines.iter().map(|(_, count)| count.len()).max();
-    let (kinds, counts) = (kinds.unwrap_or_default(), counts.unwrap_or_default());
-    for (kind, count) in lines {
-        writeln!(out, "{kind:kinds$}  {count:>counts$}")?;
+        .map(|(label, count)| (label.len(), count.len()));
+    let max = |(a, b): (usize, usize), (c, d)| (a.max(c), b.max(d));
+    let (labels, counts) = widths.fold((0, 0), max);
+    for (label, count) in lines {
+        writeln!(out, "{label:labels$}  {count:>counts$}")?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use acceptor_simulation::Statistics;
 
     #[test]
-    fn the_sums_are_a_table_with_aligned_numbers() {
-        let mut totals = Totals::default();
-        for (seed, kind) in ["connects", "connects", "stops"].into_iter().enumerate() {
-            totals.add(&Played {
+    fn sums_are_tables_with_aligned_numbers() {
+        let mut summary = RunSummary::default();
+        for (seed, label) in ["connects", "connects", "stops"].into_iter().enumerate() {
+            summary.add(&RunSummary {
+                scenarios: 1,
                 steps: 700 * seed as u64,
                 pools: 1,
-                exercised: BTreeMap::from([(kind, 999)]),
+                events: BTreeMap::from([(label, 999)]),
                 statistics: Statistics {
                     polls: 1_000_000,
                     spurious: 10,
@@ -145,26 +86,24 @@ mod tests {
             });
         }
         let mut out = Vec::new();
-        let cores = NonZeroUsize::new(2).expect("two cores");
-        totals
-            .write(&mut out)
-            .and_then(|()| totals.write_speed(&mut out, Duration::from_millis(500), cores))
-            .expect("it can be written");
+        write_summary(&summary, &mut out)
+            .and_then(|()| write_speed(&summary, Duration::from_millis(500), 2, &mut out))
+            .expect("memory can be written");
         assert_eq!(
             String::from_utf8(out).expect("it is text"),
             "connects  1,998\n\
              stops       999\n\
              \n\
-             seeds                                    3\n\
-             steps                                2,100\n\
-             pools                                    3\n\
-             tasks                                  300\n\
-             timers that fired                        0\n\
-             polls                            3,000,000\n\
-             polls of tasks that nobody woke         30\n\
-             seconds of virtual time                  4\n\
+             seeds                            3\n\
+             steps                        2,100\n\
+             pools                            3\n\
+             tasks                          300\n\
+             timers that fired                0\n\
+             polls                    3,000,000\n\
+             spurious polls                  30\n\
+             seconds of virtual time          4\n\
              \n\
-             all hold: 0.5 s, 6 seeds a second, 3 a second and core\n"
+             all hold: 0.5 s, 6 seeds per second, 3 per second and core\n"
         );
     }
 }

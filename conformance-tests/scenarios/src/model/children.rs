@@ -1,59 +1,62 @@
-//! The children of the model: what was seen of each, and what must follow from its end.
+//! The children of the model: their events, and the consequences of their ends.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    ChildId, ConnectionRecord, ConnectionState, EndKind, ListenerId, Phase, StopReason, Terminate,
+    ChildId, ConnectionRecord, ConnectionState, EndKind, EventKind, Failure, ListenerId, Phase,
+    StopReason, Terminate,
 };
 
-use super::listeners::{Ending, Told};
-use super::outbox::{Expected, Failed, Gone, Sort};
+use super::listeners::{EndCommand, EndReason};
+use super::outbox::{Expected, Role, ended, failure_details};
 use super::starting::Ended;
-use super::{Breach, Key, Killed, Model, Peer, Seen, breach, reached, same};
-use crate::cast::{
-    HANDSHAKE_FAILS, HANDSHAKE_PANICS, INIT_FAILS, INIT_PANICS, KEPT_DROPPED, SERVE_FAILS,
-    SERVE_PANICS, STATE_DROPPED, SUBTASK_PANICS, TERMINATE_PANICS, disconnection, text,
+use super::{Check, Key, Killed, Model, Peer, Violation, reached, same, violation};
+use crate::event::{
+    Call, Event, GuardHolder, HandshakeOutcome, InitOutcome, ServeOutcome, TerminateOutcome,
 };
-use crate::event::{Begun, Bomb, Call, Event, Farewell, Holder, Return, Shaken};
-use crate::greeting::CAUSE;
+use crate::handshake::CAUSE;
+use crate::test_acceptor::{
+    HANDSHAKE_FAILS, HANDSHAKE_PANICS, INIT_FAILS, INIT_PANICS, KEPT_VALUE_PANICS, SERVE_FAILS,
+    SERVE_PANICS, STATE_PANICS, SUBTASK_PANICS, TERMINATE_PANICS, disconnection, text,
+};
 use crate::{ReportsSetting, RestartSetting, StageSetting};
 use acceptor_simulation::Happened;
 
-/// A child: all that was seen of it, and its own commands.
+/// A child: its events and its own commands.
 pub(super) struct Child {
-    /// Known once anything was seen of it.
+    /// Known after its first event.
     pub(super) id: Option<ChildId>,
     pub(super) stage: Stage,
-    /// When it was made: as an acceptor, which is what it is counted as from then on.
+    /// The time since which it counts as an acceptor.
     pub(super) made: Instant,
-    /// The least generation of the spec that its acceptor is of, and the greatest, if that is known.
+    /// The lowest generation of its spec, and the highest, if that is known.
     generations: (u32, Option<u32>),
-    /// When its accept timeout comes, and how long that is.
+    /// The time of its accept timeout, and the length of the timeout.
     pub(super) deadline: Option<(Instant, Duration)>,
-    /// How many connections were accepted since then, as far as it stays in the queue.
+    /// How many connections were accepted since then, while it was in the queue.
     pub(super) passed_over: u64,
-    /// It was listed as one that terminates: it waits no longer.
+    /// It was listed as terminating.
     pub(super) leaves: bool,
     /// The batch in which it was killed by its id.
     pub(super) killed: Option<u64>,
-    /// When it was asked to stop by its id, and the batch.
+    /// The time at which it was stopped by its id, and the batch.
     pub(super) asked: Option<(Instant, u64)>,
-    /// When another took its place, and the batch (R1).
+    /// The time at which another acceptor replaced it, and the batch (R1).
     pub(super) replaced: Option<(Instant, u64)>,
     pub(super) trapped: bool,
     /// The batch in which its handshake, its `serve` or its `terminate` was first polled.
     pub(super) begun: Option<u64>,
     /// Its `serve` was polled.
     served: bool,
-    /// How many acceptors before it, one after the other, led nowhere.
+    /// How many acceptors in a row before it ended in the same way.
     pub(super) repeats: u32,
     state: State,
-    /// What the first panic said.
+    /// The message of the first panic.
     panicked: Option<&'static str>,
-    returned: Option<Return>,
+    returned: Option<ServeOutcome>,
     reason: Option<Terminate>,
-    farewell: Option<Farewell>,
+    terminated: Option<TerminateOutcome>,
     pub(super) connection: Option<Link>,
 }
 
@@ -61,21 +64,21 @@ pub(super) struct Child {
 pub(super) struct Link {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
-    /// The peer's address as it was accepted, if a handshake has replaced it (H5).
+    /// The accepted address of the peer, if a handshake has replaced it (H5).
     pub(super) transport: Option<SocketAddr>,
     pub(super) since: Instant,
     handshake: Option<Handshake>,
     /// The time when `serve` returned, and the holder of the guard since then (E6).
-    pub(super) guarded: Option<(Instant, Holder)>,
-    /// Its beginning was reported, so its end is, too (O4).
+    pub(super) guarded: Option<(Instant, GuardHolder)>,
+    /// Its begin was reported, so its end is reported, too (O4).
     reported: bool,
 }
 
 /// The handshake of a connection whose listener has one.
 struct Handshake {
-    /// When it fails, if it is not through by then (H3).
+    /// The time at which it fails, if it has not ended (H3).
     deadline: Option<Instant>,
-    over: Option<Shaken>,
+    over: Option<HandshakeOutcome>,
 }
 
 impl Handshake {
@@ -86,22 +89,22 @@ impl Handshake {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Its listener's task is to start it, and has not been polled yet.
+    /// Its listener's task will start it, and was not polled yet.
     Owed {
-        /// It may have been started since, unless others are held by then.
+        /// It may have started, unless acceptors are held.
         released: bool,
     },
-    /// The same, and it has a place of its own, since it was listed.
+    /// The same, but it was listed, so it has a place.
     Listed {
         released: bool,
     },
-    /// It is started at this time.
+    /// It starts at this time.
     Spaced(Instant),
-    /// It is started once another acceptor accepts (B4).
+    /// It starts after another acceptor has begun to wait (B4).
     Held {
         released: bool,
     },
-    /// Its `init` has a task, and has not begun.
+    /// It has a task, and its `init` has not begun.
     Starting,
     Init,
     Waiting,
@@ -122,7 +125,7 @@ pub(super) struct Commands {
     pub(super) killed: Option<u64>,
     /// The stop phase has come.
     stopped: Option<u64>,
-    told: Option<Told>,
+    end: Option<EndCommand>,
     asked: Option<(Instant, u64)>,
     replaced: Option<(Instant, u64)>,
 }
@@ -152,12 +155,12 @@ impl Child {
             panicked: None,
             returned: None,
             reason: None,
-            farewell: None,
+            terminated: None,
             connection: None,
         }
     }
 
-    /// Whether it has a place in the list, and nothing else was seen of it.
+    /// Whether it has a place in the list, and no event.
     pub(super) fn is_unseen(&self) -> bool {
         matches!(
             self.stage,
@@ -165,7 +168,7 @@ impl Child {
         )
     }
 
-    /// Whether it has its place as one of the acceptor that the pool had when it began.
+    /// Whether it has started, with the acceptor that the pool had then.
     pub(super) fn is_started(&self) -> bool {
         !matches!(
             self.stage,
@@ -173,26 +176,26 @@ impl Child {
         )
     }
 
-    /// The spec was replaced: an acceptor that is started from now on is of the new one.
+    /// The spec was replaced: an acceptor that starts later has the new one.
     pub(super) fn is_of_later_spec(&mut self, generation: u32) {
         if !self.is_started() {
             self.generations.0 = generation;
         }
     }
 
-    /// It is known to be started, at the latest while the spec is of this generation.
+    /// It has certainly started, at the latest with the spec of this generation.
     pub(super) fn starts(&mut self, generation: u32) {
         self.stage = Stage::Starting;
         self.generations.1.get_or_insert(generation);
     }
 
-    /// Whether it is dropped where it next suspends, because it was told to stop and will not end by itself.
+    /// Whether it is dropped at its next suspension, because of a command to stop.
     pub(super) fn is_to_be_dropped(&self, commands: &Commands) -> bool {
         if commands.killed.is_some() {
             return true;
         }
         let ends = [commands.asked, commands.replaced];
-        let ends = commands.told.is_some() || ends.iter().any(Option::is_some);
+        let ends = commands.end.is_some() || ends.iter().any(Option::is_some);
         let stopped = match self.stage {
             Stage::Connection => commands.stopped.is_some() || commands.asked.is_some(),
             Stage::Terminating => commands.stopped.is_some(),
@@ -202,13 +205,23 @@ impl Child {
         stopped && !self.trapped && self.begun.is_some()
     }
 
+    /// How it ends if it is dropped now; `lost`: by its runtime.
+    fn end_by_drop(&self, commands: &Commands, lost: bool) -> Option<EndKind> {
+        match () {
+            () if lost => Some(EndKind::Lost),
+            () if commands.killed.is_some() => Some(EndKind::Killed),
+            () => self.is_to_be_dropped(commands).then_some(EndKind::Stopped),
+        }
+    }
+
     fn handshake(&self) -> Option<&Handshake> {
         self.connection.as_ref()?.handshake.as_ref()
     }
 
     /// The state in which a connection is listed (Q1).
     pub(super) fn connection_state(&self) -> ConnectionState {
-        let handshaking = |handshake: &Handshake| handshake.over != Some(Shaken::Through);
+        let handshaking =
+            |handshake: &Handshake| handshake.over != Some(HandshakeOutcome::Succeeded);
         if self.guard().is_some() {
             ConnectionState::Guarded
         } else if self.handshake().is_some_and(handshaking) {
@@ -219,32 +232,33 @@ impl Child {
     }
 
     /// The time since which a guard keeps the connection, and its holder.
-    pub(super) fn guard(&self) -> Option<(Instant, Holder)> {
+    pub(super) fn guard(&self) -> Option<(Instant, GuardHolder)> {
         self.connection.as_ref()?.guarded
     }
 
-    /// It is to be gone by now, because of its handshake's deadline (H3).
+    /// Whether the deadline of its handshake is over (H3).
     pub(super) fn handshake_is_late(&self, now: Instant) -> bool {
         let late = |handshake: &Handshake| handshake.over.is_none() && handshake.is_overdue(now);
         self.handshake().is_some_and(late)
     }
 
-    /// No callback of a child is polled that was to be dropped before this poll.
-    fn not_polled_after(&self, commands: &Commands, batch: u64, what: &str) -> Seen {
+    /// A child that was to be dropped before this poll is not polled.
+    fn not_polled_after(&self, commands: &Commands, batch: u64, what: &str) -> Check {
         let before = |at: Option<u64>| at.is_some_and(|at| at < batch);
         let asked = before(commands.asked.map(|(_, at)| at));
         let replaced = before(commands.replaced.map(|(_, at)| at));
-        let told = match self.stage {
+        let commanded = match self.stage {
             Stage::Connection => before(commands.stopped) || asked,
             Stage::Terminating => before(commands.stopped),
-            Stage::Init => before(commands.told.map(|told| told.batch)) || asked || replaced,
+            Stage::Init => before(commands.end.map(|end| end.batch)) || asked || replaced,
             _ => false,
         };
         // A connection that has not begun is polled once: it could not have trapped the stop.
-        let stopped = told && !self.trapped && (before(self.begun) || self.stage == Stage::Init);
+        let stopped =
+            commanded && !self.trapped && (before(self.begun) || self.stage == Stage::Init);
         if before(commands.killed) || stopped {
             let expected = "a child that is to be dropped is not polled again";
-            return breach("E4", expected, what);
+            return violation("E4", expected, what);
         }
         Ok(())
     }
@@ -266,9 +280,8 @@ impl Model {
     }
 
     pub(crate) fn connection_ids(&self) -> Vec<ChildId> {
-        self.connections()
-            .filter_map(|(_, child)| child.id)
-            .collect()
+        let ids = self.connections().filter_map(|(_, child)| child.id);
+        ids.collect()
     }
 
     pub(crate) fn ended_ids(&self) -> Vec<ChildId> {
@@ -280,7 +293,7 @@ impl Model {
         Commands {
             killed: listening.killed.into_iter().chain(child.killed).min(),
             stopped: listening.stopped,
-            told: listening.told,
+            end: listening.end,
             asked: child.asked,
             replaced: child.replaced,
         }
@@ -290,10 +303,10 @@ impl Model {
         &mut self,
         id: ChildId,
         rule: &'static str,
-    ) -> Result<(Key, Commands, &mut Child), Breach> {
+    ) -> Result<(Key, Commands, &mut Child), Violation> {
         let key = self.key(id)?;
         let Some(child) = self.children.get(&key) else {
-            return breach(rule, "a child that is there", format!("{id}, which is not"));
+            return violation(rule, "a child that exists", format!("{id}, which does not"));
         };
         let commands = self.commands(key, child);
         match self.children.get_mut(&key) {
@@ -301,11 +314,11 @@ impl Model {
                 child.id = Some(id);
                 Ok((key, commands, child))
             }
-            _ => breach("R4", format!("{key} of this pool"), "that of another"),
+            _ => violation("R4", format!("{key} of this pool"), "that of another"),
         }
     }
 
-    /// Whether an acceptor that waits has a reason not to wait any longer.
+    /// Whether a waiting acceptor has a reason to end.
     pub(super) fn may_leave(&self, key: Key, child: &Child) -> bool {
         let commands = self.commands(key, child);
         let overdue = child.deadline.is_some_and(|(at, _)| at <= self.now);
@@ -314,14 +327,19 @@ impl Model {
             || commands.killed.is_some()
             || commands.asked.is_some()
             || commands.replaced.is_some()
-            || commands.told.is_some()
+            || commands.end.is_some()
+    }
+
+    fn leaves_queue(&mut self, key: Key) {
+        let queue = &mut self.listeners[key.listener].queue;
+        queue.retain(|other| *other != key);
     }
 
     /// A callback of this child is polled.
-    pub(super) fn is_polled(&mut self, id: ChildId) -> Seen {
+    pub(super) fn is_polled(&mut self, id: ChildId) -> Check {
         let batch = self.batch;
         let Ok(key) = self.key(id) else { return Ok(()) };
-        // One that is given up may go on.
+        // A child that was given up may still run.
         let Some(child) = self.children.get(&key) else {
             return Ok(());
         };
@@ -334,160 +352,165 @@ impl Model {
         child.not_polled_after(&commands, batch, &format!("a callback of {key} is polled"))
     }
 
-    /// A task runs code of the user's: there is another for another thread to take, should it block (O1, B5).
+    /// A task runs code of the user, which may block: another thread gets another task (O1, B5).
     pub(super) fn may_block(&mut self) {
         self.wakes.driver += 1;
     }
 
-    pub(super) fn see_child(&mut self, event: &Event) -> Seen {
-        let batch = self.batch;
-        match event {
+    pub(super) fn see_child(&mut self, event: &Event) -> Check {
+        let rule = match event {
             Event::InitBegan {
                 child,
                 listener,
                 generation,
             } => {
                 self.may_block();
-                self.init_began(*child, *listener, *generation)
+                return self.init_began(*child, *listener, *generation);
             }
-            Event::InitEnded { child, how } => self.init_ended(*child, *how),
-            Event::ServeBegan {
+            Event::InitEnded { child, how } => return self.init_ended(*child, *how),
+            Event::TerminateBegan { child, reason } => {
+                return self.terminate_began(*child, reason);
+            }
+            Event::Network(Happened::Dropped { peer }) => return self.stream_dropped(*peer),
+            Event::Called {
                 child,
                 listener,
-                peer,
-                local,
-            } => {
-                let number = self.listener(*listener);
-                let (key, _, known) = self.child(*child, "B5")?;
-                let may_serve = match known.handshake() {
-                    Some(handshake) => handshake.over == Some(Shaken::Through),
-                    None => known.begun.is_none(),
-                };
-                if known.stage != Stage::Connection || known.served || !may_serve {
-                    let over = known.handshake().map(|handshake| &handshake.over);
-                    let seen = format!("{:?}, {over:?}, begun {:?}", known.stage, known.begun);
-                    let expected = "`serve` begins once, after the handshake";
-                    return breach("B5", expected, seen);
+                call,
+            } => return self.called(*child, *listener, *call),
+            Event::HandshakeBegan { .. } => "H1",
+            Event::AddressesReplaced { .. } => "H5",
+            Event::HandshakeEnded { .. } => "H4",
+            Event::ServeBegan { .. } => "B5",
+            Event::PanickedOnDrop { .. } | Event::ServeReturned { .. } => "E1",
+            Event::SubtaskPanicked { .. } => "E6",
+            Event::StateDropped { .. } | Event::TerminateEnded { .. } => "B7",
+            Event::StreamHandedOver { .. } | Event::Trapped { .. } => {
+                // The connection waits for a signal, which wakes it once.
+                self.wakes.children += 1;
+                match event {
+                    Event::Trapped { .. } => "N2",
+                    _ => "E6",
                 }
-                known.served = true;
-                known.begun.get_or_insert(batch);
-                let expected = known
-                    .connection
-                    .as_ref()
-                    .map(|link| (link.peer, link.local));
-                let seen = Some((*peer, *local));
-                same("B10", "peer and local address", expected, seen)?;
-                same("B10", "listener", Some(key.listener), number)
             }
-            Event::HandshakeBegan { child } => self.handshake_began(*child),
-            Event::Readdressed { child, peer, local } => {
-                let (_, _, known) = self.child(*child, "H5")?;
+            // Other events do not change the model, or are seen elsewhere.
+            _ => return Ok(()),
+        };
+        let Some((_, id)) = event.child() else {
+            return Ok(());
+        };
+        let (now, batch) = (self.now, self.batch);
+        let (key, _, known) = self.child(id, rule)?;
+        match event {
+            Event::HandshakeBegan { .. } => {
+                if known.handshake().is_none() || known.begun.is_some() {
+                    let seen = format!("{:?}, begun {:?}", known.stage, known.begun);
+                    let expected = "a handshake begins once, on a listener that has one";
+                    return violation("H1", expected, seen);
+                }
+                known.begun = Some(batch);
+            }
+            Event::AddressesReplaced { peer, local, .. } => {
                 if let Some(link) = &mut known.connection {
                     link.transport.get_or_insert(link.peer);
                     (link.peer, link.local) = (*peer, *local);
                 }
-                Ok(())
             }
-            Event::HandshakeEnded { child, how } => {
-                let (_, _, known) = self.child(*child, "H4")?;
-                if *how == Shaken::Panicked {
+            Event::HandshakeEnded { how, .. } => {
+                if *how == HandshakeOutcome::Panicked {
                     known.panicked.get_or_insert(HANDSHAKE_PANICS);
                 }
                 let link = known.connection.as_mut();
                 match link.and_then(|link| link.handshake.as_mut()) {
                     Some(handshake) if handshake.over.is_none() => {
                         handshake.over = Some(how.clone());
-                        Ok(())
                     }
-                    _ => breach("H4", format!("{child} is in its handshake"), "it is not"),
+                    _ => return violation("H4", format!("{id} is in its handshake"), "it is not"),
                 }
             }
-            Event::HandedOn { child, holder } => {
-                let now = self.now;
-                // The task under the guard waits for the kill.
-                self.wakes.children += 1;
-                let (_, _, known) = self.child(*child, "E6")?;
+            Event::ServeBegan {
+                listener,
+                peer,
+                local,
+                ..
+            } => {
+                let over = known.handshake().map(|handshake| &handshake.over);
+                let may_serve = match over {
+                    Some(over) => *over == Some(HandshakeOutcome::Succeeded),
+                    None => known.begun.is_none(),
+                };
+                if known.stage != Stage::Connection || known.served || !may_serve {
+                    let seen = format!("{:?}, {over:?}, begun {:?}", known.stage, known.begun);
+                    let expected = "`serve` begins once, after the handshake";
+                    return violation("B5", expected, seen);
+                }
+                known.served = true;
+                known.begun.get_or_insert(batch);
+                let link = known.connection.as_ref();
+                let expected = link.map(|link| (link.peer, link.local));
+                let seen = Some((*peer, *local));
+                same("B10", "peer and local address", expected, seen)?;
+                let number = self.listener(*listener);
+                return same("B10", "listener", Some(key.listener), number);
+            }
+            Event::StreamHandedOver { holder, .. } => {
                 known.trapped = true;
                 if let Some(link) = &mut known.connection {
                     link.guarded = Some((now, *holder));
                 }
-                Ok(())
             }
-            Event::SubtaskPanicked { child } => {
-                let (_, _, known) = self.child(*child, "E6")?;
+            Event::SubtaskPanicked { .. } => {
                 known.panicked.get_or_insert(SUBTASK_PANICS);
-                Ok(())
             }
-            Event::Trapped { child } => {
-                // What it then waits for is set once.
-                self.wakes.children += 1;
-                self.child(*child, "N2")?.2.trapped = true;
-                Ok(())
+            Event::Trapped { .. } => known.trapped = true,
+            Event::PanickedOnDrop { .. } => {
+                known.panicked.get_or_insert(KEPT_VALUE_PANICS);
             }
-            Event::Exploded { child } => {
-                let (_, _, known) = self.child(*child, "E1")?;
-                known.panicked.get_or_insert(KEPT_DROPPED);
-                Ok(())
-            }
-            Event::ServeReturned { child, how } => {
-                let (_, _, known) = self.child(*child, "E1")?;
-                known.returned = Some(*how);
-                Ok(())
-            }
-            Event::StateDropped { child, bomb } => {
-                let (key, _, known) = self.child(*child, "B7")?;
+            Event::ServeReturned { how, .. } => known.returned = Some(*how),
+            Event::StateDropped { panics, .. } => {
                 if known.state != State::Held {
                     let seen = format!("{:?}", known.state);
-                    return breach("B7", "the state of a child is dropped once", seen);
+                    return violation("B7", "the state of a child is dropped once", seen);
                 }
                 known.state = State::Dropped;
-                if *bomb == Bomb::Armed {
-                    known.panicked.get_or_insert(STATE_DROPPED);
+                if *panics {
+                    known.panicked.get_or_insert(STATE_PANICS);
                 }
-                match known.stage {
-                    // `serve` drops it at its end, or `terminate`; else what held it was dropped.
-                    Stage::Connection if known.returned.is_some() || known.guard().is_some() => {}
-                    _ => self.ending = Some(key),
-                }
-                Ok(())
-            }
-            Event::TerminateBegan { child, reason } => self.terminate_began(*child, reason),
-            Event::TerminateEnded { child, how } => {
-                let (key, _, known) = self.child(*child, "B7")?;
-                known.farewell = Some(*how);
-                self.ending = Some(key);
-                Ok(())
-            }
-            Event::Network(Happened::Dropped { peer }) => match self.peer(*peer) {
-                // It is nothing to the pool any longer.
-                Some(Peer::Served(key)) if self.abandoned.remove(&key) => Ok(()),
-                Some(Peer::Served(key)) => {
+                // `serve` drops the state at its end, and so does `terminate`. Otherwise the child itself was dropped.
+                let ended = known.returned.is_some() || known.guard().is_some();
+                if known.stage != Stage::Connection || !ended {
                     self.ending = Some(key);
-                    Ok(())
                 }
-                Some(Peer::Skipped) => Ok(()),
-                other => {
-                    let seen = format!("the stream of {peer}, {other:?}, is dropped");
-                    breach("L2", "a stream that is served", seen)
-                }
-            },
-            Event::Called {
-                child,
-                listener,
-                call,
-            } => self.called(*child, *listener, *call),
-            // Of no concern here, or seen elsewhere.
-            _ => Ok(()),
+            }
+            Event::TerminateEnded { how, .. } => {
+                known.terminated = Some(*how);
+                self.ending = Some(key);
+            }
+            _ => {}
         }
+        Ok(())
+    }
+
+    fn stream_dropped(&mut self, peer: SocketAddr) -> Check {
+        match self.peer(peer) {
+            // The pool has given up this connection.
+            Some(Peer::Served(key)) if self.abandoned.remove(&key) => {}
+            Some(Peer::Served(key)) => self.ending = Some(key),
+            Some(Peer::Skipped) => {}
+            other => {
+                let seen = format!("the stream of {peer}, {other:?}, is dropped");
+                return violation("L2", "a stream that is served", seen);
+            }
+        }
+        Ok(())
     }
 
     /// A callback called the pool.
-    fn called(&mut self, child: ChildId, listener: ListenerId, call: Call) -> Seen {
+    fn called(&mut self, child: ChildId, listener: ListenerId, call: Call) -> Check {
         match call {
             Call::Stop => self.stops(StopReason::Requested),
             Call::Kill => self.kills(StopReason::Requested),
-            Call::StopItself => self.told_alone(child, Killed::No)?,
-            Call::KillItself => self.told_alone(child, Killed::Yes)?,
+            Call::StopItself => self.command_child(child, Killed::No)?,
+            Call::KillItself => self.command_child(child, Killed::Yes)?,
             Call::CloseListener => {
                 if let Some(number) = self.listener(listener) {
                     self.close_by_hand(number);
@@ -497,8 +520,8 @@ impl Model {
         Ok(())
     }
 
-    /// One child is told to end, or is killed, by its id (R4).
-    pub(crate) fn told_alone(&mut self, id: ChildId, killed: Killed) -> Seen {
+    /// A child is stopped, or killed, by its id (R4).
+    pub(crate) fn command_child(&mut self, id: ChildId, killed: Killed) -> Check {
         let (now, batch) = (self.now, self.batch);
         let key = self.key(id)?;
         let Some(known) = self.children.get_mut(&key) else {
@@ -510,20 +533,18 @@ impl Model {
             Killed::No => known.asked = known.asked.or(Some((now, batch))),
         }
         match known.stage {
-            // Nothing of it is anywhere: it ends at once.
+            // It has no task: it ends at once.
             Stage::Owed { .. } | Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. } => {
                 let child = self.children.get(&key);
                 let kind = child.and_then(|child| self.unseen_end(key, child));
-                self.vanishes(key, kind.unwrap_or(EndKind::Stopped));
+                self.ends_unseen(key, kind.unwrap_or(EndKind::Stopped));
             }
             Stage::Waiting => {
                 self.wakes.listeners += 1;
                 self.may_block();
-                self.listeners[key.listener]
-                    .queue
-                    .retain(|other| *other != key);
+                self.leaves_queue(key);
             }
-            // Its task, and what waits for the signal.
+            // Its task, and the future that waits for the signal.
             _ => self.wakes.children += 2,
         }
         // By the call itself.
@@ -531,27 +552,29 @@ impl Model {
         Ok(())
     }
 
-    fn init_began(&mut self, id: ChildId, listener: ListenerId, generation: u32) -> Seen {
+    fn init_began(&mut self, id: ChildId, listener: ListenerId, generation: u32) -> Check {
         let key = self.key(id)?;
         if self.listener(listener) != Some(key.listener) {
             let seen = format!("listener {listener}");
-            return breach("B1", format!("`init` of {id} has its listener"), seen);
+            return violation("B1", format!("`init` of {id} has its listener"), seen);
         }
         if self.ended.contains_key(&key) {
             let seen = "its `init` begins";
-            return breach("B1", format!("{id} has ended"), seen);
+            return violation("B1", format!("{id} has ended"), seen);
         }
         let Some(known) = self.children.get(&key) else {
-            let expected = format!("an acceptor that listener {listener} lacks begins `init`");
-            return breach("L1", expected, format!("{id} does"));
+            let expected =
+                format!("an acceptor that is missing on listener {listener} begins `init`");
+            return violation("L1", expected, format!("{id} does"));
         };
         let commands = self.commands(key, known);
-        if commands.told.is_some_and(|told| told.batch < self.batch) {
+        let before = |end: EndCommand| end.batch < self.batch;
+        if commands.end.is_some_and(before) {
             let expected = format!(
                 "no `init` begins on a listener that is closed: {:?}",
-                commands.told
+                commands.end
             );
-            return breach("L3", expected, format!("that of {id}"));
+            return violation("L3", expected, format!("that of {id}"));
         }
         if let Err(early) = self.may_begin(known.stage) {
             let expected = match early {
@@ -563,18 +586,18 @@ impl Model {
                 Stage::Spaced(_) | Stage::Held { .. } => "B4",
                 _ => "B1",
             };
-            return breach(rule, expected, "it begins");
+            return violation(rule, expected, "it begins");
         }
         let (least, most) = known.generations;
         let most = most.unwrap_or(self.generation);
         if generation < least || generation > most {
             let expected = format!("acceptor {id} is of a spec from {least} to {most}");
-            return breach("R1", expected, format!("of {generation}"));
+            return violation("R1", expected, format!("of {generation}"));
         }
         let now = self.now;
         let (_, _, known) = self.child(id, "B1")?;
         if let Stage::Owed { .. } = known.stage {
-            // Since it has a place of its own.
+            // Its age counts from the time at which it got a place.
             known.made = now;
         }
         known.stage = Stage::Init;
@@ -582,22 +605,22 @@ impl Model {
         Ok(())
     }
 
-    fn init_ended(&mut self, id: ChildId, how: Begun) -> Seen {
+    fn init_ended(&mut self, id: ChildId, how: InitOutcome) -> Check {
         let now = self.now;
         let lost = self.tasks.lose_children();
         let (key, commands, known) = self.child(id, "B1")?;
         if known.stage != Stage::Init {
             let seen = format!("{:?}", known.stage);
-            return breach("B1", format!("{id} is in `init`"), seen);
+            return violation("B1", format!("{id} is in `init`"), seen);
         }
         match how {
-            Begun::Waits(timeout) => {
+            InitOutcome::Waits(timeout) => {
                 known.stage = Stage::Waiting;
                 known.state = State::Held;
                 known.deadline = timeout.map(|timeout| (now + timeout, timeout));
                 let deadline = known.deadline.map(|(at, _)| at);
                 let replaced = commands.replaced.is_some();
-                let told = commands.killed.is_some() || commands.asked.is_some() || replaced;
+                let commanded = commands.killed.is_some() || commands.asked.is_some() || replaced;
                 let number = key.listener;
                 if !replaced {
                     self.outage_is_over(number);
@@ -605,44 +628,42 @@ impl Model {
                 if !self.listeners[number].is_open() {
                     return Ok(());
                 }
-                if told || self.wakes_for(number, deadline) {
+                if commanded || self.wakes_for(number, deadline) {
                     self.wakes.listeners += 1;
                 }
-                if told {
-                    // It terminates in a task of its own.
+                if commanded {
+                    // It terminates in its own task.
                     self.wakes.companions += 1;
                 }
-                if !told {
+                if !commanded {
                     self.listeners[number].queue.push_back(key);
                 }
                 Ok(())
             }
-            Begun::Ignored => self.ended(key, EndKind::Normal, Sort::Acceptor, Ended::Repeats),
-            Begun::Failed => self.ended(key, EndKind::Error, Sort::StartError, Ended::StartError),
-            Begun::Panicked => self.ended(key, EndKind::Panic, Sort::StartError, Ended::StartError),
-            Begun::Dropped => {
-                let kind = if known.panicked.is_some() {
-                    EndKind::Panic
-                } else if lost {
-                    EndKind::Lost
-                } else if commands.killed.is_some() {
-                    EndKind::Killed
-                } else if known.is_to_be_dropped(&commands) {
-                    EndKind::Stopped
-                } else {
-                    return breach("B1", format!("{id} stays in `init`"), "it is dropped");
+            InitOutcome::Ignored => {
+                self.ended(key, EndKind::Normal, Role::Acceptor, Ended::Repeats)
+            }
+            InitOutcome::Failed => {
+                self.ended(key, EndKind::Error, Role::StartError, Ended::StartError)
+            }
+            InitOutcome::Panicked => {
+                self.ended(key, EndKind::Panic, Role::StartError, Ended::StartError)
+            }
+            InitOutcome::Dropped => {
+                let kind = match known.panicked {
+                    Some(_) => Some(EndKind::Panic),
+                    None => known.end_by_drop(&commands, lost),
                 };
-                let how = match kind {
-                    EndKind::Lost => Ended::Lost,
-                    _ => Ended::Other,
+                let Some(kind) = kind else {
+                    return violation("B1", format!("{id} stays in `init`"), "it is dropped");
                 };
-                self.ended(key, kind, Sort::Acceptor, how)
+                self.ended(key, kind, Role::Acceptor, Ended::of(kind))
             }
         }
     }
 
-    /// Whether the listener's task is woken for an acceptor that begins to wait: only if no other waits, or if no timeout
-    /// that the task knows of is as early (L5). One that is overdue may have left.
+    /// Whether the listener's task is woken for an acceptor that begins to wait: only if no other acceptor waits, or if its
+    /// timeout is the earliest (L5). An acceptor whose timeout has come may have left.
     fn wakes_for(&self, number: usize, deadline: Option<Instant>) -> bool {
         let queue = &self.listeners[number].queue;
         let queue = queue.iter().filter_map(|key| self.children.get(key));
@@ -654,20 +675,24 @@ impl Model {
     }
 
     /// An acceptor has become a connection.
-    pub(super) fn became(&mut self, number: usize, record: &ConnectionRecord<SocketAddr>) -> Seen {
+    pub(super) fn became_connection(
+        &mut self,
+        number: usize,
+        record: &ConnectionRecord<SocketAddr>,
+    ) -> Check {
         let (now, key) = (self.now, self.key(record.id)?);
         let listening = &mut self.listeners[number];
         if !listening.queue.contains(&key) {
             let seen = format!("{key} becomes the connection; {:?} wait", listening.queue);
-            return breach("B5", "an acceptor that waits becomes the connection", seen);
+            return violation("B5", "an acceptor that waits becomes the connection", seen);
         }
-        // Each before it must have waited for as long as it was to.
+        // The timeouts of all acceptors before it must be over.
         while let Some(first) = listening.queue.pop_front().filter(|first| *first != key) {
             let child = self.children.get(&first);
             let deadline = child.and_then(|child| child.deadline);
             if deadline.is_none_or(|(at, _)| at > now) {
                 let expected = format!("{first}, which waits longest, gets {}", record.peer_addr);
-                return breach("L6", expected, format!("{key} gets it"));
+                return violation("L6", expected, format!("{key} gets it"));
             }
         }
         listening.accepted += 1;
@@ -684,7 +709,7 @@ impl Model {
         });
         let (_, _, known) = self.child(record.id, "B5")?;
         if known.leaves {
-            return breach("B7", format!("{key} terminates"), format!("it gets {peer}"));
+            return violation("B7", format!("{key} terminates"), format!("it gets {peer}"));
         }
         known.stage = Stage::Connection;
         known.connection = Some(Link {
@@ -699,58 +724,52 @@ impl Model {
         self.peers.insert(peer, Peer::Served(key));
         self.replace_connected(number);
         if reported {
-            self.reports(Expected::Began {
-                child: key,
-                peer,
-                local,
-            });
+            let details = format!("{peer} to {local}");
+            self.reports(Expected::of_child(EventKind::ConnectionBegan, key, details));
         }
         Ok(())
     }
 
-    fn terminate_began(&mut self, id: ChildId, reason: &Terminate) -> Seen {
+    fn terminate_began(&mut self, id: ChildId, reason: &Terminate) -> Check {
         let (now, batch) = (self.now, self.batch);
         let (key, commands, known) = self.child(id, "B7")?;
         if known.stage != Stage::Waiting {
             let seen = format!("{id}, which is {:?}", known.stage);
-            return breach(
-                "B7",
-                "`terminate` runs once, for an acceptor that waits",
-                seen,
-            );
+            let expected = "`terminate` runs once, for an acceptor that waits";
+            return violation("B7", expected, seen);
         }
         if commands.killed.is_some_and(|at| at < batch) {
             let expected = "an acceptor that is killed does not terminate";
-            return breach("B7", expected, format!("{id} does"));
+            return violation("B7", expected, format!("{id} does"));
         }
         let deadline = known.deadline.map(|(at, _)| at);
-        let told = commands.told;
+        let end = commands.end;
         let failure = &self.listeners[key.listener].failure;
-        let is = |ending| told.is_some_and(|told: Told| told.ending == ending);
+        let is = |reason| end.is_some_and(|end: EndCommand| end.reason == reason);
         let fits = match reason {
-            // It had left the queue before it was told anything else.
+            // It left the queue before any other command.
             Terminate::Timeout => {
                 let others = [
-                    told.map(|told| told.at),
+                    end.map(|end| end.at),
                     commands.asked.map(|(at, _)| at),
                     commands.replaced.map(|(at, _)| at),
                 ];
                 let by = others.into_iter().flatten().fold(now, Instant::min);
                 deadline.is_some_and(|at| at <= by)
             }
-            Terminate::Closed => is(Ending::Closed),
-            Terminate::Io(error) => is(Ending::Failed) && error.to_string() == *failure,
-            Terminate::Stopped => is(Ending::Stopped) || commands.asked.is_some(),
+            Terminate::Closed => is(EndReason::Closed),
+            Terminate::Io(error) => is(EndReason::Failed) && error.to_string() == *failure,
+            Terminate::Stopped => is(EndReason::Stopped) || commands.asked.is_some(),
             Terminate::Replaced => commands.replaced.is_some(),
             _ => false,
         };
         if !fits {
-            let expected = match (told, commands.asked) {
-                (Some(told), _) => format!("{id} terminates: {:?} {failure}", told.ending),
+            let expected = match (end, commands.asked) {
+                (Some(end), _) => format!("{id} terminates: {:?} {failure}", end.reason),
                 (None, Some(_)) => format!("{id} terminates, because it was asked to stop"),
-                (None, None) => format!("{id} waits on"),
+                (None, None) => format!("{id} still waits"),
             };
-            return breach("B7", expected, format!("it terminates: {reason}"));
+            return violation("B7", expected, format!("it terminates: {reason}"));
         }
         if matches!(reason, Terminate::Timeout) {
             self.may_block();
@@ -759,50 +778,42 @@ impl Model {
         known.stage = Stage::Terminating;
         known.begun = Some(batch);
         known.reason = Some(reason.clone());
-        self.listeners[key.listener]
-            .queue
-            .retain(|other| *other != key);
+        self.leaves_queue(key);
         Ok(())
     }
 
-    /// All that a child held is gone: works out how it ended, and what must follow.
-    pub(super) fn end_is_complete(&mut self) -> Seen {
+    /// The end of a child is complete: derives its kind and its consequences.
+    pub(super) fn end_is_complete(&mut self) -> Check {
         let Some(key) = self.ending.take() else {
             return Ok(());
         };
         let lost = self.tasks.lose_children();
         let Some(known) = self.children.get(&key) else {
-            return breach("E3", format!("{key} ended once"), "it ends again");
+            return violation("E3", format!("{key} ended once"), "it ends again");
         };
         if known.state == State::Held {
-            return breach("E2", format!("the state of {key} is dropped"), "it is kept");
+            return violation("E2", format!("the state of {key} is dropped"), "it is kept");
         }
         let commands = self.commands(key, known);
-        let dropped = if lost {
-            Some(EndKind::Lost)
-        } else if commands.killed.is_some() {
-            Some(EndKind::Killed)
-        } else if known.is_to_be_dropped(&commands) {
-            Some(EndKind::Stopped)
-        } else {
-            None
-        };
+        let dropped = known.end_by_drop(&commands, lost);
         let kind = match known.stage {
             _ if known.panicked.is_some() => Some(EndKind::Panic),
             Stage::Connection => match known.returned {
-                // A guard kept it, until the kill (E6).
+                // A guard kept it until the kill (E6).
                 Some(_) if known.guard().is_some() && commands.killed.is_some() => dropped,
-                Some(Return::Normal) => Some(EndKind::Normal),
-                Some(Return::Clean) => Some(EndKind::Clean),
-                Some(Return::Error) => Some(EndKind::Error),
-                Some(Return::Disconnected) => Some(EndKind::Disconnected),
-                Some(Return::Panic) => Some(EndKind::Panic),
+                Some(ServeOutcome::Normal) => Some(EndKind::Normal),
+                Some(ServeOutcome::Clean) => Some(EndKind::Clean),
+                Some(ServeOutcome::Error) => Some(EndKind::Error),
+                Some(ServeOutcome::Disconnected) => Some(EndKind::Disconnected),
+                Some(ServeOutcome::Panic) => Some(EndKind::Panic),
                 None => self.handshake_end(known, &commands).or(dropped),
             },
-            Stage::Terminating => match (known.farewell, &known.reason) {
-                (Some(Farewell::Panicked), _) => Some(EndKind::Panic),
-                (Some(Farewell::Returned), Some(Terminate::Timeout)) => Some(EndKind::Normal),
-                (Some(Farewell::Returned), _) => Some(EndKind::Stopped),
+            Stage::Terminating => match (known.terminated, &known.reason) {
+                (Some(TerminateOutcome::Panicked), _) => Some(EndKind::Panic),
+                (Some(TerminateOutcome::Returned), Some(Terminate::Timeout)) => {
+                    Some(EndKind::Normal)
+                }
+                (Some(TerminateOutcome::Returned), _) => Some(EndKind::Stopped),
                 _ => dropped,
             },
             Stage::Waiting => dropped,
@@ -810,66 +821,57 @@ impl Model {
         };
         let Some(kind) = kind else {
             let expected = format!("{key} stays, because nothing has ended it");
-            return breach("E1", expected, format!("it is dropped, {:?}", known.stage));
+            return violation("E1", expected, format!("it is dropped, {:?}", known.stage));
         };
         let timed_out = matches!(known.reason, Some(Terminate::Timeout));
-        let short = known
-            .deadline
-            .is_some_and(|(_, timeout)| timeout < LONG_ENOUGH);
+        let short = |(_, timeout): (Instant, Duration)| timeout < LONG_ENOUGH;
         let how = match kind {
-            EndKind::Normal | EndKind::Panic if timed_out && short => Ended::Repeats,
-            EndKind::Lost => Ended::Lost,
-            _ => Ended::Other,
+            EndKind::Normal | EndKind::Panic if timed_out && known.deadline.is_some_and(short) => {
+                Ended::Repeats
+            }
+            kind => Ended::of(kind),
         };
-        let sort = match known.stage {
-            Stage::Connection => Sort::Connection,
-            _ => Sort::Acceptor,
+        let role = match known.stage {
+            Stage::Connection => Role::Connection,
+            _ => Role::Acceptor,
         };
-        self.ended(key, kind, sort, how)
+        self.ended(key, kind, role, how)
     }
 
-    /// A child has ended: what is reported, whether it counts, and which acceptor takes its place.
-    fn ended(&mut self, key: Key, kind: EndKind, sort: Sort, how: Ended) -> Seen {
+    /// A child has ended: the end is counted and reported, and an acceptor is replaced.
+    fn ended(&mut self, key: Key, kind: EndKind, role: Role, how: Ended) -> Check {
         let number = key.listener;
         let Some(child) = self.remove(key) else {
-            return breach("E3", format!("{key} ended once"), "it ends again");
+            return violation("E3", format!("{key} ended once"), "it ends again");
         };
-        if sort != Sort::Connection {
-            self.listeners[number].queue.retain(|other| *other != key);
+        if role != Role::Connection {
+            self.leaves_queue(key);
         }
         if let Some(stop) = &mut self.stop {
             if stop.finished.is_some() {
                 return Ok(());
             }
-            stop.count(sort, kind);
-            stop.is_late(&child, Some(kind), self.now);
-            stop.moves(self.listeners[number].runtime, self.now);
+            stop.count(role, kind);
+            stop.record_late(&child, Some(kind), self.now);
+            stop.record_progress(self.listeners[number].runtime, self.now);
         }
-        let message = child.panicked.unwrap_or(match (sort, kind) {
-            (Sort::StartError, EndKind::Panic) => INIT_PANICS,
-            (Sort::StartError, _) => INIT_FAILS,
-            (Sort::Acceptor, _) => TERMINATE_PANICS,
-            (Sort::Connection, EndKind::Panic) => SERVE_PANICS,
-            (Sort::Connection, _) => SERVE_FAILS,
+        let message = child.panicked.unwrap_or(match (role, kind) {
+            (Role::StartError, EndKind::Panic) => INIT_PANICS,
+            (Role::StartError, _) => INIT_FAILS,
+            (Role::Acceptor, _) => TERMINATE_PANICS,
+            (Role::Connection, EndKind::Panic) => SERVE_PANICS,
+            (Role::Connection, _) => SERVE_FAILS,
         });
         let text = match kind {
             EndKind::Disconnected => disconnection().to_string(),
             EndKind::HandshakeFailed => handshake_error(&child),
             _ => text(message, &key.to_string()),
         };
-        self.end_is_reported(key, &child, kind, sort, text);
-        if sort == Sort::Connection {
+        self.end_is_reported(key, &child, kind, role, text);
+        if role == Role::Connection {
             self.resources_are_freed();
         }
-        let survives = self.survives(kind, sort);
-        let replaces = child.replaced.is_none() && self.replaces(number);
-        if sort != Sort::Connection {
-            match survives && replaces {
-                true => self.replace(number, how, child.repeats),
-                false => self.is_fewer(number),
-            }
-        }
-        self.phases_go_on();
+        self.goes_on_after(key, &child, kind, role, how);
         Ok(())
     }
 
@@ -878,79 +880,69 @@ impl Model {
         key: Key,
         child: &Child,
         kind: EndKind,
-        sort: Sort,
+        role: Role,
         text: String,
     ) {
         let link = child.connection.as_ref();
         let reported = link.is_some_and(|link| link.reported);
         let failed = match kind {
             EndKind::Error | EndKind::Panic | EndKind::Lost => true,
-            // One of many is not, while they are killed with the pool.
+            // While the pool is killed, the kill of one child is not reported.
             EndKind::Killed => self.phase() != Some(Phase::Kill),
             EndKind::Disconnected | EndKind::HandshakeFailed => {
                 reported || self.spec.reports != ReportsSetting::Failures
             }
             _ => false,
         };
-        let gone = link.map(|link| Gone {
-            peer: link.peer,
-            transport: link.transport,
-            age: self.now - link.since,
-        });
-        if failed {
-            self.reports(Expected::Child(Failed {
-                child: key,
-                sort,
-                kind,
-                text,
-                gone,
-            }));
+        if !failed && !reported {
             return;
         }
-        if let Some(gone) = gone.filter(|_| reported) {
-            self.reports(Expected::Ended {
-                child: key,
-                gone,
-                kind,
-            });
-        }
+        let how = match kind {
+            _ if !failed => kind.to_string(),
+            EndKind::Error => format!("error: {text}"),
+            EndKind::Panic => format!("panic: {text}"),
+            EndKind::Killed => failure_details(&Failure::Killed),
+            EndKind::Lost => failure_details(&Failure::Lost),
+            _ => text,
+        };
+        let event = match (kind, role) {
+            _ if !failed => EventKind::ConnectionEnded,
+            (EndKind::Disconnected, _) => EventKind::Disconnected,
+            (EndKind::HandshakeFailed, _) => EventKind::HandshakeFailed,
+            (_, Role::StartError) => EventKind::StartError,
+            (_, Role::Acceptor) => EventKind::AcceptorFailed,
+            (_, Role::Connection) => EventKind::ConnectionFailed,
+        };
+        let details = match link {
+            Some(link) => ended(&link.peer, link.transport, self.now - link.since, how),
+            None => how,
+        };
+        self.reports(Expected::of_child(event, key, details));
     }
 
-    fn handshake_began(&mut self, id: ChildId) -> Seen {
-        let batch = self.batch;
-        let (_, _, known) = self.child(id, "H1")?;
-        if known.handshake().is_none() || known.begun.is_some() {
-            let seen = format!("{:?}, begun {:?}", known.stage, known.begun);
-            let expected = "a handshake begins once, on a listener that has one";
-            return breach("H1", expected, seen);
-        }
-        known.begun = Some(batch);
-        Ok(())
-    }
-
-    /// How a connection ends by its handshake: it failed, or took too long (H3, H4). None, if it ends for another reason.
+    /// The end of a connection by its handshake, which failed or took too long (H3, H4); `None` for any other end.
     fn handshake_end(&self, child: &Child, commands: &Commands) -> Option<EndKind> {
         let handshake = child.handshake()?;
         let late = match &handshake.over {
-            Some(Shaken::Failed | Shaken::Disconnected(_)) => {
+            Some(HandshakeOutcome::Failed | HandshakeOutcome::Disconnected(_)) => {
                 return Some(EndKind::HandshakeFailed);
             }
-            Some(Shaken::Dropped) => handshake.is_overdue(self.now),
+            Some(HandshakeOutcome::Dropped) => handshake.is_overdue(self.now),
             _ => false,
         };
-        // A command that came before this poll comes first; but one to stop lets a connection begin.
+        // A command before this poll takes precedence, but a stop still lets a connection begin.
         let before = |at: Option<u64>| at.is_some_and(|at| at < self.batch);
-        let told = before(commands.stopped) || before(commands.asked.map(|(_, at)| at));
-        let before = before(commands.killed) || told && before(child.begun);
+        let commanded = before(commands.stopped) || before(commands.asked.map(|(_, at)| at));
+        let before = before(commands.killed) || commanded && before(child.begun);
         let lost = self.tasks.lose_children();
         (late && !before && !lost).then_some(EndKind::HandshakeFailed)
     }
 
-    /// Counts the end, if it counts (I1). A pool that does not survive it starts no other acceptor (B4), unless it is a lame
-    /// duck, which goes on as before (S2).
-    pub(super) fn survives(&mut self, kind: EndKind, sort: Sort) -> bool {
+    /// Counts the end if it counts (I1), and returns whether acceptors are replaced: not if this end stops the pool (B4), but
+    /// a lame duck still replaces them (S2).
+    pub(super) fn survives(&mut self, kind: EndKind, role: Role) -> bool {
         let before = self.stop.is_some();
-        let counts = sort == Sort::StartError
+        let counts = role == Role::StartError
             || (self.spec.restart == RestartSetting::Transient
                 && matches!(kind, EndKind::Error | EndKind::Panic | EndKind::Killed));
         if counts && !before {
@@ -966,14 +958,14 @@ impl Model {
         self.failures.push(now);
         let most = self.spec.intensity as usize;
         if self.failures.len() > most {
-            // Older ones do not matter any longer.
+            // Older failures no longer matter.
             let old = self.failures.len() - (most + 1);
             self.failures.drain(..old);
             self.stops(StopReason::Intensity);
         }
     }
 
-    /// How many failures are shown: those that are not forgotten.
+    /// How many failures are shown: those within the period.
     pub(super) fn shown_failures(&self) -> usize {
         let (now, period) = (self.now, self.spec.period());
         let within = self.failures.iter().filter(|at| now - **at <= period);
@@ -981,20 +973,20 @@ impl Model {
     }
 
     /// The runtime dropped the pool's own task: the pool is killed.
-    pub(crate) fn lost_its_task(&mut self) {
+    pub(crate) fn loses_its_task(&mut self) {
         self.timeless = true;
         self.kills(StopReason::RuntimeGone);
     }
 }
 
-/// The cause of a handshake that failed, and its error, as they are reported.
+/// The cause and the error of a failed handshake, as they are reported.
 fn handshake_error(child: &Child) -> String {
-    let over = child
+    match child
         .handshake()
-        .and_then(|handshake| handshake.over.as_ref());
-    match over {
-        Some(Shaken::Failed) => format!("{CAUSE}: {HANDSHAKE_FAILS}"),
-        Some(Shaken::Disconnected(error)) => format!("disconnected: {error}"),
+        .and_then(|handshake| handshake.over.as_ref())
+    {
+        Some(HandshakeOutcome::Failed) => format!("{CAUSE}: {HANDSHAKE_FAILS}"),
+        Some(HandshakeOutcome::Disconnected(error)) => format!("disconnected: {error}"),
         _ => "timeout".to_owned(),
     }
 }

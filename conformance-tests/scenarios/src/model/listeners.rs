@@ -5,18 +5,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{AcceptErrorKind, ConnectionRecord, EndKind, ListenerId, StopReason};
+use acceptor_core::{
+    AcceptErrorKind, ConnectionRecord, EndKind, EventKind, ListenerId, StopReason,
+};
 
 use super::children::Stage;
 use super::outbox::Expected;
 use super::starting::Outage;
-use super::{Key, Model, Peer, SECOND, Seen, breach};
+use super::{Check, Key, Model, Peer, SECOND, Violation, violation};
 use crate::LastListenerSetting;
 use crate::event::Event;
 use acceptor_simulation::{AcceptFault, Happened};
 
-/// A listener, as its owner knows it.
-pub(crate) struct Listening {
+/// A listener.
+pub(crate) struct ListenerModel {
     pub(crate) id: ListenerId,
     pub(crate) address: SocketAddr,
     pub(super) acceptors: usize,
@@ -24,19 +26,19 @@ pub(crate) struct Listening {
     pub(super) runtime: u64,
     /// How many children it has had.
     pub(super) numbers: u64,
-    /// It was asked to close, and is open or has been since.
+    /// The close, if the listener was asked to close.
     pub(super) closing: Option<Closing>,
-    /// Why its acceptors end, since its socket is closed.
-    pub(super) told: Option<Told>,
+    /// The command to its acceptors since its socket was closed.
+    pub(super) end: Option<EndCommand>,
     /// The batch in which all its children were killed.
     pub(super) killed: Option<u64>,
-    /// The batch in which all its children were told to stop.
+    /// The batch in which all its children got the stop signal.
     pub(super) stopped: Option<u64>,
-    /// The error with which it fails, until its socket is closed.
+    /// The error with which it fails, while its socket is open.
     failing: Option<String>,
     /// The error with which it failed.
     pub(super) failure: String,
-    /// The acceptors that wait, in the order in which they began to (L6).
+    /// The waiting acceptors, in the order in which they began to wait (L6).
     pub(super) queue: VecDeque<Key>,
     pub(super) outage: Option<Outage>,
     pub(super) pause: Pause,
@@ -47,57 +49,57 @@ pub(crate) struct Listening {
     pub(super) pauses: u64,
 }
 
-/// A command to all acceptors of a listener, or to one of them: why they end, when it came, and in which batch.
+/// A command to acceptors to end: the reason, its time and its batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Told {
-    pub(super) ending: Ending,
+pub(super) struct EndCommand {
+    pub(super) reason: EndReason,
     pub(super) at: Instant,
     pub(super) batch: u64,
 }
 
-/// Why a listener, or an acceptor, was told to end.
+/// The reason for the end of a listener, or of an acceptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum EndReason {
     Closed,
     Failed,
     Stopped,
 }
 
-/// What becomes of the connections that are queued when a listener closes (L7).
+/// What happens to queued connections when a listener closes (L7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Queued {
     Accepted,
-    /// It paused when it was to close, and the pause ended before the listener's task saw the close: then either may be.
+    /// The listener paused when it was asked to close, and the pause ended before its task saw the close: both are allowed.
     Either,
-    /// In this batch it was to close while it paused.
+    /// The listener was asked to close in this batch, while it paused.
     Paused(u64),
-    /// In this batch it became known that they are reset.
+    /// They are reset, which is known since this batch.
     Reset(u64),
 }
 
-/// The close of a listener, under way or over.
+/// The close of a listener, in progress or finished.
 pub(super) struct Closing {
-    pub(super) ending: Ending,
+    pub(super) reason: EndReason,
     pub(super) queued: Queued,
     pub(super) since: Instant,
     /// The clock jumped past the delay, or a part of it.
     pub(super) jumped: Option<Instant>,
-    /// How many connections it has accepted since.
+    /// How many connections it has accepted since then.
     taken: usize,
-    /// An error of resources or of the listener came, which ends it.
+    /// An error of resources or of the listener has ended it.
     failed: bool,
 }
 
-/// How a listener pauses for want of resources (A2).
+/// The pauses of a listener without resources (A2).
 #[derive(Default)]
 pub(super) struct Pause {
     until: Option<Instant>,
     /// A connection has ended since the pause began: the pause is over.
     resumed: bool,
-    /// It is short of resources: no connection was accepted since the last such error. A pause for an error of one connection
-    /// that does not go away (A5) ends by its time alone.
+    /// No connection was accepted since the last error of resources. A pause after errors of one connection (A5) ends only
+    /// after its time.
     short: bool,
-    /// How many pauses followed each other.
+    /// How many pauses came in a row.
     doubled: u32,
     reported: Option<Instant>,
     suppressed: u64,
@@ -107,26 +109,26 @@ pub(super) struct Pause {
 #[derive(Default)]
 struct Row {
     errors: u32,
-    /// Since when `accept` is pending after them.
+    /// The time since which `accept` is pending after them.
     pending: Option<Instant>,
 }
 
 impl Row {
-    /// `accept` is over: whether the queue was empty before is known now.
+    /// `accept` has returned: now it is known whether the queue was empty before.
     fn ends_wait(&mut self, now: Instant) {
         if self
             .pending
             .take()
-            .is_some_and(|since| now - since >= EMPTY)
+            .is_some_and(|since| now - since >= EMPTY_AFTER)
         {
             self.errors = 0;
         }
     }
 
-    /// How one more is treated.
+    /// The kind of one more error.
     fn more(&mut self) -> AcceptErrorKind {
         self.errors += 1;
-        if self.errors >= IN_A_ROW {
+        if self.errors >= MAX_ERRORS_IN_A_ROW {
             AcceptErrorKind::Resources
         } else {
             AcceptErrorKind::Connection
@@ -135,17 +137,17 @@ impl Row {
 }
 
 impl Pause {
-    /// Whether it must not accept yet.
+    /// Whether the listener must not accept.
     pub(super) fn lasts(&self, now: Instant) -> bool {
         !self.resumed && self.until.is_some_and(|until| until > now)
     }
 
-    /// Whether it may be shown as paused, though it is over: the listener's task has not noticed yet.
+    /// Whether the pause may still be shown although it is over, because the listener's task has not noticed yet.
     pub(super) fn may_be_shown(&self) -> bool {
         self.until.is_some()
     }
 
-    /// Nothing is ready: a pause that is over was noticed.
+    /// No task is ready: the listener's task has noticed the end of the pause.
     pub(super) fn is_noticed(&mut self, now: Instant) {
         if !self.lasts(now) {
             self.until = None;
@@ -153,40 +155,40 @@ impl Pause {
     }
 }
 
-/// It takes so many queued connections at the most, waits so long before it believes that there are none, and takes as long
-/// as that in all (L7).
-const MOST_QUEUED: usize = 4096;
+/// A closing listener accepts at most this many queued connections, waits this long for one, and takes at most this long in
+/// all (L7).
+const MAX_QUEUED: usize = 4096;
 const CLOSE_DELAY: Duration = Duration::from_millis(1);
-const CLOSE_LIMIT: Duration = SECOND;
+pub(super) const CLOSE_LIMIT: Duration = SECOND;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-/// From this one on, errors of one connection in a row are treated as errors of resources (A5).
-const IN_A_ROW: u32 = 100;
+/// This many errors of one connection in a row are treated as an error of resources (A5).
+const MAX_ERRORS_IN_A_ROW: u32 = 100;
 
-/// An `accept` that is pending for less may only have yielded: it does not mean that the queue is empty.
-const EMPTY: Duration = CLOSE_DELAY;
+/// An `accept` that is pending for a shorter time may have yielded, so the queue may have connections.
+const EMPTY_AFTER: Duration = CLOSE_DELAY;
 
-/// More calls of `accept` than that come to an end in one poll only if other tasks do not get their turn.
-const ACCEPTS_IN_A_ROW: usize = 50;
+/// If more calls of `accept` end in one poll, other tasks have to wait.
+const MAX_ACCEPTS_IN_A_POLL: usize = 50;
 
-/// So many turns, and the task of a listener lets others run.
-const TURNS: usize = 32;
+/// The task of a listener yields after this many turns.
+const MAX_TURNS: usize = 32;
 
-/// An acceptor whose timeout has come gets no more than so many connections put before its end (B6).
-const MOST_AFTER_TIMEOUT: u64 = 64;
+/// At most this many connections are accepted between the timeout of an acceptor and its end (B6).
+const MAX_AFTER_TIMEOUT: u64 = 64;
 
-/// The acceptors of a listener, as far as they are of use to it.
+/// How many acceptors of a listener wait, may leave, and start.
 pub(super) struct Readiness {
     pub(super) waiting: usize,
     leaving: usize,
     starting: usize,
 }
 
-impl Listening {
+impl ListenerModel {
     /// Whether its socket is open.
     pub(crate) fn is_open(&self) -> bool {
-        self.told.is_none()
+        self.end.is_none()
     }
 
     /// Whether it is open, and was not asked to close.
@@ -194,12 +196,12 @@ impl Listening {
         self.is_open() && self.closing.is_none()
     }
 
-    /// The rule by which the end of a pause must not be anticipated.
-    fn may_call_accept(&self, now: Instant, batch: u64, what: &str) -> Seen {
+    /// Checks that the listener may call `accept`: it does not pause, and is not closed.
+    fn may_call_accept(&self, now: Instant, batch: u64, what: &str) -> Check {
         let address = self.address;
         if self.pause.lasts(now) {
             let expected = format!("{address} pauses");
-            return breach("A2", expected, what);
+            return violation("A2", expected, what);
         }
         let Some(closing) = &self.closing else {
             return Ok(());
@@ -207,13 +209,13 @@ impl Listening {
         let over = match closing.queued {
             Queued::Reset(since) | Queued::Paused(since) => since < batch,
             Queued::Accepted | Queued::Either => {
-                closing.failed || closing.taken >= MOST_QUEUED || now >= closing.since + CLOSE_LIMIT
+                closing.failed || closing.taken >= MAX_QUEUED || now >= closing.since + CLOSE_LIMIT
             }
         };
         if over {
-            let ending = closing.ending;
-            let expected = format!("{address} accepts no longer, because it was {ending:?}");
-            return breach("L7", expected, what);
+            let reason = closing.reason;
+            let expected = format!("{address} no longer accepts, because it was {reason:?}");
+            return violation("L7", expected, what);
         }
         Ok(())
     }
@@ -229,14 +231,14 @@ impl Model {
         runtime: u64,
     ) {
         let number = self.listeners.len();
-        self.listeners.push(Listening {
+        self.listeners.push(ListenerModel {
             id,
             address,
             acceptors,
             runtime,
             numbers: 0,
             closing: None,
-            told: None,
+            end: None,
             killed: None,
             stopped: None,
             failing: None,
@@ -256,9 +258,12 @@ impl Model {
         self.wakes.listeners += acceptors as u64 / 64;
     }
 
-    fn listener_at(&self, address: SocketAddr) -> Option<usize> {
+    fn listener_at(&self, address: SocketAddr, rule: &'static str) -> Result<usize, Violation> {
         let mut listeners = self.listeners.iter();
-        listeners.position(|listening| listening.address == address)
+        match listeners.position(|listening| listening.address == address) {
+            Some(number) => Ok(number),
+            None => violation(rule, "a listener of the pool accepts", address.to_string()),
+        }
     }
 
     pub(crate) fn listener(&self, id: ListenerId) -> Option<usize> {
@@ -268,21 +273,18 @@ impl Model {
 
     /// How many listeners have an open socket.
     pub(super) fn sockets(&self) -> usize {
-        let open = self
-            .listeners
-            .iter()
-            .filter(|listening| listening.is_open());
-        open.count()
+        let listeners = self.listeners.iter();
+        listeners.filter(|listening| listening.is_open()).count()
     }
 
-    /// The listener is asked to close. The first reason counts; a close that resets what is queued overrules one that does not.
-    pub(super) fn closes(&mut self, number: usize, ending: Ending, drains: bool) {
+    /// The listener is asked to close. The first reason counts; a close that resets queued connections overrides one that does not.
+    pub(super) fn closes(&mut self, number: usize, reason: EndReason, drains: bool) {
         let (now, batch) = (self.now, self.batch);
         let listening = &mut self.listeners[number];
         if !listening.is_open() {
             return;
         }
-        // A listener that pauses for want of resources has found out already that it can take none.
+        // A listener that pauses has no resources for queued connections.
         let queued = match (drains, listening.pause.lasts(now)) {
             (true, true) => Queued::Paused(batch),
             (true, false) => Queued::Accepted,
@@ -291,7 +293,7 @@ impl Model {
         match &mut listening.closing {
             None => {
                 listening.closing = Some(Closing {
-                    ending,
+                    reason,
                     queued,
                     since: now,
                     jumped: None,
@@ -310,32 +312,27 @@ impl Model {
 
     pub(crate) fn close_by_hand(&mut self, number: usize) {
         if self.listeners[number].closing.is_none() {
-            self.closes(number, Ending::Closed, true);
+            self.closes(number, EndReason::Closed, true);
         }
     }
 
-    /// No poll brings more than a few calls of `accept` to their end: other tasks have their turn (A1).
-    pub(super) fn accepts_in_one_poll(&mut self, events: &[Event]) -> Seen {
-        let (mut ends, mut connections) = (0, 0);
-        for event in events {
-            match event {
-                Event::Network(Happened::Accepted { .. }) => {
-                    (ends, connections) = (ends + 1, connections + 1)
-                }
-                Event::Network(Happened::Failed { .. }) => ends += 1,
-                _ => {}
-            }
+    /// Only a few calls of `accept` end in one poll, so that other tasks run (A1).
+    pub(super) fn accepts_in_one_poll(&mut self, events: &[Event]) -> Check {
+        use Happened::{Accepted, Failed};
+        let events = events.iter();
+        let accepted = |event: &&Event| matches!(event, Event::Network(Accepted { .. }));
+        let failed = |event: &&Event| matches!(event, Event::Network(Failed { .. }));
+        let connections = events.clone().filter(accepted).count();
+        let ends = connections + events.filter(failed).count();
+        if ends > MAX_ACCEPTS_IN_A_POLL {
+            let expected = format!("other tasks run after at most {MAX_ACCEPTS_IN_A_POLL} accepts");
+            return violation("A1", expected, format!("{ends} in one poll"));
         }
-        if ends > ACCEPTS_IN_A_ROW {
-            let expected =
-                format!("other tasks have their turn after at most {ACCEPTS_IN_A_ROW} accepts");
-            return breach("A1", expected, format!("{ends} in one poll"));
-        }
-        if ends >= TURNS {
+        if ends >= MAX_TURNS {
             self.wakes.listeners += 1;
         }
         if connections > 0 {
-            // So that there is a task for another thread to take (B5).
+            // So that another thread has a task (B5).
             self.may_block();
         }
         Ok(())
@@ -347,13 +344,11 @@ impl Model {
         peer: SocketAddr,
         later: &[Event],
         connections: &[ConnectionRecord<SocketAddr>],
-    ) -> Seen {
-        let Some(number) = self.listener_at(address) else {
-            return breach("L2", "a listener of the pool accepts", format!("{address}"));
-        };
+    ) -> Check {
+        let number = self.listener_at(address, "L2")?;
         if self.peer(peer) != Some(Peer::Waits(address)) {
             let seen = format!("it was {:?}", self.peer(peer));
-            return breach("L2", format!("{peer} is accepted once"), seen);
+            return violation("L2", format!("{peer} is accepted once"), seen);
         }
         let (now, batch) = (self.now, self.batch);
         let listening = &mut self.listeners[number];
@@ -364,7 +359,7 @@ impl Model {
         let gone = |event: &Event| matches!(event, Event::Network(Happened::Dropped { peer: other }) if *other == peer);
         if later.iter().any(gone) {
             if !address.ip().is_unspecified() || !self.reset.contains(&peer) {
-                return breach("L2", format!("{peer} is served"), "it is dropped at once");
+                return violation("L2", format!("{peer} is served"), "it is dropped at once");
             }
             self.peers.insert(peer, Peer::Skipped);
             match (listening.row.more(), &listening.closing) {
@@ -384,19 +379,16 @@ impl Model {
         let mut listed = connections.iter().filter(|record| record.peer_addr == peer);
         let (Some(record), None) = (listed.next(), listed.next()) else {
             let count = connections.iter().filter(|record| record.peer_addr == peer);
-            let seen = format!("{} of it in the list", count.count());
-            return breach(
-                "Q3",
-                format!("{peer} is listed as soon as it is accepted"),
-                seen,
-            );
+            let seen = format!("{} records of it", count.count());
+            let expected = format!("{peer} is listed as soon as it is accepted");
+            return violation("Q3", expected, seen);
         };
-        self.became(number, record)?;
+        self.became_connection(number, record)?;
         self.timeouts_are_honoured(number)
     }
 
     /// An acceptor whose timeout has come is dismissed before many more connections are accepted (B6).
-    fn timeouts_are_honoured(&mut self, number: usize) -> Seen {
+    fn timeouts_are_honoured(&mut self, number: usize) -> Check {
         let now = self.now;
         for key in &self.listeners[number].queue {
             let Some(child) = self.children.get_mut(key) else {
@@ -407,19 +399,17 @@ impl Model {
             }
             child.passed_over += 1;
             self.passed_over = true;
-            if child.passed_over > MOST_AFTER_TIMEOUT {
+            if child.passed_over > MAX_AFTER_TIMEOUT {
                 let expected = format!("{key} is dismissed, because its timeout has come");
                 let seen = format!("{} connections are accepted before", child.passed_over);
-                return breach("B6", expected, seen);
+                return violation("B6", expected, seen);
             }
         }
         Ok(())
     }
 
-    pub(super) fn accept_failed(&mut self, address: SocketAddr, fault: AcceptFault) -> Seen {
-        let Some(number) = self.listener_at(address) else {
-            return breach("A3", "a listener of the pool accepts", format!("{address}"));
-        };
+    pub(super) fn accept_failed(&mut self, address: SocketAddr, fault: AcceptFault) -> Check {
+        let number = self.listener_at(address, "A3")?;
         let (now, batch) = (self.now, self.batch);
         let kind = self.classified(fault);
         let listening = &mut self.listeners[number];
@@ -433,7 +423,7 @@ impl Model {
         };
         match (kind, &mut listening.closing) {
             (AcceptErrorKind::Connection, _) => listening.skipped += 1,
-            // It closes in any case.
+            // The listener closes in any case.
             (_, Some(closing)) => closing.failed = true,
             (AcceptErrorKind::Listener, None) => listening.failing = Some(fault.text()),
             (AcceptErrorKind::Resources, None) => {
@@ -454,7 +444,7 @@ impl Model {
             AcceptFault::NotListening | AcceptFault::Panic | AcceptFault::RuntimeGone => {
                 AcceptErrorKind::Listener
             }
-            AcceptFault::Error(ErrorKind::Other) => self.spec.unknown.kind(),
+            AcceptFault::Error(ErrorKind::Other) => self.spec.unknown.into(),
             AcceptFault::Error(_) => AcceptErrorKind::Resources,
         }
     }
@@ -473,17 +463,13 @@ impl Model {
             return;
         }
         pause.reported = Some(now);
-        let report = Expected::AcceptPaused {
-            listener: listening.id,
-            address: listening.address,
-            error,
-            pause: length,
-            suppressed: std::mem::take(&mut pause.suppressed),
-        };
-        self.reports(report);
+        let suppressed = std::mem::take(&mut pause.suppressed);
+        let details = format!("{}: {error}, {length:?}", listening.address);
+        let report = Expected::of_listener(EventKind::AcceptPaused, listening.id, details);
+        self.reports(report.count(suppressed));
     }
 
-    /// A connection has ended, and all that it held is dropped: listeners that are short of resources try again (A2).
+    /// A connection has ended and has freed resources: listeners without resources try again (A2).
     pub(super) fn resources_are_freed(&mut self) {
         for listening in &mut self.listeners {
             if listening.is_open() && listening.pause.short {
@@ -498,10 +484,8 @@ impl Model {
         }
     }
 
-    pub(super) fn found_nothing(&mut self, address: SocketAddr) -> Seen {
-        let Some(number) = self.listener_at(address) else {
-            return breach("L5", "a listener of the pool accepts", format!("{address}"));
-        };
+    pub(super) fn found_nothing(&mut self, address: SocketAddr) -> Check {
+        let number = self.listener_at(address, "L5")?;
         let (now, batch) = (self.now, self.batch);
         let listening = &mut self.listeners[number];
         listening.may_call_accept(now, batch, "`accept` is called")?;
@@ -512,20 +496,16 @@ impl Model {
         Ok(())
     }
 
-    /// How many acceptors of the listener wait and have no reason not to; how many may leave, or have left; and how many
-    /// are going to wait.
+    /// How many acceptors of the listener wait without a reason to end, how many may leave or have left, and how many are
+    /// starting.
     pub(super) fn readiness(&self, number: usize) -> Readiness {
         let (mut waiting, mut leaving, mut starting) = (0, 0, 0);
         for (key, child) in self.children_of(number) {
             match child.stage {
                 Stage::Waiting if self.may_leave(*key, child) => leaving += 1,
                 Stage::Waiting => waiting += 1,
-                Stage::Owed { .. }
-                | Stage::Listed { .. }
-                | Stage::Spaced(_)
-                | Stage::Held { .. } => starting += 1,
-                Stage::Starting | Stage::Init => starting += 1,
-                _ => {}
+                Stage::Connection | Stage::Terminating => {}
+                _ => starting += 1,
             }
         }
         Readiness {
@@ -535,9 +515,9 @@ impl Model {
         }
     }
 
-    pub(super) fn socket_closed(&mut self, address: SocketAddr, queued: usize) -> Seen {
-        // One that was refused is not the pool's, and an address can be bound again by others.
-        let Some(number) = self.listener_at(address) else {
+    pub(super) fn socket_closed(&mut self, address: SocketAddr, queued: usize) -> Check {
+        // A refused listener is not the pool's, and the runner may bind the address again.
+        let Ok(number) = self.listener_at(address, "L3") else {
             return Ok(());
         };
         if !self.listeners[number].is_open() {
@@ -546,16 +526,16 @@ impl Model {
         self.may_close(number, queued)?;
         let (now, batch) = (self.now, self.batch);
         let listening = &mut self.listeners[number];
-        let ending = match (&listening.closing, listening.failing.take()) {
-            (Some(closing), _) => closing.ending,
+        let reason = match (&listening.closing, listening.failing.take()) {
+            (Some(closing), _) => closing.reason,
             (None, failing) => {
                 listening.failure =
                     failing.unwrap_or_else(|| "the runtime dropped the listener's task".to_owned());
-                Ending::Failed
+                EndReason::Failed
             }
         };
         let at = now;
-        listening.told = Some(Told { ending, at, batch });
+        listening.end = Some(EndCommand { reason, at, batch });
         self.commanded = true;
         // They are dismissed in batches.
         let batches = listening.queue.len() as u64 / 64;
@@ -565,20 +545,20 @@ impl Model {
         listening.outage = None;
         listening.pause = Pause::default();
         let (id, error) = (listening.id, listening.failure.clone());
-        // The pool's own task, and each that is in `init`.
+        // The pool's own task, and each acceptor in `init`.
         self.wakes.driver += 1;
         self.wakes.others += 1;
         self.wakes.children += self.readiness(number).starting as u64;
-        self.owed_end(number);
-        if ending == Ending::Failed {
+        self.end_owed_acceptors(number);
+        if reason == EndReason::Failed {
             let open = self.listeners.iter();
             let left = open.filter(|listening| listening.accepts()).count();
-            self.reports(Expected::ListenerFailed {
-                listener: id,
-                address,
-                error,
-                left,
-            });
+            let details = format!("{address}: {error}, {left} left");
+            self.reports(Expected::of_listener(
+                EventKind::ListenerFailed,
+                id,
+                details,
+            ));
             if left == 0 && self.spec.last_listener == LastListenerSetting::Stop {
                 self.begins_stop(StopReason::ListenersFailed);
             }
@@ -588,7 +568,7 @@ impl Model {
     }
 
     /// Acceptors that were never started end with their listener.
-    fn owed_end(&mut self, number: usize) {
+    fn end_owed_acceptors(&mut self, number: usize) {
         let owed = self.children_of(number);
         let owed = owed.filter(|(_, child)| matches!(child.stage, Stage::Owed { .. }));
         let owed: Vec<_> = owed.map(|(key, _)| *key).collect();
@@ -597,19 +577,19 @@ impl Model {
                 Some(_) => EndKind::Killed,
                 None => EndKind::Stopped,
             };
-            self.vanishes(key, kind);
+            self.ends_unseen(key, kind);
         }
     }
 
-    /// Whether the socket of a listener may be closed at this moment (L4, L7).
-    fn may_close(&self, number: usize, queued: usize) -> Seen {
+    /// Whether the socket of a listener may be closed now (L4, L7).
+    fn may_close(&self, number: usize, queued: usize) -> Check {
         let listening = &self.listeners[number];
         let address = listening.address;
         if self.tasks.lose_listeners() || listening.failing.is_some() {
             return Ok(());
         }
         let Some(closing) = &listening.closing else {
-            return breach("L4", format!("{address} stays open"), "it is closed");
+            return violation("L4", format!("{address} stays open"), "it is closed");
         };
         let since = self.now - closing.since;
         let Readiness {
@@ -619,27 +599,27 @@ impl Model {
         } = self.readiness(number);
         let at_once = closing.queued != Queued::Accepted
             || closing.failed
-            || closing.taken >= MOST_QUEUED
+            || closing.taken >= MAX_QUEUED
             || since >= CLOSE_LIMIT
             || waiting + starting == 0;
         if at_once {
             return Ok(());
         }
         if queued > 0 {
-            let expected = format!("{address} accepts what is queued before it closes");
-            return breach("L7", expected, format!("{queued} clients are reset"));
+            let expected = format!("{address} accepts queued connections before it closes");
+            return violation("L7", expected, format!("{queued} clients are reset"));
         }
         if since < CLOSE_DELAY || waiting + leaving == 0 {
             let expected =
                 format!("{address} stays open until it found nothing after {CLOSE_DELAY:?}");
             let seen = format!("it closes after {since:?}, {starting} acceptors are starting");
-            return breach("L7", expected, seen);
+            return violation("L7", expected, seen);
         }
         Ok(())
     }
 
-    /// Nothing is ready: a listener that is asked to close is open only while it may take a connection (L3, L7).
-    pub(super) fn closes_are_done(&self) -> Seen {
+    /// No task is ready: a closing listener is open only while it may accept a connection (L3, L7).
+    pub(super) fn closes_are_done(&self) -> Check {
         for (number, listening) in self.listeners.iter().enumerate() {
             let Some(closing) = listening.closing.as_ref().filter(|_| listening.is_open()) else {
                 continue;
@@ -648,10 +628,9 @@ impl Model {
             let Readiness {
                 waiting, starting, ..
             } = self.readiness(number);
-            // The delay has two parts, one after the other: of a jump that is as long as both only one is over with it.
-            let jumped = closing
-                .jumped
-                .is_some_and(|at| self.now < at + CLOSE_DELAY / 2);
+            // The delay has two timers in a row, and a jump ends only one of them.
+            let recent = |at| self.now < at + CLOSE_DELAY / 2;
+            let jumped = closing.jumped.is_some_and(recent);
             let delayed = since < CLOSE_DELAY || jumped;
             let stays = matches!(closing.queued, Queued::Accepted | Queued::Either)
                 && since < CLOSE_LIMIT
@@ -659,9 +638,9 @@ impl Model {
             if !stays {
                 let expected = format!("the socket of listener {} is closed", listening.id);
                 let seen = format!(
-                    "it is open {since:?} after it was to close: {waiting} acceptors wait, {starting} are starting"
+                    "it is open {since:?} after its close began: {waiting} acceptors wait, {starting} are starting"
                 );
-                return breach("L7", expected, seen);
+                return violation("L7", expected, seen);
             }
         }
         Ok(())

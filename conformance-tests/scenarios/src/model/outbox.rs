@@ -1,153 +1,128 @@
-//! The reports that must come: bounded, in the order of their causes, each delivered, merged or counted as lost (O1, O2).
+//! The reports that the model expects. Their number is bounded, and they come in the order of their causes: each is delivered,
+//! merged with another, or counted as lost (O1, O2).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    ChildId, EndKind, EventKind, Failure, ListenerId, Report, StopReason, Transport,
+    ChildId, Event as Reported, EventKind, Failure, ListenerId, Report, Transport,
 };
 
-use super::{Breach, Key, Model, Seen, breach, same};
+use super::{Check, Key, Model, Violation, same, violation};
 use crate::event::Event;
 
-/// How many ordinary reports wait at the most, and as many of failed listeners.
+/// At most this many ordinary reports wait, and as many reports of failed listeners.
 const PLACES: usize = 1024;
 
-/// Whether the task that delivers reports is there, and is polled.
+/// The state of the task that delivers reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Reporter {
     #[default]
     Runs,
-    /// Its polls are withheld, as if an observer did not return.
+    /// It is not polled, as if an observer did not return.
     Held,
     /// The runtime has dropped it.
     Gone,
 }
 
-/// Reports that were made, and not delivered yet.
+/// Reports that are not delivered yet.
 #[derive(Default)]
 pub(super) struct Outbox {
     waiting: VecDeque<Waiting>,
     ordinary: usize,
     listeners: usize,
-    /// Reports that found no place.
+    /// Reports without a place.
     lost: u64,
     pub(super) reporter: Reporter,
-    /// The result was given: nothing is delivered any longer.
+    /// The result was given: no report is delivered after it.
     pub(super) closed: bool,
 }
 
 struct Waiting {
     expected: Expected,
-    /// The generation of the spec when its cause came.
+    /// The generation of the spec at the time of the cause.
     generation: u32,
 }
 
-/// A report that must come.
-#[derive(Debug, Clone)]
-pub(super) enum Expected {
-    Child(Failed),
-    Began {
-        child: Key,
-        peer: SocketAddr,
-        local: SocketAddr,
-    },
-    Ended {
-        child: Key,
-        gone: Gone,
-        kind: EndKind,
-    },
-    ListenerFailed {
-        listener: ListenerId,
-        address: SocketAddr,
-        error: String,
-        /// How many others are open.
-        left: usize,
-    },
-    AcceptPaused {
-        listener: ListenerId,
-        address: SocketAddr,
-        error: String,
-        pause: Duration,
-        suppressed: u64,
-    },
-    KilledWhileStopping(usize),
-    Stuck(usize),
-    PoolStopped(StopReason),
-    Lost(BTreeMap<EventKind, u64>),
+/// A report that must come, in a form that can be compared with a report that was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Expected {
+    kind: EventKind,
+    child: Option<Key>,
+    listener: Option<ListenerId>,
+    /// Everything else, as text.
+    details: String,
+    /// How many children, or how many pauses without a report.
+    count: u64,
+    /// The lost reports, by kind.
+    losses: BTreeMap<EventKind, u64>,
 }
 
-/// The end of a child that must be reported.
-#[derive(Debug, Clone)]
-pub(super) struct Failed {
-    pub(super) child: Key,
-    pub(super) sort: Sort,
-    pub(super) kind: EndKind,
-    /// The text of the error or the panic.
-    pub(super) text: String,
-    pub(super) gone: Option<Gone>,
-}
-
-/// What is reported of a connection that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gone {
-    pub(super) peer: SocketAddr,
-    /// The peer's address as it was accepted, if a handshake has replaced it.
-    pub(super) transport: Option<SocketAddr>,
-    pub(super) age: Duration,
-}
-
-impl Gone {
-    fn of(
-        peer: &SocketAddr,
-        transport: &Option<Box<Transport<SocketAddr>>>,
-        age: &Duration,
-    ) -> Self {
+impl Expected {
+    pub(super) fn new(kind: EventKind, details: String) -> Self {
         Self {
-            peer: *peer,
-            transport: transport.as_ref().map(|transport| transport.peer_addr),
-            age: *age,
+            kind,
+            child: None,
+            listener: None,
+            details,
+            count: 0,
+            losses: BTreeMap::new(),
         }
+    }
+
+    pub(super) fn of_child(kind: EventKind, child: Key, details: String) -> Self {
+        Self {
+            child: Some(child),
+            ..Self::new(kind, details)
+        }
+    }
+
+    pub(super) fn of_listener(kind: EventKind, listener: ListenerId, details: String) -> Self {
+        Self {
+            listener: Some(listener),
+            ..Self::new(kind, details)
+        }
+    }
+
+    pub(super) fn count(self, count: u64) -> Self {
+        Self { count, ..self }
     }
 }
 
-/// Under which name an end is reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sort {
+/// The details of a connection that has ended. `transport` is the accepted address of the peer, if a handshake has replaced it.
+pub(super) fn ended(
+    peer: &SocketAddr,
+    transport: Option<SocketAddr>,
+    age: Duration,
+    how: impl fmt::Display,
+) -> String {
+    format!("{peer}, accepted from {transport:?}, {age:?} old: {how}")
+}
+
+/// The details of a failure.
+pub(super) fn failure_details(failure: &Failure) -> String {
+    match failure {
+        Failure::Error(error) => format!("error: {error}"),
+        Failure::Panic(message) => format!("panic: {message}"),
+        Failure::Killed => "killed".to_owned(),
+        Failure::Lost => "lost".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The role in which a child ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Role {
+    /// An acceptor whose `init` failed.
     StartError,
     Acceptor,
     Connection,
 }
 
-impl Expected {
-    fn kind(&self) -> EventKind {
-        match self {
-            Expected::Child(failed) if failed.kind == EndKind::Disconnected => {
-                EventKind::Disconnected
-            }
-            Expected::Child(failed) if failed.kind == EndKind::HandshakeFailed => {
-                EventKind::HandshakeFailed
-            }
-            Expected::Child(failed) => match failed.sort {
-                Sort::StartError => EventKind::StartError,
-                Sort::Acceptor => EventKind::AcceptorFailed,
-                Sort::Connection => EventKind::ConnectionFailed,
-            },
-            Expected::Began { .. } => EventKind::ConnectionBegan,
-            Expected::Ended { .. } => EventKind::ConnectionEnded,
-            Expected::ListenerFailed { .. } => EventKind::ListenerFailed,
-            Expected::AcceptPaused { .. } => EventKind::AcceptPaused,
-            Expected::KilledWhileStopping(_) => EventKind::KilledWhileStopping,
-            Expected::Stuck(_) => EventKind::Stuck,
-            Expected::PoolStopped(_) => EventKind::PoolStopped,
-            Expected::Lost(_) => EventKind::ReportsLost,
-        }
-    }
-}
-
 impl Outbox {
-    /// The number of reports that share places with these, or `None` for reports that have places of their own.
+    /// The number of reports that share places with reports of this kind; `None` if they have their own places.
     fn places(&mut self, kind: EventKind) -> Option<&mut usize> {
         match kind {
             EventKind::ListenerFailed => Some(&mut self.listeners),
@@ -160,29 +135,16 @@ impl Outbox {
     }
 
     fn push(&mut self, expected: Expected, generation: u32) {
-        if let Expected::AcceptPaused {
-            listener,
-            suppressed,
-            ..
-        } = &expected
-        {
-            let of_listener =
-                self.waiting
-                    .iter_mut()
-                    .find_map(|waiting| match &mut waiting.expected {
-                        Expected::AcceptPaused {
-                            listener: other,
-                            suppressed,
-                            ..
-                        } if other == listener => Some(suppressed),
-                        _ => None,
-                    });
-            if let Some(merged) = of_listener {
-                *merged += suppressed + 1;
+        let kind = expected.kind;
+        if kind == EventKind::AcceptPaused {
+            let mut waiting = self.waiting.iter_mut().map(|waiting| &mut waiting.expected);
+            let same =
+                |other: &&mut Expected| other.kind == kind && other.listener == expected.listener;
+            if let Some(merged) = waiting.find(same) {
+                merged.count += expected.count + 1;
                 return;
             }
         }
-        let kind = expected.kind();
         match self.places(kind) {
             Some(taken) if *taken == PLACES => return self.lose(kind, generation),
             Some(taken) => *taken += 1,
@@ -196,28 +158,22 @@ impl Outbox {
 
     fn lose(&mut self, kind: EventKind, generation: u32) {
         self.lost += 1;
-        let losses = self
-            .waiting
-            .iter_mut()
-            .find_map(|waiting| match &mut waiting.expected {
-                Expected::Lost(losses) => Some(losses),
-                _ => None,
-            });
-        match losses {
-            Some(losses) => *losses.entry(kind).or_default() += 1,
-            None => {
-                let expected = Expected::Lost(BTreeMap::from([(kind, 1)]));
-                self.waiting.push_back(Waiting {
-                    expected,
-                    generation,
-                });
-            }
+        let mut waiting = self.waiting.iter_mut().map(|waiting| &mut waiting.expected);
+        if let Some(losses) = waiting.find(|other| other.kind == EventKind::ReportsLost) {
+            *losses.losses.entry(kind).or_default() += 1;
+            return;
         }
+        let mut expected = Expected::new(EventKind::ReportsLost, String::new());
+        expected.losses.insert(kind, 1);
+        self.waiting.push_back(Waiting {
+            expected,
+            generation,
+        });
     }
 
     fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.pop_front()?;
-        if let Some(taken) = self.places(waiting.expected.kind()) {
+        if let Some(taken) = self.places(waiting.expected.kind) {
             *taken -= 1;
         }
         Some(waiting)
@@ -227,15 +183,15 @@ impl Outbox {
         self.waiting.is_empty()
     }
 
-    /// How many reports no observer gets, should nothing be delivered any longer.
+    /// How many reports no observer gets, if no more are delivered.
     pub(super) fn undelivered(&self) -> u64 {
-        let own = |waiting: &&Waiting| !matches!(waiting.expected, Expected::Lost(_));
+        let own = |waiting: &&Waiting| waiting.expected.kind != EventKind::ReportsLost;
         self.lost + self.waiting.iter().filter(own).count() as u64
     }
 }
 
 impl Model {
-    /// Something happened that is reported.
+    /// Expects a report.
     pub(super) fn reports(&mut self, expected: Expected) {
         self.wakes.reporter += 1;
         self.may_block();
@@ -253,8 +209,8 @@ impl Model {
         self.outbox.reporter
     }
 
-    /// Sees the reports among these events, after all else that followed from the same poll.
-    pub(crate) fn see_reports(&mut self, events: &[Event]) -> Seen {
+    /// Sees the reports among these events, after everything else that followed from the same poll.
+    pub(crate) fn see_reports(&mut self, events: &[Event]) -> Check {
         let mut count = 0;
         for event in events {
             if let Event::Reported { report, observer } = event {
@@ -262,250 +218,164 @@ impl Model {
                 self.reported(report, *observer)?;
             }
         }
-        // A burst is delivered in parts, so that other tasks have their turn.
+        // Many reports are delivered in parts, so that other tasks run in between.
         self.wakes.reporter += count / 32;
         Ok(())
     }
 
-    fn reported(&mut self, report: &Report<SocketAddr>, observer: u32) -> Seen {
+    fn reported(&mut self, report: &Report<SocketAddr>, observer: u32) -> Check {
         if self.outbox.closed {
-            let expected = "nothing is reported once the result was given";
-            return breach("O2", expected, report.to_string());
+            return violation("O2", "no report after the result", report.to_string());
         }
-        same(
-            "R1",
-            "the generation of the observer",
-            self.generation,
-            observer,
-        )?;
+        let generation = self.generation;
+        same("R1", "generation of the observer", generation, observer)?;
         let Some(waiting) = self.outbox.pop() else {
-            return breach("E1", "nothing is reported", report.to_string());
+            return violation("E1", "no report", report.to_string());
         };
         let pool = format!("g{}", waiting.generation);
         same("R1", "the pool of a report", pool.as_str(), &*report.pool)?;
-        if !self.fits(&waiting.expected, &report.event)? {
-            let expected = format!("it is reported: {:?}", waiting.expected);
-            return breach("E1", expected, report.to_string());
+        if self.as_expected(&report.event)? != Some(waiting.expected.clone()) {
+            let expected = format!("a report: {:?}", waiting.expected);
+            return violation("E1", expected, report.to_string());
         }
         is_clean(&report.to_string())
     }
 
-    /// Nothing is ready: all reports were delivered, if a task does that.
-    pub(super) fn reports_have_come(&self) -> Seen {
+    /// No task is ready: all reports were delivered, if there is a task that delivers them.
+    pub(super) fn reports_have_come(&self) -> Check {
         match self.outbox.waiting.front() {
             Some(waiting) if self.outbox.reporter == Reporter::Runs && !self.outbox.closed => {
-                let expected = format!("it is reported: {:?}", waiting.expected);
-                breach("E1", expected, "nothing")
+                let expected = format!("a report: {:?}", waiting.expected);
+                violation("E1", expected, "none")
             }
             _ => Ok(()),
         }
     }
 
-    fn fits(
-        &self,
-        expected: &Expected,
-        event: &acceptor_core::Event<SocketAddr>,
-    ) -> Result<bool, Breach> {
-        use acceptor_core::Event as Reported;
-        Ok(match (expected, event) {
-            (
-                Expected::Child(expected),
-                Reported::StartError {
-                    child,
-                    listener,
-                    failure,
-                    ..
-                },
-            ) => {
-                self.is_child(expected.child, *child, *listener)?
-                    && expected.is(Sort::StartError, failure, None)
-            }
-            (
-                Expected::Child(expected),
-                Reported::AcceptorFailed {
-                    child,
-                    listener,
-                    failure,
-                    ..
-                },
-            ) => {
-                self.is_child(expected.child, *child, *listener)?
-                    && expected.is(Sort::Acceptor, failure, None)
-            }
-            (
-                Expected::Child(expected),
-                Reported::ConnectionFailed {
-                    child,
-                    listener,
-                    failure,
-                    peer,
-                    transport,
-                    age,
-                    ..
-                },
-            ) => {
-                let gone = Gone::of(peer, transport, age);
-                self.is_child(expected.child, *child, *listener)?
-                    && expected.is(Sort::Connection, failure, Some(gone))
-            }
-            (
-                Expected::Child(expected),
-                Reported::Disconnected {
-                    child,
-                    listener,
-                    peer,
-                    transport,
-                    age,
-                    error,
-                    ..
-                },
-            ) => {
-                self.is_child(expected.child, *child, *listener)?
-                    && expected.kind == EndKind::Disconnected
-                    && expected.gone == Some(Gone::of(peer, transport, age))
-                    && expected.text == error.to_string()
-            }
-            (
-                Expected::Child(expected),
-                Reported::HandshakeFailed {
-                    child,
-                    listener,
-                    peer,
-                    transport,
-                    age,
-                    cause,
-                    error,
-                    ..
-                },
-            ) => {
-                let text = match error {
-                    Some(error) => format!("{cause}: {error}"),
-                    None => (*cause).to_owned(),
-                };
-                self.is_child(expected.child, *child, *listener)?
-                    && expected.kind == EndKind::HandshakeFailed
-                    && expected.gone == Some(Gone::of(peer, transport, age))
-                    && expected.text == text
-            }
-            (
-                Expected::Began { child, peer, local },
-                Reported::ConnectionBegan {
-                    child: other,
-                    listener,
-                    peer: from,
-                    local_addr,
-                    ..
-                },
-            ) => self.is_child(*child, *other, *listener)? && (peer, local) == (from, local_addr),
-            (
-                Expected::Ended { child, gone, kind },
-                Reported::ConnectionEnded {
-                    child: other,
-                    listener,
-                    peer,
-                    transport,
-                    age,
-                    kind: how,
-                    ..
-                },
-            ) => {
-                let seen = Gone::of(peer, transport, age);
-                self.is_child(*child, *other, *listener)? && (*gone, kind) == (seen, how)
-            }
-            (
-                Expected::ListenerFailed {
-                    listener,
-                    address,
-                    error,
-                    left,
-                },
-                Reported::ListenerFailed {
-                    listener: other,
-                    local_addr,
-                    error: cause,
-                    listeners_left,
-                    ..
-                },
-            ) => {
-                (listener, address, left) == (other, local_addr, listeners_left)
-                    && *error == cause.to_string()
-            }
-            (
-                Expected::AcceptPaused {
-                    listener,
-                    address,
-                    error,
-                    pause,
-                    suppressed,
-                },
-                Reported::AcceptPaused {
-                    listener: other,
-                    local_addr,
-                    error: cause,
-                    pause: length,
-                    suppressed: more,
-                    ..
-                },
-            ) => {
-                (listener, pause, suppressed) == (other, length, more)
-                    && address == local_addr
-                    && *error == cause.to_string()
-            }
-            (
-                Expected::KilledWhileStopping(expected),
-                Reported::KilledWhileStopping { count, .. },
-            )
-            | (Expected::Stuck(expected), Reported::Stuck { count, .. }) => expected == count,
-            (Expected::PoolStopped(expected), Reported::PoolStopped { reason, .. }) => {
-                expected == reason
-            }
-            (Expected::Lost(expected), Reported::ReportsLost { lost, .. }) => {
-                let each = expected
-                    .iter()
-                    .all(|(kind, count)| lost.of(*kind) == *count);
-                each && lost.total() == expected.values().sum::<u64>()
-            }
-            _ => false,
-        })
-    }
-
-    /// Whether a report is of this child: also its listener, and the pool that the id is of.
-    fn is_child(&self, expected: Key, id: ChildId, listener: ListenerId) -> Result<bool, Breach> {
-        let known = match self.children.get(&expected) {
-            Some(child) => child.id,
-            None => self.ended.get(&expected).copied().flatten(),
+    /// The report in the form of an expected one; `None` if the ids in it contradict each other.
+    fn as_expected(&self, event: &Reported<SocketAddr>) -> Result<Option<Expected>, Violation> {
+        use Reported::{
+            AcceptPaused, AcceptorFailed, ConnectionBegan, ConnectionEnded, ConnectionFailed,
+            Disconnected, HandshakeFailed, KilledWhileStopping, ListenerFailed, PoolStopped,
+            ReportsLost, StartError, Stuck,
         };
-        let same_id = known.is_none_or(|known| known == id) && self.key(id)? == expected;
-        Ok(same_id && self.listener(listener) == Some(expected.listener))
+        let accepted = |transport: &Option<Box<Transport<SocketAddr>>>| {
+            transport.as_ref().map(|transport| transport.peer_addr)
+        };
+        let details = match event {
+            StartError { failure, .. } | AcceptorFailed { failure, .. } => failure_details(failure),
+            ConnectionFailed {
+                peer,
+                transport,
+                age,
+                failure,
+                ..
+            } => ended(peer, accepted(transport), *age, failure_details(failure)),
+            Disconnected {
+                peer,
+                transport,
+                age,
+                error,
+                ..
+            } => ended(peer, accepted(transport), *age, error),
+            HandshakeFailed {
+                peer,
+                transport,
+                age,
+                cause,
+                error,
+                ..
+            } => {
+                let error = error.as_ref().map(|error| format!(": {error}"));
+                let how = format!("{cause}{}", error.unwrap_or_default());
+                ended(peer, accepted(transport), *age, how)
+            }
+            ConnectionEnded {
+                peer,
+                transport,
+                age,
+                kind,
+                ..
+            } => ended(peer, accepted(transport), *age, kind),
+            ConnectionBegan {
+                peer, local_addr, ..
+            } => format!("{peer} to {local_addr}"),
+            ListenerFailed {
+                local_addr,
+                error,
+                listeners_left,
+                ..
+            } => format!("{local_addr}: {error}, {listeners_left} left"),
+            AcceptPaused {
+                local_addr,
+                error,
+                pause,
+                ..
+            } => format!("{local_addr}: {error}, {pause:?}"),
+            PoolStopped { reason, .. } => reason.to_string(),
+            _ => String::new(),
+        };
+        let mut expected = Expected::new(event.kind(), details);
+        match event {
+            StartError { child, .. }
+            | AcceptorFailed { child, .. }
+            | ConnectionFailed { child, .. }
+            | ConnectionBegan { child, .. }
+            | ConnectionEnded { child, .. }
+            | Disconnected { child, .. }
+            | HandshakeFailed { child, .. } => {
+                let key = self.reported_key(*child, event.listener())?;
+                let Some(key) = key else { return Ok(None) };
+                expected.child = Some(key);
+            }
+            AcceptPaused { suppressed, .. } => expected.count = *suppressed,
+            KilledWhileStopping { count, .. } | Stuck { count, .. } => {
+                expected.count = *count as u64;
+            }
+            ReportsLost { lost, .. } => {
+                let kinds = EventKind::ALL.iter().map(|kind| (*kind, lost.of(*kind)));
+                expected.losses = kinds.filter(|(_, count)| *count > 0).collect();
+            }
+            _ => {}
+        }
+        if expected.child.is_none() {
+            expected.listener = event.listener();
+        }
+        Ok(Some(expected))
     }
 
-    /// The result was given at this moment, whatever was not delivered by then.
+    /// The key of a child in a report, if its id is the known one and its listener fits.
+    fn reported_key(
+        &self,
+        id: ChildId,
+        listener: Option<ListenerId>,
+    ) -> Result<Option<Key>, Violation> {
+        let key = self.key(id)?;
+        let known = match self.children.get(&key) {
+            Some(child) => child.id,
+            None => self.ended.get(&key).copied().flatten(),
+        };
+        let listener = listener.and_then(|listener| self.listener(listener));
+        let fits = known.is_none_or(|known| known == id) && listener == Some(key.listener);
+        Ok(fits.then_some(key))
+    }
+
+    /// The result may be given now, whether or not all reports are delivered.
     pub(super) fn delivery_is_over(&self, finished: Instant) -> bool {
         let kill_timeout = self.kill_timeout();
         self.outbox.is_empty() || self.now >= finished + kill_timeout
     }
 }
 
-impl Failed {
-    fn is(&self, sort: Sort, failure: &Failure, gone: Option<Gone>) -> bool {
-        let fits = match (self.kind, failure) {
-            (EndKind::Error, Failure::Error(error)) => error.to_string() == self.text,
-            (EndKind::Panic, Failure::Panic(message)) => *message == self.text,
-            (EndKind::Killed, Failure::Killed) | (EndKind::Lost, Failure::Lost) => true,
-            _ => false,
-        };
-        fits && (self.sort, self.gone) == (sort, gone)
-    }
-}
-
-/// Text that a peer may have chosen is escaped and cut (V5): a line, however long the message.
-fn is_clean(text: &str) -> Seen {
-    const MOST: usize = 2 * 1024;
+/// A report has no control characters and a limited length, because a peer may choose its text (V5).
+fn is_clean(text: &str) -> Check {
+    const MAX_BYTES: usize = 2 * 1024;
     let control = text.chars().any(char::is_control);
-    if control || text.len() > MOST {
-        let expected =
-            format!("a report is one line of at most {MOST} bytes, without control characters");
-        return breach("V5", expected, format!("{} bytes: {text:?}", text.len()));
+    if control || text.len() > MAX_BYTES {
+        let expected = format!(
+            "a report is one line of at most {MAX_BYTES} bytes, without control characters"
+        );
+        return violation("V5", expected, format!("{} bytes: {text:?}", text.len()));
     }
     Ok(())
 }

@@ -3,45 +3,46 @@
 use std::time::Duration;
 
 use super::children::{Child, Stage};
-use super::outbox::Sort;
+use super::outbox::Role;
 use super::{Key, Model, SECOND, Tasks};
 use acceptor_core::{EndKind, Phase};
 
 /// While `init` fails, one acceptor of the listener at a time tries again; the others are held (B4).
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    /// How many have tried again, or are about to.
+    /// How many acceptors have tried again, or will.
     retries: u32,
-    /// The one that tries again.
+    /// The acceptor that tries again.
     probe: Option<Key>,
-    /// Acceptors were replaced, and the listener's task is to start one, should none try by then (R1).
-    anew: bool,
+    /// Acceptors were replaced, and the listener's task starts one if none tries then (R1).
+    start_another: bool,
 }
 
-/// How an acceptor ended, as far as its replacement is concerned.
+/// The end of an acceptor, as it matters to its replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     /// `init` failed (B4).
     StartError,
-    /// The same could follow at once from another start (B3, B6).
+    /// Another start could end in the same way at once (B3, B6).
     Repeats,
-    /// Its runtime dropped it.
+    /// The runtime dropped it.
     Lost,
     Other,
 }
 
-/// Where the task of a listener looks for acceptors to start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Listed,
-    Held,
-    Owed,
+impl Ended {
+    pub(super) fn of(kind: EndKind) -> Self {
+        match kind {
+            EndKind::Lost => Self::Lost,
+            _ => Self::Other,
+        }
+    }
 }
 
-/// The task of a listener starts so many acceptors in one turn.
-const STARTED_AT_ONCE: usize = 64;
+/// The task of a listener starts at most this many acceptors in one turn.
+pub(crate) const STARTED_AT_ONCE: usize = 64;
 
-/// The first follows at once; the others are spaced, 1 ms doubling to 1 s (B3).
+/// The first replacement starts at once; the delay of the others doubles from 1 ms to 1 s (B3).
 fn spacing(repeats: u32) -> Duration {
     match repeats {
         0 | 1 => Duration::ZERO,
@@ -52,12 +53,12 @@ fn spacing(repeats: u32) -> Duration {
 impl Outage {
     /// Whether the listener's task starts one of its acceptors.
     fn starts(&self) -> bool {
-        self.anew && self.probe.is_none()
+        self.start_another && self.probe.is_none()
     }
 }
 
 impl Model {
-    /// A listener has another acceptor.
+    /// Adds an acceptor to a listener.
     pub(super) fn add(&mut self, number: usize, stage: Stage, repeats: u32) -> Key {
         let listening = &mut self.listeners[number];
         listening.numbers += 1;
@@ -89,7 +90,7 @@ impl Model {
         listening.is_open() && listening.killed.is_none() && accepts
     }
 
-    /// Puts an acceptor in the place of one that has ended, after so many that led nowhere.
+    /// Replaces an acceptor that has ended; `repeats` acceptors before it ended in the same way.
     pub(super) fn replace(&mut self, number: usize, how: Ended, repeats: u32) {
         let listening = &mut self.listeners[number];
         if how == Ended::StartError {
@@ -115,7 +116,7 @@ impl Model {
         }
     }
 
-    /// Puts an acceptor in the place of one that has become a connection.
+    /// Replaces an acceptor that has become a connection.
     pub(super) fn replace_connected(&mut self, number: usize) {
         let listening = &self.listeners[number];
         if !listening.is_open() || listening.killed.is_some() {
@@ -128,7 +129,7 @@ impl Model {
         }
     }
 
-    /// During an outage: the one that tries again, if there is none; else one that is held.
+    /// During an outage one acceptor tries again, and the others are held.
     fn retry(&mut self, number: usize) {
         let Some(outage) = &mut self.listeners[number].outage else {
             return;
@@ -145,7 +146,7 @@ impl Model {
         }
     }
 
-    /// An `init` has succeeded: those that were held may start (B4).
+    /// An `init` has succeeded: held acceptors may start (B4).
     pub(super) fn outage_is_over(&mut self, number: usize) {
         if self.listeners[number].outage.take().is_none() {
             return;
@@ -167,7 +168,7 @@ impl Model {
         }
     }
 
-    /// A child is gone; if it was to try again, another will.
+    /// A child is gone; if it was the one that tries again, another does.
     pub(super) fn remove(&mut self, key: Key) -> Option<Child> {
         let child = self.children.remove(&key)?;
         self.ended.insert(key, child.id);
@@ -179,42 +180,52 @@ impl Model {
         Some(child)
     }
 
-    /// An acceptor has ended and is not replaced: its listener, should it close, may have none left to wait for (L7).
-    pub(super) fn is_fewer(&mut self, number: usize) {
+    /// An acceptor has ended without a replacement: if its listener closes, that may be the last one to wait for (L7).
+    pub(super) fn has_fewer_acceptors(&mut self, number: usize) {
         if self.listeners[number].closing.is_some() {
             self.wakes.listeners += 1;
         }
     }
 
-    /// An acceptor of which nothing was seen has ended.
-    pub(super) fn vanishes(&mut self, key: Key, kind: EndKind) {
+    /// An acceptor without an event has ended.
+    pub(super) fn ends_unseen(&mut self, key: Key, kind: EndKind) {
         let Some(child) = self.remove(key) else {
             return;
         };
         if self.may_begin(child.stage).is_ok() {
-            // It was started, and its `init` not polled.
+            // It was started, but its `init` was not polled.
             self.may_block();
         }
         if let Some(stop) = &mut self.stop {
-            stop.count(Sort::Acceptor, kind);
-            stop.moves(self.listeners[key.listener].runtime, self.now);
+            stop.count(Role::Acceptor, kind);
+            stop.record_progress(self.listeners[key.listener].runtime, self.now);
         }
-        self.end_is_reported(key, &child, kind, Sort::Acceptor, String::new());
-        let survives = self.survives(kind, Sort::Acceptor);
-        let replaces = child.replaced.is_none() && self.replaces(key.listener);
-        if !(survives && replaces) {
-            self.is_fewer(key.listener);
-        } else {
-            let how = match kind {
-                EndKind::Lost => Ended::Lost,
-                _ => Ended::Other,
-            };
-            self.replace(key.listener, how, child.repeats);
+        self.end_is_reported(key, &child, kind, Role::Acceptor, String::new());
+        self.goes_on_after(key, &child, kind, Role::Acceptor, Ended::of(kind));
+    }
+
+    /// Counts the end of a child if it counts, and replaces an acceptor that has ended.
+    pub(super) fn goes_on_after(
+        &mut self,
+        key: Key,
+        child: &Child,
+        kind: EndKind,
+        role: Role,
+        how: Ended,
+    ) {
+        let number = key.listener;
+        let survives = self.survives(kind, role);
+        let replaces = child.replaced.is_none() && self.replaces(number);
+        if role != Role::Connection {
+            match survives && replaces {
+                true => self.replace(number, how, child.repeats),
+                false => self.has_fewer_acceptors(number),
+            }
         }
         self.phases_go_on();
     }
 
-    /// The pool has another acceptor: acceptors that have begun are to end, and as many others are to be started (R1).
+    /// The acceptor of the pool was replaced: started acceptors end, and as many others start (R1).
     pub(super) fn replaces_acceptors(&mut self, number: usize) {
         let (now, batch) = (self.now, self.batch);
         if !self.listeners[number].is_open() {
@@ -228,7 +239,7 @@ impl Model {
             return;
         }
         self.commanded = true;
-        // Its task, and the pool's own.
+        // The listener's task, and the pool's own task.
         self.wakes.listeners += 1 + begun.len() as u64 / 64;
         self.wakes.driver += 1;
         for key in &begun {
@@ -241,8 +252,8 @@ impl Model {
                 }
             }
             if let Some(outage) = &mut self.listeners[number].outage {
-                // The listener's task looks once whether one is to try: it may find that the one that did has failed.
-                outage.anew = true;
+                // The listener's task checks once whether an acceptor must try, because the previous one may have failed.
+                outage.start_another = true;
                 if outage.probe == Some(*key) {
                     outage.probe = None;
                 }
@@ -253,7 +264,7 @@ impl Model {
         queue.retain(|key| !begun.contains(key));
     }
 
-    /// The task of a listener was polled: it starts the acceptors that it is to start, during an outage one at a time (B4).
+    /// The task of a listener was polled: it starts acceptors, during an outage one at a time (B4).
     pub(crate) fn listener_was_polled(&mut self, number: usize) {
         use super::listeners::Queued;
         let (now, batch) = (self.now, self.batch);
@@ -266,27 +277,25 @@ impl Model {
         let mut most = match &mut outage {
             Some(outage) => {
                 let starts = outage.starts();
-                outage.anew = false;
+                outage.start_another = false;
                 usize::from(starts)
             }
             None => STARTED_AT_ONCE,
         };
-        // Those that are listed first; those that were held before those that were never seen.
-        for place in [Place::Listed, Place::Held, Place::Owed] {
-            let children = self.children.iter_mut();
-            let these = children.filter(|(key, _)| key.listener == number);
-            for (key, child) in these {
-                let released = match (&mut child.stage, place) {
-                    (Stage::Owed { released }, Place::Owed)
-                    | (Stage::Listed { released }, Place::Listed) => released,
-                    (Stage::Held { released: true }, Place::Held) => {
+        // Pass 0: listed acceptors; pass 1: held acceptors; pass 2: acceptors without a place.
+        for pass in 0..3 {
+            for (key, child) in &mut self.children {
+                let released = match (&mut child.stage, pass) {
+                    _ if key.listener != number => continue,
+                    (Stage::Listed { released }, 0) | (Stage::Owed { released }, 2) => released,
+                    (Stage::Held { released: true }, 1) => {
                         most = most.saturating_sub(1);
                         continue;
                     }
                     _ => continue,
                 };
                 if most == 0 {
-                    // It may go on in the same poll.
+                    // It may start in the same poll.
                     *released |= outage.is_none();
                     continue;
                 }
@@ -294,7 +303,7 @@ impl Model {
                 if let Some(outage) = &mut outage {
                     outage.probe = Some(*key);
                 }
-                if place == Place::Owed {
+                if pass == 2 {
                     child.made = now;
                 }
                 child.stage = Stage::Spaced(now);
@@ -302,7 +311,7 @@ impl Model {
         }
     }
 
-    /// Whether acceptors may have ended of which nothing was seen, or one may have been dismissed: the list shows it.
+    /// Whether acceptors without an event may have ended, or one may have been dismissed: the list shows it.
     pub(crate) fn expects_unseen_ends(&mut self) -> bool {
         if self.passed_over {
             return true;
@@ -318,32 +327,26 @@ impl Model {
         self.commanded
     }
 
-    /// Whether acceptors may be started that nothing was seen of.
+    /// Whether acceptors without an event may have started.
     pub(crate) fn has_unseen_starts(&self) -> bool {
-        let unseen = |child: &Child| {
-            let stage = child.stage;
-            matches!(
-                stage,
-                Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. }
-            )
-        };
+        let unseen = |child: &Child| child.is_unseen() && child.stage != Stage::Starting;
         self.children.values().any(unseen)
     }
 
-    /// How an acceptor of which nothing was seen ends, if it has a reason to.
+    /// The end of an acceptor without an event, if it has a reason to end.
     pub(super) fn unseen_end(&self, key: Key, child: &Child) -> Option<EndKind> {
         let listening = &self.listeners[key.listener];
         if listening.killed.or(child.killed).is_some() {
             Some(EndKind::Killed)
-        } else if listening.told.is_some() || child.asked.is_some() || child.replaced.is_some() {
+        } else if listening.end.is_some() || child.asked.is_some() || child.replaced.is_some() {
             Some(EndKind::Stopped)
         } else {
             None
         }
     }
 
-    /// Nothing is ready: each acceptor whose time has come has begun `init`.
-    pub(super) fn starts_are_done(&mut self) -> super::Seen {
+    /// No task is ready: each acceptor whose time has come has begun `init`.
+    pub(super) fn starts_are_done(&mut self) -> super::Check {
         let now = self.now;
         if self.is_given_up() {
             return Ok(());
@@ -371,20 +374,14 @@ impl Model {
                 (_, 0) => "L1",
                 _ => "B3",
             };
-            let expected = format!(
-                "{key} begins `init`, {} led nowhere before it",
-                child.repeats
-            );
-            return super::breach(
-                rule,
-                expected,
-                format!("not {late:?} later: {:?}", child.stage),
-            );
+            let (stage, repeats) = (child.stage, child.repeats);
+            let expected = format!("{key} begins `init`, after {repeats} useless ones");
+            return super::violation(rule, expected, format!("not {late:?} later: {stage:?}"));
         }
         Ok(())
     }
 
-    /// When an acceptor that begins `init` was to start.
+    /// Whether an acceptor may begin `init`; the error is the time until then.
     pub(super) fn may_begin(&self, stage: Stage) -> Result<(), Option<Duration>> {
         match stage {
             Stage::Starting => Ok(()),

@@ -1,79 +1,59 @@
-//! The stop of the model: phases that may end at a time, and how many children ended how in each.
+//! The stop of the model: its phases, and the ends of children in each phase.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    ChildId, ConnectionRecord, EndKind, Grace, Phase, PoolState, Shutdown, StopReason, StopReport,
+    ChildId, ConnectionRecord, EndKind, EventKind, Grace, Phase, PoolState, Shutdown, StopReason,
+    StopReport,
 };
 
 use super::children::{Child, Stage};
-use super::listeners::Ending;
-use super::outbox::{Expected, Reporter, Sort};
-use super::{Key, Model, SECOND, Seen, breach, same};
+use super::listeners::{CLOSE_LIMIT, EndReason};
+use super::outbox::{Expected, Reporter, Role};
+use super::{Check, Key, Model, same, violation};
 use crate::SpecSetting;
-use crate::event::Holder;
+use crate::event::GuardHolder;
 
-/// A stop, under way or over.
+/// A stop, in progress or finished.
 pub(super) struct Stop {
     reason: StopReason,
     began: Instant,
     plan: SpecSetting,
     pub(super) phase: Phase,
-    /// Grace has not begun: listeners take what is queued, since then (L7).
+    /// Grace has not begun: since this time listeners accept queued connections (L7).
     closing: Option<Instant>,
-    /// When the phase may end; never, if there is none.
+    /// The time at which the phase may end; without one it has no limit.
     pub(super) deadline: Option<Instant>,
     pub(super) finished: Option<Instant>,
-    connections: [[usize; KINDS]; 4],
-    acceptors: [[usize; KINDS]; 4],
+    /// How many connections, and how many acceptors, ended in each phase in each way.
+    ends: HashMap<(Role, Phase, EndKind), usize>,
     stuck: usize,
-    /// How many of them were given up while others were waited for.
+    /// How many children were given up before the end of the kill phase.
     abandoned: usize,
     /// The connections that ended after the grace, or were given up.
     late: Vec<LateEnd>,
-    /// When the kill began.
+    /// The begin of the kill phase.
     killed: Instant,
-    /// When a child was polled last, or ended, by its runtime; in the kill phase.
-    moved: BTreeMap<u64, Instant>,
-    /// When the clock jumped last.
+    /// For each runtime, when it last polled a child, or a child ended, in the kill phase.
+    progress: BTreeMap<u64, Instant>,
+    /// The last jump of the clock.
     jumped: Instant,
 }
 
-/// A connection that the result names: the time when it was accepted, its id, and its peer, age, phase and end.
+/// A connection in the result: the time of its accept, its id, and its peer, age, phase and end.
 type LateEnd = (
     Instant,
     ChildId,
     (SocketAddr, Duration, Phase, Option<EndKind>),
 );
 
-/// The result names so many of them, the oldest (S7).
-const MOST_NAMED: usize = 16;
-
-const KINDS: usize = ALL.len();
-const ALL: [EndKind; 9] = [
-    EndKind::Normal,
-    EndKind::Clean,
-    EndKind::Disconnected,
-    EndKind::HandshakeFailed,
-    EndKind::Error,
-    EndKind::Panic,
-    EndKind::Killed,
-    EndKind::Stopped,
-    EndKind::Lost,
-];
-
-/// Grace begins this long after the listeners were to close, at the latest (L7).
-const CLOSE_LIMIT: Duration = SECOND;
-
-fn position(kind: EndKind) -> usize {
-    let position = ALL.iter().position(|other| *other == kind);
-    position.expect("these are all kinds")
-}
+/// The result has at most this many of them, the oldest ones (S7).
+const MAX_LATE: usize = 16;
 
 impl SpecSetting {
-    /// Whether a stop first takes the connections that are queued (L7).
+    /// Whether a stop first accepts queued connections (L7).
     fn drains(&self) -> bool {
         self.grace() != Grace::Within(Duration::ZERO) || self.shutdown() != Shutdown::Kill
     }
@@ -84,19 +64,24 @@ impl Stop {
         self.plan.drains()
     }
 
-    pub(super) fn count(&mut self, sort: Sort, kind: EndKind) {
+    pub(super) fn count(&mut self, role: Role, kind: EndKind) {
         if self.finished.is_some() {
             return;
         }
-        let phases = match sort {
-            Sort::Connection => &mut self.connections,
-            Sort::Acceptor | Sort::StartError => &mut self.acceptors,
+        let role = match role {
+            Role::Connection => role,
+            Role::Acceptor | Role::StartError => Role::Acceptor,
         };
-        phases[self.phase as usize][position(kind)] += 1;
+        *self.ends.entry((role, self.phase, kind)).or_default() += 1;
     }
 
-    /// A connection has ended in this way, or was given up, if the grace is over.
-    pub(super) fn is_late(&mut self, child: &Child, kind: Option<EndKind>, now: Instant) {
+    fn ended(&self, role: Role, phase: Phase, kind: EndKind) -> usize {
+        let count = self.ends.get(&(role, phase, kind));
+        count.copied().unwrap_or_default()
+    }
+
+    /// Records a connection that ended, or was given up, after the grace.
+    pub(super) fn record_late(&mut self, child: &Child, kind: Option<EndKind>, now: Instant) {
         let link = child.connection.as_ref();
         if let (Some(id), Some(link), Phase::Stop | Phase::Kill) = (child.id, link, self.phase) {
             let ended = (link.peer, now - link.since, self.phase, kind);
@@ -105,8 +90,8 @@ impl Stop {
     }
 
     /// A child was polled, or has ended (S8).
-    pub(super) fn moves(&mut self, runtime: u64, now: Instant) {
-        self.moved.insert(runtime, now);
+    pub(super) fn record_progress(&mut self, runtime: u64, now: Instant) {
+        self.progress.insert(runtime, now);
     }
 
     /// Grace begins, whether or not all sockets are closed.
@@ -118,38 +103,41 @@ impl Stop {
         };
     }
 
-    /// Holds the connections that are named in the result against those that ended late.
-    fn names(&self, report: &StopReport) -> Seen {
+    /// Checks the late connections in the result.
+    fn check_late(&self, report: &StopReport) -> Check {
         let mut late: Vec<_> = self.late.iter().collect();
         late.sort_unstable_by_key(|(since, id, _)| (*since, *id));
-        let late = late.into_iter().take(MOST_NAMED);
+        let late = late.into_iter().take(MAX_LATE);
         let expected: Vec<_> = late.map(|(_, id, ended)| (*id, *ended)).collect();
-        let named = report.late.iter();
-        let named: Vec<_> = named
-            .map(|late| (late.id, (late.peer_addr, late.age, late.phase, late.kind)))
-            .collect();
-        same("S7", "the connections that ended late", expected, named)
+        let named = report.late.iter().map(|late| {
+            let ended = (late.peer_addr, late.age, late.phase, late.kind);
+            (late.id, ended)
+        });
+        same("S7", "late connections", expected, named.collect())
     }
 
-    /// When this child is given up, if it does not end, at the earliest and at the latest (S8). A guard that is held is like a
-    /// poll that does not end; any other child may be waiting for its turn.
-    fn gives_up(&self, child: Option<(&Child, u64)>) -> (Instant, Instant) {
-        let kill_timeout = self.plan.patience();
+    /// The earliest and the latest time at which the pool gives up this child (S8). A guard that is held is like a poll that
+    /// does not return; any other child may still wait for its poll.
+    fn times_of_giving_up(&self, child: Option<(&Child, u64)>) -> (Instant, Instant) {
+        let kill_timeout = self.plan.kill_timeout();
         let late = kill_timeout + kill_timeout / 4;
-        let moved = |runtime| self.moved.get(&runtime).copied().unwrap_or(self.killed);
+        let moved = |runtime| self.progress.get(&runtime).copied().unwrap_or(self.killed);
         let since = match child {
             Some((child, runtime)) => match child.guard() {
                 Some((since, _)) => self.killed.max(since),
                 None => moved(runtime),
             },
-            None => self.moved.values().copied().fold(self.killed, Instant::max),
+            None => self
+                .progress
+                .values()
+                .fold(self.killed, |last, at| last.max(*at)),
         };
         (since + kill_timeout, since.max(self.jumped) + late)
     }
 }
 
 impl Model {
-    /// The pool is to stop; a stop under way stays as it is.
+    /// The pool is stopped; a stop in progress does not change.
     pub(crate) fn stops(&mut self, reason: StopReason) {
         if self.stop.is_some() {
             return;
@@ -158,7 +146,7 @@ impl Model {
         self.phases_go_on();
     }
 
-    /// Phases whose time is over end with whatever happens next.
+    /// Ends all phases whose time is over.
     pub(super) fn phases_go_on(&mut self) {
         loop {
             let sockets = self.sockets();
@@ -178,7 +166,7 @@ impl Model {
         }
     }
 
-    /// The pool is to end at once.
+    /// The pool is killed.
     pub(crate) fn kills(&mut self, reason: StopReason) {
         if self.stop.is_none() {
             self.begins_stop(reason);
@@ -194,9 +182,9 @@ impl Model {
         }
         match reason {
             StopReason::Requested | StopReason::OwnerDropped => {}
-            _ => self.reports(Expected::PoolStopped(reason)),
+            _ => self.reports(Expected::new(EventKind::PoolStopped, reason.to_string())),
         }
-        // The pool's own task, because it has a timer to set.
+        // The pool's own task, because it sets a timer.
         self.wakes.driver += 1;
         self.stop = Some(Stop {
             reason,
@@ -206,13 +194,12 @@ impl Model {
             closing: None,
             deadline: self.now.checked_add(self.spec.lame_duck()),
             finished: None,
-            connections: Default::default(),
-            acceptors: Default::default(),
+            ends: HashMap::new(),
             stuck: 0,
             abandoned: 0,
             late: Vec::new(),
             killed: self.now,
-            moved: BTreeMap::new(),
+            progress: BTreeMap::new(),
             jumped: self.now,
         });
     }
@@ -221,7 +208,7 @@ impl Model {
         let Some(stop) = &self.stop else { return };
         let next = match (stop.phase, stop.plan.shutdown()) {
             (Phase::LameDuck, _) => Phase::Grace,
-            // Brutal: no stop phase.
+            // There is no stop phase.
             (Phase::Grace, Shutdown::Kill) => Phase::Kill,
             (Phase::Grace, _) => Phase::Stop,
             (Phase::Stop | Phase::Kill, _) => Phase::Kill,
@@ -236,9 +223,9 @@ impl Model {
         stop.phase = phase;
         stop.closing = None;
         stop.killed = now;
-        stop.moved.clear();
+        stop.progress.clear();
         let (drains, plan) = (stop.drains(), stop.plan);
-        // The pool's own task; from the stop phase on, each child.
+        // The pool's own task, and from the stop phase on each child.
         self.wakes.driver += 1;
         if phase >= Phase::Stop {
             self.wakes.children += children;
@@ -247,12 +234,13 @@ impl Model {
             Phase::LameDuck => {}
             Phase::Grace => {
                 stop.closing = drains.then_some(now);
+                // Grace begins even if the listeners still close (L7).
                 stop.deadline = Some(now + CLOSE_LIMIT);
                 if !drains {
                     stop.begin_grace(now);
                 }
                 for number in 0..self.listeners.len() {
-                    self.closes(number, Ending::Stopped, drains);
+                    self.closes(number, EndReason::Stopped, drains);
                 }
             }
             Phase::Stop => {
@@ -271,14 +259,14 @@ impl Model {
                     listening.killed.get_or_insert(batch);
                 }
                 for number in 0..self.listeners.len() {
-                    self.closes(number, Ending::Stopped, false);
+                    self.closes(number, EndReason::Stopped, false);
                 }
             }
         }
     }
 
-    /// Holds the pool's state against the model's, after a poll or a call.
-    pub(crate) fn observe(&mut self, state: PoolState) -> Seen {
+    /// Checks the pool's state after a poll or a call.
+    pub(crate) fn observe(&mut self, state: PoolState) -> Check {
         let Some(stop) = &self.stop else {
             return same("I1", "the pool's state", PoolState::Running, state);
         };
@@ -289,7 +277,7 @@ impl Model {
             PoolState::Stopping(phase) => {
                 if phase < stop.phase {
                     let expected = format!("phase {}, or a later one", stop.phase);
-                    return breach("S1", expected, phase.to_string());
+                    return violation("S1", expected, phase.to_string());
                 }
                 while self.phase().is_some_and(|known| known < phase) {
                     self.goes_on()?;
@@ -297,12 +285,12 @@ impl Model {
                 Ok(())
             }
             PoolState::Stopped => self.finishes(),
-            _ => breach("S1", format!("{}", self.state()), state.to_string()),
+            _ => violation("S1", format!("{}", self.state()), state.to_string()),
         }
     }
 
-    /// A phase is over: it must be at its time.
-    fn goes_on(&mut self) -> Seen {
+    /// The pool has ended a phase: its time must be over.
+    fn goes_on(&mut self) -> Check {
         let (now, before) = (self.now, self.phase());
         self.phases_go_on();
         let Some(stop) = self.stop.as_ref().filter(|stop| Some(stop.phase) == before) else {
@@ -322,45 +310,44 @@ impl Model {
             }
             None => format!("phase {} until the last child ends", stop.phase),
         };
-        breach(rule, expected, "it is over")
+        violation(rule, expected, "it is over")
     }
 
-    /// Whether children that do not end may be given up by now (S8).
+    /// Whether the pool may give up children now (S8).
     pub(super) fn may_give_up(&self) -> bool {
         let stop = self.stop.as_ref();
         let stop = stop.filter(|stop| stop.phase == Phase::Kill);
-        stop.is_some_and(|stop| self.gives_up(stop).0 <= self.now)
+        stop.is_some_and(|stop| self.times_of_giving_up(stop).0 <= self.now)
     }
 
-    /// When all children that do not end are given up, at the earliest and at the latest.
-    fn gives_up(&self, stop: &Stop) -> (Instant, Instant) {
-        let each = self
-            .children
-            .iter()
-            .map(|(key, child)| stop.gives_up(Some((child, self.listeners[key.listener].runtime))));
+    /// The earliest and the latest time at which the pool gives up all children.
+    fn times_of_giving_up(&self, stop: &Stop) -> (Instant, Instant) {
+        let runtime = |key: &Key| self.listeners[key.listener].runtime;
+        let each = self.children.iter();
+        let each = each.map(|(key, child)| stop.times_of_giving_up(Some((child, runtime(key)))));
         let last = each.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
-        last.unwrap_or_else(|| stop.gives_up(None))
+        last.unwrap_or_else(|| stop.times_of_giving_up(None))
     }
 
-    /// How many connections were given up, and have their streams.
+    /// How many connections were given up, and still have their streams.
     pub(crate) fn abandoned(&self) -> usize {
         self.abandoned.len()
     }
 
-    /// Whether connections that a guard keeps may be given up by now, while others are waited for (S8).
+    /// Whether the pool may give up guarded connections now, and wait for other children (S8).
     pub(crate) fn may_abandon(&self) -> bool {
         let stop = self.stop.as_ref();
         let stop = stop.filter(|stop| stop.phase == Phase::Kill && stop.finished.is_none());
         let due = |key: &Key, child: &Child, stop: &Stop| {
             let runtime = self.listeners[key.listener].runtime;
-            child.guard().is_some() && stop.gives_up(Some((child, runtime))).0 <= self.now
+            child.guard().is_some() && stop.times_of_giving_up(Some((child, runtime))).0 <= self.now
         };
         let mut children = self.children.iter();
         stop.is_some_and(|stop| children.any(|(key, child)| due(key, child, stop)))
     }
 
-    /// Sees which connections were given up: those that a guard keeps, and that are not listed any longer.
-    pub(crate) fn abandons(&mut self, listed: &[ConnectionRecord]) -> Seen {
+    /// Sees which connections were given up: guarded ones that are no longer listed.
+    pub(crate) fn abandons(&mut self, listed: &[ConnectionRecord]) -> Check {
         let mut gone: BTreeSet<_> = self.connections().map(|(key, _)| *key).collect();
         for record in listed {
             gone.remove(&self.key(record.id)?);
@@ -370,25 +357,27 @@ impl Model {
                 continue;
             };
             let runtime = self.listeners[key.listener].runtime;
-            if child.guard().is_none() || stop.gives_up(Some((child, runtime))).0 > self.now {
-                return breach("S8", format!("{key} is not given up"), "it is not listed");
+            if child.guard().is_none()
+                || stop.times_of_giving_up(Some((child, runtime))).0 > self.now
+            {
+                return violation("S8", format!("{key} is not given up"), "it is not listed");
             }
             stop.abandoned += 1;
-            stop.is_late(child, None, self.now);
+            stop.record_late(child, None, self.now);
             self.remove(key);
             self.abandoned.insert(key);
         }
         Ok(())
     }
 
-    fn finishes(&mut self) -> Seen {
+    fn finishes(&mut self) -> Check {
         let now = self.now;
         let (left, sockets) = (self.children.len(), self.sockets());
         if left + sockets > 0 {
             self.phases_go_on();
             if !self.may_give_up() {
                 let expected = format!("the pool waits for {left} children and {sockets} sockets");
-                return breach("S8", expected, "it has stopped");
+                return violation("S8", expected, "it has stopped");
             }
         }
         let Some(stop) = &mut self.stop else {
@@ -398,29 +387,30 @@ impl Model {
         let stuck = left + stop.abandoned;
         stop.stuck = stuck;
         for child in self.children.values() {
-            stop.is_late(child, None, now);
+            stop.record_late(child, None, now);
         }
-        let kill = Phase::Kill as usize;
-        let killed = stop.connections[kill][position(EndKind::Killed)]
-            + stop.acceptors[kill][position(EndKind::Killed)];
+        let killed = [Role::Connection, Role::Acceptor]
+            .map(|role| stop.ended(role, Phase::Kill, EndKind::Killed));
+        let killed: usize = killed.iter().sum();
         let reports = stop.plan.shutdown() != Shutdown::Kill;
         if killed > 0 && reports {
-            self.reports(Expected::KilledWhileStopping(killed));
+            let kind = EventKind::KilledWhileStopping;
+            self.reports(Expected::new(kind, String::new()).count(killed as u64));
         }
         if stuck > 0 {
-            self.reports(Expected::Stuck(stuck));
+            self.reports(Expected::new(EventKind::Stuck, String::new()).count(stuck as u64));
         }
-        // The task that delivers reports has the result to give, and wakes the pool's own task with it.
+        // The task that delivers reports gives the result, and wakes the pool's own task.
         self.wakes.reporter += 2;
         self.wakes.driver += 2;
         Ok(())
     }
 
-    /// A wait for the result is over.
-    pub(super) fn joined(&mut self, report: &StopReport) -> Seen {
+    /// A wait for the result has returned.
+    pub(super) fn joined(&mut self, report: &StopReport) -> Check {
         self.wakes.others += 1;
         if self.joins == 0 {
-            return breach("S1", "each wait for the result returns once", "once more");
+            return violation("S1", "each wait for the result returns once", "once more");
         }
         self.joins -= 1;
         if let Some(result) = &self.result {
@@ -428,74 +418,59 @@ impl Model {
         }
         self.result = Some(report.clone());
         let Some(stop) = &self.stop else {
-            return breach("S1", "no result while the pool runs", report.to_string());
+            return violation("S1", "no result while the pool runs", report.to_string());
         };
         same("S7", "the reason", stop.reason, report.reason)?;
         self.result_is(report)
     }
 
-    /// Holds the result against what was seen.
-    pub(crate) fn result_is(&mut self, report: &StopReport) -> Seen {
+    /// Checks the result.
+    pub(crate) fn result_is(&mut self, report: &StopReport) -> Check {
         let Some(stop) = &self.stop else {
             return Ok(());
         };
         let Some(finished) = stop.finished else {
             let expected = "no result before the pool has stopped";
-            return breach("S1", expected, report.to_string());
+            return violation("S1", expected, report.to_string());
         };
         if !self.outbox.closed && !self.delivery_is_over(finished) {
-            let expected = "the result comes after the last report, or a kill timeout later";
-            return breach("O2", expected, report.to_string());
+            let expected = "the result comes after the last report, or after the kill timeout";
+            return violation("O2", expected, report.to_string());
         }
         self.outbox.closed = true;
-        same(
-            "O2",
-            "reports that are not delivered",
-            self.outbox.undelivered(),
-            report.undelivered,
-        )?;
+        let undelivered = self.outbox.undelivered();
+        same("O2", "undelivered reports", undelivered, report.undelivered)?;
         let took = finished - stop.began;
-        same("S7", "how long it took", took, report.elapsed)?;
+        same("S7", "the elapsed time", took, report.elapsed)?;
         same("S8", "left stuck", stop.stuck, report.stuck)?;
-        stop.names(report)?;
+        stop.check_late(report)?;
         for &phase in Phase::ALL {
-            for kind in ALL {
-                let expected = stop.connections[phase as usize][position(kind)];
-                let seen = report.connections(phase).of(kind);
-                same(
-                    "S7",
-                    format_args!("connections that ended {kind} in phase {phase}"),
-                    expected,
-                    seen,
-                )?;
-                let expected = stop.acceptors[phase as usize][position(kind)];
-                let seen = report.acceptors(phase).of(kind);
-                same(
-                    "S7",
-                    format_args!("acceptors that ended {kind} in phase {phase}"),
-                    expected,
-                    seen,
-                )?;
+            let [connections, acceptors] = [report.connections(phase), report.acceptors(phase)];
+            for (role, ends) in [(Role::Connection, connections), (Role::Acceptor, acceptors)] {
+                for &kind in EndKind::ALL {
+                    let what = format_args!("{role:?}: ended {kind} in phase {phase}");
+                    same("S7", what, stop.ended(role, phase, kind), ends.of(kind))?;
+                }
             }
         }
         Ok(())
     }
 
-    /// How long a stop waits for children that were killed, whether it is under way or to come.
+    /// How long a stop waits for killed children, for a stop in progress or a future one.
     pub(crate) fn kill_timeout(&self) -> Duration {
         let plan = self.stop.as_ref().map_or(self.spec, |stop| stop.plan);
-        plan.patience()
+        plan.kill_timeout()
     }
 
     /// A task of a child was polled (S8), on this runtime.
     pub(crate) fn child_was_polled(&mut self, runtime: u64) {
         self.runtime = Some(runtime);
         if let Some(stop) = &mut self.stop {
-            stop.moves(runtime, self.now);
+            stop.record_progress(runtime, self.now);
         }
     }
 
-    /// The clock jumped to this moment: timers that were due on the way fire now.
+    /// The clock jumped to this time: all due timers fire now.
     pub(crate) fn jumped(&mut self, now: Instant) {
         if let Some(stop) = &mut self.stop {
             stop.jumped = now;
@@ -507,7 +482,7 @@ impl Model {
         }
     }
 
-    /// Nothing is ready: the result was given, unless the task that delivers reports is held, and its time is not over.
+    /// No task is ready: the result was given, unless the task that delivers reports is held and has time left.
     pub(super) fn result_is_given(&mut self) {
         let stop = self.stop.as_ref();
         let Some(finished) = stop.and_then(|stop| stop.finished) else {
@@ -518,61 +493,61 @@ impl Model {
         self.outbox.closed |= delivered || by_time;
     }
 
-    /// Nothing is ready: the stop has gone as far as it may by now.
-    pub(super) fn stop_goes_on(&self) -> Seen {
+    /// No task is ready: the stop is in the right phase.
+    pub(super) fn stop_goes_on(&self) -> Check {
         let Some(stop) = &self.stop else {
             return Ok(());
         };
         if stop.finished.is_some() {
             if self.outbox.closed && self.joins > 0 {
-                let seen = format!("{} wait on", self.joins);
-                return breach("S1", "all that wait for the result get it", seen);
+                let seen = format!("{} still wait", self.joins);
+                return violation("S1", "every wait for the result returns", seen);
             }
             return Ok(());
         }
         if self.children.is_empty() && self.sockets() == 0 && stop.phase > Phase::LameDuck {
-            let expected = "the pool has stopped, because nothing is left";
-            return breach("S7", expected, format!("phase {}", stop.phase));
+            let expected = "the pool has stopped, because no child and no socket is left";
+            return violation("S7", expected, format!("phase {}", stop.phase));
         }
         let overdue = match stop.phase {
-            Phase::Kill => self.gives_up(stop).1 <= self.now && !self.timeless,
+            Phase::Kill => self.times_of_giving_up(stop).1 <= self.now && !self.timeless,
             _ => stop.deadline.is_some_and(|deadline| deadline <= self.now),
         };
         if overdue {
-            return breach("S7", format!("phase {} is over", stop.phase), "it goes on");
+            return violation("S7", format!("phase {} is over", stop.phase), "it goes on");
         }
         Ok(())
     }
 
-    /// Whether the pool has ended, and what is left of it was given up.
+    /// Whether the pool has stopped: children that are left were given up.
     pub(super) fn is_given_up(&self) -> bool {
         let stop = self.stop.as_ref();
         stop.is_some_and(|stop| stop.finished.is_some())
     }
 
-    /// Nothing is ready: what was to be dropped is gone, and what was to go on has.
-    pub(super) fn children_went_on(&self) -> Seen {
+    /// No task is ready: each child has reacted to its commands.
+    pub(super) fn children_have_reacted(&self) -> Check {
         for (key, child) in &self.children {
             let commands = self.commands(*key, child);
-            // Of an acceptor that was given up before its `init` began nothing can be seen.
+            // An acceptor that was given up before its `init` has no events.
             let unseen = self.is_given_up() && child.stage == Stage::Starting;
-            // Nor is one whose stream is kept.
-            let kept = matches!(child.guard(), Some((_, Holder::Kept)));
+            // A kept stream ignores the kill.
+            let kept = matches!(child.guard(), Some((_, GuardHolder::Kept)));
             if child.is_to_be_dropped(&commands) && !unseen && !kept {
                 let expected = format!("{key} is gone: {commands:?}");
-                return breach("E4", expected, format!("it is {:?}", child.stage));
+                return violation("E4", expected, format!("it is {:?}", child.stage));
             }
             if child.handshake_is_late(self.now) {
                 let expected = format!("{key} is gone, because its handshake took too long");
-                return breach("H3", expected, "it is there");
+                return violation("H3", expected, "it is there");
             }
             if child.stage == Stage::Connection && child.begun.is_none() {
-                return breach("B5", format!("{key} serves"), "it was not polled");
+                return violation("B5", format!("{key} serves"), "it was not polled");
             }
             if child.stage == Stage::Waiting && self.may_leave(*key, child) {
                 let overdue = child.deadline.is_some_and(|(at, _)| at <= self.now);
                 let rule = if overdue { "B6" } else { "B7" };
-                return breach(rule, format!("{key} terminates: {commands:?}"), "it waits");
+                return violation(rule, format!("{key} terminates: {commands:?}"), "it waits");
             }
         }
         Ok(())

@@ -1,24 +1,24 @@
-//! The wakes that the pool may make, by the kind of the task that they wake (L5).
+//! The allowed wakes, by kind of task (L5).
 //!
-//! Each wake has a cause that was seen. The polls of a kind of task are no more than its wakes: by the pool, by timers and
-//! by sockets. Wakes to no effect are allowed for none of them.
+//! Each wake has a cause in the history. A kind of task has at most as many polls as wakes: by the pool, by timers and
+//! by sockets. No kind has an allowance for useless wakes.
 
 use std::ops::Sub;
 
-/// How many tasks of each kind the pool may have woken since it was started, at the most.
+/// The maximum number of wakes for each kind of task since the start of the pool.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wakes {
     /// The pool's own task.
     pub(crate) driver: u64,
     pub(crate) reporter: u64,
-    /// Those of listeners.
+    /// The tasks of listeners.
     pub(crate) listeners: u64,
-    /// Those that do nothing, on runtimes that are not the pool's. They are woken in the place of the pool's own task; these
-    /// wakes are more than those.
+    /// The idle tasks on runtimes that are not the pool's. They are woken instead of the pool's own task; these are the wakes
+    /// beyond that.
     pub(crate) companions: u64,
-    /// Those of acceptors in `init`, of connections, and of acceptors in `terminate`.
+    /// The tasks of acceptors in `init`, of connections, and of acceptors in `terminate`.
     pub(crate) children: u64,
-    /// Those that are not of the pool: the waits for a result, or for a close.
+    /// Tasks that are not of the pool: waits for a result, or for a close.
     pub(crate) others: u64,
 }
 
