@@ -4,6 +4,7 @@
 //! is queued at most once, however often it is woken; the same calls in the
 //! same order make the same choices, whatever the machine.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 use acceptor_core::Runtime;
 use fastrand::Rng;
 use futures::future::BoxFuture;
+
+use super::trouble::Trouble;
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -33,6 +36,10 @@ impl SimulatedTask {
     /// The [number](SimulatedRuntime::number) of the runtime that it is on.
     pub fn runtime(self) -> u64 {
         self.runtime
+    }
+
+    pub(super) fn number(self) -> u64 {
+        self.number
     }
 }
 
@@ -79,6 +86,17 @@ struct State {
     ended: BTreeSet<u64>,
     /// A thread waits until something becomes ready.
     waiting: bool,
+    /// The faults of an exploration, with dice of their own.
+    trouble: Option<Arc<Trouble>>,
+    first_panic: Option<Panicked>,
+}
+
+/// The first panic that left a task.
+#[derive(Debug, Clone)]
+pub(super) struct Panicked {
+    pub(super) task: SimulatedTask,
+    pub(super) kind: &'static str,
+    pub(super) message: String,
 }
 
 /// How often a task is polled that nobody woke.
@@ -126,11 +144,13 @@ struct Task {
     // These are read and written under the lock of the state.
     queued: AtomicBool,
     held: AtomicBool,
+    /// Its wake is late: a timer brings it.
+    delayed: AtomicBool,
     position: AtomicUsize,
 }
 
 /// How long a poll takes by the clock of [`Simulation::run_until`].
-const POLL: Duration = Duration::from_micros(1);
+pub(super) const POLL: Duration = Duration::from_micros(1);
 
 /// The position of a task that is done.
 const GONE: usize = usize::MAX;
@@ -143,6 +163,7 @@ pub(super) enum Wait {
     Read(std::net::SocketAddr),
     Write(std::net::SocketAddr),
     Connect(std::net::SocketAddr),
+    End(SimulatedTask),
 }
 
 impl fmt::Display for Wait {
@@ -153,6 +174,7 @@ impl fmt::Display for Wait {
             Wait::Read(peer) => write!(f, "bytes from {peer}"),
             Wait::Write(peer) => write!(f, "{peer} to read"),
             Wait::Connect(to) => write!(f, "room in the backlog of {to}"),
+            Wait::End(task) => write!(f, "the end of task {task}"),
         }
     }
 }
@@ -212,6 +234,8 @@ impl Simulation {
                     runtimes_ever: 0,
                     ended: BTreeSet::new(),
                     waiting: false,
+                    trouble: None,
+                    first_panic: None,
                 }),
                 firing: AtomicBool::new(false),
                 stirred: Condvar::new(),
@@ -281,6 +305,17 @@ impl Simulation {
         lock(&self.shared.state).panics
     }
 
+    /// The first panic that has left a task.
+    pub(super) fn first_panic(&self) -> Option<Panicked> {
+        lock(&self.shared.state).first_panic.clone()
+    }
+
+    /// The faults that disturb the tasks from now on, where [`Spurious`] is *never*.
+    pub(super) fn set_trouble(&self, trouble: Option<Arc<Trouble>>) {
+        let before = std::mem::replace(&mut lock(&self.shared.state).trouble, trouble);
+        drop(before);
+    }
+
     /// Polls one task that is ready, chosen at random; now and then one that is not. Returns it and its kind, `None` if
     /// none is ready.
     pub fn poll_next(&self) -> Option<(SimulatedTask, &'static str)> {
@@ -304,10 +339,12 @@ impl Simulation {
             *lock(&task.future) = Some(future);
         } else {
             // The task is what panicked, if it did; nobody else is to know.
-            let panicked = polled.err().map(drop_quietly).is_some();
-            let panicked = drop_quietly(future) == Dropped::Panicking || panicked;
+            let polled = polled.err().map(said);
+            let dropped = drop_saying(future);
             let mut state = lock(&self.shared.state);
-            state.panics += u64::from(panicked);
+            if let Some(message) = polled.or(dropped) {
+                state.panicked(&task, message);
+            }
             state.remove(&task);
         }
         Some((task.id, task.kind()))
@@ -418,8 +455,8 @@ impl Simulation {
         if let Some(task) = task {
             let future = lock(&task.future).take();
             lock(&self.shared.state).remove(&task);
-            if drop_quietly(future) == Dropped::Panicking {
-                lock(&self.shared.state).panics += 1;
+            if let Some(message) = drop_saying(future) {
+                lock(&self.shared.state).panicked(&task, message);
             }
         }
     }
@@ -438,7 +475,8 @@ impl Simulation {
         if let Some(task) = self.find(id) {
             let mut state = lock(&self.shared.state);
             let was_held = task.held.swap(false, Ordering::Relaxed);
-            if was_held && task.queued.load(Ordering::Relaxed) {
+            let is_late = task.delayed.load(Ordering::Relaxed);
+            if was_held && task.queued.load(Ordering::Relaxed) && !is_late {
                 state.ready.push(task);
             }
         }
@@ -519,22 +557,19 @@ impl fmt::Debug for Simulation {
     }
 }
 
-/// How a value was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dropped {
-    Quietly,
-    Panicking,
+/// Drops a value whose `Drop` may panic, and returns the message of the panic.
+fn drop_saying<T>(value: T) -> Option<String> {
+    catch_unwind(AssertUnwindSafe(|| drop(value)))
+        .err()
+        .map(said)
 }
 
-/// Drops a value whose `Drop` may panic.
-fn drop_quietly<T>(value: T) -> Dropped {
-    match catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        Ok(()) => Dropped::Quietly,
-        Err(panic) => {
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-            Dropped::Panicking
-        }
-    }
+/// The message of a panic. Its value, whose `Drop` may panic in turn, is dropped.
+pub(super) fn said(panic: Box<dyn Any + Send>) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    text.unwrap_or_else(|| "a value that is no text".to_owned())
 }
 
 impl Shared {
@@ -554,13 +589,15 @@ impl State {
         if self.ready.is_empty() {
             return None;
         }
-        if let Spurious::OneIn(many) = self.spurious {
-            if self.random.u32(..many.max(1)) == 0 {
-                let task = &self.live[self.random.usize(..self.live.len())];
-                if !task.queued.load(Ordering::Relaxed) && !task.held.load(Ordering::Relaxed) {
-                    self.statistics.spurious += 1;
-                    return Some(Arc::clone(task));
-                }
+        let spurious = match self.spurious {
+            Spurious::OneIn(many) => self.random.u32(..many.max(1)) == 0,
+            Spurious::Never => self.trouble.as_ref().is_some_and(|trouble| trouble.polls()),
+        };
+        if spurious {
+            let task = &self.live[self.random.usize(..self.live.len())];
+            if !task.queued.load(Ordering::Relaxed) && !task.held.load(Ordering::Relaxed) {
+                self.statistics.spurious += 1;
+                return Some(Arc::clone(task));
             }
         }
         let chosen = self.random.usize(..self.ready.len());
@@ -570,6 +607,15 @@ impl State {
         self.statistics.polls += 1;
         self.tally(task.kind()).polls += 1;
         Some(task)
+    }
+
+    fn panicked(&mut self, task: &Task, message: String) {
+        self.panics += 1;
+        self.first_panic.get_or_insert_with(|| Panicked {
+            task: task.id,
+            kind: task.kind(),
+            message,
+        });
     }
 
     fn tally(&mut self, kind: &'static str) -> &mut Tally {
@@ -622,6 +668,22 @@ fn short(name: &'static str) -> &'static str {
         .unwrap_or(name)
 }
 
+/// The part of a pool's task in words that its users know; of another task the short name of its type.
+fn plain(name: &'static str) -> &'static str {
+    let Some(name_in_core) = name.strip_prefix("acceptor_core::") else {
+        return short(name);
+    };
+    if name_in_core.starts_with("pool::init_task::") {
+        "init"
+    } else if !name_in_core.starts_with("pool::child_task::") {
+        "the pool"
+    } else if name_in_core.contains("pool::child_task::Serve<") {
+        "serve"
+    } else {
+        "terminate"
+    }
+}
+
 impl Wake for Task {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -639,12 +701,40 @@ impl Wake for Task {
         if shared.firing.load(Ordering::Relaxed) {
             state.tally(self.kind()).timers += 1;
         }
-        if !self.held.load(Ordering::Relaxed) {
-            state.ready.push(Arc::clone(self));
-            if state.waiting {
-                drop(state);
-                shared.stirred.notify_all();
-            }
+        if self.held.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(delay) = state.trouble.as_ref().and_then(|trouble| trouble.delays()) {
+            self.delayed.store(true, Ordering::Relaxed);
+            let at = shared.elapsed.load(Ordering::Relaxed).saturating_add(delay);
+            state.timers_ever += 1;
+            let timer = (at, state.timers_ever);
+            let late = Waker::from(Arc::new(Late(Arc::clone(self))));
+            state.timers.insert(timer, late);
+            return;
+        }
+        state.ready.push(Arc::clone(self));
+        if state.waiting {
+            drop(state);
+            shared.stirred.notify_all();
+        }
+    }
+}
+
+/// The wake of a task that comes later than it should.
+struct Late(Arc<Task>);
+
+impl Wake for Late {
+    fn wake(self: Arc<Self>) {
+        let task = &self.0;
+        let Some(shared) = task.shared.upgrade() else {
+            return;
+        };
+        let mut state = lock(&shared.state);
+        task.delayed.store(false, Ordering::Relaxed);
+        let gone = task.position.load(Ordering::Relaxed) == GONE;
+        if !gone && !task.held.load(Ordering::Relaxed) {
+            state.ready.push(Arc::clone(task));
         }
     }
 }
@@ -666,56 +756,66 @@ impl SimulatedRuntime {
     pub fn number(&self) -> u64 {
         self.number
     }
+
+    /// Spawns a task of this kind. `None` if the runtime has ended: then the task is dropped.
+    pub(super) fn spawn_as(
+        &self,
+        kind: &'static str,
+        future: BoxFuture<'static, ()>,
+    ) -> Option<SimulatedTask> {
+        let shared = &self.simulation.shared;
+        let mut state = lock(&shared.state);
+        if state.closed || state.ended.contains(&self.number) {
+            drop(state);
+            if drop_saying(future).is_some() {
+                lock(&shared.state).panics += 1;
+            }
+            return None;
+        }
+        state.tasks_ever += 1;
+        state.statistics.tasks += 1;
+        let tally = state.tally(kind);
+        tally.spawned += 1;
+        tally.live += 1;
+        let id = SimulatedTask {
+            number: state.tasks_ever,
+            runtime: self.number,
+        };
+        let task = Arc::new(Task {
+            id,
+            kind: Mutex::new(kind),
+            shared: Arc::downgrade(shared),
+            future: Mutex::new(Some(future)),
+            waits: Mutex::default(),
+            queued: AtomicBool::new(true),
+            held: AtomicBool::new(false),
+            delayed: AtomicBool::new(false),
+            position: AtomicUsize::new(state.live.len()),
+        });
+        state.live.push(Arc::clone(&task));
+        state.ready.push(task);
+        if state.waiting {
+            drop(state);
+            shared.stirred.notify_all();
+        }
+        Some(id)
+    }
 }
 
 impl Runtime for SimulatedRuntime {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        fn spawn(
-            shared: &Arc<Shared>,
-            runtime: u64,
-            kind: &'static str,
-            future: BoxFuture<'static, ()>,
-        ) {
-            let mut state = lock(&shared.state);
-            if state.closed || state.ended.contains(&runtime) {
-                drop(state);
-                if drop_quietly(future) == Dropped::Panicking {
-                    lock(&shared.state).panics += 1;
-                }
-                return;
-            }
-            state.tasks_ever += 1;
-            state.statistics.tasks += 1;
-            let tally = state.tally(kind);
-            tally.spawned += 1;
-            tally.live += 1;
-            let task = Arc::new(Task {
-                id: SimulatedTask {
-                    number: state.tasks_ever,
-                    runtime,
-                },
-                kind: Mutex::new(kind),
-                shared: Arc::downgrade(shared),
-                future: Mutex::new(Some(future)),
-                waits: Mutex::default(),
-                queued: AtomicBool::new(true),
-                held: AtomicBool::new(false),
-                position: AtomicUsize::new(state.live.len()),
-            });
-            state.live.push(Arc::clone(&task));
-            state.ready.push(task);
-            if state.waiting {
-                drop(state);
-                shared.stirred.notify_all();
-            }
-        }
-
         fn name<T>(_task: &T) -> &'static str {
             std::any::type_name::<T>()
         }
 
-        let kind = short(name(&task));
-        spawn(&self.simulation.shared, self.number, kind, Box::pin(task));
+        let name = name(&task);
+        let is_explored = lock(&self.simulation.shared.state).trouble.is_some();
+        let kind = if is_explored {
+            plain(name)
+        } else {
+            short(name)
+        };
+        self.spawn_as(kind, Box::pin(task));
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {

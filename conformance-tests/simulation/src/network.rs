@@ -11,13 +11,14 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
 use acceptor_core::{AcceptErrorKind, Listener, NoHandshake};
 use futures::io::{AsyncRead, AsyncWrite};
 
 use super::executor::{Simulation, Wait, lock};
+use super::trouble::{ClientFault, Mishap, Trouble};
 
 /// The sockets of a simulated world. Clones share them.
 #[derive(Clone)]
@@ -27,6 +28,7 @@ pub struct Network {
     /// How many tasks were woken by streams.
     woken: Arc<AtomicU64>,
     limits: Limits,
+    trouble: Option<Arc<Trouble>>,
 }
 
 /// How much the network holds.
@@ -130,6 +132,8 @@ struct Listening {
     queued: VecDeque<Arc<Pipe>>,
     knocking: VecDeque<Arc<Pipe>>,
     faults: VecDeque<AcceptFault>,
+    /// Calls that are to fail because a seed says so.
+    mishaps: VecDeque<Mishap>,
     waiting: Vec<(u64, Waker)>,
     waiting_ever: u64,
     /// Every call goes wrong, until it no longer does.
@@ -153,6 +157,7 @@ pub enum Stage {
 /// A connection: two flows of bytes, and how far it has come.
 struct Pipe {
     woken: Arc<AtomicU64>,
+    trouble: Option<Arc<Trouble>>,
     called: SocketAddr,
     client: SocketAddr,
     state: Mutex<PipeState>,
@@ -163,6 +168,7 @@ struct PipeState {
     to_server: Flow,
     to_client: Flow,
     reset: bool,
+    fault: Option<ClientFault>,
     connecting: Option<Waker>,
 }
 
@@ -256,6 +262,15 @@ impl Pipe {
             return Poll::Ready(Err(reset()));
         }
         let (incoming, _) = state.flows(end);
+        let most = buffer.len().min(incoming.bytes.len());
+        let buffer = match &self.trouble {
+            // With fewer bytes than two there is no part.
+            Some(trouble) if most > 1 => {
+                let part = trouble.part(most, || self.words("read", end));
+                &mut buffer[..part]
+            }
+            _ => buffer,
+        };
         match incoming.read(buffer) {
             Some(count) => {
                 let writer = incoming.writer.take();
@@ -278,6 +293,14 @@ impl Pipe {
             return Poll::Ready(Err(reset()));
         }
         let (_, outgoing) = state.flows(end);
+        let most = bytes.len().min(outgoing.room - outgoing.bytes.len());
+        let bytes = match &self.trouble {
+            Some(trouble) if most > 1 => {
+                let part = trouble.part(most, || self.words("write", end));
+                &bytes[..part]
+            }
+            _ => bytes,
+        };
         match outgoing.write(bytes) {
             Some(written) => {
                 let reader = outgoing.reader.take();
@@ -346,6 +369,13 @@ impl Pipe {
     fn stage(&self) -> Stage {
         lock(&self.state).stage
     }
+
+    fn words(&self, operation: &str, end: End) -> String {
+        match end {
+            End::Client => format!("a {operation} of {}", self.client),
+            End::Server => format!("a {operation} of the server at its end of {}", self.client),
+        }
+    }
 }
 
 impl Network {
@@ -364,7 +394,14 @@ impl Network {
             })),
             woken: Arc::default(),
             limits,
+            trouble: None,
         }
+    }
+
+    /// The same network, in which this goes wrong.
+    pub(super) fn with_trouble(mut self, trouble: Arc<Trouble>) -> Self {
+        self.trouble = Some(trouble);
+        self
     }
 
     /// From now on this is told what happens, as it happens. It must not call the network.
@@ -448,6 +485,7 @@ impl Network {
                 queued: VecDeque::new(),
                 knocking: VecDeque::new(),
                 faults: VecDeque::new(),
+                mishaps: VecDeque::new(),
                 waiting: Vec::new(),
                 waiting_ever: 0,
                 lasting: None,
@@ -510,6 +548,11 @@ impl Network {
             let Some(listening) = sockets.listening.get_mut(&at) else {
                 return Err(ErrorKind::ConnectionRefused.into());
             };
+            let mut room = self.limits.buffer;
+            if let Some(trouble) = &self.trouble {
+                listening.mishaps.extend(trouble.accepts());
+                room = trouble.room(room, client);
+            }
             let has_room = listening.queued.len() < self.limits.backlog;
             let stage = if has_room {
                 Stage::Queued
@@ -518,13 +561,15 @@ impl Network {
             };
             let pipe = Arc::new(Pipe {
                 woken: Arc::clone(&self.woken),
+                trouble: self.trouble.clone(),
                 called: address,
                 client,
                 state: Mutex::new(PipeState {
                     stage,
                     to_server: Flow::new(self.limits.buffer),
-                    to_client: Flow::new(self.limits.buffer),
+                    to_client: Flow::new(room),
                     reset: false,
+                    fault: None,
                     connecting: None,
                 }),
             });
@@ -639,6 +684,12 @@ impl SimulatedListener {
                 AcceptFault::Panic => std::panic::resume_unwind(Box::new(ACCEPT_PANICS)),
             }
         }
+        if let Some(mishap) = listening.mishaps.pop_front() {
+            if let Some(trouble) = &self.network.trouble {
+                trouble.accept_failed(self.address, mishap);
+            }
+            return Poll::Ready(Err(mishap.error()));
+        }
         if let Some(pipe) = listening.queued.pop_front() {
             // The next one has room now. Nobody in `accept` is woken: the one who got this comes again.
             if let Some(next) = listening.knocking.pop_front() {
@@ -689,6 +740,23 @@ impl Drop for Waits<'_> {
         if let Some(listening) = sockets.listening.get_mut(&self.listener.address) {
             listening.waiting.retain(|(other, _)| *other != key);
         }
+    }
+}
+
+impl SimulatedListener {
+    /// The address that it is bound to, with its port resolved: clients connect to it.
+    ///
+    /// ```
+    /// # use acceptor_simulation::Explore;
+    /// # Explore::new().seed(1).run(|world| async move {
+    /// let listener = world.listen()?;
+    /// let address = listener.address();
+    /// assert!(address.ip().is_loopback() && address.port() > 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
@@ -873,6 +941,28 @@ impl SimulatedClient {
         self.pipe.reset();
     }
 
+    /// The fault that has struck this client, if one has: then a failed read or write is no mistake of the server.
+    ///
+    /// `None` outside of an [exploration](crate::Explore).
+    ///
+    /// ```
+    /// # use acceptor_simulation::{Explore, Faults};
+    /// # Explore::new().seed(1).faults(Faults::none()).run(|world| async move {
+    /// let listener = world.listen()?;
+    /// let client = world.connect(listener.address()).await?;
+    /// assert_eq!(client.fault(), None);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn fault(&self) -> Option<ClientFault> {
+        lock(&self.pipe.state).fault
+    }
+
+    /// The way for a fault to strike it later.
+    pub(super) fn doom(&self) -> Doom {
+        Doom(Arc::downgrade(&self.pipe))
+    }
+
     /// Waits until the connection is in the backlog, or was accepted.
     ///
     /// # Errors
@@ -902,7 +992,11 @@ impl AsyncRead for SimulatedClient {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.pipe.poll_read(End::Client, buffer, Some(cx.waker()))
+        let polled = self.pipe.poll_read(End::Client, buffer, Some(cx.waker()));
+        if polled.is_pending() {
+            self.simulation.waits_for(Wait::Read(self.pipe.called));
+        }
+        polled
     }
 }
 
@@ -913,7 +1007,11 @@ impl AsyncWrite for SimulatedClient {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.pipe.poll_write(End::Client, bytes, Some(cx.waker()))
+        let polled = self.pipe.poll_write(End::Client, bytes, Some(cx.waker()));
+        if polled.is_pending() {
+            self.simulation.waits_for(Wait::Write(self.pipe.called));
+        }
+        polled
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -923,6 +1021,30 @@ impl AsyncWrite for SimulatedClient {
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.half_close();
         Poll::Ready(Ok(()))
+    }
+}
+
+/// A connection that a fault is to strike, if it is still there by then.
+pub(super) struct Doom(Weak<Pipe>);
+
+impl Doom {
+    /// Strikes, and returns the client's address; `None` if there is nothing left to strike.
+    pub(super) fn strike(&self, fault: ClientFault) -> Option<SocketAddr> {
+        let pipe = self.0.upgrade()?;
+        {
+            let mut state = lock(&pipe.state);
+            let client_is_gone = state.to_client.deaf;
+            let has_finished = fault == ClientFault::HalfClose && state.to_server.finished;
+            if client_is_gone || has_finished || state.reset || state.stage == Stage::Abandoned {
+                return None;
+            }
+            state.fault = Some(fault);
+        }
+        match fault {
+            ClientFault::Reset => pipe.reset(),
+            ClientFault::HalfClose => pipe.finish(End::Client),
+        }
+        Some(pipe.client)
     }
 }
 
