@@ -421,7 +421,7 @@ rule_book! { $
     "T9" Must runtime::t9_now_never_goes_backwards:
         "`now` never goes backwards, whoever asks.";
     "T10" Must runtime::t10_each_task_gets_its_turn:
-        "Each task gets its turn, and each sleep ends, also among many tasks and beside such as are always ready.";
+        "Each task gets its turn, each sleep ends, and each connection is accepted, also among many tasks and beside any number that are always ready.";
     "T11" Must runtime::t11_spawn_works_from_anywhere:
         "`spawn` may be called from within a task and from any thread, also one that the runtime does not know: the task runs where the value says.";
     "T12" Must runtime::t12_a_future_is_dropped_with_its_end_once:
@@ -430,6 +430,12 @@ rule_book! { $
         "A deadline however far away is waited for.";
     "T14" Must runtime::t14_a_sleep_wakes_who_polled_it_last:
         "A sleep wakes who polled it last.";
+    "T15" Must runtime::t15_a_sleep_is_done_at_its_deadline:
+        "A sleep is done at its deadline, whenever it is first polled and however often; it may last longer than a second.";
+    "T16" Must runtime::t16_a_sleep_is_done_though_a_later_one_waits:
+        "A sleep is done at its deadline though the runtime already waits for a later one.";
+    "T17" Must runtime::t17_any_number_of_tasks_may_be_spawned_at_once:
+        "Any number of tasks may be spawned at once: each runs, none is dropped.";
     "K1" Must sockets::k1_local_addr_tells_what_is_bound:
         "`local_addr` tells the address that is bound, with its port resolved.";
     "K2" Must sockets::k2_each_connection_has_its_own_addresses:
