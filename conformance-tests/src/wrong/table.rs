@@ -1816,10 +1816,22 @@ fn sockets() -> Vec<Case> {
             &["K1", "K2", "K7"],
         ),
         breaks(
+            "K3",
+            ListenerFlaw::LastComeFirst,
+            "who was accepted of several, the one who came first",
+            &["K1", "K2", "K5", "K7"],
+        ),
+        breaks(
             "K4",
             ListenerFlaw::EatsWhenDropped,
             "`accept` brings the connection of a client",
             &["K1", "K2", "K3", "K9"],
+        ),
+        breaks(
+            "K4",
+            ListenerFlaw::HoldsOverATurn,
+            "is a connection kept in the call of `accept` that is pending again?",
+            &["K1", "K2", "K3", "K7"],
         ),
         breaks(
             "K5",
@@ -1874,6 +1886,72 @@ fn sockets() -> Vec<Case> {
             StreamFlaw::EndsBoth,
             "what is written after that is received",
             &["K8", "K9"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::ReadsWakeNobody,
+            "a read that waits wakes who polled it last",
+            &["K3", "K8", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::ReadsWakeWhoPolledFirst,
+            "a read that waits wakes who polled it last",
+            &["K8", "K9", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::WritesWakeNobody,
+            "a write that waits wakes who polled it last",
+            &["K8", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::WritesWakeWhoPolledFirst,
+            "a write that waits wakes who polled it last",
+            &["K8", "K9", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::OneWaker,
+            "is there one waker for both directions?",
+            &["K8", "K9", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::TakesAllWrites,
+            "a write waits while the client reads nothing",
+            &["K8", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K12",
+            StreamFlaw::ResetIsEnd,
+            "as at the end of the stream",
+            &["K8", "K9", "K10", "K11", "K13"],
+        ),
+        breaks(
+            "K13",
+            StreamFlaw::StaysOpen,
+            "who else holds the socket",
+            &["K1", "K3", "K10", "K11"],
+        ),
+        breaks(
+            "K13",
+            StreamFlaw::ClosesLater,
+            "the connection is closed when the drop of its stream returns",
+            &["K1", "K3", "K9", "K10", "K11"],
+        ),
+        breaks(
+            "K13",
+            StreamFlaw::KeepsDescriptor,
+            "the descriptor of a stream that was dropped is closed",
+            &["K8", "K9", "K10", "K11", "K12"],
+        ),
+        breaks(
+            "K14",
+            ListenerFlaw::TakesAhead,
+            "does the listener take connections ahead of the calls of `accept`?",
+            &["K1", "K2", "K3", "K4", "K7", "K9"],
         ),
     ]
 }
