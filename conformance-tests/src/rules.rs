@@ -378,7 +378,7 @@ rule_book! { $
     "T9" Must runtime::t9_now_never_goes_backwards:
         "`now` never goes backwards, whoever asks.";
     "T10" Must runtime::t10_each_task_gets_its_turn:
-        "Each task gets its turn, and each sleep ends, also among many tasks and beside such as are always ready.";
+        "Each task gets its turn, each sleep ends, and each connection is accepted, also among many tasks and beside any number that are always ready.";
     "T11" Must runtime::t11_spawn_works_from_anywhere:
         "`spawn` may be called from within a task and from any thread, also one that the runtime does not know: the task runs where the value says.";
     "T12" Must runtime::t12_a_future_is_dropped_with_its_end_once:
@@ -387,14 +387,20 @@ rule_book! { $
         "A deadline however far away is waited for.";
     "T14" Must runtime::t14_a_sleep_wakes_who_polled_it_last:
         "A sleep wakes who polled it last.";
+    "T15" Must runtime::t15_a_sleep_is_done_at_its_deadline:
+        "A sleep is done at its deadline, whenever it is first polled and however often; it may last longer than a second.";
+    "T16" Must runtime::t16_a_sleep_is_done_though_a_later_one_waits:
+        "A sleep is done at its deadline though the runtime already waits for a later one.";
+    "T17" Must runtime::t17_any_number_of_tasks_may_be_spawned_at_once:
+        "Any number of tasks may be spawned at once: each runs, none is dropped.";
     "K1" Must sockets::k1_local_addr_tells_what_is_bound:
         "`local_addr` tells the address that is bound, with its port resolved.";
     "K2" Must sockets::k2_each_connection_has_its_own_addresses:
         "`accept` tells the peer's address, `stream_local_addr` the connection's own and not the listener's.";
     "K3" Must sockets::k3_connections_wait_until_they_are_accepted:
-        "Connections that came before anybody asked, also several at once, are accepted, each once; the listener may have been made on any thread.";
+        "Connections that came before anybody asked, also several at once, are accepted, each once, the first who came first; the listener may have been made on any thread.";
     "K4" Must sockets::k4_dropping_a_pending_accept_loses_no_connection:
-        "Dropping a pending `accept` loses no connection, also at the moment when one comes.";
+        "Dropping a pending `accept` loses no connection, also at the moment when one comes, and after whichever poll.";
     "K5" Must sockets::k5_accept_wakes_who_polled_it_last:
         "`accept` wakes who polled it last.";
     "K6" Should sockets::k6_several_tasks_may_wait_in_accept:
@@ -407,4 +413,12 @@ rule_book! { $
         "A stream carries bytes both ways, also more than the system holds at a time. Dropping it closes the connection, and the client's closing is read as its end.";
     "K10" Must sockets::k10_a_half_closed_stream_still_carries_bytes:
         "When the client ends what it sends, that is read as the end of the stream, and what is written after that still arrives.";
+    "K11" Must sockets::k11_a_read_and_a_write_that_wait_wake_who_polled_last:
+        "A read waits until bytes come, a write until there is room, and each wakes who polled it last; both may wait at the same time, in two tasks.";
+    "K12" Must sockets::k12_a_reset_is_read_as_an_error:
+        "When the client resets the connection a read fails: that is not the end of the stream.";
+    "K13" Must sockets::k13_dropping_a_stream_closes_its_socket:
+        "Dropping a stream closes its socket before the drop returns, and leaves no descriptor open.";
+    "K14" Must sockets::k14_connections_wait_in_the_queue_of_the_system:
+        "Connections wait in the system's queue until somebody asks: the listener takes none ahead.";
 }

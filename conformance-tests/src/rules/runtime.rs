@@ -3,16 +3,17 @@
 //! They give up by the clock of a thread of their own, for the runtime's is in question too.
 
 use std::cell::Cell;
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display};
 use std::future::{Future, poll_fn};
+use std::num::NonZero;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use acceptor_core::Runtime;
+use acceptor_core::{Listener, Runtime};
 use futures::channel::oneshot;
 use futures::future::{Either, join_all, select};
 
@@ -23,6 +24,7 @@ use crate::verdict::{Broken, Verdict, same};
 use crate::world::{World, play};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Waits until there are so many entries.
 async fn entries<T: Send + 'static>(
@@ -154,12 +156,19 @@ pub(super) async fn t1_spawn_does_not_poll(world: Arc<Boxed>) -> Verdict {
     let (spawning, seeing) = (runtime.clone(), seen.clone());
     runtime.spawn(async move { spawn(&spawning, &seeing) });
     let (spawning, seeing) = (runtime.clone(), seen.clone());
-    elsewhere(patience, move || spawn(&spawning, &seeing)).await?;
-    entries(patience, "the tasks are polled", &seen, 3).await?;
+    let at_rest = move || {
+        thread::sleep(20 * MILLISECOND);
+        spawn(&spawning, &seeing);
+    };
+    elsewhere(patience, at_rest).await?;
+    let polled = entries(patience, "the tasks are polled", &seen, 3).await;
+    polled.map_err(|broken| broken.check(RESTS))?;
     let inline = seen.look(|seen| seen.iter().filter(|inline| **inline).count());
     let check = "does `spawn` poll the future itself? It may only hand it to the executor";
     same("tasks that were polled within `spawn`", 0, inline).map_err(|broken| broken.check(check))
 }
+
+const RESTS: &str = "does `spawn` wake a thread that rests? To put the task in the queue is not enough, whichever thread spawns it";
 
 /// A task that was left behind, and goes on when it is told to.
 struct Left {
@@ -256,8 +265,9 @@ pub(super) async fn t3_a_panic_ends_its_own_task_only(world: Arc<Boxed>) -> Verd
             panic!("as told");
         });
     }
-    entries(patience, "the tasks that panic end", &panicked, PANICS).await?;
-    let check = "does a panic unwind through the executor's loop, or end its thread?";
+    let check = "does a panic unwind through the executor's loop, or end its thread? It has to be caught around each poll";
+    let all = entries(patience, "the tasks that panic end", &panicked, PANICS).await;
+    all.map_err(|broken| broken.check(check))?;
     let _ = go.send(());
     let after = async {
         done(
@@ -353,6 +363,10 @@ pub(super) async fn t5_a_wake_from_another_thread_arrives(world: Arc<Boxed>) -> 
     Ok(())
 }
 
+const PAST: &str = "a sleep until a time in the past is done at once";
+const FAR_AWAY: &str =
+    "is a deadline in the past taken for one far away, or does nobody look at it again?";
+
 const TIMER: &str = "does the timer round down, or wake early? It must not be done before its deadline by the clock of `now`";
 
 pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past(
@@ -380,7 +394,11 @@ pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past(
         }
     }
     let now = runtime.now();
-    for past in [Some(now), now.checked_sub(Duration::from_secs(1))] {
+    let pasts = [Duration::ZERO, Duration::from_secs(1), HOUR, 1_000 * HOUR];
+    for past in pasts.map(|ago| now.checked_sub(ago)) {
+        let alone = runtime.sleep_until(past.unwrap_or(now));
+        let done = patience.wait_outside(PAST, alone).await;
+        done.map_err(|broken| broken.check(FAR_AWAY))?;
         let past = pin!(runtime.sleep_until(past.unwrap_or(now)));
         // Nothing but time tells: no two sleeps are bound to end in the order of their deadlines.
         let long = patience.length() / 2;
@@ -390,11 +408,8 @@ pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past(
             .wait_outside("one of two sleeps is done", select(past, later))
             .await?;
         if let Either::Right(_) = first {
-            let expected = "a sleep until a time in the past is done at once";
-            return Err(
-                Broken::new(expected, format!("a sleep of {long:?} is done before"))
-                    .check("is a deadline in the past taken for one far away?"),
-            );
+            let seen = format!("a sleep of {long:?} is done before");
+            return Err(Broken::new(PAST, seen).check(FAR_AWAY));
         }
     }
     Ok(())
@@ -413,7 +428,7 @@ pub(super) async fn t7_dropping_a_sleep_is_harmless(world: Arc<Boxed>) -> Verdic
     const EACH: usize = 40;
     let (patience, runtime) = (world.patience(), world.runtime());
     // Those of an hour are dropped in any case.
-    for dropped in [10 * MILLISECOND, Duration::from_secs(3600)] {
+    for dropped in [10 * MILLISECOND, HOUR] {
         let start = runtime.now();
         let sleeps = |length| -> Vec<_> {
             (0..EACH)
@@ -436,7 +451,7 @@ pub(super) async fn t7_dropping_a_sleep_is_harmless(world: Arc<Boxed>) -> Verdic
         let what = format!("sleeps of 10 ms, beside dropped ones of {dropped:?}, are done");
         let done = patience.wait_outside(&what, stay).await;
         done.map_err(|broken| {
-            broken.check("does dropping a sleep take away another, of the same deadline perhaps?")
+            broken.check("does dropping a sleep take away another, of the same deadline perhaps? Or does the timer wait for the one that was dropped?")
         })?;
         not_early(&what, start + 10 * MILLISECOND, runtime.now())?;
     }
@@ -545,19 +560,42 @@ pub(super) async fn t9_now_never_goes_backwards(world: Arc<Boxed>) -> Verdict {
         .map_err(|broken| broken.check("is `now` kept by each thread for itself?"))
 }
 
-pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
-    const MANY: usize = 300;
-    let (patience, runtime) = (world.patience(), world.runtime());
-    let over = Arc::new(AtomicBool::new(false));
-    // Two that are always ready, until all others are done.
-    for _ in 0..2 {
-        let over = Arc::clone(&over);
+thread_local! {
+    /// Which of the tasks that are always ready this thread polled last.
+    static POLLED_LAST: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Tasks that are always ready, until it is over: more than the runtime has threads.
+fn always_ready(runtime: &impl Runtime, over: &Arc<AtomicBool>) {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    for _ in 0..(2 * threads).max(64) {
+        let over = Arc::clone(over);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         runtime.spawn(async move {
             while !over.load(Ordering::SeqCst) {
                 turn().await;
+                // It has a thread to itself: then the system decides who has a turn, which is not in question.
+                if POLLED_LAST.replace(Some(number)) == Some(number) {
+                    thread::yield_now();
+                }
             }
         });
     }
+}
+
+pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
+    const MANY: usize = 300;
+    const TURN: &str = "does a task that becomes ready go to the end of the queue? It must neither be polled again at once nor before those that are ready already";
+    const BETWEEN: &str =
+        "do the timer and the sockets get a turn while tasks are ready, or only when none is?";
+    let (patience, runtime) = (world.patience(), world.runtime());
+    let bound = world.listen();
+    let (listener, address) =
+        bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
+    let over = Arc::new(AtomicBool::new(false));
+    // Before the others and after them: whichever the runtime prefers, it has some.
+    always_ready(&runtime, &over);
     let done = Record::default();
     for _ in 0..MANY {
         let done = done.clone();
@@ -574,28 +612,34 @@ pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
         sleeping.sleep_until(sleeping.now() + 2 * MILLISECOND).await;
         telling.push(());
     });
+    let accepted = Record::default();
+    let telling = accepted.clone();
+    runtime.spawn(async move {
+        let _accepted = listener.accept().await;
+        telling.push(());
+    });
+    always_ready(&runtime, &over);
     let others = async {
-        entries(
-            patience,
-            "many tasks, each, beside two that are always ready, are done",
-            &done,
-            MANY,
-        )
-        .await?;
-        entries(
-            patience,
-            "a task that sleeps, beside two that are always ready, is done",
-            &slept,
-            1,
-        )
-        .await
+        let what = "many tasks, each, beside some that are always ready, are done";
+        let done = entries(patience, what, &done, MANY).await;
+        done.map_err(|broken| broken.check(TURN))?;
+        let what = "a task that sleeps, beside some that are always ready, is done";
+        let slept = entries(patience, what, &slept, 1).await;
+        slept.map_err(|broken| broken.check(BETWEEN))?;
+        let connecting = world.connect(address);
+        let connected = patience
+            .wait_outside("a client connects", connecting)
+            .await?;
+        let _client =
+            connected.map_err(|error| Broken::new("a client connects", error.to_string()))?;
+        let what = "a task that accepts, beside some that are always ready, is done";
+        let accepted = entries(patience, what, &accepted, 1).await;
+        accepted.map_err(|broken| broken.check(BETWEEN))
     };
-    // A count of the polls of those two would not tell: they may have a thread for themselves, and the others' stands still.
+    // A count of the polls of those that are ready would not tell: they may have a thread for themselves, and the others' stands still.
     let others = others.await;
     over.store(true, Ordering::SeqCst);
-    others.map_err(|broken| {
-        broken.check("does a task that wakes itself go to the end of the queue, and does the timer get a turn in between?")
-    })
+    others
 }
 
 pub(super) async fn t11_spawn_works_from_anywhere(world: Arc<Boxed>) -> Verdict {
@@ -609,26 +653,43 @@ pub(super) async fn t11_spawn_works_from_anywhere(world: Arc<Boxed>) -> Verdict 
     }
 
     let (patience, runtime) = (world.patience(), world.runtime());
-    let (from_here, here) = Fate::new();
-    spawn(&runtime, from_here);
-    let (from_a_task, in_a_task) = Fate::new();
-    let spawning = runtime.clone();
-    runtime.spawn(async move { spawn(&spawning, from_a_task) });
-    let (from_a_thread, on_a_thread) = Fate::new();
-    let spawning = runtime.clone();
-    elsewhere(patience, move || spawn(&spawning, from_a_thread)).await?;
-    for (place, ended) in [
-        ("the test", here),
-        ("a task", in_a_task),
-        ("another thread", on_a_thread),
-    ] {
-        let what = format!("a task that is spawned from {place} runs");
-        let done = done(patience, &what, &ended).await;
-        done.map_err(|broken| {
-            broken.check("does `spawn` go by the thread that calls it? It has to go by the value")
-        })?;
+    for place in [Place::Here, Place::Task, Place::Thread] {
+        // Spawned at once after the one before, and when the runtime has come to rest.
+        for rest in [Duration::ZERO, 20 * MILLISECOND] {
+            elsewhere(patience, move || thread::sleep(rest)).await?;
+            let (fate, ended) = Fate::new();
+            let spawning = runtime.clone();
+            match place {
+                Place::Here => spawn(&runtime, fate),
+                Place::Task => runtime.spawn(async move { spawn(&spawning, fate) }),
+                Place::Thread => elsewhere(patience, move || spawn(&spawning, fate)).await?,
+            }
+            let what = format!("a task that is spawned from {place} runs");
+            let done = done(patience, &what, &ended).await;
+            done.map_err(|broken| {
+                broken.check("does `spawn` go by the thread that calls it? It has to go by the value. Does it wake a thread that rests?")
+            })?;
+        }
     }
     Ok(())
+}
+
+/// Where `spawn` is called.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Here,
+    Task,
+    Thread,
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Place::Here => "the test",
+            Place::Task => "a task",
+            Place::Thread => "another thread",
+        })
+    }
 }
 
 /// Records its polls and its drop; keeps its waker for the test.
@@ -699,33 +760,65 @@ pub(super) async fn t12_a_future_is_dropped_with_its_end_once(world: Arc<Boxed>)
     Ok(())
 }
 
+/// Lengths of which little is left, or less than nothing, in a number that is too small for them.
+fn beyond_numbers() -> impl Iterator<Item = (String, Duration)> {
+    let units = [
+        ("ns", 1),
+        ("µs", 1_000),
+        ("ms", 1_000_000),
+        ("s", 1_000_000_000_u128),
+    ];
+    let bits = [31, 32, 63, 64];
+    units.into_iter().flat_map(move |(name, nanos)| {
+        bits.into_iter().filter_map(move |bits| {
+            let nanos = nanos << bits;
+            let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
+            let rest = u32::try_from(nanos % 1_000_000_000).ok()?;
+            // Some time passes before a sleep is made.
+            let length = Duration::new(seconds, rest) + 10 * MILLISECOND;
+            Some((format!("2^{bits} {name} and 10 ms"), length))
+        })
+    })
+}
+
 pub(super) async fn t13_a_deadline_far_away_is_waited_for(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
+    let years = [1, 30, 1_000, 1_000_000_000];
     let year = Duration::from_secs(365 * 24 * 3600);
-    for years in [1, 30, 1_000, 1_000_000_000] {
-        let Some(deadline) = runtime.now().checked_add(year * years) else {
-            continue;
-        };
+    let years = years.map(|years| (format!("{years} years"), year * years));
+    let mut waits = Vec::new();
+    for (length, long) in years.into_iter().chain(beyond_numbers()) {
         let (tell, told) = oneshot::channel();
         let sleeping = runtime.clone();
         runtime.spawn(async move {
+            // There may be no such time.
+            let Some(deadline) = sleeping.now().checked_add(long) else {
+                let _ = tell.send(false);
+                return;
+            };
             let sleep = pin!(sleeping.sleep_until(deadline));
-            let soon = pin!(sleeping.sleep_until(sleeping.now() + 2 * MILLISECOND));
-            let _ = tell.send(matches!(select(sleep, soon).await, Either::Right(_)));
+            let soon = pin!(sleeping.sleep_until(sleeping.now() + 20 * MILLISECOND));
+            let first = select(sleep, soon).await;
+            // The shortest of them lasts some seconds.
+            let early = matches!(first, Either::Left(_)) && sleeping.now() < deadline;
+            let _ = tell.send(early);
         });
-        let what = format!("a sleep of {years} years is waited for");
-        let waited = patience
-            .wait_outside("a sleep of 2 ms is done", told)
-            .await?;
+        waits.push((format!("a sleep of {length} is waited for"), told));
+    }
+    for (what, told) in waits {
+        let soon = patience.wait_outside("a sleep of 20 ms is done", told);
+        let early = soon.await.map_err(|broken| broken.check(INTERRUPTS))?;
         let check = "does the timer add to, or cut, the deadline? What is too far away may be waited for in pieces";
-        match waited {
-            Ok(true) => {}
-            Ok(false) => return Err(Broken::new(what, "it is done at once").check(check)),
+        match early {
+            Ok(false) => {}
+            Ok(true) => return Err(Broken::new(what, "it is done at once").check(check)),
             Err(_) => return Err(Broken::new(what, "the task panicked").check(check)),
         }
     }
     Ok(())
 }
+
+const INTERRUPTS: &str = "does the thread that keeps the time wait for a later sleep, and is not interrupted by one that ends before?";
 
 pub(super) async fn t14_a_sleep_wakes_who_polled_it_last(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
@@ -740,6 +833,198 @@ pub(super) async fn t14_a_sleep_wakes_who_polled_it_last(world: Arc<Boxed>) -> V
         }
     }
     Ok(())
+}
+
+/// When a sleep is polled before it is waited for, in quarters of its length.
+struct Handled {
+    how: &'static str,
+    quarters: &'static [u32],
+    check: &'static str,
+}
+
+const HANDLED: [Handled; 3] = [
+    Handled {
+        how: "that is waited for at once",
+        quarters: &[],
+        check: "does `now` go faster than the clock of the timer?",
+    },
+    Handled {
+        how: "that is polled again and again",
+        quarters: &[0, 1, 2, 3],
+        check: "does each poll begin the sleep again? A sleep ends at its deadline, however often it is polled",
+    },
+    Handled {
+        how: "that is polled first when half of its length is over",
+        quarters: &[2],
+        check: "is the length counted from the first poll? A sleep ends at its deadline, whenever it is polled",
+    },
+];
+
+impl Handled {
+    /// How long after its deadline a sleep of this length is done.
+    async fn late(
+        &self,
+        patience: Patience,
+        runtime: &impl Runtime,
+        length: Duration,
+    ) -> Result<Duration, Broken> {
+        let start = runtime.now();
+        let deadline = start + length;
+        let mut sleep = Box::pin(runtime.sleep_until(deadline));
+        let mut polled = Poll::Pending;
+        for quarter in self.quarters {
+            if *quarter > 0 {
+                let until = runtime.sleep_until(start + length * *quarter / 4);
+                patience.wait_outside("a sleep is done", until).await?;
+            }
+            if polled.is_pending() {
+                polled = poll_once(sleep.as_mut(), &Record::default());
+            }
+        }
+        let what = format!("a sleep of {length:?} {}", self.how);
+        if polled.is_pending() {
+            let end = format!("{what} is done");
+            let done = patience.wait_outside(&end, sleep).await;
+            done.map_err(|broken| broken.check(self.check))?;
+        }
+        let now = runtime.now();
+        not_early(&what, deadline, now)?;
+        Ok(now.saturating_duration_since(deadline))
+    }
+
+    /// Sleeps longer and longer, until a sleep is done before half of its length is over once more. On a machine however slow
+    /// one is, for what holds up a short sleep is nothing to a long one; but not where its own length holds it up.
+    async fn ends(&self, patience: Patience, runtime: &impl Runtime) -> Verdict {
+        let mut length = 20 * MILLISECOND;
+        loop {
+            let late = self.late(patience, runtime, length).await?;
+            if late < length / 2 {
+                return Ok(());
+            }
+            if length > patience.length() / 4 {
+                let expected =
+                    format!("a sleep of {length:?} {} is done at its deadline", self.how);
+                let seen = format!("it is done {late:?} after it, as is each that is shorter");
+                return Err(Broken::new(expected, seen).check(self.check));
+            }
+            length *= 2;
+        }
+    }
+}
+
+pub(super) async fn t15_a_sleep_is_done_at_its_deadline(world: Arc<Boxed>) -> Verdict {
+    const MORE: &str =
+        "is there an end to what the timer can hold, a wheel that goes round in a second perhaps?";
+    let (patience, runtime) = (world.patience(), world.runtime());
+    let slept = Record::default();
+    let more_than_a_second = [1_001, 1_200].map(Duration::from_millis);
+    for length in more_than_a_second {
+        let (sleeping, telling) = (runtime.clone(), slept.clone());
+        runtime.spawn(async move {
+            let deadline = sleeping.now() + length;
+            sleeping.sleep_until(deadline).await;
+            telling.push((length, deadline, sleeping.now()));
+        });
+    }
+    for handled in HANDLED {
+        handled.ends(patience, &runtime).await?;
+    }
+    let what = "sleeps of more than a second are done";
+    let done = entries(patience, what, &slept, more_than_a_second.len()).await;
+    done.map_err(|broken| broken.check(MORE))?;
+    for (length, deadline, now) in slept.all() {
+        let early = not_early(&format!("a sleep of {length:?}"), deadline, now);
+        early.map_err(|broken| broken.check(MORE))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn t16_a_sleep_is_done_though_a_later_one_waits(world: Arc<Boxed>) -> Verdict {
+    let (patience, runtime) = (world.patience(), world.runtime());
+    let mut later = pin!(runtime.sleep_until(runtime.now() + patience.out_of_reach()));
+    let pending = poll_once(later.as_mut(), &Record::default()).is_pending();
+    same("a sleep of more than an hour waits", true, pending)?;
+    // At once, and when the timer has long come to rest.
+    for rest in [0, 1, 5, 20] {
+        elsewhere(patience, move || thread::sleep(rest * MILLISECOND)).await?;
+        let (sleeping, slept) = (runtime.clone(), Record::default());
+        let telling = slept.clone();
+        runtime.spawn(async move {
+            sleeping.sleep_until(sleeping.now() + 2 * MILLISECOND).await;
+            telling.push(());
+        });
+        let what = "a sleep of 2 ms, beside one of an hour that waits already, is done";
+        let done = entries(patience, what, &slept, 1).await;
+        done.map_err(|broken| broken.check(INTERRUPTS))?;
+    }
+    Ok(())
+}
+
+/// Counts how tasks end, and tells when all have.
+#[derive(Default)]
+struct Count {
+    ended: AtomicUsize,
+    dropped: AtomicUsize,
+    all: Record<()>,
+}
+
+/// Is kept by one of many tasks.
+struct OneOf {
+    many: usize,
+    count: Arc<Count>,
+    ended: Ended,
+}
+
+impl OneOf {
+    fn done(mut self) {
+        self.ended = Ended::Done;
+    }
+}
+
+impl Drop for OneOf {
+    fn drop(&mut self) {
+        if self.ended == Ended::Dropped {
+            self.count.dropped.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.count.ended.fetch_add(1, Ordering::SeqCst) + 1 == self.many {
+            self.count.all.push(());
+        }
+    }
+}
+
+pub(super) async fn t17_any_number_of_tasks_may_be_spawned_at_once(world: Arc<Boxed>) -> Verdict {
+    const MANY: usize = 12_000;
+    const ROOM: &str = "is there an end to the queue of tasks? A task for which it has no room must be neither dropped nor waited for";
+    fn spawn(runtime: &impl Runtime, count: &Arc<Count>) {
+        for _ in 0..MANY / 2 {
+            let one = OneOf {
+                many: MANY,
+                count: Arc::clone(count),
+                ended: Ended::Dropped,
+            };
+            runtime.spawn(async move {
+                turn().await;
+                one.done();
+            });
+        }
+    }
+
+    let (patience, runtime) = (world.patience(), world.runtime());
+    let count = Arc::<Count>::default();
+    // From a task, too, which keeps the others from their turn where there is one thread.
+    let (spawning, counting) = (runtime.clone(), Arc::clone(&count));
+    runtime.spawn(async move { spawn(&spawning, &counting) });
+    spawn(&runtime, &count);
+    let what = format!("{MANY} tasks that are spawned at once end");
+    let all = entries(patience, &what, &count.all, 1).await;
+    all.map_err(|mut broken| {
+        broken.seen = format!("{} do", count.ended.load(Ordering::SeqCst));
+        broken.check(ROOM)
+    })?;
+    let dropped = count.dropped.load(Ordering::SeqCst);
+    let what =
+        format!("tasks that are dropped before they are done, of {MANY} that are spawned at once");
+    same(&what, 0, dropped).map_err(|broken| broken.check(ROOM))
 }
 
 /// Whether a future was pending when each of two polled it.

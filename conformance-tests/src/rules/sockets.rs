@@ -2,13 +2,17 @@
 
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use acceptor_core::{Listener, Runtime};
+use futures::channel::oneshot;
 use futures::future::{Either, join, select, select_all};
-use futures::io::{AsyncReadExt, AsyncWriteExt};
+use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::binding::listeners;
 use super::runtime::{elsewhere, last_woken, poll_once};
@@ -128,7 +132,44 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted(world: Arc<Boxed
         seen.sort_unstable();
         same("who was accepted", expected, seen)?;
     }
+    first_come_first_served(&*world, &listener, address).await
+}
+
+/// Of several clients who wait the one is accepted first who came first.
+async fn first_come_first_served(
+    world: &Boxed,
+    listener: &BoxedListener,
+    address: Address,
+) -> Verdict {
+    let patience = world.patience();
+    for others in 1..4 {
+        // The first is in the queue when it wakes who waits in `accept`: only then do the others come.
+        let mut pending = Box::pin(listener.accept());
+        let woken = Record::default();
+        nobody(poll_once(pending.as_mut(), &woken))?;
+        let first = connect(world, address).await?;
+        wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
+        let mut clients = Vec::new();
+        for _ in 0..others {
+            clients.push(connect(world, address).await?);
+        }
+        let accepted = patience.wait_outside(ACCEPTS, pending).await?;
+        let (_stream, peer) = well(ACCEPTS, accepted)?;
+        same("who was accepted of several, the one who came first", first.local_addr(), peer)
+            .map_err(|broken| {
+                broken.check("are connections taken out of a list at the wrong end? The first in the system's queue comes first")
+            })?;
+        for _ in clients {
+            accept(patience, listener).await?;
+        }
+    }
     Ok(())
+}
+
+/// Waits until this was woken.
+async fn wakes(patience: Patience, what: &str, woken: &Record<()>) -> Verdict {
+    let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
+    patience.wait_outside(what, wakes).await
 }
 
 pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<Boxed>) -> Verdict {
@@ -150,11 +191,36 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<
         let woken = Record::default();
         nobody(poll_once(pending.as_mut(), &woken))?;
         let client = connect(&*world, address).await?;
-        let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
-        let what = "a client wakes who waits in `accept`";
-        patience.wait_outside(what, wakes).await?;
+        wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
         drop(pending);
         accepted(patience, &listener, client).await?;
+    }
+    for polls in 1..=4 {
+        // Dropped after so many polls, each once the one before has woken.
+        let client = connect(&*world, address).await?;
+        let mut pending = Box::pin(listener.accept());
+        let mut brought = None;
+        for poll in 1..=polls {
+            let woken = Record::default();
+            if let Poll::Ready(accepted) = poll_once(pending.as_mut(), &woken) {
+                brought = Some(well(ACCEPTS, accepted)?);
+                break;
+            }
+            if poll < polls {
+                wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
+            }
+        }
+        drop(pending);
+        match brought {
+            Some((_, peer)) => same("who was accepted", client.local_addr(), peer)?,
+            None => {
+                let accepted = accepted(patience, &listener, client).await;
+                accepted.map_err(|mut broken| {
+                    broken.expected = format!("{}, after an `accept` that was dropped at poll {polls}", broken.expected);
+                    broken.check("is a connection kept in the call of `accept` that is pending again? It must be the last that the call waits for")
+                })?;
+            }
+        }
     }
     for _ in 0..100 {
         // Dropped as soon as the client has connected, whatever it came to.
@@ -193,14 +259,14 @@ async fn accepted(
 }
 
 /// No client has come: so nobody can have been accepted.
-fn nobody(accepted: std::task::Poll<io::Result<(BoxedIo, Address)>>) -> Verdict {
+fn nobody(accepted: Poll<io::Result<(BoxedIo, Address)>>) -> Verdict {
     match accepted {
-        std::task::Poll::Pending => Ok(()),
-        std::task::Poll::Ready(Ok((_, peer))) => Err(Broken::new(
+        Poll::Pending => Ok(()),
+        Poll::Ready(Ok((_, peer))) => Err(Broken::new(
             "`accept` waits while there is no client",
             format!("it brings {peer}"),
         )),
-        std::task::Poll::Ready(Err(error)) => Err(Broken::new(
+        Poll::Ready(Err(error)) => Err(Broken::new(
             "`accept` waits while there is no client",
             error.to_string(),
         )
@@ -281,10 +347,7 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Ve
     nobody(poll_once(goes.as_mut(), &woken))?;
     nobody(poll_once(stays.as_mut(), &woken))?;
     let client = connect(&*world, address).await?;
-    let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
-    patience
-        .wait_outside("a client wakes who waits in `accept`", wakes)
-        .await?;
+    wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
     drop(goes);
     let what = "who still waits in `accept` gets the connection";
     let got = patience
@@ -443,4 +506,344 @@ pub(super) async fn k10_a_half_closed_stream_still_carries_bytes(world: Arc<Boxe
         .await?;
     well(what, written)?;
     same("what is received", b"after".to_vec(), well(what, received)?)
+}
+
+/// Polls a read once, with a waker that records its wakes.
+fn poll_read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut [u8],
+    woken: &Record<()>,
+) -> Poll<io::Result<usize>> {
+    poll_once(pin!(stream.read(buffer)), woken)
+}
+
+/// The client has sent nothing: so nothing can be read.
+fn nothing_is_read<S: AsyncRead + Unpin>(stream: &mut S, woken: &Record<()>) -> Verdict {
+    let seen = match poll_read(stream, &mut [0; 8], woken) {
+        Poll::Pending => return Ok(()),
+        Poll::Ready(Ok(count)) => format!("it brings {count} bytes"),
+        Poll::Ready(Err(error)) => error.to_string(),
+    };
+    let check = "is the socket non-blocking where it has to be, and `WouldBlock` a reason to wait?";
+    Err(Broken::new("a read waits while the client has sent nothing", seen).check(check))
+}
+
+/// Reads the one byte that the client has sent.
+async fn read_byte<S: AsyncRead + Unpin>(patience: Patience, stream: &mut S, byte: u8) -> Verdict {
+    let what = "a byte of the client is read";
+    let mut buffer = [0; 8];
+    let read = patience
+        .wait_outside(what, stream.read(&mut buffer))
+        .await?;
+    let count = well(what, read)?;
+    same(what, &[byte][..], &buffer[..count])
+}
+
+/// Writes that the client does not read.
+struct Writes {
+    chunk: Vec<u8>,
+    written: usize,
+}
+
+impl Writes {
+    /// More than any system holds for one connection.
+    const MOST: usize = 256 << 20;
+
+    fn new() -> Self {
+        Self {
+            chunk: vec![b'w'; 64 << 10],
+            written: 0,
+        }
+    }
+
+    /// Polls a write once, with a waker that records its wakes.
+    fn poll<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        woken: &Record<()>,
+    ) -> Result<Poll<()>, Broken> {
+        match poll_once(pin!(stream.write(&self.chunk)), woken) {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(count) => {
+                self.written += well("bytes are written", count)?;
+                Ok(Poll::Ready(()))
+            }
+        }
+    }
+
+    /// Polls writes until one has to wait.
+    fn fill<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, woken: &Record<()>) -> Verdict {
+        while self.poll(stream, woken)?.is_ready() {
+            if self.written > Self::MOST {
+                let expected = "a write waits while the client reads nothing";
+                let seen = format!("{} bytes are taken, and more", self.written);
+                let check = "is what is written kept in memory, without an end?";
+                return Err(Broken::new(expected, seen).check(check));
+            }
+        }
+        Ok(())
+    }
+
+    /// The client reads all of it, which is to wake who waits.
+    async fn are_received<C: Client>(
+        &mut self,
+        patience: Patience,
+        what: &str,
+        client: &mut C,
+        woken: &Record<()>,
+    ) -> Verdict {
+        let woken = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
+        let receive = client.receive(std::mem::take(&mut self.written));
+        let (received, ()) = patience.wait_outside(what, join(receive, woken)).await?;
+        well(what, received).map(drop)
+    }
+}
+
+async fn sends<C: Client>(patience: Patience, client: &mut C, byte: u8) -> Verdict {
+    let what = "the client sends a byte";
+    well(
+        what,
+        patience.wait_outside(what, client.send(&[byte])).await?,
+    )
+}
+
+const LAST: &str = "is the waker registered at each poll that is pending? Each may bring another, and the last is to be woken";
+
+pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
+    world: Arc<Boxed>,
+) -> Verdict {
+    const EACH: &str = "is there one waker for both directions? A task may read while another writes: each needs its own";
+    let patience = world.patience();
+    let (listener, address) = listen(&*world)?;
+    let mut client = connect(&*world, address).await?;
+    let (stream, _) = accept(patience, &listener).await?;
+    let mut stream = world.accepted(stream);
+
+    let (before, last) = (Record::default(), Record::default());
+    nothing_is_read(&mut stream, &before)?;
+    nothing_is_read(&mut stream, &last)?;
+    sends(patience, &mut client, b'a').await?;
+    let what = "a read that waits wakes who polled it last, once a byte has come";
+    let woken = wakes(patience, what, &last).await;
+    woken.map_err(|broken| broken.check(LAST))?;
+    read_byte(patience, &mut stream, b'a').await?;
+
+    let (before, last) = (Record::default(), Record::default());
+    let mut writes = Writes::new();
+    loop {
+        writes.fill(&mut stream, &before)?;
+        if writes.poll(&mut stream, &last)?.is_pending() {
+            break;
+        }
+    }
+    let what = "a write that waits wakes who polled it last, once there is room";
+    let woken = writes
+        .are_received(patience, what, &mut client, &last)
+        .await;
+    woken.map_err(|broken| broken.check(LAST))?;
+
+    let (reader, writer) = (Record::default(), Record::default());
+    nothing_is_read(&mut stream, &reader)?;
+    writes.fill(&mut stream, &writer)?;
+    sends(patience, &mut client, b'b').await?;
+    let what = "a read that waits is woken though a write waits beside it";
+    let woken = wakes(patience, what, &reader).await;
+    woken.map_err(|broken| broken.check(EACH))?;
+    read_byte(patience, &mut stream, b'b').await?;
+
+    let (reader, writer) = (Record::default(), Record::default());
+    writes.fill(&mut stream, &writer)?;
+    nothing_is_read(&mut stream, &reader)?;
+    let what = "a write that waits is woken though a read waits beside it";
+    let woken = writes
+        .are_received(patience, what, &mut client, &writer)
+        .await;
+    woken.map_err(|broken| broken.check(EACH))
+}
+
+pub(super) async fn k12_a_reset_is_read_as_an_error(world: Arc<Boxed>) -> Verdict {
+    let patience = world.patience();
+    let (listener, address) = listen(&*world)?;
+    for waits in [true, false] {
+        let client = connect(&*world, address).await?;
+        let (stream, _) = accept(patience, &listener).await?;
+        let mut stream = world.accepted(stream);
+        let woken = Record::default();
+        if waits {
+            nothing_is_read(&mut stream, &woken)?;
+        }
+        client.reset().await;
+        if waits {
+            let what = "a read that waits is woken when the client resets the connection";
+            let woken = wakes(patience, what, &woken).await;
+            woken.map_err(|broken| broken.check(LAST))?;
+        }
+        let what = "a read fails when the client has reset the connection";
+        let mut buffer = [0; 8];
+        let read = patience
+            .wait_outside(what, stream.read(&mut buffer))
+            .await?;
+        if let Ok(count) = read {
+            let seen = format!("it brings {count} bytes, as at the end of the stream");
+            let check = "is every end of a connection taken for the end of the stream? What was cut off is not whole";
+            return Err(Broken::new(what, seen).check(check));
+        }
+    }
+    Ok(())
+}
+
+/// How the system has the listener's end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It is connected, as seen from here.
+    Open,
+    /// It is shut down, and a descriptor of it is open.
+    Held,
+    Gone,
+}
+
+/// Asks the system for the listener's end of a connection; `None` where it does not tell: Linux does.
+fn end_of(local: Address, peer: Address) -> Option<End> {
+    const ESTABLISHED: &str = "01";
+    const CLOSE_WAIT: &str = "08";
+    fn hexadecimal(address: Address) -> Option<String> {
+        let address = address.socket()?;
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                let ip = u32::from_ne_bytes(ip.octets());
+                Some(format!("{ip:08X}:{:04X}", address.port()))
+            }
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    let (local, peer) = (hexadecimal(local)?, hexadecimal(peer)?);
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let pair = format!(" {local} {peer} ");
+    let mut fields = match table.lines().find(|line| line.contains(&pair)) {
+        Some(line) => line.split_ascii_whitespace().skip(3),
+        None => return Some(End::Gone),
+    };
+    Some(match (fields.next(), fields.nth(5)) {
+        (Some(ESTABLISHED | CLOSE_WAIT), _) => End::Open,
+        (_, Some("0")) => End::Gone,
+        _ => End::Held,
+    })
+}
+
+/// Listens with a socket of this system; `None` in a world without.
+fn listen_with(world: &Boxed) -> Result<Option<(BoxedListener, TcpListener, Address)>, Broken> {
+    let what = "a socket is bound";
+    let socket = well(what, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+    let address = well(what, socket.local_addr())?;
+    let copy = well(what, socket.try_clone())?;
+    match world.listen_with(socket) {
+        Some(listener) => Ok(Some((
+            well("a listener is made of a socket", listener)?,
+            copy,
+            address.into(),
+        ))),
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn k13_dropping_a_stream_closes_its_socket(world: Arc<Boxed>) -> Verdict {
+    let patience = world.patience();
+    let (listener, copy, address) = match listen_with(&*world)? {
+        Some((listener, copy, address)) => (listener, Some(copy), address),
+        None => {
+            let (listener, address) = listen(&*world)?;
+            (listener, None, address)
+        }
+    };
+    for waits in [false, true] {
+        let mut client = connect(&*world, address).await?;
+        let (stream, peer) = accept(patience, &listener).await?;
+        let mut stream = world.accepted(stream);
+        if waits {
+            nothing_is_read(&mut stream, &Record::default())?;
+        }
+        drop(stream);
+        let asks = copy.is_some();
+        let now = move || match asks {
+            true => end_of(address, peer),
+            false => None,
+        };
+        // Nothing but the system can tell: that the client learns of it later may have any reason.
+        if now() == Some(End::Open) {
+            let expected = "the connection is closed when the drop of its stream returns";
+            let check = "who else holds the socket: a task, a thread, a copy? It has to be closed by the drop";
+            return Err(Broken::new(expected, "it is open").check(check));
+        }
+        let what = "a client is told that its stream was dropped";
+        patience.wait_outside(what, client.closed()).await?;
+        let what = "the descriptor of a stream that was dropped is closed";
+        let closed = patience.wait_outside(what, no_longer_held(now)).await;
+        closed.map_err(|broken| {
+            broken
+                .check("is the connection only shut down? Each descriptor that stays open is lost")
+        })?;
+    }
+    Ok(())
+}
+
+/// Waits until the system says that a socket is gone, or does not tell. It takes a while to answer where there are many sockets:
+/// it is asked on a thread, and less and less often.
+async fn no_longer_held(now: impl Fn() -> Option<End> + Send + 'static) {
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || {
+        let mut pause = Duration::from_millis(1);
+        while matches!(now(), Some(End::Open | End::Held)) && !tell.is_canceled() {
+            // There is no signal for a closed descriptor.
+            thread::sleep(pause);
+            pause = (2 * pause).min(Duration::from_secs(1));
+        }
+        let _ = tell.send(());
+    });
+    let _ = told.await;
+}
+
+pub(super) async fn k14_connections_wait_in_the_queue_of_the_system(world: Arc<Boxed>) -> Verdict {
+    const CLIENTS: usize = 5;
+    const ACCEPTED: usize = 2;
+    let patience = world.patience();
+    let Some((listener, copy, address)) = listen_with(&*world)? else {
+        return Ok(());
+    };
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(connect(&*world, address).await?);
+    }
+    let mut seen = Vec::new();
+    for _ in 0..ACCEPTED {
+        let (_, peer) = accept(patience, &listener).await?;
+        seen.push(peer);
+    }
+    drop(listener);
+    // What was not asked for is there for whoever else listens with the same socket.
+    well(
+        "the copy of a socket is set to not block",
+        copy.set_nonblocking(true),
+    )?;
+    let what = format!(
+        "{} of {CLIENTS} connections, which nobody asked for, are in the system's queue",
+        CLIENTS - ACCEPTED
+    );
+    let look = || {
+        while let Ok((_, peer)) = copy.accept() {
+            seen.push(Address::from(peer));
+        }
+        match seen.len() {
+            CLIENTS => Ok(()),
+            count => Err(count.saturating_sub(ACCEPTED)),
+        }
+    };
+    let all = patience.until(&world.clock(), &what, look).await;
+    all.map_err(|broken| {
+        broken.check("does the listener take connections ahead of the calls of `accept`? They are lost with it, and the backlog has no end")
+    })?;
+    let mut expected: Vec<_> = clients.iter().map(Client::local_addr).collect();
+    expected.sort_unstable();
+    seen.sort_unstable();
+    same("whose connections there were", expected, seen)
 }

@@ -1,5 +1,6 @@
 //! Listeners that err.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Runtime};
+use futures::FutureExt;
 
 use super::runtime::woken_first;
 
@@ -43,6 +45,12 @@ pub enum ListenerFlaw {
     StaysOpen,
     /// Each accept waits for a while, though a connection is there.
     TakesItsTime,
+    /// All connections that are there are taken at once, and kept for who asks later.
+    TakesAhead,
+    /// Of the connections that are there the last is served first.
+    LastComeFirst,
+    /// A connection is kept in the call of `accept` while other tasks have their turn.
+    HoldsOverATurn,
     /// A listener is made of anything.
     OfAnything,
     /// What is refused is not told what it is.
@@ -50,7 +58,7 @@ pub enum ListenerFlaw {
 }
 
 /// A listener that errs.
-pub struct WrongListener<L, R> {
+pub struct WrongListener<L: Listener, R> {
     listener: Arc<L>,
     flaw: Option<ListenerFlaw>,
     runtime: R,
@@ -58,6 +66,7 @@ pub struct WrongListener<L, R> {
     accepted: AtomicUsize,
     to_eat: AtomicUsize,
     last: Arc<Last>,
+    taken: Mutex<VecDeque<(L::Io, L::Addr)>>,
 }
 
 /// A stream, and what its local address is said to be.
@@ -70,7 +79,27 @@ pub struct WrongStream<S> {
 
 /// Who polled last.
 #[derive(Default)]
-struct Last(Mutex<Option<Waker>>);
+pub(super) struct Last(Mutex<Option<Waker>>);
+
+impl Last {
+    /// A waker that wakes who polled last.
+    pub(super) fn polled_by(self: &Arc<Self>, cx: &Context<'_>) -> Waker {
+        let last = cx.waker().clone();
+        let before = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(last);
+        drop(before);
+        Waker::from(Arc::clone(self))
+    }
+}
+
+impl fmt::Debug for Last {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Last").finish_non_exhaustive()
+    }
+}
 
 impl Wake for Last {
     fn wake(self: Arc<Self>) {
@@ -81,7 +110,7 @@ impl Wake for Last {
     }
 }
 
-impl<L, R> WrongListener<L, R> {
+impl<L: Listener, R> WrongListener<L, R> {
     pub(super) fn new(listener: L, flaw: Option<ListenerFlaw>, runtime: R, before: usize) -> Self {
         let listener = Arc::new(listener);
         if flaw == Some(ListenerFlaw::StaysOpen) {
@@ -95,11 +124,12 @@ impl<L, R> WrongListener<L, R> {
             accepted: AtomicUsize::new(0),
             to_eat: AtomicUsize::new(0),
             last: Arc::default(),
+            taken: Mutex::default(),
         }
     }
 }
 
-impl<L, R> fmt::Debug for WrongListener<L, R> {
+impl<L: Listener, R> fmt::Debug for WrongListener<L, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WrongListener")
             .field("flaw", &self.flaw)
@@ -122,16 +152,41 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> WrongListener<L, R> {
     async fn accept_last_woken(&self) -> io::Result<(L::Io, SocketAddr)> {
         let mut accept = pin!(self.listener.accept());
         poll_fn(|cx| {
-            let waker = Waker::from(Arc::clone(&self.last));
-            let last = cx.waker().clone();
-            self.last
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .replace(last);
+            let waker = self.last.polled_by(cx);
             accept.as_mut().poll(&mut Context::from_waker(&waker))
         })
         .await
+    }
+
+    /// An accept that takes all that is there, and gives one of them.
+    async fn accept_all(
+        &self,
+        give: impl Fn(&mut VecDeque<(L::Io, SocketAddr)>) -> Option<(L::Io, SocketAddr)>,
+    ) -> io::Result<(L::Io, SocketAddr)> {
+        let given = || give(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner));
+        let first = match given() {
+            Some(kept) => return Ok(kept),
+            None => self.listener.accept().await?,
+        };
+        let more = std::iter::from_fn(|| self.listener.accept().now_or_never()?.ok());
+        let all = std::iter::once(first).chain(more);
+        self.taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(all);
+        given().ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    /// An accept that is pending once more when it has the connection.
+    async fn accept_and_pause(&self) -> io::Result<(L::Io, SocketAddr)> {
+        let accepted = self.listener.accept().await?;
+        let mut turn = Poll::Pending;
+        poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            std::mem::replace(&mut turn, Poll::Ready(()))
+        })
+        .await;
+        Ok(accepted)
     }
 
     /// An accept that takes what comes after it was dropped.
@@ -169,6 +224,9 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
                     woken_first(self.listener.accept()).await
                 }
                 Some(ListenerFlaw::EatsWhenDropped) => self.accept_greedily().await,
+                Some(ListenerFlaw::TakesAhead) => self.accept_all(VecDeque::pop_front).await,
+                Some(ListenerFlaw::LastComeFirst) => self.accept_all(VecDeque::pop_back).await,
+                Some(ListenerFlaw::HoldsOverATurn) => self.accept_and_pause().await,
                 _ => self.listener.accept().await,
             };
             let number = self.accepted.fetch_add(1, Ordering::SeqCst) + 1;

@@ -1,14 +1,15 @@
 //! Runtimes that err.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use acceptor_core::Runtime;
@@ -44,6 +45,20 @@ pub enum RuntimeFlaw {
     KeepsWithWaker,
     /// A task that wakes itself is polled again at once: the others starve.
     Starves,
+    /// Of the tasks that are ready the last is polled first.
+    LastReadyFirst,
+    /// A task that wakes itself is polled again at once, by one of four threads.
+    StarvesOnFourThreads,
+    /// Sleeps are looked at only when no task is ready.
+    SleepsWhenIdle,
+    /// A task for which the queue has no room is dropped.
+    DropsWhatIsTooMany,
+    /// A panic in a task ends the thread that polls it.
+    PanicsEndThreads,
+    /// A task that is spawned wakes no thread that rests.
+    SpawnWakesNobody,
+    /// A task that is spawned on a thread of another's wakes no thread that rests.
+    SpawnFromOutsideWakesNobody,
     /// A sleep is rounded down to 50 ms: by so much that it shows on a slow machine, too.
     RoundsDown,
     /// A deadline long past is never reached.
@@ -54,6 +69,22 @@ pub enum RuntimeFlaw {
     DropsTakeOthers,
     /// A sleep wakes nobody: it is done when it is polled again.
     SleepsWakeNobody,
+    /// A sleep for the past is done when it is polled again, and wakes nobody.
+    PastWakesNobody,
+    /// The length of a sleep is counted from its first poll.
+    CountsFromTheFirstPoll,
+    /// Each poll of a sleep begins it again.
+    BeginsAgain,
+    /// The length of a sleep is cut to 32 bits of milliseconds.
+    Milliseconds32,
+    /// The length of a sleep is cut to 64 bits of nanoseconds.
+    Nanoseconds64,
+    /// A sleep of more than a second is done after a second.
+    OneSecondAtMost,
+    /// A sleep of more than a second is never done.
+    NeverMoreThanASecond,
+    /// A sleep that ends before all others does not interrupt the thread that keeps the time.
+    WaitsForTheFirst,
     /// A sleep wakes who polled it first.
     WakesWhoPolledFirst,
     /// The clock is an hour ahead of the one that sleeps keep.
@@ -66,6 +97,12 @@ pub enum RuntimeFlaw {
     ClockStands,
     /// Every other time that is told is 5 ms old.
     ClockGoesBack,
+    /// The clock goes twice as fast as the one that sleeps keep.
+    ClockFast,
+    /// The clock goes half as fast as the one that sleeps keep.
+    ClockSlow,
+    /// The clock moves every 20 ms.
+    ClockTicks,
 }
 
 /// A runtime that errs.
@@ -94,6 +131,8 @@ struct Shared {
     asked: AtomicUsize,
     dropped: Mutex<HashSet<Instant>>,
     began: Instant,
+    workers: OnceLock<Arc<Workers>>,
+    timer: OnceLock<Arc<Timer>>,
 }
 
 /// Longer ago than a deadline is that was in the future as the sleep was made.
@@ -113,6 +152,8 @@ impl<R: Runtime> WrongRuntime<R> {
             asked: AtomicUsize::new(0),
             dropped: Mutex::default(),
             began: runtime.now(),
+            workers: OnceLock::new(),
+            timer: OnceLock::new(),
         };
         Self {
             runtime,
@@ -351,6 +392,286 @@ fn poll_greedily(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Pol
     }
 }
 
+/// How many threads poll tasks, where they are this world's own.
+const WORKERS: usize = 4;
+
+/// For how many tasks there is room in a queue that has an end.
+const ROOM: usize = 512;
+
+/// Threads of this world's own that poll tasks. They rest when the world is gone.
+struct Workers {
+    flaw: RuntimeFlaw,
+    ready: Mutex<VecDeque<Arc<Work>>>,
+    more: Condvar,
+    /// How many threads wait for more; changed under the lock of `ready`.
+    resting: AtomicUsize,
+    /// Those whom no other timer wakes.
+    sleepers: Mutex<Vec<Waker>>,
+}
+
+/// A task of these threads.
+struct Work {
+    workers: Arc<Workers>,
+    queued: AtomicBool,
+    /// It is being polled by a thread that goes on if it was woken meanwhile.
+    greedy: AtomicBool,
+    again: AtomicBool,
+    task: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl Wake for Work {
+    fn wake(self: Arc<Self>) {
+        if self.greedy.load(Ordering::SeqCst) {
+            self.again.store(true, Ordering::SeqCst);
+            return;
+        }
+        if self.queued.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let workers = Arc::clone(&self.workers);
+        workers.push(self);
+        workers.more.notify_one();
+    }
+}
+
+impl Workers {
+    fn begin(flaw: RuntimeFlaw) -> Arc<Self> {
+        let workers = Arc::new(Self {
+            flaw,
+            ready: Mutex::default(),
+            more: Condvar::new(),
+            resting: AtomicUsize::new(0),
+            sleepers: Mutex::default(),
+        });
+        for _ in 0..WORKERS {
+            let working = Arc::clone(&workers);
+            thread::spawn(move || {
+                AT_HOME.set(true);
+                loop {
+                    working.work();
+                }
+            });
+        }
+        // So that who wakes nobody finds nobody awake.
+        while workers.resting_now() < WORKERS {
+            thread::yield_now();
+        }
+        workers
+    }
+
+    fn ready(&self) -> MutexGuard<'_, VecDeque<Arc<Work>>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resting_now(&self) -> usize {
+        let _unchanged = self.ready();
+        self.resting.load(Ordering::SeqCst)
+    }
+
+    fn sleepers(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps until a time has come and no task is ready.
+    async fn sleep_until(&self, deadline: Instant) {
+        poll_fn(|cx| {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.sleepers().push(cx.waker().clone());
+            // Who looks for sleepers has the lock until it waits.
+            drop(self.ready());
+            self.more.notify_one();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Puts it in the queue; it is given back if there is no room.
+    fn push(&self, work: Arc<Work>) -> Option<Arc<Work>> {
+        let mut ready = self.ready();
+        if self.flaw == RuntimeFlaw::DropsWhatIsTooMany && ready.len() >= ROOM {
+            return Some(work);
+        }
+        ready.push_back(work);
+        None
+    }
+
+    fn spawn(self: &Arc<Self>, task: BoxFuture<'static, ()>) {
+        let refused = self.push(Arc::new(Work {
+            workers: Arc::clone(self),
+            queued: AtomicBool::new(true),
+            greedy: AtomicBool::new(false),
+            again: AtomicBool::new(false),
+            task: Mutex::new(Some(task)),
+        }));
+        drop(refused);
+        match self.flaw {
+            RuntimeFlaw::SpawnWakesNobody => {}
+            RuntimeFlaw::SpawnFromOutsideWakesNobody if !AT_HOME.get() => {}
+            _ => self.more.notify_one(),
+        }
+    }
+
+    /// Polls one task when there is one.
+    fn work(&self) {
+        let mut ready = self.ready();
+        let work = loop {
+            let next = match self.flaw {
+                RuntimeFlaw::LastReadyFirst => ready.pop_back(),
+                _ => ready.pop_front(),
+            };
+            match next {
+                Some(work) => break work,
+                None if !self.sleepers().is_empty() => {
+                    let (guard, waited) = self
+                        .more
+                        .wait_timeout(ready, Duration::from_millis(1))
+                        .unwrap_or_else(PoisonError::into_inner);
+                    drop(guard);
+                    if waited.timed_out() {
+                        let sleepers = std::mem::take(&mut *self.sleepers());
+                        sleepers.into_iter().for_each(Waker::wake);
+                    }
+                    ready = self.ready();
+                }
+                None => {
+                    self.resting.fetch_add(1, Ordering::SeqCst);
+                    let waited = self.more.wait(ready);
+                    ready = waited.unwrap_or_else(PoisonError::into_inner);
+                    self.resting.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+        };
+        drop(ready);
+        work.queued.store(false, Ordering::SeqCst);
+        let mut kept = work.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut task) = kept.take() else { return };
+        let waker = Waker::from(Arc::clone(&work));
+        let mut cx = Context::from_waker(&waker);
+        if self.flaw == RuntimeFlaw::PanicsEndThreads {
+            if task.poll_unpin(&mut cx).is_pending() {
+                *kept = Some(task);
+            }
+            return;
+        }
+        let greedy = self.flaw == RuntimeFlaw::StarvesOnFourThreads;
+        work.greedy.store(greedy, Ordering::SeqCst);
+        loop {
+            let polled = catch_unwind(AssertUnwindSafe(|| task.poll_unpin(&mut cx)));
+            if polled.unwrap_or(Poll::Ready(())).is_ready() {
+                return;
+            }
+            if work.again.swap(false, Ordering::SeqCst) {
+                continue;
+            }
+            work.greedy.store(false, Ordering::SeqCst);
+            // Or it was woken just before.
+            if !work.again.swap(false, Ordering::SeqCst) {
+                break;
+            }
+            work.greedy.store(greedy, Ordering::SeqCst);
+        }
+        *kept = Some(task);
+    }
+}
+
+/// Keeps the time, and does not look at what comes while it waits.
+#[derive(Default)]
+struct Timer {
+    sleepers: Mutex<BTreeMap<(Instant, usize), Waker>>,
+    first: Condvar,
+    ever: AtomicUsize,
+}
+
+impl Timer {
+    fn begin() -> Arc<Self> {
+        let timer = Arc::new(Self::default());
+        let keeping = Arc::clone(&timer);
+        thread::spawn(move || {
+            loop {
+                keeping.keep();
+            }
+        });
+        timer
+    }
+
+    fn sleepers(&self) -> MutexGuard<'_, BTreeMap<(Instant, usize), Waker>> {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self) {
+        let sleepers = self.sleepers();
+        let Some((&place, _)) = sleepers.first_key_value() else {
+            drop(self.first.wait(sleepers));
+            return;
+        };
+        drop(sleepers);
+        thread::sleep(place.0.saturating_duration_since(Instant::now()));
+        let waker = self.sleepers().remove(&place);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let number = self.ever.fetch_add(1, Ordering::SeqCst);
+        poll_fn(|cx| {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            let waker = cx.waker().clone();
+            let before = self.sleepers().insert((deadline, number), waker);
+            drop(before);
+            self.first.notify_one();
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl<R: Runtime> WrongRuntime<R> {
+    fn workers(&self, flaw: RuntimeFlaw) -> &Arc<Workers> {
+        self.shared.workers.get_or_init(|| Workers::begin(flaw))
+    }
+
+    /// A sleep that begins again at each poll before it is done.
+    async fn sleep_again_and_again(&self, length: Duration) {
+        let begin = || Box::pin(self.runtime.sleep_until(self.runtime.now() + length));
+        let mut sleep = begin();
+        poll_fn(|cx| {
+            if sleep
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_ready()
+            {
+                return Poll::Ready(());
+            }
+            sleep = begin();
+            sleep.as_mut().poll(cx)
+        })
+        .await;
+    }
+}
+
+/// When a sleep ends whose length is cut.
+fn cut(flaw: Option<RuntimeFlaw>, now: Instant, deadline: Instant) -> Instant {
+    let length = deadline.saturating_duration_since(now);
+    let length = match flaw {
+        Some(RuntimeFlaw::Milliseconds32) => {
+            let whole = (length.as_millis() & u128::from(u32::MAX)) as u64;
+            let rest = length.subsec_nanos() % 1_000_000;
+            Duration::from_millis(whole) + Duration::from_nanos(rest.into())
+        }
+        Some(RuntimeFlaw::Nanoseconds64) => {
+            Duration::from_nanos((length.as_nanos() & u128::from(u64::MAX)) as u64)
+        }
+        Some(RuntimeFlaw::OneSecondAtMost) => length.min(Duration::from_secs(1)),
+        _ => return deadline,
+    };
+    now + length
+}
+
 impl<R: Runtime> Runtime for WrongRuntime<R> {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let Some(flaw) = self.flaw() else {
@@ -408,11 +729,52 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
                 self.runtime
                     .spawn(poll_fn(move |cx| poll_greedily(&mut task, cx)));
             }
+            RuntimeFlaw::LastReadyFirst
+            | RuntimeFlaw::StarvesOnFourThreads
+            | RuntimeFlaw::SleepsWhenIdle
+            | RuntimeFlaw::DropsWhatIsTooMany
+            | RuntimeFlaw::PanicsEndThreads
+            | RuntimeFlaw::SpawnWakesNobody
+            | RuntimeFlaw::SpawnFromOutsideWakesNobody => {
+                self.workers(flaw).spawn(task);
+            }
             _ => self.runtime.spawn(task),
         }
     }
 
-    async fn sleep_until(&self, deadline: Instant) {
+    fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
+        let made = self.runtime.now();
+        self.sleep_made(made, deadline)
+    }
+
+    fn now(&self) -> Instant {
+        let now = self.runtime.now();
+        let since = now.saturating_duration_since(self.shared.began);
+        match self.flaw() {
+            Some(RuntimeFlaw::ClockFast) => now + since,
+            Some(RuntimeFlaw::ClockSlow) => self.shared.began + since / 2,
+            Some(RuntimeFlaw::ClockTicks) => {
+                let ticks = since.as_millis() / 20;
+                self.shared.began + Duration::from_millis(20) * ticks as u32
+            }
+            Some(RuntimeFlaw::ClockAhead) => now + HOUR,
+            Some(RuntimeFlaw::ClockBehind) => now.checked_sub(HOUR).unwrap_or(self.shared.began),
+            Some(RuntimeFlaw::ClockAheadInTasks) if IN_TASK.get() => now + HOUR,
+            Some(RuntimeFlaw::ClockStands) => self.shared.began,
+            Some(RuntimeFlaw::ClockGoesBack) => {
+                let old = self.shared.asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+                let back = if old { 5 } else { 0 };
+                now.checked_sub(Duration::from_millis(back)).unwrap_or(now)
+            }
+            _ => now,
+        }
+    }
+}
+
+impl<R: Runtime> WrongRuntime<R> {
+    /// A sleep that was made at this time, and is polled now for the first time.
+    async fn sleep_made(&self, made: Instant, deadline: Instant) {
+        let length = deadline.saturating_duration_since(made);
         let now = self.runtime.now();
         let deadline = match self.flaw() {
             Some(RuntimeFlaw::RoundsDown) => {
@@ -423,7 +785,11 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
                 pending().await
             }
             Some(RuntimeFlaw::CutsFarDeadlines) if deadline - now > 10 * YEAR => now,
-            _ => deadline,
+            Some(RuntimeFlaw::NeverMoreThanASecond) if length > Duration::from_secs(1) => {
+                pending().await
+            }
+            Some(RuntimeFlaw::CountsFromTheFirstPoll) => now + length,
+            flaw => cut(flaw, now, deadline),
         };
         let sleep = self.runtime.sleep_until(deadline);
         match self.flaw() {
@@ -432,6 +798,18 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
                 poll_fn(|_| sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()))).await;
             }
             Some(RuntimeFlaw::WakesWhoPolledFirst) => woken_first(sleep).await,
+            Some(RuntimeFlaw::PastWakesNobody) if deadline <= now => {
+                let mut past = Poll::Pending;
+                poll_fn(|_| std::mem::replace(&mut past, Poll::Ready(()))).await;
+            }
+            Some(RuntimeFlaw::BeginsAgain) => self.sleep_again_and_again(length).await,
+            Some(flaw @ RuntimeFlaw::SleepsWhenIdle) => {
+                self.workers(flaw).sleep_until(deadline).await;
+            }
+            Some(RuntimeFlaw::WaitsForTheFirst) => {
+                let timer = self.shared.timer.get_or_init(Timer::begin);
+                timer.sleep_until(deadline).await;
+            }
             Some(RuntimeFlaw::DropsTakeOthers) => {
                 let mut takes = TakesOthers {
                     dropped: &self.shared.dropped,
@@ -444,22 +822,6 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
                 }
             }
             _ => sleep.await,
-        }
-    }
-
-    fn now(&self) -> Instant {
-        let now = self.runtime.now();
-        match self.flaw() {
-            Some(RuntimeFlaw::ClockAhead) => now + HOUR,
-            Some(RuntimeFlaw::ClockBehind) => now.checked_sub(HOUR).unwrap_or(self.shared.began),
-            Some(RuntimeFlaw::ClockAheadInTasks) if IN_TASK.get() => now + HOUR,
-            Some(RuntimeFlaw::ClockStands) => self.shared.began,
-            Some(RuntimeFlaw::ClockGoesBack) => {
-                let old = self.shared.asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
-                let back = if old { 5 } else { 0 };
-                now.checked_sub(Duration::from_millis(back)).unwrap_or(now)
-            }
-            _ => now,
         }
     }
 }

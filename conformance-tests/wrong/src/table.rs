@@ -1555,6 +1555,12 @@ fn runtimes() -> Vec<Case> {
             &["T4", "T6", "B3", "L1"],
         ),
         breaks(
+            "T1",
+            RuntimeFlaw::SpawnWakesNobody,
+            "does `spawn` wake a thread that rests?",
+            &["K1", "K7"],
+        ),
+        breaks(
             "T2",
             RuntimeFlaw::CancelsWithHandle,
             "is the task cancelled when its handle is dropped?",
@@ -1585,6 +1591,12 @@ fn runtimes() -> Vec<Case> {
             &["T1", "T2", "T4", "E3"],
         ),
         breaks(
+            "T3",
+            RuntimeFlaw::PanicsEndThreads,
+            "or end its thread? It has to be caught around each poll",
+            &["T1", "T2", "T4", "T5", "T6"],
+        ),
+        breaks(
             "T4",
             RuntimeFlaw::LosesWakes,
             "a task that was woken by Itself is polled again",
@@ -1613,6 +1625,24 @@ fn runtimes() -> Vec<Case> {
             RuntimeFlaw::PastNeverComes,
             "a sleep until a time in the past is done at once",
             &["T1", "T2", "T9"],
+        ),
+        breaks(
+            "T6",
+            RuntimeFlaw::PastWakesNobody,
+            "it had come, but the waker that waited for it was not called",
+            &["T1", "T2", "T4", "T9"],
+        ),
+        breaks(
+            "T6",
+            RuntimeFlaw::ClockSlow,
+            "is done when `now` has reached its deadline",
+            &["T1", "T2", "T4", "T9"],
+        ),
+        breaks(
+            "T6",
+            RuntimeFlaw::ClockTicks,
+            "is done when `now` has reached its deadline",
+            &["T1", "T2", "T4", "T9"],
         ),
         breaks(
             "T7",
@@ -1653,14 +1683,38 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T10",
             RuntimeFlaw::Starves,
-            "beside two that are always ready",
+            "beside some that are always ready",
             &["T1", "T2", "T6"],
+        ),
+        breaks(
+            "T10",
+            RuntimeFlaw::LastReadyFirst,
+            "many tasks, each, beside some that are always ready, are done",
+            &["T1", "T2", "T4", "T5", "T6"],
+        ),
+        breaks(
+            "T10",
+            RuntimeFlaw::StarvesOnFourThreads,
+            "many tasks, each, beside some that are always ready, are done",
+            &["T1", "T2", "T4", "T5", "T6"],
+        ),
+        breaks(
+            "T10",
+            RuntimeFlaw::SleepsWhenIdle,
+            "do the timer and the sockets get a turn while tasks are ready",
+            &["T1", "T2", "T4", "T5", "T6", "T8"],
         ),
         breaks(
             "T11",
             RuntimeFlaw::SpawnsFromOutsideOnly,
             "a task that is spawned from a task runs: Dropped",
             &["T3", "T4", "T6"],
+        ),
+        breaks(
+            "T11",
+            RuntimeFlaw::SpawnFromOutsideWakesNobody,
+            "Does it wake a thread that rests?",
+            &["K1", "K7"],
         ),
         breaks(
             "T12",
@@ -1675,10 +1729,64 @@ fn runtimes() -> Vec<Case> {
             &["T1", "T6", "T8"],
         ),
         breaks(
+            "T13",
+            RuntimeFlaw::Milliseconds32,
+            "and 10 ms is waited for",
+            &["T1", "T6", "T8", "T15"],
+        ),
+        breaks(
+            "T13",
+            RuntimeFlaw::Nanoseconds64,
+            "a sleep of 2^64 ns and 10 ms is waited for",
+            &["T1", "T6", "T8", "T15"],
+        ),
+        breaks(
             "T14",
             RuntimeFlaw::WakesWhoPolledFirst,
             "a sleep wakes who polled it last",
             &["T1", "T2", "T6"],
+        ),
+        breaks(
+            "T15",
+            RuntimeFlaw::ClockFast,
+            "does `now` go faster than the clock of the timer?",
+            &["T1", "T4", "T9"],
+        ),
+        breaks(
+            "T15",
+            RuntimeFlaw::BeginsAgain,
+            "does each poll begin the sleep again?",
+            &["T1", "T6", "T8", "T14"],
+        ),
+        breaks(
+            "T15",
+            RuntimeFlaw::CountsFromTheFirstPoll,
+            "is the length counted from the first poll?",
+            &["T1", "T6", "T8", "T14"],
+        ),
+        breaks(
+            "T15",
+            RuntimeFlaw::OneSecondAtMost,
+            "is there an end to what the timer can hold",
+            &["T1", "T6", "T8", "T14"],
+        ),
+        breaks(
+            "T15",
+            RuntimeFlaw::NeverMoreThanASecond,
+            "sleeps of more than a second are done",
+            &["T1", "T6", "T8", "T14"],
+        ),
+        breaks(
+            "T16",
+            RuntimeFlaw::WaitsForTheFirst,
+            "is not interrupted by one that ends before?",
+            &["T1", "T6", "T8"],
+        ),
+        breaks(
+            "T17",
+            RuntimeFlaw::DropsWhatIsTooMany,
+            "is there an end to the queue of tasks?",
+            &["T1", "T2", "T4", "T5", "T6"],
         ),
     ]
 }
@@ -1710,10 +1818,22 @@ fn sockets() -> Vec<Case> {
             &["K1", "K2", "K7"],
         ),
         breaks(
+            "K3",
+            ListenerFlaw::LastComeFirst,
+            "who was accepted of several, the one who came first",
+            &["K1", "K2", "K5", "K7"],
+        ),
+        breaks(
             "K4",
             ListenerFlaw::EatsWhenDropped,
             "`accept` brings the connection of a client",
             &["K1", "K2", "K3", "K9"],
+        ),
+        breaks(
+            "K4",
+            ListenerFlaw::HoldsOverATurn,
+            "is a connection kept in the call of `accept` that is pending again?",
+            &["K1", "K2", "K3", "K7"],
         ),
         breaks(
             "K5",
@@ -1768,6 +1888,72 @@ fn sockets() -> Vec<Case> {
             StreamFlaw::EndsBoth,
             "what is written after that is received",
             &["K8", "K9"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::ReadsWakeNobody,
+            "a read that waits wakes who polled it last",
+            &["K3", "K8", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::ReadsWakeWhoPolledFirst,
+            "a read that waits wakes who polled it last",
+            &["K8", "K9", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::WritesWakeNobody,
+            "a write that waits wakes who polled it last",
+            &["K8", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::WritesWakeWhoPolledFirst,
+            "a write that waits wakes who polled it last",
+            &["K8", "K9", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::OneWaker,
+            "is there one waker for both directions?",
+            &["K8", "K9", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K11",
+            StreamFlaw::TakesAllWrites,
+            "a write waits while the client reads nothing",
+            &["K8", "K10", "K12", "K13"],
+        ),
+        breaks(
+            "K12",
+            StreamFlaw::ResetIsEnd,
+            "as at the end of the stream",
+            &["K8", "K9", "K10", "K11", "K13"],
+        ),
+        breaks(
+            "K13",
+            StreamFlaw::StaysOpen,
+            "who else holds the socket",
+            &["K1", "K3", "K10", "K11"],
+        ),
+        breaks(
+            "K13",
+            StreamFlaw::ClosesLater,
+            "the connection is closed when the drop of its stream returns",
+            &["K1", "K3", "K9", "K10", "K11"],
+        ),
+        breaks(
+            "K13",
+            StreamFlaw::KeepsDescriptor,
+            "the descriptor of a stream that was dropped is closed",
+            &["K8", "K9", "K10", "K11", "K12"],
+        ),
+        breaks(
+            "K14",
+            ListenerFlaw::TakesAhead,
+            "does the listener take connections ahead of the calls of `accept`?",
+            &["K1", "K2", "K3", "K4", "K7", "K9"],
         ),
     ]
 }
