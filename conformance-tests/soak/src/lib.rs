@@ -1,212 +1,149 @@
-//! The soak: for minutes, on real sockets, everything that can be done to a pool from outside; in the end the sums add up.
+//! The soak: for minutes, on real sockets, everything that can be done to a pool from outside.
 //!
-//! One pool after the other is started on a runtime. Clients connect, talk,
-//! stall, reset, and make `serve` fail; children are killed and stopped by id,
-//! listeners come, go and fail, specs are changed, descriptors run out; then
-//! the pool is stopped in one of the ways that there are. What is seen from all
-//! sides (`ledger`, `account`) must agree, and nothing may be left: no state, no
-//! descriptor, and no more memory than in the beginning.
+//! One pool after the other runs on a runtime (`pool_run`). Clients connect, talk,
+//! stall, reset, and make `serve` fail (`client`, `server`); faults are injected
+//! (`faults`); then the pool stops in one of several ways. Everything goes into
+//! one history, which must agree with itself (`history`), and nothing may be
+//! left: no state, no descriptor, and no more memory than in the beginning.
 //!
-//! Everything is on the loopback, with ports that are free, and bounded in time.
+//! All addresses are on the loopback, all ports are free ones, and all waits are bounded.
 
-mod account;
-mod arguments;
 mod client;
-mod course;
-mod crowd;
-mod exhaustion;
-mod guests;
-mod interrupt;
-mod ledger;
-mod life;
-mod meddling;
-mod memory;
-mod plan;
+mod command_line;
+mod context;
+mod faults;
+mod history;
+mod pool_run;
 mod process;
-mod scene;
 mod server;
-mod shown;
-mod sums;
 mod table;
-mod totals;
-mod way;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::arguments::run;
-pub use self::course::Course;
-use self::course::{Gauges, Soaked, Task, Wrong};
-use self::life::Until;
-use self::memory::{Grown, Kib, Memory};
-use self::table::a_second;
+use fastrand::Rng;
+
+pub use self::command_line::run;
+use self::context::{Setup, StopMode};
+use self::history::{Count, Counts};
+use self::pool_run::Until;
+use self::table::{a_second, mebibytes};
 use conformance_cli::worlds;
-use conformance_console::Status;
-use conformance_console::caught;
-use conformance_console::grouped;
-use conformance_tests::Broken;
-use conformance_tests::Patience;
-use conformance_tests::Real;
+use conformance_console::{Status, caught, grouped};
 use conformance_tests::reference::Reference;
+use conformance_tests::{Broken, Patience, Real, World, same};
 
-/// A way to run for each runtime that is compiled in.
-pub fn courses() -> Vec<Course> {
+/// A runtime to soak.
+pub struct Target {
+    name: &'static str,
+    soak: Box<dyn Fn(&Task<'_>) -> Soaked + Send + Sync>,
+}
+
+impl Target {
+    /// A runtime, in worlds that `world` makes.
+    ///
+    /// The worlds must be of real sockets, for the clients are the standard library's; and tasks
+    /// must run without [`World::run`], as those of a runtime with threads of its own do.
+    pub fn new<W: World>(
+        name: &'static str,
+        world: impl Fn() -> W + Send + Sync + 'static,
+    ) -> Self {
+        let soak = Box::new(move |task: &Task<'_>| task.soak(&world));
+        Self { name, soak }
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Target").field(&self.name).finish()
+    }
+}
+
+/// All runtimes that are compiled in.
+pub fn targets() -> Vec<Target> {
     vec![
-        Course::new("tokio", "tokio, two threads", || {
-            Real::new(worlds::tokio::Tokio::multi_thread())
-        }),
-        Course::new("async-std", "async-std", || {
-            Real::new(worlds::async_std::AsyncStd)
-        }),
-        Course::new("smol", "smol, global", || {
-            Real::new(worlds::smol::Smol::global())
-        }),
-        Course::new("reference", "reference", || Real::new(Reference)),
+        Target::new("tokio", || Real::new(worlds::tokio::Tokio::multi_thread())),
+        Target::new("async-std", || Real::new(worlds::async_std::AsyncStd)),
+        Target::new("smol", || Real::new(worlds::smol::Smol::global())),
+        Target::new("reference", || Real::new(Reference)),
     ]
-}
-
-/// How it is told how far a soak has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Telling {
-    /// A line each time.
-    InLines,
-    /// In one line of a terminal, over and over.
-    InPlace,
-}
-
-impl Telling {
-    fn tell(self, progress: &mut dyn Write, line: &str) -> io::Result<()> {
-        match self {
-            Telling::InLines => writeln!(progress, "{line}"),
-            Telling::InPlace => {
-                write!(progress, "\r\x1b[K{line}")?;
-                progress.flush()
-            }
-        }
-    }
-
-    /// What is told next has a line of its own.
-    fn ends(self, progress: &mut dyn Write) -> io::Result<()> {
-        match self {
-            Telling::InLines => Ok(()),
-            Telling::InPlace => write!(progress, "\r\x1b[K"),
-        }
-    }
 }
 
 /// A soak of some runtimes.
 #[must_use = "nothing is soaked until `run` is called"]
+#[derive(Debug)]
 pub struct Soak {
-    courses: Vec<Course>,
-    time: Duration,
-    connections: u64,
-    seed: u64,
-    patience: Patience,
-    over: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// The runtimes, which have an equal share of the time.
+    pub targets: Vec<Target>,
+    /// The time of all runtimes together.
+    pub time: Duration,
+    /// Each runtime ends after so many connections, if that is earlier.
+    pub connections: u64,
+    /// All choices come from this seed. Their effect still depends on who is quicker.
+    pub seed: u64,
+    /// How long an event is waited for.
+    pub patience: Patience,
+    /// Once this is set the soak ends, after the pool that is running.
+    pub interrupted: Arc<AtomicBool>,
+    /// How the progress is written.
+    pub progress: Progress,
 }
 
-impl fmt::Debug for Soak {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Soak")
-            .field("courses", &self.courses)
-            .field("time", &self.time)
-            .field("seed", &self.seed)
-            .finish_non_exhaustive()
-    }
+/// How the progress is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A line each time.
+    Lines,
+    /// In one line of a terminal, over and over.
+    InPlace,
 }
 
-/// How often it is told how far it has come, and looked at the memory.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+/// The progress is written, and memory measured, so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Soak {
-    /// A soak of ten minutes, with chance of its own.
-    pub fn new(courses: Vec<Course>) -> Self {
+    /// A soak of ten minutes, with a seed of its own.
+    pub fn new(targets: Vec<Target>) -> Self {
         Self {
-            courses,
+            targets,
             time: Duration::from_secs(10 * 60),
             connections: u64::MAX,
             seed: fastrand::u64(..),
             patience: Patience::default(),
-            over: Arc::new(|| false),
+            interrupted: Arc::default(),
+            progress: Progress::Lines,
         }
     }
 
-    /// How long it takes, in which all runtimes have an equal share.
-    pub fn time(mut self, time: Duration) -> Self {
-        self.time = time;
-        self
-    }
-
-    /// Ends each runtime after so many connections, if that is earlier.
-    pub fn connections(mut self, connections: u64) -> Self {
-        self.connections = connections;
-        self
-    }
-
-    /// Draws what is left to chance with this seed. What comes of it still depends on who is quicker.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// How long an event is waited for before it is given up.
-    pub fn patience(mut self, patience: Patience) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// Ends it early once this says so, which is asked between two pools.
-    pub fn over(mut self, over: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        self.over = Arc::new(over);
-        self
-    }
-
-    /// Soaks the runtimes, one after the other. The result goes to `out`, how far it has come to `progress`.
+    /// Soaks the runtimes, one after the other. The result goes to `out`.
     ///
     /// It counts the descriptors and the memory of the whole process, and takes all descriptors now
-    /// and then: nothing else should go on in it.
+    /// and then: nothing else should go on in the process.
     ///
     /// # Errors
     ///
-    /// What writing says.
-    pub fn run(
-        &self,
-        out: &mut dyn Write,
-        progress: &mut dyn Write,
-        telling: Telling,
-    ) -> io::Result<Status> {
+    /// Those of writing.
+    pub fn run(&self, out: &mut dyn Write, progress: &mut dyn Write) -> io::Result<Status> {
         let end = Instant::now() + self.time;
         writeln!(progress, "seed {}", self.seed)?;
         let mut status = Status::Success;
-        for (place, course) in self.courses.iter().enumerate() {
-            if (self.over)() {
-                status = Status::Broken;
-                not_soaked(out, course)?;
-                continue;
-            }
+        for (index, target) in self.targets.iter().enumerate() {
             let left = end.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(self.courses.len() - place).unwrap_or(u32::MAX);
-            let (soaked, memory) = self.soak(course, share, progress, telling)?;
-            let grown = memory.grown(soaked.took);
-            let mut wrong = soaked.wrong;
-            wrong.extend(grown.too_much().map(|broken| Wrong {
-                place: "at the end".to_owned(),
-                broken,
-            }));
-            let soaked = Soaked { wrong, ..soaked };
-            if !soaked.wrong.is_empty() {
+            let share = left / u32::try_from(self.targets.len() - index).unwrap_or(u32::MAX);
+            let soaked = self.soak(target, share, progress)?;
+            if !soaked.broken.is_empty() || soaked.counts.is_empty() {
                 status = Status::Broken;
-            } else if soaked.totals.pools() == 0 {
-                // It was over before its first pool was: there is no sum that could add up.
-                status = Status::Broken;
-                not_soaked(out, course)?;
-                continue;
             }
-            tell(out, course, self.seed, &soaked, &grown)?;
+            if soaked.broken.is_empty() && soaked.counts.is_empty() {
+                // It ended before its first pool: there was nothing to check.
+                writeln!(out, "\n{}: not soaked", target.name)?;
+            } else {
+                table::write(out, self, target, &soaked)?;
+            }
         }
         out.flush()?;
         Ok(status)
@@ -214,110 +151,228 @@ impl Soak {
 
     fn soak(
         &self,
-        course: &Course,
+        target: &Target,
         share: Duration,
         progress: &mut dyn Write,
-        telling: Telling,
-    ) -> io::Result<(Soaked, Memory)> {
-        let task = Task {
-            seed: self.seed,
-            patience: self.patience,
-            until: Until {
-                time: Instant::now() + share,
-                connections: self.connections,
-            },
-            over: Arc::clone(&self.over),
-            abandoned: AtomicBool::new(false),
-            gauges: Gauges::default(),
+    ) -> io::Result<Soaked> {
+        let task = &Task {
+            soak: self,
+            began: Instant::now(),
+            share,
+            connections: Arc::default(),
+            pools: AtomicU64::new(0),
         };
-        let mut memory = Memory::default();
-        let (tell, told) = mpsc::channel::<()>();
-        let soaked = thread::scope(|scope| {
-            let soaking = scope.spawn(|| {
-                let soaked = caught(|| course.soak(&task));
-                drop(tell);
+        if task.is_over() {
+            return Ok(Soaked::default());
+        }
+        let mut memory = Vec::new();
+        let (runs, ended) = mpsc::channel::<()>();
+        let mut soaked = thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                let soaked = caught(|| (target.soak)(task));
+                drop(runs);
                 soaked
             });
-            while told.recv_timeout(TELL_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let line = look_on(course, &task, &mut memory);
-                if let Err(error) = telling.tell(progress, &line) {
-                    // Nobody reads of it any more: it need not go on.
-                    task.abandoned.store(true, Ordering::Relaxed);
+            while ended.recv_timeout(LOOK_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let line = format!("{}: {}", target.name, task.look(&mut memory));
+                let written = match self.progress {
+                    Progress::Lines => writeln!(progress, "{line}"),
+                    Progress::InPlace => write!(progress, "\r\x1b[K{line}"),
+                };
+                if let Err(error) = written.and_then(|()| progress.flush()) {
+                    self.interrupted.store(true, Ordering::SeqCst);
                     return Err(error);
                 }
             }
             // However short it was.
-            look_on(course, &task, &mut memory);
-            let soaked = soaking.join().expect("a panic is caught in its thread");
-            Ok(soaked.unwrap_or_else(panicked))
+            task.look(&mut memory);
+            let soaked = thread.join().expect("a panic is caught in its thread");
+            Ok(soaked.unwrap_or_else(|panic| {
+                let broken = Broken::new("the soak comes to its end", panic);
+                Soaked {
+                    broken: vec![("in the soak itself".to_owned(), broken)],
+                    ..Soaked::default()
+                }
+            }))
         })?;
-        telling.ends(progress)?;
-        Ok((soaked, memory))
+        if self.progress == Progress::InPlace {
+            write!(progress, "\r\x1b[K")?;
+        }
+        soaked.took = task.began.elapsed();
+        soaked.memory = memory;
+        if let Some([first, last]) = soaked.peaks() {
+            let most = first + process::ALLOWED_GROWTH;
+            if last > most {
+                let expected = format!("at most {} of memory", mebibytes(most));
+                let broken = Broken::new(expected, mebibytes(last));
+                soaked.broken.push(("at the end".to_owned(), broken));
+            }
+        }
+        Ok(soaked)
     }
 }
 
-/// What there is to tell of a soak that did not come to its end.
-fn panicked(panic: String) -> Soaked {
-    let wrong = Wrong {
-        place: "in the soak itself".to_owned(),
-        broken: Broken::new("the soak comes to an end", panic),
-    };
-    Soaked {
-        wrong: vec![wrong],
-        ..Soaked::default()
+/// What a runtime goes through.
+struct Task<'a> {
+    soak: &'a Soak,
+    began: Instant,
+    share: Duration,
+    connections: Arc<AtomicU64>,
+    pools: AtomicU64,
+}
+
+/// The result of one runtime.
+#[derive(Debug, Default)]
+struct Soaked {
+    counts: Counts,
+    took: Duration,
+    /// The open descriptors, before and after.
+    descriptors: [Option<usize>; 2],
+    /// The resident memory in KiB, over time.
+    memory: Vec<(Duration, u64)>,
+    /// What is wrong, and where.
+    broken: Vec<(String, Broken)>,
+}
+
+impl Soaked {
+    fn connections(&self) -> u64 {
+        let clients = self.counts.iter();
+        let clients = clients.filter(|(count, _)| matches!(count, Count::Client(_)));
+        clients.map(|(_, number)| number).sum()
+    }
+
+    fn peaks(&self) -> Option<[u64; 2]> {
+        process::peaks(&self.memory, self.took)
     }
 }
 
-/// How far it has come, in a line. Takes a sample of the memory.
-fn look_on(course: &Course, task: &Task, memory: &mut Memory) -> String {
-    let title = course.title;
-    let Some(began) = task.gauges.began.get() else {
-        return format!("{title}: begins");
-    };
-    let (at, resident) = (began.elapsed(), process::resident());
-    let left = task.until.time.saturating_duration_since(Instant::now());
-    let connections = task.gauges.connections.load(Ordering::Relaxed);
-    let pools = task.gauges.pools.load(Ordering::Relaxed);
-    let mut line = format!(
-        "{title}: {} s, {} s left, {} connections, {} a second, {pools} pools",
-        at.as_secs(),
-        left.as_secs(),
-        grouped(connections),
-        a_second(connections, at.as_secs_f64()),
-    );
-    if let Some(resident) = resident {
-        memory.note(at, resident);
-        line.push_str(&format!(", {} resident", Kib(resident)));
+/// Faults are injected into a pool for so many milliseconds.
+const INJECTED: std::ops::Range<u64> = 200..3_000;
+
+/// The first pools, one for each stop mode, have so many connections each and are not counted.
+const WARM_UP: u64 = 40;
+
+/// The descriptors of the runtime of the first pools are waited for so long. The process keeps some: those of a poller.
+const KEPT: Duration = Duration::from_secs(2);
+
+impl Task<'_> {
+    fn soak<W: World>(&self, make: &impl Fn() -> W) -> Soaked {
+        let mut soaked = Soaked::default();
+        let mut random = Rng::with_seed(self.soak.seed);
+        let end = self.began + self.share;
+        // Afterwards everything is there that the process makes once and keeps.
+        let cold = process::descriptors();
+        let world = Arc::new(make());
+        let connections = Arc::default();
+        for number in 0..StopMode::ALL.len() {
+            let until = Until {
+                time: end,
+                connections: (number as u64 + 1) * WARM_UP,
+            };
+            if soaked.broken.is_empty() {
+                self.run_pool(
+                    &world,
+                    number,
+                    until,
+                    &mut random,
+                    &connections,
+                    &mut soaked,
+                );
+            }
+        }
+        drop(world);
+        descriptors_down_to(cold, KEPT);
+        soaked.counts.clear();
+
+        let before = process::descriptors();
+        let world = Arc::new(make());
+        let modes = StopMode::ALL.len();
+        let share = (self.soak.connections / modes as u64).max(1);
+        for number in 0.. {
+            let made = self.connections.load(Ordering::Relaxed);
+            // However few connections there are to be: each stop mode has its turn.
+            let enough = made >= self.soak.connections && number >= modes;
+            if enough || self.is_over() || !soaked.broken.is_empty() {
+                break;
+            }
+            let injected = Duration::from_millis(random.u64(INJECTED));
+            let until = Until {
+                time: end.min(Instant::now() + injected),
+                connections: made.saturating_add(share),
+            };
+            let connections = &self.connections;
+            self.run_pool(&world, number, until, &mut random, connections, &mut soaked);
+            self.pools.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(world);
+        let after = descriptors_down_to(before, self.soak.patience.length());
+        if after > before {
+            let broken = same("open descriptors", before, after).err();
+            let place = "once the runtime is gone".to_owned();
+            soaked.broken.extend(broken.map(|broken| (place, broken)));
+        }
+        soaked.descriptors = [before, after];
+        soaked
     }
-    line
+
+    fn run_pool<W: World>(
+        &self,
+        world: &Arc<W>,
+        number: usize,
+        until: Until,
+        random: &mut Rng,
+        connections: &Arc<AtomicU64>,
+        soaked: &mut Soaked,
+    ) {
+        let setup = Setup::of(number, random);
+        let patience = self.soak.patience;
+        match pool_run::run(world, setup, until, patience, random, connections) {
+            Ok(counts) => {
+                for (count, number) in counts {
+                    *soaked.counts.entry(count).or_default() += number;
+                }
+            }
+            Err(broken) => {
+                let place = format!("in pool {number}, {setup:?}");
+                let broken = broken.into_iter().map(|broken| (place.clone(), broken));
+                soaked.broken.extend(broken);
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= self.share || self.soak.interrupted.load(Ordering::SeqCst)
+    }
+
+    /// The progress in a line. Measures the memory.
+    fn look(&self, memory: &mut Vec<(Duration, u64)>) -> String {
+        let at = self.began.elapsed();
+        let connections = self.connections.load(Ordering::Relaxed);
+        let mut line = format!(
+            "{} s, {} s left, {} connections, {} a second, {} pools",
+            at.as_secs(),
+            self.share.saturating_sub(at).as_secs(),
+            grouped(connections),
+            a_second(connections, at),
+            self.pools.load(Ordering::Relaxed),
+        );
+        if let Some(resident) = process::resident() {
+            memory.push((at, resident));
+            line += &format!(", {} resident", mebibytes(resident));
+        }
+        line
+    }
 }
 
-fn not_soaked(out: &mut dyn Write, course: &Course) -> io::Result<()> {
-    writeln!(out, "\n{}: not soaked", course.title)
-}
-
-fn tell(
-    out: &mut dyn Write,
-    course: &Course,
-    seed: u64,
-    soaked: &Soaked,
-    grown: &Grown,
-) -> io::Result<()> {
-    let verdict = match soaked.wrong.len() {
-        0 => "the sums add up".to_owned(),
-        1 => "1 sum does NOT add up".to_owned(),
-        count => format!("{count} sums do NOT add up"),
-    };
-    table::write(out, course.title, soaked, grown, &verdict)?;
-    for Wrong { place, broken } in &soaked.wrong {
-        writeln!(out, "\n{place}:\n{broken}")?;
+/// Waits until no more descriptors are open than these, or patience ends; returns how many are open then.
+fn descriptors_down_to(few: Option<usize>, patience: Duration) -> Option<usize> {
+    let give_up = Instant::now() + patience;
+    loop {
+        let now = process::descriptors();
+        if now <= few || Instant::now() >= give_up {
+            return now;
+        }
+        // A descriptor that closes tells nobody.
+        thread::sleep(Duration::from_millis(1));
     }
-    if !soaked.wrong.is_empty() {
-        let runtime = course.runtime;
-        writeln!(
-            out,
-            "\nthe same draws again: soak --runtime {runtime} --seed {seed}"
-        )?;
-    }
-    Ok(())
 }

@@ -1,129 +1,113 @@
-//! What a soak has to tell: a line while it runs, and a table a runtime in the end.
+//! The table of one runtime: everything that was counted, and the verdict.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
-use super::course::Soaked;
-use super::exhaustion;
-use super::memory::Grown;
-use super::process;
-use super::way::Way;
+use crate::history::Count;
+use crate::process::{ALLOWED_GROWTH, JUDGED_FROM};
+use crate::{Soak, Soaked, Target};
 use conformance_console::grouped;
 
-/// How many in a second, to the nearest.
-pub(super) fn a_second(count: u64, seconds: f64) -> String {
-    grouped((count as f64 / seconds.max(f64::MIN_POSITIVE)).round() as u64)
-}
-
-/// Those that are not zero, with their words.
-fn listed(counts: impl IntoIterator<Item = (u64, &'static str)>) -> String {
-    let there = counts.into_iter().filter(|(count, _)| *count > 0);
-    let there: Vec<_> = there
-        .map(|(count, words)| format!("{} {words}", grouped(count)))
-        .collect();
-    if there.is_empty() {
-        return "none".to_owned();
-    }
-    there.join(", ")
-}
-
-/// Where the texts begin, after the names.
-const INDENT: usize = 13;
-
-/// The longest that a text is before it goes on in the next line.
-const WIDTH: usize = 100;
-
-/// A text in lines of which none but the first has a name before it.
-fn wrapped(text: &str) -> String {
-    let (mut wrapped, mut width) = (String::new(), 0);
-    for word in text.split(' ') {
-        if width > 0 && width + 1 + word.len() > WIDTH {
-            wrapped.push_str(&format!("\n{:1$}", "", INDENT + 2));
-            width = 0;
-        } else if width > 0 {
-            wrapped.push(' ');
-            width += 1;
+/// The row of a count. Rows have the order of their counts.
+fn row(count: Count) -> &'static str {
+    match count {
+        Count::Pool(_) => "pools",
+        Count::Client(_) => "clients",
+        Count::Serve(_) => "serve",
+        Count::Refused | Count::LeftInBacklog | Count::CutEarly | Count::KilledUnserved => {
+            "not served"
         }
-        wrapped.push_str(word);
-        width += word.len();
+        Count::Listener | Count::DeadListener | Count::Exhaustion => "faults",
+        count if count < Count::Listener => "acceptors",
+        count if count < Count::StoppedConnection => "reports",
+        _ => "last stops",
     }
-    wrapped
 }
 
-/// The table of one runtime.
-pub(super) fn write(
+/// The name of a variant in words; of the inner one, if there is one.
+fn words(count: Count) -> String {
+    let name = format!("{count:?}");
+    let name = name.split(['(', ')']).nth(1).unwrap_or(&name);
+    let words: String = name
+        .chars()
+        .flat_map(|letter| {
+            let space = letter.is_uppercase().then_some(' ');
+            space.into_iter().chain(letter.to_lowercase())
+        })
+        .collect();
+    words.trim_start().to_owned()
+}
+
+/// How many in a second.
+pub(crate) fn a_second(count: u64, time: Duration) -> String {
+    let seconds = time.as_secs_f64().max(f64::MIN_POSITIVE);
+    grouped((count as f64 / seconds).round() as u64)
+}
+
+pub(crate) fn mebibytes(kib: u64) -> String {
+    format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024)
+}
+
+/// Writes the table of a runtime, and what is wrong.
+pub(crate) fn write(
     out: &mut dyn Write,
-    title: &str,
+    soak: &Soak,
+    target: &Target,
     soaked: &Soaked,
-    memory: &Grown,
-    verdict: &str,
 ) -> io::Result<()> {
-    let totals = &soaked.totals;
-    let connections = totals.connections();
-    let seconds = soaked.took.as_secs_f64();
-    let made = format!(
-        "{} in {seconds:.1} s, {} a second",
-        grouped(connections),
-        a_second(connections, seconds)
-    );
-    let clients = Way::ALL.map(|way| (totals.made[way as usize], way.words()));
-    let ends = [
-        (totals.normal, "normal"),
-        (totals.clean, "clean"),
-        (totals.error, "error"),
-        (totals.panic, "panic"),
-        (totals.killed, "killed"),
-        (totals.stopped, "stopped"),
-    ];
-    let unserved = [
-        (totals.refused, "refused"),
-        (totals.unserved, "in the backlog of a listener that closed"),
-        (totals.killed_unserved, "killed before they were"),
-    ];
-    let acceptors = [
-        (totals.terminated, "terminated"),
-        (totals.start_errors, "failed in init"),
-        (totals.acceptors_killed, "killed"),
-    ];
-    let pools = [
-        (totals.at_rest, "stopped at rest"),
-        (totals.under_way, "stopped under way"),
-        (totals.killed_pools, "killed"),
-        (totals.owner_dropped, "without their owner"),
-        (totals.intensity, "stopped by intensity"),
-    ];
-    let listeners = format!(
-        "{}, and {} that did not listen",
-        grouped(totals.listeners),
-        grouped(totals.dead_listeners)
-    );
-    let descriptors = match (soaked.before, soaked.after) {
-        (Some(before), Some(after)) => format!("{before} before, {after} after"),
-        _ => process::ONLY_LINUX.to_owned(),
-    };
-    let exhaustions = if exhaustion::POSSIBLE {
-        grouped(totals.exhaustions)
-    } else {
-        "not made: only Linux tells how many descriptors are open".to_owned()
-    };
-    writeln!(out, "\n{title}")?;
-    let lines = [
-        ("connections", made),
-        ("clients", listed(clients)),
-        ("ends", listed(ends)),
-        ("not served", listed(unserved)),
-        ("acceptors", listed(acceptors)),
-        (
-            "pools",
-            format!("{}: {}", grouped(totals.pools()), listed(pools)),
+    const ONLY_LINUX: &str = "not measured: only Linux has /proc/self";
+    let mut rows: Vec<(&str, String)> = Vec::new();
+    let (connections, took) = (soaked.connections(), soaked.took);
+    let made = grouped(connections);
+    let rate = a_second(connections, took);
+    let made = format!("{made} in {:.1} s, {rate} a second", took.as_secs_f64());
+    rows.push(("connections", made));
+    for (count, number) in soaked.counts.iter().filter(|(_, number)| **number > 0) {
+        let text = format!("{} {}", words(*count), grouped(number));
+        match rows.last_mut() {
+            Some((name, texts)) if *name == row(*count) => *texts += &format!(", {text}"),
+            _ => rows.push((row(*count), text)),
+        }
+    }
+    let peak = soaked.memory.iter().map(|(_, resident)| *resident).max();
+    let memory = match (soaked.peaks(), peak) {
+        (Some([first, last]), _) => format!(
+            "{} at most in the beginning, {} in the end; {} more are allowed",
+            mebibytes(first),
+            mebibytes(last),
+            mebibytes(ALLOWED_GROWTH)
         ),
-        ("listeners", listeners),
-        ("exhaustions", exhaustions),
-        ("memory", memory.to_string()),
-        ("descriptors", descriptors),
-        ("verdict", verdict.to_owned()),
-    ];
-    for (name, text) in lines {
-        writeln!(out, "  {name:<INDENT$}{}", wrapped(&text))?;
+        (None, Some(peak)) => {
+            let seconds = JUDGED_FROM.as_secs();
+            format!("{} at most; judged from {seconds} s on", mebibytes(peak))
+        }
+        (None, None) => ONLY_LINUX.to_owned(),
+    };
+    rows.push(("memory", memory));
+    let descriptors = match soaked.descriptors {
+        [Some(before), Some(after)] => format!("{before} before, {after} after"),
+        _ => ONLY_LINUX.to_owned(),
+    };
+    rows.push(("descriptors", descriptors));
+    let verdict = match soaked.broken.len() {
+        0 => "every check holds".to_owned(),
+        1 => "1 check does NOT hold".to_owned(),
+        count => format!("{count} checks do NOT hold"),
+    };
+    rows.push(("verdict", verdict));
+    writeln!(out, "\n{}", target.name)?;
+    for (name, text) in rows {
+        writeln!(out, "  {name:<13}{text}")?;
+    }
+    for (place, broken) in &soaked.broken {
+        writeln!(out, "\n{place}:\n{broken}")?;
+    }
+    if !soaked.broken.is_empty() {
+        let (name, seed) = (target.name, soak.seed);
+        writeln!(
+            out,
+            "\nthe same choices again: soak --runtime {name} --seed {seed}"
+        )?;
     }
     Ok(())
 }
@@ -131,17 +115,19 @@ pub(super) fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Behavior;
 
     #[test]
-    fn a_rate_is_rounded() {
-        assert_eq!(a_second(10_000, 2.5), "4,000");
-        assert_eq!(a_second(2, 3.0), "1");
+    fn a_count_has_words() {
+        assert_eq!(
+            words(Count::Client(Behavior::TalkAtLength)),
+            "talk at length"
+        );
+        assert_eq!(words(Count::LeftInBacklog), "left in backlog");
     }
 
     #[test]
-    fn what_is_zero_is_left_away() {
-        let counts = [(2, "normal"), (0, "clean"), (1_000, "killed")];
-        assert_eq!(listed(counts), "2 normal, 1,000 killed");
-        assert_eq!(listed([(0, "normal")]), "none");
+    fn a_rate_is_rounded() {
+        assert_eq!(a_second(10_000, Duration::from_millis(2_500)), "4,000");
     }
 }

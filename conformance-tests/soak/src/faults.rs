@@ -1,0 +1,195 @@
+//! Fault injection: what is done to a pool while clients come and go, and what it must show meanwhile.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use acceptor_core::{
+    ChildError, ChildId, CloseError, PoolState, ReconfigureError, Stopped, WaitingAcceptors,
+};
+
+use crate::context::{InitAnswer, StopMode};
+use crate::history::{Count, Event, lock};
+use crate::pool_run::{PoolRun, Until, unexpected};
+use crate::server::{INIT_SPEC, spec};
+use conformance_tests::{Broken, Verdict, World, same};
+
+/// So many listeners are open at most.
+const OPEN: usize = 5;
+
+/// A connection or an acceptor is stopped, or killed.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Stop,
+    Kill,
+}
+
+impl<W: World> PoolRun<W> {
+    /// Injects faults by chance; into a pool that stops by itself until it does.
+    pub(crate) fn inject_faults(&mut self, until: Until) -> Verdict {
+        let give_up = Instant::now() + self.context.patience.length();
+        let (end, draws) = match self.context.setup.stop {
+            // Only what a pool may answer that stops meanwhile.
+            StopMode::Intensity => (give_up, 68),
+            _ => (until.time, 100),
+        };
+        while Instant::now() < end && !self.is_enough(until) {
+            self.context.history.checker().verdict()?;
+            match self.random.u32(0..draws) {
+                0..40 => self.look()?,
+                40..54 => self.end_connection(End::Kill)?,
+                54..68 => self.end_connection(End::Stop)?,
+                68..72 => self.end_acceptor(End::Kill)?,
+                72..78 => self.end_acceptor(End::Stop)?,
+                78..86 => self.move_listener()?,
+                86..92 => self.reconfigure()?,
+                92..97 => self.reload()?,
+                _ => self.add_dead_listener()?,
+            }
+            // The pace of the faults.
+            thread::sleep(Duration::from_millis(self.random.u64(1..8)));
+        }
+        Ok(())
+    }
+
+    fn is_enough(&self, until: Until) -> bool {
+        match self.context.setup.stop {
+            StopMode::Intensity => self.pool.counts().is_err(),
+            _ => self.context.connections() >= until.connections,
+        }
+    }
+
+    /// The counts and the lists hold everything that is there all the time.
+    fn look(&self) -> Verdict {
+        let history = &self.context.history;
+        let before = history.checker().serving();
+        let status = match self.pool.status() {
+            Ok(status) => status,
+            Err(Stopped) if self.context.setup.stop == StopMode::Intensity => return Ok(()),
+            Err(Stopped) => return Err(unexpected("the pool runs", Stopped)),
+        };
+        let after = history.checker().serving();
+        let served: Vec<_> = before.intersection(&after).collect();
+        let listed = |id: &ChildId| status.connections.iter().any(|listed| listed.id == *id);
+        if let Some(id) = served.iter().find(|id| !listed(id)) {
+            let expected = "a connection that is served is listed";
+            return Err(Broken::new(expected, format!("{id} is not")));
+        }
+        if status.counts.connections < served.len() {
+            let expected = format!("{} active connections or more", served.len());
+            return Err(unexpected(&expected, status.counts));
+        }
+        if status.state != PoolState::Running {
+            return Ok(());
+        }
+        let mut open = self.open.clone();
+        open.sort_by_key(|open| open.id);
+        let open: Vec<_> = open.iter().map(|open| open.acceptors).collect();
+        let listeners = status.listeners.iter();
+        let listeners: Vec<_> = listeners.map(|listener| listener.acceptors).collect();
+        same("acceptors of the listeners", &open, &listeners)?;
+        // Acceptors of a closed listener may still terminate.
+        let acceptors = open.iter().sum();
+        if status.counts.acceptors < acceptors {
+            let expected = format!("{acceptors} acceptors or more");
+            return Err(unexpected(&expected, status.counts));
+        }
+        Ok(())
+    }
+
+    fn end_connection(&mut self, end: End) -> Verdict {
+        let connections = self.pool.connections().unwrap_or_default();
+        let connection = self.random.choice(&connections);
+        connection.map_or(Ok(()), |connection| self.end(connection.id, end))
+    }
+
+    fn end_acceptor(&mut self, end: End) -> Verdict {
+        let acceptor = self.context.acceptor(&mut self.random);
+        acceptor.map_or(Ok(()), |id| self.end(id, end))
+    }
+
+    fn end(&self, id: ChildId, end: End) -> Verdict {
+        self.context.history.record(Event::Told(id));
+        let answer = match end {
+            End::Stop => self.pool.stop_child(id),
+            End::Kill => self.pool.kill_child(id),
+        };
+        match (answer, self.context.setup.stop) {
+            (Ok(()), _) | (Err(ChildError::Stopped), StopMode::Intensity) => Ok(()),
+            // It has ended by itself.
+            (Err(ChildError::UnknownChild(unknown)), _) if unknown == id => Ok(()),
+            (answer, _) => Err(unexpected("a child is told to end, or has ended", answer)),
+        }
+    }
+
+    /// Adds a listener, or closes one and opens another: at the same address if possible.
+    fn move_listener(&mut self) -> Verdict {
+        if self.open.len() < OPEN && self.random.bool() {
+            return self.listen();
+        }
+        let index = self.random.usize(..self.open.len());
+        let closing = self.open.swap_remove(index);
+        let id = closing.id;
+        self.context.closes(closing.number);
+        let closed = self.wait("a listener closes", self.pool.close_listener(id))?;
+        same("the answer to a close", Ok(()), closed)?;
+        let again = self.wait("a second close answers", self.pool.close_listener(id))?;
+        let unknown = Err(CloseError::UnknownListener(id));
+        same("the answer to a second close", unknown, again)?;
+        // The system may have given the port away meanwhile.
+        let same_port = closing.address.ip().is_unspecified() || self.random.bool();
+        if same_port && self.listen_on(closing.address).is_ok() {
+            return Ok(());
+        }
+        self.listen()
+    }
+
+    fn reconfigure(&mut self) -> Verdict {
+        let id = format!("change {}", self.next_number());
+        let spec = spec(&self.world, &self.context, &id);
+        // Replaced acceptors would be counted beside the new ones until they have terminated.
+        let answer = self.pool.reconfigure(spec, WaitingAcceptors::Keep);
+        answer.map_err(|error| unexpected("a spec is taken", error))?;
+        self.has_spec(&id)
+    }
+
+    fn has_spec(&self, id: &str) -> Verdict {
+        let seen = self.pool.status().map(|status| status.spec.to_string());
+        same("the id of the spec", Ok(id.to_owned()), seen)
+    }
+
+    fn reload(&mut self) -> Verdict {
+        let answers = [
+            InitAnswer::Use,
+            InitAnswer::Ignore,
+            InitAnswer::Error,
+            InitAnswer::Panic,
+        ];
+        let answer = self.random.choice(answers).unwrap_or_default();
+        *lock(&self.context.answer) = answer;
+        match (answer, self.pool.reload(WaitingAcceptors::Keep)) {
+            (InitAnswer::Use, Ok(())) => self.has_spec(INIT_SPEC),
+            (InitAnswer::Ignore, Ok(()))
+            | (InitAnswer::Error, Err(ReconfigureError::Init(_)))
+            | (InitAnswer::Panic, Err(ReconfigureError::InitPanicked(_))) => Ok(()),
+            (answer, result) => {
+                let expected = format!("a reload whose init function answers {answer:?}");
+                Err(unexpected(&expected, result))
+            }
+        }
+    }
+
+    fn add_dead_listener(&mut self) -> Verdict {
+        let made = self.world.listen_to_nothing();
+        let (listener, _) = made.map_err(|error| unexpected("a socket", error))?;
+        let acceptors = self.random.usize(1..4);
+        let added = self.pool.add_listener(listener, acceptors);
+        let id = added.map_err(|error| unexpected("a listener is added", error.reason))?;
+        self.context.history.count(Count::DeadListener);
+        self.until("a listener that fails is closed", || {
+            match self.pool.listeners() {
+                Ok(open) if open.iter().all(|open| open.id != id) => Ok(()),
+                open => Err(open),
+            }
+        })
+    }
+}
