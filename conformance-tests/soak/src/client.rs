@@ -6,20 +6,17 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::iter::repeat_with;
-use std::mem::take;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use socket2::{Domain, Socket, Type};
 
 use crate::context::Context;
-use crate::history::{Count, Event};
-use conformance_console::caught;
-use conformance_tests::{Broken, Verdict};
+use crate::history::{Count, Event, Step, lock};
 
 /// What a client does; as a byte, what it orders the server to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,38 +89,34 @@ pub(crate) const FAREWELL: &[u8] = b"farewell";
 /// The first byte that is an order; words are below.
 const ORDERS: u8 = 0x80;
 
+/// Each behavior with its weight, and the end of `serve` if nothing interferes. Those without a weight
+/// do not end by themselves.
+const BEHAVIORS: [(Behavior, u32, Option<Outcome>); 16] = [
+    (Behavior::Talk, 30, Some(Outcome::Normal)),
+    (Behavior::TalkAtLength, 5, Some(Outcome::Normal)),
+    (Behavior::Stall, 12, Some(Outcome::Normal)),
+    (Behavior::StartLate, 5, Some(Outcome::Normal)),
+    (Behavior::HalfClose, 8, Some(Outcome::Normal)),
+    (Behavior::Leave, 6, Some(Outcome::Normal)),
+    (Behavior::TalkAndLeave, 6, Some(Outcome::Normal)),
+    // The server reads the reset.
+    (Behavior::Reset, 5, Some(Outcome::Disconnected)),
+    (Behavior::TalkAndReset, 5, Some(Outcome::Disconnected)),
+    (Behavior::ExitCleanly, 5, Some(Outcome::Clean)),
+    (Behavior::Fail, 5, Some(Outcome::Error)),
+    (Behavior::Panic, 3, Some(Outcome::Panic)),
+    (Behavior::TrapStop, 5, Some(Outcome::Normal)),
+    (Behavior::AwaitDraining, 0, Some(Outcome::Normal)),
+    (Behavior::Stay, 0, None),
+    (Behavior::Idle, 0, None),
+];
+
 impl Behavior {
-    pub(crate) const ALL: [Behavior; 16] = [
-        Behavior::Talk,
-        Behavior::TalkAtLength,
-        Behavior::Stall,
-        Behavior::StartLate,
-        Behavior::HalfClose,
-        Behavior::Leave,
-        Behavior::TalkAndLeave,
-        Behavior::Reset,
-        Behavior::TalkAndReset,
-        Behavior::ExitCleanly,
-        Behavior::Fail,
-        Behavior::Panic,
-        Behavior::TrapStop,
-        Behavior::AwaitDraining,
-        Behavior::Stay,
-        Behavior::Idle,
-    ];
-
-    /// How often each is chosen, of 100; the last three do not end by themselves.
-    const WEIGHTS: [u32; 16] = [30, 5, 12, 5, 8, 6, 6, 5, 5, 5, 5, 3, 5, 0, 0, 0];
-
     fn choose(random: &mut Rng) -> Self {
-        let mut draw = random.u32(0..100);
-        for (behavior, weight) in Self::ALL.into_iter().zip(Self::WEIGHTS) {
-            if draw < weight {
-                return behavior;
-            }
-            draw -= weight;
-        }
-        Behavior::Talk
+        let weighted = BEHAVIORS.iter().flat_map(|row| vec![row.0; row.1 as usize]);
+        random
+            .choice(weighted.collect::<Vec<_>>())
+            .unwrap_or(Behavior::Talk)
     }
 
     fn order(self) -> u8 {
@@ -133,20 +126,12 @@ impl Behavior {
     /// The order in a byte, if it is one.
     pub(crate) fn ordered_by(byte: u8) -> Option<Self> {
         let index = byte.checked_sub(ORDERS)?;
-        Self::ALL.get(usize::from(index)).copied()
+        BEHAVIORS.get(usize::from(index)).map(|row| row.0)
     }
 
-    /// How `serve` ends without interference; nothing if it does not end.
+    /// How `serve` ends if nothing interferes; nothing if it does not end.
     pub(crate) fn outcome(self) -> Option<Outcome> {
-        match self {
-            Behavior::ExitCleanly => Some(Outcome::Clean),
-            // The server reads the reset.
-            Behavior::Reset | Behavior::TalkAndReset => Some(Outcome::Disconnected),
-            Behavior::Fail => Some(Outcome::Error),
-            Behavior::Panic => Some(Outcome::Panic),
-            Behavior::Stay | Behavior::Idle => None,
-            _ => Some(Outcome::Normal),
-        }
+        BEHAVIORS[self as usize].2
     }
 }
 
@@ -160,10 +145,6 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client that is not connected yet.
-    ///
-    /// # Errors
-    ///
-    /// Those of the system, for example for want of descriptors.
     pub(crate) fn new(
         context: &Arc<Context>,
         behavior: Behavior,
@@ -171,13 +152,13 @@ impl Client {
     ) -> io::Result<Self> {
         loop {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            // Where the loopback is a whole network, no address of it runs out of ports.
-            let ip = if cfg!(target_os = "linux") {
-                Ipv4Addr::new(127, 0, 0, random.u8(2..252))
+            // Linux has a whole network of loopback addresses, and no one of them runs out of ports.
+            let host = if cfg!(target_os = "linux") {
+                random.u8(2..252)
             } else {
-                Ipv4Addr::LOCALHOST
+                1
             };
-            socket.bind(&SocketAddr::from((ip, 0)).into())?;
+            socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
             let address = socket.local_addr()?.as_socket();
             let address = address.ok_or(ErrorKind::Unsupported)?;
             // The server may not be done yet with the last client of this address: then another one is drawn.
@@ -195,56 +176,41 @@ impl Client {
 
     /// Connects to one of the open listeners; nothing if there is none, or it refuses.
     pub(crate) fn connect(self, random: &mut Rng) -> Option<Self> {
-        let (listener, server) = self.context.listener(random)?;
-        let (client, behavior) = (self.address, self.behavior);
-        self.record(Event::Connecting {
-            client,
-            server,
-            listener,
-            behavior,
-        });
+        let listener = random.choice(lock(&self.context.listeners).iter()).copied();
+        let (listener, server) = listener?;
+        self.record(Step::Connects(self.behavior, listener, server));
         let patience = self.context.patience.length();
         let connected = self.socket.connect_timeout(&server.into(), patience);
-        let kind = connected.map_err(|error| error.kind());
-        let seen = match kind.and_then(|()| self.prepare().map_err(|error| error.kind())) {
+        let seen = match connected.map_err(|error| error.kind()) {
             Ok(()) => None,
             Err(ErrorKind::TimedOut) => Some(Seen::Nothing),
             // It was connected for a moment.
             Err(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => Some(Seen::CutShort),
-            Err(kind) => {
-                self.record(match kind {
-                    ErrorKind::ConnectionRefused => Event::Refused(client),
-                    _ => Event::Withdrawn(client),
-                });
+            Err(ErrorKind::ConnectionRefused) => {
+                self.record(Step::Refused);
+                return None;
+            }
+            Err(_) => {
+                self.record(Step::Withdraws);
                 return None;
             }
         };
         self.context.connections.fetch_add(1, Ordering::Relaxed);
-        self.context.history.count(Count::Client(behavior));
-        match seen {
-            None => Some(self),
-            Some(seen) => {
-                self.end(seen);
-                None
-            }
-        }
+        self.context.history.count(Count::Client(self.behavior));
+        // Where these fail, the next read shows why.
+        let _ = self.socket.set_tcp_nodelay(true);
+        let _ = self.socket.set_read_timeout(Some(patience));
+        let _ = self.socket.set_write_timeout(Some(patience));
+        self.unless_ended(seen.map_or(Ok(()), Err))
     }
 
-    fn record(&self, event: Event) {
+    fn record(&self, step: Step) {
+        let event = Event::Connection(self.address, step);
         self.context.history.record(event);
     }
 
-    fn prepare(&self) -> io::Result<()> {
-        let patience = Some(self.context.patience.length());
-        // An end that came meanwhile is seen by the next read.
-        let _ = self.socket.set_tcp_nodelay(true);
-        self.socket.set_read_timeout(patience)?;
-        self.socket.set_write_timeout(patience)
-    }
-
-    /// Behaves up to the pause; nothing if there is none, and the client has ended.
-    pub(crate) fn begin(mut self, random: &mut Rng) -> Option<Self> {
-        match self.first_part(random) {
+    fn unless_ended(self, part: Result<(), Seen>) -> Option<Self> {
+        match part {
             Ok(()) => Some(self),
             Err(seen) => {
                 self.end(seen);
@@ -253,12 +219,16 @@ impl Client {
         }
     }
 
+    /// Behaves up to the pause; nothing if there is none, and the client has ended.
+    pub(crate) fn begin(mut self, random: &mut Rng) -> Option<Self> {
+        let part = self.first_part(random);
+        self.unless_ended(part)
+    }
+
     /// Goes on after the pause, to the end.
     pub(crate) fn finish(mut self) {
-        let seen = match self.talk(b"again") {
-            Ok(()) => self.order_and_end(Behavior::Talk),
-            Err(seen) => seen,
-        };
+        let part = self.talk(b"again");
+        let seen = part.map_or_else(|seen| seen, |()| self.order_and_end(Behavior::Talk));
         self.end(seen);
     }
 
@@ -303,10 +273,8 @@ impl Client {
     }
 
     fn order_and_end(&mut self, order: Behavior) -> Seen {
-        match self.talk(&[order.order()]) {
-            Ok(()) => self.await_end(),
-            Err(seen) => seen,
-        }
+        let part = self.talk(&[order.order()]);
+        part.map_or_else(|seen| seen, |()| self.await_end())
     }
 
     /// Says something, and hears the echo.
@@ -342,8 +310,8 @@ impl Client {
             let _ = self.socket.set_linger(Some(Duration::ZERO));
         }
         drop(self.socket);
-        let ended = Event::ClientEnded(self.address, seen);
-        self.context.history.record(ended);
+        let ends = Event::Connection(self.address, Step::Ends(seen));
+        self.context.history.record(ends);
     }
 }
 
@@ -355,60 +323,17 @@ fn seen(error: &io::Error) -> Seen {
     }
 }
 
-/// Enough to keep the processors of a small machine busy.
-const THREADS: usize = 3;
-
 /// So many clients of one thread pause at a time.
 const PAUSING: usize = 16;
 
 /// A thread waits so long when it has nothing to do: there is no event to wait for.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Clients that come and go.
-pub(crate) struct Load {
-    context: Arc<Context>,
-    threads: Vec<JoinHandle<Result<(), String>>>,
-}
-
-impl Load {
-    pub(crate) fn start(context: &Arc<Context>) -> Result<Self, Broken> {
-        let mut load = Self {
-            context: Arc::clone(context),
-            threads: Vec::new(),
-        };
-        for _ in 0..THREADS {
-            let (context, random) = (Arc::clone(context), context.random());
-            let thread = thread::Builder::new().name("soak clients".into());
-            let thread = thread.spawn(move || caught(|| come_and_go(&context, random)));
-            let thread =
-                thread.map_err(|error| Broken::new("a thread for clients", error.to_string()));
-            load.threads.push(thread?);
-        }
-        Ok(load)
-    }
-
-    /// Sends the clients away, and returns when all are gone.
-    pub(crate) fn leave(&mut self) -> Verdict {
-        self.context.clients_leave.store(true, Ordering::SeqCst);
-        let mut verdict = Ok(());
-        for thread in take(&mut self.threads) {
-            let ended = thread.join().expect("a panic is caught in its thread");
-            verdict =
-                verdict.and(ended.map_err(|panic| Broken::new("clients do not panic", panic)));
-        }
-        verdict
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.leave();
-    }
-}
-
-fn come_and_go(context: &Arc<Context>, mut random: Rng) {
+/// Clients come and go, until they are to leave.
+pub(crate) fn come_and_go(context: &Arc<Context>) {
+    let mut random = context.random();
     let mut pausing: Vec<(Instant, Client)> = Vec::new();
-    while !context.clients_leave.load(Ordering::SeqCst) {
+    while !context.leave.load(Ordering::SeqCst) {
         let now = Instant::now();
         while let Some(index) = pausing.iter().position(|(until, _)| *until <= now) {
             pausing.swap_remove(index).1.finish();
@@ -434,19 +359,5 @@ fn come_and_go(context: &Arc<Context>, mut random: Rng) {
         if context.history.checker().verdict().is_ok() {
             client.finish();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_order_is_known_by_its_byte() {
-        for behavior in Behavior::ALL {
-            assert_eq!(Behavior::ordered_by(behavior.order()), Some(behavior));
-        }
-        assert_eq!(Behavior::ordered_by(0x7f), None);
-        assert_eq!(Behavior::ordered_by(0xff), None);
     }
 }

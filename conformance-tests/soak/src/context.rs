@@ -1,12 +1,12 @@
-//! What one pool is configured to be, and what its clients, its acceptors and the fault injection share.
+//! The setup of one pool, and what its clients, its acceptors and the fault injection share.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use acceptor_core::{ChildId, Grace, Restart, Shutdown};
+use acceptor_core::{ChildId, Grace, Restart, Settings, Shutdown};
 use fastrand::Rng;
 
 use crate::history::{Event, History, lock};
@@ -18,7 +18,7 @@ use conformance_tests::Patience;
 pub(crate) enum StopMode {
     /// By `stop`, with no clients except some whose end is known beforehand.
     AtRest,
-    /// By `stop`, while clients come and go; the others below are under load, too.
+    /// By `stop`, while clients come and go; the modes below are under load, too.
     UnderLoad,
     /// By too many failures.
     Intensity,
@@ -27,81 +27,80 @@ pub(crate) enum StopMode {
     OwnerDropped,
 }
 
-impl StopMode {
-    pub(crate) const ALL: [StopMode; 5] = [
-        StopMode::AtRest,
-        StopMode::UnderLoad,
-        StopMode::Intensity,
-        StopMode::Killed,
-        StopMode::OwnerDropped,
-    ];
-}
+/// The stop modes, which take turns.
+pub(crate) const STOP_MODES: [StopMode; 5] = [
+    StopMode::AtRest,
+    StopMode::UnderLoad,
+    StopMode::Intensity,
+    StopMode::Killed,
+    StopMode::OwnerDropped,
+];
 
-/// The configuration of one pool.
-#[derive(Debug, Clone, Copy)]
+/// What one pool is to be.
+#[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) stop: StopMode,
-    pub(crate) restart: Restart,
-    pub(crate) intensity: u32,
-    pub(crate) period: Duration,
-    pub(crate) lame_duck: Duration,
-    pub(crate) grace: Grace,
-    pub(crate) shutdown: Shutdown,
     /// Whether the descriptors run out before the stop at rest.
     pub(crate) exhausts: bool,
+    pub(crate) settings: Settings,
+    /// Faults are injected until then, or until there were so many connections.
+    pub(crate) until: Instant,
+    pub(crate) connections: u64,
 }
 
 /// Longer than any pool runs.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Faults are injected for so many milliseconds.
+const INJECTION: std::ops::Range<u64> = 200..3_000;
+
 impl Setup {
-    /// The setup of the pool with this number: the stop modes take turns.
-    pub(crate) fn of(number: usize, random: &mut Rng) -> Self {
-        let stop = StopMode::ALL[number % StopMode::ALL.len()];
+    /// The setup of the pool with this number.
+    pub(crate) fn new(number: usize, patience: Patience, random: &mut Rng) -> Self {
+        let stop = STOP_MODES[number % STOP_MODES.len()];
+        let mut settings = Settings::new("init");
+        settings.kill_timeout = patience.length();
         // A pool survives all faults because it allows so many, or because they do not count.
-        let (restart, intensity, period) = match stop {
-            StopMode::Intensity => (Restart::Transient, random.u32(3..200), FOREVER),
-            _ if random.bool() => (Restart::Transient, u32::MAX, Duration::from_secs(5)),
-            _ => (Restart::Temporary, 0, Duration::from_secs(5)),
+        (settings.restart, settings.intensity) = match (stop, random.bool()) {
+            (StopMode::Intensity, _) => (Restart::Transient, random.u32(3..200)),
+            (_, true) => (Restart::Transient, u32::MAX),
+            (_, false) => (Restart::Temporary, 0),
         };
+        if stop == StopMode::Intensity {
+            settings.period = FOREVER;
+        }
         let mut below = |limit| Duration::from_millis(random.u64(0..limit));
-        let (lame_duck, grace, shutdown) = (below(40), below(40).into(), below(200).into());
-        let (grace, shutdown) = match (stop, random.u32(0..4)) {
-            (_, 0) => (grace, Shutdown::Kill),
+        // Half of the pools have none.
+        settings.lame_duck = below(40).saturating_sub(Duration::from_millis(20));
+        settings.grace = below(40).into();
+        settings.shutdown = Some(below(200).into());
+        match (stop, random.u32(0..4)) {
+            (_, 0) => settings.shutdown = Some(Shutdown::Kill),
             // The clients that stay are killed by `kill`, once the others have gone.
-            (StopMode::AtRest, 1) => (grace, Shutdown::Unlimited),
-            (StopMode::AtRest, _) => (grace, FOREVER.into()),
+            (StopMode::AtRest, 1) => settings.shutdown = Some(Shutdown::Unlimited),
+            (StopMode::AtRest, _) => settings.shutdown = Some(FOREVER.into()),
             // Every other client leaves by itself.
-            (_, 1) => (Grace::Unlimited, shutdown),
-            _ => (grace, shutdown),
-        };
+            (_, 1) => settings.grace = Grace::Unlimited,
+            _ => {}
+        }
         Self {
             stop,
-            restart,
-            intensity,
-            period,
-            lame_duck: random
-                .choice([lame_duck, Duration::ZERO])
-                .unwrap_or_default(),
-            grace,
-            shutdown,
-            exhausts: process::CAN_EXHAUST && (number / StopMode::ALL.len()) % 2 == 0,
+            exhausts: process::CAN_EXHAUST && (number / STOP_MODES.len()) % 2 == 0,
+            settings,
+            until: Instant::now() + Duration::from_millis(random.u64(INJECTION)),
+            connections: u64::MAX,
         }
     }
 }
 
 /// What the init function of the pool answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InitAnswer {
-    #[default]
     Use,
     Ignore,
     Error,
     Panic,
 }
-
-/// So many acceptors are remembered, to be stopped or killed.
-const REMEMBERED: usize = 32;
 
 /// What the clients, the acceptors and the fault injection of one pool share.
 #[derive(Debug)]
@@ -109,13 +108,16 @@ pub(crate) struct Context {
     pub(crate) setup: Setup,
     pub(crate) patience: Patience,
     pub(crate) history: History,
-    pub(crate) answer: Mutex<InitAnswer>,
-    pub(crate) clients_leave: AtomicBool,
+    pub(crate) init: Mutex<InitAnswer>,
+    /// The clients are to leave.
+    pub(crate) leave: AtomicBool,
     /// Connections of all pools of the runtime.
     pub(crate) connections: Arc<AtomicU64>,
     /// The open listeners, by number.
-    listeners: Mutex<Vec<(usize, SocketAddr)>>,
+    pub(crate) listeners: Mutex<Vec<(usize, SocketAddr)>>,
     acceptors: Mutex<VecDeque<ChildId>>,
+    /// Each state of `init` holds one more.
+    pub(crate) states: Arc<()>,
     random: Mutex<Rng>,
 }
 
@@ -126,21 +128,22 @@ impl Context {
         random: Rng,
         connections: &Arc<AtomicU64>,
     ) -> Arc<Self> {
-        let context = Self {
+        let history = History::default();
+        if setup.stop == StopMode::Intensity {
+            history.record(Event::Stopping);
+        }
+        Arc::new(Self {
             setup,
             patience,
-            history: History::default(),
-            answer: Mutex::default(),
-            clients_leave: AtomicBool::new(false),
+            history,
+            init: Mutex::new(InitAnswer::Use),
+            leave: AtomicBool::new(false),
             connections: Arc::clone(connections),
             listeners: Mutex::default(),
             acceptors: Mutex::default(),
+            states: Arc::default(),
             random: Mutex::new(random),
-        };
-        if setup.stop == StopMode::Intensity {
-            context.history.record(Event::Stopping);
-        }
-        Arc::new(context)
+        })
     }
 
     /// A source of chance of its own.
@@ -148,35 +151,20 @@ impl Context {
         lock(&self.random).fork()
     }
 
-    pub(crate) fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn opens(&self, listener: usize, address: SocketAddr) {
-        lock(&self.listeners).push((listener, address));
-    }
-
-    /// From now on clients may be refused there, and no others begin to connect.
-    pub(crate) fn closes(&self, listener: usize) {
-        lock(&self.listeners).retain(|(open, _)| *open != listener);
-        self.history.record(Event::Closing(listener));
-    }
-
-    /// One of the open listeners.
-    pub(crate) fn listener(&self, random: &mut Rng) -> Option<(usize, SocketAddr)> {
-        random.choice(lock(&self.listeners).iter()).copied()
-    }
-
     pub(crate) fn remember(&self, acceptor: ChildId) {
         let mut acceptors = lock(&self.acceptors);
-        if acceptors.len() == REMEMBERED {
-            acceptors.pop_front();
-        }
-        acceptors.push_back(acceptor);
+        acceptors.push_front(acceptor);
+        acceptors.truncate(32);
     }
 
     /// An acceptor that began lately; it may be a connection by now, or have ended.
     pub(crate) fn acceptor(&self, random: &mut Rng) -> Option<ChildId> {
         random.choice(lock(&self.acceptors).iter()).copied()
+    }
+
+    /// Whether faults were injected for long enough.
+    pub(crate) fn is_enough(&self) -> bool {
+        let connections = self.connections.load(Ordering::Relaxed);
+        Instant::now() >= self.setup.until || connections >= self.setup.connections
     }
 }

@@ -4,14 +4,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use acceptor_core::{
-    ChildError, ChildId, CloseError, PoolState, ReconfigureError, Stopped, WaitingAcceptors,
+    ChildError, ChildId, CloseError, PoolState, ReconfigureError, WaitingAcceptors,
 };
 
 use crate::context::{InitAnswer, StopMode};
 use crate::history::{Count, Event, lock};
-use crate::pool_run::{PoolRun, Until, unexpected};
-use crate::server::{INIT_SPEC, spec};
-use conformance_tests::{Broken, Verdict, World, same};
+use crate::pool_run::{PoolRun, unexpected};
+use conformance_tests::{Verdict, World, same};
 
 /// So many listeners are open at most.
 const OPEN: usize = 5;
@@ -25,16 +24,20 @@ enum End {
 
 impl<W: World> PoolRun<W> {
     /// Injects faults by chance; into a pool that stops by itself until it does.
-    pub(crate) fn inject_faults(&mut self, until: Until) -> Verdict {
+    pub(crate) fn inject_faults(&mut self) -> Verdict {
+        let by_itself = self.context.setup.stop == StopMode::Intensity;
         let give_up = Instant::now() + self.context.patience.length();
-        let (end, draws) = match self.context.setup.stop {
-            // Only what a pool may answer that stops meanwhile.
-            StopMode::Intensity => (give_up, 68),
-            _ => (until.time, 100),
-        };
-        while Instant::now() < end && !self.is_enough(until) {
+        loop {
+            let is_enough = match by_itself {
+                true => self.pool.counts().is_err() || Instant::now() >= give_up,
+                false => self.context.is_enough(),
+            };
+            if is_enough {
+                return Ok(());
+            }
             self.context.history.checker().verdict()?;
-            match self.random.u32(0..draws) {
+            // A pool that stops meanwhile may answer none of the later ones.
+            match self.random.u32(0..if by_itself { 68 } else { 100 }) {
                 0..40 => self.look()?,
                 40..54 => self.end_connection(End::Kill)?,
                 54..68 => self.end_connection(End::Stop)?,
@@ -48,52 +51,53 @@ impl<W: World> PoolRun<W> {
             // The pace of the faults.
             thread::sleep(Duration::from_millis(self.random.u64(1..8)));
         }
-        Ok(())
-    }
-
-    fn is_enough(&self, until: Until) -> bool {
-        match self.context.setup.stop {
-            StopMode::Intensity => self.pool.counts().is_err(),
-            _ => self.context.connections() >= until.connections,
-        }
     }
 
     /// The counts and the lists hold everything that is there all the time.
     fn look(&self) -> Verdict {
         let history = &self.context.history;
-        let before = history.checker().serving();
+        let before = history.checker().served.clone();
         let status = match self.pool.status() {
-            Ok(status) => status,
-            Err(Stopped) if self.context.setup.stop == StopMode::Intensity => return Ok(()),
-            Err(Stopped) => return Err(unexpected("the pool runs", Stopped)),
+            Err(_) if self.context.setup.stop == StopMode::Intensity => return Ok(()),
+            status => status.map_err(|error| unexpected("the pool runs", error))?,
         };
-        let after = history.checker().serving();
-        let served: Vec<_> = before.intersection(&after).collect();
-        let listed = |id: &ChildId| status.connections.iter().any(|listed| listed.id == *id);
-        if let Some(id) = served.iter().find(|id| !listed(id)) {
-            let expected = "a connection that is served is listed";
-            return Err(Broken::new(expected, format!("{id} is not")));
-        }
-        if status.counts.connections < served.len() {
-            let expected = format!("{} active connections or more", served.len());
-            return Err(unexpected(&expected, status.counts));
-        }
-        if status.state != PoolState::Running {
-            return Ok(());
-        }
-        let mut open = self.open.clone();
-        open.sort_by_key(|open| open.id);
-        let open: Vec<_> = open.iter().map(|open| open.acceptors).collect();
+        let served = before.into_iter();
+        let after = history.checker();
+        let served: Vec<_> = served.filter(|id| after.served.contains(id)).collect();
+        let listed = status.connections.iter().map(|connection| connection.id);
+        let listed = served
+            .iter()
+            .all(|id| listed.clone().any(|listed| listed == *id));
+        let mut open: Vec<_> = self
+            .open
+            .iter()
+            .map(|open| (open.id, open.acceptors))
+            .collect();
+        open.sort_unstable();
         let listeners = status.listeners.iter();
-        let listeners: Vec<_> = listeners.map(|listener| listener.acceptors).collect();
-        same("acceptors of the listeners", &open, &listeners)?;
-        // Acceptors of a closed listener may still terminate.
-        let acceptors = open.iter().sum();
-        if status.counts.acceptors < acceptors {
-            let expected = format!("{acceptors} acceptors or more");
-            return Err(unexpected(&expected, status.counts));
+        let listeners: Vec<_> = listeners.map(|open| (open.id, open.acceptors)).collect();
+        let acceptors = open.iter().map(|(_, acceptors)| acceptors).sum();
+        let runs = status.state == PoolState::Running;
+        let checks = [
+            (listed, "a connection that is served is listed"),
+            (
+                status.counts.connections >= served.len(),
+                "a connection that is served is active",
+            ),
+            (
+                !runs || listeners == open,
+                "the listeners are those that are open",
+            ),
+            // Those of a closed listener may still terminate.
+            (
+                !runs || status.counts.acceptors >= acceptors,
+                "the acceptors are counted",
+            ),
+        ];
+        match checks.iter().find(|(holds, _)| !holds) {
+            Some((_, expected)) => Err(unexpected(expected, (served, open, status))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn end_connection(&mut self, end: End) -> Verdict {
@@ -129,7 +133,9 @@ impl<W: World> PoolRun<W> {
         let index = self.random.usize(..self.open.len());
         let closing = self.open.swap_remove(index);
         let id = closing.id;
-        self.context.closes(closing.number);
+        // From now on clients may be refused there, and no others begin to connect.
+        lock(&self.context.listeners).retain(|(open, _)| *open != closing.number);
+        self.context.history.record(Event::Closing(closing.number));
         let closed = self.wait("a listener closes", self.pool.close_listener(id))?;
         same("the answer to a close", Ok(()), closed)?;
         let again = self.wait("a second close answers", self.pool.close_listener(id))?;
@@ -145,9 +151,10 @@ impl<W: World> PoolRun<W> {
 
     fn reconfigure(&mut self) -> Verdict {
         let id = format!("change {}", self.next_number());
-        let spec = spec(&self.world, &self.context, &id);
         // Replaced acceptors would be counted beside the new ones until they have terminated.
-        let answer = self.pool.reconfigure(spec, WaitingAcceptors::Keep);
+        let answer = self
+            .pool
+            .reconfigure(self.server.spec(&id), WaitingAcceptors::Keep);
         answer.map_err(|error| unexpected("a spec is taken", error))?;
         self.has_spec(&id)
     }
@@ -164,10 +171,10 @@ impl<W: World> PoolRun<W> {
             InitAnswer::Error,
             InitAnswer::Panic,
         ];
-        let answer = self.random.choice(answers).unwrap_or_default();
-        *lock(&self.context.answer) = answer;
+        let answer = answers[self.random.usize(..answers.len())];
+        *lock(&self.context.init) = answer;
         match (answer, self.pool.reload(WaitingAcceptors::Keep)) {
-            (InitAnswer::Use, Ok(())) => self.has_spec(INIT_SPEC),
+            (InitAnswer::Use, Ok(())) => self.has_spec("init"),
             (InitAnswer::Ignore, Ok(()))
             | (InitAnswer::Error, Err(ReconfigureError::Init(_)))
             | (InitAnswer::Panic, Err(ReconfigureError::InitPanicked(_))) => Ok(()),
@@ -179,7 +186,7 @@ impl<W: World> PoolRun<W> {
     }
 
     fn add_dead_listener(&mut self) -> Verdict {
-        let made = self.world.listen_to_nothing();
+        let made = self.server.world.listen_to_nothing();
         let (listener, _) = made.map_err(|error| unexpected("a socket", error))?;
         let acceptors = self.random.usize(1..4);
         let added = self.pool.add_listener(listener, acceptors);

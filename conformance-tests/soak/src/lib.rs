@@ -9,7 +9,6 @@
 //! All addresses are on the loopback, all ports are free ones, and all waits are bounded.
 
 mod client;
-mod command_line;
 mod context;
 mod faults;
 mod history;
@@ -18,205 +17,180 @@ mod process;
 mod server;
 mod table;
 
-use std::fmt;
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use async_signal::{Signal, Signals};
+use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use fastrand::Rng;
+use futures::executor::block_on_stream;
 
-pub use self::command_line::run;
-use self::context::{Setup, StopMode};
-use self::history::{Count, Counts};
-use self::pool_run::Until;
-use self::table::{a_second, mebibytes};
+use self::context::{STOP_MODES, Setup};
+use self::history::Counts;
 use conformance_cli::worlds;
-use conformance_console::{Status, caught, grouped};
+use conformance_console::{Status, WhileRead, caught, grouped, write_usage};
 use conformance_tests::reference::Reference;
-use conformance_tests::{Broken, Patience, Real, World, same};
+use conformance_tests::{Broken, Patience, Real, World};
 
 /// A runtime to soak.
+#[allow(missing_debug_implementations)]
 pub struct Target {
     name: &'static str,
-    soak: Box<dyn Fn(&Task<'_>) -> Soaked + Send + Sync>,
+    soak: Box<dyn Fn(&Soak) -> Soaked + Send + Sync>,
 }
 
 impl Target {
-    /// A runtime, in worlds that `world` makes.
+    /// A runtime, in a world that `world` makes.
     ///
-    /// The worlds must be of real sockets, for the clients are the standard library's; and tasks
+    /// The world must be of real sockets, for the clients are the standard library's; and tasks
     /// must run without [`World::run`], as those of a runtime with threads of its own do.
     pub fn new<W: World>(
         name: &'static str,
         world: impl Fn() -> W + Send + Sync + 'static,
     ) -> Self {
-        let soak = Box::new(move |task: &Task<'_>| task.soak(&world));
+        let soak = Box::new(move |soak: &Soak| soak.run_pools(&Arc::new(world())));
         Self { name, soak }
-    }
-}
-
-impl fmt::Debug for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Target").field(&self.name).finish()
     }
 }
 
 /// All runtimes that are compiled in.
 pub fn targets() -> Vec<Target> {
+    let tokio = || Real::new(worlds::tokio::Tokio::multi_thread());
     vec![
-        Target::new("tokio", || Real::new(worlds::tokio::Tokio::multi_thread())),
+        Target::new("tokio", tokio),
         Target::new("async-std", || Real::new(worlds::async_std::AsyncStd)),
         Target::new("smol", || Real::new(worlds::smol::Smol::global())),
         Target::new("reference", || Real::new(Reference)),
     ]
 }
 
-/// A soak of some runtimes.
-#[must_use = "nothing is soaked until `run` is called"]
-#[derive(Debug)]
-pub struct Soak {
-    /// The runtimes, which have an equal share of the time.
-    pub targets: Vec<Target>,
-    /// The time of all runtimes together.
-    pub time: Duration,
-    /// Each runtime ends after so many connections, if that is earlier.
-    pub connections: u64,
+/// The names of the runtimes, and one that stands for all.
+const NAMES: [&str; 5] = ["tokio", "async-std", "smol", "reference", "all"];
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "soak",
+    version,
+    after_help = "Ctrl-C ends it early, with the result up to then; a second one ends it at once.\n\
+                  Exit code: 0 every check holds, 1 one does not, or a runtime was not soaked, 2 bad usage."
+)]
+struct Arguments {
+    /// The time of all runtimes together, in minutes.
+    #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = minutes)]
+    minutes: Duration,
+    /// Only this runtime; may be given again.
+    #[arg(long, value_name = "RUNTIME", default_value = "all", value_parser = PossibleValuesParser::new(NAMES))]
+    runtime: Vec<String>,
+    /// Ends each runtime after so many connections, if that is earlier.
+    #[arg(long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true)]
+    connections: u64,
     /// All choices come from this seed. Their effect still depends on who is quicker.
-    pub seed: u64,
-    /// How long an event is waited for.
-    pub patience: Patience,
-    /// Once this is set the soak ends, after the pool that is running.
-    pub interrupted: Arc<AtomicBool>,
-    /// How the progress is written.
-    pub progress: Progress,
+    #[arg(long, default_value_t = fastrand::u64(..), hide_default_value = true)]
+    seed: u64,
 }
 
-/// How the progress is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// A line each time.
-    Lines,
-    /// In one line of a terminal, over and over.
-    InPlace,
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes: Option<f64> = text.parse().ok();
+    let minutes = minutes.filter(|minutes| *minutes > 0.0 && *minutes <= 24.0 * 60.0);
+    let minutes = minutes.ok_or("give more than 0 minutes and at most 1440")?;
+    Ok(Duration::from_secs_f64(minutes * 60.0))
 }
 
-/// The progress is written, and memory measured, so often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-impl Soak {
-    /// A soak of ten minutes, with a seed of its own.
-    pub fn new(targets: Vec<Target>) -> Self {
-        Self {
-            targets,
-            time: Duration::from_secs(10 * 60),
-            connections: u64::MAX,
-            seed: fastrand::u64(..),
-            patience: Patience::default(),
-            interrupted: Arc::default(),
-            progress: Progress::Lines,
+/// Soaks those of the runtimes that the arguments name, one after the other; the first argument is the program's name.
+///
+/// The result goes to `out`; the progress, and errors of the arguments, to `progress`. The soak counts the
+/// descriptors and the memory of the whole process, and takes all descriptors now and then: nothing else
+/// should go on in the process.
+///
+/// # Errors
+///
+/// Those of writing.
+pub fn run(
+    mut targets: Vec<Target>,
+    arguments: impl IntoIterator<Item = OsString>,
+    out: &mut dyn Write,
+    progress: &mut dyn Write,
+) -> io::Result<Status> {
+    let out = &mut WhileRead::new(out);
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return write_usage(&error, error.use_stderr(), out, progress),
+    };
+    let patience = match Patience::from_environment() {
+        Ok(patience) => patience,
+        Err(error) => {
+            writeln!(progress, "error: {error}")?;
+            return Ok(Status::Usage);
         }
+    };
+    targets.retain(|target| {
+        let mut names = arguments.runtime.iter();
+        names.any(|name| name == "all" || name == target.name)
+    });
+    let interrupted = Arc::default();
+    if let Err(error) = watch_interrupts(&interrupted) {
+        writeln!(progress, "Ctrl-C ends it without a result: {error}")?;
     }
-
-    /// Soaks the runtimes, one after the other. The result goes to `out`.
-    ///
-    /// It counts the descriptors and the memory of the whole process, and takes all descriptors now
-    /// and then: nothing else should go on in the process.
-    ///
-    /// # Errors
-    ///
-    /// Those of writing.
-    pub fn run(&self, out: &mut dyn Write, progress: &mut dyn Write) -> io::Result<Status> {
-        let end = Instant::now() + self.time;
-        writeln!(progress, "seed {}", self.seed)?;
-        let mut status = Status::Success;
-        for (index, target) in self.targets.iter().enumerate() {
-            let left = end.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(self.targets.len() - index).unwrap_or(u32::MAX);
-            let soaked = self.soak(target, share, progress)?;
-            if !soaked.broken.is_empty() || soaked.counts.is_empty() {
-                status = Status::Broken;
-            }
-            if soaked.broken.is_empty() && soaked.counts.is_empty() {
-                // It ended before its first pool: there was nothing to check.
-                writeln!(out, "\n{}: not soaked", target.name)?;
-            } else {
-                table::write(out, self, target, &soaked)?;
-            }
-        }
-        out.flush()?;
-        Ok(status)
-    }
-
-    fn soak(
-        &self,
-        target: &Target,
-        share: Duration,
-        progress: &mut dyn Write,
-    ) -> io::Result<Soaked> {
-        let task = &Task {
-            soak: self,
-            began: Instant::now(),
-            share,
+    let end = Instant::now() + arguments.minutes;
+    writeln!(progress, "seed {}", arguments.seed)?;
+    let mut status = Status::Success;
+    for (index, target) in targets.iter().enumerate() {
+        let began = Instant::now();
+        let shares = u32::try_from(targets.len() - index).unwrap_or(u32::MAX);
+        let soak = Soak {
+            seed: arguments.seed,
+            most_connections: arguments.connections,
+            patience,
+            interrupted: Arc::clone(&interrupted),
+            began,
+            end: began + end.saturating_duration_since(began) / shares,
             connections: Arc::default(),
             pools: AtomicU64::new(0),
         };
-        if task.is_over() {
-            return Ok(Soaked::default());
+        let soaked = soak.run(target, progress)?;
+        if soaked.broken.is_empty() && soaked.counts.is_empty() {
+            // It ended before its first pool: there was nothing to check.
+            writeln!(out, "\n{}: not soaked", target.name)?;
+            status = Status::Broken;
+            continue;
         }
-        let mut memory = Vec::new();
-        let (runs, ended) = mpsc::channel::<()>();
-        let mut soaked = thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                let soaked = caught(|| (target.soak)(task));
-                drop(runs);
-                soaked
-            });
-            while ended.recv_timeout(LOOK_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let line = format!("{}: {}", target.name, task.look(&mut memory));
-                let written = match self.progress {
-                    Progress::Lines => writeln!(progress, "{line}"),
-                    Progress::InPlace => write!(progress, "\r\x1b[K{line}"),
-                };
-                if let Err(error) = written.and_then(|()| progress.flush()) {
-                    self.interrupted.store(true, Ordering::SeqCst);
-                    return Err(error);
-                }
-            }
-            // However short it was.
-            task.look(&mut memory);
-            let soaked = thread.join().expect("a panic is caught in its thread");
-            Ok(soaked.unwrap_or_else(|panic| {
-                let broken = Broken::new("the soak comes to its end", panic);
-                Soaked {
-                    broken: vec![("in the soak itself".to_owned(), broken)],
-                    ..Soaked::default()
-                }
-            }))
-        })?;
-        if self.progress == Progress::InPlace {
-            write!(progress, "\r\x1b[K")?;
+        if !soaked.broken.is_empty() {
+            status = Status::Broken;
         }
-        soaked.took = task.began.elapsed();
-        soaked.memory = memory;
-        if let Some([first, last]) = soaked.peaks() {
-            let most = first + process::ALLOWED_GROWTH;
-            if last > most {
-                let expected = format!("at most {} of memory", mebibytes(most));
-                let broken = Broken::new(expected, mebibytes(last));
-                soaked.broken.push(("at the end".to_owned(), broken));
-            }
-        }
-        Ok(soaked)
+        table::write(out, target.name, arguments.seed, &soaked)?;
     }
+    out.flush()?;
+    Ok(status)
 }
 
-/// What a runtime goes through.
-struct Task<'a> {
-    soak: &'a Soak,
+/// Sets the flag at the first Ctrl-C, and exits at the second.
+fn watch_interrupts(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
+    let signals = Signals::new([Signal::Int])?;
+    let interrupted = Arc::clone(interrupted);
+    thread::Builder::new().spawn(move || {
+        for _ in block_on_stream(signals) {
+            if interrupted.swap(true, Ordering::SeqCst) {
+                // The exit code that shells give to a program that Ctrl-C has ended.
+                std::process::exit(130);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The soak of one runtime.
+struct Soak {
+    seed: u64,
+    most_connections: u64,
+    patience: Patience,
+    interrupted: Arc<AtomicBool>,
     began: Instant,
-    share: Duration,
+    end: Instant,
     connections: Arc<AtomicU64>,
     pools: AtomicU64,
 }
@@ -225,154 +199,101 @@ struct Task<'a> {
 #[derive(Debug, Default)]
 struct Soaked {
     counts: Counts,
+    connections: u64,
     took: Duration,
-    /// The open descriptors, before and after.
-    descriptors: [Option<usize>; 2],
-    /// The resident memory in KiB, over time.
-    memory: Vec<(Duration, u64)>,
+    memory: String,
     /// What is wrong, and where.
     broken: Vec<(String, Broken)>,
 }
 
-impl Soaked {
-    fn connections(&self) -> u64 {
-        let clients = self.counts.iter();
-        let clients = clients.filter(|(count, _)| matches!(count, Count::Client(_)));
-        clients.map(|(_, number)| number).sum()
-    }
-
-    fn peaks(&self) -> Option<[u64; 2]> {
-        process::peaks(&self.memory, self.took)
-    }
-}
-
-/// Faults are injected into a pool for so many milliseconds.
-const INJECTED: std::ops::Range<u64> = 200..3_000;
-
-/// The first pools, one for each stop mode, have so many connections each and are not counted.
-const WARM_UP: u64 = 40;
-
-/// The descriptors of the runtime of the first pools are waited for so long. The process keeps some: those of a poller.
-const KEPT: Duration = Duration::from_secs(2);
-
-impl Task<'_> {
-    fn soak<W: World>(&self, make: &impl Fn() -> W) -> Soaked {
-        let mut soaked = Soaked::default();
-        let mut random = Rng::with_seed(self.soak.seed);
-        let end = self.began + self.share;
-        // Afterwards everything is there that the process makes once and keeps.
-        let cold = process::descriptors();
-        let world = Arc::new(make());
-        let connections = Arc::default();
-        for number in 0..StopMode::ALL.len() {
-            let until = Until {
-                time: end,
-                connections: (number as u64 + 1) * WARM_UP,
-            };
-            if soaked.broken.is_empty() {
-                self.run_pool(
-                    &world,
-                    number,
-                    until,
-                    &mut random,
-                    &connections,
-                    &mut soaked,
-                );
+impl Soak {
+    /// Soaks in a thread of its own; meanwhile this one writes the progress and measures the memory.
+    fn run(&self, target: &Target, progress: &mut dyn Write) -> io::Result<Soaked> {
+        let (before, after) = if io::stderr().is_terminal() {
+            ("\r\x1b[K", "")
+        } else {
+            ("", "\n")
+        };
+        let mut memory = Vec::new();
+        let (running, ended) = mpsc::channel::<()>();
+        let mut soaked = thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                let soaked = caught(|| (target.soak)(self));
+                drop(running);
+                soaked
+            });
+            let second = Duration::from_secs(1);
+            while ended.recv_timeout(second) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let line = self.look(&mut memory);
+                let written = write!(progress, "{before}{}: {line}{after}", target.name);
+                if let Err(error) = written.and_then(|()| progress.flush()) {
+                    self.interrupted.store(true, Ordering::SeqCst);
+                    return Err(error);
+                }
             }
-        }
-        drop(world);
-        descriptors_down_to(cold, KEPT);
-        soaked.counts.clear();
+            // However short it was.
+            self.look(&mut memory);
+            Ok(thread.join().expect("a panic is caught in its thread"))
+        })?
+        .unwrap_or_else(|panic| {
+            let broken = Broken::new("the soak comes to its end", panic);
+            Soaked {
+                broken: vec![("in the soak itself".to_owned(), broken)],
+                ..Soaked::default()
+            }
+        });
+        write!(progress, "{before}")?;
+        soaked.connections = self.connections.load(Ordering::Relaxed);
+        soaked.took = self.began.elapsed();
+        let (memory, grown) = process::growth(&memory, soaked.took);
+        let grown = grown.map_err(|broken| ("at the end".to_owned(), broken));
+        soaked.memory = memory;
+        soaked.broken.extend(grown.err());
+        Ok(soaked)
+    }
 
-        let before = process::descriptors();
-        let world = Arc::new(make());
-        let modes = StopMode::ALL.len();
-        let share = (self.soak.connections / modes as u64).max(1);
+    /// The progress in a line. Measures the memory, in KiB.
+    fn look(&self, memory: &mut Vec<(Duration, u64)>) -> String {
+        let at = self.began.elapsed();
+        let left = self.end.saturating_duration_since(Instant::now());
+        let resident = process::resident();
+        memory.extend(resident.map(|resident| (at, resident)));
+        format!(
+            "{} s, {} s left, {} connections, {} pools, {} resident",
+            at.as_secs(),
+            left.as_secs(),
+            grouped(self.connections.load(Ordering::Relaxed)),
+            self.pools.load(Ordering::Relaxed),
+            process::mebibytes(resident.unwrap_or(0)),
+        )
+    }
+
+    /// Runs one pool after the other.
+    fn run_pools<W: World>(&self, world: &Arc<W>) -> Soaked {
+        let mut soaked = Soaked::default();
+        let mut random = Rng::with_seed(self.seed);
         for number in 0.. {
             let made = self.connections.load(Ordering::Relaxed);
             // However few connections there are to be: each stop mode has its turn.
-            let enough = made >= self.soak.connections && number >= modes;
-            if enough || self.is_over() || !soaked.broken.is_empty() {
+            let is_enough = made >= self.most_connections && number >= STOP_MODES.len();
+            let is_over = Instant::now() >= self.end || self.interrupted.load(Ordering::SeqCst);
+            if is_enough || is_over || !soaked.broken.is_empty() {
                 break;
             }
-            let injected = Duration::from_millis(random.u64(INJECTED));
-            let until = Until {
-                time: end.min(Instant::now() + injected),
-                connections: made.saturating_add(share),
-            };
-            let connections = &self.connections;
-            self.run_pool(&world, number, until, &mut random, connections, &mut soaked);
+            let mut setup = Setup::new(number, self.patience, &mut random);
+            setup.until = setup.until.min(self.end);
+            let share = self.most_connections / STOP_MODES.len() as u64;
+            setup.connections = made.saturating_add(share.max(1));
+            let place = format!("in pool {number}, {setup:?}");
+            let run = pool_run::run(world, setup, self.patience, &mut random, &self.connections);
+            let (counts, broken) = run;
+            for (count, number) in counts {
+                *soaked.counts.entry(count).or_default() += number;
+            }
+            let broken = broken.into_iter().map(|broken| (place.clone(), broken));
+            soaked.broken.extend(broken);
             self.pools.fetch_add(1, Ordering::Relaxed);
         }
-        drop(world);
-        let after = descriptors_down_to(before, self.soak.patience.length());
-        if after > before {
-            let broken = same("open descriptors", before, after).err();
-            let place = "once the runtime is gone".to_owned();
-            soaked.broken.extend(broken.map(|broken| (place, broken)));
-        }
-        soaked.descriptors = [before, after];
         soaked
-    }
-
-    fn run_pool<W: World>(
-        &self,
-        world: &Arc<W>,
-        number: usize,
-        until: Until,
-        random: &mut Rng,
-        connections: &Arc<AtomicU64>,
-        soaked: &mut Soaked,
-    ) {
-        let setup = Setup::of(number, random);
-        let patience = self.soak.patience;
-        match pool_run::run(world, setup, until, patience, random, connections) {
-            Ok(counts) => {
-                for (count, number) in counts {
-                    *soaked.counts.entry(count).or_default() += number;
-                }
-            }
-            Err(broken) => {
-                let place = format!("in pool {number}, {setup:?}");
-                let broken = broken.into_iter().map(|broken| (place.clone(), broken));
-                soaked.broken.extend(broken);
-            }
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.began.elapsed() >= self.share || self.soak.interrupted.load(Ordering::SeqCst)
-    }
-
-    /// The progress in a line. Measures the memory.
-    fn look(&self, memory: &mut Vec<(Duration, u64)>) -> String {
-        let at = self.began.elapsed();
-        let connections = self.connections.load(Ordering::Relaxed);
-        let mut line = format!(
-            "{} s, {} s left, {} connections, {} a second, {} pools",
-            at.as_secs(),
-            self.share.saturating_sub(at).as_secs(),
-            grouped(connections),
-            a_second(connections, at),
-            self.pools.load(Ordering::Relaxed),
-        );
-        if let Some(resident) = process::resident() {
-            memory.push((at, resident));
-            line += &format!(", {} resident", mebibytes(resident));
-        }
-        line
-    }
-}
-
-/// Waits until no more descriptors are open than these, or patience ends; returns how many are open then.
-fn descriptors_down_to(few: Option<usize>, patience: Duration) -> Option<usize> {
-    let give_up = Instant::now() + patience;
-    loop {
-        let now = process::descriptors();
-        if now <= few || Instant::now() >= give_up {
-            return now;
-        }
-        // A descriptor that closes tells nobody.
-        thread::sleep(Duration::from_millis(1));
     }
 }

@@ -5,30 +5,24 @@
 
 use std::fmt::Debug;
 use std::future::Future;
+use std::mem::take;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use acceptor_core::{
-    EndKind, ListenerId, Phase, Pool, PoolHandle, Shutdown, StopReason, StopReport, Stopped,
+    EndKind, ListenerId, Phase, Pool, PoolHandle, Shutdown, StopReason, StopReport,
 };
 use fastrand::Rng;
 use futures::executor::block_on;
 
-use crate::client::{Behavior, Client, Load};
+use crate::client::{Behavior, Client, come_and_go};
 use crate::context::{Context, Setup, StopMode};
-use crate::history::{Count, Counts, Event};
-use crate::{process, server};
+use crate::history::{Count, Counts, Event, lock};
+use crate::process;
+use crate::server::Server;
 use conformance_tests::{Broken, Patience, Verdict, World, same};
-
-/// When faults were injected for long enough.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Until {
-    pub(crate) time: Instant,
-    /// So many connections, over all pools of the runtime.
-    pub(crate) connections: u64,
-}
 
 /// An open listener.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +35,7 @@ pub(crate) struct Open {
 
 /// One pool, from outside.
 pub(crate) struct PoolRun<W: World> {
-    pub(crate) world: Arc<W>,
+    pub(crate) server: Arc<Server<W>>,
     pub(crate) context: Arc<Context>,
     pub(crate) random: Rng,
     pub(crate) pool: PoolHandle<W::Runtime, W::Listener>,
@@ -51,39 +45,45 @@ pub(crate) struct PoolRun<W: World> {
     numbers: usize,
 }
 
-/// Runs one pool from its start to its stop, and checks its history.
+/// Runs one pool from its start to its stop, and checks its history: what was counted, and what is wrong.
 pub(crate) fn run<W: World>(
     world: &Arc<W>,
     setup: Setup,
-    until: Until,
     patience: Patience,
     random: &mut Rng,
     connections: &Arc<AtomicU64>,
-) -> Result<Counts, Vec<Broken>> {
+) -> (Counts, Vec<Broken>) {
     let before = process::descriptors();
     let context = Context::new(setup, patience, random.fork(), connections);
     let run = PoolRun::start(world, &context, random.fork());
     // The pool is dropped with the run, and so are the clients.
-    let ended = run.and_then(|mut run| run.pass(until));
+    let mut verdict = run.and_then(|mut run| run.pass());
     let mut checker = context.history.checker();
-    if ended.is_ok() {
-        checker.finish(&setup);
+    if verdict.is_ok() {
+        checker.finish(&context.setup);
     }
-    let (counts, mut broken) = (checker.counts(), checker.broken());
-    drop(checker);
-    // What was wrong before may have been the reason to give up.
-    broken.extend(ended.err().filter(|error| !broken.contains(error)));
-    if !broken.is_empty() {
-        return Err(broken);
-    }
-    let what = "no descriptor is left of a pool that has stopped";
-    let left = block_on(patience.until(&world.clock(), what, || {
-        match (before, process::descriptors()) {
-            (Some(before), Some(now)) if now > before => Err([before, now]),
+    if verdict.is_ok() && checker.broken.is_empty() {
+        let what = "no descriptor is left of a pool that has stopped";
+        let clock = world.clock();
+        let left = patience.until(&clock, what, || match process::descriptors() {
+            now if now > before => Err([before, now]),
             _ => Ok(()),
-        }
-    }));
-    left.map_or_else(|broken| Err(vec![broken]), |()| Ok(counts))
+        });
+        verdict = block_on(left);
+    }
+    let mut broken = take(&mut checker.broken);
+    // What was wrong before may have been the reason to give up.
+    broken.extend(verdict.err().filter(|error| !broken.contains(error)));
+    (take(&mut checker.counts), broken)
+}
+
+/// Sets a flag when it is dropped.
+struct Leaving<'a>(&'a AtomicBool);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Something that was expected, and what was seen instead.
@@ -91,23 +91,26 @@ pub(crate) fn unexpected(expected: &str, seen: impl Debug) -> Broken {
     Broken::new(expected, format!("{seen:?}"))
 }
 
+/// So many threads have clients: enough to keep the processors of a small machine busy.
+const LOAD: usize = 3;
+
 /// So many clients are served while no descriptor is left, and so many wait.
 const SERVED: usize = 4;
 const WAITING: usize = 24;
 
 impl<W: World> PoolRun<W> {
     fn start(world: &Arc<W>, context: &Arc<Context>, random: Rng) -> Result<Self, Broken> {
-        let (world, context) = (Arc::clone(world), Arc::clone(context));
-        let init = {
-            let (world, context) = (Arc::clone(&world), Arc::clone(&context));
-            move || server::init(&world, &context)
-        };
-        let owner = Pool::start_with(world.runtime(), init);
+        let server = Arc::new(Server {
+            world: Arc::clone(world),
+            context: Arc::clone(context),
+        });
+        let init = Arc::clone(&server);
+        let owner = Pool::start_with(world.runtime(), move || init.init_pool());
         let owner = owner.map_err(|error| unexpected("a pool starts", error))?;
         let owner = owner.ok_or_else(|| unexpected("a pool starts", ()))?;
         let mut run = Self {
-            world,
-            context,
+            server,
+            context: Arc::clone(context),
             random,
             pool: owner.handle(),
             owner: Some(owner),
@@ -134,7 +137,7 @@ impl<W: World> PoolRun<W> {
     }
 
     pub(crate) fn listen_on(&mut self, address: SocketAddr) -> Verdict {
-        let listener = self.world.listen_on(address);
+        let listener = self.server.world.listen_on(address);
         let (listener, address) =
             listener.map_err(|error| unexpected("an address can be bound", (address, error)))?;
         let acceptors = self.random.usize(1..9);
@@ -147,85 +150,69 @@ impl<W: World> PoolRun<W> {
             acceptors,
             address,
         });
-        self.context.history.count(Count::Listener);
         let local = (Ipv4Addr::LOCALHOST, address.port()).into();
-        self.context.opens(number, local);
+        lock(&self.context.listeners).push((number, local));
         Ok(())
     }
 
-    fn pass(&mut self, until: Until) -> Verdict {
-        let mut load = Load::start(&self.context)?;
-        self.inject_faults(until)?;
-        let report = if self.context.setup.stop == StopMode::AtRest {
-            load.leave()?;
-            self.context.history.checker().verdict()?;
-            self.come_to_rest()?;
-            if self.context.setup.exhausts {
-                self.exhaust_descriptors()?;
-            }
-            self.stop_at_rest()?
-        } else {
-            let report = self.stop_under_load()?;
-            load.leave()?;
-            report
-        };
-        self.record_stop(&report);
+    fn pass(&mut self) -> Verdict {
         let context = Arc::clone(&self.context);
-        self.until("every state of init is dropped", || {
-            let checker = context.history.checker();
-            let ends = [
-                Count::StateServed,
-                Count::StateTerminated,
-                Count::StateDropped,
-            ];
-            let dropped: u64 = ends.map(|end| checker.of(end)).iter().sum();
-            same("dropped states", checker.of(Count::StateMade), dropped)
+        let under_load = thread::scope(|scope| {
+            // However this ends, and if by a panic.
+            let _leaving = Leaving(&context.leave);
+            for _ in 0..LOAD {
+                scope.spawn(|| come_and_go(&context));
+            }
+            self.inject_faults()?;
+            match context.setup.stop {
+                StopMode::AtRest => Ok(None),
+                _ => self.stop_under_load().map(Some),
+            }
         })?;
-        let reason = match self.context.setup.stop {
-            StopMode::Intensity => StopReason::Intensity,
-            StopMode::OwnerDropped => StopReason::OwnerDropped,
-            _ => StopReason::Requested,
+        let report = match under_load {
+            Some(report) => report,
+            None => self.stop_at_rest()?,
         };
-        same("the reason of the stop", reason, report.reason)
-    }
-
-    fn record_stop(&self, report: &StopReport) {
         let stopped = report.all_connections().of(EndKind::Stopped);
         let killed = report.connections(Phase::Kill).of(EndKind::Killed);
         let acceptors = report.acceptors(Phase::Kill).of(EndKind::Killed);
         for (count, number) in [
-            (Count::Pool(self.context.setup.stop), 1),
-            (Count::StoppedConnection, stopped as u64),
-            (Count::KilledConnection, killed as u64),
-            (Count::KilledAcceptor, acceptors as u64),
-            (Count::StuckChild, report.stuck as u64),
+            (Count::Pool(context.setup.stop), 1),
+            (Count::ConnectionStopped, stopped as u64),
+            (Count::ConnectionKilled, killed as u64),
+            (Count::AcceptorKilled, acceptors as u64),
             (Count::Undelivered, report.undelivered),
         ] {
-            self.context.history.record(Event::Counted(count, number));
+            context.history.record(Event::Counted(count, number));
         }
+        self.until("every state of init is dropped", || {
+            same("states", 1, Arc::strong_count(&context.states))
+        })?;
+        let reason = match context.setup.stop {
+            StopMode::Intensity => StopReason::Intensity,
+            StopMode::OwnerDropped => StopReason::OwnerDropped,
+            _ => StopReason::Requested,
+        };
+        same("the reason of the stop", reason, report.reason)?;
+        same("stuck children", 0, report.stuck)
     }
 
     /// The clients are gone: the server ends their connections.
     fn come_to_rest(&mut self) -> Verdict {
         let history = &self.context.history;
-        self.until("each connection is served to its end", || {
-            history.checker().at_rest()
-        })?;
-        self.until("a connection that has ended is not listed", || {
-            match self.pool.connections() {
-                Ok(listed) if listed.is_empty() => Ok(()),
-                listed => Err(listed),
-            }
-        })?;
-        let listeners = self.pool.listeners();
-        let listeners = listeners.map_err(|Stopped| unexpected("the pool runs", Stopped))?;
-        for listener in listeners {
+        history.checker().verdict()?;
+        let at_rest = || history.checker().at_rest();
+        self.until("each connection is served to its end", at_rest)?;
+        let active = || match self.pool.status() {
+            Ok(status) if status.counts.connections == 0 && status.connections.is_empty() => Ok(()),
+            status => Err(status),
+        };
+        self.until("a connection that has ended is not listed", active)?;
+        for listener in self.pool.listeners().unwrap_or_default() {
             let accepted = history.checker().accepted(listener.id);
-            let what = "accepted connections, served or killed before";
-            same(what, accepted, listener.accepted)?;
+            same("accepted connections", accepted, listener.accepted)?;
         }
-        let active = self.pool.counts().map(|counts| counts.connections);
-        same("active connections at rest", Ok(0), active)
+        Ok(())
     }
 
     fn client(&mut self, behavior: Behavior) -> Result<Client, Broken> {
@@ -238,37 +225,31 @@ impl<W: World> PoolRun<W> {
         connected.ok_or_else(|| unexpected("an open listener lets a client connect", ()))
     }
 
-    /// Connects a client, which behaves up to its pause.
-    fn preconnect(&mut self, behavior: Behavior) -> Result<Client, Broken> {
-        let client = self.client(behavior)?;
-        let client = self.connect(client)?;
-        let client = client.begin(&mut self.random);
-        client.ok_or_else(|| unexpected("a pool at rest serves a client", ()))
+    /// Connects clients, which behave up to their pause.
+    fn preconnect(&mut self, behavior: Behavior, number: usize) -> Result<Vec<Client>, Broken> {
+        let mut clients = Vec::new();
+        for _ in 0..number {
+            let client = self.client(behavior)?;
+            let client = self.connect(client)?.begin(&mut self.random);
+            clients.push(client.ok_or_else(|| unexpected("a pool at rest serves a client", ()))?);
+        }
+        Ok(clients)
     }
 
     /// For a moment no descriptor is left: the pool pauses, serves its clients, and accepts the others later (A2).
     fn exhaust_descriptors(&mut self) -> Verdict {
-        let mut served = Vec::new();
-        for _ in 0..SERVED {
-            served.push(self.preconnect(Behavior::Stall)?);
-        }
+        let mut served = self.preconnect(Behavior::Stall, SERVED)?;
         // These have their own descriptors before.
         let clients = (0..WAITING).map(|_| self.client(Behavior::StartLate));
         let clients: Vec<_> = clients.collect::<Result<_, _>>()?;
-        let before = self.context.history.checker().of(Count::PauseReport);
         let exhaustion = process::Exhaustion::new();
         let exhaustion = exhaustion.map_err(|error| unexpected("no descriptor is left", error))?;
-        self.context.history.count(Count::Exhaustion);
         let waiting = clients.into_iter().map(|client| self.connect(client));
         let waiting: Vec<_> = waiting.collect::<Result<_, _>>()?;
-        self.until("a pause for want of descriptors is reported", || match self
-            .context
-            .history
-            .checker()
-            .of(Count::PauseReport)
-        {
-            now if now > before => Ok(()),
-            now => Err(now),
+        let history = &self.context.history;
+        self.until("a pause for want of descriptors is reported", || {
+            let pauses = history.checker().of(Count::PauseReport);
+            (pauses > 0).then_some(()).ok_or(pauses)
         })?;
         for client in &mut served {
             let talked = client.talk(b"still there?");
@@ -282,58 +263,51 @@ impl<W: World> PoolRun<W> {
 
     /// Stops the pool with clients whose ends are known beforehand.
     fn stop_at_rest(&mut self) -> Result<StopReport, Broken> {
-        let shutdown = self.context.setup.shutdown;
-        let numbers = [0, 1, 1, 0].map(|least| self.random.usize(least..5));
-        let [mut normal, mut clean, mut stopped, mut killed] = numbers;
-        let mut clients = Vec::new();
-        if shutdown == Shutdown::Kill {
-            // No connection hears of the stop; one that waits for *draining* may or may not end before the kill.
-            normal = 0;
+        self.come_to_rest()?;
+        if self.context.setup.exhausts {
+            self.exhaust_descriptors()?;
         }
-        for (behavior, number) in [
-            (Behavior::AwaitDraining, normal),
-            (Behavior::TrapStop, clean),
-            (Behavior::Idle, stopped),
-            (Behavior::Stay, killed),
-        ] {
-            for _ in 0..number {
-                clients.push(self.preconnect(behavior)?);
-            }
-        }
-        if shutdown == Shutdown::Kill {
-            killed += clean + stopped;
-            (clean, stopped) = (0, 0);
-        }
+        let kills = self.context.setup.settings.shutdown == Some(Shutdown::Kill);
+        let [clean, stopped, killed, normal] =
+            [1, 1, 0, 0].map(|least| self.random.usize(least..5));
+        // A kill at once may come before *draining*.
+        let normal = if kills { 0 } else { normal };
+        let mut clients = self.preconnect(Behavior::TrapStop, clean)?;
+        clients.extend(self.preconnect(Behavior::Idle, stopped)?);
+        clients.extend(self.preconnect(Behavior::Stay, killed)?);
+        clients.extend(self.preconnect(Behavior::AwaitDraining, normal)?);
         self.context.history.record(Event::Stopping);
         let stop = self.pool.stop();
-        if shutdown != Shutdown::Kill && killed > 0 {
+        if killed > 0 && !kills {
             self.until("the stop leaves the clients that stay", || {
-                match self.pool.connections().map(|left| left.len()) {
-                    Ok(left) if left == killed => Ok(()),
-                    left => Err(left),
-                }
+                let left = self.pool.connections().map(|left| left.len());
+                same("connections", Ok(killed), left)
             })?;
             drop(self.pool.kill());
         }
         let report = self.wait("a pool at rest stops", stop)?;
         let ends = report.all_connections();
+        let expected = match kills {
+            true => [0, 0, 0, clients.len()],
+            false => [normal, clean, stopped, killed],
+        };
         let kinds = [
             EndKind::Normal,
             EndKind::Clean,
             EndKind::Stopped,
             EndKind::Killed,
         ];
+        let seen = kinds.map(|kind| ends.of(kind));
         same(
-            "the last connections: normal, clean, stopped, killed",
-            [normal, clean, stopped, killed],
-            kinds.map(|kind| ends.of(kind)),
+            "last connections: normal, clean, stopped, killed",
+            expected,
+            seen,
         )?;
-        same("the last connections", clients.len(), ends.total())?;
-        let waited: usize = self.open.iter().map(|open| open.acceptors).sum();
-        let acceptors = report.all_acceptors().total();
-        if acceptors < waited {
-            let expected = format!("{waited} acceptors or more end with the pool");
-            return Err(unexpected(&expected, acceptors));
+        same("last connections", clients.len(), ends.total())?;
+        let acceptors: usize = self.open.iter().map(|open| open.acceptors).sum();
+        if report.all_acceptors().total() < acceptors {
+            let expected = format!("{acceptors} acceptors or more end with the pool");
+            return Err(unexpected(&expected, report));
         }
         clients.into_iter().for_each(Client::wait);
         Ok(report)
@@ -352,7 +326,11 @@ impl<W: World> PoolRun<W> {
     }
 
     pub(crate) fn wait<T>(&self, what: &str, event: impl Future<Output = T>) -> Result<T, Broken> {
-        block_on(self.context.patience.wait(&self.world.clock(), what, event))
+        block_on(
+            self.context
+                .patience
+                .wait(&self.server.world.clock(), what, event),
+        )
     }
 
     pub(crate) fn until<T, S: Debug>(
@@ -361,6 +339,6 @@ impl<W: World> PoolRun<W> {
         look: impl FnMut() -> Result<T, S>,
     ) -> Result<T, Broken> {
         let patience = self.context.patience;
-        block_on(patience.until(&self.world.clock(), what, look))
+        block_on(patience.until(&self.server.world.clock(), what, look))
     }
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::time::Duration;
 
+use conformance_tests::{Broken, Verdict};
+
 /// The resident memory, in KiB.
 pub(crate) fn resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -65,68 +67,81 @@ impl Drop for Exhaustion {
     }
 }
 
+pub(crate) fn mebibytes(kib: u64) -> String {
+    format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024)
+}
+
 /// The peak of the end may exceed the peak of the beginning by so many KiB.
 ///
 /// The peaks are those of different pools, and allocators keep more or less of
 /// the freed memory. A leak of each connection is far more: there are hundreds
 /// of thousands of them.
-pub(crate) const ALLOWED_GROWTH: u64 = 4 * 1024;
+const ALLOWED: u64 = 4 * 1024;
 
 /// A shorter soak has hardly a pool of each stop mode.
-pub(crate) const JUDGED_FROM: Duration = Duration::from_secs(30);
+const JUDGED_FROM: Duration = Duration::from_secs(30);
 
-/// The beginning, in a soak that is long enough; else a tenth of it.
-const BEGINNING: Duration = Duration::from_secs(60);
-
-/// The peaks of the beginning and of the last tenth, of samples in KiB; nothing if the soak was too short.
-pub(crate) fn peaks(samples: &[(Duration, u64)], took: Duration) -> Option<[u64; 2]> {
-    if took < JUDGED_FROM {
-        return None;
-    }
-    let beginning = if took >= BEGINNING * 2 {
-        BEGINNING
-    } else {
-        took / 10
-    };
+/// Compares the peaks of the beginning and of the last tenth, of samples in KiB. The beginning is a tenth, but at most a minute.
+pub(crate) fn growth(samples: &[(Duration, u64)], took: Duration) -> (String, Verdict) {
     let peak = |within: &dyn Fn(Duration) -> bool| {
         let samples = samples.iter().filter(|(at, _)| within(*at));
         samples.map(|(_, resident)| *resident).max()
     };
-    let first = peak(&|at| at <= beginning)?;
-    let last = peak(&|at| at >= took - took / 10)?;
-    Some([first, last])
+    let beginning = (took / 10).min(Duration::from_secs(60));
+    let first = peak(&|at| at <= beginning);
+    let last = peak(&|at| at >= took - took / 10);
+    match (first, last, peak(&|_| true)) {
+        (Some(first), Some(last), _) if took >= JUDGED_FROM => {
+            let in_words = [first, last, first + ALLOWED].map(mebibytes);
+            let [beginning, end, most] = in_words;
+            let broken = Broken::new(format!("at most {most} of memory"), end.clone());
+            let verdict = if last > first + ALLOWED {
+                Err(broken)
+            } else {
+                Ok(())
+            };
+            (
+                format!("{beginning} in the beginning, {end} in the end"),
+                verdict,
+            )
+        }
+        (.., Some(most)) => {
+            let text = format!("{}, judged from {JUDGED_FROM:?} on", mebibytes(most));
+            (text, Ok(()))
+        }
+        (.., None) => ("not measured: only Linux tells".to_owned(), Ok(())),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The peaks of a soak with a sample each second.
-    #[track_caller]
-    fn check(seconds: u64, resident: impl Fn(u64) -> u64, expected: Option<[u64; 2]>) {
+    /// The growth in a soak with a sample each second.
+    fn soak(seconds: u64, resident: impl Fn(u64) -> u64) -> (String, Verdict) {
         let at = Duration::from_secs;
         let samples: Vec<_> = (0..=seconds).map(|s| (at(s), resident(s))).collect();
-        assert_eq!(peaks(&samples, at(seconds)), expected);
+        growth(&samples, at(seconds))
     }
 
     #[test]
-    fn the_first_minute_and_the_last_tenth_count() {
-        let resident = |second| match second {
-            60 => 9_000,
-            61..540 => 90_000,
-            599 => 13_000,
-            _ => 8_000,
+    fn the_beginning_and_the_end_are_compared() {
+        let in_between = |second| match second {
+            61..540 => 90 * 1024,
+            540.. => 12 * 1024,
+            _ => 8 * 1024,
         };
-        check(600, resident, Some([9_000, 13_000]));
+        let text = "8.0 MiB in the beginning, 12.0 MiB in the end";
+        assert_eq!(soak(600, in_between), (text.to_owned(), Ok(())));
+        let (_, verdict) = soak(40, |second| 8 * 1024 + 200 * second);
+        let broken = verdict.expect_err("it leaks");
+        assert_eq!(broken.seen, "15.8 MiB");
     }
 
     #[test]
-    fn a_short_soak_begins_with_a_tenth() {
-        check(40, |second| 8_000 + second, Some([8_004, 8_040]));
-    }
-
-    #[test]
-    fn a_soak_of_moments_has_no_peaks() {
-        check(29, |second| 1_000 * second, None);
+    fn a_soak_of_moments_is_not_judged() {
+        let (text, verdict) = soak(29, |second| 1024 * (second + 1));
+        assert_eq!(text, "30.0 MiB, judged from 30s on");
+        assert_eq!(verdict, Ok(()));
     }
 }

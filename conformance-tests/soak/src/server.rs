@@ -7,113 +7,84 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, Configure, Connection, Event as PoolEvent, Exit, Failure, Init,
-    Lifecycle, ListenerInfo, Restart, Runtime, Spec, StreamOf, Terminate, is_peer_gone,
-    observer_fn,
+    Acceptor, BoxError, Configure, Connection, Event as PoolEvent, Exit, Failure, Init, Lifecycle,
+    ListenerInfo, Restart, Runtime, Spec, StreamOf, Terminate, is_peer_gone, observer_fn,
 };
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{Behavior, FAREWELL, Outcome};
 use crate::context::{Context, InitAnswer};
-use crate::history::{Count, Event, lock};
+use crate::history::{Count, Event, Step, lock};
 use crate::process;
 use conformance_tests::{Broken, World};
 
 /// What all acceptors of a pool share.
 pub(crate) struct Server<W> {
-    world: Arc<W>,
-    context: Arc<Context>,
+    pub(crate) world: Arc<W>,
+    pub(crate) context: Arc<Context>,
 }
 
-/// The id of the spec that the init function of the pool answers.
-pub(crate) const INIT_SPEC: &str = "init";
+impl<W: World> Server<W> {
+    /// A spec of the pool, with acceptors like this one.
+    pub(crate) fn spec(&self, id: &str) -> Spec<Server<W>> {
+        let (world, context) = (Arc::clone(&self.world), Arc::clone(&self.context));
+        let mut settings = context.setup.settings.clone();
+        settings.id = id.into();
+        let observer = Arc::clone(&context);
+        let observer = observer_fn(move |report| observer.history.record(seen(&report.event)));
+        Spec::from_settings(settings, Server { world, context }).observer(observer)
+    }
 
-/// A spec of the pool.
-pub(crate) fn spec<W: World>(world: &Arc<W>, context: &Arc<Context>, id: &str) -> Spec<Server<W>> {
-    let setup = context.setup;
-    let server = Server {
-        world: Arc::clone(world),
-        context: Arc::clone(context),
-    };
-    let context = Arc::clone(context);
-    Spec::new(id, server)
-        .restart(setup.restart)
-        .intensity(setup.intensity)
-        .period(setup.period)
-        .lame_duck(setup.lame_duck)
-        .grace(setup.grace)
-        .shutdown(setup.shutdown)
-        .kill_timeout(context.patience.length())
-        .observer(observer_fn(move |report| {
-            context.history.record(reported(&report.event));
-        }))
-}
-
-/// The init function of the pool.
-pub(crate) fn init<W: World>(
-    world: &Arc<W>,
-    context: &Arc<Context>,
-) -> Result<Configure<Server<W>>, BoxError> {
-    let answer = *lock(&context.answer);
-    match answer {
-        InitAnswer::Use => Ok(Configure::Use(spec(world, context, INIT_SPEC))),
-        InitAnswer::Ignore => Ok(Configure::Ignore),
-        InitAnswer::Error => Err("a planned error of the init function".into()),
-        InitAnswer::Panic => resume_unwind(Box::new("a planned panic")),
+    /// The init function of the pool.
+    pub(crate) fn init_pool(&self) -> Result<Configure<Server<W>>, BoxError> {
+        let answer = *lock(&self.context.init);
+        match answer {
+            InitAnswer::Use => Ok(Configure::Use(self.spec("init"))),
+            InitAnswer::Ignore => Ok(Configure::Ignore),
+            InitAnswer::Error => Err("a planned error of the init function".into()),
+            InitAnswer::Panic => resume_unwind(Box::new("a planned panic")),
+        }
     }
 }
 
-/// What a report says to the checker.
-fn reported(event: &PoolEvent<SocketAddr>) -> Event {
-    let count = match event {
+/// What a report is in the history.
+fn seen(event: &PoolEvent<SocketAddr>) -> Event {
+    let one = |count| Event::Counted(count, 1);
+    match event {
+        PoolEvent::StartError { .. } => one(Count::StartErrorReport),
+        PoolEvent::ListenerFailed { .. } => one(Count::ListenerReport),
+        PoolEvent::PoolStopped { .. } => one(Count::PoolStoppedReport),
+        PoolEvent::AcceptPaused { error, .. } if process::is_exhaustion(error) => {
+            one(Count::PauseReport)
+        }
+        PoolEvent::ReportsLost { lost, .. } => Event::Counted(Count::LostReport, lost.total()),
+        PoolEvent::KilledWhileStopping { count, .. } => {
+            Event::Counted(Count::KilledInStopReport, *count as u64)
+        }
+        PoolEvent::AcceptorFailed { failure, .. } => match failure {
+            Failure::Panic(_) => one(Count::AcceptorPanicReport),
+            Failure::Killed => one(Count::AcceptorKillReport),
+            _ => unplanned(event),
+        },
         PoolEvent::ConnectionFailed {
             child,
             peer,
-            failure: Failure::Killed,
+            failure,
             ..
-        } => {
-            return Event::Killed {
-                client: *peer,
-                child: *child,
-            };
-        }
-        PoolEvent::AcceptPaused {
-            error, suppressed, ..
-        } => {
-            if process::is_exhaustion(error) {
-                return Event::Counted(Count::PauseReport, 1 + suppressed);
-            }
-            let expected = "a listener pauses for want of descriptors";
-            return Event::Wrong(Broken::new(expected, error.to_string()));
-        }
-        PoolEvent::ReportsLost { lost, .. } => {
-            return Event::Counted(Count::LostReport, lost.total());
-        }
-        PoolEvent::KilledWhileStopping { count, .. } => {
-            return Event::Counted(Count::KilledInStopReport, *count as u64);
-        }
-        PoolEvent::Stuck { count, .. } => {
-            return Event::Counted(Count::StuckChild, *count as u64);
-        }
-        PoolEvent::StartError { .. } => Count::StartErrorReport,
-        PoolEvent::AcceptorFailed { failure, .. } => match failure {
-            Failure::Panic(_) => Count::AcceptorPanicReport,
-            Failure::Killed => Count::AcceptorKillReport,
-            Failure::Lost => Count::LostChild,
-            _ => Count::OtherReport,
+        } => match failure {
+            Failure::Error(_) => one(Count::ErrorReport),
+            Failure::Panic(_) => one(Count::PanicReport),
+            Failure::Killed => Event::Connection(*peer, Step::Killed(*child)),
+            _ => unplanned(event),
         },
-        PoolEvent::ConnectionFailed { failure, .. } => match failure {
-            Failure::Error(_) => Count::ErrorReport,
-            Failure::Panic(_) => Count::PanicReport,
-            Failure::Lost => Count::LostChild,
-            _ => Count::OtherReport,
-        },
-        PoolEvent::ListenerFailed { .. } => Count::ListenerReport,
-        PoolEvent::PoolStopped { .. } => Count::PoolStoppedReport,
-        _ => Count::OtherReport,
-    };
-    Event::Counted(count, 1)
+        _ => unplanned(event),
+    }
+}
+
+/// Nothing that is planned leads to this: a lost or stuck child, for example, or a pause for another reason.
+fn unplanned(event: &PoolEvent<SocketAddr>) -> Event {
+    Event::Wrong(Broken::new("planned reports only", format!("{event:?}")))
 }
 
 impl<W: World> Acceptor<W::Listener> for Server<W> {
@@ -124,29 +95,29 @@ impl<W: World> Acceptor<W::Listener> for Server<W> {
         let context = &self.context;
         context.remember(listener.child);
         let mut random = context.random();
+        let mut some = |most| Duration::from_millis(random.u64(1..most));
+        let (pause, timeout) = (some(5), some(50));
         if random.u32(0..20) == 0 {
             let runtime = self.world.runtime();
-            let pause = Duration::from_millis(random.u64(1..5));
             runtime.sleep_until(runtime.now() + pause).await;
         }
         // A temporary pool survives everything except a failure of `init`.
-        let may_fail = context.setup.restart == Restart::Transient;
-        let state = || State::new(context);
-        match random.u32(0..1000) {
-            0..4 if may_fail => {
-                context.history.count(Count::InitFailed);
-                Err("a planned error of init".into())
-            }
-            4..8 if may_fail => {
-                context.history.count(Count::InitFailed);
-                resume_unwind(Box::new("a planned panic of init"))
-            }
+        let may_fail = context.setup.settings.restart == Restart::Transient;
+        let draw = random.u32(0..1000);
+        if draw < 8 && may_fail {
+            context.history.count(Count::InitFailure);
+        }
+        let state = || State {
+            context: Arc::clone(context),
+            end: Some(Event::Counted(Count::StateDropped, 1)),
+            _alive: Arc::clone(&context.states),
+        };
+        match draw {
+            0..4 if may_fail => Err("a planned error of init".into()),
+            4..8 if may_fail => resume_unwind(Box::new("a planned panic of init")),
             8..40 => Ok(Init::Ignore),
             40..60 => Ok(Init::AcceptWithin(state(), Duration::ZERO)),
-            60..250 => {
-                let timeout = Duration::from_millis(random.u64(1..50));
-                Ok(Init::AcceptWithin(state(), timeout))
-            }
+            60..250 => Ok(Init::AcceptWithin(state(), timeout)),
             250..350 => Ok(Init::Hibernate(state())),
             _ => Ok(Init::Accept(state())),
         }
@@ -155,41 +126,50 @@ impl<W: World> Acceptor<W::Listener> for Server<W> {
     async fn serve(
         &self,
         connection: Connection<StreamOf<W::Listener>, SocketAddr>,
-        state: State,
+        mut state: State,
     ) -> Result<Exit, BoxError> {
-        // The first local of this future, so the last that is dropped: the socket is gone when the end is recorded.
-        let mut serving = Serving::new(&self.context, &connection);
-        state.end(Count::StateServed);
+        let (client, child) = (connection.peer_addr, connection.id);
+        let begins = Step::Served(child, connection.local_addr);
+        state
+            .context
+            .history
+            .record(Event::Connection(client, begins));
+        let mut ends = |outcome| {
+            let end = Event::Connection(client, Step::ServeEnds(child, outcome));
+            state.end = Some(end);
+        };
+        ends(Outcome::Dropped);
         let Connection {
             stream, lifecycle, ..
         } = connection;
+        // A local, so dropped before the state: the socket is gone when the state records the end.
         let mut stream = self.world.stream(stream);
-        let result = serve(&mut stream, &lifecycle, &mut serving.outcome).await;
-        serving.outcome = match &result {
+        let result = serve(&mut stream, &lifecycle, || ends(Outcome::Panic)).await;
+        ends(match &result {
             Ok(outcome) => *outcome,
             Err(error) if is_peer_gone(&**error) => Outcome::Disconnected,
             Err(_) => Outcome::Error,
-        };
+        });
         result.map(|outcome| match outcome {
             Outcome::Clean => Exit::clean("as ordered"),
             _ => Exit::normal(),
         })
     }
 
-    async fn terminate(&self, _reason: &Terminate, state: State) {
-        state.end(Count::StateTerminated);
+    async fn terminate(&self, _reason: &Terminate, mut state: State) {
+        state.end = None;
         if self.context.random().u32(0..200) == 0 {
-            self.context.history.count(Count::TerminatePanicked);
+            self.context.history.count(Count::TerminatePanic);
             resume_unwind(Box::new("a planned panic of terminate"));
         }
     }
 }
 
-/// Echoes, and ends as the client orders. Before a panic `outcome` is set.
+/// Echoes, and ends as the client orders.
 async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
     stream: &mut S,
     lifecycle: &Lifecycle,
-    outcome: &mut Outcome,
+    panics: impl FnOnce(),
 ) -> Result<Outcome, BoxError> {
     let mut buffer = [0; 1024];
     let (mut stop, mut farewell) = (None, None);
@@ -219,7 +199,7 @@ async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
             Some(Behavior::ExitCleanly) => return Ok(Outcome::Clean),
             Some(Behavior::Fail) => return Err("an ordered error of serve".into()),
             Some(Behavior::Panic) => {
-                *outcome = Outcome::Panic;
+                panics();
                 resume_unwind(Box::new("an ordered panic of serve"));
             }
             Some(Behavior::AwaitDraining) => {
@@ -232,63 +212,17 @@ async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
     }
 }
 
-/// A call of `serve`, from its first poll until its future is dropped.
-struct Serving {
-    context: Arc<Context>,
-    client: SocketAddr,
-    child: ChildId,
-    outcome: Outcome,
-}
-
-impl Serving {
-    fn new<S>(context: &Arc<Context>, connection: &Connection<S, SocketAddr>) -> Self {
-        let (client, child) = (connection.peer_addr, connection.id);
-        context.history.record(Event::ServeBegan {
-            client,
-            local: connection.local_addr,
-            child,
-        });
-        Self {
-            context: Arc::clone(context),
-            client,
-            child,
-            outcome: Outcome::Dropped,
-        }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.context.history.record(Event::ServeEnded {
-            client: self.client,
-            child: self.child,
-            outcome: self.outcome,
-        });
-    }
-}
-
-/// The state of an acceptor, from `init` to the end of its wait.
+/// The state of an acceptor. It records its end when it is dropped; in `serve`, that is the end of the connection.
 pub(crate) struct State {
     context: Arc<Context>,
-    end: Count,
-}
-
-impl State {
-    fn new(context: &Arc<Context>) -> Self {
-        context.history.count(Count::StateMade);
-        Self {
-            context: Arc::clone(context),
-            end: Count::StateDropped,
-        }
-    }
-
-    fn end(mut self, end: Count) {
-        self.end = end;
-    }
+    end: Option<Event>,
+    _alive: Arc<()>,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.context.history.count(self.end);
+        if let Some(end) = self.end.take() {
+            self.context.history.record(end);
+        }
     }
 }
