@@ -116,10 +116,10 @@ impl Behavior {
         let weighted = BEHAVIORS.iter().flat_map(|row| vec![row.0; row.1 as usize]);
         random
             .choice(weighted.collect::<Vec<_>>())
-            .unwrap_or(Behavior::Talk)
+            .expect("there are weights")
     }
 
-    fn order(self) -> u8 {
+    fn byte(self) -> u8 {
         ORDERS + self as u8
     }
 
@@ -177,21 +177,23 @@ impl Client {
     /// Connects to one of the open listeners; nothing if there is none, or it refuses.
     pub(crate) fn connect(self, random: &mut Rng) -> Option<Self> {
         let listener = random.choice(lock(&self.context.listeners).iter()).copied();
-        let (listener, server) = listener?;
-        self.record(Step::Connects(self.behavior, listener, server));
+        let listener = listener?;
+        let server = SocketAddr::from(([127, 0, 0, 1], listener.address.port()));
+        self.record(Step::Connects(self.behavior, listener.id, server));
         let patience = self.context.patience.length();
         let connected = self.socket.connect_timeout(&server.into(), patience);
-        let seen = match connected.map_err(|error| error.kind()) {
-            Ok(()) => None,
-            Err(ErrorKind::TimedOut) => Some(Seen::Nothing),
+        let part = match connected.map_err(|error| error.kind()) {
+            Ok(()) => Ok(()),
+            Err(ErrorKind::TimedOut) => Err(Seen::Nothing),
             // It was connected for a moment.
-            Err(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => Some(Seen::CutShort),
-            Err(ErrorKind::ConnectionRefused) => {
-                self.record(Step::Refused);
-                return None;
-            }
-            Err(_) => {
-                self.record(Step::Withdraws);
+            Err(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => Err(Seen::CutShort),
+            Err(kind) => {
+                let refused = kind == ErrorKind::ConnectionRefused;
+                self.record(if refused {
+                    Step::Refused
+                } else {
+                    Step::Withdraws
+                });
                 return None;
             }
         };
@@ -201,7 +203,7 @@ impl Client {
         let _ = self.socket.set_tcp_nodelay(true);
         let _ = self.socket.set_read_timeout(Some(patience));
         let _ = self.socket.set_write_timeout(Some(patience));
-        self.unless_ended(seen.map_or(Ok(()), Err))
+        self.drive(|_| part)
     }
 
     fn record(&self, step: Step) {
@@ -209,8 +211,9 @@ impl Client {
         self.context.history.record(event);
     }
 
-    fn unless_ended(self, part: Result<(), Seen>) -> Option<Self> {
-        match part {
+    /// Behaves; nothing if the client has ended.
+    fn drive(mut self, part: impl FnOnce(&mut Self) -> Result<(), Seen>) -> Option<Self> {
+        match part(&mut self) {
             Ok(()) => Some(self),
             Err(seen) => {
                 self.end(seen);
@@ -220,27 +223,27 @@ impl Client {
     }
 
     /// Behaves up to the pause; nothing if there is none, and the client has ended.
-    pub(crate) fn begin(mut self, random: &mut Rng) -> Option<Self> {
-        let part = self.first_part(random);
-        self.unless_ended(part)
+    pub(crate) fn begin(self, random: &mut Rng) -> Option<Self> {
+        self.drive(|client| client.first_part(random))
     }
 
     /// Goes on after the pause, to the end.
-    pub(crate) fn finish(mut self) {
-        let part = self.talk(b"again");
-        let seen = part.map_or_else(|seen| seen, |()| self.order_and_end(Behavior::Talk));
-        self.end(seen);
+    pub(crate) fn finish(self) {
+        self.drive(|client| {
+            client
+                .talk(b"again")
+                .and_then(|()| client.order(Behavior::Talk))
+        });
     }
 
     /// Waits for the server's end.
-    pub(crate) fn wait(mut self) {
-        let seen = self.await_end();
-        self.end(seen);
+    pub(crate) fn wait(self) {
+        self.drive(Self::await_end);
     }
 
     /// The part before the pause. The error is the last thing that the client saw, if it has ended.
     fn first_part(&mut self, random: &mut Rng) -> Result<(), Seen> {
-        let order = [self.behavior.order()];
+        let order = [self.behavior.byte()];
         match self.behavior {
             Behavior::Leave | Behavior::Reset => return Err(Seen::Left),
             Behavior::StartLate => return Ok(()),
@@ -253,28 +256,27 @@ impl Client {
             Behavior::TalkAtLength => 32 * 1024,
             _ => random.usize(1..100),
         };
-        let words: Vec<u8> = repeat_with(|| random.u8(..ORDERS)).take(length).collect();
+        let mut words: Vec<u8> = repeat_with(|| random.u8(..ORDERS)).take(length).collect();
         if self.behavior == Behavior::HalfClose {
+            words.extend(order);
             self.say(&words)?;
-            self.say(&order)?;
             let closed = self.socket.shutdown(Shutdown::Write);
             closed.map_err(|error| seen(&error))?;
             self.hear(&words)?;
-            self.hear(&order)?;
             self.hear(FAREWELL)?;
-            return Err(self.await_end());
+            return self.await_end();
         }
         self.talk(&words)?;
         match self.behavior {
             Behavior::Stall | Behavior::Idle => Ok(()),
             Behavior::TalkAndLeave | Behavior::TalkAndReset => Err(Seen::Left),
-            behavior => Err(self.order_and_end(behavior)),
+            behavior => self.order(behavior),
         }
     }
 
-    fn order_and_end(&mut self, order: Behavior) -> Seen {
-        let part = self.talk(&[order.order()]);
-        part.map_or_else(|seen| seen, |()| self.await_end())
+    fn order(&mut self, order: Behavior) -> Result<(), Seen> {
+        self.talk(&[order.byte()])?;
+        self.await_end()
     }
 
     /// Says something, and hears the echo.
@@ -296,11 +298,11 @@ impl Client {
         }
     }
 
-    fn await_end(&mut self) -> Seen {
+    fn await_end(&mut self) -> Result<(), Seen> {
         match self.socket.read(&mut [0]) {
-            Ok(0) => Seen::Done,
-            Ok(_) => Seen::Mangled,
-            Err(error) => seen(&error),
+            Ok(0) => Err(Seen::Done),
+            Ok(_) => Err(Seen::Mangled),
+            Err(error) => Err(seen(&error)),
         }
     }
 

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use acceptor_core::{ChildId, Grace, Restart, Settings, Shutdown};
+use acceptor_core::{ChildId, Grace, ListenerId, Restart, Settings, Shutdown};
 use fastrand::Rng;
 
-use crate::history::{Event, History, lock};
+use crate::history::{History, lock};
 use crate::process;
 use conformance_tests::Patience;
 
@@ -102,6 +102,14 @@ pub(crate) enum InitAnswer {
     Panic,
 }
 
+/// An open listener.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Open {
+    pub(crate) id: ListenerId,
+    pub(crate) acceptors: usize,
+    pub(crate) address: SocketAddr,
+}
+
 /// What the clients, the acceptors and the fault injection of one pool share.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -113,39 +121,14 @@ pub(crate) struct Context {
     pub(crate) leave: AtomicBool,
     /// Connections of all pools of the runtime.
     pub(crate) connections: Arc<AtomicU64>,
-    /// The open listeners, by number.
-    pub(crate) listeners: Mutex<Vec<(usize, SocketAddr)>>,
-    acceptors: Mutex<VecDeque<ChildId>>,
+    pub(crate) listeners: Mutex<Vec<Open>>,
+    pub(crate) acceptors: Mutex<VecDeque<ChildId>>,
     /// Each state of `init` holds one more.
     pub(crate) states: Arc<()>,
-    random: Mutex<Rng>,
+    pub(crate) random: Mutex<Rng>,
 }
 
 impl Context {
-    pub(crate) fn new(
-        setup: Setup,
-        patience: Patience,
-        random: Rng,
-        connections: &Arc<AtomicU64>,
-    ) -> Arc<Self> {
-        let history = History::default();
-        if setup.stop == StopMode::Intensity {
-            history.record(Event::Stopping);
-        }
-        Arc::new(Self {
-            setup,
-            patience,
-            history,
-            init: Mutex::new(InitAnswer::Use),
-            leave: AtomicBool::new(false),
-            connections: Arc::clone(connections),
-            listeners: Mutex::default(),
-            acceptors: Mutex::default(),
-            states: Arc::default(),
-            random: Mutex::new(random),
-        })
-    }
-
     /// A source of chance of its own.
     pub(crate) fn random(&self) -> Rng {
         lock(&self.random).fork()

@@ -15,13 +15,6 @@ use conformance_tests::{Verdict, World, same};
 /// So many listeners are open at most.
 const OPEN: usize = 5;
 
-/// A connection or an acceptor is stopped, or killed.
-#[derive(Debug, Clone, Copy)]
-enum End {
-    Stop,
-    Kill,
-}
-
 impl<W: World> PoolRun<W> {
     /// Injects faults by chance; into a pool that stops by itself until it does.
     pub(crate) fn inject_faults(&mut self) -> Verdict {
@@ -39,10 +32,8 @@ impl<W: World> PoolRun<W> {
             // A pool that stops meanwhile may answer none of the later ones.
             match self.random.u32(0..if by_itself { 68 } else { 100 }) {
                 0..40 => self.look()?,
-                40..54 => self.end_connection(End::Kill)?,
-                54..68 => self.end_connection(End::Stop)?,
-                68..72 => self.end_acceptor(End::Kill)?,
-                72..78 => self.end_acceptor(End::Stop)?,
+                40..68 => self.end_connection()?,
+                68..78 => self.end_acceptor()?,
                 78..86 => self.move_listener()?,
                 86..92 => self.reconfigure()?,
                 92..97 => self.reload()?,
@@ -61,61 +52,53 @@ impl<W: World> PoolRun<W> {
             Err(_) if self.context.setup.stop == StopMode::Intensity => return Ok(()),
             status => status.map_err(|error| unexpected("the pool runs", error))?,
         };
-        let served = before.into_iter();
         let after = history.checker();
-        let served: Vec<_> = served.filter(|id| after.served.contains(id)).collect();
-        let listed = status.connections.iter().map(|connection| connection.id);
-        let listed = served
-            .iter()
-            .all(|id| listed.clone().any(|listed| listed == *id));
-        let mut open: Vec<_> = self
-            .open
-            .iter()
-            .map(|open| (open.id, open.acceptors))
-            .collect();
-        open.sort_unstable();
+        let listed = |id: &ChildId| status.connections.iter().any(|listed| listed.id == *id);
+        let served: Vec<_> = before.intersection(&after.served).collect();
+        if let Some(id) = served.iter().find(|id| !listed(**id)) {
+            let expected = format!("{id}, which is served, is listed");
+            return Err(unexpected(&expected, status));
+        }
+        let mut open = lock(&self.context.listeners).clone();
+        open.sort_by_key(|open| open.id);
+        let open: Vec<_> = open.iter().map(|open| (open.id, open.acceptors)).collect();
         let listeners = status.listeners.iter();
         let listeners: Vec<_> = listeners.map(|open| (open.id, open.acceptors)).collect();
-        let acceptors = open.iter().map(|(_, acceptors)| acceptors).sum();
-        let runs = status.state == PoolState::Running;
-        let checks = [
-            (listed, "a connection that is served is listed"),
-            (
-                status.counts.connections >= served.len(),
-                "a connection that is served is active",
-            ),
-            (
-                !runs || listeners == open,
-                "the listeners are those that are open",
-            ),
+        let mut acceptors = 0;
+        if status.state == PoolState::Running {
+            same("the open listeners and their acceptors", &open, &listeners)?;
             // Those of a closed listener may still terminate.
-            (
-                !runs || status.counts.acceptors >= acceptors,
-                "the acceptors are counted",
-            ),
-        ];
-        match checks.iter().find(|(holds, _)| !holds) {
-            Some((_, expected)) => Err(unexpected(expected, (served, open, status))),
-            None => Ok(()),
+            acceptors = open.iter().map(|(_, acceptors)| acceptors).sum();
         }
+        let counts = status.counts;
+        if counts.connections < served.len() || counts.acceptors < acceptors {
+            let expected = format!(
+                "{} connections or more, {acceptors} acceptors",
+                served.len()
+            );
+            return Err(unexpected(&expected, counts));
+        }
+        Ok(())
     }
 
-    fn end_connection(&mut self, end: End) -> Verdict {
+    fn end_connection(&mut self) -> Verdict {
         let connections = self.pool.connections().unwrap_or_default();
         let connection = self.random.choice(&connections);
-        connection.map_or(Ok(()), |connection| self.end(connection.id, end))
+        connection.map_or(Ok(()), |connection| self.end(connection.id))
     }
 
-    fn end_acceptor(&mut self, end: End) -> Verdict {
+    fn end_acceptor(&mut self) -> Verdict {
         let acceptor = self.context.acceptor(&mut self.random);
-        acceptor.map_or(Ok(()), |id| self.end(id, end))
+        acceptor.map_or(Ok(()), |id| self.end(id))
     }
 
-    fn end(&self, id: ChildId, end: End) -> Verdict {
+    /// Stops or kills a child by its id.
+    fn end(&mut self, id: ChildId) -> Verdict {
         self.context.history.record(Event::Told(id));
-        let answer = match end {
-            End::Stop => self.pool.stop_child(id),
-            End::Kill => self.pool.kill_child(id),
+        let answer = if self.random.bool() {
+            self.pool.stop_child(id)
+        } else {
+            self.pool.kill_child(id)
         };
         match (answer, self.context.setup.stop) {
             (Ok(()), _) | (Err(ChildError::Stopped), StopMode::Intensity) => Ok(()),
@@ -127,15 +110,14 @@ impl<W: World> PoolRun<W> {
 
     /// Adds a listener, or closes one and opens another: at the same address if possible.
     fn move_listener(&mut self) -> Verdict {
-        if self.open.len() < OPEN && self.random.bool() {
+        let open = lock(&self.context.listeners).len();
+        if open < OPEN && self.random.bool() {
             return self.listen();
         }
-        let index = self.random.usize(..self.open.len());
-        let closing = self.open.swap_remove(index);
+        // Clients do not begin to connect there any more; others may be refused.
+        let closing = lock(&self.context.listeners).swap_remove(self.random.usize(..open));
         let id = closing.id;
-        // From now on clients may be refused there, and no others begin to connect.
-        lock(&self.context.listeners).retain(|(open, _)| *open != closing.number);
-        self.context.history.record(Event::Closing(closing.number));
+        self.context.history.record(Event::Closing(id));
         let closed = self.wait("a listener closes", self.pool.close_listener(id))?;
         same("the answer to a close", Ok(()), closed)?;
         let again = self.wait("a second close answers", self.pool.close_listener(id))?;
@@ -150,11 +132,11 @@ impl<W: World> PoolRun<W> {
     }
 
     fn reconfigure(&mut self) -> Verdict {
-        let id = format!("change {}", self.next_number());
+        self.specs += 1;
+        let id = format!("change {}", self.specs);
+        let spec = self.server.spec(&id);
         // Replaced acceptors would be counted beside the new ones until they have terminated.
-        let answer = self
-            .pool
-            .reconfigure(self.server.spec(&id), WaitingAcceptors::Keep);
+        let answer = self.pool.reconfigure(spec, WaitingAcceptors::Keep);
         answer.map_err(|error| unexpected("a spec is taken", error))?;
         self.has_spec(&id)
     }

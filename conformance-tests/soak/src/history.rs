@@ -24,7 +24,7 @@ pub(crate) enum Event {
     /// A child is about to be stopped or killed by its id.
     Told(ChildId),
     /// A listener is about to be closed.
-    Closing(usize),
+    Closing(ListenerId),
     /// The pool is about to stop, or may stop by itself from now on.
     Stopping,
     /// Something happened this many times.
@@ -37,7 +37,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// The client is about to connect to this listener, at this address.
-    Connects(Behavior, usize, SocketAddr),
+    Connects(Behavior, ListenerId, SocketAddr),
     /// The system did not let the client connect, for no reason of the server's.
     Withdraws,
     Refused,
@@ -120,18 +120,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 struct Connection {
     behavior: Behavior,
-    listener: usize,
+    listener: ListenerId,
     server: SocketAddr,
-    /// The last thing that the client saw, and when.
-    client: Option<(Seen, When)>,
+    /// The last thing that the client saw, and whether the listener or the pool had been told to close.
+    client: Option<(Seen, bool)>,
     serve: Serve,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
-    Open,
-    /// The listener or the pool was told to close.
-    Closing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +145,7 @@ pub(crate) struct Checker {
     told: HashSet<ChildId>,
     /// Those of them that were dropped, without the report of a kill.
     told_and_dropped: HashSet<ChildId>,
-    closing: HashSet<usize>,
+    closing: HashSet<ListenerId>,
     stopping: bool,
     accepted: HashMap<ListenerId, u64>,
     pub(crate) counts: Counts,
@@ -267,8 +260,7 @@ impl Checker {
                 checks.push((seen != Seen::Nothing, answer));
                 let echo = "a client hears its own words and no others";
                 checks.push((seen != Seen::Mangled, echo));
-                let when = if closing { When::Closing } else { When::Open };
-                connection.client = Some((seen, when));
+                connection.client = Some((seen, closing));
             }
             Step::Served(_, local) => {
                 checks.push((before == Serve::NotYet, "a connection is served once"));
@@ -324,8 +316,9 @@ impl Checker {
             Serve::Killed | Serve::Ended(_) => open.client.is_none(),
         };
         let mut open = self.connections.values().filter(is_open);
-        open.next().map_or(Ok(()), |first| {
-            Err(format!("{first:?}, and {}", open.count()))
+        let first = open.next().map(|first| format!("{first:?}"));
+        first.map_or(Ok(()), |first| {
+            Err(format!("{first}, and {}", open.count()))
         })
     }
 
@@ -350,9 +343,9 @@ impl Checker {
             let (holds, expected) = match (left.serve, left.client) {
                 (Serve::Runs, _) => (false, "no connection is served after the stop"),
                 (_, None) => (false, "every client ends"),
-                (_, Some((Seen::Left, _) | (Seen::CutShort, When::Closing))) => (true, served),
+                (_, Some((Seen::Left, _) | (Seen::CutShort, true))) => (true, served),
                 // A kill by id that the stop overtook has no report of its own.
-                (_, Some((Seen::CutShort, When::Open))) if !self.told.is_empty() => {
+                (_, Some((Seen::CutShort, false))) if !self.told.is_empty() => {
                     self.count(Count::CutEarly, 1);
                     (true, served)
                 }
@@ -389,51 +382,33 @@ impl Checker {
             Some(Shutdown::Kill) => 0,
             _ => killed + of(Count::AcceptorKilled),
         };
+        let pauses = if setup.exhausts { u64::MAX } else { 0 };
         let by_itself = u64::from(setup.stop == StopMode::Intensity);
 
         let mut sums = Vec::new();
         let mut sum = |what, allowed, seen| sums.push((what, allowed, seen));
-        let panics = of(Count::Serve(Outcome::Panic));
-        let errors = of(Count::Serve(Outcome::Error));
-        sum("errors of serve", reports(errors), of(Count::ErrorReport));
-        sum("panics of serve", reports(panics), of(Count::PanicReport));
+        let errors = reports(of(Count::Serve(Outcome::Error)));
+        sum("errors of serve", errors, of(Count::ErrorReport));
+        let panics = reports(of(Count::Serve(Outcome::Panic)));
+        sum("panics of serve", panics, of(Count::PanicReport));
         let failures = reports(of(Count::InitFailure));
         sum("failures of init", failures, of(Count::StartErrorReport));
-        let panics = reports(of(Count::TerminatePanic));
-        sum(
-            "panics of terminate",
-            panics,
-            of(Count::AcceptorPanicReport),
-        );
+        let (panics, panic_reports) = (of(Count::TerminatePanic), of(Count::AcceptorPanicReport));
+        sum("panics of terminate", reports(panics), panic_reports);
         let dead = reports(of(Count::DeadListener));
         sum("dead listeners", dead, of(Count::ListenerReport));
+        sum("pauses", 0..=pauses, of(Count::PauseReport));
         sum("lost reports", exactly(of(Count::Undelivered)), lost);
-        sum(
-            "connections dropped by a kill or a stop",
-            least..=most,
-            dropped,
-        );
-        sum(
-            "connections cut early by a kill",
-            0..=killed,
-            of(Count::CutEarly),
-        );
-        sum(
-            "states dropped by a kill",
-            0..=kills,
-            of(Count::StateDropped),
-        );
-        let killed_in_stop = exactly(killed_in_stop);
-        sum(
-            "kills in the kill phase",
-            killed_in_stop,
-            of(Count::KilledInStopReport),
-        );
+        sum("dropped connections", least..=most, dropped);
+        sum("connections cut early", 0..=killed, of(Count::CutEarly));
+        sum("dropped states", 0..=kills, of(Count::StateDropped));
+        let kill_reports = of(Count::KilledInStopReport);
+        sum("kills by the stop", exactly(killed_in_stop), kill_reports);
         let stops = of(Count::PoolStoppedReport);
         sum("stops of the pool by itself", exactly(by_itself), stops);
         if by_itself == 1 {
             let too_many = reports(u64::from(setup.settings.intensity) + 1);
-            sum("failures before the pool stops", too_many, self.failures);
+            sum("failures before the stop", too_many, self.failures);
         }
         sums
     }

@@ -19,8 +19,8 @@ mod table;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ use conformance_tests::{Broken, Patience, Real, World};
 #[allow(missing_debug_implementations)]
 pub struct Target {
     name: &'static str,
-    soak: Box<dyn Fn(&Soak) -> Soaked + Send + Sync>,
+    soak: Box<dyn Fn(&Soak<'_>, &mut dyn Write) -> io::Result<Soaked>>,
 }
 
 impl Target {
@@ -49,11 +49,9 @@ impl Target {
     ///
     /// The world must be of real sockets, for the clients are the standard library's; and tasks
     /// must run without [`World::run`], as those of a runtime with threads of its own do.
-    pub fn new<W: World>(
-        name: &'static str,
-        world: impl Fn() -> W + Send + Sync + 'static,
-    ) -> Self {
-        let soak = Box::new(move |soak: &Soak| soak.run_pools(&Arc::new(world())));
+    pub fn new<W: World>(name: &'static str, world: impl Fn() -> W + 'static) -> Self {
+        let soak = move |soak: &Soak<'_>, progress: &mut dyn Write| soak.run(&world, progress);
+        let soak = Box::new(soak);
         Self { name, soak }
     }
 }
@@ -143,16 +141,14 @@ pub fn run(
         let began = Instant::now();
         let shares = u32::try_from(targets.len() - index).unwrap_or(u32::MAX);
         let soak = Soak {
-            seed: arguments.seed,
-            most_connections: arguments.connections,
+            name: target.name,
+            arguments: &arguments,
             patience,
-            interrupted: Arc::clone(&interrupted),
+            interrupted: &interrupted,
             began,
             end: began + end.saturating_duration_since(began) / shares,
-            connections: Arc::default(),
-            pools: AtomicU64::new(0),
         };
-        let soaked = soak.run(target, progress)?;
+        let soaked = (target.soak)(&soak, progress)?;
         if soaked.broken.is_empty() && soaked.counts.is_empty() {
             // It ended before its first pool: there was nothing to check.
             writeln!(out, "\n{}: not soaked", target.name)?;
@@ -162,7 +158,7 @@ pub fn run(
         if !soaked.broken.is_empty() {
             status = Status::Broken;
         }
-        table::write(out, target.name, arguments.seed, &soaked)?;
+        table::write(out, &soak, &soaked)?;
     }
     out.flush()?;
     Ok(status)
@@ -184,15 +180,13 @@ fn watch_interrupts(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
 }
 
 /// The soak of one runtime.
-struct Soak {
-    seed: u64,
-    most_connections: u64,
+struct Soak<'a> {
+    name: &'static str,
+    arguments: &'a Arguments,
     patience: Patience,
-    interrupted: Arc<AtomicBool>,
+    interrupted: &'a AtomicBool,
     began: Instant,
     end: Instant,
-    connections: Arc<AtomicU64>,
-    pools: AtomicU64,
 }
 
 /// The result of one runtime.
@@ -200,100 +194,84 @@ struct Soak {
 struct Soaked {
     counts: Counts,
     connections: u64,
+    /// The resident memory in KiB after each pool.
+    memory: Vec<(Duration, u64)>,
     took: Duration,
-    memory: String,
     /// What is wrong, and where.
     broken: Vec<(String, Broken)>,
 }
 
-impl Soak {
-    /// Soaks in a thread of its own; meanwhile this one writes the progress and measures the memory.
-    fn run(&self, target: &Target, progress: &mut dyn Write) -> io::Result<Soaked> {
-        let (before, after) = if io::stderr().is_terminal() {
-            ("\r\x1b[K", "")
-        } else {
-            ("", "\n")
-        };
-        let mut memory = Vec::new();
-        let (running, ended) = mpsc::channel::<()>();
-        let mut soaked = thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                let soaked = caught(|| (target.soak)(self));
-                drop(running);
-                soaked
-            });
-            let second = Duration::from_secs(1);
-            while ended.recv_timeout(second) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let line = self.look(&mut memory);
-                let written = write!(progress, "{before}{}: {line}{after}", target.name);
-                if let Err(error) = written.and_then(|()| progress.flush()) {
-                    self.interrupted.store(true, Ordering::SeqCst);
-                    return Err(error);
-                }
-            }
-            // However short it was.
-            self.look(&mut memory);
-            Ok(thread.join().expect("a panic is caught in its thread"))
-        })?
-        .unwrap_or_else(|panic| {
-            let broken = Broken::new("the soak comes to its end", panic);
-            Soaked {
-                broken: vec![("in the soak itself".to_owned(), broken)],
-                ..Soaked::default()
-            }
-        });
-        write!(progress, "{before}")?;
-        soaked.connections = self.connections.load(Ordering::Relaxed);
+impl Soak<'_> {
+    fn run<W: World>(
+        &self,
+        world: &impl Fn() -> W,
+        progress: &mut dyn Write,
+    ) -> io::Result<Soaked> {
+        let mut soaked = Soaked::default();
+        let pools = caught(|| self.run_pools(&Arc::new(world()), progress, &mut soaked));
         soaked.took = self.began.elapsed();
-        let (memory, grown) = process::growth(&memory, soaked.took);
+        let (_, grown) = process::growth(&soaked.memory, soaked.took);
         let grown = grown.map_err(|broken| ("at the end".to_owned(), broken));
-        soaked.memory = memory;
         soaked.broken.extend(grown.err());
+        match pools {
+            Ok(written) => written?,
+            Err(panic) => {
+                let broken = Broken::new("the soak comes to its end", panic);
+                soaked
+                    .broken
+                    .push(("in the soak itself".to_owned(), broken));
+            }
+        }
         Ok(soaked)
     }
 
-    /// The progress in a line. Measures the memory, in KiB.
-    fn look(&self, memory: &mut Vec<(Duration, u64)>) -> String {
-        let at = self.began.elapsed();
-        let left = self.end.saturating_duration_since(Instant::now());
-        let resident = process::resident();
-        memory.extend(resident.map(|resident| (at, resident)));
-        format!(
-            "{} s, {} s left, {} connections, {} pools, {} resident",
-            at.as_secs(),
-            left.as_secs(),
-            grouped(self.connections.load(Ordering::Relaxed)),
-            self.pools.load(Ordering::Relaxed),
-            process::mebibytes(resident.unwrap_or(0)),
-        )
-    }
-
-    /// Runs one pool after the other.
-    fn run_pools<W: World>(&self, world: &Arc<W>) -> Soaked {
-        let mut soaked = Soaked::default();
-        let mut random = Rng::with_seed(self.seed);
+    /// Runs one pool after the other. After each, measures the memory and writes the progress.
+    fn run_pools<W: World>(
+        &self,
+        world: &Arc<W>,
+        progress: &mut dyn Write,
+        soaked: &mut Soaked,
+    ) -> io::Result<()> {
+        let mut random = Rng::with_seed(self.arguments.seed);
+        let (connections, enough) = (Arc::default(), self.arguments.connections);
         for number in 0.. {
-            let made = self.connections.load(Ordering::Relaxed);
             // However few connections there are to be: each stop mode has its turn.
-            let is_enough = made >= self.most_connections && number >= STOP_MODES.len();
+            let is_enough = soaked.connections >= enough && number >= STOP_MODES.len();
             let is_over = Instant::now() >= self.end || self.interrupted.load(Ordering::SeqCst);
             if is_enough || is_over || !soaked.broken.is_empty() {
                 break;
             }
             let mut setup = Setup::new(number, self.patience, &mut random);
             setup.until = setup.until.min(self.end);
-            let share = self.most_connections / STOP_MODES.len() as u64;
-            setup.connections = made.saturating_add(share.max(1));
+            let share = (enough / STOP_MODES.len() as u64).max(1);
+            setup.connections = soaked.connections.saturating_add(share);
             let place = format!("in pool {number}, {setup:?}");
-            let run = pool_run::run(world, setup, self.patience, &mut random, &self.connections);
-            let (counts, broken) = run;
+            let (counts, broken) =
+                pool_run::run(world, setup, self.patience, &mut random, &connections);
             for (count, number) in counts {
                 *soaked.counts.entry(count).or_default() += number;
             }
             let broken = broken.into_iter().map(|broken| (place.clone(), broken));
             soaked.broken.extend(broken);
-            self.pools.fetch_add(1, Ordering::Relaxed);
+            soaked.connections = connections.load(Ordering::Relaxed);
+            let (at, resident) = (self.began.elapsed(), process::resident());
+            soaked
+                .memory
+                .extend(resident.map(|resident| (at, resident)));
+            let left = self.end.saturating_duration_since(Instant::now()).as_secs();
+            let made = grouped(soaked.connections);
+            let pools = number + 1;
+            let line = format!(
+                "{}: {pools} pools, {made} connections, {left} s left",
+                self.name
+            );
+            if io::stderr().is_terminal() {
+                write!(progress, "\r\x1b[K{line}")?;
+            } else {
+                writeln!(progress, "{line}")?;
+            }
+            progress.flush()?;
         }
-        soaked
+        Ok(())
     }
 }

@@ -7,31 +7,21 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::mem::take;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
-use acceptor_core::{
-    EndKind, ListenerId, Phase, Pool, PoolHandle, Shutdown, StopReason, StopReport,
-};
+use acceptor_core::{EndKind, Phase, Pool, PoolHandle, Shutdown, StopReason, StopReport};
 use fastrand::Rng;
 use futures::executor::block_on;
 
 use crate::client::{Behavior, Client, come_and_go};
-use crate::context::{Context, Setup, StopMode};
-use crate::history::{Count, Counts, Event, lock};
+use crate::context::{Context, InitAnswer, Open, Setup, StopMode};
+use crate::history::{Count, Counts, Event, History, lock};
 use crate::process;
 use crate::server::Server;
+use conformance_console::caught;
 use conformance_tests::{Broken, Patience, Verdict, World, same};
-
-/// An open listener.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Open {
-    pub(crate) number: usize,
-    pub(crate) id: ListenerId,
-    pub(crate) acceptors: usize,
-    pub(crate) address: SocketAddr,
-}
 
 /// One pool, from outside.
 pub(crate) struct PoolRun<W: World> {
@@ -40,9 +30,8 @@ pub(crate) struct PoolRun<W: World> {
     pub(crate) random: Rng,
     pub(crate) pool: PoolHandle<W::Runtime, W::Listener>,
     owner: Option<Pool<W::Runtime, W::Listener>>,
-    pub(crate) open: Vec<Open>,
-    /// Every listener has a number, and so has every spec.
-    numbers: usize,
+    /// How many specs there were.
+    pub(crate) specs: usize,
 }
 
 /// Runs one pool from its start to its stop, and checks its history: what was counted, and what is wrong.
@@ -54,7 +43,21 @@ pub(crate) fn run<W: World>(
     connections: &Arc<AtomicU64>,
 ) -> (Counts, Vec<Broken>) {
     let before = process::descriptors();
-    let context = Context::new(setup, patience, random.fork(), connections);
+    let context = Arc::new(Context {
+        setup,
+        patience,
+        history: History::default(),
+        init: Mutex::new(InitAnswer::Use),
+        leave: AtomicBool::new(false),
+        connections: Arc::clone(connections),
+        listeners: Mutex::default(),
+        acceptors: Mutex::default(),
+        states: Arc::default(),
+        random: Mutex::new(random.fork()),
+    });
+    if context.setup.stop == StopMode::Intensity {
+        context.history.record(Event::Stopping);
+    }
     let run = PoolRun::start(world, &context, random.fork());
     // The pool is dropped with the run, and so are the clients.
     let mut verdict = run.and_then(|mut run| run.pass());
@@ -75,15 +78,6 @@ pub(crate) fn run<W: World>(
     // What was wrong before may have been the reason to give up.
     broken.extend(verdict.err().filter(|error| !broken.contains(error)));
     (take(&mut checker.counts), broken)
-}
-
-/// Sets a flag when it is dropped.
-struct Leaving<'a>(&'a AtomicBool);
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 /// Something that was expected, and what was seen instead.
@@ -114,8 +108,7 @@ impl<W: World> PoolRun<W> {
             random,
             pool: owner.handle(),
             owner: Some(owner),
-            open: Vec::new(),
-            numbers: 0,
+            specs: 0,
         };
         // On all addresses of both families, if the system has both.
         if run.listen_on((Ipv6Addr::UNSPECIFIED, 0).into()).is_err() {
@@ -124,11 +117,6 @@ impl<W: World> PoolRun<W> {
         run.listen()?;
         run.listen()?;
         Ok(run)
-    }
-
-    pub(crate) fn next_number(&mut self) -> usize {
-        self.numbers += 1;
-        self.numbers
     }
 
     /// Listens on a free port.
@@ -143,31 +131,24 @@ impl<W: World> PoolRun<W> {
         let acceptors = self.random.usize(1..9);
         let added = self.pool.add_listener(listener, acceptors);
         let id = added.map_err(|error| unexpected("a listener is added", error.reason))?;
-        let number = self.next_number();
-        self.open.push(Open {
-            number,
+        let open = Open {
             id,
             acceptors,
             address,
-        });
-        let local = (Ipv4Addr::LOCALHOST, address.port()).into();
-        lock(&self.context.listeners).push((number, local));
+        };
+        lock(&self.context.listeners).push(open);
         Ok(())
     }
 
     fn pass(&mut self) -> Verdict {
         let context = Arc::clone(&self.context);
         let under_load = thread::scope(|scope| {
-            // However this ends, and if by a panic.
-            let _leaving = Leaving(&context.leave);
             for _ in 0..LOAD {
                 scope.spawn(|| come_and_go(&context));
             }
-            self.inject_faults()?;
-            match context.setup.stop {
-                StopMode::AtRest => Ok(None),
-                _ => self.stop_under_load().map(Some),
-            }
+            let report = caught(|| self.pass_under_load());
+            context.leave.store(true, Ordering::SeqCst);
+            report.unwrap_or_else(|panic| Err(Broken::new("no panic", panic)))
         })?;
         let report = match under_load {
             Some(report) => report,
@@ -195,6 +176,24 @@ impl<W: World> PoolRun<W> {
         };
         same("the reason of the stop", reason, report.reason)?;
         same("stuck children", 0, report.stuck)
+    }
+
+    /// The result, if the pool stops under load.
+    fn pass_under_load(&mut self) -> Result<Option<StopReport>, Broken> {
+        self.inject_faults()?;
+        let joined = self.pool.join();
+        let stop = self.context.setup.stop;
+        if stop == StopMode::AtRest {
+            return Ok(None);
+        }
+        self.context.history.record(Event::Stopping);
+        match stop {
+            StopMode::AtRest | StopMode::Intensity => {}
+            StopMode::UnderLoad => drop(self.pool.stop()),
+            StopMode::Killed => drop(self.pool.kill()),
+            StopMode::OwnerDropped => self.owner = None,
+        }
+        self.wait("a pool under load stops", joined).map(Some)
     }
 
     /// The clients are gone: the server ends their connections.
@@ -291,20 +290,17 @@ impl<W: World> PoolRun<W> {
             true => [0, 0, 0, clients.len()],
             false => [normal, clean, stopped, killed],
         };
-        let kinds = [
-            EndKind::Normal,
-            EndKind::Clean,
-            EndKind::Stopped,
-            EndKind::Killed,
-        ];
-        let seen = kinds.map(|kind| ends.of(kind));
+        let [normal, clean] = [EndKind::Normal, EndKind::Clean].map(|kind| ends.of(kind));
+        let [stopped, killed] = [EndKind::Stopped, EndKind::Killed].map(|kind| ends.of(kind));
+        let seen = [normal, clean, stopped, killed];
         same(
-            "last connections: normal, clean, stopped, killed",
+            "normal, clean, stopped and killed connections",
             expected,
             seen,
         )?;
         same("last connections", clients.len(), ends.total())?;
-        let acceptors: usize = self.open.iter().map(|open| open.acceptors).sum();
+        let open = lock(&self.context.listeners);
+        let acceptors: usize = open.iter().map(|open| open.acceptors).sum();
         if report.all_acceptors().total() < acceptors {
             let expected = format!("{acceptors} acceptors or more end with the pool");
             return Err(unexpected(&expected, report));
@@ -313,24 +309,9 @@ impl<W: World> PoolRun<W> {
         Ok(report)
     }
 
-    fn stop_under_load(&mut self) -> Result<StopReport, Broken> {
-        let joined = self.pool.join();
-        self.context.history.record(Event::Stopping);
-        match self.context.setup.stop {
-            StopMode::Intensity => {}
-            StopMode::Killed => drop(self.pool.kill()),
-            StopMode::OwnerDropped => self.owner = None,
-            StopMode::AtRest | StopMode::UnderLoad => drop(self.pool.stop()),
-        }
-        self.wait("a pool under load stops", joined)
-    }
-
     pub(crate) fn wait<T>(&self, what: &str, event: impl Future<Output = T>) -> Result<T, Broken> {
-        block_on(
-            self.context
-                .patience
-                .wait(&self.server.world.clock(), what, event),
-        )
+        let clock = self.server.world.clock();
+        block_on(self.context.patience.wait(&clock, what, event))
     }
 
     pub(crate) fn until<T, S: Debug>(
@@ -338,7 +319,7 @@ impl<W: World> PoolRun<W> {
         what: &str,
         look: impl FnMut() -> Result<T, S>,
     ) -> Result<T, Broken> {
-        let patience = self.context.patience;
-        block_on(patience.until(&self.server.world.clock(), what, look))
+        let clock = self.server.world.clock();
+        block_on(self.context.patience.until(&clock, what, look))
     }
 }
