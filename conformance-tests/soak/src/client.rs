@@ -89,36 +89,31 @@ pub(crate) const FAREWELL: &[u8] = b"farewell";
 /// The first byte that is an order; words are below.
 const ORDERS: u8 = 0x80;
 
-/// Each behavior with its weight, and the end of `serve` if nothing interferes. Those without a weight
-/// do not end by themselves.
-const BEHAVIORS: [(Behavior, u32, Option<Outcome>); 16] = [
-    (Behavior::Talk, 30, Some(Outcome::Normal)),
-    (Behavior::TalkAtLength, 5, Some(Outcome::Normal)),
-    (Behavior::Stall, 12, Some(Outcome::Normal)),
-    (Behavior::StartLate, 5, Some(Outcome::Normal)),
-    (Behavior::HalfClose, 8, Some(Outcome::Normal)),
-    (Behavior::Leave, 6, Some(Outcome::Normal)),
-    (Behavior::TalkAndLeave, 6, Some(Outcome::Normal)),
+/// Each behavior, and the end of `serve` if nothing interferes.
+const BEHAVIORS: [(Behavior, Option<Outcome>); 16] = [
+    (Behavior::Talk, Some(Outcome::Normal)),
+    (Behavior::TalkAtLength, Some(Outcome::Normal)),
+    (Behavior::Stall, Some(Outcome::Normal)),
+    (Behavior::StartLate, Some(Outcome::Normal)),
+    (Behavior::HalfClose, Some(Outcome::Normal)),
+    (Behavior::Leave, Some(Outcome::Normal)),
+    (Behavior::TalkAndLeave, Some(Outcome::Normal)),
     // The server reads the reset.
-    (Behavior::Reset, 5, Some(Outcome::Disconnected)),
-    (Behavior::TalkAndReset, 5, Some(Outcome::Disconnected)),
-    (Behavior::ExitCleanly, 5, Some(Outcome::Clean)),
-    (Behavior::Fail, 5, Some(Outcome::Error)),
-    (Behavior::Panic, 3, Some(Outcome::Panic)),
-    (Behavior::TrapStop, 5, Some(Outcome::Normal)),
-    (Behavior::AwaitDraining, 0, Some(Outcome::Normal)),
-    (Behavior::Stay, 0, None),
-    (Behavior::Idle, 0, None),
+    (Behavior::Reset, Some(Outcome::Disconnected)),
+    (Behavior::TalkAndReset, Some(Outcome::Disconnected)),
+    (Behavior::ExitCleanly, Some(Outcome::Clean)),
+    (Behavior::Fail, Some(Outcome::Error)),
+    (Behavior::Panic, Some(Outcome::Panic)),
+    (Behavior::TrapStop, Some(Outcome::Normal)),
+    (Behavior::AwaitDraining, Some(Outcome::Normal)),
+    (Behavior::Stay, None),
+    (Behavior::Idle, None),
 ];
 
-impl Behavior {
-    fn choose(random: &mut Rng) -> Self {
-        let weighted = BEHAVIORS.iter().flat_map(|row| vec![row.0; row.1 as usize]);
-        random
-            .choice(weighted.collect::<Vec<_>>())
-            .expect("there are weights")
-    }
+/// So many of them, the first ones, end by themselves.
+const END_BY_THEMSELVES: usize = 13;
 
+impl Behavior {
     fn byte(self) -> u8 {
         ORDERS + self as u8
     }
@@ -131,7 +126,7 @@ impl Behavior {
 
     /// How `serve` ends if nothing interferes; nothing if it does not end.
     pub(crate) fn outcome(self) -> Option<Outcome> {
-        BEHAVIORS[self as usize].2
+        BEHAVIORS[self as usize].1
     }
 }
 
@@ -153,12 +148,9 @@ impl Client {
         loop {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             // Linux has a whole network of loopback addresses, and no one of them runs out of ports.
-            let host = if cfg!(target_os = "linux") {
-                random.u8(2..252)
-            } else {
-                1
-            };
-            socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into())?;
+            let hosts = if cfg!(target_os = "linux") { 250 } else { 1 };
+            let host = [127, 0, 0, random.u8(1..=hosts)];
+            socket.bind(&SocketAddr::from((host, 0)).into())?;
             let address = socket.local_addr()?.as_socket();
             let address = address.ok_or(ErrorKind::Unsupported)?;
             // The server may not be done yet with the last client of this address: then another one is drawn.
@@ -188,11 +180,9 @@ impl Client {
             // It was connected for a moment.
             Err(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => Err(Seen::CutShort),
             Err(kind) => {
-                let refused = kind == ErrorKind::ConnectionRefused;
-                self.record(if refused {
-                    Step::Refused
-                } else {
-                    Step::Withdraws
+                self.record(match kind {
+                    ErrorKind::ConnectionRefused => Step::Refused,
+                    _ => Step::Withdraws,
                 });
                 return None;
             }
@@ -230,9 +220,8 @@ impl Client {
     /// Goes on after the pause, to the end.
     pub(crate) fn finish(self) {
         self.drive(|client| {
-            client
-                .talk(b"again")
-                .and_then(|()| client.order(Behavior::Talk))
+            client.talk(b"again")?;
+            client.order(Behavior::Talk)
         });
     }
 
@@ -344,7 +333,7 @@ pub(crate) fn come_and_go(context: &Arc<Context>) {
             thread::sleep(MOMENT);
             continue;
         }
-        let behavior = Behavior::choose(&mut random);
+        let (behavior, _) = BEHAVIORS[random.usize(..END_BY_THEMSELVES)];
         let client = Client::new(context, behavior, &mut random).ok();
         let Some(client) = client.and_then(|client| client.connect(&mut random)) else {
             // For want of a listener, a descriptor or a port.

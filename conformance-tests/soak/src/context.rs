@@ -1,16 +1,14 @@
 //! The setup of one pool, and what its clients, its acceptors and the fault injection share.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use acceptor_core::{ChildId, Grace, ListenerId, Restart, Settings, Shutdown};
+use acceptor_core::{Grace, ListenerId, Restart, Settings, Shutdown};
 use fastrand::Rng;
 
 use crate::history::{History, lock};
-use crate::process;
 use conformance_tests::Patience;
 
 /// How a pool is stopped.
@@ -40,8 +38,6 @@ pub(crate) const STOP_MODES: [StopMode; 5] = [
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) stop: StopMode,
-    /// Whether the descriptors run out before the stop at rest.
-    pub(crate) exhausts: bool,
     pub(crate) settings: Settings,
     /// Faults are injected until then, or until there were so many connections.
     pub(crate) until: Instant,
@@ -85,7 +81,6 @@ impl Setup {
         }
         Self {
             stop,
-            exhausts: process::CAN_EXHAUST && (number / STOP_MODES.len()) % 2 == 0,
             settings,
             until: Instant::now() + Duration::from_millis(random.u64(INJECTION)),
             connections: u64::MAX,
@@ -111,7 +106,6 @@ pub(crate) struct Open {
 }
 
 /// What the clients, the acceptors and the fault injection of one pool share.
-#[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) setup: Setup,
     pub(crate) patience: Patience,
@@ -122,7 +116,6 @@ pub(crate) struct Context {
     /// Connections of all pools of the runtime.
     pub(crate) connections: Arc<AtomicU64>,
     pub(crate) listeners: Mutex<Vec<Open>>,
-    pub(crate) acceptors: Mutex<VecDeque<ChildId>>,
     /// Each state of `init` holds one more.
     pub(crate) states: Arc<()>,
     pub(crate) random: Mutex<Rng>,
@@ -132,17 +125,6 @@ impl Context {
     /// A source of chance of its own.
     pub(crate) fn random(&self) -> Rng {
         lock(&self.random).fork()
-    }
-
-    pub(crate) fn remember(&self, acceptor: ChildId) {
-        let mut acceptors = lock(&self.acceptors);
-        acceptors.push_front(acceptor);
-        acceptors.truncate(32);
-    }
-
-    /// An acceptor that began lately; it may be a connection by now, or have ended.
-    pub(crate) fn acceptor(&self, random: &mut Rng) -> Option<ChildId> {
-        random.choice(lock(&self.acceptors).iter()).copied()
     }
 
     /// Whether faults were injected for long enough.

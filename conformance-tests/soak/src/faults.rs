@@ -32,8 +32,14 @@ impl<W: World> PoolRun<W> {
             // A pool that stops meanwhile may answer none of the later ones.
             match self.random.u32(0..if by_itself { 68 } else { 100 }) {
                 0..40 => self.look()?,
-                40..68 => self.end_connection()?,
-                68..78 => self.end_acceptor()?,
+                40..68 => {
+                    let connections = self.pool.connections().unwrap_or_default();
+                    self.end_one(connections.iter().map(|connection| connection.id))?;
+                }
+                68..78 => {
+                    let acceptors = self.pool.acceptors().unwrap_or_default();
+                    self.end_one(acceptors.iter().map(|acceptor| acceptor.id))?;
+                }
                 78..86 => self.move_listener()?,
                 86..92 => self.reconfigure()?,
                 92..97 => self.reload()?,
@@ -55,7 +61,7 @@ impl<W: World> PoolRun<W> {
         let after = history.checker();
         let listed = |id: &ChildId| status.connections.iter().any(|listed| listed.id == *id);
         let served: Vec<_> = before.intersection(&after.served).collect();
-        if let Some(id) = served.iter().find(|id| !listed(**id)) {
+        if let Some(id) = served.iter().find(|id| !listed(id)) {
             let expected = format!("{id}, which is served, is listed");
             return Err(unexpected(&expected, status));
         }
@@ -81,19 +87,11 @@ impl<W: World> PoolRun<W> {
         Ok(())
     }
 
-    fn end_connection(&mut self) -> Verdict {
-        let connections = self.pool.connections().unwrap_or_default();
-        let connection = self.random.choice(&connections);
-        connection.map_or(Ok(()), |connection| self.end(connection.id))
-    }
-
-    fn end_acceptor(&mut self) -> Verdict {
-        let acceptor = self.context.acceptor(&mut self.random);
-        acceptor.map_or(Ok(()), |id| self.end(id))
-    }
-
-    /// Stops or kills a child by its id.
-    fn end(&mut self, id: ChildId) -> Verdict {
+    /// Stops or kills one of these children by its id.
+    fn end_one(&mut self, children: impl Iterator<Item = ChildId>) -> Verdict {
+        let Some(id) = self.random.choice(children.collect::<Vec<_>>()) else {
+            return Ok(());
+        };
         self.context.history.record(Event::Told(id));
         let answer = if self.random.bool() {
             self.pool.stop_child(id)
@@ -132,8 +130,7 @@ impl<W: World> PoolRun<W> {
     }
 
     fn reconfigure(&mut self) -> Verdict {
-        self.specs += 1;
-        let id = format!("change {}", self.specs);
+        let id = format!("change {}", self.random.u32(..));
         let spec = self.server.spec(&id);
         // Replaced acceptors would be counted beside the new ones until they have terminated.
         let answer = self.pool.reconfigure(spec, WaitingAcceptors::Keep);

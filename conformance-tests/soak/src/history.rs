@@ -14,7 +14,7 @@ use acceptor_core::{ChildId, ListenerId, Shutdown};
 
 use crate::client::{Behavior, Outcome, Seen};
 use crate::context::{Setup, StopMode};
-use conformance_tests::{Broken, Verdict};
+use conformance_tests::{Broken, Verdict, same};
 
 /// What the clients, the acceptors, the observer and the fault injection did or saw.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ pub(crate) enum Count {
 pub(crate) type Counts = BTreeMap<Count, u64>;
 
 /// The events that the checker has not seen yet, and the checker.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct History {
     events: Mutex<Vec<Event>>,
     checker: Mutex<Checker>,
@@ -130,14 +130,12 @@ struct Connection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Serve {
     NotYet,
-    /// Killed by its id before the first poll.
-    Killed,
     Runs,
     Ended(Outcome),
 }
 
 /// Folds the history of one pool.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Checker {
     connections: HashMap<SocketAddr, Connection>,
     /// The connections inside `serve`.
@@ -222,7 +220,8 @@ impl Checker {
                 // The kill came before the first poll of `serve`.
                 self.count(Count::KilledUnserved, 1);
                 *self.accepted.entry(child.listener()).or_default() += 1;
-                let (holds, seen) = (self.knows(client), || format!("{child} was neither"));
+                let killed = self.connections.get(&client).map(|killed| killed.serve);
+                let (holds, seen) = (killed == Some(Serve::NotYet), || format!("{killed:?}"));
                 self.check(holds, "a killed connection was served or about to be", seen);
             }
             Step::Withdraws | Step::Refused | Step::Ends(_) => {}
@@ -230,17 +229,13 @@ impl Checker {
         let Some(mut connection) = self.connections.remove(&client) else {
             return;
         };
-        let checks = self.advance(&mut connection, step);
-        for (holds, expected) in checks {
+        for (holds, expected) in self.advance(&mut connection, step) {
             let seen = || format!("{step:?} of {client}, {connection:?}");
             self.check(holds, expected, seen);
         }
-        let is_over = match (step, connection.client, connection.serve) {
-            (Step::Withdraws | Step::Refused, ..) => true,
-            (_, client, serve) => client.is_some() && !matches!(serve, Serve::NotYet | Serve::Runs),
-        };
-        if !is_over {
-            self.connections.insert(client, connection);
+        match (step, connection.client, connection.serve) {
+            (Step::Withdraws | Step::Refused, ..) | (_, Some(_), Serve::Ended(_)) => {}
+            _ => _ = self.connections.insert(client, connection),
         }
     }
 
@@ -256,10 +251,8 @@ impl Checker {
                 checks.push((closing, "an open listener refuses no client"));
             }
             Step::Ends(seen) => {
-                let answer = "a connected client gets an answer or an end";
-                checks.push((seen != Seen::Nothing, answer));
-                let echo = "a client hears its own words and no others";
-                checks.push((seen != Seen::Mangled, echo));
+                checks.push((seen != Seen::Nothing, "a client gets an answer or an end"));
+                checks.push((seen != Seen::Mangled, "a client hears its own words"));
                 connection.client = Some((seen, closing));
             }
             Step::Served(_, local) => {
@@ -278,17 +271,12 @@ impl Checker {
                 checks.push((asked, "a connection ends as its client asked"));
                 connection.serve = Serve::Ended(outcome);
             }
-            Step::Killed(_) => {
-                let what = "a killed connection was served or about to be";
-                checks.push((before == Serve::NotYet, what));
-                connection.serve = Serve::Killed;
-            }
+            Step::Killed(_) => connection.serve = Serve::Ended(Outcome::Dropped),
         }
         let agree = match (connection.serve, connection.client) {
             (Serve::NotYet | Serve::Runs, _) | (_, None) => true,
             // They are wrong already.
             (_, Some((Seen::Nothing | Seen::Mangled, _))) => true,
-            (Serve::Killed, Some((seen, _))) => seen != Seen::Done,
             // The client may have seen everything before the drop.
             (Serve::Ended(Outcome::Dropped), _) => true,
             (Serve::Ended(Outcome::Clean), _) if behavior == Behavior::TrapStop => true,
@@ -309,17 +297,14 @@ impl Checker {
     }
 
     /// Every connection is over, except those in the backlog of a closed listener.
-    pub(crate) fn at_rest(&self) -> Result<(), String> {
+    pub(crate) fn at_rest(&self) -> Verdict {
         let is_open = |open: &&Connection| match open.serve {
             Serve::NotYet => !self.closing.contains(&open.listener),
             Serve::Runs => true,
-            Serve::Killed | Serve::Ended(_) => open.client.is_none(),
+            Serve::Ended(_) => open.client.is_none(),
         };
-        let mut open = self.connections.values().filter(is_open);
-        let first = open.next().map(|first| format!("{first:?}"));
-        first.map_or(Ok(()), |first| {
-            Err(format!("{first}, and {}", open.count()))
-        })
+        let open: Vec<_> = self.connections.values().filter(is_open).take(3).collect();
+        same("open connections", "[]", &format!("{open:?}"))
     }
 
     /// Nothing is wrong yet.
@@ -382,7 +367,11 @@ impl Checker {
             Some(Shutdown::Kill) => 0,
             _ => killed + of(Count::AcceptorKilled),
         };
-        let pauses = if setup.exhausts { u64::MAX } else { 0 };
+        let pauses = match setup.stop {
+            // The descriptors run out before.
+            StopMode::AtRest => u64::MAX,
+            _ => 0,
+        };
         let by_itself = u64::from(setup.stop == StopMode::Intensity);
 
         let mut sums = Vec::new();

@@ -18,7 +18,7 @@ mod server;
 mod table;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -37,11 +37,13 @@ use conformance_console::{Status, WhileRead, caught, grouped, write_usage};
 use conformance_tests::reference::Reference;
 use conformance_tests::{Broken, Patience, Real, World};
 
+type Run = dyn Fn(&Soak<'_>, &mut dyn Write) -> io::Result<Soaked>;
+
 /// A runtime to soak.
 #[allow(missing_debug_implementations)]
 pub struct Target {
     name: &'static str,
-    soak: Box<dyn Fn(&Soak<'_>, &mut dyn Write) -> io::Result<Soaked>>,
+    soak: Box<Run>,
 }
 
 impl Target {
@@ -67,9 +69,6 @@ pub fn targets() -> Vec<Target> {
     ]
 }
 
-/// The names of the runtimes, and one that stands for all.
-const NAMES: [&str; 5] = ["tokio", "async-std", "smol", "reference", "all"];
-
 #[derive(Debug, Parser)]
 #[command(
     name = "soak",
@@ -82,7 +81,7 @@ struct Arguments {
     #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = minutes)]
     minutes: Duration,
     /// Only this runtime; may be given again.
-    #[arg(long, value_name = "RUNTIME", default_value = "all", value_parser = PossibleValuesParser::new(NAMES))]
+    #[arg(long, value_name = "RUNTIME", default_value = "all", value_parser = names())]
     runtime: Vec<String>,
     /// Ends each runtime after so many connections, if that is earlier.
     #[arg(long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true)]
@@ -90,6 +89,11 @@ struct Arguments {
     /// All choices come from this seed. Their effect still depends on who is quicker.
     #[arg(long, default_value_t = fastrand::u64(..), hide_default_value = true)]
     seed: u64,
+}
+
+fn names() -> PossibleValuesParser {
+    let names = targets().into_iter().map(|target| target.name);
+    PossibleValuesParser::new(names.chain(["all"]))
 }
 
 fn minutes(text: &str) -> Result<Duration, String> {
@@ -149,13 +153,7 @@ pub fn run(
             end: began + end.saturating_duration_since(began) / shares,
         };
         let soaked = (target.soak)(&soak, progress)?;
-        if soaked.broken.is_empty() && soaked.counts.is_empty() {
-            // It ended before its first pool: there was nothing to check.
-            writeln!(out, "\n{}: not soaked", target.name)?;
-            status = Status::Broken;
-            continue;
-        }
-        if !soaked.broken.is_empty() {
+        if !soaked.broken.is_empty() || soaked.counts.is_empty() {
             status = Status::Broken;
         }
         table::write(out, &soak, &soaked)?;
@@ -190,7 +188,7 @@ struct Soak<'a> {
 }
 
 /// The result of one runtime.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Soaked {
     counts: Counts,
     connections: u64,
@@ -216,16 +214,15 @@ impl Soak<'_> {
         match pools {
             Ok(written) => written?,
             Err(panic) => {
+                let place = "in the soak itself".to_owned();
                 let broken = Broken::new("the soak comes to its end", panic);
-                soaked
-                    .broken
-                    .push(("in the soak itself".to_owned(), broken));
+                soaked.broken.push((place, broken));
             }
         }
         Ok(soaked)
     }
 
-    /// Runs one pool after the other. After each, measures the memory and writes the progress.
+    /// Runs one pool after the other, and measures the memory after each. Writes the progress once for all stop modes.
     fn run_pools<W: World>(
         &self,
         world: &Arc<W>,
@@ -255,22 +252,13 @@ impl Soak<'_> {
             soaked.broken.extend(broken);
             soaked.connections = connections.load(Ordering::Relaxed);
             let (at, resident) = (self.began.elapsed(), process::resident());
-            soaked
-                .memory
-                .extend(resident.map(|resident| (at, resident)));
-            let left = self.end.saturating_duration_since(Instant::now()).as_secs();
-            let made = grouped(soaked.connections);
-            let pools = number + 1;
-            let line = format!(
-                "{}: {pools} pools, {made} connections, {left} s left",
-                self.name
-            );
-            if io::stderr().is_terminal() {
-                write!(progress, "\r\x1b[K{line}")?;
-            } else {
-                writeln!(progress, "{line}")?;
+            let sample = resident.map(|resident| (at, resident));
+            soaked.memory.extend(sample);
+            if number % STOP_MODES.len() == 0 {
+                let (name, made) = (self.name, grouped(soaked.connections));
+                let left = self.end.saturating_duration_since(Instant::now()).as_secs();
+                writeln!(progress, "{name}: {made} connections, {left} s left")?;
             }
-            progress.flush()?;
         }
         Ok(())
     }

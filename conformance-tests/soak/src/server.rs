@@ -91,9 +91,8 @@ impl<W: World> Acceptor<W::Listener> for Server<W> {
     type State = State;
     type Exit = Result<Exit, BoxError>;
 
-    async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
+    async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
         let context = &self.context;
-        context.remember(listener.child);
         let mut random = context.random();
         let mut some = |most| Duration::from_millis(random.u64(1..most));
         let (pause, timeout) = (some(5), some(50));
@@ -129,21 +128,16 @@ impl<W: World> Acceptor<W::Listener> for Server<W> {
         mut state: State,
     ) -> Result<Exit, BoxError> {
         let (client, child) = (connection.peer_addr, connection.id);
-        let begins = Step::Served(child, connection.local_addr);
-        state
-            .context
-            .history
-            .record(Event::Connection(client, begins));
+        let begins = Event::Connection(client, Step::Served(child, connection.local_addr));
+        self.context.history.record(begins);
         let mut ends = |outcome| {
             let end = Event::Connection(client, Step::ServeEnds(child, outcome));
             state.end = Some(end);
         };
         ends(Outcome::Dropped);
-        let Connection {
-            stream, lifecycle, ..
-        } = connection;
+        let lifecycle = connection.lifecycle;
         // A local, so dropped before the state: the socket is gone when the state records the end.
-        let mut stream = self.world.stream(stream);
+        let mut stream = self.world.stream(connection.stream);
         let result = serve(&mut stream, &lifecycle, || ends(Outcome::Panic)).await;
         ends(match &result {
             Ok(outcome) => *outcome,

@@ -12,6 +12,10 @@ pub(crate) fn write(out: &mut dyn Write, soak: &Soak<'_>, soaked: &Soaked) -> io
     let seconds = soaked.took.as_secs_f64();
     let rate = grouped((soaked.connections as f64 / seconds.max(f64::MIN_POSITIVE)).round());
     let made = grouped(soaked.connections);
+    if soaked.counts.is_empty() && soaked.broken.is_empty() {
+        // It ended before its first pool: there was nothing to check.
+        return writeln!(out, "\n{name}: not soaked");
+    }
     writeln!(out, "\n{name}")?;
     let mut row = |name: &str, text: &str| writeln!(out, "  {name:<24}{text}");
     let made = format!("{made} in {seconds:.1} s, {rate} a second");

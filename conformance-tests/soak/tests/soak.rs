@@ -4,7 +4,7 @@
 //! the program, or the test again.
 
 use std::env;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use conformance_cli::worlds::tokio::Tokio;
 use conformance_console::{Status, silence_panics};
@@ -20,13 +20,10 @@ fn program(arguments: &[&str]) -> Command {
 
 /// The exit code of a command, its output, and its progress.
 fn run(program: &mut Command) -> (Option<i32>, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = program.output().expect("the program can be run");
+    let output = program.output().expect("the program can be run");
     let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
-    (status.code(), text(stdout), text(stderr))
+    let (out, progress) = (text(output.stdout), text(output.stderr));
+    (output.status.code(), out, progress)
 }
 
 /// A row of the table.
@@ -44,16 +41,10 @@ fn check(runtime: &str) {
     let (code, table, progress) = run(&mut program(&arguments));
     assert_eq!(code, Some(0), "{table}{progress}");
     assert_eq!(row(&table, "verdict"), "every check holds", "{table}");
-    let made = row(&table, "connections").replace(',', "");
-    let made = made.split(' ').next().and_then(|made| made.parse().ok());
-    assert!(made.is_some_and(|made: u64| made >= 600), "{table}");
     for (group, counts) in [
         ("Pool", "AtRest, UnderLoad, Intensity, Killed, OwnerDropped"),
         ("Client", "Talk, Stall, HalfClose, Reset, TrapStop, Idle"),
-        (
-            "Serve",
-            "Normal, Clean, Disconnected, Error, Panic, Dropped",
-        ),
+        ("Serve", "Normal, Clean, Disconnected, Panic, Dropped"),
     ] {
         for count in counts.split(", ") {
             row(&table, &format!("{group}({count})"));
@@ -159,13 +150,13 @@ flaws! {
         [
             "expected: each connection is served to its end",
             "expected: lost reports",
-            "expected: a connected client gets an answer or an end",
+            "expected: a client gets an answer or an end",
             "seen:     nothing of the kind within",
         ];
     a_changed_stream_is_found:
-        StreamFlaw::Changes, ["expected: a client hears its own words and no others"];
+        StreamFlaw::Changes, ["expected: a client hears its own words"];
     a_leaked_stream_is_found:
-        StreamFlaw::StaysOpen, ["expected: a connected client gets an answer or an end"];
+        StreamFlaw::StaysOpen, ["expected: a client gets an answer or an end"];
     a_half_close_that_ends_both_sides_is_found:
         StreamFlaw::EndsBoth, ["expected: a connection ends as its client asked"];
 }
@@ -183,7 +174,7 @@ fn a_panic_of_the_soak_itself_is_found() {
 
 #[test]
 fn an_end_before_the_first_pool_is_no_success() {
-    let arguments = ["--runtime", "reference", "--minutes", "0.00001"];
+    let arguments = ["--runtime", "reference", "--minutes", "1e-12"];
     let (code, out, progress) = run(&mut program(&arguments));
     assert_eq!(code, Some(1), "{out}{progress}");
     assert_eq!(out, "\nreference: not soaked\n");
@@ -217,11 +208,6 @@ fn the_runtimes_share_the_time() {
     let tables: Vec<_> = out.trim().split("\n\n").collect();
     let names: Vec<_> = tables.iter().map(|table| table.lines().next()).collect();
     assert_eq!(names, [Some("tokio"), Some("reference")], "{out}");
-    for table in tables {
-        let memory = row(table, "memory");
-        let judged = memory.ends_with("judged from 30s on");
-        assert!(judged || !cfg!(target_os = "linux"), "{table}");
-    }
 }
 
 #[cfg(unix)]
@@ -237,7 +223,7 @@ fn an_interrupt_ends_the_soak_in_order() {
     let mut soak = program.spawn().expect("the program can be run");
     let progress = soak.stderr.take().expect("it is a pipe");
     let mut progress = BufReader::new(progress).lines().map_while(Result::ok);
-    let line = progress.find(|line| line.contains(" pools"));
+    let line = progress.find(|line| line.contains(" connections"));
     assert!(line.is_some(), "a first pool runs to its end");
     kill_process(Pid::from_child(&soak), Signal::INT).expect("it runs");
     // To the end, so that the program can write.
