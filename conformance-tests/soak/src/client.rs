@@ -18,41 +18,50 @@ use socket2::{Domain, Socket, Type};
 use crate::context::Context;
 use crate::history::{Count, Event, Step, lock};
 
-/// What a client does; as a byte, what it orders the server to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Behavior {
+macro_rules! behaviors {
+    ($($(#[$doc:meta])* $name:ident => $outcome:expr,)*) => {
+        /// What a client does; as a byte, what it orders the server to do.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Behavior { $($(#[$doc])* $name,)* }
+
+        /// Each behavior, and the end of `serve` if nothing interferes.
+        const BEHAVIORS: &[(Behavior, Option<Outcome>)] = &[$((Behavior::$name, $outcome)),*];
+    };
+}
+
+behaviors! {
     /// It talks, and has `serve` return `Ok`.
-    Talk,
+    Talk => Some(Outcome::Normal),
     /// The same, with more than one read takes.
-    TalkAtLength,
+    TalkAtLength => Some(Outcome::Normal),
     /// It talks, pauses, and talks again.
-    Stall,
+    Stall => Some(Outcome::Normal),
     /// It pauses before its first word.
-    StartLate,
+    StartLate => Some(Outcome::Normal),
     /// It ends its side before it reads the echo.
-    HalfClose,
+    HalfClose => Some(Outcome::Normal),
     /// It closes without a word.
-    Leave,
+    Leave => Some(Outcome::Normal),
     /// It talks and closes.
-    TalkAndLeave,
+    TalkAndLeave => Some(Outcome::Normal),
     /// It resets without a word.
-    Reset,
+    Reset => Some(Outcome::Disconnected),
     /// It talks and resets.
-    TalkAndReset,
+    TalkAndReset => Some(Outcome::Disconnected),
     /// It has `serve` return the clean exit.
-    ExitCleanly,
+    ExitCleanly => Some(Outcome::Clean),
     /// It has `serve` return an error.
-    Fail,
+    Fail => Some(Outcome::Error),
     /// It has `serve` panic.
-    Panic,
+    Panic => Some(Outcome::Panic),
     /// It has `serve` trap the stop, and ends later unless the stop comes first.
-    TrapStop,
+    TrapStop => Some(Outcome::Normal),
     /// It has `serve` wait for *draining*.
-    AwaitDraining,
+    AwaitDraining => Some(Outcome::Normal),
     /// It has `serve` trap the stop and stay.
-    Stay,
+    Stay => None,
     /// It talks, and does nothing more.
-    Idle,
+    Idle => None,
 }
 
 /// How `serve` ended.
@@ -89,28 +98,7 @@ pub(crate) const FAREWELL: &[u8] = b"farewell";
 /// The first byte that is an order; words are below.
 const ORDERS: u8 = 0x80;
 
-/// Each behavior, and the end of `serve` if nothing interferes.
-const BEHAVIORS: [(Behavior, Option<Outcome>); 16] = [
-    (Behavior::Talk, Some(Outcome::Normal)),
-    (Behavior::TalkAtLength, Some(Outcome::Normal)),
-    (Behavior::Stall, Some(Outcome::Normal)),
-    (Behavior::StartLate, Some(Outcome::Normal)),
-    (Behavior::HalfClose, Some(Outcome::Normal)),
-    (Behavior::Leave, Some(Outcome::Normal)),
-    (Behavior::TalkAndLeave, Some(Outcome::Normal)),
-    // The server reads the reset.
-    (Behavior::Reset, Some(Outcome::Disconnected)),
-    (Behavior::TalkAndReset, Some(Outcome::Disconnected)),
-    (Behavior::ExitCleanly, Some(Outcome::Clean)),
-    (Behavior::Fail, Some(Outcome::Error)),
-    (Behavior::Panic, Some(Outcome::Panic)),
-    (Behavior::TrapStop, Some(Outcome::Normal)),
-    (Behavior::AwaitDraining, Some(Outcome::Normal)),
-    (Behavior::Stay, None),
-    (Behavior::Idle, None),
-];
-
-/// So many of them, the first ones, end by themselves.
+/// So many behaviors, the first ones, end by themselves.
 const END_BY_THEMSELVES: usize = 13;
 
 impl Behavior {
@@ -169,9 +157,9 @@ impl Client {
     /// Connects to one of the open listeners; nothing if there is none, or it refuses.
     pub(crate) fn connect(self, random: &mut Rng) -> Option<Self> {
         let listener = random.choice(lock(&self.context.listeners).iter()).copied();
-        let listener = listener?;
-        let server = SocketAddr::from(([127, 0, 0, 1], listener.address.port()));
-        self.record(Step::Connects(self.behavior, listener.id, server));
+        let (listener, _, address) = listener?;
+        let server = SocketAddr::from(([127, 0, 0, 1], address.port()));
+        self.record(Step::Connects(self.behavior, listener, server));
         let patience = self.context.patience.length();
         let connected = self.socket.connect_timeout(&server.into(), patience);
         let part = match connected.map_err(|error| error.kind()) {

@@ -26,13 +26,10 @@ pub(crate) enum StopMode {
 }
 
 /// The stop modes, which take turns.
-pub(crate) const STOP_MODES: [StopMode; 5] = [
-    StopMode::AtRest,
-    StopMode::UnderLoad,
-    StopMode::Intensity,
-    StopMode::Killed,
-    StopMode::OwnerDropped,
-];
+pub(crate) const STOP_MODES: [StopMode; 5] = {
+    use StopMode::{AtRest, Intensity, Killed, OwnerDropped, UnderLoad};
+    [AtRest, UnderLoad, Intensity, Killed, OwnerDropped]
+};
 
 /// What one pool is to be.
 #[derive(Debug, Clone)]
@@ -97,13 +94,8 @@ pub(crate) enum InitAnswer {
     Panic,
 }
 
-/// An open listener.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Open {
-    pub(crate) id: ListenerId,
-    pub(crate) acceptors: usize,
-    pub(crate) address: SocketAddr,
-}
+/// An open listener, the number of its acceptors, and its address.
+pub(crate) type Open = (ListenerId, usize, SocketAddr);
 
 /// What the clients, the acceptors and the fault injection of one pool share.
 pub(crate) struct Context {

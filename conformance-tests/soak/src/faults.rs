@@ -66,15 +66,15 @@ impl<W: World> PoolRun<W> {
             return Err(unexpected(&expected, status));
         }
         let mut open = lock(&self.context.listeners).clone();
-        open.sort_by_key(|open| open.id);
-        let open: Vec<_> = open.iter().map(|open| (open.id, open.acceptors)).collect();
+        open.sort_unstable();
         let listeners = status.listeners.iter();
-        let listeners: Vec<_> = listeners.map(|open| (open.id, open.acceptors)).collect();
+        let listeners = listeners.map(|open| (open.id, open.acceptors, open.local_addr));
+        let listeners: Vec<_> = listeners.collect();
         let mut acceptors = 0;
         if status.state == PoolState::Running {
             same("the open listeners and their acceptors", &open, &listeners)?;
             // Those of a closed listener may still terminate.
-            acceptors = open.iter().map(|(_, acceptors)| acceptors).sum();
+            acceptors = open.iter().map(|(_, acceptors, _)| acceptors).sum();
         }
         let counts = status.counts;
         if counts.connections < served.len() || counts.acceptors < acceptors {
@@ -113,8 +113,8 @@ impl<W: World> PoolRun<W> {
             return self.listen();
         }
         // Clients do not begin to connect there any more; others may be refused.
-        let closing = lock(&self.context.listeners).swap_remove(self.random.usize(..open));
-        let id = closing.id;
+        let index = self.random.usize(..open);
+        let (id, _, address) = lock(&self.context.listeners).swap_remove(index);
         self.context.history.record(Event::Closing(id));
         let closed = self.wait("a listener closes", self.pool.close_listener(id))?;
         same("the answer to a close", Ok(()), closed)?;
@@ -122,8 +122,8 @@ impl<W: World> PoolRun<W> {
         let unknown = Err(CloseError::UnknownListener(id));
         same("the answer to a second close", unknown, again)?;
         // The system may have given the port away meanwhile.
-        let same_port = closing.address.ip().is_unspecified() || self.random.bool();
-        if same_port && self.listen_on(closing.address).is_ok() {
+        let same_port = address.ip().is_unspecified() || self.random.bool();
+        if same_port && self.listen_on(address).is_ok() {
             return Ok(());
         }
         self.listen()
@@ -144,19 +144,14 @@ impl<W: World> PoolRun<W> {
     }
 
     fn reload(&mut self) -> Verdict {
-        let answers = [
-            InitAnswer::Use,
-            InitAnswer::Ignore,
-            InitAnswer::Error,
-            InitAnswer::Panic,
-        ];
-        let answer = answers[self.random.usize(..answers.len())];
+        use InitAnswer::{Error, Ignore, Panic, Use};
+        let answer = [Use, Ignore, Error, Panic][self.random.usize(..4)];
         *lock(&self.context.init) = answer;
         match (answer, self.pool.reload(WaitingAcceptors::Keep)) {
-            (InitAnswer::Use, Ok(())) => self.has_spec("init"),
-            (InitAnswer::Ignore, Ok(()))
-            | (InitAnswer::Error, Err(ReconfigureError::Init(_)))
-            | (InitAnswer::Panic, Err(ReconfigureError::InitPanicked(_))) => Ok(()),
+            (Use, Ok(())) => self.has_spec("init"),
+            (Ignore, Ok(()))
+            | (Error, Err(ReconfigureError::Init(_)))
+            | (Panic, Err(ReconfigureError::InitPanicked(_))) => Ok(()),
             (answer, result) => {
                 let expected = format!("a reload whose init function answers {answer:?}");
                 Err(unexpected(&expected, result))
@@ -174,7 +169,7 @@ impl<W: World> PoolRun<W> {
         self.until("a listener that fails is closed", || {
             match self.pool.listeners() {
                 Ok(open) if open.iter().all(|open| open.id != id) => Ok(()),
-                open => Err(open),
+                open => Err(unexpected("no such listener", open)),
             }
         })
     }

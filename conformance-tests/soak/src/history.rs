@@ -367,11 +367,9 @@ impl Checker {
             Some(Shutdown::Kill) => 0,
             _ => killed + of(Count::AcceptorKilled),
         };
-        let pauses = match setup.stop {
-            // The descriptors run out before.
-            StopMode::AtRest => u64::MAX,
-            _ => 0,
-        };
+        // The descriptors run out before a stop at rest.
+        let at_rest = setup.stop == StopMode::AtRest;
+        let pauses = if at_rest { u64::MAX } else { 0 };
         let by_itself = u64::from(setup.stop == StopMode::Intensity);
 
         let mut sums = Vec::new();

@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 
 use async_signal::{Signal, Signals};
 use clap::Parser;
-use clap::builder::PossibleValuesParser;
 use fastrand::Rng;
 use futures::executor::block_on_stream;
 
@@ -81,7 +80,7 @@ struct Arguments {
     #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = minutes)]
     minutes: Duration,
     /// Only this runtime; may be given again.
-    #[arg(long, value_name = "RUNTIME", default_value = "all", value_parser = names())]
+    #[arg(long, value_name = "RUNTIME", default_value = "all", value_parser = ["tokio", "async-std", "smol", "reference", "all"])]
     runtime: Vec<String>,
     /// Ends each runtime after so many connections, if that is earlier.
     #[arg(long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true)]
@@ -89,11 +88,6 @@ struct Arguments {
     /// All choices come from this seed. Their effect still depends on who is quicker.
     #[arg(long, default_value_t = fastrand::u64(..), hide_default_value = true)]
     seed: u64,
-}
-
-fn names() -> PossibleValuesParser {
-    let names = targets().into_iter().map(|target| target.name);
-    PossibleValuesParser::new(names.chain(["all"]))
 }
 
 fn minutes(text: &str) -> Result<Duration, String> {

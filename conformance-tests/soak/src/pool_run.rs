@@ -16,7 +16,7 @@ use fastrand::Rng;
 use futures::executor::block_on;
 
 use crate::client::{Behavior, Client, come_and_go};
-use crate::context::{Context, InitAnswer, Open, Setup, StopMode};
+use crate::context::{Context, InitAnswer, Setup, StopMode};
 use crate::history::{Count, Counts, Event, History, lock};
 use crate::process;
 use crate::server::Server;
@@ -82,9 +82,6 @@ pub(crate) fn unexpected(expected: &str, seen: impl Debug) -> Broken {
     Broken::new(expected, format!("{seen:?}"))
 }
 
-/// So many threads have clients: enough to keep the processors of a small machine busy.
-const LOAD: usize = 3;
-
 impl<W: World> PoolRun<W> {
     fn start(world: &Arc<W>, context: &Arc<Context>, random: Rng) -> Result<Self, Broken> {
         let server = Arc::new(Server {
@@ -123,19 +120,15 @@ impl<W: World> PoolRun<W> {
         let acceptors = self.random.usize(1..9);
         let added = self.pool.add_listener(listener, acceptors);
         let id = added.map_err(|error| unexpected("a listener is added", error.reason))?;
-        let open = Open {
-            id,
-            acceptors,
-            address,
-        };
-        lock(&self.context.listeners).push(open);
+        lock(&self.context.listeners).push((id, acceptors, address));
         Ok(())
     }
 
     fn pass(&mut self) -> Verdict {
         let context = Arc::clone(&self.context);
         let report = thread::scope(|scope| {
-            for _ in 0..LOAD {
+            // Enough threads to keep the processors of a small machine busy.
+            for _ in 0..3 {
                 scope.spawn(|| come_and_go(&context));
             }
             let report = caught(|| self.pass_under_load());
@@ -193,7 +186,7 @@ impl<W: World> PoolRun<W> {
         self.until("each connection is served to its end", at_rest)?;
         let active = || match self.pool.status() {
             Ok(status) if status.counts.connections == 0 && status.connections.is_empty() => Ok(()),
-            status => Err(status),
+            status => Err(unexpected("no connection", status)),
         };
         self.until("a connection that has ended is not listed", active)?;
         for listener in self.pool.listeners().unwrap_or_default() {
@@ -233,8 +226,11 @@ impl<W: World> PoolRun<W> {
         same("clients that wait for descriptors", 24, waiting.len())?;
         let history = &self.context.history;
         self.until("a pause for want of descriptors is reported", || {
-            let pauses = history.checker().of(Count::PauseReport);
-            (pauses > 0).then_some(()).ok_or(pauses)
+            same(
+                "a pause",
+                true,
+                history.checker().of(Count::PauseReport) > 0,
+            )
         })?;
         for client in &mut served {
             let talked = client.talk(b"still there?");
@@ -288,7 +284,7 @@ impl<W: World> PoolRun<W> {
         }
         same("last connections", clients.len(), ends.total())?;
         let open = lock(&self.context.listeners);
-        let waited: usize = open.iter().map(|open| open.acceptors).sum();
+        let waited: usize = open.iter().map(|(_, acceptors, _)| acceptors).sum();
         let holds = report.all_acceptors().total() >= waited;
         same("every acceptor ends with the pool", true, holds)?;
         clients.into_iter().for_each(Client::wait);
@@ -300,11 +296,7 @@ impl<W: World> PoolRun<W> {
         block_on(self.context.patience.wait(&clock, what, event))
     }
 
-    pub(crate) fn until<S: Debug>(
-        &self,
-        what: &str,
-        look: impl FnMut() -> Result<(), S>,
-    ) -> Verdict {
+    pub(crate) fn until(&self, what: &str, look: impl FnMut() -> Verdict) -> Verdict {
         let clock = self.server.world.clock();
         block_on(self.context.patience.until(&clock, what, look))
     }

@@ -35,11 +35,10 @@ fn row<'a>(table: &'a str, name: &str) -> &'a str {
 }
 
 /// So few connections take a second or two, and are enough for a pool of each stop mode.
-#[track_caller]
-fn check(runtime: &str) {
+fn check(test: &str, runtime: &str) {
     let arguments = ["--runtime", runtime, "--connections", "600"];
     let (code, table, progress) = run(&mut program(&arguments));
-    assert_eq!(code, Some(0), "{table}{progress}");
+    assert_eq!(code, Some(0), "{test}: {table}{progress}");
     assert_eq!(row(&table, "verdict"), "every check holds", "{table}");
     for (group, counts) in [
         ("Pool", "AtRest, UnderLoad, Intensity, Killed, OwnerDropped"),
@@ -54,26 +53,6 @@ fn check(runtime: &str) {
         row(&table, "PauseReport");
         assert!(row(&table, "memory").contains("MiB"), "{table}");
     }
-}
-
-#[test]
-fn every_check_holds_on_tokio() {
-    check("tokio");
-}
-
-#[test]
-fn every_check_holds_on_async_std() {
-    check("async-std");
-}
-
-#[test]
-fn every_check_holds_on_smol() {
-    check("smol");
-}
-
-#[test]
-fn every_check_holds_on_the_reference() {
-    check("reference");
 }
 
 /// The status and the output of a soak in this process.
@@ -93,7 +72,6 @@ fn soak<W: World>(world: impl Fn() -> W + 'static) -> (Option<Status>, String) {
 const WRONG: &str = "CONFORMANCE_SOAK_WRONG";
 
 /// Soaks a world with this flaw: the output has one of these texts.
-#[track_caller]
 fn check_flaw(test: &str, flaw: impl Into<Flaw> + Clone + 'static, texts: &[&str]) {
     let patience = Patience::of_environment();
     if env::var_os(WRONG).is_none() {
@@ -117,48 +95,50 @@ fn check_flaw(test: &str, flaw: impl Into<Flaw> + Clone + 'static, texts: &[&str
     assert!(out.contains("soak --runtime wrong --seed 1"));
 }
 
-macro_rules! flaws {
-    ($($(#[$attribute:meta])* $test:ident: $flaw:expr, $texts:expr;)*) => {$(
+macro_rules! tests {
+    ($($(#[$attribute:meta])* $test:ident: $check:ident($($argument:expr),*);)*) => {$(
         $(#[$attribute])*
         #[test]
         fn $test() {
-            check_flaw(stringify!($test), $flaw, &$texts);
+            $check(stringify!($test), $($argument),*);
         }
     )*};
 }
 
-flaws! {
+tests! {
+    every_check_holds_on_tokio: check("tokio");
+    every_check_holds_on_async_std: check("async-std");
+    every_check_holds_on_smol: check("smol");
+    every_check_holds_on_the_reference: check("reference");
+
     a_lost_connection_is_found:
-        ListenerFlaw::EatsEveryThird, ["expected: each connection is served"];
+        check_flaw(ListenerFlaw::EatsEveryThird, &["expected: each connection is served"]);
     a_wrong_peer_is_found:
-        ListenerFlaw::LocalForPeer, ["expected: a connection that is served has a client"];
+        check_flaw(ListenerFlaw::LocalForPeer, &["expected: a connection that is served has a client"]);
     a_wrong_local_address_is_found:
-        ListenerFlaw::ListenersForStreams, ["expected: a connection has its own local address"];
+        check_flaw(ListenerFlaw::ListenersForStreams, &["expected: a connection has its own local address"]);
     #[cfg(target_os = "linux")]
     a_leaked_listener_is_found:
-        ListenerFlaw::StaysOpen,
-        ["expected: no descriptor is left of a pool that has stopped"];
+        check_flaw(ListenerFlaw::StaysOpen, &["expected: no descriptor is left of a pool that has stopped"]);
     #[cfg(target_os = "linux")]
     a_hidden_accept_error_is_found:
-        ListenerFlaw::SwallowsErrors,
-        [
+        check_flaw(ListenerFlaw::SwallowsErrors, &[
             "expected: a pause for want of descriptors is reported",
             "expected: a listener that fails is closed",
-        ];
+        ]);
     a_lost_wake_is_found:
-        RuntimeFlaw::LosesWakes,
-        [
+        check_flaw(RuntimeFlaw::LosesWakes, &[
             "expected: each connection is served to its end",
             "expected: lost reports",
             "expected: a client gets an answer or an end",
             "seen:     nothing of the kind within",
-        ];
+        ]);
     a_changed_stream_is_found:
-        StreamFlaw::Changes, ["expected: a client hears its own words"];
+        check_flaw(StreamFlaw::Changes, &["expected: a client hears its own words"]);
     a_leaked_stream_is_found:
-        StreamFlaw::StaysOpen, ["expected: a client gets an answer or an end"];
+        check_flaw(StreamFlaw::StaysOpen, &["expected: a client gets an answer or an end"]);
     a_half_close_that_ends_both_sides_is_found:
-        StreamFlaw::EndsBoth, ["expected: a connection ends as its client asked"];
+        check_flaw(StreamFlaw::EndsBoth, &["expected: a connection ends as its client asked"]);
 }
 
 #[test]

@@ -29,7 +29,6 @@ fn event(name: &str) -> Event {
         "killed" => Step::Killed(child),
         "normal" => ends(Outcome::Normal),
         "clean" => ends(Outcome::Clean),
-        "error" => ends(Outcome::Error),
         "dropped" => ends(Outcome::Dropped),
         "done" => Step::Ends(Seen::Done),
         "left" => Step::Ends(Seen::Left),
@@ -82,7 +81,6 @@ fn a_right_history_is_accepted() {
 }
 
 const WRONG_HISTORIES: &str = "
-    talk, served, error, done: a connection ends as its client asked
     idle, served, told, normal, done: a connection ends as its client asked
     talk, served, dropped, cut: a connection ends as its client asked
     trap, served, clean, done: a connection ends as its client asked
