@@ -1,209 +1,272 @@
-//! One client: a blocking socket, what it says, and what it sees.
+//! The clients: blocking sockets, each with a behavior.
 //!
-//! Where the kind of client allows it the server closes first, and the client
-//! answers with a reset: then neither end lingers in TIME_WAIT. Invariant: a
-//! client that is connected tells the ledger exactly once how it ended, after
-//! its socket is closed.
+//! Where the behavior allows it the server closes first, and the client resets:
+//! then neither end stays in TIME_WAIT. Invariant: a connected client records
+//! its end exactly once, after its socket is closed.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::iter::repeat_with;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
-use super::ledger::Seen;
-use super::scene::{Place, Scene};
-use super::way::{FAREWELL, Order, Way};
+use crate::context::Context;
+use crate::history::{Count, Event, Step, lock};
 
-/// A socket that has an address, and is not connected yet.
-pub(super) struct Caller {
+macro_rules! behaviors {
+    ($($(#[$doc:meta])* $name:ident => $outcome:expr,)*) => {
+        /// What a client does; as a byte, what it orders the server to do.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Behavior { $($(#[$doc])* $name,)* }
+
+        /// Each behavior, and the end of `serve` if nothing interferes.
+        const BEHAVIORS: &[(Behavior, Option<Outcome>)] = &[$((Behavior::$name, $outcome)),*];
+    };
+}
+
+behaviors! {
+    /// It talks, and has `serve` return `Ok`.
+    Talk => Some(Outcome::Normal),
+    /// The same, with more than one read takes.
+    TalkAtLength => Some(Outcome::Normal),
+    /// It talks, pauses, and talks again.
+    Stall => Some(Outcome::Normal),
+    /// It pauses before its first word.
+    StartLate => Some(Outcome::Normal),
+    /// It ends its side before it reads the echo.
+    HalfClose => Some(Outcome::Normal),
+    /// It closes without a word.
+    Leave => Some(Outcome::Normal),
+    /// It talks and closes.
+    TalkAndLeave => Some(Outcome::Normal),
+    /// It resets without a word.
+    Reset => Some(Outcome::Disconnected),
+    /// It talks and resets.
+    TalkAndReset => Some(Outcome::Disconnected),
+    /// It has `serve` return the clean exit.
+    ExitCleanly => Some(Outcome::Clean),
+    /// It has `serve` return an error.
+    Fail => Some(Outcome::Error),
+    /// It has `serve` panic.
+    Panic => Some(Outcome::Panic),
+    /// It has `serve` trap the stop, and ends later unless the stop comes first.
+    TrapStop => Some(Outcome::Normal),
+    /// It has `serve` wait for *draining*.
+    AwaitDraining => Some(Outcome::Normal),
+    /// It has `serve` trap the stop and stay.
+    Stay => None,
+    /// It talks, and does nothing more.
+    Idle => None,
+}
+
+/// How `serve` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    Normal,
+    Clean,
+    /// With the error of a client that is gone.
+    Disconnected,
+    Error,
+    Panic,
+    /// The future was dropped: by a kill or a stop.
+    Dropped,
+}
+
+/// The last thing that a client saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// The end, after everything else.
+    Done,
+    /// It left by itself.
+    Left,
+    /// The end, too early.
+    CutShort,
+    /// Neither an answer nor an end, for as long as patience lasts.
+    Nothing,
+    /// Other words than its own.
+    Mangled,
+}
+
+/// The server says this to a client that has half-closed.
+pub(crate) const FAREWELL: &[u8] = b"farewell";
+
+/// The first byte that is an order; words are below.
+const ORDERS: u8 = 0x80;
+
+/// So many behaviors, the first ones, end by themselves.
+const END_BY_THEMSELVES: usize = 13;
+
+impl Behavior {
+    fn byte(self) -> u8 {
+        ORDERS + self as u8
+    }
+
+    /// The order in a byte, if it is one.
+    pub(crate) fn ordered_by(byte: u8) -> Option<Self> {
+        let index = byte.checked_sub(ORDERS)?;
+        BEHAVIORS.get(usize::from(index)).map(|row| row.0)
+    }
+
+    /// How `serve` ends if nothing interferes; nothing if it does not end.
+    pub(crate) fn outcome(self) -> Option<Outcome> {
+        BEHAVIORS[self as usize].1
+    }
+}
+
+/// A client with an address of its own.
+pub(crate) struct Client {
     socket: Socket,
-    from: SocketAddr,
-}
-
-impl Caller {
-    /// A socket with an address on the loopback.
-    ///
-    /// # Errors
-    ///
-    /// What the system says, for example for want of descriptors.
-    pub(super) fn new(random: &mut Rng) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((source(random), 0)).into())?;
-        let from = socket.local_addr()?.as_socket();
-        let from = from.ok_or(ErrorKind::Unsupported)?;
-        Ok(Self { socket, from })
-    }
-
-    /// Connects. Nothing, if it is refused or the system does not let it.
-    pub(super) fn connect(self, scene: &Arc<Scene>, place: Place, way: Way) -> Option<Client> {
-        let Self { socket, from } = self;
-        let (address, number) = (place.address, place.number);
-        // Taken by one that the server has not done with: the next caller has another address.
-        scene.ledger.comes(from, address, number, way).ok()?;
-        let patience = scene.patience.length();
-        let connected = socket.connect_timeout(&address.into(), patience);
-        let mut client = Client {
-            socket: socket.into(),
-            from,
-            way,
-            scene: Arc::clone(scene),
-        };
-        let seen = match connected.and_then(|()| client.has_patience(patience)) {
-            Ok(()) => {
-                scene.connected(from);
-                return Some(client);
-            }
-            Err(error) => match error.kind() {
-                ErrorKind::ConnectionRefused => {
-                    scene.ledger.refused(from);
-                    return None;
-                }
-                ErrorKind::TimedOut => Seen::Nothing,
-                ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Seen::CutShort,
-                _ => {
-                    scene.ledger.withdraws(from);
-                    return None;
-                }
-            },
-        };
-        // Connected for a moment, as it seems.
-        scene.connected(from);
-        client.ends(seen);
-        None
-    }
-}
-
-/// Where the loopback is a whole network, clients are spread over it: no address runs out of ports.
-fn source(random: &mut Rng) -> Ipv4Addr {
-    if cfg!(target_os = "linux") {
-        Ipv4Addr::new(127, 0, 0, random.u8(2..252))
-    } else {
-        Ipv4Addr::LOCALHOST
-    }
-}
-
-/// A client that is connected.
-pub(super) struct Client {
-    socket: TcpStream,
-    from: SocketAddr,
-    way: Way,
-    scene: Arc<Scene>,
-}
-
-/// How far a client has come.
-enum Step {
-    /// It pauses, and goes on later.
-    Pauses,
-    Over(Seen),
+    address: SocketAddr,
+    behavior: Behavior,
+    context: Arc<Context>,
 }
 
 impl Client {
-    fn has_patience(&mut self, patience: Duration) -> io::Result<()> {
-        // What the other end did meanwhile is seen when it is read.
-        let _ = self.socket.set_nodelay(true);
-        self.socket.set_read_timeout(Some(patience))?;
-        self.socket.set_write_timeout(Some(patience))
+    /// A client that is not connected yet.
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        behavior: Behavior,
+        random: &mut Rng,
+    ) -> io::Result<Self> {
+        loop {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            // Linux has a whole network of loopback addresses, and no one of them runs out of ports.
+            let hosts = if cfg!(target_os = "linux") { 250 } else { 1 };
+            let host = [127, 0, 0, random.u8(1..=hosts)];
+            socket.bind(&SocketAddr::from((host, 0)).into())?;
+            let address = socket.local_addr()?.as_socket();
+            let address = address.ok_or(ErrorKind::Unsupported)?;
+            // The server may not be done yet with the last client of this address: then another one is drawn.
+            if !context.history.checker().knows(address) {
+                let context = Arc::clone(context);
+                return Ok(Self {
+                    socket,
+                    address,
+                    behavior,
+                    context,
+                });
+            }
+        }
     }
 
-    /// Behaves as it is its way, up to its pause if it has one; then it is given back.
-    pub(super) fn begins(mut self, random: &mut Rng) -> Option<Self> {
-        match self.first_part(random) {
-            Ok(Step::Pauses) => Some(self),
-            Ok(Step::Over(seen)) | Err(seen) => {
-                self.ends(seen);
+    /// Connects to one of the open listeners; nothing if there is none, or it refuses.
+    pub(crate) fn connect(self, random: &mut Rng) -> Option<Self> {
+        let listener = random.choice(lock(&self.context.listeners).iter()).copied();
+        let (listener, _, address) = listener?;
+        let server = SocketAddr::from(([127, 0, 0, 1], address.port()));
+        self.record(Step::Connects(self.behavior, listener, server));
+        let patience = self.context.patience.length();
+        let connected = self.socket.connect_timeout(&server.into(), patience);
+        let part = match connected.map_err(|error| error.kind()) {
+            Ok(()) => Ok(()),
+            Err(ErrorKind::TimedOut) => Err(Seen::Nothing),
+            // It was connected for a moment.
+            Err(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => Err(Seen::CutShort),
+            Err(kind) => {
+                self.record(match kind {
+                    ErrorKind::ConnectionRefused => Step::Refused,
+                    _ => Step::Withdraws,
+                });
+                return None;
+            }
+        };
+        self.context.connections.fetch_add(1, Ordering::Relaxed);
+        self.context.history.count(Count::Client(self.behavior));
+        // Where these fail, the next read shows why.
+        let _ = self.socket.set_tcp_nodelay(true);
+        let _ = self.socket.set_read_timeout(Some(patience));
+        let _ = self.socket.set_write_timeout(Some(patience));
+        self.drive(|_| part)
+    }
+
+    fn record(&self, step: Step) {
+        let event = Event::Connection(self.address, step);
+        self.context.history.record(event);
+    }
+
+    /// Behaves; nothing if the client has ended.
+    fn drive(mut self, part: impl FnOnce(&mut Self) -> Result<(), Seen>) -> Option<Self> {
+        match part(&mut self) {
+            Ok(()) => Some(self),
+            Err(seen) => {
+                self.end(seen);
                 None
             }
         }
     }
 
-    /// Goes on after its pause, to the end.
-    pub(super) fn goes_on(mut self) {
-        let seen = self.second_part().unwrap_or_else(|seen| seen);
-        self.ends(seen);
+    /// Behaves up to the pause; nothing if there is none, and the client has ended.
+    pub(crate) fn begin(self, random: &mut Rng) -> Option<Self> {
+        self.drive(|client| client.first_part(random))
     }
 
-    fn first_part(&mut self, random: &mut Rng) -> Result<Step, Seen> {
-        let over = |seen| Ok(Step::Over(seen));
-        match self.way {
-            Way::StartsLate => return Ok(Step::Pauses),
-            Way::HalfCloses => return over(self.half_closes(&words(random, 100))?),
-            Way::Leaves | Way::Resets => return over(Seen::Left),
-            Way::TrapsStop => self.orders(Order::TrapStop)?,
-            Way::AwaitsDraining => self.orders(Order::AwaitDraining)?,
-            Way::Stays => self.orders(Order::Stay)?,
-            _ => {
-                let length = match self.way {
-                    Way::TalksAtLength => 32 * 1024,
-                    _ => random.usize(1..100),
-                };
-                self.says(&words(random, length))?;
+    /// Goes on after the pause, to the end.
+    pub(crate) fn finish(self) {
+        self.drive(|client| {
+            client.talk(b"again")?;
+            client.order(Behavior::Talk)
+        });
+    }
+
+    /// Waits for the server's end.
+    pub(crate) fn wait(self) {
+        self.drive(Self::await_end);
+    }
+
+    /// The part before the pause. The error is the last thing that the client saw, if it has ended.
+    fn first_part(&mut self, random: &mut Rng) -> Result<(), Seen> {
+        let order = [self.behavior.byte()];
+        match self.behavior {
+            Behavior::Leave | Behavior::Reset => return Err(Seen::Left),
+            Behavior::StartLate => return Ok(()),
+            Behavior::TrapStop | Behavior::AwaitDraining | Behavior::Stay => {
+                return self.talk(&order);
             }
+            _ => {}
         }
-        match self.way {
-            Way::TalksAndLeaves | Way::TalksAndResets => over(Seen::Left),
-            Way::EndsCleanly => over(self.ends_with(Order::LeaveCleanly)?),
-            Way::EndsInError => over(self.ends_with(Order::Fail)?),
-            Way::EndsInPanic => over(self.ends_with(Order::Panic)?),
-            Way::Talks | Way::TalksAtLength => over(self.ends_with(Order::Leave)?),
-            _ => Ok(Step::Pauses),
-        }
-    }
-
-    fn half_closes(&mut self, words: &[u8]) -> Result<Seen, Seen> {
-        let order = [Order::SayFarewell.byte()];
-        self.speaks(words)?;
-        self.speaks(&order)?;
-        let closed = self.socket.shutdown(Shutdown::Write);
-        closed.map_err(|error| seen(&error))?;
-        self.hears(words)?;
-        self.hears(&order)?;
-        self.hears(FAREWELL)?;
-        self.sees_the_end()
-    }
-
-    fn second_part(&mut self) -> Result<Seen, Seen> {
-        self.says(b"again")?;
-        self.ends_with(Order::Leave)
-    }
-
-    /// Waits for the server to end it, and says nothing more.
-    pub(super) fn end(mut self) {
-        let seen = match self.sees_the_end() {
-            // The end of the others is not of their choice.
-            Ok(_) if self.way != Way::AwaitsDraining => Seen::CutShort,
-            Ok(seen) | Err(seen) => seen,
+        let length = match self.behavior {
+            Behavior::TalkAtLength => 32 * 1024,
+            _ => random.usize(1..100),
         };
-        self.ends(seen);
+        let mut words: Vec<u8> = repeat_with(|| random.u8(..ORDERS)).take(length).collect();
+        if self.behavior == Behavior::HalfClose {
+            words.extend(order);
+            self.say(&words)?;
+            let closed = self.socket.shutdown(Shutdown::Write);
+            closed.map_err(|error| seen(&error))?;
+            self.hear(&words)?;
+            self.hear(FAREWELL)?;
+            return self.await_end();
+        }
+        self.talk(&words)?;
+        match self.behavior {
+            Behavior::Stall | Behavior::Idle => Ok(()),
+            Behavior::TalkAndLeave | Behavior::TalkAndReset => Err(Seen::Left),
+            behavior => self.order(behavior),
+        }
     }
 
-    /// Says something and hears it back, in the midst of its pause.
-    pub(super) fn talks(&mut self) -> Result<(), Seen> {
-        self.says(b"still there?")
+    fn order(&mut self, order: Behavior) -> Result<(), Seen> {
+        self.talk(&[order.byte()])?;
+        self.await_end()
     }
 
-    fn ends_with(&mut self, order: Order) -> Result<Seen, Seen> {
-        self.orders(order)?;
-        self.sees_the_end()
+    /// Says something, and hears the echo.
+    pub(crate) fn talk(&mut self, words: &[u8]) -> Result<(), Seen> {
+        self.say(words)?;
+        self.hear(words)
     }
 
-    fn orders(&mut self, order: Order) -> Result<(), Seen> {
-        self.says(&[order.byte()])
-    }
-
-    /// Says something, and hears it back.
-    fn says(&mut self, words: &[u8]) -> Result<(), Seen> {
-        self.speaks(words)?;
-        self.hears(words)
-    }
-
-    fn speaks(&mut self, words: &[u8]) -> Result<(), Seen> {
+    fn say(&mut self, words: &[u8]) -> Result<(), Seen> {
         self.socket.write_all(words).map_err(|error| seen(&error))
     }
 
-    fn hears(&mut self, words: &[u8]) -> Result<(), Seen> {
+    fn hear(&mut self, words: &[u8]) -> Result<(), Seen> {
         let mut heard = vec![0; words.len()];
         match self.socket.read_exact(&mut heard) {
             Ok(()) if heard == words => Ok(()),
@@ -212,31 +275,26 @@ impl Client {
         }
     }
 
-    fn sees_the_end(&mut self) -> Result<Seen, Seen> {
+    fn await_end(&mut self) -> Result<(), Seen> {
         match self.socket.read(&mut [0]) {
-            Ok(0) => Ok(Seen::Done),
+            Ok(0) => Err(Seen::Done),
             Ok(_) => Err(Seen::Mangled),
             Err(error) => Err(seen(&error)),
         }
     }
 
-    fn ends(self, seen: Seen) {
-        let Self {
-            socket,
-            from,
-            way,
-            scene,
-        } = self;
-        let leaves = matches!(way, Way::Leaves | Way::TalksAndLeaves);
-        if !(leaves && seen == Seen::Left) {
-            let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+    fn end(self, seen: Seen) {
+        let leaves = matches!(self.behavior, Behavior::Leave | Behavior::TalkAndLeave);
+        if !leaves || seen != Seen::Left {
+            let _ = self.socket.set_linger(Some(Duration::ZERO));
         }
-        drop(socket);
-        scene.ledger.client_over(from, seen);
+        drop(self.socket);
+        let ends = Event::Connection(self.address, Step::Ends(seen));
+        self.context.history.record(ends);
     }
 }
 
-/// What a failed call has shown.
+/// What a failed call shows.
 fn seen(error: &io::Error) -> Seen {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Seen::Nothing,
@@ -244,9 +302,41 @@ fn seen(error: &io::Error) -> Seen {
     }
 }
 
-/// Something to say that holds no order.
-fn words(random: &mut Rng, length: usize) -> Vec<u8> {
-    std::iter::repeat_with(|| random.u8(..0x80))
-        .take(length)
-        .collect()
+/// So many clients of one thread pause at a time.
+const PAUSING: usize = 16;
+
+/// A thread waits so long when it has nothing to do: there is no event to wait for.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Clients come and go, until they are to leave.
+pub(crate) fn come_and_go(context: &Arc<Context>) {
+    let mut random = context.random();
+    let mut pausing: Vec<(Instant, Client)> = Vec::new();
+    while !context.leave.load(Ordering::SeqCst) {
+        let now = Instant::now();
+        while let Some(index) = pausing.iter().position(|(until, _)| *until <= now) {
+            pausing.swap_remove(index).1.finish();
+        }
+        if pausing.len() == PAUSING {
+            thread::sleep(MOMENT);
+            continue;
+        }
+        let (behavior, _) = BEHAVIORS[random.usize(..END_BY_THEMSELVES)];
+        let client = Client::new(context, behavior, &mut random).ok();
+        let Some(client) = client.and_then(|client| client.connect(&mut random)) else {
+            // For want of a listener, a descriptor or a port.
+            thread::sleep(MOMENT);
+            continue;
+        };
+        if let Some(client) = client.begin(&mut random) {
+            let pause = Duration::from_millis(random.u64(5..200));
+            pausing.push((Instant::now() + pause, client));
+        }
+    }
+    for (_, client) in pausing {
+        // Once something is wrong, each would wait for an answer that may never come.
+        if context.history.checker().verdict().is_ok() {
+            client.finish();
+        }
+    }
 }

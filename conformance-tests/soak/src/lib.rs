@@ -1,323 +1,259 @@
-//! The soak: for minutes, on real sockets, everything that can be done to a pool from outside; in the end the sums add up.
+//! The soak: for minutes, on real sockets, everything that can be done to a pool from outside.
 //!
-//! One pool after the other is started on a runtime. Clients connect, talk,
-//! stall, reset, and make `serve` fail; children are killed and stopped by id,
-//! listeners come, go and fail, specs are changed, descriptors run out; then
-//! the pool is stopped in one of the ways that there are. What is seen from all
-//! sides (`ledger`, `account`) must agree, and nothing may be left: no state, no
-//! descriptor, and no more memory than in the beginning.
+//! One pool after the other runs on a runtime (`pool_run`). Clients connect, talk,
+//! stall, reset, and make `serve` fail (`client`, `server`); faults are injected
+//! (`faults`); then the pool stops in one of several ways. Everything goes into
+//! one history, which must agree with itself (`history`), and nothing may be
+//! left: no state, no descriptor, and no more memory than in the beginning.
 //!
-//! Everything is on the loopback, with ports that are free, and bounded in time.
+//! All addresses are on the loopback, all ports are free ones, and all waits are bounded.
 
-mod account;
-mod arguments;
 mod client;
-mod course;
-mod crowd;
-mod exhaustion;
-mod guests;
-mod interrupt;
-mod ledger;
-mod life;
-mod meddling;
-mod memory;
-mod plan;
+mod context;
+mod faults;
+mod history;
+mod pool_run;
 mod process;
-mod scene;
 mod server;
-mod shown;
-mod sums;
 mod table;
-mod totals;
-mod way;
 
-use std::fmt;
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::arguments::run;
-pub use self::course::Course;
-use self::course::{Gauges, Soaked, Task, Wrong};
-use self::life::Until;
-use self::memory::{Grown, Kib, Memory};
-use self::table::a_second;
-use conformance_cli::worlds;
-use conformance_console::Status;
-use conformance_console::caught;
-use conformance_console::grouped;
-use conformance_tests::Broken;
-use conformance_tests::Patience;
-use conformance_tests::Real;
-use conformance_tests::reference::Reference;
+use async_signal::{Signal, Signals};
+use clap::Parser;
+use fastrand::Rng;
+use futures::executor::block_on_stream;
 
-/// A way to run for each runtime that is compiled in.
-pub fn courses() -> Vec<Course> {
+use self::context::{STOP_MODES, Setup};
+use self::history::Counts;
+use conformance_cli::worlds;
+use conformance_console::{Status, WhileRead, caught, grouped, write_usage};
+use conformance_tests::reference::Reference;
+use conformance_tests::{Broken, Patience, Real, World};
+
+type Run = dyn Fn(&Soak<'_>, &mut dyn Write) -> io::Result<Soaked>;
+
+/// A runtime to soak.
+#[allow(missing_debug_implementations)]
+pub struct Target {
+    name: &'static str,
+    soak: Box<Run>,
+}
+
+impl Target {
+    /// A runtime, in a world that `world` makes.
+    ///
+    /// The world must be of real sockets, for the clients are the standard library's; and tasks
+    /// must run without [`World::run`], as those of a runtime with threads of its own do.
+    pub fn new<W: World>(name: &'static str, world: impl Fn() -> W + 'static) -> Self {
+        let soak = move |soak: &Soak<'_>, progress: &mut dyn Write| soak.run(&world, progress);
+        let soak = Box::new(soak);
+        Self { name, soak }
+    }
+}
+
+/// All runtimes that are compiled in.
+pub fn targets() -> Vec<Target> {
+    let tokio = || Real::new(worlds::tokio::Tokio::multi_thread());
     vec![
-        Course::new("tokio", "tokio, two threads", || {
-            Real::new(worlds::tokio::Tokio::multi_thread())
-        }),
-        Course::new("async-std", "async-std", || {
-            Real::new(worlds::async_std::AsyncStd)
-        }),
-        Course::new("smol", "smol, global", || {
-            Real::new(worlds::smol::Smol::global())
-        }),
-        Course::new("reference", "reference", || Real::new(Reference)),
+        Target::new("tokio", tokio),
+        Target::new("async-std", || Real::new(worlds::async_std::AsyncStd)),
+        Target::new("smol", || Real::new(worlds::smol::Smol::global())),
+        Target::new("reference", || Real::new(Reference)),
     ]
 }
 
-/// How it is told how far a soak has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Telling {
-    /// A line each time.
-    InLines,
-    /// In one line of a terminal, over and over.
-    InPlace,
-}
-
-impl Telling {
-    fn tell(self, progress: &mut dyn Write, line: &str) -> io::Result<()> {
-        match self {
-            Telling::InLines => writeln!(progress, "{line}"),
-            Telling::InPlace => {
-                write!(progress, "\r\x1b[K{line}")?;
-                progress.flush()
-            }
-        }
-    }
-
-    /// What is told next has a line of its own.
-    fn ends(self, progress: &mut dyn Write) -> io::Result<()> {
-        match self {
-            Telling::InLines => Ok(()),
-            Telling::InPlace => write!(progress, "\r\x1b[K"),
-        }
-    }
-}
-
-/// A soak of some runtimes.
-#[must_use = "nothing is soaked until `run` is called"]
-pub struct Soak {
-    courses: Vec<Course>,
-    time: Duration,
-    connections: u64,
-    seed: u64,
-    patience: Patience,
-    over: Arc<dyn Fn() -> bool + Send + Sync>,
-}
-
-impl fmt::Debug for Soak {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Soak")
-            .field("courses", &self.courses)
-            .field("time", &self.time)
-            .field("seed", &self.seed)
-            .finish_non_exhaustive()
-    }
-}
-
-/// How often it is told how far it has come, and looked at the memory.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-
-impl Soak {
-    /// A soak of ten minutes, with chance of its own.
-    pub fn new(courses: Vec<Course>) -> Self {
-        Self {
-            courses,
-            time: Duration::from_secs(10 * 60),
-            connections: u64::MAX,
-            seed: fastrand::u64(..),
-            patience: Patience::default(),
-            over: Arc::new(|| false),
-        }
-    }
-
-    /// How long it takes, in which all runtimes have an equal share.
-    pub fn time(mut self, time: Duration) -> Self {
-        self.time = time;
-        self
-    }
-
+#[derive(Debug, Parser)]
+#[command(
+    name = "soak",
+    version,
+    after_help = "Ctrl-C ends it early, with the result up to then; a second one ends it at once.\n\
+                  Exit code: 0 every check holds, 1 one does not, or a runtime was not soaked, 2 bad usage."
+)]
+struct Arguments {
+    /// The time of all runtimes together, in minutes.
+    #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = minutes)]
+    minutes: Duration,
+    /// Only this runtime; may be given again.
+    #[arg(long, value_name = "RUNTIME", default_value = "all", value_parser = ["tokio", "async-std", "smol", "reference", "all"])]
+    runtime: Vec<String>,
     /// Ends each runtime after so many connections, if that is earlier.
-    pub fn connections(mut self, connections: u64) -> Self {
-        self.connections = connections;
-        self
-    }
-
-    /// Draws what is left to chance with this seed. What comes of it still depends on who is quicker.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// How long an event is waited for before it is given up.
-    pub fn patience(mut self, patience: Patience) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// Ends it early once this says so, which is asked between two pools.
-    pub fn over(mut self, over: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        self.over = Arc::new(over);
-        self
-    }
-
-    /// Soaks the runtimes, one after the other. The result goes to `out`, how far it has come to `progress`.
-    ///
-    /// It counts the descriptors and the memory of the whole process, and takes all descriptors now
-    /// and then: nothing else should go on in it.
-    ///
-    /// # Errors
-    ///
-    /// What writing says.
-    pub fn run(
-        &self,
-        out: &mut dyn Write,
-        progress: &mut dyn Write,
-        telling: Telling,
-    ) -> io::Result<Status> {
-        let end = Instant::now() + self.time;
-        writeln!(progress, "seed {}", self.seed)?;
-        let mut status = Status::Success;
-        for (place, course) in self.courses.iter().enumerate() {
-            if (self.over)() {
-                status = Status::Broken;
-                not_soaked(out, course)?;
-                continue;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(self.courses.len() - place).unwrap_or(u32::MAX);
-            let (soaked, memory) = self.soak(course, share, progress, telling)?;
-            let grown = memory.grown(soaked.took);
-            let mut wrong = soaked.wrong;
-            wrong.extend(grown.too_much().map(|broken| Wrong {
-                place: "at the end".to_owned(),
-                broken,
-            }));
-            let soaked = Soaked { wrong, ..soaked };
-            if !soaked.wrong.is_empty() {
-                status = Status::Broken;
-            } else if soaked.totals.pools() == 0 {
-                // It was over before its first pool was: there is no sum that could add up.
-                status = Status::Broken;
-                not_soaked(out, course)?;
-                continue;
-            }
-            tell(out, course, self.seed, &soaked, &grown)?;
-        }
-        out.flush()?;
-        Ok(status)
-    }
-
-    fn soak(
-        &self,
-        course: &Course,
-        share: Duration,
-        progress: &mut dyn Write,
-        telling: Telling,
-    ) -> io::Result<(Soaked, Memory)> {
-        let task = Task {
-            seed: self.seed,
-            patience: self.patience,
-            until: Until {
-                time: Instant::now() + share,
-                connections: self.connections,
-            },
-            over: Arc::clone(&self.over),
-            abandoned: AtomicBool::new(false),
-            gauges: Gauges::default(),
-        };
-        let mut memory = Memory::default();
-        let (tell, told) = mpsc::channel::<()>();
-        let soaked = thread::scope(|scope| {
-            let soaking = scope.spawn(|| {
-                let soaked = caught(|| course.soak(&task));
-                drop(tell);
-                soaked
-            });
-            while told.recv_timeout(TELL_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let line = look_on(course, &task, &mut memory);
-                if let Err(error) = telling.tell(progress, &line) {
-                    // Nobody reads of it any more: it need not go on.
-                    task.abandoned.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
-            // However short it was.
-            look_on(course, &task, &mut memory);
-            let soaked = soaking.join().expect("a panic is caught in its thread");
-            Ok(soaked.unwrap_or_else(panicked))
-        })?;
-        telling.ends(progress)?;
-        Ok((soaked, memory))
-    }
-}
-
-/// What there is to tell of a soak that did not come to its end.
-fn panicked(panic: String) -> Soaked {
-    let wrong = Wrong {
-        place: "in the soak itself".to_owned(),
-        broken: Broken::new("the soak comes to an end", panic),
-    };
-    Soaked {
-        wrong: vec![wrong],
-        ..Soaked::default()
-    }
-}
-
-/// How far it has come, in a line. Takes a sample of the memory.
-fn look_on(course: &Course, task: &Task, memory: &mut Memory) -> String {
-    let title = course.title;
-    let Some(began) = task.gauges.began.get() else {
-        return format!("{title}: begins");
-    };
-    let (at, resident) = (began.elapsed(), process::resident());
-    let left = task.until.time.saturating_duration_since(Instant::now());
-    let connections = task.gauges.connections.load(Ordering::Relaxed);
-    let pools = task.gauges.pools.load(Ordering::Relaxed);
-    let mut line = format!(
-        "{title}: {} s, {} s left, {} connections, {} a second, {pools} pools",
-        at.as_secs(),
-        left.as_secs(),
-        grouped(connections),
-        a_second(connections, at.as_secs_f64()),
-    );
-    if let Some(resident) = resident {
-        memory.note(at, resident);
-        line.push_str(&format!(", {} resident", Kib(resident)));
-    }
-    line
-}
-
-fn not_soaked(out: &mut dyn Write, course: &Course) -> io::Result<()> {
-    writeln!(out, "\n{}: not soaked", course.title)
-}
-
-fn tell(
-    out: &mut dyn Write,
-    course: &Course,
+    #[arg(long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true)]
+    connections: u64,
+    /// All choices come from this seed. Their effect still depends on who is quicker.
+    #[arg(long, default_value_t = fastrand::u64(..), hide_default_value = true)]
     seed: u64,
-    soaked: &Soaked,
-    grown: &Grown,
-) -> io::Result<()> {
-    let verdict = match soaked.wrong.len() {
-        0 => "the sums add up".to_owned(),
-        1 => "1 sum does NOT add up".to_owned(),
-        count => format!("{count} sums do NOT add up"),
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes: Option<f64> = text.parse().ok();
+    let minutes = minutes.filter(|minutes| *minutes > 0.0 && *minutes <= 24.0 * 60.0);
+    let minutes = minutes.ok_or("give more than 0 minutes and at most 1440")?;
+    Ok(Duration::from_secs_f64(minutes * 60.0))
+}
+
+/// Soaks those of the runtimes that the arguments name, one after the other; the first argument is the program's name.
+///
+/// The result goes to `out`; the progress, and errors of the arguments, to `progress`. The soak counts the
+/// descriptors and the memory of the whole process, and takes all descriptors now and then: nothing else
+/// should go on in the process.
+///
+/// # Errors
+///
+/// Those of writing.
+pub fn run(
+    mut targets: Vec<Target>,
+    arguments: impl IntoIterator<Item = OsString>,
+    out: &mut dyn Write,
+    progress: &mut dyn Write,
+) -> io::Result<Status> {
+    let out = &mut WhileRead::new(out);
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return write_usage(&error, error.use_stderr(), out, progress),
     };
-    table::write(out, course.title, soaked, grown, &verdict)?;
-    for Wrong { place, broken } in &soaked.wrong {
-        writeln!(out, "\n{place}:\n{broken}")?;
+    let patience = match Patience::from_environment() {
+        Ok(patience) => patience,
+        Err(error) => {
+            writeln!(progress, "error: {error}")?;
+            return Ok(Status::Usage);
+        }
+    };
+    targets.retain(|target| {
+        let mut names = arguments.runtime.iter();
+        names.any(|name| name == "all" || name == target.name)
+    });
+    let interrupted = Arc::default();
+    if let Err(error) = watch_interrupts(&interrupted) {
+        writeln!(progress, "Ctrl-C ends it without a result: {error}")?;
     }
-    if !soaked.wrong.is_empty() {
-        let runtime = course.runtime;
-        writeln!(
-            out,
-            "\nthe same draws again: soak --runtime {runtime} --seed {seed}"
-        )?;
+    let end = Instant::now() + arguments.minutes;
+    writeln!(progress, "seed {}", arguments.seed)?;
+    let mut status = Status::Success;
+    for (index, target) in targets.iter().enumerate() {
+        let began = Instant::now();
+        let shares = u32::try_from(targets.len() - index).unwrap_or(u32::MAX);
+        let soak = Soak {
+            name: target.name,
+            arguments: &arguments,
+            patience,
+            interrupted: &interrupted,
+            began,
+            end: began + end.saturating_duration_since(began) / shares,
+        };
+        let soaked = (target.soak)(&soak, progress)?;
+        if !soaked.broken.is_empty() || soaked.counts.is_empty() {
+            status = Status::Broken;
+        }
+        table::write(out, &soak, &soaked)?;
     }
+    out.flush()?;
+    Ok(status)
+}
+
+/// Sets the flag at the first Ctrl-C, and exits at the second.
+fn watch_interrupts(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
+    let signals = Signals::new([Signal::Int])?;
+    let interrupted = Arc::clone(interrupted);
+    thread::Builder::new().spawn(move || {
+        for _ in block_on_stream(signals) {
+            if interrupted.swap(true, Ordering::SeqCst) {
+                // The exit code that shells give to a program that Ctrl-C has ended.
+                std::process::exit(130);
+            }
+        }
+    })?;
     Ok(())
+}
+
+/// The soak of one runtime.
+struct Soak<'a> {
+    name: &'static str,
+    arguments: &'a Arguments,
+    patience: Patience,
+    interrupted: &'a AtomicBool,
+    began: Instant,
+    end: Instant,
+}
+
+/// The result of one runtime.
+#[derive(Default)]
+struct Soaked {
+    counts: Counts,
+    connections: u64,
+    /// The resident memory in KiB after each pool.
+    memory: Vec<(Duration, u64)>,
+    took: Duration,
+    /// What is wrong, and where.
+    broken: Vec<(String, Broken)>,
+}
+
+impl Soak<'_> {
+    fn run<W: World>(
+        &self,
+        world: &impl Fn() -> W,
+        progress: &mut dyn Write,
+    ) -> io::Result<Soaked> {
+        let mut soaked = Soaked::default();
+        let pools = caught(|| self.run_pools(&Arc::new(world()), progress, &mut soaked));
+        soaked.took = self.began.elapsed();
+        let (_, grown) = process::growth(&soaked.memory, soaked.took);
+        let grown = grown.map_err(|broken| ("at the end".to_owned(), broken));
+        soaked.broken.extend(grown.err());
+        match pools {
+            Ok(written) => written?,
+            Err(panic) => {
+                let place = "in the soak itself".to_owned();
+                let broken = Broken::new("the soak comes to its end", panic);
+                soaked.broken.push((place, broken));
+            }
+        }
+        Ok(soaked)
+    }
+
+    /// Runs one pool after the other, and measures the memory after each. Writes the progress once for all stop modes.
+    fn run_pools<W: World>(
+        &self,
+        world: &Arc<W>,
+        progress: &mut dyn Write,
+        soaked: &mut Soaked,
+    ) -> io::Result<()> {
+        let mut random = Rng::with_seed(self.arguments.seed);
+        let (connections, enough) = (Arc::default(), self.arguments.connections);
+        for number in 0.. {
+            // However few connections there are to be: each stop mode has its turn.
+            let is_enough = soaked.connections >= enough && number >= STOP_MODES.len();
+            let is_over = Instant::now() >= self.end || self.interrupted.load(Ordering::SeqCst);
+            if is_enough || is_over || !soaked.broken.is_empty() {
+                break;
+            }
+            let mut setup = Setup::new(number, self.patience, &mut random);
+            setup.until = setup.until.min(self.end);
+            let share = (enough / STOP_MODES.len() as u64).max(1);
+            setup.connections = soaked.connections.saturating_add(share);
+            let place = format!("in pool {number}, {setup:?}");
+            let (counts, broken) =
+                pool_run::run(world, setup, self.patience, &mut random, &connections);
+            for (count, number) in counts {
+                *soaked.counts.entry(count).or_default() += number;
+            }
+            let broken = broken.into_iter().map(|broken| (place.clone(), broken));
+            soaked.broken.extend(broken);
+            soaked.connections = connections.load(Ordering::Relaxed);
+            let (at, resident) = (self.began.elapsed(), process::resident());
+            let sample = resident.map(|resident| (at, resident));
+            soaked.memory.extend(sample);
+            if number % STOP_MODES.len() == 0 {
+                let (name, made) = (self.name, grouped(soaked.connections));
+                let left = self.end.saturating_duration_since(Instant::now()).as_secs();
+                writeln!(progress, "{name}: {made} connections, {left} s left")?;
+            }
+        }
+        Ok(())
+    }
 }

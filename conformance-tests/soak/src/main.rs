@@ -4,13 +4,10 @@ use std::io;
 use std::process::ExitCode;
 
 use conformance_console::{exit_code, silence_panics};
-use conformance_soak::run;
+use conformance_soak::{run, targets};
 
 fn main() -> ExitCode {
     silence_panics();
-    exit_code(run(
-        std::env::args_os(),
-        &mut io::stdout(),
-        &mut io::stderr(),
-    ))
+    let (out, progress) = (&mut io::stdout(), &mut io::stderr());
+    exit_code(run(targets(), std::env::args_os(), out, progress))
 }

@@ -1,233 +1,222 @@
-//! What the pool's children do: acceptors of every character, and `serve` as the clients order it.
+//! The acceptors of the pool: callbacks that fail by chance, and `serve` as the clients order it.
 
 use std::future::pending;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use acceptor_core::{
-    Acceptor, BoxError, ChildId, Connection, Exit, Init, Lifecycle, ListenerInfo, Restart, Runtime,
-    StreamOf, Terminate, is_peer_gone,
+    Acceptor, BoxError, Configure, Connection, Event as PoolEvent, Exit, Failure, Init, Lifecycle,
+    ListenerInfo, Restart, Runtime, Spec, StreamOf, Terminate, is_peer_gone, observer_fn,
 };
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::scene::Scene;
-use super::way::{FAREWELL, Order, Outcome};
-use conformance_tests::World;
+use crate::client::{Behavior, FAREWELL, Outcome};
+use crate::context::{Context, InitAnswer};
+use crate::history::{Count, Event, Step, lock};
+use crate::process;
+use conformance_tests::{Broken, World};
 
 /// What all acceptors of a pool share.
-pub(super) struct Server<W> {
-    pub(super) world: Arc<W>,
-    pub(super) scene: Arc<Scene>,
+pub(crate) struct Server<W> {
+    pub(crate) world: Arc<W>,
+    pub(crate) context: Arc<Context>,
 }
 
-/// How much is read at once.
-const AT_ONCE: usize = 1024;
+impl<W: World> Server<W> {
+    /// A spec of the pool, with acceptors like this one.
+    pub(crate) fn spec(&self, id: &str) -> Spec<Server<W>> {
+        let (world, context) = (Arc::clone(&self.world), Arc::clone(&self.context));
+        let mut settings = context.setup.settings.clone();
+        settings.id = id.into();
+        let observer = Arc::clone(&context);
+        let observer = observer_fn(move |report| observer.history.record(seen(&report.event)));
+        Spec::from_settings(settings, Server { world, context }).observer(observer)
+    }
+
+    /// The init function of the pool.
+    pub(crate) fn init_pool(&self) -> Result<Configure<Server<W>>, BoxError> {
+        let answer = *lock(&self.context.init);
+        match answer {
+            InitAnswer::Use => Ok(Configure::Use(self.spec("init"))),
+            InitAnswer::Ignore => Ok(Configure::Ignore),
+            InitAnswer::Error => Err("a planned error of the init function".into()),
+            InitAnswer::Panic => resume_unwind(Box::new("a planned panic")),
+        }
+    }
+}
+
+/// What a report is in the history.
+fn seen(event: &PoolEvent<SocketAddr>) -> Event {
+    let one = |count| Event::Counted(count, 1);
+    match event {
+        PoolEvent::StartError { .. } => one(Count::StartErrorReport),
+        PoolEvent::ListenerFailed { .. } => one(Count::ListenerReport),
+        PoolEvent::PoolStopped { .. } => one(Count::PoolStoppedReport),
+        PoolEvent::AcceptPaused { error, .. } if process::is_exhaustion(error) => {
+            one(Count::PauseReport)
+        }
+        PoolEvent::ReportsLost { lost, .. } => Event::Counted(Count::LostReport, lost.total()),
+        PoolEvent::KilledWhileStopping { count, .. } => {
+            Event::Counted(Count::KilledInStopReport, *count as u64)
+        }
+        PoolEvent::AcceptorFailed { failure, .. } => match failure {
+            Failure::Panic(_) => one(Count::AcceptorPanicReport),
+            Failure::Killed => one(Count::AcceptorKillReport),
+            _ => unplanned(event),
+        },
+        PoolEvent::ConnectionFailed {
+            child,
+            peer,
+            failure,
+            ..
+        } => match failure {
+            Failure::Error(_) => one(Count::ErrorReport),
+            Failure::Panic(_) => one(Count::PanicReport),
+            Failure::Killed => Event::Connection(*peer, Step::Killed(*child)),
+            _ => unplanned(event),
+        },
+        _ => unplanned(event),
+    }
+}
+
+/// Nothing that is planned leads to this: a lost or stuck child, for example, or a pause for another reason.
+fn unplanned(event: &PoolEvent<SocketAddr>) -> Event {
+    Event::Wrong(Broken::new("planned reports only", format!("{event:?}")))
+}
 
 impl<W: World> Acceptor<W::Listener> for Server<W> {
     type State = State;
     type Exit = Result<Exit, BoxError>;
 
-    async fn init(&self, listener: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
-        let scene = &self.scene;
-        scene.remembers(listener.child);
-        let mut random = scene.random();
+    async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<State>, BoxError> {
+        let context = &self.context;
+        let mut random = context.random();
+        let mut some = |most| Duration::from_millis(random.u64(1..most));
+        let (pause, timeout) = (some(5), some(50));
         if random.u32(0..20) == 0 {
             let runtime = self.world.runtime();
-            let pause = Duration::from_millis(random.u64(1..5));
             runtime.sleep_until(runtime.now() + pause).await;
         }
-        let within = |time| Ok(Init::AcceptWithin(State::new(scene), time));
-        match random.u32(0..1000) {
-            // A temporary pool survives all but these.
-            0..4 if scene.restart == Restart::Transient => {
-                scene.counters.start_errors.up();
-                Err("an error of init, as planned".into())
-            }
-            4..8 if scene.restart == Restart::Transient => {
-                scene.counters.start_errors.up();
-                resume_unwind(Box::new("a panic of init, as planned"))
-            }
+        // A temporary pool survives everything except a failure of `init`.
+        let may_fail = context.setup.settings.restart == Restart::Transient;
+        let draw = random.u32(0..1000);
+        if draw < 8 && may_fail {
+            context.history.count(Count::InitFailure);
+        }
+        let state = || State {
+            context: Arc::clone(context),
+            end: Some(Event::Counted(Count::StateDropped, 1)),
+            _alive: Arc::clone(&context.states),
+        };
+        match draw {
+            0..4 if may_fail => Err("a planned error of init".into()),
+            4..8 if may_fail => resume_unwind(Box::new("a planned panic of init")),
             8..40 => Ok(Init::Ignore),
-            40..60 => within(Duration::ZERO),
-            60..250 => within(Duration::from_millis(random.u64(1..50))),
-            250..350 => Ok(Init::Hibernate(State::new(scene))),
-            _ => Ok(Init::Accept(State::new(scene))),
+            40..60 => Ok(Init::AcceptWithin(state(), Duration::ZERO)),
+            60..250 => Ok(Init::AcceptWithin(state(), timeout)),
+            250..350 => Ok(Init::Hibernate(state())),
+            _ => Ok(Init::Accept(state())),
         }
     }
 
     async fn serve(
         &self,
         connection: Connection<StreamOf<W::Listener>, SocketAddr>,
-        state: State,
+        mut state: State,
     ) -> Result<Exit, BoxError> {
-        // Dropped after all else that is in here: the end is told when the socket is gone.
-        let mut serving = Serving::begins(&self.scene, &connection);
-        state.count_served();
-        let Connection {
-            stream, lifecycle, ..
-        } = connection;
-        let mut stream = self.world.stream(stream);
-        let result = serve(&mut stream, &lifecycle, &mut serving).await;
-        serving.outcome = match &result {
-            Ok(Left::Normally) => Outcome::Normal,
-            Ok(Left::Cleanly) => Outcome::Clean,
+        let (client, child) = (connection.peer_addr, connection.id);
+        let begins = Event::Connection(client, Step::Served(child, connection.local_addr));
+        self.context.history.record(begins);
+        let mut ends = |outcome| {
+            let end = Event::Connection(client, Step::ServeEnds(child, outcome));
+            state.end = Some(end);
+        };
+        ends(Outcome::Dropped);
+        let lifecycle = connection.lifecycle;
+        // A local, so dropped before the state: the socket is gone when the state records the end.
+        let mut stream = self.world.stream(connection.stream);
+        let result = serve(&mut stream, &lifecycle, || ends(Outcome::Panic)).await;
+        ends(match &result {
+            Ok(outcome) => *outcome,
             Err(error) if is_peer_gone(&**error) => Outcome::Disconnected,
             Err(_) => Outcome::Error,
-        };
-        result.map(Left::into_exit)
+        });
+        result.map(|outcome| match outcome {
+            Outcome::Clean => Exit::clean("as ordered"),
+            _ => Exit::normal(),
+        })
     }
 
-    async fn terminate(&self, _reason: &Terminate, state: State) {
-        state.count_terminated();
-        let mut random = self.scene.random();
-        if random.u32(0..200) == 0 {
-            self.scene.counters.terminate_panics.up();
-            resume_unwind(Box::new("a panic of terminate, as planned"));
+    async fn terminate(&self, _reason: &Terminate, mut state: State) {
+        state.end = None;
+        if self.context.random().u32(0..200) == 0 {
+            self.context.history.count(Count::TerminatePanic);
+            resume_unwind(Box::new("a planned panic of terminate"));
         }
     }
 }
 
-/// How a session leaves that has no error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Normally,
-    Cleanly,
-}
-
-impl Left {
-    fn into_exit(self) -> Exit {
-        match self {
-            Left::Normally => Exit::normal(),
-            Left::Cleanly => Exit::clean("as ordered"),
-        }
-    }
-}
-
-/// Says all that it hears, and does what it is ordered to.
+/// Echoes, and ends as the client orders.
 async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
     stream: &mut S,
     lifecycle: &Lifecycle,
-    serving: &mut Serving,
-) -> Result<Left, BoxError> {
-    let mut said = [0; AT_ONCE];
-    let (mut stop, mut last_words) = (None, None);
+    panics: impl FnOnce(),
+) -> Result<Outcome, BoxError> {
+    let mut buffer = [0; 1024];
+    let (mut stop, mut farewell) = (None, None);
     loop {
         let count = match &mut stop {
-            None => stream.read(&mut said).await?,
-            Some(stop) => match select(stop, stream.read(&mut said)).await {
-                Either::Left(((), _)) => return Ok(Left::Cleanly),
+            None => stream.read(&mut buffer).await?,
+            Some(stop) => match select(stop, stream.read(&mut buffer)).await {
+                Either::Left(((), _)) => return Ok(Outcome::Clean),
                 Either::Right((count, _)) => count?,
             },
         };
         if count == 0 {
-            if let Some(words) = last_words {
-                stream.write_all(words).await?;
-                stream.flush().await?;
-            }
-            return Ok(Left::Normally);
+            stream.write_all(farewell.unwrap_or_default()).await?;
+            stream.flush().await?;
+            return Ok(Outcome::Normal);
         }
-        let said = &said[..count];
-        let order = Order::at_the_end_of(said);
-        if let Some(Order::TrapStop | Order::AwaitDraining | Order::Stay) = order {
+        let words = &buffer[..count];
+        let order = words.last().copied().and_then(Behavior::ordered_by);
+        if let Some(Behavior::TrapStop | Behavior::AwaitDraining | Behavior::Stay) = order {
             stop = Some(lifecycle.trap_stop().wait());
         }
-        stream.write_all(said).await?;
+        stream.write_all(words).await?;
         stream.flush().await?;
         match order {
-            None | Some(Order::TrapStop) => {}
-            Some(Order::SayFarewell) => last_words = Some(FAREWELL),
-            Some(Order::Leave) => return Ok(Left::Normally),
-            Some(Order::LeaveCleanly) => return Ok(Left::Cleanly),
-            Some(Order::Fail) => return Err("an error of serve, as ordered".into()),
-            Some(Order::Panic) => {
-                serving.outcome = Outcome::Panic;
-                resume_unwind(Box::new("a panic of serve, as ordered"));
+            Some(Behavior::HalfClose) => farewell = Some(FAREWELL),
+            Some(Behavior::Talk | Behavior::TalkAtLength) => return Ok(Outcome::Normal),
+            Some(Behavior::ExitCleanly) => return Ok(Outcome::Clean),
+            Some(Behavior::Fail) => return Err("an ordered error of serve".into()),
+            Some(Behavior::Panic) => {
+                panics();
+                resume_unwind(Box::new("an ordered panic of serve"));
             }
-            Some(Order::AwaitDraining) => {
-                let draining = pin!(lifecycle.draining().wait());
-                draining.await;
-                return Ok(Left::Normally);
+            Some(Behavior::AwaitDraining) => {
+                lifecycle.draining().wait().await;
+                return Ok(Outcome::Normal);
             }
-            Some(Order::Stay) => pending().await,
+            Some(Behavior::Stay) => pending().await,
+            _ => {}
         }
     }
 }
 
-/// A call of `serve`, from its first poll until its future is gone.
-struct Serving {
-    scene: Arc<Scene>,
-    peer: SocketAddr,
-    child: ChildId,
-    /// What is told when it is dropped.
-    outcome: Outcome,
-}
-
-impl Serving {
-    fn begins<S>(scene: &Arc<Scene>, connection: &Connection<S, SocketAddr>) -> Self {
-        let (peer, child) = (connection.peer_addr, connection.id);
-        let (local, listener) = (connection.local_addr, connection.listener);
-        scene.ledger.begins(peer, local, listener, child);
-        Self {
-            scene: Arc::clone(scene),
-            peer,
-            child,
-            outcome: Outcome::Dropped,
-        }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let ledger = &self.scene.ledger;
-        ledger.ends(self.peer, self.child, self.outcome);
-    }
-}
-
-/// What an acceptor has from `init` to the end of its wait.
-pub(super) struct State {
-    scene: Arc<Scene>,
-    became: Became,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Became {
-    Nothing,
-    Served,
-    Terminated,
-}
-
-impl State {
-    fn new(scene: &Arc<Scene>) -> Self {
-        scene.counters.states_made.up();
-        scene.counters.states_alive.up();
-        Self {
-            scene: Arc::clone(scene),
-            became: Became::Nothing,
-        }
-    }
-
-    fn count_served(mut self) {
-        self.became = Became::Served;
-    }
-
-    fn count_terminated(mut self) {
-        self.became = Became::Terminated;
-    }
+/// The state of an acceptor. It records its end when it is dropped; in `serve`, that is the end of the connection.
+pub(crate) struct State {
+    context: Arc<Context>,
+    end: Option<Event>,
+    _alive: Arc<()>,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        let counters = &self.scene.counters;
-        match self.became {
-            Became::Nothing => &counters.states_forsaken,
-            Became::Served => &counters.states_served,
-            Became::Terminated => &counters.states_terminated,
+        if let Some(end) = self.end.take() {
+            self.context.history.record(end);
         }
-        .up();
-        counters.states_alive.down();
     }
 }
