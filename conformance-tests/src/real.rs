@@ -107,11 +107,13 @@ impl<H: Harness> World for Real<H> {
         &self,
         address: Address,
     ) -> impl Future<Output = io::Result<SocketClient>> + Send + 'static {
-        async move {
-            let address = address.socket().ok_or(ErrorKind::AddrNotAvailable)?;
-            SocketClient::connect(address.into(), None).await
-        }
+        connect(address)
     }
+}
+
+async fn connect(address: Address) -> io::Result<SocketClient> {
+    let address = address.socket().ok_or(ErrorKind::AddrNotAvailable)?;
+    SocketClient::connect(address.into(), None).await
 }
 
 /// What a client's thread is to do with its socket, and what it has read ahead.

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use acceptor_core::{Listener, Runtime, StreamOf};
@@ -101,6 +101,11 @@ pub trait World: Send + Sync + 'static {
         None
     }
 }
+
+/// A world whose addresses are those of IP.
+pub trait IpWorld: World<Listener: Listener<Addr = SocketAddr>> {}
+
+impl<W: World<Listener: Listener<Addr = SocketAddr>>> IpWorld for W {}
 
 /// Who connects. Dropping it closes the connection without waiting for anything.
 ///

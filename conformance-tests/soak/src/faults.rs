@@ -10,12 +10,12 @@ use acceptor_core::{
 use crate::context::{InitAnswer, StopMode};
 use crate::history::{Count, Event, lock};
 use crate::pool_run::{PoolRun, unexpected};
-use conformance_tests::{Verdict, World, same};
+use conformance_tests::{IpWorld, Verdict, same};
 
 /// So many listeners are open at most.
 const OPEN: usize = 5;
 
-impl<W: World> PoolRun<W> {
+impl<W: IpWorld> PoolRun<W> {
     /// Injects faults by chance; into a pool that stops by itself until it does.
     pub(crate) fn inject_faults(&mut self) -> Verdict {
         let by_itself = self.context.setup.stop == StopMode::Intensity;

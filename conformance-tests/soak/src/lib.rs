@@ -34,7 +34,7 @@ use self::history::Counts;
 use conformance_cli::worlds;
 use conformance_console::{Status, WhileRead, caught, grouped, write_usage};
 use conformance_tests::reference::Reference;
-use conformance_tests::{Broken, Patience, Real, World};
+use conformance_tests::{Broken, IpWorld, Patience, Real};
 
 type Run = dyn Fn(&Soak<'_>, &mut dyn Write) -> io::Result<Soaked>;
 
@@ -50,7 +50,7 @@ impl Target {
     ///
     /// The world must be of real sockets, for the clients are the standard library's; and tasks
     /// must run without [`World::run`], as those of a runtime with threads of its own do.
-    pub fn new<W: World>(name: &'static str, world: impl Fn() -> W + 'static) -> Self {
+    pub fn new<W: IpWorld>(name: &'static str, world: impl Fn() -> W + 'static) -> Self {
         let soak = move |soak: &Soak<'_>, progress: &mut dyn Write| soak.run(&world, progress);
         let soak = Box::new(soak);
         Self { name, soak }
@@ -194,7 +194,7 @@ struct Soaked {
 }
 
 impl Soak<'_> {
-    fn run<W: World>(
+    fn run<W: IpWorld>(
         &self,
         world: &impl Fn() -> W,
         progress: &mut dyn Write,
@@ -217,7 +217,7 @@ impl Soak<'_> {
     }
 
     /// Runs one pool after the other, and measures the memory after each. Writes the progress once for all stop modes.
-    fn run_pools<W: World>(
+    fn run_pools<W: IpWorld>(
         &self,
         world: &Arc<W>,
         progress: &mut dyn Write,

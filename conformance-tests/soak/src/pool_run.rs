@@ -21,10 +21,10 @@ use crate::history::{Count, Counts, Event, History, lock};
 use crate::process;
 use crate::server::Server;
 use conformance_console::caught;
-use conformance_tests::{Broken, Patience, Verdict, World, same};
+use conformance_tests::{Broken, IpWorld, Patience, Verdict, same};
 
 /// One pool, from outside.
-pub(crate) struct PoolRun<W: World> {
+pub(crate) struct PoolRun<W: IpWorld> {
     pub(crate) server: Arc<Server<W>>,
     pub(crate) context: Arc<Context>,
     pub(crate) random: Rng,
@@ -33,7 +33,7 @@ pub(crate) struct PoolRun<W: World> {
 }
 
 /// Runs one pool from its start to its stop, and checks its history: what was counted, and what is wrong.
-pub(crate) fn run<W: World>(
+pub(crate) fn run<W: IpWorld>(
     world: &Arc<W>,
     setup: Setup,
     patience: Patience,
@@ -82,7 +82,7 @@ pub(crate) fn unexpected(expected: &str, seen: impl Debug) -> Broken {
     Broken::new(expected, format!("{seen:?}"))
 }
 
-impl<W: World> PoolRun<W> {
+impl<W: IpWorld> PoolRun<W> {
     fn start(world: &Arc<W>, context: &Arc<Context>, random: Rng) -> Result<Self, Broken> {
         let server = Arc::new(Server {
             world: Arc::clone(world),
@@ -114,9 +114,12 @@ impl<W: World> PoolRun<W> {
     }
 
     pub(crate) fn listen_on(&mut self, address: SocketAddr) -> Verdict {
-        let listener = self.server.world.listen_on(address);
+        let listener = self.server.world.listen_on(address.into());
         let (listener, address) =
             listener.map_err(|error| unexpected("an address can be bound", (address, error)))?;
+        let address = address
+            .socket()
+            .ok_or_else(|| unexpected("a world of IP has its addresses", address))?;
         let acceptors = self.random.usize(1..9);
         let added = self.pool.add_listener(listener, acceptors);
         let id = added.map_err(|error| unexpected("a listener is added", error.reason))?;

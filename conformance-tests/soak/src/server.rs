@@ -17,7 +17,7 @@ use crate::client::{Behavior, FAREWELL, Outcome};
 use crate::context::{Context, InitAnswer};
 use crate::history::{Count, Event, Step, lock};
 use crate::process;
-use conformance_tests::{Broken, World};
+use conformance_tests::{Broken, IpWorld};
 
 /// What all acceptors of a pool share.
 pub(crate) struct Server<W> {
@@ -25,7 +25,7 @@ pub(crate) struct Server<W> {
     pub(crate) context: Arc<Context>,
 }
 
-impl<W: World> Server<W> {
+impl<W: IpWorld> Server<W> {
     /// A spec of the pool, with acceptors like this one.
     pub(crate) fn spec(&self, id: &str) -> Spec<Server<W>> {
         let (world, context) = (Arc::clone(&self.world), Arc::clone(&self.context));
@@ -87,7 +87,7 @@ fn unplanned(event: &PoolEvent<SocketAddr>) -> Event {
     Event::Wrong(Broken::new("planned reports only", format!("{event:?}")))
 }
 
-impl<W: World> Acceptor<W::Listener> for Server<W> {
+impl<W: IpWorld> Acceptor<W::Listener> for Server<W> {
     type State = State;
     type Exit = Result<Exit, BoxError>;
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use conformance_cli::worlds::tokio::Tokio;
 use conformance_console::{Status, silence_panics};
 use conformance_soak::Target;
-use conformance_tests::{Patience, Real, World};
+use conformance_tests::{IpWorld, Patience, Real};
 use conformance_wrong::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw, Wrong};
 
 fn program(arguments: &[&str]) -> Command {
@@ -56,7 +56,7 @@ fn check(test: &str, runtime: &str) {
 }
 
 /// The status and the output of a soak in this process.
-fn soak<W: World>(world: impl Fn() -> W + 'static) -> (Option<Status>, String) {
+fn soak<W: IpWorld>(world: impl Fn() -> W + 'static) -> (Option<Status>, String) {
     silence_panics();
     // More than any flaw needs: a soak ends at the first check that does not hold. A wake is lost only
     // to a task that another thread polls just then: that takes up to some thousands.

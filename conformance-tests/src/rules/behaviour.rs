@@ -10,7 +10,7 @@ use acceptor_core::{
 
 use super::binding::{Bound, listeners};
 use crate::address::Address;
-use crate::boxed::{Boxed, BoxedListener};
+use crate::boxed::Boxed;
 use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, InitNow, Order, Pool, runs, word};
 use crate::instruments::{TaskId, ValueId, not_listening};
 use crate::record::Record;
@@ -674,13 +674,13 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Ve
 }
 
 pub(super) async fn b10_serve_gets_addresses_id_and_signals(world: Arc<Boxed>) -> Verdict {
-    for bound in listeners(&*world)? {
+    for bound in listeners(&world)? {
         addresses(&world, bound).await?;
     }
     Ok(())
 }
 
-async fn addresses(world: &Arc<Boxed>, bound: Bound<BoxedListener>) -> Verdict {
+async fn addresses(world: &Arc<Boxed>, bound: Bound) -> Verdict {
     let stage = Fixture::new(world);
     let pool = stage.start(stage.spec("b10"))?;
     let (at, address) = (bound.address, bound.called);

@@ -3,19 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::address::Address;
+use crate::boxed::{Boxed, BoxedListener};
 use crate::verdict::Broken;
 use crate::world::World;
 
 /// A listener, and the addresses of it.
-pub(super) struct Bound<L> {
-    pub(super) listener: L,
+pub(super) struct Bound {
+    pub(super) listener: BoxedListener,
     /// The address that it is bound to.
     pub(super) address: Address,
     /// The address that a client connects to, which is the local one of its connection.
     pub(super) called: Address,
 }
 
-impl<L> Bound<L> {
+impl Bound {
     /// Whether it is bound to all addresses of the host.
     pub(super) fn is_wildcard(&self) -> bool {
         self.address != self.called
@@ -32,7 +33,7 @@ const SIX: [IpAddr; 2] = [
 ];
 
 /// A listener on any address; in a world of IP also one on each loopback and wildcard. It may lack IPv6.
-pub(super) fn listeners<W: World>(world: &W) -> Result<Vec<Bound<W::Listener>>, Broken> {
+pub(super) fn listeners(world: &Boxed) -> Result<Vec<Bound>, Broken> {
     let failed = |error: std::io::Error| Broken::new("a listener is bound", error.to_string());
     let (listener, address) = world.listen().map_err(failed)?;
     let mut listeners = vec![Bound {

@@ -63,7 +63,7 @@ const ACCEPTS: &str = "`accept` brings the connection of a client";
 
 pub(super) async fn k1_local_addr_tells_what_is_bound(world: Arc<Boxed>) -> Verdict {
     let check = "does `local_addr` ask the socket? What it was to be bound to may have been port 0";
-    for bound in listeners(&*world)? {
+    for bound in listeners(&world)? {
         let (listener, address) = (&bound.listener, bound.address);
         let told = well("`local_addr` tells", listener.local_addr())?;
         same("the address of the listener", address, told).map_err(|broken| broken.check(check))?;
@@ -79,9 +79,9 @@ pub(super) async fn k1_local_addr_tells_what_is_bound(world: Arc<Boxed>) -> Verd
 
 pub(super) async fn k2_each_connection_has_its_own_addresses(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
-    for bound in listeners(&*world)? {
+    for bound in listeners(&world)? {
         let (listener, called) = (bound.listener, bound.called);
-        let client = connect(&*world, called).await?;
+        let client = connect(&world, called).await?;
         let (stream, peer) = accept(patience, &listener).await?;
         same("the peer's address", client.local_addr(), peer).map_err(|broken| {
             broken.check("does `accept` tell the address that came with the stream?")
@@ -108,12 +108,12 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted(world: Arc<Boxed
     let patience = world.patience();
     let making = Arc::clone(&world);
     // Made elsewhere: listeners are added from any thread.
-    let (listener, address) = elsewhere(patience, move || listen(&*making)).await??;
+    let (listener, address) = elsewhere(patience, move || listen(&making)).await??;
     for _ in 0..2 {
         let mut clients = Vec::new();
         let mut expected = Vec::new();
         for _ in 0..CLIENTS {
-            let client = connect(&*world, address).await?;
+            let client = connect(&world, address).await?;
             expected.push(client.local_addr());
             clients.push(client);
         }
@@ -132,7 +132,7 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted(world: Arc<Boxed
         seen.sort_unstable();
         same("who was accepted", expected, seen)?;
     }
-    first_come_first_served(&*world, &listener, address).await
+    first_come_first_served(&world, &listener, address).await
 }
 
 /// Of several clients who wait the one is accepted first who came first.
@@ -174,14 +174,14 @@ async fn wakes(patience: Patience, what: &str, woken: &Record<()>) -> Verdict {
 
 pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
-    let (listener, address) = listen(&*world)?;
+    let (listener, address) = listen(&world)?;
     let runtime = world.runtime();
     for round in 0..20 {
         // Dropped before a client comes, who then has to wait for a moment.
         let mut pending = Box::pin(listener.accept());
         nobody(poll_once(pending.as_mut(), &Record::default()))?;
         drop(pending);
-        let client = connect(&*world, address).await?;
+        let client = connect(&world, address).await?;
         let moment = runtime.sleep_until(runtime.now() + Duration::from_micros(round * 100));
         patience.wait_outside("a sleep is done", moment).await?;
         accepted(patience, &listener, client).await?;
@@ -190,14 +190,14 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<
         let mut pending = Box::pin(listener.accept());
         let woken = Record::default();
         nobody(poll_once(pending.as_mut(), &woken))?;
-        let client = connect(&*world, address).await?;
+        let client = connect(&world, address).await?;
         wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
         drop(pending);
         accepted(patience, &listener, client).await?;
     }
     for polls in 1..=4 {
         // Dropped after so many polls, each once the one before has woken.
-        let client = connect(&*world, address).await?;
+        let client = connect(&world, address).await?;
         let mut pending = Box::pin(listener.accept());
         let mut brought = None;
         for poll in 1..=polls {
@@ -276,12 +276,12 @@ fn nobody(accepted: Poll<io::Result<(BoxedIo, Address)>>) -> Verdict {
 
 pub(super) async fn k5_accept_wakes_who_polled_it_last(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
-    let (listener, address) = listen(&*world)?;
+    let (listener, address) = listen(&world)?;
     let (before, last) = (Record::default(), Record::default());
     let mut accepting = Box::pin(async { listener.accept().await.map(|(_, peer)| peer) });
     // Polled before the client comes, by both: what is woken is told afterwards.
     let _ = poll_once(accepting.as_mut(), &before);
-    let client = connect(&*world, address);
+    let client = connect(&world, address);
     let (woken, client) = join(
         last_woken(patience, "`accept`", accepting.as_mut(), &before, &last),
         client,
@@ -300,7 +300,7 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Ve
     let patience = world.patience();
     let one_each = "is there one waker a listener, the last one's? Each who waits needs one, and a wake that goes to somebody who went away has to go on to another";
     let runtime = world.runtime();
-    let (listener, address) = listen(&*world)?;
+    let (listener, address) = listen(&world)?;
     let listener = Arc::new(listener);
     let accepted = Record::default();
     let waiting = Record::default();
@@ -328,7 +328,7 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Ve
     let mut expected = Vec::new();
     let mut clients = Vec::new();
     for number in 1..=TASKS {
-        let client = connect(&*world, address).await?;
+        let client = connect(&world, address).await?;
         expected.push(Some(client.local_addr()));
         clients.push(client);
         let next = accepted.when(|accepted| (accepted.len() >= number).then_some(()));
@@ -346,7 +346,7 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Ve
     let woken = Record::default();
     nobody(poll_once(goes.as_mut(), &woken))?;
     nobody(poll_once(stays.as_mut(), &woken))?;
-    let client = connect(&*world, address).await?;
+    let client = connect(&world, address).await?;
     wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
     drop(goes);
     let what = "who still waits in `accept` gets the connection";
@@ -379,8 +379,8 @@ pub(super) async fn k7_errors_of_accept_come_through_unchanged(world: Arc<Boxed>
 pub(super) async fn k8_dropping_the_listener_closes_the_socket(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let check = "who else holds the socket: a task, a thread, a copy? It has to be closed when the drop returns";
-    let (listener, address) = listen(&*world)?;
-    let mut client = connect(&*world, address).await?;
+    let (listener, address) = listen(&world)?;
+    let mut client = connect(&world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
     let mut pending = Box::pin(listener.accept());
     nobody(poll_once(pending.as_mut(), &Record::default()))?;
@@ -392,7 +392,7 @@ pub(super) async fn k8_dropping_the_listener_closes_the_socket(world: Arc<Boxed>
     same(what, true, refused).map_err(|broken| broken.check(check))?;
     let (listener, _) = well("its address can be bound again", world.listen_on(address))
         .map_err(|broken| broken.check(check))?;
-    let mut late = connect(&*world, address).await?;
+    let mut late = connect(&world, address).await?;
     let (_late, _) = accept(patience, &listener).await?;
     let mut stream = world.accepted(stream);
     echo(
@@ -402,7 +402,7 @@ pub(super) async fn k8_dropping_the_listener_closes_the_socket(world: Arc<Boxed>
         b"its connections live on",
     )
     .await?;
-    let mut unserved = connect(&*world, address).await?;
+    let mut unserved = connect(&world, address).await?;
     drop(listener);
     let told = unserved.closed();
     patience
@@ -455,8 +455,8 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
     world: Arc<Boxed>,
 ) -> Verdict {
     let patience = world.patience();
-    let (listener, address) = listen(&*world)?;
-    let mut client = connect(&*world, address).await?;
+    let (listener, address) = listen(&world)?;
+    let mut client = connect(&world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.accepted(stream);
     echo(patience, &mut stream, &mut client, b"a few").await?;
@@ -471,7 +471,7 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
         .await?;
     same("how the client sees it", Closed::EndOfStream, closed)?;
 
-    let client = connect(&*world, address).await?;
+    let client = connect(&world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.accepted(stream);
     client.close().await;
@@ -484,8 +484,8 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
 
 pub(super) async fn k10_a_half_closed_stream_still_carries_bytes(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
-    let (listener, address) = listen(&*world)?;
-    let mut client = connect(&*world, address).await?;
+    let (listener, address) = listen(&world)?;
+    let mut client = connect(&world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.accepted(stream);
     echo(patience, &mut stream, &mut client, b"before").await?;
@@ -614,8 +614,8 @@ pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
 ) -> Verdict {
     const EACH: &str = "is there one waker for both directions? A task may read while another writes: each needs its own";
     let patience = world.patience();
-    let (listener, address) = listen(&*world)?;
-    let mut client = connect(&*world, address).await?;
+    let (listener, address) = listen(&world)?;
+    let mut client = connect(&world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.accepted(stream);
 
@@ -663,9 +663,9 @@ pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
 
 pub(super) async fn k12_a_reset_is_read_as_an_error(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
-    let (listener, address) = listen(&*world)?;
+    let (listener, address) = listen(&world)?;
     for waits in [true, false] {
-        let client = connect(&*world, address).await?;
+        let client = connect(&world, address).await?;
         let (stream, _) = accept(patience, &listener).await?;
         let mut stream = world.accepted(stream);
         let woken = Record::default();
@@ -749,15 +749,15 @@ fn listen_with(world: &Boxed) -> Result<Option<(BoxedListener, TcpListener, Addr
 
 pub(super) async fn k13_dropping_a_stream_closes_its_socket(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
-    let (listener, copy, address) = match listen_with(&*world)? {
+    let (listener, copy, address) = match listen_with(&world)? {
         Some((listener, copy, address)) => (listener, Some(copy), address),
         None => {
-            let (listener, address) = listen(&*world)?;
+            let (listener, address) = listen(&world)?;
             (listener, None, address)
         }
     };
     for waits in [false, true] {
-        let mut client = connect(&*world, address).await?;
+        let mut client = connect(&world, address).await?;
         let (stream, peer) = accept(patience, &listener).await?;
         let mut stream = world.accepted(stream);
         if waits {
@@ -807,12 +807,12 @@ pub(super) async fn k14_connections_wait_in_the_queue_of_the_system(world: Arc<B
     const CLIENTS: usize = 5;
     const ACCEPTED: usize = 2;
     let patience = world.patience();
-    let Some((listener, copy, address)) = listen_with(&*world)? else {
+    let Some((listener, copy, address)) = listen_with(&world)? else {
         return Ok(());
     };
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        clients.push(connect(&*world, address).await?);
+        clients.push(connect(&world, address).await?);
     }
     let mut seen = Vec::new();
     for _ in 0..ACCEPTED {

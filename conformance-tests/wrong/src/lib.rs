@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use acceptor_core::Listener;
 
 use conformance_tests::Patience;
-use conformance_tests::World;
 use conformance_tests::tamper::Tamper;
+use conformance_tests::{Address, IpWorld, World};
 
 pub use listener::{ListenerFlaw, WrongListener, WrongStream};
 pub use runtime::{RuntimeFlaw, WrongRuntime};
@@ -67,7 +67,7 @@ impl From<Tamper> for Flaw {
 }
 
 /// A world with a flaw.
-pub struct Wrong<W: World> {
+pub struct Wrong<W: IpWorld> {
     world: W,
     flaw: Flaw,
     patience: Patience,
@@ -75,7 +75,7 @@ pub struct Wrong<W: World> {
     listeners: AtomicUsize,
 }
 
-impl<W: World> Wrong<W> {
+impl<W: IpWorld> Wrong<W> {
     /// The same world, with a flaw, and with a patience for what will not come.
     pub fn new(world: W, flaw: Flaw, patience: Patience) -> Self {
         let runtime = WrongRuntime::new(world.runtime(), flaw.clone());
@@ -98,7 +98,7 @@ impl<W: World> Wrong<W> {
     }
 }
 
-impl<W: World> fmt::Debug for Wrong<W> {
+impl<W: IpWorld> fmt::Debug for Wrong<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wrong")
             .field("flaw", &self.flaw)
@@ -106,7 +106,7 @@ impl<W: World> fmt::Debug for Wrong<W> {
     }
 }
 
-impl<W: World> World for Wrong<W> {
+impl<W: IpWorld> World for Wrong<W> {
     type Runtime = WrongRuntime<W::Runtime>;
     type Listener = WrongListener<W::Listener, W::Runtime>;
     type Stream = WrongIo<W::Stream>;
@@ -121,7 +121,16 @@ impl<W: World> World for Wrong<W> {
         self.runtime.run_is_over();
     }
 
-    fn listen_on(&self, address: SocketAddr) -> io::Result<(Self::Listener, SocketAddr)> {
+    fn address(address: &SocketAddr) -> Address {
+        W::address(address)
+    }
+
+    fn listen(&self) -> io::Result<(Self::Listener, Address)> {
+        let (listener, address) = self.world.listen()?;
+        Ok((self.listener(listener), address))
+    }
+
+    fn listen_on(&self, address: Address) -> io::Result<(Self::Listener, Address)> {
         let (listener, address) = self.world.listen_on(address)?;
         Ok((self.listener(listener), address))
     }
@@ -159,7 +168,7 @@ impl<W: World> World for Wrong<W> {
 
     fn connect(
         &self,
-        address: SocketAddr,
+        address: Address,
     ) -> impl Future<Output = io::Result<W::Client>> + Send + 'static {
         self.world.connect(address)
     }

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use acceptor_core::{
 };
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
+use conformance_tests::Address;
 use conformance_tests::instruments::Traced;
 use conformance_tests::tamper::{
     Callbacks, Conduct, Handshaking, Observes, Settings, Tamper, Verb,
@@ -124,7 +124,7 @@ fn accept_errors(kind: fn(&io::Error) -> AcceptErrorKind) -> Tamper {
 }
 
 /// Reports of this sort are made so many times.
-fn reported(times: usize, sort: fn(&Event<SocketAddr>) -> bool) -> Tamper {
+fn reported(times: usize, sort: fn(&Event<Address>) -> bool) -> Tamper {
     Tamper {
         report: Some(Box::new(move |report| match sort(&report.event) {
             true => times,
@@ -135,7 +135,7 @@ fn reported(times: usize, sort: fn(&Event<SocketAddr>) -> bool) -> Tamper {
 }
 
 /// Each report is changed so.
-fn reporting(change: fn(&mut Report<SocketAddr>)) -> Tamper {
+fn reporting(change: fn(&mut Report<Address>)) -> Tamper {
     Tamper {
         report: Some(Box::new(move |report| {
             change(report);
@@ -700,7 +700,7 @@ fn patience(patience: Duration) -> Tamper {
     })
 }
 
-fn result(edit: fn(&mut StopReport)) -> Tamper {
+fn result(edit: fn(&mut StopReport<Address>)) -> Tamper {
     Tamper {
         result: Some(Box::new(edit)),
         ..Tamper::default()
@@ -1206,7 +1206,7 @@ fn reports() -> Vec<Case> {
 
 /// The second report comes before the first.
 fn in_another_order() -> Tamper {
-    let kept: Mutex<Vec<Report<SocketAddr>>> = Mutex::default();
+    let kept: Mutex<Vec<Report<Address>>> = Mutex::default();
     Tamper {
         report: Some(Box::new(move |report| {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -1354,7 +1354,7 @@ fn handshake_timeout(timeout: Option<Duration>) -> Tamper {
     })
 }
 
-fn connections_shown(edit: fn(&mut Vec<ConnectionRecord<SocketAddr>>)) -> Tamper {
+fn connections_shown(edit: fn(&mut Vec<ConnectionRecord<Address>>)) -> Tamper {
     Tamper {
         connections: Some(Box::new(edit)),
         ..Tamper::default()
@@ -1519,7 +1519,7 @@ fn handshakes() -> Vec<Case> {
             "H5",
             reporting(|report| {
                 if let Event::ConnectionFailed { peer, .. } = &mut report.event {
-                    peer.set_port(0);
+                    *peer = Address::named("another");
                 }
             }),
             "the peers in the reports",

@@ -141,6 +141,10 @@ impl World for UnixSockets {
         &self,
         address: Address,
     ) -> impl Future<Output = io::Result<SocketClient>> + Send + 'static {
-        async move { SocketClient::connect(of_name(address)?, Some(fresh()?)).await }
+        connect(address)
     }
+}
+
+async fn connect(address: Address) -> io::Result<SocketClient> {
+    SocketClient::connect(of_name(address)?, Some(fresh()?)).await
 }
