@@ -90,6 +90,22 @@ impl Error for ExploreError {}
 /// A seed that has failed: the moment, the cause, the tasks that were left, and the end of its history.
 ///
 /// Its `Display` is several lines of text, of which the first says the most.
+///
+/// ```
+/// use acceptor_simulation::{Cause, Explore};
+/// use std::time::Duration;
+///
+/// let explored = Explore::new().seed(3).run(|world| async move {
+///     world.sleep(Duration::from_secs(1)).await;
+///     // Nothing ever wakes it.
+///     std::future::pending().await
+/// });
+/// let error = explored.expect_err("it cannot end");
+/// let failure = error.failure().expect("a seed has failed");
+/// assert_eq!((failure.seed, &failure.cause), (3, &Cause::Deadlock));
+/// assert!(failure.elapsed >= Duration::from_secs(1));
+/// assert_eq!(failure.tasks[0].kind, "the scenario");
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SeedFailure {

@@ -89,6 +89,22 @@ impl World {
     /// The runtime: for [`Pool::start`], and for an acceptor that sleeps or spawns.
     ///
     /// A panic of a task that is spawned on it fails the seed.
+    ///
+    /// ```
+    /// # use acceptor_simulation::Explore;
+    /// use acceptor_core::Runtime;
+    /// # use std::time::Duration;
+    ///
+    /// /// An acceptor that works on any runtime pauses like this.
+    /// async fn pause(runtime: impl Runtime) {
+    ///     runtime.sleep_until(runtime.now() + Duration::from_secs(5)).await;
+    /// }
+    /// # Explore::new().seed(1).run(|world| async move {
+    /// pause(world.runtime()).await;
+    /// assert!(world.elapsed() >= Duration::from_secs(5));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn runtime(&self) -> SimulatedRuntime {
         self.shared.simulation.runtime()
     }
@@ -164,6 +180,15 @@ impl World {
     /// # Errors
     ///
     /// None at present.
+    ///
+    /// ```
+    /// # use acceptor_simulation::Explore;
+    /// # Explore::new().seed(1).run(|world| async move {
+    /// let (one, other) = (world.listen()?, world.listen()?);
+    /// assert_ne!(one.address(), other.address());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn listen(&self) -> io::Result<SimulatedListener> {
         self.listen_on((Ipv4Addr::LOCALHOST, 0))
     }
@@ -193,6 +218,25 @@ impl World {
     /// # Errors
     ///
     /// `ConnectionRefused` if nothing listens there; `ConnectionReset` if the listener is closed while the client waits.
+    ///
+    /// ```
+    /// # use acceptor_core::Listener;
+    /// # use acceptor_simulation::Explore;
+    /// use futures::{AsyncReadExt, AsyncWriteExt};
+    /// # Explore::new().seed(1).faults(acceptor_simulation::Faults::none()).run(|world| async move {
+    ///
+    /// let listener = world.listen()?;
+    /// let mut client = world.connect(listener.address()).await?;
+    /// client.write_all(b"hello").await?;
+    ///
+    /// let (mut stream, peer) = listener.accept().await?;
+    /// assert_eq!(peer, client.address());
+    /// let mut bytes = [0; 5];
+    /// stream.read_exact(&mut bytes).await?;
+    /// assert_eq!(&bytes, b"hello");
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn connect(
         &self,
         address: SocketAddr,
@@ -353,6 +397,16 @@ impl World {
     }
 
     /// Adds a line to the history, which the message of a failure shows.
+    ///
+    /// ```
+    /// # use acceptor_simulation::Explore;
+    /// let explored = Explore::new().seed(1).run(|world| async move {
+    ///     world.note("the leader is elected");
+    ///     Err("and does nothing".into())
+    /// });
+    /// let error = explored.expect_err("the scenario fails");
+    /// assert!(error.to_string().contains("0ns  the leader is elected"));
+    /// ```
     pub fn note(&self, text: impl Into<String>) {
         self.shared.history.note(text.into());
     }
@@ -382,6 +436,19 @@ impl World {
     /// From now on no fault begins: for the part of a scenario in which everything has to work again.
     ///
     /// Faults that were to strike a client no longer do. Errors of `accept` that are due still come, and slow clients stay slow.
+    ///
+    /// ```
+    /// # use acceptor_simulation::{Explore, Faults};
+    /// # use std::time::Duration;
+    /// # Explore::new().seed(1).faults(Faults::default().resets(1.0)).run(|world| async move {
+    /// world.calm();
+    /// let listener = world.listen()?;
+    /// let client = world.connect(listener.address()).await?;
+    /// world.sleep(Duration::from_secs(1)).await;
+    /// assert_eq!(client.fault(), None);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn calm(&self) {
         self.shared.trouble.calm();
         self.note("no fault begins from now on");

@@ -63,9 +63,21 @@ fn same_seeds_have_the_same_history_to_every_poll() {
 }
 
 #[test]
-fn each_seed_has_a_history_of_its_own() {
-    let run = |seed| Explore::new().seed(seed).run(clients_of_an_echo).unwrap();
-    let mut fingerprints: Vec<_> = (1..=50).map(|seed| run(seed).fingerprint).collect();
+fn fingerprint_tells_orders_of_polls_apart_that_leave_no_line() {
+    let fingerprint = |seed| {
+        let explored = Explore::new()
+            .seed(seed)
+            .faults(Faults::none())
+            .run(|world| {
+                let tasks: Vec<_> = (0..5).map(|_| world.spawn("yields", yields())).collect();
+                async move {
+                    futures::future::join_all(tasks).await;
+                    Ok(())
+                }
+            });
+        explored.unwrap().fingerprint
+    };
+    let mut fingerprints: Vec<_> = (1..=50).map(fingerprint).collect();
     fingerprints.sort_unstable();
     fingerprints.dedup();
     assert_eq!(fingerprints.len(), 50);
@@ -190,6 +202,19 @@ fn panic_of_a_drop_after_the_scenario_fails_the_seed() {
             Ok(())
         },
         "task 2 (keeper)",
+        "dropped",
+    );
+    // One that the world drops last.
+    check_panic(
+        |world| async move {
+            let kept = PanicsWhenDropped;
+            world.runtime().spawn(async move {
+                let _kept = kept;
+                std::future::pending::<()>().await
+            });
+            Ok(())
+        },
+        "task 2 (panic_of_a_drop_after_the_scenario_fails_the_seed)",
         "dropped",
     );
 }
