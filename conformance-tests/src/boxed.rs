@@ -110,6 +110,8 @@ trait AnyWorld: Send + Sync {
 
     fn listen_with(&self, socket: TcpListener) -> Option<io::Result<BoxedListener>>;
 
+    fn has_resets(&self) -> bool;
+
     fn unmet(&self) -> &'static [(&'static str, &'static str)];
 
     fn accepted(&self, io: BoxedIo) -> BoxedStream;
@@ -153,6 +155,10 @@ where
     fn listen_with(&self, socket: TcpListener) -> Option<io::Result<BoxedListener>> {
         let listener = self.0.listen_with(socket)?;
         Some(listener.map(BoxedListener::new::<W>))
+    }
+
+    fn has_resets(&self) -> bool {
+        self.0.has_resets()
     }
 
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {
@@ -224,6 +230,10 @@ impl World for Boxed {
     fn listen_with(&self, socket: TcpListener) -> Option<io::Result<BoxedListener>> {
         let listener = self.world.listen_with(socket)?;
         Some(listener.map(|listener| self.listener(listener, |_| Faults::default())))
+    }
+
+    fn has_resets(&self) -> bool {
+        self.world.has_resets()
     }
 
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {

@@ -67,6 +67,11 @@ pub trait World: Send + Sync + 'static {
         None
     }
 
+    /// Whether a [`reset`](Client::reset) is another end of a connection than closing it is. Unix sockets have none.
+    fn has_resets(&self) -> bool {
+        true
+    }
+
     /// The rules of level SHOULD that are left unmet here, by id, and why. A MUST is checked in any case.
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {
         &[]

@@ -22,7 +22,7 @@ pub fn columns() -> Vec<Column> {
             Real::new(tokio::Tokio::current_thread())
         }),
         #[cfg(target_os = "linux")]
-        Column::new("tokio", "tokio, Unix sockets", || {
+        Column::new("unix", "Unix sockets on tokio", || {
             unix::UnixSockets(tokio::Tokio::multi_thread())
         }),
         Column::new("async-std", "async-std", || Real::new(async_std::AsyncStd)),

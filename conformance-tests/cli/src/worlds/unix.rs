@@ -129,6 +129,10 @@ impl World for UnixSockets {
         }
     }
 
+    fn has_resets(&self) -> bool {
+        false
+    }
+
     fn accepted(&self, stream: UnixStream) -> Compat<UnixStream> {
         stream.compat()
     }
