@@ -49,7 +49,7 @@ impl Target {
     /// A runtime, in a world that `world` makes.
     ///
     /// The world must be of real sockets, for the clients are the standard library's; and tasks
-    /// must run without [`World::run`], as those of a runtime with threads of its own do.
+    /// must run without [`World::run`](conformance_tests::World::run), as those of a runtime with threads of its own do.
     pub fn new<W: IpWorld>(name: &'static str, world: impl Fn() -> W + 'static) -> Self {
         let soak = move |soak: &Soak<'_>, progress: &mut dyn Write| soak.run(&world, progress);
         let soak = Box::new(soak);
