@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Runtime};
 use futures::future::BoxFuture;
@@ -27,6 +27,7 @@ use crate::world::{Client, Closed, World};
 /// With [instruments](Self::instrumented) it is the same world, in which a rule sees and decides more.
 pub struct Boxed {
     world: Arc<dyn AnyWorld>,
+    pace: Option<Pace>,
     instruments: Option<Arc<Instruments>>,
 }
 
@@ -44,6 +45,7 @@ impl Boxed {
     {
         Self {
             world: Arc::new(Of(world)),
+            pace: None,
             instruments: None,
         }
     }
@@ -52,7 +54,21 @@ impl Boxed {
     pub fn instrumented(world: &Arc<Self>) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(&world.world),
-            instruments: Some(Instruments::new(world.world.clock())),
+            pace: world.pace,
+            instruments: Some(Instruments::new(world.clock())),
+        })
+    }
+
+    /// The same world, whose clock goes ten times as fast: for a scene in which seconds pass.
+    ///
+    /// Its patience is as long as before.
+    pub fn fast(world: &Arc<Self>) -> Arc<Self> {
+        Arc::new(Self {
+            world: Arc::clone(&world.world),
+            pace: Some(Pace {
+                since: world.world.clock().now(),
+            }),
+            instruments: None,
         })
     }
 
@@ -197,6 +213,7 @@ impl World for Boxed {
 
     fn runtime(&self) -> BoxedRuntime {
         BoxedRuntime {
+            pace: self.pace,
             instruments: self.instruments.clone(),
             ..self.world.runtime()
         }
@@ -256,15 +273,44 @@ impl World for Boxed {
     }
 
     fn patience(&self) -> Patience {
-        self.world.patience()
+        let patience = self.world.patience();
+        match self.pace {
+            Some(_) => patience.scaled(f64::from(Pace::FACTOR)),
+            None => patience,
+        }
     }
 
     fn clock(&self) -> BoxedRuntime {
-        self.world.clock()
+        BoxedRuntime {
+            pace: self.pace,
+            ..self.world.clock()
+        }
     }
 
     fn tamper(runtime: &BoxedRuntime) -> Option<Arc<Tamper>> {
         runtime.tamper.clone()
+    }
+}
+
+/// A clock that goes faster than the runtime's.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// From when on.
+    since: Instant,
+}
+
+impl Pace {
+    const FACTOR: u32 = 10;
+
+    /// The time of this clock, when it is that by the runtime's.
+    fn time(self, runtime: Instant) -> Instant {
+        self.since + Self::FACTOR * runtime.saturating_duration_since(self.since)
+    }
+
+    /// The time by the runtime's clock when it is that by this one, or just after.
+    fn deadline(self, time: Instant) -> Instant {
+        let passed = time.saturating_duration_since(self.since);
+        self.since + passed / Self::FACTOR + Duration::from_nanos(1)
     }
 }
 
@@ -285,6 +331,7 @@ pub struct BoxedRuntime {
     runtime: Arc<dyn AnyRuntime>,
     pub(crate) tamper: Option<Arc<Tamper>>,
     value: ValueId,
+    pace: Option<Pace>,
     instruments: Option<Arc<Instruments>>,
 }
 
@@ -294,6 +341,7 @@ impl BoxedRuntime {
             tamper: W::tamper(&runtime),
             runtime: Arc::new(runtime),
             value: ValueId::OfTheWorld,
+            pace: None,
             instruments: None,
         }
     }
@@ -349,7 +397,8 @@ impl Runtime for BoxedRuntime {
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
-        let sleep = self.runtime.sleep_boxed(deadline);
+        let runtimes = self.pace.map_or(deadline, |pace| pace.deadline(deadline));
+        let sleep = self.runtime.sleep_boxed(runtimes);
         match &self.instruments {
             None => sleep,
             Some(instruments) => sleep.then(move |()| instruments.slept(deadline)).boxed(),
@@ -363,7 +412,10 @@ impl Runtime for BoxedRuntime {
     fn now(&self) -> Instant {
         let instruments = self.instruments.as_ref();
         let stopped = instruments.and_then(|instruments| instruments.stopped_at());
-        stopped.unwrap_or_else(|| self.runtime.time())
+        stopped.unwrap_or_else(|| {
+            let time = self.runtime.time();
+            self.pace.map_or(time, |pace| pace.time(time))
+        })
     }
 }
 

@@ -193,7 +193,7 @@ fn pauses(stage: &Fixture) -> Vec<Duration> {
 }
 
 pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxed>) -> Verdict {
-    let failing = Boxed::instrumented(&world);
+    let failing = Boxed::instrumented(&Boxed::fast(&world));
     let stage = Fixture::new(&failing);
     let (spec, asked) = asked(&stage);
     let pool = stage.start(spec.intensity(0))?;

@@ -314,7 +314,7 @@ async fn what_does_not_fit_is_counted(world: &Arc<Boxed>) -> Verdict {
 
 async fn pauses_are_merged(world: &Arc<Boxed>) -> Verdict {
     const PAUSES: usize = 9;
-    let held = Boxed::instrumented(world);
+    let held = Boxed::instrumented(&Boxed::fast(world));
     let failing = Arc::clone(&held);
     let stage = Fixture::new(&failing);
     let pool = stage.start(stage.spec("o2"))?;

@@ -343,6 +343,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Box
     same("connections that left by themselves", 1, ends)?;
 
     // Three at a time: the first is over after 5 s, the others are not.
+    let world = Boxed::fast(&world);
     let plain = |stage: &Fixture| {
         let spec = stage.plain_spec("s5");
         spec.kill_timeout(stage.patience.out_of_reach())
@@ -581,8 +582,8 @@ async fn hold(stage: &Fixture, served: &Served) -> Result<TaskId, Broken> {
 /// A child that blocks its thread would, in a world with one thread, block the pool with it. So a task is withheld from
 /// the runtime first: a child that is not polled, while no other is either, looks the same as one that is blocked.
 pub(super) async fn s8_a_child_that_does_not_suspend_is_left(world: Arc<Boxed>) -> Verdict {
-    for patience in [Some(50 * MILLISECOND), None] {
-        let world = Boxed::instrumented(&world);
+    for patience in [Some(500 * MILLISECOND), None] {
+        let world = Boxed::instrumented(&Boxed::fast(&world));
         let stage = Fixture::new(&world);
         let spec = stage.plain_spec("s8").shutdown(Shutdown::Kill);
         let pool = stage.start(match patience {
