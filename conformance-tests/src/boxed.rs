@@ -146,7 +146,11 @@ where
     W: World<Listener: Listener<Handshake = NoHandshake>>,
 {
     fn runtime(&self) -> BoxedRuntime {
-        BoxedRuntime::new::<W>(self.0.runtime())
+        let listeners = self.0.listeners_runtime();
+        BoxedRuntime {
+            listeners: listeners.map(|runtime| Arc::new(runtime) as Arc<dyn AnyRuntime>),
+            ..BoxedRuntime::new::<W>(self.0.runtime())
+        }
     }
 
     fn run(&self, test: BoxFuture<'static, ()>) {
@@ -333,9 +337,20 @@ pub struct BoxedRuntime {
     value: ValueId,
     pace: Option<Pace>,
     instruments: Option<Arc<Instruments>>,
+    /// The runtime that listeners are added on, where it is another.
+    listeners: Option<Arc<dyn AnyRuntime>>,
 }
 
 impl BoxedRuntime {
+    /// The runtime that listeners are added on, where it is another.
+    pub(crate) fn of_listeners(&self) -> Option<Self> {
+        Some(Self {
+            runtime: Arc::clone(self.listeners.as_ref()?),
+            listeners: None,
+            ..self.clone()
+        })
+    }
+
     fn new<W: World>(runtime: W::Runtime) -> Self {
         Self {
             tamper: W::tamper(&runtime),
@@ -343,6 +358,7 @@ impl BoxedRuntime {
             value: ValueId::OfTheWorld,
             pace: None,
             instruments: None,
+            listeners: None,
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::tamper::{Conduct, Edit, Tamper, Verb};
 pub struct Handle<W: Erased = Boxed> {
     handle: PoolHandle<W::Runtime, W::Listener>,
     tamper: Option<Arc<Tamper>>,
+    /// The runtime that listeners are added on, where it is another than the pool's.
+    listeners: Option<W::Runtime>,
 }
 
 impl<W: Erased> Clone for Handle<W> {
@@ -27,6 +29,7 @@ impl<W: Erased> Clone for Handle<W> {
         Self {
             handle: self.handle.clone(),
             tamper: self.tamper.clone(),
+            listeners: self.listeners.clone(),
         }
     }
 }
@@ -105,7 +108,10 @@ impl<W: Erased> Handle<W> {
     ) -> Result<ListenerId, AddListenerError<W::Listener>> {
         let change = self.tamper.as_ref().and_then(|tamper| tamper.acceptors);
         let acceptors = change.map_or(acceptors, |change| change(acceptors));
-        let added = self.handle.add_listener(listener, acceptors);
+        let added = match &self.listeners {
+            Some(runtime) => self.handle.add_listener_on(runtime, listener, acceptors),
+            None => self.handle.add_listener(listener, acceptors),
+        };
         settled_or_error(self.conduct(Verb::AddListener), added)
     }
 
@@ -280,8 +286,9 @@ impl<W: Erased> Pool<W> {
             Some(tamper) => tamper.spec(spec),
             None => spec,
         };
+        let listeners = runtime.of_listeners();
         let owner = acceptor_core::Pool::start(runtime, spec)?;
-        Ok(Self::of(owner, tamper))
+        Ok(Self::of(owner, tamper, listeners))
     }
 
     /// See [`acceptor_core::Pool::start_with`].
@@ -299,18 +306,24 @@ impl<W: Erased> Pool<W> {
             (Configure::Use(spec), Some(tamper)) => Ok(Configure::Use(tamper.spec(spec))),
             (other, _) => Ok(other),
         };
+        let listeners = runtime.of_listeners();
         let owner = acceptor_core::Pool::start_with(runtime, init)?;
-        Ok(owner.map(|owner| Self::of(owner, tamper)))
+        Ok(owner.map(|owner| Self::of(owner, tamper, listeners)))
     }
 
     fn of(
         owner: acceptor_core::Pool<W::Runtime, W::Listener>,
         tamper: Option<Arc<Tamper>>,
+        listeners: Option<W::Runtime>,
     ) -> Self {
         let handle = owner.handle();
         Self {
             owner: Some(owner),
-            handle: Handle { handle, tamper },
+            handle: Handle {
+                handle,
+                tamper,
+                listeners,
+            },
         }
     }
 

@@ -30,6 +30,11 @@ pub trait World: Send + Sync + 'static {
     /// The runtime that pools are started with; its clock is this world's.
     fn runtime(&self) -> Self::Runtime;
 
+    /// The runtime that listeners are added on, where it is another than the pools'. `None`, unless overridden.
+    fn listeners_runtime(&self) -> Option<Self::Runtime> {
+        None
+    }
+
     /// Runs a test, and blocks until it is done. A panic of the test passes through.
     ///
     /// Tasks that the test leaves behind go on, in the next run at the latest.

@@ -1,5 +1,6 @@
 //! The runtimes that have an adapter, and others to compare them with.
 
+pub mod apart;
 pub mod async_std;
 pub mod simulated;
 pub mod smol;
@@ -21,6 +22,11 @@ pub fn columns() -> Vec<Column> {
         Column::new("tokio", "tokio, one thread", || {
             Real::new(tokio::Tokio::current_thread())
         }),
+        Column::new(
+            "apart",
+            "tokio, listeners on another",
+            apart::Apart::default,
+        ),
         #[cfg(target_os = "linux")]
         Column::new("unix", "Unix sockets on tokio", || {
             unix::UnixSockets(tokio::Tokio::multi_thread())
