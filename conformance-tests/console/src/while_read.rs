@@ -1,12 +1,18 @@
 //! What is printed, as long as somebody reads it. Whether all holds does not depend on that.
 
+use std::fmt;
 use std::io::{self, Write};
 
 /// Writes on while somebody reads; from then on what is written is lost, and that is no error.
-#[allow(missing_debug_implementations)]
 pub struct WhileRead<'a> {
     /// `None` once nobody reads any more.
     out: Option<&'a mut dyn Write>,
+}
+
+impl fmt::Debug for WhileRead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WhileRead").finish_non_exhaustive()
+    }
 }
 
 impl<'a> WhileRead<'a> {
