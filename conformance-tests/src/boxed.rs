@@ -1,7 +1,7 @@
 //! Any world as one type, so that the rules are compiled once, whatever the number of runtimes.
 //!
-//! A pool is generic over its runtime and its listener, and so is each rule. Each call is passed on to the world's own types
-//! through one virtual call.
+//! A pool is generic over its runtime and its listener. Each call of these is passed on to the world's own types through one
+//! virtual call.
 
 use std::any::Any;
 use std::fmt;
@@ -716,5 +716,23 @@ impl Client for BoxedClient {
 
     async fn reset(self) {
         self.0.resets().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleep_by_a_fast_clock_is_never_early() {
+        let pace = Pace {
+            since: Instant::now(),
+        };
+        for nanos in [0, 1, 9, 10, 11, 99, 1_000_000_007] {
+            let deadline = pace.since + Duration::from_nanos(nanos);
+            let woken = pace.time(pace.deadline(deadline));
+            assert!(woken >= deadline, "{nanos}");
+            assert!(woken - deadline <= Duration::from_nanos(10), "{nanos}");
+        }
     }
 }

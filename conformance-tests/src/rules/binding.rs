@@ -32,18 +32,19 @@ const SIX: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::UNSPECIFIED),
 ];
 
-/// A listener on any address; in a world of IP also one on each loopback and wildcard. It may lack IPv6.
+/// A listener on any address; in a world of IP one on each loopback and wildcard. It may lack IPv6.
 pub(super) fn listeners(world: &Boxed) -> Result<Vec<Bound>, Broken> {
     let failed = |error: std::io::Error| Broken::new("a listener is bound", error.to_string());
     let (listener, address) = world.listen().map_err(failed)?;
-    let mut listeners = vec![Bound {
-        listener,
-        address,
-        called: address,
-    }];
     if address.socket().is_none() {
-        return Ok(listeners);
+        return Ok(vec![Bound {
+            listener,
+            address,
+            called: address,
+        }]);
     }
+    drop(listener);
+    let mut listeners = Vec::new();
     let on = |ip| world.listen_on(SocketAddr::new(ip, 0).into());
     let six = on(SIX[0]).is_ok().then_some(SIX);
     for [loopback, wildcard] in [FOUR].into_iter().chain(six) {
