@@ -20,6 +20,7 @@ mod connection;
 mod error;
 mod exit;
 mod guard;
+pub mod guide;
 mod handshake;
 mod id;
 mod incoming;

@@ -52,8 +52,8 @@ pub use acceptor_core::{
     ParseIdError, PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime,
     Settings, Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped,
     StreamOf, Subtask, Terminate, TestSignals, Then, Transport, WaitingAcceptors, With,
-    acceptor_fn, acceptor_from, asks_local_addr, check_listener, check_tcp_listener, is_peer_gone,
-    observer_fn, report,
+    acceptor_fn, acceptor_from, asks_local_addr, check_listener, check_tcp_listener, guide,
+    is_peer_gone, observer_fn, report,
 };
 use smol::Executor;
 

@@ -1,4 +1,4 @@
-//! The rule book: the rules by section, for people at a terminal and for RULES.md.
+//! The rule book: the rules by section, for a terminal, for RULES.md and for the core's documentation.
 
 use std::io::{self, Write};
 
@@ -99,7 +99,15 @@ pub(super) fn write_markdown(out: &mut dyn Write, rules: &[Rule]) -> io::Result<
             writeln!(out, "{preface}")?;
         }
         for rule in rules {
-            writeln!(out, "- **{}** ({}) {}", rule.id, rule.level, rule.sentence)?;
+            // The documentation links to each rule by its id.
+            let (id, anchor) = (rule.id, rule.id.to_lowercase());
+            let Rule {
+                level, sentence, ..
+            } = rule;
+            writeln!(
+                out,
+                "- <a id=\"{anchor}\"></a>**{id}** ({level}) {sentence}"
+            )?;
         }
     }
     write!(out, "\n{}", include_str!("rule_book/end.md"))
