@@ -271,11 +271,25 @@ impl fmt::Display for RuntimeError {
 
 impl Error for RuntimeError {}
 
-/// The code of the readmes is compiled and run with the documentation's.
+/// The code of the readmes and of the guide is compiled and run with the documentation's.
 #[cfg(doctest)]
-mod readmes {
+mod documents {
     #[cfg_attr(workspace, doc = include_str!("../../README.md"))]
     struct Workspace;
     #[doc = include_str!("../README.md")]
     struct Crate;
+    #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/acceptors.md"))]
+    struct Acceptors;
+    #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/failures.md"))]
+    struct Failures;
+    #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/shutdown.md"))]
+    struct Shutdown;
+    #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/reconfigure.md"))]
+    struct Reconfigure;
+    #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/upgrades.md"))]
+    struct Upgrades;
+    #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/observing.md"))]
+    struct Observing;
+    #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/testing.md"))]
+    struct Testing;
 }
