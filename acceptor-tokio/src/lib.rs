@@ -1,38 +1,87 @@
 //! A supervised pool of acceptors for [tokio](https://docs.rs/tokio).
 //!
-//! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
-//! to add; [`Pool`], [`PoolHandle`] and [`Connection`] are the core's, for tokio's TCP listener unless another is named.
-//! The examples `telnet_echo`, `tls`, `proxy`, `websocket` and `unix` of this crate are whole servers.
+//! A [`Pool`] accepts connections from any number of listeners and serves each one in its own tokio task. It lists, stops and kills
+//! connections one by one, contains and reports their failures, and stops gracefully within a bounded time.
 //!
-//! A letter and a number, as in (L4), name a rule that pools keep, *section 2* is a section of the rules. The package
-//! `conformance-tests` has them all, in its file `RULES.md`, and a test for each.
+//! This is the only crate to add beside tokio: everything of [`acceptor_core`] is re-exported here. [`Pool`], [`PoolHandle`] and
+//! [`Connection`] are the core's types for tokio's TCP, unless another listener or stream is named.
+//!
+//! # Example
 //!
 //! ```
-//! use acceptor_tokio::{ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn};
+//! use std::time::Duration;
+//!
+//! use acceptor_tokio::{
+//!     BoxError, Connection, ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn,
+//! };
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
-//! # #[tokio::main]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let runtime = TokioRuntime::current()?;
-//! let greet = acceptor_fn(|mut connection: acceptor_tokio::Connection| async move {
-//!     connection.stream.write_all(b"hello\n").await?;
+//! /// Serves one connection: sends everything back.
+//! async fn echo(connection: Connection) -> Result<(), BoxError> {
+//!     let mut stream = connection.stream;
+//!     let (mut reader, mut writer) = stream.split();
+//!     tokio::io::copy(&mut reader, &mut writer).await?;
 //!     Ok(())
-//! });
-//! let pool = Pool::start(runtime.clone(), Spec::new("greeter", greet))?;
-//! let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
-//! let address = listener.local_addr()?;
-//! pool.add_listener(listener, 10)?;
+//! }
 //!
-//! let mut greeting = String::new();
-//! let mut client = tokio::net::TcpStream::connect(address).await?;
-//! client.read_to_string(&mut greeting).await?;
-//! assert_eq!(greeting, "hello\n");
+//! #[tokio::main]
+//! async fn main() -> Result<(), BoxError> {
+//!     let runtime = TokioRuntime::current()?;
+//!     // A stop leaves connections alone for 30 s, and then drops them.
+//!     let spec = Spec::new("echo", acceptor_fn(echo)).grace(Duration::from_secs(30));
+//!     let pool = Pool::start(runtime.clone(), spec)?;
 //!
-//! let report = pool.stop().await;
-//! assert_eq!(report.stuck, 0);
-//! # Ok(())
-//! # }
+//!     let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
+//!     let address = listener.local_addr()?;
+//!     // Ten acceptors wait for connections. Each is replaced when it gets one: this is no limit.
+//!     pool.add_listener(listener, 10)?;
+//!
+//!     let mut client = tokio::net::TcpStream::connect(address).await?;
+//!     client.write_all(b"hello").await?;
+//!     let mut echoed = [0; 5];
+//!     client.read_exact(&mut echoed).await?;
+//!     assert_eq!(&echoed, b"hello");
+//!
+//!     // The connection is listed, and can be ended by its id.
+//!     let connections = pool.connections()?;
+//!     assert_eq!(connections[0].peer_addr, client.local_addr()?);
+//!     pool.stop_child(connections[0].id)?;
+//!     assert_eq!(client.read(&mut echoed).await?, 0);
+//!
+//!     // A server waits for a signal: `pool.run_until(tokio::signal::ctrl_c()).await`.
+//!     let report = pool.stop().await;
+//!     assert_eq!(report.stuck, 0);
+//!     Ok(())
+//! }
 //! ```
+//!
+//! # Where to look
+//!
+//! | question | answer |
+//! |---|---|
+//! | What do I write for a protocol? | [`Acceptor`], or a function and [`acceptor_fn`] |
+//! | What can be configured? | [`Spec`], [`ListenOptions`], [`ListenerSettings`] |
+//! | How does `main` stop the pool? | [`Pool::run_until`](acceptor_core::Pool::run_until), and [the guide](guide::shutdown) |
+//! | How does `serve` notice a stop? | [`Lifecycle`] |
+//! | How do I add TLS, or the PROXY protocol? | [`Handshake`], and the examples `tls` and `proxy` |
+//! | What about WebSockets and HTTP/2? | [`GuardedStream`], [the guide](guide::upgrades), and the example `websocket` |
+//! | How do I see what the pool is doing? | [`Pool::status`](acceptor_core::Pool::status), [`observer_fn`], [the guide](guide::observing) |
+//! | How do I test a `serve`? | [`Connection::for_test`](acceptor_core::Connection::for_test), and [the guide](guide::testing) |
+//! | What exactly does a pool do? | [the rules](guide::rules), whose ids, such as [L4](guide::rules#l4), appear throughout |
+//!
+//! The repository has complete servers as examples: `telnet_echo`, `tls`, `proxy`, `websocket`, `unix` and `cores`.
+//!
+//! # Runtimes
+//!
+//! [`TokioRuntime`] carries the handle of a tokio runtime, and all tasks of the pool run there, wherever the pool is called from. The runtime
+//! needs I/O and time, which `#[tokio::main]` enables. Both schedulers work; on the current-thread scheduler, a blocked task
+//! also blocks the stop. [`add_listener_on`](acceptor_core::Pool::add_listener_on) runs a listener on another runtime.
+//!
+//! # Features
+//!
+//! | feature | |
+//! |---|---|
+//! | `anyhow`, `eyre` | finds the I/O error inside an error report of that crate, so that a client that has left is not counted as a failure |
 
 mod guarded_stream;
 

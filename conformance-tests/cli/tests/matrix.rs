@@ -1,10 +1,10 @@
-//! The matrix of rules and runtimes in the workspace's README.
+//! The matrix of rules and runtimes in CONFORMANCE.md.
 
 use std::process::Command;
 
 use conformance_tests::rules::all;
 
-const RENEW: &str = "README.md is out of date: `.ci/renew` renews it";
+const RENEW: &str = "CONFORMANCE.md is out of date: `.ci/renew` renews it";
 
 /// The matrix of one rule, as the program prints it.
 fn printed() -> String {
@@ -19,9 +19,9 @@ fn printed() -> String {
 
 #[test]
 fn matrix_has_every_rule_and_every_runtime() {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
-    let readme = std::fs::read_to_string(readme).expect("the workspace has a readme");
-    let begin = readme.split_once("<!-- matrix: begin -->\n");
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../CONFORMANCE.md");
+    let page = std::fs::read_to_string(page).expect("the page is in the repository");
+    let begin = page.split_once("<!-- matrix: begin -->\n");
     let (_, rest) = begin.expect("the matrix begins");
     let (matrix, _) = rest.split_once("<!-- matrix: end -->").expect("it ends");
     assert!(!matrix.contains("BROKEN"), "{matrix}");
