@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use socket2::SockAddr;
 
-/// An address of a listener, a connection or a client, of whatever kind its world has.
+/// An address of a listener, a connection or a client, of whichever kind its world uses.
 ///
 /// ```
 /// use std::net::{Ipv4Addr, SocketAddr};
@@ -20,14 +20,14 @@ use socket2::SockAddr;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
-    /// Of IP.
+    /// An IP address and port.
     Socket(SocketAddr),
-    /// Of anything else: the path of a Unix socket, say.
+    /// An address of any other kind, such as the path of a Unix socket.
     Named(&'static str),
 }
 
 impl Address {
-    /// An address that is not of IP. The name is kept for as long as the program runs.
+    /// Creates a named (non-IP) address. The name is interned and never freed.
     pub fn named(name: &str) -> Self {
         static NAMES: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
         let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,7 +39,7 @@ impl Address {
         Self::Named(kept)
     }
 
-    /// The address of a socket: of IP, or of Unix with a path or an abstract name. `None` if it has none.
+    /// Converts a socket's address: IP, or a Unix path or abstract name. Returns `None` for an unnamed socket.
     pub fn from_socket(address: &SockAddr) -> Option<Self> {
         if let Some(address) = address.as_socket() {
             return Some(address.into());
@@ -55,7 +55,7 @@ impl Address {
         None
     }
 
-    /// The address of IP, if it is one.
+    /// Returns the IP address and port, or `None` for a named address.
     pub fn socket(self) -> Option<SocketAddr> {
         match self {
             Self::Socket(address) => Some(address),

@@ -1,7 +1,7 @@
-//! Any world as one type, so that the rules are compiled once, whatever the number of runtimes.
+//! Type-erased worlds, so that the rules are compiled once rather than once per runtime.
 //!
-//! A pool is generic over its runtime and its listener. Each call of these is passed on to the world's own types through one
-//! virtual call.
+//! A pool is generic over its runtime and its listener. Each of their methods is forwarded to the world's own types
+//! with one virtual call.
 
 use std::any::Any;
 use std::fmt;
@@ -24,7 +24,7 @@ use crate::world::{Client, Closed, World};
 
 /// Any world whose listeners have no handshake.
 ///
-/// With [instruments](Self::instrumented) it is the same world, in which a rule sees and decides more.
+/// With [instruments](Self::instrumented) a rule can observe and control more of the same world.
 pub struct Boxed {
     world: Arc<dyn AnyWorld>,
     pace: Option<Pace>,
@@ -38,7 +38,7 @@ impl fmt::Debug for Boxed {
 }
 
 impl Boxed {
-    /// Hides the type of a world.
+    /// Erases the type of a world.
     pub fn new<W>(world: W) -> Self
     where
         W: World<Listener: Listener<Handshake = NoHandshake>>,
@@ -50,7 +50,7 @@ impl Boxed {
         }
     }
 
-    /// The same world, with instruments.
+    /// Returns the same world with instruments.
     pub fn instrumented(world: &Arc<Self>) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(&world.world),
@@ -59,9 +59,9 @@ impl Boxed {
         })
     }
 
-    /// The same world, whose clock goes ten times as fast: for a scene in which seconds pass.
+    /// Returns the same world with a clock that runs ten times as fast, for checks that need seconds to pass.
     ///
-    /// Its patience is as long as before.
+    /// The patience stays the same in real time.
     pub fn fast(world: &Arc<Self>) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(&world.world),
@@ -77,7 +77,7 @@ impl Boxed {
         instruments.expect("the world is instrumented: see `Boxed::instrumented`")
     }
 
-    /// The runtime as another value, for a listener that is to have one of its own.
+    /// Returns the runtime as a distinct value, for a listener that is added on its own runtime value.
     pub fn another_value(&self) -> BoxedRuntime {
         BoxedRuntime {
             value: ValueId::Another,
@@ -110,7 +110,7 @@ impl Boxed {
     }
 }
 
-/// The world as it is.
+/// Wraps a concrete world.
 struct Of<W>(W);
 
 trait AnyWorld: Send + Sync {
@@ -296,29 +296,29 @@ impl World for Boxed {
     }
 }
 
-/// A clock that goes faster than the runtime's.
+/// A clock that runs faster than the runtime's.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
-    /// From when on.
+    /// The instant at which the clock started to run faster.
     since: Instant,
 }
 
 impl Pace {
     const FACTOR: u32 = 10;
 
-    /// The time of this clock, when it is that by the runtime's.
+    /// Converts an instant of the runtime's clock to this clock.
     fn time(self, runtime: Instant) -> Instant {
         self.since + Self::FACTOR * runtime.saturating_duration_since(self.since)
     }
 
-    /// The time by the runtime's clock when it is that by this one, or just after.
+    /// Converts an instant of this clock to the runtime's clock, rounding up.
     fn deadline(self, time: Instant) -> Instant {
         let passed = time.saturating_duration_since(self.since);
         self.since + passed / Self::FACTOR + Duration::from_nanos(1)
     }
 }
 
-/// A world whose types are hidden; its listeners may have handshakes.
+/// A world with erased types, whose listeners may have handshakes.
 pub trait Erased:
     World<Runtime = BoxedRuntime, Client = BoxedClient, Listener: Listener<Addr = Address>>
 {
@@ -329,7 +329,7 @@ impl<W> Erased for W where
 {
 }
 
-/// Any runtime.
+/// A type-erased runtime.
 #[derive(Clone)]
 pub struct BoxedRuntime {
     runtime: Arc<dyn AnyRuntime>,
@@ -337,12 +337,12 @@ pub struct BoxedRuntime {
     value: ValueId,
     pace: Option<Pace>,
     instruments: Option<Arc<Instruments>>,
-    /// The runtime that listeners are added on, where it is another.
+    /// The runtime on which listeners are added, if it differs from the pool's.
     listeners: Option<Arc<dyn AnyRuntime>>,
 }
 
 impl BoxedRuntime {
-    /// The runtime that listeners are added on, where it is another.
+    /// Returns the runtime on which listeners are added, if it differs from the pool's.
     pub(crate) fn of_listeners(&self) -> Option<Self> {
         Some(Self {
             runtime: Arc::clone(self.listeners.as_ref()?),
@@ -435,7 +435,7 @@ impl Runtime for BoxedRuntime {
     }
 }
 
-/// Any listener that has no handshake.
+/// A type-erased listener without a handshake.
 pub struct BoxedListener {
     listener: Box<dyn AnyListener>,
     instruments: Option<InstrumentedAccept>,
@@ -447,7 +447,7 @@ struct InstrumentedAccept {
     classifies: Classifies,
 }
 
-/// Which errors a listener classifies itself. None only where that is wrong on purpose.
+/// Which errors a listener classifies itself. `Nothing` is used by deliberately wrong implementations only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Classifies {
     ItsOwn,
@@ -479,12 +479,12 @@ trait AnyListener: Send + Sync {
     fn classifies(&self, error: &io::Error) -> Option<AcceptErrorKind>;
 }
 
-/// A listener of this world.
+/// A listener of the concrete world.
 struct OfListener<W: World>(W::Listener);
 
 impl<W: World<Listener: Listener<Handshake = NoHandshake>>> AnyListener for OfListener<W> {
     fn accept_boxed(&self) -> BoxFuture<'_, io::Result<(BoxedIo, Address)>> {
-        // Called at once, as the pool calls it.
+        // Called eagerly, as the pool calls it.
         self.0
             .accept()
             .map_ok(|(io, peer)| (BoxedIo::new::<W>(io), W::address(&peer)))
@@ -518,7 +518,7 @@ impl Listener for BoxedListener {
         else {
             return self.listener.accept_boxed();
         };
-        // Called when it is polled, so that a fault comes in its place.
+        // Called when polled, so that an injected fault replaces the call.
         let accept = async { self.listener.accept_boxed().await };
         async move {
             let (mut io, peer) = instruments.accept(faults, accept).await?;
@@ -564,7 +564,7 @@ impl Listener for BoxedListener {
     }
 }
 
-/// A stream as any listener accepts it.
+/// A type-erased accepted stream.
 pub struct BoxedIo {
     io: Box<dyn AnyIo>,
     peer: Peer,
@@ -597,7 +597,7 @@ impl fmt::Debug for BoxedIo {
     }
 }
 
-/// A stream as the listeners of this world accept it.
+/// An accepted stream of the concrete world.
 struct Io<W: World>(<W::Listener as Listener>::Io);
 
 trait AnyIo: Send {
@@ -616,7 +616,7 @@ impl<W: World> AnyIo for Io<W> {
     }
 }
 
-/// Any stream, as rules read and write it.
+/// A type-erased stream, as rules read and write it.
 pub(crate) type BoxedStream = Box<dyn ReadWrite>;
 
 /// A stream that can be read and written.
@@ -624,7 +624,7 @@ pub trait ReadWrite: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> ReadWrite for S {}
 
-/// Any client.
+/// A type-erased client.
 pub struct BoxedClient(Box<dyn AnyClient>);
 
 impl fmt::Debug for BoxedClient {

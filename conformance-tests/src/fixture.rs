@@ -1,8 +1,7 @@
-//! What tests play with: a pool whose acceptor does as it is told, and a record of all it was called with.
+//! The test fixture: a pool with a scripted acceptor, and a record of every callback.
 //!
-//! Invariants: everything that the acceptor sees is recorded before it goes on;
-//! an order to a connection is acknowledged before its consequence begins; no
-//! wait here is longer than the patience.
+//! Invariants: a callback is recorded before the acceptor proceeds; a command to a connection is acknowledged before it
+//! takes effect; no wait exceeds the patience.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -34,72 +33,72 @@ use crate::world::{Client, Closed};
 
 pub use crate::pool::{Handle, Pool};
 
-/// What `init` is to answer.
+/// What `init` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// Accept, with no timeout.
+    /// Accept, without a timeout.
     Accept,
-    /// Accept within this time.
+    /// Accept, with this timeout.
     AcceptWithin(Duration),
     /// Accept, as *hibernate*.
     Hibernate,
     /// Ignore.
     Ignore,
-    /// An error of this name.
+    /// An error with this message.
     Fail(&'static str),
     /// A panic with this message.
     Panic(&'static str),
-    /// Never.
+    /// `init` never completes.
     Nothing,
-    /// What the scene [decides](Fixture::decide) while it waits.
+    /// `init` waits until the test [decides](Fixture::decide).
     Deferred,
 }
 
-/// What `terminate` is to do.
+/// What `terminate` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Farewell {
-    /// Return at once.
+    /// Returns at once.
     Leave,
-    /// Panic with this message.
+    /// Panics with this message.
     Panic(&'static str),
-    /// Never return.
+    /// Never returns.
     Stay,
 }
 
-/// What a connection is told to do.
+/// A command to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Return `Ok`.
     Return,
     /// Return `Ok` at this time.
     ReturnAt(Instant),
-    /// Return the clean exit.
+    /// Return a clean exit.
     ExitCleanly,
-    /// Return the clean exit, with this reason.
+    /// Return a clean exit with this reason.
     ExitCleanlyBecause(&'static str),
-    /// Return an error of this name.
+    /// Return an error with this message.
     Fail(&'static str),
-    /// Return an error with an `io::Error` in it.
+    /// Return an error that contains an `io::Error`.
     FailWith(IoFailure),
-    /// Return the explicit exit of a connection whose peer is gone, with an error of this name.
+    /// Return an explicit disconnected exit, with an error of this message.
     ExitDisconnected(&'static str),
-    /// Return the explicit exit of a failure, with an `io::Error` in it.
+    /// Return an explicit failed exit that contains an `io::Error`.
     ExitFailed(IoFailure),
-    /// From now on return the error of the stream, should it have one.
+    /// From now on return the stream's error, if it has one.
     FailWithStream,
     /// Panic with this message.
     Panic(&'static str),
-    /// Panic with this message, which the panic hook is not shown.
+    /// Panic with this message, without running the panic hook.
     Unwind(&'static str),
-    /// Keep something that panics with this message when it is dropped.
+    /// Hold a value whose drop panics with this message.
     PanicWhenDropped(&'static str),
-    /// Take the stop signal, and take no notice of it.
+    /// Take the stop signal and ignore it.
     TrapAndStay,
-    /// Take the stop signal, and leave so long after it.
+    /// Take the stop signal, and return this long after it is set.
     TrapAndLeaveAfter(Duration),
 }
 
-/// An error with an `io::Error` in it.
+/// An error that contains an `io::Error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IoFailure {
     /// The kind of the `io::Error`.
@@ -108,14 +107,14 @@ pub struct IoFailure {
     pub place: Place,
 }
 
-/// Where in an error an `io::Error` is.
+/// Where an `io::Error` is within an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// It is the error itself.
     Itself,
     /// It is the source of the error's source.
     Source,
-    /// It is inside of another `io::Error`, by `io::Error::other`.
+    /// It is wrapped in another `io::Error`, by `io::Error::other`.
     Inside,
 }
 
@@ -146,43 +145,43 @@ impl<E: Error + 'static> Error for Caused<E> {
     }
 }
 
-/// How the future of `serve` ended, as it saw it itself.
+/// How the future of `serve` ended, from its own point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Departure {
-    /// It returned by itself, or panicked as it was told to.
+    /// It returned or panicked, as commanded.
     ByItself,
-    /// It left because of the stop signal.
+    /// It returned because of the stop signal.
     Told,
     /// It was dropped.
     Dropped,
 }
 
-/// A call of the acceptor or of the observer, in the order of the calls.
+/// A call of the acceptor or the observer, recorded in call order.
 #[derive(Debug, Clone)]
 pub enum Call {
     /// `init` began.
     Init {
-        /// The how-manieth it is, from 1.
+        /// The number of the call, from 1.
         number: usize,
-        /// When, by the world's clock.
+        /// When it began, by the world's clock.
         at: Instant,
-        /// The task that it runs on, in a world that knows.
+        /// The task that it runs on, in a world with instruments.
         task: Option<TaskId>,
-        /// What it was given.
+        /// Its argument.
         info: ListenerInfo<Address>,
     },
     /// `init_now` returned a state.
     InitNow {
         /// The number of the state.
         number: usize,
-        /// What it was given.
+        /// Its argument.
         info: ListenerInfo<Address>,
     },
     /// `serve` began.
     Serve(Served),
-    /// `serve` is over: its future is gone.
+    /// `serve` ended: its future is dropped.
     Left {
-        /// Which connection.
+        /// The connection.
         child: ChildId,
         /// How it ended.
         departure: Departure,
@@ -191,11 +190,11 @@ pub enum Call {
     Terminate {
         /// The number of the `init` that made the state.
         number: usize,
-        /// When, by the world's clock.
+        /// When it began, by the world's clock.
         at: Instant,
-        /// The task that it runs on, in a world that knows.
+        /// The task that it runs on, in a world with instruments.
         task: Option<TaskId>,
-        /// Why.
+        /// The reason.
         reason: Terminate,
     },
     /// The state of an `init` was dropped.
@@ -203,28 +202,28 @@ pub enum Call {
         /// The number of that `init`.
         number: usize,
     },
-    /// The observer was told.
+    /// The observer received a report.
     Report(Report<Address>),
 }
 
-/// A connection that is served, and a line to give it orders.
+/// A connection in `serve`, and the channel for its commands.
 #[derive(Clone)]
 pub struct Served {
-    /// Its id.
+    /// The connection's id.
     pub child: ChildId,
-    /// Where it came from.
+    /// The listener that accepted it.
     pub listener: ListenerId,
-    /// Its peer.
+    /// The peer's address.
     pub peer_addr: Address,
-    /// Its own end.
+    /// The local address.
     pub local_addr: Address,
-    /// The addresses of the transport, if a handshake has replaced them.
+    /// The transport's addresses, if a handshake replaced them.
     pub transport: Option<Transport<Address>>,
-    /// Its latches.
+    /// The connection's latches.
     pub lifecycle: Lifecycle,
-    /// The number of its state: that of the `init` that made it.
+    /// The number of the `init` that made its state.
     pub number: usize,
-    /// The task that it runs on, in a world that knows.
+    /// The task that it runs on, in a world with instruments.
     pub task: Option<TaskId>,
     orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
 }
@@ -239,18 +238,18 @@ impl fmt::Debug for Served {
     }
 }
 
-/// A spec of the scripted acceptor.
+/// A spec for the scripted acceptor.
 pub type ScriptedSpec<W = Boxed> = Spec<Tampered<Scripted<W>, State>, Address>;
 
-/// A pool's surroundings: a world, a script for its acceptor, and the records.
+/// The test fixture: a world, a script for the acceptor, and the records.
 pub struct Fixture<W = Boxed> {
     /// The world.
     pub world: Arc<W>,
-    /// How long it waits.
+    /// How long the fixture waits for an event.
     pub patience: Patience,
-    /// All calls of the acceptor.
+    /// Every call of the acceptor.
     pub calls: Record<Call>,
-    /// All reports of the pool.
+    /// Every report of the pool.
     pub reports: Record<Report<Address>>,
     script: Arc<Script>,
 }
@@ -266,14 +265,14 @@ impl<W> fmt::Debug for Fixture<W> {
 }
 
 struct Script {
-    /// How many states were numbered.
+    /// How many states have been numbered.
     numbers: AtomicUsize,
     inits: AtomicUsize,
     init_now: Mutex<InitNow>,
     answers: Mutex<Answers>,
     farewell: Mutex<Farewell>,
     witness: Mutex<Option<Arc<Witness>>>,
-    /// The answers that were deferred, in the order in which `init` began.
+    /// The outcomes of deferred `init` calls, in the order in which those began.
     decided: Record<Answer>,
     hears: Mutex<Option<Arc<Hears>>>,
 }
@@ -281,16 +280,16 @@ struct Script {
 /// What `init_now` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitNow {
-    /// No state: `init` is to run.
+    /// No state: `init` runs.
     Nothing,
     /// A state.
     State,
 }
 
-/// Hears a report in the observer, before it is recorded.
+/// Called by the observer with each report, before it is recorded.
 type Hears = dyn Fn(&Report<Address>) + Send + Sync;
 
-/// Looks around as `serve` is first polled.
+/// Called when `serve` is first polled.
 type Witness = dyn Fn(&Served) + Send + Sync;
 
 struct Answers {
@@ -300,7 +299,7 @@ struct Answers {
 }
 
 impl Script {
-    /// `init` begins: its number, what it answers, and its place among those whose answer is deferred.
+    /// Starts an `init`: returns its number, its outcome, and its index among the deferred ones.
     fn begins(&self) -> (usize, Answer, usize) {
         let mut answers = lock(&self.answers);
         self.inits.fetch_add(1, Ordering::SeqCst);
@@ -312,7 +311,7 @@ impl Script {
         (number, answer, place)
     }
 
-    /// The number of the next state.
+    /// Returns the number of the next state.
     fn next_number(&self) -> usize {
         self.numbers.fetch_add(1, Ordering::SeqCst) + 1
     }
@@ -323,7 +322,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<W: Erased> Fixture<W> {
-    /// Surroundings in which `init` accepts and `terminate` returns.
+    /// Creates a fixture in which `init` accepts and `terminate` returns.
     pub fn new(world: &Arc<W>) -> Self {
         Self {
             world: Arc::clone(world),
@@ -347,45 +346,45 @@ impl<W: Erased> Fixture<W> {
         }
     }
 
-    /// Says what the next calls of `init` answer, and what all after them do.
+    /// Sets the outcomes of the next calls of `init`, and of all calls after them.
     pub fn answers(&self, first: impl IntoIterator<Item = Answer>, then: Answer) {
         let mut answers = lock(&self.script.answers);
         answers.first = first.into_iter().collect();
         answers.then = then;
     }
 
-    /// Says what the next calls of `init_now` return. Nothing, until this is called.
+    /// Sets what the next calls of `init_now` return. The default is no state.
     pub fn init_now(&self, returns: InitNow) {
         *lock(&self.script.init_now) = returns;
     }
 
-    /// Decides what the first `init` answers whose answer is deferred and not decided yet.
+    /// Sets the outcome of the first deferred `init` that has none yet.
     pub fn decide(&self, answer: Answer) {
         self.script.decided.push(answer);
     }
 
-    /// Says what `terminate` does.
+    /// Sets what `terminate` does.
     pub fn farewell(&self, farewell: Farewell) {
         *lock(&self.script.farewell) = farewell;
     }
 
-    /// Calls this as `serve` is first polled, before it does anything.
+    /// Sets a function that is called when `serve` is first polled, before anything else.
     pub fn witness(&self, witness: impl Fn(&Served) + Send + Sync + 'static) {
         *lock(&self.script.witness) = Some(Arc::new(witness));
     }
 
-    /// Calls this in the observer with each report, before it is recorded.
+    /// Sets a function that the observer calls with each report, before it is recorded.
     pub fn hears(&self, hears: impl Fn(&Report<Address>) + Send + Sync + 'static) {
         *lock(&self.script.hears) = Some(Arc::new(hears));
     }
 
-    /// A report in words.
+    /// Returns the text of a report.
     pub fn words(&self, report: &Report<Address>) -> String {
         let words = self.tamper().and_then(|tamper| tamper.words);
         words.map_or_else(|| report.to_string(), |words| words(report))
     }
 
-    /// The acceptor that does as it is told.
+    /// Returns the scripted acceptor.
     pub fn acceptor(&self) -> Tampered<Scripted<W>, State> {
         let scripted = Scripted {
             world: Arc::clone(&self.world),
@@ -395,7 +394,7 @@ impl<W: Erased> Fixture<W> {
         self.tampered(scripted)
     }
 
-    /// This acceptor, with what a deliberately wrong world makes of it.
+    /// Wraps an acceptor so that a deliberately wrong world can tamper with it.
     #[doc(hidden)]
     pub fn tampered<A: Acceptor<W::Listener>>(&self, acceptor: A) -> Tampered<A, A::State> {
         Tampered::new(acceptor, self.tamper().as_deref())
@@ -405,15 +404,15 @@ impl<W: Erased> Fixture<W> {
         W::tamper(&self.world.runtime())
     }
 
-    /// A spec of that acceptor, whose reports are recorded. No limit of a stop or of a handshake is reached, unless
-    /// one is set: how soon children end is the machine's.
+    /// Returns a spec for the scripted acceptor, whose reports are recorded. Its stop and handshake timeouts are too
+    /// long to expire unless a test sets them, because the machine decides how soon children end.
     pub fn spec(&self, id: &'static str) -> ScriptedSpec<W> {
         let never = self.patience.out_of_reach();
         let spec = self.plain_spec(id).shutdown(never).kill_timeout(never);
         spec.handshake_timeout(never)
     }
 
-    /// A spec of that acceptor, whose reports are recorded: all else is the default, for rules about that.
+    /// Returns a spec for the scripted acceptor, whose reports are recorded and whose other settings are the defaults.
     pub fn plain_spec(&self, id: &'static str) -> ScriptedSpec<W> {
         let (calls, reports) = (self.calls.clone(), self.reports.clone());
         let (tamper, script) = (self.tamper(), Arc::clone(&self.script));
@@ -445,7 +444,7 @@ impl<W: Erased> Fixture<W> {
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it does not start.
+    /// [`Broken`] if the pool does not start.
     pub fn start<A: Acceptor<W::Listener>>(
         &self,
         spec: Spec<A, Address>,
@@ -454,11 +453,11 @@ impl<W: Erased> Fixture<W> {
             .map_err(|error| Broken::new("the pool starts", error.to_string()))
     }
 
-    /// Adds a listener on the loopback.
+    /// Adds a listener on the loopback address.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it cannot be bound, or the pool refuses it.
+    /// [`Broken`] if binding fails or the pool returns an error.
     pub fn listen(
         &self,
         pool: &Handle<W>,
@@ -476,20 +475,20 @@ impl<W: Erased> Fixture<W> {
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it is not open, or stays open.
+    /// [`Broken`] if the listener is unknown or does not close.
     pub async fn close(&self, pool: &Handle<W>, listener: ListenerId) -> Verdict {
         let closing = pool.close_listener(listener);
         let closed = self.event("the listener closes", closing).await?;
         closed.map_err(|error| Broken::new("the listener closes", error.to_string()))
     }
 
-    /// Connects a client, and waits until it is served.
+    /// Connects a client and waits until it is served.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it cannot connect, or is not served.
+    /// [`Broken`] if it cannot connect or is not served.
     pub async fn connect(&self, address: Address) -> Result<(W::Client, Served), Broken> {
-        // An address whose client is gone may be another's by now: only what comes from here on is of this one.
+        // An earlier client may have had the same address: only calls from here on belong to this client.
         let before = self.calls.count();
         let client = self.knock(address).await?;
         let peer = client.local_addr();
@@ -503,7 +502,7 @@ impl<W: Erased> Fixture<W> {
         Ok((client, served))
     }
 
-    /// Connects a client, which need not be served at once.
+    /// Connects a client without waiting until it is served.
     ///
     /// # Errors
     ///
@@ -514,11 +513,11 @@ impl<W: Erased> Fixture<W> {
         connected.await?.map_err(refused)
     }
 
-    /// Sends a line, and expects it back.
+    /// Sends a line and expects it back.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it does not come back as it was sent.
+    /// [`Broken`] if the line does not come back unchanged.
     pub async fn echo(&self, client: &mut W::Client, line: &str) -> Verdict {
         let expected = || format!("the connection echoes {line:?}");
         let exchange = async {
@@ -532,22 +531,23 @@ impl<W: Erased> Fixture<W> {
         }
     }
 
-    /// Whether a new client is refused: nobody listens there.
+    /// Returns whether a new client is refused because no socket listens at the address.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if connecting comes to nothing: that is no refusal.
+    /// [`Broken`] if the attempt neither connects nor is refused.
     pub async fn refuses(&self, address: Address) -> Result<bool, Broken> {
         let what = "a client connects, or is refused";
         let connected = self.event(what, self.world.connect(address)).await?;
         Ok(not_refused(what, connected)?.is_none())
     }
 
-    /// Whether a new client is served: a line that it sends comes back. If not it is refused, or its connection closed.
+    /// Returns whether a new client is served, that is, gets back the line that it sends. Otherwise it was refused or
+    /// its connection was closed.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it comes to nothing of all this.
+    /// [`Broken`] if none of these happens.
     pub async fn serves(&self, address: Address) -> Result<bool, Broken> {
         let what = "a client is served, refused, or its connection closed";
         let connected = self.event(what, self.world.connect(address)).await?;
@@ -555,7 +555,7 @@ impl<W: Erased> Fixture<W> {
             return Ok(false);
         };
         let exchange = async {
-            client.send(b"anybody there?\n").await?;
+            client.send(b"hello?\n").await?;
             client.receive_line().await
         };
         Ok(self.event(what, exchange).await?.is_ok())
@@ -571,28 +571,28 @@ impl<W: Erased> Fixture<W> {
             .await
     }
 
-    /// Gives a connection an order, and waits until it took it.
+    /// Sends a command to a connection and waits until the connection has received it.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it does not take it.
+    /// [`Broken`] if the connection does not receive it.
     pub async fn order(&self, served: &Served, order: Order) -> Verdict {
         let (tell, told) = oneshot::channel();
-        let what = "the connection takes an order";
+        let what = "the connection receives a command";
         if served.orders.unbounded_send((order, tell)).is_err() {
             return Err(Broken::new(what, "it has ended"));
         }
         match self.event(what, told).await? {
             Ok(()) => Ok(()),
-            Err(oneshot::Canceled) => Err(Broken::new(what, "it ended before it took it")),
+            Err(oneshot::Canceled) => Err(Broken::new(what, "it ended before it received it")),
         }
     }
 
-    /// Waits until the end of a child is visible: it is not in the lists any more.
+    /// Waits until a child's end is visible: it is no longer listed.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it stays there.
+    /// [`Broken`] if it stays listed.
     pub async fn ended(&self, pool: &Handle<W>, child: ChildId) -> Verdict {
         let look = || match pool.connections() {
             Ok(list) if list.iter().any(|record| record.id == child) => Err(list),
@@ -601,11 +601,11 @@ impl<W: Erased> Fixture<W> {
         self.until("the connection leaves the list", look).await
     }
 
-    /// Waits for the result of a pool that stops, or is to stop.
+    /// Waits for the result of a pool that is stopping or will stop.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if there is none.
+    /// [`Broken`] if the pool does not stop.
     pub async fn join(&self, pool: &Handle<W>) -> Result<StopReport<Address>, Broken> {
         self.event("the pool stops", pool.join()).await
     }
@@ -614,7 +614,7 @@ impl<W: Erased> Fixture<W> {
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it gets them never.
+    /// [`Broken`] if it does not reach them.
     pub async fn counts(&self, pool: &Handle<W>, active: usize, workers: usize) -> Verdict {
         let what = format!("{active} connections, {workers} children");
         let look = || match pool.counts() {
@@ -624,11 +624,11 @@ impl<W: Erased> Fixture<W> {
         self.until(&what, look).await
     }
 
-    /// Waits until so many acceptors wait for a connection, and there is no other.
+    /// Waits until exactly this number of acceptors exists and all of them wait for a connection.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if they do not.
+    /// [`Broken`] if that does not happen.
     pub async fn waiting(
         &self,
         pool: &Handle<W>,
@@ -647,16 +647,16 @@ impl<W: Erased> Fixture<W> {
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it does not come.
+    /// [`Broken`] if it does not occur.
     pub async fn event<T>(&self, what: &str, event: impl Future<Output = T>) -> Result<T, Broken> {
         self.patience.wait(&self.world.clock(), what, event).await
     }
 
-    /// Waits for a condition that tells nobody when it changes.
+    /// Polls for a condition that has no notification.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if it does not come.
+    /// [`Broken`] if it does not become true.
     pub async fn until<T, S: fmt::Debug>(
         &self,
         what: &str,
@@ -665,17 +665,17 @@ impl<W: Erased> Fixture<W> {
         self.patience.until(&self.world.clock(), what, look).await
     }
 
-    /// The time of this world.
+    /// Returns the current time of this world.
     pub fn now(&self) -> Instant {
         self.world.clock().now()
     }
 
-    /// Lets time pass, where a scene is about time.
+    /// Sleeps until a time, for checks that depend on time.
     pub async fn pass_until(&self, time: Instant) {
         self.world.clock().sleep_until(time).await;
     }
 
-    /// The reasons with which `terminate` was called so far.
+    /// Returns the reasons passed to `terminate` so far.
     pub fn terminated(&self) -> Vec<&'static str> {
         let reason = |call: &Call| match call {
             Call::Terminate { reason, .. } => Some(word(reason)),
@@ -685,7 +685,7 @@ impl<W: Erased> Fixture<W> {
             .look(|calls| calls.iter().filter_map(reason).collect())
     }
 
-    /// Waits until `init` ran so often. An acceptor that began it goes on to its wait in the same poll.
+    /// Waits until `init` has begun this many times. An acceptor continues from `init` to its wait in the same poll.
     ///
     /// # Errors
     ///
@@ -704,13 +704,13 @@ impl<W: Erased> Fixture<W> {
         self.event(&what, begun).await
     }
 
-    /// How often `init` ran so far.
+    /// Returns how often `init` has begun.
     pub fn inits(&self) -> usize {
         self.script.inits.load(Ordering::SeqCst)
     }
 }
 
-/// The client that has connected; `None` if it was refused. To have waited in vain is neither.
+/// Returns the connected client, or `None` if it was refused. A timeout is neither, and is an error.
 pub(crate) fn not_refused<C>(what: &str, connected: io::Result<C>) -> Result<Option<C>, Broken> {
     match connected {
         Ok(client) => Ok(Some(client)),
@@ -721,17 +721,17 @@ pub(crate) fn not_refused<C>(what: &str, connected: io::Result<C>) -> Result<Opt
     }
 }
 
-/// A thread of the runtime that polls tasks while another of its threads is blocked.
+/// Proof that the runtime polls tasks on another thread while one of its threads is blocked.
 ///
-/// Rules run at the same time, some of them on one runtime: no two of them block a thread of it.
+/// Rules may run concurrently on one runtime, so a lock ensures that only one of them blocks a thread.
 #[derive(Debug)]
 pub struct AnotherThread {
     _blocking: futures::lock::MutexGuard<'static, ()>,
 }
 
 impl AnotherThread {
-    /// Whether there is one. A runtime that is slow to show it is taken for one that has none, and the checks that need
-    /// it are left out.
+    /// Returns a proof if the runtime has another thread. A runtime that is slow to show it is treated as
+    /// single-threaded, and the checks that need a second thread are skipped.
     pub async fn of<W: Erased>(world: &Arc<W>) -> Option<Self> {
         static BLOCKING: futures::lock::Mutex<()> = futures::lock::Mutex::new(());
         const WAIT: Duration = Duration::from_millis(200);
@@ -755,13 +755,13 @@ impl AnotherThread {
     }
 }
 
-/// Whether a pool runs.
+/// Returns whether a pool is running.
 pub fn runs<W: Erased>(pool: &Handle<W>) -> bool {
     pool.status()
         .is_ok_and(|status| status.state == PoolState::Running)
 }
 
-/// A reason to terminate, in one word.
+/// Returns the name of a termination reason.
 pub fn word(reason: &Terminate) -> &'static str {
     match reason {
         Terminate::Timeout => "timeout",
@@ -773,7 +773,7 @@ pub fn word(reason: &Terminate) -> &'static str {
     }
 }
 
-/// The acceptor that does as it is told. Its connections echo until they get an order, or their client closes.
+/// The scripted acceptor. Its connections echo until they receive a command or their client closes.
 pub struct Scripted<W> {
     world: Arc<W>,
     script: Arc<Script>,
@@ -786,7 +786,7 @@ impl<W> fmt::Debug for Scripted<W> {
     }
 }
 
-/// What `init` makes: it knows which `init`, and tells when it is dropped.
+/// The state that `init` makes. It holds the number of its `init` and records its drop.
 #[derive(Debug)]
 pub struct State {
     number: usize,
@@ -972,7 +972,7 @@ impl Order {
     }
 }
 
-/// Panics when it is dropped, unless there is a panic already.
+/// Panics when dropped, unless the thread is already panicking.
 struct Bomb(&'static str);
 
 impl Drop for Bomb {
@@ -983,7 +983,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Tells how `serve` ended, when its future is dropped.
+/// Records how `serve` ended when its future is dropped.
 struct Leaving {
     child: ChildId,
     departure: Departure,
@@ -1003,18 +1003,18 @@ enum Next {
     Order(Order),
     Told,
     Due(Departure),
-    /// The client has closed, or the stream has this error.
+    /// The client has closed, or the stream has failed with this error.
     Over(io::Result<()>),
 }
 
-/// What a connection returns when its stream has an error.
+/// What a connection returns when its stream fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnStreamError {
     Return,
     Fail,
 }
 
-/// Orders come first: they were given before whatever is ready beside them.
+/// Commands have priority because they were sent before any other event that is ready.
 async fn next(
     inbox: &mut mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>,
     told: impl Future<Output = ()>,
@@ -1044,7 +1044,7 @@ async fn next(
     }
 }
 
-/// Sends back what comes in, until the client closes.
+/// Echoes input until the client closes.
 async fn echo(
     mut stream: impl futures::io::AsyncRead + futures::io::AsyncWrite + Unpin,
 ) -> io::Result<()> {

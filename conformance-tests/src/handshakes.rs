@@ -1,9 +1,9 @@
-//! A world whose listeners have two handshakes, which do what their client says.
+//! A world whose listeners have two handshakes, controlled by the client.
 //!
-//! Each waits for one line of the client, a [`Header`]: so a test decides how
-//! long a handshake takes, and how it ends.
+//! Each handshake waits for one line from the client, a [`Header`], so a test decides how long a handshake takes and
+//! how it ends.
 //!
-//! Invariant: a moment of a handshake is recorded before its consequence begins, and after the witness has seen it.
+//! Invariant: an event of a handshake is recorded after the hook has seen it and before it takes effect.
 
 use std::fmt;
 use std::future::Future;
@@ -23,36 +23,36 @@ use crate::record::Record;
 use crate::tamper::{Handshaking, Tamper, elsewhere};
 use crate::world::World;
 
-/// An order of a client to a handshake.
+/// A client's instruction to a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
     /// Pass the stream on.
     Pass,
-    /// Pass the stream on, with the addresses [`PEER`] and [`LOCAL`].
+    /// Pass the stream on with the addresses [`PEER`] and [`LOCAL`].
     Readdress,
-    /// Fail, with the cause [`CAUSE`] and the source [`SOURCE`].
+    /// Fail with the cause [`CAUSE`] and the source [`SOURCE`].
     Fail,
-    /// Fail with an error of I/O that does not mean that the client is gone.
+    /// Fail with an I/O error that does not mean that the peer is gone.
     FailIo,
     /// Panic with the message [`PANIC`].
     Panic,
 }
 
-/// The peer's address that a handshake gives a connection.
+/// The peer's address that [`Header::Readdress`] sets.
 pub const PEER: Address = Address::Socket(SocketAddr::new(
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
     4711,
 ));
-/// The local address that a handshake gives a connection.
+/// The local address that [`Header::Readdress`] sets.
 pub const LOCAL: Address = Address::Socket(SocketAddr::new(
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
     443,
 ));
-/// The cause of a handshake that fails as its client says.
+/// The cause of a handshake that fails by [`Header::Fail`].
 pub const CAUSE: &str = "no certificate";
 /// The source of that failure.
 pub const SOURCE: &str = "the client sent none";
-/// The message of a handshake that panics.
+/// The message of a handshake that panics by [`Header::Panic`].
 pub const PANIC: &str = "as the client says";
 
 impl Header {
@@ -64,7 +64,7 @@ impl Header {
         Header::Panic,
     ];
 
-    /// The line that says so, with its line feed.
+    /// Returns the header's line, including the line feed.
     pub fn line(self) -> &'static [u8] {
         match self {
             Header::Pass => b"pass\n",
@@ -75,7 +75,7 @@ impl Header {
         }
     }
 
-    /// Reads a line, and nothing after it: that is the protocol's.
+    /// Reads exactly one line: the bytes after it belong to the protocol.
     async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
         let mut line = Vec::new();
         while line.last() != Some(&b'\n') {
@@ -91,41 +91,41 @@ impl Header {
 /// One of the two handshakes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The one that gets what was accepted.
+    /// The handshake that gets the accepted stream.
     First,
-    /// The one that gets the stream of the first.
+    /// The handshake that gets the first one's stream.
     Second,
 }
 
-/// A moment of a handshake.
+/// What happened in a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// It is polled for the first time.
+    /// It was polled for the first time.
     Began,
-    /// It has passed the stream on.
+    /// It passed the stream on.
     Passed,
-    /// It has returned an error.
+    /// It returned an error.
     Failed,
-    /// It was dropped, or has panicked.
+    /// It was dropped or panicked.
     Dropped,
 }
 
 /// An event of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shake {
-    /// Which one of the connection.
+    /// Which of the connection's handshakes.
     pub stage: Stage,
-    /// The event.
+    /// What happened.
     pub moment: Moment,
     /// The client.
     pub client: Address,
-    /// The task that it runs on, in a world that knows.
+    /// The task that it runs on, in a world with instruments.
     pub task: Option<TaskId>,
-    /// When, by the world's clock.
+    /// When it happened, by the world's clock.
     pub at: Instant,
 }
 
-/// Is called as a handshake is first polled.
+/// Called when a handshake is first polled.
 type Witness = dyn Fn(&Shake) + Send + Sync;
 
 struct Shared {
@@ -134,14 +134,14 @@ struct Shared {
     witness: Mutex<Option<Arc<Witness>>>,
     second: Second,
     wrong: Handshaking,
-    /// Held by the handshake that runs, where only one runs at a time.
+    /// Held by the running handshake in a wrong implementation that runs one at a time.
     turn: futures::lock::Mutex<()>,
 }
 
-/// The second handshake.
+/// What the second handshake does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Second {
-    /// It passes every stream on, at once.
+    /// It passes every stream on at once.
     Passes,
     /// It reads a header, as the first does.
     Reads,
@@ -158,7 +158,7 @@ impl Shared {
         }
     }
 
-    /// Reads a header, and does what it says.
+    /// Reads a header and follows it.
     async fn run<S: AsyncRead + Unpin>(
         &self,
         stage: Stage,
@@ -210,7 +210,7 @@ impl Shared {
     }
 }
 
-/// Records how a handshake ended, when its future is dropped.
+/// Records how a handshake ended when its future is dropped.
 struct Running<'a> {
     shared: &'a Shared,
     stage: Stage,
@@ -229,7 +229,7 @@ impl Drop for Running<'_> {
 #[derive(Clone)]
 pub struct FirstHandshake(Arc<Shared>);
 
-/// The second handshake of a connection, which gets the stream of the first.
+/// The second handshake of a connection, which gets the first one's stream.
 #[derive(Clone)]
 pub struct SecondHandshake(Arc<Shared>);
 
@@ -277,18 +277,18 @@ impl Handshake<BoxedStream, Address> for SecondHandshake {
     }
 }
 
-/// A world whose listeners have two handshakes, which do what their client says.
+/// A world whose listeners have two handshakes, controlled by the client.
 pub struct Handshakes {
     shared: Arc<Shared>,
 }
 
 impl Handshakes {
-    /// The same world; of the two handshakes the second passes every stream on.
+    /// Wraps a world. The second handshake passes every stream on.
     pub fn one(world: &Arc<Boxed>) -> Arc<Self> {
         Self::new(world, Second::Passes)
     }
 
-    /// The same world; each of the two handshakes reads a header.
+    /// Wraps a world. Both handshakes read a header.
     pub fn two(world: &Arc<Boxed>) -> Arc<Self> {
         Self::new(world, Second::Reads)
     }
@@ -307,12 +307,12 @@ impl Handshakes {
         })
     }
 
-    /// The events of the handshakes.
+    /// Returns the recorded events of the handshakes.
     pub fn shakes(&self) -> &Record<Shake> {
         &self.shared.shakes
     }
 
-    /// Calls this as a handshake is first polled, before it does anything.
+    /// Sets a function that is called when a handshake is first polled, before anything else.
     pub fn witness(&self, witness: impl Fn(&Shake) + Send + Sync + 'static) {
         let witness: Arc<Witness> = Arc::new(witness);
         let shared = &self.shared.witness;

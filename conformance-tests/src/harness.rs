@@ -1,4 +1,4 @@
-//! What a third party implements so that the suite runs on their runtime.
+//! The trait through which a runtime is plugged into the suite.
 
 use std::future::Future;
 use std::io;
@@ -48,35 +48,35 @@ use futures::io::{AsyncRead, AsyncWrite};
 /// Mine(runtime).run(async { assert_eq!(1 + 1, 2) });
 /// ```
 pub trait Harness: Send + Sync + 'static {
-    /// The runtime, as a pool takes it.
+    /// The runtime, as a pool uses it.
     type Runtime: Runtime;
-    /// The runtime's TCP listener, as a pool takes it.
+    /// The runtime's TCP listener, as a pool uses it.
     type Listener: Listener<Addr = SocketAddr, Handshake = NoHandshake>;
     /// The runtime's TCP stream, as the suite reads and writes it.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The value that pools are started with.
+    /// Returns the runtime value with which pools are started.
     fn runtime(&self) -> Self::Runtime;
 
-    /// Runs a test on the runtime, and blocks until it is done. A panic of the test passes through.
+    /// Runs a test on the runtime and blocks until it completes. A panic of the test propagates.
     ///
-    /// Tasks that the test leaves behind are not dropped: they go on, in the next run at the latest (rule T2).
+    /// Tasks that the test leaves behind are not dropped: they continue, at the latest in the next run (rule T2).
     fn run(&self, test: impl Future<Output = ()> + Send + 'static);
 
-    /// Makes the runtime's listener of a standard one.
+    /// Converts a standard listener to the runtime's own.
     ///
     /// # Errors
     ///
-    /// What the system or the runtime says.
+    /// The errors of the system or the runtime.
     fn listener(&self, listener: TcpListener) -> io::Result<Self::Listener>;
 
-    /// The rules of level SHOULD that this runtime leaves unmet, by id, and why. None, unless overridden.
+    /// Returns the ids of the SHOULD rules that this runtime does not meet, each with the reason. The default is none.
     ///
-    /// They are not checked, and the matrix tells the reason. A MUST is checked in any case.
+    /// These rules are not checked, and the matrix shows the reason. A MUST is always checked.
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {
         &[]
     }
 
-    /// Makes what the listener accepts readable and writable.
+    /// Converts a stream for reading and writing by the suite.
     fn stream(&self, stream: StreamOf<Self::Listener>) -> Self::Stream;
 }

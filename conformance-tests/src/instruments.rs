@@ -1,11 +1,11 @@
-//! Instruments of a world: a rule sees the pool's tasks, their polls, their `accept` and their events, and decides which task
-//! is held or dropped, when the clock stops, and which `accept` fails.
+//! Instruments of a world. With them a rule observes the pool's tasks, polls, `accept` calls and `tracing` events, and
+//! controls which task is held or dropped, when the clock stops, and which `accept` fails.
 //!
-//! A task whose polls are held is to the pool what a task is whose poll never returns: it reaches no suspension point. So a
-//! child can be stuck in a world that has one thread, or none.
+//! To the pool, a task whose polls are held looks like a task whose poll never returns: it reaches no suspension point.
+//! So a child can be stuck even in a world with one thread or none.
 //!
-//! Invariants: a poll is among those under way from before the task sees it until after the task has returned from it; a task
-//! that is held is not polled from when its holder is notified until it is released.
+//! Invariants: a poll counts as under way from before the task is polled until after the poll has returned; a held task
+//! is not polled from the moment its holder is notified until it is released.
 
 mod accepts;
 mod faults;
@@ -43,7 +43,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The instruments of a world; its runtime values and its listeners share them.
+/// The instruments of a world, shared by its runtime values and its listeners.
 pub(crate) struct Instruments {
     clock: BoxedRuntime,
     spawned: [AtomicUsize; 2],
@@ -52,12 +52,12 @@ pub(crate) struct Instruments {
     under_way: Mutex<HashSet<TaskId>>,
     orders: Record<Order>,
     holding: Record<TaskId>,
-    /// When the clock of the tasks was stopped.
+    /// When the tasks' clock was stopped.
     stopped_at: OnceLock<Instant>,
     dispatch: Dispatch,
     traced: Record<Traced>,
     cost: Arc<Cost>,
-    /// The peer of the next connection is gone before its address is read.
+    /// Whether the peer of the next connection is gone before its address is read.
     peer_gone: AtomicBool,
     faults: Mutex<HashMap<Address, Faults>>,
 }
@@ -69,7 +69,7 @@ enum Order {
     Drop(TaskId),
 }
 
-/// Whether the last order of this task is to hold it.
+/// Returns whether the task's latest command is to hold it.
 fn is_held(orders: &[Order], task: TaskId) -> bool {
     let of_task = |order: &&Order| [Order::Hold(task), Order::Release(task)].contains(order);
     orders.iter().rfind(of_task) == Some(&Order::Hold(task))
@@ -94,7 +94,7 @@ impl Instruments {
         })
     }
 
-    /// The task, with instruments.
+    /// Wraps a task with instruments.
     pub(crate) fn task(
         self: &Arc<Self>,
         value: ValueId,
@@ -131,7 +131,7 @@ impl Instruments {
         })
     }
 
-    /// Whether this task is held. Wakes the task when that changes.
+    /// Returns whether this task is held, and wakes the task when that changes.
     fn holds(&self, task: TaskId, cx: &mut Context<'_>) -> bool {
         loop {
             let held = pin!(self.orders.when(|all| is_held(all, task).then_some(())));
@@ -145,31 +145,31 @@ impl Instruments {
         }
     }
 
-    /// After a sleep of a task: it goes on unless the clock was stopped before.
+    /// Called when a task's sleep completes: returns unless the clock was stopped before the deadline.
     pub(crate) async fn slept(&self, deadline: Instant) {
-        // What waits for the pool, and is none of its tasks, goes on.
+        // Only the pool's own tasks are affected; waits of the test continue.
         let stopped = self.stopped_at.get();
         if current_task().is_some() && stopped.is_some_and(|stopped| *stopped < deadline) {
             pending::<()>().await;
         }
     }
 
-    /// When the clock of the tasks was stopped.
+    /// Returns when the tasks' clock was stopped.
     pub(crate) fn stopped_at(&self) -> Option<Instant> {
         self.stopped_at.get().copied()
     }
 
-    /// The faults of the listener that is bound to an address.
+    /// Returns the fault injection of the listener bound to an address.
     pub(crate) fn faults(&self, address: Address) -> Faults {
         lock(&self.faults).entry(address).or_default().clone()
     }
 
-    /// Whether the peer of the connection that is returned now is to be gone.
+    /// Returns, once, whether the peer of the connection being returned is gone.
     pub(crate) fn loses_peer(&self) -> bool {
         self.peer_gone.swap(false, Ordering::SeqCst)
     }
 
-    /// Awaits a call of `accept`, counts it, and has it fail if it is to.
+    /// Awaits and counts a call of `accept`, and makes it fail if a fault is injected.
     pub(crate) async fn accept<T>(
         &self,
         faults: &Faults,
@@ -184,7 +184,7 @@ impl Instruments {
     }
 }
 
-/// One poll, under way until it is dropped, by a panic or not.
+/// A poll in progress, ended by its drop (also on a panic).
 struct UnderWay<'a> {
     instruments: &'a Instruments,
     task: TaskId,
@@ -215,41 +215,42 @@ impl fmt::Debug for Instruments {
     }
 }
 
-/// A world with instruments.
+/// Controls of a world with instruments.
 ///
 /// # Panics
 ///
-/// Each of these, in a world that is not [`instrumented`](Boxed::instrumented).
+/// Every method panics if the world is not [`instrumented`](Boxed::instrumented).
 impl Boxed {
-    /// Polls this task no more; done when the poll that may be under way is over. To be used once for a task.
+    /// Stops polling this task. Completes when a poll in progress has returned. May be used once per task.
     pub fn hold(&self, task: TaskId) -> impl Future<Output = ()> + Send + 'static {
         self.instruments().orders.push(Order::Hold(task));
         let holding = self.instruments().holding.clone();
         async move { holding.first(|held| (*held == task).then_some(())).await }
     }
 
-    /// Polls this task again.
+    /// Resumes polling this task.
     pub fn release(&self, task: TaskId) {
         self.instruments().orders.push(Order::Release(task));
     }
 
-    /// Drops a task, as a runtime does that is shut down.
+    /// Drops a task, as a runtime does when it shuts down.
     pub fn drop_task(&self, task: TaskId) {
         self.instruments().orders.push(Order::Drop(task));
     }
 
-    /// Stops the clock of the tasks: what is not due by now never is, whatever wakes the task that waits for it.
+    /// Stops the tasks' clock: a deadline that has not passed yet never does, whatever wakes the task that waits for
+    /// it.
     pub fn stop_clock(&self) {
         let now = self.instruments().clock.now();
         self.instruments().stopped_at.get_or_init(|| now);
     }
 
-    /// Whether a poll of this task is under way.
+    /// Returns whether this task is being polled.
     pub fn is_polled(&self, task: TaskId) -> bool {
         lock(&self.instruments().under_way).contains(&task)
     }
 
-    /// The events of `tracing` so far.
+    /// Returns the `tracing` events so far.
     pub fn traced(&self) -> Vec<Traced> {
         let mut traced = self.instruments().traced.all();
         let tamper = self.runtime().tamper;
@@ -259,26 +260,26 @@ impl Boxed {
         traced
     }
 
-    /// The cost of `accept`.
+    /// Returns the cost of `accept`.
     pub fn cost(&self) -> &Cost {
         &self.instruments().cost
     }
 
-    /// The peer of the next connection is gone before its address is read.
+    /// Makes the peer of the next connection disappear before its address is read.
     pub fn lose_next_peer(&self) {
         self.instruments().peer_gone.store(true, Ordering::SeqCst);
     }
 
-    /// The faults of the listener that is bound to an address.
+    /// Returns the fault injection of the listener bound to an address.
     pub fn faults(&self, address: Address) -> Faults {
         self.instruments().faults(address)
     }
 
-    /// Holds the accept loop of the only listener, at which acceptors wait: clients that come from here on are queued.
+    /// Holds the accept loop of the only listener while acceptors wait. Later clients stay in the kernel's queue.
     ///
     /// # Errors
     ///
-    /// [`Broken`] if nothing waits in `accept`.
+    /// [`Broken`] if no task waits in `accept`.
     pub async fn hold_accepting(&self, stage: &Fixture<Boxed>) -> Result<TaskId, Broken> {
         let cost = self.cost();
         let waits = || match cost.waits() {

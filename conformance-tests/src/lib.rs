@@ -1,12 +1,11 @@
-//! The conformance suite: what a pool does, whatever the runtime, as tests.
+//! A conformance suite for pools of acceptors, on any runtime.
 //!
-//! Who has a runtime of their own implements [`Harness`]; [`Real`] makes a
-//! [`World`] of it, with sockets and clients, and everything here is written
-//! against a [`World`]. A failure tells what was expected and what was seen
-//! ([`Broken`]).
+//! To check a runtime, implement [`Harness`]. [`Real`] turns the harness into a [`World`] with
+//! sockets and clients, and the rules are written against [`World`]. A failure reports what was
+//! expected and what was seen ([`Broken`]).
 //!
-//! Nothing here decides by an upper bound on time: a test waits for the event,
-//! and gives up after its [`Patience`].
+//! No verdict depends on an upper bound on time: a check waits for an event and gives up after its
+//! [`Patience`].
 
 mod address;
 mod boxed;

@@ -1,4 +1,4 @@
-//! How long the suite waits for an event before it gives up: one setting, scaled by the environment.
+//! How long the suite waits for an event: one setting, scaled by an environment variable.
 
 use std::env;
 use std::error::Error;
@@ -17,14 +17,13 @@ use futures::task::AtomicWaker;
 
 use crate::verdict::{Broken, LOST_WAKE};
 
-/// The environment variable that holds the factor by which patience is scaled.
+/// The environment variable that holds the factor for [`Patience`].
 pub const PATIENCE_VARIABLE: &str = "CONFORMANCE_PATIENCE";
 
-/// How long the suite waits for an event before it gives up. 10 s, unless scaled.
+/// How long the suite waits for an event before it gives up: 10 s unless scaled.
 ///
-/// It is the only upper bound on time that decides a verdict, and it decides
-/// where nothing else can: that an event never comes has no event of its own.
-/// A longer one costs nothing where all is well: only failures take that long.
+/// This is the only upper bound on time that decides a verdict, and it applies only where an event never occurs. A
+/// longer patience costs nothing while all rules hold: only failures take that long.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Patience {
     factor: f64,
@@ -32,13 +31,12 @@ pub struct Patience {
 
 const UNSCALED: Duration = Duration::from_secs(10);
 
-/// Patience is used up in so many parts, one after the other: whatever stands still for a while and goes on, a machine
-/// perhaps, uses up one of them.
+/// Patience is spent in this many consecutive parts, so a machine that stalls once uses up only one of them.
 const PARTS: u32 = 20;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How often a condition is looked at that tells nobody when it changes.
+/// The interval between reads of a condition that has no notification.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 impl Default for Patience {
@@ -48,20 +46,20 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// The patience that [`PATIENCE_VARIABLE`] says; unscaled if it is not set.
+    /// Reads the patience from [`PATIENCE_VARIABLE`]; unscaled if it is not set.
     ///
     /// # Panics
     ///
-    /// If the variable holds something else than a factor.
+    /// If the variable is not a valid factor.
     pub fn of_environment() -> Self {
         Self::from_environment().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The patience that [`PATIENCE_VARIABLE`] says; unscaled if it is not set.
+    /// Reads the patience from [`PATIENCE_VARIABLE`]; unscaled if it is not set.
     ///
     /// # Errors
     ///
-    /// [`PatienceError`] if the variable holds something else than a factor.
+    /// [`PatienceError`] if the variable is not a valid factor.
     pub fn from_environment() -> Result<Self, PatienceError> {
         match env::var(PATIENCE_VARIABLE) {
             Err(env::VarError::NotPresent) => Ok(Self::default()),
@@ -72,7 +70,7 @@ impl Patience {
         }
     }
 
-    /// A patience that is so many times as long.
+    /// Multiplies the patience by a factor.
     pub fn scaled(self, by: f64) -> Self {
         Self {
             factor: self.factor * by,
@@ -84,18 +82,19 @@ impl Patience {
         (0.01..=1000.0).contains(&factor).then_some(Self { factor })
     }
 
-    /// How long to wait for an event.
+    /// Returns how long to wait for an event.
     pub fn length(self) -> Duration {
         UNSCALED.mul_f64(self.factor)
     }
 
-    /// A limit that no scene is to reach, though it wait for many events: over an hour, however little patience there is.
+    /// Returns a limit that no check reaches, however many events it waits for: more than an hour, whatever the
+    /// patience.
     pub fn out_of_reach(self) -> Duration {
         HOUR + 100 * self.length()
     }
 
-    /// Stretches a time that is to be long enough for something.
-    /// A machine that needs more patience gets more room for that too; less patience shrinks nothing.
+    /// Scales a time that has to suffice for some work. A larger patience lengthens it; a smaller one does not shorten
+    /// it.
     pub fn stretch(self, time: Duration) -> Duration {
         time.mul_f64(self.factor.max(1.0))
     }
@@ -112,7 +111,7 @@ impl Patience {
     ///
     /// # Errors
     ///
-    /// [`Broken`], which says what was waited for, if it does not come.
+    /// [`Broken`], which names the event, if it does not occur.
     pub async fn wait<R: Runtime, T>(
         self,
         runtime: &R,
@@ -123,11 +122,11 @@ impl Patience {
             .await
     }
 
-    /// Waits for an event, by the clock of a thread of its own: for where the runtime's is in question.
+    /// Waits for an event by the clock of a separate thread, for checks of the runtime's own clock.
     ///
     /// # Errors
     ///
-    /// [`Broken`], which says what was waited for, if it does not come.
+    /// [`Broken`], which names the event, if it does not occur.
     pub async fn wait_outside<T>(
         self,
         what: &str,
@@ -160,7 +159,7 @@ impl Patience {
         let waker = Waker::from(Arc::clone(&called));
         poll_fn(|cx| {
             called.waiting.register(cx.waker());
-            // First: should both be due the event has come.
+            // Polled first: if both are due, the event has occurred.
             if let Some(value) = called.poll(event.as_mut(), &waker) {
                 return Poll::Ready(Ok(value));
             }
@@ -179,11 +178,11 @@ impl Patience {
         .await
     }
 
-    /// Waits for a condition that tells nobody when it changes, by looking again and again.
+    /// Polls for a condition that has no notification.
     ///
     /// # Errors
     ///
-    /// [`Broken`], which says what was waited for and what was seen last, if it does not come.
+    /// [`Broken`], which names the condition and the last value seen, if it does not become true.
     pub async fn until<R: Runtime, T, S: fmt::Debug>(
         self,
         runtime: &R,
@@ -209,11 +208,11 @@ impl Patience {
         })
     }
 
-    /// The event had come, and nobody was told.
+    /// The event occurred but the waiting task was not woken.
     fn lost(what: &str) -> Broken {
         Broken::new(
             what,
-            "it had come, but the waker that waited for it was not called",
+            "it occurred, but its waker was not called",
         )
         .check(LOST_WAKE)
     }
@@ -221,22 +220,22 @@ impl Patience {
     fn exhausted(self, what: &str) -> Broken {
         Broken::new(
             what,
-            format!("nothing of the kind within {:?}", self.length()),
+            format!("it did not happen within {:?}", self.length()),
         )
         .check("is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long")
     }
 }
 
-/// The waker of an event that is waited for: the event is polled again only once it was called, as a runtime does it. Whatever
-/// else wakes the waiting task would hide that nothing has.
+/// The waker of an awaited event. The event is polled again only after this waker was called, as a runtime does: any
+/// other wake-up of the waiting task would hide a missing wake.
 struct Called {
     called: AtomicBool,
-    /// The task that waits.
+    /// The waiting task.
     waiting: AtomicWaker,
 }
 
 impl Called {
-    /// As if it had been called: the event is to be polled once in any case.
+    /// Starts as called, because the event has to be polled once.
     fn new() -> Self {
         Self {
             called: AtomicBool::new(true),
@@ -244,7 +243,7 @@ impl Called {
         }
     }
 
-    /// Polls an event with this waker, if it was called; its value, if it has come.
+    /// Polls the event with this waker if the waker was called, and returns the event's value once it is ready.
     fn poll<F: Future>(&self, event: Pin<&mut F>, waker: &Waker) -> Option<F::Output> {
         if !self.called.swap(false, Ordering::SeqCst) {
             return None;
@@ -263,7 +262,7 @@ impl Wake for Called {
     }
 }
 
-/// Waits on this thread for what is sent, and uses up so much time for it, part by part.
+/// Receives a value on this thread, and gives up after this time, which is spent part by part.
 pub(crate) fn receive<T>(
     from: &mpsc::Receiver<T>,
     limit: Duration,
@@ -277,7 +276,7 @@ pub(crate) fn receive<T>(
     from.recv_timeout(limit / PARTS)
 }
 
-/// What [`PATIENCE_VARIABLE`] holds is no factor.
+/// [`PATIENCE_VARIABLE`] is not a valid factor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PatienceError(String);
 
@@ -317,14 +316,14 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_scales_it_and_never_shrinks_what_is_stretched() {
+    fn factor_scales_and_never_shrinks() {
         check("1", seconds(10), seconds(1));
         check(" 4 ", seconds(40), seconds(4));
         check("0.5", seconds(5), seconds(1));
     }
 
     #[test]
-    fn what_is_out_of_reach_is_so_with_any_patience() {
+    fn out_of_reach_with_any_patience() {
         for factor in [0.01, 1.0, 1000.0] {
             let patience = Patience { factor };
             assert!(patience.out_of_reach() > HOUR);
@@ -332,7 +331,7 @@ mod tests {
         }
     }
 
-    /// A machine that stands still for an hour in the first sleep, and never again.
+    /// A machine that stalls for an hour in the first sleep, and never again.
     #[derive(Debug, Clone)]
     struct StandsStill {
         now: Arc<Mutex<Instant>>,
@@ -343,7 +342,7 @@ mod tests {
         fn spawn(&self, _task: impl Future<Output = ()> + Send + 'static) {}
 
         async fn sleep_until(&self, deadline: Instant) {
-            let mut now = self.now.lock().expect("nobody panics in here");
+            let mut now = self.now.lock().expect("the lock is never poisoned: its holders do not panic");
             let length = deadline.saturating_duration_since(*now);
             let stands_still = if self.slept.count() == 0 {
                 HOUR
@@ -355,24 +354,24 @@ mod tests {
         }
 
         fn now(&self) -> Instant {
-            *self.now.lock().expect("nobody panics in here")
+            *self.now.lock().expect("the lock is never poisoned: its holders do not panic")
         }
     }
 
     #[test]
-    fn what_stands_still_for_a_while_uses_up_one_part_of_it() {
+    fn stall_uses_up_one_part() {
         let runtime = StandsStill {
             now: Arc::new(Mutex::new(Instant::now())),
             slept: Record::default(),
         };
         let waited = Patience::default().wait(&runtime, "the moon", pending::<()>());
-        let broken = block_on(waited).expect_err("it does not come");
+        let broken = block_on(waited).expect_err("the event never occurs");
         assert_eq!(broken.expected, "the moon");
         let slept: Duration = runtime.slept.all().iter().sum();
         assert_eq!(slept, Patience::default().length());
     }
 
-    /// Comes at its second poll, and says so if it is told to.
+    /// Completes at its second poll, and wakes its task only if `wakes` is set.
     async fn comes_at_the_second_poll(wakes: bool) {
         let mut polled = false;
         poll_fn(|cx| {
@@ -388,21 +387,21 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_and_wakes_nobody_has_not_come() {
+    fn event_without_a_wake_fails() {
         let waits = |wakes| {
             let patience = Patience { factor: 0.01 };
             block_on(patience.wait_outside("the moon", comes_at_the_second_poll(wakes)))
         };
         assert_eq!(waits(true), Ok(()));
-        let broken = waits(false).expect_err("nobody was told");
+        let broken = waits(false).expect_err("the waker was not called");
         assert_eq!(
             broken.seen,
-            "it had come, but the waker that waited for it was not called"
+            "it occurred, but its waker was not called"
         );
     }
 
     #[test]
-    fn what_is_no_factor_is_refused() {
+    fn invalid_factor_is_refused() {
         for text in ["", "long", "0", "-1", "inf", "NaN", "1e9"] {
             check(text, None, None);
         }

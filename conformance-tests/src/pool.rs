@@ -1,4 +1,4 @@
-//! The pool and its handle, as rules call them: the core's own, and a wrong one where the world says so.
+//! The pool and its handle as rules use them: the core's own, which a deliberately wrong world can tamper with.
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -16,11 +16,11 @@ use crate::address::Address;
 use crate::boxed::{Boxed, Erased};
 use crate::tamper::{Conduct, Edit, Tamper, Verb};
 
-/// A handle of a pool in a world; its calls are those of [`PoolHandle`].
+/// A handle of a pool in a world, with the methods of [`PoolHandle`].
 pub struct Handle<W: Erased = Boxed> {
     handle: PoolHandle<W::Runtime, W::Listener>,
     tamper: Option<Arc<Tamper>>,
-    /// The runtime that listeners are added on, where it is another than the pool's.
+    /// The runtime on which listeners are added, if it differs from the pool's.
     listeners: Option<W::Runtime>,
 }
 
@@ -348,7 +348,7 @@ impl<W: Erased> Drop for Pool<W> {
             Some(Conduct::Later) => {
                 let owner = self.owner.take();
                 std::thread::spawn(move || {
-                    // To be late is the mistake.
+                    // The delay is the fault.
                     std::thread::sleep(Duration::from_millis(50));
                     drop(owner);
                 });

@@ -1,7 +1,7 @@
-//! The world of real sockets, on any runtime: the standard library's listeners, and clients on threads of their own.
+//! The world of real sockets, on any runtime: the standard library's listeners, and clients on their own threads.
 //!
-//! A client is driven by a thread with blocking calls, so that it works
-//! whatever the runtime does, also one that has a single thread.
+//! Each client is driven by a thread with blocking calls, so it works whatever the runtime does, including a runtime
+//! with a single thread.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,11 +19,11 @@ use crate::harness::Harness;
 use crate::patience::Patience;
 use crate::world::{Client, Closed, World};
 
-/// Whether the system says if a socket listens, and so a constructor refuses one that does not (V4).
+/// Whether the system reports if a socket listens, so that a constructor can refuse a socket that does not (V4).
 pub(crate) const SAYS_WHETHER_IT_LISTENS: bool =
     cfg!(any(target_os = "linux", target_os = "android"));
 
-/// The loopback, and any port that is free.
+/// The loopback address with any free port.
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The world of real sockets, on the runtime of a harness.
@@ -33,7 +33,7 @@ pub struct Real<H> {
 }
 
 impl<H: Harness> Real<H> {
-    /// The world of real sockets, on the runtime of a harness.
+    /// Creates the world of real sockets on the runtime of a harness.
     pub fn new(harness: H) -> Self {
         Self { harness }
     }
@@ -71,8 +71,8 @@ impl<H: Harness> World for Real<H> {
     fn listen_to_nothing(&self) -> io::Result<(H::Listener, io::Error)> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&LOOPBACK.into())?;
-        // Where the system says whether a socket listens, an adapter refuses one that does not (V4):
-        // there it listens until the adapter has it.
+        // Where the system reports whether a socket listens, an adapter refuses one that does not (V4), so the socket
+        // listens until the adapter has taken it.
         let listens = SAYS_WHETHER_IT_LISTENS;
         if listens {
             socket.listen(1)?;
@@ -82,7 +82,7 @@ impl<H: Harness> World for Real<H> {
             socket.shutdown(Shutdown::Both)?;
         }
         match socket.accept() {
-            Ok(_) => Err(io::Error::other("a socket accepts that does not listen")),
+            Ok(_) => Err(io::Error::other("a socket that does not listen accepted a connection")),
             Err(error) => Ok((listener, error)),
         }
     }
@@ -116,7 +116,7 @@ async fn connect(address: Address) -> io::Result<SocketClient> {
     SocketClient::connect(address.into(), None).await
 }
 
-/// What a client's thread is to do with its socket, and what it has read ahead.
+/// A job for a client's thread, with access to the socket and to the bytes read ahead.
 type Job = Box<dyn FnOnce(&mut Driven) + Send>;
 
 struct Driven {
@@ -124,7 +124,7 @@ struct Driven {
     ahead: Vec<u8>,
 }
 
-/// A client of a socket of any kind, driven by a thread of its own.
+/// A client on a socket of any kind, driven by its own thread.
 #[derive(Debug)]
 pub struct SocketClient {
     local_addr: Address,
@@ -134,7 +134,7 @@ pub struct SocketClient {
 }
 
 impl SocketClient {
-    /// Connects a stream socket to an address; from this one, if there is one, else from any.
+    /// Connects a stream socket to an address, bound to `from` if it is given.
     ///
     /// ```no_run
     /// # async fn connect() -> std::io::Result<()> {
@@ -148,7 +148,8 @@ impl SocketClient {
     ///
     /// # Errors
     ///
-    /// What binding or connecting says; or if the client's own address has no name, by which rules could tell it from others.
+    /// The errors of binding and connecting; [`ErrorKind::AddrNotAvailable`] if the client's own address is unnamed,
+    /// because rules identify clients by address.
     pub async fn connect(to: SockAddr, from: Option<SockAddr>) -> io::Result<Self> {
         let (tell, told) = oneshot::channel();
         thread::Builder::new()
@@ -177,7 +178,7 @@ impl SocketClient {
                 for job in inbox {
                     job(&mut driven);
                 }
-                // Before `_alive` tells that it is.
+                // Dropped before `_alive`, whose drop signals that the socket is closed.
                 drop(driven);
             })?;
         told.await.unwrap_or_else(|_| Err(gone()))
@@ -198,7 +199,7 @@ impl SocketClient {
         }
     }
 
-    /// Makes the thread let go of the socket, whatever it is waiting for; sends nothing to the peer.
+    /// Makes the thread release the socket, whatever it is blocked on. Sends nothing to the peer.
     fn retire(&mut self) {
         self.jobs = None;
         let _ = self.socket.shutdown(Shutdown::Read);
@@ -218,7 +219,7 @@ fn connected(to: &SockAddr, from: Option<&SockAddr>) -> io::Result<(Arc<Socket>,
     if let Some(from) = from {
         socket.bind(from)?;
     }
-    // So that this thread ends; the rule that waits for the client has given up long before.
+    // Bounds the life of this thread; the rule that waits for the client gives up long before.
     socket.connect_timeout(to, 2 * Patience::of_environment().length())?;
     let local_addr = Address::from_socket(&socket.local_addr()?);
     let unnamed = || io::Error::new(ErrorKind::AddrNotAvailable, "the client has no address");
@@ -236,7 +237,7 @@ impl Drop for SocketClient {
 }
 
 impl Driven {
-    /// Reads on; what was read, or nothing at the end of the stream.
+    /// Reads more bytes and returns how many; 0 at the end of the stream.
     fn read_more(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 65_536];
         let count = loop {
@@ -249,7 +250,7 @@ impl Driven {
         Ok(count)
     }
 
-    /// Takes from what was read, once so much of it is there as `enough` says.
+    /// Takes a prefix of the bytes read, once `enough` returns its length.
     fn take(&mut self, enough: impl Fn(&[u8]) -> Option<usize>) -> io::Result<Vec<u8>> {
         loop {
             if let Some(count) = enough(&self.ahead) {

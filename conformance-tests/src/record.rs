@@ -1,14 +1,14 @@
-//! A list that grows, and that one can wait on.
+//! A growing list that tasks can wait on.
 //!
-//! Invariant: an entry is in the list before a waiter is woken, and a waiter is
-//! registered under the same lock under which it found nothing.
+//! Invariant: an entry is in the list before a waiter is woken, and a waiter is registered under
+//! the lock under which it found nothing.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-/// A list that grows, and that one can wait on. Clones share it.
+/// A growing list that tasks can wait on. Clones share the list.
 pub struct Record<T> {
     shared: Arc<Mutex<Shared<T>>>,
 }
@@ -48,17 +48,17 @@ impl<T> Record<T> {
         waiters.into_iter().for_each(Waker::wake);
     }
 
-    /// Looks at all entries.
+    /// Calls a function with all entries.
     pub fn look<U>(&self, look: impl FnOnce(&[T]) -> U) -> U {
         look(&self.lock().entries)
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn count(&self) -> usize {
         self.look(<[T]>::len)
     }
 
-    /// All entries.
+    /// Returns all entries.
     pub fn all(&self) -> Vec<T>
     where
         T: Clone,
@@ -66,7 +66,7 @@ impl<T> Record<T> {
         self.look(<[T]>::to_vec)
     }
 
-    /// Waits until what is looked for can be made of the entries.
+    /// Waits until the function returns a value for the entries.
     pub fn when<U>(
         &self,
         mut look: impl FnMut(&[T]) -> Option<U> + Send,
@@ -91,7 +91,7 @@ impl<T> Record<T> {
         })
     }
 
-    /// Waits for the first entry of which something can be made.
+    /// Waits for the first entry for which the function returns a value.
     pub fn first<U>(
         &self,
         mut pick: impl FnMut(&T) -> Option<U> + Send,
@@ -121,7 +121,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn whoever_waits_sees_what_is_pushed_before_and_after() {
+    fn waiter_sees_earlier_and_later_entries() {
         let record = Record::default();
         record.push(1);
         assert_eq!(record.all(), [1]);

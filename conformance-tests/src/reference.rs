@@ -1,22 +1,18 @@
-//! A correct runtime of the standard library alone, written to be read: this is how an adapter is written.
+//! A correct runtime on the standard library alone: an example of how to write an adapter.
 //!
-//! It is made for being right at a glance, not for speed: each task has a
-//! thread, one thread keeps the time, and whatever blocks does so on a thread
-//! of its own. Real adapters are shorter, for their runtime has all of this.
+//! It favours clarity over speed: each task has a thread, one thread keeps the timers, and every blocking call has a
+//! thread of its own. Real adapters are shorter because their runtime provides all of this.
 //!
-//! An adapter has two parts, each of which is a trait of the core:
+//! An adapter implements two traits of the core:
 //!
-//! 1. [`Runtime`]: spawn a detached task, sleep until a time, tell the time. Here [`Threads`].
+//! 1. [`Runtime`]: spawn a detached task, sleep until a time, read the clock. Here [`Threads`].
 //! 2. [`Listener`]: accept, and two addresses. Here [`TcpListener`].
 //!
-//! For the suite there is a third, [`Harness`]: how to run a test, and how to
-//! read and write the stream. Here [`Reference`].
+//! The suite needs a third, [`Harness`]: run a test, and read and write the stream. Here [`Reference`].
 //!
-//! Four promises are easy to break, and the suite finds out when they are: a
-//! wake that comes before the task sleeps is not lost (rules T4 and T5); a
-//! sleep is never done early (T6); a connection that was accepted for somebody
-//! who went away goes to the next who asks (K4); and once the listener is
-//! dropped its address is free (K8).
+//! Four promises are easy to break, and the suite checks each of them: a wake that arrives before the task sleeps is
+//! not lost (rules T4 and T5); a sleep never completes early (T6); a connection that was accepted for a dropped
+//! `accept` goes to the next caller (K4); and once the listener is dropped its address is free (K8).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -34,21 +30,21 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::harness::Harness;
 
-// Part 1, the runtime: spawn, sleep, and the time.
+// Part 1, the runtime: spawn, sleep, and the clock.
 
 /// The runtime: each task has a thread.
 ///
-/// A value of this type is what a pool is started with. It would carry the
-/// options of spawning, if there were any: names, priorities, an executor.
+/// A pool is started with a value of this type. If there were spawn options (names, priorities, an executor), the value
+/// would carry them.
 #[derive(Debug, Clone, Copy)]
 pub struct Threads;
 
 impl Runtime for Threads {
-    // Polled on another thread, so never before `spawn` returns on this one; a panic ends that thread only;
-    // and since nobody joins the thread the task is detached.
+    // The task is polled on another thread, so never before `spawn` returns; a panic ends only that thread; and the
+    // thread is never joined, so the task is detached.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let thread = thread::Builder::new().name("task".into());
-        // If the system has no thread to give, the closure is dropped and the task with it: the pool sees that.
+        // If the system has no thread left, the closure is dropped with the task, which the pool notices.
         let _ = thread.spawn(move || block_on(task));
     }
 
@@ -59,10 +55,10 @@ impl Runtime for Threads {
         }
     }
 
-    // `now` is the standard clock, for that is the one that `Sleep` goes by.
+    // `now` is not overridden: its default is the standard clock, which `Sleep` uses.
 }
 
-/// Polls a future on this thread until it is done.
+/// Polls a future on this thread until it completes.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
 
@@ -78,22 +74,22 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(value) => return value,
-            // A wake since the poll began makes `park` return at once, so none is lost.
+            // A wake since the poll began makes `park` return at once, so no wake is lost.
             Poll::Pending => thread::park(),
         }
     }
 }
 
-/// Wakers by the order in which they came, so that each can be taken back.
+/// Wakers in the order of their registration, each removable by its key.
 type Wakers<K> = BTreeMap<K, Waker>;
 
-/// Who sleeps, by deadline; the number tells two of the same deadline apart.
+/// The sleepers by deadline; a number distinguishes equal deadlines.
 struct Timer {
     sleepers: Mutex<Wakers<(Instant, u64)>>,
     changed: Condvar,
 }
 
-/// One for the whole process: a thread that lives as long.
+/// The timer of the whole process, whose thread never ends.
 static TIMER: LazyLock<Arc<Timer>> = LazyLock::new(|| {
     let timer = Arc::new(Timer {
         sleepers: Mutex::default(),
@@ -103,12 +99,12 @@ static TIMER: LazyLock<Arc<Timer>> = LazyLock::new(|| {
     let thread = thread::Builder::new().name("timer".into());
     thread
         .spawn(move || keeper.keep())
-        .expect("the system has a thread for the time");
+        .expect("the system can start the timer thread");
     timer
 });
 
 impl Timer {
-    /// Wakes each sleeper when its deadline has come, for ever.
+    /// Wakes each sleeper at its deadline. Never returns.
     fn keep(&self) {
         let mut sleepers = lock(&self.sleepers);
         loop {
@@ -117,7 +113,7 @@ impl Timer {
             sleepers = match next {
                 Some(deadline) if deadline <= now => {
                     let first = sleepers.pop_first();
-                    // Never call a waker under a lock: it is foreign code, and may come back for the lock.
+                    // Never call a waker under a lock: it is foreign code that may take the same lock.
                     drop(sleepers);
                     if let Some((_, waker)) = first {
                         waker.wake();
@@ -140,7 +136,7 @@ impl Timer {
 /// Waits for a deadline.
 struct Sleep {
     deadline: Instant,
-    /// Where its waker is, once it waits.
+    /// The key of its waker, once it waits.
     place: Option<(Instant, u64)>,
 }
 
@@ -148,13 +144,13 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // The clock decides, not whoever wakes: so it is never early, and done at once for the past.
+        // The clock decides, not the wake-up: so the sleep is never early, and a past deadline completes at once.
         if Instant::now() >= self.deadline {
             return Poll::Ready(());
         }
         let deadline = self.deadline;
         let place = *self.place.get_or_insert_with(|| (deadline, number()));
-        // Each time, for the waker may be another than before.
+        // Replaced at each poll, because the waker may have changed.
         let old = lock(&TIMER.sleepers).insert(place, cx.waker().clone());
         drop(old);
         TIMER.changed.notify_one();
@@ -171,23 +167,23 @@ impl Drop for Sleep {
     }
 }
 
-/// A number that was never given before.
+/// Returns a number that was not used before.
 fn number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A panic while a lock is held leaves nothing half done here, so that poison says nothing.
+/// Ignores poisoning: a panic under one of these locks leaves no value half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // Part 2, the listener: accept, and two addresses.
 
-/// A listener whose `accept` blocks a thread of its own.
+/// A listener whose `accept` blocks a thread.
 ///
-/// The thread accepts one connection and ends. It is started only when somebody
-/// asks for a connection: until then they stay in the queue of the kernel.
+/// The thread accepts one connection and ends. It is started only when `accept` is called; until then connections stay
+/// in the kernel's queue.
 #[derive(Debug)]
 pub struct TcpListener {
     shared: Arc<Shared>,
@@ -199,25 +195,25 @@ struct Shared {
     hall: Mutex<Hall>,
 }
 
-/// Where connections and who waits for them meet.
+/// Accepted connections, and the callers that wait for one.
 #[derive(Debug, Default)]
 struct Hall {
-    /// What was accepted, an error perhaps, and not yet taken.
+    /// Connections or errors that were accepted and not yet taken.
     accepted: VecDeque<io::Result<(TcpStream, SocketAddr)>>,
     waiting: Wakers<u64>,
     porter: Option<JoinHandle<()>>,
 }
 
 impl TcpListener {
-    /// Makes a listener of a standard one.
+    /// Converts a standard listener.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if it is not a TCP socket that listens, and the system's errors.
+    /// [`ErrorKind::InvalidInput`] if it is not a listening TCP socket, and the system's errors.
     pub fn from_std(socket: net::TcpListener) -> io::Result<Self> {
-        // Before the descriptor is changed: it may be shared, and not a socket at all.
+        // Before the descriptor is changed: it may be shared, and may not be a socket.
         acceptor_core::check_tcp_listener(&socket)?;
-        // Here `accept` is to block; most adapters want the opposite.
+        // This `accept` blocks; most adapters need a non-blocking socket.
         socket.set_nonblocking(false)?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -245,7 +241,7 @@ impl Listener for TcpListener {
     }
 
     fn io_local_addr(stream: &TcpStream) -> io::Result<SocketAddr> {
-        // Of the stream, not of the listener: that one may be 0.0.0.0.
+        // The stream's address, not the listener's, which may be 0.0.0.0.
         stream.local_addr()
     }
 
@@ -254,7 +250,8 @@ impl Listener for TcpListener {
     }
 }
 
-/// Waits for a connection. Dropping it loses none: what its thread accepts waits in the hall for the next who asks.
+/// Waits for a connection. Dropping it loses none: the connection that its thread accepts is queued for the next
+/// caller.
 struct Accept<'a> {
     shared: &'a Arc<Shared>,
     place: u64,
@@ -269,12 +266,12 @@ impl Future for Accept<'_> {
             return Poll::Ready(accepted);
         }
         if hall.porter.is_none() {
-            // What is queued is taken at once: a pool that closes believes an `accept` that is pending (L7).
+            // A queued connection is taken at once, because a closing pool relies on a pending `accept` (L7).
             if let Some(accepted) = self.shared.accept_queued() {
                 return Poll::Ready(accepted);
             }
         }
-        // A waker for each who waits: with one for all of them, all but the last would wait for ever.
+        // One waker per caller: with a shared one, all callers but the last would wait indefinitely.
         let old = hall.waiting.insert(self.place, cx.waker().clone());
         if hall.porter.is_none() {
             let shared = Arc::clone(self.shared);
@@ -295,7 +292,7 @@ impl Drop for Accept<'_> {
 }
 
 impl Shared {
-    /// Accepts without blocking, while no thread waits on the socket.
+    /// Accepts without blocking, while no thread is blocked on the socket.
     fn accept_queued(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
         let accepted = self
             .socket
@@ -305,7 +302,7 @@ impl Shared {
         match (accepted, restored) {
             (Err(error), Ok(())) if error.kind() == ErrorKind::WouldBlock => None,
             (Ok((stream, peer)), Ok(())) => {
-                // On some systems the stream is as the listener was.
+                // On some systems the stream inherits the listener's mode.
                 Some(stream.set_nonblocking(false).map(|()| (stream, peer)))
             }
             (Err(error), _) | (_, Err(error)) => Some(Err(error)),
@@ -313,7 +310,7 @@ impl Shared {
     }
 
     fn accept_one(&self) {
-        // Errors come through as they are, and nothing is tried again: what they mean is for the pool to say.
+        // Errors are passed on unchanged and nothing is retried: the pool decides what they mean.
         let accepted = self.socket.accept();
         let waiting = {
             let mut hall = lock(&self.hall);
@@ -321,13 +318,13 @@ impl Shared {
             hall.porter = None;
             std::mem::take(&mut hall.waiting)
         };
-        // All of them, for the one that takes the connection is the one that is polled first.
+        // Wakes all callers, because the first one polled takes the connection.
         waiting.into_values().for_each(Waker::wake);
     }
 }
 
 impl Drop for TcpListener {
-    /// The socket is closed when this returns, which the thread that blocks on it would prevent: so it is called out.
+    /// The socket is closed when this returns, so a thread that is blocked on it has to be unblocked first.
     fn drop(&mut self) {
         let porter = lock(&self.shared.hall).porter.take();
         let (Some(porter), Ok(mut door)) = (porter, self.local_addr()) else {
@@ -339,18 +336,18 @@ impl Drop for TcpListener {
             _ => {}
         }
         match TcpStream::connect_timeout(&door, Duration::from_secs(1)) {
-            Ok(_) => drop(porter.join()),
-            // The queue is full, so that the thread has something to accept.
-            Err(error) if error.kind() == ErrorKind::TimedOut => drop(porter.join()),
-            // The thread has ended, or this process has no descriptor left and the next client calls it out.
+            Ok(_) => drop(acceptor.join()),
+            // The queue is full, so the thread has a connection to accept.
+            Err(error) if error.kind() == ErrorKind::TimedOut => drop(acceptor.join()),
+            // The thread has ended, or this process has no descriptor left and the next client unblocks the thread.
             Err(_) => {}
         }
     }
 }
 
-// Part 3, for the suite: how to run a test, and a stream to read and write.
+// Part 3, for the suite: run a test, and a stream to read and write.
 
-/// The runtime as the suite takes it.
+/// The runtime as the suite uses it.
 #[derive(Debug, Clone, Copy)]
 pub struct Reference;
 
@@ -381,23 +378,23 @@ impl Harness for Reference {
     }
 }
 
-/// A stream whose reads and writes block threads of their own.
+/// A stream whose reads and writes block their own threads.
 ///
-/// As with any other: what was not flushed may be lost when it is dropped.
+/// As with any buffered stream, unflushed data may be lost on drop.
 #[derive(Debug)]
 pub struct Stream {
     socket: Arc<TcpStream>,
-    /// What was read and not yet taken.
+    /// Bytes that were read and not yet taken.
     read: Vec<u8>,
     reading: Option<Blocking<io::Result<Vec<u8>>>>,
     writing: Option<Blocking<io::Result<()>>>,
 }
 
-/// How much is read or written at once, at most.
+/// The largest read or write.
 const AT_ONCE: usize = 64 * 1024;
 
 impl Stream {
-    /// Waits for the write that is under way.
+    /// Waits for the write in progress.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(writing) = &mut self.writing {
             let written = ready!(Pin::new(writing).poll(cx));
@@ -465,7 +462,7 @@ impl AsyncWrite for Stream {
 }
 
 impl Drop for Stream {
-    /// Calls out the threads that block on the socket, and tells the peer at once.
+    /// Unblocks the threads that are blocked on the socket, and notifies the peer at once.
     fn drop(&mut self) {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
@@ -480,7 +477,7 @@ fn again_if_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Resul
     }
 }
 
-/// A blocking call on a thread of its own. Dropping it lets the call go on alone.
+/// A blocking call on its own thread. Dropping it detaches the call.
 #[derive(Debug)]
 struct Blocking<T> {
     outcome: Arc<Mutex<Outcome<T>>>,

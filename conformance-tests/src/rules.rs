@@ -31,12 +31,12 @@ use crate::patience::receive;
 use crate::verdict::{Broken, Verdict};
 use crate::world::{World, play};
 
-/// Whether a rule may be left unmet.
+/// How binding a rule is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
-    /// It may not.
+    /// The rule is always checked.
     Must,
-    /// It may, and whoever does says why.
+    /// The rule may be left unmet, with a stated reason.
     Should,
 }
 
@@ -55,9 +55,9 @@ pub struct Rule {
     pub id: &'static str,
     /// The name of its test, which begins with the id.
     pub name: &'static str,
-    /// Whether it may be left unmet.
+    /// How binding the rule is.
     pub level: Level,
-    /// What the contract says.
+    /// The text of the rule.
     pub sentence: &'static str,
     check: fn(&Arc<Boxed>) -> Verdict,
 }
@@ -76,19 +76,19 @@ impl Rule {
     ///
     /// # Errors
     ///
-    /// [`Broken`], which tells what was expected and what was seen.
+    /// [`Broken`], which says what was expected and what was seen.
     pub fn check(&self, world: &Arc<Boxed>) -> Verdict {
         (self.check)(world)
     }
 
-    /// Why the rule is left unmet in a world, if it is. That can only be said of a SHOULD.
+    /// Returns why the rule is left unmet in a world, or `None` if it has to hold. Only a SHOULD may be left unmet.
     pub fn unmet(&self, world: &Boxed) -> Option<&'static str> {
         let mut unmet = world.unmet().iter();
         let (_, why) = unmet.find(|(id, _)| *id == self.id)?;
         (self.level == Level::Should).then_some(*why)
     }
 
-    /// The message of a failure: the rule, its sentence, what was expected and what was seen.
+    /// Formats a failure: the rule, its text, what was expected and what was seen.
     pub fn failure(&self, broken: &Broken) -> String {
         let Self {
             id,
@@ -100,22 +100,23 @@ impl Rule {
     }
 }
 
-/// How long a test of a rule may take before it fails; more patience stretches it.
+/// How long the check of a rule may take before it fails, stretched by the patience.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[doc(hidden)]
-pub const END: &str = "the check comes to an end";
+pub const END: &str = "the check ends";
 #[doc(hidden)]
-pub const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long";
+pub const WITHOUT_AN_END: &str = "does the runtime lose a wake, or block a thread that it needs? Is the machine too slow? CONFORMANCE_PATIENCE=4 waits four times as long";
 
-/// Checks one rule in a world, as a test does, unless it is a SHOULD that the world leaves [`unmet`](World::unmet).
+/// Checks one rule in a world and panics if it does not hold. Skips a SHOULD that the world leaves
+/// [`unmet`](World::unmet).
 ///
-/// It has two minutes, stretched by the world's patience.
+/// The check may take two minutes, stretched by the world's patience.
 ///
 /// # Panics
 ///
-/// If the rule does not hold, telling the rule, what was expected, and what was seen; or if the check does not come to an end in
-/// that time: then the thread that it runs on is left behind.
+/// If the rule does not hold, with the rule, what was expected and what was seen; and if the check does not end in
+/// time, in which case its thread is left running.
 #[track_caller]
 pub fn test<W>(world: W, name: &str)
 where
@@ -124,7 +125,7 @@ where
     test_within(world, name, LIMIT);
 }
 
-/// Checks one rule as [`test()`] does, with a time limit of its own.
+/// Checks one rule as [`test()`] does, with a different time limit.
 ///
 /// # Panics
 ///
@@ -147,7 +148,7 @@ fn test_in(world: Arc<Boxed>, name: &str, limit: Duration) {
     }
     let limit = world.patience().stretch(limit);
     let (tell, told) = mpsc::channel();
-    // A check that blocks its thread for good could not be ended, and would end no other.
+    // A separate thread, because a check that blocks indefinitely cannot be ended.
     let thread = thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
@@ -155,7 +156,7 @@ fn test_in(world: Arc<Boxed>, name: &str, limit: Duration) {
             drop(world);
             let _ = tell.send(verdict);
         })
-        .unwrap_or_else(|error| panic!("there is no thread for the check: {error}"));
+        .unwrap_or_else(|error| panic!("cannot start a thread for the check: {error}"));
     match receive(&told, limit) {
         Ok(Ok(())) => {}
         Ok(Err(broken)) => panic!("{}", rule.failure(&broken)),
@@ -165,14 +166,14 @@ fn test_in(world: Arc<Boxed>, name: &str, limit: Duration) {
             panic!("{}", rule.failure(&broken));
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => {
-            let panic = thread.join().expect_err("it has told no verdict");
+            let panic = thread.join().expect_err("the check panicked: its thread ended without a verdict");
             resume_unwind(panic);
         }
     }
 }
 
-/// Makes the list of all rules, and the macro that makes a test of each. A rule is a scene that is played in one run of
-/// the world, unless it says `runs`: then it plays its scenes itself.
+/// Defines the list of all rules, and the macro that makes a test of each. A rule is checked in one run of the world,
+/// unless it is marked `runs`: then it starts its own runs.
 macro_rules! rule_book {
     (@check $section:ident $name:ident) => {
         |world| play(world, $section::$name(Arc::clone(world)))
@@ -181,7 +182,7 @@ macro_rules! rule_book {
         $section::$name
     };
     ($dollar:tt $($id:literal $level:ident $section:ident :: $name:ident $($runs:ident)?: $sentence:literal;)*) => {
-        /// All rules, in the order of the contract.
+        /// Returns all rules, in the order of the contract.
         pub fn all() -> &'static [Rule] {
             const { &[$(Rule {
                 id: $id,
@@ -192,9 +193,9 @@ macro_rules! rule_book {
             }),*] }
         }
 
-        /// Makes one `#[test]` of each rule, named after its id, in the world that the expression makes.
+        /// Defines one `#[test]` for each rule, named after its id, in the world that the expression makes.
         ///
-        /// The expression is evaluated once for each test.
+        /// The expression is evaluated once per test.
         ///
         /// ```
         /// use conformance_tests::Real;

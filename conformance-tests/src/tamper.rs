@@ -35,63 +35,63 @@ use crate::record::Record;
 /// Changes a value.
 pub type Edit<T> = Box<dyn Fn(&mut T) + Send + Sync>;
 
-/// Changes a report, and says how often it is made.
+/// Changes a report, and returns how often it is delivered.
 pub type Reporting = Box<dyn Fn(&mut Report<Address>) -> usize + Send + Sync>;
 
-/// What is tampered with. The default: nothing.
+/// What is tampered with. The default is nothing.
 #[derive(Default)]
 pub struct Tamper {
-    /// Replaces what the spec says.
+    /// Overrides settings of the spec.
     pub settings: Settings,
-    /// What befalls the acceptor's callbacks.
+    /// How the acceptor's callbacks misbehave.
     pub callbacks: Callbacks,
-    /// What is wrong with handshakes.
+    /// How handshakes misbehave.
     pub handshakes: Handshaking,
-    /// Changes a report, and says how often it is made.
+    /// Changes a report, and returns how often it is delivered.
     pub report: Option<Reporting>,
-    /// Changes what `counts` answers.
+    /// Changes the result of `counts`.
     pub counts: Option<Edit<Counts>>,
-    /// Changes what `count_children` answers.
+    /// Changes the result of `count_children`.
     pub child_counts: Option<Edit<ChildCounts>>,
-    /// Changes what `listeners` answers.
+    /// Changes the result of `listeners`.
     pub listeners: Option<Edit<Vec<ListenerRecord<Address>>>>,
-    /// Changes what `acceptors` answers.
+    /// Changes the result of `acceptors`.
     pub acceptors_shown: Option<Edit<Vec<AcceptorRecord>>>,
-    /// Changes what `connections` answers.
+    /// Changes the result of `connections`.
     pub connections: Option<Edit<Vec<ConnectionRecord<Address>>>>,
-    /// Changes what `status` answers.
+    /// Changes the result of `status`.
     pub status: Option<Edit<Status<Address>>>,
-    /// Changes the result.
+    /// Changes the stop report.
     pub result: Option<Edit<StopReport<Address>>>,
     /// Changes the number of acceptors with which a listener is added.
     pub acceptors: Option<fn(usize) -> usize>,
-    /// What becomes of calls of the handle.
+    /// How a call of the handle misbehaves.
     pub conduct: Option<(Verb, Conduct)>,
     /// How the observer is called.
     pub observes: Observes,
-    /// Writes a report.
+    /// Formats a report.
     pub words: Option<fn(&Report<Address>) -> String>,
-    /// Changes what `tracing` is given.
+    /// Changes the recorded `tracing` events.
     pub traces: Option<Edit<Vec<Traced>>>,
-    /// A listener is not asked how it classifies an error.
+    /// Whether the listener's own classification of errors is ignored.
     pub asks_no_listener: bool,
 }
 
-/// What is wrong with handshakes.
+/// How handshakes misbehave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Handshaking {
-    /// Nothing.
+    /// Not at all.
     #[default]
     Sound,
-    /// One handshake waits for another.
+    /// Only one handshake runs at a time.
     OneByOne,
-    /// They run on a thread outside of the runtime.
+    /// They run on a thread outside the runtime.
     Elsewhere,
     /// An error of a handshake becomes a panic.
     FailuresPanic,
     /// A handshake cannot replace addresses.
     KeepsAddresses,
-    /// Of several handshakes only the first is run.
+    /// Only the first of several handshakes runs.
     OnlyTheFirst,
 }
 
@@ -101,11 +101,11 @@ pub enum Observes {
     /// From the pool's task.
     #[default]
     Sound,
-    /// From a thread outside of the runtime.
+    /// From a thread outside the runtime.
     Elsewhere,
 }
 
-/// Shows what is tampered with, and nothing else.
+/// Shows only what is tampered with.
 impl fmt::Debug for Tamper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let changed = [
@@ -139,7 +139,7 @@ impl fmt::Debug for Tamper {
     }
 }
 
-/// What of a spec is replaced, whatever it says.
+/// The settings of a spec that are overridden.
 #[derive(Clone, Copy, Default)]
 pub struct Settings {
     /// The restart type.
@@ -158,11 +158,11 @@ pub struct Settings {
     pub child_type: Option<ChildType>,
     /// The kill timeout.
     pub patience: Option<Duration>,
-    /// The table of accept errors.
+    /// The classifier of accept errors.
     pub accept_errors: Option<fn(&io::Error) -> AcceptErrorKind>,
     /// The classifier of errors that mean that the peer is gone.
     pub peer_gone: Option<fn(&(dyn Error + 'static)) -> bool>,
-    /// How long a handshake may take.
+    /// The timeout of a handshake.
     pub handshake_timeout: Option<Option<Duration>>,
     /// Which connections are reported.
     pub connection_reports: Option<ConnectionReports>,
@@ -171,7 +171,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The names and values of what is replaced.
+    /// Returns the names and values of the overridden settings.
     fn replaced(&self) -> Vec<(&'static str, String)> {
         fn shown<T: fmt::Debug>(
             name: &'static str,
@@ -258,7 +258,7 @@ pub enum Verb {
     Start,
     /// `add_listener`.
     AddListener,
-    /// `add_listener_on`: what it ignores is the runtime.
+    /// `add_listener_on`: ignoring it ignores the runtime.
     AddListenerOn,
     /// `close_listener`.
     CloseListener,
@@ -282,101 +282,101 @@ pub enum Verb {
     DropOwner,
 }
 
-/// What becomes of a call.
+/// How a call misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conduct {
-    /// It does nothing, and says that it did.
+    /// It does nothing and reports success.
     Ignored,
-    /// An error of it is kept to itself.
+    /// It reports success in place of an error.
     Forgiven,
-    /// It is never done.
+    /// It never completes.
     Hangs,
-    /// It panics where an error is due.
+    /// It panics instead of returning an error.
     Panics,
-    /// It stops what it was to kill, and kills what it was to stop; it keeps whom it was to replace.
+    /// It stops instead of killing and kills instead of stopping; it keeps acceptors instead of replacing them.
     Swapped,
-    /// It is done twice.
+    /// It runs twice.
     Twice,
-    /// It begins later than it is called.
+    /// It starts late.
     Later,
 }
 
 impl Tamper {
-    /// The spec that goes into the pool instead.
+    /// Returns the spec with the overridden settings.
     pub fn spec<Acc>(&self, spec: Spec<Acc, Address>) -> Spec<Acc, Address> {
         self.settings.apply(spec)
     }
 
-    /// What becomes of a call.
+    /// Returns how a call misbehaves.
     pub fn conduct(&self, verb: Verb) -> Option<Conduct> {
         let (wrong, conduct) = self.conduct?;
         (wrong == verb).then_some(conduct)
     }
 }
 
-/// What befalls the callbacks of an acceptor.
+/// How an acceptor's callbacks misbehave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Callbacks {
-    /// Nothing.
+    /// Not at all.
     #[default]
     Sound,
     /// `init` runs twice.
     InitTwice,
-    /// `init` runs also where `init_now` has returned a state.
+    /// `init` runs even if `init_now` has returned a state.
     InitAfterInitNow,
     /// Only one acceptor at a time runs `init`.
     InitOneByOne,
-    /// *Ignore* is taken for an error.
+    /// *Ignore* becomes an error.
     IgnoreFails,
-    /// An error or a panic of `init` is taken for *ignore*.
+    /// An error or panic of `init` becomes *ignore*.
     FailureIgnored,
-    /// After `init` has failed two of it try again at a time.
+    /// After a failed `init`, two acceptors retry at a time.
     RetriesInPairs,
     /// `init` runs in the task of the connection whose acceptor it replaces.
     InitInServe,
-    /// *Hibernate* is taken for *ignore*.
+    /// *Hibernate* becomes *ignore*.
     HibernateIgnored,
-    /// The accept timeout is never due.
+    /// The accept timeout never expires.
     NoTimeout,
-    /// The accept timeout is due at once.
+    /// The accept timeout expires at once.
     TimeoutAtOnce,
-    /// `init` runs on a thread outside of the runtime.
+    /// `init` runs on a thread outside the runtime.
     InitElsewhere,
-    /// The second acceptor that is through `init` begins to wait when the fourth is.
+    /// The second acceptor to complete `init` begins to wait only when the fourth has completed it.
     WaitsLate,
-    /// A child gets the state of the one before it.
+    /// A child gets its predecessor's state.
     StateOfAnother,
     /// `terminate` never runs.
     TerminateNever,
-    /// `terminate` runs, but for the caller it never ends.
+    /// `terminate` runs, but never completes for its caller.
     TerminateHangs,
-    /// `terminate` runs on a thread outside of the runtime.
+    /// `terminate` runs on a thread outside the runtime.
     TerminateElsewhere,
-    /// `terminate` is told that its listener closed, whatever the reason.
+    /// `terminate` gets the reason `Closed`, whatever the reason is.
     TerminateClosed,
-    /// A panic in `terminate` is kept back.
+    /// A panic in `terminate` is swallowed.
     TerminateCaught,
-    /// `terminate` is not run at a stop.
+    /// `terminate` does not run at a stop.
     TerminateNotWhenStopped,
-    /// `serve` gets the peer's address for its own.
+    /// `serve` gets the peer's address as its local address.
     ServePeerForLocal,
-    /// `serve` runs on a thread outside of the runtime.
+    /// `serve` runs on a thread outside the runtime.
     ServeElsewhere,
-    /// `serve` runs on a thread outside of the runtime, and for the pool it has returned.
+    /// `serve` runs on a thread outside the runtime, and has already returned as far as the pool knows.
     ServeDetached,
-    /// What `serve` returns is taken for `Ok`.
+    /// Every result of `serve` becomes `Ok`.
     ServeErrorsForgiven,
-    /// An explicit failure that `serve` returns is classified, as an error is.
+    /// An explicit failed exit is classified as an error would be.
     ExitsReclassified,
-    /// For the caller `serve` never ends.
+    /// `serve` never completes for its caller.
     ServeHangs,
-    /// What `serve` held is never let go.
+    /// The values that `serve` holds are leaked.
     ServeKept,
-    /// A panic of `serve` ends all others, too.
+    /// A panic of `serve` ends all other connections too.
     ServePanicSpreads,
 }
 
-/// An acceptor whose callbacks something may befall.
+/// An acceptor with misbehaving callbacks.
 pub struct Tampered<A, S> {
     acceptor: Arc<A>,
     callbacks: Callbacks,
@@ -390,13 +390,13 @@ pub struct Tampered<A, S> {
     asked: futures::lock::Mutex<mpsc::UnboundedReceiver<Ask<S>>>,
 }
 
-/// An `init` that is to run in the task of a connection.
+/// A request to run `init` in the task of a connection.
 struct Ask<S> {
     info: ListenerInfo<Address>,
     answer: oneshot::Sender<Result<Init<S>, BoxError>>,
 }
 
-/// What a panic spreads.
+/// The state shared by connections to which a panic spreads.
 #[derive(Default)]
 struct Harm {
     done: bool,
@@ -404,7 +404,7 @@ struct Harm {
 }
 
 impl<A, S> Tampered<A, S> {
-    /// This acceptor, and what befalls its callbacks.
+    /// Wraps an acceptor.
     pub fn new(acceptor: A, tamper: Option<&Tamper>) -> Self {
         let (asks, asked) = mpsc::unbounded();
         Self {
@@ -527,7 +527,7 @@ where
         state: A::State,
     ) -> Exit {
         let acceptor = Arc::clone(&self.acceptor);
-        // As an exit, which every acceptor's can be made.
+        // As an `Exit`, to which every acceptor's result converts.
         let serves = |acceptor: Arc<A>, connection, state| async move {
             acceptor.serve(connection, state).await.into_exit()
         };
@@ -635,7 +635,7 @@ impl<A, S> Tampered<A, S> {
     }
 }
 
-/// A future that is not let go when it is done or dropped.
+/// A future that is leaked when it completes or is dropped.
 struct Kept<F>(Option<std::pin::Pin<Box<F>>>);
 
 impl<F: Future> Future for Kept<F> {
@@ -655,7 +655,7 @@ impl<F> Drop for Kept<F> {
     }
 }
 
-/// Runs a future on a thread of its own, also when nobody waits for it.
+/// Runs a future on its own thread to completion, even if its caller goes away.
 pub(crate) fn elsewhere<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> oneshot::Receiver<T> {

@@ -1,9 +1,9 @@
-//! What a check comes to: what was expected and what was seen.
+//! The verdict of a check: what was expected and what was seen.
 
 use std::error::Error;
 use std::fmt;
 
-/// A check holds, or tells how not.
+/// The result of a check.
 pub type Verdict = Result<(), Broken>;
 
 /// A check that does not hold.
@@ -14,16 +14,16 @@ pub struct Broken {
     pub expected: String,
     /// What was seen.
     pub seen: String,
-    /// Where the cause may lie.
+    /// Where the cause may be.
     pub check: Option<&'static str>,
 }
 
-/// Where the cause lies if an event had come, and the waker that waited for it was not called.
+/// The hint for an event that occurred without waking the task that waits for it.
 pub(crate) const LOST_WAKE: &str =
-    "does the runtime, the listener or the stream forget to wake who waits, or wake another?";
+    "does the runtime, the listener or the stream wake the task that waits? Does it wake another one?";
 
 impl Broken {
-    /// Something else was seen than was expected.
+    /// Creates an error from what was expected and what was seen.
     pub fn new(expected: impl Into<String>, seen: impl Into<String>) -> Self {
         Self {
             expected: expected.into(),
@@ -32,7 +32,7 @@ impl Broken {
         }
     }
 
-    /// Says where the cause may lie, unless it is known: that who waited was not woken.
+    /// Adds a hint at the cause, unless the cause is already known to be a lost wake.
     pub fn check(mut self, check: &'static str) -> Self {
         if self.check != Some(LOST_WAKE) {
             self.check = Some(check);
@@ -53,7 +53,7 @@ impl fmt::Display for Broken {
 
 impl Error for Broken {}
 
-/// Compares what was seen with what was expected of `what`.
+/// Compares the expected and the seen value of `what`.
 ///
 /// # Errors
 ///

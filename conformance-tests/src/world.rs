@@ -1,7 +1,7 @@
-//! Where a test plays: a runtime, listeners, and clients that connect to them.
+//! The environment of a check: a runtime, listeners, and clients that connect to them.
 //!
-//! The suite knows only this, so that a world of real sockets and a simulated
-//! one with a clock of its own are two columns of the same matrix.
+//! The rules are written against this trait alone, so real sockets and a simulated network with its own clock are
+//! columns of the same matrix.
 
 use std::future::Future;
 use std::io;
@@ -16,76 +16,76 @@ use crate::address::Address;
 use crate::patience::Patience;
 use crate::tamper::Tamper;
 
-/// Where a test plays.
+/// The environment of a check.
 pub trait World: Send + Sync + 'static {
-    /// The runtime that pools are started with.
+    /// The runtime with which pools are started.
     type Runtime: Runtime;
-    /// What pools listen with.
+    /// The listeners of the pools.
     type Listener: Listener;
-    /// What `serve` reads and writes.
+    /// The stream that `serve` reads and writes.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    /// Who connects.
+    /// The clients.
     type Client: Client;
 
-    /// The runtime that pools are started with; its clock is this world's.
+    /// Returns the runtime with which pools are started. Its clock is the world's clock.
     fn runtime(&self) -> Self::Runtime;
 
-    /// The runtime that listeners are added on, where it is another than the pools'. `None`, unless overridden.
+    /// Returns the runtime on which listeners are added, if it differs from the pools'. The default is `None`.
     fn listeners_runtime(&self) -> Option<Self::Runtime> {
         None
     }
 
-    /// Runs a test, and blocks until it is done. A panic of the test passes through.
+    /// Runs a test and blocks until it completes. A panic of the test propagates.
     ///
-    /// Tasks that the test leaves behind go on, in the next run at the latest.
+    /// Tasks that the test leaves behind continue, at the latest in the next run.
     fn run(&self, test: impl Future<Output = ()> + Send + 'static);
 
-    /// An address as the rules compare it. Two are equal if, and only if, they are the same.
+    /// Converts an address for comparison: two are equal if and only if they are the same address.
     fn address(address: &<Self::Listener as Listener>::Addr) -> Address;
 
-    /// Listens on an address that is free, and returns it.
+    /// Listens on a free address and returns it.
     ///
     /// # Errors
     ///
-    /// What binding says.
+    /// The errors of binding.
     fn listen(&self) -> io::Result<(Self::Listener, Address)>;
 
-    /// Listens on this address; port 0 is resolved in the one that is returned.
+    /// Listens on this address, and returns it with port 0 resolved.
     ///
-    /// It is one that [`listen`](World::listen) returned, whose listener may be closed by now. If that is an address of IP, it is
-    /// also the loopback or the wildcard of IPv4 or of IPv6, with port 0.
+    /// The address was returned by [`listen`](World::listen), and its listener may have been closed. In a world of IP
+    /// addresses it may also be the loopback or wildcard address of IPv4 or IPv6, with port 0.
     ///
     /// # Errors
     ///
-    /// What binding says.
+    /// The errors of binding.
     fn listen_on(&self, address: Address) -> io::Result<(Self::Listener, Address)>;
 
-    /// A listener whose `accept` fails because its socket no longer listens; and the system's error.
+    /// Makes a listener whose `accept` fails because its socket no longer listens, and returns the system's error too.
     ///
     /// # Errors
     ///
-    /// What binding says.
+    /// The errors of binding.
     fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)>;
 
-    /// Makes a listener of a socket, whatever the socket is. `None` in a world without descriptors, which is the default.
+    /// Converts any socket to a listener. The default is `None`, for a world without descriptors.
     fn listen_with(&self, _socket: TcpListener) -> Option<io::Result<Self::Listener>> {
         None
     }
 
-    /// Whether a [`reset`](Client::reset) is another end of a connection than closing it is. Unix sockets have none.
+    /// Whether a [`reset`](Client::reset) ends a connection differently from a close. Unix sockets have no resets.
     fn has_resets(&self) -> bool {
         true
     }
 
-    /// The rules of level SHOULD that are left unmet here, by id, and why. A MUST is checked in any case.
+    /// Returns the ids of the SHOULD rules that are not met here, each with the reason. A MUST is always checked.
     fn unmet(&self) -> &'static [(&'static str, &'static str)] {
         &[]
     }
 
-    /// Makes what a listener accepts readable and writable, without its handshake.
+    /// Converts a stream that a listener accepts, before its handshake, for reading and writing.
     fn accepted(&self, stream: <Self::Listener as Listener>::Io) -> Self::Stream;
 
-    /// Makes what `serve` gets readable and writable: what a listener accepts, once its handshake is through.
+    /// Converts a stream that `serve` gets, after the handshake, for reading and writing.
     fn stream(&self, stream: StreamOf<Self::Listener>) -> Self::Stream;
 
     /// Connects a client.
@@ -94,75 +94,74 @@ pub trait World: Send + Sync + 'static {
         address: Address,
     ) -> impl Future<Output = io::Result<Self::Client>> + Send + 'static;
 
-    /// How long tests wait in this world.
+    /// How long checks wait for an event in this world.
     fn patience(&self) -> Patience {
         Patience::of_environment()
     }
 
-    /// The runtime that tests themselves wait with. Another than the pools' only where that is wrong on purpose.
+    /// Returns the runtime with which checks wait. Only a deliberately wrong world returns another than the pools'.
     #[doc(hidden)]
     fn clock(&self) -> Self::Runtime {
         self.runtime()
     }
 
-    /// What pools that are started with this runtime do otherwise, on purpose.
+    /// Returns how pools started with this runtime misbehave, for deliberately wrong worlds.
     #[doc(hidden)]
     fn tamper(_runtime: &Self::Runtime) -> Option<Arc<Tamper>> {
         None
     }
 }
 
-/// A world whose addresses are those of IP.
+/// A world whose addresses are IP addresses.
 pub trait IpWorld: World<Listener: Listener<Addr = SocketAddr>> {}
 
 impl<W: World<Listener: Listener<Addr = SocketAddr>>> IpWorld for W {}
 
-/// Who connects. Dropping it closes the connection without waiting for anything.
+/// A client. Dropping it closes the connection without waiting.
 ///
-/// A client does one thing at a time: when a future is dropped before it is
-/// done the client is only good for closing.
+/// A client does one thing at a time: after a future was dropped before it completed, the client can only be closed.
 pub trait Client: Send + Sync + 'static {
-    /// The client's end of the connection: what the pool calls the peer's address.
+    /// Returns the client's address, which is the peer's address for the pool.
     ///
-    /// No other client has the same at the same time: rules tell connections apart by it.
+    /// No two clients share an address at the same time, because rules identify connections by it.
     fn local_addr(&self) -> Address;
 
-    /// Sends all of this.
+    /// Sends all of these bytes.
     fn send(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// Ends what it sends; it still receives.
+    /// Shuts down the sending direction. The client still receives.
     fn finish(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// Receives exactly so many bytes.
+    /// Receives exactly this many bytes.
     fn receive(&mut self, count: usize) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
 
-    /// Receives up to the next line feed, which is left away.
+    /// Receives a line, without its line feed.
     fn receive_line(&mut self) -> impl Future<Output = io::Result<String>> + Send;
 
-    /// Waits until the other side has closed or reset the connection; what it still sends is thrown away.
+    /// Waits until the other side has closed or reset the connection, and discards what it still sends.
     fn closed(&mut self) -> impl Future<Output = Closed> + Send;
 
-    /// Closes the connection; done when it is.
+    /// Closes the connection. Completes when it is closed.
     fn close(self) -> impl Future<Output = ()> + Send;
 
-    /// Resets the connection; done when it is.
+    /// Resets the connection. Completes when it is reset.
     fn reset(self) -> impl Future<Output = ()> + Send;
 }
 
 /// How the other side ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
-    /// In order.
+    /// By an end of stream.
     EndOfStream,
-    /// By a reset, or what else the system makes of it.
+    /// By a reset, or by the error that the system reports for one.
     Reset,
 }
 
-/// Plays a scene in a world, and returns what it came to.
+/// Runs a check in a world and returns its result.
 ///
 /// # Panics
 ///
-/// If the world's runtime drops the scene before it is over; and with the scene's own panic.
+/// If the world's runtime drops the check before it completes, and with the check's own panic.
 pub fn play<W: World, T: Send + 'static>(
     world: &Arc<W>,
     scene: impl Future<Output = T> + Send + 'static,
@@ -173,5 +172,5 @@ pub fn play<W: World, T: Send + 'static>(
     });
     futures::FutureExt::now_or_never(told)
         .and_then(Result::ok)
-        .expect("`run` returns when the test is done, not before")
+        .expect("`run` returns only when the test has completed")
 }
