@@ -290,7 +290,7 @@ impl Boxed {
         let task = cost.tasks().last().copied();
         let task = task.ok_or_else(|| Broken::new("`accept` is called in a task", "it is not"))?;
         let rests = self.hold(task);
-        stage.event("the accept loop rests", rests).await?;
+        stage.event("the accept loop is held", rests).await?;
         Ok(task)
     }
 }

@@ -1,10 +1,9 @@
-//! Where the suite itself is tested: what a deliberately wrong pool does otherwise.
+//! Tampering, for the tests of the suite itself: how a deliberately wrong pool misbehaves.
 //!
-//! A pool is always the core's own. A wrong one is made by tampering with what
-//! goes in (the spec, the acceptor, the observer: here) and with what its
-//! handle is asked and answers ([`Pool`](crate::fixture::Pool) and
-//! [`Handle`](crate::fixture::Handle)). A [`World`](crate::World) says through
-//! its runtime value what is tampered with; every world but the wrong ones says: nothing.
+//! A pool is always the core's own. A wrong one is made by tampering with its inputs (the spec, the
+//! acceptor, the observer: here) and with the calls of its handle ([`Pool`](crate::fixture::Pool) and
+//! [`Handle`](crate::fixture::Handle)). A [`World`](crate::World) says through its runtime value what
+//! is tampered with; only deliberately wrong worlds tamper with anything.
 
 use std::error::Error;
 use std::fmt;

@@ -10,7 +10,7 @@ use std::task::{Context, Wake, Waker};
 use super::lock;
 use super::tasks::{TaskId, current_task};
 
-/// What the `accept` of all listeners cost so far.
+/// The cost so far of the `accept` calls of all listeners.
 #[derive(Default)]
 pub struct Cost {
     calls: AtomicUsize,
@@ -22,7 +22,7 @@ pub struct Cost {
     witness: Mutex<Option<Arc<Witness>>>,
 }
 
-/// Is called by `accept` before it returns a connection, with the number of that connection.
+/// Called by `accept` before it returns a connection, with the connection's number.
 type Witness = dyn Fn(usize) + Send + Sync;
 
 impl fmt::Debug for Cost {
@@ -33,31 +33,31 @@ impl fmt::Debug for Cost {
     }
 }
 
-/// Where the last call of `accept` is.
+/// The state of the latest call of `accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Stage {
-    /// Nobody polls it, and nobody need be woken by it.
+    /// No poll is in progress and no wake-up is due.
     #[default]
     Idle,
-    /// It is being polled.
+    /// A poll is in progress.
     Polled,
-    /// It is pending, and nobody was woken since.
+    /// It is pending and has not woken its task since.
     Waits,
 }
 
-/// What `accept` cost, in numbers.
+/// The cost of `accept` in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
-    /// How often it was called.
+    /// The number of calls.
     pub calls: usize,
-    /// How often its future was polled.
+    /// The number of polls.
     pub polls: usize,
-    /// How often it woke who polled it.
+    /// The number of wake-ups of its tasks.
     pub wakes: usize,
 }
 
 impl Cost {
-    /// The numbers so far.
+    /// Returns the numbers so far.
     pub fn so_far(&self) -> Counted {
         Counted {
             calls: self.calls.load(Ordering::SeqCst),
@@ -66,17 +66,17 @@ impl Cost {
         }
     }
 
-    /// How many connections it returned.
+    /// Returns the number of connections accepted.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// The tasks that polled it, in a world that knows its tasks.
+    /// Returns the tasks that polled `accept`, in a world with instruments.
     pub fn tasks(&self) -> Vec<TaskId> {
         lock(&self.tasks).clone()
     }
 
-    /// Calls this before `accept` returns a connection, with the number of that connection, counted from 1.
+    /// Sets a function that is called before `accept` returns a connection, with the connection's number, from 1.
     pub fn witness(&self, witness: impl Fn(usize) + Send + Sync + 'static) {
         let witness: Arc<Witness> = Arc::new(witness);
         *lock(&self.witness) = Some(witness);
@@ -98,7 +98,7 @@ impl Cost {
         tasks.extend(new);
     }
 
-    /// Whether it is pending, and nobody was woken since.
+    /// Returns whether `accept` is pending and has not woken its task since.
     pub fn waits(&self) -> bool {
         self.stage(|stage| *stage == Stage::Waits)
     }
@@ -108,7 +108,7 @@ impl Cost {
     }
 }
 
-/// Counts, and passes on.
+/// Counts wake-ups and forwards them.
 struct CountingWaker {
     cost: Arc<Cost>,
     waker: Waker,
@@ -123,7 +123,7 @@ impl Wake for CountingWaker {
 }
 
 impl Cost {
-    /// Awaits a call of `accept`, and counts it.
+    /// Awaits and counts a call of `accept`.
     pub(super) async fn count<T, E>(
         self: &Arc<Self>,
         accept: impl Future<Output = Result<T, E>>,
@@ -140,7 +140,7 @@ impl Cost {
             self.stage(|stage| {
                 *stage = match *stage {
                     Stage::Polled if accepted.is_pending() => Stage::Waits,
-                    // Ready, or woken while it was polled.
+                    // Ready, or woken during the poll.
                     _ => Stage::Idle,
                 }
             });

@@ -1,4 +1,4 @@
-//! Errors that `accept` returns on order, and errors that a listener classifies itself.
+//! Fault injection for `accept`, and errors that a listener classifies itself.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -11,13 +11,13 @@ use acceptor_core::AcceptErrorKind;
 
 use super::lock;
 
-/// The error of `accept` on a socket that does not listen: EINVAL, or WSAEINVAL. It is one of the listener by its
-/// number; without one, `InvalidInput` is of one connection (A6).
+/// Returns the error of `accept` on a socket that does not listen: EINVAL, or WSAEINVAL. With that number it is an
+/// error of the listener; `InvalidInput` without a number is an error of one connection (A6).
 pub fn not_listening() -> io::Error {
     io::Error::from_raw_os_error(if cfg!(windows) { 10022 } else { 22 })
 }
 
-/// An error that the listener itself classifies, as it does those of its runtime (A6).
+/// An error that the listener classifies itself, as an adapter does for its runtime's own errors (A6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OfTheRuntime(pub AcceptErrorKind);
 
@@ -29,7 +29,7 @@ impl fmt::Display for OfTheRuntime {
 
 impl Error for OfTheRuntime {}
 
-/// The errors that one listener has yet to return. Clones share them.
+/// The injected errors that one listener has yet to return. Clones share them.
 #[derive(Clone, Default)]
 pub struct Faults {
     shared: Arc<Mutex<Shared>>,
@@ -42,12 +42,12 @@ struct Shared {
 }
 
 impl Faults {
-    /// The listener is to return this error, before it accepts another connection.
+    /// Makes the listener return this error before it accepts another connection.
     pub fn inject(&self, error: io::Error) {
         self.inject_all([error]);
     }
 
-    /// The listener is to return these errors one after the other, before it accepts another connection.
+    /// Makes the listener return these errors in turn before it accepts another connection.
     pub fn inject_all(&self, errors: impl IntoIterator<Item = io::Error>) {
         let waker = {
             let mut shared = lock(&self.shared);
@@ -59,7 +59,7 @@ impl Faults {
         }
     }
 
-    /// How many errors it has yet to return.
+    /// Returns how many injected errors are left.
     pub fn pending(&self) -> usize {
         lock(&self.shared).errors.len()
     }

@@ -1,8 +1,9 @@
-//! The tasks of a pool by number, and the polls of a task.
+//! Identities of the pool's tasks and of their polls.
 
 use std::cell::Cell;
 
-/// A task of an instrumented runtime, by the value that spawned it and the order of their spawning.
+/// A task of an instrumented runtime, identified by the runtime value that spawned it and a
+/// sequence number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TaskId {
     pub(super) value: ValueId,
@@ -10,18 +11,18 @@ pub struct TaskId {
 }
 
 impl TaskId {
-    /// The runtime value that spawned it.
+    /// Returns the runtime value that spawned it.
     pub fn value(self) -> ValueId {
         self.value
     }
 }
 
-/// A value of an instrumented runtime; its clones are the same value.
+/// A value of an instrumented runtime. Clones are the same value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ValueId {
-    /// The one that the world starts pools with.
+    /// The value with which the world starts pools.
     OfTheWorld,
-    /// Another one.
+    /// Another value.
     Another,
 }
 
@@ -34,17 +35,17 @@ thread_local! {
     static POLL: Cell<Option<PollId>> = const { Cell::new(None) };
 }
 
-/// The task that runs on this thread, if its runtime is instrumented.
+/// Returns the task that runs on this thread, if its runtime is instrumented.
 pub fn current_task() -> Option<TaskId> {
     TASK.get()
 }
 
-/// The poll that this thread is in, if the runtime of its task is instrumented.
+/// Returns the poll in progress on this thread, if the task's runtime is instrumented.
 pub fn current_poll() -> Option<PollId> {
     POLL.get()
 }
 
-/// Sets the current task and its poll, and back when it is dropped, by a panic or not.
+/// Sets the current task and poll, and restores the previous ones on drop (also on a panic).
 pub(super) struct Current {
     task: Option<TaskId>,
     poll: Option<PollId>,

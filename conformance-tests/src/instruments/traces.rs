@@ -1,7 +1,7 @@
 //! The events that the pool's tasks emit to `tracing`.
 //!
-//! A subscriber of its own is in place while a task is polled, and only then: it sees the events of this world's pools,
-//! whatever the thread, and takes none from the program's own.
+//! A separate subscriber is installed only while a task is polled. So it sees the events of this world's pools on every
+//! thread, and none of the program's own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,26 +15,26 @@ use super::tasks::{TaskId, current_task};
 use crate::boxed::BoxedRuntime;
 use crate::record::Record;
 
-/// An event of `tracing`.
+/// A `tracing` event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traced {
     /// When it was emitted, by the world's clock.
     pub at: Instant,
-    /// The task that emitted it, in a world that knows.
+    /// The task that emitted it, in a world with instruments.
     pub task: Option<TaskId>,
     /// Its level.
     pub level: Level,
-    /// Its fields, in words.
+    /// Its formatted fields.
     pub fields: BTreeMap<String, String>,
 }
 
 impl Traced {
-    /// One of its fields, in words; of text the text itself.
+    /// Returns a field as text, without quotes if it is a string.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(String::as_str)
     }
 
-    /// One of its fields, if it is a number.
+    /// Returns a field as a number, if it is one.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.field(name)?.parse().ok()
     }
@@ -89,7 +89,7 @@ impl Subscriber for Keeper {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// A subscriber that keeps the pool's events, and the list that it keeps them in.
+/// Creates a subscriber that records the pool's events, and the list in which it records them.
 pub(super) fn keep(runtime: BoxedRuntime) -> (Dispatch, Record<Traced>) {
     let traced = Record::default();
     let keeper = Keeper {

@@ -1,4 +1,4 @@
-//! Section 9 of the contract: accept errors.
+//! Accept errors: rules A1 to A6.
 
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
@@ -18,7 +18,7 @@ use crate::world::World;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Errors of one connection, by kind; of a system whose numbers are known, by number too.
+/// Returns errors of one connection, by kind, and by number where the system's numbers are known.
 fn of_one_connection() -> Vec<io::Error> {
     let kinds = [
         ErrorKind::ConnectionAborted,
@@ -29,7 +29,7 @@ fn of_one_connection() -> Vec<io::Error> {
         ErrorKind::HostUnreachable,
         ErrorKind::PermissionDenied,
         ErrorKind::Interrupted,
-        // Without a number: a connection that came with an empty address.
+        // Without a number: a connection that arrived with an empty address.
         ErrorKind::InvalidInput,
     ];
     let mut errors: Vec<_> = kinds.into_iter().map(io::Error::from).collect();
@@ -42,11 +42,11 @@ fn of_one_connection() -> Vec<io::Error> {
     errors
 }
 
-/// Errors of resources; the last is one that nobody has heard of.
+/// Returns errors of resources; one of them is unknown to every classifier.
 fn of_resources() -> Vec<io::Error> {
     let mut errors = vec![
         ErrorKind::OutOfMemory.into(),
-        io::Error::other("unheard of"),
+        io::Error::other("unknown error"),
     ];
     if cfg!(unix) {
         // ENOMEM, ENFILE, EMFILE
@@ -59,7 +59,7 @@ fn of_resources() -> Vec<io::Error> {
     errors
 }
 
-/// Errors of the listener.
+/// Returns errors of the listener.
 fn of_the_listener() -> Vec<io::Error> {
     let mut errors = vec![not_listening()];
     if cfg!(unix) {
@@ -73,14 +73,14 @@ fn of_the_listener() -> Vec<io::Error> {
     errors
 }
 
-/// The only listener of a pool; `None` if it has none.
+/// Returns the only listener of a pool, or `None`.
 fn listener(pool: &Handle) -> Result<Option<ListenerRecord<Address>>, Broken> {
     let list = pool.listeners();
     let list = list.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     Ok(list.into_iter().next())
 }
 
-/// Waits until the listener has returned all its errors.
+/// Waits until the listener has returned all injected errors.
 async fn taken(stage: &Fixture, faults: &Faults) -> Verdict {
     let look = || match faults.pending() {
         0 => Ok(()),
@@ -104,7 +104,7 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
     let (mut client, served) = stage.connect(address).await?;
     stage.echo(&mut client, "the next one").await?;
     same(
-        "the `init` of the acceptor that waited on",
+        "the `init` of the acceptor that kept waiting",
         1,
         served.number,
     )?;
@@ -112,12 +112,12 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
     let listed = listed.map(|one| (one.skipped, one.pauses, one.accepted));
     let expected = Some((count, 0, 1));
     same("skipped, pauses, accepted", expected, listed)?;
-    same("the pool runs on", true, runs(&pool))?;
-    // With the result all reports are there.
+    same("the pool keeps running", true, runs(&pool))?;
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     same("reports", 0, stage.reports.count())?;
 
-    // The peer is gone before its address was read.
+    // The peer is gone before its address is read.
     let counted = Boxed::instrumented(&world);
     counted.lose_next_peer();
     let stage = Fixture::new(&counted);
@@ -128,15 +128,15 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
     let (mut client, served) = stage.connect(address).await?;
     stage.echo(&mut client, "the next one").await?;
     same(
-        "the `init` of the acceptor that waited on",
+        "the `init` of the acceptor that kept waiting",
         1,
         served.number,
     )?;
     let listed = listener(&pool)?.map(|one| one.skipped);
     same("connections skipped", Some(1), listed)?;
 
-    // Other tasks get their turn between two polls of a task, so a flood must not be over within one. One more error and
-    // it would be one of resources (A5).
+    // Other tasks are polled between two polls of a task, so a flood must take several polls. One more error would be
+    // treated as one of resources (A5).
     const FLOOD: usize = 99;
     let held = Boxed::instrumented(&world);
     let failing = Arc::clone(&held);
@@ -163,13 +163,13 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
     same("errors seen", FLOOD, polls.count())?;
     let polls: HashSet<_> = polls.all().into_iter().collect();
     same(
-        &format!("{FLOOD} errors took several polls, not {}", polls.len()),
+        &format!("{FLOOD} errors take several polls: {}", polls.len()),
         true,
         polls.len() > 1,
     )
 }
 
-/// A spec's table that records when it was asked.
+/// Returns a spec whose classifier records when it is called.
 fn asked(stage: &Fixture) -> (ScriptedSpec, Record<Instant>) {
     let (times, seen) = (Record::default(), stage.world.runtime());
     let times_seen = times.clone();
@@ -180,7 +180,7 @@ fn asked(stage: &Fixture) -> (ScriptedSpec, Record<Instant>) {
     (spec, times)
 }
 
-/// The lengths of the pauses that were reported.
+/// Returns the lengths of the reported pauses.
 fn pauses(stage: &Fixture) -> Vec<Duration> {
     stage.reports.look(|reports| {
         let pause = |event: &Event<_>| match event {
@@ -200,7 +200,7 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxe
     let (_, address) = stage.listen(&pool, 1)?;
     let (mut live, _) = stage.connect(address).await?;
     let faults = failing.faults(address);
-    // The first at once, the tenth after 2.275 s; and after each the listener pauses, 3.275 s in all.
+    // The first error comes at once, the tenth after 2.275 s; the listener pauses after each, for 3.275 s in all.
     let mut errors = of_resources().into_iter();
     for _ in 0..10 {
         let error = errors.next();
@@ -217,32 +217,32 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxe
     let mut least = 5 * MILLISECOND;
     for (number, pair) in times.windows(2).enumerate() {
         let gap = pair[1] - pair[0];
-        let what = format!("pause {} is of {least:?} at least: {gap:?}", number + 1);
+        let what = format!("pause {} lasts at least {least:?}: {gap:?}", number + 1);
         same(&what, true, gap >= least)?;
         least = (2 * least).min(SECOND);
     }
     let whole = stage.now() - began;
     let reported = pauses(&stage);
-    // A second apart at least: in so long a time, however long it is, there is room for no more.
+    // Reports are at least a second apart, which bounds their number in any period.
     let most = 1 + whole.as_secs() as usize;
     let what = format!("at most {most} reports in {whole:?}: {}", reported.len());
     same(&what, true, reported.len() <= most)?;
-    // Those of a second or more are each a second or more after the one before.
+    // Each pause of a second or more begins at least a second after the one before.
     let ends = (reported.first().copied(), reported.last().copied());
     let expected = (Some(5 * MILLISECOND), Some(SECOND));
     same("the first pause and the last", expected, ends)?;
     let listed = listener(&pool)?.map(|one| (one.pauses, one.skipped));
     same("pauses and skipped connections", Some((10, 0)), listed)?;
-    // After a success. The last report is more than a second ago: the pause was as long.
+    // After a success. The last report is more than a second old: the pause was that long.
     faults.inject(ErrorKind::OutOfMemory.into());
     taken(&stage, &faults).await?;
-    same("the pool runs on", true, runs(&pool))?;
-    // With the result all reports are there.
+    same("the pool keeps running", true, runs(&pool))?;
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let after = pauses(&stage).split_off(reported.len());
     same("the pause after a success", vec![5 * MILLISECOND], after)?;
 
-    // The pause races: it does not end here, and nobody waits for it.
+    // The pause races: it has not ended, and nothing waits for it.
     for way in [Way::Close, Way::Stop, Way::Kill, Way::Drop] {
         let held = Boxed::instrumented(&world);
         let failing = Arc::clone(&held);
@@ -289,7 +289,7 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxe
     pause_ends_with_a_connection(&world).await
 }
 
-/// A descriptor is free then, whichever listener the connection came from.
+/// A connection's end frees a descriptor, whichever listener accepted the connection.
 async fn pause_ends_with_a_connection(world: &Arc<Boxed>) -> Verdict {
     let held = Boxed::instrumented(world);
     let failing = Arc::clone(&held);
@@ -327,7 +327,7 @@ async fn pause_ends_with_a_connection(world: &Arc<Boxed>) -> Verdict {
     Ok(())
 }
 
-/// What a pause is not to delay.
+/// An action that a pause must not delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Close,
@@ -349,13 +349,13 @@ pub(super) async fn a3_an_error_of_the_listener_fails_it(world: Arc<Boxed>) -> V
         let open = listener(&pool)?.map(|one| one.id);
         same(&format!("the listener after {text:?}"), None, open)?;
         same("terminations", vec!["io"; 2], stage.terminated())?;
-        same("the pool runs on", true, runs(&pool))?;
-        // With the result all reports are there.
+        same("the pool keeps running", true, runs(&pool))?;
+        // All reports have been delivered once `stop` has returned.
         stage.event("the pool stops", pool.stop()).await?;
         same("the failed listener", vec![(id, text)], failed(&stage))?;
     }
     for error in [
-        io::Error::other("unheard of"),
+        io::Error::other("unknown error"),
         io::Error::from_raw_os_error(4095),
         ErrorKind::UnexpectedEof.into(),
     ] {
@@ -378,7 +378,7 @@ pub(super) async fn a3_an_error_of_the_listener_fails_it(world: Arc<Boxed>) -> V
     Ok(())
 }
 
-/// The listeners that were reported as failed, and of what.
+/// Returns the listeners reported as failed, and their errors.
 fn failed(stage: &Fixture) -> Vec<(ListenerId, String)> {
     stage.reports.look(|reports| {
         let failed = |event: &Event<_>| match event {
@@ -397,7 +397,7 @@ pub(super) async fn a4_the_table_is_the_users_to_replace(world: Arc<Boxed>) -> V
     let own = Fixture::new(&world);
     let own_pool = own.start(own.spec("a4 own"))?;
     let (_, own_address) = own.listen(&own_pool, 1)?;
-    // The other way round.
+    // The reverse of the default classification.
     let users = Fixture::new(&world);
     let spec = users
         .spec("a4 users")
@@ -434,7 +434,7 @@ pub(super) async fn a4_the_table_is_the_users_to_replace(world: Arc<Boxed>) -> V
     };
     users.until("the listener fails", gone).await?;
 
-    // Another pool goes by its own.
+    // Another pool keeps its own classifier.
     for kind in [ErrorKind::ConnectionAborted, ErrorKind::OutOfMemory] {
         let faults = world.faults(own_address);
         faults.inject(kind.into());
@@ -460,13 +460,13 @@ pub(super) async fn a5_errors_in_a_row_become_a_pause(world: Arc<Boxed>) -> Verd
         let errors = (0..count).map(|_| io::Error::from(ErrorKind::ConnectionAborted));
         errors.collect::<Vec<_>>()
     };
-    // No connection ends meanwhile: a pause would end with it (A2).
+    // No connection ends meanwhile: that would end the pause (A2).
     let mut open = Vec::new();
     let mut skipped = 0;
     let mut pauses_so_far = 0;
     for (errors, pauses) in [
         (IN_A_ROW - 1, 0),
-        // A connection, or an empty queue, came in between.
+        // A connection, or an empty queue, intervened.
         (IN_A_ROW - 1, 0),
         (IN_A_ROW + 3, 4),
         (IN_A_ROW - 1, 0),
@@ -475,7 +475,7 @@ pub(super) async fn a5_errors_in_a_row_become_a_pause(world: Arc<Boxed>) -> Verd
         faults.inject_all(aborted(errors));
         taken(&stage, &faults).await?;
         let (mut client, _) = stage.connect(address).await?;
-        stage.echo(&mut client, "after them").await?;
+        stage.echo(&mut client, "after the errors").await?;
         open.push(client);
         skipped += (errors - pauses) as u64;
         pauses_so_far += pauses as u64;
@@ -490,12 +490,12 @@ pub(super) async fn a5_errors_in_a_row_become_a_pause(world: Arc<Boxed>) -> Verd
             .take(pauses)
         {
             let gap = pair[1] - pair[0];
-            let what = format!("a pause of {least:?} at least: {gap:?}");
+            let what = format!("a pause of at least {least:?}: {gap:?}");
             same(&what, true, gap >= least)?;
             least *= 2;
         }
     }
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let error = io::Error::from(ErrorKind::ConnectionAborted).to_string();
     let reported = stage.reports.look(|reports| {
@@ -535,7 +535,7 @@ pub(super) async fn a6_errors_are_classified_by_number(world: Arc<Boxed>) -> Ver
         .until("the listener fails with the system's number", gone)
         .await?;
 
-    // The listener is asked first: the table of this pool would say otherwise each time.
+    // The listener's own classification comes first: this pool's classifier disagrees each time.
     for kind in [
         AcceptErrorKind::Connection,
         AcceptErrorKind::Resources,
@@ -552,7 +552,7 @@ pub(super) async fn a6_errors_are_classified_by_number(world: Arc<Boxed>) -> Ver
         let faults = failing.faults(address);
         faults.inject(io::Error::other(OfTheRuntime(kind)));
         taken(&stage, &faults).await?;
-        let what = format!("what the listener calls an error of kind {kind:?} is one");
+        let what = format!("an error that the listener classifies as {kind:?} is treated so");
         let (skipped, pauses) = match kind {
             AcceptErrorKind::Connection => (1, 0),
             AcceptErrorKind::Resources => (0, 1),

@@ -1,4 +1,4 @@
-//! Section 10 of the contract: bad input.
+//! Invalid input: rules V1 to V5.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +20,7 @@ use crate::real::SAYS_WHETHER_IT_LISTENS;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
-/// An acceptor that keeps something.
+/// Returns an acceptor that holds a value.
 fn keeping(kept: Arc<()>) -> impl Acceptor<BoxedListener> {
     acceptor_fn(
         move |_connection: Connection<StreamOf<BoxedListener>, Address>| {
@@ -33,7 +33,7 @@ fn keeping(kept: Arc<()>) -> impl Acceptor<BoxedListener> {
     )
 }
 
-/// What a spec says wrongly, and how the error names it.
+/// An invalid setting, and the text by which the error names it.
 type Wrong = (
     fn(Spec<(), Address>) -> Spec<(), Address>,
     &'static str,
@@ -60,7 +60,7 @@ pub(super) async fn v1_a_spec_is_checked_as_a_whole(world: Arc<Boxed>) -> Verdic
             "v1",
             &["`kill_timeout`", "0ns", "above zero"],
         ),
-        // The whole: also what comes last.
+        // The whole spec is checked, including its last field.
         (
             |spec| {
                 let spec = spec.lame_duck(Duration::MAX).grace(Grace::Unlimited);
@@ -97,10 +97,10 @@ pub(super) async fn v1_a_spec_is_checked_as_a_whole(world: Arc<Boxed>) -> Verdic
                 }
             };
             for word in words {
-                let what = format!("{word} is in the words of `{way}`: {text}");
+                let what = format!("{word} is in the message of `{way}`: {text}");
                 same(&what, true, text.contains(word))?;
             }
-            let what = format!("something is left after `{way}` said: {text}");
+            let what = format!("resources are left after `{way}` failed: {text}");
             same(&what, false, left.upgrade().is_some())?;
         }
     }
@@ -140,7 +140,7 @@ pub(super) async fn v2_a_listener_that_is_refused_is_given_back(world: Arc<Boxed
             Err(error) => error,
             Ok(id) => {
                 let expected = format!("the listener is refused: {expected}");
-                return Err(Broken::new(expected, format!("it is listener {id}")));
+                return Err(Broken::new(expected, format!("it is added as listener {id}")));
             }
         };
         let reason = match error.reason {
@@ -155,14 +155,14 @@ pub(super) async fn v2_a_listener_that_is_refused_is_given_back(world: Arc<Boxed
     }
     let listed = running.listeners().map(|list| list.len());
     same("listeners of the pool that refused it", Ok(0), listed)?;
-    // What came back is as good as it was.
+    // The returned listener still works.
     let added = running.add_listener(listener, 1);
-    added.map_err(|error| Broken::new("what came back is added", error.to_string()))?;
+    added.map_err(|error| Broken::new("the returned listener is added", error.to_string()))?;
     let (mut client, _) = stage.connect(address).await?;
     stage.echo(&mut client, "here").await
 }
 
-/// Throws the same numbers each time.
+/// A deterministic random number generator.
 struct Dice(u64);
 
 impl Dice {
@@ -189,7 +189,7 @@ impl Dice {
     }
 
     fn spec(&mut self, stage: &Fixture) -> ScriptedSpec {
-        // Most are allowed: there is more to call on a pool than on none.
+        // Most values are valid, because a running pool offers more calls than none.
         let id = match self.throw() % 4 {
             0 => self.one_of(&["", "\0", "\u{85}", "two\nlines", LONG]),
             _ => self.one_of(&["x", "\u{2603}"]),
@@ -220,7 +220,7 @@ impl Dice {
     }
 }
 
-/// Makes a call, and tells if it panics.
+/// Makes a call, and returns an error if it panics.
 fn calmly<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, Broken> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
@@ -230,7 +230,7 @@ fn calmly<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, Broken> {
     })
 }
 
-/// Makes every call of a handle, with arguments of all sorts.
+/// Makes every call of a handle, with random arguments.
 fn call_all(
     stage: &Fixture,
     pool: &Handle,
@@ -256,7 +256,7 @@ fn call_all(
             .map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
         let add = || pool.add_listener(listener, acceptors);
         let added = calmly("`add_listener`", add)?;
-        calmly("the words of `add_listener`", || {
+        calmly("formatting the error of `add_listener`", || {
             show(&added);
             added.err().map(|error| error.to_string())
         })?;
@@ -283,7 +283,7 @@ fn call_all(
 
 pub(super) async fn v3_no_public_call_panics(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
-    // Ids of a pool that is another one's, and long gone; some of them are those of children here.
+    // Ids of another pool that has stopped; some of them equal ids of children here.
     let other = stage.start(stage.spec("v3 other"))?;
     let mut listeners = Vec::new();
     let mut children = Vec::new();
@@ -320,7 +320,7 @@ pub(super) async fn v3_no_public_call_panics(world: Arc<Boxed>) -> Verdict {
             Ok(Some(pool)) => pool,
             Ok(None) => continue,
             Err(error) => {
-                calmly("the words of an error", || error.to_string())?;
+                calmly("formatting an error", || error.to_string())?;
                 continue;
             }
         };
@@ -336,8 +336,8 @@ pub(super) async fn v3_no_public_call_panics(world: Arc<Boxed>) -> Verdict {
             calmly("dropping the owner", || drop(pool))?;
         }
         let report = stage.event("the pool is killed", kill).await?;
-        same("what `stop` says", &report, &stop.await)?;
-        calmly("the words of the result", || {
+        same("the result of `stop`", &report, &stop.await)?;
+        calmly("formatting the result", || {
             let ends = Phase::ALL
                 .iter()
                 .map(|phase| report.connections(*phase).to_string());
@@ -355,10 +355,10 @@ pub(super) async fn v3_no_public_call_panics(world: Arc<Boxed>) -> Verdict {
     Ok(())
 }
 
-/// A socket that cannot accept: what it is, and words of which one is to be in the error.
+/// A socket that cannot accept: its kind, and words of which the error must contain one.
 type Refused = (&'static str, TcpListener, &'static [&'static str]);
 
-/// Sockets that cannot accept; and the listener that one of them is connected to.
+/// Returns sockets that cannot accept, and the listener to which one of them is connected.
 fn cannot_accept() -> std::io::Result<(Vec<Refused>, TcpListener)> {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let bound = |kind| {
@@ -394,13 +394,13 @@ pub(super) async fn v4_descriptor_that_cannot_accept_is_refused(world: Arc<Boxed
             None => return Ok(()),
             Some(Ok(_)) => {
                 let expected = format!("{what} is refused");
-                return Err(Broken::new(expected, "a listener is made of it").check(check));
+                return Err(Broken::new(expected, "it was accepted").check(check));
             }
             Some(Err(error)) => error.to_string(),
         };
         let says = words.iter().any(|word| text.contains(word));
         same(
-            &format!("the error says that it is {what}: {text:?}"),
+            &format!("the error names the reason, {what}: {text:?}"),
             true,
             says,
         )
@@ -411,16 +411,16 @@ pub(super) async fn v4_descriptor_that_cannot_accept_is_refused(world: Arc<Boxed
     match world.listen_with(made) {
         None | Some(Ok(_)) => Ok(()),
         Some(Err(error)) => Err(Broken::new(
-            "a socket that listens is taken",
+            "a listening socket is accepted",
             error.to_string(),
         )),
     }
 }
 
-/// The most that the pool writes of one value, in bytes.
+/// The most bytes that the pool writes of one value.
 const MOST_TEXT: usize = 1024;
 
-/// Text that is to be escaped, and cut.
+/// Text that has to be escaped and cut.
 const HOSTILE: &str = "first\nERROR forged \u{1b}[31m\u{202e}\r";
 
 pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict {
@@ -439,7 +439,7 @@ pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict
         stage.order(&served, order).await?;
         stage.ended(&pool, served.child).await?;
     }
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let reports = stage.reports.all();
     let whole: Vec<_> = reports.iter().filter_map(text_of).collect();
@@ -449,7 +449,7 @@ pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict
         expected,
         whole,
     )?;
-    // Besides the text itself a report names the pool, the connection and its peer.
+    // Besides the text a report names the pool, the connection and its peer.
     let most = MOST_TEXT + 256;
     let words = reports.iter().map(|report| stage.words(report));
     let events = all.traced();
@@ -459,9 +459,9 @@ pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict
         .flat_map(|event| event.fields.values().cloned());
     for text in words.chain(fields) {
         let control = |c: char| c.is_control() || c == '\u{202e}';
-        let what = format!("a control character is in what the pool writes: {text:?}");
+        let what = format!("the pool writes a control character: {text:?}");
         same(&what, false, text.contains(control))?;
-        let what = format!("at most {most} bytes are written of {} bytes", long.len());
+        let what = format!("at most {most} of {} bytes are written", long.len());
         same(&what, true, text.len() <= most)?;
     }
     let shown = reports
@@ -474,7 +474,7 @@ pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict
     )
 }
 
-/// The text that came with a failure.
+/// Returns the text of a failure.
 fn text_of(report: &Report<Address>) -> Option<String> {
     match &report.event {
         Event::ConnectionFailed {

@@ -1,4 +1,4 @@
-//! Section 1 of the contract: the behaviour.
+//! The acceptor's callbacks: rules B1 to B8, B10 and B11.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::world::{Client, World};
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 pub(super) async fn b1_init_runs_before_the_acceptor_waits(world: Arc<Boxed>) -> Verdict {
-    // Nobody is through `init`: all the same everybody begins it, and nobody asks for the client.
+    // No `init` completes, yet all of them begin, and no acceptor asks for the client.
     let counted = Boxed::instrumented(&world);
     let stage = Fixture::new(&counted);
     stage.answers([], Answer::Nothing);
@@ -28,7 +28,7 @@ pub(super) async fn b1_init_runs_before_the_acceptor_waits(world: Arc<Boxed>) ->
     let (listener, address) = stage.listen(&pool, 5)?;
     let _client = stage.knock(address).await?;
     stage.began(5).await?;
-    // Whoever was going to ask has asked before the socket is closed.
+    // Any call of `accept` would have been made before the socket is closed.
     stage.close(&pool, listener).await?;
     let calls = counted.cost().so_far().calls;
     same("calls of `accept` while all are in `init`", 0, calls)?;
@@ -60,7 +60,7 @@ pub(super) async fn b1_init_runs_before_the_acceptor_waits(world: Arc<Boxed>) ->
     for info in &infos {
         stage
             .event(
-                "*closed* tells that the listener closed",
+                "*closed* is set when the listener closes",
                 info.closed.wait(),
             )
             .await?;
@@ -86,7 +86,7 @@ pub(super) async fn b2_init_answers_accept_hibernate_ignore_or_an_error(
     let (_, address) = stage.listen(&pool, 1)?;
     for (number, answer) in [(3, "hibernate"), (4, "accept within a time"), (5, "accept")] {
         let (mut client, served) = stage.connect(address).await?;
-        let what = format!("the number of the `init` that answered {answer}");
+        let what = format!("the number of the `init` that returned {answer}");
         same(&what, number, served.number)?;
         stage.echo(&mut client, answer).await?;
     }
@@ -101,7 +101,7 @@ pub(super) async fn b3_ignore_is_silent_and_spaced(world: Arc<Boxed>) -> Verdict
     let (_client, served) = stage.connect(address).await?;
     same("the number of the `init` that accepted", 9, served.number)?;
     spaced(&starts(&stage)[..9])?;
-    same("the pool runs on", true, runs(&pool))?;
+    same("the pool keeps running", true, runs(&pool))?;
     no_reports(&stage, &pool).await
 }
 
@@ -115,7 +115,7 @@ fn spaced(starts: &[Instant]) -> Verdict {
                 format!("at least {least:?} before start {}", index + 2),
                 format!("{gap:?}"),
             )
-            .check("does `sleep_until` end early, or run on another clock than `now`?"));
+            .check("does `sleep_until` complete early, or use a different clock than `now`?"));
         }
         least = (least * 2).clamp(MILLISECOND, 1000 * MILLISECOND);
     }
@@ -143,7 +143,7 @@ pub(super) async fn b4_a_start_error_is_reported_and_counts(world: Arc<Boxed>) -
     outage(&world).await
 }
 
-/// While `init` fails one acceptor tries again, spaced; the others start once it is through.
+/// While `init` fails, one acceptor retries, spaced; the others start once it succeeds.
 async fn outage(world: &Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 3;
     const RETRIES: usize = 6;
@@ -161,7 +161,7 @@ async fn outage(world: &Arc<Boxed>) -> Verdict {
         expected.push(AcceptorState::Init);
         let look = || {
             let mut states: Vec<_> = pool.acceptors()?.iter().map(|one| one.state).collect();
-            // As ids are given: the one that tries again need not be the last.
+            // In the order of ids: the acceptor that retries need not be the last.
             states.sort_by_key(|state| *state == AcceptorState::Init);
             Ok::<_, acceptor_core::Stopped>(states)
         };
@@ -172,7 +172,7 @@ async fn outage(world: &Arc<Boxed>) -> Verdict {
         stage
             .until("one acceptor is in `init`, the others wait for it", states)
             .await?;
-        let what = "how often `init` ran while one tries again";
+        let what = "how often `init` ran while one acceptor retries";
         same(what, ACCEPTORS + retry, stage.inits())?;
         if retry <= RETRIES {
             stage.decide(Answer::Fail("no"));
@@ -183,14 +183,14 @@ async fn outage(world: &Arc<Boxed>) -> Verdict {
     stage.waiting(&pool, ACCEPTORS).await?;
     let (mut client, _) = stage.connect(address).await?;
     stage.echo(&mut client, "after the outage").await?;
-    same("the pool outlives the outage", true, runs(&pool))?;
-    // With the result all reports are there.
+    same("the pool survives the outage", true, runs(&pool))?;
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let errors = stage.reports.look(|reports| {
         let errors = |report: &&Report<_>| matches!(report.event, Event::StartError { .. });
         reports.iter().filter(errors).count()
     });
-    same("start errors reported of the outage", FAILURES, errors)
+    same("start errors reported for the outage", FAILURES, errors)
 }
 
 async fn start_error(
@@ -240,23 +240,24 @@ async fn start_error(
             .filter(|report| start_error(&report.event))
             .count()
     };
-    // With the result all reports are there; until then one may come while the next acceptor serves already.
+    // All reports have been delivered once `stop` has returned; before that, a report may arrive while the next
+    // acceptor already serves.
     stage.event("the pool stops", pool.stop()).await?;
     let start_errors = stage.reports.look(start_errors);
-    same(&format!("start errors reported of {case}"), 1, start_errors)
+    same(&format!("start errors reported for {case}"), 1, start_errors)
 }
 
 pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("b5"))?;
-    // What there is as `serve` is first polled.
+    // What exists when `serve` is first polled.
     let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
     let seen = Record::default();
     let (watched, seeing) = (Arc::clone(&handle), seen.clone());
     stage.witness(move |_| {
         let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = watched.as_ref().map(|pool| pool.counts());
-        // A replacement that has no task yet is spaced.
+        // A replacement without a task is spaced.
         let started = |state| matches!(state, AcceptorState::Init | AcceptorState::Waiting);
         let acceptors = watched.as_ref().map(|pool| pool.acceptors());
         if let (Some(Ok(counts)), Some(Ok(acceptors))) = (counts, acceptors) {
@@ -268,10 +269,10 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) ->
     let (_, address) = stage.listen(&pool, 1)?;
     let mut held = Vec::new();
     for _ in 0..10 {
-        // Those before are still there: none delays the next.
+        // The earlier connections are still open: none delays the next.
         held.push(stage.connect(address).await?);
     }
-    // Nobody is to find the pool alive through its own acceptor.
+    // Breaks the cycle: the acceptor must not keep its own pool alive.
     handle.lock().unwrap_or_else(PoisonError::into_inner).take();
     for (_, served) in &held {
         let child = served.child;
@@ -289,14 +290,14 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) ->
     }
     let expected: Vec<_> = (1..=10).map(|active| (active, active + 1, true)).collect();
     same(
-        "connections, children, and whether the replacement is started, as `serve` is first polled",
+        "connections, children, and whether the replacement has started, when `serve` is first polled",
         expected,
         seen.all(),
     )?;
     tasks_of_init(&world).await?;
     states_without_init(&world).await?;
 
-    // None of them is ever through `init`.
+    // No `init` ever completes.
     let stage = Fixture::new(&world);
     stage.answers([Answer::Accept; 2], Answer::Nothing);
     let pool = stage.start(stage.spec("b5"))?;
@@ -309,7 +310,7 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) ->
     Ok(())
 }
 
-/// Where `init_now` returns a state `init` does not run, and the replacement has its state as `serve` is first polled.
+/// If `init_now` returns a state, `init` does not run, and the replacement has its state when `serve` is first polled.
 async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 2;
     const CLIENTS: usize = 3;
@@ -331,7 +332,7 @@ async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
         });
         states.collect()
     });
-    let what = "how often `init` ran where `init_now` returned a state";
+    let what = "how often `init` ran although `init_now` returned a state";
     same(what, 0, stage.inits())?;
     for (_, served) in &held {
         let child = states.iter().find(|(number, _)| *number == served.number);
@@ -339,10 +340,10 @@ async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
         same(what, Some(served.child), child.map(|(_, child)| *child))?;
     }
     let expected: Vec<_> = (1..=CLIENTS).map(|served| ACCEPTORS + served).collect();
-    let what = "states that `init_now` has made, as `serve` is first polled";
+    let what = "states that `init_now` has made when `serve` is first polled";
     same(what, expected, seen.all())?;
 
-    // Two acceptors have their state already; those that replace them run `init`.
+    // Two acceptors already have their state; their replacements run `init`.
     stage.init_now(InitNow::Nothing);
     for _ in 0..=ACCEPTORS {
         held.push(stage.connect(address).await?);
@@ -354,7 +355,7 @@ async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
         calls.iter().any(begins)
     });
     same(
-        "the state is of `init` where `init_now` returns none",
+        "the state comes from `init` if `init_now` returns none",
         true,
         by_init,
     )?;
@@ -362,7 +363,7 @@ async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
     each_state_once(&stage)
 }
 
-/// How many states `init_now` has made.
+/// Returns how many states `init_now` has made.
 fn states_made(calls: &[Call]) -> usize {
     let made = calls
         .iter()
@@ -370,7 +371,7 @@ fn states_made(calls: &[Call]) -> usize {
     made.count()
 }
 
-/// `init` is polled in no task of another child, and not in the accept loop.
+/// `init` is never polled in another child's task or in the accept loop.
 async fn tasks_of_init(world: &Arc<Boxed>) -> Verdict {
     let all = Boxed::instrumented(world);
     let stage = Fixture::new(&all);
@@ -451,13 +452,13 @@ pub(super) async fn b6_an_accept_timeout_is_no_failure(world: Arc<Boxed>) -> Ver
         }
         let (mut client, _) = stage.connect(address).await?;
         stage.echo(&mut client, "in time").await?;
-        same("the pool runs on", true, runs(&pool))?;
+        same("the pool keeps running", true, runs(&pool))?;
         no_reports(&stage, &pool).await?;
     }
-    // A panic does not count in a temporary pool: nothing but the spacing bounds the starts.
+    // A panic does not count in a temporary pool, so only the spacing bounds the starts.
     let stage = Fixture::new(&world);
     stage.answers([], Answer::AcceptWithin(Duration::ZERO));
-    stage.farewell(Farewell::Panic("as told"));
+    stage.farewell(Farewell::Panic("scripted"));
     let pool = stage.start(stage.spec("b6").intensity(0))?;
     stage.listen(&pool, 1)?;
     stage.began(6).await?;
@@ -465,14 +466,14 @@ pub(super) async fn b6_an_accept_timeout_is_no_failure(world: Arc<Boxed>) -> Ver
     timeout_under_load(&world).await
 }
 
-/// While the accept loop rests, clients come and a timeout expires: they are all there when it goes on.
+/// Clients arrive and a timeout expires while the accept loop is held, so all of them are ready when it resumes.
 async fn timeout_under_load(world: &Arc<Boxed>) -> Verdict {
     const MOST: usize = 64;
     const CLIENTS: usize = MOST + 6;
     let timeout = 200 * MILLISECOND;
     let all = Boxed::instrumented(world);
     let stage = Fixture::new(&all);
-    // One that is dismissed stays in `terminate`, where it can be seen.
+    // A dismissed acceptor stays in `terminate`, where it is visible.
     stage.farewell(Farewell::Stay);
     let pool = stage.start(stage.spec("b6"))?;
     let (_, address) = stage.listen(&pool, CLIENTS + 2)?;
@@ -494,7 +495,7 @@ async fn timeout_under_load(world: &Arc<Boxed>) -> Verdict {
         last.map(|one| one.state)
     };
     let waits = || match state(&pool) {
-        // On a slow machine its timeout has come by now, which is as well.
+        // On a slow machine its timeout may have expired already, which is fine.
         Some(AcceptorState::Waiting | AcceptorState::Terminating) => Ok(()),
         other => Err(other),
     };
@@ -526,7 +527,7 @@ async fn timeout_under_load(world: &Arc<Boxed>) -> Verdict {
     Ok(())
 }
 
-/// When `init` began and `terminate` began, and why, of each acceptor that terminated.
+/// Returns for each terminated acceptor when `init` began, when `terminate` began, and the reason.
 fn waits(stage: &Fixture) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
     let starts = starts(stage);
     stage.calls.look(|calls| {
@@ -551,7 +552,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection(
     stage.answers([short, short], Answer::Accept);
     let pool = stage.start(stage.spec("b7"))?;
     let (first, address) = stage.listen(&pool, 2)?;
-    // Two timeouts, two that wait in their place.
+    // Two timeouts, and two replacements that wait.
     stage.began(4).await?;
     let (_, second_address) = stage.listen(&pool, 3)?;
     let (client, served) = stage.connect(address).await?;
@@ -595,7 +596,7 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection(
     each_state_once(&stage)
 }
 
-/// Each state went to `serve` or to `terminate`, once.
+/// Each state went to `serve` or to `terminate` exactly once.
 fn each_state_once(stage: &Fixture) -> Verdict {
     let mut uses = BTreeMap::new();
     stage.calls.look(|calls| {
@@ -622,12 +623,12 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Ve
     for restart in [Restart::Temporary, Restart::Transient] {
         let stage = Fixture::new(&world);
         stage.answers([Answer::AcceptWithin(20 * MILLISECOND); 2], Answer::Accept);
-        stage.farewell(Farewell::Panic("as told"));
+        stage.farewell(Farewell::Panic("scripted"));
         let pool = stage.start(stage.spec("b8").restart(restart).intensity(0))?;
         let (_, address) = stage.listen(&pool, 1)?;
         match restart {
             Restart::Temporary => {
-                // The first two are to time out, not to take the client.
+                // The first two acceptors time out rather than take the client.
                 stage.began(3).await?;
                 let (_client, served) = stage.connect(address).await?;
                 same("the `init` after two panics", 3, served.number)?;
@@ -638,7 +639,7 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Ve
                 same("why the pool stopped", StopReason::Intensity, report.reason)?;
             }
         }
-        // Those that the stop terminates panic as well.
+        // The acceptors that the stop terminates panic too.
         let panicked = stage.calls.look(|calls| {
             let panicked = calls.iter().filter_map(|call| match call {
                 Call::Terminate { number, .. } => Some(*number),
@@ -651,7 +652,7 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Ve
                 Event::AcceptorFailed {
                     failure: Failure::Panic(message),
                     ..
-                } => message == "as told",
+                } => message == "scripted",
                 _ => false,
             };
             reports.iter().filter(|report| panic(&report.event)).count()
@@ -686,7 +687,7 @@ async fn addresses(world: &Arc<Boxed>, bound: Bound) -> Verdict {
     let (at, address) = (bound.address, bound.called);
     let added = pool.add_listener(bound.listener, 1);
     let id = added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
-    // Found by its peer's address, which so is the right one.
+    // Found by its peer's address, which is thereby correct.
     let (mut client, served) = stage.connect(address).await?;
     same(
         &format!("the local address on a listener of {at}"),
@@ -695,7 +696,7 @@ async fn addresses(world: &Arc<Boxed>, bound: Bound) -> Verdict {
     )?;
     same("the listener", id, served.listener)?;
     same(
-        "*draining* while all is well",
+        "*draining* before any close",
         false,
         served.lifecycle.draining().is_set(),
     )?;
@@ -708,7 +709,7 @@ async fn addresses(world: &Arc<Boxed>, bound: Bound) -> Verdict {
     same("the connection in the list", expected, listed)?;
     stage.order(&served, Order::TrapAndStay).await?;
     same(
-        "*stop* while all is well",
+        "*stop* before any stop",
         false,
         served.lifecycle.trap_stop().is_set(),
     )?;
@@ -729,7 +730,7 @@ pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value(
     let (_client, served) = stage.connect(address).await?;
     stage.event("the pool stops", pool.stop()).await?;
     same(
-        "`serve` runs on a task of the value that the pool was given",
+        "`serve` runs on a task of the pool's runtime value",
         true,
         served.task.is_some(),
     )?;
@@ -746,11 +747,11 @@ pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value(
             .map(|call| format!("{call:?}"))
             .collect::<Vec<_>>()
     });
-    same("callbacks that run elsewhere", Vec::new(), elsewhere)?;
+    same("callbacks that run outside the pool's tasks", Vec::new(), elsewhere)?;
     value_of_a_listener(&world).await
 }
 
-/// A listener that is added on a runtime value of its own is accepted from there, and its callbacks run there.
+/// A listener that is added on its own runtime value is accepted from there, and its callbacks run there.
 async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
     let all = Boxed::instrumented(world);
     let stage = Fixture::new(&all);
@@ -796,10 +797,10 @@ async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
     for (callback, listener, task) in seen {
         let (whose, expected) = match listener == of_its_own {
             true => (
-                "of a listener that has a value of its own",
+                "for a listener with its own runtime value",
                 ValueId::Another,
             ),
-            false => ("of a listener on the pool's", ValueId::OfTheWorld),
+            false => ("for a listener on the pool's", ValueId::OfTheWorld),
         };
         let what = format!("the runtime value that {callback} runs on, {whose}");
         same(&what, Some(expected), task.map(TaskId::value))?;
@@ -813,7 +814,7 @@ async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
     )
 }
 
-/// Stops the pool; with its result all reports are there.
+/// Stops the pool and expects no reports; all of them have been delivered once `stop` has returned.
 async fn no_reports(stage: &Fixture, pool: &Pool) -> Verdict {
     stage.event("the pool stops", pool.stop()).await?;
     let reports = stage.reports.look(|reports| {

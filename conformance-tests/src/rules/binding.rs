@@ -7,17 +7,17 @@ use crate::boxed::{Boxed, BoxedListener};
 use crate::verdict::Broken;
 use crate::world::World;
 
-/// A listener, and the addresses of it.
+/// A listener and its addresses.
 pub(super) struct Bound {
     pub(super) listener: BoxedListener,
-    /// The address that it is bound to.
+    /// The address to which it is bound.
     pub(super) address: Address,
-    /// The address that a client connects to, which is the local one of its connection.
+    /// The address to which a client connects, which is the local address of its connection.
     pub(super) called: Address,
 }
 
 impl Bound {
-    /// Whether it is bound to all addresses of the host.
+    /// Returns whether it is bound to all addresses of the host.
     pub(super) fn is_wildcard(&self) -> bool {
         self.address != self.called
     }
@@ -32,7 +32,8 @@ const SIX: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::UNSPECIFIED),
 ];
 
-/// A listener on any address; in a world of IP one on each loopback and wildcard. It may lack IPv6.
+/// Binds listeners: on any address, and in a world of IP on each loopback and wildcard address.
+/// IPv6 may be unavailable.
 pub(super) fn listeners(world: &Boxed) -> Result<Vec<Bound>, Broken> {
     let failed = |error: std::io::Error| Broken::new("a listener is bound", error.to_string());
     let (listener, address) = world.listen().map_err(failed)?;

@@ -1,4 +1,4 @@
-//! Section 8 of the contract: changing a running pool.
+//! Changes of a running pool: rules R1 to R4.
 
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
 
-/// An acceptor of another type than the scripted one: it says so, and leaves.
+/// An acceptor of a different type from the scripted one: it sends a greeting and returns.
 struct Greeter {
     world: Arc<Boxed>,
     greeting: &'static str,
@@ -54,7 +54,7 @@ impl Acceptor<BoxedListener> for Greeter {
     }
 }
 
-/// What a new client is greeted with.
+/// Returns the greeting that a new client receives.
 async fn greeted(stage: &Fixture, address: Address) -> Result<String, Broken> {
     let mut client = stage.knock(address).await?;
     let line = stage
@@ -75,14 +75,14 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one(world: Arc<Boxed>) -> V
     let pool = stage.start(spec.intensity(1).period(period))?;
     let (listener, address) = stage.listen(&pool, 1)?;
     let (_failing, failing) = stage.connect(address).await?;
-    stage.order(&failing, Order::Fail("as told")).await?;
+    stage.order(&failing, Order::Fail("scripted")).await?;
     stage.ended(&pool, failing.child).await?;
     let (mut client, served) = stage.connect(address).await?;
     stage.began(3).await?;
 
     let after = Spec::new("after", greeter(&world, "after\n")).restart(Restart::Transient);
     let changed = pool.reconfigure(after.intensity(1).period(period), WaitingAcceptors::Keep);
-    changed.map_err(|error| Broken::new("a valid spec is taken", error.to_string()))?;
+    changed.map_err(|error| Broken::new("a valid spec is accepted", error.to_string()))?;
     let now = status(&pool)?;
     let ids: Vec<_> = [&now.spec]
         .into_iter()
@@ -92,16 +92,16 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one(world: Arc<Boxed>) -> V
         .collect();
     let what = "the spec's id in the status, the listeners and the connections";
     same(what, vec!["after".to_owned(); 3], ids)?;
-    same("failures that are remembered", 1, now.failures)?;
+    same("remembered failures", 1, now.failures)?;
     let listed: Vec<_> = now.listeners.iter().map(|one| one.id).collect();
     same("the listeners", vec![listener], listed)?;
     let listed: Vec<_> = now.connections.iter().map(|one| one.id).collect();
     same("the connections", vec![served.child], listed)?;
     stage.echo(&mut client, "still there").await?;
 
-    // Who waited keeps its acceptor; whoever comes after it has the new one.
+    // A waiting acceptor keeps what it started with; the next one uses the new acceptor.
     let (mut waited, waited_served) = stage.connect(address).await?;
-    same("the `init` of who waited", 3, waited_served.number)?;
+    same("the `init` of the acceptor that waited", 3, waited_served.number)?;
     stage.echo(&mut waited, "the old acceptor").await?;
     for _ in 0..2 {
         let greeting = greeted(&stage, address).await?;
@@ -109,8 +109,8 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one(world: Arc<Boxed>) -> V
     }
     same("how often the old `init` ran", 3, stage.inits())?;
 
-    // One failure before, one after: two within the period are more than one.
-    stage.order(&served, Order::Fail("as told")).await?;
+    // One failure before and one after: two within the period are more than one.
+    stage.order(&served, Order::Fail("scripted")).await?;
     let report = stage.join(&pool).await?;
     same("why the pool stopped", StopReason::Intensity, report.reason)?;
     acceptors_that_wait_are_replaced(&world).await
@@ -118,7 +118,7 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one(world: Arc<Boxed>) -> V
 
 async fn acceptors_that_wait_are_replaced(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
-    // Two come to wait, and one stays in `init`.
+    // Two reach the wait queue, and one stays in `init`.
     stage.answers([Answer::Accept, Answer::Nothing], Answer::Accept);
     let pool = stage.start(stage.spec("before"))?;
     let (_, address) = stage.listen(&pool, 3)?;
@@ -133,7 +133,7 @@ async fn acceptors_that_wait_are_replaced(world: &Arc<Boxed>) -> Verdict {
     stage
         .until("two acceptors wait, one is in `init`", look)
         .await?;
-    let taken = |error: ReconfigureError| Broken::new("a valid spec is taken", error.to_string());
+    let taken = |error: ReconfigureError| Broken::new("a valid spec is accepted", error.to_string());
     let after = Spec::new("after", greeter(world, "after\n"));
     pool.reconfigure(after, WaitingAcceptors::Replace)
         .map_err(taken)?;
@@ -145,9 +145,9 @@ async fn acceptors_that_wait_are_replaced(world: &Arc<Boxed>) -> Verdict {
     stage.waiting(&pool, 3).await?;
     same("how often the old `init` ran", 3, stage.inits())?;
     let terminated = vec!["replaced", "replaced"];
-    same("how those end that waited", terminated, stage.terminated())?;
+    same("how the waiting acceptors ended", terminated, stage.terminated())?;
 
-    // Until one of the new ones is ready, a client waits.
+    // Until a new acceptor is ready, a client waits.
     stage.answers([], Answer::Deferred);
     let last = stage.spec("last");
     pool.reconfigure(last, WaitingAcceptors::Replace)
@@ -181,7 +181,7 @@ pub(super) async fn r2_an_invalid_spec_changes_nothing(world: Arc<Boxed>) -> Ver
             _ => None,
         };
         same("the field that the error names", Some(field), named)?;
-        same("the status after it", &before, &status(&pool)?)?;
+        same("the status afterwards", &before, &status(&pool)?)?;
     }
     for number in 1..=2 {
         let (mut client, served) = stage.connect(address).await?;
@@ -191,7 +191,7 @@ pub(super) async fn r2_an_invalid_spec_changes_nothing(world: Arc<Boxed>) -> Ver
     Ok(())
 }
 
-/// What an init function is to answer.
+/// What an init function returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
     Use(&'static str),
@@ -201,7 +201,7 @@ enum Reply {
 
 type Configured = Result<Configure<Greeter, Address>, BoxError>;
 
-/// An init function that answers as it is told, and a record of what it answered.
+/// A scripted init function, with a record of its results.
 struct Init {
     world: Arc<Boxed>,
     answer: Arc<Mutex<Reply>>,
@@ -254,7 +254,7 @@ pub(super) async fn r3_reload_runs_the_init_function_again(world: Arc<Boxed>) ->
     let pool = pool.map_err(|error| Broken::new("the pool starts", error.to_string()))?;
     let pool = pool.ok_or_else(|| Broken::new("the pool starts", "there is none"))?;
     let id = || status(&pool).map(|status| status.spec.to_string());
-    same("the spec that it starts with", "first", &*id()?)?;
+    same("the spec at start", "first", &*id()?)?;
     let told = |error: ReconfigureError| match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -279,21 +279,21 @@ pub(super) async fn r3_reload_runs_the_init_function_again(world: Arc<Boxed>) ->
             (Err(error), Err(part)) => error.contains(part),
             _ => false,
         };
-        let what = format!("what `reload` says to {answer:?} is {expected:?}: {answered:?}");
+        let what = format!("the result of `reload` for {answer:?} is {expected:?}: {answered:?}");
         same(&what, true, as_expected)?;
         same(&format!("the spec after {answer:?}"), then, &*id()?)?;
     }
     let stage = Fixture::new(&world);
     init.next(Reply::Use("third"));
     let answered = pool.reload(WaitingAcceptors::Keep).map_err(told);
-    same("what `reload` says", Ok(()), answered)?;
+    same("the result of `reload`", Ok(()), answered)?;
     let (_, address) = stage.listen(&pool, 1)?;
     let mut client = stage.knock(address).await?;
     let greeting = stage
         .event("the client is greeted", client.receive(5))
         .await?;
     let greeting = greeting.map_err(|error| Broken::new("a greeting", error.to_string()))?;
-    same("who serves", "third".as_bytes(), &greeting)
+    same("the acceptor that serves", "third".as_bytes(), &greeting)
 }
 
 pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxed>) -> Verdict {
@@ -306,7 +306,7 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxe
     let (mut unharmed, _) = stage.connect(address).await?;
     stage.began(5).await?;
     let told = |what: &str, told: Result<(), ChildError>| {
-        told.map_err(|error| Broken::new(format!("{what} is told"), error.to_string()))
+        told.map_err(|error| Broken::new(format!("{what} is stopped or killed"), error.to_string()))
     };
     let trap = Order::TrapAndLeaveAfter(Duration::ZERO);
     stage.order(&trapping, trap).await?;
@@ -328,13 +328,13 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxe
         });
         let departure = stage.event("the connection ends", left).await?;
         same("how it ended", expected, departure)?;
-        // It is gone: its id is unknown from now on.
+        // The child is gone: its id is unknown from now on.
         let unknown = Err(ChildError::UnknownChild(id));
         same("stopping it again", unknown.clone(), pool.stop_child(id))?;
         same("killing it again", unknown, pool.kill_child(id))?;
     }
 
-    // Acceptors: one that is stopped terminates, one that is killed does not; both are replaced.
+    // Acceptors: a stopped one terminates, a killed one does not; both are replaced.
     let acceptor = latest(&stage).await?;
     told("an acceptor", pool.stop_child(acceptor))?;
     stage.began(6).await?;
@@ -349,8 +349,8 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxe
     same("the `init` of the next connection", 7, served.number)?;
     stage.echo(&mut late, "replaced").await?;
     stage.echo(&mut unharmed, "unharmed").await?;
-    same("the pool runs on", true, runs(&pool))?;
-    // With the result all reports are there.
+    same("the pool keeps running", true, runs(&pool))?;
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let reported = stage.reports.look(|reports| {
         let reported = |event: &Event<_>| match event {
@@ -373,10 +373,10 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxe
         Some((killed.child, "connection")),
         Some((acceptor, "acceptor")),
     ];
-    same("what was reported as killed", expected, reported)
+    same("the children reported as killed", expected, reported)
 }
 
-/// The acceptor that ran `init` last.
+/// Returns the acceptor that ran `init` last.
 async fn latest(stage: &Fixture) -> Result<ChildId, Broken> {
     let number = stage.inits();
     let latest = stage.calls.first(move |call| match call {

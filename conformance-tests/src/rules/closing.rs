@@ -1,4 +1,4 @@
-//! How a listener closes, or fails: L7, L8 and L9 of the contract.
+//! How a listener closes or fails: rules L7, L8 and L9.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::world::World;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// *Closed* as an acceptor got it in its `init`.
+/// Returns the *closed* latch that an acceptor got in `init`.
 fn closed(stage: &Fixture) -> Result<Latch, Broken> {
     let closed = stage.calls.look(|calls| {
         calls.iter().find_map(|call| match call {
@@ -45,7 +45,7 @@ fn listener_state(pool: &Handle, id: ListenerId) -> Option<ListenerState> {
     known.map(|one| one.state)
 }
 
-/// How often `serve` ran so far.
+/// Returns how often `serve` has run.
 fn served(stage: &Fixture) -> usize {
     stage.calls.look(|calls| {
         let serve = |call: &&Call| matches!(call, Call::Serve(_));
@@ -81,7 +81,7 @@ enum Way {
     /// With grace zero and shutdown *kill*.
     BrutalStop,
     CloseWhenPaused,
-    /// `accept` fails before it has found the first of those that are queued.
+    /// `accept` fails before it has found the first queued client.
     CloseOnError(Flaw),
 }
 
@@ -129,7 +129,7 @@ async fn queued_clients_are_served(world: &Arc<Boxed>, way: Way) -> Verdict {
     }
     match close {
         Some(close) => same(
-            "what the close says",
+            "the result of the close",
             Ok(()),
             stage.event("the listener closes", close).await?,
         )?,
@@ -175,7 +175,7 @@ async fn queued_clients_are_served(world: &Arc<Boxed>, way: Way) -> Verdict {
         all.release(task);
         let report = stage.event("the pool stops", stopping).await?;
         let least = released + GRACE;
-        let what = format!("{least:?} at least, it took {:?}", report.elapsed);
+        let what = format!("it took at least {least:?}: {:?}", report.elapsed);
         same(&what, true, report.elapsed >= least)?;
     }
     Ok(())
@@ -225,14 +225,14 @@ async fn queued_clients_are_reset(world: &Arc<Boxed>, way: Way) -> Verdict {
         all.release(task);
     }
     stage.closed(&mut client).await?;
-    let what = format!("how often a client was served that was queued, {way:?}");
+    let what = format!("how often a queued client was served, {way:?}");
     same(&what, 0, served(&stage))?;
     match close {
         Some(close) => {
             let closed = stage.event("the listener closes", close).await?;
-            same("what the close says", Ok(()), closed)?;
+            same("the result of the close", Ok(()), closed)?;
             stage.event("the pool is killed", handle.kill()).await?;
-            // It was asked to close, and did: that is no failure.
+            // The close was requested and succeeded, so it is not a failure.
             let failed = stage.reports.look(|reports| {
                 let failed = |event: &Event<_>| matches!(event, Event::ListenerFailed { .. });
                 reports
@@ -240,7 +240,7 @@ async fn queued_clients_are_reset(world: &Arc<Boxed>, way: Way) -> Verdict {
                     .filter(|report| failed(&report.event))
                     .count()
             });
-            same("listeners that were reported as failed", 0, failed)?;
+            same("listeners reported as failed", 0, failed)?;
         }
         None => {
             stage.join(&handle).await?;
@@ -250,7 +250,7 @@ async fn queued_clients_are_reset(world: &Arc<Boxed>, way: Way) -> Verdict {
     Ok(())
 }
 
-/// An acceptor that is in `init` when the listener begins to close still takes one of those that are queued.
+/// An acceptor that is in `init` when the listener begins to close still takes a queued client.
 async fn starting_acceptor_is_waited_for(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     stage.answers([], Answer::Deferred);
@@ -260,9 +260,9 @@ async fn starting_acceptor_is_waited_for(world: &Arc<Boxed>) -> Verdict {
     let mut client = stage.knock(address).await?;
     let close = pool.close_listener(id);
     stage.decide(Answer::Accept);
-    stage.echo(&mut client, "taken by the last one").await?;
+    stage.echo(&mut client, "taken by the last acceptor").await?;
     let closed = stage.event("the listener closes", close).await?;
-    same("what the close says", Ok(()), closed)?;
+    same("the result of the close", Ok(()), closed)?;
 
     // Within that second, and no longer.
     let stage = Fixture::new(world);
@@ -278,7 +278,7 @@ async fn starting_acceptor_is_waited_for(world: &Arc<Boxed>) -> Verdict {
     same(&what, true, took >= SECOND)?;
     stage.closed(&mut client).await?;
 
-    // One that waits finds nothing, which it believes after a millisecond.
+    // A waiting acceptor finds an empty queue, which is trusted after a millisecond.
     let stage = Fixture::new(world);
     let pool = stage.start(stage.spec("l7"))?;
     let (id, _) = stage.listen(&pool, 1)?;
@@ -286,11 +286,11 @@ async fn starting_acceptor_is_waited_for(world: &Arc<Boxed>) -> Verdict {
     let began = stage.now();
     stage.close(&pool, id).await?;
     let took = stage.now() - began;
-    let what = format!("a client that comes just then has a millisecond: {took:?}");
+    let what = format!("a client that connects just then has a millisecond: {took:?}");
     same(&what, true, took >= MILLISECOND)
 }
 
-/// With all acceptors in `terminate` no client can be served.
+/// With all acceptors in `terminate`, no client can be served.
 async fn no_acceptor_is_left(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     stage.farewell(Farewell::Stay);
@@ -329,7 +329,7 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free(world: Arc<B
     let reported = again.when(|again| again.first().cloned());
     let result = stage.event("the failure is reported", reported).await?;
     same(
-        "what binding its address again says on the report",
+        "the result of binding its address again on the report",
         Ok(()),
         result,
     )?;
@@ -352,7 +352,7 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free(world: Arc<B
     for close in &mut closes {
         let polled = poll_once(close.as_mut(), &Record::default());
         same(
-            "what a close says while the socket is open",
+            "the result of a close while the socket is open",
             Poll::Pending,
             polled,
         )?;
@@ -360,22 +360,22 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free(world: Arc<B
     all.release(task);
     for close in closes {
         let closed = stage.event("the listener closes", close).await?;
-        same("what each of both closes says", Ok(()), closed)?;
+        same("the result of each of both closes", Ok(()), closed)?;
     }
     same(
         "a new client is refused",
         true,
         stage.refuses(address).await?,
     )?;
-    let late = stage.event("a late close is answered", pool.close_listener(id));
+    let late = stage.event("a late close returns", pool.close_listener(id));
     same(
-        "what a close says once it is closed",
+        "the result of a close once the listener is closed",
         Err(CloseError::UnknownListener(id)),
         late.await?,
     )
 }
 
-/// The listeners that were reported as failed: how many others were left, and the report in words.
+/// Returns the listeners reported as failed: how many others were left, and the text of the report.
 fn failures(stage: &Fixture) -> Vec<(usize, String)> {
     stage.reports.look(|reports| {
         let failures = reports.iter().filter_map(|report| match &report.event {
@@ -388,7 +388,7 @@ fn failures(stage: &Fixture) -> Vec<(usize, String)> {
     })
 }
 
-/// Makes a listener fail, and waits until it is out of the list.
+/// Makes a listener fail, and waits until it is no longer listed.
 async fn fail(stage: &Fixture, pool: &Pool, (id, address): (ListenerId, Address)) -> Verdict {
     stage.world.faults(address).inject(not_listening());
     let gone = || match listener_state(pool, id) {
@@ -407,20 +407,20 @@ pub(super) async fn l9_last_listener_that_fails(world: Arc<Boxed>) -> Verdict {
         let last = stage.listen(&pool, 1)?;
         fail(&stage, &pool, first).await?;
         fail(&stage, &pool, last).await?;
-        same("the pool runs on without a listener", true, runs(&pool))?;
+        same("the pool keeps running without a listener", true, runs(&pool))?;
     }
     let (_, address) = stage.listen(&pool, 1)?;
     let (mut client, _) = stage.connect(address).await?;
     stage.echo(&mut client, "a new listener").await?;
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let failures = failures(&stage);
     let left: Vec<_> = failures.iter().map(|(left, _)| *left).collect();
-    same("listeners left, as the reports say", vec![1, 0, 1, 0], left)?;
+    same("listeners left, according to the reports", vec![1, 0, 1, 0], left)?;
     for (left, words) in failures {
         let says = words.contains("no listener is left");
         same(
-            &format!("whether it says that none is left: {words}"),
+            &format!("whether the report says that none is left: {words}"),
             left == 0,
             says,
         )?;
@@ -432,14 +432,14 @@ pub(super) async fn l9_last_listener_that_fails(world: Arc<Boxed>) -> Verdict {
     let (closed, _) = stage.listen(&pool, 1)?;
     stage.close(&pool, closed).await?;
     same(
-        "the pool runs on when the last is closed",
+        "the pool keeps running when the last listener is closed",
         true,
         runs(&pool),
     )?;
     let first = stage.listen(&pool, 1)?;
     let last = stage.listen(&pool, 1)?;
     fail(&stage, &pool, first).await?;
-    same("the pool runs on with one left", true, runs(&pool))?;
+    same("the pool keeps running with one listener left", true, runs(&pool))?;
     let (mut client, served) = stage.connect(last.1).await?;
     fail(&stage, &pool, last).await?;
     let grace = PoolState::Stopping(Phase::Grace);
@@ -460,7 +460,7 @@ pub(super) async fn l9_last_listener_that_fails(world: Arc<Boxed>) -> Verdict {
         stop.collect::<Vec<_>>()
     });
     same(
-        "what is reported of the stop",
+        "the report of the stop",
         vec![StopReason::ListenersFailed],
         stops,
     )

@@ -1,4 +1,4 @@
-//! Section 2 of the contract: how children end.
+//! How children end: rules E1 to E6.
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::pending;
@@ -19,11 +19,11 @@ use crate::fixture::{Call, Departure, Fixture, Handle, IoFailure, Order, Place, 
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, Closed, World};
 
-/// A way to bring a connection to its end.
+/// A way to end a connection.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Ordered(Order),
-    /// It keeps something that panics when it is dropped, and is stopped.
+    /// It holds a value that panics when it is dropped, and is stopped.
     PanicsWhenDropped,
     Killed,
     Stopped,
@@ -31,7 +31,7 @@ enum Way {
     TaskDropped,
 }
 
-/// What the table says of an end: what is reported of it, and whether it counts in a transient pool.
+/// The expected report of an end, and whether it counts in a transient pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Row {
     Silent,
@@ -51,12 +51,12 @@ const TABLE: [(Way, Row); 9] = [
         Row::Counted("error: no more"),
     ),
     (
-        Way::Ordered(Order::Panic("as told")),
-        Row::Counted("panic: as told"),
+        Way::Ordered(Order::Panic("scripted")),
+        Row::Counted("panic: scripted"),
     ),
     (
         Way::PanicsWhenDropped,
-        Row::Counted("panic: dropped as told"),
+        Row::Counted("panic: scripted drop"),
     ),
     (Way::Killed, Row::Counted("killed")),
     (Way::Stopped, Row::Silent),
@@ -109,7 +109,7 @@ async fn end(stage: &Fixture, pool: &Handle, served: &Served, way: Way) -> Verdi
     let told = match way {
         Way::Ordered(order) => return stage.order(served, order).await,
         Way::PanicsWhenDropped => {
-            let bomb = Order::PanicWhenDropped("dropped as told");
+            let bomb = Order::PanicWhenDropped("scripted drop");
             stage.order(served, bomb).await?;
             pool.stop_child(served.child)
         }
@@ -121,10 +121,10 @@ async fn end(stage: &Fixture, pool: &Handle, served: &Served, way: Way) -> Verdi
             Ok(())
         }
     };
-    told.map_err(|error| Broken::new("the connection is told", error.to_string()))
+    told.map_err(|error| Broken::new("the connection receives the call", error.to_string()))
 }
 
-/// What was reported of connections.
+/// Returns the reported failures of connections.
 fn failures(stage: &Fixture) -> Vec<(ChildId, String)> {
     let failure = |event: &Event<_>| match event {
         Event::ConnectionFailed { child, failure, .. } => {
@@ -160,13 +160,13 @@ pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible(world: Arc<B
         };
         stage.ended(&pool, child).await?;
         same(
-            &format!("the future is gone when the list says so, {way:?}"),
+            &format!("the future is dropped when the list shows the end, {way:?}"),
             true,
             stage.calls.look(gone),
         )?;
         let closed = stage.closed(&mut client).await?;
-        same("how the client sees it", Closed::EndOfStream, closed)?;
-        // With the result all reports are there.
+        same("how the client's connection ended", Closed::EndOfStream, closed)?;
+        // All reports have been delivered once `stop` has returned.
         stage.event("the pool stops", pool.stop()).await?;
         let gone_before = stage.calls.look(|calls| {
             let is_report = |call: &Call| matches!(call, Call::Report(_));
@@ -174,7 +174,7 @@ pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible(world: Arc<B
             Some(gone(&calls[..report]))
         });
         same(
-            &format!("the future is gone before the report, {way:?}"),
+            &format!("the future is dropped before the report, {way:?}"),
             Some(true),
             gone_before,
         )?;
@@ -192,8 +192,8 @@ pub(super) async fn e3_each_end_is_seen_exactly_once(world: Arc<Boxed>) -> Verdi
     }
     let mut unharmed = connections.split_off(8);
     for (_, served) in &connections {
-        stage.order(served, Order::Panic("as told")).await?;
-        // Too late, or just in time: one end it is.
+        stage.order(served, Order::Panic("scripted")).await?;
+        // The kill may be too late: there is one end in either case.
         match pool.kill_child(served.child) {
             Ok(()) | Err(ChildError::UnknownChild(_)) => {}
             Err(error) => return Err(Broken::new("the pool runs", error.to_string())),
@@ -207,7 +207,7 @@ pub(super) async fn e3_each_end_is_seen_exactly_once(world: Arc<Boxed>) -> Verdi
     }
     let counts = pool.counts();
     let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
-    same("children that are left", 4 + 2, counts.children())?;
+    same("children left", 4 + 2, counts.children())?;
     stage.event("the pool stops", pool.stop()).await?;
     let mut seen: BTreeMap<ChildId, usize> = BTreeMap::new();
     for (child, _) in failures(&stage) {
@@ -223,7 +223,7 @@ pub(super) async fn e4_a_killed_child_is_dropped_where_it_suspends(world: Arc<Bo
     let pool = stage.start(stage.spec("e4"))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (mut client, served) = stage.connect(address).await?;
-    // Also one that trapped the stop.
+    // Also a connection that trapped the stop.
     stage.order(&served, Order::TrapAndStay).await?;
     let kill = || pool.kill_child(served.child);
     kill().map_err(|error| Broken::new("the connection is killed", error.to_string()))?;
@@ -246,7 +246,7 @@ pub(super) async fn e4_a_killed_child_is_dropped_where_it_suspends(world: Arc<Bo
     )
 }
 
-/// The kinds that mean that the peer is gone.
+/// The kinds of errors that mean that the peer is gone.
 const GONE: [ErrorKind; 5] = [
     ErrorKind::ConnectionReset,
     ErrorKind::ConnectionAborted,
@@ -274,7 +274,7 @@ pub(super) async fn e5_error_of_a_peer_that_is_gone(world: Arc<Boxed>) -> Verdic
     classifier(&world).await
 }
 
-/// Ends connections because their peer is gone: none of them counts, and each is reported where that is asked for.
+/// Ends connections whose peer is gone: none of them counts, and each is reported if the spec asks for it.
 async fn disconnects(world: &Arc<Boxed>, reports: ConnectionReports) -> Verdict {
     let stage = Fixture::new(world);
     let spec = stage.spec("e5").restart(Restart::Transient).intensity(1);
@@ -305,20 +305,21 @@ async fn disconnects(world: &Arc<Boxed>, reports: ConnectionReports) -> Verdict 
         stage.ended(&pool, served.child).await?;
         same("the pool runs after a reset", true, runs(&pool))?;
     }
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     same("failures reported", Vec::new(), failures(&stage))?;
     let mut reported = disconnections(&stage);
     if reports == ConnectionReports::Failures {
-        let what = "disconnections reported where none are asked for";
+        let what = "disconnections reported although not requested";
         return same(what, Vec::new(), reported);
     }
-    // A reset reaches `serve` as an error with the system's words, or as the end of the stream: it is left out here.
+    // A reset reaches `serve` as an error with the system's text, or as the end of the stream, so its text is not
+    // compared.
     reported.truncate(ended.len());
     same("disconnections reported", ended, reported)
 }
 
-/// The disconnections that were reported, with the errors.
+/// Returns the reported disconnections with their errors.
 fn disconnections(stage: &Fixture) -> Vec<(ChildId, String)> {
     let disconnection = |event: &Event<_>| match event {
         Event::Disconnected { child, error, .. } => Some((*child, error.to_string())),
@@ -332,7 +333,7 @@ fn disconnections(stage: &Fixture) -> Vec<(ChildId, String)> {
     })
 }
 
-/// An end that is a failure stops a transient pool whose intensity is zero.
+/// A failed exit stops a transient pool whose intensity is zero.
 async fn fails(world: &Arc<Boxed>, order: Order) -> Verdict {
     let stage = Fixture::new(world);
     let spec = stage.spec("e5").restart(Restart::Transient).intensity(0);
@@ -347,7 +348,7 @@ async fn fails(world: &Arc<Boxed>, order: Order) -> Verdict {
     same("failures reported", vec![served.child], failed)
 }
 
-/// The classifier of the spec decides, whatever the default would.
+/// The spec's classifier overrides the default.
 async fn classifier(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     let spec = stage.spec("e5").restart(Restart::Transient).intensity(0);
@@ -356,7 +357,7 @@ async fn classifier(world: &Arc<Boxed>) -> Verdict {
     let (_client, served) = stage.connect(address).await?;
     stage.order(&served, Order::Fail("gone")).await?;
     stage.ended(&pool, served.child).await?;
-    let what = "the pool runs after an error that its classifier knows";
+    let what = "the pool runs after an error that its classifier matches";
     same(what, true, runs(&pool))?;
     let (_client, served) = stage.connect(address).await?;
     let reset = IoFailure {
@@ -364,7 +365,7 @@ async fn classifier(world: &Arc<Boxed>) -> Verdict {
         place: Place::Itself,
     };
     stage.order(&served, Order::FailWith(reset)).await?;
-    let stops = "the pool stops after an error that its classifier does not know";
+    let stops = "the pool stops after an error that its classifier does not match";
     let report = stage.event(stops, pool.join()).await?;
     same(stops, StopReason::Intensity, report.reason)
 }
@@ -399,7 +400,7 @@ impl Acceptor<BoxedListener> for HandsOn {
             stream: connection.stream,
             lifecycle: connection.lifecycle,
         };
-        // Once the test has enough, it takes no more.
+        // A test that has finished takes no more connections.
         let _ = self.0.unbounded_send(handed);
         Exit::normal()
     }
@@ -431,7 +432,7 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
         Ok::<_, Broken>((client, next))
     };
 
-    // The last guard is dropped, whichever that is.
+    // The connection ends when the last guard is dropped, whichever that is.
     let (mut client, one) = next().await?;
     let another = one.guard.clone();
     drop((one.stream, one.guard));
@@ -440,7 +441,7 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
     drop(another);
     stage.ended(&pool, one.child).await?;
 
-    // Killed: what holds the guard is told, and the connection stays until it lets go.
+    // Killed: the guard's holder is notified, and the connection stays until the guard is dropped.
     let (_client, one) = next().await?;
     let kill = |child| {
         let killed = pool.kill_child(child);
@@ -448,12 +449,12 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
     };
     kill(one.child)?;
     let told = one.guard.killed().wait();
-    stage.event("the holder of the guard is told", told).await?;
+    stage.event("the guard's holder is notified", told).await?;
     guarded(one.child).await?;
     drop((one.stream, one.guard));
     stage.ended(&pool, one.child).await?;
 
-    // A subtask is dropped where it suspends, and with it the stream.
+    // A subtask is dropped at its suspension point, and the stream with it.
     let (mut client, one) = next().await?;
     let stream = one.stream;
     let subtask = one.guard.run(async move {
@@ -466,7 +467,7 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
     stage.closed(&mut client).await?;
     stage.ended(&pool, one.child).await?;
 
-    // The stop leaves it its grace, and ends with it.
+    // A stop grants the connection its grace, which ends with the connection.
     let (_client, one) = next().await?;
     let stopping = pool.stop();
     let draining = one.lifecycle.draining().wait();

@@ -1,4 +1,4 @@
-//! Section 13 of the contract: handshakes.
+//! Handshakes: rules H1 to H6.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::Client;
 
-/// One reads a header; the second passes every stream on.
+/// The first handshake reads a header; the second passes every stream on.
 fn one(world: &Arc<Boxed>) -> Arc<Handshakes> {
     Handshakes::one(&Boxed::instrumented(world))
 }
 
-/// Each of the two reads a header.
+/// Both handshakes read a header.
 fn two(world: &Arc<Boxed>) -> Arc<Handshakes> {
     Handshakes::two(&Boxed::instrumented(world))
 }
@@ -34,7 +34,7 @@ struct InHandshake {
     child: ChildId,
 }
 
-/// Connects a client, and waits until its handshake has begun.
+/// Connects a client and waits until its handshake has begun.
 async fn connect(
     stage: &Fixture<Handshakes>,
     pool: &Handle<Handshakes>,
@@ -47,7 +47,7 @@ async fn connect(
     Ok(InHandshake { client, child })
 }
 
-/// Waits for a moment of a client's handshake, after so many others.
+/// Waits for an event of a client's handshake that comes after `before` other events.
 async fn happens(
     stage: &Fixture<Handshakes>,
     after: usize,
@@ -62,11 +62,11 @@ async fn happens(
         .world
         .shakes()
         .when(move |all| all.iter().skip(after).find(wanted).copied());
-    let what = format!("of the handshakes of a client: {which:?}, {moment:?}");
+    let what = format!("handshake event of a client: {which:?}, {moment:?}");
     stage.event(&what, happens).await
 }
 
-/// The connection of a client, as the list shows it.
+/// Returns the listed connection of a client.
 fn listed(pool: &Handle<Handshakes>, client: Address) -> Result<ConnectionRecord<Address>, Broken> {
     let list = pool.connections();
     let list = list.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
@@ -83,7 +83,7 @@ fn listed(pool: &Handle<Handshakes>, client: Address) -> Result<ConnectionRecord
     })
 }
 
-/// Sends a header, which says what the handshake does.
+/// Sends a header, which controls the handshake.
 async fn send(stage: &Fixture<Handshakes>, client: &mut BoxedClient, header: Header) -> Verdict {
     let sent = stage.event("the client sends a line", client.send(header.line()));
     let sent = sent.await?;
@@ -97,7 +97,7 @@ async fn served(stage: &Fixture<Handshakes>, child: ChildId) -> Result<Served, B
         _ => None,
     });
     stage
-        .event("a client is served once its handshake is through", served)
+        .event("a client is served once its handshake has passed", served)
         .await
 }
 
@@ -113,7 +113,8 @@ async fn passes(
     Ok((one.client, served))
 }
 
-/// Its connection has ended, and neither `serve` nor `terminate` got its state, which was dropped.
+/// Waits until the connection has ended, and checks that neither `serve` nor `terminate` got its state, which was
+/// dropped.
 async fn ended_unserved(
     stage: &Fixture<Handshakes>,
     pool: &Handle<Handshakes>,
@@ -141,15 +142,15 @@ async fn ended_unserved(
     same(what, vec!["dropped"], uses)
 }
 
-/// The handle of a pool that starts after its witness is set.
+/// The handle of a pool that starts after its hook is set.
 type Watched = Arc<Mutex<Option<Handle<Handshakes>>>>;
 
-/// Lets a witness see the pool.
+/// Gives the hook access to the pool.
 fn watch(watched: &Watched, pool: &Handle<Handshakes>) {
     *watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.clone());
 }
 
-/// The observations that a witness makes of the pool, and keeps.
+/// Records the hook's observations of the pool.
 fn seeing<T: Send + 'static>(
     stage: &Fixture<Handshakes>,
     look: impl Fn(&Handle<Handshakes>) -> Option<T> + Send + Sync + 'static,
@@ -169,7 +170,7 @@ pub(super) async fn h1_handshake_runs_beside_accepting(world: Arc<Boxed>) -> Ver
     const CLIENTS: usize = 3;
     let world = one(&world);
     let stage = Fixture::new(&world);
-    // A replacement that has no task yet is spaced.
+    // A replacement without a task is spaced.
     let in_place = |pool: &Handle<_>| {
         let acceptors = pool.acceptors().ok()?;
         let mut states = acceptors.iter().map(|one| one.state);
@@ -195,7 +196,7 @@ pub(super) async fn h1_handshake_runs_beside_accepting(world: Arc<Boxed>) -> Ver
     let last = served(&stage, silent.child).await?;
     stage.echo(&mut silent.client, "at last").await?;
     others.push((silent.client, last));
-    let what = "whether the replacement is in place, as a handshake is first polled";
+    let what = "whether the replacement has started when a handshake is first polled";
     same(what, vec![true; CLIENTS + 1], seen.all())?;
     for (client, served) in &others {
         let address = client.local_addr();
@@ -207,9 +208,9 @@ pub(super) async fn h1_handshake_runs_beside_accepting(world: Arc<Boxed>) -> Ver
         let what = "the handshake runs in the connection's own task";
         same(what, true, own)?;
         let shared = others.iter().filter(|(_, other)| other.task == served.task);
-        same("connections of one task", 1, shared.count())?;
+        same("connections that share a task", 1, shared.count())?;
     }
-    // Breaks the cycle: the pool's listener has the witness, and the witness the pool.
+    // Breaks the cycle: the pool's listener owns the hook, and the hook the pool.
     watched
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -238,7 +239,7 @@ pub(super) async fn h2_connection_in_its_handshake_is_a_connection(world: Arc<Bo
     watch(&watched, &pool);
     let (_, address) = stage.listen(&pool, 1)?;
     let mut first = connect(&stage, &pool, address).await?;
-    let what = "connections, those in a handshake, those of the listener, and the list, as a handshake is first polled";
+    let what = "connections, those in a handshake, those of the listener, and the list, when a handshake is first polled";
     same(
         what,
         vec![(1, 1, 1, vec![ConnectionState::Handshaking])],
@@ -267,7 +268,7 @@ pub(super) async fn h2_connection_in_its_handshake_is_a_connection(world: Arc<Bo
     pool.kill_child(one.child)
         .map_err(refused("a connection in its handshake is killed"))?;
     ended_unserved(&stage, &pool, &mut one).await?;
-    // As that of any other connection, the kill counts.
+    // The kill counts, as that of any other connection does.
     let report = stage.join(&pool).await?;
     same("why the pool stopped", StopReason::Intensity, report.reason)?;
     let killed = |event: &Event<_>| match event {
@@ -286,7 +287,7 @@ pub(super) async fn h2_connection_in_its_handshake_is_a_connection(world: Arc<Bo
     Ok(())
 }
 
-/// The reports of one sort.
+/// Returns the reports of one kind.
 fn reported<T>(stage: &Fixture<Handshakes>, sort: impl Fn(&Event<Address>) -> Option<T>) -> Vec<T> {
     stage.reports.look(|reports| {
         let found = reports.iter().filter_map(|report| sort(&report.event));
@@ -294,10 +295,10 @@ fn reported<T>(stage: &Fixture<Handshakes>, sort: impl Fn(&Event<Address>) -> Op
     })
 }
 
-/// A handshake that failed, as it was reported: which, the client, the cause and the source.
+/// A reported handshake failure: the connection, the client, the cause and the source.
 type FailedHandshake = (ChildId, Address, &'static str, Option<String>);
 
-/// The handshakes that were reported to have failed.
+/// Returns a handshake failure, if the event is one.
 fn failed(event: &Event<Address>) -> Option<FailedHandshake> {
     match event {
         Event::HandshakeFailed {
@@ -331,17 +332,17 @@ pub(super) async fn h3_handshake_has_a_deadline(world: Arc<Boxed>) -> Verdict {
     let over = happens(&stage, before, &client, Stage::First, Moment::Dropped).await?;
     if over.at - began < timeout {
         let lasted = format!("it was dropped after {:?}", over.at - began);
-        return Err(Broken::new(format!("a handshake has {timeout:?}"), lasted)
-            .check("does `sleep_until` end early, or run on another clock than `now`?"));
+        return Err(Broken::new(format!("a handshake may take {timeout:?}"), lasted)
+            .check("does `sleep_until` complete early, or use a different clock than `now`?"));
     }
     stage.closed(&mut client).await?;
     stage.counts(&pool, 0, 1).await?;
     same("the pool runs after the deadline", true, runs(&pool))?;
 
-    // One that is in time: the deadline is the handshake's, not the connection's.
+    // A handshake that completes in time: the deadline limits the handshake, not the connection.
     let in_time = async {
         loop {
-            // A slow machine may be too late for it, and tries again.
+            // A slow machine may miss the deadline, and retries.
             let mut client = stage.knock(address).await?;
             let _ = client.send(Header::Pass.line()).await;
             let _ = client.send(b"in time\n").await;
@@ -350,11 +351,11 @@ pub(super) async fn h3_handshake_has_a_deadline(world: Arc<Boxed>) -> Verdict {
             }
         }
     };
-    let what = "a client whose handshake is in time is served";
+    let what = "a client whose handshake meets the deadline is served";
     let mut client = stage.event(what, in_time).await??;
     stage.pass_until(stage.now() + timeout).await;
     stage.echo(&mut client, "after the deadline").await?;
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let timeouts = reported(&stage, |event| {
         failed(event).map(|(.., cause, error)| (cause, error))
@@ -376,11 +377,11 @@ pub(super) async fn h3_handshake_has_a_deadline(world: Arc<Boxed>) -> Verdict {
     stage.echo(&mut one.client, "in the end").await
 }
 
-/// How a client makes its handshake fail, and what is reported of it: the cause, and the source where its words are known.
+/// How a client makes its handshake fail, and what is reported: the cause, and the source where its text is known.
 const FAILURES: [(Option<Header>, &str, Option<&str>); 3] = [
     (Some(Header::Fail), CAUSE, Some(SOURCE)),
     (Some(Header::FailIo), "io", None),
-    // It hangs up.
+    // The client hangs up.
     (None, "disconnected", None),
 ];
 
@@ -414,7 +415,7 @@ pub(super) async fn h4_handshake_that_fails(world: Arc<Boxed>) -> Verdict {
     )
 }
 
-/// Lets handshakes fail in a pool that the first counted failure stops.
+/// Fails handshakes in a pool that the first counted failure would stop.
 async fn failures(world: &Arc<Handshakes>, reports: ConnectionReports) -> Verdict {
     let stage = Fixture::new(world);
     let spec = stage.spec("h4").restart(Restart::Transient).intensity(0);
@@ -429,7 +430,7 @@ async fn failures(world: &Arc<Handshakes>, reports: ConnectionReports) -> Verdic
             None => {
                 let finished = one.client.finish();
                 let finished = stage
-                    .event("the client ends what it sends", finished)
+                    .event("the client shuts down its sending direction", finished)
                     .await?;
                 let failed =
                     |error: std::io::Error| Broken::new("the client hangs up", error.to_string());
@@ -443,7 +444,7 @@ async fn failures(world: &Arc<Handshakes>, reports: ConnectionReports) -> Verdic
     }
     let (mut client, _) = passes(&stage, &pool, address).await?;
     stage.echo(&mut client, "after failures").await?;
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let seen = reported(&stage, failed);
     let what = "failed handshakes reported";
@@ -452,12 +453,12 @@ async fn failures(world: &Arc<Handshakes>, reports: ConnectionReports) -> Verdic
             .reports
             .look(|reports| reports.iter().map(ToString::to_string).collect::<Vec<_>>());
         return same(
-            &format!("{what} where none are asked for"),
+            &format!("{what} although not requested"),
             Vec::new(),
             texts,
         );
     }
-    // The words of a system's errors vary: of those only whether they are given is checked.
+    // The text of system errors varies: only its presence is checked.
     let without_words: Vec<_> = seen
         .iter()
         .map(|(child, peer, cause, _)| (*child, *peer, *cause))
@@ -499,7 +500,7 @@ pub(super) async fn h5_addresses_of_a_handshake(world: Arc<Boxed>) -> Verdict {
         let plain = (transport, address, None);
         same(what, plain, shown(&listed(&pool, transport)?))?;
         send(&stage, &mut one.client, Header::Readdress).await?;
-        // The second handshake goes on.
+        // The second handshake continues.
         happens(&stage, before, &one.client, Stage::Second, Moment::Began).await?;
         Ok::<_, Broken>(one)
     };
@@ -588,7 +589,7 @@ async fn in_order(world: &Arc<Handshakes>) -> Verdict {
     )
 }
 
-/// During grace handshakes go on: one passes, one fails.
+/// During grace handshakes continue: one passes, one fails.
 async fn in_grace(world: &Arc<Handshakes>) -> Verdict {
     let stage = Fixture::new(world);
     let pool = stage.start(stage.spec("h6").grace(Grace::Unlimited))?;
@@ -596,7 +597,7 @@ async fn in_grace(world: &Arc<Handshakes>) -> Verdict {
     let mut passes = connect(&stage, &pool, address).await?;
     let mut fails = connect(&stage, &pool, address).await?;
     let stopping = pool.stop();
-    // It begins when the last listener is closed.
+    // Grace begins when the last listener is closed.
     let grace = || match (pool.status().map(|status| status.phase()), pool.listeners()) {
         (Ok(Some(Phase::Grace)), Ok(open)) if open.is_empty() => Ok(()),
         seen => Err(seen),

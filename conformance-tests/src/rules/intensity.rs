@@ -1,4 +1,4 @@
-//! Section 3 of the contract: restart intensity.
+//! Restart intensity: rules I1 to I4.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::world::World;
 /// Makes one connection fail, and waits until that is visible.
 async fn fail(stage: &Fixture, pool: &Handle, address: Address) -> Verdict {
     let (_client, served) = stage.connect(address).await?;
-    stage.order(&served, Order::Fail("as told")).await?;
+    stage.order(&served, Order::Fail("scripted")).await?;
     stage.ended(pool, served.child).await
 }
 
@@ -24,7 +24,7 @@ pub(super) async fn i1_more_failures_than_intensity_stop_the_pool(world: Arc<Box
     for intensity in [Some(0), None, Some(3)] {
         let stage = Fixture::new(&world);
         let spec = stage.spec("i1").restart(Restart::Transient);
-        // However slow the machine; but for the defaults, which are what they are.
+        // A long period, so that a slow machine does not matter, except for the defaults.
         let spec = match intensity {
             Some(intensity) => spec
                 .intensity(intensity)
@@ -73,7 +73,7 @@ pub(super) async fn i2_old_failures_are_forgotten(world: Arc<Boxed>) -> Verdict 
     let (_, address) = stage.listen(&pool, 1)?;
     for failure in 1..=5 {
         fail(&stage, &pool, address).await?;
-        // It was counted before its end was visible: past this it is older than the period.
+        // The failure was counted before its end was visible, so it is now older than the period.
         stage
             .pass_until(stage.now() + period + Duration::from_millis(1))
             .await;
@@ -86,7 +86,7 @@ pub(super) async fn i2_old_failures_are_forgotten(world: Arc<Boxed>) -> Verdict 
         })?;
         same("failures within the period", 0, status.failures)?;
     }
-    same("the pool runs on", true, runs(&pool))
+    same("the pool keeps running", true, runs(&pool))
 }
 
 pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination(
@@ -104,7 +104,7 @@ pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination(
         .await?;
     stage.began(3).await?;
     let began = stage.now();
-    stage.order(&failing, Order::Fail("as told")).await?;
+    stage.order(&failing, Order::Fail("scripted")).await?;
     let draining = trapping.lifecycle.draining().wait();
     stage
         .event("the other connection sees *draining*", draining)
@@ -113,7 +113,7 @@ pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination(
     let elapsed = stage.now() - began;
     same("why the pool stopped", StopReason::Intensity, report.reason)?;
     same("the grace was kept", true, elapsed >= grace)?;
-    same("what `join` says again", report, stage.join(&pool).await?)?;
+    same("the result of another `join`", report, stage.join(&pool).await?)?;
     let told = stage.calls.look(|calls| {
         use crate::fixture::Departure::Told;
         let told = |call: &&Call| {
@@ -127,7 +127,7 @@ pub(super) async fn i3_a_stop_by_intensity_runs_the_whole_termination(
         };
         calls.iter().filter(told).count()
     });
-    same("connections that were told to stop", 1, told)?;
+    same("connections that were signalled to stop", 1, told)?;
     same(
         "acceptors that terminated",
         vec!["stopped"],
@@ -172,7 +172,7 @@ pub(super) async fn i4_timeouts_ignore_and_stops_never_count(world: Arc<Boxed>) 
     stop(served.child)?;
     stage.ended(&pool, served.child).await?;
     same("the pool runs after a stop by id", true, runs(&pool))?;
-    // Its replacement waits: it is stopped too, and replaced.
+    // Its replacement waits: it is stopped and replaced too.
     let waiting = stage.calls.first(|call| match call {
         Call::Init {
             number: 6, info, ..
@@ -186,7 +186,7 @@ pub(super) async fn i4_timeouts_ignore_and_stops_never_count(world: Arc<Boxed>) 
     let status = pool.status();
     let status = status.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     same("counted failures", 0, status.failures)?;
-    same("the pool runs on", true, runs(&pool))?;
+    same("the pool keeps running", true, runs(&pool))?;
 
     let world = Boxed::instrumented(&world);
     let stage = Fixture::new(&world);
@@ -213,5 +213,5 @@ pub(super) async fn i4_timeouts_ignore_and_stops_never_count(world: Arc<Boxed>) 
     stage.counts(&pool, 0, 1).await?;
     let (mut client, _) = stage.connect(address).await?;
     stage.echo(&mut client, "still there").await?;
-    same("the pool runs on", true, runs(&pool))
+    same("the pool keeps running", true, runs(&pool))
 }

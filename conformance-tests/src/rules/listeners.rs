@@ -1,4 +1,4 @@
-//! Section 4 of the contract: listeners.
+//! Listeners: rules L1 to L4.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,8 @@ pub(super) async fn l1_any_number_of_listeners_come_and_go(world: Arc<Boxed>) ->
     as_listed(&stage, &pool, &open).await
 }
 
-/// Each is in the list with its number of acceptors, also while a connection is open, and serves.
+/// Each listener is listed with its number of acceptors, even while a connection is open, and
+/// serves.
 async fn as_listed(
     stage: &Fixture,
     pool: &Handle,
@@ -78,7 +79,7 @@ pub(super) async fn l2_each_connection_is_served_by_exactly_one_child(
 ) -> Verdict {
     const CLIENTS: usize = 40;
     let stage = Fixture::new(&world);
-    // Acceptors come and go all the time while the clients come; at times nobody waits.
+    // Acceptors come and go while the clients arrive; at times no acceptor waits.
     let accept = Answer::AcceptWithin(MILLISECOND);
     stage.answers([accept, Answer::Ignore, Answer::Ignore].repeat(100), accept);
     let pool = stage.start(stage.spec("l2"))?;
@@ -99,7 +100,7 @@ pub(super) async fn l2_each_connection_is_served_by_exactly_one_child(
         stage.echo(client, "served").await?;
     }
     for child in stops {
-        // Most have become connections or ended: those that wait are removed, and replaced.
+        // Most have become connections or ended: the waiting ones are removed and replaced.
         let serving = stage.calls.look(|calls| {
             calls
                 .iter()
@@ -113,7 +114,7 @@ pub(super) async fn l2_each_connection_is_served_by_exactly_one_child(
     for client in &mut clients {
         stage.echo(client, "still served").await?;
     }
-    // With the result there is nobody left who might serve one again.
+    // Once `stop` has returned, no child is left that could serve a connection again.
     stage.event("the pool stops", pool.stop()).await?;
     for client in &clients {
         let peer = client.local_addr();
@@ -131,7 +132,7 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive(
     world: Arc<Boxed>,
 ) -> Verdict {
     let stage = Fixture::new(&world);
-    // The close is not to wait for it.
+    // The close must not wait for `terminate`.
     stage.farewell(Farewell::Stay);
     let pool = stage.start(stage.spec("l3"))?;
     let (id, address) = stage.listen(&pool, 2)?;
@@ -139,13 +140,13 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive(
     stage.began(3).await?;
     stage.close(&pool, id).await?;
     same(
-        "the socket of a listener that was closed is closed",
+        "the socket of a closed listener is closed",
         true,
         stage.refuses(address).await?,
     )?;
     let again = world.listen_on(address);
     same(
-        "what binding its address again says",
+        "the result of binding its address again",
         None,
         again.err().map(|error| error.to_string()),
     )?;
@@ -161,14 +162,14 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive(
         (calls.iter().filter(terminate).count() >= 2).then_some(())
     });
     stage.event("both acceptors terminate", closed).await?;
-    let again = stage.event("the second close is answered", pool.close_listener(id));
+    let again = stage.event("the second close returns", pool.close_listener(id));
     same(
-        "what closing it again says",
+        "the result of closing it again",
         Err(CloseError::UnknownListener(id)),
         again.await?,
     )?;
     stage.event("the pool is killed", pool.kill()).await?;
-    // From now on nobody does.
+    // No further `terminate` can run from here on.
     same("why they terminate", vec!["closed"; 2], stage.terminated())?;
 
     let stage = Fixture::new(&world);
@@ -216,9 +217,9 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along(world: Arc<Boxed
     stage.echo(&mut client, "still there").await?;
     stage.echo(&mut other_client, "still there").await?;
     let (mut late, _) = stage.connect(other_address).await?;
-    stage.echo(&mut late, "the other serves on").await?;
-    same("the pool runs on", true, runs(&pool))?;
-    // With the result all reports are there.
+    stage.echo(&mut late, "the other still serves").await?;
+    same("the pool keeps running", true, runs(&pool))?;
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let failed = |event: &Event<Address>| match event {
         Event::ListenerFailed {
@@ -234,5 +235,5 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along(world: Arc<Boxed
         failed.collect::<Vec<_>>()
     });
     let expected = vec![(failing, address, not_listening().to_string())];
-    same("the failed listeners that were reported", expected, failed)
+    same("the listeners reported as failed", expected, failed)
 }

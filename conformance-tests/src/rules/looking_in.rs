@@ -1,4 +1,4 @@
-//! Section 7 of the contract: looking in.
+//! Introspection: rules Q1 to Q5.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(super) async fn q1_the_lists_tell_what_is_there(world: Arc<Boxed>) -> Verdic
         .iter()
         .map(|one| (one.id, one.listener, one.peer_addr, one.local_addr))
         .collect();
-    // L6 is about their order.
+    // Rule L6 checks their order.
     seen.sort_unstable();
     expected.sort_unstable();
     same(
@@ -67,7 +67,7 @@ pub(super) async fn q1_the_lists_tell_what_is_there(world: Arc<Boxed>) -> Verdic
                 "there is none",
             ));
         };
-        // By the order of what the clock told, not by how long anything took.
+        // Based on the order of clock readings, not on the duration of anything.
         let bounds = Duration::from_millis(20)..=(now - *before);
         same(
             &format!("an age of {:?} is within {bounds:?}", one.age),
@@ -120,7 +120,7 @@ pub(super) async fn q2_counts_are_by_kind(world: Arc<Boxed>) -> Verdict {
             expected,
             seen,
         )?;
-        // A supervisor is waited for ever, unless the spec says otherwise.
+        // A supervisor is waited for indefinitely unless the spec says otherwise.
         stage.event("the pool is killed", pool.kill()).await?;
     }
     Ok(())
@@ -131,7 +131,7 @@ pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Ve
     let pool = stage.start(stage.spec("q3"))?;
     let (first, first_address) = stage.listen(&pool, 2)?;
     let (second, second_address) = stage.listen(&pool, 3)?;
-    // The connections as `serve` is first polled: its own, and those before it.
+    // The connections when `serve` is first polled: its own and the earlier ones.
     let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
     let seen = Record::default();
     let (watched, seeing) = (Arc::clone(&handle), seen.clone());
@@ -157,16 +157,16 @@ pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Ve
         open[place].1 += 1;
         exact(&pool, open)?;
         let connections = seen.look(|seen| seen.last().copied().flatten());
-        let what = "connections of the listener as `serve` is first polled";
+        let what = "connections of the listener when `serve` is first polled";
         same(what, Some(open[place].1), connections)?;
     }
-    // No acceptor is to find the pool alive through its own.
+    // Breaks the cycle: an acceptor must not keep its own pool alive.
     handle.lock().unwrap_or_else(PoisonError::into_inner).take();
     while let Some((mut client, served)) = connections.pop() {
         let order = match connections.len() % 3 {
             0 => Order::Return,
-            1 => Order::Fail("as told"),
-            _ => Order::Panic("as told"),
+            1 => Order::Fail("scripted"),
+            _ => Order::Panic("scripted"),
         };
         stage.order(&served, order).await?;
         stage.ended(&pool, served.child).await?;
@@ -178,7 +178,7 @@ pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Ve
     Ok(())
 }
 
-/// The counts of a pool with these connections and acceptors, by listener.
+/// Checks the counts of a pool with these connections and acceptors per listener.
 fn exact(pool: &Handle, open: [(ListenerId, usize, usize); 2]) -> Verdict {
     let counts = running(pool.counts())?;
     let active: usize = open.iter().map(|(_, connections, _)| connections).sum();
@@ -244,7 +244,7 @@ pub(super) async fn q4_status_is_the_whole_as_one_value(world: Arc<Boxed>) -> Ve
     }
 }
 
-/// How acceptors come to be in a state, all of them, and stay there.
+/// Scripts all acceptors so that they reach a state and stay in it.
 fn script(stage: &Fixture, state: AcceptorState) {
     match state {
         AcceptorState::Init => stage.answers([], Answer::Nothing),
@@ -253,7 +253,7 @@ fn script(stage: &Fixture, state: AcceptorState) {
             stage.answers([], Answer::AcceptWithin(Duration::from_millis(1)));
         }
         AcceptorState::Spaced => {
-            // The first replacement starts at once, the second after a time that does not come.
+            // The first replacement starts at once, the second after a time that never passes.
             stage.world.stop_clock();
             stage.answers([], Answer::Ignore);
         }
@@ -303,7 +303,7 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
         at_once.len(),
     )?;
     if state == AcceptorState::Spaced {
-        // Those that the listener was added with are spaced, too, until the accept loop has its turn.
+        // The listener's first acceptors are spaced too, until the accept loop has been polled.
         stage.began(2 * ACCEPTORS).await?;
     }
     let listed = all_in(&stage, &pool, ACCEPTORS, state).await?;
@@ -320,7 +320,7 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
     }
     let ids: Vec<_> = listed.iter().map(|one| one.id).collect();
     if state != AcceptorState::Spaced {
-        // The task of one that is in `init` may not have had its turn.
+        // The task of an acceptor in `init` may not have been polled yet.
         let begun = || {
             let known: Vec<_> = ids.iter().map(|id| has_begun(&stage, *id)).collect();
             match known.contains(&false) {
@@ -331,13 +331,13 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
         stage.until("`init` runs for each id", begun).await?;
     }
 
-    // By its id each can be stopped or killed, and is replaced.
+    // Each can be stopped or killed by its id, and is replaced.
     let told = |told: Result<(), ChildError>| {
-        told.map_err(|error| Broken::new("an acceptor is commanded to end", error.to_string()))
+        told.map_err(|error| Broken::new("an acceptor is stopped or killed", error.to_string()))
     };
     let (stopped, killed) = (ids[0], ids[1]);
     if state == AcceptorState::Terminating {
-        // A stop changes nothing for it; a kill does.
+        // A stop does not affect it; a kill does.
         told(pool.kill_child(stopped))?;
     } else {
         told(pool.stop_child(stopped))?;
@@ -352,7 +352,7 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
     stage.until("both acceptors are replaced", replaced).await?;
     let unknown = Err(ChildError::UnknownChild(killed));
     same("killing it again", unknown, pool.kill_child(killed))?;
-    // With the result all reports are there.
+    // All reports have been delivered once `kill` has returned.
     stage.event("the pool is killed", pool.kill()).await?;
     let reported = stage.reports.look(|reports| {
         let killed = |event: &Event<_>| match event {
@@ -374,7 +374,7 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
     )
 }
 
-/// Whether `init` ran for a child.
+/// Returns whether `init` has begun for a child.
 fn has_begun(stage: &Fixture, id: ChildId) -> bool {
     stage.calls.look(|calls| {
         let of_it = |call: &Call| matches!(call, Call::Init { info, .. } if info.child == id);
@@ -419,7 +419,7 @@ async fn listener_states(world: &Arc<Boxed>) -> Verdict {
     comes_to(&stage, &pool, ListenerState::Closing).await?;
     all.release(task);
     let closed = stage.event("the listener closes", close).await?;
-    same("what the close says", Ok(()), closed)?;
+    same("the result of the close", Ok(()), closed)?;
 
     let (_, address) = stage.listen(&pool, 1)?;
     stage.decide(Answer::Accept);

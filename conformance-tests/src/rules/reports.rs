@@ -1,4 +1,4 @@
-//! Section 12 of the contract: reports.
+//! Reports: rules O1 to O4.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -22,10 +22,11 @@ use crate::world::Client;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How many ordinary reports the outbox holds.
+/// The capacity of the outbox for ordinary reports.
 const ORDINARY: usize = 1024;
 
-/// Kills acceptors by id until so many are killed: one report each. Returns how many it were.
+/// Kills acceptors by id until at least this many are killed, one report each. Returns the number
+/// killed.
 async fn kill_acceptors(
     stage: &Fixture,
     pool: &Pool,
@@ -54,7 +55,7 @@ async fn kill_acceptors(
     Ok(killed)
 }
 
-/// Has an acceptor killed, and returns the task that the report of it came from.
+/// Kills an acceptor, and returns the task from which its report came.
 async fn reporter(stage: &Fixture, pool: &Pool, acceptors: usize) -> Result<TaskId, Broken> {
     let (tasks, seen) = (Record::default(), stage.reports.clone());
     let telling = tasks.clone();
@@ -69,7 +70,7 @@ async fn reporter(stage: &Fixture, pool: &Pool, acceptors: usize) -> Result<Task
     task.ok_or_else(|| Broken::new("reports come from a task of the runtime", "they do not"))
 }
 
-/// The errors of connections that failed, in the order of their reports.
+/// Returns the errors of failed connections, in the order of their reports.
 fn failures(stage: &Fixture) -> Vec<String> {
     stage.reports.look(|reports| {
         let failures = reports.iter().filter_map(|report| match &report.event {
@@ -83,7 +84,7 @@ fn failures(stage: &Fixture) -> Vec<String> {
     })
 }
 
-/// No more of a second than `tracing` gets (O3).
+/// No more per second than `tracing` emits (O3).
 const NAMES: [&str; A_SECOND] = [
     "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
 ];
@@ -115,11 +116,11 @@ async fn one_task_reports(world: &Arc<Boxed>) -> Verdict {
         connections.push(stage.connect(address).await?);
     }
     for ((_, served), name) in connections.iter().zip(NAMES) {
-        // An end that is visible has entered the outbox.
+        // A visible end has entered the outbox.
         stage.order(served, Order::Fail(name)).await?;
         stage.ended(&pool, served.child).await?;
     }
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     same(
         "the order of the reports",
@@ -128,13 +129,13 @@ async fn one_task_reports(world: &Arc<Boxed>) -> Verdict {
     )?;
     let seen = tasks.all();
     let together = seen.iter().filter(|(_, others)| *others > 0).count();
-    same("reports that came while another was delivered", 0, together)?;
+    same("reports that arrived while another was delivered", 0, together)?;
     let reporter = seen.first().and_then(|(task, _)| *task);
     let others = seen
         .iter()
         .filter(|(task, _)| task.is_none() || *task != reporter);
     same(
-        "reports that did not come from one task of the runtime",
+        "reports from outside the reporting task",
         0,
         others.count(),
     )?;
@@ -149,7 +150,7 @@ async fn one_task_reports(world: &Arc<Boxed>) -> Verdict {
         emitted,
     )?;
     let others = events.iter().filter(|event| event.task != reporter).count();
-    same("events of `tracing` that came from another task", 0, others)?;
+    same("events of `tracing` from another task", 0, others)?;
     let mut own = all.cost().tasks();
     stage.calls.look(|calls| {
         own.extend(calls.iter().filter_map(|call| match call {
@@ -166,7 +167,7 @@ async fn one_task_reports(world: &Arc<Boxed>) -> Verdict {
     )
 }
 
-/// Has everything go on that is not to wait for an observer.
+/// Exercises everything that must not wait for an observer.
 async fn all_goes_on(stage: &Fixture, pool: &Pool, address: Address, workers: usize) -> Verdict {
     for name in &NAMES[..3] {
         let (mut client, served) = stage.connect(address).await?;
@@ -191,14 +192,14 @@ async fn held_observer_is_waited_for_by_no_one(world: &Arc<Boxed>) -> Verdict {
     let (_, address) = stage.listen(&pool, 2)?;
     let reporter = reporter(&stage, &pool, 2).await?;
     stage
-        .event("the reporter rests", held.hold(reporter))
+        .event("the reporting task is held", held.hold(reporter))
         .await?;
     all_goes_on(&stage, &pool, address, 2).await?;
-    same("reports while the reporter rests", 1, stage.reports.count())?;
+    same("reports while the reporting task is held", 1, stage.reports.count())?;
     held.release(reporter);
     stage.event("the pool stops", pool.stop()).await?;
     let expected: Vec<_> = NAMES[..3].iter().map(|name| (*name).to_owned()).collect();
-    same("reports once it goes on", expected, failures(&stage))
+    same("reports once it resumes", expected, failures(&stage))
 }
 
 async fn blocked_observer_is_waited_for_by_no_one(world: &Arc<Boxed>) -> Verdict {
@@ -230,7 +231,7 @@ async fn blocked_observer_is_waited_for_by_no_one(world: &Arc<Boxed>) -> Verdict
     )?;
     drop(open);
     stage.event("the pool stops", pool.stop()).await?;
-    same("reports once it goes on", 4, stage.reports.count())
+    same("reports once it resumes", 4, stage.reports.count())
 }
 
 pub(super) async fn o2_outbox_is_bounded(world: Arc<Boxed>) -> Verdict {
@@ -249,11 +250,11 @@ async fn what_does_not_fit_is_counted(world: &Arc<Boxed>) -> Verdict {
     let (_, address) = stage.listen(&pool, ACCEPTORS)?;
     let reporter = reporter(&stage, &pool, ACCEPTORS).await?;
     stage
-        .event("the reporter rests", held.hold(reporter))
+        .event("the reporting task is held", held.hold(reporter))
         .await?;
     let killed = kill_acceptors(&stage, &pool, ACCEPTORS, ORDINARY + 50).await?;
     let lost = killed - ORDINARY;
-    // This is dropped last, and the stop that follows has a place of its own.
+    // This report is dropped last, and the stop that follows has a slot of its own.
     failing.faults(address).inject(not_listening());
     let joined = pool.join();
     let stopped = || match pool.counts() {
@@ -296,12 +297,12 @@ async fn what_does_not_fit_is_counted(world: &Arc<Boxed>) -> Verdict {
     });
     let lost = lost as u64;
     same(
-        "how many were lost: of that kind, of all",
+        "losses: of that kind, in total",
         vec![(lost, lost)],
         losses,
     )?;
     same(
-        "reports that were not delivered, as the result says",
+        "undelivered reports according to the result",
         lost,
         report.undelivered,
     )?;
@@ -321,9 +322,9 @@ async fn pauses_are_merged(world: &Arc<Boxed>) -> Verdict {
     let (_, address) = stage.listen(&pool, 1)?;
     let reporter = reporter(&stage, &pool, 1).await?;
     stage
-        .event("the reporter rests", held.hold(reporter))
+        .event("the reporting task is held", held.hold(reporter))
         .await?;
-    // The last begins 1.275 s after the first, and so is to be reported, unless one before it was.
+    // The last begins 1.275 s after the first, so it has to be reported unless an earlier one was.
     let faults = failing.faults(address);
     faults.inject_all((0..PAUSES).map(|_| ErrorKind::OutOfMemory.into()));
     let taken = || match faults.pending() {
@@ -336,7 +337,7 @@ async fn pauses_are_merged(world: &Arc<Boxed>) -> Verdict {
     let (mut client, _) = stage.connect(address).await?;
     stage.echo(&mut client, "after the pauses").await?;
     held.release(reporter);
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let pauses = stage.reports.look(|reports| {
         let pauses = reports.iter().filter_map(|report| match &report.event {
@@ -347,7 +348,7 @@ async fn pauses_are_merged(world: &Arc<Boxed>) -> Verdict {
     });
     same("reports of the pauses", 1, pauses.len())?;
     let merged: u64 = pauses.iter().sum();
-    let what = format!("it stands for others too: {merged} of {}", PAUSES - 1);
+    let what = format!("it stands for other pauses too: {merged} of {}", PAUSES - 1);
     same(&what, true, (1..PAUSES as u64).contains(&merged))
 }
 
@@ -359,28 +360,28 @@ async fn stop_waits_for_a_kill_timeout(world: &Arc<Boxed>) -> Verdict {
     stage.listen(&pool, 4)?;
     let reporter = reporter(&stage, &pool, 4).await?;
     stage
-        .event("the reporter rests", held.hold(reporter))
+        .event("the reporting task is held", held.hold(reporter))
         .await?;
     let killed = kill_acceptors(&stage, &pool, 4, 3).await?;
     let began = stage.now();
     let report = stage
-        .event("the stop waits for delivery no longer", pool.stop())
+        .event("the stop gives up on delivery", pool.stop())
         .await?;
     let took = stage.now() - began;
-    let what = format!("it waits {kill_timeout:?}: {took:?}");
+    let what = format!("it waits for {kill_timeout:?}: {took:?}");
     same(&what, true, took >= kill_timeout)?;
     let undelivered = report.undelivered;
     same(
-        "reports that were not delivered, as the result says",
+        "undelivered reports according to the result",
         killed as u64,
         undelivered,
     )?;
-    same("reports that were", 1, stage.reports.count())?;
+    same("delivered reports", 1, stage.reports.count())?;
     held.release(reporter);
     Ok(())
 }
 
-/// How many events of a kind and listener may come within a second.
+/// How many events of a kind and listener are emitted within a second.
 const A_SECOND: usize = 10;
 
 pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verdict {
@@ -391,10 +392,10 @@ pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verd
     let (first, address) = stage.listen(&pool, KILLS)?;
     let began = stage.now();
     kill_acceptors(&stage, &pool, KILLS, KILLS).await?;
-    // Those of a second ago do not count: this event says how many were left out.
+    // Events older than a second do not count: this one reports how many were suppressed.
     stage.pass_until(stage.now() + SECOND).await;
     kill_acceptors(&stage, &pool, KILLS, 1).await?;
-    // Another kind, and then another listener.
+    // Another kind of event, and then another listener.
     let (_client, served) = stage.connect(address).await?;
     stage.order(&served, Order::Fail("no")).await?;
     stage.ended(&pool, served.child).await?;
@@ -408,7 +409,7 @@ pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verd
         .until("the acceptors of the first listener end", all_end)
         .await?;
     kill_acceptors(&stage, &pool, 1, 1).await?;
-    // With the result all reports are there.
+    // All reports have been delivered once `stop` has returned.
     stage.event("the pool stops", pool.stop()).await?;
     let took = stage.now() - began;
     let failed = |event: &Event<_>| matches!(event, Event::AcceptorFailed { .. });
@@ -419,7 +420,7 @@ pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verd
             .count()
     });
     same(
-        "failures of acceptors that the observer got",
+        "failures of acceptors that the observer received",
         KILLS + 2,
         reported,
     )?;
@@ -432,14 +433,15 @@ pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verd
         of_both.collect::<Vec<_>>()
     };
     let emitted = of("acceptor_failed", first);
-    // A second holds ten; the clock that is read here is later than the one that they go by.
+    // The limit is ten a second; the timestamps here are taken later than the ones used for the
+    // limit.
     let times: Vec<Instant> = emitted.iter().map(|event| event.at).collect();
     for twelve in times.windows(A_SECOND + 2) {
         let within = twelve[A_SECOND + 1] - twelve[0];
         let what = format!("{} events took {within:?}, in all {took:?}", A_SECOND + 2);
         same(&what, true, within >= SECOND)?;
     }
-    same("events at the least", true, emitted.len() > A_SECOND)?;
+    same("events exceed the limit of a second", true, emitted.len() > A_SECOND)?;
     let left_out = of("events_suppressed", first);
     let last: u64 = left_out
         .iter()
@@ -450,7 +452,7 @@ pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verd
         .filter_map(|event| event.number("suppressed"));
     let told = emitted.len() as u64 + suppressed.sum::<u64>() + last;
     same(
-        "events, and those that they say were suppressed",
+        "events emitted plus events reported as suppressed",
         KILLS as u64 + 1,
         told,
     )?;
@@ -465,7 +467,7 @@ pub(super) async fn o3_tracing_of_failures_is_limited(world: Arc<Boxed>) -> Verd
     )
 }
 
-/// A connection, as it is reported from its beginning to its end.
+/// A connection's reports, from its beginning to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reported {
     Began(Address, Address),
@@ -473,7 +475,7 @@ enum Reported {
     Failed(Address),
 }
 
-/// The reports of each connection, in order, with the ages of those that ended.
+/// Returns the reports of each connection, in order, with the ages of those that ended.
 fn by_connection(
     reports: &[Report<Address>],
 ) -> BTreeMap<ChildId, Vec<(Reported, Option<Duration>)>> {
@@ -504,7 +506,7 @@ fn by_connection(
 }
 
 pub(super) async fn o4_connections_are_reported_if_asked_for(world: Arc<Boxed>) -> Verdict {
-    // Off, unless the spec says so.
+    // Off unless the spec turns it on.
     for reports in [None, Some(ConnectionReports::All)] {
         ends_are_reported(&world, reports).await?;
     }
@@ -559,19 +561,19 @@ async fn ends_are_reported(world: &Arc<Boxed>, reports: Option<ConnectionReports
             let end = Reported::Ended(client.local_addr(), EndKind::Stopped);
             (pool.stop_child(served.child), end)
         };
-        told.map_err(|error| Broken::new("a connection is commanded to end", error.to_string()))?;
+        told.map_err(|error| Broken::new("a connection is stopped or killed", error.to_string()))?;
         stage.ended(&pool, served.child).await?;
         expects(&client, &served, end);
         clients.push(client);
     }
-    // One that is left to the kill of the pool, which is reported with a count.
+    // A connection that only the kill of the pool ends, which is reported with a count.
     let (client, served) = stage.connect(address).await?;
     expects(
         &client,
         &served,
         Reported::Ended(client.local_addr(), EndKind::Killed),
     );
-    // With the result all reports are there.
+    // All reports have been delivered once `kill` has returned.
     stage.event("the pool is killed", pool.kill()).await?;
     let most = stage.now() - began;
     let seen = stage.reports.look(by_connection);
@@ -582,7 +584,7 @@ async fn ends_are_reported(world: &Arc<Boxed>, reports: Option<ConnectionReports
             .flatten()
             .filter(|reported| !failed(reported))
             .count();
-        return same("beginnings and ends reported, unless asked for", 0, others);
+        return same("beginnings and ends reported by default", 0, others);
     }
     for (reported, age) in seen.values().flatten() {
         if let Some(age) = age {
@@ -595,7 +597,7 @@ async fn ends_are_reported(world: &Arc<Boxed>, reports: Option<ConnectionReports
         .map(|(child, reported)| (child, reported.into_iter().map(|(what, _)| what).collect()))
         .collect();
     same(
-        "what is reported of each connection, in order",
+        "the reports of each connection, in order",
         expected,
         seen,
     )
@@ -610,10 +612,10 @@ async fn losses_are_counted_apart(world: &Arc<Boxed>) -> Verdict {
     let (_, address) = stage.listen(&pool, ACCEPTORS)?;
     let reporter = reporter(&stage, &pool, ACCEPTORS).await?;
     stage
-        .event("the reporter rests", held.hold(reporter))
+        .event("the reporting task is held", held.hold(reporter))
         .await?;
     kill_acceptors(&stage, &pool, ACCEPTORS, ORDINARY - 1).await?;
-    // The beginning of the first still fits.
+    // The first connection's beginning still fits.
     let mut connections = Vec::new();
     for _ in 0..3 {
         connections.push(stage.connect(address).await?);

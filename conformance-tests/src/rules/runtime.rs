@@ -1,6 +1,6 @@
-//! Rules about the runtime alone, without a pool: a failure here is the adapter's, or its runtime's.
+//! The runtime alone, without a pool: rules T1 to T17. A failure here is caused by the adapter or its runtime.
 //!
-//! They give up by the clock of a thread of their own, for the runtime's is in question too.
+//! Timeouts use the clock of a separate thread, because the runtime's clock is being checked too.
 
 use std::cell::Cell;
 use std::fmt::{self, Debug, Display};
@@ -26,7 +26,7 @@ use crate::world::{World, play};
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Waits until there are so many entries.
+/// Waits until there are this many entries.
 async fn entries<T: Send + 'static>(
     patience: Patience,
     what: &str,
@@ -41,7 +41,7 @@ async fn entries<T: Send + 'static>(
     })
 }
 
-/// Runs code on a thread that the runtime does not know.
+/// Runs code on a thread that is unknown to the runtime.
 pub(super) async fn elsewhere<T: Send + 'static>(
     patience: Patience,
     code: impl FnOnce() -> T + Send + 'static,
@@ -53,7 +53,7 @@ pub(super) async fn elsewhere<T: Send + 'static>(
     done.map_err(|_| Broken::new(what, "it panicked"))
 }
 
-/// Lets the other tasks run.
+/// Yields once to the other tasks.
 async fn turn() {
     let mut turn = Turn::Awaited;
     poll_fn(|cx| match std::mem::replace(&mut turn, Turn::Over) {
@@ -71,7 +71,7 @@ enum Turn {
     Over,
 }
 
-/// A waker that records its wakes.
+/// A waker that records its calls.
 struct Woken(Record<()>);
 
 impl Wake for Woken {
@@ -80,7 +80,7 @@ impl Wake for Woken {
     }
 }
 
-/// Polls once, with a waker that records its wakes.
+/// Polls once, with a waker that records its calls.
 pub(super) fn poll_once<F: Future + ?Sized>(
     future: Pin<&mut F>,
     woken: &Record<()>,
@@ -89,15 +89,15 @@ pub(super) fn poll_once<F: Future + ?Sized>(
     future.poll(&mut Context::from_waker(&waker))
 }
 
-/// How a task ended, as it saw it itself.
+/// How a task ended, from its own point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     Done,
-    /// It was dropped before it was done: it need not be waited for.
+    /// It was dropped before it completed, so waiting for it is pointless.
     Dropped,
 }
 
-/// Is kept by a task, and records how that ends.
+/// Held by a task, and records how the task ends.
 struct Fate(Option<Record<Ended>>);
 
 impl Fate {
@@ -121,13 +121,13 @@ impl Drop for Fate {
     }
 }
 
-/// Waits until a task has ended, and expects that it was done.
+/// Waits until a task has ended, and expects that it completed.
 async fn done(patience: Patience, what: &str, ended: &Record<Ended>) -> Verdict {
     let first = ended.first(|ended| Some(*ended));
     same(what, Ended::Done, patience.wait_outside(what, first).await?)
 }
 
-/// Waits until a task that is spawned now is done: all that comes of what was done before has had its turn.
+/// Waits for a task that is spawned now, after which every task that was ready before has been polled.
 async fn another_task(patience: Patience, runtime: &impl Runtime) -> Verdict {
     let (fate, ended) = Fate::new();
     runtime.spawn(async move {
@@ -135,7 +135,7 @@ async fn another_task(patience: Patience, runtime: &impl Runtime) -> Verdict {
         turn().await;
         fate.done();
     });
-    done(patience, "another task is done", &ended).await
+    done(patience, "another task completes", &ended).await
 }
 
 thread_local! {
@@ -164,13 +164,13 @@ pub(super) async fn t1_spawn_does_not_poll(world: Arc<Boxed>) -> Verdict {
     let polled = entries(patience, "the tasks are polled", &seen, 3).await;
     polled.map_err(|broken| broken.check(RESTS))?;
     let inline = seen.look(|seen| seen.iter().filter(|inline| **inline).count());
-    let check = "does `spawn` poll the future itself? It may only hand it to the executor";
+    let check = "does `spawn` poll the future itself? It may only pass it to the executor";
     same("tasks that were polled within `spawn`", 0, inline).map_err(|broken| broken.check(check))
 }
 
-const RESTS: &str = "does `spawn` wake a thread that rests? To put the task in the queue is not enough, whichever thread spawns it";
+const RESTS: &str = "does `spawn` wake an idle thread? Queueing the task is not enough, whichever thread spawns it";
 
-/// A task that was left behind, and goes on when it is told to.
+/// A task that was left behind and continues on request.
 struct Left {
     by: &'static str,
     go: oneshot::Sender<()>,
@@ -178,7 +178,7 @@ struct Left {
 }
 
 impl Left {
-    /// Spawns it by one value; it sleeps by another, so that it does not hold the one.
+    /// Spawns the task through one value; it sleeps through the other, so it does not hold the first.
     fn spawn<R: Runtime>(by: &'static str, runtime: &R, other: &R) -> Self {
         let (go, gone) = oneshot::channel();
         let (fate, ended) = Fate::new();
@@ -194,14 +194,14 @@ impl Left {
     }
 
     async fn finishes(self, patience: Patience) -> Verdict {
-        let what = format!("a task finishes though {} that spawned it is gone", self.by);
+        let what = format!("a task completes although {} that spawned it is gone", self.by);
         let _ = self.go.send(());
         let done = done(patience, &what, &self.ended).await;
         done.map_err(|broken| broken.check(DETACHED))
     }
 }
 
-/// In two runs, for what is left behind by the first is to go on in the second.
+/// Uses two runs, because what the first leaves behind has to continue in the second.
 pub(super) fn t2_a_task_is_detached(world: &Arc<Boxed>) -> Verdict {
     let stage = Arc::clone(world);
     let by_a_run = play(world, async move {
@@ -220,7 +220,7 @@ pub(super) fn t2_a_task_is_detached(world: &Arc<Boxed>) -> Verdict {
             let _spawner = spawner;
             let _ = tell.send(Left::spawn("the task", &spawning, &sleeping));
         });
-        entries(patience, "a task that spawns another is over", &over, 1).await?;
+        entries(patience, "a task that spawns another completes", &over, 1).await?;
         let by_a_task = patience.wait_outside("a task spawns another", told).await?;
         let dropped = |_| Broken::new("a task spawns another", "it was dropped").check(DETACHED);
         left.push(by_a_task.map_err(dropped)?);
@@ -241,7 +241,7 @@ pub(super) fn t2_a_task_is_detached(world: &Arc<Boxed>) -> Verdict {
     play(world, by_a_run.finishes(world.patience()))
 }
 
-const DETACHED: &str = "is the task cancelled when its handle is dropped? `spawn` has to detach it (async-task: `detach()`). Does a value, or the end of a run, take its tasks along?";
+const DETACHED: &str = "is the task cancelled when its handle is dropped? `spawn` has to detach it (async-task: `detach()`). Does dropping a runtime value, or the end of a run, cancel tasks?";
 
 pub(super) async fn t3_a_panic_ends_its_own_task_only(world: Arc<Boxed>) -> Verdict {
     const PANICS: usize = 8;
@@ -262,7 +262,7 @@ pub(super) async fn t3_a_panic_ends_its_own_task_only(world: Arc<Boxed>) -> Verd
             if number % 2 == 0 {
                 turn().await;
             }
-            panic!("as told");
+            panic!("scripted");
         });
     }
     let check = "does a panic unwind through the executor's loop, or end its thread? It has to be caught around each poll";
@@ -272,20 +272,20 @@ pub(super) async fn t3_a_panic_ends_its_own_task_only(world: Arc<Boxed>) -> Verd
     let after = async {
         done(
             patience,
-            "a task from before the panics finishes",
+            "a task spawned before the panics completes",
             &unharmed,
         )
         .await?;
         another_task(patience, &runtime).await?;
         let sleep = runtime.sleep_until(runtime.now() + MILLISECOND);
         patience
-            .wait_outside("a sleep after the panics is done", sleep)
+            .wait_outside("a sleep after the panics completes", sleep)
             .await
     };
     after.await.map_err(|broken| broken.check(check))
 }
 
-/// Records that it is dropped.
+/// Records its drop.
 struct Counted(Record<()>);
 
 impl Drop for Counted {
@@ -294,18 +294,18 @@ impl Drop for Counted {
     }
 }
 
-/// Who wakes a task.
+/// What wakes a task.
 #[derive(Debug, Clone, Copy)]
 enum By {
-    /// Itself, while it is polled.
+    /// The task itself, during its poll.
     Itself,
-    /// A thread, while it is polled.
+    /// A thread, during the task's poll.
     AThreadMeanwhile,
-    /// A thread, so long after the task was polled.
+    /// A thread, this long after the task's poll.
     AThreadAfter(Duration),
 }
 
-/// Spawns a task that is pending once and is to be woken, and waits for its second poll.
+/// Spawns a task that is pending once, wakes it, and waits for its second poll.
 async fn woken_by(patience: Patience, runtime: &impl Runtime, by: By) -> Verdict {
     let polled = Record::default();
     let telling = polled.clone();
@@ -324,7 +324,7 @@ async fn woken_by(patience: Patience, runtime: &impl Runtime, by: By) -> Verdict
             }
             By::AThreadAfter(time) => {
                 thread::spawn(move || {
-                    // A wake that comes when the task has been pending for a while.
+                    // A wake that arrives when the task has been pending for a while.
                     thread::sleep(time);
                     waker.wake();
                 });
@@ -341,7 +341,7 @@ pub(super) async fn t4_a_wake_while_polled_is_not_lost(world: Arc<Boxed>) -> Ver
     for by in [By::Itself, By::AThreadMeanwhile].repeat(20) {
         let woken = woken_by(patience, &runtime, by).await;
         woken.map_err(|broken| {
-            broken.check("is the flag that a task was woken cleared after the poll? It has to be cleared before")
+            broken.check("is the flag that a task was woken cleared after the poll? It has to be cleared before the poll")
         })?;
     }
     Ok(())
@@ -349,25 +349,25 @@ pub(super) async fn t4_a_wake_while_polled_is_not_lost(world: Arc<Boxed>) -> Ver
 
 pub(super) async fn t5_a_wake_from_another_thread_arrives(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
-    // While it is polled, just after, and when the runtime has long come to rest.
+    // During the poll, just after it, and when the runtime has long been idle.
     let moments = (0..40).map(|step| Duration::from_micros(step * 10));
     let at_rest = [5 * MILLISECOND, 20 * MILLISECOND];
     for time in moments.chain(at_rest) {
         let woken = woken_by(patience, &runtime, By::AThreadAfter(time)).await;
         woken.map_err(|broken| {
             broken.check(
-                "does a wake from a foreign thread wake the thread that runs the tasks, or only put the task in the queue?",
+                "does a wake from a foreign thread wake the thread that runs the tasks, or only queue the task?",
             )
         })?;
     }
     Ok(())
 }
 
-const PAST: &str = "a sleep until a time in the past is done at once";
+const PAST: &str = "a sleep until a time in the past completes at once";
 const FAR_AWAY: &str =
-    "is a deadline in the past taken for one far away, or does nobody look at it again?";
+    "is a deadline in the past mistaken for one far away, or never checked again?";
 
-const TIMER: &str = "does the timer round down, or wake early? It must not be done before its deadline by the clock of `now`";
+const TIMER: &str = "does the timer round down, or wake early? A sleep must not complete before its deadline by the clock of `now`";
 
 pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past(
     world: Arc<Boxed>,
@@ -387,7 +387,7 @@ pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past(
             }
         });
         let slept = patience
-            .wait_outside("the sleeps are done", join_all(sleeps))
+            .wait_outside("the sleeps complete", join_all(sleeps))
             .await;
         for (length, deadline, now) in slept.map_err(|broken| broken.check(ONE_CLOCK))? {
             not_early(&format!("a sleep of {length:?}"), deadline, now)?;
@@ -400,15 +400,15 @@ pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past(
         let done = patience.wait_outside(PAST, alone).await;
         done.map_err(|broken| broken.check(FAR_AWAY))?;
         let past = pin!(runtime.sleep_until(past.unwrap_or(now)));
-        // Nothing but time tells: no two sleeps are bound to end in the order of their deadlines.
+        // Only the clock is reliable: two sleeps need not complete in the order of their deadlines.
         let long = patience.length() / 2;
         let later = pin!(runtime.sleep_until(now + long));
-        // Should both be due the first is told.
+        // If both are due, the first one wins.
         let first = patience
-            .wait_outside("one of two sleeps is done", select(past, later))
+            .wait_outside("one of two sleeps completes", select(past, later))
             .await?;
         if let Either::Right(_) = first {
-            let seen = format!("a sleep of {long:?} is done before");
+            let seen = format!("a sleep of {long:?} completes first");
             return Err(Broken::new(PAST, seen).check(FAR_AWAY));
         }
     }
@@ -420,14 +420,14 @@ fn not_early(what: &str, deadline: Instant, now: Instant) -> Verdict {
     if early.is_zero() {
         return Ok(());
     }
-    let expected = format!("{what} is done when `now` has reached its deadline");
-    Err(Broken::new(expected, format!("it is done {early:?} before")).check(TIMER))
+    let expected = format!("{what} completes when `now` has reached its deadline");
+    Err(Broken::new(expected, format!("it completes {early:?} before")).check(TIMER))
 }
 
 pub(super) async fn t7_dropping_a_sleep_is_harmless(world: Arc<Boxed>) -> Verdict {
     const EACH: usize = 40;
     let (patience, runtime) = (world.patience(), world.runtime());
-    // Those of an hour are dropped in any case.
+    // Sleeps of an hour are dropped in any case.
     for dropped in [10 * MILLISECOND, HOUR] {
         let start = runtime.now();
         let sleeps = |length| -> Vec<_> {
@@ -436,7 +436,7 @@ pub(super) async fn t7_dropping_a_sleep_is_harmless(world: Arc<Boxed>) -> Verdic
                 .collect()
         };
         let mut go = sleeps(dropped);
-        // Half of them wait already.
+        // Half of them already wait.
         for sleep in go.iter_mut().step_by(2) {
             let _ = poll_once(sleep.as_mut(), &Record::default());
         }
@@ -444,21 +444,21 @@ pub(super) async fn t7_dropping_a_sleep_is_harmless(world: Arc<Boxed>) -> Verdic
         let mut go = Some(go);
         let stay = poll_fn(|cx| {
             let polled = stay.as_mut().poll(cx);
-            // Now those that stay wait as well.
+            // Now the remaining ones wait too.
             drop(go.take());
             polled
         });
-        let what = format!("sleeps of 10 ms, beside dropped ones of {dropped:?}, are done");
+        let what = format!("sleeps of 10 ms, beside dropped ones of {dropped:?}, complete");
         let done = patience.wait_outside(&what, stay).await;
         done.map_err(|broken| {
-            broken.check("does dropping a sleep take away another, of the same deadline perhaps? Or does the timer wait for the one that was dropped?")
+            broken.check("does dropping a sleep remove another one of the same deadline? Or does the timer wait for the dropped one?")
         })?;
         not_early(&what, start + 10 * MILLISECOND, runtime.now())?;
     }
     Ok(())
 }
 
-const ONE_CLOCK: &str = "is `now` the clock that the timer goes by, wherever it is asked? With a paused or scaled clock override it";
+const ONE_CLOCK: &str = "is `now` the clock of the timer, wherever it is called? Override it if the clock is paused or scaled";
 
 pub(super) async fn t8_now_and_sleep_keep_one_clock(world: Arc<Boxed>) -> Verdict {
     async fn sleep(runtime: &impl Runtime, started: Instant) -> (Instant, Instant) {
@@ -468,15 +468,15 @@ pub(super) async fn t8_now_and_sleep_keep_one_clock(world: Arc<Boxed>) -> Verdic
     }
 
     let (patience, runtime) = (world.patience(), world.runtime());
-    // What is told elsewhere lies between what is told here before and after, however slow the machine.
+    // A reading elsewhere lies between two readings here, however slow the machine.
     let before = runtime.now();
     let (tell, told) = oneshot::channel();
     let asked = runtime.clone();
     runtime.spawn(async move {
         let _ = tell.send(asked.now());
     });
-    let in_a_task = patience.wait_outside("a task asks the time", told).await?;
-    let dropped = |_| Broken::new("a task asks the time", "it was dropped, or panicked");
+    let in_a_task = patience.wait_outside("a task reads the clock", told).await?;
+    let dropped = |_| Broken::new("a task reads the clock", "it was dropped, or panicked");
     let in_a_task = in_a_task.map_err(dropped)?;
     let between = runtime.now();
     let asked = runtime.clone();
@@ -494,29 +494,29 @@ pub(super) async fn t8_now_and_sleep_keep_one_clock(world: Arc<Boxed>) -> Verdic
             None
         };
         if let Some(off) = off {
-            let expected = format!("`now` {place} lies between two times that are told here");
+            let expected = format!("`now` {place} lies between two readings of the test");
             return Err(Broken::new(expected, off).check(ONE_CLOCK));
         }
     }
 
     let slept = sleep(&runtime, runtime.now());
-    let from_here = patience.wait_outside("a sleep of the test is done", slept);
+    let from_here = patience.wait_outside("a sleep of the test completes", slept);
     let from_here = from_here.await;
     let (tell, told) = oneshot::channel();
     let sleeping = runtime.clone();
     runtime.spawn(async move {
         let _ = tell.send(sleep(&sleeping, sleeping.now()).await);
     });
-    let what = "a sleep of a task is done";
+    let what = "a sleep of a task completes";
     let from_task = patience.wait_outside(what, told).await;
     let from_task = from_task
         .and_then(|told| told.map_err(|_| Broken::new(what, "the task was dropped, or panicked")));
     let slept = sleep(&runtime, on_a_thread);
-    let from_thread = patience.wait_outside("a sleep by the time of another thread is done", slept);
+    let from_thread = patience.wait_outside("a sleep until a deadline read on another thread completes", slept);
     for slept in [from_here, from_task, from_thread.await] {
         let (deadline, now) = slept.map_err(|broken| broken.check(ONE_CLOCK))?;
         if now < deadline {
-            let expected = "when a sleep is done `now` has reached its deadline";
+            let expected = "when a sleep completes, `now` has reached its deadline";
             let seen = format!("`now` is {:?} before it", deadline - now);
             return Err(Broken::new(expected, seen).check(ONE_CLOCK));
         }
@@ -526,7 +526,7 @@ pub(super) async fn t8_now_and_sleep_keep_one_clock(world: Arc<Boxed>) -> Verdic
 
 pub(super) async fn t9_now_never_goes_backwards(world: Arc<Boxed>) -> Verdict {
     const ASKING: usize = 4;
-    /// Asks the time, when nobody else does; how far it went back.
+    /// Reads the clock while no other task does, and returns how far it went back.
     fn ask(runtime: &impl Runtime, last: &Mutex<Instant>) -> Duration {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         let now = runtime.now();
@@ -554,18 +554,18 @@ pub(super) async fn t9_now_never_goes_backwards(world: Arc<Boxed>) -> Verdict {
             telling.push(most.unwrap_or_default());
         });
     }
-    entries(patience, "all have asked the time", &back, 2 * ASKING).await?;
+    entries(patience, "all tasks have read the clock", &back, 2 * ASKING).await?;
     let most = back.all().into_iter().max().unwrap_or_default();
     same("how far `now` went back", Duration::ZERO, most)
-        .map_err(|broken| broken.check("is `now` kept by each thread for itself?"))
+        .map_err(|broken| broken.check("does each thread keep its own `now`?"))
 }
 
 thread_local! {
-    /// Which of the tasks that are always ready this thread polled last.
+    /// The index of the always-ready task that this thread polled last.
     static POLLED_LAST: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Tasks that are always ready, until it is over: more than the runtime has threads.
+/// Spawns tasks that are always ready until `over` is set: more than the runtime has threads.
 fn always_ready(runtime: &impl Runtime, over: &Arc<AtomicBool>) {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
@@ -575,7 +575,7 @@ fn always_ready(runtime: &impl Runtime, over: &Arc<AtomicBool>) {
         runtime.spawn(async move {
             while !over.load(Ordering::SeqCst) {
                 turn().await;
-                // It has a thread to itself: then the system decides who has a turn, which is not in question.
+                // The task has a thread to itself: the system schedules it, which is not what is checked.
                 if POLLED_LAST.replace(Some(number)) == Some(number) {
                     thread::yield_now();
                 }
@@ -586,15 +586,15 @@ fn always_ready(runtime: &impl Runtime, over: &Arc<AtomicBool>) {
 
 pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
     const MANY: usize = 300;
-    const TURN: &str = "does a task that becomes ready go to the end of the queue? It must neither be polled again at once nor before those that are ready already";
+    const TURN: &str = "does a task that becomes ready go to the end of the queue? It must not be polled again at once, nor before tasks that are already ready";
     const BETWEEN: &str =
-        "do the timer and the sockets get a turn while tasks are ready, or only when none is?";
+        "are the timer and the sockets polled while tasks are ready, or only when none is?";
     let (patience, runtime) = (world.patience(), world.runtime());
     let bound = world.listen();
     let (listener, address) =
         bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
     let over = Arc::new(AtomicBool::new(false));
-    // Before the others and after them: whichever the runtime prefers, it has some.
+    // Before the other tasks and after them, so that some have priority whatever the runtime prefers.
     always_ready(&runtime, &over);
     let done = Record::default();
     for _ in 0..MANY {
@@ -620,10 +620,10 @@ pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
     });
     always_ready(&runtime, &over);
     let others = async {
-        let what = "many tasks, each, beside some that are always ready, are done";
+        let what = "each of many tasks completes beside some that are always ready";
         let done = entries(patience, what, &done, MANY).await;
         done.map_err(|broken| broken.check(TURN))?;
-        let what = "a task that sleeps, beside some that are always ready, is done";
+        let what = "a task that sleeps completes beside some that are always ready";
         let slept = entries(patience, what, &slept, 1).await;
         slept.map_err(|broken| broken.check(BETWEEN))?;
         let connecting = world.connect(address);
@@ -632,11 +632,12 @@ pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
             .await?;
         let _client =
             connected.map_err(|error| Broken::new("a client connects", error.to_string()))?;
-        let what = "a task that accepts, beside some that are always ready, is done";
+        let what = "a task that accepts completes beside some that are always ready";
         let accepted = entries(patience, what, &accepted, 1).await;
         accepted.map_err(|broken| broken.check(BETWEEN))
     };
-    // A count of the polls of those that are ready would not tell: they may have a thread for themselves, and the others' stands still.
+    // Counting polls of the ready tasks would prove nothing: they may have a thread to themselves while the others'
+    // thread is suspended.
     let others = others.await;
     over.store(true, Ordering::SeqCst);
     others
@@ -654,7 +655,7 @@ pub(super) async fn t11_spawn_works_from_anywhere(world: Arc<Boxed>) -> Verdict 
 
     let (patience, runtime) = (world.patience(), world.runtime());
     for place in [Place::Here, Place::Task, Place::Thread] {
-        // Spawned at once after the one before, and when the runtime has come to rest.
+        // Right after the previous task, and when the runtime is idle.
         for rest in [Duration::ZERO, 20 * MILLISECOND] {
             elsewhere(patience, move || thread::sleep(rest)).await?;
             let (fate, ended) = Fate::new();
@@ -667,7 +668,7 @@ pub(super) async fn t11_spawn_works_from_anywhere(world: Arc<Boxed>) -> Verdict 
             let what = format!("a task that is spawned from {place} runs");
             let done = done(patience, &what, &ended).await;
             done.map_err(|broken| {
-                broken.check("does `spawn` go by the thread that calls it? It has to go by the value. Does it wake a thread that rests?")
+                broken.check("does `spawn` depend on the calling thread? It has to depend on the runtime value. Does it wake an idle thread?")
             })?;
         }
     }
@@ -692,7 +693,7 @@ impl Display for Place {
     }
 }
 
-/// Records its polls and its drop; keeps its waker for the test.
+/// Records its polls and its drop, and passes its waker to the test.
 struct Observed {
     polls: Record<()>,
     waker: Arc<Mutex<Option<Waker>>>,
@@ -715,7 +716,7 @@ impl Future for Observed {
         self.polls.push(());
         match self.ends {
             Ends::Well => Poll::Ready(()),
-            Ends::InAPanic => panic!("as told"),
+            Ends::InAPanic => panic!("scripted"),
         }
     }
 }
@@ -732,12 +733,12 @@ pub(super) async fn t12_a_future_is_dropped_with_its_end_once(world: Arc<Boxed>)
             _dropped: Counted(drops.clone()),
         });
         let what = format!(
-            "the future of a task that ended ({ends:?}) is dropped, though its waker is kept"
+            "the future of a task that ended ({ends:?}) is dropped although its waker is kept"
         );
         let dropped = entries(patience, &what, &drops, 1).await;
         dropped.map_err(|broken| {
             broken.check(
-                "does the future live as long as its wakers? It has to go as soon as it is done",
+                "does the future live as long as its wakers? It has to be dropped as soon as it completes",
             )
         })?;
         let late = waker.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -745,7 +746,7 @@ pub(super) async fn t12_a_future_is_dropped_with_its_end_once(world: Arc<Boxed>)
             late.wake_by_ref();
             late.wake();
         }
-        // Had it been put in the queue it would have had its turn by now; on another thread perhaps later, and unseen.
+        // A queued task would have been polled by now (or, on another thread, later and unseen).
         another_task(patience, &runtime).await?;
         let seen = (polls.count(), drops.count());
         same(
@@ -754,13 +755,13 @@ pub(super) async fn t12_a_future_is_dropped_with_its_end_once(world: Arc<Boxed>)
             seen,
         )
         .map_err(|broken| {
-            broken.check("is a task that is done put in the queue again by a late wake?")
+            broken.check("does a late wake queue a completed task again?")
         })?;
     }
     Ok(())
 }
 
-/// Lengths of which little is left, or less than nothing, in a number that is too small for them.
+/// Returns lengths that overflow a too-small integer to a short or negative remainder.
 fn beyond_numbers() -> impl Iterator<Item = (String, Duration)> {
     let units = [
         ("ns", 1),
@@ -774,7 +775,7 @@ fn beyond_numbers() -> impl Iterator<Item = (String, Duration)> {
             let nanos = nanos << bits;
             let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
             let rest = u32::try_from(nanos % 1_000_000_000).ok()?;
-            // Some time passes before a sleep is made.
+            // Some time passes before a sleep is created.
             let length = Duration::new(seconds, rest) + 10 * MILLISECOND;
             Some((format!("2^{bits} {name} and 10 ms"), length))
         })
@@ -791,7 +792,7 @@ pub(super) async fn t13_a_deadline_far_away_is_waited_for(world: Arc<Boxed>) -> 
         let (tell, told) = oneshot::channel();
         let sleeping = runtime.clone();
         runtime.spawn(async move {
-            // There may be no such time.
+            // The deadline may be unrepresentable.
             let Some(deadline) = sleeping.now().checked_add(long) else {
                 let _ = tell.send(false);
                 return;
@@ -803,27 +804,27 @@ pub(super) async fn t13_a_deadline_far_away_is_waited_for(world: Arc<Boxed>) -> 
             let early = matches!(first, Either::Left(_)) && sleeping.now() < deadline;
             let _ = tell.send(early);
         });
-        waits.push((format!("a sleep of {length} is waited for"), told));
+        waits.push((format!("a sleep of {length} lasts"), told));
     }
     for (what, told) in waits {
-        let soon = patience.wait_outside("a sleep of 20 ms is done", told);
+        let soon = patience.wait_outside("a sleep of 20 ms completes", told);
         let early = soon.await.map_err(|broken| broken.check(INTERRUPTS))?;
-        let check = "does the timer add to, or cut, the deadline? What is too far away may be waited for in pieces";
+        let check = "does the timer overflow or truncate the deadline? It may wait for a distant deadline in steps";
         match early {
             Ok(false) => {}
-            Ok(true) => return Err(Broken::new(what, "it is done at once").check(check)),
+            Ok(true) => return Err(Broken::new(what, "it completes at once").check(check)),
             Err(_) => return Err(Broken::new(what, "the task panicked").check(check)),
         }
     }
     Ok(())
 }
 
-const INTERRUPTS: &str = "does the thread that keeps the time wait for a later sleep, and is not interrupted by one that ends before?";
+const INTERRUPTS: &str = "does the timer thread wait for a later sleep without being interrupted by an earlier one?";
 
 pub(super) async fn t14_a_sleep_wakes_who_polled_it_last(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     let mut length = 20 * MILLISECOND;
-    // Until the machine is quick enough to poll a sleep twice. One that is never pending breaks another rule (T6).
+    // Until the machine is fast enough to poll a sleep twice. A sleep that is never pending breaks rule T6.
     while length < patience.out_of_reach() {
         let (before, last) = (Record::default(), Record::default());
         let mut sleep = Box::pin(runtime.sleep_until(runtime.now() + length));
@@ -835,7 +836,7 @@ pub(super) async fn t14_a_sleep_wakes_who_polled_it_last(world: Arc<Boxed>) -> V
     Ok(())
 }
 
-/// When a sleep is polled before it is waited for, in quarters of its length.
+/// When a sleep is polled before it is awaited, in quarters of its length.
 struct Handled {
     how: &'static str,
     quarters: &'static [u32],
@@ -844,24 +845,24 @@ struct Handled {
 
 const HANDLED: [Handled; 3] = [
     Handled {
-        how: "that is waited for at once",
+        how: "that is awaited at once",
         quarters: &[],
-        check: "does `now` go faster than the clock of the timer?",
+        check: "does `now` run faster than the clock of the timer?",
     },
     Handled {
         how: "that is polled again and again",
         quarters: &[0, 1, 2, 3],
-        check: "does each poll begin the sleep again? A sleep ends at its deadline, however often it is polled",
+        check: "does each poll restart the sleep? A sleep completes at its deadline, however often it is polled",
     },
     Handled {
-        how: "that is polled first when half of its length is over",
+        how: "that is first polled after half of its length",
         quarters: &[2],
-        check: "is the length counted from the first poll? A sleep ends at its deadline, whenever it is polled",
+        check: "is the length counted from the first poll? A sleep completes at its deadline, whenever it is polled",
     },
 ];
 
 impl Handled {
-    /// How long after its deadline a sleep of this length is done.
+    /// Returns how long after its deadline a sleep of this length completes.
     async fn late(
         &self,
         patience: Patience,
@@ -875,7 +876,7 @@ impl Handled {
         for quarter in self.quarters {
             if *quarter > 0 {
                 let until = runtime.sleep_until(start + length * *quarter / 4);
-                patience.wait_outside("a sleep is done", until).await?;
+                patience.wait_outside("a sleep completes", until).await?;
             }
             if polled.is_pending() {
                 polled = poll_once(sleep.as_mut(), &Record::default());
@@ -883,7 +884,7 @@ impl Handled {
         }
         let what = format!("a sleep of {length:?} {}", self.how);
         if polled.is_pending() {
-            let end = format!("{what} is done");
+            let end = format!("{what} completes");
             let done = patience.wait_outside(&end, sleep).await;
             done.map_err(|broken| broken.check(self.check))?;
         }
@@ -892,8 +893,8 @@ impl Handled {
         Ok(now.saturating_duration_since(deadline))
     }
 
-    /// Sleeps longer and longer, until a sleep is done before half of its length is over once more. On a machine however slow
-    /// one is, for what holds up a short sleep is nothing to a long one; but not where its own length holds it up.
+    /// Tries longer and longer sleeps until one completes less than half of its length late. A slow machine delays a
+    /// long sleep as much as a short one, so one of them passes; it fails only if the delay grows with the length.
     async fn ends(&self, patience: Patience, runtime: &impl Runtime) -> Verdict {
         let mut length = 20 * MILLISECOND;
         loop {
@@ -903,8 +904,8 @@ impl Handled {
             }
             if length > patience.length() / 4 {
                 let expected =
-                    format!("a sleep of {length:?} {} is done at its deadline", self.how);
-                let seen = format!("it is done {late:?} after it, as is each that is shorter");
+                    format!("a sleep of {length:?} {} completes at its deadline", self.how);
+                let seen = format!("it completes {late:?} after it, and each shorter one is late too");
                 return Err(Broken::new(expected, seen).check(self.check));
             }
             length *= 2;
@@ -914,7 +915,7 @@ impl Handled {
 
 pub(super) async fn t15_a_sleep_is_done_at_its_deadline(world: Arc<Boxed>) -> Verdict {
     const MORE: &str =
-        "is there an end to what the timer can hold, a wheel that goes round in a second perhaps?";
+        "is the capacity of the timer limited, for example to a wheel that turns once a second?";
     let (patience, runtime) = (world.patience(), world.runtime());
     let slept = Record::default();
     let more_than_a_second = [1_001, 1_200].map(Duration::from_millis);
@@ -929,7 +930,7 @@ pub(super) async fn t15_a_sleep_is_done_at_its_deadline(world: Arc<Boxed>) -> Ve
     for handled in HANDLED {
         handled.ends(patience, &runtime).await?;
     }
-    let what = "sleeps of more than a second are done";
+    let what = "sleeps of more than a second complete";
     let done = entries(patience, what, &slept, more_than_a_second.len()).await;
     done.map_err(|broken| broken.check(MORE))?;
     for (length, deadline, now) in slept.all() {
@@ -944,7 +945,7 @@ pub(super) async fn t16_a_sleep_is_done_though_a_later_one_waits(world: Arc<Boxe
     let mut later = pin!(runtime.sleep_until(runtime.now() + patience.out_of_reach()));
     let pending = poll_once(later.as_mut(), &Record::default()).is_pending();
     same("a sleep of more than an hour waits", true, pending)?;
-    // At once, and when the timer has long come to rest.
+    // At once, and when the timer has long been idle.
     for rest in [0, 1, 5, 20] {
         elsewhere(patience, move || thread::sleep(rest * MILLISECOND)).await?;
         let (sleeping, slept) = (runtime.clone(), Record::default());
@@ -953,14 +954,14 @@ pub(super) async fn t16_a_sleep_is_done_though_a_later_one_waits(world: Arc<Boxe
             sleeping.sleep_until(sleeping.now() + 2 * MILLISECOND).await;
             telling.push(());
         });
-        let what = "a sleep of 2 ms, beside one of an hour that waits already, is done";
+        let what = "a sleep of 2 ms completes beside one of an hour that already waits";
         let done = entries(patience, what, &slept, 1).await;
         done.map_err(|broken| broken.check(INTERRUPTS))?;
     }
     Ok(())
 }
 
-/// Counts how tasks end, and tells when all have.
+/// Counts how tasks end, and signals when all have ended.
 #[derive(Default)]
 struct Count {
     ended: AtomicUsize,
@@ -968,7 +969,7 @@ struct Count {
     all: Record<()>,
 }
 
-/// Is kept by one of many tasks.
+/// Held by one of many tasks.
 struct OneOf {
     many: usize,
     count: Arc<Count>,
@@ -994,7 +995,7 @@ impl Drop for OneOf {
 
 pub(super) async fn t17_any_number_of_tasks_may_be_spawned_at_once(world: Arc<Boxed>) -> Verdict {
     const MANY: usize = 12_000;
-    const ROOM: &str = "is there an end to the queue of tasks? A task for which it has no room must be neither dropped nor waited for";
+    const ROOM: &str = "is the queue of tasks bounded? A task that does not fit must not be dropped, and `spawn` must not block";
     fn spawn(runtime: &impl Runtime, count: &Arc<Count>) {
         for _ in 0..MANY / 2 {
             let one = OneOf {
@@ -1011,7 +1012,7 @@ pub(super) async fn t17_any_number_of_tasks_may_be_spawned_at_once(world: Arc<Bo
 
     let (patience, runtime) = (world.patience(), world.runtime());
     let count = Arc::<Count>::default();
-    // From a task, too, which keeps the others from their turn where there is one thread.
+    // Also from a task, which on a single thread keeps the others from being polled.
     let (spawning, counting) = (runtime.clone(), Arc::clone(&count));
     runtime.spawn(async move { spawn(&spawning, &counting) });
     spawn(&runtime, &count);
@@ -1023,19 +1024,19 @@ pub(super) async fn t17_any_number_of_tasks_may_be_spawned_at_once(world: Arc<Bo
     })?;
     let dropped = count.dropped.load(Ordering::SeqCst);
     let what =
-        format!("tasks that are dropped before they are done, of {MANY} that are spawned at once");
+        format!("tasks dropped before they complete, of {MANY} spawned at once");
     same(&what, 0, dropped).map_err(|broken| broken.check(ROOM))
 }
 
-/// Whether a future was pending when each of two polled it.
+/// Whether a future was pending in each of two polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Polled {
     Twice,
-    /// It was done by then, and had nobody to wake.
+    /// It had already completed, so it had no task to wake.
     TooLate,
 }
 
-/// Polls with one waker, then with another, which is the one to be woken.
+/// Polls with one waker, then with another, which has to be the one that is woken.
 pub(super) async fn last_woken<F: Future + ?Sized>(
     patience: Patience,
     what: &str,
@@ -1050,10 +1051,10 @@ where
     if !pending || poll_once(future, last).is_ready() {
         return Ok(Polled::TooLate);
     }
-    let what = format!("{what} wakes who polled it last");
+    let what = format!("{what} wakes the task that polled it last");
     let woken = entries(patience, &what, last, 1).await;
     woken.map_err(|broken| {
-        broken.check("is the waker of the first poll kept? Each poll may bring another")
+        broken.check("is the waker of the first poll kept? Each poll may have a different one")
     })?;
     Ok(Polled::Twice)
 }

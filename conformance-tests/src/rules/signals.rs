@@ -1,4 +1,4 @@
-//! Section 5 of the contract: signals to a connection.
+//! Lifecycle latches of a connection: rules N1 and N2.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,16 +27,16 @@ pub(super) async fn n1_draining_is_a_level(world: Arc<Boxed>) -> Verdict {
         let (listener, address) = stage.listen(&pool, 1)?;
         let (_client, served) = stage.connect(address).await?;
         let draining = served.lifecycle.draining();
-        same("*draining* while all is well", false, draining.is_set())?;
+        same("*draining* before any close", false, draining.is_set())?;
         let early = draining.wait();
         match cause {
             Cause::Close => stage.close(&pool, listener).await?,
             Cause::Failure => world.faults(address).inject(not_listening()),
             Cause::Stop => drop(pool.stop()),
         }
-        let what = format!("*draining* after {cause:?} reaches who");
+        let what = format!("*draining* after {cause:?} reaches a task that");
         stage.event(&format!("{what} waited"), early).await?;
-        same(&format!("{what} asks late"), true, draining.is_set())?;
+        same(&format!("{what} reads late"), true, draining.is_set())?;
         stage
             .event(&format!("{what} waits late"), draining.wait())
             .await?;
@@ -45,7 +45,7 @@ pub(super) async fn n1_draining_is_a_level(world: Arc<Boxed>) -> Verdict {
     not_in_a_lame_duck(&world).await
 }
 
-/// The listeners of a lame duck are open: it is their close that sets *draining*.
+/// The listeners of a lame duck are open: only their close sets *draining*.
 async fn not_in_a_lame_duck(world: &Arc<Boxed>) -> Verdict {
     let stage = Fixture::new(world);
     let lame_duck = stage.patience.out_of_reach();
@@ -74,12 +74,12 @@ pub(super) async fn n2_taking_the_stop_signal_is_trapping_it(world: Arc<Boxed>) 
     stage.order(&traps, trap).await?;
     let report = stage.event("the pool stops", pool.stop()).await?;
     same(
-        "how who trapped ended",
+        "how the connection that trapped the stop ended",
         Some(Departure::Told),
         departure(&stage, &traps),
     )?;
     same(
-        "how who did not ended",
+        "how the other connection ended",
         Some(Departure::Dropped),
         departure(&stage, &does_not),
     )?;
@@ -106,7 +106,7 @@ pub(super) async fn n2_taking_the_stop_signal_is_trapping_it(world: Arc<Boxed>) 
     let stopping = pool.stop();
     stage.pass_until(began + within).await;
     let report = stage.event("the pool stops", stopping).await?;
-    same("it had all the time", true, report.elapsed >= within)?;
+    same("it had the whole shutdown timeout", true, report.elapsed >= within)?;
     same(
         "how it ended",
         Some(Departure::Dropped),

@@ -1,4 +1,5 @@
-//! Rules about the runtime's sockets alone, without a pool: a failure here is the adapter's, or its runtime's.
+//! The runtime's sockets alone, without a pool: rules K1 to K14. A failure here is caused by the adapter or its
+//! runtime.
 
 use std::future::Future;
 use std::io;
@@ -43,7 +44,7 @@ async fn accept<L: Listener>(patience: Patience, listener: &L) -> Result<(L::Io,
     well(ACCEPTS, accepted.await?)
 }
 
-/// Accepts, unless it is told first that a connection was lost: that its client saw it closed.
+/// Accepts, unless `lost` first reports that the client's connection was closed.
 async fn accept_unless<L: Listener, T>(
     patience: Patience,
     listener: &L,
@@ -54,22 +55,22 @@ async fn accept_unless<L: Listener, T>(
         Either::Left((accepted, _)) => accepted,
         Either::Right(_) => Err(Broken::new(
             ACCEPTS,
-            "a connection is closed that nobody got",
+            "a connection that was not accepted is closed",
         )),
     }
 }
 
-const ACCEPTS: &str = "`accept` brings the connection of a client";
+const ACCEPTS: &str = "`accept` returns the connection of a client";
 
 pub(super) async fn k1_local_addr_tells_what_is_bound(world: Arc<Boxed>) -> Verdict {
-    let check = "does `local_addr` ask the socket? What it was to be bound to may have been port 0";
+    let check = "does `local_addr` ask the socket? The requested port may have been 0";
     for bound in listeners(&world)? {
         let (listener, address) = (&bound.listener, bound.address);
-        let told = well("`local_addr` tells", listener.local_addr())?;
+        let told = well("`local_addr` succeeds", listener.local_addr())?;
         same("the address of the listener", address, told).map_err(|broken| broken.check(check))?;
         let resolved = address.socket().is_none_or(|address| address.port() != 0);
         same("the port is resolved", true, resolved).map_err(|broken| broken.check(check))?;
-        // A connection may be asked in any case: it only costs a call.
+        // Asking a connection unnecessarily is allowed: it only costs a call.
         let asks = listener.asks_local_addr() || !bound.is_wildcard();
         let what = format!("connections to {address} are asked for their local address");
         same(&what, true, asks)?;
@@ -84,10 +85,10 @@ pub(super) async fn k2_each_connection_has_its_own_addresses(world: Arc<Boxed>) 
         let client = connect(&world, called).await?;
         let (stream, peer) = accept(patience, &listener).await?;
         same("the peer's address", client.local_addr(), peer).map_err(|broken| {
-            broken.check("does `accept` tell the address that came with the stream?")
+            broken.check("does `accept` return the address that came with the stream?")
         })?;
         let local = BoxedListener::io_local_addr(&stream);
-        let local = well("`stream_local_addr` tells", local)?;
+        let local = well("`stream_local_addr` succeeds", local)?;
         same(
             &format!(
                 "the connection's address on a listener of {}",
@@ -107,7 +108,7 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted(world: Arc<Boxed
     const CLIENTS: usize = 5;
     let patience = world.patience();
     let making = Arc::clone(&world);
-    // Made elsewhere: listeners are added from any thread.
+    // Made on another thread, because listeners are added from any thread.
     let (listener, address) = elsewhere(patience, move || listen(&making)).await??;
     for _ in 0..2 {
         let mut clients = Vec::new();
@@ -123,19 +124,19 @@ pub(super) async fn k3_connections_wait_until_they_are_accepted(world: Arc<Boxed
         for _ in 0..CLIENTS {
             let accepted = accept_unless(patience, &listener, &mut lost).await;
             let (stream, peer) = accepted.map_err(|broken| {
-                broken.check("is it looked after the socket before it is waited for? Several may have come with one event")
+                broken.check("does `accept` try the socket before it waits? Several connections may have arrived with one event")
             })?;
             streams.push(stream);
             seen.push(peer);
         }
         expected.sort_unstable();
         seen.sort_unstable();
-        same("who was accepted", expected, seen)?;
+        same("the accepted client", expected, seen)?;
     }
     first_come_first_served(&world, &listener, address).await
 }
 
-/// Of several clients who wait the one is accepted first who came first.
+/// Of several waiting clients, the one that connected first is accepted first.
 async fn first_come_first_served(
     world: &Boxed,
     listener: &BoxedListener,
@@ -143,21 +144,21 @@ async fn first_come_first_served(
 ) -> Verdict {
     let patience = world.patience();
     for others in 1..4 {
-        // The first is in the queue when it wakes who waits in `accept`: only then do the others come.
+        // The first client is queued once it wakes the waiting `accept`; only then do the others connect.
         let mut pending = Box::pin(listener.accept());
         let woken = Record::default();
         nobody(poll_once(pending.as_mut(), &woken))?;
         let first = connect(world, address).await?;
-        wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
+        wakes(patience, "a client wakes the waiting `accept`", &woken).await?;
         let mut clients = Vec::new();
         for _ in 0..others {
             clients.push(connect(world, address).await?);
         }
         let accepted = patience.wait_outside(ACCEPTS, pending).await?;
         let (_stream, peer) = well(ACCEPTS, accepted)?;
-        same("who was accepted of several, the one who came first", first.local_addr(), peer)
+        same("the accepted client is the one that connected first", first.local_addr(), peer)
             .map_err(|broken| {
-                broken.check("are connections taken out of a list at the wrong end? The first in the system's queue comes first")
+                broken.check("are connections taken from the wrong end of a list? The system's queue is in order")
             })?;
         for _ in clients {
             accept(patience, listener).await?;
@@ -166,7 +167,7 @@ async fn first_come_first_served(
     Ok(())
 }
 
-/// Waits until this was woken.
+/// Waits until the waker was called.
 async fn wakes(patience: Patience, what: &str, woken: &Record<()>) -> Verdict {
     let wakes = woken.when(|wakes| (!wakes.is_empty()).then_some(()));
     patience.wait_outside(what, wakes).await
@@ -177,26 +178,26 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<
     let (listener, address) = listen(&world)?;
     let runtime = world.runtime();
     for round in 0..20 {
-        // Dropped before a client comes, who then has to wait for a moment.
+        // Dropped before a client connects, which then waits for a moment.
         let mut pending = Box::pin(listener.accept());
         nobody(poll_once(pending.as_mut(), &Record::default()))?;
         drop(pending);
         let client = connect(&world, address).await?;
         let moment = runtime.sleep_until(runtime.now() + Duration::from_micros(round * 100));
-        patience.wait_outside("a sleep is done", moment).await?;
+        patience.wait_outside("a sleep completes", moment).await?;
         accepted(patience, &listener, client).await?;
 
-        // Dropped when a client has come and the waker knows.
+        // Dropped after a client has connected and the waker was called.
         let mut pending = Box::pin(listener.accept());
         let woken = Record::default();
         nobody(poll_once(pending.as_mut(), &woken))?;
         let client = connect(&world, address).await?;
-        wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
+        wakes(patience, "a client wakes the waiting `accept`", &woken).await?;
         drop(pending);
         accepted(patience, &listener, client).await?;
     }
     for polls in 1..=4 {
-        // Dropped after so many polls, each once the one before has woken.
+        // Dropped after this many polls, each made after the previous one was woken.
         let client = connect(&world, address).await?;
         let mut pending = Box::pin(listener.accept());
         let mut brought = None;
@@ -207,23 +208,23 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<
                 break;
             }
             if poll < polls {
-                wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
+                wakes(patience, "a client wakes the waiting `accept`", &woken).await?;
             }
         }
         drop(pending);
         match brought {
-            Some((_, peer)) => same("who was accepted", client.local_addr(), peer)?,
+            Some((_, peer)) => same("the accepted client", client.local_addr(), peer)?,
             None => {
                 let accepted = accepted(patience, &listener, client).await;
                 accepted.map_err(|mut broken| {
                     broken.expected = format!("{}, after an `accept` that was dropped at poll {polls}", broken.expected);
-                    broken.check("is a connection kept in the call of `accept` that is pending again? It must be the last that the call waits for")
+                    broken.check("does a call of `accept` hold a connection while it is pending again? It must return at once")
                 })?;
             }
         }
     }
     for _ in 0..100 {
-        // Dropped as soon as the client has connected, whatever it came to.
+        // Dropped as soon as the client has connected, whatever its state.
         let connecting = pin!(world.connect(address));
         let accepting = Box::pin(listener.accept());
         let what = "a client connects";
@@ -236,14 +237,14 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<
             Either::Right((accepted, connecting)) => {
                 let (_, peer) = well(ACCEPTS, accepted)?;
                 let client = patience.wait_outside(what, connecting).await?;
-                same("who was accepted", well(what, client)?.local_addr(), peer)?;
+                same("the accepted client", well(what, client)?.local_addr(), peer)?;
             }
         }
     }
     Ok(())
 }
 
-/// This client's connection is accepted.
+/// Accepts this client's connection.
 async fn accepted(
     patience: Patience,
     listener: &BoxedListener,
@@ -253,24 +254,24 @@ async fn accepted(
     let lost = pin!(client.closed());
     let accepted = accept_unless(patience, listener, lost).await;
     let (_, peer) = accepted.map_err(|broken| {
-        broken.check("is a connection that was accepted for somebody who went away kept for the next? Or accept only when polled")
+        broken.check("is a connection that was accepted for a dropped call kept for the next one? Or accept only when polled")
     })?;
-    same("who was accepted", expected, peer)
+    same("the accepted client", expected, peer)
 }
 
-/// No client has come: so nobody can have been accepted.
+/// No client has connected, so no connection may be accepted.
 fn nobody(accepted: Poll<io::Result<(BoxedIo, Address)>>) -> Verdict {
     match accepted {
         Poll::Pending => Ok(()),
         Poll::Ready(Ok((_, peer))) => Err(Broken::new(
             "`accept` waits while there is no client",
-            format!("it brings {peer}"),
+            format!("it returns {peer}"),
         )),
         Poll::Ready(Err(error)) => Err(Broken::new(
             "`accept` waits while there is no client",
             error.to_string(),
         )
-        .check("does `accept` return `WouldBlock`? The listener that it is made of may be non-blocking, or not")),
+        .check("does `accept` return `WouldBlock`? The standard listener may or may not be non-blocking")),
     }
 }
 
@@ -279,7 +280,7 @@ pub(super) async fn k5_accept_wakes_who_polled_it_last(world: Arc<Boxed>) -> Ver
     let (listener, address) = listen(&world)?;
     let (before, last) = (Record::default(), Record::default());
     let mut accepting = Box::pin(async { listener.accept().await.map(|(_, peer)| peer) });
-    // Polled before the client comes, by both: what is woken is told afterwards.
+    // Polled by both before the client connects; which one is woken shows afterwards.
     let _ = poll_once(accepting.as_mut(), &before);
     let client = connect(&world, address);
     let (woken, client) = join(
@@ -289,16 +290,16 @@ pub(super) async fn k5_accept_wakes_who_polled_it_last(world: Arc<Boxed>) -> Ver
     .await;
     woken?;
     let peer = patience
-        .wait_outside("`accept` brings the connection", accepting)
+        .wait_outside("`accept` returns the connection", accepting)
         .await?;
-    let peer = well("`accept` brings the connection", peer)?;
-    same("who was accepted", client?.local_addr(), peer)
+    let peer = well("`accept` returns the connection", peer)?;
+    same("the accepted client", client?.local_addr(), peer)
 }
 
 pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Verdict {
     const TASKS: usize = 4;
     let patience = world.patience();
-    let one_each = "is there one waker a listener, the last one's? Each who waits needs one, and a wake that goes to somebody who went away has to go on to another";
+    let one_each = "does the listener keep only the last waker? Each waiting task needs one, and a wake for a task that went away has to be passed on";
     let runtime = world.runtime();
     let (listener, address) = listen(&world)?;
     let listener = Arc::new(listener);
@@ -332,42 +333,42 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Ve
         expected.push(Some(client.local_addr()));
         clients.push(client);
         let next = accepted.when(|accepted| (accepted.len() >= number).then_some(()));
-        let what = format!("client {number} is accepted by one of {TASKS} tasks that wait");
+        let what = format!("client {number} is accepted by one of {TASKS} waiting tasks");
         patience
             .wait_outside(&what, next)
             .await
             .map_err(|broken| broken.check(one_each))?;
     }
-    same("who was accepted", expected, accepted.all())?;
+    same("the accepted client", expected, accepted.all())?;
 
-    // Two wait, one is woken and goes away.
+    // Two wait; the one that is woken goes away.
     let mut goes = Box::pin(listener.accept());
     let mut stays = Box::pin(listener.accept());
     let woken = Record::default();
     nobody(poll_once(goes.as_mut(), &woken))?;
     nobody(poll_once(stays.as_mut(), &woken))?;
     let client = connect(&world, address).await?;
-    wakes(patience, "a client wakes who waits in `accept`", &woken).await?;
+    wakes(patience, "a client wakes the waiting `accept`", &woken).await?;
     drop(goes);
-    let what = "who still waits in `accept` gets the connection";
+    let what = "the task that still waits in `accept` gets the connection";
     let got = patience
         .wait_outside(what, stays)
         .await
         .map_err(|broken| broken.check(one_each))?;
-    same("who was accepted", client.local_addr(), well(what, got)?.1)
+    same("the accepted client", client.local_addr(), well(what, got)?.1)
 }
 
 pub(super) async fn k7_errors_of_accept_come_through_unchanged(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let made = world.listen_to_nothing();
-    let (listener, expected) = well("a socket is bound that does not listen", made)?;
+    let (listener, expected) = well("a socket that does not listen is bound", made)?;
     let check =
-        "is the error swallowed, wrapped, or tried again? What it means is for the pool to decide";
+        "is the error swallowed, wrapped, or retried? The pool decides what it means";
     for _ in 0..2 {
         let what = format!("`accept` fails: {expected}");
         let accepted = patience.wait_outside(&what, listener.accept()).await;
         let seen = match accepted.map_err(|broken| broken.check(check))? {
-            Ok(_) => return Err(Broken::new(what, "it brings a connection")),
+            Ok(_) => return Err(Broken::new(what, "it returns a connection")),
             Err(error) => (error.kind(), error.raw_os_error()),
         };
         let expected = (expected.kind(), expected.raw_os_error());
@@ -378,7 +379,7 @@ pub(super) async fn k7_errors_of_accept_come_through_unchanged(world: Arc<Boxed>
 
 pub(super) async fn k8_dropping_the_listener_closes_the_socket(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
-    let check = "who else holds the socket: a task, a thread, a copy? It has to be closed when the drop returns";
+    let check = "what else holds the socket: a task, a thread, a copy? It has to be closed when the drop returns";
     let (listener, address) = listen(&world)?;
     let mut client = connect(&world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
@@ -399,18 +400,18 @@ pub(super) async fn k8_dropping_the_listener_closes_the_socket(world: Arc<Boxed>
         patience,
         &mut stream,
         &mut client,
-        b"its connections live on",
+        b"its connections stay open",
     )
     .await?;
     let mut unserved = connect(&world, address).await?;
     drop(listener);
     let told = unserved.closed();
     patience
-        .wait_outside("a client that was not accepted is told", told)
+        .wait_outside("a client that was not accepted sees the close", told)
         .await?;
     drop(_late);
     patience
-        .wait_outside("a client that was accepted is told", late.closed())
+        .wait_outside("a client that was accepted sees the close", late.closed())
         .await?;
     Ok(())
 }
@@ -423,7 +424,7 @@ where
 {
     let length = bytes.len();
     let check =
-        "does the stream of the harness read and write with futures-io, and wake who waits?";
+        "does the harness's stream implement futures-io correctly, and wake the waiting task?";
     let mut read = vec![0; length];
     let there = join(client.send(bytes), stream.read_exact(&mut read));
     let what = format!("{length} bytes of a client are read");
@@ -460,7 +461,7 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
     let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.accepted(stream);
     echo(patience, &mut stream, &mut client, b"a few").await?;
-    // More than the system holds for either side.
+    // More than the system buffers on either side.
     let many: Vec<u8> = (0..4_000_000_u32)
         .map(|number| (number % 251) as u8)
         .collect();
@@ -469,7 +470,7 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
     let closed = patience
         .wait_outside("dropping the stream closes the connection", client.closed())
         .await?;
-    same("how the client sees it", Closed::EndOfStream, closed)?;
+    same("how the client's connection ended", Closed::EndOfStream, closed)?;
 
     let client = connect(&world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
@@ -489,14 +490,14 @@ pub(super) async fn k10_a_half_closed_stream_still_carries_bytes(world: Arc<Boxe
     let (stream, _) = accept(patience, &listener).await?;
     let mut stream = world.accepted(stream);
     echo(patience, &mut stream, &mut client, b"before").await?;
-    let what = "the client ends what it sends";
+    let what = "the client shuts down its sending direction";
     well(what, patience.wait_outside(what, client.finish()).await?)?;
-    let what = "the end of what the client sends is read";
+    let what = "the end of the stream is read";
     let count = patience
         .wait_outside(what, stream.read(&mut [0; 8]))
         .await?;
     same("how many bytes are read at the end", 0, well(what, count)?)?;
-    let what = "what is written after that is received";
+    let what = "bytes written after that are received";
     let write = async {
         stream.write_all(b"after").await?;
         stream.flush().await
@@ -505,10 +506,10 @@ pub(super) async fn k10_a_half_closed_stream_still_carries_bytes(world: Arc<Boxe
         .wait_outside(what, join(write, client.receive(5)))
         .await?;
     well(what, written)?;
-    same("what is received", b"after".to_vec(), well(what, received)?)
+    same("the bytes received", b"after".to_vec(), well(what, received)?)
 }
 
-/// Polls a read once, with a waker that records its wakes.
+/// Polls a read once, with a waker that records its calls.
 fn poll_read<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut [u8],
@@ -517,14 +518,14 @@ fn poll_read<S: AsyncRead + Unpin>(
     poll_once(pin!(stream.read(buffer)), woken)
 }
 
-/// The client has sent nothing: so nothing can be read.
+/// The client has sent nothing, so nothing can be read.
 fn nothing_is_read<S: AsyncRead + Unpin>(stream: &mut S, woken: &Record<()>) -> Verdict {
     let seen = match poll_read(stream, &mut [0; 8], woken) {
         Poll::Pending => return Ok(()),
-        Poll::Ready(Ok(count)) => format!("it brings {count} bytes"),
+        Poll::Ready(Ok(count)) => format!("it returns {count} bytes"),
         Poll::Ready(Err(error)) => error.to_string(),
     };
-    let check = "is the socket non-blocking where it has to be, and `WouldBlock` a reason to wait?";
+    let check = "is the socket non-blocking where it has to be, and does `WouldBlock` make the task wait?";
     Err(Broken::new("a read waits while the client has sent nothing", seen).check(check))
 }
 
@@ -546,7 +547,7 @@ struct Writes {
 }
 
 impl Writes {
-    /// More than any system holds for one connection.
+    /// More than any system buffers for one connection.
     const MOST: usize = 256 << 20;
 
     fn new() -> Self {
@@ -556,7 +557,7 @@ impl Writes {
         }
     }
 
-    /// Polls a write once, with a waker that records its wakes.
+    /// Polls a write once, with a waker that records its calls.
     fn poll<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
@@ -576,15 +577,15 @@ impl Writes {
         while self.poll(stream, woken)?.is_ready() {
             if self.written > Self::MOST {
                 let expected = "a write waits while the client reads nothing";
-                let seen = format!("{} bytes are taken, and more", self.written);
-                let check = "is what is written kept in memory, without an end?";
+                let seen = format!("more than {} bytes are accepted", self.written);
+                let check = "are written bytes buffered in memory without a limit?";
                 return Err(Broken::new(expected, seen).check(check));
             }
         }
         Ok(())
     }
 
-    /// The client reads all of it, which is to wake who waits.
+    /// The client receives all of it, which has to wake the waiting write.
     async fn are_received<C: Client>(
         &mut self,
         patience: Patience,
@@ -607,12 +608,12 @@ async fn sends<C: Client>(patience: Patience, client: &mut C, byte: u8) -> Verdi
     )
 }
 
-const LAST: &str = "is the waker registered at each poll that is pending? Each may bring another, and the last is to be woken";
+const LAST: &str = "is the waker registered at each pending poll? Each poll may have a different one, and the last has to be woken";
 
 pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
     world: Arc<Boxed>,
 ) -> Verdict {
-    const EACH: &str = "is there one waker for both directions? A task may read while another writes: each needs its own";
+    const EACH: &str = "do both directions share one waker? A task may read while another writes: each needs its own";
     let patience = world.patience();
     let (listener, address) = listen(&world)?;
     let mut client = connect(&world, address).await?;
@@ -623,7 +624,7 @@ pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
     nothing_is_read(&mut stream, &before)?;
     nothing_is_read(&mut stream, &last)?;
     sends(patience, &mut client, b'a').await?;
-    let what = "a read that waits wakes who polled it last, once a byte has come";
+    let what = "a waiting read wakes the task that polled it last, once a byte has arrived";
     let woken = wakes(patience, what, &last).await;
     woken.map_err(|broken| broken.check(LAST))?;
     read_byte(patience, &mut stream, b'a').await?;
@@ -636,7 +637,7 @@ pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
             break;
         }
     }
-    let what = "a write that waits wakes who polled it last, once there is room";
+    let what = "a waiting write wakes the task that polled it last, once there is buffer space";
     let woken = writes
         .are_received(patience, what, &mut client, &last)
         .await;
@@ -646,7 +647,7 @@ pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
     nothing_is_read(&mut stream, &reader)?;
     writes.fill(&mut stream, &writer)?;
     sends(patience, &mut client, b'b').await?;
-    let what = "a read that waits is woken though a write waits beside it";
+    let what = "a waiting read is woken although a write waits too";
     let woken = wakes(patience, what, &reader).await;
     woken.map_err(|broken| broken.check(EACH))?;
     read_byte(patience, &mut stream, b'b').await?;
@@ -654,7 +655,7 @@ pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
     let (reader, writer) = (Record::default(), Record::default());
     writes.fill(&mut stream, &writer)?;
     nothing_is_read(&mut stream, &reader)?;
-    let what = "a write that waits is woken though a read waits beside it";
+    let what = "a waiting write is woken although a read waits too";
     let woken = writes
         .are_received(patience, what, &mut client, &writer)
         .await;
@@ -677,7 +678,7 @@ pub(super) async fn k12_a_reset_is_read_as_an_error(world: Arc<Boxed>) -> Verdic
         }
         client.reset().await;
         if waits {
-            let what = "a read that waits is woken when the client resets the connection";
+            let what = "a waiting read is woken when the client resets the connection";
             let woken = wakes(patience, what, &woken).await;
             woken.map_err(|broken| broken.check(LAST))?;
         }
@@ -687,25 +688,26 @@ pub(super) async fn k12_a_reset_is_read_as_an_error(world: Arc<Boxed>) -> Verdic
             .wait_outside(what, stream.read(&mut buffer))
             .await?;
         if let Ok(count) = read {
-            let seen = format!("it brings {count} bytes, as at the end of the stream");
-            let check = "is every end of a connection taken for the end of the stream? What was cut off is not whole";
+            let seen = format!("it returns {count} bytes, as at the end of the stream");
+            let check = "is a reset reported as the end of the stream? The data may be truncated";
             return Err(Broken::new(what, seen).check(check));
         }
     }
     Ok(())
 }
 
-/// How the system has the listener's end of a connection.
+/// The listener's end of a connection, as the system reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// It is connected, as seen from here.
+    /// Connected, as seen from this side.
     Open,
-    /// It is shut down, and a descriptor of it is open.
+    /// Shut down, with a descriptor still open.
     Held,
     Gone,
 }
 
-/// Asks the system for the listener's end of a connection; `None` where it does not tell: Linux does.
+/// Asks the system for the listener's end of a connection. Returns `None` where the system does not report it; Linux
+/// does.
 fn end_of(local: Address, peer: Address) -> Option<End> {
     const ESTABLISHED: &str = "01";
     const CLOSE_WAIT: &str = "08";
@@ -734,7 +736,7 @@ fn end_of(local: Address, peer: Address) -> Option<End> {
     })
 }
 
-/// Listens with a socket of this system; `None` in a world without.
+/// Listens with a standard socket. Returns `None` in a world without descriptors.
 fn listen_with(world: &Boxed) -> Result<Option<(BoxedListener, TcpListener, Address)>, Broken> {
     let what = "a socket is bound";
     let socket = well(what, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
@@ -742,7 +744,7 @@ fn listen_with(world: &Boxed) -> Result<Option<(BoxedListener, TcpListener, Addr
     let copy = well(what, socket.try_clone())?;
     match world.listen_with(socket) {
         Some(listener) => Ok(Some((
-            well("a listener is made of a socket", listener)?,
+            well("a socket is converted to a listener", listener)?,
             copy,
             address.into(),
         ))),
@@ -772,32 +774,32 @@ pub(super) async fn k13_dropping_a_stream_closes_its_socket(world: Arc<Boxed>) -
             true => end_of(address, peer),
             false => None,
         };
-        // Nothing but the system can tell: that the client learns of it later may have any reason.
+        // Only the system's view is conclusive: the client may learn of the close later for any reason.
         if now() == Some(End::Open) {
             let expected = "the connection is closed when the drop of its stream returns";
-            let check = "who else holds the socket: a task, a thread, a copy? It has to be closed by the drop";
+            let check = "what else holds the socket: a task, a thread, a copy? It has to be closed by the drop";
             return Err(Broken::new(expected, "it is open").check(check));
         }
-        let what = "a client is told that its stream was dropped";
+        let what = "a client sees that its stream was dropped";
         patience.wait_outside(what, client.closed()).await?;
-        let what = "the descriptor of a stream that was dropped is closed";
+        let what = "the descriptor of a dropped stream is closed";
         let closed = patience.wait_outside(what, no_longer_held(now)).await;
         closed.map_err(|broken| {
             broken
-                .check("is the connection only shut down? Each descriptor that stays open is lost")
+                .check("is the connection only shut down? Its descriptor has to be closed too")
         })?;
     }
     Ok(())
 }
 
-/// Waits until the system says that a socket is gone, or does not tell. It takes a while to answer where there are many sockets:
-/// it is asked on a thread, and less and less often.
+/// Waits until the system reports that a socket is gone, or reports nothing. A query takes a while where there are many
+/// sockets, so it runs on a thread, and less and less often.
 async fn no_longer_held(now: impl Fn() -> Option<End> + Send + 'static) {
     let (tell, told) = oneshot::channel();
     thread::spawn(move || {
         let mut pause = Duration::from_millis(1);
         while matches!(now(), Some(End::Open | End::Held)) && !tell.is_canceled() {
-            // There is no signal for a closed descriptor.
+            // A closed descriptor has no notification.
             thread::sleep(pause);
             pause = (2 * pause).min(Duration::from_secs(1));
         }
@@ -823,13 +825,13 @@ pub(super) async fn k14_connections_wait_in_the_queue_of_the_system(world: Arc<B
         seen.push(peer);
     }
     drop(listener);
-    // What was not asked for is there for whoever else listens with the same socket.
+    // The remaining connections are available to another descriptor of the same socket.
     well(
-        "the copy of a socket is set to not block",
+        "the copy of a socket is made non-blocking",
         copy.set_nonblocking(true),
     )?;
     let what = format!(
-        "{} of {CLIENTS} connections, which nobody asked for, are in the system's queue",
+        "the remaining {} of {CLIENTS} connections are in the system's queue",
         CLIENTS - ACCEPTED
     );
     let look = || {
@@ -843,10 +845,10 @@ pub(super) async fn k14_connections_wait_in_the_queue_of_the_system(world: Arc<B
     };
     let all = patience.until(&world.clock(), &what, look).await;
     all.map_err(|broken| {
-        broken.check("does the listener take connections ahead of the calls of `accept`? They are lost with it, and the backlog has no end")
+        broken.check("does the listener accept connections ahead of the calls of `accept`? They would be lost with it, and bypass the backlog")
     })?;
     let mut expected: Vec<_> = clients.iter().map(Client::local_addr).collect();
     expected.sort_unstable();
     seen.sort_unstable();
-    same("whose connections there were", expected, seen)
+    same("the clients of those connections", expected, seen)
 }

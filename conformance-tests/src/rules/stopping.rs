@@ -1,4 +1,4 @@
-//! Section 6 of the contract: stopping.
+//! Stopping: rules S1 to S9.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -26,34 +26,34 @@ use crate::world::World;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The state of the pool; a stopped one has no status to tell it.
+/// Returns the state of the pool. A stopped pool has no status.
 fn state(pool: &Handle) -> PoolState {
     pool.status()
         .map_or(PoolState::Stopped, |status| status.state)
 }
 
-/// Waits until the stop has come to this phase.
+/// Waits until the stop has reached this phase.
 async fn phase(stage: &Fixture, pool: &Handle, phase: Phase) -> Verdict {
     let look = || match state(pool) {
         PoolState::Stopping(now) if now == phase => Ok(()),
         other => Err(other),
     };
     stage
-        .until(&format!("the stop comes to the phase {phase}"), look)
+        .until(&format!("the stop reaches the phase {phase}"), look)
         .await
 }
 
-/// Waits until the future of `serve` is gone, and tells how it ended.
+/// Waits until the future of `serve` is dropped, and returns how it ended.
 async fn left(stage: &Fixture, served: &Served) -> Result<Departure, Broken> {
     let id = served.child;
     let left = stage.calls.first(move |call| match call {
         Call::Left { child, departure } if *child == id => Some(*departure),
         _ => None,
     });
-    stage.event("the future of `serve` is gone", left).await
+    stage.event("the future of `serve` is dropped", left).await
 }
 
-/// Waits until `terminate` ran so often.
+/// Waits until `terminate` has run this many times.
 async fn terminations(stage: &Fixture, count: usize) -> Verdict {
     let terminated = stage.calls.when(move |calls| {
         let terminate = |call: &&Call| matches!(call, Call::Terminate { .. });
@@ -63,7 +63,7 @@ async fn terminations(stage: &Fixture, count: usize) -> Verdict {
     stage.event(&what, terminated).await
 }
 
-/// Waits until nobody listens on an address any more: it can be bound again.
+/// Waits until no socket listens on an address, so that it can be bound again.
 async fn unbound(stage: &Fixture, address: Address) -> Verdict {
     let bind = || {
         let bound = stage.world.listen_on(address);
@@ -87,7 +87,7 @@ pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result(world: Arc<B
         let (_client, served) = stage.connect(address).await?;
         stage.began(4).await?;
         let mut asking = vec![pool.join().boxed()];
-        // Dropped at the end of this round, unless that is what it is about.
+        // Dropped at the end of this round, unless the drop itself is the reason.
         let owner = match reason {
             StopReason::OwnerDropped => {
                 drop(owner);
@@ -99,13 +99,13 @@ pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result(world: Arc<B
             if reason == StopReason::Requested {
                 asking.push(pool.stop().boxed());
             }
-            stage.order(&failing, Order::Fail("as told")).await?;
-            // The acceptors and the connection that failed are counted: asking again loses none of it.
+            stage.order(&failing, Order::Fail("scripted")).await?;
+            // The acceptors and the failed connection are counted: a second request loses none of them.
             stage.counts(&pool, 1, 1).await?;
             asking.push(pool.stop().boxed());
             asking.push(pool.clone().stop().boxed());
             let asked_again = PoolState::Stopping(Phase::Grace);
-            same("the state after asking again", asked_again, state(&pool))?;
+            same("the state after a second request", asked_again, state(&pool))?;
             stage.order(&served, Order::Return).await?;
         }
         asking.push(pool.join().boxed());
@@ -116,7 +116,7 @@ pub(super) async fn s1_every_way_to_stop_gives_everybody_the_result(world: Arc<B
         same("why the pool stopped", reason, result.reason)?;
         same("acceptors that ended", 2, result.all_acceptors().total())?;
         for other in results {
-            same("the result that another got", &result, &other)?;
+            same("the result that another caller got", &result, &other)?;
         }
     }
     Ok(())
@@ -140,20 +140,20 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever(world: Arc<Boxed>) -> Verdict
         .await?;
     for open in 2..=4 {
         let (mut late, late_served) = stage.connect(address).await?;
-        stage.echo(&mut late, "accepted as ever").await?;
+        stage.echo(&mut late, "accepted as before").await?;
         let draining = late_served.lifecycle.draining().is_set();
         same(
-            "*draining* of a connection that comes late",
+            "*draining* of a late connection",
             false,
             draining,
         )?;
-        // It is held no longer than this, and another one may take its place.
+        // It is not held any longer, and another may take its slot.
         stage.order(&late_served, Order::Return).await?;
         stage.ended(&pool, late_served.child).await?;
         stage.began(2 + open).await?;
     }
     let draining = served.lifecycle.draining().is_set();
-    same("*draining* of a connection that was there", false, draining)?;
+    same("*draining* of an earlier connection", false, draining)?;
     stage.echo(&mut client, "left alone").await?;
     stage.waiting(&pool, 2).await?;
     let listeners = pool.listeners();
@@ -166,10 +166,10 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever(world: Arc<Boxed>) -> Verdict
     same("the listeners", expected, listed)?;
     same("the state", lame, state(&pool))?;
     stage.event("the pool is killed", pool.kill()).await?;
-    // Now nobody can terminate any more; and who is killed does not.
+    // No acceptor can terminate any more: a killed one does not.
     same("terminations", 0, stage.terminated().len())?;
 
-    // For that long.
+    // For the configured duration.
     let stage = Fixture::new(&world);
     let lame_duck = 60 * MILLISECOND;
     let pool = stage.start(stage.spec("s2").lame_duck(lame_duck))?;
@@ -183,10 +183,10 @@ pub(super) async fn s2_a_lame_duck_accepts_as_ever(world: Arc<Boxed>) -> Verdict
         _ => None,
     });
     let after = stage.event("the acceptor terminates", terminated).await? - began;
-    let what = format!("the acceptor waited on for {lame_duck:?}, it was {after:?}");
+    let what = format!("the acceptor kept waiting for {lame_duck:?}: {after:?}");
     same(&what, true, after >= lame_duck)?;
 
-    // None, unless the spec says so.
+    // None unless the spec sets one.
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("s2").grace(Grace::Unlimited))?;
     let (_, address) = stage.listen(&pool, 1)?;
@@ -203,7 +203,7 @@ pub(super) async fn s3_listeners_close_and_acceptors_terminate(world: Arc<Boxed>
     let (_, first) = stage.listen(&pool, 3)?;
     stage.began(3).await?;
     let (_, second) = stage.listen(&pool, 2)?;
-    // Two go on waiting; this one's replacement stays in `init`, as do those of the second listener.
+    // Two keep waiting; this one's replacement stays in `init`, as do those of the second listener.
     let (mut client, served) = stage.connect(first).await?;
     stage.began(6).await?;
     let stopping = pool.stop();
@@ -242,7 +242,7 @@ pub(super) async fn s3_listeners_close_and_acceptors_terminate(world: Arc<Boxed>
     stage.listen(&pool, 2)?;
     stage.began(2).await?;
     let report = stage.event("the pool stops", pool.stop()).await?;
-    same("it was waited for in grace", true, report.elapsed >= grace)?;
+    same("grace waits for it", true, report.elapsed >= grace)?;
     let ends = report.acceptors(Phase::Stop).of(EndKind::Stopped);
     same("acceptors dropped at the stop phase", 2, ends)
 }
@@ -262,7 +262,7 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early(world: Arc<
         stage.counts(&pool, 2, 2).await?;
         let began = stage.now();
         let stopping = pool.stop();
-        // A grace that is too short is over by now.
+        // A grace that is too short would be over by now.
         stage.pass_until(began + 20 * MILLISECOND).await;
         stage.echo(&mut first, "left alone").await?;
         stage.echo(&mut second, "left alone").await?;
@@ -274,11 +274,11 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early(world: Arc<
         let report = stage.event(&what, stopping).await?;
         let ends = report.connections(Phase::Grace).of(EndKind::Normal);
         same("connections that ended in grace", 2, ends)?;
-        // There is nobody left to tell it: it never was told.
+        // The connection is gone and was never signalled.
         same(&format!("*stop* in {grace:?}"), false, told.is_set())?;
     }
 
-    // Zero, unless the spec says so; and no less than the spec says.
+    // Zero unless the spec sets it, and no less than the spec sets.
     for grace in [None, Some(60 * MILLISECOND)] {
         let stage = Fixture::new(&world);
         let spec = stage.spec("s4").shutdown(Shutdown::Unlimited);
@@ -295,11 +295,11 @@ pub(super) async fn s4_grace_leaves_connections_alone_and_ends_early(world: Arc<
         let stopping = pool.stop();
         if grace.is_none() {
             let ended = PoolState::Stopping(Phase::Grace) != state(&pool);
-            same("without a grace it is over at once", true, ended)?;
+            same("without a grace the stop ends at once", true, ended)?;
         }
         let report = stage.event("the pool stops", stopping).await?;
         let departure = left(&stage, &served).await?;
-        let what = format!("how a connection ended that outlasted a grace of {grace:?}");
+        let what = format!("how a connection that outlasted a grace of {grace:?} ended");
         same(&what, Departure::Dropped, departure)?;
         let kept = report.elapsed >= grace.unwrap_or_default();
         same("the grace was kept", true, kept)?;
@@ -318,7 +318,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Box
     stage.order(&served, trap).await?;
     let report = stage.event("the pool stops", pool.stop()).await?;
     let departure = left(&stage, &served).await?;
-    let what = "how a connection ended where shutdown is kill";
+    let what = "how a connection ended with shutdown *kill*";
     same(what, Departure::Dropped, departure)?;
     let stop_phase = report.connections(Phase::Stop).total();
     same("connections that ended at a stop phase", 0, stop_phase)?;
@@ -334,13 +334,13 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Box
     let stopping = pool.stop();
     let told = served.lifecycle.trap_stop().wait();
     stage
-        .event("the connection is told at the stop phase", told)
+        .event("the connection is signalled at the stop phase", told)
         .await?;
-    stage.echo(&mut client, "it may go on").await?;
+    stage.echo(&mut client, "it may continue").await?;
     stage.order(&served, Order::Return).await?;
     let report = stage.event("the pool stops", stopping).await?;
     let ends = report.connections(Phase::Stop).of(EndKind::Normal);
-    same("connections that left by themselves", 1, ends)?;
+    same("connections that returned by themselves", 1, ends)?;
 
     // Three at a time: the first is over after 5 s, the others are not.
     let world = Boxed::fast(&world);
@@ -354,7 +354,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Box
     let (never, never_pool, never_served, _client) = outlasted(&world, never).await?;
     let (supervisor, supervisor_pool, supervisor_served, _client) =
         outlasted(&world, supervisor).await?;
-    // These first: should they be over after 5 s, too, then before the other.
+    // These are polled first: if they too were over after 5 s, they would be so before the other.
     drop((never_pool.stop(), supervisor_pool.stop()));
     let began = default.now();
     let stopping = default_pool.stop();
@@ -362,7 +362,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Box
     let report = default.event("5 s are over", stopping).await?;
     let killed = report.connections(Phase::Kill).of(EndKind::Killed);
     same("killed after the default", 1, killed)?;
-    let what = format!("the default is 5 s, it took {:?}", report.elapsed);
+    let what = format!("the default is 5 s: it took {:?}", report.elapsed);
     same(&what, true, report.elapsed >= 5 * SECOND)?;
     for (stage, pool, served, what) in [
         (never, never_pool, never_served, "never"),
@@ -378,7 +378,7 @@ pub(super) async fn s5_shutdown_is_kill_within_a_time_or_for_ever(world: Arc<Box
         stage.order(&served, Order::Return).await?;
         let report = stage.join(&pool).await?;
         let ends = report.connections(Phase::Stop).of(EndKind::Normal);
-        same("connections that left by themselves", 1, ends)?;
+        same("connections that returned by themselves", 1, ends)?;
     }
     Ok(())
 }
@@ -414,19 +414,19 @@ pub(super) async fn s6_what_is_left_is_killed_and_reported_with_a_count(
             stage.order(&served, Order::TrapAndStay).await?;
             held.push((client, served));
         }
-        // They alone are left: how soon acceptors terminate is the machine's.
+        // Only connections are left, because the machine decides how soon acceptors terminate.
         stage.close(&pool, listener).await?;
         stage.counts(&pool, 3, 3).await?;
         let report = stage.event("the pool stops", pool.stop()).await?;
         for (client, served) in &mut held {
             let departure = left(&stage, served).await?;
-            let what = format!("how a connection ended that stays, {shutdown:?}");
+            let what = format!("how a connection that stays ended, {shutdown:?}");
             same(&what, Departure::Dropped, departure)?;
             stage.closed(client).await?;
         }
         let killed = report.connections(Phase::Kill).of(EndKind::Killed);
         same(&format!("killed, {shutdown:?}"), 3, killed)?;
-        // With the result all reports are there.
+        // All reports have been delivered once `stop` has returned.
         let reported = stage.reports.look(|reports| {
             let count = |event: &Event<_>| match event {
                 Event::KilledWhileStopping { count, .. } => Some(*count),
@@ -441,7 +441,7 @@ pub(super) async fn s6_what_is_left_is_killed_and_reported_with_a_count(
     Ok(())
 }
 
-/// How the connections ended: normal, clean, error, panic, killed, stopped, all.
+/// Returns how the connections ended: normal, clean, error, panic, killed, stopped, all.
 fn ways(ends: &Ends) -> [usize; 7] {
     let [normal, clean, error, panic, killed, stopped] = [
         EndKind::Normal,
@@ -459,7 +459,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
     let long = Fixture::new(&world).patience.out_of_reach();
     for last in [Phase::LameDuck, Phase::Grace, Phase::Stop] {
         let stage = Fixture::new(&world);
-        // The phase in which all of them end would go on for long, and those before it are not there.
+        // The phase in which all of them end would last long, and the earlier phases are absent.
         let spec = stage.spec("s7").shutdown(Shutdown::Unlimited);
         let pool = stage.start(match last {
             Phase::LameDuck => spec.lame_duck(long),
@@ -470,7 +470,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
         let mut connections = Vec::new();
         for _ in 0..7 {
             let (client, served) = stage.connect(address).await?;
-            // Or the stop phase would take it along.
+            // Otherwise the stop phase would end it.
             stage.order(&served, Order::TrapAndStay).await?;
             connections.push((client, served));
         }
@@ -480,15 +480,15 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
         phase(&stage, &pool, last).await?;
         stage.pass_until(began + 20 * MILLISECOND).await;
         if last == Phase::LameDuck {
-            // A lame duck has acceptors as long as it has a listener.
+            // A lame duck has acceptors while it has a listener.
             stage.close(&pool, listener).await?;
         }
         let orders = [
             Order::Return,
             Order::Return,
             Order::ExitCleanly,
-            Order::Fail("as told"),
-            Order::Panic("as told"),
+            Order::Fail("scripted"),
+            Order::Panic("scripted"),
         ];
         for ((_, served), order) in connections.iter().zip(orders) {
             stage.order(served, order).await?;
@@ -498,13 +498,13 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
             return Err(Broken::new("7 connections", connections.len().to_string()));
         };
         let tell = |told: Result<(), ChildError>| {
-            told.map_err(|error| Broken::new("the connection is told", error.to_string()))
+            told.map_err(|error| Broken::new("the connection receives the call", error.to_string()))
         };
         tell(pool.kill_child(killed.child))?;
         stage.ended(&pool, killed.child).await?;
         tell(pool.stop_child(stopped.child))?;
-        // It trapped the stop: it is told, and what it does then is its own.
-        let what = "the connection that is stopped is told";
+        // The connection trapped the stop: it is signalled and decides how to end.
+        let what = "the stopped connection is signalled";
         stage
             .event(what, stopped.lifecycle.trap_stop().wait())
             .await?;
@@ -527,7 +527,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
         let acceptors = report.all_acceptors();
         let stopped = (acceptors.of(EndKind::Stopped), acceptors.total());
         same("acceptors that ended: stopped, all", (2, 2), stopped)?;
-        // By the order of what the clock told, not by how long anything took.
+        // Based on the order of clock readings, not on the duration of anything.
         let bounds = 20 * MILLISECOND..=took;
         let what = format!("{:?} is within {bounds:?}", report.elapsed);
         same(&what, true, bounds.contains(&report.elapsed))?;
@@ -562,7 +562,7 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
         same(&format!("ends in the phase {last}"), expected, ends)?;
     }
 
-    // With no child at all there is nothing to wait for.
+    // Without any child there is nothing to wait for.
     let stage = Fixture::new(&world);
     let spec = stage.spec("s7").lame_duck(long).grace(Grace::Unlimited);
     let pool = stage.start(spec.shutdown(Shutdown::Unlimited))?;
@@ -570,17 +570,17 @@ pub(super) async fn s7_the_result_says_who_ended_how_and_when(world: Arc<Boxed>)
     same("ends", 0, report.all_acceptors().total())
 }
 
-/// Polls the task of a connection no more: it suspends nowhere.
+/// Stops polling the task of a connection: it reaches no suspension point.
 async fn hold(stage: &Fixture, served: &Served) -> Result<TaskId, Broken> {
     let no_task = || Broken::new("`serve` runs on a spawned task", "it does not");
     let task = served.task.ok_or_else(no_task)?;
     let held = stage.world.hold(task);
-    stage.event("the connection's task rests", held).await?;
+    stage.event("the connection's task is held", held).await?;
     Ok(task)
 }
 
-/// A child that blocks its thread would, in a world with one thread, block the pool with it. So a task is withheld from
-/// the runtime first: a child that is not polled, while no other is either, looks the same as one that is blocked.
+/// A child that blocks its thread would, in a world with one thread, block the pool too. So a task is first withheld
+/// from the runtime: a child that is not polled, while no other is either, looks the same as a blocked one.
 pub(super) async fn s8_a_child_that_does_not_suspend_is_left(world: Arc<Boxed>) -> Verdict {
     for patience in [Some(500 * MILLISECOND), None] {
         let world = Boxed::instrumented(&Boxed::fast(&world));
@@ -592,7 +592,7 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left(world: Arc<Boxed>) 
         })?;
         let (listener, address) = stage.listen(&pool, 1)?;
         let (mut client, stuck) = stage.connect(address).await?;
-        // It alone is left: how soon others suspend is the machine's.
+        // Only this child is left, because the machine decides how soon others suspend.
         stage.close(&pool, listener).await?;
         stage.counts(&pool, 1, 1).await?;
         let task = hold(&stage, &stuck).await?;
@@ -600,10 +600,10 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left(world: Arc<Boxed>) 
         let stopping = pool.stop();
         let patience = patience.unwrap_or(SECOND);
         stage.pass_until(began + patience).await;
-        let report = stage.event("the pool ends all the same", stopping).await?;
-        same("children left as stuck", 1, report.stuck)?;
+        let report = stage.event("the pool stops without the stuck child", stopping).await?;
+        same("children abandoned as stuck", 1, report.stuck)?;
         let what = format!(
-            "a kill timeout of {patience:?}, it was {:?}",
+            "after a kill timeout of {patience:?}: {:?}",
             report.elapsed
         );
         same(&what, true, report.elapsed >= patience)?;
@@ -618,12 +618,12 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left(world: Arc<Boxed>) 
             counts.collect::<Vec<_>>()
         });
         same("the counts of the reports", vec![1], reported)?;
-        // As soon as it suspends it is gone.
+        // It is gone as soon as it suspends.
         stage.world.release(task);
         let departure = left(&stage, &stuck).await?;
-        same("how it ended at last", Departure::Dropped, departure)?;
+        same("how it finally ended", Departure::Dropped, departure)?;
         stage.closed(&mut client).await?;
-        same("the result stays", report, stage.join(&pool).await?)?;
+        same("the result does not change", report, stage.join(&pool).await?)?;
     }
     children_in_turn_are_waited_for(&world).await?;
     if let Some(_other) = AnotherThread::of(&world).await {
@@ -635,7 +635,7 @@ pub(super) async fn s8_a_child_that_does_not_suspend_is_left(world: Arc<Boxed>) 
     Ok(())
 }
 
-/// Children whose turn has not come, one of which ends now and then: the runtime polls tasks of the pool.
+/// Children that wait to be polled, one of which ends now and then: the runtime does poll tasks of the pool.
 async fn children_in_turn_are_waited_for(world: &Arc<Boxed>) -> Verdict {
     const CONNECTIONS: usize = 10;
     let world = Boxed::instrumented(world);
@@ -656,12 +656,12 @@ async fn children_in_turn_are_waited_for(world: &Arc<Boxed>) -> Verdict {
     }
     let stopping = pool.stop();
     for task in tasks {
-        // Less than a kill timeout each, and more all together.
+        // Less than a kill timeout each, and more in total.
         stage.pass_until(stage.now() + kill_timeout / 8).await;
         world.release(task);
     }
     let report = stage.event("the pool stops", stopping).await?;
-    let what = "children left as stuck, of those that waited for their turn";
+    let what = "children abandoned as stuck, of those that waited to be polled";
     same(what, 0, report.stuck)?;
     let killed = report.connections(Phase::Kill).of(EndKind::Killed);
     same("connections killed", CONNECTIONS, killed)?;
@@ -676,7 +676,7 @@ enum Blocks {
     InDrop,
 }
 
-/// Blocks the thread that comes to it, until the other end is dropped.
+/// Blocks a thread until the other end is dropped.
 #[derive(Clone)]
 struct Barrier {
     blocking: Record<()>,
@@ -745,17 +745,17 @@ async fn blocked_child_is_left(world: &Arc<Boxed>, blocks: Blocks) -> Verdict {
     if blocks == Blocks::InPoll {
         barrier.is_blocking(&stage).await?;
     }
-    // It alone is left: how soon others suspend is the machine's.
+    // Only this child is left, because the machine decides how soon others suspend.
     stage.close(&pool, listener).await?;
     stage.counts(&pool, 1, 1).await?;
     let began = stage.now();
     let killing = pool.kill();
     stage.pass_until(began + kill_timeout).await;
-    let what = format!("the pool ends though a child blocks its thread, {blocks:?}");
+    let what = format!("the pool stops although a child blocks its thread, {blocks:?}");
     let report = stage.event(&what, killing).await?;
-    same("children left as stuck", 1, report.stuck)?;
+    same("children abandoned as stuck", 1, report.stuck)?;
     let what = format!(
-        "a kill timeout of {kill_timeout:?}, it was {:?}",
+        "after a kill timeout of {kill_timeout:?}: {:?}",
         report.elapsed
     );
     same(&what, true, report.elapsed >= kill_timeout)?;
@@ -772,11 +772,11 @@ async fn blocked_observer_is_left(world: &Arc<Boxed>) -> Verdict {
     let pool = stage.start(stage.plain_spec("s8").kill_timeout(50 * MILLISECOND))?;
     let (_, address) = stage.listen(&pool, 1)?;
     let (_client, served) = stage.connect(address).await?;
-    stage.order(&served, Order::Fail("as told")).await?;
+    stage.order(&served, Order::Fail("scripted")).await?;
     barrier.is_blocking(&stage).await?;
     let stopping = pool.stop();
     stage
-        .event("the pool ends though its observer blocks", stopping)
+        .event("the pool stops although its observer blocks", stopping)
         .await?;
     drop(open);
     Ok(())
@@ -788,7 +788,7 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once(world: Arc<Bo
     let spec = stage.spec("s9").lame_duck(stage.patience.out_of_reach());
     let spec = spec.grace(Grace::Unlimited).shutdown(Shutdown::Unlimited);
     let owner = stage.start(spec)?;
-    // Handles, and the latches of a connection, keep nothing alive.
+    // Neither handles nor a connection's latches keep the pool alive.
     let pool = owner.handle();
     let (listener, address) = stage.listen(&pool, 2)?;
     let (_first, stays) = stage.connect(address).await?;
@@ -796,10 +796,10 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once(world: Arc<Bo
     let (_third, stuck) = stage.connect(address).await?;
     stage.order(&stays, Order::TrapAndStay).await?;
     let task = hold(&stage, &stuck).await?;
-    // It does not wait for a child that does not suspend; the pool does, for its kill timeout. If it waited this check would
-    // have no end.
+    // The drop does not wait for a child that does not suspend; the pool does, for its kill timeout. If the drop
+    // waited, this check would never end.
     drop(owner);
-    // One may be: the order to hold a task wakes all of them.
+    // A poll may be in progress, because holding a task wakes all of them.
     let rests = || match plain.task.is_some_and(|task| stage.world.is_polled(task)) {
         true => Err("it is being polled"),
         false => Ok(()),
@@ -807,7 +807,7 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once(world: Arc<Bo
     stage
         .until("no poll of the second connection is under way", rests)
         .await?;
-    // It would take the order in its next poll.
+    // The connection would receive the command in its next poll.
     let polled = stage.order(&plain, Order::TrapAndStay).await.is_ok();
     let what = "a connection is polled after the owner was dropped";
     same(what, false, polled)?;
@@ -821,7 +821,7 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once(world: Arc<Bo
     stage.world.release(task);
     let report = stage.join(&pool).await?;
     same("why it stopped", StopReason::OwnerDropped, report.reason)?;
-    same("children left as stuck", 0, report.stuck)?;
+    same("children abandoned as stuck", 0, report.stuck)?;
     let killed = report.connections(Phase::Kill).of(EndKind::Killed);
     same("connections killed", 3, killed)?;
     unbound(&stage, address).await?;
@@ -838,7 +838,7 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once(world: Arc<Bo
     )?;
     same("`kill_child`", stopped, pool.kill_child(plain.child))?;
     let closed = pool.close_listener(listener);
-    let closed = stage.event("`close_listener` is answered", closed).await?;
+    let closed = stage.event("`close_listener` returns", closed).await?;
     same("`close_listener`", Err(CloseError::Stopped), closed)?;
     let reconfigured = pool.reconfigure(stage.spec("late"), WaitingAcceptors::Keep);
     let refused = matches!(reconfigured, Err(ReconfigureError::Stopped));
@@ -853,8 +853,8 @@ pub(super) async fn s9_dropping_the_owner_kills_everything_at_once(world: Arc<Bo
     let added = pool.add_listener(late, 1).map_err(|error| error.reason);
     let refused = matches!(added, Err(AddListenerReason::Stopped));
     same("`add_listener` is refused", true, refused)?;
-    let again = stage.event("`stop` is answered", pool.stop()).await?;
-    same("what `stop` says", &report, &again)?;
-    let again = stage.event("`kill` is answered", pool.kill()).await?;
-    same("what `kill` says", &report, &again)
+    let again = stage.event("`stop` returns", pool.stop()).await?;
+    same("the result of `stop`", &report, &again)?;
+    let again = stage.event("`kill` returns", pool.kill()).await?;
+    same("the result of `kill`", &report, &again)
 }

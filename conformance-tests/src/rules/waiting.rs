@@ -1,4 +1,4 @@
-//! What waiting costs, and in which order it ends: B9, L5 and L6 of the contract.
+//! The cost and the order of waiting: rules B9, L5 and L6.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::Client;
 
-/// What the acceptor of B9 is asked, and what becomes of what it makes.
+/// The calls of B9's acceptor, and the drop of its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Init,
-    /// For the future of `serve`, which is then made.
+    /// The future of `serve` is created.
     Serve,
     StateDropped,
 }
 
-/// Tells when the future of `serve` is made.
+/// Records when the future of `serve` is created.
 struct Making {
     asked: Record<Asked>,
     hibernating: AtomicUsize,
@@ -60,7 +60,7 @@ impl<L: Listener> Acceptor<L> for Making {
     ) -> impl Future<Output = Result<(), BoxError>> + Send {
         self.asked.push(Asked::Serve);
         async move {
-            // First: that the connection is closed tells that it is gone.
+            // Dropped first: the closed connection signals that the state is gone.
             drop(state);
             drop(connection);
             Ok(())
@@ -72,8 +72,8 @@ impl<L: Listener> Acceptor<L> for Making {
     }
 }
 
-/// Memory itself cannot be seen on every runtime. What can: nobody asks for the future of `serve`, whatever its size,
-/// before there is a connection, and the state is held until then.
+/// Memory cannot be measured on every runtime. What can be observed: the future of `serve`, whatever its size, is not
+/// created before there is a connection, and the state is held until then.
 pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection(
     world: Arc<Boxed>,
 ) -> Verdict {
@@ -96,23 +96,23 @@ pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection(
         same(&what, connections, made)?;
         let dropped = asked.look(|all| count(all, Asked::StateDropped));
         let held = inits - dropped;
-        same("states held by who waits", ACCEPTORS, held)?;
+        same("states held by waiting acceptors", ACCEPTORS, held)?;
         let mut client = stage.knock(address).await?;
         stage.closed(&mut client).await?;
     }
     Ok(())
 }
 
-/// How many connections are made to see what each costs.
+/// How many connections are made to measure the cost of each.
 const CONNECTIONS: usize = 20;
 
-/// What `accept` costs for 20 connections, one after the other, while so many acceptors wait.
+/// Returns what `accept` costs for 20 consecutive connections while this many acceptors wait.
 async fn cost(world: &Arc<Boxed>, acceptors: usize) -> Result<Counted, Broken> {
     let world = Boxed::instrumented(world);
     let stage = Fixture::new(&world);
     let pool = stage.start(stage.spec("l5"))?;
     let (_, address) = stage.listen(&pool, acceptors)?;
-    // Everybody waits before a connection comes: nothing is found by chance, without a wake-up.
+    // All acceptors wait before a connection arrives, so none is found without a wake-up.
     let rest = async |inits: usize| {
         stage.began(inits).await?;
         let look = || match world.cost().waits() {
@@ -142,27 +142,27 @@ pub(super) async fn l5_many_acceptors_cost_no_more_than_one(world: Arc<Boxed>) -
     for acceptors in [2, 32] {
         let many = cost(&world, acceptors).await?;
         let what = format!(
-            "{acceptors} acceptors and {CONNECTIONS} connections took {many:?}, one acceptor took {one:?}"
+            "{acceptors} acceptors and {CONNECTIONS} connections cost {many:?}, one acceptor costs {one:?}"
         );
         same(
             &format!("no more calls: {what}"),
             true,
             many.calls <= one.calls,
         )?;
-        // A wake-up more now and then is the runtime's; one more for each connection is not.
+        // An occasional extra wake-up is the runtime's choice; one per connection is not.
         let wakes = many.wakes < one.wakes + CONNECTIONS;
         same(&format!("no more wake-ups: {what}"), true, wakes)?;
-        // So is a poll, of which each connection takes some, and some are one with the next.
+        // The same holds for polls, of which each connection takes some and some are shared with the next.
         let polls = many.polls <= 2 * one.polls;
         same(&format!("no more polls: {what}"), true, polls)?;
     }
     Ok(())
 }
 
-/// An `init` that waits for leave to return, and then the task in which it does.
+/// An `init` that waits for permission to return, and the task in which it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gate {
-    /// It was begun.
+    /// It has begun.
     Begun(ChildId),
     /// It may return.
     Open(ChildId),
@@ -170,7 +170,7 @@ enum Gate {
     Through(ChildId, Option<TaskId>),
 }
 
-/// Its acceptors begin to wait when they are told to.
+/// Its acceptors begin to wait on request.
 struct Gated {
     gate: Record<Gate>,
     served: Record<(Address, ChildId)>,
@@ -212,7 +212,7 @@ pub(super) async fn l6_who_waits_longest_gets_the_next_connection(world: Arc<Box
     let pool = stage.start(Spec::new("l6", stage.tampered(gated)))?;
     let (_, address) = stage.listen(&pool, ACCEPTORS)?;
     let mut clients = Vec::new();
-    // The first ones, and twice those that took their places.
+    // The first acceptors, and two generations of replacements.
     for round in 1..=3 {
         let begun = gate.when(|all| {
             let begun = all.iter().filter_map(|gate| match gate {
@@ -234,7 +234,7 @@ pub(super) async fn l6_who_waits_longest_gets_the_next_connection(world: Arc<Box
             let task = task.ok_or_else(|| {
                 Broken::new("`init` runs on a task of the runtime", "it runs elsewhere")
             })?;
-            // It begins to wait in the very poll in which `init` returns.
+            // It begins to wait in the same poll in which `init` returns.
             let over = || match world.is_polled(task) {
                 true => Err("it is under way"),
                 false => Ok(()),

@@ -202,7 +202,7 @@ fn behaviour() -> Vec<Case> {
         breaks(
             "B2",
             callbacks(Callbacks::HibernateIgnored),
-            "the number of the `init` that answered hibernate",
+            "the number of the `init` that returned hibernate",
             &["B3", "B4", "B6", "L2"],
         ),
         breaks(
@@ -241,7 +241,7 @@ fn behaviour() -> Vec<Case> {
         breaks(
             "B4",
             callbacks(Callbacks::RetriesInPairs),
-            "how often `init` ran while one tries again",
+            "how often `init` ran while one acceptor retries",
             &["B1", "B3", "B5"],
         ),
         breaks(
@@ -256,7 +256,7 @@ fn behaviour() -> Vec<Case> {
                 counts: Some(Box::new(|counts| counts.acceptors = 0)),
                 ..Tamper::default()
             },
-            "connections, children, and whether the replacement is started",
+            "connections, children, and whether the replacement has started",
             &["B2", "Q1"],
         ),
         breaks(
@@ -265,7 +265,7 @@ fn behaviour() -> Vec<Case> {
                 list.iter_mut()
                     .for_each(|one| one.state = AcceptorState::Spaced);
             }),
-            "connections, children, and whether the replacement is started",
+            "connections, children, and whether the replacement has started",
             &["B1", "L1", "N2"],
         ),
         breaks(
@@ -277,7 +277,7 @@ fn behaviour() -> Vec<Case> {
         breaks(
             "B5",
             callbacks(Callbacks::InitAfterInitNow),
-            "how often `init` ran where `init_now` returned a state",
+            "how often `init` ran although `init_now` returned a state",
             &["B1", "B7", "L1"],
         ),
         breaks(
@@ -348,25 +348,25 @@ fn behaviour() -> Vec<Case> {
         breaks(
             "B11",
             callbacks(Callbacks::ServeElsewhere),
-            "`serve` runs on a task of the value that the pool was given",
+            "`serve` runs on a task of the pool's runtime value",
             &["B1", "B5", "L1"],
         ),
         breaks(
             "B11",
             callbacks(Callbacks::InitElsewhere),
-            "callbacks that run elsewhere",
+            "callbacks that run outside the pool's tasks",
             &["B1", "B2", "L1"],
         ),
         breaks(
             "B11",
             callbacks(Callbacks::TerminateElsewhere),
-            "callbacks that run elsewhere",
+            "callbacks that run outside the pool's tasks",
             &["B1", "B6", "L3"],
         ),
         breaks(
             "B11",
             conduct(Verb::AddListenerOn, Conduct::Ignored),
-            "the runtime value that `serve` runs on, of a listener that has a value of its own",
+            "the runtime value that `serve` runs on, for a listener with its own runtime value",
             &["B1", "B5", "L1"],
         ),
     ]
@@ -389,7 +389,7 @@ fn ends() -> Vec<Case> {
         breaks(
             "E2",
             callbacks(Callbacks::ServeKept),
-            "the future is gone when the list says so",
+            "the future is dropped when the list shows the end",
             &["B1", "B4", "E3"],
         ),
         breaks(
@@ -457,7 +457,7 @@ fn ends() -> Vec<Case> {
         breaks(
             "E5",
             peer_gone(is_peer_gone),
-            "the pool runs after an error that its classifier knows",
+            "the pool runs after an error that its classifier matches",
             &["E1", "E3"],
         ),
         breaks(
@@ -469,7 +469,7 @@ fn ends() -> Vec<Case> {
         breaks(
             "E5",
             connection_reports(ConnectionReports::Disconnects),
-            "disconnections reported where none are asked for",
+            "disconnections reported although not requested",
             &["E1", "E3", "I1"],
         ),
         breaks(
@@ -492,7 +492,7 @@ fn ends() -> Vec<Case> {
         breaks(
             "E6",
             conduct(Verb::KillChild, Conduct::Ignored),
-            "the holder of the guard is told",
+            "the guard's holder is notified",
             &["B1", "B5"],
         ),
     ]
@@ -533,7 +533,7 @@ fn intensities() -> Vec<Case> {
         breaks(
             "I3",
             shutdown(Shutdown::Kill),
-            "connections that were told to stop",
+            "connections that were signalled to stop",
             &["I1", "I2", "B4"],
         ),
         breaks(
@@ -577,13 +577,13 @@ fn listeners() -> Vec<Case> {
         breaks(
             "L3",
             ListenerFlaw::StaysOpen,
-            "the socket of a listener that was closed is closed",
+            "the socket of a closed listener is closed",
             &["B1", "L2", "N1"],
         ),
         breaks(
             "L3",
             conduct(Verb::CloseListener, Conduct::Ignored),
-            "the socket of a listener that was closed is closed",
+            "the socket of a closed listener is closed",
             &["B6", "L2", "L4"],
         ),
         breaks(
@@ -601,7 +601,7 @@ fn listeners() -> Vec<Case> {
         breaks(
             "L4",
             reported(0, |event| matches!(event, Event::ListenerFailed { .. })),
-            "the failed listeners that were reported",
+            "the listeners reported as failed",
             &["B1", "L1", "L2", "L3"],
         ),
         breaks(
@@ -625,7 +625,7 @@ fn listeners() -> Vec<Case> {
         breaks(
             "L8",
             ListenerFlaw::StaysOpen,
-            "what binding its address again says on the report",
+            "the result of binding its address again on the report",
             &["B1", "L2", "N1"],
         ),
         breaks(
@@ -642,7 +642,7 @@ fn listeners() -> Vec<Case> {
         breaks(
             "L9",
             last_listener(LastListener::Stop),
-            "the pool runs on without a listener",
+            "the pool keeps running without a listener",
             &["L1", "L3", "L4"],
         ),
         breaks(
@@ -658,7 +658,7 @@ fn listeners() -> Vec<Case> {
                     *listeners_left = 1;
                 }
             }),
-            "listeners left, as the reports say",
+            "listeners left, according to the reports",
             &["L4", "A3"],
         ),
     ]
@@ -669,25 +669,25 @@ fn signals() -> Vec<Case> {
         breaks(
             "N1",
             conduct(Verb::CloseListener, Conduct::Ignored),
-            "*draining* after Close reaches who waited",
+            "*draining* after Close reaches a task that waited",
             &["B6", "N2"],
         ),
         breaks(
             "N1",
             conduct(Verb::Stop, Conduct::Ignored),
-            "*draining* after Stop reaches who waited",
+            "*draining* after Stop reaches a task that waited",
             &["E4", "L3"],
         ),
         breaks(
             "N2",
             shutdown(Shutdown::Kill),
-            "how who trapped ended",
+            "how the connection that trapped the stop ended",
             &["B1", "E1", "L3", "N1"],
         ),
         breaks(
             "N2",
             shutdown(Shutdown::Within(Duration::from_millis(200))),
-            "it had all the time",
+            "it had the whole shutdown timeout",
             &["B1", "E1", "L3"],
         ),
     ]
@@ -769,19 +769,19 @@ fn stopping() -> Vec<Case> {
         breaks(
             "S4",
             grace(Grace::Unlimited),
-            "without a grace it is over at once",
+            "without a grace the stop ends at once",
             &["S1", "I1", "E4"],
         ),
         breaks(
             "S5",
             shutdown(Shutdown::Unlimited),
-            "how a connection ended where shutdown is kill",
+            "how a connection ended with shutdown *kill*",
             &["S1", "S2", "S4"],
         ),
         breaks(
             "S5",
             shutdown(Shutdown::Kill),
-            "the connection is told at the stop phase",
+            "the connection is signalled at the stop phase",
             &["S1", "S8"],
         ),
         breaks(
@@ -815,13 +815,13 @@ fn stopping() -> Vec<Case> {
         breaks(
             "S8",
             patience(Duration::from_secs(3600)),
-            "the pool ends all the same",
+            "the pool stops without the stuck child",
             &["S1", "S2", "S6", "S7"],
         ),
         breaks(
             "S8",
             result(|report| report.stuck = 0),
-            "children left as stuck",
+            "children abandoned as stuck",
             &["S1", "S6", "S7"],
         ),
         breaks(
@@ -831,7 +831,7 @@ fn stopping() -> Vec<Case> {
                     report.stuck = 1;
                 }
             }),
-            "children left as stuck, of those that waited for their turn",
+            "children abandoned as stuck, of those that waited to be polled",
             &["S1", "S6", "S9"],
         ),
         breaks(
@@ -873,7 +873,7 @@ fn waiting() -> Vec<Case> {
         breaks(
             "B9",
             callbacks(Callbacks::HibernateIgnored),
-            "states held by who waits",
+            "states held by waiting acceptors",
             &["B3", "B4", "L6"],
         ),
         breaks(
@@ -929,7 +929,7 @@ fn changing() -> Vec<Case> {
         breaks(
             "R3",
             conduct(Verb::Reload, Conduct::Forgiven),
-            "what `reload` says to Fail",
+            "the result of `reload` for Fail",
             &["R1", "R2", "R4"],
         ),
         breaks(
@@ -981,7 +981,7 @@ fn errors() -> Vec<Case> {
         breaks(
             "A2",
             RuntimeFlaw::RoundsDown,
-            "ms at least: ",
+            "lasts at least",
             &["A1", "A4"],
         ),
         breaks(
@@ -1002,7 +1002,7 @@ fn errors() -> Vec<Case> {
                 ErrorKind::Other => AcceptErrorKind::Connection,
                 _ => AcceptErrorKind::classify(error),
             }),
-            "pauses and skipped connections after \"unheard of\"",
+            "pauses and skipped connections after \"unknown error\"",
             &["L4", "I4"],
         ),
         breaks(
@@ -1045,7 +1045,7 @@ fn errors() -> Vec<Case> {
                 asks_no_listener: true,
                 ..Tamper::default()
             },
-            "what the listener calls an error of kind Connection is one",
+            "an error that the listener classifies as Connection is treated so",
             &["A1", "A2", "A3", "A4"],
         ),
     ]
@@ -1089,7 +1089,7 @@ fn bad_input() -> Vec<Case> {
         breaks(
             "V4",
             ListenerFlaw::RefusesWithoutAWord,
-            "the error says that it is a datagram socket",
+            "the error names the reason, a datagram socket",
             &["K1", "K3", "K7"],
         ),
         breaks(
@@ -1104,7 +1104,7 @@ fn bad_input() -> Vec<Case> {
                 }),
                 ..Tamper::default()
             },
-            "a control character is in what the pool writes",
+            "the pool writes a control character",
             &["E1", "O1"],
         ),
         breaks(
@@ -1132,7 +1132,7 @@ fn reports() -> Vec<Case> {
                 observes: Observes::Elsewhere,
                 ..Tamper::default()
             },
-            "reports that did not come from one task of the runtime",
+            "reports from outside the reporting task",
             &["E1", "I3", "S6"],
         ),
         breaks(
@@ -1150,13 +1150,13 @@ fn reports() -> Vec<Case> {
         breaks(
             "O2",
             patience(Duration::from_secs(3600)),
-            "the stop waits for delivery no longer",
+            "the stop gives up on delivery",
             &["O1", "O3", "S6"],
         ),
         breaks(
             "O2",
             result(|report| report.undelivered = 0),
-            "reports that were not delivered, as the result says",
+            "undelivered reports according to the result",
             &["O1", "O3", "S6"],
         ),
         breaks(
@@ -1166,7 +1166,7 @@ fn reports() -> Vec<Case> {
                     event.fields.remove("suppressed");
                 }
             }),
-            "events, and those that they say were suppressed",
+            "events emitted plus events reported as suppressed",
             &["O1", "V5"],
         ),
         breaks(
@@ -1186,13 +1186,13 @@ fn reports() -> Vec<Case> {
                 connection_reports: Some(ConnectionReports::All),
                 ..Settings::default()
             }),
-            "beginnings and ends reported, unless asked for",
+            "beginnings and ends reported by default",
             &["E1", "I3", "E3"],
         ),
         breaks(
             "O4",
             reported(0, |event| matches!(event, Event::ConnectionEnded { .. })),
-            "what is reported of each connection, in order",
+            "the reports of each connection, in order",
             &["O1", "O2", "E1"],
         ),
         breaks(
@@ -1366,7 +1366,7 @@ fn handshakes() -> Vec<Case> {
         breaks(
             "H1",
             handshaking(Handshaking::OneByOne),
-            "a client is served once its handshake is through",
+            "a client is served once its handshake has passed",
             &["B1", "H2", "H4"],
         ),
         breaks(
@@ -1378,7 +1378,7 @@ fn handshakes() -> Vec<Case> {
         breaks(
             "H1",
             ListenerFlaw::OnlyOne,
-            "of the handshakes of a client: First, Began",
+            "handshake event of a client: First, Began",
             &["B4", "E1"],
         ),
         breaks(
@@ -1387,7 +1387,7 @@ fn handshakes() -> Vec<Case> {
                 list.iter_mut()
                     .for_each(|one| one.state = AcceptorState::Spaced);
             }),
-            "whether the replacement is in place",
+            "whether the replacement has started",
             &["B1", "H2", "H6"],
         ),
         breaks(
@@ -1431,19 +1431,19 @@ fn handshakes() -> Vec<Case> {
         breaks(
             "H3",
             handshake_timeout(Some(Duration::from_millis(1))),
-            "a handshake has 120ms",
+            "a handshake may take 120ms",
             &["B1", "E1", "N2"],
         ),
         breaks(
             "H3",
             handshake_timeout(None),
-            "of the handshakes of a client: First, Dropped",
+            "handshake event of a client: First, Dropped",
             &["H1", "H2", "H4"],
         ),
         breaks(
             "H3",
             RuntimeFlaw::RoundsDown,
-            "a handshake has 120ms",
+            "a handshake may take 120ms",
             &["H1", "H4", "H5"],
         ),
         breaks(
@@ -1467,7 +1467,7 @@ fn handshakes() -> Vec<Case> {
         breaks(
             "H4",
             connection_reports(ConnectionReports::Disconnects),
-            "failed handshakes reported where none are asked for",
+            "failed handshakes reported although not requested",
             &["H1", "H3", "H5"],
         ),
         breaks(
@@ -1528,7 +1528,7 @@ fn handshakes() -> Vec<Case> {
         breaks(
             "H6",
             handshaking(Handshaking::OnlyTheFirst),
-            "of the handshakes of a client: Second, Began",
+            "handshake event of a client: Second, Began",
             &["H1", "H3", "H4"],
         ),
         breaks(
@@ -1557,7 +1557,7 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T1",
             RuntimeFlaw::SpawnWakesNobody,
-            "does `spawn` wake a thread that rests?",
+            "does `spawn` wake an idle thread?",
             &["K1", "K7"],
         ),
         breaks(
@@ -1569,13 +1569,13 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T2",
             RuntimeFlaw::EndsWithValue,
-            "though the value that spawned it is gone: Dropped",
+            "although the value that spawned it is gone: Dropped",
             &["T6", "T9", "K1", "B3", "L1"],
         ),
         breaks(
             "T2",
             RuntimeFlaw::EndsWithRun,
-            "though the run that spawned it is gone: Dropped",
+            "although the run that spawned it is gone: Dropped",
             &["T1", "T6", "K1", "B3", "E1", "S9"],
         ),
         breaks(
@@ -1587,7 +1587,7 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T3",
             RuntimeFlaw::PanicsEndAll,
-            "a task from before the panics finishes",
+            "a task spawned before the panics completes",
             &["T1", "T2", "T4", "E3"],
         ),
         breaks(
@@ -1611,37 +1611,37 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T6",
             RuntimeFlaw::RoundsDown,
-            "is done when `now` has reached its deadline",
+            "completes when `now` has reached its deadline",
             &["T1", "T2", "T4", "T5"],
         ),
         breaks(
             "T6",
             RuntimeFlaw::SleepsWakeNobody,
-            "it had come, but the waker that waited for it was not called",
+            "it occurred, but its waker was not called",
             &["T1", "T9"],
         ),
         breaks(
             "T6",
             RuntimeFlaw::PastNeverComes,
-            "a sleep until a time in the past is done at once",
+            "a sleep until a time in the past completes at once",
             &["T1", "T2", "T9"],
         ),
         breaks(
             "T6",
             RuntimeFlaw::PastWakesNobody,
-            "it had come, but the waker that waited for it was not called",
+            "it occurred, but its waker was not called",
             &["T1", "T2", "T4", "T9"],
         ),
         breaks(
             "T6",
             RuntimeFlaw::ClockSlow,
-            "is done when `now` has reached its deadline",
+            "completes when `now` has reached its deadline",
             &["T1", "T2", "T4", "T9"],
         ),
         breaks(
             "T6",
             RuntimeFlaw::ClockTicks,
-            "is done when `now` has reached its deadline",
+            "completes when `now` has reached its deadline",
             &["T1", "T2", "T4", "T9"],
         ),
         breaks(
@@ -1653,25 +1653,25 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T8",
             RuntimeFlaw::ClockAhead,
-            "a sleep of the test is done",
+            "a sleep of the test completes",
             &["T1", "T4", "T9"],
         ),
         breaks(
             "T8",
             RuntimeFlaw::ClockBehind,
-            "when a sleep is done `now` has reached its deadline",
+            "when a sleep completes, `now` has reached its deadline",
             &["T1", "T4", "T9"],
         ),
         breaks(
             "T8",
             RuntimeFlaw::ClockAheadInTasks,
-            "`now` in a task lies between two times that are told here",
+            "`now` in a task lies between two readings of the test",
             &["T1", "T4", "T6"],
         ),
         breaks(
             "T8",
             RuntimeFlaw::ClockStands,
-            "when a sleep is done `now` has reached its deadline",
+            "when a sleep completes, `now` has reached its deadline",
             &["T1", "T4", "T9"],
         ),
         breaks(
@@ -1689,19 +1689,19 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T10",
             RuntimeFlaw::LastReadyFirst,
-            "many tasks, each, beside some that are always ready, are done",
+            "each of many tasks completes beside some that are always ready",
             &["T1", "T2", "T4", "T5", "T6"],
         ),
         breaks(
             "T10",
             RuntimeFlaw::StarvesOnFourThreads,
-            "many tasks, each, beside some that are always ready, are done",
+            "each of many tasks completes beside some that are always ready",
             &["T1", "T2", "T4", "T5", "T6"],
         ),
         breaks(
             "T10",
             RuntimeFlaw::SleepsWhenIdle,
-            "do the timer and the sockets get a turn while tasks are ready",
+            "are the timer and the sockets polled while tasks are ready",
             &["T1", "T2", "T4", "T5", "T6", "T8"],
         ),
         breaks(
@@ -1713,49 +1713,49 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T11",
             RuntimeFlaw::SpawnFromOutsideWakesNobody,
-            "Does it wake a thread that rests?",
+            "Does it wake an idle thread?",
             &["K1", "K7"],
         ),
         breaks(
             "T12",
             RuntimeFlaw::KeepsWithWaker,
-            "is dropped, though its waker is kept",
+            "is dropped although its waker is kept",
             &["T1", "T2", "T4"],
         ),
         breaks(
             "T13",
             RuntimeFlaw::CutsFarDeadlines,
-            "a sleep of 30 years is waited for",
+            "a sleep of 30 years lasts",
             &["T1", "T6", "T8"],
         ),
         breaks(
             "T13",
             RuntimeFlaw::Milliseconds32,
-            "and 10 ms is waited for",
+            "and 10 ms lasts",
             &["T1", "T6", "T8", "T15"],
         ),
         breaks(
             "T13",
             RuntimeFlaw::Nanoseconds64,
-            "a sleep of 2^64 ns and 10 ms is waited for",
+            "a sleep of 2^64 ns and 10 ms lasts",
             &["T1", "T6", "T8", "T15"],
         ),
         breaks(
             "T14",
             RuntimeFlaw::WakesWhoPolledFirst,
-            "a sleep wakes who polled it last",
+            "a sleep wakes the task that polled it last",
             &["T1", "T2", "T6"],
         ),
         breaks(
             "T15",
             RuntimeFlaw::ClockFast,
-            "does `now` go faster than the clock of the timer?",
+            "does `now` run faster than the clock of the timer?",
             &["T1", "T4", "T9"],
         ),
         breaks(
             "T15",
             RuntimeFlaw::BeginsAgain,
-            "does each poll begin the sleep again?",
+            "does each poll restart the sleep?",
             &["T1", "T6", "T8", "T14"],
         ),
         breaks(
@@ -1767,25 +1767,25 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T15",
             RuntimeFlaw::OneSecondAtMost,
-            "is there an end to what the timer can hold",
+            "is the capacity of the timer limited",
             &["T1", "T6", "T8", "T14"],
         ),
         breaks(
             "T15",
             RuntimeFlaw::NeverMoreThanASecond,
-            "sleeps of more than a second are done",
+            "sleeps of more than a second complete",
             &["T1", "T6", "T8", "T14"],
         ),
         breaks(
             "T16",
             RuntimeFlaw::WaitsForTheFirst,
-            "is not interrupted by one that ends before?",
+            "without being interrupted by an earlier one?",
             &["T1", "T6", "T8"],
         ),
         breaks(
             "T17",
             RuntimeFlaw::DropsWhatIsTooMany,
-            "is there an end to the queue of tasks?",
+            "is the queue of tasks bounded?",
             &["T1", "T2", "T4", "T5", "T6"],
         ),
     ]
@@ -1814,37 +1814,37 @@ fn sockets() -> Vec<Case> {
         breaks(
             "K3",
             ListenerFlaw::EatsEveryThird,
-            "`accept` brings the connection of a client",
+            "`accept` returns the connection of a client",
             &["K1", "K2", "K7"],
         ),
         breaks(
             "K3",
             ListenerFlaw::LastComeFirst,
-            "who was accepted of several, the one who came first",
+            "the accepted client is the one that connected first",
             &["K1", "K2", "K5", "K7"],
         ),
         breaks(
             "K4",
             ListenerFlaw::EatsWhenDropped,
-            "`accept` brings the connection of a client",
+            "`accept` returns the connection of a client",
             &["K1", "K2", "K3", "K9"],
         ),
         breaks(
             "K4",
             ListenerFlaw::HoldsOverATurn,
-            "is a connection kept in the call of `accept` that is pending again?",
+            "does a call of `accept` hold a connection while it is pending again?",
             &["K1", "K2", "K3", "K7"],
         ),
         breaks(
             "K5",
             ListenerFlaw::WakesWhoPolledFirst,
-            "`accept` wakes who polled it last",
+            "`accept` wakes the task that polled it last",
             &["K1", "K3", "K4"],
         ),
         breaks(
             "K6",
             ListenerFlaw::OneWaker,
-            "is accepted by one of 4 tasks that wait",
+            "is accepted by one of 4 waiting tasks",
             &["K1", "K3", "K4", "K5", "L2"],
         ),
         breaks(
@@ -1886,37 +1886,37 @@ fn sockets() -> Vec<Case> {
         breaks(
             "K10",
             StreamFlaw::EndsBoth,
-            "what is written after that is received",
+            "bytes written after that are received",
             &["K8", "K9"],
         ),
         breaks(
             "K11",
             StreamFlaw::ReadsWakeNobody,
-            "a read that waits wakes who polled it last",
+            "a waiting read wakes the task that polled it last",
             &["K3", "K7", "K13"],
         ),
         breaks(
             "K11",
             StreamFlaw::ReadsWakeWhoPolledFirst,
-            "a read that waits wakes who polled it last",
+            "a waiting read wakes the task that polled it last",
             &["K8", "K9", "K10", "K12", "K13"],
         ),
         breaks(
             "K11",
             StreamFlaw::WritesWakeNobody,
-            "a write that waits wakes who polled it last",
+            "a waiting write wakes the task that polled it last",
             &["K8", "K10", "K12", "K13"],
         ),
         breaks(
             "K11",
             StreamFlaw::WritesWakeWhoPolledFirst,
-            "a write that waits wakes who polled it last",
+            "a waiting write wakes the task that polled it last",
             &["K8", "K9", "K10", "K12", "K13"],
         ),
         breaks(
             "K11",
             StreamFlaw::OneWaker,
-            "is there one waker for both directions?",
+            "do both directions share one waker?",
             &["K8", "K9", "K10", "K12", "K13"],
         ),
         breaks(
@@ -1934,7 +1934,7 @@ fn sockets() -> Vec<Case> {
         breaks(
             "K13",
             StreamFlaw::StaysOpen,
-            "who else holds the socket",
+            "what else holds the socket",
             &["K1", "K3", "K10", "K11"],
         ),
         breaks(
@@ -1946,13 +1946,13 @@ fn sockets() -> Vec<Case> {
         breaks(
             "K13",
             StreamFlaw::KeepsDescriptor,
-            "the descriptor of a stream that was dropped is closed",
+            "the descriptor of a dropped stream is closed",
             &["K8", "K9", "K10", "K11", "K12"],
         ),
         breaks(
             "K14",
             ListenerFlaw::TakesAhead,
-            "does the listener take connections ahead of the calls of `accept`?",
+            "does the listener accept connections ahead of the calls of `accept`?",
             &["K1", "K2", "K3", "K4", "K7", "K9"],
         ),
     ]

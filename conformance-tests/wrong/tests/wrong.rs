@@ -39,7 +39,7 @@ fn said(case: &Case, rule: &str, patience: Patience) -> Result<(), String> {
         Ok(verdict) => verdict,
         Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("the check of {rule} hangs")),
         Err(mpsc::RecvTimeoutError::Disconnected) => {
-            let panic = checking.join().expect_err("nothing was told");
+            let panic = checking.join().expect_err("the check panicked: its thread ended without a result");
             Err(format!("panic: {}", message(panic)))
         }
     }
@@ -50,7 +50,7 @@ fn message(panic: Box<dyn Any + Send>) -> String {
         Ok(message) => *message,
         Err(panic) => match panic.downcast::<&'static str>() {
             Ok(message) => (*message).to_owned(),
-            Err(_) => "of another sort".to_owned(),
+            Err(_) => "a panic without a text".to_owned(),
         },
     }
 }
@@ -64,7 +64,7 @@ fn disagreements(case: &Case) -> Vec<String> {
         Ok(()) => found.push(told("the rule holds".to_owned())),
         Err(said) if case.words.is_empty() || !said.contains(case.words) => {
             found.push(told(format!(
-                "it does not say {:?}, but\n{said}",
+                "it does not report {:?} but\n{said}",
                 case.words
             )));
         }
@@ -82,9 +82,9 @@ fn disagreements(case: &Case) -> Vec<String> {
 fn check(section: char) {
     let of_section = |case: &Case| case.rule.starts_with(section);
     let cases: Vec<_> = table().into_iter().filter(of_section).collect();
-    assert!(!cases.is_empty(), "the section has rules");
+    assert!(!cases.is_empty(), "the group has rules");
     let cases = std::sync::Mutex::new(cases);
-    let next = || cases.lock().expect("nobody panics in here").pop();
+    let next = || cases.lock().expect("the lock is never poisoned: its holders do not panic").pop();
     let found: Vec<_> = thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_A_TIME)
             .map(|_| {
@@ -99,7 +99,7 @@ fn check(section: char) {
             .collect();
         let results = workers
             .into_iter()
-            .map(|worker| worker.join().expect("checks are contained"));
+            .map(|worker| worker.join().expect("the panics of checks are caught"));
         results.flatten().collect()
     });
     assert!(found.is_empty(), "{}", found.join("\n\n"));
@@ -150,5 +150,5 @@ fn every_rule_has_something_wrong_that_breaks_it() {
         .map(|rule| rule.id)
         .filter(|id| !broken.contains(id))
         .collect();
-    assert!(whole.is_empty(), "nothing wrong breaks {whole:?}");
+    assert!(whole.is_empty(), "no wrong implementation breaks {whole:?}");
 }
