@@ -17,7 +17,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 use futures::{FutureExt, TryFutureExt};
 
 use crate::address::Address;
-use crate::instruments::{Faults, Instruments, OfTheRuntime, ValueId};
+use crate::instruments::{Faults, Instruments, RuntimeError, ValueId};
 use crate::patience::Patience;
 use crate::tamper::Tamper;
 use crate::world::{Client, Closed, World};
@@ -77,7 +77,7 @@ impl Boxed {
         instruments.expect("the world is instrumented: see `Boxed::instrumented`")
     }
 
-    /// Returns the runtime as a distinct value, for a listener that is added on its own runtime value.
+    /// Returns the runtime as a distinct value with which a listener can be added on its own runtime value.
     pub fn another_value(&self) -> BoxedRuntime {
         BoxedRuntime {
             value: ValueId::Another,
@@ -343,7 +343,7 @@ pub struct BoxedRuntime {
 
 impl BoxedRuntime {
     /// Returns the runtime on which listeners are added, if it differs from the pool's.
-    pub(crate) fn of_listeners(&self) -> Option<Self> {
+    pub(crate) fn for_listeners(&self) -> Option<Self> {
         Some(Self {
             runtime: Arc::clone(self.listeners.as_ref()?),
             listeners: None,
@@ -355,7 +355,7 @@ impl BoxedRuntime {
         Self {
             tamper: W::tamper(&runtime),
             runtime: Arc::new(runtime),
-            value: ValueId::OfTheWorld,
+            value: ValueId::World,
             pace: None,
             instruments: None,
             listeners: None,
@@ -558,7 +558,7 @@ impl Listener for BoxedListener {
         }
         let own = error.get_ref().and_then(|error| error.downcast_ref());
         match own {
-            Some(OfTheRuntime(kind)) => Some(*kind),
+            Some(RuntimeError(kind)) => Some(*kind),
             None => self.listener.classifies(error),
         }
     }

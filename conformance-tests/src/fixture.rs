@@ -35,7 +35,7 @@ pub use crate::pool::{Handle, Pool};
 
 /// What `init` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum OnInit {
     /// Accept, without a timeout.
     Accept,
     /// Accept, with this timeout.
@@ -56,18 +56,18 @@ pub enum Answer {
 
 /// What `terminate` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Farewell {
+pub enum OnTerminate {
     /// Returns at once.
-    Leave,
+    Return,
     /// Panics with this message.
     Panic(&'static str),
     /// Never returns.
-    Stay,
+    Hang,
 }
 
 /// A command to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum Command {
     /// Return `Ok`.
     Return,
     /// Return `Ok` at this time.
@@ -104,12 +104,12 @@ pub struct IoFailure {
     /// The kind of the `io::Error`.
     pub kind: io::ErrorKind,
     /// Where the `io::Error` is.
-    pub place: Place,
+    pub location: Location,
 }
 
 /// Where an `io::Error` is within an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// It is the error itself.
     Itself,
     /// It is the source of the error's source.
@@ -119,27 +119,27 @@ pub enum Place {
 }
 
 impl From<IoFailure> for BoxError {
-    fn from(IoFailure { kind, place }: IoFailure) -> Self {
+    fn from(IoFailure { kind, location }: IoFailure) -> Self {
         let error = io::Error::from(kind);
-        match place {
-            Place::Itself => error.into(),
-            Place::Source => Caused(Caused(error)).into(),
-            Place::Inside => io::Error::other(error).into(),
+        match location {
+            Location::Itself => error.into(),
+            Location::Source => WithSource(WithSource(error)).into(),
+            Location::Inside => io::Error::other(error).into(),
         }
     }
 }
 
 /// An error with a source.
 #[derive(Debug)]
-struct Caused<E>(E);
+struct WithSource<E>(E);
 
-impl<E: fmt::Debug> fmt::Display for Caused<E> {
+impl<E: fmt::Debug> fmt::Display for WithSource<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an error with a source")
     }
 }
 
-impl<E: Error + 'static> Error for Caused<E> {
+impl<E: Error + 'static> Error for WithSource<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.0)
     }
@@ -147,11 +147,11 @@ impl<E: Error + 'static> Error for Caused<E> {
 
 /// How the future of `serve` ended, from its own point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Departure {
+pub enum ServeEnd {
     /// It returned or panicked, as commanded.
-    ByItself,
+    Completed,
     /// It returned because of the stop signal.
-    Told,
+    Stopped,
     /// It was dropped.
     Dropped,
 }
@@ -180,11 +180,11 @@ pub enum Call {
     /// `serve` began.
     Serve(Served),
     /// `serve` ended: its future is dropped.
-    Left {
+    ServeEnded {
         /// The connection.
         child: ChildId,
         /// How it ended.
-        departure: Departure,
+        end: ServeEnd,
     },
     /// `terminate` began.
     Terminate {
@@ -225,7 +225,7 @@ pub struct Served {
     pub number: usize,
     /// The task that it runs on, in a world with instruments.
     pub task: Option<TaskId>,
-    orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
+    commands: mpsc::UnboundedSender<(Command, oneshot::Sender<()>)>,
 }
 
 impl fmt::Debug for Served {
@@ -269,12 +269,12 @@ struct Script {
     numbers: AtomicUsize,
     inits: AtomicUsize,
     init_now: Mutex<InitNow>,
-    answers: Mutex<Answers>,
-    farewell: Mutex<Farewell>,
-    witness: Mutex<Option<Arc<Witness>>>,
+    outcomes: Mutex<Outcomes>,
+    on_terminate: Mutex<OnTerminate>,
+    on_serve: Mutex<Option<Arc<ServeHook>>>,
     /// The outcomes of deferred `init` calls, in the order in which those began.
-    decided: Record<Answer>,
-    hears: Mutex<Option<Arc<Hears>>>,
+    decided: Record<OnInit>,
+    on_report: Mutex<Option<Arc<ReportHook>>>,
 }
 
 /// What `init_now` returns.
@@ -287,28 +287,28 @@ pub enum InitNow {
 }
 
 /// Called by the observer with each report, before it is recorded.
-type Hears = dyn Fn(&Report<Address>) + Send + Sync;
+type ReportHook = dyn Fn(&Report<Address>) + Send + Sync;
 
 /// Called when `serve` is first polled.
-type Witness = dyn Fn(&Served) + Send + Sync;
+type ServeHook = dyn Fn(&Served) + Send + Sync;
 
-struct Answers {
-    first: VecDeque<Answer>,
-    then: Answer,
+struct Outcomes {
+    first: VecDeque<OnInit>,
+    then: OnInit,
     deferred: usize,
 }
 
 impl Script {
     /// Starts an `init`: returns its number, its outcome, and its index among the deferred ones.
-    fn begins(&self) -> (usize, Answer, usize) {
-        let mut answers = lock(&self.answers);
+    fn begin_init(&self) -> (usize, OnInit, usize) {
+        let mut outcomes = lock(&self.outcomes);
         self.inits.fetch_add(1, Ordering::SeqCst);
         let number = self.next_number();
-        let then = answers.then;
-        let answer = answers.first.pop_front().unwrap_or(then);
-        let place = answers.deferred;
-        answers.deferred += usize::from(answer == Answer::Deferred);
-        (number, answer, place)
+        let then = outcomes.then;
+        let outcome = outcomes.first.pop_front().unwrap_or(then);
+        let index = outcomes.deferred;
+        outcomes.deferred += usize::from(outcome == OnInit::Deferred);
+        (number, outcome, index)
     }
 
     /// Returns the number of the next state.
@@ -333,24 +333,24 @@ impl<W: Erased> Fixture<W> {
                 numbers: AtomicUsize::new(0),
                 inits: AtomicUsize::new(0),
                 init_now: Mutex::new(InitNow::Nothing),
-                answers: Mutex::new(Answers {
+                outcomes: Mutex::new(Outcomes {
                     first: VecDeque::new(),
-                    then: Answer::Accept,
+                    then: OnInit::Accept,
                     deferred: 0,
                 }),
-                farewell: Mutex::new(Farewell::Leave),
-                witness: Mutex::new(None),
+                on_terminate: Mutex::new(OnTerminate::Return),
+                on_serve: Mutex::new(None),
                 decided: Record::default(),
-                hears: Mutex::new(None),
+                on_report: Mutex::new(None),
             }),
         }
     }
 
     /// Sets the outcomes of the next calls of `init`, and of all calls after them.
-    pub fn answers(&self, first: impl IntoIterator<Item = Answer>, then: Answer) {
-        let mut answers = lock(&self.script.answers);
-        answers.first = first.into_iter().collect();
-        answers.then = then;
+    pub fn on_init(&self, first: impl IntoIterator<Item = OnInit>, then: OnInit) {
+        let mut outcomes = lock(&self.script.outcomes);
+        outcomes.first = first.into_iter().collect();
+        outcomes.then = then;
     }
 
     /// Sets what the next calls of `init_now` return. The default is no state.
@@ -359,29 +359,29 @@ impl<W: Erased> Fixture<W> {
     }
 
     /// Sets the outcome of the first deferred `init` that has none yet.
-    pub fn decide(&self, answer: Answer) {
-        self.script.decided.push(answer);
+    pub fn decide(&self, outcome: OnInit) {
+        self.script.decided.push(outcome);
     }
 
     /// Sets what `terminate` does.
-    pub fn farewell(&self, farewell: Farewell) {
-        *lock(&self.script.farewell) = farewell;
+    pub fn on_terminate(&self, on_terminate: OnTerminate) {
+        *lock(&self.script.on_terminate) = on_terminate;
     }
 
     /// Sets a function that is called when `serve` is first polled, before anything else.
-    pub fn witness(&self, witness: impl Fn(&Served) + Send + Sync + 'static) {
-        *lock(&self.script.witness) = Some(Arc::new(witness));
+    pub fn on_serve(&self, on_serve: impl Fn(&Served) + Send + Sync + 'static) {
+        *lock(&self.script.on_serve) = Some(Arc::new(on_serve));
     }
 
     /// Sets a function that the observer calls with each report, before it is recorded.
-    pub fn hears(&self, hears: impl Fn(&Report<Address>) + Send + Sync + 'static) {
-        *lock(&self.script.hears) = Some(Arc::new(hears));
+    pub fn on_report(&self, on_report: impl Fn(&Report<Address>) + Send + Sync + 'static) {
+        *lock(&self.script.on_report) = Some(Arc::new(on_report));
     }
 
     /// Returns the text of a report.
-    pub fn words(&self, report: &Report<Address>) -> String {
-        let words = self.tamper().and_then(|tamper| tamper.words);
-        words.map_or_else(|| report.to_string(), |words| words(report))
+    pub fn describe(&self, report: &Report<Address>) -> String {
+        let describe = self.tamper().and_then(|tamper| tamper.words);
+        describe.map_or_else(|| report.to_string(), |describe| describe(report))
     }
 
     /// Returns the scripted acceptor.
@@ -421,9 +421,9 @@ impl<W: Erased> Fixture<W> {
             let change = tamper.and_then(|tamper| tamper.report.as_ref());
             let times = change.map_or(1, |change| change(&mut report));
             for _ in 0..times {
-                let hears = lock(&script.hears).clone();
-                if let Some(hears) = hears {
-                    hears(&report);
+                let on_report = lock(&script.on_report).clone();
+                if let Some(on_report) = on_report {
+                    on_report(&report);
                 }
                 calls.push(Call::Report(report.clone()));
                 reports.push(report.clone());
@@ -490,7 +490,7 @@ impl<W: Erased> Fixture<W> {
     pub async fn connect(&self, address: Address) -> Result<(W::Client, Served), Broken> {
         // An earlier client may have had the same address: only calls from here on belong to this client.
         let before = self.calls.count();
-        let client = self.knock(address).await?;
+        let client = self.connect_only(address).await?;
         let peer = client.local_addr();
         let served = self.calls.when(move |calls| {
             calls[before..].iter().find_map(|call| match call {
@@ -507,7 +507,7 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it cannot connect.
-    pub async fn knock(&self, address: Address) -> Result<W::Client, Broken> {
+    pub async fn connect_only(&self, address: Address) -> Result<W::Client, Broken> {
         let connected = self.event("a client connects", self.world.connect(address));
         let refused = |error: io::Error| Broken::new("a client connects", error.to_string());
         connected.await?.map_err(refused)
@@ -536,7 +536,7 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if the attempt neither connects nor is refused.
-    pub async fn refuses(&self, address: Address) -> Result<bool, Broken> {
+    pub async fn is_refused(&self, address: Address) -> Result<bool, Broken> {
         let what = "a client connects, or is refused";
         let connected = self.event(what, self.world.connect(address)).await?;
         Ok(not_refused(what, connected)?.is_none())
@@ -548,7 +548,7 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if none of these happens.
-    pub async fn serves(&self, address: Address) -> Result<bool, Broken> {
+    pub async fn is_served(&self, address: Address) -> Result<bool, Broken> {
         let what = "a client is served, refused, or its connection closed";
         let connected = self.event(what, self.world.connect(address)).await?;
         let Some(mut client) = not_refused(what, connected)? else {
@@ -576,13 +576,13 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if the connection does not receive it.
-    pub async fn order(&self, served: &Served, order: Order) -> Verdict {
-        let (tell, told) = oneshot::channel();
+    pub async fn command(&self, served: &Served, command: Command) -> Verdict {
+        let (sender, receiver) = oneshot::channel();
         let what = "the connection receives a command";
-        if served.orders.unbounded_send((order, tell)).is_err() {
+        if served.commands.unbounded_send((command, sender)).is_err() {
             return Err(Broken::new(what, "it has ended"));
         }
-        match self.event(what, told).await? {
+        match self.event(what, receiver).await? {
             Ok(()) => Ok(()),
             Err(oneshot::Canceled) => Err(Broken::new(what, "it ended before it received it")),
         }
@@ -671,14 +671,14 @@ impl<W: Erased> Fixture<W> {
     }
 
     /// Sleeps until a time, for checks that depend on time.
-    pub async fn pass_until(&self, time: Instant) {
+    pub async fn sleep_until(&self, time: Instant) {
         self.world.clock().sleep_until(time).await;
     }
 
     /// Returns the reasons passed to `terminate` so far.
     pub fn terminated(&self) -> Vec<&'static str> {
         let reason = |call: &Call| match call {
-            Call::Terminate { reason, .. } => Some(word(reason)),
+            Call::Terminate { reason, .. } => Some(reason_name(reason)),
             _ => None,
         };
         self.calls
@@ -690,7 +690,7 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it does not.
-    pub async fn began(&self, inits: usize) -> Verdict {
+    pub async fn inits_begun(&self, inits: usize) -> Verdict {
         let count = |calls: &[Call]| {
             let inits = calls
                 .iter()
@@ -739,30 +739,30 @@ impl AnotherThread {
         let runtime = world.clock();
         let (release, released) = std::sync::mpsc::channel::<()>();
         let (blocks, is_blocked) = oneshot::channel();
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         runtime.spawn(async move {
             let _ = blocks.send(());
-            let _ = tell.send(released.recv_timeout(WAIT).is_ok());
+            let _ = sender.send(released.recv_timeout(WAIT).is_ok());
         });
         let _ = is_blocked.await;
         runtime.spawn(async move {
             let _ = release.send(());
         });
-        let there_is = told.await.unwrap_or(false);
-        there_is.then_some(Self {
+        let exists = receiver.await.unwrap_or(false);
+        exists.then_some(Self {
             _blocking: blocking,
         })
     }
 }
 
 /// Returns whether a pool is running.
-pub fn runs<W: Erased>(pool: &Handle<W>) -> bool {
+pub fn is_running<W: Erased>(pool: &Handle<W>) -> bool {
     pool.status()
         .is_ok_and(|status| status.state == PoolState::Running)
 }
 
 /// Returns the name of a termination reason.
-pub fn word(reason: &Terminate) -> &'static str {
+pub fn reason_name(reason: &Terminate) -> &'static str {
     match reason {
         Terminate::Timeout => "timeout",
         Terminate::Closed => "closed",
@@ -805,32 +805,32 @@ impl<W: Erased> Acceptor<W::Listener> for Scripted<W> {
     type Exit = Result<Exit, BoxError>;
 
     async fn init(&self, info: &ListenerInfo<Address>) -> Result<Init<State>, BoxError> {
-        let (number, answer, place) = self.script.begins();
+        let (number, outcome, index) = self.script.begin_init();
         self.calls.push(Call::Init {
             number,
             at: self.world.clock().now(),
             task: current_task(),
             info: info.clone(),
         });
-        let answer = match answer {
-            Answer::Deferred => {
-                let decided = self.script.decided.when(|all| all.get(place).copied());
+        let outcome = match outcome {
+            OnInit::Deferred => {
+                let decided = self.script.decided.when(|all| all.get(index).copied());
                 decided.await
             }
-            answer => answer,
+            outcome => outcome,
         };
         let state = || State {
             number,
             calls: self.calls.clone(),
         };
-        match answer {
-            Answer::Accept => Ok(Init::Accept(state())),
-            Answer::AcceptWithin(timeout) => Ok(Init::AcceptWithin(state(), timeout)),
-            Answer::Hibernate => Ok(Init::Hibernate(state())),
-            Answer::Ignore => Ok(Init::Ignore),
-            Answer::Fail(name) => Err(name.into()),
-            Answer::Panic(message) => panic!("{message}"),
-            Answer::Nothing | Answer::Deferred => pending().await,
+        match outcome {
+            OnInit::Accept => Ok(Init::Accept(state())),
+            OnInit::AcceptWithin(timeout) => Ok(Init::AcceptWithin(state(), timeout)),
+            OnInit::Hibernate => Ok(Init::Hibernate(state())),
+            OnInit::Ignore => Ok(Init::Ignore),
+            OnInit::Fail(name) => Err(name.into()),
+            OnInit::Panic(message) => panic!("{message}"),
+            OnInit::Nothing | OnInit::Deferred => pending().await,
         }
     }
 
@@ -854,7 +854,7 @@ impl<W: Erased> Acceptor<W::Listener> for Scripted<W> {
         connection: Connection<StreamOf<W::Listener>, Address>,
         state: State,
     ) -> Result<Exit, BoxError> {
-        let (orders, mut inbox) = mpsc::unbounded();
+        let (commands, mut inbox) = mpsc::unbounded();
         let served = Served {
             child: connection.id,
             listener: connection.listener,
@@ -864,15 +864,15 @@ impl<W: Erased> Acceptor<W::Listener> for Scripted<W> {
             lifecycle: connection.lifecycle.clone(),
             number: state.number,
             task: current_task(),
-            orders,
+            commands,
         };
-        let witness = lock(&self.script.witness).clone();
-        if let Some(witness) = witness {
-            witness(&served);
+        let on_serve = lock(&self.script.on_serve).clone();
+        if let Some(on_serve) = on_serve {
+            on_serve(&served);
         }
-        let mut leaving = Leaving {
+        let mut leaving = RecordServeEnd {
             child: connection.id,
-            departure: Departure::Dropped,
+            end: ServeEnd::Dropped,
             calls: self.calls.clone(),
         };
         let mut echo = Box::pin(echo(self.world.stream(connection.stream)));
@@ -881,10 +881,10 @@ impl<W: Erased> Acceptor<W::Listener> for Scripted<W> {
         let mut kept = Vec::new();
         let mut stop: Option<(Latch, Duration)> = None;
         let mut on_error = OnStreamError::Return;
-        let mut deadlines: Vec<(Instant, Departure)> = Vec::new();
+        let mut deadlines: Vec<(Instant, ServeEnd)> = Vec::new();
         loop {
             let next = {
-                let told = async {
+                let stopped = async {
                     match &stop {
                         Some((stop, _)) => stop.wait().await,
                         None => pending().await,
@@ -892,40 +892,40 @@ impl<W: Erased> Acceptor<W::Listener> for Scripted<W> {
                 };
                 let due = async {
                     match deadlines.iter().min_by_key(|(time, _)| *time) {
-                        Some((time, departure)) => {
+                        Some((time, end)) => {
                             runtime.sleep_until(*time).await;
-                            *departure
+                            *end
                         }
                         None => pending().await,
                     }
                 };
-                next(&mut inbox, told, due, &mut echo).await
+                next(&mut inbox, stopped, due, &mut echo).await
             };
             match next {
-                Next::Order(order) => match order {
-                    Order::ReturnAt(time) => deadlines.push((time, Departure::ByItself)),
-                    Order::PanicWhenDropped(message) => kept.push(Bomb(message)),
-                    Order::FailWithStream => on_error = OnStreamError::Fail,
-                    Order::TrapAndStay => drop(connection.lifecycle.trap_stop()),
-                    Order::TrapAndLeaveAfter(time) => {
+                Next::Command(command) => match command {
+                    Command::ReturnAt(time) => deadlines.push((time, ServeEnd::Completed)),
+                    Command::PanicWhenDropped(message) => kept.push(PanicOnDrop(message)),
+                    Command::FailWithStream => on_error = OnStreamError::Fail,
+                    Command::TrapAndStay => drop(connection.lifecycle.trap_stop()),
+                    Command::TrapAndLeaveAfter(time) => {
                         stop = Some((connection.lifecycle.trap_stop(), time));
                     }
                     end => {
-                        leaving.departure = Departure::ByItself;
+                        leaving.end = ServeEnd::Completed;
                         return end.carried_out();
                     }
                 },
-                Next::Told => {
+                Next::Stopped => {
                     if let Some((_, delay)) = stop.take() {
-                        deadlines.push((runtime.now() + delay, Departure::Told));
+                        deadlines.push((runtime.now() + delay, ServeEnd::Stopped));
                     }
                 }
-                Next::Due(departure) => {
-                    leaving.departure = departure;
+                Next::Due(end) => {
+                    leaving.end = end;
                     return Ok(Exit::normal());
                 }
                 Next::Over(echoed) => {
-                    leaving.departure = Departure::ByItself;
+                    leaving.end = ServeEnd::Completed;
                     return match (on_error, echoed) {
                         (OnStreamError::Fail, Err(error)) => Err(error.into()),
                         _ => Ok(Exit::normal()),
@@ -942,40 +942,40 @@ impl<W: Erased> Acceptor<W::Listener> for Scripted<W> {
             task: current_task(),
             reason: reason.clone(),
         });
-        let farewell = *lock(&self.script.farewell);
-        match farewell {
-            Farewell::Leave => {}
-            Farewell::Panic(message) => panic!("{message}"),
-            Farewell::Stay => pending().await,
+        let on_terminate = *lock(&self.script.on_terminate);
+        match on_terminate {
+            OnTerminate::Return => {}
+            OnTerminate::Panic(message) => panic!("{message}"),
+            OnTerminate::Hang => pending().await,
         }
     }
 }
 
-impl Order {
+impl Command {
     fn carried_out(self) -> Result<Exit, BoxError> {
         match self {
-            Order::ExitCleanly => Ok(Exit::clean("")),
-            Order::ExitCleanlyBecause(reason) => Ok(Exit::clean(reason)),
-            Order::Fail(name) => Err(name.into()),
-            Order::FailWith(failure) => Err(failure.into()),
-            Order::ExitDisconnected(name) => Ok(Exit::disconnected(name)),
-            Order::ExitFailed(failure) => Ok(Exit::failed(failure)),
-            Order::Panic(message) => panic!("{message}"),
-            Order::Unwind(message) => std::panic::resume_unwind(Box::new(message)),
-            Order::Return
-            | Order::ReturnAt(_)
-            | Order::PanicWhenDropped(_)
-            | Order::FailWithStream
-            | Order::TrapAndStay
-            | Order::TrapAndLeaveAfter(_) => Ok(Exit::normal()),
+            Command::ExitCleanly => Ok(Exit::clean("")),
+            Command::ExitCleanlyBecause(reason) => Ok(Exit::clean(reason)),
+            Command::Fail(name) => Err(name.into()),
+            Command::FailWith(failure) => Err(failure.into()),
+            Command::ExitDisconnected(name) => Ok(Exit::disconnected(name)),
+            Command::ExitFailed(failure) => Ok(Exit::failed(failure)),
+            Command::Panic(message) => panic!("{message}"),
+            Command::Unwind(message) => std::panic::resume_unwind(Box::new(message)),
+            Command::Return
+            | Command::ReturnAt(_)
+            | Command::PanicWhenDropped(_)
+            | Command::FailWithStream
+            | Command::TrapAndStay
+            | Command::TrapAndLeaveAfter(_) => Ok(Exit::normal()),
         }
     }
 }
 
 /// Panics when dropped, unless the thread is already panicking.
-struct Bomb(&'static str);
+struct PanicOnDrop(&'static str);
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             panic!("{}", self.0);
@@ -984,30 +984,30 @@ impl Drop for Bomb {
 }
 
 /// Records how `serve` ended when its future is dropped.
-struct Leaving {
+struct RecordServeEnd {
     child: ChildId,
-    departure: Departure,
+    end: ServeEnd,
     calls: Record<Call>,
 }
 
-impl Drop for Leaving {
+impl Drop for RecordServeEnd {
     fn drop(&mut self) {
-        self.calls.push(Call::Left {
+        self.calls.push(Call::ServeEnded {
             child: self.child,
-            departure: self.departure,
+            end: self.end,
         });
     }
 }
 
 enum Next {
-    Order(Order),
-    Told,
-    Due(Departure),
+    Command(Command),
+    Stopped,
+    Due(ServeEnd),
     /// The client has closed, or the stream has failed with this error.
     Over(io::Result<()>),
 }
 
-/// What a connection returns when its stream fails.
+/// The result of a connection whose stream fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnStreamError {
     Return,
@@ -1016,25 +1016,25 @@ enum OnStreamError {
 
 /// Commands have priority because they were sent before any other event that is ready.
 async fn next(
-    inbox: &mut mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>,
-    told: impl Future<Output = ()>,
-    due: impl Future<Output = Departure>,
+    inbox: &mut mpsc::UnboundedReceiver<(Command, oneshot::Sender<()>)>,
+    stopped: impl Future<Output = ()>,
+    due: impl Future<Output = ServeEnd>,
     echo: &mut (impl Future<Output = io::Result<()>> + Unpin),
 ) -> Next {
-    let order = async {
+    let command = async {
         match inbox.next().await {
-            Some((order, taken)) => {
+            Some((command, taken)) => {
                 let _ = taken.send(());
-                Next::Order(order)
+                Next::Command(command)
             }
             None => pending().await,
         }
     };
-    let order = std::pin::pin!(order);
-    let told = std::pin::pin!(told.map(|()| Next::Told));
+    let command = std::pin::pin!(command);
+    let stopped = std::pin::pin!(stopped.map(|()| Next::Stopped));
     let due = std::pin::pin!(due.map(Next::Due));
     let over = echo.map(Next::Over);
-    match select(order, select(told, select(due, over))).await {
+    match select(command, select(stopped, select(due, over))).await {
         Either::Left((next, _))
         | Either::Right((Either::Left((next, _)), _))
         | Either::Right((

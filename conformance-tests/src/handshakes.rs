@@ -97,9 +97,9 @@ pub enum Stage {
     Second,
 }
 
-/// What happened in a handshake.
+/// The kind of an event of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum Step {
     /// It was polled for the first time.
     Began,
     /// It passed the stream on.
@@ -112,11 +112,11 @@ pub enum Moment {
 
 /// An event of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shake {
+pub struct HandshakeEvent {
     /// Which of the connection's handshakes.
-    pub stage: Stage,
-    /// What happened.
-    pub moment: Moment,
+    pub which: Stage,
+    /// The kind of the event.
+    pub step: Step,
     /// The client.
     pub client: Address,
     /// The task that it runs on, in a world with instruments.
@@ -126,19 +126,19 @@ pub struct Shake {
 }
 
 /// Called when a handshake is first polled.
-type Witness = dyn Fn(&Shake) + Send + Sync;
+type Hook = dyn Fn(&HandshakeEvent) + Send + Sync;
 
 struct Shared {
     world: Arc<Boxed>,
-    shakes: Record<Shake>,
-    witness: Mutex<Option<Arc<Witness>>>,
+    events: Record<HandshakeEvent>,
+    on_handshake: Mutex<Option<Arc<Hook>>>,
     second: Second,
     wrong: Handshaking,
     /// Held by the running handshake in a wrong implementation that runs one at a time.
     turn: futures::lock::Mutex<()>,
 }
 
-/// What the second handshake does.
+/// The behaviour of the second handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Second {
     /// It passes every stream on at once.
@@ -148,10 +148,10 @@ enum Second {
 }
 
 impl Shared {
-    fn shake(&self, stage: Stage, moment: Moment, client: Address) -> Shake {
-        Shake {
-            stage,
-            moment,
+    fn event(&self, which: Stage, step: Step, client: Address) -> HandshakeEvent {
+        HandshakeEvent {
+            which,
+            step,
             client,
             task: current_task(),
             at: self.world.clock().now(),
@@ -161,26 +161,26 @@ impl Shared {
     /// Reads a header and follows it.
     async fn run<S: AsyncRead + Unpin>(
         &self,
-        stage: Stage,
+        which: Stage,
         mut incoming: Incoming<S, Address>,
     ) -> Result<Incoming<S, Address>, HandshakeError> {
         let (client, _) = incoming.transport_addrs();
         let mut running = Running {
             shared: self,
-            stage,
+            which,
             client: *client,
-            ends: Moment::Dropped,
+            ends: Step::Dropped,
         };
-        let began = self.shake(stage, Moment::Began, running.client);
-        let witness = self
-            .witness
+        let began = self.event(which, Step::Began, running.client);
+        let on_handshake = self
+            .on_handshake
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        if let Some(witness) = witness {
-            witness(&began);
+        if let Some(on_handshake) = on_handshake {
+            on_handshake(&began);
         }
-        self.shakes.push(began);
+        self.events.push(began);
         let _turn = match self.wrong {
             Handshaking::OneByOne => Some(self.turn.lock().await),
             _ => None,
@@ -203,8 +203,8 @@ impl Shared {
             panic!("{error}");
         }
         running.ends = match result {
-            Ok(_) => Moment::Passed,
-            Err(_) => Moment::Failed,
+            Ok(_) => Step::Passed,
+            Err(_) => Step::Failed,
         };
         result
     }
@@ -213,15 +213,15 @@ impl Shared {
 /// Records how a handshake ended when its future is dropped.
 struct Running<'a> {
     shared: &'a Shared,
-    stage: Stage,
+    which: Stage,
     client: Address,
-    ends: Moment,
+    ends: Step,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let shake = self.shared.shake(self.stage, self.ends, self.client);
-        self.shared.shakes.push(shake);
+        let event = self.shared.event(self.which, self.ends, self.client);
+        self.shared.events.push(event);
     }
 }
 
@@ -298,8 +298,8 @@ impl Handshakes {
         Arc::new(Self {
             shared: Arc::new(Shared {
                 world: Arc::clone(world),
-                shakes: Record::default(),
-                witness: Mutex::new(None),
+                events: Record::default(),
+                on_handshake: Mutex::new(None),
                 second,
                 wrong: tamper.map_or(Handshaking::Sound, |tamper| tamper.handshakes),
                 turn: futures::lock::Mutex::new(()),
@@ -308,15 +308,15 @@ impl Handshakes {
     }
 
     /// Returns the recorded events of the handshakes.
-    pub fn shakes(&self) -> &Record<Shake> {
-        &self.shared.shakes
+    pub fn events(&self) -> &Record<HandshakeEvent> {
+        &self.shared.events
     }
 
     /// Sets a function that is called when a handshake is first polled, before anything else.
-    pub fn witness(&self, witness: impl Fn(&Shake) + Send + Sync + 'static) {
-        let witness: Arc<Witness> = Arc::new(witness);
-        let shared = &self.shared.witness;
-        *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(witness);
+    pub fn on_handshake(&self, on_handshake: impl Fn(&HandshakeEvent) + Send + Sync + 'static) {
+        let on_handshake: Arc<Hook> = Arc::new(on_handshake);
+        let shared = &self.shared.on_handshake;
+        *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_handshake);
     }
 
     fn listener(&self, listener: BoxedListener) -> <Self as World>::Listener {

@@ -34,10 +34,10 @@ use crate::record::Record;
 use crate::verdict::Broken;
 use crate::world::World;
 
-pub use accepts::{Cost, Counted};
-pub use faults::{Faults, OfTheRuntime, not_listening};
+pub use accepts::{AcceptCounts, Cost};
+pub use faults::{Faults, RuntimeError, not_listening};
 pub use tasks::{PollId, TaskId, ValueId, current_poll, current_task};
-pub use traces::Traced;
+pub use traces::TraceEvent;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -50,12 +50,12 @@ pub(crate) struct Instruments {
     polls: AtomicU64,
     /// The tasks that are being polled.
     under_way: Mutex<HashSet<TaskId>>,
-    orders: Record<Order>,
+    commands: Record<TaskCommand>,
     holding: Record<TaskId>,
     /// When the tasks' clock was stopped.
     stopped_at: OnceLock<Instant>,
     dispatch: Dispatch,
-    traced: Record<Traced>,
+    traced: Record<TraceEvent>,
     cost: Arc<Cost>,
     /// Whether the peer of the next connection is gone before its address is read.
     peer_gone: AtomicBool,
@@ -63,16 +63,18 @@ pub(crate) struct Instruments {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum TaskCommand {
     Hold(TaskId),
     Release(TaskId),
     Drop(TaskId),
 }
 
 /// Returns whether the task's latest command is to hold it.
-fn is_held(orders: &[Order], task: TaskId) -> bool {
-    let of_task = |order: &&Order| [Order::Hold(task), Order::Release(task)].contains(order);
-    orders.iter().rfind(of_task) == Some(&Order::Hold(task))
+fn is_held(commands: &[TaskCommand], task: TaskId) -> bool {
+    let of_task = |command: &&TaskCommand| {
+        [TaskCommand::Hold(task), TaskCommand::Release(task)].contains(command)
+    };
+    commands.iter().rfind(of_task) == Some(&TaskCommand::Hold(task))
 }
 
 impl Instruments {
@@ -83,7 +85,7 @@ impl Instruments {
             spawned: Default::default(),
             polls: AtomicU64::new(0),
             under_way: Mutex::default(),
-            orders: Record::default(),
+            commands: Record::default(),
             holding: Record::default(),
             stopped_at: OnceLock::new(),
             dispatch,
@@ -103,10 +105,10 @@ impl Instruments {
         let number = self.spawned[value as usize].fetch_add(1, Ordering::SeqCst);
         let (id, instruments) = (TaskId { value, number }, Arc::clone(self));
         let mut task = Some(Box::pin(task));
-        let orders = instruments.orders.clone();
+        let commands = instruments.commands.clone();
         let mut drops = Box::pin(async move {
-            let dropped = |order: &Order| (*order == Order::Drop(id)).then_some(());
-            orders.first(dropped).await;
+            let dropped = |command: &TaskCommand| (*command == TaskCommand::Drop(id)).then_some(());
+            commands.first(dropped).await;
         });
         poll_fn(move |cx| {
             if drops.as_mut().poll(cx).is_ready() {
@@ -134,11 +136,14 @@ impl Instruments {
     /// Returns whether this task is held, and wakes the task when that changes.
     fn holds(&self, task: TaskId, cx: &mut Context<'_>) -> bool {
         loop {
-            let held = pin!(self.orders.when(|all| is_held(all, task).then_some(())));
+            let held = pin!(self.commands.when(|all| is_held(all, task).then_some(())));
             if held.poll(cx).is_pending() {
                 return false;
             }
-            let free = pin!(self.orders.when(|all| (!is_held(all, task)).then_some(())));
+            let free = pin!(
+                self.commands
+                    .when(|all| (!is_held(all, task)).then_some(()))
+            );
             if free.poll(cx).is_pending() {
                 return true;
             }
@@ -223,19 +228,19 @@ impl fmt::Debug for Instruments {
 impl Boxed {
     /// Stops polling this task. Completes when a poll in progress has returned. May be used once per task.
     pub fn hold(&self, task: TaskId) -> impl Future<Output = ()> + Send + 'static {
-        self.instruments().orders.push(Order::Hold(task));
+        self.instruments().commands.push(TaskCommand::Hold(task));
         let holding = self.instruments().holding.clone();
         async move { holding.first(|held| (*held == task).then_some(())).await }
     }
 
     /// Resumes polling this task.
     pub fn release(&self, task: TaskId) {
-        self.instruments().orders.push(Order::Release(task));
+        self.instruments().commands.push(TaskCommand::Release(task));
     }
 
     /// Drops a task, as a runtime does when it shuts down.
     pub fn drop_task(&self, task: TaskId) {
-        self.instruments().orders.push(Order::Drop(task));
+        self.instruments().commands.push(TaskCommand::Drop(task));
     }
 
     /// Stops the tasks' clock: a deadline that has not passed yet never does, whatever wakes the task that waits for
@@ -251,7 +256,7 @@ impl Boxed {
     }
 
     /// Returns the `tracing` events so far.
-    pub fn traced(&self) -> Vec<Traced> {
+    pub fn traced(&self) -> Vec<TraceEvent> {
         let mut traced = self.instruments().traced.all();
         let tamper = self.runtime().tamper;
         if let Some(edit) = tamper.as_ref().and_then(|tamper| tamper.traces.as_ref()) {
@@ -280,17 +285,17 @@ impl Boxed {
     /// # Errors
     ///
     /// [`Broken`] if no task waits in `accept`.
-    pub async fn hold_accepting(&self, stage: &Fixture<Boxed>) -> Result<TaskId, Broken> {
+    pub async fn hold_accepting(&self, fixture: &Fixture<Boxed>) -> Result<TaskId, Broken> {
         let cost = self.cost();
         let waits = || match cost.waits() {
             true => Ok(()),
             false => Err(cost.so_far()),
         };
-        stage.until("`accept` waits", waits).await?;
+        fixture.until("`accept` waits", waits).await?;
         let task = cost.tasks().last().copied();
         let task = task.ok_or_else(|| Broken::new("`accept` is called in a task", "it is not"))?;
         let rests = self.hold(task);
-        stage.event("the accept loop is held", rests).await?;
+        fixture.event("the accept loop is held", rests).await?;
         Ok(task)
     }
 }

@@ -31,7 +31,7 @@ pub use patience::{PATIENCE_VARIABLE, Patience, PatienceError};
 pub use real::{Real, SocketClient};
 pub use record::Record;
 pub use verdict::{Broken, Verdict, same};
-pub use world::{Client, Closed, IpWorld, World, play};
+pub use world::{Client, Closed, IpWorld, World, run_in};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

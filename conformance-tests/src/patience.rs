@@ -51,7 +51,7 @@ impl Patience {
     /// # Panics
     ///
     /// If the variable is not a valid factor.
-    pub fn of_environment() -> Self {
+    pub fn expect_from_environment() -> Self {
         Self::from_environment().unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -210,11 +210,7 @@ impl Patience {
 
     /// The event occurred but the waiting task was not woken.
     fn lost(what: &str) -> Broken {
-        Broken::new(
-            what,
-            "it occurred, but its waker was not called",
-        )
-        .check(LOST_WAKE)
+        Broken::new(what, "it occurred, but its waker was not called").check(LOST_WAKE)
     }
 
     fn exhausted(self, what: &str) -> Broken {
@@ -342,7 +338,10 @@ mod tests {
         fn spawn(&self, _task: impl Future<Output = ()> + Send + 'static) {}
 
         async fn sleep_until(&self, deadline: Instant) {
-            let mut now = self.now.lock().expect("the lock is never poisoned: its holders do not panic");
+            let mut now = self
+                .now
+                .lock()
+                .expect("the lock is never poisoned: its holders do not panic");
             let length = deadline.saturating_duration_since(*now);
             let stands_still = if self.slept.count() == 0 {
                 HOUR
@@ -354,7 +353,10 @@ mod tests {
         }
 
         fn now(&self) -> Instant {
-            *self.now.lock().expect("the lock is never poisoned: its holders do not panic")
+            *self
+                .now
+                .lock()
+                .expect("the lock is never poisoned: its holders do not panic")
         }
     }
 
@@ -394,10 +396,7 @@ mod tests {
         };
         assert_eq!(waits(true), Ok(()));
         let broken = waits(false).expect_err("the waker was not called");
-        assert_eq!(
-            broken.seen,
-            "it occurred, but its waker was not called"
-        );
+        assert_eq!(broken.seen, "it occurred, but its waker was not called");
     }
 
     #[test]

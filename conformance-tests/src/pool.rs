@@ -286,7 +286,7 @@ impl<W: Erased> Pool<W> {
             Some(tamper) => tamper.spec(spec),
             None => spec,
         };
-        let listeners = runtime.of_listeners();
+        let listeners = runtime.for_listeners();
         let owner = acceptor_core::Pool::start(runtime, spec)?;
         Ok(Self::of(owner, tamper, listeners))
     }
@@ -306,7 +306,7 @@ impl<W: Erased> Pool<W> {
             (Configure::Use(spec), Some(tamper)) => Ok(Configure::Use(tamper.spec(spec))),
             (other, _) => Ok(other),
         };
-        let listeners = runtime.of_listeners();
+        let listeners = runtime.for_listeners();
         let owner = acceptor_core::Pool::start_with(runtime, init)?;
         Ok(owner.map(|owner| Self::of(owner, tamper, listeners)))
     }

@@ -20,8 +20,7 @@ use crate::patience::Patience;
 use crate::world::{Client, Closed, World};
 
 /// Whether the system reports if a socket listens, so that a constructor can refuse a socket that does not (V4).
-pub(crate) const SAYS_WHETHER_IT_LISTENS: bool =
-    cfg!(any(target_os = "linux", target_os = "android"));
+pub(crate) const REPORTS_LISTENING: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// The loopback address with any free port.
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -73,7 +72,7 @@ impl<H: Harness> World for Real<H> {
         socket.bind(&LOOPBACK.into())?;
         // Where the system reports whether a socket listens, an adapter refuses one that does not (V4), so the socket
         // listens until the adapter has taken it.
-        let listens = SAYS_WHETHER_IT_LISTENS;
+        let listens = REPORTS_LISTENING;
         if listens {
             socket.listen(1)?;
         }
@@ -82,7 +81,9 @@ impl<H: Harness> World for Real<H> {
             socket.shutdown(Shutdown::Both)?;
         }
         match socket.accept() {
-            Ok(_) => Err(io::Error::other("a socket that does not listen accepted a connection")),
+            Ok(_) => Err(io::Error::other(
+                "a socket that does not listen accepted a connection",
+            )),
             Err(error) => Ok((listener, error)),
         }
     }
@@ -151,14 +152,14 @@ impl SocketClient {
     /// The errors of binding and connecting; [`ErrorKind::AddrNotAvailable`] if the client's own address is unnamed,
     /// because rules identify clients by address.
     pub async fn connect(to: SockAddr, from: Option<SockAddr>) -> io::Result<Self> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         thread::Builder::new()
             .name("conformance client".into())
             .spawn(move || {
                 let (socket, local_addr) = match connected(&to, from.as_ref()) {
                     Ok(connected) => connected,
                     Err(error) => {
-                        let _ = tell.send(Err(error));
+                        let _ = sender.send(Err(error));
                         return;
                     }
                 };
@@ -174,27 +175,27 @@ impl SocketClient {
                     socket,
                     ahead: Vec::new(),
                 };
-                let _ = tell.send(Ok(client));
+                let _ = sender.send(Ok(client));
                 for job in inbox {
                     job(&mut driven);
                 }
                 // Dropped before `_alive`, whose drop signals that the socket is closed.
                 drop(driven);
             })?;
-        told.await.unwrap_or_else(|_| Err(gone()))
+        receiver.await.unwrap_or_else(|_| Err(gone()))
     }
 
     async fn does<T: Send + 'static>(
         &mut self,
         job: impl FnOnce(&mut Driven) -> T + Send + 'static,
     ) -> io::Result<T> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |driven| {
-            let _ = tell.send(job(driven));
+            let _ = sender.send(job(driven));
         });
         let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
         match sent {
-            Some(Ok(())) => told.await.map_err(|_| gone()),
+            Some(Ok(())) => receiver.await.map_err(|_| gone()),
             _ => Err(gone()),
         }
     }
@@ -220,7 +221,7 @@ fn connected(to: &SockAddr, from: Option<&SockAddr>) -> io::Result<(Arc<Socket>,
         socket.bind(from)?;
     }
     // Bounds the life of this thread; the rule that waits for the client gives up long before.
-    socket.connect_timeout(to, 2 * Patience::of_environment().length())?;
+    socket.connect_timeout(to, 2 * Patience::expect_from_environment().length())?;
     let local_addr = Address::from_socket(&socket.local_addr()?);
     let unnamed = || io::Error::new(ErrorKind::AddrNotAvailable, "the client has no address");
     Ok((Arc::new(socket), local_addr.ok_or_else(unnamed)?))

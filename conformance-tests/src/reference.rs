@@ -51,7 +51,7 @@ impl Runtime for Threads {
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
         Sleep {
             deadline,
-            place: None,
+            key: None,
         }
     }
 
@@ -109,7 +109,7 @@ impl Timer {
         let mut sleepers = lock(&self.sleepers);
         loop {
             let now = Instant::now();
-            let next = sleepers.first_key_value().map(|(place, _)| place.0);
+            let next = sleepers.first_key_value().map(|(key, _)| key.0);
             sleepers = match next {
                 Some(deadline) if deadline <= now => {
                     let first = sleepers.pop_first();
@@ -137,7 +137,7 @@ impl Timer {
 struct Sleep {
     deadline: Instant,
     /// The key of its waker, once it waits.
-    place: Option<(Instant, u64)>,
+    key: Option<(Instant, u64)>,
 }
 
 impl Future for Sleep {
@@ -149,9 +149,9 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         let deadline = self.deadline;
-        let place = *self.place.get_or_insert_with(|| (deadline, number()));
+        let key = *self.key.get_or_insert_with(|| (deadline, number()));
         // Replaced at each poll, because the waker may have changed.
-        let old = lock(&TIMER.sleepers).insert(place, cx.waker().clone());
+        let old = lock(&TIMER.sleepers).insert(key, cx.waker().clone());
         drop(old);
         TIMER.changed.notify_one();
         Poll::Pending
@@ -160,8 +160,8 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            let waker = lock(&TIMER.sleepers).remove(&place);
+        if let Some(key) = self.key {
+            let waker = lock(&TIMER.sleepers).remove(&key);
             drop(waker);
         }
     }
@@ -192,16 +192,16 @@ pub struct TcpListener {
 #[derive(Debug)]
 struct Shared {
     socket: net::TcpListener,
-    hall: Mutex<Hall>,
+    queue: Mutex<Queue>,
 }
 
 /// Accepted connections, and the callers that wait for one.
 #[derive(Debug, Default)]
-struct Hall {
+struct Queue {
     /// Connections or errors that were accepted and not yet taken.
     accepted: VecDeque<io::Result<(TcpStream, SocketAddr)>>,
     waiting: Wakers<u64>,
-    porter: Option<JoinHandle<()>>,
+    acceptor: Option<JoinHandle<()>>,
 }
 
 impl TcpListener {
@@ -218,7 +218,7 @@ impl TcpListener {
         Ok(Self {
             shared: Arc::new(Shared {
                 socket,
-                hall: Mutex::default(),
+                queue: Mutex::default(),
             }),
         })
     }
@@ -232,7 +232,7 @@ impl Listener for TcpListener {
     fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send {
         Accept {
             shared: &self.shared,
-            place: number(),
+            key: number(),
         }
     }
 
@@ -254,31 +254,31 @@ impl Listener for TcpListener {
 /// caller.
 struct Accept<'a> {
     shared: &'a Arc<Shared>,
-    place: u64,
+    key: u64,
 }
 
 impl Future for Accept<'_> {
     type Output = io::Result<(TcpStream, SocketAddr)>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut hall = lock(&self.shared.hall);
-        if let Some(accepted) = hall.accepted.pop_front() {
+        let mut queue = lock(&self.shared.queue);
+        if let Some(accepted) = queue.accepted.pop_front() {
             return Poll::Ready(accepted);
         }
-        if hall.porter.is_none() {
+        if queue.acceptor.is_none() {
             // A queued connection is taken at once, because a closing pool relies on a pending `accept` (L7).
             if let Some(accepted) = self.shared.accept_queued() {
                 return Poll::Ready(accepted);
             }
         }
         // One waker per caller: with a shared one, all callers but the last would wait indefinitely.
-        let old = hall.waiting.insert(self.place, cx.waker().clone());
-        if hall.porter.is_none() {
+        let old = queue.waiting.insert(self.key, cx.waker().clone());
+        if queue.acceptor.is_none() {
             let shared = Arc::clone(self.shared);
             let thread = thread::Builder::new().name("accept".into());
-            hall.porter = Some(thread.spawn(move || shared.accept_one())?);
+            queue.acceptor = Some(thread.spawn(move || shared.accept_one())?);
         }
-        drop(hall);
+        drop(queue);
         drop(old);
         Poll::Pending
     }
@@ -286,7 +286,7 @@ impl Future for Accept<'_> {
 
 impl Drop for Accept<'_> {
     fn drop(&mut self) {
-        let waker = lock(&self.shared.hall).waiting.remove(&self.place);
+        let waker = lock(&self.shared.queue).waiting.remove(&self.key);
         drop(waker);
     }
 }
@@ -313,10 +313,10 @@ impl Shared {
         // Errors are passed on unchanged and nothing is retried: the pool decides what they mean.
         let accepted = self.socket.accept();
         let waiting = {
-            let mut hall = lock(&self.hall);
-            hall.accepted.push_back(accepted);
-            hall.porter = None;
-            std::mem::take(&mut hall.waiting)
+            let mut queue = lock(&self.queue);
+            queue.accepted.push_back(accepted);
+            queue.acceptor = None;
+            std::mem::take(&mut queue.waiting)
         };
         // Wakes all callers, because the first one polled takes the connection.
         waiting.into_values().for_each(Waker::wake);
@@ -326,16 +326,16 @@ impl Shared {
 impl Drop for TcpListener {
     /// The socket is closed when this returns, so a thread that is blocked on it has to be unblocked first.
     fn drop(&mut self) {
-        let porter = lock(&self.shared.hall).porter.take();
-        let (Some(porter), Ok(mut door)) = (porter, self.local_addr()) else {
+        let acceptor = lock(&self.shared.queue).acceptor.take();
+        let (Some(acceptor), Ok(mut client)) = (acceptor, self.local_addr()) else {
             return;
         };
-        match door.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => door.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => door.set_ip(Ipv6Addr::LOCALHOST.into()),
+        match client.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => client.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => client.set_ip(Ipv6Addr::LOCALHOST.into()),
             _ => {}
         }
-        match TcpStream::connect_timeout(&door, Duration::from_secs(1)) {
+        match TcpStream::connect_timeout(&client, Duration::from_secs(1)) {
             Ok(_) => drop(acceptor.join()),
             // The queue is full, so the thread has a connection to accept.
             Err(error) if error.kind() == ErrorKind::TimedOut => drop(acceptor.join()),
@@ -345,7 +345,7 @@ impl Drop for TcpListener {
     }
 }
 
-// Part 3, for the suite: run a test, and a stream to read and write.
+// Part 3, the harness: run a test, and a stream to read and write.
 
 /// The runtime as the suite uses it.
 #[derive(Debug, Clone, Copy)]
@@ -486,7 +486,7 @@ struct Blocking<T> {
 #[derive(Debug)]
 enum Outcome<T> {
     Awaited(Option<Waker>),
-    There(T),
+    Ready(T),
     Taken,
 }
 
@@ -499,7 +499,7 @@ impl<T: Send + 'static> Blocking<T> {
         let thread = thread::Builder::new().name("blocking".into());
         thread.spawn(move || {
             let value = call();
-            let before = std::mem::replace(&mut *lock(&outcome), Outcome::There(value));
+            let before = std::mem::replace(&mut *lock(&outcome), Outcome::Ready(value));
             if let Outcome::Awaited(Some(waker)) = before {
                 waker.wake();
             }
@@ -514,7 +514,7 @@ impl<T> Future for Blocking<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let mut outcome = lock(&self.outcome);
         match std::mem::replace(&mut *outcome, Outcome::Taken) {
-            Outcome::There(value) => Poll::Ready(value),
+            Outcome::Ready(value) => Poll::Ready(value),
             Outcome::Awaited(_) => {
                 *outcome = Outcome::Awaited(Some(cx.waker().clone()));
                 Poll::Pending

@@ -1,4 +1,4 @@
-//! Tampering, for the tests of the suite itself: how a deliberately wrong pool misbehaves.
+//! Tampering, which tests the suite itself: how a deliberately wrong pool misbehaves.
 //!
 //! A pool is always the core's own. A wrong one is made by tampering with its inputs (the spec, the
 //! acceptor, the observer: here) and with the calls of its handle ([`Pool`](crate::fixture::Pool) and
@@ -28,7 +28,7 @@ use futures::future::join;
 use futures::{FutureExt, StreamExt};
 
 use crate::address::Address;
-use crate::instruments::Traced;
+use crate::instruments::TraceEvent;
 use crate::record::Record;
 
 /// Changes a value.
@@ -71,7 +71,7 @@ pub struct Tamper {
     /// Formats a report.
     pub words: Option<fn(&Report<Address>) -> String>,
     /// Changes the recorded `tracing` events.
-    pub traces: Option<Edit<Vec<Traced>>>,
+    pub traces: Option<Edit<Vec<TraceEvent>>>,
     /// Whether the listener's own classification of errors is ignored.
     pub asks_no_listener: bool,
 }
@@ -165,7 +165,7 @@ pub struct Settings {
     pub handshake_timeout: Option<Option<Duration>>,
     /// Which connections are reported.
     pub connection_reports: Option<ConnectionReports>,
-    /// What the pool does when its last listener has failed.
+    /// The reaction to the failure of the last listener.
     pub last_listener: Option<LastListener>,
 }
 
@@ -658,20 +658,20 @@ impl<F> Drop for Kept<F> {
 pub(crate) fn elsewhere<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> oneshot::Receiver<T> {
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     thread::spawn(move || {
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut cx = Context::from_waker(&waker);
         let mut future = pin!(future);
         loop {
             if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
-                let _ = tell.send(value);
+                let _ = sender.send(value);
                 return;
             }
             thread::park();
         }
     });
-    told
+    receiver
 }
 
 struct Unpark(thread::Thread);

@@ -10,17 +10,16 @@ pub type Verdict = Result<(), Broken>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Broken {
-    /// What was expected.
+    /// The expectation.
     pub expected: String,
-    /// What was seen.
+    /// The observation.
     pub seen: String,
     /// Where the cause may be.
     pub check: Option<&'static str>,
 }
 
 /// The hint for an event that occurred without waking the task that waits for it.
-pub(crate) const LOST_WAKE: &str =
-    "does the runtime, the listener or the stream wake the task that waits? Does it wake another one?";
+pub(crate) const LOST_WAKE: &str = "does the runtime, the listener or the stream wake the task that waits? Does it wake another one?";
 
 impl Broken {
     /// Creates an error from what was expected and what was seen.

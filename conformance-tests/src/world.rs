@@ -67,7 +67,7 @@ pub trait World: Send + Sync + 'static {
     /// The errors of binding.
     fn listen_to_nothing(&self) -> io::Result<(Self::Listener, io::Error)>;
 
-    /// Converts any socket to a listener. The default is `None`, for a world without descriptors.
+    /// Converts any socket to a listener. The default is `None`: the world has no descriptors.
     fn listen_with(&self, _socket: TcpListener) -> Option<io::Result<Self::Listener>> {
         None
     }
@@ -96,7 +96,7 @@ pub trait World: Send + Sync + 'static {
 
     /// How long checks wait for an event in this world.
     fn patience(&self) -> Patience {
-        Patience::of_environment()
+        Patience::expect_from_environment()
     }
 
     /// Returns the runtime with which checks wait. Only a deliberately wrong world returns another than the pools'.
@@ -162,15 +162,15 @@ pub enum Closed {
 /// # Panics
 ///
 /// If the world's runtime drops the check before it completes, and with the check's own panic.
-pub fn play<W: World, T: Send + 'static>(
+pub fn run_in<W: World, T: Send + 'static>(
     world: &Arc<W>,
-    scene: impl Future<Output = T> + Send + 'static,
+    check: impl Future<Output = T> + Send + 'static,
 ) -> T {
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     world.run(async move {
-        let _ = tell.send(scene.await);
+        let _ = sender.send(check.await);
     });
-    futures::FutureExt::now_or_never(told)
+    futures::FutureExt::now_or_never(receiver)
         .and_then(Result::ok)
         .expect("`run` returns only when the test has completed")
 }

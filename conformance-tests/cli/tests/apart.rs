@@ -5,7 +5,7 @@ use std::sync::Arc;
 use acceptor_core::{Spec, acceptor_fn};
 use conformance_cli::worlds::apart::Apart;
 use conformance_tests::fixture::Pool;
-use conformance_tests::{Address, Boxed, BoxedIo, Client, Record, World, play};
+use conformance_tests::{Address, Boxed, BoxedIo, Client, Record, World, run_in};
 use tokio::runtime::Handle;
 
 conformance_tests::suite!(Apart::default());
@@ -15,7 +15,7 @@ fn connections_are_served_on_the_runtime_of_the_listeners() {
     let world = Arc::new(Boxed::new(Apart::default()));
     let (served, stage) = (Record::default(), Arc::clone(&world));
     let serving = served.clone();
-    let here = play(&world, async move {
+    let here = run_in(&world, async move {
         let serve = acceptor_fn(
             move |_connection: acceptor_core::Connection<BoxedIo, Address>| {
                 serving.push(Handle::current().id());

@@ -169,7 +169,7 @@ fn a_check_without_an_end_is_a_failure_of_the_rule() {
     let limit = Duration::from_millis(500);
     let table = printed_on(alone, limit, "table");
     let [_, told, _] = parts(&table);
-    let limit = Patience::of_environment().stretch(limit);
+    let limit = Patience::expect_from_environment().stretch(limit);
     let failure = format!(
         "expected: the check comes to an end\n\
          seen:     it did not end within {limit:?}\n\
@@ -197,7 +197,7 @@ fn test_of_a_rule_that_does_not_end_fails_and_names_the_rule() {
     let told = told
         .downcast_ref::<String>()
         .expect("it panics with a text");
-    let limit = Patience::of_environment().stretch(limit);
+    let limit = Patience::expect_from_environment().stretch(limit);
     assert!(told.starts_with("B4 (MUST) does not hold.\n"), "{told}");
     assert!(
         told.contains(&format!("seen:     it did not end within {limit:?}\n")),

@@ -73,7 +73,7 @@ const WRONG: &str = "CONFORMANCE_SOAK_WRONG";
 
 /// Soaks a world with this flaw: the output has one of these texts.
 fn check_flaw(test: &str, flaw: impl Into<Flaw> + Clone + 'static, texts: &[&str]) {
-    let patience = Patience::of_environment();
+    let patience = Patience::expect_from_environment();
     if env::var_os(WRONG).is_none() {
         let mut again = Command::new(env::current_exe().expect("a test has an executable"));
         again.args(["--exact", test, "--nocapture"]).env(WRONG, "");

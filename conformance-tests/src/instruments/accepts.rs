@@ -17,13 +17,13 @@ pub struct Cost {
     polls: AtomicUsize,
     wakes: AtomicUsize,
     accepted: AtomicUsize,
-    stage: Mutex<Stage>,
+    state: Mutex<CallState>,
     tasks: Mutex<Vec<TaskId>>,
-    witness: Mutex<Option<Arc<Witness>>>,
+    on_accept: Mutex<Option<Arc<Hook>>>,
 }
 
 /// Called by `accept` before it returns a connection, with the connection's number.
-type Witness = dyn Fn(usize) + Send + Sync;
+type Hook = dyn Fn(usize) + Send + Sync;
 
 impl fmt::Debug for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,7 +35,7 @@ impl fmt::Debug for Cost {
 
 /// The state of the latest call of `accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Stage {
+enum CallState {
     /// No poll is in progress and no wake-up is due.
     #[default]
     Idle,
@@ -47,7 +47,7 @@ enum Stage {
 
 /// The cost of `accept` in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counted {
+pub struct AcceptCounts {
     /// The number of calls.
     pub calls: usize,
     /// The number of polls.
@@ -58,8 +58,8 @@ pub struct Counted {
 
 impl Cost {
     /// Returns the numbers so far.
-    pub fn so_far(&self) -> Counted {
-        Counted {
+    pub fn so_far(&self) -> AcceptCounts {
+        AcceptCounts {
             calls: self.calls.load(Ordering::SeqCst),
             polls: self.polls.load(Ordering::SeqCst),
             wakes: self.wakes.load(Ordering::SeqCst),
@@ -77,22 +77,22 @@ impl Cost {
     }
 
     /// Sets a function that is called before `accept` returns a connection, with the connection's number, from 1.
-    pub fn witness(&self, witness: impl Fn(usize) + Send + Sync + 'static) {
-        let witness: Arc<Witness> = Arc::new(witness);
-        *lock(&self.witness) = Some(witness);
+    pub fn on_accept(&self, on_accept: impl Fn(usize) + Send + Sync + 'static) {
+        let on_accept: Arc<Hook> = Arc::new(on_accept);
+        *lock(&self.on_accept) = Some(on_accept);
     }
 
     fn returns(&self) {
         let number = self.accepted.fetch_add(1, Ordering::SeqCst) + 1;
-        let witness = lock(&self.witness).clone();
-        if let Some(witness) = witness {
-            witness(number);
+        let on_accept = lock(&self.on_accept).clone();
+        if let Some(on_accept) = on_accept {
+            on_accept(number);
         }
     }
 
     fn is_polled(&self) {
         self.polls.fetch_add(1, Ordering::SeqCst);
-        self.stage(|stage| *stage = Stage::Polled);
+        self.state(|state| *state = CallState::Polled);
         let mut tasks = lock(&self.tasks);
         let new = current_task().filter(|task| !tasks.contains(task));
         tasks.extend(new);
@@ -100,11 +100,11 @@ impl Cost {
 
     /// Returns whether `accept` is pending and has not woken its task since.
     pub fn waits(&self) -> bool {
-        self.stage(|stage| *stage == Stage::Waits)
+        self.state(|state| *state == CallState::Waits)
     }
 
-    fn stage<T>(&self, look: impl FnOnce(&mut Stage) -> T) -> T {
-        look(&mut lock(&self.stage))
+    fn state<T>(&self, look: impl FnOnce(&mut CallState) -> T) -> T {
+        look(&mut lock(&self.state))
     }
 }
 
@@ -116,7 +116,7 @@ struct CountingWaker {
 
 impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
-        self.cost.stage(|stage| *stage = Stage::Idle);
+        self.cost.state(|state| *state = CallState::Idle);
         self.cost.wakes.fetch_add(1, Ordering::SeqCst);
         self.waker.wake_by_ref();
     }
@@ -137,11 +137,11 @@ impl Cost {
                 waker: cx.waker().clone(),
             }));
             let accepted = accept.as_mut().poll(&mut Context::from_waker(&waker));
-            self.stage(|stage| {
-                *stage = match *stage {
-                    Stage::Polled if accepted.is_pending() => Stage::Waits,
+            self.state(|state| {
+                *state = match *state {
+                    CallState::Polled if accepted.is_pending() => CallState::Waits,
                     // Ready, or woken during the poll.
-                    _ => Stage::Idle,
+                    _ => CallState::Idle,
                 }
             });
             accepted

@@ -19,15 +19,15 @@ pub fn not_listening() -> io::Error {
 
 /// An error that the listener classifies itself, as an adapter does for its runtime's own errors (A6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OfTheRuntime(pub AcceptErrorKind);
+pub struct RuntimeError(pub AcceptErrorKind);
 
-impl fmt::Display for OfTheRuntime {
+impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an error of the runtime's own, of kind {:?}", self.0)
     }
 }
 
-impl Error for OfTheRuntime {}
+impl Error for RuntimeError {}
 
 /// The injected errors that one listener has yet to return. Clones share them.
 #[derive(Clone, Default)]

@@ -21,7 +21,7 @@ impl TaskId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ValueId {
     /// The value with which the world starts pools.
-    OfTheWorld,
+    World,
     /// Another value.
     Another,
 }

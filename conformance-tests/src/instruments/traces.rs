@@ -17,7 +17,7 @@ use crate::record::Record;
 
 /// A `tracing` event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Traced {
+pub struct TraceEvent {
     /// When it was emitted, by the world's clock.
     pub at: Instant,
     /// The task that emitted it, in a world with instruments.
@@ -28,7 +28,7 @@ pub struct Traced {
     pub fields: BTreeMap<String, String>,
 }
 
-impl Traced {
+impl TraceEvent {
     /// Returns a field as text, without quotes if it is a string.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(String::as_str)
@@ -45,7 +45,7 @@ const TARGET: &str = "acceptor_pool";
 
 struct Keeper {
     runtime: BoxedRuntime,
-    traced: Record<Traced>,
+    traced: Record<TraceEvent>,
 }
 
 struct Fields(BTreeMap<String, String>);
@@ -76,7 +76,7 @@ impl Subscriber for Keeper {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut fields = Fields(BTreeMap::new());
         event.record(&mut fields);
-        self.traced.push(Traced {
+        self.traced.push(TraceEvent {
             at: self.runtime.now(),
             task: current_task(),
             level: *event.metadata().level(),
@@ -90,7 +90,7 @@ impl Subscriber for Keeper {
 }
 
 /// Creates a subscriber that records the pool's events, and the list in which it records them.
-pub(super) fn keep(runtime: BoxedRuntime) -> (Dispatch, Record<Traced>) {
+pub(super) fn keep(runtime: BoxedRuntime) -> (Dispatch, Record<TraceEvent>) {
     let traced = Record::default();
     let keeper = Keeper {
         runtime,

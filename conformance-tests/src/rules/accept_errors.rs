@@ -9,8 +9,8 @@ use acceptor_core::{AcceptErrorKind, Event, ListenerId, ListenerRecord, Listener
 
 use crate::address::Address;
 use crate::boxed::Boxed;
-use crate::fixture::{Fixture, Handle, Order, ScriptedSpec, runs};
-use crate::instruments::{Faults, OfTheRuntime, current_poll, not_listening};
+use crate::fixture::{Command, Fixture, Handle, ScriptedSpec, is_running};
+use crate::instruments::{Faults, RuntimeError, current_poll, not_listening};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
@@ -81,28 +81,28 @@ fn listener(pool: &Handle) -> Result<Option<ListenerRecord<Address>>, Broken> {
 }
 
 /// Waits until the listener has returned all injected errors.
-async fn taken(stage: &Fixture, faults: &Faults) -> Verdict {
+async fn taken(fixture: &Fixture, faults: &Faults) -> Verdict {
     let look = || match faults.pending() {
         0 => Ok(()),
         pending => Err(pending),
     };
     let what = "the errors are taken from the listener";
-    stage.until(what, look).await
+    fixture.until(what, look).await
 }
 
-pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn a1_connection_error_is_skipped(world: Arc<Boxed>) -> Verdict {
     let failing = Boxed::instrumented(&world);
-    let stage = Fixture::new(&failing);
-    let pool = stage.start(stage.spec("a1").intensity(0))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    stage.began(1).await?;
+    let fixture = Fixture::new(&failing);
+    let pool = fixture.start(fixture.spec("a1").intensity(0))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    fixture.inits_begun(1).await?;
     let errors = of_one_connection();
     let count = errors.len() as u64;
     let faults = failing.faults(address);
     errors.into_iter().for_each(|error| faults.inject(error));
-    taken(&stage, &faults).await?;
-    let (mut client, served) = stage.connect(address).await?;
-    stage.echo(&mut client, "the next one").await?;
+    taken(&fixture, &faults).await?;
+    let (mut client, served) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "the next one").await?;
     same(
         "the `init` of the acceptor that kept waiting",
         1,
@@ -112,21 +112,21 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
     let listed = listed.map(|one| (one.skipped, one.pauses, one.accepted));
     let expected = Some((count, 0, 1));
     same("skipped, pauses, accepted", expected, listed)?;
-    same("the pool keeps running", true, runs(&pool))?;
+    same("the pool keeps running", true, is_running(&pool))?;
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
-    same("reports", 0, stage.reports.count())?;
+    fixture.event("the pool stops", pool.stop()).await?;
+    same("reports", 0, fixture.reports.count())?;
 
     // The peer is gone before its address is read.
     let counted = Boxed::instrumented(&world);
     counted.lose_next_peer();
-    let stage = Fixture::new(&counted);
-    let pool = stage.start(stage.spec("a1"))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let mut gone = stage.knock(address).await?;
-    stage.closed(&mut gone).await?;
-    let (mut client, served) = stage.connect(address).await?;
-    stage.echo(&mut client, "the next one").await?;
+    let fixture = Fixture::new(&counted);
+    let pool = fixture.start(fixture.spec("a1"))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let mut gone = fixture.connect_only(address).await?;
+    fixture.closed(&mut gone).await?;
+    let (mut client, served) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "the next one").await?;
     same(
         "the `init` of the acceptor that kept waiting",
         1,
@@ -140,14 +140,14 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
     const FLOOD: usize = 99;
     let held = Boxed::instrumented(&world);
     let failing = Arc::clone(&held);
-    let stage = Fixture::new(&failing);
+    let fixture = Fixture::new(&failing);
     let polls = Record::default();
     let seen = polls.clone();
-    let spec = stage.spec("a1").accept_errors(move |error| {
+    let spec = fixture.spec("a1").accept_errors(move |error| {
         seen.push(current_poll());
         AcceptErrorKind::classify(error)
     });
-    let pool = stage.start(spec)?;
+    let pool = fixture.start(spec)?;
     let (listener, address) = failing
         .listen()
         .map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
@@ -157,9 +157,9 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
     }
     let added = pool.add_listener(listener, 1);
     added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
-    taken(&stage, &faults).await?;
-    let (mut client, _) = stage.connect(address).await?;
-    stage.echo(&mut client, "after the flood").await?;
+    taken(&fixture, &faults).await?;
+    let (mut client, _) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "after the flood").await?;
     same("errors seen", FLOOD, polls.count())?;
     let polls: HashSet<_> = polls.all().into_iter().collect();
     same(
@@ -170,10 +170,10 @@ pub(super) async fn a1_an_error_of_one_connection_is_skipped(world: Arc<Boxed>) 
 }
 
 /// Returns a spec whose classifier records when it is called.
-fn asked(stage: &Fixture) -> (ScriptedSpec, Record<Instant>) {
-    let (times, seen) = (Record::default(), stage.world.runtime());
+fn asked(fixture: &Fixture) -> (ScriptedSpec, Record<Instant>) {
+    let (times, seen) = (Record::default(), fixture.world.runtime());
     let times_seen = times.clone();
-    let spec = stage.spec("a2").accept_errors(move |error| {
+    let spec = fixture.spec("a2").accept_errors(move |error| {
         times_seen.push(seen.now());
         AcceptErrorKind::classify(error)
     });
@@ -181,8 +181,8 @@ fn asked(stage: &Fixture) -> (ScriptedSpec, Record<Instant>) {
 }
 
 /// Returns the lengths of the reported pauses.
-fn pauses(stage: &Fixture) -> Vec<Duration> {
-    stage.reports.look(|reports| {
+fn pauses(fixture: &Fixture) -> Vec<Duration> {
+    fixture.reports.look(|reports| {
         let pause = |event: &Event<_>| match event {
             Event::AcceptPaused { pause, .. } => Some(*pause),
             _ => None,
@@ -192,13 +192,13 @@ fn pauses(stage: &Fixture) -> Vec<Duration> {
     })
 }
 
-pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn a2_resource_error_pauses(world: Arc<Boxed>) -> Verdict {
     let failing = Boxed::instrumented(&Boxed::fast(&world));
-    let stage = Fixture::new(&failing);
-    let (spec, asked) = asked(&stage);
-    let pool = stage.start(spec.intensity(0))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let (mut live, _) = stage.connect(address).await?;
+    let fixture = Fixture::new(&failing);
+    let (spec, asked) = asked(&fixture);
+    let pool = fixture.start(spec.intensity(0))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let (mut live, _) = fixture.connect(address).await?;
     let faults = failing.faults(address);
     // The first error comes at once, the tenth after 2.275 s; the listener pauses after each, for 3.275 s in all.
     let mut errors = of_resources().into_iter();
@@ -206,13 +206,13 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxe
         let error = errors.next();
         faults.inject(error.unwrap_or_else(|| ErrorKind::OutOfMemory.into()));
     }
-    let began = stage.now();
-    stage.echo(&mut live, "untouched").await?;
-    stage.pass_until(began + 3275 * MILLISECOND).await;
-    taken(&stage, &faults).await?;
-    stage.echo(&mut live, "untouched").await?;
-    let (mut client, _) = stage.connect(address).await?;
-    stage.echo(&mut client, "after the pauses").await?;
+    let began = fixture.now();
+    fixture.echo(&mut live, "untouched").await?;
+    fixture.sleep_until(began + 3275 * MILLISECOND).await;
+    taken(&fixture, &faults).await?;
+    fixture.echo(&mut live, "untouched").await?;
+    let (mut client, _) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "after the pauses").await?;
     let times = asked.all();
     let mut least = 5 * MILLISECOND;
     for (number, pair) in times.windows(2).enumerate() {
@@ -221,8 +221,8 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxe
         same(&what, true, gap >= least)?;
         least = (2 * least).min(SECOND);
     }
-    let whole = stage.now() - began;
-    let reported = pauses(&stage);
+    let whole = fixture.now() - began;
+    let reported = pauses(&fixture);
     // Reports are at least a second apart, which bounds their number in any period.
     let most = 1 + whole.as_secs() as usize;
     let what = format!("at most {most} reports in {whole:?}: {}", reported.len());
@@ -235,22 +235,22 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxe
     same("pauses and skipped connections", Some((10, 0)), listed)?;
     // After a success. The last report is more than a second old: the pause was that long.
     faults.inject(ErrorKind::OutOfMemory.into());
-    taken(&stage, &faults).await?;
-    same("the pool keeps running", true, runs(&pool))?;
+    taken(&fixture, &faults).await?;
+    same("the pool keeps running", true, is_running(&pool))?;
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
-    let after = pauses(&stage).split_off(reported.len());
+    fixture.event("the pool stops", pool.stop()).await?;
+    let after = pauses(&fixture).split_off(reported.len());
     same("the pause after a success", vec![5 * MILLISECOND], after)?;
 
     // The pause races: it has not ended, and nothing waits for it.
-    for way in [Way::Close, Way::Stop, Way::Kill, Way::Drop] {
+    for action in [Action::Close, Action::Stop, Action::Kill, Action::Drop] {
         let held = Boxed::instrumented(&world);
         let failing = Arc::clone(&held);
-        let stage = Fixture::new(&failing);
-        let pool = stage.start(stage.spec("a2"))?;
-        let (id, address) = stage.listen(&pool, 2)?;
-        let (mut live, _) = stage.connect(address).await?;
-        stage.began(3).await?;
+        let fixture = Fixture::new(&failing);
+        let pool = fixture.start(fixture.spec("a2"))?;
+        let (id, address) = fixture.listen(&pool, 2)?;
+        let (mut live, _) = fixture.connect(address).await?;
+        fixture.inits_begun(3).await?;
         held.stop_clock();
         failing
             .faults(address)
@@ -259,29 +259,29 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxe
             Ok(list) if list.iter().any(|one| one.state == ListenerState::Resources) => Ok(()),
             other => Err(other),
         };
-        stage.until("the listener pauses", paused).await?;
-        stage.echo(&mut live, "untouched").await?;
+        fixture.until("the listener pauses", paused).await?;
+        fixture.echo(&mut live, "untouched").await?;
         let handle = pool.handle();
-        match way {
-            Way::Close => {
-                stage.close(&pool, id).await?;
-                stage.echo(&mut live, "untouched").await?;
-                stage.counts(&pool, 1, 1).await?;
+        match action {
+            Action::Close => {
+                fixture.close(&pool, id).await?;
+                fixture.echo(&mut live, "untouched").await?;
+                fixture.counts(&pool, 1, 1).await?;
             }
-            Way::Stop => {
-                stage.event("a stop in a pause", pool.stop()).await?;
+            Action::Stop => {
+                fixture.event("a stop in a pause", pool.stop()).await?;
             }
-            Way::Kill => {
-                stage.event("a kill in a pause", pool.kill()).await?;
+            Action::Kill => {
+                fixture.event("a kill in a pause", pool.kill()).await?;
             }
-            Way::Drop => drop(pool),
+            Action::Drop => drop(pool),
         }
-        if way != Way::Close {
-            stage.join(&handle).await?;
+        if action != Action::Close {
+            fixture.join(&handle).await?;
         }
-        let refused = stage.refuses(address).await?;
+        let refused = fixture.is_refused(address).await?;
         same(
-            &format!("a new client is refused after {way:?}"),
+            &format!("a new client is refused after {action:?}"),
             true,
             refused,
         )?;
@@ -293,12 +293,12 @@ pub(super) async fn a2_an_error_of_resources_pauses_the_listener(world: Arc<Boxe
 async fn pause_ends_with_a_connection(world: &Arc<Boxed>) -> Verdict {
     let held = Boxed::instrumented(world);
     let failing = Arc::clone(&held);
-    let stage = Fixture::new(&failing);
-    let pool = stage.start(stage.spec("a2"))?;
-    let (paused, address) = stage.listen(&pool, 1)?;
-    let (_, other_address) = stage.listen(&pool, 1)?;
-    let (_client, served) = stage.connect(other_address).await?;
-    stage.waiting(&pool, 2).await?;
+    let fixture = Fixture::new(&failing);
+    let pool = fixture.start(fixture.spec("a2"))?;
+    let (paused, address) = fixture.listen(&pool, 1)?;
+    let (_, other_address) = fixture.listen(&pool, 1)?;
+    let (_client, served) = fixture.connect(other_address).await?;
+    fixture.waiting(&pool, 2).await?;
     held.stop_clock();
     failing
         .faults(address)
@@ -313,46 +313,46 @@ async fn pause_ends_with_a_connection(world: &Arc<Boxed>) -> Verdict {
         ("the pause ends with a connection", ListenerState::Accepting),
     ] {
         if expected == ListenerState::Accepting {
-            stage.order(&served, Order::Return).await?;
+            fixture.command(&served, Command::Return).await?;
         }
         let look = || match state() {
             Some(state) if state == expected => Ok(()),
             other => Err(other),
         };
-        stage.until(what, look).await?;
+        fixture.until(what, look).await?;
     }
-    let (mut client, _) = stage.connect(address).await?;
-    stage.echo(&mut client, "after the pause").await?;
-    stage.event("the pool is killed", pool.kill()).await?;
+    let (mut client, _) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "after the pause").await?;
+    fixture.event("the pool is killed", pool.kill()).await?;
     Ok(())
 }
 
 /// An action that a pause must not delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Action {
     Close,
     Stop,
     Kill,
     Drop,
 }
 
-pub(super) async fn a3_an_error_of_the_listener_fails_it(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn a3_listener_error_fails_it(world: Arc<Boxed>) -> Verdict {
     let world = Boxed::instrumented(&world);
     for error in of_the_listener() {
         let text = error.to_string();
-        let stage = Fixture::new(&world);
-        let pool = stage.start(stage.spec("a3").intensity(0))?;
-        let (id, address) = stage.listen(&pool, 2)?;
-        stage.began(2).await?;
+        let fixture = Fixture::new(&world);
+        let pool = fixture.start(fixture.spec("a3").intensity(0))?;
+        let (id, address) = fixture.listen(&pool, 2)?;
+        fixture.inits_begun(2).await?;
         world.faults(address).inject(error);
-        stage.counts(&pool, 0, 0).await?;
+        fixture.counts(&pool, 0, 0).await?;
         let open = listener(&pool)?.map(|one| one.id);
         same(&format!("the listener after {text:?}"), None, open)?;
-        same("terminations", vec!["io"; 2], stage.terminated())?;
-        same("the pool keeps running", true, runs(&pool))?;
+        same("terminations", vec!["io"; 2], fixture.terminated())?;
+        same("the pool keeps running", true, is_running(&pool))?;
         // All reports have been delivered once `stop` has returned.
-        stage.event("the pool stops", pool.stop()).await?;
-        same("the failed listener", vec![(id, text)], failed(&stage))?;
+        fixture.event("the pool stops", pool.stop()).await?;
+        same("the failed listener", vec![(id, text)], failed(&fixture))?;
     }
     for error in [
         io::Error::other("unknown error"),
@@ -360,15 +360,15 @@ pub(super) async fn a3_an_error_of_the_listener_fails_it(world: Arc<Boxed>) -> V
         ErrorKind::UnexpectedEof.into(),
     ] {
         let text = error.to_string();
-        let stage = Fixture::new(&world);
-        let pool = stage.start(stage.spec("a3"))?;
-        let (_, address) = stage.listen(&pool, 1)?;
-        stage.began(1).await?;
+        let fixture = Fixture::new(&world);
+        let pool = fixture.start(fixture.spec("a3"))?;
+        let (_, address) = fixture.listen(&pool, 1)?;
+        fixture.inits_begun(1).await?;
         let faults = world.faults(address);
         faults.inject(error);
-        taken(&stage, &faults).await?;
-        let (mut client, served) = stage.connect(address).await?;
-        stage.echo(&mut client, "after the pause").await?;
+        taken(&fixture, &faults).await?;
+        let (mut client, served) = fixture.connect(address).await?;
+        fixture.echo(&mut client, "after the pause").await?;
         same("the `init` of the acceptor that waited", 1, served.number)?;
         let listed = listener(&pool)?;
         let listed = listed.map(|one| (one.pauses, one.skipped));
@@ -379,8 +379,8 @@ pub(super) async fn a3_an_error_of_the_listener_fails_it(world: Arc<Boxed>) -> V
 }
 
 /// Returns the listeners reported as failed, and their errors.
-fn failed(stage: &Fixture) -> Vec<(ListenerId, String)> {
-    stage.reports.look(|reports| {
+fn failed(fixture: &Fixture) -> Vec<(ListenerId, String)> {
+    fixture.reports.look(|reports| {
         let failed = |event: &Event<_>| match event {
             Event::ListenerFailed {
                 listener, error, ..
@@ -392,7 +392,7 @@ fn failed(stage: &Fixture) -> Vec<(ListenerId, String)> {
     })
 }
 
-pub(super) async fn a4_the_table_is_the_users_to_replace(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn a4_classifier_can_be_replaced(world: Arc<Boxed>) -> Verdict {
     let world = Boxed::instrumented(&world);
     let own = Fixture::new(&world);
     let own_pool = own.start(own.spec("a4 own"))?;
@@ -409,8 +409,8 @@ pub(super) async fn a4_the_table_is_the_users_to_replace(world: Arc<Boxed>) -> V
         });
     let users_pool = users.start(spec)?;
     let (_, users_address) = users.listen(&users_pool, 1)?;
-    users.began(1).await?;
-    own.began(1).await?;
+    users.inits_begun(1).await?;
+    own.inits_begun(1).await?;
     for (error, expected) in [
         (not_listening(), (1, 0)),
         (ErrorKind::ConnectionAborted.into(), (1, 1)),
@@ -447,14 +447,14 @@ pub(super) async fn a4_the_table_is_the_users_to_replace(world: Arc<Boxed>) -> V
     same("skipped and pauses of another pool", Some((1, 1)), listed)
 }
 
-pub(super) async fn a5_errors_in_a_row_become_a_pause(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn a5_repeated_errors_pause(world: Arc<Boxed>) -> Verdict {
     const IN_A_ROW: usize = 100;
     let failing = Boxed::instrumented(&world);
-    let stage = Fixture::new(&failing);
-    let (spec, asked) = asked(&stage);
-    let pool = stage.start(spec)?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    stage.waiting(&pool, 1).await?;
+    let fixture = Fixture::new(&failing);
+    let (spec, asked) = asked(&fixture);
+    let pool = fixture.start(spec)?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    fixture.waiting(&pool, 1).await?;
     let faults = failing.faults(address);
     let aborted = |count: usize| {
         let errors = (0..count).map(|_| io::Error::from(ErrorKind::ConnectionAborted));
@@ -473,9 +473,9 @@ pub(super) async fn a5_errors_in_a_row_become_a_pause(world: Arc<Boxed>) -> Verd
     ] {
         let before = asked.count();
         faults.inject_all(aborted(errors));
-        taken(&stage, &faults).await?;
-        let (mut client, _) = stage.connect(address).await?;
-        stage.echo(&mut client, "after the errors").await?;
+        taken(&fixture, &faults).await?;
+        let (mut client, _) = fixture.connect(address).await?;
+        fixture.echo(&mut client, "after the errors").await?;
         open.push(client);
         skipped += (errors - pauses) as u64;
         pauses_so_far += pauses as u64;
@@ -496,9 +496,9 @@ pub(super) async fn a5_errors_in_a_row_become_a_pause(world: Arc<Boxed>) -> Verd
         }
     }
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
+    fixture.event("the pool stops", pool.stop()).await?;
     let error = io::Error::from(ErrorKind::ConnectionAborted).to_string();
-    let reported = stage.reports.look(|reports| {
+    let reported = fixture.reports.look(|reports| {
         let errors = reports.iter().filter_map(|report| match &report.event {
             Event::AcceptPaused { error, .. } => Some(error.to_string()),
             _ => None,
@@ -513,9 +513,9 @@ pub(super) async fn a5_errors_in_a_row_become_a_pause(world: Arc<Boxed>) -> Verd
 pub(super) async fn a6_errors_are_classified_by_number(world: Arc<Boxed>) -> Verdict {
     let failing = Boxed::instrumented(&world);
     // Both have the kind *invalid input*; the second has a number.
-    let stage = Fixture::new(&failing);
-    let pool = stage.start(stage.spec("a6"))?;
-    let (_, address) = stage.listen(&pool, 1)?;
+    let fixture = Fixture::new(&failing);
+    let pool = fixture.start(fixture.spec("a6"))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
     let faults = failing.faults(address);
     faults.inject(ErrorKind::InvalidInput.into());
     let look = || match listener(&pool) {
@@ -523,15 +523,15 @@ pub(super) async fn a6_errors_are_classified_by_number(world: Arc<Boxed>) -> Ver
         other => Err(Box::new(other)),
     };
     let what = "*invalid input* without a number is of one connection";
-    stage.until(what, look).await?;
-    let (mut client, _) = stage.connect(address).await?;
-    stage.echo(&mut client, "the next one").await?;
+    fixture.until(what, look).await?;
+    let (mut client, _) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "the next one").await?;
     faults.inject(not_listening());
     let gone = || match pool.listeners() {
         Ok(list) if list.is_empty() => Ok(()),
         other => Err(other),
     };
-    stage
+    fixture
         .until("the listener fails with the system's number", gone)
         .await?;
 
@@ -541,17 +541,17 @@ pub(super) async fn a6_errors_are_classified_by_number(world: Arc<Boxed>) -> Ver
         AcceptErrorKind::Resources,
         AcceptErrorKind::Listener,
     ] {
-        let stage = Fixture::new(&failing);
+        let fixture = Fixture::new(&failing);
         let otherwise = match kind {
             AcceptErrorKind::Listener => AcceptErrorKind::Connection,
             _ => AcceptErrorKind::Listener,
         };
-        let spec = stage.spec("a6").accept_errors(move |_| otherwise);
-        let pool = stage.start(spec)?;
-        let (_, address) = stage.listen(&pool, 1)?;
+        let spec = fixture.spec("a6").accept_errors(move |_| otherwise);
+        let pool = fixture.start(spec)?;
+        let (_, address) = fixture.listen(&pool, 1)?;
         let faults = failing.faults(address);
-        faults.inject(io::Error::other(OfTheRuntime(kind)));
-        taken(&stage, &faults).await?;
+        faults.inject(io::Error::other(RuntimeError(kind)));
+        taken(&fixture, &faults).await?;
         let what = format!("an error that the listener classifies as {kind:?} is treated so");
         let (skipped, pauses) = match kind {
             AcceptErrorKind::Connection => (1, 0),
@@ -561,7 +561,7 @@ pub(super) async fn a6_errors_are_classified_by_number(world: Arc<Boxed>) -> Ver
                     Ok(list) if list.is_empty() => Ok(()),
                     other => Err(other),
                 };
-                stage.until(&what, gone).await?;
+                fixture.until(&what, gone).await?;
                 continue;
             }
         };
@@ -569,9 +569,9 @@ pub(super) async fn a6_errors_are_classified_by_number(world: Arc<Boxed>) -> Ver
             Ok(Some(one)) if (one.skipped, one.pauses) == (skipped, pauses) => Ok(()),
             other => Err(Box::new(other)),
         };
-        stage.until(&what, look).await?;
-        let (mut client, _) = stage.connect(address).await?;
-        stage.echo(&mut client, "after it").await?;
+        fixture.until(&what, look).await?;
+        let (mut client, _) = fixture.connect(address).await?;
+        fixture.echo(&mut client, "after it").await?;
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::Address;
 use crate::boxed::{Boxed, BoxedListener};
-use crate::fixture::{Fixture, Handle, Order, Pool, ScriptedSpec};
-use crate::real::SAYS_WHETHER_IT_LISTENS;
+use crate::fixture::{Command, Fixture, Handle, Pool, ScriptedSpec};
+use crate::real::REPORTS_LISTENING;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::World;
 
@@ -40,7 +40,7 @@ type Wrong = (
     &'static [&'static str],
 );
 
-pub(super) async fn v1_a_spec_is_checked_as_a_whole(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn v1_spec_is_checked_as_a_whole(world: Arc<Boxed>) -> Verdict {
     let right: fn(Spec<(), Address>) -> Spec<(), Address> = |spec| spec;
     let wrong: [Wrong; 6] = [
         (right, "", &["`id`", "\"\"", "1 to 255 bytes"]),
@@ -113,20 +113,24 @@ const LONG: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789ab
 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\
 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-pub(super) async fn v2_a_listener_that_is_refused_is_given_back(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let running = stage.start(stage.spec("v2"))?;
-    let lame = stage.start(stage.spec("v2").lame_duck(stage.patience.out_of_reach()))?;
-    stage.listen(&lame, 1)?;
+pub(super) async fn v2_refused_listener_is_given_back(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let running = fixture.start(fixture.spec("v2"))?;
+    let lame = fixture.start(
+        fixture
+            .spec("v2")
+            .lame_duck(fixture.patience.out_of_reach()),
+    )?;
+    fixture.listen(&lame, 1)?;
     drop(lame.stop());
-    let graceful = stage.start(stage.spec("v2").grace(Grace::Unlimited))?;
-    let (_, address) = stage.listen(&graceful, 1)?;
-    let (_client, _served) = stage.connect(address).await?;
+    let graceful = fixture.start(fixture.spec("v2").grace(Grace::Unlimited))?;
+    let (_, address) = fixture.listen(&graceful, 1)?;
+    let (_client, _served) = fixture.connect(address).await?;
     drop(graceful.stop());
-    let stopped = stage.start(stage.spec("v2"))?;
-    stage.event("a pool stops", stopped.stop()).await?;
+    let stopped = fixture.start(fixture.spec("v2"))?;
+    fixture.event("a pool stops", stopped.stop()).await?;
 
-    let bound = stage.world.listen();
+    let bound = fixture.world.listen();
     let refused = |error: std::io::Error| Broken::new("a listener is bound", error.to_string());
     let (mut listener, address) = bound.map_err(refused)?;
     for (pool, acceptors, expected) in [
@@ -140,7 +144,10 @@ pub(super) async fn v2_a_listener_that_is_refused_is_given_back(world: Arc<Boxed
             Err(error) => error,
             Ok(id) => {
                 let expected = format!("the listener is refused: {expected}");
-                return Err(Broken::new(expected, format!("it is added as listener {id}")));
+                return Err(Broken::new(
+                    expected,
+                    format!("it is added as listener {id}"),
+                ));
             }
         };
         let reason = match error.reason {
@@ -158,15 +165,15 @@ pub(super) async fn v2_a_listener_that_is_refused_is_given_back(world: Arc<Boxed
     // The returned listener still works.
     let added = running.add_listener(listener, 1);
     added.map_err(|error| Broken::new("the returned listener is added", error.to_string()))?;
-    let (mut client, _) = stage.connect(address).await?;
-    stage.echo(&mut client, "here").await
+    let (mut client, _) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "here").await
 }
 
 /// A deterministic random number generator.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
-    fn throw(&mut self) -> u64 {
+impl Random {
+    fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -174,7 +181,7 @@ impl Dice {
     }
 
     fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[(self.throw() % all.len() as u64) as usize]
+        all[(self.next() % all.len() as u64) as usize]
     }
 
     fn time(&mut self) -> Duration {
@@ -188,9 +195,9 @@ impl Dice {
         ])
     }
 
-    fn spec(&mut self, stage: &Fixture) -> ScriptedSpec {
+    fn spec(&mut self, fixture: &Fixture) -> ScriptedSpec {
         // Most values are valid, because a running pool offers more calls than none.
-        let id = match self.throw() % 4 {
+        let id = match self.next() % 4 {
             0 => self.one_of(&["", "\0", "\u{85}", "two\nlines", LONG]),
             _ => self.one_of(&["x", "\u{2603}"]),
         };
@@ -206,7 +213,7 @@ impl Dice {
             AcceptErrorKind::Listener,
         ];
         let kind = self.one_of(&kind);
-        stage
+        fixture
             .spec(id)
             .restart(self.one_of(&[Restart::Temporary, Restart::Transient]))
             .child_type(self.one_of(&[ChildType::Worker, ChildType::Supervisor]))
@@ -221,7 +228,7 @@ impl Dice {
 }
 
 /// Makes a call, and returns an error if it panics.
-fn calmly<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, Broken> {
+fn catch_panic<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, Broken> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
         let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
@@ -232,77 +239,77 @@ fn calmly<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, Broken> {
 
 /// Makes every call of a handle, with random arguments.
 fn call_all(
-    stage: &Fixture,
+    fixture: &Fixture,
     pool: &Handle,
-    dice: &mut Dice,
+    random: &mut Random,
     listeners: &[ListenerId],
     children: &[ChildId],
 ) -> Verdict {
     let show = |value: &dyn std::fmt::Debug| drop(format!("{value:?} {value:#?}"));
-    calmly("`listeners`", || show(&pool.listeners()))?;
-    calmly("`connections`", || show(&pool.connections()))?;
-    calmly("`counts`", || show(&pool.counts()))?;
-    calmly("`status`", || {
+    catch_panic("`listeners`", || show(&pool.listeners()))?;
+    catch_panic("`connections`", || show(&pool.connections()))?;
+    catch_panic("`counts`", || show(&pool.counts()))?;
+    catch_panic("`status`", || {
         let status = pool.status();
         show(&status);
         status.map(|status| status.to_string())
     })?
     .ok();
-    calmly("`Debug`", || show(pool))?;
+    catch_panic("`Debug`", || show(pool))?;
     for acceptors in [0, 1, usize::MAX] {
-        let (listener, _) = stage
+        let (listener, _) = fixture
             .world
             .listen()
             .map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
         let add = || pool.add_listener(listener, acceptors);
-        let added = calmly("`add_listener`", add)?;
-        calmly("formatting the error of `add_listener`", || {
+        let added = catch_panic("`add_listener`", add)?;
+        catch_panic("formatting the error of `add_listener`", || {
             show(&added);
             added.err().map(|error| error.to_string())
         })?;
     }
     for id in listeners {
         let close = || pool.close_listener(*id).now_or_never();
-        calmly("`close_listener`", || show(&close()))?;
+        catch_panic("`close_listener`", || show(&close()))?;
     }
     for id in children {
-        if dice.throw() % 2 == 0 {
-            calmly("`stop_child`", || show(&pool.stop_child(*id)))?;
+        if random.next() % 2 == 0 {
+            catch_panic("`stop_child`", || show(&pool.stop_child(*id)))?;
         } else {
-            calmly("`kill_child`", || show(&pool.kill_child(*id)))?;
+            catch_panic("`kill_child`", || show(&pool.kill_child(*id)))?;
         }
     }
-    let spec = dice.spec(stage);
-    calmly("`Debug` of a spec", || show(&spec))?;
-    calmly("`reconfigure`", || {
+    let spec = random.spec(fixture);
+    catch_panic("`Debug` of a spec", || show(&spec))?;
+    catch_panic("`reconfigure`", || {
         show(&pool.reconfigure(spec, WaitingAcceptors::Keep))
     })?;
-    calmly("`reload`", || show(&pool.reload(WaitingAcceptors::Keep)))?;
-    calmly("`clone`", || drop(pool.clone()))
+    catch_panic("`reload`", || show(&pool.reload(WaitingAcceptors::Keep)))?;
+    catch_panic("`clone`", || drop(pool.clone()))
 }
 
 pub(super) async fn v3_no_public_call_panics(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
+    let fixture = Fixture::new(&world);
     // Ids of another pool that has stopped; some of them equal ids of children here.
-    let other = stage.start(stage.spec("v3 other"))?;
+    let other = fixture.start(fixture.spec("v3 other"))?;
     let mut listeners = Vec::new();
     let mut children = Vec::new();
     for _ in 0..3 {
-        let (listener, address) = stage.listen(&other, 2)?;
-        let (_client, served) = stage.connect(address).await?;
+        let (listener, address) = fixture.listen(&other, 2)?;
+        let (_client, served) = fixture.connect(address).await?;
         listeners.push(listener);
         children.push(served.child);
     }
-    stage
+    fixture
         .event("the other pool is killed", other.kill())
         .await?;
 
-    let mut dice = Dice(0x2545_F491_4F6C_DD1D);
+    let mut random = Random(0x2545_F491_4F6C_DD1D);
     for round in 0..100 {
-        let spec = dice.spec(&stage);
+        let spec = random.spec(&fixture);
         let started = if round % 2 == 0 {
             let start = || Pool::<Boxed>::start(world.runtime(), spec).map(Some);
-            calmly("`start`", start)?
+            catch_panic("`start`", start)?
         } else {
             let spec = std::sync::Mutex::new(Some(spec));
             let init = move || {
@@ -314,41 +321,41 @@ pub(super) async fn v3_no_public_call_panics(world: Arc<Boxed>) -> Verdict {
                 }
             };
             let start = || Pool::<Boxed>::start_with(world.runtime(), init);
-            calmly("`start_with`", start)?
+            catch_panic("`start_with`", start)?
         };
         let pool = match started {
             Ok(Some(pool)) => pool,
             Ok(None) => continue,
             Err(error) => {
-                calmly("formatting an error", || error.to_string())?;
+                catch_panic("formatting an error", || error.to_string())?;
                 continue;
             }
         };
-        let handle = calmly("`handle`", || pool.handle())?;
+        let handle = catch_panic("`handle`", || pool.handle())?;
         let ids = (&listeners[..], &children[..]);
-        call_all(&stage, &handle, &mut dice, ids.0, ids.1)?;
-        let stop = calmly("`stop`", || pool.stop())?;
-        call_all(&stage, &handle, &mut dice, ids.0, ids.1)?;
-        drop(calmly("`stop`", || pool.stop())?);
-        let kill = calmly("`kill`", || handle.kill())?;
-        call_all(&stage, &handle, &mut dice, ids.0, ids.1)?;
+        call_all(&fixture, &handle, &mut random, ids.0, ids.1)?;
+        let stop = catch_panic("`stop`", || pool.stop())?;
+        call_all(&fixture, &handle, &mut random, ids.0, ids.1)?;
+        drop(catch_panic("`stop`", || pool.stop())?);
+        let kill = catch_panic("`kill`", || handle.kill())?;
+        call_all(&fixture, &handle, &mut random, ids.0, ids.1)?;
         if round % 3 == 0 {
-            calmly("dropping the owner", || drop(pool))?;
+            catch_panic("dropping the owner", || drop(pool))?;
         }
-        let report = stage.event("the pool is killed", kill).await?;
+        let report = fixture.event("the pool is killed", kill).await?;
         same("the result of `stop`", &report, &stop.await)?;
-        calmly("formatting the result", || {
+        catch_panic("formatting the result", || {
             let ends = Phase::ALL
                 .iter()
                 .map(|phase| report.connections(*phase).to_string());
             let ends: Vec<_> = ends.collect();
             format!("{report} {report:?} {ends:?}")
         })?;
-        call_all(&stage, &handle, &mut dice, ids.0, ids.1)?;
+        call_all(&fixture, &handle, &mut random, ids.0, ids.1)?;
     }
     for number in [i32::MIN, -1, 0, 1, 4095, i32::MAX] {
         let error = std::io::Error::from_raw_os_error(number);
-        calmly("`AcceptErrorKind::classify`", || {
+        catch_panic("`AcceptErrorKind::classify`", || {
             AcceptErrorKind::classify(&error)
         })?;
     }
@@ -377,7 +384,7 @@ fn cannot_accept() -> std::io::Result<(Vec<Refused>, TcpListener)> {
         ),
         ("a connected socket", connected.into(), &["connected"]),
     ];
-    if SAYS_WHETHER_IT_LISTENS {
+    if REPORTS_LISTENING {
         let silent = bound(Type::STREAM)?;
         sockets.push(("a socket that does not listen", silent.into(), &["listen"]));
     }
@@ -385,7 +392,7 @@ fn cannot_accept() -> std::io::Result<(Vec<Refused>, TcpListener)> {
 }
 
 /// A world without descriptors has none to refuse.
-pub(super) async fn v4_descriptor_that_cannot_accept_is_refused(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn v4_unusable_descriptor_is_refused(world: Arc<Boxed>) -> Verdict {
     let failed = |error: std::io::Error| Broken::new("a socket is made", error.to_string());
     let check = "does the constructor call `check_tcp_listener` before anything else?";
     let (sockets, _listening) = cannot_accept().map_err(failed)?;
@@ -423,25 +430,25 @@ const MOST_TEXT: usize = 1024;
 /// Text that has to be escaped and cut.
 const HOSTILE: &str = "first\nERROR forged \u{1b}[31m\u{202e}\r";
 
-pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn v5_peer_text_is_escaped(world: Arc<Boxed>) -> Verdict {
     let all = Boxed::instrumented(&world);
-    let stage = Fixture::new(&all);
-    let pool = stage.start(stage.spec("v5"))?;
-    let (_, address) = stage.listen(&pool, 1)?;
+    let fixture = Fixture::new(&all);
+    let pool = fixture.start(fixture.spec("v5"))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
     let long: &'static str = Box::leak((HOSTILE.to_owned() + &"x".repeat(2000)).into_boxed_str());
     for order in [
-        Order::Fail(HOSTILE),
-        Order::Fail(long),
-        Order::Unwind(HOSTILE),
-        Order::Unwind(long),
+        Command::Fail(HOSTILE),
+        Command::Fail(long),
+        Command::Unwind(HOSTILE),
+        Command::Unwind(long),
     ] {
-        let (_client, served) = stage.connect(address).await?;
-        stage.order(&served, order).await?;
-        stage.ended(&pool, served.child).await?;
+        let (_client, served) = fixture.connect(address).await?;
+        fixture.command(&served, order).await?;
+        fixture.ended(&pool, served.child).await?;
     }
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
-    let reports = stage.reports.all();
+    fixture.event("the pool stops", pool.stop()).await?;
+    let reports = fixture.reports.all();
     let whole: Vec<_> = reports.iter().filter_map(text_of).collect();
     let expected: Vec<_> = [HOSTILE, long, HOSTILE, long].map(str::to_owned).into();
     same(
@@ -451,7 +458,7 @@ pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict
     )?;
     // Besides the text a report names the pool, the connection and its peer.
     let most = MOST_TEXT + 256;
-    let words = reports.iter().map(|report| stage.words(report));
+    let words = reports.iter().map(|report| fixture.describe(report));
     let events = all.traced();
     same("events of `tracing`", reports.len(), events.len())?;
     let fields = events
@@ -466,7 +473,7 @@ pub(super) async fn v5_text_from_a_peer_is_escaped(world: Arc<Boxed>) -> Verdict
     }
     let shown = reports
         .iter()
-        .filter(|report| stage.words(report).contains("first\\nERROR"));
+        .filter(|report| fixture.describe(report).contains("first\\nERROR"));
     same(
         "reports that show the text, escaped",
         reports.len(),

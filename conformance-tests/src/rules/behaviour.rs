@@ -11,7 +11,9 @@ use acceptor_core::{
 use super::binding::{Bound, listeners};
 use crate::address::Address;
 use crate::boxed::Boxed;
-use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, InitNow, Order, Pool, runs, word};
+use crate::fixture::{
+    Call, Command, Fixture, Handle, InitNow, OnInit, OnTerminate, Pool, is_running, reason_name,
+};
 use crate::instruments::{TaskId, ValueId, not_listening};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
@@ -19,26 +21,26 @@ use crate::world::{Client, World};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-pub(super) async fn b1_init_runs_before_the_acceptor_waits(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn b1_init_runs_before_the_wait(world: Arc<Boxed>) -> Verdict {
     // No `init` completes, yet all of them begin, and no acceptor asks for the client.
     let counted = Boxed::instrumented(&world);
-    let stage = Fixture::new(&counted);
-    stage.answers([], Answer::Nothing);
-    let pool = stage.start(stage.spec("b1"))?;
-    let (listener, address) = stage.listen(&pool, 5)?;
-    let _client = stage.knock(address).await?;
-    stage.began(5).await?;
+    let fixture = Fixture::new(&counted);
+    fixture.on_init([], OnInit::Nothing);
+    let pool = fixture.start(fixture.spec("b1"))?;
+    let (listener, address) = fixture.listen(&pool, 5)?;
+    let _client = fixture.connect_only(address).await?;
+    fixture.inits_begun(5).await?;
     // Any call of `accept` would have been made before the socket is closed.
-    stage.close(&pool, listener).await?;
+    fixture.close(&pool, listener).await?;
     let calls = counted.cost().so_far().calls;
     same("calls of `accept` while all are in `init`", 0, calls)?;
 
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("b1"))?;
-    let (listener, address) = stage.listen(&pool, 3)?;
-    let (_client, _) = stage.connect(address).await?;
-    stage.began(4).await?;
-    let infos = stage.calls.look(|calls| {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("b1"))?;
+    let (listener, address) = fixture.listen(&pool, 3)?;
+    let (_client, _) = fixture.connect(address).await?;
+    fixture.inits_begun(4).await?;
+    let infos = fixture.calls.look(|calls| {
         let infos = calls.iter().filter_map(|call| match call {
             Call::Init { info, .. } => Some(info.clone()),
             _ => None,
@@ -56,9 +58,9 @@ pub(super) async fn b1_init_runs_before_the_acceptor_waits(world: Arc<Boxed>) ->
             info.closed.is_set(),
         )?;
     }
-    stage.close(&pool, listener).await?;
+    fixture.close(&pool, listener).await?;
     for info in &infos {
-        stage
+        fixture
             .event(
                 "*closed* is set when the listener closes",
                 info.closed.wait(),
@@ -68,41 +70,39 @@ pub(super) async fn b1_init_runs_before_the_acceptor_waits(world: Arc<Boxed>) ->
     Ok(())
 }
 
-pub(super) async fn b2_init_answers_accept_hibernate_ignore_or_an_error(
-    world: Arc<Boxed>,
-) -> Verdict {
-    let stage = Fixture::new(&world);
-    let accept_within = Answer::AcceptWithin(stage.patience.out_of_reach());
-    stage.answers(
+pub(super) async fn b2_results_of_init(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let accept_within = OnInit::AcceptWithin(fixture.patience.out_of_reach());
+    fixture.on_init(
         [
-            Answer::Ignore,
-            Answer::Fail("not yet"),
-            Answer::Hibernate,
+            OnInit::Ignore,
+            OnInit::Fail("not yet"),
+            OnInit::Hibernate,
             accept_within,
         ],
-        Answer::Accept,
+        OnInit::Accept,
     );
-    let pool = stage.start(stage.spec("b2"))?;
-    let (_, address) = stage.listen(&pool, 1)?;
+    let pool = fixture.start(fixture.spec("b2"))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
     for (number, answer) in [(3, "hibernate"), (4, "accept within a time"), (5, "accept")] {
-        let (mut client, served) = stage.connect(address).await?;
+        let (mut client, served) = fixture.connect(address).await?;
         let what = format!("the number of the `init` that returned {answer}");
         same(&what, number, served.number)?;
-        stage.echo(&mut client, answer).await?;
+        fixture.echo(&mut client, answer).await?;
     }
     Ok(())
 }
 
 pub(super) async fn b3_ignore_is_silent_and_spaced(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    stage.answers([Answer::Ignore; 8], Answer::Accept);
-    let pool = stage.start(stage.spec("b3").restart(Restart::Transient).intensity(0))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let (_client, served) = stage.connect(address).await?;
+    let fixture = Fixture::new(&world);
+    fixture.on_init([OnInit::Ignore; 8], OnInit::Accept);
+    let pool = fixture.start(fixture.spec("b3").restart(Restart::Transient).intensity(0))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let (_client, served) = fixture.connect(address).await?;
     same("the number of the `init` that accepted", 9, served.number)?;
-    spaced(&starts(&stage)[..9])?;
-    same("the pool keeps running", true, runs(&pool))?;
-    no_reports(&stage, &pool).await
+    spaced(&starts(&fixture)[..9])?;
+    same("the pool keeps running", true, is_running(&pool))?;
+    no_reports(&fixture, &pool).await
 }
 
 /// After the first, starts are spaced, 1 ms doubling.
@@ -122,8 +122,8 @@ fn spaced(starts: &[Instant]) -> Verdict {
     Ok(())
 }
 
-fn starts(stage: &Fixture) -> Vec<Instant> {
-    stage.calls.look(|calls| {
+fn starts(fixture: &Fixture) -> Vec<Instant> {
+    fixture.calls.look(|calls| {
         let starts = calls.iter().filter_map(|call| match call {
             Call::Init { at, .. } => Some(*at),
             _ => None,
@@ -132,9 +132,9 @@ fn starts(stage: &Fixture) -> Vec<Instant> {
     })
 }
 
-pub(super) async fn b4_a_start_error_is_reported_and_counts(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn b4_start_error_counts(world: Arc<Boxed>) -> Verdict {
     for restart in [Restart::Temporary, Restart::Transient] {
-        for answer in [Answer::Fail("no"), Answer::Panic("no")] {
+        for answer in [OnInit::Fail("no"), OnInit::Panic("no")] {
             for intensity in [0, 1] {
                 start_error(&world, restart, answer, intensity).await?;
             }
@@ -148,15 +148,15 @@ async fn outage(world: &Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 3;
     const RETRIES: usize = 6;
     const FAILURES: usize = ACCEPTORS + RETRIES;
-    let stage = Fixture::new(world);
-    stage.answers([], Answer::Deferred);
-    let spec = stage.spec("b4").intensity(FAILURES as u32);
-    let pool = stage.start(spec.period(stage.patience.out_of_reach()))?;
-    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
-    stage.began(ACCEPTORS).await?;
-    (0..ACCEPTORS).for_each(|_| stage.decide(Answer::Fail("no")));
+    let fixture = Fixture::new(world);
+    fixture.on_init([], OnInit::Deferred);
+    let spec = fixture.spec("b4").intensity(FAILURES as u32);
+    let pool = fixture.start(spec.period(fixture.patience.out_of_reach()))?;
+    let (_, address) = fixture.listen(&pool, ACCEPTORS)?;
+    fixture.inits_begun(ACCEPTORS).await?;
+    (0..ACCEPTORS).for_each(|_| fixture.decide(OnInit::Fail("no")));
     for retry in 1..=RETRIES + 1 {
-        stage.began(ACCEPTORS + retry).await?;
+        fixture.inits_begun(ACCEPTORS + retry).await?;
         let mut expected = vec![AcceptorState::Spaced; ACCEPTORS - 1];
         expected.push(AcceptorState::Init);
         let look = || {
@@ -169,24 +169,24 @@ async fn outage(world: &Arc<Boxed>) -> Verdict {
             Ok(states) if states == expected => Ok(()),
             other => Err(other),
         };
-        stage
+        fixture
             .until("one acceptor is in `init`, the others wait for it", states)
             .await?;
         let what = "how often `init` ran while one acceptor retries";
-        same(what, ACCEPTORS + retry, stage.inits())?;
+        same(what, ACCEPTORS + retry, fixture.inits())?;
         if retry <= RETRIES {
-            stage.decide(Answer::Fail("no"));
+            fixture.decide(OnInit::Fail("no"));
         }
     }
-    spaced(&starts(&stage)[ACCEPTORS - 1..])?;
-    (0..ACCEPTORS).for_each(|_| stage.decide(Answer::Accept));
-    stage.waiting(&pool, ACCEPTORS).await?;
-    let (mut client, _) = stage.connect(address).await?;
-    stage.echo(&mut client, "after the outage").await?;
-    same("the pool survives the outage", true, runs(&pool))?;
+    spaced(&starts(&fixture)[ACCEPTORS - 1..])?;
+    (0..ACCEPTORS).for_each(|_| fixture.decide(OnInit::Accept));
+    fixture.waiting(&pool, ACCEPTORS).await?;
+    let (mut client, _) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "after the outage").await?;
+    same("the pool survives the outage", true, is_running(&pool))?;
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
-    let errors = stage.reports.look(|reports| {
+    fixture.event("the pool stops", pool.stop()).await?;
+    let errors = fixture.reports.look(|reports| {
         let errors = |report: &&Report<_>| matches!(report.event, Event::StartError { .. });
         reports.iter().filter(errors).count()
     });
@@ -196,24 +196,24 @@ async fn outage(world: &Arc<Boxed>) -> Verdict {
 async fn start_error(
     world: &Arc<Boxed>,
     restart: Restart,
-    answer: Answer,
+    answer: OnInit,
     intensity: u32,
 ) -> Verdict {
-    let stage = Fixture::new(world);
-    stage.answers([answer], Answer::Accept);
-    let spec = stage.spec("b4").restart(restart);
-    let pool = stage.start(spec.intensity(intensity))?;
-    let (_, address) = stage.listen(&pool, 1)?;
+    let fixture = Fixture::new(world);
+    fixture.on_init([answer], OnInit::Accept);
+    let spec = fixture.spec("b4").restart(restart);
+    let pool = fixture.start(spec.intensity(intensity))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
     let case = format!("{answer:?} in a {restart:?} pool of intensity {intensity}");
     if intensity == 0 {
-        let report = stage.join(&pool).await?;
+        let report = fixture.join(&pool).await?;
         same(
             &format!("the stop after {case}"),
             StopReason::Intensity,
             report.reason,
         )?;
     } else {
-        let (_client, served) = stage.connect(address).await?;
+        let (_client, served) = fixture.connect(address).await?;
         same(&format!("the `init` after {case}"), 2, served.number)?;
     }
     let start_errors = |reports: &[Report<Address>]| {
@@ -225,13 +225,13 @@ async fn start_error(
                         failure: Failure::Panic(_),
                         ..
                     },
-                    Answer::Panic(_)
+                    OnInit::Panic(_)
                 ) | (
                     Event::StartError {
                         failure: Failure::Error(_),
                         ..
                     },
-                    Answer::Fail(_)
+                    OnInit::Fail(_)
                 )
             )
         };
@@ -242,19 +242,23 @@ async fn start_error(
     };
     // All reports have been delivered once `stop` has returned; before that, a report may arrive while the next
     // acceptor already serves.
-    stage.event("the pool stops", pool.stop()).await?;
-    let start_errors = stage.reports.look(start_errors);
-    same(&format!("start errors reported for {case}"), 1, start_errors)
+    fixture.event("the pool stops", pool.stop()).await?;
+    let start_errors = fixture.reports.look(start_errors);
+    same(
+        &format!("start errors reported for {case}"),
+        1,
+        start_errors,
+    )
 }
 
-pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("b5"))?;
-    // What exists when `serve` is first polled.
+pub(super) async fn b5_acceptor_becomes_the_connection(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("b5"))?;
+    // A snapshot taken when `serve` is first polled.
     let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
     let seen = Record::default();
     let (watched, seeing) = (Arc::clone(&handle), seen.clone());
-    stage.witness(move |_| {
+    fixture.on_serve(move |_| {
         let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = watched.as_ref().map(|pool| pool.counts());
         // A replacement without a task is spaced.
@@ -266,17 +270,17 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) ->
         }
     });
     *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(pool.handle());
-    let (_, address) = stage.listen(&pool, 1)?;
+    let (_, address) = fixture.listen(&pool, 1)?;
     let mut held = Vec::new();
     for _ in 0..10 {
         // The earlier connections are still open: none delays the next.
-        held.push(stage.connect(address).await?);
+        held.push(fixture.connect(address).await?);
     }
     // Breaks the cycle: the acceptor must not keep its own pool alive.
     handle.lock().unwrap_or_else(PoisonError::into_inner).take();
     for (_, served) in &held {
         let child = served.child;
-        let number = stage.calls.look(|calls| {
+        let number = fixture.calls.look(|calls| {
             calls.iter().find_map(|call| match call {
                 Call::Init { number, info, .. } if info.child == child => Some(*number),
                 _ => None,
@@ -298,15 +302,15 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) ->
     states_without_init(&world).await?;
 
     // No `init` ever completes.
-    let stage = Fixture::new(&world);
-    stage.answers([Answer::Accept; 2], Answer::Nothing);
-    let pool = stage.start(stage.spec("b5"))?;
-    let (_, address) = stage.listen(&pool, 2)?;
+    let fixture = Fixture::new(&world);
+    fixture.on_init([OnInit::Accept; 2], OnInit::Nothing);
+    let pool = fixture.start(fixture.spec("b5"))?;
+    let (_, address) = fixture.listen(&pool, 2)?;
     for _ in 0..2 {
-        let (mut client, _) = stage.connect(address).await?;
-        stage.echo(&mut client, "served meanwhile").await?;
+        let (mut client, _) = fixture.connect(address).await?;
+        fixture.echo(&mut client, "served meanwhile").await?;
     }
-    stage.event("the pool is killed", pool.kill()).await?;
+    fixture.event("the pool is killed", pool.kill()).await?;
     Ok(())
 }
 
@@ -314,18 +318,18 @@ pub(super) async fn b5_the_acceptor_becomes_the_connection(world: Arc<Boxed>) ->
 async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 2;
     const CLIENTS: usize = 3;
-    let stage = Fixture::new(world);
-    stage.init_now(InitNow::State);
+    let fixture = Fixture::new(world);
+    fixture.init_now(InitNow::State);
     let seen = Record::default();
-    let (calls, seeing) = (stage.calls.clone(), seen.clone());
-    stage.witness(move |_| seeing.push(calls.look(states_made)));
-    let pool = stage.start(stage.spec("b5"))?;
-    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    let (calls, seeing) = (fixture.calls.clone(), seen.clone());
+    fixture.on_serve(move |_| seeing.push(calls.look(states_made)));
+    let pool = fixture.start(fixture.spec("b5"))?;
+    let (_, address) = fixture.listen(&pool, ACCEPTORS)?;
     let mut held = Vec::new();
     for _ in 0..CLIENTS {
-        held.push(stage.connect(address).await?);
+        held.push(fixture.connect(address).await?);
     }
-    let states: Vec<_> = stage.calls.look(|calls| {
+    let states: Vec<_> = fixture.calls.look(|calls| {
         let states = calls.iter().filter_map(|call| match call {
             Call::InitNow { number, info } => Some((*number, info.child)),
             _ => None,
@@ -333,7 +337,7 @@ async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
         states.collect()
     });
     let what = "how often `init` ran although `init_now` returned a state";
-    same(what, 0, stage.inits())?;
+    same(what, 0, fixture.inits())?;
     for (_, served) in &held {
         let child = states.iter().find(|(number, _)| *number == served.number);
         let what = "the child that serves, and that of its `init_now`";
@@ -344,12 +348,12 @@ async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
     same(what, expected, seen.all())?;
 
     // Two acceptors already have their state; their replacements run `init`.
-    stage.init_now(InitNow::Nothing);
+    fixture.init_now(InitNow::Nothing);
     for _ in 0..=ACCEPTORS {
-        held.push(stage.connect(address).await?);
+        held.push(fixture.connect(address).await?);
     }
     let (_, last) = held.last().expect("there are clients");
-    let by_init = stage.calls.look(|calls| {
+    let by_init = fixture.calls.look(|calls| {
         let begins =
             |call: &Call| matches!(call, Call::Init { number, .. } if *number == last.number);
         calls.iter().any(begins)
@@ -359,8 +363,8 @@ async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
         true,
         by_init,
     )?;
-    stage.event("the pool stops", pool.stop()).await?;
-    each_state_once(&stage)
+    fixture.event("the pool stops", pool.stop()).await?;
+    each_state_once(&fixture)
 }
 
 /// Returns how many states `init_now` has made.
@@ -374,17 +378,17 @@ fn states_made(calls: &[Call]) -> usize {
 /// `init` is never polled in another child's task or in the accept loop.
 async fn tasks_of_init(world: &Arc<Boxed>) -> Verdict {
     let all = Boxed::instrumented(world);
-    let stage = Fixture::new(&all);
-    let pool = stage.start(stage.spec("b5"))?;
-    let (_, address) = stage.listen(&pool, 1)?;
+    let fixture = Fixture::new(&all);
+    let pool = fixture.start(fixture.spec("b5"))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        clients.push(stage.connect(address).await?);
+        clients.push(fixture.connect(address).await?);
     }
-    stage.began(4).await?;
-    stage.event("the pool stops", pool.stop()).await?;
+    fixture.inits_begun(4).await?;
+    fixture.event("the pool stops", pool.stop()).await?;
     let (mut inits, mut others) = (Vec::new(), Vec::new());
-    stage.calls.look(|calls| {
+    fixture.calls.look(|calls| {
         let mut children = HashMap::new();
         for call in calls {
             match call {
@@ -424,15 +428,15 @@ async fn tasks_of_init(world: &Arc<Boxed>) -> Verdict {
     same(what, Vec::<&ChildId>::new(), elsewhere)
 }
 
-pub(super) async fn b6_an_accept_timeout_is_no_failure(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn b6_accept_timeout_is_no_failure(world: Arc<Boxed>) -> Verdict {
     for timeout in [Duration::ZERO, 20 * MILLISECOND] {
-        let stage = Fixture::new(&world);
-        stage.answers([], Answer::AcceptWithin(timeout));
-        let spec = stage.spec("b6").restart(Restart::Transient).intensity(0);
-        let pool = stage.start(spec)?;
-        let (_, address) = stage.listen(&pool, 1)?;
-        stage.began(6).await?;
-        let waits = waits(&stage);
+        let fixture = Fixture::new(&world);
+        fixture.on_init([], OnInit::AcceptWithin(timeout));
+        let spec = fixture.spec("b6").restart(Restart::Transient).intensity(0);
+        let pool = fixture.start(spec)?;
+        let (_, address) = fixture.listen(&pool, 1)?;
+        fixture.inits_begun(6).await?;
+        let waits = waits(&fixture);
         for (number, (began, ended, reason)) in waits.iter().filter(|(number, _)| **number < 6) {
             same(&format!("why acceptor {number} ended"), "timeout", *reason)?;
             if *ended - *began < timeout {
@@ -448,21 +452,21 @@ pub(super) async fn b6_an_accept_timeout_is_no_failure(world: Arc<Boxed>) -> Ver
             waits.len() >= 5,
         )?;
         if timeout.is_zero() {
-            spaced(&starts(&stage)[..6])?;
+            spaced(&starts(&fixture)[..6])?;
         }
-        let (mut client, _) = stage.connect(address).await?;
-        stage.echo(&mut client, "in time").await?;
-        same("the pool keeps running", true, runs(&pool))?;
-        no_reports(&stage, &pool).await?;
+        let (mut client, _) = fixture.connect(address).await?;
+        fixture.echo(&mut client, "in time").await?;
+        same("the pool keeps running", true, is_running(&pool))?;
+        no_reports(&fixture, &pool).await?;
     }
     // A panic does not count in a temporary pool, so only the spacing bounds the starts.
-    let stage = Fixture::new(&world);
-    stage.answers([], Answer::AcceptWithin(Duration::ZERO));
-    stage.farewell(Farewell::Panic("scripted"));
-    let pool = stage.start(stage.spec("b6").intensity(0))?;
-    stage.listen(&pool, 1)?;
-    stage.began(6).await?;
-    spaced(&starts(&stage)[..6])?;
+    let fixture = Fixture::new(&world);
+    fixture.on_init([], OnInit::AcceptWithin(Duration::ZERO));
+    fixture.on_terminate(OnTerminate::Panic("scripted"));
+    let pool = fixture.start(fixture.spec("b6").intensity(0))?;
+    fixture.listen(&pool, 1)?;
+    fixture.inits_begun(6).await?;
+    spaced(&starts(&fixture)[..6])?;
     timeout_under_load(&world).await
 }
 
@@ -472,23 +476,23 @@ async fn timeout_under_load(world: &Arc<Boxed>) -> Verdict {
     const CLIENTS: usize = MOST + 6;
     let timeout = 200 * MILLISECOND;
     let all = Boxed::instrumented(world);
-    let stage = Fixture::new(&all);
+    let fixture = Fixture::new(&all);
     // A dismissed acceptor stays in `terminate`, where it is visible.
-    stage.farewell(Farewell::Stay);
-    let pool = stage.start(stage.spec("b6"))?;
-    let (_, address) = stage.listen(&pool, CLIENTS + 2)?;
-    stage.waiting(&pool, CLIENTS + 2).await?;
+    fixture.on_terminate(OnTerminate::Hang);
+    let pool = fixture.start(fixture.spec("b6"))?;
+    let (_, address) = fixture.listen(&pool, CLIENTS + 2)?;
+    fixture.waiting(&pool, CLIENTS + 2).await?;
     // Its replacement is the last in the queue: it is not reached before the clients are served.
-    let number = stage.inits() + 1;
-    stage.answers([Answer::AcceptWithin(timeout)], Answer::Accept);
-    let (_first, _) = stage.connect(address).await?;
-    let last = stage.calls.first(move |call| match call {
+    let number = fixture.inits() + 1;
+    fixture.on_init([OnInit::AcceptWithin(timeout)], OnInit::Accept);
+    let (_first, _) = fixture.connect(address).await?;
+    let last = fixture.calls.first(move |call| match call {
         Call::Init {
             number: n, info, ..
         } if *n == number => Some(info.child),
         _ => None,
     });
-    let last = stage.event("the replacement starts", last).await?;
+    let last = fixture.event("the replacement starts", last).await?;
     let state = move |pool: &Handle<_>| {
         let list: Vec<_> = pool.acceptors().unwrap_or_default();
         let last = list.into_iter().find(|one| one.id == last);
@@ -499,44 +503,44 @@ async fn timeout_under_load(world: &Arc<Boxed>) -> Verdict {
         Some(AcceptorState::Waiting | AcceptorState::Terminating) => Ok(()),
         other => Err(other),
     };
-    stage.until("the replacement waits", waits).await?;
-    let expires = stage.now() + timeout;
-    let task = all.hold_accepting(&stage).await?;
+    fixture.until("the replacement waits", waits).await?;
+    let expires = fixture.now() + timeout;
+    let task = all.hold_accepting(&fixture).await?;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        clients.push(stage.knock(address).await?);
+        clients.push(fixture.connect_only(address).await?);
     }
-    stage.pass_until(expires).await;
+    fixture.sleep_until(expires).await;
     let cost = all.cost();
     let (before, seen) = (cost.accepted(), Record::default());
     let (handle, seeing) = (pool.handle(), seen.clone());
-    cost.witness(move |number| {
+    cost.on_accept(move |number| {
         if number == before + MOST {
             seeing.push(state(&handle));
         }
     });
     all.release(task);
     for client in &mut clients {
-        stage.echo(client, "served").await?;
+        fixture.echo(client, "served").await?;
     }
     let what = format!("the expired acceptor, after {MOST} more connections were accepted");
     let dismissed = Some(AcceptorState::Terminating);
     same(&what, vec![dismissed], seen.all())?;
-    same("why it terminates", vec!["timeout"], stage.terminated())?;
-    stage.event("the pool is killed", pool.kill()).await?;
+    same("why it terminates", vec!["timeout"], fixture.terminated())?;
+    fixture.event("the pool is killed", pool.kill()).await?;
     Ok(())
 }
 
 /// Returns for each terminated acceptor when `init` began, when `terminate` began, and the reason.
-fn waits(stage: &Fixture) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
-    let starts = starts(stage);
-    stage.calls.look(|calls| {
+fn waits(fixture: &Fixture) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
+    let starts = starts(fixture);
+    fixture.calls.look(|calls| {
         let waits = calls.iter().filter_map(|call| match call {
             Call::Terminate {
                 number, at, reason, ..
             } => {
                 let began = starts.get(number - 1)?;
-                Some((*number, (*began, *at, word(reason))))
+                Some((*number, (*began, *at, reason_name(reason))))
             }
             _ => None,
         });
@@ -544,41 +548,39 @@ fn waits(stage: &Fixture) -> BTreeMap<usize, (Instant, Instant, &'static str)> {
     })
 }
 
-pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection(
-    world: Arc<Boxed>,
-) -> Verdict {
-    let stage = Fixture::new(&world);
-    let short = Answer::AcceptWithin(20 * MILLISECOND);
-    stage.answers([short, short], Answer::Accept);
-    let pool = stage.start(stage.spec("b7"))?;
-    let (first, address) = stage.listen(&pool, 2)?;
+pub(super) async fn b7_terminate_runs_exactly_once(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let short = OnInit::AcceptWithin(20 * MILLISECOND);
+    fixture.on_init([short, short], OnInit::Accept);
+    let pool = fixture.start(fixture.spec("b7"))?;
+    let (first, address) = fixture.listen(&pool, 2)?;
     // Two timeouts, and two replacements that wait.
-    stage.began(4).await?;
-    let (_, second_address) = stage.listen(&pool, 3)?;
-    let (client, served) = stage.connect(address).await?;
-    let (_open, _) = stage.connect(second_address).await?;
-    stage.began(9).await?;
-    stage.close(&pool, first).await?;
+    fixture.inits_begun(4).await?;
+    let (_, second_address) = fixture.listen(&pool, 3)?;
+    let (client, served) = fixture.connect(address).await?;
+    let (_open, _) = fixture.connect(second_address).await?;
+    fixture.inits_begun(9).await?;
+    fixture.close(&pool, first).await?;
     client.close().await;
-    stage.ended(&pool, served.child).await?;
-    stage.event("the pool stops", pool.stop()).await?;
+    fixture.ended(&pool, served.child).await?;
+    fixture.event("the pool stops", pool.stop()).await?;
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in stage.terminated() {
+    for reason in fixture.terminated() {
         *reasons.entry(reason).or_default() += 1;
     }
     let expected = BTreeMap::from([("timeout", 2), ("closed", 2), ("stopped", 3)]);
     same("how often `terminate` ran, by reason", expected, reasons)?;
-    each_state_once(&stage)?;
+    each_state_once(&fixture)?;
 
     let world = Boxed::instrumented(&world);
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("b7"))?;
-    let (_, address) = stage.listen(&pool, 3)?;
-    stage.began(3).await?;
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("b7"))?;
+    let (_, address) = fixture.listen(&pool, 3)?;
+    fixture.inits_begun(3).await?;
     let faults = world.faults(address);
     faults.inject(not_listening());
-    stage.counts(&pool, 0, 0).await?;
-    let errors = stage.calls.look(|calls| {
+    fixture.counts(&pool, 0, 0).await?;
+    let errors = fixture.calls.look(|calls| {
         let errors = calls.iter().filter_map(|call| match call {
             Call::Terminate {
                 reason: Terminate::Io(error),
@@ -593,13 +595,13 @@ pub(super) async fn b7_terminate_runs_exactly_once_without_a_connection(
         vec![not_listening().to_string(); 3],
         errors,
     )?;
-    each_state_once(&stage)
+    each_state_once(&fixture)
 }
 
 /// Each state went to `serve` or to `terminate` exactly once.
-fn each_state_once(stage: &Fixture) -> Verdict {
+fn each_state_once(fixture: &Fixture) -> Verdict {
     let mut uses = BTreeMap::new();
-    stage.calls.look(|calls| {
+    fixture.calls.look(|calls| {
         for call in calls {
             match call {
                 Call::Init { number, .. } | Call::InitNow { number, .. } => {
@@ -619,35 +621,35 @@ fn each_state_once(stage: &Fixture) -> Verdict {
     )
 }
 
-pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn b8_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Verdict {
     for restart in [Restart::Temporary, Restart::Transient] {
-        let stage = Fixture::new(&world);
-        stage.answers([Answer::AcceptWithin(20 * MILLISECOND); 2], Answer::Accept);
-        stage.farewell(Farewell::Panic("scripted"));
-        let pool = stage.start(stage.spec("b8").restart(restart).intensity(0))?;
-        let (_, address) = stage.listen(&pool, 1)?;
+        let fixture = Fixture::new(&world);
+        fixture.on_init([OnInit::AcceptWithin(20 * MILLISECOND); 2], OnInit::Accept);
+        fixture.on_terminate(OnTerminate::Panic("scripted"));
+        let pool = fixture.start(fixture.spec("b8").restart(restart).intensity(0))?;
+        let (_, address) = fixture.listen(&pool, 1)?;
         match restart {
             Restart::Temporary => {
                 // The first two acceptors time out rather than take the client.
-                stage.began(3).await?;
-                let (_client, served) = stage.connect(address).await?;
+                fixture.inits_begun(3).await?;
+                let (_client, served) = fixture.connect(address).await?;
                 same("the `init` after two panics", 3, served.number)?;
-                stage.event("the pool stops", pool.stop()).await?;
+                fixture.event("the pool stops", pool.stop()).await?;
             }
             _ => {
-                let report = stage.join(&pool).await?;
+                let report = fixture.join(&pool).await?;
                 same("why the pool stopped", StopReason::Intensity, report.reason)?;
             }
         }
         // The acceptors that the stop terminates panic too.
-        let panicked = stage.calls.look(|calls| {
+        let panicked = fixture.calls.look(|calls| {
             let panicked = calls.iter().filter_map(|call| match call {
                 Call::Terminate { number, .. } => Some(*number),
                 _ => None,
             });
             panicked.collect::<Vec<_>>()
         });
-        let reported = stage.reports.look(|reports| {
+        let reported = fixture.reports.look(|reports| {
             let panic = |event: &Event<_>| match event {
                 Event::AcceptorFailed {
                     failure: Failure::Panic(message),
@@ -663,7 +665,7 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Ve
             reported,
         )?;
         for number in panicked {
-            let dropped = stage.calls.look(|calls| {
+            let dropped = fixture.calls.look(|calls| {
                 let dropped =
                     |call: &&Call| matches!(call, Call::StateDropped { number: n } if *n == number);
                 calls.iter().filter(dropped).count()
@@ -674,7 +676,7 @@ pub(super) async fn b8_a_panic_in_terminate_is_reported(world: Arc<Boxed>) -> Ve
     Ok(())
 }
 
-pub(super) async fn b10_serve_gets_addresses_id_and_signals(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn b10_arguments_of_serve(world: Arc<Boxed>) -> Verdict {
     for bound in listeners(&world)? {
         addresses(&world, bound).await?;
     }
@@ -682,13 +684,13 @@ pub(super) async fn b10_serve_gets_addresses_id_and_signals(world: Arc<Boxed>) -
 }
 
 async fn addresses(world: &Arc<Boxed>, bound: Bound) -> Verdict {
-    let stage = Fixture::new(world);
-    let pool = stage.start(stage.spec("b10"))?;
+    let fixture = Fixture::new(world);
+    let pool = fixture.start(fixture.spec("b10"))?;
     let (at, address) = (bound.address, bound.called);
     let added = pool.add_listener(bound.listener, 1);
     let id = added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
     // Found by its peer's address, which is thereby correct.
-    let (mut client, served) = stage.connect(address).await?;
+    let (mut client, served) = fixture.connect(address).await?;
     same(
         &format!("the local address on a listener of {at}"),
         address,
@@ -707,34 +709,32 @@ async fn addresses(world: &Arc<Boxed>, bound: Bound) -> Verdict {
         .map(|one| (one.id, one.peer_addr, one.local_addr));
     let expected = Some((served.child, client.local_addr(), address));
     same("the connection in the list", expected, listed)?;
-    stage.order(&served, Order::TrapAndStay).await?;
+    fixture.command(&served, Command::TrapAndStay).await?;
     same(
         "*stop* before any stop",
         false,
         served.lifecycle.trap_stop().is_set(),
     )?;
-    stage.echo(&mut client, "the stream itself").await
+    fixture.echo(&mut client, "the stream itself").await
 }
 
-pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value(
-    world: Arc<Boxed>,
-) -> Verdict {
-    let stage = Fixture::new(&Boxed::instrumented(&world));
-    stage.answers(
-        [Answer::AcceptWithin(MILLISECOND), Answer::Ignore],
-        Answer::Accept,
+pub(super) async fn b11_callbacks_run_on_the_runtime_value(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&Boxed::instrumented(&world));
+    fixture.on_init(
+        [OnInit::AcceptWithin(MILLISECOND), OnInit::Ignore],
+        OnInit::Accept,
     );
-    let pool = stage.start(stage.spec("b11"))?;
-    let (_, address) = stage.listen(&pool, 2)?;
-    stage.began(4).await?;
-    let (_client, served) = stage.connect(address).await?;
-    stage.event("the pool stops", pool.stop()).await?;
+    let pool = fixture.start(fixture.spec("b11"))?;
+    let (_, address) = fixture.listen(&pool, 2)?;
+    fixture.inits_begun(4).await?;
+    let (_client, served) = fixture.connect(address).await?;
+    fixture.event("the pool stops", pool.stop()).await?;
     same(
         "`serve` runs on a task of the pool's runtime value",
         true,
         served.task.is_some(),
     )?;
-    let elsewhere = stage.calls.look(|calls| {
+    let elsewhere = fixture.calls.look(|calls| {
         let elsewhere = |call: &&Call| {
             matches!(
                 call,
@@ -747,36 +747,40 @@ pub(super) async fn b11_all_callbacks_run_on_tasks_of_the_runtime_value(
             .map(|call| format!("{call:?}"))
             .collect::<Vec<_>>()
     });
-    same("callbacks that run outside the pool's tasks", Vec::new(), elsewhere)?;
+    same(
+        "callbacks that run outside the pool's tasks",
+        Vec::new(),
+        elsewhere,
+    )?;
     value_of_a_listener(&world).await
 }
 
 /// A listener that is added on its own runtime value is accepted from there, and its callbacks run there.
 async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
     let all = Boxed::instrumented(world);
-    let stage = Fixture::new(&all);
-    let pool = stage.start(stage.spec("b11"))?;
-    let again = [Answer::AcceptWithin(MILLISECOND), Answer::Ignore];
-    stage.answers(again, Answer::Accept);
-    let (of_the_pool, address) = stage.listen(&pool, 2)?;
-    stage.began(4).await?;
-    let (_client, served) = stage.connect(address).await?;
-    stage.began(5).await?;
-    stage.answers(again, Answer::Accept);
+    let fixture = Fixture::new(&all);
+    let pool = fixture.start(fixture.spec("b11"))?;
+    let again = [OnInit::AcceptWithin(MILLISECOND), OnInit::Ignore];
+    fixture.on_init(again, OnInit::Accept);
+    let (of_the_pool, address) = fixture.listen(&pool, 2)?;
+    fixture.inits_begun(4).await?;
+    let (_client, served) = fixture.connect(address).await?;
+    fixture.inits_begun(5).await?;
+    fixture.on_init(again, OnInit::Accept);
     let bound = all.listen();
     let (listener, address) =
         bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
     let added = pool.add_listener_on(&all.another_value(), listener, 2);
     let of_its_own =
         added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
-    stage.began(9).await?;
-    let (_another, another) = stage.connect(address).await?;
+    fixture.inits_begun(9).await?;
+    let (_another, another) = fixture.connect(address).await?;
     let mut seen = vec![
         ("`serve`", of_the_pool, served.task),
         ("`serve`", of_its_own, another.task),
     ];
-    stage.event("the pool stops", pool.stop()).await?;
-    stage.calls.look(|calls| {
+    fixture.event("the pool stops", pool.stop()).await?;
+    fixture.calls.look(|calls| {
         let mut listeners = HashMap::new();
         for call in calls {
             match call {
@@ -800,13 +804,13 @@ async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
                 "for a listener with its own runtime value",
                 ValueId::Another,
             ),
-            false => ("for a listener on the pool's", ValueId::OfTheWorld),
+            false => ("for a listener on the pool's", ValueId::World),
         };
         let what = format!("the runtime value that {callback} runs on, {whose}");
         same(&what, Some(expected), task.map(TaskId::value))?;
     }
     let accepts: Vec<_> = all.cost().tasks().iter().map(|task| task.value()).collect();
-    let expected = vec![ValueId::OfTheWorld, ValueId::Another];
+    let expected = vec![ValueId::World, ValueId::Another];
     same(
         "the runtime values that `accept` is called on",
         expected,
@@ -815,9 +819,9 @@ async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
 }
 
 /// Stops the pool and expects no reports; all of them have been delivered once `stop` has returned.
-async fn no_reports(stage: &Fixture, pool: &Pool) -> Verdict {
-    stage.event("the pool stops", pool.stop()).await?;
-    let reports = stage.reports.look(|reports| {
+async fn no_reports(fixture: &Fixture, pool: &Pool) -> Verdict {
+    fixture.event("the pool stops", pool.stop()).await?;
+    let reports = fixture.reports.look(|reports| {
         let texts = reports.iter().map(ToString::to_string);
         texts.collect::<Vec<_>>()
     });

@@ -14,7 +14,7 @@ use futures::FutureExt;
 use super::runtime::poll_once;
 use crate::address::Address;
 use crate::boxed::Boxed;
-use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool, runs};
+use crate::fixture::{Call, Command, Fixture, Handle, OnInit, OnTerminate, Pool, is_running};
 use crate::instruments::not_listening;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
@@ -24,8 +24,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Returns the *closed* latch that an acceptor got in `init`.
-fn closed(stage: &Fixture) -> Result<Latch, Broken> {
-    let closed = stage.calls.look(|calls| {
+fn closed(fixture: &Fixture) -> Result<Latch, Broken> {
+    let closed = fixture.calls.look(|calls| {
         calls.iter().find_map(|call| match call {
             Call::Init { info, .. } => Some(info.closed.clone()),
             _ => None,
@@ -46,26 +46,26 @@ fn listener_state(pool: &Handle, id: ListenerId) -> Option<ListenerState> {
 }
 
 /// Returns how often `serve` has run.
-fn served(stage: &Fixture) -> usize {
-    stage.calls.look(|calls| {
+fn served(fixture: &Fixture) -> usize {
+    fixture.calls.look(|calls| {
         let serve = |call: &&Call| matches!(call, Call::Serve(_));
         calls.iter().filter(serve).count()
     })
 }
 
-pub(super) async fn l7_close_takes_what_is_queued(world: Arc<Boxed>) -> Verdict {
-    for way in [Way::Close, Way::Stop] {
-        queued_clients_are_served(&world, way).await?;
+pub(super) async fn l7_close_drains_the_queue(world: Arc<Boxed>) -> Verdict {
+    for cause in [CloseCause::Close, CloseCause::Stop] {
+        queued_clients_are_served(&world, cause).await?;
     }
-    for way in [
-        Way::Kill,
-        Way::Drop,
-        Way::BrutalStop,
-        Way::CloseWhenPaused,
-        Way::CloseOnError(Flaw::Resources),
-        Way::CloseOnError(Flaw::Listener),
+    for cause in [
+        CloseCause::Kill,
+        CloseCause::Drop,
+        CloseCause::BrutalStop,
+        CloseCause::CloseWhenPaused,
+        CloseCause::CloseOnError(Flaw::Resources),
+        CloseCause::CloseOnError(Flaw::Listener),
     ] {
-        queued_clients_are_reset(&world, way).await?;
+        queued_clients_are_reset(&world, cause).await?;
     }
     starting_acceptor_is_waited_for(&world).await?;
     no_acceptor_is_left(&world).await
@@ -73,7 +73,7 @@ pub(super) async fn l7_close_takes_what_is_queued(world: Arc<Boxed>) -> Verdict 
 
 /// How a listener comes to close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum CloseCause {
     Close,
     Stop,
     Kill,
@@ -91,26 +91,26 @@ enum Flaw {
     Listener,
 }
 
-async fn queued_clients_are_served(world: &Arc<Boxed>, way: Way) -> Verdict {
+async fn queued_clients_are_served(world: &Arc<Boxed>, cause: CloseCause) -> Verdict {
     const CLIENTS: usize = 10;
     const GRACE: Duration = Duration::from_millis(60);
     let all = Boxed::instrumented(world);
-    let stage = Fixture::new(&all);
-    let spec = stage.spec("l7").grace(Grace::Unlimited);
-    let pool = stage.start(spec)?;
+    let fixture = Fixture::new(&all);
+    let spec = fixture.spec("l7").grace(Grace::Unlimited);
+    let pool = fixture.start(spec)?;
     // Fewer acceptors than clients: they are replaced while the listener closes.
-    let (id, address) = stage.listen(&pool, 2)?;
-    let (mut earlier, before) = stage.connect(address).await?;
-    let task = all.hold_accepting(&stage).await?;
+    let (id, address) = fixture.listen(&pool, 2)?;
+    let (mut earlier, before) = fixture.connect(address).await?;
+    let task = all.hold_accepting(&fixture).await?;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        clients.push(stage.knock(address).await?);
+        clients.push(fixture.connect_only(address).await?);
     }
-    let is_closed = closed(&stage)?;
-    let close = (way == Way::Close).then(|| pool.close_listener(id));
-    let stop = (way == Way::Stop).then(|| pool.stop());
+    let is_closed = closed(&fixture)?;
+    let close = (cause == CloseCause::Close).then(|| pool.close_listener(id));
+    let stop = (cause == CloseCause::Stop).then(|| pool.stop());
     let draining = before.lifecycle.draining().is_set();
-    let what = format!("*draining* once the listener begins to close, {way:?}");
+    let what = format!("*draining* once the listener begins to close, {cause:?}");
     same(&what, true, draining)?;
     same(
         "*closed* while the socket is open",
@@ -125,15 +125,15 @@ async fn queued_clients_are_served(world: &Arc<Boxed>, way: Way) -> Verdict {
     )?;
     all.release(task);
     for client in &mut clients {
-        stage.echo(client, "queued").await?;
+        fixture.echo(client, "queued").await?;
     }
     match close {
         Some(close) => same(
             "the result of the close",
             Ok(()),
-            stage.event("the listener closes", close).await?,
+            fixture.event("the listener closes", close).await?,
         )?,
-        None => stage.event("*closed*", is_closed.wait()).await?,
+        None => fixture.event("*closed*", is_closed.wait()).await?,
     }
     same(
         "*closed* once the socket is closed",
@@ -143,37 +143,37 @@ async fn queued_clients_are_served(world: &Arc<Boxed>, way: Way) -> Verdict {
     same(
         "a late client is refused",
         true,
-        stage.refuses(address).await?,
+        fixture.is_refused(address).await?,
     )?;
     same(
         "the listener when it is closed",
         None,
         listener_state(&pool, id),
     )?;
-    same("connections served", 1 + CLIENTS, served(&stage))?;
-    stage.echo(&mut earlier, "still there").await?;
+    same("connections served", 1 + CLIENTS, served(&fixture))?;
+    fixture.echo(&mut earlier, "still there").await?;
     drop(stop);
-    stage.event("the pool is killed", pool.kill()).await?;
+    fixture.event("the pool is killed", pool.kill()).await?;
 
     // Grace begins when the listener is closed, however long that takes; after a second it begins in any case.
-    if way == Way::Stop {
+    if cause == CloseCause::Stop {
         let all = Boxed::instrumented(world);
-        let stage = Fixture::new(&all);
-        let pool = stage.start(stage.spec("l7").grace(GRACE))?;
-        let (_, address) = stage.listen(&pool, 1)?;
-        let (_client, _) = stage.connect(address).await?;
-        let task = all.hold_accepting(&stage).await?;
-        let began = stage.now();
+        let fixture = Fixture::new(&all);
+        let pool = fixture.start(fixture.spec("l7").grace(GRACE))?;
+        let (_, address) = fixture.listen(&pool, 1)?;
+        let (_client, _) = fixture.connect(address).await?;
+        let task = all.hold_accepting(&fixture).await?;
+        let began = fixture.now();
         let stopping = pool.stop();
-        stage.pass_until(began + 2 * GRACE).await;
+        fixture.sleep_until(began + 2 * GRACE).await;
         let seen = state(&pool);
-        if stage.now() < began + SECOND {
+        if fixture.now() < began + SECOND {
             let grace = PoolState::Stopping(Phase::Grace);
             same("the state while the listener closes", grace, seen)?;
         }
-        let released = (stage.now() - began).min(SECOND);
+        let released = (fixture.now() - began).min(SECOND);
         all.release(task);
-        let report = stage.event("the pool stops", stopping).await?;
+        let report = fixture.event("the pool stops", stopping).await?;
         let least = released + GRACE;
         let what = format!("it took at least {least:?}: {:?}", report.elapsed);
         same(&what, true, report.elapsed >= least)?;
@@ -181,59 +181,59 @@ async fn queued_clients_are_served(world: &Arc<Boxed>, way: Way) -> Verdict {
     Ok(())
 }
 
-async fn queued_clients_are_reset(world: &Arc<Boxed>, way: Way) -> Verdict {
+async fn queued_clients_are_reset(world: &Arc<Boxed>, cause: CloseCause) -> Verdict {
     let all = Boxed::instrumented(world);
-    let stage = Fixture::new(&all);
-    let spec = stage.spec("l7");
-    let pool = stage.start(match way {
-        Way::BrutalStop => spec.shutdown(Shutdown::Kill),
+    let fixture = Fixture::new(&all);
+    let spec = fixture.spec("l7");
+    let pool = fixture.start(match cause {
+        CloseCause::BrutalStop => spec.shutdown(Shutdown::Kill),
         _ => spec.grace(Grace::Unlimited),
     })?;
-    let (id, address) = stage.listen(&pool, 2)?;
-    stage.waiting(&pool, 2).await?;
+    let (id, address) = fixture.listen(&pool, 2)?;
+    fixture.waiting(&pool, 2).await?;
     let handle = pool.handle();
     let mut owner = Some(pool);
     let faults = all.faults(address);
-    let task = if way == Way::CloseWhenPaused {
+    let task = if cause == CloseCause::CloseWhenPaused {
         all.stop_clock();
         faults.inject(ErrorKind::OutOfMemory.into());
         let pauses = || match listener_state(&handle, id) {
             Some(ListenerState::Resources) => Ok(()),
             other => Err(other),
         };
-        stage.until("the listener pauses", pauses).await?;
+        fixture.until("the listener pauses", pauses).await?;
         None
     } else {
-        Some(all.hold_accepting(&stage).await?)
+        Some(all.hold_accepting(&fixture).await?)
     };
-    let mut client = stage.knock(address).await?;
+    let mut client = fixture.connect_only(address).await?;
     let mut close = None;
-    match way {
-        Way::Close | Way::CloseWhenPaused => close = Some(handle.close_listener(id)),
-        Way::CloseOnError(flaw) => {
+    match cause {
+        CloseCause::Close | CloseCause::CloseWhenPaused => close = Some(handle.close_listener(id)),
+        CloseCause::CloseOnError(flaw) => {
             faults.inject(match flaw {
                 Flaw::Resources => ErrorKind::OutOfMemory.into(),
                 Flaw::Listener => not_listening(),
             });
             close = Some(handle.close_listener(id));
         }
-        Way::Stop | Way::BrutalStop => drop(handle.stop()),
-        Way::Kill => drop(handle.kill()),
-        Way::Drop => drop(owner.take()),
+        CloseCause::Stop | CloseCause::BrutalStop => drop(handle.stop()),
+        CloseCause::Kill => drop(handle.kill()),
+        CloseCause::Drop => drop(owner.take()),
     }
     if let Some(task) = task {
         all.release(task);
     }
-    stage.closed(&mut client).await?;
-    let what = format!("how often a queued client was served, {way:?}");
-    same(&what, 0, served(&stage))?;
+    fixture.closed(&mut client).await?;
+    let what = format!("how often a queued client was served, {cause:?}");
+    same(&what, 0, served(&fixture))?;
     match close {
         Some(close) => {
-            let closed = stage.event("the listener closes", close).await?;
+            let closed = fixture.event("the listener closes", close).await?;
             same("the result of the close", Ok(()), closed)?;
-            stage.event("the pool is killed", handle.kill()).await?;
+            fixture.event("the pool is killed", handle.kill()).await?;
             // The close was requested and succeeded, so it is not a failure.
-            let failed = stage.reports.look(|reports| {
+            let failed = fixture.reports.look(|reports| {
                 let failed = |event: &Event<_>| matches!(event, Event::ListenerFailed { .. });
                 reports
                     .iter()
@@ -243,7 +243,7 @@ async fn queued_clients_are_reset(world: &Arc<Boxed>, way: Way) -> Verdict {
             same("listeners reported as failed", 0, failed)?;
         }
         None => {
-            stage.join(&handle).await?;
+            fixture.join(&handle).await?;
         }
     }
     drop(owner);
@@ -252,95 +252,99 @@ async fn queued_clients_are_reset(world: &Arc<Boxed>, way: Way) -> Verdict {
 
 /// An acceptor that is in `init` when the listener begins to close still takes a queued client.
 async fn starting_acceptor_is_waited_for(world: &Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(world);
-    stage.answers([], Answer::Deferred);
-    let pool = stage.start(stage.spec("l7"))?;
-    let (id, address) = stage.listen(&pool, 1)?;
-    stage.began(1).await?;
-    let mut client = stage.knock(address).await?;
+    let fixture = Fixture::new(world);
+    fixture.on_init([], OnInit::Deferred);
+    let pool = fixture.start(fixture.spec("l7"))?;
+    let (id, address) = fixture.listen(&pool, 1)?;
+    fixture.inits_begun(1).await?;
+    let mut client = fixture.connect_only(address).await?;
     let close = pool.close_listener(id);
-    stage.decide(Answer::Accept);
-    stage.echo(&mut client, "taken by the last acceptor").await?;
-    let closed = stage.event("the listener closes", close).await?;
+    fixture.decide(OnInit::Accept);
+    fixture
+        .echo(&mut client, "taken by the last acceptor")
+        .await?;
+    let closed = fixture.event("the listener closes", close).await?;
     same("the result of the close", Ok(()), closed)?;
 
     // Within that second, and no longer.
-    let stage = Fixture::new(world);
-    stage.answers([], Answer::Nothing);
-    let pool = stage.start(stage.spec("l7"))?;
-    let (id, address) = stage.listen(&pool, 1)?;
-    stage.began(1).await?;
-    let mut client = stage.knock(address).await?;
-    let began = stage.now();
-    stage.close(&pool, id).await?;
-    let took = stage.now() - began;
+    let fixture = Fixture::new(world);
+    fixture.on_init([], OnInit::Nothing);
+    let pool = fixture.start(fixture.spec("l7"))?;
+    let (id, address) = fixture.listen(&pool, 1)?;
+    fixture.inits_begun(1).await?;
+    let mut client = fixture.connect_only(address).await?;
+    let began = fixture.now();
+    fixture.close(&pool, id).await?;
+    let took = fixture.now() - began;
     let what = format!("an acceptor that starts is waited for a second: {took:?}");
     same(&what, true, took >= SECOND)?;
-    stage.closed(&mut client).await?;
+    fixture.closed(&mut client).await?;
 
     // A waiting acceptor finds an empty queue, which is trusted after a millisecond.
-    let stage = Fixture::new(world);
-    let pool = stage.start(stage.spec("l7"))?;
-    let (id, _) = stage.listen(&pool, 1)?;
-    stage.waiting(&pool, 1).await?;
-    let began = stage.now();
-    stage.close(&pool, id).await?;
-    let took = stage.now() - began;
+    let fixture = Fixture::new(world);
+    let pool = fixture.start(fixture.spec("l7"))?;
+    let (id, _) = fixture.listen(&pool, 1)?;
+    fixture.waiting(&pool, 1).await?;
+    let began = fixture.now();
+    fixture.close(&pool, id).await?;
+    let took = fixture.now() - began;
     let what = format!("a client that connects just then has a millisecond: {took:?}");
     same(&what, true, took >= MILLISECOND)
 }
 
 /// With all acceptors in `terminate`, no client can be served.
 async fn no_acceptor_is_left(world: &Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(world);
-    stage.farewell(Farewell::Stay);
-    stage.answers([], Answer::AcceptWithin(MILLISECOND));
-    let pool = stage.start(stage.spec("l7"))?;
-    let (id, address) = stage.listen(&pool, 2)?;
-    let terminated = || match stage.terminated().len() {
+    let fixture = Fixture::new(world);
+    fixture.on_terminate(OnTerminate::Hang);
+    fixture.on_init([], OnInit::AcceptWithin(MILLISECOND));
+    let pool = fixture.start(fixture.spec("l7"))?;
+    let (id, address) = fixture.listen(&pool, 2)?;
+    let terminated = || match fixture.terminated().len() {
         2 => Ok(()),
         other => Err(other),
     };
-    stage.until("both acceptors terminate", terminated).await?;
-    let mut client = stage.knock(address).await?;
-    stage.close(&pool, id).await?;
-    stage.closed(&mut client).await?;
-    same("connections served", 0, served(&stage))?;
-    stage.event("the pool is killed", pool.kill()).await?;
+    fixture
+        .until("both acceptors terminate", terminated)
+        .await?;
+    let mut client = fixture.connect_only(address).await?;
+    fixture.close(&pool, id).await?;
+    fixture.closed(&mut client).await?;
+    same("connections served", 0, served(&fixture))?;
+    fixture.event("the pool is killed", pool.kill()).await?;
     Ok(())
 }
 
-pub(super) async fn l8_failure_is_reported_once_the_address_is_free(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn l8_failure_report_follows_the_close(world: Arc<Boxed>) -> Verdict {
     let failing = Boxed::instrumented(&world);
-    let stage = Fixture::new(&failing);
+    let fixture = Fixture::new(&failing);
     let again = Record::default();
     let (bound, binding) = (again.clone(), Arc::clone(&world));
-    stage.hears(move |report| {
+    fixture.on_report(move |report| {
         if let Event::ListenerFailed { local_addr, .. } = &report.event {
             let result = binding.listen_on(*local_addr);
             bound.push(result.map(drop).map_err(|error| error.to_string()));
         }
     });
-    let pool = stage.start(stage.spec("l8"))?;
-    let (_, address) = stage.listen(&pool, 2)?;
-    let (mut client, _) = stage.connect(address).await?;
-    stage.waiting(&pool, 2).await?;
+    let pool = fixture.start(fixture.spec("l8"))?;
+    let (_, address) = fixture.listen(&pool, 2)?;
+    let (mut client, _) = fixture.connect(address).await?;
+    fixture.waiting(&pool, 2).await?;
     failing.faults(address).inject(not_listening());
     let reported = again.when(|again| again.first().cloned());
-    let result = stage.event("the failure is reported", reported).await?;
+    let result = fixture.event("the failure is reported", reported).await?;
     same(
         "the result of binding its address again on the report",
         Ok(()),
         result,
     )?;
-    stage.echo(&mut client, "still there").await?;
+    fixture.echo(&mut client, "still there").await?;
 
     let all = Boxed::instrumented(&world);
-    let stage = Fixture::new(&all);
-    let pool = stage.start(stage.spec("l8"))?;
-    let (id, address) = stage.listen(&pool, 2)?;
-    stage.waiting(&pool, 2).await?;
-    let task = all.hold_accepting(&stage).await?;
+    let fixture = Fixture::new(&all);
+    let pool = fixture.start(fixture.spec("l8"))?;
+    let (id, address) = fixture.listen(&pool, 2)?;
+    fixture.waiting(&pool, 2).await?;
+    let task = all.hold_accepting(&fixture).await?;
     let mut closes = vec![pool.close_listener(id).boxed()];
     let known = listener_state(&pool, id);
     same(
@@ -359,15 +363,15 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free(world: Arc<B
     }
     all.release(task);
     for close in closes {
-        let closed = stage.event("the listener closes", close).await?;
+        let closed = fixture.event("the listener closes", close).await?;
         same("the result of each of both closes", Ok(()), closed)?;
     }
     same(
         "a new client is refused",
         true,
-        stage.refuses(address).await?,
+        fixture.is_refused(address).await?,
     )?;
-    let late = stage.event("a late close returns", pool.close_listener(id));
+    let late = fixture.event("a late close returns", pool.close_listener(id));
     same(
         "the result of a close once the listener is closed",
         Err(CloseError::UnknownListener(id)),
@@ -376,11 +380,11 @@ pub(super) async fn l8_failure_is_reported_once_the_address_is_free(world: Arc<B
 }
 
 /// Returns the listeners reported as failed: how many others were left, and the text of the report.
-fn failures(stage: &Fixture) -> Vec<(usize, String)> {
-    stage.reports.look(|reports| {
+fn failures(fixture: &Fixture) -> Vec<(usize, String)> {
+    fixture.reports.look(|reports| {
         let failures = reports.iter().filter_map(|report| match &report.event {
             Event::ListenerFailed { listeners_left, .. } => {
-                Some((*listeners_left, stage.words(report)))
+                Some((*listeners_left, fixture.describe(report)))
             }
             _ => None,
         });
@@ -389,34 +393,42 @@ fn failures(stage: &Fixture) -> Vec<(usize, String)> {
 }
 
 /// Makes a listener fail, and waits until it is no longer listed.
-async fn fail(stage: &Fixture, pool: &Pool, (id, address): (ListenerId, Address)) -> Verdict {
-    stage.world.faults(address).inject(not_listening());
+async fn fail(fixture: &Fixture, pool: &Pool, (id, address): (ListenerId, Address)) -> Verdict {
+    fixture.world.faults(address).inject(not_listening());
     let gone = || match listener_state(pool, id) {
         None => Ok(()),
         other => Err(other),
     };
-    stage.until("the listener fails", gone).await
+    fixture.until("the listener fails", gone).await
 }
 
 pub(super) async fn l9_last_listener_that_fails(world: Arc<Boxed>) -> Verdict {
     let failing = Boxed::instrumented(&world);
-    let stage = Fixture::new(&failing);
-    let pool = stage.start(stage.spec("l9"))?;
+    let fixture = Fixture::new(&failing);
+    let pool = fixture.start(fixture.spec("l9"))?;
     for _ in 0..2 {
-        let first = stage.listen(&pool, 1)?;
-        let last = stage.listen(&pool, 1)?;
-        fail(&stage, &pool, first).await?;
-        fail(&stage, &pool, last).await?;
-        same("the pool keeps running without a listener", true, runs(&pool))?;
+        let first = fixture.listen(&pool, 1)?;
+        let last = fixture.listen(&pool, 1)?;
+        fail(&fixture, &pool, first).await?;
+        fail(&fixture, &pool, last).await?;
+        same(
+            "the pool keeps running without a listener",
+            true,
+            is_running(&pool),
+        )?;
     }
-    let (_, address) = stage.listen(&pool, 1)?;
-    let (mut client, _) = stage.connect(address).await?;
-    stage.echo(&mut client, "a new listener").await?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let (mut client, _) = fixture.connect(address).await?;
+    fixture.echo(&mut client, "a new listener").await?;
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
-    let failures = failures(&stage);
+    fixture.event("the pool stops", pool.stop()).await?;
+    let failures = failures(&fixture);
     let left: Vec<_> = failures.iter().map(|(left, _)| *left).collect();
-    same("listeners left, according to the reports", vec![1, 0, 1, 0], left)?;
+    same(
+        "listeners left, according to the reports",
+        vec![1, 0, 1, 0],
+        left,
+    )?;
     for (left, words) in failures {
         let says = words.contains("no listener is left");
         same(
@@ -426,33 +438,37 @@ pub(super) async fn l9_last_listener_that_fails(world: Arc<Boxed>) -> Verdict {
         )?;
     }
 
-    let stage = Fixture::new(&failing);
-    let spec = stage.spec("l9").last_listener(LastListener::Stop);
-    let pool = stage.start(spec.grace(Grace::Unlimited))?;
-    let (closed, _) = stage.listen(&pool, 1)?;
-    stage.close(&pool, closed).await?;
+    let fixture = Fixture::new(&failing);
+    let spec = fixture.spec("l9").last_listener(LastListener::Stop);
+    let pool = fixture.start(spec.grace(Grace::Unlimited))?;
+    let (closed, _) = fixture.listen(&pool, 1)?;
+    fixture.close(&pool, closed).await?;
     same(
         "the pool keeps running when the last listener is closed",
         true,
-        runs(&pool),
+        is_running(&pool),
     )?;
-    let first = stage.listen(&pool, 1)?;
-    let last = stage.listen(&pool, 1)?;
-    fail(&stage, &pool, first).await?;
-    same("the pool keeps running with one listener left", true, runs(&pool))?;
-    let (mut client, served) = stage.connect(last.1).await?;
-    fail(&stage, &pool, last).await?;
+    let first = fixture.listen(&pool, 1)?;
+    let last = fixture.listen(&pool, 1)?;
+    fail(&fixture, &pool, first).await?;
+    same(
+        "the pool keeps running with one listener left",
+        true,
+        is_running(&pool),
+    )?;
+    let (mut client, served) = fixture.connect(last.1).await?;
+    fail(&fixture, &pool, last).await?;
     let grace = PoolState::Stopping(Phase::Grace);
     same("the state when the last has failed", grace, state(&pool))?;
-    stage.echo(&mut client, "in grace").await?;
-    stage.order(&served, Order::Return).await?;
-    let report = stage.join(&pool).await?;
+    fixture.echo(&mut client, "in grace").await?;
+    fixture.command(&served, Command::Return).await?;
+    let report = fixture.join(&pool).await?;
     same(
         "why the pool stopped",
         StopReason::ListenersFailed,
         report.reason,
     )?;
-    let stops = stage.reports.look(|reports| {
+    let stops = fixture.reports.look(|reports| {
         let stop = reports.iter().filter_map(|report| match report.event {
             Event::PoolStopped { reason, .. } => Some(reason),
             _ => None,

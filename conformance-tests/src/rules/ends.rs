@@ -15,14 +15,16 @@ use futures::{FutureExt, StreamExt};
 
 use crate::address::Address;
 use crate::boxed::{Boxed, BoxedListener};
-use crate::fixture::{Call, Departure, Fixture, Handle, IoFailure, Order, Place, Served, runs};
+use crate::fixture::{
+    Call, Command, Fixture, Handle, IoFailure, Location, ServeEnd, Served, is_running,
+};
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, Closed, World};
 
-/// A way to end a connection.
+/// A cause to end a connection.
 #[derive(Debug, Clone, Copy)]
-enum Way {
-    Ordered(Order),
+enum EndCause {
+    Commanded(Command),
     /// It holds a value that panics when it is dropped, and is stopped.
     PanicsWhenDropped,
     Killed,
@@ -39,56 +41,58 @@ enum Row {
     Counted(&'static str),
 }
 
-const TABLE: [(Way, Row); 9] = [
-    (Way::Ordered(Order::Return), Row::Silent),
-    (Way::Ordered(Order::ExitCleanly), Row::Silent),
+const TABLE: [(EndCause, Row); 9] = [
+    (EndCause::Commanded(Command::Return), Row::Silent),
+    (EndCause::Commanded(Command::ExitCleanly), Row::Silent),
     (
-        Way::Ordered(Order::ExitCleanlyBecause("enough")),
+        EndCause::Commanded(Command::ExitCleanlyBecause("enough")),
         Row::Silent,
     ),
     (
-        Way::Ordered(Order::Fail("no more")),
+        EndCause::Commanded(Command::Fail("no more")),
         Row::Counted("error: no more"),
     ),
     (
-        Way::Ordered(Order::Panic("scripted")),
+        EndCause::Commanded(Command::Panic("scripted")),
         Row::Counted("panic: scripted"),
     ),
     (
-        Way::PanicsWhenDropped,
+        EndCause::PanicsWhenDropped,
         Row::Counted("panic: scripted drop"),
     ),
-    (Way::Killed, Row::Counted("killed")),
-    (Way::Stopped, Row::Silent),
+    (EndCause::Killed, Row::Counted("killed")),
+    (EndCause::Stopped, Row::Silent),
     (
-        Way::TaskDropped,
+        EndCause::TaskDropped,
         Row::Reported("its runtime dropped the task"),
     ),
 ];
 
-pub(super) async fn e1_each_way_to_end_is_reported_and_counted_as_the_table_says(
-    world: Arc<Boxed>,
-) -> Verdict {
+pub(super) async fn e1_ends_are_reported_and_counted(world: Arc<Boxed>) -> Verdict {
     for restart in [Restart::Temporary, Restart::Transient] {
-        for (way, row) in TABLE {
-            holds(&world, restart, way, row).await?;
+        for (cause, row) in TABLE {
+            holds(&world, restart, cause, row).await?;
         }
     }
     Ok(())
 }
 
-async fn holds(world: &Arc<Boxed>, restart: Restart, way: Way, row: Row) -> Verdict {
+async fn holds(world: &Arc<Boxed>, restart: Restart, cause: EndCause, row: Row) -> Verdict {
     let world = Boxed::instrumented(world);
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("e1").restart(restart).intensity(0))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let (_client, served) = stage.connect(address).await?;
-    end(&stage, &pool, &served, way).await?;
-    stage.ended(&pool, served.child).await?;
-    let case = format!("after {way:?} in a {restart:?} pool of intensity 0");
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("e1").restart(restart).intensity(0))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let (_client, served) = fixture.connect(address).await?;
+    end(&fixture, &pool, &served, cause).await?;
+    fixture.ended(&pool, served.child).await?;
+    let case = format!("after {cause:?} in a {restart:?} pool of intensity 0");
     let survives = restart == Restart::Temporary || !matches!(row, Row::Counted(_));
-    same(&format!("the pool runs {case}"), survives, runs(&pool))?;
-    stage.event("the pool stops", pool.stop()).await?;
+    same(
+        &format!("the pool runs {case}"),
+        survives,
+        is_running(&pool),
+    )?;
+    fixture.event("the pool stops", pool.stop()).await?;
     let expected = match row {
         Row::Silent => Vec::new(),
         Row::Reported(text) | Row::Counted(text) => vec![(served.child, text.to_owned())],
@@ -96,36 +100,36 @@ async fn holds(world: &Arc<Boxed>, restart: Restart, way: Way, row: Row) -> Verd
     same(
         &format!("connections reported {case}"),
         expected,
-        failures(&stage),
+        failures(&fixture),
     )?;
-    let serves = stage.calls.look(|calls| {
+    let serves = fixture.calls.look(|calls| {
         let serve = |call: &&Call| matches!(call, Call::Serve(_));
         calls.iter().filter(serve).count()
     });
     same(&format!("how often it was served {case}"), 1, serves)
 }
 
-async fn end(stage: &Fixture, pool: &Handle, served: &Served, way: Way) -> Verdict {
-    let told = match way {
-        Way::Ordered(order) => return stage.order(served, order).await,
-        Way::PanicsWhenDropped => {
-            let bomb = Order::PanicWhenDropped("scripted drop");
-            stage.order(served, bomb).await?;
+async fn end(fixture: &Fixture, pool: &Handle, served: &Served, cause: EndCause) -> Verdict {
+    let result = match cause {
+        EndCause::Commanded(order) => return fixture.command(served, order).await,
+        EndCause::PanicsWhenDropped => {
+            let bomb = Command::PanicWhenDropped("scripted drop");
+            fixture.command(served, bomb).await?;
             pool.stop_child(served.child)
         }
-        Way::Stopped => pool.stop_child(served.child),
-        Way::Killed => pool.kill_child(served.child),
-        Way::TaskDropped => {
+        EndCause::Stopped => pool.stop_child(served.child),
+        EndCause::Killed => pool.kill_child(served.child),
+        EndCause::TaskDropped => {
             let no_task = || Broken::new("`serve` runs on a spawned task", "it does not");
-            stage.world.drop_task(served.task.ok_or_else(no_task)?);
+            fixture.world.drop_task(served.task.ok_or_else(no_task)?);
             Ok(())
         }
     };
-    told.map_err(|error| Broken::new("the connection receives the call", error.to_string()))
+    result.map_err(|error| Broken::new("the connection receives the call", error.to_string()))
 }
 
 /// Returns the reported failures of connections.
-fn failures(stage: &Fixture) -> Vec<(ChildId, String)> {
+fn failures(fixture: &Fixture) -> Vec<(ChildId, String)> {
     let failure = |event: &Event<_>| match event {
         Event::ConnectionFailed { child, failure, .. } => {
             let text = match failure {
@@ -138,43 +142,48 @@ fn failures(stage: &Fixture) -> Vec<(ChildId, String)> {
         }
         _ => None,
     };
-    stage.reports.look(|reports| {
+    fixture.reports.look(|reports| {
         let failures = reports.iter().filter_map(|report| failure(&report.event));
         failures.collect()
     })
 }
 
-pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn e2_socket_is_dropped_before_the_end(world: Arc<Boxed>) -> Verdict {
     let failing = TABLE.iter().filter(|(_, row)| *row != Row::Silent);
-    for (way, _) in failing {
+    for (cause, _) in failing {
         let world = Boxed::instrumented(&world);
-        let stage = Fixture::new(&world);
-        let pool = stage.start(stage.spec("e2"))?;
-        let (_, address) = stage.listen(&pool, 1)?;
-        let (mut client, served) = stage.connect(address).await?;
-        end(&stage, &pool, &served, *way).await?;
+        let fixture = Fixture::new(&world);
+        let pool = fixture.start(fixture.spec("e2"))?;
+        let (_, address) = fixture.listen(&pool, 1)?;
+        let (mut client, served) = fixture.connect(address).await?;
+        end(&fixture, &pool, &served, *cause).await?;
         let child = served.child;
         let gone = move |calls: &[Call]| {
-            let left = |call: &Call| matches!(call, Call::Left { child: c, .. } if *c == child);
+            let left =
+                |call: &Call| matches!(call, Call::ServeEnded { child: c, .. } if *c == child);
             calls.iter().any(left)
         };
-        stage.ended(&pool, child).await?;
+        fixture.ended(&pool, child).await?;
         same(
-            &format!("the future is dropped when the list shows the end, {way:?}"),
+            &format!("the future is dropped when the list shows the end, {cause:?}"),
             true,
-            stage.calls.look(gone),
+            fixture.calls.look(gone),
         )?;
-        let closed = stage.closed(&mut client).await?;
-        same("how the client's connection ended", Closed::EndOfStream, closed)?;
+        let closed = fixture.closed(&mut client).await?;
+        same(
+            "how the client's connection ended",
+            Closed::EndOfStream,
+            closed,
+        )?;
         // All reports have been delivered once `stop` has returned.
-        stage.event("the pool stops", pool.stop()).await?;
-        let gone_before = stage.calls.look(|calls| {
+        fixture.event("the pool stops", pool.stop()).await?;
+        let gone_before = fixture.calls.look(|calls| {
             let is_report = |call: &Call| matches!(call, Call::Report(_));
             let report = calls.iter().position(is_report)?;
             Some(gone(&calls[..report]))
         });
         same(
-            &format!("the future is dropped before the report, {way:?}"),
+            &format!("the future is dropped before the report, {cause:?}"),
             Some(true),
             gone_before,
         )?;
@@ -182,17 +191,17 @@ pub(super) async fn e2_the_socket_is_gone_before_the_end_is_visible(world: Arc<B
     Ok(())
 }
 
-pub(super) async fn e3_each_end_is_seen_exactly_once(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("e3"))?;
-    let (_, address) = stage.listen(&pool, 2)?;
+pub(super) async fn e3_each_end_is_seen_once(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("e3"))?;
+    let (_, address) = fixture.listen(&pool, 2)?;
     let mut connections = Vec::new();
     for _ in 0..12 {
-        connections.push(stage.connect(address).await?);
+        connections.push(fixture.connect(address).await?);
     }
     let mut unharmed = connections.split_off(8);
     for (_, served) in &connections {
-        stage.order(served, Order::Panic("scripted")).await?;
+        fixture.command(served, Command::Panic("scripted")).await?;
         // The kill may be too late: there is one end in either case.
         match pool.kill_child(served.child) {
             Ok(()) | Err(ChildError::UnknownChild(_)) => {}
@@ -200,17 +209,17 @@ pub(super) async fn e3_each_end_is_seen_exactly_once(world: Arc<Boxed>) -> Verdi
         }
     }
     for (_, served) in &connections {
-        stage.ended(&pool, served.child).await?;
+        fixture.ended(&pool, served.child).await?;
     }
     for (client, _) in &mut unharmed {
-        stage.echo(client, "unharmed").await?;
+        fixture.echo(client, "unharmed").await?;
     }
     let counts = pool.counts();
     let counts = counts.map_err(|error| Broken::new("the pool runs", error.to_string()))?;
     same("children left", 4 + 2, counts.children())?;
-    stage.event("the pool stops", pool.stop()).await?;
+    fixture.event("the pool stops", pool.stop()).await?;
     let mut seen: BTreeMap<ChildId, usize> = BTreeMap::new();
-    for (child, _) in failures(&stage) {
+    for (child, _) in failures(&fixture) {
         *seen.entry(child).or_default() += 1;
     }
     let children: HashSet<_> = connections.iter().map(|(_, served)| served.child).collect();
@@ -218,27 +227,24 @@ pub(super) async fn e3_each_end_is_seen_exactly_once(world: Arc<Boxed>) -> Verdi
     same("how often each end was reported", expected, seen)
 }
 
-pub(super) async fn e4_a_killed_child_is_dropped_where_it_suspends(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("e4"))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let (mut client, served) = stage.connect(address).await?;
+pub(super) async fn e4_killed_child_drops_on_suspension(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("e4"))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let (mut client, served) = fixture.connect(address).await?;
     // Also a connection that trapped the stop.
-    stage.order(&served, Order::TrapAndStay).await?;
+    fixture.command(&served, Command::TrapAndStay).await?;
     let kill = || pool.kill_child(served.child);
     kill().map_err(|error| Broken::new("the connection is killed", error.to_string()))?;
     let child = served.child;
-    let left = stage.calls.first(move |call| match call {
-        Call::Left {
-            child: c,
-            departure,
-        } if *c == child => Some(*departure),
+    let left = fixture.calls.first(move |call| match call {
+        Call::ServeEnded { child: c, end } if *c == child => Some(*end),
         _ => None,
     });
-    let departure = stage.event("the killed connection ends", left).await?;
-    same("how it ended", Departure::Dropped, departure)?;
-    stage.closed(&mut client).await?;
-    stage.ended(&pool, child).await?;
+    let end = fixture.event("the killed connection ends", left).await?;
+    same("how it ended", ServeEnd::Dropped, end)?;
+    fixture.closed(&mut client).await?;
+    fixture.ended(&pool, child).await?;
     same(
         "killing it again",
         Err(ChildError::UnknownChild(child)),
@@ -255,60 +261,60 @@ const GONE: [ErrorKind; 5] = [
     ErrorKind::UnexpectedEof,
 ];
 
-const PLACES: [Place; 3] = [Place::Itself, Place::Source, Place::Inside];
+const LOCATIONS: [Location; 3] = [Location::Itself, Location::Source, Location::Inside];
 
-pub(super) async fn e5_error_of_a_peer_that_is_gone(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn e5_errors_of_a_gone_peer(world: Arc<Boxed>) -> Verdict {
     disconnects(&world, ConnectionReports::Disconnects).await?;
     disconnects(&world, ConnectionReports::Failures).await?;
-    for place in PLACES {
+    for location in LOCATIONS {
         for kind in [ErrorKind::TimedOut, ErrorKind::ConnectionRefused] {
-            let failure = IoFailure { kind, place };
-            fails(&world, Order::FailWith(failure)).await?;
+            let failure = IoFailure { kind, location };
+            fails(&world, Command::FailWith(failure)).await?;
         }
     }
     // As a proxy does for the reset of its upstream.
-    for place in PLACES {
+    for location in LOCATIONS {
         let kind = ErrorKind::ConnectionReset;
-        fails(&world, Order::ExitFailed(IoFailure { kind, place })).await?;
+        fails(&world, Command::ExitFailed(IoFailure { kind, location })).await?;
     }
     classifier(&world).await
 }
 
 /// Ends connections whose peer is gone: none of them counts, and each is reported if the spec asks for it.
 async fn disconnects(world: &Arc<Boxed>, reports: ConnectionReports) -> Verdict {
-    let stage = Fixture::new(world);
-    let spec = stage.spec("e5").restart(Restart::Transient).intensity(1);
-    let pool = stage.start(spec.connection_reports(reports))?;
-    let (_, address) = stage.listen(&pool, 1)?;
+    let fixture = Fixture::new(world);
+    let spec = fixture.spec("e5").restart(Restart::Transient).intensity(1);
+    let pool = fixture.start(spec.connection_reports(reports))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
     let mut ended = Vec::new();
-    for place in PLACES {
+    for location in LOCATIONS {
         for kind in GONE {
-            let (_client, served) = stage.connect(address).await?;
-            let failure = IoFailure { kind, place };
-            stage.order(&served, Order::FailWith(failure)).await?;
-            stage.ended(&pool, served.child).await?;
+            let (_client, served) = fixture.connect(address).await?;
+            let failure = IoFailure { kind, location };
+            fixture.command(&served, Command::FailWith(failure)).await?;
+            fixture.ended(&pool, served.child).await?;
             let what = format!("the pool runs after {failure:?}");
-            same(&what, true, runs(&pool))?;
+            same(&what, true, is_running(&pool))?;
             ended.push((served.child, BoxError::from(failure).to_string()));
         }
     }
-    let (_client, served) = stage.connect(address).await?;
-    let exit = Order::ExitDisconnected("left");
-    stage.order(&served, exit).await?;
-    stage.ended(&pool, served.child).await?;
+    let (_client, served) = fixture.connect(address).await?;
+    let exit = Command::ExitDisconnected("left");
+    fixture.command(&served, exit).await?;
+    fixture.ended(&pool, served.child).await?;
     ended.push((served.child, "left".to_owned()));
     // Clients that hang up.
     for _ in 0..2 {
-        let (client, served) = stage.connect(address).await?;
-        stage.order(&served, Order::FailWithStream).await?;
+        let (client, served) = fixture.connect(address).await?;
+        fixture.command(&served, Command::FailWithStream).await?;
         client.reset().await;
-        stage.ended(&pool, served.child).await?;
-        same("the pool runs after a reset", true, runs(&pool))?;
+        fixture.ended(&pool, served.child).await?;
+        same("the pool runs after a reset", true, is_running(&pool))?;
     }
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
-    same("failures reported", Vec::new(), failures(&stage))?;
-    let mut reported = disconnections(&stage);
+    fixture.event("the pool stops", pool.stop()).await?;
+    same("failures reported", Vec::new(), failures(&fixture))?;
+    let mut reported = disconnections(&fixture);
     if reports == ConnectionReports::Failures {
         let what = "disconnections reported although not requested";
         return same(what, Vec::new(), reported);
@@ -320,12 +326,12 @@ async fn disconnects(world: &Arc<Boxed>, reports: ConnectionReports) -> Verdict 
 }
 
 /// Returns the reported disconnections with their errors.
-fn disconnections(stage: &Fixture) -> Vec<(ChildId, String)> {
+fn disconnections(fixture: &Fixture) -> Vec<(ChildId, String)> {
     let disconnection = |event: &Event<_>| match event {
         Event::Disconnected { child, error, .. } => Some((*child, error.to_string())),
         _ => None,
     };
-    stage.reports.look(|reports| {
+    fixture.reports.look(|reports| {
         let found = reports
             .iter()
             .filter_map(|report| disconnection(&report.event));
@@ -334,39 +340,39 @@ fn disconnections(stage: &Fixture) -> Vec<(ChildId, String)> {
 }
 
 /// A failed exit stops a transient pool whose intensity is zero.
-async fn fails(world: &Arc<Boxed>, order: Order) -> Verdict {
-    let stage = Fixture::new(world);
-    let spec = stage.spec("e5").restart(Restart::Transient).intensity(0);
-    let pool = stage.start(spec)?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let (_client, served) = stage.connect(address).await?;
-    stage.order(&served, order).await?;
+async fn fails(world: &Arc<Boxed>, order: Command) -> Verdict {
+    let fixture = Fixture::new(world);
+    let spec = fixture.spec("e5").restart(Restart::Transient).intensity(0);
+    let pool = fixture.start(spec)?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let (_client, served) = fixture.connect(address).await?;
+    fixture.command(&served, order).await?;
     let stops = format!("the pool stops after {order:?}");
-    let report = stage.event(&stops, pool.join()).await?;
+    let report = fixture.event(&stops, pool.join()).await?;
     same(&stops, StopReason::Intensity, report.reason)?;
-    let failed: Vec<_> = failures(&stage).iter().map(|(child, _)| *child).collect();
+    let failed: Vec<_> = failures(&fixture).iter().map(|(child, _)| *child).collect();
     same("failures reported", vec![served.child], failed)
 }
 
 /// The spec's classifier overrides the default.
 async fn classifier(world: &Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(world);
-    let spec = stage.spec("e5").restart(Restart::Transient).intensity(0);
-    let pool = stage.start(spec.peer_gone(|error| error.to_string() == "gone"))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let (_client, served) = stage.connect(address).await?;
-    stage.order(&served, Order::Fail("gone")).await?;
-    stage.ended(&pool, served.child).await?;
+    let fixture = Fixture::new(world);
+    let spec = fixture.spec("e5").restart(Restart::Transient).intensity(0);
+    let pool = fixture.start(spec.peer_gone(|error| error.to_string() == "gone"))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let (_client, served) = fixture.connect(address).await?;
+    fixture.command(&served, Command::Fail("gone")).await?;
+    fixture.ended(&pool, served.child).await?;
     let what = "the pool runs after an error that its classifier matches";
-    same(what, true, runs(&pool))?;
-    let (_client, served) = stage.connect(address).await?;
+    same(what, true, is_running(&pool))?;
+    let (_client, served) = fixture.connect(address).await?;
     let reset = IoFailure {
         kind: ErrorKind::ConnectionReset,
-        place: Place::Itself,
+        location: Location::Itself,
     };
-    stage.order(&served, Order::FailWith(reset)).await?;
+    fixture.command(&served, Command::FailWith(reset)).await?;
     let stops = "the pool stops after an error that its classifier does not match";
-    let report = stage.event(stops, pool.join()).await?;
+    let report = fixture.event(stops, pool.join()).await?;
     same(stops, StopReason::Intensity, report.reason)
 }
 
@@ -406,13 +412,13 @@ impl Acceptor<BoxedListener> for HandsOn {
     }
 }
 
-pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
+pub(super) async fn e6_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
     let (hands, mut handed) = mpsc::unbounded();
-    let never = stage.patience.out_of_reach();
+    let never = fixture.patience.out_of_reach();
     let spec = Spec::new("e6", HandsOn(hands)).kill_timeout(never);
-    let pool = stage.start(spec.grace(Grace::Unlimited).shutdown(never))?;
-    let (_, address) = stage.listen(&pool, 1)?;
+    let pool = fixture.start(spec.grace(Grace::Unlimited).shutdown(never))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
     let guarded = async |child| {
         let is = |record: &&ConnectionRecord<_>| {
             record.id == child && record.state == ConnectionState::Guarded
@@ -422,11 +428,11 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
             seen => Err(seen),
         };
         let what = "a connection is listed as guarded once `serve` has returned";
-        stage.until(what, look).await
+        fixture.until(what, look).await
     };
     let mut next = async || {
-        let client = stage.knock(address).await?;
-        let next = stage.event("the client is served", handed.next()).await?;
+        let client = fixture.connect_only(address).await?;
+        let next = fixture.event("the client is served", handed.next()).await?;
         let next = next.ok_or_else(|| Broken::new("the client is served", "it is not"))?;
         guarded(next.child).await?;
         Ok::<_, Broken>((client, next))
@@ -437,9 +443,9 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
     let another = one.guard.clone();
     drop((one.stream, one.guard));
     guarded(one.child).await?;
-    stage.closed(&mut client).await?;
+    fixture.closed(&mut client).await?;
     drop(another);
-    stage.ended(&pool, one.child).await?;
+    fixture.ended(&pool, one.child).await?;
 
     // Killed: the guard's holder is notified, and the connection stays until the guard is dropped.
     let (_client, one) = next().await?;
@@ -448,11 +454,13 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
         killed.map_err(|error| Broken::new("the connection is killed", error.to_string()))
     };
     kill(one.child)?;
-    let told = one.guard.killed().wait();
-    stage.event("the guard's holder is notified", told).await?;
+    let killed = one.guard.killed().wait();
+    fixture
+        .event("the guard's holder is notified", killed)
+        .await?;
     guarded(one.child).await?;
     drop((one.stream, one.guard));
-    stage.ended(&pool, one.child).await?;
+    fixture.ended(&pool, one.child).await?;
 
     // A subtask is dropped at its suspension point, and the stream with it.
     let (mut client, one) = next().await?;
@@ -464,17 +472,19 @@ pub(super) async fn e6_a_guard_keeps_its_connection(world: Arc<Boxed>) -> Verdic
     world.runtime().spawn(subtask.map(drop));
     guarded(one.child).await?;
     kill(one.child)?;
-    stage.closed(&mut client).await?;
-    stage.ended(&pool, one.child).await?;
+    fixture.closed(&mut client).await?;
+    fixture.ended(&pool, one.child).await?;
 
     // A stop grants the connection its grace, which ends with the connection.
     let (_client, one) = next().await?;
     let stopping = pool.stop();
     let draining = one.lifecycle.draining().wait();
-    stage.event("the connection is draining", draining).await?;
+    fixture
+        .event("the connection is draining", draining)
+        .await?;
     guarded(one.child).await?;
     drop((one.stream, one.guard));
-    let report = stage.event("the pool stops", stopping).await?;
+    let report = fixture.event("the pool stops", stopping).await?;
     let ended = report.connections(Phase::Grace).of(EndKind::Normal);
     same("connections that ended in the grace", 1, ended)
 }

@@ -8,7 +8,7 @@ use futures::future::join_all;
 
 use crate::address::Address;
 use crate::boxed::Boxed;
-use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, runs};
+use crate::fixture::{Call, Fixture, Handle, OnInit, OnTerminate, is_running};
 use crate::instruments::not_listening;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
@@ -20,45 +20,45 @@ fn list(pool: &Handle) -> Result<Vec<ListenerRecord<Address>>, Broken> {
     list.map_err(|error| Broken::new("the pool runs", error.to_string()))
 }
 
-pub(super) async fn l1_any_number_of_listeners_come_and_go(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("l1"))?;
+pub(super) async fn l1_listeners_come_and_go(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("l1"))?;
     let mut open: Vec<(ListenerId, Address, usize)> = Vec::new();
     for acceptors in [1, 2, 5, 3] {
-        let (id, address) = stage.listen(&pool, acceptors)?;
+        let (id, address) = fixture.listen(&pool, acceptors)?;
         open.push((id, address, acceptors));
-        as_listed(&stage, &pool, &open).await?;
+        as_listed(&fixture, &pool, &open).await?;
     }
     for at in [1, 0] {
         let (id, address, _) = open.remove(at);
-        stage.close(&pool, id).await?;
+        fixture.close(&pool, id).await?;
         same(
             "a new client of the closed listener is refused",
             true,
-            stage.refuses(address).await?,
+            fixture.is_refused(address).await?,
         )?;
-        as_listed(&stage, &pool, &open).await?;
+        as_listed(&fixture, &pool, &open).await?;
     }
-    let (id, address) = stage.listen(&pool, 4)?;
+    let (id, address) = fixture.listen(&pool, 4)?;
     open.push((id, address, 4));
-    as_listed(&stage, &pool, &open).await
+    as_listed(&fixture, &pool, &open).await
 }
 
 /// Each listener is listed with its number of acceptors, even while a connection is open, and
 /// serves.
 async fn as_listed(
-    stage: &Fixture,
+    fixture: &Fixture,
     pool: &Handle,
     open: &[(ListenerId, Address, usize)],
 ) -> Verdict {
     for (id, address, _) in open {
-        let (mut client, served) = stage.connect(*address).await?;
+        let (mut client, served) = fixture.connect(*address).await?;
         same(
             "the listener that a connection came from",
             *id,
             served.listener,
         )?;
-        stage.echo(&mut client, "here").await?;
+        fixture.echo(&mut client, "here").await?;
         let listed = list(pool)?;
         let listed = listed
             .iter()
@@ -69,27 +69,25 @@ async fn as_listed(
             listed.collect(),
         )?;
         client.close().await;
-        stage.ended(pool, served.child).await?;
+        fixture.ended(pool, served.child).await?;
     }
     Ok(())
 }
 
-pub(super) async fn l2_each_connection_is_served_by_exactly_one_child(
-    world: Arc<Boxed>,
-) -> Verdict {
+pub(super) async fn l2_connection_is_served_once(world: Arc<Boxed>) -> Verdict {
     const CLIENTS: usize = 40;
-    let stage = Fixture::new(&world);
+    let fixture = Fixture::new(&world);
     // Acceptors come and go while the clients arrive; at times no acceptor waits.
-    let accept = Answer::AcceptWithin(MILLISECOND);
-    stage.answers([accept, Answer::Ignore, Answer::Ignore].repeat(100), accept);
-    let pool = stage.start(stage.spec("l2"))?;
-    let (_, address) = stage.listen(&pool, 2)?;
-    let knocks = (0..CLIENTS).map(|_| stage.knock(address));
+    let accept = OnInit::AcceptWithin(MILLISECOND);
+    fixture.on_init([accept, OnInit::Ignore, OnInit::Ignore].repeat(100), accept);
+    let pool = fixture.start(fixture.spec("l2"))?;
+    let (_, address) = fixture.listen(&pool, 2)?;
+    let knocks = (0..CLIENTS).map(|_| fixture.connect_only(address));
     let mut clients = join_all(knocks)
         .await
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
-    let stops = stage.calls.look(|calls| {
+    let stops = fixture.calls.look(|calls| {
         let children = calls.iter().filter_map(|call| match call {
             Call::Init { info, .. } => Some(info.child),
             _ => None,
@@ -97,11 +95,11 @@ pub(super) async fn l2_each_connection_is_served_by_exactly_one_child(
         children.collect::<Vec<_>>()
     });
     for client in &mut clients {
-        stage.echo(client, "served").await?;
+        fixture.echo(client, "served").await?;
     }
     for child in stops {
         // Most have become connections or ended: the waiting ones are removed and replaced.
-        let serving = stage.calls.look(|calls| {
+        let serving = fixture.calls.look(|calls| {
             calls
                 .iter()
                 .any(|call| matches!(call, Call::Serve(served) if served.child == child))
@@ -110,15 +108,15 @@ pub(super) async fn l2_each_connection_is_served_by_exactly_one_child(
             let _ = pool.stop_child(child);
         }
     }
-    clients.push(stage.knock(address).await?);
+    clients.push(fixture.connect_only(address).await?);
     for client in &mut clients {
-        stage.echo(client, "still served").await?;
+        fixture.echo(client, "still served").await?;
     }
     // Once `stop` has returned, no child is left that could serve a connection again.
-    stage.event("the pool stops", pool.stop()).await?;
+    fixture.event("the pool stops", pool.stop()).await?;
     for client in &clients {
         let peer = client.local_addr();
-        let served = stage.calls.look(|calls| {
+        let served = fixture.calls.look(|calls| {
             let serve =
                 |call: &&Call| matches!(call, Call::Serve(served) if served.peer_addr == peer);
             calls.iter().filter(serve).count()
@@ -128,21 +126,19 @@ pub(super) async fn l2_each_connection_is_served_by_exactly_one_child(
     Ok(())
 }
 
-pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive(
-    world: Arc<Boxed>,
-) -> Verdict {
-    let stage = Fixture::new(&world);
+pub(super) async fn l3_close_keeps_connections(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
     // The close must not wait for `terminate`.
-    stage.farewell(Farewell::Stay);
-    let pool = stage.start(stage.spec("l3"))?;
-    let (id, address) = stage.listen(&pool, 2)?;
-    let (mut client, served) = stage.connect(address).await?;
-    stage.began(3).await?;
-    stage.close(&pool, id).await?;
+    fixture.on_terminate(OnTerminate::Hang);
+    let pool = fixture.start(fixture.spec("l3"))?;
+    let (id, address) = fixture.listen(&pool, 2)?;
+    let (mut client, served) = fixture.connect(address).await?;
+    fixture.inits_begun(3).await?;
+    fixture.close(&pool, id).await?;
     same(
         "the socket of a closed listener is closed",
         true,
-        stage.refuses(address).await?,
+        fixture.is_refused(address).await?,
     )?;
     let again = world.listen_on(address);
     same(
@@ -156,57 +152,61 @@ pub(super) async fn l3_closing_a_listener_leaves_its_connections_alive(
         true,
         served.lifecycle.draining().is_set(),
     )?;
-    stage.echo(&mut client, "still there").await?;
-    let closed = stage.calls.when(|calls| {
+    fixture.echo(&mut client, "still there").await?;
+    let closed = fixture.calls.when(|calls| {
         let terminate = |call: &&Call| matches!(call, Call::Terminate { .. });
         (calls.iter().filter(terminate).count() >= 2).then_some(())
     });
-    stage.event("both acceptors terminate", closed).await?;
-    let again = stage.event("the second close returns", pool.close_listener(id));
+    fixture.event("both acceptors terminate", closed).await?;
+    let again = fixture.event("the second close returns", pool.close_listener(id));
     same(
         "the result of closing it again",
         Err(CloseError::UnknownListener(id)),
         again.await?,
     )?;
-    stage.event("the pool is killed", pool.kill()).await?;
+    fixture.event("the pool is killed", pool.kill()).await?;
     // No further `terminate` can run from here on.
-    same("why they terminate", vec!["closed"; 2], stage.terminated())?;
+    same(
+        "why they terminate",
+        vec!["closed"; 2],
+        fixture.terminated(),
+    )?;
 
-    let stage = Fixture::new(&world);
-    stage.answers([], Answer::Nothing);
-    let pool = stage.start(stage.spec("l3"))?;
-    let (id, _) = stage.listen(&pool, 2)?;
-    stage.began(2).await?;
-    stage.close(&pool, id).await?;
-    stage.counts(&pool, 0, 0).await?;
+    let fixture = Fixture::new(&world);
+    fixture.on_init([], OnInit::Nothing);
+    let pool = fixture.start(fixture.spec("l3"))?;
+    let (id, _) = fixture.listen(&pool, 2)?;
+    fixture.inits_begun(2).await?;
+    fixture.close(&pool, id).await?;
+    fixture.counts(&pool, 0, 0).await?;
     same(
         "terminations of acceptors in `init`",
         0,
-        stage.terminated().len(),
+        fixture.terminated().len(),
     )
 }
 
-pub(super) async fn l4_a_listener_that_fails_takes_nobody_along(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn l4_failed_listener_is_isolated(world: Arc<Boxed>) -> Verdict {
     let world = Boxed::instrumented(&world);
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("l4"))?;
-    let (failing, address) = stage.listen(&pool, 2)?;
-    let (other, other_address) = stage.listen(&pool, 1)?;
-    let (mut client, served) = stage.connect(address).await?;
-    let (mut other_client, other_served) = stage.connect(other_address).await?;
-    stage.began(5).await?;
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("l4"))?;
+    let (failing, address) = fixture.listen(&pool, 2)?;
+    let (other, other_address) = fixture.listen(&pool, 1)?;
+    let (mut client, served) = fixture.connect(address).await?;
+    let (mut other_client, other_served) = fixture.connect(other_address).await?;
+    fixture.inits_begun(5).await?;
     let faults = world.faults(address);
     faults.inject(not_listening());
-    stage.counts(&pool, 2, 3).await?;
+    fixture.counts(&pool, 2, 3).await?;
     same(
         "why its acceptors terminated",
         vec!["io"; 2],
-        stage.terminated(),
+        fixture.terminated(),
     )?;
     let listed: Vec<_> = list(&pool)?.iter().map(|one| one.id).collect();
     same("the listeners in the list", vec![other], listed)?;
     let draining = served.lifecycle.draining().wait();
-    stage
+    fixture
         .event("its connections see *draining*", draining)
         .await?;
     same(
@@ -214,13 +214,13 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along(world: Arc<Boxed
         false,
         other_served.lifecycle.draining().is_set(),
     )?;
-    stage.echo(&mut client, "still there").await?;
-    stage.echo(&mut other_client, "still there").await?;
-    let (mut late, _) = stage.connect(other_address).await?;
-    stage.echo(&mut late, "the other still serves").await?;
-    same("the pool keeps running", true, runs(&pool))?;
+    fixture.echo(&mut client, "still there").await?;
+    fixture.echo(&mut other_client, "still there").await?;
+    let (mut late, _) = fixture.connect(other_address).await?;
+    fixture.echo(&mut late, "the other still serves").await?;
+    same("the pool keeps running", true, is_running(&pool))?;
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
+    fixture.event("the pool stops", pool.stop()).await?;
     let failed = |event: &Event<Address>| match event {
         Event::ListenerFailed {
             listener,
@@ -230,7 +230,7 @@ pub(super) async fn l4_a_listener_that_fails_takes_nobody_along(world: Arc<Boxed
         } => Some((*listener, *local_addr, error.to_string())),
         _ => None,
     };
-    let failed = stage.reports.look(|reports| {
+    let failed = fixture.reports.look(|reports| {
         let failed = reports.iter().filter_map(|report| failed(&report.event));
         failed.collect::<Vec<_>>()
     });

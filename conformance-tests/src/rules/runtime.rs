@@ -21,7 +21,7 @@ use crate::boxed::Boxed;
 use crate::patience::Patience;
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
-use crate::world::{World, play};
+use crate::world::{World, run_in};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -47,9 +47,9 @@ pub(super) async fn elsewhere<T: Send + 'static>(
     code: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Broken> {
     let what = "a call from another thread returns";
-    let (tell, told) = oneshot::channel();
-    thread::spawn(move || tell.send(code()));
-    let done = patience.wait_outside(what, told).await?;
+    let (sender, receiver) = oneshot::channel();
+    thread::spawn(move || sender.send(code()));
+    let done = patience.wait_outside(what, receiver).await?;
     done.map_err(|_| Broken::new(what, "it panicked"))
 }
 
@@ -98,9 +98,9 @@ enum Ended {
 }
 
 /// Held by a task, and records how the task ends.
-struct Fate(Option<Record<Ended>>);
+struct EndRecorder(Option<Record<Ended>>);
 
-impl Fate {
+impl EndRecorder {
     fn new() -> (Self, Record<Ended>) {
         let ended = Record::default();
         (Self(Some(ended.clone())), ended)
@@ -113,7 +113,7 @@ impl Fate {
     }
 }
 
-impl Drop for Fate {
+impl Drop for EndRecorder {
     fn drop(&mut self) {
         if let Some(ended) = self.0.take() {
             ended.push(Ended::Dropped);
@@ -129,11 +129,11 @@ async fn done(patience: Patience, what: &str, ended: &Record<Ended>) -> Verdict 
 
 /// Waits for a task that is spawned now, after which every task that was ready before has been polled.
 async fn another_task(patience: Patience, runtime: &impl Runtime) -> Verdict {
-    let (fate, ended) = Fate::new();
+    let (end_recorder, ended) = EndRecorder::new();
     runtime.spawn(async move {
-        let fate = fate;
+        let end_recorder = end_recorder;
         turn().await;
-        fate.done();
+        end_recorder.done();
     });
     done(patience, "another task completes", &ended).await
 }
@@ -168,33 +168,37 @@ pub(super) async fn t1_spawn_does_not_poll(world: Arc<Boxed>) -> Verdict {
     same("tasks that were polled within `spawn`", 0, inline).map_err(|broken| broken.check(check))
 }
 
-const RESTS: &str = "does `spawn` wake an idle thread? Queueing the task is not enough, whichever thread spawns it";
+const RESTS: &str =
+    "does `spawn` wake an idle thread? Queueing the task is not enough, whichever thread spawns it";
 
 /// A task that was left behind and continues on request.
-struct Left {
+struct LeftBehind {
     by: &'static str,
     go: oneshot::Sender<()>,
     ended: Record<Ended>,
 }
 
-impl Left {
+impl LeftBehind {
     /// Spawns the task through one value; it sleeps through the other, so it does not hold the first.
     fn spawn<R: Runtime>(by: &'static str, runtime: &R, other: &R) -> Self {
         let (go, gone) = oneshot::channel();
-        let (fate, ended) = Fate::new();
+        let (end_recorder, ended) = EndRecorder::new();
         let sleeping = other.clone();
         runtime.spawn(async move {
-            let fate = fate;
+            let end_recorder = end_recorder;
             let _ = gone.await;
             sleeping.sleep_until(sleeping.now() + MILLISECOND).await;
             turn().await;
-            fate.done();
+            end_recorder.done();
         });
         Self { by, go, ended }
     }
 
     async fn finishes(self, patience: Patience) -> Verdict {
-        let what = format!("a task completes although {} that spawned it is gone", self.by);
+        let what = format!(
+            "a task completes although {} that spawned it is gone",
+            self.by
+        );
         let _ = self.go.send(());
         let done = done(patience, &what, &self.ended).await;
         done.map_err(|broken| broken.check(DETACHED))
@@ -202,31 +206,33 @@ impl Left {
 }
 
 /// Uses two runs, because what the first leaves behind has to continue in the second.
-pub(super) fn t2_a_task_is_detached(world: &Arc<Boxed>) -> Verdict {
-    let stage = Arc::clone(world);
-    let by_a_run = play(world, async move {
-        let (patience, other) = (stage.patience(), stage.runtime());
+pub(super) fn t2_task_is_detached(world: &Arc<Boxed>) -> Verdict {
+    let fixture = Arc::clone(world);
+    let by_a_run = run_in(world, async move {
+        let (patience, other) = (fixture.patience(), fixture.runtime());
         let mut left = Vec::new();
 
-        let value = stage.runtime();
-        left.push(Left::spawn("the value", &value, &other));
+        let value = fixture.runtime();
+        left.push(LeftBehind::spawn("the value", &value, &other));
         drop(value);
 
         let (spawning, sleeping) = (other.clone(), other.clone());
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let over = Record::default();
         let spawner = Counted(over.clone());
         other.spawn(async move {
             let _spawner = spawner;
-            let _ = tell.send(Left::spawn("the task", &spawning, &sleeping));
+            let _ = sender.send(LeftBehind::spawn("the task", &spawning, &sleeping));
         });
         entries(patience, "a task that spawns another completes", &over, 1).await?;
-        let by_a_task = patience.wait_outside("a task spawns another", told).await?;
+        let by_a_task = patience
+            .wait_outside("a task spawns another", receiver)
+            .await?;
         let dropped = |_| Broken::new("a task spawns another", "it was dropped").check(DETACHED);
         left.push(by_a_task.map_err(dropped)?);
 
         let (spawning, sleeping) = (other.clone(), other.clone());
-        let spawn = move || Left::spawn("the thread", &spawning, &sleeping);
+        let spawn = move || LeftBehind::spawn("the thread", &spawning, &sleeping);
         let by_a_thread = elsewhere(patience, || thread::spawn(spawn).join()).await?;
         let panicked = |_| Broken::new("`spawn` is called from a thread", "it panicked");
         left.push(by_a_thread.map_err(panicked)?);
@@ -236,22 +242,22 @@ pub(super) fn t2_a_task_is_detached(world: &Arc<Boxed>) -> Verdict {
         for task in left {
             task.finishes(patience).await?;
         }
-        Ok::<_, Broken>(Left::spawn("the run", &other, &stage.runtime()))
+        Ok::<_, Broken>(LeftBehind::spawn("the run", &other, &fixture.runtime()))
     })?;
-    play(world, by_a_run.finishes(world.patience()))
+    run_in(world, by_a_run.finishes(world.patience()))
 }
 
 const DETACHED: &str = "is the task cancelled when its handle is dropped? `spawn` has to detach it (async-task: `detach()`). Does dropping a runtime value, or the end of a run, cancel tasks?";
 
-pub(super) async fn t3_a_panic_ends_its_own_task_only(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t3_panic_ends_one_task(world: Arc<Boxed>) -> Verdict {
     const PANICS: usize = 8;
     let (patience, runtime) = (world.patience(), world.runtime());
     let (go, gone) = oneshot::channel::<()>();
-    let (fate, unharmed) = Fate::new();
+    let (end_recorder, unharmed) = EndRecorder::new();
     runtime.spawn(async move {
-        let fate = fate;
+        let end_recorder = end_recorder;
         if gone.await.is_ok() {
-            fate.done();
+            end_recorder.done();
         }
     });
     let panicked = Record::default();
@@ -294,19 +300,19 @@ impl Drop for Counted {
     }
 }
 
-/// What wakes a task.
+/// The source of a wake.
 #[derive(Debug, Clone, Copy)]
-enum By {
+enum WokenBy {
     /// The task itself, during its poll.
     Itself,
     /// A thread, during the task's poll.
-    AThreadMeanwhile,
+    ThreadDuringPoll,
     /// A thread, this long after the task's poll.
-    AThreadAfter(Duration),
+    ThreadAfter(Duration),
 }
 
 /// Spawns a task that is pending once, wakes it, and waits for its second poll.
-async fn woken_by(patience: Patience, runtime: &impl Runtime, by: By) -> Verdict {
+async fn woken_by(patience: Patience, runtime: &impl Runtime, by: WokenBy) -> Verdict {
     let polled = Record::default();
     let telling = polled.clone();
     let mut polls = 0;
@@ -318,11 +324,11 @@ async fn woken_by(patience: Patience, runtime: &impl Runtime, by: By) -> Verdict
         }
         let waker = cx.waker().clone();
         match by {
-            By::Itself => waker.wake(),
-            By::AThreadMeanwhile => {
+            WokenBy::Itself => waker.wake(),
+            WokenBy::ThreadDuringPoll => {
                 let _ = thread::spawn(move || waker.wake()).join();
             }
-            By::AThreadAfter(time) => {
+            WokenBy::ThreadAfter(time) => {
                 thread::spawn(move || {
                     // A wake that arrives when the task has been pending for a while.
                     thread::sleep(time);
@@ -336,9 +342,9 @@ async fn woken_by(patience: Patience, runtime: &impl Runtime, by: By) -> Verdict
     entries(patience, &what, &polled, 2).await
 }
 
-pub(super) async fn t4_a_wake_while_polled_is_not_lost(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t4_wake_during_a_poll_is_kept(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
-    for by in [By::Itself, By::AThreadMeanwhile].repeat(20) {
+    for by in [WokenBy::Itself, WokenBy::ThreadDuringPoll].repeat(20) {
         let woken = woken_by(patience, &runtime, by).await;
         woken.map_err(|broken| {
             broken.check("is the flag that a task was woken cleared after the poll? It has to be cleared before the poll")
@@ -347,13 +353,13 @@ pub(super) async fn t4_a_wake_while_polled_is_not_lost(world: Arc<Boxed>) -> Ver
     Ok(())
 }
 
-pub(super) async fn t5_a_wake_from_another_thread_arrives(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t5_wake_from_another_thread(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     // During the poll, just after it, and when the runtime has long been idle.
     let moments = (0..40).map(|step| Duration::from_micros(step * 10));
     let at_rest = [5 * MILLISECOND, 20 * MILLISECOND];
     for time in moments.chain(at_rest) {
-        let woken = woken_by(patience, &runtime, By::AThreadAfter(time)).await;
+        let woken = woken_by(patience, &runtime, WokenBy::ThreadAfter(time)).await;
         woken.map_err(|broken| {
             broken.check(
                 "does a wake from a foreign thread wake the thread that runs the tasks, or only queue the task?",
@@ -369,9 +375,7 @@ const FAR_AWAY: &str =
 
 const TIMER: &str = "does the timer round down, or wake early? A sleep must not complete before its deadline by the clock of `now`";
 
-pub(super) async fn t6_a_sleep_is_never_early_and_at_once_for_the_past(
-    world: Arc<Boxed>,
-) -> Verdict {
+pub(super) async fn t6_sleep_is_never_early(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     let micros = [
         1, 300, 700, 999, 1_000, 1_001, 1_500, 1_999, 2_999, 10_700, 49_900,
@@ -424,7 +428,7 @@ fn not_early(what: &str, deadline: Instant, now: Instant) -> Verdict {
     Err(Broken::new(expected, format!("it completes {early:?} before")).check(TIMER))
 }
 
-pub(super) async fn t7_dropping_a_sleep_is_harmless(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t7_dropped_sleep_is_harmless(world: Arc<Boxed>) -> Verdict {
     const EACH: usize = 40;
     let (patience, runtime) = (world.patience(), world.runtime());
     // Sleeps of an hour are dropped in any case.
@@ -460,7 +464,7 @@ pub(super) async fn t7_dropping_a_sleep_is_harmless(world: Arc<Boxed>) -> Verdic
 
 const ONE_CLOCK: &str = "is `now` the clock of the timer, wherever it is called? Override it if the clock is paused or scaled";
 
-pub(super) async fn t8_now_and_sleep_keep_one_clock(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t8_now_and_sleep_share_a_clock(world: Arc<Boxed>) -> Verdict {
     async fn sleep(runtime: &impl Runtime, started: Instant) -> (Instant, Instant) {
         let deadline = started + 10 * MILLISECOND;
         runtime.sleep_until(deadline).await;
@@ -470,26 +474,28 @@ pub(super) async fn t8_now_and_sleep_keep_one_clock(world: Arc<Boxed>) -> Verdic
     let (patience, runtime) = (world.patience(), world.runtime());
     // A reading elsewhere lies between two readings here, however slow the machine.
     let before = runtime.now();
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     let asked = runtime.clone();
     runtime.spawn(async move {
-        let _ = tell.send(asked.now());
+        let _ = sender.send(asked.now());
     });
-    let in_a_task = patience.wait_outside("a task reads the clock", told).await?;
+    let in_a_task = patience
+        .wait_outside("a task reads the clock", receiver)
+        .await?;
     let dropped = |_| Broken::new("a task reads the clock", "it was dropped, or panicked");
     let in_a_task = in_a_task.map_err(dropped)?;
     let between = runtime.now();
     let asked = runtime.clone();
     let on_a_thread = elsewhere(patience, move || asked.now()).await?;
     let after = runtime.now();
-    for (place, from, told, to) in [
+    for (place, from, reading, to) in [
         ("in a task", before, in_a_task, between),
         ("on another thread", between, on_a_thread, after),
     ] {
-        let off = if told < from {
-            Some(format!("it is {:?} before the first", from - told))
-        } else if told > to {
-            Some(format!("it is {:?} after the second", told - to))
+        let off = if reading < from {
+            Some(format!("it is {:?} before the first", from - reading))
+        } else if reading > to {
+            Some(format!("it is {:?} after the second", reading - to))
         } else {
             None
         };
@@ -502,17 +508,21 @@ pub(super) async fn t8_now_and_sleep_keep_one_clock(world: Arc<Boxed>) -> Verdic
     let slept = sleep(&runtime, runtime.now());
     let from_here = patience.wait_outside("a sleep of the test completes", slept);
     let from_here = from_here.await;
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     let sleeping = runtime.clone();
     runtime.spawn(async move {
-        let _ = tell.send(sleep(&sleeping, sleeping.now()).await);
+        let _ = sender.send(sleep(&sleeping, sleeping.now()).await);
     });
     let what = "a sleep of a task completes";
-    let from_task = patience.wait_outside(what, told).await;
-    let from_task = from_task
-        .and_then(|told| told.map_err(|_| Broken::new(what, "the task was dropped, or panicked")));
+    let from_task = patience.wait_outside(what, receiver).await;
+    let from_task = from_task.and_then(|result| {
+        result.map_err(|_| Broken::new(what, "the task was dropped, or panicked"))
+    });
     let slept = sleep(&runtime, on_a_thread);
-    let from_thread = patience.wait_outside("a sleep until a deadline read on another thread completes", slept);
+    let from_thread = patience.wait_outside(
+        "a sleep until a deadline read on another thread completes",
+        slept,
+    );
     for slept in [from_here, from_task, from_thread.await] {
         let (deadline, now) = slept.map_err(|broken| broken.check(ONE_CLOCK))?;
         if now < deadline {
@@ -584,7 +594,7 @@ fn always_ready(runtime: &impl Runtime, over: &Arc<AtomicBool>) {
     }
 }
 
-pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t10_every_task_is_polled(world: Arc<Boxed>) -> Verdict {
     const MANY: usize = 300;
     const TURN: &str = "does a task that becomes ready go to the end of the queue? It must not be polled again at once, nor before tasks that are already ready";
     const BETWEEN: &str =
@@ -644,26 +654,28 @@ pub(super) async fn t10_each_task_gets_its_turn(world: Arc<Boxed>) -> Verdict {
 }
 
 pub(super) async fn t11_spawn_works_from_anywhere(world: Arc<Boxed>) -> Verdict {
-    fn spawn(runtime: &impl Runtime, fate: Fate) {
+    fn spawn(runtime: &impl Runtime, end_recorder: EndRecorder) {
         let sleeping = runtime.clone();
         runtime.spawn(async move {
-            let fate = fate;
+            let end_recorder = end_recorder;
             sleeping.sleep_until(sleeping.now()).await;
-            fate.done();
+            end_recorder.done();
         });
     }
 
     let (patience, runtime) = (world.patience(), world.runtime());
-    for place in [Place::Here, Place::Task, Place::Thread] {
+    for place in [SpawnSite::Here, SpawnSite::Task, SpawnSite::Thread] {
         // Right after the previous task, and when the runtime is idle.
         for rest in [Duration::ZERO, 20 * MILLISECOND] {
             elsewhere(patience, move || thread::sleep(rest)).await?;
-            let (fate, ended) = Fate::new();
+            let (end_recorder, ended) = EndRecorder::new();
             let spawning = runtime.clone();
             match place {
-                Place::Here => spawn(&runtime, fate),
-                Place::Task => runtime.spawn(async move { spawn(&spawning, fate) }),
-                Place::Thread => elsewhere(patience, move || spawn(&spawning, fate)).await?,
+                SpawnSite::Here => spawn(&runtime, end_recorder),
+                SpawnSite::Task => runtime.spawn(async move { spawn(&spawning, end_recorder) }),
+                SpawnSite::Thread => {
+                    elsewhere(patience, move || spawn(&spawning, end_recorder)).await?
+                }
             }
             let what = format!("a task that is spawned from {place} runs");
             let done = done(patience, &what, &ended).await;
@@ -677,18 +689,18 @@ pub(super) async fn t11_spawn_works_from_anywhere(world: Arc<Boxed>) -> Verdict 
 
 /// Where `spawn` is called.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum SpawnSite {
     Here,
     Task,
     Thread,
 }
 
-impl Display for Place {
+impl Display for SpawnSite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Place::Here => "the test",
-            Place::Task => "a task",
-            Place::Thread => "another thread",
+            SpawnSite::Here => "the test",
+            SpawnSite::Task => "a task",
+            SpawnSite::Thread => "another thread",
         })
     }
 }
@@ -721,7 +733,7 @@ impl Future for Observed {
     }
 }
 
-pub(super) async fn t12_a_future_is_dropped_with_its_end_once(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t12_future_is_dropped_once(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     for ends in [Ends::Well, Ends::InAPanic] {
         let (polls, drops) = (Record::default(), Record::default());
@@ -754,9 +766,7 @@ pub(super) async fn t12_a_future_is_dropped_with_its_end_once(world: Arc<Boxed>)
             (1, 1),
             seen,
         )
-        .map_err(|broken| {
-            broken.check("does a late wake queue a completed task again?")
-        })?;
+        .map_err(|broken| broken.check("does a late wake queue a completed task again?"))?;
     }
     Ok(())
 }
@@ -782,19 +792,19 @@ fn beyond_numbers() -> impl Iterator<Item = (String, Duration)> {
     })
 }
 
-pub(super) async fn t13_a_deadline_far_away_is_waited_for(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t13_distant_deadline_is_awaited(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     let years = [1, 30, 1_000, 1_000_000_000];
     let year = Duration::from_secs(365 * 24 * 3600);
     let years = years.map(|years| (format!("{years} years"), year * years));
     let mut waits = Vec::new();
     for (length, long) in years.into_iter().chain(beyond_numbers()) {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let sleeping = runtime.clone();
         runtime.spawn(async move {
             // The deadline may be unrepresentable.
             let Some(deadline) = sleeping.now().checked_add(long) else {
-                let _ = tell.send(false);
+                let _ = sender.send(false);
                 return;
             };
             let sleep = pin!(sleeping.sleep_until(deadline));
@@ -802,12 +812,12 @@ pub(super) async fn t13_a_deadline_far_away_is_waited_for(world: Arc<Boxed>) -> 
             let first = select(sleep, soon).await;
             // The shortest of them lasts some seconds.
             let early = matches!(first, Either::Left(_)) && sleeping.now() < deadline;
-            let _ = tell.send(early);
+            let _ = sender.send(early);
         });
-        waits.push((format!("a sleep of {length} lasts"), told));
+        waits.push((format!("a sleep of {length} lasts"), receiver));
     }
-    for (what, told) in waits {
-        let soon = patience.wait_outside("a sleep of 20 ms completes", told);
+    for (what, receiver) in waits {
+        let soon = patience.wait_outside("a sleep of 20 ms completes", receiver);
         let early = soon.await.map_err(|broken| broken.check(INTERRUPTS))?;
         let check = "does the timer overflow or truncate the deadline? It may wait for a distant deadline in steps";
         match early {
@@ -819,9 +829,10 @@ pub(super) async fn t13_a_deadline_far_away_is_waited_for(world: Arc<Boxed>) -> 
     Ok(())
 }
 
-const INTERRUPTS: &str = "does the timer thread wait for a later sleep without being interrupted by an earlier one?";
+const INTERRUPTS: &str =
+    "does the timer thread wait for a later sleep without being interrupted by an earlier one?";
 
-pub(super) async fn t14_a_sleep_wakes_who_polled_it_last(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t14_sleep_wakes_the_last_poller(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     let mut length = 20 * MILLISECOND;
     // Until the machine is fast enough to poll a sleep twice. A sleep that is never pending breaks rule T6.
@@ -837,31 +848,31 @@ pub(super) async fn t14_a_sleep_wakes_who_polled_it_last(world: Arc<Boxed>) -> V
 }
 
 /// When a sleep is polled before it is awaited, in quarters of its length.
-struct Handled {
+struct SleepCase {
     how: &'static str,
     quarters: &'static [u32],
     check: &'static str,
 }
 
-const HANDLED: [Handled; 3] = [
-    Handled {
+const SLEEP_CASES: [SleepCase; 3] = [
+    SleepCase {
         how: "that is awaited at once",
         quarters: &[],
         check: "does `now` run faster than the clock of the timer?",
     },
-    Handled {
+    SleepCase {
         how: "that is polled again and again",
         quarters: &[0, 1, 2, 3],
         check: "does each poll restart the sleep? A sleep completes at its deadline, however often it is polled",
     },
-    Handled {
+    SleepCase {
         how: "that is first polled after half of its length",
         quarters: &[2],
         check: "is the length counted from the first poll? A sleep completes at its deadline, whenever it is polled",
     },
 ];
 
-impl Handled {
+impl SleepCase {
     /// Returns how long after its deadline a sleep of this length completes.
     async fn late(
         &self,
@@ -903,9 +914,12 @@ impl Handled {
                 return Ok(());
             }
             if length > patience.length() / 4 {
-                let expected =
-                    format!("a sleep of {length:?} {} completes at its deadline", self.how);
-                let seen = format!("it completes {late:?} after it, and each shorter one is late too");
+                let expected = format!(
+                    "a sleep of {length:?} {} completes at its deadline",
+                    self.how
+                );
+                let seen =
+                    format!("it completes {late:?} after it, and each shorter one is late too");
                 return Err(Broken::new(expected, seen).check(self.check));
             }
             length *= 2;
@@ -913,7 +927,7 @@ impl Handled {
     }
 }
 
-pub(super) async fn t15_a_sleep_is_done_at_its_deadline(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t15_sleep_completes_at_its_deadline(world: Arc<Boxed>) -> Verdict {
     const MORE: &str =
         "is the capacity of the timer limited, for example to a wheel that turns once a second?";
     let (patience, runtime) = (world.patience(), world.runtime());
@@ -927,7 +941,7 @@ pub(super) async fn t15_a_sleep_is_done_at_its_deadline(world: Arc<Boxed>) -> Ve
             telling.push((length, deadline, sleeping.now()));
         });
     }
-    for handled in HANDLED {
+    for handled in SLEEP_CASES {
         handled.ends(patience, &runtime).await?;
     }
     let what = "sleeps of more than a second complete";
@@ -940,7 +954,7 @@ pub(super) async fn t15_a_sleep_is_done_at_its_deadline(world: Arc<Boxed>) -> Ve
     Ok(())
 }
 
-pub(super) async fn t16_a_sleep_is_done_though_a_later_one_waits(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t16_sleep_beside_a_later_one_completes(world: Arc<Boxed>) -> Verdict {
     let (patience, runtime) = (world.patience(), world.runtime());
     let mut later = pin!(runtime.sleep_until(runtime.now() + patience.out_of_reach()));
     let pending = poll_once(later.as_mut(), &Record::default()).is_pending();
@@ -993,7 +1007,7 @@ impl Drop for OneOf {
     }
 }
 
-pub(super) async fn t17_any_number_of_tasks_may_be_spawned_at_once(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn t17_many_tasks_spawned_at_once_run(world: Arc<Boxed>) -> Verdict {
     const MANY: usize = 12_000;
     const ROOM: &str = "is the queue of tasks bounded? A task that does not fit must not be dropped, and `spawn` must not block";
     fn spawn(runtime: &impl Runtime, count: &Arc<Count>) {
@@ -1023,8 +1037,7 @@ pub(super) async fn t17_any_number_of_tasks_may_be_spawned_at_once(world: Arc<Bo
         broken.check(ROOM)
     })?;
     let dropped = count.dropped.load(Ordering::SeqCst);
-    let what =
-        format!("tasks dropped before they complete, of {MANY} spawned at once");
+    let what = format!("tasks dropped before they complete, of {MANY} spawned at once");
     same(&what, 0, dropped).map_err(|broken| broken.check(ROOM))
 }
 

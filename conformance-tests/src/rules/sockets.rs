@@ -62,12 +62,13 @@ async fn accept_unless<L: Listener, T>(
 
 const ACCEPTS: &str = "`accept` returns the connection of a client";
 
-pub(super) async fn k1_local_addr_tells_what_is_bound(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k1_local_addr_is_the_bound_one(world: Arc<Boxed>) -> Verdict {
     let check = "does `local_addr` ask the socket? The requested port may have been 0";
     for bound in listeners(&world)? {
         let (listener, address) = (&bound.listener, bound.address);
-        let told = well("`local_addr` succeeds", listener.local_addr())?;
-        same("the address of the listener", address, told).map_err(|broken| broken.check(check))?;
+        let returned = well("`local_addr` succeeds", listener.local_addr())?;
+        same("the address of the listener", address, returned)
+            .map_err(|broken| broken.check(check))?;
         let resolved = address.socket().is_none_or(|address| address.port() != 0);
         same("the port is resolved", true, resolved).map_err(|broken| broken.check(check))?;
         // Asking a connection unnecessarily is allowed: it only costs a call.
@@ -78,7 +79,7 @@ pub(super) async fn k1_local_addr_tells_what_is_bound(world: Arc<Boxed>) -> Verd
     Ok(())
 }
 
-pub(super) async fn k2_each_connection_has_its_own_addresses(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k2_connection_has_its_addresses(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     for bound in listeners(&world)? {
         let (listener, called) = (bound.listener, bound.called);
@@ -104,7 +105,7 @@ pub(super) async fn k2_each_connection_has_its_own_addresses(world: Arc<Boxed>) 
     Ok(())
 }
 
-pub(super) async fn k3_connections_wait_until_they_are_accepted(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k3_connections_wait_for_accept(world: Arc<Boxed>) -> Verdict {
     const CLIENTS: usize = 5;
     let patience = world.patience();
     let making = Arc::clone(&world);
@@ -173,7 +174,7 @@ async fn wakes(patience: Patience, what: &str, woken: &Record<()>) -> Verdict {
     patience.wait_outside(what, wakes).await
 }
 
-pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k4_dropped_accept_loses_no_connection(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let (listener, address) = listen(&world)?;
     let runtime = world.runtime();
@@ -237,7 +238,11 @@ pub(super) async fn k4_dropping_a_pending_accept_loses_no_connection(world: Arc<
             Either::Right((accepted, connecting)) => {
                 let (_, peer) = well(ACCEPTS, accepted)?;
                 let client = patience.wait_outside(what, connecting).await?;
-                same("the accepted client", well(what, client)?.local_addr(), peer)?;
+                same(
+                    "the accepted client",
+                    well(what, client)?.local_addr(),
+                    peer,
+                )?;
             }
         }
     }
@@ -275,7 +280,7 @@ fn nobody(accepted: Poll<io::Result<(BoxedIo, Address)>>) -> Verdict {
     }
 }
 
-pub(super) async fn k5_accept_wakes_who_polled_it_last(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k5_accept_wakes_the_last_poller(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let (listener, address) = listen(&world)?;
     let (before, last) = (Record::default(), Record::default());
@@ -296,7 +301,7 @@ pub(super) async fn k5_accept_wakes_who_polled_it_last(world: Arc<Boxed>) -> Ver
     same("the accepted client", client?.local_addr(), peer)
 }
 
-pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k6_several_tasks_wait_in_accept(world: Arc<Boxed>) -> Verdict {
     const TASKS: usize = 4;
     let patience = world.patience();
     let one_each = "does the listener keep only the last waker? Each waiting task needs one, and a wake for a task that went away has to be passed on";
@@ -355,15 +360,18 @@ pub(super) async fn k6_several_tasks_may_wait_in_accept(world: Arc<Boxed>) -> Ve
         .wait_outside(what, stays)
         .await
         .map_err(|broken| broken.check(one_each))?;
-    same("the accepted client", client.local_addr(), well(what, got)?.1)
+    same(
+        "the accepted client",
+        client.local_addr(),
+        well(what, got)?.1,
+    )
 }
 
-pub(super) async fn k7_errors_of_accept_come_through_unchanged(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k7_accept_errors_are_unchanged(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let made = world.listen_to_nothing();
     let (listener, expected) = well("a socket that does not listen is bound", made)?;
-    let check =
-        "is the error swallowed, wrapped, or retried? The pool decides what it means";
+    let check = "is the error swallowed, wrapped, or retried? The pool decides what it means";
     for _ in 0..2 {
         let what = format!("`accept` fails: {expected}");
         let accepted = patience.wait_outside(&what, listener.accept()).await;
@@ -377,7 +385,7 @@ pub(super) async fn k7_errors_of_accept_come_through_unchanged(world: Arc<Boxed>
     Ok(())
 }
 
-pub(super) async fn k8_dropping_the_listener_closes_the_socket(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k8_dropped_listener_is_closed(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let check = "what else holds the socket: a task, a thread, a copy? It has to be closed when the drop returns";
     let (listener, address) = listen(&world)?;
@@ -405,9 +413,9 @@ pub(super) async fn k8_dropping_the_listener_closes_the_socket(world: Arc<Boxed>
     .await?;
     let mut unserved = connect(&world, address).await?;
     drop(listener);
-    let told = unserved.closed();
+    let closed = unserved.closed();
     patience
-        .wait_outside("a client that was not accepted sees the close", told)
+        .wait_outside("a client that was not accepted sees the close", closed)
         .await?;
     drop(_late);
     patience
@@ -452,9 +460,7 @@ where
     )
 }
 
-pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
-    world: Arc<Boxed>,
-) -> Verdict {
+pub(super) async fn k9_stream_carries_bytes_both_ways(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let (listener, address) = listen(&world)?;
     let mut client = connect(&world, address).await?;
@@ -470,7 +476,11 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
     let closed = patience
         .wait_outside("dropping the stream closes the connection", client.closed())
         .await?;
-    same("how the client's connection ended", Closed::EndOfStream, closed)?;
+    same(
+        "how the client's connection ended",
+        Closed::EndOfStream,
+        closed,
+    )?;
 
     let client = connect(&world, address).await?;
     let (stream, _) = accept(patience, &listener).await?;
@@ -483,7 +493,7 @@ pub(super) async fn k9_a_stream_carries_bytes_both_ways_until_it_is_closed(
     same("how many bytes are read at the end", 0, well(what, count)?)
 }
 
-pub(super) async fn k10_a_half_closed_stream_still_carries_bytes(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k10_half_closed_stream_carries_bytes(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let (listener, address) = listen(&world)?;
     let mut client = connect(&world, address).await?;
@@ -506,7 +516,11 @@ pub(super) async fn k10_a_half_closed_stream_still_carries_bytes(world: Arc<Boxe
         .wait_outside(what, join(write, client.receive(5)))
         .await?;
     well(what, written)?;
-    same("the bytes received", b"after".to_vec(), well(what, received)?)
+    same(
+        "the bytes received",
+        b"after".to_vec(),
+        well(what, received)?,
+    )
 }
 
 /// Polls a read once, with a waker that records its calls.
@@ -525,7 +539,8 @@ fn nothing_is_read<S: AsyncRead + Unpin>(stream: &mut S, woken: &Record<()>) -> 
         Poll::Ready(Ok(count)) => format!("it returns {count} bytes"),
         Poll::Ready(Err(error)) => error.to_string(),
     };
-    let check = "is the socket non-blocking where it has to be, and does `WouldBlock` make the task wait?";
+    let check =
+        "is the socket non-blocking where it has to be, and does `WouldBlock` make the task wait?";
     Err(Broken::new("a read waits while the client has sent nothing", seen).check(check))
 }
 
@@ -610,9 +625,7 @@ async fn sends<C: Client>(patience: Patience, client: &mut C, byte: u8) -> Verdi
 
 const LAST: &str = "is the waker registered at each pending poll? Each poll may have a different one, and the last has to be woken";
 
-pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
-    world: Arc<Boxed>,
-) -> Verdict {
+pub(super) async fn k11_reads_and_writes_wake_last_poller(world: Arc<Boxed>) -> Verdict {
     const EACH: &str = "do both directions share one waker? A task may read while another writes: each needs its own";
     let patience = world.patience();
     let (listener, address) = listen(&world)?;
@@ -662,7 +675,7 @@ pub(super) async fn k11_a_read_and_a_write_that_wait_wake_who_polled_last(
     woken.map_err(|broken| broken.check(EACH))
 }
 
-pub(super) async fn k12_a_reset_is_read_as_an_error(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k12_reset_is_an_error(world: Arc<Boxed>) -> Verdict {
     if !world.has_resets() {
         return Ok(());
     }
@@ -752,7 +765,7 @@ fn listen_with(world: &Boxed) -> Result<Option<(BoxedListener, TcpListener, Addr
     }
 }
 
-pub(super) async fn k13_dropping_a_stream_closes_its_socket(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k13_dropped_stream_is_closed(world: Arc<Boxed>) -> Verdict {
     let patience = world.patience();
     let (listener, copy, address) = match listen_with(&world)? {
         Some((listener, copy, address)) => (listener, Some(copy), address),
@@ -785,8 +798,7 @@ pub(super) async fn k13_dropping_a_stream_closes_its_socket(world: Arc<Boxed>) -
         let what = "the descriptor of a dropped stream is closed";
         let closed = patience.wait_outside(what, no_longer_held(now)).await;
         closed.map_err(|broken| {
-            broken
-                .check("is the connection only shut down? Its descriptor has to be closed too")
+            broken.check("is the connection only shut down? Its descriptor has to be closed too")
         })?;
     }
     Ok(())
@@ -795,20 +807,20 @@ pub(super) async fn k13_dropping_a_stream_closes_its_socket(world: Arc<Boxed>) -
 /// Waits until the system reports that a socket is gone, or reports nothing. A query takes a while where there are many
 /// sockets, so it runs on a thread, and less and less often.
 async fn no_longer_held(now: impl Fn() -> Option<End> + Send + 'static) {
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     thread::spawn(move || {
         let mut pause = Duration::from_millis(1);
-        while matches!(now(), Some(End::Open | End::Held)) && !tell.is_canceled() {
+        while matches!(now(), Some(End::Open | End::Held)) && !sender.is_canceled() {
             // A closed descriptor has no notification.
             thread::sleep(pause);
             pause = (2 * pause).min(Duration::from_secs(1));
         }
-        let _ = tell.send(());
+        let _ = sender.send(());
     });
-    let _ = told.await;
+    let _ = receiver.await;
 }
 
-pub(super) async fn k14_connections_wait_in_the_queue_of_the_system(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn k14_connections_wait_in_the_system(world: Arc<Boxed>) -> Verdict {
     const CLIENTS: usize = 5;
     const ACCEPTED: usize = 2;
     let patience = world.patience();

@@ -12,7 +12,7 @@ use acceptor_core::{
 use crate::address::Address;
 use crate::boxed::Boxed;
 use crate::fixture::Fixture;
-use crate::instruments::{Counted, TaskId, current_task};
+use crate::instruments::{AcceptCounts, TaskId, current_task};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::Client;
@@ -72,33 +72,31 @@ impl<L: Listener> Acceptor<L> for Making {
     }
 }
 
-/// Memory cannot be measured on every runtime. What can be observed: the future of `serve`, whatever its size, is not
+/// Memory cannot be measured on every runtime. The observable part: the future of `serve`, whatever its size, is not
 /// created before there is a connection, and the state is held until then.
-pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection(
-    world: Arc<Boxed>,
-) -> Verdict {
+pub(super) async fn b9_serve_future_needs_a_connection(world: Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 10;
-    let stage = Fixture::new(&world);
+    let fixture = Fixture::new(&world);
     let asked = Record::default();
     let making = Making {
         asked: asked.clone(),
         hibernating: AtomicUsize::new(0),
     };
-    let pool = stage.start(Spec::new("b9", stage.tampered(making)))?;
-    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    let pool = fixture.start(Spec::new("b9", fixture.tampered(making)))?;
+    let (_, address) = fixture.listen(&pool, ACCEPTORS)?;
     let count = |all: &[Asked], what: Asked| all.iter().filter(|asked| **asked == what).count();
     for connections in 0..=4 {
         let inits = ACCEPTORS + connections;
         let begun = asked.when(|all| (count(all, Asked::Init) >= inits).then_some(()));
-        stage.event("the acceptors begin to wait", begun).await?;
+        fixture.event("the acceptors begin to wait", begun).await?;
         let made = asked.look(|all| count(all, Asked::Serve));
         let what = format!("futures of `serve` made for {connections} connections");
         same(&what, connections, made)?;
         let dropped = asked.look(|all| count(all, Asked::StateDropped));
         let held = inits - dropped;
         same("states held by waiting acceptors", ACCEPTORS, held)?;
-        let mut client = stage.knock(address).await?;
-        stage.closed(&mut client).await?;
+        let mut client = fixture.connect_only(address).await?;
+        fixture.closed(&mut client).await?;
     }
     Ok(())
 }
@@ -107,37 +105,37 @@ pub(super) async fn b9_the_future_of_serve_is_not_there_before_its_connection(
 const CONNECTIONS: usize = 20;
 
 /// Returns what `accept` costs for 20 consecutive connections while this many acceptors wait.
-async fn cost(world: &Arc<Boxed>, acceptors: usize) -> Result<Counted, Broken> {
+async fn cost(world: &Arc<Boxed>, acceptors: usize) -> Result<AcceptCounts, Broken> {
     let world = Boxed::instrumented(world);
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("l5"))?;
-    let (_, address) = stage.listen(&pool, acceptors)?;
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("l5"))?;
+    let (_, address) = fixture.listen(&pool, acceptors)?;
     // All acceptors wait before a connection arrives, so none is found without a wake-up.
     let rest = async |inits: usize| {
-        stage.began(inits).await?;
+        fixture.inits_begun(inits).await?;
         let look = || match world.cost().waits() {
             true => Ok(()),
             false => Err(world.cost().so_far()),
         };
-        stage.until("`accept` waits", look).await
+        fixture.until("`accept` waits", look).await
     };
     rest(acceptors).await?;
     let before = world.cost().so_far();
     for connection in 1..=CONNECTIONS {
-        let (mut client, _) = stage.connect(address).await?;
-        stage.echo(&mut client, "here").await?;
+        let (mut client, _) = fixture.connect(address).await?;
+        fixture.echo(&mut client, "here").await?;
         rest(acceptors + connection).await?;
     }
     let after = world.cost().so_far();
-    stage.event("the pool is killed", pool.kill()).await?;
-    Ok(Counted {
+    fixture.event("the pool is killed", pool.kill()).await?;
+    Ok(AcceptCounts {
         calls: after.calls - before.calls,
         polls: after.polls - before.polls,
         wakes: after.wakes - before.wakes,
     })
 }
 
-pub(super) async fn l5_many_acceptors_cost_no_more_than_one(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn l5_acceptors_add_no_accept_calls(world: Arc<Boxed>) -> Verdict {
     let one = cost(&world, 1).await?;
     for acceptors in [2, 32] {
         let many = cost(&world, acceptors).await?;
@@ -200,17 +198,17 @@ impl<L: Listener<Addr = Address>> Acceptor<L> for Gated {
     }
 }
 
-pub(super) async fn l6_who_waits_longest_gets_the_next_connection(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn l6_acceptors_serve_in_order(world: Arc<Boxed>) -> Verdict {
     const ACCEPTORS: usize = 5;
     let world = Boxed::instrumented(&world);
-    let stage = Fixture::new(&world);
+    let fixture = Fixture::new(&world);
     let (gate, served) = (Record::default(), Record::default());
     let gated = Gated {
         gate: gate.clone(),
         served: served.clone(),
     };
-    let pool = stage.start(Spec::new("l6", stage.tampered(gated)))?;
-    let (_, address) = stage.listen(&pool, ACCEPTORS)?;
+    let pool = fixture.start(Spec::new("l6", fixture.tampered(gated)))?;
+    let (_, address) = fixture.listen(&pool, ACCEPTORS)?;
     let mut clients = Vec::new();
     // The first acceptors, and two generations of replacements.
     for round in 1..=3 {
@@ -222,7 +220,7 @@ pub(super) async fn l6_who_waits_longest_gets_the_next_connection(world: Arc<Box
             let begun: Vec<_> = begun.collect();
             (begun.len() == round * ACCEPTORS).then(|| begun[(round - 1) * ACCEPTORS..].to_vec())
         });
-        let begun = stage.event("all acceptors are in `init`", begun).await?;
+        let begun = fixture.event("all acceptors are in `init`", begun).await?;
         let order: Vec<_> = [2, 0, 4, 1, 3].map(|at| begun[at]).to_vec();
         for child in &order {
             gate.push(Gate::Open(*child));
@@ -230,7 +228,7 @@ pub(super) async fn l6_who_waits_longest_gets_the_next_connection(world: Arc<Box
                 Gate::Through(other, task) if other == child => Some(*task),
                 _ => None,
             });
-            let task = stage.event("`init` returns", through).await?;
+            let task = fixture.event("`init` returns", through).await?;
             let task = task.ok_or_else(|| {
                 Broken::new("`init` runs on a task of the runtime", "it runs elsewhere")
             })?;
@@ -239,16 +237,16 @@ pub(super) async fn l6_who_waits_longest_gets_the_next_connection(world: Arc<Box
                 true => Err("it is under way"),
                 false => Ok(()),
             };
-            stage
+            fixture
                 .until("the poll in which `init` returns", over)
                 .await?;
         }
         let mut by = Vec::new();
         for _ in 0..ACCEPTORS {
-            let client = stage.knock(address).await?;
+            let client = fixture.connect_only(address).await?;
             let peer = client.local_addr();
             let serving = served.first(|(other, child)| (*other == peer).then_some(*child));
-            by.push(stage.event("the client is served", serving).await?);
+            by.push(fixture.event("the client is served", serving).await?);
             clients.push(client);
         }
         same("the acceptors that serve, in their order", &order, &by)?;

@@ -13,7 +13,7 @@ use acceptor_core::{
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
 use conformance_tests::Address;
-use conformance_tests::instruments::Traced;
+use conformance_tests::instruments::TraceEvent;
 use conformance_tests::tamper::{
     Callbacks, Conduct, Handshaking, Observes, Settings, Tamper, Verb,
 };
@@ -377,7 +377,7 @@ fn ends() -> Vec<Case> {
         breaks(
             "E1",
             callbacks(Callbacks::ServeErrorsForgiven),
-            "connections reported after Ordered(Fail(\"no more\"))",
+            "connections reported after Commanded(Fail(\"no more\"))",
             &["B4", "E4", "L1"],
         ),
         breaks(
@@ -420,7 +420,7 @@ fn ends() -> Vec<Case> {
         breaks(
             "E5",
             peer_gone(|_| false),
-            "the pool runs after IoFailure { kind: ConnectionAborted, place: Itself }",
+            "the pool runs after IoFailure { kind: ConnectionAborted, location: Itself }",
             &["E1", "E2"],
         ),
         breaks(
@@ -429,7 +429,7 @@ fn ends() -> Vec<Case> {
                 let error = error.downcast_ref::<io::Error>();
                 error.is_some_and(|error| is_peer_gone(&io::Error::from(error.kind())))
             }),
-            "the pool runs after IoFailure { kind: ConnectionAborted, place: Source }",
+            "the pool runs after IoFailure { kind: ConnectionAborted, location: Source }",
             &["E1", "E4"],
         ),
         breaks(
@@ -445,13 +445,13 @@ fn ends() -> Vec<Case> {
                 }
                 false
             }),
-            "the pool runs after IoFailure { kind: ConnectionAborted, place: Inside }",
+            "the pool runs after IoFailure { kind: ConnectionAborted, location: Inside }",
             &["E1", "B4"],
         ),
         breaks(
             "E5",
             peer_gone(|_| true),
-            "the pool stops after FailWith(IoFailure { kind: TimedOut, place: Itself })",
+            "the pool stops after FailWith(IoFailure { kind: TimedOut, location: Itself })",
             &["B4", "B8", "E4"],
         ),
         breaks(
@@ -935,7 +935,7 @@ fn changing() -> Vec<Case> {
         breaks(
             "R4",
             conduct(Verb::StopChild, Conduct::Swapped),
-            "how it ended: Told",
+            "how it ended: Stopped",
             &["R1", "R2", "E4"],
         ),
         breaks(
@@ -1225,7 +1225,7 @@ fn in_another_order() -> Tamper {
     }
 }
 
-fn traces(edit: fn(&mut Vec<Traced>)) -> Tamper {
+fn traces(edit: fn(&mut Vec<TraceEvent>)) -> Tamper {
     Tamper {
         traces: Some(Box::new(edit)),
         ..Tamper::default()
@@ -1605,7 +1605,7 @@ fn runtimes() -> Vec<Case> {
         breaks(
             "T5",
             RuntimeFlaw::HearsNoStrangers,
-            "a task that was woken by AThreadAfter",
+            "a task that was woken by ThreadAfter",
             &["T1", "T4", "T6"],
         ),
         breaks(

@@ -35,11 +35,13 @@ fn said(case: &Case, rule: &str, patience: Patience) -> Result<(), String> {
         let verdict = rules[position].check(&Arc::new(Boxed::new(world)));
         let _ = tell.send(verdict.map_err(|broken| broken.to_string()));
     });
-    match told.recv_timeout(Patience::of_environment().stretch(HANGS)) {
+    match told.recv_timeout(Patience::expect_from_environment().stretch(HANGS)) {
         Ok(verdict) => verdict,
         Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("the check of {rule} hangs")),
         Err(mpsc::RecvTimeoutError::Disconnected) => {
-            let panic = checking.join().expect_err("the check panicked: its thread ended without a result");
+            let panic = checking
+                .join()
+                .expect_err("the check panicked: its thread ended without a result");
             Err(format!("panic: {}", message(panic)))
         }
     }
@@ -59,7 +61,7 @@ fn message(panic: Box<dyn Any + Send>) -> String {
 fn disagreements(case: &Case) -> Vec<String> {
     let mut found = Vec::new();
     let told = |what: String| format!("{} with {:?}: {what}", case.rule, case.flaw);
-    let patience = Patience::of_environment();
+    let patience = Patience::expect_from_environment();
     match said(case, case.rule, patience.scaled(SHORT)) {
         Ok(()) => found.push(told("the rule holds".to_owned())),
         Err(said) if case.words.is_empty() || !said.contains(case.words) => {
@@ -84,7 +86,12 @@ fn check(section: char) {
     let cases: Vec<_> = table().into_iter().filter(of_section).collect();
     assert!(!cases.is_empty(), "the group has rules");
     let cases = std::sync::Mutex::new(cases);
-    let next = || cases.lock().expect("the lock is never poisoned: its holders do not panic").pop();
+    let next = || {
+        cases
+            .lock()
+            .expect("the lock is never poisoned: its holders do not panic")
+            .pop()
+    };
     let found: Vec<_> = thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_A_TIME)
             .map(|_| {

@@ -69,7 +69,7 @@ impl World for Simulated {
             *locked(&tell) = Some(ended);
         });
         // Rules about the runtime alone wake tasks from threads of their own.
-        let outside = 2 * Patience::of_environment().length();
+        let outside = 2 * Patience::expect_from_environment().length();
         self.simulation
             .run_until(outside, || locked(&result).is_some());
         if let Some(Err(panic)) = locked(&result).take() {

@@ -10,7 +10,7 @@ use acceptor_core::{
 
 use crate::address::Address;
 use crate::boxed::Boxed;
-use crate::fixture::{Answer, Call, Farewell, Fixture, Handle, Order, Pool};
+use crate::fixture::{Call, Command, Fixture, Handle, OnInit, OnTerminate, Pool};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::Client;
@@ -19,11 +19,11 @@ fn running<T>(answer: Result<T, Stopped>) -> Result<T, Broken> {
     answer.map_err(|error| Broken::new("the pool runs", error.to_string()))
 }
 
-pub(super) async fn q1_the_lists_tell_what_is_there(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("q1"))?;
-    let (first, first_address) = stage.listen(&pool, 2)?;
-    let (second, second_address) = stage.listen(&pool, 3)?;
+pub(super) async fn q1_lists_are_complete(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("q1"))?;
+    let (first, first_address) = fixture.listen(&pool, 2)?;
+    let (second, second_address) = fixture.listen(&pool, 3)?;
     same(
         "connections before there are any",
         0,
@@ -36,17 +36,17 @@ pub(super) async fn q1_the_lists_tell_what_is_there(world: Arc<Boxed>) -> Verdic
         (second, second_address),
         (second, second_address),
     ] {
-        let before = stage.now();
-        let (client, served) = stage.connect(address).await?;
+        let before = fixture.now();
+        let (client, served) = fixture.connect(address).await?;
         expected.push((served.child, listener, client.local_addr(), address));
         clients.push((client, before));
     }
-    stage
-        .pass_until(stage.now() + Duration::from_millis(20))
+    fixture
+        .sleep_until(fixture.now() + Duration::from_millis(20))
         .await;
-    stage.waiting(&pool, 5).await?;
+    fixture.waiting(&pool, 5).await?;
     let listed = running(pool.connections())?;
-    let now = stage.now();
+    let now = fixture.now();
     let mut seen: Vec<_> = listed
         .iter()
         .map(|one| (one.id, one.listener, one.peer_addr, one.local_addr))
@@ -98,11 +98,11 @@ pub(super) async fn q1_the_lists_tell_what_is_there(world: Arc<Boxed>) -> Verdic
 
 pub(super) async fn q2_counts_are_by_kind(world: Arc<Boxed>) -> Verdict {
     for child_type in [ChildType::Worker, ChildType::Supervisor] {
-        let stage = Fixture::new(&world);
-        let pool = stage.start(stage.spec("q2").child_type(child_type))?;
-        let (_, address) = stage.listen(&pool, 3)?;
-        let (_first, _) = stage.connect(address).await?;
-        let (_second, _) = stage.connect(address).await?;
+        let fixture = Fixture::new(&world);
+        let pool = fixture.start(fixture.spec("q2").child_type(child_type))?;
+        let (_, address) = fixture.listen(&pool, 3)?;
+        let (_first, _) = fixture.connect(address).await?;
+        let (_second, _) = fixture.connect(address).await?;
         let counts = running(pool.count_children())?;
         let (workers, supervisors) = match child_type {
             ChildType::Worker => (5, 0),
@@ -121,21 +121,21 @@ pub(super) async fn q2_counts_are_by_kind(world: Arc<Boxed>) -> Verdict {
             seen,
         )?;
         // A supervisor is waited for indefinitely unless the spec says otherwise.
-        stage.event("the pool is killed", pool.kill()).await?;
+        fixture.event("the pool is killed", pool.kill()).await?;
     }
     Ok(())
 }
 
-pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("q3"))?;
-    let (first, first_address) = stage.listen(&pool, 2)?;
-    let (second, second_address) = stage.listen(&pool, 3)?;
+pub(super) async fn q3_counts_are_always_exact(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("q3"))?;
+    let (first, first_address) = fixture.listen(&pool, 2)?;
+    let (second, second_address) = fixture.listen(&pool, 3)?;
     // The connections when `serve` is first polled: its own and the earlier ones.
     let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
     let seen = Record::default();
     let (watched, seeing) = (Arc::clone(&handle), seen.clone());
-    stage.witness(move |served| {
+    fixture.on_serve(move |served| {
         let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners = watched.as_ref().map(|pool| pool.listeners());
         let Some(Ok(listeners)) = listeners else {
@@ -153,7 +153,7 @@ pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Ve
             0 => (0, first_address),
             _ => (1, second_address),
         };
-        connections.push(stage.connect(address).await?);
+        connections.push(fixture.connect(address).await?);
         open[place].1 += 1;
         exact(&pool, open)?;
         let connections = seen.look(|seen| seen.last().copied().flatten());
@@ -164,16 +164,16 @@ pub(super) async fn q3_counts_are_exact_at_every_moment(world: Arc<Boxed>) -> Ve
     handle.lock().unwrap_or_else(PoisonError::into_inner).take();
     while let Some((mut client, served)) = connections.pop() {
         let order = match connections.len() % 3 {
-            0 => Order::Return,
-            1 => Order::Fail("scripted"),
-            _ => Order::Panic("scripted"),
+            0 => Command::Return,
+            1 => Command::Fail("scripted"),
+            _ => Command::Panic("scripted"),
         };
-        stage.order(&served, order).await?;
-        stage.ended(&pool, served.child).await?;
+        fixture.command(&served, order).await?;
+        fixture.ended(&pool, served.child).await?;
         let place = usize::from(served.listener == second);
         open[place].1 -= 1;
         exact(&pool, open)?;
-        stage.closed(&mut client).await?;
+        fixture.closed(&mut client).await?;
     }
     Ok(())
 }
@@ -204,11 +204,11 @@ fn exact(pool: &Handle, open: [(ListenerId, usize, usize); 2]) -> Verdict {
     same("connections in the list, by listener", expected, seen)
 }
 
-pub(super) async fn q4_status_is_the_whole_as_one_value(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("q4").intensity(7))?;
-    let (_, address) = stage.listen(&pool, 2)?;
-    let (client, _connected) = stage.connect(address).await?;
+pub(super) async fn q4_status_is_complete(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("q4").intensity(7))?;
+    let (_, address) = fixture.listen(&pool, 2)?;
+    let (client, _connected) = fixture.connect(address).await?;
     let status = running(pool.status())?;
     same("the spec's id", "q4", &*status.spec)?;
     same("the state", PoolState::Running, status.state)?;
@@ -234,7 +234,7 @@ pub(super) async fn q4_status_is_the_whole_as_one_value(world: Arc<Boxed>) -> Ve
             )?;
         }
     }
-    stage.event("the pool is killed", pool.kill()).await?;
+    fixture.event("the pool is killed", pool.kill()).await?;
     match pool.status() {
         Err(Stopped { .. }) => Ok(()),
         Ok(status) => Err(Broken::new(
@@ -245,17 +245,17 @@ pub(super) async fn q4_status_is_the_whole_as_one_value(world: Arc<Boxed>) -> Ve
 }
 
 /// Scripts all acceptors so that they reach a state and stay in it.
-fn script(stage: &Fixture, state: AcceptorState) {
+fn script(fixture: &Fixture, state: AcceptorState) {
     match state {
-        AcceptorState::Init => stage.answers([], Answer::Nothing),
+        AcceptorState::Init => fixture.on_init([], OnInit::Nothing),
         AcceptorState::Terminating => {
-            stage.farewell(Farewell::Stay);
-            stage.answers([], Answer::AcceptWithin(Duration::from_millis(1)));
+            fixture.on_terminate(OnTerminate::Hang);
+            fixture.on_init([], OnInit::AcceptWithin(Duration::from_millis(1)));
         }
         AcceptorState::Spaced => {
             // The first replacement starts at once, the second after a time that never passes.
-            stage.world.stop_clock();
-            stage.answers([], Answer::Ignore);
+            fixture.world.stop_clock();
+            fixture.on_init([], OnInit::Ignore);
         }
         _ => {}
     }
@@ -263,7 +263,7 @@ fn script(stage: &Fixture, state: AcceptorState) {
 
 /// Waits until all acceptors of a pool are in a state.
 async fn all_in(
-    stage: &Fixture,
+    fixture: &Fixture,
     pool: &Handle,
     count: usize,
     state: AcceptorState,
@@ -273,10 +273,10 @@ async fn all_in(
         Ok(list) if list.len() == count && list.iter().all(|one| one.state == state) => Ok(list),
         seen => Err(seen),
     };
-    stage.until(&what, look).await
+    fixture.until(&what, look).await
 }
 
-pub(super) async fn q5_acceptors_and_states_of_listeners(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn q5_acceptors_and_listener_states(world: Arc<Boxed>) -> Verdict {
     for state in [
         AcceptorState::Init,
         AcceptorState::Waiting,
@@ -291,11 +291,11 @@ pub(super) async fn q5_acceptors_and_states_of_listeners(world: Arc<Boxed>) -> V
 async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdict {
     const ACCEPTORS: usize = 2;
     let held = Boxed::instrumented(world);
-    let stage = Fixture::new(&held);
-    script(&stage, state);
-    let pool = stage.start(stage.spec("q5"))?;
-    let began = stage.now();
-    let (listener, _) = stage.listen(&pool, ACCEPTORS)?;
+    let fixture = Fixture::new(&held);
+    script(&fixture, state);
+    let pool = fixture.start(fixture.spec("q5"))?;
+    let began = fixture.now();
+    let (listener, _) = fixture.listen(&pool, ACCEPTORS)?;
     let at_once = running(pool.acceptors())?;
     same(
         "acceptors in the list from the beginning",
@@ -304,10 +304,10 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
     )?;
     if state == AcceptorState::Spaced {
         // The listener's first acceptors are spaced too, until the accept loop has been polled.
-        stage.began(2 * ACCEPTORS).await?;
+        fixture.inits_begun(2 * ACCEPTORS).await?;
     }
-    let listed = all_in(&stage, &pool, ACCEPTORS, state).await?;
-    let most = stage.now() - began;
+    let listed = all_in(&fixture, &pool, ACCEPTORS, state).await?;
+    let most = fixture.now() - began;
     let listeners: Vec<_> = listed.iter().map(|one| one.listener).collect();
     same("the listener of each", vec![listener; ACCEPTORS], listeners)?;
     for one in &listed {
@@ -322,39 +322,41 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
     if state != AcceptorState::Spaced {
         // The task of an acceptor in `init` may not have been polled yet.
         let begun = || {
-            let known: Vec<_> = ids.iter().map(|id| has_begun(&stage, *id)).collect();
+            let known: Vec<_> = ids.iter().map(|id| has_begun(&fixture, *id)).collect();
             match known.contains(&false) {
                 true => Err(known),
                 false => Ok(()),
             }
         };
-        stage.until("`init` runs for each id", begun).await?;
+        fixture.until("`init` runs for each id", begun).await?;
     }
 
     // Each can be stopped or killed by its id, and is replaced.
-    let told = |told: Result<(), ChildError>| {
-        told.map_err(|error| Broken::new("an acceptor is stopped or killed", error.to_string()))
+    let accepted = |result: Result<(), ChildError>| {
+        result.map_err(|error| Broken::new("an acceptor is stopped or killed", error.to_string()))
     };
     let (stopped, killed) = (ids[0], ids[1]);
     if state == AcceptorState::Terminating {
         // A stop does not affect it; a kill does.
-        told(pool.kill_child(stopped))?;
+        accepted(pool.kill_child(stopped))?;
     } else {
-        told(pool.stop_child(stopped))?;
+        accepted(pool.stop_child(stopped))?;
     }
-    told(pool.kill_child(killed))?;
+    accepted(pool.kill_child(killed))?;
     let replaced = || match pool.acceptors() {
         Ok(list) if list.len() == ACCEPTORS && list.iter().all(|one| !ids.contains(&one.id)) => {
             Ok(())
         }
         seen => Err(seen),
     };
-    stage.until("both acceptors are replaced", replaced).await?;
+    fixture
+        .until("both acceptors are replaced", replaced)
+        .await?;
     let unknown = Err(ChildError::UnknownChild(killed));
     same("killing it again", unknown, pool.kill_child(killed))?;
     // All reports have been delivered once `kill` has returned.
-    stage.event("the pool is killed", pool.kill()).await?;
-    let reported = stage.reports.look(|reports| {
+    fixture.event("the pool is killed", pool.kill()).await?;
+    let reported = fixture.reports.look(|reports| {
         let killed = |event: &Event<_>| match event {
             Event::AcceptorFailed {
                 child,
@@ -375,59 +377,59 @@ async fn acceptors_are_listed(world: &Arc<Boxed>, state: AcceptorState) -> Verdi
 }
 
 /// Returns whether `init` has begun for a child.
-fn has_begun(stage: &Fixture, id: ChildId) -> bool {
-    stage.calls.look(|calls| {
+fn has_begun(fixture: &Fixture, id: ChildId) -> bool {
+    fixture.calls.look(|calls| {
         let of_it = |call: &Call| matches!(call, Call::Init { info, .. } if info.child == id);
         calls.iter().any(of_it)
     })
 }
 
 /// Waits until the only listener of a pool is in a state.
-async fn comes_to(stage: &Fixture, pool: &Pool, state: ListenerState) -> Verdict {
+async fn comes_to(fixture: &Fixture, pool: &Pool, state: ListenerState) -> Verdict {
     let what = format!("the listener is {state}");
     let look = || match pool.listeners() {
         Ok(list) if list.iter().all(|one| one.state == state) && list.len() == 1 => Ok(()),
         seen => Err(seen),
     };
-    stage.until(&what, look).await
+    fixture.until(&what, look).await
 }
 
 async fn listener_states(world: &Arc<Boxed>) -> Verdict {
     let all = Boxed::instrumented(world);
-    let stage = Fixture::new(&all);
-    stage.answers([], Answer::Deferred);
-    let pool = stage.start(stage.spec("q5"))?;
-    let (id, address) = stage.listen(&pool, 1)?;
+    let fixture = Fixture::new(&all);
+    fixture.on_init([], OnInit::Deferred);
+    let pool = fixture.start(fixture.spec("q5"))?;
+    let (id, address) = fixture.listen(&pool, 1)?;
     let what = "the listener while no acceptor is ready";
     for number in 1..=2 {
-        stage.began(number).await?;
+        fixture.inits_begun(number).await?;
         let states: Vec<_> = running(pool.listeners())?
             .iter()
             .map(|one| one.state)
             .collect();
         same(what, vec![ListenerState::Starting], states)?;
-        stage.decide(Answer::Accept);
-        comes_to(&stage, &pool, ListenerState::Accepting).await?;
+        fixture.decide(OnInit::Accept);
+        comes_to(&fixture, &pool, ListenerState::Accepting).await?;
         if number == 1 {
             // Its replacement is not ready.
-            let (client, _) = stage.connect(address).await?;
+            let (client, _) = fixture.connect(address).await?;
             client.close().await;
         }
     }
-    let task = all.hold_accepting(&stage).await?;
+    let task = all.hold_accepting(&fixture).await?;
     let close = pool.close_listener(id);
-    comes_to(&stage, &pool, ListenerState::Closing).await?;
+    comes_to(&fixture, &pool, ListenerState::Closing).await?;
     all.release(task);
-    let closed = stage.event("the listener closes", close).await?;
+    let closed = fixture.event("the listener closes", close).await?;
     same("the result of the close", Ok(()), closed)?;
 
-    let (_, address) = stage.listen(&pool, 1)?;
-    stage.decide(Answer::Accept);
-    comes_to(&stage, &pool, ListenerState::Accepting).await?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    fixture.decide(OnInit::Accept);
+    comes_to(&fixture, &pool, ListenerState::Accepting).await?;
     all.stop_clock();
     let faults = all.faults(address);
     faults.inject(std::io::ErrorKind::OutOfMemory.into());
-    comes_to(&stage, &pool, ListenerState::Resources).await?;
-    stage.event("the pool is killed", pool.kill()).await?;
+    comes_to(&fixture, &pool, ListenerState::Resources).await?;
+    fixture.event("the pool is killed", pool.kill()).await?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use futures::io::AsyncWriteExt;
 
 use crate::address::Address;
 use crate::boxed::{Boxed, BoxedListener};
-use crate::fixture::{Answer, Call, Departure, Fixture, Handle, Order, Pool, runs};
+use crate::fixture::{Call, Command, Fixture, Handle, OnInit, Pool, ServeEnd, is_running};
 use crate::record::Record;
 use crate::verdict::{Broken, Verdict, same};
 use crate::world::{Client, World};
@@ -55,9 +55,9 @@ impl Acceptor<BoxedListener> for Greeter {
 }
 
 /// Returns the greeting that a new client receives.
-async fn greeted(stage: &Fixture, address: Address) -> Result<String, Broken> {
-    let mut client = stage.knock(address).await?;
-    let line = stage
+async fn greeted(fixture: &Fixture, address: Address) -> Result<String, Broken> {
+    let mut client = fixture.connect_only(address).await?;
+    let line = fixture
         .event("the client is greeted", client.receive_line())
         .await?;
     line.map_err(|error| Broken::new("the client is greeted", error.to_string()))
@@ -68,17 +68,17 @@ fn status(pool: &Handle) -> Result<Status<Address>, Broken> {
     pool.status().map_err(stopped)
 }
 
-pub(super) async fn r1_a_valid_spec_replaces_the_old_one(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let period = stage.patience.out_of_reach();
-    let spec = stage.spec("before").restart(Restart::Transient);
-    let pool = stage.start(spec.intensity(1).period(period))?;
-    let (listener, address) = stage.listen(&pool, 1)?;
-    let (_failing, failing) = stage.connect(address).await?;
-    stage.order(&failing, Order::Fail("scripted")).await?;
-    stage.ended(&pool, failing.child).await?;
-    let (mut client, served) = stage.connect(address).await?;
-    stage.began(3).await?;
+pub(super) async fn r1_valid_spec_replaces_the_old_one(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let period = fixture.patience.out_of_reach();
+    let spec = fixture.spec("before").restart(Restart::Transient);
+    let pool = fixture.start(spec.intensity(1).period(period))?;
+    let (listener, address) = fixture.listen(&pool, 1)?;
+    let (_failing, failing) = fixture.connect(address).await?;
+    fixture.command(&failing, Command::Fail("scripted")).await?;
+    fixture.ended(&pool, failing.child).await?;
+    let (mut client, served) = fixture.connect(address).await?;
+    fixture.inits_begun(3).await?;
 
     let after = Spec::new("after", greeter(&world, "after\n")).restart(Restart::Transient);
     let changed = pool.reconfigure(after.intensity(1).period(period), WaitingAcceptors::Keep);
@@ -97,31 +97,35 @@ pub(super) async fn r1_a_valid_spec_replaces_the_old_one(world: Arc<Boxed>) -> V
     same("the listeners", vec![listener], listed)?;
     let listed: Vec<_> = now.connections.iter().map(|one| one.id).collect();
     same("the connections", vec![served.child], listed)?;
-    stage.echo(&mut client, "still there").await?;
+    fixture.echo(&mut client, "still there").await?;
 
     // A waiting acceptor keeps what it started with; the next one uses the new acceptor.
-    let (mut waited, waited_served) = stage.connect(address).await?;
-    same("the `init` of the acceptor that waited", 3, waited_served.number)?;
-    stage.echo(&mut waited, "the old acceptor").await?;
+    let (mut waited, waited_served) = fixture.connect(address).await?;
+    same(
+        "the `init` of the acceptor that waited",
+        3,
+        waited_served.number,
+    )?;
+    fixture.echo(&mut waited, "the old acceptor").await?;
     for _ in 0..2 {
-        let greeting = greeted(&stage, address).await?;
+        let greeting = greeted(&fixture, address).await?;
         same("the greeting of the new acceptor", "after", &*greeting)?;
     }
-    same("how often the old `init` ran", 3, stage.inits())?;
+    same("how often the old `init` ran", 3, fixture.inits())?;
 
     // One failure before and one after: two within the period are more than one.
-    stage.order(&served, Order::Fail("scripted")).await?;
-    let report = stage.join(&pool).await?;
+    fixture.command(&served, Command::Fail("scripted")).await?;
+    let report = fixture.join(&pool).await?;
     same("why the pool stopped", StopReason::Intensity, report.reason)?;
     acceptors_that_wait_are_replaced(&world).await
 }
 
 async fn acceptors_that_wait_are_replaced(world: &Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(world);
+    let fixture = Fixture::new(world);
     // Two reach the wait queue, and one stays in `init`.
-    stage.answers([Answer::Accept, Answer::Nothing], Answer::Accept);
-    let pool = stage.start(stage.spec("before"))?;
-    let (_, address) = stage.listen(&pool, 3)?;
+    fixture.on_init([OnInit::Accept, OnInit::Nothing], OnInit::Accept);
+    let pool = fixture.start(fixture.spec("before"))?;
+    let (_, address) = fixture.listen(&pool, 3)?;
     let settled = |list: &[AcceptorRecord]| {
         let in_state = |state| list.iter().filter(|one| one.state == state).count();
         [AcceptorState::Waiting, AcceptorState::Init].map(in_state) == [2, 1]
@@ -130,42 +134,47 @@ async fn acceptors_that_wait_are_replaced(world: &Arc<Boxed>) -> Verdict {
         Ok(list) if settled(&list) => Ok(()),
         seen => Err(seen),
     };
-    stage
+    fixture
         .until("two acceptors wait, one is in `init`", look)
         .await?;
-    let taken = |error: ReconfigureError| Broken::new("a valid spec is accepted", error.to_string());
+    let taken =
+        |error: ReconfigureError| Broken::new("a valid spec is accepted", error.to_string());
     let after = Spec::new("after", greeter(world, "after\n"));
     pool.reconfigure(after, WaitingAcceptors::Replace)
         .map_err(taken)?;
     // From the first client on.
     for _ in 0..4 {
-        let greeting = greeted(&stage, address).await?;
+        let greeting = greeted(&fixture, address).await?;
         same("the greeting of the new acceptor", "after", &*greeting)?;
     }
-    stage.waiting(&pool, 3).await?;
-    same("how often the old `init` ran", 3, stage.inits())?;
+    fixture.waiting(&pool, 3).await?;
+    same("how often the old `init` ran", 3, fixture.inits())?;
     let terminated = vec!["replaced", "replaced"];
-    same("how the waiting acceptors ended", terminated, stage.terminated())?;
+    same(
+        "how the waiting acceptors ended",
+        terminated,
+        fixture.terminated(),
+    )?;
 
     // Until a new acceptor is ready, a client waits.
-    stage.answers([], Answer::Deferred);
-    let last = stage.spec("last");
+    fixture.on_init([], OnInit::Deferred);
+    let last = fixture.spec("last");
     pool.reconfigure(last, WaitingAcceptors::Replace)
         .map_err(taken)?;
-    let (_, inits) = (stage.began(6).await?, 6);
-    let mut client = stage.knock(address).await?;
+    let (_, inits) = (fixture.inits_begun(6).await?, 6);
+    let mut client = fixture.connect_only(address).await?;
     let listed = pool.connections().map_or(0, |list| list.len());
     same("connections while no acceptor is ready", 0, listed)?;
-    stage.decide(Answer::Accept);
-    stage.echo(&mut client, "at last").await?;
-    stage.began(inits + 1).await
+    fixture.decide(OnInit::Accept);
+    fixture.echo(&mut client, "at last").await?;
+    fixture.inits_begun(inits + 1).await
 }
 
-pub(super) async fn r2_an_invalid_spec_changes_nothing(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("good").intensity(7))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    stage.began(1).await?;
+pub(super) async fn r2_invalid_spec_changes_nothing(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("good").intensity(7))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    fixture.inits_begun(1).await?;
     let before = status(&pool)?;
     let other = |id: &'static str| Spec::new(id, greeter(&world, "bad\n")).intensity(3);
     for (spec, field) in [
@@ -184,14 +193,14 @@ pub(super) async fn r2_an_invalid_spec_changes_nothing(world: Arc<Boxed>) -> Ver
         same("the status afterwards", &before, &status(&pool)?)?;
     }
     for number in 1..=2 {
-        let (mut client, served) = stage.connect(address).await?;
+        let (mut client, served) = fixture.connect(address).await?;
         same("the `init` of the connection", number, served.number)?;
-        stage.echo(&mut client, "the old acceptor").await?;
+        fixture.echo(&mut client, "the old acceptor").await?;
     }
     Ok(())
 }
 
-/// What an init function returns.
+/// The result of an init function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
     Use(&'static str),
@@ -236,7 +245,7 @@ impl Init {
     }
 }
 
-pub(super) async fn r3_reload_runs_the_init_function_again(world: Arc<Boxed>) -> Verdict {
+pub(super) async fn r3_reload_runs_init_again(world: Arc<Boxed>) -> Verdict {
     let start = |init: &Init| Pool::<Boxed>::start_with(world.runtime(), init.function());
     let init = Init::new(&world, Reply::Ignore);
     let none = matches!(start(&init), Ok(None));
@@ -255,7 +264,7 @@ pub(super) async fn r3_reload_runs_the_init_function_again(world: Arc<Boxed>) ->
     let pool = pool.ok_or_else(|| Broken::new("the pool starts", "there is none"))?;
     let id = || status(&pool).map(|status| status.spec.to_string());
     same("the spec at start", "first", &*id()?)?;
-    let told = |error: ReconfigureError| match error.source() {
+    let describe = |error: ReconfigureError| match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     };
@@ -268,7 +277,10 @@ pub(super) async fn r3_reload_runs_the_init_function_again(world: Arc<Boxed>) ->
     ] {
         init.next(answer);
         let runs = init.answered.count();
-        let answered = pool.handle().reload(WaitingAcceptors::Keep).map_err(told);
+        let answered = pool
+            .handle()
+            .reload(WaitingAcceptors::Keep)
+            .map_err(describe);
         same(
             "how often the init function ran",
             runs + 1,
@@ -283,51 +295,52 @@ pub(super) async fn r3_reload_runs_the_init_function_again(world: Arc<Boxed>) ->
         same(&what, true, as_expected)?;
         same(&format!("the spec after {answer:?}"), then, &*id()?)?;
     }
-    let stage = Fixture::new(&world);
+    let fixture = Fixture::new(&world);
     init.next(Reply::Use("third"));
-    let answered = pool.reload(WaitingAcceptors::Keep).map_err(told);
+    let answered = pool.reload(WaitingAcceptors::Keep).map_err(describe);
     same("the result of `reload`", Ok(()), answered)?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let mut client = stage.knock(address).await?;
-    let greeting = stage
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let mut client = fixture.connect_only(address).await?;
+    let greeting = fixture
         .event("the client is greeted", client.receive(5))
         .await?;
     let greeting = greeting.map_err(|error| Broken::new("a greeting", error.to_string()))?;
     same("the acceptor that serves", "third".as_bytes(), &greeting)
 }
 
-pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxed>) -> Verdict {
-    let stage = Fixture::new(&world);
-    let pool = stage.start(stage.spec("r4"))?;
-    let (_, address) = stage.listen(&pool, 1)?;
-    let (_first, stopped) = stage.connect(address).await?;
-    let (_second, trapping) = stage.connect(address).await?;
-    let (_third, killed) = stage.connect(address).await?;
-    let (mut unharmed, _) = stage.connect(address).await?;
-    stage.began(5).await?;
-    let told = |what: &str, told: Result<(), ChildError>| {
-        told.map_err(|error| Broken::new(format!("{what} is stopped or killed"), error.to_string()))
+pub(super) async fn r4_children_stop_by_id(world: Arc<Boxed>) -> Verdict {
+    let fixture = Fixture::new(&world);
+    let pool = fixture.start(fixture.spec("r4"))?;
+    let (_, address) = fixture.listen(&pool, 1)?;
+    let (_first, stopped) = fixture.connect(address).await?;
+    let (_second, trapping) = fixture.connect(address).await?;
+    let (_third, killed) = fixture.connect(address).await?;
+    let (mut unharmed, _) = fixture.connect(address).await?;
+    fixture.inits_begun(5).await?;
+    let accepted = |what: &str, result: Result<(), ChildError>| {
+        result
+            .map_err(|error| Broken::new(format!("{what} is stopped or killed"), error.to_string()))
     };
-    let trap = Order::TrapAndLeaveAfter(Duration::ZERO);
-    stage.order(&trapping, trap).await?;
+    let trap = Command::TrapAndLeaveAfter(Duration::ZERO);
+    fixture.command(&trapping, trap).await?;
     for (served, expected) in [
-        (&stopped, Departure::Dropped),
-        (&trapping, Departure::Told),
-        (&killed, Departure::Dropped),
+        (&stopped, ServeEnd::Dropped),
+        (&trapping, ServeEnd::Stopped),
+        (&killed, ServeEnd::Dropped),
     ] {
         let id = served.child;
         if id == killed.child {
-            told("a connection", pool.kill_child(id))?;
+            accepted("a connection", pool.kill_child(id))?;
         } else {
-            told("a connection", pool.stop_child(id))?;
+            accepted("a connection", pool.stop_child(id))?;
         }
-        stage.ended(&pool, id).await?;
-        let left = stage.calls.first(move |call| match call {
-            Call::Left { child, departure } if *child == id => Some(*departure),
+        fixture.ended(&pool, id).await?;
+        let left = fixture.calls.first(move |call| match call {
+            Call::ServeEnded { child, end } if *child == id => Some(*end),
             _ => None,
         });
-        let departure = stage.event("the connection ends", left).await?;
-        same("how it ended", expected, departure)?;
+        let end = fixture.event("the connection ends", left).await?;
+        same("how it ended", expected, end)?;
         // The child is gone: its id is unknown from now on.
         let unknown = Err(ChildError::UnknownChild(id));
         same("stopping it again", unknown.clone(), pool.stop_child(id))?;
@@ -335,24 +348,24 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxe
     }
 
     // Acceptors: a stopped one terminates, a killed one does not; both are replaced.
-    let acceptor = latest(&stage).await?;
-    told("an acceptor", pool.stop_child(acceptor))?;
-    stage.began(6).await?;
-    stage.counts(&pool, 1, 2).await?;
-    same("terminations", vec!["stopped"], stage.terminated())?;
-    let acceptor = latest(&stage).await?;
-    told("an acceptor", pool.kill_child(acceptor))?;
-    stage.began(7).await?;
-    stage.counts(&pool, 1, 2).await?;
-    same("terminations", vec!["stopped"], stage.terminated())?;
-    let (mut late, served) = stage.connect(address).await?;
+    let acceptor = latest(&fixture).await?;
+    accepted("an acceptor", pool.stop_child(acceptor))?;
+    fixture.inits_begun(6).await?;
+    fixture.counts(&pool, 1, 2).await?;
+    same("terminations", vec!["stopped"], fixture.terminated())?;
+    let acceptor = latest(&fixture).await?;
+    accepted("an acceptor", pool.kill_child(acceptor))?;
+    fixture.inits_begun(7).await?;
+    fixture.counts(&pool, 1, 2).await?;
+    same("terminations", vec!["stopped"], fixture.terminated())?;
+    let (mut late, served) = fixture.connect(address).await?;
     same("the `init` of the next connection", 7, served.number)?;
-    stage.echo(&mut late, "replaced").await?;
-    stage.echo(&mut unharmed, "unharmed").await?;
-    same("the pool keeps running", true, runs(&pool))?;
+    fixture.echo(&mut late, "replaced").await?;
+    fixture.echo(&mut unharmed, "unharmed").await?;
+    same("the pool keeps running", true, is_running(&pool))?;
     // All reports have been delivered once `stop` has returned.
-    stage.event("the pool stops", pool.stop()).await?;
-    let reported = stage.reports.look(|reports| {
+    fixture.event("the pool stops", pool.stop()).await?;
+    let reported = fixture.reports.look(|reports| {
         let reported = |event: &Event<_>| match event {
             Event::ConnectionFailed {
                 child,
@@ -377,13 +390,13 @@ pub(super) async fn r4_each_child_can_be_stopped_or_killed_by_id(world: Arc<Boxe
 }
 
 /// Returns the acceptor that ran `init` last.
-async fn latest(stage: &Fixture) -> Result<ChildId, Broken> {
-    let number = stage.inits();
-    let latest = stage.calls.first(move |call| match call {
+async fn latest(fixture: &Fixture) -> Result<ChildId, Broken> {
+    let number = fixture.inits();
+    let latest = fixture.calls.first(move |call| match call {
         Call::Init {
             number: n, info, ..
         } if *n == number => Some(info.child),
         _ => None,
     });
-    stage.event("an acceptor starts", latest).await
+    fixture.event("an acceptor starts", latest).await
 }
