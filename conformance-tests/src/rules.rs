@@ -243,7 +243,7 @@ rule_book! { $
     "B11" Must behaviour::b11_callbacks_run_on_the_runtime_value:
         "Spawn options belong to the runtime value: the pool's tasks run where and how it specifies. A listener may be added on a runtime value of its own: its accept loop, `init`, `serve` and `terminate` run there.";
     "E1" Must ends::e1_ends_are_reported_and_counted:
-        "A normal or clean exit and a stop by id are not reported. An error, a panic and a kill are reported, and count in a transient pool only. A task that its runtime drops is reported and does not count. A connection is never restarted.";
+        "Each kind of end is reported and counted as the table of ends specifies. A connection is never restarted.";
     "E2" Must ends::e2_socket_is_dropped_before_the_end:
         "The child's future, and with it the socket, is dropped before its end is visible anywhere (report, counts, waiters).";
     "E3" Must ends::e3_each_end_is_seen_once:

@@ -1,4 +1,4 @@
-//! A runtime as a column of the matrix, and one check in it, which always comes to an end.
+//! A runtime as a column of the matrix, and one check in it, bounded by a time limit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use conformance_tests::Broken;
 use conformance_tests::World;
 use conformance_tests::rules::{END, Rule, WITHOUT_AN_END};
 
-/// What a rule came to.
+/// The outcome of checking a rule.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Holds,
-    /// It is a SHOULD that is left unmet, for this reason.
+    /// The rule is a SHOULD that is left unmet for this reason.
     Unmet(&'static str),
     Broken(Broken),
 }
 
-/// A runtime, or one of the ways to run it: a column of the matrix.
+/// A column of the matrix: a runtime, or one of its configurations.
 #[derive(Clone)]
 pub struct Column {
-    /// What chooses it: several columns may have one.
+    /// The name that selects it; several columns may share one.
     pub(super) runtime: &'static str,
-    /// What heads it.
+    /// The heading.
     pub(super) title: &'static str,
     world: Arc<dyn Fn() -> Boxed + Send + Sync>,
 }
@@ -43,10 +43,9 @@ impl fmt::Debug for Column {
 }
 
 impl Column {
-    /// The rules in worlds that `world` makes, one for each.
+    /// Creates a column whose checks run in worlds made by `world`, one for each.
     ///
-    /// `--runtime` chooses it by the name `runtime`, which it may share with others next to it;
-    /// `title` heads its column.
+    /// `--runtime` selects it by the name `runtime`, which adjacent columns may share; `title` is its heading.
     pub fn new<W>(
         runtime: &'static str,
         title: &'static str,
@@ -62,45 +61,46 @@ impl Column {
         }
     }
 
-    /// Checks a rule on a thread of its own. One that takes longer than `limit` is broken, and its thread is left.
+    /// Checks a rule on its own thread. A check that takes longer than `limit` is broken, and its thread is left
+    /// running.
     pub(super) fn check(&self, rule: &'static Rule, limit: Duration) -> Outcome {
         let began = Instant::now();
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let world = Arc::clone(&self.world);
         let check = thread::Builder::new()
             .name(format!("{} on {}", rule.id, self.title))
             .spawn(move || {
-                let told = |outcome| {
-                    let _ = tell.send(outcome);
+                let report = |outcome| {
+                    let _ = sender.send(outcome);
                 };
-                if let Err(panic) = caught(|| check(&*world, rule, &told)) {
-                    told(Outcome::Broken(
+                if let Err(panic) = caught(|| check(&*world, rule, &report)) {
+                    report(Outcome::Broken(
                         Broken::new(END, panic).check(AFTER_A_PANIC),
                     ));
                 }
             });
         if let Err(error) = check {
-            let broken = Broken::new("a thread to check it on", error.to_string());
-            return Outcome::Broken(broken.check("has the machine threads and memory left?"));
+            let broken = Broken::new("a thread runs the check", error.to_string());
+            return Outcome::Broken(broken.check("is the machine out of threads or memory?"));
         }
-        let Ok(outcome) = receive(&told, limit) else {
+        let Ok(outcome) = receive(&receiver, limit) else {
             let seen = format!("it did not end within {limit:?}");
             return Outcome::Broken(Broken::new(END, seen).check(WITHOUT_AN_END));
         };
-        // The world is gone before the next check begins, unless that takes for ever.
-        match told.recv_timeout(limit.saturating_sub(began.elapsed())) {
+        // Waits until the world is dropped, so that it is gone before the next check, unless that takes too long.
+        match receiver.recv_timeout(limit.saturating_sub(began.elapsed())) {
             Ok(panic) if !matches!(outcome, Outcome::Broken(_)) => panic,
             _ => outcome,
         }
     }
 }
 
-const AFTER_A_PANIC: &str = "does the harness panic, or the runtime outside of its tasks?";
+const AFTER_A_PANIC: &str = "does the harness panic, or the runtime outside its tasks?";
 
 /// Sends the outcome before the world is dropped.
-fn check(world: &dyn Fn() -> Boxed, rule: &Rule, tell: &dyn Fn(Outcome)) {
+fn check(world: &dyn Fn() -> Boxed, rule: &Rule, send: &dyn Fn(Outcome)) {
     let world = Arc::new(world());
-    tell(match rule.unmet(&world) {
+    send(match rule.unmet(&world) {
         Some(why) => Outcome::Unmet(why),
         None => rule
             .check(&world)

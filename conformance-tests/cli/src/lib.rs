@@ -1,4 +1,4 @@
-//! The conformance suite from the command line: which rules on which runtimes, and how the result is written.
+//! The conformance suite's command line: selects rules and runtimes, and prints the result.
 
 mod column;
 mod markdown;
@@ -20,14 +20,14 @@ use conformance_console::{Status, WhileRead, write_usage};
 use conformance_tests::Patience;
 use conformance_tests::rules::{Rule, all};
 
-/// How long a rule may take before it is reported as broken. Stretched by the patience: with less of it no rule is
-/// through any sooner.
+/// The time limit of a rule, after which it is reported as broken. A longer patience stretches it; a shorter one does
+/// not shorten it.
 ///
-/// Rules give up by themselves. This is for a check that does not come that far, of which only time can tell: the runtime
-/// has blocked its thread.
+/// Rules have timeouts of their own. This limit catches a check that cannot reach them because the runtime has blocked
+/// its thread.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What stands for every runtime.
+/// The value of an option that selects every runtime.
 const ALL: &str = "all";
 
 /// Checks whether runtimes carry a pool of acceptors, rule by rule.
@@ -42,13 +42,13 @@ const ALL: &str = "all";
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Only on this runtime; may be given again.
+    /// Check only this runtime; may be repeated.
     #[arg(long, value_name = "RUNTIME", default_value = ALL)]
     runtime: Vec<String>,
-    /// Only this rule, such as S4; may be given again. `rules` prints them all.
+    /// Check only this rule, such as S4; may be repeated. `rules` lists them all.
     #[arg(long, value_name = "ID")]
     rule: Vec<String>,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -57,7 +57,7 @@ struct Arguments {
 enum Command {
     /// Prints the rule book.
     Rules {
-        /// How it is written.
+        /// Output format.
         #[arg(long, value_enum, default_value_t = BookFormat::Text)]
         format: BookFormat,
     },
@@ -65,21 +65,21 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
-    /// For people.
+    /// For a terminal.
     Table,
-    /// For a readme.
+    /// For a README.
     Markdown,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum BookFormat {
-    /// For people.
+    /// For a terminal.
     Text,
     /// For RULES.md.
     Markdown,
 }
 
-/// The command line on a choice of runtimes.
+/// The command line for a set of runtimes.
 #[derive(Debug)]
 pub struct CommandLine {
     columns: Vec<Column>,
@@ -87,7 +87,7 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// The command line on these runtimes, which become the columns of the matrix.
+    /// Creates the command line for these runtimes, the columns of the matrix.
     pub fn new(columns: Vec<Column>) -> Self {
         Self {
             columns,
@@ -95,20 +95,20 @@ impl CommandLine {
         }
     }
 
-    /// How long a rule may take before it is reported as broken. 20 s, unless set; more patience stretches it.
+    /// Sets the time limit of a rule: 20 s by default, stretched by the patience.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Does what the arguments say, of which the first is the program's name.
+    /// Runs the command line with these arguments, the first of which is the program's name.
     ///
-    /// The result goes to `out`, the progress and what is wrong with the arguments to `progress`. That nobody reads
-    /// the result to its end changes nothing of the status.
+    /// Writes the result to `out`, and the progress and usage errors to `progress`. A reader that stops reading the
+    /// result does not change the status.
     ///
     /// # Errors
     ///
-    /// What writing says.
+    /// The errors of writing.
     pub fn run(
         &self,
         arguments: impl IntoIterator<Item = OsString>,
@@ -158,7 +158,7 @@ impl CommandLine {
         Ok(Status::Success)
     }
 
-    /// What the arguments say, if the runtimes and the rules that they name are there.
+    /// Parses the arguments, and checks that the runtimes and rules exist.
     fn parse(
         &self,
         arguments: impl IntoIterator<Item = OsString>,

@@ -1,4 +1,4 @@
-//! The suite from the command line, on the runtimes that have an adapter.
+//! The conformance suite's command line, for the runtimes that have an adapter.
 
 use std::io;
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
-//! The matrix for a readme: sums by section, then rule by rule. It tells no times, so that it changes only when the result does.
+//! The matrix for a README: sums by section, then rule by rule. It contains no times, so it changes only when the
+//! result does.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! The matrix of rules by runtimes: filling it, and what it comes to.
+//! The matrix of rules by runtimes, and its results.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use super::column::{Column, Outcome};
 use conformance_tests::Broken;
 use conformance_tests::rules::Rule;
 
-/// What the rules came to on each of the runtimes.
+/// The results of the rules on each runtime.
 #[derive(Debug)]
 pub(super) struct Matrix<'a> {
     pub(super) rules: Vec<&'static Rule>,
@@ -15,7 +15,7 @@ pub(super) struct Matrix<'a> {
     pub(super) took: Duration,
 }
 
-/// What a rule came to on a runtime.
+/// The result of one rule on one runtime.
 #[derive(Debug)]
 pub(super) struct Cell {
     pub(super) rule: &'static Rule,
@@ -36,7 +36,7 @@ impl Cell {
         matches!(self.outcome, Outcome::Holds)
     }
 
-    /// Why it is left unmet, if so.
+    /// Returns why the rule is left unmet, if it is.
     pub(super) fn unmet(&self) -> Option<&'static str> {
         match self.outcome {
             Outcome::Unmet(why) => Some(why),
@@ -44,7 +44,7 @@ impl Cell {
         }
     }
 
-    /// That it does not hold, if so, in the column that it is of.
+    /// Returns the failure, if the rule does not hold.
     pub(super) fn failure<'a>(&'a self, column: &'a Column) -> Option<Failure<'a>> {
         let Outcome::Broken(broken) = &self.outcome else {
             return None;
@@ -58,7 +58,7 @@ impl Cell {
 }
 
 impl<'a> Matrix<'a> {
-    /// Checks each rule on each of the runtimes, one after the other, and tells how it goes.
+    /// Checks each rule on each runtime in turn, and prints the progress.
     pub(super) fn fill(
         columns: Vec<&'a Column>,
         rules: Vec<&'static Rule>,
@@ -98,14 +98,14 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// What does not hold.
+    /// Returns the failures.
     pub(super) fn broken(&self) -> impl Iterator<Item = Failure<'_>> {
         self.columns
             .iter()
             .flat_map(|(column, cells)| cells.iter().filter_map(|cell| cell.failure(column)))
     }
 
-    /// What is left unmet, a line each.
+    /// Returns a line for each rule that is left unmet.
     pub(super) fn unmet(&self) -> impl Iterator<Item = String> {
         self.columns.iter().flat_map(|(column, cells)| {
             cells.iter().filter_map(|cell| {
@@ -119,7 +119,7 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// The totals in a line.
+    /// Returns a line with the totals.
     pub(super) fn totals(&self) -> String {
         let count = self.columns.len() * self.rules.len();
         let broken = self.broken().count();
@@ -156,16 +156,17 @@ pub(super) struct Failure<'a> {
 }
 
 impl Failure<'_> {
-    /// Where the cause may lie.
+    /// Returns a hint at the cause.
     pub(super) fn check(&self) -> &'static str {
-        let elsewhere = "do the rules about the runtime and its listener alone hold? Begin with one that does not";
-        self.broken.check.unwrap_or(elsewhere)
+        let by_default =
+            "do the rules of the runtime and its listener alone (T and K) hold? Fix those first";
+        self.broken.check.unwrap_or(by_default)
     }
 
-    /// All that is to be told of it.
+    /// Returns the message of the failure.
     pub(super) fn text(&self) -> String {
-        let told = self.rule.failure(&self.broken.clone().check(self.check()));
+        let failure = self.rule.failure(&self.broken.clone().check(self.check()));
         let (runtime, id) = (self.column.runtime, self.rule.id);
-        format!("{told}\nagain:    --runtime {runtime} --rule {id}")
+        format!("{failure}\nagain:    --runtime {runtime} --rule {id}")
     }
 }

@@ -9,7 +9,7 @@ use conformance_tests::rules::Rule;
 pub(super) struct Section {
     pub(super) letter: &'static str,
     pub(super) title: &'static str,
-    /// What its rules rely on.
+    /// The terms and conditions that its rules rely on.
     preface: &'static str,
 }
 
@@ -22,7 +22,7 @@ const fn plain(letter: &'static str, title: &'static str) -> Section {
 }
 
 pub(super) const SECTIONS: [Section; 14] = [
-    plain("B", "the behaviour"),
+    plain("B", "callbacks of the acceptor"),
     Section {
         letter: "E",
         title: "how children end",
@@ -30,35 +30,35 @@ pub(super) const SECTIONS: [Section; 14] = [
     },
     plain("I", "restart intensity"),
     plain("L", "listeners"),
-    plain("N", "signals to a connection"),
+    plain("N", "latches of a connection"),
     Section {
         letter: "S",
         title: "stopping",
         preface: "Order: lame duck (optional) → listeners closed → grace → stop → kill.\n",
     },
-    plain("Q", "looking in"),
-    plain("R", "changing a running pool"),
+    plain("Q", "introspection"),
+    plain("R", "reconfiguration"),
     plain("A", "accept errors"),
-    plain("V", "bad input"),
+    plain("V", "invalid input"),
     plain("O", "reports"),
     Section {
         letter: "H",
         title: "handshakes",
-        preface: "A *handshake* is what a listener does with an accepted stream before `serve` gets it: TLS, a PROXY header, both.\n",
+        preface: "A *handshake* prepares an accepted stream before `serve` gets it: TLS, a PROXY header, or both.\n",
     },
     Section {
         letter: "T",
         title: "the runtime alone",
-        preface: "Checked without a pool: where one of these is broken, the fault lies in the runtime or in its adapter.\n",
+        preface: "Checked without a pool: a failure is the fault of the runtime or its adapter.\n",
     },
     Section {
         letter: "K",
         title: "the listener and its streams alone",
-        preface: "Checked without a pool: where one of these is broken, the fault lies in the listener, the stream or the adapter.\n",
+        preface: "Checked without a pool: a failure is the fault of the listener, the stream or the adapter.\n",
     },
 ];
 
-/// Where a rule belongs.
+/// Returns the section of a rule.
 pub(super) fn section(rule: &Rule) -> Option<&'static Section> {
     let letter = rule.id.trim_end_matches(|c: char| c.is_ascii_digit());
     SECTIONS.iter().find(|section| section.letter == letter)

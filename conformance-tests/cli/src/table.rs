@@ -1,4 +1,4 @@
-//! The matrix for people: a table, what is broken, and the totals.
+//! The matrix for a terminal: a table, the failures, and the totals.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! The runtimes that have an adapter, and others to compare them with.
+//! The runtimes that have an adapter, and other worlds for comparison.
 
 pub mod apart;
 pub mod async_std;
@@ -13,7 +13,7 @@ use conformance_tests::reference::Reference;
 
 use crate::column::Column;
 
-/// A column of the matrix for each runtime, or for each of its ways to run.
+/// Returns a column for each runtime, or for each of its configurations.
 pub fn columns() -> Vec<Column> {
     vec![
         Column::new("tokio", "tokio, two threads", || {

@@ -1,4 +1,4 @@
-//! Tokio keeps every rule of the contract with a pool on one runtime and its listeners on another.
+//! Tokio meets every rule with a pool on one runtime and its listeners on another.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 conformance_tests::suite!(Apart::default());
 
 #[test]
-fn connections_are_served_on_the_runtime_of_the_listeners() {
+fn served_on_the_listeners_runtime() {
     let world = Arc::new(Boxed::new(Apart::default()));
     let (served, stage) = (Record::default(), Arc::clone(&world));
     let serving = served.clone();

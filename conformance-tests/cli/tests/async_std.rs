@@ -1,4 +1,4 @@
-//! Async-std keeps every rule of the contract.
+//! Async-std meets every rule.
 
 use conformance_cli::worlds::async_std::AsyncStd;
 use conformance_tests::Real;

@@ -1,4 +1,4 @@
-//! The command line on runtimes that break rules: what it tells of a failure, a panic and a check without an end.
+//! The command line on runtimes that break rules: output for a failure, a panic and a check that does not end.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -14,11 +14,11 @@ use conformance_console::Status;
 use conformance_tests::rules::{all, test_within};
 use conformance_tests::{Harness, Patience, Real};
 
-/// What is wrong with a runtime.
+/// The fault of a runtime.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     NoListener(&'static str),
-    /// It breaks each rule with this error, and says that it leaves B4 and K6 unmet.
+    /// It breaks each rule with an error, and declares B4 and K6 unmet.
     LeavesUnmet,
     PanicsInRun,
     NeverEnds,
@@ -78,17 +78,17 @@ fn faulty(fault: Fault) -> Column {
     })
 }
 
-/// How it ends with these arguments, what is printed, and what is told meanwhile.
+/// Runs the command line, and returns its status, output and progress.
 fn run(command_line: &CommandLine, arguments: &str) -> (Status, String, String) {
     let arguments = ["conformance-cli"].into_iter().chain(arguments.split(' '));
     let (mut out, mut progress) = (Vec::new(), Vec::new());
     let status = command_line.run(arguments.map(OsString::from), &mut out, &mut progress);
-    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
-    let status = status.expect("memory takes all that is written");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
+    let status = status.expect("writing to memory succeeds");
     (status, text(out), text(progress))
 }
 
-/// What is printed of rule B4 on these runtimes, of which the faulty one breaks it.
+/// Returns the output for rule B4 on these runtimes, of which the faulty one breaks it.
 #[track_caller]
 fn printed_on(columns: Vec<Column>, limit: Duration, format: &str) -> String {
     let command_line = CommandLine::new(columns).limit(limit);
@@ -98,7 +98,7 @@ fn printed_on(columns: Vec<Column>, limit: Duration, format: &str) -> String {
     out
 }
 
-/// What is printed of rule B4 on the faulty runtime, next to a correct one.
+/// Returns the output for rule B4 on a correct and a faulty runtime.
 #[track_caller]
 fn printed(fault: Fault, format: &str) -> String {
     let sound = Column::new("tokio", "tokio", || Real::new(Tokio::current_thread()));
@@ -111,7 +111,7 @@ fn sentence() -> &'static str {
     rule.expect("B4 is a rule").sentence
 }
 
-/// What a table consists of: the matrix, the failure and the totals.
+/// Splits a table into the matrix, the failure and the totals.
 #[track_caller]
 fn parts(table: &str) -> [&str; 3] {
     let parts: Vec<_> = table.split("\n\n").collect();
@@ -119,68 +119,68 @@ fn parts(table: &str) -> [&str; 3] {
 }
 
 #[track_caller]
-fn check_failure(told: &str, failure: &str) {
+fn check_failure(text: &str, failure: &str) {
     let sentence = sentence();
     let expected = format!(
         "on faulty tokio:\nB4 (MUST) does not hold.\nrule:     {sentence}\n{failure}\nagain:    --runtime faulty --rule B4"
     );
-    assert_eq!(told, expected);
+    assert_eq!(text, expected);
 }
 
 #[track_caller]
-fn tells(fault: Fault, failure: &str) {
+fn check_table(fault: Fault, failure: &str) {
     let table = printed(fault, "table");
-    let [matrix, told, totals] = parts(&table);
+    let [matrix, text, totals] = parts(&table);
     assert_eq!(
         matrix,
         "rule  tokio   faulty tokio\n\
          B4    holds   BROKEN\n      \
                1 of 1  0 of 1"
     );
-    check_failure(told, failure);
+    check_failure(text, failure);
     let said = "1 rule in 2 columns: 1 of 2 hold, 1 BROKEN (";
     assert!(totals.starts_with(said), "{totals}");
 }
 
 #[test]
-fn a_failure_tells_the_rule_its_sentence_what_was_expected_what_was_seen_and_what_to_check() {
-    tells(
+fn failure_has_all_its_parts() {
+    check_table(
         Fault::NoListener("no listener today"),
         "expected: a listener is bound\n\
          seen:     no listener today\n\
-         check:    do the rules about the runtime and its listener alone hold? Begin with one that does not",
+         check:    do the rules of the runtime and its listener alone (T and K) hold? Fix those first",
     );
 }
 
 #[test]
-fn a_panic_outside_of_the_tasks_is_a_failure_of_the_rule() {
-    tells(
+fn panic_outside_the_tasks_is_a_failure() {
+    check_table(
         Fault::PanicsInRun,
-        "expected: the check comes to an end\n\
+        "expected: the check ends\n\
          seen:     it panicked: there is no runtime\n\
-         check:    does the harness panic, or the runtime outside of its tasks?",
+         check:    does the harness panic, or the runtime outside its tasks?",
     );
 }
 
 #[test]
-fn a_check_without_an_end_is_a_failure_of_the_rule() {
-    // Alone, for the limit must be no bound on a correct runtime.
+fn endless_check_is_a_failure() {
+    // Alone, because the limit must not bound a correct runtime.
     let alone = vec![faulty(Fault::NeverEnds)];
     let limit = Duration::from_millis(500);
     let table = printed_on(alone, limit, "table");
-    let [_, told, _] = parts(&table);
+    let [_, text, _] = parts(&table);
     let limit = Patience::expect_from_environment().stretch(limit);
     let failure = format!(
-        "expected: the check comes to an end\n\
+        "expected: the check ends\n\
          seen:     it did not end within {limit:?}\n\
-         check:    does the runtime lose a wake, or block a thread that it needs? Is the machine this slow? CONFORMANCE_PATIENCE=4 waits four times as long"
+         check:    does the runtime lose a wake, or block a thread that it needs? Is the machine too slow? CONFORMANCE_PATIENCE=4 waits four times as long"
     );
-    check_failure(told, &failure);
+    check_failure(text, &failure);
 }
 
-/// As `suite!` does, in the tests of whoever brings a runtime.
+/// As `suite!` does in an adapter's tests.
 #[test]
-fn test_of_a_rule_that_does_not_end_fails_and_names_the_rule() {
+fn test_of_an_endless_rule_names_it() {
     let limit = Duration::from_millis(500);
     let world = Real::new(Faulty {
         tokio: Tokio::current_thread(),
@@ -193,23 +193,21 @@ fn test_of_a_rule_that_does_not_end_fails_and_names_the_rule() {
     let tested = catch_unwind(AssertUnwindSafe(|| {
         test_within(world, name.expect("B4 is a rule"), limit)
     }));
-    let told = tested.expect_err("it does not end");
-    let told = told
-        .downcast_ref::<String>()
-        .expect("it panics with a text");
+    let text = tested.expect_err("the test times out");
+    let text = text.downcast_ref::<String>().expect("the panic has a text");
     let limit = Patience::expect_from_environment().stretch(limit);
-    assert!(told.starts_with("B4 (MUST) does not hold.\n"), "{told}");
+    assert!(text.starts_with("B4 (MUST) does not hold.\n"), "{text}");
     assert!(
-        told.contains(&format!("seen:     it did not end within {limit:?}\n")),
-        "{told}"
+        text.contains(&format!("seen:     it did not end within {limit:?}\n")),
+        "{text}"
     );
 }
 
 #[test]
-fn markdown_tells_the_failure() {
+fn markdown_has_the_failure() {
     let text = printed(Fault::NoListener("no listener today"), "markdown");
     for line in [
-        "| B: the behaviour | 1 of 1 | 0 of 1 |",
+        "| B: callbacks of the acceptor | 1 of 1 | 0 of 1 |",
         "| B4 | holds | BROKEN |",
         "On faulty tokio:",
         "seen:     no listener today",
@@ -220,7 +218,7 @@ fn markdown_tells_the_failure() {
 }
 
 #[test]
-fn a_should_that_is_left_unmet_says_why_and_fails_nothing() {
+fn unmet_should_is_no_failure() {
     let command_line = CommandLine::new(vec![faulty(Fault::LeavesUnmet)]);
     let (status, table, _) = run(&command_line, "--rule K6");
     assert_eq!(status, Status::Success);
@@ -231,7 +229,7 @@ fn a_should_that_is_left_unmet_says_why_and_fails_nothing() {
 }
 
 #[test]
-fn a_must_cannot_be_left_unmet() {
+fn must_cannot_be_left_unmet() {
     let command_line = CommandLine::new(vec![faulty(Fault::LeavesUnmet)]);
     let (status, table, _) = run(&command_line, "--rule B4");
     assert_eq!(status, Status::Broken);
@@ -239,7 +237,7 @@ fn a_must_cannot_be_left_unmet() {
 }
 
 #[test]
-fn the_exit_codes_are_0_1_and_2() {
+fn exit_codes_are_0_1_and_2() {
     for (status, code) in [
         (Status::Success, 0),
         (Status::Broken, 1),

@@ -4,9 +4,9 @@ use std::process::{Command, Output};
 
 use conformance_tests::rules::all;
 
-const RENEW: &str = "RULES.md is out of date: `.ci/renew` renews it";
+const RENEW: &str = "RULES.md is out of date: run `.ci/renew`";
 
-/// Runs the program; its exit code, what it printed, and what it told meanwhile.
+/// Runs the program, and returns its exit code, output and progress.
 fn run(arguments: &str) -> (Option<i32>, String, String) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-cli"));
     finished(program.args(arguments.split_whitespace()))
@@ -17,12 +17,12 @@ fn finished(program: &mut Command) -> (Option<i32>, String, String) {
         status,
         stdout,
         stderr,
-    } = program.output().expect("the program can be run");
-    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    } = program.output().expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
     (status.code(), text(stdout), text(stderr))
 }
 
-/// What it prints, if all is well.
+/// Returns the output of a successful run.
 #[track_caller]
 fn printed(arguments: &str) -> String {
     let (code, out, progress) = run(arguments);
@@ -50,13 +50,13 @@ fn ids() -> Vec<&'static str> {
 }
 
 #[test]
-fn a_runtime_that_is_not_there_is_bad_usage_and_the_choice_is_told() {
+fn unknown_runtime_lists_the_choice() {
     let (_, help, _) = run("--help");
     let choice = help.lines().find_map(|line| {
         let (_, choice) = line.split_once("[possible values: tokio")?;
         Some(format!("tokio{}", choice.trim_end_matches(']')))
     });
-    let choice = choice.expect("the help tells the runtimes");
+    let choice = choice.expect("the help lists the runtimes");
     misused(
         "--runtime node",
         &format!(
@@ -66,7 +66,7 @@ fn a_runtime_that_is_not_there_is_bad_usage_and_the_choice_is_told() {
 }
 
 #[test]
-fn a_rule_that_is_not_there_is_bad_usage_and_the_rules_are_told() {
+fn unknown_rule_lists_the_choice() {
     let choice = ids().join(", ");
     misused(
         "--rule Z1",
@@ -75,7 +75,7 @@ fn a_rule_that_is_not_there_is_bad_usage_and_the_rules_are_told() {
 }
 
 #[test]
-fn a_format_that_is_not_there_is_bad_usage_and_the_choice_is_told() {
+fn unknown_format_lists_the_choice() {
     misused(
         "--format xml",
         "error: invalid value 'xml' for '--format <FORMAT>'\n  [possible values: table, markdown]",
@@ -87,7 +87,7 @@ fn a_format_that_is_not_there_is_bad_usage_and_the_choice_is_told() {
 }
 
 #[test]
-fn an_argument_that_is_none_is_bad_usage() {
+fn unknown_argument_is_bad_usage() {
     misused("--speed 3", "error: unexpected argument '--speed' found");
     misused("rule", "error: unrecognized subcommand 'rule'");
     misused(
@@ -97,7 +97,7 @@ fn an_argument_that_is_none_is_bad_usage() {
 }
 
 #[test]
-fn a_patience_that_is_no_factor_is_bad_usage() {
+fn invalid_patience_is_bad_usage() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-cli"));
     refused(
         program.env("CONFORMANCE_PATIENCE", "long"),
@@ -109,12 +109,12 @@ fn a_patience_that_is_no_factor_is_bad_usage() {
 #[cfg(target_os = "linux")]
 fn full() -> std::fs::File {
     let options = std::fs::OpenOptions::new().write(true).open("/dev/full");
-    options.expect("the system has one")
+    options.expect("the system has `/dev/full`")
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_result_or_a_progress_that_cannot_be_written_is_no_success() {
+fn unwritable_output_is_an_error() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-cli"));
     let (code, _, told) = finished(program.arg("rules").stdout(full()));
     let error = "error: the result cannot be written: ";
@@ -128,7 +128,7 @@ fn a_result_or_a_progress_that_cannot_be_written_is_no_success() {
 }
 
 #[test]
-fn the_help_tells_the_exit_codes() {
+fn help_has_the_exit_codes() {
     let help = printed("--help");
     assert!(
         help.contains("0 all rules hold, 1 a rule is broken, 2 bad usage"),
@@ -137,9 +137,11 @@ fn the_help_tells_the_exit_codes() {
 }
 
 #[test]
-fn a_table_has_a_row_for_each_rule_a_column_for_each_way_to_run_and_the_totals() {
+fn table_has_rows_columns_and_totals() {
     let table = printed("--runtime tokio --rule b4 --rule I2");
-    let (matrix, totals) = table.split_once("\n\n").expect("the totals are apart");
+    let (matrix, totals) = table
+        .split_once("\n\n")
+        .expect("a blank line separates the totals");
     assert_eq!(
         matrix,
         "rule  tokio, two threads  tokio, one thread\n\
@@ -152,19 +154,23 @@ fn a_table_has_a_row_for_each_rule_a_column_for_each_way_to_run_and_the_totals()
 }
 
 #[test]
-fn runtimes_and_rules_are_chosen_in_any_case() {
+fn selection_ignores_case() {
     let table = printed("--runtime TOKIO --rule b4");
     let said = "1 rule in 2 columns: all 2 hold (";
     assert!(table.contains(said), "{table}");
 }
 
 #[test]
-fn progress_is_told_check_by_check_apart_from_the_result() {
+fn progress_has_a_line_for_each_check() {
     let (code, _, progress) = run("--runtime tokio --rule B4");
     assert_eq!(code, Some(0));
     let told: Vec<_> = progress
         .lines()
-        .map(|line| line.rsplit_once(" (").expect("the time comes last").0)
+        .map(|line| {
+            line.rsplit_once(" (")
+                .expect("the line ends with the time")
+                .0
+        })
         .collect();
     assert_eq!(
         told,
@@ -176,7 +182,7 @@ fn progress_is_told_check_by_check_apart_from_the_result() {
 }
 
 #[test]
-fn markdown_has_sums_by_section_and_a_row_for_each_rule() {
+fn markdown_has_sums_and_rows() {
     assert_eq!(
         printed("--rule B4 --rule I2 --runtime tokio --format markdown"),
         "| section | tokio, two threads | tokio, one thread |
@@ -200,7 +206,7 @@ fn markdown_has_sums_by_section_and_a_row_for_each_rule() {
 }
 
 #[test]
-fn the_rule_book_has_every_rule_with_its_level_and_sentence() {
+fn rule_book_has_every_rule() {
     let (text, markdown) = (printed("rules"), printed("rules --format markdown"));
     for rule in all() {
         let (id, level, sentence) = (rule.id, rule.level, rule.sentence);
@@ -213,7 +219,7 @@ fn the_rule_book_has_every_rule_with_its_level_and_sentence() {
 }
 
 #[test]
-fn rules_md_is_what_the_rule_book_prints() {
+fn rules_md_is_up_to_date() {
     let printed = printed("rules --format markdown");
     assert!(printed == include_str!("../../RULES.md"), "{RENEW}");
     let guide = include_str!("../../../acceptor-core/src/guide/rules.md");

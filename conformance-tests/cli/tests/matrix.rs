@@ -4,17 +4,17 @@ use std::process::Command;
 
 use conformance_tests::rules::all;
 
-const RENEW: &str = "CONFORMANCE.md is out of date: `.ci/renew` renews it";
+const RENEW: &str = "CONFORMANCE.md is out of date: run `.ci/renew`";
 
-/// The matrix of one rule, as the program prints it.
+/// Returns the matrix of one rule, as the program prints it.
 fn printed() -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-cli"));
     let output = program
         .args(["--rule", "B4", "--format", "markdown"])
         .output();
-    let output = output.expect("the program can be run");
+    let output = output.expect("the program starts");
     assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).expect("it writes UTF-8")
+    String::from_utf8(output.stdout).expect("the output is UTF-8")
 }
 
 #[test]
@@ -22,8 +22,8 @@ fn matrix_has_every_rule_and_every_runtime() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../CONFORMANCE.md");
     let page = std::fs::read_to_string(page).expect("the page is in the repository");
     let begin = page.split_once("<!-- matrix: begin -->\n");
-    let (_, rest) = begin.expect("the matrix begins");
-    let (matrix, _) = rest.split_once("<!-- matrix: end -->").expect("it ends");
+    let (_, rest) = begin.expect("the page has the begin marker");
+    let (matrix, _) = rest.split_once("<!-- matrix: end -->").expect("the page has the end marker");
     assert!(!matrix.contains("BROKEN"), "{matrix}");
     let now = printed();
     let heads = |text: &str| {

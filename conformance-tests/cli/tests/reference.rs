@@ -1,4 +1,4 @@
-//! The runtime that is written to be read keeps every rule of the contract.
+//! The reference runtime meets every rule.
 
 use conformance_tests::Real;
 use conformance_tests::reference::Reference;

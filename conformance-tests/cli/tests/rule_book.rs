@@ -1,4 +1,4 @@
-//! The list of rules is sound: ids in order, names that tests can be filtered by, failures that say what broke.
+//! The list of rules: ids in order, names by which tests can be filtered, complete failures.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use conformance_tests::rules::{Level, all};
 use conformance_tests::{Boxed, Broken, Real};
 
 #[test]
-fn each_rule_has_a_name_that_begins_with_its_id_and_a_sentence() {
+fn names_begin_with_the_rules_id() {
     let rules = all();
     assert!(!rules.is_empty());
     for rule in rules {
@@ -23,21 +23,26 @@ fn each_rule_has_a_name_that_begins_with_its_id_and_a_sentence() {
 }
 
 #[test]
-fn ids_are_there_once_and_in_the_order_of_the_contract() {
+fn ids_are_unique_and_in_order() {
     const SECTIONS: &str = "BEILNSQRAVOHTK";
     let place = |id: &str| {
         let (letter, number) = id.split_at(1);
-        let section = SECTIONS.find(letter).expect("the letter is a section's");
-        (section, number.parse::<u32>().expect("a number follows"))
+        let section = SECTIONS.find(letter).expect("each letter has a section");
+        (
+            section,
+            number
+                .parse::<u32>()
+                .expect("the letter is followed by a number"),
+        )
     };
     let places: Vec<_> = all().iter().map(|rule| place(rule.id)).collect();
     assert!(places.is_sorted_by(|one, next| one < next), "{places:?}");
 }
 
 #[test]
-fn a_failure_tells_the_rule_its_sentence_what_was_expected_what_was_seen_and_what_to_check() {
+fn failure_has_all_its_parts() {
     let rules = all();
-    let rule = rules.first().expect("there are rules");
+    let rule = rules.first().expect("the list is not empty");
     let broken = Broken::new("the moon", "the sun").check("is it night?");
     let lines = rule.failure(&broken);
     let level = Level::Must;
@@ -49,7 +54,7 @@ fn a_failure_tells_the_rule_its_sentence_what_was_expected_what_was_seen_and_wha
 }
 
 #[test]
-fn a_rule_that_holds_tells_nothing() {
+fn met_rule_has_no_failure() {
     let world = Arc::new(Boxed::new(Real::new(Tokio::current_thread())));
     let rules = all();
     let rule = rules

@@ -9,7 +9,7 @@ use conformance_tests::rules::all;
 conformance_tests::suite!(Simulated::new(1));
 
 #[test]
-fn every_rule_holds_whatever_the_seed() {
+fn every_rule_holds_with_any_seed() {
     let mut broken = Vec::new();
     for seed in 2..10 {
         for rule in all() {

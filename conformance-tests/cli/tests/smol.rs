@@ -1,4 +1,4 @@
-//! Smol keeps every rule of the contract, on its global executor and on one of its own.
+//! Smol meets every rule, on its global executor and on a separate one.
 
 use conformance_cli::worlds::smol::Smol;
 use conformance_tests::Real;
@@ -7,6 +7,6 @@ mod on_the_global_executor {
     conformance_tests::suite!(super::Real::new(super::Smol::global()));
 }
 
-mod on_an_executor_of_its_own {
+mod on_a_separate_executor {
     conformance_tests::suite!(super::Real::new(super::Smol::own_executor()));
 }

@@ -1,4 +1,4 @@
-//! Tokio keeps every rule of the contract, on several threads and on one.
+//! Tokio meets every rule, multi-threaded and single-threaded.
 
 use conformance_cli::worlds::tokio::Tokio;
 use conformance_tests::Real;

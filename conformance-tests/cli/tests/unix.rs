@@ -1,4 +1,4 @@
-//! Tokio keeps every rule of the contract on Unix sockets, too.
+//! Tokio meets every rule on Unix sockets, too.
 #![cfg(target_os = "linux")]
 
 use conformance_cli::worlds::tokio::Tokio;

@@ -1,8 +1,8 @@
-//! Numbers that are long, with their thousands apart.
+//! Numbers with thousands separators.
 
 use std::fmt::Display;
 
-/// A whole number with a comma before each three digits.
+/// Formats a whole number with commas between groups of three digits.
 pub fn grouped(number: impl Display) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_apart() {
+    fn thousands_are_separated() {
         for (number, text) in [
             (0, "0"),
             (999, "999"),

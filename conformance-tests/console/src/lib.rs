@@ -1,4 +1,5 @@
-//! What the command lines of the conformance tests share: exit codes, panics, and output as long as it is read.
+//! Code shared by the command lines of the conformance tests: exit codes, panics, and output to a reader that may stop
+//! early.
 
 mod grouped;
 mod panics;
@@ -13,14 +14,14 @@ pub use self::grouped::grouped;
 pub use self::panics::{caught, silence_panics};
 pub use self::while_read::WhileRead;
 
-/// How a run of a command line ended; it becomes the exit code.
+/// The result of a command line, which becomes the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// All holds, or what was asked for is printed.
+    /// Everything holds, or the requested output is printed.
     Success,
-    /// Something does not hold, or was not checked.
+    /// A check failed or did not run.
     Broken,
-    /// The arguments or the environment have no meaning.
+    /// The arguments or the environment are invalid.
     Usage,
 }
 
@@ -34,14 +35,14 @@ impl From<Status> for ExitCode {
     }
 }
 
-/// A limit is used up in this many parts: a machine that stands still for a while uses up one of them.
+/// A limit is spent in this many parts, so that a machine that stalls uses up only one of them.
 const PARTS: u32 = 20;
 
 /// Receives a value within a limit.
 ///
 /// # Errors
 ///
-/// If none comes in that time, or the sender is gone.
+/// If no value arrives in that time, or the sender is gone.
 pub fn receive<T>(from: &Receiver<T>, limit: Duration) -> Result<T, RecvTimeoutError> {
     let received = (1..PARTS)
         .map(|_| from.recv_timeout(limit / PARTS))
@@ -49,25 +50,25 @@ pub fn receive<T>(from: &Receiver<T>, limit: Duration) -> Result<T, RecvTimeoutE
     received.unwrap_or_else(|| from.recv_timeout(limit / PARTS))
 }
 
-/// The exit code of a command line that ended so; an error of writing is printed to standard error.
+/// Converts the result of a command line to its exit code, and prints an error of writing to standard error.
 pub fn exit_code(ended: io::Result<Status>) -> ExitCode {
     match ended {
         Ok(status) => status.into(),
-        // The reader has left before the end.
+        // The reader stopped before the end.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
-            // Standard error may be the very stream that cannot be written to.
+            // Standard error may be the very stream that cannot be written.
             let _ = writeln!(io::stderr(), "error: the result cannot be written: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Writes what the parser says of arguments that it did not take: help to `out`, an error to `progress`.
+/// Writes the parser's message about rejected arguments: help to `out`, an error to `progress`.
 ///
 /// # Errors
 ///
-/// What writing returns.
+/// The errors of writing.
 pub fn write_usage(
     text: &dyn std::fmt::Display,
     is_error: bool,

@@ -1,11 +1,11 @@
-//! What is printed, as long as somebody reads it. Whether all holds does not depend on that.
+//! Output to a reader that may stop early, which does not change the result.
 
 use std::fmt;
 use std::io::{self, Write};
 
-/// Writes on while somebody reads; from then on what is written is lost, and that is no error.
+/// Writes until the reader stops reading; later output is discarded without an error.
 pub struct WhileRead<'a> {
-    /// `None` once nobody reads any more.
+    /// `None` once the reader has stopped.
     out: Option<&'a mut dyn Write>,
 }
 
@@ -54,7 +54,7 @@ impl Write for WhileRead<'_> {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes; then it fails in this way.
+    /// Accepts this many bytes, then fails with this error.
     struct Taking {
         bytes: usize,
         error: io::ErrorKind,
@@ -88,13 +88,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_who_leaves_is_no_error() {
+    fn broken_pipe_is_no_error() {
         assert!(written(io::ErrorKind::BrokenPipe).is_ok());
     }
 
     #[test]
-    fn a_full_disk_is_an_error() {
-        let error = written(io::ErrorKind::StorageFull).expect_err("it is full");
+    fn full_disk_is_an_error() {
+        let error = written(io::ErrorKind::StorageFull).expect_err("the disk is full");
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 }

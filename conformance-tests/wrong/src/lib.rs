@@ -1,10 +1,9 @@
-//! Deliberately wrong runtimes, listeners and pools: the suite is itself tested.
+//! Deliberately wrong runtimes, listeners and pools, which test the suite itself.
 //!
-//! [`Wrong`] is a world with a flaw, around a world without: its runtime
-//! ([`RuntimeFlaw`]) and its listeners ([`ListenerFlaw`]) err by themselves; its
-//! pools are the core's own, tampered with from all sides ([`Tamper`]). The
-//! table (`table`) says which flaw breaks which rule, with which words, and
-//! which rules it leaves alone. `tests/wrong.rs` holds the suite to it.
+//! [`Wrong`] is a world with a flaw, wrapped around a correct world. Its runtime ([`RuntimeFlaw`])
+//! and its listeners ([`ListenerFlaw`]) have flaws of their own; its pools are the core's own,
+//! tampered with at every interface ([`Tamper`]). The table (`table`) says which flaw breaks which
+//! rule, with which text of the failure, and which rules still hold. `tests/wrong.rs` checks it.
 
 mod listener;
 mod runtime;
@@ -29,16 +28,16 @@ pub use runtime::{RuntimeFlaw, WrongRuntime};
 pub use stream::{StreamFlaw, WrongIo};
 pub use table::{Case, table};
 
-/// What is wrong: the runtime, the listeners, the streams, or the pools.
+/// The flaw of a world: in its runtime, its listeners, its streams, or its pools.
 #[derive(Debug, Clone)]
 pub enum Flaw {
-    /// The runtime.
+    /// A flaw of the runtime.
     Runtime(RuntimeFlaw),
-    /// The listeners.
+    /// A flaw of the listeners.
     Listener(ListenerFlaw),
-    /// The streams.
+    /// A flaw of the streams.
     Stream(StreamFlaw),
-    /// The pools.
+    /// A flaw of the pools.
     Pool(Arc<Tamper>),
 }
 
@@ -76,7 +75,7 @@ pub struct Wrong<W: IpWorld> {
 }
 
 impl<W: IpWorld> Wrong<W> {
-    /// The same world, with a flaw, and with a patience for what will not come.
+    /// Adds a flaw to a world, and sets how long its checks wait.
     pub fn new(world: W, flaw: Flaw, patience: Patience) -> Self {
         let runtime = WrongRuntime::new(world.runtime(), flaw.clone());
         Self {
@@ -143,10 +142,10 @@ impl<W: IpWorld> World for Wrong<W> {
     fn listen_with(&self, socket: TcpListener) -> Option<io::Result<Self::Listener>> {
         let made = self.world.listen_with(socket)?;
         let made = match self.flaw {
-            Flaw::Listener(ListenerFlaw::OfAnything) => {
+            Flaw::Listener(ListenerFlaw::AcceptsAnySocket) => {
                 made.or_else(|_| self.world.listen().map(|(listener, _)| listener))
             }
-            Flaw::Listener(ListenerFlaw::RefusesWithoutAWord) => {
+            Flaw::Listener(ListenerFlaw::RefusesWithoutReason) => {
                 made.map_err(|error| error.kind().into())
             }
             _ => made,

@@ -1,4 +1,4 @@
-//! Listeners that err.
+//! Listeners with flaws.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,48 +16,48 @@ use futures::FutureExt;
 
 use super::runtime::woken_first;
 
-/// What is wrong with a listener.
+/// The flaw of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerFlaw {
-    /// An accept that is dropped while it waits takes the next connection with it.
-    EatsWhenDropped,
-    /// Every third connection is thrown away.
-    EatsEveryThird,
-    /// Whoever polled last is woken, nobody else.
+    /// An `accept` that is dropped while it waits takes the next connection with it.
+    LosesWhenDropped,
+    /// Every third connection is dropped.
+    LosesEveryThird,
+    /// Only the last poller is woken.
     OneWaker,
-    /// Who polled first is woken, whoever polls later.
-    WakesWhoPolledFirst,
-    /// Never accepts anything after the first connection.
+    /// The first poller is woken, whichever polls later.
+    WakesFirstPoller,
+    /// Only the first connection is accepted.
     OnlyOne,
-    /// A connection wakes once more for each listener that was made before.
-    Herd,
-    /// An error is swallowed, and accept tried again.
+    /// A connection causes an extra wake-up for each listener that was made before.
+    ExtraWakes,
+    /// An error is swallowed, and `accept` is retried.
     SwallowsErrors,
-    /// An error becomes another one.
+    /// An error is replaced by another.
     ChangesErrors,
-    /// The listener's address is given for the stream's.
-    ListenersForStreams,
-    /// The local address is given for the peer's.
+    /// The listener's address is returned as the stream's.
+    ListenerAddressForStream,
+    /// The local address is returned as the peer's.
     LocalForPeer,
     /// The port is not resolved.
     PortZero,
     /// The socket stays open when the listener is dropped.
     StaysOpen,
-    /// Each accept waits for a while, though a connection is there.
-    TakesItsTime,
-    /// All connections that are there are taken at once, and kept for who asks later.
-    TakesAhead,
-    /// Of the connections that are there the last is served first.
-    LastComeFirst,
-    /// A connection is kept in the call of `accept` while other tasks have their turn.
-    HoldsOverATurn,
-    /// A listener is made of anything.
-    OfAnything,
-    /// What is refused is not told what it is.
-    RefusesWithoutAWord,
+    /// Each `accept` is delayed even if a connection is queued.
+    DelaysAccept,
+    /// All queued connections are accepted at once, and kept for later calls.
+    AcceptsAhead,
+    /// The last of the queued connections is served first.
+    LastFirst,
+    /// A call of `accept` holds a connection while other tasks are polled.
+    HoldsWhilePending,
+    /// The constructor takes any socket.
+    AcceptsAnySocket,
+    /// The constructor's error does not name its reason.
+    RefusesWithoutReason,
 }
 
-/// A listener that errs.
+/// A listener with a flaw.
 pub struct WrongListener<L: Listener, R> {
     listener: Arc<L>,
     flaw: Option<ListenerFlaw>,
@@ -69,7 +69,7 @@ pub struct WrongListener<L: Listener, R> {
     taken: Mutex<VecDeque<(L::Io, L::Addr)>>,
 }
 
-/// A stream, and what its local address is said to be.
+/// A stream, and the local address that it reports.
 #[derive(Debug)]
 pub struct WrongStream<S> {
     /// The stream.
@@ -77,12 +77,12 @@ pub struct WrongStream<S> {
     local_addr: Option<SocketAddr>,
 }
 
-/// Who polled last.
+/// The waker of the last poll.
 #[derive(Default)]
 pub(super) struct Last(Mutex<Option<Waker>>);
 
 impl Last {
-    /// A waker that wakes who polled last.
+    /// Returns a waker that wakes the last poller.
     pub(super) fn polled_by(self: &Arc<Self>, cx: &Context<'_>) -> Waker {
         let last = cx.waker().clone();
         let before = self
@@ -137,7 +137,7 @@ impl<L: Listener, R> fmt::Debug for WrongListener<L, R> {
     }
 }
 
-/// Counts an accept that is dropped before it is done.
+/// Counts an `accept` that is dropped before it completes.
 struct Unfinished<'a>(Option<&'a AtomicUsize>);
 
 impl Drop for Unfinished<'_> {
@@ -158,7 +158,7 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> WrongListener<L, R> {
         .await
     }
 
-    /// An accept that takes all that is there, and gives one of them.
+    /// Accepts all queued connections, and returns one of them.
     async fn accept_all(
         &self,
         give: impl Fn(&mut VecDeque<(L::Io, SocketAddr)>) -> Option<(L::Io, SocketAddr)>,
@@ -177,7 +177,7 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> WrongListener<L, R> {
         given().ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
-    /// An accept that is pending once more when it has the connection.
+    /// Accepts a connection, and is pending once more before it returns it.
     async fn accept_and_pause(&self) -> io::Result<(L::Io, SocketAddr)> {
         let accepted = self.listener.accept().await?;
         let mut turn = Poll::Pending;
@@ -189,7 +189,7 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> WrongListener<L, R> {
         Ok(accepted)
     }
 
-    /// An accept that takes what comes after it was dropped.
+    /// Accepts a connection that arrives after the call was dropped.
     async fn accept_greedily(&self) -> io::Result<(L::Io, SocketAddr)> {
         let mut unfinished = Unfinished(Some(&self.to_eat));
         loop {
@@ -213,25 +213,23 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
     type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(Self::Io, SocketAddr)> {
-        if self.flaw == Some(ListenerFlaw::TakesItsTime) {
+        if self.flaw == Some(ListenerFlaw::DelaysAccept) {
             let later = self.runtime.now() + Duration::from_millis(50);
             self.runtime.sleep_until(later).await;
         }
         let (stream, mut peer) = loop {
             let accepted = match self.flaw {
                 Some(ListenerFlaw::OneWaker) => self.accept_last_woken().await,
-                Some(ListenerFlaw::WakesWhoPolledFirst) => {
-                    woken_first(self.listener.accept()).await
-                }
-                Some(ListenerFlaw::EatsWhenDropped) => self.accept_greedily().await,
-                Some(ListenerFlaw::TakesAhead) => self.accept_all(VecDeque::pop_front).await,
-                Some(ListenerFlaw::LastComeFirst) => self.accept_all(VecDeque::pop_back).await,
-                Some(ListenerFlaw::HoldsOverATurn) => self.accept_and_pause().await,
+                Some(ListenerFlaw::WakesFirstPoller) => woken_first(self.listener.accept()).await,
+                Some(ListenerFlaw::LosesWhenDropped) => self.accept_greedily().await,
+                Some(ListenerFlaw::AcceptsAhead) => self.accept_all(VecDeque::pop_front).await,
+                Some(ListenerFlaw::LastFirst) => self.accept_all(VecDeque::pop_back).await,
+                Some(ListenerFlaw::HoldsWhilePending) => self.accept_and_pause().await,
                 _ => self.listener.accept().await,
             };
             let number = self.accepted.fetch_add(1, Ordering::SeqCst) + 1;
             match (self.flaw, accepted) {
-                (Some(ListenerFlaw::EatsEveryThird), Ok(_)) if number % 3 == 0 => {}
+                (Some(ListenerFlaw::LosesEveryThird), Ok(_)) if number % 3 == 0 => {}
                 (Some(ListenerFlaw::OnlyOne), Ok(_)) if number > 1 => pending().await,
                 (Some(ListenerFlaw::SwallowsErrors), Err(_)) => {
                     let soon = self.runtime.now() + Duration::from_millis(1);
@@ -245,8 +243,8 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
         };
         let mut local_addr = None;
         match self.flaw {
-            Some(ListenerFlaw::ListenersForStreams) => local_addr = Some(self.local_addr()?),
-            Some(ListenerFlaw::Herd) => {
+            Some(ListenerFlaw::ListenerAddressForStream) => local_addr = Some(self.local_addr()?),
+            Some(ListenerFlaw::ExtraWakes) => {
                 poll_fn(|cx| {
                     (0..self.before).for_each(|_| cx.waker().wake_by_ref());
                     Poll::Ready(())

@@ -1,4 +1,4 @@
-//! Runtimes that err.
+//! Runtimes with flaws.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -20,101 +20,101 @@ use super::Flaw;
 use conformance_tests::Record;
 use conformance_tests::tamper::Tamper;
 
-/// What is wrong with a runtime.
+/// The flaw of a runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuntimeFlaw {
     /// A task is polled inside `spawn`.
     PollsInline,
-    /// The handle that `spawn` lets go cancels the task: it is polled once.
+    /// The handle dropped by `spawn` cancels the task after one poll.
     CancelsWithHandle,
-    /// The value that spawned a task takes it along when it is dropped.
+    /// Dropping the runtime value drops the tasks that it spawned.
     EndsWithValue,
-    /// A run takes along what was spawned in it when it is over, as a runtime does that shuts down with its main task.
+    /// The end of a run drops the tasks spawned in it, as in a runtime that shuts down with its main task.
     EndsWithRun,
-    /// A wake while the task is polled is lost.
+    /// A wake during the task's poll is lost.
     LosesWakes,
-    /// After a panic in one task no other is polled.
-    DiesOfPanic,
-    /// A panic in one task ends all that are there.
+    /// After a panic in one task no other task is polled.
+    StopsAfterPanic,
+    /// A panic in one task ends all existing tasks.
     PanicsEndAll,
-    /// A wake from a thread that is not the runtime's is lost, unless the task is being polled.
-    HearsNoStrangers,
-    /// What a task spawns is dropped.
-    SpawnsFromOutsideOnly,
+    /// A wake from a thread outside the runtime is lost, unless the task is being polled.
+    IgnoresForeignWakes,
+    /// A task that is spawned by a task is dropped.
+    DropsTasksOfTasks,
     /// The future of a task lives as long as its wakers.
     KeepsWithWaker,
     /// A task that wakes itself is polled again at once: the others starve.
     Starves,
-    /// Of the tasks that are ready the last is polled first.
+    /// The last of the ready tasks is polled first.
     LastReadyFirst,
     /// A task that wakes itself is polled again at once, by one of four threads.
     StarvesOnFourThreads,
-    /// Sleeps are looked at only when no task is ready.
+    /// Sleeps are checked only when no task is ready.
     SleepsWhenIdle,
-    /// A task for which the queue has no room is dropped.
-    DropsWhatIsTooMany,
+    /// A task that does not fit in the queue is dropped.
+    DropsOverflow,
     /// A panic in a task ends the thread that polls it.
     PanicsEndThreads,
-    /// A task that is spawned wakes no thread that rests.
-    SpawnWakesNobody,
-    /// A task that is spawned on a thread of another's wakes no thread that rests.
-    SpawnFromOutsideWakesNobody,
-    /// A sleep is rounded down to 50 ms: by so much that it shows on a slow machine, too.
+    /// Spawning a task does not wake an idle thread.
+    SpawnDoesNotWake,
+    /// Spawning a task on a thread outside the runtime does not wake an idle thread.
+    ForeignSpawnDoesNotWake,
+    /// A sleep is rounded down to 50 ms, which shows even on a slow machine.
     RoundsDown,
-    /// A deadline long past is never reached.
-    PastNeverComes,
-    /// A deadline in more than ten years is taken for one in the past.
-    CutsFarDeadlines,
-    /// Dropping a sleep that is not done drops all others of its deadline.
+    /// A deadline far in the past is never reached.
+    PastIsNeverReached,
+    /// A deadline more than ten years away is treated as one in the past.
+    TruncatesFarDeadlines,
+    /// Dropping a pending sleep drops all others with the same deadline.
     DropsTakeOthers,
-    /// A sleep wakes nobody: it is done when it is polled again.
-    SleepsWakeNobody,
-    /// A sleep for the past is done when it is polled again, and wakes nobody.
-    PastWakesNobody,
+    /// A sleep wakes no task: it completes only when it is polled again.
+    SleepsDoNotWake,
+    /// A sleep until a time in the past completes when it is polled again, without a wake.
+    PastSleepsDoNotWake,
     /// The length of a sleep is counted from its first poll.
-    CountsFromTheFirstPoll,
-    /// Each poll of a sleep begins it again.
-    BeginsAgain,
-    /// The length of a sleep is cut to 32 bits of milliseconds.
+    CountsFromFirstPoll,
+    /// Each poll of a sleep restarts it.
+    RestartsAtEachPoll,
+    /// The length of a sleep is truncated to 32 bits of milliseconds.
     Milliseconds32,
-    /// The length of a sleep is cut to 64 bits of nanoseconds.
+    /// The length of a sleep is truncated to 64 bits of nanoseconds.
     Nanoseconds64,
-    /// A sleep of more than a second is done after a second.
+    /// A sleep of more than a second completes after a second.
     OneSecondAtMost,
-    /// A sleep of more than a second is never done.
-    NeverMoreThanASecond,
-    /// A sleep that ends before all others does not interrupt the thread that keeps the time.
-    WaitsForTheFirst,
-    /// A sleep wakes who polled it first.
-    WakesWhoPolledFirst,
-    /// The clock is an hour ahead of the one that sleeps keep.
+    /// A sleep of more than a second never completes.
+    LongSleepsNeverEnd,
+    /// An earlier sleep does not interrupt the timer thread's wait.
+    TimerIsNotInterrupted,
+    /// A sleep wakes the task that polled it first.
+    WakesFirstPoller,
+    /// The clock is an hour ahead of the timer's.
     ClockAhead,
-    /// The clock is an hour behind the one that sleeps keep.
+    /// The clock is an hour behind the timer's.
     ClockBehind,
-    /// The clock of tasks is an hour ahead of everybody else's.
+    /// The clock is an hour ahead inside tasks.
     ClockAheadInTasks,
     /// The clock stands still.
-    ClockStands,
-    /// Every other time that is told is 5 ms old.
-    ClockGoesBack,
-    /// The clock goes twice as fast as the one that sleeps keep.
+    ClockStopped,
+    /// Every other reading of the clock is 5 ms old.
+    ClockGoesBackwards,
+    /// The clock runs twice as fast as the timer's.
     ClockFast,
-    /// The clock goes half as fast as the one that sleeps keep.
+    /// The clock runs half as fast as the timer's.
     ClockSlow,
-    /// The clock moves every 20 ms.
+    /// The clock advances every 20 ms.
     ClockTicks,
 }
 
-/// A runtime that errs.
+/// A runtime with a flaw.
 pub struct WrongRuntime<R> {
     runtime: R,
     flaw: Flaw,
     shared: Arc<Shared>,
-    /// Tells this value from its clones.
+    /// Distinguishes this value from its clones.
     number: usize,
 }
 
-/// What takes its tasks along.
+/// The event that drops tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gone {
     Value(usize),
@@ -135,7 +135,7 @@ struct Shared {
     timer: OnceLock<Arc<Timer>>,
 }
 
-/// Longer ago than a deadline is that was in the future as the sleep was made.
+/// A deadline older than this was already in the past when the sleep was made.
 const LONG_PAST: Duration = Duration::from_millis(500);
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -163,20 +163,20 @@ impl<R: Runtime> WrongRuntime<R> {
         }
     }
 
-    /// The same runtime without a flaw.
+    /// Returns the same runtime without a flaw.
     pub(super) fn sound(&self) -> Self {
         let mut sound = self.clone();
         sound.flaw = Flaw::Pool(Arc::default());
         sound
     }
 
-    /// A run of the world is over.
+    /// Marks a run of the world as ended.
     pub(super) fn run_is_over(&self) {
         let run = self.shared.runs.fetch_add(1, Ordering::SeqCst);
         self.shared.gone.push(Gone::Run(run));
     }
 
-    /// Spawns a task that is dropped when this is gone.
+    /// Spawns a task that is dropped with the value or the run.
     fn spawn_with(&self, with: Gone, task: BoxFuture<'static, ()>) {
         let gone = self.shared.gone.clone();
         self.runtime.spawn(async move {
@@ -199,7 +199,7 @@ impl<R: Runtime> WrongRuntime<R> {
         }
     }
 
-    /// Polls a task, and remembers a panic for all others.
+    /// Polls a task, and marks a panic for all others.
     fn poll_or_die(&self, task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
         if self.shared.panicked.load(Ordering::SeqCst) {
             return Poll::Pending;
@@ -256,13 +256,13 @@ impl<R> fmt::Debug for WrongRuntime<R> {
     }
 }
 
-/// Wakes nobody while its task is polled.
-struct Deaf {
+/// Ignores wakes during its task's poll.
+struct IgnoresDuringPoll {
     waker: Waker,
     polling: AtomicBool,
 }
 
-impl Wake for Deaf {
+impl Wake for IgnoresDuringPoll {
     fn wake(self: Arc<Self>) {
         if !self.polling.load(Ordering::SeqCst) {
             self.waker.wake_by_ref();
@@ -272,28 +272,28 @@ impl Wake for Deaf {
 
 thread_local! {
     /// Whether this thread has ever polled a task.
-    static AT_HOME: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread polls a task.
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is polling a task.
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Is woken by the runtime's own threads, and by others while its task is polled.
-struct Shy {
+/// Accepts wakes from the runtime's own threads, and from others only during its task's poll.
+struct IgnoresForeign {
     waker: Waker,
     polling: AtomicBool,
 }
 
-impl Wake for Shy {
+impl Wake for IgnoresForeign {
     fn wake(self: Arc<Self>) {
-        if AT_HOME.get() || self.polling.load(Ordering::SeqCst) {
+        if IS_WORKER.get() || self.polling.load(Ordering::SeqCst) {
             self.waker.wake_by_ref();
         }
     }
 }
 
-fn poll_at_home(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
-    AT_HOME.set(true);
-    let shy = Arc::new(Shy {
+fn poll_on_worker(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+    IS_WORKER.set(true);
+    let shy = Arc::new(IgnoresForeign {
         waker: cx.waker().clone(),
         polling: AtomicBool::new(true),
     });
@@ -309,7 +309,7 @@ fn poll_inside(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<
     polled.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Keeps a task's future for its wakers.
+/// Keeps a task's future alive for its wakers.
 struct Keeps {
     _task: Arc<Mutex<BoxFuture<'static, ()>>>,
     waker: Waker,
@@ -330,7 +330,7 @@ fn poll_kept(kept: &Arc<Mutex<BoxFuture<'static, ()>>>, cx: &mut Context<'_>) ->
     task.poll_unpin(&mut Context::from_waker(&waker))
 }
 
-/// Tells all others of its deadline when a sleep is dropped before it is done.
+/// When a pending sleep is dropped, marks the others with its deadline as dropped.
 struct TakesOthers<'a> {
     dropped: &'a Mutex<HashSet<Instant>>,
     deadline: Option<Instant>,
@@ -361,7 +361,7 @@ pub(super) async fn woken_first<F: Future>(future: F) -> F::Output {
     .await
 }
 
-/// Remembers that it was called.
+/// Records that it was called.
 struct Called(AtomicBool, Waker);
 
 impl Wake for Called {
@@ -371,8 +371,8 @@ impl Wake for Called {
     }
 }
 
-fn poll_deaf(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
-    let deaf = Arc::new(Deaf {
+fn poll_ignoring_wakes(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Poll<()> {
+    let deaf = Arc::new(IgnoresDuringPoll {
         waker: cx.waker().clone(),
         polling: AtomicBool::new(true),
     });
@@ -392,28 +392,28 @@ fn poll_greedily(task: &mut BoxFuture<'static, ()>, cx: &mut Context<'_>) -> Pol
     }
 }
 
-/// How many threads poll tasks, where they are this world's own.
+/// The number of worker threads.
 const WORKERS: usize = 4;
 
-/// For how many tasks there is room in a queue that has an end.
+/// The capacity of the bounded queue.
 const ROOM: usize = 512;
 
-/// Threads of this world's own that poll tasks. They rest when the world is gone.
+/// The world's own worker threads. They go idle when the world is dropped.
 struct Workers {
     flaw: RuntimeFlaw,
     ready: Mutex<VecDeque<Arc<Work>>>,
     more: Condvar,
-    /// How many threads wait for more; changed under the lock of `ready`.
+    /// The number of idle threads, changed under the lock of `ready`.
     resting: AtomicUsize,
-    /// Those whom no other timer wakes.
+    /// Sleepers that no other timer wakes.
     sleepers: Mutex<Vec<Waker>>,
 }
 
-/// A task of these threads.
+/// A task of the worker threads.
 struct Work {
     workers: Arc<Workers>,
     queued: AtomicBool,
-    /// It is being polled by a thread that goes on if it was woken meanwhile.
+    /// Whether a thread is polling it and continues if it was woken meanwhile.
     greedy: AtomicBool,
     again: AtomicBool,
     task: Mutex<Option<BoxFuture<'static, ()>>>,
@@ -446,13 +446,13 @@ impl Workers {
         for _ in 0..WORKERS {
             let working = Arc::clone(&workers);
             thread::spawn(move || {
-                AT_HOME.set(true);
+                IS_WORKER.set(true);
                 loop {
                     working.work();
                 }
             });
         }
-        // So that who wakes nobody finds nobody awake.
+        // Waits until all threads are idle, so that a missing wake shows.
         while workers.resting_now() < WORKERS {
             thread::yield_now();
         }
@@ -472,14 +472,14 @@ impl Workers {
         self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until a time has come and no task is ready.
+    /// Sleeps until the deadline has passed and no task is ready.
     async fn sleep_until(&self, deadline: Instant) {
         poll_fn(|cx| {
             if Instant::now() >= deadline {
                 return Poll::Ready(());
             }
             self.sleepers().push(cx.waker().clone());
-            // Who looks for sleepers has the lock until it waits.
+            // A thread that checks the sleepers holds the lock until it waits.
             drop(self.ready());
             self.more.notify_one();
             Poll::Pending
@@ -487,10 +487,10 @@ impl Workers {
         .await;
     }
 
-    /// Puts it in the queue; it is given back if there is no room.
+    /// Queues a task, or returns it if the queue is full.
     fn push(&self, work: Arc<Work>) -> Option<Arc<Work>> {
         let mut ready = self.ready();
-        if self.flaw == RuntimeFlaw::DropsWhatIsTooMany && ready.len() >= ROOM {
+        if self.flaw == RuntimeFlaw::DropsOverflow && ready.len() >= ROOM {
             return Some(work);
         }
         ready.push_back(work);
@@ -507,13 +507,13 @@ impl Workers {
         }));
         drop(refused);
         match self.flaw {
-            RuntimeFlaw::SpawnWakesNobody => {}
-            RuntimeFlaw::SpawnFromOutsideWakesNobody if !AT_HOME.get() => {}
+            RuntimeFlaw::SpawnDoesNotWake => {}
+            RuntimeFlaw::ForeignSpawnDoesNotWake if !IS_WORKER.get() => {}
             _ => self.more.notify_one(),
         }
     }
 
-    /// Polls one task when there is one.
+    /// Polls one task once one is ready.
     fn work(&self) {
         let mut ready = self.ready();
         let work = loop {
@@ -566,7 +566,7 @@ impl Workers {
                 continue;
             }
             work.greedy.store(false, Ordering::SeqCst);
-            // Or it was woken just before.
+            // It may have been woken just before.
             if !work.again.swap(false, Ordering::SeqCst) {
                 break;
             }
@@ -576,7 +576,7 @@ impl Workers {
     }
 }
 
-/// Keeps the time, and does not look at what comes while it waits.
+/// A timer thread that is not interrupted while it waits.
 #[derive(Default)]
 struct Timer {
     sleepers: Mutex<BTreeMap<(Instant, usize), Waker>>,
@@ -635,7 +635,7 @@ impl<R: Runtime> WrongRuntime<R> {
         self.shared.workers.get_or_init(|| Workers::begin(flaw))
     }
 
-    /// A sleep that begins again at each poll before it is done.
+    /// A sleep that restarts at each poll before it completes.
     async fn sleep_again_and_again(&self, length: Duration) {
         let begin = || Box::pin(self.runtime.sleep_until(self.runtime.now() + length));
         let mut sleep = begin();
@@ -654,7 +654,7 @@ impl<R: Runtime> WrongRuntime<R> {
     }
 }
 
-/// When a sleep ends whose length is cut.
+/// Returns when a sleep with a truncated length completes.
 fn cut(flaw: Option<RuntimeFlaw>, now: Instant, deadline: Instant) -> Instant {
     let length = deadline.saturating_duration_since(now);
     let length = match flaw {
@@ -696,9 +696,9 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
             }
             RuntimeFlaw::LosesWakes => {
                 self.runtime
-                    .spawn(poll_fn(move |cx| poll_deaf(&mut task, cx)));
+                    .spawn(poll_fn(move |cx| poll_ignoring_wakes(&mut task, cx)));
             }
-            RuntimeFlaw::DiesOfPanic => {
+            RuntimeFlaw::StopsAfterPanic => {
                 self.runtime
                     .spawn(poll_fn(move |cx| wrong.poll_or_die(&mut task, cx)));
             }
@@ -707,15 +707,15 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
                 self.runtime
                     .spawn(poll_fn(move |cx| wrong.poll_or_end(number, &mut task, cx)));
             }
-            RuntimeFlaw::HearsNoStrangers => {
+            RuntimeFlaw::IgnoresForeignWakes => {
                 self.runtime
-                    .spawn(poll_fn(move |cx| poll_at_home(&mut task, cx)));
+                    .spawn(poll_fn(move |cx| poll_on_worker(&mut task, cx)));
             }
             RuntimeFlaw::ClockAheadInTasks => {
                 self.runtime
                     .spawn(poll_fn(move |cx| poll_inside(&mut task, cx)));
             }
-            RuntimeFlaw::SpawnsFromOutsideOnly => {
+            RuntimeFlaw::DropsTasksOfTasks => {
                 if !IN_TASK.get() {
                     self.runtime
                         .spawn(poll_fn(move |cx| poll_inside(&mut task, cx)));
@@ -732,10 +732,10 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
             RuntimeFlaw::LastReadyFirst
             | RuntimeFlaw::StarvesOnFourThreads
             | RuntimeFlaw::SleepsWhenIdle
-            | RuntimeFlaw::DropsWhatIsTooMany
+            | RuntimeFlaw::DropsOverflow
             | RuntimeFlaw::PanicsEndThreads
-            | RuntimeFlaw::SpawnWakesNobody
-            | RuntimeFlaw::SpawnFromOutsideWakesNobody => {
+            | RuntimeFlaw::SpawnDoesNotWake
+            | RuntimeFlaw::ForeignSpawnDoesNotWake => {
                 self.workers(flaw).spawn(task);
             }
             _ => self.runtime.spawn(task),
@@ -760,8 +760,8 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
             Some(RuntimeFlaw::ClockAhead) => now + HOUR,
             Some(RuntimeFlaw::ClockBehind) => now.checked_sub(HOUR).unwrap_or(self.shared.began),
             Some(RuntimeFlaw::ClockAheadInTasks) if IN_TASK.get() => now + HOUR,
-            Some(RuntimeFlaw::ClockStands) => self.shared.began,
-            Some(RuntimeFlaw::ClockGoesBack) => {
+            Some(RuntimeFlaw::ClockStopped) => self.shared.began,
+            Some(RuntimeFlaw::ClockGoesBackwards) => {
                 let old = self.shared.asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
                 let back = if old { 5 } else { 0 };
                 now.checked_sub(Duration::from_millis(back)).unwrap_or(now)
@@ -772,7 +772,7 @@ impl<R: Runtime> Runtime for WrongRuntime<R> {
 }
 
 impl<R: Runtime> WrongRuntime<R> {
-    /// A sleep that was made at this time, and is polled now for the first time.
+    /// Sleeps from the time at which the sleep was made; called at its first poll.
     async fn sleep_made(&self, made: Instant, deadline: Instant) {
         let length = deadline.saturating_duration_since(made);
         let now = self.runtime.now();
@@ -781,32 +781,32 @@ impl<R: Runtime> WrongRuntime<R> {
                 let whole = deadline.saturating_duration_since(now).as_millis() / 50 * 50;
                 now + Duration::from_millis(u64::try_from(whole).unwrap_or(u64::MAX))
             }
-            Some(RuntimeFlaw::PastNeverComes) if now.duration_since(deadline) > LONG_PAST => {
+            Some(RuntimeFlaw::PastIsNeverReached) if now.duration_since(deadline) > LONG_PAST => {
                 pending().await
             }
-            Some(RuntimeFlaw::CutsFarDeadlines) if deadline - now > 10 * YEAR => now,
-            Some(RuntimeFlaw::NeverMoreThanASecond) if length > Duration::from_secs(1) => {
+            Some(RuntimeFlaw::TruncatesFarDeadlines) if deadline - now > 10 * YEAR => now,
+            Some(RuntimeFlaw::LongSleepsNeverEnd) if length > Duration::from_secs(1) => {
                 pending().await
             }
-            Some(RuntimeFlaw::CountsFromTheFirstPoll) => now + length,
+            Some(RuntimeFlaw::CountsFromFirstPoll) => now + length,
             flaw => cut(flaw, now, deadline),
         };
         let sleep = self.runtime.sleep_until(deadline);
         match self.flaw() {
-            Some(RuntimeFlaw::SleepsWakeNobody) => {
+            Some(RuntimeFlaw::SleepsDoNotWake) => {
                 let mut sleep = pin!(sleep);
                 poll_fn(|_| sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()))).await;
             }
-            Some(RuntimeFlaw::WakesWhoPolledFirst) => woken_first(sleep).await,
-            Some(RuntimeFlaw::PastWakesNobody) if deadline <= now => {
+            Some(RuntimeFlaw::WakesFirstPoller) => woken_first(sleep).await,
+            Some(RuntimeFlaw::PastSleepsDoNotWake) if deadline <= now => {
                 let mut past = Poll::Pending;
                 poll_fn(|_| std::mem::replace(&mut past, Poll::Ready(()))).await;
             }
-            Some(RuntimeFlaw::BeginsAgain) => self.sleep_again_and_again(length).await,
+            Some(RuntimeFlaw::RestartsAtEachPoll) => self.sleep_again_and_again(length).await,
             Some(flaw @ RuntimeFlaw::SleepsWhenIdle) => {
                 self.workers(flaw).sleep_until(deadline).await;
             }
-            Some(RuntimeFlaw::WaitsForTheFirst) => {
+            Some(RuntimeFlaw::TimerIsNotInterrupted) => {
                 let timer = self.shared.timer.get_or_init(Timer::begin);
                 timer.sleep_until(deadline).await;
             }

@@ -1,4 +1,4 @@
-//! Streams that err.
+//! Streams with flaws.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -11,30 +11,30 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use super::listener::Last;
 
-/// What is wrong with a stream.
+/// The flaw of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamFlaw {
     /// Dropping it does not close the connection.
     StaysOpen,
-    /// The end of what the client sends is never read.
+    /// The end of the client's data is never read.
     NoEnd,
-    /// What is written comes out in capitals.
+    /// Written bytes are converted to upper case.
     Changes,
-    /// The end of what the client sends ends what is written, too.
+    /// The end of the client's data also shuts down the sending direction.
     EndsBoth,
-    /// A read that waits wakes nobody.
-    ReadsWakeNobody,
-    /// A write that waits wakes nobody.
-    WritesWakeNobody,
-    /// A read wakes who polled it first.
-    ReadsWakeWhoPolledFirst,
-    /// A write wakes who polled it first.
-    WritesWakeWhoPolledFirst,
-    /// There is one waker for reads and writes: that of the last poll.
+    /// A waiting read wakes no task.
+    ReadsDoNotWake,
+    /// A waiting write wakes no task.
+    WritesDoNotWake,
+    /// A read wakes the task that polled it first.
+    ReadsWakeFirstPoller,
+    /// A write wakes the task that polled it first.
+    WritesWakeFirstPoller,
+    /// Reads and writes share one waker: that of the last poll.
     OneWaker,
-    /// All that is written is taken, and kept in memory.
-    TakesAllWrites,
-    /// The client's reset is read as the end of what it sends.
+    /// All written bytes are accepted, and buffered in memory.
+    BuffersAllWrites,
+    /// The client's reset is read as the end of its data.
     ResetIsEnd,
     /// It is closed some time after it is dropped.
     ClosesLater,
@@ -42,10 +42,10 @@ pub enum StreamFlaw {
     KeepsDescriptor,
 }
 
-/// A stream that errs.
+/// A stream with a flaw.
 #[derive(Debug)]
 pub struct WrongIo<S: AsyncWrite + Unpin + Send + 'static> {
-    /// There until it is dropped.
+    /// Taken only by the drop.
     stream: Option<S>,
     flaw: Option<StreamFlaw>,
     reading: Reading,
@@ -72,11 +72,11 @@ impl<S: AsyncWrite + Unpin + Send + 'static> WrongIo<S> {
         }
     }
 
-    /// Whom a read wakes that waits.
+    /// Returns the waker for a waiting read.
     fn reader(&mut self, cx: &Context<'_>) -> Waker {
         match self.flaw {
-            Some(StreamFlaw::ReadsWakeNobody) => Waker::noop().clone(),
-            Some(StreamFlaw::ReadsWakeWhoPolledFirst) => {
+            Some(StreamFlaw::ReadsDoNotWake) => Waker::noop().clone(),
+            Some(StreamFlaw::ReadsWakeFirstPoller) => {
                 let first = &mut self.first_to_read;
                 first.get_or_insert_with(|| cx.waker().clone()).clone()
             }
@@ -85,11 +85,11 @@ impl<S: AsyncWrite + Unpin + Send + 'static> WrongIo<S> {
         }
     }
 
-    /// Whom a write wakes that waits.
+    /// Returns the waker for a waiting write.
     fn writer(&mut self, cx: &Context<'_>) -> Waker {
         match self.flaw {
-            Some(StreamFlaw::WritesWakeNobody) => Waker::noop().clone(),
-            Some(StreamFlaw::WritesWakeWhoPolledFirst) => {
+            Some(StreamFlaw::WritesDoNotWake) => Waker::noop().clone(),
+            Some(StreamFlaw::WritesWakeFirstPoller) => {
                 let first = &mut self.first_to_write;
                 first.get_or_insert_with(|| cx.waker().clone()).clone()
             }
@@ -102,7 +102,7 @@ impl<S: AsyncWrite + Unpin + Send + 'static> WrongIo<S> {
         Pin::new(
             self.stream
                 .as_mut()
-                .expect("it is there until it is dropped"),
+                .expect("the stream is taken only by the drop"),
         )
     }
 }
@@ -176,7 +176,7 @@ impl<S: AsyncWrite + Unpin + Send + 'static> AsyncWrite for WrongIo<S> {
             Some(StreamFlaw::EndsBoth) if self.reading == Reading::Over => {
                 Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
             }
-            Some(StreamFlaw::TakesAllWrites) => match self.stream().poll_write(cx, bytes) {
+            Some(StreamFlaw::BuffersAllWrites) => match self.stream().poll_write(cx, bytes) {
                 Poll::Pending => Poll::Ready(Ok(bytes.len())),
                 written => written,
             },

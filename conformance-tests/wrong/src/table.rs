@@ -1,4 +1,4 @@
-//! Which flaw breaks which rule.
+//! The table of flaws and the rules that they break.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -18,20 +18,20 @@ use conformance_tests::tamper::{
     Callbacks, Conduct, Handshaking, Observes, Settings, Tamper, Verb,
 };
 
-/// One flaw, and what the suite is to say of it.
+/// One flaw, and the expected result of the suite.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// The rule that it breaks.
     pub rule: &'static str,
-    /// What is wrong.
+    /// The flaw.
     pub flaw: Flaw,
-    /// What the failure says, in its words.
+    /// A part of the failure's text.
     pub words: &'static str,
-    /// Rules that hold all the same.
+    /// Rules that still hold.
     pub leaves: &'static [&'static str],
 }
 
-/// Begins a case: this flaw breaks a rule, which these words say; these rules hold all the same.
+/// Creates a case: the flaw breaks a rule with this text in its failure, and the other rules still hold.
 fn breaks(
     rule: &'static str,
     flaw: impl Into<Flaw>,
@@ -123,7 +123,7 @@ fn accept_errors(kind: fn(&io::Error) -> AcceptErrorKind) -> Tamper {
     })
 }
 
-/// Reports of this sort are made so many times.
+/// Makes this many copies of each report of a kind.
 fn reported(times: usize, sort: fn(&Event<Address>) -> bool) -> Tamper {
     Tamper {
         report: Some(Box::new(move |report| match sort(&report.event) {
@@ -134,7 +134,7 @@ fn reported(times: usize, sort: fn(&Event<Address>) -> bool) -> Tamper {
     }
 }
 
-/// Each report is changed so.
+/// Changes each report.
 fn reporting(change: fn(&mut Report<Address>)) -> Tamper {
     Tamper {
         report: Some(Box::new(move |report| {
@@ -159,7 +159,7 @@ fn last_listener(last_listener: LastListener) -> Tamper {
     })
 }
 
-/// All cases, in the order of the contract.
+/// Returns all cases, in the order of the contract.
 pub fn table() -> Vec<Case> {
     let mut cases = behaviour();
     cases.extend(ends());
@@ -167,9 +167,9 @@ pub fn table() -> Vec<Case> {
     cases.extend(listeners());
     cases.extend(signals());
     cases.extend(stopping());
-    cases.extend(looking_in());
+    cases.extend(introspection());
     cases.extend(waiting());
-    cases.extend(changing());
+    cases.extend(reconfiguration());
     cases.extend(errors());
     cases.extend(bad_input());
     cases.extend(reports());
@@ -335,7 +335,7 @@ fn behaviour() -> Vec<Case> {
         ),
         breaks(
             "B10",
-            ListenerFlaw::ListenersForStreams,
+            ListenerFlaw::ListenerAddressForStream,
             "the local address on a listener of 0.0.0.0",
             &["B1", "L1", "Q1"],
         ),
@@ -395,7 +395,7 @@ fn ends() -> Vec<Case> {
         breaks(
             "E3",
             callbacks(Callbacks::ServePanicSpreads),
-            // Whichever it comes to first: an order, or an echo.
+            // Either the command or an echo fails first.
             "expected: the connection ",
             &["B4", "B8", "E1", "E2"],
         ),
@@ -564,7 +564,7 @@ fn listeners() -> Vec<Case> {
         ),
         breaks(
             "L2",
-            ListenerFlaw::EatsEveryThird,
+            ListenerFlaw::LosesEveryThird,
             "the connection echoes \"served\"",
             &["B1", "B4", "N2"],
         ),
@@ -612,7 +612,7 @@ fn listeners() -> Vec<Case> {
         ),
         breaks(
             "L7",
-            ListenerFlaw::TakesItsTime,
+            ListenerFlaw::DelaysAccept,
             "the connection echoes \"queued\"",
             &["B1", "E1", "L1"],
         ),
@@ -869,7 +869,7 @@ fn stopping() -> Vec<Case> {
 
 fn waiting() -> Vec<Case> {
     vec![
-        // That the future of `serve` is made too early no wrong pool can show: without a connection nobody can call it.
+        // No wrong pool can create the future of `serve` too early: it needs a connection to call `serve`.
         breaks(
             "B9",
             callbacks(Callbacks::HibernateIgnored),
@@ -878,7 +878,7 @@ fn waiting() -> Vec<Case> {
         ),
         breaks(
             "L5",
-            ListenerFlaw::Herd,
+            ListenerFlaw::ExtraWakes,
             "no more wake-ups",
             &["L2", "L6", "K1"],
         ),
@@ -900,7 +900,7 @@ fn waiting() -> Vec<Case> {
     ]
 }
 
-fn changing() -> Vec<Case> {
+fn reconfiguration() -> Vec<Case> {
     vec![
         breaks(
             "R1",
@@ -1082,13 +1082,13 @@ fn bad_input() -> Vec<Case> {
         ),
         breaks(
             "V4",
-            ListenerFlaw::OfAnything,
+            ListenerFlaw::AcceptsAnySocket,
             "a datagram socket is refused",
             &["K1", "K3", "K7"],
         ),
         breaks(
             "V4",
-            ListenerFlaw::RefusesWithoutAWord,
+            ListenerFlaw::RefusesWithoutReason,
             "the error names the reason, a datagram socket",
             &["K1", "K3", "K7"],
         ),
@@ -1204,7 +1204,7 @@ fn reports() -> Vec<Case> {
     ]
 }
 
-/// The second report comes before the first.
+/// Delivers the second report before the first.
 fn in_another_order() -> Tamper {
     let kept: Mutex<Vec<Report<Address>>> = Mutex::default();
     Tamper {
@@ -1232,7 +1232,7 @@ fn traces(edit: fn(&mut Vec<TraceEvent>)) -> Tamper {
     }
 }
 
-fn looking_in() -> Vec<Case> {
+fn introspection() -> Vec<Case> {
     vec![
         breaks(
             "Q1",
@@ -1258,7 +1258,7 @@ fn looking_in() -> Vec<Case> {
             "id, address, acceptors, connections and state of the listeners",
             &["L3", "Q2"],
         ),
-        breaks("Q1", RuntimeFlaw::ClockStands, "an age of", &["B1", "E1"]),
+        breaks("Q1", RuntimeFlaw::ClockStopped, "an age of", &["B1", "E1"]),
         breaks(
             "Q2",
             settings(Settings {
@@ -1556,7 +1556,7 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T1",
-            RuntimeFlaw::SpawnWakesNobody,
+            RuntimeFlaw::SpawnDoesNotWake,
             "does `spawn` wake an idle thread?",
             &["K1", "K7"],
         ),
@@ -1580,7 +1580,7 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T3",
-            RuntimeFlaw::DiesOfPanic,
+            RuntimeFlaw::StopsAfterPanic,
             "the tasks that panic end",
             &["T1", "T2", "T4", "E1"],
         ),
@@ -1604,7 +1604,7 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T5",
-            RuntimeFlaw::HearsNoStrangers,
+            RuntimeFlaw::IgnoresForeignWakes,
             "a task that was woken by ThreadAfter",
             &["T1", "T4", "T6"],
         ),
@@ -1616,19 +1616,19 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T6",
-            RuntimeFlaw::SleepsWakeNobody,
+            RuntimeFlaw::SleepsDoNotWake,
             "it occurred, but its waker was not called",
             &["T1", "T9"],
         ),
         breaks(
             "T6",
-            RuntimeFlaw::PastNeverComes,
+            RuntimeFlaw::PastIsNeverReached,
             "a sleep until a time in the past completes at once",
             &["T1", "T2", "T9"],
         ),
         breaks(
             "T6",
-            RuntimeFlaw::PastWakesNobody,
+            RuntimeFlaw::PastSleepsDoNotWake,
             "it occurred, but its waker was not called",
             &["T1", "T2", "T4", "T9"],
         ),
@@ -1670,13 +1670,13 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T8",
-            RuntimeFlaw::ClockStands,
+            RuntimeFlaw::ClockStopped,
             "when a sleep completes, `now` has reached its deadline",
             &["T1", "T4", "T9"],
         ),
         breaks(
             "T9",
-            RuntimeFlaw::ClockGoesBack,
+            RuntimeFlaw::ClockGoesBackwards,
             "how far `now` went back",
             &["T1", "T2", "T3"],
         ),
@@ -1706,13 +1706,13 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T11",
-            RuntimeFlaw::SpawnsFromOutsideOnly,
+            RuntimeFlaw::DropsTasksOfTasks,
             "a task that is spawned from a task runs: Dropped",
             &["T3", "T4", "T6"],
         ),
         breaks(
             "T11",
-            RuntimeFlaw::SpawnFromOutsideWakesNobody,
+            RuntimeFlaw::ForeignSpawnDoesNotWake,
             "Does it wake an idle thread?",
             &["K1", "K7"],
         ),
@@ -1724,7 +1724,7 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T13",
-            RuntimeFlaw::CutsFarDeadlines,
+            RuntimeFlaw::TruncatesFarDeadlines,
             "a sleep of 30 years lasts",
             &["T1", "T6", "T8"],
         ),
@@ -1742,7 +1742,7 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T14",
-            RuntimeFlaw::WakesWhoPolledFirst,
+            RuntimeFlaw::WakesFirstPoller,
             "a sleep wakes the task that polled it last",
             &["T1", "T2", "T6"],
         ),
@@ -1754,13 +1754,13 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T15",
-            RuntimeFlaw::BeginsAgain,
+            RuntimeFlaw::RestartsAtEachPoll,
             "does each poll restart the sleep?",
             &["T1", "T6", "T8", "T14"],
         ),
         breaks(
             "T15",
-            RuntimeFlaw::CountsFromTheFirstPoll,
+            RuntimeFlaw::CountsFromFirstPoll,
             "is the length counted from the first poll?",
             &["T1", "T6", "T8", "T14"],
         ),
@@ -1772,19 +1772,19 @@ fn runtimes() -> Vec<Case> {
         ),
         breaks(
             "T15",
-            RuntimeFlaw::NeverMoreThanASecond,
+            RuntimeFlaw::LongSleepsNeverEnd,
             "sleeps of more than a second complete",
             &["T1", "T6", "T8", "T14"],
         ),
         breaks(
             "T16",
-            RuntimeFlaw::WaitsForTheFirst,
+            RuntimeFlaw::TimerIsNotInterrupted,
             "without being interrupted by an earlier one?",
             &["T1", "T6", "T8"],
         ),
         breaks(
             "T17",
-            RuntimeFlaw::DropsWhatIsTooMany,
+            RuntimeFlaw::DropsOverflow,
             "is the queue of tasks bounded?",
             &["T1", "T2", "T4", "T5", "T6"],
         ),
@@ -1801,7 +1801,7 @@ fn sockets() -> Vec<Case> {
         ),
         breaks(
             "K2",
-            ListenerFlaw::ListenersForStreams,
+            ListenerFlaw::ListenerAddressForStream,
             "the connection's address on a listener of 0.0.0.0",
             &["K1", "K3", "K4"],
         ),
@@ -1813,31 +1813,31 @@ fn sockets() -> Vec<Case> {
         ),
         breaks(
             "K3",
-            ListenerFlaw::EatsEveryThird,
+            ListenerFlaw::LosesEveryThird,
             "`accept` returns the connection of a client",
             &["K1", "K2", "K7"],
         ),
         breaks(
             "K3",
-            ListenerFlaw::LastComeFirst,
+            ListenerFlaw::LastFirst,
             "the accepted client is the one that connected first",
             &["K1", "K2", "K5", "K7"],
         ),
         breaks(
             "K4",
-            ListenerFlaw::EatsWhenDropped,
+            ListenerFlaw::LosesWhenDropped,
             "`accept` returns the connection of a client",
             &["K1", "K2", "K3", "K9"],
         ),
         breaks(
             "K4",
-            ListenerFlaw::HoldsOverATurn,
+            ListenerFlaw::HoldsWhilePending,
             "does a call of `accept` hold a connection while it is pending again?",
             &["K1", "K2", "K3", "K7"],
         ),
         breaks(
             "K5",
-            ListenerFlaw::WakesWhoPolledFirst,
+            ListenerFlaw::WakesFirstPoller,
             "`accept` wakes the task that polled it last",
             &["K1", "K3", "K4"],
         ),
@@ -1891,25 +1891,25 @@ fn sockets() -> Vec<Case> {
         ),
         breaks(
             "K11",
-            StreamFlaw::ReadsWakeNobody,
+            StreamFlaw::ReadsDoNotWake,
             "a waiting read wakes the task that polled it last",
             &["K3", "K7", "K13"],
         ),
         breaks(
             "K11",
-            StreamFlaw::ReadsWakeWhoPolledFirst,
+            StreamFlaw::ReadsWakeFirstPoller,
             "a waiting read wakes the task that polled it last",
             &["K8", "K9", "K10", "K12", "K13"],
         ),
         breaks(
             "K11",
-            StreamFlaw::WritesWakeNobody,
+            StreamFlaw::WritesDoNotWake,
             "a waiting write wakes the task that polled it last",
             &["K8", "K10", "K12", "K13"],
         ),
         breaks(
             "K11",
-            StreamFlaw::WritesWakeWhoPolledFirst,
+            StreamFlaw::WritesWakeFirstPoller,
             "a waiting write wakes the task that polled it last",
             &["K8", "K9", "K10", "K12", "K13"],
         ),
@@ -1921,7 +1921,7 @@ fn sockets() -> Vec<Case> {
         ),
         breaks(
             "K11",
-            StreamFlaw::TakesAllWrites,
+            StreamFlaw::BuffersAllWrites,
             "a write waits while the client reads nothing",
             &["K8", "K10", "K12", "K13"],
         ),
@@ -1951,7 +1951,7 @@ fn sockets() -> Vec<Case> {
         ),
         breaks(
             "K14",
-            ListenerFlaw::TakesAhead,
+            ListenerFlaw::AcceptsAhead,
             "does the listener accept connections ahead of the calls of `accept`?",
             &["K1", "K2", "K3", "K4", "K7", "K9"],
         ),

@@ -1,4 +1,5 @@
-//! The suite is itself tested: each rule is broken by something deliberately wrong, and says so in its words.
+//! Tests of the suite itself: each rule is broken by a wrong implementation, and the failure contains the expected
+//! text.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -14,14 +15,14 @@ use conformance_wrong::{Case, Wrong, table};
 /// How many checks run at the same time.
 const AT_A_TIME: usize = 12;
 
-/// What will not come is waited for so much shorter.
+/// The patience of these checks, which wait for events that never occur.
 const SHORT: f64 = 0.35;
 
-/// After this a check hangs, which no check may, and of which only time can tell. Stretched by the patience.
+/// The time after which a check hangs, stretched by the patience. No check may hang, and only a timeout can show it.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// Checks a rule where something is wrong; what the rule says, if it is broken.
-fn said(case: &Case, rule: &str, patience: Patience) -> Result<(), String> {
+/// Checks a rule with a flaw. Returns the failure, if the rule is broken.
+fn failure(case: &Case, rule: &str, patience: Patience) -> Result<(), String> {
     let world = Wrong::new(
         Real::new(Tokio::multi_thread()),
         case.flaw.clone(),
@@ -30,12 +31,12 @@ fn said(case: &Case, rule: &str, patience: Patience) -> Result<(), String> {
     let rules = all();
     let position = rules.iter().position(|one| one.id == rule);
     let position = position.ok_or_else(|| format!("there is no rule {rule}"))?;
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let checking = thread::spawn(move || {
         let verdict = rules[position].check(&Arc::new(Boxed::new(world)));
-        let _ = tell.send(verdict.map_err(|broken| broken.to_string()));
+        let _ = sender.send(verdict.map_err(|broken| broken.to_string()));
     });
-    match told.recv_timeout(Patience::expect_from_environment().stretch(HANGS)) {
+    match receiver.recv_timeout(Patience::expect_from_environment().stretch(HANGS)) {
         Ok(verdict) => verdict,
         Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("the check of {rule} hangs")),
         Err(mpsc::RecvTimeoutError::Disconnected) => {
@@ -57,15 +58,15 @@ fn message(panic: Box<dyn Any + Send>) -> String {
     }
 }
 
-/// What the suite says otherwise than the case has it.
-fn disagreements(case: &Case) -> Vec<String> {
+/// Returns the differences between the case and the result of the suite.
+fn differences(case: &Case) -> Vec<String> {
     let mut found = Vec::new();
-    let told = |what: String| format!("{} with {:?}: {what}", case.rule, case.flaw);
+    let difference = |what: String| format!("{} with {:?}: {what}", case.rule, case.flaw);
     let patience = Patience::expect_from_environment();
-    match said(case, case.rule, patience.scaled(SHORT)) {
-        Ok(()) => found.push(told("the rule holds".to_owned())),
+    match failure(case, case.rule, patience.scaled(SHORT)) {
+        Ok(()) => found.push(difference("the rule holds".to_owned())),
         Err(said) if case.words.is_empty() || !said.contains(case.words) => {
-            found.push(told(format!(
+            found.push(difference(format!(
                 "it does not report {:?} but\n{said}",
                 case.words
             )));
@@ -73,8 +74,8 @@ fn disagreements(case: &Case) -> Vec<String> {
         Err(_) => {}
     }
     for rule in case.leaves {
-        if let Err(said) = said(case, rule, patience) {
-            found.push(told(format!("{rule} does not hold either:\n{said}")));
+        if let Err(said) = failure(case, rule, patience) {
+            found.push(difference(format!("{rule} does not hold either:\n{said}")));
         }
     }
     found
@@ -98,7 +99,7 @@ fn check(section: char) {
                 scope.spawn(|| {
                     let mut found = Vec::new();
                     while let Some(case) = next() {
-                        found.extend(disagreements(&case));
+                        found.extend(differences(&case));
                     }
                     found
                 })
@@ -122,7 +123,7 @@ macro_rules! sections {
         )*
 
         #[test]
-        fn no_section_is_left_out() {
+        fn every_section_has_a_test() {
             let sections = [$($section),*];
             for case in table() {
                 assert!(case.rule.starts_with(sections), "{}", case.rule);
@@ -132,30 +133,33 @@ macro_rules! sections {
 }
 
 sections! {
-    a_wrong_behaviour_is_found_out: 'B';
-    a_wrong_end_is_found_out: 'E';
-    a_wrong_intensity_is_found_out: 'I';
-    a_wrong_listener_is_found_out: 'L';
-    a_wrong_signal_is_found_out: 'N';
-    a_wrong_stop_is_found_out: 'S';
-    a_wrong_look_is_found_out: 'Q';
-    a_wrong_change_is_found_out: 'R';
-    a_wrong_accept_error_is_found_out: 'A';
-    a_wrong_word_on_bad_input_is_found_out: 'V';
-    a_wrong_report_is_found_out: 'O';
-    a_wrong_handshake_is_found_out: 'H';
-    a_wrong_runtime_is_found_out: 'T';
-    a_wrong_socket_is_found_out: 'K';
+    wrong_callbacks_are_caught: 'B';
+    wrong_ends_are_caught: 'E';
+    wrong_intensity_is_caught: 'I';
+    wrong_listeners_are_caught: 'L';
+    wrong_latches_are_caught: 'N';
+    wrong_stops_are_caught: 'S';
+    wrong_introspection_is_caught: 'Q';
+    wrong_reconfiguration_is_caught: 'R';
+    wrong_accept_errors_are_caught: 'A';
+    wrong_input_checks_are_caught: 'V';
+    wrong_reports_are_caught: 'O';
+    wrong_handshakes_are_caught: 'H';
+    wrong_runtimes_are_caught: 'T';
+    wrong_sockets_are_caught: 'K';
 }
 
 #[test]
-fn every_rule_has_something_wrong_that_breaks_it() {
+fn every_rule_can_be_broken() {
     let broken: BTreeSet<_> = table().iter().map(|case| case.rule).collect();
     let rules = all();
-    let whole: Vec<_> = rules
+    let unbroken: Vec<_> = rules
         .iter()
         .map(|rule| rule.id)
         .filter(|id| !broken.contains(id))
         .collect();
-    assert!(whole.is_empty(), "no wrong implementation breaks {whole:?}");
+    assert!(
+        unbroken.is_empty(),
+        "no wrong implementation breaks {unbroken:?}"
+    );
 }

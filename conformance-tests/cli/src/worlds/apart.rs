@@ -1,4 +1,4 @@
-//! The suite with a pool on one runtime, and its listeners on another.
+//! The suite with a pool on one runtime and its listeners on another.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +11,7 @@ use tokio_util::compat::Compat;
 
 use super::tokio::Tokio;
 
-/// A pool on a tokio runtime of one thread, whose listeners are on another, of two threads.
+/// A pool on a single-threaded tokio runtime, whose listeners are on another one with two threads.
 #[derive(Debug)]
 pub struct Apart {
     pool: Tokio,

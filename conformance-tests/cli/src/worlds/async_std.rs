@@ -1,4 +1,4 @@
-//! The suite on async-std, which is discontinued: for who is still on it.
+//! The suite on async-std, which is discontinued but still in use.
 
 use std::future::Future;
 use std::io;
@@ -9,7 +9,7 @@ use async_std::net::TcpStream;
 
 use conformance_tests::Harness;
 
-/// The runtime of async-std, of which there is one in a program.
+/// The runtime of async-std, of which each process has one.
 #[derive(Debug, Clone, Copy)]
 pub struct AsyncStd;
 

@@ -1,4 +1,4 @@
-//! The suite in a simulated world: the clock moves only when nothing else can, so that it takes no time.
+//! The suite in a simulated world, whose clock advances only when no task is ready, so that sleeps take no real time.
 
 use std::future::Future;
 use std::io;
@@ -19,21 +19,21 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The simulated world, as a column of the matrix.
+/// The simulated world.
 #[derive(Debug)]
 pub struct Simulated {
     simulation: Simulation,
     network: Network,
 }
 
-/// As large as what systems have by default.
+/// The usual defaults of systems.
 const LIMITS: Limits = Limits {
     backlog: 4096,
     buffer: 65_536,
 };
 
 impl Simulated {
-    /// A world whose choices are made by this seed.
+    /// Creates a world whose random choices follow from this seed.
     pub fn new(seed: u64) -> Self {
         let simulation = Simulation::new(seed, Spurious::OneIn(16));
         let network = Network::new(&simulation, LIMITS);
@@ -46,7 +46,7 @@ impl Simulated {
 
 impl Drop for Simulated {
     fn drop(&mut self) {
-        // Tasks hold the simulation, and it holds them.
+        // Breaks the cycle: tasks hold the simulation, and it holds them.
         self.simulation.close();
     }
 }
@@ -68,7 +68,7 @@ impl World for Simulated {
             let ended = AssertUnwindSafe(test).catch_unwind().await;
             *locked(&tell) = Some(ended);
         });
-        // Rules about the runtime alone wake tasks from threads of their own.
+        // Rules of the runtime alone wake tasks from other threads.
         let outside = 2 * Patience::expect_from_environment().length();
         self.simulation
             .run_until(outside, || locked(&result).is_some());

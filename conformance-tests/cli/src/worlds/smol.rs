@@ -1,4 +1,4 @@
-//! The suite on smol: its global executor, or one of its own.
+//! The suite on smol, on its global executor or on a separate one.
 
 use std::future::Future;
 use std::io;
@@ -21,7 +21,7 @@ pub struct Smol {
     _own: Option<Own>,
 }
 
-/// An executor of its own, and what keeps its threads running.
+/// A separate executor, and the value that keeps its threads running.
 #[derive(Debug)]
 struct Own {
     _executor: Arc<Executor<'static>>,
@@ -29,7 +29,7 @@ struct Own {
 }
 
 impl Smol {
-    /// The global executor, which all share: one thread, unless `SMOL_THREADS` says otherwise.
+    /// Uses the shared global executor, which has one thread unless `SMOL_THREADS` is set.
     pub fn global() -> Self {
         Self {
             runtime: SmolRuntime::current(),
@@ -37,7 +37,7 @@ impl Smol {
         }
     }
 
-    /// An executor of its own, on two threads.
+    /// Creates a separate executor with two threads.
     pub fn own_executor() -> Self {
         let executor = Arc::new(Executor::new());
         let (running, over) = bounded(1);
@@ -46,7 +46,7 @@ impl Smol {
             thread::Builder::new()
                 .name("smol executor".into())
                 .spawn(move || drive(&executor, &over))
-                .expect("the system has threads to give");
+                .expect("the system can start another thread");
         }
         Self {
             runtime: SmolRuntime::with_executor(Arc::clone(&executor)),
@@ -58,7 +58,7 @@ impl Smol {
     }
 }
 
-/// Runs the tasks until nobody wants them to, as smol's own threads do: a panic in one leaves the others alone.
+/// Runs the tasks until `over` is closed, as smol's own threads do: a panic in one task does not affect the others.
 fn drive(executor: &Executor<'static>, over: &Receiver<()>) {
     let until_over = || smol::block_on(executor.run(over.recv()));
     while catch_unwind(AssertUnwindSafe(until_over)).is_err() {}

@@ -1,4 +1,4 @@
-//! The suite on tokio, on several threads or on one.
+//! The suite on tokio, multi-threaded or single-threaded.
 
 use std::future::Future;
 use std::io;
@@ -11,19 +11,19 @@ use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use conformance_tests::Harness;
 
-/// A tokio runtime of its own.
+/// A separate tokio runtime.
 #[derive(Debug)]
 pub struct Tokio {
     runtime: Option<Runtime>,
 }
 
 impl Tokio {
-    /// The scheduler with several threads: two.
+    /// Creates a multi-threaded runtime with two threads.
     pub fn multi_thread() -> Self {
         Self::build(Builder::new_multi_thread().worker_threads(2))
     }
 
-    /// The scheduler that has the caller's thread and no other.
+    /// Creates a runtime that runs on the caller's thread only.
     pub fn current_thread() -> Self {
         Self::build(&mut Builder::new_current_thread())
     }
@@ -31,11 +31,11 @@ impl Tokio {
     fn build(builder: &mut Builder) -> Self {
         let runtime = builder.enable_all().build();
         Self {
-            runtime: Some(runtime.expect("the system has threads and a poller to give")),
+            runtime: Some(runtime.expect("the system can start the runtime's threads and poller")),
         }
     }
 
-    /// Enters the runtime, as its sockets ask of the thread that makes one.
+    /// Enters the runtime, which creating its sockets requires.
     pub fn enter(&self) -> EnterGuard<'_> {
         self.owned().enter()
     }
@@ -43,12 +43,13 @@ impl Tokio {
     fn owned(&self) -> &Runtime {
         self.runtime
             .as_ref()
-            .expect("the runtime is there until it is dropped")
+            .expect("the runtime is taken only by the drop")
     }
 }
 
 impl Drop for Tokio {
-    /// In the background, for the last to let go may be a task of this very runtime, or be stuck.
+    /// Shuts down in the background, because the last owner may be a task of this runtime, or may
+    /// be stuck.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

@@ -1,6 +1,6 @@
-//! The suite on Unix sockets: a world whose addresses are names, and which has no wildcards.
+//! The suite on Unix sockets: a world whose addresses are names, without wildcards.
 //!
-//! The names are Linux's abstract ones: they are free as soon as the socket is closed, as the rules ask.
+//! The names are Linux's abstract ones, which are free as soon as the socket is closed, as the rules require.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -53,7 +53,7 @@ impl Listener for UnixSocket {
         NoHandshake
     }
 
-    /// A socket whose runtime has ended never accepts again.
+    /// A socket whose runtime has shut down never accepts again.
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
         tokio::runtime::is_rt_shutdown_err(error).then_some(AcceptErrorKind::Listener)
     }
@@ -63,14 +63,14 @@ fn name(address: &SockAddr) -> io::Result<Address> {
     Address::from_socket(address).ok_or_else(|| ErrorKind::AddrNotAvailable.into())
 }
 
-/// A name that no other socket of this machine has.
+/// Returns a name that no other socket on this machine has.
 fn fresh() -> io::Result<SockAddr> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     SockAddr::unix(format!("\0conformance-{}-{number}", process::id()))
 }
 
-/// The address of a socket that has this name.
+/// Returns the socket address with this name.
 fn of_name(address: Address) -> io::Result<SockAddr> {
     let Address::Named(name) = address else {
         return Err(ErrorKind::AddrNotAvailable.into());
@@ -124,7 +124,9 @@ impl World for UnixSockets {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         let listener = self.listener(&socket)?;
         match socket.accept() {
-            Ok(_) => Err(io::Error::other("a socket accepts that does not listen")),
+            Ok(_) => Err(io::Error::other(
+                "a socket that does not listen accepted a connection",
+            )),
             Err(error) => Ok((listener, error)),
         }
     }
