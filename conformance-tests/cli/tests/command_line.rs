@@ -187,7 +187,7 @@ fn markdown_has_sums_and_rows() {
         printed("--rule B4 --rule I2 --runtime tokio --format markdown"),
         "| section | tokio, two threads | tokio, one thread |
 |---|---|---|
-| B: the behaviour | 1 of 1 | 1 of 1 |
+| B: callbacks of the acceptor | 1 of 1 | 1 of 1 |
 | I: restart intensity | 1 of 1 | 1 of 1 |
 | **all** | 2 of 2 | 2 of 2 |
 

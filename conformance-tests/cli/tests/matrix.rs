@@ -23,7 +23,9 @@ fn matrix_has_every_rule_and_every_runtime() {
     let page = std::fs::read_to_string(page).expect("the page is in the repository");
     let begin = page.split_once("<!-- matrix: begin -->\n");
     let (_, rest) = begin.expect("the page has the begin marker");
-    let (matrix, _) = rest.split_once("<!-- matrix: end -->").expect("the page has the end marker");
+    let (matrix, _) = rest
+        .split_once("<!-- matrix: end -->")
+        .expect("the page has the end marker");
     assert!(!matrix.contains("BROKEN"), "{matrix}");
     let now = printed();
     let heads = |text: &str| {

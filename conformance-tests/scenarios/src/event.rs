@@ -9,7 +9,7 @@ use acceptor_core::{
 };
 
 use super::{Bound, Order, SpecSetting, Step, counted};
-use acceptor_simulation::Happened;
+use acceptor_simulation::NetworkEvent;
 
 /// An event, and the time since the world began.
 #[derive(Debug, Clone)]
@@ -160,7 +160,7 @@ pub enum Event {
         panics: bool,
     },
     /// A socket of the pool changed.
-    Network(Happened),
+    Network(NetworkEvent),
     /// A callback called the pool.
     Called {
         /// The child of the callback, or of the report.
@@ -280,7 +280,7 @@ impl Call {
 impl Event {
     /// Whether only the model needs it: a trace would be full of it.
     pub(super) fn is_quiet(&self) -> bool {
-        matches!(self, Self::Network(Happened::Empty { .. }))
+        matches!(self, Self::Network(NetworkEvent::Empty { .. }))
     }
 
     /// The child of the event, if it is an event of a child, and the noun for it.
@@ -371,11 +371,11 @@ impl Event {
             Self::StateDropped { panics: false, .. } => "states dropped",
             Self::StateDropped { panics: true, .. } => "panics in the drop of a state",
             Self::Network(happened) => match happened {
-                Happened::Accepted { .. } => "connections accepted",
-                Happened::Dropped { .. } => "streams dropped",
-                Happened::Failed { .. } => "accepts that fail",
-                Happened::Empty { .. } => "accepts that find nothing",
-                Happened::Closed { .. } => "sockets closed",
+                NetworkEvent::Accepted { .. } => "connections accepted",
+                NetworkEvent::Dropped { .. } => "streams dropped",
+                NetworkEvent::Failed { .. } => "accepts that fail",
+                NetworkEvent::Empty { .. } => "accepts that find nothing",
+                NetworkEvent::Closed { .. } => "sockets closed",
             },
             Self::Called { .. } => "calls from callbacks",
             Self::Reported { report, .. } => match report.event.kind() {
@@ -467,13 +467,13 @@ impl fmt::Display for Event {
                 f.write_str(if *panics { ", and panics" } else { "" })
             }
             Self::Network(happened) => match happened {
-                Happened::Accepted { listener, peer } => write!(f, "{listener} accepts {peer}"),
-                Happened::Dropped { peer } => write!(f, "the stream of {peer} is dropped"),
-                Happened::Failed { listener, fault } => {
+                NetworkEvent::Accepted { listener, peer } => write!(f, "{listener} accepts {peer}"),
+                NetworkEvent::Dropped { peer } => write!(f, "the stream of {peer} is dropped"),
+                NetworkEvent::Failed { listener, fault } => {
                     write!(f, "accept at {listener}: {fault:?}")
                 }
-                Happened::Empty { listener } => write!(f, "{listener} has no client"),
-                Happened::Closed { listener, queued } => {
+                NetworkEvent::Empty { listener } => write!(f, "{listener} has no client"),
+                NetworkEvent::Closed { listener, queued } => {
                     write!(f, "the socket {listener} is closed")?;
                     if *queued > 0 {
                         let clients = counted(*queued, "client is reset", "clients are reset");

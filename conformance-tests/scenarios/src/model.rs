@@ -24,7 +24,7 @@ use acceptor_core::{ChildId, ConnectionRecord, ListenerId, Phase, PoolState, Sto
 
 use super::event::Event;
 use super::{SpecSetting, StageSetting, WaitingSetting};
-use acceptor_simulation::Happened;
+use acceptor_simulation::NetworkEvent;
 
 use self::children::Child;
 use self::listeners::ListenerModel;
@@ -321,7 +321,7 @@ impl Model {
             Event::StateDropped { child, .. }
             | Event::PanickedOnDrop { child }
             | Event::TerminateEnded { child, .. } => self.ending == Some(self.key(*child)?),
-            Event::Network(Happened::Dropped { peer }) => {
+            Event::Network(NetworkEvent::Dropped { peer }) => {
                 self.ending.is_some() && self.peer(*peer) == self.ending.map(Peer::Served)
             }
             _ => false,
@@ -330,14 +330,14 @@ impl Model {
             self.end_is_complete()?;
         }
         match event {
-            Event::Network(Happened::Accepted { listener, peer }) => {
+            Event::Network(NetworkEvent::Accepted { listener, peer }) => {
                 self.accepted(*listener, *peer, later, connections)
             }
-            Event::Network(Happened::Failed { listener, fault }) => {
+            Event::Network(NetworkEvent::Failed { listener, fault }) => {
                 self.accept_failed(*listener, *fault)
             }
-            Event::Network(Happened::Empty { listener }) => self.found_nothing(*listener),
-            Event::Network(Happened::Closed { listener, queued }) => {
+            Event::Network(NetworkEvent::Empty { listener }) => self.found_nothing(*listener),
+            Event::Network(NetworkEvent::Closed { listener, queued }) => {
                 self.socket_closed(*listener, *queued)
             }
             Event::CloseReturned(listener) => self.close_returned(*listener),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use acceptor_core::{ChildId, Event as Report, Failure, ListenerId, Phase, PoolState};
 
 use super::{Event, InitOutcome, ServeOutcome, SpecSetting, TraceEntry};
-use acceptor_simulation::Happened;
+use acceptor_simulation::NetworkEvent;
 
 const WIDTH: f64 = 1000.0;
 const MARGIN: f64 = 20.0;
@@ -199,16 +199,16 @@ impl Timeline {
             Event::InitBegan {
                 child, listener, ..
             } => self.row(*listener, Some(*child), None, Sign::Init, at),
-            Event::Network(Happened::Failed { listener, .. }) => {
+            Event::Network(NetworkEvent::Failed { listener, .. }) => {
                 self.dot(*listener, Sign::AcceptFailed, at);
             }
-            Event::Network(Happened::Closed { listener, .. }) => {
+            Event::Network(NetworkEvent::Closed { listener, .. }) => {
                 if let Some(row) = self.open_listener(*listener) {
                     row.end_bars(at);
                     row.end = Some((at, None, "closed"));
                 }
             }
-            Event::Network(Happened::Dropped { peer }) => self.stream_dropped(at, *peer),
+            Event::Network(NetworkEvent::Dropped { peer }) => self.stream_dropped(at, *peer),
             Event::Reported { report, .. } => self.report(at, &report.event),
             event => self.child_event(at, event),
         }

@@ -24,7 +24,7 @@ use super::model::{
 };
 use super::{Bound, Scenario, Teardown, Then, milliseconds};
 use acceptor_simulation::{
-    Happened, Limits, Network, SimulatedClient, SimulatedRuntime, SimulatedTask, Simulation,
+    Limits, Network, NetworkEvent, SimulatedClient, SimulatedRuntime, SimulatedTask, Simulation,
     Spurious, Stage, Statistics,
 };
 use conformance_console::caught;
@@ -291,7 +291,7 @@ impl<'a> Runner<'a> {
 
     /// Breaks the cycle of references between tasks and the simulation.
     fn release(&mut self) {
-        self.network.dismiss_witness();
+        self.network.remove_hook();
         if let Some(pool) = self.pool.take() {
             pool.history.set_handle(None);
             pool.history.drop_kept();
@@ -446,9 +446,9 @@ impl<'a> Runner<'a> {
         let spec = self.scenario.setting.spec;
         let history = History::new(self.scenario.seed, &self.simulation, &self.network);
         let witness = Arc::downgrade(&history);
-        self.network.witness(move |happened| {
+        self.network.on_event(move |happened| {
             if let Some(history) = witness.upgrade() {
-                if let Happened::Closed { listener, .. } = happened {
+                if let NetworkEvent::Closed { listener, .. } = happened {
                     history.closes(listener);
                 }
                 history.push(Event::Network(happened));
@@ -504,7 +504,7 @@ impl<'a> Runner<'a> {
         pool.woken += pool.history.take(&mut events, &mut polled);
         let mut accepted = false;
         for event in &events {
-            use Happened::{Accepted, Failed};
+            use NetworkEvent::{Accepted, Failed};
             accepted |= matches!(event, Event::Network(Accepted { .. }));
             let ended = matches!(event, Event::Network(Accepted { .. } | Failed { .. }));
             self.accepts_ended += u64::from(ended);
@@ -648,7 +648,7 @@ impl<'a> Runner<'a> {
             let open = model.is_some_and(|model| model.is_open());
             let fits = match stage {
                 Stage::Accepted => known != Peer::Waits(*listener),
-                Stage::Queued | Stage::Knocking => known == Peer::Waits(*listener) && open,
+                Stage::Queued | Stage::Connecting => known == Peer::Waits(*listener) && open,
                 Stage::Abandoned => known == Peer::Waits(*listener) && !open,
             };
             if !fits {

@@ -1,10 +1,11 @@
-//! A key-value server of one's own, explored over 1,000 seeds with faults.
+//! Explores a key-value server over 1,000 seeds with faults.
 //!
 //! ```console
 //! $ cargo run -p acceptor-simulation --example own_acceptor
 //! ```
 //!
-//! With the argument `broken` the server takes the bytes of one read for a whole line, and the exploration finds it.
+//! With the argument `broken` the server treats the bytes of one read as a whole line, and the exploration finds the
+//! bug.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -22,13 +23,13 @@ use futures::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWri
 /// How the server finds the end of a command.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Reads {
-    /// It reads until the line ends.
+    /// It reads until the end of the line.
     Lines,
-    /// A mistake: it takes the bytes of one read for a line.
+    /// A bug: it treats the bytes of one read as a line.
     Once,
 }
 
-/// The server: `set key value` answers `ok`, `get key` answers the value or `none`, one command a line.
+/// The server: `set key value` returns `ok`, and `get key` returns the value or `none`; one command per line.
 #[derive(Debug)]
 pub(crate) struct KeyValue {
     reads: Reads,
@@ -62,7 +63,7 @@ impl KeyValue {
     }
 }
 
-/// Counts a session for as long as it lives, however it ends.
+/// Counts a session until it ends, whatever ends it.
 struct Session<'a>(&'a AtomicUsize);
 
 impl<'a> Session<'a> {
@@ -78,7 +79,7 @@ impl Drop for Session<'_> {
     }
 }
 
-// For every listener whose streams are those of futures: the same server runs on smol, on async-std, and here.
+// For every listener whose streams implement futures-io: the same server runs on smol, on async-std, and here.
 impl<L: Listener> Acceptor<L> for KeyValue
 where
     StreamOf<L>: AsyncRead + AsyncWrite + Unpin + Send,
@@ -103,7 +104,7 @@ where
                 Reads::Lines => {
                     stream.read_line(&mut command).await?;
                     if !command.is_empty() && !command.ends_with('\n') {
-                        return Ok(Exit::clean("left within a line"));
+                        return Ok(Exit::clean("disconnected within a line"));
                     }
                 }
                 Reads::Once => {
@@ -121,12 +122,12 @@ where
     }
 }
 
-/// A client that sets and gets a key of its own, and checks each answer.
+/// A client that sets and gets its own key, and checks each answer.
 async fn client(world: World, address: SocketAddr, key: u64) -> io::Result<()> {
     let mut stream = BufReader::new(world.connect(address).await?);
     let mut value = "none".to_owned();
     for _ in 0..world.random(6) {
-        // Now and then it thinks for a while, in which a fault may strike.
+        // Sometimes the client pauses, and a fault may strike meanwhile.
         if world.chance(0.3) {
             world.sleep(Duration::from_millis(20)).await;
         }
@@ -163,7 +164,7 @@ async fn exchange(
     }
 }
 
-/// Up to eight clients at once, with faults; then one without, and a stop.
+/// Up to eight concurrent clients with faults; then one without, and a stop.
 async fn scenario(world: World, reads: Reads) -> Result<(), BoxError> {
     let server = Arc::new(KeyValue::new(reads));
     let pool = world.start(Spec::new("key-value", Arc::clone(&server)))?;
@@ -185,14 +186,14 @@ async fn scenario(world: World, reads: Reads) -> Result<(), BoxError> {
     drop(last);
     world.sleep(Duration::from_secs(1)).await;
     let left = server.sessions.load(Ordering::Relaxed);
-    assert_eq!(left, 0, "sessions are counted, and every client is gone");
+    assert_eq!(left, 0, "every session has ended");
 
     let report = pool.stop().await;
     assert_eq!(report.stuck, 0);
     Ok(())
 }
 
-/// Explores the server, with more faults of clients than the default.
+/// Explores the server, with more client faults than the default.
 pub(crate) fn explore(reads: Reads, seeds: u64) -> Result<Explored, ExploreError> {
     Explore::new()
         .seeds(1..=seeds)

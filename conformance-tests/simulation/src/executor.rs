@@ -1,8 +1,7 @@
-//! One thread, a seeded choice of who is polled next, and a clock that moves only when it is told to.
+//! A single-threaded executor: a seed chooses the task that is polled next, and the clock advances only on request.
 //!
-//! Invariants: no lock is held while a task is polled, dropped or woken; a task
-//! is queued at most once, however often it is woken; the same calls in the
-//! same order make the same choices, whatever the machine.
+//! Invariants: no lock is held while a task is polled, dropped or woken; a task is queued at most once, however often
+//! it is woken; the same calls in the same order make the same choices, whatever the machine.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,13 +18,13 @@ use acceptor_core::Runtime;
 use fastrand::Rng;
 use futures::future::BoxFuture;
 
-use super::trouble::Trouble;
+use super::fault_injection::FaultInjection;
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Names a task of a [`Simulation`], counted up from 1 in the order in which they were spawned.
+/// The id of a task of a [`Simulation`]. Ids count up from 1 in the order of spawning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SimulatedTask {
     number: u64,
@@ -33,7 +32,7 @@ pub struct SimulatedTask {
 }
 
 impl SimulatedTask {
-    /// The [number](SimulatedRuntime::number) of the runtime that it is on.
+    /// Returns the [number](SimulatedRuntime::number) of the task's runtime.
     pub fn runtime(self) -> u64 {
         self.runtime
     }
@@ -49,9 +48,9 @@ impl fmt::Display for SimulatedTask {
     }
 }
 
-/// A runtime of one thread with a clock of its own, and whoever drives it.
+/// A single-threaded runtime with a virtual clock, and its driver.
 ///
-/// Clones share it. Nothing runs unless it is told to: see [`poll_next`](Self::poll_next).
+/// Clones share it. Nothing runs until the driver polls: see [`poll_next`](Self::poll_next).
 #[derive(Clone)]
 pub struct Simulation {
     shared: Arc<Shared>,
@@ -62,9 +61,9 @@ struct Shared {
     /// Nanoseconds since `began`.
     elapsed: AtomicU64,
     state: Mutex<State>,
-    /// Timers fire at this moment.
+    /// Whether timers are firing at this moment.
     firing: AtomicBool,
-    /// Something became ready, perhaps by a thread that is not of this world.
+    /// Notified when something became ready, possibly by a thread outside this world.
     stirred: Condvar,
 }
 
@@ -81,13 +80,13 @@ struct State {
     tallies: BTreeMap<&'static str, Tally>,
     panics: u64,
     closed: bool,
-    /// How many runtimes there are and were beside the first, and which of them run nothing any longer.
+    /// How many runtimes were created beside the first, and which of them have ended.
     runtimes_ever: u64,
     ended: BTreeSet<u64>,
-    /// A thread waits until something becomes ready.
+    /// Whether a thread waits until something becomes ready.
     waiting: bool,
-    /// The faults of an exploration, with dice of their own.
-    trouble: Option<Arc<Trouble>>,
+    /// The faults of an exploration, with their own random numbers.
+    injection: Option<Arc<FaultInjection>>,
     first_panic: Option<Panicked>,
 }
 
@@ -99,37 +98,37 @@ pub(super) struct Panicked {
     pub(super) message: String,
 }
 
-/// How often a task is polled that nobody woke.
+/// How often a task is polled without a wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spurious {
     /// Never.
     Never,
-    /// In one of so many polls.
+    /// In one of this many polls.
     OneIn(u32),
 }
 
-/// What a [`Simulation`] has done so far.
+/// Counters of a [`Simulation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
-    /// Polls of tasks that were woken, or had just been spawned.
+    /// Polls of tasks that were woken or just spawned.
     pub polls: u64,
-    /// Polls of tasks that nobody woke.
+    /// Polls of tasks that were not woken.
     pub spurious: u64,
-    /// Tasks that were spawned.
+    /// Spawned tasks.
     pub tasks: u64,
     /// Timers that fired.
     pub timers: u64,
 }
 
-/// How many tasks of one kind there are and were, and how often they were polled.
+/// Counters for the tasks of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Tally {
-    /// Tasks that are not done.
+    /// Tasks that have not completed.
     pub live: u64,
-    /// Tasks that were spawned.
+    /// Spawned tasks.
     pub spawned: u64,
-    /// Polls of tasks that were woken, or had just been spawned.
+    /// Polls of tasks that were woken or just spawned.
     pub polls: u64,
     /// Wakes by timers.
     pub timers: u64,
@@ -144,18 +143,18 @@ struct Task {
     // These are read and written under the lock of the state.
     queued: AtomicBool,
     held: AtomicBool,
-    /// Its wake is late: a timer brings it.
+    /// Whether its wake is delayed until a timer fires.
     delayed: AtomicBool,
     position: AtomicUsize,
 }
 
-/// How long a poll takes by the clock of [`Simulation::run_until`].
+/// The duration of a poll by the clock of [`Simulation::run_until`].
 pub(super) const POLL: Duration = Duration::from_micros(1);
 
-/// The position of a task that is done.
+/// The position of a completed task.
 const GONE: usize = usize::MAX;
 
-/// What a task that is pending asked for last.
+/// The latest wait of a pending task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     Timer(u64),
@@ -179,15 +178,15 @@ impl fmt::Display for Wait {
     }
 }
 
-/// What is known of a task that is not done.
+/// A snapshot of a task that has not completed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TaskRecord {
-    /// Its name.
+    /// Its id.
     pub id: SimulatedTask,
-    /// The type of the task, or the name that it was given.
+    /// The task's type, or the name that it was given.
     pub kind: &'static str,
-    /// What it waits for, of what this world knows.
+    /// The events that it waits for, as far as this world knows.
     pub waits_for: String,
 }
 
@@ -201,18 +200,18 @@ impl fmt::Display for TaskRecord {
     }
 }
 
-/// The tasks went on and on without the clock moving.
+/// The tasks stayed ready without the clock advancing.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Restless {
-    /// How many polls there were.
+    /// The number of polls.
     pub polls: usize,
-    /// Who was polled last, the latest last.
+    /// The tasks polled last, the latest last.
     pub last: Vec<TaskRecord>,
 }
 
 impl Simulation {
-    /// A world in which nothing has happened yet; the seed makes the choices.
+    /// Creates a world. The seed makes its choices.
     pub fn new(seed: u64, spurious: Spurious) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -234,7 +233,7 @@ impl Simulation {
                     runtimes_ever: 0,
                     ended: BTreeSet::new(),
                     waiting: false,
-                    trouble: None,
+                    injection: None,
                     first_panic: None,
                 }),
                 firing: AtomicBool::new(false),
@@ -243,7 +242,7 @@ impl Simulation {
         }
     }
 
-    /// The runtime, as a pool is given it.
+    /// Returns the runtime with which pools are started.
     pub fn runtime(&self) -> SimulatedRuntime {
         SimulatedRuntime {
             simulation: self.clone(),
@@ -251,7 +250,7 @@ impl Simulation {
         }
     }
 
-    /// One more runtime, with the same clock: its tasks have their turns among those of the others.
+    /// Creates another runtime with the same clock, whose tasks are interleaved with those of the others.
     pub fn another_runtime(&self) -> SimulatedRuntime {
         let mut state = lock(&self.shared.state);
         state.runtimes_ever += 1;
@@ -261,63 +260,63 @@ impl Simulation {
         }
     }
 
-    /// Whatever is spawned there from now on is dropped, as by a runtime that is shut down. Returns the tasks that it has,
-    /// oldest first: they are to be [dropped](Self::drop_task), in any order.
+    /// Drops every task that is spawned on a runtime from now on, as a runtime does that is shut down. Returns the
+    /// tasks that it has, oldest first; the caller [drops](Self::drop_task) them in any order.
     pub fn end_runtime(&self, runtime: &SimulatedRuntime) -> Vec<(SimulatedTask, &'static str)> {
         let number = runtime.number;
         lock(&self.shared.state).ended.insert(number);
         self.tasks_where(|task| task.id.runtime == number)
     }
 
-    /// The seed of the choices from now on.
+    /// Sets the seed of the choices from now on.
     pub fn reseed(&self, seed: u64) {
         lock(&self.shared.state).random = Rng::with_seed(seed);
     }
 
-    /// How often tasks are polled from now on that nobody woke.
+    /// Sets how often tasks are polled without a wake from now on.
     pub fn set_spurious(&self, spurious: Spurious) {
         lock(&self.shared.state).spurious = spurious;
     }
 
-    /// The time.
+    /// Returns the current time.
     pub fn now(&self) -> Instant {
         self.shared.now()
     }
 
-    /// How much time has passed since the world began.
+    /// Returns the time since the world was created.
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.shared.elapsed.load(Ordering::Relaxed))
     }
 
-    /// What has been done so far.
+    /// Returns the counters.
     pub fn statistics(&self) -> Statistics {
         lock(&self.shared.state).statistics
     }
 
-    /// How many tasks of this kind there are and were, and how often they were polled.
+    /// Returns the counters for the tasks of this kind.
     pub fn tally(&self, kind: &str) -> Tally {
         let state = lock(&self.shared.state);
         state.tallies.get(kind).copied().unwrap_or_default()
     }
 
-    /// How many panics have left a task, in a poll or while it was dropped.
+    /// Returns the number of panics that have left a task, in a poll or in its drop.
     pub fn panics(&self) -> u64 {
         lock(&self.shared.state).panics
     }
 
-    /// The first panic that has left a task.
+    /// Returns the first panic that has left a task.
     pub(super) fn first_panic(&self) -> Option<Panicked> {
         lock(&self.shared.state).first_panic.clone()
     }
 
-    /// The faults that disturb the tasks from now on, where [`Spurious`] is *never*.
-    pub(super) fn set_trouble(&self, trouble: Option<Arc<Trouble>>) {
-        let before = std::mem::replace(&mut lock(&self.shared.state).trouble, trouble);
+    /// Sets the faults from now on, which apply if [`Spurious`] is *never*.
+    pub(super) fn set_fault_injection(&self, injection: Option<Arc<FaultInjection>>) {
+        let before = std::mem::replace(&mut lock(&self.shared.state).injection, injection);
         drop(before);
     }
 
-    /// Polls one task that is ready, chosen at random; now and then one that is not. Returns it and its kind, `None` if
-    /// none is ready.
+    /// Polls a randomly chosen ready task, and occasionally one that is not ready. Returns the task and its kind, or
+    /// `None` if no task is ready.
     pub fn poll_next(&self) -> Option<(SimulatedTask, &'static str)> {
         let task = {
             let mut state = lock(&self.shared.state);
@@ -338,9 +337,9 @@ impl Simulation {
         if let Ok(Poll::Pending) = polled {
             *lock(&task.future) = Some(future);
         } else {
-            // The task is what panicked, if it did; nobody else is to know.
-            let polled = polled.err().map(said);
-            let dropped = drop_saying(future);
+            // A panic concerns the task only, not the caller.
+            let polled = polled.err().map(panic_message);
+            let dropped = drop_catching(future);
             let mut state = lock(&self.shared.state);
             if let Some(message) = polled.or(dropped) {
                 state.panicked(&task, message);
@@ -350,11 +349,11 @@ impl Simulation {
         Some((task.id, task.kind()))
     }
 
-    /// Polls until nothing is ready.
+    /// Polls until no task is ready.
     ///
     /// # Errors
     ///
-    /// [`Restless`] after so many polls.
+    /// [`Restless`] after `limit` polls.
     pub fn settle(&self, limit: usize) -> Result<usize, Restless> {
         let mut polls = 0;
         while let Some((task, _)) = self.poll_next() {
@@ -379,14 +378,14 @@ impl Simulation {
         }
     }
 
-    /// When the next timer fires.
+    /// Returns when the next timer fires.
     pub fn next_timer(&self) -> Option<Instant> {
         let state = lock(&self.shared.state);
         let ((at, _), _) = state.timers.first_key_value()?;
         Some(self.shared.began + Duration::from_nanos(*at))
     }
 
-    /// Moves the clock, forward only, and fires the timers that are due by then.
+    /// Advances the clock and fires the timers that are due. The clock never goes backwards.
     pub fn advance_to(&self, time: Instant) {
         let to = self.shared.offset(time);
         let due = {
@@ -404,14 +403,14 @@ impl Simulation {
         self.shared.firing.store(false, Ordering::Relaxed);
     }
 
-    /// The tasks that are not done, oldest first.
+    /// Returns the tasks that have not completed, oldest first.
     pub fn tasks(&self) -> Vec<TaskRecord> {
         let mut tasks = lock(&self.shared.state).live.clone();
         tasks.sort_unstable_by_key(|task| task.id);
         tasks.iter().map(|task| task.record()).collect()
     }
 
-    /// The tasks that are not done and of one of these kinds, oldest first.
+    /// Returns the tasks of these kinds that have not completed, oldest first.
     pub fn tasks_of(&self, kinds: &[&str]) -> Vec<(SimulatedTask, &'static str)> {
         self.tasks_where(|task| kinds.contains(&task.kind()))
     }
@@ -426,7 +425,7 @@ impl Simulation {
         tasks
     }
 
-    /// Gives a task another kind than its type, which it then is counted under. Nothing, if it is done.
+    /// Changes a task's kind, under which it is counted. Does nothing if the task has completed.
     pub fn set_kind(&self, id: SimulatedTask, kind: &'static str) {
         if let Some(task) = self.find(id) {
             let before = std::mem::replace(&mut *lock(&task.kind), kind);
@@ -439,29 +438,29 @@ impl Simulation {
         }
     }
 
-    /// How many tasks are not done.
+    /// Returns the number of tasks that have not completed.
     pub fn task_count(&self) -> usize {
         lock(&self.shared.state).live.len()
     }
 
-    /// How many timers are set.
+    /// Returns the number of pending timers.
     pub fn timer_count(&self) -> usize {
         lock(&self.shared.state).timers.len()
     }
 
-    /// Drops a task, as a runtime does that gives up on it. Nothing, if it is done.
+    /// Drops a task, as a runtime does that is shut down. Does nothing if the task has completed.
     pub fn drop_task(&self, id: SimulatedTask) {
         let task = self.find(id);
         if let Some(task) = task {
             let future = lock(&task.future).take();
             lock(&self.shared.state).remove(&task);
-            if let Some(message) = drop_saying(future) {
+            if let Some(message) = drop_catching(future) {
                 lock(&self.shared.state).panicked(&task, message);
             }
         }
     }
 
-    /// Withholds all polls of a task, as if the last one never returned.
+    /// Stops polling a task, as if its last poll never returned.
     pub fn hold(&self, id: SimulatedTask) {
         if let Some(task) = self.find(id) {
             let mut state = lock(&self.shared.state);
@@ -470,7 +469,7 @@ impl Simulation {
         }
     }
 
-    /// Polls a task again that was held.
+    /// Resumes polling a held task.
     pub fn release(&self, id: SimulatedTask) {
         if let Some(task) = self.find(id) {
             let mut state = lock(&self.shared.state);
@@ -482,7 +481,7 @@ impl Simulation {
         }
     }
 
-    /// Drops all tasks, and from now on whatever is spawned, as a runtime does that is shut down.
+    /// Drops all tasks, and every task that is spawned from now on, as a runtime does that is shut down.
     pub fn close(&self) {
         lock(&self.shared.state).closed = true;
         loop {
@@ -494,17 +493,18 @@ impl Simulation {
         }
     }
 
-    /// Polls, and moves the clock, a little for each poll and to the next timer when nothing is ready, until `done` says so.
+    /// Polls until `done` returns true. The clock advances a little with each poll, and to the next timer if no task is
+    /// ready.
     ///
-    /// With neither a task nor a timer left it waits for a thread of another world to wake somebody.
+    /// If no task is ready and no timer is pending, waits for a thread outside this world to wake a task.
     ///
     /// # Panics
     ///
-    /// If nobody does within so long by the machine's clock: then it tells who waits for what.
+    /// If no wake arrives within `outside` by the machine's clock, with the tasks and the events that they wait for.
     pub fn run_until(&self, outside: Duration, done: impl Fn() -> bool) {
         while !done() {
             if self.poll_next().is_some() {
-                // Also where somebody is always ready the timers are to have their turn.
+                // Timers must fire even if a task is always ready.
                 self.advance_to(self.now() + POLL);
                 continue;
             }
@@ -534,7 +534,7 @@ impl Simulation {
         }
     }
 
-    /// What the task that is being polled waits for.
+    /// Records the wait of the task that is being polled.
     pub(super) fn waits_for(&self, wait: Wait) {
         let state = lock(&self.shared.state);
         if let Some(task) = &state.current {
@@ -558,18 +558,18 @@ impl fmt::Debug for Simulation {
 }
 
 /// Drops a value whose `Drop` may panic, and returns the message of the panic.
-fn drop_saying<T>(value: T) -> Option<String> {
+fn drop_catching<T>(value: T) -> Option<String> {
     catch_unwind(AssertUnwindSafe(|| drop(value)))
         .err()
-        .map(said)
+        .map(panic_message)
 }
 
-/// The message of a panic. Its value, whose `Drop` may panic in turn, is dropped.
-pub(super) fn said(panic: Box<dyn Any + Send>) -> String {
+/// Returns the message of a panic and drops the payload, whose `Drop` may panic in turn.
+pub(super) fn panic_message(panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-    text.unwrap_or_else(|| "a value that is no text".to_owned())
+    text.unwrap_or_else(|| "a payload that is not text".to_owned())
 }
 
 impl Shared {
@@ -577,7 +577,7 @@ impl Shared {
         self.began + Duration::from_nanos(self.elapsed.load(Ordering::Relaxed))
     }
 
-    /// Nanoseconds since the world began; the furthest there is for what lies beyond.
+    /// Converts an instant to nanoseconds since the world was created, saturating.
     fn offset(&self, time: Instant) -> u64 {
         let since = time.saturating_duration_since(self.began);
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
@@ -591,7 +591,10 @@ impl State {
         }
         let spurious = match self.spurious {
             Spurious::OneIn(many) => self.random.u32(..many.max(1)) == 0,
-            Spurious::Never => self.trouble.as_ref().is_some_and(|trouble| trouble.polls()),
+            Spurious::Never => self
+                .injection
+                .as_ref()
+                .is_some_and(|injection| injection.polls()),
         };
         if spurious {
             let task = &self.live[self.random.usize(..self.live.len())];
@@ -602,7 +605,7 @@ impl State {
         }
         let chosen = self.random.usize(..self.ready.len());
         let task = self.ready.swap_remove(chosen);
-        // Before the poll: whoever wakes it from now on wants another.
+        // Cleared before the poll: a wake from here on requests another poll.
         task.queued.store(false, Ordering::Relaxed);
         self.statistics.polls += 1;
         self.tally(task.kind()).polls += 1;
@@ -660,7 +663,7 @@ impl Task {
     }
 }
 
-/// A type's name without its parameters and its path.
+/// Returns a type's name without its parameters and its path.
 fn short(name: &'static str) -> &'static str {
     let name = name.split('<').next().unwrap_or(name);
     name.rsplit("::")
@@ -668,7 +671,7 @@ fn short(name: &'static str) -> &'static str {
         .unwrap_or(name)
 }
 
-/// The part of a pool's task in words that its users know; of another task the short name of its type.
+/// Returns the role of a pool's task in the user's terms, and the short type name of any other task.
 fn plain(name: &'static str) -> &'static str {
     let Some(name_in_core) = name.strip_prefix("acceptor_core::") else {
         return short(name);
@@ -704,7 +707,11 @@ impl Wake for Task {
         if self.held.load(Ordering::Relaxed) {
             return;
         }
-        if let Some(delay) = state.trouble.as_ref().and_then(|trouble| trouble.delays()) {
+        if let Some(delay) = state
+            .injection
+            .as_ref()
+            .and_then(|injection| injection.delays())
+        {
             self.delayed.store(true, Ordering::Relaxed);
             let at = shared.elapsed.load(Ordering::Relaxed).saturating_add(delay);
             state.timers_ever += 1;
@@ -721,7 +728,7 @@ impl Wake for Task {
     }
 }
 
-/// The wake of a task that comes later than it should.
+/// A delayed wake of a task.
 struct Late(Arc<Task>);
 
 impl Wake for Late {
@@ -747,17 +754,17 @@ pub struct SimulatedRuntime {
 }
 
 impl SimulatedRuntime {
-    /// What drives it.
+    /// Returns its driver.
     pub fn simulation(&self) -> &Simulation {
         &self.simulation
     }
 
-    /// Its number: 0 for the first, then counted up.
+    /// Returns its number, counted up from 0.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Spawns a task of this kind. `None` if the runtime has ended: then the task is dropped.
+    /// Spawns a task of this kind. If the runtime has ended, drops the task and returns `None`.
     pub(super) fn spawn_as(
         &self,
         kind: &'static str,
@@ -767,7 +774,7 @@ impl SimulatedRuntime {
         let mut state = lock(&shared.state);
         if state.closed || state.ended.contains(&self.number) {
             drop(state);
-            if drop_saying(future).is_some() {
+            if drop_catching(future).is_some() {
                 lock(&shared.state).panics += 1;
             }
             return None;
@@ -809,7 +816,7 @@ impl Runtime for SimulatedRuntime {
         }
 
         let name = name(&task);
-        let is_explored = lock(&self.simulation.shared.state).trouble.is_some();
+        let is_explored = lock(&self.simulation.shared.state).injection.is_some();
         let kind = if is_explored {
             plain(name)
         } else {
@@ -836,11 +843,11 @@ impl Runtime for SimulatedRuntime {
     }
 }
 
-/// Waits until the clock has reached its deadline.
+/// Waits for a deadline.
 struct Sleep {
     simulation: Simulation,
     deadline: u64,
-    /// The number of its timer, if one was ever set.
+    /// The number of its timer, if one was set.
     timer: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Runs a scenario with one seed after the other, until one fails.
+//! Runs a scenario with consecutive seeds until one fails.
 
 use std::collections::BTreeMap;
 use std::env::VarError;
@@ -13,20 +13,20 @@ use std::time::Duration;
 
 use acceptor_core::BoxError;
 
-use super::executor::{POLL, SimulatedTask, Simulation, Spurious, TaskRecord, lock, said};
+use super::executor::{POLL, SimulatedTask, Simulation, Spurious, TaskRecord, lock, panic_message};
 use super::failure::{Cause, ExploreError, SeedFailure};
+use super::fault_injection::FaultInjection;
 use super::faults::{FaultCounts, Faults};
 use super::history::{History, mixed};
-use super::network::Happened;
-use super::trouble::Trouble;
+use super::network::NetworkEvent;
 use super::world::World;
 
-/// Runs a scenario with the seeds 1 to 1,000 and the default [`Faults`], for a test that needs nothing else.
+/// Runs a scenario with the seeds 1 to 1,000 and the default [`Faults`].
 ///
 /// # Panics
 ///
-/// If a seed fails, or if the environment variable `ACCEPTOR_SEED` is not allowed: with the message of the [`ExploreError`].
-/// [`Explore::run`] returns it instead.
+/// If a seed fails, or if the environment variable `ACCEPTOR_SEED` is invalid, with the message of the [`ExploreError`].
+/// [`Explore::run`] returns the error instead.
 ///
 /// ```
 /// let explored = acceptor_simulation::explore(|world| async move {
@@ -49,9 +49,9 @@ where
     }
 }
 
-/// How to explore a scenario: with which seeds, with which faults, and within which limits.
+/// The settings of an exploration: seeds, faults and limits.
 ///
-/// Nothing is checked before [`run`](Self::run).
+/// The settings are checked by [`run`](Self::run).
 ///
 /// ```
 /// use acceptor_simulation::{Explore, Faults};
@@ -91,27 +91,28 @@ enum Runs {
     Twice,
 }
 
-/// The record of an exploration, over all its seeds. Its `Display` is a summary in a few lines.
+/// The result of an exploration, over all its seeds. Its `Display` is a summary of a few lines.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Explored {
-    /// Seeds that were run, each of which has passed.
+    /// Seeds that were run, all of which passed.
     pub seeds: u64,
     /// Polls of tasks.
     pub polls: u64,
     /// Virtual time.
     pub elapsed: Duration,
-    /// Connections that were accepted.
+    /// Accepted connections.
     pub connections: u64,
     /// Faults that have struck.
     pub faults: FaultCounts,
-    /// The same number for the same histories of all seeds, to every poll; most likely another for others.
+    /// A number that is equal for equal histories of all seeds, down to every poll, and most likely different
+    /// otherwise.
     pub fingerprint: u64,
     reached: BTreeMap<&'static str, u64>,
 }
 
 impl Explored {
-    /// How often the scenario has [reached](World::reached) this place, over all seeds.
+    /// Returns how often the scenario has [reached](World::reached) this point, over all seeds.
     pub fn reached(&self, place: &str) -> u64 {
         self.reached.get(place).copied().unwrap_or_default()
     }
@@ -131,8 +132,8 @@ impl fmt::Display for Explored {
     }
 }
 
-/// The life of one seed, however it ended.
-struct Life {
+/// The run of one seed, however it ended.
+struct SeedRun {
     seed: u64,
     ended: Result<(), Cause>,
     polls: u64,
@@ -140,21 +141,21 @@ struct Life {
     connections: u64,
     faults: FaultCounts,
     reached: Vec<(&'static str, u64)>,
-    /// Those that were not done when it failed.
+    /// The tasks that had not completed when it failed.
     tasks: Vec<TaskRecord>,
     history: Vec<(Duration, String)>,
-    /// Lines of the history before these.
+    /// The number of earlier lines of the history.
     earlier: u64,
     fingerprint: u64,
 }
 
-/// The environment variable that says which seeds to run.
+/// The environment variable that selects the seeds.
 const VARIABLE: &str = "ACCEPTOR_SEED";
 
 /// The name of the task that runs the scenario.
 const SCENARIO: &str = "the scenario";
 
-/// How long a world goes on without its scenario: longer than any wake is delayed, so that each report is delivered.
+/// How long a world continues after its scenario: longer than any delayed wake, so that each report is delivered.
 const REST: Duration = Duration::from_millis(10);
 
 impl Default for Explore {
@@ -176,13 +177,13 @@ impl Explore {
         }
     }
 
-    /// Sets the seeds, which are run in this order. The environment variable `ACCEPTOR_SEED` wins over it.
+    /// Sets the seeds, which are run in this order. The environment variable `ACCEPTOR_SEED` overrides it.
     pub fn seeds(mut self, seeds: RangeInclusive<u64>) -> Self {
         self.seeds = seeds;
         self
     }
 
-    /// Sets one seed: the one that a failure names, for example. The environment variable `ACCEPTOR_SEED` wins over it.
+    /// Sets a single seed, such as the one that a failure names. The environment variable `ACCEPTOR_SEED` overrides it.
     pub fn seed(self, seed: u64) -> Self {
         self.seeds(seed..=seed)
     }
@@ -193,15 +194,15 @@ impl Explore {
         self
     }
 
-    /// Sets within how many polls of tasks the scenario has to end, for each seed: at least 1.
+    /// Sets the maximum number of polls in which the scenario has to end, for each seed (at least 1).
     ///
-    /// Each poll takes 1 µs of virtual time, and where no task is ready the clock moves to the next timer.
+    /// Each poll takes 1 µs of virtual time. If no task is ready, the clock advances to the next timer.
     pub fn polls(mut self, limit: u64) -> Self {
         self.polls = limit;
         self
     }
 
-    /// Sets how many lines of the history the message of a failure shows: the last ones. Default: 30.
+    /// Sets how many lines of the history a failure shows, counted from the end. The default is 30.
     pub fn history(mut self, lines: usize) -> Self {
         self.history = lines;
         self
@@ -209,7 +210,7 @@ impl Explore {
 
     /// Makes a panic in `init`, `serve` or `terminate` fail the seed.
     ///
-    /// By default it does not: a pool isolates and reports a panic of its child, and a scenario may test that. It is seen in pools
+    /// By default it does not: a pool isolates and reports a panic of its child, and a scenario may test that. It applies to pools
     /// that are started with [`World::start`] or with a spec from [`World::observe`].
     ///
     /// ```
@@ -248,12 +249,12 @@ impl Explore {
     ///
     /// let mut count = 0;
     /// let explored = Explore::new().each_twice().run(|world| {
-    ///     // A mistake: the count goes on from run to run.
+    ///     // A bug: the count continues from run to run.
     ///     count += 1;
     ///     world.note(format!("run {count}"));
     ///     async { Ok(()) }
     /// });
-    /// let error = explored.expect_err("the second run is another");
+    /// let error = explored.expect_err("the second run differs");
     /// let failure = error.failure().expect("a seed has failed");
     /// assert!(matches!(&failure.cause, Cause::NotRepeatable { second, .. } if second.ends_with("run 2")));
     /// ```
@@ -267,7 +268,7 @@ impl Explore {
     /// A seed passes if the scenario's future returns `Ok`. Then the tasks that it has [spawned](World::spawn) are dropped, the
     /// rest of the world goes on for 10 ms of virtual time, and all that is left is dropped.
     ///
-    /// Everything is a function of the seed, as long as the scenario makes its choices by the seed alone: the message of a failure
+    /// Everything is a function of the seed if the scenario makes its choices by the seed alone: the message of a failure
     /// is the same each time.
     ///
     /// # Errors
@@ -280,17 +281,17 @@ impl Explore {
     {
         let mut explored = Explored::default();
         for seed in self.checked()? {
-            let life = self.live(seed, &mut scenario);
-            if life.ended.is_err() {
-                let failure = life.into_failure(self.history);
+            let run = self.run_seed(seed, &mut scenario);
+            if run.ended.is_err() {
+                let failure = run.into_failure(self.history);
                 return Err(ExploreError::Failed(Box::new(failure)));
             }
-            explored.add(&life);
+            explored.add(&run);
         }
         Ok(explored)
     }
 
-    /// The seeds to run, if all settings are allowed.
+    /// Returns the seeds to run, if all settings are valid.
     fn checked(&self) -> Result<RangeInclusive<u64>, ExploreError> {
         for (fault, value) in self.faults.rates() {
             if !(0.0..=1.0).contains(&value) {
@@ -316,16 +317,16 @@ impl Explore {
         Ok(seeds)
     }
 
-    fn live<F, Fut>(&self, seed: u64, scenario: &mut F) -> Life
+    fn run_seed<F, Fut>(&self, seed: u64, scenario: &mut F) -> SeedRun
     where
         F: FnMut(World) -> Fut,
         Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         match self.runs {
-            Runs::Once => self.live_once(seed, scenario, self.history),
+            Runs::Once => self.run_once(seed, scenario, self.history),
             Runs::Twice => {
-                let first = self.live_once(seed, scenario, usize::MAX);
-                let mut second = self.live_once(seed, scenario, usize::MAX);
+                let first = self.run_once(seed, scenario, usize::MAX);
+                let mut second = self.run_once(seed, scenario, usize::MAX);
                 if first.fingerprint == second.fingerprint {
                     return first;
                 }
@@ -335,21 +336,21 @@ impl Explore {
         }
     }
 
-    fn live_once<F, Fut>(&self, seed: u64, scenario: &mut F, lines: usize) -> Life
+    fn run_once<F, Fut>(&self, seed: u64, scenario: &mut F, lines: usize) -> SeedRun
     where
         F: FnMut(World) -> Fut,
         Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         let simulation = Simulation::new(seed, Spurious::Never);
         let history = Arc::new(History::new(&simulation, lines));
-        let trouble = Arc::new(Trouble::new(seed, self.faults, Arc::clone(&history)));
-        simulation.set_trouble(Some(Arc::clone(&trouble)));
-        let world = World::new(seed, &simulation, &trouble, &history);
+        let injection = Arc::new(FaultInjection::new(seed, self.faults, Arc::clone(&history)));
+        simulation.set_fault_injection(Some(Arc::clone(&injection)));
+        let world = World::new(seed, &simulation, &injection, &history);
         let connections = Arc::new(AtomicU64::new(0));
         world
             .network()
-            .witness(note_into(&history, Arc::clone(&connections)));
-        let mut course = Course {
+            .on_event(note_into(&history, Arc::clone(&connections)));
+        let mut driver = Driver {
             explore: self,
             simulation: &simulation,
             history: &history,
@@ -359,31 +360,31 @@ impl Explore {
 
         let called = catch_unwind(AssertUnwindSafe(|| scenario(world.clone())));
         let mut ended = match called {
-            Ok(scenario) => course.run(scenario),
+            Ok(scenario) => driver.run(scenario),
             Err(panic) => Err(Cause::Panic {
                 task: SCENARIO.to_owned(),
-                message: said(panic),
+                message: panic_message(panic),
             }),
         };
-        trouble.calm();
+        injection.calm();
         if ended.is_ok() {
             world.drop_tasks();
-            ended = course.rest();
+            ended = driver.rest();
         }
-        let polls = course.polls;
+        let polls = driver.polls;
         let elapsed = simulation.elapsed();
         let tasks = simulation.tasks();
         let fingerprint = history.fingerprint();
         let (lines, earlier) = history.take();
 
-        // Tasks hold the simulation, and it holds them.
-        world.network().dismiss_witness();
-        simulation.set_trouble(None);
+        // Breaks the cycle: tasks hold the simulation, and it holds them.
+        world.network().remove_hook();
+        simulation.set_fault_injection(None);
         simulation.close();
         ended = ended.and_then(|()| no_panic(&simulation));
-        let mut faults = trouble.counts();
+        let mut faults = injection.counts();
         faults.spurious_polls = simulation.statistics().spurious;
-        Life {
+        SeedRun {
             seed,
             ended,
             polls,
@@ -399,7 +400,7 @@ impl Explore {
     }
 }
 
-impl Life {
+impl SeedRun {
     fn into_failure(mut self, most_lines: usize) -> SeedFailure {
         let surplus = self.history.len().saturating_sub(most_lines);
         self.history.drain(..surplus);
@@ -417,21 +418,21 @@ impl Life {
 }
 
 impl Explored {
-    fn add(&mut self, life: &Life) {
+    fn add(&mut self, run: &SeedRun) {
         self.seeds += 1;
-        self.polls += life.polls;
-        self.elapsed = self.elapsed.saturating_add(life.elapsed);
-        self.connections += life.connections;
-        self.faults.add(&life.faults);
-        self.fingerprint = mixed(self.fingerprint, life.fingerprint);
-        for (place, count) in &life.reached {
+        self.polls += run.polls;
+        self.elapsed = self.elapsed.saturating_add(run.elapsed);
+        self.connections += run.connections;
+        self.faults.add(&run.faults);
+        self.fingerprint = mixed(self.fingerprint, run.fingerprint);
+        for (place, count) in &run.reached {
             *self.reached.entry(place).or_default() += count;
         }
     }
 }
 
-/// The run of a world, poll by poll.
-struct Course<'a> {
+/// A run of a world, poll by poll.
+struct Driver<'a> {
     explore: &'a Explore,
     simulation: &'a Simulation,
     history: &'a History,
@@ -439,7 +440,7 @@ struct Course<'a> {
     polls: u64,
 }
 
-impl Course<'_> {
+impl Driver<'_> {
     /// Runs the scenario to its end.
     fn run<Fut>(&mut self, scenario: Fut) -> Result<(), Cause>
     where
@@ -477,7 +478,7 @@ impl Course<'_> {
         }
     }
 
-    /// Lets the world go on for a little while.
+    /// Lets the world continue for a short time.
     fn rest(&mut self) -> Result<(), Cause> {
         let end = self.simulation.now() + REST;
         while self.polls < self.explore.polls {
@@ -500,7 +501,7 @@ impl Course<'_> {
         };
         self.polls += 1;
         self.history.polled(task, kind);
-        // Also where a task is always ready the timers are to have their turn.
+        // Timers must fire even if a task is always ready.
         self.simulation.advance_to(self.simulation.now() + POLL);
         true
     }
@@ -533,35 +534,35 @@ fn named(task: SimulatedTask, kind: &str) -> String {
     }
 }
 
-/// A witness that adds each event to the history.
+/// Returns a hook that adds each event to the history.
 fn note_into(
     history: &Arc<History>,
     connections: Arc<AtomicU64>,
-) -> impl Fn(Happened) + Send + Sync + 'static {
+) -> impl Fn(NetworkEvent) + Send + Sync + 'static {
     let history = Arc::clone(history);
     move |happened| {
         let line = match happened {
-            Happened::Accepted { listener, peer } => {
+            NetworkEvent::Accepted { listener, peer } => {
                 connections.fetch_add(1, Ordering::Relaxed);
                 format!("{listener} accepts {peer}")
             }
-            Happened::Dropped { peer } => format!("the server drops its end of {peer}"),
-            Happened::Failed { listener, fault } => {
+            NetworkEvent::Dropped { peer } => format!("the server drops its end of {peer}"),
+            NetworkEvent::Failed { listener, fault } => {
                 format!("accept fails on {listener}: {}", fault.text())
             }
-            Happened::Closed { listener, queued } => {
+            NetworkEvent::Closed { listener, queued } => {
                 format!("{listener} is closed, with {queued} connections in its backlog")
             }
-            Happened::Empty { .. } => return,
+            NetworkEvent::Empty { .. } => return,
         };
         history.note(line);
     }
 }
 
-/// The first line in which two lives differ.
-fn difference(first: &Life, second: &Life) -> Cause {
+/// Returns the first line in which two runs differ.
+fn difference(first: &SeedRun, second: &SeedRun) -> Cause {
     let most = first.history.len().max(second.history.len());
-    let line = |life: &Life, number: usize| match life.history.get(number) {
+    let line = |run: &SeedRun, number: usize| match run.history.get(number) {
         Some((at, line)) => format!("{at:?}  {line}"),
         None => "its history has ended".to_owned(),
     };
@@ -580,7 +581,7 @@ fn difference(first: &Life, second: &Life) -> Cause {
     }
 }
 
-/// An error, and those of its sources that it does not name itself.
+/// Formats an error with those sources that its message does not contain.
 fn with_sources(error: &(dyn Error + 'static)) -> String {
     /// An error may name itself as its source.
     const MOST: usize = 16;
@@ -598,7 +599,7 @@ fn with_sources(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// A seed, or a range of them.
+/// Parses a seed or a range of seeds.
 fn parse(value: &str) -> Option<RangeInclusive<u64>> {
     let number = |text: &str| text.trim().parse().ok();
     match value.split_once("..=") {
@@ -610,7 +611,7 @@ fn parse(value: &str) -> Option<RangeInclusive<u64>> {
 fn how_to_repeat(seed: u64) -> String {
     let thread = std::thread::current();
     let command = match thread.name() {
-        // That of a test has its name.
+        // The thread of a test has the test's name.
         Some(test) if test != "main" => format!("{VARIABLE}={seed} cargo test {test}"),
         _ => format!("set {VARIABLE}={seed} in the environment of the same command"),
     };
@@ -622,7 +623,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn value_of_the_environment_is_a_seed_or_a_range() {
+    fn variable_is_a_seed_or_a_range() {
         assert_eq!(parse("42"), Some(42..=42));
         assert_eq!(parse(" 1 ..= 5000"), Some(1..=5000));
         for value in ["all", "-1", "1..5", "1..=", "..=5", "18446744073709551616"] {
@@ -631,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn error_is_shown_with_the_sources_that_it_does_not_name() {
+    fn missing_sources_are_appended() {
         let inside = std::io::Error::other("the disk is full");
         assert_eq!(with_sources(&inside), "the disk is full");
         let failure = acceptor_core::StartError::Init(Box::new(inside));

@@ -1,4 +1,4 @@
-//! How an exploration ends with an error: a setting that is not allowed, or a seed that fails.
+//! The errors of an exploration: an invalid setting, or a seed that fails.
 
 use std::error::Error;
 use std::fmt;
@@ -6,32 +6,32 @@ use std::time::Duration;
 
 use super::executor::TaskRecord;
 
-/// An exploration did not reach its end.
+/// The error of an exploration.
 ///
-/// Its `Debug` is its `Display`, so that a test that returns it, or calls `unwrap`, shows the message as it is meant.
+/// Its `Debug` equals its `Display`, so that a test that returns it or calls `unwrap` shows the formatted message.
 #[non_exhaustive]
 pub enum ExploreError {
     /// A seed has failed.
     Failed(Box<SeedFailure>),
     /// The range of seeds is empty.
     Seeds {
-        /// The first seed that was given.
+        /// The first seed.
         first: u64,
-        /// The last.
+        /// The last seed.
         last: u64,
     },
     /// A rate of [`Faults`](crate::Faults) is not within 0 to 1.
     Rate {
         /// The field.
         fault: &'static str,
-        /// The value that was given.
+        /// The invalid value.
         value: f64,
     },
     /// The limit of polls is zero.
     Polls,
     /// The environment variable `ACCEPTOR_SEED` is neither a seed nor a range of seeds.
     Environment {
-        /// The value that it has.
+        /// The invalid value.
         value: String,
     },
 }
@@ -43,7 +43,7 @@ impl ExploreError {
     /// use acceptor_simulation::{Cause, Explore};
     ///
     /// let explored = Explore::new().seeds(7..=9).run(|_world| async { Err("no luck".into()) });
-    /// let error = explored.expect_err("each seed fails");
+    /// let error = explored.expect_err("every seed fails");
     /// let failure = error.failure().expect("a seed has failed");
     /// assert_eq!(failure.seed, 7);
     /// assert_eq!(failure.cause, Cause::Error { message: "no luck".to_owned() });
@@ -87,9 +87,9 @@ impl fmt::Debug for ExploreError {
 
 impl Error for ExploreError {}
 
-/// A seed that has failed: the moment, the cause, the tasks that were left, and the end of its history.
+/// A failed seed: the moment, the cause, the remaining tasks, and the end of its history.
 ///
-/// Its `Display` is several lines of text, of which the first says the most.
+/// Its `Display` is several lines of text, the first of which is a summary.
 ///
 /// ```
 /// use acceptor_simulation::{Cause, Explore};
@@ -100,7 +100,7 @@ impl Error for ExploreError {}
 ///     // Nothing ever wakes it.
 ///     std::future::pending().await
 /// });
-/// let error = explored.expect_err("it cannot end");
+/// let error = explored.expect_err("the scenario never ends");
 /// let failure = error.failure().expect("a seed has failed");
 /// assert_eq!((failure.seed, &failure.cause), (3, &Cause::Deadlock));
 /// assert!(failure.elapsed >= Duration::from_secs(1));
@@ -111,20 +111,20 @@ impl Error for ExploreError {}
 pub struct SeedFailure {
     /// The seed.
     pub seed: u64,
-    /// The virtual time since the world began.
+    /// The virtual time since the world was created.
     pub elapsed: Duration,
-    /// How many polls there were.
+    /// The number of polls.
     pub polls: u64,
     /// The cause.
     pub cause: Cause,
-    /// The tasks that were not done, each with the event that it waits for: the oldest first.
+    /// The tasks that have not completed, oldest first, each with the event that it waits for.
     pub tasks: Vec<TaskRecord>,
-    /// The last lines of the history, each with the virtual time: the latest last. [`Explore::history`](crate::Explore::history)
-    /// says how many there are at most.
+    /// The last lines of the history, each with its virtual time. [`Explore::history`](crate::Explore::history) sets
+    /// the maximum number.
     pub history: Vec<(Duration, String)>,
-    /// How many lines the history has before these.
+    /// The number of earlier lines of the history.
     pub earlier: u64,
-    /// The way to run this seed alone.
+    /// How to run this seed alone.
     pub again: String,
 }
 
@@ -134,33 +134,33 @@ pub struct SeedFailure {
 pub enum Cause {
     /// The scenario, or a task that it spawned, panicked.
     Panic {
-        /// The task: `the scenario`, or its number and the name that it was spawned under.
+        /// The task: `the scenario`, or its number and name.
         task: String,
         /// The message of the panic.
         message: String,
     },
     /// The scenario returned an error.
     Error {
-        /// The error, and its sources.
+        /// The error and its sources.
         message: String,
     },
-    /// A child of an observed pool panicked, and [that is to fail the seed](crate::Explore::fail_on_child_panic).
+    /// A child of an observed pool panicked, and [`fail_on_child_panic`](crate::Explore::fail_on_child_panic) is set.
     ChildPanic {
         /// The report of the pool.
         report: String,
     },
-    /// The scenario has not ended, no task can go on, and no timer is set.
+    /// The scenario has not ended, no task is ready, and no timer is pending.
     Deadlock,
     /// The scenario has not ended within the [limit](crate::Explore::polls) of polls.
     TooManyPolls {
-        /// The tasks that were polled most among the last 200 polls, and how often: the first most.
+        /// The most polled tasks of the last 200 polls, with the number of polls, in descending order.
         busiest: Vec<(String, usize)>,
     },
-    /// The seed was [played twice](crate::Explore::each_twice), and the second run was another.
+    /// The seed was [run twice](crate::Explore::each_twice), and the second run differs.
     NotRepeatable {
         /// The first line of the history that differs, in the first run.
         first: String,
-        /// The same in the second run.
+        /// The same line in the second run.
         second: String,
     },
 }
@@ -185,8 +185,8 @@ impl fmt::Display for Cause {
             }
             Cause::NotRepeatable { first, second } => write!(
                 f,
-                "a second run of the same seed differs, so something beside the seed makes choices: the order of a HashMap, \
-                 the clock of the machine, a thread, or the state that an earlier seed has left\n  first run:  {first}\n  second run: {second}"
+                "a second run of the same seed differs, so something other than the seed makes choices: the order of a HashMap, \
+                 the clock of the machine, a thread, or state left by an earlier seed\n  first run:  {first}\n  second run: {second}"
             ),
         }
     }
@@ -211,7 +211,7 @@ impl fmt::Display for SeedFailure {
             (0, false) => {}
             (0, true) => writeln!(f, "  nothing")?,
             (earlier, false) => writeln!(f, "  ({earlier} earlier)")?,
-            (earlier, true) => writeln!(f, "  ({earlier} lines, of which none is to be shown)")?,
+            (earlier, true) => writeln!(f, "  ({earlier} lines, none of which is shown)")?,
         }
         for (at, line) in &self.history {
             writeln!(f, "  {:>12}  {line}", format!("{at:?}"))?;

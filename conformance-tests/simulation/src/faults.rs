@@ -1,4 +1,4 @@
-//! The faults of a simulated world: how often each strikes, and how often each has.
+//! The faults of a simulated world: their rates, and how often each has struck.
 
 use std::fmt;
 
@@ -14,34 +14,33 @@ use std::fmt;
 /// assert_eq!(faults.half_closes, 0.0);
 /// ```
 ///
-/// Nothing is checked before the exploration starts; then a rate that is not allowed is an
+/// The rates are checked when the exploration starts: an invalid rate is an
 /// [error](crate::ExploreError::Rate), which names the field.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Faults {
-    /// Of clients: the call of `accept` before this client fails, with an error that concerns one connection. Default: 0.05.
+    /// Per client: the call of `accept` before this client fails, with an error of one connection. Default: 0.05.
     pub accept_errors: f64,
-    /// Of clients: descriptors run out before this client, so that one to three calls of `accept` fail and the listener
+    /// Per client: descriptors run out before this client, so that one to three calls of `accept` fail and the listener
     /// pauses. Default: 0.02.
     pub resource_errors: f64,
-    /// Of clients: this client resets its connection, 1 µs to 134 ms after it has connected. Default: 0.05.
+    /// Per client: this client resets its connection, 1 µs to 134 ms after it has connected. Default: 0.05.
     pub resets: f64,
-    /// Of clients: this client sends no more, from 1 µs to 134 ms after it has connected on, and still receives. Default: 0.05.
+    /// Per client: this client stops sending, 1 µs to 134 ms after it has connected, and still receives. Default: 0.05.
     pub half_closes: f64,
-    /// Of clients: the connection holds only 1 to 16 bytes that the client has not read yet, instead of 65,536, so that the
-    /// server waits until it has. Default: 0.1.
+    /// Per client: the connection buffers only 1 to 16 bytes for the client, instead of 65,536, so that the server
+    /// waits until the client has read them. Default: 0.1.
     pub slow_clients: f64,
-    /// Of reads and writes, on both ends, that could move more than one byte: this one moves fewer than it could.
-    /// Default: 0.2.
+    /// Per read or write, on both ends, that could move more than one byte: it moves fewer than it could. Default: 0.2.
     pub partial_io: f64,
-    /// Of polls: a task is polled that nothing has woken. Default: 0.05.
+    /// Per poll: a task is polled without a wake. Default: 0.05.
     pub spurious_polls: f64,
-    /// Of wakes: the task is polled only 1 µs to 8 ms later. Default: 0.02.
+    /// Per wake: the task is polled only 1 µs to 8 ms later. Default: 0.02.
     pub delayed_wakes: f64,
 }
 
 impl Default for Faults {
-    /// Every fault now and then.
+    /// Every fault at a low rate.
     fn default() -> Self {
         Self {
             accept_errors: 0.05,
@@ -68,7 +67,7 @@ macro_rules! setters {
                 }
             )*
 
-            /// Each field with its value.
+            /// Returns each field with its value.
             pub(super) fn rates(&self) -> [(&'static str, f64); 8] {
                 [$((stringify!($field), self.$field)),*]
             }
@@ -102,11 +101,11 @@ impl Faults {
 
 /// How often each fault has struck, over all seeds of an exploration.
 ///
-/// Its `Display` names those that have struck at least once.
+/// Its `Display` lists those that have struck at least once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct FaultCounts {
-    /// Calls of `accept` that failed with an error that concerns one connection.
+    /// Calls of `accept` that failed with an error of one connection.
     pub accept_errors: u64,
     /// Calls of `accept` that failed because descriptors had run out.
     pub resource_errors: u64,
@@ -118,9 +117,9 @@ pub struct FaultCounts {
     pub slow_clients: u64,
     /// Reads and writes that moved fewer bytes than they could.
     pub partial_io: u64,
-    /// Polls of tasks that nothing had woken.
+    /// Polls of tasks that were not woken.
     pub spurious_polls: u64,
-    /// Wakes that came late.
+    /// Delayed wakes.
     pub delayed_wakes: u64,
 }
 
@@ -181,7 +180,7 @@ impl fmt::Display for FaultCounts {
 pub enum ClientFault {
     /// Its connection is reset: both ends fail from then on.
     Reset,
-    /// It sends nothing more: the server sees the end of the stream, and the client's writes fail.
+    /// It stops sending: the server sees the end of the stream, and the client's writes fail.
     HalfClose,
 }
 

@@ -1,4 +1,4 @@
-//! The history of one seed, line by line with the time, and a fingerprint of all of it.
+//! The history of one seed, line by line with the time, and a fingerprint of the whole.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::executor::{SimulatedTask, Simulation, lock};
 
-/// The events of a simulated world. It is told under other locks, and takes none but its own.
+/// The events of a simulated world. It is called under other locks, and takes only its own.
 pub(super) struct History {
     clock: Simulation,
     state: Mutex<State>,
@@ -40,7 +40,7 @@ impl History {
         }
     }
 
-    /// Something happened now.
+    /// Adds a line for the current time.
     pub(super) fn note(&self, text: String) {
         let now = self.clock.elapsed();
         let mut state = lock(&self.state);
@@ -57,7 +57,7 @@ impl History {
         }
     }
 
-    /// A task was polled.
+    /// Records the poll of a task.
     pub(super) fn polled(&self, task: SimulatedTask, kind: &'static str) {
         let now = self.clock.elapsed();
         let mut state = lock(&self.state);
@@ -69,7 +69,7 @@ impl History {
         state.polled.push_back((task, kind));
     }
 
-    /// The tasks that were polled last, each with how often: the most often first.
+    /// Returns the tasks polled last with their numbers of polls, in descending order.
     pub(super) fn busiest(&self) -> Vec<(SimulatedTask, &'static str, usize)> {
         let state = lock(&self.state);
         let mut polls: Vec<(SimulatedTask, &'static str, usize)> = Vec::new();
@@ -83,12 +83,13 @@ impl History {
         polls
     }
 
-    /// The same for equal histories, and most likely another for others.
+    /// Returns a number that is equal for equal histories, and most likely different otherwise.
     pub(super) fn fingerprint(&self) -> u64 {
         lock(&self.state).fingerprint
     }
 
-    /// The lines that are kept, the latest last, and how many before them were dropped.
+    /// Returns the lines that are kept, the latest last, and the number of earlier lines that were
+    /// dropped.
     pub(super) fn take(&self) -> (Vec<(Duration, String)>, u64) {
         let mut state = lock(&self.state);
         let lines = std::mem::take(&mut state.lines);
@@ -106,7 +107,7 @@ impl State {
     }
 }
 
-/// A number made of two, for which a change in either makes another.
+/// Combines two numbers so that a change of either changes the result.
 pub(super) fn mixed(one: u64, other: u64) -> u64 {
     (one.rotate_left(5) ^ other).wrapping_mul(0x517c_c1b7_2722_0a95)
 }

@@ -3,10 +3,10 @@
 mod executor;
 mod explore;
 mod failure;
+mod fault_injection;
 mod faults;
 mod history;
 mod network;
-mod trouble;
 mod world;
 
 pub use self::executor::{
@@ -16,7 +16,7 @@ pub use self::explore::{Explore, Explored, explore};
 pub use self::failure::{Cause, ExploreError, SeedFailure};
 pub use self::faults::{ClientFault, FaultCounts, Faults};
 pub use self::network::{
-    AcceptFault, Happened, Limits, Network, SimulatedClient, SimulatedListener, SimulatedStream,
-    Stage,
+    AcceptFault, Limits, Network, NetworkEvent, SimulatedClient, SimulatedListener,
+    SimulatedStream, Stage,
 };
 pub use self::world::{Task, World};

@@ -1,8 +1,7 @@
-//! Listeners with a backlog, and streams that hold so many bytes, all in memory.
+//! Listeners with a backlog and streams with bounded buffers, in memory.
 //!
-//! Invariants: no lock is held while a waker is called; a connection is in
-//! exactly one of the stages of [`Stage`]; a stream that was accepted is counted
-//! as open from then until it is dropped.
+//! Invariants: no lock is held while a waker is called; a connection is in exactly one [`Stage`]; an accepted stream is
+//! counted as open until it is dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -18,7 +17,7 @@ use acceptor_core::{AcceptErrorKind, Listener, NoHandshake};
 use futures::io::{AsyncRead, AsyncWrite};
 
 use super::executor::{Simulation, Wait, lock};
-use super::trouble::{ClientFault, Mishap, Trouble};
+use super::fault_injection::{AcceptFailure, ClientFault, FaultInjection};
 
 /// The sockets of a simulated world. Clones share them.
 #[derive(Clone)]
@@ -28,15 +27,15 @@ pub struct Network {
     /// How many tasks were woken by streams.
     woken: Arc<AtomicU64>,
     limits: Limits,
-    trouble: Option<Arc<Trouble>>,
+    injection: Option<Arc<FaultInjection>>,
 }
 
-/// How much the network holds.
+/// The capacities of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections that a listener keeps for whoever accepts; the next one waits for room.
+    /// Connections in a listener's backlog; the next one waits for room.
     pub backlog: usize,
-    /// Bytes that a stream keeps for whoever reads.
+    /// Bytes that a stream buffers for its reader.
     pub buffer: usize,
 }
 
@@ -45,52 +44,52 @@ struct Sockets {
     next_port: u16,
     next_client: u32,
     open_streams: usize,
-    /// How many calls of `accept` there were, and how many tasks in one were woken.
+    /// The number of calls of `accept`, and of tasks woken in one.
     accept_calls: u64,
     accepts_woken: u64,
-    witness: Option<Arc<Witness>>,
+    hook: Option<Arc<EventHook>>,
 }
 
-/// Is told what happens, as it happens. It must not call the network.
-type Witness = dyn Fn(Happened) + Send + Sync;
+/// Called with each event as it happens. It must not call the network.
+type EventHook = dyn Fn(NetworkEvent) + Send + Sync;
 
-/// What happened to a socket of the pool's.
+/// An event of one of the pool's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happened {
+pub enum NetworkEvent {
     /// A connection was accepted.
     Accepted {
-        /// By whom.
+        /// The listener.
         listener: SocketAddr,
-        /// Whose it is.
+        /// The client.
         peer: SocketAddr,
     },
     /// The pool's end of a connection was dropped.
     Dropped {
-        /// Whose it was.
+        /// The client.
         peer: SocketAddr,
     },
-    /// A call of `accept` failed, or panicked, as it was told to.
+    /// A call of `accept` failed or panicked because of an injected fault.
     Failed {
-        /// Which listener's.
+        /// The listener.
         listener: SocketAddr,
-        /// How.
+        /// The fault.
         fault: AcceptFault,
     },
-    /// A call of `accept` was polled and found nothing.
+    /// A call of `accept` was polled and found no connection.
     Empty {
-        /// On which listener.
+        /// The listener.
         listener: SocketAddr,
     },
     /// A listener was dropped.
     Closed {
-        /// Which.
+        /// The listener.
         listener: SocketAddr,
         /// How many connections were in its backlog, or waited for room in it.
         queued: usize,
     },
 }
 
-/// What is to go wrong in a call of `accept`.
+/// A fault that is injected into a call of `accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptFault {
     /// It fails with an error of this kind.
@@ -114,10 +113,10 @@ fn not_listening() -> io::Error {
     io::Error::from_raw_os_error(if cfg!(windows) { 10022 } else { 22 })
 }
 
-const ACCEPT_PANICS: &str = "accept as told";
+const ACCEPT_PANICS: &str = "injected panic of accept";
 
 impl AcceptFault {
-    /// What the error says that a listener then fails or pauses with.
+    /// Returns the text of the error with which a listener fails or pauses.
     pub fn text(self) -> String {
         match self {
             AcceptFault::Error(kind) => io::Error::from(kind).to_string(),
@@ -130,22 +129,22 @@ impl AcceptFault {
 
 struct Listening {
     queued: VecDeque<Arc<Pipe>>,
-    knocking: VecDeque<Arc<Pipe>>,
+    connecting: VecDeque<Arc<Pipe>>,
     faults: VecDeque<AcceptFault>,
-    /// Calls that are to fail because a seed says so.
-    mishaps: VecDeque<Mishap>,
+    /// The failures that the seed has chosen for the next calls.
+    failures: VecDeque<AcceptFailure>,
     waiting: Vec<(u64, Waker)>,
     waiting_ever: u64,
-    /// Every call goes wrong, until it no longer does.
+    /// A fault of every call, until it is removed.
     lasting: Option<AcceptFault>,
     polls: u64,
 }
 
-/// How far a connection has come.
+/// The progress of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// It waits for room in the backlog.
-    Knocking,
+    Connecting,
     /// It is in the backlog.
     Queued,
     /// It was accepted.
@@ -154,10 +153,10 @@ pub enum Stage {
     Abandoned,
 }
 
-/// A connection: two flows of bytes, and how far it has come.
+/// A connection: two flows of bytes, and its progress.
 struct Pipe {
     woken: Arc<AtomicU64>,
-    trouble: Option<Arc<Trouble>>,
+    injection: Option<Arc<FaultInjection>>,
     called: SocketAddr,
     client: SocketAddr,
     state: Mutex<PipeState>,
@@ -175,10 +174,10 @@ struct PipeState {
 struct Flow {
     bytes: VecDeque<u8>,
     room: usize,
-    /// Nothing more is written.
+    /// Whether the writer has finished.
     finished: bool,
-    /// Nothing more is read.
-    deaf: bool,
+    /// Whether the reader is gone.
+    reader_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -189,7 +188,7 @@ impl Flow {
             bytes: VecDeque::new(),
             room,
             finished: false,
-            deaf: false,
+            reader_gone: false,
             reader: None,
             writer: None,
         }
@@ -211,7 +210,7 @@ impl Flow {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
-        if self.deaf || self.finished {
+        if self.reader_gone || self.finished {
             return Some(Err(ErrorKind::BrokenPipe.into()));
         }
         let count = bytes.len().min(self.room - self.bytes.len());
@@ -263,10 +262,10 @@ impl Pipe {
         }
         let (incoming, _) = state.flows(end);
         let most = buffer.len().min(incoming.bytes.len());
-        let buffer = match &self.trouble {
-            // With fewer bytes than two there is no part.
-            Some(trouble) if most > 1 => {
-                let part = trouble.part(most, || self.words("read", end));
+        let buffer = match &self.injection {
+            // A part needs at least two bytes.
+            Some(injection) if most > 1 => {
+                let part = injection.part(most, || self.words("read", end));
                 &mut buffer[..part]
             }
             _ => buffer,
@@ -294,9 +293,9 @@ impl Pipe {
         }
         let (_, outgoing) = state.flows(end);
         let most = bytes.len().min(outgoing.room - outgoing.bytes.len());
-        let bytes = match &self.trouble {
-            Some(trouble) if most > 1 => {
-                let part = trouble.part(most, || self.words("write", end));
+        let bytes = match &self.injection {
+            Some(injection) if most > 1 => {
+                let part = injection.part(most, || self.words("write", end));
                 &bytes[..part]
             }
             _ => bytes,
@@ -317,7 +316,7 @@ impl Pipe {
         }
     }
 
-    /// Ends what this end sends.
+    /// Shuts down the sending direction of this end.
     fn finish(&self, end: End) {
         let wakers = {
             let mut state = lock(&self.state);
@@ -328,13 +327,13 @@ impl Pipe {
         self.wake(wakers);
     }
 
-    /// Ends both what this end sends and what it reads.
+    /// Closes this end in both directions.
     fn close(&self, end: End) {
         let wakers = {
             let mut state = lock(&self.state);
             let (incoming, outgoing) = state.flows(end);
             outgoing.finished = true;
-            incoming.deaf = true;
+            incoming.reader_gone = true;
             [incoming.wakers(), outgoing.wakers()].concat()
         };
         self.wake(wakers);
@@ -349,7 +348,7 @@ impl Pipe {
         self.wake(wakers);
     }
 
-    /// Comes to another stage, and tells whoever waits for it.
+    /// Changes the stage, and wakes the task that waits for it.
     fn enter(&self, stage: Stage) {
         let wakers = {
             let mut state = lock(&self.state);
@@ -360,7 +359,7 @@ impl Pipe {
                     let flows = [state.to_server.wakers(), state.to_client.wakers()];
                     [flows.concat(), vec![connecting]].concat()
                 }
-                Stage::Knocking | Stage::Queued | Stage::Accepted => vec![connecting],
+                Stage::Connecting | Stage::Queued | Stage::Accepted => vec![connecting],
             }
         };
         self.wake(wakers);
@@ -379,7 +378,7 @@ impl Pipe {
 }
 
 impl Network {
-    /// A network with no sockets yet.
+    /// Creates a network without sockets.
     pub fn new(simulation: &Simulation, limits: Limits) -> Self {
         Self {
             simulation: simulation.clone(),
@@ -390,42 +389,42 @@ impl Network {
                 open_streams: 0,
                 accept_calls: 0,
                 accepts_woken: 0,
-                witness: None,
+                hook: None,
             })),
             woken: Arc::default(),
             limits,
-            trouble: None,
+            injection: None,
         }
     }
 
-    /// The same network, in which this goes wrong.
-    pub(super) fn with_trouble(mut self, trouble: Arc<Trouble>) -> Self {
-        self.trouble = Some(trouble);
+    /// Returns the same network with faults.
+    pub(super) fn with_fault_injection(mut self, injection: Arc<FaultInjection>) -> Self {
+        self.injection = Some(injection);
         self
     }
 
-    /// From now on this is told what happens, as it happens. It must not call the network.
-    pub fn witness(&self, witness: impl Fn(Happened) + Send + Sync + 'static) {
-        lock(&self.sockets).witness = Some(Arc::new(witness));
+    /// Sets a function that is called with each event as it happens. It must not call the network.
+    pub fn on_event(&self, hook: impl Fn(NetworkEvent) + Send + Sync + 'static) {
+        lock(&self.sockets).hook = Some(Arc::new(hook));
     }
 
-    /// Nobody is told any more.
-    pub fn dismiss_witness(&self) {
-        let witness = lock(&self.sockets).witness.take();
-        drop(witness);
+    /// Removes the function.
+    pub fn remove_hook(&self) {
+        let hook = lock(&self.sockets).hook.take();
+        drop(hook);
     }
 
-    /// How many streams were accepted and are not dropped.
+    /// Returns how many accepted streams have not been dropped.
     pub fn open_streams(&self) -> usize {
         lock(&self.sockets).open_streams
     }
 
-    /// How many listeners are open.
+    /// Returns how many listeners are open.
     pub fn open_listeners(&self) -> usize {
         lock(&self.sockets).listening.len()
     }
 
-    /// How often `accept` of an open listener was polled; 0 of one that is not open.
+    /// Returns how often `accept` of a listener was polled; 0 if the listener is not open.
     pub fn accept_polls(&self, listener: SocketAddr) -> u64 {
         let sockets = lock(&self.sockets);
         sockets
@@ -434,35 +433,35 @@ impl Network {
             .map_or(0, |listening| listening.polls)
     }
 
-    /// How many calls of `accept` there were, of all listeners.
+    /// Returns the number of calls of `accept` of all listeners.
     pub fn accept_calls(&self) -> u64 {
         lock(&self.sockets).accept_calls
     }
 
-    /// How many tasks were woken out of `accept`.
+    /// Returns how many tasks were woken in `accept`.
     pub fn wakes_by_listeners(&self) -> u64 {
         lock(&self.sockets).accepts_woken
     }
 
-    /// How many tasks were woken by streams.
+    /// Returns how many tasks were woken by streams.
     pub fn wakes_by_streams(&self) -> u64 {
         self.woken.load(Ordering::Relaxed)
     }
 
-    /// How many connections are in the backlog of a listener, or wait for room in it.
+    /// Returns how many connections are in the backlog of a listener, or wait for room in it.
     pub fn backlog(&self, listener: SocketAddr) -> usize {
         let sockets = lock(&self.sockets);
         let listening = sockets.listening.get(&listener);
         listening.map_or(0, |listening| {
-            listening.queued.len() + listening.knocking.len()
+            listening.queued.len() + listening.connecting.len()
         })
     }
 
-    /// Listens; port 0 becomes one that is free.
+    /// Listens on this address. Port 0 is replaced by a free port.
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if somebody listens there, `AddrNotAvailable` if it is neither a loopback address nor a wildcard.
+    /// `AddrInUse` if the address is in use, `AddrNotAvailable` if it is neither a loopback address nor a wildcard.
     pub fn listen(&self, mut address: SocketAddr) -> io::Result<SimulatedListener> {
         if !address.ip().is_loopback() && !address.ip().is_unspecified() {
             return Err(ErrorKind::AddrNotAvailable.into());
@@ -483,9 +482,9 @@ impl Network {
             address,
             Listening {
                 queued: VecDeque::new(),
-                knocking: VecDeque::new(),
+                connecting: VecDeque::new(),
                 faults: VecDeque::new(),
-                mishaps: VecDeque::new(),
+                failures: VecDeque::new(),
                 waiting: Vec::new(),
                 waiting_ever: 0,
                 lasting: None,
@@ -498,22 +497,22 @@ impl Network {
         })
     }
 
-    /// From now on every call of `accept` fails as on a socket that does not listen.
+    /// Makes every later call of `accept` fail as on a socket that does not listen.
     pub fn kill_listener(&self, listener: SocketAddr) {
         self.inject_lasting(listener, Some(AcceptFault::NotListening));
     }
 
-    /// From now on every call of `accept` goes wrong; `None`: no longer.
+    /// Injects a fault into every later call of `accept`, or removes it with `None`.
     pub fn inject_lasting(&self, listener: SocketAddr, fault: Option<AcceptFault>) {
         self.disturb(listener, |listening| listening.lasting = fault);
     }
 
-    /// The next call of `accept` that has something to say goes wrong.
+    /// Injects a fault into the next call of `accept` that would complete.
     pub fn inject(&self, listener: SocketAddr, fault: AcceptFault) {
         self.disturb(listener, |listening| listening.faults.push_back(fault));
     }
 
-    /// Wakes whoever waits in `accept`, for nothing.
+    /// Wakes the tasks that wait in `accept`, without a connection.
     pub fn stir(&self, listener: SocketAddr) {
         self.disturb(listener, |_| {});
     }
@@ -532,11 +531,12 @@ impl Network {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Connects a client. It is in the backlog then, or waits for room in it: see [`SimulatedClient::stage`].
+    /// Connects a client, whose connection is then in the backlog, or waits for room in it: see
+    /// [`SimulatedClient::stage`].
     ///
     /// # Errors
     ///
-    /// `ConnectionRefused` if nobody listens there.
+    /// `ConnectionRefused` if no listener is open at the address.
     pub fn connect(&self, address: SocketAddr) -> io::Result<SimulatedClient> {
         let (pipe, wakers) = {
             let mut sockets = lock(&self.sockets);
@@ -549,19 +549,19 @@ impl Network {
                 return Err(ErrorKind::ConnectionRefused.into());
             };
             let mut room = self.limits.buffer;
-            if let Some(trouble) = &self.trouble {
-                listening.mishaps.extend(trouble.accepts());
-                room = trouble.room(room, client);
+            if let Some(injection) = &self.injection {
+                listening.failures.extend(injection.accepts());
+                room = injection.room(room, client);
             }
             let has_room = listening.queued.len() < self.limits.backlog;
             let stage = if has_room {
                 Stage::Queued
             } else {
-                Stage::Knocking
+                Stage::Connecting
             };
             let pipe = Arc::new(Pipe {
                 woken: Arc::clone(&self.woken),
-                trouble: self.trouble.clone(),
+                injection: self.injection.clone(),
                 called: address,
                 client,
                 state: Mutex::new(PipeState {
@@ -575,7 +575,7 @@ impl Network {
             });
             let line = match stage {
                 Stage::Queued => &mut listening.queued,
-                _ => &mut listening.knocking,
+                _ => &mut listening.connecting,
             };
             line.push_back(Arc::clone(&pipe));
             let wakers = listening.wakers();
@@ -598,7 +598,7 @@ impl fmt::Debug for Network {
     }
 }
 
-/// Addresses of clients are never used twice.
+/// Returns a client address that was not used before.
 fn client_address(called: SocketAddr, number: u32) -> SocketAddr {
     const PORTS: u32 = 60_000;
     let port = (1024 + number % PORTS) as u16;
@@ -623,7 +623,7 @@ impl Sockets {
         })
     }
 
-    /// The listener that a client comes to who calls this address.
+    /// Returns the listener that accepts connections to this address.
     fn called(&self, address: SocketAddr) -> Option<SocketAddr> {
         let wildcard = match address.ip() {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -635,9 +635,9 @@ impl Sockets {
             .find(|at| self.listening.contains_key(at))
     }
 
-    fn note(&mut self, happened: Happened) {
-        if let Some(witness) = &self.witness {
-            witness(happened);
+    fn note(&mut self, event: NetworkEvent) {
+        if let Some(hook) = &self.hook {
+            hook(event);
         }
     }
 }
@@ -668,38 +668,39 @@ impl SimulatedListener {
         let listening = sockets
             .listening
             .get_mut(&self.address)
-            .expect("it listens until it is dropped");
+            .expect("the listener is registered until it is dropped");
         listening.polls += 1;
         let fault = listening.lasting.or_else(|| listening.faults.pop_front());
         if let Some(fault) = fault {
             let listener = self.address;
-            sockets.note(Happened::Failed { listener, fault });
+            sockets.note(NetworkEvent::Failed { listener, fault });
             match fault {
                 AcceptFault::Error(error) => {
                     return Poll::Ready(Err(error.into()));
                 }
                 AcceptFault::NotListening => return Poll::Ready(Err(not_listening())),
                 AcceptFault::RuntimeGone => return Poll::Ready(Err(runtime_gone())),
-                // Without the panic hook: it is meant.
+                // Without the panic hook, because the panic is injected.
                 AcceptFault::Panic => std::panic::resume_unwind(Box::new(ACCEPT_PANICS)),
             }
         }
-        if let Some(mishap) = listening.mishaps.pop_front() {
-            if let Some(trouble) = &self.network.trouble {
-                trouble.accept_failed(self.address, mishap);
+        if let Some(failure) = listening.failures.pop_front() {
+            if let Some(injection) = &self.network.injection {
+                injection.accept_failed(self.address, failure);
             }
-            return Poll::Ready(Err(mishap.error()));
+            return Poll::Ready(Err(failure.error()));
         }
         if let Some(pipe) = listening.queued.pop_front() {
-            // The next one has room now. Nobody in `accept` is woken: the one who got this comes again.
-            if let Some(next) = listening.knocking.pop_front() {
+            // The next connection has room now. No task in `accept` is woken: the one that got this connection calls
+            // again.
+            if let Some(next) = listening.connecting.pop_front() {
                 listening.queued.push_back(Arc::clone(&next));
                 next.enter(Stage::Queued);
             }
             let peer = pipe.client;
             pipe.enter(Stage::Accepted);
             sockets.open_streams += 1;
-            sockets.note(Happened::Accepted {
+            sockets.note(NetworkEvent::Accepted {
                 listener: self.address,
                 peer,
             });
@@ -722,12 +723,12 @@ impl SimulatedListener {
             None => listening.waiting.push((key, waker)),
         }
         let listener = self.address;
-        sockets.note(Happened::Empty { listener });
+        sockets.note(NetworkEvent::Empty { listener });
         Poll::Pending
     }
 }
 
-/// Takes a waiter out of the list when its `accept` is dropped.
+/// Removes a waiter from the list when its `accept` is dropped.
 struct Waits<'a> {
     listener: &'a SimulatedListener,
     key: Option<u64>,
@@ -789,7 +790,7 @@ impl Listener for SimulatedListener {
 
     fn io_local_addr(stream: &SimulatedStream) -> io::Result<SocketAddr> {
         let reset = lock(&stream.pipe.state).reset;
-        // As on systems where a connection has no addresses any more once it was reset.
+        // As on systems where a connection has no addresses after a reset.
         if reset {
             return Err(ErrorKind::NotConnected.into());
         }
@@ -817,12 +818,12 @@ impl Drop for SimulatedListener {
             let gone = sockets.listening.remove(&listener);
             let queued = gone
                 .as_ref()
-                .map_or(0, |gone| gone.queued.len() + gone.knocking.len());
-            sockets.note(Happened::Closed { listener, queued });
+                .map_or(0, |gone| gone.queued.len() + gone.connecting.len());
+            sockets.note(NetworkEvent::Closed { listener, queued });
             gone
         };
         if let Some(gone) = gone {
-            for pipe in gone.queued.into_iter().chain(gone.knocking) {
+            for pipe in gone.queued.into_iter().chain(gone.connecting) {
                 pipe.enter(Stage::Abandoned);
             }
         }
@@ -890,7 +891,7 @@ impl Drop for SimulatedStream {
             let mut sockets = lock(&self.network.sockets);
             sockets.open_streams -= 1;
             let peer = self.pipe.client;
-            sockets.note(Happened::Dropped { peer });
+            sockets.note(NetworkEvent::Dropped { peer });
         }
         self.pipe.close(End::Server);
     }
@@ -903,12 +904,12 @@ pub struct SimulatedClient {
 }
 
 impl SimulatedClient {
-    /// The client's address: what the pool calls the peer's.
+    /// Returns the client's address, which is the peer's address for the pool.
     pub fn address(&self) -> SocketAddr {
         self.pipe.client
     }
 
-    /// How far its connection has come.
+    /// Returns the progress of its connection.
     pub fn stage(&self) -> Stage {
         self.pipe.stage()
     }
@@ -917,21 +918,21 @@ impl SimulatedClient {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there is no room; `BrokenPipe` or `ConnectionReset` if nobody reads any more.
+    /// `WouldBlock` if there is no room; `BrokenPipe` or `ConnectionReset` if the other end is gone.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
         now(self.pipe.poll_write(End::Client, bytes, None))
     }
 
-    /// Receives what is there; nothing at the end of the stream.
+    /// Receives the buffered bytes; none at the end of the stream.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if nothing is there; `ConnectionReset` if the connection is.
+    /// `WouldBlock` if no bytes are buffered; `ConnectionReset` after a reset.
     pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         now(self.pipe.poll_read(End::Client, buffer, None))
     }
 
-    /// Ends what the client sends; it still receives.
+    /// Shuts down the sending direction. The client still receives.
     pub fn half_close(&self) {
         self.pipe.finish(End::Client);
     }
@@ -941,9 +942,9 @@ impl SimulatedClient {
         self.pipe.reset();
     }
 
-    /// The fault that has struck this client, if one has: then a failed read or write is no mistake of the server.
+    /// Returns the fault that has struck this client, if any, and so explains a failed read or write.
     ///
-    /// `None` outside of an [exploration](crate::Explore).
+    /// Returns `None` outside an [exploration](crate::Explore).
     ///
     /// ```
     /// # use acceptor_simulation::{Explore, Faults};
@@ -958,23 +959,23 @@ impl SimulatedClient {
         lock(&self.pipe.state).fault
     }
 
-    /// The way for a fault to strike it later.
-    pub(super) fn doom(&self) -> Doom {
-        Doom(Arc::downgrade(&self.pipe))
+    /// Returns a handle with which a fault can strike it later.
+    pub(super) fn pending_fault(&self) -> PendingFault {
+        PendingFault(Arc::downgrade(&self.pipe))
     }
 
     /// Waits until the connection is in the backlog, or was accepted.
     ///
     /// # Errors
     ///
-    /// `ConnectionReset` if the listener was closed before.
+    /// `ConnectionReset` if the listener was closed first.
     pub fn connected(&self) -> impl Future<Output = io::Result<()>> + '_ {
         poll_fn(|cx| {
             let mut state = lock(&self.pipe.state);
             match state.stage {
                 Stage::Queued | Stage::Accepted => Poll::Ready(Ok(())),
                 Stage::Abandoned => Poll::Ready(Err(reset())),
-                Stage::Knocking => {
+                Stage::Connecting => {
                     let replaced = state.connecting.replace(cx.waker().clone());
                     drop(state);
                     drop(replaced);
@@ -1000,7 +1001,7 @@ impl AsyncRead for SimulatedClient {
     }
 }
 
-/// Closing ends what the client sends; it still receives.
+/// Closing shuts down the sending direction; the client still receives.
 impl AsyncWrite for SimulatedClient {
     fn poll_write(
         self: Pin<&mut Self>,
@@ -1024,16 +1025,16 @@ impl AsyncWrite for SimulatedClient {
     }
 }
 
-/// A connection that a fault is to strike, if it is still there by then.
-pub(super) struct Doom(Weak<Pipe>);
+/// A connection that a fault may strike, if it is still open.
+pub(super) struct PendingFault(Weak<Pipe>);
 
-impl Doom {
-    /// Strikes, and returns the client's address; `None` if there is nothing left to strike.
+impl PendingFault {
+    /// Strikes, and returns the client's address, or `None` if the connection is gone.
     pub(super) fn strike(&self, fault: ClientFault) -> Option<SocketAddr> {
         let pipe = self.0.upgrade()?;
         {
             let mut state = lock(&pipe.state);
-            let client_is_gone = state.to_client.deaf;
+            let client_is_gone = state.to_client.reader_gone;
             let has_finished = fault == ClientFault::HalfClose && state.to_server.finished;
             if client_is_gone || has_finished || state.reset || state.stage == Stage::Abandoned {
                 return None;
@@ -1048,7 +1049,7 @@ impl Doom {
     }
 }
 
-/// The result of a poll that registered nobody.
+/// Converts the result of a poll that registered no waker.
 fn now<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
     match polled {
         Poll::Ready(result) => result,

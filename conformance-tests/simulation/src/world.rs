@@ -1,4 +1,4 @@
-//! The world of one seed, as a scenario sees it: a runtime, a network with faults, a clock, and dice.
+//! The world of one seed, as a scenario sees it: a runtime, a network with faults, a clock, and random numbers.
 
 use std::fmt;
 use std::future::Future;
@@ -16,13 +16,13 @@ use fastrand::Rng;
 use futures::future::{Either, select};
 
 use super::executor::{SimulatedRuntime, SimulatedTask, Simulation, Wait, lock};
+use super::fault_injection::FaultInjection;
 use super::history::History;
 use super::network::{Limits, Network, SimulatedClient, SimulatedListener};
-use super::trouble::Trouble;
 
 /// A simulated world, in which one scenario runs with one seed. See [`Explore`](crate::Explore).
 ///
-/// Clones share it. A task that is [spawned](World::spawn) takes a clone along.
+/// Clones share it. A task that is [spawned](World::spawn) owns a clone.
 #[derive(Clone)]
 pub struct World {
     shared: Arc<Shared>,
@@ -32,46 +32,46 @@ struct Shared {
     seed: u64,
     simulation: Simulation,
     network: Network,
-    trouble: Arc<Trouble>,
+    injection: Arc<FaultInjection>,
     history: Arc<History>,
     state: Mutex<State>,
 }
 
 struct State {
     random: Rng,
-    /// How often the scenario has come to each place that it names.
+    /// How often the scenario has reached each named point.
     reached: Vec<(&'static str, u64)>,
     /// The tasks of the scenario, the latest last.
     tasks: Vec<SimulatedTask>,
     child_panic: Option<String>,
 }
 
-/// The sizes of a network, unless a client is slow: those that systems have by default.
+/// The capacities of a network, except for slow clients: the usual defaults of systems.
 const LIMITS: Limits = Limits {
     backlog: 4096,
     buffer: 65_536,
 };
 
-/// Later than any test looks.
+/// Later than any deadline of a test.
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 impl World {
     pub(super) fn new(
         seed: u64,
         simulation: &Simulation,
-        trouble: &Arc<Trouble>,
+        injection: &Arc<FaultInjection>,
         history: &Arc<History>,
     ) -> Self {
-        let network = Network::new(simulation, LIMITS).with_trouble(Arc::clone(trouble));
+        let network = Network::new(simulation, LIMITS).with_fault_injection(Arc::clone(injection));
         Self {
             shared: Arc::new(Shared {
                 seed,
                 simulation: simulation.clone(),
                 network,
-                trouble: Arc::clone(trouble),
+                injection: Arc::clone(injection),
                 history: Arc::clone(history),
                 state: Mutex::new(State {
-                    // Other dice than those of the executor and of the faults.
+                    // Independent of the executor and of the faults.
                     random: Rng::with_seed(seed ^ 0x7363_656e_6172_696f),
                     reached: Vec::new(),
                     tasks: Vec::new(),
@@ -81,12 +81,12 @@ impl World {
         }
     }
 
-    /// The seed that makes all choices.
+    /// Returns the seed that makes all choices.
     pub fn seed(&self) -> u64 {
         self.shared.seed
     }
 
-    /// The runtime: for [`Pool::start`], and for an acceptor that sleeps or spawns.
+    /// Returns the runtime with which pools are started, and which an acceptor uses to sleep or spawn.
     ///
     /// A panic of a task that is spawned on it fails the seed.
     ///
@@ -137,7 +137,7 @@ impl World {
         Pool::start(self.runtime(), self.observe(spec))
     }
 
-    /// Makes the reports of a pool part of the history, and thereby of the message of a seed that fails. The observer that the
+    /// Adds the reports of a pool to the history, which the message of a failing seed shows. The observer that the
     /// spec has still gets them.
     ///
     /// [`Explore::fail_on_child_panic`](crate::Explore::fail_on_child_panic) sees the pools that are started or reconfigured with
@@ -193,7 +193,7 @@ impl World {
         self.listen_on((Ipv4Addr::LOCALHOST, 0))
     }
 
-    /// Listens on this address; port 0 becomes one that is free.
+    /// Listens on this address. Port 0 is replaced by a free port.
     ///
     /// # Errors
     ///
@@ -213,7 +213,7 @@ impl World {
 
     /// Connects a client, which implements futures' `AsyncRead` and `AsyncWrite`, and is closed when it is dropped.
     ///
-    /// The faults of this client are chosen here. It waits while the backlog of 4,096 connections is full.
+    /// The call chooses the client's faults. It waits while the backlog of 4,096 connections is full.
     ///
     /// # Errors
     ///
@@ -247,32 +247,31 @@ impl World {
             let history = &world.shared.history;
             history.note(format!("{} connects to {address}", client.address()));
             client.connected().await?;
-            world.decide_fate(&client);
+            world.schedule_fault(&client);
             Ok(client)
         }
     }
 
-    fn decide_fate(&self, client: &SimulatedClient) {
-        let Some((fault, delay)) = self.shared.trouble.fate() else {
+    fn schedule_fault(&self, client: &SimulatedClient) {
+        let Some((fault, delay)) = self.shared.injection.client_fault() else {
             return;
         };
-        let doom = client.doom();
+        let pending_fault = client.pending_fault();
         let runtime = self.runtime();
-        let trouble = Arc::clone(&self.shared.trouble);
+        let injection = Arc::clone(&self.shared.injection);
         let at = runtime.now() + delay;
         let fate = async move {
             runtime.sleep_until(at).await;
-            if trouble.may_strike(fault) {
-                if let Some(client) = doom.strike(fault) {
-                    trouble.struck(client, fault);
+            if injection.may_strike(fault) {
+                if let Some(client) = pending_fault.strike(fault) {
+                    injection.struck(client, fault);
                 }
             }
         };
-        self.runtime()
-            .spawn_as("a fault that is to come", Box::pin(fate));
+        self.runtime().spawn_as("a scheduled fault", Box::pin(fate));
     }
 
-    /// Waits for this long by the virtual clock.
+    /// Sleeps for this long by the virtual clock.
     ///
     /// ```
     /// # use acceptor_simulation::Explore;
@@ -292,7 +291,7 @@ impl World {
         }
     }
 
-    /// Waits for a future, but for no longer than this by the virtual clock: then it returns `None`.
+    /// Waits for a future for at most this long by the virtual clock, and returns `None` on a timeout.
     ///
     /// ```
     /// # use acceptor_simulation::Explore;
@@ -311,19 +310,19 @@ impl World {
         }
     }
 
-    /// The time of the virtual clock.
+    /// Returns the current time of the virtual clock.
     pub fn now(&self) -> Instant {
         self.shared.simulation.now()
     }
 
-    /// How much virtual time has passed since the world began.
+    /// Returns the virtual time since the world was created.
     pub fn elapsed(&self) -> Duration {
         self.shared.simulation.elapsed()
     }
 
-    /// Runs a future as a task of its own, under a name that the message of a failure shows.
+    /// Spawns a future as a task, with a name for the message of a failure.
     ///
-    /// A panic in it fails the seed. It is dropped when the scenario has ended; await a task that is to be over by then.
+    /// A panic in it fails the seed. It is dropped when the scenario ends; await a task that has to complete.
     ///
     /// ```
     /// # use acceptor_simulation::Explore;
@@ -363,7 +362,7 @@ impl World {
         }
     }
 
-    /// A number below this one, which the seed chooses; 0 if the limit is 0.
+    /// Returns a number below this one, chosen by the seed; 0 if the limit is 0.
     ///
     /// ```
     /// # use acceptor_simulation::Explore;
@@ -382,7 +381,7 @@ impl World {
         }
     }
 
-    /// Whether something happens that happens at this rate, from 0, never, to 1, always. The seed chooses.
+    /// Returns true with this probability, from 0, never, to 1, always. The seed chooses.
     ///
     /// ```
     /// # use acceptor_simulation::Explore;
@@ -411,8 +410,8 @@ impl World {
         self.shared.history.note(text.into());
     }
 
-    /// Counts that the scenario has come to the place of this name. [`Explored::reached`](crate::Explored::reached) tells how often: a test
-    /// that asserts it notices when its seeds no longer come there.
+    /// Counts that the scenario has reached the point of this name. [`Explored::reached`](crate::Explored::reached) returns the count: a test
+    /// that asserts it notices when its seeds no longer reach the point.
     ///
     /// ```
     /// # use acceptor_simulation::Explore;
@@ -433,9 +432,9 @@ impl World {
         }
     }
 
-    /// From now on no fault begins: for the part of a scenario in which everything has to work again.
+    /// Starts no more faults, so that the rest of the scenario can expect everything to work.
     ///
-    /// Faults that were to strike a client no longer do. Errors of `accept` that are due still come, and slow clients stay slow.
+    /// Scheduled faults of clients are cancelled. Errors of `accept` that are due still occur, and slow clients stay slow.
     ///
     /// ```
     /// # use acceptor_simulation::{Explore, Faults};
@@ -450,8 +449,8 @@ impl World {
     /// # }).unwrap();
     /// ```
     pub fn calm(&self) {
-        self.shared.trouble.calm();
-        self.note("no fault begins from now on");
+        self.shared.injection.calm();
+        self.note("no fault starts from here on");
     }
 
     pub(super) fn network(&self) -> &Network {
@@ -462,7 +461,7 @@ impl World {
         lock(&self.shared.state).reached.clone()
     }
 
-    /// The report of the first child that panicked.
+    /// Returns the report of the first child that panicked.
     pub(super) fn child_panic(&self) -> Option<String> {
         lock(&self.shared.state).child_panic.clone()
     }
@@ -494,9 +493,9 @@ impl fmt::Debug for World {
     }
 }
 
-/// A task of a scenario. Awaits its output; dropped, it lets the task go on.
+/// A task of a scenario. It can be awaited for its output; dropping it detaches the task.
 ///
-/// It is pending for good if the task panicked: the seed has failed then.
+/// If the task panicked, it stays pending, and the seed has failed.
 pub struct Task<T> {
     simulation: Simulation,
     id: Option<SimulatedTask>,

@@ -1,4 +1,4 @@
-//! Explorations: the causes of a failure, its message, and the proof that everything is a function of the seed.
+//! Explorations: causes of failures, messages, and reproducibility from the seed.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -22,7 +22,7 @@ async fn echo(connection: Connection<SimulatedStream, SocketAddr>) -> Result<(),
     Ok(())
 }
 
-/// Some clients at once at a server that echoes.
+/// Several concurrent clients of an echo server.
 async fn clients_of_an_echo(world: World) -> Result<(), BoxError> {
     let pool = world.start(Spec::new("echo", acceptor_fn(echo)))?;
     let listener = world.listen()?;
@@ -49,11 +49,11 @@ async fn clients_of_an_echo(world: World) -> Result<(), BoxError> {
 #[track_caller]
 fn failure(explored: Result<acceptor_simulation::Explored, ExploreError>) -> SeedFailure {
     let error = explored.expect_err("a seed fails");
-    error.failure().expect("it is no setting").clone()
+    error.failure().expect("the settings are valid").clone()
 }
 
 #[test]
-fn same_seeds_have_the_same_history_to_every_poll() {
+fn same_seeds_have_the_same_history() {
     let run = |seeds| Explore::new().seeds(seeds).run(clients_of_an_echo).unwrap();
     let first = run(1..=50);
     assert_eq!(first, run(1..=50));
@@ -63,7 +63,7 @@ fn same_seeds_have_the_same_history_to_every_poll() {
 }
 
 #[test]
-fn fingerprint_tells_orders_of_polls_apart_that_leave_no_line() {
+fn fingerprint_covers_every_poll() {
     let fingerprint = |seed| {
         let explored = Explore::new()
             .seed(seed)
@@ -84,7 +84,7 @@ fn fingerprint_tells_orders_of_polls_apart_that_leave_no_line() {
 }
 
 #[test]
-fn seed_that_is_run_twice_is_the_same() {
+fn seed_run_twice_repeats() {
     let explored = Explore::new()
         .seeds(1..=20)
         .each_twice()
@@ -94,7 +94,7 @@ fn seed_that_is_run_twice_is_the_same() {
 }
 
 #[test]
-fn choice_that_no_seed_makes_is_found_when_each_is_run_twice() {
+fn unseeded_choice_is_not_repeatable() {
     let runs = AtomicUsize::new(0);
     let explored = Explore::new().seed(5).each_twice().run(|world| {
         let run = runs.fetch_add(1, Ordering::Relaxed);
@@ -112,16 +112,16 @@ fn choice_that_no_seed_makes_is_found_when_each_is_run_twice() {
     assert_eq!(failure.cause, cause);
     let words = failure.to_string();
     assert!(
-        words.contains("something beside the seed makes choices"),
+        words.contains("something other than the seed makes choices"),
         "{words}"
     );
 }
 
 #[test]
-fn failing_seed_fails_in_the_same_way_when_it_is_run_alone() {
+fn failing_seed_fails_alone_too() {
     let scenario = |world: World| async move {
         clients_of_an_echo(world.clone()).await?;
-        assert!(!world.chance(0.05), "the dice say no");
+        assert!(!world.chance(0.05), "chance strikes");
         Ok(())
     };
     let first = failure(Explore::new().run(scenario));
@@ -191,7 +191,7 @@ impl Drop for PanicsWhenDropped {
 }
 
 #[test]
-fn panic_of_a_drop_after_the_scenario_fails_the_seed() {
+fn panic_of_a_late_drop_fails() {
     check_panic(
         |world| async move {
             let kept = PanicsWhenDropped;
@@ -204,7 +204,7 @@ fn panic_of_a_drop_after_the_scenario_fails_the_seed() {
         "task 2 (keeper)",
         "dropped",
     );
-    // One that the world drops last.
+    // A task that the world drops last.
     check_panic(
         |world| async move {
             let kept = PanicsWhenDropped;
@@ -214,7 +214,7 @@ fn panic_of_a_drop_after_the_scenario_fails_the_seed() {
             });
             Ok(())
         },
-        "task 2 (panic_of_a_drop_after_the_scenario_fails_the_seed)",
+        "task 2 (panic_of_a_late_drop_fails)",
         "dropped",
     );
 }
@@ -231,7 +231,7 @@ fn error_of_the_scenario_fails_the_seed() {
 }
 
 #[test]
-fn scenario_in_which_nothing_can_go_on_fails_and_the_tasks_say_why() {
+fn deadlock_names_every_wait() {
     let explored = Explore::new()
         .faults(Faults::none())
         .run(|world| async move {
@@ -271,7 +271,7 @@ fn scenario_in_which_nothing_can_go_on_fails_and_the_tasks_say_why() {
 }
 
 #[test]
-fn tasks_of_a_pool_have_names_that_its_users_know() {
+fn pool_tasks_have_plain_names() {
     let explored = Explore::new()
         .faults(Faults::none())
         .run(|world| async move {
@@ -316,7 +316,7 @@ async fn yields() {
 }
 
 #[test]
-fn scenario_that_does_not_end_fails_and_the_busiest_task_is_named() {
+fn endless_scenario_names_busiest_task() {
     let explored = Explore::new().polls(500).run(|world| async move {
         let spins = async {
             loop {
@@ -340,7 +340,7 @@ fn scenario_that_does_not_end_fails_and_the_busiest_task_is_named() {
 }
 
 async fn panics(_connection: Connection<SimulatedStream, SocketAddr>) {
-    panic!("as serve was told to");
+    panic!("injected panic of serve");
 }
 
 async fn server_that_panics(world: World) -> Result<(), BoxError> {
@@ -360,13 +360,13 @@ async fn server_that_panics(world: World) -> Result<(), BoxError> {
     assert_eq!(
         observed.load(Ordering::Relaxed),
         1,
-        "the spec's own observer is told"
+        "the spec's own observer gets the report"
     );
     Ok(())
 }
 
 #[test]
-fn panic_of_a_child_fails_the_seed_only_if_asked() {
+fn child_panic_fails_if_configured() {
     let calm = Explore::new().seeds(1..=20).faults(Faults::none());
     calm.run(server_that_panics).unwrap();
     let failure = failure(calm.fail_on_child_panic().run(server_that_panics));
@@ -374,15 +374,15 @@ fn panic_of_a_child_fails_the_seed_only_if_asked() {
         panic!("serve panics: {failure}");
     };
     assert!(
-        report.ends_with("panicked: as serve was told to"),
+        report.ends_with("panicked: injected panic of serve"),
         "{report}"
     );
-    let last = failure.history.last().expect("it has a history");
+    let last = failure.history.last().expect("the history is not empty");
     assert_eq!(last.1, format!("report: {report}"));
 }
 
 #[test]
-fn panic_of_a_child_is_seen_though_the_scenario_ends_at_once() {
+fn late_child_panic_is_seen() {
     let scenario = |world: World| async move {
         let pool = world.start(Spec::new("panics", acceptor_from(panics)))?;
         let listener = world.listen()?;
@@ -410,7 +410,7 @@ fn panic_of_a_child_is_seen_though_the_scenario_ends_at_once() {
 }
 
 #[test]
-fn tasks_are_dropped_as_soon_as_the_scenario_has_ended() {
+fn tasks_end_with_the_scenario() {
     let explored = Explore::new().seeds(1..=20).run(|world| async move {
         let later = world.clone();
         world.spawn("too late", async move {
@@ -423,15 +423,21 @@ fn tasks_are_dropped_as_soon_as_the_scenario_has_ended() {
 }
 
 #[test]
-fn world_that_has_ended_runs_nothing() {
+fn ended_world_runs_nothing() {
     let kept = Arc::new(Mutex::new(None));
     let keep = Arc::clone(&kept);
     let explored = Explore::new().seed(1).run(move |world| {
-        *keep.lock().expect("no panic") = Some(world);
+        *keep
+            .lock()
+            .expect("the lock is never poisoned: its holders do not panic") = Some(world);
         async { Ok(()) }
     });
     explored.unwrap();
-    let world = kept.lock().expect("no panic").take().expect("it was kept");
+    let world = kept
+        .lock()
+        .expect("the lock is never poisoned: its holders do not panic")
+        .take()
+        .expect("the scenario stored its world");
     let mut task = world.spawn("late", async {});
     let polled = futures::FutureExt::now_or_never(&mut task);
     assert_eq!(polled, None);
@@ -440,7 +446,7 @@ fn world_that_has_ended_runs_nothing() {
 }
 
 #[test]
-fn history_is_as_long_as_it_is_to_be() {
+fn history_length_is_configurable() {
     let explore = Explore::new().seed(1).faults(Faults::none());
     let scenario = |world: World| async move {
         for line in 1..=50 {
@@ -460,9 +466,7 @@ fn history_is_as_long_as_it_is_to_be() {
     let failure = failure(explore.history(0).run(scenario));
     let words = failure.to_string();
     assert!(
-        words.contains(
-            "history, the latest last:\n  (50 lines, of which none is to be shown)\n\nto run"
-        ),
+        words.contains("history, the latest last:\n  (50 lines, none of which is shown)\n\nto run"),
         "{words}"
     );
 }
@@ -470,16 +474,19 @@ fn history_is_as_long_as_it_is_to_be() {
 #[track_caller]
 fn check_refused(explore: Explore, words: &str) {
     let explored = explore.run(|_| async { panic!("nothing is run") });
-    let error = explored.expect_err("the setting is not allowed");
+    let error = explored.expect_err("the setting is invalid");
     assert!(error.failure().is_none());
     assert_eq!(error.to_string(), words);
     assert_eq!(format!("{error:?}"), words);
 }
 
 #[test]
-fn setting_that_is_not_allowed_is_an_error_with_its_name_and_value() {
+fn invalid_setting_is_named() {
     let new = Explore::new;
-    #[expect(clippy::reversed_empty_ranges, reason = "it is the mistake")]
+    #[expect(
+        clippy::reversed_empty_ranges,
+        reason = "an empty range is the invalid setting"
+    )]
     check_refused(
         new().seeds(9..=1),
         "`seeds` is 9..=1, which is empty: give a range with at least one seed, such as 1..=1000",
@@ -504,7 +511,7 @@ fn setting_that_is_not_allowed_is_an_error_with_its_name_and_value() {
     }
 }
 
-/// Notes its seeds on the standard output: it is run by the test below.
+/// Prints its seeds to standard output; run by the test below.
 #[test]
 fn exploration_prints_its_seeds() {
     let explored = Explore::new().seeds(1..=3).run(|world| async move {
@@ -518,12 +525,12 @@ fn exploration_prints_its_seeds() {
 
 #[track_caller]
 fn check_environment(value: &str, expected: &[&str]) {
-    let program = std::env::current_exe().expect("it runs");
+    let program = std::env::current_exe().expect("the path of the test is known");
     let output = Command::new(program)
         .args(["--exact", "exploration_prints_its_seeds", "--nocapture"])
         .env("ACCEPTOR_SEED", value)
         .output()
-        .expect("it can be run again");
+        .expect("the test program starts");
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines: Vec<_> = output
         .lines()
@@ -548,8 +555,10 @@ fn seeds_of_the_environment_win() {
 #[test]
 fn short_form_panics_with_the_message() {
     let explored = std::panic::catch_unwind(|| explore(|_| async { Err("no luck".into()) }));
-    let panic = explored.expect_err("each seed fails");
-    let words = panic.downcast_ref::<String>().expect("it is text");
+    let panic = explored.expect_err("every seed fails");
+    let words = panic
+        .downcast_ref::<String>()
+        .expect("the panic has a text");
     assert!(words.starts_with("seed 1 failed after "), "{words}");
     assert!(
         words.contains("the scenario returned an error: no luck"),
@@ -558,7 +567,7 @@ fn short_form_panics_with_the_message() {
 }
 
 #[test]
-fn time_is_virtual_and_the_dice_are_those_of_the_seed() {
+fn time_is_virtual_and_choices_are_seeded() {
     let thrown = |seed| {
         let thrown = Arc::new(Mutex::new(Vec::new()));
         let note = Arc::clone(&thrown);
@@ -567,7 +576,9 @@ fn time_is_virtual_and_the_dice_are_those_of_the_seed() {
             async move {
                 let dice: Vec<_> = (0..20).map(|_| world.random(100)).collect();
                 assert!(dice.iter().all(|number| *number < 100));
-                *note.lock().expect("no panic") = dice;
+                *note
+                    .lock()
+                    .expect("the lock is never poisoned: its holders do not panic") = dice;
                 let before = world.now();
                 world.sleep(Duration::from_secs(86_400)).await;
                 assert!(world.now() - before >= Duration::from_secs(86_400));
@@ -577,7 +588,11 @@ fn time_is_virtual_and_the_dice_are_those_of_the_seed() {
             }
         });
         explored.unwrap();
-        std::mem::take(&mut *thrown.lock().expect("no panic"))
+        std::mem::take(
+            &mut *thrown
+                .lock()
+                .expect("the lock is never poisoned: its holders do not panic"),
+        )
     };
     assert_eq!(thrown(1), thrown(1));
     assert_ne!(thrown(1), thrown(2));

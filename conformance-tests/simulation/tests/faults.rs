@@ -1,4 +1,4 @@
-//! Each fault alone: it strikes at its rate, and has its effect on both ends.
+//! Each fault alone: its rate, and its effect on both ends.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ async fn echo(connection: Connection<SimulatedStream, SocketAddr>) -> Result<(),
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Runs 100 seeds with a client each, at a server that echoes.
+/// Runs 100 seeds, each with one client of an echo server.
 #[track_caller]
 fn with_client<F, Fut>(faults: Faults, scenario: F) -> Explored
 where
@@ -40,7 +40,7 @@ where
     explored.expect("no seed fails")
 }
 
-/// Sends a line, and waits for it.
+/// Sends a line, and reads it back.
 async fn talks(_world: World, mut client: SimulatedClient) -> Result<(), BoxError> {
     client.write_all(b"hello, world").await?;
     let mut answer = [0; 12];
@@ -50,7 +50,7 @@ async fn talks(_world: World, mut client: SimulatedClient) -> Result<(), BoxErro
 }
 
 #[test]
-fn without_faults_nothing_goes_wrong() {
+fn no_faults_without_rates() {
     let explored = with_client(Faults::none(), talks);
     assert_eq!(explored.faults.total(), 0);
     assert_eq!(explored.faults.to_string(), "none");
@@ -73,7 +73,7 @@ fn rates_are_kept() {
     assert!((2300..=2700).contains(&slow), "{slow} of 10,000");
 }
 
-/// The errors of `accept` that a pool has seen until it served a client, and when that was.
+/// Returns the errors of `accept` that a pool has seen until it served a client, and the time at which it did.
 fn accept_errors(faults: Faults) -> Vec<(Vec<std::io::Error>, Duration)> {
     let all = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&all);
@@ -90,7 +90,9 @@ fn accept_errors(faults: Faults) -> Vec<(Vec<std::io::Error>, Duration)> {
                         Some(number) => std::io::Error::from_raw_os_error(number),
                         None => error.kind().into(),
                     };
-                    note.lock().expect("no panic").push(same);
+                    note.lock()
+                        .expect("the lock is never poisoned: its holders do not panic")
+                        .push(same);
                     AcceptErrorKind::classify(error)
                 });
                 let pool = world.start(spec)?;
@@ -99,19 +101,27 @@ fn accept_errors(faults: Faults) -> Vec<(Vec<std::io::Error>, Duration)> {
                 pool.add_listener(listener, 1)?;
                 let client = world.connect(address).await?;
                 talks(world.clone(), client).await?;
-                let errors = std::mem::take(&mut *errors.lock().expect("no panic"));
+                let errors = std::mem::take(
+                    &mut *errors
+                        .lock()
+                        .expect("the lock is never poisoned: its holders do not panic"),
+                );
                 all.lock()
-                    .expect("no panic")
+                    .expect("the lock is never poisoned: its holders do not panic")
                     .push((errors, world.elapsed()));
                 Ok(())
             }
         });
     explored.expect("no seed fails");
-    std::mem::take(&mut all.lock().expect("no panic"))
+    std::mem::take(
+        &mut all
+            .lock()
+            .expect("the lock is never poisoned: its holders do not panic"),
+    )
 }
 
 #[test]
-fn accept_errors_are_of_one_connection_and_the_client_is_served() {
+fn accept_errors_do_not_lose_clients() {
     let mut kinds = Vec::new();
     for (errors, served) in accept_errors(Faults::none().accept_errors(1.0)) {
         let [error] = &errors[..] else {
@@ -130,7 +140,7 @@ fn accept_errors_are_of_one_connection_and_the_client_is_served() {
 }
 
 #[test]
-fn resource_errors_are_too_many_open_files_and_the_listener_pauses() {
+fn resource_errors_pause_the_listener() {
     let mut counts = Vec::new();
     for (errors, served) in accept_errors(Faults::none().resource_errors(1.0)) {
         for error in &errors {
@@ -149,7 +159,10 @@ fn resource_errors_are_too_many_open_files_and_the_listener_pauses() {
 #[test]
 fn resets_strike_both_ends() {
     let explored = with_client(Faults::none().resets(1.0), |world, mut client| async move {
-        let error = client.read(&mut [0]).await.expect_err("it is struck");
+        let error = client
+            .read(&mut [0])
+            .await
+            .expect_err("the connection is reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         assert_eq!(client.fault(), Some(ClientFault::Reset));
         assert!(world.elapsed() < Duration::from_millis(136));
@@ -162,14 +175,17 @@ fn resets_strike_both_ends() {
 }
 
 #[test]
-fn half_closes_end_what_the_client_sends() {
+fn half_closes_end_the_clients_data() {
     let faults = Faults::none().half_closes(1.0);
     let explored = with_client(faults, |_world, mut client| async move {
-        // The server echoes the end.
+        // The server echoes the end of the stream.
         let count = client.read(&mut [0]).await?;
         assert_eq!(count, 0);
         assert_eq!(client.fault(), Some(ClientFault::HalfClose));
-        let error = client.write(b"a").await.expect_err("it sends no more");
+        let error = client
+            .write(b"a")
+            .await
+            .expect_err("the client has stopped sending");
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
         Ok(())
     });
@@ -178,7 +194,7 @@ fn half_closes_end_what_the_client_sends() {
 }
 
 #[test]
-fn faults_strike_at_moments_of_every_order_of_magnitude() {
+fn fault_times_cover_all_magnitudes() {
     let moments = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&moments);
     let explored = Explore::new()
@@ -190,12 +206,16 @@ fn faults_strike_at_moments_of_every_order_of_magnitude() {
             let listener = world.listen()?;
             let mut client = world.connect(listener.address()).await?;
             let _ = client.read(&mut [0]).await;
-            note.lock().expect("no panic").push(world.elapsed());
+            note.lock()
+                .expect("the lock is never poisoned: its holders do not panic")
+                .push(world.elapsed());
             Ok(())
         }
     });
     explored.unwrap();
-    let moments = moments.lock().expect("no panic");
+    let moments = moments
+        .lock()
+        .expect("the lock is never poisoned: its holders do not panic");
     for exponent in 1..6 {
         let (from, to) = (10_u64.pow(exponent - 1), 10_u64.pow(exponent));
         let within = Duration::from_micros(from)..Duration::from_micros(to);
@@ -205,7 +225,7 @@ fn faults_strike_at_moments_of_every_order_of_magnitude() {
 }
 
 #[test]
-fn slow_clients_keep_the_server_a_few_bytes_ahead() {
+fn slow_clients_bound_the_servers_lead() {
     let explored = Explore::new()
         .seeds(1..=100)
         .faults(Faults::none().slow_clients(1.0))
@@ -245,7 +265,7 @@ fn slow_clients_keep_the_server_a_few_bytes_ahead() {
 }
 
 #[test]
-fn partial_io_moves_part_of_the_bytes_and_loses_none() {
+fn partial_io_loses_no_bytes() {
     let explored = with_client(Faults::none().partial_io(1.0), talks);
     assert!(explored.faults.partial_io > 400, "{explored}");
     assert_eq!(explored.faults.total(), explored.faults.partial_io);
@@ -291,14 +311,14 @@ fn no_fault_begins_after_calm() {
         assert_eq!(
             doomed.fault().is_none(),
             spared,
-            "no fault strikes any more"
+            "no fault strikes after `calm`"
         );
         if spared {
-            world.reached("a client that was doomed is spared");
+            world.reached("a scheduled fault is cancelled");
         }
         Ok(())
     });
-    assert!(explored.reached("a client that was doomed is spared") > 20);
+    assert!(explored.reached("a scheduled fault is cancelled") > 20);
     let explored = Explore::new()
         .seeds(1..=100)
         .faults(every)

@@ -1,4 +1,4 @@
-//! The example `own_acceptor`: its server passes, and its wrong one is found.
+//! The example `own_acceptor`: the correct server passes, and the wrong one fails.
 
 #[allow(dead_code, reason = "its `main` is for the example")]
 #[path = "../examples/own_acceptor.rs"]
@@ -8,7 +8,7 @@ use acceptor_simulation::Cause;
 use own_acceptor::{Reads, explore};
 
 #[test]
-fn right_server_passes_every_seed_and_each_fault_has_struck() {
+fn correct_server_passes_every_seed() {
     let explored = explore(Reads::Lines, 200).unwrap();
     assert_eq!(explored.seeds, 200);
     let struck = explored.faults;
@@ -29,7 +29,7 @@ fn right_server_passes_every_seed_and_each_fault_has_struck() {
 }
 
 #[test]
-fn wrong_server_is_found_and_the_message_says_how_to_see_it_again() {
+fn wrong_server_is_found() {
     let error = explore(Reads::Once, 200).expect_err("one read is not a line");
     let failure = error.failure().expect("a seed has failed");
     let Cause::Panic { task, message } = &failure.cause else {
@@ -53,7 +53,7 @@ fn wrong_server_is_found_and_the_message_says_how_to_see_it_again() {
     assert!(text.contains("fault: a write of 127.0.0.1:"), "{text}");
     let again = format!(
         "to run this seed alone: ACCEPTOR_SEED={seed} cargo test \
-         wrong_server_is_found_and_the_message_says_how_to_see_it_again, or call Explore::seed({seed})"
+         wrong_server_is_found, or call Explore::seed({seed})"
     );
     assert!(text.ends_with(&again), "{text}");
 }

@@ -1,4 +1,4 @@
-//! The simulated runtime and network: what they say when nothing can go on, and what a connection of a pool costs there.
+//! The simulated runtime and network: the message of a stalled world, and the cost of a connection.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use acceptor_simulation::{Limits, Network, SimulatedStream, Simulation, Spurious
 use futures::{AsyncReadExt, AsyncWriteExt};
 
 #[test]
-fn a_world_in_which_nobody_can_go_on_says_who_waits_for_what() {
+fn stalled_world_names_every_wait() {
     let simulation = Simulation::new(1, Spurious::Never);
     let limits = Limits {
         backlog: 1,
@@ -22,15 +22,17 @@ fn a_world_in_which_nobody_can_go_on_says_who_waits_for_what() {
         let _accepted = listener.accept().await;
     });
     let waits = || simulation.run_until(Duration::ZERO, || false);
-    let panic = catch_unwind(AssertUnwindSafe(waits)).expect_err("nobody connects");
-    let words = panic.downcast_ref::<String>().expect("it is text");
+    let panic = catch_unwind(AssertUnwindSafe(waits)).expect_err("no client connects");
+    let words = panic
+        .downcast_ref::<String>()
+        .expect("the panic has a text");
     simulation.close();
-    let who = "task 1 (a_world_in_which_nobody_can_go_on_says_who_waits_for_what) waits for a client of 127.0.0.1:7";
+    let who = "task 1 (stalled_world_names_every_wait) waits for a client of 127.0.0.1:7";
     let all = format!("nothing is ready, no timer is set, and it is not over:\n{who}");
     assert_eq!(*words, all);
 }
 
-/// How many polls of tasks, and how many calls of `accept`, one more connection costs a pool at rest.
+/// Returns how many polls of tasks and calls of `accept` one more connection costs an idle pool.
 fn cost_of_a_connection(acceptors: usize) -> (u64, u64) {
     let simulation = Simulation::new(1, Spurious::Never);
     let limits = Limits {
@@ -44,23 +46,27 @@ fn cost_of_a_connection(acceptors: usize) -> (u64, u64) {
             std::future::pending::<Result<(), _>>().await
         },
     );
-    let pool = Pool::start(simulation.runtime(), Spec::new("p", serve)).expect("it starts");
+    let pool = Pool::start(simulation.runtime(), Spec::new("p", serve)).expect("the pool starts");
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = network.listen(address).expect("port 0 is free");
-    let address = listener.local_addr().expect("it has one");
-    pool.add_listener(listener, acceptors).expect("it runs");
-    let rest = || simulation.settle(10_000).expect("it comes to rest");
+    let address = listener.local_addr().expect("the listener has an address");
+    pool.add_listener(listener, acceptors)
+        .expect("the pool runs");
+    let rest = || simulation.settle(10_000).expect("the simulation settles");
     rest();
     let mut costs = Vec::new();
     let mut clients = Vec::new();
     for _ in 0..3 {
         let before = (simulation.statistics().polls, network.accept_polls(address));
-        clients.push(network.connect(address).expect("somebody listens"));
+        clients.push(network.connect(address).expect("the listener is open"));
         rest();
         let after = (simulation.statistics().polls, network.accept_polls(address));
         costs.push((after.0 - before.0, after.1 - before.1));
     }
-    assert_eq!(pool.counts().expect("it runs").connections, clients.len());
+    assert_eq!(
+        pool.counts().expect("the pool runs").connections,
+        clients.len()
+    );
     simulation.close();
     costs.dedup();
     assert_eq!(costs.len(), 1, "each costs the same: {costs:?}");
@@ -68,13 +74,13 @@ fn cost_of_a_connection(acceptors: usize) -> (u64, u64) {
 }
 
 #[test]
-fn a_connection_costs_three_polls_and_two_calls_of_accept_whatever_the_number_of_acceptors() {
-    // The listener's task, which accepts and then finds nobody; the connection's; the pool's own, in case the
+fn each_connection_has_the_same_cost() {
+    // The listener's task, which accepts and then finds none; the connection's; the pool's own, in case the
     // connection blocks the thread.
     assert_eq!([1, 10, 1000].map(cost_of_a_connection), [(3, 2); 3]);
 }
 
-/// The order of the polls that a seed chooses in a small world, as one number.
+/// Returns a hash of the order of polls that a seed chooses in a small world.
 fn choices(seed: u64) -> u64 {
     let simulation = Simulation::new(seed, Spurious::OneIn(4));
     let limits = Limits {
@@ -103,9 +109,15 @@ fn choices(seed: u64) -> u64 {
     for _ in 0..6 {
         let network = network.clone();
         runtime.spawn(async move {
-            let mut client = network.connect(address).expect("it listens");
-            client.connected().await.expect("it is accepted");
-            client.write_all(b"hello, world").await.expect("it is read");
+            let mut client = network.connect(address).expect("the listener is open");
+            client
+                .connected()
+                .await
+                .expect("the connection is accepted");
+            client
+                .write_all(b"hello, world")
+                .await
+                .expect("the server reads");
             client.half_close();
         });
     }
@@ -113,7 +125,7 @@ fn choices(seed: u64) -> u64 {
     for _ in 0..2000 {
         match (simulation.poll_next(), simulation.next_timer()) {
             (Some((task, _)), _) => {
-                let task: u64 = task.to_string().parse().expect("it is a number");
+                let task: u64 = task.to_string().parse().expect("the id is a number");
                 choices = choices.rotate_left(5).wrapping_mul(31) ^ task;
             }
             (None, Some(timer)) => simulation.advance_to(timer),
@@ -125,8 +137,8 @@ fn choices(seed: u64) -> u64 {
 }
 
 #[test]
-fn choices_of_a_seed_stay_what_they_are() {
-    // Seeds that were written down would name other lives if these changed.
+fn choices_of_a_seed_are_stable() {
+    // If these changed, recorded seeds would select other runs.
     let were = [
         17_262_209_718_734_995_995,
         6_086_062_420_999_499_676,

@@ -1,8 +1,7 @@
 //! The clients: blocking sockets, each with a behavior.
 //!
-//! Where the behavior allows it the server closes first, and the client resets:
-//! then neither end stays in TIME_WAIT. Invariant: a connected client records
-//! its end exactly once, after its socket is closed.
+//! Where the behavior allows it, the server closes first and the client resets, so that neither end stays in TIME_WAIT.
+//! Invariant: a connected client records its end exactly once, after its socket is closed.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::iter::repeat_with;
@@ -20,47 +19,47 @@ use crate::history::{Count, Event, Step, lock};
 
 macro_rules! behaviors {
     ($($(#[$doc:meta])* $name:ident => $outcome:expr,)*) => {
-        /// What a client does; as a byte, what it orders the server to do.
+        /// The behavior of a client; as a byte, the command that it sends to the server.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum Behavior { $($(#[$doc])* $name,)* }
 
-        /// Each behavior, and the end of `serve` if nothing interferes.
+        /// Each behavior, with the outcome of `serve` if nothing interferes.
         const BEHAVIORS: &[(Behavior, Option<Outcome>)] = &[$((Behavior::$name, $outcome)),*];
     };
 }
 
 behaviors! {
-    /// It talks, and has `serve` return `Ok`.
+    /// It exchanges a message, and makes `serve` return `Ok`.
     Talk => Some(Outcome::Normal),
-    /// The same, with more than one read takes.
+    /// The same, with a message longer than one read.
     TalkAtLength => Some(Outcome::Normal),
-    /// It talks, pauses, and talks again.
+    /// It exchanges a message, pauses, and exchanges another.
     Stall => Some(Outcome::Normal),
-    /// It pauses before its first word.
+    /// It pauses before its first message.
     StartLate => Some(Outcome::Normal),
-    /// It ends its side before it reads the echo.
+    /// It half-closes before it reads the echo.
     HalfClose => Some(Outcome::Normal),
-    /// It closes without a word.
+    /// It closes without a message.
     Leave => Some(Outcome::Normal),
-    /// It talks and closes.
+    /// It exchanges a message and closes.
     TalkAndLeave => Some(Outcome::Normal),
-    /// It resets without a word.
+    /// It resets without a message.
     Reset => Some(Outcome::Disconnected),
-    /// It talks and resets.
+    /// It exchanges a message and resets.
     TalkAndReset => Some(Outcome::Disconnected),
-    /// It has `serve` return the clean exit.
+    /// It makes `serve` return a clean exit.
     ExitCleanly => Some(Outcome::Clean),
-    /// It has `serve` return an error.
+    /// It makes `serve` return an error.
     Fail => Some(Outcome::Error),
-    /// It has `serve` panic.
+    /// It makes `serve` panic.
     Panic => Some(Outcome::Panic),
-    /// It has `serve` trap the stop, and ends later unless the stop comes first.
+    /// It makes `serve` trap the stop, and ends later unless the stop happens first.
     TrapStop => Some(Outcome::Normal),
-    /// It has `serve` wait for *draining*.
+    /// It makes `serve` wait for *draining*.
     AwaitDraining => Some(Outcome::Normal),
-    /// It has `serve` trap the stop and stay.
+    /// It makes `serve` trap the stop and stay.
     Stay => None,
-    /// It talks, and does nothing more.
+    /// It exchanges a message, and is idle after that.
     Idle => None,
 }
 
@@ -69,56 +68,56 @@ behaviors! {
 pub(crate) enum Outcome {
     Normal,
     Clean,
-    /// With the error of a client that is gone.
+    /// With the error of a disconnected client.
     Disconnected,
     Error,
     Panic,
-    /// The future was dropped: by a kill or a stop.
+    /// The future was dropped by a kill or a stop.
     Dropped,
 }
 
-/// The last thing that a client saw.
+/// How a client's connection ended, as the client saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// The end, after everything else.
+    /// It read the end of the stream after everything else.
     Done,
-    /// It left by itself.
+    /// It closed the connection itself.
     Left,
-    /// The end, too early.
+    /// It read the end of the stream too early.
     CutShort,
-    /// Neither an answer nor an end, for as long as patience lasts.
+    /// It got neither an answer nor an end within the patience.
     Nothing,
-    /// Other words than its own.
-    Mangled,
+    /// It got a different message back.
+    Mismatch,
 }
 
-/// The server says this to a client that has half-closed.
+/// The server sends this to a client that has half-closed.
 pub(crate) const FAREWELL: &[u8] = b"farewell";
 
-/// The first byte that is an order; words are below.
-const ORDERS: u8 = 0x80;
+/// The first byte that is a command; messages use smaller bytes.
+const COMMANDS: u8 = 0x80;
 
-/// So many behaviors, the first ones, end by themselves.
-const END_BY_THEMSELVES: usize = 13;
+/// The number of behaviors, counted from the first, that end by themselves.
+const SELF_ENDING: usize = 13;
 
 impl Behavior {
     fn byte(self) -> u8 {
-        ORDERS + self as u8
+        COMMANDS + self as u8
     }
 
-    /// The order in a byte, if it is one.
-    pub(crate) fn ordered_by(byte: u8) -> Option<Self> {
-        let index = byte.checked_sub(ORDERS)?;
+    /// Returns the command in a byte, if it is one.
+    pub(crate) fn from_command(byte: u8) -> Option<Self> {
+        let index = byte.checked_sub(COMMANDS)?;
         BEHAVIORS.get(usize::from(index)).map(|row| row.0)
     }
 
-    /// How `serve` ends if nothing interferes; nothing if it does not end.
+    /// Returns the outcome of `serve` if nothing interferes, or `None` if it does not end.
     pub(crate) fn outcome(self) -> Option<Outcome> {
         BEHAVIORS[self as usize].1
     }
 }
 
-/// A client with an address of its own.
+/// A client with its own address.
 pub(crate) struct Client {
     socket: Socket,
     address: SocketAddr,
@@ -127,7 +126,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client that is not connected yet.
+    /// Creates a client that is not connected yet.
     pub(crate) fn new(
         context: &Arc<Context>,
         behavior: Behavior,
@@ -135,13 +134,13 @@ impl Client {
     ) -> io::Result<Self> {
         loop {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            // Linux has a whole network of loopback addresses, and no one of them runs out of ports.
+            // Linux has a whole network of loopback addresses, so no single address runs out of ports.
             let hosts = if cfg!(target_os = "linux") { 250 } else { 1 };
             let host = [127, 0, 0, random.u8(1..=hosts)];
             socket.bind(&SocketAddr::from((host, 0)).into())?;
             let address = socket.local_addr()?.as_socket();
             let address = address.ok_or(ErrorKind::Unsupported)?;
-            // The server may not be done yet with the last client of this address: then another one is drawn.
+            // If the server still has the previous client of this address, draws another address.
             if !context.history.checker().knows(address) {
                 let context = Arc::clone(context);
                 return Ok(Self {
@@ -154,7 +153,7 @@ impl Client {
         }
     }
 
-    /// Connects to one of the open listeners; nothing if there is none, or it refuses.
+    /// Connects to one of the open listeners. Returns `None` if there is none or the connection is refused.
     pub(crate) fn connect(self, random: &mut Rng) -> Option<Self> {
         let listener = random.choice(lock(&self.context.listeners).iter()).copied();
         let (listener, _, address) = listener?;
@@ -177,7 +176,7 @@ impl Client {
         };
         self.context.connections.fetch_add(1, Ordering::Relaxed);
         self.context.history.count(Count::Client(self.behavior));
-        // Where these fail, the next read shows why.
+        // If these fail, the next read shows why.
         let _ = self.socket.set_tcp_nodelay(true);
         let _ = self.socket.set_read_timeout(Some(patience));
         let _ = self.socket.set_write_timeout(Some(patience));
@@ -189,7 +188,7 @@ impl Client {
         self.context.history.record(event);
     }
 
-    /// Behaves; nothing if the client has ended.
+    /// Runs a part of the behavior. Returns `None` if the client has ended.
     fn drive(mut self, part: impl FnOnce(&mut Self) -> Result<(), Seen>) -> Option<Self> {
         match part(&mut self) {
             Ok(()) => Some(self),
@@ -200,25 +199,25 @@ impl Client {
         }
     }
 
-    /// Behaves up to the pause; nothing if there is none, and the client has ended.
+    /// Runs the behavior up to its pause. Returns `None` if there is no pause, and the client has ended.
     pub(crate) fn begin(self, random: &mut Rng) -> Option<Self> {
         self.drive(|client| client.first_part(random))
     }
 
-    /// Goes on after the pause, to the end.
+    /// Runs the behavior from its pause to the end.
     pub(crate) fn finish(self) {
         self.drive(|client| {
             client.talk(b"again")?;
-            client.order(Behavior::Talk)
+            client.command(Behavior::Talk)
         });
     }
 
-    /// Waits for the server's end.
+    /// Waits until the server closes the connection.
     pub(crate) fn wait(self) {
         self.drive(Self::await_end);
     }
 
-    /// The part before the pause. The error is the last thing that the client saw, if it has ended.
+    /// Runs the part before the pause. Returns the client's end as an error, if it has ended.
     fn first_part(&mut self, random: &mut Rng) -> Result<(), Seen> {
         let order = [self.behavior.byte()];
         match self.behavior {
@@ -233,44 +232,44 @@ impl Client {
             Behavior::TalkAtLength => 32 * 1024,
             _ => random.usize(1..100),
         };
-        let mut words: Vec<u8> = repeat_with(|| random.u8(..ORDERS)).take(length).collect();
+        let mut words: Vec<u8> = repeat_with(|| random.u8(..COMMANDS)).take(length).collect();
         if self.behavior == Behavior::HalfClose {
             words.extend(order);
-            self.say(&words)?;
+            self.send(&words)?;
             let closed = self.socket.shutdown(Shutdown::Write);
             closed.map_err(|error| seen(&error))?;
-            self.hear(&words)?;
-            self.hear(FAREWELL)?;
+            self.expect(&words)?;
+            self.expect(FAREWELL)?;
             return self.await_end();
         }
         self.talk(&words)?;
         match self.behavior {
             Behavior::Stall | Behavior::Idle => Ok(()),
             Behavior::TalkAndLeave | Behavior::TalkAndReset => Err(Seen::Left),
-            behavior => self.order(behavior),
+            behavior => self.command(behavior),
         }
     }
 
-    fn order(&mut self, order: Behavior) -> Result<(), Seen> {
-        self.talk(&[order.byte()])?;
+    fn command(&mut self, command: Behavior) -> Result<(), Seen> {
+        self.talk(&[command.byte()])?;
         self.await_end()
     }
 
-    /// Says something, and hears the echo.
+    /// Sends a message, and reads the echo.
     pub(crate) fn talk(&mut self, words: &[u8]) -> Result<(), Seen> {
-        self.say(words)?;
-        self.hear(words)
+        self.send(words)?;
+        self.expect(words)
     }
 
-    fn say(&mut self, words: &[u8]) -> Result<(), Seen> {
+    fn send(&mut self, words: &[u8]) -> Result<(), Seen> {
         self.socket.write_all(words).map_err(|error| seen(&error))
     }
 
-    fn hear(&mut self, words: &[u8]) -> Result<(), Seen> {
-        let mut heard = vec![0; words.len()];
-        match self.socket.read_exact(&mut heard) {
-            Ok(()) if heard == words => Ok(()),
-            Ok(()) => Err(Seen::Mangled),
+    fn expect(&mut self, words: &[u8]) -> Result<(), Seen> {
+        let mut received = vec![0; words.len()];
+        match self.socket.read_exact(&mut received) {
+            Ok(()) if received == words => Ok(()),
+            Ok(()) => Err(Seen::Mismatch),
             Err(error) => Err(seen(&error)),
         }
     }
@@ -278,7 +277,7 @@ impl Client {
     fn await_end(&mut self) -> Result<(), Seen> {
         match self.socket.read(&mut [0]) {
             Ok(0) => Err(Seen::Done),
-            Ok(_) => Err(Seen::Mangled),
+            Ok(_) => Err(Seen::Mismatch),
             Err(error) => Err(seen(&error)),
         }
     }
@@ -294,7 +293,7 @@ impl Client {
     }
 }
 
-/// What a failed call shows.
+/// Converts the error of a failed call.
 fn seen(error: &io::Error) -> Seen {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Seen::Nothing,
@@ -302,14 +301,14 @@ fn seen(error: &io::Error) -> Seen {
     }
 }
 
-/// So many clients of one thread pause at a time.
+/// The maximum number of paused clients of one thread.
 const PAUSING: usize = 16;
 
-/// A thread waits so long when it has nothing to do: there is no event to wait for.
+/// How long a thread sleeps when it has nothing to do, because there is no event to wait for.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Clients come and go, until they are to leave.
-pub(crate) fn come_and_go(context: &Arc<Context>) {
+/// Runs clients until the pool ends its load.
+pub(crate) fn run_clients(context: &Arc<Context>) {
     let mut random = context.random();
     let mut pausing: Vec<(Instant, Client)> = Vec::new();
     while !context.leave.load(Ordering::SeqCst) {
@@ -321,10 +320,10 @@ pub(crate) fn come_and_go(context: &Arc<Context>) {
             thread::sleep(MOMENT);
             continue;
         }
-        let (behavior, _) = BEHAVIORS[random.usize(..END_BY_THEMSELVES)];
+        let (behavior, _) = BEHAVIORS[random.usize(..SELF_ENDING)];
         let client = Client::new(context, behavior, &mut random).ok();
         let Some(client) = client.and_then(|client| client.connect(&mut random)) else {
-            // For want of a listener, a descriptor or a port.
+            // There is no listener, descriptor or port.
             thread::sleep(MOMENT);
             continue;
         };
@@ -334,7 +333,7 @@ pub(crate) fn come_and_go(context: &Arc<Context>) {
         }
     }
     for (_, client) in pausing {
-        // Once something is wrong, each would wait for an answer that may never come.
+        // After a failed check, each client could wait for an answer that never arrives.
         if context.history.checker().verdict().is_ok() {
             client.finish();
         }

@@ -1,4 +1,4 @@
-//! Fault injection: what is done to a pool while clients come and go, and what it must show meanwhile.
+//! Fault injection: faults for a pool while clients come and go, and checks of the pool meanwhile.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::history::{Count, Event, lock};
 use crate::pool_run::{PoolRun, unexpected};
 use conformance_tests::{IpWorld, Verdict, same};
 
-/// So many listeners are open at most.
+/// The maximum number of open listeners.
 const OPEN: usize = 5;
 
 impl<W: IpWorld> PoolRun<W> {
-    /// Injects faults by chance; into a pool that stops by itself until it does.
+    /// Injects random faults; into a pool that stops by itself, until it does.
     pub(crate) fn inject_faults(&mut self) -> Verdict {
         let by_itself = self.context.setup.stop == StopMode::Intensity;
         let give_up = Instant::now() + self.context.patience.length();
@@ -29,7 +29,7 @@ impl<W: IpWorld> PoolRun<W> {
                 return Ok(());
             }
             self.context.history.checker().verdict()?;
-            // A pool that stops meanwhile may answer none of the later ones.
+            // A pool that stops meanwhile may not answer the calls with the larger numbers.
             match self.random.u32(0..if by_itself { 68 } else { 100 }) {
                 0..40 => self.look()?,
                 40..68 => {
@@ -50,7 +50,7 @@ impl<W: IpWorld> PoolRun<W> {
         }
     }
 
-    /// The counts and the lists hold everything that is there all the time.
+    /// Checks that the counts and the lists contain everything that exists all the time.
     fn look(&self) -> Verdict {
         let history = &self.context.history;
         let before = history.checker().served.clone();
@@ -73,7 +73,7 @@ impl<W: IpWorld> PoolRun<W> {
         let mut acceptors = 0;
         if status.state == PoolState::Running {
             same("the open listeners and their acceptors", &open, &listeners)?;
-            // Those of a closed listener may still terminate.
+            // Acceptors of a closed listener may still terminate.
             acceptors = open.iter().map(|(_, acceptors, _)| acceptors).sum();
         }
         let counts = status.counts;
@@ -92,7 +92,7 @@ impl<W: IpWorld> PoolRun<W> {
         let Some(id) = self.random.choice(children.collect::<Vec<_>>()) else {
             return Ok(());
         };
-        self.context.history.record(Event::Told(id));
+        self.context.history.record(Event::Commanded(id));
         let answer = if self.random.bool() {
             self.pool.stop_child(id)
         } else {
@@ -102,17 +102,20 @@ impl<W: IpWorld> PoolRun<W> {
             (Ok(()), _) | (Err(ChildError::Stopped), StopMode::Intensity) => Ok(()),
             // It has ended by itself.
             (Err(ChildError::UnknownChild(unknown)), _) if unknown == id => Ok(()),
-            (answer, _) => Err(unexpected("a child is told to end, or has ended", answer)),
+            (answer, _) => Err(unexpected(
+                "a child is stopped or killed, or has ended",
+                answer,
+            )),
         }
     }
 
-    /// Adds a listener, or closes one and opens another: at the same address if possible.
+    /// Adds a listener, or closes one and opens another, at the same address if possible.
     fn move_listener(&mut self) -> Verdict {
         let open = lock(&self.context.listeners).len();
         if open < OPEN && self.random.bool() {
             return self.listen();
         }
-        // Clients do not begin to connect there any more; others may be refused.
+        // Clients stop connecting to it; attempts already started may be refused.
         let index = self.random.usize(..open);
         let (id, _, address) = lock(&self.context.listeners).swap_remove(index);
         self.context.history.record(Event::Closing(id));
@@ -121,7 +124,7 @@ impl<W: IpWorld> PoolRun<W> {
         let again = self.wait("a second close answers", self.pool.close_listener(id))?;
         let unknown = Err(CloseError::UnknownListener(id));
         same("the answer to a second close", unknown, again)?;
-        // The system may have given the port away meanwhile.
+        // The system may have reused the port meanwhile.
         let same_port = address.ip().is_unspecified() || self.random.bool();
         if same_port && self.listen_on(address).is_ok() {
             return Ok(());
@@ -134,7 +137,7 @@ impl<W: IpWorld> PoolRun<W> {
         let spec = self.server.spec(&id);
         // Replaced acceptors would be counted beside the new ones until they have terminated.
         let answer = self.pool.reconfigure(spec, WaitingAcceptors::Keep);
-        answer.map_err(|error| unexpected("a spec is taken", error))?;
+        answer.map_err(|error| unexpected("a spec is accepted", error))?;
         self.has_spec(&id)
     }
 
@@ -169,7 +172,7 @@ impl<W: IpWorld> PoolRun<W> {
         self.until("a listener that fails is closed", || {
             match self.pool.listeners() {
                 Ok(open) if open.iter().all(|open| open.id != id) => Ok(()),
-                open => Err(unexpected("no such listener", open)),
+                open => Err(unexpected("the listener is closed", open)),
             }
         })
     }

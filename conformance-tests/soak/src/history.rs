@@ -1,8 +1,7 @@
-//! The history of one pool, seen from all sides, and the checker that folds it.
+//! The history of one pool, recorded from all sides, and the checker that folds it.
 //!
-//! A connection is known by its client's address. Invariants: an address is in the
-//! history before its client connects; the checker forgets a connection when both
-//! ends are over, so only open connections take memory.
+//! A connection is identified by its client's address. Invariants: an address is in the history before its client
+//! connects; the checker forgets a connection once both ends are closed, so only open connections take memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem::take;
@@ -16,24 +15,24 @@ use crate::client::{Behavior, Outcome, Seen};
 use crate::context::{Setup, StopMode};
 use conformance_tests::{Broken, Verdict, same};
 
-/// What the clients, the acceptors, the observer and the fault injection did or saw.
+/// An event of the clients, the acceptors, the observer or the fault injection.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
-    /// Something happened to the connection of this client.
+    /// A step of this client's connection.
     Connection(SocketAddr, Step),
     /// A child is about to be stopped or killed by its id.
-    Told(ChildId),
+    Commanded(ChildId),
     /// A listener is about to be closed.
     Closing(ListenerId),
     /// The pool is about to stop, or may stop by itself from now on.
     Stopping,
-    /// Something happened this many times.
+    /// An event to count, with its number of occurrences.
     Counted(Count, u64),
-    /// Something is wrong in itself.
+    /// A failed check.
     Wrong(Broken),
 }
 
-/// What happens to a connection.
+/// A step of a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// The client is about to connect to this listener, at this address.
@@ -45,13 +44,13 @@ pub(crate) enum Step {
     Ends(Seen),
     /// The first poll of `serve`, with the local address.
     Served(ChildId, SocketAddr),
-    /// The future of `serve` is dropped, and with it the socket.
+    /// The future of `serve` is dropped, and the socket with it.
     ServeEnds(ChildId, Outcome),
     /// The observer got the report of a kill.
     Killed(ChildId),
 }
 
-/// What is counted.
+/// The kinds of events that are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Count {
     Pool(StopMode),
@@ -60,7 +59,7 @@ pub(crate) enum Count {
     Serve(Outcome),
     /// Connections in the backlog of a listener that closed.
     LeftInBacklog,
-    /// Those that ended before their listener or the pool was told to close.
+    /// Connections that ended before their listener or the pool began to close.
     CutEarly,
     KilledUnserved,
     InitFailure,
@@ -79,7 +78,7 @@ pub(crate) enum Count {
     LostReport,
     PoolStoppedReport,
     KilledInStopReport,
-    // These are in the result of the pool.
+    // These come from the stop report of the pool.
     ConnectionStopped,
     ConnectionKilled,
     AcceptorKilled,
@@ -88,7 +87,7 @@ pub(crate) enum Count {
 
 pub(crate) type Counts = BTreeMap<Count, u64>;
 
-/// The events that the checker has not seen yet, and the checker.
+/// The checker, and the events that it has not seen yet.
 #[derive(Default)]
 pub(crate) struct History {
     events: Mutex<Vec<Event>>,
@@ -104,7 +103,7 @@ impl History {
         self.record(Event::Counted(count, 1));
     }
 
-    /// The checker, which has seen all events up to now.
+    /// Returns the checker, after it has seen all events so far.
     pub(crate) fn checker(&self) -> MutexGuard<'_, Checker> {
         let mut checker = lock(&self.checker);
         let events = take(&mut *lock(&self.events));
@@ -122,7 +121,7 @@ struct Connection {
     behavior: Behavior,
     listener: ListenerId,
     server: SocketAddr,
-    /// The last thing that the client saw, and whether the listener or the pool had been told to close.
+    /// The client's end, and whether its listener or the pool had begun to close.
     client: Option<(Seen, bool)>,
     serve: Serve,
 }
@@ -140,14 +139,14 @@ pub(crate) struct Checker {
     connections: HashMap<SocketAddr, Connection>,
     /// The connections inside `serve`.
     pub(crate) served: HashSet<ChildId>,
-    told: HashSet<ChildId>,
-    /// Those of them that were dropped, without the report of a kill.
-    told_and_dropped: HashSet<ChildId>,
+    commanded: HashSet<ChildId>,
+    /// Connections that were commanded to end and dropped, without the report of a kill.
+    dropped_on_command: HashSet<ChildId>,
     closing: HashSet<ListenerId>,
     stopping: bool,
     accepted: HashMap<ListenerId, u64>,
     pub(crate) counts: Counts,
-    /// The failures that count, up to the report that the pool stops by itself.
+    /// The counted failures, up to the report that the pool stops by itself.
     failures: u64,
     pub(crate) broken: Vec<Broken>,
 }
@@ -156,7 +155,7 @@ impl Checker {
     fn see(&mut self, event: Event) {
         match event {
             Event::Connection(client, step) => self.step(canonical(client), &step),
-            Event::Told(child) => _ = self.told.insert(child),
+            Event::Commanded(child) => _ = self.commanded.insert(child),
             Event::Closing(listener) => _ = self.closing.insert(listener),
             Event::Stopping => self.stopping = true,
             Event::Counted(count, number) => self.count(count, number),
@@ -177,7 +176,7 @@ impl Checker {
     }
 
     fn check(&mut self, holds: bool, expected: &str, seen: impl FnOnce() -> String) {
-        // The first mistakes say the most.
+        // The first failures are the most informative.
         if !holds && self.broken.len() < 10 {
             self.broken.push(Broken::new(expected, seen()));
         }
@@ -206,18 +205,20 @@ impl Checker {
             Step::ServeEnds(child, outcome) => {
                 self.count(Count::Serve(outcome), 1);
                 self.served.remove(&child);
-                if outcome == Outcome::Dropped && self.told.contains(&child) {
-                    self.told_and_dropped.insert(child);
+                if outcome == Outcome::Dropped && self.commanded.contains(&child) {
+                    self.dropped_on_command.insert(child);
                 }
             }
             Step::Killed(child) => {
                 self.count(Count::KillReport, 1);
-                let (holds, seen) = (self.told.contains(&child), || format!("{child} was not"));
-                self.check(holds, "a killed connection was told to end", seen);
-                if self.told_and_dropped.remove(&child) {
+                let (holds, seen) = (self.commanded.contains(&child), || {
+                    format!("{child} was not")
+                });
+                self.check(holds, "a killed connection was commanded to end", seen);
+                if self.dropped_on_command.remove(&child) {
                     return;
                 }
-                // The kill came before the first poll of `serve`.
+                // The kill preceded the first poll of `serve`.
                 self.count(Count::KilledUnserved, 1);
                 *self.accepted.entry(child.listener()).or_default() += 1;
                 let killed = self.connections.get(&client).map(|killed| killed.serve);
@@ -239,7 +240,7 @@ impl Checker {
         }
     }
 
-    /// What must hold at a step of a connection.
+    /// Checks the invariants of a step of a connection.
     fn advance(&self, connection: &mut Connection, step: &Step) -> Vec<(bool, &'static str)> {
         let closing = self.stopping || self.closing.contains(&connection.listener);
         let (behavior, before) = (connection.behavior, connection.serve);
@@ -252,7 +253,7 @@ impl Checker {
             }
             Step::Ends(seen) => {
                 checks.push((seen != Seen::Nothing, "a client gets an answer or an end"));
-                checks.push((seen != Seen::Mangled, "a client hears its own words"));
+                checks.push((seen != Seen::Mismatch, "a client reads its own message"));
                 connection.client = Some((seen, closing));
             }
             Step::Served(_, local) => {
@@ -262,10 +263,10 @@ impl Checker {
                 connection.serve = Serve::Runs;
             }
             Step::ServeEnds(child, outcome) => {
-                let told = self.stopping || self.told.contains(&child);
+                let commanded = self.stopping || self.commanded.contains(&child);
                 let asked = match outcome {
-                    Outcome::Dropped => told,
-                    Outcome::Clean if behavior == Behavior::TrapStop => told,
+                    Outcome::Dropped => commanded,
+                    Outcome::Clean if behavior == Behavior::TrapStop => commanded,
                     outcome => behavior.outcome() == Some(outcome),
                 };
                 checks.push((asked, "a connection ends as its client asked"));
@@ -275,8 +276,8 @@ impl Checker {
         }
         let agree = match (connection.serve, connection.client) {
             (Serve::NotYet | Serve::Runs, _) | (_, None) => true,
-            // They are wrong already.
-            (_, Some((Seen::Nothing | Seen::Mangled, _))) => true,
+            // These are failures already.
+            (_, Some((Seen::Nothing | Seen::Mismatch, _))) => true,
             // The client may have seen everything before the drop.
             (Serve::Ended(Outcome::Dropped), _) => true,
             (Serve::Ended(Outcome::Clean), _) if behavior == Behavior::TrapStop => true,
@@ -286,17 +287,17 @@ impl Checker {
         checks
     }
 
-    /// Whether a connection of this client is not over at both ends.
+    /// Returns whether a connection of this client is still open at either end.
     pub(crate) fn knows(&self, client: SocketAddr) -> bool {
         self.connections.contains_key(&client)
     }
 
-    /// How many connections of a listener were served, or killed before.
+    /// Returns how many connections of a listener were served, or killed before that.
     pub(crate) fn accepted(&self, listener: ListenerId) -> u64 {
         self.accepted.get(&listener).copied().unwrap_or(0)
     }
 
-    /// Every connection is over, except those in the backlog of a closed listener.
+    /// Checks that every connection is closed, except those in the backlog of a closed listener.
     pub(crate) fn at_rest(&self) -> Verdict {
         let is_open = |open: &&Connection| match open.serve {
             Serve::NotYet => !self.closing.contains(&open.listener),
@@ -307,12 +308,12 @@ impl Checker {
         same("open connections", "[]", &format!("{open:?}"))
     }
 
-    /// Nothing is wrong yet.
+    /// Checks that no check has failed yet.
     pub(crate) fn verdict(&self) -> Verdict {
         self.broken.first().cloned().map_or(Ok(()), Err)
     }
 
-    /// Checks what must hold once the pool and the clients are gone.
+    /// Checks the history of a pool that has stopped and whose clients have ended.
     pub(crate) fn finish(&mut self, setup: &Setup) {
         self.finish_connections();
         for (what, allowed, seen) in self.sums(setup) {
@@ -321,7 +322,7 @@ impl Checker {
         }
     }
 
-    /// A connection that is not over at both ends was in the backlog of a listener that closed.
+    /// A connection that is still open at one end was in the backlog of a listener that closed.
     fn finish_connections(&mut self) {
         for (client, left) in take(&mut self.connections) {
             let served = "a connection is served unless its listener closes";
@@ -329,8 +330,8 @@ impl Checker {
                 (Serve::Runs, _) => (false, "no connection is served after the stop"),
                 (_, None) => (false, "every client ends"),
                 (_, Some((Seen::Left, _) | (Seen::CutShort, true))) => (true, served),
-                // A kill by id that the stop overtook has no report of its own.
-                (_, Some((Seen::CutShort, false))) if !self.told.is_empty() => {
+                // A kill by id that the stop preempted has no report of its own.
+                (_, Some((Seen::CutShort, false))) if !self.commanded.is_empty() => {
                     self.count(Count::CutEarly, 1);
                     (true, served)
                 }
@@ -341,8 +342,8 @@ impl Checker {
         }
     }
 
-    /// Sums, with the values that are allowed. A stop at rest allows one value; a stop
-    /// under load leaves open which connections it met before `serve`.
+    /// Sums with their allowed values. A stop at rest allows one value; under load it is unknown which connections the
+    /// stop met before `serve`.
     fn sums(&self, setup: &Setup) -> Vec<(&'static str, RangeInclusive<u64>, u64)> {
         let of = |count| self.of(count);
         let lost = of(Count::LostReport);
@@ -351,15 +352,15 @@ impl Checker {
         let exactly = |expected: u64| expected..=expected;
 
         let killed = of(Count::ConnectionKilled);
-        // The stop killed these before they were served: nothing else is known of them.
+        // The stop killed these before they were served, so nothing else is known of them.
         let killed_in_backlog = of(Count::LeftInBacklog).min(killed);
-        let told = of(Count::KillReport) + of(Count::ConnectionStopped) + killed;
-        let stopped_by_id = self.told_and_dropped.len() as u64;
+        let commanded = of(Count::KillReport) + of(Count::ConnectionStopped) + killed;
+        let stopped_by_id = self.dropped_on_command.len() as u64;
         let least = match setup.stop {
-            StopMode::AtRest => told + stopped_by_id,
-            _ => told.saturating_sub(killed_in_backlog),
+            StopMode::AtRest => commanded + stopped_by_id,
+            _ => commanded.saturating_sub(killed_in_backlog),
         };
-        let most = told + stopped_by_id + lost;
+        let most = commanded + stopped_by_id + lost;
         let dropped = of(Count::Serve(Outcome::Dropped)) + of(Count::KilledUnserved);
         let killed_acceptors = of(Count::AcceptorKillReport) + of(Count::AcceptorKilled);
         let kills = killed_acceptors + of(Count::KilledUnserved) + killed_in_backlog + lost;
@@ -401,7 +402,7 @@ impl Checker {
     }
 }
 
-/// The address without the mapping that a listener for both families makes of it.
+/// Removes the mapping that a dual-stack listener applies to an address.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -1,12 +1,11 @@
-//! The soak: for minutes, on real sockets, everything that can be done to a pool from outside.
+//! The soak test: minutes of load and faults on real sockets, driving a pool through its public API.
 //!
-//! One pool after the other runs on a runtime (`pool_run`). Clients connect, talk,
-//! stall, reset, and make `serve` fail (`client`, `server`); faults are injected
-//! (`faults`); then the pool stops in one of several ways. Everything goes into
-//! one history, which must agree with itself (`history`), and nothing may be
-//! left: no state, no descriptor, and no more memory than in the beginning.
+//! One pool after another runs on a runtime (`pool_run`). Clients connect, exchange messages, stall, reset, and make
+//! `serve` fail (`client`, `server`); faults are injected (`faults`); then the pool stops in one of several modes. All
+//! events go into one history, which is checked for consistency (`history`), and nothing may be left: no state, no
+//! descriptor, and no more memory than at the start.
 //!
-//! All addresses are on the loopback, all ports are free ones, and all waits are bounded.
+//! All addresses are on the loopback interface, all ports are free ones, and all waits are bounded.
 
 mod client;
 mod context;
@@ -46,10 +45,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// A runtime, in a world that `world` makes.
+    /// Creates a target from a runtime, in a world made by `world`.
     ///
-    /// The world must be of real sockets, for the clients are the standard library's; and tasks
-    /// must run without [`World::run`](conformance_tests::World::run), as those of a runtime with threads of its own do.
+    /// The world must use real sockets, because the clients use the standard library's; and its tasks must run outside
+    /// [`World::run`](conformance_tests::World::run), as those of a runtime with its own threads do.
     pub fn new<W: IpWorld>(name: &'static str, world: impl Fn() -> W + 'static) -> Self {
         let soak = move |soak: &Soak<'_>, progress: &mut dyn Write| soak.run(&world, progress);
         let soak = Box::new(soak);
@@ -57,7 +56,7 @@ impl Target {
     }
 }
 
-/// All runtimes that are compiled in.
+/// Returns all runtimes that are compiled in.
 pub fn targets() -> Vec<Target> {
     let tokio = || Real::new(worlds::tokio::Tokio::multi_thread());
     vec![
@@ -72,20 +71,20 @@ pub fn targets() -> Vec<Target> {
 #[command(
     name = "soak",
     version,
-    after_help = "Ctrl-C ends it early, with the result up to then; a second one ends it at once.\n\
-                  Exit code: 0 every check holds, 1 one does not, or a runtime was not soaked, 2 bad usage."
+    after_help = "Ctrl-C ends the soak early and prints the result so far; a second one exits at once.\n\
+                  Exit code: 0 every check holds, 1 a check fails or a runtime was not soaked, 2 bad usage."
 )]
 struct Arguments {
-    /// The time of all runtimes together, in minutes.
+    /// Total time for all runtimes, in minutes.
     #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = minutes)]
     minutes: Duration,
-    /// Only this runtime; may be given again.
+    /// Soak only this runtime; may be repeated.
     #[arg(long, value_name = "RUNTIME", default_value = "all", value_parser = ["tokio", "async-std", "smol", "reference", "all"])]
     runtime: Vec<String>,
-    /// Ends each runtime after so many connections, if that is earlier.
+    /// End each runtime after this many connections.
     #[arg(long, value_name = "COUNT", default_value_t = u64::MAX, hide_default_value = true)]
     connections: u64,
-    /// All choices come from this seed. Their effect still depends on who is quicker.
+    /// Seed of all random choices, whose effects still depend on timing.
     #[arg(long, default_value_t = fastrand::u64(..), hide_default_value = true)]
     seed: u64,
 }
@@ -97,15 +96,14 @@ fn minutes(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(minutes * 60.0))
 }
 
-/// Soaks those of the runtimes that the arguments name, one after the other; the first argument is the program's name.
+/// Soaks the runtimes that the arguments select, in turn. The first argument is the program's name.
 ///
-/// The result goes to `out`; the progress, and errors of the arguments, to `progress`. The soak counts the
-/// descriptors and the memory of the whole process, and takes all descriptors now and then: nothing else
-/// should go on in the process.
+/// Writes the result to `out`, and the progress and usage errors to `progress`. The soak counts the descriptors and the
+/// memory of the whole process, and sometimes takes all descriptors, so the process should do nothing else.
 ///
 /// # Errors
 ///
-/// Those of writing.
+/// The errors of writing.
 pub fn run(
     mut targets: Vec<Target>,
     arguments: impl IntoIterator<Item = OsString>,
@@ -130,7 +128,7 @@ pub fn run(
     });
     let interrupted = Arc::default();
     if let Err(error) = watch_interrupts(&interrupted) {
-        writeln!(progress, "Ctrl-C ends it without a result: {error}")?;
+        writeln!(progress, "Ctrl-C will not print a result: {error}")?;
     }
     let end = Instant::now() + arguments.minutes;
     writeln!(progress, "seed {}", arguments.seed)?;
@@ -163,7 +161,7 @@ fn watch_interrupts(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
     thread::Builder::new().spawn(move || {
         for _ in block_on_stream(signals) {
             if interrupted.swap(true, Ordering::SeqCst) {
-                // The exit code that shells give to a program that Ctrl-C has ended.
+                // The exit code by which shells report a program ended by Ctrl-C.
                 std::process::exit(130);
             }
         }
@@ -189,7 +187,7 @@ struct Soaked {
     /// The resident memory in KiB after each pool.
     memory: Vec<(Duration, u64)>,
     took: Duration,
-    /// What is wrong, and where.
+    /// The failed checks, each with its location.
     broken: Vec<(String, Broken)>,
 }
 
@@ -209,14 +207,15 @@ impl Soak<'_> {
             Ok(written) => written?,
             Err(panic) => {
                 let place = "in the soak itself".to_owned();
-                let broken = Broken::new("the soak comes to its end", panic);
+                let broken = Broken::new("the soak ends", panic);
                 soaked.broken.push((place, broken));
             }
         }
         Ok(soaked)
     }
 
-    /// Runs one pool after the other, and measures the memory after each. Writes the progress once for all stop modes.
+    /// Runs one pool after another, and measures the memory after each. Writes the progress once per round of stop
+    /// modes.
     fn run_pools<W: IpWorld>(
         &self,
         world: &Arc<W>,
@@ -226,7 +225,7 @@ impl Soak<'_> {
         let mut random = Rng::with_seed(self.arguments.seed);
         let (connections, enough) = (Arc::default(), self.arguments.connections);
         for number in 0.. {
-            // However few connections there are to be: each stop mode has its turn.
+            // Every stop mode runs at least once, however few connections are requested.
             let is_enough = soaked.connections >= enough && number >= STOP_MODES.len();
             let is_over = Instant::now() >= self.end || self.interrupted.load(Ordering::SeqCst);
             if is_enough || is_over || !soaked.broken.is_empty() {

@@ -1,7 +1,6 @@
-//! One pool: it starts, clients come, faults are injected, and it stops.
+//! The run of one pool: start, load, fault injection, stop.
 //!
-//! Everything is done from outside, from a thread of its own: the tasks of the
-//! runtime must run by themselves. Patience bounds each wait.
+//! A separate thread drives the pool, so the tasks of the runtime must run by themselves. Patience bounds each wait.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -15,7 +14,7 @@ use acceptor_core::{EndKind, Phase, Pool, PoolHandle, Shutdown, StopReason, Stop
 use fastrand::Rng;
 use futures::executor::block_on;
 
-use crate::client::{Behavior, Client, come_and_go};
+use crate::client::{Behavior, Client, run_clients};
 use crate::context::{Context, InitAnswer, Setup, StopMode};
 use crate::history::{Count, Counts, Event, History, lock};
 use crate::process;
@@ -23,7 +22,7 @@ use crate::server::Server;
 use conformance_console::caught;
 use conformance_tests::{Broken, IpWorld, Patience, Verdict, same};
 
-/// One pool, from outside.
+/// One pool, driven from outside its runtime.
 pub(crate) struct PoolRun<W: IpWorld> {
     pub(crate) server: Arc<Server<W>>,
     pub(crate) context: Arc<Context>,
@@ -32,7 +31,7 @@ pub(crate) struct PoolRun<W: IpWorld> {
     owner: Option<Pool<W::Runtime, W::Listener>>,
 }
 
-/// Runs one pool from its start to its stop, and checks its history: what was counted, and what is wrong.
+/// Runs one pool from its start to its stop and checks its history. Returns the counts and the failed checks.
 pub(crate) fn run<W: IpWorld>(
     world: &Arc<W>,
     setup: Setup,
@@ -56,14 +55,14 @@ pub(crate) fn run<W: IpWorld>(
         context.history.record(Event::Stopping);
     }
     let run = PoolRun::start(world, &context, random.fork());
-    // The pool is dropped with the run, and so are the clients.
+    // The pool and its clients are dropped with the run.
     let mut verdict = run.and_then(|mut run| run.pass());
     let mut checker = context.history.checker();
     if verdict.is_ok() {
         checker.finish(&context.setup);
     }
     if verdict.is_ok() && checker.broken.is_empty() {
-        let what = "no descriptor is left of a pool that has stopped";
+        let what = "a stopped pool leaves no descriptor open";
         let clock = world.clock();
         let left = patience.until(&clock, what, || match process::descriptors() {
             now if now > before => Err([before, now]),
@@ -72,12 +71,12 @@ pub(crate) fn run<W: IpWorld>(
         verdict = block_on(left);
     }
     let mut broken = take(&mut checker.broken);
-    // What was wrong before may have been the reason to give up.
+    // An earlier failure may have been the reason to give up.
     broken.extend(verdict.err().filter(|error| !broken.contains(error)));
     (take(&mut checker.counts), broken)
 }
 
-/// Something that was expected, and what was seen instead.
+/// Creates the failure of an expectation.
 pub(crate) fn unexpected(expected: &str, seen: impl Debug) -> Broken {
     Broken::new(expected, format!("{seen:?}"))
 }
@@ -132,7 +131,7 @@ impl<W: IpWorld> PoolRun<W> {
         let report = thread::scope(|scope| {
             // Enough threads to keep the processors of a small machine busy.
             for _ in 0..3 {
-                scope.spawn(|| come_and_go(&context));
+                scope.spawn(|| run_clients(&context));
             }
             let report = caught(|| self.pass_under_load());
             context.leave.store(true, Ordering::SeqCst);
@@ -163,7 +162,7 @@ impl<W: IpWorld> PoolRun<W> {
         same("stuck children", 0, report.stuck)
     }
 
-    /// The result, if the pool stops under load.
+    /// Returns the result, if the pool stops under load.
     fn pass_under_load(&mut self) -> Result<Option<StopReport>, Broken> {
         self.inject_faults()?;
         let joined = self.pool.join();
@@ -181,7 +180,7 @@ impl<W: IpWorld> PoolRun<W> {
         self.wait("a pool under load stops", joined).map(Some)
     }
 
-    /// The clients are gone: the server ends their connections.
+    /// Waits until the server has ended the connections of all departed clients.
     fn come_to_rest(&mut self) -> Verdict {
         let history = &self.context.history;
         history.checker().verdict()?;
@@ -199,7 +198,7 @@ impl<W: IpWorld> PoolRun<W> {
         Ok(())
     }
 
-    /// Connects clients, which behave up to their pause.
+    /// Connects clients, which run up to their pause.
     fn preconnect(&mut self, behavior: Behavior, number: usize) -> Result<Vec<Client>, Broken> {
         let (context, random) = (&self.context, &mut self.random);
         let mut clients = Vec::new();
@@ -212,23 +211,24 @@ impl<W: IpWorld> PoolRun<W> {
         Ok(clients)
     }
 
-    /// For a moment no descriptor is left: the pool pauses, serves its clients, and accepts the others later (A2).
+    /// Uses up all descriptors for a moment: the pool pauses, serves its clients, and accepts the others later (A2).
     fn exhaust_descriptors(&mut self) -> Verdict {
         let mut served = self.preconnect(Behavior::Stall, 4)?;
         let (context, random) = (&self.context, &mut self.random);
-        // These have their own descriptors before.
+        // These clients have their descriptors already.
         let clients: Vec<_> = (0..24)
             .filter_map(|_| Client::new(context, Behavior::StartLate, random).ok())
             .collect();
         let exhaustion = process::Exhaustion::new();
-        let exhaustion = exhaustion.map_err(|error| unexpected("no descriptor is left", error))?;
+        let exhaustion =
+            exhaustion.map_err(|error| unexpected("all descriptors are in use", error))?;
         let mut waiting = Vec::new();
         clients
             .into_iter()
             .for_each(|client| waiting.extend(client.connect(random)));
         same("clients that wait for descriptors", 24, waiting.len())?;
         let history = &self.context.history;
-        self.until("a pause for want of descriptors is reported", || {
+        self.until("a pause because of missing descriptors is reported", || {
             same(
                 "a pause",
                 true,
@@ -237,7 +237,7 @@ impl<W: IpWorld> PoolRun<W> {
         })?;
         for client in &mut served {
             let talked = client.talk(b"still there?");
-            let what = "a client is served while no descriptor is left";
+            let what = "a client is served while all descriptors are in use";
             talked.map_err(|seen| unexpected(what, seen))?;
         }
         drop(exhaustion);
@@ -245,7 +245,7 @@ impl<W: IpWorld> PoolRun<W> {
         self.come_to_rest()
     }
 
-    /// Stops the pool with clients whose ends are known beforehand.
+    /// Stops the pool with clients whose ends are known in advance.
     fn stop_at_rest(&mut self) -> Result<StopReport, Broken> {
         self.come_to_rest()?;
         if process::CAN_EXHAUST {
@@ -253,7 +253,7 @@ impl<W: IpWorld> PoolRun<W> {
         }
         let kills = self.context.setup.settings.shutdown == Some(Shutdown::Kill);
         let mut some = |least| self.random.usize(least..5);
-        // A kill at once may come before *draining*.
+        // A kill at once may precede *draining*.
         let normal = if kills { 0 } else { some(0) };
         let killed = some(0);
         let plan = [

@@ -1,4 +1,4 @@
-//! The acceptors of the pool: callbacks that fail by chance, and `serve` as the clients order it.
+//! The acceptors of the pool: callbacks that fail at random, and a `serve` that follows the clients' commands.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -19,14 +19,14 @@ use crate::history::{Count, Event, Step, lock};
 use crate::process;
 use conformance_tests::{Broken, IpWorld};
 
-/// What all acceptors of a pool share.
+/// The state that all acceptors of a pool share.
 pub(crate) struct Server<W> {
     pub(crate) world: Arc<W>,
     pub(crate) context: Arc<Context>,
 }
 
 impl<W: IpWorld> Server<W> {
-    /// A spec of the pool, with acceptors like this one.
+    /// Returns a spec of the pool, with acceptors like this one.
     pub(crate) fn spec(&self, id: &str) -> Spec<Server<W>> {
         let (world, context) = (Arc::clone(&self.world), Arc::clone(&self.context));
         let mut settings = context.setup.settings.clone();
@@ -42,13 +42,13 @@ impl<W: IpWorld> Server<W> {
         match answer {
             InitAnswer::Use => Ok(Configure::Use(self.spec("init"))),
             InitAnswer::Ignore => Ok(Configure::Ignore),
-            InitAnswer::Error => Err("a planned error of the init function".into()),
-            InitAnswer::Panic => resume_unwind(Box::new("a planned panic")),
+            InitAnswer::Error => Err("an injected error of the init function".into()),
+            InitAnswer::Panic => resume_unwind(Box::new("an injected panic")),
         }
     }
 }
 
-/// What a report is in the history.
+/// Converts a report to an event of the history.
 fn seen(event: &PoolEvent<SocketAddr>) -> Event {
     let one = |count| Event::Counted(count, 1);
     match event {
@@ -65,7 +65,7 @@ fn seen(event: &PoolEvent<SocketAddr>) -> Event {
         PoolEvent::AcceptorFailed { failure, .. } => match failure {
             Failure::Panic(_) => one(Count::AcceptorPanicReport),
             Failure::Killed => one(Count::AcceptorKillReport),
-            _ => unplanned(event),
+            _ => unexplained(event),
         },
         PoolEvent::ConnectionFailed {
             child,
@@ -76,15 +76,15 @@ fn seen(event: &PoolEvent<SocketAddr>) -> Event {
             Failure::Error(_) => one(Count::ErrorReport),
             Failure::Panic(_) => one(Count::PanicReport),
             Failure::Killed => Event::Connection(*peer, Step::Killed(*child)),
-            _ => unplanned(event),
+            _ => unexplained(event),
         },
-        _ => unplanned(event),
+        _ => unexplained(event),
     }
 }
 
-/// Nothing that is planned leads to this: a lost or stuck child, for example, or a pause for another reason.
-fn unplanned(event: &PoolEvent<SocketAddr>) -> Event {
-    Event::Wrong(Broken::new("planned reports only", format!("{event:?}")))
+/// Converts a report that no injected fault explains, such as a lost or stuck child, to a failure.
+fn unexplained(event: &PoolEvent<SocketAddr>) -> Event {
+    Event::Wrong(Broken::new("only expected reports", format!("{event:?}")))
 }
 
 impl<W: IpWorld> Acceptor<W::Listener> for Server<W> {
@@ -112,8 +112,8 @@ impl<W: IpWorld> Acceptor<W::Listener> for Server<W> {
             _alive: Arc::clone(&context.states),
         };
         match draw {
-            0..4 if may_fail => Err("a planned error of init".into()),
-            4..8 if may_fail => resume_unwind(Box::new("a planned panic of init")),
+            0..4 if may_fail => Err("an injected error of init".into()),
+            4..8 if may_fail => resume_unwind(Box::new("an injected panic of init")),
             8..40 => Ok(Init::Ignore),
             40..60 => Ok(Init::AcceptWithin(state(), Duration::ZERO)),
             60..250 => Ok(Init::AcceptWithin(state(), timeout)),
@@ -136,7 +136,7 @@ impl<W: IpWorld> Acceptor<W::Listener> for Server<W> {
         };
         ends(Outcome::Dropped);
         let lifecycle = connection.lifecycle;
-        // A local, so dropped before the state: the socket is gone when the state records the end.
+        // Declared after the state, so dropped before it: the socket is closed when the state records the end.
         let mut stream = self.world.stream(connection.stream);
         let result = serve(&mut stream, &lifecycle, || ends(Outcome::Panic)).await;
         ends(match &result {
@@ -145,7 +145,7 @@ impl<W: IpWorld> Acceptor<W::Listener> for Server<W> {
             Err(_) => Outcome::Error,
         });
         result.map(|outcome| match outcome {
-            Outcome::Clean => Exit::clean("as ordered"),
+            Outcome::Clean => Exit::clean("as commanded"),
             _ => Exit::normal(),
         })
     }
@@ -154,12 +154,12 @@ impl<W: IpWorld> Acceptor<W::Listener> for Server<W> {
         state.end = None;
         if self.context.random().u32(0..200) == 0 {
             self.context.history.count(Count::TerminatePanic);
-            resume_unwind(Box::new("a planned panic of terminate"));
+            resume_unwind(Box::new("an injected panic of terminate"));
         }
     }
 }
 
-/// Echoes, and ends as the client orders.
+/// Echoes, and ends as the client commands.
 async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
     stream: &mut S,
     lifecycle: &Lifecycle,
@@ -181,20 +181,20 @@ async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
             return Ok(Outcome::Normal);
         }
         let words = &buffer[..count];
-        let order = words.last().copied().and_then(Behavior::ordered_by);
-        if let Some(Behavior::TrapStop | Behavior::AwaitDraining | Behavior::Stay) = order {
+        let command = words.last().copied().and_then(Behavior::from_command);
+        if let Some(Behavior::TrapStop | Behavior::AwaitDraining | Behavior::Stay) = command {
             stop = Some(lifecycle.trap_stop().wait());
         }
         stream.write_all(words).await?;
         stream.flush().await?;
-        match order {
+        match command {
             Some(Behavior::HalfClose) => farewell = Some(FAREWELL),
             Some(Behavior::Talk | Behavior::TalkAtLength) => return Ok(Outcome::Normal),
             Some(Behavior::ExitCleanly) => return Ok(Outcome::Clean),
-            Some(Behavior::Fail) => return Err("an ordered error of serve".into()),
+            Some(Behavior::Fail) => return Err("a commanded error of serve".into()),
             Some(Behavior::Panic) => {
                 panics();
-                resume_unwind(Box::new("an ordered panic of serve"));
+                resume_unwind(Box::new("a commanded panic of serve"));
             }
             Some(Behavior::AwaitDraining) => {
                 lifecycle.draining().wait().await;
@@ -206,7 +206,7 @@ async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(
     }
 }
 
-/// The state of an acceptor. It records its end when it is dropped; in `serve`, that is the end of the connection.
+/// The state of an acceptor. Its drop records its end, which is the end of the connection if it is in `serve`.
 pub(crate) struct State {
     context: Arc<Context>,
     end: Option<Event>,

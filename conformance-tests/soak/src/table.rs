@@ -1,4 +1,4 @@
-//! The table of one runtime: everything that was counted, and the verdict.
+//! The table of one runtime: all counts, and the verdict.
 
 use std::io::{self, Write};
 
@@ -6,14 +6,14 @@ use crate::process::growth;
 use crate::{Soak, Soaked};
 use conformance_console::grouped;
 
-/// Writes the table of a runtime, and what is wrong.
+/// Writes the table of a runtime, and its failed checks.
 pub(crate) fn write(out: &mut dyn Write, soak: &Soak<'_>, soaked: &Soaked) -> io::Result<()> {
     let (name, seed) = (soak.name, soak.arguments.seed);
     let seconds = soaked.took.as_secs_f64();
     let rate = grouped((soaked.connections as f64 / seconds.max(f64::MIN_POSITIVE)).round());
     let made = grouped(soaked.connections);
     if soaked.counts.is_empty() && soaked.broken.is_empty() {
-        // It ended before its first pool: there was nothing to check.
+        // It ended before its first pool, so nothing was checked.
         return writeln!(out, "\n{name}: not soaked");
     }
     writeln!(out, "\n{name}")?;
@@ -34,7 +34,7 @@ pub(crate) fn write(out: &mut dyn Write, soak: &Soak<'_>, soaked: &Soaked) -> io
     }
     if !soaked.broken.is_empty() {
         let choices = format!("soak --runtime {name} --seed {seed}");
-        writeln!(out, "\nthe same choices again: {choices}")?;
+        writeln!(out, "\nto repeat the same choices: {choices}")?;
     }
     Ok(())
 }

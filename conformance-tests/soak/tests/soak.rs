@@ -1,7 +1,6 @@
-//! Short soaks: on each runtime every check holds; with a planted mistake one does not.
+//! Short soaks: every check holds on each runtime, and a check fails with each wrong implementation.
 //!
-//! A soak counts what a whole process takes, so each has a process of its own:
-//! the program, or the test again.
+//! A soak measures a whole process, so each runs in its own: the program, or this test again.
 
 use std::env;
 use std::process::Command;
@@ -18,15 +17,15 @@ fn program(arguments: &[&str]) -> Command {
     program
 }
 
-/// The exit code of a command, its output, and its progress.
+/// Returns the exit code of a command, its output, and its progress.
 fn run(program: &mut Command) -> (Option<i32>, String, String) {
-    let output = program.output().expect("the program can be run");
-    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    let output = program.output().expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
     let (out, progress) = (text(output.stdout), text(output.stderr));
     (output.status.code(), out, progress)
 }
 
-/// A row of the table.
+/// Returns a row of the table.
 #[track_caller]
 fn row<'a>(table: &'a str, name: &str) -> &'a str {
     let name = format!("  {name}  ");
@@ -34,7 +33,7 @@ fn row<'a>(table: &'a str, name: &str) -> &'a str {
     row.unwrap_or_else(|| panic!("no{name}in {table}")).trim()
 }
 
-/// So few connections take a second or two, and are enough for a pool of each stop mode.
+/// This few connections take a second or two, and suffice for a pool of each stop mode.
 fn check(test: &str, runtime: &str) {
     let arguments = ["--runtime", runtime, "--connections", "600"];
     let (code, table, progress) = run(&mut program(&arguments));
@@ -55,29 +54,29 @@ fn check(test: &str, runtime: &str) {
     }
 }
 
-/// The status and the output of a soak in this process.
+/// Runs a soak in this process, and returns its status and output.
 fn soak<W: IpWorld>(world: impl Fn() -> W + 'static) -> (Option<Status>, String) {
     silence_panics();
-    // More than any flaw needs: a soak ends at the first check that does not hold. A wake is lost only
-    // to a task that another thread polls just then: that takes up to some thousands.
+    // More than any flaw needs, because a soak ends at the first failed check. A wake is lost only to a task that
+    // another thread is polling, which may take some thousands of connections.
     let arguments = "soak --connections 100000 --minutes 1 --seed 1".split(' ');
     let arguments = arguments.map(Into::into);
     let (mut out, targets) = (Vec::new(), vec![Target::new("wrong", world)]);
     let status = conformance_soak::run(targets, arguments, &mut out, &mut Vec::new());
-    let out = String::from_utf8(out).expect("it writes UTF-8");
+    let out = String::from_utf8(out).expect("the output is UTF-8");
     (status.ok(), out)
 }
 
-/// Tells the process of a test that it is to soak something wrong.
+/// Set in a process of this test that has to soak a wrong implementation.
 const WRONG: &str = "CONFORMANCE_SOAK_WRONG";
 
-/// Soaks a world with this flaw: the output has one of these texts.
+/// Soaks a world with this flaw, and expects one of these texts in the output.
 fn check_flaw(test: &str, flaw: impl Into<Flaw> + Clone + 'static, texts: &[&str]) {
     let patience = Patience::expect_from_environment();
     if env::var_os(WRONG).is_none() {
         let mut again = Command::new(env::current_exe().expect("a test has an executable"));
         again.args(["--exact", test, "--nocapture"]).env(WRONG, "");
-        // A fifth: the events will not come.
+        // A fifth, because the events never occur.
         let factor = patience.length().as_secs_f64() / 10.0 / 5.0;
         again.env("CONFORMANCE_PATIENCE", factor.to_string());
         let (code, out, progress) = run(&mut again);
@@ -106,54 +105,54 @@ macro_rules! tests {
 }
 
 tests! {
-    every_check_holds_on_tokio: check("tokio");
-    every_check_holds_on_async_std: check("async-std");
-    every_check_holds_on_smol: check("smol");
-    every_check_holds_on_the_reference: check("reference");
+    checks_hold_on_tokio: check("tokio");
+    checks_hold_on_async_std: check("async-std");
+    checks_hold_on_smol: check("smol");
+    checks_hold_on_the_reference: check("reference");
 
-    a_lost_connection_is_found:
-        check_flaw(ListenerFlaw::EatsEveryThird, &["expected: each connection is served"]);
-    a_wrong_peer_is_found:
+    lost_connection_is_caught:
+        check_flaw(ListenerFlaw::LosesEveryThird, &["expected: each connection is served"]);
+    wrong_peer_is_caught:
         check_flaw(ListenerFlaw::LocalForPeer, &["expected: a connection that is served has a client"]);
-    a_wrong_local_address_is_found:
-        check_flaw(ListenerFlaw::ListenersForStreams, &["expected: a connection has its own local address"]);
+    wrong_local_address_is_caught:
+        check_flaw(ListenerFlaw::ListenerAddressForStream, &["expected: a connection has its own local address"]);
     #[cfg(target_os = "linux")]
-    a_leaked_listener_is_found:
-        check_flaw(ListenerFlaw::StaysOpen, &["expected: no descriptor is left of a pool that has stopped"]);
+    leaked_listener_is_caught:
+        check_flaw(ListenerFlaw::StaysOpen, &["expected: a stopped pool leaves no descriptor open"]);
     #[cfg(target_os = "linux")]
-    a_hidden_accept_error_is_found:
+    hidden_accept_error_is_caught:
         check_flaw(ListenerFlaw::SwallowsErrors, &[
-            "expected: a pause for want of descriptors is reported",
+            "expected: a pause because of missing descriptors is reported",
             "expected: a listener that fails is closed",
         ]);
-    a_lost_wake_is_found:
+    lost_wake_is_caught:
         check_flaw(RuntimeFlaw::LosesWakes, &[
             "expected: each connection is served to its end",
             "expected: lost reports",
             "expected: a client gets an answer or an end",
-            "seen:     nothing of the kind within",
+            "seen:     it did not happen within",
         ]);
-    a_changed_stream_is_found:
-        check_flaw(StreamFlaw::Changes, &["expected: a client hears its own words"]);
-    a_leaked_stream_is_found:
+    changed_stream_is_caught:
+        check_flaw(StreamFlaw::Changes, &["expected: a client reads its own message"]);
+    leaked_stream_is_caught:
         check_flaw(StreamFlaw::StaysOpen, &["expected: a client gets an answer or an end"]);
-    a_half_close_that_ends_both_sides_is_found:
+    full_close_on_half_close_is_caught:
         check_flaw(StreamFlaw::EndsBoth, &["expected: a connection ends as its client asked"]);
 }
 
 #[test]
-fn a_panic_of_the_soak_itself_is_found() {
-    let (status, out) = soak(|| -> Real<Tokio> { panic!("there is no world") });
+fn panic_of_the_soak_is_reported() {
+    let (status, out) = soak(|| -> Real<Tokio> { panic!("no world") });
     assert_eq!(status, Some(Status::Broken), "{out}");
-    let expected = "in the soak itself:\nexpected: the soak comes to its end";
+    let expected = "in the soak itself:\nexpected: the soak ends";
     assert!(out.contains(expected), "{out}");
     let seen = format!("\nseen:     it panicked at {}:", file!());
     assert!(out.contains(&seen), "{out}");
-    assert!(out.contains(": there is no world\n"), "{out}");
+    assert!(out.contains(": no world\n"), "{out}");
 }
 
 #[test]
-fn an_end_before_the_first_pool_is_no_success() {
+fn empty_soak_is_no_success() {
     let arguments = ["--runtime", "reference", "--minutes", "1e-12"];
     let (code, out, progress) = run(&mut program(&arguments));
     assert_eq!(code, Some(1), "{out}{progress}");
@@ -161,7 +160,7 @@ fn an_end_before_the_first_pool_is_no_success() {
 }
 
 #[test]
-fn bad_arguments_are_bad_usage() {
+fn invalid_arguments_are_bad_usage() {
     let check = |program: &mut Command, message: &str| {
         let (code, out, progress) = run(program);
         assert_eq!((code, out.as_str()), (Some(2), ""), "{progress}");
@@ -181,7 +180,7 @@ fn bad_arguments_are_bad_usage() {
 }
 
 #[test]
-fn the_runtimes_share_the_time() {
+fn runtimes_share_the_time() {
     let mut program = program(&["--minutes", "0.1"]);
     let (code, out, progress) = run(program.args(["--runtime", "tokio", "--runtime", "reference"]));
     assert_eq!(code, Some(0), "{out}{progress}");
@@ -192,7 +191,7 @@ fn the_runtimes_share_the_time() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_ends_the_soak_in_order() {
+fn interrupt_prints_the_result() {
     use std::io::{BufRead, BufReader};
     use std::process::Stdio;
 
@@ -200,15 +199,15 @@ fn an_interrupt_ends_the_soak_in_order() {
 
     let mut program = program(&["--runtime", "tokio", "--runtime", "reference"]);
     let program = program.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut soak = program.spawn().expect("the program can be run");
-    let progress = soak.stderr.take().expect("it is a pipe");
+    let mut soak = program.spawn().expect("the program starts");
+    let progress = soak.stderr.take().expect("standard error is piped");
     let mut progress = BufReader::new(progress).lines().map_while(Result::ok);
     let line = progress.find(|line| line.contains(" connections"));
-    assert!(line.is_some(), "a first pool runs to its end");
-    kill_process(Pid::from_child(&soak), Signal::INT).expect("it runs");
-    // To the end, so that the program can write.
+    assert!(line.is_some(), "a first pool completes");
+    kill_process(Pid::from_child(&soak), Signal::INT).expect("the program is running");
+    // Reads to the end, so that the program can write.
     progress.for_each(drop);
-    let output = soak.wait_with_output().expect("it ends");
+    let output = soak.wait_with_output().expect("the program exits");
     let out = String::from_utf8_lossy(&output.stdout);
     assert_eq!(row(&out, "verdict"), "every check holds", "{out}");
     assert!(out.ends_with("\nreference: not soaked\n"), "{out}");

@@ -21,7 +21,7 @@ use crate::test_acceptor::{
     SERVE_PANICS, STATE_PANICS, SUBTASK_PANICS, TERMINATE_PANICS, disconnection, text,
 };
 use crate::{ReportsSetting, RestartSetting, StageSetting};
-use acceptor_simulation::Happened;
+use acceptor_simulation::NetworkEvent;
 
 /// A child: its events and its own commands.
 pub(super) struct Child {
@@ -371,7 +371,7 @@ impl Model {
             Event::TerminateBegan { child, reason } => {
                 return self.terminate_began(*child, reason);
             }
-            Event::Network(Happened::Dropped { peer }) => return self.stream_dropped(*peer),
+            Event::Network(NetworkEvent::Dropped { peer }) => return self.stream_dropped(*peer),
             Event::Called {
                 child,
                 listener,

@@ -15,7 +15,7 @@ use super::starting::Outage;
 use super::{Check, Key, Model, Peer, SECOND, Violation, violation};
 use crate::LastListenerSetting;
 use crate::event::Event;
-use acceptor_simulation::{AcceptFault, Happened};
+use acceptor_simulation::{AcceptFault, NetworkEvent};
 
 /// A listener.
 pub(crate) struct ListenerModel {
@@ -318,7 +318,7 @@ impl Model {
 
     /// Only a few calls of `accept` end in one poll, so that other tasks run (A1).
     pub(super) fn accepts_in_one_poll(&mut self, events: &[Event]) -> Check {
-        use Happened::{Accepted, Failed};
+        use NetworkEvent::{Accepted, Failed};
         let events = events.iter();
         let accepted = |event: &&Event| matches!(event, Event::Network(Accepted { .. }));
         let failed = |event: &&Event| matches!(event, Event::Network(Failed { .. }));
@@ -356,7 +356,7 @@ impl Model {
         listening.pause.until = None;
         listening.pause.short = false;
         listening.row.ends_wait(now);
-        let gone = |event: &Event| matches!(event, Event::Network(Happened::Dropped { peer: other }) if *other == peer);
+        let gone = |event: &Event| matches!(event, Event::Network(NetworkEvent::Dropped { peer: other }) if *other == peer);
         if later.iter().any(gone) {
             if !address.ip().is_unspecified() || !self.reset.contains(&peer) {
                 return violation("L2", format!("{peer} is served"), "it is dropped at once");

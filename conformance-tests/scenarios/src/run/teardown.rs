@@ -98,7 +98,7 @@ impl Runner<'_> {
     /// The runtime drops everything: nothing is left of the pool.
     fn close_runtime(&mut self) -> Check {
         let network = self.network.clone();
-        network.dismiss_witness();
+        network.remove_hook();
         self.simulation.close();
         let panics = self.simulation.panics();
         same("E3", "panics that leave a task", 0, panics)?;

@@ -1,4 +1,4 @@
-//! Histories that are right, and others in which the checker finds a mistake.
+//! Correct histories, and wrong ones in which the checker finds a failure.
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use fastrand::Rng;
 use super::*;
 use conformance_tests::Patience;
 
-/// An event of the one connection of these histories.
+/// Returns an event of the only connection of these histories.
 fn event(name: &str) -> Event {
     let client = (Ipv4Addr::new(127, 0, 0, 2), 4711).into();
     let at = |host, port| (Ipv4Addr::new(127, 0, 0, host).to_ipv6_mapped(), port).into();
@@ -16,7 +16,7 @@ fn event(name: &str) -> Event {
     let connects = |behavior| Step::Connects(behavior, child.listener(), server);
     let ends = |outcome| Step::ServeEnds(child, outcome);
     let step = match name {
-        "told" => return Event::Told(child),
+        "commanded" => return Event::Commanded(child),
         "closing" => return Event::Closing(child.listener()),
         "closing another" => return Event::Closing("2".parse().expect("an id")),
         "stopping" => return Event::Stopping,
@@ -34,7 +34,7 @@ fn event(name: &str) -> Event {
         "left" => Step::Ends(Seen::Left),
         "cut" => Step::Ends(Seen::CutShort),
         "nothing" => Step::Ends(Seen::Nothing),
-        "mangled" => Step::Ends(Seen::Mangled),
+        "mismatch" => Step::Ends(Seen::Mismatch),
         _ => panic!("no event {name}"),
     };
     Event::Connection(client, step)
@@ -47,7 +47,7 @@ fn fold(history: &str) -> Checker {
     checker
 }
 
-/// What is found wrong once the pool and the clients are gone.
+/// Checks which checks fail once the pool and the clients have ended.
 #[track_caller]
 fn check(history: &str, wrong: &[&str]) {
     let mut checker = fold(history);
@@ -57,31 +57,31 @@ fn check(history: &str, wrong: &[&str]) {
     assert_eq!(found, wrong, "{history}");
 }
 
-const RIGHT_HISTORIES: &str = "
+const CORRECT_HISTORIES: &str = "
     talk, served, normal, done
     talk, done, served, normal
     trap, served, normal, done
-    trap, served, told, clean, cut
+    trap, served, commanded, clean, cut
     trap, served, stopping, clean, cut
     idle, served, stopping, dropped, cut
-    talk, served, told, dropped, killed, cut
-    talk, told, killed, cut
+    talk, served, commanded, dropped, killed, cut
+    talk, commanded, killed, cut
     closing, talk, refused
     stopping, talk, refused
     talk, closing, cut
     talk, stopping, cut
-    talk, told, cut
+    talk, commanded, cut
     talk, left";
 
 #[test]
-fn a_right_history_is_accepted() {
-    for history in RIGHT_HISTORIES.trim().lines() {
+fn correct_history_is_accepted() {
+    for history in CORRECT_HISTORIES.trim().lines() {
         check(history.trim(), &[]);
     }
 }
 
 const WRONG_HISTORIES: &str = "
-    idle, served, told, normal, done: a connection ends as its client asked
+    idle, served, commanded, normal, done: a connection ends as its client asked
     talk, served, dropped, cut: a connection ends as its client asked
     trap, served, clean, done: a connection ends as its client asked
     talk, served, normal, cut: both ends of a connection agree
@@ -95,15 +95,15 @@ const WRONG_HISTORIES: &str = "
     talk, done: a connection is served unless its listener closes
     talk, cut, closing: a connection is served unless its listener closes
     talk, served, nothing, normal: a client gets an answer or an end
-    talk, served, mangled, normal: a client hears its own words
+    talk, served, mismatch, normal: a client reads its own message
     talk, served: no connection is served after the stop
     talk: every client ends
-    stopping, talk, killed, cut: a killed connection was told to end
-    told, killed: a killed connection was served or about to be
-    talk, served, told, dropped, killed, killed, cut: a killed connection was served or about to be";
+    stopping, talk, killed, cut: a killed connection was commanded to end
+    commanded, killed: a killed connection was served or about to be
+    talk, served, commanded, dropped, killed, killed, cut: a killed connection was served or about to be";
 
 #[test]
-fn a_wrong_history_is_found() {
+fn wrong_history_is_caught() {
     for line in WRONG_HISTORIES.trim().lines() {
         let (history, wrong) = line.trim().split_once(": ").expect("a history");
         check(history, &[wrong]);
@@ -111,15 +111,15 @@ fn a_wrong_history_is_found() {
 }
 
 #[test]
-fn a_kill_before_serve_is_counted() {
-    let checker = fold("talk, told, killed, cut");
+fn kill_before_serve_is_counted() {
+    let checker = fold("talk, commanded, killed, cut");
     let listener = "1".parse().expect("the id of a listener");
     assert_eq!(checker.accepted(listener), 1);
     assert_eq!(checker.of(Count::KilledUnserved), 1);
 }
 
 #[test]
-fn a_pool_is_at_rest_when_both_ends_are_over() {
+fn pool_is_at_rest_when_both_ends_close() {
     for history in ["talk", "talk, left, served", "talk, served, normal"] {
         assert!(fold(history).at_rest().is_err(), "{history}");
     }
@@ -128,7 +128,7 @@ fn a_pool_is_at_rest_when_both_ends_are_over() {
     }
 }
 
-/// Counts that are right.
+/// Correct counts.
 const RIGHT: [(Count, u64); 18] = [
     (Count::Serve(Outcome::Error), 8),
     (Count::ErrorReport, 8),
@@ -150,14 +150,14 @@ const RIGHT: [(Count, u64); 18] = [
     (Count::ListenerReport, 1),
 ];
 
-/// What is found wrong after a change of the right counts.
+/// Checks which sums fail after a change of the correct counts.
 #[track_caller]
 fn check_sums(stop: StopMode, count: Count, change: i64, wrong: &[&str]) {
-    let mut checker = fold("told, talk, served, dropped, cut");
+    let mut checker = fold("commanded, talk, served, dropped, cut");
     let mut counts = Counts::from(RIGHT);
     let number = counts.entry(count).or_default();
     *number = number.saturating_add_signed(change);
-    // In their order: the failures come before the report of the stop.
+    // In this order, because failures precede the report of the stop.
     let counts = counts.into_iter();
     counts.for_each(|(count, number)| checker.count(count, number));
     let mut setup = Setup::new(0, Patience::default(), &mut Rng::with_seed(1));
@@ -171,14 +171,14 @@ fn check_sums(stop: StopMode, count: Count, change: i64, wrong: &[&str]) {
 }
 
 #[test]
-fn right_sums_hold() {
+fn correct_sums_hold() {
     check_sums(StopMode::AtRest, Count::LostReport, 0, &[]);
     check_sums(StopMode::UnderLoad, Count::Serve(Outcome::Dropped), -1, &[]);
     check_sums(StopMode::Intensity, Count::PoolStoppedReport, 1, &[]);
 }
 
 #[test]
-fn a_wrong_sum_is_found() {
+fn wrong_sum_is_caught() {
     use Count as C;
     for (count, change, wrong) in [
         (C::ErrorReport, -1, "errors of serve: 8..=8, not 7"),

@@ -1,6 +1,6 @@
-//! The dice of an exploration: they decide which fault strikes when, and note it.
+//! Random faults of an exploration: which fault strikes when, with a note of each in the history.
 //!
-//! Invariants: its locks are the innermost, so that it may be asked under any other; the dice are its own, so that no
+//! Invariants: its locks are the innermost, so it may be called under any other; it has its own random numbers, so no
 //! choice of the executor depends on whether there are faults.
 
 use std::io::{self, ErrorKind};
@@ -16,24 +16,24 @@ pub(super) use super::faults::ClientFault;
 use super::faults::{FaultCounts, Faults};
 use super::history::History;
 
-/// The faults of a simulated world, and the dice that choose them.
-pub(super) struct Trouble {
-    dice: Mutex<Dice>,
+/// The faults of a simulated world, and the random numbers that choose them.
+pub(super) struct FaultInjection {
+    dice: Mutex<RandomState>,
     history: Arc<History>,
 }
 
-struct Dice {
+struct RandomState {
     random: Rng,
     faults: Faults,
     counts: FaultCounts,
 }
 
-/// A call of `accept` that fails.
+/// A failing call of `accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mishap {
-    /// One connection has failed.
+pub(super) enum AcceptFailure {
+    /// An error of one connection.
     Connection(ErrorKind),
-    /// There are no descriptors.
+    /// No descriptors are left.
     Descriptors,
 }
 
@@ -48,24 +48,24 @@ const OF_ONE_CONNECTION: [ErrorKind; 4] = [
     ErrorKind::TimedOut,
 ];
 
-/// The exponents of the nanoseconds of a delay: 1 µs to 8 ms, of which each order of magnitude is as likely.
+/// The exponents of a delay in nanoseconds: 1 µs to 8 ms, each order of magnitude equally likely.
 const DELAYS: RangeInclusive<u32> = 10..=22;
 
 /// The same for the moment at which a fault strikes a client: 1 µs to 134 ms.
 const MOMENTS: RangeInclusive<u32> = 10..=26;
 
-impl Mishap {
+impl AcceptFailure {
     pub(super) fn error(self) -> io::Error {
         match self {
-            Mishap::Connection(kind) => kind.into(),
-            Mishap::Descriptors => io::Error::from_raw_os_error(TOO_MANY_FILES),
+            AcceptFailure::Connection(kind) => kind.into(),
+            AcceptFailure::Descriptors => io::Error::from_raw_os_error(TOO_MANY_FILES),
         }
     }
 }
 
-impl Dice {
-    fn falls(&mut self, rate: f64) -> bool {
-        // Without a draw where the rate is zero, so that a fault that is off costs nothing.
+impl RandomState {
+    fn strikes(&mut self, rate: f64) -> bool {
+        // Without a draw if the rate is zero, so that a disabled fault has no cost.
         rate > 0.0 && self.random.f64() < rate
     }
 
@@ -75,11 +75,11 @@ impl Dice {
     }
 }
 
-impl Trouble {
+impl FaultInjection {
     pub(super) fn new(seed: u64, faults: Faults, history: Arc<History>) -> Self {
         Self {
-            dice: Mutex::new(Dice {
-                // Other dice than those of the executor, which have the seed itself.
+            dice: Mutex::new(RandomState {
+                // Independent of the executor, which uses the seed itself.
                 random: Rng::with_seed(seed ^ 0x7472_6f75_626c_6573),
                 faults,
                 counts: FaultCounts::default(),
@@ -88,7 +88,7 @@ impl Trouble {
         }
     }
 
-    /// No fault begins from now on.
+    /// Starts no more faults.
     pub(super) fn calm(&self) {
         lock(&self.dice).faults = Faults::none();
     }
@@ -97,40 +97,40 @@ impl Trouble {
         lock(&self.dice).counts
     }
 
-    /// The calls of `accept` that fail before the next client.
-    pub(super) fn accepts(&self) -> Vec<Mishap> {
+    /// Returns the calls of `accept` that fail before the next client.
+    pub(super) fn accepts(&self) -> Vec<AcceptFailure> {
         let mut dice = lock(&self.dice);
-        let mut mishaps = Vec::new();
+        let mut failures = Vec::new();
         let faults = dice.faults;
-        if dice.falls(faults.accept_errors) {
+        if dice.strikes(faults.accept_errors) {
             let kind = OF_ONE_CONNECTION[dice.random.usize(..OF_ONE_CONNECTION.len())];
-            mishaps.push(Mishap::Connection(kind));
+            failures.push(AcceptFailure::Connection(kind));
         }
-        if dice.falls(faults.resource_errors) {
+        if dice.strikes(faults.resource_errors) {
             let calls = dice.random.usize(1..=3);
-            mishaps.extend(vec![Mishap::Descriptors; calls]);
+            failures.extend(vec![AcceptFailure::Descriptors; calls]);
         }
-        mishaps
+        failures
     }
 
-    /// A call of `accept` has failed.
-    pub(super) fn accept_failed(&self, listener: SocketAddr, mishap: Mishap) {
+    /// Records a failed call of `accept`.
+    pub(super) fn accept_failed(&self, listener: SocketAddr, failure: AcceptFailure) {
         let mut dice = lock(&self.dice);
-        match mishap {
-            Mishap::Connection(_) => dice.counts.accept_errors += 1,
-            Mishap::Descriptors => dice.counts.resource_errors += 1,
+        match failure {
+            AcceptFailure::Connection(_) => dice.counts.accept_errors += 1,
+            AcceptFailure::Descriptors => dice.counts.resource_errors += 1,
         }
         drop(dice);
-        let error = mishap.error();
+        let error = failure.error();
         self.history
             .note(format!("fault: accept fails on {listener}: {error}"));
     }
 
-    /// How many bytes the connection holds that this client has not read yet.
+    /// Returns how many bytes the connection buffers for this client.
     pub(super) fn room(&self, most: usize, client: SocketAddr) -> usize {
         let mut dice = lock(&self.dice);
         let rate = dice.faults.slow_clients;
-        if !dice.falls(rate) {
+        if !dice.strikes(rate) {
             return most;
         }
         dice.counts.slow_clients += 1;
@@ -142,13 +142,13 @@ impl Trouble {
         room
     }
 
-    /// The fault that is to strike a client, and how much later.
-    pub(super) fn fate(&self) -> Option<(ClientFault, Duration)> {
+    /// Returns the fault that will strike a client, and its delay.
+    pub(super) fn client_fault(&self) -> Option<(ClientFault, Duration)> {
         let mut dice = lock(&self.dice);
         let faults = dice.faults;
-        let fault = if dice.falls(faults.resets) {
+        let fault = if dice.strikes(faults.resets) {
             ClientFault::Reset
-        } else if dice.falls(faults.half_closes) {
+        } else if dice.strikes(faults.half_closes) {
             ClientFault::HalfClose
         } else {
             return None;
@@ -157,7 +157,7 @@ impl Trouble {
         Some((fault, Duration::from_nanos(moment)))
     }
 
-    /// Whether a fault that was to strike a client still may.
+    /// Returns whether a scheduled fault may still strike a client.
     pub(super) fn may_strike(&self, fault: ClientFault) -> bool {
         let faults = lock(&self.dice).faults;
         match fault {
@@ -166,7 +166,7 @@ impl Trouble {
         }
     }
 
-    /// A fault has struck a client.
+    /// Records a fault that struck a client.
     pub(super) fn struck(&self, client: SocketAddr, fault: ClientFault) {
         let counts = &mut lock(&self.dice).counts;
         match fault {
@@ -176,11 +176,11 @@ impl Trouble {
         self.history.note(format!("fault: {fault} by {client}"));
     }
 
-    /// How many of so many bytes, at least two, a read or a write moves; the words say which.
+    /// Returns how many of at least two bytes a read or a write moves; `words` describes the operation.
     pub(super) fn part(&self, most: usize, words: impl FnOnce() -> String) -> usize {
         let mut dice = lock(&self.dice);
         let rate = dice.faults.partial_io;
-        if !dice.falls(rate) {
+        if !dice.strikes(rate) {
             return most;
         }
         dice.counts.partial_io += 1;
@@ -192,18 +192,18 @@ impl Trouble {
         part
     }
 
-    /// Whether the next poll is one of a task that nothing has woken.
+    /// Returns whether the next poll is one without a wake.
     pub(super) fn polls(&self) -> bool {
         let mut dice = lock(&self.dice);
         let rate = dice.faults.spurious_polls;
-        dice.falls(rate)
+        dice.strikes(rate)
     }
 
-    /// By how many nanoseconds a wake is late.
+    /// Returns by how many nanoseconds a wake is delayed.
     pub(super) fn delays(&self) -> Option<u64> {
         let mut dice = lock(&self.dice);
         let rate = dice.faults.delayed_wakes;
-        if !dice.falls(rate) {
+        if !dice.strikes(rate) {
             return None;
         }
         dice.counts.delayed_wakes += 1;
