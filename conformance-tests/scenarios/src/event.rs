@@ -39,7 +39,7 @@ pub enum Event {
         listener: ListenerId,
         /// Its address.
         address: SocketAddr,
-        /// What it is bound to.
+        /// The address to which it is bound.
         bound: Bound,
         /// Its acceptors.
         acceptors: usize,
@@ -203,7 +203,7 @@ pub enum InitOutcome {
 pub enum HandshakeOutcome {
     /// It succeeded.
     Succeeded,
-    /// It failed on order.
+    /// It failed on command.
     Failed,
     /// Its client is gone, with this error.
     Disconnected(String),
@@ -264,7 +264,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The call that a client orders, if it orders one.
+    /// The call that a client commands, if any.
     pub(crate) fn of_order(order: Order) -> Option<Self> {
         match order {
             Order::StopPool => Some(Self::Stop),

@@ -1,4 +1,4 @@
-//! The handshake of a scenario: like a connection, it executes the orders of its client.
+//! The handshake of a scenario, which executes its client's commands like a connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,10 +18,10 @@ use super::model::violation;
 use super::test_acceptor::{HANDSHAKE_FAILS, HANDSHAKE_PANICS, RunningCallback, Watched};
 use acceptor_simulation::SimulatedStream;
 
-/// The cause of a handshake that fails on order.
+/// The cause of a handshake that fails on command.
 pub(super) const CAUSE: &str = "ordered";
 
-/// Executes orders until one ends the handshake.
+/// Executes commands until one ends the handshake.
 #[derive(Debug, Clone)]
 pub(super) struct TestHandshake {
     history: Weak<History>,
@@ -122,7 +122,7 @@ async fn run_handshake(
     }
 }
 
-/// The next order. The end of the stream is an error, because the handshake is not over.
+/// The next command. The end of the stream is an error, because the handshake is not complete.
 async fn read(stream: &mut SimulatedStream) -> io::Result<Order> {
     let mut byte = [0];
     let read = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut byte)).await?;

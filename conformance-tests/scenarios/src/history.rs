@@ -61,7 +61,7 @@ struct Serving {
     awaited: Vec<(&'static str, Latch)>,
 }
 
-/// What acceptors know about the close of their listener.
+/// The view of the acceptors of their listener's close.
 struct Closed {
     address: SocketAddr,
     signal: Latch,

@@ -93,7 +93,7 @@ pub enum StageSetting {
     /// None.
     #[default]
     None,
-    /// A handshake, in which clients give orders.
+    /// A handshake, in which clients send commands.
     Handshake,
 }
 
@@ -136,7 +136,7 @@ pub struct SpecSetting {
     /// Which connections are reported.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reports: ReportsSetting,
-    /// What happens when the last listener has failed.
+    /// The reaction to the failure of the last listener.
     #[serde(default, skip_serializing_if = "is_default")]
     pub last_listener: LastListenerSetting,
     /// The timeout of a handshake; `None` is unlimited.
@@ -356,11 +356,11 @@ pub enum Action {
     },
     /// This many clients connect to each listener, and the pool is stopped at once.
     ConnectAndStop(u8),
-    /// A client sends an order to its connection.
+    /// A client sends a command to its connection.
     Order {
         /// The client.
         client: u8,
-        /// The order.
+        /// The command.
         order: Order,
     },
     /// A client reads the bytes that are there.
@@ -433,7 +433,7 @@ pub enum Fault {
     InvalidInput,
     /// Too many open files.
     Resources,
-    /// An error that is in no table.
+    /// An error that no classifier knows.
     Unknown,
     /// An error that only the listener can classify: an error of the listener (A6).
     RuntimeGone,
@@ -443,7 +443,7 @@ pub enum Fault {
     Panic,
 }
 
-/// An order of a client to its connection.
+/// A command of a client to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// Return `Ok`.
@@ -456,9 +456,9 @@ pub enum Order {
     Panic,
     /// Keep a value whose drop panics.
     PanicWhenDropped,
-    /// Take the stop signal, and return when it comes.
+    /// Take the stop signal, and return when it is set.
     Trap,
-    /// Take the stop signal, and return 20 ms after it came.
+    /// Take the stop signal, and return 20 ms after it is set.
     TrapAndReturnLate,
     /// Take the stop signal, and ignore it.
     TrapAndIgnore,
@@ -491,7 +491,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// The byte that stands for the order on a connection: the number of its variant.
+    /// The byte that encodes the command on a connection: the number of its variant.
     pub(crate) fn byte(self) -> u8 {
         self as u8
     }
@@ -518,7 +518,7 @@ pub enum Reload {
     UseInvalid,
 }
 
-/// How acceptors behave by themselves.
+/// How acceptors behave without a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Behaviour {
     /// They accept, without a timeout.
@@ -540,10 +540,10 @@ pub enum Behaviour {
     All,
 }
 
-/// How a scenario ends.
+/// The teardown of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Teardown {
-    /// The last pool is stopped; what does not end by itself is killed.
+    /// The last pool is stopped; children that do not end by themselves are killed.
     Stop,
     /// The owner of the last pool is dropped.
     DropOwner,

@@ -13,7 +13,7 @@ use acceptor_simulation::NetworkEvent;
 
 const WIDTH: f64 = 1000.0;
 const MARGIN: f64 = 20.0;
-/// The begin and the end of the time line: names are on its left, the words for an end on its right.
+/// The start and the end of the time line, which has names on its left and the kinds of ends on its right.
 const LEFT: f64 = 232.0;
 const RIGHT: f64 = 886.0;
 const ROW: f64 = 22.0;
@@ -148,7 +148,7 @@ struct Row {
     listener: ListenerId,
     child: Option<ChildId>,
     address: Option<SocketAddr>,
-    /// The signs, with their begin and their end.
+    /// The signs, with their start and their end.
     bars: Vec<(Sign, Duration, Option<Duration>)>,
     returned: Option<ServeOutcome>,
     end: Option<(Duration, Option<Sign>, &'static str)>,
@@ -180,7 +180,7 @@ impl Row {
 impl Timeline {
     fn add(&mut self, at: Duration, event: &Event) {
         match event {
-            // These are not about a pool.
+            // These do not concern a pool.
             Event::Step(..) | Event::Teardown | Event::CloseReturned(_) | Event::Joined(_) => {
                 return;
             }
@@ -365,7 +365,7 @@ impl Timeline {
         }
     }
 
-    /// A child that has not ended when its pool has stopped was left as stuck.
+    /// A child that has not ended when its pool has stopped was abandoned as stuck.
     fn end_stuck_children(&mut self) {
         for row in self.rows.iter_mut().filter(|row| row.child.is_some()) {
             let last = self.pools.get(row.pool).and_then(|pool| pool.phases.last());
@@ -603,7 +603,7 @@ impl Painter {
         ));
     }
 
-    /// The words are names, addresses and settings: none has a character with a meaning in XML.
+    /// The texts are names, addresses and settings, which need no escaping in XML.
     fn text(&mut self, x: f64, baseline: f64, class: &str, words: &str) {
         let [x, y] = [x, baseline].map(number);
         self.add(&format!(

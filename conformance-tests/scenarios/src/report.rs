@@ -6,7 +6,7 @@ use super::{Failure, STEPS, Scenario, Setting, Shrunk, StageSetting, TraceEntry,
 
 /// A scenario that fails, shrunk, and its trace.
 ///
-/// Its `Display` is for a person who looks for the cause. The same failure always has the same text.
+/// Its `Display` helps to find the cause. The same failure always has the same text.
 #[derive(Debug, Clone)]
 pub struct FailureReport {
     origin: Origin,

@@ -29,7 +29,7 @@ use acceptor_simulation::{
 };
 use conformance_console::caught;
 
-/// What scenarios that violate no rule exercised.
+/// The coverage of scenarios that violate no rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunSummary {
     /// How many scenarios were run.
@@ -40,7 +40,7 @@ pub struct RunSummary {
     pub pools: u64,
     /// How many events there were, by label.
     pub events: BTreeMap<&'static str, u64>,
-    /// What the runtime did.
+    /// The statistics of the runtime.
     pub statistics: Statistics,
     /// The virtual time that passed.
     pub virtual_time: Duration,
@@ -717,7 +717,7 @@ impl<'a> Runner<'a> {
         pool.model.sees_closed(&pool.history.closed())
     }
 
-    /// Calls the pool; `inform` tells the model of the call first.
+    /// Calls the pool; `inform` reports the call to the model first.
     fn call<T>(
         &mut self,
         inform: impl FnOnce(&mut Model),

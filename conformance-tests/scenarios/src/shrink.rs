@@ -298,7 +298,7 @@ mod tests {
         }
     }
 
-    /// Fails if a connection panics on order after the acceptors got short timeouts.
+    /// Fails if a connection panics on command after the acceptors got short timeouts.
     fn planted(scenario: &Scenario) -> Option<Failure> {
         let mut steps = scenario.steps.iter();
         let first = steps.position(|step| {
@@ -312,7 +312,7 @@ mod tests {
         Some(failure(first + after, "E3"))
     }
 
-    /// Scenarios that fail with the planted fault.
+    /// Scenarios that fail with the seeded fault.
     fn failing() -> impl Iterator<Item = Scenario> {
         let scenarios = (0..).map(|seed| Scenario::of_seed(seed, 400));
         scenarios.filter(|scenario| planted(scenario).is_some())
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn planted_fault_shrinks_to_two_steps() {
+    fn seeded_fault_shrinks_to_two_steps() {
         for scenario in failing().take(20) {
             let shrunk = shrunk(&scenario, planted);
             let first = shrunk.scenario.steps[0].action;

@@ -1,4 +1,4 @@
-//! The acceptor of a scenario: it behaves as the scenario and its clients say, and records its events.
+//! The acceptor of a scenario: it follows the scenario and its clients' commands, and records its events.
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -500,14 +500,14 @@ enum OnStop {
     Ignore,
 }
 
-/// How the orders of a connection end.
+/// How the commands of a connection end.
 enum Outcome {
     Returns(ServeOutcome),
     /// `serve` returns, and its stream lives on under a guard (E6).
     HandsOver(GuardHolder),
 }
 
-/// A connection that executes the orders of its client.
+/// A connection that executes its client's commands.
 struct Session<'a> {
     history: &'a Arc<History>,
     connection: Connection<SimulatedStream, SocketAddr>,
@@ -569,7 +569,7 @@ impl<'a> Session<'a> {
                 Order::HandOver => return Outcome::HandsOver(GuardHolder::Kept),
                 Order::HandOverToTask => return Outcome::HandsOver(GuardHolder::Subtask),
                 order => {
-                    // A replacement of addresses is for a handshake.
+                    // Only a handshake can replace addresses.
                     if let Some(call) = Call::of_order(order) {
                         history.call(child, listener, call);
                     }
@@ -648,7 +648,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The next order of a client; `None` at its end. Each poll counts as one of the connection.
+/// The next command of a client; `None` at its end. Each poll counts as one of the connection.
 async fn next_order(
     history: &History,
     child: ChildId,

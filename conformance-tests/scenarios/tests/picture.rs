@@ -1,4 +1,4 @@
-//! Pictures of scenarios are well-formed XML, and everything is inside of the paper.
+//! Pictures of scenarios are well-formed XML, and everything is inside the paper.
 
 use conformance_scenarios::{Scenario, graceful_stop, picture, run_traced};
 use roxmltree::{Document, Node};
@@ -13,7 +13,7 @@ fn number(node: Node<'_, '_>, name: &str) -> f64 {
 }
 
 #[test]
-fn everything_is_inside_of_the_paper() {
+fn everything_is_inside_the_paper() {
     let scenarios = (0..40).map(|seed| Scenario::of_seed(seed, 200));
     for scenario in scenarios.chain([Scenario::of_seed(1, 0)]) {
         let text = drawn(&scenario);

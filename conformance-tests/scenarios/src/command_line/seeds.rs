@@ -44,7 +44,7 @@ struct Shared {
     done: AtomicU64,
     /// The lowest seed that failed so far.
     failed: AtomicU64,
-    /// The seed that each thread runs, and its begin.
+    /// The seed that each thread runs, and when it began.
     running: Vec<Mutex<Option<(u64, Instant)>>>,
 }
 

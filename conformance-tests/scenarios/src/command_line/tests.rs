@@ -72,7 +72,7 @@ fn refuses_clients(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result 
     }
 }
 
-/// The scenario that a report ends with.
+/// Returns the scenario at the end of a report.
 #[track_caller]
 fn scenario_in(report: &str) -> Scenario {
     let json = report.split_once("with this JSON in the file:\n\n");

@@ -70,7 +70,7 @@ pub(super) struct Link {
     handshake: Option<Handshake>,
     /// The time when `serve` returned, and the holder of the guard since then (E6).
     pub(super) guarded: Option<(Instant, GuardHolder)>,
-    /// Its begin was reported, so its end is reported, too (O4).
+    /// Its beginning was reported, so its end is reported, too (O4).
     reported: bool,
 }
 
@@ -94,7 +94,7 @@ pub(super) enum Stage {
         /// It may have started, unless acceptors are held.
         released: bool,
     },
-    /// The same, but it was listed, so it has a place.
+    /// The same, but it was listed, so it has a slot.
     Listed {
         released: bool,
     },
@@ -123,7 +123,7 @@ enum State {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Commands {
     pub(super) killed: Option<u64>,
-    /// The stop phase has come.
+    /// The stop phase has begun.
     stopped: Option<u64>,
     end: Option<EndCommand>,
     asked: Option<(Instant, u64)>,
@@ -160,7 +160,7 @@ impl Child {
         }
     }
 
-    /// Whether it has a place in the list, and no event.
+    /// Whether it has a slot in the list, and no event.
     pub(super) fn is_unseen(&self) -> bool {
         matches!(
             self.stage,
@@ -236,7 +236,7 @@ impl Child {
         self.connection.as_ref()?.guarded
     }
 
-    /// Whether the deadline of its handshake is over (H3).
+    /// Whether the deadline of its handshake has passed (H3).
     pub(super) fn handshake_is_late(&self, now: Instant) -> bool {
         let late = |handshake: &Handshake| handshake.over.is_none() && handshake.is_overdue(now);
         self.handshake().is_some_and(late)
@@ -352,7 +352,7 @@ impl Model {
         child.not_polled_after(&commands, batch, &format!("a callback of {key} is polled"))
     }
 
-    /// A task runs code of the user, which may block: another thread gets another task (O1, B5).
+    /// A task runs user code, which may block: another thread gets another task (O1, B5).
     pub(super) fn may_block(&mut self) {
         self.wakes.driver += 1;
     }
@@ -597,7 +597,7 @@ impl Model {
         let now = self.now;
         let (_, _, known) = self.child(id, "B1")?;
         if let Stage::Owed { .. } = known.stage {
-            // Its age counts from the time at which it got a place.
+            // Its age counts from the time at which it got a slot.
             known.made = now;
         }
         known.stage = Stage::Init;
@@ -663,7 +663,7 @@ impl Model {
     }
 
     /// Whether the listener's task is woken for an acceptor that begins to wait: only if no other acceptor waits, or if its
-    /// timeout is the earliest (L5). An acceptor whose timeout has come may have left.
+    /// timeout is the earliest (L5). An acceptor whose timeout has expired may have left.
     fn wakes_for(&self, number: usize, deadline: Option<Instant>) -> bool {
         let queue = &self.listeners[number].queue;
         let queue = queue.iter().filter_map(|key| self.children.get(key));
@@ -686,7 +686,7 @@ impl Model {
             let seen = format!("{key} becomes the connection; {:?} wait", listening.queue);
             return violation("B5", "an acceptor that waits becomes the connection", seen);
         }
-        // The timeouts of all acceptors before it must be over.
+        // The timeouts of all acceptors before it must have expired.
         while let Some(first) = listening.queue.pop_front().filter(|first| *first != key) {
             let child = self.children.get(&first);
             let deadline = child.and_then(|child| child.deadline);

@@ -65,7 +65,7 @@ pub(crate) enum EndReason {
     Stopped,
 }
 
-/// What happens to queued connections when a listener closes (L7).
+/// The treatment of queued connections when a listener closes (L7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Queued {
     Accepted,
@@ -105,7 +105,7 @@ pub(super) struct Pause {
     suppressed: u64,
 }
 
-/// Errors of one connection in a row: no connection, and no empty queue, came in between (A5).
+/// Errors of one connection in a row: no connection and no empty queue intervened (A5).
 #[derive(Default)]
 struct Row {
     errors: u32,
@@ -387,7 +387,7 @@ impl Model {
         self.timeouts_are_honoured(number)
     }
 
-    /// An acceptor whose timeout has come is dismissed before many more connections are accepted (B6).
+    /// An acceptor whose timeout has expired is dismissed before many more connections are accepted (B6).
     fn timeouts_are_honoured(&mut self, number: usize) -> Check {
         let now = self.now;
         for key in &self.listeners[number].queue {

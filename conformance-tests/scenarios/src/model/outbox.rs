@@ -13,7 +13,7 @@ use acceptor_core::{
 use super::{Check, Key, Model, Violation, same, violation};
 use crate::event::Event;
 
-/// At most this many ordinary reports wait, and as many reports of failed listeners.
+/// At most this many ordinary reports are queued, and as many reports of failed listeners.
 const PLACES: usize = 1024;
 
 /// The state of the task that delivers reports.
@@ -33,7 +33,7 @@ pub(super) struct Outbox {
     waiting: VecDeque<Waiting>,
     ordinary: usize,
     listeners: usize,
-    /// Reports without a place.
+    /// Reports without a slot.
     lost: u64,
     pub(super) reporter: Reporter,
     /// The result was given: no report is delivered after it.
@@ -52,7 +52,7 @@ pub(super) struct Expected {
     kind: EventKind,
     child: Option<Key>,
     listener: Option<ListenerId>,
-    /// Everything else, as text.
+    /// The rest, as text.
     details: String,
     /// How many children, or how many pauses without a report.
     count: u64,
@@ -122,7 +122,7 @@ pub(super) enum Role {
 }
 
 impl Outbox {
-    /// The number of reports that share places with reports of this kind; `None` if they have their own places.
+    /// The number of reports that share slots with reports of this kind; `None` if they have their own slots.
     fn places(&mut self, kind: EventKind) -> Option<&mut usize> {
         match kind {
             EventKind::ListenerFailed => Some(&mut self.listeners),

@@ -87,13 +87,13 @@ impl Model {
         let id = *child.id.get_or_insert(record.id);
         same("R4", "the id of an acceptor", id, record.id)?;
         if let Stage::Owed { .. } = child.stage {
-            // Its age counts from the time at which it got a place.
+            // Its age counts from the time at which it got a slot.
             child.made = child.made.max(now - record.age);
         }
         let age = now - child.made;
         same("Q5", format_args!("the age of {key}"), age, record.age)?;
         match (child.stage, record.state) {
-            // A listed acceptor has a place.
+            // A listed acceptor has a slot.
             (Stage::Owed { released }, Spaced) => child.stage = Stage::Listed { released },
             (Stage::Listed { .. } | Stage::Spaced(_) | Stage::Held { .. }, Spaced) => {}
             (
@@ -118,7 +118,7 @@ impl Model {
         };
         match child.stage {
             Stage::Connection => return Ok(()),
-            // A killed acceptor gets no place.
+            // A killed acceptor gets no slot.
             Stage::Owed { .. } if self.listeners[key.listener].killed.is_some() => return Ok(()),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! The starts of acceptors: when each begins `init`, and which one tries again while `init` fails (B3, B4, B6).
+//! The starts of acceptors: when each begins `init`, and which one retries while `init` fails (B3, B4, B6).
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use super::outbox::Role;
 use super::{Key, Model, SECOND, Tasks};
 use acceptor_core::{EndKind, Phase};
 
-/// While `init` fails, one acceptor of the listener at a time tries again; the others are held (B4).
+/// While `init` fails, one acceptor of the listener at a time retries; the others are held (B4).
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    /// How many acceptors have tried again, or will.
+    /// How many acceptors have retried, or will.
     retries: u32,
-    /// The acceptor that tries again.
+    /// The acceptor that retries.
     probe: Option<Key>,
     /// Acceptors were replaced, and the listener's task starts one if none tries then (R1).
     start_another: bool,
@@ -129,7 +129,7 @@ impl Model {
         }
     }
 
-    /// During an outage one acceptor tries again, and the others are held.
+    /// During an outage one acceptor retries, and the others are held.
     fn retry(&mut self, number: usize) {
         let Some(outage) = &mut self.listeners[number].outage else {
             return;
@@ -168,7 +168,7 @@ impl Model {
         }
     }
 
-    /// A child is gone; if it was the one that tries again, another does.
+    /// A child is gone; if it was the one that retries, another does.
     pub(super) fn remove(&mut self, key: Key) -> Option<Child> {
         let child = self.children.remove(&key)?;
         self.ended.insert(key, child.id);
@@ -282,7 +282,7 @@ impl Model {
             }
             None => STARTED_AT_ONCE,
         };
-        // Pass 0: listed acceptors; pass 1: held acceptors; pass 2: acceptors without a place.
+        // Pass 0: listed acceptors; pass 1: held acceptors; pass 2: acceptors without a slot.
         for pass in 0..3 {
             for (key, child) in &mut self.children {
                 let released = match (&mut child.stage, pass) {
@@ -345,7 +345,7 @@ impl Model {
         }
     }
 
-    /// No task is ready: each acceptor whose time has come has begun `init`.
+    /// No task is ready: each acceptor whose start is due has begun `init`.
     pub(super) fn starts_are_done(&mut self) -> super::Check {
         let now = self.now;
         if self.is_given_up() {

@@ -34,7 +34,7 @@ pub(super) struct Stop {
     abandoned: usize,
     /// The connections that ended after the grace, or were given up.
     late: Vec<LateEnd>,
-    /// The begin of the kill phase.
+    /// The beginning of the kill phase.
     killed: Instant,
     /// For each runtime, when it last polled a child, or a child ended, in the kill phase.
     progress: BTreeMap<u64, Instant>,
@@ -146,7 +146,7 @@ impl Model {
         self.phases_go_on();
     }
 
-    /// Ends all phases whose time is over.
+    /// Ends all phases whose time has passed.
     pub(super) fn phases_go_on(&mut self) {
         loop {
             let sockets = self.sockets();
@@ -289,7 +289,7 @@ impl Model {
         }
     }
 
-    /// The pool has ended a phase: its time must be over.
+    /// The pool has ended a phase: its time must have passed.
     fn goes_on(&mut self) -> Check {
         let (now, before) = (self.now, self.phase());
         self.phases_go_on();
@@ -456,7 +456,7 @@ impl Model {
         Ok(())
     }
 
-    /// How long a stop waits for killed children, for a stop in progress or a future one.
+    /// The kill timeout of a stop, for a stop in progress or a future one.
     pub(crate) fn kill_timeout(&self) -> Duration {
         let plan = self.stop.as_ref().map_or(self.spec, |stop| stop.plan);
         plan.kill_timeout()

@@ -1,4 +1,4 @@
-//! Starts pools, and makes their specs of settings.
+//! Starts pools, and makes their specs from settings.
 
 use std::io::ErrorKind;
 use std::sync::Arc;

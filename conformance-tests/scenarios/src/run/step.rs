@@ -362,7 +362,7 @@ impl Runner<'_> {
             let peer = client.address();
             self.pool().model.connects(peer, listener);
             if self.scenario.setting.stage == StageSetting::Handshake && peer.port() % 4 != 0 {
-                // Most handshakes succeed as soon as they begin; the others wait for an order.
+                // Most handshakes succeed as soon as they begin; the others wait for a command.
                 let _ = client.try_send(&[Order::Return.byte()]);
             }
             self.clients.push(TestClient { client, listener });

@@ -1,4 +1,4 @@
-//! The end of pools and of scenarios: nothing is left.
+//! The teardown of pools and of scenarios: nothing is left.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ impl Runner<'_> {
                 |handle| handle.kill(),
             )?;
             self.settle()?;
-            // The guards of connections that got orders meanwhile.
+            // The guards of connections that got commands meanwhile.
             self.drop_guards()?;
             self.settle()?;
         }
