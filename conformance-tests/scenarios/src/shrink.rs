@@ -2,7 +2,7 @@
 //!
 //! A delta debugger removes steps in ever smaller chunks. Then each step and the setting are simplified, as long as the same
 //! rule is violated. The simplifications work on JSON, so a new field needs no code here: a number becomes smaller, a field of
-//! a spec becomes its default, and a table names the plainest value of other fields. Nothing depends on chance or on time: the
+//! a spec becomes its default, and a table names the plainest value of other fields. The result is deterministic: the
 //! same scenario always shrinks to the same one.
 
 use serde::Serialize;
@@ -299,7 +299,7 @@ mod tests {
     }
 
     /// Fails if a connection panics on command after the acceptors got short timeouts.
-    fn planted(scenario: &Scenario) -> Option<Failure> {
+    fn seeded_fault(scenario: &Scenario) -> Option<Failure> {
         let mut steps = scenario.steps.iter();
         let first = steps.position(|step| {
             let Action::Behave(behaviour) = step.action else {
@@ -315,7 +315,7 @@ mod tests {
     /// Scenarios that fail with the seeded fault.
     fn failing() -> impl Iterator<Item = Scenario> {
         let scenarios = (0..).map(|seed| Scenario::of_seed(seed, 400));
-        scenarios.filter(|scenario| planted(scenario).is_some())
+        scenarios.filter(|scenario| seeded_fault(scenario).is_some())
     }
 
     #[track_caller]
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn seeded_fault_shrinks_to_two_steps() {
         for scenario in failing().take(20) {
-            let shrunk = shrunk(&scenario, planted);
+            let shrunk = shrunk(&scenario, seeded_fault);
             let first = shrunk.scenario.steps[0].action;
             assert!(matches!(first, Action::Behave(_)), "{first}");
             let (client, order) = (0, Order::Panic);
@@ -451,12 +451,12 @@ mod tests {
             let runs = Cell::new(0);
             let counted = |scenario: &Scenario| {
                 runs.set(runs.get() + 1);
-                planted(scenario)
+                seeded_fault(scenario)
             };
-            let first = planted(&scenario).expect("it fails");
+            let first = seeded_fault(&scenario).expect("it fails");
             let shrunk = shrink(&scenario, first, limit, counted);
             assert_eq!((shrunk.runs, runs.get()), (limit, limit));
-            assert_eq!(planted(&shrunk.scenario), Some(shrunk.failure));
+            assert_eq!(seeded_fault(&shrunk.scenario), Some(shrunk.failure));
         }
     }
 }
