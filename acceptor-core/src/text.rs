@@ -1,27 +1,29 @@
-//! Text that a peer may have chosen, safe to write into a log: escaped, and at most 1 KiB of each value (V5); and counts.
+//! Escaping of text that a peer may have chosen, so that it is safe to log: at most 1 KiB of each
+//! value (V5). Also counts.
 //!
-//! Invariants: no control character, line separator or control of the writing direction is written; an escape is
-//! written whole or not at all; the value is never collected, and its writes fail once the bound is reached. (One that
-//! ignores these failures and never returns cannot be stopped, like any code that loops.)
+//! Invariants: no control character, line separator or text direction control is written; an escape
+//! is written as a whole or not at all; the value is never collected, and its writes fail once the
+//! limit is reached. (A value that ignores these failures and never returns cannot be stopped, like
+//! any code that loops.)
 
 use std::fmt::{self, Debug, Display, Write};
 
-/// The most bytes that are written of one value, escapes and the mark of a cut included.
+/// The largest number of bytes written of one value, including escapes and the mark of a cut.
 const LIMIT: usize = 1024;
 
-/// Ends text that is not the whole value.
+/// Marks text that was cut.
 const CUT: &str = "…";
 
-/// Writes the `Display` of a value that is not to be trusted.
+/// Writes the `Display` of an untrusted value.
 ///
-/// Escapes the backslash as well: `\n` in what is written is a line feed, and `\\n` is a backslash and an n.
-/// A panic of the value is not caught here.
+/// Escapes the backslash as well: `\n` in the output is a line feed, and `\\n` is a backslash and
+/// an n. A panic of the value is not caught here.
 pub(crate) struct Escaped<'a, T: ?Sized>(pub(crate) &'a T);
 
-/// Writes the `Debug` of a value that is not to be trusted, such as an address.
+/// Writes the `Debug` of an untrusted value, such as an address.
 ///
-/// Leaves the backslash as it is: `Debug` of strings and paths has escaped it, and doubling it again would make every
-/// escape of theirs unreadable.
+/// Leaves the backslash unchanged: `Debug` of strings and paths has already escaped it, and
+/// doubling it would make each of those escapes unreadable.
 pub(crate) struct EscapedDebug<'a, T: ?Sized>(pub(crate) &'a T);
 
 impl<T: Display + ?Sized> Display for Escaped<'_, T> {
@@ -42,7 +44,8 @@ impl<T: Debug + ?Sized> Display for EscapedDebug<'_, T> {
     }
 }
 
-/// Whether a terminal or the reader of a log may take the character for anything but a character of its line.
+/// Returns whether a terminal, or a reader of a log, may take the character for anything but text
+/// of its line.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -64,19 +67,19 @@ fn write_bounded(
     bounded.finish(whole)
 }
 
-/// Lets through what fits, and refuses the rest.
+/// Passes on text that fits, and refuses the rest.
 struct Bounded<'a, 'f> {
     output: &'a mut fmt::Formatter<'f>,
     escapes: fn(char) -> bool,
-    /// Of all text so far, escaped. Above [`LIMIT`] the text is cut.
+    /// The length of all text so far, escaped. Above [`LIMIT`] the text is cut.
     length: usize,
-    /// The last few bytes within the limit. They are written only if no mark has to take their place.
+    /// The last few bytes within the limit, written only if the mark does not have to replace them.
     held: String,
     /// The output's own result, which the value may have ignored.
     written: fmt::Result,
 }
 
-/// The bytes that are written at once: up to here a mark still fits.
+/// The number of bytes that are written at once: up to here the mark still fits.
 const UNHELD: usize = LIMIT - CUT.len();
 
 impl Bounded<'_, '_> {
@@ -93,7 +96,8 @@ impl Bounded<'_, '_> {
         self.written
     }
 
-    /// A value that gives up by itself is marked as cut: its text is not whole either.
+    /// Ends the text. A value that fails by itself is marked as cut too, because its text is
+    /// incomplete.
     fn finish(self, value: fmt::Result) -> fmt::Result {
         self.written?;
         if value.is_ok() && self.length <= LIMIT {
@@ -141,7 +145,7 @@ pub(crate) fn write_counts<C: Display + Default + PartialEq>(
     Ok(())
 }
 
-/// The tag of a listener, in parentheses after its number.
+/// Writes the tag of a listener, in parentheses, after its number.
 pub(crate) struct Tag<'a>(pub(crate) Option<&'a str>);
 
 impl fmt::Display for Tag<'_> {

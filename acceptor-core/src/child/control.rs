@@ -1,10 +1,11 @@
-//! How a pool commands one child: to close, to stop, to die.
+//! Commands of a pool to one child: to close, to stop, to die.
 //!
-//! A command to all children of a listener is stored once, in its [`Level`]; one to
-//! a single child in its seat, which it has in the same place as its row in the table. Invariants: a command is
-//! stored before the child's waker is looked for, and the child stores its waker before it reads its
-//! commands, so that one of the two sees the other; commands are never taken back; a seat is that of one
-//! child from when its row is made until the row is removed, and nothing that was meant for that child reaches the next.
+//! A command to all children of a listener is stored once, in its [`Level`]; one to a single child
+//! in its seat, which has the same index as its row in the table. Invariants: a command is stored
+//! before the child's waker is read, and the child stores its waker before it reads its commands,
+//! so that one of the two sees the other; commands are never revoked; a seat belongs to one child
+//! from the creation of its row until the row is removed, and no command or waker for that child
+//! reaches the next.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -26,26 +27,26 @@ const CLOSED: u8 = 8;
 const FAILED: u8 = 16;
 const STOPPED: u8 = 32;
 const ASKED: u8 = 64;
-/// Not a command by itself: what a child reads whose generation is replaced.
+/// Read by a child whose generation is replaced; never stored as a command.
 const REPLACED: u8 = 128;
 
-/// How far the oldest generation is shifted in a level.
+/// The position of the oldest generation in a level.
 const GENERATION: u32 = u8::BITS;
 
-/// The bit of a command.
+/// Returns the bit of a command.
 fn bit(command: Command) -> u8 {
     match command {
         Command::Kill => KILL,
         Command::Stop => STOP,
         Command::StopAlone => ASKED,
-        // There is one reason for each listener: it closes once.
+        // There is one reason for each listener, because it closes once.
         Command::Close(CloseReason::Closed) => CLOSED,
         Command::Close(CloseReason::Failed) => FAILED,
         Command::Close(CloseReason::Stopped) => STOPPED,
     }
 }
 
-/// The commands that a child has been given, as it reads them.
+/// The commands to a child, as the child reads them.
 #[derive(Clone, Copy)]
 pub(crate) struct Commands(u8);
 
@@ -58,14 +59,15 @@ impl Commands {
         self.has(KILL)
     }
 
-    /// Whether a pending `serve` or `terminate` is to be dropped: it was commanded to stop, and will not end by itself.
+    /// Returns whether a pending `serve` or `terminate` must be dropped: it was commanded to stop,
+    /// and will not end by itself.
     pub(crate) fn stop(self, role: Role) -> bool {
-        // An acceptor that was asked while it waited does in `terminate` as it was asked.
+        // An acceptor that was asked to stop while it waited is already doing so in `terminate`.
         let commanded = self.has(STOP) || (role == Role::Connection && self.has(ASKED));
         commanded && !self.has(TRAPPED)
     }
 
-    /// Why an acceptor terminates, if it is to.
+    /// Returns why an acceptor must terminate, if it must.
     pub(crate) fn end_waiting(self) -> Option<EndWaiting> {
         if self.has(CLOSED) {
             Some(EndWaiting::Closed(CloseReason::Closed))
@@ -80,13 +82,14 @@ impl Commands {
         }
     }
 
-    /// Whether an acceptor is not to wait any longer.
+    /// Returns whether an acceptor must stop waiting.
     pub(crate) fn ends_waiting(self) -> bool {
         self.kill() || self.end_waiting().is_some()
     }
 }
 
-/// The commands to all children of one listener: a bit for each, and above them the oldest generation that is not replaced.
+/// The commands to all children of one listener: one bit for each, and above them the oldest
+/// generation that is not replaced.
 #[derive(Debug)]
 pub(crate) struct Level(AtomicU64);
 
@@ -95,26 +98,27 @@ impl Level {
         Self(AtomicU64::new(0))
     }
 
-    /// Stores a command; the children that have a task are woken later, by the driver.
+    /// Stores a command. The driver later wakes the children that have tasks.
     pub(crate) fn raise(&self, command: Command) {
         self.0.fetch_or(u64::from(bit(command)), Ordering::SeqCst);
     }
 
-    /// Acceptors of generations before this one are replaced (R1). Called by one thread at a time, for one generation after the other.
+    /// Replaces the acceptors of generations before this one (R1). To be called by one thread at a
+    /// time, with rising generations.
     pub(crate) fn replace(&self, oldest: u64) {
         let before = self.0.load(Ordering::SeqCst) >> GENERATION;
         let later = oldest.saturating_sub(before);
-        // Added, not stored: another thread may raise a command meanwhile.
+        // Added rather than stored, because another thread may raise a command meanwhile.
         self.0.fetch_add(later << GENERATION, Ordering::SeqCst);
     }
 
-    /// Whether acceptors of this generation are replaced.
+    /// Returns whether acceptors of this generation are replaced.
     #[inline]
     pub(crate) fn replaces(&self, generation: u64) -> bool {
         generation < self.0.load(Ordering::SeqCst) >> GENERATION
     }
 
-    /// The commands to a child of this generation.
+    /// Returns the commands to a child of this generation.
     fn commands_to(&self, generation: u64) -> Commands {
         let level = self.0.load(Ordering::SeqCst);
         let replaced = if generation < level >> GENERATION {
@@ -126,7 +130,7 @@ impl Level {
         Commands(level.to_le_bytes()[0] | replaced)
     }
 
-    /// The commands to all children, of whatever generation.
+    /// Returns the commands to all children of any generation.
     pub(crate) fn commands(&self) -> Commands {
         self.commands_to(u64::MAX)
     }
@@ -136,7 +140,7 @@ impl Level {
 pub(crate) struct Signals {
     pub(crate) level: Level,
     pub(crate) draining: Latch,
-    /// How many children have had a number.
+    /// The number of children numbered so far.
     numbers: AtomicU64,
     /// Whether acceptors are held until one has its state (B4). Changed under the lock of the table.
     outage: AtomicBool,
@@ -152,7 +156,7 @@ impl Signals {
         })
     }
 
-    /// A number for a child, higher than those before.
+    /// Returns a number for a child, higher than all before.
     #[inline]
     pub(crate) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
@@ -170,9 +174,9 @@ pub(crate) struct Seats {
     seats: [Seat; CHUNK],
 }
 
-/// What other threads and the child's task share, without the table's lock.
+/// The state shared by other threads and the child's task without the table's lock.
 struct Seat {
-    /// Of the child that is here; 0 once it has ended, and for none.
+    /// The number of the child that has this seat; 0 if none does.
     number: AtomicU64,
     /// Counts the child's polls and its drop: odd while one is under way (S8). Only the thread that polls writes it.
     polls: AtomicU32,
@@ -183,34 +187,34 @@ struct Seat {
 #[derive(Default)]
 struct Wakeups {
     waker: TaskWaker,
-    /// What few connections have.
+    /// Rarely used per-connection data.
     extra: Option<Box<Extra>>,
 }
 
 #[derive(Default)]
 struct Extra {
     stop: Option<Latch>,
-    /// Those of a connection that has taken any.
+    /// Present once a connection has taken any.
     guards: Option<Guards>,
 }
 
 /// The guards of a connection (E6).
 struct Guards {
     held: usize,
-    /// Is set once the connection is killed.
+    /// Set once the connection is killed.
     killed: Latch,
-    /// What the first panic said of what ran under a guard.
+    /// The message of the first panic of a future that ran under a guard.
     panicked: Option<String>,
-    /// Ends the connection, once `serve` has and the last guard is given back.
+    /// Ends the connection; called once `serve` has returned and the last guard is released.
     end: Option<GuardedEnd>,
 }
 
-/// Ends a connection; it is given the panic of what ran under a guard.
+/// Ends a connection, given the panic of a future that ran under a guard.
 pub(crate) type GuardedEnd = Box<dyn FnOnce(Option<String>) + Send>;
 
-/// Whether anything keeps a connection whose `serve` has ended.
+/// Whether a guard keeps a connection whose `serve` has ended.
 pub(crate) enum Left {
-    /// Nothing does. With the panic of what ran under a guard, if there was one.
+    /// None does. Holds the panic of a future that ran under a guard, if there was one.
     Over(Option<String>),
     Guarded,
 }
@@ -226,7 +230,7 @@ impl Seats {
         &self.seats[place(slot)]
     }
 
-    /// The commands to a child of this generation.
+    /// Returns the commands to a child of this generation.
     fn commands_to(&self, slot: u32, generation: u64) -> Commands {
         let own = self.seat(slot).commands.load(Ordering::SeqCst);
         Commands(own | self.signals.level.commands_to(generation).0)
@@ -236,7 +240,7 @@ impl Seats {
         self.commands_to(slot, u64::MAX)
     }
 
-    /// The seat of a child, locked, if the child has not ended.
+    /// Locks the seat of a child that has not ended.
     fn locked(&self, key: ChildKey) -> Option<(&Seat, MutexGuard<'_, Wakeups>)> {
         let seat = self.seat(key.slot);
         let wakeups = lock(&seat.wakeups);
@@ -250,10 +254,10 @@ impl Seats {
                 let extra = wakeups.extra.get_or_insert_default();
                 let signal = extra.stop.get_or_insert_with(Latch::new).clone();
                 seat.commands.fetch_or(TRAPPED, Ordering::SeqCst);
-                // Under the lock, without which the seat may be another's.
+                // Read under the lock, without which the seat may be another's.
                 (signal, self.commands(key.slot))
             }
-            // It has ended: nothing else would set it.
+            // It has ended, so nothing else would set it.
             None => {
                 let signal = Latch::new();
                 signal.set();
@@ -279,7 +283,7 @@ impl Seats {
             guards.held += 1;
             seat.commands.fetch_or(TRAPPED, Ordering::SeqCst);
             let killed = guards.killed.clone();
-            // Looked at after it was stored: a kill that comes later finds it by itself.
+            // Read after the guard was stored: a kill that comes later finds it there.
             (killed, self.commands(key.slot))
         };
         if commands.kill() {
@@ -297,7 +301,7 @@ impl Seats {
                 return;
             };
             guards.held -= 1;
-            // The first is the one that counts.
+            // The first panic counts.
             guards.panicked = guards.panicked.take().or(panicked);
             if guards.held > 0 {
                 return;
@@ -337,7 +341,8 @@ impl Bank for Arc<Seats> {
         signals.outage.store(holds, Ordering::Release);
     }
 
-    /// The one before has left, and took its waker along: what is left is a number of polls, and commands, that nothing reads.
+    /// The previous child has left and taken its waker along. Only its number of polls and its
+    /// commands remain, which nothing reads.
     fn occupy(&mut self, slot: u32, number: u64) {
         let seat = self.seat(slot);
         seat.polls.store(0, Ordering::Relaxed);
@@ -357,10 +362,11 @@ impl Bank for Arc<Seats> {
     }
 }
 
-/// The way to one child.
+/// A handle to one child.
 ///
-/// The child's task has one, and whatever sends commands. It may be kept for longer than the child lives: what reads or
-/// writes the seat of another child by then is either for the child's own task, or looks whether the child is still there.
+/// The child's task has one, and so does every sender of commands. It may outlive the child: each
+/// method that uses the seat, which may be another child's by then, is either for the child's own
+/// task or checks that the child is still there.
 #[derive(Clone)]
 pub(crate) struct Control {
     seats: Arc<Seats>,
@@ -372,7 +378,7 @@ impl Control {
         self.key
     }
 
-    /// The same, for the connection itself.
+    /// Returns the handle for the connection itself.
     pub(crate) fn of_connection(&self) -> ControlOfConnection {
         ControlOfConnection {
             control: Arc::<Seats>::clone(&self.seats),
@@ -384,10 +390,11 @@ impl Control {
         self.seats.seat(self.key.slot)
     }
 
-    /// A poll, or the drop, of the child begins or ends. Called twice for each, by the one thread that is at it.
+    /// Counts the begin or the end of a poll, or of the drop, of the child. Called twice for each,
+    /// by the thread that polls or drops.
     pub(crate) fn count_poll(&self) {
         let polls = &self.seat().polls;
-        // A load and a store: no two threads poll one child at a time.
+        // A load and a store suffice: no two threads poll one child at a time.
         let before = polls.load(Ordering::Relaxed);
         polls.store(before.wrapping_add(1), Ordering::Release);
     }
@@ -397,14 +404,15 @@ impl Control {
         self.seats.mark(self.key.slot)
     }
 
-    /// Stores a command, which [`notify`](Self::notify) is to follow. The child must have its row, and the table be locked.
+    /// Stores a command; [`notify`](Self::notify) must follow. The child must have its row, and the
+    /// table must be locked.
     pub(crate) fn store(&self, command: Command) {
         self.seat()
             .commands
             .fetch_or(bit(command), Ordering::SeqCst);
     }
 
-    /// Wakes the child's task, and sets its stop signal, should it have been commanded to stop.
+    /// Wakes the child's task, and sets its stop signal if it was commanded to stop.
     pub(crate) fn notify(&self) {
         let (waker, stop, killed) = {
             let Some((_, mut wakeups)) = self.seats.locked(self.key) else {
@@ -425,17 +433,18 @@ impl Control {
         waker.wake();
     }
 
-    /// The commands to the child, apart from one to make way for another acceptor.
+    /// Returns the commands to the child, except a replacement.
     pub(crate) fn commands(&self) -> Commands {
         self.seats.commands(self.key.slot)
     }
 
-    /// The commands to an acceptor of this generation.
+    /// Returns the commands to an acceptor of this generation.
     pub(crate) fn commands_to(&self, generation: u64) -> Commands {
         self.seats.commands_to(self.key.slot, generation)
     }
 
-    /// Stores the waker of the child's task, and says which one it has then. The child calls it before it reads its commands.
+    /// Stores the waker of the child's task, and returns which one is stored then. The child calls
+    /// it before it reads its commands.
     pub(crate) fn register(&self, waker: &Waker) -> Option<WakerId> {
         let (id, _replaced) = {
             let kept = &mut lock(&self.seat().wakeups).waker;
@@ -445,12 +454,13 @@ impl Control {
         id
     }
 
-    /// Forgets the waker, so that an ended child keeps no task alive.
+    /// Removes the waker, so that an ended child keeps no task alive.
     pub(crate) fn unregister(&self) {
         let _waker = lock(&self.seat().wakeups).waker.take();
     }
 
-    /// No task runs the child any longer: forgets the waker, so that it keeps none alive.
+    /// Records that no task runs the child any longer, and removes the waker, so that it keeps none
+    /// alive.
     #[inline]
     pub(crate) fn leave(&self) -> Left {
         let seat = self.seat();
@@ -487,7 +497,7 @@ impl Control {
         left
     }
 
-    /// Keeps the end of a connection for its last guard. Gives it back if that is gone already.
+    /// Stores the end of a connection for its last guard. Returns it if that is already gone.
     pub(crate) fn keep(&self, end: GuardedEnd) -> Result<(), (GuardedEnd, Option<String>)> {
         let (panicked, _extra) = {
             let seat = self.seat();

@@ -1,3 +1,3 @@
-//! One child of a pool: what it can be commanded.
+//! The commands that one child of a pool can get.
 
 pub(crate) mod control;

@@ -1,4 +1,5 @@
-//! How a listener goes on after accept errors: its pauses, how often they are reported, and errors that do not go away.
+//! Recovery of a listener from accept errors: its pauses, how often they are reported, and
+//! persistent errors.
 //!
 //! Pure: time is an argument.
 
@@ -7,14 +8,16 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use crate::accept_error::AcceptErrorKind;
 
-/// From this one on, an error of one connection in a row of them is treated as one of resources (A5).
+/// The length of a run of connection errors from which on each one is treated as a resource error
+/// (A5).
 const IN_A_ROW: u32 = 100;
 
-/// The queue was empty if `accept` was pending for so long. One that is pending for less may only have yielded before it
-/// failed again; a listener that closes waits as long before it believes that nothing is queued (L7).
+/// The queue counts as empty once `accept` has been pending for this long. A shorter wait may be a
+/// mere yield before the next failure. A closing listener waits this long before it treats the
+/// queue as drained (L7).
 const EMPTY: Duration = Duration::from_millis(1);
 
-/// Pauses are reported no more often.
+/// The minimum time between two reports of a pause.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -22,17 +25,17 @@ pub(crate) struct AcceptBackoff {
     backoff: Backoff,
     reported: Option<Instant>,
     suppressed: u64,
-    /// Errors of one connection since the last connection, or since the queue was empty.
+    /// Connection errors since the last connection or the last empty queue.
     errors: u32,
-    /// Since when `accept` is pending, if there were such errors before.
+    /// When `accept` became pending, if connection errors preceded it.
     pending: Option<Instant>,
 }
 
-/// One pause.
+/// A pause of accepting.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Pause {
     pub(crate) length: Duration,
-    /// How many pauses went unreported before this one; `None` if this one goes unreported too.
+    /// The number of pauses suppressed before this one; `None` if this one is suppressed too.
     pub(crate) report: Option<u64>,
 }
 
@@ -47,21 +50,21 @@ impl AcceptBackoff {
         }
     }
 
-    /// A connection was accepted.
+    /// Records an accepted connection.
     pub(crate) fn success(&mut self) {
         self.backoff.reset();
         self.errors = 0;
         self.pending = None;
     }
 
-    /// `accept` is pending. The time is asked only after an error.
+    /// Records that `accept` is pending. Reads the clock only after an error.
     pub(crate) fn pending(&mut self, now: impl FnOnce() -> Instant) {
         if self.errors > 0 && self.pending.is_none() {
             self.pending = Some(now());
         }
     }
 
-    /// How an error is treated that is of this kind by itself.
+    /// Returns how to treat an error that is of this kind by itself, given the errors before it.
     pub(crate) fn classify(
         &mut self,
         kind: AcceptErrorKind,

@@ -1,15 +1,15 @@
-//! A pause that doubles up to a limit: between starts that lead nowhere (B3, B6) and after resource errors (A2).
+//! Exponential backoff: between unproductive starts (B3, B6) and after resource errors (A2).
 
 use std::time::Duration;
 
-/// How long the next pause is.
+/// A pause that doubles up to [`LONGEST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backoff {
     first: Duration,
     next: Duration,
 }
 
-/// No pause is longer.
+/// The longest pause.
 const LONGEST: Duration = Duration::from_secs(1);
 
 impl Backoff {
@@ -17,7 +17,7 @@ impl Backoff {
         Self { first, next: first }
     }
 
-    /// The pause to make now; the next one is twice as long.
+    /// Returns the pause to make now. The next one is twice as long.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = pause.saturating_mul(2).min(LONGEST);
@@ -29,13 +29,13 @@ impl Backoff {
     }
 }
 
-/// Spaces the starts of acceptors that end without having waited: the first follows at once, the second after 1 ms. It is
-/// part of each row of a table, and so no more than a count.
+/// Spaces the starts of acceptors that end without having waited: the first restart is immediate,
+/// the second comes after 1 ms. Every row of a table holds one, so it is only a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct StartBackoff(u8);
 
 impl StartBackoff {
-    /// How long the next start waits.
+    /// Returns the delay before the next start.
     pub(crate) fn delay(&mut self) -> Duration {
         let starts = self.0;
         self.0 = starts.saturating_add(1);

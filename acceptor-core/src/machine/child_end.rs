@@ -1,4 +1,5 @@
-//! How a child ends, and what follows from it: the table of section 2 and the rules B3 to B8.
+//! The ways in which a child ends, and their consequences: the table of ends (E1) and the rules B3
+//! to B8.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -8,7 +9,7 @@ use crate::policy::Restart;
 use crate::report::Failure;
 use crate::stop_report::EndKind;
 
-/// The state of a child when it ended.
+/// The role of a child when it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Acceptor,
@@ -21,25 +22,25 @@ pub(crate) enum Counted {
     No,
 }
 
-/// How long an acceptor had waited when its accept timeout came.
+/// How long an acceptor waited before its accept timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitTime {
-    /// Long enough that a replacement at once is not a busy loop.
+    /// Long enough for an immediate replacement not to cause a busy loop.
     Long,
-    /// So briefly that the starts need spacing (B6).
+    /// Shorter than that: restarts are spaced (B6).
     Short,
 }
 
-/// The end of a child.
+/// How a child ended.
 #[derive(Debug)]
 pub(crate) enum ChildEnd {
-    /// `init` answered *ignore*.
+    /// `init` returned *ignore*.
     Ignored,
     /// Terminated by its accept timeout.
     TimedOut(WaitTime),
-    /// An acceptor ended because it was commanded to; or a connection was dropped by a stop.
+    /// An acceptor was commanded to end, or a stop dropped a connection.
     Stopped,
-    /// `init` failed or panicked, or the wait did.
+    /// `init` or the wait failed or panicked.
     StartError(Failure),
     /// `serve` returned `Ok`.
     Normal,
@@ -47,7 +48,7 @@ pub(crate) enum ChildEnd {
     Clean(Option<Cow<'static, str>>),
     /// The peer is gone (E5).
     Disconnected(Arc<dyn Error + Send + Sync>),
-    /// The handshake failed for this cause; with its error, if there is one (H4).
+    /// The handshake failed (H4), for this cause and with this error, if there is one.
     HandshakeFailed(&'static str, Option<Arc<dyn Error + Send + Sync>>),
     /// `serve` returned another error.
     Error(Arc<dyn Error + Send + Sync>),
@@ -72,7 +73,8 @@ impl ChildEnd {
         }
     }
 
-    /// Whether nothing has failed: a connection that was also killed is killed.
+    /// Returns whether nothing failed. A connection with such an end that was also killed counts as
+    /// killed.
     pub(crate) fn is_success(&self) -> bool {
         match self {
             ChildEnd::Normal
@@ -90,7 +92,7 @@ impl ChildEnd {
         }
     }
 
-    /// Whether it counts towards restart intensity.
+    /// Returns whether the end counts towards restart intensity.
     pub(crate) fn counted(&self, restart: Restart) -> Counted {
         match self {
             ChildEnd::StartError(_) => Counted::Yes,
@@ -109,17 +111,18 @@ impl ChildEnd {
         }
     }
 
-    /// Whether the same could follow at once from starting an acceptor again, so that starts are spaced (B3, B6).
+    /// Returns whether the next start could end the same way at once, so that starts must be spaced
+    /// (B3, B6).
     pub(crate) fn needs_spacing(&self) -> bool {
         match self {
             ChildEnd::Ignored | ChildEnd::TimedOut(WaitTime::Short) => true,
-            // In a temporary pool nothing else bounds a `terminate` that panics (B8).
+            // In a temporary pool nothing else limits how often `terminate` can panic (B8).
             ChildEnd::Panic(_, wait_time) => *wait_time == WaitTime::Short,
             _ => false,
         }
     }
 
-    /// Why `serve` left cleanly, if it said so.
+    /// Returns the reason of a clean exit, if one was given.
     pub(crate) fn clean_reason(&self) -> Option<Cow<'static, str>> {
         match self {
             ChildEnd::Clean(reason) => reason.clone(),
@@ -127,7 +130,7 @@ impl ChildEnd {
         }
     }
 
-    /// What is reported of it as a failure, if anything.
+    /// Returns the failure to report, if the end is one.
     pub(crate) fn failure(self) -> Option<Failure> {
         match self {
             ChildEnd::StartError(failure) => Some(failure),

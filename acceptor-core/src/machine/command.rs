@@ -1,6 +1,6 @@
-//! The commands of the machine to a child.
+//! The commands that the machine gives to children.
 
-/// Why an acceptor is to end.
+/// The reason for an acceptor to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     Closed,
@@ -8,24 +8,25 @@ pub(crate) enum CloseReason {
     Stopped,
 }
 
-/// Why an acceptor that waits is to terminate.
+/// The reason for a waiting acceptor to terminate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndWaiting {
-    /// Its listener is closed, or it was stopped by itself.
+    /// Its listener is closed, or it was stopped individually.
     Closed(CloseReason),
-    /// The pool has another acceptor by now (R1).
+    /// The pool has switched to another acceptor (R1).
     Replaced,
 }
 
 /// A command to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// An acceptor ends; a connection takes no notice.
+    /// An acceptor ends; a connection ignores it.
     Close(CloseReason),
-    /// What does not trap the stop is dropped, once it has run at all.
+    /// A child that has been polled and does not trap the stop is dropped.
     Stop,
-    /// Asked to stop by itself: an acceptor ends, a connection stops, whichever of the two it is by then.
+    /// Stops this child alone: an acceptor ends, a connection stops, whichever it is when it reads
+    /// the command.
     StopAlone,
-    /// Dropped at once.
+    /// Drops the child at once.
     Kill,
 }

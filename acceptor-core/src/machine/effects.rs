@@ -11,37 +11,39 @@ use crate::report::Event;
 use crate::stop_report::StopReport;
 use crate::sync::DropCatching;
 
-/// What is to be done, in this order: `orders` before the lock is released, the rest after.
+/// The actions that follow an event, in order: `orders` before the lock is released, the rest
+/// afterwards.
 pub(crate) struct Effects<S, A> {
     pub(crate) orders: Vec<Order>,
-    /// These listeners close.
+    /// Listeners to close.
     pub(crate) close: Vec<(S, Close)>,
-    /// A child that is to be started in a task of its own.
+    /// A child to start in a task of its own.
     pub(crate) start: Option<(S, ChildId)>,
-    /// A child that the driver starts, after this time.
+    /// A child for the driver to start after this delay.
     pub(crate) start_later: Option<(S, ChildId, Duration)>,
-    /// A listener that closes, and has an acceptor less: it may have none left to wait for (L7).
+    /// A closing listener that lost an acceptor, and may have none left to wait for (L7).
     pub(crate) fewer: Option<S>,
     pub(crate) reports: Vec<Event<A>>,
-    /// The end of a connection that is reported at debug level, and not to the observer unless the spec says so.
+    /// The end of a connection to report at debug level: to the observer only if the spec asks for
+    /// it.
     pub(crate) debug: Option<(Event<A>, Instant)>,
     /// Connections that ended after the grace (S7).
     pub(crate) late: LateConnections<A>,
     pub(crate) finished: Option<Box<StopReport<A>>>,
     pub(crate) driver: Driver,
-    /// A row that is no longer needed: what it holds is dropped outside the lock.
+    /// A row that is no longer needed; its contents are dropped outside the lock.
     pub(crate) gone: Option<DropCatching<Row<A>>>,
-    /// The end of a child that has no row any longer: what it holds is dropped outside the lock, too.
+    /// The end of a child that no longer has a row; it is dropped outside the lock as well.
     pub(crate) unseen: Option<DropCatching<ChildEnd>>,
 }
 
-/// Work for all listeners of a pool.
+/// An action on all listeners of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// From here on each end counts for the result.
+    /// Each end counts for the result from now on.
     BeginStop,
     CloseListeners(Close),
-    /// What does not trap the stop is dropped.
+    /// Children that do not trap the stop are dropped.
     Stop,
     Kill,
 }
@@ -62,7 +64,7 @@ pub(crate) enum Queued {
     Reset,
 }
 
-/// Whether the pool's own task has something to do.
+/// The work that is left to the pool's own task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Driver {
     Sleeps,

@@ -1,7 +1,7 @@
 //! Restart intensity: too many counted failures within a period stop the pool (I1, I2).
 //!
-//! Pure: time is an argument. Invariants: the failures that are kept are in
-//! order of time, and no more than one period old when looked at.
+//! Pure: time is an argument. Invariants: the failures kept are in order of time, and at most one
+//! period old when read.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ impl Intensity {
         self.failures.push_back(now);
         self.forget(now, period);
         if self.failures.len() > intensity as usize {
-            // More than enough to stop: older ones could never matter again.
+            // Enough to stop the pool: older failures can no longer matter.
             let keep = (intensity as usize).saturating_add(1);
             while self.failures.len() > keep {
                 self.failures.pop_front();
@@ -39,7 +39,7 @@ impl Intensity {
         }
     }
 
-    /// How many failures lie within `period` before `now`.
+    /// Returns the number of failures within `period` before `now`.
     pub(crate) fn within(&self, now: Instant, period: Duration) -> usize {
         let recent = |at: &&Instant| now.saturating_duration_since(**at) <= period;
         self.failures.iter().filter(recent).count()

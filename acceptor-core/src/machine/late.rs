@@ -1,16 +1,16 @@
-//! The connections that a stop names, because they ended after its grace (S7).
+//! The connections that a stop report names because they ended after the grace (S7).
 //!
-//! Pure. Invariant: of all that were added the list holds the oldest, oldest first.
+//! Pure. Invariant: the list holds the oldest of the connections added, oldest first.
 
 use std::time::Instant;
 
 use crate::id::ChildId;
 use crate::stop_report::LateConnection;
 
-/// How many are named.
+/// The maximum number of connections named.
 const MOST_NAMED: usize = 16;
 
-/// Connections, with the time when they began.
+/// Connections with the times at which they began.
 pub(crate) type LateConnections<A> = Vec<(Instant, LateConnection<A>)>;
 
 #[derive(Debug)]
@@ -23,7 +23,8 @@ impl<A> Default for Late<A> {
 }
 
 impl<A> Late<A> {
-    /// Adds a connection that began at this time; returns the one that has no place, to be dropped outside of any lock.
+    /// Adds a connection that began at this time. Returns the one that no longer fits, to be
+    /// dropped outside of any lock.
     pub(crate) fn add(
         &mut self,
         began: Instant,
@@ -37,7 +38,7 @@ impl<A> Late<A> {
         self.0.pop().map(|(_, late)| late)
     }
 
-    /// Whether a connection that began at this time would be named, so far.
+    /// Returns whether the list would take a connection that began at this time.
     pub(crate) fn has_place(&self, began: Instant, id: ChildId) -> bool {
         self.place(began, id) < MOST_NAMED
     }

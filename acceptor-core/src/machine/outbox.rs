@@ -1,9 +1,9 @@
-//! The reports that wait for delivery: bounded, and in the order in which they came (O1, O2).
+//! A bounded queue of the reports that wait for delivery, in order (O1, O2).
 //!
-//! Pure. Invariants: no more reports wait than there are places; each report to the observer is
-//! delivered, or counted as lost, or counted as merged into another; the losses are
-//! delivered where the first of them would have been; events that only `tracing` gets take no place of
-//! a report, and none of them is a loss.
+//! Pure. Invariants: no class of reports exceeds its capacity; each report to the observer is
+//! delivered, counted as lost, or counted as merged into another; a report of losses is delivered
+//! in the position of the first lost report; events for `tracing` alone take no slot of a report,
+//! and none of them is a loss.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,18 +11,19 @@ use std::sync::Arc;
 use crate::id::ListenerId;
 use crate::report::{Event, Losses, Report};
 
-/// How many ordinary reports may wait; and as many of failed listeners, and as many events that only `tracing` gets.
+/// The capacity for ordinary reports. The same number of reports of failed listeners may wait, and
+/// of events for `tracing` alone.
 const PLACES: usize = 1024;
 
-/// Which reports share places.
+/// The class of a report; each class has its own capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Places {
     Ordinary,
     /// Only `tracing` gets them.
     Traced,
-    /// Dropped last: there is one for each listener at most.
+    /// Dropped last: at most one for each listener.
     Listeners,
-    /// There is one of each for a pool.
+    /// At most one of each kind for a pool.
     OfItsOwn,
 }
 
@@ -54,21 +55,21 @@ impl Places {
 pub(crate) enum Audience {
     /// The observer, and `tracing` as often as O3 allows.
     All,
-    /// Only `tracing`; so many of its kind were left out before it.
+    /// Only `tracing`, after this number of suppressed events of its kind.
     Trace { suppressed: u64 },
 }
 
 #[derive(Debug)]
 pub(crate) struct Outbox<A> {
     reports: VecDeque<(Report<A>, Audience)>,
-    /// How many of each kind that shares places may wait.
+    /// The capacity of each class.
     places: usize,
     /// The number of the report at the front.
     front: u64,
     ordinary: usize,
     traced: usize,
     listeners: usize,
-    /// The pauses that wait, by the number of their report.
+    /// The queued reports of pauses, by number.
     pauses: BTreeMap<ListenerId, u64>,
     /// The number of the last report of losses.
     losses: Option<u64>,
@@ -94,7 +95,7 @@ impl<A> Outbox<A> {
         }
     }
 
-    /// How many reports were dropped so far.
+    /// Returns the number of reports dropped so far.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
@@ -108,7 +109,7 @@ impl<A> Outbox<A> {
         self.reports.get_mut(index).map(|(report, _)| report)
     }
 
-    /// Adds a report; gives it back if it found no place, or was merged into another.
+    /// Adds a report. Returns it if its class is full or it was merged into another.
     pub(crate) fn push(&mut self, report: Report<A>, audience: Audience) -> Option<Report<A>> {
         if let Event::AcceptPaused {
             listener,
@@ -183,15 +184,15 @@ impl<A> Outbox<A> {
             self.pauses.remove(listener);
         }
         if self.reports.is_empty() {
-            // The memory of a past burst.
+            // Releases the memory of a past burst.
             self.reports.shrink_to(64);
         }
         Some((report, audience))
     }
 
-    /// Takes the reports that wait in a pool that delivers none any longer, and counts them as lost.
+    /// Takes the queued reports of a pool that no longer delivers any, and counts them as lost.
     pub(crate) fn abandon(&mut self) -> VecDeque<(Report<A>, Audience)> {
-        // A report of losses is about reports that are counted already.
+        // The reports that a report of losses is about are counted already.
         let own = |(report, audience): &&(Report<A>, Audience)| {
             *audience == Audience::All && !matches!(report.event, Event::ReportsLost { .. })
         };

@@ -1,4 +1,4 @@
-//! How many `tracing` events of failures are emitted: at most ten a second for each kind and listener (O3).
+//! The rate limit for `tracing` events of failures: ten a second for each kind and listener (O3).
 //!
 //! Pure: time is an argument.
 
@@ -11,25 +11,25 @@ use crate::report::EventKind;
 const PER_SECOND: usize = 10;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// More than that are looked through for those that are of no use any longer.
+/// The number of entries above which stale ones are pruned.
 const MANY: usize = 256;
 
 #[derive(Debug, Default)]
 pub(crate) struct RateLimit {
     recent: HashMap<(ListenerId, EventKind), Recent>,
-    /// The number of entries at which they are looked through again.
+    /// The number of entries at which to prune next.
     prune_at: usize,
 }
 
 #[derive(Debug, Default)]
 struct Recent {
-    /// When the last ten were emitted.
+    /// The times of the last ten events.
     emitted: VecDeque<Instant>,
     suppressed: u64,
 }
 
 impl RateLimit {
-    /// Whether an event is to be emitted, and then how many of its kind were suppressed before it.
+    /// Returns whether to emit an event, and if so how many of its kind were suppressed before it.
     pub(crate) fn admit(
         &mut self,
         listener: ListenerId,
@@ -49,7 +49,8 @@ impl RateLimit {
         Some(std::mem::take(&mut recent.suppressed))
     }
 
-    /// An event that was admitted was not emitted after all, and so were not those before it that it would have named.
+    /// Takes back an admission: the event was not emitted, and neither were the suppressed ones
+    /// that it would have counted.
     pub(crate) fn give_back(&mut self, listener: ListenerId, kind: EventKind, suppressed: u64) {
         let recent = self.recent.entry((listener, kind)).or_default();
         recent.suppressed = recent
@@ -58,15 +59,15 @@ impl RateLimit {
             .saturating_add(1);
     }
 
-    /// Those of which some were suppressed since the last that was emitted.
+    /// Returns the kinds of which events were suppressed since the last one emitted.
     pub(crate) fn suppressed(&self) -> impl Iterator<Item = (ListenerId, EventKind, u64)> {
         let all = self.recent.iter();
         let some = all.filter(|(_, recent)| recent.suppressed > 0);
         some.map(|((listener, kind), recent)| (*listener, *kind, recent.suppressed))
     }
 
-    /// Forgets what was emitted long ago, once there is much of it; returns those of which some were suppressed since. Their
-    /// listener may be gone, so that no event of it comes to say so.
+    /// Prunes old entries once there are many. Returns those with events suppressed since: their
+    /// listener may be gone, so no later event would report them.
     pub(crate) fn forget_old(&mut self, now: Instant) -> Vec<(ListenerId, EventKind, u64)> {
         let mut suppressed = Vec::new();
         if self.recent.len() < self.prune_at.max(MANY) {

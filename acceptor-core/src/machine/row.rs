@@ -1,4 +1,4 @@
-//! One child in the table of its listener: what it is, since when, and what is reported of its end.
+//! A child's row in the table of its listener: its state, since when, and the reports of its end.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -12,19 +12,20 @@ use crate::report::{Event, Failure};
 use crate::status::{AcceptorState, ConnectionState};
 use crate::stop_report::{EndKind, LateConnection, Phase};
 
-/// One child.
+/// The row of one child.
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Row<A> {
-    /// What tells it from the other children of its listener. The rest of its id is where its row is, so that a row is short.
+    /// Identifies the child among those of its listener. The rest of its id follows from the
+    /// position of its row, to keep rows small.
     pub(crate) number: u64,
-    /// Since when it has been what it is: an acceptor, or a connection.
+    /// When the child became an acceptor, or a connection.
     pub(crate) since: Instant,
     pub(crate) stage: Stage<A>,
-    /// Which of the pool's acceptors it is of.
+    /// The generation of the pool's acceptor that the child belongs to.
     pub(super) generation: u64,
     pub(super) backoff: StartBackoff,
     pub(super) looked: Looked,
-    /// Whether its beginning as a connection was reported, and its end is.
+    /// Whether its start as a connection was reported, so that its end is too.
     pub(super) watched: Watched,
 }
 
@@ -38,15 +39,15 @@ pub(crate) enum Stage<A> {
 #[derive(Clone)]
 pub(crate) struct Peer<A> {
     pub(crate) peer_addr: A,
-    /// `None` if the connection has the address of its listener, and no other of its own.
+    /// `None` if the connection has its listener's local address and no replaced addresses.
     pub(crate) own: Option<Box<OwnAddrs<A>>>,
 }
 
-/// What few connections have.
+/// Rarely used per-connection addresses.
 #[derive(Clone)]
 pub(crate) struct OwnAddrs<A> {
     pub(crate) local_addr: A,
-    /// Those of the transport, if its handshake has replaced them (H5).
+    /// The transport's addresses, if the handshake has replaced them (H5).
     pub(crate) transport: Option<Box<Transport<A>>>,
 }
 
@@ -71,17 +72,17 @@ impl<A> Row<A> {
         }
     }
 
-    /// Which of the pool's acceptors it is of.
+    /// The generation of the pool's acceptor that the child belongs to.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Its id, once it is out of its table.
+    /// Returns the id of a row that has left its table.
     pub(crate) fn id(&self, listener: ListenerId) -> ChildId {
         ChildId::new(listener, self.number, ChildId::NO_SLOT)
     }
 
-    /// Whether it is an acceptor that has not begun.
+    /// Returns whether this is an acceptor that has not started.
     pub(super) fn is_spaced(&self) -> bool {
         self.acceptor_state() == Some(AcceptorState::Spaced)
     }
@@ -93,7 +94,8 @@ impl<A> Row<A> {
         }
     }
 
-    /// The report of an end at debug level: the peer is gone, or the handshake failed. Gives back any other end.
+    /// Returns the debug-level report of an end: the peer is gone, or the handshake failed. Returns
+    /// any other end unchanged.
     pub(super) fn debug_report(
         &self,
         child: ChildId,
@@ -130,7 +132,7 @@ impl<A> Row<A> {
         }
     }
 
-    /// The connection, as a stop names it that it has held up (S7).
+    /// Describes a connection that delayed a stop (S7).
     pub(crate) fn late(
         &self,
         id: ChildId,
@@ -154,12 +156,12 @@ impl<A> Row<A> {
         Some((self.since, late))
     }
 
-    /// Whether its beginning was reported, and so its end is, however it comes (O4).
+    /// Returns whether the connection's start was reported, so that its end must be (O4).
     pub(super) fn is_watched(&self) -> bool {
         self.watched == Watched::Yes
     }
 
-    /// The report of an end, if it is one to report.
+    /// Returns the report of an end, if it is to be reported.
     pub(super) fn report(&self, child: ChildId, end: ChildEnd, now: Instant) -> Option<Event<A>>
     where
         A: Clone,
@@ -191,7 +193,7 @@ impl<A> Row<A> {
 }
 
 impl<A: Clone> Row<A> {
-    /// The report of the end of a connection whose beginning was reported (O4).
+    /// Returns the report of the end of a connection whose start was reported (O4).
     pub(super) fn ended(
         &self,
         child: ChildId,
@@ -214,14 +216,14 @@ impl<A: Clone> Row<A> {
     }
 }
 
-/// How many children there are, by what they are.
+/// The numbers of children by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Tally {
     pub(crate) serving: usize,
     pub(crate) handshaking: usize,
     pub(crate) guarded: usize,
     pub(crate) waiting: usize,
-    /// Not begun yet.
+    /// Not started yet.
     pub(crate) spaced: usize,
     pub(crate) init: usize,
     pub(crate) terminating: usize,
@@ -259,7 +261,7 @@ impl Tally {
     }
 }
 
-/// Whether the beginning and the end of a connection are reported (O4).
+/// Whether the start and the end of a connection are reported (O4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Watched {
     No,

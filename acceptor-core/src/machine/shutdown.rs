@@ -1,8 +1,7 @@
 //! The phases of a stop: lame duck → grace → stop → kill, each bounded.
 //!
-//! Pure: time is an argument. Invariants: phases only go forward; each begins
-//! when the one before was seen to end, never earlier; with nothing left there
-//! is no further phase.
+//! Pure: time is an argument. Invariants: phases only go forward; a phase begins when the end of
+//! the one before is observed, never earlier; without children left there is no further phase.
 
 use std::time::{Duration, Instant};
 
@@ -18,28 +17,28 @@ pub(crate) enum StopStep {
     CloseListeners(Queued),
     SendStop,
     Kill,
-    /// All is gone, but for what is left behind as stuck.
+    /// All children have ended, except those abandoned as stuck.
     Finish,
 }
 
-/// How long listeners may take to close: grace begins then at the latest (L7).
+/// The longest time that listeners may take to close: grace begins after it at the latest (L7).
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// One stop, under way.
+/// A stop in progress.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Stopping {
     plan: StopPlan,
     began: Instant,
     phase: Phase,
-    /// Grace has not begun: the listeners take what the kernel has queued.
+    /// Grace has not begun: the listeners drain the kernel's queues.
     closing: bool,
     deadline: Option<Instant>,
     finished: bool,
 }
 
 impl Stopping {
-    /// Begins with the lame duck, whatever its length.
+    /// Begins a stop, with the lame duck phase whatever its length.
     pub(crate) fn begin(plan: StopPlan, now: Instant) -> Self {
         Self {
             plan,
@@ -59,23 +58,23 @@ impl Stopping {
         self.phase
     }
 
-    /// The fate of connections that the kernel has queued.
+    /// Returns what happens to connections that the kernel has queued.
     pub(crate) fn queued(&self) -> Queued {
         queued(self.plan.grace, self.plan.shutdown)
     }
 
-    /// When `advance`, or in the kill phase a look, is due even if nothing happens.
+    /// Returns when `advance`, or a look in the kill phase, is due at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.finished { None } else { self.deadline }
     }
 
-    /// Whether children that are killed now are one report with a count (S6).
+    /// Returns whether children that are killed now are reported together, with a count (S6).
     pub(crate) fn reports_kills(&self) -> bool {
         self.plan.shutdown != Shutdown::Kill
     }
 
-    /// The next step that is due, to be asked until there is none. `left` is the number of listeners that are open or
-    /// have children, `sockets` of those that are open.
+    /// Returns the next step that is due; to be called until there is none. `left` is the number of
+    /// listeners that are open or have children, `sockets` the number of open ones.
     pub(crate) fn advance(
         &mut self,
         now: Instant,
@@ -124,7 +123,7 @@ impl Stopping {
         }
     }
 
-    /// Goes to the kill at once, whatever the phase; the listeners close on the way.
+    /// Goes to the kill phase at once, whatever the current one; the listeners close on the way.
     pub(crate) fn kill(&mut self, now: Instant) -> Option<StopStep> {
         if self.finished || self.phase == Phase::Kill {
             return None;
@@ -132,7 +131,8 @@ impl Stopping {
         self.enter_kill(now)
     }
 
-    /// All children were looked at: the next look is a quarter of a kill timeout away.
+    /// Records that all children were looked at: the next look is due a quarter of a kill timeout
+    /// later.
     pub(crate) fn looked(&mut self, now: Instant) {
         self.deadline = now.checked_add(self.plan.kill_timeout / LOOKS_IN_A_KILL_TIMEOUT);
     }
@@ -142,7 +142,7 @@ impl Stopping {
         self.deadline = deadline;
     }
 
-    /// The first look is due at once.
+    /// Enters the kill phase. The first look is due at once.
     fn enter_kill(&mut self, now: Instant) -> Option<StopStep> {
         self.enter(Phase::Kill, Some(now));
         Some(StopStep::Kill)

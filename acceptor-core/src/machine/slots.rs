@@ -1,46 +1,47 @@
-//! Numbered slots for the children of one listener, in chunks; each chunk has a bank beside it.
+//! Numbered slots for the children of one listener, in chunks, each with a bank.
 //!
-//! Invariants: a value stays in its slot until it is removed; no operation
-//! moves or visits more than one chunk of others; a chunk without values holds
-//! neither memory nor a bank. Those of few chunks are kept for the next ones, those of a past peak are given back.
+//! Invariants: a value stays in its slot until it is removed; no operation moves or visits more
+//! than one chunk of other values; an empty chunk holds neither memory nor a bank. A few spare
+//! chunks are kept for reuse, and the memory of a past peak is released.
 
-/// How many slots a chunk has. Few, because a listener with one acceptor has a whole bank; a model of loom has fewer, since it
-/// would follow each seat of a bank.
+/// The number of slots in a chunk. It is small because a listener with a single acceptor has a
+/// whole bank, and smaller under loom, which models every seat of a bank.
 pub(crate) const CHUNK: usize = if cfg!(all(test, loom)) { 4 } else { 16 };
 
-/// The memory of so many chunks is kept once they are empty: a listener whose connections come and go by a few dozen allocates
-/// nothing for them.
+/// The number of empty chunks whose memory is kept, so that a listener does not allocate for a few
+/// dozen connections that come and go.
 const SPARES: usize = 4;
 
-/// The mask of a chunk has a bit for each slot: this one has no slot vacant.
+/// The mask of a chunk, with a bit for each slot, that has no vacant slot.
 const FULL: u32 = u32::MAX >> (u32::BITS as usize - CHUNK);
 
-/// The part of each child of a chunk that other threads reach without the table's lock.
+/// The part of a chunk's children that other threads reach without the table's lock.
 pub(crate) trait Bank {
-    /// What the banks of one listener share.
+    /// State shared by the banks of one listener.
     type Signals;
-    /// The way to one child.
+    /// A handle to one child.
     type Control: Clone;
 
-    /// A bank for [`CHUNK`] children, none of which is there.
+    /// Creates a bank with [`CHUNK`] vacant seats.
     fn new(signals: &Self::Signals) -> Self;
 
-    /// A number for a child, higher than those before.
+    /// Returns a number for a child, higher than all before.
     fn next_number(signals: &Self::Signals) -> u64;
 
-    /// Acceptors are held from now on, or no longer (B4): for who has not locked the table.
+    /// Sets whether acceptors are held (B4), for readers that have not locked the table.
     fn set_outage(signals: &Self::Signals, holds: bool);
 
-    /// A child with this number takes a slot, in which nothing is left of the one before.
+    /// Assigns a slot, in which no state of the previous child is left, to the child with this
+    /// number.
     fn occupy(&mut self, slot: u32, number: u64);
 
     fn control(&self, slot: u32, number: u64) -> Self::Control;
 
-    /// A counter that is odd while the child in this slot is inside a poll or a drop (S8).
+    /// Returns a counter that is odd while the child in this slot is inside a poll or a drop (S8).
     fn mark(&self, slot: u32) -> u32;
 }
 
-/// The place of a slot in its bank.
+/// Returns the index of a slot within its bank.
 pub(crate) fn place(slot: u32) -> usize {
     slot as usize % CHUNK
 }
@@ -51,9 +52,9 @@ pub(crate) struct Slots<T, B> {
     chunks: Vec<Chunk<T, B>>,
     /// Chunks with a vacant slot; the next value goes to the last of them.
     available: Vec<u32>,
-    /// The slots, all vacant, and the banks of chunks that have none.
+    /// Spare memory of empty chunks: their vacant slots and their banks.
     spares: Vec<(Vec<Option<T>>, B)>,
-    /// Chunks that hold a value.
+    /// The number of chunks that hold a value.
     used: usize,
     len: usize,
 }
@@ -65,7 +66,7 @@ struct Chunk<T, B> {
     /// `None` for a chunk without values.
     bank: Option<B>,
     occupied: u32,
-    /// Whether `available` has it.
+    /// Whether `available` contains it.
     listed: bool,
 }
 
@@ -86,7 +87,7 @@ impl<T, B> Slots<T, B> {
         self.len
     }
 
-    /// Inserts the value that is made of the slot's number, and of the bank of its chunk.
+    /// Inserts a value that is made from the slot's number and the bank of its chunk.
     #[inline]
     pub(crate) fn insert_with(
         &mut self,
@@ -123,7 +124,7 @@ impl<T, B> Slots<T, B> {
             }
         };
         let value = make(slot, bank);
-        // The lowest vacant slot is within the chunk's length, or just behind it.
+        // The lowest vacant slot is within the chunk's length, or just past its end.
         match chunk.slots.get_mut(vacant) {
             Some(place) => *place = Some(value),
             None => chunk.slots.push(Some(value)),
@@ -162,7 +163,8 @@ impl<T, B> Slots<T, B> {
         Some(value)
     }
 
-    /// Takes out of the value in a slot what is to be kept, and drops the rest where it is; `None` if it stays there.
+    /// Takes the parts to keep out of the value in a slot, and drops the rest in place; `None` if
+    /// the value stays.
     #[inline]
     pub(crate) fn vacate<K>(
         &mut self,
@@ -177,7 +179,7 @@ impl<T, B> Slots<T, B> {
         Some(kept)
     }
 
-    /// There is no value in this slot any longer.
+    /// Marks a slot as vacant.
     #[inline]
     fn vacated(&mut self, slot: u32) {
         let (index, at) = (slot as usize / CHUNK, place(slot));
@@ -205,7 +207,7 @@ impl<T, B> Slots<T, B> {
         self.trim();
     }
 
-    /// Gives back what a past peak took of the directory, once most of it is unused.
+    /// Releases the directory's memory of a past peak, once most of it is unused.
     fn trim(&mut self) {
         if self.used * 8 >= self.chunks.len() {
             return;
@@ -222,7 +224,8 @@ impl<T, B> Slots<T, B> {
         }
     }
 
-    /// Visits values from a slot on, looking at no more than `limit` slots, and returns where to go on, if anywhere.
+    /// Visits values from a slot on, reading at most `limit` slots. Returns the slot to continue
+    /// from, if any.
     pub(crate) fn visit(
         &mut self,
         from: usize,
@@ -237,7 +240,7 @@ impl<T, B> Slots<T, B> {
             }
             left -= 1;
             if chunk.occupied >> (at % CHUNK) == 0 {
-                // Nothing in the rest of this chunk.
+                // The rest of this chunk is empty.
                 at = (at / CHUNK + 1) * CHUNK;
                 continue;
             }

@@ -1,4 +1,4 @@
-//! How a pool goes through the phases of a stop.
+//! The supervisor's part in a stop: its phases, and the search for stuck children.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -29,7 +29,7 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Counts the ends of so many children, on this runtime.
+    /// Counts ends of this kind, of children on this runtime.
     pub(super) fn count(&mut self, role: Role, kind: EndKind, count: usize, runtime: RuntimeKey) {
         let phase = self.stopping.phase() as usize;
         match role {
@@ -41,7 +41,7 @@ impl Stop {
 }
 
 impl<S: Clone> Supervisor<S> {
-    /// Begins to stop; a stop that is under way stays as it is (S1).
+    /// Begins a stop. A stop in progress continues unchanged (S1).
     pub(crate) fn stop<A>(
         &mut self,
         reason: StopReason,
@@ -55,7 +55,7 @@ impl<S: Clone> Supervisor<S> {
         self.advance(now, effects);
     }
 
-    /// Goes to the kill at once, whether or not a stop is under way (S9).
+    /// Goes to the kill phase at once, whether or not a stop is in progress (S9).
     pub(crate) fn kill<A>(
         &mut self,
         reason: StopReason,
@@ -72,7 +72,7 @@ impl<S: Clone> Supervisor<S> {
         self.advance(now, effects);
     }
 
-    /// Time has passed.
+    /// Moves the stop on to the phase that is due.
     pub(crate) fn tick<A>(&mut self, now: Instant, effects: &mut Effects<S, A>) {
         self.advance(now, effects);
     }
@@ -131,13 +131,13 @@ impl<S: Clone> Supervisor<S> {
         }
     }
 
-    /// Whether the driver is to look for children that are stuck.
+    /// Returns whether the driver must look for stuck children.
     pub(crate) fn look_is_due(&self, now: Instant) -> bool {
         self.phase() == Some(Phase::Kill) && self.deadline().is_some_and(|at| at <= now)
     }
 
-    /// Looks at some children of one listener; returns where to go on, if anywhere. The rows of those that are stuck go
-    /// to `gone`, to be dropped outside of any lock.
+    /// Looks at some children of one listener. Returns where to continue, if anywhere. The rows of
+    /// stuck children go to `gone`, to be dropped outside of any lock.
     pub(crate) fn look<B: Bank, A>(
         &mut self,
         table: &mut Table<B, A>,
@@ -160,7 +160,8 @@ impl<S: Clone> Supervisor<S> {
         next
     }
 
-    /// All children were looked at. If none of those on a runtime moved for a kill timeout, all that are left there are stuck.
+    /// Ends a round of looks. If no child on a runtime moved for a kill timeout, all that are left
+    /// there are stuck.
     pub(crate) fn looked<A>(&mut self, now: Instant, effects: &mut Effects<S, A>) -> Looks {
         self.advance(now, effects);
         let Some(stop) = self.stop.as_mut().filter(|stop| !stop.finished) else {
@@ -177,8 +178,8 @@ impl<S: Clone> Supervisor<S> {
         }
     }
 
-    /// Gives up what is left on these runtimes: `stuck` children, of listeners that are forgotten, and are given back to be
-    /// dropped outside of any lock.
+    /// Abandons the `stuck` children left on these runtimes. Returns their listeners, which are
+    /// forgotten, to be dropped outside of any lock.
     #[must_use]
     pub(crate) fn give_up<A>(
         &mut self,
@@ -227,11 +228,11 @@ impl<S: Clone> Supervisor<S> {
     }
 }
 
-/// The consequence of a round of looks.
+/// The result of a round of looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Looks {
     GoOn,
-    /// These runtimes poll none of the pool's tasks: what is left there is stuck.
+    /// These runtimes poll no task of the pool: the children left there are stuck.
     Blocked(BTreeSet<RuntimeKey>),
     Over,
 }

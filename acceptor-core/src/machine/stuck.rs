@@ -1,19 +1,21 @@
-//! Which children are stuck: those that the kill found inside one and the same poll or drop for a whole kill timeout (S8).
+//! Detection of stuck children: those that the kill found inside one poll or drop for a whole kill
+//! timeout (S8).
 //!
-//! Pure. A child counts its polls: the number is odd while it is inside one. The
-//! driver looks at all of them every quarter of a kill timeout, so the same odd
-//! number in five looks in a row is one poll that lasted a whole kill timeout.
+//! Pure. A child counts its polls: the number is odd while it is inside one. The driver looks at
+//! all children every quarter of a kill timeout, so the same odd number in five looks in a row is
+//! one poll that lasted a whole kill timeout.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many looks a kill timeout has, both ends included.
+/// The number of looks that span a kill timeout, both ends included.
 const LOOKS: u8 = 5;
 
-/// Looks are this part of a kill timeout apart.
+/// The number of intervals between looks in a kill timeout.
 pub(crate) const LOOKS_IN_A_KILL_TIMEOUT: u32 = 4;
 
-/// The findings of the last looks at one child: its mark then, but for the highest bits, and in the lowest [`SAME_BITS`] how
-/// many looks in a row found it. It is part of each row of a table, and so one number.
+/// The result of the last looks at one child: its mark, without the highest bits, and in the lowest
+/// [`SAME_BITS`] how many looks in a row found that mark. Every row of a table holds one, so it is
+/// a single number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Looked(u32);
 
@@ -21,14 +23,14 @@ const SAME_BITS: u32 = 3;
 
 const SAME: u32 = (1 << SAME_BITS) - 1;
 
-/// The finding of one look at a child.
+/// The result of one look at a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// It was polled, or seen for the first time, since the look before.
+    /// It was polled, or seen for the first time, since the previous look.
     Moved,
-    /// It was not polled since.
+    /// It was not polled since the previous look, and is not inside a long poll.
     Still,
-    /// It is inside a poll that has lasted a kill timeout.
+    /// It has been inside one poll for a kill timeout.
     Stuck,
 }
 
@@ -50,7 +52,8 @@ impl Looked {
     }
 }
 
-/// One of the runtimes that the listeners of a pool are on: the number of the first listener that was added there.
+/// Identifies a runtime that listeners of the pool run on, by the number of the first listener
+/// added there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RuntimeKey(pub(crate) u64);
 
@@ -59,21 +62,22 @@ impl RuntimeKey {
     pub(crate) const OF_THE_POOL: Self = Self(0);
 }
 
-/// Which runtimes poll none of the pool's tasks.
+/// Detects runtimes that poll no task of the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Runtimes {
-    /// Those on which something moved in the present round of looks.
+    /// Runtimes with progress in the current round of looks.
     moved: BTreeSet<RuntimeKey>,
     stillness: BTreeMap<RuntimeKey, Stillness>,
 }
 
 impl Runtimes {
-    /// A child on this runtime moved, or has ended.
+    /// Records that a child on this runtime moved or ended.
     pub(crate) fn moved(&mut self, runtime: RuntimeKey) {
         self.moved.insert(runtime);
     }
 
-    /// Ends a round of looks at all children, which were on these runtimes; returns those to be treated as blocked.
+    /// Ends a round of looks at all children, which were on these runtimes. Returns the runtimes to
+    /// treat as blocked.
     pub(crate) fn looked(
         &mut self,
         runtimes: impl IntoIterator<Item = RuntimeKey>,
@@ -88,14 +92,14 @@ impl Runtimes {
     }
 }
 
-/// How many looks in a row found that nothing moved at all: the runtime polls no task of the pool.
+/// The number of looks in a row without progress: the runtime polls no task of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Stillness(u8);
 
 impl Stillness {
-    /// Whether the runtime is to be treated as blocked.
+    /// Returns whether to treat the runtime as blocked.
     fn is_blocked(&mut self, moved: bool) -> bool {
-        // The look after which nothing moved any longer is the first of them.
+        // The last look that found progress is the first of the run.
         self.0 = if moved { 1 } else { self.0.saturating_add(1) };
         self.0 >= LOOKS
     }

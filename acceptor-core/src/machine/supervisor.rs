@@ -1,9 +1,10 @@
-//! A pool's listeners, its restart intensity and its stop: events and the time go in, effects come out.
+//! A pool's listeners, its restart intensity and its stop: events and the time go in, effects come
+//! out.
 //!
-//! Pure: no clock, no runtime, no future. `S` is a listener; its children are in
-//! a [`Table`] of its own, which an event of a child brings along. Invariants: a
-//! listener is known from before its start until its socket is closed and its last
-//! child has ended; the pool has stopped when the last listener is gone.
+//! Pure: no clock, no runtime, no future. `S` is a listener; its children are in a [`Table`] of its
+//! own, which the caller passes with each event of a child. Invariants: a listener is known from
+//! before its start until its socket is closed and its last child has ended; the pool has stopped
+//! when the last listener is gone.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -29,13 +30,13 @@ pub(crate) struct Supervisor<S> {
     pub(super) rules: Rules,
     pub(super) listeners: BTreeMap<ListenerId, Listening<S>>,
     listeners_ever: u64,
-    /// Listeners whose socket is not closed yet.
+    /// The number of listeners whose socket is open.
     pub(super) sockets: usize,
     pub(super) intensity: Intensity,
     pub(super) stop: Option<Stop>,
 }
 
-/// A listener that is open, or that has children left.
+/// A listener that is open or has children left.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Listening<S> {
@@ -47,7 +48,7 @@ pub(crate) struct Listening<S> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SocketState {
     Open,
-    /// It was asked to close, and is still open.
+    /// It was asked to close, and its socket is still open.
     Closing(CloseReason),
     Closed,
 }
@@ -85,7 +86,7 @@ impl<S: Clone> Supervisor<S> {
         self.intensity.within(now, self.rules.period)
     }
 
-    /// All listeners, oldest first, also those that are closed and have children left.
+    /// Returns all listeners, oldest first, including closed ones with children left.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = (ListenerId, &Listening<S>)> {
         self.listeners
             .iter()
@@ -98,7 +99,7 @@ impl<S: Clone> Supervisor<S> {
             .filter(|_| id.pool.may_be(self.pool))
     }
 
-    /// The first listener after this one.
+    /// Returns the first listener after this one.
     pub(crate) fn listener_after(&self, id: Option<ListenerId>) -> Option<(ListenerId, &S)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = id.map_or(Unbounded, Excluded);
@@ -106,7 +107,7 @@ impl<S: Clone> Supervisor<S> {
         next.map(|(id, listening)| (*id, &listening.listener))
     }
 
-    /// When [`tick`](Self::tick) is due.
+    /// Returns when [`tick`](Self::tick) is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.stop.as_ref().and_then(|stop| stop.stopping.deadline())
     }
@@ -115,7 +116,8 @@ impl<S: Clone> Supervisor<S> {
         self.stop.as_ref().map(|stop| stop.stopping.phase())
     }
 
-    /// Adds a listener, whose children are on this runtime, or on one that no other listener is on. The pool must be running.
+    /// Adds a listener. Its children run on this runtime, or for `None` on one that no other
+    /// listener uses. The pool must be running.
     pub(crate) fn add_listener(
         &mut self,
         runtime: Option<RuntimeKey>,
@@ -137,7 +139,7 @@ impl<S: Clone> Supervisor<S> {
         id
     }
 
-    /// A child has ended, and what it held is gone (E1 to E3).
+    /// Handles the end of a child whose contents are dropped (E1 to E3).
     pub(crate) fn ended<B: Bank, A: Clone>(
         &mut self,
         table: &mut Table<B, A>,
@@ -152,7 +154,7 @@ impl<S: Clone> Supervisor<S> {
         };
         let listening = self.listeners.get(&id.listener());
         let runtime = listening.map_or(RuntimeKey::OF_THE_POOL, |listening| listening.runtime);
-        // Before anything else: a pool in which nothing is left has no further phase.
+        // First: a pool with no children left has no further phase.
         self.forget_if_over(table, id.listener());
         let (role, kind) = (row.role(), end.kind());
         let counted = end.counted(self.rules.restart);
@@ -166,7 +168,7 @@ impl<S: Clone> Supervisor<S> {
         let one_of_many = kind == EndKind::Killed && self.phase() == Some(Phase::Kill);
         let report = match row.debug_report(id, end, now) {
             Ok(debug) => {
-                // Of a watched connection it is the report that belongs to its beginning (O4).
+                // The end of a watched connection is always reported, as its start was (O4).
                 let asked = self.rules.connection_reports != ConnectionReports::Failures;
                 let (report, debug) = match asked || row.is_watched() {
                     true => (Some(debug), None),
@@ -196,7 +198,7 @@ impl<S: Clone> Supervisor<S> {
                 replaces = self.phase() == Some(Phase::LameDuck);
             }
         }
-        // Another has taken the place of one that was replaced already (R1).
+        // A replaced acceptor has its successor already (R1).
         replaces &= !table.is_replaced(&row);
         if role == Role::Acceptor && replaces && table.is_open() && self.accepts() {
             self.replace(table, id.listener(), &row, how, now, effects);
@@ -237,8 +239,8 @@ impl<S: Clone> Supervisor<S> {
         }
     }
 
-    /// Whether acceptors are of any use: the pool runs, is a lame duck, or still takes what the kernel has queued. One that
-    /// does not take that has no grace either.
+    /// Returns whether new acceptors are useful: the pool runs, is a lame duck, or still drains the
+    /// kernel's queues. A stop that does not drain has no grace either.
     fn accepts(&self) -> bool {
         !matches!(self.phase(), Some(Phase::Stop | Phase::Kill))
     }
@@ -250,7 +252,8 @@ impl<S: Clone> Supervisor<S> {
         }
     }
 
-    /// Closes a listener, or joins its close (L3, L8). `None` if its socket is closed, or it is not known.
+    /// Closes a listener, or joins a close in progress (L3, L8). `None` if its socket is closed or
+    /// the listener is unknown.
     pub(crate) fn close<A>(&mut self, id: ListenerId, effects: &mut Effects<S, A>) -> Option<S> {
         let ours = id.pool.may_be(self.pool);
         let listening = self.listeners.get_mut(&id).filter(|_| ours)?;
@@ -261,7 +264,7 @@ impl<S: Clone> Supervisor<S> {
                 let queued = Queued::Accepted;
                 let close = Close { reason, queued };
                 effects.close.push((listening.listener.clone(), close));
-                // The connections that wait for *draining* are woken by the driver.
+                // The driver wakes the connections that wait for *draining*.
                 effects.driver = Driver::Wakes;
             }
             SocketState::Closing(_) => {}
@@ -270,7 +273,7 @@ impl<S: Clone> Supervisor<S> {
         Some(listening.listener.clone())
     }
 
-    /// All open listeners close.
+    /// Closes all open listeners.
     pub(super) fn close_all<A>(&mut self, close: Close, effects: &mut Effects<S, A>) {
         for listening in self.listeners.values_mut() {
             if listening.socket == SocketState::Open {
@@ -283,9 +286,9 @@ impl<S: Clone> Supervisor<S> {
         effects.driver = Driver::Wakes;
     }
 
-    /// A listener's socket is closed: its address can be bound again, and its acceptors get the reason.
+    /// Handles a closed socket: its address can be bound again, and its acceptors get the reason.
     ///
-    /// `failure` is its report, should it have failed and not been asked to close.
+    /// `failure` is the report of a listener that failed without having been asked to close.
     pub(crate) fn socket_closed<B: Bank, A>(
         &mut self,
         table: &mut Table<B, A>,
@@ -324,7 +327,7 @@ impl<S: Clone> Supervisor<S> {
     }
 }
 
-/// Whether a stop first takes what the kernel has queued (L7).
+/// Returns whether a stop first drains the kernel's queues (L7).
 pub(super) fn queued(grace: Grace, shutdown: Shutdown) -> Queued {
     if grace == Grace::Within(std::time::Duration::ZERO) && shutdown == Shutdown::Kill {
         Queued::Reset

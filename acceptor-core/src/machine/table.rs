@@ -1,10 +1,10 @@
-//! The children of one listener: events go in, and what follows for the children comes out.
+//! The children of one listener: events go in, and their consequences for the children come out.
 //!
-//! Pure: no clock, no runtime, no future. `B` has the ways to reach children, `A` is an
-//! address. Invariants: each child has a row from before its start until its
-//! end; the counts are those of the rows and of the acceptors still owed; an open
-//! listener has its number of acceptors; an end of a child without a row changes
-//! nothing; no call but `visit` takes time that grows with the number of children.
+//! Pure: no clock, no runtime, no future. `B` gives access to children, `A` is an address.
+//! Invariants: each child has a row from before its start until its end; the counts are those of
+//! the rows and of the acceptors still owed; an open listener has its number of acceptors; an end
+//! of a child without a row changes nothing; only `visit` takes time that grows with the number of
+//! children.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -27,34 +27,34 @@ struct Outage {
     probe: Option<ChildId>,
 }
 
-/// Whether the listener takes connections, and so keeps its number of acceptors.
+/// Whether the listener accepts connections, and so maintains its number of acceptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     Open,
-    /// Nothing is accepted any longer: acceptors are not replaced.
+    /// It accepts no more connections: acceptors are not replaced.
     Closed,
 }
 
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Table<B: Bank, A> {
     id: ListenerId,
-    /// What the banks of its rows are made of.
+    /// State shared by the banks of its rows.
     signals: B::Signals,
     rows: Slots<Row<A>, B>,
     tally: Tally,
-    /// Acceptors that the listener has and that have no row yet.
+    /// The number of acceptors that the listener is to have and that have no row yet.
     owed: usize,
-    /// Rows that the accept loop is to start, oldest first.
+    /// Rows for the accept loop to start, oldest first.
     to_start: BTreeSet<ChildId>,
     /// Rows that start once another acceptor's `init` has succeeded, oldest first.
     held: BTreeSet<ChildId>,
     outage: Option<Outage>,
     accepted: u64,
-    /// Counts the acceptors that the pool has had: the current one's number.
+    /// The current generation: counts the acceptors that the pool has been configured with.
     generation: u64,
-    /// Acceptors that are older and have begun are replaced (R1).
+    /// Started acceptors of generations before this one are replaced (R1).
     oldest: u64,
-    /// How many of those have not ended yet. Others have their places already.
+    /// How many of those have not ended yet. They have successors already.
     replaced: usize,
     door: Door,
     /// Whether connections that begin from now on are reported.
@@ -66,34 +66,35 @@ pub(crate) struct Table<B: Bank, A> {
 /// The successor of an acceptor.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Replacement {
-    /// Its `init` is to run.
+    /// Its `init` must run.
     Init(ChildId),
-    /// It has its state, and waits; and others that were held are to be started, if so.
+    /// It has its state and waits. The second value says whether held acceptors must start.
     Waits(ChildId, Waits),
-    /// It is started by the driver, after this time.
+    /// The driver starts it after this delay.
     Later(ChildId, Duration),
     /// It starts once another acceptor's `init` has succeeded, or not at all.
     None,
 }
 
-/// The fate of an acceptor that has a connection.
+/// The outcome for an acceptor that got a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Became<C> {
     Serves(C, Replacement),
-    /// It serves, and is not replaced: what there is of the next acceptor is of no use.
+    /// It serves and has no replacement: the prepared state of the next acceptor is unused.
     ServesLast(C),
-    /// It is not a child any longer: the pool ended without it.
+    /// It is no longer a child: the pool ended without it.
     Gone,
-    /// It is of an acceptor that is replaced, and terminates (R1); the next one, too, if it has its state.
+    /// It belongs to a replaced generation and terminates (R1), as does the next one if that has
+    /// its state.
     Replaced(Option<ChildId>),
 }
 
-/// The next acceptor, asked for its state before the lock was taken.
+/// The next acceptor, whose `init_now` ran before the lock was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Next {
-    /// The number that was reserved for it.
+    /// The number reserved for it.
     pub(crate) number: u64,
-    /// Which of the pool's acceptors it is of.
+    /// The generation of the pool's acceptor that it belongs to.
     pub(crate) generation: u64,
     pub(crate) ready: Ready,
 }
@@ -103,22 +104,22 @@ pub(crate) struct Next {
 pub(crate) enum Ready {
     Yes,
     No,
-    /// Asking for it was a start error (B4).
+    /// `init_now` was a start error (B4).
     Failed,
 }
 
-/// An acceptor's `init` has succeeded.
+/// The consequence of an `init` that succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waits {
-    /// It waits.
+    /// The acceptor waits.
     Yes,
-    /// It waits; and others that were held are to be started.
+    /// The acceptor waits, and held acceptors must be started.
     Releases,
     Gone,
 }
 
 impl<B: Bank, A> Table<B, A> {
-    /// The table of a listener that has just been added; its acceptors are owed.
+    /// Creates the table of a new listener; all its acceptors are owed.
     pub(crate) fn new(id: ListenerId, acceptors: usize, signals: B::Signals) -> Self {
         Self {
             id,
@@ -147,7 +148,7 @@ impl<B: Bank, A> Table<B, A> {
         }
     }
 
-    /// Whether acceptors have no row yet, and may still start.
+    /// Returns whether acceptors without a row may still start.
     pub(crate) fn is_owed(&self) -> bool {
         self.owed > 0 && self.is_open()
     }
@@ -160,28 +161,29 @@ impl<B: Bank, A> Table<B, A> {
         self.door == Door::Open && !self.killed
     }
 
-    /// Whether the listener is closed and its last child has ended.
+    /// Returns whether the listener is closed and its last child has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.door == Door::Closed && self.rows.len() == 0
     }
 
-    /// A stop has begun: from here on it counts each end.
+    /// Begins a stop, which counts each end from now on.
     pub(crate) fn begin_stop(&mut self) {
         self.stopping = true;
     }
 
-    /// Whether connections that begin from now on are reported, and with their beginning their end (O4).
+    /// Sets whether the start and the end of connections that begin from now on are reported (O4).
     pub(crate) fn watch_ends(&mut self, all: bool) {
         self.watched = if all { Watched::Yes } else { Watched::No };
     }
 
-    /// From here on no child is started, and no acceptor becomes a connection.
+    /// Begins the kill: from now on no child starts, and no acceptor becomes a connection.
     pub(crate) fn kill(&mut self) {
         self.killed = true;
         self.stopping = true;
     }
 
-    /// The socket is closed: acceptors are not replaced any longer. Returns how many were owed, and how they end.
+    /// Records that the socket is closed: acceptors are no longer replaced. Returns how many were
+    /// owed, and how they end.
     pub(crate) fn close(&mut self) -> (usize, EndKind) {
         self.door = Door::Closed;
         self.to_start = BTreeSet::new();
@@ -195,7 +197,7 @@ impl<B: Bank, A> Table<B, A> {
         (std::mem::take(&mut self.owed), kind)
     }
 
-    /// Takes all rows: their children are given up, and their ends are no longer seen.
+    /// Takes all rows: their children are abandoned, and their ends are ignored.
     pub(crate) fn abandon(&mut self) -> DropCatching<Slots<Row<A>, B>> {
         self.close();
         self.tally = Tally::default();
@@ -203,24 +205,24 @@ impl<B: Bank, A> Table<B, A> {
         DropCatching::new(std::mem::take(&mut self.rows))
     }
 
-    /// The number of a child that is about to be made.
+    /// Returns the number for a child that is about to be created.
     pub(crate) fn reserve_number(&self) -> u64 {
         B::next_number(&self.signals)
     }
 
-    /// Which of the pool's acceptors new children are of.
+    /// Returns the generation of new children.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The pool has another acceptor. Returns whether children are to end because of that (R1).
+    /// Switches to another acceptor. Returns whether children must end because of it (R1).
     pub(crate) fn reconfigure(&mut self, waiting: WaitingAcceptors) -> bool {
         self.generation += 1;
         if waiting == WaitingAcceptors::Keep || !self.is_open() {
             return false;
         }
         self.oldest = self.generation;
-        // Those that are spaced begin with the new one.
+        // Spaced acceptors start with the new one.
         let begun = self.tally.acceptors() - self.tally.spaced;
         self.owed += begun.saturating_sub(self.replaced);
         let probe = self.outage.as_ref().and_then(|outage| outage.probe);
@@ -233,7 +235,7 @@ impl<B: Bank, A> Table<B, A> {
         begun > std::mem::replace(&mut self.replaced, begun)
     }
 
-    /// Whether it is an acceptor that another has taken the place of (R1).
+    /// Returns whether this is a replaced acceptor, which has a successor (R1).
     pub(super) fn is_replaced(&self, row: &Row<A>) -> bool {
         let begun = row.role() == Role::Acceptor && !row.is_spaced();
         begun && row.generation < self.oldest
@@ -244,7 +246,8 @@ impl<B: Bank, A> Table<B, A> {
         self.add_numbered(number, generation, state, backoff, now)
     }
 
-    /// None is added after the kill: a child that was given up is never followed by another in its slot.
+    /// Adds a child. None is added after the kill, so that no other child follows an abandoned one
+    /// in its slot.
     #[inline]
     fn add_numbered(
         &mut self,
@@ -281,8 +284,8 @@ impl<B: Bank, A> Table<B, A> {
         (row.number == id.number).then_some(row)
     }
 
-    /// Looks for a child whose slot is not known from this cursor on, at no more than `limit` slots; returns its id with the
-    /// slot, or where to go on, if anywhere.
+    /// Searches for a child whose slot is unknown, from this cursor on and in at most `limit`
+    /// slots. Returns its id with the slot, or where to continue, if anywhere.
     pub(crate) fn find(
         &mut self,
         id: ChildId,
@@ -298,7 +301,7 @@ impl<B: Bank, A> Table<B, A> {
         (found, next)
     }
 
-    /// The way to a child, and what it is; `None` if it has ended.
+    /// Returns a child's row and a handle to it; `None` if it has ended.
     pub(crate) fn child(&self, id: ChildId) -> Option<(&Row<A>, B::Control)> {
         let (row, bank) = self.rows.get(id.slot)?;
         (row.number == id.number).then(|| (row, bank.control(id.slot, id.number)))
@@ -331,7 +334,7 @@ impl<B: Bank, A> Table<B, A> {
         true
     }
 
-    /// Gives rows to at most `limit` acceptors that are owed, so that they can be listed.
+    /// Gives rows to at most `limit` owed acceptors, so that they can be listed.
     pub(crate) fn give_rows(&mut self, limit: usize, now: Instant) {
         for _ in 0..limit.min(self.owed) {
             self.owed -= 1;
@@ -340,7 +343,7 @@ impl<B: Bank, A> Table<B, A> {
         }
     }
 
-    /// At most `limit` acceptors that are to be started now, by the accept loop.
+    /// Takes at most `limit` acceptors that the accept loop must start now.
     pub(crate) fn take_starts(&mut self, limit: usize, now: Instant) -> Vec<ChildId> {
         let mut starts = Vec::new();
         while starts.len() < limit && self.is_open() {
@@ -371,7 +374,8 @@ impl<B: Bank, A> Table<B, A> {
         starts
     }
 
-    /// Starts a spaced acceptor, unless it has ended meanwhile, as one of the acceptor that the pool has by now (R1).
+    /// Starts a spaced acceptor with the current generation (R1). Returns whether it was still
+    /// spaced.
     pub(crate) fn start(&mut self, child: ChildId) -> bool {
         if !self.is_open() || !self.set_state(child, &[AcceptorState::Spaced], AcceptorState::Init)
         {
@@ -384,8 +388,8 @@ impl<B: Bank, A> Table<B, A> {
         true
     }
 
-    /// An acceptor begins its `init`, as one of the acceptor that the pool has by now, unless another has taken its place:
-    /// the way to it, and which of the pool's acceptors it is of. `None` if it has ended.
+    /// Begins the `init` of an acceptor, with the current generation unless it is replaced. Returns
+    /// its handle and generation; `None` if it has ended.
     pub(crate) fn begin(&mut self, child: ChildId) -> Option<(B::Control, u64)> {
         let (generation, oldest) = (self.generation, self.oldest);
         let (row, bank) = self
@@ -398,20 +402,20 @@ impl<B: Bank, A> Table<B, A> {
         Some((bank.control(child.slot, child.number), row.generation))
     }
 
-    /// An acceptor is through `init`, and waits.
+    /// Records that an acceptor's `init` has succeeded, and that it waits.
     pub(crate) fn waits(&mut self, id: ChildId) -> Waits {
         if !self.set_state(id, &[AcceptorState::Init], AcceptorState::Waiting) {
             return Waits::Gone;
         }
         let oldest = self.oldest;
         match self.row(id) {
-            // It terminates, and says nothing of the acceptor that has taken its place.
+            // It will terminate; its success says nothing about its successor.
             Some(row) if row.generation < oldest => Waits::Yes,
             _ => self.release(),
         }
     }
 
-    /// An acceptor has its state: an outage is over (B4).
+    /// Ends an outage, because an acceptor has its state (B4).
     #[inline]
     fn release(&mut self) -> Waits {
         let held = !self.held.is_empty() || !self.to_start.is_empty() || self.owed > 0;
@@ -421,7 +425,7 @@ impl<B: Bank, A> Table<B, A> {
         }
     }
 
-    /// Returns whether there was one.
+    /// Ends the outage. Returns whether there was one.
     #[inline]
     fn end_outage(&mut self) -> bool {
         if self.outage.is_none() {
@@ -437,7 +441,7 @@ impl<B: Bank, A> Table<B, A> {
         &self.signals
     }
 
-    /// An acceptor waits no longer, and terminates: the way to it, and which of the pool's acceptors it is of. `None` if the
+    /// Moves a waiting acceptor to `terminate`. Returns its handle and generation; `None` if the
     /// pool has ended without it.
     pub(crate) fn terminates(&mut self, id: ChildId) -> Option<(B::Control, u64)> {
         self.set_state(id, &[AcceptorState::Waiting], AcceptorState::Terminating);
@@ -445,7 +449,7 @@ impl<B: Bank, A> Table<B, A> {
         Some((control, row.generation))
     }
 
-    /// An acceptor has a connection and becomes it (B5, Q3).
+    /// Turns an acceptor into the connection that it got (B5, Q3).
     #[inline]
     pub(crate) fn became(
         &mut self,
@@ -500,8 +504,8 @@ impl<B: Bank, A> Table<B, A> {
         Became::Serves(control, replacement)
     }
 
-    /// The next acceptor was made before it was replaced. It has a row if there is anything of it: a state that is to
-    /// terminate, or an error to report.
+    /// Adds the next acceptor, which was created before it was replaced, if it needs a row: for a
+    /// state to terminate with, or an error to report.
     fn add_replaced(&mut self, next: Next, now: Instant) -> Option<ChildId> {
         let state = match next.ready {
             Ready::No => return None,
@@ -517,8 +521,8 @@ impl<B: Bank, A> Table<B, A> {
         Some(self.add_numbered(number, generation, state, backoff, now))
     }
 
-    /// A connection in its handshake has these addresses from now on (H5). Gives back those before, or these if it has
-    /// ended, to be dropped outside of any lock.
+    /// Replaces the addresses of a connection in its handshake (H5). Returns the old ones, or the
+    /// new ones if it has ended, to be dropped outside of any lock.
     pub(crate) fn readdressed(&mut self, id: ChildId, peer: Peer<A>) -> Peer<A> {
         match self.row(id).map(|row| &mut row.stage) {
             Some(Stage::Connection(ConnectionState::Handshaking, before)) => {
@@ -528,12 +532,12 @@ impl<B: Bank, A> Table<B, A> {
         }
     }
 
-    /// The handshake of a connection is through.
+    /// Records that a connection's handshake is complete.
     pub(crate) fn handshaken(&mut self, id: ChildId) {
         self.set_connection_state(id, ConnectionState::Serving);
     }
 
-    /// `serve` has returned, and a guard keeps the connection (E6).
+    /// Records that `serve` has returned and a guard keeps the connection (E6).
     pub(crate) fn guarded(&mut self, id: ChildId) {
         self.set_connection_state(id, ConnectionState::Guarded);
     }
@@ -553,7 +557,7 @@ impl<B: Bank, A> Table<B, A> {
         *self.tally.of(&row.stage) += 1;
     }
 
-    /// During an outage: the acceptor that tries again, if there is none; else one that is held.
+    /// Adds an acceptor during an outage: it tries again if no other does, and is held otherwise.
     fn retry(
         &mut self,
         number: u64,
@@ -575,14 +579,14 @@ impl<B: Bank, A> Table<B, A> {
         }
     }
 
-    /// A connection has ended well. `None`, and nothing done, if more could follow from it than that it is gone. What its row
-    /// held is to be dropped outside of any lock.
+    /// Removes a connection that ended successfully. `None`, without any change, if its end has
+    /// further consequences. The contents of its row are to be dropped outside of any lock.
     #[inline]
     pub(crate) fn left(&mut self, id: ChildId) -> Option<DropCatching<Peer<A>>> {
         if self.stopping || self.door == Door::Closed {
             return None;
         }
-        // Of what a row may be listed in, a connection is in nothing.
+        // A connection is in none of the sets that refer to rows.
         let (state, peer) = self.rows.vacate(id.slot, |row| {
             if row.number != id.number || row.watched == Watched::Yes {
                 return None;
@@ -600,7 +604,7 @@ impl<B: Bank, A> Table<B, A> {
         Some(peer)
     }
 
-    /// Takes a child out of the table, and out of the counts.
+    /// Removes a child from the table and from the counts.
     pub(super) fn remove(&mut self, id: ChildId) -> Option<DropCatching<Row<A>>> {
         self.row(id)?;
         let row = DropCatching::new(self.rows.remove(id.slot)?);
@@ -618,7 +622,7 @@ impl<B: Bank, A> Table<B, A> {
         Some(row)
     }
 
-    /// The successor of an acceptor that has ended, and whose row is removed.
+    /// Returns the successor of an acceptor that has ended and whose row is removed.
     pub(super) fn replace(&mut self, gone: &Row<A>, end: AcceptorEnd, now: Instant) -> Replacement {
         let mut backoff = StartBackoff::default();
         if end == AcceptorEnd::StartError && self.outage.is_none() {
@@ -646,7 +650,8 @@ impl<B: Bank, A> Table<B, A> {
         Replacement::Init(self.add(AcceptorState::Init, backoff, now))
     }
 
-    /// Visits children from a slot on, looking at no more than `limit` slots; returns where to go on, if anywhere.
+    /// Visits children from a slot on, reading at most `limit` slots. Returns where to continue, if
+    /// anywhere.
     pub(crate) fn visit(
         &mut self,
         from: usize,
@@ -660,7 +665,8 @@ impl<B: Bank, A> Table<B, A> {
         })
     }
 
-    /// Looks at children after the kill: those that are stuck, whether any other moved, and where to go on.
+    /// Looks at children after the kill. Returns the stuck ones, whether any other moved, and where
+    /// to continue.
     pub(crate) fn look(
         &mut self,
         from: usize,
@@ -678,13 +684,13 @@ impl<B: Bank, A> Table<B, A> {
     }
 }
 
-/// How an acceptor ended, as far as its replacement is concerned.
+/// How an acceptor ended, to choose its replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AcceptorEnd {
     StartError,
-    /// The same could follow at once: starts are spaced (B3, B6).
+    /// The next start could end the same way at once: starts are spaced (B3, B6).
     Repeats,
-    /// Its runtime dropped it, perhaps from within a spawn: only the driver may start another.
+    /// Its runtime dropped it, possibly from within a spawn: only the driver may start another.
     Lost,
     Other,
 }

@@ -1,10 +1,10 @@
-//! The task of one listener: accepts for the acceptor that has waited longest, as long as any waits.
+//! The task of one listener: accepts for the acceptor that has waited longest, as long as any
+//! waits.
 //!
-//! One task calls `accept`, whatever the number of acceptors: no accept call and
-//! no wake-up is made to no effect (L5), and the acceptors themselves need no task
-//! while they wait (B9). Invariants: the socket is open exactly as long as this
-//! task holds it; nothing is accepted unless an acceptor waits; between
-//! accepting a connection and having a child for it there is no suspension point (L2).
+//! One task calls `accept`, whatever the number of acceptors: no accept call and no wake-up is
+//! wasted (L5), and waiting acceptors need no tasks of their own (B9). Invariants: the socket is
+//! open exactly as long as this task holds it; nothing is accepted unless an acceptor waits; there
+//! is no suspension point between accepting a connection and having a child for it (L2).
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -35,39 +35,43 @@ use crate::report::Event;
 use crate::runtime::Runtime;
 use crate::sync::{DropCatching, Shared, catch_panic, lock, wake};
 
-/// How many turns go by without a suspension before other tasks get theirs (A1), and timeouts that have come are seen (B6).
+/// The number of turns without a suspension before other tasks may run (A1) and expired timeouts
+/// are noticed (B6).
 const TURNS_IN_A_ROW: u32 = 32;
 
-/// How many acceptors are started, or dismissed, in one turn.
+/// The number of acceptors to start, or to dismiss, in one turn.
 const BATCH: usize = 64;
 
-/// How long a listener that closes waits before it believes that no connection is queued (L7), in so many delays, one after
-/// the other. A runtime may have looked at the sockets before the close, be held up, and fire the first delay with what it saw
-/// then; it has looked again by the end of a delay that began after that.
+/// A closing listener waits for several delays of this length, one after the other, before it
+/// treats its queue as empty (L7). A runtime may have polled the sockets before the close, then
+/// been held up, and fire the first delay along with that stale result. By the end of a delay that
+/// began after that, it has polled them again.
 const CLOSE_DELAY: Duration = Duration::from_micros(500);
 const CLOSE_DELAYS: u32 = 2;
 
-/// How many delays may be over when they are first polled before one is believed: then it is the runtime's timer that is early.
+/// The number of delays that may be over at their first poll before one of them counts: by then the
+/// runtime's timer itself is early.
 const HASTY_DELAYS: u32 = 3;
 
-/// How long it accepts at the most, and how many.
+/// The longest time for which a closing listener accepts, and the largest number of connections.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const MOST_QUEUED: usize = 4096;
 
 struct AcceptLoop<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
     listener: Arc<ListenerShared<R, L>>,
-    /// Which of the pool's acceptors the last of the lanes is of.
+    /// The generation of the last lane.
     generation: u64,
     /// Shared with the connections, which may outlive the listener.
     handshake: Shared<L::Handshake>,
-    /// The view of the listener for a replacement without an `init`.
+    /// The [`ListenerInfo`] for a replacement without an `init`.
     info: ListenerInfo<L::Addr>,
     lanes: Lanes<R, L>,
-    /// Was accepted just as the acceptors were replaced, and waits for the first new one (R1).
+    /// A connection that was accepted just as the acceptors were replaced, and waits for the first
+    /// new one (R1).
     held: Option<DropCatching<Incoming<L::Io, L::Addr>>>,
     arrived: VecDeque<Arrival<R, L>>,
-    /// What the inbox knows of this task.
+    /// The state of this task as the inbox knows it.
     told: Option<Told>,
     /// Wakes this task for the first timeout, or earlier.
     timer: Option<(Instant, BoxFuture<'static, ()>)>,
@@ -76,44 +80,45 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     starts: bool,
     pause: Option<BoxFuture<'static, ()>>,
     backoff: AcceptBackoff,
-    /// While the listener is short of resources: how many connections had ended before `accept` was called.
+    /// While the listener is short of resources: the number of connections that had ended before
+    /// `accept` was called.
     ends: Option<u64>,
     closing: Option<Closing>,
     turns: u32,
     spawned: Spawned,
 }
 
-/// The tasks that were spawned since this task last let others run.
+/// The tasks spawned since this task last yielded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spawned {
     Nothing,
     Connections,
-    /// Another thread was woken for an `init`, and takes what follows.
+    /// Another thread was woken for an `init`, and takes the tasks that follow.
     Inits,
 }
 
-/// A listener that takes what the system has queued before it closes (L7).
+/// A listener that drains the system's queue before it closes (L7).
 struct Closing {
-    /// Until it may be believed that nothing is queued.
+    /// The delay after which the queue counts as empty.
     delay: Option<BoxFuture<'static, ()>>,
-    /// Whether this one was pending: else it gave the runtime no time to look at the sockets.
+    /// Whether this delay was pending: otherwise the runtime had no time to poll the sockets.
     pending: bool,
-    /// How many delays are over, and how many more were before they were polled.
+    /// The number of delays that count, and of those that were over at their first poll.
     delays: u32,
     hasty: u32,
     limit: BoxFuture<'static, ()>,
     taken: usize,
 }
 
-/// The consequence of one call of `accept`.
+/// The result of one call of `accept`.
 enum AcceptTurn {
-    /// It is over: time for the next one.
+    /// The call is complete: start the next one.
     Over,
-    /// The listener closes; should it have failed, with this error.
+    /// The listener closes, with this error if it failed.
     Closed(Option<Shared<io::Error>>),
 }
 
-/// An open socket; closes when it is dropped, also with a task that was never polled.
+/// An open socket, closed on drop, even along with a task that was never polled.
 struct OpenSocket<R: Runtime, L: Listener> {
     /// Dropping it closes the socket.
     socket: Option<DropCatching<L>>,
@@ -131,7 +136,8 @@ pub(crate) fn run<R: Runtime, L: Listener>(
         (children.table.generation(), children.factory.clone())
     };
     let lanes = Lanes::new(&factory);
-    // Made here, not in the task: a task that is dropped before its first poll counts as well.
+    // Created outside the task, so that a task that is dropped before its first poll is handled as
+    // well.
     let open = OpenSocket {
         socket: Some(DropCatching::new(socket)),
         accept_loop: AcceptLoop {
@@ -166,7 +172,7 @@ pub(crate) fn run<R: Runtime, L: Listener>(
 }
 
 impl<R: Runtime, L: Listener> OpenSocket<R, L> {
-    /// Accepts until the listener closes; returns the error with which it failed, if it did.
+    /// Accepts until the listener closes. Returns the error if it failed.
     async fn accept(&mut self) -> Option<Shared<io::Error>> {
         let Self {
             socket,
@@ -178,7 +184,8 @@ impl<R: Runtime, L: Listener> OpenSocket<R, L> {
     }
 
     fn close(&mut self, failure: Option<Shared<io::Error>>) {
-        // The socket first: its address can be bound again as soon as anything shows that it is closed (L8).
+        // The socket first, so that its address can be bound again as soon as the close is visible
+        // (L8).
         drop(self.socket.take());
         let accept_loop = &mut self.accept_loop;
         drop(accept_loop.held.take());
@@ -207,7 +214,7 @@ fn accept_panicked(message: &str) -> Shared<io::Error> {
     Shared::new(Arc::new(error))
 }
 
-/// There is a call until it is over, and then it is not polled again.
+/// Polls the call of `accept`, which is removed once it is complete and not polled again.
 fn poll_accept<T>(
     call: Pin<&mut Option<impl Future<Output = T>>>,
     cx: &mut Context<'_>,
@@ -223,8 +230,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         self.listener.host.sleep(self.shared.time(), time)
     }
 
-    /// One turn after the other, each with a call of `accept`. Ready once the listener is to close; should it have failed, with the
-    /// error.
+    /// Takes one turn after the other, each with a call of `accept`. Ready once the listener must
+    /// close, with the error if it failed.
     fn poll<F: Future<Output = Accepted<L>>>(
         &mut self,
         cx: &mut Context<'_>,
@@ -269,9 +276,9 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 self.turns = 0;
                 let spawned = std::mem::replace(&mut self.spawned, Spawned::Nothing);
                 if spawned == Spawned::Connections {
-                    // Not this task, since on most runtimes it would ask the system to no effect whether a client has
-                    // come. Nor where there is an `init` to take: this thread could poll that first, and then block,
-                    // with the wake-up of an `init` that yields.
+                    // Does not wake this task, because on most runtimes that would poll the sockets
+                    // to no effect. Nor if there is an `init` to run: this thread could poll that
+                    // first, and then block while it holds the wake-up of an `init` that yields.
                     self.shared.wake_another_thread_of(&self.listener);
                 }
                 Poll::Pending
@@ -306,7 +313,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             if self.poll_closing(cx).is_ready() {
                 return Poll::Ready(AcceptTurn::Closed(None));
             }
-            // The pause first: it is over at its time, whether or not an acceptor waits.
+            // The pause first: it ends on time, whether or not an acceptor waits.
             if self.poll_pause(cx).is_ready() && !self.lanes.is_empty() {
                 match catch_panic(|| poll_accept(accept.as_mut(), cx)) {
                     Ok(Poll::Pending) => {
@@ -333,14 +340,15 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     }
                 }
             }
-            // After the accept: a connection that is there is taken, even with a timeout of zero (B6).
+            // After the accept: a connection that is already queued is taken, even with a timeout
+            // of zero (B6).
             if self.poll_timer(cx).is_pending() {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Ready if the listener is to close at once.
+    /// Handles the inbox's news. Ready if the listener must close at once.
     fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut started = false;
         loop {
@@ -364,7 +372,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     ..
                 }) => return Poll::Ready(()),
                 Some(_) if self.closing.is_none() => {
-                    // One that pauses had an error of resources already. A pause that is over is none.
+                    // A listener that pauses has had a resource error already. A pause that is over
+                    // does not count.
                     if self.poll_pause(cx).is_pending() {
                         return Poll::Ready(());
                     }
@@ -388,14 +397,14 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 started = true;
                 self.start_some();
                 if self.starts {
-                    // The others have their turn first.
+                    // Lets other tasks run first.
                     wake(cx.waker().clone());
                 }
             } else if !news.commanded {
                 return Poll::Pending;
             }
-            // The inbox took this task for one that has a waiter: the next to arrive would not wake it. And an end
-            // may have stopped the pool: then nothing is accepted any longer (S3).
+            // The inbox assumed that this task has a waiter, so the next arrival would not wake it.
+            // And an end may have stopped the pool, after which nothing is accepted (S3).
         }
     }
 
@@ -406,7 +415,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             .for_each(|arrival| lanes.push(arrival));
     }
 
-    /// The acceptors that wait, and what their tasks are spawned for.
+    /// Returns the lanes, and the parts of the pool that their tasks are spawned for.
     fn parts(&mut self) -> (&mut Lanes<R, L>, Home<'_, R, L>) {
         let home = Home {
             shared: &self.shared,
@@ -415,7 +424,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         (&mut self.lanes, home)
     }
 
-    /// Starts acceptors that the listener was added with, or that were held (B4).
+    /// Starts some of the acceptors that the listener was added with, or that were held (B4).
     fn start_some(&mut self) {
         let now = self.shared.time();
         let starts = lock(&self.listener.children).table.take_starts(BATCH, now);
@@ -425,7 +434,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
-    /// Ready if a listener that closes has taken what there is, or may take no more.
+    /// Ready if a closing listener has drained its queue, or may take no more.
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(closing) = &mut self.closing else {
             return Poll::Pending;
@@ -445,13 +454,14 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             }
             closing.pending = false;
             let next = closing.delays < CLOSE_DELAYS;
-            // Polled at once: a busy machine could be late each time, were it polled in another turn.
+            // Polled at once: on a busy machine each delay could be over by the next turn.
             let host = &self.listener.host;
             closing.delay = next.then(|| host.sleep(self.shared.time(), CLOSE_DELAY));
         }
         if self.lanes.is_empty() {
             let tally = lock(&self.listener.children).table.tally();
-            // One that counts as waiting and is not in the queue is about to arrive, and wakes this task.
+            // An acceptor that counts as waiting and is not in the queue is about to arrive, and
+            // wakes this task.
             if tally.starting() + tally.waiting == 0 {
                 return Poll::Ready(());
             }
@@ -473,10 +483,11 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         Poll::Ready(())
     }
 
-    /// Ready if timeouts have come, or the timer was set anew.
+    /// Ready if timeouts have expired, or the timer was set anew.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(earliest) = self.lanes.earliest() else {
-            // The inbox has to know: else an acceptor that arrives with a later timeout relies on this timer.
+            // The inbox must learn of it: otherwise an acceptor that arrives with a later timeout
+            // relies on this timer.
             return match self.timer.take() {
                 Some(_) => Poll::Ready(()),
                 None => Poll::Pending,
@@ -484,7 +495,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         };
         if self.timer.as_ref().is_none_or(|(at, _)| earliest < *at) {
             self.timer = Some((earliest, self.listener.host.sleep_until(earliest)));
-            // The inbox has to know: an acceptor that arrives with an earlier timeout wakes this task.
+            // The inbox must learn of it, so that an acceptor that arrives with an earlier timeout
+            // wakes this task.
             return Poll::Ready(());
         }
         let Some((at, sleep)) = &mut self.timer else {
@@ -493,13 +505,14 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         if sleep.poll_unpin(cx).is_pending() {
             return Poll::Pending;
         }
-        // A timer that is a little early is believed.
+        // Accepts a timer that fires a little early.
         self.expiring = Some(self.shared.time().max(*at));
         self.timer = None;
         Poll::Ready(())
     }
 
-    /// The timer is not asked as long as each `accept` finds something.
+    /// Checks for expired timeouts, because the timer is not polled as long as each `accept` finds
+    /// a connection.
     fn look_for_expired(&mut self) {
         if let Some(earliest) = self.lanes.earliest() {
             let now = self.shared.time();
@@ -509,7 +522,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
-    /// Dismisses some of those whose timeout has come; returns whether there are more.
+    /// Dismisses some of the acceptors whose timeout has expired. Returns whether there are more.
     fn expire(&mut self) -> bool {
         let Some(until) = self.expiring else {
             return false;
@@ -524,7 +537,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         true
     }
 
-    /// Dismisses some of those that wait on a socket that is closed; returns whether there are more.
+    /// Dismisses some of the acceptors that wait on a closed socket. Returns whether there are
+    /// more.
     fn dismiss_some(&mut self) -> bool {
         for _ in 0..BATCH {
             let (lanes, home) = self.parts();
@@ -535,7 +549,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         true
     }
 
-    /// A connection was accepted.
+    /// Handles an accepted connection.
     fn connect(&mut self, io: L::Io, peer_addr: L::Addr) {
         let (io, local_addr) = match self.listener.addresses {
             LocalAddrSource::Listener => {
@@ -548,7 +562,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 let io = DropCatching::new(io);
                 match catch_panic(|| L::io_local_addr(&io)) {
                     Ok(Ok(local_addr)) => (io.into_inner(), local_addr),
-                    // The peer was gone before its address was read (A1).
+                    // The peer was gone before its address could be read (A1).
                     Ok(Err(error)) => return self.skip(error),
                     Err(message) => {
                         let message = format!("the address of a connection panicked: {message}");
@@ -562,7 +576,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         self.hand_over(&mut incoming);
     }
 
-    /// The acceptor that has waited longest becomes the connection (B5).
+    /// Turns the acceptor that has waited longest into the connection (B5).
     #[inline]
     fn hand_over(&mut self, incoming: &mut DropCatching<Incoming<L::Io, L::Addr>>) {
         if self.listener.generation() != self.generation {
@@ -586,7 +600,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     self.lanes.push_prepared(next, self.generation);
                 }
                 self.lanes.dismiss_commanded(home);
-                // The next in the queue may be a new one.
+                // The next waiter may be a new one.
                 self.held = incoming.take().map(DropCatching::new);
                 return;
             }
@@ -611,7 +625,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
-    /// The pool has another acceptor.
+    /// Switches to the pool's new acceptor.
     #[cold]
     fn renew(&mut self) {
         let (generation, factory) = {
@@ -632,7 +646,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 AcceptTurn::Over
             }
             AcceptErrorKind::Resources if self.closing.is_none() => {
-                // A free descriptor ends no error of a connection that does not go away (A5).
+                // A free descriptor does not end a persistent error of one connection (A5).
                 if kind == AcceptErrorKind::Connection || self.is_still_short() {
                     self.pause(error);
                 }
@@ -641,12 +655,12 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             AcceptErrorKind::Listener if self.closing.is_none() => {
                 AcceptTurn::Closed(Some(Shared::new(Arc::new(error.into_inner()))))
             }
-            // It closes in any case.
+            // It closes anyway.
             AcceptErrorKind::Resources | AcceptErrorKind::Listener => AcceptTurn::Closed(None),
         }
     }
 
-    /// A connection has no local address; if that stays so, the listener pauses (A5).
+    /// Skips a connection without a local address. If that persists, the listener pauses (A5).
     fn skip(&mut self, error: io::Error) {
         let error = DropCatching::new(error);
         let kind = AcceptErrorKind::Connection;
@@ -658,7 +672,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
-    /// Notes that resources are short; false if a connection has ended since `accept` was called (A2).
+    /// Records that resources are short. Returns false if a connection has ended since `accept` was
+    /// called (A2).
     fn is_still_short(&mut self) -> bool {
         let exhaustion = &self.shared.exhaustion;
         match self.ends {

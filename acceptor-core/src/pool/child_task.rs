@@ -1,9 +1,10 @@
-//! The task of a child in `serve` or `terminate`: kill switch, panic capture, and an end that is seen once.
+//! The task of a child in `serve` or `terminate`: kill switch, panic capture, and a single visible
+//! end.
 //!
-//! It is one future with what it runs, and nothing in it is boxed. Invariants: the child's future, and with it the socket, is
-//! dropped before its end is visible (E2); the end is reported exactly once, also when the runtime
-//! drops the task (E3); nothing that a callback does leaves this file as a panic; once its end is seen the
-//! task leaves its seat alone, which may be another child's by then.
+//! The task and the future that it runs are one future, without a box. Invariants: the child's
+//! future, and with it the socket, is dropped before its end is visible (E2); the end is reported
+//! exactly once, even if the runtime drops the task (E3); no callback's panic leaves this file;
+//! once the end is visible the task no longer uses its seat, which may be another child's by then.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +22,7 @@ use crate::pool::lane::Member;
 use crate::runtime::Runtime;
 use crate::sync::{DropCatching, WakerId, catch_panic, lock};
 
-/// The outcome of the future of a child's task.
+/// The result of the future of a child's task.
 pub(crate) enum BodyEnd {
     /// `serve` returned this.
     Served(Exit),
@@ -56,11 +57,11 @@ struct SeatState {
     role: Role,
     wait_time: WaitTime,
     polled: Polled,
-    /// The waker that the seat has.
+    /// The waker that is stored in the seat.
     registered: Option<WakerId>,
 }
 
-/// Whether the child was polled: only then could it have trapped the stop, or begun to terminate.
+/// Whether the child was polled: only then can it have trapped the stop, or begun to terminate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Polled {
     No,
@@ -90,8 +91,9 @@ impl<R: Runtime, L: Listener, F: Future<Output = BodyEnd>> ChildTask<R, L, F> {
     }
 }
 
-/// Drops what the child held, then reports its end. A guard may keep the connection (E6): then its polls stay an odd number, since
-/// a guard that is held after the kill is like a poll that does not end (S8).
+/// Drops the contents of the child, then reports its end. A guard may keep the connection (E6): its
+/// number of polls then stays odd, because a guard held after the kill is like a poll that does not
+/// end (S8).
 fn finish<R: Runtime, L: Listener, F>(
     member: &Member<R, L>,
     mut body: Pin<&mut Option<F>>,
@@ -110,10 +112,10 @@ fn finish<R: Runtime, L: Listener, F>(
             ChildEnd::HandshakeFailed(cause, error.map(Arc::from))
         }
         (Ok(()), BodyEnd::Ended(end)) => end,
-        // The first failure is the one that counts.
+        // The first failure counts.
         (Err(_), BodyEnd::Ended(end @ ChildEnd::Panic(..))) => end,
         (Err(message), end) => {
-            // It may be an error whose `Drop` panics, too.
+            // It may be an error whose `Drop` panics as well.
             drop(DropCatching::new(end));
             ChildEnd::Panic(message, seat.wait_time)
         }
@@ -130,17 +132,17 @@ fn finish_as<R: Runtime, L: Listener>(member: &Member<R, L>, end: ChildEnd) {
     }
 }
 
-/// The last guard ends the connection, wherever it is dropped.
+/// Leaves the end of the connection to its last guard, wherever that is dropped.
 fn is_guarded<R: Runtime, L: Listener>(member: &Member<R, L>, end: ChildEnd) {
     let id = member.id();
-    // First: as soon as the guards have the end, they may have ended it.
+    // First: once the guards have the end, they may already have ended the connection.
     lock(&member.listener.children).table.guarded(id);
     let (shared, listener) = (Arc::clone(&member.shared), Arc::clone(&member.listener));
     let control = member.control.clone();
     let end = DropCatching::new(end);
     let release = Box::new(move |panicked| {
         let end = with_panic(end.into_inner(), panicked);
-        // Its row is still there, and so its seat is still its own.
+        // Its row still exists, so its seat is still its own.
         let killed = control.commands().kill();
         let end = match killed && end.is_success() {
             true => ChildEnd::Killed,
@@ -153,7 +155,8 @@ fn is_guarded<R: Runtime, L: Listener>(member: &Member<R, L>, end: ChildEnd) {
     }
 }
 
-/// The end of a connection, if what ran under its guards has panicked: the first failure is the one that counts.
+/// Returns the end of a connection, given a panic of a future that ran under its guards: the first
+/// failure counts.
 fn with_panic(end: ChildEnd, panicked: Option<String>) -> ChildEnd {
     match panicked {
         Some(message) if end.is_success() => {
@@ -180,8 +183,8 @@ fn poll_body<F: Future<Output = BodyEnd>>(
     match body.poll(cx) {
         Poll::Ready(end) => Poll::Ready(end),
         Poll::Pending => {
-            // A connection that never waits needs no waker, and one that does nearly always keeps its first. Whatever commands it
-            // from then on wakes it.
+            // A connection that never waits needs no waker, and one that waits nearly always keeps
+            // its first. Every later command wakes it.
             if seat.registered == Some(WakerId::of(cx.waker())) {
                 return Poll::Pending;
             }
@@ -195,7 +198,7 @@ fn poll_body<F: Future<Output = BodyEnd>>(
     }
 }
 
-/// The end of a child that is about to be polled, or is pending, and was commanded to end.
+/// Returns the end of a child that was commanded to end, before a poll or while it is pending.
 fn commanded(control: &Control, seat: &SeatState) -> Option<ChildEnd> {
     let commands = control.commands();
     if commands.kill() {
@@ -226,7 +229,7 @@ impl<R: Runtime, L: Listener, F: Future<Output = BodyEnd>> Future for ChildTask<
             Ok(Poll::Ready(end)) => end,
             Err(message) => BodyEnd::Ended(ChildEnd::Panic(message, seat.wait_time)),
         };
-        // The poll that was counted ends with the child, or with its last guard.
+        // The counted poll ends with the child, or with its last guard.
         finish(this.member, this.body.as_mut(), *this.seat, end);
         Poll::Ready(())
     }

@@ -1,9 +1,9 @@
-//! The pool's own task: keeps the time of the phases and of spaced starts, and wakes the children that were commanded.
+//! The pool's own task: keeps the time of phases and spaced starts, and wakes the children that
+//! were commanded.
 //!
-//! Calls hand over to it what takes time for each child. Invariants: between two of
-//! its turns it handles no more than a few hundred children; if the runtime drops
-//! this task the pool can keep no time, so it is killed as a whole, and a thread
-//! waits for the children that do not suspend (S8).
+//! Calls leave to it the work that takes time for each child. Invariants: it handles at most a few
+//! hundred children between two turns; if the runtime drops this task, the pool can no longer keep
+//! time, so it is killed as a whole, and a thread waits for the children that do not suspend (S8).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
@@ -29,27 +29,28 @@ use crate::status::{AcceptorState, PoolState};
 use crate::stop_report::{Phase, StopReason};
 use crate::sync::{TaskWaker, catch_panic, lock, spawn_thread};
 
-/// How many children, or listeners, are handled under one lock and before other tasks get their turn. A model of loom has
-/// few, and a walk that suspends.
+/// The number of children, or listeners, to handle under one lock and before other tasks may run.
+/// It is 1 in a loom model, so that a walk suspends even with few children.
 pub(super) const BATCH: usize = if cfg!(all(test, loom)) { 1 } else { 256 };
 
-/// Kills the pool when it is dropped with the task; does nothing for a pool that has stopped.
+/// Kills the pool when it is dropped along with the task, unless the pool has stopped.
 struct Driver<R: Runtime, L: Listener> {
     shared: Arc<PoolShared<R, L>>,
     /// Spaced starts, by their time.
     spaced: BTreeMap<(Instant, u64), Spaced<R, L>>,
     spaced_ever: u64,
-    /// Until when reports may be delivered that were left when the last child ended.
+    /// The deadline for delivering the reports left when the last child ended.
     delivery: Option<Instant>,
 }
 
-/// An acceptor that is to be started.
+/// An acceptor to start.
 type Spaced<R, L> = (Arc<ListenerShared<R, L>>, ChildId);
 
 pub(crate) fn run<R: Runtime, L: Listener>(
     shared: Arc<PoolShared<R, L>>,
 ) -> impl Future<Output = ()> + Send {
-    // Made here, not in the task: a task that is dropped before its first poll counts as well.
+    // Created outside the task, so that a task that is dropped before its first poll is handled as
+    // well.
     let mut driver = Driver {
         shared,
         spaced: BTreeMap::new(),
@@ -60,7 +61,8 @@ pub(crate) fn run<R: Runtime, L: Listener>(
         let mut reached = None;
         loop {
             driver.wake_children().await;
-            // A timer that is a little early is believed: to ask it again at once would be a busy loop.
+            // Accepts a timer that fires a little early: to poll it again at once would be a busy
+            // loop.
             let now = driver.shared.time();
             let now = reached.map_or(now, |reached| now.max(reached));
             driver.tick(now);
@@ -95,7 +97,7 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
         }
     }
 
-    /// Wakes what a call has commanded: the children of listeners, and what waits for *draining*.
+    /// Wakes the children that a call has commanded, and the tasks that wait for *draining*.
     async fn wake_children(&self) {
         wake_waiters(&self.shared.stopping).await;
         while let Some(listener) = self.shared.next_to_wake() {
@@ -129,7 +131,7 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
         }
     }
 
-    /// Looks at all children, for those that are stuck (S8).
+    /// Looks for stuck children among all (S8).
     async fn look(&self) {
         let mut last = None;
         loop {
@@ -149,14 +151,15 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
         self.shared.looked();
     }
 
-    /// Whether the result is given; after a kill timeout it is given here, whatever is not delivered (O2).
+    /// Returns whether the result is available. Once a kill timeout has passed it is made available
+    /// here, even with reports undelivered (O2).
     fn is_complete(&mut self, now: Instant) -> bool {
         let (ended, given, kill_timeout) = self.shared.read(|state| {
             let kill_timeout = state.machine.rules().plan.kill_timeout;
             (state.ended.is_some(), state.result.is_some(), kill_timeout)
         });
         if ended {
-            // Without end, if the kill timeout is that long.
+            // Never, if the kill timeout is that long.
             self.delivery = self.delivery.or_else(|| now.checked_add(kill_timeout));
             if self.delivery.is_some_and(|until| until <= now) {
                 self.shared.complete();
@@ -166,7 +169,7 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
         given
     }
 
-    /// Until the next deadline, which it then returns, or until something has changed.
+    /// Waits until the next deadline, which it then returns, or until something has changed.
     async fn wait(&self) -> Option<Instant> {
         let deadline = self.shared.read(|state| state.machine.deadline());
         let spaced = self.spaced.first_key_value().map(|((at, _), _)| *at);
@@ -186,7 +189,7 @@ impl<R: Runtime, L: Listener> Driver<R, L> {
     }
 }
 
-/// Wakes the tasks that wait for a latch, should it be set.
+/// Wakes the tasks that wait for a latch, if it is set.
 async fn wake_waiters(latch: &Latch) {
     if !latch.is_set() {
         return;
@@ -199,7 +202,7 @@ async fn wake_waiters(latch: &Latch) {
     }
 }
 
-/// As [`wake_waiters`], where no task is left to do it in turns.
+/// Does the same as [`wake_waiters`], where no task is left to do it in batches.
 pub(super) fn wake_all_waiters(latch: &Latch) {
     if latch.is_set() {
         latch.take_waiters().for_each(TaskWaker::wake);
@@ -207,7 +210,7 @@ pub(super) fn wake_all_waiters(latch: &Latch) {
 }
 
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
-    /// Has the next walk go to all listeners, whether or not they were commanded.
+    /// Makes the next walk visit all listeners, whether or not they were commanded.
     fn wake_all(&self) {
         let state = &mut *lock(&self.state);
         for (id, listening) in state.machine.listeners() {
@@ -216,13 +219,14 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
     }
 
-    /// A listener whose children were commanded.
+    /// Returns a listener whose children were commanded.
     fn next_to_wake(&self) -> Option<Arc<ListenerShared<R, L>>> {
         let next = lock(&self.state).to_wake.pop_first();
         next.map(|(_, listener)| listener)
     }
 
-    /// Wakes some children of a listener, and ends those that have no task; returns where to go on, if anywhere.
+    /// Wakes some children of a listener, and ends those that have no task. Returns where to
+    /// continue, if anywhere.
     fn wake_some(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,
@@ -239,13 +243,13 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                         spaced.push(id);
                         false
                     }
-                    // It has no task: the accept loop has it, or the driver.
+                    // It has no task: it belongs to the accept loop or the driver.
                     Some(AcceptorState::Waiting | AcceptorState::Spaced) => false,
-                    // By its own: it may be replaced, and another not.
+                    // By its own commands: it may be replaced while another is not.
                     Some(AcceptorState::Init) => {
                         control().commands_to(row.generation()).ends_waiting()
                     }
-                    // A close is nothing to them.
+                    // They ignore a close.
                     Some(AcceptorState::Terminating) | None => {
                         commands.kill() || commands.stop(Role::Acceptor)
                     }
@@ -264,7 +268,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         next
     }
 
-    /// Ends an acceptor that was not started yet; returns whether it was still that.
+    /// Ends an acceptor that has not started. Returns whether that was still the case.
     pub(super) fn end_spaced(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,
@@ -289,7 +293,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         })
     }
 
-    /// Looks at some children of a listener; returns where to go on, if anywhere.
+    /// Looks at some children of a listener. Returns where to continue, if anywhere.
     fn look_at_some(
         self: &Arc<Self>,
         listener: &ListenerShared<R, L>,
@@ -311,7 +315,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         next
     }
 
-    /// All children were looked at.
+    /// Ends a round of looks at all children.
     fn looked(self: &Arc<Self>) {
         let now = self.time();
         let looks = self.handle_event(|state, effects| state.machine.looked(now, effects));
@@ -320,7 +324,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
     }
 
-    /// Gives up all that is left on these runtimes.
+    /// Abandons all children left on these runtimes.
     fn give_up(self: &Arc<Self>, runtimes: &BTreeSet<RuntimeKey>) {
         let now = self.time();
         let given_up = self.handle_event(|state, effects| {
@@ -332,7 +336,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                 .map(|(id, listening)| (id, abandon(&listening.listener)))
                 .collect();
             let stuck = rows.iter().map(|(_, rows)| rows.len()).sum();
-            // All at once, since no other lock may come between: only those are copied that are named.
+            // All under one lock, because no other event may come between: only the named
+            // connections are copied.
             let mut displaced = Vec::new();
             for (listener, rows) in &rows {
                 for row in rows.iter() {
@@ -356,7 +361,8 @@ impl<R: Runtime, L: Listener> Drop for Driver<R, L> {
         if self.shared.read(|state| state.result.is_some()) {
             return;
         }
-        // No other task is left to do this, and the task may have been dropped in the middle of a walk.
+        // No other task is left to do this, and this task may have been dropped in the middle of a
+        // walk.
         wake_all_waiters(&self.shared.stopping);
         self.shared.wake_all();
         while let Some(listener) = self.shared.next_to_wake() {
@@ -370,14 +376,14 @@ impl<R: Runtime, L: Listener> Drop for Driver<R, L> {
     }
 }
 
-/// Ends a pool that has children left and no task of its own any longer, when its kill timeout is over (S8).
+/// Ends a pool that has children left but no task of its own, when its kill timeout is over (S8).
 fn keep_time<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
     if shared.read(|state| state.result.is_some()) {
         return;
     }
     let shared = Arc::clone(shared);
     let keep = move || {
-        // Most children are dropped by their runtime in the meantime, and this is over at once.
+        // Usually the runtime drops most children in the meantime, and this returns at once.
         let kill_timeout = shared.read(|state| state.machine.rules().plan.kill_timeout);
         let mut ended = None;
         while !shared.done.is_set() {
@@ -395,7 +401,7 @@ fn keep_time<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) {
             look_on_this_thread(&shared);
         }
     };
-    // Where there are no threads no other thread runs a child that does not suspend either.
+    // Without threads, no other thread runs a child that does not suspend either.
     let _ = catch_panic(|| spawn_thread("acceptor-pool", keep));
 }
 
@@ -412,7 +418,7 @@ fn look_on_this_thread<R: Runtime, L: Listener>(shared: &Arc<PoolShared<R, L>>) 
     shared.looked();
 }
 
-/// Whether the future is done, or its time is over.
+/// Whether the future has completed or the time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ParkOutcome {
     Done,

@@ -1,6 +1,6 @@
-//! Listeners that pause for want of resources go on when a connection of the pool ends (A2).
+//! Listeners that pause for lack of resources resume when a connection of the pool ends (A2).
 //!
-//! Invariant: as long as no listener is short of resources, the end of a connection costs one load.
+//! Invariant: while no listener is short of resources, the end of a connection costs one load.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use crate::runtime::Runtime;
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 
 pub(crate) struct Exhaustion<R: Runtime, L: Listener> {
-    /// How many listeners are short of resources.
+    /// The number of listeners that are short of resources.
     short: AtomicUsize,
-    /// Counts connections that ended while any was.
+    /// Counts the connections that ended while any was short.
     ends: AtomicU64,
     listeners: Mutex<Vec<Arc<ListenerShared<R, L>>>>,
 }
@@ -26,7 +26,7 @@ impl<R: Runtime, L: Listener> Exhaustion<R, L> {
         }
     }
 
-    /// A listener is short of resources, until [`leave`](Self::leave).
+    /// Records that a listener is short of resources, until [`leave`](Self::leave).
     pub(crate) fn enter(&self, listener: &Arc<ListenerShared<R, L>>) {
         lock(&self.listeners).push(Arc::clone(listener));
         self.short.fetch_add(1, Ordering::SeqCst);
@@ -45,13 +45,13 @@ impl<R: Runtime, L: Listener> Exhaustion<R, L> {
         }
     }
 
-    /// A number that changes with each end: what an accept loop reads before it calls `accept` shows whether a
-    /// connection ended meanwhile.
+    /// Returns a number that changes with each end. An accept loop that reads it before it calls
+    /// `accept` can see whether a connection ended meanwhile.
     pub(crate) fn ends(&self) -> u64 {
         self.ends.load(Ordering::SeqCst)
     }
 
-    /// A connection has ended, and all that it held is dropped.
+    /// Records that a connection has ended and its contents are dropped.
     pub(crate) fn connection_ended(&self) {
         if self.short.load(Ordering::SeqCst) == 0 {
             return;

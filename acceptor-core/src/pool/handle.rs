@@ -1,4 +1,4 @@
-//! The handle of a pool: everything that can be asked of it, and done to it, while it runs.
+//! The handle of a pool: all queries and commands of a running pool.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -116,7 +116,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             }
         };
         let key = self.runtime_key(runtime);
-        // Dropped outside of the lock, should the pool not run.
+        // Dropped outside of the lock if the pool does not run.
         let mut runtime = Some(runtime.unwrap_or(&self.shared.runtime).clone());
         let added = self.shared.handle_event(|state, _| {
             match state.machine.state() {
@@ -139,7 +139,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
                 let (id, shared) = (added.id, Arc::clone(&self.shared));
                 let accepts = accept_loop::run(shared, Arc::clone(&added), listener, handshake);
                 added.host.spawn(CatchUnwind::new(accepts));
-                // Last: it is what the calling thread may keep for itself.
+                // Last, because the runtime may keep this task for the calling thread.
                 added.host.start();
                 self.shared.spawn_decoy();
                 Ok(id)
@@ -148,12 +148,12 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         }
     }
 
-    /// Which of the pool's runtimes this is; `None` if no listener is on it.
+    /// Returns which of the pool's runtimes this is; `None` if no listener is on it.
     fn runtime_key(&self, runtime: Option<&R>) -> Option<RuntimeKey> {
         let Some(runtime) = runtime else {
             return Some(RuntimeKey::OF_THE_POOL);
         };
-        // It is not the core that compares: no lock is held, and a panic is caught.
+        // The comparison is foreign code: no lock is held, and a panic is caught.
         let is_same = |other: &R| catch_panic(|| other.is_same(runtime)).unwrap_or(false);
         if is_same(&self.shared.runtime) {
             return Some(RuntimeKey::OF_THE_POOL);
@@ -301,14 +301,15 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         let (child, acceptor) = {
             let table = &lock(&listener.children).table;
             let (row, child) = table.child(id).ok_or(ChildError::UnknownChild(id))?;
-            // Together with the look at its state: an acceptor that begins to wait later finds the command by itself.
+            // Under the same lock as its state is read: an acceptor that begins to wait later finds
+            // the command by itself.
             child.store(command);
             (child, row.acceptor_state())
         };
         child.notify();
         match acceptor {
-            // An acceptor that waits has no task of its own to be woken, and one that is spaced has none at all. (If that was
-            // started meanwhile it has one.)
+            // A waiting acceptor has no task to wake, and a spaced one has no task at all. (If it
+            // was started meanwhile, it has one.)
             Some(AcceptorState::Waiting) => listener.inbox.commanded(),
             Some(AcceptorState::Spaced) => {
                 self.shared.end_spaced(&listener, id);
@@ -340,7 +341,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     ) -> Result<(), ReconfigureError> {
         let rules = spec.settings.rules;
         let mut replaced = Vec::new();
-        // The old spec, or the refused one, is user values: dropped after the lock is released.
+        // The old spec, or the refused one, holds user values: it is dropped after the lock is
+        // released.
         let (result, _gone) = self.shared.handle_event(|state, effects| {
             if let Err(refused) = state.changeable() {
                 return (Err(refused), (spec, Vec::new()));
@@ -353,7 +355,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
                 let (before, ends) = listener.reconfigure(spec.factory.clone(), &rules, waiting);
                 factories.push(before);
                 if ends {
-                    // Those in `init` have a task, which the driver wakes.
+                    // Acceptors in `init` have tasks, which the driver wakes.
                     state.to_wake.insert(id, Arc::clone(listener));
                     effects.driver = Driver::Wakes;
                     replaced.push(Arc::clone(listener));
@@ -395,7 +397,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         }
     }
 
-    /// Replaces the settings of this version.
+    /// Replaces the settings if they are still at this version.
     fn replace_settings(
         &self,
         settings: PoolSettings<L::Addr>,
@@ -522,14 +524,15 @@ impl Future for CloseListener {
     }
 }
 
-/// Whether settings were replaced, or others came first.
+/// Whether the settings were replaced, or had been changed before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Swap {
     Done,
     Outrun,
 }
 
-/// A child whose id was parsed is looked for; it takes time that grows with the children of its listener.
+/// Returns the id with its slot. A parsed id has none, so the child is searched for, which takes
+/// time that grows with the children of its listener.
 fn find_slot<R: Runtime, L: Listener>(
     listener: &ListenerShared<R, L>,
     id: ChildId,

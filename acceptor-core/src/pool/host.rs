@@ -1,4 +1,4 @@
-//! Where the tasks of a listener run: on the pool's runtime, or on one of its own.
+//! The runtime of a listener's tasks: the pool's, or another.
 //!
 //! Invariant: times are those of the pool's clock, timers those of the listener's runtime.
 
@@ -16,14 +16,14 @@ use crate::sync::notify::Notify;
 pub(crate) struct Host<R: Runtime> {
     pub(crate) runtime: R,
     pub(crate) key: RuntimeKey,
-    /// Whether another thread could run what this one leaves.
+    /// Whether another thread could run the tasks that this one leaves.
     pub(crate) has_other_threads: bool,
-    /// On a runtime that is not the pool's.
+    /// Present on a runtime that is not the pool's.
     companion: Option<Companion>,
 }
 
 impl<R: Runtime> Host<R> {
-    /// On a runtime that is not the pool's, [`start`](Self::start) is still to be called.
+    /// Creates a host. On a runtime that is not the pool's, [`start`](Self::start) must follow.
     pub(crate) fn new(runtime: R, key: RuntimeKey) -> Self {
         let other = key != RuntimeKey::OF_THE_POOL;
         let one_thread = catch_panic(|| runtime.has_one_thread()).unwrap_or(false);
@@ -35,7 +35,7 @@ impl<R: Runtime> Host<R> {
         }
     }
 
-    /// Spawns the task that does nothing, if there is to be one.
+    /// Spawns the task that does nothing, if one is needed.
     pub(crate) fn start(&self) {
         if let Some(Companion(notify)) = &self.companion {
             let notify = Arc::clone(notify);
@@ -43,9 +43,9 @@ impl<R: Runtime> Host<R> {
         }
     }
 
-    /// A runtime that panics here drops the task, which reports its end.
+    /// Spawns a task. A runtime that panics here drops the task, which then reports its end.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        // Taken out within: a future that is moved into the call is copied once more.
+        // Taken out inside the call: a future that is moved into it is copied once more.
         let mut task = Some(task);
         let _ = catch_panic(|| {
             if let Some(task) = task.take() {
@@ -62,7 +62,7 @@ impl<R: Runtime> Host<R> {
         Box::pin(async move { runtime.sleep_until(deadline).await })
     }
 
-    /// As long as this from now on, by the pool's clock; without end, if the time is that long.
+    /// Sleeps for this time by the pool's clock, or forever if it is that long.
     pub(crate) fn sleep(&self, now: Instant, time: Duration) -> BoxFuture<'static, ()> {
         match now.checked_add(time) {
             Some(deadline) => self.sleep_until(deadline),
@@ -70,7 +70,8 @@ impl<R: Runtime> Host<R> {
         }
     }
 
-    /// Has another thread woken for a task that was woken or spawned before; false if the pool's own task is to do that.
+    /// Has another thread woken for a task that was woken or spawned before. False if the pool's
+    /// own task must do that.
     pub(crate) fn wake_companion(&self) -> bool {
         if let Some(companion) = &self.companion {
             companion.0.wake_task();
@@ -79,7 +80,7 @@ impl<R: Runtime> Host<R> {
     }
 }
 
-/// A task that does nothing. It is over when this is dropped.
+/// A task that does nothing and ends when this is dropped.
 #[derive(Default)]
 struct Companion(Arc<Notify>);
 
@@ -89,8 +90,8 @@ impl Drop for Companion {
     }
 }
 
-/// Whether a deadline is so late that it never comes. Runtimes add a little to what they are given: at the end of all
-/// time that overflows.
+/// Returns whether a deadline is so late that it never comes. Runtimes add a little to a deadline,
+/// which would overflow at the end of time.
 pub(crate) fn is_never(deadline: Instant) -> bool {
     const A_DAY: Duration = Duration::from_secs(86_400);
     deadline.checked_add(A_DAY).is_none()

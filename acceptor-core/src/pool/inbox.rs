@@ -1,8 +1,8 @@
-//! How an accept loop hears from the rest of the pool: acceptors that begin to wait, and news.
+//! The channel from the rest of the pool to an accept loop: acceptors that begin to wait, and news.
 //!
-//! Invariants: acceptors are collected in the order in which they arrived (L6); a
-//! closed inbox gives back an acceptor that comes too late; the accept loop is woken
-//! for an arrival only if it has no other waiter, or for an earlier timeout (L5).
+//! Invariants: acceptors are collected in the order of arrival (L6); a closed inbox returns an
+//! acceptor that arrives too late; the accept loop is woken for an arrival only if it has no other
+//! waiter, or for an earlier timeout (L5).
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -13,11 +13,12 @@ use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, WakerId, lock};
 
 pub(crate) struct Inbox<T> {
     state: Mutex<InboxState<T>>,
-    /// Whether anything has come since the accept loop collected. Changed under the lock, and read without it.
+    /// Whether anything has arrived since the accept loop collected. Written under the lock, and
+    /// read without it.
     fresh: AtomicBool,
 }
 
-/// What an inbox knows of its accept loop.
+/// The state of an accept loop as its inbox knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Told {
     known: bool,
@@ -30,7 +31,7 @@ struct InboxState<T> {
     news: News,
     closed: bool,
     demand: Demand,
-    /// The accept loop's timer will wake it then.
+    /// When the accept loop's timer wakes it.
     timer: Option<Instant>,
     waker: TaskWaker,
 }
@@ -38,13 +39,13 @@ struct InboxState<T> {
 /// The work of an accept loop besides accepting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct News {
-    /// Acceptors are to be started.
+    /// Acceptors must be started.
     pub(crate) starts: bool,
     /// A waiting acceptor was commanded to end.
     pub(crate) commanded: bool,
     /// A connection has ended while the listener pauses: a descriptor may be free (A2).
     pub(crate) resume: bool,
-    /// The listener is to close.
+    /// The listener must close.
     pub(crate) close: Option<Close>,
 }
 
@@ -60,7 +61,7 @@ impl<T> Inbox<T> {
         Self {
             state: Mutex::new(InboxState {
                 arrived: VecDeque::new(),
-                // Those that the listener is added with.
+                // The acceptors that the listener is added with.
                 news: News {
                     starts: true,
                     ..News::default()
@@ -74,7 +75,7 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// An acceptor begins to wait; it is given back if the inbox is closed.
+    /// Adds an acceptor that begins to wait. Returns it if the inbox is closed.
     pub(crate) fn push(&self, waiter: T, deadline: Option<Instant>) -> Result<(), T> {
         let waker = {
             let mut state = lock(&self.state);
@@ -96,13 +97,14 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
-    /// Whether anything has come since the accept loop collected.
+    /// Returns whether anything has arrived since the accept loop collected.
     #[inline]
     pub(crate) fn is_fresh(&self) -> bool {
         self.fresh.load(Ordering::SeqCst)
     }
 
-    /// Takes what arrived into `arrived`, which is empty, for an accept loop that will collect again before it sleeps.
+    /// Moves the arrivals into `arrived`, which is empty, for an accept loop that will collect
+    /// again before it sleeps.
     pub(crate) fn take_arrived(&self, arrived: &mut VecDeque<T>) {
         if !self.is_fresh() {
             return;
@@ -121,12 +123,12 @@ impl<T> Inbox<T> {
         self.announce(|news| news.commanded = true);
     }
 
-    /// Acceptors that wait are replaced: they end, and others are to be started (R1).
+    /// Announces that waiting acceptors are replaced: they end, and others must be started (R1).
     pub(crate) fn replaced(&self) {
         self.announce(|news| (news.commanded, news.starts) = (true, true));
     }
 
-    /// The accept loop is to look at the counts again: an acceptor is gone.
+    /// Makes the accept loop read the counts again, because an acceptor is gone.
     pub(crate) fn look(&self) {
         self.announce(|_| {});
     }
@@ -135,7 +137,8 @@ impl<T> Inbox<T> {
         self.announce(|news| news.resume = true);
     }
 
-    /// The first reason counts; a close that takes no queued connections overrules one that does.
+    /// Announces a close. The first reason counts; a close that takes no queued connections
+    /// overrules one that does.
     pub(crate) fn close(&self, close: Close) {
         self.announce(|news| match &mut news.close {
             None => news.close = Some(close),
@@ -154,8 +157,8 @@ impl<T> Inbox<T> {
         waker.wake();
     }
 
-    /// Whether to collect: something has come since, or there is something to tell that the inbox does not know. Else what comes
-    /// now finds what it would have found had all been told again, and the lock is left alone.
+    /// Returns whether to collect: something has arrived, or the inbox knows an old state of the
+    /// accept loop. Otherwise collecting would change nothing, and the lock is not taken.
     #[inline]
     pub(crate) fn has_news(
         &self,
@@ -172,8 +175,8 @@ impl<T> Inbox<T> {
         self.is_fresh() || told != Some(tells)
     }
 
-    /// Takes what arrived into `arrived`, which is empty, and the news. `known` is whether an acceptor waits already. With what the
-    /// inbox knows from then on.
+    /// Moves the arrivals into `arrived`, which is empty, and takes the news. `known` says whether
+    /// an acceptor waits already. Also returns the state that the inbox knows from then on.
     pub(crate) fn collect_and_tell(
         &self,
         arrived: &mut VecDeque<T>,
@@ -208,7 +211,8 @@ impl<T> Inbox<T> {
         (news, told)
     }
 
-    /// As [`collect_and_tell`](Self::collect_and_tell), for an accept loop that collects in any case.
+    /// Does the same as [`collect_and_tell`](Self::collect_and_tell), for an accept loop that
+    /// always collects.
     #[cfg(test)]
     pub(crate) fn collect(
         &self,
@@ -220,7 +224,7 @@ impl<T> Inbox<T> {
         self.collect_and_tell(arrived, known, timer, waker).0
     }
 
-    /// From here on nothing arrives; returns the last that did.
+    /// Closes the inbox. Returns the last arrivals.
     pub(crate) fn shut(&self) -> VecDeque<T> {
         let (arrived, _waker) = {
             let mut state = lock(&self.state);

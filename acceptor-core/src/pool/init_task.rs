@@ -1,7 +1,7 @@
 //! The task of a child in `init`: ends with the child waiting, or with its end.
 //!
-//! Invariants: the child waits, or its end is reported, exactly once, also when the runtime drops the task; from then on
-//! the task leaves its seat alone.
+//! Invariants: the child waits, or its end is reported, exactly once, even if the runtime drops the
+//! task; from then on the task no longer uses its seat.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,9 +23,9 @@ use crate::report::Failure;
 use crate::runtime::Runtime;
 use crate::sync::{DropCatching, Shared, catch_panic};
 
-/// The outcome of an `init`.
+/// The result of an `init`.
 enum InitOutcome<S> {
-    /// The acceptor may wait with its state, this long if it said so.
+    /// The acceptor waits with its state, for this long if it has an accept timeout.
     Waits(DropCatching<S>, Option<Duration>),
     Ended(ChildEnd),
 }
@@ -59,7 +59,8 @@ pin_project! {
     }
 }
 
-/// A shorter accept timeout would make a busy loop of restarts (B6).
+/// The shortest accept timeout that needs no spacing: a shorter one would be a busy loop of
+/// restarts (B6).
 const MIN_ACCEPT_TIMEOUT: Duration = Duration::from_millis(1);
 
 impl<R: Runtime, L: Listener, S: Send + 'static, F> InitTask<R, L, S, F>
@@ -101,7 +102,7 @@ impl<R: Runtime, L: Listener, S: Send + 'static, F> InitTask<R, L, S, F> {
         }
     }
 
-    /// Drops what `init` held; then the child waits, or ends. Ends the poll that was counted.
+    /// Drops the contents of `init`. Then the child waits or ends, and the counted poll ends.
     fn finish(self: Pin<&mut Self>, outcome: InitOutcome<S>) {
         let mut this = self.project();
         let dropped = catch_panic(|| this.init.set(None));
@@ -109,7 +110,8 @@ impl<R: Runtime, L: Listener, S: Send + 'static, F> InitTask<R, L, S, F> {
         member.control.unregister();
         let end = match (outcome, dropped) {
             (InitOutcome::Waits(state, timeout), Ok(())) => {
-                // First: another thread may poll the child as soon as it waits, and no two count at a time.
+                // First: another thread may poll the child as soon as it waits, and only one may
+                // count at a time.
                 member.control.count_poll();
                 let arrived = Arrived {
                     id: member.id(),
@@ -126,7 +128,7 @@ impl<R: Runtime, L: Listener, S: Send + 'static, F> InitTask<R, L, S, F> {
                 drop(state);
                 ChildEnd::StartError(Failure::Panic(message))
             }
-            // The first failure is the one that counts.
+            // The first failure counts.
             (InitOutcome::Ended(end @ ChildEnd::StartError(_)), _)
             | (InitOutcome::Ended(end), Ok(())) => end,
             (InitOutcome::Ended(_), Err(message)) => ChildEnd::Panic(message, WaitTime::Long),

@@ -1,8 +1,10 @@
-//! What the rest of the pool knows of acceptors whose type it does not: what starts them, and the lanes in which they wait.
+//! Acceptors with their type erased: the factory that starts them, and the lanes in which they
+//! wait.
 //!
-//! An [`Acceptor`](crate::Acceptor) has a type of its own, and a pool may change to another while it runs (R1). A [`Factory`]
-//! starts acceptors of one type, from any thread. A [`Lane`] has those that wait on one listener, each with its state, and
-//! belongs to the accept loop: so states need no lock and no box, and a connection one call that is not known at compile time.
+//! An [`Acceptor`](crate::Acceptor) has a type of its own, and a pool may change to another while
+//! it runs (R1). A [`Factory`] starts acceptors of one type, from any thread. A [`Lane`] holds
+//! those that wait on one listener, each with its state, and belongs to the accept loop: so states
+//! need no lock and no box, and a connection costs one virtual call.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -20,40 +22,40 @@ use crate::pool::shared::PoolShared;
 use crate::runtime::Runtime;
 use crate::sync::{DropCatching, Shared};
 
-/// A state of a type that the lane knows.
+/// A state, of a type that the lane knows.
 pub(crate) type ErasedState = DropCatching<Box<dyn Any + Send>>;
 
-/// What an acceptor answers that is asked for its state at once.
+/// The result of `init_now`.
 pub(crate) enum InitNow<S> {
     State(S),
-    /// Its `init` is to run.
+    /// Its `init` must run.
     None,
     Failed(ChildEnd),
 }
 
-/// Starts acceptors, whatever their type.
+/// Starts acceptors of any type.
 pub(crate) trait Factory<R: Runtime, L: Listener>: Send + Sync + 'static {
     fn make_lane(self: Arc<Self>) -> Box<dyn Lane<R, L>>;
 
     fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> InitNow<ErasedState>;
 
-    /// Runs `init` in a task of its own. `generation` says which of the pool's acceptors this is.
+    /// Runs `init` in a task of its own, for an acceptor of this generation.
     fn spawn_init(self: Arc<Self>, member: Member<R, L>, generation: u64);
 }
 
 /// An acceptor that has its state, on its way to the accept loop.
 pub(crate) struct Arrival<R: Runtime, L: Listener> {
     pub(crate) arrived: Arrived,
-    /// What has started it.
+    /// The factory that started it.
     pub(crate) factory: Shared<dyn Factory<R, L>>,
 }
 
 /// An acceptor of a type that its lane knows, and that has its state.
 pub(crate) struct Arrived {
     pub(crate) id: ChildId,
-    /// Which of the pool's acceptors it is of.
+    /// The generation of the pool's acceptor that it belongs to.
     pub(crate) generation: u64,
-    /// When its accept timeout comes, and how long that is.
+    /// When its accept timeout expires, and how long that is.
     pub(crate) deadline: Option<(Instant, WaitTime)>,
     pub(crate) state: ErasedState,
 }
@@ -81,7 +83,7 @@ impl<R: Runtime, L: Listener> Home<'_, R, L> {
         }
     }
 }
-/// What the task of a child has of its pool.
+/// The parts of the pool that the task of a child holds.
 pub(crate) struct Member<R: Runtime, L: Listener> {
     pub(crate) shared: Arc<PoolShared<R, L>>,
     pub(crate) listener: Arc<ListenerShared<R, L>>,
@@ -94,39 +96,39 @@ impl<R: Runtime, L: Listener> Member<R, L> {
         ChildId::new(self.listener.id, key.number, key.slot)
     }
 
-    /// The child's end is seen. Its seat may be another's from here on.
+    /// Makes the child's end visible. Its seat may be another's from here on.
     #[inline]
     pub(crate) fn ended(&self, end: ChildEnd) {
         self.shared.ended(&self.listener, self.id(), end);
     }
 }
 
-/// A connection for the acceptor that has waited longest, and what the accept loop has for it.
+/// A connection for the acceptor that has waited longest, with the accept loop's data for it.
 pub(crate) struct Given<'a, L: Listener> {
-    /// It is taken if the connection is served.
+    /// Taken if the connection is served.
     pub(crate) incoming: &'a mut DropCatching<Incoming<L::Io, L::Addr>>,
-    /// The view of the listener for an acceptor without an `init`.
+    /// The [`ListenerInfo`] for an acceptor without an `init`.
     pub(crate) info: &'a mut ListenerInfo<L::Addr>,
     pub(crate) handshake: &'a Shared<L::Handshake>,
-    /// Which of the pool's acceptors the newest lane is of.
+    /// The generation of the newest lane.
     pub(crate) generation: u64,
 }
 
-/// What has become of the acceptor that a connection was for.
+/// The outcome for the acceptor that a connection was meant for.
 #[derive(Debug)]
 pub(crate) enum HandedOver {
     Serves(Successor),
     /// It was killed while it waited, and ends.
     Gone,
-    /// It is of an acceptor that was replaced, and terminates (R1): the connection is for another. This one has its state,
-    /// and is to wait until it terminates, too.
+    /// It belongs to a replaced generation and terminates (R1): the connection is for another. The
+    /// acceptor named here has its state, and must wait until it terminates too.
     Replaced(Option<ChildId>),
 }
 
-/// The acceptor that takes the place of one that has become a connection.
+/// The successor of an acceptor that has become a connection.
 #[derive(Debug)]
 pub(crate) enum Successor {
-    /// It waits; it is yet to be put into the newest lane, if it is named.
+    /// It waits. If it is named, it must still be put into the newest lane.
     Waits(Waits, Option<ChildId>),
     /// Its `init` has a task.
     Begins,
@@ -137,26 +139,27 @@ pub(crate) enum Successor {
 pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
     fn is_of(&self, factory: &Shared<dyn Factory<R, L>>) -> bool;
 
-    /// The turn of the acceptor that has waited longest here.
+    /// Returns the turn of the acceptor that has waited longest here.
     fn turn(&self) -> Option<u64>;
 
-    /// When the first timeout comes.
+    /// Returns when the first timeout expires.
     fn earliest(&self) -> Option<Instant>;
 
-    /// Asks for the state of one more acceptor, and keeps it; with the end of one that failed.
+    /// Calls `init_now` for one more acceptor and keeps its state. Also returns the end of an
+    /// acceptor that failed.
     fn prepare(&mut self, listener: &ListenerInfo<L::Addr>) -> (Ready, Option<ChildEnd>);
 
-    /// The acceptor whose state was prepared begins to wait.
+    /// Makes the acceptor whose state was prepared begin to wait.
     fn push_prepared(&mut self, turn: u64, id: ChildId, generation: u64);
 
-    /// Drops what was prepared and is of no use.
+    /// Drops a prepared state that is not needed.
     fn forget_prepared(&mut self);
 
-    /// An acceptor begins to wait that was started by the factory of this lane.
+    /// Adds a waiting acceptor that was started by the factory of this lane.
     fn push(&mut self, turn: u64, arrived: Arrived);
 
-    /// The acceptor that has waited longest here has a connection. `turn` is that of the next one, and `newest` is the lane of the acceptor that the pool has,
-    /// unless it is this one.
+    /// Gives a connection to the acceptor that has waited longest here. `turn` is the turn of the
+    /// next acceptor, and `newest` is the newest lane, unless it is this one.
     fn hand_over(
         &mut self,
         home: Home<'_, R, L>,
@@ -165,12 +168,12 @@ pub(crate) trait Lane<R: Runtime, L: Listener>: Send {
         newest: Option<&mut Box<dyn Lane<R, L>>>,
     ) -> HandedOver;
 
-    /// The acceptor that has waited longest here terminates.
+    /// Terminates the acceptor that has waited longest here.
     fn dismiss_first(&mut self, home: Home<'_, R, L>);
 
-    /// An acceptor whose timeout has come by then terminates.
+    /// Terminates an acceptor whose timeout has expired by then.
     fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant);
 
-    /// Those that were commanded to end terminate; returns how many.
+    /// Terminates the acceptors that were commanded to end. Returns how many.
     fn dismiss_commanded(&mut self, home: Home<'_, R, L>) -> usize;
 }

@@ -1,4 +1,4 @@
-//! The lanes of a listener. Over all of them, the acceptor that has waited longest is first (L6).
+//! The lanes of a listener, ordered as a whole: the acceptor that has waited longest is first (L6).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,15 +9,15 @@ use crate::pool::lane::{Arrival, Factory, Given, HandedOver, Home, Lane, Success
 use crate::runtime::Runtime;
 use crate::sync::Shared;
 
-/// The lanes of a listener: the last is that of the acceptor that the pool has, those before it of earlier ones that have
-/// acceptors left.
+/// The lanes of a listener. The last belongs to the pool's current acceptor, those before it to
+/// earlier ones with acceptors left.
 pub(crate) struct Lanes<R: Runtime, L: Listener> {
     lanes: Vec<Box<dyn Lane<R, L>>>,
-    /// Of the acceptor that begins to wait next.
+    /// The turn of the acceptor that begins to wait next.
     turn: u64,
-    /// How many wait, in all lanes.
+    /// The number of waiters in all lanes.
     waiting: usize,
-    /// Whether any may have a timeout.
+    /// Whether any waiter may have a timeout.
     timed: bool,
 }
 
@@ -31,7 +31,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         }
     }
 
-    /// From now on new acceptors are of this factory.
+    /// Makes this factory the one of new acceptors.
     pub(crate) fn renew(&mut self, factory: &Shared<dyn Factory<R, L>>) {
         let known = self.lanes.iter().position(|lane| lane.is_of(factory));
         let lane = match known {
@@ -42,7 +42,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         self.prune();
     }
 
-    /// Forgets earlier acceptors of which none waits.
+    /// Removes lanes of earlier acceptors without waiters.
     fn prune(&mut self) {
         let mut left = self.lanes.len();
         if left > 1 {
@@ -57,7 +57,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         self.waiting == 0
     }
 
-    /// The place of the lane with the acceptor that has waited longest.
+    /// Returns the index of the lane with the acceptor that has waited longest.
     #[inline]
     fn first(&self) -> usize {
         let last = self.lanes.len() - 1;
@@ -69,7 +69,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         turns.min().map_or(last, |(_, at)| at)
     }
 
-    /// When the first timeout comes.
+    /// Returns when the first timeout expires.
     pub(crate) fn earliest(&mut self) -> Option<Instant> {
         if !self.timed {
             return None;
@@ -101,7 +101,8 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         self.timed |= arrived.deadline.is_some();
         let known = self.lanes.iter().rposition(|lane| lane.is_of(&factory));
         let at = known.unwrap_or_else(|| {
-            // It was started before the spec was replaced, or after and the accept loop has not seen it yet.
+            // It was started before the spec was replaced, or afterwards and the accept loop has
+            // not noticed yet.
             let lane = Arc::clone(&factory).make_lane();
             self.lanes.insert(0, lane);
             0
@@ -109,7 +110,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         self.lanes[at].push(turn, arrived);
     }
 
-    /// The acceptor that has waited longest has a connection, which it takes if it serves it.
+    /// Gives a connection to the acceptor that has waited longest, which takes it if it serves it.
     #[inline]
     pub(crate) fn hand_over(&mut self, home: Home<'_, R, L>, given: Given<'_, L>) -> HandedOver {
         if self.is_empty() {
@@ -129,14 +130,14 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
             }
         };
         match handed_over {
-            // One left, and another came.
+            // One waiter left and another arrived.
             HandedOver::Serves(Successor::Waits(_, None)) => self.turn = turn,
             _ => self.waiting -= 1,
         }
         handed_over
     }
 
-    /// The acceptor that has waited longest terminates; false if there is none.
+    /// Terminates the acceptor that has waited longest. False if none waits.
     pub(crate) fn dismiss_head(&mut self, home: Home<'_, R, L>) -> bool {
         if self.is_empty() {
             return false;
@@ -148,7 +149,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         true
     }
 
-    /// An acceptor whose timeout has come by then terminates; false if there is none.
+    /// Terminates an acceptor whose timeout has expired by then. False if there is none.
     pub(crate) fn dismiss_expired(&mut self, home: Home<'_, R, L>, until: Instant) -> bool {
         let timeouts = self.lanes.iter_mut();
         let timeouts = timeouts.filter_map(|lane| lane.earliest().map(|at| (at, lane)));
@@ -164,7 +165,7 @@ impl<R: Runtime, L: Listener> Lanes<R, L> {
         true
     }
 
-    /// Those that were commanded to end terminate.
+    /// Terminates the acceptors that were commanded to end.
     pub(crate) fn dismiss_commanded(&mut self, home: Home<'_, R, L>) {
         for lane in &mut self.lanes {
             self.waiting -= lane.dismiss_commanded(home);

@@ -1,7 +1,7 @@
 //! A listener inside a pool: its children, its inbox, its signals, its statistics.
 //!
-//! Invariant: *closed* is set after the listener's own value was dropped, so after
-//! its socket was closed, and after it has left the list.
+//! Invariant: *closed* is set after the listener's own value was dropped, so after its socket was
+//! closed, and after it has left the list.
 
 use std::io;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::sync::{
 
 pub(crate) struct ListenerShared<R: Runtime, L: Listener> {
     pub(crate) id: ListenerId,
-    /// Where its tasks run.
+    /// The runtime of its tasks.
     pub(crate) host: Host<R>,
     pub(crate) tag: Option<Arc<str>>,
     pub(crate) local_addr: L::Addr,
@@ -38,9 +38,9 @@ pub(crate) struct ListenerShared<R: Runtime, L: Listener> {
     pub(crate) signals: Arc<Signals>,
     pub(crate) closed: Latch,
     pub(crate) children: Mutex<Children<R, L>>,
-    /// That of the table, for the accept loop, which keeps what it took from the last spec.
+    /// The table's generation, for the accept loop, which caches data of the last spec.
     generation: AtomicU64,
-    /// The error it failed with, which ends its acceptors.
+    /// The error with which it failed; its acceptors terminate with it.
     failure: Mutex<Option<Shared<io::Error>>>,
     paused: AtomicBool,
     skipped: AtomicU64,
@@ -49,7 +49,7 @@ pub(crate) struct ListenerShared<R: Runtime, L: Listener> {
 
 type ChildTable<L> = Table<Arc<Seats>, <L as Listener>::Addr>;
 
-/// The children of a listener, and what starts new ones.
+/// The children of a listener, and the factory of new ones.
 pub(crate) struct Children<R: Runtime, L: Listener> {
     pub(crate) table: ChildTable<L>,
     pub(crate) factory: Shared<dyn Factory<R, L>>,
@@ -57,7 +57,7 @@ pub(crate) struct Children<R: Runtime, L: Listener> {
     pub(crate) handshake_timeout: Option<Duration>,
 }
 
-/// Whether connections have the listener's local address or are to be asked for their own (B10).
+/// Whether connections have the listener's local address, or must be asked for their own (B10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LocalAddrSource {
     Listener,
@@ -65,7 +65,7 @@ pub(crate) enum LocalAddrSource {
 }
 
 impl<R: Runtime, L: Listener> Children<R, L> {
-    /// Takes what it has to know of the pool's rules.
+    /// Copies the rules that it needs.
     fn set_rules(&mut self, rules: &Rules) {
         self.reports = rules.connection_reports;
         self.handshake_timeout = rules.handshake_timeout;
@@ -73,7 +73,8 @@ impl<R: Runtime, L: Listener> Children<R, L> {
         self.table.watch_ends(all);
     }
 
-    /// Takes out a connection whose end leads to nothing; `None`, and nothing done, if it may lead to more.
+    /// Removes a connection whose end has no consequences. `None`, without any change, if it may
+    /// have some.
     pub(crate) fn left(
         &mut self,
         id: ChildId,
@@ -121,7 +122,7 @@ impl<R: Runtime, L: Listener> Listed<L::Addr> for Handshaking<R, L> {
 }
 
 impl LocalAddrSource {
-    /// The address of a listener, and where the addresses of its connections come from.
+    /// Returns the address of a listener, and the source of its connections' addresses.
     pub(crate) fn of<L: Listener>(listener: &L) -> io::Result<(L::Addr, Self)> {
         let asked = catch_panic(|| {
             let addresses = match listener.asks_local_addr() {
@@ -183,8 +184,8 @@ impl<R: Runtime, L: Listener> ListenerShared<R, L> {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Later children are made by another factory; returns the one before, to be dropped outside of any lock, and whether
-    /// children are to be woken, since they are replaced.
+    /// Makes another factory the one of later children. Returns the previous factory, to be dropped
+    /// outside of any lock, and whether children must be woken because they are replaced.
     pub(crate) fn reconfigure(
         &self,
         factory: Shared<dyn Factory<R, L>>,
@@ -211,7 +212,7 @@ impl<R: Runtime, L: Listener> ListenerShared<R, L> {
         lock(&self.failure).get_or_insert(error);
     }
 
-    /// Why an acceptor terminates that was commanded to end.
+    /// Returns the reason for which an acceptor that was commanded to end terminates.
     pub(crate) fn terminate_reason(&self, reason: EndWaiting) -> Terminate {
         let reason = match reason {
             EndWaiting::Closed(reason) => reason,

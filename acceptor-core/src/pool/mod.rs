@@ -122,7 +122,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         lock(&shared.state).init = init;
         let runs = || shared.read(|state| state.machine.state()) == PoolState::Running;
         shared.spawn(CatchUnwind::new(driver::run(Arc::clone(&shared))));
-        // No reporter for a pool that has ended already: its task would be left behind.
+        // No reporter for a pool that has already ended: its task would be left behind.
         if !runs() {
             return Err(StartError::RuntimeGone);
         }

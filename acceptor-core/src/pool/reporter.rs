@@ -1,8 +1,9 @@
-//! The task that delivers a pool's reports: one at a time, in the order in which they entered the outbox (O1).
+//! The task that delivers a pool's reports: one at a time, in the order in which they entered the
+//! outbox (O1).
 //!
-//! Invariants: only this task calls the observer and emits `tracing` events, as long
-//! as the runtime keeps it; the result of the pool follows the last report, or
-//! comes a kill timeout after the last child's end, whichever is first (O2).
+//! Invariants: only this task calls the observer and emits `tracing` events, as long as the runtime
+//! keeps it; the result of the pool is available after the last report, or a kill timeout after the
+//! last child's end, whichever is first (O2).
 
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
@@ -25,7 +26,7 @@ use crate::status::PoolState;
 use crate::sync::notify::Notify;
 use crate::sync::{AtomicBool, DropCatching, Mutex, Ordering, catch_panic, lock, wake};
 
-/// How many reports are delivered before other tasks get their turn.
+/// The number of reports to deliver before other tasks may run.
 const REPORTS_IN_A_ROW: usize = 32;
 
 /// The reports of a pool on their way to the observer.
@@ -33,17 +34,17 @@ pub(crate) struct Reports<A> {
     outbox: Mutex<Outbox<A>>,
     limit: Mutex<RateLimit>,
     posted: Notify,
-    /// There is no reporter: not yet, or the runtime has dropped it.
+    /// There is no reporter: it has not started, or the runtime has dropped it.
     gone: AtomicBool,
-    /// A thread delivers what a reporter that is gone has left.
+    /// A thread delivers the reports that a dropped reporter has left.
     delivering: AtomicBool,
 }
 
-/// What is to be done after reports were posted, outside of any lock.
+/// The work left after reports were posted, to be done outside of any lock.
 pub(crate) struct Posted<A> {
-    /// Those that found no place, and one that is of no interest.
+    /// Reports that did not fit, and those that are not needed.
     _dropped: Vec<DropCatching<Report<A>>>,
-    /// Whether the reporter has something to do.
+    /// Whether the reporter must be woken.
     pub(super) wakes: bool,
 }
 
@@ -93,7 +94,7 @@ impl<A> Reports<A> {
         }
     }
 
-    /// An event for `tracing` alone; gives it back if it found no place.
+    /// Posts an event for `tracing` alone. Returns it if it did not fit.
     fn post_traced(&self, report: Report<A>, suppressed: u64) -> Option<Report<A>> {
         let audience = Audience::Trace { suppressed };
         let report = lock(&self.outbox).push(report, audience)?;
@@ -104,8 +105,9 @@ impl<A> Reports<A> {
         Some(report)
     }
 
-    /// Whether an event at debug level, which the observer does not get, is one for `tracing`, and how many of its kind were
-    /// left out before. Limited before it has a place: else a peer that hangs up again and again fills them all.
+    /// Returns whether a debug-level event that the observer does not get is emitted to `tracing`,
+    /// and how many of its kind were suppressed before. The limit applies before the event takes a
+    /// slot: otherwise a peer that keeps hanging up would fill them all.
     fn admit_debug(&self, event: &Event<A>, now: Instant) -> Option<u64> {
         if LevelFilter::current() < LevelFilter::DEBUG {
             return None;
@@ -123,21 +125,21 @@ impl<A> Reports<A> {
     }
 }
 
-/// What a report says of where it comes from.
+/// The source of a report.
 #[derive(Clone, Copy)]
 pub(crate) struct Origin<'a> {
     pub(crate) pool: &'a Arc<str>,
-    /// That of the listener, if the event is of one.
+    /// The listener's tag, if the event is about a listener.
     pub(crate) tag: Option<&'a Arc<str>>,
 }
 
 impl<R: Runtime, L: Listener> PoolShared<R, L> {
-    /// Reports an event of a listener that is no end of a child.
+    /// Reports an event of a listener other than the end of a child.
     pub(crate) fn report(&self, listener: &ListenerShared<R, L>, event: Event<L::Addr>) {
         let posted = {
             let state = lock(&self.state);
             if state.machine.state() == PoolState::Stopped {
-                // The result is the last that is known of a pool.
+                // The result is the last thing that a pool makes known.
                 drop(state);
                 return drop(DropCatching::new(event));
             }
@@ -170,7 +172,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         Delivered::One
     }
 
-    /// Whether the event is emitted to `tracing`, and how many of its kind were left out before (O3).
+    /// Returns whether the event is emitted to `tracing`, and how many of its kind were suppressed
+    /// before (O3).
     fn admit(&self, report: &Report<L::Addr>, audience: Audience) -> Option<u64> {
         let event = &report.event;
         let Some(listener) = limited(event) else {
@@ -190,7 +193,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         admitted
     }
 
-    /// Gives the result of a pool that has ended, once all reports are delivered.
+    /// Makes the result of an ended pool available, once all reports are delivered.
     fn complete_if_delivered(self: &Arc<Self>) -> Completed {
         {
             let state = lock(&self.state);
@@ -208,7 +211,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         Completed::Yes
     }
 
-    /// Gives the result of a pool that has ended, whether or not all reports are delivered.
+    /// Makes the result of an ended pool available, whether or not all reports are delivered.
     pub(crate) fn complete(self: &Arc<Self>) {
         let (spec, init, left, to_wake) = {
             let mut state = lock(&self.state);
@@ -227,7 +230,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             let to_wake = std::mem::take(&mut state.to_wake);
             (state.spec.take(), state.init.take(), left, to_wake)
         };
-        // Tasks that are no children may wait for *draining*, and the pool's own task has not come to them.
+        // Tasks other than children may wait for *draining*, and the pool's own task has not
+        // reached them.
         wake_all_waiters(&self.stopping);
         for listener in to_wake.into_values() {
             wake_all_waiters(&listener.signals.draining);
@@ -240,13 +244,14 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         self.reports.posted.notify();
     }
 
-    /// Delivers the waiting reports on this thread, once the runtime has dropped the reporter.
+    /// Delivers the queued reports on this thread, once the runtime has dropped the reporter.
     pub(crate) fn deliver_here(self: &Arc<Self>) {
         // Only at the end, so that no event of a connection waits for the observer.
         if self.read(|state| state.ended.is_none()) {
             return;
         }
-        // Another thread, or the observer that made this call: it goes on to the end, one report at a time (O1).
+        // Another thread delivers, or the observer made this call: delivery continues there, one
+        // report at a time (O1).
         if self.reports.delivering.swap(true, Ordering::SeqCst) {
             return;
         }
@@ -256,7 +261,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
     }
 }
 
-/// The listener of an event whose `tracing` events are limited (O3).
+/// Returns the listener of an event whose `tracing` events are limited (O3).
 fn limited<A>(event: &Event<A>) -> Option<ListenerId> {
     match event {
         Event::StartError { listener, .. }
@@ -289,7 +294,7 @@ enum Completed {
     No,
 }
 
-/// Says so when the runtime drops the task.
+/// Records that the runtime has dropped the task.
 struct ReporterGuard<R: Runtime, L: Listener>(Arc<PoolShared<R, L>>);
 
 impl<R: Runtime, L: Listener> Drop for ReporterGuard<R, L> {
@@ -306,7 +311,8 @@ where
     L::Addr: Debug,
 {
     shared.reports.gone.store(false, Ordering::SeqCst);
-    // Made here, not in the task: a task that is dropped before its first poll counts as well.
+    // Created outside the task, so that a task that is dropped before its first poll is handled as
+    // well.
     let reporter = ReporterGuard(shared);
     async move {
         let shared = &reporter.0;
@@ -328,7 +334,7 @@ where
     }
 }
 
-/// Lets other tasks have their turn.
+/// Lets other tasks run.
 pub(crate) async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {

@@ -1,9 +1,9 @@
-//! The state that the owner, the handles and the tasks of a pool share: one lock around the machine, and its effects.
+//! The state shared by the owner, the handles and the tasks of a pool: one lock around the machine,
+//! and its effects.
 //!
-//! An event runs the machine under the lock; its effects follow after the lock is
-//! released. Invariants: the locks are taken in the order pool, listener, outbox;
-//! none is held across an await or a call into user code; only this file and
-//! `driver` call the runtime.
+//! An event runs the machine under the lock; its effects follow after the lock is released.
+//! Invariants: the locks are taken in the order pool, listener, outbox; none is held across an
+//! await or a call into user code; only this file and `driver` call the runtime.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -46,9 +46,9 @@ pub(crate) struct PoolShared<R: Runtime, L: Listener> {
     pub(crate) driver: Notify,
     pub(crate) reports: Reports<L::Addr>,
     pub(crate) exhaustion: Exhaustion<R, L>,
-    /// Is set when a stop begins (S2).
+    /// Set when a stop begins (S2).
     pub(crate) stopping: Latch,
-    /// Is set when the result is there.
+    /// Set when the result is available.
     pub(crate) done: Latch,
     pub(super) state: Mutex<State<R, L>>,
 }
@@ -58,22 +58,22 @@ pub(crate) type PoolEffects<R, L> = Effects<Arc<ListenerShared<R, L>>, <L as Lis
 pub(crate) struct State<R: Runtime, L: Listener> {
     pub(crate) machine: Supervisor<Arc<ListenerShared<R, L>>>,
     pub(crate) spec: ErasedSpec<R, L>,
-    /// Counts the specs and settings that the pool has had.
+    /// Counts the changes of the spec and of the settings.
     pub(super) version: u64,
     /// The init function, if the pool has one (R3).
     pub(super) init: Option<Shared<Reconfigurer<R, L>>>,
-    /// Starts that the driver is to carry out.
+    /// Starts for the driver to carry out.
     pub(super) later: Vec<Later<R, L>>,
-    /// Listeners of whose children and waiters the driver is to wake each.
+    /// Listeners whose children and waiters the driver must wake.
     pub(super) to_wake: BTreeMap<ListenerId, Arc<ListenerShared<R, L>>>,
-    /// The result, once the last child has ended and while reports are still delivered.
+    /// The result, from the end of the last child until the reports are delivered.
     pub(super) ended: Option<Box<StopReport<L::Addr>>>,
     pub(super) result: Option<Box<StopReport<L::Addr>>>,
     /// Connections that ended after the grace (S7).
     pub(super) late: Late<L::Addr>,
 }
 
-/// A start that the driver carries out, after a time.
+/// A delayed start, which the driver carries out.
 pub(crate) struct Later<R: Runtime, L: Listener> {
     pub(crate) listener: Arc<ListenerShared<R, L>>,
     pub(crate) child: ChildId,
@@ -83,7 +83,7 @@ pub(crate) struct Later<R: Runtime, L: Listener> {
 /// A child whose `init` begins.
 struct Begun<R: Runtime, L: Listener> {
     control: Control,
-    /// Which of the pool's acceptors it is of, and the factory of that acceptor.
+    /// Its generation, and the factory of that generation.
     generation: u64,
     factory: Shared<dyn Factory<R, L>>,
 }
@@ -111,12 +111,12 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         })
     }
 
-    /// Reads the state, changing nothing.
+    /// Reads the state without changing it.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&State<R, L>) -> T) -> T {
         read(&lock(&self.state))
     }
 
-    /// Runs an event under the lock, then carries out what it leads to.
+    /// Runs an event under the lock, then carries out its effects.
     pub(crate) fn handle_event<T>(
         self: &Arc<Self>,
         event: impl FnOnce(&mut State<R, L>, &mut PoolEffects<R, L>) -> T,
@@ -124,7 +124,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         self.handle_event_of(None, event)
     }
 
-    /// As [`handle_event`](Self::handle_event), of a listener with this tag.
+    /// Does the same as [`handle_event`](Self::handle_event), for an event of a listener with this
+    /// tag.
     pub(crate) fn handle_event_of<T>(
         self: &Arc<Self>,
         tag: Option<&Arc<str>>,
@@ -174,7 +175,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
     }
 
-    /// Starts a child: it waits if it needs no `init`, else its `init` has a task of its own (B5).
+    /// Starts a child. If it needs no `init` it waits, otherwise its `init` runs in a task of its
+    /// own (B5).
     pub(crate) fn start(self: &Arc<Self>, listener: &Arc<ListenerShared<R, L>>, id: ChildId) {
         let Some(Begun {
             control,
@@ -206,7 +208,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
     }
 
-    /// Starts a child that has no state at once.
+    /// Starts a child whose `init_now` returned no state.
     pub(crate) fn start_init(self: &Arc<Self>, listener: &Arc<ListenerShared<R, L>>, id: ChildId) {
         if let Some(begun) = self.begin(listener, id) {
             let home = Home {
@@ -218,7 +220,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
     }
 
-    /// A child begins its `init`; `None` if it has ended, be it because another has taken its place.
+    /// Begins the `init` of a child. `None` if the child has ended, for example because it was
+    /// replaced.
     fn begin(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,
@@ -236,14 +239,14 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             (begun, children.table.generation())
         };
         if begun.generation < present {
-            // What would start it is gone.
+            // Its factory is gone.
             self.ended(listener, id, ChildEnd::Stopped);
             return None;
         }
         Some(begun)
     }
 
-    /// An acceptor has its state, and waits for a connection.
+    /// Makes an acceptor that has its state wait for a connection.
     pub(crate) fn waits(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,
@@ -264,8 +267,9 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
         let deadline = deadline.map(|(at, _)| at);
         match listener.inbox.push(arrival, deadline) {
-            // Commanded between its last look and its arrival: the accept loop may have looked already. (Or it has a
-            // connection, or has ended: then the accept loop looks to no effect.)
+            // Commanded between its last check and its arrival: the accept loop may have handled
+            // the command already. (Or the acceptor has a connection, or has ended: then the accept
+            // loop looks to no effect.)
             Ok(()) if control.commands_to(generation).ends_waiting() => listener.inbox.commanded(),
             Ok(()) => {}
             Err(arrival) => {
@@ -281,27 +285,29 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
     }
 
-    /// Spawns one of the pool's own tasks. A runtime that panics here drops it, and it finds that out.
+    /// Spawns one of the pool's own tasks. A runtime that panics here drops the task, which notices
+    /// it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let _ = catch_panic(|| self.runtime.spawn(task));
     }
 
-    /// Follows on a task that was woken or spawned and runs code of the user's.
+    /// Must follow each wake-up or spawn of a task that runs user code.
     ///
-    /// A runtime may run the task that was woken last next on this thread without waking another. Should it block, no
-    /// thread would look at the sockets (O1, B5): so there is another task for another thread to take.
+    /// A runtime may run the task that was woken last next on this thread, without waking another.
+    /// If that task blocks, no thread polls the sockets (O1, B5): so there is another task for
+    /// another thread to take.
     pub(crate) fn wake_another_thread(&self) {
         self.driver.wake_task();
     }
 
-    /// As [`wake_another_thread`](Self::wake_another_thread), for a task of a listener.
+    /// Does the same as [`wake_another_thread`](Self::wake_another_thread) for a listener's task.
     pub(crate) fn wake_another_thread_of(&self, listener: &ListenerShared<R, L>) {
         if listener.host.has_other_threads && !listener.host.wake_companion() {
             self.wake_another_thread();
         }
     }
 
-    /// Wakes the reporter, and drops the reports that found no place.
+    /// Wakes the reporter, and drops the reports that did not fit.
     pub(crate) fn follow(&self, posted: Posted<L::Addr>) {
         if posted.wakes {
             self.reports.notify();
@@ -310,27 +316,29 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         drop(posted);
     }
 
-    /// Ends a call of the user's that has woken or spawned tasks.
+    /// Ends a user's call that has woken or spawned tasks.
     ///
-    /// A runtime may keep the task that was woken last for the calling thread alone. Should its caller block that thread,
-    /// and an observer may wait there for the end of the pool, the task would never run: so the last is one of no use.
+    /// A runtime may keep the task that was woken last for the calling thread alone. If the caller
+    /// blocks that thread (an observer may wait there for the end of the pool), the task would
+    /// never run: so the last task is one that does nothing.
     pub(crate) fn spawn_decoy(&self) {
         if !self.done.is_set() {
             self.spawn(async {});
         }
     }
 
-    /// The result, once `done` is set.
+    /// Returns the result, once `done` is set.
     pub(crate) fn result(&self) -> Option<StopReport<L::Addr>> {
         lock(&self.state).result.as_deref().cloned()
     }
 
-    /// The runtime's clock; the standard one should the runtime's panic.
+    /// Returns the time of the runtime's clock, or of the standard one if the runtime's panics.
     pub(crate) fn time(&self) -> Instant {
         catch_panic(|| self.runtime.now()).unwrap_or_else(|_| Instant::now())
     }
 
-    /// As [`time`](Self::time), as asked in the accept loop of a listener: on the pool's own runtime that is cheaper.
+    /// Does the same as [`time`](Self::time) in the accept loop of a listener, where it is cheaper
+    /// on the pool's own runtime.
     pub(crate) fn time_in_task_of(&self, listener: &ListenerShared<R, L>) -> Instant {
         if listener.host.key != RuntimeKey::OF_THE_POOL {
             return self.time();
@@ -348,7 +356,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         self.handle_event(|state, effects| state.machine.kill(reason, now, effects));
     }
 
-    /// At most this many listeners after one, oldest first.
+    /// Returns at most this many listeners after one, oldest first.
     pub(crate) fn listeners_after(
         &self,
         last: Option<ListenerId>,
@@ -369,7 +377,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 }
 
 impl<R: Runtime, L: Listener> State<R, L> {
-    /// Has all listeners do as the machine says, before another event can come between.
+    /// Carries out the machine's orders on all listeners, before another event can come between.
     fn obey(&mut self, stopping: &Latch, effects: &mut PoolEffects<R, L>) {
         if let Some((listener, child, delay)) = effects.start_later.take() {
             self.later.push(Later {
@@ -392,7 +400,8 @@ impl<R: Runtime, L: Listener> State<R, L> {
                     Order::CloseListeners(_) => {}
                     Order::Stop => listener.signals.level.raise(Command::Stop),
                     Order::Kill => {
-                        // In this order: one that is refused a connection finds that it was killed.
+                        // In this order: a child that is refused a connection finds that it was
+                        // killed.
                         listener.signals.level.raise(Command::Kill);
                         lock(&listener.children).table.kill();
                     }
@@ -409,7 +418,7 @@ impl<R: Runtime, L: Listener> State<R, L> {
 }
 
 impl<R: Runtime, L: Listener> State<R, L> {
-    /// Whether the spec can be changed.
+    /// Returns an error if the spec cannot be changed.
     pub(super) fn changeable(&self) -> Result<(), ReconfigureError> {
         match self.machine.state() {
             PoolState::Running => Ok(()),
@@ -418,7 +427,8 @@ impl<R: Runtime, L: Listener> State<R, L> {
         }
     }
 
-    /// Notes late connections; leaves those that are not named, to be dropped outside of any lock.
+    /// Records late connections. Leaves those that are not named in `late`, to be dropped outside
+    /// of any lock.
     pub(super) fn add_late(&mut self, late: &mut LateConnections<L::Addr>) {
         let unnamed = std::mem::take(late)
             .into_iter()
@@ -441,7 +451,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         classifiers.accept_error(error)
     }
 
-    /// How a connection ends whose `serve` returned this.
+    /// Returns how a connection ends, given the exit of `serve`.
     pub(crate) fn child_end(&self, exit: Exit) -> ChildEnd {
         match exit.0 {
             ExitKind::Normal => ChildEnd::Normal,
@@ -463,7 +473,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         }
     }
 
-    /// A listener's socket is closed; `failure` is why, should it not have been asked to (L4, L8).
+    /// Handles a closed socket. `failure` is the reason if the listener was not asked to close (L4,
+    /// L8).
     pub(crate) fn socket_closed(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,
@@ -483,7 +494,8 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
                     error: Arc::clone(error),
                 }
             });
-            // A pool that ended without it has woken its children, and a handle would keep the listener.
+            // If the pool ended without it, its children have been woken, and a handle would keep
+            // the listener.
             if state.machine.state() != PoolState::Stopped {
                 let wakes = Arc::clone(listener);
                 state.to_wake.insert(listener.id, wakes);
@@ -503,7 +515,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         id: ChildId,
         end: ChildEnd,
     ) {
-        // Most ends are of these kinds, and most of them lead to nothing.
+        // Most ends are of these kinds, and most of them have no consequences.
         let unnoticed = match &end {
             ChildEnd::Normal | ChildEnd::Clean(_) => true,
             ChildEnd::Disconnected(_) | ChildEnd::HandshakeFailed(..) => {
@@ -512,7 +524,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             _ => false,
         };
         if unnoticed {
-            // The address is the user's, and so is the error of a peer that is gone.
+            // The address is a user value, and so is the error of a peer that is gone.
             let left = lock(&listener.children).left(id, &end);
             if left.is_some() {
                 if !matches!(end, ChildEnd::Normal) {
@@ -537,13 +549,14 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             state.machine.ended(table, id, end, now, effects);
             effects.gone.as_ref().map(|row| row.role())
         });
-        // An acceptor that ends while its listener pauses would make the pauses as short as its timeout.
+        // Only connections: an acceptor that ends while its listener pauses would make the pauses
+        // as short as its timeout.
         if role == Some(Role::Connection) {
             self.exhaustion.connection_ended();
         }
     }
 
-    /// A child that is to be started by the driver.
+    /// Leaves the start of a child to the driver.
     pub(crate) fn start_later(
         self: &Arc<Self>,
         listener: &Arc<ListenerShared<R, L>>,

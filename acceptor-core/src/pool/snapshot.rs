@@ -1,7 +1,7 @@
-//! The pool as it is shown: its counts and lists, and the handle itself.
+//! Snapshots of a pool: its counts and lists, and the `Debug` of its handle.
 //!
-//! Invariant: no lock is held for more than a batch of children or listeners; what
-//! takes time for each of them, and the order of a list, comes after.
+//! Invariant: no lock is held for more than a batch of children or listeners; work for each of
+//! them, and sorting, comes afterwards.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::sync::lock;
 
 type ChildRow<L> = Row<<L as Listener>::Addr>;
 
-/// All listeners, oldest first, also those that are closed and have children left.
+/// Calls `visit` for each listener, oldest first, including closed ones with children left.
 fn each_listener<R: Runtime, L: Listener>(
     shared: &PoolShared<R, L>,
     mut visit: impl FnMut(&Arc<ListenerShared<R, L>>),
@@ -37,7 +37,7 @@ fn each_listener<R: Runtime, L: Listener>(
     }
 }
 
-/// All children of a listener.
+/// Visits all children of a listener.
 fn each_child<R: Runtime, L: Listener>(
     listener: &ListenerShared<R, L>,
     mut visit: impl FnMut(ChildId, &ChildRow<L>),
@@ -61,7 +61,7 @@ pub(super) fn counts<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> Coun
     counts
 }
 
-/// Of the listeners whose socket is open, oldest first.
+/// Returns the listeners whose socket is open, oldest first.
 pub(super) fn listeners<R: Runtime, L: Listener>(
     shared: &PoolShared<R, L>,
 ) -> Vec<ListenerRecord<L::Addr>> {
@@ -99,7 +99,7 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
     records
 }
 
-/// Of the open connections, oldest first.
+/// Returns the open connections, oldest first.
 pub(super) fn connections<R: Runtime, L: Listener>(
     shared: &PoolShared<R, L>,
 ) -> Vec<ConnectionRecord<L::Addr>> {
@@ -128,12 +128,12 @@ pub(super) fn connections<R: Runtime, L: Listener>(
             records.push((row.since, record));
         });
     });
-    // Ids are as old as the acceptor, which may have begun to wait after a younger one.
+    // An id is as old as its acceptor, which may have begun to wait after a younger one.
     records.sort_by_key(|(since, record)| (*since, record.id));
     records.into_iter().map(|(_, record)| record).collect()
 }
 
-/// Of the acceptors, oldest first for each listener.
+/// Returns the acceptors, oldest first for each listener.
 pub(super) fn acceptors<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> Vec<AcceptorRecord> {
     let now = shared.time();
     let mut records = Vec::new();
@@ -156,7 +156,7 @@ pub(super) fn acceptors<R: Runtime, L: Listener>(shared: &PoolShared<R, L>) -> V
     records
 }
 
-/// Acceptors that are about to start have ids once they are listed.
+/// Gives rows to acceptors that are about to start, so that they have ids when listed.
 fn give_rows<R: Runtime, L: Listener>(listener: &ListenerShared<R, L>, now: Instant) {
     loop {
         let children = &mut *lock(&listener.children);

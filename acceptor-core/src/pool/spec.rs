@@ -1,6 +1,7 @@
-//! A spec as the pool has it: checked as a whole (V1), and without the type of its acceptor.
+//! A spec in the form that the pool uses: checked as a whole (V1), and without the type of its
+//! acceptor.
 //!
-//! Invariant: each value of the user's is dropped by itself, and a panic in its `Drop` is contained.
+//! Invariant: each user value is dropped on its own, and a panic in its `Drop` is contained.
 
 use std::io;
 use std::sync::Arc;
@@ -21,36 +22,37 @@ use crate::settings::{AcceptErrorFn, PeerGoneFn, Settings};
 use crate::spec::{Configure, Spec};
 use crate::sync::{Shared, catch_panic};
 
-/// The largest state, in bytes, that waits in a queue as it is.
+/// The largest state, in bytes, that is stored in a queue without a box.
 const LARGEST_STATE: usize = 512;
 
 /// The longest id, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// Whether a text may name something in lists and reports.
+/// Returns whether a text is allowed as a name in lists and reports.
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-/// A spec of any acceptor.
+/// A spec with the type of its acceptor erased.
 pub(crate) struct ErasedSpec<R: Runtime, L: Listener> {
     pub(crate) factory: Shared<dyn Factory<R, L>>,
     pub(crate) settings: PoolSettings<L::Addr>,
 }
 
-/// The settings of a pool, apart from the rules that the machine has.
+/// The settings of a pool: user values, and the rules that the machine follows.
 pub(crate) struct PoolSettings<A> {
     pub(crate) id: Arc<str>,
     pub(crate) observer: Option<Shared<dyn Observer<A>>>,
     accept_errors: Option<Shared<AcceptErrorFn>>,
     peer_gone: Option<Shared<PeerGoneFn>>,
-    /// As it was given.
+    /// The value as it was given.
     shutdown: Option<Shutdown>,
     pub(crate) rules: Rules,
 }
 
 impl<A> PoolSettings<A> {
-    /// Takes the values apart, before anything is checked: each may panic when it is dropped.
+    /// Takes the values apart before anything is checked, because each may panic when it is
+    /// dropped.
     fn new(settings: Settings<A>) -> Self {
         Self {
             id: settings.id,
@@ -79,7 +81,7 @@ impl<A> PoolSettings<A> {
         }
     }
 
-    /// The settings of a pool, if they are allowed.
+    /// Returns the settings if they are allowed.
     pub(crate) fn checked(settings: Settings<A>) -> Result<Self, SpecError> {
         let settings = Self::new(settings);
         settings.check()?;
@@ -108,7 +110,7 @@ impl<A> PoolSettings<A> {
         }
     }
 
-    /// As they can be read and changed.
+    /// Returns the settings in their public form.
     pub(crate) fn to_settings(&self) -> Settings<A> {
         let Rules { plan, .. } = self.rules;
         Settings {
@@ -137,7 +139,8 @@ impl<A> PoolSettings<A> {
         }
     }
 
-    /// Takes the user's values away. A pool that has stopped, which a handle may keep for long, has the id only.
+    /// Takes the user values. A stopped pool, which a handle may keep for a long time, has only its
+    /// id.
     fn take(&mut self) -> Self {
         Self {
             id: Arc::clone(&self.id),
@@ -149,14 +152,14 @@ impl<A> PoolSettings<A> {
     }
 }
 
-/// The functions of the user's that a pool asks about errors, as copied for a call outside of the lock.
+/// The user's error classifiers, cloned to be called outside of the lock.
 pub(crate) struct Classifiers {
     accept_errors: Option<Shared<AcceptErrorFn>>,
     peer_gone: Option<Shared<PeerGoneFn>>,
 }
 
 impl Classifiers {
-    /// A function that panics does not know.
+    /// Classifies an error of `accept`. If the function panics, the error is one of resources.
     pub(crate) fn accept_error(&self, error: &io::Error) -> AcceptErrorKind {
         match &self.accept_errors {
             None => AcceptErrorKind::classify(error),
@@ -164,7 +167,8 @@ impl Classifiers {
         }
     }
 
-    /// An error whose source panics, or a function that does, is not about the peer.
+    /// Returns whether the peer is gone. False if the function panics, or a source of the error
+    /// does.
     pub(crate) fn is_peer_gone(&self, error: &(dyn std::error::Error + 'static)) -> bool {
         let asked = catch_panic(|| match &self.peer_gone {
             None => is_peer_gone(error),
@@ -175,7 +179,7 @@ impl Classifiers {
 }
 
 impl<R: Runtime, L: Listener> ErasedSpec<R, L> {
-    /// The spec as a pool has it, if it is allowed.
+    /// Returns the spec in the pool's form, if it is allowed.
     pub(crate) fn checked<Acc: Acceptor<L>>(spec: Spec<Acc, L::Addr>) -> Result<Self, SpecError> {
         let Spec { acceptor, settings } = spec;
         let factory: Shared<dyn Factory<R, L>> = match const { size_of::<Acc::State>() > LARGEST_STATE }
@@ -187,7 +191,7 @@ impl<R: Runtime, L: Listener> ErasedSpec<R, L> {
         Ok(Self { factory, settings })
     }
 
-    /// Takes the user's values away.
+    /// Takes the user values.
     pub(super) fn take(&mut self) -> Self {
         let nothing: Arc<dyn Factory<R, L>> = Arc::new(acceptor_fn(|_| async { Ok(()) }));
         Self {
@@ -197,7 +201,8 @@ impl<R: Runtime, L: Listener> ErasedSpec<R, L> {
     }
 }
 
-/// An acceptor whose states are boxed: they move from place to place, and a queue keeps places for more than wait in it.
+/// An acceptor whose states are boxed: they are moved several times, and a queue allocates more
+/// slots than it has waiters.
 struct LargeState<A>(A);
 
 impl<L: Listener, A: Acceptor<L>> Acceptor<L> for LargeState<A> {

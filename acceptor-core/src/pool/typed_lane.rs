@@ -1,7 +1,8 @@
 //! The acceptors of one type that wait on a listener, and how they start.
 //!
-//! Invariants: a state is in its lane only while its acceptor waits; the task that takes it runs `serve` or `terminate`
-//! with it, or drops it; the future of `serve` is made only when a connection is there (B9), and is part of its task.
+//! Invariants: a state is in its lane only while its acceptor waits; the task that takes it runs
+//! `serve` or `terminate` with it, or drops it; the future of `serve` is created only when a
+//! connection is there (B9), and is part of its task.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,15 +33,15 @@ use crate::runtime::Runtime;
 use crate::status::ConnectionState;
 use crate::sync::{DropCatching, DropResuming, Shared, catch_panic, lock};
 
-/// The largest future, in bytes, that is part of its task. A larger one has an allocation of its own: a runtime may copy a task
-/// several times on its stack, of which a worker has little.
+/// The largest future, in bytes, that is stored within its task. A larger one is boxed: a runtime
+/// may copy a task several times on the stack, which is small on a worker thread.
 pub(crate) const LARGEST_FUTURE: usize = 16 * 1024;
 
-/// Why a waiter leaves its queue without a connection.
+/// The reason for a waiter to leave its queue without a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DismissReason {
     TimedOut,
-    /// It was commanded to end, or its listener was.
+    /// It was commanded to end, individually or with its listener.
     Commanded,
 }
 
@@ -53,7 +54,7 @@ struct TypedLane<L: Listener, A: Acceptor<L>> {
 /// An acceptor that waits for a connection.
 struct Waiter<S> {
     number: u64,
-    /// Which of the pool's acceptors it is of.
+    /// The generation of the pool's acceptor that it belongs to.
     generation: u64,
     slot: u32,
     wait_time: WaitTime,
@@ -104,7 +105,7 @@ fn ask_for_state<L: Listener, A: Acceptor<L>>(
 }
 
 impl<R: Runtime, L: Listener> Home<'_, R, L> {
-    /// The next acceptor has its `init` in a task before the connection is served (B5).
+    /// Starts the `init` of the next acceptor in a task, before the connection is served (B5).
     fn start_next(
         self,
         replacement: Replacement,
@@ -125,7 +126,7 @@ impl<R: Runtime, L: Listener> Home<'_, R, L> {
         Successor::None
     }
 
-    /// The needs of the handshake of a connection (H7).
+    /// Returns the handshake stage of a connection (H7).
     fn stage(
         self,
         handshake: &Shared<L::Handshake>,
@@ -146,7 +147,8 @@ impl<R: Runtime, L: Listener> Home<'_, R, L> {
     }
 }
 
-/// Spawns the task of a connection, which it takes. There is no stage if the listener has no handshake.
+/// Spawns the task of a connection, which takes the connection. There is no stage if the listener
+/// has no handshake.
 #[inline]
 fn serve<R: Runtime, L: Listener, A: Acceptor<L>>(
     home: Home<'_, R, L>,
@@ -168,13 +170,13 @@ fn serve<R: Runtime, L: Listener, A: Acceptor<L>>(
     };
     let Some(stage) = stage else {
         let incoming = L::Handshake::unchanged(incoming);
-        let incoming = incoming.expect("a stage is made for each other handshake");
+        let incoming = incoming.expect("only `NoHandshake` has no stage");
         let connection = Connection::new(incoming, id, of, lifecycle);
         return spawn(&listener.host.runtime, member, || {
             Serve::new(A::serve_in_place(Keep::new(acceptor), connection, state))
         });
     };
-    // Each is dropped by itself, polled or not: two panics at once would abort the process.
+    // Each is dropped on its own, polled or not: two panics at once would abort the process.
     let given = (
         DropResuming::new((stage, incoming, of, lifecycle)),
         DropResuming::new(state),
@@ -192,7 +194,7 @@ fn serve<R: Runtime, L: Listener, A: Acceptor<L>>(
     });
 }
 
-/// Spawns the task of a connection, whose future is made here: one that is moved is copied.
+/// Spawns the task of a connection. Its future is created here, because moving it would copy it.
 #[inline]
 fn spawn<R: Runtime, L: Listener, F: Future<Output = BodyEnd> + Send + 'static>(
     runtime: &R,
@@ -225,7 +227,7 @@ const fn has_handshake<L: Listener>() -> bool {
 }
 
 impl<L: Listener, A: Acceptor<L>> TypedLane<L, A> {
-    /// What was prepared is of no use.
+    /// Drops a prepared state that is not needed.
     fn forget<R: Runtime>(&mut self, newest: &mut Option<&mut Box<dyn Lane<R, L>>>) {
         match newest {
             Some(lane) => lane.forget_prepared(),
@@ -243,7 +245,8 @@ impl<L: Listener, A: Acceptor<L>> TypedLane<L, A> {
         let id = waiter.id(listener.id);
         let found = lock(&listener.children).table.terminates(id);
         let Some((control, generation)) = found else {
-            // The pool has ended without it. Not dropped here, since a `Drop` that blocks would hold the socket.
+            // The pool has ended without it. Dropped in a task, because a `Drop` that blocks would
+            // keep the socket open.
             listener.host.spawn(async move { drop(waiter) });
             return;
         };
@@ -268,7 +271,8 @@ impl<L: Listener, A: Acceptor<L>> TypedLane<L, A> {
                 }
             })
         };
-        // One that was killed does not terminate: its task finds that out, and drops the state (B7).
+        // A killed acceptor does not terminate: its task finds the command and drops the state
+        // (B7).
         spawn_terminate(home, control, terminate, wait_time);
         shared.wake_another_thread_of(listener);
     }
@@ -276,7 +280,7 @@ impl<L: Listener, A: Acceptor<L>> TypedLane<L, A> {
 
 impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
     fn is_of(&self, factory: &Shared<dyn Factory<R, L>>) -> bool {
-        // Both are alive: two acceptors are not in the same place.
+        // Both are alive, so different acceptors have different addresses.
         std::ptr::addr_eq(Arc::as_ptr(&self.acceptor), Arc::as_ptr(factory))
     }
 
@@ -324,7 +328,7 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             state,
         } = arrived;
         let state = state.into_inner().downcast::<A::State>();
-        let state = state.expect("a lane gets the states of its own acceptor");
+        let state = state.expect("a lane only gets states of its own acceptor type");
         let waiter = Waiter {
             number: id.number,
             generation,
@@ -354,13 +358,14 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             return HandedOver::Gone;
         };
         let id = waiter.id(listener.id);
-        // Before the new acceptor is asked for the state of one that follows: it has its own places. `generation` was read earlier,
-        // so one that is replaced from here on is followed by one that is replaced as well.
+        // Before `init_now` of the new acceptor is called for a successor, which has its own
+        // acceptors. `generation` was read earlier, so an acceptor that is replaced from here on
+        // gets a successor that is replaced too.
         if listener.signals.level.replaces(waiter.generation) {
             self.dismiss_first(home);
             return HandedOver::Replaced(None);
         }
-        // Copied before an acceptor leaves the queue: should it panic, none is missing.
+        // Cloned before an acceptor leaves the queue: if the clone panics, none is missing.
         let peer = Peer {
             peer_addr: incoming.peer_addr().clone(),
             own: match listener.addresses {
@@ -399,8 +404,9 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             let reported = children.reports == ConnectionReports::All;
             let addrs = reported.then(|| (peer.peer_addr.clone(), incoming.local_addr().clone()));
             let table = &mut children.table;
-            // Reconfigured since the replacement was asked for its state: its `init` would be the old acceptor's. Or it was not
-            // asked, since it was to be held, and the outage is over.
+            // Reconfigured since `init_now` was called for the replacement: its `init` would be the
+            // old acceptor's. Or it was not called, because the replacement was to be held, and the
+            // outage is over.
             let outrun = next.ready == Ready::No && next.generation != table.generation();
             if outrun {
                 next.generation = table.generation();
@@ -421,7 +427,7 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
                 (control, Successor::None)
             }
             Became::Gone => {
-                // It was killed while it waited: it ends as those do that are left in the queue.
+                // It was killed while it waited, and ends like those left in the queue.
                 self.forget(&mut newest);
                 self.dismiss_first(home);
                 return HandedOver::Gone;
@@ -456,8 +462,8 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
                 }
             }
         }
-        // A runtime that panics here drops the task, which reports its end. A future that is moved into the call is copied: so
-        // it is made there.
+        // A runtime that panics here drops the task, which reports its end. The future is created
+        // inside the call, because moving it would copy it.
         let acceptor = self.acceptor.clone();
         let _ = catch_panic(|| serve(home, control, acceptor, state.into_inner(), incoming, stage));
         HandedOver::Serves(successor)
@@ -479,7 +485,7 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
         let listener = home.listener;
         let mut commanded = Vec::new();
         let mut from = 0;
-        // The lock is held for a batch of them.
+        // The lock is held for one batch at a time.
         while let Some(next) = {
             let table = &lock(&listener.children).table;
             self.queue.visit(from, BATCH, |turn, waiter| {

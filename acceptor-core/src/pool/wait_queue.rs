@@ -1,14 +1,16 @@
-//! Acceptors that wait on one listener, in the order in which they began to (L6), and their timeouts (B6).
+//! The acceptors that wait on one listener, in the order in which they began to wait (L6), and
+//! their timeouts (B6).
 //!
-//! The accept loop owns it. Each waiter has a *turn*: they rise from one to the next, so a waiter is found by it.
-//! Invariants: the first node has a waiter; at least half of the nodes have, apart from a few. No call
-//! takes time that grows with the number of waiters, but for the logarithm that a timeout costs, and for what growing and
-//! shrinking a list costs on the average; `visit` looks at as many as it is told.
+//! The accept loop owns the queue. Each waiter has a *turn*, a number that rises from one to the
+//! next, by which it is found. Invariants: the first node has a waiter; at least half of the nodes
+//! have one, apart from a few. No call takes time that grows with the number of waiters, apart from
+//! the logarithm that a timeout costs and the amortized cost of growing and shrinking a list;
+//! `visit` reads at most `limit` nodes.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-/// So many nodes without a waiter are kept in any case.
+/// The number of nodes without a waiter that are always kept.
 const SPARE: usize = 32;
 
 pub(crate) struct WaitQueue<T> {
@@ -20,7 +22,7 @@ pub(crate) struct WaitQueue<T> {
 struct Node<T> {
     turn: u64,
     deadline: Option<Instant>,
-    /// `None` once it has left from within the queue.
+    /// `None` once the waiter has left from the middle of the queue.
     waiter: Option<T>,
 }
 
@@ -33,7 +35,7 @@ impl<T> WaitQueue<T> {
         }
     }
 
-    /// Adds a waiter, whose turn is after those of all others.
+    /// Adds a waiter. Its turn must be after those of all others.
     pub(crate) fn push_back(&mut self, turn: u64, waiter: T, deadline: Option<Instant>) {
         self.waiters += 1;
         self.nodes.push_back(Node {
@@ -46,7 +48,7 @@ impl<T> WaitQueue<T> {
         }
     }
 
-    /// The first waiter, and its turn.
+    /// Returns the first waiter and its turn.
     pub(crate) fn head(&self) -> Option<(u64, &T)> {
         let node = self.nodes.front()?;
         Some((node.turn, node.waiter.as_ref()?))
@@ -62,12 +64,12 @@ impl<T> WaitQueue<T> {
         node.waiter
     }
 
-    /// When the first timeout comes.
+    /// Returns when the first timeout expires.
     pub(crate) fn earliest(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// A waiter whose timeout has come.
+    /// Removes a waiter whose timeout has expired.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<T> {
         let (at, turn) = *self.deadlines.first()?;
         if at > now {
@@ -76,7 +78,7 @@ impl<T> WaitQueue<T> {
         self.take(turn)
     }
 
-    /// Takes a waiter out, wherever it is.
+    /// Removes a waiter from any position.
     pub(crate) fn take(&mut self, turn: u64) -> Option<T> {
         let at = self.nodes.binary_search_by_key(&turn, |node| node.turn);
         let node = &mut self.nodes[at.ok()?];
@@ -89,7 +91,8 @@ impl<T> WaitQueue<T> {
         Some(waiter)
     }
 
-    /// Visits the waiters of at most `limit` nodes, from this turn on; returns where to go on, if anywhere.
+    /// Visits the waiters of at most `limit` nodes, from this turn on. Returns where to continue,
+    /// if anywhere.
     pub(crate) fn visit(
         &self,
         from: u64,
@@ -107,7 +110,7 @@ impl<T> WaitQueue<T> {
 
     #[inline]
     fn tidy(&mut self) {
-        // Nearly always, where few wait.
+        // Nearly always false while few wait.
         if self.nodes.len() > self.waiters || self.nodes.capacity() > 2 * SPARE {
             self.tidy_up();
         }

@@ -1,4 +1,4 @@
-//! Keeps user code from doing harm: a panic in it comes back as a message, also that of a `Drop`.
+//! Containment of user code: a panic is returned as a message, also one from a `Drop`.
 
 use std::any::Any;
 use std::mem::needs_drop;
@@ -8,25 +8,25 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::thread::panicking;
 
-/// Runs user code; a panic comes back as its message.
+/// Runs user code. Returns the message if it panics.
 #[inline]
 pub(crate) fn catch_panic<T>(code: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(code)).map_err(panic_message)
 }
 
-/// Drops what may hold user values, whose `Drop` may panic.
+/// Drops a value that may hold user values, whose `Drop` may panic.
 pub(super) fn drop_catching<T>(value: T) {
     let _ = catch_panic(move || drop(value));
 }
 
-/// Owns a value of the user's and contains the panics of its `Drop`, wherever it is dropped.
+/// Owns a user value and contains the panics of its `Drop`, wherever it is dropped.
 pub(crate) struct DropCatching<T>(Option<T>);
 
-/// A value of the user's, shared: the last of its owners may be dropped anywhere.
+/// A shared user value: the last owner may drop it anywhere.
 pub(crate) type Shared<T> = DropCatching<Arc<T>>;
 
-/// Owns a value of the user's until a callback takes it over. A panic of its `Drop` goes on, to be part of the child's end,
-/// unless another is on its way: two at once would abort the process.
+/// Owns a user value until a callback takes it. A panic of its `Drop` propagates, to become part of
+/// the child's end, unless another one is unwinding: two at once would abort the process.
 pub(crate) struct DropResuming<T>(Option<T>);
 
 impl<T> DropResuming<T> {
@@ -48,7 +48,7 @@ impl<T> Drop for DropResuming<T> {
         };
         if let Err(message) = catch_panic(move || drop(value)) {
             if !panicking() {
-                // As it came; the panic hook has been called.
+                // Resumed as it came, because the panic hook has run already.
                 resume_unwind(Box::new(message));
             }
         }
@@ -61,7 +61,7 @@ impl<T> DropCatching<T> {
         Self(Some(value))
     }
 
-    /// Takes the value out, if it was not taken before. An owner that has none is for nothing but to be dropped.
+    /// Takes the value, if it was not taken before. An owner without a value can only be dropped.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<T> {
         self.0.take()
@@ -91,7 +91,7 @@ impl<T> Deref for DropCatching<T> {
 
 impl<T> Drop for DropCatching<T> {
     fn drop(&mut self) {
-        // Else nothing of the user's is run.
+        // Otherwise no user code runs.
         if needs_drop::<T>() {
             if let Some(value) = self.0.take() {
                 drop_catching(value);
@@ -100,12 +100,12 @@ impl<T> Drop for DropCatching<T> {
     }
 }
 
-/// A waker is the runtime's code: one that panics must not keep others asleep.
+/// Wakes a task. A waker is foreign code: one that panics must not keep others from being woken.
 pub(crate) fn wake(waker: Waker) {
     let _ = catch_panic(move || waker.wake());
 }
 
-/// The message of a panic; drops the payload with care: its `Drop` may panic too.
+/// Returns the message of a panic. Drops the payload with care, because its `Drop` may panic too.
 pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
     let message = if let Some(text) = payload.downcast_ref::<&'static str>() {
         (*text).to_owned()
@@ -115,7 +115,7 @@ pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
         "a panic whose payload is not text".to_owned()
     };
     if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
-        // A payload whose drop panics with a payload whose drop panics could go on without end.
+        // Payloads whose drop panics with another such payload could go on without end.
         std::mem::forget(second);
     }
     message

@@ -1,4 +1,4 @@
-//! A task of the pool's own out of which no panic comes: neither when it is polled nor when it is dropped.
+//! A task of the pool's own that never panics outwards, neither in a poll nor in its drop.
 
 use std::future::Future;
 use std::pin::Pin;

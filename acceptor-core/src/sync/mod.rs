@@ -1,7 +1,7 @@
 //! The few synchronisation primitives that the core uses, in one place.
 //!
-//! Invariant: no lock of the core is poisoned for good. The value that a lock protects is
-//! consistent at every point where user code may run, so a poisoned lock is opened.
+//! Invariant: no lock of the core stays poisoned. The value that a lock protects is consistent at
+//! every point where user code may run, so the poison is ignored.
 
 pub(crate) mod catch_panic;
 pub(crate) mod catch_unwind;
@@ -19,7 +19,7 @@ mod primitives {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
     pub(crate) use std::sync::{Mutex, MutexGuard};
 
-    /// Runs this on a thread of its own.
+    /// Runs this function on a thread of its own.
     pub(crate) fn spawn_thread(
         name: &str,
         run: impl FnOnce() + Send + 'static,

@@ -1,7 +1,8 @@
-//! The same primitives as loom has them: wherever one is used, another thread may come between.
+//! The same primitives in loom's form: wherever one is used, another thread may run.
 //!
-//! Invariant: no thread waits for the standard library's lock, because loom lets one thread in at a time. (loom's
-//! own `Mutex` prints a line each time it is locked; its `RwLock`, locked to write, does not.)
+//! Invariant: no thread waits for the standard library's lock, because loom runs one thread at a
+//! time. (loom's own `Mutex` prints a line each time it is locked; its `RwLock`, locked to write,
+//! does not.)
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -17,12 +18,12 @@ pub(crate) struct Mutex<T> {
     value: sync::Mutex<T>,
 }
 
-/// A model has the threads that it spawns itself, and a pool in it none of its own.
+/// A model has only the threads that it spawns itself; a pool inside it spawns none.
 pub(crate) fn spawn_thread(_name: &str, _run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// In this order: the thread that has the turn next finds the value free.
+/// In this order, so that the thread that runs next finds the value free.
 pub(crate) struct MutexGuard<'a, T> {
     value: sync::MutexGuard<'a, T>,
     _turn: RwLockWriteGuard<'a, ()>,

@@ -1,4 +1,5 @@
-//! Wakes a task of the pool's own: a notification is seen once, whether it comes before or after the task waits.
+//! Wakes a task of the pool's own: a notification is seen once, whether it comes before or after
+//! the task waits.
 
 use std::task::{Context, Poll};
 
@@ -25,7 +26,7 @@ impl Notify {
         waker.wake();
     }
 
-    /// Has the waiting task polled once, without a notification.
+    /// Makes the waiting task be polled once, without a notification.
     pub(crate) fn wake_task(&self) {
         let waker = lock(&self.state).waker.clone();
         waker.wake();

@@ -1,4 +1,4 @@
-//! The waker of a task. It is the runtime's code: no panic of its `wake` or its `Drop` gets out.
+//! The waker of a task. It is foreign code: panics of its `wake` and its `Drop` are contained.
 
 use std::task::Waker;
 
@@ -8,8 +8,9 @@ use super::catch_panic::{drop_catching, wake};
 #[derive(Clone, Default)]
 pub(crate) struct TaskWaker(Option<Waker>);
 
-/// Which task a waker is of. As long as that waker is kept no other task's can have the same. The waker of a poll is not the one
-/// to ask for it, since what it borrows may be another's later, unlike what its clone owns.
+/// Identifies the task of a waker. While that waker is kept, no other task's can have the same
+/// identity. The id is taken from the kept clone, not from the waker of a poll, whose borrowed data
+/// may later belong to another task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WakerId {
     data: usize,
@@ -30,7 +31,8 @@ impl TaskWaker {
         Self(Some(waker.clone()))
     }
 
-    /// Keeps a waker, unless it has one of the same task. Returns the one before, to be dropped outside of any lock.
+    /// Stores a waker, unless one of the same task is stored. Returns the previous one, to be
+    /// dropped outside of any lock.
     #[must_use]
     pub(crate) fn register(&mut self, waker: &Waker) -> Self {
         match &self.0 {
@@ -39,7 +41,7 @@ impl TaskWaker {
         }
     }
 
-    /// That of the waker that is kept.
+    /// Returns the identity of the stored waker.
     pub(crate) fn id(&self) -> Option<WakerId> {
         self.0.as_ref().map(WakerId::of)
     }
