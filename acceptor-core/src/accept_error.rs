@@ -1,24 +1,30 @@
-//! The meaning of an error of `accept`: of one connection, of resources, or of the listener (A1 to A4, A6).
+//! Classification of accept errors: of one connection, of resources, or of the listener (A1 to A4,
+//! A6).
 
 use std::io::{self, ErrorKind};
 
-/// The cause of an accept error, which decides what the pool does about it.
+/// The cause of an accept error, which decides how the pool reacts.
+#[doc(alias = "EMFILE")]
+#[doc(alias = "too many open files")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AcceptErrorKind {
-    /// Only the connection that was to be accepted has failed: it is skipped and counted, and the same acceptor waits on (A1).
+    /// Only the connection being accepted has failed. It is skipped and counted, and the same
+    /// acceptor keeps waiting (A1).
     Connection,
-    /// Something is short, descriptors or memory: the listener pauses, 5 ms doubling to 1 s (A2).
+    /// Descriptors or memory have run out. The listener pauses, for 5 ms doubling to 1 s, and
+    /// resumes earlier if a connection of the pool ends (A2).
     Resources,
-    /// The listener itself has failed, and is closed (A3).
+    /// The listener itself has failed. It is closed and reported (A3, L4).
     Listener,
 }
 
 impl AcceptErrorKind {
-    /// The pool's own table. An unknown error is treated as one of resources.
+    /// Classifies an error of `accept` by the pool's own table.
     ///
-    /// The system's error number decides where there is one (rule A6). Without one, `InvalidInput`
-    /// is of one connection: some systems return a connection that was reset with an empty address,
-    /// which the standard library reports so.
+    /// The system's error number decides, if the error has one (A6). Without one, `InvalidInput` is
+    /// an error of the connection: some systems return a connection that was reset with an empty
+    /// address, which the standard library reports in this way. An unknown error is one of
+    /// resources, so it pauses the listener and does not close it.
     ///
     /// ```
     /// use std::io::{Error, ErrorKind};
@@ -26,8 +32,8 @@ impl AcceptErrorKind {
     ///
     /// let aborted = Error::from(ErrorKind::ConnectionAborted);
     /// assert_eq!(AcceptErrorKind::classify(&aborted), AcceptErrorKind::Connection);
-    /// let unheard_of = Error::other("unheard of");
-    /// assert_eq!(AcceptErrorKind::classify(&unheard_of), AcceptErrorKind::Resources);
+    /// let unknown = Error::other("unknown");
+    /// assert_eq!(AcceptErrorKind::classify(&unknown), AcceptErrorKind::Resources);
     /// ```
     pub fn classify(error: &io::Error) -> Self {
         let number = error.raw_os_error();
@@ -55,9 +61,9 @@ fn by_kind(kind: ErrorKind, number: Option<i32>) -> AcceptErrorKind {
     }
 }
 
-/// Errors for which the standard library has no kind, or one that says too little. Elsewhere its kinds decide.
+/// Classifies errors for which the standard library has no kind, or too general a kind.
 ///
-/// Numbers of resources need no entry: they are what the unknown is treated as.
+/// Resource errors need no entry: they are the default.
 fn by_number(number: i32) -> Option<AcceptErrorKind> {
     if cfg!(any(target_os = "linux", target_os = "android")) {
         on_linux(number)
@@ -89,15 +95,15 @@ fn on_linux(number: i32) -> Option<AcceptErrorKind> {
     const EHOSTDOWN: i32 = 112;
     match number {
         EPERM | ENONET | EPROTO | ENOPROTOOPT | EHOSTDOWN => Some(AcceptErrorKind::Connection),
-        // accept(2) lists it twice: among the errors of a new connection, and for a socket that can
-        // never accept. The constructors of listeners refuse the second sort (V4).
+        // accept(2) lists it twice: as an error of a new connection, and for a socket that can
+        // never accept. The constructors of listeners refuse the latter (V4).
         EOPNOTSUPP => Some(AcceptErrorKind::Connection),
         EBADF | EFAULT | EINVAL | ENOTSOCK => Some(AcceptErrorKind::Listener),
         _ => None,
     }
 }
 
-/// The same for the BSD family, whose numbers differ.
+/// Classifies the error numbers of the BSD family, which differ.
 fn on_the_bsds(number: i32) -> Option<AcceptErrorKind> {
     const EPERM: i32 = 1;
     const EBADF: i32 = 9;
@@ -114,7 +120,8 @@ fn on_the_bsds(number: i32) -> Option<AcceptErrorKind> {
     }
 }
 
-/// Winsock has numbers of its own; all but that of an invalid argument are of no kind.
+/// Classifies Winsock's numbers. The standard library has no kinds for them, except for an invalid
+/// argument.
 fn on_windows(number: i32) -> Option<AcceptErrorKind> {
     const WSAEBADF: i32 = 10009;
     const WSAEFAULT: i32 = 10014;

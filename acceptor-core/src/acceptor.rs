@@ -1,4 +1,4 @@
-//! The behaviour that a user writes: `init`, `serve`, `terminate`.
+//! The user's callbacks: `init`, `serve` and `terminate`.
 
 use std::fmt;
 use std::future::Future;
@@ -21,11 +21,59 @@ use crate::listener::Listener;
 use crate::sync::{DropResuming, Shared};
 use crate::text::Escaped;
 
-/// The behaviour of each acceptor of a pool: it prepares a state, becomes a connection, or terminates.
+/// The callbacks of an acceptor: it prepares a state, waits, then serves a connection or
+/// terminates.
 ///
-/// Write the methods as plain `async fn`. One value serves all acceptors of the
-/// pool, at the same time; what belongs to one acceptor goes into its `State`.
-/// For a protocol without a state see [`acceptor_fn`].
+/// One value serves all acceptors of the pool, concurrently. Data of a single acceptor belongs in
+/// its [`State`](Self::State). Implement the methods as plain `async fn`. For a protocol that needs
+/// no state, a function is enough: see [`acceptor_fn`].
+///
+/// # Examples
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # use std::io::{self, Read, Write};
+/// # use std::net::{SocketAddr, TcpStream};
+/// # use std::sync::atomic::{AtomicU64, Ordering};
+/// # block_on(async {
+/// // `Tcp` and `Threads` stand for the listener and the runtime of an adapter crate.
+/// #[derive(Default)]
+/// struct Numbered {
+///     next: AtomicU64,
+/// }
+///
+/// impl Acceptor<Tcp> for Numbered {
+///     type State = u64;
+///     type Exit = io::Result<()>;
+///
+///     async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<u64>, BoxError> {
+///         Ok(Init::Accept(self.next.fetch_add(1, Ordering::Relaxed)))
+///     }
+///
+///     async fn serve(
+///         &self,
+///         mut connection: Connection<TcpStream, SocketAddr>,
+///         number: u64,
+///     ) -> io::Result<()> {
+///         write!(connection.stream, "number {number}")
+///     }
+/// }
+///
+/// let pool = Pool::start(Threads, Spec::new("numbered", Numbered::default()))?;
+/// pool.add_listener(Tcp::bind()?, 1)?;
+///
+/// let mut reply = String::new();
+/// TcpStream::connect(pool.listeners()?[0].local_addr)?.read_to_string(&mut reply)?;
+/// assert_eq!(reply, "number 0");
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
+#[doc(alias = "worker")]
+#[doc(alias = "handler")]
+#[doc(alias = "Service")]
+#[doc(alias = "gen_server")]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an `Acceptor<{L}>`",
     label = "not an acceptor for this listener",
@@ -33,38 +81,43 @@ use crate::text::Escaped;
     note = "a type that implements `Acceptor` for another listener: `listener.with(handshake)` has the type `With<..>`, and `serve` gets the stream of the handshake"
 )]
 pub trait Acceptor<L: Listener>: Send + Sync + 'static {
-    /// What `init` prepares, and `serve` or `terminate` gets.
+    /// The state of one acceptor: `init` returns it, and `serve` or `terminate` takes it.
     type State: Send + 'static;
 
-    /// What `serve` returns: `()`, an [`Exit`](crate::Exit), or a `Result` of one with any error.
+    /// The return type of `serve`: `()`, an [`Exit`](crate::Exit), or a `Result` of either with any
+    /// error.
     type Exit: IntoExit;
 
-    /// Prepares one acceptor, before it waits for a connection (rules B1 to B4).
+    /// Prepares one acceptor before it waits for a connection (B1 to B4).
     ///
-    /// Any number of acceptors run `init` at the same time.
+    /// It runs in a task of its own, once for each acceptor. Any number of acceptors run it
+    /// concurrently. The result says whether and for how long the acceptor waits: see [`Init`].
     ///
     /// # Errors
     ///
-    /// An error, as a panic, is a start error: it is reported and always counts
-    /// towards restart intensity, whatever it says.
+    /// An error is a start error, as is a panic: it is reported, and it always counts towards
+    /// restart intensity, whatever the error is. Afterwards one acceptor of the listener at a time
+    /// tries again, with a growing delay, until one succeeds (B4).
     ///
     /// # Cancel safety
     ///
-    /// The future is dropped at a suspension point when its listener closes or
-    /// the acceptor is stopped or killed.
+    /// The future is dropped at a suspension point when its listener closes, or when the acceptor
+    /// is stopped, killed or replaced.
     fn init(
         &self,
         listener: &ListenerInfo<L::Addr>,
     ) -> impl Future<Output = Result<Init<Self::State>, BoxError>> + Send;
 
-    /// Prepares one acceptor at once: if it returns a state, `init` does not run (rule B5).
+    /// Prepares one acceptor synchronously. If it returns a state, `init` does not run (B5).
     ///
-    /// An `init` has a task of its own; this is a plain call, which costs a connection almost nothing. It is called wherever
-    /// the pool is when it needs the acceptor: where it accepts connections, in its own task, which keeps the time of a stop,
-    /// or within [`stop_child`](crate::Pool::stop_child). So it **must be cheap and must not block**: clone a handle, take
-    /// the next number. The default returns `None`.
+    /// The default returns `None`, so that `init` runs. An `init` needs a task of its own; this is
+    /// a plain call, which adds almost nothing to the cost of a connection. The pool calls it
+    /// wherever it needs an acceptor: where it accepts connections, in its own task, which keeps
+    /// the time of a stop, or within [`stop_child`](crate::Pool::stop_child). It **must be cheap
+    /// and must not block**: clone a handle or take the next number.
     ///
-    /// While other acceptors of the listener have start errors it is called for one of them at a time, as `init` is (rule B4).
+    /// After a start error it is called for one acceptor of the listener at a time, as `init` is
+    /// (B4).
     ///
     /// A panic in it is a start error, as one in `init`.
     fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> Option<Self::State> {
@@ -72,23 +125,28 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
         None
     }
 
-    /// Is the connection, from its first byte to its end (rules B5, B10, section 2).
+    /// Serves one connection, from its first byte to its end (B5, B10).
     ///
-    /// Its return value decides how the connection has ended: see [`Exit`](crate::Exit). An error that means that the
-    /// peer is gone is no failure (rule E5); any other is reported and counts in a transient pool, and so does a panic.
+    /// The same child continues: the acceptor becomes the connection and keeps its id. `state` is
+    /// the value that `init` returned. The acceptor's replacement is started before this future is
+    /// first polled.
+    ///
+    /// The return value decides how the connection has ended: see [`Exit`](crate::Exit). An error
+    /// that means that the peer is gone is not a failure (E5). Any other error is reported, and
+    /// counts in a transient pool, as a panic does.
     ///
     /// # Cancel safety
     ///
-    /// The future is dropped at a suspension point when the connection is
-    /// killed, or stopped without having trapped the stop signal.
+    /// The future is dropped at a suspension point when the connection is killed, or when it is
+    /// stopped without having [trapped the stop signal](crate::Lifecycle::trap_stop).
     fn serve(
         &self,
         connection: Connection<StreamOf<L>, L::Addr>,
         state: Self::State,
     ) -> impl Future<Output = Self::Exit> + Send;
 
-    /// [`serve`](Self::serve), as the pool runs it: as a future that owns what it needs. A function's is no more than the
-    /// function's own.
+    /// Runs [`serve`](Self::serve) as a future that owns its data. For a function it is the
+    /// function's own future.
     #[doc(hidden)]
     fn serve_in_place(
         this: Keep<Self>,
@@ -98,55 +156,77 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     where
         Self: Sized,
     {
-        // Each is dropped by itself, polled or not: two panics at once would abort the process.
+        // Each is dropped on its own, polled or not: two panics at once would abort the process.
         let given = (DropResuming::new(connection), DropResuming::new(state));
         async move { this.serve(given.0.into_inner(), given.1.into_inner()).await }
     }
 
-    /// Ends an acceptor that got a state and never a connection: exactly once, unless it is killed or its runtime ends
-    /// (rule B7). Then its state is dropped.
+    /// Releases the state of an acceptor that never got a connection (B7).
     ///
-    /// The default drops the state.
+    /// It runs exactly once for each acceptor that had a state and got no connection, unless the
+    /// acceptor is killed or its runtime ends. `reason` says why the acceptor terminates. The
+    /// default drops the state.
     ///
     /// # Cancel safety
     ///
-    /// The future is dropped at a suspension point when the stop phase of the
-    /// pool comes, or a kill. **By default that is at once:** a pool's grace is
-    /// zero unless its spec says otherwise, and then only what `terminate` does
-    /// before it first suspends is done while the pool stops.
+    /// The future is dropped at a suspension point when the stop phase of the pool begins, or at a
+    /// kill. **By default that is at once:** a pool's grace is zero unless its spec sets one, and
+    /// then only the work that `terminate` does before it first suspends is done when the pool
+    /// stops.
+    #[doc(alias = "cleanup")]
     fn terminate(&self, reason: &Terminate, state: Self::State) -> impl Future<Output = ()> + Send {
         let _ = reason;
         async move { drop(state) }
     }
 }
 
-/// What `init` answers (rule B2).
+/// The result of a successful `init` (B2).
+///
+/// ```
+/// use std::time::Duration;
+/// use acceptor_core::Init;
+///
+/// // Give the state up after a minute without a connection.
+/// let init = Init::AcceptWithin("a database connection", Duration::from_secs(60));
+/// assert_ne!(init, Init::Ignore);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Init<S> {
-    /// Wait for a connection without a limit.
+    /// The acceptor waits for a connection without a timeout.
     Accept(S),
-    /// Wait for a connection for this long, then terminate with [`Terminate::Timeout`]. Zero is legal: it takes a connection that is already there.
+    /// The acceptor waits for this long, then terminates with [`Terminate::Timeout`] and is
+    /// replaced (B6). A timeout of zero is allowed: it takes a connection that is already queued.
     AcceptWithin(S, Duration),
-    /// The same as `Accept`. A waiting acceptor is small in any case (rule B9); the name is that of Erlang's `acceptor_pool`.
+    /// The same as `Accept`: a waiting acceptor is small anyway (B9). The name comes from Erlang's
+    /// `acceptor_pool`.
+    #[doc(alias = "hibernate")]
     Hibernate(S),
-    /// End silently; another acceptor starts (rule B3).
+    /// The acceptor ends silently, and another one starts (B3). This never counts as a failure.
+    /// Repeated starts are spaced, by 1 ms doubling to 1 s.
     Ignore,
 }
 
-/// Why an acceptor terminates without a connection (rule B7).
+/// The reason for an acceptor to terminate without a connection (B7).
+///
+/// ```
+/// use acceptor_core::Terminate;
+///
+/// assert_eq!(Terminate::Timeout.to_string(), "accept timeout");
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Terminate {
-    /// No connection came within the accept timeout.
+    /// No connection came within the accept timeout (B6).
     Timeout,
-    /// The listener was closed.
+    /// The listener was closed (L3).
     Closed,
-    /// The listener failed.
+    /// The listener failed with this error (L4).
     Io(Arc<io::Error>),
-    /// The pool stops, or this acceptor was stopped through the handle.
+    /// The pool is stopping (S3), or this acceptor was stopped through the handle (R4).
     Stopped,
-    /// The pool has another acceptor, and [replaces](crate::WaitingAcceptors::Replace) those that wait (R1).
+    /// The pool was reconfigured, and [replaces](crate::WaitingAcceptors::Replace) its waiting
+    /// acceptors (R1).
     Replaced,
 }
 
@@ -162,25 +242,28 @@ impl fmt::Display for Terminate {
     }
 }
 
-/// The listener that an acceptor is about to wait on, as `init` sees it (rule B1).
+/// The listener that an acceptor is about to wait on; the argument of `init` (B1).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListenerInfo<A> {
     /// The listener's id.
     pub id: ListenerId,
-    /// The id of this acceptor; the connection that it becomes keeps it.
+    /// The id of this acceptor. The connection that it becomes keeps it.
     pub child: ChildId,
     /// The listener's [tag](crate::ListenerSettings::tag), if it has one.
     pub tag: Option<Arc<str>>,
     /// The address that the listener is bound to, with its port resolved.
     pub local_addr: A,
-    /// Is set once the listener's socket is closed.
+    /// Set once the listener's socket is closed.
     pub closed: Latch,
 }
 
 impl<A> ListenerInfo<A> {
-    /// The view of a listener of no pool, to test an `init` with: `Acceptor::<TcpListener>::init(&acceptor, &info)`, with the
-    /// listener's type to choose the implementation. Its other fields are public, and can be set.
+    /// Creates a value without a pool, to test an `init` with.
+    ///
+    /// The other fields are public and can be set. To call `init` on an acceptor that is generic
+    /// over the listener, name the listener's type: `Acceptor::<TcpListener>::init(&acceptor,
+    /// &info)`.
     ///
     /// ```
     /// let mut info = acceptor_core::ListenerInfo::for_test("127.0.0.1:80");
@@ -202,7 +285,8 @@ impl<A> ListenerInfo<A> {
     }
 }
 
-/// An `Arc` of an acceptor is that acceptor: to keep a handle on it, or to use it in several pools.
+/// An `Arc` of an acceptor is an acceptor: use it to keep access to the value, or to share it
+/// between pools.
 impl<L: Listener, A: Acceptor<L>> Acceptor<L> for Arc<A> {
     type State = A::State;
     type Exit = A::Exit;
@@ -231,37 +315,57 @@ impl<L: Listener, A: Acceptor<L>> Acceptor<L> for Arc<A> {
     }
 }
 
-/// Makes an acceptor of a closure that serves one connection and returns a `Result` with a [`BoxError`].
+/// Creates an acceptor from a closure that serves one connection and returns a `Result` with a
+/// [`BoxError`].
 ///
-/// That the error is boxed lets `?` and `Ok(())` find their types in a closure. The value in `Ok` is `()` or an
-/// [`Exit`](crate::Exit). For a function with another result there is [`acceptor_from`]: an `anyhow::Result`, for example,
-/// whose errors `?` would box here, so that [`is_peer_gone`](crate::is_peer_gone) could not look into them. The compiler asks for
-/// it with "expected `Result<_, Box<dyn Error + Send + Sync>>`".
+/// The boxed error lets `?` and `Ok(())` infer their types in a closure. The value in `Ok` is `()`
+/// or an [`Exit`](crate::Exit). For a function with another return type use [`acceptor_from`]: for
+/// an `anyhow::Result`, for example, whose errors `?` would box here, so that
+/// [`is_peer_gone`](crate::is_peer_gone) could not look into them. The compiler then reports
+/// "expected `Result<_, Box<dyn Error + Send + Sync>>`".
 ///
-/// The parameter of a closure needs its type, as below. What all connections share goes in as an `Arc`, cloned for each:
+/// `init` accepts without a state, and `terminate` does nothing. A panic of the closure, or of its
+/// future, is a panic of the connection.
+///
+/// # Examples
+///
+/// The parameter of the closure needs a type. State that all connections share is an `Arc`, cloned
+/// for each:
 ///
 /// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # use std::io::{Read, Write};
+/// # use std::net::{SocketAddr, TcpStream};
 /// # use std::sync::Arc;
 /// # use std::sync::atomic::{AtomicUsize, Ordering};
-/// # use acceptor_core::{acceptor_fn, Acceptor, Connection, Listener, StreamOf};
-/// # fn check<L: Listener>() -> impl Acceptor<L> {
+/// # block_on(async {
 /// let served = Arc::new(AtomicUsize::new(0));
-/// acceptor_fn(move |connection: Connection<StreamOf<L>, L::Addr>| {
-///     let served = Arc::clone(&served);
+/// let count = Arc::clone(&served);
+/// let greet = acceptor_fn(move |mut connection: Connection<TcpStream, SocketAddr>| {
+///     let count = Arc::clone(&count);
 ///     async move {
-///         served.fetch_add(1, Ordering::Relaxed);
-///         println!("{:?} is here", connection.peer_addr);
+///         count.fetch_add(1, Ordering::Relaxed);
+///         connection.stream.write_all(b"hello")?;
 ///         Ok(())
 ///     }
-/// })
-/// # }
+/// });
+///
+/// let pool = Pool::start(Threads, Spec::new("greeter", greet))?;
+/// pool.add_listener(Tcp::bind()?, 1)?;
+/// let mut reply = String::new();
+/// TcpStream::connect(pool.listeners()?[0].local_addr)?.read_to_string(&mut reply)?;
+/// assert_eq!(reply, "hello");
+/// assert_eq!(served.load(Ordering::Relaxed), 1);
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
 /// ```
 ///
-/// A closure without an `Ok` has to name the type in it: `Err::<(), _>(error)`. One that never returns is better a function,
-/// whose result is written down.
-///
-/// `init` accepts with no state, `terminate` does nothing. The closure is called, and its future polled, as `serve`: a
-/// panic in either is the connection's.
+/// A closure without an `Ok` has to name its type: `Err::<(), _>(error)`. One that never returns is
+/// better written as a function, which declares its return type.
+#[doc(alias = "service_fn")]
+#[doc(alias = "handler")]
 pub fn acceptor_fn<S, A, F, Fut, T>(serve: F) -> AcceptorFn<F>
 where
     F: Fn(Connection<S, A>) -> Fut,
@@ -271,26 +375,35 @@ where
     acceptor_from(serve)
 }
 
-/// Makes an acceptor of a function that serves one connection and returns [whatever](IntoExit) `serve` may.
+/// Creates an acceptor from a function that serves one connection and returns any [`IntoExit`]
+/// type.
 ///
-/// As [`acceptor_fn`], but the result of the function has a type already.
+/// It is like [`acceptor_fn`], for a function whose return type is already known.
 ///
 /// ```
-/// use acceptor_core::{acceptor_from, Acceptor, Connection, Exit, Listener};
+/// use acceptor_core::{Connection, EndKind, Exit, IntoExit, acceptor_from};
+/// # use futures::FutureExt;
 ///
-/// async fn serve<S, A>(connection: Connection<S, A>) -> Result<Exit, std::io::Error> {
-///     drop(connection);
-///     Ok(Exit::clean("nothing to say"))
+/// async fn serve(connection: Connection<String, &'static str>) -> Result<Exit, std::io::Error> {
+///     Ok(Exit::clean(connection.stream))
 /// }
-/// # fn check<L: Listener>() -> impl Acceptor<L> {
-/// acceptor_from(serve)
-/// # }
+///
+/// let acceptor = acceptor_from(serve);
+/// # drop(acceptor);
+///
+/// // The function can be tested without a pool.
+/// # async {
+/// let (connection, _signals) = Connection::for_test("bye".to_owned(), "client", "server");
+/// let exit = serve(connection).await.into_exit();
+/// assert_eq!(exit.kind(), EndKind::Clean);
+/// assert_eq!(exit.reason(), Some("bye"));
+/// # }.now_or_never().unwrap();
 /// ```
 pub fn acceptor_from<F>(serve: F) -> AcceptorFn<F> {
     AcceptorFn { serve }
 }
 
-/// The acceptor that [`acceptor_fn`] and [`acceptor_from`] make.
+/// An acceptor made from a function, by [`acceptor_fn`] or [`acceptor_from`].
 #[derive(Clone)]
 pub struct AcceptorFn<F> {
     serve: F,
@@ -339,7 +452,7 @@ where
     }
 }
 
-/// An acceptor that is owned by many: the last may be dropped anywhere.
+/// A shared acceptor: the last owner may drop it anywhere.
 #[doc(hidden)]
 #[allow(missing_debug_implementations, reason = "no user of the crate has one")]
 pub struct Keep<A>(Shared<A>);
@@ -360,8 +473,9 @@ impl<A> Deref for Keep<A> {
 
 /// A function from a connection to a future.
 ///
-/// A type that is made of it and of `C` outlives all that the two outlive, and what it holds is not asked: so the future of a
-/// function need not be said to be `'static`, which it always is.
+/// A type built from it and `C` outlives everything that both outlive; the data that the future
+/// holds does not matter. So the future of a function, which is always `'static`, need not be
+/// declared as such.
 trait ServeFunction<C> {
     type Future: Future + Send;
 
@@ -377,7 +491,7 @@ impl<C, F: Fn(C) -> Fut, Fut: Future + Send> ServeFunction<C> for F {
 }
 
 pin_project! {
-    /// A connection that a function serves: its arguments, and in the same place what the function returns.
+    /// A connection served by a function: first the arguments, then in the same memory the future.
     #[project = ServeByFunctionPlace]
     enum ServeByFunction<F: ServeFunction<C>, C> {
         Start { start: Option<(Keep<AcceptorFn<F>>, C)> },
@@ -392,7 +506,7 @@ impl<F: ServeFunction<C>, C> Future for ServeByFunction<F, C> {
         if let ServeByFunctionPlace::Start { start } = self.as_mut().project() {
             let (acceptor, connection) = start
                 .take()
-                .expect("a function that panics is not called again");
+                .expect("the arguments are taken once: a future that panicked is not polled again");
             let future = acceptor.serve.call(connection);
             self.set(Self::Serving { future });
         }

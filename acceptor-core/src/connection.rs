@@ -1,4 +1,4 @@
-//! The argument of `serve`: the stream, the addresses of its ends, and the state of the pool that concerns it.
+//! The argument of `serve`: the stream, the addresses of both ends, and the pool's signals.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,35 +8,37 @@ use crate::id::{ChildId, ListenerId};
 use crate::incoming::{Incoming, Transport};
 use crate::latch::Latch;
 
-/// A connection, as `serve` gets it (rule B10).
+/// A connection to serve: its stream, its addresses and its link to the pool (B10).
 ///
 /// Take it apart to own the stream and keep the rest:
 ///
 /// ```
-/// # async fn check(connection: acceptor_core::Connection<String, std::net::SocketAddr>) {
-/// let acceptor_core::Connection { stream, lifecycle, .. } = connection;
-/// let stop = lifecycle.trap_stop();
-/// # drop((stream, stop));
-/// # }
+/// use acceptor_core::Connection;
+///
+/// let (connection, _signals) = Connection::for_test("stream", "client", "server");
+/// assert_eq!(connection.id.to_string(), "1.1");
+/// let Connection { stream, peer_addr, lifecycle, .. } = connection;
+/// assert_eq!((stream, peer_addr), ("stream", "client"));
+/// assert!(!lifecycle.draining().is_set());
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Connection<S, A> {
-    /// The runtime's own stream, untouched; or what the handshake of the listener made of it.
+    /// The runtime's own stream, unchanged, or the stream that the listener's handshake made of it.
     pub stream: S,
-    /// The other end's address.
+    /// The peer's address.
     pub peer_addr: A,
-    /// This end's address, that of this connection also when the listener is bound to a wildcard.
+    /// The local address of this connection, even if the listener is bound to a wildcard.
     pub local_addr: A,
-    /// The addresses of the transport, if a handshake has replaced them (H5): those of the proxy.
+    /// The addresses of the transport, usually a proxy's, if a handshake has replaced them (H5).
     pub transport: Option<Box<Transport<A>>>,
-    /// The id under which the pool lists, stops and kills this connection.
+    /// The id by which the pool lists, stops and kills this connection.
     pub id: ChildId,
-    /// The listener that it came from.
+    /// The listener that accepted it.
     pub listener: ListenerId,
-    /// The tag of that listener, if it has one: what `ListenerSettings::tag` said when it was added.
+    /// The [tag](crate::ListenerSettings::tag) of that listener, if it has one.
     pub tag: Option<Arc<str>>,
-    /// The signals of the pool to it.
+    /// The pool's signals to the connection, and its guards.
     pub lifecycle: Lifecycle,
 }
 
@@ -61,13 +63,14 @@ impl<S, A> Connection<S, A> {
         }
     }
 
-    /// Replaces the stream by what is made of it.
+    /// Replaces the stream with the result of a function.
     ///
     /// ```
-    /// # fn check(connection: acceptor_core::Connection<String, ()>) {
+    /// use acceptor_core::Connection;
+    ///
+    /// let (connection, _signals) = Connection::for_test("stream".to_owned(), "client", "server");
     /// let connection = connection.map_stream(String::into_bytes);
-    /// # let _: Vec<u8> = connection.stream;
-    /// # }
+    /// assert_eq!(connection.stream, b"stream");
     /// ```
     pub fn map_stream<T>(self, map: impl FnOnce(S) -> T) -> Connection<T, A> {
         Connection {
@@ -83,45 +86,89 @@ impl<S, A> Connection<S, A> {
     }
 }
 
-/// The signals of the pool to a connection: *draining* and *stop* (rules N1 and N2).
+/// The pool's signals to a connection, *draining* (N1) and *stop* (N2), and its guards (E6).
+///
+/// Clones refer to the same connection.
+///
+/// ```
+/// use acceptor_core::{Connection, Exit};
+/// # use futures::FutureExt;
+/// # use futures::future::{Either, select};
+/// # async fn serve_next_request(_stream: &mut String) { std::future::pending().await }
+///
+/// async fn serve(mut connection: Connection<String, &'static str>) -> Exit {
+///     let stop = connection.lifecycle.trap_stop();
+///     while !connection.lifecycle.draining().is_set() {
+///         let request = std::pin::pin!(serve_next_request(&mut connection.stream));
+///         if let Either::Right(_) = select(request, stop.wait()).await {
+///             return Exit::clean("stopped");
+///         }
+///     }
+///     Exit::normal()
+/// }
+///
+/// # async {
+/// let (connection, signals) = Connection::for_test(String::new(), "client", "server");
+/// signals.stop();
+/// assert_eq!(serve(connection).await.reason(), Some("stopped"));
+/// # }.now_or_never().unwrap();
+/// ```
+#[doc(alias = "CancellationToken")]
+#[doc(alias = "shutdown signal")]
 #[derive(Clone)]
 pub struct Lifecycle {
     pub(crate) control: ControlOfConnection,
 }
 
 impl Lifecycle {
-    /// The signal that is set as soon as the connection's listener begins to close, or has failed (rule N1): finish what is in
-    /// flight, begin nothing new. A stop begins with it, after the lame duck if there is one (rule S2).
+    /// Returns the latch that is set when the connection's listener begins to close, or has failed
+    /// (N1).
     ///
-    /// For up to a second from then on the listener takes the clients that the system has queued (L7), and the grace of a stop
-    /// begins after that. To know that its address is free, wait for [`close_listener`](crate::Pool::close_listener).
+    /// Finish the work in progress and start nothing new. A stop sets it after the lame duck, if
+    /// there is one (S2). For up to a second from then on, the listener still takes the clients
+    /// that the system has queued (L7); the grace of a stop begins afterwards. To wait until the
+    /// listener's address is free, use [`close_listener`](crate::Pool::close_listener).
+    #[doc(alias = "drain")]
+    #[doc(alias = "graceful shutdown")]
+    #[doc(alias = "GOAWAY")]
     pub fn draining(&self) -> &Latch {
         self.control.control.draining()
     }
 
-    /// Takes the stop signal, and with it the duty to leave.
+    /// Traps the stop, and returns the latch that is set at the stop phase (N2).
     ///
-    /// A connection that took it is signalled at the stop phase and may go on until
-    /// the shutdown timeout. One that did not is dropped at the stop phase.
-    /// Taking it again gives the same signal; taking it late, in the very poll
-    /// in which the stop phase came, still counts. Once the connection has ended there is nothing to wait for: a signal that is
-    /// taken then is set.
+    /// A connection that trapped the stop may continue until the
+    /// [shutdown](crate::Settings::shutdown) timeout, and should end as soon as it can. One that
+    /// did not is dropped at the stop phase.
+    ///
+    /// Another call returns the same latch. A late call still counts, even in the very poll in
+    /// which the stop phase begins. Once the connection has ended, the latch that is returned is
+    /// set.
+    #[doc(alias = "trap_exit")]
+    #[doc(alias = "graceful shutdown")]
+    #[doc(alias = "CancellationToken")]
+    #[doc(alias = "cancellation")]
     pub fn trap_stop(&self) -> Latch {
         self.control.control.trap_stop(self.control.key)
     }
 
-    /// Takes a guard: the connection has not ended until `serve` has returned and every guard is dropped (E6).
+    /// Takes a guard: the connection has not ended until `serve` has returned and every guard is
+    /// dropped (E6).
     ///
-    /// Traps the stop. A guard that is taken once the connection has ended is harmless; it counts as killed.
+    /// This traps the stop. A guard taken after the connection has ended is harmless, and counts as
+    /// killed. See [`Guard`].
+    #[doc(alias = "upgrade")]
+    #[doc(alias = "WebSocket")]
+    #[doc(alias = "spawn")]
     pub fn guard(&self) -> Guard {
         Guard::take(&self.control)
     }
 }
 
-/// The way from a connection to its pool.
+/// The link from a connection to its pool.
 #[derive(Clone)]
 pub(crate) struct ControlOfConnection {
-    /// That of many connections: a connection is told by its key.
+    /// Shared by many connections: the key says which one this is.
     pub(crate) control: Arc<dyn ConnectionControl>,
     pub(crate) key: ChildKey,
 }
@@ -133,19 +180,20 @@ pub(crate) struct ChildKey {
     pub(crate) slot: u32,
 }
 
-/// What a connection may ask of its pool.
+/// The services of a pool to its connections.
 pub(crate) trait ConnectionControl: Send + Sync {
     fn draining(&self) -> &Latch;
 
     fn trap_stop(&self, key: ChildKey) -> Latch;
 
-    /// One guard more; gives what is set once the connection is killed. `None` if it has ended.
+    /// Counts one more guard. Returns the latch that is set once the connection is killed, or
+    /// `None` if it has ended.
     fn take_guard(&self, key: ChildKey) -> Option<Latch>;
 
-    /// One guard less, with the panic of what it ran.
+    /// Counts one guard less, with the panic of the future that ran under it.
     fn give_guard(&self, key: ChildKey, panicked: Option<String>);
 
-    /// Whether it was killed, or has ended.
+    /// Returns whether the connection was killed, or has ended.
     fn is_killed(&self, key: ChildKey) -> bool;
 }
 

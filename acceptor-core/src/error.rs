@@ -1,4 +1,5 @@
-//! One small enum for each way of failing. Each message names the field, the value and what is allowed.
+//! The errors of the public API: one small enum for each way of failing. Each message names the
+//! field, the value and what is allowed.
 
 use std::error::Error;
 use std::fmt;
@@ -9,17 +10,28 @@ use std::time::Duration;
 use crate::id::{ChildId, ListenerId};
 use crate::text::{Escaped, EscapedDebug};
 
-/// Any error of a user's callback.
+/// An error of any type, as user callbacks return it.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
-/// The most acceptors of one listener: more would only wait on each other.
+/// The largest number of acceptors of one listener. More would not accept faster.
 pub const MAX_ACCEPTORS: usize = 65_536;
 
-/// A field of a [`Spec`](crate::Spec) is not allowed (V1).
+/// The error of a [`Spec`](crate::Spec) with a field that is not allowed (V1).
+///
+/// ```
+/// use std::time::Duration;
+/// use acceptor_core::SpecError;
+///
+/// let error = SpecError::Period { value: Duration::ZERO };
+/// assert_eq!(
+///     error.to_string(),
+///     "spec field `period` is 0ns: give a time above zero, over which failures are counted"
+/// );
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpecError {
-    /// The id is empty, too long, or has control characters.
+    /// The id is empty, longer than 255 bytes, or contains control characters.
     Id {
         /// The value that was given.
         value: String,
@@ -67,7 +79,7 @@ impl fmt::Display for SpecError {
 
 impl Error for SpecError {}
 
-/// A pool could not start. Nothing half-started is left.
+/// The error of a pool that could not start. Nothing half-started is left (V1).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
@@ -77,7 +89,7 @@ pub enum StartError {
     Init(BoxError),
     /// The init function panicked, with this message (R3).
     InitPanicked(String),
-    /// The runtime drops what is spawned on it.
+    /// The runtime dropped the pool's task as it was spawned.
     RuntimeGone,
 }
 
@@ -112,7 +124,21 @@ impl From<SpecError> for StartError {
     }
 }
 
-/// The pool has stopped, and the call had nothing to act on (S9).
+/// The error of a call on a pool that has stopped (S9).
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// use acceptor_core::Stopped;
+/// # use acceptor_core::BoxError;
+/// # block_on(async {
+///
+/// let pool = echo_pool()?;
+/// pool.stop().await;
+/// assert_eq!(pool.counts(), Err(Stopped));
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
 
@@ -126,15 +152,28 @@ impl fmt::Display for Stopped {
 
 impl Error for Stopped {}
 
-/// A listener was not added; it comes back (V2).
+/// The error of [`add_listener`](crate::Pool::add_listener), which returns the listener (V2).
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let pool = echo_pool()?;
+/// let error = pool.add_listener(Tcp::bind()?, 0).unwrap_err();
+/// assert_eq!(error.to_string(), "listener not added: `acceptors` is 0: give 1 to 65536");
+/// pool.add_listener(error.listener, 1)?;
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct AddListenerError<L> {
-    /// The listener, untouched.
+    /// The listener, unchanged.
     pub listener: L,
-    /// Why it was not added.
+    /// The reason for which it was not added.
     pub reason: AddListenerReason,
 }
 
-/// Why a listener was not added (V2).
+/// The reason for which a listener was not added (V2).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AddListenerReason {
@@ -143,7 +182,7 @@ pub enum AddListenerReason {
         /// The value that was given.
         value: usize,
     },
-    /// The tag is empty, too long, or has control characters.
+    /// The tag is empty, longer than 255 bytes, or contains control characters.
     Tag {
         /// The value that was given.
         value: Arc<str>,
@@ -207,11 +246,17 @@ impl<L> Error for AddListenerError<L> {
     }
 }
 
-/// A listener was not closed (L3).
+/// The error of [`close_listener`](crate::Pool::close_listener) (L3).
+///
+/// ```
+/// let unknown = acceptor_core::CloseError::UnknownListener("3".parse()?);
+/// assert_eq!(unknown.to_string(), "no open listener 3: `listeners` lists those there are");
+/// # Ok::<_, acceptor_core::ParseIdError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// The pool has no such listener: it was closed, it failed, or it is another pool's.
+    /// The pool has no such listener: it is closed, it failed, or it belongs to another pool.
     UnknownListener(ListenerId),
     /// The pool has stopped.
     Stopped,
@@ -233,11 +278,18 @@ impl fmt::Display for CloseError {
 
 impl Error for CloseError {}
 
-/// A child could not be stopped or killed (R4).
+/// The error of [`stop_child`](crate::Pool::stop_child) and [`kill_child`](crate::Pool::kill_child)
+/// (R4).
+///
+/// ```
+/// let unknown = acceptor_core::ChildError::UnknownChild("3.17".parse()?);
+/// assert_eq!(unknown.to_string(), "no child 3.17: `connections` lists those there are");
+/// # Ok::<_, acceptor_core::ParseIdError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChildError {
-    /// The pool has no such child: it has ended, or it is another pool's.
+    /// The pool has no such child: it has ended, or it belongs to another pool.
     UnknownChild(ChildId),
     /// The pool has stopped.
     Stopped,
@@ -256,7 +308,8 @@ impl fmt::Display for ChildError {
 
 impl Error for ChildError {}
 
-/// A pool keeps the spec that it had (R2, R3).
+/// The error of [`reconfigure`](crate::Pool::reconfigure), [`update`](crate::Pool::update) and
+/// [`reload`](crate::Pool::reload). The pool keeps its spec (R2, R3).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReconfigureError {

@@ -1,4 +1,5 @@
-//! How `serve` leaves: normally, cleanly, because its peer is gone, or with a failure (section 2, E5).
+//! The exit of `serve`: normal, clean, disconnected or failed, and the test for a peer that is gone
+//! (E5).
 //!
 //! Invariant: an explicit [`Exit`] is never reclassified; an error that `serve` merely returned is
 //! classified by the pool, which knows the classifier of its settings.
@@ -13,18 +14,19 @@ use crate::error::BoxError;
 use crate::stop_report::EndKind;
 use crate::text::Escaped;
 
-/// How a connection ended, as its `serve` sees it.
+/// How `serve` says that its connection ended.
 ///
 /// | `serve` returns | the connection's end is |
 /// |---|---|
 /// | `()`, `Ok(())`, [`Exit::normal`] | normal |
-/// | [`Exit::clean`] | clean: as normal, and counted apart |
-/// | [`Exit::disconnected`] | disconnected: its peer is gone |
+/// | [`Exit::clean`] | clean: not a failure, and counted separately |
+/// | [`Exit::disconnected`] | disconnected: the peer is gone |
 /// | [`Exit::failed`] | failed: reported, and counted in a transient pool |
 /// | `Err(error)`, [`Exit::error`] | disconnected if the error means that the peer is gone, else failed |
 ///
-/// The last row is rule E5: see [`is_peer_gone`]. The others are never reclassified, so that a proxy can return
-/// `Exit::failed` for the reset of its upstream.
+/// [`is_peer_gone`] decides the last row, unless the pool's settings replace it (E5). The other
+/// rows are never reclassified, so a proxy can return `Exit::failed` when its upstream resets the
+/// connection.
 ///
 /// ```
 /// use acceptor_core::{BoxError, Exit};
@@ -51,39 +53,41 @@ pub(crate) enum ExitKind {
     Clean(Option<Cow<'static, str>>),
     Disconnected(ErrorValue),
     Failed(ErrorValue),
-    /// The pool decides its meaning (E5).
+    /// The pool classifies the error (E5).
     Error(ErrorValue),
 }
 
 impl Exit {
-    /// A normal end: neither reported as a failure nor counted.
+    /// Returns a normal exit, which is neither reported as a failure nor counted.
     pub fn normal() -> Self {
         Self(ExitKind::Normal)
     }
 
-    /// A deliberate exit, counted apart from the normal ones. It is not reported as a failure and counts nowhere. The
-    /// reason appears in the [report](crate::Event::ConnectionEnded) of the end; empty, it is none.
+    /// Returns a deliberate exit, which is counted separately from normal ones. It is not reported
+    /// as a failure, and never counts. The reason appears in the
+    /// [report](crate::Event::ConnectionEnded) of the end. An empty reason is none.
     pub fn clean(reason: impl Into<Cow<'static, str>>) -> Self {
         let reason = reason.into();
         Self(ExitKind::Clean((!reason.is_empty()).then_some(reason)))
     }
 
-    /// The peer is gone, with this error: reported at debug level, never counted.
+    /// Returns the exit of a connection whose peer is gone, with this error. It is reported at
+    /// debug level, and never counts.
     pub fn disconnected<E: Into<BoxError> + 'static>(error: E) -> Self {
         Self(ExitKind::Disconnected(ErrorValue::new(error)))
     }
 
-    /// A failure, whatever the error is: reported, and counted in a transient pool.
+    /// Returns a failure, whatever the error is. It is reported, and counts in a transient pool.
     pub fn failed<E: Into<BoxError> + 'static>(error: E) -> Self {
         Self(ExitKind::Failed(ErrorValue::new(error)))
     }
 
-    /// An error that the pool classifies (rule E5), as it does for one that `serve` returns.
+    /// Returns an error for the pool to classify (E5), like an error that `serve` returns.
     pub fn error<E: Into<BoxError> + 'static>(error: E) -> Self {
         Self(ExitKind::Error(ErrorValue::new(error)))
     }
 
-    /// How a connection with this exit ends: for the tests of a `serve`.
+    /// Returns how a connection with this exit ends, to assert it in a test of `serve`.
     ///
     /// An error that the pool classifies is judged by the default test, [`is_peer_gone`].
     ///
@@ -105,7 +109,7 @@ impl Exit {
         }
     }
 
-    /// The reason that a [clean](Exit::clean) exit was given.
+    /// Returns the reason of a [clean](Exit::clean) exit, if it has one.
     pub fn reason(&self) -> Option<&str> {
         match &self.0 {
             ExitKind::Clean(reason) => reason.as_deref(),
@@ -134,27 +138,27 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What `serve` may return: `()`, an [`Exit`], or a [`Result`] of one with any error.
+/// A return type of `serve`: `()`, an [`Exit`], or a [`Result`] of either with any error.
 ///
-/// Implement it for an enum of a protocol's own ends:
+/// Implement it for an enum of a protocol's outcomes:
 ///
 /// ```
 /// use acceptor_core::{Exit, IntoExit};
 ///
-/// enum End {
+/// enum Outcome {
 ///     Quit,
-///     Cheated,
+///     BadRequest,
 /// }
 ///
-/// impl IntoExit for End {
+/// impl IntoExit for Outcome {
 ///     fn into_exit(self) -> Exit {
 ///         match self {
-///             End::Quit => Exit::clean("quit"),
-///             End::Cheated => Exit::failed("the client cheated"),
+///             Outcome::Quit => Exit::clean("quit"),
+///             Outcome::BadRequest => Exit::failed("bad request"),
 ///         }
 ///     }
 /// }
-/// assert_eq!(End::Cheated.into_exit().to_string(), "the client cheated");
+/// assert_eq!(Outcome::BadRequest.into_exit().to_string(), "bad request");
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`serve` cannot return `{Self}`",
@@ -162,7 +166,7 @@ impl fmt::Display for Exit {
     note = "return `()`, `Exit`, or `Result<(), E>` or `Result<Exit, E>` with an error that converts to `Box<dyn Error + Send + Sync>`"
 )]
 pub trait IntoExit {
-    /// The exit that this value stands for.
+    /// Converts the value into an exit.
     fn into_exit(self) -> Exit;
 }
 
@@ -178,8 +182,8 @@ impl IntoExit for Exit {
     }
 }
 
-/// Reports of anyhow and eyre are looked into before they are boxed, with the core's features `anyhow` and `eyre`:
-/// boxed, they hide the `io::Error` that E5 asks for.
+/// With the features `anyhow` and `eyre`, reports of these crates are looked into before they are
+/// boxed. Boxed, they hide the `io::Error` that says that the peer is gone (E5).
 impl<T: IntoExit, E: Into<BoxError> + 'static> IntoExit for Result<T, E> {
     fn into_exit(self) -> Exit {
         match self {
@@ -189,7 +193,8 @@ impl<T: IntoExit, E: Into<BoxError> + 'static> IntoExit for Result<T, E> {
     }
 }
 
-/// An error of the user's. Those of anyhow and eyre are kept as they are: boxed, they could not be looked into.
+/// A user's error. Reports of anyhow and eyre are kept as they are, because boxed they could not be
+/// looked into.
 pub(crate) enum ErrorValue {
     Boxed(BoxError),
     #[cfg(feature = "anyhow")]
@@ -213,7 +218,7 @@ impl ErrorValue {
         Self::Boxed(error.into())
     }
 
-    /// The outermost error, whose sources can be downcast.
+    /// Returns the outermost error, whose sources can be downcast.
     pub(crate) fn as_error(&self) -> &(dyn Error + 'static) {
         match self {
             Self::Boxed(error) => &**error,
@@ -241,7 +246,7 @@ impl fmt::Debug for ErrorValue {
     }
 }
 
-/// The value as what it is, if it is of this type; else itself.
+/// Returns the value as a `T` if it is one, else unchanged.
 #[cfg(any(feature = "anyhow", feature = "eyre"))]
 fn downcast<T: 'static, V: 'static>(value: V) -> Result<T, V> {
     let mut value = Some(value);
@@ -252,15 +257,16 @@ fn downcast<T: 'static, V: 'static>(value: V) -> Result<T, V> {
     }
 }
 
-/// An error has no more sources than this: one that names itself as its source would never end.
+/// The largest number of sources to follow: an error that names itself as its source has no end.
 const MOST_SOURCES: usize = 64;
 
-/// Tells whether an error means that the peer is gone (rule E5).
+/// Returns whether an error means that the peer is gone (E5).
 ///
-/// That is an [`io::Error`] whose kind is *connection reset*, *connection aborted*, *broken pipe*, *not connected* or
-/// *unexpected end of file*: the error itself, one among its sources, or one that is wrapped in an `io::Error`.
+/// That is the case if it contains an [`io::Error`] of kind *connection reset*, *connection
+/// aborted*, *broken pipe*, *not connected* or *unexpected end of file*: as the error itself, among
+/// its sources, or wrapped in an `io::Error`.
 ///
-/// It is what a pool asks unless its [settings](crate::Settings::peer_gone) replace it.
+/// A pool uses this test unless its [settings](crate::Settings::peer_gone) replace it.
 ///
 /// ```
 /// use std::io::{Error, ErrorKind};
@@ -269,6 +275,8 @@ const MOST_SOURCES: usize = 64;
 /// assert!(acceptor_core::is_peer_gone(&Error::other(reset)));
 /// assert!(!acceptor_core::is_peer_gone(&Error::from(ErrorKind::TimedOut)));
 /// ```
+#[doc(alias = "ConnectionReset")]
+#[doc(alias = "BrokenPipe")]
 pub fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     for _ in 0..MOST_SOURCES {
@@ -284,7 +292,8 @@ pub fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// The error inside one that passes it over: its source is that of the error inside.
+/// Returns the error inside a wrapper whose `source` skips it, by returning the inner error's
+/// source.
 fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return error.get_ref().map(|inside| inside as _);

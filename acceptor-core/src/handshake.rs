@@ -1,7 +1,7 @@
-//! The stage between `accept` and `serve`: TLS, a PROXY header, or both (section 13).
+//! The stage between `accept` and `serve`: TLS, a PROXY header, or both (H1 to H7).
 //!
-//! Invariant: a listener without a handshake pays nothing for the stage: [`NoHandshake`] vanishes from the connection's
-//! future (H7).
+//! Invariant: a listener without a handshake does not pay for the stage: [`NoHandshake`] vanishes
+//! from the connection's future (H7).
 
 use std::error::Error;
 use std::fmt::{self, Debug};
@@ -18,36 +18,49 @@ use crate::listener::Listener;
 use crate::sync::Shared;
 use crate::text::Escaped;
 
-/// The stream that a connection of this listener has once its handshake is through: what `serve` gets.
+/// The stream of a listener's connections after the handshake: the type that `serve` gets.
 pub type StreamOf<L> =
     <<L as Listener>::Handshake as Handshake<<L as Listener>::Io, <L as Listener>::Addr>>::Stream;
 
-/// Turns an accepted stream into the one that the protocol reads and writes, before `serve` is called.
+/// Turns an accepted stream into the one that `serve` gets: TLS or a PROXY header, for example.
 ///
-/// It runs in the connection's own task, after the acceptor's replacement was put in place: neither accepting nor another
-/// connection waits for it (H1). Meanwhile the connection is listed as *handshaking*, and counted, stopped and killed like
-/// any other (H2). It has a [deadline](crate::Settings::handshake_timeout) (H3). If it fails the connection ends as
-/// *handshake failed*, with the cause of the [`HandshakeError`]; `serve` does not run (H4).
+/// It runs in the connection's own task, after the acceptor's replacement is started, so neither
+/// accepting nor another connection waits for it (H1). Meanwhile the connection is listed as
+/// *handshaking*, and is counted, stopped and killed like any other (H2). It has a
+/// [deadline](crate::Settings::handshake_timeout) (H3). If it fails, the connection ends as
+/// *handshake failed*, with the cause of the [`HandshakeError`], and `serve` does not run (H4).
 ///
-/// One value serves all connections of a listener. Parts that may change while the listener is open, a
-/// certificate for example, belong behind an `Arc` in the value. Handshakes compose: see [`Then`] and
-/// [`Listener::with`].
+/// One value serves all connections of a listener. Parts that may change while the listener is
+/// open, such as a certificate, belong behind an `Arc` in the value. Handshakes compose: see
+/// [`Then`] and [`Listener::with`].
 ///
 /// ```
 /// use acceptor_core::{Handshake, HandshakeError, Incoming};
+/// # use futures::FutureExt;
 ///
-/// /// Prefixes each stream with the name of its listener.
+/// /// Labels each stream with the name of its service.
 /// #[derive(Clone)]
-/// struct Named(&'static str);
+/// struct Labelled(&'static str);
 ///
-/// impl<S: Send + 'static, A: Send + 'static> Handshake<S, A> for Named {
+/// impl<S: Send + 'static, A: Send + 'static> Handshake<S, A> for Labelled {
 ///     type Stream = (&'static str, S);
 ///
 ///     async fn run(&self, incoming: Incoming<S, A>) -> Result<Incoming<Self::Stream, A>, HandshakeError> {
 ///         Ok(incoming.map_stream(|stream| (self.0, stream)))
 ///     }
 /// }
+///
+/// # async {
+/// // A handshake can be tested without a pool.
+/// let incoming = Incoming::new("stream", "client", "server");
+/// let incoming = Labelled("admin").run(incoming).await?;
+/// assert_eq!(incoming.stream, ("admin", "stream"));
+/// # Ok::<_, HandshakeError>(())
+/// # }.now_or_never().unwrap().unwrap();
 /// ```
+#[doc(alias = "layer")]
+#[doc(alias = "TlsAcceptor")]
+#[doc(alias = "PROXY protocol")]
 #[doc(alias = "tls")]
 #[doc(alias = "middleware")]
 #[diagnostic::on_unimplemented(
@@ -56,45 +69,48 @@ pub type StreamOf<L> =
     note = "the first handshake gets the stream that the listener accepts, each of the others that of the handshake before it: check their order"
 )]
 pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
-    /// The stream that the handshake makes.
+    /// The stream that the handshake produces.
     type Stream: Send + 'static;
 
     /// Whether there is a handshake at all.
     #[doc(hidden)]
     const IS_NEEDED: bool = true;
 
-    /// Carries out the handshake on one stream.
+    /// Runs the handshake on one accepted stream.
     ///
-    /// It may replace the addresses, by [`Incoming::set_addrs`]: lists and reports show the new ones from then on, and those
-    /// of the transport stay available (H5).
+    /// It may replace the addresses with [`Incoming::set_addrs`]: lists and reports show the new
+    /// ones from then on, and the transport's own stay available (H5).
     ///
     /// # Errors
     ///
-    /// A [`HandshakeError`] with a short cause. An [`io::Error`] becomes one by `?`, with the cause `disconnected` or `io`: a
-    /// library that wraps errors of its own in an `io::Error`, as those for TLS do, wants
-    /// [`HandshakeError::new`] with a cause that tells them apart.
+    /// A [`HandshakeError`] with a short cause. The `?` operator converts an [`io::Error`], with
+    /// the cause `disconnected` or `io`. If a library wraps its errors in an `io::Error`, as those
+    /// for TLS do, use [`HandshakeError::new`] with a cause that distinguishes them.
     ///
     /// # Cancel safety
     ///
-    /// The future is dropped at its deadline, at the stop phase, and when the connection is stopped or killed (H6).
+    /// The future is dropped at its deadline, at the stop phase, and when the connection is stopped
+    /// or killed (H6).
     fn run(
         &self,
         incoming: Incoming<I, A>,
     ) -> impl Future<Output = Result<Incoming<Self::Stream, A>, HandshakeError>> + Send;
 
-    /// Tells whether an error that `serve` returned means that the peer is gone, or has broken the protocol of this handshake
-    /// (E5): then it is no failure. Asked before [`Spec::peer_gone`](crate::Spec::peer_gone) is; the default knows none.
+    /// Returns whether an error of `serve` means that the peer is gone, or has violated the
+    /// protocol of this handshake (E5). Such an error is not a failure. The default returns false.
     ///
-    /// For a protocol that lies between the socket and `serve`, and whose errors come out of the stream: without it a client
-    /// that sends one bad record of TLS could stop a transient pool. Look through the error's [sources](Error::source), and
-    /// [inside](io::Error::get_ref) of each `io::Error`, which its sources pass over.
+    /// The pool calls it before [`Spec::peer_gone`](crate::Spec::peer_gone). Implement it for a
+    /// protocol between the socket and `serve` whose errors appear as errors of the stream: without
+    /// it, a client that sends one invalid TLS record could stop a transient pool. Look through the
+    /// error's [sources](Error::source), and [inside](io::Error::get_ref) each `io::Error`, which
+    /// its sources skip.
     fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
         let _ = error;
         false
     }
 
-    /// The stream as it was accepted, if the handshake is none. For the pool: of one that is none nothing is left in its
-    /// futures.
+    /// Returns the stream unchanged, if there is no handshake. The pool uses this to leave no trace
+    /// of such a handshake in its futures.
     #[doc(hidden)]
     fn unchanged(incoming: Incoming<I, A>) -> Option<Incoming<Self::Stream, A>> {
         drop(incoming);
@@ -102,7 +118,18 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
     }
 }
 
-/// No handshake: the stream is the one that was accepted.
+/// No handshake: `serve` gets the stream that was accepted, at no cost.
+///
+/// ```
+/// use acceptor_core::{Handshake, Incoming, NoHandshake};
+/// # use futures::FutureExt;
+///
+/// # async {
+/// let incoming = NoHandshake.run(Incoming::new("stream", "client", "server")).await?;
+/// assert_eq!(incoming.stream, "stream");
+/// # Ok::<_, acceptor_core::HandshakeError>(())
+/// # }.now_or_never().unwrap().unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NoHandshake;
 
@@ -120,12 +147,28 @@ impl<I: Send + 'static, A: Send> Handshake<I, A> for NoHandshake {
     }
 }
 
-/// One handshake after the other: first a PROXY header, then TLS.
+/// Two handshakes, one after the other: first a PROXY header, then TLS, for example (H6).
+///
+/// [`Listener::with`] builds it. The second handshake gets the stream of the first.
+///
+/// ```
+/// use acceptor_core::{Handshake, Incoming, NoHandshake, Then};
+/// # use futures::FutureExt;
+///
+/// # async {
+/// let both = Then { first: NoHandshake, second: NoHandshake };
+/// let incoming = both.run(Incoming::new("stream", "client", "server")).await?;
+/// assert_eq!(incoming.stream, "stream");
+/// # Ok::<_, acceptor_core::HandshakeError>(())
+/// # }.now_or_never().unwrap().unwrap();
+/// ```
+#[doc(alias = "layer")]
+#[doc(alias = "compose")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Then<F, G> {
-    /// The first.
+    /// The handshake that runs first.
     pub first: F,
-    /// The one that gets the stream of the first.
+    /// The handshake that gets the stream of the first.
     pub second: G,
 }
 
@@ -151,7 +194,7 @@ where
     }
 }
 
-/// Why a handshake failed (H4).
+/// The error of a handshake that failed (H4).
 ///
 /// ```
 /// use std::io::{Error, ErrorKind};
@@ -169,19 +212,20 @@ pub struct HandshakeError {
 }
 
 impl HandshakeError {
-    /// An error with its cause: a short word or two, by which an observer can count failed handshakes.
+    /// Creates an error from its cause, a word or two by which failed handshakes can be counted,
+    /// and its source.
     pub fn new(cause: &'static str, source: impl Into<BoxError>) -> Self {
         let source = Some(source.into());
         Self { cause, source }
     }
 
-    /// An error of which the cause says all.
+    /// Creates an error that has a cause and no source.
     pub fn from_cause(cause: &'static str) -> Self {
         let source = None;
         Self { cause, source }
     }
 
-    /// The cause.
+    /// Returns the cause.
     pub fn cause(&self) -> &'static str {
         self.cause
     }
@@ -214,10 +258,10 @@ impl From<io::Error> for HandshakeError {
     }
 }
 
-/// The cause of a handshake that took longer than its deadline (H3).
+/// The cause of a handshake that exceeded its deadline (H3).
 pub(crate) const TIMEOUT: &str = "timeout";
 
-/// The part of the pool in a handshake: its deadline, and the list that the connection is in.
+/// The pool's part of a handshake: its deadline, and the list entry of the connection.
 #[doc(hidden)]
 pub(crate) struct HandshakeStage<H, A> {
     pub(crate) handshake: Shared<H>,
@@ -247,7 +291,7 @@ impl<H, A> HandshakeStage<H, A> {
         incoming.is_listed(Arc::clone(&listed));
         let mut run = pin!(handshake.run(incoming));
         let incoming = poll_fn(|cx| {
-            // The handshake first: one that is through as its time is over is through.
+            // The handshake first: it may complete at the very moment of its deadline.
             if let Poll::Ready(result) = run.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }

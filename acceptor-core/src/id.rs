@@ -1,25 +1,26 @@
-//! The names of listeners and children: unique in their pool, and never used twice there.
+//! The ids of listeners and children: unique within a pool, and never reused there.
 //!
-//! Invariant: an id that a pool has given out belongs to that pool alone; one that was parsed may be any pool's.
-//! Neither that nor the slot, which makes a child quick to find, takes part in comparisons.
+//! Invariant: an id that a pool has issued is valid in that pool only; one that was parsed may
+//! belong to any pool. Neither the pool nor the slot, which makes a child quick to find, takes part
+//! in comparisons.
 
 use std::cmp::Ordering as Order;
 use std::error::Error;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
-// Not by way of `sync`: it outlives each model of loom's, and no order hangs on it.
+// Not from `sync`: the counter outlives each loom model, and no ordering depends on it.
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::text::EscapedDebug;
 
-/// Tells the pools of a process apart, so that one takes no notice of another's ids. A process that starts more than four
-/// billion of them may take an old one's ids for a new one's.
+/// Distinguishes the pools of a process, so that one ignores another's ids. In a process that
+/// starts more than four billion pools, a new pool may accept an old one's ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PoolId(u32);
 
 impl PoolId {
-    /// Not known: any pool's.
+    /// Unknown: matches any pool.
     pub(crate) const ANY: Self = Self(0);
 
     pub(crate) fn next() -> Self {
@@ -32,10 +33,11 @@ impl PoolId {
     }
 }
 
-/// Names one listener of a pool.
+/// The id of one listener in its pool.
 ///
-/// Displayed as a number that counts up from 1 in each pool, and [parsed](FromStr) from it. Ids of different pools may be
-/// equal: a pool knows its own from those of another pool, unless they were parsed.
+/// It is displayed as a number that counts from 1 in each pool, and can be [parsed](FromStr) from
+/// that text. Ids of different pools may be equal; a pool still rejects an id that another pool
+/// issued, unless it was parsed.
 ///
 /// ```
 /// let id: acceptor_core::ListenerId = "3".parse()?;
@@ -48,22 +50,24 @@ pub struct ListenerId {
     pub(crate) pool: PoolId,
 }
 
-/// Names one child of a pool, an acceptor or the connection that it became.
+/// The id of one child in its pool: an acceptor, or the connection that it became.
 ///
-/// Displayed as the listener's number and its own, `3.17`, and [parsed](FromStr) from it: the latter counts up from 1 for
-/// each listener and is never used again. Ids are ordered by listener, and then by when the acceptor was made. Ids of different pools may be
-/// equal: a pool knows its own from those of another pool, unless they were parsed.
+/// It is displayed as the listener's number and its own, such as `3.17`, and can be
+/// [parsed](FromStr) from that text. The second number counts from 1 for each listener and is never
+/// reused. Ids are ordered by listener, then by the creation of the acceptor. Ids of different
+/// pools may be equal; a pool still rejects an id that another pool issued, unless it was parsed.
 ///
 /// ```
 /// let id: acceptor_core::ChildId = "3.17".parse()?;
 /// assert_eq!(id.listener().to_string(), "3");
+/// assert!(id > "3.9".parse()?);
 /// # Ok::<_, acceptor_core::ParseIdError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct ChildId {
     pub(crate) listener: u64,
     pub(crate) number: u64,
-    /// [`ChildId::NO_SLOT`] if it was parsed, or made before the child had its row.
+    /// [`ChildId::NO_SLOT`] if it was parsed, or created before the child had its row.
     pub(crate) slot: u32,
     pub(crate) pool: PoolId,
 }
@@ -86,7 +90,7 @@ impl ChildId {
         }
     }
 
-    /// The listener that it waits on, or came from.
+    /// Returns the id of the listener on which the child waits or was accepted.
     pub fn listener(&self) -> ListenerId {
         ListenerId {
             sequence: self.listener,
@@ -151,11 +155,11 @@ impl Hash for ChildId {
     }
 }
 
-/// A text that names no listener or child.
+/// The error of a text that is not the id of a listener or a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParseIdError {
-    /// The text.
+    /// The text that was given.
     pub value: String,
     expected: &'static str,
 }
@@ -180,7 +184,7 @@ impl fmt::Display for ParseIdError {
 
 impl Error for ParseIdError {}
 
-/// As it is displayed: digits without a sign.
+/// Parses a number as it is displayed: digits without a sign.
 fn number(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)

@@ -1,29 +1,41 @@
-//! A connection on its way from the socket to `serve`: the stream, and the addresses that a handshake may replace (H5).
+//! A connection between `accept` and `serve`: the stream, and the addresses, which a handshake may
+//! replace (H5).
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::text::EscapedDebug;
 
-/// An accepted stream with its addresses, on its way through a handshake.
+/// An accepted stream with its addresses: the argument and the result of a
+/// [`Handshake`](crate::Handshake).
+///
+/// ```
+/// use acceptor_core::Incoming;
+///
+/// // What a handshake for the PROXY protocol does with the addresses that it reads:
+/// let mut incoming = Incoming::new("stream", "proxy", "server");
+/// incoming.set_addrs("client", "service");
+/// assert_eq!(incoming.peer_addr(), &"client");
+/// assert_eq!(incoming.transport_addrs(), (&"proxy", &"server"));
+/// ```
 #[non_exhaustive]
 pub struct Incoming<S, A> {
     /// The stream.
     pub stream: S,
     peer_addr: A,
     local_addr: A,
-    /// Those of the transport, if a handshake has replaced any.
+    /// The addresses of the transport, if a handshake has replaced any.
     transport: Option<Box<Transport<A>>>,
-    /// Where the connection is listed, while it is in its handshake.
+    /// The list entry of the connection, while it is in its handshake.
     listed: Option<Arc<dyn Listed<A>>>,
 }
 
-/// The list that a connection in its handshake is in.
+/// The list entry of a connection in its handshake.
 pub(crate) trait Listed<A>: Send + Sync {
-    /// The addresses were replaced (H5).
+    /// Records replaced addresses (H5).
     fn readdressed(&self, peer_addr: &A, local_addr: &A, transport: &Transport<A>);
 
-    /// The handshake is through.
+    /// Records that the handshake is complete.
     fn handshaken(&self);
 }
 
@@ -38,17 +50,18 @@ impl<S: Debug, A: Debug> Debug for Incoming<S, A> {
     }
 }
 
-/// The addresses of the transport under a connection, where its handshake has replaced them (H5): those of the proxy.
+/// The addresses of the transport, usually a proxy's, of a connection whose handshake has replaced
+/// them (H5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transport<A> {
-    /// The other end's address.
+    /// The peer's address.
     pub peer_addr: A,
-    /// This end's address.
+    /// The local address.
     pub local_addr: A,
 }
 
-/// The other end of a connection, in words.
+/// Writes the peer of a connection.
 pub(crate) struct PeerText<'a, A> {
     peer_addr: &'a A,
     transport: Option<&'a Transport<A>>,
@@ -74,7 +87,8 @@ impl<A: Debug> fmt::Display for PeerText<'_, A> {
 }
 
 impl<S, A> Incoming<S, A> {
-    /// A stream as it was accepted. The pool makes them; so do tests of a handshake.
+    /// Creates a value from a stream and its addresses, as the pool does. Use it to test a
+    /// handshake.
     pub fn new(stream: S, peer_addr: A, local_addr: A) -> Self {
         Self {
             stream,
@@ -85,17 +99,17 @@ impl<S, A> Incoming<S, A> {
         }
     }
 
-    /// The other end's address: the transport's, unless a handshake has replaced it.
+    /// Returns the peer's address: the transport's, unless a handshake has replaced it.
     pub fn peer_addr(&self) -> &A {
         &self.peer_addr
     }
 
-    /// This end's address: the transport's, unless a handshake has replaced it.
+    /// Returns the local address: the transport's, unless a handshake has replaced it.
     pub fn local_addr(&self) -> &A {
         &self.local_addr
     }
 
-    /// The addresses of the transport, whatever the handshakes before have replaced.
+    /// Returns the peer's and the local address of the transport, regardless of replacements.
     pub fn transport_addrs(&self) -> (&A, &A) {
         match &self.transport {
             Some(transport) => (&transport.peer_addr, &transport.local_addr),
@@ -103,7 +117,7 @@ impl<S, A> Incoming<S, A> {
         }
     }
 
-    /// Replaces the addresses of both ends; lists and reports show them from now on (H5).
+    /// Replaces the peer's and the local address. Lists and reports show them from now on (H5).
     pub fn set_addrs(&mut self, peer_addr: A, local_addr: A) {
         let before = Transport {
             peer_addr: std::mem::replace(&mut self.peer_addr, peer_addr),
@@ -115,13 +129,21 @@ impl<S, A> Incoming<S, A> {
         }
     }
 
-    /// Replaces the stream by what is made of it.
+    /// Replaces the stream with the result of a function.
     pub fn map_stream<T>(self, map: impl FnOnce(S) -> T) -> Incoming<T, A> {
         let (stream, incoming) = self.take_stream();
         incoming.with_stream(map(stream))
     }
 
-    /// Takes the stream out, to make another of it that [`with_stream`](Incoming::with_stream) puts in its place.
+    /// Takes the stream out. [`with_stream`](Incoming::with_stream) puts another one in its place.
+    ///
+    /// ```
+    /// use acceptor_core::Incoming;
+    ///
+    /// let (stream, incoming) = Incoming::new("stream", "client", "server").take_stream();
+    /// let incoming = incoming.with_stream(stream.len());
+    /// assert_eq!(incoming.stream, 6);
+    /// ```
     pub fn take_stream(self) -> (S, Incoming<(), A>) {
         let Self {
             stream,
@@ -145,7 +167,7 @@ impl<S, A> Incoming<S, A> {
         (self.stream, self.peer_addr, self.local_addr, self.transport)
     }
 
-    /// Addresses that are replaced from now on are shown there.
+    /// Sets the list entry that shows addresses replaced from now on.
     pub(crate) fn is_listed(&mut self, listed: Arc<dyn Listed<A>>) {
         self.listed = Some(listed);
     }

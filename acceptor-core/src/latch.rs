@@ -1,7 +1,7 @@
-//! A level latch: once set it stays set, and a task that asks late still sees it (N1).
+//! A level-triggered latch: once set it stays set, and a task that asks late still sees it (N1).
 //!
-//! Invariants: no lock is held while a waker is cloned, woken or dropped, which is code of the runtime; a waiter that
-//! registered before `set` took the list is in that list.
+//! Invariants: no lock is held while a waker, which is foreign code, is cloned, woken or dropped; a
+//! waiter that registered before `set` took the list is in that list.
 
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
@@ -12,19 +12,30 @@ use std::task::{Context, Poll};
 
 use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, lock};
 
-/// An event that happens once; all that ask later see that it has happened.
+/// A flag that is set once and stays set, and that tasks can wait for.
 ///
-/// A pool hands out four of them: [*stopping*](crate::Pool::stopping) to anything (rule S2), *draining* and *stop* to a
-/// connection (rules N1 and N2) and *closed* to an acceptor in `init` (rule B1). A latch
-/// is a level, not an edge: asking late still sees it. Clones share the level.
+/// A pool hands out four kinds: [*stopping*](crate::Pool::stopping) to any task (S2), *draining*
+/// and *stop* to a connection (N1, N2) and *closed* to an acceptor in `init` (B1). A latch is
+/// level-triggered: a task that asks late still sees it. Clones share the flag.
 ///
 /// ```
-/// # fn check(draining: acceptor_core::Latch) {
-/// if draining.is_set() {
-///     // the listener closes, or is closed
-/// }
-/// # }
+/// use acceptor_core::Connection;
+/// # use futures::FutureExt;
+///
+/// # async {
+/// let (connection, signals) = Connection::for_test("stream", "client", "server");
+/// let draining = connection.lifecycle.draining();
+/// assert!(!draining.is_set());
+///
+/// signals.drain();
+/// assert!(draining.is_set());
+/// draining.wait().await; // returns at once
+/// # }.now_or_never().unwrap();
 /// ```
+#[doc(alias = "CancellationToken")]
+#[doc(alias = "Notify")]
+#[doc(alias = "watch")]
+#[doc(alias = "event")]
 #[derive(Clone)]
 pub struct Latch {
     shared: Arc<LatchState>,
@@ -35,11 +46,12 @@ struct LatchState {
     waiters: Mutex<Waiting>,
 }
 
-/// A map, because each connection may wait: it gives back the memory of those that do no longer (Q6).
+/// A map rather than a list, because each connection may wait: it releases the memory of waiters
+/// that are gone (Q6).
 #[derive(Default)]
 struct Waiting {
     wakers: BTreeMap<u64, TaskWaker>,
-    /// How many ever waited.
+    /// How many waiters there have been.
     ever: u64,
 }
 
@@ -58,27 +70,28 @@ impl Latch {
         self.take_waiters().for_each(TaskWaker::wake);
     }
 
-    /// Sets the level and wakes no waiter: the caller sees to it that those of `take_waiters` are woken.
+    /// Sets the flag without waking the waiters: the caller must wake the wakers of `take_waiters`.
     pub(crate) fn raise(&self) {
         self.shared.set.store(true, Ordering::SeqCst);
     }
 
-    /// The wakers of all that wait, once the level is set.
+    /// Takes the wakers of all waiters, once the flag is set.
     pub(crate) fn take_waiters(&self) -> Waiters {
         let waiters = std::mem::take(&mut lock(&self.shared.waiters).wakers);
         Waiters(waiters.into_values())
     }
 
-    /// Tells whether it has happened.
+    /// Returns whether the latch is set.
     pub fn is_set(&self) -> bool {
         self.shared.set.load(Ordering::SeqCst)
     }
 
-    /// Waits until it has happened; at once if it already has.
+    /// Waits until the latch is set; returns at once if it already is.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the level stays.
+    /// Dropping the future loses nothing: the latch stays set.
+    #[doc(alias = "cancelled")]
     pub fn wait(&self) -> LatchWait {
         LatchWait {
             latch: self.clone(),
@@ -87,7 +100,7 @@ impl Latch {
     }
 }
 
-/// The wakers of a latch that is set. Those that are left are woken when it is dropped.
+/// The wakers of a latch that is set. Dropping it wakes those that are left.
 pub(crate) struct Waiters(btree_map::IntoValues<u64, TaskWaker>);
 
 impl Iterator for Waiters {
@@ -112,7 +125,7 @@ impl fmt::Debug for Latch {
     }
 }
 
-/// The future of [`Latch::wait`].
+/// The future returned by [`Latch::wait`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct LatchWait {
     latch: Latch,
@@ -129,7 +142,7 @@ impl Future for LatchWait {
         let waker = TaskWaker::new(cx.waker());
         let shared = Arc::clone(&self.latch.shared);
         let mut waiters = lock(&shared.waiters);
-        // Looked at again under the lock: `set` stores before it takes the list.
+        // Checked again under the lock: `set` stores before it takes the list.
         if self.latch.is_set() {
             return Poll::Ready(());
         }
@@ -147,7 +160,7 @@ impl Future for LatchWait {
 impl Drop for LatchWait {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            // Once set, the list was taken as a whole and the key means nothing.
+            // If the latch is set, the list was taken as a whole and the key is unknown.
             let _removed = lock(&self.latch.shared.waiters).wakers.remove(&key);
         }
     }

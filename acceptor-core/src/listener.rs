@@ -1,7 +1,7 @@
-//! The sockets of an adapter: accept, two addresses, and a handshake.
+//! The listening socket of an adapter: accept, addresses, and a handshake.
 //!
-//! A listener is separate from the runtime, so that Unix sockets, in-memory
-//! pipes, TLS- or PROXY-reading listeners need no change to the core.
+//! A listener is separate from the runtime, so that Unix sockets, in-memory pipes and listeners
+//! with a handshake need no change to the core.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -12,18 +12,16 @@ use crate::handshake::{Handshake, StreamOf, Then};
 
 /// A listening socket of some runtime.
 ///
-/// Dropping the listener closes the socket. The pool calls `accept` from one
-/// task at a time (rule L5).
-///
-/// A listener of one's own, for Unix sockets or pipes, says what it accepts and of which address. The example `unix` of
-/// acceptor-tokio is a whole one; here the socket is the standard library's:
+/// The pool calls `accept` from one task at a time (L5). Dropping the listener closes the socket.
+/// Implement it for sockets that the adapters do not cover; the example `unix` of acceptor-tokio is
+/// a complete implementation. This one uses the standard library's socket:
 ///
 /// ```
 /// use std::io;
 /// use std::net::{SocketAddr, TcpListener, TcpStream};
 /// use acceptor_core::{Listener, NoHandshake};
 ///
-/// /// Only to show the shape: its `accept` blocks the thread, and a listener must suspend instead.
+/// /// Shows the shape only: `accept` blocks the thread, where a real listener must suspend.
 /// struct Blocking(TcpListener);
 ///
 /// impl Listener for Blocking {
@@ -47,62 +45,113 @@ use crate::handshake::{Handshake, StreamOf, Then};
 ///         NoHandshake
 ///     }
 /// }
+///
+/// let listener = Blocking(TcpListener::bind("127.0.0.1:0")?);
+/// assert_ne!(listener.local_addr()?.port(), 0);
+/// # Ok::<_, io::Error>(())
 /// ```
+#[doc(alias = "accept loop")]
+#[doc(alias = "TcpListener")]
+#[doc(alias = "Incoming")]
 #[diagnostic::on_unimplemented(
     message = "a pool cannot accept from `{Self}`",
     label = "`{Self}` is not a `Listener`",
     note = "use the `TcpListener` of the adapter crate: its `bind(..)` opens one, its `from_std(..)` and `try_from(..)` make one of another listener"
 )]
 pub trait Listener: Send + Sync + 'static {
-    /// The stream that the system's `accept` returns: the runtime's own, which the pool hands over untouched (rule B10).
+    /// The stream that the system's `accept` returns: the runtime's own type, which the pool passes
+    /// on unchanged (B10).
     type Io: Send + 'static;
 
-    /// [`SocketAddr`](std::net::SocketAddr), or the address type of another family: of both ends, and of the listener. Lists
-    /// and reports show it by `Debug`. Plain data: its `Clone` and `Debug` must not call the pool.
+    /// The address type of both ends and of the listener: [`SocketAddr`](std::net::SocketAddr), or
+    /// another family's. Lists and reports show it with `Debug`. Its `Clone` and `Debug` must not
+    /// call the pool.
     type Addr: Clone + Debug + Send + Sync + 'static;
 
-    /// What is done with a stream before `serve` gets it: [`NoHandshake`](crate::NoHandshake) for a plain socket.
+    /// The handshake of its connections: [`NoHandshake`](crate::NoHandshake) for a plain socket.
     type Handshake: Handshake<Self::Io, Self::Addr>;
 
     /// Waits for the next connection.
     ///
-    /// Dropping the future must lose no connection. Errors of the system come through
-    /// unchanged: the pool decides what they mean (rules A1 to A6). If a step of your own fails for one connection, to read the
-    /// credentials of its peer for example, return an error of the kind `ConnectionAborted`: only that one is skipped.
+    /// # Errors
+    ///
+    /// Return the system's errors unchanged: the pool decides what they mean (A1 to A6). If a step
+    /// of your own fails for one connection, such as reading the credentials of its peer, return an
+    /// error of kind `ConnectionAborted`: only that connection is skipped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future must not lose a connection.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, Self::Addr)>> + Send;
 
-    /// The address that the listener is bound to, with its port resolved.
+    /// Returns the address that the listener is bound to, with its port resolved.
     fn local_addr(&self) -> io::Result<Self::Addr>;
 
-    /// The local address of one accepted connection. Asked only if the listener
-    /// [says so](Listener::asks_local_addr), because that costs a system call.
+    /// Returns the local address of one accepted connection. The pool calls it only if
+    /// [`asks_local_addr`](Listener::asks_local_addr) returns true, because it costs a system call.
     fn io_local_addr(io: &Self::Io) -> io::Result<Self::Addr>;
 
-    /// The handshake of the listener's connections. Asked once, when the listener is added: handshakes may go on after the
-    /// socket is closed.
+    /// Returns the handshake of the listener's connections. The pool calls it once, when the
+    /// listener is added, because handshakes may continue after the socket is closed.
     fn handshake(&self) -> Self::Handshake;
 
-    /// Tells whether connections may have another local address than the listener (rule B10): if it is bound to a wildcard,
-    /// or proxies transparently. Asked once, when the listener is added.
+    /// Returns whether connections may have another local address than the listener (B10): if it is
+    /// bound to a wildcard address, or proxies transparently. The pool calls it once, when the
+    /// listener is added.
     ///
-    /// The default returns `true`, which is always right, and costs a system call for each connection.
+    /// The default returns `true`, which is always correct and costs one system call for each
+    /// connection.
     fn asks_local_addr(&self) -> bool {
         true
     }
 
-    /// Classifies an error of `accept` that only the listener knows, before the pool's table is asked (rule A6).
+    /// Classifies an error of `accept` that only the listener understands, before the pool's own
+    /// table is used (A6).
     ///
-    /// `None`, which the default always returns, leaves it to the table:
-    /// [`AcceptErrorKind::classify`], or that of the spec. A runtime's own errors
-    /// belong here, because neither table can name a runtime. That the
-    /// listener's runtime has ended is [`AcceptErrorKind::Listener`]: it will never accept again.
+    /// `None`, which the default always returns, leaves the error to [`AcceptErrorKind::classify`]
+    /// or to the function of the spec. Implement it for errors of the runtime, which neither of
+    /// them can know. If the listener's runtime has ended, return [`AcceptErrorKind::Listener`]: it
+    /// will never accept again.
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
         let _ = error;
         None
     }
 
-    /// The same listener with one more handshake, after those that it has:
+    /// Adds a handshake, which runs after those that the listener already has:
     /// `listener.with(proxy_protocol).with(tls)`.
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
+    /// # use acceptor_core::*;
+    /// # block_on(async {
+    /// use std::net::{SocketAddr, TcpStream};
+    ///
+    /// /// Rejects clients of other machines.
+    /// #[derive(Clone)]
+    /// struct LocalOnly;
+    ///
+    /// impl Handshake<TcpStream, SocketAddr> for LocalOnly {
+    ///     type Stream = TcpStream;
+    ///
+    ///     async fn run(
+    ///         &self,
+    ///         incoming: Incoming<TcpStream, SocketAddr>,
+    ///     ) -> Result<Incoming<TcpStream, SocketAddr>, HandshakeError> {
+    ///         match incoming.peer_addr().ip().is_loopback() {
+    ///             true => Ok(incoming),
+    ///             false => Err(HandshakeError::from_cause("remote")),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let listener = Tcp::bind()?.with(LocalOnly);
+    /// assert_eq!(listener.local_addr()?, listener.get_ref().local_addr()?);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    #[doc(alias = "layer")]
+    #[doc(alias = "tls")]
     fn with<H>(self, handshake: H) -> With<Self, H>
     where
         Self: Sized,
@@ -115,7 +164,7 @@ pub trait Listener: Send + Sync + 'static {
     }
 }
 
-/// A listener with one more handshake: what [`Listener::with`] returns.
+/// A listener with an additional handshake, built by [`Listener::with`].
 #[derive(Debug, Clone)]
 pub struct With<L, H> {
     listener: L,
@@ -123,12 +172,12 @@ pub struct With<L, H> {
 }
 
 impl<L, H> With<L, H> {
-    /// The listener without the handshake.
+    /// Returns the listener without the handshake.
     pub fn get_ref(&self) -> &L {
         &self.listener
     }
 
-    /// Takes the handshake off again.
+    /// Removes the handshake, and returns the listener.
     pub fn into_inner(self) -> L {
         self.listener
     }

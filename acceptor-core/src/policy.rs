@@ -1,35 +1,56 @@
-//! How a pool supervises and stops, as its spec says it: plain data, which the machines go by.
+//! The policies of a spec: plain data that the machines read.
 
 use std::time::Duration;
 
-/// Which ends of a connection count towards restart intensity (section 2).
+/// Which ends of a connection count towards restart intensity (the table of ends, E1).
 ///
-/// Start errors count in both. A connection is never restarted in either. The children that a runtime loses as it ends count
-/// in neither.
+/// Start errors count with both. A connection is never restarted with either. Children that a
+/// runtime loses as it ends never count.
+///
+/// ```
+/// use acceptor_core::{Restart, Settings};
+///
+/// let settings: Settings = Settings::new("echo");
+/// assert_eq!(settings.restart, Restart::Temporary);
+/// ```
+#[doc(alias = "restart strategy")]
+#[doc(alias = "transient")]
+#[doc(alias = "temporary")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Restart {
-    /// Only start errors count. The default.
+    /// Only start errors count. This is the default.
     #[default]
     Temporary,
-    /// Errors, panics and kills of children count too.
+    /// Errors, panics and kills of children count as well.
     Transient,
 }
 
 /// The kind of the children, which decides the default shutdown and how they are counted (Q2).
+#[doc(alias = "supervisor")]
+#[doc(alias = "worker")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ChildType {
-    /// Connections do their work themselves. The default.
+    /// Connections do their work themselves. This is the default.
     #[default]
     Worker,
-    /// Connections supervise others in turn: by default the stop waits for them without a limit.
+    /// Connections supervise tasks of their own: by default a stop waits for them without a limit.
     Supervisor,
 }
 
-/// How long connections are left alone after the listeners closed (S4).
+/// How long a stop leaves connections undisturbed after the listeners have closed (S4).
+///
+/// ```
+/// use std::time::Duration;
+/// use acceptor_core::Grace;
+///
+/// assert_eq!(Grace::from(Duration::from_secs(30)), Grace::Within(Duration::from_secs(30)));
+/// ```
+#[doc(alias = "graceful shutdown")]
+#[doc(alias = "drain")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Grace {
-    /// At most this long. Zero, the default, is no grace.
+    /// At most this long. Zero, the default, means no grace.
     Within(Duration),
     /// Until the last child has ended.
     Unlimited,
@@ -41,10 +62,19 @@ impl From<Duration> for Grace {
     }
 }
 
-/// The treatment of the children that grace left over (S5, S6).
+/// How a stop treats the children that are left after the grace (S5, S6).
+///
+/// ```
+/// use std::time::Duration;
+/// use acceptor_core::Shutdown;
+///
+/// assert_eq!(Shutdown::from(Duration::from_secs(5)), Shutdown::Within(Duration::from_secs(5)));
+/// ```
+#[doc(alias = "graceful shutdown")]
+#[doc(alias = "brutal_kill")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shutdown {
-    /// They are killed: there is no stop phase.
+    /// They are killed at once: there is no stop phase.
     Kill,
     /// They are asked to stop, and killed after this time. The default for workers, with 5 s.
     Within(Duration),
@@ -58,43 +88,46 @@ impl From<Duration> for Shutdown {
     }
 }
 
-/// Which connections are reported (O4).
+/// Which connections are reported to the observer (O4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ConnectionReports {
-    /// Those that fail. The default.
+    /// Connections that fail. This is the default.
     #[default]
     Failures,
-    /// Also those whose peer is gone, and those whose [handshake](crate::Handshake) failed, with its cause.
+    /// Also connections whose peer is gone, and those whose [handshake](crate::Handshake) failed,
+    /// with the cause.
     Disconnects,
-    /// The beginning and the end of each connection.
+    /// The start and the end of every connection.
     All,
 }
 
-/// What becomes of the acceptors that wait for a connection when the pool gets another spec (R1).
+/// The treatment of waiting acceptors when a pool is reconfigured (R1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WaitingAcceptors {
-    /// They serve the one connection that each waits for, with what they started with. A client may meet the old acceptor
-    /// long after the change.
+    /// They keep waiting, and serve their one connection with the acceptor that they started with.
+    /// A client may get the old acceptor long after the change.
     Keep,
-    /// They terminate, with [`Terminate::Replaced`](crate::Terminate::Replaced), and no connection is accepted with the
-    /// old acceptor from then on. Until one of the new ones is ready, clients wait in the system's queue.
+    /// They terminate, with [`Terminate::Replaced`](crate::Terminate::Replaced), and no connection
+    /// is accepted with the old acceptor from then on. Until one of the new ones is ready, clients
+    /// wait in the system's queue.
     Replace,
 }
 
-/// The reaction of a pool when its last listener has failed (L9). A close is no failure.
+/// The reaction of a pool when its last listener has failed (L9). Closing a listener is not a
+/// failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum LastListener {
-    /// The pool goes on without a listener. The default.
+    /// The pool continues without a listener. This is the default.
     #[default]
     Continue,
     /// The pool stops, with [`StopReason::ListenersFailed`](crate::StopReason::ListenersFailed).
     Stop,
 }
 
-/// The part of a spec that the supervision goes by.
+/// The part of a spec that supervision depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
     pub(crate) restart: Restart,
@@ -129,7 +162,7 @@ impl Rules {
     }
 }
 
-/// The bounds of the phases, taken from the spec when the stop begins.
+/// The limits of the phases, read from the spec when the stop begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StopPlan {
     pub(crate) lame_duck: Duration,

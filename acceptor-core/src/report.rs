@@ -1,7 +1,6 @@
-//! The reports of a pool: one value for the observer and one `tracing` event, of the same thing.
+//! The reports of a pool, as values for the observer and as `tracing` events.
 //!
-//! All events have the target `acceptor_pool` and the fields `pool` (the
-//! spec's id) and `event`:
+//! All events have the target `acceptor_pool` and the fields `pool` (the spec's id) and `event`:
 //!
 //! | [`Event`] | `event` | level | further fields |
 //! |---|---|---|---|
@@ -19,22 +18,25 @@
 //! | `PoolStopped` | `pool_stopped` | error | `reason` |
 //! | `ReportsLost` | `reports_lost` | warn | `count`, `kinds` |
 //!
-//! Events with a `peer` whose handshake has replaced it (H5) have a field `transport` as well: the address of the proxy.
-//! Events of a listener that has a [tag](crate::ListenerSettings::tag) have a field `tag` as well.
+//! Events with a `peer` that a handshake has replaced (H5) have a field `transport` too: the
+//! address of the proxy. Events of a listener with a [tag](crate::ListenerSettings::tag) have a
+//! field `tag` too.
 //!
-//! `child` is the number as it is displayed, `3.17`. `reason` is one word: `error`, `panic`, `killed`, `lost`; for
-//! `connection_ended` that of the [`EndKind`]; for `pool_stopped` `max_restart_intensity`, `runtime_gone` or
-//! `listeners_failed`.
+//! `child` is the id as it is displayed, such as `3.17`. `reason` is one word: `error`, `panic`,
+//! `killed` or `lost`; for `connection_ended` it is the [`EndKind`], and for `pool_stopped`
+//! `max_restart_intensity`, `runtime_gone` or `listeners_failed`.
 //!
 //! `disconnected` and `handshake_failed` are emitted whether or not the observer gets their reports.
 //!
-//! Events of failures, and those two, are limited to ten a second for each kind and listener (O3). They have a field `suppressed` more: the
-//! number of events that were left out before this one. Events that were left out last, when the pool ends or a second after
-//! on a pool of many listeners, are one event `events_suppressed` (warn) with `listener`, `kind` and `count`. The observer
-//! gets all.
+//! Events of failures, and those two, are limited to ten a second for each kind and listener (O3).
+//! They have an additional field `suppressed`: the number of events left out before this one. Events
+//! that were left out last are reported in one event, `events_suppressed` (warn), with `listener`,
+//! `kind` and `count`: when the pool ends, or a second later in a pool with many listeners. The
+//! observer gets all reports.
 //!
-//! Errors, panic messages and addresses may be text that a client chose. Wherever the pool writes them, in these fields
-//! and in `Display`, they are escaped and cut to 1 KiB each; an observer gets the values whole (V5).
+//! Errors, panic messages and addresses may be text that a client chose. Wherever the pool writes
+//! them, in these fields and in `Display`, they are escaped and cut to 1 KiB each. An observer gets
+//! the values unchanged (V5).
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -51,23 +53,49 @@ use crate::incoming::{PeerText, Transport};
 use crate::stop_report::{EndKind, StopReason};
 use crate::text::{Escaped, EscapedDebug, Tag, write_counts};
 
-/// Something that a pool has to report.
+/// A report of a pool to its [`Observer`].
+///
+/// Its `Display` is one line of text.
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # use std::net::{SocketAddr, TcpStream};
+/// # block_on(async {
+/// let (sender, reports) = std::sync::mpsc::channel();
+/// let failing = acceptor_fn(|_: Connection<TcpStream, SocketAddr>| async {
+///     Err::<(), _>("out of cheese".into())
+/// });
+/// let spec = Spec::new("shop", failing)
+///     .observer(observer_fn(move |report: &Report| sender.send(report.clone()).unwrap()));
+/// let pool = Pool::start(Threads, spec)?;
+/// pool.add_listener(Tcp::bind()?, 1)?;
+/// TcpStream::connect(pool.listeners()?[0].local_addr)?;
+///
+/// let report = reports.recv()?;
+/// assert_eq!(report.event.kind(), EventKind::ConnectionFailed);
+/// assert!(report.to_string().ends_with(": out of cheese"));
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report<A = SocketAddr> {
-    /// The id of the spec that the pool has at the moment.
+    /// The id of the pool's current spec.
     pub pool: Arc<str>,
-    /// The [tag](crate::ListenerSettings::tag) of the listener that the event is of, if it is of one that has a tag.
+    /// The [tag](crate::ListenerSettings::tag) of the event's listener, if it has one.
     pub tag: Option<Arc<str>>,
     /// The event.
     pub event: Event<A>,
 }
 
-/// An event of a pool.
+/// An event of a pool, which a [`Report`] contains.
+#[doc(alias = "metrics")]
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<A = SocketAddr> {
-    /// `init` returned an error or panicked (B4). Counted.
+    /// `init` returned an error or panicked (B4). It counts.
     #[non_exhaustive]
     StartError {
         /// The listener that the acceptor was to wait on.
@@ -77,7 +105,7 @@ pub enum Event<A = SocketAddr> {
         /// The error or the panic.
         failure: Failure,
     },
-    /// An acceptor ended otherwise than it should: killed, lost, or a panic in `terminate` or in a `Drop` (B8).
+    /// An acceptor failed: it was killed or lost, or `terminate` or a `Drop` panicked (B8).
     #[non_exhaustive]
     AcceptorFailed {
         /// The listener that the acceptor waited on.
@@ -87,84 +115,93 @@ pub enum Event<A = SocketAddr> {
         /// How it failed.
         failure: Failure,
     },
-    /// A connection ended with an error, a panic, a kill, or was lost (section 2).
+    /// A connection failed: with an error, a panic or a kill, or it was lost (the table of ends,
+    /// E1).
     #[non_exhaustive]
     ConnectionFailed {
-        /// The listener that the connection came from.
+        /// The listener that accepted the connection.
         listener: ListenerId,
         /// The connection.
         child: ChildId,
-        /// Its peer.
+        /// The peer's address.
         peer: A,
-        /// The addresses of the transport, if its handshake has replaced them (H5): those of the proxy.
+        /// The addresses of the transport, usually a proxy's, if the handshake has replaced them
+        /// (H5).
         transport: Option<Box<Transport<A>>>,
-        /// How old it was.
+        /// Its age.
         age: Duration,
         /// How it failed.
         failure: Failure,
     },
-    /// A connection began (O4); reported if the spec [says so](crate::Settings::connection_reports).
+    /// A connection began (O4). It is reported if the spec [asks for
+    /// it](crate::Settings::connection_reports).
     #[non_exhaustive]
     ConnectionBegan {
-        /// The listener that it came from.
+        /// The listener that accepted it.
         listener: ListenerId,
         /// The connection.
         child: ChildId,
-        /// Its peer.
+        /// The peer's address.
         peer: A,
         /// Its local address.
         local_addr: A,
     },
-    /// A connection ended in a way that is no failure, or was one of those that the stop killed (O4); reported if the spec
-    /// [says so](crate::Settings::connection_reports). Any other end is a [`ConnectionFailed`](Event::ConnectionFailed), a
-    /// [`Disconnected`](Event::Disconnected) or a [`HandshakeFailed`](Event::HandshakeFailed) instead.
+    /// A connection ended without a failure, or was killed by a stop (O4). It is reported if the
+    /// spec [asks for it](crate::Settings::connection_reports). Any other end is a
+    /// [`ConnectionFailed`](Event::ConnectionFailed), a [`Disconnected`](Event::Disconnected) or a
+    /// [`HandshakeFailed`](Event::HandshakeFailed) instead.
     #[non_exhaustive]
     ConnectionEnded {
-        /// The listener that it came from.
+        /// The listener that accepted it.
         listener: ListenerId,
         /// The connection.
         child: ChildId,
-        /// Its peer.
+        /// The peer's address.
         peer: A,
-        /// The addresses of the transport, if its handshake has replaced them (H5): those of the proxy.
+        /// The addresses of the transport, usually a proxy's, if the handshake has replaced them
+        /// (H5).
         transport: Option<Box<Transport<A>>>,
-        /// How old it was.
+        /// Its age.
         age: Duration,
         /// How it ended.
         kind: EndKind,
-        /// Why, if it left cleanly and gave a [reason](crate::Exit::clean).
+        /// The [reason](crate::Exit::clean) of a clean exit, if it has one.
         reason: Option<Cow<'static, str>>,
     },
-    /// The peer of a connection is gone (E5); reported if the spec [says so](crate::Settings::connection_reports).
+    /// The peer of a connection is gone (E5). It is reported if the spec [asks for
+    /// it](crate::Settings::connection_reports).
     #[non_exhaustive]
     Disconnected {
-        /// The listener that it came from.
+        /// The listener that accepted it.
         listener: ListenerId,
         /// The connection.
         child: ChildId,
-        /// Its peer.
+        /// The peer's address.
         peer: A,
-        /// The addresses of the transport, if its handshake has replaced them (H5): those of the proxy.
+        /// The addresses of the transport, usually a proxy's, if the handshake has replaced them
+        /// (H5).
         transport: Option<Box<Transport<A>>>,
-        /// How old it was.
+        /// Its age.
         age: Duration,
         /// The error that `serve` returned.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// A handshake failed or took too long (H4); reported if the spec [says so](crate::Settings::connection_reports).
+    /// A handshake failed or exceeded its deadline (H4). It is reported if the spec [asks for
+    /// it](crate::Settings::connection_reports).
     #[non_exhaustive]
     HandshakeFailed {
-        /// The listener that it came from.
+        /// The listener that accepted it.
         listener: ListenerId,
         /// The connection.
         child: ChildId,
-        /// Its peer.
+        /// The peer's address.
         peer: A,
-        /// The addresses of the transport, if its handshake has replaced them (H5): those of the proxy.
+        /// The addresses of the transport, usually a proxy's, if the handshake has replaced them
+        /// (H5).
         transport: Option<Box<Transport<A>>>,
-        /// How old it was.
+        /// Its age.
         age: Duration,
-        /// Why, in a short word: that of the [`HandshakeError`](crate::HandshakeError), or `timeout`.
+        /// The cause of the [`HandshakeError`](crate::HandshakeError), or `timeout`.
         cause: &'static str,
         /// The error, if there is one.
         error: Option<Arc<dyn Error + Send + Sync>>,
@@ -174,57 +211,58 @@ pub enum Event<A = SocketAddr> {
     ListenerFailed {
         /// The listener.
         listener: ListenerId,
-        /// The address it was bound to.
+        /// The address that it was bound to.
         local_addr: A,
-        /// How many listeners of the pool are still open (L9).
+        /// The number of listeners of the pool that are still open (L9).
         listeners_left: usize,
-        /// The error that `accept` returned; or one that says that `accept` panicked, or that the runtime dropped
-        /// the listener's task.
+        /// The error that `accept` returned, or one that says that `accept` panicked or that the
+        /// runtime dropped the listener's task.
         error: Arc<io::Error>,
     },
-    /// A listener pauses for want of resources (A2). At most one a second for each listener.
+    /// A listener pauses for lack of resources (A2). It is reported at most once a second for each
+    /// listener.
     #[non_exhaustive]
     AcceptPaused {
         /// The listener.
         listener: ListenerId,
-        /// The address it is bound to.
+        /// The address that it is bound to.
         local_addr: A,
         /// The error that `accept` returned.
         error: Arc<io::Error>,
-        /// How long this pause is.
+        /// The length of this pause.
         pause: Duration,
-        /// How many pauses before this one have no report of their own.
+        /// The number of earlier pauses without a report of their own.
         suppressed: u64,
     },
     /// The stop had to kill children (S6).
     #[non_exhaustive]
     KilledWhileStopping {
-        /// How many.
+        /// The number of children.
         count: usize,
     },
-    /// Children did not suspend after the kill and were left (S8).
+    /// Children did not suspend after the kill and were abandoned (S8).
     #[non_exhaustive]
     Stuck {
-        /// How many.
+        /// The number of children.
         count: usize,
     },
-    /// The pool stops, and was not asked to: too many failures (I3), the last listener failed (L9), or the runtime dropped
-    /// the pool's own task (S9).
+    /// The pool stops on its own: because of too many failures (I3), because its last listener
+    /// failed (L9), or because the runtime dropped the pool's own task (S9).
     #[non_exhaustive]
     PoolStopped {
-        /// Why.
+        /// The reason.
         reason: StopReason,
     },
-    /// Reports were dropped, since too many waited for delivery (O2).
+    /// Reports were dropped, because too many waited for delivery (O2).
     #[non_exhaustive]
     ReportsLost {
-        /// How many of which kind.
+        /// The numbers of dropped reports by kind.
         lost: Losses,
     },
 }
 
 impl<A> Event<A> {
-    /// The listener that the event is of, or that its child is or was on; `None` if it is the pool's.
+    /// Returns the listener of the event or of its child, or `None` if the event is about the pool.
     pub fn listener(&self) -> Option<ListenerId> {
         match self {
             Event::StartError { listener, .. }
@@ -243,7 +281,7 @@ impl<A> Event<A> {
         }
     }
 
-    /// The kind of the event.
+    /// Returns the kind of the event.
     pub fn kind(&self) -> EventKind {
         match self {
             Event::StartError { .. } => EventKind::StartError,
@@ -264,6 +302,12 @@ impl<A> Event<A> {
 }
 
 /// The kinds of [`Event`].
+///
+/// ```
+/// use acceptor_core::EventKind;
+///
+/// assert_eq!(EventKind::AcceptPaused.to_string(), "accept_paused");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum EventKind {
@@ -313,7 +357,7 @@ impl EventKind {
         EventKind::ReportsLost,
     ];
 
-    /// The field `event` of its `tracing` event.
+    /// Returns the field `event` of its `tracing` event.
     fn word(self) -> &'static str {
         match self {
             EventKind::StartError => "start_error",
@@ -339,17 +383,24 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// How many reports of which kind were dropped (O2).
+/// The numbers of dropped reports, by [`EventKind`] (O2).
+///
+/// ```
+/// use acceptor_core::{EventKind, Losses};
+///
+/// let losses = Losses::default();
+/// assert_eq!((losses.of(EventKind::Stuck), losses.total()), (0, 0));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Losses([u64; 13]);
 
 impl Losses {
-    /// How many of this kind were dropped.
+    /// Returns the number of dropped reports of this kind.
     pub fn of(&self, kind: EventKind) -> u64 {
         self.0[kind as usize]
     }
 
-    /// How many were dropped.
+    /// Returns the number of dropped reports of any kind.
     pub fn total(&self) -> u64 {
         self.0
             .iter()
@@ -369,16 +420,22 @@ impl fmt::Display for Losses {
 }
 
 /// How a child failed.
+///
+/// ```
+/// use acceptor_core::Failure;
+///
+/// assert_eq!(Failure::Panic("oops".into()).to_string(), "panicked: oops");
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Failure {
     /// A callback returned this error.
     Error(Arc<dyn Error + Send + Sync>),
-    /// A callback, or the `Drop` of something that it owned, panicked with this message.
+    /// A callback, or the `Drop` of a value that it owned, panicked with this message.
     Panic(String),
-    /// Killed through the handle.
+    /// It was killed through the handle.
     Killed,
-    /// Its runtime dropped the task.
+    /// Its runtime dropped its task.
     Lost,
 }
 
@@ -540,24 +597,49 @@ impl<A: Debug> fmt::Display for Report<A> {
     }
 }
 
-/// Gets the reports of a pool (O1, O2).
+/// Receives the reports of a pool (O1, O2).
 ///
-/// Write one for every address, `impl<A> Observer<A> for Mine`, unless it needs a certain one: without a parameter `Observer`
-/// and [`Report`] are those of TCP, and do not fit a pool on another socket.
+/// Reports arrive one at a time, in the order of their events, from a task of the pool's own. An
+/// observer may block. Then it delays the reports that follow, of which 1,024 are kept and the
+/// others counted as [lost](Event::ReportsLost), and the end of the pool by one kill timeout at
+/// most. It delays no connection and no listener as long as the runtime has another thread. It may
+/// call the pool and wait for its end. A panic in it is caught.
 ///
-/// [`observer_fn`] makes one of a closure; an `Arc` of one, `Arc<dyn Observer<A>>` included, is one. Reports come one at
-/// a time, in the order in which they came up, from a task of the pool's own. An observer may block: it holds up the
-/// reports that follow, of which 1,024 are kept and the others counted as
-/// [lost](Event::ReportsLost), and the pool's end by one kill timeout at most; it holds up
-/// no connection and no listener as long as the runtime has another thread. It
-/// may call the pool and wait for its end. A panic in it is caught.
+/// [`observer_fn`] makes an observer of a closure. An `Arc` of an observer is one too, including
+/// `Arc<dyn Observer<A>>`. Implement it for every address type, unless it needs a certain one:
+/// without a parameter, `Observer` and [`Report`] are for TCP addresses and do not fit a pool on
+/// other sockets.
+///
+/// ```
+/// use std::fmt::Debug;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use acceptor_core::{EventKind, Observer, Report, Spec};
+///
+/// #[derive(Default)]
+/// struct CountFailures(AtomicU64);
+///
+/// impl<A: Debug> Observer<A> for CountFailures {
+///     fn report(&self, report: &Report<A>) {
+///         if report.event.kind() == EventKind::ConnectionFailed {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let spec: Spec<()> = Spec::new("echo", ()).observer(CountFailures::default());
+/// assert!(spec.settings.observer.is_some());
+/// ```
+#[doc(alias = "metrics")]
+#[doc(alias = "logging")]
+#[doc(alias = "callback")]
+#[doc(alias = "hook")]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an `Observer<{A}>`",
     label = "not an observer",
     note = "a closure: wrap it in `observer_fn(..)`"
 )]
 pub trait Observer<A = SocketAddr>: Send + Sync + 'static {
-    /// Takes one report.
+    /// Handles one report.
     fn report(&self, report: &Report<A>);
 }
 
@@ -567,13 +649,13 @@ impl<A, O: Observer<A> + ?Sized> Observer<A> for Arc<O> {
     }
 }
 
-/// Makes an observer of a closure.
+/// Creates an observer from a closure.
 ///
 /// ```
-/// # use acceptor_core::{observer_fn, Spec};
-/// # fn check<A>(echo: A) -> Spec<A> {
-/// Spec::new("echo", echo).observer(observer_fn(|report| eprintln!("{report}")))
-/// # }
+/// use acceptor_core::{Spec, observer_fn};
+///
+/// let spec: Spec<()> = Spec::new("echo", ()).observer(observer_fn(|report| eprintln!("{report}")));
+/// assert!(spec.settings.observer.is_some());
 /// ```
 pub fn observer_fn<A, F>(report: F) -> impl Observer<A>
 where
@@ -590,7 +672,8 @@ impl<A, F: Fn(&Report<A>) + Send + Sync + 'static> Observer<A> for ObserverFn<F>
     }
 }
 
-/// The other end of the transport under a connection, as a field that is left out if the peer is that end.
+/// Returns the transport's peer as a field, which is left out if no handshake replaced the
+/// addresses.
 fn through<A: Debug>(transport: Option<&Transport<A>>) -> Option<impl tracing::Value> {
     transport.map(|transport| display(EscapedDebug(&transport.peer_addr)))
 }
@@ -598,7 +681,7 @@ fn through<A: Debug>(transport: Option<&Transport<A>>) -> Option<impl tracing::V
 /// The `tracing` target of all events.
 const TARGET: &str = "acceptor_pool";
 
-/// Emits the `tracing` event of a report; `suppressed` events of its kind were left out before it (O3).
+/// Emits the `tracing` event of a report, after this number of suppressed events of its kind (O3).
 pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
     let (pool, tag) = (&*report.pool, report.tag.as_deref());
     let event = report.event.kind().word();
@@ -718,7 +801,7 @@ pub(crate) fn trace<A: Debug>(report: &Report<A>, suppressed: u64) {
     }
 }
 
-/// Emits one `tracing` event for those of a kind that were left out last.
+/// Emits a `tracing` event for the events of a kind that were suppressed last.
 pub(crate) fn trace_suppressed(pool: &str, listener: ListenerId, kind: EventKind, count: u64) {
     tracing::warn!(
         target: TARGET, event = "events_suppressed", pool, listener = listener.sequence, %kind, count,

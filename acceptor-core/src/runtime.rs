@@ -1,55 +1,86 @@
 //! The runtime of an adapter: a detached spawn, a sleep and a clock.
 //!
-//! Spawn-with-abort, join handles, timeouts and channels differ between
-//! runtimes in how they drop, cancel and panic. The core builds them once from
-//! these three, so that every runtime behaves the same by construction.
+//! Spawn-with-abort, join handles, timeouts and channels differ between runtimes in how they drop,
+//! cancel and panic. The core builds them once from these three functions, so that every runtime
+//! behaves the same by construction.
 
 use std::future::Future;
 use std::time::Instant;
 
-/// A runtime, as far as a pool needs one.
+/// The services that a pool needs from an async runtime.
 ///
-/// The value carries every option of spawning (rule B11): the pool's tasks run
-/// where and as it says. Adapters implement it; users of a pool only pass it on.
+/// The value carries every option of spawning (B11): the pool's tasks run where and as it says.
+/// Adapter crates implement it; users of a pool only pass it on. An implementation makes no
+/// decisions: it does not retry, sleep or log.
 ///
-/// An implementation makes no decision: no retry, no sleep, no log.
+/// ```
+/// use std::time::Instant;
+/// use acceptor_core::Runtime;
+///
+/// /// Runs each task on a thread of its own. `block_on` is any executor of a single future.
+/// #[derive(Clone)]
+/// struct Threads;
+///
+/// impl Runtime for Threads {
+///     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+///         std::thread::spawn(|| block_on(task));
+///     }
+///
+///     async fn sleep_until(&self, deadline: Instant) {
+///         // A sketch: a real runtime has a timer, and never blocks in a poll.
+///         std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+///     }
+/// }
+///
+/// let (done, receiver) = std::sync::mpsc::channel();
+/// Threads.spawn(async move { done.send("done").unwrap() });
+/// assert_eq!(receiver.recv()?, "done");
+/// # use support::block_on;
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # Ok::<_, std::sync::mpsc::RecvError>(())
+/// ```
+#[doc(alias = "executor")]
+#[doc(alias = "spawn")]
+#[doc(alias = "tokio")]
+#[doc(alias = "smol")]
+#[doc(alias = "async-std")]
 pub trait Runtime: Clone + Send + Sync + 'static {
-    /// Starts a task that runs on its own until it is done.
+    /// Spawns a detached task, which runs until it is done.
     ///
-    /// The task is detached: nothing is returned to join or to abort it, and it
-    /// goes on when every handle is gone. It must not be polled before `spawn`
-    /// returns. A panic in it must not reach other tasks; the pool's own tasks
-    /// never panic. A runtime that can run no more tasks drops the future.
+    /// Nothing is returned to join or abort the task, and it continues when every handle is gone.
+    /// It must not be polled before `spawn` returns. A panic in it must not reach other tasks; the
+    /// pool's own tasks never panic. A runtime that can run no more tasks drops the future.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
 
-    /// Waits until the clock of [`now`](Runtime::now) has reached `deadline`:
-    /// never done earlier, done at once for one in the past.
+    /// Waits until the clock of [`now`](Runtime::now) has reached `deadline`. It never completes
+    /// earlier, and completes at once for a deadline in the past.
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send;
 
-    /// Whether both run their tasks on the same threads.
+    /// Returns whether both values run their tasks on the same threads.
     ///
-    /// A pool asks when a listener is [added on a runtime of its own](crate::Pool::add_listener_on). It has to know which
-    /// children wait for the same threads: as long as their runtime polls any task of the pool they are not stuck (rule S8).
-    /// By the default, `false`, each such listener counts as alone on its runtime.
+    /// The pool calls it when a listener is [added on a runtime of its
+    /// own](crate::Pool::add_listener_on), to know which children wait for the same threads: as
+    /// long as their runtime polls any task of the pool, they are not stuck (S8). The default
+    /// returns `false`, so that each such listener counts as alone on its runtime.
     fn is_same(&self, other: &Self) -> bool {
         let _ = other;
         false
     }
 
-    /// The clock that [`sleep_until`](Runtime::sleep_until) keeps. Override it
-    /// where time can be paused.
+    /// Returns the time of the clock that [`sleep_until`](Runtime::sleep_until) uses. Override it
+    /// if time can be paused.
     fn now(&self) -> Instant {
         Instant::now()
     }
 
-    /// As [`now`](Runtime::now), as called within a task that runs here: a runtime whose clock depends on the context has it
-    /// already. A connection asks once.
+    /// Returns the same as [`now`](Runtime::now), called within a task that runs on this runtime,
+    /// whose clock may be cheaper to read there. Called once for each connection.
     #[doc(hidden)]
     fn now_in_task(&self) -> Instant {
         self.now()
     }
 
-    /// Whether all tasks run on one thread, so that none runs while another blocks it.
+    /// Returns whether all tasks run on one thread, so that none runs while another blocks it.
     #[doc(hidden)]
     fn has_one_thread(&self) -> bool {
         false

@@ -1,4 +1,5 @@
-//! The configuration of a pool, but for its acceptor: plain values, which can be read, copied and changed.
+//! The configuration of a pool, except its acceptor: plain values that can be read, copied and
+//! changed.
 
 use std::error::Error;
 use std::fmt;
@@ -11,23 +12,24 @@ use crate::accept_error::AcceptErrorKind;
 use crate::policy::{ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown};
 use crate::report::Observer;
 
-/// Classifies an error of `accept` (rule A4).
+/// A function that classifies an error of `accept` (A4).
 pub type AcceptErrorFn = dyn Fn(&io::Error) -> AcceptErrorKind + Send + Sync;
 
-/// Tells whether an error of `serve` means that the peer is gone (rule E5).
+/// A function that returns whether an error of `serve` means that the peer is gone (E5).
 pub type PeerGoneFn = dyn Fn(&(dyn Error + 'static)) -> bool + Send + Sync;
 
-/// Everything that configures a pool, but for its acceptor.
+/// The configuration of a pool, except its acceptor.
 ///
-/// A [`Spec`](crate::Spec) has the settings of a pool that is to start, and methods that set them;
-/// [`Pool::update`](crate::Pool::update) changes those of a pool that runs. Nothing is checked until then; then all of it
-/// is, and the error names the field (rule V1).
+/// A [`Spec`](crate::Spec) contains the settings of a pool to start, and has a method to set each
+/// of them. [`Pool::update`](crate::Pool::update) changes the settings of a running pool. The pool
+/// checks all of them when it starts, or when they change, and the error names the field (V1).
 ///
 /// ```
 /// use std::time::Duration;
 /// use acceptor_core::{Grace, Settings};
 ///
 /// let mut settings: Settings = Settings::new("echo");
+/// assert_eq!(settings.grace, Grace::Within(Duration::ZERO));
 /// settings.intensity = 10;
 /// settings.grace = Duration::from_secs(5).into();
 /// assert_eq!(settings.grace, Grace::Within(Duration::from_secs(5)));
@@ -35,44 +37,58 @@ pub type PeerGoneFn = dyn Fn(&(dyn Error + 'static)) -> bool + Send + Sync;
 #[non_exhaustive]
 #[doc(alias = "config")]
 pub struct Settings<A = SocketAddr> {
-    /// Names the pool in lists and reports: 1 to 255 bytes without control characters.
+    /// The pool's name in lists and reports: 1 to 255 bytes without control characters.
     pub id: Arc<str>,
-    /// Which ends of connections count (section 2). Default: temporary.
+    /// Which ends of connections count towards restart intensity (the table of ends, E1). Default:
+    /// temporary.
+    #[doc(alias = "restart strategy")]
     pub restart: Restart,
-    /// How many counted failures within the period the pool survives (I1). Default: 1.
+    /// The number of counted failures within the period that the pool survives (I1). Default: 1.
+    #[doc(alias = "max_restarts")]
+    #[doc(alias = "restart intensity")]
     pub intensity: u32,
-    /// Over which time failures are counted (I1, I2): positive. Default: 5 s.
+    /// The time over which failures are counted (I1, I2); must be positive. Default: 5 s.
+    #[doc(alias = "max_seconds")]
     pub period: Duration,
     /// The kind of the children (Q2). Default: workers.
     pub child_type: ChildType,
-    /// How long a stop goes on as before, while the pool shows that it is about to stop (S2). Default: none.
+    /// How long a stop continues to accept and serve while the pool already shows that it is
+    /// stopping (S2). Default: zero.
+    #[doc(alias = "readiness")]
     pub lame_duck: Duration,
-    /// How long connections are left alone after the listeners closed (S4). Default: zero.
+    /// How long a stop leaves connections undisturbed after the listeners have closed (S4).
+    /// Default: zero.
+    #[doc(alias = "graceful shutdown")]
     pub grace: Grace,
-    /// The treatment of those that grace left over (S5, S6). `None`, the default: within 5 s for workers, unlimited for
-    /// supervisors.
+    /// How a stop treats connections that are left after the grace (S5, S6). `None`, the default,
+    /// means within 5 s for workers, and unlimited for supervisors.
+    #[doc(alias = "graceful shutdown")]
     pub shutdown: Option<Shutdown>,
-    /// How long after the kill a child that does not suspend is waited for (S8): positive. Default: 1 s.
+    /// How long to wait after the kill for a child that does not suspend (S8); must be positive.
+    /// Default: 1 s.
     pub kill_timeout: Duration,
-    /// How long a handshake may take (H3): positive, or `None` for no limit. Default: 10 s. A change is for handshakes that begin
-    /// later. Those that fail are reported if [`connection_reports`](Settings::connection_reports) asks for it.
+    /// The deadline of a handshake (H3): positive, or `None` for no limit. Default: 10 s. A change
+    /// applies to handshakes that begin later. Handshakes that fail are reported if
+    /// [`connection_reports`](Settings::connection_reports) asks for it.
     pub handshake_timeout: Option<Duration>,
     /// Which connections are reported (O4). Default: those that fail.
     pub connection_reports: ConnectionReports,
-    /// The reaction when the last listener has failed (L9). Default: continue.
+    /// The reaction to the failure of the last listener (L9). Default: continue.
     pub last_listener: LastListener,
-    /// Gets the pool's [reports](crate::Report), besides `tracing`. Default: none.
+    /// The observer, which gets the pool's [reports](crate::Report) in addition to `tracing`.
+    /// Default: none.
     pub observer: Option<Arc<dyn Observer<A>>>,
-    /// Classifies accept errors (A4). `None`, the default: [`AcceptErrorKind::classify`]. If the function
-    /// panics the error counts as one of *resources*.
+    /// The classifier of accept errors (A4). `None`, the default, means
+    /// [`AcceptErrorKind::classify`]. If the function panics, the error counts as one of resources.
     pub accept_errors: Option<Arc<AcceptErrorFn>>,
-    /// Tells which errors mean that the peer is gone (E5). `None`, the default: [`is_peer_gone`](crate::is_peer_gone). If the
-    /// function panics the peer does not count as gone.
+    /// The test whether an error means that the peer is gone (E5). `None`, the default, means
+    /// [`is_peer_gone`](crate::is_peer_gone). If the function panics, the peer does not count as
+    /// gone.
     pub peer_gone: Option<Arc<PeerGoneFn>>,
 }
 
 impl<A> Settings<A> {
-    /// The defaults and this id.
+    /// Creates settings with this id and the defaults.
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self {
             id: id.into(),
@@ -94,9 +110,10 @@ impl<A> Settings<A> {
     }
 }
 
-/// How a pool uses a listener.
+/// The settings of one listener in a pool.
 ///
-/// [`Pool::add_listener`](crate::Pool::add_listener) takes it, or the number of acceptors alone:
+/// [`Pool::add_listener`](crate::Pool::add_listener) takes this type, or just the number of
+/// acceptors:
 ///
 /// ```
 /// use acceptor_core::ListenerSettings;
@@ -108,21 +125,24 @@ impl<A> Settings<A> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerSettings {
-    /// How many acceptors wait on it: 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS).
+    /// The number of acceptors that wait on the listener: 1 to
+    /// [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS).
     ///
-    /// This is no limit on connections: each is replaced as soon as it has one. One is enough as long as `init` takes no
-    /// time; with an `init` that takes some, it is how many clients find an acceptor ready that come at once.
+    /// It does not limit connections, because each acceptor is replaced as soon as it has one. One
+    /// acceptor is enough as long as `init` takes no time. Otherwise it is the number of
+    /// simultaneous clients that find an acceptor ready.
+    #[doc(alias = "num_acceptors")]
     pub acceptors: usize,
-    /// A name for it: 1 to 255 bytes without control characters. Default: none.
+    /// A name for the listener: 1 to 255 bytes without control characters. Default: none.
     ///
-    /// `init` and `serve` see it, and so do lists and reports. A connection can be served before
-    /// [`add_listener`](crate::Pool::add_listener) has returned the listener's id; the tag is known from the first one on.
-    /// Several listeners may have the same.
+    /// It appears in the arguments of `init` and `serve`, in lists and in reports. A connection can
+    /// be served before [`add_listener`](crate::Pool::add_listener) has returned the listener's id;
+    /// the tag is known from the first connection on. Several listeners may have the same tag.
     pub tag: Option<Arc<str>>,
 }
 
 impl ListenerSettings {
-    /// The defaults, with this many acceptors.
+    /// Creates settings with this number of acceptors and the defaults.
     pub fn new(acceptors: usize) -> Self {
         Self {
             acceptors,

@@ -1,4 +1,4 @@
-//! The state of a pool as it can be read: counts, lists, and the whole as one value (section 7).
+//! The state of a pool as it can be read: counts, lists, and all of it as one value.
 
 use std::fmt::{self, Debug};
 use std::net::SocketAddr;
@@ -11,20 +11,37 @@ use crate::policy::ChildType;
 use crate::stop_report::Phase;
 use crate::text::{EscapedDebug, Tag};
 
-/// How many children there are, by what they are. Exact at every moment (Q3).
+/// The numbers of a pool's children by kind, exact at every moment (Q3).
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let pool = echo_pool()?;
+/// let _client = connect(&pool)?;
+/// let counts = pool.counts()?;
+/// assert_eq!((counts.connections, counts.acceptors), (1, 10));
+/// assert_eq!(counts.children(), 11);
+/// assert_eq!(counts.to_string(), "connections 1, handshaking 0, acceptors 10");
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
+#[doc(alias = "count_children")]
+#[doc(alias = "active connections")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Connections, those in their handshake included.
+    /// Connections, including those in their handshake.
     pub connections: usize,
     /// Connections in their handshake.
     pub handshaking: usize,
-    /// Acceptors, whatever they do.
+    /// Acceptors in any state.
     pub acceptors: usize,
 }
 
 impl Counts {
-    /// Connections and acceptors.
+    /// Returns the number of connections and acceptors.
     pub fn children(&self) -> usize {
         self.connections + self.acceptors
     }
@@ -40,11 +57,25 @@ impl fmt::Display for Counts {
     }
 }
 
-/// How many children there are, in the four numbers that Erlang's `acceptor_pool` has (Q2).
+/// The numbers of a pool's children in the form of Erlang's `count_children` (Q2).
+///
+/// [`Pool::count_children`](crate::Pool::count_children) returns it.
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let children = echo_pool()?.count_children()?;
+/// assert_eq!(children.to_string(), "specs 1, active 0, workers 10, supervisors 0");
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
+#[doc(alias = "count_children")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChildCounts {
-    /// Always 1: a pool has one spec.
+    /// Always 1, because a pool has one spec.
     pub specs: usize,
     /// Connections.
     pub active: usize,
@@ -81,14 +112,20 @@ impl fmt::Display for ChildCounts {
 }
 
 /// The state of a pool.
+///
+/// ```
+/// use acceptor_core::{Phase, PoolState};
+///
+/// assert_eq!(PoolState::Stopping(Phase::Grace).to_string(), "stopping, phase grace");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PoolState {
-    /// It accepts and serves.
+    /// The pool accepts and serves.
     Running,
-    /// It stops, and is in this phase.
+    /// The pool is stopping, and is in this phase.
     Stopping(Phase),
-    /// It has stopped.
+    /// The pool has stopped.
     Stopped,
 }
 
@@ -106,14 +143,14 @@ impl fmt::Display for PoolState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ListenerState {
-    /// None of its acceptors waits yet, so it accepts nothing.
+    /// No acceptor waits yet, so nothing is accepted.
     Starting,
-    /// It accepts.
+    /// Connections are accepted.
     Accepting,
-    /// It pauses for want of resources (A2).
+    /// Accepting is paused for lack of resources (A2).
     Resources,
-    /// It was asked to close, or the pool stops, and its socket is still open: it takes the connections that the system
-    /// has queued (L7).
+    /// It was asked to close, or the pool is stopping, and its socket is still open: it accepts the
+    /// connections that the system has queued (L7).
     Closing,
 }
 
@@ -132,7 +169,8 @@ impl fmt::Display for ListenerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcceptorState {
-    /// Its start is due later: starts are spaced (B3, B4, B6), or it is one of many that are about to start.
+    /// Its start is delayed: starts are spaced (B3, B4, B6), or it is one of many that are about to
+    /// start.
     Spaced,
     /// It is in `init`.
     Init,
@@ -153,11 +191,23 @@ impl fmt::Display for AcceptorState {
     }
 }
 
-/// An acceptor (Q5).
+/// An entry of the list of acceptors (Q5).
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let acceptors = echo_pool()?.acceptors()?;
+/// assert_eq!(acceptors.len(), 10);
+/// assert_eq!(acceptors[0].id.to_string(), "1.1");
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AcceptorRecord {
-    /// The acceptor; the connection that it becomes keeps the id.
+    /// The id of the acceptor. The connection that it becomes keeps it.
     pub id: ChildId,
     /// The listener that it waits on.
     pub listener: ListenerId,
@@ -165,7 +215,7 @@ pub struct AcceptorRecord {
     pub tag: Option<Arc<str>>,
     /// Its state.
     pub state: AcceptorState,
-    /// How long ago it was made.
+    /// The time since it was created.
     pub age: Duration,
 }
 
@@ -183,29 +233,42 @@ impl fmt::Display for AcceptorRecord {
     }
 }
 
-/// A listener whose socket is open (Q1).
+/// An entry of the list of listeners: one whose socket is open (Q1).
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let pool = echo_pool()?;
+/// let listener = &pool.listeners()?[0];
+/// assert_eq!((listener.acceptors, listener.connections), (10, 0));
+/// assert!(listener.to_string().starts_with("listener 1 on 127.0.0.1:"));
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerRecord<A = SocketAddr> {
-    /// The listener.
+    /// The id of the listener.
     pub id: ListenerId,
     /// Its [tag](crate::ListenerSettings::tag), if it has one.
     pub tag: Option<Arc<str>>,
-    /// The id of the pool's present spec (R1).
+    /// The id of the pool's current spec (R1).
     pub spec: Arc<str>,
-    /// The address it is bound to, with its port resolved.
+    /// The address that it is bound to, with its port resolved.
     pub local_addr: A,
-    /// How many acceptors it has.
+    /// The number of its acceptors.
     pub acceptors: usize,
-    /// How many connections that came from it are open.
+    /// The number of open connections that it accepted.
     pub connections: usize,
     /// Its state.
     pub state: ListenerState,
-    /// How many connections it ever accepted.
+    /// The total number of connections that it accepted.
     pub accepted: u64,
-    /// How many connections were gone before they could be accepted (A1).
+    /// The total number of connections that were gone before they could be accepted (A1).
     pub skipped: u64,
-    /// How often it paused for want of resources (A2).
+    /// The total number of its pauses for lack of resources (A2).
     pub pauses: u64,
 }
 
@@ -235,7 +298,7 @@ pub enum ConnectionState {
     Handshaking,
     /// It is in `serve`.
     Serving,
-    /// `serve` has returned, and a [`Guard`](crate::Guard) keeps it (E6).
+    /// `serve` has returned, and a [`Guard`](crate::Guard) keeps the connection (E6).
     Guarded,
 }
 
@@ -249,27 +312,43 @@ impl fmt::Display for ConnectionState {
     }
 }
 
-/// An open connection (Q1).
+/// An entry of the list of open connections (Q1).
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let pool = echo_pool()?;
+/// let client = connect(&pool)?;
+/// let connection = &pool.connections()?[0];
+/// assert_eq!(connection.peer_addr, client.local_addr()?);
+/// assert_eq!(connection.state, ConnectionState::Serving);
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
+#[doc(alias = "which_children")]
+#[doc(alias = "connection list")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionRecord<A = SocketAddr> {
-    /// The connection.
+    /// The id of the connection.
     pub id: ChildId,
-    /// The id of the pool's present spec (R1).
+    /// The id of the pool's current spec (R1).
     pub spec: Arc<str>,
-    /// The listener that it came from.
+    /// The listener that accepted it.
     pub listener: ListenerId,
     /// The [tag](crate::ListenerSettings::tag) of that listener, if it has one.
     pub tag: Option<Arc<str>>,
-    /// The other end's address.
+    /// The peer's address.
     pub peer_addr: A,
-    /// This end's address.
+    /// The local address.
     pub local_addr: A,
     /// The addresses of the transport, if its handshake has replaced them (H5).
     pub transport: Option<Transport<A>>,
     /// Its state.
     pub state: ConnectionState,
-    /// How long ago it was accepted.
+    /// The time since it was accepted.
     pub age: Duration,
 }
 
@@ -289,21 +368,38 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
     }
 }
 
-/// A whole pool as one value (Q4).
+/// The state of a whole pool as one value (Q4).
+///
+/// Its `Display` is a line for the pool, and one for each listener and connection.
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let status = echo_pool()?.status()?;
+/// assert_eq!(status.state, PoolState::Running);
+/// assert_eq!(status.listeners[0].acceptors, status.counts.acceptors);
+/// assert!(status.to_string().starts_with("pool echo: running; connections 0"));
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
+#[doc(alias = "health")]
+#[doc(alias = "introspection")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status<A = SocketAddr> {
-    /// The id of the pool's present spec.
+    /// The id of the pool's current spec (R1).
     pub spec: Arc<str>,
     /// The state of the pool.
     pub state: PoolState,
-    /// How many children there are.
+    /// The numbers of its children.
     pub counts: Counts,
-    /// Counted failures within the period.
+    /// The number of counted failures within the period.
     pub failures: usize,
-    /// How many of them the pool survives.
+    /// The number of failures that the pool survives.
     pub intensity: u32,
-    /// Over which time failures are counted.
+    /// The time over which failures are counted.
     pub period: Duration,
     /// The open listeners, oldest first.
     pub listeners: Vec<ListenerRecord<A>>,
@@ -312,7 +408,7 @@ pub struct Status<A = SocketAddr> {
 }
 
 impl<A> Status<A> {
-    /// The phase of the stop, if the pool is stopping.
+    /// Returns the phase of the stop, if the pool is stopping.
     pub fn phase(&self) -> Option<Phase> {
         match self.state {
             PoolState::Stopping(phase) => Some(phase),

@@ -1,4 +1,4 @@
-//! How a stop went: its reason, its phases, how the children ended (S1, S7).
+//! The result of a stop: its reason, its phases, and how the children ended (S1, S7).
 
 use std::fmt::{self, Debug};
 use std::net::SocketAddr;
@@ -7,21 +7,30 @@ use std::time::Duration;
 use crate::id::ChildId;
 use crate::text::{EscapedDebug, write_counts};
 
-/// The phases of a stop, in their order (section 6).
+/// The phases of a stop, in order.
+///
+/// ```
+/// use acceptor_core::Phase;
+///
+/// assert!(Phase::Grace < Phase::Stop);
+/// assert_eq!(Phase::ALL.len(), 4);
+/// ```
+#[doc(alias = "graceful shutdown")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Everything goes on as before, but the pool shows that it is about to stop (S2).
+    /// The pool still accepts and serves, but shows that it is about to stop (S2).
     LameDuck,
-    /// The listeners close, and then connections are left alone for the time of the grace; no child is asked to stop (S3, S4).
+    /// The listeners close. Connections are then left undisturbed for the grace; no child is asked
+    /// to stop (S3, S4).
     Grace,
     /// Children that trapped the stop are signalled, the others are dropped (S5).
     Stop,
-    /// What is left is killed (S6, S8).
+    /// The remaining children are killed (S6, S8).
     Kill,
 }
 
 impl Phase {
-    /// All phases, in their order.
+    /// All phases, in order.
     pub const ALL: &[Phase] = &[Phase::LameDuck, Phase::Grace, Phase::Stop, Phase::Kill];
 }
 
@@ -36,7 +45,13 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Why a pool stopped; the first reason counts.
+/// The reason for which a pool stopped. If there are several, the first counts.
+///
+/// ```
+/// use acceptor_core::StopReason;
+///
+/// assert_eq!(StopReason::Intensity.to_string(), "restart intensity exceeded");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StopReason {
@@ -44,11 +59,11 @@ pub enum StopReason {
     Requested,
     /// More counted failures within the period than the intensity allows (I1).
     Intensity,
-    /// The owner was dropped (S9).
+    /// The `Pool` was dropped (S9).
     OwnerDropped,
     /// The runtime dropped the pool's own task.
     RuntimeGone,
-    /// The last listener failed, and the spec says that the pool ends with it (L9).
+    /// The last listener failed, and the spec says that the pool stops then (L9).
     ListenersFailed,
 }
 
@@ -64,27 +79,37 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// How a child ended, as far as counting goes (section 2).
+/// How a child ended (the table of ends, E1).
+///
+/// ```
+/// use acceptor_core::{EndKind, Exit};
+///
+/// assert_eq!(Exit::clean("quit").kind(), EndKind::Clean);
+/// assert_eq!(EndKind::HandshakeFailed.to_string(), "handshake failed");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndKind {
-    /// `serve` returned `Ok`; for an acceptor: ignored, or terminated by its accept timeout.
+    /// `serve` returned successfully. For an acceptor: `init` returned *ignore*, or its accept
+    /// timeout expired.
     Normal,
     /// `serve` returned [`Exit::clean`](crate::Exit::clean).
     Clean,
-    /// `serve` returned an error that means that its peer is gone (E5), or [`Exit::disconnected`](crate::Exit::disconnected).
+    /// `serve` returned an error that means that the peer is gone (E5), or
+    /// [`Exit::disconnected`](crate::Exit::disconnected).
     Disconnected,
-    /// The handshake failed, or took too long (H4).
+    /// The handshake failed or exceeded its deadline (H4).
     HandshakeFailed,
     /// `serve` or `init` returned another error.
     Error,
-    /// A callback panicked, or what it owned did when it was dropped.
+    /// A callback panicked, or the `Drop` of a value that it owned.
     Panic,
-    /// Killed, through the handle or by the stop.
+    /// It was killed, through the handle or by the stop.
     Killed,
-    /// Stopped through the handle, or dropped at the stop phase; for an acceptor: terminated because its listener closed or failed or the pool stops.
+    /// It was stopped through the handle, or dropped at the stop phase. For an acceptor: it
+    /// terminated because its listener closed or failed or the pool stops.
     Stopped,
-    /// Its runtime dropped the task.
+    /// Its runtime dropped its task.
     Lost,
 }
 
@@ -119,17 +144,30 @@ impl fmt::Display for EndKind {
     }
 }
 
-/// How many children ended in which way.
+/// The numbers of children that ended, by [`EndKind`].
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let report = echo_pool()?.stop().await;
+/// let ends = report.all_acceptors();
+/// assert_eq!((ends.of(EndKind::Stopped), ends.total()), (10, 10));
+/// assert_eq!(ends.to_string(), "10 stopped");
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ends([usize; 9]);
 
 impl Ends {
-    /// How many ended in this way.
+    /// Returns the number of children that ended in this way.
     pub fn of(&self, kind: EndKind) -> usize {
         self.0[kind as usize]
     }
 
-    /// How many ended.
+    /// Returns the number of children that ended in any way.
     pub fn total(&self) -> usize {
         self.0.iter().sum()
     }
@@ -151,45 +189,77 @@ impl fmt::Display for Ends {
     }
 }
 
-/// The result of a pool: why it stopped, how its last children ended, how long it took (S7).
+/// The result of a pool: why it stopped, how its last children ended, and how long the stop took
+/// (S7).
 ///
-/// Counted are the ends from the moment the stop began.
+/// It counts the ends from the moment the stop began. [`Pool::stop`](crate::Pool::stop) and
+/// [`Pool::join`](crate::Pool::join) return it.
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let report = echo_pool()?.stop().await;
+/// assert_eq!(report.reason, StopReason::Requested);
+/// assert_eq!(report.stuck, 0);
+/// assert!(report.to_string().starts_with("pool stopped (requested) in "));
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
+#[doc(alias = "graceful shutdown")]
+#[doc(alias = "exit status")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StopReport<A = SocketAddr> {
     /// Why the pool stopped.
     pub reason: StopReason,
-    /// From the call that began the stop to the end of the last child, or the close of the last socket if that came
-    /// later; to the end of the kill timeout, if a child is stuck.
+    /// The time from the call that began the stop to the end of the last child, or to the close of
+    /// the last socket if that was later. If a child is stuck, it ends with the kill timeout.
     pub elapsed: Duration,
-    /// Children that did not suspend after the kill and were left (S8).
+    /// The number of children that did not suspend after the kill and were abandoned (S8).
     ///
-    /// Each still blocks a thread of its runtime. To drop the runtime, which a return from `main` does, would wait for it:
-    /// leave by [`std::process::exit`] if this is not 0.
+    /// Each still blocks a thread of its runtime. Dropping the runtime, as a return from `main`
+    /// does, would wait for that thread: if this is not 0, leave with [`std::process::exit`].
     pub stuck: usize,
-    /// Reports that no observer got: those that found the outbox full, and those that were not delivered within a kill
-    /// timeout after the last child had ended (O2).
+    /// The number of reports that the observer did not get: those that did not fit into the outbox,
+    /// and those not delivered within a kill timeout after the last child had ended (O2).
     pub undelivered: u64,
-    /// Connections that ended after the grace, or not at all: at most 16 of them, the oldest first. If the stop took long, it
-    /// was because of these. With a grace of zero each connection that was open is late.
+    /// Connections that ended after the grace, or not at all: at most 16, oldest first. They are
+    /// the reason if the stop took long. With a grace of zero, every connection that was open is
+    /// late.
     pub late: Vec<LateConnection<A>>,
     pub(crate) connections: [Ends; 4],
     pub(crate) acceptors: [Ends; 4],
 }
 
 /// A connection that ended after the grace of a stop (S7).
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let pool = echo_pool()?; // its grace is zero
+/// let client = connect(&pool)?;
+/// let report = pool.stop().await;
+/// assert_eq!(report.late[0].peer_addr, client.local_addr()?);
+/// assert_eq!(report.late[0].kind, Some(EndKind::Stopped));
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LateConnection<A = SocketAddr> {
-    /// The connection.
+    /// The id of the connection.
     pub id: ChildId,
-    /// Its peer.
+    /// The peer's address.
     pub peer_addr: A,
-    /// How old it was when it ended, or was given up.
+    /// Its age when it ended or was abandoned.
     pub age: Duration,
-    /// The phase in which it ended, or was given up.
+    /// The phase in which it ended or was abandoned.
     pub phase: Phase,
-    /// How it ended; `None` if it was given up as stuck.
+    /// How it ended; `None` if it was abandoned as stuck.
     pub kind: Option<EndKind>,
 }
 
@@ -205,22 +275,22 @@ impl<A: Debug> fmt::Display for LateConnection<A> {
 }
 
 impl<A> StopReport<A> {
-    /// How the connections ended that ended in this phase.
+    /// Returns how the connections ended that ended in this phase.
     pub fn connections(&self, phase: Phase) -> Ends {
         self.connections[phase as usize]
     }
 
-    /// How the acceptors ended that ended in this phase.
+    /// Returns how the acceptors ended that ended in this phase.
     pub fn acceptors(&self, phase: Phase) -> Ends {
         self.acceptors[phase as usize]
     }
 
-    /// How the connections ended, all phases together.
+    /// Returns how the connections ended, over all phases.
     pub fn all_connections(&self) -> Ends {
         sum(&self.connections)
     }
 
-    /// How the acceptors ended, all phases together.
+    /// Returns how the acceptors ended, over all phases.
     pub fn all_acceptors(&self) -> Ends {
         sum(&self.acceptors)
     }

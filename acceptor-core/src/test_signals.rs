@@ -1,4 +1,4 @@
-//! A connection of no pool, for the tests of a `serve`.
+//! Connections without a pool, to test a `serve` with.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::latch::Latch;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 impl<S, A> Connection<S, A> {
-    /// A connection of no pool, to test a `serve` with, and what gives it its signals.
+    /// Creates a connection without a pool, to test a `serve` with, and the source of its signals.
     ///
-    /// Its id is `1.1`, that of its listener `1`. What else it is to have can be set: its fields are public.
+    /// Its id is `1.1`, and its listener's id `1`. Its other fields are public and can be set.
     ///
     /// ```
     /// use acceptor_core::{Connection, Exit};
     ///
-    /// /// Waits until it is told to stop.
+    /// /// Serves until the pool stops.
     /// async fn serve(connection: Connection<Vec<u8>, &'static str>) -> Exit {
     ///     connection.lifecycle.trap_stop().wait().await;
     ///     Exit::clean("stopped")
@@ -27,7 +27,7 @@ impl<S, A> Connection<S, A> {
     /// # async {
     /// let (connection, signals) = Connection::for_test(Vec::new(), "client", "server");
     /// signals.stop();
-    /// serve(connection).await;
+    /// assert_eq!(serve(connection).await.reason(), Some("stopped"));
     /// assert!(signals.is_stop_trapped());
     /// # }.now_or_never().unwrap();
     /// ```
@@ -63,7 +63,18 @@ impl<S, A> Connection<S, A> {
     }
 }
 
-/// Gives a [`Connection::for_test`] its signals, in place of a pool. Each lasts.
+/// Sends a [`Connection::for_test`] its signals, in place of a pool.
+///
+/// ```
+/// use acceptor_core::Connection;
+///
+/// let (connection, signals) = Connection::for_test("stream", "client", "server");
+/// let guard = connection.lifecycle.guard();
+/// assert_eq!(signals.guards(), 1);
+/// signals.kill();
+/// assert!(guard.is_killed());
+/// ```
+#[doc(alias = "mock")]
 pub struct TestSignals {
     control: Arc<TestControl>,
 }
@@ -77,27 +88,29 @@ struct TestControl {
 }
 
 impl TestSignals {
-    /// The connection's listener begins to close (N1).
+    /// Signals *draining*: the connection's listener begins to close (N1).
     pub fn drain(&self) {
         self.control.draining.set();
     }
 
-    /// The stop phase has come (N2). A pool would drop a `serve` that has not [trapped](TestSignals::is_stop_trapped) the stop.
+    /// Signals the stop phase (N2). A pool would drop a `serve` that has not
+    /// [trapped](TestSignals::is_stop_trapped) the stop.
     pub fn stop(&self) {
         self.control.stop.set();
     }
 
-    /// The connection is killed (E4). A pool would drop its `serve`; what holds its guards is told (E6).
+    /// Signals the kill (E4). A pool would drop `serve`; the holders of guards see
+    /// [`Guard::killed`](crate::Guard::killed) (E6).
     pub fn kill(&self) {
         self.control.killed.set();
     }
 
-    /// Tells whether the connection has trapped the stop, by its signal or by a guard.
+    /// Returns whether the connection has trapped the stop, by its signal or by a guard.
     pub fn is_stop_trapped(&self) -> bool {
         self.control.trapped.load(Ordering::SeqCst)
     }
 
-    /// How many guards of the connection are held (E6).
+    /// Returns the number of guards of the connection that are held (E6).
     pub fn guards(&self) -> u64 {
         self.control.guards.load(Ordering::SeqCst)
     }

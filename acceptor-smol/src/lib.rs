@@ -1,38 +1,88 @@
 //! A supervised pool of acceptors for [smol](https://docs.rs/smol).
 //!
-//! Everything of [`acceptor_core`] is re-exported here, so this is the one crate
-//! to add; [`Pool`], [`PoolHandle`] and [`Connection`] are the core's, for smol's TCP listener unless another is named.
+//! A pool listens on any number of sockets. For each socket it keeps a number of *acceptors*. Each
+//! acceptor prepares its state, waits, and becomes the next connection while another acceptor takes
+//! its place. The pool supervises every connection:
 //!
-//! A letter and a number, as in (L4), name a rule that pools keep, *section 2* is a section of the rules. The package
-//! `conformance-tests` has them all, in its file `RULES.md`, and a test for each.
+//! - A failure or a panic of one connection is contained and reported. Too many failures within a
+//!   period stop the pool ([`Spec::intensity`]).
+//! - Open connections are listed, and each can be stopped or killed ([`Pool::connections`],
+//!   [`Pool::kill_child`]).
+//! - A stop is graceful and bounded: it closes the listeners, leaves connections a grace, asks them
+//!   to stop, and kills those that are left ([`Pool::stop`]).
+//! - Accept errors, such as a lack of file descriptors, pause a listener and do not end it.
+//!
+//! This crate re-exports all items of [`acceptor_core`], so it is the only one to add. [`Pool`],
+//! [`PoolHandle`] and [`Connection`] are the core's types with smol's TCP types as defaults.
+//!
+//! # Example
+//!
+//! An echo server with one client:
 //!
 //! ```
-//! use acceptor_smol::{ListenOptions, Pool, SmolRuntime, Spec, TcpListener, acceptor_fn};
+//! use std::time::Duration;
+//!
+//! use acceptor_smol::{
+//!     Connection, ListenOptions, Pool, SmolRuntime, Spec, StopReason, TcpListener, acceptor_fn,
+//! };
 //! use smol::io::{AsyncReadExt, AsyncWriteExt};
+//! use smol::net::TcpStream;
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # smol::block_on(async {
-//! let greet = acceptor_fn(|mut connection: acceptor_smol::Connection| async move {
-//!     connection.stream.write_all(b"hello\n").await?;
-//!     Ok(())
-//! });
-//! let runtime = SmolRuntime::current();
-//! let pool = Pool::start(runtime.clone(), Spec::new("greeter", greet))?;
-//! let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
-//! let address = listener.local_addr()?;
-//! pool.add_listener(listener, 10)?;
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     smol::block_on(async {
+//!         let echo = acceptor_fn(|connection: Connection| async move {
+//!             let stream = connection.stream;
+//!             smol::io::copy(&stream, &mut &stream).await?;
+//!             Ok(())
+//!         });
+//!         let runtime = SmolRuntime::current();
+//!         let spec = Spec::new("echo", echo).grace(Duration::from_secs(30));
+//!         let pool = Pool::start(runtime.clone(), spec)?;
+//!         let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
+//!         let address = listener.local_addr()?;
+//!         pool.add_listener(listener, 10)?;
 //!
-//! let mut greeting = String::new();
-//! let mut client = smol::net::TcpStream::connect(address).await?;
-//! client.read_to_string(&mut greeting).await?;
-//! assert_eq!(greeting, "hello\n");
+//!         let mut client = TcpStream::connect(address).await?;
+//!         client.write_all(b"ping").await?;
+//!         let mut reply = [0; 4];
+//!         client.read_exact(&mut reply).await?;
+//!         assert_eq!(reply, *b"ping");
+//!         assert_eq!(pool.counts()?.connections, 1);
 //!
-//! let report = pool.stop().await;
-//! assert_eq!(report.stuck, 0);
-//! # Ok(())
-//! # })
-//! # }
+//!         // The stop waits for the connection, for at most 30 s.
+//!         drop(client);
+//!         let report = pool.stop().await;
+//!         assert_eq!(report.reason, StopReason::Requested);
+//!         assert_eq!(report.stuck, 0);
+//!         Ok(())
+//!     })
+//! }
 //! ```
+//!
+//! A server calls [`Pool::run_until`] with its signal instead of [`Pool::stop`]; the example
+//! `telnet_echo` of this crate does.
+//!
+//! # Executors
+//!
+//! [`SmolRuntime::current`] runs the pool's tasks on smol's global executor, which has one thread
+//! unless the environment variable `SMOL_THREADS` asks for more. On a single thread, a `serve` that
+//! blocks holds up the whole pool. [`SmolRuntime::with_executor`] runs the tasks on an
+//! [`Executor`](smol::Executor) of your own, on the threads that run it.
+//!
+//! # Testing
+//!
+//! [`Connection::for_test`] creates a connection from any stream, to test a `serve` without a socket or
+//! a pool.
+//!
+//! # Rules
+//!
+//! A letter with a number, such as (L4), refers to a rule that every pool follows, on every runtime.
+//! They are listed in [`guide::rules`], and each of them has a test.
+//!
+//! # Features
+//!
+//! - `anyhow`, `eyre`: look into the reports of these crates for errors that mean that the peer is
+//!   gone.
 
 use std::fmt;
 use std::future::Future;
@@ -57,14 +107,53 @@ pub use acceptor_core::{
 };
 use smol::Executor;
 
-/// A pool on smol.
+/// A pool on smol, with TCP listeners unless another listener type is named. The [crate
+/// page](crate) has an example.
+#[doc(alias = "graceful shutdown")]
+#[doc(alias = "supervisor")]
+#[doc(alias = "TaskTracker")]
+#[doc(alias = "JoinSet")]
 pub type Pool<L = TcpListener> = acceptor_core::Pool<SmolRuntime, L>;
-/// A handle of a pool on smol.
+/// A handle to a pool on smol, for other tasks than the owner's.
 pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<SmolRuntime, L>;
-/// A connection, over TCP on smol unless another stream is named.
+/// A connection of a pool on smol, over TCP unless another stream type is named.
+///
+/// A `serve` that takes any stream can be tested without a socket:
+///
+/// ```
+/// use acceptor_smol::Connection;
+/// use smol::io::{AsyncWrite, AsyncWriteExt, Cursor};
+///
+/// async fn greet<S: AsyncWrite + Unpin>(mut connection: Connection<S>) -> std::io::Result<S> {
+///     let greeting = format!("hello {}", connection.peer_addr.ip());
+///     connection.stream.write_all(greeting.as_bytes()).await?;
+///     Ok(connection.stream)
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # smol::block_on(async {
+/// let stream = Cursor::new(Vec::new());
+/// let peer_addr = "192.0.2.1:5000".parse()?;
+/// let (connection, _signals) = Connection::for_test(stream, peer_addr, "127.0.0.1:80".parse()?);
+/// let stream = greet(connection).await?;
+/// assert_eq!(stream.into_inner(), b"hello 192.0.2.1");
+/// # Ok(())
+/// # })
+/// # }
+/// ```
 pub type Connection<S = smol::net::TcpStream, A = SocketAddr> = acceptor_core::Connection<S, A>;
 
-/// An executor of smol: the pool's tasks run there, wherever the pool is called from (rule B11).
+/// An executor of smol, on which the pool's tasks run wherever the pool is called from (B11).
+///
+/// ```
+/// use acceptor_smol::{Runtime, SmolRuntime};
+///
+/// let (done, receiver) = std::sync::mpsc::channel();
+/// SmolRuntime::current().spawn(async move { done.send("done").unwrap() });
+/// assert_eq!(receiver.recv()?, "done");
+/// # Ok::<_, std::sync::mpsc::RecvError>(())
+/// ```
+#[doc(alias = "Executor")]
 #[derive(Clone)]
 pub struct SmolRuntime {
     executor: Where,
@@ -73,22 +162,23 @@ pub struct SmolRuntime {
 #[derive(Clone)]
 enum Where {
     Global,
-    /// Weak, because the pool's tasks have this value: otherwise an executor that its owner has
-    /// dropped would be kept by the tasks that it keeps.
+    /// Weak, because the pool's tasks hold this value: otherwise the tasks would keep alive an
+    /// executor that its owner has dropped, and with it themselves.
     Given(Weak<Executor<'static>>),
 }
 
 impl SmolRuntime {
-    /// The global executor, that of `smol::spawn`: one thread, or as many as `SMOL_THREADS` says.
+    /// Returns the global executor, which `smol::spawn` uses. It has one thread, or as many as the
+    /// environment variable `SMOL_THREADS` says.
     pub fn current() -> Self {
         let executor = Where::Global;
         Self { executor }
     }
 
-    /// An executor of your own, on the threads that run it.
+    /// Returns an executor of your own, which runs the pool's tasks on the threads that run it.
     ///
-    /// The pool does not keep it: once you have dropped it, its tasks are dropped, and a pool
-    /// that was not stopped is killed as a whole.
+    /// The pool does not keep the executor alive. Once the executor is dropped, its tasks are
+    /// dropped, and a pool that was not stopped is killed as a whole.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -146,53 +236,74 @@ impl fmt::Debug for SmolRuntime {
 }
 
 /// A TCP listener on smol.
+///
+/// ```
+/// use acceptor_smol::{SmolRuntime, ListenOptions, TcpListener};
+///
+/// let runtime = SmolRuntime::current();
+/// let options = ListenOptions::new("127.0.0.1:0").nodelay(true).backlog(1024);
+/// let listener = TcpListener::bind(options, &runtime)?;
+/// assert_ne!(listener.local_addr()?.port(), 0);
+///
+/// // A listener that already exists works too.
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let listener = TcpListener::from_std(listener, &runtime)?;
+/// assert!(listener.local_addr()?.ip().is_loopback());
+/// # Ok::<_, std::io::Error>(())
+/// ```
+#[doc(alias = "accept")]
+#[doc(alias = "bind")]
+#[doc(alias = "listen")]
 #[derive(Debug)]
 pub struct TcpListener {
     listener: smol::net::TcpListener,
 }
 
 impl TcpListener {
-    /// Opens a listening socket: [`ListenOptions::bind`] and [`from_std`](Self::from_std) in one.
+    /// Opens a listening socket: [`ListenOptions::bind`] followed by [`from_std`](Self::from_std).
     ///
     /// # Errors
     ///
-    /// Those of both. A [`ListenError`] is [inside](io::Error::get_ref) the error.
+    /// Those of both. The error [contains](io::Error::get_ref) the [`ListenError`], if there is
+    /// one.
     pub fn bind(options: ListenOptions, runtime: &SmolRuntime) -> io::Result<Self> {
         Self::from_std(options.bind()?, runtime)
     }
 
-    /// Makes a listener of a standard one, for example of [`ListenOptions::bind`] or one that was
-    /// inherited; it need not be non-blocking yet. The reactor that drives it is the same for all executors of smol.
+    /// Creates a listener from a standard one, such as that of [`ListenOptions::bind`] or one that
+    /// was inherited. It need not be non-blocking yet. All executors of smol share one reactor,
+    /// which drives it.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4);
-    /// and the system's errors.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket (V4), and
+    /// the system's errors.
     pub fn from_std(listener: std::net::TcpListener, _runtime: &SmolRuntime) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         let listener = listener.try_into()?;
         Ok(Self { listener })
     }
 
-    /// The address that it is bound to.
+    /// Returns the address that the listener is bound to.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's errors.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// The standard listener that it was made of, still non-blocking. The connections that wait in its queue stay there.
+    /// Converts the listener into a standard one, which stays non-blocking. Connections in its
+    /// queue stay there.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's errors.
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
         let listener: Arc<smol::Async<std::net::TcpListener>> = self.listener.into();
         match Arc::try_unwrap(listener) {
             Ok(only) => only.into_inner(),
-            // It was cloned before it came here.
+            // It was cloned before it was passed in.
             Err(shared) => shared.get_ref().try_clone(),
         }
     }
@@ -215,7 +326,8 @@ impl std::os::windows::io::AsSocket for TcpListener {
 impl TryFrom<smol::net::TcpListener> for TcpListener {
     type Error = io::Error;
 
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4).
+    /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket
+    /// (V4).
     fn try_from(listener: smol::net::TcpListener) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         Ok(Self { listener })
@@ -248,7 +360,7 @@ impl Listener for TcpListener {
     }
 }
 
-/// The code of the readme is compiled and run with the documentation's.
+/// Compiles and runs the code of the readme together with that of the documentation.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! A stream that is a part of its connection, wherever it is, with tokio's I/O traits (E6).
+//! A stream that belongs to its connection wherever it is, with tokio's I/O traits (E6).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,51 +7,65 @@ use std::task::{Context, Poll};
 use acceptor_core::Guard;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream with a [`Guard`] of its connection: it reads and writes as the one inside, fails from the kill on, and is dropped
-/// before its guard (rule E6).
+/// A stream with a [`Guard`] of its connection. Reads and writes go to the inner stream and fail
+/// once the connection is killed; the stream is dropped before its guard (E6).
 ///
-/// What hands the stream on to a task of its own gets this one, and the connection stays one of the pool: listed, counted,
-/// stopped and killed.
+/// A `serve` that hands its stream on to another task hands this one on, so that the connection
+/// stays in the pool: listed, counted, stopped and killed.
 ///
 /// ```
-/// use acceptor_tokio::{Connection, Exit, GuardedStream};
-/// use tokio::net::TcpStream;
+/// use acceptor_tokio::{Connection, GuardedStream};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 ///
-/// async fn serve(connection: Connection<TcpStream>) -> Exit {
-///     let guard = connection.lifecycle.guard();
-///     let mut stream = GuardedStream::new(connection.stream, guard);
-///     tokio::spawn(async move {
-///         let (mut reads, mut writes) = tokio::io::split(&mut stream);
-///         let _ = tokio::io::copy(&mut reads, &mut writes).await;
-///     });
-///     Exit::normal()
-/// }
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (mut client, stream) = tokio::io::duplex(64);
+/// let (connection, signals) = Connection::for_test(stream, "client", "server");
+/// let guard = connection.lifecycle.guard();
+/// let mut stream = GuardedStream::new(connection.stream, guard);
+/// let task = tokio::spawn(async move {
+///     stream.write_all(b"hello").await?;
+///     stream.read_u8().await // until the kill
+/// });
+///
+/// let mut greeting = [0; 5];
+/// client.read_exact(&mut greeting).await?;
+/// assert_eq!(signals.guards(), 1);
+/// signals.kill();
+/// let error = task.await?.unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+/// assert_eq!(signals.guards(), 0);
+/// # Ok(())
+/// # }
 /// ```
+#[doc(alias = "upgrade")]
+#[doc(alias = "WebSocket")]
+#[doc(alias = "tunnel")]
 #[derive(Debug)]
 pub struct GuardedStream<S>(acceptor_core::GuardedStream<S>);
 
 impl<S> GuardedStream<S> {
-    /// Keeps the connection in its pool for as long as the stream is open.
+    /// Wraps a stream, and keeps its connection in the pool as long as the stream is open.
     pub fn new(stream: S, guard: Guard) -> Self {
         Self(acceptor_core::GuardedStream::new(stream, guard))
     }
 
-    /// The guard.
+    /// Returns the guard.
     pub fn guard(&self) -> &Guard {
         self.0.guard()
     }
 
-    /// The stream inside.
+    /// Returns the inner stream.
     pub fn get_ref(&self) -> &S {
         self.0.get_ref()
     }
 
-    /// The stream inside. What is read from it or written to it does not fail because of a kill.
+    /// Returns the inner stream. Reads and writes on it do not fail because of a kill.
     pub fn get_mut(&mut self) -> &mut S {
         self.0.get_mut()
     }
 
-    /// Takes them apart: drop the stream first.
+    /// Returns the stream and the guard. Drop the stream first.
     pub fn into_parts(self) -> (S, Guard) {
         self.0.into_parts()
     }

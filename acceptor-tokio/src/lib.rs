@@ -109,25 +109,115 @@ pub use acceptor_core::{
 pub use guarded_stream::GuardedStream;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// A pool on tokio.
+/// A pool on tokio, with TCP listeners unless another listener type is named.
+///
+/// ```
+/// use acceptor_tokio::{Connection, ListenOptions, Pool, Spec, TcpListener, TokioRuntime, acceptor_fn};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tokio::net::TcpStream;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let echo = acceptor_fn(|mut connection: Connection| async move {
+///     let (mut reader, mut writer) = connection.stream.split();
+///     tokio::io::copy(&mut reader, &mut writer).await?;
+///     Ok(())
+/// });
+/// let runtime = TokioRuntime::current()?;
+/// let pool = Pool::start(runtime.clone(), Spec::new("echo", echo))?;
+/// let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
+/// let address = listener.local_addr()?;
+/// pool.add_listener(listener, 10)?;
+///
+/// let mut client = TcpStream::connect(address).await?;
+/// client.write_all(b"ping").await?;
+/// let mut reply = [0; 4];
+/// client.read_exact(&mut reply).await?;
+/// assert_eq!(reply, *b"ping");
+/// assert_eq!(pool.connections()?[0].peer_addr, client.local_addr()?);
+///
+/// let report = pool.stop().await;
+/// assert_eq!(report.all_connections().total(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "graceful shutdown")]
+#[doc(alias = "supervisor")]
+#[doc(alias = "TaskTracker")]
+#[doc(alias = "JoinSet")]
 pub type Pool<L = TcpListener> = acceptor_core::Pool<TokioRuntime, L>;
-/// A handle of a pool on tokio.
+/// A handle to a pool on tokio, for other tasks than the owner's.
+///
+/// ```
+/// use acceptor_tokio::{Connection, Pool, PoolHandle, Spec, Stopped, TokioRuntime, acceptor_fn};
+///
+/// /// What an endpoint for administration may return.
+/// fn connections(handle: &PoolHandle) -> Result<usize, Stopped> {
+///     Ok(handle.counts()?.connections)
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let idle = acceptor_fn(|_: Connection| async { Ok(()) });
+/// let pool: Pool = Pool::start(TokioRuntime::current()?, Spec::new("idle", idle))?;
+/// assert_eq!(connections(&pool.handle()), Ok(0));
+/// # Ok(())
+/// # }
+/// ```
 pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<TokioRuntime, L>;
-/// A connection, over TCP on tokio unless another stream is named.
+/// A connection of a pool on tokio, over TCP unless another stream type is named.
+///
+/// A `serve` that takes any stream can be tested without a socket:
+///
+/// ```
+/// use acceptor_tokio::Connection;
+/// use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+///
+/// async fn greet<S: AsyncWrite + Unpin>(mut connection: Connection<S>) -> std::io::Result<()> {
+///     let greeting = format!("hello {}", connection.peer_addr.ip());
+///     connection.stream.write_all(greeting.as_bytes()).await
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (mut client, stream) = tokio::io::duplex(64);
+/// let peer_addr = "192.0.2.1:5000".parse()?;
+/// let (connection, _signals) = Connection::for_test(stream, peer_addr, "127.0.0.1:80".parse()?);
+/// greet(connection).await?;
+/// let mut greeting = String::new();
+/// client.read_to_string(&mut greeting).await?;
+/// assert_eq!(greeting, "hello 192.0.2.1");
+/// # Ok(())
+/// # }
+/// ```
 pub type Connection<S = tokio::net::TcpStream, A = SocketAddr> = acceptor_core::Connection<S, A>;
 
-/// A tokio runtime: the pool's tasks run there, wherever the pool is called from (rule B11).
+/// A tokio runtime, on which the pool's tasks run wherever the pool is called from (B11).
+///
+/// ```
+/// use acceptor_tokio::{Runtime, TokioRuntime};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let current = TokioRuntime::current()?;
+/// let same = TokioRuntime::from_handle(tokio::runtime::Handle::current());
+/// assert!(current.is_same(&same));
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "Handle")]
+#[doc(alias = "executor")]
 #[derive(Debug, Clone)]
 pub struct TokioRuntime {
     handle: Handle,
 }
 
 impl TokioRuntime {
-    /// The runtime that the caller runs in.
+    /// Returns the runtime that the caller runs in.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError`] outside a runtime.
+    /// [`RuntimeError`] outside of a runtime.
     ///
     /// # Panics
     ///
@@ -137,13 +227,14 @@ impl TokioRuntime {
         Ok(Self::from_handle(handle))
     }
 
-    /// The runtime of a handle.
+    /// Returns the runtime of a handle.
     ///
     /// # Panics
     ///
-    /// Where tokio does: if the runtime was built without `enable_time`. It cannot be asked beforehand.
+    /// If the runtime was built without `enable_time`. Tokio offers no way to check this
+    /// beforehand.
     pub fn from_handle(handle: Handle) -> Self {
-        // It panics here rather than in a task of the pool, where the cause would be hidden.
+        // Panics here rather than in a task of the pool, where the cause would be hidden.
         {
             let _context = handle.enter();
             drop(tokio::time::sleep_until(tokio::time::Instant::now()));
@@ -158,7 +249,7 @@ impl Runtime for TokioRuntime {
     }
 
     async fn sleep_until(&self, deadline: Instant) {
-        // Made in the context of the handle's runtime, whose timer it is.
+        // Created in the context of the handle's runtime, whose timer it uses.
         let sleep = {
             let _context = self.handle.enter();
             tokio::time::sleep_until(deadline.into())
@@ -171,8 +262,8 @@ impl Runtime for TokioRuntime {
     }
 
     fn now(&self) -> Instant {
-        // Tokio's own clock, which tests can pause; without `test-util` it is the standard one.
-        // The handle's, as the timer is, wherever the pool is called from.
+        // Tokio's clock, which tests can pause; without `test-util` it is the standard one. Read in
+        // the context of the handle's runtime, as the timer is, wherever the pool is called from.
         let _context = self.handle.enter();
         tokio::time::Instant::now().into_std()
     }
@@ -188,36 +279,58 @@ impl Runtime for TokioRuntime {
 }
 
 /// A TCP listener on tokio.
+///
+/// ```
+/// use acceptor_tokio::{ListenOptions, TcpListener, TokioRuntime};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let runtime = TokioRuntime::current()?;
+/// let options = ListenOptions::new("127.0.0.1:0").nodelay(true).backlog(1024);
+/// let listener = TcpListener::bind(options, &runtime)?;
+/// assert_ne!(listener.local_addr()?.port(), 0);
+///
+/// // A listener that already exists works too.
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let listener = TcpListener::from_std(listener, &runtime)?;
+/// assert!(listener.local_addr()?.ip().is_loopback());
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "accept")]
+#[doc(alias = "bind")]
+#[doc(alias = "listen")]
 #[derive(Debug)]
 pub struct TcpListener {
     listener: tokio::net::TcpListener,
 }
 
 impl TcpListener {
-    /// Opens a listening socket: [`ListenOptions::bind`] and [`from_std`](Self::from_std) in one.
+    /// Opens a listening socket: [`ListenOptions::bind`] followed by [`from_std`](Self::from_std).
     ///
     /// # Errors
     ///
-    /// Those of both. A [`ListenError`] is [inside](io::Error::get_ref) the error.
+    /// Those of both. The error [contains](io::Error::get_ref) the [`ListenError`], if there is
+    /// one.
     ///
     /// # Panics
     ///
-    /// Where tokio does: if the runtime was built without `enable_io`. It cannot be asked beforehand.
+    /// If the runtime was built without `enable_io`. Tokio offers no way to check this beforehand.
     pub fn bind(options: ListenOptions, runtime: &TokioRuntime) -> io::Result<Self> {
         Self::from_std(options.bind()?, runtime)
     }
 
-    /// Makes a listener of a standard one, for example of [`ListenOptions::bind`] or one that was
-    /// inherited; it need not be non-blocking yet. It is driven by `runtime`.
+    /// Creates a listener from a standard one, such as that of [`ListenOptions::bind`] or one that
+    /// was inherited. It is driven by `runtime`, and need not be non-blocking yet.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4);
-    /// and the system's errors.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket (V4), and
+    /// the system's errors.
     ///
     /// # Panics
     ///
-    /// Where tokio does: if the runtime was built without `enable_io`. It cannot be asked beforehand.
+    /// If the runtime was built without `enable_io`. Tokio offers no way to check this beforehand.
     pub fn from_std(listener: std::net::TcpListener, runtime: &TokioRuntime) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         listener.set_nonblocking(true)?;
@@ -226,20 +339,21 @@ impl TcpListener {
         Ok(Self { listener })
     }
 
-    /// The address that it is bound to.
+    /// Returns the address that the listener is bound to.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's errors.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// The standard listener that it was made of, still non-blocking. The connections that wait in its queue stay there.
+    /// Converts the listener into a standard one, which stays non-blocking. Connections in its
+    /// queue stay there.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's errors.
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
         self.listener.into_std()
     }
@@ -262,7 +376,8 @@ impl std::os::windows::io::AsSocket for TcpListener {
 impl TryFrom<tokio::net::TcpListener> for TcpListener {
     type Error = io::Error;
 
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a TCP socket that listens (rule V4).
+    /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket
+    /// (V4).
     fn try_from(listener: tokio::net::TcpListener) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         Ok(Self { listener })
@@ -295,16 +410,22 @@ impl Listener for TcpListener {
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
-        // The listener's own runtime, which need not be that of the pool.
+        // The listener's own runtime, which need not be the pool's.
         tokio::runtime::is_rt_shutdown_err(error).then_some(AcceptErrorKind::Listener)
     }
 }
 
-/// A tokio runtime on which no pool can run.
+/// The error of a tokio runtime on which no pool can run.
+///
+/// ```
+/// use acceptor_tokio::{RuntimeError, TokioRuntime};
+///
+/// assert_eq!(TokioRuntime::current().unwrap_err(), RuntimeError::NoRuntime);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RuntimeError {
-    /// The caller runs in no tokio runtime.
+    /// The caller does not run in a tokio runtime.
     NoRuntime,
 }
 
@@ -320,7 +441,7 @@ impl fmt::Display for RuntimeError {
 
 impl Error for RuntimeError {}
 
-/// The code of the readmes and of the guide is compiled and run with the documentation's.
+/// Compiles and runs the code of the readmes and of the guide together with that of the documentation.
 #[cfg(doctest)]
 mod documents {
     #[cfg_attr(workspace, doc = include_str!("../../README.md"))]

@@ -1,4 +1,5 @@
-//! A stream that is a part of its connection, wherever it is: it fails once the connection is killed (E6).
+//! A stream that belongs to its connection wherever it is: it fails once the connection is killed
+//! (E6).
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -11,22 +12,46 @@ use futures::io::{AsyncRead, AsyncWrite};
 use crate::guard::Guard;
 use crate::latch::LatchWait;
 
-/// A stream with a [`Guard`] of its connection: it reads and writes as the one inside, fails from the kill on, and is dropped
-/// before its guard (E2, E6).
+/// A stream with a [`Guard`] of its connection. Reads and writes go to the inner stream and fail
+/// once the connection is killed; the stream is dropped before its guard (E2, E6).
 ///
-/// For streams with the I/O traits of `futures`. A runtime with traits of its own has a type of its own, made of this one by
-/// [`poll_read_with`](GuardedStream::poll_read_with) and [`poll_write_with`](GuardedStream::poll_write_with).
+/// It implements the I/O traits of `futures`. A runtime with other traits has a type of its own,
+/// built from this one with [`poll_read_with`](GuardedStream::poll_read_with) and
+/// [`poll_write_with`](GuardedStream::poll_write_with).
+///
+/// ```
+/// use std::io::ErrorKind;
+/// use acceptor_core::{Connection, GuardedStream};
+/// use futures::{AsyncReadExt, FutureExt, io::Cursor};
+///
+/// # async {
+/// let (connection, signals) = Connection::for_test(Cursor::new(b"ab"), "client", "server");
+/// let guard = connection.lifecycle.guard();
+/// let mut stream = GuardedStream::new(connection.stream, guard);
+///
+/// let mut byte = [0];
+/// stream.read_exact(&mut byte).await?;
+/// assert_eq!(byte, *b"a");
+/// signals.kill();
+/// let error = stream.read_exact(&mut byte).await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+/// # Ok::<_, std::io::Error>(())
+/// # }.now_or_never().unwrap().unwrap();
+/// ```
+#[doc(alias = "upgrade")]
+#[doc(alias = "WebSocket")]
+#[doc(alias = "tunnel")]
 pub struct GuardedStream<S> {
-    /// Before the guard.
+    /// Declared before the guard, so dropped first.
     stream: S,
-    /// Two: reading and writing may be polled by different tasks.
+    /// Two waits, because different tasks may poll for reading and for writing.
     reading: LatchWait,
     writing: LatchWait,
     guard: Guard,
 }
 
 impl<S> GuardedStream<S> {
-    /// Keeps the connection in its pool for as long as the stream is open.
+    /// Wraps a stream, and keeps its connection in the pool as long as the stream is open.
     pub fn new(stream: S, guard: Guard) -> Self {
         Self {
             stream,
@@ -36,31 +61,32 @@ impl<S> GuardedStream<S> {
         }
     }
 
-    /// The guard.
+    /// Returns the guard.
     pub fn guard(&self) -> &Guard {
         &self.guard
     }
 
-    /// The stream inside.
+    /// Returns the inner stream.
     pub fn get_ref(&self) -> &S {
         &self.stream
     }
 
-    /// The stream inside. What is read from it or written to it does not fail because of a kill.
+    /// Returns the inner stream. Reads and writes on it do not fail because of a kill.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 
-    /// Takes them apart: drop the stream first.
+    /// Returns the stream and the guard. Drop the stream first.
     pub fn into_parts(self) -> (S, Guard) {
         (self.stream, self.guard)
     }
 
-    /// Polls the stream for something to read.
+    /// Polls the inner stream for reading, with `poll`.
     ///
     /// # Errors
     ///
-    /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) once the connection is killed; and what `poll` returns.
+    /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) once the connection is killed;
+    /// otherwise the errors of `poll`.
     pub fn poll_read_with<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -70,11 +96,11 @@ impl<S> GuardedStream<S> {
         unless_killed(guard, &mut self.reading, cx, |cx| poll(stream, cx))
     }
 
-    /// Polls the stream for room to write, to be flushed, or to be closed.
+    /// Polls the inner stream for writing, flushing or closing, with `poll`.
     ///
     /// # Errors
     ///
-    /// As [`poll_read_with`](GuardedStream::poll_read_with).
+    /// Those of [`poll_read_with`](GuardedStream::poll_read_with).
     pub fn poll_write_with<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -85,7 +111,7 @@ impl<S> GuardedStream<S> {
     }
 }
 
-/// Does this unless the connection is killed, which wakes what is pending.
+/// Polls unless the connection is killed; the kill wakes a pending poll.
 fn unless_killed<T>(
     guard: &Guard,
     killed: &mut LatchWait,

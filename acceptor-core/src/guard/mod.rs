@@ -1,7 +1,7 @@
-//! Guards: what keeps a connection in the pool after `serve` has returned (E6).
+//! Guards, which keep a connection in the pool after `serve` has returned (E6).
 //!
-//! Invariants: a guard is counted as long as it exists, and given back once; nothing that it owns is polled once the
-//! connection is killed; a stream is dropped before its guard (E2).
+//! Invariants: a guard is counted as long as it exists, and released once; no future that it owns
+//! is polled once the connection is killed; a stream is dropped before its guard (E2).
 
 mod guarded_stream;
 
@@ -19,40 +19,49 @@ use crate::sync::catch_panic;
 
 pub use guarded_stream::GuardedStream;
 
-/// Keeps a connection in its pool: it has not ended until `serve` has returned and every guard taken from it is dropped (E6).
+/// Keeps a connection in its pool: it has not ended until `serve` has returned and every guard
+/// taken from it is dropped (E6).
 ///
-/// For protocols that hand their stream on to a task of their own: a WebSocket, a tunnel. The connection stays listed, as
-/// *guarded* once `serve` has returned, and counted; a stop gives it its grace, signals it and kills it like any other.
-/// [`Lifecycle::guard`](crate::Lifecycle::guard) gives one, and a clone is one more.
+/// Use it for protocols that hand their stream on to a task of their own, such as a WebSocket or a
+/// tunnel. The connection stays listed, as *guarded* once `serve` has returned, and stays counted.
+/// A stop gives it its grace, signals it and kills it like any other connection.
+/// [`Lifecycle::guard`](crate::Lifecycle::guard) returns a guard, and a clone is another one.
 ///
-/// Taking a guard traps the stop (N2): who holds one watches [`Lifecycle::trap_stop`](crate::Lifecycle::trap_stop), or is
-/// killed when the time to stop is over. The adapters' `GuardedStream` fails from the kill on; whatever else holds a guard
-/// watches [`killed`](Guard::killed), and drops the guard. One that is still held a kill timeout after the kill is stuck (S8);
-/// the pool ends without it, and to drop it later is harmless.
+/// Taking a guard traps the stop (N2). The holder must watch
+/// [`Lifecycle::trap_stop`](crate::Lifecycle::trap_stop); otherwise the connection is killed when
+/// the shutdown timeout is over. From the kill on, the adapters' `GuardedStream` fails. Any other
+/// holder must watch [`killed`](Guard::killed) and drop the guard. If a guard is still held a kill
+/// timeout after the kill, the connection is stuck (S8): the pool ends without it. Dropping the
+/// guard later is harmless.
 ///
-/// A connection that is killed while it is guarded ends as *killed*; any other ends as `serve` did. A panic of a task that
-/// merely holds a guard is that task's, and the pool does not see it: what [runs](Guard::run) under the guard is watched.
+/// A connection that is killed while it is guarded ends as *killed*; otherwise its end is that of
+/// `serve`. The pool does not see a panic of a task that merely holds a guard. To attribute a panic
+/// to the connection, [run](Guard::run) the future under the guard.
 ///
 /// ```
-/// # use acceptor_core::{Connection, Exit};
-/// # async fn tunnel<S>(stream: S) {}
-/// # fn spawn(future: impl Future<Output = ()> + Send + 'static) {}
-/// # use std::future::Future;
-/// async fn serve<S: Send + 'static, A>(connection: Connection<S, A>) -> Exit {
-///     let guard = connection.lifecycle.guard();
-///     let stream = connection.stream;
-///     spawn(async move {
-///         // Dropped where it next suspends after a kill.
-///         guard.run(tunnel(stream)).await;
-///     });
-///     Exit::normal()
-/// }
+/// use acceptor_core::Connection;
+/// # use futures::FutureExt;
+///
+/// # async {
+/// let (connection, signals) = Connection::for_test("stream", "client", "server");
+/// let guard = connection.lifecycle.guard();
+/// assert!(signals.is_stop_trapped());
+/// assert_eq!(signals.guards(), 1);
+///
+/// // Spawn this on the runtime: it is dropped at its next suspension point after a kill.
+/// let tunnel = guard.run(async { "bytes copied" });
+/// assert_eq!(tunnel.await, Some("bytes copied"));
+/// assert_eq!(signals.guards(), 0);
+/// # }.now_or_never().unwrap();
 /// ```
+#[doc(alias = "TaskTracker")]
+#[doc(alias = "WebSocket")]
+#[doc(alias = "upgrade")]
 pub struct Guard {
-    /// `None` for a guard of a connection that has ended.
+    /// `None` if the connection had already ended.
     control: Option<ControlOfConnection>,
     killed: Latch,
-    /// What the first panic of a subtask said.
+    /// The message of the first panic of a subtask.
     panicked: Option<String>,
 }
 
@@ -76,23 +85,31 @@ impl Guard {
         }
     }
 
-    /// Tells whether the connection was killed, or had ended before this guard was taken.
+    /// Returns whether the connection was killed, or had ended before this guard was taken.
     pub fn is_killed(&self) -> bool {
         self.control
             .as_ref()
             .is_none_or(|control| control.control.is_killed(control.key))
     }
 
-    /// The signal that is set once the connection is killed: drop the guard, and all that belongs to the connection.
+    /// Returns the latch that is set once the connection is killed. Drop the guard then, and
+    /// everything that belongs to the connection.
     pub fn killed(&self) -> &Latch {
         &self.killed
     }
 
-    /// Runs a future as a part of the connection: it is dropped where it next suspends after a kill, and its panic is the
-    /// connection's.
+    /// Runs a future as a subtask of the connection.
     ///
-    /// Spawn what this returns, or await it. It gives `None` if the future was dropped or has panicked, and then the guard is
-    /// given back.
+    /// The future is dropped at its next suspension point after a kill, and its panic is the
+    /// connection's. Spawn the returned future, or await it. Its output is `None` if the future was
+    /// dropped or panicked; the guard is released then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the returned future drops the subtask, then releases the guard.
+    #[doc(alias = "JoinSet")]
+    #[doc(alias = "spawn")]
+    #[doc(alias = "TaskTracker")]
     pub fn run<F>(self, future: F) -> Subtask<F::Output>
     where
         F: Future + Send + 'static,
@@ -135,13 +152,13 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// The future of [`Guard::run`].
+/// The future returned by [`Guard::run`].
 #[must_use = "futures do nothing unless polled"]
 pub struct Subtask<T> {
-    /// Before the guard: what it holds is dropped before the connection ends (E2).
+    /// Declared before the guard: its contents are dropped before the connection ends (E2).
     future: Option<BoxFuture<'static, T>>,
     killed: LatchWait,
-    /// Until the future is gone.
+    /// Present until the future is dropped.
     guard: Option<Guard>,
 }
 
@@ -173,7 +190,7 @@ impl<T> Future for Subtask<T> {
 }
 
 impl<T> Subtask<T> {
-    /// Drops the future, then gives the guard back.
+    /// Drops the future, then releases the guard.
     fn end(&mut self) {
         let (Some(future), Some(mut guard)) = (self.future.take(), self.guard.take()) else {
             return;

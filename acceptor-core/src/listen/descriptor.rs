@@ -1,7 +1,7 @@
-//! Whether a descriptor can accept at all, asked before a listener is made of it (V4).
+//! The check whether a descriptor can accept at all, before a listener is made of it (V4).
 //!
-//! A descriptor that was inherited can be anything. `accept` on it fails each
-//! time, with errors that a listening socket has for single connections as well.
+//! An inherited descriptor can be anything. `accept` on it fails each time, with errors that a
+//! listening socket also returns for single connections.
 
 use std::io;
 #[cfg(unix)]
@@ -11,18 +11,18 @@ use std::os::windows::io::AsSocket as AsDescriptor;
 
 use socket2::{SockAddr, SockRef, Socket, Type};
 
-/// Checks that a descriptor is a stream socket that listens, of whatever family (rule V4).
+/// Checks that a descriptor is a listening stream socket, of any family (V4).
 ///
-/// For the constructors of listeners. Call it before anything changes the descriptor, such as its
-/// blocking mode. On Windows it takes what is `AsSocket`.
+/// Constructors of listeners call it, before anything changes the descriptor, such as its blocking
+/// mode. On Windows it takes any `AsSocket`.
 ///
-/// Apple's systems, NetBSD, OpenBSD and Windows are not asked whether a socket listens. There one that is
-/// not connected passes, and its first `accept` fails with an error of the listener (rule A3).
+/// Apple's systems, NetBSD, OpenBSD and Windows do not say whether a socket listens. There a socket
+/// that is not connected passes, and its first `accept` fails with an error of the listener (A3).
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](io::ErrorKind::InvalidInput), with a message that says what the descriptor is and
-/// what to give instead; or the system's own error if it does not answer.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput), with a message that names the descriptor and what
+/// to give instead; or the system's error if it fails to describe the descriptor.
 ///
 /// ```
 /// use std::net::{TcpListener, UdpSocket};
@@ -50,10 +50,11 @@ pub fn check_listener(descriptor: &impl AsDescriptor) -> io::Result<()> {
     }
 }
 
-/// Checks that a descriptor is a TCP socket that listens (rule V4).
+/// Checks that a descriptor is a listening TCP socket (V4).
 ///
-/// As [`check_listener`], and refuses the families whose peers have no [`SocketAddr`](std::net::SocketAddr), such
-/// as Unix sockets: a TCP listener would lose each of their connections.
+/// It is like [`check_listener`], and also refuses families whose peers have no
+/// [`SocketAddr`](std::net::SocketAddr), such as Unix sockets: a TCP listener would lose each of
+/// their connections.
 ///
 /// # Errors
 ///
@@ -85,10 +86,11 @@ pub fn check_tcp_listener(descriptor: &impl AsDescriptor) -> io::Result<()> {
     }
 }
 
-/// Tells whether the connections of a listening socket may have another local address than it has (rule B10): if it is bound
-/// to a wildcard, or proxies transparently.
+/// Returns whether connections of a listening socket may have another local address than the socket
+/// (B10): if it is bound to a wildcard address, or proxies transparently.
 ///
-/// For [`Listener::asks_local_addr`](crate::Listener::asks_local_addr). A socket that does not answer may.
+/// Implementations of [`Listener::asks_local_addr`](crate::Listener::asks_local_addr) call it. It
+/// returns true if the system fails to answer.
 ///
 /// ```
 /// use acceptor_core::asks_local_addr;
@@ -125,9 +127,9 @@ fn refused(is: &str, give: &str) -> io::Error {
 }
 
 enum Descriptor {
-    /// A stream socket that listens, or may listen; with its address.
+    /// A stream socket that listens, or may listen, with its address.
     Listener(Option<SockAddr>),
-    /// Anything else, in words.
+    /// Anything else, described in words.
     Other(String),
 }
 
@@ -162,9 +164,9 @@ fn inspect(descriptor: &impl AsDescriptor) -> io::Result<Descriptor> {
     })
 }
 
-/// Whether the socket listens; `None` where the system is not asked.
+/// Returns whether the socket listens; `None` on systems that cannot be asked.
 fn listens(socket: &SockRef<'_>) -> io::Result<Option<bool>> {
-    // Those for which socket2 has it.
+    // The systems for which socket2 has it.
     #[cfg(any(
         target_os = "aix",
         target_os = "android",
@@ -203,13 +205,14 @@ fn kind_of_socket(kind: Type, address: Option<&SockAddr>) -> String {
     }
 }
 
-/// Names a descriptor that has no socket type, or returns the error if it is a socket after all.
+/// Describes a descriptor that has no socket type, or returns the error if it is a socket after
+/// all.
 #[cfg(unix)]
 fn kind_of_file(descriptor: &impl AsDescriptor, error: io::Error) -> io::Result<String> {
     use std::fs::File;
     use std::os::unix::fs::FileTypeExt;
 
-    // A copy, because a `File` closes its descriptor.
+    // A duplicate, because a `File` closes its descriptor.
     let Ok(copy) = descriptor.as_fd().try_clone_to_owned() else {
         return Err(error);
     };
@@ -235,7 +238,7 @@ fn kind_of_file(descriptor: &impl AsDescriptor, error: io::Error) -> io::Result<
     Ok(is.to_owned())
 }
 
-/// On Windows the type allows sockets only.
+/// On Windows the type allows only sockets.
 #[cfg(windows)]
 fn kind_of_file(_descriptor: &impl AsDescriptor, error: io::Error) -> io::Result<String> {
     Err(error)

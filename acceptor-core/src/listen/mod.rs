@@ -1,4 +1,5 @@
-//! Socket options as one value that binds a standard listener, by socket2; and whether a descriptor can accept.
+//! Socket options as one value that binds a standard listener, with socket2; and the check whether
+//! a descriptor can accept.
 
 mod descriptor;
 
@@ -15,24 +16,24 @@ pub use descriptor::{asks_local_addr, check_listener, check_tcp_listener};
 
 use crate::text::EscapedDebug;
 
-/// How to listen on a TCP address.
+/// The options of a TCP listener: its address and its socket options.
 ///
 /// | option | default |
 /// |---|---|
-/// | backlog | 1024; the system may cut it (Linux: `net.core.somaxconn`) |
-/// | reuse address | on, but on Windows, where it means something else |
-/// | reuse port | off |
-/// | IPv6 only | the system's default |
-/// | nodelay | off |
-/// | keep-alive | off |
+/// | [`backlog`](ListenOptions::backlog) | 1024; the system may reduce it (Linux: `net.core.somaxconn`) |
+/// | [`reuse_address`](ListenOptions::reuse_address) | on, except on Windows, where it means something else |
+/// | [`reuse_port`](ListenOptions::reuse_port) | off |
+/// | [`only_v6`](ListenOptions::only_v6) | the system's default |
+/// | [`nodelay`](ListenOptions::nodelay) | off |
+/// | [`keepalive`](ListenOptions::keepalive) | off |
 ///
-/// The last two are for accepted streams. They are set on the listening socket,
-/// from which accepted sockets inherit them on Linux, Android, the BSDs and
-/// Apple's systems, at no system call for each connection; elsewhere set them in `serve`.
+/// The last two apply to accepted streams. They are set on the listening socket, from which
+/// accepted sockets inherit them on Linux, Android, the BSDs and Apple's systems, without a system
+/// call for each connection. On other systems set them in `serve`.
 ///
-/// With reuse port several listeners share one address, and the system spreads
-/// connections over them. On Linux, closing one of them resets the connections
-/// that wait in *its* backlog: choose it for the spread, not for hand-over.
+/// With `reuse_port`, several listeners share one address, and the system distributes connections
+/// among them. On Linux, closing one of them resets the connections in *its* backlog: use it to
+/// distribute load, not to hand over an address.
 ///
 /// ```
 /// use acceptor_core::ListenOptions;
@@ -41,6 +42,9 @@ use crate::text::EscapedDebug;
 /// assert_ne!(listener.local_addr()?.port(), 0);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
+#[doc(alias = "TcpSocket")]
+#[doc(alias = "SO_REUSEPORT")]
+#[doc(alias = "backlog")]
 #[derive(Debug, Clone)]
 #[must_use = "options do nothing until `bind` is called"]
 #[doc(alias = "TcpListener")]
@@ -75,7 +79,20 @@ impl Addresses {
     }
 }
 
-/// How idle connections are probed. What is not given is the system's default.
+/// The keep-alive probes of idle connections. Values that are not set are the system's defaults.
+///
+/// ```
+/// use std::time::Duration;
+/// use acceptor_core::{Keepalive, ListenOptions};
+///
+/// let keepalive = Keepalive::new().idle(Duration::from_secs(60)).probes(5);
+/// let listener = ListenOptions::new("127.0.0.1:0").keepalive(keepalive).bind()?;
+/// assert!(listener.local_addr()?.ip().is_loopback());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "keep_alive")]
+#[doc(alias = "SO_KEEPALIVE")]
+#[doc(alias = "TcpKeepalive")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[must_use]
 pub struct Keepalive {
@@ -85,24 +102,27 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Keep-alive with the system's defaults.
+    /// Creates keep-alive options with the system's defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long a connection is idle before the first probe: whole seconds on most systems, at least 1, on Linux at most 32767.
+    /// Sets how long a connection is idle before the first probe: in whole seconds on most systems,
+    /// at least 1, on Linux at most 32767.
     pub fn idle(mut self, idle: Duration) -> Self {
         self.idle = Some(idle);
         self
     }
 
-    /// The time between probes: whole seconds on most systems, at least 1, on Linux at most 32767.
+    /// Sets the time between probes: in whole seconds on most systems, at least 1, on Linux at most
+    /// 32767.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = Some(interval);
         self
     }
 
-    /// How many probes go unanswered before the connection is dropped: at least 1, on Linux at most 127. Ignored on Windows.
+    /// Sets how many probes may remain unanswered before the connection is dropped: at least 1, on
+    /// Linux at most 127. Ignored on Windows.
     pub fn probes(mut self, probes: u32) -> Self {
         self.probes = Some(probes);
         self
@@ -110,11 +130,20 @@ impl Keepalive {
 }
 
 impl ListenOptions {
-    /// Options for an address, with the defaults. Port 0 lets the system choose.
+    /// Creates options for an address, with the defaults. Port 0 lets the system choose a port.
     ///
-    /// Takes whatever [`ToSocketAddrs`] is implemented for: an address, `"127.0.0.1:8080"`, `"localhost:8080"`,
-    /// `("localhost", 8080)`, a slice of addresses. **Blocks while a host name is resolved**; an address takes no time.
-    /// That a name does not resolve is an error of [`bind`](ListenOptions::bind).
+    /// It accepts any [`ToSocketAddrs`]: an address, `"127.0.0.1:8080"`, `"localhost:8080"`,
+    /// `("localhost", 8080)`, a slice of addresses. It **blocks while a host name is resolved**; an
+    /// address takes no time. [`bind`](ListenOptions::bind) returns the error of a name that does
+    /// not resolve.
+    ///
+    /// ```
+    /// use acceptor_core::ListenOptions;
+    ///
+    /// let listener = ListenOptions::new(("127.0.0.1", 0)).bind()?;
+    /// assert!(listener.local_addr()?.is_ipv4());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(address: impl ToSocketAddrs + fmt::Debug) -> Self {
         Self {
             addresses: Addresses::resolve(address),
@@ -127,54 +156,62 @@ impl ListenOptions {
         }
     }
 
-    /// How many connections may wait to be accepted: 1 to 2147483647.
+    /// Sets how many connections may wait to be accepted: 1 to 2147483647.
+    #[doc(alias = "listen")]
+    #[doc(alias = "somaxconn")]
     #[doc(alias = "queue")]
     pub fn backlog(mut self, backlog: u32) -> Self {
         self.backlog = backlog;
         self
     }
 
-    /// Whether an address can be bound while connections of a former listener linger on it.
+    /// Sets whether the address can be bound while connections of an earlier listener linger on it.
     #[doc(alias = "SO_REUSEADDR")]
     pub fn reuse_address(mut self, reuse: bool) -> Self {
         self.reuse_address = reuse;
         self
     }
 
-    /// Whether other listeners that set it too may share the address. Not on every system.
+    /// Sets whether other listeners that set it too may share the address. Some systems do not
+    /// support it.
     #[doc(alias = "SO_REUSEPORT")]
     pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;
         self
     }
 
-    /// Whether an IPv6 address takes IPv6 connections only. Refused for an IPv4 address.
+    /// Sets whether an IPv6 address accepts IPv6 connections only. An error for an IPv4 address.
     #[doc(alias = "IPV6_V6ONLY")]
     pub fn only_v6(mut self, only: bool) -> Self {
         self.only_v6 = Some(only);
         self
     }
 
-    /// Whether accepted streams send small writes at once.
+    /// Sets whether accepted streams send small writes at once.
+    #[doc(alias = "Nagle")]
+    #[doc(alias = "no_delay")]
     #[doc(alias = "TCP_NODELAY")]
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.nodelay = nodelay;
         self
     }
 
-    /// How accepted streams are probed while idle.
+    /// Sets how accepted streams are probed while idle.
+    #[doc(alias = "keep_alive")]
     #[doc(alias = "SO_KEEPALIVE")]
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = Some(keepalive);
         self
     }
 
-    /// Binds the first of the addresses that works, and listens. The listener is non-blocking, as every runtime wants it.
+    /// Binds the first address that works, and listens on it. The listener is non-blocking, as
+    /// every runtime requires.
     ///
     /// # Errors
     ///
-    /// [`ListenError`] names the option that failed, its value and the address, the last one if there are several; no
-    /// socket is left.
+    /// A [`ListenError`], which names the option that failed, its value and the address, the last
+    /// one if there are several. No socket is left.
+    #[doc(alias = "listen")]
     pub fn bind(&self) -> Result<TcpListener, ListenError> {
         let mut last = None;
         for address in self.resolved()? {
@@ -186,11 +223,20 @@ impl ListenOptions {
         Err(last.unwrap_or_else(|| self.no_address()))
     }
 
-    /// Binds all of the addresses, and listens on each. With port 0 each gets a port of its own.
+    /// Binds all of the addresses, and listens on each. With port 0, each gets a port of its own.
     ///
     /// # Errors
     ///
-    /// [`ListenError`] for the first address that does not work; no socket is left then.
+    /// A [`ListenError`] for the first address that does not work. No socket is left.
+    ///
+    /// ```
+    /// use acceptor_core::ListenOptions;
+    ///
+    /// let addresses = ["127.0.0.1:0".parse()?, "127.0.0.1:0".parse()?];
+    /// let listeners = ListenOptions::new(&addresses[..]).bind_all()?;
+    /// assert_eq!(listeners.len(), 2);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn bind_all(&self) -> Result<Vec<TcpListener>, ListenError> {
         let addresses = self.resolved()?;
         if addresses.is_empty() {
@@ -233,7 +279,8 @@ impl ListenOptions {
         .bind()
     }
 
-    /// The first option that no system takes, or that Linux would refuse without naming it: its value, and what is allowed.
+    /// Returns the first option that no system accepts, or that Linux would refuse without naming
+    /// it, with its value and the values allowed.
     fn not_allowed(&self, address: SocketAddr) -> Option<(&'static str, String, String)> {
         if self.backlog == 0 || i32::try_from(self.backlog).is_err() {
             let allowed = "give 1 to 2147483647".to_owned();
@@ -247,7 +294,7 @@ impl ListenOptions {
     }
 }
 
-/// One address, to be bound with these options.
+/// One address to bind with these options.
 #[derive(Clone, Copy)]
 struct Binding<'a> {
     options: &'a ListenOptions,
@@ -259,7 +306,7 @@ impl Binding<'_> {
         self.listen(self.bound()?)
     }
 
-    /// A socket with all options, which is bound and does not listen yet.
+    /// Returns a bound socket with all options, which does not listen yet.
     fn bound(self) -> Result<Socket, ListenError> {
         let options = self.options;
         if let Some((option, value, allowed)) = options.not_allowed(self.address) {
@@ -305,10 +352,10 @@ impl Binding<'_> {
     }
 
     fn listen(self, socket: Socket) -> Result<TcpListener, ListenError> {
-        // Allowed values fit.
+        // Allowed values fit into an `i32`.
         let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
-        // Never refused for the backlog, which the system cuts. With reuse address two sockets can
-        // bind one address, and the second to listen is the one that finds it in use.
+        // Never fails because of the backlog, which the system reduces. With reuse address two
+        // sockets can bind one address, and the second to listen finds it in use.
         let listens = socket.listen(backlog);
         listens.map_err(|error| self.address_refused(error))?;
         Ok(socket.into())
@@ -346,7 +393,7 @@ impl Binding<'_> {
     }
 }
 
-/// Not every system has it.
+/// Sets the option, which some systems do not have.
 fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     #[cfg(all(
         unix,
@@ -364,7 +411,7 @@ fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     set
 }
 
-/// Linux's maximum; elsewhere the system knows its own.
+/// Linux's maximum. Other systems check their own.
 const MOST_SECONDS: Option<u64> = on_linux(32767);
 const MOST_PROBES: Option<u64> = on_linux(127);
 
@@ -376,7 +423,7 @@ const fn on_linux(most: u64) -> Option<u64> {
     }
 }
 
-/// What to give instead of a number that is not from 1 to the most there may be.
+/// Returns the allowed range for a number that is not between 1 and the maximum.
 fn outside(value: u64, most: Option<u64>) -> Option<String> {
     match most {
         Some(most) if value == 0 || value > most => Some(format!("give 1 to {most}")),
@@ -418,26 +465,39 @@ impl Keepalive {
     }
 }
 
-/// A listener could not be made: which option, its value, and for which address.
+/// The error of a listener that could not be created: the option, its value and the address.
 ///
-/// The message does not repeat the system's error, which is the [`source`](Error::source).
+/// The message does not include the system's error, which is the [`source`](Error::source).
+///
+/// ```
+/// use acceptor_core::ListenOptions;
+///
+/// let error = ListenOptions::new("127.0.0.1:0").backlog(0).bind().unwrap_err();
+/// assert_eq!(error.option, "backlog");
+/// assert_eq!(
+///     error.to_string(),
+///     "cannot listen on 127.0.0.1:0 with backlog 0: give 1 to 2147483647"
+/// );
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ListenError {
-    /// The option. `address` if it does not resolve, or the system refused to bind it or to listen on it.
+    /// The option that failed: `address` if the address does not resolve, or the system refused to
+    /// bind it or to listen on it.
     pub option: &'static str,
     /// The value that was given for it.
     pub value: String,
-    /// The address to listen on; as it was given, should it not resolve.
+    /// The address to listen on, as it was given if it does not resolve.
     pub address: String,
-    /// Which values are allowed, or what to do. Empty where only the system's error says more.
+    /// The allowed values, or what to do. Empty if only the system's error says more.
     pub advice: String,
-    /// The system's error; `None` for a value that was refused without asking the system.
+    /// The system's error; `None` for a value that was refused without a system call.
     pub error: Option<io::Error>,
 }
 
 impl ListenError {
-    /// The kind of the system's error, or [`InvalidInput`](io::ErrorKind::InvalidInput) for a value that is not allowed.
+    /// Returns the kind of the system's error, or [`InvalidInput`](io::ErrorKind::InvalidInput) for
+    /// a value that is not allowed.
     pub fn kind(&self) -> io::ErrorKind {
         let kind = self.error.as_ref().map(io::Error::kind);
         kind.unwrap_or(io::ErrorKind::InvalidInput)

@@ -38,9 +38,25 @@ use crate::stop_report::{StopReason, StopReport};
 use crate::sync::catch_unwind::CatchUnwind;
 use crate::sync::{Shared, catch_panic, lock};
 
-/// Looks into a pool and changes it while it runs, as its owner can. Cheap to clone; does not keep the pool alive (S9).
+/// A handle to a pool, with the methods of its owner, [`Pool`](crate::Pool), where they are
+/// described.
 ///
-/// Its methods are those of [`Pool`](crate::Pool), where they are described.
+/// It is cheap to clone, and does not keep the pool alive (S9).
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # block_on(async {
+/// let pool = echo_pool()?;
+/// let handle = pool.handle();
+/// assert_eq!(handle.counts()?.acceptors, 10);
+///
+/// pool.stop().await;
+/// assert_eq!(handle.counts(), Err(Stopped));
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct PoolHandle<R: Runtime, L: Listener> {
     pub(super) shared: Arc<PoolShared<R, L>>,
 }
@@ -68,7 +84,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         &self.shared
     }
 
-    /// Adds a listener, and starts acceptors on it (L1).
+    /// Adds a listener and starts acceptors on it, on the pool's runtime (L1).
     ///
     /// See [`Pool::add_listener`](crate::Pool::add_listener).
     pub fn add_listener(
@@ -79,7 +95,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         self.add(None, listener, settings.into())
     }
 
-    /// Adds a listener whose acceptors and connections run on a runtime of their own.
+    /// Adds a listener whose acceptors and connections run on another runtime than the pool's
+    /// (B11).
     ///
     /// See [`Pool::add_listener_on`](crate::Pool::add_listener_on).
     pub fn add_listener_on(
@@ -164,7 +181,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         same.next().map(|host| host.key)
     }
 
-    /// Closes a listener (L3). Its acceptors terminate, its connections go on and see *draining*.
+    /// Closes a listener. Its acceptors terminate, and its connections continue and see *draining*
+    /// (L3).
     ///
     /// See [`Pool::close_listener`](crate::Pool::close_listener).
     pub fn close_listener(&self, id: ListenerId) -> CloseListener {
@@ -183,7 +201,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         }
     }
 
-    /// The listeners whose socket is open, oldest first (Q1).
+    /// Returns the listeners whose socket is open, oldest first (Q1).
     ///
     /// See [`Pool::listeners`](crate::Pool::listeners).
     pub fn listeners(&self) -> Result<Vec<ListenerRecord<L::Addr>>, Stopped> {
@@ -191,7 +209,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::listeners(&self.shared))
     }
 
-    /// The acceptors, oldest first for each listener (Q5).
+    /// Returns the acceptors, oldest first for each listener (Q5).
     ///
     /// See [`Pool::acceptors`](crate::Pool::acceptors).
     pub fn acceptors(&self) -> Result<Vec<AcceptorRecord>, Stopped> {
@@ -199,7 +217,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::acceptors(&self.shared))
     }
 
-    /// The open connections, oldest first (Q1). Waiting acceptors are not among them.
+    /// Returns the open connections, oldest first (Q1). Acceptors are not among them.
     ///
     /// See [`Pool::connections`](crate::Pool::connections).
     pub fn connections(&self) -> Result<Vec<ConnectionRecord<L::Addr>>, Stopped> {
@@ -207,7 +225,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::connections(&self.shared))
     }
 
-    /// How many children there are, by what they are (Q3).
+    /// Returns the numbers of children by kind (Q3).
     ///
     /// See [`Pool::counts`](crate::Pool::counts).
     pub fn counts(&self) -> Result<Counts, Stopped> {
@@ -215,7 +233,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::counts(&self.shared))
     }
 
-    /// How many children there are, in the four numbers that Erlang's `acceptor_pool` has (Q2).
+    /// Returns the numbers of children in the form of Erlang's `count_children` (Q2).
     ///
     /// See [`Pool::count_children`](crate::Pool::count_children).
     pub fn count_children(&self) -> Result<ChildCounts, Stopped> {
@@ -224,21 +242,21 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(ChildCounts::new(counts, child_type))
     }
 
-    /// The settings that the pool has at the moment.
+    /// Returns a copy of the pool's current settings.
     ///
     /// See [`Pool::settings`](crate::Pool::settings).
     pub fn settings(&self) -> Result<Settings<L::Addr>, Stopped> {
         self.running(|state| state.spec.settings.to_settings())
     }
 
-    /// Is set once the pool begins to stop, for whatever reason (S2).
+    /// Returns the latch that is set once the pool begins to stop, for any reason (S2).
     ///
     /// See [`Pool::stopping`](crate::Pool::stopping).
     pub fn stopping(&self) -> Latch {
         self.shared.stopping.clone()
     }
 
-    /// The whole pool as one value (Q4).
+    /// Returns the state of the whole pool as one value (Q4).
     ///
     /// See [`Pool::status`](crate::Pool::status).
     pub fn status(&self) -> Result<Status<L::Addr>, Stopped> {
@@ -272,16 +290,15 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         })
     }
 
-    /// Stops one child (R4): a connection that trapped the stop is signalled, another is dropped
-    /// at its next suspension point; an acceptor that waits terminates, one in `init` is
-    /// dropped, and either is replaced. Never counts.
+    /// Stops one child (R4).
     ///
     /// See [`Pool::stop_child`](crate::Pool::stop_child).
     pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
         self.send(id, Command::StopAlone)
     }
 
-    /// Kills one child (R4, E4): dropped at its next suspension point, reported, and counted in a transient pool.
+    /// Kills one child: it is dropped at its next suspension point, reported, and counted in a
+    /// transient pool (R4, E4).
     ///
     /// See [`Pool::kill_child`](crate::Pool::kill_child).
     pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
@@ -321,9 +338,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(())
     }
 
-    /// Replaces the spec (R1). Later acceptors use the new acceptor, which may be of another type;
-    /// `waiting` says what those do that wait. The history of failures, the listeners and the
-    /// connections stay.
+    /// Replaces the spec: the acceptor and all settings (R1).
     ///
     /// See [`Pool::reconfigure`](crate::Pool::reconfigure).
     pub fn reconfigure<Acc: Acceptor<L>>(
@@ -374,7 +389,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         result
     }
 
-    /// Changes the settings, and nothing else (R1).
+    /// Changes the settings, and keeps the acceptor (R1).
     ///
     /// See [`Pool::update`](crate::Pool::update).
     pub fn update(
@@ -422,7 +437,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         result
     }
 
-    /// Runs the pool's init function again (R3): a spec replaces the old one, *ignore* keeps it.
+    /// Runs the pool's init function again (R3). A spec that it returns replaces the old one.
     ///
     /// See [`Pool::reload`](crate::Pool::reload).
     pub fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError> {
@@ -437,7 +452,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         }
     }
 
-    /// Stops the pool gracefully, by the phases of its spec, and waits for the result (section 6).
+    /// Stops the pool gracefully, in the phases of its spec, and waits for the result (S1 to S8).
     ///
     /// See [`Pool::stop`](crate::Pool::stop).
     pub fn stop(&self) -> Join<R, L> {
@@ -446,7 +461,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         self.join()
     }
 
-    /// Kills everything at once, whatever phase the pool is in, and waits for the result.
+    /// Kills all children at once, whatever phase the pool is in, and waits for the result.
     ///
     /// See [`Pool::kill`](crate::Pool::kill).
     pub fn kill(&self) -> Join<R, L> {
@@ -455,7 +470,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         self.join()
     }
 
-    /// Waits until the pool has stopped, for whatever reason, and returns the result (S1, I3).
+    /// Waits until the pool has stopped, for any reason, and returns the result (S1, I3).
     ///
     /// See [`Pool::join`](crate::Pool::join).
     pub fn join(&self) -> Join<R, L> {
@@ -465,7 +480,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         }
     }
 
-    /// Waits for the signal or the end of the pool, whichever is first, then stops the pool: what `main` wants.
+    /// Runs the pool until the signal, or until the pool stops on its own, then stops it.
     ///
     /// See [`Pool::run_until`](crate::Pool::run_until).
     pub async fn run_until<F: Future>(&self, signal: F) -> StopReport<L::Addr> {
@@ -481,7 +496,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     }
 }
 
-/// Waits for the end of a pool, and returns its result: the future of [`Pool::join`](crate::Pool::join), `stop` and `kill`.
+/// A future that waits for the end of a pool and returns its result, from
+/// [`join`](crate::Pool::join), [`stop`](crate::Pool::stop) or [`kill`](crate::Pool::kill).
 ///
 /// Dropping it only stops waiting.
 pub struct Join<R: Runtime, L: Listener> {
@@ -505,7 +521,8 @@ impl<R: Runtime, L: Listener> fmt::Debug for Join<R, L> {
     }
 }
 
-/// Waits until a listener is closed: the future of [`Pool::close_listener`](crate::Pool::close_listener).
+/// A future that waits until a listener is closed, from
+/// [`close_listener`](crate::Pool::close_listener).
 ///
 /// Dropping it only stops waiting.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The owner of a pool: starts it, and kills it when dropped.
+//! The owner of a pool, which starts it, and kills it when dropped.
 
 mod accept_loop;
 mod child_task;
@@ -41,35 +41,77 @@ use crate::stop_report::{StopReason, StopReport};
 use crate::sync::catch_unwind::CatchUnwind;
 use crate::sync::{Shared, catch_panic, lock};
 
-/// Owns a running pool. Dropping it kills everything at once and does not block (S9).
+/// The owner of a running pool. Dropping it kills the pool at once, without blocking (S9).
 ///
-/// All its listeners are of one type, `L`. For TCP and Unix sockets side by side start two pools, or write a
-/// [`Listener`] that is either.
+/// To stop gracefully, call [`stop`](Pool::stop) and await the result before the owner is dropped,
+/// or use [`run_until`](Pool::run_until). [`handle`](Pool::handle) returns handles with the same
+/// methods for other tasks.
 ///
-/// To stop gracefully, call [`stop`](Pool::stop) and await what it returns before the owner is dropped, or let
-/// [`run_until`](Pool::run_until) do so. [`handle`](Pool::handle) gives handles with the same methods to other tasks.
+/// All listeners of a pool have one type, `L`. To serve TCP and Unix sockets side by side, start
+/// two pools, or write a [`Listener`] that is either.
 ///
-/// No method panics (V3), blocks, or waits for children unless it says so.
+/// No method panics (V3), blocks, or waits for children unless its documentation says so.
+///
+/// # Examples
+///
+/// The examples of this crate use `Threads` and `Tcp` in place of the runtime and the listener of
+/// an adapter crate, and `echo`, an acceptor that sends back all that it receives.
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::*;
+/// # use acceptor_core::*;
+/// # use std::io::{Read, Write};
+/// # use std::net::TcpStream;
+/// # block_on(async {
+/// let pool = Pool::start(Threads, Spec::new("echo", echo()))?;
+/// let listener = Tcp::bind()?;
+/// let address = listener.local_addr()?;
+/// pool.add_listener(listener, 10)?;
+///
+/// let mut client = TcpStream::connect(address)?;
+/// client.write_all(b"ping")?;
+/// let mut reply = [0; 4];
+/// client.read_exact(&mut reply)?;
+/// assert_eq!(reply, *b"ping");
+/// assert_eq!(pool.counts()?.connections, 1);
+///
+/// let report = pool.stop().await;
+/// assert_eq!(report.reason, StopReason::Requested);
+/// # Ok::<_, BoxError>(())
+/// # }).unwrap();
+/// ```
+#[doc(alias = "supervisor")]
+#[doc(alias = "JoinSet")]
+#[doc(alias = "TaskTracker")]
+#[doc(alias = "accept loop")]
+#[doc(alias = "server")]
+#[doc(alias = "worker pool")]
 #[must_use = "dropping the owner kills the pool: keep it in a variable with a name, not in `_`"]
 pub struct Pool<R: Runtime, L: Listener> {
     handle: PoolHandle<R, L>,
 }
 
 impl<R: Runtime, L: Listener> Pool<R, L> {
-    /// Starts a pool with no listeners yet.
+    /// Starts a pool without listeners.
     ///
     /// # Errors
     ///
     /// [`StartError::Spec`] if the spec is not allowed (V1), [`StartError::RuntimeGone`] if the
-    /// runtime takes no more tasks. Nothing is left of it then.
+    /// runtime takes no more tasks. Nothing of the pool is left then.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(runtime: R, echo: impl Acceptor<L>) -> Result<(), BoxError> {
-    /// let pool = Pool::start(runtime, Spec::new("echo", echo))?;
+    /// # block_on(async {
+    /// let pool = Pool::<_, Tcp>::start(Threads, Spec::new("echo", echo()))?;
     /// assert_eq!(pool.counts()?.acceptors, 0);
-    /// # Ok(())
-    /// # }
+    ///
+    /// let error = Pool::<_, Tcp>::start(Threads, Spec::new("", echo())).unwrap_err();
+    /// assert!(matches!(error, StartError::Spec(SpecError::Id { .. })));
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     pub fn start<Acc: Acceptor<L>>(
         runtime: R,
@@ -80,25 +122,36 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
 
     /// Starts a pool from an init function, which [`reload`](Pool::reload) runs again (R3).
     ///
-    /// `Ok(None)` if it returns *ignore*: there is no pool then. The function returns specs of one acceptor type; one that
-    /// only ignores has to name it, `Configure::<MyAcceptor>::Ignore`.
+    /// It returns `Ok(None)`, and there is no pool, if the init function returns
+    /// [`Configure::Ignore`]. The function returns specs of one acceptor type. A function that only
+    /// ignores has to name the type, as in `Configure::<MyAcceptor>::Ignore`.
     ///
     /// # Errors
     ///
-    /// As [`start`](Pool::start); [`StartError::Init`] and [`StartError::InitPanicked`] if the init function fails.
+    /// Those of [`start`](Pool::start), and [`StartError::Init`] or [`StartError::InitPanicked`] if
+    /// the init function fails.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener, A: Acceptor<L>>(
-    /// #     runtime: R,
-    /// #     read_settings: fn() -> Result<Spec<A, L::Addr>, BoxError>,
-    /// # ) -> Result<(), BoxError> {
-    /// let pool = Pool::<R, L>::start_with(runtime, move || Ok(Configure::Use(read_settings()?)))?;
-    /// let pool = pool.ok_or("the settings say that there is to be no pool")?;
-    /// // The settings have changed:
+    /// # block_on(async {
+    /// # use std::sync::Arc;
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// // Stands for a configuration file.
+    /// let intensity = Arc::new(AtomicU32::new(1));
+    /// let file = Arc::clone(&intensity);
+    /// let init = move || {
+    ///     let spec = Spec::new("echo", echo()).intensity(file.load(Ordering::Relaxed));
+    ///     Ok(Configure::Use(spec))
+    /// };
+    /// let pool = Pool::<_, Tcp>::start_with(Threads, init)?.ok_or("disabled")?;
+    ///
+    /// intensity.store(7, Ordering::Relaxed);
     /// pool.reload(WaitingAcceptors::Replace)?;
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(pool.settings()?.intensity, 7);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     pub fn start_with<Acc: Acceptor<L>>(
         runtime: R,
@@ -135,7 +188,21 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         })
     }
 
-    /// A handle to pass around. Handles do not keep the pool alive (S9).
+    /// Returns a handle, which other tasks can use. Handles do not keep the pool alive (S9).
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
+    /// # use acceptor_core::*;
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// let handle = pool.handle();
+    /// assert_eq!(handle.counts()?.acceptors, 10);
+    /// drop(pool);
+    /// assert_eq!(handle.join().await.reason, StopReason::OwnerDropped);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
+    /// ```
     pub fn handle(&self) -> PoolHandle<R, L> {
         self.handle.clone()
     }
@@ -143,34 +210,36 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
 
 /// The queries and commands of a running pool.
 impl<R: Runtime, L: Listener> Pool<R, L> {
-    /// Adds a listener, and starts acceptors on it (L1).
+    /// Adds a listener and starts acceptors on it, on the pool's runtime (L1).
     ///
-    /// `settings` is the number of acceptors, or [`ListenerSettings`] with a tag as well. The number is
-    /// [no limit on connections](ListenerSettings::acceptors).
-    ///
-    /// Its acceptors and connections run on the pool's runtime.
+    /// `settings` is the number of acceptors, or [`ListenerSettings`] with a tag as well. The
+    /// number does [not limit connections](ListenerSettings::acceptors).
     ///
     /// # Errors
     ///
-    /// Gives the listener back, with the [reason](crate::AddListenerReason), if the number of acceptors is not within
-    /// 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS), if the tag is not allowed, if the listener cannot return its address,
-    /// if its `handshake` panics, or if the pool is stopping or has stopped (V2).
+    /// The [reason](crate::AddListenerReason), together with the listener (V2): the number of
+    /// acceptors is not within 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS), the tag is not
+    /// allowed, the listener cannot return its address, its `handshake` panics, or the pool is
+    /// stopping or has stopped.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L, other: L) -> Result<(), BoxError> {
-    /// # let refused = pool.add_listener(listener, 0);
-    /// # let listener = refused.expect_err("no acceptors").listener;
-    /// let id = pool.add_listener(listener, 10).map_err(|error| error.to_string())?;
+    /// # block_on(async {
+    /// let pool = Pool::start(Threads, Spec::new("echo", echo()))?;
+    /// let id = pool.add_listener(Tcp::bind()?, 10)?;
     /// assert_eq!(pool.listeners()?[0].id, id);
     /// assert_eq!(pool.counts()?.acceptors, 10);
     ///
     /// let admin = ListenerSettings::new(1).tag("admin");
-    /// pool.add_listener(other, admin).map_err(|error| error.to_string())?;
+    /// pool.add_listener(Tcp::bind()?, admin)?;
     /// assert_eq!(pool.listeners()?[1].tag.as_deref(), Some("admin"));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "listen")]
+    #[doc(alias = "bind")]
     pub fn add_listener(
         &self,
         listener: L,
@@ -179,35 +248,44 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.add_listener(listener, settings)
     }
 
-    /// Adds a listener whose acceptors and connections run on another runtime than the pool's.
+    /// Adds a listener whose acceptors and connections run on another runtime than the pool's
+    /// (B11).
     ///
-    /// `accept` is called there as well, so the listener is to be driven by that runtime. With a runtime of one thread for
-    /// each core, and a listener with `SO_REUSEPORT` on each, a connection stays on the core that accepted it, and the
-    /// listeners are still one pool: one count, one list, one stop. The pool's own tasks, which report, stop and space
-    /// starts, stay on the pool's runtime.
+    /// The pool calls `accept` on that runtime as well, so the listener must be driven by it. With
+    /// a single-threaded runtime for each core, and a listener with `SO_REUSEPORT` on each, a
+    /// connection stays on the core that accepted it, and the listeners are still one pool: one
+    /// count, one list, one stop. The pool's own tasks, which report, stop and space starts, stay
+    /// on the pool's runtime.
     ///
-    /// If that runtime ends, the listener has failed (L4), its connections are lost, and its acceptors are dropped without
-    /// `terminate`; each is reported, and none counts. The rest of the pool goes on. A listener that is added on a runtime that
-    /// has ended already fails in the same way: the call returns its id.
+    /// If that runtime ends, the listener has failed (L4), its connections are lost, and its
+    /// acceptors are dropped without `terminate`. Each is reported, and none counts. The rest of
+    /// the pool continues. A listener added on a runtime that has already ended fails in the same
+    /// way: the call returns its id.
     ///
-    /// A runtime of one thread has to be driven for as long as the listener is open: by a thread that waits in `block_on`,
-    /// for example. Nothing is accepted where nobody drives it, and a stop waits for its tasks until the kill timeout is over.
-    /// Deadlines are reckoned by the clock of the pool's runtime: do not mix runtimes whose clocks differ, such as one of
-    /// tokio's with paused time.
+    /// A single-threaded runtime must be driven for as long as the listener is open, for example by
+    /// a thread in `block_on`. If it is not, nothing is accepted there, and a stop waits for its
+    /// tasks until the kill timeout is over. Deadlines follow the clock of the pool's runtime: do
+    /// not mix runtimes whose clocks differ, such as a tokio runtime with paused time.
     ///
     /// # Errors
     ///
     /// Those of [`add_listener`](Self::add_listener).
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, cores: Vec<(R, L)>) -> Result<(), BoxError> {
-    /// for (runtime, listener) in cores {
-    ///     pool.add_listener_on(&runtime, listener, 10).map_err(|error| error.to_string())?;
+    /// # block_on(async {
+    /// let pool = Pool::start(Threads, Spec::new("echo", echo()))?;
+    /// for runtime in [Threads, Threads] {
+    ///     pool.add_listener_on(&runtime, Tcp::bind()?, 5)?;
     /// }
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(pool.counts()?.acceptors, 10);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "SO_REUSEPORT")]
+    #[doc(alias = "thread per core")]
     pub fn add_listener_on(
         &self,
         runtime: &R,
@@ -217,231 +295,318 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.add_listener_on(runtime, listener, settings)
     }
 
-    /// Closes a listener (L3). Its acceptors terminate, its connections go on and see *draining*.
+    /// Closes a listener. Its acceptors terminate, and its connections continue and see *draining*
+    /// (L3).
     ///
-    /// Begins when called. First the connections are accepted that the system has queued, for at most a second (L7).
-    /// When the future is ready the socket is closed, and its address can be bound again; it does not wait for
-    /// `terminate`. A second call while the listener closes waits for the same close (L8).
+    /// The close begins with this call. For at most a second, the listener first accepts the
+    /// connections that the system has queued (L7). When the future completes, the socket is closed
+    /// and its address can be bound again; the future does not wait for `terminate`. A second call
+    /// while the listener closes waits for the same close (L8).
     ///
     /// # Errors
     ///
-    /// [`CloseError`](crate::CloseError) if there is no such listener, or it is closed, or the pool has stopped.
+    /// [`CloseError`](crate::CloseError) if there is no such listener, if it is already closed, or
+    /// if the pool has stopped.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future only stops waiting: the listener closes anyway.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
     /// let id = pool.listeners()?[0].id;
     /// pool.close_listener(id).await?;
     /// assert_eq!(pool.close_listener(id).await, Err(CloseError::UnknownListener(id)));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "drain")]
+    #[doc(alias = "shutdown")]
     pub fn close_listener(&self, id: ListenerId) -> CloseListener {
         self.handle.close_listener(id)
     }
 
-    /// The listeners whose socket is open, oldest first (Q1).
-    ///
-    /// # Errors
-    ///
-    /// [`Stopped`] if the pool has stopped.
-    pub fn listeners(&self) -> Result<Vec<ListenerRecord<L::Addr>>, Stopped> {
-        self.handle.listeners()
-    }
-
-    /// The acceptors, oldest first for each listener (Q5).
-    ///
-    /// The list is taken in parts of at most 256 children, between which the pool goes on: each acceptor was there when it
-    /// was read.
+    /// Returns the listeners whose socket is open, oldest first (Q1).
     ///
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
-    /// let waiting = |acceptor: &AcceptorRecord| acceptor.state == AcceptorState::Waiting;
-    /// if let Some(acceptor) = pool.acceptors()?.into_iter().find(waiting) {
-    ///     pool.stop_child(acceptor.id)?;
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// assert_eq!(pool.listeners()?[0].acceptors, 10);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn listeners(&self) -> Result<Vec<ListenerRecord<L::Addr>>, Stopped> {
+        self.handle.listeners()
+    }
+
+    /// Returns the acceptors, oldest first for each listener (Q5).
+    ///
+    /// The list is read in parts of at most 256 children, and the pool continues in between: each
+    /// acceptor existed when it was read.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] if the pool has stopped.
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
+    /// # use acceptor_core::*;
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// for acceptor in pool.acceptors()? {
+    ///     pool.stop_child(acceptor.id)?; // another one takes its place
     /// }
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(pool.counts()?.acceptors, 10);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     pub fn acceptors(&self) -> Result<Vec<AcceptorRecord>, Stopped> {
         self.handle.acceptors()
     }
 
-    /// The open connections, oldest first (Q1). Waiting acceptors are not among them.
+    /// Returns the open connections, oldest first (Q1). Acceptors are not among them.
     ///
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
-    /// for connection in pool.connections()? {
-    ///     println!("{connection}");
-    ///     assert_eq!(connection.spec, pool.status()?.spec);
-    /// }
-    /// # Ok(())
-    /// # }
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// let client = connect(&pool)?;
+    /// let connections = pool.connections()?;
+    /// assert_eq!(connections.len(), 1);
+    /// assert_eq!(connections[0].peer_addr, client.local_addr()?);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "which_children")]
     pub fn connections(&self) -> Result<Vec<ConnectionRecord<L::Addr>>, Stopped> {
         self.handle.connections()
     }
 
-    /// How many children there are, by what they are (Q3).
+    /// Returns the numbers of children by kind (Q3).
     ///
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
-    /// let counts = pool.counts()?;
-    /// assert_eq!(counts.connections, pool.connections()?.len());
-    /// # Ok(())
-    /// # }
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// let _client = connect(&pool)?;
+    /// assert_eq!(pool.counts()?.connections, 1);
+    /// assert_eq!(pool.counts()?.acceptors, 10);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     pub fn counts(&self) -> Result<Counts, Stopped> {
         self.handle.counts()
     }
 
-    /// How many children there are, in the four numbers that Erlang's `acceptor_pool` has (Q2).
+    /// Returns the numbers of children in the form of Erlang's `count_children` (Q2).
     ///
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>) -> Result<(), BoxError> {
-    /// let children = pool.count_children()?;
-    /// assert_eq!((children.specs, children.supervisors), (1, 0));
-    /// # Ok(())
-    /// # }
+    /// # block_on(async {
+    /// let children = echo_pool()?.count_children()?;
+    /// assert_eq!((children.specs, children.workers), (1, 10));
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     #[doc(alias = "which_children")]
     pub fn count_children(&self) -> Result<ChildCounts, Stopped> {
         self.handle.count_children()
     }
 
-    /// The settings that the pool has at the moment.
+    /// Returns a copy of the pool's current settings.
     ///
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
+    /// # use acceptor_core::*;
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// assert_eq!(&*pool.settings()?.id, "echo");
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
+    /// ```
     pub fn settings(&self) -> Result<Settings<L::Addr>, Stopped> {
         self.handle.settings()
     }
 
-    /// Is set once the pool begins to stop, for whatever reason (S2).
+    /// Returns the latch that is set once the pool begins to stop, for any reason (S2).
     ///
-    /// With a [lame duck](Spec::lame_duck) that is before anything else changes: a readiness endpoint that looks at it turns
-    /// false while clients are still served in full.
+    /// With a [lame duck](Spec::lame_duck) it is set before anything else changes: a readiness
+    /// endpoint that reads it turns false while clients are still served in full.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>) {
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
     /// let stopping = pool.stopping();
     /// assert!(!stopping.is_set());
     /// let stopped = pool.stop();
     /// assert!(stopping.is_set());
-    /// # stopped.await;
-    /// # }
+    /// stopped.await;
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "lame duck")]
     #[doc(alias = "readiness")]
     pub fn stopping(&self) -> Latch {
         self.handle.stopping()
     }
 
-    /// The whole pool as one value (Q4).
+    /// Returns the state of the whole pool as one value (Q4).
     ///
-    /// Its parts are read one after the other, so that no lock is held for a whole list: on a busy pool the counts can
-    /// differ by a few from the lists.
+    /// Its parts are read one after the other, so that no lock is held for a whole list: on a busy
+    /// pool the counts can differ slightly from the lists.
     ///
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
-    /// println!("{}", pool.status()?);
-    /// # Ok(())
-    /// # }
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// let status = pool.status()?;
+    /// assert_eq!(status.state, PoolState::Running);
+    /// assert_eq!(status.listeners.len(), 1);
+    /// println!("{status}");
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     pub fn status(&self) -> Result<Status<L::Addr>, Stopped> {
         self.handle.status()
     }
 
-    /// Stops one child (R4): a connection that trapped the stop is signalled, another is dropped
-    /// at its next suspension point; an acceptor that waits terminates, one in `init` is
-    /// dropped, and either is replaced. Never counts.
+    /// Stops one child (R4).
+    ///
+    /// A connection that trapped the stop is signalled; any other is dropped at its next suspension
+    /// point. An acceptor that waits terminates, one in `init` is dropped, and either is replaced.
+    /// Stopping a child never counts as a failure.
     ///
     /// # Errors
     ///
     /// [`ChildError`] if there is no such child, or the pool has stopped.
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
+    /// # use acceptor_core::*;
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// let _client = connect(&pool)?;
+    /// let connection = pool.connections()?[0].id;
+    /// pool.stop_child(connection)?;
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    #[doc(alias = "terminate_child")]
     pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
         self.handle.stop_child(id)
     }
 
-    /// Kills one child (R4, E4): dropped at its next suspension point, reported, and counted in a transient pool.
+    /// Kills one child: it is dropped at its next suspension point, reported, and counted in a
+    /// transient pool (R4, E4).
     ///
     /// # Errors
     ///
     /// [`ChildError`] if there is no such child, or the pool has stopped.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
-    /// if let Some(oldest) = pool.connections()?.first() {
-    ///     pool.kill_child(oldest.id)?;
-    /// }
-    /// # Ok(())
-    /// # }
+    /// # block_on(async {
+    /// # use std::io::Read;
+    /// let pool = echo_pool()?;
+    /// let mut client = connect(&pool)?;
+    /// let connection = pool.connections()?[0].id;
+    /// pool.kill_child(connection)?;
+    /// assert_eq!(client.read(&mut [0])?, 0); // closed
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "terminate_child")]
+    #[doc(alias = "disconnect")]
     pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
         self.handle.kill_child(id)
     }
 
-    /// Replaces the spec (R1), the settings as a whole: those that the new spec does not set have their defaults again. To keep
-    /// them, start from [`settings`](Pool::settings), as below; to change some of them alone, [`update`](Pool::update).
+    /// Replaces the spec: the acceptor and all settings (R1).
     ///
-    /// Later acceptors use the new acceptor, which may be of another type; `waiting` says what those do that wait. The history
-    /// of failures, the listeners and the connections stay.
+    /// Settings that the new spec does not set have their defaults again. To keep the current ones,
+    /// start from [`settings`](Pool::settings), as below. To change only settings, use
+    /// [`update`](Pool::update).
     ///
-    /// With [`Keep`](WaitingAcceptors::Keep) each acceptor that waits, or is in `init`, still serves one connection with
-    /// what it started with.
+    /// Later acceptors use the new acceptor, which may be of another type; `waiting` decides about
+    /// the waiting ones. The history of failures, the listeners and the connections stay.
     ///
-    /// With [`Replace`](WaitingAcceptors::Replace) no connection is accepted with the old acceptor after this call has
-    /// returned: those that wait [terminate](Acceptor::terminate) with [`Terminate::Replaced`](crate::Terminate::Replaced),
-    /// those in `init` are dropped, and as many new ones start at once. Until one of them is ready, clients wait in the
-    /// system's queue. At most one client for each listener, accepted while the call was made, waits in the pool for the
-    /// first new acceptor, and is closed if its listener closes before. During an outage of `init` (B4) one of the new
-    /// acceptors tries. Those that are replaced are listed and counted beside the new ones until they have terminated.
+    /// With [`Keep`](WaitingAcceptors::Keep), each acceptor that waits or is in `init` still serves
+    /// one connection with the acceptor it started with.
+    ///
+    /// With [`Replace`](WaitingAcceptors::Replace), no connection is accepted with the old acceptor
+    /// after this call has returned. Waiting acceptors [terminate](Acceptor::terminate) with
+    /// [`Terminate::Replaced`](crate::Terminate::Replaced), those in `init` are dropped, and the
+    /// same number of new ones starts at once. Until one of them is ready, clients wait in the
+    /// system's queue. At most one client for each listener, accepted during the call, waits in the
+    /// pool for the first new acceptor, and is closed if its listener closes first. During an
+    /// outage of `init` (B4), one of the new acceptors tries. Replaced acceptors are listed and
+    /// counted along with the new ones until they have terminated.
     ///
     /// # Errors
     ///
-    /// [`ReconfigureError`] if the spec is not allowed (R2), or the pool is stopping or has stopped. The old spec stays then.
+    /// [`ReconfigureError`] if the spec is not allowed (R2), or if the pool is stopping or has
+    /// stopped. The old spec stays.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, echo: impl Acceptor<L>) -> Result<(), BoxError> {
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
     /// let before = pool.settings()?;
-    /// let spec = Spec::from_settings(before.clone(), echo).intensity(100);
+    /// let spec = Spec::from_settings(before.clone(), echo()).intensity(100);
     /// pool.reconfigure(spec, WaitingAcceptors::Replace)?;
     /// assert_eq!(pool.settings()?.grace, before.grace);
     /// assert_eq!(pool.settings()?.intensity, 100);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     pub fn reconfigure<Acc: Acceptor<L>>(
         &self,
@@ -451,22 +616,26 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.reconfigure(spec, waiting)
     }
 
-    /// Changes the settings, and nothing else (R1).
+    /// Changes the settings, and keeps the acceptor (R1).
     ///
-    /// The closure gets a copy, which replaces the settings as a whole if it is allowed. It runs outside of any lock, and
-    /// **again** if the settings were changed meanwhile.
+    /// The closure changes a copy, which replaces the settings as a whole if it is allowed. It runs
+    /// outside of any lock, and **runs again** if the settings were changed meanwhile.
     ///
     /// # Errors
     ///
-    /// [`ReconfigureError`] if the changed settings are not allowed (R2), if the closure panics, or if the pool is stopping
-    /// or has stopped. The old settings stay then.
+    /// [`ReconfigureError`] if the changed settings are not allowed (R2), if the closure panics, or
+    /// if the pool is stopping or has stopped. The old settings stay.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>) -> Result<(), BoxError> {
-    /// pool.update(|settings| settings.intensity *= 2)?;
-    /// # Ok(())
-    /// # }
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// pool.update(|settings| settings.intensity = 100)?;
+    /// assert_eq!(pool.settings()?.intensity, 100);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     pub fn update(
         &self,
@@ -475,99 +644,138 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.update(change)
     }
 
-    /// Runs the pool's init function again (R3): a spec replaces the old one, as in [`reconfigure`](Pool::reconfigure),
-    /// *ignore* keeps it.
+    /// Runs the pool's init function again (R3). A spec that it returns replaces the old one, as in
+    /// [`reconfigure`](Pool::reconfigure); [`Configure::Ignore`] keeps the old one.
     ///
-    /// Of two calls at once the one whose init function is through last decides.
+    /// If two calls overlap, the one whose init function returns last takes effect last. See
+    /// [`start_with`](Pool::start_with) for an example.
     ///
     /// # Errors
     ///
-    /// As [`reconfigure`](Pool::reconfigure); and if the init function fails, or the pool has none. The old spec stays then.
+    /// Those of [`reconfigure`](Pool::reconfigure), and an error if the init function fails or the
+    /// pool has none. The old spec stays.
+    #[doc(alias = "SIGHUP")]
     pub fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError> {
         self.handle.reload(waiting)
     }
 
-    /// Stops the pool gracefully, by the phases of its spec, and waits for the result (section 6).
+    /// Stops the pool gracefully, in the phases of its spec, and waits for the result (S1 to S8).
     ///
-    /// Begins when called; asking twice is harmless (S1).
+    /// The stop begins with this call. Calling it twice is harmless (S1).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future only stops waiting: the pool stops in any case. Keep the `Pool` itself until the stop is over, to drop
-    /// it kills what is left (S9).
+    /// Dropping the future only stops waiting: the pool stops anyway. Keep the `Pool` itself until
+    /// the stop is over, because dropping it kills the children that are left (S9).
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
     /// let report = pool.stop().await;
     /// assert_eq!(report.reason, StopReason::Requested);
     /// assert_eq!(pool.counts(), Err(Stopped));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "graceful shutdown")]
+    #[doc(alias = "shutdown")]
+    #[doc(alias = "drain")]
     pub fn stop(&self) -> Join<R, L> {
         self.handle.stop()
     }
 
-    /// Kills everything at once, whatever phase the pool is in, and waits for the result.
+    /// Kills all children at once, whatever phase the pool is in, and waits for the result.
     ///
-    /// Begins when called. Ends within the spec's kill timeout (S8), as long as the runtime has a
-    /// thread that is free: code that blocks the only one holds up the pool's own task, too.
+    /// The kill begins with this call. It ends within the spec's kill timeout (S8), provided that
+    /// the runtime has a free thread: code that blocks the only thread holds up the pool's own task
+    /// as well.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future only stops waiting.
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
+    /// # use acceptor_core::*;
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// let _client = connect(&pool)?;
+    /// let report = pool.kill().await;
+    /// assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    #[doc(alias = "abort")]
+    #[doc(alias = "shutdown_timeout")]
     pub fn kill(&self) -> Join<R, L> {
         self.handle.kill()
     }
 
-    /// Waits until the pool has stopped, for whatever reason, and returns the result (S1, I3).
+    /// Waits until the pool has stopped, for any reason, and returns the result (S1, I3).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future only stops waiting.
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>, listener: L) -> Result<(), BoxError> {
-    /// let handle = pool.handle();
-    /// let stopped = handle.join();
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// let stopped = pool.join();
     /// drop(pool);
     /// assert_eq!(stopped.await.reason, StopReason::OwnerDropped);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "wait")]
     pub fn join(&self) -> Join<R, L> {
         self.handle.join()
     }
 
-    /// Waits for the signal or the end of the pool, whichever is first, then stops the pool: what `main` wants.
+    /// Runs the pool until the signal, or until the pool stops on its own, then stops it: for
+    /// `main`.
     ///
-    /// A pool stops by itself when its restart intensity is exceeded. Where the process waits for a signal alone it would
-    /// go on without a server.
+    /// A pool stops on its own when its restart intensity is exceeded. A process that waits for the
+    /// signal alone would then keep running without a server.
     ///
-    /// Look at [`stuck`](StopReport::stuck) before `main` returns: if a thread is blocked, leave by [`std::process::exit`].
+    /// Check [`stuck`](StopReport::stuck) before `main` returns: if it is not 0, a thread is
+    /// blocked, and the process must leave with [`std::process::exit`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future only stops waiting. A stop that has begun goes on.
+    /// Dropping the future only stops waiting. A stop that has begun continues.
+    ///
+    /// # Examples
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>) {
-    /// let report = pool.run_until(async { /* Ctrl-C */ }).await;
+    /// # block_on(async {
+    /// # let pool = echo_pool()?;
+    /// # let ctrl_c = async {};
+    /// let report = pool.run_until(ctrl_c).await;
     /// assert_eq!(report.reason, StopReason::Requested);
-    /// # }
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
     ///
-    /// A second signal that ends the stop at once: wait for it in a task that has a handle.
+    /// To let a second signal end the stop at once, wait for it in a task that has a handle:
     ///
     /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
     /// # use acceptor_core::*;
+    /// # block_on(async {
     /// # async fn ctrl_c() {}
-    /// # fn spawn(_: impl Future<Output = ()>) {}
-    /// # use std::future::Future;
-    /// # async fn check<R: Runtime, L: Listener>(pool: Pool<R, L>) {
+    /// # fn spawn(task: impl Future<Output = ()> + Send + 'static) { Threads.spawn(task) }
+    /// # let pool = echo_pool()?;
     /// let handle = pool.handle();
     /// let signal = async move {
     ///     ctrl_c().await;
@@ -578,15 +786,19 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// };
     /// let report = pool.run_until(signal).await;
     /// assert_eq!(report.reason, StopReason::Requested);
-    /// # }
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
     /// ```
+    #[doc(alias = "graceful shutdown")]
+    #[doc(alias = "with_graceful_shutdown")]
+    #[doc(alias = "serve")]
     #[doc(alias = "ctrl_c")]
     pub async fn run_until<F: Future>(&self, signal: F) -> StopReport<L::Addr> {
         self.handle.run_until(signal).await
     }
 }
 
-/// For functions that take the owner or a handle.
+/// For functions that accept the owner or a handle.
 impl<R: Runtime, L: Listener> AsRef<PoolHandle<R, L>> for Pool<R, L> {
     fn as_ref(&self) -> &PoolHandle<R, L> {
         &self.handle
