@@ -1,8 +1,7 @@
-//! A supervised pool of acceptors for existing programs on
-//! [async-std](https://docs.rs/async-std).
+//! A supervised pool of acceptors for existing programs on [async-std](https://docs.rs/async-std).
 //!
-//! **async-std is discontinued.** This crate is for programs that already use it. New programs should
-//! use smol with [`acceptor-smol`](https://docs.rs/acceptor-smol), whose API is the same.
+//! **async-std is discontinued.** This crate is for programs that already use it. New programs
+//! should use smol with [`acceptor-smol`](https://docs.rs/acceptor-smol), whose API is the same.
 //!
 //! A pool listens on any number of sockets. For each socket it keeps a number of *acceptors*. Each
 //! acceptor prepares its state, waits, and becomes the next connection while another acceptor takes
@@ -74,13 +73,14 @@
 //!
 //! # Testing
 //!
-//! [`Connection::for_test`] creates a connection from any stream, to test a `serve` without a socket or
-//! a pool.
+//! [`Connection::for_test`] creates a connection from any stream, to test a `serve` without a
+//! socket or a pool.
 //!
 //! # Rules
 //!
-//! A letter with a number, such as (L4), refers to a rule that every pool follows, on every runtime.
-//! They are listed in [`guide::rules`], and each of them has a test.
+//! A letter with a number, such as ([L4](acceptor_core::guide::rules#l4)), refers to a rule that
+//! every pool follows, on every runtime. They are listed in [`guide::rules`], and each of them has
+//! a test.
 //!
 //! # Features
 //!
@@ -146,7 +146,8 @@ pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<AsyncStdRuntime
 pub type Connection<S = async_std::net::TcpStream, A = SocketAddr> =
     acceptor_core::Connection<S, A>;
 
-/// The runtime of async-std, of which a program has one. The pool's tasks run on it (B11).
+/// The runtime of async-std, of which a program has one. The pool's tasks run on it
+/// ([B11](acceptor_core::guide::rules#b11)).
 ///
 /// ```
 /// use acceptor_async_std::{AsyncStdRuntime, Runtime};
@@ -167,7 +168,8 @@ impl AsyncStdRuntime {
         Self::default()
     }
 
-    /// Names the pool's tasks; `async_std::task::current` returns the name (B11).
+    /// Names the pool's tasks; `async_std::task::current` returns the name
+    /// ([B11](acceptor_core::guide::rules#b11)).
     ///
     /// ```
     /// use acceptor_async_std::{AsyncStdRuntime, Runtime};
@@ -249,8 +251,8 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket (V4), and
-    /// the system's errors.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket
+    /// ([V4](acceptor_core::guide::rules#v4)), and the system's errors.
     ///
     /// # Panics
     ///
@@ -309,7 +311,7 @@ impl TryFrom<async_std::net::TcpListener> for TcpListener {
     type Error = io::Error;
 
     /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket
-    /// (V4).
+    /// ([V4](acceptor_core::guide::rules#v4)).
     fn try_from(listener: async_std::net::TcpListener) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         Ok(Self { listener })

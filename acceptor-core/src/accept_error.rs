@@ -9,22 +9,23 @@ use std::io::{self, ErrorKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AcceptErrorKind {
     /// Only the connection being accepted has failed. It is skipped and counted, and the same
-    /// acceptor keeps waiting (A1).
+    /// acceptor keeps waiting ([A1](crate::guide::rules#a1)).
     Connection,
     /// Descriptors or memory have run out. The listener pauses, for 5 ms doubling to 1 s, and
-    /// resumes earlier if a connection of the pool ends (A2).
+    /// resumes earlier if a connection of the pool ends ([A2](crate::guide::rules#a2)).
     Resources,
-    /// The listener itself has failed. It is closed and reported (A3, L4).
+    /// The listener itself has failed. It is closed and reported ([A3](crate::guide::rules#a3),
+    /// [L4](crate::guide::rules#l4)).
     Listener,
 }
 
 impl AcceptErrorKind {
     /// Classifies an error of `accept` by the pool's own table.
     ///
-    /// The system's error number decides, if the error has one (A6). Without one, `InvalidInput` is
-    /// an error of the connection: some systems return a connection that was reset with an empty
-    /// address, which the standard library reports in this way. An unknown error is one of
-    /// resources, so it pauses the listener and does not close it.
+    /// The system's error number decides, if the error has one ([A6](crate::guide::rules#a6)).
+    /// Without one, `InvalidInput` is an error of the connection: some systems return a connection
+    /// that was reset with an empty address, which the standard library reports in this way. An
+    /// unknown error is one of resources, so it pauses the listener and does not close it.
     ///
     /// ```
     /// use std::io::{Error, ErrorKind};

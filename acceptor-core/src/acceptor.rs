@@ -88,7 +88,8 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     /// error.
     type Exit: IntoExit;
 
-    /// Prepares one acceptor before it waits for a connection (B1 to B4).
+    /// Prepares one acceptor before it waits for a connection ([B1](crate::guide::rules#b1) to
+    /// [B4](crate::guide::rules#b4)).
     ///
     /// It runs in a task of its own, once for each acceptor. Any number of acceptors run it
     /// concurrently. The result says whether and for how long the acceptor waits: see [`Init`].
@@ -97,7 +98,7 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     ///
     /// An error is a start error, as is a panic: it is reported, and it always counts towards
     /// restart intensity, whatever the error is. Afterwards one acceptor of the listener at a time
-    /// tries again, with a growing delay, until one succeeds (B4).
+    /// tries again, with a growing delay, until one succeeds ([B4](crate::guide::rules#b4)).
     ///
     /// # Cancel safety
     ///
@@ -108,7 +109,8 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
         listener: &ListenerInfo<L::Addr>,
     ) -> impl Future<Output = Result<Init<Self::State>, BoxError>> + Send;
 
-    /// Prepares one acceptor synchronously. If it returns a state, `init` does not run (B5).
+    /// Prepares one acceptor synchronously. If it returns a state, `init` does not run
+    /// ([B5](crate::guide::rules#b5)).
     ///
     /// The default returns `None`, so that `init` runs. An `init` needs a task of its own; this is
     /// a plain call, which adds almost nothing to the cost of a connection. The pool calls it
@@ -117,7 +119,7 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     /// and must not block**: clone a handle or take the next number.
     ///
     /// After a start error it is called for one acceptor of the listener at a time, as `init` is
-    /// (B4).
+    /// ([B4](crate::guide::rules#b4)).
     ///
     /// A panic in it is a start error, as one in `init`.
     fn init_now(&self, listener: &ListenerInfo<L::Addr>) -> Option<Self::State> {
@@ -125,15 +127,16 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
         None
     }
 
-    /// Serves one connection, from its first byte to its end (B5, B10).
+    /// Serves one connection, from its first byte to its end ([B5](crate::guide::rules#b5),
+    /// [B10](crate::guide::rules#b10)).
     ///
     /// The same child continues: the acceptor becomes the connection and keeps its id. `state` is
     /// the value that `init` returned. The acceptor's replacement is started before this future is
     /// first polled.
     ///
     /// The return value decides how the connection has ended: see [`Exit`](crate::Exit). An error
-    /// that means that the peer is gone is not a failure (E5). Any other error is reported, and
-    /// counts in a transient pool, as a panic does.
+    /// that means that the peer is gone is not a failure ([E5](crate::guide::rules#e5)). Any other
+    /// error is reported, and counts in a transient pool, as a panic does.
     ///
     /// # Cancel safety
     ///
@@ -161,7 +164,8 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
         async move { this.serve(given.0.into_inner(), given.1.into_inner()).await }
     }
 
-    /// Releases the state of an acceptor that never got a connection (B7).
+    /// Releases the state of an acceptor that never got a connection
+    /// ([B7](crate::guide::rules#b7)).
     ///
     /// It runs exactly once for each acceptor that had a state and got no connection, unless the
     /// acceptor is killed or its runtime ends. `reason` says why the acceptor terminates. The
@@ -180,7 +184,7 @@ pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     }
 }
 
-/// The result of a successful `init` (B2).
+/// The result of a successful `init` ([B2](crate::guide::rules#b2)).
 ///
 /// ```
 /// use std::time::Duration;
@@ -196,18 +200,19 @@ pub enum Init<S> {
     /// The acceptor waits for a connection without a timeout.
     Accept(S),
     /// The acceptor waits for this long, then terminates with [`Terminate::Timeout`] and is
-    /// replaced (B6). A timeout of zero is allowed: it takes a connection that is already queued.
+    /// replaced ([B6](crate::guide::rules#b6)). A timeout of zero is allowed: it takes a connection
+    /// that is already queued.
     AcceptWithin(S, Duration),
-    /// The same as `Accept`: a waiting acceptor is small anyway (B9). The name comes from Erlang's
-    /// `acceptor_pool`.
+    /// The same as `Accept`: a waiting acceptor is small anyway ([B9](crate::guide::rules#b9)). The
+    /// name comes from Erlang's `acceptor_pool`.
     #[doc(alias = "hibernate")]
     Hibernate(S),
-    /// The acceptor ends silently, and another one starts (B3). This never counts as a failure.
-    /// Repeated starts are spaced, by 1 ms doubling to 1 s.
+    /// The acceptor ends silently, and another one starts ([B3](crate::guide::rules#b3)). This
+    /// never counts as a failure. Repeated starts are spaced, by 1 ms doubling to 1 s.
     Ignore,
 }
 
-/// The reason for an acceptor to terminate without a connection (B7).
+/// The reason for an acceptor to terminate without a connection ([B7](crate::guide::rules#b7)).
 ///
 /// ```
 /// use acceptor_core::Terminate;
@@ -217,16 +222,17 @@ pub enum Init<S> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Terminate {
-    /// No connection came within the accept timeout (B6).
+    /// No connection came within the accept timeout ([B6](crate::guide::rules#b6)).
     Timeout,
-    /// The listener was closed (L3).
+    /// The listener was closed ([L3](crate::guide::rules#l3)).
     Closed,
-    /// The listener failed with this error (L4).
+    /// The listener failed with this error ([L4](crate::guide::rules#l4)).
     Io(Arc<io::Error>),
-    /// The pool is stopping (S3), or this acceptor was stopped through the handle (R4).
+    /// The pool is stopping ([S3](crate::guide::rules#s3)), or this acceptor was stopped through
+    /// the handle ([R4](crate::guide::rules#r4)).
     Stopped,
     /// The pool was reconfigured, and [replaces](crate::WaitingAcceptors::Replace) its waiting
-    /// acceptors (R1).
+    /// acceptors ([R1](crate::guide::rules#r1)).
     Replaced,
 }
 
@@ -242,7 +248,8 @@ impl fmt::Display for Terminate {
     }
 }
 
-/// The listener that an acceptor is about to wait on; the argument of `init` (B1).
+/// The listener that an acceptor is about to wait on; the argument of `init`
+/// ([B1](crate::guide::rules#b1)).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListenerInfo<A> {

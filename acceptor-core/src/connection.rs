@@ -8,7 +8,8 @@ use crate::id::{ChildId, ListenerId};
 use crate::incoming::{Incoming, Transport};
 use crate::latch::Latch;
 
-/// A connection to serve: its stream, its addresses and its link to the pool (B10).
+/// A connection to serve: its stream, its addresses and its link to the pool
+/// ([B10](crate::guide::rules#b10)).
 ///
 /// Take it apart to own the stream and keep the rest:
 ///
@@ -30,7 +31,8 @@ pub struct Connection<S, A> {
     pub peer_addr: A,
     /// The local address of this connection, even if the listener is bound to a wildcard.
     pub local_addr: A,
-    /// The addresses of the transport, usually a proxy's, if a handshake has replaced them (H5).
+    /// The addresses of the transport, usually a proxy's, if a handshake has replaced them
+    /// ([H5](crate::guide::rules#h5)).
     pub transport: Option<Box<Transport<A>>>,
     /// The id by which the pool lists, stops and kills this connection.
     pub id: ChildId,
@@ -86,7 +88,8 @@ impl<S, A> Connection<S, A> {
     }
 }
 
-/// The pool's signals to a connection, *draining* (N1) and *stop* (N2), and its guards (E6).
+/// The pool's signals to a connection, *draining* ([N1](crate::guide::rules#n1)) and *stop*
+/// ([N2](crate::guide::rules#n2)), and its guards ([E6](crate::guide::rules#e6)).
 ///
 /// Clones refer to the same connection.
 ///
@@ -122,12 +125,13 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Returns the latch that is set when the connection's listener begins to close, or has failed
-    /// (N1).
+    /// ([N1](crate::guide::rules#n1)).
     ///
     /// Finish the work in progress and start nothing new. A stop sets it after the lame duck, if
-    /// there is one (S2). For up to a second from then on, the listener still takes the clients
-    /// that the system has queued (L7); the grace of a stop begins afterwards. To wait until the
-    /// listener's address is free, use [`close_listener`](crate::Pool::close_listener).
+    /// there is one ([S2](crate::guide::rules#s2)). For up to a second from then on, the listener
+    /// still takes the clients that the system has queued ([L7](crate::guide::rules#l7)); the grace
+    /// of a stop begins afterwards. To wait until the listener's address is free, use
+    /// [`close_listener`](crate::Pool::close_listener).
     #[doc(alias = "drain")]
     #[doc(alias = "graceful shutdown")]
     #[doc(alias = "GOAWAY")]
@@ -135,7 +139,8 @@ impl Lifecycle {
         self.control.control.draining()
     }
 
-    /// Traps the stop, and returns the latch that is set at the stop phase (N2).
+    /// Traps the stop, and returns the latch that is set at the stop phase
+    /// ([N2](crate::guide::rules#n2)).
     ///
     /// A connection that trapped the stop may continue until the
     /// [shutdown](crate::Settings::shutdown) timeout, and should end as soon as it can. One that
@@ -153,7 +158,7 @@ impl Lifecycle {
     }
 
     /// Takes a guard: the connection has not ended until `serve` has returned and every guard is
-    /// dropped (E6).
+    /// dropped ([E6](crate::guide::rules#e6)).
     ///
     /// This traps the stop. A guard taken after the connection has ended is harmless, and counts as
     /// killed. See [`Guard`].

@@ -16,7 +16,8 @@ pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 /// The largest number of acceptors of one listener. More would not accept faster.
 pub const MAX_ACCEPTORS: usize = 65_536;
 
-/// The error of a [`Spec`](crate::Spec) with a field that is not allowed (V1).
+/// The error of a [`Spec`](crate::Spec) with a field that is not allowed
+/// ([V1](crate::guide::rules#v1)).
 ///
 /// ```
 /// use std::time::Duration;
@@ -79,15 +80,16 @@ impl fmt::Display for SpecError {
 
 impl Error for SpecError {}
 
-/// The error of a pool that could not start. Nothing half-started is left (V1).
+/// The error of a pool that could not start. Nothing half-started is left
+/// ([V1](crate::guide::rules#v1)).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
     /// The spec is not allowed.
     Spec(SpecError),
-    /// The init function returned an error (R3).
+    /// The init function returned an error ([R3](crate::guide::rules#r3)).
     Init(BoxError),
-    /// The init function panicked, with this message (R3).
+    /// The init function panicked, with this message ([R3](crate::guide::rules#r3)).
     InitPanicked(String),
     /// The runtime dropped the pool's task as it was spawned.
     RuntimeGone,
@@ -124,7 +126,7 @@ impl From<SpecError> for StartError {
     }
 }
 
-/// The error of a call on a pool that has stopped (S9).
+/// The error of a call on a pool that has stopped ([S9](crate::guide::rules#s9)).
 ///
 /// ```
 /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -152,7 +154,8 @@ impl fmt::Display for Stopped {
 
 impl Error for Stopped {}
 
-/// The error of [`add_listener`](crate::Pool::add_listener), which returns the listener (V2).
+/// The error of [`add_listener`](crate::Pool::add_listener), which returns the listener
+/// ([V2](crate::guide::rules#v2)).
 ///
 /// ```
 /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -173,7 +176,7 @@ pub struct AddListenerError<L> {
     pub reason: AddListenerReason,
 }
 
-/// The reason for which a listener was not added (V2).
+/// The reason for which a listener was not added ([V2](crate::guide::rules#v2)).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AddListenerReason {
@@ -246,7 +249,7 @@ impl<L> Error for AddListenerError<L> {
     }
 }
 
-/// The error of [`close_listener`](crate::Pool::close_listener) (L3).
+/// The error of [`close_listener`](crate::Pool::close_listener) ([L3](crate::guide::rules#l3)).
 ///
 /// ```
 /// let unknown = acceptor_core::CloseError::UnknownListener("3".parse()?);
@@ -279,7 +282,7 @@ impl fmt::Display for CloseError {
 impl Error for CloseError {}
 
 /// The error of [`stop_child`](crate::Pool::stop_child) and [`kill_child`](crate::Pool::kill_child)
-/// (R4).
+/// ([R4](crate::guide::rules#r4)).
 ///
 /// ```
 /// let unknown = acceptor_core::ChildError::UnknownChild("3.17".parse()?);
@@ -309,7 +312,8 @@ impl fmt::Display for ChildError {
 impl Error for ChildError {}
 
 /// The error of [`reconfigure`](crate::Pool::reconfigure), [`update`](crate::Pool::update) and
-/// [`reload`](crate::Pool::reload). The pool keeps its spec (R2, R3).
+/// [`reload`](crate::Pool::reload). The pool keeps its spec ([R2](crate::guide::rules#r2),
+/// [R3](crate::guide::rules#r3)).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReconfigureError {

@@ -24,9 +24,9 @@ use crate::text::Escaped;
 /// | [`Exit::failed`] | failed: reported, and counted in a transient pool |
 /// | `Err(error)`, [`Exit::error`] | disconnected if the error means that the peer is gone, else failed |
 ///
-/// [`is_peer_gone`] decides the last row, unless the pool's settings replace it (E5). The other
-/// rows are never reclassified, so a proxy can return `Exit::failed` when its upstream resets the
-/// connection.
+/// [`is_peer_gone`] decides the last row, unless the pool's settings replace it
+/// ([E5](crate::guide::rules#e5)). The other rows are never reclassified, so a proxy can return
+/// `Exit::failed` when its upstream resets the connection.
 ///
 /// ```
 /// use acceptor_core::{BoxError, Exit};
@@ -82,7 +82,8 @@ impl Exit {
         Self(ExitKind::Failed(ErrorValue::new(error)))
     }
 
-    /// Returns an error for the pool to classify (E5), like an error that `serve` returns.
+    /// Returns an error for the pool to classify ([E5](crate::guide::rules#e5)), like an error that
+    /// `serve` returns.
     pub fn error<E: Into<BoxError> + 'static>(error: E) -> Self {
         Self(ExitKind::Error(ErrorValue::new(error)))
     }
@@ -183,7 +184,8 @@ impl IntoExit for Exit {
 }
 
 /// With the features `anyhow` and `eyre`, reports of these crates are looked into before they are
-/// boxed. Boxed, they hide the `io::Error` that says that the peer is gone (E5).
+/// boxed. Boxed, they hide the `io::Error` that says that the peer is gone
+/// ([E5](crate::guide::rules#e5)).
 impl<T: IntoExit, E: Into<BoxError> + 'static> IntoExit for Result<T, E> {
     fn into_exit(self) -> Exit {
         match self {
@@ -260,7 +262,7 @@ fn downcast<T: 'static, V: 'static>(value: V) -> Result<T, V> {
 /// The largest number of sources to follow: an error that names itself as its source has no end.
 const MOST_SOURCES: usize = 64;
 
-/// Returns whether an error means that the peer is gone (E5).
+/// Returns whether an error means that the peer is gone ([E5](crate::guide::rules#e5)).
 ///
 /// That is the case if it contains an [`io::Error`] of kind *connection reset*, *connection
 /// aborted*, *broken pipe*, *not connected* or *unexpected end of file*: as the error itself, among

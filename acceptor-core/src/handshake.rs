@@ -25,10 +25,11 @@ pub type StreamOf<L> =
 /// Turns an accepted stream into the one that `serve` gets: TLS or a PROXY header, for example.
 ///
 /// It runs in the connection's own task, after the acceptor's replacement is started, so neither
-/// accepting nor another connection waits for it (H1). Meanwhile the connection is listed as
-/// *handshaking*, and is counted, stopped and killed like any other (H2). It has a
-/// [deadline](crate::Settings::handshake_timeout) (H3). If it fails, the connection ends as
-/// *handshake failed*, with the cause of the [`HandshakeError`], and `serve` does not run (H4).
+/// accepting nor another connection waits for it ([H1](crate::guide::rules#h1)). Meanwhile the
+/// connection is listed as *handshaking*, and is counted, stopped and killed like any other
+/// ([H2](crate::guide::rules#h2)). It has a [deadline](crate::Settings::handshake_timeout)
+/// ([H3](crate::guide::rules#h3)). If it fails, the connection ends as *handshake failed*, with the
+/// cause of the [`HandshakeError`], and `serve` does not run ([H4](crate::guide::rules#h4)).
 ///
 /// One value serves all connections of a listener. Parts that may change while the listener is
 /// open, such as a certificate, belong behind an `Arc` in the value. Handshakes compose: see
@@ -79,7 +80,7 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
     /// Runs the handshake on one accepted stream.
     ///
     /// It may replace the addresses with [`Incoming::set_addrs`]: lists and reports show the new
-    /// ones from then on, and the transport's own stay available (H5).
+    /// ones from then on, and the transport's own stay available ([H5](crate::guide::rules#h5)).
     ///
     /// # Errors
     ///
@@ -90,14 +91,15 @@ pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// The future is dropped at its deadline, at the stop phase, and when the connection is stopped
-    /// or killed (H6).
+    /// or killed ([H6](crate::guide::rules#h6)).
     fn run(
         &self,
         incoming: Incoming<I, A>,
     ) -> impl Future<Output = Result<Incoming<Self::Stream, A>, HandshakeError>> + Send;
 
     /// Returns whether an error of `serve` means that the peer is gone, or has violated the
-    /// protocol of this handshake (E5). Such an error is not a failure. The default returns false.
+    /// protocol of this handshake ([E5](crate::guide::rules#e5)). Such an error is not a failure.
+    /// The default returns false.
     ///
     /// The pool calls it before [`Spec::peer_gone`](crate::Spec::peer_gone). Implement it for a
     /// protocol between the socket and `serve` whose errors appear as errors of the stream: without
@@ -147,7 +149,8 @@ impl<I: Send + 'static, A: Send> Handshake<I, A> for NoHandshake {
     }
 }
 
-/// Two handshakes, one after the other: first a PROXY header, then TLS, for example (H6).
+/// Two handshakes, one after the other: first a PROXY header, then TLS, for example
+/// ([H6](crate::guide::rules#h6)).
 ///
 /// [`Listener::with`] builds it. The second handshake gets the stream of the first.
 ///
@@ -194,7 +197,7 @@ where
     }
 }
 
-/// The error of a handshake that failed (H4).
+/// The error of a handshake that failed ([H4](crate::guide::rules#h4)).
 ///
 /// ```
 /// use std::io::{Error, ErrorKind};

@@ -51,7 +51,7 @@ impl<S: Debug, A: Debug> Debug for Incoming<S, A> {
 }
 
 /// The addresses of the transport, usually a proxy's, of a connection whose handshake has replaced
-/// them (H5).
+/// them ([H5](crate::guide::rules#h5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transport<A> {
@@ -117,7 +117,8 @@ impl<S, A> Incoming<S, A> {
         }
     }
 
-    /// Replaces the peer's and the local address. Lists and reports show them from now on (H5).
+    /// Replaces the peer's and the local address. Lists and reports show them from now on
+    /// ([H5](crate::guide::rules#h5)).
     pub fn set_addrs(&mut self, peer_addr: A, local_addr: A) {
         let before = Transport {
             peer_addr: std::mem::replace(&mut self.peer_addr, peer_addr),

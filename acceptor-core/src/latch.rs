@@ -14,9 +14,11 @@ use crate::sync::{AtomicBool, Mutex, Ordering, TaskWaker, lock};
 
 /// A flag that is set once and stays set, and that tasks can wait for.
 ///
-/// A pool hands out four kinds: [*stopping*](crate::Pool::stopping) to any task (S2), *draining*
-/// and *stop* to a connection (N1, N2) and *closed* to an acceptor in `init` (B1). A latch is
-/// level-triggered: a task that asks late still sees it. Clones share the flag.
+/// A pool hands out four kinds: [*stopping*](crate::Pool::stopping) to any task
+/// ([S2](crate::guide::rules#s2)), *draining* and *stop* to a connection
+/// ([N1](crate::guide::rules#n1), [N2](crate::guide::rules#n2)) and *closed* to an acceptor in
+/// `init` ([B1](crate::guide::rules#b1)). A latch is level-triggered: a task that asks late still
+/// sees it. Clones share the flag.
 ///
 /// ```
 /// use acceptor_core::Connection;

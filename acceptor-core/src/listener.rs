@@ -12,9 +12,10 @@ use crate::handshake::{Handshake, StreamOf, Then};
 
 /// A listening socket of some runtime.
 ///
-/// The pool calls `accept` from one task at a time (L5). Dropping the listener closes the socket.
-/// Implement it for sockets that the adapters do not cover; the example `unix` of acceptor-tokio is
-/// a complete implementation. This one uses the standard library's socket:
+/// The pool calls `accept` from one task at a time ([L5](crate::guide::rules#l5)). Dropping the
+/// listener closes the socket. Implement it for sockets that the adapters do not cover; the example
+/// `unix` of acceptor-tokio is a complete implementation. This one uses the standard library's
+/// socket:
 ///
 /// ```
 /// use std::io;
@@ -60,7 +61,7 @@ use crate::handshake::{Handshake, StreamOf, Then};
 )]
 pub trait Listener: Send + Sync + 'static {
     /// The stream that the system's `accept` returns: the runtime's own type, which the pool passes
-    /// on unchanged (B10).
+    /// on unchanged ([B10](crate::guide::rules#b10)).
     type Io: Send + 'static;
 
     /// The address type of both ends and of the listener: [`SocketAddr`](std::net::SocketAddr), or
@@ -75,9 +76,10 @@ pub trait Listener: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Return the system's errors unchanged: the pool decides what they mean (A1 to A6). If a step
-    /// of your own fails for one connection, such as reading the credentials of its peer, return an
-    /// error of kind `ConnectionAborted`: only that connection is skipped.
+    /// Return the system's errors unchanged: the pool decides what they mean
+    /// ([A1](crate::guide::rules#a1) to [A6](crate::guide::rules#a6)). If a step of your own fails
+    /// for one connection, such as reading the credentials of its peer, return an error of kind
+    /// `ConnectionAborted`: only that connection is skipped.
     ///
     /// # Cancel safety
     ///
@@ -95,9 +97,9 @@ pub trait Listener: Send + Sync + 'static {
     /// listener is added, because handshakes may continue after the socket is closed.
     fn handshake(&self) -> Self::Handshake;
 
-    /// Returns whether connections may have another local address than the listener (B10): if it is
-    /// bound to a wildcard address, or proxies transparently. The pool calls it once, when the
-    /// listener is added.
+    /// Returns whether connections may have another local address than the listener
+    /// ([B10](crate::guide::rules#b10)): if it is bound to a wildcard address, or proxies
+    /// transparently. The pool calls it once, when the listener is added.
     ///
     /// The default returns `true`, which is always correct and costs one system call for each
     /// connection.
@@ -106,7 +108,7 @@ pub trait Listener: Send + Sync + 'static {
     }
 
     /// Classifies an error of `accept` that only the listener understands, before the pool's own
-    /// table is used (A6).
+    /// table is used ([A6](crate::guide::rules#a6)).
     ///
     /// `None`, which the default always returns, leaves the error to [`AcceptErrorKind::classify`]
     /// or to the function of the spec. Implement it for errors of the runtime, which neither of

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Which ends of a connection count towards restart intensity (the table of ends, E1).
+/// Which ends of a connection count towards restart intensity (the table of ends,
+/// [E1](crate::guide::rules#e1)).
 ///
 /// Start errors count with both. A connection is never restarted with either. Children that a
 /// runtime loses as it ends never count.
@@ -26,7 +27,8 @@ pub enum Restart {
     Transient,
 }
 
-/// The kind of the children, which decides the default shutdown and how they are counted (Q2).
+/// The kind of the children, which decides the default shutdown and how they are counted
+/// ([Q2](crate::guide::rules#q2)).
 #[doc(alias = "supervisor")]
 #[doc(alias = "worker")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -38,7 +40,8 @@ pub enum ChildType {
     Supervisor,
 }
 
-/// How long a stop leaves connections undisturbed after the listeners have closed (S4).
+/// How long a stop leaves connections undisturbed after the listeners have closed
+/// ([S4](crate::guide::rules#s4)).
 ///
 /// ```
 /// use std::time::Duration;
@@ -62,7 +65,8 @@ impl From<Duration> for Grace {
     }
 }
 
-/// How a stop treats the children that are left after the grace (S5, S6).
+/// How a stop treats the children that are left after the grace ([S5](crate::guide::rules#s5),
+/// [S6](crate::guide::rules#s6)).
 ///
 /// ```
 /// use std::time::Duration;
@@ -88,7 +92,7 @@ impl From<Duration> for Shutdown {
     }
 }
 
-/// Which connections are reported to the observer (O4).
+/// Which connections are reported to the observer ([O4](crate::guide::rules#o4)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ConnectionReports {
@@ -102,7 +106,7 @@ pub enum ConnectionReports {
     All,
 }
 
-/// The treatment of waiting acceptors when a pool is reconfigured (R1).
+/// The treatment of waiting acceptors when a pool is reconfigured ([R1](crate::guide::rules#r1)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WaitingAcceptors {
@@ -115,8 +119,8 @@ pub enum WaitingAcceptors {
     Replace,
 }
 
-/// The reaction of a pool when its last listener has failed (L9). Closing a listener is not a
-/// failure.
+/// The reaction of a pool when its last listener has failed ([L9](crate::guide::rules#l9)). Closing
+/// a listener is not a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum LastListener {

@@ -18,25 +18,26 @@
 //! | `PoolStopped` | `pool_stopped` | error | `reason` |
 //! | `ReportsLost` | `reports_lost` | warn | `count`, `kinds` |
 //!
-//! Events with a `peer` that a handshake has replaced (H5) have a field `transport` too: the
-//! address of the proxy. Events of a listener with a [tag](crate::ListenerSettings::tag) have a
-//! field `tag` too.
+//! Events with a `peer` that a handshake has replaced ([H5](crate::guide::rules#h5)) have a field
+//! `transport` too: the address of the proxy. Events of a listener with a
+//! [tag](crate::ListenerSettings::tag) have a field `tag` too.
 //!
 //! `child` is the id as it is displayed, such as `3.17`. `reason` is one word: `error`, `panic`,
 //! `killed` or `lost`; for `connection_ended` it is the [`EndKind`], and for `pool_stopped`
 //! `max_restart_intensity`, `runtime_gone` or `listeners_failed`.
 //!
-//! `disconnected` and `handshake_failed` are emitted whether or not the observer gets their reports.
+//! `disconnected` and `handshake_failed` are emitted whether or not the observer gets their
+//! reports.
 //!
-//! Events of failures, and those two, are limited to ten a second for each kind and listener (O3).
-//! They have an additional field `suppressed`: the number of events left out before this one. Events
-//! that were left out last are reported in one event, `events_suppressed` (warn), with `listener`,
-//! `kind` and `count`: when the pool ends, or a second later in a pool with many listeners. The
-//! observer gets all reports.
+//! Events of failures, and those two, are limited to ten a second for each kind and listener
+//! ([O3](crate::guide::rules#o3)). They have an additional field `suppressed`: the number of events
+//! left out before this one. Events that were left out last are reported in one event,
+//! `events_suppressed` (warn), with `listener`, `kind` and `count`: when the pool ends, or a second
+//! later in a pool with many listeners. The observer gets all reports.
 //!
 //! Errors, panic messages and addresses may be text that a client chose. Wherever the pool writes
 //! them, in these fields and in `Display`, they are escaped and cut to 1 KiB each. An observer gets
-//! the values unchanged (V5).
+//! the values unchanged ([V5](crate::guide::rules#v5)).
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -95,7 +96,7 @@ pub struct Report<A = SocketAddr> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<A = SocketAddr> {
-    /// `init` returned an error or panicked (B4). It counts.
+    /// `init` returned an error or panicked ([B4](crate::guide::rules#b4)). It counts.
     #[non_exhaustive]
     StartError {
         /// The listener that the acceptor was to wait on.
@@ -105,7 +106,8 @@ pub enum Event<A = SocketAddr> {
         /// The error or the panic.
         failure: Failure,
     },
-    /// An acceptor failed: it was killed or lost, or `terminate` or a `Drop` panicked (B8).
+    /// An acceptor failed: it was killed or lost, or `terminate` or a `Drop` panicked
+    /// ([B8](crate::guide::rules#b8)).
     #[non_exhaustive]
     AcceptorFailed {
         /// The listener that the acceptor waited on.
@@ -116,7 +118,7 @@ pub enum Event<A = SocketAddr> {
         failure: Failure,
     },
     /// A connection failed: with an error, a panic or a kill, or it was lost (the table of ends,
-    /// E1).
+    /// [E1](crate::guide::rules#e1)).
     #[non_exhaustive]
     ConnectionFailed {
         /// The listener that accepted the connection.
@@ -126,14 +128,14 @@ pub enum Event<A = SocketAddr> {
         /// The peer's address.
         peer: A,
         /// The addresses of the transport, usually a proxy's, if the handshake has replaced them
-        /// (H5).
+        /// ([H5](crate::guide::rules#h5)).
         transport: Option<Box<Transport<A>>>,
         /// Its age.
         age: Duration,
         /// How it failed.
         failure: Failure,
     },
-    /// A connection began (O4). It is reported if the spec [asks for
+    /// A connection began ([O4](crate::guide::rules#o4)). It is reported if the spec [asks for
     /// it](crate::Settings::connection_reports).
     #[non_exhaustive]
     ConnectionBegan {
@@ -146,8 +148,9 @@ pub enum Event<A = SocketAddr> {
         /// Its local address.
         local_addr: A,
     },
-    /// A connection ended without a failure, or was killed by a stop (O4). It is reported if the
-    /// spec [asks for it](crate::Settings::connection_reports). Any other end is a
+    /// A connection ended without a failure, or was killed by a stop
+    /// ([O4](crate::guide::rules#o4)). It is reported if the spec [asks for
+    /// it](crate::Settings::connection_reports). Any other end is a
     /// [`ConnectionFailed`](Event::ConnectionFailed), a [`Disconnected`](Event::Disconnected) or a
     /// [`HandshakeFailed`](Event::HandshakeFailed) instead.
     #[non_exhaustive]
@@ -159,7 +162,7 @@ pub enum Event<A = SocketAddr> {
         /// The peer's address.
         peer: A,
         /// The addresses of the transport, usually a proxy's, if the handshake has replaced them
-        /// (H5).
+        /// ([H5](crate::guide::rules#h5)).
         transport: Option<Box<Transport<A>>>,
         /// Its age.
         age: Duration,
@@ -168,8 +171,8 @@ pub enum Event<A = SocketAddr> {
         /// The [reason](crate::Exit::clean) of a clean exit, if it has one.
         reason: Option<Cow<'static, str>>,
     },
-    /// The peer of a connection is gone (E5). It is reported if the spec [asks for
-    /// it](crate::Settings::connection_reports).
+    /// The peer of a connection is gone ([E5](crate::guide::rules#e5)). It is reported if the spec
+    /// [asks for it](crate::Settings::connection_reports).
     #[non_exhaustive]
     Disconnected {
         /// The listener that accepted it.
@@ -179,15 +182,15 @@ pub enum Event<A = SocketAddr> {
         /// The peer's address.
         peer: A,
         /// The addresses of the transport, usually a proxy's, if the handshake has replaced them
-        /// (H5).
+        /// ([H5](crate::guide::rules#h5)).
         transport: Option<Box<Transport<A>>>,
         /// Its age.
         age: Duration,
         /// The error that `serve` returned.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// A handshake failed or exceeded its deadline (H4). It is reported if the spec [asks for
-    /// it](crate::Settings::connection_reports).
+    /// A handshake failed or exceeded its deadline ([H4](crate::guide::rules#h4)). It is reported
+    /// if the spec [asks for it](crate::Settings::connection_reports).
     #[non_exhaustive]
     HandshakeFailed {
         /// The listener that accepted it.
@@ -197,7 +200,7 @@ pub enum Event<A = SocketAddr> {
         /// The peer's address.
         peer: A,
         /// The addresses of the transport, usually a proxy's, if the handshake has replaced them
-        /// (H5).
+        /// ([H5](crate::guide::rules#h5)).
         transport: Option<Box<Transport<A>>>,
         /// Its age.
         age: Duration,
@@ -206,21 +209,22 @@ pub enum Event<A = SocketAddr> {
         /// The error, if there is one.
         error: Option<Arc<dyn Error + Send + Sync>>,
     },
-    /// A listener failed and was closed (L4). Its address can be bound again (L8).
+    /// A listener failed and was closed ([L4](crate::guide::rules#l4)). Its address can be bound
+    /// again ([L8](crate::guide::rules#l8)).
     #[non_exhaustive]
     ListenerFailed {
         /// The listener.
         listener: ListenerId,
         /// The address that it was bound to.
         local_addr: A,
-        /// The number of listeners of the pool that are still open (L9).
+        /// The number of listeners of the pool that are still open ([L9](crate::guide::rules#l9)).
         listeners_left: usize,
         /// The error that `accept` returned, or one that says that `accept` panicked or that the
         /// runtime dropped the listener's task.
         error: Arc<io::Error>,
     },
-    /// A listener pauses for lack of resources (A2). It is reported at most once a second for each
-    /// listener.
+    /// A listener pauses for lack of resources ([A2](crate::guide::rules#a2)). It is reported at
+    /// most once a second for each listener.
     #[non_exhaustive]
     AcceptPaused {
         /// The listener.
@@ -234,26 +238,27 @@ pub enum Event<A = SocketAddr> {
         /// The number of earlier pauses without a report of their own.
         suppressed: u64,
     },
-    /// The stop had to kill children (S6).
+    /// The stop had to kill children ([S6](crate::guide::rules#s6)).
     #[non_exhaustive]
     KilledWhileStopping {
         /// The number of children.
         count: usize,
     },
-    /// Children did not suspend after the kill and were abandoned (S8).
+    /// Children did not suspend after the kill and were abandoned ([S8](crate::guide::rules#s8)).
     #[non_exhaustive]
     Stuck {
         /// The number of children.
         count: usize,
     },
-    /// The pool stops on its own: because of too many failures (I3), because its last listener
-    /// failed (L9), or because the runtime dropped the pool's own task (S9).
+    /// The pool stops on its own: because of too many failures ([I3](crate::guide::rules#i3)),
+    /// because its last listener failed ([L9](crate::guide::rules#l9)), or because the runtime
+    /// dropped the pool's own task ([S9](crate::guide::rules#s9)).
     #[non_exhaustive]
     PoolStopped {
         /// The reason.
         reason: StopReason,
     },
-    /// Reports were dropped, because too many waited for delivery (O2).
+    /// Reports were dropped, because too many waited for delivery ([O2](crate::guide::rules#o2)).
     #[non_exhaustive]
     ReportsLost {
         /// The numbers of dropped reports by kind.
@@ -383,7 +388,7 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// The numbers of dropped reports, by [`EventKind`] (O2).
+/// The numbers of dropped reports, by [`EventKind`] ([O2](crate::guide::rules#o2)).
 ///
 /// ```
 /// use acceptor_core::{EventKind, Losses};
@@ -597,7 +602,7 @@ impl<A: Debug> fmt::Display for Report<A> {
     }
 }
 
-/// Receives the reports of a pool (O1, O2).
+/// Receives the reports of a pool ([O1](crate::guide::rules#o1), [O2](crate::guide::rules#o2)).
 ///
 /// Reports arrive one at a time, in the order of their events, from a task of the pool's own. An
 /// observer may block. Then it delays the reports that follow, of which 1,024 are kept and the

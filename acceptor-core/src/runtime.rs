@@ -9,9 +9,9 @@ use std::time::Instant;
 
 /// The services that a pool needs from an async runtime.
 ///
-/// The value carries every option of spawning (B11): the pool's tasks run where and as it says.
-/// Adapter crates implement it; users of a pool only pass it on. An implementation makes no
-/// decisions: it does not retry, sleep or log.
+/// The value carries every option of spawning ([B11](crate::guide::rules#b11)): the pool's tasks
+/// run where and as it says. Adapter crates implement it; users of a pool only pass it on. An
+/// implementation makes no decisions: it does not retry, sleep or log.
 ///
 /// ```
 /// use std::time::Instant;
@@ -60,8 +60,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     ///
     /// The pool calls it when a listener is [added on a runtime of its
     /// own](crate::Pool::add_listener_on), to know which children wait for the same threads: as
-    /// long as their runtime polls any task of the pool, they are not stuck (S8). The default
-    /// returns `false`, so that each such listener counts as alone on its runtime.
+    /// long as their runtime polls any task of the pool, they are not stuck
+    /// ([S8](crate::guide::rules#s8)). The default returns `false`, so that each such listener
+    /// counts as alone on its runtime.
     fn is_same(&self, other: &Self) -> bool {
         let _ = other;
         false

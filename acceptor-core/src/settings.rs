@@ -12,17 +12,19 @@ use crate::accept_error::AcceptErrorKind;
 use crate::policy::{ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown};
 use crate::report::Observer;
 
-/// A function that classifies an error of `accept` (A4).
+/// A function that classifies an error of `accept` ([A4](crate::guide::rules#a4)).
 pub type AcceptErrorFn = dyn Fn(&io::Error) -> AcceptErrorKind + Send + Sync;
 
-/// A function that returns whether an error of `serve` means that the peer is gone (E5).
+/// A function that returns whether an error of `serve` means that the peer is gone
+/// ([E5](crate::guide::rules#e5)).
 pub type PeerGoneFn = dyn Fn(&(dyn Error + 'static)) -> bool + Send + Sync;
 
 /// The configuration of a pool, except its acceptor.
 ///
 /// A [`Spec`](crate::Spec) contains the settings of a pool to start, and has a method to set each
 /// of them. [`Pool::update`](crate::Pool::update) changes the settings of a running pool. The pool
-/// checks all of them when it starts, or when they change, and the error names the field (V1).
+/// checks all of them when it starts, or when they change, and the error names the field
+/// ([V1](crate::guide::rules#v1)).
 ///
 /// ```
 /// use std::time::Duration;
@@ -39,51 +41,55 @@ pub type PeerGoneFn = dyn Fn(&(dyn Error + 'static)) -> bool + Send + Sync;
 pub struct Settings<A = SocketAddr> {
     /// The pool's name in lists and reports: 1 to 255 bytes without control characters.
     pub id: Arc<str>,
-    /// Which ends of connections count towards restart intensity (the table of ends, E1). Default:
-    /// temporary.
+    /// Which ends of connections count towards restart intensity (the table of ends,
+    /// [E1](crate::guide::rules#e1)). Default: temporary.
     #[doc(alias = "restart strategy")]
     pub restart: Restart,
-    /// The number of counted failures within the period that the pool survives (I1). Default: 1.
+    /// The number of counted failures within the period that the pool survives
+    /// ([I1](crate::guide::rules#i1)). Default: 1.
     #[doc(alias = "max_restarts")]
     #[doc(alias = "restart intensity")]
     pub intensity: u32,
-    /// The time over which failures are counted (I1, I2); must be positive. Default: 5 s.
+    /// The time over which failures are counted ([I1](crate::guide::rules#i1),
+    /// [I2](crate::guide::rules#i2)); must be positive. Default: 5 s.
     #[doc(alias = "max_seconds")]
     pub period: Duration,
-    /// The kind of the children (Q2). Default: workers.
+    /// The kind of the children ([Q2](crate::guide::rules#q2)). Default: workers.
     pub child_type: ChildType,
     /// How long a stop continues to accept and serve while the pool already shows that it is
-    /// stopping (S2). Default: zero.
+    /// stopping ([S2](crate::guide::rules#s2)). Default: zero.
     #[doc(alias = "readiness")]
     pub lame_duck: Duration,
-    /// How long a stop leaves connections undisturbed after the listeners have closed (S4).
-    /// Default: zero.
+    /// How long a stop leaves connections undisturbed after the listeners have closed
+    /// ([S4](crate::guide::rules#s4)). Default: zero.
     #[doc(alias = "graceful shutdown")]
     pub grace: Grace,
-    /// How a stop treats connections that are left after the grace (S5, S6). `None`, the default,
-    /// means within 5 s for workers, and unlimited for supervisors.
+    /// How a stop treats connections that are left after the grace ([S5](crate::guide::rules#s5),
+    /// [S6](crate::guide::rules#s6)). `None`, the default, means within 5 s for workers, and
+    /// unlimited for supervisors.
     #[doc(alias = "graceful shutdown")]
     pub shutdown: Option<Shutdown>,
-    /// How long to wait after the kill for a child that does not suspend (S8); must be positive.
-    /// Default: 1 s.
+    /// How long to wait after the kill for a child that does not suspend
+    /// ([S8](crate::guide::rules#s8)); must be positive. Default: 1 s.
     pub kill_timeout: Duration,
-    /// The deadline of a handshake (H3): positive, or `None` for no limit. Default: 10 s. A change
-    /// applies to handshakes that begin later. Handshakes that fail are reported if
-    /// [`connection_reports`](Settings::connection_reports) asks for it.
+    /// The deadline of a handshake ([H3](crate::guide::rules#h3)): positive, or `None` for no
+    /// limit. Default: 10 s. A change applies to handshakes that begin later. Handshakes that fail
+    /// are reported if [`connection_reports`](Settings::connection_reports) asks for it.
     pub handshake_timeout: Option<Duration>,
-    /// Which connections are reported (O4). Default: those that fail.
+    /// Which connections are reported ([O4](crate::guide::rules#o4)). Default: those that fail.
     pub connection_reports: ConnectionReports,
-    /// The reaction to the failure of the last listener (L9). Default: continue.
+    /// The reaction to the failure of the last listener ([L9](crate::guide::rules#l9)). Default:
+    /// continue.
     pub last_listener: LastListener,
     /// The observer, which gets the pool's [reports](crate::Report) in addition to `tracing`.
     /// Default: none.
     pub observer: Option<Arc<dyn Observer<A>>>,
-    /// The classifier of accept errors (A4). `None`, the default, means
+    /// The classifier of accept errors ([A4](crate::guide::rules#a4)). `None`, the default, means
     /// [`AcceptErrorKind::classify`]. If the function panics, the error counts as one of resources.
     pub accept_errors: Option<Arc<AcceptErrorFn>>,
-    /// The test whether an error means that the peer is gone (E5). `None`, the default, means
-    /// [`is_peer_gone`](crate::is_peer_gone). If the function panics, the peer does not count as
-    /// gone.
+    /// The test whether an error means that the peer is gone ([E5](crate::guide::rules#e5)).
+    /// `None`, the default, means [`is_peer_gone`](crate::is_peer_gone). If the function panics,
+    /// the peer does not count as gone.
     pub peer_gone: Option<Arc<PeerGoneFn>>,
 }
 

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 
 /// The specification of a pool: its acceptor and its [`Settings`].
 ///
-/// The pool checks all fields when it starts or is reconfigured (V1).
+/// The pool checks all fields when it starts or is reconfigured ([V1](crate::guide::rules#v1)).
 ///
 /// | field | default | allowed |
 /// |---|---|---|
@@ -78,7 +78,8 @@ impl<Acc, A> Spec<Acc, A> {
         Self { acceptor, settings }
     }
 
-    /// Sets which ends of connections count towards restart intensity (the table of ends, E1).
+    /// Sets which ends of connections count towards restart intensity (the table of ends,
+    /// [E1](crate::guide::rules#e1)).
     ///
     /// ```
     /// # use acceptor_core::{Restart, Spec};
@@ -91,8 +92,8 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets the number of counted failures within the period that the pool survives (I1). One more
-    /// stops the pool.
+    /// Sets the number of counted failures within the period that the pool survives
+    /// ([I1](crate::guide::rules#i1)). One more stops the pool.
     ///
     /// The pool stores the time of each failure within the period: 16 bytes each, for at most one
     /// more than this number.
@@ -106,9 +107,9 @@ impl<Acc, A> Spec<Acc, A> {
     /// # Surviving an outage
     ///
     /// While `init` fails, one acceptor of a listener at a time tries again: at once, after 1 ms, 2
-    /// ms, 4 ms and so on, then once a second (B4). In a period of `p` seconds these are at most `9
-    /// + p` retries, with `p` rounded up. A pool survives an outage of any length if its intensity
-    /// is at least
+    /// ms, 4 ms and so on, then once a second ([B4](crate::guide::rules#b4)). In a period of `p`
+    /// seconds these are at most `9 + p` retries, with `p` rounded up. A pool survives an outage of
+    /// any length if its intensity is at least
     ///
     /// ```text
     /// acceptors of all listeners + listeners × (9 + p)
@@ -122,7 +123,8 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets the time over which failures are counted (I1, I2). It must be positive.
+    /// Sets the time over which failures are counted ([I1](crate::guide::rules#i1),
+    /// [I2](crate::guide::rules#i2)). It must be positive.
     ///
     /// ```
     /// # use acceptor_core::Spec;
@@ -137,7 +139,7 @@ impl<Acc, A> Spec<Acc, A> {
     }
 
     /// Sets how long a stop continues to accept and serve, while the pool already shows that it is
-    /// stopping (S2).
+    /// stopping ([S2](crate::guide::rules#s2)).
     ///
     /// A load balancer can stop sending clients meanwhile: see
     /// [`Pool::stopping`](crate::Pool::stopping).
@@ -155,8 +157,8 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets how long a stop leaves connections undisturbed after the listeners have closed (S4): a
-    /// [`Duration`] or [`Grace::Unlimited`].
+    /// Sets how long a stop leaves connections undisturbed after the listeners have closed
+    /// ([S4](crate::guide::rules#s4)): a [`Duration`] or [`Grace::Unlimited`].
     ///
     /// The grace ends early when the last connection ends.
     ///
@@ -172,8 +174,9 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets how a stop treats connections that are left after the grace (S5, S6): a [`Duration`] or
-    /// a [`Shutdown`].
+    /// Sets how a stop treats connections that are left after the grace
+    /// ([S5](crate::guide::rules#s5), [S6](crate::guide::rules#s6)): a [`Duration`] or a
+    /// [`Shutdown`].
     ///
     /// ```
     /// # use acceptor_core::{Shutdown, Spec};
@@ -187,7 +190,7 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets the kind of the children (Q2).
+    /// Sets the kind of the children ([Q2](crate::guide::rules#q2)).
     ///
     /// ```
     /// # use acceptor_core::{ChildType, Spec};
@@ -201,8 +204,8 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets how long to wait after the kill for a child that does not suspend (S8). It must be
-    /// positive.
+    /// Sets how long to wait after the kill for a child that does not suspend
+    /// ([S8](crate::guide::rules#s8)). It must be positive.
     ///
     /// The pool's own task abandons such a child, which it cannot do on a runtime whose only thread
     /// is blocked.
@@ -218,7 +221,8 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets the deadline of a handshake (H3). It must be positive; `None` means no limit.
+    /// Sets the deadline of a handshake ([H3](crate::guide::rules#h3)). It must be positive; `None`
+    /// means no limit.
     ///
     /// ```
     /// # use acceptor_core::Spec;
@@ -247,7 +251,7 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets which connections are reported to the observer (O4).
+    /// Sets which connections are reported to the observer ([O4](crate::guide::rules#o4)).
     ///
     /// ```
     /// # use acceptor_core::{ConnectionReports, Spec};
@@ -259,7 +263,7 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Sets the reaction to the failure of the last listener (L9).
+    /// Sets the reaction to the failure of the last listener ([L9](crate::guide::rules#l9)).
     ///
     /// ```
     /// # use acceptor_core::{LastListener, Spec};
@@ -271,7 +275,7 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Replaces the classification of accept errors (A4).
+    /// Replaces the classification of accept errors ([A4](crate::guide::rules#a4)).
     ///
     /// Call [`AcceptErrorKind::classify`] for the errors that the function does not decide. If the
     /// function panics, the error counts as one of resources.
@@ -293,7 +297,8 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
-    /// Replaces the test whether an error of `serve` means that the peer is gone (E5).
+    /// Replaces the test whether an error of `serve` means that the peer is gone
+    /// ([E5](crate::guide::rules#e5)).
     ///
     /// Call [`is_peer_gone`](crate::is_peer_gone) for the errors that the function does not decide.
     /// If the function panics, the peer does not count as gone. The function gets the error itself,
@@ -331,7 +336,8 @@ impl<Acc, A> fmt::Debug for Spec<Acc, A> {
     }
 }
 
-/// The result of a pool's init function (R3); see [`Pool::start_with`](crate::Pool::start_with).
+/// The result of a pool's init function ([R3](crate::guide::rules#r3)); see
+/// [`Pool::start_with`](crate::Pool::start_with).
 ///
 /// ```
 /// use acceptor_core::{BoxError, Configure, Spec};

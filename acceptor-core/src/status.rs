@@ -11,7 +11,7 @@ use crate::policy::ChildType;
 use crate::stop_report::Phase;
 use crate::text::{EscapedDebug, Tag};
 
-/// The numbers of a pool's children by kind, exact at every moment (Q3).
+/// The numbers of a pool's children by kind, exact at every moment ([Q3](crate::guide::rules#q3)).
 ///
 /// ```
 /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -57,7 +57,8 @@ impl fmt::Display for Counts {
     }
 }
 
-/// The numbers of a pool's children in the form of Erlang's `count_children` (Q2).
+/// The numbers of a pool's children in the form of Erlang's `count_children`
+/// ([Q2](crate::guide::rules#q2)).
 ///
 /// [`Pool::count_children`](crate::Pool::count_children) returns it.
 ///
@@ -139,7 +140,7 @@ impl fmt::Display for PoolState {
     }
 }
 
-/// The state of a listener (Q5).
+/// The state of a listener ([Q5](crate::guide::rules#q5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ListenerState {
@@ -147,10 +148,10 @@ pub enum ListenerState {
     Starting,
     /// Connections are accepted.
     Accepting,
-    /// Accepting is paused for lack of resources (A2).
+    /// Accepting is paused for lack of resources ([A2](crate::guide::rules#a2)).
     Resources,
     /// It was asked to close, or the pool is stopping, and its socket is still open: it accepts the
-    /// connections that the system has queued (L7).
+    /// connections that the system has queued ([L7](crate::guide::rules#l7)).
     Closing,
 }
 
@@ -165,12 +166,13 @@ impl fmt::Display for ListenerState {
     }
 }
 
-/// The state of an acceptor (Q5).
+/// The state of an acceptor ([Q5](crate::guide::rules#q5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcceptorState {
-    /// Its start is delayed: starts are spaced (B3, B4, B6), or it is one of many that are about to
-    /// start.
+    /// Its start is delayed: starts are spaced ([B3](crate::guide::rules#b3),
+    /// [B4](crate::guide::rules#b4), [B6](crate::guide::rules#b6)), or it is one of many that are
+    /// about to start.
     Spaced,
     /// It is in `init`.
     Init,
@@ -191,7 +193,7 @@ impl fmt::Display for AcceptorState {
     }
 }
 
-/// An entry of the list of acceptors (Q5).
+/// An entry of the list of acceptors ([Q5](crate::guide::rules#q5)).
 ///
 /// ```
 /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -233,7 +235,7 @@ impl fmt::Display for AcceptorRecord {
     }
 }
 
-/// An entry of the list of listeners: one whose socket is open (Q1).
+/// An entry of the list of listeners: one whose socket is open ([Q1](crate::guide::rules#q1)).
 ///
 /// ```
 /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -254,7 +256,7 @@ pub struct ListenerRecord<A = SocketAddr> {
     pub id: ListenerId,
     /// Its [tag](crate::ListenerSettings::tag), if it has one.
     pub tag: Option<Arc<str>>,
-    /// The id of the pool's current spec (R1).
+    /// The id of the pool's current spec ([R1](crate::guide::rules#r1)).
     pub spec: Arc<str>,
     /// The address that it is bound to, with its port resolved.
     pub local_addr: A,
@@ -266,9 +268,10 @@ pub struct ListenerRecord<A = SocketAddr> {
     pub state: ListenerState,
     /// The total number of connections that it accepted.
     pub accepted: u64,
-    /// The total number of connections that were gone before they could be accepted (A1).
+    /// The total number of connections that were gone before they could be accepted
+    /// ([A1](crate::guide::rules#a1)).
     pub skipped: u64,
-    /// The total number of its pauses for lack of resources (A2).
+    /// The total number of its pauses for lack of resources ([A2](crate::guide::rules#a2)).
     pub pauses: u64,
 }
 
@@ -290,7 +293,7 @@ impl<A: Debug> fmt::Display for ListenerRecord<A> {
     }
 }
 
-/// The state of a connection (Q1).
+/// The state of a connection ([Q1](crate::guide::rules#q1)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionState {
@@ -298,7 +301,8 @@ pub enum ConnectionState {
     Handshaking,
     /// It is in `serve`.
     Serving,
-    /// `serve` has returned, and a [`Guard`](crate::Guard) keeps the connection (E6).
+    /// `serve` has returned, and a [`Guard`](crate::Guard) keeps the connection
+    /// ([E6](crate::guide::rules#e6)).
     Guarded,
 }
 
@@ -312,7 +316,7 @@ impl fmt::Display for ConnectionState {
     }
 }
 
-/// An entry of the list of open connections (Q1).
+/// An entry of the list of open connections ([Q1](crate::guide::rules#q1)).
 ///
 /// ```
 /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -334,7 +338,7 @@ impl fmt::Display for ConnectionState {
 pub struct ConnectionRecord<A = SocketAddr> {
     /// The id of the connection.
     pub id: ChildId,
-    /// The id of the pool's current spec (R1).
+    /// The id of the pool's current spec ([R1](crate::guide::rules#r1)).
     pub spec: Arc<str>,
     /// The listener that accepted it.
     pub listener: ListenerId,
@@ -344,7 +348,8 @@ pub struct ConnectionRecord<A = SocketAddr> {
     pub peer_addr: A,
     /// The local address.
     pub local_addr: A,
-    /// The addresses of the transport, if its handshake has replaced them (H5).
+    /// The addresses of the transport, if its handshake has replaced them
+    /// ([H5](crate::guide::rules#h5)).
     pub transport: Option<Transport<A>>,
     /// Its state.
     pub state: ConnectionState,
@@ -368,7 +373,7 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
     }
 }
 
-/// The state of a whole pool as one value (Q4).
+/// The state of a whole pool as one value ([Q4](crate::guide::rules#q4)).
 ///
 /// Its `Display` is a line for the pool, and one for each listener and connection.
 ///
@@ -389,7 +394,7 @@ impl<A: Debug> fmt::Display for ConnectionRecord<A> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status<A = SocketAddr> {
-    /// The id of the pool's current spec (R1).
+    /// The id of the pool's current spec ([R1](crate::guide::rules#r1)).
     pub spec: Arc<str>,
     /// The state of the pool.
     pub state: PoolState,

@@ -1,4 +1,5 @@
-//! The result of a stop: its reason, its phases, and how the children ended (S1, S7).
+//! The result of a stop: its reason, its phases, and how the children ended
+//! ([S1](crate::guide::rules#s1), [S7](crate::guide::rules#s7)).
 
 use std::fmt::{self, Debug};
 use std::net::SocketAddr;
@@ -18,14 +19,17 @@ use crate::text::{EscapedDebug, write_counts};
 #[doc(alias = "graceful shutdown")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// The pool still accepts and serves, but shows that it is about to stop (S2).
+    /// The pool still accepts and serves, but shows that it is about to stop
+    /// ([S2](crate::guide::rules#s2)).
     LameDuck,
     /// The listeners close. Connections are then left undisturbed for the grace; no child is asked
-    /// to stop (S3, S4).
+    /// to stop ([S3](crate::guide::rules#s3), [S4](crate::guide::rules#s4)).
     Grace,
-    /// Children that trapped the stop are signalled, the others are dropped (S5).
+    /// Children that trapped the stop are signalled, the others are dropped
+    /// ([S5](crate::guide::rules#s5)).
     Stop,
-    /// The remaining children are killed (S6, S8).
+    /// The remaining children are killed ([S6](crate::guide::rules#s6),
+    /// [S8](crate::guide::rules#s8)).
     Kill,
 }
 
@@ -57,13 +61,15 @@ impl fmt::Display for Phase {
 pub enum StopReason {
     /// `stop` or `kill` was called.
     Requested,
-    /// More counted failures within the period than the intensity allows (I1).
+    /// More counted failures within the period than the intensity allows
+    /// ([I1](crate::guide::rules#i1)).
     Intensity,
-    /// The `Pool` was dropped (S9).
+    /// The `Pool` was dropped ([S9](crate::guide::rules#s9)).
     OwnerDropped,
     /// The runtime dropped the pool's own task.
     RuntimeGone,
-    /// The last listener failed, and the spec says that the pool stops then (L9).
+    /// The last listener failed, and the spec says that the pool stops then
+    /// ([L9](crate::guide::rules#l9)).
     ListenersFailed,
 }
 
@@ -79,7 +85,7 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// How a child ended (the table of ends, E1).
+/// How a child ended (the table of ends, [E1](crate::guide::rules#e1)).
 ///
 /// ```
 /// use acceptor_core::{EndKind, Exit};
@@ -95,10 +101,10 @@ pub enum EndKind {
     Normal,
     /// `serve` returned [`Exit::clean`](crate::Exit::clean).
     Clean,
-    /// `serve` returned an error that means that the peer is gone (E5), or
-    /// [`Exit::disconnected`](crate::Exit::disconnected).
+    /// `serve` returned an error that means that the peer is gone ([E5](crate::guide::rules#e5)),
+    /// or [`Exit::disconnected`](crate::Exit::disconnected).
     Disconnected,
-    /// The handshake failed or exceeded its deadline (H4).
+    /// The handshake failed or exceeded its deadline ([H4](crate::guide::rules#h4)).
     HandshakeFailed,
     /// `serve` or `init` returned another error.
     Error,
@@ -190,7 +196,7 @@ impl fmt::Display for Ends {
 }
 
 /// The result of a pool: why it stopped, how its last children ended, and how long the stop took
-/// (S7).
+/// ([S7](crate::guide::rules#s7)).
 ///
 /// It counts the ends from the moment the stop began. [`Pool::stop`](crate::Pool::stop) and
 /// [`Pool::join`](crate::Pool::join) return it.
@@ -217,13 +223,15 @@ pub struct StopReport<A = SocketAddr> {
     /// The time from the call that began the stop to the end of the last child, or to the close of
     /// the last socket if that was later. If a child is stuck, it ends with the kill timeout.
     pub elapsed: Duration,
-    /// The number of children that did not suspend after the kill and were abandoned (S8).
+    /// The number of children that did not suspend after the kill and were abandoned
+    /// ([S8](crate::guide::rules#s8)).
     ///
     /// Each still blocks a thread of its runtime. Dropping the runtime, as a return from `main`
     /// does, would wait for that thread: if this is not 0, leave with [`std::process::exit`].
     pub stuck: usize,
     /// The number of reports that the observer did not get: those that did not fit into the outbox,
-    /// and those not delivered within a kill timeout after the last child had ended (O2).
+    /// and those not delivered within a kill timeout after the last child had ended
+    /// ([O2](crate::guide::rules#o2)).
     pub undelivered: u64,
     /// Connections that ended after the grace, or not at all: at most 16, oldest first. They are
     /// the reason if the stop took long. With a grace of zero, every connection that was open is
@@ -233,7 +241,7 @@ pub struct StopReport<A = SocketAddr> {
     pub(crate) acceptors: [Ends; 4],
 }
 
-/// A connection that ended after the grace of a stop (S7).
+/// A connection that ended after the grace of a stop ([S7](crate::guide::rules#s7)).
 ///
 /// ```
 /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }

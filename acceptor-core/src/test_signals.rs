@@ -88,19 +88,20 @@ struct TestControl {
 }
 
 impl TestSignals {
-    /// Signals *draining*: the connection's listener begins to close (N1).
+    /// Signals *draining*: the connection's listener begins to close
+    /// ([N1](crate::guide::rules#n1)).
     pub fn drain(&self) {
         self.control.draining.set();
     }
 
-    /// Signals the stop phase (N2). A pool would drop a `serve` that has not
-    /// [trapped](TestSignals::is_stop_trapped) the stop.
+    /// Signals the stop phase ([N2](crate::guide::rules#n2)). A pool would drop a `serve` that has
+    /// not [trapped](TestSignals::is_stop_trapped) the stop.
     pub fn stop(&self) {
         self.control.stop.set();
     }
 
-    /// Signals the kill (E4). A pool would drop `serve`; the holders of guards see
-    /// [`Guard::killed`](crate::Guard::killed) (E6).
+    /// Signals the kill ([E4](crate::guide::rules#e4)). A pool would drop `serve`; the holders of
+    /// guards see [`Guard::killed`](crate::Guard::killed) ([E6](crate::guide::rules#e6)).
     pub fn kill(&self) {
         self.control.killed.set();
     }
@@ -110,7 +111,7 @@ impl TestSignals {
         self.control.trapped.load(Ordering::SeqCst)
     }
 
-    /// Returns the number of guards of the connection that are held (E6).
+    /// Returns the number of guards of the connection that are held ([E6](crate::guide::rules#e6)).
     pub fn guards(&self) -> u64 {
         self.control.guards.load(Ordering::SeqCst)
     }

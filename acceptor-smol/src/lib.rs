@@ -67,17 +67,18 @@
 //! [`SmolRuntime::current`] runs the pool's tasks on smol's global executor, which has one thread
 //! unless the environment variable `SMOL_THREADS` asks for more. On a single thread, a `serve` that
 //! blocks holds up the whole pool. [`SmolRuntime::with_executor`] runs the tasks on an
-//! [`Executor`](smol::Executor) of your own, on the threads that run it.
+//! [`Executor`] of your own, on the threads that run it.
 //!
 //! # Testing
 //!
-//! [`Connection::for_test`] creates a connection from any stream, to test a `serve` without a socket or
-//! a pool.
+//! [`Connection::for_test`] creates a connection from any stream, to test a `serve` without a
+//! socket or a pool.
 //!
 //! # Rules
 //!
-//! A letter with a number, such as (L4), refers to a rule that every pool follows, on every runtime.
-//! They are listed in [`guide::rules`], and each of them has a test.
+//! A letter with a number, such as ([L4](acceptor_core::guide::rules#l4)), refers to a rule that
+//! every pool follows, on every runtime. They are listed in [`guide::rules`], and each of them has
+//! a test.
 //!
 //! # Features
 //!
@@ -143,7 +144,8 @@ pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<SmolRuntime, L>
 /// ```
 pub type Connection<S = smol::net::TcpStream, A = SocketAddr> = acceptor_core::Connection<S, A>;
 
-/// An executor of smol, on which the pool's tasks run wherever the pool is called from (B11).
+/// An executor of smol, on which the pool's tasks run wherever the pool is called from
+/// ([B11](acceptor_core::guide::rules#b11)).
 ///
 /// ```
 /// use acceptor_smol::{Runtime, SmolRuntime};
@@ -276,8 +278,8 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket (V4), and
-    /// the system's errors.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket
+    /// ([V4](acceptor_core::guide::rules#v4)), and the system's errors.
     pub fn from_std(listener: std::net::TcpListener, _runtime: &SmolRuntime) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         let listener = listener.try_into()?;
@@ -327,7 +329,7 @@ impl TryFrom<smol::net::TcpListener> for TcpListener {
     type Error = io::Error;
 
     /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket
-    /// (V4).
+    /// ([V4](acceptor_core::guide::rules#v4)).
     fn try_from(listener: smol::net::TcpListener) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         Ok(Self { listener })

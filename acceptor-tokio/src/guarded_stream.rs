@@ -8,7 +8,8 @@ use acceptor_core::Guard;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream with a [`Guard`] of its connection. Reads and writes go to the inner stream and fail
-/// once the connection is killed; the stream is dropped before its guard (E6).
+/// once the connection is killed; the stream is dropped before its guard
+/// ([E6](acceptor_core::guide::rules#e6)).
 ///
 /// A `serve` that hands its stream on to another task hands this one on, so that the connection
 /// stays in the pool: listed, counted, stopped and killed.

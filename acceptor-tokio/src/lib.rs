@@ -192,7 +192,8 @@ pub type PoolHandle<L = TcpListener> = acceptor_core::PoolHandle<TokioRuntime, L
 /// ```
 pub type Connection<S = tokio::net::TcpStream, A = SocketAddr> = acceptor_core::Connection<S, A>;
 
-/// A tokio runtime, on which the pool's tasks run wherever the pool is called from (B11).
+/// A tokio runtime, on which the pool's tasks run wherever the pool is called from
+/// ([B11](acceptor_core::guide::rules#b11)).
 ///
 /// ```
 /// use acceptor_tokio::{Runtime, TokioRuntime};
@@ -325,8 +326,8 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket (V4), and
-    /// the system's errors.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket
+    /// ([V4](acceptor_core::guide::rules#v4)), and the system's errors.
     ///
     /// # Panics
     ///
@@ -377,7 +378,7 @@ impl TryFrom<tokio::net::TcpListener> for TcpListener {
     type Error = io::Error;
 
     /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a listening TCP socket
-    /// (V4).
+    /// ([V4](acceptor_core::guide::rules#v4)).
     fn try_from(listener: tokio::net::TcpListener) -> io::Result<Self> {
         check_tcp_listener(&listener)?;
         Ok(Self { listener })

@@ -13,7 +13,8 @@ use crate::guard::Guard;
 use crate::latch::LatchWait;
 
 /// A stream with a [`Guard`] of its connection. Reads and writes go to the inner stream and fail
-/// once the connection is killed; the stream is dropped before its guard (E2, E6).
+/// once the connection is killed; the stream is dropped before its guard
+/// ([E2](crate::guide::rules#e2), [E6](crate::guide::rules#e6)).
 ///
 /// It implements the I/O traits of `futures`. A runtime with other traits has a type of its own,
 /// built from this one with [`poll_read_with`](GuardedStream::poll_read_with) and

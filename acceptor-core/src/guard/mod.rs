@@ -20,19 +20,19 @@ use crate::sync::catch_panic;
 pub use guarded_stream::GuardedStream;
 
 /// Keeps a connection in its pool: it has not ended until `serve` has returned and every guard
-/// taken from it is dropped (E6).
+/// taken from it is dropped ([E6](crate::guide::rules#e6)).
 ///
 /// Use it for protocols that hand their stream on to a task of their own, such as a WebSocket or a
 /// tunnel. The connection stays listed, as *guarded* once `serve` has returned, and stays counted.
 /// A stop gives it its grace, signals it and kills it like any other connection.
 /// [`Lifecycle::guard`](crate::Lifecycle::guard) returns a guard, and a clone is another one.
 ///
-/// Taking a guard traps the stop (N2). The holder must watch
+/// Taking a guard traps the stop ([N2](crate::guide::rules#n2)). The holder must watch
 /// [`Lifecycle::trap_stop`](crate::Lifecycle::trap_stop); otherwise the connection is killed when
 /// the shutdown timeout is over. From the kill on, the adapters' `GuardedStream` fails. Any other
 /// holder must watch [`killed`](Guard::killed) and drop the guard. If a guard is still held a kill
-/// timeout after the kill, the connection is stuck (S8): the pool ends without it. Dropping the
-/// guard later is harmless.
+/// timeout after the kill, the connection is stuck ([S8](crate::guide::rules#s8)): the pool ends
+/// without it. Dropping the guard later is harmless.
 ///
 /// A connection that is killed while it is guarded ends as *killed*; otherwise its end is that of
 /// `serve`. The pool does not see a panic of a task that merely holds a guard. To attribute a panic

@@ -11,13 +11,15 @@ use std::os::windows::io::AsSocket as AsDescriptor;
 
 use socket2::{SockAddr, SockRef, Socket, Type};
 
-/// Checks that a descriptor is a listening stream socket, of any family (V4).
+/// Checks that a descriptor is a listening stream socket, of any family
+/// ([V4](crate::guide::rules#v4)).
 ///
 /// Constructors of listeners call it, before anything changes the descriptor, such as its blocking
 /// mode. On Windows it takes any `AsSocket`.
 ///
 /// Apple's systems, NetBSD, OpenBSD and Windows do not say whether a socket listens. There a socket
-/// that is not connected passes, and its first `accept` fails with an error of the listener (A3).
+/// that is not connected passes, and its first `accept` fails with an error of the listener
+/// ([A3](crate::guide::rules#a3)).
 ///
 /// # Errors
 ///
@@ -50,7 +52,7 @@ pub fn check_listener(descriptor: &impl AsDescriptor) -> io::Result<()> {
     }
 }
 
-/// Checks that a descriptor is a listening TCP socket (V4).
+/// Checks that a descriptor is a listening TCP socket ([V4](crate::guide::rules#v4)).
 ///
 /// It is like [`check_listener`], and also refuses families whose peers have no
 /// [`SocketAddr`](std::net::SocketAddr), such as Unix sockets: a TCP listener would lose each of
@@ -87,7 +89,8 @@ pub fn check_tcp_listener(descriptor: &impl AsDescriptor) -> io::Result<()> {
 }
 
 /// Returns whether connections of a listening socket may have another local address than the socket
-/// (B10): if it is bound to a wildcard address, or proxies transparently.
+/// ([B10](crate::guide::rules#b10)): if it is bound to a wildcard address, or proxies
+/// transparently.
 ///
 /// Implementations of [`Listener::asks_local_addr`](crate::Listener::asks_local_addr) call it. It
 /// returns true if the system fails to answer.

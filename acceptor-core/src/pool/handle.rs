@@ -41,7 +41,7 @@ use crate::sync::{Shared, catch_panic, lock};
 /// A handle to a pool, with the methods of its owner, [`Pool`](crate::Pool), where they are
 /// described.
 ///
-/// It is cheap to clone, and does not keep the pool alive (S9).
+/// It is cheap to clone, and does not keep the pool alive ([S9](crate::guide::rules#s9)).
 ///
 /// ```
 /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -84,7 +84,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         &self.shared
     }
 
-    /// Adds a listener and starts acceptors on it, on the pool's runtime (L1).
+    /// Adds a listener and starts acceptors on it, on the pool's runtime
+    /// ([L1](crate::guide::rules#l1)).
     ///
     /// See [`Pool::add_listener`](crate::Pool::add_listener).
     pub fn add_listener(
@@ -96,7 +97,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     }
 
     /// Adds a listener whose acceptors and connections run on another runtime than the pool's
-    /// (B11).
+    /// ([B11](crate::guide::rules#b11)).
     ///
     /// See [`Pool::add_listener_on`](crate::Pool::add_listener_on).
     pub fn add_listener_on(
@@ -182,7 +183,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     }
 
     /// Closes a listener. Its acceptors terminate, and its connections continue and see *draining*
-    /// (L3).
+    /// ([L3](crate::guide::rules#l3)).
     ///
     /// See [`Pool::close_listener`](crate::Pool::close_listener).
     pub fn close_listener(&self, id: ListenerId) -> CloseListener {
@@ -201,7 +202,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         }
     }
 
-    /// Returns the listeners whose socket is open, oldest first (Q1).
+    /// Returns the listeners whose socket is open, oldest first ([Q1](crate::guide::rules#q1)).
     ///
     /// See [`Pool::listeners`](crate::Pool::listeners).
     pub fn listeners(&self) -> Result<Vec<ListenerRecord<L::Addr>>, Stopped> {
@@ -209,7 +210,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::listeners(&self.shared))
     }
 
-    /// Returns the acceptors, oldest first for each listener (Q5).
+    /// Returns the acceptors, oldest first for each listener ([Q5](crate::guide::rules#q5)).
     ///
     /// See [`Pool::acceptors`](crate::Pool::acceptors).
     pub fn acceptors(&self) -> Result<Vec<AcceptorRecord>, Stopped> {
@@ -217,7 +218,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::acceptors(&self.shared))
     }
 
-    /// Returns the open connections, oldest first (Q1). Acceptors are not among them.
+    /// Returns the open connections, oldest first ([Q1](crate::guide::rules#q1)). Acceptors are not
+    /// among them.
     ///
     /// See [`Pool::connections`](crate::Pool::connections).
     pub fn connections(&self) -> Result<Vec<ConnectionRecord<L::Addr>>, Stopped> {
@@ -225,7 +227,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::connections(&self.shared))
     }
 
-    /// Returns the numbers of children by kind (Q3).
+    /// Returns the numbers of children by kind ([Q3](crate::guide::rules#q3)).
     ///
     /// See [`Pool::counts`](crate::Pool::counts).
     pub fn counts(&self) -> Result<Counts, Stopped> {
@@ -233,7 +235,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(snapshot::counts(&self.shared))
     }
 
-    /// Returns the numbers of children in the form of Erlang's `count_children` (Q2).
+    /// Returns the numbers of children in the form of Erlang's `count_children`
+    /// ([Q2](crate::guide::rules#q2)).
     ///
     /// See [`Pool::count_children`](crate::Pool::count_children).
     pub fn count_children(&self) -> Result<ChildCounts, Stopped> {
@@ -249,14 +252,15 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         self.running(|state| state.spec.settings.to_settings())
     }
 
-    /// Returns the latch that is set once the pool begins to stop, for any reason (S2).
+    /// Returns the latch that is set once the pool begins to stop, for any reason
+    /// ([S2](crate::guide::rules#s2)).
     ///
     /// See [`Pool::stopping`](crate::Pool::stopping).
     pub fn stopping(&self) -> Latch {
         self.shared.stopping.clone()
     }
 
-    /// Returns the state of the whole pool as one value (Q4).
+    /// Returns the state of the whole pool as one value ([Q4](crate::guide::rules#q4)).
     ///
     /// See [`Pool::status`](crate::Pool::status).
     pub fn status(&self) -> Result<Status<L::Addr>, Stopped> {
@@ -290,7 +294,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         })
     }
 
-    /// Stops one child (R4).
+    /// Stops one child ([R4](crate::guide::rules#r4)).
     ///
     /// See [`Pool::stop_child`](crate::Pool::stop_child).
     pub fn stop_child(&self, id: ChildId) -> Result<(), ChildError> {
@@ -298,7 +302,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     }
 
     /// Kills one child: it is dropped at its next suspension point, reported, and counted in a
-    /// transient pool (R4, E4).
+    /// transient pool ([R4](crate::guide::rules#r4), [E4](crate::guide::rules#e4)).
     ///
     /// See [`Pool::kill_child`](crate::Pool::kill_child).
     pub fn kill_child(&self, id: ChildId) -> Result<(), ChildError> {
@@ -338,7 +342,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         Ok(())
     }
 
-    /// Replaces the spec: the acceptor and all settings (R1).
+    /// Replaces the spec: the acceptor and all settings ([R1](crate::guide::rules#r1)).
     ///
     /// See [`Pool::reconfigure`](crate::Pool::reconfigure).
     pub fn reconfigure<Acc: Acceptor<L>>(
@@ -389,7 +393,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         result
     }
 
-    /// Changes the settings, and keeps the acceptor (R1).
+    /// Changes the settings, and keeps the acceptor ([R1](crate::guide::rules#r1)).
     ///
     /// See [`Pool::update`](crate::Pool::update).
     pub fn update(
@@ -437,7 +441,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         result
     }
 
-    /// Runs the pool's init function again (R3). A spec that it returns replaces the old one.
+    /// Runs the pool's init function again ([R3](crate::guide::rules#r3)). A spec that it returns
+    /// replaces the old one.
     ///
     /// See [`Pool::reload`](crate::Pool::reload).
     pub fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError> {
@@ -452,7 +457,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         }
     }
 
-    /// Stops the pool gracefully, in the phases of its spec, and waits for the result (S1 to S8).
+    /// Stops the pool gracefully, in the phases of its spec, and waits for the result
+    /// ([S1](crate::guide::rules#s1) to [S8](crate::guide::rules#s8)).
     ///
     /// See [`Pool::stop`](crate::Pool::stop).
     pub fn stop(&self) -> Join<R, L> {
@@ -470,7 +476,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         self.join()
     }
 
-    /// Waits until the pool has stopped, for any reason, and returns the result (S1, I3).
+    /// Waits until the pool has stopped, for any reason, and returns the result
+    /// ([S1](crate::guide::rules#s1), [I3](crate::guide::rules#i3)).
     ///
     /// See [`Pool::join`](crate::Pool::join).
     pub fn join(&self) -> Join<R, L> {

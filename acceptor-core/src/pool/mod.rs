@@ -41,7 +41,8 @@ use crate::stop_report::{StopReason, StopReport};
 use crate::sync::catch_unwind::CatchUnwind;
 use crate::sync::{Shared, catch_panic, lock};
 
-/// The owner of a running pool. Dropping it kills the pool at once, without blocking (S9).
+/// The owner of a running pool. Dropping it kills the pool at once, without blocking
+/// ([S9](crate::guide::rules#s9)).
 ///
 /// To stop gracefully, call [`stop`](Pool::stop) and await the result before the owner is dropped,
 /// or use [`run_until`](Pool::run_until). [`handle`](Pool::handle) returns handles with the same
@@ -50,7 +51,8 @@ use crate::sync::{Shared, catch_panic, lock};
 /// All listeners of a pool have one type, `L`. To serve TCP and Unix sockets side by side, start
 /// two pools, or write a [`Listener`] that is either.
 ///
-/// No method panics (V3), blocks, or waits for children unless its documentation says so.
+/// No method panics ([V3](crate::guide::rules#v3)), blocks, or waits for children unless its
+/// documentation says so.
 ///
 /// # Examples
 ///
@@ -97,8 +99,9 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     ///
     /// # Errors
     ///
-    /// [`StartError::Spec`] if the spec is not allowed (V1), [`StartError::RuntimeGone`] if the
-    /// runtime takes no more tasks. Nothing of the pool is left then.
+    /// [`StartError::Spec`] if the spec is not allowed ([V1](crate::guide::rules#v1)),
+    /// [`StartError::RuntimeGone`] if the runtime takes no more tasks. Nothing of the pool is left
+    /// then.
     ///
     /// ```
     /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -120,7 +123,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         Self::launch(runtime, ErasedSpec::checked(spec)?, None)
     }
 
-    /// Starts a pool from an init function, which [`reload`](Pool::reload) runs again (R3).
+    /// Starts a pool from an init function, which [`reload`](Pool::reload) runs again
+    /// ([R3](crate::guide::rules#r3)).
     ///
     /// It returns `Ok(None)`, and there is no pool, if the init function returns
     /// [`Configure::Ignore`]. The function returns specs of one acceptor type. A function that only
@@ -188,7 +192,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         })
     }
 
-    /// Returns a handle, which other tasks can use. Handles do not keep the pool alive (S9).
+    /// Returns a handle, which other tasks can use. Handles do not keep the pool alive
+    /// ([S9](crate::guide::rules#s9)).
     ///
     /// ```
     /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -210,17 +215,18 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
 
 /// The queries and commands of a running pool.
 impl<R: Runtime, L: Listener> Pool<R, L> {
-    /// Adds a listener and starts acceptors on it, on the pool's runtime (L1).
+    /// Adds a listener and starts acceptors on it, on the pool's runtime
+    /// ([L1](crate::guide::rules#l1)).
     ///
     /// `settings` is the number of acceptors, or [`ListenerSettings`] with a tag as well. The
     /// number does [not limit connections](ListenerSettings::acceptors).
     ///
     /// # Errors
     ///
-    /// The [reason](crate::AddListenerReason), together with the listener (V2): the number of
-    /// acceptors is not within 1 to [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS), the tag is not
-    /// allowed, the listener cannot return its address, its `handshake` panics, or the pool is
-    /// stopping or has stopped.
+    /// The [reason](crate::AddListenerReason), together with the listener
+    /// ([V2](crate::guide::rules#v2)): the number of acceptors is not within 1 to
+    /// [`MAX_ACCEPTORS`](crate::MAX_ACCEPTORS), the tag is not allowed, the listener cannot return
+    /// its address, its `handshake` panics, or the pool is stopping or has stopped.
     ///
     /// ```
     /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -249,7 +255,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     }
 
     /// Adds a listener whose acceptors and connections run on another runtime than the pool's
-    /// (B11).
+    /// ([B11](crate::guide::rules#b11)).
     ///
     /// The pool calls `accept` on that runtime as well, so the listener must be driven by it. With
     /// a single-threaded runtime for each core, and a listener with `SO_REUSEPORT` on each, a
@@ -257,10 +263,10 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// count, one list, one stop. The pool's own tasks, which report, stop and space starts, stay
     /// on the pool's runtime.
     ///
-    /// If that runtime ends, the listener has failed (L4), its connections are lost, and its
-    /// acceptors are dropped without `terminate`. Each is reported, and none counts. The rest of
-    /// the pool continues. A listener added on a runtime that has already ended fails in the same
-    /// way: the call returns its id.
+    /// If that runtime ends, the listener has failed ([L4](crate::guide::rules#l4)), its
+    /// connections are lost, and its acceptors are dropped without `terminate`. Each is reported,
+    /// and none counts. The rest of the pool continues. A listener added on a runtime that has
+    /// already ended fails in the same way: the call returns its id.
     ///
     /// A single-threaded runtime must be driven for as long as the listener is open, for example by
     /// a thread in `block_on`. If it is not, nothing is accepted there, and a stop waits for its
@@ -296,12 +302,13 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     }
 
     /// Closes a listener. Its acceptors terminate, and its connections continue and see *draining*
-    /// (L3).
+    /// ([L3](crate::guide::rules#l3)).
     ///
     /// The close begins with this call. For at most a second, the listener first accepts the
-    /// connections that the system has queued (L7). When the future completes, the socket is closed
-    /// and its address can be bound again; the future does not wait for `terminate`. A second call
-    /// while the listener closes waits for the same close (L8).
+    /// connections that the system has queued ([L7](crate::guide::rules#l7)). When the future
+    /// completes, the socket is closed and its address can be bound again; the future does not wait
+    /// for `terminate`. A second call while the listener closes waits for the same close
+    /// ([L8](crate::guide::rules#l8)).
     ///
     /// # Errors
     ///
@@ -330,7 +337,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.close_listener(id)
     }
 
-    /// Returns the listeners whose socket is open, oldest first (Q1).
+    /// Returns the listeners whose socket is open, oldest first ([Q1](crate::guide::rules#q1)).
     ///
     /// # Errors
     ///
@@ -350,7 +357,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.listeners()
     }
 
-    /// Returns the acceptors, oldest first for each listener (Q5).
+    /// Returns the acceptors, oldest first for each listener ([Q5](crate::guide::rules#q5)).
     ///
     /// The list is read in parts of at most 256 children, and the pool continues in between: each
     /// acceptor existed when it was read.
@@ -376,7 +383,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.acceptors()
     }
 
-    /// Returns the open connections, oldest first (Q1). Acceptors are not among them.
+    /// Returns the open connections, oldest first ([Q1](crate::guide::rules#q1)). Acceptors are not
+    /// among them.
     ///
     /// # Errors
     ///
@@ -400,7 +408,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.connections()
     }
 
-    /// Returns the numbers of children by kind (Q3).
+    /// Returns the numbers of children by kind ([Q3](crate::guide::rules#q3)).
     ///
     /// # Errors
     ///
@@ -422,7 +430,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.counts()
     }
 
-    /// Returns the numbers of children in the form of Erlang's `count_children` (Q2).
+    /// Returns the numbers of children in the form of Erlang's `count_children`
+    /// ([Q2](crate::guide::rules#q2)).
     ///
     /// # Errors
     ///
@@ -463,7 +472,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.settings()
     }
 
-    /// Returns the latch that is set once the pool begins to stop, for any reason (S2).
+    /// Returns the latch that is set once the pool begins to stop, for any reason
+    /// ([S2](crate::guide::rules#s2)).
     ///
     /// With a [lame duck](Spec::lame_duck) it is set before anything else changes: a readiness
     /// endpoint that reads it turns false while clients are still served in full.
@@ -488,7 +498,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.stopping()
     }
 
-    /// Returns the state of the whole pool as one value (Q4).
+    /// Returns the state of the whole pool as one value ([Q4](crate::guide::rules#q4)).
     ///
     /// Its parts are read one after the other, so that no lock is held for a whole list: on a busy
     /// pool the counts can differ slightly from the lists.
@@ -514,7 +524,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.status()
     }
 
-    /// Stops one child (R4).
+    /// Stops one child ([R4](crate::guide::rules#r4)).
     ///
     /// A connection that trapped the stop is signalled; any other is dropped at its next suspension
     /// point. An acceptor that waits terminates, one in `init` is dropped, and either is replaced.
@@ -542,7 +552,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     }
 
     /// Kills one child: it is dropped at its next suspension point, reported, and counted in a
-    /// transient pool (R4, E4).
+    /// transient pool ([R4](crate::guide::rules#r4), [E4](crate::guide::rules#e4)).
     ///
     /// # Errors
     ///
@@ -568,7 +578,7 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.kill_child(id)
     }
 
-    /// Replaces the spec: the acceptor and all settings (R1).
+    /// Replaces the spec: the acceptor and all settings ([R1](crate::guide::rules#r1)).
     ///
     /// Settings that the new spec does not set have their defaults again. To keep the current ones,
     /// start from [`settings`](Pool::settings), as below. To change only settings, use
@@ -586,13 +596,13 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
     /// same number of new ones starts at once. Until one of them is ready, clients wait in the
     /// system's queue. At most one client for each listener, accepted during the call, waits in the
     /// pool for the first new acceptor, and is closed if its listener closes first. During an
-    /// outage of `init` (B4), one of the new acceptors tries. Replaced acceptors are listed and
-    /// counted along with the new ones until they have terminated.
+    /// outage of `init` ([B4](crate::guide::rules#b4)), one of the new acceptors tries. Replaced
+    /// acceptors are listed and counted along with the new ones until they have terminated.
     ///
     /// # Errors
     ///
-    /// [`ReconfigureError`] if the spec is not allowed (R2), or if the pool is stopping or has
-    /// stopped. The old spec stays.
+    /// [`ReconfigureError`] if the spec is not allowed ([R2](crate::guide::rules#r2)), or if the
+    /// pool is stopping or has stopped. The old spec stays.
     ///
     /// ```
     /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -616,15 +626,15 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.reconfigure(spec, waiting)
     }
 
-    /// Changes the settings, and keeps the acceptor (R1).
+    /// Changes the settings, and keeps the acceptor ([R1](crate::guide::rules#r1)).
     ///
     /// The closure changes a copy, which replaces the settings as a whole if it is allowed. It runs
     /// outside of any lock, and **runs again** if the settings were changed meanwhile.
     ///
     /// # Errors
     ///
-    /// [`ReconfigureError`] if the changed settings are not allowed (R2), if the closure panics, or
-    /// if the pool is stopping or has stopped. The old settings stay.
+    /// [`ReconfigureError`] if the changed settings are not allowed ([R2](crate::guide::rules#r2)),
+    /// if the closure panics, or if the pool is stopping or has stopped. The old settings stay.
     ///
     /// ```
     /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -644,8 +654,9 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.update(change)
     }
 
-    /// Runs the pool's init function again (R3). A spec that it returns replaces the old one, as in
-    /// [`reconfigure`](Pool::reconfigure); [`Configure::Ignore`] keeps the old one.
+    /// Runs the pool's init function again ([R3](crate::guide::rules#r3)). A spec that it returns
+    /// replaces the old one, as in [`reconfigure`](Pool::reconfigure); [`Configure::Ignore`] keeps
+    /// the old one.
     ///
     /// If two calls overlap, the one whose init function returns last takes effect last. See
     /// [`start_with`](Pool::start_with) for an example.
@@ -659,14 +670,16 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.reload(waiting)
     }
 
-    /// Stops the pool gracefully, in the phases of its spec, and waits for the result (S1 to S8).
+    /// Stops the pool gracefully, in the phases of its spec, and waits for the result
+    /// ([S1](crate::guide::rules#s1) to [S8](crate::guide::rules#s8)).
     ///
-    /// The stop begins with this call. Calling it twice is harmless (S1).
+    /// The stop begins with this call. Calling it twice is harmless ([S1](crate::guide::rules#s1)).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future only stops waiting: the pool stops anyway. Keep the `Pool` itself until
-    /// the stop is over, because dropping it kills the children that are left (S9).
+    /// the stop is over, because dropping it kills the children that are left
+    /// ([S9](crate::guide::rules#s9)).
     ///
     /// ```
     /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
@@ -689,9 +702,9 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
 
     /// Kills all children at once, whatever phase the pool is in, and waits for the result.
     ///
-    /// The kill begins with this call. It ends within the spec's kill timeout (S8), provided that
-    /// the runtime has a free thread: code that blocks the only thread holds up the pool's own task
-    /// as well.
+    /// The kill begins with this call. It ends within the spec's kill timeout
+    /// ([S8](crate::guide::rules#s8)), provided that the runtime has a free thread: code that
+    /// blocks the only thread holds up the pool's own task as well.
     ///
     /// # Cancel safety
     ///
@@ -715,7 +728,8 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         self.handle.kill()
     }
 
-    /// Waits until the pool has stopped, for any reason, and returns the result (S1, I3).
+    /// Waits until the pool has stopped, for any reason, and returns the result
+    /// ([S1](crate::guide::rules#s1), [I3](crate::guide::rules#i3)).
     ///
     /// # Cancel safety
     ///
