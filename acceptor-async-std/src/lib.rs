@@ -284,6 +284,15 @@ impl TcpListener {
     /// # Errors
     ///
     /// The system's errors.
+    ///
+    /// ```
+    /// use acceptor_async_std::{AsyncStdRuntime, ListenOptions, TcpListener};
+    ///
+    /// let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &AsyncStdRuntime::current())?;
+    /// let address = listener.local_addr()?;
+    /// assert_eq!(listener.into_std()?.local_addr()?, address);
+    /// # Ok::<_, std::io::Error>(())
+    /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
         #[cfg(unix)]
         let owned = std::os::fd::OwnedFd::from(self.listener);

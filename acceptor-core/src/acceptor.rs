@@ -77,8 +77,8 @@ use crate::text::Escaped;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an `Acceptor<{L}>`",
     label = "not an acceptor for this listener",
-    note = "a function or a closure: wrap it in `acceptor_fn(..)`, or in `acceptor_from(..)` if it does not return `Result<_, BoxError>`",
-    note = "a type that implements `Acceptor` for another listener: `listener.with(handshake)` has the type `With<..>`, and `serve` gets the stream of the handshake"
+    note = "for a function or a closure: wrap it in `acceptor_fn(..)`, or in `acceptor_from(..)` if it does not return `Result<_, BoxError>`",
+    note = "for a type that implements `Acceptor` for another listener: `listener.with(handshake)` has the type `With<..>`, and `serve` gets the stream of the handshake"
 )]
 pub trait Acceptor<L: Listener>: Send + Sync + 'static {
     /// The state of one acceptor: `init` returns it, and `serve` or `terminate` takes it.
@@ -250,6 +250,12 @@ impl fmt::Display for Terminate {
 
 /// The listener that an acceptor is about to wait on; the argument of `init`
 /// ([B1](crate::guide::rules#b1)).
+///
+/// ```
+/// let info = acceptor_core::ListenerInfo::for_test("127.0.0.1:80");
+/// assert_eq!(info.local_addr, "127.0.0.1:80");
+/// assert!(!info.closed.is_set());
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListenerInfo<A> {

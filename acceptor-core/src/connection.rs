@@ -95,8 +95,8 @@ impl<S, A> Connection<S, A> {
 ///
 /// ```
 /// use acceptor_core::{Connection, Exit};
+/// use futures::future::{Either, select};
 /// # use futures::FutureExt;
-/// # use futures::future::{Either, select};
 /// # async fn serve_next_request(_stream: &mut String) { std::future::pending().await }
 ///
 /// async fn serve(mut connection: Connection<String, &'static str>) -> Exit {
@@ -132,6 +132,15 @@ impl Lifecycle {
     /// still takes the clients that the system has queued ([L7](crate::guide::rules#l7)); the grace
     /// of a stop begins afterwards. To wait until the listener's address is free, use
     /// [`close_listener`](crate::Pool::close_listener).
+    ///
+    /// ```
+    /// use acceptor_core::Connection;
+    ///
+    /// let (connection, signals) = Connection::for_test("stream", "client", "server");
+    /// assert!(!connection.lifecycle.draining().is_set());
+    /// signals.drain();
+    /// assert!(connection.lifecycle.draining().is_set());
+    /// ```
     #[doc(alias = "drain")]
     #[doc(alias = "graceful shutdown")]
     #[doc(alias = "GOAWAY")]
@@ -149,6 +158,16 @@ impl Lifecycle {
     /// Another call returns the same latch. A late call still counts, even in the very poll in
     /// which the stop phase begins. Once the connection has ended, the latch that is returned is
     /// set.
+    ///
+    /// ```
+    /// use acceptor_core::Connection;
+    ///
+    /// let (connection, signals) = Connection::for_test("stream", "client", "server");
+    /// let stop = connection.lifecycle.trap_stop();
+    /// assert!(signals.is_stop_trapped());
+    /// signals.stop();
+    /// assert!(stop.is_set());
+    /// ```
     #[doc(alias = "trap_exit")]
     #[doc(alias = "graceful shutdown")]
     #[doc(alias = "CancellationToken")]
@@ -162,6 +181,16 @@ impl Lifecycle {
     ///
     /// This traps the stop. A guard taken after the connection has ended is harmless, and counts as
     /// killed. See [`Guard`].
+    ///
+    /// ```
+    /// use acceptor_core::Connection;
+    ///
+    /// let (connection, signals) = Connection::for_test("stream", "client", "server");
+    /// let guard = connection.lifecycle.guard();
+    /// assert_eq!(signals.guards(), 1);
+    /// drop(guard);
+    /// assert_eq!(signals.guards(), 0);
+    /// ```
     #[doc(alias = "upgrade")]
     #[doc(alias = "WebSocket")]
     #[doc(alias = "spawn")]

@@ -82,6 +82,13 @@ impl Error for SpecError {}
 
 /// The error of a pool that could not start. Nothing half-started is left
 /// ([V1](crate::guide::rules#v1)).
+///
+/// ```
+/// use acceptor_core::StartError;
+///
+/// let error = StartError::Init("the file cannot be read".into());
+/// assert_eq!(error.to_string(), "the pool's init function failed"); // the cause is its source
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
@@ -177,6 +184,13 @@ pub struct AddListenerError<L> {
 }
 
 /// The reason for which a listener was not added ([V2](crate::guide::rules#v2)).
+///
+/// ```
+/// use acceptor_core::AddListenerReason;
+///
+/// let reason = AddListenerReason::Acceptors { value: 0 };
+/// assert_eq!(reason.to_string(), "listener not added: `acceptors` is 0: give 1 to 65536");
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AddListenerReason {
@@ -314,6 +328,13 @@ impl Error for ChildError {}
 /// The error of [`reconfigure`](crate::Pool::reconfigure), [`update`](crate::Pool::update) and
 /// [`reload`](crate::Pool::reload). The pool keeps its spec ([R2](crate::guide::rules#r2),
 /// [R3](crate::guide::rules#r3)).
+///
+/// ```
+/// use acceptor_core::ReconfigureError;
+///
+/// let error = ReconfigureError::UpdatePanicked("oops".into());
+/// assert_eq!(error.to_string(), "the closure that changes the settings panicked: oops");
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReconfigureError {

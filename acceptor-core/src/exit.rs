@@ -42,7 +42,7 @@ use crate::text::Escaped;
 /// # Ok::<_, BoxError>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "an exit means something only as what `serve` returns"]
+#[must_use = "an exit has no effect unless `serve` returns it"]
 #[doc(alias = "CleanExit")]
 pub struct Exit(pub(crate) ExitKind);
 
@@ -59,6 +59,12 @@ pub(crate) enum ExitKind {
 
 impl Exit {
     /// Returns a normal exit, which is neither reported as a failure nor counted.
+    ///
+    /// ```
+    /// use acceptor_core::{EndKind, Exit};
+    ///
+    /// assert_eq!(Exit::normal().kind(), EndKind::Normal);
+    /// ```
     pub fn normal() -> Self {
         Self(ExitKind::Normal)
     }
@@ -66,6 +72,14 @@ impl Exit {
     /// Returns a deliberate exit, which is counted separately from normal ones. It is not reported
     /// as a failure, and never counts. The reason appears in the
     /// [report](crate::Event::ConnectionEnded) of the end. An empty reason is none.
+    ///
+    /// ```
+    /// use acceptor_core::{EndKind, Exit};
+    ///
+    /// let exit = Exit::clean("idle for too long");
+    /// assert_eq!(exit.kind(), EndKind::Clean);
+    /// assert_eq!(exit.reason(), Some("idle for too long"));
+    /// ```
     pub fn clean(reason: impl Into<Cow<'static, str>>) -> Self {
         let reason = reason.into();
         Self(ExitKind::Clean((!reason.is_empty()).then_some(reason)))
@@ -73,17 +87,41 @@ impl Exit {
 
     /// Returns the exit of a connection whose peer is gone, with this error. It is reported at
     /// debug level, and never counts.
+    ///
+    /// ```
+    /// use acceptor_core::{EndKind, Exit};
+    ///
+    /// assert_eq!(Exit::disconnected("no heartbeat").kind(), EndKind::Disconnected);
+    /// ```
     pub fn disconnected<E: Into<BoxError> + 'static>(error: E) -> Self {
         Self(ExitKind::Disconnected(ErrorValue::new(error)))
     }
 
     /// Returns a failure, whatever the error is. It is reported, and counts in a transient pool.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use acceptor_core::{EndKind, Exit};
+    ///
+    /// // The reset of an upstream, not of the peer.
+    /// let reset = Error::from(ErrorKind::ConnectionReset);
+    /// assert_eq!(Exit::failed(reset).kind(), EndKind::Error);
+    /// ```
     pub fn failed<E: Into<BoxError> + 'static>(error: E) -> Self {
         Self(ExitKind::Failed(ErrorValue::new(error)))
     }
 
     /// Returns an error for the pool to classify ([E5](crate::guide::rules#e5)), like an error that
     /// `serve` returns.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use acceptor_core::{EndKind, Exit};
+    ///
+    /// let reset = Error::from(ErrorKind::ConnectionReset);
+    /// assert_eq!(Exit::error(reset).kind(), EndKind::Disconnected);
+    /// assert_eq!(Exit::error("bad request").kind(), EndKind::Error);
+    /// ```
     pub fn error<E: Into<BoxError> + 'static>(error: E) -> Self {
         Self(ExitKind::Error(ErrorValue::new(error)))
     }

@@ -19,6 +19,17 @@ use crate::sync::Shared;
 use crate::text::Escaped;
 
 /// The stream of a listener's connections after the handshake: the type that `serve` gets.
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::Tcp;
+/// use std::any::TypeId;
+/// use std::net::TcpStream;
+/// use acceptor_core::StreamOf;
+///
+/// // A listener without a handshake.
+/// assert_eq!(TypeId::of::<StreamOf<Tcp>>(), TypeId::of::<TcpStream>());
+/// ```
 pub type StreamOf<L> =
     <<L as Listener>::Handshake as Handshake<<L as Listener>::Io, <L as Listener>::Addr>>::Stream;
 
@@ -67,7 +78,7 @@ pub type StreamOf<L> =
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a `Handshake<{I}, {A}>`",
     label = "not a handshake for the stream `{I}`",
-    note = "the first handshake gets the stream that the listener accepts, each of the others that of the handshake before it: check their order"
+    note = "the first handshake gets the stream that the listener accepts, and each later one gets the stream of the one before it: check their order"
 )]
 pub trait Handshake<I, A>: Clone + Send + Sync + 'static {
     /// The stream that the handshake produces.
@@ -217,12 +228,26 @@ pub struct HandshakeError {
 impl HandshakeError {
     /// Creates an error from its cause, a word or two by which failed handshakes can be counted,
     /// and its source.
+    ///
+    /// ```
+    /// use acceptor_core::HandshakeError;
+    ///
+    /// let error = HandshakeError::new("certificate", "it has expired");
+    /// assert_eq!(error.cause(), "certificate");
+    /// ```
     pub fn new(cause: &'static str, source: impl Into<BoxError>) -> Self {
         let source = Some(source.into());
         Self { cause, source }
     }
 
     /// Creates an error that has a cause and no source.
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use acceptor_core::HandshakeError;
+    ///
+    /// assert!(HandshakeError::from_cause("denied").source().is_none());
+    /// ```
     pub fn from_cause(cause: &'static str) -> Self {
         let source = None;
         Self { cause, source }

@@ -156,6 +156,11 @@ impl Hash for ChildId {
 }
 
 /// The error of a text that is not the id of a listener or a child.
+///
+/// ```
+/// let error = "3.x".parse::<acceptor_core::ChildId>().unwrap_err();
+/// assert_eq!(error.value, "3.x");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParseIdError {

@@ -131,6 +131,13 @@ impl<S, A> Incoming<S, A> {
     }
 
     /// Replaces the stream with the result of a function.
+    ///
+    /// ```
+    /// use acceptor_core::Incoming;
+    ///
+    /// let incoming = Incoming::new("stream", "client", "server").map_stream(str::len);
+    /// assert_eq!(incoming.stream, 6);
+    /// ```
     pub fn map_stream<T>(self, map: impl FnOnce(S) -> T) -> Incoming<T, A> {
         let (stream, incoming) = self.take_stream();
         incoming.with_stream(map(stream))

@@ -93,6 +93,19 @@ impl Latch {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing: the latch stays set.
+    ///
+    /// ```
+    /// use acceptor_core::Connection;
+    /// # use futures::FutureExt;
+    ///
+    /// # async {
+    /// let (connection, signals) = Connection::for_test("stream", "client", "server");
+    /// let stop = connection.lifecycle.trap_stop();
+    /// signals.stop();
+    /// stop.wait().await;
+    /// stop.wait().await; // it stays set
+    /// # }.now_or_never().unwrap();
+    /// ```
     #[doc(alias = "cancelled")]
     pub fn wait(&self) -> LatchWait {
         LatchWait {

@@ -57,7 +57,7 @@ use crate::handshake::{Handshake, StreamOf, Then};
 #[diagnostic::on_unimplemented(
     message = "a pool cannot accept from `{Self}`",
     label = "`{Self}` is not a `Listener`",
-    note = "use the `TcpListener` of the adapter crate: its `bind(..)` opens one, its `from_std(..)` and `try_from(..)` make one of another listener"
+    note = "use the `TcpListener` of the adapter crate: its `bind(..)` opens one, its `from_std(..)` and `try_from(..)` convert another listener"
 )]
 pub trait Listener: Send + Sync + 'static {
     /// The stream that the system's `accept` returns: the runtime's own type, which the pool passes
@@ -167,6 +167,16 @@ pub trait Listener: Send + Sync + 'static {
 }
 
 /// A listener with an additional handshake, built by [`Listener::with`].
+///
+/// ```
+/// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+/// # use support::Tcp;
+/// use acceptor_core::{Listener, NoHandshake};
+///
+/// let listener = Tcp::bind()?.with(NoHandshake);
+/// assert_eq!(listener.local_addr()?, listener.into_inner().local_addr()?);
+/// # Ok::<_, std::io::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct With<L, H> {
     listener: L,

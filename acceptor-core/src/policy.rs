@@ -29,6 +29,12 @@ pub enum Restart {
 
 /// The kind of the children, which decides the default shutdown and how they are counted
 /// ([Q2](crate::guide::rules#q2)).
+///
+/// ```
+/// use acceptor_core::ChildType;
+///
+/// assert_eq!(ChildType::default(), ChildType::Worker);
+/// ```
 #[doc(alias = "supervisor")]
 #[doc(alias = "worker")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -93,6 +99,12 @@ impl From<Duration> for Shutdown {
 }
 
 /// Which connections are reported to the observer ([O4](crate::guide::rules#o4)).
+///
+/// ```
+/// use acceptor_core::ConnectionReports;
+///
+/// assert_eq!(ConnectionReports::default(), ConnectionReports::Failures);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ConnectionReports {
@@ -121,6 +133,12 @@ pub enum WaitingAcceptors {
 
 /// The reaction of a pool when its last listener has failed ([L9](crate::guide::rules#l9)). Closing
 /// a listener is not a failure.
+///
+/// ```
+/// use acceptor_core::LastListener;
+///
+/// assert_eq!(LastListener::default(), LastListener::Continue);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum LastListener {

@@ -641,7 +641,7 @@ impl<A: Debug> fmt::Display for Report<A> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an `Observer<{A}>`",
     label = "not an observer",
-    note = "a closure: wrap it in `observer_fn(..)`"
+    note = "for a closure: wrap it in `observer_fn(..)`"
 )]
 pub trait Observer<A = SocketAddr>: Send + Sync + 'static {
     /// Handles one report.

@@ -157,6 +157,12 @@ impl ListenerSettings {
     }
 
     /// Sets the [tag](Self::tag).
+    ///
+    /// ```
+    /// use acceptor_core::ListenerSettings;
+    ///
+    /// assert_eq!(ListenerSettings::new(10).tag("http").tag.as_deref(), Some("http"));
+    /// ```
     #[must_use]
     pub fn tag(mut self, tag: impl Into<Arc<str>>) -> Self {
         self.tag = Some(tag.into());

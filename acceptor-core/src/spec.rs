@@ -60,6 +60,13 @@ pub struct Spec<Acc, A = SocketAddr> {
 
 impl<Acc, A> Spec<Acc, A> {
     /// Creates a spec with the default settings.
+    ///
+    /// ```
+    /// use acceptor_core::{Restart, Spec};
+    ///
+    /// let spec: Spec<()> = Spec::new("echo", ());
+    /// assert_eq!(spec.settings.restart, Restart::Temporary);
+    /// ```
     pub fn new(id: impl Into<Arc<str>>, acceptor: Acc) -> Self {
         Self::from_settings(Settings::new(id), acceptor)
     }

@@ -141,6 +141,12 @@ impl fmt::Display for PoolState {
 }
 
 /// The state of a listener ([Q5](crate::guide::rules#q5)).
+///
+/// ```
+/// use acceptor_core::ListenerState;
+///
+/// assert_eq!(ListenerState::Accepting.to_string(), "accepting");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ListenerState {
@@ -167,6 +173,12 @@ impl fmt::Display for ListenerState {
 }
 
 /// The state of an acceptor ([Q5](crate::guide::rules#q5)).
+///
+/// ```
+/// use acceptor_core::AcceptorState;
+///
+/// assert_eq!(AcceptorState::Init.to_string(), "in init");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcceptorState {
@@ -294,6 +306,12 @@ impl<A: Debug> fmt::Display for ListenerRecord<A> {
 }
 
 /// The state of a connection ([Q1](crate::guide::rules#q1)).
+///
+/// ```
+/// use acceptor_core::ConnectionState;
+///
+/// assert_eq!(ConnectionState::Handshaking.to_string(), "handshaking");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionState {

@@ -31,8 +31,8 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     smol::block_on(async {
 //!         let echo = acceptor_fn(|connection: Connection| async move {
-//!             let stream = connection.stream;
-//!             smol::io::copy(&stream, &mut &stream).await?;
+//!             let reader = connection.stream.clone();
+//!             smol::io::copy(reader, connection.stream).await?;
 //!             Ok(())
 //!         });
 //!         let runtime = SmolRuntime::current();
@@ -301,6 +301,15 @@ impl TcpListener {
     /// # Errors
     ///
     /// The system's errors.
+    ///
+    /// ```
+    /// use acceptor_smol::{SmolRuntime, ListenOptions, TcpListener};
+    ///
+    /// let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &SmolRuntime::current())?;
+    /// let address = listener.local_addr()?;
+    /// assert_eq!(listener.into_std()?.local_addr()?, address);
+    /// # Ok::<_, std::io::Error>(())
+    /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
         let listener: Arc<smol::Async<std::net::TcpListener>> = self.listener.into();
         match Arc::try_unwrap(listener) {

@@ -355,6 +355,19 @@ impl TcpListener {
     /// # Errors
     ///
     /// The system's errors.
+    ///
+    /// ```
+    /// use acceptor_tokio::{ListenOptions, TcpListener, TokioRuntime};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let runtime = TokioRuntime::current().unwrap();
+    /// let listener = TcpListener::bind(ListenOptions::new("127.0.0.1:0"), &runtime)?;
+    /// let address = listener.local_addr()?;
+    /// assert_eq!(listener.into_std()?.local_addr()?, address);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
         self.listener.into_std()
     }

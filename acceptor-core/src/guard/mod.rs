@@ -94,6 +94,16 @@ impl Guard {
 
     /// Returns the latch that is set once the connection is killed. Drop the guard then, and
     /// everything that belongs to the connection.
+    ///
+    /// ```
+    /// use acceptor_core::Connection;
+    ///
+    /// let (connection, signals) = Connection::for_test("stream", "client", "server");
+    /// let guard = connection.lifecycle.guard();
+    /// assert!(!guard.killed().is_set());
+    /// signals.kill();
+    /// assert!(guard.killed().is_set());
+    /// ```
     pub fn killed(&self) -> &Latch {
         &self.killed
     }
@@ -107,6 +117,18 @@ impl Guard {
     /// # Cancel safety
     ///
     /// Dropping the returned future drops the subtask, then releases the guard.
+    ///
+    /// ```
+    /// use acceptor_core::Connection;
+    /// # use futures::FutureExt;
+    ///
+    /// # async {
+    /// let (connection, signals) = Connection::for_test("stream", "client", "server");
+    /// let copies_bytes = connection.lifecycle.guard().run(std::future::pending::<()>());
+    /// signals.kill();
+    /// assert_eq!(copies_bytes.await, None);
+    /// # }.now_or_never().unwrap();
+    /// ```
     #[doc(alias = "JoinSet")]
     #[doc(alias = "spawn")]
     #[doc(alias = "TaskTracker")]

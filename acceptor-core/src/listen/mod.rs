@@ -157,6 +157,15 @@ impl ListenOptions {
     }
 
     /// Sets how many connections may wait to be accepted: 1 to 2147483647.
+    ///
+    /// ```
+    /// use acceptor_core::ListenOptions;
+    ///
+    /// ListenOptions::new("127.0.0.1:0").backlog(4096).bind()?;
+    /// let error = ListenOptions::new("127.0.0.1:0").backlog(0).bind().unwrap_err();
+    /// assert_eq!(error.option, "backlog");
+    /// # Ok::<_, acceptor_core::ListenError>(())
+    /// ```
     #[doc(alias = "listen")]
     #[doc(alias = "somaxconn")]
     #[doc(alias = "queue")]
@@ -174,6 +183,17 @@ impl ListenOptions {
 
     /// Sets whether other listeners that set it too may share the address. Some systems do not
     /// support it.
+    ///
+    /// ```
+    /// use acceptor_core::ListenOptions;
+    ///
+    /// # #[cfg(target_os = "linux")] {
+    /// let first = ListenOptions::new("127.0.0.1:0").reuse_port(true).bind()?;
+    /// let second = ListenOptions::new(first.local_addr()?).reuse_port(true).bind()?;
+    /// assert_eq!(first.local_addr()?, second.local_addr()?);
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "SO_REUSEPORT")]
     pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;
@@ -181,6 +201,13 @@ impl ListenOptions {
     }
 
     /// Sets whether an IPv6 address accepts IPv6 connections only. An error for an IPv4 address.
+    ///
+    /// ```
+    /// use acceptor_core::ListenOptions;
+    ///
+    /// let error = ListenOptions::new("127.0.0.1:0").only_v6(true).bind().unwrap_err();
+    /// assert_eq!(error.option, "only_v6");
+    /// ```
     #[doc(alias = "IPV6_V6ONLY")]
     pub fn only_v6(mut self, only: bool) -> Self {
         self.only_v6 = Some(only);
@@ -188,6 +215,19 @@ impl ListenOptions {
     }
 
     /// Sets whether accepted streams send small writes at once.
+    ///
+    /// ```
+    /// use std::net::TcpStream;
+    /// use acceptor_core::ListenOptions;
+    ///
+    /// # #[cfg(target_os = "linux")] {
+    /// let listener = ListenOptions::new("127.0.0.1:0").nodelay(true).bind()?;
+    /// let _client = TcpStream::connect(listener.local_addr()?)?;
+    /// let (stream, _) = listener.accept()?;
+    /// assert!(stream.nodelay()?);
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "Nagle")]
     #[doc(alias = "no_delay")]
     #[doc(alias = "TCP_NODELAY")]
@@ -197,6 +237,15 @@ impl ListenOptions {
     }
 
     /// Sets how accepted streams are probed while idle.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use acceptor_core::{Keepalive, ListenOptions};
+    ///
+    /// let never = Keepalive::new().idle(Duration::ZERO);
+    /// let error = ListenOptions::new("127.0.0.1:0").keepalive(never).bind().unwrap_err();
+    /// assert_eq!(error.option, "keepalive idle");
+    /// ```
     #[doc(alias = "keep_alive")]
     #[doc(alias = "SO_KEEPALIVE")]
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
@@ -211,6 +260,16 @@ impl ListenOptions {
     ///
     /// A [`ListenError`], which names the option that failed, its value and the address, the last
     /// one if there are several. No socket is left.
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use acceptor_core::ListenOptions;
+    ///
+    /// let listener = ListenOptions::new("127.0.0.1:0").bind()?;
+    /// let taken = ListenOptions::new(listener.local_addr()?).bind();
+    /// assert_eq!(taken.unwrap_err().kind(), ErrorKind::AddrInUse);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "listen")]
     pub fn bind(&self) -> Result<TcpListener, ListenError> {
         let mut last = None;

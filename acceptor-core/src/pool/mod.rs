@@ -89,7 +89,7 @@ use crate::sync::{Shared, catch_panic, lock};
 #[doc(alias = "accept loop")]
 #[doc(alias = "server")]
 #[doc(alias = "worker pool")]
-#[must_use = "dropping the owner kills the pool: keep it in a variable with a name, not in `_`"]
+#[must_use = "dropping the owner kills the pool: bind it to a named variable, not to `_`"]
 pub struct Pool<R: Runtime, L: Listener> {
     handle: PoolHandle<R, L>,
 }
