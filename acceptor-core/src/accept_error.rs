@@ -151,7 +151,7 @@ mod tests {
     /// Every error that accept(2) lists, by its number on Linux.
     #[cfg(target_os = "linux")]
     #[test]
-    fn every_error_that_accept_lists_has_its_kind() {
+    fn listed_errors_are_classified() {
         for (number, name, kind) in [
             (1, "EPERM", Connection),
             (4, "EINTR", Connection),
@@ -184,7 +184,7 @@ mod tests {
 
     /// By number alone: the kinds are those of the system that the test runs on.
     #[test]
-    fn on_the_bsds_the_same_errors_have_other_numbers() {
+    fn bsd_errno_values_are_known() {
         for (number, name, kind) in [
             (1, "EPERM", Some(Connection)),
             (9, "EBADF", Some(Listener)),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_numbers_of_a_bad_socket_are_of_the_listener() {
+    fn windows_bad_socket_is_listener_error() {
         for (number, name, kind) in [
             (10009, "WSAEBADF", Some(Listener)),
             (10014, "WSAEFAULT", Some(Listener)),
@@ -221,7 +221,7 @@ mod tests {
 
     /// Without a number it is a connection that came with an empty address.
     #[test]
-    fn invalid_input_is_of_the_listener_by_number_only() {
+    fn invalid_input_is_judged_by_errno() {
         assert_eq!(by_kind(ErrorKind::InvalidInput, Some(22)), Listener);
         assert_eq!(by_kind(ErrorKind::InvalidInput, None), Connection);
         let unreadable = io::Error::new(ErrorKind::InvalidInput, "invalid argument");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_the_standard_library_has_its_kind() {
+    fn every_io_error_kind_is_classified() {
         for (kind, expected) in [
             (ErrorKind::ConnectionAborted, Connection),
             (ErrorKind::ConnectionReset, Connection),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_of_resources() {
+    fn unknown_error_is_resource_error() {
         check(&io::Error::other("unheard of"), Resources);
         for number in [0, -1, i32::MIN, i32::MAX, 4095] {
             check(&io::Error::from_raw_os_error(number), Resources);

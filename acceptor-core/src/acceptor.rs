@@ -566,7 +566,7 @@ mod tests {
     use crate::sync::catch_panic;
 
     #[test]
-    fn an_acceptor_of_a_function_has_its_state_without_init() {
+    fn acceptor_fn_needs_no_init() {
         fn state<A: Acceptor<Nowhere, State = ()>>(acceptor: &A) -> Option<()> {
             acceptor.init_now(&testing::info())
         }
@@ -577,12 +577,12 @@ mod tests {
     }
 
     #[test]
-    fn an_acceptor_of_a_function_shows_its_name_only() {
+    fn acceptor_fn_debug_is_its_name() {
         assert_eq!(format!("{:?}", acceptor_from(())), "AcceptorFn { .. }");
     }
 
     #[test]
-    fn every_reason_to_terminate_has_its_words() {
+    fn terminate_reasons_display() {
         let error = Arc::new(io::Error::other("no socket"));
         let reasons = [
             Terminate::Timeout,
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn error_that_terminates_is_escaped_and_cut() {
+    fn terminate_error_is_escaped_and_cut() {
         for (text, safe) in [
             ("a\nb".to_owned(), r"a\nb".to_owned()),
             ("x".repeat(1_000_000), format!("{}…", "x".repeat(1021))),
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[test]
-    fn serve_in_place_drops_its_arguments_or_serve_takes_them() {
+    fn serve_in_place_consumes_its_arguments() {
         let serve = || Fragile::serve_in_place(keep(Fragile), connection(), Bomb("state"));
         let dropped = catch_panic(|| drop(serve()));
         assert_eq!(dropped, Err("state".to_owned()));

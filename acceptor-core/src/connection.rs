@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_show_whether_they_drain() {
+    fn lifecycle_debug_shows_draining() {
         let lifecycle = Lifecycle {
             control: ControlOfConnection {
                 control: Arc::new(Untrapped(Latch::new())),

@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_mean_that_the_peer_is_gone() {
+    fn peer_gone_error_kinds() {
         use io::ErrorKind::*;
         for kind in [
             ConnectionReset,
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_is_gone_wherever_the_error_is_in_the_chain() {
+    fn peer_gone_anywhere_in_the_chain() {
         check_gone(Wraps(reset()), true);
         check_gone(Wraps(Wraps(Arc::new(reset()))), true);
         // Pointers, whose source is that of the error inside.
@@ -502,14 +502,14 @@ mod tests {
     }
 
     #[test]
-    fn error_that_is_its_own_source_is_looked_at_and_left() {
+    fn cyclic_error_chain_ends() {
         check_gone(ItsOwnSource, false);
         check_gone(io::Error::other(ItsOwnSource), false);
     }
 
     #[cfg(feature = "anyhow")]
     #[test]
-    fn reports_of_anyhow_are_looked_into() {
+    fn anyhow_reports_are_inspected() {
         use anyhow::Context;
         let plain = || anyhow::Error::from(reset());
         let with_context = || Err::<(), _>(reset()).context("reading").unwrap_err();
@@ -534,7 +534,7 @@ mod tests {
 
     #[cfg(feature = "eyre")]
     #[test]
-    fn reports_of_eyre_are_looked_into() {
+    fn eyre_reports_are_inspected() {
         use eyre::WrapErr;
         let plain = || eyre::Report::from(reset());
         let with_context = || Err::<(), _>(reset()).wrap_err("reading").unwrap_err();

@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn handshakes_compose_in_their_order() {
+    fn handshakes_compose_in_order() {
         let both = Then {
             first: Adds('a'),
             second: Adds('b'),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn error_has_its_cause_and_its_source() {
+    fn error_has_cause_and_source() {
         let error = HandshakeError::new("tls", "no certificate");
         assert_eq!(error.to_string(), "handshake failed: tls");
         assert_eq!(
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn handshake_comes_before_its_deadline() {
+    fn handshake_wins_over_its_deadline() {
         use std::future::{pending, ready};
         assert_eq!(outcome(stage(Adds('a'), ready(()))), Some(Ok("a".into())));
         assert_eq!(outcome(stage(Hangs, ready(()))), Some(Err(TIMEOUT)));
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_handshake_that_is_none_leaves_the_stream_unchanged() {
+    fn only_no_handshake_keeps_the_stream() {
         let incoming = || Incoming::new(String::new(), 1, 2);
         assert!(<NoHandshake as Handshake<_, _>>::unchanged(incoming()).is_some());
         assert!(<Hangs as Handshake<_, _>>::unchanged(incoming()).is_none());

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn parsed_id_is_equal_to_the_one_that_was_displayed() {
+    fn displayed_id_parses_back() {
         let pool = PoolId::next();
         let listener = ListenerId { sequence: 3, pool };
         let parsed: ListenerId = "3".parse().unwrap();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_ordered_by_listener_and_then_by_number() {
+    fn ids_order_by_listener_then_number() {
         let ids = ["1.9", "2.3", "2.10", "10.1"].map(|id| id.parse::<ChildId>().unwrap());
         assert!(ids.is_sorted());
         let ids = ["2", "10"].map(|id| id.parse::<ListenerId>().unwrap());
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_names_nothing_is_refused() {
+    fn malformed_id_is_refused() {
         for text in ["", "x", "+3", "-3", " 3", "3.17", "18446744073709551616"] {
             let error = text.parse::<ListenerId>().unwrap_err();
             let words = format!("{text:?} is no id: give the number of a listener, such as 3");

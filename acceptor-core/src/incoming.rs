@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_the_transport_stay() {
+    fn transport_addresses_are_kept() {
         let mut incoming = Incoming::new((), 1, 2);
         assert_eq!(incoming.transport_addrs(), (&1, &2));
         for addrs in [(3, 4), (5, 6)] {

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn each_waiter_is_woken_once_and_a_dropped_one_leaves_nothing() {
+    fn waiters_are_woken_once_or_removed() {
         let (latch, counter, mut waits) = with_waiters(3);
         let mut cx = Context::from_waker(counter.waker());
         assert!(waits[1].poll_unpin(&mut cx).is_pending());
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn waiter_is_woken_through_its_last_waker() {
+    fn waiter_is_woken_by_latest_waker() {
         let (latch, before, mut waits) = with_waiters(1);
         let after = WakeCounter::new();
         let mut cx = Context::from_waker(after.waker());
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn raise_sets_the_level_and_wakes_none() {
+    fn raise_wakes_no_waiter() {
         let (latch, counter, mut waits) = with_waiters(2);
         latch.raise();
         assert!(latch.is_set());
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn waiter_that_is_dropped_after_raise_is_not_taken() {
+    fn waiter_dropped_after_raise_is_gone() {
         let (latch, _, mut waits) = with_waiters(3);
         latch.raise();
         drop(waits.remove(1));
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_of_a_waker_keeps_no_other_asleep() {
+    fn waker_panic_spares_other_waiters() {
         struct Panics;
 
         impl std::task::Wake for Panics {

@@ -276,14 +276,14 @@ mod tests {
     use crate::incoming::Incoming;
 
     #[test]
-    fn errors_are_left_to_the_table_by_default() {
+    fn errors_are_unclassified_by_default() {
         for error in [io::Error::other("gone"), io::Error::from_raw_os_error(22)] {
             assert_eq!(Nowhere.classify(&error), None, "{error}");
         }
     }
 
     #[test]
-    fn local_address_is_asked_for_by_default() {
+    fn local_addr_is_asked_by_default() {
         assert!(Nowhere.asks_local_addr());
     }
 
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn listener_with_a_handshake_is_the_listener() {
+    fn with_delegates_to_its_listener() {
         let with = Nowhere.with(Passes);
         assert!(with.asks_local_addr());
         assert_eq!(

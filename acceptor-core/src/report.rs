@@ -1353,7 +1353,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_own_count_and_word() {
+    fn kinds_have_count_and_word() {
         let all = losses(EventKind::ALL);
         for &kind in EventKind::ALL {
             assert_eq!(all.of(kind), 1, "{kind}");
@@ -1559,7 +1559,7 @@ mod tests {
     }
 
     #[test]
-    fn client_text_is_cut_to_a_kibibyte() {
+    fn client_text_is_cut_to_1_kib() {
         let safe = format!("{}…", "x".repeat(1021));
         for times in [1025, 1_000_000, usize::MAX] {
             check_hostile("x", times, &safe);

@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_in_words_says_by_which_way_it_came() {
+    fn connection_words_name_the_transport() {
         let mut connection = status("here", "there").connections.remove(0);
         connection.transport = Some(Transport {
             peer_addr: "proxy",
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_its_words() {
+    fn states_display() {
         let pool = [
             PoolState::Running,
             PoolState::Stopping(Phase::LameDuck),
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn children_are_counted_by_their_type() {
+    fn children_are_counted_by_type() {
         let counts = Counts {
             connections: 2,
             handshaking: 1,

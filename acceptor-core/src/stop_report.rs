@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_phase_and_kind_has_its_word() {
+    fn reasons_phases_and_kinds_display() {
         let reasons = [
             StopReason::Requested,
             StopReason::Intensity,

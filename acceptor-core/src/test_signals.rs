@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_come_as_they_are_given() {
+    fn signals_arrive_as_sent() {
         let (connection, signals) = Connection::for_test("stream", 1, 2);
         assert_eq!((connection.stream, connection.peer_addr), ("stream", 1));
         assert_eq!(connection.local_addr, 2);

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn display_and_debug_differ_in_the_backslash() {
+    fn only_debug_escapes_the_backslash() {
         assert_eq!(Escaped(r"a\nb").to_string(), r"a\\nb");
         assert_eq!(EscapedDebug("a\nb\\c").to_string(), r#""a\nb\\c""#);
     }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn no_character_and_no_escape_is_cut_in_two() {
+    fn cut_splits_no_character_or_escape() {
         check(&"é".repeat(LIMIT), &cut(&"é".repeat(510)));
         check(&"😀".repeat(LIMIT), &cut(&"😀".repeat(255)));
         check(&"\u{2028}".repeat(LIMIT), &cut(&r"\u{2028}".repeat(127)));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_count_towards_the_bound() {
+    fn escapes_count_towards_the_limit() {
         check(&"\n".repeat(LIMIT), &cut(&r"\n".repeat(510)));
     }
 
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_ignores_refusals_is_cut_and_marked() {
+    fn value_ignoring_errors_is_cut() {
         let stubborn = written_by(|f| {
             for _ in 0..LIMIT {
                 let _ = f.write_str("\u{2028}");
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_gives_up_is_marked() {
+    fn failing_value_is_marked() {
         let gives_up = written_by(|f| {
             f.write_str("half a")?;
             Err(fmt::Error)
@@ -299,14 +299,14 @@ mod tests {
     }
 
     #[test]
-    fn panic_of_a_value_comes_through() {
+    fn value_panic_propagates() {
         let bomb = written_by(|_| panic!("in Display"));
         let written = catch_panic(|| Escaped(&bomb).to_string());
         assert_eq!(written, Err("in Display".to_owned()));
     }
 
     #[test]
-    fn alternate_form_is_that_of_the_value() {
+    fn alternate_form_is_passed_on() {
         let error = written_by(|f| f.write_str(if f.alternate() { "all\ncauses" } else { "one" }));
         assert_eq!(format!("{}", Escaped(&error)), "one");
         assert_eq!(format!("{:#}", Escaped(&error)), r"all\ncauses");
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_is_written_in_one_piece() {
+    fn plain_text_is_one_write() {
         let mut output = Full {
             takes: 1,
             pieces: 0,
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_the_output_comes_through_and_ends_the_writing() {
+    fn output_error_ends_the_writing() {
         let stubborn = written_by(|f| {
             for _ in 0..10 {
                 let _ = f.write_str("x");

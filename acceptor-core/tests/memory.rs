@@ -22,7 +22,7 @@ static MEMORY: PeakAlloc = PeakAlloc;
 
 /// The only test of this file, because it measures all that the process allocates.
 #[test]
-fn waiting_for_draining_takes_no_memory_after_a_peak() {
+fn draining_waiters_release_memory() {
     const PEAK: usize = 100_000;
     let runtime = Manual::new(&Faults::default());
     let signal = Arc::new(OnceLock::new());

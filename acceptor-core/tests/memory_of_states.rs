@@ -39,7 +39,7 @@ impl Acceptor<MemoryListener> for Large {
 
 /// The only test of this file, because it measures all that the process allocates.
 #[test]
-fn acceptors_that_have_left_hold_no_place_for_their_state() {
+fn ended_acceptors_release_their_state() {
     let runtime = Manual::new(&Faults::default());
     let spec = Spec::new("large", Large(AtomicUsize::new(0)));
     let before = MEMORY.current_usage();

@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_in_the_drop_of_a_waker_is_contained() {
+    fn panic_in_waker_drop_is_contained() {
         let control = control();
         for _ in 0..2 {
             let waker = Waker::from(Arc::new(PanicsWhenDropped));
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn command_wakes_the_waker_that_was_registered_last() {
+    fn command_wakes_the_latest_waker() {
         let control = control();
         let (first, second) = (WakeCounter::new(), WakeCounter::new());
         control.register(first.waker());
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn command_to_one_child_is_not_one_to_its_sibling() {
+    fn command_does_not_reach_siblings() {
         let (_, [one, other]) = siblings();
         one.send(Command::Kill);
         one.send(Command::StopAlone);
@@ -626,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn level_is_read_by_each_child_and_wakes_none() {
+    fn level_is_read_without_a_wake() {
         let (signals, controls) = siblings();
         let counter = WakeCounter::new();
         controls.iter().for_each(|control| {
@@ -641,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn level_and_own_commands_add_up() {
+    fn level_and_own_commands_combine() {
         let (signals, [one, other]) = siblings();
         one.send(Command::Kill);
         signals.level.raise(Command::Close(CloseReason::Failed));
@@ -695,7 +695,7 @@ mod tests {
     }
 
     #[test]
-    fn close_goes_before_another_acceptor_as_the_reason_to_end() {
+    fn close_outranks_replacement_as_reason() {
         let (signals, [control, _]) = siblings();
         signals.level.replace(1);
         let reason = |control: &Control| control.commands_to(0).end_waiting();
@@ -708,7 +708,7 @@ mod tests {
     }
 
     #[test]
-    fn reason_to_end_is_that_of_the_listener() {
+    fn terminate_reason_is_the_listeners() {
         use CloseReason::{Closed, Failed, Stopped};
         check_reason(None, Stopped);
         check_reason(Some(Closed), Closed);
@@ -717,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn trap_holds_the_stop_off_and_gets_the_signal() {
+    fn trap_defers_stop_and_gets_signal() {
         let control = control();
         let signal = control.trap();
         control.send(Command::Stop);
@@ -726,7 +726,7 @@ mod tests {
     }
 
     #[test]
-    fn trap_after_the_stop_gets_the_signal_at_once() {
+    fn trap_after_stop_is_signalled_at_once() {
         let control = control();
         control.send(Command::Stop);
         assert!(control.commands().stop(Role::Connection));
@@ -759,7 +759,7 @@ mod tests {
     }
 
     #[test]
-    fn child_that_is_asked_to_stop_ends_by_its_role() {
+    fn stopped_child_ends_by_its_role() {
         let control = control();
         control.send(Command::StopAlone);
         assert!(control.commands().ends_waiting());
@@ -790,7 +790,7 @@ mod tests {
 
     /// What is kept of a child that has ended: nothing of it reaches the child that has its seat now.
     #[test]
-    fn seat_is_vacant_until_it_is_taken_and_then_another_childs() {
+    fn seat_passes_to_the_next_child() {
         let (signals, [first, _]) = siblings();
         let counter = WakeCounter::new();
         let guard = first.seats.guard(first.key);

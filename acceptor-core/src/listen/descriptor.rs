@@ -290,7 +290,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn listening_unix_socket_is_no_tcp_listener() {
+    fn listening_unix_socket_is_refused() {
         let unix = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         // An empty name: the system chooses one, and no file is left.
         unix.bind(&SockAddr::unix("").unwrap()).unwrap();
@@ -331,7 +331,7 @@ mod tests {
 
     #[cfg(any(target_os = "android", target_os = "freebsd", target_os = "linux"))]
     #[test]
-    fn socket_that_does_not_listen_is_refused() {
+    fn non_listening_socket_is_refused() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         check_refused(&socket, "a TCP socket that does not listen");
         let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
@@ -351,7 +351,7 @@ mod tests {
     /// Without the right to make a socket transparent, none is found to be.
     #[cfg(target_os = "linux")]
     #[test]
-    fn transparent_socket_has_connections_with_addresses_of_their_own() {
+    fn transparent_socket_asks_local_addr() {
         for (domain, address) in [
             (Domain::IPV4, SocketAddr::from(([127, 0, 0, 1], 0))),
             (
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcard_of_either_family_has_connections_with_addresses_of_their_own() {
+    fn wildcard_socket_asks_local_addr() {
         for (address, asks) in [
             ("0.0.0.0:0", true),
             ("[::]:0", true),

@@ -679,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_is_1_to_2147483647() {
+    fn backlog_is_1_to_2147483647() {
         for backlog in [0, 1 << 31, u32::MAX] {
             check_refused(
                 &loopback().backlog(backlog),
@@ -708,7 +708,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_keepalive_is_within_what_linux_takes() {
+    fn keepalive_is_within_linux_limits() {
         let seconds = Duration::from_secs;
         let allowed = "give 1 to 32767 s";
         for (time, value) in [
@@ -733,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_most_is_known_any_number_from_1_is_tried() {
+    fn unknown_maximum_allows_any_number() {
         assert_eq!(outside(0, None).as_deref(), Some("give at least 1"));
         assert_eq!(outside(1, None), None);
         assert_eq!(outside(u64::MAX, None), None);
@@ -783,7 +783,7 @@ mod tests {
     }
 
     #[test]
-    fn address_of_another_machine_is_named() {
+    fn foreign_address_is_named() {
         // Of the block that is kept for documentation.
         check_refused(
             &at(SocketAddr::from(([192, 0, 2, 1], 0))),
@@ -794,7 +794,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_follows_the_kind_of_the_error() {
+    fn advice_follows_the_error_kind() {
         let low = at(SocketAddr::from(([127, 0, 0, 1], 1023)));
         let high = at(SocketAddr::from(([127, 0, 0, 1], 1024)));
         for (options, kind, words) in [
@@ -838,7 +838,7 @@ mod tests {
     }
 
     #[test]
-    fn only_v6_decides_who_may_connect() {
+    fn only_v6_excludes_ipv4_clients() {
         let any = SocketAddr::from(([0_u16; 8], 0));
         for only in [true, false] {
             let listener = at(any).only_v6(only).bind().unwrap();
@@ -852,7 +852,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn with_reuse_port_listeners_share_an_address() {
+    fn reuse_port_shares_an_address() {
         let first = loopback().reuse_port(true).bind().unwrap();
         let address = first.local_addr().unwrap();
         let second = at(address).reuse_port(true).bind();
@@ -891,7 +891,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn reuse_address_is_on_unless_said_otherwise() {
+    fn reuse_address_is_on_by_default() {
         let reuses = |options: ListenOptions| {
             let listener = options.bind().unwrap();
             SockRef::from(&listener).reuse_address().unwrap()
@@ -901,14 +901,14 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_non_blocking() {
+    fn listener_is_non_blocking() {
         let listener = loopback().bind().unwrap();
         let error = listener.accept().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
-    fn bind_takes_the_first_address_that_works() {
+    fn bind_takes_first_usable_address() {
         let taken = loopback().bind().unwrap();
         let taken = taken.local_addr().unwrap();
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -938,7 +938,7 @@ mod tests {
     }
 
     #[test]
-    fn address_that_does_not_resolve_is_named() {
+    fn unresolvable_address_is_named() {
         let error = ListenOptions::new("nonsense").bind().unwrap_err();
         let words = "cannot listen on \"nonsense\" (give an IP address and a port, or a host name that resolves, and a port)";
         assert_eq!(error.to_string(), words);

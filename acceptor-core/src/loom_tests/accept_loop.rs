@@ -15,7 +15,7 @@ fn world(sleeps: Sleeps, script: Script) -> World {
 }
 
 #[test]
-fn connection_that_is_queued_as_the_pool_stops_is_served() {
+fn stop_serves_queued_connection() {
     check(AtMost(3), || {
         let world = world(Sleeps::Close, Script::Serves);
         let (_, accept_loop) = world.accept_loop();
@@ -31,7 +31,7 @@ fn connection_that_is_queued_as_the_pool_stops_is_served() {
 
 /// The only acceptor is in `init`, on another thread: it is waited for.
 #[test]
-fn connection_that_is_queued_as_the_pool_stops_is_served_by_an_acceptor_that_starts() {
+fn stop_waits_for_starting_acceptor() {
     check(AtMost(3), || {
         let world = world(Sleeps::Close, Script::Serves);
         let (_, init) = world.init();
@@ -46,7 +46,7 @@ fn connection_that_is_queued_as_the_pool_stops_is_served_by_an_acceptor_that_sta
 }
 
 #[test]
-fn connection_that_comes_as_the_pool_stops_is_served_or_was_never_accepted() {
+fn arrival_during_stop_is_served_or_unaccepted() {
     let served = outcomes(AtMost(2), || {
         let world = world(Sleeps::Close, Script::Serves);
         let (_, accept_loop) = world.accept_loop();
@@ -68,7 +68,7 @@ fn connection_that_comes_as_the_pool_stops_is_served_or_was_never_accepted() {
 
 /// A child is polled by this thread only, and by that time the kill has returned.
 #[test]
-fn connection_that_is_accepted_as_the_pool_is_killed_is_dropped_and_counted_or_none() {
+fn accept_during_kill_is_dropped_and_counted() {
     let connections = outcomes(AtMost(3), || {
         let world = world(Sleeps::Close, Script::Serves);
         let (_, accept_loop) = world.accept_loop();
@@ -88,7 +88,7 @@ fn connection_that_is_accepted_as_the_pool_is_killed_is_dropped_and_counted_or_n
 
 /// The first pause ends; each longer one has to be ended by the connection.
 #[test]
-fn listener_short_of_descriptors_goes_on_as_soon_as_a_connection_ends() {
+fn exhausted_listener_resumes_on_connection_end() {
     check(AtMost(3), || {
         let world = world(Sleeps::FirstPause, Script::Serves);
         world.clients.limit_descriptors(1);
@@ -105,7 +105,7 @@ fn listener_short_of_descriptors_goes_on_as_soon_as_a_connection_ends() {
 
 /// Two threads run all tasks of the pool, and the driver's looks follow each other at once.
 #[test]
-fn connection_that_is_accepted_as_the_driver_gives_up_is_dropped() {
+fn accept_as_driver_gives_up_is_dropped() {
     check(AtMost(2), || {
         let world = World::new(Sleeps::Any, Script::Serves, |spec| spec);
         world.tasks.settle();
@@ -129,7 +129,7 @@ fn connection_that_is_accepted_as_the_driver_gives_up_is_dropped() {
 
 /// Another thread may serve it as soon as it has a task.
 #[test]
-fn connection_that_ends_at_once_is_reported_to_begin_before_it_ends() {
+fn begin_is_reported_before_end() {
     check(AtMost(2), || {
         let world = World::new(Sleeps::Close, Script::Serves, |spec| {
             spec.connection_reports(ConnectionReports::All)
@@ -155,7 +155,7 @@ fn connection_that_ends_at_once_is_reported_to_begin_before_it_ends() {
 
 /// The accept loop keeps what it makes acceptors of, until the spec is another.
 #[test]
-fn acceptor_that_begins_after_the_spec_was_replaced_is_of_the_new_one() {
+fn later_acceptor_uses_the_new_spec() {
     let second = outcomes(AtMost(3), || {
         let world = world(Sleeps::Close, Script::Serves);
         world.listen();
@@ -184,7 +184,7 @@ fn acceptor_that_begins_after_the_spec_was_replaced_is_of_the_new_one() {
 
 /// One that was accepted with the old acceptor is held for the new one (R1).
 #[test]
-fn connection_that_comes_as_acceptors_are_replaced_is_served_once() {
+fn arrival_during_replacement_is_served_once() {
     let served = outcomes(AtMost(3), || {
         let world = world(Sleeps::Close, Script::Serves);
         world.listen();

@@ -77,12 +77,12 @@ fn kill_if_there(handle: &Handle, id: ChildId) {
 }
 
 #[test]
-fn kill_ends_a_connection_that_waits_or_begins_to() {
+fn kill_ends_waiting_connection() {
     check(Script::ServesForever, block_on, kill, &[KILLED]);
 }
 
 #[test]
-fn kill_ends_a_connection_whose_task_moves() {
+fn kill_ends_connection_that_migrates() {
     check(
         Script::ServesUntilStopped,
         block_on_in_another_task,
@@ -92,22 +92,22 @@ fn kill_ends_a_connection_whose_task_moves() {
 }
 
 #[test]
-fn connection_that_returns_as_it_is_killed_ends_once() {
+fn return_during_kill_ends_once() {
     check(Script::Serves, block_on, kill_if_there, &[KILLED, SERVED]);
 }
 
 #[test]
-fn connection_that_is_lost_as_it_is_killed_ends_once() {
+fn loss_during_kill_ends_once() {
     check(Script::ServesForever, drop, kill_if_there, &[LOST]);
 }
 
 #[test]
-fn connection_that_traps_the_stop_as_it_is_stopped_is_signalled_and_not_dropped() {
+fn trap_during_stop_is_signalled() {
     check(Script::ServesUntilStopped, block_on, stop, &[SERVED]);
 }
 
 #[test]
-fn connection_that_does_not_trap_the_stop_is_dropped_wherever_it_meets_it() {
+fn untrapped_stop_drops_connection() {
     check(Script::ServesForever, block_on, stop, &[STOPPED]);
 }
 
@@ -144,7 +144,7 @@ fn fail_listener(world: &World) {
 
 /// The listener closes as soon as it is asked to: the longest that it may take is over.
 #[test]
-fn acceptor_in_init_is_dropped_as_its_listener_closes() {
+fn close_drops_acceptor_in_init() {
     check_init(
         Script::PreparesForever,
         close_listener,
@@ -153,7 +153,7 @@ fn acceptor_in_init_is_dropped_as_its_listener_closes() {
 }
 
 #[test]
-fn acceptor_that_begins_to_wait_as_its_listener_closes_terminates_once_or_is_dropped_in_init() {
+fn wait_during_close_terminates_once() {
     check_init(
         Script::Serves,
         close_listener,
@@ -165,7 +165,7 @@ fn acceptor_that_begins_to_wait_as_its_listener_closes_terminates_once_or_is_dro
 }
 
 #[test]
-fn acceptor_that_begins_to_wait_as_its_listener_fails_terminates_with_the_error() {
+fn wait_during_listener_failure_gets_the_error() {
     let failed = "listener: the runtime dropped the listener's task";
     let terminated = "terminated: listener failed: the runtime dropped the listener's task";
     check_init(
@@ -196,18 +196,18 @@ fn check_acceptor(meanwhile: fn(&Handle, ChildId), expected: &[&[&str]]) {
 }
 
 #[test]
-fn acceptor_that_begins_to_wait_as_it_is_stopped_terminates_or_is_dropped_in_init() {
+fn wait_during_stop_terminates() {
     check_acceptor(stop, &[&[], &["terminated: stopped"]]);
 }
 
 #[test]
-fn acceptor_that_begins_to_wait_as_it_is_killed_does_not_terminate() {
+fn wait_during_kill_does_not_terminate() {
     check_acceptor(kill, &[&["acceptor: killed through the handle"]]);
 }
 
 /// Two threads run the pool's tasks: this one lists the acceptor before or after the accept loop has started it.
 #[test]
-fn acceptor_that_is_started_as_it_is_stopped_ends_and_is_replaced() {
+fn start_during_stop_ends_and_is_replaced() {
     let logs = outcomes(AtMost(3), || {
         let world = world(Sleeps::Close, Script::ServesWithoutInit);
         world.tasks.settle();
@@ -227,7 +227,7 @@ fn acceptor_that_is_started_as_it_is_stopped_ends_and_is_replaced() {
 
 /// The acceptor is spaced, because another has failed to start: the driver starts it, while this thread stops it.
 #[test]
-fn acceptor_that_the_driver_starts_as_it_is_stopped_ends_and_is_replaced() {
+fn driver_start_during_stop_is_replaced() {
     let logs = outcomes(AtMost(3), || {
         let world = world(Sleeps::Close, Script::FailsToStart(1));
         let (_, init) = world.init();
@@ -247,7 +247,7 @@ fn acceptor_that_the_driver_starts_as_it_is_stopped_ends_and_is_replaced() {
 
 /// It is made anew as it is started, because the spec was replaced: the stop may have been for the one before.
 #[test]
-fn acceptor_that_is_made_anew_as_it_is_stopped_ends_and_is_replaced() {
+fn rebuild_during_stop_is_replaced() {
     let logs = outcomes(AtMost(3), || {
         let world = world(Sleeps::Close, Script::FailsToStart(1));
         let (_, init) = world.init();
@@ -269,7 +269,7 @@ fn acceptor_that_is_made_anew_as_it_is_stopped_ends_and_is_replaced() {
 
 /// Of two that fail to start, one tries again and the other is held until that one waits.
 #[test]
-fn acceptors_that_fail_to_start_at_once_wait_in_the_end() {
+fn concurrent_start_errors_recover() {
     check_model(AtMost(3), || {
         let world = World::new(Sleeps::Close, Script::FailsToStart(2), |spec| {
             spec.intensity(10)
@@ -306,7 +306,7 @@ fn check_ends(ends: BTreeSet<String>, expected: &[&str]) {
 }
 
 #[test]
-fn acceptor_that_begins_to_wait_as_the_pool_stops_ends_once() {
+fn wait_during_pool_stop_ends_once() {
     let ends = outcomes(AtMost(3), || {
         let world = world(Sleeps::CloseLimit, Script::Serves);
         let (_, init) = world.init();
@@ -344,7 +344,7 @@ fn check_end<F: Future<Output = StopReport<u8>>>(
 }
 
 #[test]
-fn connection_that_returns_as_the_pool_stops_is_counted_once() {
+fn return_during_pool_stop_counts_once() {
     check_end(
         AtMost(3),
         Sleeps::Close,
@@ -358,7 +358,7 @@ fn connection_that_returns_as_the_pool_stops_is_counted_once() {
 }
 
 #[test]
-fn connection_that_returns_as_the_pool_is_killed_is_counted_once() {
+fn return_during_pool_kill_counts_once() {
     check_end(
         AtMost(3),
         Sleeps::Close,
@@ -373,7 +373,7 @@ fn connection_that_returns_as_the_pool_is_killed_is_counted_once() {
 }
 
 #[test]
-fn connection_that_begins_to_wait_as_the_pool_is_killed_is_dropped() {
+fn wait_during_pool_kill_is_dropped() {
     check_end(
         AtMost(3),
         Sleeps::Close,
@@ -384,7 +384,7 @@ fn connection_that_begins_to_wait_as_the_pool_is_killed_is_dropped() {
 }
 
 #[test]
-fn connection_that_begins_to_wait_as_the_stop_phase_begins_is_dropped() {
+fn wait_at_stop_phase_is_dropped() {
     check_end(
         AtMost(3),
         Sleeps::Close,
@@ -395,7 +395,7 @@ fn connection_that_begins_to_wait_as_the_stop_phase_begins_is_dropped() {
 }
 
 #[test]
-fn connection_that_traps_the_stop_as_the_stop_phase_begins_is_signalled() {
+fn trap_at_stop_phase_is_signalled() {
     check_end(
         AtMost(3),
         Sleeps::Close,
@@ -406,7 +406,7 @@ fn connection_that_traps_the_stop_as_the_stop_phase_begins_is_signalled() {
 }
 
 #[test]
-fn connection_that_begins_to_wait_for_draining_as_the_pool_stops_is_signalled() {
+fn draining_wait_during_stop_is_signalled() {
     let ends = outcomes(AtMost(3), || {
         let world = World::new(Sleeps::Close, Script::ServesUntilDraining, |spec| {
             spec.grace(Grace::Unlimited)
@@ -426,7 +426,7 @@ fn connection_that_begins_to_wait_for_draining_as_the_pool_stops_is_signalled() 
 
 /// The driver's looks follow each other at once: a poll lasts for all of them, or for some.
 #[test]
-fn connection_that_ends_as_the_kill_timeout_ends_has_ended_or_is_stuck_and_not_both() {
+fn end_at_kill_timeout_is_ended_or_stuck() {
     check_end(
         AtMost(2),
         Sleeps::Any,
@@ -443,7 +443,7 @@ fn connection_that_ends_as_the_kill_timeout_ends_has_ended_or_is_stuck_and_not_b
 
 /// The connection's end is its table's business alone, unless the listener is closed by then.
 #[test]
-fn listener_whose_last_connection_ends_as_it_closes_is_forgotten() {
+fn closed_listener_is_forgotten_after_last_end() {
     check_model(AtMost(3), || {
         let world = world(Sleeps::Close, Script::Serves);
         let (listener, connection) = world.connection();

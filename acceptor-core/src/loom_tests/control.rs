@@ -95,20 +95,20 @@ fn check_command(sent: Command, way: Way, sees: fn(Commands) -> bool) {
 }
 
 #[test]
-fn kill_reaches_a_child_that_begins_to_wait() {
+fn kill_reaches_child_about_to_wait() {
     check_command(Command::Kill, Way::Single, Commands::kill);
     check_command(Command::Kill, Way::Level, Commands::kill);
 }
 
 #[test]
-fn stop_reaches_a_child_that_begins_to_wait() {
+fn stop_reaches_child_about_to_wait() {
     let stops = |commands: Commands| commands.stop(Role::Connection);
     check_command(Command::StopAlone, Way::Single, stops);
     check_command(Command::Stop, Way::Level, stops);
 }
 
 #[test]
-fn close_reaches_an_acceptor_that_begins_to_wait() {
+fn close_reaches_acceptor_about_to_wait() {
     check_command(Command::StopAlone, Way::Single, Commands::ends_waiting);
     let close = Command::Close(CloseReason::Closed);
     check_command(close, Way::Level, |commands| {
@@ -118,7 +118,7 @@ fn close_reaches_an_acceptor_that_begins_to_wait() {
 
 /// The level is raised by the call, and the children are woken by the driver, which hears of it later.
 #[test]
-fn command_to_all_children_reaches_each() {
+fn command_to_all_reaches_each_child() {
     check(Any, || {
         let (signals, children) = children::<2>();
         let walked = children.clone();
@@ -133,7 +133,7 @@ fn command_to_all_children_reaches_each() {
 }
 
 #[test]
-fn child_is_woken_through_the_waker_of_its_last_poll() {
+fn child_is_woken_by_latest_waker() {
     for way in [Way::Single, Way::Level] {
         check(Any, move || {
             let (signals, control) = child();
@@ -148,7 +148,7 @@ fn child_is_woken_through_the_waker_of_its_last_poll() {
 }
 
 #[test]
-fn commands_of_two_callers_at_once_both_arrive() {
+fn concurrent_commands_both_arrive() {
     for (way, stop) in [
         (Way::Single, Command::StopAlone),
         (Way::Level, Command::Stop),
@@ -167,7 +167,7 @@ fn commands_of_two_callers_at_once_both_arrive() {
 }
 
 #[test]
-fn stop_is_signalled_to_a_child_that_traps_it_at_that_moment() {
+fn concurrent_trap_gets_the_stop_signal() {
     for (sent, way) in [
         (Command::StopAlone, Way::Single),
         (Command::Stop, Way::Level),
@@ -190,7 +190,7 @@ impl Wake for Task {
 }
 
 #[test]
-fn ended_child_keeps_no_task_alive_though_it_is_commanded_as_it_ends() {
+fn command_at_end_leaks_no_task() {
     for way in [Way::Single, Way::Level] {
         check(Any, move || {
             let (signals, control) = child();
@@ -207,7 +207,7 @@ fn ended_child_keeps_no_task_alive_though_it_is_commanded_as_it_ends() {
 
 /// Two threads poll a child in turn, as a runtime has them do.
 #[test]
-fn poll_that_is_seen_to_have_begun_or_ended_is_counted() {
+fn observed_polls_are_counted() {
     check(Any, || {
         let (_, control) = child();
         let steps = Arc::new(Mutex::new(0));
@@ -236,7 +236,7 @@ fn poll_that_is_seen_to_have_begun_or_ended_is_counted() {
 
 /// The last guard is given back as `serve` returns: whichever is later ends the connection, once (E6).
 #[test]
-fn connection_ends_once_with_its_serve_and_its_last_guard() {
+fn serve_and_last_guard_end_once() {
     check(Any, || {
         let (_, control) = child();
         assert!(control.take_guard().is_some());
@@ -277,7 +277,7 @@ fn guard_sees_the_kill() {
 
 /// What is kept of a connection traps the stop just as the connection ends, and its seat is taken again.
 #[test]
-fn late_trap_is_none_of_the_child_that_has_the_seat_next() {
+fn late_trap_spares_the_next_child() {
     check(Any, || {
         let signals = Signals::new();
         let mut seats = <Arc<Seats> as Bank>::new(&signals);

@@ -20,7 +20,7 @@ fn world(script: Script) -> World {
 
 /// Three threads: the driver, a connection that is polled only if it is woken, and the calls.
 #[test]
-fn driver_that_walks_for_one_call_hears_of_the_next() {
+fn walking_driver_hears_the_next_call() {
     check(AtMost(2), || {
         let world = world(Script::ServesForever);
         let (listener, connection) = world.connection();
@@ -37,7 +37,7 @@ fn driver_that_walks_for_one_call_hears_of_the_next() {
 }
 
 #[test]
-fn driver_that_walks_wakes_each_child() {
+fn walk_wakes_each_child() {
     check(AtMost(2), || {
         let world = world(Script::ServesForever);
         let (_, first) = world.connection();
@@ -54,7 +54,7 @@ fn driver_that_walks_wakes_each_child() {
 
 /// As a runtime does that ends.
 #[test]
-fn listener_that_is_added_as_the_driver_is_dropped_is_closed_or_refused() {
+fn add_during_driver_drop_is_closed_or_refused() {
     let added = outcomes(AtMost(3), || {
         let world = world(Script::Serves);
         world.tasks.settle();
@@ -85,7 +85,7 @@ fn check_dropped(script: Script, meanwhile: fn(World)) {
 }
 
 #[test]
-fn connection_that_begins_to_wait_as_the_driver_is_dropped_is_dropped() {
+fn wait_during_driver_drop_is_dropped() {
     check_dropped(Script::ServesForever, |world| {
         let (_, connection) = world.connection();
         let driver = world.take_driver();
@@ -98,7 +98,7 @@ fn connection_that_begins_to_wait_as_the_driver_is_dropped_is_dropped() {
 
 /// The grace never ends.
 #[test]
-fn connection_of_a_pool_that_is_stopped_as_the_driver_is_dropped_is_dropped() {
+fn stop_during_driver_drop_drops_connection() {
     check_dropped(Script::ServesForever, |world| {
         world.listen();
         world.tasks.settle();
@@ -115,7 +115,7 @@ fn connection_of_a_pool_that_is_stopped_as_the_driver_is_dropped_is_dropped() {
 }
 
 #[test]
-fn connection_that_is_accepted_as_the_driver_is_dropped_is_dropped() {
+fn accept_during_driver_drop_is_dropped() {
     check_dropped(Script::ServesForever, |world| {
         let (_, accept_loop) = world.accept_loop();
         world.clients.connect();
@@ -130,7 +130,7 @@ fn connection_that_is_accepted_as_the_driver_is_dropped_is_dropped() {
 
 /// Its replacement is for the driver to start.
 #[test]
-fn acceptor_that_fails_to_start_as_the_driver_is_dropped_leaves_no_other_behind() {
+fn start_error_during_driver_drop_leaves_none() {
     check_dropped(Script::FailsToStart(1), |world| {
         let (_, init) = world.init();
         let driver = world.take_driver();
@@ -142,7 +142,7 @@ fn acceptor_that_fails_to_start_as_the_driver_is_dropped_leaves_no_other_behind(
 }
 
 #[test]
-fn acceptors_that_are_listed_as_the_driver_is_dropped_end() {
+fn listed_acceptors_end_with_the_driver() {
     check_dropped(Script::Serves, |world| {
         world.tasks.settle();
         world.listen();
@@ -155,7 +155,7 @@ fn acceptors_that_are_listed_as_the_driver_is_dropped_end() {
 }
 
 #[test]
-fn both_tasks_of_the_pool_may_be_dropped_at_once() {
+fn driver_and_reporter_drop_concurrently() {
     check_dropped(Script::Serves, |world| {
         let (_, accept_loop) = world.accept_loop();
         let (driver, reporter) = (world.take_driver(), world.take_reporter());
@@ -169,7 +169,7 @@ fn both_tasks_of_the_pool_may_be_dropped_at_once() {
 }
 
 #[test]
-fn driver_that_is_dropped_on_its_walk_leaves_no_child_asleep() {
+fn driver_dropped_on_walk_wakes_all_children() {
     check_dropped(Script::ServesForever, |world| {
         world.listen();
         for _ in 0..2 {

@@ -80,7 +80,7 @@ async fn all(inbox: &Inbox<u32>, queue: &mut VecDeque<u32>, enough: impl Fn(&New
 }
 
 #[test]
-fn accept_loop_that_leaves_the_lock_alone_misses_no_arrival() {
+fn lock_free_read_misses_no_arrival() {
     for new_wakers in [false, true] {
         check(AtMost(3), move || {
             let inbox = inbox();
@@ -99,7 +99,7 @@ fn accept_loop_that_leaves_the_lock_alone_misses_no_arrival() {
 }
 
 #[test]
-fn accept_loop_that_leaves_the_lock_alone_misses_no_news() {
+fn lock_free_read_misses_no_news() {
     for new_wakers in [false, true] {
         check(AtMost(3), move || {
             let inbox = inbox();
@@ -122,7 +122,7 @@ fn accept_loop_that_leaves_the_lock_alone_misses_no_news() {
 }
 
 #[test]
-fn arrival_as_the_accept_loop_runs_out_of_acceptors_is_collected() {
+fn arrival_at_empty_queue_is_collected() {
     check(Any, || {
         let inbox = inbox();
         let arriving = Arc::clone(&inbox);
@@ -132,7 +132,7 @@ fn arrival_as_the_accept_loop_runs_out_of_acceptors_is_collected() {
 }
 
 #[test]
-fn arrivals_are_collected_in_their_order() {
+fn arrivals_keep_their_order() {
     check(Any, || {
         let inbox = inbox();
         let arriving = Arc::clone(&inbox);
@@ -150,7 +150,7 @@ fn arrivals_are_collected_in_their_order() {
 }
 
 #[test]
-fn two_arrivals_at_once_are_both_collected() {
+fn concurrent_arrivals_are_collected() {
     check(Any, || {
         let inbox = inbox();
         for number in 1..=2 {
@@ -168,7 +168,7 @@ fn two_arrivals_at_once_are_both_collected() {
 
 /// As an accept loop does that has just accepted a connection.
 #[test]
-fn arrival_between_two_collections_is_taken_once() {
+fn arrival_between_reads_is_taken_once() {
     check(Any, || {
         let inbox = inbox();
         let arriving = Arc::clone(&inbox);
@@ -185,7 +185,7 @@ fn arrival_between_two_collections_is_taken_once() {
 }
 
 #[test]
-fn news_of_two_threads_at_once_is_collected() {
+fn concurrent_news_is_collected() {
     check(Any, || {
         let inbox = inbox::<u32>();
         let (commanded, resumed) = (Arc::clone(&inbox), Arc::clone(&inbox));
@@ -197,7 +197,7 @@ fn news_of_two_threads_at_once_is_collected() {
 }
 
 #[test]
-fn command_to_an_acceptor_that_waits_is_seen_with_the_news_of_it() {
+fn command_is_visible_with_its_news() {
     check(Any, || {
         let inbox = inbox();
         let _ = inbox.push(1, None);
@@ -214,7 +214,7 @@ fn command_to_an_acceptor_that_waits_is_seen_with_the_news_of_it() {
 }
 
 #[test]
-fn close_of_two_callers_at_once_takes_no_queued_connections_if_either_says_so() {
+fn concurrent_close_without_queue_wins() {
     check(Any, || {
         let inbox = inbox::<u32>();
         for (reason, queued) in [
@@ -233,7 +233,7 @@ fn close_of_two_callers_at_once_takes_no_queued_connections_if_either_says_so() 
 }
 
 #[test]
-fn arrival_as_the_inbox_is_shut_is_collected_or_given_back() {
+fn arrival_at_shut_is_taken_or_returned() {
     let taken = outcomes(Any, || {
         let inbox = inbox();
         let arriving = Arc::clone(&inbox);
@@ -249,7 +249,7 @@ fn arrival_as_the_inbox_is_shut_is_collected_or_given_back() {
 }
 
 #[test]
-fn arrival_with_the_earliest_timeout_wakes_the_accept_loop_to_set_its_timer() {
+fn earlier_timeout_wakes_the_accept_loop() {
     let soon = Instant::now();
     let late = soon + Duration::from_secs(1);
     check(Any, move || {

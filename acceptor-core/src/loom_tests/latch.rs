@@ -10,7 +10,7 @@ use crate::sync::TaskWaker;
 use crate::sync::notify::Notify;
 
 #[test]
-fn task_that_begins_to_wait_as_it_is_set_is_woken() {
+fn wait_during_set_is_woken() {
     check(Any, || {
         let latch = Latch::new();
         let setter = latch.clone();
@@ -21,7 +21,7 @@ fn task_that_begins_to_wait_as_it_is_set_is_woken() {
 }
 
 #[test]
-fn all_that_wait_are_woken() {
+fn all_waiters_are_woken() {
     check(Any, || {
         let latch = Latch::new();
         let (setter, waiter) = (latch.clone(), latch.clone());
@@ -33,7 +33,7 @@ fn all_that_wait_are_woken() {
 
 /// As a call raises *draining*, and the driver wakes what waits for it.
 #[test]
-fn task_that_begins_to_wait_as_it_is_raised_is_woken_by_another_thread() {
+fn wait_during_raise_is_woken() {
     check(Any, || {
         let (latch, news) = (Latch::new(), Arc::new(Notify::default()));
         let (raised, announced) = (latch.clone(), Arc::clone(&news));
@@ -51,7 +51,7 @@ fn task_that_begins_to_wait_as_it_is_raised_is_woken_by_another_thread() {
 }
 
 #[test]
-fn two_that_take_the_waiters_at_once_wake_all() {
+fn concurrent_takers_wake_all_waiters() {
     check(Any, || {
         let latch = Latch::new();
         for _ in 0..2 {
@@ -64,7 +64,7 @@ fn two_that_take_the_waiters_at_once_wake_all() {
 
 /// As a runtime does that drops the driver on its walk.
 #[test]
-fn walk_that_is_cut_short_wakes_those_that_are_left() {
+fn interrupted_walk_wakes_the_rest() {
     check(Any, || {
         let latch = Latch::new();
         let waiter = latch.clone();
@@ -82,7 +82,7 @@ fn begin_to_wait(latch: &Latch) -> impl Future<Output = ()> + use<> {
 }
 
 #[test]
-fn wait_that_goes_on_in_another_task_is_woken_there() {
+fn moved_wait_is_woken_in_its_new_task() {
     check(Any, || {
         let latch = Latch::new();
         let setter = latch.clone();
@@ -92,7 +92,7 @@ fn wait_that_goes_on_in_another_task_is_woken_there() {
 }
 
 #[test]
-fn wait_that_is_dropped_takes_no_other_along() {
+fn dropped_wait_spares_other_waiters() {
     check(Any, || {
         let latch = Latch::new();
         let (setter, waiter) = (latch.clone(), latch.clone());

@@ -28,7 +28,7 @@ impl News {
 }
 
 #[test]
-fn news_between_looking_and_listening_is_heard() {
+fn news_before_listening_is_seen() {
     check(Any, || {
         let news = Arc::new(News::default());
         let announced = Arc::clone(&news);
@@ -38,7 +38,7 @@ fn news_between_looking_and_listening_is_heard() {
 }
 
 #[test]
-fn news_while_the_task_wakes_up_is_heard_whatever_its_waker() {
+fn news_during_wakeup_is_seen() {
     check(Any, || {
         let news = Arc::new(News::default());
         let announced = Arc::clone(&news);
@@ -51,7 +51,7 @@ fn news_while_the_task_wakes_up_is_heard_whatever_its_waker() {
 }
 
 #[test]
-fn news_from_two_threads_at_once_is_heard() {
+fn concurrent_news_is_seen() {
     check(Any, || {
         let news = Arc::new(News::default());
         for _ in 0..2 {
@@ -63,7 +63,7 @@ fn news_from_two_threads_at_once_is_heard() {
 }
 
 #[test]
-fn nudge_takes_no_news_away() {
+fn wake_task_keeps_the_news() {
     check(Any, || {
         let news = Arc::new(News::default());
         let (nudged, announced) = (Arc::clone(&news), Arc::clone(&news));

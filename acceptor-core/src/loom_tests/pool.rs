@@ -13,7 +13,7 @@ fn patient(script: Script) -> World {
 }
 
 #[test]
-fn two_stops_at_once_get_the_same_result() {
+fn concurrent_stops_share_a_result() {
     check(AtMost(3), || {
         let world = patient(Script::Serves);
         let (_, connection) = world.connection();
@@ -29,7 +29,7 @@ fn two_stops_at_once_get_the_same_result() {
 }
 
 #[test]
-fn stop_and_kill_at_once_come_to_one_result() {
+fn concurrent_stop_and_kill_share_a_result() {
     check(Any, || {
         let world = patient(Script::ServesForever);
         let (_, connection) = world.connection();
@@ -47,7 +47,7 @@ fn stop_and_kill_at_once_come_to_one_result() {
 
 /// The sockets are closed, and the grace does not end: of the kill the driver hears from the call alone.
 #[test]
-fn driver_goes_by_the_new_time_of_a_stop_that_becomes_a_kill() {
+fn kill_replaces_the_stop_deadline() {
     check(AtMost(3), || {
         let world = World::new(Sleeps::Any, Script::Serves, |spec| spec.grace(AN_HOUR));
         let (_, connection) = world.connection();
@@ -65,7 +65,7 @@ fn driver_goes_by_the_new_time_of_a_stop_that_becomes_a_kill() {
 }
 
 #[test]
-fn close_is_through_after_the_socket_is_closed() {
+fn close_returns_after_the_socket_closes() {
     check(AtMost(3), || {
         let world = patient(Script::Serves);
         let (listener, accept_loop) = world.accept_loop();
@@ -79,7 +79,7 @@ fn close_is_through_after_the_socket_is_closed() {
 }
 
 #[test]
-fn two_closes_at_once_wait_for_the_same_close() {
+fn concurrent_closes_wait_for_one_close() {
     let second = outcomes(Any, || {
         let world = patient(Script::Serves);
         let (listener, accept_loop) = world.accept_loop();
@@ -97,7 +97,7 @@ fn two_closes_at_once_wait_for_the_same_close() {
 
 /// It was closed, or it has failed: its acceptor and its report agree.
 #[test]
-fn listener_that_fails_as_it_is_closed_has_one_reason() {
+fn failure_during_close_has_one_reason() {
     let logs = outcomes(Any, || {
         let world = patient(Script::Serves);
         let (listener, accept_loop) = world.accept_loop();
@@ -120,7 +120,7 @@ fn listener_that_fails_as_it_is_closed_has_one_reason() {
 }
 
 #[test]
-fn listener_that_is_added_as_the_pool_stops_is_closed_or_refused() {
+fn add_during_stop_is_closed_or_refused() {
     let added = outcomes(Any, || {
         let world = patient(Script::Serves);
         let (handle, door) = (world.handle(), world.door());
@@ -139,7 +139,7 @@ fn listener_that_is_added_as_the_pool_stops_is_closed_or_refused() {
 /// As a runtime does that drops the accept loop's task. The connection ends in the stop phase, which no closed socket
 /// holds up.
 #[test]
-fn listener_that_fails_as_the_pool_stops_is_closed_once() {
+fn listener_failure_during_stop_closes_once() {
     let failures = outcomes(AtMost(3), || {
         let world = World::new(Sleeps::Close, Script::ServesForever, |spec| {
             spec.shutdown(Shutdown::Unlimited)
@@ -165,7 +165,7 @@ fn listener_that_fails_as_the_pool_stops_is_closed_once() {
 }
 
 #[test]
-fn join_that_begins_as_the_pool_ends_is_ready() {
+fn join_during_pool_end_is_ready() {
     check(AtMost(3), || {
         let world = patient(Script::Serves);
         let (driver, reporter) = (world.take_driver(), world.take_reporter());

@@ -79,7 +79,7 @@ fn expect_result_last(world: &World, count: &Count) {
 }
 
 #[test]
-fn reports_of_two_threads_are_delivered_one_at_a_time_and_in_order() {
+fn concurrent_reports_are_serialized_in_order() {
     check(AtMost(2), || {
         let (world, count) = world(Sleeps::Close);
         expect_result_last(&world, &count);
@@ -96,7 +96,7 @@ fn reports_of_two_threads_are_delivered_one_at_a_time_and_in_order() {
 }
 
 #[test]
-fn result_comes_after_each_report_that_was_posted_before_the_end() {
+fn result_follows_all_earlier_reports() {
     let reports = outcomes(AtMost(3), || {
         let (world, count) = world(Sleeps::Close);
         expect_result_last(&world, &count);
@@ -118,7 +118,7 @@ fn result_comes_after_each_report_that_was_posted_before_the_end() {
 
 /// The driver gives the result when the kill timeout is over, which it is at once.
 #[test]
-fn each_report_is_delivered_or_counted_as_undelivered_when_the_kill_timeout_ends() {
+fn report_is_delivered_or_counted_undelivered() {
     let undelivered = outcomes(AtMost(3), || {
         let (world, count) = world(Sleeps::Any);
         for _ in 0..2 {
@@ -135,7 +135,7 @@ fn each_report_is_delivered_or_counted_as_undelivered_when_the_kill_timeout_ends
 }
 
 #[test]
-fn reports_are_delivered_in_order_though_the_runtime_drops_the_reporter() {
+fn dropped_reporter_keeps_report_order() {
     check(AtMost(3), || {
         let (world, count) = world(Sleeps::Close);
         expect_result_last(&world, &count);
@@ -153,7 +153,7 @@ fn reports_are_delivered_in_order_though_the_runtime_drops_the_reporter() {
 }
 
 #[test]
-fn reports_are_delivered_in_order_though_the_runtime_drops_a_reporter_at_work() {
+fn reporter_dropped_at_work_keeps_order() {
     check(AtMost(3), || {
         let (world, count) = world(Sleeps::Close);
         expect_result_last(&world, &count);

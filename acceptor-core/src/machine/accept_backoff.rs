@@ -108,7 +108,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn pauses_double_from_5_ms_to_a_second_until_a_success() {
+    fn pauses_double_from_5_ms_to_1_s() {
         let (mut backoff, now) = (AcceptBackoff::new(), Instant::now());
         let lengths = |backoff: &mut AcceptBackoff, count: usize| -> Vec<u128> {
             let next = |_| backoff.pause(now).length.as_millis();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn success_does_not_make_reports_more_frequent() {
+    fn success_keeps_the_report_limit() {
         let (mut backoff, now) = (AcceptBackoff::new(), Instant::now());
         assert_eq!(backoff.pause(now).report, Some(0));
         backoff.success();
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_100th_error_of_one_connection_in_a_row_is_of_resources() {
+    fn hundredth_connection_error_pauses() {
         check_row(|backoff, now| {
             backoff.success();
             now
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn accept_that_yields_ends_no_row_of_errors() {
+    fn yield_keeps_the_error_count() {
         use AcceptErrorKind::{Connection, Resources};
         let (mut backoff, mut now) = (AcceptBackoff::new(), Instant::now());
         let mut skipped = 0;
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_asked_only_after_an_error() {
+    fn clock_is_read_only_after_an_error() {
         let mut backoff = AcceptBackoff::new();
         let never = || -> Instant { unreachable!("it costs") };
         backoff.pending(never);

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_to_a_second_and_start_again() {
+    fn pauses_double_to_1_s_and_reset() {
         let mut backoff = Backoff::new(Duration::from_millis(5));
         let pauses: Vec<_> = (0..10).map(|_| backoff.pause().as_millis()).collect();
         assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn first_start_is_not_spaced() {
+    fn first_start_is_immediate() {
         let mut spacing = StartBackoff::default();
         let delays: Vec<_> = (0..13).map(|_| spacing.delay().as_millis()).collect();
         assert_eq!(
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sequence_of_pauses_and_successes_doubles_from_the_last_success() {
+    fn every_sequence_doubles_from_last_success() {
         for first in [1, 5, 999, 1000, 1001] {
             play_all(
                 Backoff::new(Duration::from_millis(first.into())),

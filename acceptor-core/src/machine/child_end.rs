@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_has_its_kind_and_words() {
+    fn ends_have_kind_and_words() {
         for (end, kind, words) in ends() {
             assert_eq!(end.kind(), kind, "{end:?}");
             let failure = end.failure().map(|failure| failure.to_string());
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_that_nothing_else_bounds_are_spaced() {
+    fn unbounded_ends_are_spaced() {
         for (end, ..) in ends() {
             let expected = matches!(
                 end,

@@ -79,18 +79,18 @@ mod tests {
     use Verdict::{Exceeded, Tolerable};
 
     #[test]
-    fn intensity_zero_tolerates_nothing() {
+    fn zero_intensity_tolerates_nothing() {
         check(0, SECOND, &[0], &[Exceeded]);
     }
 
     #[test]
-    fn intensity_one_tolerates_one_in_a_period() {
+    fn intensity_one_tolerates_one_failure() {
         check(1, SECOND, &[0, 500], &[Tolerable, Exceeded]);
         check(1, SECOND, &[0, 1001], &[Tolerable, Tolerable]);
     }
 
     #[test]
-    fn both_ends_of_the_period_are_included() {
+    fn period_includes_both_ends() {
         check(1, SECOND, &[0, 1000], &[Tolerable, Exceeded]);
         check(
             2,
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn period_of_any_length_is_exact() {
+    fn any_period_is_exact() {
         let nanosecond = Duration::from_nanos(1);
         check(1, nanosecond, &[0, 1], &[Tolerable, Tolerable]);
         check(1, nanosecond, &[0, 0], &[Tolerable, Exceeded]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_read_out_of_order_does_no_harm() {
+    fn out_of_order_times_are_harmless() {
         check(
             1,
             SECOND,
@@ -155,7 +155,7 @@ mod tests {
 
     /// Six failures deep.
     #[test]
-    fn every_sequence_of_failures_is_a_count_over_the_last_period() {
+    fn every_sequence_counts_the_last_period() {
         for intensity in 0..=3 {
             play_all(&Intensity::default(), &mut Vec::new(), intensity, 6);
         }
@@ -164,7 +164,7 @@ mod tests {
     proptest! {
         /// Against a count over all timestamps that there ever were.
         #[test]
-        fn intensity_is_a_count_over_the_last_period(
+        fn intensity_counts_the_last_period(
             intensity in 0..5_u32,
             period in 1..50_u64,
             gaps in proptest::collection::vec(0..30_u64, 0..60),

@@ -62,7 +62,7 @@ mod tests {
     use crate::stop_report::{EndKind, Phase};
 
     #[test]
-    fn oldest_sixteen_are_named_oldest_first() {
+    fn oldest_sixteen_are_listed_in_order() {
         let start = Instant::now();
         let mut late = Late::default();
         let mut dropped = 0;

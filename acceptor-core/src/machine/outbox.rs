@@ -535,7 +535,7 @@ mod tests {
 
     /// Every sequence of six acts, with one place for each sort.
     #[test]
-    fn every_sequence_of_a_small_outbox() {
+    fn every_sequence_matches_a_list() {
         let acts = [
             Act::Push(EventKind::StartError, 0),
             Act::Push(EventKind::AcceptPaused, 2),
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_reports_and_failed_listeners_have_1024_places_each() {
+    fn each_report_class_is_limited_to_1024() {
         use EventKind::{ConnectionEnded, ListenerFailed, PoolStopped, ReportsLost};
         let mut outbox = Outbox::new();
         push(&mut outbox, ConnectionEnded, 1030);
@@ -605,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_after_a_delivery_are_a_report_of_their_own() {
+    fn losses_after_delivery_are_separate() {
         use EventKind::{ReportsLost, StartError};
         let mut outbox = Outbox::with_places(2);
         push(&mut outbox, StartError, 3);
@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_past_burst_is_given_back() {
+    fn burst_memory_is_released() {
         let mut outbox = Outbox::new();
         push(&mut outbox, EventKind::StartError, 1023);
         push(&mut outbox, EventKind::AcceptPaused, 1);

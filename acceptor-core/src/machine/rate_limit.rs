@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_a_second_pass_and_the_rest_is_counted() {
+    fn ten_events_a_second_pass() {
         let (mut limit, start) = (RateLimit::default(), Instant::now());
         let ms = |ms| start + Duration::from_millis(ms);
         for at in 0..10 {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn event_that_is_given_back_counts_as_suppressed() {
+    fn returned_event_is_suppressed() {
         let (mut limit, start) = (RateLimit::default(), Instant::now());
         for _ in 0..13 {
             limit.admit(listener(1), FAILED, start);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_and_listeners_are_limited_apart() {
+    fn limits_are_per_kind_and_listener() {
         let (mut limit, now) = (RateLimit::default(), Instant::now());
         for _ in 0..10 {
             limit.admit(listener(1), FAILED, now);
@@ -150,7 +150,7 @@ mod tests {
     proptest! {
         /// Against a list of all that were emitted.
         #[test]
-        fn limit_is_a_count_over_the_last_second(
+        fn limit_counts_the_last_second(
             events in proptest::collection::vec((0..300_u64, 0..2_u64), 0..200),
         ) {
             let (mut limit, start) = (RateLimit::default(), Instant::now());
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_suppressed_is_said_before_it_is_forgotten() {
+    fn suppressed_count_outlives_eviction() {
         let (mut limit, start) = (RateLimit::default(), Instant::now());
         let (mut suppressed, mut most) = (0, 0);
         for number in 0..10_000 {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_emitted_within_a_second_is_not_forgotten() {
+    fn recent_events_are_not_evicted() {
         let (mut limit, start) = (RateLimit::default(), Instant::now());
         for number in 0..MANY as u64 {
             for _ in 0..12 {

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn grace_begins_a_second_after_the_close_at_the_latest() {
+    fn grace_begins_within_1_s_of_close() {
         let (zero, some) = (Grace::from(ms(0)), Grace::from(ms(20)));
         let never = Sockets::Never;
         let closed = [(10, Close(Accepted))];
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn grace_begins_when_the_last_socket_is_closed() {
+    fn grace_begins_with_last_socket_close() {
         let began = Instant::now();
         let at = |time| began + ms(time);
         let mut stopping = Stopping::begin(plan(0, ms(20).into(), Shutdown::Kill), began);
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn times_beyond_the_clock_never_come() {
+    fn deadline_overflow_never_expires() {
         let at_once = Sockets::AtOnce;
         let endless = plan(0, Duration::MAX.into(), Shutdown::Kill);
         check_turns(endless, at_once, &[(0, Close(Accepted))]);
@@ -557,7 +557,7 @@ mod tests {
 
     /// Every sequence of six events that differ in what they can lead to, for every plan.
     #[test]
-    fn every_order_of_events_follows_the_plan() {
+    fn every_event_order_follows_the_plan() {
         let events = [
             Event::Wait(10),
             Event::Wait(40),
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_in_any_phase_is_one_step_and_has_a_look_at_once() {
+    fn kill_in_any_phase_looks_at_once() {
         for plan in plans() {
             for time in [0, 5, 10, 25, 30, 45, 60, 75, 100] {
                 let mut pair = Pair::begin(plan, 0, 1);
@@ -611,7 +611,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_stop_of_any_length_follows_the_plan(
+        fn stop_of_any_length_follows_the_plan(
             which in 0..24_usize,
             listeners in (0..6_usize, 0..4_usize),
             events in proptest::collection::vec(any_event(), 0..40),

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_past_peak_is_given_back() {
+    fn peak_memory_is_released() {
         let mut slots = Slots::<_, ()>::default();
         let kept = slots.insert_with(|| (), |_, ()| 0);
         let peak: Vec<_> = (0..10_000)
@@ -351,7 +351,7 @@ mod tests {
 
     /// As many as fit the chunks whose memory is kept come and go, and the same banks are there for them.
     #[test]
-    fn few_that_come_and_go_are_given_the_same_memory() {
+    fn churn_reuses_memory() {
         let (mut slots, made) = (Slots::<_, ()>::default(), Cell::new(0));
         for _ in 0..100 {
             let come = || slots.insert_with(|| made.set(made.get() + 1), |_, ()| 0);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn vacant_slot_is_used_again() {
+    fn vacant_slot_is_reused() {
         let mut slots = Slots::<_, ()>::default();
         let first = slots.insert_with(|| (), |_, ()| 1);
         slots.insert_with(|| (), |_, ()| 2);

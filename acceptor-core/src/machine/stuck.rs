@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn one_poll_in_five_looks_is_stuck() {
+    fn one_poll_over_five_looks_is_stuck() {
         check(&[7; 5], &[Moved, Still, Still, Still, Stuck]);
         check(&[7, 7, 7, 7, 9], &[Moved, Still, Still, Still, Moved]);
         check(&[0, 7, 7, 7, 7], &[Moved, Moved, Still, Still, Still]);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn stuck_child_stays_stuck_however_long_it_is_looked_at() {
+    fn stuck_child_stays_stuck() {
         let mut looked = Looked::default();
         let found: Vec<_> = (0..1000).map(|_| looked.look(7)).collect();
         assert!(found[4..].iter().all(|found| *found == Stuck));
@@ -150,7 +150,7 @@ mod tests {
 
     /// Against the last five marks.
     #[test]
-    fn every_sequence_of_marks_is_stuck_after_five_that_are_odd_and_equal() {
+    fn every_mark_sequence_is_judged() {
         for marks in sequences(4, 8) {
             let mut looked = Looked::default();
             for (at, mark) in marks.iter().enumerate() {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn runtime_that_moves_nothing_in_five_looks_is_blocked() {
+    fn runtime_idle_for_five_looks_is_blocked() {
         let mut stillness = Stillness::default();
         let moved = [true, false, false, true, false, false, false, false, false];
         let blocked = moved.map(|moved| stillness.is_blocked(moved));
@@ -181,7 +181,7 @@ mod tests {
 
     /// Against the last four looks.
     #[test]
-    fn every_sequence_of_looks_is_blocked_after_four_that_found_nothing() {
+    fn every_look_sequence_is_judged() {
         for looks in sequences(2, 12) {
             let mut stillness = Stillness::default();
             for at in 0..looks.len() {

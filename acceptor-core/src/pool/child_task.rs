@@ -336,7 +336,7 @@ mod tests {
 
     /// The number is odd while the child's code runs: that is how a child that blocks is found (S8).
     #[test]
-    fn polls_and_the_drop_of_a_child_are_counted() {
+    fn child_polls_and_drop_are_counted() {
         check(0, &[1], &[]);
         check(1, &[1, 3], &[2]);
         check(3, &[1, 7], &[2, 4, 6]);

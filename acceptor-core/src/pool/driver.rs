@@ -458,7 +458,7 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn waiting_thread_is_done_once_it_is_woken() {
+    fn waiting_thread_returns_when_woken() {
         let (began, timeout) = (Instant::now(), Duration::from_secs(30));
         let signal = Latch::new();
         let mut waits = signal.wait();

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_a_connection_resumes_the_listeners_that_are_short() {
+    fn connection_end_resumes_listeners() {
         let (one, other) = (listener(1), listener(1));
         let (exhaustion, both) = (Exhaustion::new(), [&one, &other]);
         check_end(&exhaustion, &both, &[false, false]);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn listener_that_is_not_short_leaves_nothing() {
+    fn unpaused_listener_leaves_nothing() {
         let (one, other) = (listener(1), listener(1));
         let exhaustion = Exhaustion::new();
         exhaustion.leave(&one);

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn arrival_wakes_an_accept_loop_without_a_waiter() {
+    fn arrival_wakes_idle_accept_loop() {
         let mut bench = Bench::new();
         bench.push(1, None, 1);
         bench.push(2, None, 1);
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn arrival_wakes_an_accept_loop_whose_timer_is_too_late() {
+    fn arrival_wakes_for_earlier_timer() {
         let mut bench = Bench::new();
         bench.queue.push_back(0);
         bench.collect(None, NONE, &[0]);
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_are_taken_ahead_of_the_next_read() {
+    fn arrivals_are_taken_before_read() {
         let mut bench = Bench::new();
         bench.push(1, None, 1);
         bench.inbox.take_arrived(&mut bench.queue);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn news_ahead_of_the_first_read_is_kept() {
+    fn news_before_first_read_is_kept() {
         let (inbox, accept_loop) = (Inbox::<u8>::new(), WakeCounter::new());
         inbox.commanded();
         assert_eq!(inbox.push(1, None), Ok(()));
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn first_close_counts_and_one_without_the_queue_overrules() {
+    fn close_without_queue_overrules_first() {
         let (reason, queued) = (CloseReason::Stopped, Queued::Reset);
         let stopped = Close {
             reason,
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn shut_inbox_gives_back_the_last_and_those_that_come_late() {
+    fn shut_inbox_returns_late_arrivals() {
         let mut bench = Bench::new();
         bench.push(1, None, 1);
         bench.push(2, None, 1);
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn waker_of_the_last_read_is_woken() {
+    fn latest_reader_is_woken() {
         let mut bench = Bench::new();
         let before = std::mem::replace(&mut bench.accept_loop, WakeCounter::new());
         bench.collect(None, NONE, &[]);

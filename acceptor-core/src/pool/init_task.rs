@@ -272,7 +272,7 @@ mod tests {
 
     /// Another thread may poll it from then on, and no two may count its polls at a time (S8).
     #[test]
-    fn child_that_waits_is_inside_no_poll() {
+    fn waiting_child_is_outside_a_poll() {
         let spec = ErasedSpec::checked(Spec::new("test", Ready)).expect("it is allowed");
         let shared = PoolShared::new(Tasks::new(), spec);
         let listener = with_factory(1, Arc::new(Ready));

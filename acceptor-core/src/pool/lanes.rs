@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn first_over_all_lanes_has_waited_longest() {
+    fn longest_waiter_is_first_of_all_lanes() {
         let (old, new) = (factory(), factory());
         let mut lanes = Lanes::new(&old);
         lanes.push(arrival(&old, 1));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn lane_is_forgotten_with_the_last_acceptor_of_an_earlier_spec() {
+    fn old_lane_is_removed_when_empty() {
         let (old, new) = (factory(), factory());
         let mut lanes = Lanes::new(&old);
         lanes.push(arrival(&old, 1));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_come_by_their_time() {
+    fn timeouts_expire_in_order() {
         let (old, new, now) = (factory(), factory(), Instant::now());
         let mut lanes = Lanes::new(&old);
         assert_eq!(lanes.earliest(), None);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn state_is_dropped_once_and_its_panic_is_contained() {
+    fn state_drop_panic_is_contained() {
         let drops = Arc::new(AtomicUsize::new(0));
         let factory: TestFactory = Shared::new(Arc::new(Counts(Arc::clone(&drops))));
         let mut lanes = Lanes::new(&factory);

@@ -304,7 +304,7 @@ mod tests {
     use crate::runtime::testing::Tasks;
 
     #[test]
-    fn acceptors_terminate_with_the_first_error_of_their_listener() {
+    fn first_listener_error_terminates() {
         let listener = listener::<Nowhere>(1);
         let terminated = |reason| listener.terminate_reason(reason).to_string();
         let reason = |reason| terminated(EndWaiting::Closed(reason));
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_and_skipped_connections_are_counted() {
+    fn pauses_and_skips_are_counted() {
         let listener = listener::<Nowhere>(1);
         assert!(!listener.is_paused());
         for pauses in 1..3 {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn new_listener_is_open_and_owes_its_acceptors() {
+    fn new_listener_is_open_owing_acceptors() {
         let listener = listener::<Nowhere>(3);
         assert!(!listener.closed.is_set() && !listener.signals.draining.is_set());
         let table = &lock(&listener.children).table;
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn info_names_the_acceptor_and_shares_the_closed_signal() {
+    fn info_names_acceptor_and_shares_closed() {
         let listener = listener::<Nowhere>(1);
         let id = ChildId::new(listener.id, 7, 0);
         let info = listener.info(id);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn reconfigured_listener_has_another_factory_and_generation() {
+    fn reconfigure_renews_factory_and_generation() {
         let listener = listener::<Nowhere>(1);
         let factory =
             || -> Arc<dyn Factory<Tasks, Nowhere>> { Arc::new(acceptor_fn(|_| async { Ok(()) })) };
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn address_of_a_connection_is_the_streams_on_a_wildcard() {
+    fn wildcard_uses_the_streams_address() {
         let specific = || Ok(SocketAddr::from(([127, 0, 0, 1], 1)));
         check_address(specific, Ok(LocalAddrSource::Listener));
         let wildcard = || Ok(SocketAddr::from(([0, 0, 0, 0], 1)));

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn list_holds_no_lock_for_more_than_256_children() {
+    fn listing_locks_256_children_at_a_time() {
         let (listener, visited) = (listener::<Nowhere>(1000), Calls::default());
         let before = locks();
         give_rows(&listener, Instant::now());

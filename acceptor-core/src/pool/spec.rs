@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn id_has_1_to_255_bytes_without_control_characters() {
+    fn id_is_1_to_255_printable_bytes() {
         check_bad_id("");
         check_bad_id(&"x".repeat(256));
         check_bad_id(&"\u{e9}".repeat(128));
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_are_limits_are_above_zero() {
+    fn limit_durations_are_above_zero() {
         check_refused(
             spec("a").period(Duration::ZERO),
             SpecError::Period {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_the_reference() {
+    fn defaults_match_the_reference() {
         let Ok(PoolSettings {
             rules, observer, ..
         }) = spec("a").checked()
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_come_back_as_they_were_given() {
+    fn settings_round_trip() {
         let spec = spec("a")
             .restart(Restart::Transient)
             .intensity(3)

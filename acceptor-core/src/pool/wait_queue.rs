@@ -158,7 +158,7 @@ mod tests {
     proptest! {
         /// Against a list that is searched.
         #[test]
-        fn queue_is_a_list_in_order_of_arrival(acts in proptest::collection::vec(act(), 0..200)) {
+        fn queue_keeps_arrival_order(acts in proptest::collection::vec(act(), 0..200)) {
             let start = Instant::now();
             let at = |ms: u64| start + Duration::from_millis(ms);
             let (mut queue, mut list, mut next) = (WaitQueue::new(), Vec::new(), 0_u32);
@@ -212,7 +212,7 @@ mod tests {
 
     /// One that waits without a timeout, while those behind it come and go.
     #[test]
-    fn memory_of_those_that_have_left_is_given_back() {
+    fn memory_of_removed_is_released() {
         let mut queue = WaitQueue::new();
         queue.push_back(0, 0, None);
         for turn in 1..10_000 {

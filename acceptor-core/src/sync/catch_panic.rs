@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_comes_back_as_its_message() {
+    fn panic_message_is_returned() {
         assert_eq!(
             catch_panic(|| panic!("plain")),
             Err::<(), _>("plain".into())
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_of_a_payload_is_contained() {
+    fn payload_drop_panic_is_contained() {
         /// Its drop panics with another of its kind, without end.
         struct Hydra;
 
@@ -170,13 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn panic_of_a_drop_is_contained() {
+    fn drop_panic_is_contained() {
         drop(DropCatching::new(PanicsWhenDropped));
         drop(Shared::new(Arc::new(PanicsWhenDropped)));
     }
 
     #[test]
-    fn panic_of_a_drop_is_contained_while_another_unwinds() {
+    fn drop_panic_while_unwinding_is_contained() {
         let message = catch_panic(|| {
             let _owned = DropCatching::new(PanicsWhenDropped);
             panic!("first");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_of_a_drop_goes_on_unless_another_unwinds() {
+    fn drop_panic_propagates_unless_unwinding() {
         let message = catch_panic(|| drop(DropResuming::new(PanicsWhenDropped)));
         assert_eq!(message, Err("dropped".into()));
         let message = catch_panic(|| {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn owner_is_its_value() {
+    fn owner_derefs_to_its_value() {
         let owner = DropCatching::new(vec![1, 2]);
         assert_eq!(*owner, [1, 2]);
         assert_eq!(*owner.clone(), [1, 2]);

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_ends_the_task_and_is_contained() {
+    fn task_panic_is_contained() {
         assert_eq!(
             CatchUnwind::new(async { panic!("polled") }).now_or_never(),
             Some(())
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn task_that_is_over_is_not_polled_again() {
+    fn finished_task_is_not_polled() {
         let mut task = CatchUnwind::new(std::future::ready(()));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(task.poll_unpin(&mut cx).is_ready());

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn poisoned_lock_is_opened() {
+    fn poisoned_lock_is_usable() {
         let mutex = Mutex::new(1);
         let _ = catch_panic(|| {
             let _guard = mutex.lock();

@@ -52,7 +52,7 @@ mod tests {
     use crate::sync::testing::WakeCounter;
 
     #[test]
-    fn notification_is_seen_once_whether_it_came_before_or_after() {
+    fn notification_is_seen_once() {
         let (notify, counter) = (Notify::default(), WakeCounter::new());
         let cx = Context::from_waker(counter.waker());
         notify.notify();
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn wake_task_wakes_and_notifies_of_nothing() {
+    fn wake_task_sends_no_notification() {
         let (notify, counter) = (Notify::default(), WakeCounter::new());
         let cx = Context::from_waker(counter.waker());
         notify.wake_task();

@@ -76,7 +76,7 @@ mod tests {
     use crate::sync::testing::WakeCounter;
 
     #[test]
-    fn waker_that_was_registered_last_is_woken() {
+    fn latest_waker_is_woken() {
         let (first, second) = (WakeCounter::new(), WakeCounter::new());
         let mut task = TaskWaker::default();
         task.clone().wake();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn panics_of_a_waker_are_contained() {
+    fn waker_panics_are_contained() {
         let panics = || TaskWaker(Some(Waker::from(Arc::new(Panics))));
         panics().wake();
         drop(panics());

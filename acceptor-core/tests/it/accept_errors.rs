@@ -157,7 +157,7 @@ fn check_no_busy_loop(number: i32) {
 }
 
 #[test]
-fn error_of_one_connection_that_stays_is_paused_and_reported() {
+fn repeated_connection_error_pauses() {
     check_no_busy_loop(EPERM);
     check_no_busy_loop(EACCES);
     #[cfg(target_os = "linux")]
@@ -188,7 +188,7 @@ fn check_never_paused(between: impl Fn() -> Poll<io::Result<((), ())>> + Send + 
 }
 
 #[test]
-fn errors_of_one_connection_with_others_between_are_skipped() {
+fn sporadic_connection_errors_are_skipped() {
     check_never_paused(|| Poll::Ready(Ok(((), ()))));
     check_never_paused(|| Poll::Pending);
 }
@@ -275,12 +275,12 @@ fn check_yields_make_no_busy_loop(fails: bool) {
 }
 
 #[test]
-fn accept_that_yields_before_it_fails_makes_no_busy_loop() {
+fn yielding_accept_errors_are_paused() {
     check_yields_make_no_busy_loop(true);
 }
 
 #[test]
-fn connections_without_a_local_address_make_no_busy_loop() {
+fn missing_local_address_is_paused() {
     check_yields_make_no_busy_loop(false);
 }
 
@@ -344,7 +344,7 @@ impl Exhausted {
 }
 
 #[test]
-fn pause_of_a_second_ends_at_its_time() {
+fn pause_of_1_s_ends_on_time() {
     let exhausted = Exhausted::new();
     exhausted.runtime.advance(Duration::from_millis(999));
     exhausted.runtime.settle();
@@ -355,7 +355,7 @@ fn pause_of_a_second_ends_at_its_time() {
 }
 
 #[test]
-fn pause_of_a_second_ends_with_any_connection_of_the_pool() {
+fn any_connection_end_ends_the_pause() {
     for connection in [0, 1] {
         let exhausted = Exhausted::new();
         exhausted.check_paused(9);
@@ -367,7 +367,7 @@ fn pause_of_a_second_ends_with_any_connection_of_the_pool() {
 }
 
 #[test]
-fn pause_that_a_connection_ended_too_early_is_as_long_as_before() {
+fn early_resume_keeps_the_pause_length() {
     let exhausted = Exhausted::new();
     // The descriptor that it leaves is taken by something else.
     exhausted
@@ -387,7 +387,7 @@ fn pause_that_a_connection_ended_too_early_is_as_long_as_before() {
 
 /// A connection that ends after `accept` has failed and before the pause begins would otherwise end none.
 #[test]
-fn connection_that_ends_while_accept_is_polled_allows_another_accept() {
+fn connection_end_during_accept_allows_retry() {
     let ends = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&ends);
     let bench = Arc::new(std::sync::OnceLock::<(Manual, PoolHandle<Manual, Answers>)>::new());
@@ -441,7 +441,7 @@ impl Acceptor<Answers> for Impatient {
 }
 
 #[test]
-fn acceptor_that_ends_ends_no_pause() {
+fn acceptor_end_keeps_the_pause() {
     let (runtime, polls) = (Manual::new(&Faults::default()), Arc::default());
     let listener = Answers {
         polls: Arc::clone(&polls),

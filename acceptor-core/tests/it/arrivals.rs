@@ -189,7 +189,7 @@ fn named(
 
 /// The listener keeps its number of acceptors (L1, R1).
 #[test]
-fn replaced_acceptor_that_arrives_before_it_is_told_is_followed_by_none() {
+fn late_replaced_acceptor_gets_no_successor() {
     let late = Late::new();
     let mut seen = std::mem::take(&mut *late.fates.lock().unwrap());
     seen.sort();
@@ -206,7 +206,7 @@ fn replaced_acceptor_that_arrives_before_it_is_told_is_followed_by_none() {
 
 /// A pool that has gone through this can be reconfigured again, also while no acceptor has begun (V3).
 #[test]
-fn pool_is_reconfigured_in_an_outage_after_a_late_arrival() {
+fn reconfigure_in_outage_after_late_arrival() {
     let late = Late::new();
     late.fails.store(true, Ordering::SeqCst);
     for _ in 0..3 {

@@ -135,7 +135,7 @@ fn check<T: Debug, E: Debug + Display>(result: Result<T, E>, value: &str, words:
 const STOPPED: &str = "the pool has stopped: `join` returns why (a pool is killed when its `Pool` is dropped, whatever handles are left)";
 
 #[test]
-fn a_spec_that_is_not_allowed_starts_no_pool() {
+fn invalid_spec_starts_no_pool() {
     let runtime = Manual::new(&Faults::default());
     let start = |spec: TestSpec| Pool::start(runtime.clone(), spec);
     check(
@@ -162,7 +162,7 @@ fn a_spec_that_is_not_allowed_starts_no_pool() {
 }
 
 #[test]
-fn refused_id_is_whole_in_the_error_and_cut_in_its_words() {
+fn refused_id_is_cut_in_display() {
     let runtime = Manual::new(&Faults::default());
     let id = "x".repeat(1_000_000);
     let error = Pool::start(runtime, spec(&id)).unwrap_err();
@@ -176,7 +176,7 @@ fn refused_id_is_whole_in_the_error_and_cut_in_its_words() {
 
 /// The words are those of the spec's error: as a source it would be printed twice.
 #[test]
-fn error_of_a_spec_is_transparent() {
+fn spec_error_is_transparent() {
     let runtime = Manual::new(&Faults::default());
     let error = Pool::start(runtime, spec("")).unwrap_err();
     assert!(error.source().is_none());
@@ -197,7 +197,7 @@ fn error_of_a_spec_is_transparent() {
 }
 
 #[test]
-fn an_error_of_an_init_function_is_the_source_of_the_error_of_the_call() {
+fn init_error_is_the_source() {
     let runtime = Manual::new(&Faults::default());
     let script = Script::new(Answer::Error);
     let error = Pool::start_with(runtime.clone(), script.function()).unwrap_err();
@@ -210,7 +210,7 @@ fn an_error_of_an_init_function_is_the_source_of_the_error_of_the_call() {
 }
 
 #[test]
-fn a_runtime_that_is_gone_starts_no_pool() {
+fn ended_runtime_starts_no_pool() {
     let runtime = Manual::new(&Faults::default());
     runtime.shut_down(Order::OldestFirst);
     check(
@@ -241,7 +241,7 @@ fn check_acceptors(acceptors: usize) {
 }
 
 #[test]
-fn a_listener_has_1_to_65536_acceptors() {
+fn listener_has_1_to_65536_acceptors() {
     assert_eq!(MAX_ACCEPTORS, 65_536);
     check_acceptors(0);
     check_acceptors(65_537);
@@ -249,7 +249,7 @@ fn a_listener_has_1_to_65536_acceptors() {
 }
 
 #[test]
-fn the_most_acceptors_are_allowed() {
+fn maximum_of_acceptors_is_allowed() {
     let bench = Bench::plain();
     let added = bench.pool.add_listener(bench.port.listen(), MAX_ACCEPTORS);
     assert!(added.is_ok());
@@ -257,7 +257,7 @@ fn the_most_acceptors_are_allowed() {
 }
 
 #[test]
-fn listener_without_an_address_comes_back() {
+fn listener_without_address_is_returned() {
     let bench = Bench::plain();
     bench.faults.arm(Site::LocalAddr, 0);
     let error = bench.pool.add_listener(bench.port.listen(), 1).unwrap_err();
@@ -275,7 +275,7 @@ fn listener_without_an_address_comes_back() {
 }
 
 #[test]
-fn a_pool_that_stops_or_has_stopped_takes_no_listener_and_gives_it_back() {
+fn stopping_pool_returns_the_listener() {
     let (bench, _) = Bench::stopping();
     let late = Port::new(8, &bench.ledger, &bench.faults);
     let error = bench.pool.add_listener(late.listen(), 1).unwrap_err();
@@ -298,7 +298,7 @@ fn a_pool_that_stops_or_has_stopped_takes_no_listener_and_gives_it_back() {
 }
 
 #[test]
-fn a_listener_that_is_unknown_is_not_closed() {
+fn unknown_listener_is_not_closed() {
     let (bench, listener, _) = Bench::serving();
     let (other, first, _) = Bench::serving();
     let second = Port::new(8, &other.ledger, &other.faults);
@@ -322,7 +322,7 @@ fn a_listener_that_is_unknown_is_not_closed() {
 }
 
 #[test]
-fn a_listener_that_has_failed_is_unknown() {
+fn failed_listener_is_unknown() {
     let (bench, listener, _) = Bench::serving();
     bench.port.fail(listener_error());
     bench.runtime.settle();
@@ -340,7 +340,7 @@ fn check_unknown_child(bench: &Bench, id: ChildId) {
 }
 
 #[test]
-fn child_that_has_ended_is_unknown_although_its_slot_is_used_again() {
+fn ended_child_is_unknown_after_slot_reuse() {
     let (bench, _, child) = Bench::serving();
     bench.pool.kill_child(child).unwrap();
     bench.runtime.settle();
@@ -354,7 +354,7 @@ fn child_that_has_ended_is_unknown_although_its_slot_is_used_again() {
 }
 
 #[test]
-fn a_child_of_another_pool_is_unknown() {
+fn child_of_another_pool_is_unknown() {
     let (bench, ..) = Bench::serving();
     let (other, ..) = Bench::serving();
     // The same number, and another pool's.
@@ -367,7 +367,7 @@ fn a_child_of_another_pool_is_unknown() {
 }
 
 #[test]
-fn every_call_on_a_stopped_pool_is_an_error() {
+fn calls_on_a_stopped_pool_fail() {
     let (bench, listener, child) = Bench::stopped();
     let pool = &bench.pool;
     check(pool.listeners(), "Stopped", STOPPED);
@@ -393,7 +393,7 @@ fn every_call_on_a_stopped_pool_is_an_error() {
 }
 
 #[test]
-fn a_pool_that_stops_keeps_its_spec_and_still_closes_listeners() {
+fn stopping_pool_keeps_its_spec() {
     let (bench, listener) = Bench::stopping();
     check(
         bench.pool.reconfigure(spec("late"), WaitingAcceptors::Keep),
@@ -407,7 +407,7 @@ fn a_pool_that_stops_keeps_its_spec_and_still_closes_listeners() {
 }
 
 #[test]
-fn an_invalid_spec_changes_nothing() {
+fn invalid_spec_changes_nothing() {
     let (bench, ..) = Bench::serving();
     let before = bench.pool.status().unwrap();
     check(
@@ -447,7 +447,7 @@ fn an_invalid_spec_changes_nothing() {
 }
 
 #[test]
-fn a_pool_without_an_init_function_has_nothing_to_reload() {
+fn reload_needs_an_init_function() {
     check(
         Bench::plain().pool.reload(WaitingAcceptors::Keep),
         "NoInit",
@@ -496,7 +496,7 @@ const FAILED: &str = "the pool's init function failed";
 const PANICKED: &str = "the pool's init function panicked: out of luck";
 
 #[test]
-fn an_init_function_that_fails_or_ignores_starts_no_pool() {
+fn failing_init_function_starts_no_pool() {
     let runtime = Manual::new(&Faults::default());
     let start = |answer| Pool::start_with(runtime.clone(), Script::new(answer).function());
     check(start(Answer::Error), r#"Init("no such file")"#, FAILED);
@@ -541,14 +541,14 @@ fn check_panic_of_init(message: &str, safe: &str) {
 }
 
 #[test]
-fn panic_of_an_init_function_is_escaped_and_cut() {
+fn init_function_panic_is_escaped() {
     check_panic_of_init("a\nb", r"a\nb");
     let long = "x".repeat(1_000_000);
     check_panic_of_init(&long, &format!("{}…", "x".repeat(1021)));
 }
 
 #[test]
-fn a_reload_that_fails_or_ignores_keeps_the_spec() {
+fn failed_reload_keeps_the_spec() {
     let script = Script::new(Answer::Use("first"));
     let bench = Bench::new(|runtime| {
         let pool = Pool::start_with(runtime, script.function()).unwrap();
@@ -586,7 +586,7 @@ fn a_reload_that_fails_or_ignores_keeps_the_spec() {
 }
 
 #[test]
-fn times_of_any_length_are_allowed() {
+fn durations_of_any_length_are_allowed() {
     let bench = Bench::new(|runtime| {
         let longest = spec(&"x".repeat(255))
             .period(Duration::MAX)

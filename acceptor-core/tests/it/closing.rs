@@ -170,21 +170,21 @@ fn check_taken(bench: &Bench, queued: usize, served: usize, time: Duration) {
 }
 
 #[test]
-fn queued_clients_are_served_before_a_listener_closes() {
+fn close_serves_queued_clients() {
     check_taken(&Bench::plain(), 0, 0, CLOSE_DELAY);
     check_taken(&Bench::plain(), 1, 1, CLOSE_DELAY);
     check_taken(&Bench::plain(), 100, 100, CLOSE_DELAY);
 }
 
 #[test]
-fn closing_listener_takes_4096_clients_at_most() {
+fn close_takes_at_most_4096_clients() {
     check_taken(&Bench::plain(), 4095, 4095, CLOSE_DELAY);
     check_taken(&Bench::plain(), 4096, 4096, Duration::ZERO);
     check_taken(&Bench::plain(), 5000, 4096, Duration::ZERO);
 }
 
 #[test]
-fn closing_listener_waits_a_second_at_most_for_acceptors_that_start() {
+fn close_waits_at_most_1_s_for_starts() {
     let slow = |init_ms| Bench::new(1, Duration::from_millis(init_ms), |spec| spec);
     // One at once, then one each 300 ms.
     check_taken(&slow(300), 10, 4, CLOSE_LIMIT);
@@ -193,7 +193,7 @@ fn closing_listener_waits_a_second_at_most_for_acceptors_that_start() {
 }
 
 #[test]
-fn client_that_comes_while_a_listener_closes_is_served() {
+fn client_arriving_during_close_is_served() {
     let bench = Bench::plain();
     let closing = bench.pool.close_listener(bench.listener);
     bench.advance(CLOSE_DELAY / 2);
@@ -225,13 +225,13 @@ fn check_ends_with(error: io::Error) {
 }
 
 #[test]
-fn error_of_resources_or_of_the_listener_ends_a_close() {
+fn resource_or_listener_error_ends_close() {
     check_ends_with(io::ErrorKind::OutOfMemory.into());
     check_ends_with(listener_error());
 }
 
 #[test]
-fn error_of_one_connection_does_not_end_a_close() {
+fn connection_error_does_not_end_close() {
     let bench = Bench::plain();
     bench.port.fail(io::ErrorKind::ConnectionAborted.into());
     check_taken(&bench, 3, 3, CLOSE_DELAY);
@@ -270,7 +270,7 @@ impl Acceptor<MemoryListener> for Terminates {
 }
 
 #[test]
-fn listener_without_an_acceptor_that_waits_or_starts_closes_at_once() {
+fn listener_without_acceptor_closes_at_once() {
     let runtime = Manual::new(&Faults::default());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
     let pool = Pool::start(runtime.clone(), Spec::new("ends", Terminates)).unwrap();
@@ -306,7 +306,7 @@ fn check_not_drained(
 }
 
 #[test]
-fn kill_drop_and_brutal_stop_take_no_queued_client() {
+fn kill_takes_no_queued_client() {
     check_not_drained(|spec| spec, drop);
     check_not_drained(|spec| spec, |pool| drop(pool.kill()));
     check_not_drained(
@@ -331,7 +331,7 @@ fn kill_drop_and_brutal_stop_take_no_queued_client() {
 }
 
 #[test]
-fn brutal_stop_with_a_grace_takes_queued_clients() {
+fn brutal_stop_in_grace_takes_queued() {
     let bench = Bench::new(2, Duration::ZERO, |spec| {
         spec.grace(MS).shutdown(Shutdown::Kill)
     });
@@ -342,7 +342,7 @@ fn brutal_stop_with_a_grace_takes_queued_clients() {
 }
 
 #[test]
-fn draining_is_set_when_a_close_begins_and_closed_when_it_ends() {
+fn close_sets_draining_then_closed() {
     let bench = Bench::plain();
     bench.queue(1);
     bench.runtime.settle();
@@ -367,7 +367,7 @@ fn draining_is_set_when_a_close_begins_and_closed_when_it_ends() {
 }
 
 #[test]
-fn grace_begins_when_the_last_listener_is_closed() {
+fn grace_begins_with_last_close() {
     let bench = Bench::new(1, Duration::from_millis(300), |spec| {
         spec.grace(Duration::from_millis(10)).shutdown(MS)
     });
@@ -388,7 +388,7 @@ fn grace_begins_when_the_last_listener_is_closed() {
 }
 
 #[test]
-fn grace_begins_after_a_second_at_the_latest() {
+fn grace_begins_within_1_s() {
     let bench = Bench::new(1, Duration::from_secs(60), |spec| {
         spec.grace(Duration::from_millis(10))
     });
@@ -403,7 +403,7 @@ fn grace_begins_after_a_second_at_the_latest() {
 }
 
 #[test]
-fn second_close_waits_for_the_same_close() {
+fn second_close_waits_for_the_first() {
     let bench = Bench::plain();
     let close = || Box::pin(bench.pool.close_listener(bench.listener));
     let (mut first, mut second) = (close(), close());
@@ -426,7 +426,7 @@ fn second_close_waits_for_the_same_close() {
 }
 
 #[test]
-fn close_of_a_listener_that_the_stop_closes_waits_for_it() {
+fn close_during_stop_waits_for_it() {
     let bench = Bench::new(2, Duration::ZERO, |spec| spec.grace(MS));
     drop(bench.pool.stop());
     let mut closing = Box::pin(bench.pool.close_listener(bench.listener));
@@ -471,7 +471,7 @@ impl Drop for Lingers {
 }
 
 #[test]
-fn failed_listener_is_reported_once_it_is_closed() {
+fn listener_failure_is_reported_after_close() {
     let faults = Faults::default();
     let runtime = Manual::new(&faults);
     let ledger = Ledger::default();
@@ -511,7 +511,7 @@ fn failed_listener_is_reported_once_it_is_closed() {
 }
 
 #[test]
-fn pool_continues_without_a_listener_by_default() {
+fn pool_outlives_its_last_listener() {
     let bench = Bench::plain();
     bench.queue(1);
     bench.runtime.settle();
@@ -567,7 +567,7 @@ fn check_last_listener(
 }
 
 #[test]
-fn pool_stops_with_the_last_listener_that_fails_if_its_spec_says_so() {
+fn last_listener_failure_can_stop_pool() {
     let fails = |bench: &Bench| bench.port.fail(listener_error());
     let closes = |bench: &Bench| drop(bench.pool.close_listener(bench.listener));
     let last_fails = |_: &Bench, other: &Port| other.fail(listener_error());
@@ -597,7 +597,7 @@ impl Acceptor<MemoryListener> for FailsToStart {
 
 /// The pool stops while an acceptor that was replaced is still in `init`: no other takes its place when it is dropped (R1, L7).
 #[test]
-fn close_waits_for_no_acceptor_that_was_replaced() {
+fn close_ignores_replaced_acceptors() {
     let bench = Bench::new(1, 10 * MS, |spec| spec.grace(Grace::Unlimited).intensity(0));
     let before = bench.runtime.spawned();
     bench.queue(1);

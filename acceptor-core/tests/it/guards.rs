@@ -139,7 +139,7 @@ impl Bench {
 }
 
 #[test]
-fn connection_that_hands_on_its_stream_is_listed_until_its_last_guard_is_dropped() {
+fn last_guard_ends_the_connection() {
     let bench = Bench::new(How::Returns);
     let Handed { guard, stream, .. } = bench.hands_on();
     assert_eq!(bench.states(), [ConnectionState::Guarded]);
@@ -158,7 +158,7 @@ fn connection_that_hands_on_its_stream_is_listed_until_its_last_guard_is_dropped
 }
 
 #[test]
-fn guard_that_is_dropped_before_serve_returns_keeps_nothing() {
+fn guard_dropped_in_serve_has_no_effect() {
     let bench = Bench::new(How::Stays);
     let Handed { guard, stream, .. } = bench.hands_on();
     assert_eq!(bench.states(), [ConnectionState::Serving]);
@@ -192,7 +192,7 @@ fn check_ends(how: How, report: Option<&str>) {
 }
 
 #[test]
-fn end_of_serve_is_that_of_the_connection() {
+fn serve_result_is_the_connections_end() {
     check_ends(How::Returns, None);
     check_ends(How::PeerGone, None);
     check_ends(How::Fails, Some("as told"));
@@ -200,7 +200,7 @@ fn end_of_serve_is_that_of_the_connection() {
 }
 
 #[test]
-fn guarded_connection_has_its_grace_and_its_signals_and_is_killed() {
+fn guarded_connection_is_stopped_and_killed() {
     let bench = Bench::new(How::Returns);
     let Handed {
         guard, lifecycle, ..
@@ -226,7 +226,7 @@ fn guarded_connection_has_its_grace_and_its_signals_and_is_killed() {
 }
 
 #[test]
-fn guard_that_is_dropped_in_the_grace_ends_the_stop() {
+fn guard_drop_in_grace_ends_the_stop() {
     let bench = Bench::new(How::Returns);
     let handed = bench.hands_on();
     let stopping = bench.pool.stop();
@@ -241,7 +241,7 @@ fn guard_that_is_dropped_in_the_grace_ends_the_stop() {
 
 /// It is given up, and to drop it later is harmless (S8).
 #[test]
-fn guard_that_is_held_after_the_kill_is_stuck() {
+fn guard_held_after_kill_is_stuck() {
     let bench = Bench::new(How::Returns);
     let handed = bench.hands_on();
     let killing = bench.pool.kill();
@@ -258,7 +258,7 @@ fn guard_that_is_held_after_the_kill_is_stuck() {
 }
 
 #[test]
-fn connection_that_is_killed_while_it_is_guarded_ends_as_killed() {
+fn killed_guarded_connection_ends_killed() {
     let bench = Bench::new(How::Returns);
     let handed = bench.hands_on();
     let id = bench.pool.connections().unwrap()[0].id;
@@ -275,7 +275,7 @@ fn connection_that_is_killed_while_it_is_guarded_ends_as_killed() {
 }
 
 #[test]
-fn connection_that_is_stopped_by_its_id_is_signalled() {
+fn stop_child_signals_the_guard() {
     let bench = Bench::new(How::Returns);
     let handed = bench.hands_on();
     let stop = handed.lifecycle.trap_stop();
@@ -288,7 +288,7 @@ fn connection_that_is_stopped_by_its_id_is_signalled() {
 }
 
 #[test]
-fn guard_of_a_connection_that_has_ended_counts_as_killed() {
+fn guard_of_ended_connection_is_killed() {
     let bench = Bench::new(How::Returns);
     let Handed {
         guard, lifecycle, ..
@@ -309,7 +309,7 @@ fn guard_of_a_connection_that_has_ended_counts_as_killed() {
 }
 
 #[test]
-fn connection_whose_task_is_lost_ends_with_its_last_guard() {
+fn lost_task_ends_with_last_guard() {
     let bench = Bench::new(How::Stays);
     let before = bench.runtime.spawned();
     let handed = bench.hands_on();
@@ -329,7 +329,7 @@ async fn holds(stream: MemoryStream) {
 }
 
 #[test]
-fn subtask_is_dropped_where_it_suspends_after_a_kill() {
+fn kill_drops_suspended_subtask() {
     let bench = Bench::new(How::Returns);
     let Handed { guard, stream, .. } = bench.hands_on();
     let id = bench.pool.connections().unwrap()[0].id;
@@ -347,7 +347,7 @@ fn subtask_is_dropped_where_it_suspends_after_a_kill() {
 }
 
 #[test]
-fn subtask_that_was_killed_before_its_first_poll_is_never_polled() {
+fn killed_subtask_is_never_polled() {
     let bench = Bench::new(How::Returns);
     let Handed { guard, stream, .. } = bench.hands_on();
     let id = bench.pool.connections().unwrap()[0].id;
@@ -363,7 +363,7 @@ fn subtask_that_was_killed_before_its_first_poll_is_never_polled() {
 }
 
 #[test]
-fn subtask_that_returns_gives_its_guard_back() {
+fn finished_subtask_releases_its_guard() {
     let bench = Bench::new(How::Returns);
     let Handed { guard, stream, .. } = bench.hands_on();
     let mut subtask = guard.run(async move {
@@ -407,7 +407,7 @@ impl Drop for Fragile {
 }
 
 #[test]
-fn panic_of_a_subtask_is_that_of_the_connection() {
+fn subtask_panic_fails_the_connection() {
     let words = |words: &str| {
         format!(
             "pool tunnels: connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns: {words}"
@@ -448,7 +448,7 @@ fn guard_traps_the_stop() {
 }
 
 #[test]
-fn guards_are_shown_by_whether_they_are_killed() {
+fn guard_debug_shows_killed() {
     let bench = Bench::new(How::Returns);
     let Handed { guard, .. } = bench.hands_on();
     assert_eq!(format!("{guard:?}"), "Guard { killed: false, .. }");
@@ -533,7 +533,7 @@ const OPERATIONS: [(Operation, usize); 6] = [
 ];
 
 #[test]
-fn guarded_stream_does_as_the_one_inside_until_the_kill() {
+fn guarded_stream_delegates_until_kill() {
     for (operation, bytes) in OPERATIONS {
         let bench = Bench::new(How::Returns);
         let handed = bench.hands_on();
@@ -589,7 +589,7 @@ fn guarded_stream_is_dropped_before_its_guard() {
 }
 
 #[test]
-fn guarded_stream_is_taken_apart() {
+fn guarded_stream_into_parts() {
     let bench = Bench::new(How::Returns);
     let Handed { guard, stream, .. } = bench.hands_on();
     let guarded = GuardedStream::new(stream, guard);

@@ -172,7 +172,7 @@ impl Bench {
 }
 
 #[test]
-fn h1_handshake_delays_neither_accepting_nor_another_connection() {
+fn h1_handshake_delays_nothing_else() {
     let bench = Bench::plain();
     for _ in 0..3 {
         bench.connect();
@@ -185,7 +185,7 @@ fn h1_handshake_delays_neither_accepting_nor_another_connection() {
 }
 
 #[test]
-fn h2_connection_in_its_handshake_is_listed_stopped_and_killed() {
+fn h2_handshaking_connection_is_listed() {
     let bench = Bench::new(|spec| spec.intensity(1));
     bench.connect();
     let record = bench.first();
@@ -218,7 +218,7 @@ fn h3_handshake_ends_at_its_deadline() {
 }
 
 #[test]
-fn h3_deadline_is_that_of_the_settings() {
+fn h3_deadline_is_set_by_the_settings() {
     let second = Duration::from_secs(1);
     let bench = Bench::new(|spec| spec.handshake_timeout(None));
     bench.connect();
@@ -255,13 +255,13 @@ fn check_fails(how: How, words: &str) {
 }
 
 #[test]
-fn h4_failed_handshake_has_its_cause_and_counts_nowhere() {
+fn h4_failed_handshake_is_not_counted() {
     check_fails(How::Fails, "bad greeting): no \"hello\"");
     check_fails(How::ClientGone, "disconnected): unexpected end of file");
 }
 
 #[test]
-fn h4_failed_handshake_is_reported_only_if_it_is_asked_for() {
+fn h4_failed_handshake_report_is_opt_in() {
     let bench = Bench::new(|spec| spec.connection_reports(ConnectionReports::Failures));
     bench.connect();
     bench.ends(0, How::Fails);
@@ -278,7 +278,7 @@ fn h4_failed_handshake_is_reported_only_if_it_is_asked_for() {
 }
 
 #[test]
-fn h4_panic_in_a_handshake_is_the_connections() {
+fn h4_handshake_panic_fails_connection() {
     let bench = Bench::new(|spec| spec.intensity(1));
     bench.connect();
     bench.ends(0, How::Panics);
@@ -289,7 +289,7 @@ fn h4_panic_in_a_handshake_is_the_connections() {
 }
 
 #[test]
-fn h5_replaced_addresses_are_shown_and_the_transports_stay() {
+fn h5_replaced_addresses_are_shown() {
     let bench = Bench::plain();
     bench.connect();
     let transport = bench.first();
@@ -311,7 +311,7 @@ fn h5_replaced_addresses_are_shown_and_the_transports_stay() {
 }
 
 #[test]
-fn h6_handshake_goes_on_during_grace_and_is_dropped_at_the_stop_phase() {
+fn h6_stop_phase_drops_the_handshake() {
     let grace = Duration::from_secs(5);
     let bench = Bench::new(|spec| spec.grace(grace));
     for _ in 0..2 {
@@ -336,7 +336,7 @@ fn h6_handshake_goes_on_during_grace_and_is_dropped_at_the_stop_phase() {
 
 /// The stream, the state and the handshake go by themselves, wherever the connection is dropped.
 #[test]
-fn connection_that_is_lost_in_its_handshake_leaves_nothing() {
+fn connection_lost_in_handshake_leaks_nothing() {
     let bench = Bench::plain();
     bench.connect();
     bench.runtime.shut_down(Order::OldestFirst);
@@ -387,7 +387,7 @@ fn brittle_pool() -> (Manual, Port, BrittlePool) {
 }
 
 #[test]
-fn listener_whose_handshake_panics_comes_back() {
+fn listener_with_panicking_handshake_is_returned() {
     let (_, port, pool) = brittle_pool();
     let listener = port.listen().with(Brittle::PanicsWhenCopied);
     let error = pool.add_listener(listener, 1).unwrap_err();
@@ -401,7 +401,7 @@ fn listener_whose_handshake_panics_comes_back() {
 }
 
 #[test]
-fn handshake_that_panics_when_it_is_dropped_escapes_from_no_call() {
+fn handshake_drop_panic_is_contained() {
     let (runtime, port, pool) = brittle_pool();
     let listener = || port.listen().with(Brittle::CopyPanicsWhenDropped);
     let id = pool.add_listener(listener(), 1).unwrap();
@@ -479,7 +479,7 @@ fn check_state_of_glass(end: impl FnOnce(&Pool<Manual, TestListener>, &Gate), me
 }
 
 #[test]
-fn e1_panic_of_the_state_when_a_handshake_ends_is_the_connections() {
+fn e1_state_drop_panic_fails_connection() {
     check_state_of_glass(|_, gate| gate.ends(0, How::Fails), "of the state");
     let stop = |pool: &Pool<_, _>, _: &Gate| {
         let id = pool.connections().unwrap()[0].id;
@@ -551,7 +551,7 @@ fn check_stream_failed(error: fn() -> BoxError, failures: usize, report: &str) {
 }
 
 #[test]
-fn e5_handshake_knows_which_errors_of_its_protocol_are_the_peers() {
+fn e5_handshake_classifies_peer_errors() {
     let of = |number: usize| BadRecord(PROTOCOLS[number]);
     let gone = |words| format!("disconnected after 0.000ns: {words}");
     let failed = |words| format!("failed after 0.000ns: {words}");
@@ -584,7 +584,7 @@ impl Handshake<MemoryStream, Address> for Proxies {
 
 /// The client behind a proxy is the one that is named, whatever becomes of the handshake that follows.
 #[test]
-fn h5_replaced_addresses_are_shown_before_the_next_handshake_is_through() {
+fn h5_addresses_show_before_next_handshake() {
     let faults = Faults::default();
     let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
     let reports = Arc::<Mutex<Vec<String>>>::default();

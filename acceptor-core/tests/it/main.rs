@@ -1,22 +1,22 @@
 //! The pool on a runtime that a test drives by hand: one program, so that the pool is compiled once for all of them.
 
 mod accept_errors;
+mod adversarial;
 mod arrivals;
 mod bad_input;
-mod bombs;
-mod cancellation;
+mod client_text;
 mod closing;
+mod fault_injection;
 mod guards;
 mod handshakes;
-mod hostile;
-mod meddling;
-mod owner;
+mod init_failures;
+mod interleavings;
+mod owner_drop;
+mod panicking_drops;
 mod reports;
 mod runtimes;
-mod seats;
 mod stack;
-mod starts;
+mod stale_handles;
 mod support;
-mod text;
 mod waiting;
 mod wakers;

@@ -195,7 +195,7 @@ impl Bench {
 const FAILED: Taken = Taken::Of(EventKind::ConnectionFailed, None);
 
 #[test]
-fn blocked_observer_holds_up_no_listener_and_no_kill() {
+fn blocked_observer_delays_nothing() {
     const MANY: usize = 100_000;
     let mut bench = Bench::new(|spec| spec);
     let listeners: Vec<_> = (1..=4).map(|acceptors| bench.listen(acceptors)).collect();
@@ -250,7 +250,7 @@ fn check_losses(failures: usize) {
 }
 
 #[test]
-fn losses_are_counted_where_the_first_would_have_been() {
+fn losses_take_the_first_lost_position() {
     check_losses(0);
     check_losses(PLACES);
     check_losses(PLACES + 1);
@@ -258,7 +258,7 @@ fn losses_are_counted_where_the_first_would_have_been() {
 }
 
 #[test]
-fn full_outbox_has_places_for_failed_listeners_and_the_stop() {
+fn full_outbox_keeps_listener_failures() {
     let mut bench = Bench::new(|spec| spec.last_listener(LastListener::Stop));
     let (first, first_id) = bench.listen(1);
     let (second, second_id) = bench.listen(1);
@@ -285,7 +285,7 @@ fn full_outbox_has_places_for_failed_listeners_and_the_stop() {
 }
 
 #[test]
-fn lost_beginnings_and_ends_are_counted_apart() {
+fn lost_begins_and_ends_count_apart() {
     const MANY: usize = 3000;
     let mut bench = Bench::new(|spec| spec.connection_reports(ConnectionReports::All));
     let (port, _) = bench.listen(2);
@@ -359,14 +359,14 @@ where
 }
 
 #[test]
-fn observer_may_wait_for_the_end_of_its_pool() {
+fn observer_may_wait_for_its_pool() {
     check_waits_inside(|pool| pool.stop(), CLOSE_DELAY);
     check_waits_inside(|pool| pool.kill(), Duration::ZERO);
     check_waits_inside(|pool| pool.join(), CLOSE_DELAY);
 }
 
 #[test]
-fn reports_come_in_the_order_of_the_ends() {
+fn reports_follow_the_order_of_ends() {
     let runtime = Manual::new(&Faults::default());
     let (ledger, faults) = (Ledger::default(), Faults::default());
     let ports = [1, 2, 3].map(|number| Port::new(number, &ledger, &faults));
@@ -407,7 +407,7 @@ fn reports_come_in_the_order_of_the_ends() {
 }
 
 #[test]
-fn reports_without_a_reporter_come_one_at_a_time() {
+fn reports_are_serial_without_reporter() {
     let runtime = Manual::new(&Faults::default());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
     let handle = Arc::<OnceLock<PoolHandle<Manual, MemoryListener>>>::default();
@@ -494,7 +494,7 @@ impl Tracer {
 }
 
 #[test]
-fn tracing_of_failures_is_limited_and_the_observer_gets_all() {
+fn tracing_is_limited_observer_is_not() {
     let mut bench = Bench::new(|spec| spec);
     drop(bench.gate.take());
     let tracer = Tracer::default();
@@ -521,7 +521,7 @@ fn tracing_of_failures_is_limited_and_the_observer_gets_all() {
 
 /// The kill timeout never ends: nor does the time in which reports may be delivered.
 #[test]
-fn reports_are_delivered_however_long_the_kill_timeout_is() {
+fn infinite_kill_timeout_delivers_reports() {
     const FAILURES: usize = 100;
     let mut bench = Bench::new(|spec| spec.kill_timeout(Duration::MAX));
     let (port, _) = bench.listen(1);

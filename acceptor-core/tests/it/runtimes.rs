@@ -126,7 +126,7 @@ impl Bench {
 }
 
 #[test]
-fn tasks_of_a_listener_run_on_its_runtime() {
+fn listener_tasks_run_on_its_runtime() {
     let bench = Bench::new();
     let other = bench.runtime();
     let (id, port) = bench.listen_on(&other, 1);
@@ -172,7 +172,7 @@ fn tasks_of_a_listener_run_on_its_runtime() {
 
 /// The task that was woken or spawned last on a runtime may stay with the thread that did it (O1, B5).
 #[test]
-fn every_task_with_code_of_the_user_has_another_behind_it() {
+fn companion_is_woken_after_user_tasks() {
     const ACCEPT_LOOP: usize = 0;
     const COMPANION: usize = 1;
     let bench = Bench::new();
@@ -201,7 +201,7 @@ fn every_task_with_code_of_the_user_has_another_behind_it() {
 }
 
 #[test]
-fn listener_on_the_pools_runtime_has_no_task_more() {
+fn pool_runtime_needs_no_companion() {
     let (one, other) = (Bench::new(), Bench::new());
     let port = Port::new(1, &one.ledger, &one.faults);
     one.pool.add_listener(port.listen(), 1).unwrap();
@@ -250,13 +250,13 @@ fn check_end_of_a_runtime(order: Order) {
 }
 
 #[test]
-fn runtime_that_ends_takes_its_listener_and_no_other() {
+fn runtime_end_fails_only_its_listener() {
     check_end_of_a_runtime(Order::OldestFirst);
     check_end_of_a_runtime(Order::NewestFirst);
 }
 
 #[test]
-fn listener_on_a_runtime_that_has_ended_fails() {
+fn listener_on_ended_runtime_fails() {
     let bench = Bench::new();
     let ended = bench.runtime();
     ended.shut_down(Order::OldestFirst);
@@ -270,7 +270,7 @@ fn listener_on_a_runtime_that_has_ended_fails() {
 
 /// Children that merely wait for their turn are waited for as long as their runtime polls tasks of the pool (S8).
 #[test]
-fn children_of_a_runtime_that_is_blocked_are_stuck_and_no_others() {
+fn only_blocked_runtime_has_stuck_children() {
     let bench = Bench::new();
     let (busy, blocked) = (bench.runtime(), bench.runtime());
     let (_, many) = bench.listen_on(&busy, 1);
@@ -316,7 +316,7 @@ fn children_of_a_runtime_that_is_blocked_are_stuck_and_no_others() {
 }
 
 #[test]
-fn tag_is_seen_by_callbacks_in_lists_and_in_reports() {
+fn tag_reaches_callbacks_and_reports() {
     let bench = Bench::new();
     let port = Port::new(1, &bench.ledger, &bench.faults);
     let settings = ListenerSettings::new(1).tag("admin");
@@ -344,7 +344,7 @@ fn tag_is_seen_by_callbacks_in_lists_and_in_reports() {
 }
 
 #[test]
-fn tag_has_1_to_255_bytes_without_control_characters() {
+fn tag_is_1_to_255_printable_bytes() {
     let bench = Bench::new();
     let add = |tag: &str| {
         let port = Port::new(1, &bench.ledger, &bench.faults);

@@ -62,12 +62,12 @@ fn serves_one(acceptor: impl Acceptor<MemoryListener>) {
 }
 
 #[test]
-fn future_of_256_kib_is_served_on_a_stack_of_2_mib() {
+fn future_of_256_kib_fits_the_stack() {
     serves_one(Buffers::<{ 256 * 1024 }>);
 }
 
 #[test]
-fn state_of_64_kib_is_served_on_a_stack_of_2_mib() {
+fn state_of_64_kib_fits_the_stack() {
     serves_one(States::<{ 64 * 1024 }>);
 }
 
@@ -106,11 +106,11 @@ fn terminates_one(acceptor: impl Acceptor<MemoryListener>) {
 }
 
 #[test]
-fn terminate_of_256_kib_runs_on_a_stack_of_2_mib() {
+fn terminate_of_256_kib_fits_the_stack() {
     terminates_one(LastWords::<{ 256 * 1024 }>);
 }
 
 #[test]
-fn state_of_64_kib_is_terminated_on_a_stack_of_2_mib() {
+fn terminated_state_fits_the_stack() {
     terminates_one(States::<{ 64 * 1024 }>);
 }

@@ -96,7 +96,7 @@ impl Bench {
 }
 
 #[test]
-fn accept_timeout_of_a_millisecond_is_not_spaced() {
+fn accept_timeout_of_1_ms_is_not_spaced() {
     let inits = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&inits);
     let bench = Bench::new(1, move |_| {
@@ -166,7 +166,7 @@ fn check_replacement_has_its_own_task(acceptors: usize) {
 }
 
 #[test]
-fn init_of_a_replacement_has_a_task_before_its_connection() {
+fn replacement_init_is_spawned_first() {
     check_replacement_has_its_own_task(1);
     check_replacement_has_its_own_task(2);
     check_replacement_has_its_own_task(3);
@@ -189,7 +189,7 @@ fn replacement_without_init_has_no_task() {
 
 /// A task for another thread to take, should the connection block this one (B5): the `init`, or else the driver.
 #[test]
-fn connection_has_a_task_beside_it() {
+fn connection_has_a_companion_task() {
     let bench = Bench::new(2, counting(&Arc::default()));
     bench.runtime.settle();
     bench.port.connect().unwrap();
@@ -214,7 +214,7 @@ fn connection_has_a_task_beside_it() {
 
 /// Each `init`, `terminate` and report that is not started beside a connection: it may block this thread as well (O1, B5).
 #[test]
-fn every_task_with_code_of_the_user_has_the_driver_behind_it() {
+fn driver_is_woken_after_user_tasks() {
     let timeout = Duration::from_millis(10);
     let within =
         move |_| -> InitFuture { Box::pin(async move { Init::AcceptWithin((), timeout) }) };
@@ -259,7 +259,7 @@ fn check_last_is_a_decoy(call: impl FnOnce(&TestPool)) {
 }
 
 #[test]
-fn last_task_that_a_call_wakes_is_a_decoy() {
+fn last_woken_task_is_the_decoy() {
     let listener = |pool: &TestPool| pool.listeners().unwrap()[0].id;
     let acceptor = |pool: &TestPool| pool.acceptors().unwrap()[0].id;
     check_last_is_a_decoy(|pool| drop(pool.close_listener(listener(pool))));
@@ -316,7 +316,7 @@ fn driver_sleeps_between_its_looks() {
 }
 
 #[test]
-fn accept_errors_let_other_tasks_run_after_every_32() {
+fn accept_yields_after_32_errors() {
     let bench = Bench::new(2, counting(&Arc::default()));
     bench.runtime.settle();
     for _ in 0..99 {
@@ -331,7 +331,7 @@ fn accept_errors_let_other_tasks_run_after_every_32() {
 }
 
 #[test]
-fn accept_errors_hold_up_no_timeout() {
+fn accept_errors_delay_no_timeout() {
     let bench = Bench::new(1, |_| {
         Box::pin(async { Init::AcceptWithin((), Duration::from_millis(10)) })
     });
@@ -453,14 +453,14 @@ fn check_dismissed_under_load(timed: RangeInclusive<u64>) {
 }
 
 #[test]
-fn expired_acceptors_are_dismissed_before_64_more_connections() {
+fn expired_acceptors_leave_within_64_accepts() {
     check_dismissed_under_load(1..=300);
     check_dismissed_under_load(200..=300);
     check_dismissed_under_load(300..=300);
 }
 
 #[test]
-fn timeout_of_zero_takes_a_connection_that_is_there() {
+fn zero_timeout_takes_queued_connection() {
     let bench = Bench::new(20, |_| {
         Box::pin(async { Init::AcceptWithin((), Duration::ZERO) })
     });
@@ -500,7 +500,7 @@ impl Acceptor<MemoryListener> for Lingers {
 }
 
 #[test]
-fn pause_ends_at_its_time_even_if_no_acceptor_waits() {
+fn pause_ends_without_waiting_acceptor() {
     let runtime = Manual::new(&Faults::default());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
     let pool = Pool::start(runtime.clone(), Spec::new("lingers", Lingers)).unwrap();
@@ -537,7 +537,7 @@ impl Drop for StopsWhenDropped {
 }
 
 #[test]
-fn acceptor_stopped_just_before_it_waits_does_not_wait() {
+fn stop_before_wait_prevents_the_wait() {
     let pool = Arc::<OnceLock<Handle>>::default();
     let runtime = Arc::<OnceLock<Manual>>::default();
     let first = AtomicUsize::new(0);

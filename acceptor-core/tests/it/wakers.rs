@@ -61,7 +61,7 @@ impl Runtime for NewWakers {
 type Clients = Arc<Mutex<Vec<Waker>>>;
 
 #[test]
-fn only_the_waker_of_the_last_poll_is_needed() {
+fn only_the_latest_waker_is_needed() {
     let faults = Faults::default();
     let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
     let clients = Clients::default();
@@ -155,7 +155,7 @@ impl Acceptor<MemoryListener> for Brief {
 }
 
 #[test]
-fn runtime_that_polls_within_spawn_does_no_harm() {
+fn spawn_may_poll_immediately() {
     let faults = Faults::default();
     let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
     let spec = Spec::new("brief", Brief);

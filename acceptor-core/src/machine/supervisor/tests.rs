@@ -143,13 +143,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn every_effect_is_that_of_the_model(rules in any_rules(), acts in acts()) {
+    fn effects_match_the_model(rules in any_rules(), acts in acts()) {
         check(rules, &acts);
     }
 
     /// Every child ends, every socket closes, and then the pool has stopped.
     #[test]
-    fn a_stop_ends_with_the_last_child_and_the_last_socket(rules in any_rules(), acts in acts()) {
+    fn stop_ends_with_last_child_and_socket(rules in any_rules(), acts in acts()) {
         let mut world = check(rules, &acts);
         world.act(&Act::Stop(StopReason::Requested));
         world.act(&Act::Wait(40));
@@ -164,7 +164,7 @@ proptest! {
 
     /// Nothing ends and no socket closes, and the pool has stopped a kill timeout after the kill.
     #[test]
-    fn a_kill_gives_up_a_runtime_that_polls_nothing(rules in any_rules(), acts in acts()) {
+    fn kill_gives_up_idle_runtime(rules in any_rules(), acts in acts()) {
         let mut world = check(rules, &acts);
         world.act(&Act::Kill(StopReason::RuntimeGone));
         // The first look is due at once; what moved before it was perhaps seen by it.
@@ -244,7 +244,7 @@ fn check_row(
 }
 
 #[test]
-fn ends_are_reported_and_counted_by_the_contract() {
+fn ends_follow_the_contract() {
     use Role::{Acceptor, Connection};
     use Verdict::{Exceeded as Counts, Tolerable as Not};
     check_row(Connection, How::Normal, None, Not, Not);
@@ -292,7 +292,7 @@ fn check_spacing(ends: &[How], delays_ms: &[u128]) {
 const DOUBLING_MS: [u128; 13] = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000];
 
 #[test]
-fn repeated_starts_are_spaced_1_ms_doubling_to_1_s() {
+fn repeated_starts_back_off_to_1_s() {
     check_spacing(&[How::Ignored; 13], &DOUBLING_MS);
     check_spacing(&[How::TimedOutShort; 13], &DOUBLING_MS);
     check_spacing(&[How::PanicShort; 13], &DOUBLING_MS);
@@ -300,7 +300,7 @@ fn repeated_starts_are_spaced_1_ms_doubling_to_1_s() {
 }
 
 #[test]
-fn retries_of_an_outage_are_spaced_1_ms_doubling_to_1_s() {
+fn outage_retries_back_off_to_1_s() {
     check_spacing(&[How::StartError; 13], &DOUBLING_MS);
     check_spacing(&[How::StartPanic; 13], &DOUBLING_MS);
     // However a retry ends: no acceptor has accepted yet.
@@ -312,7 +312,7 @@ fn retries_of_an_outage_are_spaced_1_ms_doubling_to_1_s() {
 }
 
 #[test]
-fn spacing_ends_with_another_end() {
+fn backoff_resets_on_another_end() {
     use How::{Ignored, Stopped, TimedOut};
     check_spacing(
         &[Ignored, Ignored, Ignored, TimedOut, Ignored, Ignored],
@@ -322,7 +322,7 @@ fn spacing_ends_with_another_end() {
 }
 
 #[test]
-fn spacing_ends_with_a_connection() {
+fn backoff_resets_on_connection() {
     let acts = [
         Act::Add(1),
         Act::Starts(0, 1),
@@ -379,7 +379,7 @@ fn check_failing_listeners(last_listener: LastListener, acts: &[Act], expected: 
 }
 
 #[test]
-fn last_listener_that_fails_stops_the_pool_if_the_spec_says_so() {
+fn last_listener_failure_stops_the_pool() {
     use Act::{Close, ListenerFails, SocketCloses};
     let listener = |sequence| ListenerId {
         sequence,

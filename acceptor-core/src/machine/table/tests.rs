@@ -196,7 +196,7 @@ impl Bench {
 }
 
 #[test]
-fn owed_acceptors_are_counted_and_start_in_batches() {
+fn owed_acceptors_start_in_batches() {
     let mut bench = Bench::new(130);
     bench.tally([0, 0, 130, 0]);
     for batch in [1..=64, 65..=128, 129..=130] {
@@ -209,7 +209,7 @@ fn owed_acceptors_are_counted_and_start_in_batches() {
 }
 
 #[test]
-fn listed_acceptors_are_spaced_and_start_first() {
+fn listed_acceptors_start_first() {
     let mut bench = Bench::new(5);
     bench.table.give_rows(2, bench.now);
     let spaced = AcceptorState::Spaced;
@@ -224,7 +224,7 @@ fn listed_acceptors_are_spaced_and_start_first() {
 }
 
 #[test]
-fn acceptors_are_owed_until_they_have_rows_or_may_not_start() {
+fn acceptors_are_owed_until_listed() {
     let mut bench = Bench::new(1);
     assert!(bench.table.is_owed());
     bench.starts(1);
@@ -258,14 +258,14 @@ fn check_begins(waiting: Option<WaitingAcceptors>) {
 }
 
 #[test]
-fn acceptor_begins_as_one_of_the_present_spec() {
+fn acceptor_begins_with_current_spec() {
     check_begins(None);
     check_begins(Some(WaitingAcceptors::Keep));
     check_begins(Some(WaitingAcceptors::Replace));
 }
 
 #[test]
-fn those_that_are_kept_serve_and_are_followed() {
+fn kept_acceptors_serve_and_are_replaced() {
     let mut bench = Bench::started(2);
     bench.waits(1, Waits::Yes);
     assert!(!bench.table.reconfigure(WaitingAcceptors::Keep));
@@ -277,7 +277,7 @@ fn those_that_are_kept_serve_and_are_followed() {
 
 /// One waits, one is in `init`, one terminates after its timeout, and one is spaced: the last is the only one that stays.
 #[test]
-fn replaced_acceptors_end_beside_those_that_have_their_places() {
+fn replaced_acceptors_end_beside_successors() {
     let mut bench = Bench::started(4);
     bench.waits(1, Waits::Yes);
     bench.waits(3, Waits::Yes);
@@ -348,7 +348,7 @@ fn replaced_acceptor_becomes_no_connection() {
 
 /// Of the new ones, too, one at a time tries (B4).
 #[test]
-fn outage_goes_on_with_one_of_the_acceptors_that_replace() {
+fn replacement_continues_the_outage() {
     let mut bench = Bench::started(3);
     bench.ends(1, StartError, Later(4, 0));
     bench.start_spaced(4);
@@ -366,7 +366,7 @@ fn outage_goes_on_with_one_of_the_acceptors_that_replace() {
 }
 
 #[test]
-fn outage_whose_retry_has_not_begun_keeps_it() {
+fn pending_retry_survives_replacement() {
     let mut bench = Bench::started(2);
     bench.ends(1, StartError, Later(3, 0));
     assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
@@ -377,7 +377,7 @@ fn outage_whose_retry_has_not_begun_keeps_it() {
 }
 
 #[test]
-fn closed_or_killed_listener_replaces_nothing() {
+fn closed_listener_replaces_nothing() {
     for end in [Table::kill, |table: &mut Table<Polls, ()>| {
         table.close();
     }] {
@@ -393,7 +393,7 @@ fn closed_or_killed_listener_replaces_nothing() {
 }
 
 #[test]
-fn acceptor_that_is_listed_and_ends_is_not_started() {
+fn ended_listed_acceptor_is_not_started() {
     let mut bench = Bench::new(2);
     bench.table.give_rows(2, bench.now);
     bench.ends(1, Other, Init(3));
@@ -401,7 +401,7 @@ fn acceptor_that_is_listed_and_ends_is_not_started() {
 }
 
 #[test]
-fn states_of_an_acceptor_are_counted() {
+fn acceptor_states_are_counted() {
     let mut bench = Bench::started(2);
     bench.tally([0, 0, 2, 0]);
     bench.waits(1, Waits::Yes);
@@ -423,7 +423,7 @@ fn states_of_an_acceptor_are_counted() {
 
 /// It was started just before the spec was replaced.
 #[test]
-fn acceptor_that_is_started_begins_as_one_of_the_present_spec_unless_another_has_its_place() {
+fn started_acceptor_uses_current_spec() {
     let mut bench = Bench::started(1);
     let id = bench.id(1);
     for (waiting, generation) in [
@@ -467,7 +467,7 @@ fn outage_has_one_retry_at_a_time() {
 }
 
 #[test]
-fn outage_ends_with_any_init_that_succeeds() {
+fn any_successful_init_ends_outage() {
     let mut bench = Bench::started(3);
     bench.ends(1, StartError, Later(4, 0));
     bench.ends(2, StartError, Then::None);
@@ -482,7 +482,7 @@ fn outage_ends_with_any_init_that_succeeds() {
 }
 
 #[test]
-fn retries_double_to_a_second_until_one_accepts() {
+fn retries_double_to_1_s() {
     let mut bench = Bench::started(1);
     for _ in 0..2 {
         let delays = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000];
@@ -497,7 +497,7 @@ fn retries_double_to_a_second_until_one_accepts() {
 }
 
 #[test]
-fn retry_that_ends_without_an_error_is_followed_by_the_next() {
+fn ended_retry_is_followed_by_the_next() {
     for end in [Other, Repeats, Lost, StartError] {
         let mut bench = Bench::started(2);
         bench.ends(1, StartError, Later(3, 0));
@@ -511,7 +511,7 @@ fn retry_that_ends_without_an_error_is_followed_by_the_next() {
 }
 
 #[test]
-fn connections_of_an_outage_are_replaced_after_it() {
+fn outage_connections_are_replaced_after_it() {
     let mut bench = Bench::started(3);
     bench.waits(1, Waits::Yes);
     bench.waits(2, Waits::Yes);
@@ -527,7 +527,7 @@ fn connections_of_an_outage_are_replaced_after_it() {
 
 /// One that has its state without an `init` accepts like any other (B4, B5).
 #[test]
-fn state_at_once_ends_an_outage() {
+fn immediate_state_ends_outage() {
     let mut bench = Bench::started(3);
     bench.waits(1, Waits::Yes);
     bench.waits(2, Waits::Yes);
@@ -542,7 +542,7 @@ fn state_at_once_ends_an_outage() {
 
 /// Asking for it was a start error: its `init` does not run, and its end opens an outage.
 #[test]
-fn state_that_is_refused_at_once_is_a_start_error() {
+fn refused_immediate_state_is_start_error() {
     let mut bench = Bench::started(1);
     bench.waits(1, Waits::Yes);
     bench.serves_as(1, Ready::Failed, Init(2));
@@ -551,7 +551,7 @@ fn state_that_is_refused_at_once_is_a_start_error() {
 }
 
 #[test]
-fn connection_of_an_outage_without_a_retry_is_replaced_by_one() {
+fn outage_connection_gets_one_replacement() {
     let mut bench = Bench::started(2);
     bench.waits(1, Waits::Yes);
     bench.ends(2, StartError, Later(3, 0));
@@ -561,7 +561,7 @@ fn connection_of_an_outage_without_a_retry_is_replaced_by_one() {
 }
 
 #[test]
-fn held_acceptor_that_ends_is_not_waited_for() {
+fn ended_held_acceptor_is_skipped() {
     let mut bench = Bench::started(2);
     bench.ends(1, StartError, Later(3, 0));
     bench.ends(2, StartError, Then::None);
@@ -573,7 +573,7 @@ fn held_acceptor_that_ends_is_not_waited_for() {
 }
 
 #[test]
-fn repeated_starts_are_spaced_and_lost_ones_are_the_drivers() {
+fn lost_starts_belong_to_the_driver() {
     let mut bench = Bench::started(1);
     bench.ends(1, Repeats, Init(2));
     bench.ends(2, Repeats, Later(3, 1));
@@ -585,7 +585,7 @@ fn repeated_starts_are_spaced_and_lost_ones_are_the_drivers() {
 }
 
 #[test]
-fn spaced_acceptor_starts_once_and_only_on_an_open_listener() {
+fn spaced_acceptor_starts_once() {
     let spaced = || {
         let mut bench = Bench::started(1);
         bench.ends(1, Lost, Later(2, 0));
@@ -606,7 +606,7 @@ fn spaced_acceptor_starts_once_and_only_on_an_open_listener() {
 }
 
 #[test]
-fn connection_of_a_closed_listener_is_the_last() {
+fn closed_listener_gets_no_replacement() {
     let mut bench = Bench::started(1);
     bench.waits(1, Waits::Yes);
     bench.table.close();
@@ -616,7 +616,7 @@ fn connection_of_a_closed_listener_is_the_last() {
 }
 
 #[test]
-fn no_acceptor_of_a_killed_listener_becomes_a_connection() {
+fn killed_listener_accepts_no_connection() {
     let mut bench = Bench::started(1);
     bench.waits(1, Waits::Yes);
     bench.table.kill();
@@ -651,7 +651,7 @@ fn check_left(
 }
 
 #[test]
-fn connection_leaves_at_once_unless_more_could_follow() {
+fn clean_end_removes_the_row_at_once() {
     check_left(Failures, |_| {}, true);
     check_left(Failures, Table::begin_stop, false);
     check_left(Failures, Table::kill, false);
@@ -659,14 +659,14 @@ fn connection_leaves_at_once_unless_more_could_follow() {
 }
 
 #[test]
-fn end_is_reported_if_the_beginning_was() {
+fn end_is_reported_if_begin_was() {
     check_left(All, |_| {}, false);
     check_left(All, |table| table.watch_ends(false), false);
     check_left(Failures, |table| table.watch_ends(true), true);
 }
 
 #[test]
-fn close_gives_up_the_owed_and_the_held() {
+fn close_drops_owed_and_held() {
     for (kill, kind) in [(false, EndKind::Stopped), (true, EndKind::Killed)] {
         let mut bench = Bench::new(6);
         bench.starts(2);
@@ -685,7 +685,7 @@ fn close_gives_up_the_owed_and_the_held() {
 }
 
 #[test]
-fn table_is_over_once_it_is_closed_and_empty() {
+fn closed_empty_table_is_over() {
     let mut bench = Bench::started(1);
     bench.waits(1, Waits::Yes);
     bench.serves(1, true, Then::Waits(2));
@@ -702,7 +702,7 @@ fn table_is_over_once_it_is_closed_and_empty() {
 }
 
 #[test]
-fn abandoned_table_is_over_and_owes_nothing() {
+fn abandoned_table_owes_nothing() {
     let mut bench = Bench::new(9);
     bench.starts(3);
     assert_eq!(bench.table.abandon().len(), 3);
@@ -712,7 +712,7 @@ fn abandoned_table_is_over_and_owes_nothing() {
 }
 
 #[test]
-fn visit_takes_no_more_than_its_limit() {
+fn visit_respects_its_limit() {
     let mut bench = Bench::started(200);
     for limit in [1, 7, 200, 1000] {
         let (mut seen, mut from) = (Vec::new(), Some(0));
@@ -728,7 +728,7 @@ fn visit_takes_no_more_than_its_limit() {
 }
 
 #[test]
-fn look_finds_the_stuck_and_whether_others_moved() {
+fn look_finds_stuck_and_moving() {
     let mut bench = Bench::started(3);
     let mut polls = Vec::new();
     bench
@@ -755,7 +755,7 @@ fn look_finds_the_stuck_and_whether_others_moved() {
 }
 
 #[test]
-fn look_takes_no_more_than_its_limit() {
+fn look_respects_its_limit() {
     let mut bench = Bench::started(3);
     let (stuck, moved, next) = bench.table.look(0, 2);
     assert_eq!((stuck, moved, next), (Vec::new(), true, Some(2)));
@@ -765,7 +765,7 @@ fn look_takes_no_more_than_its_limit() {
 }
 
 #[test]
-fn report_of_an_end_names_the_child_and_its_age() {
+fn end_report_names_child_and_age() {
     let mut bench = Bench::started(1);
     bench.waits(1, Waits::Yes);
     bench.now += Duration::from_secs(1);

@@ -151,7 +151,7 @@ fn check_close(close: impl FnOnce(&Pool<Tasks, Door>, &Tasks)) {
 }
 
 #[test]
-fn closed_is_set_after_the_socket_is_closed_and_has_left_the_list() {
+fn closed_is_set_after_socket_and_list() {
     check_close(|pool, tasks| {
         let id = pool.listeners().expect("it runs")[0].id;
         drop(pool.close_listener(id));
@@ -169,7 +169,7 @@ fn closed_is_set_after_the_socket_is_closed_and_has_left_the_list() {
 }
 
 #[test]
-fn acceptor_that_is_killed_as_its_client_comes_ends_at_once() {
+fn acceptor_killed_on_accept_ends_at_once() {
     let (pool, tasks, log) = pool();
     let handle = pool.handle();
     let kills: Hook = Arc::new(move || drop(handle.kill()));

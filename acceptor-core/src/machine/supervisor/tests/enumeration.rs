@@ -382,7 +382,7 @@ fn everything(world: &World) -> Vec<Act> {
 
 /// Five events deep.
 #[test]
-fn every_history_of_a_new_pool() {
+fn every_history_of_new_pool() {
     let rules = [plan(10, Grace::Within(ms(10)), Shutdown::Within(ms(10)))];
     let at_least = Histories {
         all: 25_000,
@@ -401,7 +401,7 @@ const SERVES: [Act; 4] = [
 
 /// Four events deep, with more that may happen from the first on.
 #[test]
-fn every_history_of_a_pool_that_serves() {
+fn every_history_of_serving_pool() {
     let rules = [plan(0, Grace::Within(ms(0)), Shutdown::Kill)];
     let at_least = Histories {
         all: 40_000,
@@ -427,7 +427,7 @@ fn while_it_stops(world: &World) -> Vec<Act> {
 
 /// Five events deep, for plans of every sort.
 #[test]
-fn every_history_of_a_stop_follows_its_plan() {
+fn every_history_of_stop() {
     let (some, none) = (Grace::Within(ms(10)), Grace::Within(ms(0)));
     let all_rules = [
         plan(0, none, Shutdown::Kill),
@@ -466,7 +466,7 @@ fn failures_at_all_times(world: &World) -> Vec<Act> {
 
 /// Six events deep.
 #[test]
-fn every_history_of_failures_is_a_count_within_the_period() {
+fn every_history_of_failures() {
     let with = |restart, intensity| Rules {
         restart,
         intensity,
@@ -505,7 +505,7 @@ fn during_an_outage(world: &World) -> Vec<Act> {
 
 /// Five events deep from the moment when two acceptors are in `init` and one is owed, and six with one of each.
 #[test]
-fn every_history_of_an_outage_has_one_retry_at_a_time() {
+fn every_history_of_outage() {
     let survives = Rules {
         intensity: u32::MAX,
         ..rules()
@@ -534,7 +534,7 @@ fn after_the_kill(world: &World) -> Vec<Act> {
 
 /// Eight events deep: in six of them one child is stuck, in seven another moves meanwhile.
 #[test]
-fn every_history_of_a_kill_gives_up_only_what_is_stuck() {
+fn every_history_of_kill() {
     let mut first = SERVES.to_vec();
     first.extend([Act::Kill(StopReason::Requested), Act::Wait(0)]);
     let at_least = Histories {

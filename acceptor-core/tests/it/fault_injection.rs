@@ -685,7 +685,7 @@ fn everywhere(act: Act, check: impl Fn(usize, Ended)) {
 }
 
 #[test]
-fn undisturbed_scenario_serves_every_connection() {
+fn undisturbed_scenario_serves_all() {
     let ended = undisturbed();
     assert_eq!(ended.unserved, 0);
     assert_eq!(
@@ -710,7 +710,7 @@ fn check_dropped(ended: &Ended) {
 }
 
 #[test]
-fn dropped_task_loses_its_own_connection_at_most() {
+fn dropped_task_loses_only_its_connection() {
     everywhere(Act::DropTask, |_, ended| {
         // Without the pool's own task nothing goes on.
         if ended.report.reason != StopReason::RuntimeGone {
@@ -720,7 +720,7 @@ fn dropped_task_loses_its_own_connection_at_most() {
 }
 
 #[test]
-fn task_dropped_as_it_is_spawned_is_missed() {
+fn task_dropped_at_spawn_is_detected() {
     assert!(run(Disturbance::DropAsSpawned(DRIVER)).is_none());
     let undisturbed = undisturbed();
     for spawn in REPORTER..undisturbed.spawned {
@@ -778,7 +778,7 @@ fn check_harmless_panics(site: Site) {
 }
 
 #[test]
-fn panic_in_a_callback_ends_one_child() {
+fn callback_panic_ends_one_child() {
     for site in [
         Site::InitBefore,
         Site::InitAfter,
@@ -792,14 +792,14 @@ fn panic_in_a_callback_ends_one_child() {
 }
 
 #[test]
-fn panic_in_a_drop_of_a_child_ends_that_child() {
+fn child_drop_panic_ends_that_child() {
     for site in [Site::DropState, Site::DropStream, Site::DropServe] {
         check_child_panics(site);
     }
 }
 
 #[test]
-fn panic_in_a_drop_of_the_spec_ends_no_child() {
+fn spec_drop_panic_ends_no_child() {
     check_harmless_panics(Site::DropError);
     check_harmless_panics(Site::DropAcceptErrors);
     check_harmless_panics(Site::DropObserver);
@@ -807,14 +807,14 @@ fn panic_in_a_drop_of_the_spec_ends_no_child() {
 }
 
 #[test]
-fn panic_in_the_observer_or_a_classifier_ends_no_child() {
+fn observer_panic_ends_no_child() {
     check_harmless_panics(Site::Observer);
     check_harmless_panics(Site::AcceptErrors);
     check_harmless_panics(Site::Classify);
 }
 
 #[test]
-fn panic_in_a_listener_ends_that_listener_only() {
+fn listener_panic_ends_that_listener() {
     panic_everywhere(Site::Accept, |occurrence, ended| {
         assert_eq!((ended.injected(), ended.lost()), (0, 0), "{occurrence}");
         assert!((1..=2).contains(&ended.listeners_failed()), "{occurrence}");
@@ -829,18 +829,18 @@ fn panic_in_a_listener_ends_that_listener_only() {
 }
 
 #[test]
-fn panic_in_a_waker_or_a_clock_ends_no_child() {
+fn waker_or_clock_panic_ends_no_child() {
     check_harmless_panics(Site::Wake);
     check_harmless_panics(Site::Now);
 }
 
 #[test]
-fn panic_in_spawn_is_a_dropped_task() {
+fn spawn_panic_is_a_dropped_task() {
     panic_everywhere(Site::Spawn, |_, ended| check_dropped(ended));
 }
 
 #[test]
-fn shut_down_runtime_ends_the_pool_without_a_poll() {
+fn runtime_shutdown_ends_the_pool() {
     for order in [Order::OldestFirst, Order::NewestFirst] {
         everywhere(Act::ShutDown(order), |poll, ended| {
             let over = ended.report.reason == StopReason::Requested;
@@ -885,7 +885,7 @@ fn shut_down_runtime_starts_no_pool() {
 }
 
 #[test]
-fn dropping_the_owner_at_any_point_ends_everything() {
+fn owner_drop_at_any_point_ends_all() {
     everywhere(Act::DropOwner, |poll, ended| {
         let reason = ended.report.reason;
         let expected = [StopReason::OwnerDropped, StopReason::Requested];
@@ -894,7 +894,7 @@ fn dropping_the_owner_at_any_point_ends_everything() {
 }
 
 #[test]
-fn stop_or_kill_at_any_point_ends_everything() {
+fn stop_or_kill_at_any_point_ends_all() {
     for act in [Act::Stop, Act::StopAndForget, Act::Kill] {
         everywhere(act, |poll, ended| {
             assert_eq!(ended.report.reason, StopReason::Requested, "poll {poll}");
@@ -904,7 +904,7 @@ fn stop_or_kill_at_any_point_ends_everything() {
 }
 
 #[test]
-fn closing_listeners_at_any_point_loses_no_client() {
+fn close_at_any_point_loses_no_client() {
     everywhere(Act::CloseListenerAndForget, |poll, ended| {
         assert_eq!((ended.lost(), ended.injected()), (0, 0), "poll {poll}");
         assert_eq!(ended.unserved, ended.reset, "poll {poll}");
@@ -912,7 +912,7 @@ fn closing_listeners_at_any_point_loses_no_client() {
 }
 
 #[test]
-fn calls_that_change_nothing_change_nothing_at_any_point() {
+fn read_only_calls_change_nothing() {
     let undisturbed = undisturbed();
     for act in [Act::JoinAndForget, Act::ListAcceptors] {
         everywhere(act, |poll, ended| {
@@ -925,7 +925,7 @@ fn calls_that_change_nothing_change_nothing_at_any_point() {
 
 /// The reports come late, as one that the runtime drops as it is spawned shows; nothing else is different.
 #[test]
-fn reporter_that_its_runtime_drops_at_any_point_loses_no_report() {
+fn dropped_reporter_loses_no_report() {
     let undisturbed = undisturbed();
     everywhere(Act::DropReporter, |poll, ended| {
         assert_eq!(ended.report, undisturbed.report, "poll {poll}");
@@ -934,7 +934,7 @@ fn reporter_that_its_runtime_drops_at_any_point_loses_no_report() {
 }
 
 #[test]
-fn killing_or_stopping_connections_at_any_point_touches_no_other_child() {
+fn child_commands_touch_no_other_child() {
     everywhere(Act::KillEveryChild, |poll, ended| {
         assert_eq!((ended.lost(), ended.injected()), (0, 0), "poll {poll}");
     });
@@ -948,7 +948,7 @@ fn killing_or_stopping_connections_at_any_point_touches_no_other_child() {
 }
 
 #[test]
-fn reconfiguring_at_any_point_loses_nothing() {
+fn reconfigure_at_any_point_loses_nothing() {
     everywhere(Act::Reconfigure, |poll, ended| {
         assert_eq!((ended.lost(), ended.unserved), (0, 0), "poll {poll}");
     });
@@ -980,7 +980,7 @@ proptest! {
 
     /// The scenario's own checks hold after any two of them, as after any one.
     #[test]
-    fn two_disturbances_do_no_more_harm_than_one(
+    fn two_disturbances_keep_the_invariants(
         first in (1..336_usize, any_act()),
         after in (0..30_usize, any_act()),
     ) {
@@ -1048,7 +1048,7 @@ fn served() -> Result<(), BoxError> {
 }
 
 #[test]
-fn panics_of_drops_escape_from_no_call() {
+fn drop_panics_escape_no_call() {
     let spec = |id: &str| {
         let (observer, table) = (AlwaysPanics, AlwaysPanics);
         Spec::new(
@@ -1095,7 +1095,7 @@ fn panics_of_drops_escape_from_no_call() {
 }
 
 #[test]
-fn runtime_that_drops_all_children_is_tried_spaced() {
+fn runtime_dropping_all_tasks_backs_off() {
     let runtime = Manual::new(&Faults::default());
     let (ledger, faults) = (Ledger::default(), Faults::default());
     let port = Port::new(1, &ledger, &faults);
@@ -1187,7 +1187,7 @@ fn check_spaced(answer: Init<()>) {
 }
 
 #[test]
-fn acceptors_that_end_at_once_are_spaced() {
+fn acceptors_ending_at_once_back_off() {
     check_spaced(Init::Ignore);
     // Their `terminate` panics, which in a temporary pool never counts.
     check_spaced(Init::AcceptWithin((), Duration::ZERO));
@@ -1343,7 +1343,7 @@ fn check_timeouts(waits_ms: [Option<u64>; 3], expected: &[(u64, &str)]) {
 }
 
 #[test]
-fn accept_timeouts_come_when_they_are_due_in_any_order() {
+fn accept_timeouts_expire_when_due() {
     check_timeouts([None, Some(10), None], &[(10, "1.2")]);
     check_timeouts([None, Some(10), Some(5)], &[(5, "1.3"), (10, "1.2")]);
     check_timeouts(

@@ -142,7 +142,7 @@ const ACCEPT_LOOP: usize = 2;
 const FIRST_ACCEPTOR: usize = 4;
 
 #[test]
-fn acceptor_that_arrives_while_accept_is_polled_precedes_the_replacement() {
+fn arrival_during_accept_precedes_replacement() {
     let bench = Bench::new();
     let pool = Pool::start(bench.runtime.clone(), Spec::new("order", NeedsInit)).unwrap();
     let runtime = bench.runtime.clone();
@@ -174,7 +174,7 @@ fn acceptor_that_arrives_while_accept_is_polled_precedes_the_replacement() {
 }
 
 #[test]
-fn panic_of_accept_is_reported_wherever_it_happens() {
+fn accept_panic_is_reported() {
     for panics in [When::Called, When::Polled, When::Through, When::Dropped] {
         let bench = Bench::new();
         let spec = Spec::new("panics", acceptor_fn(|_| async { Ok(()) }));
@@ -201,7 +201,7 @@ fn panic_of_accept_is_reported_wherever_it_happens() {
 
 /// The pool is killed when a connection was accepted that no child has yet.
 #[test]
-fn acceptor_killed_as_it_gets_a_connection_ends() {
+fn kill_between_accept_and_child_ends() {
     for acceptors in [1, 2] {
         let bench = Bench::new();
         let pool = Pool::start(bench.runtime.clone(), Spec::new("killed", NeedsInit)).unwrap();
@@ -291,7 +291,7 @@ fn traced(run: impl FnOnce()) -> usize {
 }
 
 #[test]
-fn acceptor_held_up_by_another_is_not_stuck() {
+fn blocked_thread_leaves_others_not_stuck() {
     let bench = Bench::new();
     let handle = Arc::<OnceLock<PoolHandle<Manual, MemoryListener>>>::default();
     let (inside, runtime) = (Arc::clone(&handle), bench.runtime.clone());
@@ -360,7 +360,7 @@ fn longest(now: Instant) -> Duration {
 }
 
 #[test]
-fn deadline_at_the_end_of_all_time_never_comes() {
+fn deadline_at_end_of_time_never_expires() {
     let bench = Bench::new();
     let longest = longest(bench.runtime.now());
     struct Patient(Duration);
@@ -439,7 +439,7 @@ impl Acceptor<MemoryListener> for Named {
 }
 
 #[test]
-fn replacement_is_of_the_spec_that_came_while_it_was_made() {
+fn replacement_uses_concurrent_spec() {
     let bench = Bench::new();
     let (inits, once) = (Arc::<Mutex<Vec<_>>>::default(), Once::default());
     let runtime = Clock {
@@ -614,7 +614,7 @@ fn check_held(acceptors: usize, replaced: Replaced, terminate: usize) {
 
 /// It was accepted with an acceptor that is replaced by then (R1, B7).
 #[test]
-fn connection_in_hand_waits_for_the_first_new_acceptor() {
+fn accepted_connection_waits_for_new_acceptor() {
     check_held(1, Replaced::Accepted, 1);
     check_held(3, Replaced::Accepted, 3);
     check_held(1, Replaced::Followed, 2);
@@ -622,7 +622,7 @@ fn connection_in_hand_waits_for_the_first_new_acceptor() {
 }
 
 #[test]
-fn connection_in_hand_is_closed_with_its_listener() {
+fn accepted_connection_closes_with_listener() {
     let replacing = Replacing::new(2, Replaced::Accepted);
     let bench = &replacing.bench;
     let mut closing = Box::pin(replacing.pool.close_listener(replacing.listener));
@@ -738,7 +738,7 @@ fn spec_at_once(
 
 /// The listener has as many acceptors as it was added with (L1, R1).
 #[test]
-fn acceptors_replaced_as_one_is_accepted_by_are_followed_by_as_many() {
+fn replacement_on_accept_keeps_the_number() {
     for acceptors in [1, 3] {
         let replaced = ReplacedAtOnce::new(acceptors);
         let bench = &replaced.bench;
@@ -754,7 +754,7 @@ fn acceptors_replaced_as_one_is_accepted_by_are_followed_by_as_many() {
 
 /// A start error of the acceptor that is to follow is one of the new acceptor, which is tried again as any (B4).
 #[test]
-fn acceptor_that_fails_to_follow_one_that_is_replaced_is_counted_once() {
+fn failed_successor_counts_once() {
     let replaced = ReplacedAtOnce::new(1);
     let bench = &replaced.bench;
     replaced.fails.store(true, Ordering::SeqCst);
@@ -770,7 +770,7 @@ fn acceptor_that_fails_to_follow_one_that_is_replaced_is_counted_once() {
 
 /// A pool that has gone through this can be reconfigured again, also while no acceptor has begun (V3).
 #[test]
-fn pool_is_reconfigured_in_an_outage_after_one_was_replaced_as_it_accepted() {
+fn reconfigure_in_outage_after_replacement() {
     let replaced = ReplacedAtOnce::new(1);
     let bench = &replaced.bench;
     bench.port.connect().unwrap();
@@ -821,7 +821,7 @@ impl Acceptor<Meddler> for NeverInits {
 /// An outage ends on another thread just as an acceptor gets a connection (B4): also the one that follows is asked for its
 /// state (B5).
 #[test]
-fn acceptor_that_follows_as_an_outage_ends_is_asked_for_its_state() {
+fn successor_at_outage_end_is_asked_for_state() {
     let bench = Bench::new();
     let (fails, inits) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let once = Once::default();
@@ -866,7 +866,7 @@ fn acceptor_that_follows_as_an_outage_ends_is_asked_for_its_state() {
 
 /// The runtime drops the task of a listener whose pending `accept` panics when it is dropped.
 #[test]
-fn panic_of_an_accept_that_is_dropped_with_its_task_stays_inside() {
+fn dropped_accept_panic_is_contained() {
     let bench = Bench::new();
     let spec = Spec::new("panics", acceptor_fn(|_| async { Ok(()) }));
     let pool = Pool::start(bench.runtime.clone(), bench.observed(spec)).unwrap();

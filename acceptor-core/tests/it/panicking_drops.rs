@@ -128,7 +128,7 @@ fn check(how: How, killed: bool, words: &str) {
 }
 
 #[test]
-fn connection_with_bombs_in_each_place_ends_once() {
+fn panicking_drops_end_a_connection_once() {
     check(How::Fails, false, "panicked: dropped");
     check(How::Hangs, false, "panicked: dropped");
     check(How::Hangs, true, "panicked: dropped");
@@ -184,7 +184,7 @@ impl Listener for Mined {
 
 /// A double panic would abort the process.
 #[test]
-fn stream_and_the_copy_of_an_address_panic_at_once() {
+fn double_panic_in_accept_is_contained() {
     let runtime = Manual::new(&Faults::default());
     let spec = Spec::new(
         "mined",

@@ -147,7 +147,7 @@ fn check_runs_of_two_seconds(acceptors: usize) {
 }
 
 #[test]
-fn failing_init_is_retried_by_one_acceptor_at_a_time() {
+fn outage_retries_one_acceptor_at_a_time() {
     check_runs_of_two_seconds(1);
     check_runs_of_two_seconds(10);
 }
@@ -195,7 +195,7 @@ fn check_outlives(acceptors: &[usize], period: Duration) {
 }
 
 #[test]
-fn documented_intensity_outlives_an_outage() {
+fn documented_intensity_survives_outage() {
     check_outlives(&[1], Duration::from_secs(1));
     check_outlives(&[10], Duration::from_secs(1));
     check_outlives(&[1], Duration::from_secs(5));
@@ -206,7 +206,7 @@ fn documented_intensity_outlives_an_outage() {
 }
 
 #[test]
-fn held_acceptors_start_once_one_accepts() {
+fn held_acceptors_start_after_success() {
     let bench = Bench::failing(10);
     bench.port.connect().unwrap();
     bench.pass(1000);
@@ -224,7 +224,7 @@ fn held_acceptors_start_once_one_accepts() {
 }
 
 #[test]
-fn next_outage_is_retried_from_the_shortest_pause_on() {
+fn next_outage_restarts_the_backoff() {
     let bench = Bench::failing(1);
     bench.pass(600);
     bench.now_does(Does::Accepts);
@@ -242,7 +242,7 @@ fn next_outage_is_retried_from_the_shortest_pause_on() {
 }
 
 #[test]
-fn acceptor_in_init_when_an_outage_begins_can_end_it() {
+fn init_before_outage_can_end_it() {
     let bench = Bench::new(Does::Waits, |spec| spec);
     bench.pool.add_listener(bench.port.listen(), 3).unwrap();
     bench.runtime.settle();
@@ -291,13 +291,13 @@ fn check_retried_by_another(end: impl Fn(&TestPool, ChildId) -> Result<(), Child
 }
 
 #[test]
-fn retry_that_is_ended_is_made_by_another_acceptor() {
+fn ended_retry_is_taken_over() {
     check_retried_by_another(|pool, id| pool.stop_child(id));
     check_retried_by_another(|pool, id| pool.kill_child(id));
 }
 
 #[test]
-fn ignoring_during_an_outage_goes_on_as_the_retries() {
+fn ignore_during_outage_keeps_backoff() {
     let bench = Bench::failing(2);
     bench.pass(15);
     bench.now_does(Does::Ignores);
@@ -307,7 +307,7 @@ fn ignoring_during_an_outage_goes_on_as_the_retries() {
 }
 
 #[test]
-fn outage_of_one_listener_holds_no_other() {
+fn outage_is_per_listener() {
     let bench = Bench::failing(2);
     bench.pass(600);
     bench.now_does(Does::Accepts);
@@ -321,7 +321,7 @@ fn outage_of_one_listener_holds_no_other() {
 }
 
 #[test]
-fn acceptors_that_become_connections_in_an_outage_are_replaced_after_it() {
+fn connections_in_outage_are_replaced_later() {
     let bench = Bench::new(Does::Accepts, |spec| spec);
     bench.pool.add_listener(bench.port.listen(), 4).unwrap();
     bench.runtime.settle();
@@ -360,7 +360,7 @@ fn each_start_error_is_reported() {
 }
 
 #[test]
-fn stop_during_an_outage_ends_all_acceptors() {
+fn stop_during_outage_ends_acceptors() {
     let bench = Bench::failing(10);
     bench.pass(600);
     let stop = bench.pool.stop();
@@ -407,7 +407,7 @@ impl Acceptor<MemoryListener> for AtOnce {
 
 /// Each connection that comes during an outage has its replacement held, whether there is an `init` or not (B4).
 #[test]
-fn state_at_once_is_asked_for_by_one_acceptor_at_a_time() {
+fn init_now_is_called_one_at_a_time() {
     let (faults, ledger) = (Faults::default(), Ledger::default());
     let runtime = Manual::new(&faults);
     let acceptor = AtOnce {
@@ -446,7 +446,7 @@ fn state_at_once_is_asked_for_by_one_acceptor_at_a_time() {
 
 /// The acceptor that has waited keeps what it began with; the one that follows it has the new acceptor (R1).
 #[test]
-fn state_at_once_is_that_of_the_present_acceptor() {
+fn init_now_is_the_current_acceptors() {
     let faults = Faults::default();
     let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
     let served = Arc::<Mutex<Vec<u32>>>::default();

@@ -132,7 +132,7 @@ fn check_not_polled_again(doing: Doing, children: usize) -> usize {
 }
 
 #[test]
-fn no_child_is_polled_after_the_drop_of_the_owner() {
+fn owner_drop_stops_all_polls() {
     for doing in [
         Doing::Init,
         Doing::Waiting,

@@ -30,7 +30,7 @@ impl Drop for GivesAway {
 
 /// Whatever is kept of a connection that has ended, and whatever is told to it, reaches no other.
 #[test]
-fn what_is_kept_of_an_ended_connection_reaches_no_other() {
+fn stale_handles_reach_no_other_child() {
     let faults = Faults::default();
     let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
     let (gives, given) = mpsc::channel();
@@ -136,7 +136,7 @@ fn what_is_kept_of_an_ended_connection_reaches_no_other() {
 
 /// Taking the stop signal again gives the same signal (N2), also to what a connection has left behind.
 #[test]
-fn stop_signal_that_is_taken_again_after_the_end_is_the_same() {
+fn stop_signal_is_the_same_after_the_end() {
     let faults = Faults::default();
     let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
     let left = Arc::<Mutex<Option<Lifecycle>>>::default();
@@ -168,7 +168,7 @@ fn stop_signal_that_is_taken_again_after_the_end_is_the_same() {
 
 /// The memory of a chunk of seats that all have left serves the next hundred connections, wherever they are in the table.
 #[test]
-fn what_is_kept_of_a_hundred_connections_reaches_none_of_the_next_hundred() {
+fn stale_handles_reach_no_reused_chunk() {
     let faults = Faults::default();
     let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
     let left = Arc::<Mutex<Vec<Lifecycle>>>::default();

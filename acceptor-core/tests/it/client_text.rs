@@ -151,7 +151,7 @@ fn check_whole(text: &str) {
 }
 
 #[test]
-fn program_gets_text_of_a_client_whole() {
+fn program_gets_client_text_unescaped() {
     check_whole("a\nb\x1b[2J\u{2028}\u{202e}\\");
     check_whole(&"x".repeat(1_000_000));
 }

@@ -117,7 +117,7 @@ fn check_hears_again(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>)
 }
 
 #[test]
-fn listener_whose_only_acceptor_is_ended_accepts_with_the_next() {
+fn ended_only_acceptor_is_replaced() {
     check_hears_again(|pool, id| pool.stop_child(id));
     check_hears_again(|pool, id| pool.kill_child(id));
 }
@@ -191,7 +191,7 @@ fn check_commanded_as_it_becomes(end: impl Fn(&MeddledHandle, ChildId) + Send + 
 }
 
 #[test]
-fn acceptor_commanded_as_it_becomes_a_connection_ends_as_one() {
+fn command_on_accept_ends_the_connection() {
     check_commanded_as_it_becomes(|pool, id| assert_eq!(pool.stop_child(id), Ok(())));
     check_commanded_as_it_becomes(|pool, id| assert_eq!(pool.kill_child(id), Ok(())));
 }
@@ -245,7 +245,7 @@ impl Runtime for Starved {
 
 /// Such a runtime has not looked at the sockets: that `accept` is pending says nothing of the queue (L7).
 #[test]
-fn close_gives_a_busy_runtime_the_time_to_look_at_its_sockets() {
+fn close_waits_for_a_starved_runtime() {
     let (manual, busy) = (
         Manual::new(&Faults::default()),
         Arc::<AtomicBool>::default(),
@@ -274,7 +274,7 @@ fn close_gives_a_busy_runtime_the_time_to_look_at_its_sockets() {
 const EARLY: Duration = Duration::from_millis(1);
 
 #[test]
-fn timer_that_fires_early_makes_a_stop_short_not_busy() {
+fn early_timer_causes_no_busy_loop() {
     let runtime = Hasty {
         runtime: Manual::new(&Faults::default()),
         sleeps: Arc::default(),
@@ -352,7 +352,7 @@ impl Listener for Bomber {
 }
 
 #[test]
-fn panics_of_skipped_connections_end_no_listener() {
+fn skipped_connection_panics_are_contained() {
     let runtime = Manual::new(&Faults::default());
     let error = |kind| Err(io::Error::new(kind, Bomb));
     let accepted = VecDeque::from([
@@ -376,7 +376,7 @@ fn panics_of_skipped_connections_end_no_listener() {
 }
 
 #[test]
-fn listener_dropped_as_it_is_spawned_is_closed_before_the_report() {
+fn dropped_listener_closes_before_report() {
     let runtime = Manual::new(&Faults::default());
     let port = Port::new(1, &Ledger::default(), &Faults::default());
     let reports = Arc::new(Mutex::new(Vec::new()));
@@ -398,7 +398,7 @@ fn listener_dropped_as_it_is_spawned_is_closed_before_the_report() {
 type Answer = fn() -> Result<Configure<Noting, Address>, BoxError>;
 
 #[test]
-fn panic_in_the_drop_of_an_init_function_escapes_from_no_call() {
+fn init_function_drop_panic_is_contained() {
     let answers: [Answer; 4] = [
         || Ok(Configure::Use(Spec::new("good", Noting::default()))),
         || Ok(Configure::Use(Spec::new("", Noting::default()))),
@@ -463,14 +463,14 @@ fn check_left_alone(
 }
 
 #[test]
-fn pool_whose_runtime_is_gone_waits_for_no_stuck_child() {
+fn ended_runtime_has_no_stuck_children() {
     let report = check_left_alone(Duration::from_millis(20), |_, _| ());
     assert_eq!(report.reason, StopReason::RuntimeGone);
 }
 
 /// The pool's own task looks at it once before the runtime shuts down.
 #[test]
-fn child_is_not_stuck_before_a_kill_timeout_though_the_runtime_ends() {
+fn child_is_not_stuck_before_kill_timeout() {
     check_left_alone(Duration::from_millis(400), |runtime, pool| {
         drop(pool.kill());
         runtime.settle();
@@ -656,7 +656,7 @@ fn nosy_spec(nosy: &Nosy) -> Spec<NosyAcceptor, ()> {
 }
 
 #[test]
-fn user_code_may_call_the_pool_whenever_it_is_called_or_dropped() {
+fn user_code_runs_outside_all_locks() {
     let (done, over) = mpsc::channel();
     let play = move || {
         let nosy = Nosy {
@@ -771,7 +771,7 @@ impl Acceptor<Bombs> for HoldsBombs {
 }
 
 #[test]
-fn panics_of_a_stream_and_a_state_end_a_connection_that_never_began() {
+fn panicking_stream_and_state_end_once() {
     let runtime = Manual::new(&Faults::default());
     let pool = Pool::start(runtime.clone(), Spec::new("bombs", HoldsBombs)).unwrap();
     pool.add_listener(Bombs(Mutex::new(Some(Bomb))), 1).unwrap();
@@ -823,7 +823,7 @@ fn check_nothing_is_kept(end: impl FnOnce(TestPool, &Manual)) {
 }
 
 #[test]
-fn handle_of_a_pool_that_has_ended_keeps_nothing_of_the_users() {
+fn ended_pool_handle_keeps_no_user_value() {
     check_nothing_is_kept(|pool, _| drop(pool));
     check_nothing_is_kept(|pool, runtime| {
         drop(pool.kill());
@@ -833,7 +833,7 @@ fn handle_of_a_pool_that_has_ended_keeps_nothing_of_the_users() {
 }
 
 #[test]
-fn listener_that_closes_after_the_end_of_its_pool_is_not_kept() {
+fn listener_outliving_pool_is_dropped() {
     const PATIENCE: Duration = Duration::from_secs(1);
     let (held, runtime) = (Arc::new(()), Manual::new(&Faults::default()));
     let inside = Arc::clone(&held);
@@ -881,7 +881,7 @@ impl Wake for Woken {
 
 /// A task of the user's that waits for *draining*, beside the pool; the pool ends before its own task has woken anything.
 #[test]
-fn task_that_waits_for_draining_is_woken_though_the_pool_ends_first() {
+fn draining_waiter_wakes_when_pool_ends() {
     const DRIVER: usize = 0;
     let runtime = Manual::new(&Faults::default());
     let draining = Arc::new(OnceLock::new());
