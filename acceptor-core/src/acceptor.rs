@@ -391,7 +391,7 @@ where
 /// Creates an acceptor from a function that serves one connection and returns any [`IntoExit`]
 /// type.
 ///
-/// It is like [`acceptor_fn`], for a function whose return type is already known.
+/// Use it for a function whose return type is already known; see [`acceptor_fn`] for a closure.
 ///
 /// ```
 /// use acceptor_core::{Connection, EndKind, Exit, IntoExit, acceptor_from};

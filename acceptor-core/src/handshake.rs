@@ -27,7 +27,7 @@ use crate::text::Escaped;
 /// use std::net::TcpStream;
 /// use acceptor_core::StreamOf;
 ///
-/// // A listener without a handshake.
+/// // `Tcp` is a listener without a handshake.
 /// assert_eq!(TypeId::of::<StreamOf<Tcp>>(), TypeId::of::<TcpStream>());
 /// ```
 pub type StreamOf<L> =

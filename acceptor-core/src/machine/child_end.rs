@@ -48,7 +48,7 @@ pub(crate) enum ChildEnd {
     Clean(Option<Cow<'static, str>>),
     /// The peer is gone (E5).
     Disconnected(Arc<dyn Error + Send + Sync>),
-    /// The handshake failed (H4), for this cause and with this error, if there is one.
+    /// The handshake failed (H4): the cause, and the error if there is one.
     HandshakeFailed(&'static str, Option<Arc<dyn Error + Send + Sync>>),
     /// `serve` returned another error.
     Error(Arc<dyn Error + Send + Sync>),

@@ -504,8 +504,8 @@ impl<B: Bank, A> Table<B, A> {
         Became::Serves(control, replacement)
     }
 
-    /// Adds the next acceptor, which was created before it was replaced, if it needs a row: for a
-    /// state to terminate with, or an error to report.
+    /// Adds the next acceptor, which was created before it was replaced. It needs a row only to
+    /// terminate with a state or to report an error.
     fn add_replaced(&mut self, next: Next, now: Instant) -> Option<ChildId> {
         let state = match next.ready {
             Ready::No => return None,

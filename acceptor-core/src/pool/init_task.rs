@@ -25,7 +25,7 @@ use crate::sync::{DropCatching, Shared, catch_panic};
 
 /// The result of an `init`.
 enum InitOutcome<S> {
-    /// The acceptor waits with its state, for this long if it has an accept timeout.
+    /// The acceptor waits with its state, up to its accept timeout if it has one.
     Waits(DropCatching<S>, Option<Duration>),
     Ended(ChildEnd),
 }

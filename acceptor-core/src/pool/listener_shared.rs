@@ -38,7 +38,7 @@ pub(crate) struct ListenerShared<R: Runtime, L: Listener> {
     pub(crate) signals: Arc<Signals>,
     pub(crate) closed: Latch,
     pub(crate) children: Mutex<Children<R, L>>,
-    /// The table's generation, for the accept loop, which caches data of the last spec.
+    /// The table's generation, by which the accept loop notices that its cached data is stale.
     generation: AtomicU64,
     /// The error with which it failed; its acceptors terminate with it.
     failure: Mutex<Option<Shared<io::Error>>>,
