@@ -74,6 +74,10 @@ pub trait Listener: Send + Sync + 'static {
 
     /// Waits for the next connection.
     ///
+    /// The first poll returns a connection that is known to be queued: a pool that closes takes a
+    /// pending call as an empty queue ([L7](crate::guide::rules#l7)). Where `accept` starts an
+    /// operation that completes later, as on io_uring, it first tries without waiting.
+    ///
     /// # Errors
     ///
     /// Return the system's errors unchanged: the pool decides what they mean

@@ -613,7 +613,7 @@ fn listeners() -> Vec<Case> {
         breaks(
             "L7",
             ListenerFlaw::DelaysAccept,
-            "the connection echoes \"queued\"",
+            "does the first poll of `accept` return a connection that is queued?",
             &["B1", "E1", "L1"],
         ),
         breaks(
