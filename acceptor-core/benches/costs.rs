@@ -1,4 +1,4 @@
-//! What calls on a pool cost, by the number of its children, in memory and on one thread.
+//! The cost of calls on a pool, by the number of its children, in memory and on one thread.
 //!
 //! Usage: `costs WHAT [NUMBER]`; see `costs.sh`, which counts the instructions of [`measured`], and `.ci/counts`.
 
@@ -27,20 +27,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Its instructions are what `costs.sh` counts.
+/// `costs.sh` counts the instructions of this function.
 #[inline(never)]
 fn measured<T>(run: impl FnOnce() -> T) -> T {
     black_box(run())
 }
 
-/// Its instructions are what `.ci/counts` counts. It is not generic: the name of its symbol is the same with each compiler.
+/// `.ci/counts` counts the instructions of this function. It is not generic, so that its symbol has the same name with every compiler.
 #[inline(never)]
 fn counted(run: &dyn Fn()) {
     run();
     black_box(());
 }
 
-/// A runtime that runs by hand, with a clock that is set by hand.
+/// A runtime that the benchmark drives, with a clock that it sets.
 #[derive(Clone)]
 struct ByHand(Arc<Hand>);
 
@@ -151,7 +151,7 @@ impl Runtime for ByHand {
     }
 }
 
-/// A connection that lasts until it is ended.
+/// A connection that lasts until the benchmark ends it.
 #[derive(Clone, Default)]
 struct Stream(Arc<Mutex<(bool, Option<Waker>)>>);
 
@@ -180,7 +180,7 @@ impl Stream {
     }
 }
 
-/// A listener in memory, and its clients.
+/// An in-memory listener and its clients.
 #[derive(Clone, Default)]
 struct Port(Arc<Mutex<(VecDeque<Stream>, Option<Waker>)>>);
 
@@ -231,8 +231,8 @@ impl Listener for Port {
     }
 }
 
-/// An acceptor whose state is a number, made at once as that of a function is, or by an `init` that is ready when it is first polled.
-/// With `EXPIRES` it has an accept timeout: one ends each second.
+/// An acceptor whose state is a number, available at once as with a function, or from an `init` that is ready at its first poll.
+/// With `EXPIRES` it has an accept timeout: one acceptor expires each second.
 struct Numbered<const EXPIRES: bool> {
     states: AtomicUsize,
     at_once: bool,
@@ -267,7 +267,7 @@ impl<const EXPIRES: bool> Acceptor<Port> for Numbered<EXPIRES> {
     }
 }
 
-/// Opens that many connections, and runs until no task is ready. They come in batches: no queue here grows with their number.
+/// Opens this many connections, and runs until no task is ready. They come in batches, so that no queue grows with their number.
 fn connect(runtime: &ByHand, port: &Port, connections: usize) -> Vec<Stream> {
     let mut streams = Vec::with_capacity(connections);
     while streams.len() < connections {
@@ -325,7 +325,7 @@ impl World {
         Self::new(Numbered::<EXPIRES> { states, at_once })
     }
 
-    /// With a listener that has ten acceptors, and that many connections.
+    /// A pool with one listener of ten acceptors, and this many connections.
     fn with_connections(connections: usize) -> (Self, Port, Vec<Stream>) {
         let world = Self::serving();
         let (_, port) = world.listen(10);
@@ -349,7 +349,7 @@ impl World {
     }
 }
 
-/// How often what is measured is done in one run.
+/// How often the measured call is repeated in one run.
 const TIMES: usize = 100;
 
 fn main() {
@@ -377,7 +377,7 @@ fn main() {
 /// How many connections are measured, one after the other.
 const CONNECTIONS: usize = 2000;
 
-/// A connection comes, is served and ends; then the next one comes.
+/// Connections come one after the other; each is served and ends.
 fn connection(world: World, acceptors: usize) {
     let (_, port) = world.listen(acceptors);
     let serve = || {
@@ -388,7 +388,7 @@ fn connection(world: World, acceptors: usize) {
             world.runtime.advance(Duration::from_millis(1));
         }
     };
-    // Until each queue and table is as large as it becomes.
+    // Warm up: each queue and table reaches its final size.
     serve();
     let counters = [&world.runtime.0.wakes, &world.runtime.0.polls];
     let before = counters.map(|counter| counter.load(Ordering::Relaxed));
@@ -414,14 +414,14 @@ fn close_beside_connections(connections: usize) {
     );
 }
 
-/// Some of many listeners close.
+/// A few of many listeners close.
 fn close_of_many(listeners: usize) {
     let world = World::serving();
     let ids: Vec<_> = (0..listeners).map(|_| world.listen(1).0).collect();
     for id in ids.iter().step_by(listeners / TIMES) {
         measured(|| world.close(*id));
     }
-    // Until the last one has closed as well.
+    // Until the last one has closed.
     world.runtime.advance(Duration::from_millis(1));
     assert_eq!(
         world.pool.listeners().expect("it runs").len(),
@@ -429,7 +429,7 @@ fn close_of_many(listeners: usize) {
     );
 }
 
-/// One acceptor's timeout comes, of many that wait.
+/// One accept timeout expires, of many waiting acceptors.
 fn timeout(acceptors: usize) {
     let world = World::numbered::<true>(false);
     world.listen(acceptors);
@@ -441,7 +441,7 @@ fn timeout(acceptors: usize) {
     println!("{youngest:?} of {}", next.len());
 }
 
-/// A call ends a pool that has connections. What it returns is kept.
+/// A call ends a pool that has connections. Its result is kept.
 fn end<T>(connections: usize, call: impl FnOnce(Pool<ByHand, Port>) -> T) {
     let (world, _, _streams) = World::with_connections(connections);
     let World { runtime, pool } = world;
@@ -456,7 +456,7 @@ fn add(acceptors: usize) {
     assert_eq!(world.pool.counts().expect("it runs").children(), acceptors);
 }
 
-/// How long `counts` takes while another thread asks for the list of connections without a pause.
+/// How long `counts` takes while another thread lists the connections continuously.
 fn counts(connections: usize) {
     let (world, _, _streams) = World::with_connections(connections);
     let (lists, stop) = (world.pool.handle(), Arc::new(AtomicBool::new(false)));
@@ -488,7 +488,7 @@ fn counts(connections: usize) {
     );
 }
 
-/// What is left of the memory once all connections have gone, and once as many bare tasks have.
+/// The memory that remains after all connections have ended, and after as many bare tasks.
 fn heap(connections: usize) {
     let (runtime, port) = bare();
     let (_, bare) = come_and_go(&runtime, &port, connections);
@@ -500,7 +500,7 @@ fn heap(connections: usize) {
     );
 }
 
-/// What each connection takes of the memory, and what all of them leave.
+/// The memory of each connection, and what remains after all of them.
 fn come_and_go(runtime: &ByHand, port: &Port, connections: usize) -> (usize, usize) {
     let end = |streams: Vec<Stream>| {
         streams.iter().for_each(Stream::end);

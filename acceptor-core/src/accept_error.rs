@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// By number alone: the kinds are those of the system that the test runs on.
+    /// By number only: the error kinds depend on the system that runs the test.
     #[test]
     fn bsd_errno_values_are_known() {
         for (number, name, kind) in [
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// Without a number it is a connection that came with an empty address.
+    /// Without a number the error is a connection with an empty address.
     #[test]
     fn invalid_input_is_judged_by_errno() {
         assert_eq!(by_kind(ErrorKind::InvalidInput, Some(22)), Listener);

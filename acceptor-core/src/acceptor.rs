@@ -613,9 +613,9 @@ mod tests {
     }
 
     /// Panics with its name when it is dropped.
-    struct Bomb(&'static str);
+    struct PanicsWhenDropped(&'static str);
 
-    impl Drop for Bomb {
+    impl Drop for PanicsWhenDropped {
         fn drop(&mut self) {
             std::panic::resume_unwind(Box::new(self.0));
         }
@@ -625,17 +625,21 @@ mod tests {
     struct Fragile;
 
     impl Acceptor<Nowhere> for Fragile {
-        type State = Bomb;
+        type State = PanicsWhenDropped;
         type Exit = Exit;
 
         async fn init(
             &self,
             _: &ListenerInfo<std::net::SocketAddr>,
-        ) -> Result<Init<Bomb>, BoxError> {
-            Ok(Init::Accept(Bomb("state")))
+        ) -> Result<Init<PanicsWhenDropped>, BoxError> {
+            Ok(Init::Accept(PanicsWhenDropped("state")))
         }
 
-        async fn serve(&self, _: Connection<(), std::net::SocketAddr>, state: Bomb) -> Exit {
+        async fn serve(
+            &self,
+            _: Connection<(), std::net::SocketAddr>,
+            state: PanicsWhenDropped,
+        ) -> Exit {
             std::mem::forget(state);
             Exit::clean("served")
         }
@@ -652,14 +656,15 @@ mod tests {
 
     #[test]
     fn serve_in_place_consumes_its_arguments() {
-        let serve = || Fragile::serve_in_place(keep(Fragile), connection(), Bomb("state"));
+        let serve =
+            || Fragile::serve_in_place(keep(Fragile), connection(), PanicsWhenDropped("state"));
         let dropped = catch_panic(|| drop(serve()));
         assert_eq!(dropped, Err("state".to_owned()));
-        let exit = serve().now_or_never().expect("it does not wait");
+        let exit = serve().now_or_never().expect("the future does not suspend");
         assert_eq!(exit.reason(), Some("served"));
     }
 
-    /// The function, and what it returns, are dropped one after the other, polled or not.
+    /// The function and its result are dropped one after the other, polled or not.
     #[test]
     fn function_serves_in_place() {
         let (called, acceptors) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
@@ -676,10 +681,17 @@ mod tests {
         let serve =
             || Acceptor::<Nowhere>::serve_in_place(Keep::new(acceptor.clone()), connection(), ());
         drop(serve());
-        assert_eq!(called.load(Ordering::SeqCst), 0, "not before it is polled");
+        assert_eq!(
+            called.load(Ordering::SeqCst),
+            0,
+            "the function runs at the first poll"
+        );
         let mut serving = Box::pin(serve());
         assert!((&mut serving).now_or_never().is_none());
-        let exit = serving.now_or_never().expect("it is woken").into_exit();
+        let exit = serving
+            .now_or_never()
+            .expect("the future is ready")
+            .into_exit();
         assert_eq!(
             (exit.reason(), called.load(Ordering::SeqCst)),
             (Some("served"), 1)

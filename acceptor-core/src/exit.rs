@@ -399,7 +399,7 @@ mod tests {
         // A boxed error is not boxed again.
         let boxed: Result<Exit, BoxError> = Err(reset().into());
         let Exit(ExitKind::Error(error)) = boxed.into_exit() else {
-            panic!("it is an error");
+            panic!("the exit is not an error");
         };
         assert!(error.as_error().is::<io::Error>());
         assert!(error.into_shared().is::<io::Error>());
@@ -479,7 +479,7 @@ mod tests {
     fn peer_gone_anywhere_in_the_chain() {
         check_gone(Wraps(reset()), true);
         check_gone(Wraps(Wraps(Arc::new(reset()))), true);
-        // Pointers, whose source is that of the error inside.
+        // Pointers, whose source is that of the inner error.
         check_gone(Arc::new(reset()), true);
         check_gone(Wraps(Box::new(reset())), true);
         check_gone(
@@ -515,7 +515,7 @@ mod tests {
         let with_context = || Err::<(), _>(reset()).context("reading").unwrap_err();
         for error in [plain(), with_context(), anyhow::Error::from(Wraps(reset()))] {
             let Exit(ExitKind::Error(error)) = Err::<Exit, _>(error).into_exit() else {
-                panic!("it is an error");
+                panic!("the exit is not an error");
             };
             assert!(is_peer_gone(error.as_error()), "{error:?}");
         }
@@ -527,7 +527,7 @@ mod tests {
         let failed = Exit::failed(anyhow::anyhow!("no luck"));
         assert_eq!(failed.to_string(), "no luck");
         let Exit(ExitKind::Failed(error)) = failed else {
-            panic!("it has failed");
+            panic!("the exit is not a failure");
         };
         assert_eq!(error.into_shared().to_string(), "no luck");
     }
@@ -540,14 +540,14 @@ mod tests {
         let with_context = || Err::<(), _>(reset()).wrap_err("reading").unwrap_err();
         for error in [plain(), with_context(), eyre::Report::from(Wraps(reset()))] {
             let Exit(ExitKind::Error(error)) = Err::<Exit, _>(error).into_exit() else {
-                panic!("it is an error");
+                panic!("the exit is not an error");
             };
             assert!(is_peer_gone(error.as_error()), "{error:?}");
         }
         let clean: eyre::Result<Exit> = Ok(Exit::clean("quit"));
         check(clean, r#"Clean(Some("quit"))"#, "clean exit: quit");
         let Exit(ExitKind::Failed(error)) = Exit::failed(eyre::eyre!("no luck")) else {
-            panic!("it has failed");
+            panic!("the exit is not a failure");
         };
         assert_eq!(error.into_shared().to_string(), "no luck");
     }

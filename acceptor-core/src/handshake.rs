@@ -368,11 +368,16 @@ mod tests {
         };
         let through = both.run(Incoming::new(String::new(), 1, 2)).now_or_never();
         let through = through
-            .expect("it does not wait")
-            .expect("it does not fail");
+            .expect("the handshake does not suspend")
+            .expect("the handshake succeeds");
         assert_eq!(through.stream, "ab");
         let none = NoHandshake.run(through).now_or_never();
-        assert_eq!(none.expect("it is ready").expect("it passes").stream, "ab");
+        assert_eq!(
+            none.expect("the handshake is ready")
+                .expect("the handshake succeeds")
+                .stream,
+            "ab"
+        );
     }
 
     #[test]
@@ -397,7 +402,7 @@ mod tests {
 
     type Stage<H> = HandshakeStage<H, u8>;
 
-    /// No list.
+    /// No connection.
     struct Nowhere;
 
     impl Listed<u8> for Nowhere {
@@ -414,7 +419,7 @@ mod tests {
         }
     }
 
-    /// Never ends.
+    /// Never completes.
     #[derive(Clone)]
     struct Hangs;
 
@@ -429,7 +434,7 @@ mod tests {
         }
     }
 
-    /// How a stage ends, with the stream that was served.
+    /// The outcome of a stage, with the stream that was served.
     fn outcome<H: Handshake<String, u8, Stream = String>>(
         stage: Stage<H>,
     ) -> Option<Result<String, &'static str>> {

@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(shown, "LatchWait { set: true, .. }");
     }
 
-    /// A latch with waiters, all of one task that counts how often it is woken.
+    /// A latch with waiters of one task, which counts its wake-ups.
     fn with_waiters(count: usize) -> (Latch, WakeCounter, Vec<LatchWait>) {
         let (latch, counter) = (Latch::new(), WakeCounter::new());
         let mut cx = Context::from_waker(counter.waker());
@@ -261,7 +261,7 @@ mod tests {
         assert!(latch.is_set());
         assert!(is_ready(&mut waits[0]));
         assert_eq!(counter.wakes(), 0);
-        // Of those that saw it by themselves, too: it is up to them when they are dropped.
+        // This includes waiters that saw the level by themselves, and are dropped at any time.
         assert_eq!(latch.take_waiters().count(), 2);
         assert_eq!(latch.take_waiters().count(), 0);
         drop(waits);
@@ -274,7 +274,7 @@ mod tests {
         latch.raise();
         drop(waits.remove(1));
         assert_eq!(latch.take_waiters().count(), 2);
-        // Those that are dropped after the list was taken take nothing of another.
+        // Waiters dropped after the list was taken remove no other waiter.
         drop(waits);
     }
 

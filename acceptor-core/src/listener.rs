@@ -291,7 +291,7 @@ mod tests {
         assert!(Nowhere.asks_local_addr());
     }
 
-    /// Passes the stream on.
+    /// Passes the stream through.
     #[derive(Clone)]
     struct Passes;
 

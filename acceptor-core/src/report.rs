@@ -889,10 +889,10 @@ mod tests {
         pool: PoolId::ANY,
     };
 
-    /// How many events of failures were left out before each.
+    /// The number of failure events suppressed before each.
     const SUPPRESSED: u64 = 9;
 
-    /// A report in words, and its `tracing` event: both are promised to stay as they are.
+    /// Checks the message of a report, and its `tracing` event: both are stable.
     #[track_caller]
     fn check(event: Event<Address>, words: &str, level: Level, fields: &[(&str, &str)]) {
         check_event(event, words, level, fields);
@@ -906,7 +906,7 @@ mod tests {
             event,
         };
         check_report(&report, words, level, fields);
-        // Only those of a listener have its tag.
+        // Only events of a listener have its tag.
         if report.event.listener() == Some(LISTENER) {
             report.tag = Some(Arc::from("web"));
             let words = words.replacen("listener 2", "listener 2 (web)", 1);
@@ -1023,7 +1023,7 @@ mod tests {
 
     type Way = Option<Box<Transport<Address>>>;
 
-    /// A report of a connection whose handshake has replaced its addresses says by which way it came (H5).
+    /// The report of a connection whose handshake has replaced its addresses names the transport as well (H5).
     #[track_caller]
     fn check_transport(event: fn(Address, Way) -> Event<Address>) {
         let transport = Transport {
@@ -1428,7 +1428,7 @@ mod tests {
         }
     }
 
-    /// Text that a client chose, repeated, as an error and as an address whose `Debug` escapes nothing.
+    /// Text chosen by a client, repeated, as an error and as an address whose `Debug` escapes nothing.
     #[derive(Clone, Copy)]
     struct Hostile {
         text: &'static str,
@@ -1452,7 +1452,7 @@ mod tests {
 
     impl Error for Hostile {}
 
-    /// The same reports as above, with hostile text wherever a client may choose it.
+    /// The same reports as above, with hostile text wherever a client can choose it.
     #[track_caller]
     fn check_hostile(text: &'static str, times: usize, safe: &str) {
         let hostile = Hostile { text, times };
@@ -1538,7 +1538,7 @@ mod tests {
         );
     }
 
-    /// A panic has a message that is collected already.
+    /// The message of a panic is already collected.
     #[track_caller]
     fn check_hostile_panic(message: &str, safe: &str) {
         let words = format!("panicked: {safe}");

@@ -182,7 +182,7 @@ mod tests {
     fn guards_are_counted_and_killed() {
         let (connection, signals) = Connection::for_test((), 1, 2);
         let guard = connection.lifecycle.guard();
-        assert!(signals.is_stop_trapped(), "a guard traps it");
+        assert!(signals.is_stop_trapped(), "a guard traps the stop");
         let another = guard.clone();
         assert_eq!(signals.guards(), 2);
         drop(guard);

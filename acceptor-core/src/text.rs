@@ -185,7 +185,7 @@ mod tests {
         By(write)
     }
 
-    /// The text comes out as expected, as `Display` and as `Debug`.
+    /// Checks the output of a text, as `Display` and as `Debug`.
     #[track_caller]
     fn check(text: &str, expected: &str) {
         check_value(written_by(|f| f.write_str(text)), expected);
@@ -300,8 +300,8 @@ mod tests {
 
     #[test]
     fn value_panic_propagates() {
-        let bomb = written_by(|_| panic!("in Display"));
-        let written = catch_panic(|| Escaped(&bomb).to_string());
+        let panicking = written_by(|_| panic!("in Display"));
+        let written = catch_panic(|| Escaped(&panicking).to_string());
         assert_eq!(written, Err("in Display".to_owned()));
     }
 
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(format!("{:#}", Escaped(&error)), r"all\ncauses");
     }
 
-    /// Takes the first few pieces, and fails from then on; counts all that are not empty.
+    /// Accepts the first few pieces, then fails; counts the pieces that are not empty.
     struct Full {
         takes: usize,
         pieces: usize,

@@ -1,9 +1,6 @@
-//! Memory that a pool takes at a peak, and gives back after it (Q6).
+//! Memory that a pool uses at a peak, and releases after it (Q6).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 #[path = "it/support/mod.rs"]
 mod support;
@@ -20,7 +17,7 @@ use support::*;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// The only test of this file, because it measures all that the process allocates.
+/// The only test of this program, because it measures all allocations of the process.
 #[test]
 fn draining_waiters_release_memory() {
     const PEAK: usize = 100_000;
@@ -32,7 +29,7 @@ fn draining_waiters_release_memory() {
         pending::<Result<(), _>>()
     });
     let pool = Pool::start(runtime.clone(), Spec::new("peak", serve)).unwrap();
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     pool.add_listener(port.listen(), 1).unwrap();
     port.connect().unwrap();
     runtime.settle();

@@ -1,9 +1,6 @@
-//! Memory of acceptors that wait: each holds its state and a small wait (B9).
+//! Memory of waiting acceptors: each holds its state and a small wait (B9).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 #[path = "it/support/mod.rs"]
 mod support;
@@ -20,7 +17,7 @@ static MEMORY: PeakAlloc = PeakAlloc;
 
 const STATE: usize = 16 * 1024;
 
-/// The first of its acceptors waits without end, the others time out.
+/// The first of its acceptors waits indefinitely, the others time out.
 struct Large(AtomicUsize);
 
 impl Acceptor<MemoryListener> for Large {
@@ -37,14 +34,14 @@ impl Acceptor<MemoryListener> for Large {
     async fn serve(&self, _: Connection<MemoryStream, Address>, _: [u8; STATE]) {}
 }
 
-/// The only test of this file, because it measures all that the process allocates.
+/// The only test of this program, because it measures all allocations of the process.
 #[test]
 fn ended_acceptors_release_their_state() {
     let runtime = Manual::new(&Faults::default());
     let spec = Spec::new("large", Large(AtomicUsize::new(0)));
     let before = MEMORY.current_usage();
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     pool.add_listener(port.listen(), 2).unwrap();
     runtime.settle();
     for _ in 0..100 {

@@ -1,5 +1,5 @@
-//! What one more connection costs, by the number of children and of listeners that are there; what each of them takes of
-//! memory; and what a stop of all of them costs.
+//! The cost of one more connection, by the number of children and of listeners; the memory of each of
+//! them; and the cost of stopping them all.
 //!
 //! A connection is two events, its beginning and its end. They come one at a time: a client connects, all tasks run until none is
 //! ready, the connection ends, and they run again. So each beginning wakes an accept loop. The figures include the runtime that
@@ -14,16 +14,16 @@ use acceptor_core::{Connection, Spec, StopReport, acceptor_fn};
 
 use super::{BATCH, ByHand, HEAP, Port, Stream, World, bare, connect, measured};
 
-/// How many connections come and go before it is measured, and while it is, unless the third argument says otherwise.
+/// How many connections come and go before the measurement, and during it, unless the third argument says otherwise.
 const CONNECTIONS: usize = 1_000;
 
-/// How many acceptors a listener gets, at most, where very many are to wait.
+/// The most acceptors that a listener gets in benchmarks with very many.
 const ACCEPTORS: usize = 50_000;
 
 /// The grace of the pools that are stopped.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Runs what is named; returns whether there is such a thing.
+/// Runs the named benchmark; returns whether it exists.
 pub(super) fn run(what: &str, number: usize) -> bool {
     match what {
         "events-children" => events(number, 1),
@@ -45,7 +45,7 @@ pub(super) fn run(what: &str, number: usize) -> bool {
     true
 }
 
-/// CPU time of this thread so far, if the system says it, as exact as its clock ticks; else the time of day.
+/// The CPU time of this thread, if the system reports it, at the resolution of its clock; otherwise the time of day.
 fn cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanos = text.split(' ').next().and_then(|first| first.parse().ok());
@@ -57,14 +57,14 @@ fn since_start() -> Duration {
     START.get_or_init(Instant::now).elapsed()
 }
 
-/// What it returns, and the seconds of CPU time it took.
+/// The result, and the seconds of CPU time.
 fn timed<T>(run: impl FnOnce() -> T) -> (T, f64) {
     let began = cpu();
     let result = measured(run);
     (result, cpu().saturating_sub(began).as_secs_f64())
 }
 
-/// Connections come and go beside others that stay, at all listeners in turn.
+/// Connections come and go while others stay, at all listeners in turn.
 fn events(children: usize, listeners: usize) {
     let world = World::serving();
     let ports: Vec<_> = (0..listeners).map(|_| world.listen(10).1).collect();
@@ -73,7 +73,7 @@ fn events(children: usize, listeners: usize) {
     assert_eq!(world.pool.counts().expect("it runs").connections, children);
 }
 
-/// The same beside acceptors that wait.
+/// The same while acceptors wait.
 fn events_of_acceptors(acceptors: usize) {
     let world = World::serving();
     let ports = listen_with(&world, acceptors);
@@ -81,7 +81,7 @@ fn events_of_acceptors(acceptors: usize) {
     assert_eq!(world.pool.counts().expect("it runs").connections, 0);
 }
 
-/// Bare tasks come and go beside others that stay, as an accept loop without a pool would have them.
+/// Bare tasks come and go while others stay, as with an accept loop without a pool.
 fn events_bare(children: usize) {
     let (runtime, port) = bare();
     let _streams = connect(&runtime, &port, children);
@@ -110,13 +110,13 @@ fn come_and_go(runtime: &ByHand, ports: &[Port]) {
             runtime.settle();
         }
     };
-    // The first of each listener is not measured: memory is made ready then.
+    // The first connection of each listener is not measured: it allocates memory.
     serve(CONNECTIONS);
     let ((), took) = timed(|| serve(number));
     println!("events_a_second {:.0}", 2.0 * number as f64 / took);
 }
 
-/// Prints how many bytes each takes of what is made.
+/// Prints the bytes of each item that is made.
 fn memory<T>(name: &str, number: usize, make: impl FnOnce() -> T) {
     let before = HEAP.current_usage();
     let _made = make();
@@ -124,7 +124,7 @@ fn memory<T>(name: &str, number: usize, make: impl FnOnce() -> T) {
     println!("{name} {:.1}", more as f64 / number.max(1) as f64);
 }
 
-/// What a connection takes, and how much of it a bare task takes.
+/// The memory of a connection, and of a bare task.
 fn memory_connection(number: usize) {
     let (runtime, port) = bare();
     drop(connect(&runtime, &port, BATCH));
@@ -137,7 +137,7 @@ fn memory_connection(number: usize) {
     });
 }
 
-/// What a listener takes with one acceptor, its own value and the task of its accept loop included.
+/// The memory of a listener with one acceptor, including its value and the task of its accept loop.
 fn memory_listener(number: usize) {
     let world = World::serving();
     world.listen(1);
@@ -149,7 +149,7 @@ fn memory_listener(number: usize) {
 /// When connections leave a pool that stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leave {
-    /// By themselves, as soon as the pool drains, within the grace.
+    /// By themselves, as soon as the pool is draining, within the grace.
     Draining,
     /// When the stop signal comes, after the grace.
     Signal,
@@ -173,13 +173,13 @@ fn stop(connections: usize, leave: Leave) {
     let (report, took): (StopReport<()>, f64) = timed(|| {
         let stopped = world.pool.stop();
         world.runtime.settle();
-        // The listeners close, then the grace is over.
+        // The listeners close, then the grace ends.
         for step in [Duration::from_millis(1); 3].into_iter().chain([GRACE]) {
             world.runtime.advance(step);
         }
         match pin!(stopped).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(report) => report,
-            Poll::Pending => panic!("not all have ended"),
+            Poll::Pending => panic!("a connection has not ended"),
         }
     });
     assert_eq!(report.stuck, 0, "{report}");
@@ -187,7 +187,7 @@ fn stop(connections: usize, leave: Leave) {
     println!("cpu_seconds {took:.3}");
 }
 
-/// As many bare tasks that end at once, which is what the runtime and the streams take.
+/// As many bare tasks that end together: the cost of the runtime and the streams.
 fn stop_bare(connections: usize) {
     let (runtime, port) = bare();
     let streams = connect(&runtime, &port, connections);

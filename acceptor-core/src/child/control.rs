@@ -596,7 +596,7 @@ mod tests {
         for _ in 0..2 {
             let waker = Waker::from(Arc::new(PanicsWhenDropped));
             control.register(&waker);
-            // Not the last of its owners: that is the control.
+            // This is not the last owner, which is the control.
             drop(waker);
         }
         control.unregister();
@@ -653,7 +653,7 @@ mod tests {
         }
     }
 
-    /// The reason that an acceptor finds that was asked to stop before its listener closed, if it did.
+    /// Checks the reason seen by an acceptor that was stopped before its listener closed, if it closed.
     #[track_caller]
     fn check_reason(listener: Option<CloseReason>, expected: CloseReason) {
         let (signals, [control, _]) = siblings();
@@ -668,7 +668,7 @@ mod tests {
         assert!(control.commands().ends_waiting());
     }
 
-    /// Whether children of the first three generations are replaced.
+    /// Checks whether children of the first three generations are replaced.
     #[track_caller]
     fn check_replaced(signals: &Signals, control: &Control, expected: [bool; 3]) {
         let replaced = [0, 1, 2].map(|generation| {
@@ -788,7 +788,7 @@ mod tests {
         }
     }
 
-    /// What is kept of a child that has ended: nothing of it reaches the child that has its seat now.
+    /// Handles kept of an ended child do not affect the child that now has its seat.
     #[test]
     fn seat_passes_to_the_next_child() {
         let (signals, [first, _]) = siblings();

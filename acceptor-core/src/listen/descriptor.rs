@@ -348,7 +348,7 @@ mod tests {
         check_refused(&File::open("/dev/null").unwrap(), "a character device");
     }
 
-    /// Without the right to make a socket transparent, none is found to be.
+    /// Skips the transparent socket without the privilege to make one.
     #[cfg(target_os = "linux")]
     #[test]
     fn transparent_socket_asks_local_addr() {

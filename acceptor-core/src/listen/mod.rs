@@ -622,7 +622,7 @@ mod tests {
         binding(options).listen(socket)
     }
 
-    /// The listener is non-blocking: asked until the connection is there.
+    /// The listener is non-blocking: polls until the connection has arrived.
     #[track_caller]
     fn accept(listener: &TcpListener) -> TcpStream {
         let began = Instant::now();
@@ -660,7 +660,7 @@ mod tests {
         assert_eq!(error.to_string(), words);
         assert_eq!((error.option, error.kind()), (option, kind));
         check_cause(&error, kind);
-        // As an I/O error it keeps the kind, the words and the cause.
+        // As an I/O error it keeps the kind, the message and the cause.
         let error = io::Error::from(error);
         assert_eq!((error.kind(), error.to_string()), (kind, words.to_owned()));
         check_cause(&error, kind);
@@ -766,11 +766,11 @@ mod tests {
         check_in_use(listen(&at(address), late).unwrap_err(), address);
     }
 
-    /// Without reuse address an address can be bound only if no socket at all is bound to it.
+    /// Without reuse address, binding fails if any socket is bound to the address.
     #[cfg(target_os = "linux")]
     #[test]
     fn failed_bind_leaves_no_socket() {
-        // Not where other tests listen and connect: they could get the port once it is free.
+        // On an address of its own: other tests could take the port once it is free.
         let apart = at(SocketAddr::from(([127, 0, 0, 3], 0)));
         let rival = bound(&apart);
         let address = rival.local_addr().unwrap().as_socket().unwrap();
@@ -784,7 +784,7 @@ mod tests {
 
     #[test]
     fn foreign_address_is_named() {
-        // Of the block that is kept for documentation.
+        // From the block reserved for documentation.
         check_refused(
             &at(SocketAddr::from(([192, 0, 2, 1], 0))),
             "address",

@@ -29,7 +29,7 @@ fn stop_serves_queued_connection() {
     });
 }
 
-/// The only acceptor is in `init`, on another thread: it is waited for.
+/// The only acceptor is in `init`, on another thread: the stop waits for it.
 #[test]
 fn stop_waits_for_starting_acceptor() {
     check(AtMost(3), || {
@@ -86,7 +86,7 @@ fn accept_during_kill_is_dropped_and_counted() {
     assert_eq!(connections, [0, 1].into());
 }
 
-/// The first pause ends; each longer one has to be ended by the connection.
+/// The first pause ends by itself; the connection must end each longer one.
 #[test]
 fn exhausted_listener_resumes_on_connection_end() {
     check(AtMost(3), || {
@@ -118,7 +118,7 @@ fn accept_as_driver_gives_up_is_dropped() {
         world.tasks.run();
         running.join();
         let report = block_on(killed);
-        // One that is refused the connection finds that it was killed.
+        // An acceptor that is refused the connection finds that it was killed.
         let log = world.log.read();
         assert!(!log.iter().any(|entry| entry.starts_with("terminated")));
         assert_eq!(world.log.count("stream gone") + world.clients.queued(), 1);
@@ -127,7 +127,7 @@ fn accept_as_driver_gives_up_is_dropped() {
     });
 }
 
-/// Another thread may serve it as soon as it has a task.
+/// Another thread may serve the connection as soon as it has a task.
 #[test]
 fn begin_is_reported_before_end() {
     check(AtMost(2), || {
@@ -153,7 +153,7 @@ fn begin_is_reported_before_end() {
     });
 }
 
-/// The accept loop keeps what it makes acceptors of, until the spec is another.
+/// The accept loop keeps its factory until the spec changes.
 #[test]
 fn later_acceptor_uses_the_new_spec() {
     let second = outcomes(AtMost(3), || {
@@ -182,7 +182,7 @@ fn later_acceptor_uses_the_new_spec() {
     assert_eq!(second, ["served", "served anew"].map(String::from).into());
 }
 
-/// One that was accepted with the old acceptor is held for the new one (R1).
+/// A connection accepted for the old acceptor is held for the new one (R1).
 #[test]
 fn arrival_during_replacement_is_served_once() {
     let served = outcomes(AtMost(3), || {

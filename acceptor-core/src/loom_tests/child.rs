@@ -1,4 +1,4 @@
-//! A child's task against the call that ends it: its end is seen once, after its socket is gone, and no command is missed.
+//! A child's task against the call that ends it: its end is seen once, after its socket is closed, and no command is missed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,7 +33,7 @@ const SERVED: &[&str] = &["served", "stream gone"];
 const STOPPED: &[&str] = &["stream gone"];
 const LOST: &[&str] = &["stream gone", "connection: its runtime dropped the task"];
 
-/// The log of a pool in which nothing is left but one acceptor that waits.
+/// The log of a pool of which only one waiting acceptor is left.
 #[track_caller]
 fn log_with_one_acceptor_left(world: World) -> Vec<String> {
     world.tasks.settle();
@@ -44,7 +44,7 @@ fn log_with_one_acceptor_left(world: World) -> Vec<String> {
     log
 }
 
-/// One thread has a connection's task, while another does something to the connection.
+/// One thread runs a connection's task, while another acts on the connection.
 #[track_caller]
 fn check(
     script: Script,
@@ -65,11 +65,15 @@ fn check(
 }
 
 fn stop(handle: &Handle, id: ChildId) {
-    handle.stop_child(id).expect("it does not end by itself");
+    handle
+        .stop_child(id)
+        .expect("the child does not end by itself");
 }
 
 fn kill(handle: &Handle, id: ChildId) {
-    handle.kill_child(id).expect("it does not end by itself");
+    handle
+        .kill_child(id)
+        .expect("the child does not end by itself");
 }
 
 fn kill_if_there(handle: &Handle, id: ChildId) {
@@ -111,7 +115,7 @@ fn untrapped_stop_drops_connection() {
     check(Script::ServesForever, block_on, stop, &[STOPPED]);
 }
 
-/// One thread has the task of an acceptor in `init`, while another does something to the pool. Nothing is left.
+/// One thread runs the task of an acceptor in `init`, while another acts on the pool. Nothing is left.
 #[track_caller]
 fn check_init(script: Script, meanwhile: fn(&World), expected: &[&[&str]]) {
     let logs = outcomes(AtMost(3), move || {
@@ -137,12 +141,12 @@ fn close_listener(world: &World) {
     drop(world.handle().close_listener(id));
 }
 
-/// As a runtime does that drops the accept loop's task.
+/// As when a runtime drops the accept loop's task.
 fn fail_listener(world: &World) {
     drop(world.take_accept_loop());
 }
 
-/// The listener closes as soon as it is asked to: the longest that it may take is over.
+/// The listener closes as soon as it is asked to: its limit has expired.
 #[test]
 fn close_drops_acceptor_in_init() {
     check_init(
@@ -178,7 +182,7 @@ fn wait_during_listener_failure_gets_the_error() {
     );
 }
 
-/// One thread has the task of an acceptor in `init`, while another does something to the acceptor. It is replaced.
+/// One thread runs the task of an acceptor in `init`, while another acts on the acceptor. It is replaced.
 #[track_caller]
 fn check_acceptor(meanwhile: fn(&Handle, ChildId), expected: &[&[&str]]) {
     let logs = outcomes(Any, move || {
@@ -225,7 +229,7 @@ fn start_during_stop_ends_and_is_replaced() {
     check_logs(logs, &[&[], &["terminated: stopped"]]);
 }
 
-/// The acceptor is spaced, because another has failed to start: the driver starts it, while this thread stops it.
+/// The acceptor is spaced, because another has failed to start: the driver starts it while this thread stops it.
 #[test]
 fn driver_start_during_stop_is_replaced() {
     let logs = outcomes(AtMost(3), || {
@@ -241,11 +245,11 @@ fn driver_start_during_stop_is_replaced() {
         assert!(!world.children().contains(&id));
         log_with_one_acceptor_left(world)
     });
-    let failed = "start error: no luck";
+    let failed = "start error: injected";
     check_logs(logs, &[&[failed], &[failed, "terminated: stopped"]]);
 }
 
-/// It is made anew as it is started, because the spec was replaced: the stop may have been for the one before.
+/// The acceptor is rebuilt as it is started, because the spec was replaced: the stop may have been for its predecessor.
 #[test]
 fn rebuild_during_stop_is_replaced() {
     let logs = outcomes(AtMost(3), || {
@@ -263,11 +267,11 @@ fn rebuild_during_stop_is_replaced() {
         assert!(!world.children().contains(&id));
         log_with_one_acceptor_left(world)
     });
-    let failed = "start error: no luck";
+    let failed = "start error: injected";
     check_logs(logs, &[&[failed], &[failed, "terminated: stopped"]]);
 }
 
-/// Of two that fail to start, one tries again and the other is held until that one waits.
+/// Of two acceptors that fail to start, one retries, and the other is held until the first one waits.
 #[test]
 fn concurrent_start_errors_recover() {
     check_model(AtMost(3), || {
@@ -276,7 +280,7 @@ fn concurrent_start_errors_recover() {
         });
         world.tasks.settle();
         let first = world.tasks.spawned() + 1;
-        let added = world.handle().add_listener(world.door(), 2);
+        let added = world.handle().add_listener(world.listener(), 2);
         assert!(added.is_ok());
         world.tasks.poll_one();
         let inits = [first, first + 1].map(|number| world.tasks.take(number));
@@ -319,7 +323,7 @@ fn wait_during_pool_stop_ends_once() {
     check_ends(ends, &["connections: none; acceptors: 1 stopped; stuck: 0"]);
 }
 
-/// One thread has a connection's task, while another ends the pool: the result counts the end, or it was before.
+/// One thread runs a connection's task, while another ends the pool: the result counts the end unless it came earlier.
 #[track_caller]
 fn check_end<F: Future<Output = StopReport<u8>>>(
     interruptions: Interruptions,
@@ -424,7 +428,7 @@ fn draining_wait_during_stop_is_signalled() {
     );
 }
 
-/// The driver's looks follow each other at once: a poll lasts for all of them, or for some.
+/// The driver's looks follow each other without delay: a poll spans all of them, or some.
 #[test]
 fn end_at_kill_timeout_is_ended_or_stuck() {
     check_end(
@@ -441,7 +445,7 @@ fn end_at_kill_timeout_is_ended_or_stuck() {
     );
 }
 
-/// The connection's end is its table's business alone, unless the listener is closed by then.
+/// The connection's end concerns its table only, unless the listener is already closed.
 #[test]
 fn closed_listener_is_forgotten_after_last_end() {
     check_model(AtMost(3), || {

@@ -1,4 +1,4 @@
-//! The commands to a child, against the child that reads them; and its count of polls, against the driver's look.
+//! The commands to a child against the child that reads them, and its poll count against the driver's look.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::machine::command::{CloseReason, Command, EndWaiting};
 use crate::machine::slots::Bank;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
-/// As a child's task does: stores its waker, then reads its commands.
+/// Stores its waker, then reads its commands, as a child's task does.
 async fn commanded(control: &Control, sees: impl Fn(Commands) -> bool) {
     poll_fn(|cx| {
         control.register(cx.waker());
@@ -26,7 +26,7 @@ async fn commanded(control: &Control, sees: impl Fn(Commands) -> bool) {
     .await;
 }
 
-/// How a command comes to a child.
+/// How a command reaches a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// To the one child.
@@ -116,7 +116,7 @@ fn close_reaches_acceptor_about_to_wait() {
     });
 }
 
-/// The level is raised by the call, and the children are woken by the driver, which hears of it later.
+/// The call raises the level; the driver, which is notified later, wakes the children.
 #[test]
 fn command_to_all_reaches_each_child() {
     check(Any, || {
@@ -205,7 +205,7 @@ fn command_at_end_leaks_no_task() {
     }
 }
 
-/// Two threads poll a child in turn, as a runtime has them do.
+/// Two threads poll a child in turn, as on a runtime.
 #[test]
 fn observed_polls_are_counted() {
     check(Any, || {
@@ -234,7 +234,7 @@ fn observed_polls_are_counted() {
     });
 }
 
-/// The last guard is given back as `serve` returns: whichever is later ends the connection, once (E6).
+/// The last guard is released as `serve` returns: the later of the two ends the connection, once (E6).
 #[test]
 fn serve_and_last_guard_end_once() {
     check(Any, || {
@@ -258,24 +258,24 @@ fn serve_and_last_guard_end_once() {
         }
         gives.join();
         assert_eq!(ends.load(Ordering::SeqCst), 1);
-        assert!(control.take_guard().is_none(), "it has ended");
+        assert!(control.take_guard().is_none(), "the connection has ended");
     });
 }
 
-/// A guard that is taken as the connection is killed sees the kill, by what it holds and by its signal.
+/// A guard taken during the kill of its connection sees the kill, by its return value and by its signal.
 #[test]
 fn guard_sees_the_kill() {
     check(Any, || {
         let (_, control) = child();
         let killed = Arc::clone(&control);
         let kills = spawn(move || killed.send(Command::Kill));
-        let signal = control.take_guard().expect("it has not ended");
+        let signal = control.take_guard().expect("the connection has not ended");
         kills.join();
         assert!(signal.is_set() && control.commands().kill());
     });
 }
 
-/// What is kept of a connection traps the stop just as the connection ends, and its seat is taken again.
+/// A lifecycle that was kept traps the stop just as its connection ends, and its seat is reused.
 #[test]
 fn late_trap_spares_the_next_child() {
     check(Any, || {
@@ -293,12 +293,12 @@ fn late_trap_spares_the_next_child() {
         next.send(Command::StopAlone);
         assert!(
             next.commands().stop(Role::Connection),
-            "it has trapped nothing"
+            "the next child has not trapped the stop"
         );
         traps.join();
         assert!(
             next.commands().stop(Role::Connection),
-            "it has trapped nothing"
+            "the next child has not trapped the stop"
         );
     });
 }

@@ -1,4 +1,4 @@
-//! The pool's own task: its walks against calls and children, and a runtime that drops it.
+//! The driver: its walks against calls and children, and a runtime that drops it.
 
 use std::task::{Context, Waker};
 
@@ -52,7 +52,7 @@ fn walk_wakes_each_child() {
     });
 }
 
-/// As a runtime does that ends.
+/// As when a runtime shuts down.
 #[test]
 fn add_during_driver_drop_is_closed_or_refused() {
     let added = outcomes(AtMost(3), || {
@@ -61,7 +61,7 @@ fn add_during_driver_drop_is_closed_or_refused() {
         let driver = world.take_driver();
         let joined = world.handle().join();
         let dropping = spawn(move || drop(driver));
-        let added = world.handle().add_listener(world.door(), 1).is_ok();
+        let added = world.handle().add_listener(world.listener(), 1).is_ok();
         world.tasks.run();
         dropping.join();
         world.tasks.run();
@@ -128,7 +128,7 @@ fn accept_during_driver_drop_is_dropped() {
     });
 }
 
-/// Its replacement is for the driver to start.
+/// The driver is to start the replacement.
 #[test]
 fn start_error_during_driver_drop_leaves_none() {
     check_dropped(Script::FailsToStart(1), |world| {

@@ -1,4 +1,4 @@
-//! The inbox: acceptors that arrive, and news, against the accept loop that collects them.
+//! The inbox: arriving acceptors and news, against the accept loop that collects them.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,7 +18,7 @@ fn inbox<T>() -> Arc<Inbox<T>> {
     Arc::new(Inbox::new())
 }
 
-/// The first acceptor in the queue; waits for one if there is none.
+/// Returns the first acceptor in the queue; waits for one if it is empty.
 async fn first(inbox: &Inbox<u32>, queue: &mut VecDeque<u32>) -> u32 {
     poll_fn(|cx| {
         let mut arrived = VecDeque::new();
@@ -29,7 +29,7 @@ async fn first(inbox: &Inbox<u32>, queue: &mut VecDeque<u32>) -> u32 {
     .await
 }
 
-/// Collects until all of these news were there.
+/// Collects until all of this news has come.
 async fn news<T>(inbox: &Inbox<T>, arrived: &mut VecDeque<T>, enough: impl Fn(&News) -> bool) {
     let mut all = News::default();
     poll_fn(|cx| {
@@ -49,7 +49,7 @@ async fn news<T>(inbox: &Inbox<T>, arrived: &mut VecDeque<T>, enough: impl Fn(&N
     .await;
 }
 
-/// As an accept loop does: it takes no lock unless something has come, or there is something new to tell.
+/// Collects as an accept loop does: without the lock, unless something has come or the loop's state has changed.
 async fn all(inbox: &Inbox<u32>, queue: &mut VecDeque<u32>, enough: impl Fn(&News, u32) -> bool) {
     let (mut told, mut seen, mut sum) = (None, News::default(), 0);
     poll_fn(|cx| {
@@ -69,7 +69,7 @@ async fn all(inbox: &Inbox<u32>, queue: &mut VecDeque<u32>, enough: impl Fn(&New
         if enough(&seen, sum) {
             Poll::Ready(())
         } else if inbox.has_news(told, false, None, cx.waker()) {
-            // It has no acceptor by now, and tells so before it sleeps.
+            // The queue is empty now, which the loop reports before it sleeps.
             cx.waker().wake_by_ref();
             Poll::Pending
         } else {
@@ -166,7 +166,7 @@ fn concurrent_arrivals_are_collected() {
     });
 }
 
-/// As an accept loop does that has just accepted a connection.
+/// As an accept loop does after it has accepted a connection.
 #[test]
 fn arrival_between_reads_is_taken_once() {
     check(Any, || {

@@ -1,4 +1,4 @@
-//! The signals: tasks that wait, against the one that sets them.
+//! Latches: the tasks that wait, against the one that sets them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn all_waiters_are_woken() {
     });
 }
 
-/// As a call raises *draining*, and the driver wakes what waits for it.
+/// As when a call raises *draining*, and the driver wakes its waiters.
 #[test]
 fn wait_during_raise_is_woken() {
     check(Any, || {
@@ -62,7 +62,7 @@ fn concurrent_takers_wake_all_waiters() {
     });
 }
 
-/// As a runtime does that drops the driver on its walk.
+/// As when a runtime drops the driver during its walk.
 #[test]
 fn interrupted_walk_wakes_the_rest() {
     check(Any, || {
@@ -74,7 +74,7 @@ fn interrupted_walk_wakes_the_rest() {
     });
 }
 
-/// Polls once, as a task does that has more to do than to wait.
+/// Polls once, as a task does that also has other work.
 fn begin_to_wait(latch: &Latch) -> impl Future<Output = ()> + use<> {
     let mut wait = latch.wait();
     let _ = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));

@@ -1,6 +1,6 @@
 //! The code that synchronises by hand, checked by [loom](https://docs.rs/loom) over all interleavings of two or three threads.
 //!
-//! Invariants: whatever the threads of a model share is behind a primitive of [`crate::sync`], for loom explores
+//! Invariants: everything that the threads of a model share is behind a primitive of [`crate::sync`], because loom explores
 //! no order of anything else; a wake that is lost is a deadlock, which loom finds; a model that fails ends the process.
 
 mod accept_loop;
@@ -28,7 +28,7 @@ use loom::model::Builder;
 
 use crate::sync::{Mutex, lock};
 
-/// How many times a thread may be interrupted where it could have gone on.
+/// How often a thread may be preempted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Interruptions {
     Any,
@@ -37,7 +37,7 @@ enum Interruptions {
 }
 
 thread_local! {
-    /// Whether this thread runs a model, of whose threads each has a stack of its own but all run on this one.
+    /// Whether this thread runs a model: the model's threads have their own stacks, but all run on this one.
     static IN_A_MODEL: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -46,7 +46,7 @@ fn check(interruptions: Interruptions, model: impl Fn() + Send + Sync + 'static)
     outcomes(interruptions, model);
 }
 
-/// The same with a model that has several outcomes: returns each that occurs.
+/// Checks a model that has several outcomes, and returns each that occurs.
 fn outcomes<T: Ord + Send + 'static>(
     interruptions: Interruptions,
     model: impl Fn() -> T + Send + Sync + 'static,
@@ -72,8 +72,8 @@ fn outcomes<T: Ord + Send + 'static>(
     std::mem::take(&mut seen.1)
 }
 
-/// The values of a model that failed cannot be dropped: their locks are loom's, which is gone by then. Nor may
-/// the panic be caught, as that of a callback would be. So it is printed, past the capture of the test, and nothing else.
+/// The values of a failed model cannot be dropped: their locks are loom's, which no longer exists. Nor may
+/// the panic be caught like that of a callback. So the process prints it, bypassing the test's capture, and ends.
 fn end_the_process_when_a_model_fails() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -110,15 +110,15 @@ fn spawn<T: 'static>(run: impl FnOnce() -> T + 'static) -> Running<T> {
 }
 
 impl<T> Running<T> {
-    /// Waits until it is through. (loom's own way prints a line.)
+    /// Waits until the thread has finished. (loom's own join prints a line.)
     fn join(self) -> T {
         self.through.park();
         let value = self.value.borrow_mut().take();
-        value.expect("a thread that is through has left its value")
+        value.expect("a finished thread has stored its value")
     }
 }
 
-/// Holds one thread up until it is woken. A wake that comes first is kept.
+/// Parks one thread until it is woken. An earlier wake is kept.
 ///
 /// loom's own `park` is not enough: there a late wake lets a thread into a lock that is not free.
 #[derive(Default)]
@@ -173,7 +173,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Runs a future on this thread that was polled in another task before, whose waker does nothing.
+/// Runs a future on this thread that was polled in another task before, with a waker that does nothing.
 fn block_on_in_another_task<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     match future
@@ -185,7 +185,7 @@ fn block_on_in_another_task<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Runs a future on this thread, with another waker at each poll: those of before wake nothing.
+/// Runs a future on this thread, with a new waker at each poll: earlier ones wake nothing.
 fn block_on_with_new_wakers<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {

@@ -1,4 +1,4 @@
-//! The notify: a thread with news notifies, the task that listens looks for them.
+//! The notify: a thread publishes news and notifies; the listening task looks for it.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ impl News {
         self.notify.notify();
     }
 
-    /// As the pool's own tasks do: looks, then listens, then looks again.
+    /// Looks, then listens, then looks again, as the pool's own tasks do.
     async fn hear(&self, count: usize) {
         while *lock(&self.count) < count {
             poll_fn(|cx| self.notify.poll(cx)).await;

@@ -6,7 +6,7 @@ use super::world::{Script, World};
 use super::{block_on, block_on_with_new_wakers, check, outcomes, spawn};
 use crate::{CloseError, Grace, Phase, Shutdown};
 
-fn patient(script: Script) -> World {
+fn waiting_world(script: Script) -> World {
     World::new(Sleeps::Close, script, |spec| {
         spec.grace(Grace::Unlimited).shutdown(Shutdown::Unlimited)
     })
@@ -15,7 +15,7 @@ fn patient(script: Script) -> World {
 #[test]
 fn concurrent_stops_share_a_result() {
     check(AtMost(3), || {
-        let world = patient(Script::Serves);
+        let world = waiting_world(Script::Serves);
         let (_, connection) = world.connection();
         let handle = world.handle();
         let stopping = spawn(move || block_on(handle.stop()));
@@ -31,7 +31,7 @@ fn concurrent_stops_share_a_result() {
 #[test]
 fn concurrent_stop_and_kill_share_a_result() {
     check(Any, || {
-        let world = patient(Script::ServesForever);
+        let world = waiting_world(Script::ServesForever);
         let (_, connection) = world.connection();
         let handle = world.handle();
         let stopping = spawn(move || drop(handle.stop()));
@@ -45,7 +45,7 @@ fn concurrent_stop_and_kill_share_a_result() {
     });
 }
 
-/// The sockets are closed, and the grace does not end: of the kill the driver hears from the call alone.
+/// The sockets are closed, and the grace does not end: only the call can notify the driver of the kill.
 #[test]
 fn kill_replaces_the_stop_deadline() {
     check(AtMost(3), || {
@@ -67,7 +67,7 @@ fn kill_replaces_the_stop_deadline() {
 #[test]
 fn close_returns_after_the_socket_closes() {
     check(AtMost(3), || {
-        let world = patient(Script::Serves);
+        let world = waiting_world(Script::Serves);
         let (listener, accept_loop) = world.accept_loop();
         let accepting = spawn(move || block_on(accept_loop));
         let closed = block_on(world.handle().close_listener(listener));
@@ -81,7 +81,7 @@ fn close_returns_after_the_socket_closes() {
 #[test]
 fn concurrent_closes_wait_for_one_close() {
     let second = outcomes(Any, || {
-        let world = patient(Script::Serves);
+        let world = waiting_world(Script::Serves);
         let (listener, accept_loop) = world.accept_loop();
         let closed = world.handle().close_listener(listener);
         let accepting = spawn(move || block_on(accept_loop));
@@ -95,11 +95,11 @@ fn concurrent_closes_wait_for_one_close() {
     assert_eq!(second, [Ok(()), Err(true)].into());
 }
 
-/// It was closed, or it has failed: its acceptor and its report agree.
+/// The listener was closed or has failed: its acceptor and its report agree.
 #[test]
 fn failure_during_close_has_one_reason() {
     let logs = outcomes(Any, || {
-        let world = patient(Script::Serves);
+        let world = waiting_world(Script::Serves);
         let (listener, accept_loop) = world.accept_loop();
         world.clients.break_listener();
         let accepting = spawn(move || block_on(accept_loop));
@@ -122,9 +122,9 @@ fn failure_during_close_has_one_reason() {
 #[test]
 fn add_during_stop_is_closed_or_refused() {
     let added = outcomes(Any, || {
-        let world = patient(Script::Serves);
-        let (handle, door) = (world.handle(), world.door());
-        let adding = spawn(move || handle.add_listener(door, 1).is_ok());
+        let world = waiting_world(Script::Serves);
+        let (handle, listener) = (world.handle(), world.listener());
+        let adding = spawn(move || handle.add_listener(listener, 1).is_ok());
         let stopped = world.handle().stop();
         let added = adding.join();
         world.tasks.run();
@@ -136,8 +136,8 @@ fn add_during_stop_is_closed_or_refused() {
     assert_eq!(added, [false, true].into());
 }
 
-/// As a runtime does that drops the accept loop's task. The connection ends in the stop phase, which no closed socket
-/// holds up.
+/// As when a runtime drops the accept loop's task. The connection ends in the stop phase, which no closed socket
+/// delays.
 #[test]
 fn listener_failure_during_stop_closes_once() {
     let failures = outcomes(AtMost(3), || {
@@ -167,7 +167,7 @@ fn listener_failure_during_stop_closes_once() {
 #[test]
 fn join_during_pool_end_is_ready() {
     check(AtMost(3), || {
-        let world = patient(Script::Serves);
+        let world = waiting_world(Script::Serves);
         let (driver, reporter) = (world.take_driver(), world.take_reporter());
         let driving = spawn(move || block_on_with_new_wakers(driver));
         let reporting = spawn(move || block_on_with_new_wakers(reporter));

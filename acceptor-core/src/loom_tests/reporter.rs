@@ -1,4 +1,4 @@
-//! The reporter: reports come one at a time and in their order, and the result after the last, whatever happens meanwhile.
+//! The reporter: reports are delivered one at a time and in order, and the result follows the last.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{block_on, check, outcomes, spawn};
 use crate::sync::{Mutex, lock};
 use crate::{Event, Latch, PoolState, Report};
 
-/// Counts the events that are posted, and those that the observer has seen.
+/// Counts the posted events, and those that the observer has seen.
 #[derive(Clone, Default)]
 struct Count(Arc<Mutex<Counted>>);
 
@@ -18,20 +18,27 @@ struct Counted {
     posted: usize,
     seen: usize,
     inside: bool,
-    /// No report may come after it.
+    /// Whether the result was returned: no report may follow it.
     done: Option<Latch>,
 }
 
 impl Count {
-    /// An observer that takes a while, so that another thread may come between.
+    /// An observer that yields, so that another thread may run.
     fn observe(&self, report: &Report<u8>) {
         let Event::Stuck { count } = report.event else {
             return;
         };
         {
             let mut counted = lock(&self.0);
-            assert!(!counted.inside, "two reports at a time");
-            assert_eq!(count, counted.seen + 1, "in the order of the events");
+            assert!(
+                !counted.inside,
+                "two reports are delivered at the same time"
+            );
+            assert_eq!(
+                count,
+                counted.seen + 1,
+                "reports follow the order of the events"
+            );
             counted.inside = true;
         }
         let mut counted = lock(&self.0);
@@ -116,7 +123,7 @@ fn result_follows_all_earlier_reports() {
     assert_eq!(reports, [0, 1].into());
 }
 
-/// The driver gives the result when the kill timeout is over, which it is at once.
+/// The driver returns the result when the kill timeout expires, which is immediately.
 #[test]
 fn report_is_delivered_or_counted_undelivered() {
     let undelivered = outcomes(AtMost(3), || {

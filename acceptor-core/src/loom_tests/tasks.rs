@@ -1,7 +1,7 @@
-//! A runtime whose tasks run on those threads of a model that say so.
+//! A runtime whose tasks run on the threads of a model that call [`Tasks::run`] and the like.
 //!
-//! Invariants: a task is polled by one thread at a time, and again if it was woken meanwhile; a task that was
-//! polled last and is not woken is not polled; the clock stands, and of a sleep nothing counts but its length.
+//! Invariants: a task is polled by one thread at a time, and again if it was woken during the poll; a task that was
+//! polled and not woken since is not polled; the clock stands still, and only the length of a sleep counts.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -16,16 +16,16 @@ use crate::Runtime;
 use crate::pool::reporter::yield_now;
 use crate::sync::{Mutex, lock};
 
-/// How long the sleeps are that end: they do once other tasks had their turn. Longer ones never end.
+/// Which sleeps end, once other tasks have run. Longer ones never end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sleeps {
-    /// That of a listener that closes, before it believes that no connection is queued.
+    /// That of a closing listener, before it takes its queue to be empty.
     Close,
-    /// And the first pause of a listener that is short of resources.
+    /// And the first pause of a listener that is out of resources.
     FirstPause,
-    /// And the longest that a listener may take to close.
+    /// And the limit of a listener's close.
     CloseLimit,
-    /// And all others, but for an hour.
+    /// And all others, except those of an hour.
     Any,
 }
 
@@ -53,7 +53,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    /// In the order in which they were spawned; each until it is over.
+    /// In spawn order; each until it has finished.
     tasks: Vec<Option<Arc<Task>>>,
     turns: Vec<Turn>,
     ready: VecDeque<Arc<Task>>,
@@ -73,12 +73,12 @@ enum Turn {
 struct Task {
     shared: Arc<Shared>,
     number: usize,
-    /// Free whenever it is wanted: by the thread whose turn it is.
+    /// Never contended: only the thread that polls the task locks it.
     future: Untracked<Option<BoxFuture<'static, ()>>>,
 }
 
 impl Queue {
-    /// Returns the thread to wake for it.
+    /// Returns the thread to wake for the task.
     #[must_use]
     fn push(&mut self, task: Arc<Task>) -> Option<Arc<Parker>> {
         self.turns[task.number] = Turn::Ready;
@@ -92,7 +92,7 @@ impl Queue {
         Some(task)
     }
 
-    /// Returns the threads to wake: those that have waited for tasks find that there are none.
+    /// Returns the threads to wake: those that wait for tasks find that none are left.
     #[must_use]
     fn over(&mut self, number: usize) -> Vec<Arc<Parker>> {
         self.turns[number] = Turn::Over;
@@ -170,21 +170,27 @@ impl Tasks {
         }))
     }
 
-    /// Takes a task out of this runtime, by the order in which they were spawned. Its next poll is due at once.
+    /// Takes a task out of this runtime, by its number in spawn order. It is ready to be polled.
     pub(super) fn take(&self, number: usize) -> BoxFuture<'static, ()> {
         let (task, idle) = {
             let mut queue = lock(&self.0.queue);
-            let task = queue.tasks[number].take().expect("it is not over");
+            let task = queue.tasks[number]
+                .take()
+                .expect("the task has not finished");
             queue.ready.retain(|ready| ready.number != number);
             let idle = queue.over(number);
             (task, idle)
         };
         unpark(idle);
-        let future = task.future.try_lock().expect("no thread polls it").take();
-        future.expect("it is not over")
+        let future = task
+            .future
+            .try_lock()
+            .expect("no thread polls the task")
+            .take();
+        future.expect("the task has not finished")
     }
 
-    /// How many tasks were spawned so far.
+    /// The number of tasks spawned so far.
     pub(super) fn spawned(&self) -> usize {
         lock(&self.0.queue).tasks.len()
     }
@@ -194,7 +200,7 @@ impl Tasks {
         self.take(self.spawned() - 1)
     }
 
-    /// Polls the task that is ready for longest, on this thread.
+    /// Polls the task that has been ready longest, on this thread.
     pub(super) fn poll_one(&self) {
         let task = lock(&self.0.queue).pop();
         self.poll(task.expect("a task is ready"));
@@ -231,8 +237,11 @@ impl Tasks {
 
     fn poll(&self, task: Arc<Task>) {
         let waker = Waker::from(Arc::clone(&task));
-        let mut slot = task.future.try_lock().expect("it is this thread's turn");
-        let future = slot.as_mut().expect("a task that is over is not polled");
+        let mut slot = task
+            .future
+            .try_lock()
+            .expect("only this thread polls the task");
+        let future = slot.as_mut().expect("a finished task is not polled");
         let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
         if polled.is_ready() {
             *slot = None;

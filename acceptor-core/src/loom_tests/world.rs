@@ -1,4 +1,4 @@
-//! A whole pool for a model: a listener in memory, an acceptor made to order, and a log of what can be seen from outside.
+//! A whole pool for a model: an in-memory listener, a scripted acceptor, and a log of what is visible from outside.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -15,7 +15,7 @@ use crate::{
     NoHandshake, Pool, PoolHandle, Report, Spec, StopReport, Terminate, observer_fn,
 };
 
-/// Entries in the order in which things happened.
+/// Entries in chronological order.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -29,13 +29,13 @@ impl Log {
         lock(&self.0).clone()
     }
 
-    /// How often this happened.
+    /// How often this entry occurs.
     pub(super) fn count(&self, entry: &str) -> usize {
         self.read().iter().filter(|known| *known == entry).count()
     }
 }
 
-/// Says so when it is dropped.
+/// Writes an entry when it is dropped.
 pub(super) struct Held(Log, &'static str);
 
 impl Drop for Held {
@@ -51,7 +51,7 @@ pub(super) struct Clients(Arc<Mutex<Backlog>>);
 #[derive(Default)]
 struct Backlog {
     connections: usize,
-    /// Each stream takes one, if there is a limit.
+    /// The remaining descriptors, if there is a limit: each stream takes one.
     descriptors: Option<usize>,
     broken: bool,
     waker: Option<Waker>,
@@ -73,23 +73,23 @@ impl Clients {
         self.change(|backlog| backlog.connections += 1);
     }
 
-    /// Has `accept` fail for good.
+    /// Makes every later `accept` fail.
     pub(super) fn break_listener(&self) {
         self.change(|backlog| backlog.broken = true);
     }
 
-    /// Has the system no more than these descriptors for streams.
+    /// Limits the descriptors for streams.
     pub(super) fn limit_descriptors(&self, count: usize) {
         self.change(|backlog| backlog.descriptors = Some(count));
     }
 
-    /// How many connections were not accepted.
+    /// The number of connections not yet accepted.
     pub(super) fn queued(&self) -> usize {
         lock(&self.0).connections
     }
 }
 
-pub(super) struct Door {
+pub(super) struct TestListener {
     clients: Clients,
     log: Log,
     _open: Held,
@@ -114,7 +114,7 @@ const EMFILE: i32 = 24;
 /// Bad file descriptor.
 const EBADF: i32 = 9;
 
-impl Listener for Door {
+impl Listener for TestListener {
     type Io = Stream;
     type Addr = u8;
     type Handshake = NoHandshake;
@@ -158,21 +158,21 @@ impl Listener for Door {
 /// The behaviour of the callbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
-    /// `serve` returns at once.
+    /// `serve` returns immediately.
     Serves,
-    /// The same, and the log says that it was this one.
+    /// The same, with a log entry of its own.
     ServesAnew,
     /// The same, and there is no `init`.
     ServesWithoutInit,
-    /// `serve` waits, and nothing ends its wait.
+    /// `serve` waits indefinitely.
     ServesForever,
     /// `serve` traps the stop, and returns when it comes.
     ServesUntilStopped,
     /// `serve` waits for *draining*.
     ServesUntilDraining,
-    /// `init` waits, and nothing ends its wait.
+    /// `init` waits indefinitely.
     PreparesForever,
-    /// `init` fails for as many as these, then `serve` returns at once.
+    /// `init` fails this many times, then `serve` returns immediately.
     FailsToStart(u64),
 }
 
@@ -181,7 +181,7 @@ pub(super) struct Scripted {
     log: Log,
 }
 
-impl Acceptor<Door> for Scripted {
+impl Acceptor<TestListener> for Scripted {
     type State = ();
     type Exit = Result<(), BoxError>;
 
@@ -192,7 +192,7 @@ impl Acceptor<Door> for Scripted {
                 pending::<()>().await;
             }
             Script::FailsToStart(last) if listener.child.number <= last => {
-                return Err("no luck".into());
+                return Err("injected".into());
             }
             _ => {}
         }
@@ -237,10 +237,10 @@ pub(super) struct World {
     pub(super) tasks: Tasks,
     pub(super) clients: Clients,
     pub(super) log: Log,
-    pool: Pool<Tasks, Door>,
+    pool: Pool<Tasks, TestListener>,
 }
 
-pub(super) type Handle = PoolHandle<Tasks, Door>;
+pub(super) type Handle = PoolHandle<Tasks, TestListener>;
 
 impl World {
     pub(super) fn new(
@@ -281,8 +281,8 @@ impl World {
         self.tasks.take(2)
     }
 
-    pub(super) fn door(&self) -> Door {
-        Door {
+    pub(super) fn listener(&self) -> TestListener {
+        TestListener {
             clients: self.clients.clone(),
             log: self.log.clone(),
             _open: Held(self.log.clone(), "socket closed"),
@@ -291,13 +291,13 @@ impl World {
 
     /// Adds a listener with one acceptor.
     pub(super) fn listen(&self) -> ListenerId {
-        let added = self.pool.add_listener(self.door(), 1);
+        let added = self.pool.add_listener(self.listener(), 1);
         added
             .map_err(|error| error.to_string())
             .expect("the pool runs")
     }
 
-    /// Adds a listener, and returns the task in which its acceptor is about to run `init`. All else waits.
+    /// Adds a listener, and returns the task in which its acceptor is about to run `init`. All other tasks wait.
     pub(super) fn init(&self) -> (ListenerId, BoxFuture<'static, ()>) {
         self.tasks.settle();
         let listener = self.listen();
@@ -305,7 +305,7 @@ impl World {
         (listener, self.tasks.take_last())
     }
 
-    /// Adds a listener whose acceptor waits, and returns its task. All else waits.
+    /// Adds a listener whose acceptor waits, and returns its task. All other tasks wait.
     pub(super) fn accept_loop(&self) -> (ListenerId, BoxFuture<'static, ()>) {
         self.tasks.settle();
         let listener = self.listen();
@@ -313,7 +313,7 @@ impl World {
         (listener, self.take_accept_loop())
     }
 
-    /// Adds a listener, makes a connection, and returns its task, which was not polled yet. All else waits.
+    /// Adds a listener, makes a connection, and returns its task, which was not polled yet. All other tasks wait.
     pub(super) fn connection(&self) -> (ListenerId, BoxFuture<'static, ()>) {
         self.tasks.settle();
         let listener = self.listen();
@@ -331,7 +331,7 @@ impl World {
         connection
     }
 
-    /// The children that there are, oldest first.
+    /// The children, oldest first.
     pub(super) fn children(&self) -> Vec<ChildId> {
         let mut children = Vec::new();
         let handle = self.handle();
@@ -343,7 +343,7 @@ impl World {
         children
     }
 
-    /// Kills the pool. No sleep may end by then: the pool ends only if each child has ended, or ends now.
+    /// Kills the pool. No sleep ends meanwhile: the pool ends only if each child has ended, or ends now.
     pub(super) fn end(self) -> StopReport<u8> {
         let killed = self.pool.kill();
         self.tasks.run();
@@ -358,7 +358,7 @@ fn words(event: &Event<u8>) -> String {
         Event::ConnectionFailed { failure, .. } => format!("connection: {failure}"),
         Event::ConnectionBegan { .. } => "connection began".to_owned(),
         Event::Disconnected { .. } | Event::HandshakeFailed { .. } => {
-            unreachable!("no script does that")
+            unreachable!("no script causes this event")
         }
         Event::ConnectionEnded { kind, .. } => format!("connection ended: {kind}"),
         Event::ListenerFailed { error, .. } => format!("listener: {error}"),

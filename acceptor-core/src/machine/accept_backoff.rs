@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(lengths(&mut backoff, 3), doubling[..3]);
     }
 
-    /// Whether each pause is reported, and with how many that were not.
+    /// Checks whether each pause is reported, and with how many suppressed ones.
     #[track_caller]
     fn check_reports(at_ms: &[u64], expected: &[Option<u64>]) {
         let (mut backoff, start) = (AcceptBackoff::new(), Instant::now());
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(backoff.pause(now + SECOND / 2).report, None);
     }
 
-    /// The 100th error after this is the first of resources, and so are all after it.
+    /// The 100th error from here is the first resource error, and so are all later ones.
     #[track_caller]
     fn check_row(between: impl Fn(&mut AcceptBackoff, Instant) -> Instant) {
         use AcceptErrorKind::{Connection, Listener, Resources};
@@ -174,7 +174,7 @@ mod tests {
         });
         check_row(|backoff, now| {
             backoff.pending(|| now);
-            // Polled once more, while it is pending.
+            // Polled once more while `accept` is pending.
             backoff.pending(|| now + SECOND);
             now + EMPTY
         });
@@ -191,7 +191,7 @@ mod tests {
             now += EMPTY - Duration::from_nanos(1);
         }
         assert_eq!(skipped, 99);
-        // Whatever the error was that ended the wait.
+        // Whatever the error that ended the wait.
         backoff.pending(|| now);
         assert_eq!(backoff.classify(Resources, || now + EMPTY), Resources);
         assert_eq!(backoff.classify(Connection, || now + EMPTY), Connection);
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn clock_is_read_only_after_an_error() {
         let mut backoff = AcceptBackoff::new();
-        let never = || -> Instant { unreachable!("it costs") };
+        let never = || -> Instant { unreachable!("reading the clock has a cost") };
         backoff.pending(never);
         let kind = backoff.classify(AcceptErrorKind::Connection, never);
         assert_eq!(kind, AcceptErrorKind::Connection);

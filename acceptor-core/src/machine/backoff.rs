@@ -71,7 +71,7 @@ mod tests {
         );
     }
 
-    /// Every sequence of so many pauses and successes more, against the n-th power of two.
+    /// Every sequence of this many more pauses and successes, against the n-th power of two.
     fn play_all(before: Backoff, first: u32, pauses: u32, depth: usize) {
         let Some(depth) = depth.checked_sub(1) else {
             return;

@@ -123,11 +123,11 @@ mod tests {
         );
     }
 
-    /// How much later than the last one a failure comes, with a period of 10 ms; of the first sort its clock was
-    /// read before that of the last.
+    /// By how much a failure is later than the previous one, with a period of 10 ms; in the first case its clock was
+    /// read before that of the previous one.
     const GAPS_MS: [i64; 6] = [-1, 0, 1, 9, 10, 11];
 
-    /// Every sequence of so many failures more, against a count over all times that there ever were.
+    /// Every sequence of this many more failures, against a count over all timestamps.
     fn play_all(before: &Intensity, times: &mut Vec<i64>, intensity: u32, depth: usize) {
         let Some(depth) = depth.checked_sub(1) else {
             return;
@@ -162,7 +162,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a count over all timestamps that there ever were.
+        /// Against a count over all timestamps.
         #[test]
         fn intensity_counts_the_last_period(
             intensity in 0..5_u32,

@@ -66,7 +66,7 @@ mod tests {
         let start = Instant::now();
         let mut late = Late::default();
         let mut dropped = 0;
-        // In an order of their own.
+        // In another order.
         for number in (0..40).map(|number| number * 7 % 40) {
             let connection = LateConnection {
                 id: format!("1.{number}").parse().unwrap(),

@@ -301,7 +301,7 @@ mod tests {
             EventKind::PoolStopped => Event::PoolStopped {
                 reason: StopReason::Intensity,
             },
-            EventKind::ReportsLost => unreachable!("only the outbox makes them"),
+            EventKind::ReportsLost => unreachable!("only the outbox makes this event"),
         }
     }
 
@@ -324,13 +324,13 @@ mod tests {
         EventKind::PoolStopped,
     ];
 
-    /// A report, as far as it matters here: its pool is a number of its own.
+    /// The parts of a report that matter here; its pool id is a unique number.
     #[derive(Debug, Clone, PartialEq, Eq)]
     struct Seen {
         number: usize,
         kind: EventKind,
         audience: Audience,
-        /// Of a pause: its listener, and how many others have no report of their own.
+        /// For a pause: its listener, and the number of suppressed pauses.
         paused: Option<(ListenerId, u64)>,
         lost: Losses,
     }
@@ -338,7 +338,7 @@ mod tests {
     fn seen((report, audience): &(Report<u8>, Audience)) -> Seen {
         Seen {
             audience: *audience,
-            number: report.pool.parse().expect("the pool is a number"),
+            number: report.pool.parse().expect("the pool's id is a number"),
             kind: report.event.kind(),
             paused: match report.event {
                 Event::AcceptPaused {
@@ -358,13 +358,13 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Act {
         Push(EventKind, u64),
-        /// An event for `tracing` alone.
+        /// An event for `tracing` only.
         Trace(EventKind),
         Pop,
         Abandon,
     }
 
-    /// An outbox, and beside it a list.
+    /// An outbox and a list, its model.
     struct Pair {
         outbox: Reports,
         places: usize,
@@ -373,7 +373,7 @@ mod tests {
         delivered: usize,
         merged: usize,
         lost: usize,
-        /// Events for `tracing` alone that found no place.
+        /// Events for `tracing` only that were dropped.
         untraced: usize,
     }
 
@@ -488,13 +488,13 @@ mod tests {
         }
     }
 
-    /// How many are for `tracing` alone.
+    /// The number of events for `tracing` only.
     fn traced(waiting: &[Seen]) -> usize {
         let traced = |seen: &&Seen| seen.audience != Audience::All;
         waiting.iter().filter(traced).count()
     }
 
-    /// How many are reports that were pushed.
+    /// The number of reports that were pushed.
     fn own(waiting: &[Seen]) -> usize {
         let own = |seen: &&Seen| seen.kind != EventKind::ReportsLost;
         waiting.iter().filter(own).count()
@@ -519,7 +519,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list that is searched.
+        /// Against a list, searched linearly.
         #[test]
         fn outbox_is_a_bounded_list(
             places in 1..6_usize,
@@ -533,7 +533,7 @@ mod tests {
         }
     }
 
-    /// Every sequence of six acts, with one place for each sort.
+    /// Every sequence of six acts, with room for one report of each class.
     #[test]
     fn every_sequence_matches_a_list() {
         let acts = [
@@ -569,7 +569,7 @@ mod tests {
         }
     }
 
-    /// What is delivered of an outbox: kinds, with the length of each run, and losses.
+    /// The deliveries of an outbox: kinds, with the length of each run, and losses.
     fn delivered(outbox: &mut Reports) -> Vec<(EventKind, usize, u64)> {
         let mut runs: Vec<(EventKind, usize, u64)> = Vec::new();
         while let Some(report) = outbox.pop() {
@@ -594,7 +594,7 @@ mod tests {
         assert_eq!(outbox.lost(), 7);
         let mut expected = vec![
             (ConnectionEnded, 1024, 0),
-            // Where the first of the lost ones would have been.
+            // At the position of the first lost report.
             (ReportsLost, 1, 7),
             (ListenerFailed, 1024, 0),
         ];

@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(limit.admit(listener(1), FAILED, later), Some(3));
         limit.give_back(listener(1), FAILED, 3);
         assert_eq!(limit.admit(listener(1), FAILED, later), Some(4));
-        // Also of one that was forgotten meanwhile.
+        // Also of an evicted entry.
         limit.give_back(listener(2), FAILED, 0);
         assert_eq!(limit.admit(listener(2), FAILED, later), Some(1));
     }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of all that were emitted.
+        /// Against a list of all emitted events.
         #[test]
         fn limit_counts_the_last_second(
             events in proptest::collection::vec((0..300_u64, 0..2_u64), 0..200),

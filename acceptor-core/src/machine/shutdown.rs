@@ -222,14 +222,14 @@ mod tests {
     use Queued::{Accepted, Reset};
     use Turn::{Close, Kill, Look, Stop};
 
-    /// When the sockets close that are to.
+    /// When the closing sockets close.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Sockets {
         AtOnce,
         Never,
     }
 
-    /// The turns of a stop with one child that never ends, by the deadlines alone, up to the fifth look: each with its
+    /// Checks the turns of a stop with one child that never ends, driven by the deadlines only, up to the fifth look: each with its
     /// time.
     #[track_caller]
     fn check_turns(plan: StopPlan, close: Sockets, expected: &[(u64, Turn)]) {
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(turns, expected, "{plan:?}, sockets close: {close:?}");
     }
 
-    /// Those of a plan that ends in a kill, without the five looks that follow on it.
+    /// Checks the turns of a plan that ends in a kill, without the five looks that follow.
     #[track_caller]
     fn check_kill(plan: StopPlan, close: Sockets, before: &[(u64, Turn)], kill: u64) {
         let mut expected = before.to_vec();
@@ -310,7 +310,7 @@ mod tests {
             &stopped,
             1030,
         );
-        // Nothing is taken from the queue, so nothing is waited for.
+        // No queued connection is accepted, so there is nothing to wait for.
         check_kill(
             plan(0, zero, Shutdown::Kill),
             never,
@@ -347,10 +347,10 @@ mod tests {
         check_turns(endless, at_once, &[]);
     }
 
-    /// Something that happens to a stop.
+    /// An event during a stop.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Event {
-        /// This much time passes; in the kill phase a look follows if it is due.
+        /// This much time passes; in the kill phase a due look follows.
         Wait(u64),
         /// A socket closes.
         Closes,
@@ -359,7 +359,7 @@ mod tests {
         Kill,
     }
 
-    /// The phases of the contract, with the time since the present one began.
+    /// The phases of the contract, with the time since the current one began.
     #[derive(Debug, Clone)]
     struct Model {
         plan: StopPlan,
@@ -439,7 +439,7 @@ mod tests {
             vec![StopStep::Kill]
         }
 
-        /// When the next turn is due though nothing happens.
+        /// When the next turn is due without an event.
         fn deadline(&self) -> Option<u64> {
             let after = |time: Duration| Some(self.since + time.as_millis() as u64);
             match (self.phase, self.plan.grace, self.plan.shutdown) {
@@ -454,7 +454,7 @@ mod tests {
         }
     }
 
-    /// A stop, and beside it the expected one.
+    /// A stop and its model.
     #[derive(Clone)]
     struct Pair {
         stopping: Stopping,
@@ -487,7 +487,7 @@ mod tests {
             pair
         }
 
-        /// Applies an event to both, and compares; `before` is what led here.
+        /// Applies an event to both, and compares; `before` is the history.
         #[track_caller]
         fn apply(&mut self, event: Event, before: &[Event]) {
             let mut expected = Vec::new();
@@ -508,7 +508,7 @@ mod tests {
             while let Some(step) = stopping.advance(now, self.open + self.closed, self.open) {
                 seen.push(step);
             }
-            // Formatted only when it fails: there are millions of these.
+            // Formatted only on failure: there are millions of these.
             let at = format_args!("{:?} {before:?} {event:?}", model.plan);
             assert_eq!(seen, expected, "{at}");
             assert_eq!(stopping.phase(), model.phase, "{at}");
@@ -535,7 +535,7 @@ mod tests {
             }
         }
 
-        /// Applies every sequence of `depth` more events; how many of them end the stop.
+        /// Applies every sequence of `depth` more events; returns how many of them end the stop.
         fn apply_all(&self, events: &[Event], depth: usize, before: &mut Vec<Event>) -> usize {
             if depth == 0 {
                 return usize::from(self.model.over);
@@ -555,7 +555,7 @@ mod tests {
         }
     }
 
-    /// Every sequence of six events that differ in what they can lead to, for every plan.
+    /// Every sequence of six events, of those that differ in their effect, for every plan.
     #[test]
     fn every_event_order_follows_the_plan() {
         let events = [
@@ -573,7 +573,7 @@ mod tests {
                 over += pair.apply_all(&events, 6, &mut Vec::new());
             }
         }
-        assert!(over > 100_000, "only {over} stops came to their end");
+        assert!(over > 100_000, "only {over} stops ended");
     }
 
     #[test]

@@ -349,7 +349,7 @@ mod tests {
         assert!(slots.available.capacity() <= 16);
     }
 
-    /// As many as fit the chunks whose memory is kept come and go, and the same banks are there for them.
+    /// Values that fit the retained chunks come and go, and use the same banks.
     #[test]
     fn churn_reuses_memory() {
         let (mut slots, made) = (Slots::<_, ()>::default(), Cell::new(0));

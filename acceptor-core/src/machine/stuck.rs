@@ -139,7 +139,7 @@ mod tests {
         assert!((0..1000).all(|_| looked.look(8) != Stuck));
     }
 
-    /// Every sequence of this length, of choices from 0 on.
+    /// Every sequence of this length of the choices from 0 on.
     fn sequences(choices: usize, length: usize) -> impl Iterator<Item = Vec<usize>> {
         let all = choices.pow(length as u32);
         (0..all).map(move |number| {

@@ -277,7 +277,7 @@ mod tests {
     use crate::runtime::testing::Tasks;
     use crate::spec::Spec;
 
-    /// Reads the count of a child's polls when it is dropped, by code of the child's.
+    /// Reads a child's poll count when it is dropped, inside the child's own code.
     struct Reads(Control, Arc<Mutex<Vec<u32>>>);
 
     impl Reads {
@@ -292,17 +292,17 @@ mod tests {
         }
     }
 
-    /// The counts that the code of a child reads, and those that are read between its polls.
+    /// Checks the counts read by a child's code, and those read between its polls.
     #[track_caller]
     fn check(polls: usize, inside: &[u32], between: &[u32]) {
         let serve = acceptor_fn(|_: Connection<(), SocketAddr>| async { Ok(()) });
-        let spec = ErasedSpec::checked(Spec::new("test", serve)).expect("it is allowed");
+        let spec = ErasedSpec::checked(Spec::new("test", serve)).expect("the spec is allowed");
         let shared = PoolShared::new(Tasks::new(), spec);
         let listener = listener::<Nowhere>(1);
         let control = {
             let table = &mut lock(&listener.children).table;
             let start = table.take_starts(1, shared.time()).remove(0);
-            table.begin(start).expect("it has a row").0
+            table.begin(start).expect("the child has a row").0
         };
         let marks = Arc::<Mutex<Vec<u32>>>::default();
         let reads = Reads(control.clone(), Arc::clone(&marks));
@@ -334,7 +334,7 @@ mod tests {
         );
     }
 
-    /// The number is odd while the child's code runs: that is how a child that blocks is found (S8).
+    /// The count is odd while the child's code runs: this is how a blocking child is found (S8).
     #[test]
     fn child_polls_and_drop_are_counted() {
         check(0, &[1], &[]);

@@ -465,7 +465,7 @@ mod tests {
         let mut sets = Some(move || signal.set());
         let future = poll_fn(move |cx| {
             let polled = waits.poll_unpin(cx);
-            // Not before it is waited for.
+            // Not before a thread waits for it.
             if let Some(sets) = sets.take() {
                 thread::spawn(sets);
             }

@@ -77,14 +77,14 @@ mod tests {
 
     type Short = Arc<ListenerShared<Tasks, Nowhere>>;
 
-    /// Whether the accept loop of a listener is to resume.
+    /// Whether the accept loop of a listener has to resume.
     fn resumes(listener: &Short) -> bool {
         let inbox = &listener.inbox;
         let news = inbox.collect(&mut VecDeque::new(), false, None, Waker::noop());
         news.resume
     }
 
-    /// A connection ends: which listeners resume, and whether the end is counted.
+    /// Checks which listeners resume when a connection ends, and whether the end is counted.
     #[track_caller]
     fn check_end(exhaustion: &Exhaustion<Tasks, Nowhere>, listeners: &[&Short], expected: &[bool]) {
         let ends = exhaustion.ends();

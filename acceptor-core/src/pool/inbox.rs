@@ -256,7 +256,7 @@ mod tests {
         queued: Queued::Accepted,
     };
 
-    /// An inbox, the accept loop that reads it, and the waiters that it has.
+    /// An inbox, the accept loop that reads it, and the loop's waiters.
     struct Bench {
         inbox: Inbox<u8>,
         accept_loop: WakeCounter,
@@ -265,7 +265,7 @@ mod tests {
     }
 
     impl Bench {
-        /// The acceptors that a listener is added with are to be started; that is read already.
+        /// The initial acceptors of a listener are to be started, which has already been read.
         fn new() -> Self {
             let mut bench = Self {
                 inbox: Inbox::new(),
@@ -285,7 +285,7 @@ mod tests {
             self.now + Duration::from_millis(ms)
         }
 
-        /// The accept loop reads, with a timer for then.
+        /// The accept loop reads, with a timer for this time.
         #[track_caller]
         fn collect(&mut self, timer: Option<Instant>, news: News, queue: &[u8]) {
             let (waker, known) = (self.accept_loop.waker(), !self.queue.is_empty());
@@ -295,7 +295,7 @@ mod tests {
             assert_eq!((seen, &self.queue), (news, &queue.to_vec().into()));
         }
 
-        /// An acceptor begins to wait; how often the accept loop was woken by then.
+        /// An acceptor begins to wait; returns the wake-ups of the accept loop so far.
         #[track_caller]
         fn push(&self, number: u8, deadline: Option<Instant>, wakes: usize) {
             assert_eq!(self.inbox.push(number, deadline), Ok(()));
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!((arrived, accept_loop.wakes()), ([1].into(), 0));
     }
 
-    /// The close that is read after these.
+    /// Checks the close that is read after these.
     #[track_caller]
     fn check_close(closes: &[Close], expected: Close) {
         let mut bench = Bench::new();
@@ -398,7 +398,7 @@ mod tests {
             assert_eq!(bench.accept_loop.wakes(), number + 1);
         }
         let close = Some(expected);
-        // It stays.
+        // The close stays.
         bench.collect(None, News { close, ..NONE }, &[]);
         bench.inbox.commanded();
         let commanded = true;
@@ -408,7 +408,7 @@ mod tests {
             ..NONE
         };
         bench.collect(None, both, &[]);
-        // An acceptor that is through its `init` is still taken.
+        // An acceptor that has finished its `init` is still taken.
         bench.push(1, None, closes.len() + 2);
         bench.collect(None, News { close, ..NONE }, &[1]);
     }
@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(bench.inbox.push(4, Some(bench.at(0))), Err(4));
         assert!(bench.inbox.shut().is_empty());
         bench.inbox.commanded();
-        assert_eq!(bench.accept_loop.wakes(), 1, "its task is over");
+        assert_eq!(bench.accept_loop.wakes(), 1, "its task has finished");
         let commanded = true;
         bench.collect(None, News { commanded, ..NONE }, &[]);
     }
@@ -452,12 +452,15 @@ mod tests {
         assert_eq!((before.wakes(), bench.accept_loop.wakes()), (0, 1));
     }
 
-    /// What comes while the lock is left alone finds the accept loop as it was told.
+    /// News that arrives between locked reads sees the state last reported by the accept loop.
     #[test]
     fn inbox_without_news_is_not_collected() {
         let (inbox, accept_loop) = (Inbox::new(), WakeCounter::new());
         let (waker, mut arrived, now) = (accept_loop.waker(), VecDeque::new(), Instant::now());
-        assert!(inbox.has_news(None, false, None, waker), "the first starts");
+        assert!(
+            inbox.has_news(None, false, None, waker),
+            "the first acceptors are to start"
+        );
         let (_, told) = inbox.collect_and_tell(&mut arrived, false, None, waker);
         assert!(!inbox.has_news(Some(told), false, None, waker));
         for (known, timer) in [(true, None), (false, Some(now))] {
@@ -465,7 +468,7 @@ mod tests {
         }
         assert!(inbox.has_news(Some(told), false, None, Waker::noop()));
         assert_eq!(inbox.push(1, None), Ok(()));
-        assert_eq!(accept_loop.wakes(), 1, "it has no other");
+        assert_eq!(accept_loop.wakes(), 1, "no other waker is registered");
         assert!(inbox.has_news(Some(told), false, None, waker));
         let (_, told) = inbox.collect_and_tell(&mut arrived, false, None, waker);
         assert!(!inbox.has_news(Some(told), true, None, waker));

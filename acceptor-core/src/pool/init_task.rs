@@ -270,16 +270,16 @@ mod tests {
         }
     }
 
-    /// Another thread may poll it from then on, and no two may count its polls at a time (S8).
+    /// From then on another thread may poll it, and two threads must not count its polls concurrently (S8).
     #[test]
     fn waiting_child_is_outside_a_poll() {
-        let spec = ErasedSpec::checked(Spec::new("test", Ready)).expect("it is allowed");
+        let spec = ErasedSpec::checked(Spec::new("test", Ready)).expect("the spec is allowed");
         let shared = PoolShared::new(Tasks::new(), spec);
         let listener = with_factory(1, Arc::new(Ready));
         let (control, generation) = {
             let table = &mut lock(&listener.children).table;
             let start = table.take_starts(1, shared.time()).remove(0);
-            table.begin(start).expect("it has a row")
+            table.begin(start).expect("the child has a row")
         };
         let reads = Arc::new(Reads {
             child: control.clone(),

@@ -222,11 +222,11 @@ mod tests {
         }
     }
 
-    /// Calls `then` with a home for the tasks of lanes.
+    /// Calls `then` with a host for the tasks of lanes.
     fn at_home(then: impl FnOnce(Home<'_, Tasks, Nowhere>)) {
         let listener = crate::pool::listener_shared::testing::listener::<Nowhere>(1);
         let spec = crate::spec::Spec::new("test", acceptor_fn(|_| async { Ok(()) }));
-        let spec = crate::pool::spec::ErasedSpec::checked(spec).expect("it is allowed");
+        let spec = crate::pool::spec::ErasedSpec::checked(spec).expect("the spec is allowed");
         let shared = PoolShared::new(Tasks::new(), spec);
         then(Home {
             shared: &shared,
@@ -234,7 +234,7 @@ mod tests {
         });
     }
 
-    /// The turns of those that wait, in the order in which they are taken.
+    /// The turns of the waiting acceptors, in the order in which they are taken.
     fn drain(lanes: &mut TestLanes) -> Vec<u64> {
         let mut turns = Vec::new();
         at_home(|home| {
@@ -272,7 +272,7 @@ mod tests {
         lanes.prune();
         assert_eq!(lanes.lanes.len(), 1);
         assert!(lanes.newest().is_of(&new));
-        // It is made again for one that comes late, or early.
+        // The lane is made again for an acceptor that comes late, or early.
         lanes.push(arrival(&old, 2));
         assert!(lanes.newest().is_of(&new));
         lanes.renew(&old);
@@ -309,7 +309,7 @@ mod tests {
         assert!(lanes.is_empty());
     }
 
-    /// A state that counts its drops, and panics.
+    /// A state that counts its drops, and panics when dropped.
     struct Counted(Arc<AtomicUsize>);
 
     impl Drop for Counted {
@@ -359,7 +359,7 @@ mod tests {
         ));
         lanes.push_prepared(ChildId::new(LISTENER, 1, 0), 0);
         let InitNow::State(state) = factory.init_now(&info()) else {
-            panic!("it has a state");
+            panic!("the acceptor has no state");
         };
         let arrived = Arrived {
             state,
@@ -368,10 +368,10 @@ mod tests {
         let factory = factory.clone();
         lanes.push(Arrival { arrived, factory });
         dropped(2);
-        // One that is in no table any longer is dropped with its task.
+        // An acceptor without a row is dropped with its task.
         at_home(|home| assert!(lanes.dismiss_head(home)));
         dropped(3);
-        // One waits, and one is prepared.
+        // One acceptor waits, and one is prepared.
         assert!(matches!(
             lanes.newest().prepare(&info()),
             (Ready::Yes, None)

@@ -384,7 +384,7 @@ mod tests {
         assert!(Arc::ptr_eq(&before, &first));
     }
 
-    /// A listener whose address is this, or an error, or a panic.
+    /// A listener whose address is a value, an error or a panic.
     struct At(fn() -> io::Result<SocketAddr>);
 
     impl Listener for At {

@@ -190,7 +190,7 @@ mod tests {
     use crate::pool::listener_shared::testing::listener;
     use crate::sync::testing::locks;
 
-    /// How many calls came under each lock that was taken.
+    /// The number of calls under each lock that was taken.
     #[derive(Default)]
     struct Calls(Mutex<BTreeMap<u64, usize>>);
 

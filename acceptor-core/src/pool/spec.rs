@@ -255,7 +255,7 @@ mod tests {
     use super::*;
     use crate::policy::{ConnectionReports, Grace, LastListener, Restart};
 
-    /// The setters are those of a spec.
+    /// Has the setters of a spec.
     type TestSpec = Spec<(), u8>;
 
     fn spec(id: &str) -> TestSpec {
@@ -342,7 +342,7 @@ mod tests {
             rules, observer, ..
         }) = spec("a").checked()
         else {
-            panic!("the defaults are allowed");
+            panic!("the defaults are refused");
         };
         assert_eq!(
             rules,
@@ -368,7 +368,7 @@ mod tests {
     #[track_caller]
     fn check_shutdown(spec: TestSpec, expected: Shutdown) {
         let Ok(spec) = spec.checked() else {
-            panic!("it is allowed");
+            panic!("the spec is refused");
         };
         assert_eq!(spec.rules.plan.shutdown, expected);
     }
@@ -404,7 +404,7 @@ mod tests {
             .peer_gone(is_peer_gone);
         let given = format!("{:?}", spec.settings);
         let Ok(settings) = spec.checked() else {
-            panic!("it is allowed");
+            panic!("the spec is refused");
         };
         let read = settings.to_settings();
         assert_eq!(format!("{read:?}"), given);

@@ -156,7 +156,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list that is searched.
+        /// Against a list, searched linearly.
         #[test]
         fn queue_keeps_arrival_order(acts in proptest::collection::vec(act(), 0..200)) {
             let start = Instant::now();
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// One that waits without a timeout, while those behind it come and go.
+    /// One entry waits without a timeout, while those behind it come and go.
     #[test]
     fn memory_of_removed_is_released() {
         let mut queue = WaitQueue::new();

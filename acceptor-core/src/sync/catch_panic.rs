@@ -153,16 +153,16 @@ mod tests {
 
     #[test]
     fn payload_drop_panic_is_contained() {
-        /// Its drop panics with another of its kind, without end.
-        struct Hydra;
+        /// Its drop panics with another of its kind, endlessly.
+        struct PanicsRepeatedly;
 
-        impl Drop for Hydra {
+        impl Drop for PanicsRepeatedly {
             fn drop(&mut self) {
-                std::panic::resume_unwind(Box::new(Hydra));
+                std::panic::resume_unwind(Box::new(PanicsRepeatedly));
             }
         }
 
-        let odd = catch_panic(|| std::panic::resume_unwind(Box::new(Hydra)));
+        let odd = catch_panic(|| std::panic::resume_unwind(Box::new(PanicsRepeatedly)));
         assert_eq!(
             odd,
             Err::<(), _>("a panic whose payload is not text".into())

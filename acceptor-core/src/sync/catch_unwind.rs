@@ -68,7 +68,7 @@ mod tests {
             let _held = PanicsWhenDropped;
             std::future::pending::<()>().await;
         });
-        // It holds the value from its first poll on.
+        // The task holds the value from its first poll on.
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(task.poll_unpin(&mut cx).is_pending());
         drop(task);

@@ -81,7 +81,10 @@ mod tests {
         let mut task = TaskWaker::default();
         task.clone().wake();
         assert!(task.register(first.waker()).0.is_none());
-        assert!(task.register(first.waker()).0.is_none(), "it is the same");
+        assert!(
+            task.register(first.waker()).0.is_none(),
+            "the waker is the same"
+        );
         let before = task.register(second.waker());
         let is_first = |waker: &Waker| waker.will_wake(first.waker());
         assert!(before.0.as_ref().is_some_and(is_first));

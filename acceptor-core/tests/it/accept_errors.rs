@@ -1,9 +1,6 @@
-//! Errors of `accept` that stay: they make no busy loop, and a pause ends when a connection does (A2, A5).
+//! Persistent errors of `accept`: they cause no busy loop, and a pause ends when a connection ends (A2, A5).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::future::pending;
 use std::io;
@@ -23,7 +20,7 @@ const EOPNOTSUPP: i32 = 95;
 
 type Accept = dyn Fn(usize) -> Poll<io::Result<((), ())>> + Send + Sync;
 
-/// Has an answer for the n-th poll of `accept`, counted from 0.
+/// Answers the n-th poll of `accept`, counted from 0.
 struct Answers {
     polls: Arc<AtomicUsize>,
     answer: Arc<Accept>,
@@ -55,7 +52,7 @@ fn error<T>(number: i32) -> Poll<io::Result<T>> {
     Poll::Ready(Err(io::Error::from_raw_os_error(number)))
 }
 
-/// A pool of two listeners on one thread, of which the second has clients.
+/// A pool with two listeners on one thread; only the second has clients.
 struct Bench {
     runtime: Manual,
     polls: Arc<AtomicUsize>,
@@ -120,11 +117,11 @@ impl Bench {
     }
 }
 
-/// After 100 in a row they are pauses, of 5 ms doubling to a second.
+/// After 100 errors in a row the listener pauses, for 5 ms doubling to a second.
 #[track_caller]
 fn check_no_busy_loop(number: i32) {
     let bench = Bench::new(move |_| error(number));
-    // The other listener has its turn before the errors are paused.
+    // The other listener gets its turn before the failing one pauses.
     bench.clients.store(20, Ordering::SeqCst);
     while bench.served.load(Ordering::SeqCst) < 20 {
         assert!(bench.runtime.step().is_some(), "the clients are not served");
@@ -134,7 +131,7 @@ fn check_no_busy_loop(number: i32) {
     assert_eq!(bench.accept_calls(), 100);
     assert_eq!(bench.state(), ListenerState::Resources);
     for _ in 0..2000 {
-        // Connections that end free no resources that are short.
+        // The end of a connection frees none of the resources that are exhausted.
         bench.clients.fetch_add(1, Ordering::SeqCst);
         let second = bench.pool.acceptors().unwrap()[1].id;
         bench.pool.stop_child(second).unwrap();
@@ -164,7 +161,7 @@ fn repeated_connection_error_pauses() {
     check_no_busy_loop(EOPNOTSUPP);
 }
 
-/// 99 in a row, then something else, again and again: none is paused.
+/// 99 errors in a row, then something else, repeatedly: the listener never pauses.
 #[track_caller]
 fn check_never_paused(between: impl Fn() -> Poll<io::Result<((), ())>> + Send + Sync + 'static) {
     let bench = Bench::new(move |poll| match poll % 100 {
@@ -174,9 +171,9 @@ fn check_never_paused(between: impl Fn() -> Poll<io::Result<((), ())>> + Send + 
     });
     for _ in 0..20 {
         bench.runtime.settle();
-        // A queue that was empty that long was empty indeed.
+        // `accept` was pending for long enough: the queue is empty.
         bench.runtime.advance(Duration::from_millis(1));
-        // Nothing wakes an accept that is pending but a change: here another acceptor.
+        // Only a change wakes a pending `accept`: here, another acceptor.
         let first = bench.pool.acceptors().unwrap()[0].id;
         bench.pool.stop_child(first).unwrap();
     }
@@ -193,10 +190,10 @@ fn sporadic_connection_errors_are_skipped() {
     check_never_paused(|| Poll::Pending);
 }
 
-/// Each call of `accept` is counted, and pending once before it has its answer.
+/// Counts the calls of `accept`; each is pending once before it completes.
 struct Yields {
     calls: Arc<AtomicUsize>,
-    /// Fails, instead of a connection without a local address.
+    /// Whether `accept` fails; otherwise it returns a connection without a local address.
     fails: bool,
 }
 
@@ -235,7 +232,7 @@ impl Listener for Yields {
     }
 }
 
-/// After 100 in a row they are pauses, though `accept` was pending before each.
+/// After 100 errors in a row the listener pauses, even though `accept` was pending before each.
 #[track_caller]
 fn check_yields_make_no_busy_loop(fails: bool) {
     let runtime = Manual::new(&Faults::default());
@@ -284,18 +281,18 @@ fn missing_local_address_is_paused() {
     check_yields_make_no_busy_loop(false);
 }
 
-/// A pool short of descriptors, whose listener pauses for a second.
+/// A pool that has run out of descriptors, whose listener pauses for a second.
 struct Exhausted {
     runtime: Manual,
     port: Port,
-    ledger: Ledger,
+    history: History,
     pool: Pool<Manual, MemoryListener>,
 }
 
 impl Exhausted {
-    /// With open connections of the listener, and of another.
+    /// Opens connections on the listener and on another one.
     fn new() -> Self {
-        let (ledger, faults) = (Ledger::default(), Faults::default());
+        let (history, faults) = (History::default(), Faults::default());
         let runtime = Manual::new(&faults);
         let serve = acceptor_fn(|connection: Connection<MemoryStream, Address>| async move {
             connection.stream.serve();
@@ -303,7 +300,7 @@ impl Exhausted {
         });
         let spec = Spec::new("exhausted", serve);
         let pool = Pool::start(runtime.clone(), spec).unwrap();
-        let ports = [1, 2].map(|number| Port::new(number, &ledger, &faults));
+        let ports = [1, 2].map(|number| Port::new(number, &history, &faults));
         for port in &ports {
             pool.add_listener(port.listen(), 2).unwrap();
             port.connect().unwrap();
@@ -322,7 +319,7 @@ impl Exhausted {
         Self {
             runtime,
             port,
-            ledger,
+            history,
             pool,
         }
     }
@@ -339,7 +336,7 @@ impl Exhausted {
         let record = &self.pool.listeners().unwrap()[0];
         assert_eq!(record.state, ListenerState::Accepting);
         assert_eq!(self.port.waiting(), 0);
-        assert_eq!(self.ledger.all().last().unwrap().served, 1);
+        assert_eq!(self.history.all().last().unwrap().served, 1);
     }
 }
 
@@ -369,7 +366,7 @@ fn any_connection_end_ends_the_pause() {
 #[test]
 fn early_resume_keeps_the_pause_length() {
     let exhausted = Exhausted::new();
-    // The descriptor that it leaves is taken by something else.
+    // The descriptor that the connection frees is taken by something else.
     exhausted
         .port
         .fail_first(io::Error::from_raw_os_error(EMFILE));
@@ -385,7 +382,7 @@ fn early_resume_keeps_the_pause_length() {
     exhausted.check_accepted();
 }
 
-/// A connection that ends after `accept` has failed and before the pause begins would otherwise end none.
+/// Otherwise a connection that ends after `accept` has failed, but before the pause begins, would end no pause.
 #[test]
 fn connection_end_during_accept_allows_retry() {
     let ends = Arc::new(AtomicBool::new(false));
@@ -424,7 +421,7 @@ fn connection_end_during_accept_allows_retry() {
     assert_eq!((record.state, record.pauses), (ListenerState::Accepting, 1));
 }
 
-/// Its acceptors wait for 2 ms.
+/// Its acceptors have an accept timeout of 2 ms.
 struct Impatient;
 
 impl Acceptor<Answers> for Impatient {
@@ -453,7 +450,7 @@ fn acceptor_end_keeps_the_pause() {
         runtime.settle();
         runtime.advance(Duration::from_millis(1));
     }
-    // At once and at 5, 15, 35, … 1275 ms; each time an acceptor waits by then, or a millisecond later.
+    // At 0, 5, 15, 35, … 1275 ms; an acceptor is waiting at each of these times, or a millisecond later.
     assert_eq!(polls.load(Ordering::SeqCst), 9);
     assert_eq!(pool.listeners().unwrap()[0].pauses, 9);
 }

@@ -1,9 +1,6 @@
-//! A pool against values, runtimes and timings that mean it harm: no listener deaf, no connection lost, no call without an end.
+//! A pool against adversarial values, runtimes and timings: no listener stops accepting, no connection is lost, no call hangs.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -21,7 +18,7 @@ use acceptor_core::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 
-/// Notes which acceptors were in `init`, and how each ended; serves until it is stopped.
+/// Records which acceptors ran `init`, and how each ended; serves until it is stopped.
 #[derive(Clone, Default)]
 struct Noting {
     begun: Arc<Mutex<Vec<ChildId>>>,
@@ -30,7 +27,12 @@ struct Noting {
 
 impl Noting {
     fn last_begun(&self) -> ChildId {
-        *self.begun.lock().unwrap().last().expect("one has begun")
+        *self
+            .begun
+            .lock()
+            .unwrap()
+            .last()
+            .expect("an acceptor has begun")
     }
 }
 
@@ -62,7 +64,7 @@ impl<L: Listener<Io = MemoryStream, Addr = Address, Handshake = NoHandshake>> Ac
 
 struct Bench {
     runtime: Manual,
-    ledger: Ledger,
+    history: History,
     port: Port,
     noting: Noting,
     pool: TestPool,
@@ -71,26 +73,26 @@ struct Bench {
 impl Bench {
     fn new(change: impl FnOnce(Spec<Noting, Address>) -> Spec<Noting, Address>) -> Self {
         let faults = Faults::default();
-        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let (runtime, history) = (Manual::new(&faults), History::default());
         let noting = Noting::default();
         let spec = change(Spec::new("hostile", noting.clone()));
         Self {
-            port: Port::new(1, &ledger, &faults),
+            port: Port::new(1, &history, &faults),
             pool: Pool::start(runtime.clone(), spec).unwrap(),
             runtime,
-            ledger,
+            history,
             noting,
         }
     }
 
     fn served(&self) -> usize {
-        self.ledger.all().iter().map(|made| made.served).sum()
+        self.history.all().iter().map(|made| made.served).sum()
     }
 }
 
-/// Ends the only acceptor after so many polls from when its listener was added: before its accept loop ran, or later.
+/// Ends the only acceptor after every number of polls since its listener was added: before its accept loop ran, or later.
 #[track_caller]
-fn check_hears_again(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>) {
+fn check_replaced_when_ended(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>) {
     let mut ended = 0;
     for polls in 1..9 {
         let bench = Bench::new(|spec| spec);
@@ -110,7 +112,7 @@ fn check_hears_again(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>)
         assert_eq!(
             bench.served(),
             1,
-            "after {polls} polls the listener is deaf"
+            "after {polls} polls the listener accepts nothing"
         );
     }
     assert!(ended > 3, "{ended}");
@@ -118,24 +120,24 @@ fn check_hears_again(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>)
 
 #[test]
 fn ended_only_acceptor_is_replaced() {
-    check_hears_again(|pool, id| pool.stop_child(id));
-    check_hears_again(|pool, id| pool.kill_child(id));
+    check_replaced_when_ended(|pool, id| pool.stop_child(id));
+    check_replaced_when_ended(|pool, id| pool.kill_child(id));
 }
 
-/// A listener that does something of its own with each connection before the pool gets it.
-struct Meddler {
+/// A listener that calls a hook for each connection before the pool gets it.
+struct HookedListener {
     listener: MemoryListener,
-    meddle: Box<dyn Fn() + Send + Sync>,
+    hook: Box<dyn Fn() + Send + Sync>,
 }
 
-impl Listener for Meddler {
+impl Listener for HookedListener {
     type Io = MemoryStream;
     type Addr = Address;
     type Handshake = NoHandshake;
 
     async fn accept(&self) -> io::Result<(MemoryStream, Address)> {
         let accepted = self.listener.accept().await;
-        (self.meddle)();
+        (self.hook)();
         accepted
     }
 
@@ -156,47 +158,55 @@ impl Listener for Meddler {
     }
 }
 
-type MeddledHandle = PoolHandle<Manual, Meddler>;
+type HookedHandle = PoolHandle<Manual, HookedListener>;
 
-/// Ends the acceptor between the accept and its becoming the connection; what the report then says of it.
+/// Ends the acceptor after the accept, before it becomes the connection.
 #[track_caller]
-fn check_commanded_as_it_becomes(end: impl Fn(&MeddledHandle, ChildId) + Send + Sync + 'static) {
+fn check_commanded_on_accept(end: impl Fn(&HookedHandle, ChildId) + Send + Sync + 'static) {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
-    let (port, noting) = (Port::new(1, &ledger, &faults), Noting::default());
-    let handle = Arc::new(OnceLock::<MeddledHandle>::new());
+    let (runtime, history) = (Manual::new(&faults), History::default());
+    let (port, noting) = (Port::new(1, &history, &faults), Noting::default());
+    let handle = Arc::new(OnceLock::<HookedHandle>::new());
     let (pool_inside, noting_inside) = (Arc::clone(&handle), noting.clone());
     let once = Mutex::new(Some(end));
-    let meddle = move || {
+    let hook = move || {
         if let Some(end) = once.lock().unwrap().take() {
             end(pool_inside.get().unwrap(), noting_inside.last_begun());
         }
     };
-    let pool = Pool::start(runtime.clone(), Spec::new("meddled", noting.clone())).unwrap();
+    let pool = Pool::start(runtime.clone(), Spec::new("hooked", noting.clone())).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
-    let listener = Meddler {
+    let listener = HookedListener {
         listener: port.listen(),
-        meddle: Box::new(meddle),
+        hook: Box::new(hook),
     };
     pool.add_listener(listener, 1).unwrap();
     runtime.settle();
     port.connect().unwrap();
     runtime.settle();
-    assert_eq!(pool.connections().unwrap(), [], "it was commanded to end");
+    assert_eq!(
+        pool.connections().unwrap(),
+        [],
+        "the connection ended as commanded"
+    );
     assert_eq!(pool.counts().unwrap().children(), 1);
-    assert_eq!(ledger.alive(), 0);
+    assert_eq!(history.alive(), 0);
     port.connect().unwrap();
     runtime.settle();
-    assert_eq!(pool.counts().unwrap().connections, 1, "the next is served");
+    assert_eq!(
+        pool.counts().unwrap().connections,
+        1,
+        "the next client is served"
+    );
 }
 
 #[test]
 fn command_on_accept_ends_the_connection() {
-    check_commanded_as_it_becomes(|pool, id| assert_eq!(pool.stop_child(id), Ok(())));
-    check_commanded_as_it_becomes(|pool, id| assert_eq!(pool.kill_child(id), Ok(())));
+    check_commanded_on_accept(|pool, id| assert_eq!(pool.stop_child(id), Ok(())));
+    check_commanded_on_accept(|pool, id| assert_eq!(pool.kill_child(id), Ok(())));
 }
 
-/// A runtime whose every sleep is over a little early.
+/// A runtime whose sleeps all end a little early.
 #[derive(Clone)]
 struct Hasty {
     runtime: Manual,
@@ -210,7 +220,7 @@ impl Runtime for Hasty {
 
     async fn sleep_until(&self, deadline: Instant) {
         let sleeps = self.sleeps.fetch_add(1, Ordering::SeqCst);
-        assert!(sleeps < 100, "it is asked again and again");
+        assert!(sleeps < 100, "the pool sleeps in a busy loop");
         self.runtime.sleep_until(deadline - EARLY).await;
     }
 
@@ -219,7 +229,7 @@ impl Runtime for Hasty {
     }
 }
 
-/// A runtime that is so busy that the next short sleep is over when it is first polled.
+/// A runtime so busy that the next short sleep is over when it is first polled.
 #[derive(Clone)]
 struct Starved {
     runtime: Manual,
@@ -243,7 +253,7 @@ impl Runtime for Starved {
     }
 }
 
-/// Such a runtime has not looked at the sockets: that `accept` is pending says nothing of the queue (L7).
+/// Such a runtime has not polled the sockets: a pending `accept` says nothing about the queue (L7).
 #[test]
 fn close_waits_for_a_starved_runtime() {
     let (manual, busy) = (
@@ -254,9 +264,9 @@ fn close_waits_for_a_starved_runtime() {
         runtime: manual.clone(),
         busy: Arc::clone(&busy),
     };
-    let ledger = Ledger::default();
+    let history = History::default();
     let pool = Pool::start(runtime, Spec::new("starved", Noting::default())).unwrap();
-    let port = Port::new(1, &ledger, &Faults::default());
+    let port = Port::new(1, &history, &Faults::default());
     let id = pool.add_listener(port.listen(), 1).unwrap();
     manual.settle();
     busy.store(true, Ordering::SeqCst);
@@ -268,7 +278,7 @@ fn close_waits_for_a_starved_runtime() {
     manual.advance(EARLY);
     manual.settle();
     assert!(poll_once(closed).is_ready());
-    assert_eq!(ledger.all()[0].served, 1);
+    assert_eq!(history.all()[0].served, 1);
 }
 
 const EARLY: Duration = Duration::from_millis(1);
@@ -285,7 +295,7 @@ fn early_timer_causes_no_busy_loop() {
         .grace(second)
         .shutdown(second);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     pool.add_listener(port.listen(), 1).unwrap();
     port.connect().unwrap();
     runtime.runtime.settle();
@@ -306,34 +316,34 @@ fn early_timer_causes_no_busy_loop() {
 
 /// Panics whenever it is dropped.
 #[derive(Debug)]
-struct Bomb;
+struct AlwaysPanics;
 
-impl Drop for Bomb {
+impl Drop for AlwaysPanics {
     fn drop(&mut self) {
         std::panic::resume_unwind(Box::new("dropped"));
     }
 }
 
-impl fmt::Display for Bomb {
+impl fmt::Display for AlwaysPanics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a bomb")
+        f.write_str("always panics")
     }
 }
 
-impl std::error::Error for Bomb {}
+impl std::error::Error for AlwaysPanics {}
 
-/// Accepts the given connections, and has no address for any of them.
-struct Bomber(Mutex<VecDeque<io::Result<Bomb>>>);
+/// Accepts the given connections, none of which has a local address.
+struct PanickingStreams(Mutex<VecDeque<io::Result<AlwaysPanics>>>);
 
-impl Listener for Bomber {
-    type Io = Bomb;
+impl Listener for PanickingStreams {
+    type Io = AlwaysPanics;
     type Addr = ();
     type Handshake = NoHandshake;
 
-    async fn accept(&self) -> io::Result<(Bomb, ())> {
+    async fn accept(&self) -> io::Result<(AlwaysPanics, ())> {
         let next = self.0.lock().unwrap().pop_front();
         match next {
-            Some(accepted) => accepted.map(|bomb| (bomb, ())),
+            Some(accepted) => accepted.map(|panicking| (panicking, ())),
             None => pending().await,
         }
     }
@@ -342,7 +352,7 @@ impl Listener for Bomber {
         Ok(())
     }
 
-    fn io_local_addr(_: &Bomb) -> io::Result<()> {
+    fn io_local_addr(_: &AlwaysPanics) -> io::Result<()> {
         Err(io::ErrorKind::NotConnected.into())
     }
 
@@ -354,16 +364,18 @@ impl Listener for Bomber {
 #[test]
 fn skipped_connection_panics_are_contained() {
     let runtime = Manual::new(&Faults::default());
-    let error = |kind| Err(io::Error::new(kind, Bomb));
+    let error = |kind| Err(io::Error::new(kind, AlwaysPanics));
     let accepted = VecDeque::from([
-        Ok(Bomb),
+        Ok(AlwaysPanics),
         error(io::ErrorKind::ConnectionAborted),
         error(io::ErrorKind::OutOfMemory),
         error(io::ErrorKind::OutOfMemory),
     ]);
     let serve = acceptor_fn(|_| async { Ok(()) });
-    let pool: Pool<_, Bomber> = Pool::start(runtime.clone(), Spec::new("bombed", serve)).unwrap();
-    pool.add_listener(Bomber(Mutex::new(accepted)), 2).unwrap();
+    let pool: Pool<_, PanickingStreams> =
+        Pool::start(runtime.clone(), Spec::new("panicking", serve)).unwrap();
+    pool.add_listener(PanickingStreams(Mutex::new(accepted)), 2)
+        .unwrap();
     for _ in 0..2 {
         runtime.settle();
         runtime.advance(Duration::from_secs(1));
@@ -378,7 +390,7 @@ fn skipped_connection_panics_are_contained() {
 #[test]
 fn dropped_listener_closes_before_report() {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let reports = Arc::new(Mutex::new(Vec::new()));
     let (seen, port_inside) = (Arc::clone(&reports), port.clone());
     let spec = Spec::new("dropped", Noting::default()).observer(observer_fn(
@@ -406,10 +418,10 @@ fn init_function_drop_panic_is_contained() {
         || Err("no".into()),
     ];
     let started = answers.map(|answer| {
-        let bomb = Bomb;
+        let panicking = AlwaysPanics;
         let runtime = Manual::new(&Faults::default());
         let pool = TestPool::start_with(runtime.clone(), move || {
-            let _held = &bomb;
+            let _held = &panicking;
             answer()
         });
         let Ok(Some(pool)) = pool else {
@@ -424,10 +436,10 @@ fn init_function_drop_panic_is_contained() {
     assert_eq!(started, [true, false, false, false]);
 }
 
-/// The end of a pool whose only connection shuts its runtime down, then stays in that poll until the pool has ended; at
-/// least a kill timeout later.
+/// Checks the end of a pool whose only connection shuts down its runtime, and stays in that poll until the pool has ended,
+/// at least a kill timeout later.
 #[track_caller]
-fn check_left_alone(
+fn check_stuck_after_shutdown(
     kill_timeout: Duration,
     before: fn(&Manual, &PoolHandle<Manual, MemoryListener>),
 ) -> StopReport<Address> {
@@ -447,10 +459,10 @@ fn check_left_alone(
             Ok(())
         }
     });
-    let spec = Spec::new("left alone", serve).kill_timeout(kill_timeout);
+    let spec = Spec::new("shuts down", serve).kill_timeout(kill_timeout);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     pool.add_listener(port.listen(), 1).unwrap();
     port.connect().unwrap();
     let served = thread::spawn(move || runtime.settle());
@@ -464,32 +476,32 @@ fn check_left_alone(
 
 #[test]
 fn ended_runtime_has_no_stuck_children() {
-    let report = check_left_alone(Duration::from_millis(20), |_, _| ());
+    let report = check_stuck_after_shutdown(Duration::from_millis(20), |_, _| ());
     assert_eq!(report.reason, StopReason::RuntimeGone);
 }
 
-/// The pool's own task looks at it once before the runtime shuts down.
+/// The driver looks at it once before the runtime shuts down.
 #[test]
 fn child_is_not_stuck_before_kill_timeout() {
-    check_left_alone(Duration::from_millis(400), |runtime, pool| {
+    check_stuck_after_shutdown(Duration::from_millis(400), |runtime, pool| {
         drop(pool.kill());
         runtime.settle();
     });
 }
 
-/// Calls the pool whenever it is used or dropped: a lock that is held meanwhile would never be released.
+/// Calls the pool whenever it is used or dropped: a lock held during that call would deadlock.
 #[derive(Clone)]
-struct Nosy {
-    pool: Arc<OnceLock<NosyHandle>>,
+struct Reentrant {
+    pool: Arc<OnceLock<ReentrantHandle>>,
     calls: Arc<AtomicUsize>,
 }
 
-type NosyHandle = PoolHandle<NosyRuntime, NosyListener>;
+type ReentrantHandle = PoolHandle<ReentrantRuntime, ReentrantListener>;
 
-impl Nosy {
+impl Reentrant {
     fn ask(&self) {
         self.calls.fetch_add(1, Ordering::SeqCst);
-        // A call asks the clock, which is user code as well.
+        // A call reads the clock, which is user code as well.
         let (Some(pool), false) = (self.pool.get(), ASKS.replace(true)) else {
             return;
         };
@@ -503,105 +515,111 @@ thread_local! {
     static ASKS: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Drop for Nosy {
+impl Drop for Reentrant {
     fn drop(&mut self) {
         self.ask();
     }
 }
 
-impl fmt::Debug for Nosy {
+impl fmt::Debug for Reentrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.ask();
-        f.write_str("Nosy")
+        f.write_str("Reentrant")
     }
 }
 
-impl fmt::Display for Nosy {
+impl fmt::Display for Reentrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
     }
 }
 
-impl std::error::Error for Nosy {}
+impl std::error::Error for Reentrant {}
 
 #[derive(Clone)]
-struct NosyRuntime {
+struct ReentrantRuntime {
     runtime: Manual,
-    nosy: Nosy,
+    reentrant: Reentrant,
 }
 
-impl Runtime for NosyRuntime {
+impl Runtime for ReentrantRuntime {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.nosy.ask();
-        let (nosy, mut task) = (self.nosy.clone(), Box::pin(task));
-        // Its wakers call the pool as they wake.
+        self.reentrant.ask();
+        let (reentrant, mut task) = (self.reentrant.clone(), Box::pin(task));
+        // Its wakers call the pool when they wake.
         self.runtime.spawn(poll_fn(move |cx| {
-            let waker = Waker::from(Arc::new(NosyWaker(nosy.clone(), cx.waker().clone())));
+            let waker = Waker::from(Arc::new(ReentrantWaker(
+                reentrant.clone(),
+                cx.waker().clone(),
+            )));
             task.as_mut().poll(&mut Context::from_waker(&waker))
         }));
     }
 
     async fn sleep_until(&self, deadline: Instant) {
-        self.nosy.ask();
+        self.reentrant.ask();
         self.runtime.sleep_until(deadline).await;
     }
 
     fn now(&self) -> Instant {
-        self.nosy.ask();
+        self.reentrant.ask();
         self.runtime.now()
     }
 }
 
-struct NosyWaker(Nosy, Waker);
+struct ReentrantWaker(Reentrant, Waker);
 
-impl Wake for NosyWaker {
+impl Wake for ReentrantWaker {
     fn wake(self: Arc<Self>) {
         self.0.ask();
         self.1.wake_by_ref();
     }
 }
 
-/// What `accept` returns, in this order.
-type Backlog = Arc<Mutex<VecDeque<io::Result<Nosy>>>>;
+/// The results of `accept`, in order.
+type Backlog = Arc<Mutex<VecDeque<io::Result<Reentrant>>>>;
 
-struct NosyListener {
-    nosy: Nosy,
+struct ReentrantListener {
+    reentrant: Reentrant,
     accepted: Backlog,
 }
 
-impl NosyListener {
-    /// Each a connection or, by its kind, an error.
-    fn new(nosy: &Nosy, accepted: impl IntoIterator<Item = Option<io::ErrorKind>>) -> Self {
+impl ReentrantListener {
+    /// Each is a connection or, by its kind, an error.
+    fn new(
+        reentrant: &Reentrant,
+        accepted: impl IntoIterator<Item = Option<io::ErrorKind>>,
+    ) -> Self {
         let accept = |error: Option<io::ErrorKind>| match error {
-            None => Ok(nosy.clone()),
-            Some(kind) => Err(io::Error::new(kind, nosy.clone())),
+            None => Ok(reentrant.clone()),
+            Some(kind) => Err(io::Error::new(kind, reentrant.clone())),
         };
         Self {
-            nosy: nosy.clone(),
+            reentrant: reentrant.clone(),
             accepted: Arc::new(Mutex::new(accepted.into_iter().map(accept).collect())),
         }
     }
 }
 
-impl Listener for NosyListener {
-    type Io = Nosy;
+impl Listener for ReentrantListener {
+    type Io = Reentrant;
     type Addr = ();
     type Handshake = NoHandshake;
 
-    async fn accept(&self) -> io::Result<(Nosy, ())> {
-        self.nosy.ask();
-        // Whenever it is polled: nothing wakes it for a client that comes later.
+    async fn accept(&self) -> io::Result<(Reentrant, ())> {
+        self.reentrant.ask();
+        // Wakes itself whenever it is polled: nothing else wakes it for a later client.
         let next = || self.accepted.lock().unwrap().pop_front();
         let accepted = poll_fn(|_| next().map_or(Poll::Pending, Poll::Ready)).await;
         accepted.map(|stream| (stream, ()))
     }
 
     fn local_addr(&self) -> io::Result<()> {
-        self.nosy.ask();
+        self.reentrant.ask();
         Ok(())
     }
 
-    fn io_local_addr(stream: &Nosy) -> io::Result<()> {
+    fn io_local_addr(stream: &Reentrant) -> io::Result<()> {
         stream.ask();
         Ok(())
     }
@@ -616,30 +634,30 @@ impl Listener for NosyListener {
     }
 }
 
-/// Its acceptors wait a second, its connections fail.
-struct NosyAcceptor(Nosy);
+/// Its acceptors have an accept timeout of a second; its connections fail.
+struct ReentrantAcceptor(Reentrant);
 
-impl Acceptor<NosyListener> for NosyAcceptor {
-    type State = Nosy;
+impl Acceptor<ReentrantListener> for ReentrantAcceptor {
+    type State = Reentrant;
     type Exit = Result<(), BoxError>;
 
-    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<Nosy>, BoxError> {
+    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<Reentrant>, BoxError> {
         self.0.ask();
         Ok(Init::AcceptWithin(self.0.clone(), Duration::from_secs(1)))
     }
 
-    async fn serve(&self, _: Connection<Nosy, ()>, state: Nosy) -> Result<(), BoxError> {
+    async fn serve(&self, _: Connection<Reentrant, ()>, state: Reentrant) -> Result<(), BoxError> {
         Err(state.into())
     }
 
-    async fn terminate(&self, _: &Terminate, state: Nosy) {
+    async fn terminate(&self, _: &Terminate, state: Reentrant) {
         state.ask();
     }
 }
 
-fn nosy_spec(nosy: &Nosy) -> Spec<NosyAcceptor, ()> {
-    let (observer, table) = (nosy.clone(), nosy.clone());
-    Spec::new("nosy", NosyAcceptor(nosy.clone()))
+fn reentrant_spec(reentrant: &Reentrant) -> Spec<ReentrantAcceptor, ()> {
+    let (observer, table) = (reentrant.clone(), reentrant.clone());
+    Spec::new("reentrant", ReentrantAcceptor(reentrant.clone()))
         .intensity(u32::MAX)
         .connection_reports(ConnectionReports::All)
         .grace(Duration::from_millis(1))
@@ -659,22 +677,22 @@ fn nosy_spec(nosy: &Nosy) -> Spec<NosyAcceptor, ()> {
 fn user_code_runs_outside_all_locks() {
     let (done, over) = mpsc::channel();
     let play = move || {
-        let nosy = Nosy {
+        let reentrant = Reentrant {
             pool: Arc::default(),
             calls: Arc::default(),
         };
         let manual = Manual::new(&Faults::default());
-        let runtime = NosyRuntime {
+        let runtime = ReentrantRuntime {
             runtime: manual.clone(),
-            nosy: nosy.clone(),
+            reentrant: reentrant.clone(),
         };
-        let init = nosy.clone();
+        let init = reentrant.clone();
         let started = Pool::start_with(runtime, move || {
             init.ask();
-            Ok(Configure::Use(nosy_spec(&init)))
+            Ok(Configure::Use(reentrant_spec(&init)))
         });
         let pool = started.unwrap().unwrap();
-        assert!(nosy.pool.set(pool.handle()).is_ok());
+        assert!(reentrant.pool.set(pool.handle()).is_ok());
         let skipped = Some(io::ErrorKind::ConnectionAborted);
         let paused = Some(io::ErrorKind::OutOfMemory);
         let failed = Some(io::ErrorKind::InvalidInput);
@@ -685,11 +703,11 @@ fn user_code_runs_outside_all_locks() {
         ];
         let mut backlogs = Vec::new();
         for accepted in listeners {
-            let listener = NosyListener::new(&nosy, accepted);
+            let listener = ReentrantListener::new(&reentrant, accepted);
             backlogs.push(Arc::clone(&listener.accepted));
             pool.add_listener(listener, 2).unwrap();
         }
-        drop(pool.add_listener(NosyListener::new(&nosy, []), 0));
+        drop(pool.add_listener(ReentrantListener::new(&reentrant, []), 0));
         for _ in 0..3 {
             manual.settle();
             manual.advance(Duration::from_secs(1));
@@ -697,8 +715,8 @@ fn user_code_runs_outside_all_locks() {
         pool.reload(WaitingAcceptors::Keep).unwrap();
         let open = pool.listeners().unwrap();
         assert_eq!(open.len(), 2);
-        // A client comes while the listener closes, and another while the pool stops.
-        let queue = |backlog: &Backlog| backlog.lock().unwrap().push_back(Ok(nosy.clone()));
+        // One client comes while the listener closes, and another while the pool stops.
+        let queue = |backlog: &Backlog| backlog.lock().unwrap().push_back(Ok(reentrant.clone()));
         let closing = pool.close_listener(open[1].id);
         queue(&backlogs[2]);
         manual.settle();
@@ -717,7 +735,7 @@ fn user_code_runs_outside_all_locks() {
                 .all(|backlog| backlog.lock().unwrap().is_empty())
         );
         assert_eq!((manual.tasks(), manual.panics()), (0, 0));
-        let calls = nosy.calls.load(Ordering::SeqCst);
+        let calls = reentrant.calls.load(Ordering::SeqCst);
         done.send(calls).unwrap();
     };
     thread::spawn(play);
@@ -726,18 +744,18 @@ fn user_code_runs_outside_all_locks() {
     assert!(calls > 100, "{calls}");
 }
 
-/// Has one connection, which is a bomb.
-struct Bombs(Mutex<Option<Bomb>>);
+/// Accepts one connection, whose stream panics when dropped.
+struct OnePanickingStream(Mutex<Option<AlwaysPanics>>);
 
-impl Listener for Bombs {
-    type Io = Bomb;
+impl Listener for OnePanickingStream {
+    type Io = AlwaysPanics;
     type Addr = ();
     type Handshake = NoHandshake;
 
-    async fn accept(&self) -> io::Result<(Bomb, ())> {
-        let bomb = self.0.lock().unwrap().take();
-        match bomb {
-            Some(bomb) => Ok((bomb, ())),
+    async fn accept(&self) -> io::Result<(AlwaysPanics, ())> {
+        let panicking = self.0.lock().unwrap().take();
+        match panicking {
+            Some(panicking) => Ok((panicking, ())),
             None => pending().await,
         }
     }
@@ -746,7 +764,7 @@ impl Listener for Bombs {
         Ok(())
     }
 
-    fn io_local_addr(_: &Bomb) -> io::Result<()> {
+    fn io_local_addr(_: &AlwaysPanics) -> io::Result<()> {
         Ok(())
     }
 
@@ -755,17 +773,21 @@ impl Listener for Bombs {
     }
 }
 
-struct HoldsBombs;
+struct HoldsPanicking;
 
-impl Acceptor<Bombs> for HoldsBombs {
-    type State = Bomb;
+impl Acceptor<OnePanickingStream> for HoldsPanicking {
+    type State = AlwaysPanics;
     type Exit = Result<(), BoxError>;
 
-    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<Bomb>, BoxError> {
-        Ok(Init::Accept(Bomb))
+    async fn init(&self, _: &ListenerInfo<()>) -> Result<Init<AlwaysPanics>, BoxError> {
+        Ok(Init::Accept(AlwaysPanics))
     }
 
-    async fn serve(&self, _: Connection<Bomb, ()>, _: Bomb) -> Result<(), BoxError> {
+    async fn serve(
+        &self,
+        _: Connection<AlwaysPanics, ()>,
+        _: AlwaysPanics,
+    ) -> Result<(), BoxError> {
         pending().await
     }
 }
@@ -773,8 +795,9 @@ impl Acceptor<Bombs> for HoldsBombs {
 #[test]
 fn panicking_stream_and_state_end_once() {
     let runtime = Manual::new(&Faults::default());
-    let pool = Pool::start(runtime.clone(), Spec::new("bombs", HoldsBombs)).unwrap();
-    pool.add_listener(Bombs(Mutex::new(Some(Bomb))), 1).unwrap();
+    let pool = Pool::start(runtime.clone(), Spec::new("panicking", HoldsPanicking)).unwrap();
+    pool.add_listener(OnePanickingStream(Mutex::new(Some(AlwaysPanics))), 1)
+        .unwrap();
     while pool.connections().unwrap().is_empty() {
         assert!(runtime.step().is_some(), "nothing is accepted");
     }
@@ -787,7 +810,7 @@ fn panicking_stream_and_state_end_once() {
     assert_eq!(connections.of(EndKind::Panic), 1, "{report}");
 }
 
-/// A value of the user's, in each place where a pool keeps one; whether all are gone.
+/// Puts a user value wherever a pool keeps one, and checks that all of them are dropped.
 #[track_caller]
 fn check_nothing_is_kept(end: impl FnOnce(TestPool, &Manual)) {
     let (held, runtime) = (Arc::new(()), Manual::new(&Faults::default()));
@@ -809,7 +832,7 @@ fn check_nothing_is_kept(end: impl FnOnce(TestPool, &Manual)) {
         Ok(Configure::Use(spec))
     };
     let pool = Pool::start_with(runtime.clone(), init).unwrap().unwrap();
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     pool.add_listener(port.listen(), 1).unwrap();
     port.connect().unwrap();
     runtime.settle();
@@ -841,10 +864,10 @@ fn listener_outliving_pool_is_dropped() {
         let _held = &inside;
         pending::<Result<(), _>>()
     });
-    let handle = Arc::new(OnceLock::<MeddledHandle>::new());
+    let handle = Arc::new(OnceLock::<HookedHandle>::new());
     let (world, pool_inside) = (runtime.clone(), Arc::clone(&handle));
-    // An accept that does not suspend before the pool has ended without it.
-    let meddle = move || {
+    // The poll of this `accept` outlasts the pool.
+    let hook = move || {
         let killed = pool_inside.get().unwrap().kill();
         for _ in 0..5 {
             world.settle();
@@ -856,10 +879,10 @@ fn listener_outliving_pool_is_dropped() {
     let spec = Spec::new("late", serve).kill_timeout(PATIENCE);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
     assert!(handle.set(pool.handle()).is_ok());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
-    let listener = Meddler {
+    let port = Port::new(1, &History::default(), &Faults::default());
+    let listener = HookedListener {
         listener: port.listen(),
-        meddle: Box::new(meddle),
+        hook: Box::new(hook),
     };
     pool.add_listener(listener, 1).unwrap();
     runtime.settle();
@@ -869,7 +892,7 @@ fn listener_outliving_pool_is_dropped() {
     assert_eq!(Arc::strong_count(&held), 1);
 }
 
-/// Counts how often it is woken.
+/// Counts its wake-ups.
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
@@ -879,7 +902,7 @@ impl Wake for Woken {
     }
 }
 
-/// A task of the user's that waits for *draining*, beside the pool; the pool ends before its own task has woken anything.
+/// A user task outside the pool waits for *draining*; the pool ends before its driver has woken any waiter.
 #[test]
 fn draining_waiter_wakes_when_pool_ends() {
     const DRIVER: usize = 0;
@@ -891,7 +914,7 @@ fn draining_waiter_wakes_when_pool_ends() {
         async { Ok(()) }
     });
     let pool = Pool::start(runtime.clone(), Spec::new("drains", serve)).unwrap();
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     pool.add_listener(port.listen(), 1).unwrap();
     port.connect().unwrap();
     runtime.settle();

@@ -1,9 +1,6 @@
-//! An acceptor that is replaced, and whose `init` is through just then: it arrives a moment before the accept loop is told.
+//! An acceptor whose `init` finishes just as it is replaced: it arrives before the accept loop learns of the replacement.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::future::{Future, pending};
 use std::panic::resume_unwind;
@@ -22,7 +19,7 @@ fn run(once: &Once) {
     once.into_iter().for_each(|once| once());
 }
 
-/// A runtime on which other threads get on while one wakes a task: once, what they do.
+/// A runtime that preempts a thread while it wakes a task: `once` runs in between, as other threads would.
 #[derive(Clone)]
 struct Preempted {
     runtime: Manual,
@@ -67,17 +64,17 @@ struct Named {
     name: &'static str,
     at_once: bool,
     fails: Arc<AtomicBool>,
-    /// What others do while its `init` is polled.
+    /// Runs while its `init` is polled, as other threads would.
     meanwhile: Once,
-    fates: Arc<Mutex<Vec<String>>>,
+    outcomes: Arc<Mutex<Vec<String>>>,
 }
 
 impl Named {
-    fn note(&self, fate: &str) {
-        self.fates
+    fn note(&self, outcome: &str) {
+        self.outcomes
             .lock()
             .unwrap()
-            .push(format!("{}: {fate}", self.name));
+            .push(format!("{}: {outcome}", self.name));
     }
 }
 
@@ -87,7 +84,7 @@ impl Acceptor<MemoryListener> for Named {
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
         run(&self.meanwhile);
-        // Wakes the accept loop, which has no timer as early as this.
+        // Wakes the accept loop, which has no timer this early.
         Ok(Init::AcceptWithin((), Duration::from_secs(3600)))
     }
 
@@ -109,47 +106,47 @@ impl Acceptor<MemoryListener> for Named {
     }
 }
 
-/// A pool of one acceptor that is replaced while its `init` is polled, and arrives before it is told.
+/// A pool whose only acceptor is replaced while its `init` is polled, and arrives before it notices.
 struct Late {
     manual: Manual,
     port: Port,
     pool: Pool<Preempted, MemoryListener>,
-    fates: Arc<Mutex<Vec<String>>>,
+    outcomes: Arc<Mutex<Vec<String>>>,
     fails: Arc<AtomicBool>,
 }
 
 impl Late {
     fn spec(&self, name: &'static str) -> Spec<Named, Address> {
-        named(name, true, &Once::default(), &self.fates, &self.fails)
+        named(name, true, &Once::default(), &self.outcomes, &self.fails)
     }
 
     fn new() -> Self {
-        let (faults, ledger) = (Faults::default(), Ledger::default());
+        let (faults, history) = (Faults::default(), History::default());
         let runtime = Preempted {
             runtime: Manual::new(&faults),
             once: Once::default(),
         };
         let manual = runtime.runtime.clone();
-        let port = Port::new(1, &ledger, &faults);
-        let (fates, fails) = (
+        let port = Port::new(1, &history, &faults);
+        let (outcomes, fails) = (
             Arc::<Mutex<Vec<_>>>::default(),
             Arc::<AtomicBool>::default(),
         );
         let meanwhile = Once::default();
-        let old = named("old", false, &meanwhile, &fates, &fails);
-        let new = named("new", true, &Once::default(), &fates, &fails);
+        let old = named("old", false, &meanwhile, &outcomes, &fails);
+        let new = named("new", true, &Once::default(), &outcomes, &fails);
         let pool = Pool::start(runtime.clone(), old).unwrap();
         let handle = pool.handle();
         *meanwhile.lock().unwrap() = Some(Box::new({
             let (manual, port) = (manual.clone(), port.clone());
             let once = Arc::clone(&runtime.once);
             move || {
-                // Another thread replaces the acceptors; the accept loop learns it, and gets a connection for the new one.
+                // Another thread replaces the acceptors; the accept loop reads this, and accepts a connection for the new one.
                 handle.reconfigure(new, WaitingAcceptors::Replace).unwrap();
                 manual.settle();
                 port.connect().unwrap();
                 manual.settle();
-                // The old one arrives. Before its thread goes on, there are two more connections.
+                // The old acceptor arrives. Before its thread continues, two more connections come in.
                 *once.lock().unwrap() = Some(Box::new(move || {
                     port.connect().unwrap();
                     port.connect().unwrap();
@@ -164,7 +161,7 @@ impl Late {
             manual,
             port,
             pool,
-            fates,
+            outcomes,
             fails,
         }
     }
@@ -174,7 +171,7 @@ fn named(
     name: &'static str,
     at_once: bool,
     meanwhile: &Once,
-    fates: &Arc<Mutex<Vec<String>>>,
+    outcomes: &Arc<Mutex<Vec<String>>>,
     fails: &Arc<AtomicBool>,
 ) -> Spec<Named, Address> {
     let acceptor = Named {
@@ -182,7 +179,7 @@ fn named(
         at_once,
         fails: Arc::clone(fails),
         meanwhile: Arc::clone(meanwhile),
-        fates: Arc::clone(fates),
+        outcomes: Arc::clone(outcomes),
     };
     Spec::new(name, acceptor).intensity(100)
 }
@@ -191,7 +188,7 @@ fn named(
 #[test]
 fn late_replaced_acceptor_gets_no_successor() {
     let late = Late::new();
-    let mut seen = std::mem::take(&mut *late.fates.lock().unwrap());
+    let mut seen = std::mem::take(&mut *late.outcomes.lock().unwrap());
     seen.sort();
     let expected = [
         "new: serves 0",
@@ -204,7 +201,7 @@ fn late_replaced_acceptor_gets_no_successor() {
     assert_eq!((counts.connections, counts.acceptors), (3, 1));
 }
 
-/// A pool that has gone through this can be reconfigured again, also while no acceptor has begun (V3).
+/// After this race the pool can be reconfigured again, even while no acceptor has begun (V3).
 #[test]
 fn reconfigure_in_outage_after_late_arrival() {
     let late = Late::new();

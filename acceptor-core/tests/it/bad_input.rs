@@ -1,9 +1,6 @@
-//! Every call that can be refused, refused: the exact error, its exact words, and that nothing has changed.
+//! Every call that can be refused: the exact error, its exact message, and that nothing has changed.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::error::Error;
 use std::fmt::{Debug, Display};
@@ -21,11 +18,11 @@ use acceptor_core::*;
 type TestPool = Pool<Manual, MemoryListener>;
 type TestSpec = Spec<Echo, Address>;
 
-/// A pool on a runtime of its own, with a port to listen on.
+/// A pool on its own runtime, with a port to listen on.
 struct Bench {
     runtime: Manual,
     faults: Faults,
-    ledger: Ledger,
+    history: History,
     port: Port,
     pool: TestPool,
 }
@@ -56,14 +53,14 @@ fn spec(id: &str) -> TestSpec {
 
 impl Bench {
     fn new(start: impl FnOnce(Manual) -> TestPool) -> Self {
-        let (faults, ledger) = (Faults::default(), Ledger::default());
+        let (faults, history) = (Faults::default(), History::default());
         let runtime = Manual::new(&faults);
         Self {
             pool: start(runtime.clone()),
-            port: Port::new(7, &ledger, &faults),
+            port: Port::new(7, &history, &faults),
             runtime,
             faults,
-            ledger,
+            history,
         }
     }
 
@@ -90,14 +87,14 @@ impl Bench {
         }
     }
 
-    /// A graceful close takes its time, and no more than that (L7).
+    /// A graceful close takes exactly its delay (L7).
     fn after_close<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         self.runtime.settle();
         let early = future
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
-        assert!(early.is_pending(), "it did not wait for the queue");
+        assert!(early.is_pending(), "the close did not wait for the queue");
         self.runtime.advance(CLOSE_DELAY);
         self.now(future)
     }
@@ -108,7 +105,7 @@ impl Bench {
         (bench, listener, child)
     }
 
-    /// In its lame duck.
+    /// During its lame duck.
     fn stopping() -> (Self, ListenerId) {
         let lame = spec("lame").lame_duck(Duration::from_secs(1));
         let bench = Self::new(|runtime| Pool::start(runtime, lame).unwrap());
@@ -124,10 +121,10 @@ impl Bench {
     }
 }
 
-/// The error, by its `Debug`, and its words.
+/// Checks the `Debug` and the `Display` of an error.
 #[track_caller]
 fn check<T: Debug, E: Debug + Display>(result: Result<T, E>, value: &str, words: &str) {
-    let error = result.expect_err("it is to be refused");
+    let error = result.expect_err("the call is refused");
     assert_eq!(format!("{error:?}"), value);
     assert_eq!(error.to_string(), words);
 }
@@ -174,7 +171,7 @@ fn refused_id_is_cut_in_display() {
     assert!(matches!(error, StartError::Spec(SpecError::Id { value }) if value == id));
 }
 
-/// The words are those of the spec's error: as a source it would be printed twice.
+/// It displays the spec's error and has its source: as a source itself that error would be printed twice.
 #[test]
 fn spec_error_is_transparent() {
     let runtime = Manual::new(&Faults::default());
@@ -232,7 +229,7 @@ fn check_acceptors(acceptors: usize) {
         &format!("listener not added: `acceptors` is {acceptors}: give 1 to 65536"),
     );
     assert_eq!(bench.pool.listeners().unwrap(), []);
-    // The listener that came back can be added.
+    // The returned listener can be added.
     bench.pool.add_listener(error.listener, 1).unwrap();
     bench.runtime.settle();
     bench.port.connect().unwrap();
@@ -270,14 +267,14 @@ fn listener_without_address_is_returned() {
         r#"AddListenerError { reason: LocalAddr(Custom { kind: Other, error: "injected" }), .. }"#,
         "listener not added: its local address cannot be read",
     );
-    // The pool's own.
+    // The error of the pool itself.
     assert_eq!(bench.runtime.tasks(), 2);
 }
 
 #[test]
 fn stopping_pool_returns_the_listener() {
     let (bench, _) = Bench::stopping();
-    let late = Port::new(8, &bench.ledger, &bench.faults);
+    let late = Port::new(8, &bench.history, &bench.faults);
     let error = bench.pool.add_listener(late.listen(), 1).unwrap_err();
     assert!(late.is_open());
     check(
@@ -301,15 +298,15 @@ fn stopping_pool_returns_the_listener() {
 fn unknown_listener_is_not_closed() {
     let (bench, listener, _) = Bench::serving();
     let (other, first, _) = Bench::serving();
-    let second = Port::new(8, &other.ledger, &other.faults);
+    let second = Port::new(8, &other.history, &other.faults);
     let second = other.pool.add_listener(second.listen(), 1).unwrap();
-    // Another pool's.
+    // A listener of another pool.
     check(
         bench.now(bench.pool.close_listener(second)),
         "UnknownListener(ListenerId(2))",
         "no open listener 2: `listeners` lists those there are",
     );
-    // Closed already.
+    // A closed listener.
     let closed = other.after_close(other.pool.close_listener(first));
     assert_eq!(closed, Ok(()));
     check(
@@ -330,7 +327,7 @@ fn failed_listener_is_unknown() {
     assert_eq!(closed, Err(CloseError::UnknownListener(listener)));
 }
 
-/// The two calls on one child.
+/// Checks both calls on one child.
 #[track_caller]
 fn check_unknown_child(bench: &Bench, id: ChildId) {
     let words = format!("no child {id}: `connections` lists those there are");
@@ -357,7 +354,7 @@ fn ended_child_is_unknown_after_slot_reuse() {
 fn child_of_another_pool_is_unknown() {
     let (bench, ..) = Bench::serving();
     let (other, ..) = Bench::serving();
-    // The same number, and another pool's.
+    // The same number, but in another pool.
     let theirs = other.pool.connections().unwrap()[0].id;
     let ours = bench.pool.connections().unwrap()[0].id;
     assert_eq!(theirs.to_string(), ours.to_string());
@@ -514,7 +511,7 @@ fn failing_init_function_starts_no_pool() {
     assert_eq!(runtime.spawned(), 0);
 }
 
-/// Of `start_with` and of `reload`; the program gets the message whole.
+/// For `start_with` and `reload`; the program gets the full message.
 #[track_caller]
 fn check_panic_of_init(message: &str, safe: &str) {
     let words = format!("the pool's init function panicked: {safe}");
@@ -552,7 +549,7 @@ fn failed_reload_keeps_the_spec() {
     let script = Script::new(Answer::Use("first"));
     let bench = Bench::new(|runtime| {
         let pool = Pool::start_with(runtime, script.function()).unwrap();
-        pool.expect("it answers with a spec")
+        pool.expect("the init function returned a spec")
     });
     let id = || bench.pool.status().unwrap().spec;
     script.next(Answer::Error);
@@ -579,7 +576,7 @@ fn failed_reload_keeps_the_spec() {
     script.next(Answer::Use("second"));
     assert!(bench.pool.reload(WaitingAcceptors::Keep).is_ok());
     assert_eq!(&*id(), "second");
-    // A handle reloads as well.
+    // A handle can reload too.
     script.next(Answer::Use("third"));
     assert!(bench.pool.handle().reload(WaitingAcceptors::Keep).is_ok());
     assert_eq!(&*id(), "third");

@@ -1,9 +1,6 @@
-//! Text that a client chose: the program gets it whole, whatever the pool writes of it (V5).
+//! Text chosen by a client: the program gets it unchanged, however the pool displays it (V5).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -32,13 +29,13 @@ enum Client {
     Panics,
 }
 
-/// Has a client of each kind, then fails. All text is the same.
-struct Hostile {
+/// Has a client of each kind, then fails. All have the same text.
+struct HostileClients {
     text: Arc<str>,
     clients: Mutex<VecDeque<Client>>,
 }
 
-impl Listener for Hostile {
+impl Listener for HostileClients {
     type Io = Client;
     type Addr = Raw;
     type Handshake = NoHandshake;
@@ -72,13 +69,13 @@ impl Listener for Hostile {
     }
 }
 
-/// Serves as the client wants it, and notes the errors that terminate its acceptors.
-struct Victim {
+/// Serves as the client asks, and records the errors that terminate its acceptors.
+struct Recorder {
     text: Arc<str>,
     terminated: Arc<Mutex<Vec<String>>>,
 }
 
-impl Acceptor<Hostile> for Victim {
+impl Acceptor<HostileClients> for Recorder {
     type State = ();
     type Exit = Result<(), BoxError>;
 
@@ -101,12 +98,12 @@ impl Acceptor<Hostile> for Victim {
     }
 }
 
-/// The observer, the acceptor and the lists get the text as it is.
+/// The observer, the acceptor and the lists get the text unchanged.
 #[track_caller]
 fn check_whole(text: &str) {
     let text: Arc<str> = Arc::from(text);
     let (terminated, reports) = (Arc::default(), Arc::new(Mutex::new(Vec::new())));
-    let victim = Victim {
+    let victim = Recorder {
         text: Arc::clone(&text),
         terminated: Arc::clone(&terminated),
     };
@@ -115,7 +112,7 @@ fn check_whole(text: &str) {
     let runtime = Manual::new(&Faults::default());
     let spec = Spec::new("victim", victim).observer(observer_fn(observer));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let listener = Hostile {
+    let listener = HostileClients {
         text: Arc::clone(&text),
         clients: Mutex::new([Client::Stays, Client::Fails, Client::Panics].into()),
     };
@@ -124,7 +121,7 @@ fn check_whole(text: &str) {
     runtime.settle();
 
     let [connection] = &pool.connections().unwrap()[..] else {
-        panic!("one client stays");
+        panic!("not exactly one client remains");
     };
     assert!(connection.peer_addr.0 == text && connection.local_addr.0 == text);
     let mut whole = [0; 3];

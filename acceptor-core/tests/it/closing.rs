@@ -1,9 +1,6 @@
-//! Listeners that close: the clients they still take, the calls that wait for them, and the last one of a pool (L7 to L9).
+//! Closing listeners: the clients they still accept, the calls that wait for them, and the last one of a pool (L7 to L9).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::future::pending;
 use std::io;
@@ -19,11 +16,11 @@ type TestPool = Pool<Manual, MemoryListener>;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Serves its clients without end, and keeps the latches that it was given.
+/// Serves its clients indefinitely, and keeps their latches.
 #[derive(Clone)]
 struct Serves {
     runtime: Manual,
-    /// All but the first acceptors take so long.
+    /// How long `init` takes, except for the first acceptors.
     init_time: Duration,
     first: usize,
     closed: Arc<Mutex<Vec<Latch>>>,
@@ -66,7 +63,7 @@ impl Acceptor<MemoryListener> for Serves {
 
 struct Bench {
     runtime: Manual,
-    ledger: Ledger,
+    history: History,
     faults: Faults,
     port: Port,
     serves: Serves,
@@ -82,7 +79,7 @@ impl Bench {
         change: impl FnOnce(Spec<Serves, Address>) -> Spec<Serves, Address>,
     ) -> Self {
         let faults = Faults::default();
-        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let (runtime, history) = (Manual::new(&faults), History::default());
         let serves = Serves {
             runtime: runtime.clone(),
             init_time,
@@ -98,12 +95,12 @@ impl Bench {
         };
         let spec = Spec::new("closing", serves.clone()).observer(observer_fn(observer));
         let pool = Pool::start(runtime.clone(), change(spec)).unwrap();
-        let port = Port::new(1, &ledger, &faults);
+        let port = Port::new(1, &history, &faults);
         let listener = pool.add_listener(port.listen(), acceptors).unwrap();
         runtime.settle();
         Self {
             runtime,
-            ledger,
+            history,
             faults,
             port,
             serves,
@@ -124,7 +121,7 @@ impl Bench {
     }
 
     fn served(&self) -> usize {
-        self.ledger.all().iter().map(|made| made.served).sum()
+        self.history.all().iter().map(|made| made.served).sum()
     }
 
     fn advance(&self, time: Duration) {
@@ -133,7 +130,7 @@ impl Bench {
         self.runtime.settle();
     }
 
-    /// A millisecond at a time until the socket is closed; how long that took.
+    /// Advances a millisecond at a time until the socket is closed; returns how long that took.
     #[track_caller]
     fn close_time(&self) -> Duration {
         let began = self.runtime.now();
@@ -154,7 +151,7 @@ impl Bench {
     }
 }
 
-/// These clients are in the queue when the listener closes; so many are served, and it takes so long.
+/// Closes the listener with these clients queued: `served` of them are served, and the close takes `time`.
 #[track_caller]
 fn check_taken(bench: &Bench, queued: usize, served: usize, time: Duration) {
     bench.queue(queued);
@@ -186,7 +183,7 @@ fn close_takes_at_most_4096_clients() {
 #[test]
 fn close_waits_at_most_1_s_for_starts() {
     let slow = |init_ms| Bench::new(1, Duration::from_millis(init_ms), |spec| spec);
-    // One at once, then one each 300 ms.
+    // One immediately, then one every 300 ms.
     check_taken(&slow(300), 10, 4, CLOSE_LIMIT);
     check_taken(&slow(300), 3, 3, Duration::from_millis(900));
     check_taken(&slow(5000), 2, 1, CLOSE_LIMIT);
@@ -205,7 +202,7 @@ fn client_arriving_during_close_is_served() {
     assert_eq!(bench.port.connect(), Err(Refused));
 }
 
-/// A closing listener finds a client, this error, and another client.
+/// A closing listener accepts a client, gets this error, and has another client queued.
 #[track_caller]
 fn check_ends_with(error: io::Error) {
     let bench = Bench::plain();
@@ -216,7 +213,7 @@ fn check_ends_with(error: io::Error) {
     assert_eq!(bench.close_time(), Duration::ZERO);
     assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
     assert_eq!((bench.served(), bench.port.waiting()), (1, 1));
-    // It was to close anyway: nothing failed, and nothing paused. The replacement of the first has no state yet.
+    // It was closing anyway: it neither fails nor pauses. The replacement of the first acceptor has no state yet.
     assert_eq!(bench.reports(), [""; 0]);
     assert_eq!(
         *bench.serves.terminated.lock().unwrap(),
@@ -249,7 +246,7 @@ fn paused_listener_closes_at_once() {
     assert_eq!(bench.served(), 0);
 }
 
-/// Its acceptors time out after a millisecond and then terminate without end.
+/// Its acceptors time out after a millisecond, and their `terminate` never returns.
 struct Terminates;
 
 impl Acceptor<MemoryListener> for Terminates {
@@ -272,7 +269,7 @@ impl Acceptor<MemoryListener> for Terminates {
 #[test]
 fn listener_without_acceptor_closes_at_once() {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let pool = Pool::start(runtime.clone(), Spec::new("ends", Terminates)).unwrap();
     let listener = pool.add_listener(port.listen(), 2).unwrap();
     runtime.settle();
@@ -284,7 +281,7 @@ fn listener_without_acceptor_closes_at_once() {
     assert!(!port.is_open());
 }
 
-/// Ends a pool, or one listener of it, without taking the clients that are queued.
+/// Ends a pool, or one of its listeners, without accepting the queued clients.
 #[track_caller]
 fn check_not_drained(
     change: impl FnOnce(Spec<Serves, Address>) -> Spec<Serves, Address>,
@@ -295,14 +292,14 @@ fn check_not_drained(
     let Bench {
         runtime,
         port,
-        ledger,
+        history,
         pool,
         ..
     } = bench;
     end(pool);
     runtime.settle();
     assert!(!port.is_open());
-    assert_eq!((ledger.all()[0].accepted, port.waiting()), (0, 3));
+    assert_eq!((history.all()[0].accepted, port.waiting()), (0, 3));
 }
 
 #[test]
@@ -357,7 +354,7 @@ fn close_sets_draining_then_closed() {
     drop(bench.pool.close_listener(bench.listener));
     assert!(all(draining, true) && all(closed, false));
     assert!(poll_once(waits).is_ready());
-    // Also in a connection that began while it closed.
+    // The same in a connection that began during the close.
     bench.queue(1);
     bench.runtime.settle();
     assert_eq!(draining.lock().unwrap().len(), 2);
@@ -373,7 +370,7 @@ fn grace_begins_with_last_close() {
     });
     bench.queue(3);
     let mut stopping = pin!(bench.pool.stop());
-    // Two clients wait for an acceptor, 300 ms each; the next acceptor finds that no other is there.
+    // Two clients wait for an acceptor, 300 ms each; the next acceptor finds the queue empty.
     assert_eq!(bench.close_time(), Duration::from_millis(900));
     let state = || bench.pool.status().unwrap().state;
     bench.advance(Duration::from_millis(9));
@@ -436,7 +433,7 @@ fn close_during_stop_waits_for_it() {
     assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
 }
 
-/// Lets all other tasks run before its socket is closed.
+/// Lets all other tasks run before it closes its socket.
 struct Lingers {
     listener: MemoryListener,
     runtime: Manual,
@@ -474,8 +471,8 @@ impl Drop for Lingers {
 fn listener_failure_is_reported_after_close() {
     let faults = Faults::default();
     let runtime = Manual::new(&faults);
-    let ledger = Ledger::default();
-    let ports = [1, 2].map(|number| Port::new(number, &ledger, &faults));
+    let history = History::default();
+    let ports = [1, 2].map(|number| Port::new(number, &history, &faults));
     let seen = Arc::<Mutex<Vec<(bool, usize, usize)>>>::default();
     let (noted, watched) = (Arc::clone(&seen), ports.clone());
     let handle = Arc::<OnceLock<PoolHandle<Manual, Lingers>>>::default();
@@ -526,14 +523,14 @@ fn pool_outlives_its_last_listener() {
         (status.state, status.counts.connections),
         (PoolState::Running, 1)
     );
-    let next = Port::new(2, &bench.ledger, &bench.faults);
+    let next = Port::new(2, &bench.history, &bench.faults);
     bench.pool.add_listener(next.listen(), 1).unwrap();
     next.connect().unwrap();
     bench.runtime.settle();
     assert_eq!(bench.served(), 2);
 }
 
-/// With two listeners, of which the first is closed or fails, and the second fails: whether the pool stops.
+/// Closes or fails the first of two listeners, then fails the second, and checks whether the pool stops.
 #[track_caller]
 fn check_last_listener(
     first: impl FnOnce(&Bench),
@@ -543,7 +540,7 @@ fn check_last_listener(
     let bench = Bench::new(1, Duration::ZERO, |spec| {
         spec.last_listener(LastListener::Stop)
     });
-    let other = Port::new(2, &bench.ledger, &bench.faults);
+    let other = Port::new(2, &bench.history, &bench.faults);
     bench.pool.add_listener(other.listen(), 1).unwrap();
     bench.runtime.settle();
     first(&bench);
@@ -559,7 +556,7 @@ fn check_last_listener(
         return;
     }
     let Poll::Ready(report) = poll_once(joined) else {
-        panic!("the pool goes on");
+        panic!("the pool does not stop");
     };
     assert_eq!(report.reason, StopReason::ListenersFailed);
     let last = bench.reports().pop();
@@ -595,7 +592,7 @@ impl Acceptor<MemoryListener> for FailsToStart {
     async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) {}
 }
 
-/// The pool stops while an acceptor that was replaced is still in `init`: no other takes its place when it is dropped (R1, L7).
+/// The pool stops while a replaced acceptor is still in `init`: it has no successor when it is dropped (R1, L7).
 #[test]
 fn close_ignores_replaced_acceptors() {
     let bench = Bench::new(1, 10 * MS, |spec| spec.grace(Grace::Unlimited).intensity(0));
@@ -614,7 +611,10 @@ fn close_ignores_replaced_acceptors() {
     bench.runtime.settle_without(init);
     let state = bench.pool.status().unwrap().state;
     assert_eq!(state, PoolState::Stopping(Phase::Grace));
-    assert!(bench.port.is_open(), "an acceptor is starting, it seems");
+    assert!(
+        bench.port.is_open(),
+        "the close did not wait for the starting acceptor"
+    );
     bench.runtime.step_first(init);
     bench.runtime.settle();
     assert!(!bench.port.is_open());

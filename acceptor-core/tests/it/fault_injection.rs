@@ -1,12 +1,9 @@
-//! One busy scenario, disturbed at every point where it can be: tasks dropped by the runtime, panics in all code that
-//! is not the pool's own, the runtime shut down, the owner or a handle's future dropped, a stop or a kill.
-//! After each disturbance no connection is lost, no child is left, every beginning and every end is reported once, and
+//! Fault injection: one busy scenario, disturbed at every possible point, by tasks that the runtime drops, panics in all code
+//! outside the pool, a runtime that shuts down, a dropped owner or handle future, a stop or a kill.
+//! After each disturbance no connection is lost, no child is left, every begin and every end is reported once, and
 //! nothing hangs.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,7 +23,7 @@ type TestPool = Pool<Manual, MemoryListener>;
 type Handle = PoolHandle<Manual, MemoryListener>;
 type TestReport = Report<Address>;
 
-/// What is done to the scenario.
+/// A disturbance of the scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Disturbance {
     None,
@@ -34,32 +31,32 @@ enum Disturbance {
     Panic(Site, usize),
     /// The runtime drops the n-th task before its first poll.
     DropAsSpawned(usize),
-    /// After the k-th poll of any task this happens.
+    /// This act follows the k-th poll of any task.
     AfterPoll(usize, Act),
-    /// Two of them, after two polls.
+    /// Two acts, after two polls.
     AfterPolls([(usize, Act); 2]),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
-    /// The runtime drops the task that was polled.
+    /// The runtime drops the task that was just polled.
     DropTask,
-    /// The runtime drops the reporter, with reports waiting or without.
+    /// The runtime drops the reporter, whether or not reports are queued.
     DropReporter,
     /// The runtime drops all its tasks.
     ShutDown(Order),
     DropOwner,
     Stop,
     Kill,
-    /// Begun and dropped at once: it stops, kills or closes anyway.
+    /// The future is dropped without a poll: the call takes effect anyway.
     StopAndForget,
     CloseListenerAndForget,
-    /// Polled once and dropped: changes nothing.
+    /// The future is polled once and dropped, with no effect.
     JoinAndForget,
     KillEveryChild,
     StopEveryChild,
     Reconfigure,
-    /// Gives ids to acceptors that are about to start.
+    /// Lists the acceptors, which gives ids to those that are about to start.
     ListAcceptors,
 }
 
@@ -67,7 +64,7 @@ enum Act {
 const DRIVER: usize = 0;
 const REPORTER: usize = 1;
 
-/// Its `Drop` is a site.
+/// Its `Drop` is an injection site.
 #[derive(Debug)]
 struct ServeError(#[allow(dead_code, reason = "is there to be dropped")] Guard);
 
@@ -87,7 +84,7 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-/// An acceptor that does a little of everything, by the number of its connection.
+/// An acceptor that exercises every behaviour, chosen by the number of its connection.
 struct Busy {
     faults: Faults,
     outage: Arc<AtomicUsize>,
@@ -153,7 +150,7 @@ impl Acceptor<MemoryListener> for Busy {
             1 => Err(ServeError(Guard(self.guard(Site::DropError))).into()),
             2 => {
                 lifecycle.trap_stop().wait().await;
-                Ok(Exit::clean("told to stop"))
+                Ok(Exit::clean("asked to stop"))
             }
             _ => std::future::pending().await,
         }
@@ -167,7 +164,7 @@ impl Acceptor<MemoryListener> for Busy {
     }
 }
 
-/// A report without its values: a report kept here would keep an error from being dropped.
+/// A report without its values: keeping the report would keep its error alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Noted {
     Began(ChildId),
@@ -178,7 +175,7 @@ enum Noted {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum How {
-    /// It did not fail.
+    /// A clean end.
     Well,
     Error,
     Panic(String),
@@ -211,7 +208,7 @@ fn note(report: &TestReport) -> Noted {
 struct Recorder {
     faults: Faults,
     reports: Notes,
-    /// An observer may call the pool.
+    /// The handle, since an observer may call the pool.
     pool: Arc<OnceLock<Handle>>,
     _gone: PanicsOnDrop,
 }
@@ -229,13 +226,13 @@ impl Observer<Address> for Recorder {
 struct Scenario {
     disturbance: Disturbance,
     disturbed: usize,
-    /// Clients that a closing listener does not take, since it is short of resources (L7).
+    /// Clients that a closing listener does not accept, because it is out of resources (L7).
     reset: usize,
-    /// Tasks that do nothing, the last of each call.
+    /// The decoy tasks, one after each call.
     decoys: Vec<usize>,
     runtime: Manual,
     faults: Faults,
-    ledger: Ledger,
+    history: History,
     reports: Notes,
     /// How many more runs of `init` fail.
     outage: Arc<AtomicUsize>,
@@ -272,7 +269,7 @@ fn spec(
 }
 
 impl Scenario {
-    /// `None` if the disturbance kept the pool from starting.
+    /// `None` if the disturbance prevented the start.
     fn begin(disturbance: Disturbance) -> Option<Self> {
         let faults = Faults::default();
         let runtime = Manual::new(&faults);
@@ -281,14 +278,14 @@ impl Scenario {
             Disturbance::DropAsSpawned(spawn) => runtime.drop_as_spawned(spawn..spawn + 1),
             Disturbance::None | Disturbance::AfterPoll(..) | Disturbance::AfterPolls(_) => {}
         }
-        let ledger = Ledger::default();
+        let history = History::default();
         let reports = Notes::default();
         let (outage, observed) = (Arc::default(), Arc::default());
         let spec = spec(&faults, &outage, &reports, &observed);
         let owner = match Pool::start(runtime.clone(), spec) {
             Ok(owner) => owner,
             Err(StartError::RuntimeGone) => {
-                assert_eq!(runtime.tasks(), 0, "something half-started is left");
+                assert_eq!(runtime.tasks(), 0, "the failed start leaves tasks behind");
                 return None;
             }
             Err(error) => panic!("{error}"),
@@ -300,10 +297,10 @@ impl Scenario {
             disturbed: 0,
             reset: 0,
             decoys: Vec::new(),
-            ports: [0, 1, 2].map(|number| Port::new(number, &ledger, &faults)),
+            ports: [0, 1, 2].map(|number| Port::new(number, &history, &faults)),
             runtime,
             faults,
-            ledger,
+            history,
             reports,
             outage,
             owner: Some(owner),
@@ -313,7 +310,7 @@ impl Scenario {
         })
     }
 
-    /// Runs all tasks until they sleep; the disturbance comes after its poll.
+    /// Runs all tasks until they sleep; the disturbance follows its poll.
     #[track_caller]
     fn settle(&mut self) {
         for _ in 0..100_000 {
@@ -333,7 +330,7 @@ impl Scenario {
                 }
             }
         }
-        panic!("{:?}: the tasks are busy without end", self.disturbance);
+        panic!("{:?}: the tasks never come to rest", self.disturbance);
     }
 
     fn act(&mut self, act: Act, task: usize) {
@@ -359,7 +356,7 @@ impl Scenario {
             Act::JoinAndForget => drop(poll_once(self.pool.join())),
             Act::KillEveryChild | Act::StopEveryChild => {
                 for record in self.pool.connections().unwrap_or_default() {
-                    // Between the list and the call nothing runs here, so each is still a child.
+                    // Nothing runs between the list and the call, so each child still exists.
                     let known = match act {
                         Act::KillEveryChild => self.pool.kill_child(record.id),
                         _ => self.pool.stop_child(record.id),
@@ -372,13 +369,13 @@ impl Scenario {
         }
     }
 
-    /// Is refused once the pool stops.
+    /// Is refused once the pool is stopping.
     fn reconfigure(&self) {
         let spec = spec(&self.faults, &self.outage, &self.reports, &self.observed);
         let _ = self.pool.reconfigure(spec, WaitingAcceptors::Keep);
     }
 
-    /// The pool's own two, unless one was dropped.
+    /// The number of the pool's own tasks: two, unless one was dropped.
     fn own_tasks(&self) -> usize {
         if self.disturbance == Disturbance::Panic(Site::Spawn, REPORTER) {
             return 1;
@@ -389,7 +386,7 @@ impl Scenario {
             .count()
     }
 
-    /// The counts are those of the tasks and of the connections that are held.
+    /// The counts match the tasks and the connections that exist.
     #[track_caller]
     fn check_at_rest(&self) {
         let d = self.disturbance;
@@ -405,10 +402,10 @@ impl Scenario {
         assert_eq!(counts.connections, status.connections.len(), "{d:?}");
         assert_eq!(
             counts.connections,
-            self.ledger.alive(),
+            self.history.alive(),
             "{d:?}: connections"
         );
-        // An acceptor that waits, or is spaced, is no task, but its listener is.
+        // A waiting or spaced acceptor has no task, but its listener has.
         let acceptors: usize = status.listeners.iter().map(|l| l.acceptors).sum();
         assert_eq!(
             counts.children(),
@@ -452,7 +449,7 @@ impl Scenario {
     #[track_caller]
     fn connect(&mut self, number: usize, clients: usize) {
         for _ in 0..clients {
-            // Refused once the port is closed: then it was not made.
+            // Refused once the port is closed: then no connection was made.
             let _ = self.ports[number].connect();
         }
         self.settle();
@@ -464,9 +461,9 @@ impl Scenario {
         self.settle();
     }
 
-    /// The scenario, up to its stop.
+    /// Runs the scenario up to its stop.
     #[track_caller]
-    fn play(&mut self) {
+    fn perform(&mut self) {
         for number in [0, 1, 2] {
             self.add_listener(number);
         }
@@ -491,9 +488,9 @@ impl Scenario {
         self.connect(2, 1);
         self.ports[2].fail(listener_error());
         self.settle();
-        // Refused, because the listener has failed.
+        // Refused if the listener has failed.
         self.connect(2, 1);
-        // Three replacements fail, and the retries at 0, 1 and 3 ms; the retry at 7 ms lets the other two start.
+        // Three replacements fail, and the retries at 0, 1 and 3 ms; the retry at 7 ms succeeds, and the other two start.
         self.outage.store(6, Ordering::SeqCst);
         self.connect(1, 3);
         for wait_ms in [1, 2, 4] {
@@ -503,9 +500,9 @@ impl Scenario {
             let mut closing = pin!(self.pool.close_listener(*first));
             self.decoys.push(self.runtime.spawned() - 1);
             self.settle();
-            // Is in the queue of the listener that closes.
+            // Queued at the listener that closes.
             self.connect(0, 1);
-            // Long enough for acceptors that are about to start, should a disturbance have ended those that wait.
+            // Long enough for acceptors that are about to start, in case a disturbance has ended the waiting ones.
             let mut waits = [CLOSE_DELAY, CLOSE_LIMIT - CLOSE_DELAY].into_iter();
             while poll_once(closing.as_mut()).is_pending() {
                 let wait = waits.next();
@@ -517,13 +514,13 @@ impl Scenario {
         self.connect(1, 2);
         self.advance(ACCEPT_TIMEOUT);
         self.connect(1, 1);
-        // Starts that are spaced after a panic have a second to come.
+        // Starts that are spaced after a panic get a second to happen.
         for _ in 0..4 {
             self.advance(Duration::from_millis(300));
         }
     }
 
-    /// Stops, and checks what is left and what was reported.
+    /// Stops the pool, and checks what is left and what was reported.
     #[track_caller]
     fn end(mut self) -> Ended {
         let d = self.disturbance;
@@ -548,14 +545,14 @@ impl Scenario {
         assert_eq!(poll_once(self.pool.join()), Poll::Ready(report.clone()));
         assert_eq!(self.runtime.tasks(), 0, "{d:?}: tasks are left");
         assert_eq!(report.stuck, 0, "{d:?}");
-        assert_eq!(self.ledger.alive(), 0, "{d:?}: streams are left");
+        assert_eq!(self.history.alive(), 0, "{d:?}: streams are left");
         assert!(
             self.ports.iter().all(|port| !port.is_open()),
             "{d:?}: a port is left open"
         );
         assert!(self.pool.counts().is_err());
         if let (true, Some(before)) = (running, before) {
-            // A lame duck goes on accepting: ends are never fewer than there were children.
+            // A lame duck continues to accept: there are at least as many ends as there were children.
             let connections = report.all_connections().total();
             let acceptors = report.all_acceptors().total();
             assert!(
@@ -566,8 +563,8 @@ impl Scenario {
                 assert_eq!(connections, before.connections);
             }
         }
-        // A clock that panics is replaced by the standard one, which is behind the virtual one: the time for delivery may
-        // be over at once.
+        // A panicking clock is replaced by the standard one, which is behind the virtual one: the delivery timeout may
+        // expire immediately.
         let clock_jumps = matches!(d, Disturbance::Panic(Site::Now, _));
         assert!(report.undelivered == 0 || clock_jumps, "{d:?}: {report:?}");
         let reports = self.reports.lock().unwrap().clone();
@@ -590,12 +587,12 @@ impl Scenario {
             began.is_subset(&ended) || report.undelivered > 0,
             "{d:?}: the end of a connection is missing"
         );
-        for made in self.ledger.all() {
+        for made in self.history.all() {
             assert!(made.served <= 1, "{d:?}: served twice");
             assert!(made.accepted <= 1, "{d:?}: accepted twice");
             assert_eq!(made.accepted, made.dropped, "{d:?}: leaked");
         }
-        let made = self.ledger.all();
+        let made = self.history.all();
         let count = |which: &dyn Fn(&Made) -> bool| made.iter().filter(|made| which(made)).count();
         Ended {
             polls: self.runtime.polls(),
@@ -612,7 +609,7 @@ impl Scenario {
     }
 }
 
-/// How many acceptors the listeners have: two share, three share, one is alone.
+/// The number of acceptors of each listener.
 const ACCEPTORS: [usize; 3] = [2, 3, 1];
 
 #[derive(Debug)]
@@ -624,7 +621,7 @@ struct Ended {
     disturbed: usize,
     unserved: usize,
     reset: usize,
-    /// Accepted, and yet not served.
+    /// Accepted, but not served.
     taken_along: usize,
     reports: Vec<Noted>,
     report: StopReport<Address>,
@@ -639,7 +636,7 @@ impl Ended {
         self.ends(&How::Panic(INJECTED.to_owned()))
     }
 
-    /// The reports, to be compared with those of another pool, whose ids differ.
+    /// The reports, without ids, which differ between pools.
     fn shown(&self) -> String {
         format!("{:?}", self.reports)
     }
@@ -655,21 +652,21 @@ impl Ended {
     }
 }
 
-/// Plays the scenario to its end; `None` if the pool could not start.
+/// Runs the scenario to its end; `None` if the pool could not start.
 #[track_caller]
 fn run(disturbance: Disturbance) -> Option<Ended> {
     let mut scenario = Scenario::begin(disturbance)?;
-    scenario.play();
+    scenario.perform();
     Some(scenario.end())
 }
 
-/// The scenario as it goes when nothing disturbs it.
+/// The scenario without a disturbance.
 #[track_caller]
 fn undisturbed() -> Ended {
     run(Disturbance::None).expect("a pool on a running runtime starts")
 }
 
-/// Disturbs the scenario at every one of its points, until it is over before the point comes.
+/// Disturbs the scenario at each of its points in turn, until it ends before the point is reached.
 #[track_caller]
 fn everywhere(act: Act, check: impl Fn(usize, Ended)) {
     let mut points = 0;
@@ -695,7 +692,7 @@ fn undisturbed_scenario_serves_all() {
     assert_eq!(ended.report.reason, StopReason::Requested);
 }
 
-/// A task was dropped: a child with what it had; or a listener with the clients that waited there; or the reporter.
+/// A task was dropped: a child with its values, a listener with its queued clients, or the reporter.
 #[track_caller]
 fn check_dropped(ended: &Ended) {
     let listeners = ended.listeners_failed() - 1;
@@ -712,7 +709,7 @@ fn check_dropped(ended: &Ended) {
 #[test]
 fn dropped_task_loses_only_its_connection() {
     everywhere(Act::DropTask, |_, ended| {
-        // Without the pool's own task nothing goes on.
+        // Without the driver nothing continues.
         if ended.report.reason != StopReason::RuntimeGone {
             check_dropped(&ended);
         }
@@ -726,14 +723,14 @@ fn task_dropped_at_spawn_is_detected() {
     for spawn in REPORTER..undisturbed.spawned {
         let ended = run(Disturbance::DropAsSpawned(spawn)).expect("the pool starts");
         check_dropped(&ended);
-        // Without a reporter all are delivered, though late.
+        // Without a reporter all reports are delivered, though late.
         let same = ended.shown() == undisturbed.shown();
         let harmless = spawn == REPORTER || undisturbed.decoys.contains(&spawn);
         assert_eq!(same, harmless, "spawn {spawn}");
     }
 }
 
-/// Panics at every occurrence of a site; how many there were.
+/// Panics at every occurrence of a site; returns how many there were.
 #[track_caller]
 fn panic_everywhere(site: Site, check: impl Fn(usize, &Ended)) {
     let mut points = 0;
@@ -754,10 +751,10 @@ fn panic_everywhere(site: Site, check: impl Fn(usize, &Ended)) {
         );
         check(occurrence, &ended);
     }
-    assert!(points > 0, "{site:?} is never passed");
+    assert!(points > 0, "{site:?} is never reached");
 }
 
-/// The panic is one child's end, reported once; all connections but perhaps its own are served.
+/// The panic ends one child and is reported once; all other connections are served.
 #[track_caller]
 fn check_child_panics(site: Site) {
     panic_everywhere(site, |occurrence, ended| {
@@ -821,7 +818,7 @@ fn listener_panic_ends_that_listener() {
     });
     check_harmless_panics(Site::LocalAddr);
     check_harmless_panics(Site::DropListener);
-    // A connection without an address is skipped (A1).
+    // A connection without a local address is skipped (A1).
     panic_everywhere(Site::StreamLocalAddr, |occurrence, ended| {
         assert_eq!((ended.injected(), ended.lost()), (0, 0), "{occurrence}");
         assert_eq!(ended.unserved, 1, "{occurrence}");
@@ -857,10 +854,10 @@ fn runtime_shutdown_ends_the_pool() {
 fn shut_down_runtime_starts_no_pool() {
     for order in [Order::OldestFirst, Order::NewestFirst] {
         let mut scenario = Scenario::begin(Disturbance::None).unwrap();
-        scenario.play();
+        scenario.perform();
         let mut join = pin!(scenario.pool.join());
         assert!(poll_once(join.as_mut()).is_pending());
-        let alive = scenario.ledger.alive();
+        let alive = scenario.history.alive();
         assert!(alive > 0);
         let workers = scenario.pool.counts().unwrap().children();
         scenario.runtime.shut_down(order);
@@ -870,7 +867,7 @@ fn shut_down_runtime_starts_no_pool() {
         assert_eq!(report.reason, StopReason::RuntimeGone);
         let ends = report.all_connections().total() + report.all_acceptors().total();
         assert!(ends <= workers, "{order:?}: {report}");
-        assert_eq!(scenario.ledger.alive(), 0);
+        assert_eq!(scenario.history.alive(), 0);
         let again = Pool::start(
             scenario.runtime.clone(),
             spec(
@@ -923,7 +920,7 @@ fn read_only_calls_change_nothing() {
     }
 }
 
-/// The reports come late, as one that the runtime drops as it is spawned shows; nothing else is different.
+/// Only the time of the reports may change, as with a reporter that is dropped at its spawn.
 #[test]
 fn dropped_reporter_loses_no_report() {
     let undisturbed = undisturbed();
@@ -942,7 +939,7 @@ fn child_commands_touch_no_other_child() {
         assert_eq!((ended.lost(), ended.injected()), (0, 0), "poll {poll}");
         assert_eq!(
             ended.unserved, 0,
-            "poll {poll}: one was dropped before it ran"
+            "poll {poll}: one child was dropped before it ran"
         );
     });
 }
@@ -978,7 +975,7 @@ fn any_act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// The scenario's own checks hold after any two of them, as after any one.
+    /// The scenario's invariants hold after any two acts, as after any one.
     #[test]
     fn two_disturbances_keep_the_invariants(
         first in (1..336_usize, any_act()),
@@ -990,14 +987,14 @@ proptest! {
     }
 }
 
-/// An acceptor whose parts are given.
+/// An acceptor made of closures.
 struct Parts<I, S> {
     init: I,
     serve: S,
     _gone: Option<AlwaysPanics>,
 }
 
-/// Panics whenever it is dropped, so that two of them dropped as one would abort.
+/// Panics whenever it is dropped: two dropped in one unwind would abort.
 #[derive(Debug)]
 struct AlwaysPanics;
 
@@ -1097,8 +1094,8 @@ fn drop_panics_escape_no_call() {
 #[test]
 fn runtime_dropping_all_tasks_backs_off() {
     let runtime = Manual::new(&Faults::default());
-    let (ledger, faults) = (Ledger::default(), Faults::default());
-    let port = Port::new(1, &ledger, &faults);
+    let (history, faults) = (History::default(), Faults::default());
+    let port = Port::new(1, &history, &faults);
     let acceptor = Parts {
         init: || Init::AcceptWithin((), ACCEPT_TIMEOUT),
         serve: served,
@@ -1113,12 +1110,12 @@ fn runtime_dropping_all_tasks_backs_off() {
         runtime.advance(Duration::from_millis(1));
         runtime.settle();
     }
-    // Its `terminate` at 100 ms, then starts at 0, 1, 3, 7, … 511, 1023, 2023 ms after.
+    // `terminate` at 100 ms, then starts at 0, 1, 3, 7, … 511, 1023, 2023 ms after.
     let tried = runtime.spawned() - before;
     assert!((12..=14).contains(&tried), "{tried} tries");
     assert_eq!(pool.counts().unwrap().children(), 1);
 
-    // An acceptor whose start is spaced holds up a close for no longer than its limit.
+    // A spaced acceptor delays a close no longer than its limit.
     let closing = pool.close_listener(first);
     runtime.settle();
     runtime.advance(CLOSE_LIMIT);
@@ -1126,7 +1123,7 @@ fn runtime_dropping_all_tasks_backs_off() {
     assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
     assert_eq!(pool.counts().unwrap().children(), 0);
 
-    // A runtime that runs tasks again is used.
+    // Once the runtime runs tasks again, they are started.
     runtime.drop_as_spawned(0..0);
     pool.add_listener(port.listen(), 1).unwrap();
     runtime.settle();
@@ -1140,9 +1137,9 @@ fn runtime_dropping_all_tasks_backs_off() {
     runtime.settle();
     port.connect().unwrap();
     runtime.settle();
-    assert_eq!(ledger.all()[0].served, 1);
+    assert_eq!(history.all()[0].served, 1);
 
-    // Nor a stop.
+    // Nor does it delay a stop.
     runtime.drop_as_spawned(0..1000);
     runtime.advance(ACCEPT_TIMEOUT);
     runtime.settle();
@@ -1157,11 +1154,11 @@ fn runtime_dropping_all_tasks_backs_off() {
     assert_eq!(runtime.tasks(), 0);
 }
 
-/// How many acceptors start within ten seconds if each ends at once.
+/// Checks how many acceptors start within ten seconds if each ends immediately.
 #[track_caller]
 fn check_spaced(answer: Init<()>) {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let inits = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&inits);
     let init = move || {
@@ -1189,7 +1186,7 @@ fn check_spaced(answer: Init<()>) {
 #[test]
 fn acceptors_ending_at_once_back_off() {
     check_spaced(Init::Ignore);
-    // Their `terminate` panics, which in a temporary pool never counts.
+    // Their `terminate` panics, which never counts in a temporary pool.
     check_spaced(Init::AcceptWithin((), Duration::ZERO));
     check_spaced(Init::AcceptWithin((), Duration::from_nanos(1)));
 }
@@ -1197,16 +1194,16 @@ fn acceptors_ending_at_once_back_off() {
 #[test]
 fn stuck_child_may_end_late() {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let handle: Arc<OnceLock<Handle>> = Arc::default();
     let (inside, pool_inside) = (runtime.clone(), Arc::clone(&handle));
-    // In the midst of its poll the pool is killed, and the kill timeout passes.
+    // During its poll the pool is killed, and the kill timeout passes.
     let serve = move || -> Result<(), BoxError> {
         let pool = pool_inside
             .get()
             .expect("the handle is set before the connection is made");
         drop(pool.kill());
-        // Looks four times, each a quarter of the kill timeout after the other, that nothing moves (S8).
+        // The driver looks four times, a quarter of the kill timeout apart, and finds no progress (S8).
         for _ in 0..4 {
             inside.settle();
             assert!(poll_once(pool.join()).is_pending());
@@ -1234,7 +1231,7 @@ fn stuck_child_may_end_late() {
     assert_eq!((runtime.tasks(), runtime.panics()), (0, 0));
 }
 
-/// An acceptor that never gets through its `init`.
+/// An acceptor whose `init` never finishes.
 struct Slow;
 
 impl Acceptor<MemoryListener> for Slow {
@@ -1254,7 +1251,7 @@ impl Acceptor<MemoryListener> for Slow {
 fn sockets_are_closed_before_the_result() {
     for act in [Act::Stop, Act::Kill, Act::DropOwner] {
         let runtime = Manual::new(&Faults::default());
-        let port = Port::new(1, &Ledger::default(), &Faults::default());
+        let port = Port::new(1, &History::default(), &Faults::default());
         let pool = Pool::start(runtime.clone(), Spec::new("slow", Slow)).unwrap();
         pool.add_listener(port.listen(), 2).unwrap();
         runtime.settle();
@@ -1282,7 +1279,7 @@ fn sockets_are_closed_before_the_result() {
     }
 }
 
-/// The n-th acceptor takes its time over `init` and then waits for as long as is given.
+/// The n-th acceptor takes its time for `init`, and then waits with the given accept timeout.
 struct InTurn {
     waits: [Option<Duration>; 3],
     begun: AtomicUsize,
@@ -1317,11 +1314,11 @@ impl Acceptor<MemoryListener> for InTurn {
     }
 }
 
-/// Which acceptors' timeouts have come after each millisecond.
+/// Checks which accept timeouts have expired after each millisecond.
 #[track_caller]
 fn check_timeouts(waits_ms: [Option<u64>; 3], expected: &[(u64, &str)]) {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let timed_out = Arc::<Mutex<Vec<ChildId>>>::default();
     let acceptor = InTurn {
         waits: waits_ms.map(|time| time.map(Duration::from_millis)),
@@ -1356,7 +1353,7 @@ fn accept_timeouts_expire_when_due() {
     );
 }
 
-/// Replaces the spec, and so itself, while it takes a report.
+/// Replaces the spec, and with it itself, while it handles a report.
 struct Replaces {
     pool: Arc<OnceLock<Handle>>,
     _gone: AlwaysPanics,
@@ -1376,7 +1373,7 @@ impl Observer<Address> for Replaces {
 #[test]
 fn observer_may_replace_itself() {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let handle: Arc<OnceLock<Handle>> = Arc::default();
     let spec = Spec::new("first", acceptor_fn(|_| async { Ok(()) })).observer(Replaces {
         pool: Arc::clone(&handle),

@@ -1,9 +1,6 @@
-//! Guards: a connection that hands its stream on stays a connection of the pool, until the last guard is dropped (E6).
+//! Guards: a connection that hands off its stream remains a connection of the pool until the last guard is dropped (E6).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -17,14 +14,14 @@ use acceptor_core::*;
 use futures::FutureExt;
 use futures::io::{AsyncRead, AsyncWrite};
 
-/// The parts of a connection that were handed on.
+/// The parts of a connection that were handed off.
 struct Handed {
     guard: Guard,
     stream: MemoryStream,
     lifecycle: Lifecycle,
 }
 
-/// How `serve` ends, once it has handed on what it has.
+/// How `serve` ends after it has handed off its values.
 #[derive(Debug, Clone, Copy)]
 enum How {
     Returns,
@@ -55,8 +52,8 @@ impl Acceptor<MemoryListener> for HandsOn {
         });
         match self.1 {
             How::Returns => Exit::normal(),
-            How::Fails => Exit::failed("as told"),
-            How::Panics => panic!("as told"),
+            How::Fails => Exit::failed("as requested"),
+            How::Panics => panic!("as requested"),
             How::PeerGone => Exit::disconnected(std::io::Error::other("gone")),
             How::Stays => pending().await,
         }
@@ -68,7 +65,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 struct Bench {
     runtime: Manual,
-    ledger: Ledger,
+    history: History,
     port: Port,
     handed: HandedOn,
     reports: Arc<Mutex<Vec<String>>>,
@@ -79,7 +76,7 @@ impl Bench {
     /// A pool with one listener of one acceptor.
     fn new(how: How) -> Self {
         let faults = Faults::default();
-        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let (runtime, history) = (Manual::new(&faults), History::default());
         let (handed, reports) = (HandedOn::default(), Arc::<Mutex<Vec<String>>>::default());
         let seen = Arc::clone(&reports);
         let spec = Spec::new("tunnels", HandsOn(Arc::clone(&handed), how))
@@ -92,12 +89,12 @@ impl Bench {
                 seen.lock().unwrap().push(report.to_string());
             }));
         let pool = Pool::start(runtime.clone(), spec).unwrap();
-        let port = Port::new(1, &ledger, &faults);
+        let port = Port::new(1, &history, &faults);
         pool.add_listener(port.listen(), 1).unwrap();
         runtime.settle();
         Self {
             runtime,
-            ledger,
+            history,
             port,
             handed,
             reports,
@@ -105,7 +102,7 @@ impl Bench {
         }
     }
 
-    /// A client connects, and is handed on.
+    /// Connects a client; `serve` hands it off.
     fn hands_on(&self) -> Handed {
         self.port.connect().unwrap();
         self.runtime.settle();
@@ -117,7 +114,7 @@ impl Bench {
         self.runtime.settle();
     }
 
-    /// The states of the connections that are listed.
+    /// The states of the listed connections.
     fn states(&self) -> Vec<ConnectionState> {
         let connections = self.pool.connections().unwrap();
         assert_eq!(self.pool.counts().unwrap().connections, connections.len());
@@ -133,7 +130,7 @@ impl Bench {
     fn result(&self, join: Join<Manual, MemoryListener>) -> StopReport<Address> {
         match poll_once(join) {
             Poll::Ready(report) => report,
-            Poll::Pending => panic!("the pool has stopped"),
+            Poll::Pending => panic!("the pool has not stopped"),
         }
     }
 }
@@ -154,7 +151,7 @@ fn last_guard_ends_the_connection() {
     drop(another);
     assert_eq!(bench.states(), []);
     assert_eq!(bench.reports(), [""; 0]);
-    assert_eq!(bench.ledger.alive(), 0);
+    assert_eq!(bench.history.alive(), 0);
 }
 
 #[test]
@@ -170,7 +167,7 @@ fn guard_dropped_in_serve_has_no_effect() {
     assert_eq!(bench.states(), []);
 }
 
-/// A connection ends as `serve` did, when its guard is dropped.
+/// A connection ends with the result of `serve` when its guard is dropped.
 #[track_caller]
 fn check_ends(how: How, report: Option<&str>) {
     let bench = Bench::new(how);
@@ -195,8 +192,8 @@ fn check_ends(how: How, report: Option<&str>) {
 fn serve_result_is_the_connections_end() {
     check_ends(How::Returns, None);
     check_ends(How::PeerGone, None);
-    check_ends(How::Fails, Some("as told"));
-    check_ends(How::Panics, Some("panicked: as told"));
+    check_ends(How::Fails, Some("as requested"));
+    check_ends(How::Panics, Some("panicked: as requested"));
 }
 
 #[test]
@@ -239,7 +236,7 @@ fn guard_drop_in_grace_ends_the_stop() {
     assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
 }
 
-/// It is given up, and to drop it later is harmless (S8).
+/// The guard is given up, and dropping it later is harmless (S8).
 #[test]
 fn guard_held_after_kill_is_stuck() {
     let bench = Bench::new(How::Returns);
@@ -254,7 +251,7 @@ fn guard_held_after_kill_is_stuck() {
     assert_eq!(report.stuck, 1);
     drop(handed);
     bench.runtime.settle();
-    assert_eq!(bench.ledger.alive(), 0);
+    assert_eq!(bench.history.alive(), 0);
 }
 
 #[test]
@@ -269,7 +266,7 @@ fn killed_guarded_connection_ends_killed() {
     assert_eq!(bench.states(), []);
     let killed = "pool tunnels: connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns: killed through the handle";
     assert_eq!(bench.reports(), [killed]);
-    // It is no child any longer.
+    // It is no longer a child.
     let unknown = bench.pool.kill_child(id);
     assert_eq!(unknown, Err(ChildError::UnknownChild(id)));
 }
@@ -293,7 +290,7 @@ fn guard_of_ended_connection_is_killed() {
     let Handed {
         guard, lifecycle, ..
     } = bench.hands_on();
-    // While it is guarded there may be more.
+    // While the connection is guarded, more guards can be taken.
     let more = lifecycle.guard();
     assert!(!more.is_killed());
     drop(guard);
@@ -339,9 +336,9 @@ fn kill_drops_suspended_subtask() {
     bench.runtime.settle();
     assert_eq!(bench.states(), [ConnectionState::Guarded]);
     bench.pool.kill_child(id).unwrap();
-    assert_eq!(bench.ledger.alive(), 1);
+    assert_eq!(bench.history.alive(), 1);
     bench.runtime.settle();
-    assert_eq!((bench.runtime.tasks(), bench.ledger.alive()), (before, 0));
+    assert_eq!((bench.runtime.tasks(), bench.history.alive()), (before, 0));
     assert_eq!(bench.states(), []);
     assert_eq!(bench.reports().len(), 1);
 }
@@ -353,12 +350,12 @@ fn killed_subtask_is_never_polled() {
     let id = bench.pool.connections().unwrap()[0].id;
     let mut subtask = guard.run(async move {
         drop(stream);
-        panic!("it is not polled");
+        panic!("a killed subtask was polled");
     });
     bench.pool.kill_child(id).unwrap();
     assert_eq!((&mut subtask).now_or_never(), Some(None::<()>));
     assert_eq!(bench.states(), []);
-    // And again.
+    // A second time.
     assert_eq!(subtask.now_or_never(), Some(None));
 }
 
@@ -375,7 +372,7 @@ fn finished_subtask_releases_its_guard() {
     assert_eq!(bench.reports(), [""; 0]);
 }
 
-/// The connection ends with this report, if what ran under its guard has panicked.
+/// The connection ends with this report if the code under its guard panicked.
 #[track_caller]
 fn check_panic(how: How, runs: impl FnOnce(&Bench, Handed), words: &str) {
     let bench = Bench::new(how);
@@ -415,8 +412,8 @@ fn subtask_panic_fails_the_connection() {
     };
     let panicked = words("panicked: of the subtask");
     check_panic(How::Returns, panics, &panicked);
-    // The first failure is the one that counts.
-    check_panic(How::Fails, panics, &words("as told"));
+    // The first failure counts.
+    check_panic(How::Fails, panics, &words("as requested"));
     let dropped = |_: &Bench, handed: Handed| {
         let fragile = Fragile;
         let future = async move {
@@ -430,7 +427,7 @@ fn subtask_panic_fails_the_connection() {
     check_panic(How::Returns, dropped, &words("panicked: of the drop"));
 }
 
-/// It traps the stop: the connection ends when the test says so (N2).
+/// A guard traps the stop: the connection ends when the test ends it (N2).
 #[test]
 fn guard_traps_the_stop() {
     let bench = Bench::new(How::Stays);
@@ -456,7 +453,7 @@ fn guard_debug_shows_killed() {
     assert!(format!("{subtask:?}").contains("killed: false"));
 }
 
-/// A stream inside another that counts what is done to it, and is pending once.
+/// An inner stream that counts its calls, and is pending once.
 #[derive(Default)]
 struct Counted {
     calls: usize,
@@ -552,7 +549,7 @@ fn guarded_stream_delegates_until_kill() {
             let polled = operation(stream, cx);
             if let Poll::Ready(Err(error)) = polled {
                 let calls = stream.get_ref().calls;
-                // The kill woke it, and the stream was not asked again.
+                // The kill woke the task, and the inner stream was not called again.
                 *tells.lock().unwrap() = Some((error.kind(), calls, polls));
                 drop(operates.take());
                 return Poll::Ready(());
@@ -569,7 +566,7 @@ fn guarded_stream_delegates_until_kill() {
     }
 }
 
-/// Part of a stream: its connection is listed as long as it is there (E2).
+/// Part of a stream: its connection is listed until it is dropped (E2).
 struct Looks(PoolHandle<Manual, MemoryListener>);
 
 impl Drop for Looks {
@@ -582,10 +579,10 @@ impl Drop for Looks {
 fn guarded_stream_is_dropped_before_its_guard() {
     let bench = Bench::new(How::Returns);
     let Handed { guard, stream, .. } = bench.hands_on();
-    let ledger = bench.ledger.clone();
+    let history = bench.history.clone();
     let looks = Looks(bench.pool.handle());
     drop(GuardedStream::new((stream, looks), guard));
-    assert_eq!((bench.states(), ledger.alive()), (vec![], 0));
+    assert_eq!((bench.states(), history.alive()), (vec![], 0));
 }
 
 #[test]

@@ -1,9 +1,6 @@
-//! Handshakes: beside accepting, listed, bounded, stopped and killed like any connection (section 13).
+//! Handshakes run beside accepting, and are listed, bounded, stopped and killed like any connection (H1 to H6).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -21,14 +18,14 @@ const PROXIED: Address = (99, Some(99));
 #[derive(Debug, Clone, Copy)]
 enum How {
     Passes,
-    /// With other addresses.
+    /// With replaced addresses.
     Proxied,
     Fails,
     ClientGone,
     Panics,
 }
 
-/// Handshakes that wait for the test to say how they end, oldest first.
+/// Handshakes that wait for the test to end them, oldest first.
 #[derive(Clone, Default)]
 struct Gate(Arc<Mutex<Vec<oneshot::Sender<How>>>>);
 
@@ -66,7 +63,7 @@ impl Handshake<MemoryStream, Address> for Gate {
     }
 }
 
-/// Each connection is served until the pool drops it; its `init` makes a state that counts.
+/// Serves each connection until the pool drops it; the states made by `init` are counted.
 struct Serves {
     states: Arc<()>,
 }
@@ -93,7 +90,7 @@ type TestListener = With<MemoryListener, Gate>;
 
 struct Bench {
     runtime: Manual,
-    ledger: Ledger,
+    history: History,
     port: Port,
     gate: Gate,
     states: Arc<()>,
@@ -105,7 +102,7 @@ impl Bench {
     /// A pool with one listener of two acceptors.
     fn new(change: impl FnOnce(Spec<Serves, Address>) -> Spec<Serves, Address>) -> Self {
         let faults = Faults::default();
-        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let (runtime, history) = (Manual::new(&faults), History::default());
         let (states, reports) = (Arc::new(()), Arc::<Mutex<Vec<String>>>::default());
         let (acceptor, seen) = (Arc::clone(&states), Arc::clone(&reports));
         let spec = Spec::new("shakes", Serves { states: acceptor })
@@ -116,13 +113,13 @@ impl Bench {
                 seen.lock().unwrap().push(report.to_string());
             }));
         let pool = Pool::start(runtime.clone(), change(spec)).unwrap();
-        let (port, gate) = (Port::new(1, &ledger, &faults), Gate::default());
+        let (port, gate) = (Port::new(1, &history, &faults), Gate::default());
         pool.add_listener(port.listen().with(gate.clone()), 2)
             .unwrap();
         runtime.settle();
         Self {
             runtime,
-            ledger,
+            history,
             port,
             gate,
             states,
@@ -146,7 +143,7 @@ impl Bench {
     }
 
     fn served(&self) -> usize {
-        self.ledger.all().iter().map(|made| made.served).sum()
+        self.history.all().iter().map(|made| made.served).sum()
     }
 
     /// Connections, those in their handshake, and acceptors.
@@ -157,8 +154,8 @@ impl Bench {
             (counts.connections, counts.handshaking, counts.acceptors),
             (connections, handshaking, acceptors)
         );
-        assert_eq!(self.ledger.alive(), connections);
-        // Those of the test and of the acceptor, one for each waiting acceptor and each connection.
+        assert_eq!(self.history.alive(), connections);
+        // One for the test, one for the acceptor, one for each waiting acceptor and each connection.
         assert_eq!(Arc::strong_count(&self.states), 2 + connections + acceptors);
     }
 
@@ -235,7 +232,7 @@ fn h3_deadline_is_set_by_the_settings() {
     bench.counts(1, 1, 2);
 }
 
-/// A handshake that fails is reported so, and counts in no pool.
+/// A failed handshake is reported, and never counts as a failure.
 #[track_caller]
 fn check_fails(how: How, words: &str) {
     let bench = Bench::plain();
@@ -251,7 +248,10 @@ fn check_fails(how: How, words: &str) {
     bench.runtime.settle();
     bench.runtime.advance(Duration::from_secs(1));
     bench.runtime.settle();
-    assert!(poll_once(stop).is_ready(), "it was not stopped before");
+    assert!(
+        poll_once(stop).is_ready(),
+        "the pool had not stopped before"
+    );
 }
 
 #[test]
@@ -327,46 +327,46 @@ fn h6_stop_phase_drops_the_handshake() {
     bench.runtime.advance(grace);
     bench.runtime.settle();
     let Poll::Ready(report) = poll_once(stop.as_mut()) else {
-        panic!("the last connection has ended");
+        panic!("the last connection has not ended");
     };
     assert_eq!(report.connections(Phase::Stop).of(EndKind::Stopped), 2);
     assert_eq!(report.late.len(), 2);
-    assert_eq!(bench.ledger.alive(), 0);
+    assert_eq!(bench.history.alive(), 0);
 }
 
-/// The stream, the state and the handshake go by themselves, wherever the connection is dropped.
+/// The stream, the state and the handshake are dropped with the connection, wherever it is.
 #[test]
 fn connection_lost_in_handshake_leaks_nothing() {
     let bench = Bench::plain();
     bench.connect();
     bench.runtime.shut_down(Order::OldestFirst);
-    assert_eq!(bench.ledger.alive(), 0);
-    // Those of the test and of the acceptor.
+    assert_eq!(bench.history.alive(), 0);
+    // One for the test, one for the acceptor.
     assert!(Arc::strong_count(&bench.states) <= 2);
     assert_eq!(bench.served(), 0);
 }
 
-/// A handshake that panics when it is copied, or whose copies panic when they are dropped.
-enum Brittle {
-    PanicsWhenCopied,
+/// A handshake that panics when cloned, or whose clones panic when dropped.
+enum PanickingHandshake {
+    PanicsWhenCloned,
     CopyPanicsWhenDropped,
     Copy,
 }
 
-impl Clone for Brittle {
+impl Clone for PanickingHandshake {
     fn clone(&self) -> Self {
-        assert!(!matches!(self, Self::PanicsWhenCopied), "copied");
+        assert!(!matches!(self, Self::PanicsWhenCloned), "cloned");
         Self::Copy
     }
 }
 
-impl Drop for Brittle {
+impl Drop for PanickingHandshake {
     fn drop(&mut self) {
         assert!(!matches!(self, Self::Copy), "dropped");
     }
 }
 
-impl Handshake<MemoryStream, Address> for Brittle {
+impl Handshake<MemoryStream, Address> for PanickingHandshake {
     type Stream = Secured;
 
     async fn run(
@@ -377,33 +377,36 @@ impl Handshake<MemoryStream, Address> for Brittle {
     }
 }
 
-type BrittlePool = Pool<Manual, With<MemoryListener, Brittle>>;
+type PanickingPool = Pool<Manual, With<MemoryListener, PanickingHandshake>>;
 
-fn brittle_pool() -> (Manual, Port, BrittlePool) {
-    let (faults, ledger) = (Faults::default(), Ledger::default());
+fn panicking_pool() -> (Manual, Port, PanickingPool) {
+    let (faults, history) = (Faults::default(), History::default());
     let (runtime, states) = (Manual::new(&faults), Arc::new(()));
     let pool = Pool::start(runtime.clone(), Spec::new("brittle", Serves { states })).unwrap();
-    (runtime, Port::new(1, &ledger, &faults), pool)
+    (runtime, Port::new(1, &history, &faults), pool)
 }
 
 #[test]
 fn listener_with_panicking_handshake_is_returned() {
-    let (_, port, pool) = brittle_pool();
-    let listener = port.listen().with(Brittle::PanicsWhenCopied);
+    let (_, port, pool) = panicking_pool();
+    let listener = port.listen().with(PanickingHandshake::PanicsWhenCloned);
     let error = pool.add_listener(listener, 1).unwrap_err();
     assert!(port.is_open());
-    let words = "listener not added: its `handshake` panicked: copied";
+    let words = "listener not added: its `handshake` panicked: cloned";
     assert_eq!(error.to_string(), words);
     assert!(
-        matches!(error.reason, AddListenerReason::HandshakePanicked(message) if message == "copied")
+        matches!(error.reason, AddListenerReason::HandshakePanicked(message) if message == "cloned")
     );
     assert_eq!(pool.listeners().unwrap().len(), 0);
 }
 
 #[test]
 fn handshake_drop_panic_is_contained() {
-    let (runtime, port, pool) = brittle_pool();
-    let listener = || port.listen().with(Brittle::CopyPanicsWhenDropped);
+    let (runtime, port, pool) = panicking_pool();
+    let listener = || {
+        port.listen()
+            .with(PanickingHandshake::CopyPanicsWhenDropped)
+    };
     let id = pool.add_listener(listener(), 1).unwrap();
     runtime.settle();
     port.connect().unwrap();
@@ -422,48 +425,48 @@ fn handshake_drop_panic_is_contained() {
     assert!(port.is_open());
 }
 
-/// Its state panics when it is dropped, which `serve` never comes to.
-struct StateOfGlass;
+/// Its state panics when it is dropped, which `serve` never does.
+struct WithPanickingState;
 
-struct Glass;
+struct PanickingState;
 
-impl Drop for Glass {
+impl Drop for PanickingState {
     fn drop(&mut self) {
         panic!("of the state");
     }
 }
 
-impl Acceptor<TestListener> for StateOfGlass {
-    type State = Glass;
+impl Acceptor<TestListener> for WithPanickingState {
+    type State = PanickingState;
     type Exit = ();
 
-    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<Glass>, BoxError> {
-        Ok(Init::Accept(Glass))
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<PanickingState>, BoxError> {
+        Ok(Init::Accept(PanickingState))
     }
 
-    async fn serve(&self, _: Connection<Secured, Address>, state: Glass) {
+    async fn serve(&self, _: Connection<Secured, Address>, state: PanickingState) {
         std::mem::forget(state);
     }
 
-    async fn terminate(&self, _: &Terminate, state: Glass) {
+    async fn terminate(&self, _: &Terminate, state: PanickingState) {
         std::mem::forget(state);
     }
 }
 
-/// The end of a connection of that state, whose handshake ends so.
+/// Checks the end of a connection with such a state, whose handshake ends in this way.
 #[track_caller]
-fn check_state_of_glass(end: impl FnOnce(&Pool<Manual, TestListener>, &Gate), message: &str) {
-    let (faults, ledger) = (Faults::default(), Ledger::default());
+fn check_state_drop_panic(end: impl FnOnce(&Pool<Manual, TestListener>, &Gate), message: &str) {
+    let (faults, history) = (Faults::default(), History::default());
     let (runtime, reports) = (Manual::new(&faults), Arc::<Mutex<Vec<String>>>::default());
     let seen = Arc::clone(&reports);
-    let spec = Spec::new("glass", StateOfGlass)
+    let spec = Spec::new("fragile", WithPanickingState)
         .intensity(1)
         .restart(Restart::Transient)
         .observer(observer_fn(move |report: &Report<Address>| {
             seen.lock().unwrap().push(report.to_string());
         }));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let (port, gate) = (Port::new(1, &ledger, &faults), Gate::default());
+    let (port, gate) = (Port::new(1, &history, &faults), Gate::default());
     pool.add_listener(port.listen().with(gate.clone()), 1)
         .unwrap();
     runtime.settle();
@@ -472,7 +475,7 @@ fn check_state_of_glass(end: impl FnOnce(&Pool<Manual, TestListener>, &Gate), me
     end(&pool, &gate);
     runtime.settle();
     let expected = format!(
-        "pool glass: connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns: panicked: {message}"
+        "pool fragile: connection 1.1 from (1, Some(0)) on listener 1 failed after 0.000ns: panicked: {message}"
     );
     assert_eq!(*reports.lock().unwrap(), [expected]);
     assert_eq!(pool.status().unwrap().failures, 1);
@@ -480,17 +483,17 @@ fn check_state_of_glass(end: impl FnOnce(&Pool<Manual, TestListener>, &Gate), me
 
 #[test]
 fn e1_state_drop_panic_fails_connection() {
-    check_state_of_glass(|_, gate| gate.ends(0, How::Fails), "of the state");
+    check_state_drop_panic(|_, gate| gate.ends(0, How::Fails), "of the state");
     let stop = |pool: &Pool<_, _>, _: &Gate| {
         let id = pool.connections().unwrap()[0].id;
         pool.stop_child(id).unwrap();
     };
-    check_state_of_glass(stop, "of the state");
-    // The first panic is the one that counts, and the second not the end of the process.
-    check_state_of_glass(|_, gate| gate.ends(0, How::Panics), "of the handshake");
+    check_state_drop_panic(stop, "of the state");
+    // The first panic counts, and the second does not abort the process.
+    check_state_drop_panic(|_, gate| gate.ends(0, How::Panics), "of the handshake");
 }
 
-/// An error of the protocol that a handshake puts under a connection.
+/// An error of the protocol that a handshake establishes.
 #[derive(Debug)]
 struct BadRecord(&'static str);
 
@@ -502,7 +505,7 @@ impl std::fmt::Display for BadRecord {
 
 impl std::error::Error for BadRecord {}
 
-/// A handshake that knows the errors of its own protocol, and may panic when it is asked.
+/// A handshake that classifies the errors of its own protocol, and may panic while it does.
 #[derive(Clone)]
 struct Knows<const WHICH: usize>;
 
@@ -525,11 +528,11 @@ impl<const WHICH: usize> Handshake<MemoryStream, Address> for Knows<WHICH> {
     }
 }
 
-/// How many failures count, and how connections end whose stream has failed with this.
+/// Checks how many failures count, and how a connection ends whose stream fails with this error.
 #[track_caller]
 fn check_stream_failed(error: fn() -> BoxError, failures: usize, report: &str) {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let reports = Arc::<Mutex<Vec<String>>>::default();
     let seen = Arc::clone(&reports);
     let serve = move |_: Connection<MemoryStream, Address>| async move { Err::<(), _>(error()) };
@@ -540,7 +543,7 @@ fn check_stream_failed(error: fn() -> BoxError, failures: usize, report: &str) {
             seen.lock().unwrap().push(report.to_string());
         }));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     let listener = port.listen().with(Knows::<0>).with(Knows::<1>);
     pool.add_listener(listener, 1).unwrap();
     port.connect().unwrap();
@@ -557,7 +560,7 @@ fn e5_handshake_classifies_peer_errors() {
     let failed = |words| format!("failed after 0.000ns: {words}");
     check_stream_failed(|| BadRecord("first").into(), 0, &gone(of(0)));
     check_stream_failed(|| BadRecord("second").into(), 0, &gone(of(1)));
-    // One that panics does not know.
+    // If the handshake panics, the error is not the peer's.
     check_stream_failed(|| BadRecord("panics").into(), 1, &failed(of(2)));
     check_stream_failed(
         || BadRecord("another").into(),
@@ -566,7 +569,7 @@ fn e5_handshake_classifies_peer_errors() {
     );
 }
 
-/// Replaces the addresses at once.
+/// Replaces the addresses immediately.
 #[derive(Clone)]
 struct Proxies;
 
@@ -582,11 +585,11 @@ impl Handshake<MemoryStream, Address> for Proxies {
     }
 }
 
-/// The client behind a proxy is the one that is named, whatever becomes of the handshake that follows.
+/// Reports name the client behind the proxy, whatever the outcome of the handshake that follows.
 #[test]
 fn h5_addresses_show_before_next_handshake() {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let reports = Arc::<Mutex<Vec<String>>>::default();
     let seen = Arc::clone(&reports);
     let serve = |_: Connection<Secured, Address>| async { Ok(()) };
@@ -596,7 +599,7 @@ fn h5_addresses_show_before_next_handshake() {
             seen.lock().unwrap().push(report.to_string());
         }));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let (port, gate) = (Port::new(1, &ledger, &faults), Gate::default());
+    let (port, gate) = (Port::new(1, &history, &faults), Gate::default());
     let listener = port.listen().with(Proxies).with(gate.clone());
     pool.add_listener(listener, 1).unwrap();
     port.connect().unwrap();

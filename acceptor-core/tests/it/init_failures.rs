@@ -1,9 +1,6 @@
-//! Starts of acceptors whose `init` fails: spaced, one at a time, and survived with the documented intensity (B4).
+//! Acceptors whose `init` fails: starts are spaced, one at a time, and the documented intensity survives them (B4).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,17 +10,17 @@ use acceptor_core::*;
 
 type TestPool = Pool<Manual, MemoryListener>;
 
-/// What `init` does.
+/// The behaviour of `init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Does {
     Accepts,
     Ignores,
     Fails,
-    /// Until it does something else.
+    /// Waits until the behaviour changes.
     Waits,
 }
 
-/// The same for all acceptors, whenever it begins; notes when each began.
+/// An acceptor whose `init` behaves as the test says; records when each began.
 #[derive(Clone)]
 struct Starts {
     runtime: Manual,
@@ -64,7 +61,7 @@ const MS: Duration = Duration::from_millis(1);
 
 struct Bench {
     runtime: Manual,
-    ledger: Ledger,
+    history: History,
     port: Port,
     starts: Starts,
     pool: TestPool,
@@ -76,7 +73,7 @@ impl Bench {
         change: impl FnOnce(Spec<Starts, Address>) -> Spec<Starts, Address>,
     ) -> Self {
         let faults = Faults::default();
-        let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+        let (runtime, history) = (Manual::new(&faults), History::default());
         let starts = Starts {
             began: runtime.now(),
             runtime: runtime.clone(),
@@ -85,10 +82,10 @@ impl Bench {
         };
         let spec = Spec::new("starts", starts.clone()).intensity(u32::MAX);
         Self {
-            port: Port::new(1, &ledger, &faults),
+            port: Port::new(1, &history, &faults),
             pool: Pool::start(runtime.clone(), change(spec)).unwrap(),
             runtime,
-            ledger,
+            history,
             starts,
         }
     }
@@ -107,7 +104,7 @@ impl Bench {
         *self.starts.does.lock().unwrap() = does;
     }
 
-    /// A millisecond at a time.
+    /// Advances a millisecond at a time.
     fn pass(&self, time_ms: u64) {
         for _ in 0..time_ms {
             self.runtime.advance(MS);
@@ -129,7 +126,7 @@ impl Bench {
     }
 }
 
-/// When one acceptor at a time tries again, in milliseconds after the first failure.
+/// When one acceptor at a time retries, in milliseconds after the first failure.
 const RETRIES_MS: [u128; 12] = [0, 1, 3, 7, 15, 31, 63, 127, 255, 511, 1023, 2023];
 
 #[track_caller]
@@ -152,19 +149,19 @@ fn outage_retries_one_acceptor_at_a_time() {
     check_runs_of_two_seconds(10);
 }
 
-/// As the documentation of `Spec::intensity` has it.
+/// The formula in the documentation of `Spec::intensity`.
 fn documented_intensity(acceptors: usize, listeners: usize, period: Duration) -> u32 {
     let seconds = period.as_secs_f64().ceil() as usize;
     u32::try_from(acceptors + listeners * (9 + seconds)).unwrap()
 }
 
-/// Whether a pool whose listeners have so many acceptors outlives an outage, with this intensity.
+/// Whether a pool with this intensity survives an outage of its listeners, which have these numbers of acceptors.
 fn outlives(acceptors: &[usize], period: Duration, intensity: u32, outage_ms: u64) -> bool {
     let bench = Bench::new(Does::Fails, |spec| spec.intensity(intensity).period(period));
     let faults = Faults::default();
     for (number, acceptors) in acceptors.iter().enumerate() {
         let number = u16::try_from(number).unwrap();
-        let port = Port::new(number, &bench.ledger, &faults);
+        let port = Port::new(number, &bench.history, &faults);
         bench.pool.add_listener(port.listen(), *acceptors).unwrap();
     }
     bench.runtime.settle();
@@ -180,7 +177,7 @@ fn outlives(acceptors: &[usize], period: Duration, intensity: u32, outage_ms: u6
     true
 }
 
-/// With the documented intensity it does; with one less it does not, if the outage is long enough and the period is of
+/// With the documented intensity it survives; with one less it does not, if the outage is long enough and the period is in
 /// whole seconds.
 #[track_caller]
 fn check_outlives(acceptors: &[usize], period: Duration) {
@@ -191,7 +188,7 @@ fn check_outlives(acceptors: &[usize], period: Duration) {
     assert!(outlives(acceptors, period, intensity, long));
     let whole = period.subsec_nanos() == 0;
     let needed = !outlives(acceptors, period, intensity - 1, long);
-    assert!(needed || !whole, "{intensity} is more than it takes");
+    assert!(needed || !whole, "{intensity} is more than necessary");
 }
 
 #[test]
@@ -216,11 +213,11 @@ fn held_acceptors_start_after_success() {
     assert_eq!(bench.runs_ms().len(), before);
     assert_eq!(bench.port.waiting(), 1);
     bench.pass(1);
-    // The retry, nine that were held, and the replacement of the connection.
+    // The retry, nine held acceptors, and the replacement of the connection.
     assert_eq!(bench.runs_ms()[before..], [1023; 11]);
     assert_eq!(bench.states(), [AcceptorState::Waiting; 10]);
     assert_eq!(bench.listener_state(), ListenerState::Accepting);
-    assert_eq!(bench.ledger.all()[0].served, 1);
+    assert_eq!(bench.history.all()[0].served, 1);
 }
 
 #[test]
@@ -248,7 +245,7 @@ fn init_before_outage_can_end_it() {
     bench.runtime.settle();
     let first = bench.pool.acceptors().unwrap()[0].id;
     assert_eq!(bench.states(), [AcceptorState::Init; 3]);
-    // Its replacement fails, and begins the outage.
+    // The replacement fails, and the outage begins.
     bench.now_does(Does::Fails);
     bench.pool.kill_child(first).unwrap();
     bench.runtime.settle();
@@ -266,7 +263,7 @@ fn init_before_outage_can_end_it() {
     assert_eq!(bench.states(), [AcceptorState::Waiting; 3]);
 }
 
-/// The acceptor that tries again is ended while it waits for its time: another tries again.
+/// The acceptor that retries is ended while it waits for its time: another retries instead.
 #[track_caller]
 fn check_retried_by_another(end: impl Fn(&TestPool, ChildId) -> Result<(), ChildError>) {
     let bench = Bench::failing(3);
@@ -311,12 +308,12 @@ fn outage_is_per_listener() {
     let bench = Bench::failing(2);
     bench.pass(600);
     bench.now_does(Does::Accepts);
-    let (ledger, faults) = (Ledger::default(), Faults::default());
-    let other = Port::new(2, &ledger, &faults);
+    let (history, faults) = (History::default(), Faults::default());
+    let other = Port::new(2, &history, &faults);
     bench.pool.add_listener(other.listen(), 2).unwrap();
     other.connect().unwrap();
     bench.runtime.settle();
-    assert_eq!(ledger.all()[0].served, 1);
+    assert_eq!(history.all()[0].served, 1);
     assert_eq!(bench.listener_state(), ListenerState::Starting);
 }
 
@@ -330,8 +327,8 @@ fn connections_in_outage_are_replaced_later() {
         bench.port.connect().unwrap();
         bench.runtime.settle();
     }
-    assert_eq!(bench.ledger.all().len(), 2);
-    // The first replacement tries again; the second is held without a run.
+    assert_eq!(bench.history.all().len(), 2);
+    // The first replacement retries; the second is held without a run of `init`.
     assert_eq!(bench.runs_ms(), [0; 6]);
     bench.pass(1);
     assert_eq!(bench.runs_ms(), [0, 0, 0, 0, 0, 0, 1]);
@@ -377,7 +374,7 @@ fn stop_during_outage_ends_acceptors() {
     assert_eq!(bench.runtime.tasks(), 0);
 }
 
-/// Its state is there at once, or asking for it panics; notes how often it was asked.
+/// Has its state at once, or panics when asked for it; counts the calls.
 #[derive(Clone)]
 struct AtOnce {
     does: Arc<Mutex<Does>>,
@@ -389,7 +386,7 @@ impl Acceptor<MemoryListener> for AtOnce {
     type Exit = ();
 
     async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
-        unreachable!("its state is there at once")
+        unreachable!("the state is available at once")
     }
 
     fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
@@ -405,10 +402,10 @@ impl Acceptor<MemoryListener> for AtOnce {
     }
 }
 
-/// Each connection that comes during an outage has its replacement held, whether there is an `init` or not (B4).
+/// The replacement of each connection that comes during an outage is held, whether or not it has an `init` (B4).
 #[test]
 fn init_now_is_called_one_at_a_time() {
-    let (faults, ledger) = (Faults::default(), Ledger::default());
+    let (faults, history) = (Faults::default(), History::default());
     let runtime = Manual::new(&faults);
     let acceptor = AtOnce {
         does: Arc::new(Mutex::new(Does::Accepts)),
@@ -417,7 +414,7 @@ fn init_now_is_called_one_at_a_time() {
     let asked = || *acceptor.asked.lock().unwrap();
     let spec = Spec::new("at once", acceptor.clone()).intensity(u32::MAX);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     pool.add_listener(port.listen(), 5).unwrap();
     runtime.settle();
     assert_eq!(asked(), 5);
@@ -426,14 +423,14 @@ fn init_now_is_called_one_at_a_time() {
         port.connect().unwrap();
         runtime.settle();
     }
-    // The first replacement, and the first retry, which comes without delay.
+    // The first replacement, and the first retry, which is immediate.
     assert_eq!(asked(), 7);
     assert_eq!(pool.status().unwrap().failures, 2);
     assert_eq!(pool.counts().unwrap().connections, 4);
     *acceptor.does.lock().unwrap() = Does::Accepts;
     runtime.advance(MS);
     runtime.settle();
-    // The retry after a millisecond, and with it those that were held.
+    // The retry after a millisecond, and with it the held acceptors.
     assert_eq!(asked(), 11);
     let waiting = pool.acceptors().unwrap();
     assert_eq!(waiting.len(), 5);
@@ -444,11 +441,11 @@ fn init_now_is_called_one_at_a_time() {
     );
 }
 
-/// The acceptor that has waited keeps what it began with; the one that follows it has the new acceptor (R1).
+/// The waiting acceptor keeps its spec; the next one has the new acceptor (R1).
 #[test]
 fn init_now_is_the_current_acceptors() {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let served = Arc::<Mutex<Vec<u32>>>::default();
     let spec = |number| {
         let served = Arc::clone(&served);
@@ -460,7 +457,7 @@ fn init_now_is_the_current_acceptors() {
         Spec::new("at once", acceptor_fn(serve))
     };
     let pool = Pool::start(runtime.clone(), spec(1)).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     pool.add_listener(port.listen(), 1).unwrap();
     let connects = |times| {
         for _ in 0..times {

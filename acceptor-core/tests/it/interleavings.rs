@@ -1,9 +1,6 @@
-//! Listeners and runtimes that act between two steps of a pool, or hold it up there.
+//! Interleavings made deterministic: listeners and runtimes with hooks that run between two steps of a pool, or block it there.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -19,54 +16,54 @@ use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::Shared;
 
-/// When a listener meddles.
+/// The points at which a listener calls its hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum When {
     Called,
     Polled,
-    /// Something was accepted, or failed; the pool does not know yet.
+    /// `accept` has returned, which the pool does not know yet.
     Through,
     Dropped,
 }
 
-type Meddle = Arc<dyn Fn(When) + Send + Sync>;
+type Hook = Arc<dyn Fn(When) + Send + Sync>;
 
-/// Does something whenever it is asked to accept.
-struct Meddler {
+/// Calls its hook at each point of an `accept`.
+struct HookedListener {
     listener: MemoryListener,
-    meddle: Meddle,
+    hook: Hook,
 }
 
 /// One call of `accept`.
-struct Call<'a>(&'a Meddle);
+struct Call<'a>(&'a Hook);
 
 impl Call<'_> {
-    /// A method, so that the future holds the call and not only what is in it.
-    fn meddle(&self, when: When) {
+    /// A method, so that the future captures the whole call and not only its field.
+    fn hook(&self, when: When) {
         (self.0)(when);
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.meddle(When::Dropped);
+        self.hook(When::Dropped);
     }
 }
 
-impl Listener for Meddler {
+impl Listener for HookedListener {
     type Io = MemoryStream;
     type Addr = Address;
     type Handshake = NoHandshake;
 
     fn accept(&self) -> impl Future<Output = io::Result<(MemoryStream, Address)>> + Send {
-        (self.meddle)(When::Called);
-        let call = Call(&self.meddle);
+        (self.hook)(When::Called);
+        let call = Call(&self.hook);
         let mut accept = Box::pin(self.listener.accept());
         poll_fn(move |cx| {
-            call.meddle(When::Polled);
+            call.hook(When::Polled);
             let accepted = accept.as_mut().poll(cx);
             if accepted.is_ready() {
-                call.meddle(When::Through);
+                call.hook(When::Through);
             }
             accepted
         })
@@ -89,10 +86,10 @@ impl Listener for Meddler {
     }
 }
 
-/// A world of one port, and what is reported there.
+/// A runtime, a port, and the reports of a pool there.
 struct Bench {
     runtime: Manual,
-    ledger: Ledger,
+    history: History,
     port: Port,
     reports: Arc<Mutex<Vec<String>>>,
 }
@@ -100,11 +97,11 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let faults = Faults::default();
-        let ledger = Ledger::default();
+        let history = History::default();
         Self {
             runtime: Manual::new(&faults),
-            port: Port::new(1, &ledger, &faults),
-            ledger,
+            port: Port::new(1, &history, &faults),
+            history,
             reports: Arc::default(),
         }
     }
@@ -121,10 +118,10 @@ impl Bench {
     }
 }
 
-/// An acceptor that needs its `init`, and serves without end.
+/// An acceptor that needs its `init`, and serves indefinitely.
 struct NeedsInit;
 
-impl Acceptor<Meddler> for NeedsInit {
+impl Acceptor<HookedListener> for NeedsInit {
     type State = ();
     type Exit = Result<(), BoxError>;
 
@@ -137,7 +134,7 @@ impl Acceptor<Meddler> for NeedsInit {
     }
 }
 
-/// The first tasks of a pool, by the order of their spawns; the acceptors' follow on a decoy.
+/// The first tasks of a pool, in spawn order; those of the acceptors follow a decoy.
 const ACCEPT_LOOP: usize = 2;
 const FIRST_ACCEPTOR: usize = 4;
 
@@ -146,16 +143,17 @@ fn arrival_during_accept_precedes_replacement() {
     let bench = Bench::new();
     let pool = Pool::start(bench.runtime.clone(), Spec::new("order", NeedsInit)).unwrap();
     let runtime = bench.runtime.clone();
-    let meddle: Meddle = Arc::new(move |when| {
+    let hook: Hook = Arc::new(move |when| {
         if when == When::Through {
             runtime.settle();
         }
     });
     let listener = bench.port.listen();
-    pool.add_listener(Meddler { listener, meddle }, 2).unwrap();
+    pool.add_listener(HookedListener { listener, hook }, 2)
+        .unwrap();
     bench.runtime.step_first(ACCEPT_LOOP);
     bench.runtime.step_first(FIRST_ACCEPTOR);
-    // The replacement needs no `init`: it waits as soon as the connection is there.
+    // The replacement needs no `init`: it waits as soon as the connection exists.
     let plain = acceptor_fn(|connection: Connection<MemoryStream, Address>| async move {
         let _connection = connection;
         pending::<Result<(), _>>().await
@@ -179,19 +177,20 @@ fn accept_panic_is_reported() {
         let bench = Bench::new();
         let spec = Spec::new("panics", acceptor_fn(|_| async { Ok(()) }));
         let pool = Pool::start(bench.runtime.clone(), bench.observed(spec)).unwrap();
-        let meddle: Meddle = Arc::new(move |when| {
+        let hook: Hook = Arc::new(move |when| {
             if when == panics {
-                resume_unwind(Box::new("of the listener's own"));
+                resume_unwind(Box::new("in accept"));
             }
         });
         let listener = bench.port.listen();
-        pool.add_listener(Meddler { listener, meddle }, 1).unwrap();
+        pool.add_listener(HookedListener { listener, hook }, 1)
+            .unwrap();
         bench.runtime.settle();
         bench.port.fail(io::ErrorKind::ConnectionAborted.into());
         bench.runtime.settle();
         let reports = bench.reports();
         assert_eq!(reports.len(), 1, "{panics:?}: {reports:?}");
-        let words = "accept panicked: of the listener's own";
+        let words = "accept panicked: in accept";
         assert!(reports[0].contains(words), "{panics:?}: {reports:?}");
         assert!(!bench.port.is_open(), "{panics:?}");
         assert_eq!(bench.runtime.panics(), 0, "{panics:?}");
@@ -199,20 +198,20 @@ fn accept_panic_is_reported() {
     }
 }
 
-/// The pool is killed when a connection was accepted that no child has yet.
+/// The pool is killed after a connection was accepted, and before a child has it.
 #[test]
 fn kill_between_accept_and_child_ends() {
     for acceptors in [1, 2] {
         let bench = Bench::new();
         let pool = Pool::start(bench.runtime.clone(), Spec::new("killed", NeedsInit)).unwrap();
         let handle = pool.handle();
-        let meddle: Meddle = Arc::new(move |when| {
+        let hook: Hook = Arc::new(move |when| {
             if when == When::Through {
                 drop(handle.kill());
             }
         });
         let listener = bench.port.listen();
-        pool.add_listener(Meddler { listener, meddle }, acceptors)
+        pool.add_listener(HookedListener { listener, hook }, acceptors)
             .unwrap();
         bench.runtime.settle();
         bench.port.connect().unwrap();
@@ -223,7 +222,7 @@ fn kill_between_accept_and_child_ends() {
         let killed = report.acceptors(Phase::Kill).of(EndKind::Killed);
         assert_eq!((report.stuck, killed), (0, acceptors), "{report}");
         assert_eq!(report.all_connections().total(), 0, "{report}");
-        assert_eq!((bench.ledger.alive(), bench.runtime.tasks()), (0, 0));
+        assert_eq!((bench.history.alive(), bench.runtime.tasks()), (0, 0));
     }
 }
 
@@ -238,11 +237,11 @@ fn stopped_pool_reports_nothing() {
     let runtime = bench.runtime.clone();
     let stopped = Arc::new(AtomicBool::new(false));
     let stops = Arc::clone(&stopped);
-    // The pool stops without this listener, which comes with an error later.
-    let meddle: Meddle = Arc::new(move |when| {
+    // The pool stops without this listener, which fails later.
+    let hook: Hook = Arc::new(move |when| {
         if when == When::Through {
             drop(handle.kill());
-            // Looks at what is left until nothing has moved for a kill timeout (S8).
+            // Looks at the remaining children until none has made progress for a kill timeout (S8).
             for _ in 0..4 {
                 runtime.settle();
                 assert!(handle.counts().is_ok());
@@ -253,7 +252,8 @@ fn stopped_pool_reports_nothing() {
         }
     });
     let listener = bench.port.listen();
-    pool.add_listener(Meddler { listener, meddle }, 1).unwrap();
+    pool.add_listener(HookedListener { listener, hook }, 1)
+        .unwrap();
     bench.runtime.settle();
     bench.port.fail(io::ErrorKind::OutOfMemory.into());
     let traced = traced(|| bench.runtime.settle());
@@ -263,7 +263,7 @@ fn stopped_pool_reports_nothing() {
     assert_eq!(traced, 1);
 }
 
-/// How many reports were traced meanwhile.
+/// Counts the reports that were traced during a call.
 fn traced(run: impl FnOnce()) -> usize {
     struct Counts(Arc<Mutex<usize>>);
 
@@ -284,7 +284,7 @@ fn traced(run: impl FnOnce()) -> usize {
     }
 
     let count = Arc::<Mutex<usize>>::default();
-    // With one subscriber alone, an event that another test's thread emits first would be off for this one, too.
+    // With a single subscriber, an event first emitted on another test's thread would be disabled for this one too.
     let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     tracing::subscriber::with_default(Counts(Arc::clone(&count)), run);
     *count.lock().unwrap()
@@ -298,7 +298,7 @@ fn blocked_thread_leaves_others_not_stuck() {
     let spec = Spec::new(
         "held up",
         acceptor_fn(move |_: Connection<MemoryStream, Address>| {
-            // Holds the only thread for longer than the patience, in which the pool is killed; then ends.
+            // Blocks the only thread for longer than the kill timeout, while the pool is killed; then returns.
             drop(inside.get().unwrap().kill());
             runtime.advance(Duration::from_secs(2));
             async { Ok(()) }
@@ -312,17 +312,17 @@ fn blocked_thread_leaves_others_not_stuck() {
     let mut join = Box::pin(pool.join());
     let mut cx = Context::from_waker(Waker::noop());
     let report = loop {
-        bench.runtime.step().expect("a task is to be polled");
+        bench.runtime.step().expect("a task is ready");
         if let Poll::Ready(report) = join.as_mut().poll(&mut cx) {
             break report;
         }
     };
     assert_eq!(report.stuck, 0, "{report}");
     assert!(!bench.port.is_open());
-    assert_eq!(bench.ledger.alive(), 0);
+    assert_eq!(bench.history.alive(), 0);
 }
 
-/// Its timers need a little more than what they are given, and panic where there is not.
+/// Its timers round up, and panic when the result is out of range.
 #[derive(Clone)]
 struct RoundsUp(Manual);
 
@@ -334,7 +334,7 @@ impl Runtime for RoundsUp {
     async fn sleep_until(&self, deadline: Instant) {
         let rounded = deadline.checked_add(Duration::from_millis(1));
         self.0
-            .sleep_until(rounded.expect("there is such a time"))
+            .sleep_until(rounded.expect("the rounded deadline is in range"))
             .await;
     }
 
@@ -343,7 +343,7 @@ impl Runtime for RoundsUp {
     }
 }
 
-/// The longest time from now that there is, to the nanosecond.
+/// The longest representable time from now, to the nanosecond.
 fn longest(now: Instant) -> Duration {
     let (mut longest, mut step) = (Duration::ZERO, Duration::MAX / 2);
     while step > Duration::ZERO {
@@ -394,7 +394,7 @@ fn deadline_at_end_of_time_never_expires() {
     assert_eq!(bench.reports(), [""; 0]);
 }
 
-/// A runtime that does something once when it is asked for the time.
+/// A runtime that calls a hook once, when its clock is read.
 #[derive(Clone)]
 struct Clock {
     runtime: Manual,
@@ -421,7 +421,7 @@ impl Runtime for Clock {
     }
 }
 
-/// Notes its name when its `init` runs.
+/// Records its name when its `init` runs.
 struct Named(&'static str, Arc<Mutex<Vec<&'static str>>>);
 
 impl Acceptor<MemoryListener> for Named {
@@ -451,7 +451,7 @@ fn replacement_uses_concurrent_spec() {
     pool.add_listener(bench.port.listen(), 1).unwrap();
     bench.runtime.settle();
     let (handle, new) = (pool.handle(), named("new"));
-    // The accept loop asks for the time once the replacement is made, and before it is one.
+    // The accept loop reads the clock after it has made the replacement, and before it uses it.
     let reconfigures = move || handle.reconfigure(new, WaitingAcceptors::Keep).unwrap();
     *once.lock().unwrap() = Some(Box::new(reconfigures));
     bench.port.connect().unwrap();
@@ -461,26 +461,26 @@ fn replacement_uses_concurrent_spec() {
     assert_eq!(pool.counts().unwrap().children(), 2);
 }
 
-/// Prepares a state that is held until a test lets it go, or at once; and notes what becomes of each.
+/// Prepares a state at once, or when the test permits; records the outcome of each.
 struct Prepares {
     name: &'static str,
     at_once: bool,
     prepared: Prepared,
-    fates: Fates,
+    outcomes: Outcomes,
 }
 
-/// Is ready once the test lets acceptors be prepared.
+/// Is ready once the test permits acceptors to be prepared.
 type Prepared = Shared<oneshot::Receiver<()>>;
-type Fates = Arc<Mutex<Vec<String>>>;
+type Outcomes = Arc<Mutex<Vec<String>>>;
 
 impl Prepares {
-    fn note(&self, fate: &str) {
-        let entry = format!("{}: {fate}", self.name);
-        self.fates.lock().unwrap().push(entry);
+    fn note(&self, outcome: &str) {
+        let entry = format!("{}: {outcome}", self.name);
+        self.outcomes.lock().unwrap().push(entry);
     }
 }
 
-impl Acceptor<Meddler> for Prepares {
+impl Acceptor<HookedListener> for Prepares {
     type State = ();
     type Exit = ();
 
@@ -504,35 +504,35 @@ impl Acceptor<Meddler> for Prepares {
     }
 }
 
-/// When the acceptors are replaced, on the way of the first connection.
+/// When the acceptors are replaced, with respect to the first connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Replaced {
     /// As soon as it is accepted.
     Accepted,
-    /// Once the acceptor is made that is to follow, and has its state.
+    /// Once the next acceptor is made, and has its state.
     Followed,
 }
 
-/// A pool whose acceptors are replaced just as one of them gets the first connection, and what became of them.
+/// A pool whose acceptors are replaced just as one of them gets the first connection, and their outcomes.
 struct Replacing {
     bench: Bench,
-    pool: Pool<Clock, Meddler>,
+    pool: Pool<Clock, HookedListener>,
     prepares: oneshot::Sender<()>,
-    fates: Fates,
+    outcomes: Outcomes,
     listener: ListenerId,
 }
 
 impl Replacing {
     fn new(acceptors: usize, replaced: Replaced) -> Self {
-        let (bench, fates) = (Bench::new(), Fates::default());
+        let (bench, outcomes) = (Bench::new(), Outcomes::default());
         let (prepares, prepared) = oneshot::channel();
         let spec = |name, at_once, prepared: oneshot::Receiver<()>| {
-            let (prepared, fates) = (prepared.shared(), Arc::clone(&fates));
+            let (prepared, outcomes) = (prepared.shared(), Arc::clone(&outcomes));
             let acceptor = Prepares {
                 name,
                 at_once,
                 prepared,
-                fates,
+                outcomes,
             };
             bench.observed(Spec::new(name, acceptor))
         };
@@ -546,7 +546,7 @@ impl Replacing {
         };
         let pool = Pool::start(clock, old).unwrap();
         let accepted = Once::default();
-        let meddle: Meddle = {
+        let hook: Hook = {
             let accepted = Arc::clone(&accepted);
             Arc::new(move |when| {
                 if when == When::Through {
@@ -556,14 +556,14 @@ impl Replacing {
             })
         };
         let listener = bench.port.listen();
-        let listener = pool.add_listener(Meddler { listener, meddle }, acceptors);
+        let listener = pool.add_listener(HookedListener { listener, hook }, acceptors);
         let listener = listener.unwrap();
         bench.runtime.settle();
         let (handle, new) = (pool.handle(), spec("new", false, prepared));
         let replaces = move || handle.reconfigure(new, WaitingAcceptors::Replace).unwrap();
         let moment = match replaced {
             Replaced::Accepted => &accepted,
-            // The accept loop asks for the time once the acceptor is made that is to follow.
+            // The accept loop reads the clock after it has made the next acceptor.
             Replaced::Followed => &once,
         };
         *moment.lock().unwrap() = Some(Box::new(replaces));
@@ -574,45 +574,45 @@ impl Replacing {
             bench,
             pool,
             prepares,
-            fates,
+            outcomes,
             listener,
         }
     }
 }
 
-/// The fates of the acceptors since the last look.
-fn sorted(fates: &Fates) -> Vec<String> {
-    let mut fates = std::mem::take(&mut *fates.lock().unwrap());
-    fates.sort();
-    fates
+/// The outcomes of the acceptors since the last call.
+fn sorted(outcomes: &Outcomes) -> Vec<String> {
+    let mut outcomes = std::mem::take(&mut *outcomes.lock().unwrap());
+    outcomes.sort();
+    outcomes
 }
 
 const REPLACED: &str = "old: replaced by another acceptor";
 
-/// So many acceptors terminate: also the one that was to follow, if it has its state.
+/// Checks how many acceptors terminate: the next one too, if it has its state.
 #[track_caller]
 fn check_held(acceptors: usize, replaced: Replaced, terminate: usize) {
     let Replacing {
         bench,
         pool,
         prepares,
-        fates,
+        outcomes,
         ..
     } = Replacing::new(acceptors, replaced);
-    assert_eq!(sorted(&fates), vec![REPLACED; terminate]);
-    // One client is in the hand of the accept loop, the other in the system's queue.
-    assert_eq!((bench.ledger.alive(), bench.port.waiting()), (1, 1));
+    assert_eq!(sorted(&outcomes), vec![REPLACED; terminate]);
+    // The accept loop holds one accepted client, the other is in the system's queue.
+    assert_eq!((bench.history.alive(), bench.port.waiting()), (1, 1));
     let counts = pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (0, acceptors));
     prepares.send(()).unwrap();
     bench.runtime.settle();
-    assert_eq!(sorted(&fates), ["new: serves 0", "new: serves 1"]);
+    assert_eq!(sorted(&outcomes), ["new: serves 0", "new: serves 1"]);
     let counts = pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (2, acceptors));
     assert_eq!(bench.reports(), [""; 0]);
 }
 
-/// It was accepted with an acceptor that is replaced by then (R1, B7).
+/// It was accepted for an acceptor that has been replaced since (R1, B7).
 #[test]
 fn accepted_connection_waits_for_new_acceptor() {
     check_held(1, Replaced::Accepted, 1);
@@ -627,33 +627,33 @@ fn accepted_connection_closes_with_listener() {
     let bench = &replacing.bench;
     let mut closing = Box::pin(replacing.pool.close_listener(replacing.listener));
     bench.runtime.settle();
-    // The close waits a second for an acceptor that starts (L7).
+    // The close waits up to a second for a starting acceptor (L7).
     assert!(poll_once(closing.as_mut()).is_pending());
-    assert_eq!((bench.ledger.alive(), bench.port.waiting()), (1, 1));
+    assert_eq!((bench.history.alive(), bench.port.waiting()), (1, 1));
     bench.runtime.advance(CLOSE_LIMIT);
     bench.runtime.settle();
     assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
-    assert_eq!((bench.ledger.alive(), bench.port.is_open()), (0, false));
+    assert_eq!((bench.history.alive(), bench.port.is_open()), (0, false));
     let counts = replacing.pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (0, 0));
-    assert_eq!(sorted(&replacing.fates), vec![REPLACED; 2]);
+    assert_eq!(sorted(&replacing.outcomes), vec![REPLACED; 2]);
 }
 
-/// Has its state at once, until it fails to.
+/// Has its state at once, until `init_now` fails.
 struct AtOnce {
     name: &'static str,
     fails: Arc<AtomicBool>,
-    fates: Fates,
+    outcomes: Outcomes,
 }
 
 impl AtOnce {
-    fn note(&self, fate: &str) {
-        let entry = format!("{}: {fate}", self.name);
-        self.fates.lock().unwrap().push(entry);
+    fn note(&self, outcome: &str) {
+        let entry = format!("{}: {outcome}", self.name);
+        self.outcomes.lock().unwrap().push(entry);
     }
 }
 
-impl Acceptor<Meddler> for AtOnce {
+impl Acceptor<HookedListener> for AtOnce {
     type State = ();
     type Exit = ();
 
@@ -679,25 +679,25 @@ impl Acceptor<Meddler> for AtOnce {
     }
 }
 
-/// A pool whose acceptors, which have their states at once, are replaced as soon as the first connection is accepted.
+/// A pool whose acceptors have their states at once, and are replaced as soon as the first connection is accepted.
 struct ReplacedAtOnce {
     bench: Bench,
-    pool: Pool<Manual, Meddler>,
-    fates: Fates,
+    pool: Pool<Manual, HookedListener>,
+    outcomes: Outcomes,
     fails: Arc<AtomicBool>,
 }
 
 impl ReplacedAtOnce {
     fn spec(&self, name: &'static str) -> Spec<AtOnce, Address> {
-        spec_at_once(&self.bench, name, &self.fails, &self.fates)
+        spec_at_once(&self.bench, name, &self.fails, &self.outcomes)
     }
 
     fn new(acceptors: usize) -> Self {
-        let (bench, fates, fails) = (Bench::new(), Fates::default(), Arc::default());
-        let old = spec_at_once(&bench, "old", &fails, &fates);
+        let (bench, outcomes, fails) = (Bench::new(), Outcomes::default(), Arc::default());
+        let old = spec_at_once(&bench, "old", &fails, &outcomes);
         let pool = Pool::start(bench.runtime.clone(), old).unwrap();
         let accepted = Once::default();
-        let meddle: Meddle = {
+        let hook: Hook = {
             let accepted = Arc::clone(&accepted);
             Arc::new(move |when| {
                 if when == When::Through {
@@ -707,16 +707,19 @@ impl ReplacedAtOnce {
             })
         };
         let listener = bench.port.listen();
-        let listener = Meddler { listener, meddle };
+        let listener = HookedListener { listener, hook };
         pool.add_listener(listener, acceptors).unwrap();
         bench.runtime.settle();
-        let (handle, new) = (pool.handle(), spec_at_once(&bench, "new", &fails, &fates));
+        let (handle, new) = (
+            pool.handle(),
+            spec_at_once(&bench, "new", &fails, &outcomes),
+        );
         let replaces = move || handle.reconfigure(new, WaitingAcceptors::Replace).unwrap();
         *accepted.lock().unwrap() = Some(Box::new(replaces));
         Self {
             bench,
             pool,
-            fates,
+            outcomes,
             fails,
         }
     }
@@ -726,17 +729,17 @@ fn spec_at_once(
     bench: &Bench,
     name: &'static str,
     fails: &Arc<AtomicBool>,
-    fates: &Fates,
+    outcomes: &Outcomes,
 ) -> Spec<AtOnce, Address> {
     let acceptor = AtOnce {
         name,
         fails: Arc::clone(fails),
-        fates: Arc::clone(fates),
+        outcomes: Arc::clone(outcomes),
     };
     bench.observed(Spec::new(name, acceptor).intensity(100))
 }
 
-/// The listener has as many acceptors as it was added with (L1, R1).
+/// The listener keeps its number of acceptors (L1, R1).
 #[test]
 fn replacement_on_accept_keeps_the_number() {
     for acceptors in [1, 3] {
@@ -746,13 +749,13 @@ fn replacement_on_accept_keeps_the_number() {
         bench.runtime.settle();
         let mut expected = vec![REPLACED; acceptors];
         expected.insert(0, "new: serves 0");
-        assert_eq!(sorted(&replaced.fates), expected);
+        assert_eq!(sorted(&replaced.outcomes), expected);
         let counts = replaced.pool.counts().unwrap();
         assert_eq!((counts.connections, counts.acceptors), (1, acceptors));
     }
 }
 
-/// A start error of the acceptor that is to follow is one of the new acceptor, which is tried again as any (B4).
+/// A start error of the next acceptor counts for the new acceptor, which is retried as usual (B4).
 #[test]
 fn failed_successor_counts_once() {
     let replaced = ReplacedAtOnce::new(1);
@@ -763,19 +766,19 @@ fn failed_successor_counts_once() {
     replaced.fails.store(false, Ordering::SeqCst);
     bench.runtime.advance(Duration::from_secs(5));
     bench.runtime.settle();
-    assert_eq!(sorted(&replaced.fates), ["new: serves 0", REPLACED]);
+    assert_eq!(sorted(&replaced.outcomes), ["new: serves 0", REPLACED]);
     let counts = replaced.pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (1, 1));
 }
 
-/// A pool that has gone through this can be reconfigured again, also while no acceptor has begun (V3).
+/// After this race the pool can be reconfigured again, even while no acceptor has begun (V3).
 #[test]
 fn reconfigure_in_outage_after_replacement() {
     let replaced = ReplacedAtOnce::new(1);
     let bench = &replaced.bench;
     bench.port.connect().unwrap();
     bench.runtime.settle();
-    // Whatever waits gets a connection, and none follows.
+    // Each waiting acceptor gets a connection, and has no successor.
     replaced.fails.store(true, Ordering::SeqCst);
     for _ in 0..2 {
         bench.port.connect().unwrap();
@@ -794,10 +797,10 @@ fn reconfigure_in_outage_after_replacement() {
     assert_eq!((counts.connections, counts.acceptors), (3, 1));
 }
 
-/// Has its state at once, unless that fails: its `init` never needs to run.
+/// Has its state at once unless that fails: its `init` never needs to run.
 struct NeverInits(Arc<AtomicBool>, Arc<AtomicBool>);
 
-impl Acceptor<Meddler> for NeverInits {
+impl Acceptor<HookedListener> for NeverInits {
     type State = ();
     type Exit = ();
 
@@ -818,7 +821,7 @@ impl Acceptor<Meddler> for NeverInits {
     }
 }
 
-/// An outage ends on another thread just as an acceptor gets a connection (B4): also the one that follows is asked for its
+/// An outage ends on another thread just as an acceptor gets a connection (B4): the next acceptor, too, is asked for its
 /// state (B5).
 #[test]
 fn successor_at_outage_end_is_asked_for_state() {
@@ -832,7 +835,7 @@ fn successor_at_outage_end_is_asked_for_state() {
     let acceptor = NeverInits(Arc::clone(&fails), Arc::clone(&inits));
     let pool = Pool::start(clock, Spec::new("never", acceptor).intensity(100)).unwrap();
     let accepted = Arc::new(Mutex::new(0));
-    let meddle: Meddle = {
+    let hook: Hook = {
         let (fails, once, runtime) = (Arc::clone(&fails), Arc::clone(&once), bench.runtime.clone());
         Arc::new(move |when| {
             if when != When::Through {
@@ -842,7 +845,7 @@ fn successor_at_outage_end_is_asked_for_state() {
             *accepted += 1;
             if *accepted == 2 {
                 let (fails, runtime) = (Arc::clone(&fails), runtime.clone());
-                // Asked for once the acceptor that follows was asked for its state.
+                // Runs after the next acceptor was asked for its state.
                 *once.lock().unwrap() = Some(Box::new(move || {
                     fails.store(false, Ordering::SeqCst);
                     runtime.settle();
@@ -851,7 +854,8 @@ fn successor_at_outage_end_is_asked_for_state() {
         })
     };
     let listener = bench.port.listen();
-    pool.add_listener(Meddler { listener, meddle }, 2).unwrap();
+    pool.add_listener(HookedListener { listener, hook }, 2)
+        .unwrap();
     bench.runtime.settle();
     fails.store(true, Ordering::SeqCst);
     bench.port.connect().unwrap();
@@ -861,22 +865,23 @@ fn successor_at_outage_end_is_asked_for_state() {
     assert!(!fails.load(Ordering::SeqCst));
     let counts = pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (2, 2));
-    assert!(!inits.load(Ordering::SeqCst), "its `init` was run");
+    assert!(!inits.load(Ordering::SeqCst), "its `init` ran");
 }
 
-/// The runtime drops the task of a listener whose pending `accept` panics when it is dropped.
+/// The runtime drops the task of a listener whose pending `accept` panics when dropped.
 #[test]
 fn dropped_accept_panic_is_contained() {
     let bench = Bench::new();
     let spec = Spec::new("panics", acceptor_fn(|_| async { Ok(()) }));
     let pool = Pool::start(bench.runtime.clone(), bench.observed(spec)).unwrap();
-    let meddle: Meddle = Arc::new(move |when| {
+    let hook: Hook = Arc::new(move |when| {
         if when == When::Dropped {
-            resume_unwind(Box::new("of the listener's own"));
+            resume_unwind(Box::new("in accept"));
         }
     });
     let listener = bench.port.listen();
-    pool.add_listener(Meddler { listener, meddle }, 1).unwrap();
+    pool.add_listener(HookedListener { listener, hook }, 1)
+        .unwrap();
     bench.runtime.settle();
     bench.runtime.drop_task(ACCEPT_LOOP);
     bench.runtime.settle();

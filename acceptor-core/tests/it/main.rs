@@ -1,4 +1,4 @@
-//! The pool on a runtime that a test drives by hand: one program, so that the pool is compiled once for all of them.
+//! Tests of the pool on a runtime that the test drives: one program, so that the pool is compiled and linked once.
 
 mod accept_errors;
 mod adversarial;

@@ -1,9 +1,6 @@
-//! Dropping the owner: no child is polled again, whatever it is doing, and the call costs nothing for each of them (S9).
+//! Dropping the owner: no child is polled again, whatever its state, and the cost does not grow with their number (S9).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +10,7 @@ use std::time::Duration;
 use crate::support::*;
 use acceptor_core::*;
 
-/// What the children of a pool are doing when its owner is dropped.
+/// The state of a pool's children when its owner is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
     Init,
@@ -23,7 +20,7 @@ enum Doing {
 }
 
 impl Doing {
-    /// How many children are doing this.
+    /// How many children are in this state.
     fn count(self, pool: &Pool<Manual, MemoryListener>) -> usize {
         let state = match self {
             Doing::Init => AcceptorState::Init,
@@ -36,7 +33,7 @@ impl Doing {
     }
 }
 
-/// Its callbacks are always ready to be polled again, and count their polls.
+/// Its callbacks wake themselves at each poll, and count their polls.
 struct Busy {
     doing: Doing,
     polls: Arc<AtomicUsize>,
@@ -81,17 +78,17 @@ impl Acceptor<MemoryListener> for Busy {
 
 const TIMEOUT: Duration = Duration::from_millis(1);
 
-/// How many tasks the drop of the owner wakes, of a pool with so many children that are all doing this.
+/// Returns how many tasks the drop of the owner wakes, in a pool whose children are all in this state.
 #[track_caller]
 fn check_not_polled_again(doing: Doing, children: usize) -> usize {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let polls = Arc::new(AtomicUsize::new(0));
     let busy = Busy {
         doing,
         polls: Arc::clone(&polls),
     };
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     let pool = Pool::start(runtime.clone(), Spec::new("owned", busy)).unwrap();
     let acceptors = if doing == Doing::Serving {
         100
@@ -109,11 +106,11 @@ fn check_not_polled_again(doing: Doing, children: usize) -> usize {
         }
         runtime.advance(TIMEOUT);
     }
-    // Each has several turns.
+    // Each child is polled several times.
     for _ in 0..5 * children + 500 {
         runtime.step();
     }
-    assert_eq!(ledger.alive(), clients);
+    assert_eq!(history.alive(), clients);
     let join = pool.join();
     let before = (polls.load(Ordering::SeqCst), runtime.woken());
     assert_eq!(before.0 > 0, doing != Doing::Waiting);
@@ -121,7 +118,7 @@ fn check_not_polled_again(doing: Doing, children: usize) -> usize {
     let woken = runtime.woken() - before.1;
     runtime.settle();
     assert_eq!(polls.load(Ordering::SeqCst), before.0, "{doing:?}");
-    assert_eq!(ledger.alive(), 0);
+    assert_eq!(history.alive(), 0);
     let Poll::Ready(report) = poll_once(join) else {
         panic!("{doing:?}: join hangs");
     };
@@ -140,7 +137,7 @@ fn owner_drop_stops_all_polls() {
         Doing::Terminating,
     ] {
         let woken = [1, 1000].map(|children| check_not_polled_again(doing, children));
-        // The driver and the accept loop; the decoy is not woken, but spawned.
+        // The driver and the accept loop; the decoy is spawned, not woken.
         assert_eq!(woken, [2, 2], "{doing:?}");
     }
 }

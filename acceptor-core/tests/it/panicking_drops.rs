@@ -1,9 +1,6 @@
-//! Values of the user's that panic when they are dropped, several at a time: two panics at once would abort the process.
+//! User values that panic when dropped, several at a time: a double panic would abort the process.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::error::Error;
 use std::fmt;
@@ -15,25 +12,25 @@ use std::time::Duration;
 use crate::support::*;
 use acceptor_core::*;
 
-/// Panics when it is dropped.
+/// Panics when dropped.
 #[derive(Debug)]
-struct Bomb;
+struct AlwaysPanics;
 
-impl Drop for Bomb {
+impl Drop for AlwaysPanics {
     fn drop(&mut self) {
         std::panic::resume_unwind(Box::new("dropped"));
     }
 }
 
-impl fmt::Display for Bomb {
+impl fmt::Display for AlwaysPanics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a bomb")
+        f.write_str("always panics")
     }
 }
 
-impl Error for Bomb {}
+impl Error for AlwaysPanics {}
 
-/// What the handshake does with its bombs.
+/// The use that the handshake makes of its panicking values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
     Fails,
@@ -45,19 +42,19 @@ enum How {
 struct Shakes(How);
 
 impl Handshake<MemoryStream, Address> for Shakes {
-    type Stream = Bomb;
+    type Stream = AlwaysPanics;
 
     async fn run(
         &self,
         incoming: Incoming<MemoryStream, Address>,
-    ) -> Result<Incoming<Bomb, Address>, HandshakeError> {
+    ) -> Result<Incoming<AlwaysPanics, Address>, HandshakeError> {
         match self.0 {
-            How::Fails => Err(HandshakeError::new("bomb", Bomb)),
+            How::Fails => Err(HandshakeError::new("bomb", AlwaysPanics)),
             How::Hangs => {
-                let _held = Bomb;
+                let _held = AlwaysPanics;
                 pending().await
             }
-            How::Passes => Ok(incoming.map_stream(|_| Bomb)),
+            How::Passes => Ok(incoming.map_stream(|_| AlwaysPanics)),
         }
     }
 }
@@ -67,42 +64,42 @@ type TestListener = With<MemoryListener, Shakes>;
 struct Holds;
 
 impl Acceptor<TestListener> for Holds {
-    type State = Bomb;
+    type State = AlwaysPanics;
     type Exit = Result<(), BoxError>;
 
-    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<Bomb>, BoxError> {
-        Ok(Init::Accept(Bomb))
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<AlwaysPanics>, BoxError> {
+        Ok(Init::Accept(AlwaysPanics))
     }
 
-    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<Bomb> {
-        Some(Bomb)
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<AlwaysPanics> {
+        Some(AlwaysPanics)
     }
 
     async fn serve(
         &self,
-        connection: Connection<Bomb, Address>,
-        state: Bomb,
+        connection: Connection<AlwaysPanics, Address>,
+        state: AlwaysPanics,
     ) -> Result<(), BoxError> {
         std::mem::forget(connection);
         std::mem::forget(state);
-        Err(Bomb.into())
+        Err(AlwaysPanics.into())
     }
 }
 
-/// A connection with bombs ends in one way, which is reported so, and nothing else does.
+/// A connection whose values all panic when dropped ends once, with this report, and nothing else ends.
 #[track_caller]
 fn check(how: How, killed: bool, words: &str) {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let reports = Arc::<Mutex<Vec<String>>>::default();
     let seen = Arc::clone(&reports);
-    let spec = Spec::new("bombs", Holds)
+    let spec = Spec::new("panicking", Holds)
         .connection_reports(ConnectionReports::All)
         .observer(observer_fn(move |report: &Report<Address>| {
             seen.lock().unwrap().push(report.to_string());
         }));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     pool.add_listener(port.listen().with(Shakes(how)), 2)
         .unwrap();
     runtime.settle();
@@ -132,40 +129,40 @@ fn panicking_drops_end_a_connection_once() {
     check(How::Fails, false, "panicked: dropped");
     check(How::Hangs, false, "panicked: dropped");
     check(How::Hangs, true, "panicked: dropped");
-    check(How::Passes, false, "failed after 0.000ns: a bomb");
+    check(How::Passes, false, "failed after 0.000ns: always panics");
 }
 
-/// An address whose next copy panics, once it is armed.
+/// An address whose next clone panics once it is armed.
 #[derive(Debug)]
-struct Fuse(Arc<AtomicBool>);
+struct PanickingAddr(Arc<AtomicBool>);
 
-impl Clone for Fuse {
+impl Clone for PanickingAddr {
     fn clone(&self) -> Self {
         if self.0.swap(false, Ordering::SeqCst) {
-            std::panic::resume_unwind(Box::new("copied"));
+            std::panic::resume_unwind(Box::new("cloned"));
         }
         Self(Arc::clone(&self.0))
     }
 }
 
-/// Accepts one connection; the next copy of an address panics.
-struct Mined(Fuse, AtomicBool);
+/// Accepts one connection; the next clone of an address panics.
+struct PanickingListener(PanickingAddr, AtomicBool);
 
-impl Listener for Mined {
-    type Io = Bomb;
-    type Addr = Fuse;
+impl Listener for PanickingListener {
+    type Io = AlwaysPanics;
+    type Addr = PanickingAddr;
     type Handshake = NoHandshake;
 
-    async fn accept(&self) -> std::io::Result<(Bomb, Fuse)> {
+    async fn accept(&self) -> std::io::Result<(AlwaysPanics, PanickingAddr)> {
         if self.1.swap(true, Ordering::SeqCst) {
             return pending().await;
         }
         let peer = self.0.clone();
         self.0.0.store(true, Ordering::SeqCst);
-        Ok((Bomb, peer))
+        Ok((AlwaysPanics, peer))
     }
 
-    fn local_addr(&self) -> std::io::Result<Fuse> {
+    fn local_addr(&self) -> std::io::Result<PanickingAddr> {
         Ok(self.0.clone())
     }
 
@@ -173,7 +170,7 @@ impl Listener for Mined {
         false
     }
 
-    fn io_local_addr(_: &Bomb) -> std::io::Result<Fuse> {
+    fn io_local_addr(_: &AlwaysPanics) -> std::io::Result<PanickingAddr> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 
@@ -188,15 +185,15 @@ fn double_panic_in_accept_is_contained() {
     let runtime = Manual::new(&Faults::default());
     let spec = Spec::new(
         "mined",
-        acceptor_fn(|_: Connection<Bomb, Fuse>| pending::<Result<(), BoxError>>()),
+        acceptor_fn(|_: Connection<AlwaysPanics, PanickingAddr>| pending::<Result<(), BoxError>>()),
     );
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let fuse = Arc::<AtomicBool>::default();
-    let mined = Mined(Fuse(Arc::clone(&fuse)), AtomicBool::new(false));
+    let armed = Arc::<AtomicBool>::default();
+    let mined = PanickingListener(PanickingAddr(Arc::clone(&armed)), AtomicBool::new(false));
     pool.add_listener(mined, 1).unwrap();
     runtime.settle();
-    assert!(!fuse.load(Ordering::SeqCst), "an address was copied");
-    // The listener has failed, as it does if its task panics.
+    assert!(!armed.load(Ordering::SeqCst), "an address was cloned");
+    // The listener has failed, as it does whenever its task panics.
     let counts = pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (0, 0));
 }

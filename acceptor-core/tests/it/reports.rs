@@ -1,9 +1,6 @@
-//! Reports that no observer takes, or takes late: they are bounded and counted, and hold up nothing (O1 to O4).
+//! Reports that the observer takes late or never: they are bounded and counted, and delay nothing (O1 to O4).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,16 +18,16 @@ use acceptor_core::*;
 type TestPool = Pool<Manual, MemoryListener>;
 type TestReport = Report<Address>;
 
-/// The pool's second task, by the order of the spawns.
+/// The pool's second task, in spawn order.
 const REPORTER: usize = 1;
 
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// So many reports wait at the most, besides the one that the observer has.
+/// The largest number of queued reports, besides the one that the observer handles.
 const PLACES: usize = 1024;
 
-/// The error of a connection; counts those that are not dropped.
-struct Counted(#[allow(dead_code, reason = "counts while it is there")] Arc<()>);
+/// The error of a connection; counts its live instances.
+struct Counted(#[allow(dead_code, reason = "counts until it is dropped")] Arc<()>);
 
 impl fmt::Debug for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,7 +43,7 @@ impl fmt::Display for Counted {
 
 impl std::error::Error for Counted {}
 
-/// An observer that takes each report only when it is let go, and notes what it has taken.
+/// An observer that takes each report only when the test permits, and records what it has taken.
 struct Gate {
     open: Mutex<mpsc::Receiver<()>>,
     taken: Arc<Mutex<Vec<Taken>>>,
@@ -63,7 +60,7 @@ enum Taken {
 impl Observer<Address> for Gate {
     fn report(&self, report: &TestReport) {
         let _ = self.entered.send(());
-        // An error once the other end is dropped: the gate is open.
+        // Fails once the sender is dropped: the gate is open.
         let _ = self.open.lock().unwrap().recv();
         self.taken.lock().unwrap().push(match &report.event {
             Event::ReportsLost { lost, .. } => Taken::Lost(*lost),
@@ -75,16 +72,16 @@ impl Observer<Address> for Gate {
     }
 }
 
-/// A pool whose observer is blocked on a thread of its own, while this thread polls all other tasks.
+/// A pool whose observer blocks its own thread, while this thread polls all other tasks.
 struct Bench {
     runtime: Manual,
-    ledger: Ledger,
+    history: History,
     faults: Faults,
     pool: TestPool,
     errors: Arc<()>,
     taken: Arc<Mutex<Vec<Taken>>>,
     entered: mpsc::Receiver<()>,
-    /// Dropped, it opens the gate.
+    /// Opens the gate when dropped.
     gate: Option<mpsc::Sender<()>>,
     reporter: Option<JoinHandle<()>>,
 }
@@ -114,7 +111,7 @@ impl Bench {
         Self {
             pool: Pool::start(runtime.clone(), spec).unwrap(),
             runtime,
-            ledger: Ledger::default(),
+            history: History::default(),
             faults,
             errors,
             taken,
@@ -126,13 +123,13 @@ impl Bench {
 
     fn listen(&self, acceptors: usize) -> (Port, ListenerId) {
         let number = 1 + self.pool.listeners().unwrap().len();
-        let port = Port::new(u16::try_from(number).unwrap(), &self.ledger, &self.faults);
+        let port = Port::new(u16::try_from(number).unwrap(), &self.history, &self.faults);
         let id = self.pool.add_listener(port.listen(), acceptors).unwrap();
         self.runtime.settle();
         (port, id)
     }
 
-    /// So many connections come, and fail.
+    /// Opens this many connections, which fail.
     fn fail(&self, port: &Port, connections: usize) {
         for number in 1..=connections {
             port.connect().unwrap();
@@ -165,9 +162,9 @@ impl Bench {
         self.runtime.settle();
     }
 
-    /// Errors of connections that something still holds: the reports that wait.
+    /// The number of connection errors that are still alive: those of queued reports.
     fn errors_alive(&self) -> usize {
-        // This one, and that of the acceptor; a pool that has ended has none.
+        // One for this handle, one for the acceptor, which an ended pool has dropped.
         Arc::strong_count(&self.errors).saturating_sub(2)
     }
 
@@ -175,7 +172,7 @@ impl Bench {
         self.taken.lock().unwrap().clone()
     }
 
-    /// The result, and after which time of the runtime's clock it came.
+    /// The result, and how long it took by the runtime's clock.
     #[track_caller]
     fn wait<T>(&self, future: impl Future<Output = T>) -> (T, Duration) {
         let mut future = pin!(future);
@@ -215,7 +212,7 @@ fn blocked_observer_delays_nothing() {
     let (report, waited) = bench.wait(bench.pool.kill());
     assert_eq!(waited, KILL_TIMEOUT);
     assert_eq!((report.stuck, report.elapsed), (0, Duration::ZERO));
-    // All but the one that the observer has; and that of the acceptor that was killed.
+    // All but the one that the observer handles, and that of the killed acceptor.
     assert_eq!(report.all_acceptors().of(EndKind::Killed), 1);
     assert_eq!(report.undelivered, MANY as u64 + 1);
     assert_eq!(bench.errors_alive(), 0);
@@ -224,7 +221,7 @@ fn blocked_observer_delays_nothing() {
     assert_eq!(bench.runtime.tasks(), 0);
 }
 
-/// After so many failures while the observer was blocked.
+/// Checks the losses after this many failures while the observer was blocked.
 #[track_caller]
 fn check_losses(failures: usize) {
     let mut bench = Bench::new(|spec| spec);
@@ -232,14 +229,14 @@ fn check_losses(failures: usize) {
     bench.block(&port);
     bench.fail(&port, failures);
     bench.release();
-    // A later one follows the losses.
+    // A later report follows the losses.
     bench.fail(&port, 1);
     let lost = failures.saturating_sub(PLACES);
     let mut taken = bench.taken();
     assert_eq!(taken.pop(), Some(FAILED));
     if lost > 0 {
         let Some(Taken::Lost(losses)) = taken.pop() else {
-            panic!("the losses are not the last before it");
+            panic!("the losses do not come right before the later report");
         };
         let of_connections = losses.of(EventKind::ConnectionFailed);
         assert_eq!((of_connections, losses.total()), (lost as u64, lost as u64));
@@ -304,14 +301,14 @@ fn lost_begins_and_ends_count_apart() {
     }
 }
 
-/// An observer that waits on its thread for what this call returns.
+/// Checks an observer that blocks its thread until this call returns.
 #[track_caller]
 fn check_waits_inside<F>(call: fn(&PoolHandle<Manual, MemoryListener>) -> F, close: Duration)
 where
     F: Future<Output = StopReport<Address>> + Send + 'static,
 {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let handle = Arc::<OnceLock<PoolHandle<Manual, MemoryListener>>>::default();
     let (inside, waits) = (Arc::clone(&handle), Arc::new(AtomicBool::new(false)));
     let (waits_inside, (results, result)) = (Arc::clone(&waits), mpsc::channel());
@@ -336,7 +333,7 @@ where
     while !waits.load(Ordering::SeqCst) {
         thread::yield_now();
     }
-    // Some other call stops the pool, should this one only wait.
+    // Another call stops the pool, in case this one only waits.
     drop(pool.stop());
     let mut waited = Duration::ZERO;
     let mut joined = pin!(pool.join());
@@ -352,7 +349,7 @@ where
     assert_eq!(waited, KILL_TIMEOUT + close);
     let patience = Duration::from_secs(60);
     let inside = result.recv_timeout(patience);
-    assert_eq!(inside.expect("the observer goes on"), report);
+    assert_eq!(inside.expect("the observer has returned"), report);
     reporter.join().unwrap();
     runtime.settle();
     assert_eq!(runtime.tasks(), 0);
@@ -368,8 +365,8 @@ fn observer_may_wait_for_its_pool() {
 #[test]
 fn reports_follow_the_order_of_ends() {
     let runtime = Manual::new(&Faults::default());
-    let (ledger, faults) = (Ledger::default(), Faults::default());
-    let ports = [1, 2, 3].map(|number| Port::new(number, &ledger, &faults));
+    let (history, faults) = (History::default(), Faults::default());
+    let ports = [1, 2, 3].map(|number| Port::new(number, &history, &faults));
     let (ends, reports) = (
         Arc::<Mutex<Vec<ChildId>>>::default(),
         Arc::<Mutex<Vec<ChildId>>>::default(),
@@ -378,7 +375,7 @@ fn reports_follow_the_order_of_ends() {
     let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
         let ended = Arc::clone(&ended);
         async move {
-            // Each takes its own time.
+            // Each connection lasts for a different time.
             for _ in 0..connection.stream.number * 7 % 5 {
                 yield_now().await;
             }
@@ -402,14 +399,17 @@ fn reports_follow_the_order_of_ends() {
     runtime.settle();
     let ends = ends.lock().unwrap().clone();
     assert_eq!(ends.len(), 60);
-    assert!(!ends.is_sorted(), "they end as they began");
+    assert!(
+        !ends.is_sorted(),
+        "the connections end in the order in which they began"
+    );
     assert_eq!(*reports.lock().unwrap(), ends);
 }
 
 #[test]
 fn reports_are_serial_without_reporter() {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let handle = Arc::<OnceLock<PoolHandle<Manual, MemoryListener>>>::default();
     let (depth, most) = (
         Arc::new(AtomicUsize::new(0)),
@@ -419,7 +419,7 @@ fn reports_are_serial_without_reporter() {
     let observer = move |report: &TestReport| {
         let calls = depth.fetch_add(1, Ordering::SeqCst);
         seen.lock().unwrap().push((report.event.kind(), calls));
-        // A call that has effects, on a pool whose last child has ended.
+        // A call with effects, on a pool whose last child has ended.
         let acceptor = acceptor_fn(|_| async { Ok(()) });
         let pool = inside.get().expect("the handle is set first");
         let refused = pool.reconfigure(Spec::new("late", acceptor), WaitingAcceptors::Keep);
@@ -438,7 +438,11 @@ fn reports_are_serial_without_reporter() {
         port.connect().unwrap();
     }
     runtime.settle();
-    assert_eq!(*most.lock().unwrap(), [], "no connection waits for it");
+    assert_eq!(
+        *most.lock().unwrap(),
+        [],
+        "no connection waits for the observer"
+    );
     let killed = pool.kill();
     runtime.settle();
     assert!(poll_once(killed).is_ready());
@@ -478,7 +482,7 @@ impl tracing::Subscriber for Tracer {
 }
 
 impl Tracer {
-    /// The name of each event, with the number that were left out.
+    /// The name of each event, with the number of suppressed ones.
     fn take(&self) -> Vec<(String, String)> {
         let events = std::mem::take(&mut *self.0.lock().unwrap());
         let field = |event: &BTreeMap<_, String>, name| event.get(name).cloned();
@@ -507,7 +511,7 @@ fn tracing_is_limited_observer_is_not() {
     bench.fail(&second.0, 3);
     let mut expected = vec![failed("0"); 13];
     assert_eq!(tracer.take(), expected);
-    // The tenth of the last second was at its beginning.
+    // The tenth event of the last second was at its beginning.
     bench.runtime.advance(Duration::from_secs(1));
     bench.fail(&first.0, 15);
     expected = vec![failed("90")];
@@ -519,7 +523,7 @@ fn tracing_is_limited_observer_is_not() {
     assert_eq!(bench.taken(), vec![FAILED; 118]);
 }
 
-/// The kill timeout never ends: nor does the time in which reports may be delivered.
+/// The kill timeout never ends, and with it the time in which reports may be delivered.
 #[test]
 fn infinite_kill_timeout_delivers_reports() {
     const FAILURES: usize = 100;
@@ -534,7 +538,7 @@ fn infinite_kill_timeout_delivers_reports() {
     assert!(poll_once(killed.as_mut()).is_pending());
     bench.release();
     let Poll::Ready(report) = poll_once(killed) else {
-        panic!("all is delivered");
+        panic!("the reports are not all delivered");
     };
     assert_eq!(report.undelivered, 0);
     let last = Taken::Of(EventKind::KilledWhileStopping, None);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::{
-    Address, CLOSE_DELAY, Faults, Ledger, Manual, MemoryListener, MemoryStream, Order, Port,
+    Address, CLOSE_DELAY, Faults, History, Manual, MemoryListener, MemoryStream, Order, Port,
     listener_error, poll_once,
 };
 use acceptor_core::{
@@ -26,7 +26,7 @@ struct Seen {
     terminates: usize,
 }
 
-/// Waits in `serve` without end.
+/// Waits in `serve` indefinitely.
 struct Waits(Arc<Mutex<Seen>>);
 
 impl Acceptor<MemoryListener> for Waits {
@@ -53,8 +53,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 struct Bench {
     faults: Faults,
-    ledger: Ledger,
-    /// That of the pool's own tasks.
+    history: History,
+    /// The runtime of the pool's own tasks.
     pools: Manual,
     pool: TestPool,
     seen: Arc<Mutex<Seen>>,
@@ -63,7 +63,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (faults, ledger) = (Faults::default(), Ledger::default());
+        let (faults, history) = (Faults::default(), History::default());
         let (pools, seen) = (Manual::new(&faults), Arc::<Mutex<Seen>>::default());
         let reports = Arc::<Mutex<Vec<Report<Address>>>>::default();
         let reported = Arc::clone(&reports);
@@ -76,7 +76,7 @@ impl Bench {
         pools.settle();
         Self {
             faults,
-            ledger,
+            history,
             pools,
             pool,
             seen,
@@ -84,14 +84,14 @@ impl Bench {
         }
     }
 
-    /// Another one, with the same time.
+    /// Another runtime with the same time.
     fn runtime(&self) -> Manual {
         self.pools.beside()
     }
 
     /// A listener with one acceptor.
     fn listen_on(&self, runtime: &Manual, number: u16) -> (ListenerId, Port) {
-        let port = Port::new(number, &self.ledger, &self.faults);
+        let port = Port::new(number, &self.history, &self.faults);
         let added = self.pool.add_listener_on(runtime, port.listen(), 1);
         (added.unwrap(), port)
     }
@@ -146,7 +146,7 @@ fn listener_tasks_run_on_its_runtime() {
     assert!(port.is_open());
     for _ in 0..2 {
         other.settle();
-        // Times are the pool's, timers the listener's.
+        // The pool's runtime gives the time, the listener's the timers.
         bench.pools.advance(CLOSE_DELAY);
         bench.pools.settle();
         assert_eq!(other.step(), None);
@@ -170,7 +170,7 @@ fn listener_tasks_run_on_its_runtime() {
     assert_eq!((other.tasks(), other.panics()), (0, 0));
 }
 
-/// The task that was woken or spawned last on a runtime may stay with the thread that did it (O1, B5).
+/// The task woken or spawned last on a runtime may be kept by the thread that did it (O1, B5).
 #[test]
 fn companion_is_woken_after_user_tasks() {
     const ACCEPT_LOOP: usize = 0;
@@ -184,7 +184,7 @@ fn companion_is_woken_after_user_tasks() {
     let spec = Spec::new("without init", serve);
     let kept = bench.pool.reconfigure(spec, WaitingAcceptors::Keep);
     kept.unwrap();
-    // An acceptor that waits becomes the connection, and needs no `init` to be replaced.
+    // The waiting acceptor becomes the connection, and its replacement needs no `init`.
     port.connect().unwrap();
     assert_eq!(other.step(), Some(ACCEPT_LOOP));
     assert_eq!(other.last_woken(), Some(COMPANION));
@@ -203,7 +203,7 @@ fn companion_is_woken_after_user_tasks() {
 #[test]
 fn pool_runtime_needs_no_companion() {
     let (one, other) = (Bench::new(), Bench::new());
-    let port = Port::new(1, &one.ledger, &one.faults);
+    let port = Port::new(1, &one.history, &one.faults);
     one.pool.add_listener(port.listen(), 1).unwrap();
     let same = other.pools.clone();
     other.listen_on(&same, 1);
@@ -212,7 +212,7 @@ fn pool_runtime_needs_no_companion() {
     assert_eq!(one.pools.tasks(), other.pools.tasks());
 }
 
-/// The listener has failed (L4), its children are lost and none terminates; the rest of the pool goes on.
+/// The listener fails (L4), its children are lost and none terminates; the rest of the pool continues.
 #[track_caller]
 fn check_end_of_a_runtime(order: Order) {
     let bench = Bench::new();
@@ -229,7 +229,7 @@ fn check_end_of_a_runtime(order: Order) {
     bench.pools.settle();
     bench.counts(1, 1);
     assert_eq!((port.is_open(), bench.terminates()), (false, 0));
-    assert_eq!(bench.ledger.alive(), 1);
+    assert_eq!(bench.history.alive(), 1);
     let reports = bench.reports.lock().unwrap();
     let failed = |report: &&Report<Address>| matches!(&report.event, Event::ListenerFailed { listener, listeners_left: 1, .. } if *listener == id);
     assert_eq!(reports.iter().filter(failed).count(), 1);
@@ -268,7 +268,7 @@ fn listener_on_ended_runtime_fails() {
     assert_eq!(bench.pool.listeners().unwrap(), []);
 }
 
-/// Children that merely wait for their turn are waited for as long as their runtime polls tasks of the pool (S8).
+/// The pool waits for children that merely await a poll, as long as their runtime polls tasks of the pool (S8).
 #[test]
 fn only_blocked_runtime_has_stuck_children() {
     let bench = Bench::new();
@@ -291,7 +291,7 @@ fn only_blocked_runtime_has_stuck_children() {
     drop(bench.pool.kill());
     bench.pools.settle();
     for _ in 0..8 {
-        // One that ends at least.
+        // At least one child ends.
         let connections = bench.pool.counts().unwrap().connections;
         while bench.pool.counts().unwrap().connections == connections {
             busy.step().unwrap();
@@ -309,7 +309,7 @@ fn only_blocked_runtime_has_stuck_children() {
     assert!(of(1) > 0);
     busy.settle();
     bench.pools.settle();
-    // Its connection and its acceptor.
+    // The connection and the acceptor of the blocked runtime.
     assert_eq!(bench.stopped().unwrap().stuck, 2);
     blocked.settle();
     assert_eq!(blocked.panics(), 0);
@@ -318,7 +318,7 @@ fn only_blocked_runtime_has_stuck_children() {
 #[test]
 fn tag_reaches_callbacks_and_reports() {
     let bench = Bench::new();
-    let port = Port::new(1, &bench.ledger, &bench.faults);
+    let port = Port::new(1, &bench.history, &bench.faults);
     let settings = ListenerSettings::new(1).tag("admin");
     bench.pool.add_listener(port.listen(), settings).unwrap();
     bench.pools.settle();
@@ -347,7 +347,7 @@ fn tag_reaches_callbacks_and_reports() {
 fn tag_is_1_to_255_printable_bytes() {
     let bench = Bench::new();
     let add = |tag: &str| {
-        let port = Port::new(1, &bench.ledger, &bench.faults);
+        let port = Port::new(1, &bench.history, &bench.faults);
         let settings = ListenerSettings::new(1).tag(tag);
         bench.pool.add_listener(port.listen(), settings)
     };
@@ -357,7 +357,7 @@ fn tag_is_1_to_255_printable_bytes() {
     for tag in ["", "a\nb", &"x".repeat(256)] {
         let refused = add(tag).unwrap_err();
         let AddListenerReason::Tag { value } = refused.reason else {
-            panic!("{:?} is no reason to refuse {tag:?}", refused.reason);
+            panic!("{:?} is not the reason to refuse {tag:?}", refused.reason);
         };
         assert_eq!(&*value, tag);
     }

@@ -1,14 +1,11 @@
-//! Stack that a connection takes on its way to its task: a test's thread has 2 MiB, as a worker of tokio has.
+//! Stack use on a connection's way to its task: a test thread has 2 MiB, like a worker thread of tokio.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use crate::support::*;
 use acceptor_core::*;
 
-/// Its `serve` has buffers of so many bytes in its future.
+/// The future of its `serve` holds buffers of this many bytes.
 struct Buffers<const BYTES: usize>;
 
 impl<const BYTES: usize> Acceptor<MemoryListener> for Buffers<BYTES> {
@@ -28,7 +25,7 @@ impl<const BYTES: usize> Acceptor<MemoryListener> for Buffers<BYTES> {
     }
 }
 
-/// Its acceptors have states of so many bytes.
+/// Its acceptors have states of this many bytes.
 struct States<const BYTES: usize>;
 
 impl<const BYTES: usize> Acceptor<MemoryListener> for States<BYTES> {
@@ -49,15 +46,15 @@ impl<const BYTES: usize> Acceptor<MemoryListener> for States<BYTES> {
 /// A stack that overflows ends the process.
 fn serves_one(acceptor: impl Acceptor<MemoryListener>) {
     let runtime = Manual::new(&Faults::default());
-    let ledger = Ledger::default();
+    let history = History::default();
     let spec = Spec::new("large", acceptor);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let port = Port::new(1, &ledger, &Faults::default());
+    let port = Port::new(1, &history, &Faults::default());
     pool.add_listener(port.listen(), 2).unwrap();
     runtime.settle();
     port.connect().unwrap();
     runtime.settle();
-    assert_eq!(ledger.all()[0].served, 1);
+    assert_eq!(history.all()[0].served, 1);
     assert_eq!(pool.counts().unwrap().connections, 0);
 }
 
@@ -71,10 +68,10 @@ fn state_of_64_kib_fits_the_stack() {
     serves_one(States::<{ 64 * 1024 }>);
 }
 
-/// Its `terminate` has buffers of so many bytes in its future.
-struct LastWords<const BYTES: usize>;
+/// The future of its `terminate` holds buffers of this many bytes.
+struct LargeTerminate<const BYTES: usize>;
 
-impl<const BYTES: usize> Acceptor<MemoryListener> for LastWords<BYTES> {
+impl<const BYTES: usize> Acceptor<MemoryListener> for LargeTerminate<BYTES> {
     type State = ();
     type Exit = ();
 
@@ -94,7 +91,7 @@ impl<const BYTES: usize> Acceptor<MemoryListener> for LastWords<BYTES> {
 fn terminates_one(acceptor: impl Acceptor<MemoryListener>) {
     let runtime = Manual::new(&Faults::default());
     let pool = Pool::start(runtime.clone(), Spec::new("large", acceptor)).unwrap();
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let id = pool.add_listener(port.listen(), 2).unwrap();
     runtime.settle();
     drop(pool.close_listener(id));
@@ -107,7 +104,7 @@ fn terminates_one(acceptor: impl Acceptor<MemoryListener>) {
 
 #[test]
 fn terminate_of_256_kib_fits_the_stack() {
-    terminates_one(LastWords::<{ 256 * 1024 }>);
+    terminates_one(LargeTerminate::<{ 256 * 1024 }>);
 }
 
 #[test]

@@ -1,9 +1,6 @@
-//! Seats that are taken again while what is kept of the children before still reaches for them, by several threads.
+//! Stale handles: seats are reused while other threads still use what they kept of earlier children.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -17,10 +14,10 @@ use acceptor_core::*;
 
 const CLIENTS: usize = 1500;
 
-/// Gives the signals of its connection away when the connection is dropped.
-struct GivesAway(Option<Lifecycle>, mpsc::Sender<Lifecycle>);
+/// Sends the lifecycle of its connection away when the connection is dropped.
+struct LeaksLifecycle(Option<Lifecycle>, mpsc::Sender<Lifecycle>);
 
-impl Drop for GivesAway {
+impl Drop for LeaksLifecycle {
     fn drop(&mut self) {
         if let Some(lifecycle) = self.0.take() {
             let _ = self.1.send(lifecycle);
@@ -28,11 +25,11 @@ impl Drop for GivesAway {
     }
 }
 
-/// Whatever is kept of a connection that has ended, and whatever is told to it, reaches no other.
+/// Lifecycles kept after the end of a connection, and commands sent by its id, reach no other connection.
 #[test]
 fn stale_handles_reach_no_other_child() {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let (gives, given) = mpsc::channel();
     let killed_reports = Arc::<Mutex<BTreeSet<ChildId>>>::default();
     let seen = Arc::clone(&killed_reports);
@@ -43,7 +40,7 @@ fn stale_handles_reach_no_other_child() {
                 stream, lifecycle, ..
             } = connection;
             stream.serve();
-            let _gives_away = GivesAway(Some(lifecycle), gives);
+            let _leaks = LeaksLifecycle(Some(lifecycle), gives);
             match stream.number % 4 {
                 0 => {}
                 1 => yield_now().await,
@@ -56,7 +53,7 @@ fn stale_handles_reach_no_other_child() {
             Ok(())
         }
     });
-    let spec = Spec::new("seats", serve)
+    let spec = Spec::new("stale", serve)
         .shutdown(Duration::from_secs(1000))
         .connection_reports(ConnectionReports::Failures)
         .observer(observer_fn(move |report: &Report<Address>| {
@@ -66,7 +63,7 @@ fn stale_handles_reach_no_other_child() {
             }
         }));
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     pool.add_listener(port.listen(), 3).unwrap();
     let over = AtomicBool::new(false);
     let stopped = &over;
@@ -99,7 +96,7 @@ fn stale_handles_reach_no_other_child() {
             if client % 8 == 0 {
                 let list = pool.connections().unwrap();
                 known.extend(list.iter().map(|record| record.id));
-                // Some of them have ended, and their seats are taken again.
+                // Some of them have ended, and their seats are reused.
                 for id in known.iter().rev().step_by(3).take(8) {
                     if pool.kill_child(*id).is_ok() {
                         killed.insert(*id);
@@ -116,29 +113,29 @@ fn stale_handles_reach_no_other_child() {
     });
     runtime.settle();
     let counts = pool.counts().unwrap();
-    assert_eq!((counts.connections, counts.acceptors), (ledger.alive(), 3));
+    assert_eq!((counts.connections, counts.acceptors), (history.alive(), 3));
     let reported = killed_reports.lock().unwrap().clone();
     assert!(
         reported.is_subset(&killed),
         "{:?}",
         reported.difference(&killed)
     );
-    assert!(ledger.all().iter().all(|made| made.accepted == 1));
-    assert!(ledger.alive() > 0);
-    // None of those that are left has trapped the stop.
+    assert!(history.all().iter().all(|made| made.accepted == 1));
+    assert!(history.alive() > 0);
+    // None of the remaining connections has trapped the stop.
     let stopping = pool.stop();
     runtime.settle();
     runtime.advance(Duration::from_millis(1));
     runtime.settle();
-    assert!(poll_once(stopping).is_ready(), "{}", ledger.alive());
-    assert_eq!((ledger.alive(), runtime.panics()), (0, 0));
+    assert!(poll_once(stopping).is_ready(), "{}", history.alive());
+    assert_eq!((history.alive(), runtime.panics()), (0, 0));
 }
 
-/// Taking the stop signal again gives the same signal (N2), also to what a connection has left behind.
+/// Trapping the stop again returns the same signal (N2), even after the connection has ended.
 #[test]
 fn stop_signal_is_the_same_after_the_end() {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let left = Arc::<Mutex<Option<Lifecycle>>>::default();
     let leaves = Arc::clone(&left);
     let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
@@ -151,8 +148,8 @@ fn stop_signal_is_the_same_after_the_end() {
             Ok(())
         }
     });
-    let pool = Pool::start(runtime.clone(), Spec::new("seats", serve)).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let pool = Pool::start(runtime.clone(), Spec::new("stale", serve)).unwrap();
+    let port = Port::new(1, &history, &faults);
     pool.add_listener(port.listen(), 1).unwrap();
     runtime.settle();
     port.connect().unwrap();
@@ -166,11 +163,11 @@ fn stop_signal_is_the_same_after_the_end() {
     assert!(lifecycle.trap_stop().is_set());
 }
 
-/// The memory of a chunk of seats that all have left serves the next hundred connections, wherever they are in the table.
+/// The memory of a chunk whose seats are all vacant serves the next hundred connections, wherever they are in the table.
 #[test]
 fn stale_handles_reach_no_reused_chunk() {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let left = Arc::<Mutex<Vec<Lifecycle>>>::default();
     let leaves = Arc::clone(&left);
     let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
@@ -181,9 +178,9 @@ fn stale_handles_reach_no_reused_chunk() {
             Ok(())
         }
     });
-    let spec = Spec::new("seats", serve).intensity(10_000);
+    let spec = Spec::new("stale", serve).intensity(10_000);
     let pool = Pool::start(runtime.clone(), spec).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     pool.add_listener(port.listen(), 3).unwrap();
     runtime.settle();
     let mut before: Vec<Lifecycle> = Vec::new();

@@ -1,9 +1,6 @@
-//! Acceptors that wait: how long, which tasks run for them, and the commands that reach them just before they wait.
+//! Waiting acceptors: how long they wait, which tasks run for them, and commands that reach them just before they wait.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::future::{Future, pending};
 use std::io;
@@ -21,7 +18,7 @@ type Handle = PoolHandle<Manual, MemoryListener>;
 type Init = acceptor_core::Init<()>;
 type InitFuture = Pin<Box<dyn Future<Output = Init> + Send>>;
 
-/// An acceptor whose `init` is given. Its connections end at once; it notes why it terminates.
+/// An acceptor with the given `init`. Its connections end immediately; it records why it terminates.
 struct Given<I> {
     init: I,
     terminated: Arc<Mutex<Vec<String>>>,
@@ -44,11 +41,13 @@ impl<I: Fn(ChildId) -> InitFuture + Send + Sync + 'static> Acceptor<MemoryListen
     }
 }
 
-/// Which acceptor of its listener it is.
+/// The number of an acceptor within its listener.
 fn number(child: ChildId) -> u64 {
     let shown = child.to_string();
-    let (_, number) = shown.split_once('.').expect("an id is displayed as two");
-    number.parse().expect("they are numbers")
+    let (_, number) = shown
+        .split_once('.')
+        .expect("an id is displayed as two numbers");
+    number.parse().expect("the parts of an id are numbers")
 }
 
 struct Bench {
@@ -59,7 +58,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A pool with so many acceptors. Nothing has run yet.
+    /// A pool with this many acceptors, before any task has run.
     fn new(acceptors: usize, init: impl Fn(ChildId) -> InitFuture + Send + Sync + 'static) -> Self {
         let faults = Faults::default();
         let runtime = Manual::new(&faults);
@@ -69,7 +68,7 @@ impl Bench {
             terminated: Arc::clone(&terminated),
         };
         let bench = Self {
-            port: Port::new(1, &Ledger::default(), &faults),
+            port: Port::new(1, &History::default(), &faults),
             pool: Pool::start(runtime.clone(), Spec::new("waiting", given)).unwrap(),
             runtime,
             terminated,
@@ -110,11 +109,11 @@ fn accept_timeout_of_1_ms_is_not_spaced() {
     assert_eq!(inits.load(Ordering::SeqCst), 100);
 }
 
-/// The tasks of a pool whose first listener has two acceptors, by the order of their spawns.
+/// The tasks of a pool whose first listener has two acceptors, in spawn order.
 const DRIVER: usize = 0;
 const REPORTER: usize = 1;
 const ACCEPT_LOOP: usize = 2;
-/// The last of each call that wakes or spawns others: it does nothing.
+/// The last task of each call that wakes or spawns others: it does nothing.
 const DECOY: usize = 3;
 const FIRST_ACCEPTOR: usize = 4;
 const SECOND_ACCEPTOR: usize = 5;
@@ -138,7 +137,7 @@ fn second_waiter_wakes_no_task() {
     assert_eq!(bench.pool.counts().unwrap().children(), 2);
 }
 
-/// Accepts at once, and counts how often it began.
+/// Accepts immediately, and counts its calls.
 fn counting(inits: &Arc<AtomicUsize>) -> impl Fn(ChildId) -> InitFuture + Send + Sync + 'static {
     let inits = Arc::clone(inits);
     move |_| {
@@ -147,7 +146,7 @@ fn counting(inits: &Arc<AtomicUsize>) -> impl Fn(ChildId) -> InitFuture + Send +
     }
 }
 
-/// The accept loop begins no `init`; the replacement's task is spawned before the connection's (B5).
+/// The accept loop polls no `init`; the replacement's task is spawned before the connection's (B5).
 #[track_caller]
 fn check_replacement_has_its_own_task(acceptors: usize) {
     let inits = Arc::default();
@@ -175,7 +174,7 @@ fn replacement_init_is_spawned_first() {
 #[test]
 fn replacement_without_init_has_no_task() {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let serve = acceptor_fn(|_| async { Ok(()) });
     let pool = Pool::start(runtime.clone(), Spec::new("plain", serve)).unwrap();
     pool.add_listener(port.listen(), 2).unwrap();
@@ -183,11 +182,11 @@ fn replacement_without_init_has_no_task() {
         port.connect().unwrap();
     }
     runtime.settle();
-    // The pool's own two, the accept loop with its decoy, and ten connections.
+    // The pool's own two tasks, the accept loop with its decoy, and ten connections.
     assert_eq!(runtime.spawned(), 14);
 }
 
-/// A task for another thread to take, should the connection block this one (B5): the `init`, or else the driver.
+/// If the connection blocks this thread, another one can take a task (B5): the `init`, or else the driver.
 #[test]
 fn connection_has_a_companion_task() {
     let bench = Bench::new(2, counting(&Arc::default()));
@@ -207,12 +206,12 @@ fn connection_has_a_companion_task() {
         bench.port.connect().unwrap();
     }
     assert_eq!(bench.polled(), [ACCEPT_LOOP, next + 1, next + 2, DRIVER]);
-    // Not when there was no connection.
+    // Not without a connection.
     bench.port.fail(io::ErrorKind::ConnectionAborted.into());
     assert_eq!(bench.polled(), [ACCEPT_LOOP]);
 }
 
-/// Each `init`, `terminate` and report that is not started beside a connection: it may block this thread as well (O1, B5).
+/// Each `init`, `terminate` and report that starts without a connection: it, too, may block this thread (O1, B5).
 #[test]
 fn driver_is_woken_after_user_tasks() {
     let timeout = Duration::from_millis(10);
@@ -235,7 +234,7 @@ fn driver_is_woken_after_user_tasks() {
         .pool
         .reconfigure(Spec::new("fails", serve), WaitingAcceptors::Keep)
         .unwrap();
-    // The acceptor that waits is one of before.
+    // The waiting acceptor is one of the earlier ones.
     bench.port.connect().unwrap();
     bench.runtime.settle();
     bench.port.connect().unwrap();
@@ -246,7 +245,7 @@ fn driver_is_woken_after_user_tasks() {
     assert_eq!(bench.polled(), [REPORTER, DRIVER]);
 }
 
-/// The task that a call has woken last may stay with the calling thread, which its caller may block: so it is a decoy.
+/// The task that a call wakes last may be kept by the calling thread, which the caller may block: it is a decoy.
 #[track_caller]
 fn check_last_is_a_decoy(call: impl FnOnce(&TestPool)) {
     let bench = Bench::new(2, counting(&Arc::default()));
@@ -275,7 +274,7 @@ fn last_woken_task_is_the_decoy() {
     assert_eq!(runtime.last_woken(), Some(decoy));
 }
 
-/// How often the driver is polled for a change, until all tasks sleep; and again when a close has waited for its queue.
+/// How often the driver is polled for a change, until all tasks sleep, and again after a close has waited for its queue.
 #[track_caller]
 fn check_driver_polls(change: impl FnOnce(&TestPool), expected: (usize, usize)) {
     let bench = Bench::new(2, counting(&Arc::default()));
@@ -293,7 +292,7 @@ fn check_driver_polls(change: impl FnOnce(&TestPool), expected: (usize, usize)) 
 #[test]
 fn driver_is_polled_only_for_changes() {
     check_driver_polls(|_| {}, (0, 0));
-    // For *draining*, and for the commands that come with the closed socket.
+    // For *draining*, and for the commands sent when the socket has closed.
     let close = |pool: &TestPool| drop(pool.close_listener(pool.listeners().unwrap()[0].id));
     check_driver_polls(close, (1, 1));
     check_driver_polls(|pool| drop(pool.kill()), (2, 0));
@@ -305,7 +304,7 @@ fn driver_sleeps_between_its_looks() {
     bench.runtime.settle();
     drop(bench.pool.kill());
     bench.runtime.step_first(DRIVER);
-    // For the closed socket, and for the end; the killed acceptors end in tasks of their own.
+    // For the closed socket, and for the end; the killed acceptors end in their own tasks.
     let decoy = SECOND_ACCEPTOR + 1;
     let (first, second) = (decoy + 1, decoy + 2);
     assert_eq!(
@@ -345,18 +344,18 @@ fn accept_errors_delay_no_timeout() {
     bench.runtime.advance(Duration::from_millis(9));
     flood();
     bench.runtime.advance(Duration::from_millis(1));
-    // The next time that other tasks run it is seen, and then dismissed.
+    // When other tasks run next, the timeout is noticed and the acceptor dismissed.
     for _ in 0..2 {
         assert_eq!(bench.terminated(), [""; 0]);
         flood();
     }
     assert!(bench.pool.listeners().unwrap()[0].skipped < 99);
-    // It terminates in a task of its own.
+    // It terminates in its own task.
     bench.runtime.step_first(FIRST_ACCEPTOR + 1);
     assert_eq!(bench.terminated(), ["accept timeout"]);
 }
 
-/// Has a client whenever it is asked, and counts those that came while this many waited too long.
+/// Has a client at every `accept`, and counts those that came while this many acceptors were overdue.
 struct Busy {
     overdue: Arc<dyn Fn() -> usize + Send + Sync>,
     accepted_while_overdue: Arc<AtomicUsize>,
@@ -390,7 +389,7 @@ impl Listener for Busy {
 
 const TIMEOUT: Duration = Duration::from_millis(10);
 
-/// Those with these numbers have an accept timeout.
+/// The acceptors with these numbers have an accept timeout.
 struct Timed(RangeInclusive<u64>);
 
 impl Acceptor<Busy> for Timed {
@@ -410,7 +409,7 @@ impl Acceptor<Busy> for Timed {
     }
 }
 
-/// Of 300 acceptors these time out while clients never pause: all are dismissed before 64 more are accepted (B6).
+/// Of 300 acceptors these time out under continuous load: all are dismissed before 64 more clients are accepted (B6).
 #[track_caller]
 fn check_dismissed_under_load(timed: RangeInclusive<u64>) {
     let runtime = Manual::new(&Faults::default());
@@ -433,7 +432,7 @@ fn check_dismissed_under_load(timed: RangeInclusive<u64>) {
         accepted_while_overdue: Arc::clone(&accepted),
     };
     pool.add_listener(listener, 300).unwrap();
-    // All 300 wait before the first client is accepted.
+    // All 300 acceptors wait before the first client is accepted.
     let starts = 300_usize.div_ceil(64);
     for _ in 0..starts {
         assert_eq!(pool.listeners().unwrap()[0].accepted, 0);
@@ -476,7 +475,7 @@ fn zero_timeout_takes_queued_connection() {
     assert_eq!(bench.terminating(), 0);
 }
 
-/// Its first acceptor waits for a millisecond and then terminates without end; the others stay in `init`.
+/// Its first acceptor waits for a millisecond, and its `terminate` never returns; the others stay in `init`.
 struct Lingers;
 
 impl Acceptor<MemoryListener> for Lingers {
@@ -502,7 +501,7 @@ impl Acceptor<MemoryListener> for Lingers {
 #[test]
 fn pause_ends_without_waiting_acceptor() {
     let runtime = Manual::new(&Faults::default());
-    let port = Port::new(1, &Ledger::default(), &Faults::default());
+    let port = Port::new(1, &History::default(), &Faults::default());
     let pool = Pool::start(runtime.clone(), Spec::new("lingers", Lingers)).unwrap();
     pool.add_listener(port.listen(), 1).unwrap();
     port.fail(io::ErrorKind::OutOfMemory.into());
@@ -521,7 +520,7 @@ fn pause_ends_without_waiting_acceptor() {
     assert_eq!(states, [AcceptorState::Terminating]);
 }
 
-/// Has its acceptor stopped, and lets all other tasks run, as late as can be.
+/// Stops its acceptor, and lets all other tasks run, as late as possible.
 struct StopsWhenDropped {
     pool: Arc<OnceLock<Handle>>,
     runtime: Arc<OnceLock<Manual>>,
@@ -549,7 +548,7 @@ fn stop_before_wait_prevents_the_wait() {
             child,
         });
         Box::pin(async move {
-            // Dropped in the very poll in which `init` is through.
+            // Dropped in the same poll in which `init` finishes.
             let _stops = stops;
             Init::Accept(())
         })

@@ -1,9 +1,6 @@
-//! Runtimes with wakers of their own ways: a new one for each poll, of which the last alone works.
+//! Runtimes with unusual wakers: a new one for each poll, and only the latest works.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
@@ -15,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::*;
 use acceptor_core::*;
 
-/// Polls each task with a new waker, and forgets those of before.
+/// Polls each task with a new waker, and ignores the earlier ones.
 #[derive(Clone)]
 struct NewWakers(Manual);
 
@@ -63,7 +60,7 @@ type Clients = Arc<Mutex<Vec<Waker>>>;
 #[test]
 fn only_the_latest_waker_is_needed() {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let clients = Clients::default();
     let waiting = Arc::clone(&clients);
     let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
@@ -79,13 +76,13 @@ fn only_the_latest_waker_is_needed() {
         }
     });
     let pool = Pool::start(NewWakers(runtime.clone()), Spec::new("wakers", serve)).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     let listener = pool.add_listener(port.listen(), 2).unwrap();
     runtime.settle();
     for _ in 0..3 {
         port.connect().unwrap();
         runtime.settle();
-        // Each is polled again, and again.
+        // Each is polled repeatedly.
         for _ in 0..2 {
             let woken = std::mem::take(&mut *clients.lock().unwrap());
             woken.iter().for_each(Waker::wake_by_ref);
@@ -95,7 +92,7 @@ fn only_the_latest_waker_is_needed() {
     let first = pool.connections().unwrap()[0].id;
     pool.kill_child(first).unwrap();
     runtime.settle();
-    assert_eq!(ledger.alive(), 2);
+    assert_eq!(history.alive(), 2);
     let acceptor = pool.acceptors().unwrap()[0].id;
     pool.stop_child(acceptor).unwrap();
     runtime.settle();
@@ -110,10 +107,10 @@ fn only_the_latest_waker_is_needed() {
     let Poll::Ready(report) = poll_once(killed) else {
         panic!("a child was not woken");
     };
-    assert_eq!((report.stuck, ledger.alive()), (0, 0));
+    assert_eq!((report.stuck, history.alive()), (0, 0));
 }
 
-/// Polls each task before `spawn` returns, which no runtime should do, and then as any.
+/// Polls each task before `spawn` returns, which no runtime should do, and then normally.
 #[derive(Clone)]
 struct Hasty(Manual);
 
@@ -135,7 +132,7 @@ impl Runtime for Hasty {
     }
 }
 
-/// Needs its `init`, which waits for nothing; a connection ends at once, or is ended.
+/// Needs its `init`, which is ready at its first poll; a connection ends immediately, or is ended.
 struct Brief;
 
 impl Acceptor<MemoryListener> for Brief {
@@ -157,10 +154,10 @@ impl Acceptor<MemoryListener> for Brief {
 #[test]
 fn spawn_may_poll_immediately() {
     let faults = Faults::default();
-    let (runtime, ledger) = (Manual::new(&faults), Ledger::default());
+    let (runtime, history) = (Manual::new(&faults), History::default());
     let spec = Spec::new("brief", Brief);
     let pool = Pool::start(Hasty(runtime.clone()), spec).unwrap();
-    let port = Port::new(1, &ledger, &faults);
+    let port = Port::new(1, &history, &faults);
     pool.add_listener(port.listen(), 3).unwrap();
     for _ in 0..10 {
         port.connect().unwrap();
@@ -174,8 +171,8 @@ fn spawn_may_poll_immediately() {
     runtime.settle();
     let counts = pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (0, 3));
-    let served = ledger.all().iter().filter(|made| made.served == 1).count();
-    assert_eq!((served, ledger.alive()), (10, 0));
+    let served = history.all().iter().filter(|made| made.served == 1).count();
+    assert_eq!((served, history.alive()), (10, 0));
     let stopping = pool.stop();
     runtime.settle();
     runtime.advance(Duration::from_millis(1));

@@ -1,4 +1,4 @@
-//! The machine against an obvious model: whatever happens in whatever order, every effect is the expected one.
+//! The machine against a simple model: after any events in any order, every effect is as expected.
 
 mod acts;
 mod ends;
@@ -129,7 +129,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     proptest::collection::vec(act, 0..80)
 }
 
-/// Carries out acts in their order; after each, everything is compared with the model.
+/// Applies the acts in order; after each, everything is compared with the model.
 #[track_caller]
 fn check(rules: Rules, acts: &[Act]) -> World {
     let mut world = World::new(rules);
@@ -162,12 +162,12 @@ proptest! {
         }
     }
 
-    /// Nothing ends and no socket closes, and the pool has stopped a kill timeout after the kill.
+    /// No child ends and no socket closes: the pool has stopped a kill timeout after the kill.
     #[test]
     fn kill_gives_up_idle_runtime(rules in any_rules(), acts in acts()) {
         let mut world = check(rules, &acts);
         world.act(&Act::Kill(StopReason::RuntimeGone));
-        // The first look is due at once; what moved before it was perhaps seen by it.
+        // The first look is due immediately, and may have seen earlier progress.
         for _ in 0..6 {
             world.act(&Act::Wait(10));
         }
@@ -267,7 +267,7 @@ fn ends_follow_the_contract() {
     check_row(Acceptor, How::Lost, Some("lost"), Not, Not);
 }
 
-/// The delays of the starts that follow on these ends, each of the acceptor that was started last.
+/// Checks the delays of the starts that follow these ends, each of the acceptor started last.
 #[track_caller]
 fn check_spacing(ends: &[How], delays_ms: &[u128]) {
     let rules = Rules {
@@ -303,7 +303,7 @@ fn repeated_starts_back_off_to_1_s() {
 fn outage_retries_back_off_to_1_s() {
     check_spacing(&[How::StartError; 13], &DOUBLING_MS);
     check_spacing(&[How::StartPanic; 13], &DOUBLING_MS);
-    // However a retry ends: no acceptor has accepted yet.
+    // However a retry ends, no acceptor has accepted yet.
     use How::{Ignored, Killed, Lost, StartError, Stopped};
     check_spacing(
         &[StartError, Stopped, Ignored, Lost, Killed, StartError],
@@ -354,7 +354,7 @@ fn brutal_shutdown_reports_no_kills() {
         Act::ConnectionEnds(0, How::Killed),
     ];
     let world = check(brutal, &acts);
-    let stop = world.stop.expect("it was stopped");
+    let stop = world.stop.expect("the pool was stopped");
     assert!(stop.finished);
     let killed = stop.count(Role::Connection, Phase::Kill, EndKind::Killed);
     assert_eq!(killed, 1);
@@ -362,7 +362,7 @@ fn brutal_shutdown_reports_no_kills() {
     assert_eq!(reports.count(), 0);
 }
 
-/// The reports of a pool with two listeners whose listeners fail one after the other.
+/// Checks the reports of a pool whose two listeners fail one after the other.
 #[track_caller]
 fn check_failing_listeners(last_listener: LastListener, acts: &[Act], expected: &[Reported]) {
     let rules = Rules {
@@ -392,12 +392,12 @@ fn last_listener_failure_stops_the_pool() {
     let stopped = Reported::PoolStopped(StopReason::ListenersFailed);
     let stops = [fails(2, 1), fails(1, 0), stopped];
     check_failing_listeners(LastListener::Stop, &both, &stops);
-    // The last was closed, not failed; and one that fails while it closes is closed.
+    // The last listener was closed, and did not fail; one that fails while it closes counts as closed.
     let closed = [ListenerFails(0), Close(0), SocketCloses(0)];
     check_failing_listeners(LastListener::Stop, &closed, &[fails(1, 1)]);
     let fails_late = [ListenerFails(0), Close(0), ListenerFails(0)];
     check_failing_listeners(LastListener::Stop, &fails_late, &[fails(1, 1)]);
-    // One that closes is left no longer.
+    // A closing listener no longer counts as left.
     let closing = [Close(0), ListenerFails(1)];
     check_failing_listeners(LastListener::Stop, &closing, &[fails(2, 0), stopped]);
 }

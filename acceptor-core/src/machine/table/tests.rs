@@ -1,4 +1,4 @@
-//! The children of one listener, as scripts.
+//! The table of one listener's children, driven by scripts.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ const PEER: Peer<()> = Peer {
     own: None,
 };
 
-/// The polls of the children of a chunk, which tests set.
+/// The poll counts of a chunk's children, which tests set.
 struct Polls([Rc<Cell<u32>>; CHUNK]);
 
 impl Bank for Polls {
@@ -60,7 +60,7 @@ enum Then {
     Releases(u64),
     /// It starts after this many milliseconds.
     Later(u64, u128),
-    /// It is held, or there is none.
+    /// It is held, or there is no replacement.
     None,
 }
 
@@ -80,7 +80,7 @@ impl Bench {
         }
     }
 
-    /// With all its acceptors in `init`.
+    /// A table with all its acceptors in `init`.
     fn started(acceptors: usize) -> Self {
         let mut bench = Self::new(acceptors);
         assert_eq!(bench.starts(acceptors).len(), acceptors);
@@ -113,8 +113,8 @@ impl Bench {
     #[track_caller]
     fn start_spaced(&mut self, number: u64) {
         let id = self.id(number);
-        assert!(self.table.start(id), "it is spaced");
-        assert!(!self.table.start(id), "it was started");
+        assert!(self.table.start(id), "the acceptor is spaced");
+        assert!(!self.table.start(id), "the acceptor was already started");
     }
 
     #[track_caller]
@@ -137,7 +137,7 @@ impl Bench {
     #[track_caller]
     fn ends(&mut self, number: u64, end: AcceptorEnd, then: Then) {
         let id = self.id(number);
-        let gone = self.table.remove(id).expect("it has a row");
+        let gone = self.table.remove(id).expect("the child has a row");
         let replacement = self.table.replace(&gone, end, self.now);
         assert_eq!(Self::then(replacement), then);
     }
@@ -153,7 +153,7 @@ impl Bench {
             .became(id, ConnectionState::Serving, PEER, now, next)
     }
 
-    /// A waiting acceptor has a connection, and is replaced.
+    /// A waiting acceptor gets a connection, and is replaced.
     #[track_caller]
     fn serves(&mut self, number: u64, ready: bool, then: Then) {
         let ready = if ready { Ready::Yes } else { Ready::No };
@@ -165,7 +165,7 @@ impl Bench {
         match self.became(number, ready) {
             Became::Serves(_, replacement) => assert_eq!(Self::then(replacement), then),
             Became::ServesLast(_) | Became::Gone | Became::Replaced(_) => {
-                panic!("another follows it")
+                panic!("the acceptor is not replaced")
             }
         }
     }
@@ -184,7 +184,7 @@ impl Bench {
         );
     }
 
-    /// The acceptors, each with its state.
+    /// The acceptors with their states.
     fn states(&mut self) -> Vec<(u64, AcceptorState)> {
         let mut states = Vec::new();
         self.visit(100, |id, row| {
@@ -238,21 +238,24 @@ fn acceptors_are_owed_until_listed() {
     }
 }
 
-/// An acceptor that was listed begins with the spec that the pool has by then (R1).
+/// A listed acceptor begins with the current spec of the pool (R1).
 #[track_caller]
 fn check_begins(waiting: Option<WaitingAcceptors>) {
     let mut bench = Bench::new(1);
     bench.table.give_rows(1, bench.now);
     let listed = bench.id(1);
-    let (_, control) = bench.table.child(listed).expect("it has a row");
+    let (_, control) = bench.table.child(listed).expect("the child has a row");
     if let Some(waiting) = waiting {
-        assert!(!bench.table.reconfigure(waiting), "it has not begun");
+        assert!(
+            !bench.table.reconfigure(waiting),
+            "the acceptor has not begun"
+        );
     }
     assert_eq!(bench.starts(1), [1]);
-    let (begun, generation) = bench.table.begin(listed).expect("it has a row");
-    assert!(Rc::ptr_eq(&begun, &control), "it is the same child");
+    let (begun, generation) = bench.table.begin(listed).expect("the child has a row");
+    assert!(Rc::ptr_eq(&begun, &control), "the child is the same");
     assert_eq!(generation, bench.table.generation());
-    let (row, _) = bench.table.child(listed).expect("it has a row");
+    let (row, _) = bench.table.child(listed).expect("the child has a row");
     assert_eq!(row.acceptor_state(), Some(AcceptorState::Init));
     bench.tally([0, 0, 1, 0]);
 }
@@ -275,7 +278,7 @@ fn kept_acceptors_serve_and_are_replaced() {
     bench.tally([2, 1, 1, 0]);
 }
 
-/// One waits, one is in `init`, one terminates after its timeout, and one is spaced: the last is the only one that stays.
+/// One acceptor waits, one is in `init`, one terminates after its timeout, and one is spaced: only the last one stays.
 #[test]
 fn replaced_acceptors_end_beside_successors() {
     let mut bench = Bench::started(4);
@@ -287,7 +290,7 @@ fn replaced_acceptors_end_beside_successors() {
     assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
     bench.tally([0, 1, 5, 1]);
     assert_eq!(bench.starts(9), [6, 7, 8]);
-    // Again: those that end already are not replaced twice.
+    // Again: ending acceptors are not replaced twice.
     assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
     assert_eq!(bench.starts(9), [9, 10, 11]);
     assert!(!{
@@ -297,7 +300,7 @@ fn replaced_acceptors_end_beside_successors() {
     bench.waits(2, Waits::Yes);
     for number in [1, 2, 3, 6, 7, 8] {
         let id = bench.id(number);
-        let row = bench.table.remove(id).expect("it has a row");
+        let row = bench.table.remove(id).expect("the child has a row");
         assert!(bench.table.is_replaced(&row), "{number}");
     }
     bench.start_spaced(5);
@@ -310,7 +313,7 @@ fn replaced_acceptors_end_beside_successors() {
     bench.serves(5, false, Init(12));
 }
 
-/// The row of the next one is there if there is something to terminate, or to report.
+/// The next acceptor has a row if it has something to terminate or to report.
 #[track_caller]
 fn check_next_of_replaced(ready: Ready, state: Option<AcceptorState>) {
     let mut bench = Bench::started(1);
@@ -324,7 +327,7 @@ fn check_next_of_replaced(ready: Ready, state: Option<AcceptorState>) {
     let (id, now) = (bench.id(1), bench.now);
     let table = &mut bench.table;
     let Became::Replaced(next) = table.became(id, ConnectionState::Serving, PEER, now, next) else {
-        panic!("it was replaced");
+        panic!("the acceptor was not replaced");
     };
     assert_eq!(table.accepted(), 0);
     let found = next
@@ -332,7 +335,7 @@ fn check_next_of_replaced(ready: Ready, state: Option<AcceptorState>) {
         .and_then(|(row, _)| row.acceptor_state());
     assert_eq!(found, state);
     for id in [Some(id), next].into_iter().flatten() {
-        let row = table.remove(id).expect("it has a row");
+        let row = table.remove(id).expect("the child has a row");
         assert!(table.is_replaced(&row));
     }
     bench.tally([0, 0, 1, 0]);
@@ -346,7 +349,7 @@ fn replaced_acceptor_becomes_no_connection() {
     check_next_of_replaced(Ready::Failed, Some(AcceptorState::Init));
 }
 
-/// Of the new ones, too, one at a time tries (B4).
+/// The new acceptors, too, try one at a time (B4).
 #[test]
 fn replacement_continues_the_outage() {
     let mut bench = Bench::started(3);
@@ -357,7 +360,7 @@ fn replacement_continues_the_outage() {
     assert_eq!(bench.starts(9), []);
     bench.ends(5, StartError, Later(6, 1));
     assert_eq!(bench.starts(9), []);
-    // One of the old ones says nothing of the new.
+    // The end of an old acceptor does not affect the new ones.
     bench.waits(2, Waits::Yes);
     assert_eq!(bench.starts(9), []);
     bench.start_spaced(6);
@@ -387,7 +390,7 @@ fn closed_listener_replaces_nothing() {
         assert!(!bench.table.reconfigure(WaitingAcceptors::Replace));
         bench.tally([0, 1, 0, 0]);
         let id = bench.id(1);
-        let row = bench.table.remove(id).expect("it has a row");
+        let row = bench.table.remove(id).expect("the child has a row");
         assert!(!bench.table.is_replaced(&row));
     }
 }
@@ -421,7 +424,7 @@ fn acceptor_states_are_counted() {
     assert!(bench.table.child(second).is_none());
 }
 
-/// It was started just before the spec was replaced.
+/// The acceptor was started just before the spec was replaced.
 #[test]
 fn started_acceptor_uses_current_spec() {
     let mut bench = Bench::started(1);
@@ -432,14 +435,14 @@ fn started_acceptor_uses_current_spec() {
         (WaitingAcceptors::Keep, 1),
     ] {
         bench.table.reconfigure(waiting);
-        let (_, begun) = bench.table.begin(id).expect("it has a row");
+        let (_, begun) = bench.table.begin(id).expect("the child has a row");
         assert_eq!(begun, generation, "{waiting:?}");
     }
     assert_eq!(bench.starts(9), [2]);
     bench.ends(1, Other, Init(3));
 }
 
-/// Three acceptors are in `init` when the first of them fails: one at a time tries again, and the others are held
+/// Three acceptors are in `init` when the first of them fails: one at a time retries, and the others are held
 /// until one accepts (B4).
 #[test]
 fn outage_has_one_retry_at_a_time() {
@@ -472,10 +475,10 @@ fn any_successful_init_ends_outage() {
     bench.ends(1, StartError, Later(4, 0));
     bench.ends(2, StartError, Then::None);
     bench.waits(3, Waits::Releases);
-    // The retry goes on as any other, also if it fails: that is an outage of its own.
+    // The retry continues as usual, even if it fails: that is a new outage.
     bench.start_spaced(4);
     bench.ends(4, StartError, Later(6, 0));
-    assert_eq!(bench.starts(9), [], "held again, before it was started");
+    assert_eq!(bench.starts(9), [], "held again before it started");
     bench.start_spaced(6);
     bench.waits(6, Waits::Releases);
     assert_eq!(bench.starts(9), [5]);
@@ -504,7 +507,7 @@ fn ended_retry_is_followed_by_the_next() {
         bench.ends(3, end, Later(4, 1));
         bench.start_spaced(4);
         bench.ends(4, end, Later(5, 2));
-        // Another that ends is held, not spaced.
+        // Another acceptor that ends is held, not spaced.
         bench.ends(2, end, Then::None);
         bench.tally([0, 0, 2, 0]);
     }
@@ -525,7 +528,7 @@ fn outage_connections_are_replaced_after_it() {
     bench.tally([2, 1, 2, 0]);
 }
 
-/// One that has its state without an `init` accepts like any other (B4, B5).
+/// An acceptor that has its state without an `init` ends the outage as well (B4, B5).
 #[test]
 fn immediate_state_ends_outage() {
     let mut bench = Bench::started(3);
@@ -540,7 +543,7 @@ fn immediate_state_ends_outage() {
     bench.tally([2, 1, 2, 0]);
 }
 
-/// Asking for it was a start error: its `init` does not run, and its end opens an outage.
+/// `init_now` failed, which is a start error: `init` does not run, and the end begins an outage.
 #[test]
 fn refused_immediate_state_is_start_error() {
     let mut bench = Bench::started(1);
@@ -628,7 +631,7 @@ fn killed_listener_accepts_no_connection() {
 
 use ConnectionReports::{All, Failures};
 
-/// Whether a connection that ends well is taken out at once.
+/// Checks whether the row of a connection that ends cleanly is removed immediately.
 #[track_caller]
 fn check_left(
     reports: ConnectionReports,
@@ -697,7 +700,7 @@ fn closed_empty_table_is_over() {
         bench.table.remove(id);
     }
     assert!(bench.table.is_over());
-    // One that is open has a listener, whether or not it has children.
+    // An open table has a listener, whether or not it has children.
     assert!(!Bench::new(1).table.is_over());
 }
 
@@ -759,7 +762,7 @@ fn look_respects_its_limit() {
     let mut bench = Bench::started(3);
     let (stuck, moved, next) = bench.table.look(0, 2);
     assert_eq!((stuck, moved, next), (Vec::new(), true, Some(2)));
-    // The third is seen for the first time, the others for the second.
+    // The third child is seen for the first time, the others for the second.
     assert_eq!(bench.table.look(0, 2), (Vec::new(), false, Some(2)));
     assert_eq!(bench.table.look(2, 2), (Vec::new(), true, None));
 }
@@ -772,20 +775,23 @@ fn end_report_names_child_and_age() {
     bench.table.watch_ends(true);
     bench.serves(1, false, Init(2));
     let (id, later) = (bench.id(1), bench.now + Duration::from_secs(2));
-    let row = bench.table.remove(id).expect("it serves");
+    let row = bench.table.remove(id).expect("the connection is served");
     let report = row.report(id, ChildEnd::Killed, later);
     let Some(Event::ConnectionFailed { child, age, .. }) = report else {
-        panic!("a killed connection is reported");
+        panic!("the kill of a connection is not reported");
     };
     assert_eq!((child, age), (id, Duration::from_secs(2)));
     assert!(row.report(id, ChildEnd::Normal, later).is_none());
     let Some(Event::ConnectionEnded { kind, age, .. }) = row.ended(id, EndKind::Clean, None, later)
     else {
-        panic!("it was a connection");
+        panic!("the clean end is not reported");
     };
     assert_eq!((kind, age), (EndKind::Clean, Duration::from_secs(2)));
     let acceptor = bench.id(2);
-    let row = bench.table.remove(acceptor).expect("it is in `init`");
+    let row = bench
+        .table
+        .remove(acceptor)
+        .expect("the acceptor is in `init`");
     assert!(row.ended(acceptor, EndKind::Stopped, None, later).is_none());
     let report = row.report(acceptor, ChildEnd::Lost, later);
     assert!(matches!(report, Some(Event::AcceptorFailed { .. })));

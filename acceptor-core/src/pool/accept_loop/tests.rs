@@ -1,4 +1,4 @@
-//! The order in which a socket closes, and a kill in the middle of a connection.
+//! The order of events when a socket closes, and a kill during an accept.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -14,10 +14,10 @@ use crate::runtime::testing::Tasks;
 use crate::spec::Spec;
 use crate::stop_report::{EndKind, Phase};
 
-/// Something that a test does at a place where a pool calls the code of a user.
+/// A test's code, called where a pool calls user code.
 type Hook = Arc<dyn Fn() + Send + Sync>;
 
-/// An address that calls its hook when it is copied.
+/// An address that calls its hook when it is cloned.
 struct Hooked(Option<Hook>);
 
 impl Clone for Hooked {
@@ -34,12 +34,12 @@ impl fmt::Debug for Hooked {
 }
 
 /// A listener with at most one client, whose drop calls its hook and panics.
-struct Door {
+struct HookedListener {
     client: Mutex<Option<Hooked>>,
     dropped: Hook,
 }
 
-impl Door {
+impl HookedListener {
     fn new(client: Option<Hooked>, dropped: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             client: Mutex::new(client),
@@ -48,14 +48,14 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for HookedListener {
     fn drop(&mut self) {
         (self.dropped)();
         std::panic::resume_unwind(Box::new("dropped"));
     }
 }
 
-impl Listener for Door {
+impl Listener for HookedListener {
     type Io = ();
     type Addr = Hooked;
     type Handshake = NoHandshake;
@@ -83,10 +83,10 @@ impl Listener for Door {
 
 type Log = Arc<Mutex<Vec<&'static str>>>;
 
-/// Writes down what is done with its state.
+/// Logs the use of its state.
 struct Logs(Log);
 
-impl Acceptor<Door> for Logs {
+impl Acceptor<HookedListener> for Logs {
     type State = ();
     type Exit = Result<(), BoxError>;
 
@@ -104,7 +104,7 @@ impl Acceptor<Door> for Logs {
     }
 }
 
-fn pool() -> (Pool<Tasks, Door>, Tasks, Log) {
+fn pool() -> (Pool<Tasks, HookedListener>, Tasks, Log) {
     let (tasks, log) = (Tasks::new(), Log::default());
     let spec = Spec::new("test", Logs(Arc::clone(&log)));
     let pool = Pool::start(tasks.clone(), spec).expect("the spec is allowed");
@@ -120,10 +120,10 @@ impl Wake for Calls {
     }
 }
 
-/// What is seen of a listener when its socket closes, and when *closed* is set: whether *closed* was set, and the
+/// Checks the listener when its socket closes, and when *closed* is set: whether *closed* was set, and the
 /// number of listeners in the list.
 #[track_caller]
-fn check_close(close: impl FnOnce(&Pool<Tasks, Door>, &Tasks)) {
+fn check_close(close: impl FnOnce(&Pool<Tasks, HookedListener>, &Tasks)) {
     let (pool, tasks, _) = pool();
     let seen: Arc<Mutex<Vec<(bool, usize)>>> = Arc::default();
     let closed = Arc::new(Mutex::new(None));
@@ -135,7 +135,7 @@ fn check_close(close: impl FnOnce(&Pool<Tasks, Door>, &Tasks)) {
             lock(&seen).push((is_set, listeners));
         }
     };
-    let added = pool.add_listener(Door::new(None, look.clone()), 1);
+    let added = pool.add_listener(HookedListener::new(None, look.clone()), 1);
     assert!(added.is_ok());
     tasks.run();
     let listener = pool.handle().shared().listeners_after(None, 1).remove(0);
@@ -164,7 +164,7 @@ fn closed_is_set_after_socket_and_list() {
         drop(pool.kill());
         tasks.run();
     });
-    // The pool goes on without the accept loop, which was spawned after its own two tasks.
+    // Runs the pool without the accept loop, which was spawned after its own two tasks.
     check_close(|_, tasks| tasks.drop_last());
 }
 
@@ -173,10 +173,10 @@ fn acceptor_killed_on_accept_ends_at_once() {
     let (pool, tasks, log) = pool();
     let handle = pool.handle();
     let kills: Hook = Arc::new(move || drop(handle.kill()));
-    let door = Door::new(Some(Hooked(Some(kills))), || {});
+    let door = HookedListener::new(Some(Hooked(Some(kills))), || {});
     assert!(pool.add_listener(door, 1).is_ok());
     tasks.run();
-    let report = pool.join().now_or_never().expect("nothing is left");
+    let report = pool.join().now_or_never().expect("no child is left");
     assert_eq!(report.stuck, 0);
     assert_eq!(report.acceptors(Phase::Kill).of(EndKind::Killed), 1);
     assert_eq!(report.all_connections().total(), 0);

@@ -1,7 +1,7 @@
-//! A runtime that does nothing by itself, on the public traits only: one thread, tasks in a list, a clock
-//! that moves on request, listeners in memory whose connections are all accounted for, and panics on demand.
+//! A runtime that the test drives, built on the public traits only: one thread, tasks in a list, a clock
+//! that moves on request, in-memory listeners with a history of all connections, and injected panics.
 
-// Each test file is a crate of its own and uses its part of this.
+// Each test program is a crate and uses a part of this.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -21,18 +21,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How long a listener that closes waits before it believes that no connection is queued (L7).
+/// How long a closing listener waits before it takes its queue to be empty (L7).
 pub(crate) const CLOSE_DELAY: Duration = Duration::from_millis(1);
 
-/// How long it takes connections that are queued at the most.
+/// How long it accepts queued connections at most.
 pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// EINVAL: an error of the listener, which it is by its number alone (A6).
+/// EINVAL: a listener error by its number, though not by its kind (A6).
 pub(crate) fn listener_error() -> io::Error {
     io::Error::from_raw_os_error(22)
 }
 
-/// Where a panic can be asked for: before or after the only suspension point of a callback, or in a `Drop`.
+/// Where a panic can be injected: before or after the only suspension point of a callback, or in a `Drop`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Site {
     InitBefore,
@@ -60,7 +60,7 @@ pub(crate) enum Site {
     Now,
 }
 
-/// The panics of one test: at most one, at the n-th time that its site is passed.
+/// The injected panic of a test: at most one, at the n-th pass of its site.
 #[derive(Clone, Default)]
 pub(crate) struct Faults(Arc<Mutex<Armed>>);
 
@@ -83,7 +83,7 @@ impl Faults {
         lock(&self.0).fired
     }
 
-    /// Panics here, if this is the site and the time. Never while unwinding: that would abort.
+    /// Panics if this is the armed site and occurrence. Never while unwinding: that would abort.
     pub(crate) fn pass(&self, site: Site) {
         if std::thread::panicking() {
             return;
@@ -98,7 +98,7 @@ impl Faults {
             }
             armed.fired = true;
         }
-        // Past the panic hook: hundreds of expected panics would only hide an unexpected one.
+        // Bypasses the panic hook: hundreds of expected messages would hide an unexpected one.
         resume_unwind(Box::new(INJECTED.to_owned()));
     }
 }
@@ -133,17 +133,17 @@ struct World {
     spawned: usize,
     dropped_as_spawned: Range<usize>,
     polls: usize,
-    /// How often any task was woken.
+    /// The number of wake-ups of all tasks.
     woken: usize,
     panics: usize,
     now: Instant,
     sleepers: BTreeMap<usize, (Instant, Waker)>,
     sleeps: usize,
-    life: Life,
+    state: RuntimeState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
+enum RuntimeState {
     Running,
     Gone,
 }
@@ -171,14 +171,14 @@ impl Manual {
                     now: Instant::now(),
                     sleepers: BTreeMap::new(),
                     sleeps: 0,
-                    life: Life::Running,
+                    state: RuntimeState::Running,
                 }),
                 faults: faults.clone(),
             }),
         }
     }
 
-    /// Another runtime with the same time. Its clock moves by itself.
+    /// Another runtime that starts at the same time. Its clock is independent.
     pub(crate) fn beside(&self) -> Self {
         let other = Self::new(&self.shared.faults);
         other.world().now = self.world().now;
@@ -189,9 +189,9 @@ impl Manual {
         lock(&self.shared.world)
     }
 
-    /// Polls the task that was woken first, and returns its number; `None` if all sleep.
+    /// Polls the task that has been ready longest, and returns its number; `None` if all sleep.
     ///
-    /// Threads may do so at the same time: a task that one of them polls waits in the queue for its next poll.
+    /// Several threads may call it: a task that one of them polls waits in the queue for its next poll.
     pub(crate) fn step(&self) -> Option<usize> {
         let (id, mut task) = {
             let World {
@@ -258,7 +258,7 @@ impl Manual {
                 return;
             }
         }
-        panic!("the tasks keep each other busy without end");
+        panic!("the tasks keep waking each other");
     }
 
     /// Polls until all tasks but this one sleep.
@@ -271,7 +271,7 @@ impl Manual {
         }
     }
 
-    /// Moves the clock, and wakes the tasks that slept until then. What sleeps for less runs in between, at its time.
+    /// Moves the clock, and wakes the tasks that sleep until then. Tasks with earlier deadlines run in between, at their time.
     #[track_caller]
     pub(crate) fn advance(&self, time: Duration) {
         let end = self.world().now + time;
@@ -291,7 +291,7 @@ impl Manual {
         }
     }
 
-    /// It is this time, and the tasks are woken that slept until then.
+    /// Sets the time, and wakes the tasks that slept until then.
     fn reach(&self, now: Instant) {
         let due: Vec<Waker> = {
             let mut world = self.world();
@@ -312,9 +312,9 @@ impl Manual {
         }
     }
 
-    /// Drops all tasks, and from now on whatever is spawned.
+    /// Drops all tasks, and every task that is spawned later.
     pub(crate) fn shut_down(&self, order: Order) {
-        self.world().life = Life::Gone;
+        self.world().state = RuntimeState::Gone;
         loop {
             let next = {
                 let world = self.world();
@@ -331,7 +331,7 @@ impl Manual {
         }
     }
 
-    /// Drops these tasks, by the order of their spawns, before `spawn` returns.
+    /// Drops these tasks, in spawn order, before `spawn` returns.
     pub(crate) fn drop_as_spawned(&self, spawns: Range<usize>) {
         self.world().dropped_as_spawned = spawns;
     }
@@ -346,12 +346,12 @@ impl Manual {
         self.world().tasks.len()
     }
 
-    /// Whether this task, by the order of the spawns, is not over.
+    /// Whether this task, by its number in spawn order, still exists.
     pub(crate) fn has(&self, task: usize) -> bool {
         self.world().tasks.contains_key(&task)
     }
 
-    /// The task that was spawned or woken last, of those that wait for a poll.
+    /// The task that was spawned or woken last, of those that are ready.
     pub(crate) fn last_woken(&self) -> Option<usize> {
         self.world().queue.back().copied()
     }
@@ -368,7 +368,7 @@ impl Manual {
         self.world().woken
     }
 
-    /// How many tasks panicked: the pool's never may.
+    /// How many tasks panicked: the pool's never do.
     pub(crate) fn panics(&self) -> usize {
         self.world().panics
     }
@@ -382,7 +382,7 @@ impl Runtime for Manual {
             let mut world = self.world();
             let id = world.spawned;
             world.spawned += 1;
-            if world.life == Life::Gone || world.dropped_as_spawned.contains(&id) {
+            if world.state == RuntimeState::Gone || world.dropped_as_spawned.contains(&id) {
                 Some(task)
             } else {
                 world.tasks.insert(id, Some(task));
@@ -454,12 +454,12 @@ impl Wake for TaskWaker {
                 world.queue.push_back(self.id);
             }
         }
-        // It does its work, then panics.
+        // It wakes the task, then panics.
         shared.faults.pass(Site::Wake);
     }
 }
 
-/// Wakes the thread that waits.
+/// Unparks the waiting thread.
 struct Unparks(Thread);
 
 impl Wake for Unparks {
@@ -468,7 +468,7 @@ impl Wake for Unparks {
     }
 }
 
-/// Waits on this thread, however long it takes.
+/// Blocks this thread until the future is ready.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unparks(thread::current())));
     let mut future = pin!(future);
@@ -492,18 +492,18 @@ pub(crate) async fn yield_now() {
         if polled > 1 {
             return Poll::Ready(());
         }
-        // A panic of the waker's is not the callback's.
+        // A panic of the waker must not end the callback.
         let _ = catch_unwind(AssertUnwindSafe(|| cx.waker().wake_by_ref()));
         Poll::Pending
     })
     .await;
 }
 
-/// The course of each connection that was ever made.
+/// The history of every connection.
 #[derive(Clone, Default)]
-pub(crate) struct Ledger(Arc<Mutex<Vec<Made>>>);
+pub(crate) struct History(Arc<Mutex<Vec<Made>>>);
 
-/// One connection that was made.
+/// How often a connection was accepted, served and dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Made {
     pub(crate) accepted: usize,
@@ -511,7 +511,7 @@ pub(crate) struct Made {
     pub(crate) dropped: usize,
 }
 
-impl Ledger {
+impl History {
     pub(crate) fn all(&self) -> Vec<Made> {
         lock(&self.0).clone()
     }
@@ -531,9 +531,9 @@ impl Ledger {
 #[derive(Clone)]
 pub(crate) struct Port {
     shared: Arc<Mutex<Backlog>>,
-    ledger: Ledger,
+    history: History,
     faults: Faults,
-    /// 0 is the wildcard: its connections are asked for their own address.
+    /// 0 is the wildcard: its connections are asked for their local address.
     pub(crate) number: u16,
 }
 
@@ -544,12 +544,12 @@ struct Backlog {
     accepts: usize,
 }
 
-/// A client came too late.
+/// The port is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refused;
 
 impl Port {
-    pub(crate) fn new(number: u16, ledger: &Ledger, faults: &Faults) -> Self {
+    pub(crate) fn new(number: u16, history: &History, faults: &Faults) -> Self {
         Self {
             shared: Arc::new(Mutex::new(Backlog {
                 open: false,
@@ -557,7 +557,7 @@ impl Port {
                 accepting: Vec::new(),
                 accepts: 0,
             })),
-            ledger: ledger.clone(),
+            history: history.clone(),
             faults: faults.clone(),
             number,
         }
@@ -578,7 +578,7 @@ impl Port {
             return Err(Refused);
         }
         let number = {
-            let mut made = lock(&self.ledger.0);
+            let mut made = lock(&self.history.0);
             made.push(Made::default());
             made.len() - 1
         };
@@ -591,7 +591,7 @@ impl Port {
         self.push(Err(error));
     }
 
-    /// The next accept fails, before those that wait.
+    /// The next accept fails, ahead of the queued clients.
     pub(crate) fn fail_first(&self, error: io::Error) {
         lock(&self.shared).waiting.push_front(Err(error));
     }
@@ -607,35 +607,35 @@ impl Port {
         }
     }
 
-    /// Connections that are not accepted yet.
+    /// The number of connections not yet accepted.
     pub(crate) fn waiting(&self) -> usize {
         let backlog = lock(&self.shared);
         backlog.waiting.iter().filter(|entry| entry.is_ok()).count()
     }
 }
 
-/// A listener in memory.
+/// An in-memory listener.
 pub(crate) struct MemoryListener {
     port: Port,
 }
 
-/// A connection in memory. It notes in the ledger when it is dropped.
+/// An in-memory connection. Its drop is recorded in the history.
 pub(crate) struct MemoryStream {
     pub(crate) number: usize,
-    ledger: Ledger,
+    history: History,
     faults: Faults,
 }
 
 impl MemoryStream {
-    /// Notes that it is served.
+    /// Records that it is served.
     pub(crate) fn serve(&self) {
-        self.ledger.note(self.number, |made| made.served += 1);
+        self.history.note(self.number, |made| made.served += 1);
     }
 }
 
 impl Drop for MemoryStream {
     fn drop(&mut self) {
-        self.ledger.note(self.number, |made| made.dropped += 1);
+        self.history.note(self.number, |made| made.dropped += 1);
         self.faults.pass(Site::DropStream);
     }
 }
@@ -660,16 +660,16 @@ impl Listener for MemoryListener {
                     return Poll::Pending;
                 }
                 drop(backlog);
-                // Before it takes anything: a listener that panics has lost nothing.
+                // Before the connection is taken: a listener that panics loses none.
                 port.faults.pass(Site::Accept);
                 lock(&port.shared).waiting.pop_front()
             };
             Poll::Ready(match entry {
                 Some(Ok(number)) => {
-                    port.ledger.note(number, |made| made.accepted += 1);
+                    port.history.note(number, |made| made.accepted += 1);
                     let stream = MemoryStream {
                         number,
-                        ledger: port.ledger.clone(),
+                        history: port.history.clone(),
                         faults: port.faults.clone(),
                     };
                     Ok((stream, (port.number, Some(number))))

@@ -1,11 +1,11 @@
-//! The acts that tests carry out on a pool, and the reports that they see: plain data.
+//! The acts that tests apply to a pool, and the reports that they see: plain data.
 
 use super::ends::How;
 use super::*;
 use crate::policy::WaitingAcceptors;
 use crate::report::Failure;
 
-/// A report, as far as it matters here.
+/// The parts of a report that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reported {
     StartError(ChildId, &'static str),
@@ -82,37 +82,37 @@ pub(super) fn reported(event: &Event<()>) -> Reported {
     }
 }
 
-/// One thing that happens. Numbers choose among what there is.
+/// One event. Numbers choose among the existing children and listeners.
 #[derive(Debug, Clone)]
 pub(super) enum Act {
     Add(usize),
     /// The accept loop of a listener starts at most this many.
     Starts(usize, usize),
-    /// At most this many acceptors that are owed get rows.
+    /// At most this many owed acceptors get rows.
     Lists(usize, usize),
-    /// An acceptor is through `init`.
+    /// An acceptor has finished `init`.
     Waits(usize),
     /// A waiting acceptor begins to terminate.
     Dismissed(usize),
-    /// A waiting acceptor has a connection; the next acceptor needs its `init`.
+    /// A waiting acceptor gets a connection; the next acceptor needs its `init`.
     Became(usize),
     /// The same, and the next acceptor has its state.
     BecameWithNext(usize),
     AcceptorEnds(usize, How),
     ConnectionEnds(usize, How),
-    /// Of a child that has ended.
+    /// A repeated end of a child that has ended.
     EndsAgain(usize, How),
-    /// Everything else that could come for a child that has ended.
+    /// Every other event for a child that has ended.
     ComesLate(usize),
     Close(usize),
     CloseAgain,
-    /// A socket closes that was asked to.
+    /// A socket closes as requested.
     SocketCloses(usize),
     /// A socket closes because its listener failed.
     ListenerFails(usize),
     Stop(StopReason),
     Kill(StopReason),
-    /// This many milliseconds pass, and the driver has its turn.
+    /// This many milliseconds pass, and the driver runs.
     Wait(u64),
     /// A child enters a poll, or leaves it.
     Poll(usize),
@@ -120,14 +120,14 @@ pub(super) enum Act {
     Reconfigure(Rules, WaitingAcceptors),
 }
 
-/// One act, and what could be seen after it.
+/// One act, and the visible state after it.
 #[derive(Debug, Clone)]
 pub(super) struct Moment {
     pub(super) act: Act,
     pub(super) at: Instant,
     pub(super) rules: Rules,
     pub(super) state: PoolState,
-    /// Children, and sockets that are open.
+    /// Children and open sockets.
     pub(super) left: usize,
     pub(super) sockets: usize,
     pub(super) reports: Vec<Reported>,

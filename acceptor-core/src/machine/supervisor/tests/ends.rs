@@ -1,4 +1,4 @@
-//! The ends of children as data: the contract's table of ends, and B3 to B8, written down once more.
+//! The ends of children as data: the contract's table of ends, and B3 to B8, stated independently.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::policy::Restart;
 use crate::report::Failure;
 use crate::stop_report::EndKind;
 
-/// An end that a test can give any number of times.
+/// An end of a child, which can be copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum How {
     Ignored,
@@ -52,16 +52,16 @@ pub(super) const OF_CONNECTIONS: [How; 9] = [
     How::Lost,
 ];
 
-/// What follows for the acceptor's replacement.
+/// How the acceptor's replacement is spaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spacing {
-    /// It starts at once, and what came before is forgotten.
+    /// It starts immediately, and earlier ends are forgotten.
     None,
-    /// The first starts at once, later ones are spaced (B3, B6).
+    /// The first starts immediately, later ones are spaced (B3, B6).
     Repeats,
-    /// As `Repeats`, and the driver starts it in any case.
+    /// As `Repeats`, but the driver always starts it.
     Lost,
-    /// An outage begins, or goes on (B4).
+    /// An outage begins or continues (B4).
     Outage,
 }
 
@@ -101,7 +101,7 @@ impl How {
         }
     }
 
-    /// The word that is reported.
+    /// The reported word.
     pub(super) fn word(self) -> Option<&'static str> {
         match self {
             How::Ignored | How::TimedOut | How::TimedOutShort => None,

@@ -1,7 +1,7 @@
 //! Every sequence of events of a small pool up to a stated depth.
 //!
-//! After each event the machine is compared with the model, and all that was seen so far with statements about
-//! the whole history. The model goes step by step, much as the machine does; a count over a list cannot be wrong
+//! After each event the machine is compared with the model, and everything seen so far with statements about
+//! the whole history. The model advances step by step, much as the machine does; a count over a list cannot be wrong
 //! in the same way.
 
 use std::collections::BTreeMap;
@@ -10,17 +10,17 @@ use super::acts::Moment;
 use super::*;
 use crate::status::AcceptorState;
 
-/// The acts that may come next.
+/// The possible next acts.
 type Choices = fn(&World) -> Vec<Act>;
 
-/// How many histories there were, and in how many of them the pool stops.
+/// The number of histories, and of those in which the pool stops.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Histories {
     all: usize,
     stop: usize,
 }
 
-/// Carries out every sequence of `depth` more events.
+/// Applies every sequence of `depth` more events.
 fn act_all(world: &World, choices: Choices, depth: usize) -> Histories {
     let state = world.machine.state();
     if depth == 0 {
@@ -29,7 +29,7 @@ fn act_all(world: &World, choices: Choices, depth: usize) -> Histories {
             stop: usize::from(state != PoolState::Running),
         };
     }
-    // After the end nothing leads to anything: one more event is enough.
+    // After the end no event has an effect: one more is enough.
     let depth = if state == PoolState::Stopped {
         0
     } else {
@@ -62,7 +62,7 @@ impl Drop for Explains<'_> {
     }
 }
 
-/// Every history from here on, of pools with these rules: at least this many, or the test tests nothing.
+/// Checks every history from here on, of pools with these rules, and that there are at least this many.
 #[track_caller]
 fn check_all(
     all_rules: &[Rules],
@@ -89,7 +89,7 @@ fn check_history(history: &[Moment]) {
     check_reports(history);
 }
 
-/// The end of a child, if that is what happened.
+/// The end of a child, if the act was one.
 fn end(moment: &Moment) -> Option<How> {
     match moment.act {
         Act::AcceptorEnds(_, how) | Act::ConnectionEnds(_, how) => Some(how),
@@ -97,7 +97,7 @@ fn end(moment: &Moment) -> Option<How> {
     }
 }
 
-/// Whether it counts. Asked in a pool that runs.
+/// Whether the act counts as a failure. Called for a running pool.
 fn is_failure(moment: &Moment) -> bool {
     end(moment).is_some_and(|how| how.counts(moment.rules.restart))
 }
@@ -130,8 +130,8 @@ fn stops_at(history: &[Moment]) -> Option<(usize, StopReason)> {
     })
 }
 
-/// It stops when it is asked to, when there are too many failures, or when the last listener has failed and the spec
-/// says so; else never (I1, I2, L9, S1).
+/// The pool stops when it is asked to, when there are too many failures, or when the last listener has failed and the spec
+/// says so; otherwise never (I1, I2, L9, S1).
 fn check_stop(history: &[Moment]) {
     let stops = stops_at(history).map(|(index, _)| index);
     let not_running = |moment: &Moment| moment.state != PoolState::Running;
@@ -147,11 +147,11 @@ const STATES: [PoolState; 5] = [
     PoolState::Stopped,
 ];
 
-/// Phases only go forward. Each lasts as long as the plan says, unless all is gone or a kill cuts it short (S2 to S8).
+/// Phases only go forward. Each lasts as planned, unless nothing is left or a kill cuts it short (S2 to S8).
 fn check_phases(history: &[Moment]) {
     let state = |moment: &Moment| STATES.iter().position(|state| *state == moment.state);
     let states: Vec<_> = history.iter().map(state).collect();
-    assert!(states.is_sorted(), "it went back: {states:?}");
+    assert!(states.is_sorted(), "the states went back: {states:?}");
     let Some((began, _)) = stops_at(history) else {
         return;
     };
@@ -167,7 +167,7 @@ fn check_phases(history: &[Moment]) {
             Shutdown::Within(time) => Some(time),
             Shutdown::Unlimited => None,
         },
-        // Children that move are waited for without a bound.
+        // The wait for children that make progress is unbounded.
         None,
     ];
     let reached = |state: usize| {
@@ -175,7 +175,7 @@ fn check_phases(history: &[Moment]) {
             .iter()
             .position(|at| at.is_some_and(|at| at >= state))
     };
-    let now = history.last().expect("a stop is a moment");
+    let now = history.last().expect("a stop is an entry of the history");
     for (phase, bound) in bounds.into_iter().enumerate() {
         let Some(since) = reached(phase) else { break };
         let over = reached(phase + 1);
@@ -194,16 +194,19 @@ fn check_phases(history: &[Moment]) {
                     && lasted.is_some_and(|time| time >= plan.kill_timeout);
                 assert!(
                     cut || all_gone || in_time || stuck,
-                    "phase {phase} was over too early"
+                    "phase {phase} ended too early"
                 );
             }
             None => {
-                assert!(now.left > 0, "nothing is left and it goes on");
+                assert!(
+                    now.left > 0,
+                    "nothing is left, yet the pool has not stopped"
+                );
                 let lasted = since.map(|since| now.at - since);
                 let overdue = bound.is_some_and(|bound| lasted.is_some_and(|time| time >= bound));
                 assert!(!overdue, "phase {phase} is overdue");
                 let killed = history.iter().any(|at| matches!(at.act, Act::Kill(_)));
-                assert!(phase == 3 || !killed, "killed, and not in the kill");
+                assert!(phase == 3 || !killed, "killed outside the kill phase");
             }
         }
     }
@@ -211,7 +214,7 @@ fn check_phases(history: &[Moment]) {
     assert_eq!(results, usize::from(now.state == PoolState::Stopped));
 }
 
-/// When the last socket was closed, or a second after the close began; at once, if no connection is taken from the
+/// When the last socket was closed, or a second after the close began; immediately if no connection is taken from the
 /// queues (L7).
 fn grace_began(history: &[Moment], plan: StopPlan) -> Option<Instant> {
     let began = history.first()?.at;
@@ -226,7 +229,7 @@ fn is_stuck(moment: &Moment) -> bool {
     moment.reports.iter().any(stuck)
 }
 
-/// As many reports of each sort as there were ends of that sort: the contract's table of ends, S6, S8 and I3.
+/// There are as many reports of each kind as ends of that kind: the contract's table of ends, S6, S8 and I3.
 fn check_reports(history: &[Moment]) {
     let reports = || history.iter().flat_map(|moment| &moment.reports);
     let mut ended: BTreeMap<&str, usize> = BTreeMap::new();
@@ -282,7 +285,7 @@ fn killed_before_they_began(history: &[Moment]) -> usize {
     history.iter().map(|moment| moment.owed_killed).sum()
 }
 
-/// All that there are, as acts choose among them.
+/// The numbers of all children of a role, as acts choose among them.
 fn which(world: &World, role: Role) -> std::ops::Range<usize> {
     0..world.of_role(role).len()
 }
@@ -311,19 +314,19 @@ fn in_state(
     (0..world.in_state(state).len()).map(act)
 }
 
-/// Each acceptor in `init` is through it, and each that waits has a connection.
+/// Each acceptor in `init` finishes it, and each waiting one gets a connection.
 fn goes_on(world: &World) -> impl Iterator<Item = Act> {
     let waits = in_state(world, AcceptorState::Init, Act::Waits);
     waits.chain(in_state(world, AcceptorState::Waiting, Act::Became))
 }
 
-/// Each accept loop starts what there is to start.
+/// Each accept loop starts its pending acceptors.
 fn starts(world: &World) -> impl Iterator<Item = Act> {
     let with_starts = world.with_starts().into_iter();
     with_starts.map(|which| Act::Starts(which, 8))
 }
 
-/// Each socket that was asked to close closes.
+/// Each closing socket closes.
 fn sockets(world: &World) -> impl Iterator<Item = Act> {
     (0..world.closing().len()).map(Act::SocketCloses)
 }
@@ -349,7 +352,7 @@ fn everything(world: &World) -> Vec<Act> {
     acts.extend(goes_on(world));
     acts.extend(starts(world));
     acts.extend(in_state(world, AcceptorState::Waiting, Act::Dismissed));
-    if world.stop.is_none() && world.doors.len() < 2 {
+    if world.stop.is_none() && world.known_listeners.len() < 2 {
         acts.push(Act::Add(1));
     }
     acts.extend((0..world.open().len()).map(Act::Close));
@@ -359,7 +362,7 @@ fn everything(world: &World) -> Vec<Act> {
         acts.push(Act::EndsAgain(0, How::Error));
         acts.push(Act::ComesLate(0));
     }
-    if world.open().len() < world.doors.len() {
+    if world.open().len() < world.known_listeners.len() {
         acts.push(Act::CloseAgain);
     }
     if world.stop.is_none() {
@@ -399,7 +402,7 @@ const SERVES: [Act; 4] = [
     Act::Became(0),
 ];
 
-/// Four events deep, with more that may happen from the first on.
+/// Four events deep, with more possible events from the first on.
 #[test]
 fn every_history_of_serving_pool() {
     let rules = [plan(0, Grace::Within(ms(0)), Shutdown::Kill)];
@@ -425,7 +428,7 @@ fn while_it_stops(world: &World) -> Vec<Act> {
     acts
 }
 
-/// Five events deep, for plans of every sort.
+/// Five events deep, for every kind of plan.
 #[test]
 fn every_history_of_stop() {
     let (some, none) = (Grace::Within(ms(10)), Grace::Within(ms(0)));
@@ -448,12 +451,12 @@ fn every_history_of_stop() {
 fn failures_at_all_times(world: &World) -> Vec<Act> {
     let mut acts = vec![Act::Wait(1), Act::Wait(10)];
     if !world.open().is_empty() {
-        // There are enough connections for all that follows, and one acceptor.
+        // There are enough connections for all later events, and one acceptor.
         acts.push(Act::AcceptorEnds(0, How::StartError));
         acts.push(Act::ConnectionEnds(0, How::Error));
     }
     if world.stop.is_none() {
-        // There and back: a failure that is forgotten in a short period does not come back in a longer one (I2, R1).
+        // Back and forth: a failure forgotten in a short period does not return in a longer one (I2, R1).
         let period = if world.rules.period == ms(10) { 1 } else { 10 };
         let rules = Rules {
             period: ms(period),
@@ -532,7 +535,7 @@ fn after_the_kill(world: &World) -> Vec<Act> {
     acts
 }
 
-/// Eight events deep: in six of them one child is stuck, in seven another moves meanwhile.
+/// Eight events deep: within six of them one child is stuck, within seven another makes progress.
 #[test]
 fn every_history_of_kill() {
     let mut first = SERVES.to_vec();

@@ -1,4 +1,4 @@
-//! The model of a pool: plain data, and the answers that follow from it alone.
+//! The model of a pool: plain data, and the answers that follow from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::machine::stuck::RuntimeKey;
 use crate::status::AcceptorState;
 use crate::stop_report::{Ends, StopReport};
 
-/// The task that is to start an acceptor that is spaced.
+/// The task that starts a spaced acceptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartedBy {
     AcceptLoop,
@@ -25,16 +25,16 @@ pub(super) struct Known {
     /// `None` for a connection.
     pub(super) state: Option<AcceptorState>,
     pub(super) since: Instant,
-    /// Its beginning as a connection was reported, so its end is.
+    /// Its begin as a connection was reported, so its end will be.
     pub(super) reported: bool,
     pub(super) started_by: StartedBy,
-    /// How many starts in a row led nowhere.
+    /// The number of consecutive starts without success.
     pub(super) spaced: u32,
-    /// Its polls, as each look found them.
+    /// Its poll count at each look.
     pub(super) looks: Vec<u32>,
-    /// Which of the pool's acceptors it is of.
+    /// The generation of its acceptor.
     pub(super) generation: u64,
-    /// Another has taken its place (R1).
+    /// It has been replaced (R1).
     pub(super) replaced: bool,
 }
 
@@ -55,28 +55,28 @@ pub(super) struct Outage {
 
 /// A listener, as the model knows it.
 #[derive(Debug, Clone)]
-pub(super) struct Door {
+pub(super) struct KnownListener {
     pub(super) runtime: RuntimeKey,
     pub(super) acceptors: usize,
     pub(super) accepted: u64,
-    /// How many rows it ever had.
+    /// The number of rows it has ever had.
     pub(super) numbers: u64,
     pub(super) owed: usize,
-    /// Which of the pool's acceptors new children are of.
+    /// The generation of the acceptor for new children.
     pub(super) generation: u64,
     pub(super) outage: Option<Outage>,
     pub(super) socket: SocketState,
     pub(super) killed: bool,
-    /// Given up with all its children.
+    /// Abandoned with all its children.
     pub(super) forgotten: bool,
 }
 
-impl Door {
+impl KnownListener {
     pub(super) fn is_open(&self) -> bool {
         self.socket != SocketState::Closed && !self.killed
     }
 
-    /// Whether its socket is one that the pool waits for.
+    /// Whether the pool waits for its socket.
     pub(super) fn has_socket(&self) -> bool {
         self.socket != SocketState::Closed && !self.forgotten
     }
@@ -84,26 +84,26 @@ impl Door {
 
 /// A stop, as the model knows it.
 #[derive(Debug, Clone)]
-pub(super) struct Halt {
+pub(super) struct KnownStop {
     pub(super) plan: StopPlan,
     pub(super) reason: StopReason,
     pub(super) began: Instant,
     pub(super) phase: Phase,
     /// In the grace phase: the sockets are not closed yet, and grace has not begun.
     pub(super) closing: bool,
-    /// Since when the present phase lasts; once the sockets are closed, since when grace does.
+    /// When the current phase began; once the sockets are closed, when grace began.
     pub(super) since: Instant,
     pub(super) ends: Vec<(Role, Phase, EndKind)>,
     pub(super) looked: Option<Instant>,
-    /// The runtimes on which anything moved since the last look.
+    /// The runtimes that made progress since the last look.
     pub(super) moved: BTreeSet<RuntimeKey>,
-    /// Of each round of looks, whether anything moved on a runtime.
+    /// For each round of looks, whether a runtime made progress.
     pub(super) rounds: BTreeMap<RuntimeKey, Vec<bool>>,
     pub(super) stuck: usize,
     pub(super) finished: bool,
 }
 
-impl Halt {
+impl KnownStop {
     pub(super) fn count(&self, role: Role, phase: Phase, kind: EndKind) -> usize {
         let same = |end: &&(Role, Phase, EndKind)| **end == (role, phase, kind);
         self.ends.iter().filter(same).count()
@@ -158,18 +158,18 @@ impl Halt {
     }
 }
 
-/// The effects that an event should have.
+/// The expected effects of an event.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     pub(super) orders: Vec<Order>,
     pub(super) close: Vec<(ListenerId, Close)>,
     pub(super) start: Option<(ListenerId, ChildId)>,
     pub(super) start_later: Option<(ListenerId, ChildId, Duration)>,
-    /// A listener that closes, and has an acceptor less.
+    /// A closing listener that has one acceptor less.
     pub(super) fewer: Option<ListenerId>,
     pub(super) reports: Vec<Reported>,
     pub(super) debug: Option<Reported>,
-    /// A connection that has ended after the grace, with its age.
+    /// A connection that ended after the grace, with its age.
     pub(super) late: Option<(ChildId, EndKind, Phase, Duration)>,
     pub(super) finished: Option<StopReport<()>>,
     pub(super) wakes_driver: bool,
@@ -177,7 +177,7 @@ pub(super) struct Expected {
     pub(super) unseen: bool,
 }
 
-/// The delay of the n-th start in a row that leads nowhere.
+/// The delay of the n-th consecutive start without success.
 pub(super) fn delay(starts: u32) -> Duration {
     match starts {
         0 => Duration::ZERO,

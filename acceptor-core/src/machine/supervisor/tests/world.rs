@@ -1,8 +1,8 @@
-//! A pool without tasks: the machine, a table for each listener, and beside them an obvious model.
+//! A pool without tasks: the machine, a table for each listener, and a simple model.
 //!
-//! It does what the pool's tasks do around the machine: it applies the orders to the tables, starts acceptors as the
-//! accept loop and the driver do, and looks at the children that are left. After each act every effect, every row and
-//! every count is compared with the model's.
+//! It plays the part of the pool's tasks: it applies the orders to the tables, starts acceptors as the
+//! accept loop and the driver do, and looks at the remaining children. After each act every effect, every row and
+//! every count is compared with the model.
 
 mod checks;
 mod children;
@@ -11,7 +11,7 @@ mod stopping;
 use std::collections::BTreeMap;
 
 use super::acts::Moment;
-use super::model::{Door, Expected, Halt, Known, Outage, StartedBy};
+use super::model::{Expected, Known, KnownListener, KnownStop, Outage, StartedBy};
 use super::*;
 use crate::machine::slots::testing::TestSignals;
 use crate::machine::slots::{CHUNK, place};
@@ -19,7 +19,7 @@ use crate::machine::stuck::RuntimeKey;
 use crate::policy::WaitingAcceptors;
 use crate::status::AcceptorState;
 
-/// A listener is its id, and all addresses are alike.
+/// A listener is its id, and all addresses are equal.
 pub(super) type Machine = Supervisor<ListenerId>;
 pub(super) type Outcome = Effects<ListenerId, ()>;
 pub(super) type Children = Table<TestBank, ()>;
@@ -78,7 +78,7 @@ impl Bank for TestBank {
     }
 }
 
-/// The machine and its tables, and beside them the model.
+/// The machine, its tables and the model.
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) machine: Machine,
@@ -87,12 +87,12 @@ pub(super) struct World {
     now: Instant,
     pub(super) children: BTreeMap<ChildId, Known>,
     pub(super) ended: Vec<ChildId>,
-    pub(super) doors: BTreeMap<ListenerId, Door>,
+    pub(super) known_listeners: BTreeMap<ListenerId, KnownListener>,
     failures: Vec<Instant>,
-    pub(super) stop: Option<Halt>,
-    /// The starts that the driver has to carry out, with their times.
+    pub(super) stop: Option<KnownStop>,
+    /// The pending starts of the driver, with their times.
     spaced: Vec<(Instant, ChildId)>,
-    /// All that ever happened.
+    /// The whole history.
     pub(super) history: Vec<Moment>,
 }
 
@@ -109,7 +109,7 @@ impl World {
             now: Instant::now(),
             children: BTreeMap::new(),
             ended: Vec::new(),
-            doors: BTreeMap::new(),
+            known_listeners: BTreeMap::new(),
             failures: Vec::new(),
             stop: None,
             spaced: Vec::new(),
@@ -130,61 +130,69 @@ impl World {
         self.which(|known| known.state == Some(state))
     }
 
-    pub(super) fn doors(&self, is: impl Fn(&Door) -> bool) -> Vec<ListenerId> {
-        let these = self.doors.iter().filter(|(_, door)| is(door));
+    pub(super) fn known_listeners(&self, is: impl Fn(&KnownListener) -> bool) -> Vec<ListenerId> {
+        let these = self
+            .known_listeners
+            .iter()
+            .filter(|(_, known_listener)| is(known_listener));
         these.map(|(id, _)| *id).collect()
     }
 
-    /// Listeners that were not asked to close.
+    /// Listeners that are not closing.
     pub(super) fn open(&self) -> Vec<ListenerId> {
-        self.doors(|door| door.socket == SocketState::Open)
+        self.known_listeners(|known_listener| known_listener.socket == SocketState::Open)
     }
 
     pub(super) fn closing(&self) -> Vec<ListenerId> {
-        self.doors(|door| matches!(door.socket, SocketState::Closing(_)))
+        self.known_listeners(|known_listener| {
+            matches!(known_listener.socket, SocketState::Closing(_))
+        })
     }
 
     /// Listeners whose accept loop has acceptors to start, as acts choose among all.
     pub(super) fn with_starts(&self) -> Vec<usize> {
-        let all = self.doors.iter().enumerate();
-        let with_starts = all.filter(|(_, (id, door))| {
+        let all = self.known_listeners.iter().enumerate();
+        let with_starts = all.filter(|(_, (id, known_listener))| {
             let by = |by| self.spaced_by(**id, by).len();
-            let starts = match door.outage {
-                None => door.owed + by(StartedBy::AcceptLoop) + by(StartedBy::AcceptLoopLater),
-                Some(Outage { probe: None, .. }) => door.owed + by(StartedBy::AcceptLoop),
+            let starts = match known_listener.outage {
+                None => {
+                    known_listener.owed + by(StartedBy::AcceptLoop) + by(StartedBy::AcceptLoopLater)
+                }
+                Some(Outage { probe: None, .. }) => known_listener.owed + by(StartedBy::AcceptLoop),
                 Some(_) => 0,
             };
-            door.is_open() && starts > 0
+            known_listener.is_open() && starts > 0
         });
         with_starts.map(|(which, _)| which).collect()
     }
 
     fn sockets(&self) -> usize {
-        self.doors(Door::has_socket).len()
+        self.known_listeners(KnownListener::has_socket).len()
     }
 
     fn has_children(&self, listener: ListenerId) -> bool {
         self.children.keys().any(|id| id.listener() == listener)
     }
 
-    /// Listeners whose socket is open, or that have children left.
+    /// Listeners with an open socket or remaining children.
     fn known(&self) -> Vec<ListenerId> {
-        let all = self.doors.iter();
-        let known = all
-            .filter(|(id, door)| !door.forgotten && (door.has_socket() || self.has_children(**id)));
+        let all = self.known_listeners.iter();
+        let known = all.filter(|(id, known_listener)| {
+            !known_listener.forgotten && (known_listener.has_socket() || self.has_children(**id))
+        });
         known.map(|(id, _)| *id).collect()
     }
 
-    fn door(&mut self, listener: ListenerId) -> &mut Door {
-        self.doors
+    fn known_listener(&mut self, listener: ListenerId) -> &mut KnownListener {
+        self.known_listeners
             .get_mut(&listener)
-            .expect("a listener that was added")
+            .expect("the listener was added")
     }
 
     fn table(&mut self, listener: ListenerId) -> &mut Children {
         self.tables
             .get_mut(&listener)
-            .expect("a listener that was added")
+            .expect("the listener was added")
     }
 
     pub(super) fn act(&mut self, act: &Act) {
@@ -209,9 +217,9 @@ impl World {
         }
     }
 
-    /// `None` if there is nothing that it could be done to.
+    /// `None` if the act has no target.
     fn carry_out(&mut self, act: &Act) -> Option<()> {
-        let all: Vec<_> = self.doors.keys().copied().collect();
+        let all: Vec<_> = self.known_listeners.keys().copied().collect();
         let in_state = |state| self.in_state(state);
         let (init, waiting) = (AcceptorState::Init, AcceptorState::Waiting);
         match act {
@@ -236,7 +244,8 @@ impl World {
             Act::CloseAgain => self.close_again(),
             Act::SocketCloses(which) => self.socket_closes(choose(&self.closing(), *which)?),
             Act::ListenerFails(which) => {
-                let sockets = self.doors(|door| door.socket != SocketState::Closed);
+                let sockets = self
+                    .known_listeners(|known_listener| known_listener.socket != SocketState::Closed);
                 self.socket_closes(choose(&sockets, *which)?);
             }
             Act::Stop(reason) => self.stop(*reason),
@@ -263,28 +272,36 @@ impl World {
 
     fn add(&mut self, acceptors: usize) {
         // The pool's runtime, another one, and that one again.
-        let runtime = match self.doors.len() % 3 {
+        let runtime = match self.known_listeners.len() % 3 {
             0 => Some(RuntimeKey::OF_THE_POOL),
             1 => None,
-            _ => self.doors.values().next_back().map(|door| door.runtime),
+            _ => self
+                .known_listeners
+                .values()
+                .next_back()
+                .map(|known_listener| known_listener.runtime),
         };
         let mut key = None;
         let id = self.machine.add_listener(runtime, |id, given| {
             key = Some(given);
             id
         });
-        let key = key.expect("the listener was made");
+        let key = key.expect("the listener exists");
         match runtime {
             Some(runtime) => assert_eq!(key, runtime),
-            None => assert!(self.doors.values().all(|door| door.runtime != key)),
+            None => assert!(
+                self.known_listeners
+                    .values()
+                    .all(|known_listener| known_listener.runtime != key)
+            ),
         }
         let mut table = Table::new(id, acceptors, TestSignals::default());
         table.watch_ends(self.rules.connection_reports == ConnectionReports::All);
         assert!(
             self.tables.insert(id, table).is_none(),
-            "{id} was there before"
+            "{id} existed before"
         );
-        let door = Door {
+        let known_listener = KnownListener {
             runtime: key,
             acceptors,
             accepted: 0,
@@ -296,7 +313,7 @@ impl World {
             killed: false,
             forgotten: false,
         };
-        self.doors.insert(id, door);
+        self.known_listeners.insert(id, known_listener);
     }
 
     fn reconfigure(&mut self, rules: Rules, waiting: WaitingAcceptors) {
@@ -306,9 +323,9 @@ impl World {
             let all = rules.connection_reports == ConnectionReports::All;
             self.table(listener).watch_ends(all);
             let replaces = self.table(listener).reconfigure(waiting);
-            self.door(listener).generation += 1;
+            self.known_listener(listener).generation += 1;
             let mut replaced = Vec::new();
-            if waiting == WaitingAcceptors::Replace && self.doors[&listener].is_open() {
+            if waiting == WaitingAcceptors::Replace && self.known_listeners[&listener].is_open() {
                 replaced = self.which(|known| {
                     let begun = known
                         .state
@@ -319,11 +336,11 @@ impl World {
             }
             assert_eq!(replaces, !replaced.is_empty());
             for id in replaced {
-                let known = self.children.get_mut(&id).expect("a child that is there");
+                let known = self.children.get_mut(&id).expect("the child exists");
                 known.replaced = true;
-                let door = self.door(listener);
-                door.owed += 1;
-                if let Some(outage) = &mut door.outage {
+                let known_listener = self.known_listener(listener);
+                known_listener.owed += 1;
+                if let Some(outage) = &mut known_listener.outage {
                     outage.probe = outage.probe.filter(|probe| *probe != id);
                 }
             }
@@ -338,11 +355,11 @@ impl World {
     }
 
     fn set_state(&mut self, id: ChildId, state: AcceptorState) {
-        let known = self.children.get_mut(&id).expect("a child that is there");
+        let known = self.children.get_mut(&id).expect("the child exists");
         known.state = Some(state);
     }
 
-    /// Time passes, and the driver has its turn.
+    /// Time passes, and the driver runs.
     fn wait(&mut self, time: Duration) {
         self.now += time;
         let (now, mut effects) = (self.now, Outcome::default());
@@ -364,14 +381,14 @@ impl World {
 
     fn poll(&mut self, id: ChildId) {
         let bank = self.table(id.listener()).bank_mut(id);
-        let bank = bank.expect("a child that is there");
+        let bank = bank.expect("the child exists");
         bank.seat(id.slot).polls += 1;
-        let known = self.children.get_mut(&id).expect("a child that is there");
+        let known = self.children.get_mut(&id).expect("the child exists");
         known.control.polls += 1;
     }
 
     fn count(&mut self, listener: ListenerId, role: Role, kind: EndKind, count: usize) {
-        let runtime = self.doors[&listener].runtime;
+        let runtime = self.known_listeners[&listener].runtime;
         if let Some(stop) = &mut self.stop {
             let end = (role, stop.phase, kind);
             stop.ends.extend(std::iter::repeat_n(end, count));

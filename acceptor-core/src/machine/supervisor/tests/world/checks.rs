@@ -16,7 +16,7 @@ impl World {
         assert_eq!(debug, expected.debug);
         let late = effects.late.iter().map(|(began, late)| {
             assert_eq!(self.now - *began, late.age);
-            let kind = late.kind.expect("it has ended");
+            let kind = late.kind.expect("the connection has ended");
             (late.id, kind, late.phase, late.age)
         });
         assert!(late.eq(expected.late));
@@ -38,13 +38,16 @@ impl World {
         }
         for order in effects.orders {
             for (id, _) in self.machine.listeners() {
-                let table = self.tables.get_mut(&id).expect("its table");
-                let door = self.doors.get_mut(&id).expect("its door");
+                let table = self.tables.get_mut(&id).expect("the listener has a table");
+                let known_listener = self
+                    .known_listeners
+                    .get_mut(&id)
+                    .expect("the listener is known");
                 match order {
                     Order::BeginStop => table.begin_stop(),
                     Order::Kill => {
                         table.kill();
-                        door.killed = true;
+                        known_listener.killed = true;
                     }
                     Order::CloseListeners(_) | Order::Stop => {}
                 }
@@ -72,14 +75,14 @@ impl World {
             let found = found.map(|(row, control)| (control, row.acceptor_state()));
             assert_eq!(found, Some((known.control, known.state)));
         }
-        for (id, door) in &self.doors {
-            self.check_door(*id, door);
+        for (id, known_listener) in &self.known_listeners {
+            self.check_listener(*id, known_listener);
         }
         let known: Vec<_> = self.machine.listeners().map(|(id, _)| id).collect();
         assert_eq!(known, self.known());
         for id in &known {
-            let listening = self.machine.listener(*id).expect("it is listed");
-            assert_eq!(listening.socket, self.doors[id].socket);
+            let listening = self.machine.listener(*id).expect("the listener is listed");
+            assert_eq!(listening.socket, self.known_listeners[id].socket);
         }
         let mut after = Vec::new();
         while let Some((id, _)) = self.machine.listener_after(after.last().copied()) {
@@ -93,7 +96,7 @@ impl World {
         assert_eq!(self.machine.failures(self.now), recent);
     }
 
-    pub(super) fn check_door(&self, id: ListenerId, door: &Door) {
+    pub(super) fn check_listener(&self, id: ListenerId, known_listener: &KnownListener) {
         let table = &self.tables[&id];
         let count = |state: Option<AcceptorState>| {
             let these = self.children.iter();
@@ -107,27 +110,33 @@ impl World {
             handshaking: 0,
             guarded: 0,
             waiting: of(AcceptorState::Waiting),
-            spaced: of(AcceptorState::Spaced) + door.owed,
+            spaced: of(AcceptorState::Spaced) + known_listener.owed,
             init: of(AcceptorState::Init),
             terminating: of(AcceptorState::Terminating),
         };
         assert_eq!(table.tally(), tally);
-        assert_eq!(table.signals().outage.get(), door.outage.is_some());
-        assert_eq!(table.accepted(), door.accepted);
-        assert_eq!(table.is_owed(), door.owed > 0 && door.is_open());
-        if !door.forgotten {
-            assert_eq!(table.is_open(), door.is_open());
-            let over = door.socket == SocketState::Closed && !self.has_children(id);
+        assert_eq!(
+            table.signals().outage.get(),
+            known_listener.outage.is_some()
+        );
+        assert_eq!(table.accepted(), known_listener.accepted);
+        assert_eq!(
+            table.is_owed(),
+            known_listener.owed > 0 && known_listener.is_open()
+        );
+        if !known_listener.forgotten {
+            assert_eq!(table.is_open(), known_listener.is_open());
+            let over = known_listener.socket == SocketState::Closed && !self.has_children(id);
             assert_eq!(table.is_over(), over);
         }
         let replaced = self.which(|known| known.replaced);
         let replaced = replaced.iter().filter(|child| child.listener() == id);
         let acceptors = tally.acceptors() - replaced.count();
-        assert!(acceptors <= door.acceptors);
+        assert!(acceptors <= known_listener.acceptors);
         // While a stop drains, the acceptor whose failure began it is missing.
         let stop = self.stop.as_ref();
-        if door.is_open() && stop.is_none_or(|stop| stop.phase == Phase::LameDuck) {
-            assert_eq!(acceptors, door.acceptors);
+        if known_listener.is_open() && stop.is_none_or(|stop| stop.phase == Phase::LameDuck) {
+            assert_eq!(acceptors, known_listener.acceptors);
         }
     }
 
@@ -138,7 +147,7 @@ impl World {
             Some(stop) => PoolState::Stopping(stop.phase),
         };
         assert_eq!(self.machine.state(), state);
-        let deadline = self.stop.as_ref().and_then(Halt::deadline);
+        let deadline = self.stop.as_ref().and_then(KnownStop::deadline);
         assert_eq!(self.machine.deadline(), deadline);
         if let PoolState::Stopped = state {
             assert_eq!((self.children.len(), self.sockets()), (0, 0));
@@ -146,7 +155,10 @@ impl World {
         let due = state == PoolState::Stopping(Phase::Kill) && deadline <= Some(self.now);
         assert_eq!(self.machine.look_is_due(self.now), due);
         if state != PoolState::Stopping(Phase::Kill) {
-            assert!(deadline.is_none_or(|at| at > self.now), "it is overdue");
+            assert!(
+                deadline.is_none_or(|at| at > self.now),
+                "the deadline has passed"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::machine::supervisor::tests::model::{Outage, delay};
 use crate::machine::table::{Became, Next, Waits};
 
 impl World {
-    /// A child that was never there before has a row now.
+    /// A new child has a row.
     pub(super) fn begins(
         &mut self,
         listener: ListenerId,
@@ -15,9 +15,9 @@ impl World {
         spaced: u32,
     ) -> ChildId {
         let now = self.now;
-        let door = self.door(listener);
-        door.numbers += 1;
-        let number = door.numbers;
+        let known_listener = self.known_listener(listener);
+        known_listener.numbers += 1;
+        let number = known_listener.numbers;
         let (mut found, mut from) = (None, Some(0));
         while let Some(cursor) = from {
             from = self.table(listener).visit(cursor, 100, |id, _, _| {
@@ -26,7 +26,7 @@ impl World {
                 }
             });
         }
-        let generation = self.doors[&listener].generation;
+        let generation = self.known_listeners[&listener].generation;
         let id = found.expect("the child has a row, and the next number of its listener");
         assert_eq!(id.listener(), listener);
         let known = Known {
@@ -44,36 +44,37 @@ impl World {
         id
     }
 
-    /// The accept loop starts some.
+    /// The accept loop starts acceptors.
     pub(super) fn starts(&mut self, listener: ListenerId, limit: usize) {
         let now = self.now;
         let starts = self.table(listener).take_starts(limit, now);
-        let door = self.doors[&listener].clone();
+        let known_listener = self.known_listeners[&listener].clone();
         let mut expected = Vec::new();
-        // During an outage one at a time (B4).
-        let limit = match door.outage {
+        // During an outage, one at a time (B4).
+        let limit = match known_listener.outage {
             None => limit,
             Some(Outage { probe: None, .. }) => limit.min(1),
             Some(_) => 0,
         };
-        if door.is_open() {
+        if known_listener.is_open() {
             let mut spaced = self.spaced_by(listener, StartedBy::AcceptLoop);
-            if door.outage.is_none() {
+            if known_listener.outage.is_none() {
                 spaced.extend(self.spaced_by(listener, StartedBy::AcceptLoopLater));
             }
             for id in spaced.into_iter().take(limit) {
                 self.begins_init(id);
                 expected.push(id);
             }
-            let owed = door.owed.min(limit - expected.len());
-            self.door(listener).owed -= owed;
+            let owed = known_listener.owed.min(limit - expected.len());
+            self.known_listener(listener).owed -= owed;
             for _ in 0..owed {
                 let (spaced, by) = (AcceptorState::Spaced, StartedBy::AcceptLoop);
                 let id = self.begins(listener, spaced, by, 0);
                 self.begins_init(id);
                 expected.push(id);
             }
-            if let (Some(outage), Some(start)) = (&mut self.door(listener).outage, expected.last())
+            if let (Some(outage), Some(start)) =
+                (&mut self.known_listener(listener).outage, expected.last())
             {
                 outage.probe = Some(*start);
             }
@@ -81,10 +82,10 @@ impl World {
         assert_eq!(starts, expected);
     }
 
-    /// A spaced acceptor is started, as one of the pool's acceptor.
+    /// A spaced acceptor starts, with the current acceptor of the pool.
     fn begins_init(&mut self, id: ChildId) {
-        let generation = self.doors[&id.listener()].generation;
-        let known = self.children.get_mut(&id).expect("a child that is there");
+        let generation = self.known_listeners[&id.listener()].generation;
+        let known = self.children.get_mut(&id).expect("the child exists");
         known.state = Some(AcceptorState::Init);
         known.generation = generation;
     }
@@ -95,8 +96,8 @@ impl World {
         }
         let now = self.now;
         self.table(listener).give_rows(limit, now);
-        let owed = self.doors[&listener].owed.min(limit);
-        self.door(listener).owed -= owed;
+        let owed = self.known_listeners[&listener].owed.min(limit);
+        self.known_listener(listener).owed -= owed;
         for _ in 0..owed {
             let (spaced, by) = (AcceptorState::Spaced, StartedBy::AcceptLoop);
             self.begins(listener, spaced, by, 0);
@@ -114,13 +115,13 @@ impl World {
         self.set_state(id, AcceptorState::Waiting);
     }
 
-    /// An acceptor has its state: those that are held follow.
+    /// An acceptor has its state: the held acceptors follow.
     fn release(&mut self, listener: ListenerId) -> Waits {
         let mut held = self.spaced_by(listener, StartedBy::AcceptLoopLater);
         held.extend(self.spaced_by(listener, StartedBy::AcceptLoop));
-        let door = self.door(listener);
-        match door.outage.take() {
-            Some(_) if !held.is_empty() || door.owed > 0 => Waits::Releases,
+        let known_listener = self.known_listener(listener);
+        match known_listener.outage.take() {
+            Some(_) if !held.is_empty() || known_listener.owed > 0 => Waits::Releases,
             _ => Waits::Yes,
         }
     }
@@ -133,10 +134,10 @@ impl World {
     pub(super) fn became(&mut self, id: ChildId, ready: bool) {
         let (listener, now) = (id.listener(), self.now);
         let number = self.table(listener).reserve_number();
-        // One with its state may be as old as the one that it is to follow.
+        // A next acceptor that has its state may be as old as the one before it.
         let generation = match ready {
             true => self.children[&id].generation,
-            false => self.doors[&listener].generation,
+            false => self.known_listeners[&listener].generation,
         };
         let next = Next {
             number,
@@ -146,20 +147,23 @@ impl World {
         let became =
             self.table(listener)
                 .became(id, ConnectionState::Serving, Self::peer(), now, next);
-        if self.doors[&listener].killed {
+        if self.known_listeners[&listener].killed {
             assert_eq!(became, Became::Gone);
-            self.door(listener).numbers += 1;
+            self.known_listener(listener).numbers += 1;
             return;
         }
         if self.children[&id].replaced {
             if !ready {
                 assert_eq!(became, Became::Replaced(None));
-                self.door(listener).numbers += 1;
+                self.known_listener(listener).numbers += 1;
                 return;
             }
             let (waiting, by) = (AcceptorState::Waiting, StartedBy::AcceptLoop);
             let child = self.begins(listener, waiting, by, 0);
-            let known = self.children.get_mut(&child).expect("it was just begun");
+            let known = self
+                .children
+                .get_mut(&child)
+                .expect("the child has just begun");
             (known.generation, known.replaced) = (generation, true);
             assert_eq!(became, Became::Replaced(Some(child)));
             return;
@@ -168,17 +172,20 @@ impl World {
         let known = self.children.get_mut(&id).expect("it waits");
         (known.state, known.since, known.reported) = (None, now, reported);
         let control = known.control;
-        self.door(listener).accepted += 1;
-        if !self.doors[&listener].is_open() {
+        self.known_listener(listener).accepted += 1;
+        if !self.known_listeners[&listener].is_open() {
             assert_eq!(became, Became::ServesLast(control));
-            self.door(listener).numbers += 1;
+            self.known_listener(listener).numbers += 1;
             return;
         }
-        let outage = self.doors[&listener].outage.is_some();
+        let outage = self.known_listeners[&listener].outage.is_some();
         let (child, delay) = if ready {
             let (waiting, by) = (AcceptorState::Waiting, StartedBy::AcceptLoop);
             let child = self.begins(listener, waiting, by, 0);
-            let known = self.children.get_mut(&child).expect("it was just begun");
+            let known = self
+                .children
+                .get_mut(&child)
+                .expect("the child has just begun");
             known.generation = generation;
             (child, None)
         } else if outage {
@@ -199,15 +206,17 @@ impl World {
         assert_eq!(became, Became::Serves(control, replacement));
     }
 
-    /// During an outage: the next retry with its delay, or one that is held.
+    /// During an outage: the next retry with its delay, or a held acceptor.
     pub(super) fn retries(&mut self, listener: ListenerId) -> (ChildId, Option<Duration>) {
-        let outage = self.doors[&listener].outage.expect("there is an outage");
+        let outage = self.known_listeners[&listener]
+            .outage
+            .expect("the listener has an outage");
         if outage.probe.is_some() {
             let held = (AcceptorState::Spaced, StartedBy::AcceptLoopLater);
             return (self.begins(listener, held.0, held.1, 0), None);
         }
         let probe = self.begins(listener, AcceptorState::Spaced, StartedBy::Driver, 0);
-        self.door(listener).outage = Some(Outage {
+        self.known_listener(listener).outage = Some(Outage {
             retries: outage.retries + 1,
             probe: Some(probe),
         });
@@ -216,11 +225,11 @@ impl World {
 
     pub(super) fn ends(&mut self, id: ChildId, how: How) {
         let listener = id.listener();
-        let known = self.children.remove(&id).expect("a child that is there");
+        let known = self.children.remove(&id).expect("the child exists");
         self.ended.push(id);
-        // As the pool does it: most ends lead to nothing.
+        // As the pool does: most ends have no effect on the machine.
         if let How::Normal | How::Clean = how {
-            let closed = self.doors[&listener].socket == SocketState::Closed;
+            let closed = self.known_listeners[&listener].socket == SocketState::Closed;
             let left = self.table(listener).left(id);
             assert_eq!(
                 left.is_some(),
@@ -230,12 +239,15 @@ impl World {
                 return;
             }
         }
-        if let Some(outage) = &mut self.door(listener).outage {
+        if let Some(outage) = &mut self.known_listener(listener).outage {
             outage.probe = outage.probe.filter(|probe| *probe != id);
         }
         let mut effects = Outcome::default();
         let (machine, now) = (&mut self.machine, self.now);
-        let table = self.tables.get_mut(&listener).expect("its listener");
+        let table = self
+            .tables
+            .get_mut(&listener)
+            .expect("the listener has a table");
         machine.ended(table, id, how.end(), now, &mut effects);
 
         let mut expected = Expected {
@@ -264,8 +276,15 @@ impl World {
             survives = phase == Some(Phase::LameDuck);
         }
         survives &= !known.replaced;
-        let closing = matches!(self.doors[&listener].socket, SocketState::Closing(_));
-        if role == Role::Acceptor && survives && self.doors[&listener].is_open() && self.accepts() {
+        let closing = matches!(
+            self.known_listeners[&listener].socket,
+            SocketState::Closing(_)
+        );
+        if role == Role::Acceptor
+            && survives
+            && self.known_listeners[&listener].is_open()
+            && self.accepts()
+        {
             self.replaced(listener, &known, how, &mut expected);
         } else if role == Role::Acceptor && closing {
             expected.fewer = Some(listener);
@@ -291,12 +310,12 @@ impl World {
         }
     }
 
-    /// Counts a failure; whether it is one too many.
+    /// Counts a failure; returns whether it exceeds the intensity.
     pub(super) fn fails(&mut self) -> bool {
         let (now, rules) = (self.now, self.rules);
         self.failures.retain(|at| now - *at <= rules.period);
         self.failures.push(now);
-        // No more are kept than are enough to stop.
+        // Only as many are kept as suffice to stop the pool.
         let enough = rules.intensity as usize + 1;
         let exceeded = self.failures.len() >= enough;
         if exceeded {
@@ -324,14 +343,14 @@ impl World {
         how: How,
         expected: &mut Expected,
     ) {
-        let door = self.door(listener);
-        if how.spacing() == Spacing::Outage && door.outage.is_none() {
-            door.outage = Some(Outage {
+        let known_listener = self.known_listener(listener);
+        if how.spacing() == Spacing::Outage && known_listener.outage.is_none() {
+            known_listener.outage = Some(Outage {
                 retries: 0,
                 probe: None,
             });
         }
-        let later = if door.outage.is_some() {
+        let later = if known_listener.outage.is_some() {
             let (child, delay) = self.retries(listener);
             delay.map(|delay| (child, delay))
         } else {
@@ -357,7 +376,10 @@ impl World {
 
     pub(super) fn ends_again(&mut self, id: ChildId, how: How) {
         let (mut effects, now) = (Outcome::default(), self.now);
-        let table = self.tables.get_mut(&id.listener()).expect("its listener");
+        let table = self
+            .tables
+            .get_mut(&id.listener())
+            .expect("the listener has a table");
         self.machine.ended(table, id, how.end(), now, &mut effects);
         assert!(table.left(id).is_none());
         let expected = Expected {
@@ -387,7 +409,7 @@ impl World {
         let listener = child.listener();
         let starts = self.table(listener).start(child);
         let there = self.children.contains_key(&child);
-        assert_eq!(starts, self.doors[&listener].is_open() && there);
+        assert_eq!(starts, self.known_listeners[&listener].is_open() && there);
         if starts {
             self.begins_init(child);
         }

@@ -12,7 +12,7 @@ impl World {
         let mut effects = Outcome::default();
         assert_eq!(self.machine.close(listener, &mut effects), Some(listener));
         let reason = CloseReason::Closed;
-        self.door(listener).socket = SocketState::Closing(reason);
+        self.known_listener(listener).socket = SocketState::Closing(reason);
         let queued = Queued::Accepted;
         let expected = Expected {
             close: vec![(listener, Close { reason, queued })],
@@ -22,13 +22,13 @@ impl World {
         self.compare(effects, expected);
     }
 
-    /// A close that is under way is joined, and of one that is over the listener is not known.
+    /// A second close joins the first; once that is over, the listener is unknown.
     pub(super) fn close_again(&mut self) {
-        for (id, door) in self.doors.clone() {
+        for (id, known_listener) in self.known_listeners.clone() {
             let mut effects = Outcome::default();
-            let joined = match door.socket {
+            let joined = match known_listener.socket {
                 SocketState::Open => continue,
-                SocketState::Closing(_) => door.has_socket().then_some(id),
+                SocketState::Closing(_) => known_listener.has_socket().then_some(id),
                 SocketState::Closed => None,
             };
             assert_eq!(self.machine.close(id, &mut effects), joined);
@@ -39,7 +39,10 @@ impl World {
     pub(super) fn socket_closes(&mut self, listener: ListenerId) {
         let mut effects = Outcome::default();
         let (machine, now) = (&mut self.machine, self.now);
-        let table = self.tables.get_mut(&listener).expect("its table");
+        let table = self
+            .tables
+            .get_mut(&listener)
+            .expect("the listener has a table");
         let failure = |listeners_left| Event::ListenerFailed {
             listener,
             local_addr: (),
@@ -49,26 +52,26 @@ impl World {
         let reason = machine.socket_closed(table, listener, now, Some(failure), &mut effects);
 
         let mut expected = Expected::default();
-        let door = self.doors[&listener].clone();
-        let known = door.has_socket();
-        self.door(listener).socket = SocketState::Closed;
+        let known_listener = self.known_listeners[&listener].clone();
+        let known = known_listener.has_socket();
+        self.known_listener(listener).socket = SocketState::Closed;
         if !known {
             assert_eq!(reason, CloseReason::Stopped);
             return self.compare(effects, expected);
         }
         expected.wakes_driver = true;
-        self.door(listener).outage = None;
-        let owed = std::mem::take(&mut self.door(listener).owed);
-        let kind = if door.killed {
+        self.known_listener(listener).outage = None;
+        let owed = std::mem::take(&mut self.known_listener(listener).owed);
+        let kind = if known_listener.killed {
             EndKind::Killed
         } else {
             EndKind::Stopped
         };
         self.count(listener, Role::Acceptor, kind, owed);
-        if let (true, Some(moment)) = (door.killed, self.history.last_mut()) {
+        if let (true, Some(moment)) = (known_listener.killed, self.history.last_mut()) {
             moment.owed_killed += owed;
         }
-        match door.socket {
+        match known_listener.socket {
             SocketState::Closing(asked) => assert_eq!(reason, asked),
             SocketState::Open | SocketState::Closed => {
                 assert_eq!(reason, CloseReason::Failed);
@@ -86,7 +89,7 @@ impl World {
     }
 
     pub(super) fn begin_stop(&mut self, reason: StopReason, expected: &mut Expected) {
-        self.stop = Some(Halt {
+        self.stop = Some(KnownStop {
             plan: self.rules.plan,
             reason,
             began: self.now,
@@ -138,17 +141,17 @@ impl World {
         let now = self.now;
         self.close_all(Queued::Reset, expected);
         expected.orders.push(Order::Kill);
-        self.halt().enter(Phase::Kill, now);
+        self.known_stop().enter(Phase::Kill, now);
     }
 
     pub(super) fn close_all(&mut self, queued: Queued, expected: &mut Expected) -> Close {
         let reason = CloseReason::Stopped;
         let close = Close { reason, queued };
-        for (id, door) in &mut self.doors {
-            if door.has_socket() {
+        for (id, known_listener) in &mut self.known_listeners {
+            if known_listener.has_socket() {
                 expected.close.push((*id, close));
-                if door.socket == SocketState::Open {
-                    door.socket = SocketState::Closing(reason);
+                if known_listener.socket == SocketState::Open {
+                    known_listener.socket = SocketState::Closing(reason);
                 }
             }
         }
@@ -156,11 +159,11 @@ impl World {
         close
     }
 
-    pub(super) fn halt(&mut self) -> &mut Halt {
-        self.stop.as_mut().expect("a stop is under way")
+    pub(super) fn known_stop(&mut self) -> &mut KnownStop {
+        self.stop.as_mut().expect("the pool is stopping")
     }
 
-    /// Follows the stop as far as it is due.
+    /// Advances the stop as far as is due.
     pub(super) fn advance(&mut self, expected: &mut Expected) {
         let now = self.now;
         while let Some(stop) = self.stop.as_ref().filter(|stop| !stop.finished) {
@@ -171,8 +174,8 @@ impl World {
                 Phase::LameDuck => {
                     let close = self.close_all(queued, expected);
                     expected.orders.push(Order::CloseListeners(close));
-                    self.halt().enter(Phase::Grace, now);
-                    self.halt().closing = true;
+                    self.known_stop().enter(Phase::Grace, now);
+                    self.known_stop().closing = true;
                 }
                 _ if none => return self.finish(expected),
                 Phase::Grace if closing => {
@@ -180,8 +183,8 @@ impl World {
                     if waits && queued == Queued::Accepted {
                         return;
                     }
-                    self.halt().closing = false;
-                    self.halt().since = now;
+                    self.known_stop().closing = false;
+                    self.known_stop().since = now;
                 }
                 Phase::Grace => match plan.grace {
                     Grace::Within(grace) if lasted >= grace => {
@@ -190,7 +193,7 @@ impl World {
                         } else {
                             expected.orders.push(Order::Stop);
                             expected.wakes_driver = true;
-                            self.halt().enter(Phase::Stop, now);
+                            self.known_stop().enter(Phase::Stop, now);
                         }
                     }
                     _ => return,
@@ -206,7 +209,7 @@ impl World {
 
     pub(super) fn finish(&mut self, expected: &mut Expected) {
         let now = self.now;
-        let stop = self.halt();
+        let stop = self.known_stop();
         stop.finished = true;
         let killed = [Role::Acceptor, Role::Connection]
             .map(|role| stop.count(role, Phase::Kill, EndKind::Killed));
@@ -227,7 +230,10 @@ impl World {
         let mut gone = BTreeSet::new();
         let listeners: Vec<_> = self.machine.listeners().map(|(id, _)| id).collect();
         for listener in listeners {
-            let table = self.tables.get_mut(&listener).expect("its table");
+            let table = self
+                .tables
+                .get_mut(&listener)
+                .expect("the listener has a table");
             let mut from = Some(0);
             while let Some(cursor) = from {
                 let mut rows = Vec::new();
@@ -245,7 +251,7 @@ impl World {
             let same = same.take_while(|polls| **polls == known.control.polls);
             match same.count() {
                 1 => {
-                    moved.insert(self.doors[&id.listener()].runtime);
+                    moved.insert(self.known_listeners[&id.listener()].runtime);
                 }
                 same if same >= 5 && known.control.polls % 2 == 1 => {
                     stuck.insert(*id);
@@ -257,15 +263,15 @@ impl World {
         self.children.retain(|id, _| !stuck.contains(id));
         self.ended.extend(&stuck);
         let mut expected = Expected::default();
-        self.halt().stuck += stuck.len();
+        self.known_stop().stuck += stuck.len();
         self.advance(&mut expected);
         self.compare(effects, expected);
         let runtimes: BTreeSet<_> = self
             .known()
             .iter()
-            .map(|id| self.doors[id].runtime)
+            .map(|id| self.known_listeners[id].runtime)
             .collect();
-        let stop = self.halt();
+        let stop = self.known_stop();
         if stop.finished {
             return assert_eq!(looks, Looks::Over);
         }
@@ -291,10 +297,14 @@ impl World {
     pub(super) fn give_up(&mut self, runtimes: &BTreeSet<RuntimeKey>) {
         let (mut effects, now) = (Outcome::default(), self.now);
         let mut given_up = self.known();
-        given_up.retain(|id| runtimes.contains(&self.doors[id].runtime));
-        let rows = given_up
-            .iter()
-            .map(|id| self.tables.get_mut(id).expect("its table").abandon().len());
+        given_up.retain(|id| runtimes.contains(&self.known_listeners[id].runtime));
+        let rows = given_up.iter().map(|id| {
+            self.tables
+                .get_mut(id)
+                .expect("the listener has a table")
+                .abandon()
+                .len()
+        });
         let stuck = rows.sum();
         let listeners = self.machine.give_up(runtimes, stuck, now, &mut effects);
         assert_eq!(listeners.into_keys().collect::<Vec<_>>(), given_up);
@@ -307,10 +317,14 @@ impl World {
         self.children = left;
         self.ended.extend(gone.into_keys());
         for listener in given_up {
-            let door = self.door(listener);
-            (door.forgotten, door.owed, door.outage) = (true, 0, None);
+            let known_listener = self.known_listener(listener);
+            (
+                known_listener.forgotten,
+                known_listener.owed,
+                known_listener.outage,
+            ) = (true, 0, None);
         }
-        self.halt().stuck += stuck;
+        self.known_stop().stuck += stuck;
         let mut expected = Expected::default();
         self.advance(&mut expected);
         self.compare(effects, expected);
