@@ -1,4 +1,4 @@
-# What measure.sh of acceptor-tokio, costs.sh and .ci/counts share; each reads it in the root of the workspace.
+# Functions shared by measure.sh of acceptor-tokio, costs.sh and .ci/counts; each sources it in the workspace root.
 # shellcheck shell=bash disable=SC2154
 
 export LC_ALL=C ASYNC_STD_THREAD_COUNT=1
@@ -7,12 +7,12 @@ server=
 trap 'if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; fi; rm -rf "$work"' EXIT
 target_dir=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-# Whether what `measure` names includes it.
+# Whether `measure` includes this kind.
 measures() { # KIND
     [ "$measure" = all ] || [ "$measure" = "$1" ]
 }
 
-# Writes what `result` has put into $work/results.
+# Writes the results that `result` has collected in $work/results.
 write_results() { # FILE
     mkdir -p target
     awk 'BEGIN { print "[" } { printf "%s  %s", (NR > 1 ? ",\n" : ""), $0 } END { print "\n]" }' "$work/results" >"$1"
@@ -36,7 +36,7 @@ stop_server() {
     server=
 }
 
-# One server, and the client, which pauses before each step, so that the server sleeps before the next one.
+# Runs one server and the client, which pauses before each step, so that the server sleeps before the next one.
 run() { # PREFIX AT_ONCE PAUSE CONNECTIONS PROGRAM ARGUMENT ...
     local prefix=$1 at_once=$2 pause=$3 connections=$4 program=$5
     shift 5
@@ -51,7 +51,7 @@ calls() { # CONNECTIONS PROGRAM ARGUMENT ...
     awk 'NF == 2 && $2 ~ /^[0-9]+$/ && $1 != "total" { print $1, $2 }' "$work/calls" | sort
 }
 
-# Prints the system calls of each connection, by their names: the difference of two run lengths.
+# Prints the system calls per connection, by name: the difference between two run lengths.
 system_calls() { # SHORT LONG PROGRAM ARGUMENT ...
     local short=$1 long=$2
     shift 2
@@ -63,27 +63,27 @@ system_calls() { # SHORT LONG PROGRAM ARGUMENT ...
 
 callgrind="valgrind --tool=callgrind --callgrind-out-file=$work/callgrind"
 
-# Runs it in callgrind; what it prints is in $work/out.
+# Runs a program in callgrind; its output is in $work/out.
 in_callgrind() { # OPTION ... PROGRAM ARGUMENT ...
     $callgrind "$@" >"$work/out" 2>"$work/err" || { cat "$work/err" >&2; exit 1; }
 }
 
-# The instructions of the last run in callgrind, for each of so many.
+# The instructions of the last callgrind run, divided by NUMBER.
 instructions_each() { # NUMBER
     awk -v n="$1" '/^totals:/ { printf "%.0f\n", $2 / n }' "$work/callgrind"
 }
 
-# What the program has executed itself, and how often it has allocated.
+# The instructions of the program itself, and its allocations.
 read_profile() { # PROGRAM FILE
     awk -v program="$1" -v root="$PWD" -f .ci/baselines/profile.awk "$2" | sort
 }
 
-# Runs it five times; what it prints is in $work/out.
+# Runs a program five times; its output is in $work/out.
 five_times() { # PROGRAM ARGUMENT ...
     for _ in 1 2 3 4 5; do "$@"; done >"$work/out"
 }
 
-# The median of what the five have printed behind a name.
+# The median of the five values printed after a name.
 median() { # NAME
     awk -v name="$1" '$1 == name { print $2 }' "$work/out" | sort -g | sed -n 3p
 }

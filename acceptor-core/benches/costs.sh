@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What calls on a pool cost, by the number of its children: instructions by callgrind, and two figures measured directly.
-# What an event costs, a beginning or an end of a connection, by the number of children and of listeners; what each of these takes of
-# memory; and what a stop of a million connections costs.
+# The cost of calls on a pool, by the number of its children: instructions counted by callgrind, and two direct measurements.
+# The cost of an event (a begin or an end of a connection), by the number of children and of listeners; the memory of each of
+# these; and the cost of stopping a million connections.
 #
-# COSTS=calls, events, memory or stop measures only that. CPU time is a median of five runs, and that of one thread.
+# COSTS=calls, events, memory or stop selects one of them. CPU time is that of one thread, the median of five runs.
 #
 # Needs valgrind, and 5 GB of memory. In memory, on one thread; takes a quarter of an hour and stops by itself. What it
 # prints of events, memory and the stop is also written to target/costs.json.
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 source acceptor-core/benches/common.sh
 measure=${COSTS:-all}
 touch "$work/results"
-# As the release of whoever uses the pool is built, which is what is measured.
+# Built like a user's release build.
 export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=false
 bench=$(cargo build --quiet --release -p acceptor-core --bench costs --message-format json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*costs[^"]*\)".*/\1/p' | tail -n 1)
 

@@ -103,7 +103,7 @@ fn exhausted_listener_resumes_on_connection_end() {
     });
 }
 
-/// Two threads run all tasks of the pool, and the driver's looks follow each other at once.
+/// Two threads run all tasks of the pool, and the driver's looks follow each other without delay.
 #[test]
 fn accept_as_driver_gives_up_is_dropped() {
     check(AtMost(2), || {

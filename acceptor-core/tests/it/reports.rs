@@ -87,7 +87,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Each connection fails at once.
+    /// Each connection fails immediately.
     fn new(change: impl FnOnce(Spec<(), Address>) -> Spec<(), Address>) -> Self {
         let faults = Faults::default();
         let runtime = Manual::new(&faults);
@@ -502,7 +502,7 @@ fn tracing_is_limited_observer_is_not() {
     let mut bench = Bench::new(|spec| spec);
     drop(bench.gate.take());
     let tracer = Tracer::default();
-    // With one subscriber alone, an event that another test's thread emits first would be off for this one, too.
+    // With a single subscriber, an event first emitted on another test's thread would be disabled for this one too.
     let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let _guard = tracing::subscriber::set_default(tracer.clone());
     let (first, second) = (bench.listen(1), bench.listen(1));
