@@ -1,4 +1,4 @@
-//! The guide shows what `examples/custom-runtime` holds, which is built and tested by itself.
+//! The code of the guide equals `examples/custom-runtime`, which has its own build and tests.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ const ADAPTER: &str = include_str!("../examples/custom-runtime/src/lib.rs");
 const POOL: &str = include_str!("../examples/custom-runtime/examples/hello.rs");
 
 #[test]
-fn its_code_is_that_of_the_example() {
+fn guide_has_the_code_of_the_example() {
     let blocks = GUIDE.split("```rust\n").skip(1);
     let blocks: Vec<_> = blocks.filter_map(|rest| rest.split("```").next()).collect();
-    let (pool, adapter) = blocks.split_last().expect("it shows code");
+    let (pool, adapter) = blocks.split_last().expect("the guide has code blocks");
     assert_eq!(adapter.join("\n"), ADAPTER);
     assert_eq!(*pool, POOL);
 }
@@ -22,7 +22,7 @@ fn commands_add_the_dependencies() {
         .lines()
         .filter_map(|line| line.strip_prefix("$ cargo add "));
     let added = added.flat_map(|line| line.split(' ').take_while(|word| !word.starts_with("--")));
-    let (_, dependencies) = MANIFEST.split_once("[dependencies]").expect("it has some");
+    let (_, dependencies) = MANIFEST.split_once("[dependencies]").expect("the manifest has dependencies");
     let used = dependencies
         .lines()
         .filter_map(|line| line.split_once(" = "));
@@ -31,7 +31,7 @@ fn commands_add_the_dependencies() {
 }
 
 #[test]
-fn an_adapter_and_its_tests_take_less_than_seventy_lines() {
+fn adapter_is_under_seventy_lines() {
     let code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
     let count = ADAPTER.lines().filter(code).count();
     assert!(count < 70, "{count} lines");

@@ -1,4 +1,4 @@
-//! A pool on it: `nc 127.0.0.1 7000` is greeted.
+//! A pool on this runtime; `nc 127.0.0.1 7000` shows its greeting.
 
 use std::net::{SocketAddr, TcpStream};
 

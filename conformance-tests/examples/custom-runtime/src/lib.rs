@@ -1,4 +1,4 @@
-//! A pool of acceptors on async-executor and async-io: all that an adapter has to do, and the proof that it holds.
+//! A pool of acceptors on async-executor and async-io: a complete adapter with its conformance tests.
 
 use std::future::{Future, pending};
 use std::io;
