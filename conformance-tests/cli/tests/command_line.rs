@@ -116,9 +116,9 @@ fn full() -> std::fs::File {
 #[cfg(target_os = "linux")]
 fn unwritable_output_is_an_error() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-cli"));
-    let (code, _, told) = finished(program.arg("rules").stdout(full()));
+    let (code, _, progress) = finished(program.arg("rules").stdout(full()));
     let error = "error: the result cannot be written: ";
-    assert!(told.starts_with(error), "{told}");
+    assert!(progress.starts_with(error), "{progress}");
     assert_eq!(code, Some(1));
 
     let mut program = Command::new(env!("CARGO_BIN_EXE_conformance-cli"));

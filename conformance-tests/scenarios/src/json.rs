@@ -64,14 +64,14 @@ mod tests {
         for (seed, steps) in (0..20).map(|seed| (seed, 100)).chain([(1, 0)]) {
             let scenario = Scenario::of_seed(seed, steps);
             let text = scenario.to_json();
-            let again: Scenario = text.parse().expect("it is a scenario");
+            let again: Scenario = text.parse().expect("the text is a scenario");
             assert_eq!(again, scenario, "{text}");
             assert_eq!(text.lines().count(), if steps > 0 { steps + 7 } else { 6 });
         }
     }
 
     #[test]
-    fn wrong_field_is_an_error_with_its_place() {
+    fn wrong_field_is_located() {
         let mut scenario = Scenario::of_seed(1, 2);
         scenario.setting.spec = SpecSetting::DEFAULT;
         scenario.steps[1].action = Action::Reconfigure(SpecSetting::DEFAULT, WaitingSetting::Keep);

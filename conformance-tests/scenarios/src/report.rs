@@ -145,7 +145,7 @@ mod tests {
     use crate::run_traced;
 
     #[test]
-    fn report_has_the_steps_the_trace_and_the_json() {
+    fn report_has_steps_trace_and_json() {
         let whole = Scenario::of_seed(7, 400);
         let scenario = Scenario::of_seed(7, 3);
         let (trace, _) = run_traced(&scenario);
@@ -163,7 +163,7 @@ mod tests {
         };
         let report = FailureReport::new(Origin::Seed(7), &whole, shrunk, trace);
         let text = report.to_string();
-        let (head, rest) = text.split_once("\nShrunk").expect("it is shrunk");
+        let (head, rest) = text.split_once("\nShrunk").expect("the report has a shrunk scenario");
         assert_eq!(
             head,
             "seed 7 breaks E3 at step 1, at 70.000ms\n\n  \
@@ -187,8 +187,8 @@ mod tests {
             rest.contains("cargo simulate --seed 7 --steps 400\n"),
             "{text}"
         );
-        let (_, json) = rest.split_once("in the file:\n\n").expect("it has a file");
-        let again: Scenario = json.parse().expect("it is a scenario");
+        let (_, json) = rest.split_once("in the file:\n\n").expect("the report has the file's content");
+        let again: Scenario = json.parse().expect("the report ends with a scenario");
         assert_eq!(again, report.shrunk.scenario);
     }
 }

@@ -320,7 +320,7 @@ mod tests {
 
     #[track_caller]
     fn shrunk(scenario: &Scenario, run: impl Fn(&Scenario) -> Option<Failure>) -> Shrunk {
-        let failure = run(scenario).expect("it fails");
+        let failure = run(scenario).expect("the scenario fails");
         shrink(scenario, failure, MAX_RUNS, run)
     }
 
@@ -369,7 +369,7 @@ mod tests {
         };
         let mut scenarios = (0..).map(|seed| Scenario::of_seed(seed, 200));
         let scenario = scenarios.find(|scenario| many(scenario).is_some());
-        let scenario = scenario.expect("there are enough seeds");
+        let scenario = scenario.expect("some seed fails");
         let (listener, clients) = (0, 3);
         let connect = step(Action::Connect { listener, clients }, Then::Pass(7));
         let mut expected = plain(scenario.seed, vec![connect]);
@@ -446,14 +446,14 @@ mod tests {
 
     #[test]
     fn runs_are_counted_and_limited() {
-        let scenario = failing().next().expect("there is one");
+        let scenario = failing().next().expect("some scenario fails");
         for limit in [0, 1, 10, 20] {
             let runs = Cell::new(0);
             let counted = |scenario: &Scenario| {
                 runs.set(runs.get() + 1);
                 seeded_fault(scenario)
             };
-            let first = seeded_fault(&scenario).expect("it fails");
+            let first = seeded_fault(&scenario).expect("the scenario fails");
             let shrunk = shrink(&scenario, first, limit, counted);
             assert_eq!((shrunk.runs, runs.get()), (limit, limit));
             assert_eq!(seeded_fault(&shrunk.scenario), Some(shrunk.failure));

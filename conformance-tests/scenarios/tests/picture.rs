@@ -9,7 +9,7 @@ fn drawn(scenario: &Scenario) -> String {
 
 fn number(node: Node<'_, '_>, name: &str) -> f64 {
     let value = node.attribute(name).map_or(Ok(0.0), str::parse);
-    value.expect("it is a number")
+    value.expect("the attribute is a number")
 }
 
 #[test]
@@ -17,7 +17,7 @@ fn everything_is_inside_the_paper() {
     let scenarios = (0..40).map(|seed| Scenario::of_seed(seed, 200));
     for scenario in scenarios.chain([Scenario::of_seed(1, 0)]) {
         let text = drawn(&scenario);
-        let document = Document::parse(&text).expect("it is XML");
+        let document = Document::parse(&text).expect("the picture is XML");
         let root = document.root_element();
         assert_eq!(root.tag_name().name(), "svg");
         for node in root.children().filter(Node::is_element) {
@@ -33,7 +33,7 @@ fn everything_is_inside_the_paper() {
 #[test]
 fn graceful_stop_has_phases_in_proportion() {
     let text = drawn(&graceful_stop());
-    let document = Document::parse(&text).expect("it is XML");
+    let document = Document::parse(&text).expect("the picture is XML");
     let bands = ["running", "duck", "grace", "stop", "kill"].map(|class| {
         let mut nodes = document.descendants();
         let band = nodes.find(|node| node.attribute("class") == Some(class));

@@ -17,7 +17,7 @@ fn simulate(arguments: &str) -> (Option<i32>, String, String) {
         .args(arguments.split_whitespace())
         .output()
         .expect("the program can be run");
-    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
     (status.code(), text(stdout), text(stderr))
 }
 
@@ -29,12 +29,12 @@ fn simulate_file(
 ) -> (Option<i32>, String, String, String) {
     let file = env::temp_dir().join(format!("{}-{name}", process::id()));
     if let Some(text) = text {
-        fs::write(&file, text).expect("it can be written");
+        fs::write(&file, text).expect("the temporary directory is writable");
     }
     let path = file.display().to_string();
     let (code, out, error) = simulate(&arguments.replace("FILE", &path));
-    let written = fs::read_to_string(&file).expect("it can be read");
-    fs::remove_file(&file).expect("it can be removed");
+    let written = fs::read_to_string(&file).expect("the file is readable");
+    fs::remove_file(&file).expect("the file exists");
     (code, out, error.replace(&path, "FILE"), written)
 }
 
@@ -138,7 +138,7 @@ fn last_seed_can_be_run() {
 }
 
 #[test]
-fn scenario_with_an_invalid_spec_is_bad_usage() {
+fn invalid_spec_is_bad_usage() {
     let mut scenario = Scenario::of_seed(4, 60);
     scenario.setting.spec.kill_timeout = 0;
     let text = Some(scenario.to_json());
@@ -157,10 +157,10 @@ fn early_end_of_the_reader_is_no_failure() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("the program can be run");
-    let mut out = BufReader::new(program.stdout.take().expect("it is a pipe"));
+    let mut out = BufReader::new(program.stdout.take().expect("standard output is piped"));
     let mut first = String::new();
-    out.read_line(&mut first).expect("it can be read");
+    out.read_line(&mut first).expect("the file is readable");
     assert!(first.contains("pool 1 is started"), "{first}");
     drop(out);
-    assert_eq!(program.wait().expect("it ends").code(), Some(0));
+    assert_eq!(program.wait().expect("the program exits").code(), Some(0));
 }

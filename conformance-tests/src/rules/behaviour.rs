@@ -352,7 +352,7 @@ async fn states_without_init(world: &Arc<Boxed>) -> Verdict {
     for _ in 0..=ACCEPTORS {
         held.push(fixture.connect(address).await?);
     }
-    let (_, last) = held.last().expect("there are clients");
+    let (_, last) = held.last().expect("at least one client is held");
     let by_init = fixture.calls.look(|calls| {
         let begins =
             |call: &Call| matches!(call, Call::Init { number, .. } if *number == last.number);

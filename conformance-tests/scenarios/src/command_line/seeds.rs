@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_seed_before_a_failing_seed_is_awaited() {
+    fn slow_earlier_seed_is_awaited() {
         let (send, receive) = mpsc::channel();
         let receive = Mutex::new(receive);
         let outcome = outcome(2, 100, NEVER, move |seed| {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_line_has_the_speed_and_the_time_left() {
+    fn progress_has_speed_and_time_left() {
         let line = progress_line(200, 1_000, Duration::from_secs(10));
         assert_eq!(line, "200 of 1000 seeds, 20 per second, 40 s left");
     }

@@ -18,7 +18,7 @@ fn execute(run: Run, limit: Duration, arguments: &str) -> (Status, String, Strin
     let status = simulate
         .run_with(TimedRunner { run, limit }, &mut out, &mut progress)
         .expect("memory can be written");
-    let text = |bytes| String::from_utf8(bytes).expect("it is text");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
     (status, text(out), text(progress))
 }
 
@@ -76,7 +76,7 @@ fn refuses_clients(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result 
 #[track_caller]
 fn scenario_in(report: &str) -> Scenario {
     let json = report.split_once("with this JSON in the file:\n\n");
-    json.expect(report).1.parse().expect("it is a scenario")
+    json.expect(report).1.parse().expect("the report ends with a scenario")
 }
 
 /// Longer than any test.
@@ -112,9 +112,9 @@ fn reported_scenario_fails_again() {
         );
 
         let file = env::temp_dir().join(format!("{}-{rule}.json", process::id()));
-        fs::write(&file, scenario.to_json()).expect("it can be written");
+        fs::write(&file, scenario.to_json()).expect("the temporary directory is writable");
         let (status, again, _) = execute(run, NEVER, &format!("--scenario {}", file.display()));
-        fs::remove_file(&file).expect("it is there");
+        fs::remove_file(&file).expect("the file exists");
         assert_eq!(status, Status::Broken, "{again}");
         assert!(
             again.starts_with(&format!("the scenario breaks {rule} at step 0, ")),
@@ -125,7 +125,7 @@ fn reported_scenario_fails_again() {
 }
 
 #[test]
-fn hanging_seed_is_reported_with_its_trace() {
+fn hanging_seed_has_its_trace() {
     // Long enough for everything before the first client.
     let limit = Duration::from_secs(2);
     let (status, out, progress) = execute(hangs, limit, "--seeds 1 --first 3");
@@ -147,7 +147,7 @@ fn hanging_seed_is_reported_with_its_trace() {
         .expect("the end of the trace is marked");
     let last = trace.trim_end().lines().next_back();
     assert!(
-        last.expect("it has lines").contains(" connects to "),
+        last.expect("the trace is not empty").contains(" connects to "),
         "{out}"
     );
     assert_eq!(scenario.steps, Scenario::of_seed(3, STEPS).steps[..=step]);
@@ -171,7 +171,7 @@ fn shrinking_stops_at_a_hanging_scenario() {
 }
 
 #[test]
-fn failure_is_reported_without_its_picture() {
+fn failure_survives_a_picture_error() {
     let arguments = "--seed 3 --picture no/such/folder/picture.svg";
     let (status, out, progress) = execute(refuses_clients, NEVER, arguments);
     assert_eq!(status, Status::Broken, "{out}");

@@ -90,7 +90,7 @@ mod tests {
             .and_then(|()| write_speed(&summary, Duration::from_millis(500), 2, &mut out))
             .expect("memory can be written");
         assert_eq!(
-            String::from_utf8(out).expect("it is text"),
+            String::from_utf8(out).expect("the output is UTF-8"),
             "connects  1,998\n\
              stops       999\n\
              \n\
