@@ -660,7 +660,7 @@ impl fmt::Display for Action {
         fn so_many(count: u8) -> String {
             counted(count, "acceptor", "acceptors")
         }
-        let at = |place: &u8| format!("the listener at place {place}");
+        let at = |index: &u8| format!("the listener at index {index}");
         let replaced = |waiting: &WaitingSetting| match waiting {
             WaitingSetting::Keep => "",
             WaitingSetting::Replace => ", and acceptors are replaced",
@@ -672,9 +672,9 @@ impl fmt::Display for Action {
             }
             Self::ListenOn { runtime, acceptors } => {
                 let acceptors = so_many(*acceptors);
-                format!("a listener is added on the runtime at place {runtime}: {acceptors}")
+                format!("a listener is added on the runtime at index {runtime}: {acceptors}")
             }
-            Self::EndRuntime(which) => format!("the runtime at place {which} is shut down"),
+            Self::EndRuntime(which) => format!("the runtime at index {which} is shut down"),
             Self::Close(which) => format!("{} is closed", at(which)),
             Self::Break(which) => format!("{} breaks", at(which)),
             Self::Inject {
@@ -727,21 +727,21 @@ impl fmt::Display for Action {
                 )
             }
             Self::Order { client, order } => {
-                format!("the client at place {client} orders {order:?}")
+                format!("the client at index {client} commands {order:?}")
             }
-            Self::Read(which) => format!("the client at place {which} reads"),
-            Self::HalfClose(which) => format!("the client at place {which} half-closes"),
-            Self::Leave(which) => format!("the client at place {which} leaves"),
-            Self::Reset(which) => format!("the client at place {which} resets"),
+            Self::Read(which) => format!("the client at index {which} reads"),
+            Self::HalfClose(which) => format!("the client at index {which} half-closes"),
+            Self::Leave(which) => format!("the client at index {which} leaves"),
+            Self::Reset(which) => format!("the client at index {which} resets"),
             Self::StopConnection(which) => {
-                format!("the connection at place {which} is stopped by id")
+                format!("the connection at index {which} is stopped by id")
             }
             Self::KillConnection(which) => {
-                format!("the connection at place {which} is killed by id")
+                format!("the connection at index {which} is killed by id")
             }
-            Self::DropGuard(which) => format!("the kept stream at place {which} is dropped"),
-            Self::StopAcceptor(which) => format!("the acceptor at place {which} is stopped by id"),
-            Self::KillAcceptor(which) => format!("the acceptor at place {which} is killed by id"),
+            Self::DropGuard(which) => format!("the kept stream at index {which} is dropped"),
+            Self::StopAcceptor(which) => format!("the acceptor at index {which} is stopped by id"),
+            Self::KillAcceptor(which) => format!("the acceptor at index {which} is killed by id"),
             Self::StopUnknown => "a child that has ended is stopped and killed".to_owned(),
             Self::Reconfigure(spec, waiting) => {
                 format!("the spec is replaced{}: {spec}", replaced(waiting))
@@ -758,9 +758,9 @@ impl fmt::Display for Action {
             Self::DropOwner => "the owner is dropped".to_owned(),
             Self::DropHandle => "a handle is dropped".to_owned(),
             Self::Behave(behaviour) => format!("the behaviour of acceptors is {behaviour:?}"),
-            Self::DropTask(which) => format!("the runtime drops the task at place {which}"),
+            Self::DropTask(which) => format!("the runtime drops the task at index {which}"),
             Self::HoldTask(which) => {
-                format!("the runtime no longer polls the task at place {which}")
+                format!("the runtime no longer polls the task at index {which}")
             }
             Self::HoldReporter => "an observer does not return".to_owned(),
             Self::ReleaseTasks => "the runtime polls all tasks again".to_owned(),

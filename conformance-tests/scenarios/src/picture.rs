@@ -376,7 +376,7 @@ impl Timeline {
     }
 }
 
-/// Times as places on the time line of one pool, in milliseconds.
+/// Times as positions on the time line of one pool, in milliseconds.
 #[derive(Default)]
 struct Axis {
     from: f64,
@@ -409,7 +409,7 @@ impl Axis {
         self.place(time.as_secs_f64() * 1_000.0)
     }
 
-    /// The times of the ticks, and their places.
+    /// The times of the ticks, and their positions.
     fn ticks(&self) -> Vec<(f64, f64)> {
         let first = (self.from / self.step).ceil() as u64;
         let last = ((self.from + self.length) / self.step).floor() as u64;

@@ -77,7 +77,7 @@ impl fmt::Display for FailureReport {
         write_violation(f, "  ", failure)?;
         writeln!(
             f,
-            "\nShrunk from {} to {} in {}; a place is a number modulo how many there are:\n",
+            "\nShrunk from {} to {} in {}; an index is taken modulo the number of items:\n",
             counted(self.steps_before, "step", "steps"),
             scenario.steps.len(),
             counted(*runs, "run", "runs")

@@ -25,7 +25,7 @@ pub(super) struct TimedRunner {
 pub(super) enum Outcome {
     Holds(RunSummary),
     Fails(Box<Failure>),
-    /// The failure has the place where it hangs; its thread continues.
+    /// The failure names the step at which it hangs; its thread continues.
     Hangs(Box<Failure>),
 }
 

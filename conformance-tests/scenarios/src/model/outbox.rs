@@ -123,7 +123,7 @@ pub(super) enum Role {
 
 impl Outbox {
     /// The number of reports that share slots with reports of this kind; `None` if they have their own slots.
-    fn places(&mut self, kind: EventKind) -> Option<&mut usize> {
+    fn slots(&mut self, kind: EventKind) -> Option<&mut usize> {
         match kind {
             EventKind::ListenerFailed => Some(&mut self.listeners),
             EventKind::KilledWhileStopping
@@ -145,7 +145,7 @@ impl Outbox {
                 return;
             }
         }
-        match self.places(kind) {
+        match self.slots(kind) {
             Some(taken) if *taken == PLACES => return self.lose(kind, generation),
             Some(taken) => *taken += 1,
             None => {}
@@ -173,7 +173,7 @@ impl Outbox {
 
     fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.pop_front()?;
-        if let Some(taken) = self.places(waiting.expected.kind) {
+        if let Some(taken) = self.slots(waiting.expected.kind) {
             *taken -= 1;
         }
         Some(waiting)

@@ -32,8 +32,8 @@ impl Runner<'_> {
                 self.add_listener(None, acceptors.max(1).into(), bound)?;
             }
             Action::ListenOn { runtime, acceptors } => {
-                let place = usize::from(runtime) % self.runtimes.len();
-                self.add_listener(Some(place), acceptors.max(1).into(), Bound::Loopback)?;
+                let index = usize::from(runtime) % self.runtimes.len();
+                self.add_listener(Some(index), acceptors.max(1).into(), Bound::Loopback)?;
             }
             Action::EndRuntime(runtime) => self.end_runtime(runtime, step.schedule)?,
             Action::ListenInvalid => self.add_invalid_listener()?,
@@ -223,8 +223,8 @@ impl Runner<'_> {
 
     fn take_client(&mut self, which: u8) -> Option<SimulatedClient> {
         let count = self.clients.len();
-        let place = usize::from(which).checked_rem(count)?;
-        Some(self.clients.swap_remove(place).client)
+        let index = usize::from(which).checked_rem(count)?;
+        Some(self.clients.swap_remove(index).client)
     }
 
     fn bind(&self, bound: Bound) -> Result<(SimulatedListener, SocketAddr), Violation> {
@@ -241,15 +241,15 @@ impl Runner<'_> {
         Ok((listener, address))
     }
 
-    /// Adds a listener, on the pool's runtime or on the one at this place.
+    /// Adds a listener, on the pool's runtime or on the one at this index.
     pub(super) fn add_listener(
         &mut self,
-        place: Option<usize>,
+        index: Option<usize>,
         acceptors: usize,
         bound: Bound,
     ) -> Check {
         let (listener, address) = self.bind(bound)?;
-        let runtime = place.map(|place| self.runtimes[place].clone());
+        let runtime = index.map(|index| self.runtimes[index].clone());
         let number = runtime.as_ref().map_or(0, SimulatedRuntime::number);
         self.begin(Tasks::Run);
         let pool = self.pool();
@@ -555,10 +555,10 @@ impl Runner<'_> {
     }
 
     /// A runtime that is not the pool's is shut down: it drops its tasks, in any order.
-    fn end_runtime(&mut self, place: u8, schedule: u32) -> Check {
-        let place = usize::from(place) % self.runtimes.len();
+    fn end_runtime(&mut self, index: u8, schedule: u32) -> Check {
+        let index = usize::from(index) % self.runtimes.len();
         let another = self.simulation.another_runtime();
-        let runtime = std::mem::replace(&mut self.runtimes[place], another);
+        let runtime = std::mem::replace(&mut self.runtimes[index], another);
         let mut tasks = self.simulation.end_runtime(&runtime);
         fastrand::Rng::with_seed(schedule.into()).shuffle(&mut tasks);
         if !tasks.is_empty() {
