@@ -163,7 +163,9 @@ mod tests {
         };
         let report = FailureReport::new(Origin::Seed(7), &whole, shrunk, trace);
         let text = report.to_string();
-        let (head, rest) = text.split_once("\nShrunk").expect("the report has a shrunk scenario");
+        let (head, rest) = text
+            .split_once("\nShrunk")
+            .expect("the report has a shrunk scenario");
         assert_eq!(
             head,
             "seed 7 breaks E3 at step 1, at 70.000ms\n\n  \
@@ -187,7 +189,9 @@ mod tests {
             rest.contains("cargo simulate --seed 7 --steps 400\n"),
             "{text}"
         );
-        let (_, json) = rest.split_once("in the file:\n\n").expect("the report has the file's content");
+        let (_, json) = rest
+            .split_once("in the file:\n\n")
+            .expect("the report has the file's content");
         let again: Scenario = json.parse().expect("the report ends with a scenario");
         assert_eq!(again, report.shrunk.scenario);
     }

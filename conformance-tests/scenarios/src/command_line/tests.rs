@@ -76,7 +76,10 @@ fn refuses_clients(scenario: &Scenario, watcher: Option<Watcher<'_>>) -> Result 
 #[track_caller]
 fn scenario_in(report: &str) -> Scenario {
     let json = report.split_once("with this JSON in the file:\n\n");
-    json.expect(report).1.parse().expect("the report ends with a scenario")
+    json.expect(report)
+        .1
+        .parse()
+        .expect("the report ends with a scenario")
 }
 
 /// Longer than any test.
@@ -147,7 +150,8 @@ fn hanging_seed_has_its_trace() {
         .expect("the end of the trace is marked");
     let last = trace.trim_end().lines().next_back();
     assert!(
-        last.expect("the trace is not empty").contains(" connects to "),
+        last.expect("the trace is not empty")
+            .contains(" connects to "),
         "{out}"
     );
     assert_eq!(scenario.steps, Scenario::of_seed(3, STEPS).steps[..=step]);

@@ -22,7 +22,10 @@ impl Runner<'_> {
             Some(report) => pool.model.result_is(&report)?,
             None => return violation("S1", "the result of a pool that has stopped", "none"),
         }
-        let mut pool = self.pool.take().expect("the pool exists: it was used above");
+        let mut pool = self
+            .pool
+            .take()
+            .expect("the pool exists: it was used above");
         self.earlier_children = pool.model.ended_ids();
         if pool.model.timeless {
             // A thread keeps the kill timeout instead of the pool's own task. It is not simulated, and may need a while to end.
@@ -102,7 +105,10 @@ impl Runner<'_> {
         self.simulation.close();
         let panics = self.simulation.panics();
         same("E3", "panics that leave a task", 0, panics)?;
-        let pool = self.pool.take().expect("a scenario has a pool until its teardown");
+        let pool = self
+            .pool
+            .take()
+            .expect("a scenario has a pool until its teardown");
         pool.history.drop_kept();
         if let Ok(status) = pool.handle.status() {
             let expected = "a pool whose runtime is gone has stopped";
