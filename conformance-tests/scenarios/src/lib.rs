@@ -3,7 +3,7 @@
 //! A scenario is plain data: how pools are started, and the steps that happen to them. It is generated from a seed
 //! ([`Scenario::of_seed`]), run in a simulated world and checked against a model there ([`run`]). Because it is plain data, a
 //! scenario that fails can be shrunk, printed, saved as a file and run again exactly. A step names a listener, a client or a
-//! child by a number; the number is taken modulo how many there are, so a step keeps a meaning when other steps are removed.
+//! child by a number; the number is taken modulo their count, so a step stays valid when other steps are removed.
 
 pub mod command_line;
 mod event;

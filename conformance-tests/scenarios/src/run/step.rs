@@ -607,7 +607,7 @@ impl Runner<'_> {
     }
 }
 
-/// The choice with this number, modulo how many there are.
+/// The item with this index, modulo their count.
 fn pick<T: Copy>(choices: &[T], which: u8) -> Option<T> {
     let count = choices.len();
     (count > 0).then(|| choices[usize::from(which) % count])
