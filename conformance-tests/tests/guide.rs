@@ -22,7 +22,9 @@ fn commands_add_the_dependencies() {
         .lines()
         .filter_map(|line| line.strip_prefix("$ cargo add "));
     let added = added.flat_map(|line| line.split(' ').take_while(|word| !word.starts_with("--")));
-    let (_, dependencies) = MANIFEST.split_once("[dependencies]").expect("the manifest has dependencies");
+    let (_, dependencies) = MANIFEST
+        .split_once("[dependencies]")
+        .expect("the manifest has dependencies");
     let used = dependencies
         .lines()
         .filter_map(|line| line.split_once(" = "));
