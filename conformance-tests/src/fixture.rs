@@ -23,6 +23,7 @@ use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{FutureExt, StreamExt};
 
 use crate::address::Address;
+use crate::assertion::at_caller;
 use crate::boxed::{Boxed, Erased};
 use crate::instruments::{TaskId, current_task};
 use crate::patience::Patience;
@@ -397,7 +398,7 @@ impl<W: Erased> Fixture<W> {
     /// Wraps an acceptor so that a deliberately wrong world can tamper with it.
     #[doc(hidden)]
     pub fn tampered<A: Acceptor<W::Listener>>(&self, acceptor: A) -> Tampered<A, A::State> {
-        Tampered::new(acceptor, self.tamper().as_deref())
+        Tampered::new(acceptor, self.tamper())
     }
 
     fn tamper(&self) -> Option<Arc<Tamper>> {
@@ -476,10 +477,13 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if the listener is unknown or does not close.
-    pub async fn close(&self, pool: &Handle<W>, listener: ListenerId) -> Verdict {
-        let closing = pool.close_listener(listener);
-        let closed = self.event("the listener closes", closing).await?;
-        closed.map_err(|error| Broken::new("the listener closes", error.to_string()))
+    #[track_caller]
+    pub fn close(&self, pool: &Handle<W>, listener: ListenerId) -> impl Future<Output = Verdict> {
+        at_caller(async move {
+            let closing = pool.close_listener(listener);
+            let closed = self.event("the listener closes", closing).await?;
+            closed.map_err(|error| Broken::new("the listener closes", error.to_string()))
+        })
     }
 
     /// Connects a client and waits until it is served.
@@ -518,17 +522,20 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if the line does not come back unchanged.
-    pub async fn echo(&self, client: &mut W::Client, line: &str) -> Verdict {
-        let expected = || format!("the connection echoes {line:?}");
-        let exchange = async {
-            client.send(format!("{line}\n").as_bytes()).await?;
-            client.receive_line().await
-        };
-        match self.event(&expected(), exchange).await? {
-            Ok(back) if back == line => Ok(()),
-            Ok(back) => Err(Broken::new(expected(), format!("{back:?} came back"))),
-            Err(error) => Err(Broken::new(expected(), error.to_string())),
-        }
+    #[track_caller]
+    pub fn echo(&self, client: &mut W::Client, line: &str) -> impl Future<Output = Verdict> {
+        at_caller(async move {
+            let expected = || format!("the connection echoes {line:?}");
+            let exchange = async {
+                client.send(format!("{line}\n").as_bytes()).await?;
+                client.receive_line().await
+            };
+            match self.event(&expected(), exchange).await? {
+                Ok(back) if back == line => Ok(()),
+                Ok(back) => Err(Broken::new(expected(), format!("{back:?} came back"))),
+                Err(error) => Err(Broken::new(expected(), error.to_string())),
+            }
+        })
     }
 
     /// Returns whether a new client is refused because no socket listens at the address.
@@ -566,9 +573,9 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it does not.
-    pub async fn closed(&self, client: &mut W::Client) -> Result<Closed, Broken> {
+    #[track_caller]
+    pub fn closed(&self, client: &mut W::Client) -> impl Future<Output = Result<Closed, Broken>> {
         self.event("the client's connection is closed", client.closed())
-            .await
     }
 
     /// Sends a command to a connection and waits until the connection has received it.
@@ -593,12 +600,15 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it stays listed.
-    pub async fn ended(&self, pool: &Handle<W>, child: ChildId) -> Verdict {
-        let look = || match pool.connections() {
-            Ok(list) if list.iter().any(|record| record.id == child) => Err(list),
-            _ => Ok(()),
-        };
-        self.until("the connection leaves the list", look).await
+    #[track_caller]
+    pub fn ended(&self, pool: &Handle<W>, child: ChildId) -> impl Future<Output = Verdict> {
+        at_caller(async move {
+            let look = || match pool.connections() {
+                Ok(list) if list.iter().any(|record| record.id == child) => Err(list),
+                _ => Ok(()),
+            };
+            self.until("the connection leaves the list", look).await
+        })
     }
 
     /// Waits for the result of a pool that is stopping or will stop.
@@ -606,8 +616,12 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if the pool does not stop.
-    pub async fn join(&self, pool: &Handle<W>) -> Result<StopReport<Address>, Broken> {
-        self.event("the pool stops", pool.join()).await
+    #[track_caller]
+    pub fn join(
+        &self,
+        pool: &Handle<W>,
+    ) -> impl Future<Output = Result<StopReport<Address>, Broken>> {
+        self.event("the pool stops", pool.join())
     }
 
     /// Waits until the pool has these counts.
@@ -615,13 +629,23 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it does not reach them.
-    pub async fn counts(&self, pool: &Handle<W>, active: usize, workers: usize) -> Verdict {
-        let what = format!("{active} connections, {workers} children");
-        let look = || match pool.counts() {
-            Ok(counts) if (counts.connections, counts.children()) == (active, workers) => Ok(()),
-            seen => Err(seen),
-        };
-        self.until(&what, look).await
+    #[track_caller]
+    pub fn counts(
+        &self,
+        pool: &Handle<W>,
+        active: usize,
+        workers: usize,
+    ) -> impl Future<Output = Verdict> {
+        at_caller(async move {
+            let what = format!("{active} connections, {workers} children");
+            let look = || match pool.counts() {
+                Ok(counts) if (counts.connections, counts.children()) == (active, workers) => {
+                    Ok(())
+                }
+                seen => Err(seen),
+            };
+            self.until(&what, look).await
+        })
     }
 
     /// Waits until exactly this number of acceptors exists and all of them wait for a connection.
@@ -629,18 +653,21 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if that does not happen.
-    pub async fn waiting(
+    #[track_caller]
+    pub fn waiting(
         &self,
         pool: &Handle<W>,
         count: usize,
-    ) -> Result<Vec<AcceptorRecord>, Broken> {
-        let what = format!("{count} acceptors wait");
-        let waits = |one: &AcceptorRecord| one.state == AcceptorState::Waiting;
-        let look = || match pool.acceptors() {
-            Ok(list) if list.len() == count && list.iter().all(waits) => Ok(list),
-            seen => Err(seen),
-        };
-        self.until(&what, look).await
+    ) -> impl Future<Output = Result<Vec<AcceptorRecord>, Broken>> {
+        at_caller(async move {
+            let what = format!("{count} acceptors wait");
+            let waits = |one: &AcceptorRecord| one.state == AcceptorState::Waiting;
+            let look = || match pool.acceptors() {
+                Ok(list) if list.len() == count && list.iter().all(waits) => Ok(list),
+                seen => Err(seen),
+            };
+            self.until(&what, look).await
+        })
     }
 
     /// Waits for an event.
@@ -648,8 +675,13 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it does not occur.
-    pub async fn event<T>(&self, what: &str, event: impl Future<Output = T>) -> Result<T, Broken> {
-        self.patience.wait(&self.world.clock(), what, event).await
+    #[track_caller]
+    pub fn event<T>(
+        &self,
+        what: &str,
+        event: impl Future<Output = T>,
+    ) -> impl Future<Output = Result<T, Broken>> {
+        at_caller(async move { self.patience.wait(&self.world.clock(), what, event).await })
     }
 
     /// Polls for a condition that has no notification.
@@ -657,12 +689,13 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it does not become true.
-    pub async fn until<T, S: fmt::Debug>(
+    #[track_caller]
+    pub fn until<T, S: fmt::Debug>(
         &self,
         what: &str,
         look: impl FnMut() -> Result<T, S>,
-    ) -> Result<T, Broken> {
-        self.patience.until(&self.world.clock(), what, look).await
+    ) -> impl Future<Output = Result<T, Broken>> {
+        at_caller(async move { self.patience.until(&self.world.clock(), what, look).await })
     }
 
     /// Returns the current time of this world.
@@ -690,18 +723,21 @@ impl<W: Erased> Fixture<W> {
     /// # Errors
     ///
     /// [`Broken`] if it does not.
-    pub async fn inits_begun(&self, inits: usize) -> Verdict {
-        let count = |calls: &[Call]| {
-            let inits = calls
-                .iter()
-                .filter(|call| matches!(call, Call::Init { .. }));
-            inits.count()
-        };
-        let what = format!("`init` runs {inits} times");
-        let begun = self
-            .calls
-            .when(|calls| (count(calls) >= inits).then_some(()));
-        self.event(&what, begun).await
+    #[track_caller]
+    pub fn inits_begun(&self, inits: usize) -> impl Future<Output = Verdict> {
+        at_caller(async move {
+            let count = |calls: &[Call]| {
+                let inits = calls
+                    .iter()
+                    .filter(|call| matches!(call, Call::Init { .. }));
+                inits.count()
+            };
+            let what = format!("`init` runs {inits} times");
+            let begun = self
+                .calls
+                .when(|calls| (count(calls) >= inits).then_some(()));
+            self.event(&what, begun).await
+        })
     }
 
     /// Returns how often `init` has begun.

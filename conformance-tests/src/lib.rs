@@ -8,6 +8,8 @@
 //! [`Patience`].
 
 mod address;
+#[doc(hidden)]
+pub mod assertion;
 mod boxed;
 pub mod fixture;
 pub mod handshakes;

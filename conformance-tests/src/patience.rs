@@ -15,6 +15,7 @@ use acceptor_core::Runtime;
 use futures::channel::oneshot;
 use futures::task::AtomicWaker;
 
+use crate::assertion::at_caller;
 use crate::verdict::{Broken, LOST_WAKE};
 
 /// The environment variable that holds the factor for [`Patience`].
@@ -112,14 +113,17 @@ impl Patience {
     /// # Errors
     ///
     /// [`Broken`], which names the event, if it does not occur.
-    pub async fn wait<R: Runtime, T>(
+    #[track_caller]
+    pub fn wait<R: Runtime, T>(
         self,
         runtime: &R,
         what: &str,
         event: impl Future<Output = T>,
-    ) -> Result<T, Broken> {
-        self.wait_until_given_up(what, event, self.use_up(runtime))
-            .await
+    ) -> impl Future<Output = Result<T, Broken>> {
+        at_caller(async move {
+            self.wait_until_given_up(what, event, self.use_up(runtime))
+                .await
+        })
     }
 
     /// Waits for an event by the clock of a separate thread, for checks of the runtime's own clock.
@@ -127,24 +131,27 @@ impl Patience {
     /// # Errors
     ///
     /// [`Broken`], which names the event, if it does not occur.
-    pub async fn wait_outside<T>(
+    #[track_caller]
+    pub fn wait_outside<T>(
         self,
         what: &str,
         event: impl Future<Output = T>,
-    ) -> Result<T, Broken> {
-        let (give_up, given_up) = oneshot::channel();
-        let (came, comes) = mpsc::channel::<()>();
-        thread::spawn(move || {
-            if receive(&comes, self.length()) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let _ = give_up.send(());
-            }
-        });
-        let given_up = async {
-            let _ = given_up.await;
-        };
-        let awaited = self.wait_until_given_up(what, event, given_up).await;
-        drop(came);
-        awaited
+    ) -> impl Future<Output = Result<T, Broken>> {
+        at_caller(async move {
+            let (give_up, given_up) = oneshot::channel();
+            let (came, comes) = mpsc::channel::<()>();
+            thread::spawn(move || {
+                if receive(&comes, self.length()) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    let _ = give_up.send(());
+                }
+            });
+            let given_up = async {
+                let _ = given_up.await;
+            };
+            let awaited = self.wait_until_given_up(what, event, given_up).await;
+            drop(came);
+            awaited
+        })
     }
 
     async fn wait_until_given_up<T>(
@@ -183,28 +190,31 @@ impl Patience {
     /// # Errors
     ///
     /// [`Broken`], which names the condition and the last value seen, if it does not become true.
-    pub async fn until<R: Runtime, T, S: fmt::Debug>(
+    #[track_caller]
+    pub fn until<R: Runtime, T, S: fmt::Debug>(
         self,
         runtime: &R,
         what: &str,
         mut look: impl FnMut() -> Result<T, S>,
-    ) -> Result<T, Broken> {
-        let mut last = None;
-        let looking = async {
-            loop {
-                match look() {
-                    Ok(found) => return found,
-                    Err(seen) => last = Some(seen),
+    ) -> impl Future<Output = Result<T, Broken>> {
+        at_caller(async move {
+            let mut last = None;
+            let looking = async {
+                loop {
+                    match look() {
+                        Ok(found) => return found,
+                        Err(seen) => last = Some(seen),
+                    }
+                    runtime.sleep_until(runtime.now() + BETWEEN_LOOKS).await;
                 }
-                runtime.sleep_until(runtime.now() + BETWEEN_LOOKS).await;
-            }
-        };
-        let found = self.wait(runtime, what, looking).await;
-        found.map_err(|mut broken| {
-            if let Some(seen) = last {
-                broken.seen = format!("{seen:?} after {:?}", self.length());
-            }
-            broken
+            };
+            let found = self.wait(runtime, what, looking).await;
+            found.map_err(|mut broken| {
+                if let Some(seen) = last {
+                    broken.seen = format!("{seen:?} after {:?}", self.length());
+                }
+                broken
+            })
         })
     }
 

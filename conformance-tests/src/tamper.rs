@@ -11,7 +11,7 @@ use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use acceptor_core::{
     AcceptErrorKind, Acceptor, AcceptorRecord, BoxError, ChildCounts, ChildType, Connection,
-    ConnectionRecord, ConnectionReports, Counts, Exit, Grace, Init, IntoExit, LastListener,
-    Listener, ListenerInfo, ListenerRecord, Report, Restart, Shutdown, Spec, Status, StopReport,
-    StreamOf, Terminate,
+    ConnectionRecord, ConnectionReports, Counts, Exit, Grace, Init, IntoExit, LastListener, Latch,
+    Lifecycle, Listener, ListenerId, ListenerInfo, ListenerRecord, Report, Restart, Shutdown, Spec,
+    Status, StopReport, StreamOf, Terminate,
 };
 use futures::channel::{mpsc, oneshot};
 use futures::future::join;
@@ -74,6 +74,55 @@ pub struct Tamper {
     pub traces: Option<Edit<Vec<TraceEvent>>>,
     /// Whether the listener's own classification of errors is ignored.
     pub asks_no_listener: bool,
+    /// Changes the argument of `init`.
+    pub info: Option<Edit<ListenerInfo<Address>>>,
+    /// Changes the connection that `serve` receives.
+    pub given: Option<Edit<Given>>,
+    /// Replaces the latch that `stopping` returns.
+    pub stopping: Option<fn() -> Latch>,
+    /// The occasion from which callbacks, specs or calls are tampered with.
+    pub since: Since,
+}
+
+/// The parts of a connection that can be changed.
+#[derive(Debug)]
+pub struct Given {
+    /// The listener of the connection.
+    pub listener: ListenerId,
+    /// The signals of the connection.
+    pub lifecycle: Lifecycle,
+}
+
+/// The occasion from which a flaw applies: the first one by default.
+#[derive(Debug, Clone, Default)]
+pub struct Since {
+    first: usize,
+    times: Arc<[AtomicUsize; 5]>,
+}
+
+/// The occasions that [`Since`] counts.
+#[derive(Debug, Clone, Copy)]
+enum Occasion {
+    Init,
+    Serve,
+    Terminate,
+    Spec,
+    Call,
+}
+
+impl Since {
+    /// Applies from this occasion on, counted from 1.
+    pub fn time(first: usize) -> Self {
+        Self {
+            first,
+            times: Arc::default(),
+        }
+    }
+
+    /// Counts an occasion, and returns whether the flaw applies to it.
+    fn has_come(&self, occasion: Occasion) -> bool {
+        self.times[occasion as usize].fetch_add(1, Ordering::SeqCst) + 1 >= self.first
+    }
 }
 
 /// How handshakes misbehave.
@@ -120,6 +169,9 @@ impl fmt::Debug for Tamper {
             ("words", self.words.is_some()),
             ("traces", self.traces.is_some()),
             ("asks_no_listener", self.asks_no_listener),
+            ("info", self.info.is_some()),
+            ("given", self.given.is_some()),
+            ("stopping", self.stopping.is_some()),
         ];
         let mut shown = f.debug_set();
         for (name, _) in changed.iter().filter(|(_, changed)| *changed) {
@@ -133,6 +185,9 @@ impl fmt::Debug for Tamper {
         }
         if self.handshakes != Handshaking::Sound {
             shown.entry(&self.handshakes);
+        }
+        if self.since.first > 1 {
+            shown.entry(&("since", self.since.first));
         }
         shown.entries(self.conduct).finish()
     }
@@ -277,6 +332,12 @@ pub enum Verb {
     Join,
     /// `counts`, `listeners`, `connections` and `status`.
     Look,
+    /// `counts`.
+    Counts,
+    /// `listeners`.
+    Listeners,
+    /// `connections`.
+    Connections,
     /// Dropping the owner.
     DropOwner,
 }
@@ -298,18 +359,25 @@ pub enum Conduct {
     Twice,
     /// It starts late.
     Later,
+    /// It begins, and reports at once that it is done.
+    Early,
+    /// It is done, and returns the error that its subject is unknown.
+    Denied,
 }
 
 impl Tamper {
     /// Returns the spec with the overridden settings.
     pub fn spec<Acc>(&self, spec: Spec<Acc, Address>) -> Spec<Acc, Address> {
-        self.settings.apply(spec)
+        match self.since.has_come(Occasion::Spec) {
+            true => self.settings.apply(spec),
+            false => spec,
+        }
     }
 
     /// Returns how a call misbehaves.
     pub fn conduct(&self, verb: Verb) -> Option<Conduct> {
         let (wrong, conduct) = self.conduct?;
-        (wrong == verb).then_some(conduct)
+        (wrong == verb && self.since.has_come(Occasion::Call)).then_some(conduct)
     }
 }
 
@@ -378,7 +446,9 @@ pub enum Callbacks {
 /// An acceptor with misbehaving callbacks.
 pub struct Tampered<A, S> {
     acceptor: Arc<A>,
+    tamper: Option<Arc<Tamper>>,
     callbacks: Callbacks,
+    since: Since,
     kept: Mutex<Option<S>>,
     through: Record<()>,
     turn: futures::lock::Mutex<()>,
@@ -404,11 +474,14 @@ struct Harm {
 
 impl<A, S> Tampered<A, S> {
     /// Wraps an acceptor.
-    pub fn new(acceptor: A, tamper: Option<&Tamper>) -> Self {
+    pub fn new(acceptor: A, tamper: Option<Arc<Tamper>>) -> Self {
         let (asks, asked) = mpsc::unbounded();
+        let known = tamper.as_deref();
         Self {
             acceptor: Arc::new(acceptor),
-            callbacks: tamper.map_or(Callbacks::Sound, |tamper| tamper.callbacks),
+            callbacks: known.map_or(Callbacks::Sound, |tamper| tamper.callbacks),
+            since: known.map_or_else(Since::default, |tamper| tamper.since.clone()),
+            tamper,
             kept: Mutex::new(None),
             through: Record::default(),
             turn: futures::lock::Mutex::new(()),
@@ -438,8 +511,13 @@ where
     type Exit = Exit;
 
     async fn init(&self, info: &ListenerInfo<Address>) -> Result<Init<A::State>, BoxError> {
+        let mut changed = info.clone();
+        if let Some(edit) = self.tamper.as_ref().and_then(|tamper| tamper.info.as_ref()) {
+            edit(&mut changed);
+        }
+        let info = &changed;
         let init = || self.acceptor.init(info);
-        match self.callbacks {
+        match self.callbacks(Occasion::Init) {
             Callbacks::InitTwice => {
                 drop(init().await);
                 init().await
@@ -525,12 +603,24 @@ where
         mut connection: Connection<StreamOf<L>, Address>,
         state: A::State,
     ) -> Exit {
+        if let Some(edit) = self
+            .tamper
+            .as_ref()
+            .and_then(|tamper| tamper.given.as_ref())
+        {
+            let mut given = Given {
+                listener: connection.listener,
+                lifecycle: connection.lifecycle.clone(),
+            };
+            edit(&mut given);
+            (connection.listener, connection.lifecycle) = (given.listener, given.lifecycle);
+        }
         let acceptor = Arc::clone(&self.acceptor);
         // As an `Exit`, to which every acceptor's result converts.
         let serves = |acceptor: Arc<A>, connection, state| async move {
             acceptor.serve(connection, state).await.into_exit()
         };
-        match self.callbacks {
+        match self.callbacks(Occasion::Serve) {
             Callbacks::ServePeerForLocal => {
                 connection.local_addr = connection.peer_addr;
                 serves(acceptor, connection, state).await
@@ -579,18 +669,19 @@ where
     }
 
     async fn terminate(&self, reason: &Terminate, state: A::State) {
-        let reason = match self.callbacks {
+        let callbacks = self.callbacks(Occasion::Terminate);
+        let reason = match callbacks {
             Callbacks::TerminateClosed => &Terminate::Closed,
             _ => reason,
         };
-        if self.callbacks == Callbacks::TerminateElsewhere {
+        if callbacks == Callbacks::TerminateElsewhere {
             let (acceptor, reason) = (Arc::clone(&self.acceptor), reason.clone());
             let terminate = async move { acceptor.terminate(&reason, state).await };
             let _ = elsewhere(terminate).await;
             return;
         }
         let terminate = self.acceptor.terminate(reason, state);
-        match self.callbacks {
+        match callbacks {
             Callbacks::TerminateNever => drop(terminate),
             Callbacks::TerminateNotWhenStopped if matches!(reason, Terminate::Stopped) => {
                 drop(terminate);
@@ -608,6 +699,14 @@ where
 }
 
 impl<A, S> Tampered<A, S> {
+    /// Returns the flaw of the callback that begins.
+    fn callbacks(&self, of: Occasion) -> Callbacks {
+        match self.since.has_come(of) {
+            true => self.callbacks,
+            false => Callbacks::Sound,
+        }
+    }
+
     /// Polls a connection that ends when another has panicked.
     fn spread(
         &self,
