@@ -128,7 +128,7 @@ pub(super) async fn a1_connection_error_is_skipped(world: Arc<Boxed>) -> Verdict
     let (mut client, served) = fixture.connect(address).await?;
     fixture.echo(&mut client, "the next one").await?;
     same(
-        "the `init` of the acceptor that kept waiting",
+        "the `init` of the acceptor that skipped a connection",
         1,
         served.number,
     )?;

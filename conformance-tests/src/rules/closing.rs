@@ -132,7 +132,7 @@ async fn queued_clients_are_served(world: &Arc<Boxed>, cause: CloseCause) -> Ver
     }
     match close {
         Some(close) => same(
-            "the result of the close",
+            "the result of the close after all clients are served",
             Ok(()),
             fixture.event("the listener closes", close).await?,
         )?,
@@ -267,7 +267,7 @@ async fn starting_acceptor_is_waited_for(world: &Arc<Boxed>) -> Verdict {
         .echo(&mut client, "taken by the last acceptor")
         .await?;
     let closed = fixture.event("the listener closes", close).await?;
-    same("the result of the close", Ok(()), closed)?;
+    same("the result of the close after a late start", Ok(()), closed)?;
 
     // Within that second, and no longer.
     let fixture = Fixture::new(world);

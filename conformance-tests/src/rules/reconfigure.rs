@@ -148,7 +148,7 @@ async fn acceptors_that_wait_are_replaced(world: &Arc<Boxed>) -> Verdict {
         same("the greeting of the new acceptor", "after", &*greeting)?;
     }
     fixture.waiting(&pool, 3).await?;
-    same("how often the old `init` ran", 3, fixture.inits())?;
+    same("how often the replaced `init` ran", 3, fixture.inits())?;
     let terminated = vec!["replaced", "replaced"];
     same(
         "how the waiting acceptors ended",

@@ -372,7 +372,7 @@ async fn stop_waits_for_a_kill_timeout(world: &Arc<Boxed>) -> Verdict {
     same(&what, true, took >= kill_timeout)?;
     let undelivered = report.undelivered;
     same(
-        "undelivered reports according to the result",
+        "undelivered reports after a kill timeout",
         killed as u64,
         undelivered,
     )?;

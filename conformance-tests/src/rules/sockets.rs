@@ -261,7 +261,7 @@ async fn accepted(
     let (_, peer) = accepted.map_err(|broken| {
         broken.check("is a connection that was accepted for a dropped call kept for the next one? Or accept only when polled")
     })?;
-    same("the accepted client", expected, peer)
+    same("the client of the next `accept`", expected, peer)
 }
 
 /// No client has connected, so no connection may be accepted.

@@ -761,9 +761,9 @@ async fn blocked_child_is_left(world: &Arc<Boxed>, blocks: Blocks) -> Verdict {
     fixture.sleep_until(began + kill_timeout).await;
     let what = format!("the pool stops although a child blocks its thread, {blocks:?}");
     let report = fixture.event(&what, killing).await?;
-    same("children abandoned as stuck", 1, report.stuck)?;
+    same("stuck children of a blocked thread", 1, report.stuck)?;
     let what = format!(
-        "after a kill timeout of {kill_timeout:?}: {:?}",
+        "with a blocked thread, after a kill timeout of {kill_timeout:?}: {:?}",
         report.elapsed
     );
     same(&what, true, report.elapsed >= kill_timeout)?;

@@ -5,6 +5,9 @@
 //! tampered with at every interface ([`Tamper`]). The table (`table`) says which flaw breaks which
 //! rule, with which text of the failure, and which rules still hold. `tests/wrong.rs` checks it.
 
+mod breakers;
+mod check;
+mod further;
 mod listener;
 mod runtime;
 mod stream;
@@ -23,6 +26,8 @@ use conformance_tests::Patience;
 use conformance_tests::tamper::Tamper;
 use conformance_tests::{Address, IpWorld, World};
 
+pub use breakers::breakers;
+pub use check::Said;
 pub use listener::{ListenerFlaw, WrongListener, WrongStream};
 pub use runtime::{RuntimeFlaw, WrongRuntime};
 pub use stream::{StreamFlaw, WrongIo};

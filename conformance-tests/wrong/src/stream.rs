@@ -20,6 +20,10 @@ pub enum StreamFlaw {
     NoEnd,
     /// Written bytes are converted to upper case.
     Changes,
+    /// Each byte that is read is one more than it was.
+    ChangesReads,
+    /// The end of the client's data is read as one more byte.
+    EndIsAByte,
     /// The end of the client's data also shuts down the sending direction.
     EndsBoth,
     /// A waiting read wakes no task.
@@ -145,6 +149,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncRead for WrongIo<S
         }
         match (self.flaw, read) {
             (Some(StreamFlaw::NoEnd), Poll::Ready(Ok(0))) => Poll::Pending,
+            (Some(StreamFlaw::EndIsAByte), Poll::Ready(Ok(0))) if !buffer.is_empty() => {
+                Poll::Ready(Ok(1))
+            }
+            (Some(StreamFlaw::ChangesReads), Poll::Ready(Ok(count))) => {
+                for byte in &mut buffer[..count] {
+                    *byte = byte.wrapping_add(1);
+                }
+                Poll::Ready(Ok(count))
+            }
             (Some(StreamFlaw::ResetIsEnd), Poll::Ready(Err(error)))
                 if error.kind() == ErrorKind::ConnectionReset =>
             {

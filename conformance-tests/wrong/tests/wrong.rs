@@ -1,16 +1,14 @@
 //! Tests of the suite itself: each rule is broken by a wrong implementation, and the failure contains the expected
 //! text.
 
-use std::any::Any;
 use std::collections::BTreeSet;
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use conformance_cli::worlds::tokio::Tokio;
 use conformance_tests::rules::all;
-use conformance_tests::{Boxed, Patience, Real};
-use conformance_wrong::{Case, Wrong, table};
+use conformance_tests::{Patience, Real};
+use conformance_wrong::{Case, Said, breakers, table};
 
 /// How many checks run at the same time.
 const AT_A_TIME: usize = 12;
@@ -21,41 +19,11 @@ const SHORT: f64 = 0.35;
 /// The time after which a check hangs, stretched by the patience. No check may hang, and only a timeout can show it.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// Checks a rule with a flaw. Returns the failure, if the rule is broken.
-fn failure(case: &Case, rule: &str, patience: Patience) -> Result<(), String> {
-    let world = Wrong::new(
-        Real::new(Tokio::multi_thread()),
-        case.flaw.clone(),
-        patience,
-    );
-    let rules = all();
-    let position = rules.iter().position(|one| one.id == rule);
-    let position = position.ok_or_else(|| format!("there is no rule {rule}"))?;
-    let (sender, receiver) = mpsc::channel();
-    let checking = thread::spawn(move || {
-        let verdict = rules[position].check(&Arc::new(Boxed::new(world)));
-        let _ = sender.send(verdict.map_err(|broken| broken.to_string()));
-    });
-    match receiver.recv_timeout(Patience::expect_from_environment().stretch(HANGS)) {
-        Ok(verdict) => verdict,
-        Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("the check of {rule} hangs")),
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            let panic = checking
-                .join()
-                .expect_err("the check panicked: its thread ended without a result");
-            Err(format!("panic: {}", message(panic)))
-        }
-    }
-}
-
-fn message(panic: Box<dyn Any + Send>) -> String {
-    match panic.downcast::<String>() {
-        Ok(message) => *message,
-        Err(panic) => match panic.downcast::<&'static str>() {
-            Ok(message) => (*message).to_owned(),
-            Err(_) => "a panic without a text".to_owned(),
-        },
-    }
+/// Checks a rule with a flaw.
+fn said(case: &Case, rule: &str, patience: Patience) -> Said {
+    let limit = Patience::expect_from_environment().stretch(HANGS);
+    let world = Real::new(Tokio::multi_thread());
+    case.check(world, rule, patience, limit, None)
 }
 
 /// Returns the differences between the case and the result of the suite.
@@ -63,19 +31,17 @@ fn differences(case: &Case) -> Vec<String> {
     let mut found = Vec::new();
     let difference = |what: String| format!("{} with {:?}: {what}", case.rule, case.flaw);
     let patience = Patience::expect_from_environment();
-    match failure(case, case.rule, patience.scaled(SHORT)) {
-        Ok(()) => found.push(difference("the rule holds".to_owned())),
-        Err(said) if case.words.is_empty() || !said.contains(case.words) => {
-            found.push(difference(format!(
-                "it does not report {:?} but\n{said}",
-                case.words
-            )));
-        }
-        Err(_) => {}
+    let failure = said(case, case.rule, patience.scaled(SHORT));
+    if !case.is_caught(&failure) {
+        found.push(difference(format!(
+            "it does not report {:?} but\n{failure}",
+            case.words
+        )));
     }
     for rule in case.leaves {
-        if let Err(said) = failure(case, rule, patience) {
-            found.push(difference(format!("{rule} does not hold either:\n{said}")));
+        match said(case, rule, patience) {
+            Said::Holds => {}
+            said => found.push(difference(format!("{rule} does not hold either:\n{said}"))),
         }
     }
     found
@@ -162,4 +128,10 @@ fn every_rule_can_be_broken() {
         unbroken.is_empty(),
         "no wrong implementation breaks {unbroken:?}"
     );
+}
+
+#[test]
+fn breakers_are_listed() {
+    let listed = include_str!("../BREAKERS.md");
+    assert_eq!(listed, breakers(), "`.ci/renew` renews it");
 }

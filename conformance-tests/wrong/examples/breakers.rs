@@ -1,0 +1,5 @@
+//! Prints BREAKERS.md.
+
+fn main() {
+    print!("{}", conformance_wrong::breakers());
+}
