@@ -1,4 +1,4 @@
-//! The conformance suite's command line, for the runtimes that have an adapter.
+//! The conformance suite's command line for runtimes with an adapter.
 
 use std::io;
 use std::process::ExitCode;

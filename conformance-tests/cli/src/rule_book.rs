@@ -1,4 +1,4 @@
-//! The rule book: the rules by section, for a terminal, for RULES.md and for the core's documentation.
+//! The rule book: the rules by section, as printed to a terminal, to RULES.md and to the core's documentation.
 
 use std::io::{self, Write};
 

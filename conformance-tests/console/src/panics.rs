@@ -9,7 +9,7 @@ thread_local! {
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Stops printing panics, for the whole process.
+/// Stops printing panics in the whole process.
 ///
 /// Many rules are about children that panic. A panic that ends a check is reported as its failure, with the location.
 pub fn silence_panics() {

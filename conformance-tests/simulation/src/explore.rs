@@ -194,7 +194,7 @@ impl Explore {
         self
     }
 
-    /// Sets the maximum number of polls in which the scenario has to end, for each seed (at least 1).
+    /// Sets the maximum number of polls in which the scenario has to end with each seed (at least 1).
     ///
     /// Each poll takes 1 µs of virtual time. If no task is ready, the clock advances to the next timer.
     pub fn polls(mut self, limit: u64) -> Self {

@@ -806,7 +806,7 @@ async fn value_of_a_listener(world: &Arc<Boxed>) -> Verdict {
             ),
             false => ("for a listener on the pool's", ValueId::World),
         };
-        let what = format!("the runtime value that {callback} runs on, {whose}");
+        let what = format!("the runtime value that {callback} runs on {whose}");
         same(&what, Some(expected), task.map(TaskId::value))?;
     }
     let accepts: Vec<_> = all.cost().tasks().iter().map(|task| task.value()).collect();

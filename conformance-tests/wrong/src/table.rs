@@ -367,7 +367,7 @@ fn behaviour() -> Vec<Case> {
         breaks(
             "B11",
             conduct(Verb::AddListenerOn, Conduct::Ignored),
-            "the runtime value that `serve` runs on, for a listener with its own runtime value",
+            "the runtime value that `serve` runs on for a listener with its own runtime value",
             &["B1", "B5", "L1"],
         ),
     ]

@@ -456,7 +456,7 @@ impl Model {
         Ok(())
     }
 
-    /// The kill timeout of a stop, for a stop in progress or a future one.
+    /// The kill timeout of a stop in progress or a future one.
     pub(crate) fn kill_timeout(&self) -> Duration {
         let plan = self.stop.as_ref().map_or(self.spec, |stop| stop.plan);
         plan.kill_timeout()
