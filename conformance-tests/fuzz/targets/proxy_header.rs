@@ -18,12 +18,18 @@ fuzz_target!(|bytes: &[u8]| {
         Some((read, decided)) => {
             assert_eq!(whole, decided);
             if let Ok(Parsed::Complete { length, .. }) = decided {
-                assert_eq!(length, read, "the header ends with the byte that completes it");
+                assert_eq!(
+                    length, read,
+                    "the header ends with the byte that completes it"
+                );
                 for start in 0..length {
                     let Ok(Parsed::Incomplete(missing)) = parse(&bytes[..start]) else {
                         unreachable!("the first decision is at {read}");
                     };
-                    assert!(start + missing <= length, "{missing} more after {start} of {length}");
+                    assert!(
+                        start + missing <= length,
+                        "{missing} more after {start} of {length}"
+                    );
                 }
             }
         }
