@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::text::write_counts;
 
-/// The kinds of [`Event`].
+/// The kinds of [`Event`](super::Event).
 ///
 /// ```
 /// use acceptor_core::EventKind;
@@ -14,31 +14,31 @@ use crate::text::write_counts;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// [`Event::StartError`].
+    /// [`Event::StartError`](super::Event::StartError).
     StartError,
-    /// [`Event::AcceptorFailed`].
+    /// [`Event::AcceptorFailed`](super::Event::AcceptorFailed).
     AcceptorFailed,
-    /// [`Event::ConnectionFailed`].
+    /// [`Event::ConnectionFailed`](super::Event::ConnectionFailed).
     ConnectionFailed,
-    /// [`Event::ConnectionBegan`].
+    /// [`Event::ConnectionBegan`](super::Event::ConnectionBegan).
     ConnectionBegan,
-    /// [`Event::ConnectionEnded`].
+    /// [`Event::ConnectionEnded`](super::Event::ConnectionEnded).
     ConnectionEnded,
-    /// [`Event::Disconnected`].
+    /// [`Event::Disconnected`](super::Event::Disconnected).
     Disconnected,
-    /// [`Event::HandshakeFailed`].
+    /// [`Event::HandshakeFailed`](super::Event::HandshakeFailed).
     HandshakeFailed,
-    /// [`Event::ListenerFailed`].
+    /// [`Event::ListenerFailed`](super::Event::ListenerFailed).
     ListenerFailed,
-    /// [`Event::AcceptPaused`].
+    /// [`Event::AcceptPaused`](super::Event::AcceptPaused).
     AcceptPaused,
-    /// [`Event::KilledWhileStopping`].
+    /// [`Event::KilledWhileStopping`](super::Event::KilledWhileStopping).
     KilledWhileStopping,
-    /// [`Event::Stuck`].
+    /// [`Event::Stuck`](super::Event::Stuck).
     Stuck,
-    /// [`Event::PoolStopped`].
+    /// [`Event::PoolStopped`](super::Event::PoolStopped).
     PoolStopped,
-    /// [`Event::ReportsLost`].
+    /// [`Event::ReportsLost`](super::Event::ReportsLost).
     ReportsLost,
 }
 

@@ -9,7 +9,7 @@ use super::Report;
 ///
 /// Reports arrive one at a time, in the order of their events, from a task of the pool's own. An
 /// observer may block. Then it delays the reports that follow, of which 1,024 are kept and the
-/// others counted as [lost](Event::ReportsLost), and the end of the pool by one kill timeout at
+/// others counted as [lost](super::Event::ReportsLost), and the end of the pool by one kill timeout at
 /// most. It delays no connection and no listener as long as the runtime has another thread. It may
 /// call the pool and wait for its end. A panic in it is caught.
 ///
