@@ -130,11 +130,11 @@ fn reported_scenario_fails_again() {
 #[test]
 fn hanging_seed_has_its_trace() {
     // Long enough for everything before the first client.
-    let limit = Duration::from_secs(2);
+    let limit = Duration::from_secs(10);
     let (status, out, progress) = execute(hangs, limit, "--seeds 1 --first 3");
     assert_eq!(status, Status::Broken, "{out}{progress}");
     assert!(
-        progress.contains("seed 3 has not ended within 2s: it runs again"),
+        progress.contains("seed 3 has not ended within 10s: it runs again"),
         "{progress}"
     );
     let scenario = scenario_in(&out);
@@ -143,7 +143,7 @@ fn hanging_seed_has_its_trace() {
         out.starts_with(&format!("seed 3 breaks S8 at step {step}, ")),
         "{out}"
     );
-    assert!(out.contains("  seen      one does not return within 2s\n"));
+    assert!(out.contains("  seen      one does not return within 10s\n"));
     assert!(out.contains("\n  cargo simulate --seed 3\n"), "{out}");
     let (trace, _) = out
         .split_once(">>")
@@ -165,7 +165,9 @@ fn shrinking_stops_at_a_hanging_scenario() {
             _ => hangs(scenario, watcher),
         }
     }
-    let (status, out, _) = execute(hangs_if_cut_off, Duration::from_secs(2), "--seed 3");
+    // The scenario that does not hang has to end within it, on a busy machine too.
+    let limit = Duration::from_secs(10);
+    let (status, out, _) = execute(hangs_if_cut_off, limit, "--seed 3");
     assert_eq!(status, Status::Broken, "{out}");
     assert!(out.starts_with("seed 3 breaks L2 at step "), "{out}");
     assert!(
