@@ -5,6 +5,7 @@
 //! input stops it. The clients are in the process of the test, with descriptors enough.
 #![cfg(target_os = "linux")]
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -2,6 +2,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::net::SocketAddr;

@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::collections::HashSet;

@@ -1,5 +1,6 @@
 //! The memory of waiting acceptors does not depend on the protocol that they will speak (B9).
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::hint::black_box;

@@ -32,9 +32,10 @@ fn input_that_can_be_checked_makes_no_panic() {
         block_on(misuse());
         return;
     }
-    let name = "no_panic::input_that_can_be_checked_makes_no_panic";
+    let (_program, module) = module_path!().split_once("::").unwrap();
+    let name = format!("{module}::input_that_can_be_checked_makes_no_panic");
     let program = Command::new(env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", &name, "--nocapture"])
         .env(VARIABLE, "")
         .output()
         .unwrap();

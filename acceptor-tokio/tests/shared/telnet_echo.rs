@@ -4,9 +4,6 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-#[path = "example.rs"]
-mod build;
-
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -665,5 +662,5 @@ impl Client {
 /// The example's executable.
 fn example() -> &'static Path {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-    EXAMPLE.get_or_init(|| build::example(super::EXAMPLE))
+    EXAMPLE.get_or_init(|| crate::build::example(super::EXAMPLE))
 }

@@ -1,8 +1,6 @@
 //! Everything at once, on real threads: clients, closes, stops and kills of children, new specs, and stops of the
 //! whole. No client that stays is forgotten, the counts come out even, and pools that come and go leave nothing.
 
-mod support;
-
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +12,7 @@ use acceptor_tokio::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use support::*;
+use crate::support::*;
 
 /// States, connections and tasks that are there.
 #[derive(Clone, Default)]

@@ -1,14 +1,8 @@
 //! The example `proxy`: its parser, its handshake, and a pool of listeners that have it.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, though not marked as such"
-)]
-
 #[allow(dead_code, reason = "the tests do not call its `main`")]
-#[path = "../examples/proxy/main.rs"]
+#[path = "../../examples/proxy/main.rs"]
 mod example;
-mod support;
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -18,6 +12,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::support::{Reports, SLACK, connect, eventually, gone, loopback, ping, runtime, soon};
 use acceptor_tokio::{
     BoxError, Connection, ConnectionRecord, ConnectionReports, ConnectionState, Event, Handshake,
     HandshakeError, Incoming, ListenOptions, Listener, Pool, Restart, Settings, Spec, StopReason,
@@ -29,7 +24,6 @@ use example::network::Network;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use support::{Reports, SLACK, connect, eventually, gone, loopback, ping, runtime, soon};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 

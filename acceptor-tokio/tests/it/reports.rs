@@ -1,9 +1,5 @@
 //! Reports and real threads: a blocked observer holds up no client, no close and no kill, and may wait for the pool (O1, O2, L8).
 
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-
-mod support;
-
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -13,12 +9,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    PATIENCE, SLACK, client, connect, echo, eventually, listen, loopback, ping, runtime, soon,
+};
 use acceptor_tokio::{
     AcceptErrorKind, Acceptor, Connection, Event, ListenOptions, Listener, NoHandshake, Pool,
     PoolHandle, Report, Spec, StopReport, TcpListener, acceptor_fn, observer_fn,
-};
-use support::{
-    PATIENCE, SLACK, client, connect, echo, eventually, listen, loopback, ping, runtime, soon,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -86,7 +82,7 @@ async fn blocked_observer_holds_up_no_client_no_close_and_no_kill() {
         drop(client);
         if number % 100 == 0 {
             ping(&mut first).await;
-            drop(support::client(address).await);
+            drop(crate::support::client(address).await);
             // The system's queue is not to overflow.
             let all = || failed.load(Ordering::SeqCst) == number;
             eventually("they have failed", all).await;

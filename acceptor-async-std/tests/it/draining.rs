@@ -1,7 +1,6 @@
 //! A graceful close or stop loses no client that had connected before, on async-std.
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-#[path = "../../acceptor-tokio/tests/shared/draining.rs"]
+#[path = "../../../acceptor-tokio/tests/shared/draining.rs"]
 mod shared;
 
 use std::future::Future;

@@ -1,27 +1,24 @@
 //! The example `tls`: its handshake in a pool of the test, and the program with its files and signals.
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-
-mod support;
 
 #[allow(
     dead_code,
     reason = "the tests use the server's parts, and start it as a program"
 )]
-#[path = "../examples/tls.rs"]
-mod tls;
+#[path = "../../examples/tls.rs"]
+mod example;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Reports, eventually, gone, loopback, runtime, soon};
 use acceptor_tokio::{
     ConnectionState, EndKind, Event, ListenOptions, Listener, Phase, Pool, Restart, TcpListener,
     With,
 };
+use example::{Tls, self_signed, server_config};
 use rcgen::{CertifiedKey, KeyPair};
-use support::{Reports, eventually, gone, loopback, runtime, soon};
-use tls::{Tls, self_signed, server_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -71,7 +68,7 @@ impl Bench {
 
     fn start_with(identity: Identity, config: ServerConfig) -> Self {
         let (tls, reports) = (Tls::new(config), Reports::default());
-        let spec = tls::spec()
+        let spec = example::spec()
             .restart(Restart::Transient)
             .intensity(0)
             .handshake_timeout(HOUR)
@@ -134,7 +131,7 @@ async fn connect(
     config: impl Into<Arc<ClientConfig>>,
     address: SocketAddr,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let stream = support::connect(address).await;
+    let stream = crate::support::connect(address).await;
     handshake(config, stream, "localhost".try_into().unwrap()).await
 }
 
@@ -187,7 +184,7 @@ impl Client for TlsStream<TcpStream> {
         let mut rest = Vec::new();
         let end = soon("the server closes", self.read_to_end(&mut rest)).await;
         end.expect("a close_notify comes before the end");
-        assert_eq!(rest, []);
+        assert_eq!(rest, b"");
     }
 
     fn handshake(&self) -> (HandshakeKind, &CertificateDer<'static>) {
@@ -216,7 +213,7 @@ async fn serve_sees_server_name_and_protocol() {
 async fn client_may_give_neither_server_name_nor_protocol() {
     let bench = Bench::start();
     let config = trusting([bench.identity.certificate()], &[&TLS12]);
-    let stream = support::connect(bench.address).await;
+    let stream = crate::support::connect(bench.address).await;
     // An address is no server name, and is not sent.
     let name = IpAddr::from([127, 0, 0, 1]).into();
     let mut client = handshake(config, stream, name).await.unwrap();
@@ -246,7 +243,7 @@ async fn clients_that_never_speak_hold_up_no_other() {
     let bench = Bench::start();
     let mut silent = Vec::new();
     for _ in 0..SILENT {
-        silent.push(support::connect(bench.address).await);
+        silent.push(crate::support::connect(bench.address).await);
     }
     eventually("all are in their handshake", || {
         bench.handshaking() == SILENT
@@ -347,7 +344,7 @@ async fn replaced_certificate_is_shown_to_clients_that_resume_tls_1_3() {
 #[tokio::test]
 async fn replaced_certificate_is_shown_to_clients_that_connected_before() {
     let (bench, new) = (Bench::start(), Identity::new());
-    let stream = support::connect(bench.address).await;
+    let stream = crate::support::connect(bench.address).await;
     eventually("it is in its handshake", || bench.handshaking() == 1).await;
     bench.tls.replace(new.config());
     let config = trusting([new.certificate()], &[&TLS13]);
@@ -382,7 +379,7 @@ async fn client_without_a_common_protocol_is_refused() {
 #[tokio::test]
 async fn plain_http_is_answered_by_an_alert() {
     check_fails("not tls", async |bench| {
-        let mut client = support::connect(bench.address).await;
+        let mut client = crate::support::connect(bench.address).await;
         let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
         client.write_all(request).await.unwrap();
         let mut answer = Vec::new();
@@ -411,7 +408,7 @@ async fn client_without_a_common_version_is_refused() {
         let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 1];
         hello.extend([7; 32]);
         hello.extend([0, 0, 2, 0, 47, 1, 0]);
-        let mut client = support::connect(bench.address).await;
+        let mut client = crate::support::connect(bench.address).await;
         client.write_all(&hello).await.unwrap();
         let mut answer = Vec::new();
         let end = soon("the server closes", client.read_to_end(&mut answer)).await;
@@ -438,20 +435,16 @@ async fn client_that_breaks_tls_after_its_handshake_is_no_failure() {
 #[tokio::test]
 async fn client_that_closes_before_its_first_byte_has_a_cause_of_its_own() {
     check_fails("eof", async |bench| {
-        drop(support::connect(bench.address).await);
+        drop(crate::support::connect(bench.address).await);
     })
     .await;
     check_fails("disconnected", async |bench| {
-        let mut client = support::connect(bench.address).await;
+        let mut client = crate::support::connect(bench.address).await;
         // The beginning of a ClientHello.
         client.write_all(&[22, 3, 1, 0, 45, 1]).await.unwrap();
     })
     .await;
 }
-
-#[cfg(unix)]
-#[path = "shared/example.rs"]
-mod build;
 
 /// The program, with its files and signals.
 #[cfg(unix)]
@@ -471,7 +464,7 @@ mod program {
 
     fn command() -> Command {
         static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-        Command::new(EXAMPLE.get_or_init(|| build::example("tls")))
+        Command::new(EXAMPLE.get_or_init(|| crate::build::example("tls")))
     }
 
     /// An empty directory of this test.

@@ -1,7 +1,6 @@
 //! Which children are stuck after a kill, on smol.
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-#[path = "../../acceptor-tokio/tests/shared/stuck.rs"]
+#[path = "../../../acceptor-tokio/tests/shared/stuck.rs"]
 mod shared;
 
 use std::sync::Arc;

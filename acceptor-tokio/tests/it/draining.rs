@@ -1,7 +1,6 @@
 //! A graceful close or stop loses no client that had connected before, on tokio.
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-#[path = "shared/draining.rs"]
+#[path = "../shared/draining.rs"]
 mod shared;
 
 use std::future::Future;

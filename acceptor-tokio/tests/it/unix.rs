@@ -1,25 +1,21 @@
 //! The example `unix`: a listener of one's own, with an address that is no IP address, in a pool of the test.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-
-mod support;
 
 #[allow(
     dead_code,
     reason = "the tests use the listener, and have a server of their own"
 )]
-#[path = "../examples/unix.rs"]
+#[path = "../../examples/unix.rs"]
 mod example;
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use crate::support::{PATIENCE, eventually, runtime, soon};
 use acceptor_tokio::{
     Connection, EndKind, Pool, PoolHandle, Report, Spec, StopReason, acceptor_fn, observer_fn,
 };
 use example::unix::UnixSocket;
-use support::{PATIENCE, eventually, runtime, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;

@@ -1,4 +1,5 @@
 //! A real client talks to a real server.
+
 use acceptor_tokio::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -1,22 +1,18 @@
 //! The latches and the phases of a stop, seen by real clients (sections 5 and 6 of the contract).
 
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, gone, listen, loopback,
+    ping, runtime, soon,
+};
 use acceptor_tokio::{
     Acceptor, AddListenerReason, BoxError, ChildError, CloseError, Connection, EndKind, Event,
     Grace, Init, ListenOptions, ListenerId, ListenerInfo, ListenerState, Phase, Pool, PoolHandle,
     PoolState, ReconfigureError, Shutdown, Spec, StopReason, StopReport, TcpListener, Terminate,
     WaitingAcceptors, acceptor_fn,
-};
-use support::{
-    PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, gone, listen, loopback,
-    ping, runtime, soon,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

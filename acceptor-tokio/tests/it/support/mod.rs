@@ -108,7 +108,7 @@ pub(crate) fn gone(client: &mut TcpStream) -> impl Future<Output = ()> {
     soon("the server closes", async {
         let mut rest = Vec::new();
         let _ = client.read_to_end(&mut rest).await;
-        assert_eq!(rest, [], "nothing was on the way");
+        assert_eq!(rest, b"", "nothing was on the way");
     })
 }
 

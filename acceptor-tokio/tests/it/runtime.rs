@@ -1,13 +1,9 @@
 //! The runtime value: which tokio runtime the tasks run on, what it must have, what its end does, whose clock it keeps.
 
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-
-mod support;
-
 #[cfg(unix)]
-#[path = "shared/descriptors.rs"]
+#[path = "../shared/descriptors.rs"]
 mod descriptors;
-#[path = "shared/no_panic.rs"]
+#[path = "../shared/no_panic.rs"]
 mod no_panic;
 
 use std::future::Future;
@@ -20,16 +16,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    PATIENCE, Reports, client, connect, echo, echo_spec, eventually, gone, listen, listen_on,
+    loopback, ping, runtime, soon,
+};
 #[cfg(unix)]
 use acceptor_tokio as adapter;
 use acceptor_tokio::{
     AcceptErrorKind, Acceptor, BoxError, Connection, EndKind, Event, Failure, Init, ListenOptions,
     Listener, ListenerInfo, Phase, Pool, RuntimeError, Spec, StartError, StopReason, StopReport,
     TcpListener, Terminate, TokioRuntime, acceptor_fn,
-};
-use support::{
-    PATIENCE, Reports, client, connect, echo, echo_spec, eventually, gone, listen, listen_on,
-    loopback, ping, runtime, soon,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -188,7 +184,7 @@ async fn a_blocking_standard_listener_will_do() {
 fn a_pool_works_on_a_current_thread_runtime() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let pool = Pool::start(support::runtime(), echo_spec()).unwrap();
+        let pool = Pool::start(crate::support::runtime(), echo_spec()).unwrap();
         let (_, address) = listen(&pool, 3);
         let mut clients = Vec::new();
         for _ in 0..10 {

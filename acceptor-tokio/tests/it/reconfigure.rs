@@ -1,7 +1,5 @@
 //! A new acceptor under load: from the return of the call on, no client meets the old one, and none is lost (R1).
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use support::*;
+use crate::support::*;
 
 /// Says which acceptor it is, and leaves. It prepares its state in a task of its own.
 struct Numbered {

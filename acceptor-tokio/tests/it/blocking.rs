@@ -1,22 +1,18 @@
 //! Callbacks that are slow, or block their thread, hold up no other child (B1, B5, S8).
 
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::support::{
+    PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, listen, listen_on,
+    loopback, ping, runtime, soon,
+};
 use acceptor_tokio::{
     Acceptor, BoxError, Connection, EndKind, Event, Init, ListenOptions, ListenerInfo, Phase, Pool,
     Shutdown, Spec, TcpListener, TokioRuntime, acceptor_fn,
-};
-use support::{
-    PATIENCE, Reports, SLACK, client, connect, echo, echo_spec, eventually, listen, listen_on,
-    loopback, ping, runtime, soon,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;

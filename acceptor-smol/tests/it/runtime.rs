@@ -1,13 +1,12 @@
 //! The runtime value and the listener on smol: where tasks run, and what the end of an executor does.
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-#[path = "../../acceptor-tokio/tests/shared/adapter.rs"]
+#[path = "../../../acceptor-tokio/tests/shared/adapter.rs"]
 mod shared;
 
 #[cfg(unix)]
-#[path = "../../acceptor-tokio/tests/shared/descriptors.rs"]
+#[path = "../../../acceptor-tokio/tests/shared/descriptors.rs"]
 mod descriptors;
-#[path = "../../acceptor-tokio/tests/shared/no_panic.rs"]
+#[path = "../../../acceptor-tokio/tests/shared/no_panic.rs"]
 mod no_panic;
 
 use std::net::SocketAddr;

@@ -1,7 +1,6 @@
 //! Which children are stuck after a kill, on tokio.
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-#[path = "shared/stuck.rs"]
+#[path = "../shared/stuck.rs"]
 mod shared;
 
 use std::future::Future;

@@ -1,22 +1,17 @@
 //! Listeners on runtimes of their own, in one pool: where their tasks run, and what the end of such a runtime does.
 
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-#![cfg(unix)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::support::{PATIENCE, Reports, echo, eventually, loopback, ping, runtime, soon};
 use acceptor_tokio::{
     Acceptor, BoxError, Connection, EndKind, Event, Failure, Init, ListenOptions, ListenerId,
     ListenerInfo, ListenerSettings, Pool, Runtime, Spec, StopReason, TcpListener, Terminate,
     TokioRuntime, acceptor_fn,
 };
-use support::{PATIENCE, Reports, echo, eventually, loopback, ping, runtime, soon};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
@@ -115,7 +110,7 @@ struct Client {
 
 /// Connects; the connection runs where its listener does.
 async fn connect(address: SocketAddr, cores: &[(String, String)]) -> Client {
-    let mut stream = BufReader::new(support::connect(address).await);
+    let mut stream = BufReader::new(crate::support::connect(address).await);
     let mut line = String::new();
     soon("the server speaks", stream.read_line(&mut line))
         .await
@@ -294,7 +289,7 @@ async fn only_children_of_a_blocked_runtime_are_stuck() {
         let mut address = loopback();
         core.listen(&pool, &mut address, "core");
         for _ in 0..2 {
-            let mut client = support::connect(address).await;
+            let mut client = crate::support::connect(address).await;
             assert_eq!(soon("it is served", client.read_u8()).await.unwrap(), 7);
             clients.push(client);
         }

@@ -1,7 +1,5 @@
 //! A connection that hands its stream on to a task of its own: still one of the pool, until the stream is gone (E6).
 
-mod support;
-
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -12,7 +10,7 @@ use acceptor_tokio::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use support::*;
+use crate::support::*;
 
 /// How the task of a stream ended that was handed on.
 type Ended = Result<u64, ErrorKind>;

@@ -1,7 +1,7 @@
 //! The example `telnet_echo` of this adapter, tested like that of every other.
 
-#[path = "shared/telnet_echo.rs"]
-mod telnet_echo;
+#[path = "../shared/telnet_echo.rs"]
+mod shared;
 
-/// What the example is called.
+/// The name of the example that is built and run.
 const EXAMPLE: &str = "telnet_echo";

@@ -1,23 +1,19 @@
 //! The example `cores`: one pool over threads that have a runtime each.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-
-mod support;
 
 #[allow(
     dead_code,
     reason = "the tests use its parts, and have a server of their own"
 )]
-#[path = "../examples/cores.rs"]
+#[path = "../../examples/cores.rs"]
 mod example;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use crate::support::{PATIENCE, connect, eventually, loopback, ping, runtime, soon};
 use acceptor_tokio::{Connection, Pool, Spec, acceptor_from};
 use example::{Core, address, echo, listen};
-use support::{PATIENCE, connect, eventually, loopback, ping, runtime, soon};
 
 #[test]
 fn argument_is_an_address() {

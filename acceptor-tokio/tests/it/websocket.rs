@@ -1,14 +1,11 @@
 //! The example `websocket`: HTTP and WebSockets in a pool of the test, and the program.
-#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
-
-mod support;
 
 #[allow(
     dead_code,
     reason = "the tests use the server's parts, and start it as a program"
 )]
-#[path = "../examples/websocket.rs"]
-mod websocket;
+#[path = "../../examples/websocket.rs"]
+mod example;
 
 use std::error::Error;
 use std::future::{pending, poll_fn};
@@ -19,6 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::support::{Reports, connect, eventually, gone, listen, runtime, soon};
 use acceptor_tokio::{
     ConnectionRecord, ConnectionReports, ConnectionState, EndKind, Event, Failure, Grace,
     Lifecycle, Phase, Pool, PoolState, Restart, Settings, Shutdown,
@@ -31,7 +29,6 @@ use axum::{Extension, Router};
 use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use support::{Reports, connect, eventually, gone, listen, runtime, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -52,8 +49,8 @@ impl Bench {
 
     /// With more routes.
     fn with(routes: Router) -> Self {
-        let (handle, reports) = (websocket::Handle::default(), Reports::default());
-        let spec = websocket::spec(websocket::router(handle.clone()).merge(routes))
+        let (handle, reports) = (example::Handle::default(), Reports::default());
+        let spec = example::spec(example::router(handle.clone()).merge(routes))
             .restart(Restart::Transient)
             .intensity(100)
             .period(HOUR)
@@ -593,7 +590,7 @@ async fn client_that_is_silent_is_sent_away() {
         let mut rest = Vec::new();
         let read = client.0.read_to_end(&mut rest);
         soon("the server closes", read).await.unwrap();
-        assert_eq!(rest, []);
+        assert_eq!(rest, b"");
     }
     tokio::time::resume();
     bench.ended_without_a_report().await;
@@ -657,7 +654,7 @@ async fn stream_of_http2_is_answered_in_the_grace() {
 }
 
 /// Tells the test how many connections the pool has when it is dropped.
-struct Tells(websocket::Handle, mpsc::UnboundedSender<usize>);
+struct Tells(example::Handle, mpsc::UnboundedSender<usize>);
 
 impl Drop for Tells {
     fn drop(&mut self) {
@@ -669,7 +666,7 @@ impl Drop for Tells {
 #[tokio::test]
 async fn stream_of_http2_is_dropped_before_its_connection_has_ended() {
     let (tells, mut told) = mpsc::unbounded_channel();
-    let (asked, pool) = (Arc::new(Notify::new()), websocket::Handle::default());
+    let (asked, pool) = (Arc::new(Notify::new()), example::Handle::default());
     let (asks, handle) = (Arc::clone(&asked), Arc::clone(&pool));
     let handler = async move || {
         let tells = Tells(handle, tells);
@@ -703,10 +700,6 @@ async fn panic_of_a_stream_of_http2_is_that_of_the_connection_which_goes_on() {
 }
 
 #[cfg(unix)]
-#[path = "shared/example.rs"]
-mod build;
-
-#[cfg(unix)]
 mod program {
     use std::io::{BufRead, BufReader};
     use std::process::{Child, ChildStdout, Command, Stdio};
@@ -737,7 +730,7 @@ mod program {
 
     #[tokio::test]
     async fn interrupt_stops_the_program_once_its_websockets_have_left() {
-        let mut command = Command::new(build::example("websocket"));
+        let mut command = Command::new(crate::build::example("websocket"));
         let command = command.arg("127.0.0.1:0").stdout(Stdio::piped());
         let mut server = Server(command.spawn().unwrap());
         let output = BufReader::new(server.0.stdout.take().unwrap());
@@ -770,7 +763,7 @@ mod program {
     #[test]
     fn bad_arguments_are_named() {
         let check = |arguments: &[&str], expected: &str| {
-            let mut command = Command::new(build::example("websocket"));
+            let mut command = Command::new(crate::build::example("websocket"));
             let output = command.args(arguments).output().unwrap();
             assert_eq!(output.status.code(), Some(1));
             assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);

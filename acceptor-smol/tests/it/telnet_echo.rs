@@ -1,0 +1,7 @@
+//! The example `telnet_echo` of this adapter, tested like that of every other.
+
+#[path = "../../../acceptor-tokio/tests/shared/telnet_echo.rs"]
+mod shared;
+
+/// The name of the example that is built and run.
+const EXAMPLE: &str = "telnet_echo_smol";
