@@ -135,7 +135,7 @@ fn eventually(what: &str, is: impl Fn() -> bool) {
 }
 
 #[test]
-fn clients_that_never_speak_hold_up_no_other() {
+fn silent_clients_delay_no_other() {
     const SILENT: usize = 50;
     let bench = Bench::start(2 * PATIENCE);
     let silent: Vec<_> = (0..SILENT).map(|_| bench.connect()).collect();
@@ -156,7 +156,7 @@ fn clients_that_never_speak_hold_up_no_other() {
 }
 
 #[test]
-fn client_that_never_speaks_is_dropped_at_the_deadline() {
+fn silent_client_ends_at_the_deadline() {
     let timeout = Duration::from_millis(100);
     let bench = Bench::start(timeout);
     let connected = Instant::now();

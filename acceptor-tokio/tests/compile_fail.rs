@@ -121,7 +121,7 @@ fn check(case: &Path, output: &Output) -> Result<(), String> {
 }
 
 #[test]
-fn error_of_each_mistake_names_what_to_change() {
+fn errors_name_the_fix() {
     let dependencies = dependencies();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ui");
     let cases = fs::read_dir(folder).expect("it is beside this file");

@@ -312,13 +312,13 @@ fn check(test: &str, restart: Restart) {
 }
 
 #[test]
-fn a_temporary_pool_outlives_the_want_of_descriptors() {
-    let test = "a_temporary_pool_outlives_the_want_of_descriptors";
+fn temporary_pool_survives_exhaustion() {
+    let test = "temporary_pool_survives_exhaustion";
     check(test, Restart::Temporary);
 }
 
 #[test]
-fn a_transient_pool_that_survives_no_failure_outlives_the_want_of_descriptors() {
-    let test = "a_transient_pool_that_survives_no_failure_outlives_the_want_of_descriptors";
+fn transient_pool_survives_exhaustion() {
+    let test = "transient_pool_survives_exhaustion";
     check(test, Restart::Transient);
 }

@@ -133,7 +133,7 @@ fn leaves() -> Spec<impl Acceptor<TcpListener>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connections_that_do_not_trap_are_stopped_at_once() {
+async fn untrapped_idle_connections_stop_at_once() {
     let crowd = Crowd::gather(idle().shutdown(Duration::from_secs(60))).await;
     let reports = crowd
         .check(Duration::ZERO, Phase::Stop, EndKind::Stopped)
@@ -142,7 +142,7 @@ async fn idle_connections_that_do_not_trap_are_stopped_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_trap_and_never_leave_are_killed_at_the_shutdown_time_out() {
+async fn trapping_connections_are_killed_at_shutdown() {
     let shutdown = Duration::from_millis(300);
     let crowd = Crowd::gather(stays().shutdown(shutdown)).await;
     let reports = crowd.check(shutdown, Phase::Kill, EndKind::Killed).await;
@@ -160,7 +160,7 @@ async fn connections_that_trap_and_never_leave_are_killed_at_the_shutdown_time_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_leave_on_draining_end_a_grace_of_a_minute_at_once() {
+async fn draining_connections_end_the_grace_early() {
     let spec = leaves()
         .grace(Duration::from_secs(60))
         .shutdown(Shutdown::Unlimited);

@@ -74,7 +74,7 @@ async fn measure<const BYTES: usize>() -> Taken {
 }
 
 #[tokio::test]
-async fn the_memory_of_waiting_acceptors_does_not_grow_with_the_future_of_serve() {
+async fn waiting_memory_is_independent_of_serve() {
     // What is made once and kept: the runtime's tables grow to their size.
     measure::<16>().await;
     let (small, large) = (measure::<16>().await, measure::<65_536>().await);

@@ -36,17 +36,17 @@ fn from_runtime(socket: std::net::TcpListener) -> std::io::Result<adapter::TcpLi
 }
 
 #[test]
-fn the_tasks_have_the_name_that_the_runtime_value_gives() {
+fn tasks_have_the_given_name() {
     check_name(AsyncStdRuntime::current().named("echo"), Some("echo"));
 }
 
 #[test]
-fn the_tasks_have_no_name_unless_one_is_given() {
+fn tasks_are_unnamed_by_default() {
     check_name(AsyncStdRuntime::current(), None);
 }
 
 #[test]
-fn runtimes_are_the_same_whatever_the_names_of_their_tasks() {
+fn runtime_identity_ignores_task_names() {
     let named = AsyncStdRuntime::current().named("echo");
     assert!(named.is_same(&AsyncStdRuntime::current()));
 }

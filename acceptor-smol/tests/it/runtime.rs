@@ -74,7 +74,7 @@ impl Acceptor<TcpListener> for Where {
 }
 
 #[test]
-fn the_tasks_run_on_the_given_executor() {
+fn tasks_run_on_the_given_executor() {
     let executor = Arc::new(Executor::new());
     let theirs = Arc::clone(&executor);
     let runs = move || smol::block_on(theirs.run(pending::<()>()));
@@ -86,7 +86,7 @@ fn the_tasks_run_on_the_given_executor() {
 }
 
 #[test]
-fn the_tasks_run_on_the_global_executor() {
+fn tasks_run_on_the_global_executor() {
     check_where(SmolRuntime::current(), "smol-");
 }
 
@@ -112,7 +112,7 @@ fn check_where(runtime: SmolRuntime, threads: &str) {
 }
 
 #[test]
-fn runtimes_are_the_same_if_their_executors_are() {
+fn runtime_identity_is_its_executor() {
     let (one, other) = (Arc::new(Executor::new()), Arc::new(Executor::new()));
     let given =
         |executor: &Arc<Executor<'static>>| SmolRuntime::with_executor(Arc::clone(executor));
@@ -125,7 +125,7 @@ fn runtimes_are_the_same_if_their_executors_are() {
 
 /// The pool is on the global executor, and goes on.
 #[test]
-fn listener_fails_with_the_executor_that_it_has_for_itself() {
+fn listener_fails_with_its_own_executor() {
     let (tell, told) = channel();
     let observer = move |report: &Report| {
         let _ = tell.send(report.event.clone());
@@ -146,7 +146,7 @@ fn listener_fails_with_the_executor_that_it_has_for_itself() {
 }
 
 #[test]
-fn a_pool_ends_with_its_executor_and_says_so() {
+fn pool_ends_with_its_executor() {
     let executor = Arc::new(Executor::new());
     let (tell, told) = channel();
     let observer = move |report: &Report| {
@@ -183,14 +183,14 @@ fn a_pool_ends_with_its_executor_and_says_so() {
 }
 
 #[test]
-fn a_pool_does_not_start_on_an_executor_that_is_gone() {
+fn pool_does_not_start_on_ended_executor() {
     let runtime = SmolRuntime::with_executor(Arc::new(Executor::new()));
     let error = Pool::start(runtime, echo_spec()).unwrap_err();
     assert!(matches!(error, StartError::RuntimeGone), "{error}");
 }
 
 #[test]
-fn a_pool_on_an_executor_that_nobody_runs_waits_for_it() {
+fn pool_waits_for_an_idle_executor() {
     let executor = Arc::new(Executor::new());
     let runtime = SmolRuntime::with_executor(Arc::clone(&executor));
     let pool = Pool::<TcpListener>::start(runtime, echo_spec()).unwrap();

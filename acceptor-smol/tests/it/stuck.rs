@@ -29,6 +29,6 @@ fn slow_drops_are_not_stuck() {
 }
 
 #[test]
-fn a_child_that_blocks_is_stuck_and_only_it() {
+fn only_the_blocking_child_is_stuck() {
     check(2, 1);
 }

@@ -162,27 +162,27 @@ fn check_blocking_on_two_threads(prepared: Prepared, acceptors: usize) {
 }
 
 #[test]
-fn blocking_serve_does_not_delay_its_only_replacement() {
+fn blocking_serve_spares_its_replacement() {
     check_blocking_on_two_threads(Prepared::Without, 1);
 }
 
 #[test]
-fn blocking_serve_does_not_delay_the_next_acceptor() {
+fn blocking_serve_spares_the_next_acceptor() {
     check_blocking_on_two_threads(Prepared::Without, 2);
 }
 
 #[test]
-fn blocking_serve_does_not_delay_the_init_of_its_only_replacement() {
+fn blocking_serve_spares_replacement_init() {
     check_blocking_on_two_threads(Prepared::WithInit, 1);
 }
 
 #[test]
-fn blocking_serve_delays_neither_the_next_acceptor_nor_an_init() {
+fn blocking_serve_spares_next_and_init() {
     check_blocking_on_two_threads(Prepared::WithInit, 2);
 }
 
 #[test]
-fn child_that_does_not_suspend_is_reported_stuck_and_left() {
+fn blocking_child_is_reported_stuck() {
     on_two_threads(check_stuck);
 }
 
@@ -232,7 +232,7 @@ async fn check_stuck(theirs: TokioRuntime) {
 }
 
 #[test]
-fn brutal_stop_waits_for_the_kill_timeout_only() {
+fn brutal_stop_waits_for_kill_timeout() {
     on_two_threads(check_brutal);
 }
 
@@ -289,7 +289,7 @@ where
 }
 
 #[tokio::test]
-async fn any_number_of_acceptors_run_init_at_the_same_time() {
+async fn inits_run_concurrently() {
     const ACCEPTORS: usize = 100;
     // None gets through before all have come.
     let all = Arc::new(Barrier::new(ACCEPTORS));
@@ -309,7 +309,7 @@ async fn any_number_of_acceptors_run_init_at_the_same_time() {
 
 /// The first byte of a connection comes while the `init` of its replacement blocks one of the two threads.
 #[test]
-fn blocking_init_of_a_replacement_delays_no_connection() {
+fn blocking_init_delays_no_connection() {
     on_two_threads(check_blocking_init);
 }
 
@@ -352,7 +352,7 @@ async fn check_blocking_init(theirs: TokioRuntime) {
 }
 
 #[tokio::test]
-async fn endless_init_delays_neither_the_other_acceptors_nor_the_stop() {
+async fn endless_init_delays_nothing() {
     let begun = Arc::new(Notify::new());
     let init = {
         let begun = Arc::clone(&begun);
@@ -378,7 +378,7 @@ async fn endless_init_delays_neither_the_other_acceptors_nor_the_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn busy_connection_does_not_delay_accepting() {
+async fn busy_connection_delays_no_accept() {
     let pool = Pool::start(runtime(), echo_spec()).unwrap();
     let (_, address) = listen(&pool, 1);
     // As many connections at the same time as it takes, by one acceptor.

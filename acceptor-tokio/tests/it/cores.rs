@@ -29,7 +29,7 @@ fn argument_is_an_address() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_pool_serves_on_the_thread_of_each_core_and_stops_them_all() {
+async fn pool_serves_on_every_core() {
     let names = Arc::<Mutex<BTreeSet<String>>>::default();
     let seen = Arc::clone(&names);
     let served = move |connection: Connection| {

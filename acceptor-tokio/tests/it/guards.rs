@@ -47,7 +47,7 @@ fn hands_on() -> (Pool, mpsc::UnboundedReceiver<Ended>) {
 }
 
 #[tokio::test]
-async fn stream_that_was_handed_on_is_a_connection_until_its_client_leaves() {
+async fn handed_off_stream_keeps_the_connection() {
     let (pool, mut told) = hands_on();
     let (_, address) = listen(&pool, 1);
     let mut client = connect(address).await;
@@ -70,7 +70,7 @@ async fn stream_that_was_handed_on_is_a_connection_until_its_client_leaves() {
 }
 
 #[tokio::test]
-async fn stream_that_was_handed_on_fails_at_the_kill() {
+async fn handed_off_stream_fails_at_the_kill() {
     let (pool, mut told) = hands_on();
     let (_, address) = listen(&pool, 1);
     let mut client = connect(address).await;

@@ -283,7 +283,7 @@ fn decide(bytes: &[u8]) -> Result<Parsed, Refused> {
 }
 
 #[test]
-fn each_header_is_decided_as_the_specification_says() {
+fn headers_follow_the_specification() {
     for (bytes, expected) in cases() {
         let decided = decide(&bytes);
         let as_expected = match decided {
@@ -310,7 +310,7 @@ fn each_header_is_decided_as_the_specification_says() {
 }
 
 #[test]
-fn line_without_an_end_is_refused_as_soon_as_it_cannot_end_in_time() {
+fn overlong_line_is_refused_early() {
     let endless = format!("PROXY UNKNOWN {}", "x".repeat(200));
     let endless = endless.as_bytes();
     assert_eq!(parse(&endless[..105]), Ok(Parsed::Incomplete(2)));
@@ -338,19 +338,19 @@ fn almost_headers() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_decided_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
+    fn any_bytes_cause_no_panic(bytes in vec(any::<u8>(), 0..200)) {
         let _ = decide(&bytes);
         // Random bytes hardly ever begin a header of version 2.
         let _ = decide(&[&SIGNATURE, &bytes[..]].concat());
     }
 
     #[test]
-    fn more_bytes_never_change_a_decision(bytes in almost_headers()) {
+    fn more_bytes_keep_the_decision(bytes in almost_headers()) {
         let _ = decide(&bytes);
     }
 
     #[test]
-    fn split_into_packets_changes_neither_the_decision_nor_what_follows(
+    fn packet_splits_keep_the_decision(
         bytes in almost_headers(),
         sizes in vec(1..40_usize, 1..100),
     ) {
@@ -438,7 +438,7 @@ fn shake(packets: VecDeque<Vec<u8>>) -> Shaken {
 const PAYLOAD: &[u8] = b"hello\r\nPROXY UNKNOWN\r\n";
 
 #[test]
-fn header_may_be_split_anywhere_and_nothing_after_it_is_lost() {
+fn split_header_loses_no_payload() {
     for (bytes, expected) in cases() {
         let addresses = match expected {
             More => continue,
@@ -495,7 +495,7 @@ fn header_in_one_packet_takes_few_reads() {
 }
 
 #[test]
-fn end_of_the_stream_has_a_cause_by_what_came_before() {
+fn eof_cause_depends_on_the_header() {
     assert_eq!(shake([].into()), Err("eof"));
     for header in [LINE.to_vec(), LOCAL.to_vec(), v2(0x21, 0x11, &[IPV4])] {
         for length in 1..header.len() {
@@ -508,7 +508,7 @@ fn end_of_the_stream_has_a_cause_by_what_came_before() {
 }
 
 #[test]
-fn error_of_a_header_says_what_is_wrong() {
+fn header_error_names_the_reason() {
     let source = |bytes: &[u8]| {
         let packets = [bytes.to_vec()].into();
         let error = run(&proxies(&["10.0.0.1"]), PEER, Packets { packets, reads: 0 });
@@ -539,7 +539,7 @@ fn error_of_a_header_says_what_is_wrong() {
 }
 
 #[test]
-fn trust_is_by_the_address_of_the_transport() {
+fn trust_uses_the_transport_address() {
     let handshake = proxies(&["10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "2001:db9::1"]);
     for (peer, is_proxy) in [
         ("10.255.1.2:1", true),
@@ -615,7 +615,7 @@ fn network_is_an_address_and_a_prefix() {
 }
 
 #[test]
-fn arguments_of_the_example_are_an_address_and_networks() {
+fn arguments_are_address_and_networks() {
     let parse = |arguments: &[&str]| {
         let parsed = example::arguments(arguments.iter().map(ToString::to_string));
         parsed.map_err(|error| error.to_string())
@@ -778,7 +778,7 @@ async fn check_addresses(header: &[u8], addresses: Option<(&str, &str)>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn addresses_are_those_of_the_header_once_it_is_read() {
+async fn header_addresses_are_used() {
     let ipv4 = Some(("192.168.0.1:56324", "192.168.0.11:443"));
     check_addresses(LINE, ipv4).await;
     check_addresses(&v2(0x21, 0x11, &[IPV4]), ipv4).await;
@@ -787,14 +787,14 @@ async fn addresses_are_those_of_the_header_once_it_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn addresses_of_the_transport_stay_where_the_header_has_none() {
+async fn transport_addresses_stay_without_header() {
     check_addresses(LOCAL, None).await;
     check_addresses(&v2(0x20, 0x11, &[IPV4]), None).await;
     check_addresses(b"PROXY UNKNOWN 1.2.3.4 5.6.7.8 1 2\r\n", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn untrusted_peer_has_its_header_taken_literally() {
+async fn untrusted_header_is_payload() {
     let server = server(ELSEWHERE, |_| ());
     for header in [LINE, LOCAL, b"PROXY nonsense\r\n", b"GET / HTTP/1.0\r\n"] {
         let mut client = connect(server.address).await;
@@ -820,7 +820,7 @@ fn cause_of(reports: &[Event<SocketAddr>]) -> (&'static str, SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trusted_peer_without_a_header_fails_by_its_cause_and_counts_nowhere() {
+async fn missing_header_is_not_counted() {
     for (bytes, expected) in [
         (&b"GET / HTTP/1.0\r\n\r\n"[..], "not a PROXY header"),
         (b"PROXYXTCP4 1.2.3.4 5.6.7.8 1 2\r\n", "not a PROXY header"),
@@ -852,7 +852,7 @@ async fn check_serves(address: SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failed_handshake_is_reported_only_if_it_is_asked_for() {
+async fn failed_handshake_report_is_opt_in() {
     let failures = |settings: &mut Settings| {
         settings.connection_reports = ConnectionReports::Failures;
     };
@@ -898,7 +898,7 @@ async fn stalled_header_ends_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn header_that_trickles_in_does_not_move_the_deadline() {
+async fn trickling_header_keeps_the_deadline() {
     let timeout = Duration::from_millis(100);
     let server = server(LOOPBACK, |settings| {
         settings.handshake_timeout = Some(timeout)
@@ -965,7 +965,7 @@ async fn health_checks_are_no_failures() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_check_with_a_request_is_answered_and_ends_as_disconnected() {
+async fn http_health_check_ends_disconnected() {
     let server = server(LOOPBACK, |_| ());
     let mut client = connect(server.address).await;
     let request = b"GET / HTTP/1.0\r\n\r\n";
@@ -1021,7 +1021,7 @@ fn greeted(proxies: &[&str]) -> Server<With<ProxiedListener, Hello>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_handshake_gets_the_bytes_after_the_header() {
+async fn next_handshake_gets_the_payload() {
     for header in [LINE, LOCAL, &v2(0x21, 0x11, &[IPV4, &tlv(5, b"id")])] {
         let server = greeted(LOOPBACK);
         let mut client = connect(server.address).await;
@@ -1048,7 +1048,7 @@ async fn another_handshake_gets_the_bytes_after_the_header() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failure_of_either_handshake_has_its_own_cause() {
+async fn each_handshake_has_its_own_cause() {
     for (sent, expected) in [
         (&b"HELLO\n"[..], "not a PROXY header"),
         (&[LINE, b"hello\n"].concat(), "no hello"),

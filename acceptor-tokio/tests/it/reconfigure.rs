@@ -58,7 +58,7 @@ const TIMES: u64 = 1_000;
 const ACCEPTORS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_client_meets_an_acceptor_that_was_replaced() {
+async fn no_client_meets_a_replaced_acceptor() {
     let replaced = Arc::new(AtomicU64::new(0));
     let (_prepares, prepared) = watch::channel(true);
     let spec = |number| {
@@ -114,7 +114,7 @@ async fn no_client_meets_an_acceptor_that_was_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_wait_for_an_acceptor_whose_init_hangs() {
+async fn clients_wait_for_a_hanging_init() {
     let replaced = Arc::new(AtomicU64::new(0));
     let (prepares, hangs) = watch::channel(false);
     let (_prepared, at_once) = watch::channel(true);

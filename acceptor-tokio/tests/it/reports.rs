@@ -64,7 +64,7 @@ impl Blocked {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn blocked_observer_holds_up_no_client_no_close_and_no_kill() {
+async fn blocked_observer_delays_nothing() {
     const FAILURES: usize = 5000;
     let failed = Arc::new(AtomicUsize::new(0));
     let (blocked, observer) = Blocked::new();
@@ -157,7 +157,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn observer_may_wait_for_the_end_of_its_pool() {
+async fn observer_may_wait_for_its_pool() {
     check_waits_inside(|pool| pool.stop()).await;
     check_waits_inside(|pool| pool.kill()).await;
     check_waits_inside(|pool| pool.join()).await;
@@ -199,7 +199,7 @@ impl Listener for Fragile {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn address_of_a_failed_listener_can_be_bound_on_its_report() {
+async fn failed_address_can_be_bound_on_report() {
     let bound = Arc::<Mutex<Vec<io::Result<SocketAddr>>>>::default();
     let binds = Arc::clone(&bound);
     let observer = move |report: &Report| {

@@ -55,7 +55,7 @@ fn of(runtime: &Runtime) -> TokioRuntime {
 }
 
 #[test]
-fn outside_a_runtime_current_is_the_error_that_says_so() {
+fn current_outside_a_runtime_fails() {
     let error = TokioRuntime::current().unwrap_err();
     assert_eq!(error, RuntimeError::NoRuntime);
     assert_eq!(
@@ -79,7 +79,7 @@ fn check_panics<T>(code: impl FnOnce() -> T, says: &str) {
 
 /// Before any task of a pool could: there nobody would see why.
 #[test]
-fn a_runtime_without_a_timer_panics_as_documented_and_tokio_says_why() {
+fn runtime_without_timer_panics() {
     for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
         let timeless = builder.worker_threads(1).enable_io().build().unwrap();
         let handle = timeless.handle().clone();
@@ -92,7 +92,7 @@ fn a_runtime_without_a_timer_panics_as_documented_and_tokio_says_why() {
 }
 
 #[test]
-fn a_listener_on_a_runtime_without_io_panics_as_documented_and_tokio_says_why() {
+fn listener_without_io_driver_panics() {
     for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
         let deaf = builder.worker_threads(1).enable_time().build().unwrap();
         let socket = std::net::TcpListener::bind(loopback()).unwrap();
@@ -117,7 +117,7 @@ fn from_runtime(socket: std::net::TcpListener) -> io::Result<TcpListener> {
 /// Its blocking mode is shared with every copy, perhaps in another process.
 #[cfg(unix)]
 #[test]
-fn refused_descriptor_keeps_its_blocking_mode() {
+fn refused_descriptor_keeps_blocking_mode() {
     let listener = std::net::TcpListener::bind(loopback()).unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let copy = std::os::fd::OwnedFd::from(client.try_clone().unwrap());
@@ -145,7 +145,7 @@ fn check_accept_after(theirs: Runtime, end: impl FnOnce(Runtime)) {
 }
 
 #[test]
-fn end_of_a_listeners_own_runtime_is_of_the_listener() {
+fn runtime_end_is_a_listener_error() {
     let current_thread = Builder::new_current_thread().enable_all().build().unwrap();
     check_accept_after(current_thread, drop);
     check_accept_after(named("theirs"), drop);
@@ -153,7 +153,7 @@ fn end_of_a_listeners_own_runtime_is_of_the_listener() {
 }
 
 #[tokio::test]
-async fn other_errors_of_a_listener_are_left_to_the_table() {
+async fn other_errors_are_unclassified() {
     let socket = ListenOptions::new(loopback()).bind().unwrap();
     let listener = TcpListener::from_std(socket, &runtime()).unwrap();
     for error in [
@@ -166,7 +166,7 @@ async fn other_errors_of_a_listener_are_left_to_the_table() {
 }
 
 #[tokio::test]
-async fn a_blocking_standard_listener_will_do() {
+async fn blocking_std_listener_is_accepted() {
     let runtime = runtime();
     let pool = Pool::start(runtime.clone(), echo_spec()).unwrap();
     let socket = std::net::TcpListener::bind(loopback()).unwrap();
@@ -181,7 +181,7 @@ async fn a_blocking_standard_listener_will_do() {
 }
 
 #[test]
-fn a_pool_works_on_a_current_thread_runtime() {
+fn pool_runs_on_current_thread_runtime() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let pool = Pool::start(crate::support::runtime(), echo_spec()).unwrap();
@@ -264,7 +264,7 @@ async fn lives_on(name: &str, theirs: TokioRuntime) {
 }
 
 #[test]
-fn the_tasks_run_on_the_given_runtime_though_called_from_another() {
+fn tasks_run_on_the_given_runtime() {
     let (theirs, ours) = (named("theirs"), named("ours"));
     ours.block_on(lives_on("theirs", of(&theirs)));
     let on_a_worker = ours.spawn(lives_on_theirs(of(&theirs)));
@@ -276,7 +276,7 @@ async fn lives_on_theirs(theirs: TokioRuntime) {
 }
 
 #[test]
-fn the_tasks_run_on_the_given_runtime_though_called_from_a_thread_that_has_none() {
+fn tasks_run_on_the_runtime_from_any_thread() {
     let theirs = named("theirs");
     let runtime = of(&theirs);
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -352,18 +352,18 @@ fn check_dropped((report, reports): (StopReport, Reports)) {
 }
 
 #[test]
-fn a_pool_ends_with_its_runtime_and_says_so() {
+fn pool_ends_with_its_runtime() {
     check_dropped(dropped_under_a_pool(named("doomed"), drop));
 }
 
 #[test]
-fn a_pool_ends_with_its_current_thread_runtime_and_says_so() {
+fn pool_ends_with_current_thread_runtime() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     check_dropped(dropped_under_a_pool(runtime, drop));
 }
 
 #[test]
-fn a_pool_ends_with_a_runtime_that_is_shut_down_in_the_background() {
+fn pool_ends_with_background_shutdown() {
     check_dropped(dropped_under_a_pool(
         named("doomed"),
         Runtime::shutdown_background,
@@ -371,7 +371,7 @@ fn a_pool_ends_with_a_runtime_that_is_shut_down_in_the_background() {
 }
 
 #[test]
-fn a_connection_that_its_runtime_drops_is_lost_or_killed_and_seen_once() {
+fn dropped_connection_is_reported_once() {
     for _ in 0..20 {
         let (report, reports) = dropped_under_a_pool(named("doomed"), drop);
         let lost = |event: &Event<_>| {
@@ -395,7 +395,7 @@ fn a_connection_that_its_runtime_drops_is_lost_or_killed_and_seen_once() {
 }
 
 #[test]
-fn a_pool_does_not_start_on_a_runtime_that_is_gone() {
+fn pool_does_not_start_on_ended_runtime() {
     let runtime = named("gone");
     let of_it = of(&runtime);
     drop(runtime);
@@ -429,7 +429,7 @@ impl Acceptor<TcpListener> for Patient {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_accept_time_out_follows_the_paused_clock() {
+async fn accept_timeout_follows_paused_clock() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let pool = Pool::start(runtime(), Spec::new("patient", Patient(tell))).unwrap();
     listen(&pool, 1);
@@ -485,7 +485,7 @@ async fn grace_follows_the_paused_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn grace_follows_the_paused_clock_though_the_stop_is_called_from_a_thread_that_has_none() {
+async fn grace_follows_paused_clock_from_any_thread() {
     let (pool, _client) = in_paused_time().await;
     // Far from the standard clock, in which the caller's thread lives.
     tokio::time::advance(10 * HOUR).await;
@@ -533,7 +533,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn connections_of_an_ipv4_wildcard_have_their_own_local_address() {
+async fn ipv4_wildcard_has_own_local_address() {
     let mut addresses = vec![Ipv4Addr::LOCALHOST.into()];
     if cfg!(target_os = "linux") {
         addresses.push(Ipv4Addr::new(127, 0, 0, 2).into());
@@ -542,7 +542,7 @@ async fn connections_of_an_ipv4_wildcard_have_their_own_local_address() {
 }
 
 #[tokio::test]
-async fn connections_of_an_ipv6_wildcard_have_their_own_local_address() {
+async fn ipv6_wildcard_has_own_local_address() {
     let mut addresses = vec![Ipv6Addr::LOCALHOST.into()];
     if cfg!(target_os = "linux") {
         addresses.push(Ipv4Addr::LOCALHOST.into());
@@ -551,7 +551,7 @@ async fn connections_of_an_ipv6_wildcard_have_their_own_local_address() {
 }
 
 #[tokio::test]
-async fn connections_of_a_bound_address_have_the_listeners() {
+async fn bound_address_is_the_local_address() {
     let pool = Pool::start(runtime(), echo_spec()).unwrap();
     let (_, address) = listen(&pool, 1);
     let client = client(address).await;
@@ -561,7 +561,7 @@ async fn connections_of_a_bound_address_have_the_listeners() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
+async fn address_can_be_rebound_after_close() {
     let runtime = runtime();
     let pool = Pool::start(runtime.clone(), echo_spec()).unwrap();
     let (mut id, address) = listen(&pool, 3);
@@ -585,7 +585,7 @@ async fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
 
 /// A listener that the runtime's own type is made into works as well.
 #[tokio::test]
-async fn a_tokio_listener_will_do_and_its_streams_are_untouched() {
+async fn tokio_listener_keeps_its_streams() {
     let served = Arc::new(AtomicUsize::new(0));
     let serve = {
         let served = Arc::clone(&served);

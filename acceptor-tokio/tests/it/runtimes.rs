@@ -151,7 +151,7 @@ async fn connect_to_each(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pool_over_four_runtimes_is_one_pool_and_outlives_one_of_them() {
+async fn pool_survives_one_of_four_runtimes() {
     let (reports, acceptor) = (Reports::default(), Answers::default());
     let terminated = Arc::clone(&acceptor.terminated);
     let spec = Spec::new("cores", acceptor).observer(reports.observer());
@@ -235,7 +235,7 @@ async fn pool_over_four_runtimes_is_one_pool_and_outlives_one_of_them() {
 }
 
 #[test]
-fn runtimes_are_the_same_if_their_threads_are() {
+fn runtime_identity_is_its_threads() {
     let (one, other) = (Core::start(), Core::start());
     let again = TokioRuntime::from_handle(one.handle.clone());
     assert!(one.runtime.is_same(&again));
@@ -244,7 +244,7 @@ fn runtimes_are_the_same_if_their_threads_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn listener_that_is_added_on_a_runtime_that_has_ended_fails() {
+async fn listener_on_ended_runtime_fails() {
     let reports = Reports::default();
     let spec = Spec::new("cores", Answers::default()).observer(reports.observer());
     let pool: Pool = Pool::start(runtime(), spec).unwrap();
@@ -265,7 +265,7 @@ async fn listener_that_is_added_on_a_runtime_that_has_ended_fails() {
 
 /// A blocked runtime is no reason to give up what another one polls (S8).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_children_of_a_blocked_runtime_are_stuck() {
+async fn only_blocked_runtime_has_stuck_children() {
     let (release, released) = mpsc::channel::<()>();
     let released = Arc::new(Mutex::new(released));
     let serve = move |connection: Connection| {

@@ -104,7 +104,7 @@ fn check(report: &StopReport, connections: &[(Phase, EndKind, usize)], phases: D
 }
 
 #[tokio::test]
-async fn draining_is_a_level_that_asking_late_still_sees() {
+async fn draining_is_visible_later() {
     let (pool, address) = pool(tells_draining());
     let mut before = connect(address).await;
     assert_eq!(asked(&mut before).await, 'o');
@@ -116,7 +116,7 @@ async fn draining_is_a_level_that_asking_late_still_sees() {
 }
 
 #[tokio::test]
-async fn closing_one_listener_leaves_the_connections_of_another_undisturbed() {
+async fn close_spares_other_listeners() {
     let (pool, first) = pool(tells_draining());
     let (_, second) = listen(&pool, 2);
     let (mut of_first, mut of_second) = (connect(first).await, connect(second).await);
@@ -133,7 +133,7 @@ async fn closing_one_listener_leaves_the_connections_of_another_undisturbed() {
 }
 
 #[tokio::test]
-async fn who_is_not_trapping_is_dropped_at_the_stop_phase_at_once() {
+async fn untrapped_stop_drops_at_once() {
     let (pool, address) = pool(echo_spec().shutdown(LONG));
     let mut clients = [client(address).await, client(address).await];
     let report = soon("the stop ends", pool.stop()).await;
@@ -148,7 +148,7 @@ async fn who_is_not_trapping_is_dropped_at_the_stop_phase_at_once() {
 }
 
 #[tokio::test]
-async fn who_traps_is_told_and_may_go_on_until_the_shutdown_time_out() {
+async fn trapped_stop_lasts_until_shutdown() {
     let within = Duration::from_secs(1);
     let reports = Reports::default();
     let (pool, address) = pool(
@@ -170,7 +170,7 @@ async fn who_traps_is_told_and_may_go_on_until_the_shutdown_time_out() {
 }
 
 #[tokio::test]
-async fn who_traps_and_leaves_when_told_ends_the_stop() {
+async fn trapping_connection_ends_the_stop() {
     let reports = Reports::default();
     let (pool, address) = pool(
         traps_and_goes_on()
@@ -191,7 +191,7 @@ async fn who_traps_and_leaves_when_told_ends_the_stop() {
 }
 
 #[tokio::test]
-async fn shutdown_never_waits_for_as_long_as_the_connection_stays() {
+async fn shutdown_never_waits_indefinitely() {
     let (pool, address) = pool(traps_and_goes_on().shutdown(Shutdown::Unlimited));
     let mut client = client(address).await;
     let stopping = pool.stop();
@@ -213,7 +213,7 @@ async fn shutdown_never_waits_for_as_long_as_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn brutal_shutdown_kills_without_a_stop_phase_and_without_a_report() {
+async fn brutal_shutdown_skips_the_stop_phase() {
     let reports = Reports::default();
     let spec = traps_and_goes_on().shutdown(Shutdown::Kill);
     let (pool, address) = pool(spec.observer(reports.observer()));
@@ -229,7 +229,7 @@ async fn brutal_shutdown_kills_without_a_stop_phase_and_without_a_report() {
 }
 
 #[tokio::test]
-async fn lame_duck_accepts_as_before_and_shows_that_it_stops() {
+async fn lame_duck_still_accepts() {
     let lame_duck = Duration::from_secs(1);
     let (pool, address) = pool(tells_draining().lame_duck(lame_duck));
     let mut before = connect(address).await;
@@ -268,7 +268,7 @@ fn unused_listener() -> TcpListener {
 }
 
 #[tokio::test]
-async fn in_grace_nobody_new_is_accepted_and_nobody_old_is_disturbed() {
+async fn grace_refuses_new_connections() {
     let (pool, address) = pool(traps_and_goes_on().grace(LONG));
     let mut client = client(address).await;
     let stopping = pool.stop();
@@ -304,7 +304,7 @@ async fn in_grace_nobody_new_is_accepted_and_nobody_old_is_disturbed() {
 }
 
 #[tokio::test]
-async fn grace_is_waited_for_in_full_while_a_connection_stays() {
+async fn grace_lasts_while_a_connection_stays() {
     let grace = Duration::from_millis(300);
     let (pool, address) = pool(echo_spec().grace(grace));
     let mut client = client(address).await;
@@ -314,7 +314,7 @@ async fn grace_is_waited_for_in_full_while_a_connection_stays() {
 }
 
 #[tokio::test]
-async fn grace_for_ever_ends_with_the_last_connection() {
+async fn unlimited_grace_ends_with_last_connection() {
     let (pool, address) = pool(echo_spec().grace(Grace::Unlimited));
     let (mut first, mut last) = (client(address).await, client(address).await);
     let stopping = pool.stop();
@@ -336,7 +336,7 @@ async fn grace_for_ever_ends_with_the_last_connection() {
 }
 
 #[tokio::test]
-async fn stopping_twice_is_harmless_and_everybody_gets_the_same_result() {
+async fn all_callers_get_the_same_result() {
     let (pool, address) = pool(echo_spec().grace(LONG));
     let client = client(address).await;
     let early = pool.join();
@@ -365,7 +365,7 @@ async fn stopping_twice_is_harmless_and_everybody_gets_the_same_result() {
 }
 
 #[tokio::test]
-async fn a_kill_in_the_middle_of_grace_ends_it() {
+async fn kill_ends_the_grace() {
     let (pool, address) = pool(
         traps_and_goes_on()
             .grace(Grace::Unlimited)
@@ -389,7 +389,7 @@ async fn a_kill_in_the_middle_of_grace_ends_it() {
 }
 
 #[tokio::test]
-async fn dropping_the_owner_kills_everything_at_once() {
+async fn owner_drop_kills_at_once() {
     let (pool, address) = pool(
         traps_and_goes_on()
             .grace(Grace::Unlimited)
@@ -434,7 +434,7 @@ async fn check_stopped(handle: &PoolHandle, id: ListenerId) {
 }
 
 #[tokio::test]
-async fn one_connection_is_killed_or_stopped_by_its_id() {
+async fn one_connection_is_stopped_by_id() {
     let reports = Reports::default();
     let (pool, address) = pool(traps_and_goes_on().observer(reports.observer()));
     let mut killed = client(address).await;
@@ -487,7 +487,7 @@ impl Acceptor<TcpListener> for Terminates {
 }
 
 #[tokio::test]
-async fn waiting_acceptors_terminate_with_the_reason_of_their_end() {
+async fn acceptors_terminate_with_the_reason() {
     let acceptor = Terminates::default();
     let reasons = Arc::clone(&acceptor.0);
     let pool = Pool::start(runtime(), Spec::new("terminates", acceptor)).unwrap();
@@ -506,7 +506,7 @@ async fn waiting_acceptors_terminate_with_the_reason_of_their_end() {
 }
 
 #[tokio::test]
-async fn a_terminate_that_runs_on_is_waited_for_in_grace() {
+async fn grace_waits_for_terminate() {
     struct Slow;
     impl Acceptor<TcpListener> for Slow {
         type State = ();

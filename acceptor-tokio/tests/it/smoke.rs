@@ -4,7 +4,7 @@ use acceptor_tokio::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_talks_to_a_server() {
+async fn client_is_echoed() {
     let runtime = TokioRuntime::current().unwrap();
     let echo = acceptor_fn(|connection: Connection| async move {
         let mut stream = connection.stream;

@@ -158,7 +158,7 @@ async fn open_and_close(pool: PoolHandle, until: Instant) -> Vec<ListenerId> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn whatever_happens_at_once_clients_are_answered_and_nothing_is_left() {
+async fn concurrent_faults_leak_nothing() {
     let (living, begun) = (Living::default(), Begun::default());
     let pool = Pool::start(runtime(), spec(&living, &begun)).expect("the spec is good");
     let (_, address) = listen(&pool, 4);
@@ -196,7 +196,7 @@ async fn whatever_happens_at_once_clients_are_answered_and_nothing_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn pools_that_come_and_go_leave_no_task_and_no_state() {
+async fn short_lived_pools_leak_nothing() {
     let (living, begun) = (Living::default(), Begun::default());
     let metrics = tokio::runtime::Handle::current().metrics();
     for round in 0..2000 {

@@ -34,7 +34,7 @@ fn slow_drops_are_not_stuck_on_4_threads() {
 }
 
 #[test]
-fn a_child_that_blocks_is_stuck_and_only_it() {
+fn only_the_blocking_child_is_stuck() {
     check(2, 1);
     check(4, 2);
 }

@@ -210,7 +210,7 @@ async fn serve_sees_server_name_and_protocol() {
 }
 
 #[tokio::test]
-async fn client_may_give_neither_server_name_nor_protocol() {
+async fn server_name_and_protocol_are_optional() {
     let bench = Bench::start();
     let config = trusting([bench.identity.certificate()], &[&TLS12]);
     let stream = crate::support::connect(bench.address).await;
@@ -225,7 +225,7 @@ async fn client_may_give_neither_server_name_nor_protocol() {
 }
 
 #[tokio::test]
-async fn sessions_end_with_close_notify_when_the_pool_stops() {
+async fn stop_sends_close_notify() {
     let bench = Bench::start();
     let mut client = connect(bench.trusting(), bench.address).await.unwrap();
     assert_eq!(client.says("hello").await, "hello");
@@ -235,7 +235,7 @@ async fn sessions_end_with_close_notify_when_the_pool_stops() {
 }
 
 #[tokio::test]
-async fn clients_that_never_speak_hold_up_no_other() {
+async fn silent_clients_delay_no_other() {
     const SILENT: usize = 500;
     // Both ends of each connection are in this process.
     #[cfg(unix)]
@@ -330,19 +330,19 @@ async fn check_replaced(version: &'static SupportedProtocolVersion, sessions: Se
 }
 
 #[tokio::test]
-async fn replaced_certificate_is_shown_to_clients_that_resume_tls_1_2() {
+async fn tls_1_2_resumption_gets_new_certificate() {
     check_replaced(&TLS12, Sessions::Stored).await;
     check_replaced(&TLS12, Sessions::Tickets).await;
 }
 
 #[tokio::test]
-async fn replaced_certificate_is_shown_to_clients_that_resume_tls_1_3() {
+async fn tls_1_3_resumption_gets_new_certificate() {
     check_replaced(&TLS13, Sessions::Stored).await;
     check_replaced(&TLS13, Sessions::Tickets).await;
 }
 
 #[tokio::test]
-async fn replaced_certificate_is_shown_to_clients_that_connected_before() {
+async fn early_client_gets_new_certificate() {
     let (bench, new) = (Bench::start(), Identity::new());
     let stream = crate::support::connect(bench.address).await;
     eventually("it is in its handshake", || bench.handshaking() == 1).await;
@@ -365,7 +365,7 @@ async fn check_fails(cause: &str, client: impl AsyncFnOnce(&Bench)) {
 }
 
 #[tokio::test]
-async fn client_without_a_common_protocol_is_refused() {
+async fn unknown_alpn_protocol_is_refused() {
     check_fails("alpn", async |bench| {
         let mut config = bench.trusting();
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -377,7 +377,7 @@ async fn client_without_a_common_protocol_is_refused() {
 }
 
 #[tokio::test]
-async fn plain_http_is_answered_by_an_alert() {
+async fn plain_http_gets_an_alert() {
     check_fails("not tls", async |bench| {
         let mut client = crate::support::connect(bench.address).await;
         let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -392,7 +392,7 @@ async fn plain_http_is_answered_by_an_alert() {
 }
 
 #[tokio::test]
-async fn client_that_does_not_trust_the_certificate_is_reported() {
+async fn distrusting_client_is_reported() {
     check_fails("alert", async |bench| {
         let other = Identity::new();
         let config = trusting([other.certificate()], &[&TLS13]);
@@ -402,7 +402,7 @@ async fn client_that_does_not_trust_the_certificate_is_reported() {
 }
 
 #[tokio::test]
-async fn client_without_a_common_version_is_refused() {
+async fn unsupported_tls_version_is_refused() {
     check_fails("tls", async |bench| {
         // A ClientHello of TLS 1.0, with one cipher suite and no extension.
         let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 1];
@@ -419,7 +419,7 @@ async fn client_without_a_common_version_is_refused() {
 }
 
 #[tokio::test]
-async fn client_that_breaks_tls_after_its_handshake_is_no_failure() {
+async fn broken_tls_record_is_no_failure() {
     let bench = Bench::start();
     let mut client = connect(bench.trusting(), bench.address).await.unwrap();
     assert_eq!(client.says("hello").await, "hello");
@@ -433,7 +433,7 @@ async fn client_that_breaks_tls_after_its_handshake_is_no_failure() {
 }
 
 #[tokio::test]
-async fn client_that_closes_before_its_first_byte_has_a_cause_of_its_own() {
+async fn close_before_first_byte_is_eof() {
     check_fails("eof", async |bench| {
         drop(crate::support::connect(bench.address).await);
     })
@@ -557,7 +557,7 @@ mod program {
     }
 
     #[tokio::test]
-    async fn hangup_replaces_the_certificate_and_keeps_the_old_one_on_error() {
+    async fn hangup_replaces_the_certificate() {
         let directory = directory("hangup");
         let (chain, key) = (directory.join("chain.pem"), directory.join("key.pem"));
         let writes = |certificate: &Identity, private: &Identity| {
@@ -611,7 +611,7 @@ mod program {
     }
 
     #[tokio::test]
-    async fn self_signed_certificate_is_where_the_server_says() {
+    async fn self_signed_certificate_is_written() {
         let mut command = command();
         command.arg("127.0.0.1:0");
         command.env("TMPDIR", directory("self-signed"));

@@ -42,7 +42,7 @@ async fn echo(mut connection: Connection<UnixStream, SocketAddr>) -> std::io::Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pool_serves_lists_stops_and_reports_connections_of_a_unix_socket() {
+async fn pool_serves_a_unix_socket() {
     let reports = Arc::<Mutex<Vec<String>>>::default();
     let seen = Arc::clone(&reports);
     let observer = observer_fn(move |report: &Report<SocketAddr>| {
@@ -102,7 +102,7 @@ async fn pool_serves_lists_stops_and_reports_connections_of_a_unix_socket() {
 
 /// Clients that have connected before the close are served (L7).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn close_takes_the_clients_that_a_unix_socket_has_queued() {
+async fn close_serves_queued_unix_clients() {
     let greets = acceptor_fn(
         |mut connection: Connection<UnixStream, SocketAddr>| async move {
             connection.stream.write_u8(1).await?;
@@ -131,7 +131,7 @@ async fn close_takes_the_clients_that_a_unix_socket_has_queued() {
 
 /// A server that was killed leaves its file behind; one that listens is left alone.
 #[tokio::test]
-async fn file_that_a_server_has_left_behind_is_replaced() {
+async fn stale_socket_file_is_replaced() {
     let path = path("left");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());

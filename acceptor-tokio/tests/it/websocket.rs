@@ -216,7 +216,7 @@ where
 }
 
 #[tokio::test]
-async fn requests_of_a_client_are_answered_on_one_connection() {
+async fn keep_alive_serves_two_requests() {
     let bench = Bench::start();
     let mut client = Client::connect(bench.address).await;
     assert_eq!(client.gets("/").await, "hello\n");
@@ -229,7 +229,7 @@ async fn requests_of_a_client_are_answered_on_one_connection() {
 }
 
 #[tokio::test]
-async fn websocket_is_listed_as_guarded_until_it_closes() {
+async fn websocket_is_listed_as_guarded() {
     let bench = Bench::start();
     let before = Instant::now();
     let mut client = Client::connect(bench.address).await;
@@ -274,7 +274,7 @@ async fn websocket_is_listed_as_guarded_until_it_closes() {
 }
 
 #[tokio::test]
-async fn websocket_whose_client_hangs_up_ends_normally() {
+async fn hangup_ends_websocket_normally() {
     let bench = Bench::start();
     let client = Client::open(bench.address, "/ws").await;
     bench.is_guarded().await;
@@ -284,7 +284,7 @@ async fn websocket_whose_client_hangs_up_ends_normally() {
 }
 
 #[tokio::test]
-async fn websocket_goes_on_in_the_grace() {
+async fn websocket_continues_in_grace() {
     let bench = Bench::start();
     let mut client = Client::open(bench.address, "/ws").await;
     bench.is_guarded().await;
@@ -302,7 +302,7 @@ async fn websocket_goes_on_in_the_grace() {
 }
 
 #[tokio::test]
-async fn websocket_is_closed_in_the_stop_phase() {
+async fn stop_phase_closes_websocket() {
     let bench = Bench::start();
     let grace = |settings: &mut Settings| settings.grace = Grace::Within(Duration::from_millis(1));
     bench.pool.update(grace).unwrap();
@@ -317,7 +317,7 @@ async fn websocket_is_closed_in_the_stop_phase() {
 
 /// Its kill timeout is an hour: the pool waits for no time to pass.
 #[tokio::test]
-async fn websocket_ends_with_the_kill() {
+async fn kill_ends_websocket() {
     let bench = Bench::start();
     let mut client = Client::open(bench.address, "/ws").await;
     bench.is_guarded().await;
@@ -328,7 +328,7 @@ async fn websocket_ends_with_the_kill() {
 }
 
 #[tokio::test]
-async fn websocket_without_a_guard_of_its_own_fails_at_the_kill() {
+async fn unguarded_websocket_fails_at_kill() {
     let (tells, mut told) = mpsc::unbounded_channel();
     let bench = Bench::with(own(async move |mut socket| {
         let error = socket.recv().await.unwrap().unwrap_err();
@@ -353,7 +353,7 @@ fn io_error(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
 }
 
 #[tokio::test]
-async fn websocket_that_is_held_after_the_kill_is_stuck() {
+async fn websocket_held_after_kill_is_stuck() {
     let (release, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (released, drops) = (Arc::clone(&release), Arc::clone(&dropped));
     let bench = Bench::with(own(async move |socket| {
@@ -378,7 +378,7 @@ async fn websocket_that_is_held_after_the_kill_is_stuck() {
 
 /// The pool has no part in a task that axum has spawned, but the unwinding drops the stream.
 #[tokio::test]
-async fn panic_of_a_websocket_without_a_guard_of_its_own_ends_the_connection_normally() {
+async fn unguarded_websocket_panic_ends_normally() {
     let bench = Bench::with(own(async |mut socket| {
         socket.recv().await.unwrap().unwrap();
         panic!("of axum's task");
@@ -391,7 +391,7 @@ async fn panic_of_a_websocket_without_a_guard_of_its_own_ends_the_connection_nor
 }
 
 #[tokio::test]
-async fn panic_of_a_websocket_with_a_guard_of_its_own_is_that_of_the_connection() {
+async fn guarded_websocket_panic_is_reported() {
     let upgrade = async |upgrade: WebSocketUpgrade, Extension(lifecycle): Extension<Lifecycle>| {
         let guard = lifecycle.guard();
         upgrade.on_upgrade(async |mut socket| {
@@ -413,7 +413,7 @@ async fn panic_of_a_websocket_with_a_guard_of_its_own_is_that_of_the_connection(
 }
 
 #[tokio::test]
-async fn panic_of_a_handler_is_that_of_the_connection() {
+async fn handler_panic_is_reported() {
     let panics = async || -> &'static str { panic!("of the handler") };
     let bench = Bench::with(Router::new().route("/own", get(panics)));
     let mut client = Client::connect(bench.address).await;
@@ -439,7 +439,7 @@ impl hyper::body::Body for Fails {
 }
 
 #[tokio::test]
-async fn body_that_fails_is_a_failure_of_the_connection() {
+async fn failing_body_is_a_failure() {
     let routes = Router::new().route("/own", get(async || Body::new(Fails)));
     let bench = Bench::with(routes);
     let mut client = Client::connect(bench.address).await;
@@ -470,7 +470,7 @@ fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
 }
 
 #[tokio::test]
-async fn request_in_flight_is_answered_in_the_grace_and_idle_connections_close() {
+async fn grace_answers_requests_in_flight() {
     let (routes, asked, answer) = slow();
     let bench = Bench::with(routes);
     let mut idle = Client::connect(bench.address).await;
@@ -491,7 +491,7 @@ async fn request_in_flight_is_answered_in_the_grace_and_idle_connections_close()
 }
 
 #[tokio::test]
-async fn client_whose_first_request_comes_in_the_grace_is_answered() {
+async fn grace_answers_first_request() {
     let bench = Bench::start();
     let mut client = Client::connect(bench.address).await;
     let accepted = || bench.pool.counts().unwrap().connections == 1;
@@ -506,7 +506,7 @@ async fn client_whose_first_request_comes_in_the_grace_is_answered() {
 
 /// It is in the socket, and neither tokio nor hyper has noticed it when hyper is to shut down.
 #[tokio::test]
-async fn request_that_comes_just_before_the_grace_is_answered() {
+async fn request_just_before_grace_is_answered() {
     let (gives, mut given) = mpsc::unbounded_channel();
     let give = async move |Extension(lifecycle): Extension<Lifecycle>| {
         gives.send(lifecycle).unwrap();
@@ -548,7 +548,7 @@ async fn check_no_failure(sent: &[u8], disconnected: usize, leaves: impl AsyncFn
 }
 
 #[tokio::test]
-async fn client_that_leaves_is_no_failure() {
+async fn leaving_client_is_no_failure() {
     let closes = async |stream| drop(stream);
     check_no_failure(b"", 0, closes).await;
     check_no_failure(b"GET / HTTP/1.1\r\n", 1, closes).await;
@@ -563,7 +563,7 @@ async fn client_that_leaves_is_no_failure() {
 }
 
 #[tokio::test]
-async fn client_that_breaks_the_protocol_is_no_failure() {
+async fn protocol_violation_is_no_failure() {
     let reads = async |mut stream: TcpStream| {
         let mut answer = Vec::new();
         let _ = soon("the server closes", stream.read_to_end(&mut answer)).await;
@@ -576,7 +576,7 @@ async fn client_that_breaks_the_protocol_is_no_failure() {
 
 /// The clock is tokio's, and goes on once there is nothing else to do.
 #[tokio::test]
-async fn client_that_is_silent_is_sent_away() {
+async fn silent_client_is_disconnected() {
     let bench = Bench::start();
     let mut idle = Client::connect(bench.address).await;
     idle.gets("/").await;
@@ -621,7 +621,7 @@ impl Http2 {
 }
 
 #[tokio::test]
-async fn requests_of_http2_are_answered_on_one_connection() {
+async fn http2_requests_share_a_connection() {
     let bench = Bench::start();
     let mut client = Http2::connect(bench.address).await;
     assert_eq!(client.gets("/").await.unwrap(), "hello\n");
@@ -636,7 +636,7 @@ async fn requests_of_http2_are_answered_on_one_connection() {
 }
 
 #[tokio::test]
-async fn stream_of_http2_is_answered_in_the_grace() {
+async fn grace_answers_http2_stream() {
     let (routes, asked, answer) = slow();
     let bench = Bench::with(routes);
     let mut client = Http2::connect(bench.address).await;
@@ -664,7 +664,7 @@ impl Drop for Tells {
 }
 
 #[tokio::test]
-async fn stream_of_http2_is_dropped_before_its_connection_has_ended() {
+async fn http2_stream_drops_before_connection() {
     let (tells, mut told) = mpsc::unbounded_channel();
     let (asked, pool) = (Arc::new(Notify::new()), example::Handle::default());
     let (asks, handle) = (Arc::clone(&asked), Arc::clone(&pool));
@@ -688,7 +688,7 @@ async fn stream_of_http2_is_dropped_before_its_connection_has_ended() {
 }
 
 #[tokio::test]
-async fn panic_of_a_stream_of_http2_is_that_of_the_connection_which_goes_on() {
+async fn http2_stream_panic_is_reported() {
     let panics = async || -> &'static str { panic!("of the handler") };
     let bench = Bench::with(Router::new().route("/own", get(panics)));
     let mut client = Http2::connect(bench.address).await;
@@ -729,7 +729,7 @@ mod program {
     }
 
     #[tokio::test]
-    async fn interrupt_stops_the_program_once_its_websockets_have_left() {
+    async fn interrupt_stops_the_program() {
         let mut command = Command::new(crate::build::example("websocket"));
         let command = command.arg("127.0.0.1:0").stdout(Stdio::piped());
         let mut server = Server(command.spawn().unwrap());

@@ -81,7 +81,7 @@ pub(crate) fn soon<T: Send + 'static>(future: impl Future<Output = T> + Send + '
 }
 
 #[test]
-fn clients_talk_to_a_pool_until_it_stops() {
+fn clients_are_echoed_until_the_stop() {
     let pool = Pool::start(runtime(), echo_spec()).unwrap();
     let (_, address) = listen(&pool, loopback(), 3);
     let mut clients: Vec<_> = (0..20).map(|_| client(address)).collect();
@@ -97,7 +97,7 @@ fn clients_talk_to_a_pool_until_it_stops() {
 }
 
 #[test]
-fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
+fn address_can_be_rebound_after_close() {
     let pool = Pool::start(runtime(), echo_spec()).unwrap();
     let (mut id, address) = listen(&pool, loopback(), 3);
     let mut clients = Vec::new();
@@ -115,7 +115,7 @@ fn an_address_can_be_bound_again_as_soon_as_its_listener_has_closed() {
 
 #[cfg(unix)]
 #[test]
-fn listener_goes_back_to_a_standard_one_with_its_queue() {
+fn listener_into_std_keeps_its_queue() {
     use std::os::fd::AsFd;
     let runtime = runtime();
     let listener = TcpListener::bind(ListenOptions::new(loopback()), &runtime).unwrap();
@@ -136,7 +136,7 @@ fn listener_goes_back_to_a_standard_one_with_its_queue() {
 }
 
 #[test]
-fn address_in_use_is_the_error_of_the_options() {
+fn address_in_use_is_a_listen_error() {
     let runtime = runtime();
     let listener = TcpListener::bind(ListenOptions::new(loopback()), &runtime).unwrap();
     let options = ListenOptions::new(listener.local_addr().unwrap());
@@ -152,7 +152,7 @@ fn address_in_use_is_the_error_of_the_options() {
 }
 
 #[test]
-fn a_blocking_standard_listener_will_do() {
+fn blocking_std_listener_is_accepted() {
     let pool = Pool::start(runtime(), echo_spec()).unwrap();
     let socket = std::net::TcpListener::bind(loopback()).unwrap();
     let address = socket.local_addr().unwrap();
@@ -165,7 +165,7 @@ fn a_blocking_standard_listener_will_do() {
 
 /// A listener of the runtime's own type, and the runtime's own stream.
 #[test]
-fn a_listener_of_the_runtime_will_do_and_its_streams_are_untouched() {
+fn runtime_listener_keeps_its_streams() {
     let (tell, told) = channel();
     let serve = move |connection: Connection| {
         let stream: RuntimeStream = connection.stream;
@@ -187,12 +187,12 @@ fn a_listener_of_the_runtime_will_do_and_its_streams_are_untouched() {
 }
 
 #[test]
-fn connections_of_an_ipv4_wildcard_have_their_own_local_address() {
+fn ipv4_wildcard_has_own_local_address() {
     check_wildcard((Ipv4Addr::UNSPECIFIED, 0), Ipv4Addr::LOCALHOST.into());
 }
 
 #[test]
-fn connections_of_an_ipv6_wildcard_have_their_own_local_address() {
+fn ipv6_wildcard_has_own_local_address() {
     check_wildcard((Ipv6Addr::UNSPECIFIED, 0), Ipv6Addr::LOCALHOST.into());
 }
 
@@ -212,7 +212,7 @@ fn check_wildcard(wildcard: impl Into<SocketAddr>, address: std::net::IpAddr) {
 }
 
 #[test]
-fn a_sleep_is_never_done_before_its_deadline() {
+fn sleep_is_never_early() {
     let runtime = runtime();
     for micros in [1, 100, 1_500, 20_000, 50_000] {
         let (runtime, deadline) = (
@@ -228,7 +228,7 @@ fn a_sleep_is_never_done_before_its_deadline() {
 }
 
 #[test]
-fn a_sleep_into_the_past_is_done_at_once_and_one_for_a_century_is_not() {
+fn past_sleep_is_ready_century_is_not() {
     let runtime = runtime();
     let mut cx = Context::from_waker(Waker::noop());
     let now = Instant::now();
@@ -241,7 +241,7 @@ fn a_sleep_into_the_past_is_done_at_once_and_one_for_a_century_is_not() {
 
 /// A task that is spawned goes on though nobody holds anything of it.
 #[test]
-fn a_task_is_detached() {
+fn task_is_detached() {
     let (sender, told): (_, Receiver<()>) = channel();
     let sleeps = runtime();
     runtime().spawn(async move {

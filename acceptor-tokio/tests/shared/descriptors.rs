@@ -50,7 +50,7 @@ fn connected_socket_is_refused() {
 /// The only systems of those tested that say whether a socket listens. Shut down, it does no longer.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 #[test]
-fn socket_that_does_not_listen_is_refused() {
+fn non_listening_socket_is_refused() {
     let listener = TcpListener::bind(LOOPBACK).unwrap();
     let address = listener.local_addr().unwrap();
     let socket = TcpStream::from(OwnedFd::from(listener));
@@ -83,7 +83,7 @@ fn file_is_refused() {
 }
 
 #[test]
-fn listening_socket_is_taken() {
+fn listening_socket_is_accepted() {
     for address in [LOOPBACK, "[::1]:0", "0.0.0.0:0"] {
         let address: SocketAddr = address.parse().unwrap();
         for made in [from_std, from_runtime] {

@@ -83,7 +83,7 @@ impl Clients {
 }
 
 #[test]
-fn close_serves_each_client_that_had_connected() {
+fn close_serves_connected_clients() {
     let pool = echo_pool(Duration::from_secs(1));
     for _ in 0..ROUNDS {
         let (id, address) = listen(&pool, ACCEPTORS);
@@ -98,7 +98,7 @@ fn close_serves_each_client_that_had_connected() {
 }
 
 #[test]
-fn stop_serves_each_client_that_had_connected() {
+fn stop_serves_connected_clients() {
     for _ in 0..ROUNDS {
         let pool = echo_pool(Duration::from_secs(1));
         let (_, address) = listen(&pool, ACCEPTORS);

@@ -23,7 +23,7 @@ use super::{block_on, runtime};
 const VARIABLE: &str = "ACCEPTOR_NO_PANIC";
 
 #[test]
-fn input_that_can_be_checked_makes_no_panic() {
+fn checked_input_causes_no_panic() {
     if env::var_os(VARIABLE).is_some() {
         panic::set_hook(Box::new(|info| {
             eprintln!("{info}");
@@ -33,7 +33,7 @@ fn input_that_can_be_checked_makes_no_panic() {
         return;
     }
     let (_program, module) = module_path!().split_once("::").unwrap();
-    let name = format!("{module}::input_that_can_be_checked_makes_no_panic");
+    let name = format!("{module}::checked_input_causes_no_panic");
     let program = Command::new(env::current_exe().unwrap())
         .args(["--exact", &name, "--nocapture"])
         .env(VARIABLE, "")

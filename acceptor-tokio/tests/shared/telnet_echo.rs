@@ -43,7 +43,7 @@ const CLOSING: &str = "The server is closing: please finish what you are doing.\
 const GOODBYE: &str = "Goodbye.\r\n";
 
 #[test]
-fn bytes_come_back_as_they_come_without_waiting_for_the_end_of_a_line() {
+fn echo_is_unbuffered() {
     let server = Server::start();
     let mut client = Client::connect(server.address);
     client.sends_and_gets_back(b"no line");
@@ -55,7 +55,7 @@ fn bytes_come_back_as_they_come_without_waiting_for_the_end_of_a_line() {
 }
 
 #[test]
-fn port_0_is_an_address_and_the_line_says_which_port_the_system_chose() {
+fn port_0_prints_the_chosen_port() {
     let (one, other) = (Server::start(), Server::start());
     assert_ne!(one.address.port(), 0);
     assert_ne!(one.address, other.address);
@@ -65,12 +65,12 @@ fn port_0_is_an_address_and_the_line_says_which_port_the_system_chose() {
 }
 
 #[test]
-fn an_interrupt_without_sessions_stops_the_server_and_prints_the_report() {
+fn interrupt_stops_idle_server() {
     check_stop_without_sessions(Signal::INT);
 }
 
 #[test]
-fn a_termination_without_sessions_stops_the_server_and_prints_the_report() {
+fn termination_stops_idle_server() {
     check_stop_without_sessions(Signal::TERM);
 }
 
@@ -91,7 +91,7 @@ fn check_stop_without_sessions(signal: Signal) {
 }
 
 #[test]
-fn a_session_that_is_in_the_middle_of_a_line_is_told_and_may_finish_it() {
+fn session_may_finish_its_line() {
     let server = Server::start();
     let mut client = Client::connect(server.address);
     client.sends_and_gets_back(b"half a li");
@@ -105,7 +105,7 @@ fn a_session_that_is_in_the_middle_of_a_line_is_told_and_may_finish_it() {
 }
 
 #[test]
-fn the_listener_closes_at_once_while_sessions_go_on() {
+fn listener_closes_before_sessions() {
     let server = Server::start();
     let mut client = Client::connect(server.address);
     client.sends_and_gets_back(b"before\r\n");
@@ -128,7 +128,7 @@ fn the_listener_closes_at_once_while_sessions_go_on() {
 }
 
 #[test]
-fn an_idle_session_that_does_not_leave_is_sent_away_when_grace_is_over() {
+fn idle_session_ends_after_grace() {
     let server = Server::start();
     let mut client = Client::connect(server.address);
     client.sends_and_gets_back(b"I stay\r\n");
@@ -145,7 +145,7 @@ fn an_idle_session_that_does_not_leave_is_sent_away_when_grace_is_over() {
 }
 
 #[test]
-fn a_session_that_cannot_even_be_told_is_killed_when_the_shutdown_time_is_over() {
+fn blocked_session_is_killed_after_shutdown() {
     let server = Server::start();
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_write_timeout(Some(STUCK)).unwrap();
@@ -170,12 +170,12 @@ fn a_session_that_cannot_even_be_told_is_killed_when_the_shutdown_time_is_over()
 }
 
 #[test]
-fn a_second_interrupt_kills_at_once() {
+fn second_interrupt_kills_at_once() {
     check_second_signal(Signal::TERM, Signal::INT);
 }
 
 #[test]
-fn a_second_termination_kills_at_once() {
+fn second_termination_kills_at_once() {
     check_second_signal(Signal::TERM, Signal::TERM);
 }
 
@@ -195,7 +195,7 @@ fn check_second_signal(first: Signal, second: Signal) {
 }
 
 #[test]
-fn full_stderr_delays_no_session_and_no_kill() {
+fn full_stderr_delays_nothing() {
     let stderr = Pipe::new();
     let filled = stderr.fill();
     let end = check_unread(Server::start_with_stderr(stderr.to_stdio()));
@@ -204,7 +204,7 @@ fn full_stderr_delays_no_session_and_no_kill() {
 }
 
 #[test]
-fn full_stdout_delays_no_session_and_no_kill() {
+fn full_stdout_delays_nothing() {
     let mut both = Pipe::new();
     let mut command = Command::new(example());
     command.arg("127.0.0.1:0");
@@ -321,7 +321,7 @@ fn second_interrupt_kills_process_1() {
 }
 
 #[test]
-fn an_address_in_use_is_one_line_that_names_it() {
+fn address_in_use_is_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let in_use = std::io::Error::from(Errno::ADDRINUSE);
@@ -333,7 +333,7 @@ fn an_address_in_use_is_one_line_that_names_it() {
 }
 
 #[test]
-fn an_address_that_is_none_is_one_line_that_says_what_is_allowed() {
+fn bad_address_is_one_line() {
     for (argument, shown) in [
         ("nonsense".into(), r#""nonsense""#),
         ("127.0.0.1".into(), r#""127.0.0.1""#),
@@ -352,7 +352,7 @@ fn an_address_that_is_none_is_one_line_that_says_what_is_allowed() {
 }
 
 #[test]
-fn more_than_one_argument_is_one_line_that_says_what_is_allowed() {
+fn extra_argument_is_one_line() {
     check_refused(
         ["127.0.0.1:0", "127.0.0.1:0"],
         "too many arguments: give at most one, IP:PORT\n",
