@@ -1,4 +1,4 @@
-//! The accept loop to compare with, on async-std; see `shared/bare.rs` of acceptor-tokio.
+//! The baseline accept loop, on async-std; see `shared/bare.rs` of acceptor-tokio.
 
 use async_std::io::{ReadExt as AsyncReadExt, WriteExt as AsyncWriteExt};
 use async_std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ fn main() -> Result<(), Error> {
     shared::main()
 }
 
-/// A task, for the main thread is not the executor's.
+/// Spawns a task, because the main thread is not part of the executor.
 fn run(server: impl Future<Output = Result<(), Error>> + Send + 'static) -> Result<(), Error> {
     block_on(spawn(server))
 }

@@ -1,4 +1,4 @@
-//! The accept loop to compare with, on smol; see `shared/bare.rs` of acceptor-tokio.
+//! The baseline accept loop, on smol; see `shared/bare.rs` of acceptor-tokio.
 
 use shared::session::Error;
 use smol::Executor;
@@ -18,7 +18,7 @@ fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) {
     EXECUTOR.spawn(task).detach();
 }
 
-/// A task like the others: what the executor's `run` is given is polled whenever the executor wakes.
+/// Spawns a task like the others: the future passed to the executor's `run` is polled whenever the executor wakes.
 fn run(server: impl Future<Output = Result<(), Error>> + Send + 'static) -> Result<(), Error> {
     smol::block_on(EXECUTOR.run(EXECUTOR.spawn(server)))
 }

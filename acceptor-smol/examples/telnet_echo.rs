@@ -1,4 +1,4 @@
-//! An echo server to talk to with telnet or `nc`, that stops gracefully.
+//! An echo server for telnet or `nc` that stops gracefully.
 //!
 //! ```text
 //! cargo run -p acceptor-smol --example telnet_echo_smol [IP:PORT]
@@ -6,7 +6,7 @@
 //!
 //! It listens on 127.0.0.1:7000, or on the address given; with port 0 the system chooses one.
 //! SIGINT or SIGTERM stops it: the listener closes at once, every session gets a notice and has
-//! 5 s to leave by itself; then it is sent away, and killed if it has not gone 2 s later. A second
+//! 5 s to finish; then it is stopped, and killed if it has not ended 2 s later. A second
 //! signal kills everything at once.
 //!
 //! | exit code | |
@@ -40,9 +40,9 @@ use smol::stream::StreamExt;
 const ACCEPTORS: usize = 10;
 const GRACE: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(2);
-/// How many lines wait for a reader that is slow.
+/// The most lines that are queued for a slow reader.
 const MAX_LINES: usize = 256;
-/// How long the last lines may take at exit.
+/// How long the last lines may take on exit.
 const FLUSH: Duration = Duration::from_millis(500);
 
 const CLOSING: &[u8] = b"The server is closing: please finish what you are doing.\r\n";
@@ -55,14 +55,14 @@ enum Next {
     Read(usize),
 }
 
-/// One session: sends back what comes, as it comes.
+/// One session: echoes bytes as they arrive.
 async fn echo(connection: Connection) -> Result<(), BoxError> {
     let Connection {
         mut stream,
         lifecycle,
         ..
     } = connection;
-    // Trapped, so that a stop is ours to answer: otherwise the session would just be dropped.
+    // Trap the stop to say goodbye: otherwise the pool would drop the session.
     let mut stop = lifecycle.trap_stop().wait();
     let mut draining = Some(lifecycle.draining().wait());
     let mut buffer = [0; 4096];
@@ -79,7 +79,7 @@ async fn echo(connection: Connection) -> Result<(), BoxError> {
             Ok(Next::Draining)
         };
         let read = async { io::Result::Ok(Next::Read(stream.read(&mut buffer).await?)) };
-        // Reading loses nothing when another is first. Writing would: it is done outside.
+        // Reading is cancel safe, is first. Writing would: it is done outside.
         match or(stopped, or(notified, read)).await? {
             Next::Stop => {
                 stream.write_all(GOODBYE).await?;
@@ -107,7 +107,7 @@ async fn run(
     let spec = Spec::new("telnet_echo", acceptor_fn(echo))
         .grace(GRACE)
         .shutdown(SHUTDOWN)
-        // A client that hangs up is no failure: it is reported only if it is asked for.
+        // A client that hangs up is not a failure, and is reported only on request.
         .connection_reports(ConnectionReports::Disconnects)
         .observer(observer_fn(move |report: &Report| log.push(report)));
     let runtime = SmolRuntime::current();
@@ -126,7 +126,7 @@ async fn run(
         pool.join().await;
     };
     or(signalled, ended).await;
-    // Begins the stop, or gives the result of a pool that has stopped by itself.
+    // Begins the stop, or returns the result of a pool that has stopped by itself.
     let stopped = pool.stop();
     let stopped = async { Some(stopped.await) };
     let signalled = async {
@@ -149,7 +149,7 @@ async fn run(
 }
 
 fn main() {
-    // Before anything else: process 1 of a container ignores every signal without a handler.
+    // First of all: process 1 of a container ignores signals that have no handler.
     let signals = signals();
     let (output, errors) = (Lines::to(io::stdout()), Lines::to(io::stderr()));
     let code = smol::block_on(run(signals, &output, &errors));
@@ -163,10 +163,10 @@ fn main() {
     process::exit(code)
 }
 
-/// Lines for standard output or standard error, written by a thread of their own.
+/// Lines for standard output or standard error, written by a separate thread.
 ///
-/// A pipe whose reader is slow, or reads no longer, blocks that thread alone: neither a session
-/// nor a stop waits for it. Lines for which there is no room are dropped, and counted.
+/// A pipe whose reader is slow, or has stopped reading, blocks only that thread: neither a session
+/// nor a stop waits for it. Lines that do not fit in the queue are dropped and counted.
 #[derive(Default)]
 struct Lines {
     queue: Mutex<Queue>,
@@ -175,7 +175,7 @@ struct Lines {
 
 #[derive(Default)]
 struct Queue {
-    /// The first stays until it is written.
+    /// The first one stays until it is written.
     lines: VecDeque<String>,
     dropped: usize,
 }
@@ -188,7 +188,7 @@ impl Lines {
         lines
     }
 
-    /// Puts a line into the queue. Never waits for the stream.
+    /// Queues a line. Never waits for the stream.
     fn push(&self, line: impl Display) {
         let mut line = line.to_string();
         let mut queue = self.lock();
@@ -206,7 +206,7 @@ impl Lines {
         self.changed.notify_all();
     }
 
-    /// Waits until all lines are written, no longer than until the deadline.
+    /// Waits until all lines are written, or until the deadline.
     fn flush(&self, deadline: Instant) {
         let time = deadline.saturating_duration_since(Instant::now());
         let waiting = |queue: &mut Queue| !queue.lines.is_empty();
@@ -221,8 +221,8 @@ impl Lines {
             let mut queue = queued.unwrap_or_else(PoisonError::into_inner);
             let line = mem::take(&mut queue.lines[0]);
             drop(queue);
-            // One write a line: those of several processes that share a pipe do not mix. An error
-            // means that there is no reader, and no place to report it.
+            // One write per line, so that the lines of processes that share a pipe do not mix. An error
+            // means that there is no reader, and nowhere to report it.
             let _ = stream.write_all(line.as_bytes());
             self.lock().lines.pop_front();
             self.changed.notify_all();
@@ -257,13 +257,13 @@ fn address() -> Result<SocketAddr, BoxError> {
     })
 }
 
-/// SIGINT and SIGTERM, received from now on.
+/// SIGINT and SIGTERM, which are received from this call on.
 #[cfg(unix)]
 fn signals() -> io::Result<Signals> {
     Signals::new([Signal::Int, Signal::Term])
 }
 
-/// Ctrl-C, received from now on.
+/// Ctrl-C, which are received from this call on.
 #[cfg(windows)]
 fn signals() -> io::Result<Signals> {
     Signals::new([Signal::Int])

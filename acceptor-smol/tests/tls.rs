@@ -20,7 +20,7 @@ use futures_rustls::rustls::{
 };
 use futures_rustls::server::TlsStream;
 
-/// How long a test waits for what must happen. Only a failing test waits that long.
+/// How long a test waits for an event. Only a failing test waits that long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type SmolStream = smol::net::TcpStream;
@@ -42,7 +42,7 @@ impl Handshake<SmolStream, SocketAddr> for Tls {
     }
 }
 
-/// Sends back what comes.
+/// Echoes until the client closes.
 async fn echo(mut connection: Connection<TlsStream<SmolStream>>) -> Result<(), BoxError> {
     let mut buffer = [0; 1024];
     loop {
@@ -55,7 +55,7 @@ async fn echo(mut connection: Connection<TlsStream<SmolStream>>) -> Result<(), B
     Ok(connection.stream.close().await?)
 }
 
-/// A pool that ends at the first failure that counts.
+/// A pool that stops at the first counted failure.
 struct Bench {
     pool: Pool<With<TcpListener, Tls>>,
     address: SocketAddr,
@@ -99,7 +99,7 @@ impl Bench {
         stream
     }
 
-    /// A client over TLS, of no runtime, gets its line back and leaves.
+    /// Checks that a blocking TLS client gets its line back, and leaves.
     #[track_caller]
     fn serves(&self) {
         let mut roots = RootCertStore::empty();
@@ -118,18 +118,18 @@ impl Bench {
         assert_eq!(line, "hello\n");
         client.get_mut().conn.send_close_notify();
         client.get_mut().flush().unwrap();
-        // An error if the server's close_notify is missing.
+        // Fails if the server's close_notify is missing.
         assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 0);
         assert_eq!(self.pool.status().unwrap().failures, 0);
     }
 }
 
-/// Waits until something that gives no signal has come true.
+/// Polls a condition that has no notification until it is true.
 #[track_caller]
 fn eventually(what: &str, is: impl Fn() -> bool) {
     let began = Instant::now();
     while !is() {
-        assert!(began.elapsed() < PATIENCE, "this did not happen: {what}");
+        assert!(began.elapsed() < PATIENCE, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -141,17 +141,17 @@ fn silent_clients_delay_no_other() {
     let silent: Vec<_> = (0..SILENT).map(|_| bench.connect()).collect();
     let counts = || bench.pool.counts().unwrap();
     let all = || counts().handshaking == SILENT;
-    eventually("all are in their handshake", all);
+    eventually("all clients are in their handshake", all);
     for _ in 0..10 {
         bench.serves();
     }
     let left = || counts().connections == SILENT;
-    eventually("only the silent ones are left", left);
+    eventually("only the silent clients remain", left);
     for record in bench.pool.connections().unwrap() {
         assert_eq!(record.state, ConnectionState::Handshaking);
     }
     drop(silent);
-    eventually("they leave", || counts().connections == 0);
+    eventually("the silent clients leave", || counts().connections == 0);
     bench.serves();
 }
 
@@ -163,7 +163,7 @@ fn silent_client_ends_at_the_deadline() {
     let mut silent = bench.connect();
     assert_eq!(silent.read_to_end(&mut Vec::new()).unwrap(), 0);
     assert!(connected.elapsed() >= timeout, "{:?}", connected.elapsed());
-    eventually("it has left", || {
+    eventually("the client has left", || {
         bench.pool.counts().unwrap().connections == 0
     });
     assert_eq!(bench.pool.status().unwrap().failures, 0);

@@ -1,4 +1,4 @@
-//! The accept loop to compare with, on tokio; see `shared/bare.rs`.
+//! The baseline accept loop, on tokio; see `shared/bare.rs`.
 
 use runtime::run;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,13 +1,13 @@
 //! The client of `measure.sh`: connections that each send 16 bytes and get them back.
 //!
-//! So many are made at once: all are opened, then each is served, then all are closed. Between these steps it pauses, so that the
-//! server sleeps before the next one comes: then what the server does not depend on who was faster.
+//! `AT_ONCE` of them are opened together, then each is served, then all are closed. Between these steps it pauses, so that the
+//! server sleeps before the next step: the server's work then does not depend on timing.
 //!
-//! Usage: `client ADDRESS CONNECTIONS AT_ONCE PAUSE_MICROSECONDS`. If `AT_ONCE` is all of them it says so once they are
+//! Usage: `client ADDRESS CONNECTIONS AT_ONCE PAUSE_MICROSECONDS`. If `AT_ONCE` is all of them, it prints a line once they are
 //! served, and closes them when its input ends.
 //!
-//! The environment may say how many connections are `OPEN` meanwhile, and how many `LISTENERS` there are, at the addresses from
-//! `ADDRESS` on, of which a hundred at most are connected to in turn.
+//! The environment may set how many connections are `OPEN` meanwhile, and how many `LISTENERS` there are, at the addresses from
+//! `ADDRESS` on, of which at most a hundred are connected to in turn.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# What the pool costs on the accept path, against the bare accept loop of the same runtime in the same run.
+# The cost of the pool on the accept path, compared with the bare accept loop of the same runtime in the same run.
 #
-#   acceptor-tokio/benches/measure.sh [RUNTIME ...]      tokio, smol and async-std, unless some of them are named
+#   acceptor-tokio/benches/measure.sh [RUNTIME ...]      default: tokio smol async-std
 #
-# For each connection, which is echoed 16 bytes: user instructions and allocations (callgrind), system calls (strace), each as the
-# difference of two run lengths, so that start and end cancel out; and resident memory, with thousands of them open, and of each
-# acceptor that waits. There is one paced client, which pauses before each step, or 64 at once. A client without pauses
+# Per connection, which echoes 16 bytes: user instructions and allocations (callgrind), system calls (strace), each as the
+# difference between two run lengths, so that start and end cancel out; and resident memory, with thousands of them open, and of
+# each waiting acceptor. There is one paced client, which pauses before each step, or 64 at once. A client without pauses
 # would measure how often the server happens to sleep. All tasks of a server run on one thread.
 #
-# On tokio also: instructions of one more connection beside 15,000 that are open, and with 10,000 listeners; a stop of a million
-# connections in memory; and CPU time, user and system, in pairs of runs, bare loop and pool in turn. Of the ratios of 11 pairs the
-# median is given, and as its upper bound the ninth in order: the true median is below it with 96.7 %, whatever the noise. How far
-# two bare loops are apart, measured in the same way in the same rounds, is the noise.
+# On tokio also: instructions of one more connection with 15,000 open, and with 10,000 listeners; a stop of a million
+# connections in memory; and CPU time, user and system, in pairs of runs, bare loop and pool in turn. The ratio is the median of
+# 11 pairs, and its upper bound the ninth in order: the true median is below it with a probability of 96.7 %, whatever the noise.
+# The noise is the ratio of two bare loops, measured in the same way in the same rounds.
 #
-# MEASURE=instructions, calls, memory, scale, million or cpu measures only that; ACCEPTORS ("1 10 1000 65536") says with how many, of
-# which a listener has at most 65,536. glibc's malloc moves the instructions by some hundreds with the state of the heap. On smol and async-std a
-# thread of async-io takes a turn at the sockets now and then, which adds a call of futex and moves one of epoll.
+# MEASURE=instructions, calls, memory, scale, million or cpu selects one of them; ACCEPTORS ("1 10 1000 65536") sets the numbers of
+# acceptors, at most 65,536 per listener. The state of glibc's heap changes the instructions by some hundreds. On smol and
+# async-std a thread of async-io sometimes polls the sockets, which adds a futex call and moves an epoll call.
 #
-# Needs strace, valgrind and, for memory, 5,000 open files; for what is open at scale 15,200, or it says how many there were. Local connections only; a runtime takes some minutes, and the script stops
-# by itself. What it prints is also written to target/measure.json.
+# Needs strace, valgrind and 5,000 open files for memory; 15,200 for scale, or it reports how many it used. Local connections
+# only; a runtime takes some minutes, and the script stops by itself. The results are also written to target/measure.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=acceptor-core/benches/common.sh
@@ -28,7 +28,7 @@ if [ $# -eq 0 ]; then runtimes=(tokio smol async-std); fi
 read -ra numbers <<<"${ACCEPTORS:-1 10 1000 65536}"
 measure=${MEASURE:-all}
 touch "$work/results"
-# As the release of whoever uses the pool is built, which is what is measured.
+# Built like a user's release build.
 export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=false
 packages=(-p acceptor-tokio --example bench_client)
 for runtime in "${runtimes[@]}"; do
@@ -42,7 +42,7 @@ result() { # RUNTIME SERVER ACCEPTORS BUFFER AT_ONCE WHAT FIGURE
     printf '{"runtime":"%s","server":"%s","acceptors":%s,"buffer":%s,"at_once":%s,"measure":"%s","figure":%s}\n' "$@" >>"$work/results"
 }
 
-# Instructions, and calls of the allocator, of a whole run.
+# Instructions and allocator calls of a whole run.
 count() { # AT_ONCE CONNECTIONS PROGRAM ARGUMENT ...
     local at_once=$1 program=$3
     shift
@@ -106,7 +106,7 @@ waiting() { # RUNTIME PROGRAM
     for number in 1 65536; do
         start "" "$program" 100000000 64 "$number"
         "$client" "$address" 1 1 0
-        # Until no more of them begin.
+        # Until no more acceptors begin.
         before=0 now=$(resident)
         while [ "$now" -gt "$before" ]; do
             sleep 0.5
@@ -117,10 +117,10 @@ waiting() { # RUNTIME PROGRAM
     done
     each=$(((now - few) / 65535))
     result "$runtime" pool 65536 64 1 memory-of-an-acceptor "$each"
-    printf '  %-24s %6d bytes\n' "an acceptor that waits" "$each"
+    printf '  %-24s %6d bytes\n' "a waiting acceptor" "$each"
 }
 
-# Instructions of one more connection, paced, beside so many others; once the first 256 have ended, callgrind forgets what came before.
+# Instructions of one more paced connection, with NUMBER others open; callgrind resets its counters after the first 256.
 beside() { # WHAT SETTING NUMBER ...
     local what=$1 setting=$2 measured=512 number name each
     local -A few=()
@@ -143,12 +143,12 @@ beside() { # WHAT SETTING NUMBER ...
     unset WARM "$setting"
 }
 
-# The server's CPU time so far, user and system, of all threads, in nanoseconds.
+# The server's CPU time so far, user and system, over all threads, in nanoseconds.
 server_cpu() {
     cat /proc/"$server"/task/*/schedstat | awk '{ sum += $1 } END { printf "%d\n", sum }'
 }
 
-# CPU time for each connection, in nanoseconds; the server runs on one core and the client on another, if there are two.
+# CPU time per connection, in nanoseconds; the server runs on one core and the client on another, if there are two.
 cpu_time() { # PROGRAM ARGUMENT ...
     local connections=20000 before after program=$1
     local -a pinned=()
@@ -166,7 +166,7 @@ cpu_time() { # PROGRAM ARGUMENT ...
 cpu() { # TITLE BUFFER ACCEPTORS
     local pairs=11 i bare_cpu pool_cpu again
     for ((i = 0; i < pairs; i++)); do
-        # Which one comes first alternates.
+        # The order alternates.
         if ((i % 2)); then
             pool_cpu=$(cpu_time "$pool" "$2" "$3")
             bare_cpu=$(cpu_time "$bare" "$2")
@@ -177,7 +177,7 @@ cpu() { # TITLE BUFFER ACCEPTORS
         again=$(cpu_time "$bare" "$2")
         echo "$bare_cpu $pool_cpu $again"
     done >"$work/pairs"
-    # The fields of results: a figure of 1.05 is a ratio.
+    # Fields of the results: a figure of 1.05 is a ratio.
     while read -r name figure; do
         result tokio pool "$3" "$2" 64 "$name-${WORKERS:-0}-workers" "$figure"
     done < <(awk '
@@ -204,7 +204,7 @@ cpu() { # TITLE BUFFER ACCEPTORS
         }' "$work/cpu"
 }
 
-# A stop of many in memory: the median of the CPU time of five runs; and, but for the most, instructions of one.
+# A stop of many connections in memory: the median CPU time of five runs; and, except for the largest, the instructions of one.
 million() { # WAY NUMBER
     local way=$1 number=$2 name each=
     local -A medians
@@ -256,7 +256,7 @@ for runtime in "${runtimes[@]}"; do
         limit=$(ulimit -n)
         if [ "$limit" = unlimited ]; then limit=$((1 << 20)); fi
         most=$((limit < 15200 ? limit - 200 : 15000)) listeners=$((limit < 10200 ? limit - 200 : 10000))
-        # A burst would not do: with many open the client is slower to connect, and the server accepts in smaller ones.
+        # Paced, not in bursts: with many open, the client connects more slowly, and the server accepts in smaller bursts.
         echo "tokio: one more connection, one paced client, beside others that are open"
         beside connections OPEN 0 1000 "$most"
         echo "tokio: one more connection, one paced client, at a hundred listeners at most in turn"

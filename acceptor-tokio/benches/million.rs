@@ -1,4 +1,4 @@
-//! A million connections in memory, and a stop of them all, in CPU time; beside it as many bare tasks.
+//! The CPU time of a million connections in memory, and of a stop of them all, compared with as many bare tasks.
 //!
 //! Usage: `million WAY CONNECTIONS`; see `measure.sh`. The ways: `drained` connections leave by themselves as the pool drains,
 //! within its grace; `signal` ones leave at the stop signal, which they have trapped; `dropped` ones have not; `killed` ones are
@@ -19,21 +19,21 @@ use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-/// How many connections are on their way to the pool at once.
+/// How many connections are in flight to the pool at once.
 const BACKLOG: usize = 1_000;
 
-/// More than any stop takes, also under callgrind on a machine that does much else.
+/// Longer than any stop, even under callgrind on a busy machine.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// The grace of those that are not to leave in it.
+/// The grace of connections that do not leave in it.
 const SHORT_GRACE: Duration = Duration::from_millis(50);
 
 type Error = Box<dyn std::error::Error>;
 
-/// A stream of which nothing is read.
+/// A stream that is never read.
 struct Stream;
 
-/// A listener in memory.
+/// An in-memory listener.
 struct Channel(Mutex<mpsc::Receiver<Stream>>);
 
 impl Listener for Channel {
@@ -74,7 +74,7 @@ enum Leave {
     Killed,
 }
 
-/// CPU time of this thread so far, if the system says it, as exact as its clock ticks; else the time of day.
+/// The CPU time of this thread, if the system reports it, at the resolution of its clock; otherwise the time of day.
 fn cpu(start: Instant) -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanos = text.split(' ').next().and_then(|first| first.parse().ok());
@@ -101,13 +101,13 @@ fn main() -> Result<(), Error> {
     }
 }
 
-/// Callgrind is asked to forget what came before.
+/// Callgrind resets its counters here.
 #[inline(never)]
 fn measured_from_here() {
     black_box(());
 }
 
-/// The figures of a start and a stop, as `measure.sh` reads them.
+/// The figures of a start and a stop, in the format that `measure.sh` reads.
 struct Figures {
     start: Instant,
     connections: usize,
@@ -126,7 +126,7 @@ impl Figures {
         }
     }
 
-    /// Opens all of them.
+    /// Opens all connections.
     async fn open(
         &mut self,
         to: &mpsc::Sender<Stream>,
@@ -138,7 +138,7 @@ impl Figures {
         while open() < self.connections {
             tokio::task::yield_now().await;
         }
-        // Those that were spawned last are polled as well.
+        // Lets the last spawned tasks be polled.
         tokio::task::yield_now().await;
         let each = HEAP.current_usage().saturating_sub(self.heap) as f64 / self.connections as f64;
         println!("bytes_each {each:.0}");
@@ -185,7 +185,7 @@ async fn pool(connections: usize, leave: Leave) -> Result<(), Error> {
     Ok(())
 }
 
-/// As many tasks, each of which waits for one signal.
+/// As many tasks that wait for one signal.
 async fn bare(connections: usize) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
     let (sender, mut receiver) = mpsc::channel(BACKLOG);

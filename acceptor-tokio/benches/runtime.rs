@@ -1,10 +1,10 @@
-//! How the servers of `measure.sh` run on tokio.
+//! Runs the servers of `measure.sh` on tokio.
 
 use tokio::runtime::Builder;
 
 use crate::shared::session::{Error, setting};
 
-/// Runs it on this thread, as all tasks; with `WORKERS`, on so many others, for this thread is then none of those that serve.
+/// Runs the server on this thread, with all its tasks; or on `WORKERS` threads, of which this thread is not one.
 pub(crate) fn run(
     server: impl Future<Output = Result<(), Error>> + Send + 'static,
 ) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! One pool over all cores: each has a thread with a runtime and a listener of its own. Echoes what its clients send.
+//! One pool over all cores, each with its own thread, runtime and listener. Echoes what its clients send.
 //!
 //! ```console
 //! $ cargo run -p acceptor-tokio --example cores -- 127.0.0.1:8080
@@ -19,10 +19,10 @@ use acceptor_tokio::{
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
-/// A thread with a runtime of its own.
+/// A thread with its own runtime.
 pub(crate) struct Core {
     runtime: TokioRuntime,
-    /// The thread waits until this is dropped.
+    /// The thread runs until this is dropped.
     running: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -44,14 +44,14 @@ impl Core {
         })
     }
 
-    /// Shuts the runtime down. First stop the pool: what still runs here is dropped.
+    /// Shuts the runtime down, and drops the tasks that still run there. Stop the pool first.
     pub(crate) fn end(self) {
         drop(self.running);
         let _ = self.thread.join();
     }
 }
 
-/// Adds a listener on each core. All have one address, which is returned: with port 0 the first one chooses the port.
+/// Adds a listener on each core. All share one address, which is returned: with port 0 the first one determines the port.
 pub(crate) fn listen(
     pool: &Pool,
     cores: &[Core],
@@ -72,7 +72,7 @@ pub(crate) async fn echo(mut connection: Connection) -> io::Result<()> {
     Ok(())
 }
 
-/// The pool's own tasks are on the main thread, and have little to do.
+/// The pool's own tasks run on the main thread, and have little to do.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match run().await {
@@ -103,7 +103,7 @@ async fn run() -> Result<(), BoxError> {
     let report = pool.run_until(tokio::signal::ctrl_c()).await;
     println!("{report}");
     if report.stuck > 0 {
-        // A thread is blocked, and to join it would wait for that.
+        // A thread is blocked, and joining it would wait.
         process::exit(2);
     }
     cores.into_iter().for_each(Core::end);

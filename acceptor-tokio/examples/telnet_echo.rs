@@ -1,4 +1,4 @@
-//! An echo server to talk to with telnet or `nc`, that stops gracefully.
+//! An echo server for telnet or `nc` that stops gracefully.
 //!
 //! ```text
 //! cargo run -p acceptor-tokio --example telnet_echo [IP:PORT]
@@ -6,7 +6,7 @@
 //!
 //! It listens on 127.0.0.1:7000, or on the address given; with port 0 the system chooses one.
 //! SIGINT or SIGTERM stops it: the listener closes at once, every session gets a notice and has
-//! 5 s to leave by itself; then it is sent away, and killed if it has not gone 2 s later. A second
+//! 5 s to finish; then it is stopped, and killed if it has not ended 2 s later. A second
 //! signal kills everything at once.
 //!
 //! | exit code | |
@@ -36,28 +36,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const ACCEPTORS: usize = 10;
 const GRACE: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(2);
-/// How many lines wait for a reader that is slow.
+/// The most lines that are queued for a slow reader.
 const MAX_LINES: usize = 256;
-/// How long the last lines may take at exit.
+/// How long the last lines may take on exit.
 const FLUSH: Duration = Duration::from_millis(500);
 
 const CLOSING: &[u8] = b"The server is closing: please finish what you are doing.\r\n";
 const GOODBYE: &[u8] = b"Goodbye.\r\n";
 
-/// One session: sends back what comes, as it comes.
+/// One session: echoes bytes as they arrive.
 async fn echo(connection: Connection) -> Result<(), BoxError> {
     let Connection {
         mut stream,
         lifecycle,
         ..
     } = connection;
-    // Trapped, so that a stop is ours to answer: otherwise the session would just be dropped.
+    // Trap the stop to say goodbye: otherwise the pool would drop the session.
     let mut stop = lifecycle.trap_stop().wait();
     let mut draining = lifecycle.draining().wait();
     let mut notified = false;
     let mut buffer = [0; 4096];
     loop {
-        // Reading loses nothing when another branch is first. Writing would: it is done outside.
+        // Reading is cancel safe, branch is first. Writing would: it is done outside.
         tokio::select! {
             biased;
             () = &mut stop => {
@@ -89,7 +89,7 @@ async fn run(
     let spec = Spec::new("telnet_echo", acceptor_fn(echo))
         .grace(GRACE)
         .shutdown(SHUTDOWN)
-        // A client that hangs up is no failure: it is reported only if it is asked for.
+        // A client that hangs up is not a failure, and is reported only on request.
         .connection_reports(ConnectionReports::Disconnects)
         .observer(observer_fn(move |report: &Report| log.push(report)));
     let pool = Pool::start(runtime.clone(), spec)?;
@@ -105,7 +105,7 @@ async fn run(
         _ = terminate.recv() => {}
         _ = pool.join() => {}
     }
-    // Begins the stop, or gives the result of a pool that has stopped by itself.
+    // Begins the stop, or returns the result of a pool that has stopped by itself.
     let stopped = pool.stop();
     let (report, killed) = tokio::select! {
         report = stopped => (report, false),
@@ -125,7 +125,7 @@ async fn run(
 
 #[tokio::main]
 async fn main() {
-    // Before anything else: process 1 of a container ignores every signal without a handler.
+    // First of all: process 1 of a container ignores signals that have no handler.
     let signals = signals();
     let (output, errors) = (Lines::to(io::stdout()), Lines::to(io::stderr()));
     let code = run(signals, &output, &errors).await;
@@ -136,14 +136,14 @@ async fn main() {
     let deadline = Instant::now() + FLUSH;
     output.flush(deadline);
     errors.flush(deadline);
-    // To return would drop the runtime, and that waits for a worker that is blocked.
+    // Returning would drop the runtime, which waits for blocked workers.
     process::exit(code)
 }
 
-/// Lines for standard output or standard error, written by a thread of their own.
+/// Lines for standard output or standard error, written by a separate thread.
 ///
-/// A pipe whose reader is slow, or reads no longer, blocks that thread alone: neither a session
-/// nor a stop waits for it. Lines for which there is no room are dropped, and counted.
+/// A pipe whose reader is slow, or has stopped reading, blocks only that thread: neither a session
+/// nor a stop waits for it. Lines that do not fit in the queue are dropped and counted.
 #[derive(Default)]
 struct Lines {
     queue: Mutex<Queue>,
@@ -152,7 +152,7 @@ struct Lines {
 
 #[derive(Default)]
 struct Queue {
-    /// The first stays until it is written.
+    /// The first one stays until it is written.
     lines: VecDeque<String>,
     dropped: usize,
 }
@@ -165,7 +165,7 @@ impl Lines {
         lines
     }
 
-    /// Puts a line into the queue. Never waits for the stream.
+    /// Queues a line. Never waits for the stream.
     fn push(&self, line: impl Display) {
         let mut line = line.to_string();
         let mut queue = self.lock();
@@ -183,7 +183,7 @@ impl Lines {
         self.changed.notify_all();
     }
 
-    /// Waits until all lines are written, no longer than until the deadline.
+    /// Waits until all lines are written, or until the deadline.
     fn flush(&self, deadline: Instant) {
         let time = deadline.saturating_duration_since(Instant::now());
         let waiting = |queue: &mut Queue| !queue.lines.is_empty();
@@ -198,8 +198,8 @@ impl Lines {
             let mut queue = queued.unwrap_or_else(PoisonError::into_inner);
             let line = mem::take(&mut queue.lines[0]);
             drop(queue);
-            // One write a line: those of several processes that share a pipe do not mix. An error
-            // means that there is no reader, and no place to report it.
+            // One write per line, so that the lines of processes that share a pipe do not mix. An error
+            // means that there is no reader, and nowhere to report it.
             let _ = stream.write_all(line.as_bytes());
             self.lock().lines.pop_front();
             self.changed.notify_all();
@@ -237,7 +237,7 @@ fn address() -> Result<SocketAddr, BoxError> {
 #[cfg(unix)]
 type Signals = (tokio::signal::unix::Signal, tokio::signal::unix::Signal);
 
-/// SIGINT and SIGTERM, received from now on.
+/// SIGINT and SIGTERM, which are received from this call on.
 #[cfg(unix)]
 fn signals() -> io::Result<Signals> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -253,7 +253,7 @@ type Signals = (
     tokio::signal::windows::CtrlBreak,
 );
 
-/// Ctrl-C and Ctrl-Break, received from now on.
+/// Ctrl-C and Ctrl-Break, which are received from this call on.
 #[cfg(windows)]
 fn signals() -> io::Result<Signals> {
     use tokio::signal::windows::{ctrl_break, ctrl_c};

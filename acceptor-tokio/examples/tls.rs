@@ -6,16 +6,16 @@
 //!
 //! It listens on 127.0.0.1:7443, or on the address given; with port 0 the system chooses one. The files are PEM: a
 //! certificate chain, and the key of its first certificate. Without them the server makes a self-signed certificate for
-//! `localhost`, and prints where a client finds it.
+//! `localhost`, and prints its path.
 //!
-//! Each line comes back. The line `whoami` is answered with what the handshake has agreed on, `quit` ends the session:
+//! It echoes each line. The line `whoami` is answered with the negotiated parameters, `quit` ends the session:
 //!
 //! ```text
 //! openssl s_client -connect 127.0.0.1:7443 -servername localhost -alpn echo -CAfile FILE
 //! ```
 //!
-//! SIGHUP reads the files again, or makes another certificate: connections go on, and those that come from then on get the
-//! new one. If that fails the old one stays. Ctrl-C stops the server.
+//! SIGHUP reads the files again, or makes another certificate: connections continue, and new ones get the
+//! new certificate. If that fails, the old one stays. Ctrl-C stops the server.
 
 use std::env;
 use std::error::Error;
@@ -43,21 +43,21 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, InvalidMessage, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-/// The protocol by its name in TLS (ALPN). A client need not offer any; one that offers only others is refused.
+/// The ALPN protocol name. A client need not offer one; a client that offers only others is refused.
 const PROTOCOL: &[u8] = b"echo";
-/// A longer line comes back in pieces.
+/// Longer lines are echoed in pieces.
 const MAX_LINE: u64 = 8192;
 
 /// TLS as the handshake of a listener.
 ///
-/// Handshakes that fail are reported with one of these causes, or with `timeout`, `disconnected` or `io`:
+/// Failed handshakes are reported with one of these causes, or with `timeout`, `disconnected` or `io`:
 ///
 /// | cause | the client |
 /// |---|---|
 /// | `eof` | closed before its first byte, as health checks and port scans do |
 /// | `not tls` | speaks something else, such as plain HTTP |
 /// | `alpn` | offers only protocols that this server does not speak |
-/// | `alert` | refused to go on: it does not trust the certificate, for example |
+/// | `alert` | aborted the handshake, for example because it does not trust the certificate |
 /// | `tls` | broke the protocol, or has no version or cipher in common |
 #[derive(Clone)]
 pub(crate) struct Tls {
@@ -70,10 +70,10 @@ impl Tls {
         Self { config }
     }
 
-    /// Replaces the configuration for every handshake whose ClientHello is yet to come.
+    /// Replaces the configuration for every handshake whose ClientHello has not arrived yet.
     ///
     /// The new one must not be a clone of the old one. A clone has the same session storage, and a session that is resumed
-    /// shows the certificate it began with: the sessions have to go with the old configuration.
+    /// presents its original certificate: the sessions must go with the old configuration.
     pub(crate) fn replace(&self, config: ServerConfig) {
         let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(config);
@@ -93,18 +93,18 @@ impl Handshake<TcpStream, SocketAddr> for Tls {
         incoming: Incoming<TcpStream, SocketAddr>,
     ) -> Result<Incoming<Self::Stream, SocketAddr>, HandshakeError> {
         let (stream, incoming) = incoming.take_stream();
-        // To rustls alone this looks like a client that left in the middle of the handshake.
+        // rustls cannot distinguish this from a client that leaves during the handshake.
         if stream.peek(&mut [0]).await? == 0 {
             return Err(HandshakeError::from_cause("eof"));
         }
-        // Not `TlsAcceptor`, which wants the configuration first: a client may connect long before it sends its ClientHello.
+        // Not `TlsAcceptor`, which takes the configuration first: a client may connect long before it sends its ClientHello.
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await;
         let stream = hello.map_err(failed)?.into_stream(self.current()).await;
         Ok(incoming.with_stream(stream.map_err(failed)?))
     }
 
-    /// A record that cannot be decrypted, or an alert, is the client's doing, as a reset is. As a failure any client could
-    /// stop the pool with it, if the pool is transient.
+    /// An undecryptable record or an alert is caused by the client, like a reset. If they counted as failures, any client could
+    /// stop a transient pool with them.
     fn is_peer_gone(error: &(dyn Error + 'static)) -> bool {
         let mut error = Some(error);
         while let Some(this) = error {
@@ -123,24 +123,24 @@ fn failed(error: io::Error) -> HandshakeError {
         Some(rustls::Error::NoApplicationProtocol) => "alpn",
         Some(rustls::Error::AlertReceived(_)) => "alert",
         Some(_) => "tls",
-        // An error of the socket has its cause by its kind.
+        // The cause of a socket error follows from its kind.
         None => return error.into(),
     };
     HandshakeError::new(cause, error)
 }
 
-/// The error of TLS in one that a stream has returned. It is no `source`: an `io::Error` passes over what it is made of.
+/// The TLS error in an error that a stream has returned. It is not a `source`: an `io::Error` skips the error it wraps.
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// A configuration with sessions of its own, because it is built and not cloned.
+/// A configuration with its own session storage, because it is built and not cloned.
 pub(crate) fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, rustls::Error> {
-    // `ServerConfig::builder()` would take the default of the process, and panics if another crate of the program has
-    // turned on a second provider.
+    // `ServerConfig::builder()` would use the process default, and panics if another crate of the program has
+    // enabled a second provider.
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -154,16 +154,16 @@ pub(crate) fn server_config(
 /// The server without its listener.
 pub(crate) fn spec() -> Spec<impl Acceptor<With<TcpListener, Tls>>> {
     Spec::new("tls", acceptor_fn(serve))
-        // Without this the handshakes that fail are only counted.
+        // Without this, failed handshakes are only counted.
         .connection_reports(ConnectionReports::Disconnects)
 }
 
-/// One session: sends back each line.
+/// One session: echoes each line.
 async fn serve(connection: Connection<TlsStream<TcpStream>>) -> Result<Exit, BoxError> {
     let Connection {
         stream, lifecycle, ..
     } = connection;
-    // Trapped, so that the session ends with a close_notify also when the server stops.
+    // Trap the stop, so that the session ends with a close_notify when the server stops, too.
     let mut stop = lifecycle.trap_stop().wait();
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
@@ -185,15 +185,15 @@ async fn serve(connection: Connection<TlsStream<TcpStream>>) -> Result<Exit, Box
             }
             _ => stream.write_all(&line).await?,
         }
-        // TLS may hold back what was written.
+        // TLS may buffer what was written.
         stream.flush().await?;
     };
-    // Sends the close_notify. Without one this end looks to the client like a connection that was cut.
+    // Sends the close_notify. Without it the end looks to the client like a truncated connection.
     stream.shutdown().await?;
     Ok(exit)
 }
 
-/// The parameters that the handshake has agreed on.
+/// The negotiated parameters.
 fn whoami(stream: &TlsStream<TcpStream>) -> String {
     let (_, session) = stream.get_ref();
     let server_name = session.server_name().unwrap_or("none");
@@ -204,11 +204,13 @@ fn whoami(stream: &TlsStream<TcpStream>) -> String {
         session
             .protocol_version()
             .expect("the handshake has chosen a version"),
-        session.handshake_kind().expect("the handshake is through"),
+        session
+            .handshake_kind()
+            .expect("the handshake has completed"),
     )
 }
 
-/// Where the certificate comes from.
+/// The source of the certificate.
 enum Source {
     Files { chain: PathBuf, key: PathBuf },
     SelfSigned { written_to: PathBuf },
@@ -234,7 +236,7 @@ impl Source {
             }
             Source::SelfSigned { written_to } => {
                 let signed = self_signed()?;
-                // A file of that name that others have made is not written to.
+                // Does not write to an existing file.
                 let _ = fs::remove_file(written_to);
                 File::create_new(written_to)
                     .and_then(|mut file| file.write_all(signed.cert.pem().as_bytes()))
@@ -286,14 +288,14 @@ async fn run() -> Result<(), BoxError> {
         tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => {}
-            // Second: who reads it may send the signal at once.
+            // Second, because the reader of this line may send the signal immediately.
             () = async { println!("listening on {address}"); pending().await } => {}
         }
     };
     let report = pool.run_until(interrupted).await;
     println!("{report}");
     if report.stuck > 0 {
-        // A thread is blocked, and to return would wait for it.
+        // A thread is blocked, and returning would wait for it.
         process::exit(2);
     }
     match report.reason {
@@ -313,7 +315,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The address and the certificate that the arguments name.
+/// The address and the certificate given in the arguments.
 fn arguments() -> Result<(SocketAddr, Source), BoxError> {
     let (mut address, mut chain, mut key) = (None, None, None);
     let mut arguments = env::args_os().skip(1);

@@ -1,4 +1,4 @@
-//! A pool on a listener of one's own: a Unix socket. Echoes what its clients send.
+//! A pool on a custom listener: a Unix socket. Echoes what its clients send.
 //!
 //! ```console
 //! $ cargo run -p acceptor-tokio --example unix -- /tmp/echo.sock
@@ -14,16 +14,16 @@ pub(crate) mod unix {
     use tokio::net::unix::SocketAddr;
     use tokio::net::{UnixListener, UnixStream};
 
-    /// A listening Unix socket, whose file goes when it closes.
+    /// A listening Unix socket, which removes its file when it closes.
     pub(crate) struct UnixSocket {
         listener: UnixListener,
         path: PathBuf,
     }
 
     impl UnixSocket {
-        /// Creates the socket. It belongs to the runtime in which this is called.
+        /// Creates the socket, on the runtime in which this is called.
         ///
-        /// A file that a server has left behind, as one that was killed does, is replaced.
+        /// Replaces the file of a server that no longer runs, such as one that was killed.
         pub(crate) fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
             let path = path.as_ref().to_owned();
             let listener = match UnixListener::bind(&path) {
@@ -37,13 +37,13 @@ pub(crate) mod unix {
         }
     }
 
-    /// Whether no server listens at this path any longer.
+    /// Whether no server listens at this path.
     fn is_left_behind(path: &Path) -> bool {
         let connected = std::os::unix::net::UnixStream::connect(path);
         connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     }
 
-    /// The socket can be bound again once it is closed, as the pool promises (L8).
+    /// The path can be bound again once the socket is closed, as the pool guarantees (L8).
     impl Drop for UnixSocket {
         fn drop(&mut self) {
             let _ = fs::remove_file(&self.path);
@@ -71,12 +71,12 @@ pub(crate) mod unix {
             NoHandshake
         }
 
-        /// Each connection has the listener's own address.
+        /// Each connection has the listener's address.
         fn asks_local_addr(&self) -> bool {
             false
         }
 
-        /// A socket whose runtime has ended never accepts again.
+        /// A socket whose runtime has shut down never accepts again.
         fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
             tokio::runtime::is_rt_shutdown_err(error).then_some(AcceptErrorKind::Listener)
         }
@@ -133,7 +133,7 @@ async fn run() -> Result<(), acceptor_tokio::BoxError> {
     let report = pool.run_until(told).await;
     println!("{report}");
     if report.stuck > 0 {
-        // A thread is blocked, and to return would wait for it.
+        // A thread is blocked, and returning would wait for it.
         std::process::exit(2);
     }
     Ok(())
@@ -141,5 +141,5 @@ async fn run() -> Result<(), acceptor_tokio::BoxError> {
 
 #[cfg(not(unix))]
 fn main() {
-    eprintln!("there are no Unix sockets here");
+    eprintln!("this platform has no Unix sockets");
 }

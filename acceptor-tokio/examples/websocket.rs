@@ -10,8 +10,8 @@
 //! | path | |
 //! |---|---|
 //! | `/` | a greeting |
-//! | `/connections` | the connections of the pool, those that have become WebSockets included |
-//! | `/ws` | a WebSocket that sends back each message |
+//! | `/connections` | the connections of the pool, including WebSockets |
+//! | `/ws` | a WebSocket that echoes each message |
 //!
 //! ```text
 //! curl http://127.0.0.1:8080/connections
@@ -47,11 +47,11 @@ use hyper_util::service::TowerToHyperService;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// How long a client may take for the head of a request, the time between two requests included.
+/// How long a client may take for the head of a request, including the time between two requests.
 const IDLE: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The handle of the pool, which there is only once the pool has started with its router.
+/// The handle of the pool, which is set once the pool has started with its router.
 pub(crate) type Handle = Arc<OnceLock<PoolHandle>>;
 
 pub(crate) fn router(pool: Handle) -> Router {
@@ -68,8 +68,8 @@ async fn connections(State(pool): State<Handle>) -> Result<String, StatusCode> {
     Ok(list.iter().map(|record| format!("{record}\n")).collect())
 }
 
-/// Axum spawns a task of its own for the WebSocket. The guarded stream alone keeps the connection in the pool; with a guard of
-/// its own the task is also dropped at a kill wherever it suspends, and its panic is reported.
+/// Axum spawns a separate task for the WebSocket. The guarded stream alone keeps the connection in the pool; with its own
+/// guard, the task is also dropped on a kill wherever it suspends, and its panic is reported.
 async fn websocket(
     upgrade: WebSocketUpgrade,
     Extension(lifecycle): Extension<Lifecycle>,
@@ -118,8 +118,8 @@ async fn serve(connection: Connection, router: Router) -> Exit {
     let Connection {
         stream, lifecycle, ..
     } = connection;
-    // The time limit of hyper begins with the first byte. And if hyper is to shut down before that, it does not answer the
-    // client whose request is under way.
+    // The time limit of hyper begins with the first byte. And if hyper shuts down before that, it does not answer a
+    // client whose request is on its way.
     match timeout(IDLE, stream.peek(&mut [0])).await {
         Ok(Ok(0)) => return Exit::normal(),
         Ok(Ok(_)) => {}
@@ -146,7 +146,7 @@ async fn serve(connection: Connection, router: Router) -> Exit {
     let mut serving = pin!(http.serve_connection_with_upgrades(io, service));
     let drains = async {
         draining.await;
-        // A request may have come that tokio has not noticed yet.
+        // A request may have arrived that tokio has not noticed yet.
         yield_now().await;
     };
     let served = tokio::select! {
@@ -159,16 +159,16 @@ async fn serve(connection: Connection, router: Router) -> Exit {
     };
     match served.map_err(|error| error.downcast::<hyper::Error>()) {
         Ok(()) => Exit::normal(),
-        // Of a handler: the body of its response has failed.
+        // The response body of a handler failed.
         Err(Ok(error)) if error.is_user() => Exit::failed(error),
         Err(Ok(error)) if error.is_timeout() => Exit::clean("no further request"),
-        // All else is the client's doing, whether it hung up or broke the protocol.
+        // All other errors are caused by the client, which hung up or violated the protocol.
         Err(Ok(error)) => Exit::disconnected(error),
         Err(Err(error)) => Exit::disconnected(error),
     }
 }
 
-/// Runs the streams of HTTP/2 as parts of their connection: hyper-util's own executor would spawn them outside of the pool.
+/// Runs HTTP/2 streams as parts of their connection: hyper-util's own executor would spawn them outside the pool.
 #[derive(Clone)]
 struct Subtasks(Guard);
 
@@ -197,7 +197,7 @@ async fn run() -> Result<(), BoxError> {
         tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => {}
-            // Second: who reads it may send the signal at once.
+            // Second, because the reader of this line may send the signal immediately.
             () = async { println!("listening on {address}"); pending().await } => {}
         }
     };

@@ -1,8 +1,8 @@
 //! The compiler's messages for common mistakes: each must name what to change.
 //!
 //! Each file in `ui` is a program with one mistake. The lines `//~` at its top are fragments that one error, which points into
-//! that file, must contain. They are texts of this workspace and names of types, because the compiler's own words change with
-//! its releases. That is why this is no trybuild, which compares all of a message.
+//! that file, must contain. They are texts of this workspace and names of types, because the compiler's own messages change with
+//! its releases. For the same reason this is not trybuild, which compares whole messages.
 
 use std::env;
 use std::fs;
@@ -20,7 +20,7 @@ fn tool(name: &str) -> Command {
     tool
 }
 
-/// The messages of cargo or of the compiler, which prints one a line.
+/// The messages of cargo or the compiler, one per line.
 fn messages(output: &[u8]) -> impl Iterator<Item = Value> {
     let lines = std::str::from_utf8(output).expect("messages are UTF-8");
     lines
@@ -32,7 +32,7 @@ fn messages(output: &[u8]) -> impl Iterator<Item = Value> {
 fn dependencies() -> Vec<String> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     let output = tool("cargo")
-        // All that it needs is there: it is part of what was built for this test.
+        // Everything it needs was built for this test.
         .args([
             "check",
             "--quiet",
@@ -53,7 +53,9 @@ fn dependencies() -> Vec<String> {
         let Some(file) = files.find(|file| file.ends_with(".rmeta")) else {
             continue;
         };
-        let folder = Path::new(file).parent().expect("it is in a folder");
+        let folder = Path::new(file)
+            .parent()
+            .expect("an artifact is in a folder");
         args.push(format!("-Ldependency={}", folder.display()));
         if let Some(name @ ("acceptor_tokio" | "tokio")) = artifact["target"]["name"].as_str() {
             args.push(format!("--extern={name}={file}"));
@@ -65,17 +67,17 @@ fn dependencies() -> Vec<String> {
 fn compile(case: &Path, dependencies: &[String]) -> Child {
     tool("rustc")
         .arg(case)
-        // Long types are cut otherwise.
+        // Otherwise long types are truncated.
         .args(["--error-format=json", "--verbose", "--cap-lints=allow"])
         .args(["--edition=2024", "--emit=metadata", "--out-dir"])
         .arg(env!("CARGO_TARGET_TMPDIR"))
         .args(dependencies)
         .stderr(Stdio::piped())
         .spawn()
-        .expect("where there is cargo there is the compiler")
+        .expect("the compiler is installed with cargo")
 }
 
-/// The words of a message, without the lines that it quotes from the program.
+/// The text of a message, without the lines that it quotes from the program.
 fn words(message: &Value) -> String {
     let list = |key| message[key].as_array().into_iter().flatten();
     let labels = list("spans").map(|span| &span["label"]);
@@ -86,7 +88,7 @@ fn words(message: &Value) -> String {
         .join("\n")
 }
 
-/// What is wrong with the messages for a case, if anything is.
+/// Checks the messages for a case; the error says what is wrong.
 fn check(case: &Path, output: &Output) -> Result<(), String> {
     let program = fs::read_to_string(case).expect("the case was listed");
     let fragments = program.lines().filter_map(|line| line.strip_prefix("//~ "));
@@ -124,14 +126,16 @@ fn check(case: &Path, output: &Output) -> Result<(), String> {
 fn errors_name_the_fix() {
     let dependencies = dependencies();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ui");
-    let cases = fs::read_dir(folder).expect("it is beside this file");
+    let cases = fs::read_dir(folder).expect("the folder is next to this file");
     let compiling: Vec<_> = cases
         .map(|case| case.expect("the folder can be read").path())
         .map(|case| (compile(&case, &dependencies), case))
         .collect();
     let mut wrong = Vec::new();
     for (compiler, case) in compiling {
-        let output = compiler.wait_with_output().expect("it was started");
+        let output = compiler
+            .wait_with_output()
+            .expect("the compiler was started");
         wrong.extend(check(&case, &output).err());
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -19,25 +19,25 @@ use tokio::sync::{Mutex, MutexGuard};
 
 const CONNECTIONS: usize = 5_000;
 
-/// What a stop of so many may take beyond its phases.
+/// How much longer than its phases a stop of this many connections may take.
 const BEYOND: Duration = Duration::from_secs(1);
 
-/// One test at a time: they are measured, and each needs 10,000 descriptors.
+/// One test at a time: they measure time, and each needs 10,000 descriptors.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-struct Crowd {
+struct Clients {
     pool: Pool,
     reports: Reports,
     clients: Vec<TcpStream>,
     _alone: MutexGuard<'static, ()>,
 }
 
-impl Crowd {
-    /// Connects the clients, and sees each of them served.
+impl Clients {
+    /// Connects the clients, and waits until each is served.
     async fn gather(spec: Spec<impl Acceptor<TcpListener>>) -> Self {
         let alone = ALONE.lock().await;
         let descriptors = 2 * CONNECTIONS as u64 + 200;
-        let limit = rlimit::increase_nofile_limit(descriptors).expect("the limit can be asked");
+        let limit = rlimit::increase_nofile_limit(descriptors).expect("the limit can be read");
         assert!(
             limit >= descriptors,
             "the hard limit of descriptors is {limit}, not {descriptors}"
@@ -59,7 +59,7 @@ impl Crowd {
         }
     }
 
-    /// Stops the pool: `phases` long and not much longer, and all connections end as said.
+    /// Stops the pool: this takes `phases` and not much longer, and all connections end as specified.
     async fn check(self, phases: Duration, phase: Phase, kind: EndKind) -> Reports {
         let Self {
             pool,
@@ -74,15 +74,15 @@ impl Crowd {
         for elapsed in [elapsed, report.elapsed] {
             assert!(
                 elapsed >= phases,
-                "{elapsed:?} is less than the phases, {phases:?}"
+                "{elapsed:?} is shorter than the phases, {phases:?}"
             );
             assert!(
                 elapsed <= phases + BEYOND,
-                "{elapsed:?} is much more than {phases:?}"
+                "{elapsed:?} is much longer than {phases:?}"
             );
         }
         println!("{phases:?} of phases took {elapsed:?}");
-        // Every socket is closed, so that nobody is left who waits for an answer.
+        // Every socket is closed: no client still waits for an answer.
         for mut client in clients {
             gone(&mut client).await;
         }
@@ -98,7 +98,7 @@ fn ended(report: &StopReport, phase: Phase, kind: EndKind) {
     assert_eq!(report.stuck, 0, "{report}");
 }
 
-/// Answers one byte and then waits for more, as an idle keep-alive connection does.
+/// Answers one byte and then waits for more, like an idle keep-alive connection.
 fn idle() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move { idles(&mut connection.stream).await };
     Spec::new("idle", acceptor_fn(serve))
@@ -111,7 +111,7 @@ async fn idles(stream: &mut TcpStream) -> Result<(), acceptor_tokio::BoxError> {
     Ok(())
 }
 
-/// Takes the stop signal and never leaves.
+/// Traps the stop signal and never ends.
 fn stays() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move {
         let _stop = connection.lifecycle.trap_stop();
@@ -120,7 +120,7 @@ fn stays() -> Spec<impl Acceptor<TcpListener>> {
     Spec::new("stays", acceptor_fn(serve))
 }
 
-/// Leaves by itself as soon as it sees *draining*.
+/// Ends by itself as soon as it sees *draining*.
 fn leaves() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move {
         let draining = connection.lifecycle.draining().clone();
@@ -134,7 +134,7 @@ fn leaves() -> Spec<impl Acceptor<TcpListener>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn untrapped_idle_connections_stop_at_once() {
-    let crowd = Crowd::gather(idle().shutdown(Duration::from_secs(60))).await;
+    let crowd = Clients::gather(idle().shutdown(Duration::from_secs(60))).await;
     let reports = crowd
         .check(Duration::ZERO, Phase::Stop, EndKind::Stopped)
         .await;
@@ -144,7 +144,7 @@ async fn untrapped_idle_connections_stop_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trapping_connections_are_killed_at_shutdown() {
     let shutdown = Duration::from_millis(300);
-    let crowd = Crowd::gather(stays().shutdown(shutdown)).await;
+    let crowd = Clients::gather(stays().shutdown(shutdown)).await;
     let reports = crowd.check(shutdown, Phase::Kill, EndKind::Killed).await;
     let killed = |event: &Event<SocketAddr>| {
         matches!(
@@ -164,8 +164,8 @@ async fn draining_connections_end_the_grace_early() {
     let spec = leaves()
         .grace(Duration::from_secs(60))
         .shutdown(Shutdown::Unlimited);
-    let mut crowd = Crowd::gather(spec).await;
-    // Until the stop they are served as ever.
+    let mut crowd = Clients::gather(spec).await;
+    // Until the stop they are served as before.
     ping(&mut crowd.clients[0]).await;
     let reports = crowd
         .check(Duration::ZERO, Phase::Grace, EndKind::Normal)

@@ -1,4 +1,4 @@
-//! 10,000 connections through two listeners, one of which is closed and added again meanwhile: each is served once, and nothing is left.
+//! 10,000 connections through two listeners, one of which is repeatedly closed and added again: each is served once, and nothing is left.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
@@ -26,8 +26,8 @@ const CONNECTIONS: usize = 10_000;
 const CLIENTS: usize = 50;
 const IDLE: usize = 10;
 
-/// What was seen on the server's side. Each attempt of a client has a number of its own.
-struct Ledger {
+/// The server's history. Each attempt of a client has its own number.
+struct History {
     served: Vec<AtomicUsize>,
     attempts: AtomicUsize,
     done: AtomicUsize,
@@ -41,7 +41,7 @@ struct Ledger {
     state: Arc<()>,
 }
 
-impl Ledger {
+impl History {
     fn new() -> Arc<Self> {
         let zero = AtomicUsize::default;
         Arc::new(Self {
@@ -101,7 +101,7 @@ impl Way {
 }
 
 struct Serves {
-    ledger: Arc<Ledger>,
+    history: Arc<History>,
     accept_timeout: Duration,
 }
 
@@ -113,26 +113,26 @@ impl Acceptor<TcpListener> for Serves {
         &self,
         _listener: &ListenerInfo<SocketAddr>,
     ) -> Result<Init<Self::State>, BoxError> {
-        count(&self.ledger.prepared);
-        let state = Arc::clone(&self.ledger.state);
+        count(&self.history.prepared);
+        let state = Arc::clone(&self.history.state);
         Ok(Init::AcceptWithin(state, self.accept_timeout))
     }
 
     async fn serve(&self, connection: Connection, _state: Self::State) -> Result<Exit, BoxError> {
-        count(&self.ledger.became);
+        count(&self.history.became);
         let mut stream = connection.stream;
         let number = stream.read_u64().await?;
         let way = usize::try_from(number).map(|number| {
-            count(&self.ledger.served[number]);
+            count(&self.history.served[number]);
             Way::of(number)
         })?;
         stream.write_u64(number).await?;
         match way {
             Way::Normal => Ok(Exit::normal()),
-            Way::Clean => Ok(Exit::clean("as was asked for")),
-            Way::Error => Err("an error, as was asked for".into()),
-            // A panic, without the hook that would print each of them.
-            Way::Panic => std::panic::resume_unwind(Box::new("a panic, as was asked for")),
+            Way::Clean => Ok(Exit::clean("on request")),
+            Way::Error => Err("an error, on request".into()),
+            // A panic that bypasses the hook, which would print each of them.
+            Way::Panic => std::panic::resume_unwind(Box::new("a panic, on request")),
             Way::ClientLeaves => {
                 let _ = stream.read_u8().await;
                 Ok(Exit::normal())
@@ -142,22 +142,22 @@ impl Acceptor<TcpListener> for Serves {
 
     async fn terminate(&self, reason: &Terminate, _state: Self::State) {
         match reason {
-            Terminate::Timeout => count(&self.ledger.timed_out),
-            Terminate::Closed => count(&self.ledger.closed),
-            Terminate::Stopped => count(&self.ledger.stopped),
-            reason => panic!("terminated for another reason: {reason}"),
+            Terminate::Timeout => count(&self.history.timed_out),
+            Terminate::Closed => count(&self.history.closed),
+            Terminate::Stopped => count(&self.history.stopped),
+            reason => panic!("unexpected reason to terminate: {reason}"),
         }
     }
 }
 
 /// Sends a new number and gets it back.
-async fn attempt(ledger: &Ledger, address: SocketAddr) -> Result<(usize, TcpStream), usize> {
-    let number = ledger.number();
+async fn attempt(history: &History, address: SocketAddr) -> Result<(usize, TcpStream), usize> {
+    let number = history.number();
     let exchange = async {
         let mut client = TcpStream::connect(address).await?;
         client.write_u64(number as u64).await?;
         let back = client.read_u64().await?;
-        assert_eq!(back, number as u64, "the answer is another's");
+        assert_eq!(back, number as u64, "the answer belongs to another client");
         std::io::Result::Ok(client)
     };
     exchange
@@ -166,27 +166,27 @@ async fn attempt(ledger: &Ledger, address: SocketAddr) -> Result<(usize, TcpStre
         .map_err(|_| number)
 }
 
-/// One connection to a listener that is open all the time.
-async fn to_steady(ledger: &Ledger, address: SocketAddr) {
-    match attempt(ledger, address).await {
+/// One connection to a listener that stays open.
+async fn to_steady(history: &History, address: SocketAddr) {
+    match attempt(history, address).await {
         Ok((number, client)) => leave(number, client).await,
         Err(number) => panic!("connection {number} was lost"),
     }
 }
 
-/// One connection to a listener that is closed now and then: what the system refuses was never served.
-async fn to_reopened(ledger: &Ledger, address: SocketAddr) {
+/// One connection to a listener that is closed repeatedly: a refused client was never served.
+async fn to_reopened(history: &History, address: SocketAddr) {
     loop {
-        match attempt(ledger, address).await {
+        match attempt(history, address).await {
             Ok((number, client)) => return leave(number, client).await,
             Err(number) => {
                 assert_eq!(
-                    ledger.served(number),
+                    history.served(number),
                     0,
                     "connection {number} was served and lost"
                 );
-                count(&ledger.refused);
-                // There is no signal for a free address: the client tries until it is.
+                count(&history.refused);
+                // There is no notification for an open listener: the client retries until it connects.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
@@ -195,15 +195,15 @@ async fn to_reopened(ledger: &Ledger, address: SocketAddr) {
 
 async fn leave(number: usize, mut client: TcpStream) {
     if Way::of(number) == Way::ClientLeaves {
-        // With a reset, as an impatient client does.
+        // With a reset, like an impatient client.
         let linger = SockRef::from(&client).set_linger(Some(Duration::ZERO));
-        linger.expect("the option is known");
+        linger.expect("the option is supported");
     } else {
         gone(&mut client).await;
     }
 }
 
-/// What holds at every moment (Q3); the list of connections is read after the counts, while more come and go.
+/// The invariants that hold at all times (Q3); the connections are listed after the counts, while others come and go.
 fn check_status(status: &Status<SocketAddr>, acceptors: usize) {
     let waiting: usize = status
         .listeners
@@ -219,9 +219,9 @@ fn check_status(status: &Status<SocketAddr>, acceptors: usize) {
 }
 
 async fn load(acceptors: usize, accept_timeout: Duration) {
-    let ledger = Ledger::new();
+    let history = History::new();
     let serves = Serves {
-        ledger: Arc::clone(&ledger),
+        history: Arc::clone(&history),
         accept_timeout,
     };
     let spec = Spec::new("load", serves).restart(Restart::Transient);
@@ -232,26 +232,30 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
 
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
-        let ledger = Arc::clone(&ledger);
+        let history = Arc::clone(&history);
         clients.spawn(async move {
             for nth in 0..CONNECTIONS / CLIENTS {
                 if (client + nth) % 2 == 0 {
-                    soon("it is served", to_steady(&ledger, steady_address)).await;
+                    soon("the client is served", to_steady(&history, steady_address)).await;
                 } else {
-                    soon("it is served", to_reopened(&ledger, reopened_address)).await;
+                    soon(
+                        "the client is served",
+                        to_reopened(&history, reopened_address),
+                    )
+                    .await;
                 }
-                count(&ledger.done);
+                count(&history.done);
             }
         });
     }
     for part in 1..5 {
-        let reached = || counted(&ledger.done) >= part * CONNECTIONS / 5;
-        soon("the clients go on", async {
+        let reached = || counted(&history.done) >= part * CONNECTIONS / 5;
+        soon("the clients continue", async {
             while !reached() {
                 check_status(&pool.status().expect("the pool runs"), acceptors);
-                // The pace of the looks: between two of them the clients go on.
+                // The interval between two checks, in which the clients continue.
                 tokio::time::sleep(Duration::from_millis(2)).await;
-                // A client that failed is the failure to show, not the timeout.
+                // Reports the failure of a client rather than the timeout.
                 if let Some(Err(failed)) = clients.try_join_next() {
                     std::panic::resume_unwind(failed.into_panic());
                 }
@@ -260,13 +264,13 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
         .await;
         soon("the listener closes", pool.close_listener(reopened))
             .await
-            .expect("it is open");
+            .expect("the listener is open");
         (reopened, _) = listen_on(&pool, &runtime(), reopened_address, acceptors);
     }
     while let Some(client) = soon("the clients end", clients.join_next()).await {
         client.expect("each client is served");
     }
-    eventually("the last has left", || {
+    eventually("the last client has left", || {
         pool.counts().unwrap().connections == 0
     })
     .await;
@@ -275,18 +279,18 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
     })
     .await;
 
-    // Each connection that was made was served once; of those refused, none.
-    let attempts = counted(&ledger.attempts);
-    let (refused, became) = (counted(&ledger.refused), counted(&ledger.became));
+    // Each connection was served once, each refused attempt never.
+    let attempts = counted(&history.attempts);
+    let (refused, became) = (counted(&history.refused), counted(&history.became));
     assert_eq!(attempts, CONNECTIONS + refused);
     let of = |times| {
         (0..attempts)
-            .filter(|&number| ledger.served(number) == times)
+            .filter(|&number| history.served(number) == times)
             .count()
     };
     assert_eq!((of(0), of(1)), (refused, CONNECTIONS));
     let failing = |&number: &usize| {
-        ledger.served(number) == 1 && matches!(Way::of(number), Way::Error | Way::Panic)
+        history.served(number) == 1 && matches!(Way::of(number), Way::Error | Way::Panic)
     };
     let status = pool.status().unwrap();
     assert_eq!(status.failures, (0..attempts).filter(failing).count());
@@ -305,13 +309,13 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
         (0, 0)
     );
     assert_eq!(status.listeners.len(), 2);
-    eventually("acceptors time out", || counted(&ledger.timed_out) > 0).await;
+    eventually("acceptors time out", || counted(&history.timed_out) > 0).await;
 
-    // A few that stay, and the stop.
+    // A few clients that stay, and the stop.
     let mut idle = Vec::new();
     while idle.len() < IDLE {
         let address = [steady_address, reopened_address][idle.len() % 2];
-        let (number, client) = soon("it is served", attempt(&ledger, address))
+        let (number, client) = soon("the client is served", attempt(&history, address))
             .await
             .unwrap();
         if Way::of(number) == Way::ClientLeaves {
@@ -320,7 +324,7 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
             leave(number, client).await;
         }
     }
-    eventually("only these are left", || {
+    eventually("only these connections remain", || {
         pool.counts().unwrap().connections == IDLE
     })
     .await;
@@ -342,7 +346,7 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
         "{report}"
     );
     assert_eq!(report.all_connections().total(), IDLE, "{report}");
-    // Those that time out while the listeners close are replaced; those that do as the sockets close are not.
+    // Acceptors that time out while the listeners close are replaced; those that time out as the sockets close are not.
     let ended = report.all_acceptors();
     let (stopped, timed_out) = (ended.of(EndKind::Stopped), ended.of(EndKind::Normal));
     assert!(ended.total() >= 2 * acceptors, "{report}");
@@ -352,24 +356,24 @@ async fn load(acceptors: usize, accept_timeout: Duration) {
         gone(client).await;
     }
 
-    // Each state that was prepared went to a connection or was terminated, and is gone.
-    let terminated = [&ledger.timed_out, &ledger.closed, &ledger.stopped].map(counted);
-    let became_idle = counted(&ledger.became);
+    // Each state was passed to a connection or terminated, and is dropped.
+    let terminated = [&history.timed_out, &history.closed, &history.stopped].map(counted);
+    let became_idle = counted(&history.became);
     assert!(became_idle >= became + IDLE);
     let ended: usize = terminated.iter().sum();
     assert_eq!(
-        counted(&ledger.prepared),
+        counted(&history.prepared),
         became_idle + ended,
         "{terminated:?}"
     );
-    assert_eq!(Arc::strong_count(&ledger.state), 1, "a state is left");
+    assert_eq!(Arc::strong_count(&history.state), 1, "a state is left");
     println!(
         "{acceptors} acceptors: {refused} attempts refused while closed, {} accept timeouts",
         terminated[0]
     );
 }
 
-/// What the process has open.
+/// The open descriptors of the process.
 fn descriptors() -> Vec<PathBuf> {
     let listed = std::fs::read_dir("/proc/self/fd").expect("the system lists descriptors");
     let targets = listed.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
@@ -382,7 +386,7 @@ fn tokio_runtime() -> tokio::runtime::Runtime {
     builder.build().expect("a runtime can be built")
 }
 
-// One test: the descriptors are the whole process's.
+// The only test of this program, because it counts the descriptors of the process.
 #[test]
 fn load_of_10_000_leaks_no_descriptor() {
     // Tokio's first runtime opens two sockets for signals, which the process keeps.

@@ -1,4 +1,4 @@
-//! The memory of waiting acceptors does not depend on the protocol that they will speak (B9).
+//! The memory of waiting acceptors does not depend on their `serve` (B9).
 
 #[path = "it/support/mod.rs"]
 mod support;
@@ -13,13 +13,13 @@ use peak_alloc::PeakAlloc;
 use support::{client, eventually, listen, ping, runtime, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-// It counts the whole process, so this file holds one test.
+// Counts the allocations of the whole process, so this program has only one test.
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
 const ACCEPTORS: usize = 1_000;
 
-/// Its future of `serve` holds so many bytes from its beginning to its end.
+/// The future of its `serve` holds this many bytes throughout.
 struct Holding<const BYTES: usize> {
     started: Arc<AtomicUsize>,
 }
@@ -43,7 +43,7 @@ impl<const BYTES: usize> Acceptor<TcpListener> for Holding<BYTES> {
     }
 }
 
-/// What the acceptors of a pool take while they wait, and one connection more when it is served.
+/// The memory of waiting acceptors, and of one connection that is served.
 struct Taken {
     waiting: usize,
     connection: usize,
@@ -57,7 +57,7 @@ async fn measure<const BYTES: usize>() -> Taken {
     let before = MEMORY.current_usage();
     let pool = Pool::start(runtime(), Spec::new("holding", acceptor)).expect("the spec is allowed");
     let (_, address) = listen(&pool, ACCEPTORS);
-    // On this runtime, of one thread, who has begun is at its wait.
+    // On this single-threaded runtime, an acceptor that has begun is already waiting.
     eventually("all acceptors wait", || {
         started.load(Ordering::SeqCst) == ACCEPTORS
     })
@@ -75,16 +75,16 @@ async fn measure<const BYTES: usize>() -> Taken {
 
 #[tokio::test]
 async fn waiting_memory_is_independent_of_serve() {
-    // What is made once and kept: the runtime's tables grow to their size.
+    // Warm-up: the runtime's tables grow to their size.
     measure::<16>().await;
     let (small, large) = (measure::<16>().await, measure::<65_536>().await);
     let each = small.waiting / ACCEPTORS;
     println!("{each} bytes for each waiting acceptor");
     println!(
-        "a connection more: {} and {} bytes",
+        "one more connection: {} and {} bytes",
         small.connection, large.connection
     );
-    // The meter sees what it is to see: the future that one connection has.
+    // The measurement includes the future of a connection.
     assert!(large.connection >= small.connection + 65_536 - 16);
     let difference = large.waiting.abs_diff(small.waiting);
     assert!(

@@ -1,4 +1,4 @@
-//! The runtime value and the listener on async-std: how tasks are named, and what they wait for.
+//! The runtime value and the listener on async-std: the names of tasks, and their timers.
 
 #[path = "../../../acceptor-tokio/tests/shared/adapter.rs"]
 mod shared;
@@ -53,15 +53,15 @@ fn runtime_identity_ignores_task_names() {
 
 #[track_caller]
 fn check_name(runtime: AsyncStdRuntime, expected: Option<&str>) {
-    let (tell, told) = channel();
+    let (sender, receiver) = channel();
     let serve = move |_: Connection| {
         let name = async_std::task::current().name().map(str::to_owned);
-        tell.send(name).unwrap();
+        sender.send(name).unwrap();
         async { Ok(()) }
     };
     let pool = Pool::start(runtime, Spec::new("named", acceptor_fn(serve))).unwrap();
     let (_, address) = listen(&pool, loopback(), 1);
     let _client = client(address);
-    let name = told.recv_timeout(PATIENCE).unwrap();
+    let name = receiver.recv_timeout(PATIENCE).unwrap();
     assert_eq!(name.as_deref(), expected);
 }

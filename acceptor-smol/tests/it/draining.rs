@@ -1,4 +1,4 @@
-//! A graceful close or stop loses no client that had connected before, on smol.
+//! A graceful close or stop loses no client that connected before it, on smol.
 
 #[path = "../../../acceptor-tokio/tests/shared/draining.rs"]
 mod shared;
@@ -30,10 +30,12 @@ fn listen(pool: &Pool, acceptors: usize) -> (ListenerId, SocketAddr) {
     (pool.add_listener(listener, acceptors).unwrap(), address)
 }
 
-/// Waits on a thread of its own, so that the test can lose patience.
+/// Waits on a separate thread, so that the test can time out.
 fn soon<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     let (sender, result) = channel();
     std::thread::spawn(move || sender.send(block_on(future)));
     let patience = Duration::from_secs(30);
-    result.recv_timeout(patience).expect("it is done in time")
+    result
+        .recv_timeout(patience)
+        .expect("the future is ready in time")
 }

@@ -1,4 +1,4 @@
-//! The runtime value and the listener on smol: where tasks run, and what the end of an executor does.
+//! The runtime value and the listener on smol: where tasks run, and the effect of an executor's end.
 
 #[path = "../../../acceptor-tokio/tests/shared/adapter.rs"]
 mod shared;
@@ -44,32 +44,32 @@ fn from_runtime(socket: std::net::TcpListener) -> std::io::Result<TcpListener> {
     TcpListener::try_from(RuntimeListener::try_from(socket)?)
 }
 
-/// Tells on which thread each of its callbacks runs.
-struct Where(Sender<(&'static str, Option<String>)>);
+/// Sends the name of the thread on which each callback runs.
+struct RecordsThread(Sender<(&'static str, Option<String>)>);
 
-impl Where {
-    fn tell(&self, callback: &'static str) {
+impl RecordsThread {
+    fn record(&self, callback: &'static str) {
         let name = thread::current().name().map(str::to_owned);
         let _ = self.0.send((callback, name));
     }
 }
 
-impl Acceptor<TcpListener> for Where {
+impl Acceptor<TcpListener> for RecordsThread {
     type State = ();
     type Exit = Result<(), BoxError>;
 
     async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
-        self.tell("init");
+        self.record("init");
         Ok(Init::Accept(()))
     }
 
     async fn serve(&self, _connection: Connection, _state: ()) -> Result<(), BoxError> {
-        self.tell("serve");
+        self.record("serve");
         Ok(())
     }
 
     async fn terminate(&self, _reason: &Terminate, _state: ()) {
-        self.tell("terminate");
+        self.record("terminate");
     }
 }
 
@@ -92,16 +92,16 @@ fn tasks_run_on_the_global_executor() {
 
 #[track_caller]
 fn check_where(runtime: SmolRuntime, threads: &str) {
-    let (tell, told) = channel();
-    let pool = Pool::start(runtime, Spec::new("where", Where(tell))).unwrap();
+    let (sender, receiver) = channel();
+    let pool = Pool::start(runtime, Spec::new("where", RecordsThread(sender))).unwrap();
     let (_, address) = listen(&pool, loopback(), 1);
-    let mut seen = vec![told.recv_timeout(PATIENCE).unwrap()];
+    let mut seen = vec![receiver.recv_timeout(PATIENCE).unwrap()];
     drop(client(address));
     for _ in 0..2 {
-        seen.push(told.recv_timeout(PATIENCE).unwrap());
+        seen.push(receiver.recv_timeout(PATIENCE).unwrap());
     }
     soon(pool.stop());
-    seen.push(told.recv_timeout(PATIENCE).unwrap());
+    seen.push(receiver.recv_timeout(PATIENCE).unwrap());
     let callbacks: Vec<_> = seen.iter().map(|(callback, _)| *callback).collect();
     assert_eq!(callbacks[0], "init");
     assert_eq!(callbacks[3], "terminate");
@@ -123,12 +123,12 @@ fn runtime_identity_is_its_executor() {
     assert!(!global.is_same(&given(&one)) && !given(&one).is_same(&global));
 }
 
-/// The pool is on the global executor, and goes on.
+/// The pool is on the global executor, and continues.
 #[test]
 fn listener_fails_with_its_own_executor() {
-    let (tell, told) = channel();
+    let (sender, receiver) = channel();
     let observer = move |report: &Report| {
-        let _ = tell.send(report.event.clone());
+        let _ = sender.send(report.event.clone());
     };
     let spec = echo_spec().observer(observer_fn(observer));
     let pool = Pool::start(SmolRuntime::current(), spec).unwrap();
@@ -138,7 +138,7 @@ fn listener_fails_with_its_own_executor() {
     let listener = TcpListener::bind(ListenOptions::new(loopback()), &own).unwrap();
     let id = pool.add_listener_on(&own, listener, 1).unwrap();
     drop(executor);
-    let failed = told.recv_timeout(PATIENCE).unwrap();
+    let failed = receiver.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(failed, Event::ListenerFailed { listener, .. } if listener == id));
     let left = pool.listeners().unwrap();
     assert_eq!(left.iter().map(|one| one.id).collect::<Vec<_>>(), [staying]);
@@ -148,9 +148,9 @@ fn listener_fails_with_its_own_executor() {
 #[test]
 fn pool_ends_with_its_executor() {
     let executor = Arc::new(Executor::new());
-    let (tell, told) = channel();
+    let (sender, receiver) = channel();
     let observer = move |report: &Report| {
-        let _ = tell.send(report.event.clone());
+        let _ = sender.send(report.event.clone());
     };
     let spec = echo_spec()
         .shutdown(Duration::from_secs(3600))
@@ -175,7 +175,8 @@ fn pool_ends_with_its_executor() {
         matches!(event, Event::PoolStopped { reason: is, .. } if is == reason)
     };
     assert_eq!(
-        told.try_iter()
+        receiver
+            .try_iter()
             .filter(|event| says_so(event.clone()))
             .count(),
         1

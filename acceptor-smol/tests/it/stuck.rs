@@ -1,4 +1,4 @@
-//! Which children are stuck after a kill, on smol.
+//! Children that are stuck after a kill, on smol.
 
 #[path = "../../../acceptor-tokio/tests/shared/stuck.rs"]
 mod shared;
@@ -11,7 +11,7 @@ use smol::Executor;
 use smol::block_on;
 use smol::channel::{Sender, unbounded};
 
-/// Runs the test with an executor on this many threads.
+/// Checks with an executor on this many threads.
 fn check(threads: usize, blocking: usize) {
     let executor = Arc::new(Executor::new());
     let (stop, stopped): (Sender<()>, _) = unbounded();

@@ -1,4 +1,4 @@
-//! The example `telnet_echo` of this adapter, tested like that of every other.
+//! The example `telnet_echo` of this adapter, with the tests that all adapters share.
 
 #[path = "../../../acceptor-tokio/tests/shared/telnet_echo.rs"]
 mod shared;

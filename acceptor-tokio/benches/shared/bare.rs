@@ -1,7 +1,7 @@
-//! The accept loop to compare with: `accept`, then `spawn`. Echoes until it has served `CONNECTIONS`.
+//! The baseline accept loop: `accept`, then `spawn`. Echoes until it has served `CONNECTIONS`.
 //!
 //! Usage: `bare CONNECTIONS BUFFER`; see `measure.sh`, and `session.rs` for the environment. The program of each runtime includes this
-//! file, and says how to `spawn` a task and how to `run` the server.
+//! file, and defines how to `spawn` a task and how to `run` the server.
 
 pub(crate) mod session;
 

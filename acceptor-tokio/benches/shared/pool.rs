@@ -1,7 +1,7 @@
-//! The same server as `bare`, in a pool with everything switched on; with `init` of an acceptor whose `init` is ready at once.
+//! The same server as `bare`, in a pool with all features enabled; with `init`, of an acceptor whose `init` is ready at its first poll.
 //!
 //! Usage: `pool CONNECTIONS BUFFER ACCEPTORS [ADDRESS] [init]`; see `measure.sh`, and `session.rs` for the environment. The program of
-//! each runtime includes this file, and names the adapter and its runtime.
+//! each runtime includes this file, and defines the adapter and its runtime.
 
 pub(crate) mod session;
 

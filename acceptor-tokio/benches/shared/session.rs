@@ -1,6 +1,6 @@
-//! A session of a server of `measure.sh`, the same in the bare loop and in the pool; and what the command line and the environment say.
+//! A session of a server of `measure.sh`, the same in the bare loop and in the pool; and the arguments and the environment.
 //!
-//! The program that includes this file names the runtime's `TcpStream`, and the traits that it is read and written with.
+//! The including program imports the runtime's `TcpStream`, and the traits to read and write it.
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -21,13 +21,13 @@ pub(crate) fn numbers(arguments: &[String]) -> Vec<usize> {
     arguments.iter().flat_map(|word| word.parse()).collect()
 }
 
-/// A number in the environment: 0 unless it is there.
+/// A number in the environment, 0 if it is not set.
 pub(crate) fn setting(name: &str) -> usize {
     let number = std::env::var(name).ok().and_then(|text| text.parse().ok());
     number.unwrap_or(0)
 }
 
-/// The addresses of the `LISTENERS` but the first: its port, and the addresses that follow its own.
+/// The addresses of the `LISTENERS` after the first: the same port, and the addresses that follow its own.
 pub(crate) fn further_listeners(first: SocketAddr) -> impl Iterator<Item = SocketAddr> {
     let loopback = u32::from(Ipv4Addr::LOCALHOST);
     let number = u32::try_from(setting("LISTENERS")).unwrap_or(u32::MAX);
@@ -35,7 +35,7 @@ pub(crate) fn further_listeners(first: SocketAddr) -> impl Iterator<Item = Socke
         .map(move |index| SocketAddrV4::new(Ipv4Addr::from(loopback + index), first.port()).into())
 }
 
-/// After how many connections to end. Callgrind counts from when the server is `WARM`.
+/// How many connections to serve. Callgrind counts once the server has served `WARM` of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Count(usize);
 
@@ -57,7 +57,7 @@ impl Count {
     }
 }
 
-/// Callgrind is asked to forget what came before.
+/// Callgrind resets its counters here.
 #[inline(never)]
 fn measured_from_here() {
     black_box(());

@@ -80,7 +80,7 @@ where
             continue;
         }
         return Err(match bytes.len() {
-            // A health check that only connects, or a port scan: counted apart from connections that break.
+            // A health check that only connects, or a port scan: counted separately from broken connections.
             0 => HandshakeError::from_cause("eof"),
             length => {
                 let words = format!("the PROXY header ends after {length} bytes");

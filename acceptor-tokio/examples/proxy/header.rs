@@ -39,7 +39,7 @@ pub(crate) enum Refused {
 }
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest line of version 1, its CRLF included.
+/// The longest line of version 1, including its CRLF.
 const LONGEST_LINE: usize = 107;
 /// The beginnings of a line of version 1, each with the length of the shortest such line.
 const LINES: [(&[u8], usize); 4] = [

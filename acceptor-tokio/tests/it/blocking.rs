@@ -1,4 +1,4 @@
-//! Callbacks that are slow, or block their thread, hold up no other child (B1, B5, S8).
+//! Callbacks that are slow, or block their thread, delay no other child (B1, B5, S8).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 use tokio::sync::{Barrier, Notify};
 
-/// Blocks a thread until its sender is dropped, which a test that fails does as well.
+/// Blocks a thread until its sender is dropped, as happens when the test fails.
 struct Blockade(Arc<std::sync::Mutex<mpsc::Receiver<()>>>);
 
 impl Blockade {
@@ -28,8 +28,8 @@ impl Blockade {
     }
 }
 
-/// Runs a test whose pool has a runtime of two threads for itself. The test is on a runtime of its own, so that
-/// its clients and its patience do not depend on the threads that are blocked.
+/// Runs a test whose pool has its own runtime of two threads. The test runs on another runtime, so that
+/// its clients and timeouts do not depend on the blocked threads.
 fn on_two_threads<F: Future<Output = ()>>(test: impl FnOnce(TokioRuntime) -> F) {
     let runtime = |mut builder: Builder| {
         let built = builder.worker_threads(2).enable_all().build();
@@ -40,7 +40,7 @@ fn on_two_threads<F: Future<Output = ()>>(test: impl FnOnce(TokioRuntime) -> F) 
     runtime(Builder::new_current_thread()).block_on(test(handle));
 }
 
-/// Says `b` and blocks its thread if the client says `b`; echoes otherwise.
+/// Answers `b` and blocks its thread if the client sends `b`; echoes otherwise.
 fn blocks_when_asked(blockade: Blockade) -> Spec<impl Acceptor<TcpListener>> {
     let serve = move |mut connection: Connection| {
         let blockade = Arc::clone(&blockade.0);
@@ -57,7 +57,7 @@ fn blocks_when_asked(blockade: Blockade) -> Spec<impl Acceptor<TcpListener>> {
     Spec::new("blocks when asked", acceptor_fn(serve))
 }
 
-/// Blocks its thread in the very first poll, before anything could be awaited; the second one echoes.
+/// Blocks its thread in the first poll, before any await; the second connection echoes.
 fn blocks_at_once(
     blockade: Blockade,
     blocking: Arc<AtomicUsize>,
@@ -79,7 +79,7 @@ fn blocks_at_once(
     acceptor_fn(serve)
 }
 
-/// The same acceptor, with an `init` that suspends once, and is counted when it is through.
+/// The same acceptor, with an `init` that suspends once, and is counted when it finishes.
 struct WithInit<A>(A, Arc<AtomicUsize>);
 
 impl<A: Acceptor<TcpListener, State = ()>> Acceptor<TcpListener> for WithInit<A> {
@@ -110,7 +110,7 @@ enum Listens {
     OnItsOwn,
 }
 
-/// Each round one connection blocks one of the two threads at once, and the next is served anyway.
+/// In each round one connection immediately blocks one of the two threads, and the next is served anyway.
 async fn check_blocking(
     theirs: TokioRuntime,
     listens: Listens,
@@ -144,10 +144,10 @@ async fn check_blocking(
         if let Prepared::WithInit = prepared {
             let all = acceptors + 2 * round + 1;
             let through = || inits.load(Ordering::SeqCst) == all;
-            eventually("its replacement is through its init", through).await;
+            eventually("its replacement has finished `init`", through).await;
         }
         drop(client(address).await);
-        release.send(()).expect("the pool lives");
+        release.send(()).expect("the pool runs");
         drop(blocked);
         eventually("both have left", || pool.counts().unwrap().connections == 0).await;
     }
@@ -197,10 +197,10 @@ async fn check_stuck(theirs: TokioRuntime) {
     let (_, address) = listen_on(&pool, &theirs, loopback(), 1);
     let (mut blocked, idle) = (connect(address).await, client(address).await);
     blocked.write_u8(b'b').await.unwrap();
-    soon("it says that it blocks", blocked.read_u8())
+    soon("the connection blocks", blocked.read_u8())
         .await
         .unwrap();
-    let report = soon("the stop ends in spite of it", pool.stop()).await;
+    let report = soon("the stop ends anyway", pool.stop()).await;
     assert_eq!(report.stuck, 1, "{report}");
     assert_eq!(
         report.connections(Phase::Stop).of(EndKind::Stopped),
@@ -211,21 +211,21 @@ async fn check_stuck(theirs: TokioRuntime) {
     let phases = shutdown + patience;
     assert!(
         report.elapsed >= phases,
-        "{:?} is less than {phases:?}",
+        "{:?} is shorter than {phases:?}",
         report.elapsed
     );
     assert!(
         report.elapsed <= phases + SLACK,
-        "{:?} is more than {phases:?}",
+        "{:?} is longer than {phases:?}",
         report.elapsed
     );
     let stuck = |event: &Event<_>| matches!(event, Event::Stuck { count: 1, .. });
     assert_eq!(reports.count(stuck), 1, "{:?}", reports.all());
     assert_eq!(reports.all().len(), 1, "{:?}", reports.all());
-    // When it suspends at last it is dropped, and nothing more is reported.
+    // When it finally suspends it is dropped, and nothing more is reported.
     drop(release);
     let mut rest = Vec::new();
-    let _ = soon("its socket is closed", blocked.read_to_end(&mut rest)).await;
+    let _ = soon("the socket is closed", blocked.read_to_end(&mut rest)).await;
     assert_eq!(reports.all().len(), 1, "{:?}", reports.all());
     assert_eq!(pool.stop().await, report);
     drop(idle);
@@ -246,24 +246,24 @@ async fn check_brutal(theirs: TokioRuntime) {
     let (_, address) = listen_on(&pool, &theirs, loopback(), 1);
     let mut blocked = connect(address).await;
     blocked.write_u8(b'b').await.unwrap();
-    soon("it says that it blocks", blocked.read_u8())
+    soon("the connection blocks", blocked.read_u8())
         .await
         .unwrap();
-    let report = soon("the stop ends in spite of it", pool.stop()).await;
+    let report = soon("the stop ends anyway", pool.stop()).await;
     assert_eq!(report.stuck, 1, "{report}");
     assert!(
         report.elapsed >= patience,
-        "{:?} is less than {patience:?}",
+        "{:?} is shorter than {patience:?}",
         report.elapsed
     );
     assert!(
         report.elapsed <= patience + SLACK,
-        "{:?} is more than {patience:?}",
+        "{:?} is longer than {patience:?}",
         report.elapsed
     );
 }
 
-/// Its `init` is the test's.
+/// An acceptor with the given `init`.
 struct Prepares<F>(F);
 
 impl<F, Fut> Acceptor<TcpListener> for Prepares<F>
@@ -279,7 +279,7 @@ where
         let (_, number) = id
             .split_once('.')
             .expect("an id is displayed as two numbers");
-        (self.0)(number.parse().expect("they are numbers")).await;
+        (self.0)(number.parse().expect("the parts of an id are numbers")).await;
         Ok(Init::Accept(()))
     }
 
@@ -291,7 +291,7 @@ where
 #[tokio::test]
 async fn inits_run_concurrently() {
     const ACCEPTORS: usize = 100;
-    // None gets through before all have come.
+    // No `init` finishes before all have begun.
     let all = Arc::new(Barrier::new(ACCEPTORS));
     let init = move |number| {
         let all = Arc::clone(&all);
@@ -307,7 +307,7 @@ async fn inits_run_concurrently() {
     ping(&mut client).await;
 }
 
-/// The first byte of a connection comes while the `init` of its replacement blocks one of the two threads.
+/// The first byte of a connection arrives while the `init` of its replacement blocks one of the two threads.
 #[test]
 fn blocking_init_delays_no_connection() {
     on_two_threads(check_blocking_init);
@@ -344,9 +344,13 @@ async fn check_blocking_init(theirs: TokioRuntime) {
         })
         .await;
         ping(&mut client).await;
-        assert_eq!(count(&through), ACCEPTORS + round, "it did not block");
-        release.send(()).expect("the pool lives");
-        eventually("it is through", || count(&through) == count(&begun)).await;
+        assert_eq!(
+            count(&through),
+            ACCEPTORS + round,
+            "the `init` did not block"
+        );
+        release.send(()).expect("the pool runs");
+        eventually("the `init` finishes", || count(&through) == count(&begun)).await;
     }
     assert_eq!(soon("the stop ends", pool.stop()).await.stuck, 0);
 }
@@ -381,7 +385,7 @@ async fn endless_init_delays_nothing() {
 async fn busy_connection_delays_no_accept() {
     let pool = Pool::start(runtime(), echo_spec()).unwrap();
     let (_, address) = listen(&pool, 1);
-    // As many connections at the same time as it takes, by one acceptor.
+    // One acceptor serves any number of concurrent connections.
     let mut clients = Vec::new();
     for _ in 0..50 {
         clients.push(client(address).await);

@@ -1,9 +1,6 @@
-//! The example `cores`: one pool over threads that have a runtime each.
+//! The example `cores`: one pool over threads that each have a runtime.
 
-#[allow(
-    dead_code,
-    reason = "the tests use its parts, and have a server of their own"
-)]
+#[allow(dead_code, reason = "the tests use its parts in their own server")]
 #[path = "../../examples/cores.rs"]
 mod example;
 
@@ -44,7 +41,7 @@ async fn pool_serves_on_every_core() {
 
     let mut clients = Vec::new();
     let began = std::time::Instant::now();
-    // The system spreads them by their ports.
+    // The system distributes the clients by their ports.
     while names.lock().unwrap().len() < 3 {
         assert!(began.elapsed() < PATIENCE, "{names:?} of three have served");
         let mut client = connect(address).await;
@@ -53,7 +50,10 @@ async fn pool_serves_on_every_core() {
     }
     assert_eq!(pool.counts().unwrap().connections, clients.len());
     drop(clients);
-    eventually("all have left", || pool.counts().unwrap().connections == 0).await;
+    eventually("all clients have left", || {
+        pool.counts().unwrap().connections == 0
+    })
+    .await;
 
     let report = soon("the pool stops", pool.stop()).await;
     assert_eq!(report.stuck, 0);

@@ -1,4 +1,4 @@
-//! A graceful close or stop loses no client that had connected before, on tokio.
+//! A graceful close or stop loses no client that connected before it, on tokio.
 
 #[path = "../shared/draining.rs"]
 mod shared;
@@ -13,7 +13,7 @@ use acceptor_tokio::{
 };
 use tokio::runtime::Runtime;
 
-/// The tests themselves run on threads of their own.
+/// The pool's runtime; the tests run on other threads.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 fn runtime() -> TokioRuntime {
@@ -40,5 +40,5 @@ fn listen(pool: &Pool, acceptors: usize) -> (ListenerId, SocketAddr) {
 fn soon<T>(future: impl Future<Output = T>) -> T {
     let patience = Duration::from_secs(30);
     let done = async { tokio::time::timeout(patience, future).await };
-    RUNTIME.block_on(done).expect("it is done in time")
+    RUNTIME.block_on(done).expect("the future is ready in time")
 }

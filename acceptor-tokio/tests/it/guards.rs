@@ -1,4 +1,4 @@
-//! A connection that hands its stream on to a task of its own: still one of the pool, until the stream is gone (E6).
+//! A connection that hands off its stream to another task remains in the pool until the stream is dropped (E6).
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use tokio::sync::mpsc;
 
 use crate::support::*;
 
-/// How the task of a stream ended that was handed on.
+/// How the task of a handed-off stream ended.
 type Ended = Result<u64, ErrorKind>;
 
-/// A pool whose connections are echoed by tasks of their own.
+/// A pool whose connections are echoed by separate tasks.
 fn hands_on() -> (Pool, mpsc::UnboundedReceiver<Ended>) {
-    let (tells, told) = mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::unbounded_channel();
     let serve = move |connection: Connection| {
-        let tells = tells.clone();
+        let sender = sender.clone();
         async move {
             let guard = connection.lifecycle.guard();
             let stream = GuardedStream::new(connection.stream, guard);
@@ -30,9 +30,9 @@ fn hands_on() -> (Pool, mpsc::UnboundedReceiver<Ended>) {
                     Ok(bytes) => writes.shutdown().await.map(|()| bytes),
                     Err(error) => Err(error),
                 };
-                // Both halves first: the connection has ended before the test reads this.
+                // Drops both halves first: the connection has ended before the test reads the result.
                 drop((reads, writes));
-                let _ = tells.send(ended.map_err(|error| error.kind()));
+                let _ = sender.send(ended.map_err(|error| error.kind()));
             });
             Exit::normal()
         }
@@ -42,18 +42,24 @@ fn hands_on() -> (Pool, mpsc::UnboundedReceiver<Ended>) {
         .shutdown(Duration::from_millis(1));
     (
         Pool::start(runtime(), spec).expect("the spec is allowed"),
-        told,
+        receiver,
     )
 }
 
 #[tokio::test]
 async fn handed_off_stream_keeps_the_connection() {
-    let (pool, mut told) = hands_on();
+    let (pool, mut receiver) = hands_on();
     let (_, address) = listen(&pool, 1);
     let mut client = connect(address).await;
-    client.write_all(b"hello").await.expect("it is open");
+    client
+        .write_all(b"hello")
+        .await
+        .expect("the connection is open");
     let mut echoed = [0; 5];
-    client.read_exact(&mut echoed).await.expect("it is echoed");
+    client
+        .read_exact(&mut echoed)
+        .await
+        .expect("the bytes are echoed");
     assert_eq!(&echoed, b"hello");
     let guarded = || {
         let list = pool.connections().expect("it runs");
@@ -61,17 +67,23 @@ async fn handed_off_stream_keeps_the_connection() {
     };
     eventually("`serve` has returned", guarded).await;
     let stopping = pool.stop();
-    client.write_all(b"again").await.expect("it has its grace");
-    client.read_exact(&mut echoed).await.expect("it is echoed");
-    client.shutdown().await.expect("it is open");
-    assert_eq!(soon("the task ends", told.recv()).await, Some(Ok(10)));
+    client
+        .write_all(b"again")
+        .await
+        .expect("the connection is in its grace");
+    client
+        .read_exact(&mut echoed)
+        .await
+        .expect("the bytes are echoed");
+    client.shutdown().await.expect("the connection is open");
+    assert_eq!(soon("the task ends", receiver.recv()).await, Some(Ok(10)));
     let report = soon("the pool stops", stopping).await;
     assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
 }
 
 #[tokio::test]
 async fn handed_off_stream_fails_at_the_kill() {
-    let (pool, mut told) = hands_on();
+    let (pool, mut receiver) = hands_on();
     let (_, address) = listen(&pool, 1);
     let mut client = connect(address).await;
     let guarded = || pool.connections().is_ok_and(|list| list.len() == 1);
@@ -79,7 +91,7 @@ async fn handed_off_stream_fails_at_the_kill() {
     let report = soon("the pool ends", pool.kill()).await;
     assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
     assert_eq!(report.stuck, 0);
-    let ended = soon("the task ends", told.recv()).await;
+    let ended = soon("the task ends", receiver.recv()).await;
     assert_eq!(ended, Some(Err(ErrorKind::ConnectionAborted)));
     let closed = soon("the client sees the end", client.read_u8()).await;
     assert!(closed.is_err());

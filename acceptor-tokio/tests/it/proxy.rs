@@ -1,4 +1,4 @@
-//! The example `proxy`: its parser, its handshake, and a pool of listeners that have it.
+//! The example `proxy`: its parser, its handshake, and a pool that uses it.
 
 #[allow(dead_code, reason = "the tests do not call its `main`")]
 #[path = "../../examples/proxy/main.rs"]
@@ -43,7 +43,8 @@ const IPV6: &[u8] = &[
 /// A header of version 2 with its true length.
 fn v2(command: u8, family: u8, parts: &[&[u8]]) -> Vec<u8> {
     let rest = parts.concat();
-    let length = u16::try_from(rest.len()).expect("a header of version 2 is no longer");
+    let length =
+        u16::try_from(rest.len()).expect("the length of a header of version 2 has two bytes");
     let length = length.to_be_bytes();
     [&SIGNATURE[..], &[command, family], &length, &rest].concat()
 }
@@ -53,7 +54,7 @@ fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
     [&[kind], &length[..], value].concat()
 }
 
-/// The beginning of some bytes, to be shown in a message.
+/// The beginning of some bytes, for a message.
 fn shown(bytes: &[u8]) -> impl std::fmt::Display {
     bytes[..bytes.len().min(128)].escape_ascii()
 }
@@ -63,9 +64,9 @@ fn shown(bytes: &[u8]) -> impl std::fmt::Display {
 enum Expected {
     /// A header with these addresses.
     Proxied(&'static str, &'static str),
-    /// A header that keeps the addresses of the transport.
+    /// A header that keeps the transport's addresses.
     Kept,
-    /// A header that has not ended.
+    /// An incomplete header.
     More,
     NotAHeader,
     Malformed,
@@ -88,7 +89,7 @@ impl Expected {
     }
 }
 
-/// Lines of version 1 that are no header, each for one reason.
+/// Malformed lines of version 1, each for one reason.
 const MALFORMED_LINES: &[&str] = &[
     // Ports.
     "PROXY TCP4 1.2.3.4 5.6.7.8 +80 443\r\n",
@@ -139,13 +140,13 @@ const NOT_HEADERS: &[&str] = &[
     " PROXY UNKNOWN\r\n",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "GET / HTTP/1.0\r\n\r\n",
-    // Of TLS.
+    // A TLS record.
     "\x16\x03\x01\x02\x00",
     // Almost the signature of version 2.
     "\r\n\r\n\0\r\nQUIT\r\n",
 ];
 
-/// Every kind of header, and every fault that a published parser has been found to have.
+/// Every kind of header, and every known bug of published parsers.
 fn cases() -> Vec<(Vec<u8>, Expected)> {
     let text = |line: &&str| line.as_bytes().to_vec();
     let mut cases = Vec::new();
@@ -170,7 +171,7 @@ fn cases() -> Vec<(Vec<u8>, Expected)> {
             "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe]:65534",
         ),
     );
-    // The C library, and so HAProxy, writes IPv4-mapped addresses so.
+    // The C library, and so HAProxy, formats IPv4-mapped addresses like this.
     v1(
         "PROXY TCP6 ::ffff:192.0.2.1 ::ffff:192.0.2.2 1 2\r\n",
         Proxied("[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:2"),
@@ -185,9 +186,9 @@ fn cases() -> Vec<(Vec<u8>, Expected)> {
     v1(&unknown(136), Malformed);
     v1(&unknown(200)[..107], Malformed);
     v1(&format!("PROXY TCP4 {}", "1".repeat(1000)), Malformed);
-    // It ends in time, and has too few fields.
+    // The line is short enough, but has too few fields.
     v1(&format!("PROXY TCP4 {}\r\n", "1".repeat(94)), Malformed);
-    // A split here was an error in one parser.
+    // One parser failed on a split at this point.
     v1("PROXY TCP4 192.168.0.1 192.168.0.11 56324 ", More);
     v1("PROXY UNKNOWN\r", More);
     v1("", More);
@@ -197,14 +198,14 @@ fn cases() -> Vec<(Vec<u8>, Expected)> {
     };
     v2(0x21, 0x11, &[IPV4], V4);
     v2(0x21, 0x21, &[IPV6], V6);
-    // LOCAL: the length is skipped, and all that it spans ignored.
+    // LOCAL: the rest of the header is skipped.
     v2(0x20, 0x00, &[], Kept);
     v2(0x20, 0x11, &[IPV4], Kept);
     v2(0x20, 0x11, &[&[1, 2, 3]], Kept);
     v2(0x20, 0x21, &[], Kept);
     v2(0x20, 0x41, &[&[1, 2, 3]], Kept);
     v2(0x20, 0x1f, &[], Kept);
-    // UNSPEC, and what is treated as such.
+    // UNSPEC, and combinations treated like it.
     v2(0x21, 0x00, &[], Kept);
     v2(0x21, 0x00, &[&[1, 2, 3]], Kept);
     v2(0x21, 0x10, &[IPV4], Kept);
@@ -219,7 +220,7 @@ fn cases() -> Vec<(Vec<u8>, Expected)> {
     v2(0x22, 0x11, &[IPV4], Malformed);
     v2(0x11, 0x11, &[IPV4], Malformed);
     v2(0x31, 0x11, &[IPV4], Malformed);
-    // Too short for the addresses: more bytes would be the protocol's.
+    // Too short for the addresses: further bytes would belong to the protocol.
     v2(0x21, 0x11, &[], Malformed);
     v2(0x21, 0x11, &[&IPV4[..11]], Malformed);
     v2(0x21, 0x21, &[IPV4], Malformed);
@@ -259,11 +260,11 @@ fn cases() -> Vec<(Vec<u8>, Expected)> {
 
 // The parser.
 
-/// The decision about all the bytes, after that about each beginning of them. Panics if they contradict.
+/// The decision about all the bytes. Panics if the decision about a prefix contradicts it.
 #[track_caller]
 fn decide(bytes: &[u8]) -> Result<Parsed, Refused> {
     let whole = parse(bytes);
-    // A long header is the same in its middle.
+    // Prefixes that end in the middle of a long header are skipped.
     let lengths = (0..bytes.len()).filter(|&length| length < 512 || bytes.len() - length < 512);
     for length in lengths {
         match parse(&bytes[..length]) {
@@ -301,7 +302,7 @@ fn headers_follow_the_specification() {
             "{}: {decided:?}, not {expected:?}",
             shown(&bytes)
         );
-        // What follows changes nothing.
+        // Later bytes do not change the decision.
         if expected != More {
             let followed = [&bytes[..], b"\r\nPROXY UNKNOWN\r\n"].concat();
             assert_eq!(decide(&followed), decided, "{}", shown(&bytes));
@@ -319,7 +320,7 @@ fn overlong_line_is_refused_early() {
     assert_eq!(parse(&with_cr), Ok(Parsed::Incomplete(1)));
 }
 
-/// Bytes like those of a header: a case with some bytes changed, and others after it.
+/// Bytes similar to a header: a case with some bytes changed, and others appended.
 fn almost_headers() -> impl Strategy<Value = Vec<u8>> {
     let headers: Vec<_> = cases().into_iter().map(|(bytes, _)| bytes).collect();
     let bytes = || select(b"\0\x01\x10\x11\x20\x21\r\n .:+019PTUX\xff".to_vec());
@@ -340,7 +341,7 @@ proptest! {
     #[test]
     fn any_bytes_cause_no_panic(bytes in vec(any::<u8>(), 0..200)) {
         let _ = decide(&bytes);
-        // Random bytes hardly ever begin a header of version 2.
+        // Random bytes almost never begin a header of version 2.
         let _ = decide(&[&SIGNATURE, &bytes[..]].concat());
     }
 
@@ -370,7 +371,7 @@ proptest! {
 
 // The handshake alone.
 
-/// A stream of packets: a read gets no more than one of them. It ends after the last.
+/// A stream of packets: a read returns at most one of them. It ends after the last.
 #[derive(Default)]
 struct Packets {
     packets: VecDeque<Vec<u8>>,
@@ -400,7 +401,7 @@ fn proxies(networks: &[&str]) -> ProxyProtocol {
     ProxyProtocol::required_from(networks.iter().map(|network| network.parse().unwrap()))
 }
 
-/// The result of a future that does not wait.
+/// The result of a future that is ready at its first poll.
 fn now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
@@ -549,10 +550,10 @@ fn trust_uses_the_transport_address() {
         ("[2001:db8:1::1]:1", true),
         ("[2001:db9::1]:1", true),
         ("[2001:db9::2]:1", false),
-        // A dual-stack listener's IPv4 peers.
+        // IPv4 peers of a dual-stack listener.
         ("[::ffff:10.0.0.1]:1", true),
         ("[::ffff:11.0.0.1]:1", false),
-        // The same bits, of the other family.
+        // The same bits in the other family.
         ("[a00::1]:1", false),
         ("32.1.13.184:1", false),
     ] {
@@ -564,7 +565,7 @@ fn trust_uses_the_transport_address() {
         assert_eq!(reads > 0, is_proxy, "{peer}");
         assert_eq!(incoming.transport_addrs().0, &peer.parse().unwrap());
     }
-    // An address that an earlier handshake has put in its place is not what is trusted.
+    // Trust does not depend on an address that an earlier handshake has replaced.
     for (transport, is_proxy) in [("10.0.0.1:1", true), ("11.0.0.1:1", false)] {
         let stream = Packets::default();
         let mut incoming =
@@ -653,7 +654,7 @@ struct Server<L: Listener> {
     reports: Reports,
 }
 
-/// A pool that the first counted failure stops, whose observer gets the reports asked for.
+/// A pool that stops at the first counted failure, and records its reports.
 fn spec<Acc>(acceptor: Acc, reports: &Reports) -> Spec<Acc> {
     Spec::new("proxy", acceptor)
         .restart(Restart::Transient)
@@ -682,9 +683,9 @@ impl<L: Listener<Addr = SocketAddr>> Server<L> {
         self.pool.connections().unwrap()
     }
 
-    /// The only connection, once it is there.
+    /// Waits for the only connection, and returns it.
     async fn record(&self) -> ConnectionRecord {
-        eventually("there is a connection", || self.records().len() == 1).await;
+        eventually("a connection is listed", || self.records().len() == 1).await;
         self.records().remove(0)
     }
 
@@ -693,7 +694,7 @@ impl<L: Listener<Addr = SocketAddr>> Server<L> {
         eventually("the connections end", || self.records().is_empty()).await;
     }
 
-    /// Stops the pool once its connections have ended: then every report has come. No failure was counted.
+    /// Stops the pool once its connections have ended, when every report has arrived. Checks that no failure was counted.
     async fn stops_without_a_failure(self) -> Vec<Event<SocketAddr>> {
         self.is_idle().await;
         assert_eq!(self.pool.status().unwrap().failures, 0);
@@ -704,7 +705,7 @@ impl<L: Listener<Addr = SocketAddr>> Server<L> {
     }
 }
 
-/// The line that the server greets with.
+/// Reads the server's greeting.
 async fn greeting(client: &mut TcpStream) -> String {
     let mut line = Vec::new();
     let greets = async {
@@ -724,7 +725,7 @@ async fn gets(client: &mut TcpStream, expected: &[u8]) {
     assert_eq!(shown(&bytes).to_string(), shown(expected).to_string());
 }
 
-/// Resets the connection, as health checks do.
+/// Resets the connection, like a health check.
 fn reset(client: TcpStream) {
     client.set_zero_linger().unwrap();
     drop(client);
@@ -733,7 +734,7 @@ fn reset(client: TcpStream) {
 const LOOPBACK: &[&str] = &["127.0.0.0/8"];
 const ELSEWHERE: &[&str] = &["10.0.0.0/8"];
 
-/// One trusted connection: how it is listed before its header, and how it is greeted and listed after it.
+/// Checks one trusted connection: how it is listed before its header, and greeted and listed after it.
 async fn check_addresses(header: &[u8], addresses: Option<(&str, &str)>) {
     let server = server(LOOPBACK, |_| ());
     let mut client = connect(server.address).await;
@@ -746,7 +747,7 @@ async fn check_addresses(header: &[u8], addresses: Option<(&str, &str)>) {
     );
     assert!(before.transport.is_none());
 
-    // Payload comes with the header, and is not lost.
+    // Payload that arrives with the header is not lost.
     client.write_all(&[header, PAYLOAD].concat()).await.unwrap();
     let greeting = greeting(&mut client).await;
     let after = server.record().await;
@@ -798,7 +799,7 @@ async fn untrusted_header_is_payload() {
     let server = server(ELSEWHERE, |_| ());
     for header in [LINE, LOCAL, b"PROXY nonsense\r\n", b"GET / HTTP/1.0\r\n"] {
         let mut client = connect(server.address).await;
-        // The server may speak first: nothing is waited for.
+        // The server may speak first, since it does not wait for a header.
         let expected = format!("{} to {}\n", client.local_addr().unwrap(), server.address);
         assert_eq!(greeting(&mut client).await, expected);
         assert!(server.record().await.transport.is_none());
@@ -843,7 +844,7 @@ async fn missing_header_is_not_counted() {
     }
 }
 
-/// A connection with a header is served.
+/// Checks that a connection with a header is served.
 async fn check_serves(address: SocketAddr) {
     let mut client = connect(address).await;
     client.write_all(LINE).await.unwrap();
@@ -860,7 +861,7 @@ async fn failed_handshake_report_is_opt_in() {
     for bytes in [&b"GET / HTTP/1.0\r\n\r\n"[..], b"PROXY nonsense\r\n", b""] {
         let mut client = connect(server.address).await;
         client.write_all(bytes).await.unwrap();
-        // The server may have reset the connection before.
+        // The server may already have reset the connection.
         let _ = client.shutdown().await;
         gone(&mut client).await;
     }
@@ -909,7 +910,7 @@ async fn trickling_header_keeps_the_deadline() {
     let long = v2(0x21, 0x11, &[IPV4, &[0; 65_000]]);
     let trickles = async {
         for byte in &long {
-            // The pace of the client: it is at it for more than a minute.
+            // The pace of the client, which sends for more than a minute.
             tokio::time::sleep(Duration::from_millis(1)).await;
             if writer.write_all(&[*byte]).await.is_err() {
                 break;
@@ -934,7 +935,7 @@ async fn trickling_header_keeps_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_checks_are_no_failures() {
-    // The bytes that HAProxy sends, and how it then leaves; the first two with `send-proxy` and `send-proxy-v2`.
+    // The bytes that HAProxy sends, and how it disconnects; the first two with `send-proxy` and `send-proxy-v2`.
     let checks: [(&[u8], bool); 6] = [
         (LINE, true),
         (LOCAL, true),
@@ -951,13 +952,13 @@ async fn health_checks_are_no_failures() {
             true => reset(client),
             false => drop(client),
         }
-        // The reset may overtake the header.
+        // The reset may arrive before the header is read.
         let is_gone = |event: &Event<SocketAddr>| match event {
             Event::Disconnected { .. } => true,
             Event::HandshakeFailed { cause, .. } => ["disconnected", "eof"].contains(cause),
             _ => false,
         };
-        eventually("it is reported", || server.reports.count(is_gone) == 1).await;
+        eventually("the end is reported", || server.reports.count(is_gone) == 1).await;
         check_serves(server.address).await;
         let reports = server.stops_without_a_failure().await;
         assert_eq!(reports.len(), 1, "{reports:?}");
@@ -974,17 +975,17 @@ async fn http_health_check_ends_disconnected() {
     gets(&mut client, request).await;
     reset(client);
     let is_gone = |event: &Event<SocketAddr>| matches!(event, Event::Disconnected { .. });
-    eventually("it is reported", || server.reports.count(is_gone) == 1).await;
+    eventually("the end is reported", || server.reports.count(is_gone) == 1).await;
     assert_eq!(server.stops_without_a_failure().await.len(), 1);
 }
 
 // With another handshake after it.
 
-/// Expects the client to say hello.
+/// Expects the client to send hello.
 #[derive(Clone)]
 struct Hello;
 
-/// A stream whose client has said hello.
+/// A stream whose client has sent hello.
 struct Greeted<S>(S);
 
 impl<S: AsyncRead + Unpin + Send + 'static> Handshake<S, SocketAddr> for Hello {
@@ -1039,7 +1040,7 @@ async fn next_handshake_gets_the_payload() {
         drop(client);
         assert!(server.stops_without_a_failure().await.is_empty());
     }
-    // Of a peer that is no proxy it gets all.
+    // It gets all bytes of a peer that is not a proxy.
     let server = greeted(ELSEWHERE);
     let mut client = connect(server.address).await;
     client.write_all(b"HELLO\nhello").await.unwrap();
@@ -1059,7 +1060,7 @@ async fn each_handshake_has_its_own_cause() {
         let server = greeted(LOOPBACK);
         let mut client = connect(server.address).await;
         client.write_all(sent).await.unwrap();
-        // The server may have reset the connection before.
+        // The server may already have reset the connection.
         let _ = client.shutdown().await;
         gone(&mut client).await;
         let reports = server.stops_without_a_failure().await;

@@ -1,4 +1,4 @@
-//! A new acceptor under load: from the return of the call on, no client meets the old one, and none is lost (R1).
+//! A new acceptor under load: once the call has returned, no client is served by the old one, and none is lost (R1).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use tokio::sync::watch;
 
 use crate::support::*;
 
-/// Says which acceptor it is, and leaves. It prepares its state in a task of its own.
+/// Sends the number of its acceptor, and ends. Its `init` runs in a separate task.
 struct Numbered {
     number: u64,
     replaced: Arc<AtomicU64>,
-    /// Its `init` is through once this is true.
+    /// Its `init` finishes once this is true.
     prepared: watch::Receiver<bool>,
 }
 
@@ -48,9 +48,11 @@ impl Acceptor<TcpListener> for Numbered {
 
 /// The number of the acceptor that serves a new client.
 async fn served_by(address: SocketAddr) -> u64 {
-    let mut stream = TcpStream::connect(address).await.expect("it is accepted");
-    let number = stream.read_u64().await.expect("it is served");
-    stream.write_u8(0).await.expect("it is there");
+    let mut stream = TcpStream::connect(address)
+        .await
+        .expect("the client is accepted");
+    let number = stream.read_u64().await.expect("the client is served");
+    stream.write_u8(0).await.expect("the connection is open");
     number
 }
 
@@ -95,7 +97,7 @@ async fn no_client_meets_a_replaced_acceptor() {
         .collect();
     for number in 1..=TIMES {
         pool.reconfigure(spec(number), WaitingAcceptors::Replace)
-            .expect("it runs");
+            .expect("the pool runs");
         newest.store(number, Ordering::SeqCst);
         assert_eq!(served_by(address).await, number);
     }
@@ -132,11 +134,11 @@ async fn clients_wait_for_a_hanging_init() {
     let pool = Pool::start(runtime(), spec(0, &at_once)).expect("the spec is allowed");
     let (_, address) = listen(&pool, ACCEPTORS);
     assert_eq!(served_by(address).await, 0);
-    // Its client sees the socket close before anybody sees its end (E2).
+    // Its client sees the socket close before its end is visible (E2).
     let over = || pool.counts().is_ok_and(|counts| counts.connections == 0);
     eventually("the first connection ends", over).await;
     pool.reconfigure(spec(1, &hangs), WaitingAcceptors::Replace)
-        .expect("it runs");
+        .expect("the pool runs");
     let clients: Vec<_> = (0..50).map(|_| tokio::spawn(served_by(address))).collect();
     let terminated = || replaced.load(Ordering::SeqCst) == ACCEPTORS as u64;
     eventually("the old acceptors terminate", terminated).await;

@@ -1,4 +1,4 @@
-//! Reports and real threads: a blocked observer holds up no client, no close and no kill, and may wait for the pool (O1, O2, L8).
+//! Reports on real threads: a blocked observer delays no client, close or kill, and may wait for the pool (O1, O2, L8).
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ fn fails_on_request(failed: &Arc<AtomicUsize>) -> Spec<impl Acceptor<TcpListener
             connection.stream.peek(&mut first).await?;
             if first == *b"f" {
                 failed.fetch_add(1, Ordering::SeqCst);
-                return Err("it was asked to".into());
+                return Err("failed on request".into());
             }
             echo(&mut connection.stream).await
         }
@@ -83,12 +83,12 @@ async fn blocked_observer_delays_nothing() {
         if number % 100 == 0 {
             ping(&mut first).await;
             drop(crate::support::client(address).await);
-            // The system's queue is not to overflow.
+            // The system's queue must not overflow.
             let all = || failed.load(Ordering::SeqCst) == number;
-            eventually("they have failed", all).await;
+            eventually("the connections have failed", all).await;
         }
     }
-    assert_eq!(blocked.calls(), 1, "it is blocked all the time");
+    assert_eq!(blocked.calls(), 1, "the observer stays blocked");
     let closed = soon("the listener closes", pool.close_listener(innocent)).await;
     assert_eq!(closed, Ok(()));
     ping(&mut first).await;
@@ -97,13 +97,13 @@ async fn blocked_observer_delays_nothing() {
     let took = began.elapsed();
     assert!(took >= KILL_TIMEOUT, "{took:?}");
     assert!(took <= KILL_TIMEOUT + SLACK, "{took:?}");
-    // All but the one that the observer has; and that of those that were killed.
+    // All but the one that the observer handles, and that of the kills.
     assert_eq!((report.stuck, report.undelivered), (0, FAILURES as u64));
     assert_eq!(blocked.calls(), 1);
     drop(blocked.release);
 }
 
-/// Wakes the thread that waits.
+/// Unparks the waiting thread.
 struct Unparks(Thread);
 
 impl Wake for Unparks {
@@ -112,7 +112,7 @@ impl Wake for Unparks {
     }
 }
 
-/// Blocks this thread, as a runtime's own call refuses to do inside of it.
+/// Blocks this thread, which the runtime's own `block_on` refuses to do within the runtime.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unparks(thread::current())));
     let mut future = pin!(future);
@@ -124,7 +124,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// An observer that waits on its thread for the result of this call.
+/// Checks an observer that blocks its thread until this call returns.
 async fn check_waits_inside<F>(call: fn(&PoolHandle) -> F)
 where
     F: Future<Output = StopReport> + Send + 'static,
@@ -145,11 +145,13 @@ where
     let mut client = connect(address).await;
     client.write_all(b"f").await.unwrap();
     let waits = tokio::task::spawn_blocking(move || {
-        result.recv_timeout(PATIENCE).expect("it is called");
+        result
+            .recv_timeout(PATIENCE)
+            .expect("the observer is called");
         result
     });
     let result = waits.await.unwrap();
-    // For the observer that waits for a stop by another caller.
+    // For an observer that waits for a stop by another caller.
     let stopped = soon("the pool ends", pool.stop()).await;
     assert_eq!(stopped.stuck, 0, "{stopped}");
     let returns = tokio::task::spawn_blocking(move || result.recv_timeout(PATIENCE));
@@ -224,10 +226,13 @@ async fn failed_address_can_be_bound_on_report() {
         pool.add_listener(fragile, 2).unwrap();
         let mut client = client(address).await;
         fails.notify_one();
-        eventually("it is reported", || !bound.lock().unwrap().is_empty()).await;
+        eventually("the failure is reported", || {
+            !bound.lock().unwrap().is_empty()
+        })
+        .await;
         let last = bound.lock().unwrap().pop().unwrap();
         assert_eq!(last.expect("the address is free"), address);
-        // Its connections go on.
+        // Its connections continue.
         ping(&mut client).await;
     }
     soon("the stop ends", pool.stop()).await;

@@ -1,4 +1,4 @@
-//! The runtime value: which tokio runtime the tasks run on, what it must have, what its end does, whose clock it keeps.
+//! The runtime value: on which tokio runtime tasks run, its required drivers, its shutdown, and its clock.
 
 #[cfg(unix)]
 #[path = "../shared/descriptors.rs"]
@@ -43,7 +43,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A runtime whose threads can be told from others.
+/// A runtime whose threads have this name.
 fn named(name: &str) -> Runtime {
     let mut builder = Builder::new_multi_thread();
     let builder = builder.worker_threads(1).thread_name(name).enable_all();
@@ -64,7 +64,7 @@ fn current_outside_a_runtime_fails() {
     );
 }
 
-/// What tokio says when it panics.
+/// Checks that the code panics with tokio's message.
 #[track_caller]
 fn check_panics<T>(code: impl FnOnce() -> T, says: &str) {
     let made = catch_unwind(AssertUnwindSafe(code));
@@ -73,11 +73,11 @@ fn check_panics<T>(code: impl FnOnce() -> T, says: &str) {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned());
-    let message = message.expect("it has a message");
+    let message = message.expect("the panic has a message");
     assert!(message.contains(says), "{message}");
 }
 
-/// Before any task of a pool could: there nobody would see why.
+/// The panic comes before a task of the pool could panic, whose message would be lost.
 #[test]
 fn runtime_without_timer_panics() {
     for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
@@ -114,7 +114,7 @@ fn from_runtime(socket: std::net::TcpListener) -> io::Result<TcpListener> {
     TcpListener::try_from(tokio::net::TcpListener::from_std(socket)?)
 }
 
-/// Its blocking mode is shared with every copy, perhaps in another process.
+/// The blocking mode is shared with every duplicate, perhaps in another process.
 #[cfg(unix)]
 #[test]
 fn refused_descriptor_keeps_blocking_mode() {
@@ -126,7 +126,7 @@ fn refused_descriptor_keeps_blocking_mode() {
     assert!(!nonblocking);
 }
 
-/// A listener of a runtime that has ended, whose `accept` is polled on another.
+/// Checks `accept` on a listener of a runtime that has ended, polled on another runtime.
 #[track_caller]
 fn check_accept_after(theirs: Runtime, end: impl FnOnce(Runtime)) {
     let socket = ListenOptions::new(loopback()).bind().unwrap();
@@ -157,7 +157,7 @@ async fn other_errors_are_unclassified() {
     let socket = ListenOptions::new(loopback()).bind().unwrap();
     let listener = TcpListener::from_std(socket, &runtime()).unwrap();
     for error in [
-        io::Error::other("unheard of"),
+        io::Error::other("unknown"),
         io::ErrorKind::ConnectionAborted.into(),
         io::Error::from_raw_os_error(22),
     ] {
@@ -173,7 +173,7 @@ async fn blocking_std_listener_is_accepted() {
     let address = socket.local_addr().unwrap();
     let listener = TcpListener::from_std(socket, &runtime).unwrap();
     pool.add_listener(listener, 1).unwrap();
-    // On the only thread there is: a blocking accept would hold up the client as well.
+    // On the only thread: a blocking accept would block the client as well.
     let mut first = client(address).await;
     let mut second = client(address).await;
     ping(&mut first).await;
@@ -203,11 +203,11 @@ fn pool_runs_on_current_thread_runtime() {
     });
 }
 
-/// Tells on which thread each of its callbacks runs.
-struct Where(mpsc::UnboundedSender<(&'static str, String)>);
+/// Sends the name of the thread on which each callback runs.
+struct RecordsThread(mpsc::UnboundedSender<(&'static str, String)>);
 
-impl Where {
-    fn tell(&self, callback: &'static str) {
+impl RecordsThread {
+    fn record(&self, callback: &'static str) {
         let thread = std::thread::current()
             .name()
             .unwrap_or("unnamed")
@@ -216,33 +216,33 @@ impl Where {
     }
 }
 
-impl Acceptor<TcpListener> for Where {
+impl Acceptor<TcpListener> for RecordsThread {
     type State = ();
     type Exit = Result<(), BoxError>;
 
     async fn init(&self, _listener: &ListenerInfo<SocketAddr>) -> Result<Init<()>, BoxError> {
-        self.tell("init");
+        self.record("init");
         Ok(Init::Accept(()))
     }
 
     async fn serve(&self, mut connection: Connection, _state: ()) -> Result<(), BoxError> {
-        self.tell("serve");
-        // The timer of that runtime, too, is there.
+        self.record("serve");
+        // The timer of that runtime works, too.
         tokio::time::sleep(Duration::from_millis(1)).await;
         echo(&mut connection.stream).await?;
-        self.tell("served");
+        self.record("served");
         Ok(())
     }
 
     async fn terminate(&self, _reason: &Terminate, _state: ()) {
-        self.tell("terminate");
+        self.record("terminate");
     }
 }
 
-/// Whoever calls, the callbacks run on the runtime that the pool was given.
-async fn lives_on(name: &str, theirs: TokioRuntime) {
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let pool = Pool::start(theirs.clone(), Spec::new("where", Where(tell))).unwrap();
+/// Checks that the callbacks run on the pool's runtime, whatever the calling thread.
+async fn check_tasks_on(name: &str, theirs: TokioRuntime) {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let pool = Pool::start(theirs.clone(), Spec::new("where", RecordsThread(sender))).unwrap();
     let (id, address) = listen_on(&pool, &theirs, loopback(), 1);
     drop(client(address).await);
     eventually("the client has left", || {
@@ -255,7 +255,8 @@ async fn lives_on(name: &str, theirs: TokioRuntime) {
     soon("the stop ends", pool.stop()).await;
     drop(pool);
     let mut seen = Vec::new();
-    while let Some((callback, thread)) = soon("the pool lets go", told.recv()).await {
+    while let Some((callback, thread)) = soon("the pool drops its acceptor", receiver.recv()).await
+    {
         assert_eq!(thread, name, "{callback} ran elsewhere");
         seen.push(callback);
     }
@@ -266,27 +267,27 @@ async fn lives_on(name: &str, theirs: TokioRuntime) {
 #[test]
 fn tasks_run_on_the_given_runtime() {
     let (theirs, ours) = (named("theirs"), named("ours"));
-    ours.block_on(lives_on("theirs", of(&theirs)));
-    let on_a_worker = ours.spawn(lives_on_theirs(of(&theirs)));
+    ours.block_on(check_tasks_on("theirs", of(&theirs)));
+    let on_a_worker = ours.spawn(check_tasks_on_theirs(of(&theirs)));
     ours.block_on(on_a_worker).unwrap();
 }
 
-async fn lives_on_theirs(theirs: TokioRuntime) {
-    lives_on("theirs", theirs).await;
+async fn check_tasks_on_theirs(theirs: TokioRuntime) {
+    check_tasks_on("theirs", theirs).await;
 }
 
 #[test]
 fn tasks_run_on_the_runtime_from_any_thread() {
     let theirs = named("theirs");
     let runtime = of(&theirs);
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let pool = Pool::start(runtime.clone(), Spec::new("where", Where(tell))).unwrap();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let pool = Pool::start(runtime.clone(), Spec::new("where", RecordsThread(sender))).unwrap();
     let (id, address) = listen_on(&pool, &runtime, loopback(), 1);
     let client = std::net::TcpStream::connect(address).unwrap();
     let (mut seen, mut next) = (Vec::new(), || {
         theirs
-            .block_on(soon("a callback runs", told.recv()))
-            .expect("the pool lives")
+            .block_on(soon("a callback runs", receiver.recv()))
+            .expect("the pool runs")
     });
     while seen.len() < 3 {
         seen.push(next());
@@ -301,8 +302,8 @@ fn tasks_run_on_the_runtime_from_any_thread() {
     }
 }
 
-/// Drops the runtime under a pool with a connection and acceptors, and gets the result elsewhere.
-fn dropped_under_a_pool(runtime: Runtime, drop_it: impl FnOnce(Runtime)) -> (StopReport, Reports) {
+/// Drops the runtime of a pool with a connection and acceptors, and gets the result on another thread.
+fn drop_under_a_pool(runtime: Runtime, drop_it: impl FnOnce(Runtime)) -> (StopReport, Reports) {
     let reports = Reports::default();
     let pool = {
         let (of_it, reports) = (of(&runtime), &reports);
@@ -310,7 +311,7 @@ fn dropped_under_a_pool(runtime: Runtime, drop_it: impl FnOnce(Runtime)) -> (Sto
             let spec = echo_spec().shutdown(HOUR).observer(reports.observer());
             let pool = Pool::start(of_it.clone(), spec).unwrap();
             let (_, address) = listen_on(&pool, &of_it, loopback(), 3);
-            // The client is of the standard library: it outlives the runtime.
+            // The client uses the standard library: it outlives the runtime.
             let client = client(address).await.into_std().unwrap();
             (pool, client, address)
         })
@@ -327,7 +328,7 @@ fn dropped_under_a_pool(runtime: Runtime, drop_it: impl FnOnce(Runtime)) -> (Sto
     let report = result
         .recv_timeout(PATIENCE)
         .expect("the pool ends with its runtime");
-    joins.join().expect("the waiting thread ends well");
+    joins.join().expect("the waiting thread does not panic");
     assert!(pool.counts().is_err(), "the pool has stopped");
     assert!(
         std::net::TcpStream::connect(address).is_err(),
@@ -353,18 +354,18 @@ fn check_dropped((report, reports): (StopReport, Reports)) {
 
 #[test]
 fn pool_ends_with_its_runtime() {
-    check_dropped(dropped_under_a_pool(named("doomed"), drop));
+    check_dropped(drop_under_a_pool(named("doomed"), drop));
 }
 
 #[test]
 fn pool_ends_with_current_thread_runtime() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    check_dropped(dropped_under_a_pool(runtime, drop));
+    check_dropped(drop_under_a_pool(runtime, drop));
 }
 
 #[test]
 fn pool_ends_with_background_shutdown() {
-    check_dropped(dropped_under_a_pool(
+    check_dropped(drop_under_a_pool(
         named("doomed"),
         Runtime::shutdown_background,
     ));
@@ -373,7 +374,7 @@ fn pool_ends_with_background_shutdown() {
 #[test]
 fn dropped_connection_is_reported_once() {
     for _ in 0..20 {
-        let (report, reports) = dropped_under_a_pool(named("doomed"), drop);
+        let (report, reports) = drop_under_a_pool(named("doomed"), drop);
         let lost = |event: &Event<_>| {
             matches!(
                 event,
@@ -430,24 +431,31 @@ impl Acceptor<TcpListener> for Patient {
 
 #[tokio::test(start_paused = true)]
 async fn accept_timeout_follows_paused_clock() {
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let pool = Pool::start(runtime(), Spec::new("patient", Patient(tell))).unwrap();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let pool = Pool::start(runtime(), Spec::new("patient", Patient(sender))).unwrap();
     listen(&pool, 1);
     let began = Instant::now();
     for _ in 0..3 {
-        let since = told.recv().await.expect("the pool lives");
-        assert!(since.elapsed() >= HOUR, "it waited {:?}", since.elapsed());
+        let since = receiver.recv().await.expect("the pool runs");
+        assert!(
+            since.elapsed() >= HOUR,
+            "the acceptor waited {:?}",
+            since.elapsed()
+        );
         assert!(
             since.elapsed() < HOUR + Duration::from_secs(1),
             "{:?}",
             since.elapsed()
         );
     }
-    assert!(began.elapsed() < PATIENCE, "an hour went by in no time");
+    assert!(
+        began.elapsed() < PATIENCE,
+        "an hour passed on the virtual clock only"
+    );
     assert_eq!(pool.listeners().unwrap()[0].acceptors, 1);
 }
 
-/// What a stop with an hour of grace takes of the paused clock.
+/// Checks how long a stop with an hour of grace takes on the paused clock.
 fn check_an_hour(report: &StopReport) {
     assert!(report.elapsed >= HOUR, "{report}");
     assert!(report.elapsed < HOUR + Duration::from_secs(1), "{report}");
@@ -467,7 +475,7 @@ async fn in_paused_time() -> (Pool, std::net::TcpStream) {
     let pool = Pool::start(runtime(), spec).unwrap();
     let (_, address) = listen(&pool, 1);
     let client = std::net::TcpStream::connect(address).unwrap();
-    // No timeout here: where nothing else is to do, paused time runs to it at once.
+    // No timeout here: with nothing else to do, paused time advances to it immediately.
     while pool.counts().unwrap().connections == 0 {
         tokio::task::yield_now().await;
     }
@@ -481,24 +489,27 @@ async fn grace_follows_the_paused_clock() {
     let report = pool.stop().await;
     check_an_hour(&report);
     assert!(before.elapsed() >= HOUR);
-    assert!(began.elapsed() < PATIENCE, "an hour went by in no time");
+    assert!(
+        began.elapsed() < PATIENCE,
+        "an hour passed on the virtual clock only"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn grace_follows_paused_clock_from_any_thread() {
     let (pool, _client) = in_paused_time().await;
-    // Far from the standard clock, in which the caller's thread lives.
+    // Far from the standard clock, which the caller's thread uses.
     tokio::time::advance(10 * HOUR).await;
     let handle = pool.handle();
     let stopping = std::thread::spawn(move || handle.stop()).join().unwrap();
     check_an_hour(&stopping.await);
 }
 
-/// Connects to a wildcard listener through each of the addresses: each connection has its own.
+/// Connects to a wildcard listener through each of the addresses: each connection has its own local address.
 async fn check_wildcard(wildcard: SocketAddr, addresses: &[std::net::IpAddr]) {
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
     let serve = move |mut connection: Connection| {
-        let _ = tell.send((connection.local_addr, connection.peer_addr));
+        let _ = sender.send((connection.local_addr, connection.peer_addr));
         async move { echo(&mut connection.stream).await }
     };
     let runtime = runtime();
@@ -508,16 +519,16 @@ async fn check_wildcard(wildcard: SocketAddr, addresses: &[std::net::IpAddr]) {
     assert_eq!(pool.listeners().unwrap()[0].local_addr, bound);
     for &address in addresses {
         let client = client(SocketAddr::new(address, bound.port())).await;
-        let (local, peer) = soon("it is served", told.recv()).await.unwrap();
+        let (local, peer) = soon("the client is served", receiver.recv()).await.unwrap();
         assert_eq!(canonical(local), client.peer_addr().unwrap());
         assert_eq!(canonical(peer), client.local_addr().unwrap());
         assert_eq!(
             local.ip().is_ipv6(),
             wildcard.is_ipv6(),
-            "as the system gave it"
+            "the address is unchanged"
         );
         let records = pool.connections().unwrap();
-        let record = records.last().expect("the connection is there");
+        let record = records.last().expect("the connection is listed");
         assert_eq!((record.local_addr, record.peer_addr), (local, peer));
         drop(client);
         eventually("the client has left", || {
@@ -527,7 +538,7 @@ async fn check_wildcard(wildcard: SocketAddr, addresses: &[std::net::IpAddr]) {
     }
 }
 
-/// Without the prefix that an IPv6 socket gives to IPv4 addresses.
+/// Without the IPv6 prefix of an IPv4-mapped address.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -571,7 +582,7 @@ async fn address_can_be_rebound_after_close() {
         soon("the listener closes", pool.close_listener(id))
             .await
             .unwrap();
-        // The default options share the address with no other listener: were one left, this would fail.
+        // The default options share the address with no other listener: this fails if the old one is still open.
         let bound = ListenOptions::new(address).bind();
         let listener = TcpListener::from_std(bound.expect("the address is free"), &runtime);
         id = pool.add_listener(listener.unwrap(), 3).unwrap();
@@ -583,7 +594,7 @@ async fn address_can_be_rebound_after_close() {
     assert_eq!(pool.listeners().unwrap().len(), 1);
 }
 
-/// A listener that the runtime's own type is made into works as well.
+/// A listener converted from the runtime's own type works as well.
 #[tokio::test]
 async fn tokio_listener_keeps_its_streams() {
     let served = Arc::new(AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! Listeners on runtimes of their own, in one pool: where their tasks run, and what the end of such a runtime does.
+//! Listeners on their own runtimes, in one pool: where their tasks run, and the effect of such a runtime's shutdown.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// A runtime of one thread, as for one core.
+/// A single-threaded runtime, as for one core.
 struct Core {
     runtime: TokioRuntime,
     handle: Handle,
@@ -53,7 +53,7 @@ impl Core {
         self.thread.join().unwrap();
     }
 
-    /// Adds a listener on an address that others share.
+    /// Adds a listener on a shared address.
     fn listen(&self, pool: &Pool, address: &mut SocketAddr, tag: &str) -> ListenerId {
         let socket = ListenOptions::new(*address)
             .reuse_port(true)
@@ -74,7 +74,7 @@ fn current() -> String {
 /// Sends its client the tag of the listener, and where `init` and `serve` ran; then echoes.
 #[derive(Default)]
 struct Answers {
-    /// The tag that `init` saw and the runtime, of each acceptor that terminated.
+    /// The tag and the runtime seen by `init` of each acceptor that terminated.
     terminated: Arc<Mutex<Vec<(String, String)>>>,
 }
 
@@ -86,7 +86,7 @@ impl Acceptor<TcpListener> for Answers {
         &self,
         listener: &ListenerInfo<SocketAddr>,
     ) -> Result<Init<Self::State>, BoxError> {
-        let tag = listener.tag.as_deref().ok_or("it has a tag")?;
+        let tag = listener.tag.as_deref().ok_or("the listener has no tag")?;
         Ok(Init::Accept((tag.to_owned(), current())))
     }
 
@@ -108,7 +108,7 @@ struct Client {
     stream: TcpStream,
 }
 
-/// Connects; the connection runs where its listener does.
+/// Connects, and checks that the connection runs on its listener's runtime.
 async fn connect(address: SocketAddr, cores: &[(String, String)]) -> Client {
     let mut stream = BufReader::new(crate::support::connect(address).await);
     let mut line = String::new();
@@ -117,7 +117,7 @@ async fn connect(address: SocketAddr, cores: &[(String, String)]) -> Client {
         .unwrap();
     let words: Vec<_> = line.split_whitespace().collect();
     let [tag, init, serve] = words[..] else {
-        panic!("{line:?} is not what the server says");
+        panic!("{line:?} is not the server's line");
     };
     assert_eq!(init, serve);
     assert!(
@@ -130,7 +130,7 @@ async fn connect(address: SocketAddr, cores: &[(String, String)]) -> Client {
     }
 }
 
-/// Connects until each listener has a client. The system spreads them by their ports.
+/// Connects until each listener has a client. The system distributes clients by their ports.
 async fn connect_to_each(
     address: SocketAddr,
     cores: &[(String, String)],
@@ -205,7 +205,7 @@ async fn pool_survives_one_of_four_runtimes() {
     })
     .await;
     assert_eq!(*terminated.lock().unwrap(), []);
-    eventually("the others are left", || {
+    eventually("the other connections remain", || {
         tags_of_connections() == tags_of_clients(&clients)
     })
     .await;
@@ -257,13 +257,13 @@ async fn listener_on_ended_runtime_fails() {
     let settings = ListenerSettings::new(2).tag("ended");
     let id = pool.add_listener_on(&ended, listener, settings).unwrap();
     let failed = |event: &Event<SocketAddr>| matches!(event, Event::ListenerFailed { listener, .. } if *listener == id);
-    eventually("it has failed", || reports.count(failed) == 1).await;
+    eventually("the listener has failed", || reports.count(failed) == 1).await;
     assert_eq!(pool.listeners().unwrap(), []);
-    // It can be bound again.
+    // The address can be bound again.
     ListenOptions::new(address).bind().unwrap();
 }
 
-/// A blocked runtime is no reason to give up what another one polls (S8).
+/// Children on other runtimes are not abandoned because one runtime is blocked (S8).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_blocked_runtime_has_stuck_children() {
     let (release, released) = mpsc::channel::<()>();
@@ -290,15 +290,20 @@ async fn only_blocked_runtime_has_stuck_children() {
         core.listen(&pool, &mut address, "core");
         for _ in 0..2 {
             let mut client = crate::support::connect(address).await;
-            assert_eq!(soon("it is served", client.read_u8()).await.unwrap(), 7);
+            assert_eq!(
+                soon("the client is served", client.read_u8())
+                    .await
+                    .unwrap(),
+                7
+            );
             clients.push(client);
         }
     }
     clients[0].write_u8(b'b').await.unwrap();
-    let blocks = soon("it says that it blocks", clients[0].read_u8()).await;
+    let blocks = soon("the connection blocks", clients[0].read_u8()).await;
     assert_eq!(blocks.unwrap(), 8);
     let report = soon("the kill ends", pool.kill()).await;
-    // The one that blocks, the one beside it, and the acceptors of that runtime.
+    // The blocking connection, the one beside it, and the acceptors of that runtime.
     let acceptors = report.all_acceptors().of(EndKind::Killed);
     let connections = report.all_connections().of(EndKind::Killed);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The latches and the phases of a stop, seen by real clients (sections 5 and 6 of the contract).
+//! The latches and the phases of a stop, seen by real clients (N1 to N3, S1 to S9).
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -26,8 +26,8 @@ fn pool(spec: Spec<impl Acceptor<TcpListener>>) -> (Pool, SocketAddr) {
     (pool, address)
 }
 
-/// Answers each byte with what the server sees: `d` if it is draining, `o` (open) if not.
-fn tells_draining() -> Spec<impl Acceptor<TcpListener>> {
+/// Answers each byte with the state that the server sees: `d` if it is draining, `o` (open) if not.
+fn answers_draining() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move {
         while connection.stream.read_u8().await.is_ok() {
             let draining = connection.lifecycle.draining().is_set();
@@ -36,7 +36,7 @@ fn tells_draining() -> Spec<impl Acceptor<TcpListener>> {
         }
         Ok(())
     };
-    Spec::new("tells draining", acceptor_fn(serve))
+    Spec::new("answers draining", acceptor_fn(serve))
 }
 
 async fn asked(client: &mut TcpStream) -> char {
@@ -44,32 +44,32 @@ async fn asked(client: &mut TcpStream) -> char {
         client.write_u8(b'?').await.expect("the server reads");
         char::from(client.read_u8().await.expect("the server answers"))
     };
-    soon("the server tells what it sees", ask).await
+    soon("the server answers with its state", ask).await
 }
 
-/// Traps the stop, says `s` when it is told, then goes on echoing.
-fn traps_and_goes_on() -> Spec<impl Acceptor<TcpListener>> {
+/// Traps the stop, sends `s` when it comes, then continues to echo.
+fn traps_the_stop() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move {
         let stop = connection.lifecycle.trap_stop();
-        let told = tokio::select! {
+        let stopped = tokio::select! {
             () = stop.wait() => true,
             echoed = echo(&mut connection.stream) => { echoed?; false }
         };
-        if told {
+        if stopped {
             connection.stream.write_u8(b's').await?;
             echo(&mut connection.stream).await?;
         }
         Ok(())
     };
-    Spec::new("traps and goes on", acceptor_fn(serve))
+    Spec::new("traps the stop", acceptor_fn(serve))
 }
 
-async fn told_to_stop(client: &mut TcpStream) {
-    let told = soon("the connection is told to stop", client.read_u8()).await;
-    assert_eq!(told.expect("the server lives"), b's');
+async fn gets_stop_signal(client: &mut TcpStream) {
+    let byte = soon("the connection gets the stop signal", client.read_u8()).await;
+    assert_eq!(byte.expect("the connection is open"), b's');
 }
 
-/// How one stop went: in which phase its connections ended, and how; and that it took no longer than its phases.
+/// Checks a stop: in which phase its connections ended, and how; and that it took no longer than its phases.
 #[track_caller]
 fn check(report: &StopReport, connections: &[(Phase, EndKind, usize)], phases: Duration) {
     for &phase in Phase::ALL {
@@ -93,31 +93,31 @@ fn check(report: &StopReport, connections: &[(Phase, EndKind, usize)], phases: D
     assert_eq!(report.reason, StopReason::Requested, "{report}");
     assert!(
         report.elapsed >= phases,
-        "took {:?}, not {phases:?}",
+        "took {:?} instead of {phases:?}",
         report.elapsed
     );
     assert!(
         report.elapsed <= phases + SLACK,
-        "took {:?}, not {phases:?}",
+        "took {:?} instead of {phases:?}",
         report.elapsed
     );
 }
 
 #[tokio::test]
 async fn draining_is_visible_later() {
-    let (pool, address) = pool(tells_draining());
+    let (pool, address) = pool(answers_draining());
     let mut before = connect(address).await;
     assert_eq!(asked(&mut before).await, 'o');
     let id = pool.listeners().unwrap()[0].id;
     pool.close_listener(id).await.unwrap();
-    // Each answer asks anew, long after the signal was set.
+    // Each answer reads the signal again, long after it was set.
     assert_eq!(asked(&mut before).await, 'd');
     assert_eq!(asked(&mut before).await, 'd');
 }
 
 #[tokio::test]
 async fn close_spares_other_listeners() {
-    let (pool, first) = pool(tells_draining());
+    let (pool, first) = pool(answers_draining());
     let (_, second) = listen(&pool, 2);
     let (mut of_first, mut of_second) = (connect(first).await, connect(second).await);
     assert_eq!(asked(&mut of_first).await, 'o');
@@ -152,34 +152,30 @@ async fn trapped_stop_lasts_until_shutdown() {
     let within = Duration::from_secs(1);
     let reports = Reports::default();
     let (pool, address) = pool(
-        traps_and_goes_on()
+        traps_the_stop()
             .shutdown(within)
             .observer(reports.observer()),
     );
     let mut client = client(address).await;
     let stopping = pool.stop();
-    told_to_stop(&mut client).await;
-    // Not dropped: it still answers.
+    gets_stop_signal(&mut client).await;
+    // The connection is not dropped: it still answers.
     ping(&mut client).await;
     let report = soon("the stop ends", stopping).await;
     check(&report, &[(Phase::Kill, EndKind::Killed, 1)], within);
     gone(&mut client).await;
-    let told = |event: &Event<_>| matches!(event, Event::KilledWhileStopping { count: 1, .. });
-    assert_eq!(reports.count(told), 1, "{:?}", reports.all());
+    let killed = |event: &Event<_>| matches!(event, Event::KilledWhileStopping { count: 1, .. });
+    assert_eq!(reports.count(killed), 1, "{:?}", reports.all());
     assert_eq!(reports.all().len(), 1, "{:?}", reports.all());
 }
 
 #[tokio::test]
 async fn trapping_connection_ends_the_stop() {
     let reports = Reports::default();
-    let (pool, address) = pool(
-        traps_and_goes_on()
-            .shutdown(LONG)
-            .observer(reports.observer()),
-    );
+    let (pool, address) = pool(traps_the_stop().shutdown(LONG).observer(reports.observer()));
     let mut client = client(address).await;
     let stopping = pool.stop();
-    told_to_stop(&mut client).await;
+    gets_stop_signal(&mut client).await;
     drop(client);
     let report = soon("the stop ends", stopping).await;
     check(
@@ -192,10 +188,10 @@ async fn trapping_connection_ends_the_stop() {
 
 #[tokio::test]
 async fn shutdown_never_waits_indefinitely() {
-    let (pool, address) = pool(traps_and_goes_on().shutdown(Shutdown::Unlimited));
+    let (pool, address) = pool(traps_the_stop().shutdown(Shutdown::Unlimited));
     let mut client = client(address).await;
     let stopping = pool.stop();
-    told_to_stop(&mut client).await;
+    gets_stop_signal(&mut client).await;
     for _ in 0..50 {
         ping(&mut client).await;
     }
@@ -215,7 +211,7 @@ async fn shutdown_never_waits_indefinitely() {
 #[tokio::test]
 async fn brutal_shutdown_skips_the_stop_phase() {
     let reports = Reports::default();
-    let spec = traps_and_goes_on().shutdown(Shutdown::Kill);
+    let spec = traps_the_stop().shutdown(Shutdown::Kill);
     let (pool, address) = pool(spec.observer(reports.observer()));
     let mut client = client(address).await;
     let report = soon("the stop ends", pool.stop()).await;
@@ -231,7 +227,7 @@ async fn brutal_shutdown_skips_the_stop_phase() {
 #[tokio::test]
 async fn lame_duck_still_accepts() {
     let lame_duck = Duration::from_secs(1);
-    let (pool, address) = pool(tells_draining().lame_duck(lame_duck));
+    let (pool, address) = pool(answers_draining().lame_duck(lame_duck));
     let mut before = connect(address).await;
     assert_eq!(asked(&mut before).await, 'o');
     let began = Instant::now();
@@ -242,7 +238,7 @@ async fn lame_duck_still_accepts() {
     assert_eq!(asked(&mut during).await, 'o');
     let status = pool.status().unwrap();
     let refused = pool.add_listener(unused_listener(), 1).unwrap_err();
-    // What was seen is of the lame duck only if it was not over meanwhile.
+    // The checks above hold only if the lame duck has not ended.
     assert!(
         began.elapsed() < lame_duck,
         "the machine is too slow for this test's lame duck"
@@ -269,7 +265,7 @@ fn unused_listener() -> TcpListener {
 
 #[tokio::test]
 async fn grace_refuses_new_connections() {
-    let (pool, address) = pool(traps_and_goes_on().grace(LONG));
+    let (pool, address) = pool(traps_the_stop().grace(LONG));
     let mut client = client(address).await;
     let stopping = pool.stop();
     eventually("the listener is closed", || {
@@ -281,7 +277,7 @@ async fn grace_refuses_new_connections() {
     });
     refused.await;
     let late = soon("a late client is refused", TcpStream::connect(address)).await;
-    assert!(late.is_err(), "nobody accepts in grace");
+    assert!(late.is_err(), "no connection is accepted in grace");
     for _ in 0..50 {
         ping(&mut client).await;
     }
@@ -320,7 +316,10 @@ async fn unlimited_grace_ends_with_last_connection() {
     let stopping = pool.stop();
     ping(&mut first).await;
     drop(first);
-    eventually("one has left", || pool.counts().unwrap().connections == 1).await;
+    eventually("one connection has left", || {
+        pool.counts().unwrap().connections == 1
+    })
+    .await;
     ping(&mut last).await;
     assert_eq!(
         pool.status().unwrap().state,
@@ -367,7 +366,7 @@ async fn all_callers_get_the_same_result() {
 #[tokio::test]
 async fn kill_ends_the_grace() {
     let (pool, address) = pool(
-        traps_and_goes_on()
+        traps_the_stop()
             .grace(Grace::Unlimited)
             .shutdown(Shutdown::Unlimited),
     );
@@ -391,7 +390,7 @@ async fn kill_ends_the_grace() {
 #[tokio::test]
 async fn owner_drop_kills_at_once() {
     let (pool, address) = pool(
-        traps_and_goes_on()
+        traps_the_stop()
             .grace(Grace::Unlimited)
             .shutdown(Shutdown::Unlimited),
     );
@@ -400,7 +399,7 @@ async fn owner_drop_kills_at_once() {
     let id = handle.listeners().unwrap()[0].id;
     let (join, began) = (handle.join(), Instant::now());
     drop(pool);
-    assert!(began.elapsed() < SLACK, "the drop blocks nobody");
+    assert!(began.elapsed() < SLACK, "the drop does not block");
     let report = soon("the pool ends", join).await;
     assert_eq!(report.reason, StopReason::OwnerDropped);
     assert_eq!(
@@ -436,13 +435,13 @@ async fn check_stopped(handle: &PoolHandle, id: ListenerId) {
 #[tokio::test]
 async fn one_connection_is_stopped_by_id() {
     let reports = Reports::default();
-    let (pool, address) = pool(traps_and_goes_on().observer(reports.observer()));
+    let (pool, address) = pool(traps_the_stop().observer(reports.observer()));
     let mut killed = client(address).await;
     let id = pool.connections().unwrap()[0].id;
     let mut stopped = client(address).await;
     pool.kill_child(id).unwrap();
     gone(&mut killed).await;
-    eventually("it has left the list", || {
+    eventually("the connection is no longer listed", || {
         pool.connections().unwrap().len() == 1
     })
     .await;
@@ -451,10 +450,10 @@ async fn one_connection_is_stopped_by_id() {
     assert_eq!(reports.count(was_killed), 1, "{:?}", reports.all());
     let id = pool.connections().unwrap()[0].id;
     pool.stop_child(id).unwrap();
-    told_to_stop(&mut stopped).await;
+    gets_stop_signal(&mut stopped).await;
     ping(&mut stopped).await;
     drop(stopped);
-    eventually("it has left the list", || {
+    eventually("the connection is no longer listed", || {
         pool.connections().unwrap().is_empty()
     })
     .await;
@@ -481,7 +480,7 @@ impl Acceptor<TcpListener> for Terminates {
     async fn terminate(&self, reason: &Terminate, _state: ()) {
         self.0
             .lock()
-            .expect("no test panics here")
+            .expect("no thread panics while it holds the lock")
             .push(reason.to_string());
     }
 }

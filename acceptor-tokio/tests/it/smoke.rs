@@ -1,4 +1,4 @@
-//! A real client talks to a real server.
+//! A client and a server, end to end.
 
 use acceptor_tokio::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

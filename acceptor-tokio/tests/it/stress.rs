@@ -1,5 +1,5 @@
-//! Everything at once, on real threads: clients, closes, stops and kills of children, new specs, and stops of the
-//! whole. No client that stays is forgotten, the counts come out even, and pools that come and go leave nothing.
+//! Everything concurrently, on real threads: clients, closes, stops and kills of children, new specs, and stops of the
+//! pool. No client is left hanging, the counts add up, and short-lived pools leave nothing behind.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,16 +14,16 @@ use tokio::net::TcpStream;
 
 use crate::support::*;
 
-/// States, connections and tasks that are there.
+/// The number of live states and connections.
 #[derive(Clone, Default)]
-struct Living(Arc<AtomicUsize>);
+struct Alive(Arc<AtomicUsize>);
 
-struct Life(Arc<AtomicUsize>);
+struct AliveGuard(Arc<AtomicUsize>);
 
-impl Living {
-    fn one(&self) -> Life {
+impl Alive {
+    fn one(&self) -> AliveGuard {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Life(Arc::clone(&self.0))
+        AliveGuard(Arc::clone(&self.0))
     }
 
     fn count(&self) -> usize {
@@ -31,26 +31,26 @@ impl Living {
     }
 }
 
-impl Drop for Life {
+impl Drop for AliveGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Echoes. Its acceptors differ in how they begin: at once, after a switch, with a short timeout, not at all.
+/// Echoes. Its acceptors begin in different ways: immediately, after a yield, with a short timeout, not at all.
 struct Restless {
-    living: Living,
+    alive: Alive,
     begun: Begun,
     turn: AtomicU64,
 }
 
-/// The acceptors that have begun since somebody looked.
+/// The acceptors that have begun since the last look.
 type Begun = Arc<Mutex<Vec<ChildId>>>;
 
 impl Restless {
-    fn new(living: &Living, begun: &Begun) -> Self {
+    fn new(alive: &Alive, begun: &Begun) -> Self {
         Self {
-            living: living.clone(),
+            alive: alive.clone(),
             begun: Arc::clone(begun),
             turn: AtomicU64::new(0),
         }
@@ -58,46 +58,46 @@ impl Restless {
 }
 
 impl Acceptor<TcpListener> for Restless {
-    type State = Life;
+    type State = AliveGuard;
     type Exit = Result<(), BoxError>;
 
     async fn init(
         &self,
         listener: &ListenerInfo<std::net::SocketAddr>,
-    ) -> Result<Init<Life>, BoxError> {
+    ) -> Result<Init<AliveGuard>, BoxError> {
         self.begun
             .lock()
-            .expect("nobody panics")
+            .expect("no thread panics while it holds the lock")
             .push(listener.child);
-        let life = self.living.one();
+        let guard = self.alive.one();
         match self.turn.fetch_add(1, Ordering::SeqCst) % 5 {
-            0 => Ok(Init::Accept(life)),
+            0 => Ok(Init::Accept(guard)),
             1 => {
                 tokio::task::yield_now().await;
-                Ok(Init::Accept(life))
+                Ok(Init::Accept(guard))
             }
-            2 => Ok(Init::AcceptWithin(life, Duration::ZERO)),
-            3 => Ok(Init::AcceptWithin(life, Duration::from_millis(3))),
+            2 => Ok(Init::AcceptWithin(guard, Duration::ZERO)),
+            3 => Ok(Init::AcceptWithin(guard, Duration::from_millis(3))),
             _ => Ok(Init::Ignore),
         }
     }
 
-    async fn serve(&self, mut connection: Connection, _state: Life) -> Result<(), BoxError> {
-        let _serving = self.living.one();
+    async fn serve(&self, mut connection: Connection, _state: AliveGuard) -> Result<(), BoxError> {
+        let _serving = self.alive.one();
         echo(&mut connection.stream).await
     }
 
-    async fn terminate(&self, _: &Terminate, state: Life) {
+    async fn terminate(&self, _: &Terminate, state: AliveGuard) {
         tokio::task::yield_now().await;
         drop(state);
     }
 }
 
-fn spec(living: &Living, begun: &Begun) -> Spec<impl Acceptor<TcpListener>> {
-    Spec::new("restless", Restless::new(living, begun)).intensity(u32::MAX)
+fn spec(alive: &Alive, begun: &Begun) -> Spec<impl Acceptor<TcpListener>> {
+    Spec::new("restless", Restless::new(alive, begun)).intensity(u32::MAX)
 }
 
-/// Clients that come and go for a while; how many were answered.
+/// Clients that come and go until this time; returns how many were answered.
 async fn clients(address: std::net::SocketAddr, until: Instant) -> usize {
     let mut answered = 0;
     while Instant::now() < until {
@@ -105,27 +105,31 @@ async fn clients(address: std::net::SocketAddr, until: Instant) -> usize {
             tokio::task::yield_now().await;
             continue;
         };
-        // Killed or stopped on the way it is not answered: but it is not left hanging either.
+        // A connection that is killed or stopped is not answered, but it is not left hanging either.
         let asked = async {
             stream.write_all(&[7]).await?;
             stream.read_u8().await
         };
-        answered += usize::from(soon("an answer, or an end", asked).await.is_ok());
+        answered += usize::from(soon("an answer or the end", asked).await.is_ok());
     }
     answered
 }
 
-/// Stops and kills whoever is there, in turn, and changes the spec.
-async fn meddle(pool: PoolHandle, living: Living, begun: Begun, until: Instant) {
+/// Stops and kills children in turn, and changes the spec.
+async fn inject_faults(pool: PoolHandle, alive: Alive, begun: Begun, until: Instant) {
     let mut turn = 0_usize;
     while Instant::now() < until {
         turn += 1;
         let connections = pool.connections().expect("the pool runs");
-        let mut children = std::mem::take(&mut *begun.lock().expect("nobody panics"));
+        let mut children = std::mem::take(
+            &mut *begun
+                .lock()
+                .expect("no thread panics while it holds the lock"),
+        );
         children.extend(connections.iter().map(|connection| connection.id));
         for id in children {
             turn += 1;
-            // It may be gone by now.
+            // It may have ended by now.
             let _ = match turn % 7 {
                 0 => pool.stop_child(id),
                 1 => pool.kill_child(id),
@@ -133,7 +137,7 @@ async fn meddle(pool: PoolHandle, living: Living, begun: Begun, until: Instant) 
             };
         }
         if turn % 3 == 0 {
-            pool.reconfigure(spec(&living, &begun), WaitingAcceptors::Keep)
+            pool.reconfigure(spec(&alive, &begun), WaitingAcceptors::Keep)
                 .expect("the pool runs");
         }
         let counts = pool.counts().expect("the pool runs");
@@ -142,7 +146,7 @@ async fn meddle(pool: PoolHandle, living: Living, begun: Begun, until: Instant) 
     }
 }
 
-/// Opens and closes a listener of its own, with a client each time.
+/// Opens and closes its own listener, with a client each time.
 async fn open_and_close(pool: PoolHandle, until: Instant) -> Vec<ListenerId> {
     let mut closed = Vec::new();
     while Instant::now() < until {
@@ -150,7 +154,7 @@ async fn open_and_close(pool: PoolHandle, until: Instant) -> Vec<ListenerId> {
         let stream = TcpStream::connect(address).await;
         soon("the listener closes", pool.close_listener(id))
             .await
-            .expect("it is open");
+            .expect("the listener is open");
         drop(stream);
         closed.push(id);
     }
@@ -159,13 +163,13 @@ async fn open_and_close(pool: PoolHandle, until: Instant) -> Vec<ListenerId> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_faults_leak_nothing() {
-    let (living, begun) = (Living::default(), Begun::default());
-    let pool = Pool::start(runtime(), spec(&living, &begun)).expect("the spec is good");
+    let (alive, begun) = (Alive::default(), Begun::default());
+    let pool = Pool::start(runtime(), spec(&alive, &begun)).expect("the spec is allowed");
     let (_, address) = listen(&pool, 4);
     let until = Instant::now() + Duration::from_secs(2);
-    let meddling = tokio::spawn(meddle(
+    let injecting = tokio::spawn(inject_faults(
         pool.handle(),
-        living.clone(),
+        alive.clone(),
         Arc::clone(&begun),
         until,
     ));
@@ -177,10 +181,10 @@ async fn concurrent_faults_leak_nothing() {
     for client in coming {
         answered += client.await.expect("no client panics");
     }
-    meddling.await.expect("nothing that meddles panics");
+    injecting.await.expect("the fault injection does not panic");
     let closed = closing.await.expect("every listener closes");
     assert!(answered > 0 && !closed.is_empty());
-    // After the storm the listener hears as it did.
+    // Afterwards the listener accepts as before.
     let mut last = client(address).await;
     let listeners = pool.listeners().expect("the pool runs");
     assert_eq!(listeners.len(), 1);
@@ -189,18 +193,15 @@ async fn concurrent_faults_leak_nothing() {
     assert_eq!(report.stuck, 0);
     gone(&mut last).await;
     drop(pool);
-    eventually("all states and connections are gone", || {
-        living.count() == 0
-    })
-    .await;
+    eventually("all states and connections are gone", || alive.count() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn short_lived_pools_leak_nothing() {
-    let (living, begun) = (Living::default(), Begun::default());
+    let (alive, begun) = (Alive::default(), Begun::default());
     let metrics = tokio::runtime::Handle::current().metrics();
     for round in 0..2000 {
-        let pool = Pool::start(runtime(), spec(&living, &begun)).expect("the spec is good");
+        let pool = Pool::start(runtime(), spec(&alive, &begun)).expect("the spec is allowed");
         let listening = (round % 4 == 0).then(|| listen(&pool, 2));
         let stream = match listening {
             Some((_, address)) if round % 8 == 0 => Some(connect(address).await),
@@ -219,5 +220,5 @@ async fn short_lived_pools_leak_nothing() {
         drop(stream);
     }
     eventually("no task is left", || metrics.num_alive_tasks() == 0).await;
-    assert_eq!(living.count(), 0);
+    assert_eq!(alive.count(), 0);
 }

@@ -1,4 +1,4 @@
-//! Which children are stuck after a kill, on tokio.
+//! Children that are stuck after a kill, on tokio.
 
 #[path = "../shared/stuck.rs"]
 mod shared;

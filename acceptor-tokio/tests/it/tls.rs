@@ -1,4 +1,4 @@
-//! The example `tls`: its handshake in a pool of the test, and the program with its files and signals.
+//! The example `tls`: its handshake in a test pool, and the program with its files and signals.
 
 #[allow(
     dead_code,
@@ -50,7 +50,7 @@ impl Identity {
     }
 }
 
-/// A pool with the example's handshake and `serve`, which ends at the first failure that counts.
+/// A pool with the example's handshake and `serve`, which stops at the first counted failure.
 struct Bench {
     pool: Pool<With<TcpListener, Tls>>,
     address: SocketAddr,
@@ -95,13 +95,13 @@ impl Bench {
         self.pool.counts().unwrap().handshaking
     }
 
-    /// How many handshakes are reported to have failed by this cause.
+    /// The number of handshakes reported as failed with this cause.
     fn failed(&self, expected: &str) -> usize {
         let is = |event: &Event<_>| matches!(event, Event::HandshakeFailed { cause, .. } if *cause == expected);
         self.reports.count(is)
     }
 
-    /// A new client is served, and nothing has counted as a failure.
+    /// Checks that a new client is served, and that no failure was counted.
     async fn serves(&self) {
         let mut client = connect(self.trusting(), self.address).await.unwrap();
         assert_eq!(client.says("still here").await, "still here");
@@ -110,7 +110,7 @@ impl Bench {
     }
 }
 
-/// A client that trusts these certificates and nothing else.
+/// A client that trusts only these certificates.
 fn trusting<'a>(
     certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>,
     versions: &[&'static SupportedProtocolVersion],
@@ -126,7 +126,7 @@ fn trusting<'a>(
         .with_no_client_auth()
 }
 
-/// A client of `localhost` whose handshake is through.
+/// Connects to `localhost`, and completes the handshake.
 async fn connect(
     config: impl Into<Arc<ClientConfig>>,
     address: SocketAddr,
@@ -145,16 +145,16 @@ async fn handshake(
 }
 
 trait Client {
-    /// Sends a line; returns the one that comes back.
+    /// Sends a line; returns the echoed one.
     async fn says(&mut self, line: &str) -> String;
 
     /// Asks the server to end the session, and checks that it does.
     async fn quits(self);
 
-    /// Checks that the server closes as TLS wants it: rustls returns an error if there was no close_notify.
+    /// Checks that the server closes with a close_notify: without it rustls returns an error.
     async fn gets_the_end(self);
 
-    /// Whether the session was resumed, and the certificate that the client was shown.
+    /// Whether the session was resumed, and the certificate that the client got.
     fn handshake(&self) -> (HandshakeKind, &CertificateDer<'static>);
 }
 
@@ -214,7 +214,7 @@ async fn server_name_and_protocol_are_optional() {
     let bench = Bench::start();
     let config = trusting([bench.identity.certificate()], &[&TLS12]);
     let stream = crate::support::connect(bench.address).await;
-    // An address is no server name, and is not sent.
+    // An address is not a server name, and is not sent.
     let name = IpAddr::from([127, 0, 0, 1]).into();
     let mut client = handshake(config, stream, name).await.unwrap();
     let seen = client.says("whoami").await;
@@ -254,7 +254,7 @@ async fn silent_clients_delay_no_other() {
         bench.serves().await;
     }
     let connections = || bench.pool.counts().unwrap().connections;
-    eventually("only the silent ones are left", || connections() == SILENT).await;
+    eventually("only the silent clients remain", || connections() == SILENT).await;
     let listed = bench.pool.connections().unwrap();
     assert_eq!(listed.len(), SILENT);
     for record in listed {
@@ -273,17 +273,17 @@ async fn silent_clients_delay_no_other() {
     bench.serves().await;
 }
 
-/// Moves the clock of the runtime.
+/// Advances the clock of the runtime.
 async fn passes(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
-/// How the server keeps the sessions that clients may resume.
+/// How the server stores sessions for resumption.
 #[derive(Clone, Copy)]
 enum Sessions {
-    /// In its memory, which is what rustls does by default.
+    /// In memory, the default of rustls.
     Stored,
     /// In tickets that the clients keep, encrypted with a key of the configuration.
     Tickets,
@@ -345,7 +345,10 @@ async fn tls_1_3_resumption_gets_new_certificate() {
 async fn early_client_gets_new_certificate() {
     let (bench, new) = (Bench::start(), Identity::new());
     let stream = crate::support::connect(bench.address).await;
-    eventually("it is in its handshake", || bench.handshaking() == 1).await;
+    eventually("the client is in its handshake", || {
+        bench.handshaking() == 1
+    })
+    .await;
     bench.tls.replace(new.config());
     let config = trusting([new.certificate()], &[&TLS13]);
     let client = handshake(config, stream, "localhost".try_into().unwrap()).await;
@@ -353,7 +356,7 @@ async fn early_client_gets_new_certificate() {
     assert_eq!(client.unwrap().handshake(), expected);
 }
 
-/// A handshake with this client fails with this cause, which neither counts nor disturbs another client.
+/// Checks that a handshake with this client fails with this cause, is not counted, and disturbs no other client.
 async fn check_fails(cause: &str, client: impl AsyncFnOnce(&Bench)) {
     let bench = Bench::start();
     client(&bench).await;
@@ -385,7 +388,7 @@ async fn plain_http_gets_an_alert() {
         let mut answer = Vec::new();
         let end = soon("the server closes", client.read_to_end(&mut answer)).await;
         end.unwrap();
-        // An alert record: fatal, decode error.
+        // A fatal alert record: decode error.
         assert_eq!(answer, [21, 3, 3, 0, 2, 2, 50]);
     })
     .await;
@@ -427,7 +430,7 @@ async fn broken_tls_record_is_no_failure() {
     let record = [[23, 3, 3, 0, 32].as_slice(), &[0; 32]].concat();
     client.get_mut().0.write_all(&record).await.unwrap();
     let broken = |event: &Event<_>| matches!(event, Event::Disconnected { .. });
-    eventually("it is reported", || bench.reports.count(broken) == 1).await;
+    eventually("the end is reported", || bench.reports.count(broken) == 1).await;
     bench.serves().await;
     assert_eq!(bench.reports.all().len(), 1);
 }
@@ -475,7 +478,7 @@ mod program {
         directory
     }
 
-    /// The running program. Killed should a test fail before it ended.
+    /// The running program, killed when dropped.
     struct Server {
         process: Child,
         output: UnboundedReceiver<String>,
@@ -500,7 +503,7 @@ mod program {
             line.expect("the server is running")
         }
 
-        /// What follows these words in the next line.
+        /// Returns the text after these words in the next line.
         async fn prints_after(&mut self, words: &str) -> String {
             let line = self.prints().await;
             let rest = line.strip_prefix(words).map(str::to_owned);
@@ -511,8 +514,8 @@ mod program {
             self.prints_after("listening on ").await.parse().unwrap()
         }
 
-        async fn complains(&mut self) -> String {
-            let line = soon("the server complains", self.errors.recv()).await;
+        async fn prints_error(&mut self) -> String {
+            let line = soon("the server prints an error", self.errors.recv()).await;
             line.expect("the server is running")
         }
 
@@ -548,7 +551,7 @@ mod program {
         lines
     }
 
-    /// The certificate that a new client is shown, if it trusts it.
+    /// Checks the certificate that a new client gets.
     async fn check_shows(address: SocketAddr, certificate: &CertificateDer<'static>) {
         let config = trusting([certificate], &[&TLS13]);
         let mut client = connect(config, address).await.unwrap();
@@ -584,7 +587,7 @@ mod program {
         let refused = async |server: &mut Server, reason: String| {
             server.signal(Signal::HUP);
             let expected = format!("certificate not replaced: {reason}");
-            assert_eq!(server.complains().await, expected);
+            assert_eq!(server.prints_error().await, expected);
             check_shows(address, new.certificate()).await;
         };
         writes(&new, &old);
@@ -600,8 +603,8 @@ mod program {
         fs::remove_file(&chain).unwrap();
         server.signal(Signal::HUP);
         let expected = format!("certificate not replaced: cannot read {chain_name}: ");
-        let complaint = server.complains().await;
-        assert!(complaint.starts_with(&expected), "{complaint}");
+        let error = server.prints_error().await;
+        assert!(error.starts_with(&expected), "{error}");
 
         assert_eq!(under_way.says("last").await, "last");
         server.signal(Signal::INT);
@@ -635,7 +638,7 @@ mod program {
         let mut command = command();
         command.args(arguments);
         let mut server = Server::start(command);
-        assert_eq!(server.complains().await, expected);
+        assert_eq!(server.prints_error().await, expected);
         assert_eq!(server.ends().await, Some(1));
         assert_eq!(server.output.recv().await, None);
     }

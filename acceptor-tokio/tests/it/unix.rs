@@ -1,9 +1,6 @@
-//! The example `unix`: a listener of one's own, with an address that is no IP address, in a pool of the test.
+//! The example `unix`: a custom listener whose address is not an IP address, in a test pool.
 
-#[allow(
-    dead_code,
-    reason = "the tests use the listener, and have a server of their own"
-)]
+#[allow(dead_code, reason = "the tests use the listener in their own server")]
 #[path = "../../examples/unix.rs"]
 mod example;
 
@@ -20,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;
 
-/// A path of this test's own, shorter than what a socket's name may have.
+/// A path for this test, within the length limit of socket paths.
 fn path(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("acceptor-{}-{name}", std::process::id()));
     let _ = fs::remove_file(&path);
@@ -67,10 +64,16 @@ async fn pool_serves_a_unix_socket() {
     }
     pool.kill_child(connections[0].id).unwrap();
     let mut rest = Vec::new();
-    soon("it is killed", clients[0].read_to_end(&mut rest))
-        .await
-        .unwrap();
-    eventually("that is reported", || reports.lock().unwrap().len() == 1).await;
+    soon(
+        "the connection is killed",
+        clients[0].read_to_end(&mut rest),
+    )
+    .await
+    .unwrap();
+    eventually("the kill is reported", || {
+        reports.lock().unwrap().len() == 1
+    })
+    .await;
     let expected = format!(
         "pool unix: connection {} from (unnamed) on listener {id} failed after ",
         connections[0].id
@@ -78,19 +81,24 @@ async fn pool_serves_a_unix_socket() {
     let reported = reports.lock().unwrap()[0].clone();
     assert!(reported.starts_with(&expected), "{reported}");
 
-    soon("it closes", pool.close_listener(id)).await.unwrap();
-    assert!(!path.exists(), "the file is gone with the socket");
+    soon("the listener closes", pool.close_listener(id))
+        .await
+        .unwrap();
+    assert!(!path.exists(), "the file is removed with the socket");
     pool.add_listener(UnixSocket::bind(&path).unwrap(), 2)
         .unwrap();
     drop(client(&path).await);
     // A connection that is open at the stop is in its report.
-    eventually("it is gone", || pool.counts().unwrap().connections == 1).await;
+    eventually("the connection has ended", || {
+        pool.counts().unwrap().connections == 1
+    })
+    .await;
 
     let handle: PoolHandle<UnixSocket> = pool.handle();
     let stopping = tokio::spawn(async move { handle.stop().await });
     eventually("the listener is closed", || !path.exists()).await;
     clients[1].write_all(&[8]).await.unwrap();
-    let served = soon("it is served in grace", clients[1].read_u8()).await;
+    let served = soon("the connection is served in grace", clients[1].read_u8()).await;
     assert_eq!(served.unwrap(), 8);
     let [_, staying] = clients;
     drop(staying);
@@ -100,7 +108,7 @@ async fn pool_serves_a_unix_socket() {
     assert_eq!((ends.total(), ends.of(EndKind::Normal)), (1, 1));
 }
 
-/// Clients that have connected before the close are served (L7).
+/// Clients that connected before the close are served (L7).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn close_serves_queued_unix_clients() {
     let greets = acceptor_fn(
@@ -120,16 +128,18 @@ async fn close_serves_queued_unix_clients() {
         for _ in 0..20 {
             clients.push(UnixStream::connect(&path).await.unwrap());
         }
-        soon("it closes", pool.close_listener(id)).await.unwrap();
+        soon("the listener closes", pool.close_listener(id))
+            .await
+            .unwrap();
         for client in &mut clients {
-            let greeted = soon("it is served", client.read_u8()).await;
+            let greeted = soon("the client is served", client.read_u8()).await;
             assert_eq!(greeted.unwrap(), 1);
         }
     }
-    assert_eq!(soon("it is killed", pool.kill()).await.stuck, 0);
+    assert_eq!(soon("the pool is killed", pool.kill()).await.stuck, 0);
 }
 
-/// A server that was killed leaves its file behind; one that listens is left alone.
+/// The file of a killed server is replaced; that of a listening server is not.
 #[tokio::test]
 async fn stale_socket_file_is_replaced() {
     let path = path("left");

@@ -1,4 +1,4 @@
-//! The example `websocket`: HTTP and WebSockets in a pool of the test, and the program.
+//! The example `websocket`: HTTP and WebSockets in a test pool, and the program.
 
 #[allow(
     dead_code,
@@ -35,7 +35,7 @@ use tokio::sync::{Notify, mpsc};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A pool with the example's `serve` and its routes. No phase of its stop ends by time.
+/// A pool with the example's `serve` and routes. No phase of its stop times out.
 struct Bench {
     pool: Pool,
     address: SocketAddr,
@@ -69,7 +69,7 @@ impl Bench {
         }
     }
 
-    /// The connection that there is.
+    /// The only connection.
     fn connection(&self) -> ConnectionRecord {
         let mut list = self.pool.connections().unwrap();
         assert_eq!(list.len(), 1, "{list:?}");
@@ -92,7 +92,7 @@ impl Bench {
         eventually("the grace begins", stops).await;
     }
 
-    /// The connection has ended, with neither a failure nor a report.
+    /// Checks that the connection has ended, with neither a failure nor a report.
     async fn ended_without_a_report(&self) {
         self.is_empty().await;
         assert_eq!(self.pool.status().unwrap().failures, 0);
@@ -114,10 +114,10 @@ impl Bench {
     }
 }
 
-/// A client of HTTP/1 that becomes one of WebSockets.
+/// An HTTP/1 client that can become a WebSocket client.
 struct Client(TcpStream);
 
-/// The first byte of a frame, if it is the last one of its message.
+/// The first byte of a frame that is the last one of its message.
 const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x88;
 
@@ -126,7 +126,7 @@ impl Client {
         Self(connect(address).await)
     }
 
-    /// A client whose WebSocket is open.
+    /// Connects, and opens a WebSocket.
     async fn open(address: SocketAddr, path: &str) -> Self {
         let mut client = Self::connect(address).await;
         client.upgrades(path).await;
@@ -139,7 +139,7 @@ impl Client {
     }
 
     async fn head(&mut self) -> String {
-        soon("a head comes", async {
+        soon("a response head arrives", async {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(self.0.read_u8().await.unwrap());
@@ -149,14 +149,14 @@ impl Client {
         .await
     }
 
-    /// The head and the body of an answer with the status 200.
+    /// Reads the head and the body of a response with status 200.
     async fn answer(&mut self) -> (String, String) {
         let head = self.head().await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         let length = head.split_once("content-length: ").unwrap().1;
         let length = length.split_once('\r').unwrap().0.parse().unwrap();
         let mut body = vec![0; length];
-        let read = soon("a body comes", self.0.read_exact(&mut body)).await;
+        let read = soon("a response body arrives", self.0.read_exact(&mut body)).await;
         read.unwrap();
         (head, String::from_utf8(body).unwrap())
     }
@@ -176,14 +176,14 @@ impl Client {
 
     async fn sends(&mut self, kind: u8, payload: &[u8]) {
         assert!(payload.len() < 126, "a longer frame has another head");
-        // A client has to mask what it sends. With zeros that changes nothing.
+        // A client must mask its payload. A mask of zeros leaves it unchanged.
         let mut frame = vec![kind, 0x80 | payload.len() as u8, 0, 0, 0, 0];
         frame.extend(payload);
         self.0.write_all(&frame).await.unwrap();
     }
 
     async fn receives(&mut self) -> (u8, Vec<u8>) {
-        soon("a frame comes", async {
+        soon("a frame arrives", async {
             let kind = self.0.read_u8().await.unwrap();
             let mut payload = vec![0; self.0.read_u8().await.unwrap().into()];
             self.0.read_exact(&mut payload).await.unwrap();
@@ -197,7 +197,7 @@ impl Client {
         assert_eq!(self.receives().await, (TEXT, text.into()));
     }
 
-    /// The server closes the WebSocket, because it stops.
+    /// Checks that the server closes the WebSocket, because it stops.
     async fn is_sent_away(&mut self) {
         let payload = [&1001_u16.to_be_bytes(), b"the server stops".as_slice()].concat();
         assert_eq!(self.receives().await, (CLOSE, payload));
@@ -206,7 +206,7 @@ impl Client {
     }
 }
 
-/// The route `/own`, whose WebSocket runs this in the task that axum spawns: only the stream has a guard.
+/// The route `/own`, whose WebSocket runs this function in the task that axum spawns: only the stream has a guard.
 fn own<F>(run: impl FnOnce(WebSocket) -> F + Clone + Send + Sync + 'static) -> Router
 where
     F: Future<Output = ()> + Send + 'static,
@@ -245,7 +245,7 @@ async fn websocket_is_listed_as_guarded() {
         (connection.id, bench.pool.counts().unwrap().connections),
         (id, 1)
     );
-    // The age of the connection, not of the WebSocket.
+    // The age of the connection, not in the WebSocket.
     assert!((at_least..before.elapsed()).contains(&connection.age));
 
     let mut other = Client::connect(bench.address).await;
@@ -293,7 +293,7 @@ async fn websocket_continues_in_grace() {
     bench.is_in_its_grace().await;
     client.is_echoed("still here").await;
     assert_eq!(bench.connection().state, ConnectionState::Guarded);
-    // One connection alone is stopped, as an operator would do.
+    // Stops a single connection, as an operator would.
     bench.pool.stop_child(id).unwrap();
     client.is_sent_away().await;
     let report = soon("the pool stops", stopping).await;
@@ -315,7 +315,7 @@ async fn stop_phase_closes_websocket() {
     assert_eq!((report.all_connections().total(), report.stuck), (1, 0));
 }
 
-/// Its kill timeout is an hour: the pool waits for no time to pass.
+/// The kill timeout is an hour: the pool does not wait for it.
 #[tokio::test]
 async fn kill_ends_websocket() {
     let bench = Bench::start();
@@ -329,18 +329,18 @@ async fn kill_ends_websocket() {
 
 #[tokio::test]
 async fn unguarded_websocket_fails_at_kill() {
-    let (tells, mut told) = mpsc::unbounded_channel();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
     let bench = Bench::with(own(async move |mut socket| {
         let error = socket.recv().await.unwrap().unwrap_err();
         drop(socket);
-        tells.send(io_error(&error)).unwrap();
+        sender.send(io_error(&error)).unwrap();
     }));
     let mut client = Client::open(bench.address, "/own").await;
     bench.is_guarded().await;
     let report = soon("the pool ends", bench.pool.kill()).await;
     assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
     assert_eq!(report.stuck, 0);
-    let error = soon("the task ends", told.recv()).await;
+    let error = soon("the task ends", receiver.recv()).await;
     assert_eq!(error, Some(Some(io::ErrorKind::ConnectionAborted)));
     gone(&mut client.0).await;
 }
@@ -370,18 +370,18 @@ async fn websocket_held_after_kill_is_stuck() {
     assert_eq!(report.stuck, 1);
     let late = (report.late[0].id, report.late[0].phase, report.late[0].kind);
     assert_eq!(late, (id, Phase::Kill, None));
-    // To drop it later is harmless.
+    // Dropping it later is harmless.
     release.notify_one();
     soon("the socket is dropped", dropped.notified()).await;
     gone(&mut client.0).await;
 }
 
-/// The pool has no part in a task that axum has spawned, but the unwinding drops the stream.
+/// The pool does not see the panic of a task that axum has spawned, but unwinding drops the stream.
 #[tokio::test]
 async fn unguarded_websocket_panic_ends_normally() {
     let bench = Bench::with(own(async |mut socket| {
         socket.recv().await.unwrap().unwrap();
-        panic!("of axum's task");
+        panic!("in axum's task");
     }));
     let mut client = Client::open(bench.address, "/own").await;
     bench.is_guarded().await;
@@ -397,7 +397,7 @@ async fn guarded_websocket_panic_is_reported() {
         upgrade.on_upgrade(async |mut socket| {
             let panics = guard.run(async move {
                 socket.recv().await.unwrap().unwrap();
-                panic!("of the WebSocket");
+                panic!("in the WebSocket");
             });
             panics.await;
         })
@@ -408,22 +408,22 @@ async fn guarded_websocket_panic_is_reported() {
     client.sends(TEXT, b"now").await;
     gone(&mut client.0).await;
     bench.is_empty().await;
-    eventually("it is reported", || !bench.reports.all().is_empty()).await;
-    assert_eq!(bench.panics(), ["of the WebSocket"]);
+    eventually("the end is reported", || !bench.reports.all().is_empty()).await;
+    assert_eq!(bench.panics(), ["in the WebSocket"]);
 }
 
 #[tokio::test]
 async fn handler_panic_is_reported() {
-    let panics = async || -> &'static str { panic!("of the handler") };
+    let panics = async || -> &'static str { panic!("in the handler") };
     let bench = Bench::with(Router::new().route("/own", get(panics)));
     let mut client = Client::connect(bench.address).await;
     client.asks("/own", "").await;
     gone(&mut client.0).await;
-    eventually("it is reported", || !bench.reports.all().is_empty()).await;
-    assert_eq!(bench.panics(), ["of the handler"]);
+    eventually("the end is reported", || !bench.reports.all().is_empty()).await;
+    assert_eq!(bench.panics(), ["in the handler"]);
 }
 
-/// A body that fails.
+/// A failing body.
 struct Fails;
 
 impl hyper::body::Body for Fails {
@@ -434,7 +434,7 @@ impl hyper::body::Body for Fails {
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-        Poll::Ready(Some(Err("of the body")))
+        Poll::Ready(Some(Err("in the body")))
     }
 }
 
@@ -453,11 +453,11 @@ async fn failing_body_is_a_failure() {
             }
         )
     };
-    eventually("it is reported", || bench.reports.count(failed) == 1).await;
+    eventually("the end is reported", || bench.reports.count(failed) == 1).await;
     assert_eq!(bench.pool.status().unwrap().failures, 1);
 }
 
-/// A route `/slow` whose answer waits for the test.
+/// A route `/slow` whose response waits for the test.
 fn slow() -> (Router, Arc<Notify>, Arc<Notify>) {
     let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (asks, answers) = (Arc::clone(&asked), Arc::clone(&answer));
@@ -477,7 +477,7 @@ async fn grace_answers_requests_in_flight() {
     idle.gets("/").await;
     let mut client = Client::connect(bench.address).await;
     client.asks("/slow", "").await;
-    soon("it is asked", asked.notified()).await;
+    soon("the handler is called", asked.notified()).await;
     let stopping = bench.pool.stop();
     gone(&mut idle.0).await;
     answer.notify_one();
@@ -495,7 +495,7 @@ async fn grace_answers_first_request() {
     let bench = Bench::start();
     let mut client = Client::connect(bench.address).await;
     let accepted = || bench.pool.counts().unwrap().connections == 1;
-    eventually("it is accepted", accepted).await;
+    eventually("the client is accepted", accepted).await;
     let stopping = bench.pool.stop();
     bench.is_in_its_grace().await;
     assert_eq!(client.gets("/").await, "hello\n");
@@ -504,7 +504,7 @@ async fn grace_answers_first_request() {
     assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
 }
 
-/// It is in the socket, and neither tokio nor hyper has noticed it when hyper is to shut down.
+/// The request is in the socket, and neither tokio nor hyper has noticed it when hyper shuts down.
 #[tokio::test]
 async fn request_just_before_grace_is_answered() {
     let (gives, mut given) = mpsc::unbounded_channel();
@@ -517,7 +517,7 @@ async fn request_just_before_grace_is_answered() {
     let mut other = Client::connect(bench.address).await;
     assert_eq!(other.gets("/own").await, "given\n");
     let lifecycle = given.recv().await.unwrap();
-    // It waits before the client's connection does, so it is woken first. All of it runs on the thread of the test.
+    // It waits before the client's connection does, so it is woken first. Everything runs on the test's thread.
     let mut draining = lifecycle.draining().wait();
     let waits = poll_fn(|cx| Poll::Ready(Pin::new(&mut draining).poll(cx)));
     assert_eq!(waits.await, Poll::Pending);
@@ -530,20 +530,23 @@ async fn request_just_before_grace_is_answered() {
     soon("the pool stops", stopping).await;
 }
 
-/// A client that sends this before it leaves is no failure of the server, and is reported as the client's end or not at all.
+/// Checks that a client that sends this before it leaves is not a failure of the server, and is reported as disconnected or not at all.
 async fn check_no_failure(sent: &[u8], disconnected: usize, leaves: impl AsyncFnOnce(TcpStream)) {
     let bench = Bench::start();
     let mut stream = connect(bench.address).await;
     stream.write_all(sent).await.unwrap();
     let accepted = || bench.pool.listeners().unwrap()[0].accepted == 1;
-    eventually("it is accepted", accepted).await;
+    eventually("the client is accepted", accepted).await;
     leaves(stream).await;
     bench.is_empty().await;
     let mut other = Client::connect(bench.address).await;
     assert_eq!(other.gets("/").await, "hello\n");
     assert_eq!(bench.pool.status().unwrap().failures, 0);
     let is = |event: &Event<_>| matches!(event, Event::Disconnected { .. });
-    eventually("it is reported", || bench.reports.count(is) == disconnected).await;
+    eventually("the end is reported", || {
+        bench.reports.count(is) == disconnected
+    })
+    .await;
     assert_eq!(bench.reports.all().len(), disconnected);
 }
 
@@ -557,7 +560,7 @@ async fn leaving_client_is_no_failure() {
         drop(stream);
     };
     check_no_failure(b"GET / HTTP/1.1\r\n", 1, resets).await;
-    // The preface of HTTP/2, and half of it.
+    // The HTTP/2 preface, and half of it.
     check_no_failure(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 1, resets).await;
     check_no_failure(b"PRI * HTTP", 1, closes).await;
 }
@@ -569,12 +572,12 @@ async fn protocol_violation_is_no_failure() {
         let _ = soon("the server closes", stream.read_to_end(&mut answer)).await;
     };
     check_no_failure(b"no request\r\n\r\n", 1, reads).await;
-    // After the preface no frame of HTTP/2.
+    // The preface, followed by bytes that are not an HTTP/2 frame.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nno frame of any kind";
     check_no_failure(preface, 1, reads).await;
 }
 
-/// The clock is tokio's, and goes on once there is nothing else to do.
+/// The clock is tokio's, which advances when there is nothing else to do.
 #[tokio::test]
 async fn silent_client_is_disconnected() {
     let bench = Bench::start();
@@ -584,7 +587,7 @@ async fn silent_client_is_disconnected() {
     half.0.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     let mut silent = Client::connect(bench.address).await;
     let accepted = || bench.pool.counts().unwrap().connections == 3;
-    eventually("they are accepted", accepted).await;
+    eventually("the clients are accepted", accepted).await;
     tokio::time::pause();
     for client in [&mut idle, &mut half, &mut silent] {
         let mut rest = Vec::new();
@@ -596,7 +599,7 @@ async fn silent_client_is_disconnected() {
     bench.ended_without_a_report().await;
 }
 
-/// A client of HTTP/2.
+/// An HTTP/2 client.
 struct Http2(http2::SendRequest<Body>);
 
 impl Http2 {
@@ -612,10 +615,10 @@ impl Http2 {
     async fn gets(&mut self, path: &str) -> hyper::Result<String> {
         let request = Request::get(format!("http://localhost{path}"));
         let request = request.body(Body::empty()).unwrap();
-        let answer = soon("an answer comes", self.0.send_request(request)).await?;
+        let answer = soon("a response arrives", self.0.send_request(request)).await?;
         assert_eq!(answer.status(), 200);
         let body = to_bytes(Body::new(answer.into_body()), 1024);
-        let body = soon("a body comes", body).await.unwrap();
+        let body = soon("a response body arrives", body).await.unwrap();
         Ok(String::from_utf8(body.to_vec()).unwrap())
     }
 }
@@ -641,22 +644,22 @@ async fn grace_answers_http2_stream() {
     let bench = Bench::with(routes);
     let mut client = Http2::connect(bench.address).await;
     let asks = tokio::spawn(async move { (client.gets("/slow").await, client) });
-    soon("it is asked", asked.notified()).await;
+    soon("the handler is called", asked.notified()).await;
     let stopping = bench.pool.stop();
     bench.is_in_its_grace().await;
     answer.notify_one();
-    let (answered, client) = soon("it is answered", asks).await.unwrap();
+    let (answered, client) = soon("the request is answered", asks).await.unwrap();
     assert_eq!(answered.unwrap(), "slow\n");
-    // It is the server that closes.
+    // The server closes the connection.
     let report = soon("the pool stops", stopping).await;
     drop(client);
     assert_eq!(report.connections(Phase::Grace).of(EndKind::Normal), 1);
 }
 
-/// Tells the test how many connections the pool has when it is dropped.
-struct Tells(example::Handle, mpsc::UnboundedSender<usize>);
+/// Sends the number of the pool's connections when it is dropped.
+struct SendsCount(example::Handle, mpsc::UnboundedSender<usize>);
 
-impl Drop for Tells {
+impl Drop for SendsCount {
     fn drop(&mut self) {
         let counts = self.0.get().unwrap().counts().unwrap();
         self.1.send(counts.connections).unwrap();
@@ -665,23 +668,23 @@ impl Drop for Tells {
 
 #[tokio::test]
 async fn http2_stream_drops_before_connection() {
-    let (tells, mut told) = mpsc::unbounded_channel();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
     let (asked, pool) = (Arc::new(Notify::new()), example::Handle::default());
     let (asks, handle) = (Arc::clone(&asked), Arc::clone(&pool));
     let handler = async move || {
-        let tells = Tells(handle, tells);
+        let sends = SendsCount(handle, sender);
         asks.notify_one();
         pending::<()>().await;
-        drop(tells);
+        drop(sends);
         "never"
     };
     let bench = Bench::with(Router::new().route("/own", get(handler)));
     pool.set(bench.pool.handle()).unwrap();
     let mut client = Http2::connect(bench.address).await;
     let answered = tokio::spawn(async move { client.gets("/own").await });
-    soon("it is asked", asked.notified()).await;
+    soon("the handler is called", asked.notified()).await;
     let report = soon("the pool ends", bench.pool.kill()).await;
-    assert_eq!(told.try_recv(), Ok(1));
+    assert_eq!(receiver.try_recv(), Ok(1));
     assert_eq!(report.connections(Phase::Kill).of(EndKind::Killed), 1);
     let answered = soon("the client sees the end", answered).await.unwrap();
     answered.unwrap_err();
@@ -689,14 +692,14 @@ async fn http2_stream_drops_before_connection() {
 
 #[tokio::test]
 async fn http2_stream_panic_is_reported() {
-    let panics = async || -> &'static str { panic!("of the handler") };
+    let panics = async || -> &'static str { panic!("in the handler") };
     let bench = Bench::with(Router::new().route("/own", get(panics)));
     let mut client = Http2::connect(bench.address).await;
     client.gets("/own").await.unwrap_err();
     assert_eq!(client.gets("/").await.unwrap(), "hello\n");
     drop(client);
-    eventually("it is reported", || !bench.reports.all().is_empty()).await;
-    assert_eq!(bench.panics(), ["of the handler"]);
+    eventually("the end is reported", || !bench.reports.all().is_empty()).await;
+    assert_eq!(bench.panics(), ["in the handler"]);
 }
 
 #[cfg(unix)]
@@ -709,7 +712,7 @@ mod program {
 
     use super::*;
 
-    /// The running program. Killed should a test fail before it ended.
+    /// The running program, killed when dropped.
     struct Server(Child);
 
     impl Drop for Server {

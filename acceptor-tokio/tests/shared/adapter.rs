@@ -1,6 +1,6 @@
-//! What every adapter whose streams are those of `futures-io` does alike; their tests include this file.
+//! Tests shared by the adapters whose streams implement `futures-io`; each includes this file.
 //!
-//! The including file names `runtime()`, and the adapter's own `RuntimeStream` and `RuntimeListener`.
+//! The including file defines `runtime()`, and the adapter's own `RuntimeStream` and `RuntimeListener`.
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
 use std::future::Future;
@@ -20,7 +20,7 @@ use super::adapter::{
 };
 use super::{RuntimeListener, RuntimeStream, runtime};
 
-/// How long a test waits for what must happen. Only a failing test waits that long.
+/// How long a test waits for an event. Only a failing test waits that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn loopback() -> SocketAddr {
@@ -56,7 +56,7 @@ pub(crate) fn listen(
     (pool.add_listener(listener, acceptors).unwrap(), address)
 }
 
-/// A client that is connected, and of no runtime.
+/// A connected blocking client, independent of the runtime.
 #[track_caller]
 pub(crate) fn client(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();
@@ -72,12 +72,14 @@ pub(crate) fn ping(client: &mut TcpStream) {
     assert_eq!(&back, b"hello");
 }
 
-/// Waits for the future on a thread of its own, so that the test can lose patience.
+/// Waits for the future on a separate thread, so that the test can time out.
 #[track_caller]
 pub(crate) fn soon<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     let (sender, result) = channel();
     std::thread::spawn(move || sender.send(block_on(future)));
-    result.recv_timeout(PATIENCE).expect("it is done in time")
+    result
+        .recv_timeout(PATIENCE)
+        .expect("the future is ready in time")
 }
 
 #[test]
@@ -92,7 +94,11 @@ fn clients_are_echoed_until_the_stop() {
     let acceptors = report.all_acceptors().of(EndKind::Stopped);
     assert_eq!((acceptors, report.stuck), (3, 0), "{report}");
     for mut client in clients {
-        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "the socket is gone");
+        assert_eq!(
+            client.read(&mut [0]).unwrap_or(0),
+            0,
+            "the socket is closed"
+        );
     }
 }
 
@@ -106,7 +112,7 @@ fn address_can_be_rebound_after_close() {
         ping(&mut client);
         clients.push(client);
         soon(pool.close_listener(id)).unwrap();
-        // The default options share the address with no other listener: were one left, this would fail.
+        // The default options share the address with no other listener: this fails if the old one is still open.
         (id, _) = listen(&pool, address, 3);
     }
     clients.iter_mut().for_each(ping);
@@ -163,15 +169,15 @@ fn blocking_std_listener_is_accepted() {
     assert_eq!(soon(pool.stop()).stuck, 0, "no thread is blocked");
 }
 
-/// A listener of the runtime's own type, and the runtime's own stream.
+/// Converts a listener of the runtime's own type, whose streams are the runtime's own.
 #[test]
 fn runtime_listener_keeps_its_streams() {
-    let (tell, told) = channel();
+    let (sender, receiver) = channel();
     let serve = move |connection: Connection| {
         let stream: RuntimeStream = connection.stream;
         let addresses = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
         assert_eq!(addresses, (connection.local_addr, connection.peer_addr));
-        tell.send(addresses).unwrap();
+        sender.send(addresses).unwrap();
         echo(stream)
     };
     let spec = Spec::new("own", acceptor_fn(serve));
@@ -182,7 +188,7 @@ fn runtime_listener_keeps_its_streams() {
     pool.add_listener(listener, 1).unwrap();
     let mut client = client(address);
     ping(&mut client);
-    let served = told.recv_timeout(PATIENCE).unwrap();
+    let served = receiver.recv_timeout(PATIENCE).unwrap();
     assert_eq!(served, (address, client.local_addr().unwrap()));
 }
 
@@ -198,15 +204,15 @@ fn ipv6_wildcard_has_own_local_address() {
 
 #[track_caller]
 fn check_wildcard(wildcard: impl Into<SocketAddr>, address: std::net::IpAddr) {
-    let (tell, told) = channel();
+    let (sender, receiver) = channel();
     let serve = move |connection: Connection| {
-        tell.send(connection.local_addr).unwrap();
+        sender.send(connection.local_addr).unwrap();
         echo(connection.stream)
     };
     let pool = Pool::start(runtime(), Spec::new("wildcard", acceptor_fn(serve))).unwrap();
     let (_, bound) = listen(&pool, wildcard.into(), 2);
     let client = client(SocketAddr::new(address, bound.port()));
-    let local = told.recv_timeout(PATIENCE).unwrap();
+    let local = receiver.recv_timeout(PATIENCE).unwrap();
     assert_eq!(local, client.peer_addr().unwrap());
     assert_eq!(pool.connections().unwrap()[0].local_addr, local);
 }
@@ -239,10 +245,10 @@ fn past_sleep_is_ready_century_is_not() {
     assert_eq!(later.poll(&mut cx), Poll::Pending);
 }
 
-/// A task that is spawned goes on though nobody holds anything of it.
+/// A spawned task continues without a handle to it.
 #[test]
 fn task_is_detached() {
-    let (sender, told): (_, Receiver<()>) = channel();
+    let (sender, receiver): (_, Receiver<()>) = channel();
     let sleeps = runtime();
     runtime().spawn(async move {
         sleeps
@@ -250,5 +256,5 @@ fn task_is_detached() {
             .await;
         sender.send(()).unwrap();
     });
-    told.recv_timeout(PATIENCE).expect("the task runs");
+    receiver.recv_timeout(PATIENCE).expect("the task runs");
 }

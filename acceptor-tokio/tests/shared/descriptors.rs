@@ -1,7 +1,7 @@
-//! A descriptor that cannot accept is refused, by an error that says what it is (V4); the tests of every adapter include this file.
+//! A descriptor that cannot accept is refused, with an error that names its type (V4); the tests of every adapter include this file.
 //!
-//! The including file names the constructors, each as a function of a standard listener: `from_std`, and
-//! `from_runtime`, which makes the runtime's own listener of it first.
+//! The including file defines the constructors, each as a function of a standard listener: `from_std`, and
+//! `from_runtime`, which first converts it to the runtime's own listener.
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
 use std::fs::File;
@@ -47,7 +47,7 @@ fn connected_socket_is_refused() {
     check_refused(unix, "a Unix stream socket that is connected");
 }
 
-/// The only systems of those tested that say whether a socket listens. Shut down, it does no longer.
+/// Only these systems report whether a socket listens. After a shutdown it no longer does.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 #[test]
 fn non_listening_socket_is_refused() {
@@ -75,7 +75,7 @@ fn pipe_is_refused() {
     check_refused(writer, "a pipe");
 }
 
-/// The runtimes do not make a listener of it in the first place: epoll does not take it.
+/// The runtimes cannot make a listener of it: epoll does not support files.
 #[test]
 fn file_is_refused() {
     let socket = TcpListener::from(OwnedFd::from(File::open("Cargo.toml").unwrap()));

@@ -1,7 +1,7 @@
-//! A graceful close or stop loses no client that had connected before (L7), on each runtime: the tests of each adapter
+//! A graceful close or stop loses no client that connected before it (L7), on each runtime: the tests of each adapter
 //! include this file.
 //!
-//! The including file names `echo_pool`, `listen` and `soon`, and its adapter.
+//! The including file defines `echo_pool`, `listen` and `soon`.
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use super::{echo_pool, listen, soon};
 
 const ROUNDS: usize = 200;
 const ACCEPTORS: usize = 10;
-/// More than any stop takes here: a client that is not served fails the test instead.
+/// Longer than any stop here: if a client is not served, the test fails instead.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Clients that connect one after the other until the address refuses them.
@@ -47,7 +47,7 @@ impl Clients {
         }
     }
 
-    /// Waits until some have connected, then returns how many.
+    /// Waits until some clients have connected, and returns how many.
     fn some(&self) -> usize {
         loop {
             let connected = self.connected.lock().unwrap().len();
@@ -58,12 +58,12 @@ impl Clients {
         }
     }
 
-    /// No client begins to connect any longer.
+    /// Stops new connections.
     fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// Checks that the first are served.
+    /// Checks that the first clients are served.
     #[track_caller]
     fn served(self, first: usize) {
         for thread in self.threads {
@@ -90,7 +90,7 @@ fn close_serves_connected_clients() {
         let clients = Clients::of(address);
         let first = clients.some();
         let closed = pool.close_listener(id);
-        // Else each close would take clients for a whole second.
+        // Otherwise each close would accept clients for a whole second.
         clients.stop();
         soon(closed).unwrap();
         clients.served(first);

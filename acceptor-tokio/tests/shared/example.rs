@@ -13,7 +13,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
         "release"
     };
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What cargo has set for the test describes the test's package. Ring's build script takes it for a change, and this
+    // The variables that cargo has set for the test describe the test's package. Ring's build script takes them for a change, and this
     // build and the next would compile it again.
     for (variable, _) in env::vars_os() {
         let set_by_cargo = ["CARGO_PKG_", "CARGO_MANIFEST_"];
@@ -23,7 +23,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
         }
     }
     let built = command
-        // With the features that the tests of the workspace are built with: nothing is compiled twice.
+        // With the features of the workspace's tests, so that nothing is compiled twice.
         .args(["build", "--quiet", "--workspace"])
         .args(["--example", name, "--profile", profile])
         .args(["--message-format", "json"])
@@ -33,7 +33,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
     let messages = String::from_utf8(built.stdout).expect("the messages of cargo are text");
     assert!(built.status.success(), "{messages}");
     let path = messages.split_once(r#""executable":""#);
-    let (_, path) = path.expect("cargo names what it has built");
+    let (_, path) = path.expect("cargo names the executable");
     path.split('"')
         .next()
         .expect("a split has a first part")

@@ -1,7 +1,7 @@
-//! No call of an adapter panics on input that it can check (V1 to V4), not even inside: where a panic ends the process, as with
-//! `panic = "abort"`, a caught one would too.
+//! No call of an adapter panics on input that it can check (V1 to V4), not even internally: where a panic ends the process, as with
+//! `panic = "abort"`, a caught one would end it too.
 //!
-//! The including file names `runtime()`, `block_on()` and, as `adapter`, its adapter.
+//! The including file defines `runtime()`, `block_on()` and, as `adapter`, its adapter.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
@@ -19,7 +19,7 @@ use super::adapter::{
 };
 use super::{block_on, runtime};
 
-/// Is set for the process in which any panic is the last.
+/// Set for the process in which any panic is fatal.
 const VARIABLE: &str = "ACCEPTOR_NO_PANIC";
 
 #[test]
@@ -48,7 +48,7 @@ fn checked_input_causes_no_panic() {
 const MAX: Duration = Duration::MAX;
 const LOOPBACK: &str = "127.0.0.1:0";
 
-/// Waits for a client as long as can be said.
+/// Has the longest possible accept timeout.
 struct Patient;
 
 impl Acceptor<TcpListener> for Patient {

@@ -1,4 +1,4 @@
-//! Children that wait for their turn to be dropped are not stuck, and one that blocks is (S8); in memory, on any runtime.
+//! Children that wait to be dropped are not stuck, and one that blocks is (S8); in memory, on any runtime.
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
 use std::future::{pending, poll_fn};
@@ -19,10 +19,10 @@ const CHILDREN: usize = 20_000;
 const DROP: Duration = Duration::from_micros(200);
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A connection; its drop keeps the thread busy.
+/// A connection whose drop keeps the thread busy.
 enum Stream {
     Slow,
-    /// It blocks in `serve`, after it has said so, until the test lets it go.
+    /// It blocks in `serve`, after a message, until the test releases it.
     Blocks(Sender<()>, Receiver<()>),
 }
 
@@ -83,7 +83,7 @@ impl Listener for Port {
     }
 }
 
-/// Kills a pool of many slow children, and as many that block as is said; returns how many were found stuck.
+/// Kills a pool of many slow children, and this many that block; checks how many are stuck.
 pub(crate) fn check(runtime: impl Runtime, blocking: usize) {
     let serve = acceptor_fn(|connection: Connection<Stream, ()>| async move {
         if let Stream::Blocks(begins, goes_on) = &connection.stream {

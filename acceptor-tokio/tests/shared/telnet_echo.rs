@@ -1,6 +1,6 @@
-//! The example `telnet_echo` as its users meet it: a process of its own, real sockets, real signals.
+//! The example `telnet_echo` from the outside: a separate process, real sockets, real signals.
 //!
-//! Each adapter has the example, and its tests include this file: they are all to behave the same.
+//! Each adapter has the example, and its tests include this file: all must behave the same.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
@@ -23,20 +23,20 @@ use rustix::net::sockopt::set_socket_linger;
 use rustix::pipe::pipe;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long anything may take on a machine that is busy with other things.
+/// How long a step may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the example promises.
+/// The example's documented times.
 const GRACE: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(2);
 /// The default of a pool.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many lines the example keeps for a reader that is slow.
+/// The most lines that the example queues for a slow reader.
 const QUEUE: usize = 256;
 /// More clients than reports fit into a pipe and that queue.
 const MANY: usize = 1500;
 
-/// Who cannot write for so long is not only slow.
+/// A client that cannot write for this long is blocked, not slow.
 const STUCK: Duration = Duration::from_secs(1);
 
 const CLOSING: &str = "The server is closing: please finish what you are doing.\r\n";
@@ -116,10 +116,10 @@ fn listener_closes_before_sessions() {
         match TcpStream::connect_timeout(&server.address, PATIENCE) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => break,
             Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
-            // Made before the close, or in the moment of it.
+            // Connected before or during the close.
             _ => assert!(began.elapsed() < GRACE, "the listener is still open"),
         }
-        // There is no signal for a closed listener: only a client finds out.
+        // There is no notification for a closed listener: only a client can find out.
         thread::sleep(Duration::from_millis(5));
     }
     client.sends_and_gets_back(b"after\r\n");
@@ -137,7 +137,7 @@ fn idle_session_ends_after_grace() {
     client.gets(CLOSING.as_bytes());
     client.gets(GOODBYE.as_bytes());
     let stayed = signalled.elapsed();
-    assert!(stayed >= GRACE, "sent away after {stayed:?}");
+    assert!(stayed >= GRACE, "stopped after {stayed:?}");
     client.gets_the_end();
     let end = server.ends();
     assert_eq!((end.code, end.errors.as_str()), (0, ""));
@@ -150,7 +150,7 @@ fn blocked_session_is_killed_after_shutdown() {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_write_timeout(Some(STUCK)).unwrap();
     // Never read: what the server sends back fills the buffers, until it can neither write nor
-    // read. The system still shifts them for a while: a session that is polled then gets on a bit.
+    // read. The system still moves bytes for a while, in which the session can progress a little.
     let full = loop {
         if let Err(error) = stream.write(&[b'x'; 65536]) {
             break error;
@@ -216,7 +216,7 @@ fn full_stdout_delays_nothing() {
     assert_eq!(both.read_to_end().len(), filled);
 }
 
-/// A server whose lines are not read goes on, and ends by a second signal.
+/// A server whose output is not read continues, and ends on a second signal.
 #[track_caller]
 fn check_unread(server: Server) -> End {
     let mut client = Client::connect(server.address);
@@ -250,7 +250,7 @@ fn dropped_reports_are_counted() {
     }
     let mut lines: Vec<_> = (0..QUEUE).map(|_| stderr.read_line()).collect();
     lines[0].drain(..filled);
-    // There is room again: the next report says how many were dropped.
+    // There is room again: the next report states how many were dropped.
     server.signal(Signal::INT);
     client.gets(CLOSING.as_bytes());
     server.signal(Signal::INT);
@@ -269,7 +269,7 @@ fn dropped_reports_are_counted() {
 
 #[test]
 fn report_is_one_write() {
-    // In such a socket each write is a message of its own.
+    // In such a socket each write is a separate message.
     let (stderr, writer) = UnixDatagram::pair().unwrap();
     let server = Server::start_with_stderr(OwnedFd::from(writer).into());
     let mut client = Client::connect(server.address);
@@ -369,7 +369,7 @@ fn check_refused(arguments: impl IntoIterator<Item: AsRef<OsStr>>, errors: &str)
     assert!(end.output.is_empty(), "{:?}", end.output);
 }
 
-/// The example, listening.
+/// The running example.
 struct Server {
     running: Running,
     address: SocketAddr,
@@ -390,7 +390,7 @@ impl Server {
         Self::listening(Running::spawn(command))
     }
 
-    /// As process 1 of a process namespace, as in a container. `None` where the system has none for this test.
+    /// Starts it as process 1 of a process namespace, as in a container. `None` where the system does not permit that.
     #[cfg(target_os = "linux")]
     #[track_caller]
     fn start_as_process_1() -> Option<Self> {
@@ -455,7 +455,7 @@ impl Server {
     }
 }
 
-/// The example's process. Killed should a test fail before it ended.
+/// The example's process, killed when dropped.
 struct Running {
     process: Child,
     /// The other end of its standard input, which closes with the process.
@@ -464,7 +464,7 @@ struct Running {
     errors: Option<JoinHandle<String>>,
 }
 
-/// How the process ended, and what it printed that was not read yet.
+/// How the process ended, and its unread output.
 struct End {
     code: i32,
     output: Vec<String>,
@@ -496,7 +496,7 @@ impl Running {
         }
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has ended by itself.
     #[track_caller]
     fn ends(mut self) -> End {
         if let Err(error) = self.alive.read(&mut [0]) {
@@ -524,7 +524,7 @@ impl Drop for Running {
     }
 }
 
-/// A pipe that is read only when the test says so.
+/// A pipe that is read only on request.
 struct Pipe {
     reader: Option<BufReader<File>>,
     writer: OwnedFd,
@@ -535,7 +535,7 @@ impl Pipe {
     fn new() -> Self {
         let (reader, writer) = pipe().unwrap();
         for end in [&reader, &writer] {
-            // Another test's process would keep it open.
+            // Otherwise the process of another test would keep it open.
             fcntl_setfd(end, FdFlags::CLOEXEC).unwrap();
         }
         Self {
@@ -548,7 +548,7 @@ impl Pipe {
         self.writer.try_clone().unwrap().into()
     }
 
-    /// Writes until there is no room for one byte more; returns how many there was room for.
+    /// Fills the pipe; returns how many bytes fitted.
     #[track_caller]
     fn fill(&self) -> usize {
         ioctl_fionbio(&self.writer, true).unwrap();
@@ -578,7 +578,7 @@ impl Pipe {
         line
     }
 
-    /// All that is left, once the process has ended.
+    /// The rest of the output, once the process has ended.
     #[track_caller]
     fn read_to_end(self) -> String {
         drop(self.writer);
@@ -587,7 +587,7 @@ impl Pipe {
     }
 }
 
-/// Does something that may block, for as long as anything may take.
+/// Runs a blocking action, with a timeout.
 #[track_caller]
 fn within_patience<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, done) = channel();
@@ -596,7 +596,7 @@ fn within_patience<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'stati
 }
 
 impl End {
-    /// The report says so of the connections that ended in this phase, and names no other that any ended in.
+    /// Checks the connections that ended in this phase, and that none ended in another.
     #[track_caller]
     fn reports(&self, phase: &str, connections: &str) {
         let seen: Vec<_> = self
@@ -644,14 +644,14 @@ impl Client {
         assert_eq!(String::from_utf8_lossy(&rest), "");
     }
 
-    /// Talks, then resets the connection: the server reports a session that failed.
+    /// Sends a line, then resets the connection: the server reports a failed session.
     #[track_caller]
     fn resets(mut self) {
         self.sends_and_gets_back(b"x");
         set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
     }
 
-    /// Says that it has nothing more to send, and expects nothing more.
+    /// Shuts down its sending side, and expects the end of the stream.
     #[track_caller]
     fn leaves(mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();

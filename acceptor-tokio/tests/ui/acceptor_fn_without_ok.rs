@@ -1,4 +1,4 @@
-//! The closure of `acceptor_fn` returns errors alone, so that the type in `Ok` is unknown.
+//! The closure of `acceptor_fn` returns only errors, so the type in `Ok` is unknown.
 //~ `IntoExit`
 //~ `acceptor_fn`
 

@@ -1,4 +1,4 @@
-//! The closure of `acceptor_fn` returns `()`, which is for `acceptor_from`.
+//! The closure of `acceptor_fn` returns `()`, which needs `acceptor_from`.
 //~ Result<
 //~ `()`
 //~ `acceptor_fn`

@@ -1,4 +1,4 @@
-//! A closure is the acceptor, without `acceptor_fn`.
+//! A closure is used as the acceptor, without `acceptor_fn`.
 //~ is not an `Acceptor<
 //~ wrap it in `acceptor_fn(..)`
 

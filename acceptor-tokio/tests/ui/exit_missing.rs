@@ -1,4 +1,4 @@
-//! An acceptor does not say what `serve` returns.
+//! An acceptor does not define its `Exit`.
 //~ `Exit`
 
 use std::net::SocketAddr;

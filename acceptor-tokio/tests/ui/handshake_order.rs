@@ -1,4 +1,4 @@
-//! A handshake for plain streams after TLS.
+//! A handshake for plain streams follows TLS.
 //~ `Header` is not a `Handshake<TlsStream,
 //~ check their order
 

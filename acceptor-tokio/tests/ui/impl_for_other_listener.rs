@@ -1,4 +1,4 @@
-//! An acceptor for the listener without TLS, and a pool whose listeners have TLS.
+//! An acceptor is implemented for the listener without TLS, but the pool's listeners have TLS.
 //~ `Protocol` is not an `Acceptor<With<
 //~ Acceptor<acceptor_tokio::TcpListener>
 //~ `serve` gets the stream of the handshake

@@ -1,4 +1,4 @@
-//! An acceptor is for the runtime's listener.
+//! An acceptor is implemented for the runtime's listener.
 //~ a pool cannot accept from `tokio::net::TcpListener`
 //~ `TcpListener` of the adapter crate
 //~ acceptor_tokio::TcpListener

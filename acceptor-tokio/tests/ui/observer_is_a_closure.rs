@@ -1,4 +1,4 @@
-//! A closure is the observer, without `observer_fn`.
+//! A closure is used as the observer, without `observer_fn`.
 //~ is not an `Observer<
 //~ wrap it in `observer_fn(..)`
 

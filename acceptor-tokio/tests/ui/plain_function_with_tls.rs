@@ -1,4 +1,4 @@
-//! A function that serves plain streams, and a listener with TLS.
+//! A function serves plain streams, but the listener has TLS.
 //~ TlsStream
 //~ TcpStream
 

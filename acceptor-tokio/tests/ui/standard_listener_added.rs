@@ -1,4 +1,4 @@
-//! A standard listener is added to a pool whose type is written down.
+//! A standard listener is added to a pool with an explicit type.
 //~ std::net::TcpListener
 //~ acceptor_tokio::TcpListener
 

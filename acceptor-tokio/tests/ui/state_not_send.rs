@@ -1,4 +1,4 @@
-//! The state cannot leave its thread.
+//! The state is not `Send`.
 //~ Rc<str>
 //~ `Send`
 //~ State

@@ -1,4 +1,4 @@
-//! A function that serves TLS streams, and a listener without TLS.
+//! A function serves TLS streams, but the listener has no TLS.
 //~ TlsStream
 //~ TcpStream
 

@@ -1,6 +1,6 @@
-//! What the test files share: a pool's listeners, clients, the reports that came, and waiting with patience.
+//! Shared by the tests: listeners of a pool, clients, recorded reports, and waits with a timeout.
 
-// Each test file is a crate of its own and uses a part of this.
+// Each test program is a crate and uses a part of this.
 #![allow(dead_code)]
 
 use std::future::Future;
@@ -16,25 +16,25 @@ use acceptor_tokio::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long a test waits for what must happen. Only a failing test waits that long.
+/// How long a test waits for an event. Only a failing test waits that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a stop may take beyond its phases, on a noisy machine.
+/// How much longer than its phases a stop may take on a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_secs(5);
 
-/// Waits for something that must happen.
+/// Waits for an event, up to `PATIENCE`.
 #[track_caller]
 pub(crate) fn soon<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
     let caller = Location::caller();
     async move {
         match tokio::time::timeout(PATIENCE, future).await {
             Ok(value) => value,
-            Err(_) => panic!("{caller}: within {PATIENCE:?} this did not happen: {what}"),
+            Err(_) => panic!("{caller}: timed out after {PATIENCE:?}: {what}"),
         }
     }
 }
 
-/// Waits until something that gives no signal has come true.
+/// Polls a condition that has no notification until it is true.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) -> impl Future<Output = ()> {
     soon(what, async move {
@@ -74,14 +74,14 @@ pub(crate) fn listen(pool: &impl AsRef<PoolHandle>, acceptors: usize) -> (Listen
     listen_on(pool, &runtime(), loopback(), acceptors)
 }
 
-/// A connected client.
+/// Connects a client.
 #[track_caller]
 pub(crate) fn connect(address: SocketAddr) -> impl Future<Output = TcpStream> {
     let connecting = soon("a client connects", TcpStream::connect(address));
     async move { connecting.await.expect("the listener is open") }
 }
 
-/// Sends one byte and waits for it to come back: from then on the connection is served.
+/// Sends one byte and waits for its echo: from then on the connection is being served.
 #[track_caller]
 pub(crate) fn ping(client: &mut TcpStream) -> impl Future<Output = ()> {
     soon("a byte comes back", async {
@@ -91,7 +91,7 @@ pub(crate) fn ping(client: &mut TcpStream) -> impl Future<Output = ()> {
     })
 }
 
-/// A client that is served.
+/// Connects a client, and waits until it is served.
 #[track_caller]
 pub(crate) fn client(address: SocketAddr) -> impl Future<Output = TcpStream> {
     let connecting = connect(address);
@@ -102,30 +102,30 @@ pub(crate) fn client(address: SocketAddr) -> impl Future<Output = TcpStream> {
     }
 }
 
-/// Waits until the server has let the connection go, be it by closing or by resetting it.
+/// Waits until the server has closed or reset the connection.
 #[track_caller]
 pub(crate) fn gone(client: &mut TcpStream) -> impl Future<Output = ()> {
     soon("the server closes", async {
         let mut rest = Vec::new();
         let _ = client.read_to_end(&mut rest).await;
-        assert_eq!(rest, b"", "nothing was on the way");
+        assert_eq!(rest, b"", "no bytes were in flight");
     })
 }
 
-/// Sends back what comes, until the client closes.
+/// Echoes until the client closes.
 pub(crate) async fn echo(stream: &mut TcpStream) -> Result<(), BoxError> {
     let (mut read, mut write) = stream.split();
     tokio::io::copy(&mut read, &mut write).await?;
     Ok(())
 }
 
-/// A spec of a pool that echoes.
+/// The spec of an echo pool.
 pub(crate) fn echo_spec() -> Spec<impl Acceptor<TcpListener>> {
     let serve = |mut connection: Connection| async move { echo(&mut connection.stream).await };
     Spec::new("echo", acceptor_tokio::acceptor_fn(serve))
 }
 
-/// The reports that a pool has sent so far.
+/// The reports of a pool so far.
 #[derive(Clone, Default)]
 pub(crate) struct Reports(Arc<Mutex<Vec<Event<SocketAddr>>>>);
 
@@ -135,12 +135,12 @@ impl Reports {
         observer_fn(move |report: &Report| reports.lock().push(report.event.clone()))
     }
 
-    /// How many reports are as described.
+    /// The number of matching reports.
     pub(crate) fn count(&self, is: impl Fn(&Event<SocketAddr>) -> bool) -> usize {
         self.lock().iter().filter(|event| is(event)).count()
     }
 
-    /// All reports, for a message or to see that there was none.
+    /// All reports, for a message or to check that there was none.
     pub(crate) fn all(&self) -> Vec<Event<SocketAddr>> {
         self.lock().clone()
     }
