@@ -1,6 +1,6 @@
 //! Pools on tokio, with real sockets: one program, because each is linked with all of tokio, hyper and rustls.
 //!
-//! Tests that measure or limit the whole process are programs of their own, next to this folder.
+//! Tests that measure or limit the whole process, or need it for themselves, are separate programs next to this folder.
 
 #![allow(clippy::unwrap_used, reason = "all of this program is test code")]
 
@@ -10,7 +10,6 @@ mod blocking;
 mod build;
 #[cfg(unix)]
 mod cores;
-mod draining;
 mod guards;
 mod proxy;
 mod reconfigure;

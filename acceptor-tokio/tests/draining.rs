@@ -1,6 +1,9 @@
 //! A graceful close or stop loses no client that connected before it, on tokio.
+//!
+//! A program of its own: a close accepts queued clients for a second at most, which other tests must not use up.
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-#[path = "../shared/draining.rs"]
+#[path = "shared/draining.rs"]
 mod shared;
 
 use std::future::Future;
