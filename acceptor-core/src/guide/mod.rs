@@ -4,7 +4,7 @@
 //!
 //! | chapter | answers |
 //! |---|---|
-//! | [`acceptors`] | How many acceptors does a listener need? What belongs into `init`? |
+//! | [`acceptors`] | How many acceptors does a listener need? What belongs in `init`? |
 //! | [`failures`] | What counts as a failure? What does a program do when `join` returns? |
 //! | [`shutdown`] | How does a pool stop? How do `serve`, a load balancer and a service manager take part? |
 //! | [`reconfigure`] | How are settings, certificates and listeners changed while the pool runs? |
