@@ -38,10 +38,16 @@ thread_local! {
 ///
 /// Any other assertion ends the check when it fails, so the check holds without it.
 pub fn without<T>(comparison: Site, checks: impl FnOnce() -> T) -> T {
+    struct SwitchedOff;
+    // Also when the closure panics: later checks on this thread need the comparison.
+    impl Drop for SwitchedOff {
+        fn drop(&mut self) {
+            OFF.set(None);
+        }
+    }
     OFF.set(Some(comparison));
-    let result = checks();
-    OFF.set(None);
-    result
+    let _switched_off = SwitchedOff;
+    checks()
 }
 
 /// Returns whether a comparison is switched off. Called only when the comparison has failed.
@@ -56,4 +62,24 @@ pub(crate) fn at_caller<T>(
 ) -> impl Future<Output = Result<T, Broken>> {
     let site = Site::caller();
     async move { check.await.map_err(|broken| broken.at(site)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+    use crate::verdict::{Verdict, same};
+
+    #[test]
+    fn comparison_is_on_after_a_panic() {
+        fn compare() -> Verdict {
+            same("a number", 1, 2)
+        }
+        let site = compare().expect_err("the numbers differ").site();
+        assert_eq!(without(site, compare), Ok(()));
+        let panicked = catch_unwind(|| without(site, || std::panic::resume_unwind(Box::new(()))));
+        assert!(panicked.is_err());
+        assert!(compare().is_err());
+    }
 }
