@@ -377,6 +377,10 @@ impl Model {
                 listener,
                 call,
             } => return self.called(*child, *listener, *call),
+            Event::Reported { .. } => {
+                self.delivery_begins();
+                return Ok(());
+            }
             Event::HandshakeBegan { .. } => "H1",
             Event::AddressesReplaced { .. } => "H5",
             Event::HandshakeEnded { .. } => "H4",
@@ -506,6 +510,10 @@ impl Model {
 
     /// A callback called the pool.
     fn called(&mut self, child: ChildId, listener: ListenerId, call: Call) -> Check {
+        if self.outbox.ended {
+            // The observer's call comes too late to change anything.
+            return Ok(());
+        }
         match call {
             Call::Stop => self.stops(StopReason::Requested),
             Call::Kill => self.kills(StopReason::Requested),

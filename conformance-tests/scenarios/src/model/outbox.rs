@@ -36,6 +36,8 @@ pub(super) struct Outbox {
     /// Reports without a slot.
     lost: u64,
     pub(super) reporter: Reporter,
+    /// A report was delivered without that task, which happens only once the pool has ended.
+    pub(super) ended: bool,
     /// The result was given: no report is delivered after it.
     pub(super) closed: bool,
 }
@@ -203,6 +205,11 @@ impl Model {
         if self.outbox.reporter != Reporter::Gone {
             self.outbox.reporter = reporter;
         }
+    }
+
+    /// A report was delivered, and its observer may call the pool.
+    pub(super) fn delivery_begins(&mut self) {
+        self.outbox.ended |= self.outbox.reporter == Reporter::Gone;
     }
 
     pub(crate) fn reporter(&self) -> Reporter {
