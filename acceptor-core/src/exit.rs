@@ -507,6 +507,18 @@ mod tests {
         check_gone(io::Error::other(ItsOwnSource), false);
     }
 
+    #[test]
+    fn exit_kind_depends_on_gone_peer() {
+        let kinds = [Exit::error, Exit::failed, Exit::disconnected].map(|exit| {
+            [
+                exit(reset()).kind(),
+                exit(io::Error::other("no luck")).kind(),
+            ]
+        });
+        let (gone, error) = (EndKind::Disconnected, EndKind::Error);
+        assert_eq!(kinds, [[gone, error], [error; 2], [gone; 2]]);
+    }
+
     #[cfg(feature = "anyhow")]
     #[test]
     fn anyhow_reports_are_inspected() {

@@ -322,4 +322,13 @@ mod tests {
             assert_eq!(error.to_string(), words);
         }
     }
+
+    #[test]
+    fn different_ids_hash_differently() {
+        let listeners = ["1", "2"].map(|id| id.parse::<ListenerId>().unwrap());
+        assert_ne!(hashed(listeners[0]), hashed(listeners[1]));
+        let children = ["1.1", "1.2", "2.1"].map(|id| hashed(id.parse::<ChildId>().unwrap()));
+        assert_ne!(children[0], children[1]);
+        assert_ne!(children[0], children[2]);
+    }
 }

@@ -218,4 +218,15 @@ mod tests {
         let incoming = incoming.with_stream("stream");
         assert_eq!(incoming.transport_addrs(), (&1, &2));
     }
+
+    #[test]
+    fn debug_shows_stream_and_addresses() {
+        let mut incoming = Incoming::new("stream", 1, 2);
+        let words =
+            r#"Incoming { stream: "stream", peer_addr: 1, local_addr: 2, transport: None, .. }"#;
+        assert_eq!(format!("{incoming:?}"), words);
+        incoming.set_addrs(3, 4);
+        let words = r#"Incoming { stream: "stream", peer_addr: 3, local_addr: 4, transport: Some(Transport { peer_addr: 1, local_addr: 2 }), .. }"#;
+        assert_eq!(format!("{incoming:?}"), words);
+    }
 }

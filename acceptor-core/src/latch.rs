@@ -313,4 +313,15 @@ mod tests {
         latch.set();
         assert_eq!(counter.wakes(), 2);
     }
+
+    #[test]
+    fn dropped_waiters_are_woken() {
+        let (latch, counter, _waits) = with_waiters(3);
+        latch.raise();
+        let mut waiters = latch.take_waiters();
+        assert!(waiters.next().is_some());
+        assert_eq!(counter.wakes(), 0);
+        drop(waiters);
+        assert_eq!(counter.wakes(), 2);
+    }
 }

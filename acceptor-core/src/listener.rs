@@ -276,7 +276,7 @@ mod tests {
 
     use super::testing::Nowhere;
     use super::*;
-    use crate::handshake::HandshakeError;
+    use crate::handshake::{HandshakeError, NoHandshake};
     use crate::incoming::Incoming;
 
     #[test]
@@ -319,5 +319,46 @@ mod tests {
         assert_eq!(with.classify(&io::Error::other("gone")), None);
         let Nowhere = with.get_ref();
         let Nowhere = with.into_inner();
+    }
+
+    /// A listener with answers of its own, other than the defaults.
+    struct Answers;
+
+    impl Listener for Answers {
+        type Io = ();
+        type Addr = SocketAddr;
+        type Handshake = NoHandshake;
+
+        async fn accept(&self) -> io::Result<((), SocketAddr)> {
+            std::future::pending().await
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn io_local_addr(_stream: &()) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn handshake(&self) -> NoHandshake {
+            NoHandshake
+        }
+
+        fn asks_local_addr(&self) -> bool {
+            false
+        }
+
+        fn classify(&self, _: &io::Error) -> Option<AcceptErrorKind> {
+            Some(AcceptErrorKind::Connection)
+        }
+    }
+
+    #[test]
+    fn with_keeps_the_listeners_answers() {
+        let with = Answers.with(Passes);
+        assert!(!with.asks_local_addr());
+        let kind = with.classify(&io::Error::other("gone"));
+        assert_eq!(kind, Some(AcceptErrorKind::Connection));
     }
 }

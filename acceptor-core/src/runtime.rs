@@ -201,3 +201,16 @@ pub(crate) mod testing {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::testing::Tasks;
+    use super::*;
+
+    #[test]
+    fn runtimes_are_different_by_default() {
+        let tasks = Tasks::new();
+        assert!(!tasks.is_same(&tasks));
+    }
+}

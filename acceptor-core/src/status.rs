@@ -638,4 +638,19 @@ mod tests {
         let words = "specs 1, active 2, workers 0, supervisors 5";
         assert_eq!(supervisors.to_string(), words);
     }
+
+    #[test]
+    fn only_a_stopping_pool_has_a_phase() {
+        let phase = |state| {
+            Status {
+                state,
+                ..status(1, 2)
+            }
+            .phase()
+        };
+        assert_eq!(phase(PoolState::Running), None);
+        let stopping = PoolState::Stopping(Phase::LameDuck);
+        assert_eq!(phase(stopping), Some(Phase::LameDuck));
+        assert_eq!(phase(PoolState::Stopped), None);
+    }
 }

@@ -830,4 +830,37 @@ mod tests {
     fn seat_is_small() {
         assert!(size_of::<Seat>() <= 48, "{}", size_of::<Seat>());
     }
+
+    /// Checks the end of a child whose last guard is released before, or after, its end is stored.
+    #[track_caller]
+    fn check_keep(released_first: bool) {
+        let control = control();
+        let release = || {
+            let panicked = Some("out of luck".to_owned());
+            control.seats.release_guard(control.key, panicked);
+        };
+        assert!(control.seats.guard(control.key).is_some());
+        assert!(matches!(control.leave(), Left::Guarded));
+        let ended = Arc::new(Mutex::new(None));
+        let at_end = Arc::clone(&ended);
+        let end: GuardedEnd = Box::new(move |panicked| *lock(&at_end) = panicked);
+        if released_first {
+            release();
+        }
+        let kept = control.keep(end);
+        assert_eq!(kept.is_err(), released_first);
+        assert!(lock(&ended).is_none());
+        match kept {
+            Ok(()) => release(),
+            Err((end, panicked)) => end(panicked),
+        }
+        assert_eq!(lock(&ended).as_deref(), Some("out of luck"));
+        assert!(control.seats.guard(control.key).is_none());
+    }
+
+    #[test]
+    fn last_guard_or_task_ends_the_child() {
+        check_keep(false);
+        check_keep(true);
+    }
 }

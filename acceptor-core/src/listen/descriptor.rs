@@ -378,4 +378,10 @@ mod tests {
             assert_eq!(asks_local_addr(&listener), asks, "{address}");
         }
     }
+
+    #[test]
+    fn other_families_have_plain_names() {
+        assert_eq!(kind_of_socket(Type::STREAM, None), "a stream socket");
+        assert_eq!(kind_of_socket(Type::DGRAM, None), "a datagram socket");
+    }
 }

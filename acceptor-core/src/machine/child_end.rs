@@ -243,4 +243,13 @@ mod tests {
             assert_eq!(end.needs_spacing(), expected, "{end:?}");
         }
     }
+
+    #[test]
+    fn only_a_clean_end_may_have_a_reason() {
+        for (end, ..) in ends() {
+            assert_eq!(end.clean_reason(), None, "{end:?}");
+        }
+        let quit = ChildEnd::Clean(Some("quit".into()));
+        assert_eq!(quit.clean_reason().as_deref(), Some("quit"));
+    }
 }

@@ -207,4 +207,38 @@ mod tests {
         limit.prune_at = 0;
         assert_eq!(limit.forget_old(start + SECOND).len(), MANY);
     }
+
+    /// Entries of different listeners, with an event at this time each.
+    fn entries(limit: &mut RateLimit, listeners: std::ops::Range<usize>, now: Instant) {
+        for number in listeners {
+            limit.admit(listener(number as u64), FAILED, now);
+        }
+    }
+
+    #[test]
+    fn only_suppressed_events_are_forgotten() {
+        let (mut limit, start) = (RateLimit::default(), Instant::now());
+        entries(&mut limit, 0..MANY, start);
+        for _ in 0..12 {
+            limit.admit(listener(7), FAILED, start);
+        }
+        let forgotten = limit.forget_old(start + SECOND);
+        assert_eq!(forgotten, [(listener(7), FAILED, 3)]);
+        assert!(limit.recent.is_empty());
+    }
+
+    /// Otherwise each event would visit all entries.
+    #[test]
+    fn pruning_waits_for_twice_the_entries() {
+        let (mut limit, start) = (RateLimit::default(), Instant::now());
+        let (some, later) = (MANY + 100, start + SECOND);
+        entries(&mut limit, 0..some, start);
+        limit.forget_old(start);
+        entries(&mut limit, some..2 * some - 1, start);
+        limit.forget_old(later);
+        assert_eq!(limit.recent.len(), 2 * some - 1);
+        entries(&mut limit, 2 * some..2 * some + 1, start);
+        limit.forget_old(later);
+        assert_eq!(limit.recent.len(), 0);
+    }
 }

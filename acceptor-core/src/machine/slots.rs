@@ -373,4 +373,44 @@ mod tests {
         assert_eq!(slots.insert_with(|| (), |_, ()| 3), first);
         assert_eq!(slots.remove(u32::MAX), None);
     }
+
+    /// Slots with this many full chunks.
+    fn full(chunks: usize) -> Slots<u32, ()> {
+        let mut slots = Slots::default();
+        for _ in 0..chunks * CHUNK {
+            slots.insert_with(|| (), |slot, ()| slot);
+        }
+        assert_eq!(slots.chunks.len(), chunks);
+        slots
+    }
+
+    fn empty(slots: &mut Slots<u32, ()>, chunk: usize) {
+        for place in 0..CHUNK {
+            assert!(slots.remove((chunk * CHUNK + place) as u32).is_some());
+        }
+    }
+
+    #[test]
+    fn directory_shrinks_below_an_eighth() {
+        let mut slots = full(17);
+        for chunk in (3..17).rev() {
+            empty(&mut slots, chunk);
+            assert_eq!((slots.used, slots.chunks.len()), (chunk, 17));
+        }
+        empty(&mut slots, 2);
+        assert_eq!((slots.used, slots.chunks.len()), (2, 2));
+    }
+
+    /// Otherwise a number of values that varies a little would move the directory each time.
+    #[test]
+    fn shrunk_directory_has_room_to_grow() {
+        let mut slots = full(800);
+        for chunk in (0..800).filter(|chunk| *chunk != 50) {
+            empty(&mut slots, chunk);
+        }
+        assert_eq!(slots.chunks.len(), 51);
+        let room = 102..=120;
+        assert!(room.contains(&slots.chunks.capacity()));
+        assert!(room.contains(&slots.available.capacity()));
+    }
 }

@@ -796,3 +796,30 @@ fn end_report_names_child_and_age() {
     let report = row.report(acceptor, ChildEnd::Lost, later);
     assert!(matches!(report, Some(Event::AcceptorFailed { .. })));
 }
+
+/// An owed acceptor tries in the place of one that was replaced, as those that are held wait for a success (B4, R1).
+#[test]
+fn outage_retry_is_owed_before_held() {
+    let mut bench = Bench::started(2);
+    bench.ends(1, StartError, Later(3, 0));
+    bench.ends(2, StartError, Then::None);
+    bench.start_spaced(3);
+    assert!(bench.table.reconfigure(WaitingAcceptors::Replace));
+    assert_eq!(bench.starts(9), [5]);
+    bench.waits(5, Waits::Releases);
+    assert_eq!(bench.starts(9), [4]);
+}
+
+#[test]
+fn child_is_found_without_its_slot() {
+    let mut bench = Bench::started(200);
+    let child = bench.id(150);
+    let parsed = ChildId::new(LISTENER, 150, ChildId::NO_SLOT);
+    let found = |found: Option<ChildId>| found.map(|id| (id.number, id.slot));
+    let (before, next) = bench.table.find(parsed, 0, 100);
+    assert_eq!((found(before), next), (None, Some(100)));
+    let (there, next) = bench.table.find(parsed, 100, 60);
+    assert_eq!((found(there), next), (Some((150, child.slot)), Some(160)));
+    bench.table.remove(child);
+    assert_eq!(bench.table.find(parsed, 0, 1000), (None, None));
+}
