@@ -4,7 +4,7 @@
 //! from the connection's future (H7).
 
 use std::error::Error;
-use std::fmt::{self, Debug};
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -295,12 +295,6 @@ pub(crate) struct HandshakeStage<H, A> {
     pub(crate) handshake: Shared<H>,
     pub(crate) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(crate) listed: Arc<dyn Listed<A>>,
-}
-
-impl<H, A> Debug for HandshakeStage<H, A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HandshakeStage").finish_non_exhaustive()
-    }
 }
 
 impl<H, A> HandshakeStage<H, A> {

@@ -10,7 +10,7 @@ use super::row::Row;
 use super::shutdown::{StopStep, Stopping};
 use super::slots::Bank;
 use super::stuck::{RuntimeKey, Runtimes};
-use super::supervisor::{Listening, SocketState, Supervisor};
+use super::supervisor::{Listening, Supervisor};
 use super::table::Table;
 use crate::id::ListenerId;
 use crate::report::Event;
@@ -196,9 +196,6 @@ impl<S: Clone> Supervisor<S> {
             .into_iter()
             .partition(|(_, listening): &(_, Listening<S>)| blocked.contains(&listening.runtime));
         self.listeners = left;
-        let gone: BTreeMap<_, _> = gone;
-        let open = |listening: &&Listening<S>| listening.socket != SocketState::Closed;
-        self.sockets -= gone.values().filter(open).count();
         self.advance(now, effects);
         gone
     }

@@ -30,7 +30,8 @@ pub(crate) struct Supervisor<S> {
     pub(super) rules: Rules,
     pub(super) listeners: BTreeMap<ListenerId, Listening<S>>,
     listeners_ever: u64,
-    /// The number of listeners whose socket is open.
+    /// The number of listeners whose socket is open, with those abandoned in the kill phase, which
+    /// does not wait for any.
     pub(super) sockets: usize,
     pub(super) intensity: Intensity,
     pub(super) stop: Option<Stop>,
