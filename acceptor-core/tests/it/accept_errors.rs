@@ -454,3 +454,25 @@ fn acceptor_end_keeps_the_pause() {
     assert_eq!(polls.load(Ordering::SeqCst), 9);
     assert_eq!(pool.listeners().unwrap()[0].pauses, 9);
 }
+
+/// A listener that accepts again is not woken by the ends of connections.
+#[test]
+fn ends_after_the_pause_wake_no_listener() {
+    let bench = Bench::new(|poll| match poll {
+        0 => error(EMFILE),
+        1 => Poll::Ready(Ok(((), ()))),
+        _ => Poll::Pending,
+    });
+    bench.runtime.settle();
+    assert_eq!(bench.state(), ListenerState::Resources);
+    bench.runtime.advance(Duration::from_millis(5));
+    bench.runtime.settle();
+    assert_eq!(bench.state(), ListenerState::Accepting);
+    let (calls, served) = (bench.accept_calls(), bench.served.load(Ordering::SeqCst));
+    bench.clients.store(1, Ordering::SeqCst);
+    let second = bench.pool.acceptors().unwrap()[1].id;
+    bench.pool.stop_child(second).unwrap();
+    bench.runtime.settle();
+    assert_eq!(bench.served.load(Ordering::SeqCst), served + 1);
+    assert_eq!(bench.accept_calls(), calls);
+}

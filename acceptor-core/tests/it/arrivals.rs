@@ -4,13 +4,16 @@
 
 use std::future::{Future, pending};
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use crate::support::*;
 use acceptor_core::*;
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::Shared;
 
 type Once = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
@@ -219,4 +222,67 @@ fn reconfigure_in_outage_after_late_arrival() {
     late.manual.advance(Duration::from_secs(5));
     late.manual.settle();
     assert_eq!(late.pool.counts().unwrap().acceptors, 1);
+}
+
+/// Two acceptors fail. The one that tries again succeeds when the test says so, the other then stays in `init`.
+struct Recovers {
+    begun: AtomicUsize,
+    succeeds: Shared<oneshot::Receiver<()>>,
+    manual: Manual,
+    /// Runs when the pool wakes the next task.
+    once: Once,
+}
+
+impl Acceptor<MemoryListener> for Recovers {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        match self.begun.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => return Err("failed".into()),
+            2 => {}
+            _ => pending().await,
+        }
+        let _ = self.succeeds.clone().await;
+        let manual = self.manual.clone();
+        *self.once.lock().unwrap() = Some(Box::new(move || manual.settle()));
+        Ok(Init::Accept(()))
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
+        connection.stream.serve();
+    }
+}
+
+/// The acceptor wakes the accept loop, because another may start, before it arrives there.
+#[test]
+fn close_waits_for_an_arrival() {
+    let (faults, history) = (Faults::default(), History::default());
+    let manual = Manual::new(&faults);
+    let runtime = Preempted {
+        runtime: manual.clone(),
+        once: Once::default(),
+    };
+    let (succeed, succeeds) = oneshot::channel::<()>();
+    let acceptor = Recovers {
+        begun: AtomicUsize::new(0),
+        succeeds: succeeds.shared(),
+        manual: manual.clone(),
+        once: Arc::clone(&runtime.once),
+    };
+    let spec = Spec::new("recovers", acceptor).intensity(u32::MAX);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &history, &faults);
+    let listener = pool.add_listener(port.listen(), 2).unwrap();
+    manual.settle();
+    port.connect().unwrap();
+    let closing = pool.close_listener(listener);
+    manual.settle();
+    manual.advance(CLOSE_DELAY);
+    manual.settle();
+    drop(succeed);
+    manual.settle();
+    assert!(runtime.once.lock().unwrap().is_none());
+    assert_eq!(history.all()[0].served, 1);
+    drop(closing);
 }

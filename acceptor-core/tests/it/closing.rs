@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
-use std::future::pending;
+use std::future::{Future, pending};
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::*;
 use acceptor_core::*;
@@ -618,4 +618,68 @@ fn close_ignores_replaced_acceptors() {
     bench.runtime.step_first(init);
     bench.runtime.settle();
     assert!(!bench.port.is_open());
+}
+
+/// A runtime whose first delays of a close are over at their first poll: its timer is early.
+#[derive(Clone)]
+struct Hasty {
+    runtime: Manual,
+    left: Arc<Mutex<usize>>,
+}
+
+impl Runtime for Hasty {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let is_hasty = deadline < self.now() + CLOSE_DELAY && {
+            let mut left = self.left.lock().unwrap();
+            let before = *left;
+            *left = before.saturating_sub(1);
+            before > 0
+        };
+        if !is_hasty {
+            self.runtime.sleep_until(deadline).await;
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+}
+
+/// Checks the time that a close takes with this many hasty delays.
+#[track_caller]
+fn check_hasty(delays: usize, time: Duration) {
+    let (faults, history) = (Faults::default(), History::default());
+    let runtime = Manual::new(&faults);
+    let hasty = Hasty {
+        runtime: runtime.clone(),
+        left: Arc::new(Mutex::new(delays)),
+    };
+    let spec = Spec::new("hasty", acceptor_fn(|_| async { Ok(()) }));
+    let pool = Pool::start(hasty, spec).unwrap();
+    let port = Port::new(1, &history, &faults);
+    let listener = pool.add_listener(port.listen(), 1).unwrap();
+    runtime.settle();
+    let (closing, began) = (pool.close_listener(listener), runtime.now());
+    runtime.settle();
+    while port.is_open() {
+        runtime.advance(CLOSE_DELAY / 4);
+        runtime.settle();
+        assert!(runtime.now() < began + CLOSE_LIMIT, "it hangs");
+    }
+    assert_eq!(poll_once(closing), Poll::Ready(Ok(())));
+    assert_eq!(runtime.now() - began, time, "{delays}");
+}
+
+/// Up to three hasty delays leave the time for the sockets to be polled (L7); then the timer counts as it is.
+#[test]
+fn hasty_delays_do_not_hasten_the_close() {
+    for delays in 0..=3 {
+        check_hasty(delays, CLOSE_DELAY);
+    }
+    check_hasty(4, CLOSE_DELAY / 2);
+    check_hasty(5, Duration::ZERO);
 }

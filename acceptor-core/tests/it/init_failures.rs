@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "test helpers may unwrap, as tests may")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::*;
 use acceptor_core::*;
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::Shared;
 
 type TestPool = Pool<Manual, MemoryListener>;
 
@@ -472,4 +476,67 @@ fn init_now_is_the_current_acceptors() {
     pool.reconfigure(spec(3), WaitingAcceptors::Replace)
         .unwrap();
     assert_eq!(connects(2), [3, 3]);
+}
+
+/// The first acceptor, and its successor, have their state at once. The `init` of the two beside it fails while
+/// the successor is asked for its state, as on other threads.
+struct Overtaken {
+    asked: AtomicUsize,
+    begun: AtomicUsize,
+    fails: Shared<oneshot::Receiver<()>>,
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Acceptor<MemoryListener> for Overtaken {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        if self.begun.fetch_add(1, Ordering::SeqCst) >= 2 {
+            std::future::pending::<()>().await;
+        }
+        let _ = self.fails.clone().await;
+        Err("the database is down".into())
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        if asked == 3 {
+            let meanwhile = self.meanwhile.lock().unwrap().take();
+            meanwhile.into_iter().for_each(|meanwhile| meanwhile());
+        }
+        matches!(asked, 0 | 3).then_some(())
+    }
+
+    async fn serve(&self, _: Connection<MemoryStream, Address>, (): ()) {}
+}
+
+/// An outage that begins while an acceptor gets its state ends with it, and the held acceptors start (B4).
+#[test]
+fn outage_during_init_now_holds_none() {
+    let (faults, history) = (Faults::default(), History::default());
+    let runtime = Manual::new(&faults);
+    let (fail, fails) = oneshot::channel::<()>();
+    let others = runtime.clone();
+    let acceptor = Overtaken {
+        asked: AtomicUsize::new(0),
+        begun: AtomicUsize::new(0),
+        fails: fails.shared(),
+        meanwhile: Mutex::new(Some(Box::new(move || {
+            drop(fail);
+            others.settle();
+        }))),
+    };
+    let spec = Spec::new("overtaken", acceptor).intensity(u32::MAX);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &history, &faults);
+    pool.add_listener(port.listen(), 3).unwrap();
+    runtime.settle();
+    port.connect().unwrap();
+    runtime.settle();
+    assert_eq!(pool.status().unwrap().failures, 2);
+    let acceptors = pool.acceptors().unwrap();
+    let states = acceptors.iter().map(|acceptor| acceptor.state);
+    let (waiting, init) = (AcceptorState::Waiting, AcceptorState::Init);
+    assert_eq!(states.collect::<Vec<_>>(), [waiting, init, init]);
 }

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use crate::support::*;
 use acceptor_core::*;
+use futures::FutureExt;
+use futures::channel::oneshot;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type TestReport = Report<Address>;
@@ -545,4 +547,60 @@ fn infinite_kill_timeout_delivers_reports() {
     let mut expected = vec![FAILED; FAILURES + 1];
     expected.push(last);
     assert_eq!(bench.taken(), expected);
+}
+
+/// The end of each connection whose begin was reported is reported too, whatever the settings are by then (O4).
+#[test]
+fn update_hides_no_end_of_a_known_begin() {
+    let (faults, history) = (Faults::default(), History::default());
+    let runtime = Manual::new(&faults);
+    let (leave, left) = oneshot::channel::<()>();
+    let left = left.shared();
+    let serve = acceptor_fn(move |connection: Connection<MemoryStream, Address>| {
+        let left = left.clone();
+        async move {
+            let _ = left.await;
+            Ok(match connection.stream.number % 2 {
+                0 => Exit::disconnected("no heartbeat"),
+                _ => Exit::clean("quit"),
+            })
+        }
+    });
+    let seen = Arc::<Mutex<Vec<(EventKind, Option<String>)>>>::default();
+    let reported = Arc::clone(&seen);
+    let observer = move |report: &TestReport| {
+        let reason = match &report.event {
+            Event::ConnectionEnded { reason, .. } => reason.as_deref().map(str::to_owned),
+            _ => None,
+        };
+        let kind = report.event.kind();
+        reported.lock().unwrap().push((kind, reason));
+    };
+    let spec = Spec::new("known", serve)
+        .connection_reports(ConnectionReports::All)
+        .observer(observer_fn(observer));
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &history, &faults);
+    pool.add_listener(port.listen(), 2).unwrap();
+    let connect = || {
+        for _ in 0..2 {
+            port.connect().unwrap();
+        }
+        runtime.settle();
+    };
+    connect();
+    pool.update(|settings| settings.connection_reports = ConnectionReports::Failures)
+        .unwrap();
+    connect();
+    assert_eq!(pool.counts().unwrap().connections, 4);
+    drop(leave);
+    runtime.settle();
+    assert_eq!(pool.counts().unwrap().connections, 0);
+    let expected = [
+        (EventKind::ConnectionBegan, None),
+        (EventKind::ConnectionBegan, None),
+        (EventKind::Disconnected, None),
+        (EventKind::ConnectionEnded, Some("quit".to_owned())),
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
 }

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use crate::support::*;
@@ -558,4 +559,66 @@ fn stop_before_wait_prevents_the_wait() {
     bench.runtime.settle();
     assert_eq!(bench.terminated(), ["stopped"]);
     assert_eq!(bench.pool.counts().unwrap().children(), 1);
+}
+
+/// Those that wait, and those in `init` (R1).
+#[test]
+fn replaced_acceptors_need_no_client() {
+    let bench = Bench::new(3, |child| match number(child) {
+        3 => Box::pin(pending()),
+        _ => Box::pin(async { Init::Accept(()) }),
+    });
+    bench.runtime.settle();
+    let new = Spec::new("new", acceptor_fn(|_| async { Ok(()) }));
+    bench
+        .pool
+        .reconfigure(new, WaitingAcceptors::Replace)
+        .unwrap();
+    bench.runtime.settle();
+    assert_eq!(bench.terminated(), ["replaced by another acceptor"; 2]);
+    let acceptors = bench.pool.acceptors().unwrap();
+    let states = acceptors.iter().map(|acceptor| acceptor.state);
+    assert_eq!(states.collect::<Vec<_>>(), [AcceptorState::Waiting; 3]);
+}
+
+/// However many there are (B1), and although none of them is ready.
+#[test]
+fn all_acceptors_run_init_at_once() {
+    const MANY: usize = 200;
+    let inits = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&inits);
+    let bench = Bench::new(MANY, move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Box::pin(pending())
+    });
+    bench.runtime.settle();
+    assert_eq!(inits.load(Ordering::SeqCst), MANY);
+}
+
+/// Counts its wake-ups.
+struct Counts(AtomicUsize);
+
+impl Wake for Counts {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The driver wakes those that wait for *stopping* in batches of 256, and lets other tasks run in between.
+#[test]
+fn driver_wakes_256_tasks_at_a_time() {
+    let bench = Bench::new(1, counting(&Arc::default()));
+    bench.runtime.settle();
+    let (stopping, woken) = (bench.pool.stopping(), Arc::new(Counts(AtomicUsize::new(0))));
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut waits: Vec<_> = (0..600).map(|_| stopping.wait()).collect();
+    for wait in &mut waits {
+        let polled = Pin::new(wait).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+    drop(bench.pool.stop());
+    for expected in [256, 512, 600] {
+        bench.runtime.step_first(DRIVER);
+        assert_eq!(woken.0.load(Ordering::SeqCst), expected);
+    }
 }
