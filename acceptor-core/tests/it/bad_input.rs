@@ -605,3 +605,12 @@ fn durations_of_any_length_are_allowed() {
     let killed = bench.now(bench.pool.kill());
     assert_eq!((killed.stuck, killed.all_acceptors().total()), (0, 1));
 }
+
+#[test]
+fn debug_of_waiting_calls_is_their_name() {
+    let (bench, listener, _) = Bench::serving();
+    assert_eq!(format!("{:?}", bench.pool.join()), "Join { .. }");
+    let closing = bench.pool.close_listener(listener);
+    let words = "CloseListener { closed: Ok(LatchWait { set: false, .. }) }";
+    assert_eq!(format!("{closing:?}"), words);
+}

@@ -683,3 +683,23 @@ fn hasty_delays_do_not_hasten_the_close() {
     check_hasty(4, CLOSE_DELAY / 2);
     check_hasty(5, Duration::ZERO);
 }
+
+/// The runtime drops the driver, which is the first task, after it has woken the first 256 children.
+#[test]
+fn dropped_driver_wakes_the_rest() {
+    const DRIVER: usize = 0;
+    let bench = Bench::plain();
+    bench.queue(300);
+    bench.runtime.settle();
+    assert_eq!(bench.served(), 300);
+    let killed = bench.pool.kill();
+    bench.runtime.step_first(DRIVER);
+    assert!(bench.runtime.has(DRIVER));
+    bench.runtime.drop_task(DRIVER);
+    bench.runtime.settle();
+    assert_eq!(bench.history.alive(), 0);
+    let Poll::Ready(report) = poll_once(killed) else {
+        panic!("a child is left");
+    };
+    assert_eq!(report.stuck, 0);
+}

@@ -889,3 +889,31 @@ fn dropped_accept_panic_is_contained() {
     assert_eq!(pool.counts().unwrap().children(), 0);
     assert_eq!(bench.runtime.panics(), 0);
 }
+
+/// Checks an update during which the pool is changed in another way: it begins again, and both changes last.
+#[track_caller]
+fn check_outrun(change: impl Fn(&PoolHandle<Manual, MemoryListener>)) {
+    let spec = |id| Spec::new(id, acceptor_fn(|_| async { Ok(()) }));
+    let pool = Pool::start(Manual::new(&Faults::default()), spec("outrun")).unwrap();
+    let (handle, mut calls) = (pool.handle(), 0);
+    let updated = pool.update(|settings| {
+        calls += 1;
+        if calls == 1 {
+            change(&handle);
+        }
+        settings.period = Duration::from_secs(9);
+    });
+    assert!(updated.is_ok());
+    let settings = pool.settings().unwrap();
+    let changed = (settings.intensity, settings.period, calls);
+    assert_eq!(changed, (7, Duration::from_secs(9), 2));
+}
+
+#[test]
+fn outrun_update_begins_again() {
+    check_outrun(|pool| pool.update(|settings| settings.intensity = 7).unwrap());
+    check_outrun(|pool| {
+        let spec = Spec::new("other", acceptor_fn(|_| async { Ok(()) })).intensity(7);
+        pool.reconfigure(spec, WaitingAcceptors::Keep).unwrap();
+    });
+}

@@ -206,3 +206,31 @@ fn stale_handles_reach_no_reused_chunk() {
         assert_eq!(pool.counts().unwrap().connections, 0);
     }
 }
+
+/// An id that a person typed names the child wherever it is in the table (R4).
+#[test]
+fn parsed_id_names_its_child() {
+    let faults = Faults::default();
+    let (runtime, history) = (Manual::new(&faults), History::default());
+    let serve = acceptor_fn(|connection: Connection<MemoryStream, Address>| async move {
+        let _stream = connection.stream;
+        pending::<Result<(), _>>().await
+    });
+    let spec = Spec::new("parsed", serve).intensity(10_000);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &history, &faults);
+    pool.add_listener(port.listen(), 1).unwrap();
+    for _ in 0..300 {
+        port.connect().unwrap();
+    }
+    runtime.settle();
+    for number in [1, 280] {
+        let id: ChildId = format!("1.{number}").parse().unwrap();
+        pool.kill_child(id).unwrap();
+        runtime.settle();
+        assert_eq!(pool.kill_child(id), Err(ChildError::UnknownChild(id)));
+        let mut open = pool.connections().unwrap().into_iter();
+        assert!(open.all(|record| record.id != id));
+    }
+    assert_eq!(history.alive(), 298);
+}
