@@ -16,6 +16,7 @@ use crate::support::*;
 use acceptor_core::*;
 use futures::FutureExt;
 use futures::channel::oneshot;
+use tracing::level_filters::LevelFilter;
 
 type TestPool = Pool<Manual, MemoryListener>;
 type TestReport = Report<Address>;
@@ -455,7 +456,11 @@ fn reports_are_serial_without_reporter() {
 
 /// One field of each event that is traced.
 #[derive(Clone, Default)]
-struct Tracer(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
+struct Tracer(
+    Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>,
+    /// The most verbose level, if there is one.
+    Option<LevelFilter>,
+);
 
 struct Fields(BTreeMap<&'static str, String>);
 
@@ -468,6 +473,9 @@ impl tracing::field::Visit for Fields {
 impl tracing::Subscriber for Tracer {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
         true
+    }
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        self.1
     }
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
         tracing::span::Id::from_u64(1)
@@ -603,4 +611,42 @@ fn update_hides_no_end_of_a_known_begin() {
         (EventKind::ConnectionEnded, Some("quit".to_owned())),
     ];
     assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+/// Checks what is traced, up to this level, of disconnects that the observer does not get.
+#[track_caller]
+fn check_debug_events(level: LevelFilter) {
+    let (faults, history) = (Faults::default(), History::default());
+    let runtime = Manual::new(&faults);
+    let serve = acceptor_fn(|_| async { Ok(Exit::disconnected("no heartbeat")) });
+    let observed = Arc::<AtomicUsize>::default();
+    let counts = Arc::clone(&observed);
+    let observer = observer_fn(move |_: &TestReport| {
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
+    let spec = Spec::new("debug", serve).observer(observer);
+    let pool = Pool::start(runtime.clone(), spec).unwrap();
+    let port = Port::new(1, &history, &faults);
+    pool.add_listener(port.listen(), 1).unwrap();
+    let tracer = Tracer(Arc::default(), Some(level));
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let _guard = tracing::subscriber::set_default(tracer.clone());
+    let connect = |clients| {
+        for _ in 0..clients {
+            port.connect().unwrap();
+            runtime.settle();
+        }
+        tracer.take()
+    };
+    let gone = |suppressed: &str| (r#""disconnected""#.to_owned(), suppressed.to_owned());
+    assert_eq!(connect(15), vec![gone("0"); 10]);
+    runtime.advance(Duration::from_secs(1));
+    assert_eq!(connect(1), [gone("5")]);
+    assert_eq!(observed.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn debug_events_are_limited_too() {
+    check_debug_events(LevelFilter::DEBUG);
+    check_debug_events(LevelFilter::TRACE);
 }

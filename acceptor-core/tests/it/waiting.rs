@@ -622,3 +622,27 @@ fn driver_wakes_256_tasks_at_a_time() {
         assert_eq!(woken.0.load(Ordering::SeqCst), expected);
     }
 }
+
+/// And likewise spaced acceptors whose time has come together (B3).
+#[test]
+fn driver_starts_256_acceptors_at_a_time() {
+    const ACCEPTORS: usize = 600;
+    let begun = AtomicUsize::new(0);
+    let bench = Bench::new(ACCEPTORS, move |_| {
+        // The first restart is immediate, the second comes after a millisecond.
+        let ignores = begun.fetch_add(1, Ordering::SeqCst) < 2 * ACCEPTORS;
+        Box::pin(async move {
+            if !ignores {
+                pending::<()>().await;
+            }
+            Init::Ignore
+        })
+    });
+    bench.runtime.settle();
+    bench.runtime.advance(Duration::from_millis(1));
+    let before = bench.runtime.spawned();
+    for expected in [256, 512, ACCEPTORS] {
+        bench.runtime.step_first(DRIVER);
+        assert_eq!(bench.runtime.spawned() - before, expected);
+    }
+}
