@@ -629,7 +629,8 @@ fn check_debug_events(level: LevelFilter) {
     let port = Port::new(1, &history, &faults);
     pool.add_listener(port.listen(), 1).unwrap();
     let tracer = Tracer(Arc::default(), Some(level));
-    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    // As in `tracing_is_limited_observer_is_not`, but at this level: `NoSubscriber` has the most verbose one.
+    let _second = tracing::Dispatch::new(Tracer(Arc::default(), Some(level)));
     let _guard = tracing::subscriber::set_default(tracer.clone());
     let connect = |clients| {
         for _ in 0..clients {
