@@ -224,4 +224,47 @@ mod tests {
         while queue.pop_front().is_some() {}
         assert!(queue.nodes.capacity() <= 128, "{}", queue.nodes.capacity());
     }
+
+    fn with_waiters(count: u64) -> WaitQueue<u64> {
+        let mut queue = WaitQueue::new();
+        (0..count).for_each(|turn| queue.push_back(turn, turn, None));
+        queue
+    }
+
+    /// Otherwise each waiter that leaves from the middle would move the others.
+    #[test]
+    fn most_nodes_empty_before_they_go() {
+        let mut queue = with_waiters(100);
+        for turn in 1..=66 {
+            queue.take(turn);
+            assert_eq!(queue.nodes.len(), 100);
+        }
+        // 33 waiters are left, and 67 are gone, which are more than as many and the spare ones.
+        queue.take(67);
+        assert_eq!(queue.nodes.len(), 33);
+    }
+
+    #[test]
+    fn small_list_keeps_its_memory() {
+        let mut queue = with_waiters(2 * SPARE as u64);
+        let full = queue.nodes.capacity();
+        while queue.pop_front().is_some() {
+            assert_eq!(queue.nodes.capacity(), full);
+        }
+    }
+
+    #[test]
+    fn list_shrinks_below_a_quarter() {
+        let mut queue = with_waiters(1000);
+        let full = queue.nodes.capacity();
+        loop {
+            queue.pop_front();
+            let (len, capacity) = (queue.nodes.len(), queue.nodes.capacity());
+            if full > 4 * len + SPARE {
+                assert!((2 * len..=3 * len).contains(&capacity), "{capacity}");
+                break;
+            }
+            assert_eq!(capacity, full);
+        }
+    }
 }
