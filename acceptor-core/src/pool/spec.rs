@@ -252,7 +252,14 @@ pub(crate) fn erase_init<R: Runtime, L: Listener, Acc: Acceptor<L>>(
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+
     use super::*;
+    use crate::acceptor::testing::info;
+    use crate::listener::testing::Nowhere;
     use crate::policy::{ConnectionReports, Grace, LastListener, Restart};
 
     /// Has the setters of a spec.
@@ -410,5 +417,64 @@ mod tests {
         assert_eq!(format!("{read:?}"), given);
         assert!(read.observer.is_some() && read.accept_errors.is_some());
         assert!(read.peer_gone.is_some());
+    }
+
+    fn classifiers(spec: TestSpec) -> Classifiers {
+        let Ok(settings) = spec.checked() else {
+            panic!("the spec is refused");
+        };
+        settings.classifiers()
+    }
+
+    #[test]
+    fn classifiers_replace_the_defaults() {
+        let errors = [io::ErrorKind::ConnectionReset, io::ErrorKind::TimedOut].map(io::Error::from);
+        let gone = |spec| {
+            let classifiers = classifiers(spec);
+            errors
+                .each_ref()
+                .map(|error| classifiers.is_peer_gone(error))
+        };
+        assert_eq!(gone(spec("a")), [true, false]);
+        assert_eq!(gone(spec("a").peer_gone(|_| true)), [true, true]);
+        assert_eq!(gone(spec("a").peer_gone(|_| panic!("no luck"))), [false; 2]);
+        let kind = |spec| classifiers(spec).accept_error(&errors[0]);
+        assert_eq!(kind(spec("a")), AcceptErrorKind::Connection);
+        let listener = spec("a").accept_errors(|_| AcceptErrorKind::Listener);
+        assert_eq!(kind(listener), AcceptErrorKind::Listener);
+        let panics = spec("a").accept_errors(|_| panic!("no luck"));
+        assert_eq!(kind(panics), AcceptErrorKind::Resources);
+    }
+
+    /// Its state is a number; counts what it gets back.
+    struct Counts(AtomicUsize);
+
+    impl Acceptor<Nowhere> for Counts {
+        type State = usize;
+        type Exit = ();
+
+        async fn init(&self, _: &ListenerInfo<SocketAddr>) -> Result<Init<usize>, BoxError> {
+            Ok(Init::Ignore)
+        }
+
+        fn init_now(&self, _: &ListenerInfo<SocketAddr>) -> Option<usize> {
+            Some(7)
+        }
+
+        async fn serve(&self, _: Connection<(), SocketAddr>, _: usize) {}
+
+        async fn terminate(&self, _: &Terminate, state: usize) {
+            self.0.fetch_add(state, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn boxed_state_is_given_and_taken() {
+        let acceptor = LargeState(Counts(AtomicUsize::new(0)));
+        let state = Acceptor::init_now(&acceptor, &info());
+        assert_eq!(state, Some(Box::new(7)));
+        let terminated = state.map(|state| acceptor.terminate(&Terminate::Closed, state));
+        assert_eq!(terminated.and_then(FutureExt::now_or_never), Some(()));
+        assert_eq!(acceptor.0.0.load(Ordering::SeqCst), 7);
     }
 }

@@ -286,3 +286,63 @@ fn close_waits_for_an_arrival() {
     assert_eq!(history.all()[0].served, 1);
     drop(closing);
 }
+
+/// The first acceptor has its state at once, and its successor as well. Another arrives while the successor is
+/// asked for it, as on another thread.
+struct Overtakes {
+    asked: AtomicUsize,
+    arrives: Shared<oneshot::Receiver<()>>,
+    meanwhile: Once,
+    served_by: Arc<Mutex<Vec<String>>>,
+}
+
+impl Acceptor<MemoryListener> for Overtakes {
+    type State = ();
+    type Exit = ();
+
+    async fn init(&self, _: &ListenerInfo<Address>) -> Result<Init<()>, BoxError> {
+        let _ = self.arrives.clone().await;
+        Ok(Init::Accept(()))
+    }
+
+    fn init_now(&self, _: &ListenerInfo<Address>) -> Option<()> {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        if asked == 2 {
+            run(&self.meanwhile);
+        }
+        (asked != 1).then_some(())
+    }
+
+    async fn serve(&self, connection: Connection<MemoryStream, Address>, (): ()) {
+        let id = connection.id.to_string();
+        self.served_by.lock().unwrap().push(id);
+    }
+}
+
+/// The one that has its state first serves first (L6).
+#[test]
+fn arrival_goes_before_a_new_successor() {
+    let (faults, history) = (Faults::default(), History::default());
+    let runtime = Manual::new(&faults);
+    let (arrive, arrives) = oneshot::channel::<()>();
+    let (others, served_by) = (runtime.clone(), Arc::<Mutex<Vec<_>>>::default());
+    let meanwhile: Box<dyn FnOnce() + Send> = Box::new(move || {
+        drop(arrive);
+        others.settle();
+    });
+    let acceptor = Overtakes {
+        asked: AtomicUsize::new(0),
+        arrives: arrives.shared(),
+        meanwhile: Arc::new(Mutex::new(Some(meanwhile))),
+        served_by: Arc::clone(&served_by),
+    };
+    let pool = Pool::start(runtime.clone(), Spec::new("overtakes", acceptor)).unwrap();
+    let port = Port::new(1, &history, &faults);
+    pool.add_listener(port.listen(), 2).unwrap();
+    for _ in 0..3 {
+        runtime.settle();
+        port.connect().unwrap();
+    }
+    runtime.settle();
+    assert_eq!(*served_by.lock().unwrap(), ["1.1", "1.2", "1.3"]);
+}
