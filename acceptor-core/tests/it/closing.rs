@@ -703,3 +703,15 @@ fn dropped_driver_wakes_the_rest() {
     };
     assert_eq!(report.stuck, 0);
 }
+
+/// From the begin of the stop on, whatever follows (S2).
+#[test]
+fn stopping_is_set_in_the_lame_duck() {
+    let bench = Bench::new(1, Duration::ZERO, |spec| spec.lame_duck(10 * MS));
+    let stopping = bench.pool.stopping();
+    assert!(!stopping.is_set());
+    drop(bench.pool.stop());
+    assert!(stopping.is_set());
+    let state = bench.pool.status().unwrap().state;
+    assert_eq!(state, PoolState::Stopping(Phase::LameDuck));
+}

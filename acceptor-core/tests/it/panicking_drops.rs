@@ -197,3 +197,20 @@ fn double_panic_in_accept_is_contained() {
     let counts = pool.counts().unwrap();
     assert_eq!((counts.connections, counts.acceptors), (0, 0));
 }
+
+#[test]
+fn error_of_a_gone_peer_may_panic() {
+    let (faults, history) = (Faults::default(), History::default());
+    let runtime = Manual::new(&faults);
+    let serve = acceptor_fn(|_| async { Ok(Exit::disconnected(AlwaysPanics)) });
+    let pool = Pool::start(runtime.clone(), Spec::new("gone", serve)).unwrap();
+    let port = Port::new(1, &history, &faults);
+    pool.add_listener(port.listen(), 1).unwrap();
+    for _ in 0..3 {
+        port.connect().unwrap();
+    }
+    runtime.settle();
+    let counts = pool.counts().unwrap();
+    assert_eq!((counts.connections, counts.acceptors), (0, 1));
+    assert_eq!((history.alive(), runtime.panics()), (0, 0));
+}

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
-use std::future::pending;
+use std::future::{Future, pending};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{
     Address, CLOSE_DELAY, Faults, History, Manual, MemoryListener, MemoryStream, Order, Port,
@@ -12,8 +13,8 @@ use crate::support::{
 };
 use acceptor_core::{
     Acceptor, AddListenerReason, BoxError, Connection, Event, Failure, Init, ListenerId,
-    ListenerInfo, ListenerSettings, Pool, Report, Spec, StopReport, Terminate, WaitingAcceptors,
-    acceptor_fn, observer_fn,
+    ListenerInfo, ListenerSettings, Pool, Report, Runtime, Spec, StopReport, Terminate,
+    WaitingAcceptors, acceptor_fn, observer_fn,
 };
 
 type TestPool = Pool<Manual, MemoryListener>;
@@ -365,4 +366,57 @@ fn tag_is_1_to_255_printable_bytes() {
     let expected =
         r#"listener not added: `tag` is "a\nb": give 1 to 255 bytes without control characters"#;
     assert_eq!(error, expected);
+}
+
+/// Counts how often its clock is read as in a task of its own.
+#[derive(Clone)]
+struct Clocked {
+    manual: Manual,
+    read_in_task: Arc<AtomicUsize>,
+}
+
+impl Runtime for Clocked {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.manual.spawn(task);
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        self.manual.sleep_until(deadline).await;
+    }
+
+    fn now(&self) -> Instant {
+        self.manual.now()
+    }
+
+    fn now_in_task(&self) -> Instant {
+        self.read_in_task.fetch_add(1, Ordering::SeqCst);
+        self.now()
+    }
+}
+
+/// A connection on another runtime begins outside of the pool's.
+#[test]
+fn clock_in_task_is_read_on_its_runtime() {
+    let (faults, history) = (Faults::default(), History::default());
+    let pools = Clocked {
+        manual: Manual::new(&faults),
+        read_in_task: Arc::default(),
+    };
+    let other = Clocked {
+        manual: pools.manual.beside(),
+        read_in_task: Arc::default(),
+    };
+    let spec = Spec::new("clocked", acceptor_fn(|_| async { Ok(()) }));
+    let pool = Pool::start(pools.clone(), spec).unwrap();
+    let ports = [1, 2].map(|number| Port::new(number, &history, &faults));
+    pool.add_listener(ports[0].listen(), 1).unwrap();
+    pool.add_listener_on(&other, ports[1].listen(), 1).unwrap();
+    for (port, expected) in ports.iter().zip([1, 1]) {
+        port.connect().unwrap();
+        pools.manual.settle();
+        other.manual.settle();
+        assert_eq!(port.waiting(), 0);
+        assert_eq!(pools.read_in_task.load(Ordering::SeqCst), expected);
+        assert_eq!(other.read_in_task.load(Ordering::SeqCst), 0);
+    }
 }
