@@ -197,6 +197,26 @@ impl Lifecycle {
     pub fn guard(&self) -> Guard {
         Guard::take(&self.control)
     }
+
+    /// Gives the connection's slot back, so that it no longer fills the limits of the pool and of
+    /// its listener ([C7](crate::guide::rules#c7)).
+    ///
+    /// The connection stays in lists, counts and totals, and is supervised as before. Meant for
+    /// connections that last long and cost little, such as a WebSocket. A second call changes
+    /// nothing, and neither does one without a limit.
+    ///
+    /// ```
+    /// use acceptor_core::Connection;
+    ///
+    /// let (connection, signals) = Connection::for_test("stream", "client", "server");
+    /// connection.lifecycle.release_slot();
+    /// assert!(signals.is_slot_released());
+    /// ```
+    #[doc(alias = "upgrade")]
+    #[doc(alias = "permit")]
+    pub fn release_slot(&self) {
+        self.control.control.release_slot(self.control.key);
+    }
 }
 
 /// The link from a connection to its pool.
@@ -226,6 +246,9 @@ pub(crate) trait ConnectionControl: Send + Sync {
 
     /// Counts one guard less, with the panic of the future that ran under it.
     fn give_guard(&self, key: ChildKey, panicked: Option<String>);
+
+    /// Gives back the slot of the connection.
+    fn release_slot(&self, key: ChildKey);
 
     /// Returns whether the connection was killed, or has ended.
     fn is_killed(&self, key: ChildKey) -> bool;
@@ -260,6 +283,8 @@ mod tests {
         }
 
         fn give_guard(&self, _key: ChildKey, _panicked: Option<String>) {}
+
+        fn release_slot(&self, _key: ChildKey) {}
 
         fn is_killed(&self, _key: ChildKey) -> bool {
             false

@@ -16,6 +16,14 @@ pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 /// The largest number of acceptors of one listener. More would not accept faster.
 pub const MAX_ACCEPTORS: usize = 65_536;
 
+/// The largest [limit on connections](crate::Settings::max_connections).
+pub const MAX_CONNECTIONS: usize = (1 << 31) - 2;
+
+/// Returns whether this is allowed as a limit on connections.
+pub(crate) fn is_limit(value: usize) -> bool {
+    (1..=MAX_CONNECTIONS).contains(&value)
+}
+
 /// The error of a [`Spec`](crate::Spec) with a field that is not allowed
 /// ([V1](crate::guide::rules#v1)).
 ///
@@ -47,6 +55,11 @@ pub enum SpecError {
         /// The value that was given.
         value: Duration,
     },
+    /// The limit on connections is not within 1 to [`MAX_CONNECTIONS`].
+    MaxConnections {
+        /// The value that was given.
+        value: usize,
+    },
     /// The kill timeout is zero.
     KillTimeout {
         /// The value that was given.
@@ -69,6 +82,10 @@ impl fmt::Display for SpecError {
             SpecError::HandshakeTimeout { value } => write!(
                 f,
                 "spec field `handshake_timeout` is {value:?}: give a time above zero, or none for no limit"
+            ),
+            SpecError::MaxConnections { value } => write!(
+                f,
+                "spec field `max_connections` is {value}: give 1 to {MAX_CONNECTIONS}, or none for no limit"
             ),
             SpecError::KillTimeout { value } => write!(
                 f,
@@ -204,6 +221,11 @@ pub enum AddListenerReason {
         /// The value that was given.
         value: Arc<str>,
     },
+    /// The limit on connections is not within 1 to [`MAX_CONNECTIONS`].
+    MaxConnections {
+        /// The value that was given.
+        value: usize,
+    },
     /// The listener could not return its local address.
     LocalAddr(io::Error),
     /// The listener's [`handshake`](crate::Listener::handshake) panicked, with this message.
@@ -226,6 +248,10 @@ impl fmt::Display for AddListenerReason {
                 "`tag` is {}: give 1 to 255 bytes without control characters",
                 EscapedDebug(value)
             ),
+            AddListenerReason::MaxConnections { value } => write!(
+                f,
+                "`max_connections` is {value}: give 1 to {MAX_CONNECTIONS}, or none for no limit"
+            ),
             AddListenerReason::LocalAddr(_) => f.write_str("its local address cannot be read"),
             AddListenerReason::HandshakePanicked(message) => {
                 write!(f, "its `handshake` panicked: {}", Escaped(message))
@@ -239,6 +265,46 @@ impl fmt::Display for AddListenerReason {
         }
     }
 }
+
+/// The error of a [limit](crate::Pool::set_listener_max_connections) that could not be changed.
+/// Nothing has changed.
+///
+/// ```
+/// use acceptor_core::LimitError;
+///
+/// assert_eq!(
+///     LimitError::Value { value: 0 }.to_string(),
+///     "the limit on connections is 0: give 1 to 2147483646, or none for no limit"
+/// );
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LimitError {
+    /// The limit is not within 1 to [`MAX_CONNECTIONS`].
+    Value {
+        /// The value that was given.
+        value: usize,
+    },
+    /// There is no such listener, or its socket is closed.
+    UnknownListener(ListenerId),
+    /// The pool has stopped.
+    Stopped,
+}
+
+impl fmt::Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LimitError::Value { value } => write!(
+                f,
+                "the limit on connections is {value}: give 1 to {MAX_CONNECTIONS}, or none for no limit"
+            ),
+            LimitError::UnknownListener(id) => CloseError::UnknownListener(*id).fmt(f),
+            LimitError::Stopped => Stopped.fmt(f),
+        }
+    }
+}
+
+impl Error for LimitError {}
 
 impl<L> fmt::Display for AddListenerError<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -112,8 +112,8 @@ pub use acceptor::{
 };
 pub use connection::{Connection, Lifecycle};
 pub use error::{
-    AddListenerError, AddListenerReason, BoxError, ChildError, CloseError, MAX_ACCEPTORS,
-    ReconfigureError, SpecError, StartError, Stopped,
+    AddListenerError, AddListenerReason, BoxError, ChildError, CloseError, LimitError,
+    MAX_ACCEPTORS, MAX_CONNECTIONS, ReconfigureError, SpecError, StartError, Stopped,
 };
 pub use exit::{Exit, IntoExit, is_peer_gone};
 pub use guard::{Guard, GuardedStream, Subtask};
@@ -126,7 +126,8 @@ pub use listen::{
 };
 pub use listener::{Listener, With};
 pub use policy::{
-    ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown, WaitingAcceptors,
+    AtLimit, ChildType, ConnectionReports, Grace, LastListener, Refusal, Restart, Shutdown,
+    WaitingAcceptors,
 };
 pub use pool::Pool;
 pub use pool::handle::{CloseListener, Join, PoolHandle};

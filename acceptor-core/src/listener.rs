@@ -9,6 +9,7 @@ use std::io;
 
 use crate::accept_error::AcceptErrorKind;
 use crate::handshake::{Handshake, StreamOf, Then};
+use crate::policy::Refusal;
 
 /// A listening socket of some runtime.
 ///
@@ -123,6 +124,15 @@ pub trait Listener: Send + Sync + 'static {
         None
     }
 
+    /// Closes a connection that is refused because a limit is reached
+    /// ([C2](crate::guide::rules#c2)), without waiting. Whatever cannot be done is left out.
+    ///
+    /// The default drops it, whatever the refusal asks for.
+    fn refuse(io: Self::Io, how: &Refusal) {
+        let _ = how;
+        drop(io);
+    }
+
     /// Adds a handshake, which runs after those that the listener already has:
     /// `listener.with(proxy_protocol).with(tls)`.
     ///
@@ -229,6 +239,10 @@ where
 
     fn asks_local_addr(&self) -> bool {
         self.listener.asks_local_addr()
+    }
+
+    fn refuse(io: Self::Io, how: &Refusal) {
+        L::refuse(io, how);
     }
 
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {

@@ -1,5 +1,6 @@
 //! The policies of a spec: plain data that the machines read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Which ends of a connection count towards restart intensity (the table of ends,
@@ -149,6 +150,58 @@ pub enum LastListener {
     Stop,
 }
 
+/// What a listener does with a client while a limit on connections is reached
+/// ([C2](crate::guide::rules#c2)).
+///
+/// ```
+/// use acceptor_core::{AtLimit, Refusal};
+///
+/// assert_eq!(AtLimit::default(), AtLimit::Wait);
+/// let busy = Refusal::farewell("-ERR too many connections\r\n");
+/// assert_ne!(AtLimit::Refuse(busy), AtLimit::Wait);
+/// ```
+#[doc(alias = "backpressure")]
+#[doc(alias = "connection limit")]
+#[doc(alias = "load shedding")]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AtLimit {
+    /// Nothing is accepted until a slot is free; the system's queue holds the clients. This is the
+    /// default.
+    #[default]
+    Wait,
+    /// It is accepted and closed at once, in this way, and counted as
+    /// [refused](crate::ListenerRecord::refused). This needs no acceptor.
+    Refuse(Refusal),
+}
+
+/// How a client that is refused is told ([C2](crate::guide::rules#c2)).
+///
+/// ```
+/// use acceptor_core::Refusal;
+///
+/// let farewell = Refusal::farewell("server is full\r\n");
+/// assert_eq!(farewell, Refusal::Farewell(b"server is full\r\n".as_slice().into()));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Its connection is closed.
+    Close,
+    /// Its connection is reset, where the listener can.
+    Reset,
+    /// It is sent these bytes, as many as the system takes without waiting, and its connection is
+    /// closed. On a listener with a handshake they are sent without one.
+    Farewell(Arc<[u8]>),
+}
+
+impl Refusal {
+    /// Returns a refusal with these bytes.
+    pub fn farewell(bytes: impl AsRef<[u8]>) -> Self {
+        Self::Farewell(bytes.as_ref().into())
+    }
+}
+
 /// The part of a spec that supervision depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
@@ -159,6 +212,7 @@ pub(crate) struct Rules {
     pub(crate) handshake_timeout: Option<Duration>,
     pub(crate) connection_reports: ConnectionReports,
     pub(crate) last_listener: LastListener,
+    pub(crate) max_connections: Option<usize>,
     pub(crate) plan: StopPlan,
 }
 
@@ -174,6 +228,7 @@ impl Rules {
             handshake_timeout: Some(Duration::from_secs(10)),
             connection_reports: ConnectionReports::default(),
             last_listener: LastListener::default(),
+            max_connections: None,
             plan: StopPlan {
                 lame_duck: Duration::ZERO,
                 grace: Grace::Within(Duration::ZERO),

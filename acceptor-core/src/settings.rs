@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accept_error::AcceptErrorKind;
-use crate::policy::{ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown};
+use crate::policy::{
+    AtLimit, ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown,
+};
 use crate::report::Observer;
 
 /// A function that classifies an error of `accept` ([A4](crate::guide::rules#a4)).
@@ -81,6 +83,19 @@ pub struct Settings<A = SocketAddr> {
     /// The reaction to the failure of the last listener ([L9](crate::guide::rules#l9)). Default:
     /// continue.
     pub last_listener: LastListener,
+    /// The largest number of connections of the whole pool, including those in their handshake
+    /// ([C1](crate::guide::rules#c1)): 1 to [`MAX_CONNECTIONS`](crate::MAX_CONNECTIONS), or `None`
+    /// for no limit. Default: no limit.
+    ///
+    /// A lower limit closes no connection: none is accepted until there are fewer
+    /// ([C6](crate::guide::rules#c6)). A waiting acceptor is no connection
+    /// ([C4](crate::guide::rules#c4)).
+    #[doc(alias = "connection limit")]
+    #[doc(alias = "semaphore")]
+    pub max_connections: Option<usize>,
+    /// What listeners do while a limit is reached ([C2](crate::guide::rules#c2)), unless their own
+    /// [settings](ListenerSettings::at_limit) say it. Default: wait.
+    pub at_limit: AtLimit,
     /// The observer, which gets the pool's [reports](crate::Report) in addition to `tracing`.
     /// Default: none.
     pub observer: Option<Arc<dyn Observer<A>>>,
@@ -109,6 +124,8 @@ impl<A> Settings<A> {
             handshake_timeout: Some(Duration::from_secs(10)),
             connection_reports: ConnectionReports::default(),
             last_listener: LastListener::default(),
+            max_connections: None,
+            at_limit: AtLimit::default(),
             observer: None,
             accept_errors: None,
             peer_gone: None,
@@ -145,6 +162,16 @@ pub struct ListenerSettings {
     /// be served before [`add_listener`](crate::Pool::add_listener) has returned the listener's id;
     /// the tag is known from the first connection on. Several listeners may have the same tag.
     pub tag: Option<Arc<str>>,
+    /// The largest number of connections of this listener ([C1](crate::guide::rules#c1)), within
+    /// that of the pool: 1 to [`MAX_CONNECTIONS`](crate::MAX_CONNECTIONS), or `None` for no limit.
+    /// Default: no limit. [`set_listener_max_connections`](crate::Pool::set_listener_max_connections)
+    /// changes it.
+    #[doc(alias = "connection limit")]
+    pub max_connections: Option<usize>,
+    /// What the listener does while its own limit or the pool's is reached
+    /// ([C2](crate::guide::rules#c2)). `None`, the default, leaves it to the pool's
+    /// [setting](Settings::at_limit).
+    pub at_limit: Option<AtLimit>,
 }
 
 impl ListenerSettings {
@@ -153,7 +180,37 @@ impl ListenerSettings {
         Self {
             acceptors,
             tag: None,
+            max_connections: None,
+            at_limit: None,
         }
+    }
+
+    /// Sets the [largest number of connections](Self::max_connections).
+    ///
+    /// ```
+    /// use acceptor_core::ListenerSettings;
+    ///
+    /// let admin = ListenerSettings::new(1).max_connections(3);
+    /// assert_eq!(admin.max_connections, Some(3));
+    /// ```
+    #[must_use]
+    pub fn max_connections(mut self, limit: impl Into<Option<usize>>) -> Self {
+        self.max_connections = limit.into();
+        self
+    }
+
+    /// Sets [what happens at a limit](Self::at_limit).
+    ///
+    /// ```
+    /// use acceptor_core::{AtLimit, ListenerSettings, Refusal};
+    ///
+    /// let http = ListenerSettings::new(10).at_limit(AtLimit::Refuse(Refusal::Reset));
+    /// assert!(http.at_limit.is_some());
+    /// ```
+    #[must_use]
+    pub fn at_limit(mut self, at_limit: AtLimit) -> Self {
+        self.at_limit = Some(at_limit);
+        self
     }
 
     /// Sets the [tag](Self::tag).
@@ -180,6 +237,7 @@ impl<A> Clone for Settings<A> {
     fn clone(&self) -> Self {
         Self {
             id: Arc::clone(&self.id),
+            at_limit: self.at_limit.clone(),
             observer: self.observer.clone(),
             accept_errors: self.accept_errors.clone(),
             peer_gone: self.peer_gone.clone(),
@@ -203,6 +261,8 @@ impl<A> fmt::Debug for Settings<A> {
             .field("handshake_timeout", &self.handshake_timeout)
             .field("connection_reports", &self.connection_reports)
             .field("last_listener", &self.last_listener)
+            .field("max_connections", &self.max_connections)
+            .field("at_limit", &self.at_limit)
             .finish_non_exhaustive()
     }
 }
@@ -221,7 +281,8 @@ mod tests {
             format!("{:?}", settings.clone()),
             "Settings { id: \"a\", restart: Temporary, intensity: 3, period: 5s, child_type: Worker, \
              lame_duck: 0ns, grace: Unlimited, shutdown: None, kill_timeout: 1s, \
-             handshake_timeout: Some(10s), connection_reports: Failures, last_listener: Continue, .. }"
+             handshake_timeout: Some(10s), connection_reports: Failures, last_listener: Continue, \
+             max_connections: None, at_limit: Wait, .. }"
         );
     }
 }

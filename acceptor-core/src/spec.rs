@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accept_error::AcceptErrorKind;
-use crate::policy::{ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown};
+use crate::policy::{
+    AtLimit, ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown,
+};
 use crate::report::Observer;
 use crate::settings::Settings;
 
@@ -28,6 +30,8 @@ use crate::settings::Settings;
 /// | [`child_type`](Spec::child_type) | worker | |
 /// | [`kill_timeout`](Spec::kill_timeout) | 1 s | positive |
 /// | [`handshake_timeout`](Spec::handshake_timeout) | 10 s | positive, or none |
+/// | [`max_connections`](Spec::max_connections) | no limit | 1 to [`MAX_CONNECTIONS`](crate::MAX_CONNECTIONS), or none |
+/// | [`at_limit`](Spec::at_limit) | wait | |
 /// | [`observer`](Spec::observer) | none | |
 /// | [`connection_reports`](Spec::connection_reports) | failures | |
 /// | [`last_listener`](Spec::last_listener) | continue | |
@@ -242,6 +246,35 @@ impl<Acc, A> Spec<Acc, A> {
         self
     }
 
+    /// Sets the largest number of connections of the whole pool, those in their handshake included
+    /// ([C1](crate::guide::rules#c1)). `None` means no limit.
+    ///
+    /// ```
+    /// # use acceptor_core::Spec;
+    /// let spec: Spec<()> = Spec::new("echo", ()).max_connections(1000);
+    /// assert_eq!(spec.settings.max_connections, Some(1000));
+    /// ```
+    #[doc(alias = "connection limit")]
+    #[doc(alias = "semaphore")]
+    pub fn max_connections(mut self, limit: impl Into<Option<usize>>) -> Self {
+        self.settings.max_connections = limit.into();
+        self
+    }
+
+    /// Sets what listeners do while a limit is reached ([C2](crate::guide::rules#c2)).
+    ///
+    /// ```
+    /// # use acceptor_core::{AtLimit, Refusal, Spec};
+    /// let busy = AtLimit::Refuse(Refusal::farewell("busy\r\n"));
+    /// let spec: Spec<()> = Spec::new("echo", ()).max_connections(1000).at_limit(busy);
+    /// assert_ne!(spec.settings.at_limit, AtLimit::Wait);
+    /// ```
+    #[doc(alias = "load shedding")]
+    pub fn at_limit(mut self, at_limit: AtLimit) -> Self {
+        self.settings.at_limit = at_limit;
+        self
+    }
+
     /// Sets the observer, which gets the pool's [reports](crate::Report) in addition to `tracing`.
     ///
     /// [`observer_fn`](crate::observer_fn) makes one of a closure.
@@ -361,6 +394,10 @@ impl<Acc, A> fmt::Debug for Spec<Acc, A> {
 /// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and a box would have to be opened by the caller"
+)]
 pub enum Configure<Acc, A = SocketAddr> {
     /// Start, or continue, with this spec.
     Use(Spec<Acc, A>),

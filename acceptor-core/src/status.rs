@@ -154,6 +154,9 @@ pub enum ListenerState {
     Starting,
     /// Connections are accepted.
     Accepting,
+    /// A limit on connections is reached ([C2](crate::guide::rules#c2)): clients wait until a slot
+    /// is free, or are refused.
+    Full,
     /// Accepting is paused for lack of resources ([A2](crate::guide::rules#a2)).
     Resources,
     /// It was asked to close, or the pool is stopping, and its socket is still open: it accepts the
@@ -166,6 +169,7 @@ impl fmt::Display for ListenerState {
         f.pad(match self {
             ListenerState::Starting => "starting",
             ListenerState::Accepting => "accepting",
+            ListenerState::Full => "full",
             ListenerState::Resources => "paused for want of resources",
             ListenerState::Closing => "closing",
         })
@@ -276,10 +280,15 @@ pub struct ListenerRecord<A = SocketAddr> {
     pub acceptors: usize,
     /// The number of open connections that it accepted.
     pub connections: usize,
+    /// Its own limit on connections ([C1](crate::guide::rules#c1)), if it has one.
+    pub max_connections: Option<usize>,
     /// Its state.
     pub state: ListenerState,
     /// The total number of connections that it accepted.
     pub accepted: u64,
+    /// The total number of connections that were refused because a limit was reached
+    /// ([C2](crate::guide::rules#c2)). They are not among those accepted.
+    pub refused: u64,
     /// The total number of connections that were gone before they could be accepted
     /// ([A1](crate::guide::rules#a1)).
     pub skipped: u64,
@@ -291,7 +300,7 @@ impl<A: Debug> fmt::Display for ListenerRecord<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "listener {}{} on {}: {}, {} acceptors, {} connections, {} accepted, {} skipped, {} pauses",
+            "listener {}{} on {}: {}, {} acceptors, {} connections, {} accepted, {} refused, {} skipped, {} pauses",
             self.id,
             Tag(self.tag.as_deref()),
             EscapedDebug(&self.local_addr),
@@ -299,6 +308,7 @@ impl<A: Debug> fmt::Display for ListenerRecord<A> {
             self.acceptors,
             self.connections,
             self.accepted,
+            self.refused,
             self.skipped,
             self.pauses
         )
@@ -371,6 +381,9 @@ pub struct ConnectionRecord<A = SocketAddr> {
     pub transport: Option<Transport<A>>,
     /// Its state.
     pub state: ConnectionState,
+    /// Whether it fills the limits on connections: not once it has
+    /// [given its slot back](crate::Lifecycle::release_slot) ([C7](crate::guide::rules#c7)).
+    pub holds_slot: bool,
     /// The time since it was accepted.
     pub age: Duration,
 }
@@ -485,6 +498,8 @@ mod tests {
             connections: 1,
             state: ListenerState::Accepting,
             accepted: 4,
+            max_connections: None,
+            refused: 4,
             skipped: 5,
             pauses: 6,
         };
@@ -497,6 +512,7 @@ mod tests {
             local_addr: here,
             transport: None,
             state: ConnectionState::Serving,
+            holds_slot: true,
             age: Duration::from_millis(1500),
         };
         Status {
@@ -521,7 +537,7 @@ mod tests {
             status("here", "there").to_string(),
             "pool echo: running; connections 1, handshaking 0, acceptors 3; \
              0 failures within 5s of 1 allowed\n  \
-             listener 2 (web) on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses\n  \
+             listener 2 (web) on \"here\": accepting, 3 acceptors, 1 connections, 4 accepted, 4 refused, 5 skipped, 6 pauses\n  \
              connection 2.7 from \"there\" to \"here\" on listener 2 (web): serving, 1.500s old"
         );
     }
@@ -554,7 +570,7 @@ mod tests {
         let status = status(here, there);
         assert_eq!(
             status.listeners[0].to_string(),
-            r"listener 2 (web) on h\n: accepting, 3 acceptors, 1 connections, 4 accepted, 5 skipped, 6 pauses"
+            r"listener 2 (web) on h\n: accepting, 3 acceptors, 1 connections, 4 accepted, 4 refused, 5 skipped, 6 pauses"
         );
         assert_eq!(
             status.connections[0].to_string(),

@@ -39,6 +39,7 @@ impl<S, A> Connection<S, A> {
                 killed: Latch::new(),
                 trapped: AtomicBool::new(false),
                 guards: AtomicU64::new(0),
+                released: AtomicBool::new(false),
             }),
         };
         let lifecycle = Lifecycle {
@@ -85,6 +86,7 @@ struct TestControl {
     killed: Latch,
     trapped: AtomicBool,
     guards: AtomicU64,
+    released: AtomicBool,
 }
 
 impl TestSignals {
@@ -111,6 +113,11 @@ impl TestSignals {
         self.control.trapped.load(Ordering::SeqCst)
     }
 
+    /// Returns whether the connection has given its slot back ([C7](crate::guide::rules#c7)).
+    pub fn is_slot_released(&self) -> bool {
+        self.control.released.load(Ordering::SeqCst)
+    }
+
     /// Returns the number of guards of the connection that are held ([E6](crate::guide::rules#e6)).
     pub fn guards(&self) -> u64 {
         self.control.guards.load(Ordering::SeqCst)
@@ -135,6 +142,10 @@ impl ConnectionControl for TestControl {
 
     fn give_guard(&self, _key: ChildKey, _panicked: Option<String>) {
         self.guards.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn release_slot(&self, _key: ChildKey) {
+        self.released.store(true, Ordering::SeqCst);
     }
 
     fn is_killed(&self, _key: ChildKey) -> bool {

@@ -7,7 +7,7 @@
 //! from the creation of its row until the row is removed, and no command or waker for that child
 //! reaches the next.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use crate::connection::{ChildKey, ConnectionControl, ControlOfConnection};
@@ -144,15 +144,27 @@ pub(crate) struct Signals {
     numbers: AtomicU64,
     /// Whether acceptors are held until one has its state (B4). Changed under the lock of the table.
     outage: AtomicBool,
+    owner: Mutex<Option<Weak<dyn SlotOwner>>>,
+}
+
+/// A listener, whose connections have slots of its limits.
+pub(crate) trait SlotOwner: Send + Sync {
+    /// Gives back the slot of one connection (C7).
+    fn release_slot(&self, number: u64, slot: u32);
 }
 
 impl Signals {
+    pub(crate) fn set_owner(&self, owner: Weak<dyn SlotOwner>) {
+        *lock(&self.owner) = Some(owner);
+    }
+
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             level: Level::new(),
             draining: Latch::new(),
             numbers: AtomicU64::new(0),
             outage: AtomicBool::new(false),
+            owner: Mutex::new(None),
         })
     }
 
@@ -532,6 +544,13 @@ impl ConnectionControl for Seats {
 
     fn give_guard(&self, key: ChildKey, panicked: Option<String>) {
         self.release_guard(key, panicked);
+    }
+
+    fn release_slot(&self, key: ChildKey) {
+        let owner = lock(&self.signals.owner).clone();
+        if let Some(owner) = owner.and_then(|owner| owner.upgrade()) {
+            owner.release_slot(key.number, key.slot);
+        }
     }
 
     fn is_killed(&self, key: ChildKey) -> bool {

@@ -27,6 +27,15 @@ pub(crate) struct Row<A> {
     pub(super) looked: Looked,
     /// Whether its start as a connection was reported, so that its end is too.
     pub(super) watched: Watched,
+    /// Whether it fills the limits, once it is a connection.
+    pub(crate) slot: Slot,
+}
+
+/// Whether a connection fills the limits (C5), or has given its slot back (C7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Held,
+    Released,
 }
 
 #[derive(Clone)]

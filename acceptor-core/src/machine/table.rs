@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::StartBackoff;
 use super::child_end::{ChildEnd, Role};
-use super::row::{Peer, Row, Stage, Tally, Watched};
+use super::row::{Peer, Row, Slot, Stage, Tally, Watched};
 use super::slots::{Bank, Slots};
 use super::stuck::{Found, Looked};
 use crate::id::{ChildId, ListenerId};
@@ -56,6 +56,8 @@ pub(crate) struct Table<B: Bank, A> {
     oldest: u64,
     /// How many of those have not ended yet. They have successors already.
     replaced: usize,
+    /// How many connections have given their slot back (C7).
+    released: usize,
     door: Door,
     /// Whether connections that begin from now on are reported.
     watched: Watched,
@@ -134,6 +136,7 @@ impl<B: Bank, A> Table<B, A> {
             generation: 0,
             oldest: 0,
             replaced: 0,
+            released: 0,
             door: Door::Open,
             watched: Watched::No,
             stopping: false,
@@ -146,6 +149,25 @@ impl<B: Bank, A> Table<B, A> {
             spaced: self.tally.spaced + self.owed,
             ..self.tally
         }
+    }
+
+    /// Returns how many connections fill the limits.
+    pub(crate) fn slots(&self) -> usize {
+        self.tally.connections() - self.released
+    }
+
+    /// Records that a connection gives its slot back. Returns false if it has done so before, or
+    /// has ended.
+    pub(crate) fn release_slot(&mut self, id: ChildId) -> bool {
+        let Some(row) = self.row(id) else {
+            return false;
+        };
+        if row.role() != Role::Connection || row.slot == Slot::Released {
+            return false;
+        }
+        row.slot = Slot::Released;
+        self.released += 1;
+        true
     }
 
     /// Returns whether acceptors without a row may still start.
@@ -202,6 +224,7 @@ impl<B: Bank, A> Table<B, A> {
         self.close();
         self.tally = Tally::default();
         self.replaced = 0;
+        self.released = 0;
         DropCatching::new(std::mem::take(&mut self.rows))
     }
 
@@ -273,6 +296,7 @@ impl<B: Bank, A> Table<B, A> {
                     backoff,
                     looked: Looked::default(),
                     watched: Watched::No,
+                    slot: Slot::Held,
                 }
             },
         );
@@ -582,18 +606,18 @@ impl<B: Bank, A> Table<B, A> {
     /// Removes a connection that ended successfully. `None`, without any change, if its end has
     /// further consequences. The contents of its row are to be dropped outside of any lock.
     #[inline]
-    pub(crate) fn left(&mut self, id: ChildId) -> Option<DropCatching<Peer<A>>> {
+    pub(crate) fn left(&mut self, id: ChildId) -> Option<(DropCatching<Peer<A>>, Slot)> {
         if self.stopping || self.door == Door::Closed {
             return None;
         }
         // A connection is in none of the sets that refer to rows.
-        let (state, peer) = self.rows.vacate(id.slot, |row| {
+        let (state, peer, slot) = self.rows.vacate(id.slot, |row| {
             if row.number != id.number || row.watched == Watched::Yes {
                 return None;
             }
             let waits = Stage::Acceptor(AcceptorState::Waiting);
             match std::mem::replace(&mut row.stage, waits) {
-                Stage::Connection(state, peer) => Some((state, DropCatching::new(peer))),
+                Stage::Connection(state, peer) => Some((state, DropCatching::new(peer), row.slot)),
                 stage => {
                     row.stage = stage;
                     None
@@ -601,7 +625,8 @@ impl<B: Bank, A> Table<B, A> {
             }
         })?;
         *self.tally.of_connections(state) -= 1;
-        Some(peer)
+        self.released -= usize::from(slot == Slot::Released);
+        Some((peer, slot))
     }
 
     /// Removes a child from the table and from the counts.
@@ -609,6 +634,7 @@ impl<B: Bank, A> Table<B, A> {
         self.row(id)?;
         let row = DropCatching::new(self.rows.remove(id.slot)?);
         *self.tally.of(&row.stage) -= 1;
+        self.released -= usize::from(row.slot == Slot::Released);
         if self.is_replaced(&row) {
             self.replaced -= 1;
         }

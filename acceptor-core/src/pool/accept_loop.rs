@@ -25,6 +25,8 @@ use crate::listener::Listener;
 use crate::machine::accept_backoff::AcceptBackoff;
 use crate::machine::effects::{Close, Queued};
 use crate::machine::table::Waits;
+use crate::policy::{AtLimit, Refusal};
+use crate::pool::capacity::{Scopes, Slots, WaitInTurn};
 use crate::pool::inbox::Told;
 use crate::pool::lane::{Arrival, Given, HandedOver, Home, Successor};
 use crate::pool::lanes::Lanes;
@@ -84,8 +86,22 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     /// `accept` was called.
     ends: Option<u64>,
     closing: Option<Closing>,
+    /// The slots for the next connection, where a limit applies (C4).
+    slots: Slots,
+    /// Whether it found no slot when it last looked.
+    full: bool,
     turns: u32,
     spawned: Spawned,
+}
+
+/// What to do with the next connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Entry {
+    Accept,
+    /// A limit is reached: it is accepted and refused (C2).
+    Refuse(Refusal),
+    /// No acceptor waits, or a limit is reached: `accept` is not called.
+    Wait,
 }
 
 /// The tasks spawned since this task last yielded.
@@ -157,6 +173,8 @@ pub(crate) fn run<R: Runtime, L: Listener>(
             backoff: AcceptBackoff::new(),
             ends: None,
             closing: None,
+            slots: Slots::new(),
+            full: false,
             turns: 0,
             spawned: Spawned::Nothing,
         },
@@ -189,6 +207,7 @@ impl<R: Runtime, L: Listener> OpenSocket<R, L> {
         drop(self.socket.take());
         let accept_loop = &mut self.accept_loop;
         drop(accept_loop.held.take());
+        accept_loop.slots.leave(&accept_loop.listener);
         accept_loop.enough_resources();
         let (shared, listener) = (&accept_loop.shared, &accept_loop.listener);
         shared.socket_closed(listener, failure);
@@ -314,9 +333,16 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 return Poll::Ready(AcceptTurn::Closed(None));
             }
             // The pause first: it ends on time, whether or not an acceptor waits.
-            if self.poll_pause(cx).is_ready() && !self.lanes.is_empty() {
+            let entry = match self.poll_pause(cx) {
+                Poll::Ready(()) => self.entry(),
+                Poll::Pending => Entry::Wait,
+            };
+            if entry == Entry::Wait {
+                self.give_back_slots();
+            } else {
                 match catch_panic(|| poll_accept(accept.as_mut(), cx)) {
                     Ok(Poll::Pending) => {
+                        self.give_back_slots();
                         self.backoff.pending(|| self.shared.time());
                         if self
                             .closing
@@ -328,7 +354,10 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     }
                     Ok(Poll::Ready(Ok((stream, peer)))) => {
                         self.enough_resources();
-                        self.connect(stream, peer);
+                        match entry {
+                            Entry::Refuse(how) => self.refuse(stream, &how),
+                            Entry::Accept | Entry::Wait => self.connect(stream, peer),
+                        }
                         return Poll::Ready(AcceptTurn::Over);
                     }
                     Ok(Poll::Ready(Err(error))) => {
@@ -345,6 +374,83 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             if self.poll_timer(cx).is_pending() {
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// Returns what to do with the next connection, for which it then has the slots that it needs.
+    #[inline]
+    fn entry(&mut self) -> Entry {
+        let limits = self.listener.capacity.applies();
+        if !limits.is_empty() {
+            return self.entry_within(limits);
+        }
+        match self.lanes.is_empty() {
+            true => Entry::Wait,
+            false => Entry::Accept,
+        }
+    }
+
+    fn entry_within(&mut self, limits: Scopes) -> Entry {
+        if self.held.is_some() {
+            // It has the slots, and no acceptor waits for it.
+            return Entry::Wait;
+        }
+        let free = self.slots.take(&self.listener, limits, WaitInTurn::No);
+        let entry = match (free, self.lanes.is_empty()) {
+            (true, true) => Entry::Wait,
+            (true, false) => Entry::Accept,
+            (false, without_acceptor) => return self.entry_when_full(limits, without_acceptor),
+        };
+        self.set_full(false);
+        entry
+    }
+
+    #[cold]
+    fn entry_when_full(&mut self, limits: Scopes, without_acceptor: bool) -> Entry {
+        let own = self.listener.at_limit.clone();
+        let of_pool = || {
+            self.shared
+                .read(|state| state.spec.settings.at_limit.clone())
+        };
+        let entry = match own.unwrap_or_else(of_pool) {
+            AtLimit::Refuse(how) => {
+                self.slots.leave(&self.listener);
+                Entry::Refuse(how)
+            }
+            AtLimit::Wait if without_acceptor => Entry::Wait,
+            // A slot may have become free meanwhile.
+            AtLimit::Wait => match self.slots.take(&self.listener, limits, WaitInTurn::Yes) {
+                true => Entry::Accept,
+                false => Entry::Wait,
+            },
+        };
+        self.set_full(entry != Entry::Accept);
+        entry
+    }
+
+    fn set_full(&mut self, full: bool) {
+        if self.full != full {
+            self.full = full;
+            self.listener.capacity.set_full(full);
+        }
+    }
+
+    /// Gives back the slots that it has and no connection for.
+    #[inline]
+    fn give_back_slots(&mut self) {
+        if !self.slots.is_empty() && self.held.is_none() {
+            self.slots.give_back(&self.listener);
+        }
+    }
+
+    /// Closes a connection that finds no slot (C2).
+    fn refuse(&mut self, io: L::Io, how: &Refusal) {
+        self.backoff.success();
+        self.listener.capacity.count_refused();
+        let io = DropCatching::new(io);
+        let _ = catch_panic(|| L::refuse(io.into_inner(), how));
+        if let Some(closing) = &mut self.closing {
+            closing.taken += 1;
         }
     }
 
@@ -591,6 +697,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             info: &mut self.info,
             handshake: &self.handshake,
             generation: self.generation,
+            slots: &mut self.slots,
         };
         let successor = match self.lanes.hand_over(home, given) {
             HandedOver::Serves(successor) => successor,

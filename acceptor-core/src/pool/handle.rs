@@ -3,15 +3,15 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use futures::FutureExt;
 
 use crate::acceptor::Acceptor;
 use crate::error::{
-    AddListenerError, AddListenerReason, ChildError, CloseError, MAX_ACCEPTORS, ReconfigureError,
-    Stopped,
+    AddListenerError, AddListenerReason, ChildError, CloseError, LimitError, MAX_ACCEPTORS,
+    ReconfigureError, Stopped, is_limit,
 };
 use crate::id::{ChildId, ListenerId};
 use crate::latch::{Latch, LatchWait};
@@ -19,8 +19,10 @@ use crate::listener::Listener;
 use crate::machine::command::Command;
 use crate::machine::effects::Driver;
 use crate::machine::stuck::RuntimeKey;
+use crate::machine::supervisor::SocketState;
 use crate::policy::WaitingAcceptors;
 use crate::pool::accept_loop;
+use crate::pool::capacity::{Scope, SlotWaiter, wake_granted};
 use crate::pool::driver::BATCH;
 use crate::pool::host::Host;
 use crate::pool::listener_shared::{ListenerShared, LocalAddrSource};
@@ -120,6 +122,9 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         if value == 0 || value > MAX_ACCEPTORS {
             return refused(listener, AddListenerReason::Acceptors { value });
         }
+        if let Some(value) = settings.max_connections.filter(|value| !is_limit(*value)) {
+            return refused(listener, AddListenerReason::MaxConnections { value });
+        }
         if let Some(value) = settings.tag.clone().filter(|tag| !is_name(tag)) {
             return refused(listener, AddListenerReason::Tag { value });
         }
@@ -147,8 +152,13 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             let runtime = runtime.take().ok_or(AddListenerReason::Stopped)?;
             state.machine.add_listener(key, |id, key| {
                 let host = Host::new(runtime, key);
-                let listener = ListenerShared::new(id, host, addresses, settings, factory, &rules);
-                Arc::clone(added.insert(Arc::new(listener)))
+                let limit = Arc::clone(&self.shared.limit);
+                let listener =
+                    ListenerShared::new(id, host, addresses, settings, factory, &rules, limit);
+                let listener = added.insert(Arc::new(listener));
+                let owner: Weak<ListenerShared<R, L>> = Arc::downgrade(listener);
+                listener.signals.set_owner(owner);
+                Arc::clone(listener)
             });
             added.ok_or(AddListenerReason::Stopped)
         });
@@ -360,6 +370,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
     ) -> Result<(), ReconfigureError> {
         let rules = spec.settings.rules;
         let mut replaced = Vec::new();
+        let mut relimited = Relimited::default();
         // The old spec, or the refused one, holds user values: it is dropped after the lock is
         // released.
         let (result, _gone) = self.shared.handle_event(|state, effects| {
@@ -380,9 +391,11 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
                     replaced.push(Arc::clone(listener));
                 }
             }
+            relimited = self.relimit(state, &spec.settings);
             let before = std::mem::replace(&mut state.spec, spec);
             (Ok(()), (before, factories))
         });
+        relimited.wake();
         for listener in &replaced {
             listener.inbox.replaced();
             listener.host.wake_companion();
@@ -423,6 +436,7 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         version: u64,
     ) -> Result<Swap, ReconfigureError> {
         let rules = settings.rules;
+        let mut relimited = Relimited::default();
         let (result, _gone) = self.shared.handle_event(|state, _| {
             if let Err(refused) = state.changeable() {
                 return (Err(refused), settings);
@@ -435,10 +449,72 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             for (_, listening) in state.machine.listeners() {
                 listening.listener.set_rules(&rules);
             }
+            relimited = self.relimit(state, &settings);
             let before = std::mem::replace(&mut state.spec.settings, settings);
             (Ok(Swap::Done), before)
         });
+        relimited.wake();
         result
+    }
+
+    /// Applies the limit of new settings, and what happens at it (C6).
+    fn relimit(&self, state: &State<R, L>, settings: &PoolSettings<L::Addr>) -> Relimited<R, L> {
+        let before = &state.spec.settings;
+        let max_connections = settings.rules.max_connections;
+        let granted = match max_connections == before.rules.max_connections {
+            true => Vec::new(),
+            false => state.set_limit(&self.shared.limit, max_connections),
+        };
+        let listeners = match settings.at_limit == before.at_limit {
+            true => Vec::new(),
+            false => {
+                let all = state.machine.listeners();
+                all.map(|(_, listening)| Arc::clone(&listening.listener))
+                    .collect()
+            }
+        };
+        Relimited { granted, listeners }
+    }
+
+    /// Changes the largest number of connections of the pool ([C6](crate::guide::rules#c6)).
+    ///
+    /// See [`Pool::set_max_connections`](crate::Pool::set_max_connections).
+    pub fn set_max_connections(
+        &self,
+        limit: impl Into<Option<usize>>,
+    ) -> Result<(), ReconfigureError> {
+        let limit = limit.into();
+        self.update(|settings| settings.max_connections = limit)
+    }
+
+    /// Changes the largest number of connections of one listener ([C6](crate::guide::rules#c6)).
+    ///
+    /// See [`Pool::set_listener_max_connections`](crate::Pool::set_listener_max_connections).
+    pub fn set_listener_max_connections(
+        &self,
+        id: ListenerId,
+        limit: impl Into<Option<usize>>,
+    ) -> Result<(), LimitError> {
+        let limit = limit.into();
+        if let Some(value) = limit.filter(|value| !is_limit(*value)) {
+            return Err(LimitError::Value { value });
+        }
+        // Under the pool's lock: of two calls at once, the later one holds.
+        let granted = self.shared.read(|state| {
+            if state.machine.state() == PoolState::Stopped {
+                return Err(LimitError::Stopped);
+            }
+            let known = state.machine.listener(id);
+            let open = known.filter(|listening| listening.socket != SocketState::Closed);
+            let listener = &open.ok_or(LimitError::UnknownListener(id))?.listener;
+            let granted = listener.capacity.set_own(limit);
+            if limit.is_some() {
+                listener.apply_limit(Scope::Listener);
+            }
+            Ok(granted)
+        })?;
+        wake_granted(granted);
+        Ok(())
     }
 
     /// Runs the pool's init function again ([R3](crate::guide::rules#r3)). A spec that it returns
@@ -499,6 +575,33 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
         match ended.await {
             Some(report) => report,
             None => self.stop().await,
+        }
+    }
+}
+
+/// The accept loops to wake after limits have changed.
+struct Relimited<R: Runtime, L: Listener> {
+    /// They have a slot now.
+    granted: Vec<SlotWaiter<R, L>>,
+    /// They may now refuse where they waited, or wait where they refused.
+    listeners: Vec<Arc<ListenerShared<R, L>>>,
+}
+
+impl<R: Runtime, L: Listener> Default for Relimited<R, L> {
+    fn default() -> Self {
+        Self {
+            granted: Vec::new(),
+            listeners: Vec::new(),
+        }
+    }
+}
+
+impl<R: Runtime, L: Listener> Relimited<R, L> {
+    fn wake(self) {
+        wake_granted(self.granted);
+        for listener in self.listeners {
+            listener.inbox.look();
+            listener.host.wake_companion();
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::incoming::Incoming;
 use crate::listener::Listener;
 use crate::machine::child_end::{ChildEnd, WaitTime};
 use crate::machine::table::{Ready, Waits};
+use crate::pool::capacity::Slots;
 use crate::pool::listener_shared::ListenerShared;
 use crate::pool::shared::PoolShared;
 use crate::runtime::Runtime;
@@ -112,6 +113,8 @@ pub(crate) struct Given<'a, L: Listener> {
     pub(crate) handshake: &'a Shared<L::Handshake>,
     /// The generation of the newest lane.
     pub(crate) generation: u64,
+    /// The slots that it hands on, where a limit applies.
+    pub(crate) slots: &'a mut Slots,
 }
 
 /// The outcome for the acceptor that a connection was meant for.

@@ -15,9 +15,10 @@ use crate::latch::Latch;
 use crate::listener::Listener;
 use crate::machine::child_end::ChildEnd;
 use crate::machine::command::{CloseReason, EndWaiting};
-use crate::machine::row::{OwnAddrs, Peer};
+use crate::machine::row::{OwnAddrs, Peer, Slot};
 use crate::machine::table::Table;
-use crate::policy::{ConnectionReports, Rules, WaitingAcceptors};
+use crate::policy::{AtLimit, ConnectionReports, Rules, WaitingAcceptors};
+use crate::pool::capacity::{Capacity, PoolLimit, Scope, Scopes};
 use crate::pool::host::Host;
 use crate::pool::inbox::Inbox;
 use crate::pool::lane::{Arrival, Factory};
@@ -38,6 +39,9 @@ pub(crate) struct ListenerShared<R: Runtime, L: Listener> {
     pub(crate) signals: Arc<Signals>,
     pub(crate) closed: Latch,
     pub(crate) children: Mutex<Children<R, L>>,
+    pub(crate) capacity: Capacity<R, L>,
+    /// What it does at a limit, unless that is left to the pool.
+    pub(crate) at_limit: Option<AtLimit>,
     /// The table's generation, by which the accept loop notices that its cached data is stale.
     generation: AtomicU64,
     /// The error with which it failed; its acceptors terminate with it.
@@ -55,6 +59,8 @@ pub(crate) struct Children<R: Runtime, L: Listener> {
     pub(crate) factory: Shared<dyn Factory<R, L>>,
     pub(crate) reports: ConnectionReports,
     pub(crate) handshake_timeout: Option<Duration>,
+    /// The limits in which each connection has a slot.
+    pub(crate) limits: Scopes,
 }
 
 /// Whether connections have the listener's local address, or must be asked for their own (B10).
@@ -79,7 +85,7 @@ impl<R: Runtime, L: Listener> Children<R, L> {
         &mut self,
         id: ChildId,
         end: &ChildEnd,
-    ) -> Option<DropCatching<Peer<L::Addr>>> {
+    ) -> Option<(DropCatching<Peer<L::Addr>>, Scopes)> {
         let reported = match end {
             ChildEnd::Normal | ChildEnd::Clean(_) => false,
             _ => self.reports != ConnectionReports::Failures,
@@ -87,7 +93,17 @@ impl<R: Runtime, L: Listener> Children<R, L> {
         if reported {
             return None;
         }
-        self.table.left(id)
+        let (peer, slot) = self.table.left(id)?;
+        Some((peer, self.slots(slot)))
+    }
+
+    /// Returns the slots that a connection gives back as it ends (C5).
+    #[inline]
+    pub(crate) fn slots(&self, slot: Slot) -> Scopes {
+        match slot {
+            Slot::Held => self.limits,
+            Slot::Released => Scopes::NONE,
+        }
     }
 }
 
@@ -143,6 +159,7 @@ impl<R: Runtime, L: Listener> ListenerShared<R, L> {
         settings: ListenerSettings,
         factory: Shared<dyn Factory<R, L>>,
         rules: &Rules,
+        pool: Arc<PoolLimit<R, L>>,
     ) -> Self {
         let signals = Signals::new();
         let mut children = Children {
@@ -150,9 +167,10 @@ impl<R: Runtime, L: Listener> ListenerShared<R, L> {
             factory,
             reports: rules.connection_reports,
             handshake_timeout: None,
+            limits: Scopes::NONE,
         };
         children.set_rules(rules);
-        Self {
+        let listener = Self {
             id,
             host,
             tag: settings.tag,
@@ -162,12 +180,21 @@ impl<R: Runtime, L: Listener> ListenerShared<R, L> {
             signals,
             closed: Latch::new(),
             children: Mutex::new(children),
+            capacity: Capacity::new(settings.max_connections, pool),
+            at_limit: settings.at_limit,
             generation: AtomicU64::new(0),
             failure: Mutex::new(None),
             paused: AtomicBool::new(false),
             skipped: AtomicU64::new(0),
             pauses: AtomicU64::new(0),
+        };
+        if settings.max_connections.is_some() {
+            listener.apply_limit(Scope::Listener);
         }
+        if rules.max_connections.is_some() {
+            listener.apply_limit(Scope::Pool);
+        }
+        listener
     }
 
     pub(crate) fn info(&self, child: ChildId) -> ListenerInfo<L::Addr> {
@@ -287,6 +314,7 @@ pub(crate) mod testing {
             acceptors.into(),
             Shared::new(factory),
             &Rules::testing(),
+            Arc::new(PoolLimit::new(None)),
         ))
     }
 }

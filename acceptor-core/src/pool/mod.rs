@@ -1,6 +1,7 @@
 //! The owner of a pool, which starts it, and kills it when dropped.
 
 mod accept_loop;
+pub(crate) mod capacity;
 mod child_task;
 mod driver;
 mod exhaustion;
@@ -10,6 +11,7 @@ pub(crate) mod inbox;
 mod init_task;
 pub(crate) mod lane;
 mod lanes;
+pub(crate) mod limit;
 pub(crate) mod listener_shared;
 pub(crate) mod reporter;
 pub(crate) mod shared;
@@ -23,7 +25,9 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::acceptor::Acceptor;
-use crate::error::{AddListenerError, BoxError, ChildError, ReconfigureError, StartError, Stopped};
+use crate::error::{
+    AddListenerError, BoxError, ChildError, LimitError, ReconfigureError, StartError, Stopped,
+};
 use crate::id::{ChildId, ListenerId};
 use crate::latch::Latch;
 use crate::listener::Listener;
@@ -299,6 +303,69 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
         settings: impl Into<ListenerSettings>,
     ) -> Result<ListenerId, AddListenerError<L>> {
         self.handle.add_listener_on(runtime, listener, settings)
+    }
+
+    /// Changes the largest number of connections of the pool ([C6](crate::guide::rules#c6)). `None`
+    /// means no limit.
+    ///
+    /// The same as [`update`](Self::update) of
+    /// [`Settings::max_connections`](crate::Settings::max_connections). If it is raised, clients
+    /// that wait are served at once. If it is lowered, no connection is closed, and none is
+    /// accepted until there are fewer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`update`](Self::update): the limit is not within 1 to
+    /// [`MAX_CONNECTIONS`](crate::MAX_CONNECTIONS), or the pool is stopping or has stopped.
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
+    /// # use acceptor_core::*;
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// pool.set_max_connections(1000)?;
+    /// assert_eq!(pool.settings()?.max_connections, Some(1000));
+    /// assert!(pool.set_max_connections(0).is_err());
+    /// pool.set_max_connections(None)?;
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    #[doc(alias = "connection limit")]
+    #[doc(alias = "semaphore")]
+    pub fn set_max_connections(
+        &self,
+        limit: impl Into<Option<usize>>,
+    ) -> Result<(), ReconfigureError> {
+        self.handle.set_max_connections(limit)
+    }
+
+    /// Changes the largest number of connections of one listener ([C6](crate::guide::rules#c6)), as
+    /// [`set_max_connections`](Self::set_max_connections) does for the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError`] if the limit is not within 1 to [`MAX_CONNECTIONS`](crate::MAX_CONNECTIONS),
+    /// if there is no such listener, or if the pool has stopped.
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doctest/support.rs")); }
+    /// # use support::*;
+    /// # use acceptor_core::*;
+    /// # block_on(async {
+    /// let pool = echo_pool()?;
+    /// let id = pool.listeners()?[0].id;
+    /// pool.set_listener_max_connections(id, 10)?;
+    /// assert_eq!(pool.listeners()?[0].max_connections, Some(10));
+    /// # Ok::<_, BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn set_listener_max_connections(
+        &self,
+        id: ListenerId,
+        limit: impl Into<Option<usize>>,
+    ) -> Result<(), LimitError> {
+        self.handle.set_listener_max_connections(id, limit)
     }
 
     /// Closes a listener. Its acceptors terminate, and its connections continue and see *draining*

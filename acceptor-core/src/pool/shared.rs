@@ -28,6 +28,7 @@ use crate::machine::late::{Late, LateConnections};
 use crate::machine::stuck::RuntimeKey;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::table::Waits;
+use crate::pool::capacity::{PoolLimit, Scope, Scopes, SlotWaiter};
 use crate::pool::exhaustion::Exhaustion;
 use crate::pool::lane::{Arrival, Arrived, Factory, Home, InitNow};
 use crate::pool::listener_shared::ListenerShared;
@@ -46,6 +47,7 @@ pub(crate) struct PoolShared<R: Runtime, L: Listener> {
     pub(crate) driver: Notify,
     pub(crate) reports: Reports<L::Addr>,
     pub(crate) exhaustion: Exhaustion<R, L>,
+    pub(crate) limit: Arc<PoolLimit<R, L>>,
     /// Set when a stop begins (S2).
     pub(crate) stopping: Latch,
     /// Set when the result is available.
@@ -95,6 +97,7 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
             driver: Notify::default(),
             reports: Reports::new(),
             exhaustion: Exhaustion::new(),
+            limit: Arc::new(PoolLimit::new(spec.settings.rules.max_connections)),
             stopping: Latch::new(),
             done: Latch::new(),
             state: Mutex::new(State {
@@ -377,6 +380,21 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
 }
 
 impl<R: Runtime, L: Listener> State<R, L> {
+    /// Changes the limit of the pool. Returns the accept loops to wake: those with a slot now.
+    pub(super) fn set_limit(
+        &self,
+        limit: &PoolLimit<R, L>,
+        max_connections: Option<usize>,
+    ) -> Vec<SlotWaiter<R, L>> {
+        let granted = limit.set(max_connections);
+        if max_connections.is_some() {
+            for (_, listening) in self.machine.listeners() {
+                listening.listener.apply_limit(Scope::Pool);
+            }
+        }
+        granted
+    }
+
     /// Carries out the machine's orders on all listeners, before another event can come between.
     fn obey(&mut self, stopping: &Latch, effects: &mut PoolEffects<R, L>) {
         if let Some((listener, child, delay)) = effects.start_later.take() {
@@ -526,7 +544,10 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         if unnoticed {
             // The address is a user value, and so is the error of a peer that is gone.
             let left = lock(&listener.children).left(id, &end);
-            if left.is_some() {
+            if let Some((_peer, slots)) = left {
+                if !slots.is_empty() {
+                    listener.capacity.release(slots);
+                }
                 if !matches!(end, ChildEnd::Normal) {
                     drop(DropCatching::new(end));
                 }
@@ -544,11 +565,18 @@ impl<R: Runtime, L: Listener> PoolShared<R, L> {
         end: ChildEnd,
     ) {
         let now = self.time();
-        let role = self.handle_event_of(listener.tag.as_ref(), |state, effects| {
-            let table = &mut lock(&listener.children).table;
-            state.machine.ended(table, id, end, now, effects);
-            effects.gone.as_ref().map(|row| row.role())
+        let (role, slots) = self.handle_event_of(listener.tag.as_ref(), |state, effects| {
+            let children = &mut *lock(&listener.children);
+            state
+                .machine
+                .ended(&mut children.table, id, end, now, effects);
+            let gone = effects.gone.as_ref().map(|row| (row.role(), row.slot));
+            match gone {
+                Some((Role::Connection, slot)) => (Some(Role::Connection), children.slots(slot)),
+                gone => (gone.map(|(role, _)| role), Scopes::NONE),
+            }
         });
+        listener.capacity.release(slots);
         // Only connections: an acceptor that ends while its listener pauses would make the pauses
         // as short as its timeout.
         if role == Some(Role::Connection) {

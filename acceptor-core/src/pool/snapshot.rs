@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::id::ChildId;
 use crate::listener::Listener;
-use crate::machine::row::{Row, Stage};
+use crate::machine::row::{Row, Slot, Stage};
 use crate::machine::supervisor::SocketState;
 use crate::pool::driver::BATCH;
 use crate::pool::handle::PoolHandle;
@@ -80,6 +80,7 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
             None | Some(SocketState::Closed) => return,
             Some(SocketState::Closing(_)) => ListenerState::Closing,
             Some(SocketState::Open) if listener.is_paused() => ListenerState::Resources,
+            Some(SocketState::Open) if listener.capacity.is_full() => ListenerState::Full,
             Some(SocketState::Open) if tally.waiting == 0 => ListenerState::Starting,
             Some(SocketState::Open) => ListenerState::Accepting,
         };
@@ -90,8 +91,10 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
             local_addr: listener.local_addr.clone(),
             acceptors: tally.acceptors(),
             connections: tally.connections(),
+            max_connections: listener.capacity.own_limit(),
             state,
             accepted,
+            refused: listener.capacity.refused(),
             skipped: listener.skipped(),
             pauses: listener.pauses(),
         });
@@ -123,6 +126,7 @@ pub(super) fn connections<R: Runtime, L: Listener>(
                 },
                 transport: peer.transport().cloned(),
                 state: *state,
+                holds_slot: row.slot == Slot::Held,
                 age: now.saturating_duration_since(row.since),
             };
             records.push((row.since, record));

@@ -10,11 +10,11 @@ use std::time::Duration;
 use crate::accept_error::AcceptErrorKind;
 use crate::acceptor::{Acceptor, Init, ListenerInfo, Terminate, acceptor_fn};
 use crate::connection::Connection;
-use crate::error::{BoxError, SpecError};
+use crate::error::{BoxError, SpecError, is_limit};
 use crate::exit::is_peer_gone;
 use crate::handshake::StreamOf;
 use crate::listener::Listener;
-use crate::policy::{ChildType, Rules, Shutdown, StopPlan};
+use crate::policy::{AtLimit, ChildType, Rules, Shutdown, StopPlan};
 use crate::pool::lane::Factory;
 use crate::report::Observer;
 use crate::runtime::Runtime;
@@ -47,6 +47,7 @@ pub(crate) struct PoolSettings<A> {
     peer_gone: Option<Shared<PeerGoneFn>>,
     /// The value as it was given.
     shutdown: Option<Shutdown>,
+    pub(crate) at_limit: AtLimit,
     pub(crate) rules: Rules,
 }
 
@@ -60,6 +61,7 @@ impl<A> PoolSettings<A> {
             accept_errors: settings.accept_errors.map(Shared::new),
             peer_gone: settings.peer_gone.map(Shared::new),
             shutdown: settings.shutdown,
+            at_limit: settings.at_limit,
             rules: Rules {
                 restart: settings.restart,
                 intensity: settings.intensity,
@@ -68,6 +70,7 @@ impl<A> PoolSettings<A> {
                 handshake_timeout: settings.handshake_timeout,
                 connection_reports: settings.connection_reports,
                 last_listener: settings.last_listener,
+                max_connections: settings.max_connections,
                 plan: StopPlan {
                     lame_duck: settings.lame_duck,
                     grace: settings.grace,
@@ -104,8 +107,11 @@ impl<A> PoolSettings<A> {
                 value: self.rules.plan.kill_timeout,
             });
         }
-        match self.rules.handshake_timeout {
-            Some(value) if value.is_zero() => Err(SpecError::HandshakeTimeout { value }),
+        if let Some(value) = self.rules.handshake_timeout.filter(Duration::is_zero) {
+            return Err(SpecError::HandshakeTimeout { value });
+        }
+        match self.rules.max_connections {
+            Some(value) if !is_limit(value) => Err(SpecError::MaxConnections { value }),
             _ => Ok(()),
         }
     }
@@ -126,6 +132,8 @@ impl<A> PoolSettings<A> {
             handshake_timeout: self.rules.handshake_timeout,
             connection_reports: self.rules.connection_reports,
             last_listener: self.rules.last_listener,
+            max_connections: self.rules.max_connections,
+            at_limit: self.at_limit.clone(),
             observer: self.observer.as_deref().cloned(),
             accept_errors: self.accept_errors.as_deref().cloned(),
             peer_gone: self.peer_gone.as_deref().cloned(),
@@ -147,6 +155,7 @@ impl<A> PoolSettings<A> {
             observer: self.observer.take(),
             accept_errors: self.accept_errors.take(),
             peer_gone: self.peer_gone.take(),
+            at_limit: AtLimit::default(),
             ..*self
         }
     }
@@ -259,8 +268,9 @@ mod tests {
 
     use super::*;
     use crate::acceptor::testing::info;
+    use crate::error::MAX_CONNECTIONS;
     use crate::listener::testing::Nowhere;
-    use crate::policy::{ConnectionReports, Grace, LastListener, Restart};
+    use crate::policy::{ConnectionReports, Grace, LastListener, Refusal, Restart};
 
     /// Has the setters of a spec.
     type TestSpec = Spec<(), u8>;
@@ -333,6 +343,20 @@ mod tests {
     }
 
     #[test]
+    fn connection_limit_is_within_bounds() {
+        for value in [0, MAX_CONNECTIONS + 1, usize::MAX] {
+            let words = format!(
+                "spec field `max_connections` is {value}: give 1 to 2147483646, or none for no limit"
+            );
+            let spec = spec("a").max_connections(value);
+            check_refused(spec, SpecError::MaxConnections { value }, &words);
+        }
+        for value in [None, Some(1), Some(MAX_CONNECTIONS)] {
+            assert!(spec("a").max_connections(value).checked().is_ok());
+        }
+    }
+
+    #[test]
     fn other_fields_allow_any_size() {
         for time in [Duration::ZERO, Duration::MAX] {
             let spec = spec("a").lame_duck(time).grace(time).shutdown(time);
@@ -361,6 +385,7 @@ mod tests {
                 handshake_timeout: Some(Duration::from_secs(10)),
                 connection_reports: ConnectionReports::Failures,
                 last_listener: LastListener::Continue,
+                max_connections: None,
                 plan: StopPlan {
                     lame_duck: Duration::ZERO,
                     grace: Grace::Within(Duration::ZERO),
@@ -406,6 +431,8 @@ mod tests {
             .handshake_timeout(None)
             .connection_reports(ConnectionReports::All)
             .last_listener(LastListener::Stop)
+            .max_connections(7)
+            .at_limit(AtLimit::Refuse(Refusal::Reset))
             .observer(crate::observer_fn(|_| ()))
             .accept_errors(AcceptErrorKind::classify)
             .peer_gone(is_peer_gone);

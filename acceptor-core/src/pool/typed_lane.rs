@@ -353,6 +353,7 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
             info,
             handshake,
             generation,
+            slots,
         } = given;
         let Some((_, waiter)) = self.queue.head() else {
             return HandedOver::Gone;
@@ -412,6 +413,10 @@ impl<R: Runtime, L: Listener, A: Acceptor<L>> Lane<R, L> for TypedLane<L, A> {
                 next.generation = table.generation();
             }
             let became = table.became(id, state, peer, now, next);
+            let limits = children.limits;
+            if !limits.is_empty() && matches!(became, Became::Serves(..) | Became::ServesLast(_)) {
+                slots.hand_on(listener, limits);
+            }
             (became, addrs, outrun, children.handshake_timeout)
         };
         let (control, mut successor) = match became {

@@ -11,6 +11,7 @@ mod guards;
 mod handshakes;
 mod init_failures;
 mod interleavings;
+mod limits;
 mod owner_drop;
 mod panicking_drops;
 mod reports;

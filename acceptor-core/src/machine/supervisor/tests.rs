@@ -34,6 +34,7 @@ fn rules() -> Rules {
         period: ms(100),
         child_type: ChildType::Worker,
         handshake_timeout: None,
+        max_connections: None,
         connection_reports: ConnectionReports::Failures,
         last_listener: LastListener::Continue,
         plan: StopPlan {
@@ -78,6 +79,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
             period: ms(period),
             child_type: ChildType::Worker,
             handshake_timeout: None,
+            max_connections: None,
             connection_reports,
             last_listener,
             plan,

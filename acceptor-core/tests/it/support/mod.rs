@@ -51,6 +51,7 @@ pub(crate) enum Site {
     AcceptErrors,
     DropAcceptErrors,
     Accept,
+    Refuse,
     Classify,
     LocalAddr,
     StreamLocalAddr,
@@ -509,6 +510,7 @@ pub(crate) struct Made {
     pub(crate) accepted: usize,
     pub(crate) served: usize,
     pub(crate) dropped: usize,
+    pub(crate) refused: usize,
 }
 
 impl History {
@@ -607,6 +609,16 @@ impl Port {
         }
     }
 
+    /// A client that was not accepted is gone.
+    pub(crate) fn client_leaves(&self) {
+        lock(&self.shared).waiting.pop_front();
+    }
+
+    /// How often `accept` was polled.
+    pub(crate) fn accepts(&self) -> usize {
+        lock(&self.shared).accepts
+    }
+
     /// The number of connections not yet accepted.
     pub(crate) fn waiting(&self) -> usize {
         let backlog = lock(&self.shared);
@@ -693,6 +705,11 @@ impl Listener for MemoryListener {
 
     fn handshake(&self) -> NoHandshake {
         NoHandshake
+    }
+
+    fn refuse(stream: MemoryStream, _: &acceptor_core::Refusal) {
+        stream.history.note(stream.number, |made| made.refused += 1);
+        stream.faults.pass(Site::Refuse);
     }
 
     fn asks_local_addr(&self) -> bool {
