@@ -123,6 +123,7 @@ pub use incoming::{Incoming, Transport};
 pub use latch::{Latch, LatchWait};
 pub use listen::{
     Keepalive, ListenError, ListenOptions, asks_local_addr, check_listener, check_tcp_listener,
+    refuse_stream,
 };
 pub use listener::{Listener, With};
 pub use policy::{

@@ -94,17 +94,18 @@ use std::time::Instant;
 
 pub use acceptor_core::{
     AcceptErrorFn, AcceptErrorKind, Acceptor, AcceptorFn, AcceptorRecord, AcceptorState,
-    AddListenerError, AddListenerReason, BoxError, ChildCounts, ChildError, ChildId, ChildType,
-    CloseError, CloseListener, Configure, ConnectionRecord, ConnectionReports, ConnectionState,
-    Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Guard, GuardedStream, Handshake,
-    HandshakeError, Incoming, Init, IntoExit, Join, Keepalive, LastListener, Latch, LatchWait,
-    LateConnection, Lifecycle, ListenError, ListenOptions, Listener, ListenerId, ListenerInfo,
-    ListenerRecord, ListenerSettings, ListenerState, Losses, MAX_ACCEPTORS, NoHandshake, Observer,
-    ParseIdError, PeerGoneFn, Phase, PoolState, ReconfigureError, Report, Restart, Runtime,
-    Settings, Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped,
-    StreamOf, Subtask, Terminate, TestSignals, Then, Transport, WaitingAcceptors, With,
-    acceptor_fn, acceptor_from, asks_local_addr, check_listener, check_tcp_listener, guide,
-    is_peer_gone, observer_fn, report,
+    AddListenerError, AddListenerReason, AtLimit, BoxError, ChildCounts, ChildError, ChildId,
+    ChildType, CloseError, CloseListener, Configure, ConnectionRecord, ConnectionReports,
+    ConnectionState, Counts, EndKind, Ends, Event, EventKind, Exit, Failure, Grace, Guard,
+    GuardedStream, Handshake, HandshakeError, Incoming, Init, IntoExit, Join, Keepalive,
+    LastListener, Latch, LatchWait, LateConnection, Lifecycle, LimitError, ListenError,
+    ListenOptions, Listener, ListenerId, ListenerInfo, ListenerRecord, ListenerSettings,
+    ListenerState, Losses, MAX_ACCEPTORS, MAX_CONNECTIONS, NoHandshake, Observer, ParseIdError,
+    PeerGoneFn, Phase, PoolState, ReconfigureError, Refusal, Report, Restart, Runtime, Settings,
+    Shutdown, Spec, SpecError, StartError, Status, StopReason, StopReport, Stopped, StreamOf,
+    Subtask, Terminate, TestSignals, Then, Transport, WaitingAcceptors, With, acceptor_fn,
+    acceptor_from, asks_local_addr, check_listener, check_tcp_listener, guide, is_peer_gone,
+    observer_fn, refuse_stream, report,
 };
 use smol::Executor;
 
@@ -364,6 +365,10 @@ impl Listener for TcpListener {
 
     fn handshake(&self) -> NoHandshake {
         NoHandshake
+    }
+
+    fn refuse(io: Self::Io, how: &Refusal) {
+        refuse_stream(&io, how);
     }
 
     fn asks_local_addr(&self) -> bool {

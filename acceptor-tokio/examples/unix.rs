@@ -10,7 +10,7 @@ pub(crate) mod unix {
     use std::io::{self, ErrorKind};
     use std::path::{Path, PathBuf};
 
-    use acceptor_tokio::{AcceptErrorKind, Listener, NoHandshake};
+    use acceptor_tokio::{AcceptErrorKind, Listener, NoHandshake, Refusal, refuse_stream};
     use tokio::net::unix::SocketAddr;
     use tokio::net::{UnixListener, UnixStream};
 
@@ -69,6 +69,10 @@ pub(crate) mod unix {
 
         fn handshake(&self) -> NoHandshake {
             NoHandshake
+        }
+
+        fn refuse(stream: UnixStream, how: &Refusal) {
+            refuse_stream(&stream, how);
         }
 
         /// Each connection has the listener's address.

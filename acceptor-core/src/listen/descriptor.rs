@@ -8,8 +8,11 @@ use std::io;
 use std::os::fd::AsFd as AsDescriptor;
 #[cfg(windows)]
 use std::os::windows::io::AsSocket as AsDescriptor;
+use std::time::Duration;
 
 use socket2::{SockAddr, SockRef, Socket, Type};
+
+use crate::policy::Refusal;
 
 /// Checks that a descriptor is a listening stream socket, of any family
 /// ([V4](crate::guide::rules#v4)).
@@ -111,6 +114,40 @@ pub fn asks_local_addr(descriptor: &impl AsDescriptor) -> bool {
         .as_socket()
         .is_some_and(|address| address.ip().to_canonical().is_unspecified());
     wildcard || is_transparent(&socket)
+}
+
+/// Tells the peer of a stream socket that it is refused ([C2](crate::guide::rules#c2)), without
+/// waiting. Whatever the system does not do at once is left out.
+///
+/// Implementations of [`Listener::refuse`](crate::Listener::refuse) call it, and then drop the
+/// stream. The socket must be in non-blocking mode: otherwise a long farewell blocks the thread. A
+/// farewell may be lost if the peer has sent data that was not read, because the system then resets
+/// the connection.
+///
+/// ```
+/// use std::io::Read;
+/// use std::net::{TcpListener, TcpStream};
+///
+/// use acceptor_core::{Refusal, refuse_stream};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut client = TcpStream::connect(listener.local_addr()?)?;
+/// let (stream, _) = listener.accept()?;
+/// refuse_stream(&stream, &Refusal::farewell("busy"));
+/// drop(stream);
+///
+/// let mut reply = String::new();
+/// client.read_to_string(&mut reply)?;
+/// assert_eq!(reply, "busy");
+/// # Ok::<_, std::io::Error>(())
+/// ```
+pub fn refuse_stream(stream: &impl AsDescriptor, how: &Refusal) {
+    let socket = SockRef::from(stream);
+    let _ = match how {
+        Refusal::Close => Ok(()),
+        Refusal::Reset => socket.set_linger(Some(Duration::ZERO)),
+        Refusal::Farewell(bytes) => socket.send(bytes).map(drop),
+    };
 }
 
 /// Linux has one flag for both families.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-pub use descriptor::{asks_local_addr, check_listener, check_tcp_listener};
+pub use descriptor::{asks_local_addr, check_listener, check_tcp_listener, refuse_stream};
 
 use crate::text::EscapedDebug;
 
