@@ -9,6 +9,7 @@ mod control;
 mod driver;
 mod inbox;
 mod latch;
+mod limit;
 mod notify;
 mod pool;
 mod reporter;
