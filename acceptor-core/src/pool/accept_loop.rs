@@ -88,8 +88,6 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     closing: Option<Closing>,
     /// The slots for the next connection, where a limit applies (C4).
     slots: Slots,
-    /// Whether it found no slot when it last looked.
-    full: bool,
     turns: u32,
     spawned: Spawned,
 }
@@ -174,7 +172,6 @@ pub(crate) fn run<R: Runtime, L: Listener>(
             ends: None,
             closing: None,
             slots: Slots::new(),
-            full: false,
             turns: 0,
             spawned: Spawned::Nothing,
         },
@@ -396,13 +393,11 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             return Entry::Wait;
         }
         let free = self.slots.take(&self.listener, limits, WaitInTurn::No);
-        let entry = match (free, self.lanes.is_empty()) {
+        match (free, self.lanes.is_empty()) {
             (true, true) => Entry::Wait,
             (true, false) => Entry::Accept,
-            (false, without_acceptor) => return self.entry_when_full(limits, without_acceptor),
-        };
-        self.set_full(false);
-        entry
+            (false, without_acceptor) => self.entry_when_full(limits, without_acceptor),
+        }
     }
 
     #[cold]
@@ -412,7 +407,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             self.shared
                 .read(|state| state.spec.settings.at_limit.clone())
         };
-        let entry = match own.unwrap_or_else(of_pool) {
+        match own.unwrap_or_else(of_pool) {
             AtLimit::Refuse(how) => {
                 self.slots.leave(&self.listener);
                 Entry::Refuse(how)
@@ -423,15 +418,6 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 true => Entry::Accept,
                 false => Entry::Wait,
             },
-        };
-        self.set_full(entry != Entry::Accept);
-        entry
-    }
-
-    fn set_full(&mut self, full: bool) {
-        if self.full != full {
-            self.full = full;
-            self.listener.capacity.set_full(full);
         }
     }
 

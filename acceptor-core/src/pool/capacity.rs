@@ -70,8 +70,6 @@ pub(crate) struct Capacity<R: Runtime, L: Listener> {
     applies: AtomicU8,
     /// The slots that the accept loop was granted while it waited.
     granted: [AtomicBool; 2],
-    /// Whether the accept loop has found no slot.
-    full: AtomicBool,
     refused: AtomicU64,
 }
 
@@ -103,7 +101,6 @@ impl<R: Runtime, L: Listener> Capacity<R, L> {
             pool,
             applies: AtomicU8::new(0),
             granted: [AtomicBool::new(false), AtomicBool::new(false)],
-            full: AtomicBool::new(false),
             refused: AtomicU64::new(0),
         }
     }
@@ -132,12 +129,10 @@ impl<R: Runtime, L: Listener> Capacity<R, L> {
         Scopes(self.applies.load(Ordering::SeqCst))
     }
 
+    /// Returns whether a limit that applies is reached.
     pub(crate) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_full(&self, full: bool) {
-        self.full.store(full, Ordering::Relaxed);
+        let mut scopes = self.applies().each();
+        scopes.any(|scope| self.limit(scope).is_full())
     }
 
     pub(crate) fn refused(&self) -> u64 {

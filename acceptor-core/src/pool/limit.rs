@@ -101,12 +101,16 @@ impl<W> Limit<W> {
         self.word.fetch_add(slots, Ordering::SeqCst);
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.read().is_full()
+    }
+
     pub(crate) fn limit(&self) -> Option<usize> {
         let limit = self.read().limit();
         usize::try_from(limit).ok().filter(|_| limit != UNLIMITED)
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn used(&self) -> u64 {
         self.read().used()
     }

@@ -117,6 +117,7 @@ pub enum Event {
         child: ChildId,
     },
     /// A connection took the stop signal.
+    SlotReleased { child: ChildId },
     Trapped {
         /// The connection.
         child: ChildId,
@@ -299,6 +300,7 @@ impl Event {
             | Self::HandshakeEnded { child, .. }
             | Self::StreamHandedOver { child, .. }
             | Self::SubtaskPanicked { child }
+            | Self::SlotReleased { child }
             | Self::Trapped { child }
             | Self::WillPanicOnDrop { child }
             | Self::ServeReturned { child, .. } => Some(("connection", *child)),
@@ -347,6 +349,7 @@ impl Event {
                 GuardHolder::Subtask => "tasks under a guard",
             },
             Self::SubtaskPanicked { .. } => "panics under a guard",
+            Self::SlotReleased { .. } => "slots given back",
             Self::Trapped { .. } => "stop signals taken",
             Self::WillPanicOnDrop { .. } => "panicking drops in connections",
             Self::PanickedOnDrop { .. } => "panics in the drop of a connection",
@@ -456,6 +459,7 @@ impl fmt::Display for Event {
                 write!(f, " hands its stream over: {holder:?}")
             }
             Self::SubtaskPanicked { .. } => f.write_str(": the task under its guard panics"),
+            Self::SlotReleased { .. } => f.write_str(" gives its slot back"),
             Self::Trapped { .. } => f.write_str(" takes the stop signal"),
             Self::WillPanicOnDrop { .. } => f.write_str(" keeps a value whose drop panics"),
             Self::PanickedOnDrop { .. } => f.write_str(": the drop of its kept value panics"),

@@ -5,9 +5,9 @@
 use fastrand::Rng;
 
 use super::{
-    Action, Behaviour, Bound, ChildSetting, Fault, LastListenerSetting, Order, Reload,
-    ReportsSetting, RestartSetting, Scenario, Setting, ShutdownSetting, SpecSetting, StageSetting,
-    Start, Step, Teardown, Then, UnknownSetting, WaitingSetting,
+    Action, AtLimitSetting, Behaviour, Bound, ChildSetting, Fault, LastListenerSetting, Order,
+    Reload, ReportsSetting, RestartSetting, Scenario, Setting, ShutdownSetting, SpecSetting,
+    StageSetting, Start, Step, Teardown, Then, UnknownSetting, WaitingSetting,
 };
 
 /// The default number of steps of a scenario.
@@ -161,6 +161,30 @@ impl Generator<'_> {
                 0 => None,
                 _ => Some(self.time().max(1)),
             },
+            max_connections: match self.random.u8(..3) {
+                0 => Some(self.connections()),
+                _ => None,
+            },
+            at_limit: self.pick(&[
+                AtLimitSetting::Wait,
+                AtLimitSetting::Wait,
+                AtLimitSetting::Refuse,
+            ]),
+        }
+    }
+
+    /// A limit on connections: usually one that is reached.
+    fn connections(&mut self) -> u32 {
+        match self.random.u8(..4) {
+            0 => self.random.u32(8..40),
+            _ => self.random.u32(1..8),
+        }
+    }
+
+    fn limit(&mut self) -> Option<u32> {
+        match self.random.u8(..4) {
+            0 => None,
+            _ => Some(self.connections()),
         }
     }
 
@@ -271,6 +295,11 @@ impl Generator<'_> {
             },
             960..963 => Action::DropHandle,
             963..972 => Action::EndRuntime(number),
+            972..982 => Action::Limit(self.limit()),
+            982..992 => Action::LimitListener {
+                listener: number,
+                limit: self.limit(),
+            },
             _ => Action::Wait,
         }
     }
@@ -310,7 +339,8 @@ impl Generator<'_> {
             2..12 => Order::StopItself,
             12..22 => Order::KillItself,
             22..30 => Order::CloseListener,
-            30..36 => Order::ReplaceAddresses,
+            30..34 => Order::ReplaceAddresses,
+            34..39 => Order::ReleaseSlot,
             _ => Order::Return,
         };
         match self.random.usize(..23) {

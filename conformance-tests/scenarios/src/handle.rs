@@ -5,8 +5,8 @@ use std::sync::Weak;
 
 use acceptor_core::{
     AcceptorRecord, AddListenerReason, ChildError, ChildId, CloseError, ConnectionRecord, Counts,
-    Handshake, Listener, ListenerId, Pool, PoolHandle, ReconfigureError, Spec, Status, StopReport,
-    Stopped, WaitingAcceptors, With,
+    Handshake, LimitError, Listener, ListenerId, Pool, PoolHandle, ReconfigureError, Spec, Status,
+    StopReport, Stopped, WaitingAcceptors, With,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -83,6 +83,8 @@ impl Handle {
         kill_child(id: ChildId) -> Result<(), ChildError>;
         reconfigure(spec: Spec<TestAcceptor>, waiting: WaitingAcceptors) -> Result<(), ReconfigureError>;
         reload(waiting: WaitingAcceptors) -> Result<(), ReconfigureError>;
+        set_max_connections(limit: Option<usize>) -> Result<(), ReconfigureError>;
+        set_listener_max_connections(id: ListenerId, limit: Option<usize>) -> Result<(), LimitError>;
         stop() -> (), drop;
         kill() -> (), drop;
         join() -> BoxFuture<'static, StopReport<SocketAddr>>, FutureExt::boxed;

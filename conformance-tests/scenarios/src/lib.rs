@@ -24,8 +24,8 @@ use std::fmt;
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, ChildType, ConnectionReports, Grace, LastListener, Restart, Shutdown,
-    WaitingAcceptors,
+    AcceptErrorKind, AtLimit, ChildType, ConnectionReports, Grace, LastListener, Refusal, Restart,
+    Shutdown, WaitingAcceptors,
 };
 use serde::de::IntoDeserializer;
 use serde::de::value::U32Deserializer;
@@ -146,6 +146,12 @@ pub struct SpecSetting {
         deserialize_with = "json::positive"
     )]
     pub handshake_timeout: Option<u32>,
+    /// The largest number of connections; `None` is unlimited.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub max_connections: Option<u32>,
+    /// What happens at a limit on connections.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub at_limit: AtLimitSetting,
 }
 
 /// The default of a spec, in milliseconds.
@@ -239,6 +245,25 @@ core_enums! {
         Keep,
         /// They terminate.
         Replace,
+    }
+}
+
+/// [`AtLimit`], as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum AtLimitSetting {
+    /// Clients wait.
+    #[default]
+    Wait,
+    /// Clients are refused.
+    Refuse,
+}
+
+impl From<AtLimitSetting> for AtLimit {
+    fn from(setting: AtLimitSetting) -> Self {
+        match setting {
+            AtLimitSetting::Wait => Self::Wait,
+            AtLimitSetting::Refuse => Self::Refuse(Refusal::Close),
+        }
     }
 }
 
@@ -385,6 +410,15 @@ pub enum Action {
     StopUnknown,
     /// The spec is replaced.
     Reconfigure(SpecSetting, WaitingSetting),
+    /// The limit on connections of the pool is changed; `None` is unlimited.
+    Limit(Option<u32>),
+    /// The limit on connections of a listener is changed.
+    LimitListener {
+        /// The listener.
+        listener: u8,
+        /// The limit; `None` is unlimited.
+        limit: Option<u32>,
+    },
     /// The spec is replaced by an invalid one, which fails.
     ReconfigureInvalid,
     /// The init function is run again.
@@ -488,6 +522,8 @@ pub enum Order {
     HandOverToTask,
     /// Replace the addresses, in a handshake.
     ReplaceAddresses,
+    /// Give the slot of the connection back.
+    ReleaseSlot,
 }
 
 impl Order {
@@ -566,6 +602,8 @@ impl SpecSetting {
         reports: ReportsSetting::Failures,
         last_listener: LastListenerSetting::Continue,
         handshake_timeout: HANDSHAKE_TIMEOUT,
+        max_connections: None,
+        at_limit: AtLimitSetting::Wait,
     };
 
     pub(crate) fn period(&self) -> Duration {
@@ -593,6 +631,10 @@ impl SpecSetting {
 
     pub(crate) fn kill_timeout(&self) -> Duration {
         milliseconds(self.kill_timeout)
+    }
+
+    pub(crate) fn max_connections(&self) -> Option<usize> {
+        self.max_connections.map(|limit| limit as usize)
     }
 
     pub(crate) fn handshake_timeout(&self) -> Option<Duration> {
@@ -639,11 +681,22 @@ impl fmt::Display for SpecSetting {
         if self.handshake_timeout != HANDSHAKE_TIMEOUT {
             write!(f, ", handshake timeout {}", time(self.handshake_timeout))?;
         }
+        if let Some(limit) = self.max_connections {
+            write!(f, ", at most {limit} connections")?;
+        }
+        f.write_str(match self.at_limit {
+            AtLimitSetting::Wait => "",
+            AtLimitSetting::Refuse => ", clients beyond a limit are refused",
+        })?;
         f.write_str(match self.child_type {
             ChildSetting::Worker => "",
             ChildSetting::Supervisor => ", of supervisors",
         })
     }
+}
+
+fn limit_text(limit: Option<u32>) -> String {
+    limit.map_or_else(|| "any number of".to_owned(), |limit| limit.to_string())
 }
 
 /// A number with its noun: `one` for 1, and `many` for any other number.
@@ -741,6 +794,11 @@ impl fmt::Display for Action {
             }
             Self::DropGuard(which) => format!("the kept stream at index {which} is dropped"),
             Self::StopAcceptor(which) => format!("the acceptor at index {which} is stopped by id"),
+            Self::Limit(limit) => format!("limit of the pool: {} connections", limit_text(*limit)),
+            Self::LimitListener { listener, limit } => format!(
+                "limit of the listener at index {listener}: {} connections",
+                limit_text(*limit)
+            ),
             Self::KillAcceptor(which) => format!("the acceptor at index {which} is killed by id"),
             Self::StopUnknown => "a child that has ended is stopped and killed".to_owned(),
             Self::Reconfigure(spec, waiting) => {

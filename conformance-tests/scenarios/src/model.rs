@@ -6,6 +6,7 @@
 //! Invariants: an end is complete, with all its consequences, before another event is seen; reports are expected in the order
 //! of their causes.
 
+mod capacity;
 mod children;
 mod listeners;
 mod outbox;
@@ -280,6 +281,10 @@ impl Model {
         generation: u32,
         waiting: WaitingSetting,
     ) {
+        if (self.spec.max_connections, self.spec.at_limit) != (spec.max_connections, spec.at_limit)
+        {
+            self.limits_change();
+        }
         self.spec = spec;
         self.generation = generation;
         for child in self.children.values_mut() {

@@ -566,6 +566,10 @@ impl<'a> Session<'a> {
                     history.push(Event::Trapped { child });
                     self.guard = Some(self.connection.lifecycle.guard());
                 }
+                Order::ReleaseSlot => {
+                    history.push(Event::SlotReleased { child });
+                    self.connection.lifecycle.release_slot();
+                }
                 Order::HandOver => return Outcome::HandsOver(GuardHolder::Kept),
                 Order::HandOverToTask => return Outcome::HandsOver(GuardHolder::Subtask),
                 order => {

@@ -72,6 +72,8 @@ pub(super) struct Link {
     pub(super) guarded: Option<(Instant, GuardHolder)>,
     /// Its beginning was reported, so its end is reported, too (O4).
     reported: bool,
+    /// It has given its slot back (C7).
+    pub(super) released: bool,
 }
 
 /// The handshake of a connection whose listener has one.
@@ -333,6 +335,9 @@ impl Model {
     fn leaves_queue(&mut self, key: Key) {
         let queue = &mut self.listeners[key.listener].queue;
         queue.retain(|other| *other != key);
+        if queue.is_empty() {
+            self.listeners[key.listener].waits_since = None;
+        }
     }
 
     /// A callback of this child is polled.
@@ -388,6 +393,10 @@ impl Model {
             Event::PanickedOnDrop { .. } | Event::ServeReturned { .. } => "E1",
             Event::SubtaskPanicked { .. } => "E6",
             Event::StateDropped { .. } | Event::TerminateEnded { .. } => "B7",
+            Event::SlotReleased { .. } => {
+                self.slot_is_passed_on();
+                "C7"
+            }
             Event::StreamHandedOver { .. } | Event::Trapped { .. } => {
                 // The connection waits for a signal, which wakes it once.
                 self.wakes.children += 1;
@@ -464,6 +473,11 @@ impl Model {
             }
             Event::SubtaskPanicked { .. } => {
                 known.panicked.get_or_insert(SUBTASK_PANICS);
+            }
+            Event::SlotReleased { .. } => {
+                if let Some(link) = &mut known.connection {
+                    link.released = true;
+                }
             }
             Event::Trapped { .. } => known.trapped = true,
             Event::PanickedOnDrop { .. } => {
@@ -728,6 +742,7 @@ impl Model {
             handshake,
             guarded: None,
             reported,
+            released: false,
         });
         self.peers.insert(peer, Peer::Served(key));
         self.replace_connected(number);
@@ -878,6 +893,7 @@ impl Model {
         self.end_is_reported(key, &child, kind, role, text);
         if role == Role::Connection {
             self.resources_are_freed();
+            self.slot_is_passed_on();
         }
         self.goes_on_after(key, &child, kind, role, how);
         Ok(())

@@ -13,8 +13,8 @@ use super::children::Stage;
 use super::outbox::Expected;
 use super::starting::Outage;
 use super::{Check, Key, Model, Peer, SECOND, Violation, violation};
-use crate::LastListenerSetting;
 use crate::event::Event;
+use crate::{AtLimitSetting, LastListenerSetting};
 use acceptor_simulation::{AcceptFault, NetworkEvent};
 
 /// A listener.
@@ -47,6 +47,12 @@ pub(crate) struct ListenerModel {
     pub(super) accepted: u64,
     pub(super) skipped: u64,
     pub(super) pauses: u64,
+    pub(super) limit: Option<u32>,
+    pub(super) refused: u64,
+    /// Since this batch it has certainly waited for a slot of the pool.
+    pub(super) waits_since: Option<u64>,
+    /// How many connections other listeners have accepted since then, although they waited for a shorter time (C3).
+    pub(super) passed_over: u32,
 }
 
 /// A command to acceptors to end: the reason, its time and its batch.
@@ -196,6 +202,15 @@ impl ListenerModel {
         self.is_open() && self.closing.is_none()
     }
 
+    /// A connection was refused: an error of one connection is no longer the last.
+    pub(super) fn ends_row_of_errors(&mut self) {
+        self.pause.doubled = 0;
+        self.row = Row::default();
+        if let Some(closing) = &mut self.closing {
+            closing.taken += 1;
+        }
+    }
+
     /// Checks that the listener may call `accept`: it does not pause, and is not closed.
     fn may_call_accept(&self, now: Instant, batch: u64, what: &str) -> Check {
         let address = self.address;
@@ -250,6 +265,10 @@ impl Model {
             accepted: 0,
             skipped: 0,
             pauses: 0,
+            limit: None,
+            refused: 0,
+            waits_since: None,
+            passed_over: 0,
         });
         for _ in 0..acceptors {
             self.add(number, Stage::Owed { released: false }, 0);
@@ -357,7 +376,12 @@ impl Model {
         listening.pause.short = false;
         listening.row.ends_wait(now);
         let gone = |event: &Event| matches!(event, Event::Network(NetworkEvent::Dropped { peer: other }) if *other == peer);
-        if later.iter().any(gone) {
+        let gone = later.iter().any(gone);
+        if self.is_full(number) {
+            return self.is_refused(number, peer, gone);
+        }
+        let listening = &mut self.listeners[number];
+        if gone {
             if !address.ip().is_unspecified() || !self.reset.contains(&peer) {
                 return violation("L2", format!("{peer} is served"), "it is dropped at once");
             }
@@ -384,6 +408,7 @@ impl Model {
             return violation("Q3", expected, seen);
         };
         self.became_connection(number, record)?;
+        self.takes_slot(number)?;
         self.timeouts_are_honoured(number)
     }
 
@@ -414,6 +439,7 @@ impl Model {
         let kind = self.classified(fault);
         let listening = &mut self.listeners[number];
         listening.may_call_accept(now, batch, "`accept` is called")?;
+        listening.waits_since = None;
         listening.pause.until = None;
         listening.row.ends_wait(now);
         let of_resources = kind == AcceptErrorKind::Resources;
@@ -489,6 +515,7 @@ impl Model {
         let (now, batch) = (self.now, self.batch);
         let listening = &mut self.listeners[number];
         listening.may_call_accept(now, batch, "`accept` is called")?;
+        listening.waits_since = None;
         listening.pause.until = None;
         if listening.row.errors > 0 {
             listening.row.pending.get_or_insert(now);
@@ -542,6 +569,7 @@ impl Model {
         self.wakes.listeners += batches;
         self.wakes.driver += batches + 1;
         listening.queue.clear();
+        listening.waits_since = None;
         listening.outage = None;
         listening.pause = Pause::default();
         let (id, error) = (listening.id, listening.failure.clone());
@@ -550,6 +578,7 @@ impl Model {
         self.wakes.others += 1;
         self.wakes.children += self.readiness(number).starting as u64;
         self.end_owed_acceptors(number);
+        self.slot_is_passed_on();
         if reason == EndReason::Failed {
             let open = self.listeners.iter();
             let left = open.filter(|listening| listening.accepts()).count();
@@ -609,7 +638,9 @@ impl Model {
             let expected = format!("{address} accepts queued connections before it closes");
             return violation("L7", expected, format!("{queued} clients are reset"));
         }
-        if since < CLOSE_DELAY || waiting + leaving == 0 {
+        // A listener that refuses looks without an acceptor.
+        let refuses = self.is_limited() && self.spec.at_limit == AtLimitSetting::Refuse;
+        if since < CLOSE_DELAY || waiting + leaving == 0 && !refuses {
             let expected =
                 format!("{address} stays open until it found nothing after {CLOSE_DELAY:?}");
             let seen = format!("it closes after {since:?}, {starting} acceptors are starting");
@@ -634,7 +665,8 @@ impl Model {
             let delayed = since < CLOSE_DELAY || jumped;
             let stays = matches!(closing.queued, Queued::Accepted | Queued::Either)
                 && since < CLOSE_LIMIT
-                && (waiting > 0 && delayed || waiting == 0 && starting > 0);
+                && (waiting > 0 && (delayed || self.waits_for_slot(number))
+                    || waiting == 0 && starting > 0);
             if !stays {
                 let expected = format!("the socket of listener {} is closed", listening.id);
                 let seen = format!(

@@ -10,7 +10,6 @@ use acceptor_core::{
 };
 
 use super::children::{Child, Stage};
-use super::listeners::ListenerModel;
 use super::{Check, Key, Model, Tasks, same, violation};
 
 /// Whether the runtime polls every task that is woken.
@@ -165,7 +164,8 @@ impl Model {
             let listener = self.listeners[key.listener].id;
             let addrs = (link.peer, link.local, link.transport);
             let age = self.now - link.since;
-            Some((age, child.id?, listener, addrs, child.connection_state()))
+            let state = (child.connection_state(), !link.released);
+            Some((age, child.id?, listener, addrs, state))
         });
         let mut expected: Vec<_> = expected.collect();
         expected.sort_unstable_by_key(|(age, id, ..)| (Reverse(*age), *id));
@@ -173,7 +173,8 @@ impl Model {
             let transport = record.transport.as_ref();
             let transport = transport.map(|transport| transport.peer_addr);
             let addrs = (record.peer_addr, record.local_addr, transport);
-            (record.age, record.id, record.listener, addrs, record.state)
+            let state = (record.state, record.holds_slot);
+            (record.age, record.id, record.listener, addrs, state)
         });
         same("Q1", "connections", expected, seen.collect())?;
         let mut connections = status.connections.iter();
@@ -197,7 +198,7 @@ impl Model {
                     return violation("Q1", expected, "it is not");
                 };
                 self.shows_listener(number, record, spec)?;
-                self.shows_state(listening, acceptors, record.state)?;
+                self.shows_state(number, acceptors, record.state)?;
             }
         }
         match listed.next() {
@@ -230,15 +231,19 @@ impl Model {
         }
         same("Q1", "accepted", listening.accepted, record.accepted)?;
         same("A1", "skipped", listening.skipped, record.skipped)?;
+        same("C2", "refused", listening.refused, record.refused)?;
+        let limit = listening.limit.map(|limit| limit as usize);
+        same("C1", "its limit", limit, record.max_connections)?;
         same("A2", "pauses", listening.pauses, record.pauses)
     }
 
     fn shows_state(
         &self,
-        listening: &ListenerModel,
+        number: usize,
         acceptors: &[AcceptorRecord],
         state: ListenerState,
     ) -> Check {
+        let listening = &self.listeners[number];
         let mut acceptors = acceptors.iter();
         let waits = acceptors.any(|acceptor| {
             acceptor.listener == listening.id && acceptor.state == AcceptorState::Waiting
@@ -248,6 +253,10 @@ impl Model {
         } else if listening.pause.lasts(self.now) {
             ListenerState::Resources
         } else if listening.pause.may_be_shown() && state == ListenerState::Resources {
+            return Ok(());
+        } else if self.is_full(number) {
+            ListenerState::Full
+        } else if state == ListenerState::Full && self.may_be_full(number) {
             return Ok(());
         } else if waits {
             ListenerState::Accepting
@@ -331,7 +340,8 @@ impl Model {
             self.children_have_reacted()?;
             self.starts_are_done()?;
         }
-        self.clients_are_taken(backlog)?;
+        self.clients_are_taken(&backlog)?;
+        self.note_who_waits(backlog);
         self.result_is_given();
         self.reports_have_come()?;
         self.stop_goes_on()
@@ -344,6 +354,10 @@ impl Model {
                 continue;
             }
             let clients = backlog(listening.address);
+            if self.is_full(number) {
+                self.full_listener_waits(clients, listening.address)?;
+                continue;
+            }
             if self.readiness(number).waiting > 0 && clients > 0 {
                 let expected = format!("an acceptor gets a client of {}", listening.address);
                 return violation("L2", expected, format!("{clients} clients wait"));

@@ -40,6 +40,8 @@ pub(super) fn spec_of(
         .connection_reports(spec.reports.into())
         .last_listener(spec.last_listener.into())
         .handshake_timeout(spec.handshake_timeout())
+        .max_connections(spec.max_connections())
+        .at_limit(spec.at_limit.into())
 }
 
 pub(super) fn invalid_spec(history: &Arc<History>) -> Spec<TestAcceptor> {

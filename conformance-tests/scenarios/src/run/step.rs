@@ -126,6 +126,8 @@ impl Runner<'_> {
             Action::KillAcceptor(which) => self.end_acceptor(which, Killed::Yes)?,
             Action::StopUnknown => self.end_unknown(step.schedule)?,
             Action::Reconfigure(spec, waiting) => self.reconfigure(spec, waiting)?,
+            Action::Limit(limit) => self.limit(limit)?,
+            Action::LimitListener { listener, limit } => self.limit_listener(listener, limit)?,
             Action::ReconfigureInvalid => self.reconfigure_invalid()?,
             Action::Reload(reload) => self.reload(reload)?,
             Action::Stop => self.stop()?,
@@ -440,6 +442,43 @@ impl Runner<'_> {
         )?;
         self.see_replacements(waiting)?;
         changes(state, changed)
+    }
+
+    /// The limit of the pool is changed (C6).
+    fn limit(&mut self, limit: Option<u32>) -> Check {
+        let state = self.pool().state;
+        let changed = self.call(
+            |model| {
+                if state == PoolState::Running {
+                    model.limits(limit);
+                }
+            },
+            |handle| handle.set_max_connections(limit.map(|limit| limit as usize)),
+        )?;
+        changes(state, changed)
+    }
+
+    /// The limit of a listener is changed (C6).
+    fn limit_listener(&mut self, which: u8, limit: Option<u32>) -> Check {
+        let model = &self.pool().model;
+        let listeners = model.listeners.iter().enumerate();
+        let open = listeners.filter(|(_, listener)| listener.is_open());
+        let open: Vec<_> = open
+            .map(|(number, listener)| (number, listener.id))
+            .collect();
+        let Some((number, id)) = pick(&open, which).filter(|_| !model.is_stopped()) else {
+            return Ok(());
+        };
+        let changed = self.call(
+            |model| model.limits_listener(number, limit),
+            |handle| handle.set_listener_max_connections(id, limit.map(|limit| limit as usize)),
+        )?;
+        same(
+            "C6",
+            format_args!("the limit of listener {id}"),
+            Ok(()),
+            changed,
+        )
     }
 
     /// An acceptor that has started keeps its spec when the spec is replaced (R1). The list shows which acceptors have started.
