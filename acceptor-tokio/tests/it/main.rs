@@ -11,6 +11,7 @@ mod build;
 #[cfg(unix)]
 mod cores;
 mod guards;
+mod limits;
 mod proxy;
 mod reconfigure;
 mod reports;

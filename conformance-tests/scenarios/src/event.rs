@@ -116,8 +116,12 @@ pub enum Event {
         /// The connection.
         child: ChildId,
     },
+    /// A connection gives its slot back (C7).
+    SlotReleased {
+        /// The connection.
+        child: ChildId,
+    },
     /// A connection took the stop signal.
-    SlotReleased { child: ChildId },
     Trapped {
         /// The connection.
         child: ChildId,
