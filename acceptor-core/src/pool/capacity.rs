@@ -249,20 +249,30 @@ impl Slots {
                 listener: Arc::clone(listener),
                 scope,
             };
+            let has = match *slot {
+                Slot::Held => true,
+                Slot::Waits => capacity.take_granted(scope),
+                Slot::None => false,
+            };
+            let limit = capacity.limit(scope);
+            if has && limit.is_exceeded() {
+                // The limit was lowered since it got the slot (C6).
+                *slot = Slot::None;
+                wake_granted(limit.release());
+            } else if has {
+                *slot = Slot::Held;
+                continue;
+            }
             *slot = match (*slot, waits) {
-                (Slot::Held, _) => Slot::Held,
-                (Slot::Waits, _) if capacity.take_granted(scope) => Slot::Held,
                 (Slot::Waits, _) => Slot::Waits,
-                (Slot::None, WaitInTurn::No) => match capacity.limit(scope).try_take() {
+                (_, WaitInTurn::No) => match limit.try_take() {
                     true => Slot::Held,
                     false => Slot::None,
                 },
-                (Slot::None, WaitInTurn::Yes) => {
-                    match capacity.limit(scope).take(listener.id, waiter) {
-                        Taken::Slot => Slot::Held,
-                        Taken::Waits => Slot::Waits,
-                    }
-                }
+                (_, WaitInTurn::Yes) => match limit.take(listener.id, waiter) {
+                    Taken::Slot => Slot::Held,
+                    Taken::Waits => Slot::Waits,
+                },
             };
             if *slot != Slot::Held {
                 return false;

@@ -469,7 +469,8 @@ impl<R: Runtime, L: Listener> PoolHandle<R, L> {
             true => Vec::new(),
             false => {
                 let all = state.machine.listeners();
-                all.map(|(_, listening)| Arc::clone(&listening.listener))
+                let open = all.filter(|(_, listening)| listening.socket != SocketState::Closed);
+                open.map(|(_, listening)| Arc::clone(&listening.listener))
                     .collect()
             }
         };

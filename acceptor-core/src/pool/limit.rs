@@ -105,6 +105,12 @@ impl<W> Limit<W> {
         self.read().is_full()
     }
 
+    /// Returns whether more slots are in use than there are: the limit was lowered.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        let word = self.read();
+        word.used() > word.limit()
+    }
+
     pub(crate) fn limit(&self) -> Option<usize> {
         let limit = self.read().limit();
         usize::try_from(limit).ok().filter(|_| limit != UNLIMITED)
@@ -302,9 +308,20 @@ mod tests {
             assert!(limit.leave(listener(1)));
             assert!(limit.release().is_empty());
         }
-        assert!(!limit.try_take());
+        assert!(!limit.try_take() && !limit.is_exceeded());
         assert!(limit.release().is_empty());
         assert!(limit.try_take() && !limit.try_take());
+    }
+
+    #[test]
+    fn lowered_limit_is_exceeded() {
+        let limit = Limit::<Waiter>::new(Some(3));
+        limit.count(2);
+        let exceeded = |at| {
+            assert!(limit.set(Some(at)).is_empty());
+            limit.is_exceeded()
+        };
+        assert_eq!([3, 2, 1, 2].map(exceeded), [false, false, true, false]);
     }
 
     #[test]

@@ -6,9 +6,6 @@ use super::children::{Child, Stage};
 use super::{Check, Model, Peer, violation};
 use crate::AtLimitSetting;
 
-/// How many other connections a listener that waits for a slot may be passed over for: one that was under way.
-const PASSED_OVER: u32 = 1;
-
 impl Model {
     /// Whether a limit is in force.
     pub(super) fn is_limited(&self) -> bool {
@@ -73,23 +70,25 @@ impl Model {
         Ok(())
     }
 
-    /// A connection of the listener has a slot: others that waited longer may have been passed over (C3).
+    /// A connection of the listener has a slot. One that waits for a slot may have come into the queue after this one, but no
+    /// other listener gets a second slot before it (C3).
     pub(super) fn takes_slot(&mut self, number: usize) -> Check {
-        let since = self.listeners[number].waits_since.take();
-        self.listeners[number].passed_over = 0;
+        self.listeners[number].waits_while = None;
         // Otherwise there is a slot for each of them.
         if self.spec.max_connections.is_none() || !self.pool_is_full(0) {
             return Ok(());
         }
+        let address = self.listeners[number].address;
         for other in &mut self.listeners {
-            let longer = other
-                .waits_since
-                .is_some_and(|at| since.is_none_or(|since| at < since));
-            other.passed_over += u32::from(longer);
-            if longer && other.passed_over > PASSED_OVER {
-                let expected = format!("{} gets the next slot", other.address);
-                let seen = format!("others got {}", other.passed_over);
-                return violation("C3", expected, seen);
+            let Some(before) = &mut other.waits_while else {
+                continue;
+            };
+            if !before.insert(number) {
+                let expected = format!(
+                    "{} gets a slot before {address} gets another",
+                    other.address
+                );
+                return violation("C3", expected, "it still waits");
             }
         }
         Ok(())
@@ -105,23 +104,22 @@ impl Model {
                 && !self.own_is_full(number, 0)
                 && self.readiness(number).waiting > 0
                 && backlog(listening.address) > 0;
-            let batch = self.batch;
             let listening = &mut self.listeners[number];
             match waits {
                 true => {
-                    if listening.waits_since.is_none() {
-                        listening.waits_since = Some(batch);
-                        listening.passed_over = 0;
-                    }
+                    listening.waits_while.get_or_insert_default();
                 }
-                false => listening.waits_since = None,
+                false => listening.waits_while = None,
             }
         }
     }
 
     /// No task is ready, and a limit of the listener is reached.
-    pub(super) fn full_listener_waits(&self, clients: usize, address: SocketAddr) -> Check {
-        if self.spec.at_limit == AtLimitSetting::Refuse && clients > 0 {
+    pub(super) fn full_listener_waits(&self, number: usize, clients: usize) -> Check {
+        // Without an acceptor, those stay that came before the limit was reached.
+        let looks = self.readiness(number).waiting > 0;
+        if self.spec.at_limit == AtLimitSetting::Refuse && clients > 0 && looks {
+            let address = self.listeners[number].address;
             let expected = format!("the clients of {address} are refused");
             return violation("C2", expected, format!("{clients} clients wait"));
         }
@@ -144,7 +142,7 @@ impl Model {
         self.wakes.listeners += 2 * open;
         self.wakes.companions += 2 * open;
         for listening in &mut self.listeners {
-            listening.waits_since = None;
+            listening.waits_while = None;
         }
     }
 

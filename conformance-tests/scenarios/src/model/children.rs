@@ -336,7 +336,7 @@ impl Model {
         let queue = &mut self.listeners[key.listener].queue;
         queue.retain(|other| *other != key);
         if queue.is_empty() {
-            self.listeners[key.listener].waits_since = None;
+            self.listeners[key.listener].waits_while = None;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The listeners of the model: what they accept, how they pause, and how they close.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -49,10 +49,8 @@ pub(crate) struct ListenerModel {
     pub(super) pauses: u64,
     pub(super) limit: Option<u32>,
     pub(super) refused: u64,
-    /// Since this batch it has certainly waited for a slot of the pool.
-    pub(super) waits_since: Option<u64>,
-    /// How many connections other listeners have accepted since then, although they waited for a shorter time (C3).
-    pub(super) passed_over: u32,
+    /// While it certainly waits for a slot of the pool: the listeners that have got one since (C3).
+    pub(super) waits_while: Option<BTreeSet<usize>>,
 }
 
 /// A command to acceptors to end: the reason, its time and its batch.
@@ -267,8 +265,7 @@ impl Model {
             pauses: 0,
             limit: None,
             refused: 0,
-            waits_since: None,
-            passed_over: 0,
+            waits_while: None,
         });
         for _ in 0..acceptors {
             self.add(number, Stage::Owed { released: false }, 0);
@@ -377,7 +374,9 @@ impl Model {
         listening.row.ends_wait(now);
         let gone = |event: &Event| matches!(event, Event::Network(NetworkEvent::Dropped { peer: other }) if *other == peer);
         let gone = later.iter().any(gone);
-        if self.is_full(number) {
+        // Or another listener was granted the last slot, and has not used it yet.
+        let refuses = self.spec.at_limit == AtLimitSetting::Refuse;
+        if self.is_full(number) || gone && refuses && self.may_be_full(number) {
             return self.is_refused(number, peer, gone);
         }
         let listening = &mut self.listeners[number];
@@ -439,7 +438,7 @@ impl Model {
         let kind = self.classified(fault);
         let listening = &mut self.listeners[number];
         listening.may_call_accept(now, batch, "`accept` is called")?;
-        listening.waits_since = None;
+        listening.waits_while = None;
         listening.pause.until = None;
         listening.row.ends_wait(now);
         let of_resources = kind == AcceptErrorKind::Resources;
@@ -515,7 +514,7 @@ impl Model {
         let (now, batch) = (self.now, self.batch);
         let listening = &mut self.listeners[number];
         listening.may_call_accept(now, batch, "`accept` is called")?;
-        listening.waits_since = None;
+        listening.waits_while = None;
         listening.pause.until = None;
         if listening.row.errors > 0 {
             listening.row.pending.get_or_insert(now);
@@ -569,7 +568,7 @@ impl Model {
         self.wakes.listeners += batches;
         self.wakes.driver += batches + 1;
         listening.queue.clear();
-        listening.waits_since = None;
+        listening.waits_while = None;
         listening.outage = None;
         listening.pause = Pause::default();
         let (id, error) = (listening.id, listening.failure.clone());

@@ -355,7 +355,7 @@ impl Model {
             }
             let clients = backlog(listening.address);
             if self.is_full(number) {
-                self.full_listener_waits(clients, listening.address)?;
+                self.full_listener_waits(number, clients)?;
                 continue;
             }
             if self.readiness(number).waiting > 0 && clients > 0 {
