@@ -126,13 +126,22 @@ impl Model {
         Ok(())
     }
 
-    /// A slot is free: each listener that waits for one is woken at most once (C3).
+    /// A slot is free: each listener that waits for one is woken at most once (C3), for each of the two limits.
     pub(super) fn slot_is_passed_on(&mut self) {
         if self.is_limited() {
-            let open = self.listeners.iter().filter(|one| one.is_open()).count() as u64;
-            self.wakes.listeners += open;
-            self.wakes.companions += open;
+            let open = || self.listeners.iter().filter(|one| one.is_open());
+            let own = open().filter(|one| one.limit.is_some());
+            let wakes = (open().count() + own.count()) as u64;
+            self.wakes.listeners += wakes;
+            self.wakes.companions += wakes;
         }
+    }
+
+    /// A listener comes while a slot is passed on.
+    pub(super) fn one_more_waits(&mut self) {
+        let wakes = u64::from(self.is_limited());
+        self.wakes.listeners += wakes;
+        self.wakes.companions += wakes;
     }
 
     /// A limit changes, or what happens at it.

@@ -270,6 +270,7 @@ impl Model {
         for _ in 0..acceptors {
             self.add(number, Stage::Owed { released: false }, 0);
         }
+        self.one_more_waits();
         // They are started in batches.
         self.wakes.listeners += acceptors as u64 / 64;
     }
