@@ -469,6 +469,8 @@ mod documents {
     struct Crate;
     #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/acceptors.md"))]
     struct Acceptors;
+    #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/limits.md"))]
+    struct Limits;
     #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/failures.md"))]
     struct Failures;
     #[cfg_attr(workspace, doc = include_str!("../../acceptor-core/src/guide/shutdown.md"))]

@@ -5,6 +5,7 @@
 //! | chapter | answers |
 //! |---|---|
 //! | [`acceptors`] | How many acceptors does a listener need? What belongs in `init`? |
+//! | [`limits`] | How many connections may there be, and what happens to one too many? |
 //! | [`failures`] | What counts as a failure? What does a program do when `join` returns? |
 //! | [`shutdown`] | How does a pool stop? How do `serve`, a load balancer and a service manager take part? |
 //! | [`reconfigure`] | How are settings, certificates and listeners changed while the pool runs? |
@@ -34,6 +35,11 @@
 ///
 #[cfg_attr(not(doctest), doc = include_str!("acceptors.md"))]
 pub mod acceptors {}
+
+/// Limits on connections.
+///
+#[cfg_attr(not(doctest), doc = include_str!("limits.md"))]
+pub mod limits {}
 
 /// Failures and restart intensity.
 ///
