@@ -8,7 +8,7 @@ use crate::AtLimitSetting;
 
 impl Model {
     /// Whether a limit is in force.
-    pub(super) fn is_limited(&self) -> bool {
+    pub(crate) fn is_limited(&self) -> bool {
         let own = |limit: Option<u32>| limit.is_some();
         self.spec.max_connections.is_some() || self.listeners.iter().any(|one| own(one.limit))
     }
