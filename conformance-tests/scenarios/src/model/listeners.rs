@@ -49,6 +49,8 @@ pub(crate) struct ListenerModel {
     pub(super) pauses: u64,
     pub(super) limit: Option<u32>,
     pub(super) refused: u64,
+    /// How many of those may have been skipped instead.
+    pub(super) refused_or_skipped: u64,
     /// While it certainly waits for a slot of the pool: the listeners that have got one since (C3).
     pub(super) waits_while: Option<BTreeSet<usize>>,
 }
@@ -265,6 +267,7 @@ impl Model {
             pauses: 0,
             limit: None,
             refused: 0,
+            refused_or_skipped: 0,
             waits_while: None,
         });
         for _ in 0..acceptors {
@@ -377,7 +380,12 @@ impl Model {
         let gone = later.iter().any(gone);
         // Or another listener was granted the last slot, and has not used it yet.
         let refuses = self.spec.at_limit == AtLimitSetting::Refuse;
-        if self.is_full(number) || gone && refuses && self.may_be_full(number) {
+        let may_be_refused = gone && refuses && self.may_be_full(number);
+        if may_be_refused && address.ip().is_unspecified() && self.reset.contains(&peer) {
+            // Or it was gone before its address could be read.
+            self.listeners[number].refused_or_skipped += u64::from(!self.is_full(number));
+        }
+        if self.is_full(number) || may_be_refused {
             return self.is_refused(number, peer, gone);
         }
         let listening = &mut self.listeners[number];

@@ -230,8 +230,10 @@ impl Model {
             same("L1", what, listening.acceptors, record.acceptors - replaced)?;
         }
         same("Q1", "accepted", listening.accepted, record.accepted)?;
-        same("A1", "skipped", listening.skipped, record.skipped)?;
-        same("C2", "refused", listening.refused, record.refused)?;
+        let either = record.skipped.saturating_sub(listening.skipped);
+        let either = either.min(listening.refused_or_skipped);
+        same("A1", "skipped", listening.skipped + either, record.skipped)?;
+        same("C2", "refused", listening.refused - either, record.refused)?;
         let limit = listening.limit.map(|limit| limit as usize);
         same("C1", "its limit", limit, record.max_connections)?;
         same("A2", "pauses", listening.pauses, record.pauses)
