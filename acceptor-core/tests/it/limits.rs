@@ -17,8 +17,11 @@ type TestPool = Pool<Manual, MemoryListener>;
 #[derive(Clone, Default)]
 struct Serves {
     /// By the number of the client.
-    open: Arc<Mutex<BTreeMap<usize, (oneshot::Sender<Exit>, Lifecycle)>>>,
+    open: Arc<Mutex<BTreeMap<usize, Served>>>,
 }
+
+/// What ends a connection, and its link to the pool.
+type Served = (oneshot::Sender<Exit>, Lifecycle);
 
 impl Acceptor<MemoryListener> for Serves {
     type State = ();
