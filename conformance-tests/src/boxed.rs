@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Runtime};
+use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Refusal, Runtime};
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::{FutureExt, TryFutureExt};
@@ -549,6 +549,10 @@ impl Listener for BoxedListener {
         NoHandshake
     }
 
+    fn refuse(io: BoxedIo, how: &Refusal) {
+        io.io.refused(how);
+    }
+
     fn classify(&self, error: &io::Error) -> Option<AcceptErrorKind> {
         let Some(instruments) = &self.instruments else {
             return self.listener.classifies(error);
@@ -603,12 +607,18 @@ struct Io<W: World>(<W::Listener as Listener>::Io);
 trait AnyIo: Send {
     fn address(&self) -> io::Result<Address>;
 
+    fn refused(self: Box<Self>, how: &Refusal);
+
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
 impl<W: World> AnyIo for Io<W> {
     fn address(&self) -> io::Result<Address> {
         W::Listener::io_local_addr(&self.0).map(|address| W::address(&address))
+    }
+
+    fn refused(self: Box<Self>, how: &Refusal) {
+        W::Listener::refuse(self.0, how);
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use acceptor_core::{
     Acceptor, AcceptorRecord, AcceptorState, BoxError, ChildId, Connection, Exit, Init, Latch,
-    Lifecycle, ListenerId, ListenerInfo, PoolState, Report, Runtime, Spec, StopReport, StreamOf,
-    Terminate, Transport, observer_fn,
+    Lifecycle, ListenerId, ListenerInfo, ListenerSettings, PoolState, Report, Runtime, Spec,
+    StopReport, StreamOf, Terminate, Transport, observer_fn,
 };
 use futures::channel::{mpsc, oneshot};
 use futures::future::{Either, select};
@@ -462,12 +462,26 @@ impl<W: Erased> Fixture<W> {
     pub fn listen(
         &self,
         pool: &Handle<W>,
-        acceptors: usize,
+        settings: impl Into<ListenerSettings>,
     ) -> Result<(ListenerId, Address), Broken> {
-        let bound = self.world.listen();
+        self.listen_in(&self.world, pool, settings)
+    }
+
+    /// Adds a listener of another world of the same type, such as one with instruments of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if binding fails or the pool returns an error.
+    pub fn listen_in(
+        &self,
+        world: &W,
+        pool: &Handle<W>,
+        settings: impl Into<ListenerSettings>,
+    ) -> Result<(ListenerId, Address), Broken> {
+        let bound = world.listen();
         let (listener, address) =
             bound.map_err(|error| Broken::new("a listener is bound", error.to_string()))?;
-        let added = pool.add_listener(listener, acceptors);
+        let added = pool.add_listener(listener, settings);
         let id = added.map_err(|error| Broken::new("the listener is added", error.to_string()))?;
         Ok((id, address))
     }

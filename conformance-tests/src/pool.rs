@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use acceptor_core::{
     Acceptor, AcceptorRecord, AddListenerError, BoxError, ChildCounts, ChildError, ChildId,
-    CloseError, Configure, ConnectionRecord, Counts, Latch, ListenerId, ListenerRecord, PoolHandle,
-    ReconfigureError, Spec, StartError, Status, StopReport, Stopped, WaitingAcceptors,
+    CloseError, Configure, ConnectionRecord, Counts, Latch, LimitError, ListenerId, ListenerRecord,
+    ListenerSettings, PoolHandle, ReconfigureError, Spec, StartError, Status, StopReport, Stopped,
+    WaitingAcceptors,
 };
 
 use crate::address::Address;
@@ -112,13 +113,15 @@ impl<W: Erased> Handle<W> {
     pub fn add_listener(
         &self,
         listener: W::Listener,
-        acceptors: usize,
+        settings: impl Into<ListenerSettings>,
     ) -> Result<ListenerId, AddListenerError<W::Listener>> {
-        let change = self.tamper.as_ref().and_then(|tamper| tamper.acceptors);
-        let acceptors = change.map_or(acceptors, |change| change(acceptors));
+        let mut settings = settings.into();
+        if let Some(tamper) = &self.tamper {
+            tamper.listener(&mut settings);
+        }
         let added = match &self.listeners {
-            Some(runtime) => self.handle.add_listener_on(runtime, listener, acceptors),
-            None => self.handle.add_listener(listener, acceptors),
+            Some(runtime) => self.handle.add_listener_on(runtime, listener, settings),
+            None => self.handle.add_listener(listener, settings),
         };
         let conduct = self.conduct(Verb::AddListener);
         if conduct == Some(Conduct::Forgiven) {
@@ -238,6 +241,36 @@ impl<W: Erased> Handle<W> {
             (_, waiting) => waiting,
         };
         settled(conduct, self.handle.reconfigure(spec, waiting))
+    }
+
+    pub fn set_max_connections(
+        &self,
+        limit: impl Into<Option<usize>>,
+    ) -> Result<(), ReconfigureError> {
+        let limit = limit.into();
+        let conduct = self.conduct(Verb::SetMaxConnections);
+        if conduct == Some(Conduct::Ignored) {
+            return Ok(());
+        }
+        let set = self.handle.set_max_connections(limit);
+        if conduct == Some(Conduct::Kills) {
+            let open = self.handle.connections().unwrap_or_default();
+            for one in open {
+                let _ = self.handle.kill_child(one.id);
+            }
+        }
+        settled(conduct, set)
+    }
+
+    pub fn set_listener_max_connections(
+        &self,
+        id: ListenerId,
+        limit: impl Into<Option<usize>>,
+    ) -> Result<(), LimitError> {
+        let limit = limit.into();
+        self.answer(Verb::SetListenerMaxConnections, || {
+            self.handle.set_listener_max_connections(id, limit)
+        })
     }
 
     pub fn reload(&self, waiting: WaitingAcceptors) -> Result<(), ReconfigureError> {

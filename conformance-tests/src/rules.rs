@@ -4,6 +4,7 @@ mod accept_errors;
 mod bad_input;
 mod behaviour;
 mod binding;
+mod capacity;
 mod closing;
 mod ends;
 mod handshakes;
@@ -280,6 +281,20 @@ rule_book! { $
         "A listener's failure is reported after its socket is closed, so the address can be bound at once on the report. A listener that is closing stays known until it is closed: a second `close` waits for the same close.";
     "L9" Must closing::l9_last_listener_that_fails:
         "When the last listener has *failed* (not: was closed), the pool continues, or stops, as its spec says. Default: it continues, and the report says that no listener is left.";
+    "C1" Must capacity::c1_no_accept_exceeds_a_limit:
+        "A pool, and each of its listeners, may have a limit on connections. No accept ever exceeds it, connections in their handshake included. Default: none.";
+    "C2" Must capacity::c2_clients_wait_or_are_refused:
+        "At the limit, by choice: *wait* (default; no accept call is made, the system's queue holds the clients, and accepting continues as soon as a slot is free) or *refuse* (the client is accepted and closed at once: plainly, by a reset, or after a farewell that is sent without waiting, as far as the listener can; counted; needs no waiting acceptor).";
+    "C3" Must capacity::c3_free_slots_go_in_turn:
+        "A free slot goes to the listeners that wait for one, in turn, with at most one wake-up and one accept call for each of them. None starves.";
+    "C4" Must capacity::c4_waiting_acceptor_holds_no_slot:
+        "A waiting acceptor holds no slot, and an idle listener takes none from a busy one.";
+    "C5" Must capacity::c5_slot_comes_back_once:
+        "A slot comes back exactly once, however the connection ended: normally, cleanly, with an error or a panic, by its peer, killed, stopped by id, lost with its task, by a handshake that failed, or with its last guard.";
+    "C6" Must capacity::c6_limits_change_at_runtime:
+        "Limits change while the pool runs. Raised: waiting clients are served at once. Lowered: no connection is closed, and none is accepted until fewer than the limit are left.";
+    "C7" Must capacity::c7_slot_can_be_given_back:
+        "A connection can give its slot back and stay supervised: it remains in lists, counts and totals, and no longer fills a limit; a flag in the list says so. A second call, or one after the end, is harmless.";
     "N1" Must signals::n1_draining_is_a_level:
         "*draining* is set when the connection's listener was closed or failed, or the pool's listeners closed for a stop; not yet during a lame duck (S2). It is level-triggered: a late reader still sees it.";
     "N2" Must signals::n2_taking_the_stop_traps_it:
@@ -311,7 +326,7 @@ rule_book! { $
     "Q4" Must introspection::q4_status_is_complete:
         "`status()` returns all of this as one value with `Debug` and `Display`.";
     "Q5" Must introspection::q5_acceptors_and_listener_states:
-        "Acceptors are listed on request: id, listener, state (spaced, in init, waiting, terminating), age; so R4 can be used on them. A listener's state is one of starting, accepting, resources, closing; it is not *accepting* while no acceptor is ready.";
+        "Acceptors are listed on request: id, listener, state (spaced, in init, waiting, terminating), age; so R4 can be used on them. A listener's state is one of starting, accepting, full (C2), resources, closing; it is not *accepting* while no acceptor is ready.";
     "R1" Must reconfigure::r1_valid_spec_replaces_the_old_one:
         "`reconfigure(spec, waiting)`: a valid spec replaces the old one. The caller chooses for waiting acceptors: *keep* (each serves its one connection with the acceptor it started with) or *replace* (they terminate with `Replaced`; no connection is accepted with the old acceptor after the call has returned; acceptors in `init` are dropped and started anew; until one is ready the system's queue holds the clients, and at most one connection per listener, accepted during the call, waits in the accept loop for the first new acceptor, and is closed if the listener closes before). Later acceptors use the new acceptor, which may be of another type. Lists show the new id at once. Intensity history, listeners and connections stay.";
     "R2" Must reconfigure::r2_invalid_spec_changes_nothing:

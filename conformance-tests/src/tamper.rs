@@ -18,10 +18,10 @@ use std::thread;
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, Acceptor, AcceptorRecord, BoxError, ChildCounts, ChildType, Connection,
-    ConnectionRecord, ConnectionReports, Counts, Exit, Grace, Init, IntoExit, LastListener, Latch,
-    Lifecycle, Listener, ListenerId, ListenerInfo, ListenerRecord, Report, Restart, Shutdown, Spec,
-    Status, StopReport, StreamOf, Terminate,
+    AcceptErrorKind, Acceptor, AcceptorRecord, AtLimit, BoxError, ChildCounts, ChildType,
+    Connection, ConnectionRecord, ConnectionReports, Counts, Exit, Grace, Init, IntoExit,
+    LastListener, Latch, Lifecycle, Listener, ListenerId, ListenerInfo, ListenerRecord,
+    ListenerSettings, Report, Restart, Shutdown, Spec, Status, StopReport, StreamOf, Terminate,
 };
 use futures::channel::{mpsc, oneshot};
 use futures::future::join;
@@ -64,6 +64,8 @@ pub struct Tamper {
     pub result: Option<Edit<StopReport<Address>>>,
     /// Changes the number of acceptors with which a listener is added.
     pub acceptors: Option<fn(usize) -> usize>,
+    /// Changes the settings with which a listener is added.
+    pub listener_settings: Option<fn(&mut ListenerSettings)>,
     /// How a call of the handle misbehaves.
     pub conduct: Option<(Verb, Conduct)>,
     /// How the observer is called.
@@ -165,6 +167,7 @@ impl fmt::Debug for Tamper {
             ("status", self.status.is_some()),
             ("result", self.result.is_some()),
             ("acceptors", self.acceptors.is_some()),
+            ("listener_settings", self.listener_settings.is_some()),
             ("observes", self.observes != Observes::Sound),
             ("words", self.words.is_some()),
             ("traces", self.traces.is_some()),
@@ -222,6 +225,10 @@ pub struct Settings {
     pub connection_reports: Option<ConnectionReports>,
     /// The reaction to the failure of the last listener.
     pub last_listener: Option<LastListener>,
+    /// The limit on connections.
+    pub max_connections: Option<Option<usize>>,
+    /// What happens at a limit.
+    pub at_limit: Option<fn() -> AtLimit>,
 }
 
 impl Settings {
@@ -249,6 +256,8 @@ impl Settings {
             shown("handshake_timeout", &self.handshake_timeout),
             shown("connection_reports", &self.connection_reports),
             shown("last_listener", &self.last_listener),
+            shown("max_connections", &self.max_connections),
+            shown("at_limit", &self.at_limit.map(|at_limit| at_limit())),
         ]
         .into_iter()
         .flatten()
@@ -295,6 +304,12 @@ impl Settings {
         if let Some(last_listener) = self.last_listener {
             spec = spec.last_listener(last_listener);
         }
+        if let Some(limit) = self.max_connections {
+            spec = spec.max_connections(limit);
+        }
+        if let Some(at_limit) = self.at_limit {
+            spec = spec.at_limit(at_limit());
+        }
         spec
     }
 }
@@ -324,6 +339,10 @@ pub enum Verb {
     Reconfigure,
     /// `reload`.
     Reload,
+    /// `set_max_connections`.
+    SetMaxConnections,
+    /// `set_listener_max_connections`.
+    SetListenerMaxConnections,
     /// `stop`.
     Stop,
     /// `kill`.
@@ -363,6 +382,8 @@ pub enum Conduct {
     Early,
     /// It is done, and returns the error that its subject is unknown.
     Denied,
+    /// It is done, and kills the pool's connections.
+    Kills,
 }
 
 impl Tamper {
@@ -371,6 +392,16 @@ impl Tamper {
         match self.since.has_come(Occasion::Spec) {
             true => self.settings.apply(spec),
             false => spec,
+        }
+    }
+
+    /// Changes the settings with which a listener is added.
+    pub fn listener(&self, settings: &mut ListenerSettings) {
+        if let Some(change) = self.acceptors {
+            settings.acceptors = change(settings.acceptors);
+        }
+        if let Some(change) = self.listener_settings {
+            change(settings);
         }
     }
 

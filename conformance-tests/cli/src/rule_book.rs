@@ -21,7 +21,7 @@ const fn plain(letter: &'static str, title: &'static str) -> Section {
     }
 }
 
-pub(super) const SECTIONS: [Section; 14] = [
+pub(super) const SECTIONS: [Section; 15] = [
     plain("B", "callbacks of the acceptor"),
     Section {
         letter: "E",
@@ -30,6 +30,11 @@ pub(super) const SECTIONS: [Section; 14] = [
     },
     plain("I", "restart intensity"),
     plain("L", "listeners"),
+    Section {
+        letter: "C",
+        title: "capacity",
+        preface: "A connection holds a *slot* of each limit that applies to it: the pool's, and its listener's own.\n",
+    },
     plain("N", "latches of a connection"),
     Section {
         letter: "S",

@@ -8,7 +8,9 @@ use std::os::unix::net;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use acceptor_tokio::{AcceptErrorKind, Listener, NoHandshake, TokioRuntime};
+use acceptor_tokio::{
+    AcceptErrorKind, Listener, NoHandshake, Refusal, TokioRuntime, refuse_stream,
+};
 use conformance_tests::{Address, Harness, SocketClient, World};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
@@ -51,6 +53,10 @@ impl Listener for UnixSocket {
 
     fn handshake(&self) -> NoHandshake {
         NoHandshake
+    }
+
+    fn refuse(stream: UnixStream, how: &Refusal) {
+        refuse_stream(&stream, how);
     }
 
     /// A socket whose runtime has shut down never accepts again.
