@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Runtime};
+use acceptor_core::{AcceptErrorKind, Listener, NoHandshake, Refusal, Runtime};
 use futures::FutureExt;
 
 use super::runtime::woken_first;
@@ -49,6 +49,10 @@ pub enum ListenerFlaw {
     AcceptsAhead,
     /// The last of the queued connections is served first.
     LastFirst,
+    /// The connection of a refused client is never closed.
+    KeepsRefused,
+    /// A refused client gets another farewell.
+    ChangesFarewell,
     /// A call of `accept` holds a connection while other tasks are polled.
     HoldsWhilePending,
     /// The constructor takes any socket.
@@ -75,6 +79,7 @@ pub struct WrongStream<S> {
     /// The stream.
     pub stream: S,
     local_addr: Option<SocketAddr>,
+    flaw: Option<ListenerFlaw>,
 }
 
 /// The waker of the last poll.
@@ -254,7 +259,12 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
             Some(ListenerFlaw::LocalForPeer) => peer = L::io_local_addr(&stream)?,
             _ => {}
         }
-        Ok((WrongStream { stream, local_addr }, peer))
+        let stream = WrongStream {
+            stream,
+            local_addr,
+            flaw: self.flaw,
+        };
+        Ok((stream, peer))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -273,6 +283,16 @@ impl<L: Listener<Addr = SocketAddr>, R: Runtime> Listener for WrongListener<L, R
 
     fn handshake(&self) -> NoHandshake {
         NoHandshake
+    }
+
+    fn refuse(stream: Self::Io, how: &Refusal) {
+        match stream.flaw {
+            Some(ListenerFlaw::KeepsRefused) => std::mem::forget(stream.stream),
+            Some(ListenerFlaw::ChangesFarewell) => {
+                L::refuse(stream.stream, &Refusal::farewell("goodbye"));
+            }
+            _ => L::refuse(stream.stream, how),
+        }
     }
 
     fn asks_local_addr(&self) -> bool {

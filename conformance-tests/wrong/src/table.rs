@@ -6,16 +6,17 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use acceptor_core::{
-    AcceptErrorKind, AcceptorRecord, AcceptorState, ChildType, ConnectionRecord, ConnectionReports,
-    ConnectionState, Event, Failure, Grace, LastListener, ListenerRecord, ListenerState, Report,
-    Restart, Shutdown, StopReason, StopReport, is_peer_gone,
+    AcceptErrorKind, AcceptorRecord, AcceptorState, AtLimit, ChildType, Connection,
+    ConnectionRecord, ConnectionReports, ConnectionState, Event, Failure, Grace, LastListener,
+    ListenerRecord, ListenerSettings, ListenerState, Refusal, Report, Restart, Shutdown,
+    StopReason, StopReport, is_peer_gone,
 };
 
 use super::{Flaw, ListenerFlaw, RuntimeFlaw, StreamFlaw};
 use conformance_tests::Address;
 use conformance_tests::instruments::TraceEvent;
 use conformance_tests::tamper::{
-    Callbacks, Conduct, Handshaking, Observes, Settings, Tamper, Verb,
+    Callbacks, Conduct, Handshaking, Observes, Settings, Since, Tamper, Verb,
 };
 
 /// One flaw, and the expected result of the suite.
@@ -165,6 +166,7 @@ pub fn table() -> Vec<Case> {
     cases.extend(ends());
     cases.extend(intensities());
     cases.extend(listeners());
+    cases.extend(capacity());
     cases.extend(signals());
     cases.extend(stopping());
     cases.extend(introspection());
@@ -661,6 +663,280 @@ fn listeners() -> Vec<Case> {
             }),
             "listeners left, according to the reports",
             &["L4", "A3"],
+        ),
+    ]
+}
+
+fn max_connections(limit: Option<usize>) -> Settings {
+    Settings {
+        max_connections: Some(limit),
+        ..Settings::default()
+    }
+}
+
+/// Changes the settings with which listeners are added.
+fn listener_settings(change: fn(&mut ListenerSettings)) -> Tamper {
+    Tamper {
+        listener_settings: Some(change),
+        ..Tamper::default()
+    }
+}
+
+/// Sets what happens at a limit of the pool.
+fn at_limit(at_limit: fn() -> AtLimit) -> Tamper {
+    settings(Settings {
+        at_limit: Some(at_limit),
+        ..Settings::default()
+    })
+}
+
+fn refuse() -> AtLimit {
+    AtLimit::Refuse(Refusal::Close)
+}
+
+/// Applies a flaw from this occasion on, counted from 1.
+fn since(time: usize, tamper: Tamper) -> Tamper {
+    Tamper {
+        since: Since::time(time),
+        ..tamper
+    }
+}
+
+fn listed_connections(edit: fn(&mut Vec<ConnectionRecord<Address>>)) -> Tamper {
+    Tamper {
+        connections: Some(Box::new(edit)),
+        ..Tamper::default()
+    }
+}
+
+fn listed(edit: fn(&mut ListenerRecord<Address>)) -> Tamper {
+    Tamper {
+        listeners: Some(Box::new(move |list| list.iter_mut().for_each(edit))),
+        ..Tamper::default()
+    }
+}
+
+fn capacity() -> Vec<Case> {
+    vec![
+        breaks(
+            "C1",
+            settings(max_connections(None)),
+            "the most connections at once: Some(3)",
+            &["L1", "L2", "Q3"],
+        ),
+        breaks(
+            "C1",
+            settings(max_connections(Some(2))),
+            "5 connections, 6 children",
+            &["B1", "L1"],
+        ),
+        breaks(
+            "C1",
+            listener_settings(|settings| settings.max_connections = None),
+            "the limit in the list: Some(2)",
+            &["C3", "C4", "L1"],
+        ),
+        breaks(
+            "C1",
+            listed(|one| one.max_connections = Some(2)),
+            "the default limit of a listener: None",
+            &["C3", "C4"],
+        ),
+        breaks(
+            "C1",
+            Tamper {
+                counts: Some(Box::new(|counts| counts.handshaking = 0)),
+                ..Tamper::default()
+            },
+            "connections, those in their handshake, and connections accepted: (2, 2, 2)",
+            &["C2", "C3", "C4", "C5"],
+        ),
+        breaks(
+            "C2",
+            ListenerFlaw::OnlyOne,
+            "connection 2 is served",
+            &["B4", "E1", "E4"],
+        ),
+        breaks(
+            "C2",
+            at_limit(refuse),
+            "calls of `accept` so far, and their polls, while the pool is full",
+            &["B1", "L1", "L2"],
+        ),
+        breaks(
+            "C2",
+            at_limit(AtLimit::default),
+            "the connection of a refused client is closed",
+            &["C3", "C4", "C5", "C6", "C7"],
+        ),
+        breaks(
+            "C2",
+            listener_settings(|settings| settings.at_limit = None),
+            "the connection of a refused client is closed",
+            &["C1", "C3", "C4", "C5", "C6", "C7"],
+        ),
+        breaks(
+            "C2",
+            listener_settings(|settings| settings.at_limit = Some(refuse())),
+            "calls of `accept` so far, and their polls, while the pool is full",
+            &["B1", "L1", "L2"],
+        ),
+        breaks(
+            "C2",
+            ListenerFlaw::KeepsRefused,
+            "the connection of a refused client is closed",
+            &["C1", "C3", "C4", "C5", "C6", "C7"],
+        ),
+        breaks(
+            "C2",
+            ListenerFlaw::ChangesFarewell,
+            "a refused client receives nothing, or the farewell: \"goodbye\"",
+            &["C1", "C3", "C4", "C5", "C6", "C7"],
+        ),
+        breaks(
+            "C2",
+            listed(|one| one.refused = 0),
+            "connections refused, accepted and open: (3, 1, 1)",
+            &["C1", "C3", "C4", "C5", "C6", "C7"],
+        ),
+        breaks(
+            "C2",
+            listed(|one| one.accepted += one.refused),
+            "connections refused, accepted and open: (3, 1, 1)",
+            &["C1", "C3", "C4", "C5", "C6", "C7"],
+        ),
+        breaks(
+            "C2",
+            settings(max_connections(Some(2))),
+            "the listener is full",
+            &["B1", "L1"],
+        ),
+        breaks(
+            "C3",
+            ListenerFlaw::OnlyOne,
+            "connection 5 is served",
+            &["B4", "E1", "E4"],
+        ),
+        breaks(
+            "C3",
+            ListenerFlaw::HoldsWhilePending,
+            "the free slot goes to the next listener in turn",
+            &["C1", "C2", "C4", "C5"],
+        ),
+        breaks(
+            "C3",
+            ListenerFlaw::DelaysAccept,
+            "the free slot goes to the next listener in turn",
+            &["C2", "C4", "C5", "C6"],
+        ),
+        breaks(
+            "C3",
+            callbacks(Callbacks::ServeHangs),
+            "connection 2 is served",
+            &["A1", "B5"],
+        ),
+        breaks(
+            "C3",
+            Tamper {
+                given: Some(Box::new(|given| {
+                    given.listener = "99".parse().expect("it is a number");
+                })),
+                ..Tamper::default()
+            },
+            "the free slot goes to the next listener in turn",
+            &["C1", "C2", "C4", "C5", "C6", "C7"],
+        ),
+        breaks(
+            "C4",
+            listed(|one| one.connections = 1),
+            "connections of the busy listener and of an idle one: (2, 0)",
+            &["C3", "C5", "C6"],
+        ),
+        breaks(
+            "C4",
+            // As if an idle listener held a slot.
+            settings(max_connections(Some(1))),
+            "the client is served",
+            &["B1", "C2", "C3", "C5"],
+        ),
+        breaks(
+            "C5",
+            // As if a slot came back twice.
+            Tamper {
+                listener_settings: Some(|settings| settings.max_connections = Some(2)),
+                ..settings(max_connections(Some(2)))
+            },
+            "connections open, and accepted so far, after nothing: (1, 1)",
+            &["B1", "L1"],
+        ),
+        breaks(
+            "C5",
+            callbacks(Callbacks::ServeHangs),
+            "the connection leaves the list",
+            &["A1", "B5"],
+        ),
+        breaks(
+            "C5",
+            conduct(Verb::KillChild, Conduct::Ignored),
+            "the connection leaves the list",
+            &["C1", "C2", "C3", "C4", "C6"],
+        ),
+        breaks(
+            "C6",
+            conduct(Verb::SetMaxConnections, Conduct::Ignored),
+            "connection 3 is served",
+            &["C1", "C2", "C3", "C4", "C5", "C7"],
+        ),
+        breaks(
+            "C6",
+            since(2, conduct(Verb::SetMaxConnections, Conduct::Ignored)),
+            "connections accepted while as many as the limit are left: 3",
+            &["C1", "C2", "C3", "C4", "C5", "C7"],
+        ),
+        breaks(
+            "C6",
+            since(2, conduct(Verb::SetMaxConnections, Conduct::Kills)),
+            "connections once the limit is lower: 3",
+            &["C1", "C2", "C3", "C4", "C5", "C7"],
+        ),
+        breaks(
+            "C6",
+            conduct(Verb::SetListenerMaxConnections, Conduct::Ignored),
+            "the limit of the listener in the list: Some(2)",
+            &["C1", "C2", "C3", "C4", "C5", "C7"],
+        ),
+        breaks("C6", RuntimeFlaw::IgnoresForeignWakes, "is served", &[]),
+        breaks(
+            "C7",
+            Tamper {
+                given: Some(Box::new(|given| {
+                    given.lifecycle = Connection::for_test((), (), ()).0.lifecycle;
+                })),
+                ..Tamper::default()
+            },
+            "connection 2 is served",
+            &["C1", "C3", "C4", "C6"],
+        ),
+        breaks(
+            "C7",
+            listed_connections(|list| list.iter_mut().for_each(|one| one.holds_slot = true)),
+            "connections in the list that hold a slot, and those that do not",
+            &["C1", "C2", "C3", "C4", "C5", "C6"],
+        ),
+        breaks(
+            "C7",
+            listed_connections(|list| list.retain(|one| one.holds_slot)),
+            "connections in the list that hold a slot, and those that do not",
+            &["C1", "C2", "C3", "C4", "C5", "C6"],
+        ),
+        breaks(
+            "C7",
+            Tamper {
+                counts: Some(Box::new(|counts| counts.connections = 1)),
+                ..Tamper::default()
+            },
+            "connections of the pool and of the listener, and those accepted",
+            &["C2", "C3", "C5"],
         ),
     ]
 }

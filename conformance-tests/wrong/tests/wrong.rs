@@ -103,6 +103,7 @@ sections! {
     wrong_ends_are_caught: 'E';
     wrong_intensity_is_caught: 'I';
     wrong_listeners_are_caught: 'L';
+    wrong_capacity_is_caught: 'C';
     wrong_latches_are_caught: 'N';
     wrong_stops_are_caught: 'S';
     wrong_introspection_is_caught: 'Q';
