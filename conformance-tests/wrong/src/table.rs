@@ -752,6 +752,21 @@ fn capacity() -> Vec<Case> {
             &["C2", "C3", "C4", "C5"],
         ),
         breaks(
+            "C1",
+            Tamper {
+                counts: Some(Box::new(|counts| counts.handshaking = 2)),
+                ..Tamper::default()
+            },
+            "connections, those in their handshake, and connections accepted: (2, 1, 2)",
+            &["C2", "C3", "C4", "C5"],
+        ),
+        breaks(
+            "C1",
+            listed(|one| one.connections += 1),
+            "connections of the listener, and those that it has accepted: (2, 2)",
+            &["C3", "C5", "C6"],
+        ),
+        breaks(
             "C2",
             ListenerFlaw::OnlyOne,
             "connection 2 is served",
@@ -791,6 +806,12 @@ fn capacity() -> Vec<Case> {
             "C2",
             ListenerFlaw::ChangesFarewell,
             "a refused client receives nothing, or the farewell: \"goodbye\"",
+            &["C1", "C3", "C4", "C5", "C6", "C7"],
+        ),
+        breaks(
+            "C2",
+            listed(|one| one.refused += 1),
+            "connections accepted and refused while clients wait: (4, 0)",
             &["C1", "C3", "C4", "C5", "C6", "C7"],
         ),
         breaks(
@@ -904,6 +925,21 @@ fn capacity() -> Vec<Case> {
             conduct(Verb::SetListenerMaxConnections, Conduct::Ignored),
             "the limit of the listener in the list: Some(2)",
             &["C1", "C2", "C3", "C4", "C5", "C7"],
+        ),
+        breaks(
+            "C6",
+            since(
+                2,
+                conduct(Verb::SetListenerMaxConnections, Conduct::Ignored),
+            ),
+            "the limit of the listener once it has none: None",
+            &["C1", "C2", "C3", "C4", "C5", "C7"],
+        ),
+        breaks(
+            "C6",
+            settings(max_connections(Some(2))),
+            "connections accepted: 1",
+            &["B1", "L1"],
         ),
         breaks("C6", RuntimeFlaw::IgnoresForeignWakes, "is served", &[]),
         breaks(

@@ -20,6 +20,11 @@ const REASONS: &[(&str, &str, &str)] = &[
     ("blocked_observer", "blocks", CORE),
     ("b9_", "", CORE),
     ("l5_", "", CORE),
+    ("clients_wait", "calls().0", CORE),
+    ("waiting_listeners", "while the pool is full", CORE),
+    ("slot_without_a_client", "calls", CORE),
+    ("ends", "all.cost().accepted()", CORE),
+    ("failed_handshake_frees", "number + 1", CORE),
     ("e2_", "how the client sees it", RESET),
     ("k9_", "how the client sees it", RESET),
 ];
