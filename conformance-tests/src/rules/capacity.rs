@@ -52,11 +52,11 @@ async fn full<W: Erased>(fixture: &Fixture<W>, pool: &Handle<W>, id: ListenerId)
 /// Waits for the connection that is the `number`th to be served, from 0.
 async fn nth_served<W: Erased>(fixture: &Fixture<W>, number: usize) -> Result<Served, Broken> {
     let served = fixture.calls.when(move |calls| {
-        let served = calls.iter().filter_map(|call| match call {
+        let mut served = calls.iter().filter_map(|call| match call {
             Call::Serve(served) => Some(served),
             _ => None,
         });
-        served.skip(number).next().cloned()
+        served.nth(number).cloned()
     });
     let what = format!("connection {} is served", number + 1);
     fixture.event(&what, served).await
