@@ -721,7 +721,7 @@ fn capacity() -> Vec<Case> {
         breaks(
             "C1",
             settings(max_connections(None)),
-            "the most connections at once: Some(3)",
+            "the most connections at once: 3",
             &["L1", "L2", "Q3"],
         ),
         breaks(
