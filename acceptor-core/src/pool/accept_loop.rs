@@ -88,16 +88,18 @@ struct AcceptLoop<R: Runtime, L: Listener> {
     closing: Option<Closing>,
     /// The slots for the next connection, where a limit applies (C4).
     slots: Slots,
+    /// How the next connection is refused, if it is.
+    refusal: Refusal,
     turns: u32,
     spawned: Spawned,
 }
 
 /// What to do with the next connection.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
     Accept,
     /// A limit is reached: it is accepted and refused (C2).
-    Refuse(Refusal),
+    Refuse,
     /// No acceptor waits, or a limit is reached: `accept` is not called.
     Wait,
 }
@@ -172,6 +174,7 @@ pub(crate) fn run<R: Runtime, L: Listener>(
             ends: None,
             closing: None,
             slots: Slots::new(),
+            refusal: Refusal::Close,
             turns: 0,
             spawned: Spawned::Nothing,
         },
@@ -352,7 +355,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                     Ok(Poll::Ready(Ok((stream, peer)))) => {
                         self.enough_resources();
                         match entry {
-                            Entry::Refuse(how) => self.refuse(stream, &how),
+                            Entry::Refuse => self.refuse(stream),
                             Entry::Accept | Entry::Wait => self.connect(stream, peer),
                         }
                         return Poll::Ready(AcceptTurn::Over);
@@ -387,6 +390,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
     }
 
+    #[cold]
     fn entry_within(&mut self, limits: Scopes) -> Entry {
         if self.held.is_some() {
             // It has the slots, and no acceptor waits for it.
@@ -410,7 +414,8 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         match own.unwrap_or_else(of_pool) {
             AtLimit::Refuse(how) => {
                 self.slots.leave(&self.listener);
-                Entry::Refuse(how)
+                self.refusal = how;
+                Entry::Refuse
             }
             AtLimit::Wait if without_acceptor => Entry::Wait,
             // A slot may have become free meanwhile.
@@ -430,10 +435,12 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
     }
 
     /// Closes a connection that finds no slot (C2).
-    fn refuse(&mut self, io: L::Io, how: &Refusal) {
+    #[cold]
+    fn refuse(&mut self, io: L::Io) {
         self.backoff.success();
         self.listener.capacity.count_refused();
         let io = DropCatching::new(io);
+        let how = &self.refusal;
         let _ = catch_panic(|| L::refuse(io.into_inner(), how));
         if let Some(closing) = &mut self.closing {
             closing.taken += 1;
