@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use acceptor_core::{
-    AtLimit, ChildError, ConnectionRecord, ConnectionState, ListenerId, ListenerRecord,
-    ListenerSettings, ListenerState, Refusal, Stopped,
+    AcceptorRecord, AcceptorState, AtLimit, ChildError, ConnectionRecord, ConnectionState,
+    ListenerId, ListenerRecord, ListenerSettings, ListenerState, Refusal, Stopped,
 };
 
 use crate::address::Address;
@@ -32,20 +32,23 @@ fn listed<W: Erased>(pool: &Handle<W>, id: ListenerId) -> Result<ListenerRecord<
     record.ok_or_else(|| Broken::new("the listener is in the list", format!("{listed:?}")))
 }
 
-/// Waits until a listener has found no slot: from then on it makes no accept call until it gets one. A connection that
-/// it has just accepted is served first.
+/// Waits until a limit of a listener is reached and an acceptor waits. In that poll its task takes its place in the turn, and makes
+/// no accept call until it gets a slot. A connection that it has just accepted is served first.
 async fn full<W: Erased>(fixture: &Fixture<W>, pool: &Handle<W>, id: ListenerId) -> Verdict {
-    let look = || match pool.listeners() {
-        Ok(list)
-            if list
-                .iter()
-                .any(|one| one.id == id && one.state == ListenerState::Full) =>
-        {
-            Ok(())
+    let look = || {
+        let list = pool.listeners().unwrap_or_default();
+        let full = |one: &ListenerRecord<_>| one.id == id && one.state == ListenerState::Full;
+        let acceptors = pool.acceptors().unwrap_or_default();
+        let waits =
+            |one: &AcceptorRecord| one.listener == id && one.state == AcceptorState::Waiting;
+        match list.iter().any(full) && acceptors.iter().any(waits) {
+            true => Ok(()),
+            false => Err((list, acceptors)),
         }
-        seen => Err(seen),
     };
-    fixture.until("the listener is full", look).await
+    fixture
+        .until("the listener is full, and an acceptor waits", look)
+        .await
 }
 
 /// Waits for the connection that is the `number`th to be served, from 0.
