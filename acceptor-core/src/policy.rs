@@ -175,7 +175,7 @@ pub enum AtLimit {
     Refuse(Refusal),
 }
 
-/// How a client that is refused is told ([C2](crate::guide::rules#c2)).
+/// How a client is refused ([C2](crate::guide::rules#c2)).
 ///
 /// ```
 /// use acceptor_core::Refusal;

@@ -12,7 +12,7 @@
 //! | `limit N` | serve at most N clients at a time |
 //! | `limit none` | serve any number |
 //! | `wait` | clients beyond the limit wait; this is how it starts |
-//! | `refuse` | clients beyond the limit are told so, and their connection is closed |
+//! | `refuse` | clients beyond the limit get a notice, and their connection is closed |
 //! | `status` | print the state of the pool |
 //!
 //! The server stops at the end of standard input, or on SIGINT.

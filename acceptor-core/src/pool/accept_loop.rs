@@ -100,8 +100,10 @@ enum Entry {
     Accept,
     /// A limit is reached: it is accepted and refused (C2).
     Refuse,
-    /// No acceptor waits, or a limit is reached: `accept` is not called.
+    /// No acceptor waits, or the listener pauses: `accept` is not called.
     Wait,
+    /// A limit is reached, and the listener is in the queue for a slot: `accept` is not called.
+    WaitForSlot,
 }
 
 /// The tasks spawned since this task last yielded.
@@ -339,7 +341,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             };
             if entry == Entry::Wait {
                 self.give_back_slots();
-            } else {
+            } else if entry != Entry::WaitForSlot {
                 match catch_panic(|| poll_accept(accept.as_mut(), cx)) {
                     Ok(Poll::Pending) => {
                         self.give_back_slots();
@@ -356,7 +358,9 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                         self.enough_resources();
                         match entry {
                             Entry::Refuse => self.refuse(stream),
-                            Entry::Accept | Entry::Wait => self.connect(stream, peer),
+                            Entry::Accept | Entry::Wait | Entry::WaitForSlot => {
+                                self.connect(stream, peer);
+                            }
                         }
                         return Poll::Ready(AcceptTurn::Over);
                     }
@@ -421,7 +425,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             // A slot may have become free meanwhile.
             AtLimit::Wait => match self.slots.take(&self.listener, limits, WaitInTurn::Yes) {
                 true => Entry::Accept,
-                false => Entry::Wait,
+                false => Entry::WaitForSlot,
             },
         }
     }

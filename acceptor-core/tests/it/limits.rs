@@ -38,7 +38,7 @@ impl Acceptor<MemoryListener> for Serves {
         let number = connection.stream.number;
         self.open.lock().unwrap().insert(number, (ends, lifecycle));
         end.await
-            .unwrap_or_else(|_| std::panic::resume_unwind(Box::new("told to panic")))
+            .unwrap_or_else(|_| std::panic::resume_unwind(Box::new("panics on request")))
     }
 }
 

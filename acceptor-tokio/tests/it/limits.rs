@@ -63,8 +63,8 @@ impl Acceptor<TcpListener> for Obeys {
             return Exit::normal();
         }
         match byte {
-            b'p' => std::panic::resume_unwind(Box::new("told to panic")),
-            b'f' => Exit::failed("told to fail"),
+            b'p' => std::panic::resume_unwind(Box::new("panics on request")),
+            b'f' => Exit::failed("fails on request"),
             b'k' => {
                 // Until the client leaves.
                 let _ = connection.stream.read_u8().await;
@@ -102,6 +102,7 @@ async fn limit_holds_while_it_changes() {
             let mut limits = [LIMIT, 50, 1, LIMIT, 7].into_iter().cycle();
             while !done.load(Ordering::SeqCst) {
                 pool.set_max_connections(limits.next()).unwrap();
+                // Only time will do: the clients come and go meanwhile, whatever the limit.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             pool.set_max_connections(LIMIT).unwrap();

@@ -117,7 +117,7 @@ impl Model {
     /// No task is ready, and a limit of the listener is reached.
     pub(super) fn full_listener_waits(&self, number: usize, clients: usize) -> Check {
         // Without an acceptor, those stay that came before the limit was reached.
-        let looks = self.readiness(number).waiting > 0;
+        let looks = self.readiness(number).waiting > 0 || self.listeners[number].refuses_next;
         if self.spec.at_limit == AtLimitSetting::Refuse && clients > 0 && looks {
             let address = self.listeners[number].address;
             let expected = format!("the clients of {address} are refused");
@@ -128,6 +128,9 @@ impl Model {
 
     /// A slot is free: each listener that waits for one is woken at most once (C3), for each of the two limits.
     pub(super) fn slot_is_passed_on(&mut self) {
+        for listening in &mut self.listeners {
+            listening.refuses_next = false;
+        }
         if self.is_limited() {
             let open = || self.listeners.iter().filter(|one| one.is_open());
             let own = open().filter(|one| one.limit.is_some());
@@ -152,6 +155,7 @@ impl Model {
         self.wakes.companions += 2 * open;
         for listening in &mut self.listeners {
             listening.waits_while = None;
+            listening.refuses_next = false;
         }
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct ListenerModel {
     pub(super) pauses: u64,
     pub(super) limit: Option<u32>,
     pub(super) refused: u64,
+    /// It refuses, and has found no client since a limit was reached: the next one wakes it, even without an acceptor (C2).
+    pub(super) refuses_next: bool,
     /// How many of those may have been skipped instead.
     pub(super) refused_or_skipped: u64,
     /// While it certainly waits for a slot of the pool: the listeners that have got one since (C3).
@@ -268,6 +270,7 @@ impl Model {
             limit: None,
             refused: 0,
             refused_or_skipped: 0,
+            refuses_next: false,
             waits_while: None,
         });
         for _ in 0..acceptors {
@@ -486,6 +489,7 @@ impl Model {
     fn pauses(&mut self, number: usize, error: String) {
         let now = self.now;
         let listening = &mut self.listeners[number];
+        listening.refuses_next = false;
         let pause = &mut listening.pause;
         let length = (FIRST_PAUSE * 2_u32.pow(pause.doubled.min(10))).min(SECOND);
         pause.until = Some(now + length);
@@ -528,6 +532,8 @@ impl Model {
         if listening.row.errors > 0 {
             listening.row.pending.get_or_insert(now);
         }
+        let refuses = self.spec.at_limit == AtLimitSetting::Refuse;
+        self.listeners[number].refuses_next = refuses && self.is_full(number);
         Ok(())
     }
 
