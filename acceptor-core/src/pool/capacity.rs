@@ -276,6 +276,10 @@ impl Slots {
                 },
             };
             if *slot != Slot::Held {
+                if scope == Scope::Listener {
+                    // A slot of the pool, or a place in its queue, would be of no use (C4).
+                    self.leave_one(listener, Scope::Pool);
+                }
                 return false;
             }
         }
@@ -302,11 +306,27 @@ impl Slots {
     /// Leaves the queues, and gives back the slots that it holds or was granted.
     pub(crate) fn leave<R: Runtime, L: Listener>(&mut self, listener: &ListenerShared<R, L>) {
         for scope in Scope::ALL {
-            if *self.of(scope) == Slot::Waits && listener.capacity.limit(scope).leave(listener.id) {
-                *self.of(scope) = Slot::None;
-            }
+            self.leave_one(listener, scope);
         }
-        self.give_back(listener);
+    }
+
+    fn leave_one<R: Runtime, L: Listener>(
+        &mut self,
+        listener: &ListenerShared<R, L>,
+        scope: Scope,
+    ) {
+        let capacity = &listener.capacity;
+        let held = match std::mem::replace(self.of(scope), Slot::None) {
+            Slot::Held => true,
+            // It is in the queue, or was granted a slot.
+            Slot::Waits => {
+                !capacity.limit(scope).leave(listener.id) && capacity.take_granted(scope)
+            }
+            Slot::None => false,
+        };
+        if held {
+            capacity.release(Scopes::NONE.with(scope));
+        }
     }
 
     /// Hands the slots on to a connection, which has one of each limit that applies from now on.

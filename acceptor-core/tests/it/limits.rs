@@ -221,6 +221,20 @@ fn listener_has_a_limit_of_its_own() {
 }
 
 #[test]
+fn full_listener_takes_no_slot_of_the_pool() {
+    let bench = Bench::new(|spec| spec.max_connections(2));
+    let (small, id) = bench.listen(1, 1);
+    let (other, _) = bench.listen(2, 1);
+    bench.connect(&small, 3);
+    bench.connect(&other, 1);
+    // The small one waits for the pool already, before the other.
+    bench.pool.set_listener_max_connections(id, 1).unwrap();
+    bench.end_normally();
+    assert_eq!(bench.of_listeners(), [1, 1]);
+    assert_eq!((small.waiting(), other.waiting()), (1, 0));
+}
+
+#[test]
 fn every_end_frees_a_slot() {
     let bench = Bench::new(|spec| spec.max_connections(1).restart(Restart::Transient));
     let (port, _) = bench.listen(1, 1);
