@@ -100,10 +100,9 @@ enum Entry {
     Accept,
     /// A limit is reached: it is accepted and refused (C2).
     Refuse,
-    /// No acceptor waits, or the listener pauses: `accept` is not called.
+    /// No acceptor waits, the listener pauses, or it is in the queue for a slot: `accept` is not
+    /// called.
     Wait,
-    /// A limit is reached, and the listener is in the queue for a slot: `accept` is not called.
-    WaitForSlot,
 }
 
 /// The tasks spawned since this task last yielded.
@@ -337,11 +336,12 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
             // The pause first: it ends on time, whether or not an acceptor waits.
             let entry = match self.poll_pause(cx) {
                 Poll::Ready(()) => self.entry(),
-                Poll::Pending => Entry::Wait,
+                Poll::Pending => {
+                    self.give_back_slots();
+                    Entry::Wait
+                }
             };
-            if entry == Entry::Wait {
-                self.give_back_slots();
-            } else if entry != Entry::WaitForSlot {
+            if entry != Entry::Wait {
                 match catch_panic(|| poll_accept(accept.as_mut(), cx)) {
                     Ok(Poll::Pending) => {
                         self.give_back_slots();
@@ -358,9 +358,7 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                         self.enough_resources();
                         match entry {
                             Entry::Refuse => self.refuse(stream),
-                            Entry::Accept | Entry::Wait | Entry::WaitForSlot => {
-                                self.connect(stream, peer);
-                            }
+                            Entry::Accept | Entry::Wait => self.connect(stream, peer),
                         }
                         return Poll::Ready(AcceptTurn::Over);
                     }
@@ -402,7 +400,10 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
         }
         let free = self.slots.take(&self.listener, limits, WaitInTurn::No);
         match (free, self.lanes.is_empty()) {
-            (true, true) => Entry::Wait,
+            (true, true) => {
+                self.give_back_slots();
+                Entry::Wait
+            }
             (true, false) => Entry::Accept,
             (false, without_acceptor) => self.entry_when_full(limits, without_acceptor),
         }
@@ -421,11 +422,14 @@ impl<R: Runtime, L: Listener> AcceptLoop<R, L> {
                 self.refusal = how;
                 Entry::Refuse
             }
-            AtLimit::Wait if without_acceptor => Entry::Wait,
+            AtLimit::Wait if without_acceptor => {
+                self.give_back_slots();
+                Entry::Wait
+            }
             // A slot may have become free meanwhile.
             AtLimit::Wait => match self.slots.take(&self.listener, limits, WaitInTurn::Yes) {
                 true => Entry::Accept,
-                false => Entry::WaitForSlot,
+                false => Entry::Wait,
             },
         }
     }
