@@ -477,6 +477,10 @@ impl<R: Runtime, L: Listener> Pool<R, L> {
 
     /// Returns the numbers of children by kind ([Q3](crate::guide::rules#q3)).
     ///
+    /// The number of each listener is exact at the moment at which it is read. Listeners are read
+    /// one after the other, so the sum may contain a connection that ended on one of them and the
+    /// one that took its place on another, and for a moment be above a limit of the pool.
+    ///
     /// # Errors
     ///
     /// [`Stopped`] if the pool has stopped.
