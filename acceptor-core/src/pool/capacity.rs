@@ -129,12 +129,6 @@ impl<R: Runtime, L: Listener> Capacity<R, L> {
         Scopes(self.applies.load(Ordering::SeqCst))
     }
 
-    /// Returns whether a limit that applies is reached.
-    pub(crate) fn is_full(&self) -> bool {
-        let mut scopes = self.applies().each();
-        scopes.any(|scope| self.limit(scope).is_full())
-    }
-
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

@@ -101,10 +101,6 @@ impl<W> Limit<W> {
         self.word.fetch_add(slots, Ordering::SeqCst);
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.read().is_full()
-    }
-
     /// Returns whether more slots are in use than there are: the limit was lowered.
     pub(crate) fn is_exceeded(&self) -> bool {
         let word = self.read();

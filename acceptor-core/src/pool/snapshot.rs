@@ -67,20 +67,25 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
 ) -> Vec<ListenerRecord<L::Addr>> {
     let mut records = Vec::new();
     let spec = shared.read(|state| Arc::clone(&state.spec.settings.id));
+    let mut slots_of_pool = 0;
     each_listener(shared, |listener| {
         let socket = shared.read(|state| {
             let known = state.machine.listener(listener.id);
             known.map(|listening| listening.socket)
         });
-        let (tally, accepted) = {
+        // Not from the limits themselves, whose slots an accept loop may hold for a moment without
+        // a connection.
+        let (tally, accepted, slots) = {
             let table = &lock(&listener.children).table;
-            (table.tally(), table.accepted())
+            (table.tally(), table.accepted(), table.slots())
         };
+        slots_of_pool += slots;
+        let max_connections = listener.capacity.own_limit();
         let state = match socket {
             None | Some(SocketState::Closed) => return,
             Some(SocketState::Closing(_)) => ListenerState::Closing,
             Some(SocketState::Open) if listener.is_paused() => ListenerState::Resources,
-            Some(SocketState::Open) if listener.capacity.is_full() => ListenerState::Full,
+            Some(SocketState::Open) if is_full(slots, max_connections) => ListenerState::Full,
             Some(SocketState::Open) if tally.waiting == 0 => ListenerState::Starting,
             Some(SocketState::Open) => ListenerState::Accepting,
         };
@@ -91,7 +96,7 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
             local_addr: listener.local_addr.clone(),
             acceptors: tally.acceptors(),
             connections: tally.connections(),
-            max_connections: listener.capacity.own_limit(),
+            max_connections,
             state,
             accepted,
             refused: listener.capacity.refused(),
@@ -99,7 +104,18 @@ pub(super) fn listeners<R: Runtime, L: Listener>(
             pauses: listener.pauses(),
         });
     });
+    if is_full(slots_of_pool, shared.limit.limit()) {
+        for record in &mut records {
+            if let ListenerState::Starting | ListenerState::Accepting = record.state {
+                record.state = ListenerState::Full;
+            }
+        }
+    }
     records
+}
+
+fn is_full(slots: usize, limit: Option<usize>) -> bool {
+    limit.is_some_and(|limit| slots >= limit)
 }
 
 /// Returns the open connections, oldest first.

@@ -258,8 +258,6 @@ impl Model {
             return Ok(());
         } else if self.is_full(number) {
             ListenerState::Full
-        } else if state == ListenerState::Full && self.may_be_full(number) {
-            return Ok(());
         } else if waits {
             ListenerState::Accepting
         } else {
